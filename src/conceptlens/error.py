@@ -1,0 +1,30 @@
+"""One way to say no: what was given, what was expected, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """The caller gave something that cannot be used; the message is one sentence that says what to do.
+
+    The command line prints it and ends with exit code 2.
+    """
+
+
+def near(name: str, known: Iterable[str], most: int = 5) -> str:
+    """Return `known` names that resemble `name`, comma-separated, for the end of an error sentence.
+
+    Names that contain `name` come first, then names of a similar spelling; the first few of `known` where
+    nothing resembles it.
+    """
+    known = list(dict.fromkeys(known))
+    lowered = name.lower()
+    holds = [k for k in known if lowered and lowered in k.lower()]
+    spelled = difflib.get_close_matches(lowered, [k.lower() for k in known], n=most, cutoff=0.5)
+    similar = [k for s in spelled for k in known if k.lower() == s]
+    found = list(dict.fromkeys([*holds, *similar]))[:most]
+    if found:
+        return ", ".join(found)
+    return ", ".join(known[:most]) + (", …" if len(known) > most else "")

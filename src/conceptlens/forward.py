@@ -1,0 +1,90 @@
+"""Running somebody's module without leaving a trace: the only file with hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Watch = Callable[[Tensor], Tensor | None]
+
+
+def forward(
+    module: nn.Module, images: Tensor, outputs: Mapping[str, Watch], inputs: Mapping[str, Watch] | None = None
+) -> Any:
+    """Run `module(images)` in eval mode with its parameters frozen, watching layers by name; leave it as found.
+
+    Each watch sees its layer's output (or input) tensor and may return another one to be used in its place. Nothing
+    builds a graph until a watch returns a tensor that requires grad: the trunk below costs no memory.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(_as_found(module))
+        for name, watch in outputs.items():
+            handle = module.get_submodule(name).register_forward_hook(_on_output(watch))
+            stack.callback(handle.remove)
+        for name, watch in (inputs or {}).items():
+            handle = module.get_submodule(name).register_forward_pre_hook(_on_input(watch))
+            stack.callback(handle.remove)
+        return module(images)
+
+
+def first_tensor(output: Any) -> Tensor | None:
+    """Return the tensor that a layer's output is about: itself, a tuple's first, a model output's hidden state."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping):
+        values = [output.get("last_hidden_state"), *output.values()]
+        return next((v for v in values if isinstance(v, Tensor)), None)
+    if isinstance(output, (tuple, list)):
+        return output[0] if output and isinstance(output[0], Tensor) else None
+    return None
+
+
+def _on_output(watch: Watch) -> Callable[..., Any]:
+    def hook(_module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> Any:
+        tensor = first_tensor(output)
+        replacement = None if tensor is None else watch(tensor)
+        return None if replacement is None else _with_first(output, replacement)
+
+    return hook
+
+
+def _on_input(watch: Watch) -> Callable[..., Any]:
+    def hook(_module: nn.Module, inputs: tuple[Any, ...]) -> Any:
+        replacement = watch(inputs[0]) if inputs and isinstance(inputs[0], Tensor) else None
+        return None if replacement is None else (replacement, *inputs[1:])
+
+    return hook
+
+
+def _with_first(output: Any, tensor: Tensor) -> Any:
+    if isinstance(output, Tensor):
+        return tensor
+    if isinstance(output, Mapping):
+        key = next(k for k, v in output.items() if v is first_tensor(output))
+        changed = type(output)(**output)
+        changed[key] = tensor  # pyright: ignore[reportIndexIssue]
+        return changed
+    return type(output)([tensor, *output[1:]])
+
+
+@contextmanager
+def _as_found(module: nn.Module) -> Iterator[None]:
+    """Hold `module` in eval mode and frozen, and give back its modes, `requires_grad` and the random state."""
+    modes = {m: m.training for m in module.modules()}
+    learning = [p for p in module.parameters() if p.requires_grad]
+    devices = sorted({p.device.index for p in module.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.enable_grad():
+        try:
+            module.eval()
+            for parameter in learning:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter in learning:
+                parameter.requires_grad_(True)
+            for part, mode in modes.items():
+                part.training = mode

@@ -1,0 +1,80 @@
+"""From an upright photo to a model's input, with the geometry kept: which part of the photo the model saw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Fit = Literal["crop", "squash"]
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Resize, crop and normalise as a model's own configuration says.
+
+    `fit="crop"` scales the photo's short side to `size / share` and cuts the centre, as classifiers are evaluated;
+    `fit="squash"` scales the whole photo to `size`, so that nothing is cut off and proportions change.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    interpolation: Interpolation = "bilinear"
+    share: float = 1.0
+    resize: int | tuple[int, int] | None = None
+    fit: Fit = "crop"
+
+    def __call__(self, photo: Image.Image) -> Float[Tensor, "colour height width"]:
+        """Return the normalised input of an RGB photo, float32."""
+        values = np.asarray(self.view(photo), dtype=np.float32) / 255.0
+        normal = (values - np.float32(self.mean)) / np.float32(self.std)
+        return torch.from_numpy(normal.transpose(2, 0, 1).copy())
+
+    def view(self, photo: Image.Image) -> Image.Image:
+        """Return what the model sees, before its colours are normalised."""
+        width, height = self._resized(photo.size)
+        resized = photo.resize((width, height), _RESAMPLING[self.interpolation])
+        top, left = self._corner(width, height)
+        return resized.crop((left, top, left + self.size[1], top + self.size[0]))
+
+    def box(self, photo_size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Return the part of a photo of `(width, height)` that is seen: left, top, right, bottom as shares of it.
+
+        A share below 0 or above 1 is black padding, where the photo is smaller than the crop.
+        """
+        width, height = self._resized(photo_size)
+        top, left = self._corner(width, height)
+        return left / width, top / height, (left + self.size[1]) / width, (top + self.size[0]) / height
+
+    def _resized(self, photo_size: tuple[int, int]) -> tuple[int, int]:
+        """Return the photo's `(width, height)` after scaling: the short side as torchvision's Resize rounds it."""
+        if self.fit == "squash":
+            return self.size[1], self.size[0]
+        if isinstance(self.resize, tuple):
+            return self.resize[1], self.resize[0]
+        width, height = photo_size
+        if self.resize is None and self.size[0] != self.size[1]:
+            scale = max(self.size[1] / self.share / width, self.size[0] / self.share / height)
+            return round(width * scale), round(height * scale)
+        short = self.resize or int(self.size[0] / self.share)
+        if width <= height:
+            return short, int(short * height / width)
+        return int(short * width / height), short
+
+    def _corner(self, width: int, height: int) -> tuple[int, int]:
+        return round((height - self.size[0]) / 2.0), round((width - self.size[1]) / 2.0)

@@ -1,0 +1,95 @@
+"""The one record every method returns: maps, the weights that made them, scores, and where they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from conceptlens.error import InputError, near
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One photo as a model saw it.
+
+    `box` is the part of the upright photo that reached the model, `(left, top, right, bottom)` as shares of its
+    width and height: a centre crop does not see the borders.
+    """
+
+    name: str
+    fingerprint: str = ""
+    width: int = 0
+    height: int = 0
+    box: tuple[float, float, float, float] = WHOLE
+
+
+@dataclass(frozen=True)
+class Source:
+    """What an explanation was made from: enough to make it again."""
+
+    model: str
+    layer: str
+    method: str
+    pictures: tuple[Picture, ...]
+    settings: Mapping[str, object] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Maps for every image and question, with the weights that made them.
+
+    The equation of every method: `maps = activation(sum over channel of weights * features)`.
+
+    - `maps[image question height width]`: raw, at the layer's own grid, never rescaled.
+    - `weights[image question channel (height|1) (width|1)]`; `None` for a combination of layers, whose `parts` hold
+      their own.
+    - `scores[image question]`: the value each question asked about (a logit, a margin, a similarity).
+    - `labels[image][question]`: what each question is called.
+    - `contributions[image question]`, `unusual[image question]`: only where the method defines them.
+
+    All tensors are detached and stay on the device they were made on.
+    """
+
+    maps: Float[Tensor, "image question height width"]
+    weights: Float[Tensor, "image question channel rows columns"] | None
+    scores: Float[Tensor, "image question"]
+    labels: tuple[tuple[str, ...], ...]
+    source: Source
+    activation: str = "relu"
+    contributions: Float[Tensor, "image question"] | None = None
+    unusual: Float[Tensor, "image question"] | None = None
+    parts: tuple[Explanation, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check that every field speaks of the same images and questions."""
+        if self.maps.ndim != 4:
+            raise InputError(f"maps have {self.maps.ndim} axes; expected image question height width")
+        images, questions = self.maps.shape[:2]
+        for name in ("scores", "contributions", "unusual"):
+            value = getattr(self, name)
+            if value is not None and tuple(value.shape) != (images, questions):
+                raise InputError(f"{name} has shape {tuple(value.shape)}; expected {(images, questions)}")
+        if len(self.labels) != images or any(len(row) != questions for row in self.labels):
+            raise InputError(f"labels must name {questions} questions for each of {images} images")
+        if self.weights is not None and tuple(self.weights.shape[:2]) != (images, questions):
+            raise InputError(f"weights start with {tuple(self.weights.shape[:2])}; expected {(images, questions)}")
+
+    @property
+    def signed(self) -> bool:
+        """Whether the maps can be negative by construction."""
+        return self.activation != "relu"
+
+    def question(self, label: str, image: int = 0) -> int:
+        """Return the index of the question called `label` for `image`."""
+        row = self.labels[image]
+        if label not in row:
+            raise InputError(f"no question '{label}' in this explanation; it has: {near(label, row)}")
+        return row.index(label)
