@@ -113,12 +113,15 @@ class Backbone:
         return ClassifierText(linear.weight.detach(), self.labels, self.name)
 
     def observe(
-        self, photos: Photo | Tensor | Sequence[Photo], layers: str | Iterable[str] | None = None
+        self,
+        photos: Photo | Tensor | Sequence[Photo],
+        layers: str | Iterable[str] | None = None,
+        titles: Sequence[str] | None = None,
     ) -> Observation:
         """Run the model once on one or several photos, or on a tensor `image colour rows columns`, and keep `layers`.
 
         Photos may be paths, PIL images or `height width 3` arrays of uint8. Tensors are taken as already
-        preprocessed.
+        preprocessed. `titles` name the photos in records; files name themselves.
         """
         names = _names(layers) if layers is not None else self.default_layers
         for name in names:
@@ -128,7 +131,8 @@ class Backbone:
         several = photos if isinstance(photos, (list, tuple)) else [photos]
         if not several:
             raise InputError("no photo was given; give a path, a PIL image, an array, a tensor or a list of them")
-        named = [(_name(p, i), _load(p)) for i, p in enumerate(several)]
+        known = titles or [_title(photo, i) for i, photo in enumerate(several)]
+        named = [(title, _load(photo)) for title, photo in zip(known, several, strict=True)]
         images = torch.stack([self._input(photo) for _, photo in named])
         pictures = tuple(Picture(n, fingerprint(p), *p.size, self._box(p)) for n, p in named)
         images = images.to(self.parameter.device, self.parameter.dtype)
@@ -238,8 +242,8 @@ def _names(layers: str | Iterable[str]) -> tuple[str, ...]:
     return (layers,) if isinstance(layers, str) else tuple(layers)
 
 
-def _name(photo: Photo, index: int) -> str:
-    return Path(photo).name if isinstance(photo, (str, Path)) else f"photo[{index}]"
+def _title(photo: Photo, index: int) -> str:
+    return str(photo) if isinstance(photo, (str, Path)) else f"photo[{index}]"
 
 
 def _load(photo: Photo) -> Image.Image:

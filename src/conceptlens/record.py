@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from conceptlens.error import InputError, near
@@ -53,7 +53,9 @@ class Explanation:
       their own.
     - `scores[image question]`: the value each question asked about (a logit, a margin, a similarity).
     - `labels[image][question]`: what each question is called.
-    - `contributions[image question]`, `unusual[image question]`: only where the method defines them.
+    - `contributions[image question]`, `unusual[image question]`: only where the method defines them;
+      `counts_for[image]` is the class that contributions speak of.
+    - `types[image][question]`: the concept types, where questions are concepts.
 
     All tensors are detached and stay on the device they were made on.
     """
@@ -66,6 +68,8 @@ class Explanation:
     activation: str = "relu"
     contributions: Float[Tensor, "image question"] | None = None
     unusual: Float[Tensor, "image question"] | None = None
+    counts_for: tuple[str, ...] = ()
+    types: tuple[tuple[str, ...], ...] = ()
     parts: tuple[Explanation, ...] = ()
 
     def __post_init__(self) -> None:
@@ -86,6 +90,22 @@ class Explanation:
     def signed(self) -> bool:
         """Whether the maps can be negative by construction."""
         return self.activation != "relu"
+
+    def of(self, image: int) -> Explanation:
+        """Return the explanation of one image of the batch, as a batch of one."""
+        one = slice(image, image + 1)
+        tensors = {
+            name: None if getattr(self, name) is None else getattr(self, name)[one]
+            for name in ("maps", "weights", "scores", "contributions", "unusual")
+        }
+        rows = {name: getattr(self, name)[one] for name in ("labels", "counts_for", "types")}
+        return replace(
+            self,
+            **tensors,
+            **rows,
+            source=replace(self.source, pictures=self.source.pictures[one]),
+            parts=tuple(part.of(image) for part in self.parts),
+        )
 
     def question(self, label: str, image: int = 0) -> int:
         """Return the index of the question called `label` for `image`."""

@@ -142,7 +142,9 @@ def _sentence_encoder() -> tuple[Any, nn.Module]:
     from transformers import AutoTokenizer, BertConfig, BertModel
 
     model = BertModel(BertConfig.from_pretrained(MODEL_DIR))
-    model.load_state_dict(load_file(MODEL_DIR / "model.safetensors"))
+    state = load_file(MODEL_DIR / "model.safetensors")
+    state.pop("embeddings.position_ids", None)  # a constant that older releases stored
+    model.load_state_dict(state)
     return AutoTokenizer.from_pretrained(MODEL_DIR), model.eval()
 
 

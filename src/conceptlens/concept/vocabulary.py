@@ -11,7 +11,8 @@ from pathlib import Path
 
 from conceptlens.error import InputError
 
-# CE-FAM (ICCV 2025), the prompts for Broden's concept types. The scene prompt reads oddly; it is kept as published.
+# As published in CE-FAM (ICCV 2025), where it describes its concepts. The scene prompt is the paper's too,
+# though it reads oddly for most scenes: changing it would change what its numbers mean.
 PROMPTS: dict[str, str] = {
     "object": "a photo of a {}",
     "part": "a photo of a {}",
@@ -61,7 +62,7 @@ def vocabulary(types: Iterable[str] | None = None) -> tuple[ConceptName, ...]:
 
 
 def parse_concepts(given: str | Iterable[str | ConceptName]) -> tuple[ConceptName, ...]:
-    """Turn what a person wrote into concepts: `"whiskers, striped fur:texture"`, or an iterable of such entries.
+    """Turn what a person wrote into concepts: `"whiskers, striped fur:texture"`, or such entries one by one.
 
     - Only a single string is split at commas; an entry of an iterable is one concept, commas and all.
     - `label:type` gives the type. Without it, a label of the vocabulary (in any case and spacing) has the

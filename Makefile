@@ -1,0 +1,62 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+RUN := OMP_NUM_THREADS=1
+
+.PHONY: demo test check format test-slow benchmark docs notebook browser clean
+
+demo: .venv/demo
+	$(BIN)/python examples/demo.py
+
+test: check
+
+check: .venv/dev browser
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(RUN) $(BIN)/pytest -n 2 -m "not slow and not gpu"
+	$(BIN)/mkdocs build --strict --quiet
+
+test-slow: .venv/dev browser
+	$(RUN) $(BIN)/pytest -m "slow or gpu"
+
+benchmark: .venv/dev
+	$(BIN)/python benchmarks/cam.py
+
+format: .venv/dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: .venv/dev
+	$(BIN)/mkdocs serve
+
+notebook: .venv/dev
+	$(BIN)/python examples/execute.py
+
+# A browser for the tests of the page: any Chromium at hand, else Debian's.
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+	  test -n "$$CONCEPTLENS_CHROMIUM" || tools/install-debian chromium
+
+.venv/python:
+	@$(PYTHON) -c "import ensurepip, venv" 2>/dev/null || tools/install-debian python3-venv
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+# torch first and alone: what needs it then takes the one that is there.
+.venv/torch: .venv/python constraints.txt
+	$(PIP) torch
+	@touch $@
+
+.venv/demo: .venv/torch pyproject.toml
+	$(PIP) --editable ".[demo]"
+	@touch $@
+
+.venv/dev: .venv/demo
+	$(PIP) --editable ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf .venv site .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,20 @@
+"""Explain real photos with real weights, offline, and write a report: `make demo`."""
+
+from pathlib import Path
+
+import skimage
+
+from conceptlens.cli import app
+
+PHOTOS = ("chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png")
+
+
+def main() -> None:
+    folder = Path(skimage.__file__).parent / "data"
+    photos = [str(folder / name) for name in PHOTOS]
+    out = Path("demo") / "report.html"
+    app(["explain", *photos, "--out", str(out)])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""`python -m conceptlens`."""
+
+from conceptlens.cli import main
+
+main()

@@ -1,0 +1,375 @@
+"""The command line: it parses, calls and prints; everything heavy loads when a command runs."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from conceptlens.error import InputError
+
+if TYPE_CHECKING:
+    from conceptlens.backbone import Backbone
+    from conceptlens.run import Failure, Finding, Plan
+
+app = typer.Typer(
+    help="Which concepts does a vision model use, where are they, and how much does each one count?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Photos = Annotated[list[str], typer.Argument(help="Photos, folders or glob patterns.", show_default=False)]
+Model = Annotated[str, typer.Option("--model", "-m", help="SOURCE:NAME; see `conceptlens models`.")]
+Weights = Annotated[str | None, typer.Option(help="A file of your own weights: safetensors or tensors alone.")]
+Labels = Annotated[
+    Path | None, typer.Option(help="A text file with one class name a line, in the order of the logits.")
+]
+LayerName = Annotated[
+    str | None, typer.Option("--layer", help="The layer to look at; by default the last that reaches the answer.")
+]
+Fit = Annotated[str | None, typer.Option(help="crop: what the model was trained to see; squash: the whole photo.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Photos per forward pass.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="FILE.html for a report, FILE.json for numbers, or a folder for both."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print numbers as JSON on standard output, and nothing else there.")]
+TargetName = Annotated[
+    str | None, typer.Option("--target", "-t", help="A class by name or index; by default the predicted one.")
+]
+RuleName = Annotated[str, typer.Option("--rule", help="How channels are weighed: grad_cam, layer_cam, score_cam …")]
+Pretrained = Annotated[bool, typer.Option(help="--no-pretrained takes random weights, to try things out.")]
+
+DEFAULT_MODEL = "timm:tf_efficientnet_lite0"
+
+
+def _answering(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn an `InputError` into one sentence on standard error and exit code 2."""
+
+    @functools.wraps(command)
+    def answered(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except InputError as error:
+            typer.echo(f"conceptlens: {error}", err=True)
+            raise typer.Exit(2) from None
+
+    return answered
+
+
+@app.command()
+@_answering
+def explain(
+    photos: Photos,
+    concepts: Annotated[
+        str | None,
+        typer.Option(
+            "--concepts",
+            "-c",
+            help="Comma-separated, such as 'whiskers, striped fur:texture'; by default the best of the vocabulary.",
+        ),
+    ] = None,
+    concepts_file: Annotated[Path | None, typer.Option(help="A text file with one concept a line.")] = None,
+    target: TargetName = None,
+    against: Annotated[str | None, typer.Option(help="Another class: what tells the target from it?")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many concepts of the vocabulary to show.")] = 8,
+    rule: RuleName = "grad_cam",
+    model: Model = DEFAULT_MODEL,
+    weights: Weights = None,
+    labels: Labels = None,
+    pretrained: Pretrained = True,
+    layer: LayerName = None,
+    fit: Fit = None,
+    reference: Annotated[Path | None, typer.Option(help="A file made by `conceptlens calibrate`.")] = None,
+    device: Device = "cpu",
+    batch_size: BatchSize = 8,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Say what is in photos, where it is, and how much it counts for the class."""
+    from conceptlens.concept.reference import Reference
+    from conceptlens.concept.vocabulary import parse_concepts, read_concepts
+    from conceptlens.report.content import explain_numbers
+    from conceptlens.run import Plan
+    from conceptlens.target import Contrast
+
+    if concepts is not None and concepts_file is not None:
+        raise InputError("both --concepts and --concepts-file are given; give one of them")
+    named = parse_concepts(concepts) if concepts is not None else None
+    named = read_concepts(concepts_file) if concepts_file is not None else named
+    others = () if against is None else (_class(against),)
+    plan = Plan(
+        target=_class(target),
+        against=others,
+        concepts=named,
+        top=top,
+        contrast=Contrast(_class(target), others),
+        rule=rule,
+        reference=None if reference is None else Reference.load(reference),
+    )
+    backbone = _load(model, weights, labels, pretrained, layer, fit, device)
+    _run(backbone, photos, plan, batch_size, out, as_json, "explain", explain_numbers)
+
+
+@app.command()
+@_answering
+def contrast(
+    photos: Photos,
+    target: TargetName = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--against", "-a", help="A class to tell it from; repeat for several. By default the nearest ones."
+        ),
+    ] = None,
+    gamma: Annotated[float, typer.Option(help="Strength of the comparison; 0 is the plain map.")] = 0.6,
+    nearest: Annotated[int, typer.Option(help="How many look-alikes, where none are named.")] = 3,
+    by: Annotated[str, typer.Option(help="Look-alikes by logit, rank or weight.")] = "logit",
+    references: Annotated[str, typer.Option(help="Weights of the references: uniform, softmax or cosine.")] = "uniform",
+    of: Annotated[str, typer.Option(help="Contrast logits (the paper) or probabilities.")] = "logits",
+    rule: RuleName = "grad_cam",
+    model: Model = DEFAULT_MODEL,
+    weights: Weights = None,
+    labels: Labels = None,
+    pretrained: Pretrained = True,
+    layer: LayerName = None,
+    fit: Fit = None,
+    device: Device = "cpu",
+    batch_size: BatchSize = 8,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Show what tells a class from its look-alikes (Finer-CAM)."""
+    from conceptlens.report.content import contrast_numbers
+    from conceptlens.run import Plan
+    from conceptlens.target import Contrast
+
+    others = tuple(_class(name) for name in against or ())
+    asked: Any = {"by": by, "references": references, "of": of}
+    finer = Contrast(_class(target), others, nearest, gamma, **asked)
+    plan = Plan(target=_class(target), contrast=finer, rule=rule, with_concepts=False)
+    backbone = _load(model, weights, labels, pretrained, layer, fit, device)
+    _run(backbone, photos, plan, batch_size, out, as_json, "contrast", contrast_numbers)
+
+
+@app.command()
+@_answering
+def models(
+    search: Annotated[str, typer.Argument(help="Part of a model's name.")] = "",
+    layers: Annotated[
+        str | None, typer.Option("--layers", help="List the layers with a grid of this SOURCE:NAME.")
+    ] = None,
+    pretrained: Pretrained = False,
+    as_json: Json = False,
+) -> None:
+    """List models by source, or the layers of one that have a grid."""
+    if layers is not None:
+        _print_layers(layers, pretrained, as_json)
+        return
+    from conceptlens.zoo import LOADERS, model_names
+
+    found = {s: [n for n in model_names(s) if search.lower() in f"{s}:{n}".lower()] for s in LOADERS if _installed(s)}
+    if as_json:
+        typer.echo(json.dumps({"schema": "conceptlens.models/1", "default": DEFAULT_MODEL, "models": found}))
+        return
+    for source, names in found.items():
+        for name in names:
+            typer.echo(f"{source}:{name}")
+    if not search:
+        typer.echo("hf:OWNER/MODEL (any image classifier, CLIP, SigLIP or DETR of transformers, or a local folder)")
+
+
+@app.command()
+@_answering
+def calibrate(
+    photos: Photos,
+    model: Model = DEFAULT_MODEL,
+    weights: Weights = None,
+    labels: Labels = None,
+    pretrained: Pretrained = True,
+    fit: Fit = None,
+    device: Device = "cpu",
+    batch_size: BatchSize = 32,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="A .safetensors file; by default the cache, where `explain` finds it."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Learn from everyday photos how high each concept usually scores, so that `explain` can say what is unusual."""
+    from conceptlens.concept.reference import fit_reference
+    from conceptlens.concept.text_cache import cache_folder
+    from conceptlens.data.folder import find_images
+    from conceptlens.run import observations
+
+    backbone = _load(model, weights, labels, pretrained, None, fit, device)
+    paths = find_images(*photos)
+    failures: list[Failure] = []
+    stream = observations(backbone, paths, batch_size, failures)
+    found = fit_reference(backbone, _progress(stream, -(-len(paths) // batch_size), "photos"))
+    file = found.save(out or cache_folder() / "reference" / f"{found.identity}.safetensors")
+    _report_failures(failures)
+    if as_json:
+        numbers = {
+            "schema": "conceptlens.calibrate/1",
+            "photos": found.count,
+            "failures": len(failures),
+            "out": str(file),
+        }
+        typer.echo(json.dumps(numbers))
+    else:
+        typer.echo(f"{found.count} photos, {len(failures)} failed; reference: {file}")
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _load(
+    name: str,
+    weights: str | None,
+    labels: Path | None,
+    pretrained: bool,
+    layer: str | None,
+    fit: str | None,
+    device: str,
+) -> Backbone:
+    from conceptlens.zoo import load_model
+
+    names = None
+    if labels is not None:
+        if not labels.is_file():
+            raise InputError(f"no file {labels} for --labels; give a text file with one class name a line")
+        names = [line.strip() for line in labels.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return load_model(
+        name, pretrained=pretrained, weights=weights, labels=names, layers=layer or (), fit=fit, device=device
+    )
+
+
+def _run(
+    backbone: Backbone,
+    photos: Sequence[str],
+    plan: Plan,
+    batch_size: int,
+    out: Path | None,
+    as_json: bool,
+    command: str,
+    numbers: Callable[[Sequence[Finding], Sequence[Failure]], dict[str, Any]],
+) -> None:
+    """Find, print, write; end with 2 where nothing could be explained, with 1 where something could not."""
+    from conceptlens.data.folder import find_images
+    from conceptlens.report.terminal import print_finding
+    from conceptlens.run import Failure, Finding, find
+
+    start = time.perf_counter()
+    paths = find_images(*photos)
+    _check_out(out)
+    found = list(_progress(find(backbone, paths, plan, batch_size), len(paths), "photos"))
+    findings = [f for f in found if isinstance(f, Finding)]
+    failures = [f for f in found if isinstance(f, Failure)]
+    if as_json:
+        typer.echo(json.dumps(numbers(findings, failures), allow_nan=False))
+    else:
+        for finding in findings:
+            print_finding(finding)
+    _report_failures(failures)
+    written = _write(out, findings, failures, numbers, command) if findings else []
+    _summary(findings, failures, written, time.perf_counter() - start)
+    if failures:
+        raise typer.Exit(1 if findings else 2)
+
+
+def _write(
+    out: Path | None,
+    findings: Sequence[Finding],
+    failures: Sequence[Failure],
+    numbers: Callable[[Sequence[Finding], Sequence[Failure]], dict[str, Any]],
+    command: str,
+) -> list[Path]:
+    from conceptlens.report.content import page_content
+    from conceptlens.report.page import write_page, write_text
+
+    if out is None:
+        return []
+    files = {".html": [out], ".json": [out]}.get(out.suffix.lower(), [out / "report.html", out / f"{command}.json"])
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.suffix.lower() == ".html":
+            write_page(page_content(findings, shlex.join(["conceptlens", *sys.argv[1:]]), {}), file)
+        else:
+            write_text(json.dumps(numbers(findings, failures), allow_nan=False, indent=1), file)
+    return files
+
+
+def _check_out(out: Path | None) -> None:
+    if out is None:
+        return
+    folder = out.parent if out.suffix.lower() in {".html", ".json"} else out
+    if out.suffix and out.suffix.lower() not in {".html", ".json"}:
+        raise InputError(f"--out {out} ends in {out.suffix}; expected .html, .json or a folder")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out {out} needs a folder at {folder}, where there is a file; choose another place")
+    if out.suffix and out.is_dir():
+        raise InputError(f"--out {out} is a folder; give a file name in it, such as {out / 'report.html'}")
+
+
+def _summary(findings: Sequence[Finding], failures: Sequence[Failure], written: Sequence[Path], seconds: float) -> None:
+    count = f"{len(findings)} photo{'' if len(findings) == 1 else 's'} explained"
+    bad = f", {len(failures)} failed" if failures else ""
+    typer.echo(f"{count}{bad} in {seconds:.1f} s", err=True)
+    for file in written:
+        typer.echo(f"{'report' if file.suffix == '.html' else 'numbers'}: {file}", err=True)
+
+
+def _report_failures(failures: Iterable[Failure]) -> None:
+    for failure in failures:
+        typer.echo(f"conceptlens: {failure.reason}", err=True)
+
+
+def _progress(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
+    """Show a progress bar on standard error where there is more than one item and somebody to see it."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    if total < 2 or not console.is_terminal:
+        return items
+    return track(items, description=what, total=total, console=console, transient=True)
+
+
+def _print_layers(name: str, pretrained: bool, as_json: bool) -> None:
+    from conceptlens.zoo import load_model
+
+    model = load_model(name, pretrained=pretrained)
+    rows = [
+        {"name": x.name, "channels": x.grid.channels, "height": x.grid.height, "width": x.grid.width,
+         "reaches_answer": x.reached, "default": x.name in model.default_layers}
+        for x in model.anatomy.layers
+    ]  # fmt: skip
+    if as_json:
+        typer.echo(json.dumps({"schema": "conceptlens.layers/1", "model": model.name, "layers": rows}))
+        return
+    for row in rows:
+        note = "default" if row["default"] else "" if row["reaches_answer"] else "does not reach the answer"
+        typer.echo(f"{row['name']:<40} {row['channels']:>5} x {row['height']} x {row['width']}  {note}".rstrip())
+
+
+def _installed(source: str) -> bool:
+    import importlib.util
+
+    return source != "open_clip" or importlib.util.find_spec("open_clip") is not None
+
+
+def _class(name: str | None) -> Any:
+    return int(name) if name is not None and name.strip().isdigit() else name

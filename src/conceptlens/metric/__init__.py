@@ -1,0 +1,1 @@
+"""Metrics, sorted by what they need: a map and a mask (`locate`)."""
