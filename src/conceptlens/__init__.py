@@ -12,8 +12,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from conceptlens.backbone import Backbone as Backbone
-    from conceptlens.cam import cam as cam
-    from conceptlens.cam import combine as combine
+    from conceptlens.activation_map import cam as cam
+    from conceptlens.activation_map import combine as combine
+    from conceptlens.concept.explain import explain as explain
     from conceptlens.error import InputError as InputError
     from conceptlens.observe import Observation as Observation
     from conceptlens.preprocess import Preprocess as Preprocess
@@ -38,16 +39,20 @@ _HOMES = {
     "Probability": "target",
     "RULES": "rule",
     "Rule": "rule",
-    "cam": "cam",
-    "combine": "cam",
+    "cam": "activation_map",
+    "combine": "activation_map",
+    "explain": "concept.explain",
     "load_model": "zoo",
 }
+_FOLDERS = ("metric",)
 
-__all__ = ["__version__", *sorted(_HOMES)]
+__all__ = ["__version__", *sorted([*_HOMES, *_FOLDERS])]
 
 
 def __getattr__(name: str) -> Any:
     """Load a public name from its home when it is first used."""
+    if name in _FOLDERS:
+        return importlib.import_module(f"conceptlens.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'conceptlens' has no attribute '{name}'; it has: {', '.join(__all__)}")
     value = getattr(importlib.import_module(f"conceptlens.{_HOMES[name]}"), name)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conceptlens.error import InputError
+from conceptlens.zoo import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from conceptlens.backbone import Backbone
@@ -49,8 +50,6 @@ TargetName = Annotated[
 ]
 RuleName = Annotated[str, typer.Option("--rule", help="How channels are weighed: grad_cam, layer_cam, score_cam …")]
 Pretrained = Annotated[bool, typer.Option(help="--no-pretrained takes random weights, to try things out.")]
-
-DEFAULT_MODEL = "timm:tf_efficientnet_lite0"
 
 
 def _answering(command: Callable[..., None]) -> Callable[..., None]:

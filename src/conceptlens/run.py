@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from conceptlens.cam import cam
+from conceptlens.activation_map import cam
 from conceptlens.concept.explain import explain
 from conceptlens.concept.reference import Reference
 from conceptlens.concept.vocabulary import ConceptName

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from conceptlens.cam import project, source
+from conceptlens.activation_map import project, source
 from conceptlens.concept.contribution import contributions
 from conceptlens.concept.reference import Reference, find_reference
 from conceptlens.concept.vocabulary import ConceptName, parse_concepts, prompt, vocabulary

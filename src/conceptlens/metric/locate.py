@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
 
+    from conceptlens.record import Explanation
+
 
 def peak(maps: Float[Tensor, "image question height width"]) -> Float[Tensor, "image question 2"]:
     """Return the centre of each map's highest cell as `(x, y)`, shares of the width and height that the map covers.
@@ -36,13 +38,14 @@ def area(maps: Float[Tensor, "image question height width"], share: float = 0.5)
 
 
 def pointing_energy(
-    maps: Float[Tensor, "image question height width"], masks: Bool[Tensor, "image rows columns"]
+    explained: Explanation | Float[Tensor, "image question height width"], masks: Bool[Tensor, "image rows columns"]
 ) -> Float[Tensor, "image question"]:
     """Return the share of each map's positive energy that lies inside its image's mask: 1 is best, the mask's area is chance.
 
     The energy-based pointing game of Score-CAM (CVPRW 2020), with a mask instead of a box. Maps are enlarged
-    bilinearly to the mask's size. A map without positive energy gives 0.
+    bilinearly to the mask's size. A map without positive energy gives 0. Takes an explanation or its raw maps.
     """
+    maps = explained if isinstance(explained, torch.Tensor) else explained.maps
     if masks.ndim != 3 or masks.shape[0] != maps.shape[0]:
         raise InputError(f"masks have shape {tuple(masks.shape)}; expected image rows columns for {len(maps)} images")
     large = torch.nn.functional.interpolate(

@@ -1,0 +1,146 @@
+"""The command line as a person or a program meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import skimage
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from conceptlens.cli import app
+
+PHOTOS = Path(skimage.__file__).parent / "data"
+CAT, COFFEE = str(PHOTOS / "chelsea.png"), str(PHOTOS / "coffee.png")
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def shell(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "conceptlens", *arguments], capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def test_explain_json_has_the_documented_fields_and_nothing_else_on_stdout() -> None:
+    done = shell("explain", CAT, "--concepts", "cat, wheel, striped fur:texture", "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["schema"] == "conceptlens.explain/1"
+    assert answer["failures"] == []
+    (image,) = answer["images"]
+    assert set(image) == {"image", "model", "layer", "target", "concepts"}
+    assert image["image"] == CAT
+    assert image["model"] == "timm:tf_efficientnet_lite0"
+    assert image["layer"] == "bn2"
+    assert set(image["target"]) == {"index", "name", "score", "probability"}
+    assert "cat" in image["target"]["name"]
+    assert [c["label"] for c in image["concepts"]] == ["cat", "wheel", "striped fur"]
+    assert image["concepts"][2]["type"] == "texture"
+    for concept in image["concepts"]:
+        assert set(concept) == {"label", "type", "score", "unusual", "contribution", "peak", "area"}
+        assert all(0 <= share <= 1 for share in (*concept["peak"], concept["area"]))
+    cat, wheel = image["concepts"][:2]
+    assert cat["unusual"] > 4 > wheel["unusual"]
+
+
+def test_several_photos_an_against_and_a_folder_of_results(tmp_path: Path) -> None:
+    done = run("explain", CAT, COFFEE, "--against", "tabby", "--top", "3", "--out", str(tmp_path / "out"))
+    assert done.exit_code == 0, done.output
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["explain.json", "report.html"]
+    numbers = json.loads((tmp_path / "out" / "explain.json").read_text())
+    assert [i["against"]["name"] for i in numbers["images"]] == ["tabby, tabby cat"] * 2
+    assert all(len(i["concepts"]) == 3 for i in numbers["images"])
+
+
+def test_contrast_json() -> None:
+    done = run("contrast", CAT, "--target", "tiger cat", "--against", "tabby", "--gamma", "0.8", "--json")
+    assert done.exit_code == 0, done.output
+    (image,) = json.loads(done.stdout)["images"]
+    assert image["gamma"] == 0.8
+    assert [r["name"] for r in image["references"]] == ["tabby, tabby cat"]
+    expected = image["target"]["score"] - 0.8 * image["references"][0]["score"]
+    assert image["margin"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_bad_file_is_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(Path(CAT).read_bytes()[:5000])
+    (tmp_path / "empty.png").write_bytes(b"")
+    Image.open(CAT).save(tmp_path / "good.png")
+    done = run("explain", str(tmp_path), "--concepts", "cat", "--json")
+    assert done.exit_code == 1
+    answer = json.loads(done.stdout)
+    assert [Path(i["image"]).name for i in answer["images"]] == ["good.png"]
+    assert [Path(f["image"]).name for f in answer["failures"]] == ["broken.jpg", "empty.png"]
+
+
+NO_PHOTO = "no-such-photo.jpg"
+REFUSED = {
+    "missing file": (["explain", NO_PHOTO], NO_PHOTO),
+    "unknown class": (["explain", CAT, "--target", "tigr cat"], "tiger cat"),
+    "class index": (["explain", CAT, "--target", "1000"], "0 to 999"),
+    "unknown model": (["explain", CAT, "--model", "timm:resnet5"], "resnet50"),
+    "no source": (["explain", CAT, "--model", "resnet50"], "timm"),
+    "unknown layer": (["explain", CAT, "--layer", "bn3"], "bn2"),
+    "unknown rule": (["explain", CAT, "--rule", "gradcam"], "grad_cam"),
+    "no concepts": (["explain", CAT, "--concepts", " , "], "concept"),
+    "unknown concept type": (["explain", CAT, "--concepts", "red:colr"], "colour"),
+    "gamma nan": (["contrast", CAT, "--gamma", "nan"], "gamma is nan"),
+    "gamma negative": (["contrast", CAT, "--gamma=-1"], "0 or more"),
+    "against itself": (["contrast", CAT, "--target", "tabby", "--against", "tabby"], "against itself"),
+    "odd out": (["explain", CAT, "--out", "report.pdf"], ".html"),
+    "odd fit": (["explain", CAT, "--fit", "stretch"], "squash"),
+    "missing labels": (["explain", CAT, "--labels", "no.txt"], "no.txt"),
+    "odd device": (["explain", CAT, "--device", "gpu"], "gpu"),
+    "missing weights": (["explain", CAT, "--weights", "no.safetensors"], "no.safetensors"),
+    "nameless classes": (["explain", CAT, "--model", "timm:test_resnet", "--no-pretrained"], "text"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_ends_in_one_sentence_and_code_2(case: str, tmp_path: Path) -> None:
+    arguments, part = REFUSED[case]
+    out = [] if "--out" in arguments else ["--out", str(tmp_path / "report.html")]
+    done = run(*arguments, *out)
+    assert done.exit_code == 2, done.output
+    assert done.exception is None or isinstance(done.exception, SystemExit)
+    lines = [line for line in done.stderr.strip().splitlines() if line.startswith("conceptlens: ")]
+    assert len(lines) == 1
+    assert part in lines[0]
+    assert "Traceback" not in done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_models_lists_and_finds(tmp_path: Path) -> None:
+    assert "timm:tf_efficientnet_lite0" in run("models", "efficientnet_lite").stdout
+    rows = json.loads(run("models", "--layers", "timm:test_vit", "--json").stdout)["layers"]
+    assert [r["name"] for r in rows if r["default"]] == ["blocks.5.norm1"]
+    assert not next(r for r in rows if r["name"] == "norm")["reaches_answer"]
+
+
+def test_calibrate_writes_a_reference_that_explain_takes(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    photo = Image.open(CAT).convert("RGB")
+    for i in range(30):
+        photo.crop((i * 5, i * 3, i * 5 + 200, i * 3 + 180)).save(folder / f"{i:02}.jpg")
+    (folder / "broken.jpg").write_bytes(b"no photo")
+    out = tmp_path / "cats.safetensors"
+    done = run("calibrate", str(folder), "--out", str(out))
+    assert done.exit_code == 0, done.output
+    assert "30 photos, 1 failed" in done.stdout
+    done = run("explain", CAT, "--concepts", "cat", "--reference", str(out), "--json")
+    assert abs(json.loads(done.stdout)["images"][0]["concepts"][0]["unusual"]) < 4  # a cat is usual among cats
+
+
+def test_import_and_help_load_no_torch() -> None:
+    code = "import sys, conceptlens; assert 'torch' not in sys.modules; import conceptlens.cli; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=False, env=os.environ).returncode == 0
+    assert shell("--help").returncode == 0

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import conceptlens as cl
+from conceptlens.concept.reference import Reference, find_reference, fit_reference
+from conceptlens.target import similarity
+
+NAMES = ("cat", "dog", "car", "tree")
+
+
+@pytest.fixture(scope="module")
+def model() -> cl.Backbone:
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(3, 16, 4, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)
+    )
+    return cl.Backbone(module, "tiny", labels=NAMES, input_size=(32, 32))
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(60, 3, 32, 32, generator=generator) * torch.rand(60, 3, 1, 1, generator=generator) * 2
+
+
+def test_unusual_is_the_z_score_over_the_reference_photos(model: cl.Backbone, images: torch.Tensor) -> None:
+    reference = fit_reference(model, (model.observe(part) for part in images.split(20)))
+    texts = model.language.encode_text(["a photo of a cat", "a photo of a lorry"])
+    scores = similarity(model.observe(images).embedding.detach(), texts, model.language)
+    unusual = reference.unusual(scores, texts, model.language)
+    expected = (scores - scores.mean(0)) / scores.std(0)
+    assert torch.allclose(unusual, expected, atol=0.02)
+    assert torch.allclose(unusual.mean(0), torch.zeros(2), atol=1e-3)
+
+
+def test_a_reference_survives_its_file(model: cl.Backbone, images: torch.Tensor, tmp_path: Path) -> None:
+    reference = fit_reference(model, [model.observe(images)])
+    again = Reference.load(reference.save(tmp_path / "sub" / "tiny.safetensors"))
+    texts = model.language.encode_text(["a photo of a cat"])
+    scores = torch.tensor([[1.0], [0.0]])
+    assert again.count == 60
+    assert torch.allclose(
+        again.unusual(scores, texts, model.language), reference.unusual(scores, texts, model.language), rtol=2e-3
+    )
+    assert [p.name for p in (tmp_path / "sub").iterdir()] == ["tiny.safetensors"]
+
+
+def test_it_is_found_by_the_weights_and_not_by_the_name(
+    model: cl.Backbone, images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONCEPTLENS_CACHE", str(tmp_path))
+    assert find_reference(model) is None
+    reference = fit_reference(model, [model.observe(images)])
+    reference.save(tmp_path / "reference" / f"{reference.identity}.safetensors")
+    assert find_reference(model) is not None
+    other = nn.Sequential(
+        nn.Conv2d(3, 16, 4, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)
+    )
+    assert find_reference(cl.Backbone(other, "tiny", labels=NAMES, input_size=(32, 32))) is None
+
+
+def test_too_few_photos_and_other_files_are_refused(model: cl.Backbone, images: torch.Tensor, tmp_path: Path) -> None:
+    with pytest.raises(cl.InputError, match="5 photos were given; a reference needs at least 30"):
+        fit_reference(model, [model.observe(images[:5])])
+    wrong = tmp_path / "wrong.safetensors"
+    wrong.write_bytes(b"not tensors")
+    with pytest.raises(cl.InputError, match="is no reference"):
+        Reference.load(wrong)
+
+
+def test_the_default_model_has_a_shipped_reference() -> None:
+    model = cl.load_model()
+    reference = find_reference(model)
+    assert reference is not None
+    assert reference.count == 1000
+    assert reference.model == "timm:tf_efficientnet_lite0"
