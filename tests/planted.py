@@ -1,7 +1,7 @@
 """Networks whose evidence is planted: weights set by hand, so the truth of every explanation is known.
 
-Both take `image 3 height width` with pixels in 0..1 (no other preprocessing; sides divisible by 16) and give one
-logit per colour of `SCENE_COLOURS`. The evidence for a colour is exactly the pixels of that colour.
+Both take `image 3 height width` with pixels in 0..1 (no other preprocessing; sides divisible by 16) and give
+one logit per colour of `SCENE_COLOURS`. The evidence for a colour is exactly the pixels of that colour.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from conceptlens.data.shapes import SCENE_COLOURS, Scene
 from PIL import Image
 from torch import Tensor, nn
 
+from conceptlens.data.shapes import SCENE_COLOURS, Scene
+
 LABELS = tuple(SCENE_COLOURS)
+SOLID = ("disc", "square", "triangle", "cross")  # kinds that a grid of 16-pixel cells resolves: energy above 0.8
 PATCH = 16
-COVER = 0.25  # a cell counts as evidence once more than this part of it shows the colour
-GAIN = 40.0  # head weight: a disc of radius 0.2 gives a logit of about 5
+COVER = 0.5  # a cell counts as evidence once more than this part of it shows the colour
+GAIN = 40.0  # head weight: a disc of radius 0.2 gives a logit of about 4
 
 
 def pixels(images: Iterable[Scene | Image.Image]) -> Tensor:
@@ -58,9 +60,9 @@ def patch_pool(channels: int) -> nn.Conv2d:
 class ColourNet(nn.Module):
     """A CNN: pixel detector, patches of 16 x 16, ReLU (tap `features`), global average pooling, linear head.
 
-    Channel c of `features` is the cover of each cell with colour c, so a 224 x 224 image has a 14 x 14 grid. A
-    last channel is the sum of the others; `shared` is its weight for every class: evidence that says "coloured"
-    but not which, seen by a class's own logit and gone from a difference of logits.
+    Channel c of `features` is the cover of each cell with colour c, so a 224 x 224 image has a 14 x 14 grid.
+    A last channel is the sum of the others; `shared` is its weight for every class: evidence that says
+    "coloured" but not which, seen by a class's own logit and gone from a difference of logits.
     """
 
     def __init__(self, shared: float = 0.0) -> None:

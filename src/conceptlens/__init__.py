@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from conceptlens.backbone import Backbone as Backbone
     from conceptlens.activation_map import cam as cam
     from conceptlens.activation_map import combine as combine
+    from conceptlens.backbone import Backbone as Backbone
     from conceptlens.concept.explain import explain as explain
     from conceptlens.error import InputError as InputError
     from conceptlens.observe import Observation as Observation

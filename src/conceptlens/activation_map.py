@@ -1,4 +1,4 @@
-"""`map = activation(sum over channel of weights * features)`: rules that make the weights, and the one place they meet."""
+"""`map = activation(sum over channel of weights * features)`: the one place where weights and features meet."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 import conceptlens
 from conceptlens.error import InputError, near
-from conceptlens.observe import Observation
+from conceptlens.observe import Answer, Observation
 from conceptlens.record import Explanation, Source
 from conceptlens.rule import RULES, Rule
 from conceptlens.target import Question, Target, as_target
@@ -18,7 +18,7 @@ from conceptlens.target import Question, Target, as_target
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-Targets = Target | str | int | Callable | None
+Targets = Target | str | int | Callable[[Answer], Tensor] | None
 
 
 def cam(
@@ -34,11 +34,11 @@ def cam(
     `A_k`. With `signed=True` the ReLU is left out, so evidence against is kept as negative values. Several layers
     give their `combine`d map. Raises `InputError` for unknown rules, layers, classes.
     """
-    if isinstance(layer, (list, tuple)):
+    if layer is not None and not isinstance(layer, str):
         return combine([cam(seen, target, rule, name, signed) for name in layer])
     name = layer or seen.layer
     chosen = find_rule(rule)
-    several = target if isinstance(target, (list, tuple)) else [target]
+    several = _several(target)
     questions = [as_target(t).question(seen) for t in several]
     feature = seen.feature(name)
     if chosen.reads == "gradient":
@@ -56,6 +56,11 @@ def cam(
         activation="identity" if signed else "relu",
         source=source(seen, name, chosen.name, {"targets": [repr(t) for t in several]}),
     )
+
+
+def _several(target: Targets | Sequence[Targets]) -> list[Targets]:
+    """Return one target or many as a list."""
+    return list(target) if isinstance(target, (list, tuple)) else [target]  # pyright: ignore[reportReturnType]
 
 
 def gradients(

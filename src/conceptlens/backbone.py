@@ -128,7 +128,7 @@ class Backbone:
             self._check_layer(name)
         if isinstance(photos, Tensor):
             return self._observe_tensor(photos, names)
-        several = photos if isinstance(photos, (list, tuple)) else [photos]
+        several = [photos] if isinstance(photos, Photo) else list(photos)
         if not several:
             raise InputError("no photo was given; give a path, a PIL image, an array, a tensor or a list of them")
         known = titles or [_title(photo, i) for i, photo in enumerate(several)]

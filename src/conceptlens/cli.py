@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from conceptlens.atomic import replacing
 from conceptlens.error import InputError
 from conceptlens.zoo import DEFAULT_MODEL
 
@@ -297,17 +298,17 @@ def _write(
     command: str,
 ) -> list[Path]:
     from conceptlens.report.content import page_content
-    from conceptlens.report.page import write_page, write_text
+    from conceptlens.report.page import write_page
 
     if out is None:
         return []
     files = {".html": [out], ".json": [out]}.get(out.suffix.lower(), [out / "report.html", out / f"{command}.json"])
     for file in files:
-        file.parent.mkdir(parents=True, exist_ok=True)
         if file.suffix.lower() == ".html":
             write_page(page_content(findings, shlex.join(["conceptlens", *sys.argv[1:]]), {}), file)
         else:
-            write_text(json.dumps(numbers(findings, failures), allow_nan=False, indent=1), file)
+            with replacing(file) as temporary:
+                temporary.write_text(json.dumps(numbers(findings, failures), allow_nan=False, indent=1), "utf-8")
     return files
 
 

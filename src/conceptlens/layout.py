@@ -90,9 +90,10 @@ def prefix_tokens(module: nn.Module) -> int:
 
     timm says so itself (`num_prefix_tokens`); elsewhere the parameters that hold such tokens are counted.
     """
-    declared = [m.num_prefix_tokens for m in module.modules() if isinstance(getattr(m, "num_prefix_tokens", None), int)]
-    if declared:
-        return int(max(declared))
+    declared = [getattr(part, "num_prefix_tokens", None) for part in module.modules()]
+    counts = [count for count in declared if isinstance(count, int)]
+    if counts:
+        return max(counts)
     found: dict[str, int] = {}
     for name, parameter in module.named_parameters():
         leaf = name.rsplit(".", 1)[-1]
@@ -139,7 +140,8 @@ def _prefix_hint(tokens: int, image: tuple[int, int]) -> str:
     for skip in range(1, min(tokens, 17)):
         cells = _factor(tokens - skip, image)
         if cells is not None and min(cells) > 1:
-            return f"; if the first {skip} stand before a {cells[0]} x {cells[1]} grid, say Backbone(..., prefix_tokens={skip})"
+            grid = f"a {cells[0]} x {cells[1]} grid"
+            return f"; if the first {skip} stand before {grid}, say Backbone(..., prefix_tokens={skip})"
     return ""
 
 

@@ -42,7 +42,7 @@ class Preprocess:
     def __call__(self, photo: Image.Image) -> Float[Tensor, "colour height width"]:
         """Return the normalised input of an RGB photo, float32."""
         values = np.asarray(self.view(photo), dtype=np.float32) / 255.0
-        normal = (values - np.float32(self.mean)) / np.float32(self.std)
+        normal = (values - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return torch.from_numpy(normal.transpose(2, 0, 1).copy())
 
     def view(self, photo: Image.Image) -> Image.Image:

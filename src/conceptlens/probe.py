@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,13 +53,22 @@ def anatomy(
     """
     seen: list[tuple[str, Tensor]] = []
 
+    def watch(name: str, tensor: Tensor) -> Tensor | None:
+        if not tensor.is_floating_point():
+            return None
+        with torch.enable_grad():  # a trunk may turn gradients off; what its last layer puts out still counts
+            kept = tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
+            seen.append((name, kept))
+            # a model output may hold more than this tensor: only a changed one tells whether this one is read
+            return kept if tensor.requires_grad else kept.clone()
+
     entered: dict[str, Tensor] = {}
     names = [name for name, _ in module.named_modules() if name]
     linear = [name for name in names if isinstance(module.get_submodule(name), nn.Linear)]
     raw = forward(
         module,
         images.detach().clone().requires_grad_(),
-        {name: lambda tensor, name=name: seen.append((name, tensor)) for name in names},
+        {name: partial(watch, name) for name in names},
         {name: lambda tensor, name=name: entered.update({name: tensor}) for name in linear},
     )
     answer = read(raw)
@@ -84,7 +94,7 @@ def _grids(
         times[name] = times.get(name, 0) + 1
     found = []
     for name, tensor in seen:
-        if times[name] > 1 or isinstance(module.get_submodule(name), _PASSIVE) or not tensor.is_floating_point():
+        if times[name] > 1 or isinstance(module.get_submodule(name), _PASSIVE):
             continue
         try:
             grid = find_grid(tuple(tensor.shape), size, prefix, channels_last)
@@ -133,7 +143,9 @@ def _inside_attention(module: nn.Module) -> list[str]:
     return [
         name
         for name, part in module.named_modules()
-        if name and any(w in type(part).__name__.lower() or w == name.rsplit(".", 1)[-1].lower() for w in words)
+        if name
+        and any(w in type(part).__name__.lower() or w == name.rsplit(".", 1)[-1].lower() for w in words)
+        and "block" not in type(part).__name__.lower()  # a ResidualAttentionBlock is a block that has attention
     ]
 
 

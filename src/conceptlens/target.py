@@ -134,7 +134,7 @@ def similarity(
 
 @dataclass(frozen=True)
 class Contrast:
-    """What tells a class from its look-alikes: `y_c - gamma sum_t pi_t y_{d_t}`, so `alpha_c - gamma mean_t alpha_{d_t}`.
+    """What tells a class from its look-alikes: `y_c - gamma sum_t pi_t y_{d_t}`.
 
     Finer-CAM (CVPR 2025, equations 5 to 8): aggregated before the ReLU, gamma 0.6, three references by default.
 

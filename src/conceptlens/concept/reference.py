@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import as_file, files
@@ -15,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from conceptlens.atomic import replacing
 from conceptlens.concept.text_cache import cache_folder, identity
 from conceptlens.error import InputError
 
@@ -64,15 +63,11 @@ class Reference:
 
     def save(self, file: str | Path) -> Path:
         """Write a safetensors file, atomically."""
-        path = Path(file)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        os.close(handle)
         tensors = {name: getattr(self, name).half().contiguous() for name in ("basis", "rest")}
         metadata = {"model": self.model, "identity": self.identity, "count": str(self.count)}
-        save_file({"mean": self.mean.float(), **tensors}, temporary, metadata)
-        os.replace(temporary, path)
-        return path
+        with replacing(file) as temporary:
+            save_file({"mean": self.mean.float(), **tensors}, temporary, metadata)
+        return Path(file)
 
     @classmethod
     def load(cls, file: str | Path) -> Reference:

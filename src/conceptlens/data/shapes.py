@@ -11,7 +11,7 @@ from PIL import Image
 
 from conceptlens.error import InputError, near
 
-# Six corners of the colour cube, slightly inside it: one linear filter and a threshold tell each from the rest.
+# Six corners of the colour cube, a little inside: one linear filter and a threshold tell each from the rest.
 SCENE_COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (230, 25, 25),
     "green": (25, 230, 25),
@@ -61,7 +61,7 @@ KINDS: dict[str, Callable[[Grid, Grid], Grid]] = {
 class Shape:
     """One coloured shape; lengths are fractions of the image's side, `x` to the right and `y` down.
 
-    `kind` is a key of `KINDS`, `colour` of `SCENE_COLOURS`; the shape lies within the circle of `radius` about
+    `kind` is a key of `KINDS`, `colour` of `SCENE_COLOURS`; the shape lies within the circle of `radius` at
     `centre`. Raises `InputError` for an unknown name or a number outside 0..1.
     """
 
@@ -87,8 +87,8 @@ class Shape:
 class Scene:
     """A drawn image with its truth: which pixels show which shape.
 
-    `image` is RGB; `parts[i]` is a bool array `height width`, True exactly where `shapes[i]` is visible; `masks`
-    joins the parts by colour and `kinds` by kind. A shape that others cover entirely keeps an empty mask.
+    `image` is RGB; `parts[i]` is a bool array `height width`, True exactly where `shapes[i]` is visible;
+    `masks` joins the parts by colour and `kinds` by kind. A shape that others cover entirely keeps an empty mask.
     """
 
     image: Image.Image
@@ -139,10 +139,10 @@ def random_scene(
     kinds: Sequence[str] = tuple(KINDS),
     most: int = 3,
 ) -> Scene:
-    """Draw 1 to `most` shapes that do not overlap, each of another colour and kind; the same `seed`, the same scene.
+    """Draw 1 to `most` shapes that do not overlap, each of another colour and kind, the same for the same `seed`.
 
-    One shape may lie anywhere, several lie in different quarters, so `most` is 1 to 4 and at most `len(kinds)`;
-    radii are 0.14 to 0.22 of the side. Raises `InputError` otherwise.
+    One shape may lie anywhere, several lie in different quarters, so `most` is 1 to 4 and at most the number
+    of `kinds`; radii are 0.16 to 0.24 of the side. Raises `InputError` otherwise.
     """
     if not 1 <= most <= min(4, len(set(kinds))):
         raise InputError(
@@ -158,7 +158,7 @@ def random_scene(
     )
     shapes = []
     for kind, colour, quarter in named:
-        radius = float(draw.uniform(0.14, 0.22))
+        radius = float(draw.uniform(0.16, 0.24))
         side = 1.0 if count == 1 else 0.5
         corner = (0.0, 0.0) if count == 1 else (0.5 * (quarter % 2), 0.5 * (quarter // 2))
         x, y = (c + float(draw.uniform(radius, side - radius)) for c in corner)

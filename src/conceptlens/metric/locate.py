@@ -40,7 +40,9 @@ def area(maps: Float[Tensor, "image question height width"], share: float = 0.5)
 def pointing_energy(
     explained: Explanation | Float[Tensor, "image question height width"], masks: Bool[Tensor, "image rows columns"]
 ) -> Float[Tensor, "image question"]:
-    """Return the share of each map's positive energy that lies inside its image's mask: 1 is best, the mask's area is chance.
+    """Return the share of each map's positive energy that lies inside its image's mask; higher is better.
+
+    Range 0 to 1; a uniform map gives the mask's share of the image, which is chance.
 
     The energy-based pointing game of Score-CAM (CVPRW 2020), with a mask instead of a box. Maps are enlarged
     bilinearly to the mask's size. A map without positive energy gives 0. Takes an explanation or its raw maps.

@@ -1,0 +1,270 @@
+"""Maps to pictures: the only place where a map is scaled, enlarged or coloured."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from conceptlens.error import InputError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, UInt8
+
+# Perceptually uniform, and told apart with every common colour blindness.
+SEQUENTIAL = "plasma"
+# Blue for negative, red for positive, a neutral middle.
+SIGNED = "RdBu_r"
+COLOURS = 256
+# The part of a scale over which a colour fades in: weaker evidence leaves the photo visible.
+FADE = 0.45
+# How much of the black that covers what the model did not see, times the opacity of the overlay.
+DIM = 0.55
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+INK, QUIET, PAPER = (28, 32, 38), (96, 104, 114), (255, 255, 255)
+
+Box = Sequence[float]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The values at the two ends of the colours; a signed scale has zero in its middle."""
+
+    low: float
+    high: float
+    signed: bool
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.low) and np.isfinite(self.high) and self.low < self.high):
+            raise InputError(f"scale from {self.low} to {self.high}; expected two numbers, the smaller first")
+        if self.signed and self.low != -self.high:
+            raise InputError(f"signed scale from {self.low} to {self.high}; expected the same distance from zero")
+
+
+def scale_of(maps: Iterable[Any], signed: bool) -> Scale:
+    """Return the one scale that fits all `maps`: 0 to the highest value, or, `signed`, the same distance around zero.
+
+    Where there is nothing to show (no positive value, or, `signed`, zeros alone) it ends at 1.
+    """
+    grids = [_grid(m) for m in maps]
+    if not grids:
+        raise InputError("no map to scale; expected at least one")
+    highest = max(float(np.abs(g).max() if signed else g.max()) for g in grids)
+    high = highest if highest > 0 else 1.0
+    return Scale(-high if signed else 0.0, high, signed)
+
+
+@functools.cache
+def colour_table(signed: bool) -> UInt8[np.ndarray, "colour 3"]:
+    """Return the 256 colours from the low to the high end of a scale."""
+    from matplotlib import colormaps
+
+    colours = colormaps[SIGNED if signed else SEQUENTIAL](np.linspace(0.0, 1.0, COLOURS))
+    return np.rint(np.asarray(colours)[:, :3] * 255).astype(np.uint8)
+
+
+@functools.cache
+def alpha_table(signed: bool) -> UInt8[np.ndarray, "colour"]:
+    """Return how opaque each colour is: nothing at zero, rising smoothly to all at `FADE` of the scale."""
+    place = np.linspace(0.0, 1.0, COLOURS)
+    strength = np.abs(2 * place - 1) if signed else place
+    rise = np.clip(strength / FADE, 0.0, 1.0)
+    return np.rint(255 * rise**2 * (3 - 2 * rise)).astype(np.uint8)
+
+
+def colour(values: Any, scale: Scale) -> UInt8[np.ndarray, "height width 4"]:
+    """Return a map as red, green, blue, alpha; values beyond the scale take the colour of its end."""
+    place = (_grid(values) - scale.low) / (scale.high - scale.low)
+    index = np.rint(np.clip(place, 0.0, 1.0) * (COLOURS - 1)).astype(int)
+    return np.concatenate([colour_table(scale.signed), alpha_table(scale.signed)[:, None]], axis=1)[index]
+
+
+def upsample(values: Any, height: int, width: int) -> Float[np.ndarray, "height width"]:
+    """Enlarge a map bilinearly; cell centres keep their place (half-pixel, as `align_corners=False`)."""
+    grid = _grid(values)
+    if height < 1 or width < 1:
+        raise InputError(f"size {height} x {width}; expected at least one pixel each way")
+    upper, lower, down = _between(grid.shape[0], height)
+    left, right, across = _between(grid.shape[1], width)
+    rows = grid[upper] * (1 - down)[:, None] + grid[lower] * down[:, None]
+    return rows[:, left] * (1 - across) + rows[:, right] * across
+
+
+def overlay(
+    image: Image.Image, values: Any, scale: Scale | None = None, opacity: float = 0.6, box: Box = WHOLE
+) -> Image.Image:
+    """Return the photo with a map laid over the part `box` (left, top, right, bottom in 0..1) that the model saw.
+
+    Without `scale`, the map's own. What lies outside the box is dimmed.
+    """
+    if not 0 <= opacity <= 1:
+        raise InputError(f"opacity is {opacity}; expected 0 (bare photo) to 1")
+    left, top, right, bottom = _pixels(box, image.width, image.height)
+    grid = _grid(values)
+    large = upsample(grid, bottom - top, right - left)
+    dim = np.zeros((image.height, image.width, 4), np.uint8)
+    dim[..., 3] = round(255 * DIM * opacity)
+    dim[top:bottom, left:right] = colour(large, scale or _own_scale([grid]))
+    dim[top:bottom, left:right, 3] = np.rint(dim[top:bottom, left:right, 3] * opacity)
+    photo = image.convert("RGBA")
+    photo.alpha_composite(Image.fromarray(dim))
+    return photo.convert("RGB")
+
+
+def colour_bar(scale: Scale, width: int, height: int) -> Image.Image:
+    """Return the colours of a scale from low to high, as see-through as on a photo, with its numbers below."""
+    size = max(8, round(height * 0.42))
+    font = _font(size)
+    thick = max(1, height - round(size * 1.5))
+    bar = Image.new("RGBA", (width, height), (*PAPER, 255))
+    ramp = np.broadcast_to(np.linspace(scale.low, scale.high, width), (thick, width))
+    bar.alpha_composite(Image.fromarray(colour(ramp, scale)))
+    draw = ImageDraw.Draw(bar)
+    draw.rectangle((0, 0, width - 1, thick - 1), outline=(200, 204, 210))
+    baseline = height - 1
+    draw.text((0, baseline), number(scale.low), QUIET, font, anchor="ld")
+    if scale.signed:
+        draw.text((width / 2, baseline), "0", QUIET, font, anchor="md")
+    draw.text((width - 1, baseline), number(scale.high), QUIET, font, anchor="rd")
+    return bar.convert("RGB")
+
+
+def panel(
+    image: Image.Image,
+    maps: Sequence[Any],
+    titles: Sequence[str],
+    scale: Literal["shared", "own"] | Scale = "shared",
+    columns: int | None = None,
+    box: Box = WHOLE,
+    opacity: float = 0.6,
+    width: int = 400,
+) -> Image.Image:
+    """Return a sheet of overlays with titles and a stated scale: one for all (`"shared"` or given) or each its own.
+
+    A map that is `None` shows the bare photo. `width` is that of one overlay, in pixels.
+    """
+    if not maps or len(maps) != len(titles):
+        raise InputError(f"{len(maps)} maps and {len(titles)} titles; expected one title for each of at least one map")
+    if scale not in ("shared", "own") and not isinstance(scale, Scale):
+        raise InputError(f"scale is {scale!r}; expected 'shared', 'own' or a Scale")
+    photo = image.convert("RGB").resize((width, max(1, round(width * image.height / image.width))))
+    common = None if scale == "own" else _common_scale(maps, scale)
+    tiles = [
+        _tile(photo, values, title, common, scale == "own", box, opacity)
+        for values, title in zip(maps, titles, strict=True)
+    ]
+    return _sheet(tiles, columns or min(len(tiles), 4), common)
+
+
+def number(value: float) -> str:
+    """Return three significant digits, with a true minus sign."""
+    text = f"{value:.3g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.1e}"
+    return text.replace("-", "−")
+
+
+def _grid(values: Any) -> Float[np.ndarray, "height width"]:
+    """Return a map (array, list or tensor) as float64, refusing all that has no two axes or is not finite."""
+    detached = values.detach().cpu().float() if hasattr(values, "detach") else values
+    grid = np.asarray(detached, dtype=np.float64)
+    if grid.ndim != 2 or 0 in grid.shape:
+        raise InputError(f"map has shape {grid.shape}; expected height width, such as explanation.maps[0, 0]")
+    if not np.isfinite(grid).all():
+        raise InputError(
+            f"map holds {int((~np.isfinite(grid)).sum())} values that are NaN or infinite; expected numbers"
+        )
+    return grid
+
+
+def _between(cells: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return for each pixel the cells before and after it and how far it is from the one to the other."""
+    place = np.clip((np.arange(size) + 0.5) * cells / size - 0.5, 0, cells - 1)
+    before = np.floor(place).astype(int)
+    return before, np.minimum(before + 1, cells - 1), place - before
+
+
+def _pixels(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
+    """Return a box in pixels, at least one each way."""
+    if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
+        raise InputError(f"box is {tuple(box)}; expected left, top, right, bottom of the photo, each in 0..1")
+    left = min(int(box[0] * width + 0.5), width - 1)
+    top = min(int(box[1] * height + 0.5), height - 1)
+    return left, top, max(left + 1, int(box[2] * width + 0.5)), max(top + 1, int(box[3] * height + 0.5))
+
+
+def _own_scale(maps: Iterable[Any]) -> Scale:
+    """Return the scale of maps that do not say whether they are signed: they are where one goes below zero."""
+    grids = [_grid(m) for m in maps]
+    return scale_of(grids, signed=any(bool((g < 0).any()) for g in grids))
+
+
+def _common_scale(maps: Sequence[Any], scale: Scale | str) -> Scale | None:
+    if isinstance(scale, Scale):
+        return scale
+    shown = [m for m in maps if m is not None]
+    return _own_scale(shown) if shown else None
+
+
+def _tile(
+    photo: Image.Image, values: Any, title: str, common: Scale | None, own: bool, box: Box, opacity: float
+) -> Image.Image:
+    """Return a title above an overlay, and below it the overlay's own scale where each has its own."""
+    size = max(10, round(photo.width / 17))
+    head, foot = round(size * 1.9), round(size * 2.2) if own else 0
+    tile = Image.new("RGB", (photo.width, head + photo.height + foot), PAPER)
+    font = _font(size)
+    ImageDraw.Draw(tile).text((0, head - size * 0.5), _fit(title, font, photo.width), INK, font, anchor="ls")
+    if values is None:
+        tile.paste(photo, (0, head))
+        return tile
+    scale = common or _own_scale([values])
+    tile.paste(overlay(photo, values, scale, opacity, box), (0, head))
+    if own:
+        tile.paste(colour_bar(scale, photo.width, round(size * 1.6)), (0, head + photo.height + round(size * 0.4)))
+    return tile
+
+
+def _sheet(tiles: Sequence[Image.Image], columns: int, common: Scale | None) -> Image.Image:
+    """Return the tiles in rows on white, and below them the scale that they share."""
+    if columns < 1:
+        raise InputError(f"columns is {columns}; expected at least one")
+    wide, tall = tiles[0].size
+    gap = max(8, wide // 20)
+    columns = min(columns, len(tiles))
+    rows = -(-len(tiles) // columns)
+    width, height = gap + columns * (wide + gap), gap + rows * (tall + gap)
+    foot = 0 if common is None else max(24, wide // 9)
+    sheet = Image.new("RGB", (width, height + (foot + gap if foot else 0)), PAPER)
+    for i, tile in enumerate(tiles):
+        sheet.paste(tile, (gap + i % columns * (wide + gap), gap + i // columns * (tall + gap)))
+    if common is not None:
+        size = max(10, wide // 20)
+        font = _font(size)
+        words = "one scale for all" if len(tiles) > 1 else "scale"
+        bar = colour_bar(common, min(width - 2 * gap, round(wide * 1.2)), foot)
+        sheet.paste(bar, (gap, height))
+        room = width - 3 * gap - bar.width
+        if font.getlength(words) <= room:
+            ImageDraw.Draw(sheet).text((2 * gap + bar.width, height + foot * 0.2), words, QUIET, font, anchor="lm")
+    return sheet
+
+
+def _fit(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """Return the text on one line, its end cut where it is too long."""
+    line = " ".join(text.split())
+    if font.getlength(line) <= width:
+        return line
+    while line and font.getlength(line + "…") > width:
+        line = line[:-1]
+    return line.rstrip() + "…"
+
+
+@functools.cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
