@@ -115,7 +115,7 @@ def explain(
         top=top,
         contrast=Contrast(_class(target), others),
         rule=rule,
-        reference=None if reference is None else Reference.load(reference),
+        calibration=None if reference is None else Reference.load(reference),
     )
     backbone = _load(model, weights, labels, pretrained, layer, fit, device)
     _run(backbone, photos, plan, batch_size, out, as_json, "explain", explain_numbers)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import torch
+from torch import Tensor
 
 from conceptlens.activation_map import cam
 from conceptlens.concept.explain import explain
@@ -15,9 +15,9 @@ from conceptlens.concept.reference import Reference
 from conceptlens.concept.vocabulary import ConceptName
 from conceptlens.data.folder import read_image
 from conceptlens.error import InputError
-from conceptlens.finer import Sweep, sweep
+from conceptlens.finer import LINEAR, Sweep, sweep
 from conceptlens.record import Explanation, Picture
-from conceptlens.target import ClassName, Contrast, Logit, class_indices
+from conceptlens.target import ClassName, Contrast, Logit, choose_references, class_indices
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,6 +37,14 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class LookAlike:
+    """A class that a target is told from, and its share among them."""
+
+    prediction: Prediction
+    share: float
+
+
+@dataclass(frozen=True)
 class Finding:
     """All that was found in one photo; tensors only of small maps, so that thousands fit in memory."""
 
@@ -47,6 +55,9 @@ class Finding:
     target: Prediction
     predictions: tuple[Prediction, ...]
     plain: Explanation
+    finer: Explanation | None = None
+    references: tuple[LookAlike, ...] = ()
+    gamma: float = 0.0
     sweep: Sweep | None = None
     against: Prediction | None = None
     named: Explanation | None = None
@@ -68,10 +79,10 @@ class Plan:
     against: Sequence[ClassName] = ()
     concepts: Sequence[ConceptName] | None = None
     top: int = 8
-    contrast: Contrast = field(default_factory=Contrast)
+    contrast: Contrast | None = field(default_factory=Contrast)
     rule: str = "grad_cam"
     with_concepts: bool = True
-    reference: Reference | None = None
+    calibration: Reference | None = None
 
 
 def find(model: Backbone, photos: Sequence[Path], plan: Plan, batch_size: int = 8) -> Iterator[Finding | Failure]:
@@ -111,11 +122,11 @@ def _explain_batch(
     names = [str(path) for path, photo in zip(paths, read, strict=True) if not isinstance(photo, Failure)]
     seen = model.observe(photos, titles=names)
     plain = cam(seen, Logit(plan.target), plan.rule)
-    swept = sweep(seen, plan.contrast, plan.rule) if seen.logits.shape[1] > 1 else None
+    finer = _contrast(seen, plan)
     named = None
     if plan.with_concepts:
         against = plan.against[0] if plan.against else None
-        named = explain(seen, plan.concepts, plan.target, plan.top, against, reference=plan.reference)
+        named = explain(seen, plan.concepts, plan.target, plan.top, against, reference=plan.calibration)
     targets = class_indices(seen, plan.target)
     others = class_indices(seen, plan.against[0]) if plan.against else None
     return [
@@ -127,7 +138,7 @@ def _explain_batch(
             target=predictions(seen, i, targets[i : i + 1])[0],
             predictions=predictions(seen, i),
             plain=plain.of(i),
-            sweep=None if swept is None else swept.of(i),
+            **({} if finer is None else finer.of(seen, i)),
             against=None if others is None else predictions(seen, i, others[i : i + 1])[0],
             named=None if named is None else named.of(i),
         )
@@ -135,9 +146,39 @@ def _explain_batch(
     ]
 
 
-def predictions(
-    seen: Observation, image: int, classes: torch.Tensor | None = None, top: int = 5
-) -> tuple[Prediction, ...]:
+@dataclass(frozen=True)
+class _Finer:
+    """The contrast of a batch."""
+
+    explanation: Explanation
+    classes: Tensor
+    shares: Tensor
+    gamma: float
+    sweep: Sweep | None
+
+    def of(self, seen: Observation, image: int) -> dict[str, Any]:
+        """Return what a finding says of one image's contrast."""
+        told_from = predictions(seen, image, self.classes[image])
+        shares = self.shares[image].tolist()
+        return {
+            "finer": self.explanation.of(image),
+            "references": tuple(LookAlike(p, s) for p, s in zip(told_from, shares, strict=True)),
+            "gamma": self.gamma,
+            "sweep": None if self.sweep is None else self.sweep.of(image),
+        }
+
+
+def _contrast(seen: Observation, plan: Plan) -> _Finer | None:
+    """Return the batch's contrast; a model with one class, or fewer than the contrast needs, has none to show."""
+    if plan.contrast is None:
+        return None
+    _, classes, shares = choose_references(seen, plan.contrast)
+    swept = sweep(seen, plan.contrast, plan.rule) if plan.rule in LINEAR else None
+    explanation = cam(seen, plan.contrast, plan.rule) if swept is None else swept.at()
+    return _Finer(explanation, classes, shares, plan.contrast.gamma, swept)
+
+
+def predictions(seen: Observation, image: int, classes: Tensor | None = None, top: int = 5) -> tuple[Prediction, ...]:
     """Return what the model gives `classes` of one image, by default the `top` highest."""
     logits = seen.logits[image].detach().float()
     probability = logits.softmax(0)

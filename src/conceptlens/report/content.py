@@ -79,15 +79,14 @@ def _explained(finding: Finding) -> dict[str, Any]:
 
 
 def _contrasted(finding: Finding) -> dict[str, Any]:
-    if finding.sweep is None:
+    if finding.finer is None:
         return _head(finding)
-    finer = finding.sweep.at()
     return {
         **_head(finding),
-        "gamma": finding.sweep.gamma,
-        "references": [_reference(finding, i) for i in range(len(finding.sweep.references[0]))],
-        "margin": float(finer.scores[0, 0]),
-        "contrast": _place(finding, finer, 0),
+        "gamma": finding.gamma,
+        "references": [{**prediction_numbers(r.prediction), "weight": r.share} for r in finding.references],
+        "margin": float(finding.finer.scores[0, 0]),
+        "contrast": _place(finding, finding.finer, 0),
         "plain": _place(finding, finding.plain, 0),
     }
 
@@ -133,8 +132,8 @@ def _place(finding: Finding, explanation: Explanation, question: int) -> dict[st
 
 def _pictured(finding: Finding) -> dict[str, Any]:
     questions = [_question(finding, finding.plain, 0, "class", finding.target.name)]
-    if finding.sweep is not None:
-        questions.append(_question(finding, finding.sweep.at(), 0, "contrast", finding.sweep.labels[0]))
+    if finding.finer is not None:
+        questions.append(_question(finding, finding.finer, 0, "contrast", finding.finer.labels[0][0]))
     if finding.named is not None:
         for q, numbers in enumerate(concept_numbers(finding)):
             questions.append({**_question(finding, finding.named, q, "concept", numbers["label"]), **numbers})
@@ -170,26 +169,14 @@ def _question(finding: Finding, explanation: Explanation, question: int, kind: s
 
 def _contrast(finding: Finding) -> dict[str, Any] | None:
     """Return the raw maps that the page's gamma slider mixes; `None` for rules that are not linear in the gradient."""
-    if finding.sweep is None or not finding.sweep.linear:
+    if finding.sweep is None:
         return None
     maps = finding.sweep.linear_maps()[0]
     return {
         "target": finding.target.name,
-        "gamma": finding.sweep.gamma,
-        "references": [_reference(finding, i) for i in range(len(maps) - 1)],
+        "gamma": finding.gamma,
+        "references": [{**prediction_numbers(r.prediction), "weight": r.share} for r in finding.references],
         "maps": {"target": _grid(maps[0]), "references": [_grid(m) for m in maps[1:]]},
-    }
-
-
-def _reference(finding: Finding, place: int) -> dict[str, Any]:
-    sweep = finding.sweep
-    if sweep is None:
-        return {}
-    return {
-        "index": int(sweep.references[0, place]),
-        "name": sweep.names[0][place],
-        "score": float(sweep.reference_scores[0, place]),
-        "weight": float(sweep.reference_weights[0, place]),
     }
 
 

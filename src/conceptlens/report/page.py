@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -40,15 +39,12 @@ def write_page(data: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
     if place.is_dir() or not place.parent.is_dir():
         raise InputError(f"cannot write a page to '{place}'; expected a file name in a folder that exists")
     text = page(data)
-    handle, temporary = tempfile.mkstemp(prefix=f".{place.name}.", suffix=".part", dir=place.parent)
+    part = place.with_name(f".{place.name}.{os.getpid()}.part")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, place)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        part.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(part, place)
+    finally:
+        part.unlink(missing_ok=True)
     return place
 
 
@@ -143,10 +139,3 @@ def _policy(style: str, script: str) -> str:
         f"default-src 'none'; img-src data:; style-src {only(style)}; script-src {only(script)}; "
         "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
     )
-
-
-def _umask() -> int:
-    """Return the process's file mask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,0 +1,262 @@
+"""What every rule, target and architecture is held to, read from the tables themselves: a new entry is a new case."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from architectures import ARCHITECTURES, FEW, backbone, fresh, make_symmetric, observation, random_images, wrap
+from torch import Tensor, nn
+
+import conceptlens as cl
+from conceptlens.observe import Answer, Observation
+
+GRADIENT_RULES = [name for name, rule in cl.RULES.items() if rule.reads == "gradient"]
+MODEL_RULES = [name for name, rule in cl.RULES.items() if rule.reads == "model"]
+
+
+def spread(answer: Answer) -> Tensor:
+    """A target of one's own: how unlike each other the answer's numbers are."""
+    values = answer.class_scores if answer.class_scores is not None else answer.embedding
+    return values.float().var(1)
+
+
+def direction(seen: Observation) -> cl.Concept:
+    size = seen.embedding.shape[1]
+    return cl.Concept(direction=torch.randn(size, generator=torch.Generator().manual_seed(3)))
+
+
+CLASS_TARGETS: dict[str, Any] = {
+    "logit": cl.Logit(3),
+    "probability": cl.Probability(3),
+    "contrast": cl.Contrast(3),
+    "contrast, official": cl.Contrast(3, objective="official", gamma=1.0),
+    "contrast, probabilities": cl.Contrast(3, of="probabilities"),
+}
+
+
+def targets_for(seen: Observation) -> list[Any]:
+    """Return every target that the answer of this model allows; a callable is always one."""
+    classes = list(CLASS_TARGETS.values()) if seen.class_scores is not None else []
+    concepts = [direction(seen)] if seen.vector is not None else []
+    return [*classes, *concepts, spread]
+
+
+def close(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:
+    """Whether two tensors agree to `tolerance` of the largest entry of each image and question."""
+    scale = b.abs().flatten(2).amax(2)[(...,) + (None,) * (b.ndim - 2)]
+    return bool(((a - b).abs() <= tolerance * scale + 1e-12).all())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+CASES = [(a, r) for a in ARCHITECTURES for r in GRADIENT_RULES] + [(a, r) for a in FEW for r in MODEL_RULES]
+
+
+@pytest.mark.parametrize(("name", "rule"), CASES)
+def test_the_equation_holds(name: str, rule: str) -> None:
+    seen = observation(name)
+    targets = targets_for(seen)
+    feature = seen.feature()
+    signed = cl.cam(seen, targets, rule=rule, signed=True)
+    rectified = cl.cam(seen, targets, rule=rule)
+
+    assert signed.maps.shape == (2, len(targets), *feature.shape[2:])
+    weights = signed.weights.expand(*signed.weights.shape[:3], *feature.shape[2:])
+    expected = torch.einsum("nqkhw,nkhw->nqhw", weights, feature)
+    assert close(signed.maps, expected)
+    assert torch.equal(rectified.maps, signed.maps.relu())
+    assert bool(signed.maps.isfinite().all())
+    assert bool((signed.maps.abs().amax((2, 3)) > 0).all()), "a map of zeros proves nothing"
+    assert not any(t.requires_grad for t in (signed.maps, signed.weights, signed.scores))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_batch_equals_its_images_one_by_one(name: str) -> None:
+    seen = observation(name)
+    alone = [seen.model.observe(seen.images[i : i + 1]) for i in range(2)]
+    for rule in GRADIENT_RULES + (MODEL_RULES if name in FEW else []):
+        together = cl.cam(seen, targets_for(seen), rule=rule, signed=True)
+        apart = [cl.cam(one, targets_for(one), rule=rule, signed=True) for one in alone]
+        assert close(together.maps, torch.cat([e.maps for e in apart]), 1e-3), rule
+        assert torch.allclose(together.scores, torch.cat([e.scores for e in apart]), rtol=1e-3, atol=1e-5)
+        assert together.labels == sum((e.labels for e in apart), ())
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_several_targets_at_once_equal_each_alone(name: str) -> None:
+    seen = observation(name)
+    targets = targets_for(seen)
+    together = cl.cam(seen, targets, signed=True)
+    apart = [cl.cam(seen, target, signed=True) for target in targets]
+    assert close(together.maps, torch.cat([e.maps for e in apart], 1))
+    assert torch.allclose(together.scores, torch.cat([e.scores for e in apart], 1))
+
+
+def state(module: nn.Module) -> dict[str, Any]:
+    """Everything of a module that a guest must leave alone."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return {
+        "modes": [m.training for m in module.modules()],
+        "hooks": [list(getattr(m, h).values()) for m in module.modules() for h in hooks],
+        "attributes": [sorted(vars(m)) for m in module.modules()],
+        "learning": [p.requires_grad for p in module.parameters()],
+        "gradients": [None if p.grad is None else p.grad.clone() for p in module.parameters()],
+        "values": [t.detach().clone() for t in [*module.parameters(), *module.buffers()]],
+        "random": torch.get_rng_state(),
+    }
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return isinstance(b, Tensor) and torch.equal(a, b)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
+
+
+@contextmanager
+def untouched(module: nn.Module) -> Iterator[None]:
+    before = state(module)
+    yield
+    after = state(module)
+    changed = [key for key in before if not same(before[key], after[key])]
+    assert not changed, f"changed: {changed}"
+
+
+def in_use(name: str) -> tuple[cl.Backbone, list[Exception]]:
+    """A module in the middle of somebody's training: mixed modes, partly frozen, gradients and a hook of their own.
+
+    The hook raises the exceptions in the list, one a call.
+    """
+    model = fresh(name)
+    for i, part in enumerate(model.module.modules()):
+        part.training = i % 3 != 0
+    for i, parameter in enumerate(model.module.parameters()):
+        parameter.requires_grad_(i % 2 == 0)
+        parameter.grad = torch.full_like(parameter, 0.5) if i % 4 == 0 else None
+    trouble: list[Exception] = []
+
+    def their_hook(_module: nn.Module, _inputs: Any, _output: Any) -> None:
+        if trouble:
+            raise trouble.pop()
+
+    model.module.get_submodule(backbone(name).default_layers[0]).register_forward_hook(their_hook)
+    return model, trouble
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_module_is_left_as_found(name: str) -> None:
+    model, trouble = in_use(name)
+    images = random_images(ARCHITECTURES[name].size)
+    with untouched(model.module):
+        seen = model.observe(images)
+        for rule in GRADIENT_RULES:
+            cl.cam(seen, targets_for(seen), rule=rule)
+    with untouched(model.module):
+        trouble.append(KeyError("inside forward"))
+        with pytest.raises(KeyError, match="inside forward"):
+            model.observe(images)
+
+    def broken(_answer: Answer) -> Tensor:
+        raise KeyError("inside target")
+
+    with untouched(model.module), pytest.raises(KeyError, match="inside target"):
+        cl.cam(seen, [spread, broken])
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_what_is_seen_does_not_depend_on_the_mode_it_was_found_in(name: str) -> None:
+    model, _ = in_use(name)
+    seen = model.observe(random_images(ARCHITECTURES[name].size))
+    expected = observation(name)
+    assert torch.equal(seen.feature(), expected.feature())
+    assert torch.equal(cl.cam(seen, spread).maps, cl.cam(expected, spread).maps)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_memory_is_freed_with_the_observation(name: str) -> None:
+    model = backbone(name)
+    model.observe(random_images(ARCHITECTURES[name].size))  # what a module builds on first use is its own
+    gc.collect()
+    gc.disable()
+    try:
+        seen = model.observe(random_images(ARCHITECTURES[name].size))
+        explained = [cl.cam(seen, targets_for(seen), rule=rule) for rule in GRADIENT_RULES]
+        root = seen.class_scores if seen.class_scores is not None else seen.embedding
+        watched = [weakref.ref(t) for t in (seen, seen.tap().raw, root, root.grad_fn)]
+        del seen, root
+        assert [w() for w in watched] == [None] * 4, "kept alive by a reference or a cycle"
+        assert explained
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("name", [n for n, a in ARCHITECTURES.items() if a.flips])
+def test_a_flipped_image_gives_a_flipped_map(name: str) -> None:
+    size = ARCHITECTURES[name].flips
+    assert size is not None
+    module = make_symmetric(fresh(name).module, columns=size[1] // 16)
+    model = wrap(name, module)
+    images = random_images(size)
+    seen, mirrored = (model.observe(i, layers=backbone(name).default_layers) for i in (images, images.flip(-1)))
+    for rule in GRADIENT_RULES:
+        plain = cl.cam(seen, targets_for(seen), rule=rule, signed=True).maps
+        flipped = cl.cam(mirrored, targets_for(mirrored), rule=rule, signed=True).maps
+        assert plain.shape[-1] > 1
+        assert not close(plain, plain.flip(-1), 0.05), "a map that is its own mirror image proves nothing"
+        assert close(flipped, plain.flip(-1), 1e-2), rule
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_frozen_model_gives_the_same_maps(name: str) -> None:
+    model = fresh(name)
+    model.module.requires_grad_(False)
+    seen = model.observe(random_images(ARCHITECTURES[name].size))
+    expected = observation(name)
+    for rule in GRADIENT_RULES:
+        maps = cl.cam(seen, targets_for(seen), rule=rule).maps
+        assert torch.equal(maps, cl.cam(expected, targets_for(expected), rule=rule).maps)
+
+
+def alike(maps: Tensor, expected: Tensor) -> float:
+    """Return the smallest cosine between maps of the same image and question."""
+    return float(nn.functional.cosine_similarity(maps.float().flatten(2), expected.flatten(2), dim=2).min())
+
+
+# How alike a map in bfloat16 (8 bits of mantissa) is to the one in float32, and where less must do: a random ViT
+# moves its class token by the least of its patches' differences, which is what rounding takes away.
+HALF = 0.97
+HALF_OF: dict[str, float] = {}
+
+
+@pytest.mark.parametrize("how", ["bfloat16", "autocast", "autocast, asked outside"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_half_precision_gives_the_same_map(name: str, how: str) -> None:
+    model = fresh(name)
+    images = random_images(ARCHITECTURES[name].size)
+    layer = backbone(name).default_layers
+    explain: Callable[[Observation], cl.Explanation] = lambda s: cl.cam(s, targets_for(s)[:1], signed=True)  # noqa: E731
+    if how == "bfloat16":
+        model.module.to(torch.bfloat16)
+        explained = explain(model.observe(images, layers=layer))
+    else:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            seen = model.observe(images, layers=layer)
+            explained = explain(seen) if how == "autocast" else None
+        explained = explained or explain(seen)
+    assert bool(explained.maps.isfinite().all())
+    likeness = alike(explained.maps, explain(observation(name)).maps)
+    print(f"HALF {name} {how} {likeness:.3f}")
+    assert likeness > HALF_OF.get(name, HALF)
