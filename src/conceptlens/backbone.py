@@ -185,7 +185,12 @@ class Backbone:
 
     def to(self, *place: Any) -> Backbone:
         """Return this backbone with its module moved, as `nn.Module.to` does it."""
-        return dataclasses.replace(self, module=self.module.to(*place))
+        try:
+            moved = self.module.to(*place)
+        except (RuntimeError, AssertionError) as error:  # torch's answers to a device it does not know or have
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{self.name} cannot be moved to {place[0]}: {reason}; use cpu, cuda or mps") from None
+        return dataclasses.replace(self, module=moved)
 
     def _input(self, photo: Image.Image) -> Tensor:
         if self.transform is None:

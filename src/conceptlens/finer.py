@@ -14,7 +14,7 @@ from conceptlens.error import InputError, near
 from conceptlens.observe import Observation
 from conceptlens.record import Explanation, Source
 from conceptlens.rule import Rule
-from conceptlens.target import Contrast, Logit, Probability, choose_references
+from conceptlens.target import Contrast, Logit, Probability, choose_references, contrast_label
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -104,7 +104,7 @@ class Sweep:
     def _label(self, image: int, gamma: float, mixture: Tensor) -> str:
         own, *others = self.names[image]
         used = [name for name, share in zip(others, mixture[1:].tolist(), strict=True) if share != 0]
-        return f"{own} / {', '.join(used)}" if gamma and used else own
+        return contrast_label(own, used if gamma else [])
 
 
 def sweep(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -28,7 +29,9 @@ class Preprocess:
     """Resize, crop and normalise as a model's own configuration says.
 
     `fit="crop"` scales the photo's short side to `size / share` and cuts the centre, as classifiers are evaluated;
-    `fit="squash"` scales the whole photo to `size`, so that nothing is cut off and proportions change.
+    `fit="squash"` scales the whole photo to `size`, so that nothing is cut off and proportions change. Where an odd
+    number of pixels is cut off, `odd` says where the crop begins: at the even half, as torchvision and timm round it,
+    or at the half rounded down, as transformers does.
     """
 
     size: tuple[int, int]
@@ -38,6 +41,7 @@ class Preprocess:
     share: float = 1.0
     resize: int | tuple[int, int] | None = None
     fit: Fit = "crop"
+    odd: Literal["even", "down"] = "even"
 
     def __call__(self, photo: Image.Image) -> Float[Tensor, "colour height width"]:
         """Return the normalised input of an RGB photo, float32."""
@@ -77,4 +81,5 @@ class Preprocess:
         return int(short * width / height), short
 
     def _corner(self, width: int, height: int) -> tuple[int, int]:
-        return round((height - self.size[0]) / 2.0), round((width - self.size[1]) / 2.0)
+        halve = round if self.odd == "even" else math.floor
+        return halve((height - self.size[0]) / 2.0), halve((width - self.size[1]) / 2.0)

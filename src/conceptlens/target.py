@@ -175,7 +175,10 @@ class Contrast:
         if isinstance(self.target, Concept):
             return _concept_contrast(self, self.target, seen)
         index, others, weights = choose_references(seen, self)
-        labels = tuple(_contrast_label(seen, int(c), o) for c, o in zip(index, others, strict=True))
+        name = seen.model.class_name
+        labels = tuple(
+            contrast_label(name(int(c)), [name(int(o)) for o in row]) for c, row in zip(index, others, strict=True)
+        )
 
         def measure(logits: Tensor, rows: Tensor) -> Tensor:
             values = logits.float()
@@ -285,8 +288,10 @@ def _concept_contrast(contrast: Contrast, target: Concept, seen: Observation) ->
     return Question(labels, asked[0].root, measure)
 
 
-def _contrast_label(seen: Observation, target: int, others: Tensor) -> str:
-    return f"{seen.model.class_name(target)} / {', '.join(seen.model.class_name(int(o)) for o in others)}"
+def contrast_label(target: str, references: Sequence[str]) -> str:
+    """Return `target / reference, reference`, each by the first of its names."""
+    short = [name.split(",")[0] for name in (target, *references)]
+    return f"{short[0]} / {', '.join(short[1:])}" if references else target
 
 
 def _take(values: Tensor, index: Tensor) -> Tensor:

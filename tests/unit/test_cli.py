@@ -88,7 +88,7 @@ REFUSED = {
     "class index": (["explain", CAT, "--target", "1000"], "0 to 999"),
     "unknown model": (["explain", CAT, "--model", "timm:resnet5"], "resnet50"),
     "no source": (["explain", CAT, "--model", "resnet50"], "timm"),
-    "unknown layer": (["explain", CAT, "--layer", "bn3"], "bn2"),
+    "unknown layer": (["explain", CAT, "--layer", "bn22"], "bn2"),
     "unknown rule": (["explain", CAT, "--rule", "gradcam"], "grad_cam"),
     "no concepts": (["explain", CAT, "--concepts", " , "], "concept"),
     "unknown concept type": (["explain", CAT, "--concepts", "red:colr"], "colour"),
@@ -100,7 +100,6 @@ REFUSED = {
     "missing labels": (["explain", CAT, "--labels", "no.txt"], "no.txt"),
     "odd device": (["explain", CAT, "--device", "gpu"], "gpu"),
     "missing weights": (["explain", CAT, "--weights", "no.safetensors"], "no.safetensors"),
-    "nameless classes": (["explain", CAT, "--model", "timm:test_resnet", "--no-pretrained"], "text"),
 }
 
 

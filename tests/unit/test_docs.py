@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +27,11 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(p for p in DOCS.rglob("*.md") if "results" not in p.relative_to(DOCS).parts)
 PHOTOS = {"cat.png": "chelsea.png", "coffee.png": "coffee.png", "rocket.jpg": "rocket.jpg"}
-FENCE = re.compile(r"(?:<!-- not run: (?P<reason>[^>]+?) -->\n)?^```(?P<kind>\w+)[^\n]*\n(?P<text>.*?)^```$", re.M | re.S)
+FENCE = re.compile(
+    r"(?:<!-- not run: (?P<reason>[^>]+?) -->\n)?^```(?P<kind>\w+)[^\n]*\n(?P<text>.*?)^```$", re.M | re.S
+)
 NUMBER = re.compile(r"[-+−]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
-# What no two runs share: seconds, and the folder that a test runs in.
+# What no two runs share.
 CHANGING = re.compile(r"in \d+\.\d s")
 
 
@@ -60,28 +65,35 @@ def blocks(page: Path) -> list[Block]:
 def commands(block: Block) -> list[tuple[list[str], str]]:
     """Return the `conceptlens` calls of a console block, each with the output shown for it."""
     calls: list[tuple[list[str], str]] = []
-    shown: list[str] | None = None
+    shown = False
     for line in block.text.replace("\\\n", " ").splitlines():
         if line.startswith("$ "):
-            words = shlex.split(line[2:], comments=True)
-            shown = [] if words[:1] == ["conceptlens"] else None
-            if shown is not None:
-                calls.append((words[1:], ""))
-        elif shown is not None:
+            shown = line.startswith("$ conceptlens ")
+            if shown:
+                calls.append((words_of(line), ""))
+        elif shown:
             calls[-1] = (calls[-1][0], calls[-1][1] + line + "\n")
     return calls
 
 
+def words_of(line: str) -> list[str]:
+    """Return the arguments of a shown call, without prompt, program, comment and whatever its output is sent to."""
+    words = shlex.split(line, comments=True)[2:]
+    return list(itertools.takewhile(lambda word: word not in (">", "|"), words))
+
+
 def same(shown: str, real: str) -> bool:
     """Whether two outputs have the same words, and numbers that differ by no more than another machine's rounding."""
-    rows = [[" ".join(line.split()) for line in CHANGING.sub("", t).splitlines() if line.strip()] for t in (shown, real)]
-    if "…" in rows[0]:  # the page leaves out the rest
-        rows = [rows[0][: rows[0].index("…")], rows[1][: rows[0].index("…")]]
-    if [[NUMBER.sub("#", line) for line in side] for side in rows] != [
-        [NUMBER.sub("#", line) for line in rows[0]] for _ in rows
-    ]:
+    rows, printed = (
+        [" ".join(x.split()) for x in CHANGING.sub("", t).splitlines() if x.strip()] for t in (shown, real)
+    )
+    if "…" in rows:  # the page leaves out a middle part
+        head = rows.index("…")
+        rows.pop(head)
+        printed = printed[:head] + printed[len(printed) - len(rows) + head :]
+    if [NUMBER.sub("#", row) for row in rows] != [NUMBER.sub("#", row) for row in printed]:
         return False
-    numbers = [[float(n.replace("−", "-")) for line in side for n in NUMBER.findall(line)] for side in rows]
+    numbers = [[float(n.replace("−", "-")) for row in side for n in NUMBER.findall(row)] for side in (rows, printed)]
     return all(abs(a - b) <= 0.02 + 0.02 * abs(a) for a, b in zip(*numbers, strict=True))
 
 
@@ -122,8 +134,7 @@ def test_python_runs_and_prints_what_is_shown(page: Path, folder: Path, monkeypa
 
 CALLS = [
     pytest.param(words, shown, block.reason, id=f"{page.relative_to(DOCS)}:{block.line}:{i}")
-    for page in [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
-    if page.is_relative_to(DOCS)
+    for page in PAGES
     for block in blocks(page)
     if block.kind in ("console", "bash")
     for i, (words, shown) in enumerate(commands(block))
@@ -136,7 +147,6 @@ def test_commands_parse(words: list[str], shown: str, reason: str | None) -> Non
     context = group.make_context("conceptlens", list(words), resilient_parsing=words == ["--help"])
     name, command, rest = group.resolve_command(context, [*context._protected_args, *context.args])
     assert command is not None
-    rest = [word for word in rest if word not in (">", "|")] if not {">", "|"} & set(rest) else rest[: rest.index(">")]
     command.make_context(name, rest)
 
 
@@ -165,3 +175,16 @@ def test_pages_name_no_local_path_and_load_nothing_from_elsewhere() -> None:
         text = page.read_text(encoding="utf-8")
         assert not re.search(r"/(?:home|root|work|tmp|Users)/", text), page
         assert not re.search(r"<(?:script|iframe|link)\b", text), page
+
+
+@pytest.mark.parametrize("notebook", sorted((ROOT / "examples").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_notebook_executes_and_its_outputs_are_kept(notebook: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copy(notebook, tmp_path))
+    call = [sys.executable, str(ROOT / "examples" / "execute.py"), str(copy)]
+    done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    kept, fresh = (json.loads(file.read_text(encoding="utf-8"))["cells"] for file in (notebook, copy))
+    for old, new in zip(kept, fresh, strict=True):
+        assert [o["output_type"] for o in old.get("outputs", [])] == [o["output_type"] for o in new.get("outputs", [])]
+        printed = [["".join(o.get("text", [])) for o in cell.get("outputs", [])] for cell in (old, new)]
+        assert all(same(a, b) for a, b in zip(*printed, strict=True)), printed

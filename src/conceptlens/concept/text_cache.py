@@ -5,14 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from conceptlens.atomic import replacing
+from conceptlens.error import InputError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 def cache_folder() -> Path:
@@ -22,18 +29,25 @@ def cache_folder() -> Path:
     return Path(named) if named else Path(base) / "conceptlens"
 
 
-def cached(model: str, texts: Sequence[str], encode: Callable[[Sequence[str]], Tensor]) -> Tensor:
+def cached(
+    model: str, texts: Sequence[str], encode: Callable[[Sequence[str]], Tensor]
+) -> Float[Tensor, "text dimension"]:
     """Return `encode(texts)`, encoding only the texts that are not yet on disk for `model`.
 
-    One safetensors file per model, replaced atomically; an unreadable file is written anew, for everything in it can
-    be computed again.
+    One safetensors file per model, replaced whole; an unreadable one is written anew, and a place that cannot be
+    written is passed over, for everything in it can be computed again. Of two processes that write at once, the last
+    one's file stays.
     """
+    if isinstance(texts, str) or not texts:
+        raise InputError(f"texts are {texts!r}; give a list of at least one text")
     file = cache_folder() / f"texts-{hashlib.sha256(model.encode()).hexdigest()[:16]}.safetensors"
     known = _read(file)
     missing = [text for text in dict.fromkeys(texts) if text not in known]
     if missing:
-        known = {**known, **dict(zip(missing, encode(missing), strict=True))}
-        _write(file, known, model)
+        made = dict(zip(missing, encode(missing), strict=True))
+        known = {**_read(file), **made, **known}  # read again: another process may have written meanwhile
+        with suppress(InputError):
+            _write(file, known, model)
     return torch.stack([known[text] for text in texts])
 
 
@@ -51,14 +65,11 @@ def _read(file: Path) -> dict[str, Tensor]:
         with safe_open(str(file), framework="pt") as stored:
             texts = json.loads((stored.metadata() or {})["texts"])
             return dict(zip(texts, stored.get_tensor("vectors"), strict=True))
-    except (OSError, SafetensorError, KeyError, ValueError):
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
         return {}
 
 
 def _write(file: Path, vectors: dict[str, Tensor], model: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=file.parent, suffix=".part")
-    os.close(handle)
     metadata = {"model": model, "texts": json.dumps(list(vectors))}
-    save_file({"vectors": torch.stack(list(vectors.values()))}, temporary, metadata)
-    os.replace(temporary, file)
+    with replacing(file) as temporary:
+        save_file({"vectors": torch.stack(list(vectors.values()))}, temporary, metadata)

@@ -22,12 +22,23 @@ if TYPE_CHECKING:
 class VisionLanguage(Protocol):
     """A pair of encoders into one space, where `scale <image, text>` says how well a text fits an image.
 
-    `normalised`: whether the pair compares unit vectors (CLIP, SigLIP) or plain ones (the stand-in).
+    The image half is a `Backbone` of its own; a pair reads that backbone's answers, and encodes texts.
     """
 
-    name: str
-    scale: float
-    normalised: bool
+    @property
+    def name(self) -> str:
+        """What the pair is called in records."""
+        ...
+
+    @property
+    def scale(self) -> float:
+        """The factor before the product: CLIP's learned temperature."""
+        ...
+
+    @property
+    def normalised(self) -> bool:
+        """Whether the pair compares unit vectors (CLIP, SigLIP) or plain ones (the stand-in)."""
+        ...
 
     def encode_image(self, answer: Answer) -> Float[Tensor, "image dimension"]:
         """Return the image vectors of an answer, in its graph."""
@@ -38,7 +49,7 @@ class VisionLanguage(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OpenClip:
     """An open_clip model's towers."""
 
@@ -51,6 +62,11 @@ class OpenClip:
     def scale(self) -> float:
         """The learned temperature, `exp(logit_scale)`."""
         return float(self.model.logit_scale.exp())
+
+    @property
+    def bias(self) -> float:
+        """What SigLIP adds to every score, the same for all texts; 0 in CLIP."""
+        return _bias(self.model)
 
     def encode_image(self, answer: Answer) -> Tensor:
         """Return the tower's output."""
@@ -66,7 +82,7 @@ class OpenClip:
         return self.model.encode_text(tokens).float().cpu()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Transformers:
     """A CLIP or SigLIP model of transformers."""
 
@@ -80,6 +96,11 @@ class Transformers:
         """The learned temperature, `exp(logit_scale)`."""
         return float(self.model.logit_scale.exp())
 
+    @property
+    def bias(self) -> float:
+        """What SigLIP adds to every score, the same for all texts; 0 in CLIP."""
+        return _bias(self.model)
+
     def encode_image(self, answer: Answer) -> Tensor:
         """Return the image tower's output."""
         return answer.embedding
@@ -90,12 +111,25 @@ class Transformers:
 
     @torch.no_grad()
     def _encode(self, texts: Sequence[str]) -> Tensor:
-        # SigLIP was trained with texts padded to its full length, CLIP with padding that attention ignores.
-        padding = "max_length" if "siglip" in self.model.config.model_type else True
-        tokens = self.tokenizer(list(texts), padding=padding, truncation=True, return_tensors="pt")
-        found = self.model.get_text_features(**tokens.to(self.model.device))
+        config = self.model.config
+        # SigLIP was trained on texts padded to its full length, and reads the padding; CLIP's attention ignores it.
+        reads_padding = config.model_type == "siglip"
+        tokens = self.tokenizer(
+            list(texts),
+            padding="max_length" if reads_padding else True,
+            truncation=True,
+            max_length=config.text_config.max_position_embeddings,
+            return_tensors="pt",
+        ).to(self.model.logit_scale.device)
+        masked = {} if reads_padding else {"attention_mask": tokens["attention_mask"]}
+        found = self.model.get_text_features(input_ids=tokens["input_ids"], **masked)
         vectors = found if isinstance(found, Tensor) else found.pooler_output
         return vectors.float().cpu()
+
+
+def _bias(model: Any) -> float:
+    bias = getattr(model, "logit_bias", None)
+    return 0.0 if bias is None else float(bias)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ import base64
 import datetime
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import conceptlens
@@ -138,7 +139,7 @@ def _pictured(finding: Finding) -> dict[str, Any]:
         for q, numbers in enumerate(concept_numbers(finding)):
             questions.append({**_question(finding, finding.named, q, "concept", numbers["label"]), **numbers})
     return {
-        "name": finding.picture.name,
+        "name": Path(finding.picture.name).name,
         "picture": picture_data(finding.photo),
         "width": finding.photo.width,
         "height": finding.photo.height,

@@ -78,7 +78,11 @@ def load_model(
     model = LOADERS[source](rest, pretrained=pretrained, weights=weights, labels=labels, layers=names)
     if fit is not None:
         model = _with_fit(model, fit)
-    return model.to(device)
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:  # torch's own words for a device that is not there
+        reason = str(error).splitlines()[0]
+        raise InputError(f"no device '{device}' here ({reason}); use cpu, cuda or cuda:0 as the machine has") from None
 
 
 def _with_fit(model: Backbone, fit: str) -> Backbone:
@@ -94,7 +98,9 @@ def _with_fit(model: Backbone, fit: str) -> Backbone:
 
 
 def model_names(source: str) -> list[str]:
-    """Return the names that a source knows without a network."""
+    """Return the names that a source knows without a network; transformers has none, for its models lie on a hub."""
+    if source not in LOADERS:
+        raise InputError(f"no model source '{source}'; sources: {near(source, LOADERS)}")
     mend_torchvision()
     if source == "timm":
         import timm
@@ -105,9 +111,7 @@ def model_names(source: str) -> list[str]:
 
         return torchvision.models.list_models(module=torchvision.models)
     if source == "open_clip":
-        import open_clip
+        from conceptlens.zoo.from_open_clip import names
 
-        return ["/".join(pair) for pair in open_clip.list_pretrained()]
-    if source == "hf":
-        return []
-    raise InputError(f"no model source '{source}'; sources: {near(source, LOADERS)}")
+        return names()
+    return []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from conceptlens.backbone import Backbone
 from conceptlens.concept.vision_language import OpenClip
 from conceptlens.error import InputError, near
 from conceptlens.preprocess import Preprocess
+from conceptlens.zoo.fetch import fetching
 from conceptlens.zoo.weights import load_weights
 from conceptlens.zoo.zero_shot import with_labels
 
@@ -24,44 +25,66 @@ def load(
 ) -> Backbone:
     """Return an open_clip model by `MODEL/PRETRAINED`, `hf-hub:OWNER/REPO` or `local-dir:PATH`; see `load_model`."""
     open_clip = _import()
-    architecture, _, tag = (name, "", "") if ":" in name else name.partition("/")
-    if ":" not in architecture and architecture not in open_clip.list_models():
-        raise InputError(
-            f"no open_clip model '{architecture}'; near names: {near(architecture, open_clip.list_models())}"
+    called = f"open_clip:{name}"
+    ready = pretrained and weights is None
+    architecture, tag = _parts(open_clip, name, ready)
+    with fetching(called):
+        model = open_clip.create_model(
+            architecture, pretrained=tag if ready else None, load_weights=ready, pretrained_text=False
         )
-    if pretrained and weights is None and ":" not in architecture and not tag:
-        tags = open_clip.list_pretrained_tags_by_model(architecture)
-        raise InputError(f"open_clip:{name} names no weights; write {architecture}/TAG with one of {', '.join(tags)}")
-    try:
-        model = open_clip.create_model(architecture, pretrained=tag if pretrained and weights is None else None)
         tokenizer = open_clip.get_tokenizer(architecture)
-    except Exception as error:  # the hub's client raises its own kinds for an unreachable network
-        raise InputError(
-            f"open_clip:{name} could not be had ({type(error).__name__}); "
-            "check the name and the network, or give a file with weights=, or use pretrained=False"
-        ) from error
     if weights is not None:
         load_weights(model, weights)
-    return adapt(model, tokenizer, f"open_clip:{name}", labels, layers)
+    return adapt(model.eval(), tokenizer, called, labels, layers)
+
+
+def names() -> list[str]:
+    """Return every `MODEL/PRETRAINED` that open_clip knows."""
+    return ["/".join(pair) for pair in _import().list_pretrained()]
 
 
 def adapt(
     model: Any, tokenizer: Any, name: str, labels: Sequence[str] | None = None, layers: tuple[str, ...] = ()
 ) -> Backbone:
     """Return an open_clip model's image tower as a backbone that knows its text tower."""
-    data = dict(model.visual.preprocess_cfg)
-    size = data["size"] if isinstance(data["size"], (tuple, list)) else (data["size"], data["size"])
-    mode = data.get("resize_mode", "shortest")
-    transform = Preprocess(
-        size=(size[0], size[1]),
-        mean=tuple(data["mean"]),
-        std=tuple(data["std"]),
-        interpolation=data.get("interpolation", "bicubic"),
-        fit="squash" if mode == "squash" else "crop",
-    )
+    transform = preprocess_of(model.visual.preprocess_cfg, name)
     language = OpenClip(model, tokenizer, name)
     tower = Backbone(model.visual, name, layers, transform, embeds=True, text=language)
     return tower if labels is None else with_labels(tower, labels)
+
+
+def preprocess_of(settings: Mapping[str, Any], name: str) -> Preprocess:
+    """Return the `preprocess_cfg` of an open_clip tower as a `Preprocess`."""
+    size = settings["size"]
+    rows, columns = size if isinstance(size, (tuple, list)) else (size, size)
+    mode = settings.get("resize_mode", "shortest")
+    if mode not in ("shortest", "squash"):
+        raise InputError(
+            f"{name} resizes photos by '{mode}', which is not understood; give cl.Backbone(..., transform=...)"
+        )
+    return Preprocess(
+        size=(rows, columns),
+        mean=tuple(settings["mean"]),
+        std=tuple(settings["std"]),
+        interpolation="bilinear" if settings.get("interpolation") == "bilinear" else "bicubic",
+        fit="squash" if mode == "squash" else "crop",
+    )
+
+
+def _parts(open_clip: Any, name: str, ready: bool) -> tuple[str, str | None]:
+    """Return the architecture and the tag of its weights, which must be named where they are wanted."""
+    if name.startswith(("hf-hub:", "local-dir:")):
+        return name, None
+    architecture, _, tag = name.partition("/")
+    known = open_clip.list_models()
+    if architecture not in known:
+        raise InputError(f"no open_clip model '{architecture}'; near names: {near(architecture, known)}")
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if ready and tag not in tags:
+        found = f"has no weights '{tag}'" if tag else "was named without weights"
+        choice = f"{architecture}/TAG with one of {', '.join(tags)}" if tags else "weights= or pretrained=False"
+        raise InputError(f"open_clip's {architecture} {found}; use {choice}")
+    return architecture, tag or None
 
 
 def _import() -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torchvision
 from torchvision.models import WeightsEnum
@@ -11,6 +12,8 @@ from torchvision.models import WeightsEnum
 from conceptlens.backbone import Backbone
 from conceptlens.error import InputError, near
 from conceptlens.preprocess import Preprocess
+from conceptlens.zoo.fetch import fetching
+from conceptlens.zoo.labels import checked_labels
 from conceptlens.zoo.weights import load_weights
 
 
@@ -26,18 +29,19 @@ def load(
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise InputError(f"no torchvision model '{name}'; near names: {near(name, known)}")
-    default: WeightsEnum = torchvision.models.get_model_weights(name)["DEFAULT"]  # pyright: ignore
-    try:
-        module = torchvision.models.get_model(name, weights=default if pretrained and weights is None else None)
-    except OSError as error:
-        raise InputError(
-            f"the weights of torchvision:{name} could not be had ({type(error).__name__}); "
-            "check the network, or give a file with weights=, or use pretrained=False"
-        ) from error
+    default: WeightsEnum = torchvision.models.get_model_weights(name)["DEFAULT"]
+    categories: list[str] = default.meta["categories"]
+    transform = preprocess_of(default)
+    if pretrained and weights is None:
+        names = checked_labels(labels or categories, len(categories), f"torchvision:{name}")
+        with fetching(f"torchvision:{name}"):
+            module = torchvision.models.get_model(name, weights=default)
+    else:
+        names = tuple(labels or categories)
+        module = torchvision.models.get_model(name, num_classes=len(names), **_empty(name, transform.size[0]))
     if weights is not None:
         load_weights(module, weights)
-    names = labels or default.meta["categories"]
-    return Backbone(module, f"torchvision:{name}", layers, preprocess_of(default), tuple(names))
+    return Backbone(module, f"torchvision:{name}", layers, transform, names)
 
 
 def preprocess_of(weights: WeightsEnum) -> Preprocess:
@@ -51,3 +55,10 @@ def preprocess_of(weights: WeightsEnum) -> Preprocess:
         interpolation=preset.interpolation.value,
         resize=preset.resize_size[0],
     )
+
+
+def _empty(name: str, side: int) -> dict[str, Any]:
+    """Return what an architecture must be told when it is built without its default weights."""
+    if name.startswith("vit_"):
+        return {"image_size": side}  # its position embeddings have the size that its transform gives
+    return {"init_weights": False} if name in ("googlenet", "inception_v3") else {}

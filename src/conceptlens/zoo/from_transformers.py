@@ -1,8 +1,9 @@
-"""transformers: image classifiers, CLIP and SigLIP towers, and detectors of the DETR family."""
+"""transformers: image classifiers, CLIP and SigLIP towers, plain encoders, and detectors of the DETR family."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from conceptlens.backbone import Backbone
 from conceptlens.concept.vision_language import Transformers
 from conceptlens.error import InputError
 from conceptlens.preprocess import Preprocess
+from conceptlens.zoo.fetch import fetching
+from conceptlens.zoo.image_processor import check_same, preprocess_of
+from conceptlens.zoo.labels import checked_labels
 from conceptlens.zoo.weights import load_weights
 from conceptlens.zoo.zero_shot import with_labels
-
-_RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
 def load(
@@ -35,40 +37,45 @@ def load(
     layers: tuple[str, ...],
 ) -> Backbone:
     """Return a transformers model by hub name or local folder; see `load_model`."""
-    try:
+    called = f"hf:{name}"
+    ready = pretrained and weights is None
+    with fetching(called):
         config = AutoConfig.from_pretrained(name)
         kind = _kind(config)
-        module = kind.from_pretrained(name) if pretrained and weights is None else kind.from_config(config)
-        processor = AutoImageProcessor.from_pretrained(name, use_fast=False)
-        tokenizer = AutoTokenizer.from_pretrained(name) if kind is AutoModel else None
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"hf:{name} could not be had ({str(error).splitlines()[0]}); "
-            "check the name and the network, or give a local folder"
-        ) from error
+        if kind is not AutoModel and labels is not None and not ready:
+            config.num_labels = len(labels)
+        processor = AutoImageProcessor.from_pretrained(name)
+        transform = preprocess_of(processor, called)
+        tokenizer = AutoTokenizer.from_pretrained(name) if _is_pair(config) else None
+        module = _pretrained(kind, name, called) if ready else kind.from_config(config)
+    if kind is not AutoModelForObjectDetection:
+        check_same(transform, processor, called)
     if weights is not None:
         load_weights(module, weights)
-    return adapt(module, processor.to_dict(), f"hf:{name}", tokenizer, labels, layers)
+    return adapt(module.float().eval(), transform, called, tokenizer, labels, layers)
 
 
 def adapt(
     module: nn.Module,
-    processor: dict[str, Any],
+    transform: Preprocess,
     name: str,
     tokenizer: Any = None,
     labels: Sequence[str] | None = None,
     layers: tuple[str, ...] = (),
 ) -> Backbone:
-    """Return a transformers module as a backbone, with the preprocessing of its image processor's settings."""
-    transform = preprocess_of(processor)
+    """Return a transformers module as a backbone: its class scores, its detections read as such, or its embedding."""
     config: Any = module.config
-    if hasattr(module, "get_image_features"):
+    if _is_pair(config):
         language = Transformers(module, tokenizer, name)
         tower = Backbone(ImageTower(module), name, layers, transform, embeds=True, text=language)
         return tower if labels is None else with_labels(tower, labels)
-    names = tuple(labels) if labels else tuple(str(v) for _, v in sorted(config.id2label.items()))
-    detector = hasattr(config, "num_queries")
-    output = (lambda out: best_query(out, len(names))) if detector else None
+    if _kind(config) is AutoModel:
+        if labels is not None:
+            raise InputError(f"{name} gives an embedding and no class scores, so labels= has nothing to name")
+        return Backbone(module, name, layers, transform, embeds=True)
+    names = _class_names(config) if labels is None else checked_labels(labels, config.num_labels, name)
+    detector = _kind(config) is AutoModelForObjectDetection
+    output = partial(best_query, classes=config.num_labels) if detector else None
     return Backbone(module, name, layers, transform, names, output)
 
 
@@ -86,37 +93,51 @@ class ImageTower(nn.Module):
 
 
 def best_query(output: Any, classes: int) -> Tensor:
-    """Read a detector's `image query class` logits as class scores: the highest of its queries."""
+    """Read a detector's `image query class` logits as class scores: for every class, the highest of its queries.
+
+    The column for "no object", which comes last in the detectors that use a softmax, is left out.
+    """
     return output.logits[..., :classes].amax(1)
 
 
-def preprocess_of(processor: dict[str, Any]) -> Preprocess:
-    """Return the settings of a transformers image processor as a `Preprocess`."""
-    size, crop = processor.get("size") or {}, processor.get("crop_size") or {}
-    side = size.get("shortest_edge")
-    common: dict[str, Any] = {
-        "mean": tuple(processor.get("image_mean") or (0.0, 0.0, 0.0))
-        if processor.get("do_normalize", True)
-        else (0.0,) * 3,
-        "std": tuple(processor.get("image_std") or (1.0, 1.0, 1.0))
-        if processor.get("do_normalize", True)
-        else (1.0,) * 3,
-        "interpolation": _RESAMPLE.get(int(processor.get("resample", 2)), "bilinear"),
-    }
-    if processor.get("do_center_crop") and crop:
-        resize = (size["height"], size["width"]) if "height" in size else side
-        return Preprocess((crop["height"], crop["width"]), resize=resize, **common)
-    if "height" in size:
-        return Preprocess((size["height"], size["width"]), fit="squash", **common)
-    if side is None:
-        raise InputError(f"an image processor with size {size} is not understood; give Backbone(..., transform=...)")
-    # Detectors take any size: a square of the short side keeps batches whole.
-    return Preprocess((side, side), fit="squash", **common)
+# Pairs whose image half is `vision_model`, pooled, then `visual_projection` where there is one.
+_PAIRS = ("clip", "siglip", "chinese_clip", "altclip", "metaclip_2")
+
+
+def _is_pair(config: Any) -> bool:
+    return config.model_type in _PAIRS and _kind(config) is AutoModel
 
 
 def _kind(config: Any) -> Any:
-    if hasattr(config, "vision_config") and hasattr(config, "text_config"):
-        return AutoModel
-    if hasattr(config, "num_queries"):
+    """Return the transformers class that loads the architecture a config was saved from."""
+    architecture = (config.architectures or [""])[0]
+    if "ForImageClassification" in architecture:
+        return AutoModelForImageClassification
+    if "ForObjectDetection" in architecture:
         return AutoModelForObjectDetection
-    return AutoModelForImageClassification
+    two_towers = hasattr(config, "vision_config") and hasattr(config, "text_config")
+    if two_towers and config.model_type not in _PAIRS:
+        raise InputError(
+            f"a {config.model_type} model has no image tower that is understood; use one of {', '.join(_PAIRS)}, "
+            "or give its vision module to cl.Backbone"
+        )
+    return AutoModel
+
+
+def _pretrained(kind: Any, name: str, called: str) -> nn.Module:
+    """Load weights, and refuse a checkpoint that would leave parameters random."""
+    module, report = kind.from_pretrained(name, output_loading_info=True)
+    missing = sorted(set(report["missing_keys"]) & {n for n, _ in module.named_parameters()})
+    if missing:
+        raise InputError(
+            f"the weights of {called} lack {missing[0]} and {len(missing) - 1} more, which would stay random; "
+            "use another checkpoint"
+        )
+    return module
+
+
+def _class_names(config: Any) -> tuple[str, ...] | None:
+    """Return a config's class names in order; `None` where it only numbers them."""
+    names = tuple(str(name) for _, name in sorted(config.id2label.items()))
+    numbered = all(name == f"LABEL_{i}" for i, name in enumerate(names))
+    return None if numbered else names

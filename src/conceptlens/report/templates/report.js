@@ -1,0 +1,574 @@
+"use strict";
+// The page's whole programme: it reads the numbers in #data and draws. It never asks the network for anything.
+// Values become colours as in conceptlens.render: same tables, same bilinear half-pixel enlargement, same rounding.
+
+(() => {
+  const LONGEST = 900; // pixels of the longest side of the overlay's canvas
+  const THUMB = 100;
+  const state = { image: 0, question: 0, opacity: 0.6, shared: false, cells: false, gamma: 0, chosen: new Set(), at: null };
+  let report;
+
+  // ---------------------------------------------------------------- small words
+
+  const find = (id) => document.getElementById(id);
+  const minus = (text) => text.replace("-", "−");
+  const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
+  const image = () => report.images[state.image];
+  const question = () => image().questions[state.question];
+
+  function make(tag, properties = {}, ...children) {
+    const element = document.createElement(tag);
+    for (const [name, value] of Object.entries(properties)) {
+      if (name in element) element[name] = value;
+      else element.setAttribute(name, value);
+    }
+    element.append(...children);
+    return element;
+  }
+
+  function number(value) {
+    const size = Math.abs(value);
+    return minus(value === 0 || (size >= 1e-3 && size < 1e5) ? String(Number(value.toPrecision(3))) : value.toExponential(1));
+  }
+
+  function percent(share) {
+    const value = 100 * share;
+    if (value > 0 && value < 0.1) return "<0.1%";
+    return `${value >= 9.95 || value === 0 ? Math.round(value) : value.toFixed(1)}%`;
+  }
+
+  const plus = (value, text) => (value > 0 ? `+${text}` : value < 0 ? `−${text}` : text);
+
+  function list(words) {
+    return words.length < 2 ? words.join("") : `${words.slice(0, -1).join(", ")} and ${words.at(-1)}`;
+  }
+
+  // ---------------------------------------------------------------- maps and scales
+
+  const isLive = (asked) => asked.kind === "contrast" && image().contrast !== null;
+
+  /** The map of a question; a contrast is computed here from its parts. */
+  function gridOf(asked) {
+    return isLive(asked) ? contrastGrid(image().contrast, state.gamma, state.chosen) : asked.map;
+  }
+
+  const isSigned = (asked) => asked.signed && !isLive(asked);
+
+  /** Weights of the chosen references, scaled to sum to 1; the others weigh 0. */
+  function weightsOf(references, chosen) {
+    const total = references.reduce((sum, one, i) => sum + (chosen.has(i) ? one.weight : 0), 0);
+    return references.map((one, i) => (chosen.has(i) && total > 0 ? one.weight / total : 0));
+  }
+
+  /** ReLU(target - gamma * sum of weight * reference), Finer-CAM's map, linear in the gradients before the ReLU. */
+  function contrastGrid(contrast, gamma, chosen) {
+    const weights = weightsOf(contrast.references, chosen);
+    const { target, references } = contrast.maps;
+    const values = target.values.map((value, cell) => {
+      const subtracted = references.reduce((sum, map, i) => sum + weights[i] * map.values[cell], 0);
+      return Math.max(0, value - gamma * subtracted);
+    });
+    return { height: target.height, width: target.width, values };
+  }
+
+  /** One scale for several maps: 0 to the highest value, or the same distance around zero. */
+  function scaleOf(grids, signed) {
+    let highest = 0;
+    for (const grid of grids) {
+      for (const value of grid.values) highest = Math.max(highest, signed ? Math.abs(value) : value);
+    }
+    const high = highest > 0 ? highest : 1;
+    return { low: signed ? -high : 0, high, signed };
+  }
+
+  /** The questions whose maps have the unit of this one: concepts among themselves, classes and contrasts too. */
+  function kin(asked) {
+    const isConcept = asked.kind === "concept";
+    return image().questions.filter((q) => (q.kind === "concept") === isConcept && isSigned(q) === isSigned(asked));
+  }
+
+  function scaleFor(asked) {
+    return scaleOf((state.shared ? kin(asked) : [asked]).map(gridOf), isSigned(asked));
+  }
+
+  /** Where a map peaks (0..1 of the photo) and the share of the photo that reaches half of it. */
+  function placeOf(asked) {
+    const { height, width, values } = gridOf(asked);
+    const highest = Math.max(...values);
+    if (highest <= 0 && !isSigned(asked)) return { peak: null, area: 0 };
+    if (!isLive(asked)) return { peak: asked.peak, area: asked.area };
+    const [left, top, right, bottom] = image().box;
+    const cells = values.flatMap((value, i) => (value === highest ? [i] : []));
+    const mean = (of) => cells.reduce((sum, i) => sum + of(i), 0) / cells.length;
+    const x = mean((i) => ((i % width) + 0.5) / width);
+    const y = mean((i) => (Math.floor(i / width) + 0.5) / height);
+    const half = values.filter((value) => value >= highest / 2).length / values.length;
+    return { peak: [left + x * (right - left), top + y * (bottom - top)], area: half * (right - left) * (bottom - top) };
+  }
+
+  function placeWords({ peak, area }) {
+    if (peak === null || area === 0) return "nowhere";
+    const third = (share, low, high) => (share < 1 / 3 ? low : share > 2 / 3 ? high : "");
+    return [third(peak[1], "top", "bottom"), third(peak[0], "left", "right")].filter(Boolean).join(" ") || "centre";
+  }
+
+  /** The score of a question; that of a contrast follows the sliders where it is a margin of logits. */
+  function scoreOf(asked) {
+    if (!isLive(asked)) return asked.score;
+    const { contrast, target } = image();
+    const margin = (gamma, chosen) =>
+      weightsOf(contrast.references, chosen).reduce((sum, weight, i) => sum - gamma * weight * contrast.references[i].score, target.score);
+    const whole = new Set(contrast.references.keys());
+    const fits = Math.abs(margin(contrast.gamma, whole) - asked.score) <= 1e-3 * (1 + Math.abs(asked.score));
+    return fits ? margin(state.gamma, state.chosen) : asked.score;
+  }
+
+  // ---------------------------------------------------------------- pixels
+
+  /** For each pixel the cells before and after it, and how far it is from the one to the other. */
+  function between(cells, size, stepped) {
+    return Array.from({ length: size }, (_, pixel) => {
+      const place = ((pixel + 0.5) * cells) / size;
+      if (stepped) return [Math.floor(place), Math.floor(place), 0];
+      const centred = clamp(place - 0.5, 0, cells - 1);
+      const before = Math.floor(centred);
+      return [before, Math.min(before + 1, cells - 1), centred - before];
+    });
+  }
+
+  /** An ImageData of a map, enlarged, then coloured. */
+  function coloured(grid, scale, width, height, opacity, stepped) {
+    const name = scale.signed ? "signed" : "sequential";
+    const table = report.colours[name];
+    const alpha = report.colours.alpha[name];
+    const pixels = new ImageData(width, height);
+    const columns = between(grid.width, width, stepped);
+    let at = 0;
+    for (const [upper, lower, down] of between(grid.height, height, stepped)) {
+      for (const [left, right, across] of columns) {
+        const value = (row) => grid.values[row * grid.width + left] * (1 - across) + grid.values[row * grid.width + right] * across;
+        const mixed = value(upper) * (1 - down) + value(lower) * down;
+        const index = Math.round(clamp((mixed - scale.low) / (scale.high - scale.low), 0, 1) * 255);
+        pixels.data.set(table[index], at);
+        pixels.data[at + 3] = Math.round(alpha[index] * opacity);
+        at += 4;
+      }
+    }
+    return pixels;
+  }
+
+  function paint(canvas, grid, scale, box, opacity, stepped) {
+    const context = canvas.getContext("2d");
+    const edge = (share, size) => Math.floor(share * size + 0.5);
+    const [left, top] = [edge(box[0], canvas.width), edge(box[1], canvas.height)];
+    const width = Math.max(1, edge(box[2], canvas.width) - left);
+    const height = Math.max(1, edge(box[3], canvas.height) - top);
+    context.clearRect(0, 0, canvas.width, canvas.height);
+    context.fillStyle = `rgb(0 0 0 / ${report.colours.dim * opacity})`;
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    context.putImageData(coloured(grid, scale, width, height, opacity, stepped), left, top);
+  }
+
+  /** The part of the photo that the model saw, small, with its map. */
+  function paintThumb(canvas, asked) {
+    const [left, top, right, bottom] = image().box;
+    const { naturalWidth, naturalHeight } = find("photo");
+    const layer = make("canvas", { width: canvas.width, height: canvas.height });
+    paint(layer, gridOf(asked), scaleFor(asked), [0, 0, 1, 1], 0.75, state.cells);
+    const context = canvas.getContext("2d");
+    const [x, y] = [left * naturalWidth, top * naturalHeight];
+    context.drawImage(find("photo"), x, y, (right - left) * naturalWidth, (bottom - top) * naturalHeight, 0, 0, canvas.width, canvas.height);
+    context.drawImage(layer, 0, 0);
+  }
+
+  function paintRamp(scale) {
+    const ramp = find("ramp");
+    const values = Array.from({ length: ramp.width }, (_, i) => scale.low + ((scale.high - scale.low) * i) / (ramp.width - 1));
+    const grid = { height: 1, width: ramp.width, values };
+    ramp.getContext("2d").putImageData(coloured(grid, scale, ramp.width, 1, 1, true), 0, 0);
+  }
+
+  // ---------------------------------------------------------------- the look: photo, map, scale
+
+  function showStage() {
+    const scale = scaleFor(question());
+    paint(find("overlay"), gridOf(question()), scale, image().box, state.opacity, state.cells);
+    paintRamp(scale);
+    find("low").textContent = number(scale.low);
+    find("middle").textContent = scale.signed ? "0" : "";
+    find("high").textContent = number(scale.high);
+    find("scale-words").textContent = scaleWords(question(), scale);
+    find("opacity-value").textContent = `${Math.round(100 * state.opacity)}%`;
+    showPlace();
+    showContrast();
+    showReadout();
+  }
+
+  function scaleWords(asked, scale) {
+    const meaning = scale.signed ? " Blue speaks against, red for." : "";
+    const count = kin(asked).length;
+    if (!state.shared || count < 2) return `This map’s own scale.${meaning}`;
+    return `The same scale for ${count} ${asked.kind === "concept" ? "concepts" : "class maps"}.${meaning}`;
+  }
+
+  function showPlace() {
+    const place = placeOf(question());
+    const words = placeWords(place);
+    const ring = find("peak");
+    ring.hidden = words === "nowhere" || state.opacity === 0;
+    if (!ring.hidden) [ring.style.left, ring.style.top] = place.peak.map((share) => `${100 * share}%`);
+    const where = words === "nowhere" ? " has no evidence in this photo." : ` peaks at the ${words}; half the peak or more on ${percent(place.area)} of the photo.`;
+    const { name, detail } = titleOf(question());
+    find("caption").replaceChildren(make("b", { textContent: name }), isLive(question()) ? ` ${detail}` : "", where);
+  }
+
+  function showReadout() {
+    const { height, width, values } = gridOf(question());
+    const cell = find("cell");
+    const at = state.at;
+    const shown = at !== null && at.row < height && at.column < width;
+    cell.hidden = find("mark").hidden = !shown;
+    find("readout").classList.toggle("quiet", !shown);
+    if (!shown) {
+      find("readout").textContent = "Point at the photo, or focus it and use the arrow keys, to read a value.";
+      return;
+    }
+    const value = values[at.row * width + at.column];
+    const scale = scaleFor(question());
+    const [left, top, right, bottom] = image().box.map((share) => 100 * share);
+    cell.style.left = `${left + ((right - left) * at.column) / width}%`;
+    cell.style.top = `${top + ((bottom - top) * at.row) / height}%`;
+    cell.style.width = `${(right - left) / width}%`;
+    cell.style.height = `${(bottom - top) / height}%`;
+    find("mark").style.left = `${100 * clamp((value - scale.low) / (scale.high - scale.low), 0, 1)}%`;
+    find("readout").textContent = `Value ${number(value)} at row ${at.row + 1}, column ${at.column + 1} of ${height} × ${width} cells`;
+  }
+
+  function point(event) {
+    const frame = find("stage").getBoundingClientRect();
+    const [left, top, right, bottom] = image().box;
+    const x = ((event.clientX - frame.left) / frame.width - left) / (right - left);
+    const y = ((event.clientY - frame.top) / frame.height - top) / (bottom - top);
+    const { height, width } = gridOf(question());
+    const inside = x >= 0 && x < 1 && y >= 0 && y < 1;
+    state.at = inside ? { row: Math.floor(y * height), column: Math.floor(x * width) } : null;
+    showReadout();
+  }
+
+  function walk(event) {
+    const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+    if (!step && event.key !== "Escape") return;
+    const { height, width } = gridOf(question());
+    const at = state.at ?? { row: (height - 1) >> 1, column: (width - 1) >> 1 };
+    const moved = state.at && step ? step : [0, 0];
+    state.at = step ? { row: clamp(at.row + moved[0], 0, height - 1), column: clamp(at.column + moved[1], 0, width - 1) } : null;
+    event.preventDefault();
+    showReadout();
+  }
+
+  // ---------------------------------------------------------------- the contrast
+
+  function resetContrast() {
+    const { contrast } = image();
+    state.gamma = contrast === null ? 0 : contrast.gamma;
+    state.chosen = new Set(contrast === null ? [] : contrast.references.keys());
+  }
+
+  function showContrast() {
+    const { contrast } = image();
+    find("contrast").hidden = !isLive(question());
+    if (!isLive(question())) return;
+    const weights = weightsOf(contrast.references, state.chosen);
+    find("gamma").value = state.gamma;
+    find("gamma-value").textContent = state.gamma.toFixed(2);
+    find("formula").textContent = formula(contrast);
+    find("reference-list").querySelectorAll("label").forEach((label, i) => {
+      label.querySelector("input").checked = state.chosen.has(i);
+      label.querySelector("small").textContent = state.chosen.has(i) ? `weight ${percent(weights[i])}` : "left out";
+    });
+  }
+
+  const chosenNames = (contrast) => contrast.references.flatMap((one, i) => (state.chosen.has(i) ? [one.name] : []));
+
+  function formula(contrast) {
+    const names = chosenNames(contrast);
+    if (names.length === 0 || state.gamma === 0) return `The evidence for ${contrast.target}, nothing subtracted.`;
+    const mean = names.length > 1 ? "the mean for " : "that for ";
+    return `The evidence for ${contrast.target}, less ${state.gamma.toFixed(2)} × ${mean}${list(names)}; what is below zero is left out.`;
+  }
+
+  function fillReferences() {
+    const { contrast } = image();
+    const labels = (contrast === null ? [] : contrast.references).map((one, i) => {
+      const box = make("input", { type: "checkbox", checked: true });
+      box.addEventListener("change", () => {
+        if (box.checked) state.chosen.add(i);
+        else state.chosen.delete(i);
+        refresh();
+      });
+      return make("label", {}, box, make("span", { textContent: one.name }), make("small"));
+    });
+    find("reference-list").replaceChildren(...labels);
+  }
+
+  // ---------------------------------------------------------------- the answers: what, where, how much
+
+  function countWords() {
+    const { target, against, questions } = image();
+    if (questions.every((one) => one.contribution === null)) return "";
+    return ` “How much”: to the right it speaks for ${target.name}, to the left ${against === null ? "against it" : `for ${against.name}`}.`;
+  }
+
+  function fillAnswer() {
+    const { target, against, model, layer, predictions } = image();
+    find("source").textContent = `${image().name} · ${model} · layer ${layer}`;
+    find("answer").textContent = target.name;
+    find("rather").hidden = against === null;
+    if (against !== null) find("rather").textContent = `rather than ${against.name}`;
+    find("predictions").replaceChildren(...predictions.map((one) => prediction(one, one.index === target.index)));
+    find("table-words").textContent = `Choose a row to see where.${countWords()}`;
+    find("word-dimmed").hidden = image().box.join() === "0,0,1,1";
+    find("contribution-words").textContent = contributionWords(target, against);
+  }
+
+  function prediction(one, isTarget) {
+    const fill = make("i");
+    fill.style.width = `${100 * one.probability}%`;
+    const title = `logit ${number(one.score)}`;
+    const share = make("span", { className: "share", textContent: percent(one.probability) });
+    const rail = make("span", { className: "rail", "aria-hidden": "true" }, fill);
+    return make("li", { className: isTarget ? "target" : "", title }, make("span", { textContent: one.name }), rail, share);
+  }
+
+  function contributionWords(target, against) {
+    const silenced = "when the channels that carry the concept are silenced, averaged over 20 steps.";
+    if (against === null) {
+      return `By how much the probability of ${target.name} falls ${silenced} Negative: the concept speaks against the class.`;
+    }
+    return `By how much the probability of ${target.name}, when only it and ${against.name} are compared, falls ${silenced} Positive: the concept speaks for ${target.name}; negative: for ${against.name}.`;
+  }
+
+  function fillTable() {
+    find("table").querySelectorAll("tbody").forEach((body) => body.remove());
+    const rows = image().questions.map(row);
+    const isConcept = (_, i) => image().questions[i].kind === "concept";
+    const groups = [rows.filter((one, i) => !isConcept(one, i)), rows.filter(isConcept)];
+    for (const group of groups.filter((one) => one.length > 0)) find("table").append(make("tbody", { role: "rowgroup" }, ...group));
+  }
+
+  function row(asked, index) {
+    const radio = make("input", { type: "radio", name: "question", value: String(index), checked: index === state.question });
+    const words = make("span", {}, make("b"), make("small"));
+    const what = make("label", { className: "what" }, radio, thumb(), words);
+    const cells = [make("td", {}, what), make("td", { className: "where" }), figure("score", ""), figure("unusual", sigma(asked.unusual)), much(asked)];
+    cells.forEach((cell) => cell.setAttribute("role", "cell"));
+    const element = make("tr", { role: "row", "data-question": String(index) }, ...cells);
+    radio.addEventListener("change", () => choose(index));
+    element.addEventListener("click", () => radio.checked || (radio.focus({ preventScroll: true }), choose(index)));
+    return element;
+  }
+
+  /** What a question is called, and what kind it is; a contrast names the classes that are chosen now. */
+  function titleOf(asked) {
+    if (isLive(asked)) {
+      const names = chosenNames(image().contrast);
+      return { name: image().contrast.target, detail: names.length > 0 ? `against ${list(names)}` : "against nothing" };
+    }
+    const kinds = { class: "the class itself", contrast: "contrast", concept: asked.type ?? "concept" };
+    return { name: asked.label, detail: kinds[asked.kind] ?? asked.kind };
+  }
+
+  function thumb() {
+    const [left, top, right, bottom] = image().box;
+    const shape = ((right - left) * image().width) / ((bottom - top) * image().height);
+    return make("canvas", { width: Math.round(THUMB * clamp(shape, 0.5, 2)), height: THUMB, "aria-hidden": "true" });
+  }
+
+  const sigma = (value) => (value === null ? null : plus(value, `${Math.abs(value).toFixed(1)} σ`));
+
+  function figure(name, text) {
+    return make("td", { className: text === null ? "figure none" : "figure", "data-name": name, textContent: text ?? "–" });
+  }
+
+  function much(asked) {
+    if (asked.contribution === null) return make("td", { className: "much none" }, make("span", { className: "share", textContent: "–" }));
+    const most = Math.max(...image().questions.map((q) => Math.abs(q.contribution ?? 0))) || 1;
+    const fill = make("i", { className: asked.contribution < 0 ? "against" : "for" });
+    fill.hidden = asked.contribution === 0;
+    fill.style.width = `${(50 * Math.abs(asked.contribution)) / most}%`;
+    const share = make("span", { className: "share", textContent: plus(asked.contribution, percent(Math.abs(asked.contribution))) });
+    return make("td", { className: "much" }, make("div", { className: "signed", "aria-hidden": "true" }, fill), share);
+  }
+
+  function showRows() {
+    for (const element of find("table").querySelectorAll("tbody tr")) {
+      const index = Number(element.dataset.question);
+      const asked = image().questions[index];
+      const place = placeOf(asked);
+      const words = placeWords(place);
+      const { name, detail } = titleOf(asked);
+      element.querySelector(".what b").textContent = name;
+      element.querySelector(".what small").textContent = detail;
+      element.classList.toggle("chosen", index === state.question);
+      element.querySelector("input").checked = index === state.question;
+      const share = words === "nowhere" ? [] : [make("small", { textContent: `${percent(place.area)} of the photo` })];
+      element.querySelector(".where").replaceChildren(words, ...share);
+      element.querySelector("[data-name=score]").textContent = number(scoreOf(asked));
+      paintThumb(element.querySelector("canvas"), asked);
+    }
+  }
+
+  // ---------------------------------------------------------------- photos, settings, files
+
+  function fillPhotos() {
+    find("photos").hidden = report.images.length < 2;
+    const labels = report.images.map((one, i) => {
+      const radio = make("input", { type: "radio", name: "photo", value: String(i), checked: i === 0 });
+      radio.addEventListener("change", () => showImage(i));
+      return make("label", { title: one.name }, radio, make("img", { src: one.picture, alt: "" }), make("span", { textContent: one.name }));
+    });
+    find("photo-list").replaceChildren(...labels);
+  }
+
+  function fillAgain() {
+    find("command").textContent = image().command;
+    const facts = { ...image().settings, ...report.versions };
+    const entry = ([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: Array.isArray(value) ? value.join(", ") : String(value) })];
+    find("settings").replaceChildren(...Object.entries(facts).flatMap(entry));
+  }
+
+  async function copyCommand() {
+    try {
+      await navigator.clipboard.writeText(image().command);
+      say("Copied", "The command is copied.");
+    } catch {
+      getSelection().selectAllChildren(find("command"));
+      const done = document.execCommand("copy");
+      say(done ? "Copied" : "Selected", done ? "The command is copied." : "The command is selected; copy it with the keyboard.");
+    }
+  }
+
+  function say(label, sentence) {
+    find("copy").textContent = label;
+    find("said").textContent = sentence;
+    setTimeout(() => (find("copy").textContent = "Copy"), 2000);
+  }
+
+  function download() {
+    const { colours, ...rest } = report;
+    const numbers = { ...rest, images: rest.images.map(({ picture, ...one }) => one) };
+    const address = URL.createObjectURL(new Blob([JSON.stringify(numbers, null, 1)], { type: "application/json" }));
+    make("a", { href: address, download: "conceptlens.json" }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 1000);
+  }
+
+  // ---------------------------------------------------------------- theme
+
+  /** The bars for and against a class take the colours of a signed map. */
+  function colourBars() {
+    const places = { "--for-deep": 228, "--against-deep": 30, "--for-pale": 200, "--against-pale": 62 };
+    for (const [name, place] of Object.entries(places)) {
+      document.documentElement.style.setProperty(name, `rgb(${report.colours.signed[place].join(" ")})`);
+    }
+  }
+
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+
+  function remembered() {
+    try {
+      return localStorage.getItem("conceptlens.theme");
+    } catch {
+      return null; // some browsers refuse storage to files
+    }
+  }
+
+  function showTheme() {
+    const theme = remembered() ?? document.documentElement.dataset.chosen ?? (dark.matches ? "dark" : "light");
+    document.documentElement.dataset.theme = theme;
+    if (find("theme")) find("theme").textContent = theme === "dark" ? "Light" : "Dark";
+  }
+
+  function toggleTheme() {
+    const theme = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
+    document.documentElement.dataset.chosen = theme;
+    try {
+      localStorage.setItem("conceptlens.theme", theme);
+    } catch {
+      // it is then kept until the page is closed
+    }
+    showTheme();
+  }
+
+  // ---------------------------------------------------------------- together
+
+  function refresh() {
+    showStage();
+    showRows();
+  }
+
+  function choose(index) {
+    state.question = index;
+    refresh();
+  }
+
+  async function showImage(index) {
+    Object.assign(state, { image: index, question: 0, at: null });
+    resetContrast();
+    const { name, picture, width, height, target } = image();
+    const shrink = Math.min(1, LONGEST / Math.max(width, height));
+    Object.assign(find("overlay"), { width: Math.max(1, Math.round(width * shrink)), height: Math.max(1, Math.round(height * shrink)) });
+    find("stage").style.setProperty("--ratio", String(width / height));
+    Object.assign(find("photo"), { src: picture, alt: `The photo ${name}, seen as ${target.name}` });
+    fillAnswer();
+    fillTable();
+    fillReferences();
+    fillAgain();
+    await find("photo").decode().catch(() => undefined);
+    if (state.image === index) refresh();
+    document.documentElement.dataset.shown = String(index);
+  }
+
+  function listen() {
+    const stage = find("stage");
+    const set = (name, value) => {
+      state[name] = value;
+      refresh();
+    };
+    const radios = (name, act) => document.getElementsByName(name).forEach((radio) => radio.addEventListener("change", () => act(radio.value)));
+    for (const kind of ["pointermove", "pointerdown"]) stage.addEventListener(kind, point);
+    for (const kind of ["pointerleave", "blur"]) stage.addEventListener(kind, () => ((state.at = null), showReadout()));
+    stage.addEventListener("keydown", walk);
+    find("opacity").addEventListener("input", (event) => ((state.opacity = event.target.value / 100), showStage()));
+    find("gamma").addEventListener("input", (event) => set("gamma", Number(event.target.value)));
+    find("reset").addEventListener("click", () => (resetContrast(), refresh()));
+    radios("scale", (value) => set("shared", value === "shared"));
+    radios("grid", (value) => set("cells", value === "cells"));
+    find("copy").addEventListener("click", copyCommand);
+    find("download").addEventListener("click", download);
+    find("theme").addEventListener("click", toggleTheme);
+  }
+
+  function start() {
+    report = JSON.parse(find("data").textContent);
+    find("opacity").value = 100 * state.opacity;
+    find("made").textContent = made();
+    find("main").hidden = false;
+    colourBars();
+    showTheme();
+    fillPhotos();
+    listen();
+    showImage(0);
+  }
+
+  function made() {
+    const when = new Date(report.created);
+    const date = Number.isNaN(when.valueOf()) ? report.created : when.toLocaleString("en-GB", { dateStyle: "long", timeStyle: "short" });
+    return `Which concepts the model sees, where, and how much they count · ${date} · ConceptLens ${report.versions.conceptlens ?? ""}`;
+  }
+
+  dark.addEventListener("change", showTheme);
+  showTheme();
+  document.addEventListener("DOMContentLoaded", start);
+  // For tests and for the curious: the map on the stage, its scale, and the state of the page.
+  window.conceptlens = { state, grid: () => gridOf(question()), scale: () => scaleFor(question()) };
+})();
