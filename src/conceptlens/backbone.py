@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -77,7 +77,7 @@ class Backbone:
     def anatomy(self) -> Anatomy:
         """What one probing forward pass on noise tells of the module; made when first needed."""
         rows, columns = self.transform.size if isinstance(self.transform, Preprocess) else self.input_size
-        noise = torch.randn(1, 3, rows, columns, generator=torch.Generator().manual_seed(0))
+        noise = torch.randn(2, _colours(self.module), rows, columns, generator=torch.Generator().manual_seed(0))
         images = noise.to(self.parameter.device, self.parameter.dtype)
         return anatomy(self.module, images, self._any_vector, self.prefix_tokens, self.channels_last)
 
@@ -230,12 +230,18 @@ def unwrap(module: nn.Module) -> nn.Module:
     return module if inner is None else unwrap(inner)
 
 
+def _colours(module: nn.Module) -> int:
+    """How many channels the images of a module have, as its first convolution tells."""
+    first = next((part for part in module.modules() if isinstance(part, nn.Conv2d)), None)
+    return 3 if first is None else first.in_channels
+
+
 def answer_tensor(output: Any) -> Tensor | None:
     """Return the tensor a model's output is about: itself, its logits, an image embedding or a pooled output."""
     if isinstance(output, Tensor):
         return output
     for name in ("logits", "image_embeds", "pooler_output", "last_hidden_state"):
-        value = getattr(output, name, None)
+        value = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
         if isinstance(value, Tensor):
             return value
     if isinstance(output, (tuple, list)) and output:

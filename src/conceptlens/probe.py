@@ -56,6 +56,8 @@ def anatomy(
     def watch(name: str, tensor: Tensor) -> Tensor | None:
         if not tensor.is_floating_point():
             return None
+        if torch.is_grad_enabled() and not tensor.requires_grad and _same_for_all(tensor):
+            return None  # a position embedding shows nothing of any image
         with torch.enable_grad():  # a trunk may turn gradients off; what its last layer puts out still counts
             kept = tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
             seen.append((name, kept))
@@ -76,10 +78,22 @@ def anatomy(
     if classifier is not None:  # a head initialised with zeros must not hide what it reads
         answer = entered[classifier]
     size = (images.shape[0], images.shape[2], images.shape[3])
+    queries = _queries(raw)
+    seen = [(name, tensor) for name, tensor in seen if tensor.ndim != 3 or tensor.shape[1] != queries]
     grids = _grids(module, seen, size, prefix, channels_last)
     reached = _reached([tensor for _, tensor, _ in grids], [grid for _, _, grid in grids], answer)
     layers = tuple(Layer(name, grid, hit) for (name, _, grid), hit in zip(grids, reached, strict=True))
     return Anatomy(layers, _default(module, grids, reached), classifier)
+
+
+def _same_for_all(values: Tensor) -> bool:
+    return len(values) > 1 and torch.equal(values[:1].expand_as(values), values)
+
+
+def _queries(output: Any) -> int | None:
+    """How many objects a detector asks for: their vectors lie in no place, yet 100 of them would pass for 10 x 10."""
+    logits = getattr(output, "logits", None)
+    return logits.shape[1] if isinstance(logits, Tensor) and logits.ndim == 3 else None
 
 
 def _grids(

@@ -163,7 +163,8 @@ def panel(
 
 def number(value: float) -> str:
     """Return three significant digits, with a true minus sign."""
-    text = f"{value:.3g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.1e}"
+    plain = value == 0 or 1e-3 <= abs(value) < 1e5
+    text = f"{float(f'{value:.3g}'):g}" if plain else f"{value:.1e}"
     return text.replace("-", "−")
 
 

@@ -91,7 +91,7 @@ class Probability:
         """Fix the class of every image."""
         index = class_indices(seen, self.target)
         labels = tuple(seen.model.class_name(int(i)) for i in index)
-        return Question(labels, logits_of, lambda logits, rows: _take(logits.float().softmax(1), index[rows]))
+        return Question(labels, logits_of, lambda logits, rows: _take(wide(logits).softmax(1), index[rows]))
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Concept:
         labels = (self.text or "direction",) * len(seen.images)
         if self.direction is not None:
             vector = self.direction
-            return Question(labels, lambda a: a.embedding, lambda e, rows: e.float() @ vector.to(e.device).float())
+            return Question(labels, lambda a: a.embedding, lambda e, rows: wide(e) @ vector.to(wide(e)))
         language = self.by or seen.model.language
         vector = language.encode_text([self.prompt.format(self.text)])[0]
         return Question(
@@ -125,8 +125,9 @@ class Concept:
 def similarity(
     images: Float[Tensor, "image dimension"], texts: Float[Tensor, "text dimension"], language: VisionLanguage
 ) -> Float[Tensor, "image text"]:
-    """Return `scale <image, text>`, of unit vectors where the pair is trained so; in float32."""
-    images, texts = images.float(), texts.float()
+    """Return `scale <image, text>`, of unit vectors where the pair is trained so; in float32 or better."""
+    images = wide(images)
+    texts = texts.to(images)
     if language.normalised:
         images, texts = (t / t.norm(dim=1, keepdim=True).clamp_min(1e-12) for t in (images, texts))
     return language.scale * images @ texts.T
@@ -181,7 +182,7 @@ class Contrast:
         )
 
         def measure(logits: Tensor, rows: Tensor) -> Tensor:
-            values = logits.float()
+            values = wide(logits)
             if self.objective == "official":
                 return _official(values, index[rows], others[rows], self.gamma)
             if self.of == "probabilities":
@@ -195,7 +196,7 @@ def choose_references(
     seen: Observation, contrast: Contrast
 ) -> tuple[Int[Tensor, "image"], Int[Tensor, "image reference"], Float[Tensor, "image reference"]]:
     """Return target classes, reference classes and reference weights (constants that sum to 1) of a contrast."""
-    logits = seen.logits.detach().float()
+    logits = wide(seen.logits.detach())
     if isinstance(contrast.target, Concept):
         raise InputError("a contrast of concepts has no reference classes; its references are the texts in against=")
     index = class_indices(seen, contrast.target)
@@ -253,14 +254,14 @@ def _reference_weights(seen: Observation, logits: Tensor, index: Tensor, others:
         closeness = _row_cosines(seen, index).gather(1, others).clamp_min(0)
         total = closeness.sum(1, keepdim=True)
         return torch.where(total > 0, closeness / total.clamp_min(1e-12), 1.0 / others.shape[1])
-    return torch.full(others.shape, 1.0 / others.shape[1], device=logits.device)
+    return torch.full(others.shape, 1.0 / others.shape[1], dtype=logits.dtype, device=logits.device)
 
 
 def _row_cosines(seen: Observation, index: Tensor) -> Tensor:
     linear = seen.model.classifier_module
     if linear is None:
         raise InputError(f"{seen.model.name} has no linear classifier to compare classes by; use by='logit' or 'rank'")
-    rows = torch.nn.functional.normalize(linear.weight.detach().float(), dim=1)
+    rows = torch.nn.functional.normalize(wide(linear.weight.detach()), dim=1)
     return rows[index] @ rows.T
 
 
@@ -292,6 +293,11 @@ def contrast_label(target: str, references: Sequence[str]) -> str:
     """Return `target / reference, reference`, each by the first of its names."""
     short = [name.split(",")[0] for name in (target, *references)]
     return f"{short[0]} / {', '.join(short[1:])}" if references else target
+
+
+def wide(values: Tensor) -> Tensor:
+    """Return `values` in float32, or in float64 where they are: half precision is too narrow to compare classes in."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _take(values: Tensor, index: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import conceptlens as cl
 from conceptlens.observe import Answer, Observation
 
+EXACT = torch.float64  # the contract is about equations, so it is checked where rounding cannot blur them
 GRADIENT_RULES = [name for name, rule in cl.RULES.items() if rule.reads == "gradient"]
 MODEL_RULES = [name for name, rule in cl.RULES.items() if rule.reads == "model"]
 
@@ -47,7 +48,7 @@ def targets_for(seen: Observation) -> list[Any]:
     return [*classes, *concepts, spread]
 
 
-def close(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:
+def close(a: Tensor, b: Tensor, tolerance: float = 1e-8) -> bool:
     """Whether two tensors agree to `tolerance` of the largest entry of each image and question."""
     scale = b.abs().flatten(2).amax(2)[(...,) + (None,) * (b.ndim - 2)]
     return bool(((a - b).abs() <= tolerance * scale + 1e-12).all())
@@ -75,7 +76,7 @@ def test_the_equation_holds(name: str, rule: str) -> None:
     assert signed.maps.shape == (2, len(targets), *feature.shape[2:])
     weights = signed.weights.expand(*signed.weights.shape[:3], *feature.shape[2:])
     expected = torch.einsum("nqkhw,nkhw->nqhw", weights, feature)
-    assert close(signed.maps, expected)
+    assert close(signed.maps, expected, 1e-5)
     assert torch.equal(rectified.maps, signed.maps.relu())
     assert bool(signed.maps.isfinite().all())
     assert bool((signed.maps.abs().amax((2, 3)) > 0).all()), "a map of zeros proves nothing"
@@ -84,19 +85,19 @@ def test_the_equation_holds(name: str, rule: str) -> None:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_batch_equals_its_images_one_by_one(name: str) -> None:
-    seen = observation(name)
+    seen = observation(name, EXACT)
     alone = [seen.model.observe(seen.images[i : i + 1]) for i in range(2)]
     for rule in GRADIENT_RULES + (MODEL_RULES if name in FEW else []):
         together = cl.cam(seen, targets_for(seen), rule=rule, signed=True)
         apart = [cl.cam(one, targets_for(one), rule=rule, signed=True) for one in alone]
-        assert close(together.maps, torch.cat([e.maps for e in apart]), 1e-3), rule
-        assert torch.allclose(together.scores, torch.cat([e.scores for e in apart]), rtol=1e-3, atol=1e-5)
+        assert close(together.maps, torch.cat([e.maps for e in apart])), rule
+        assert torch.allclose(together.scores, torch.cat([e.scores for e in apart]))
         assert together.labels == sum((e.labels for e in apart), ())
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_several_targets_at_once_equal_each_alone(name: str) -> None:
-    seen = observation(name)
+    seen = observation(name, EXACT)
     targets = targets_for(seen)
     together = cl.cam(seen, targets, signed=True)
     apart = [cl.cam(seen, target, signed=True) for target in targets]
@@ -195,9 +196,9 @@ def test_memory_is_freed_with_the_observation(name: str) -> None:
         seen = model.observe(random_images(ARCHITECTURES[name].size))
         explained = [cl.cam(seen, targets_for(seen), rule=rule) for rule in GRADIENT_RULES]
         root = seen.class_scores if seen.class_scores is not None else seen.embedding
-        watched = [weakref.ref(t) for t in (seen, seen.tap().raw, root, root.grad_fn)]
+        watched = [weakref.ref(t) for t in (seen, seen.tap().raw, root)]
         del seen, root
-        assert [w() for w in watched] == [None] * 4, "kept alive by a reference or a cycle"
+        assert [w() for w in watched] == [None] * 3, "kept alive by a reference or a cycle"
         assert explained
     finally:
         gc.enable()
@@ -207,7 +208,7 @@ def test_memory_is_freed_with_the_observation(name: str) -> None:
 def test_a_flipped_image_gives_a_flipped_map(name: str) -> None:
     size = ARCHITECTURES[name].flips
     assert size is not None
-    module = make_symmetric(fresh(name).module, columns=size[1] // 16)
+    module = make_symmetric(fresh(name, EXACT).module, columns=size[1] // 16)
     model = wrap(name, module)
     images = random_images(size)
     seen, mirrored = (model.observe(i, layers=backbone(name).default_layers) for i in (images, images.flip(-1)))
@@ -215,30 +216,24 @@ def test_a_flipped_image_gives_a_flipped_map(name: str) -> None:
         plain = cl.cam(seen, targets_for(seen), rule=rule, signed=True).maps
         flipped = cl.cam(mirrored, targets_for(mirrored), rule=rule, signed=True).maps
         assert plain.shape[-1] > 1
-        assert not close(plain, plain.flip(-1), 0.05), "a map that is its own mirror image proves nothing"
-        assert close(flipped, plain.flip(-1), 1e-2), rule
+        assert not close(plain, plain.flip(-1), 1e-3), "a map that is its own mirror image proves nothing"
+        assert close(flipped, plain.flip(-1)), rule
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_frozen_model_gives_the_same_maps(name: str) -> None:
-    model = fresh(name)
+    model = fresh(name, EXACT)
     model.module.requires_grad_(False)
     seen = model.observe(random_images(ARCHITECTURES[name].size))
-    expected = observation(name)
+    expected = observation(name, EXACT)
     for rule in GRADIENT_RULES:
         maps = cl.cam(seen, targets_for(seen), rule=rule).maps
-        assert torch.equal(maps, cl.cam(expected, targets_for(expected), rule=rule).maps)
+        assert close(maps, cl.cam(expected, targets_for(expected), rule=rule).maps), rule
 
 
 def alike(maps: Tensor, expected: Tensor) -> float:
     """Return the smallest cosine between maps of the same image and question."""
     return float(nn.functional.cosine_similarity(maps.float().flatten(2), expected.flatten(2), dim=2).min())
-
-
-# How alike a map in bfloat16 (8 bits of mantissa) is to the one in float32, and where less must do: a random ViT
-# moves its class token by the least of its patches' differences, which is what rounding takes away.
-HALF = 0.97
-HALF_OF: dict[str, float] = {}
 
 
 @pytest.mark.parametrize("how", ["bfloat16", "autocast", "autocast, asked outside"])
@@ -257,6 +252,4 @@ def test_half_precision_gives_the_same_map(name: str, how: str) -> None:
             explained = explain(seen) if how == "autocast" else None
         explained = explained or explain(seen)
     assert bool(explained.maps.isfinite().all())
-    likeness = alike(explained.maps, explain(observation(name)).maps)
-    print(f"HALF {name} {how} {likeness:.3f}")
-    assert likeness > HALF_OF.get(name, HALF)
+    assert alike(explained.maps, explain(observation(name)).maps) > 0.99

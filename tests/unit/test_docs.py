@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,7 +122,7 @@ def test_python_runs_and_prints_what_is_shown(page: Path, folder: Path, monkeypa
     names: dict[str, object] = {"__name__": "page"}
     try:
         for block in runnable(page):
-            code = compile("\n" * block.line + block.text, str(page), "exec")
+            code = compile("\n" * block.line + block.text, str(page), "exec", dont_inherit=True)
             printed = io.StringIO()
             with contextlib.redirect_stdout(printed):
                 exec(code, names)
@@ -188,3 +189,13 @@ def test_notebook_executes_and_its_outputs_are_kept(notebook: Path, tmp_path: Pa
         assert [o["output_type"] for o in old.get("outputs", [])] == [o["output_type"] for o in new.get("outputs", [])]
         printed = [["".join(o.get("text", [])) for o in cell.get("outputs", [])] for cell in (old, new)]
         assert all(same(a, b) for a, b in zip(*printed, strict=True)), printed
+
+
+def test_the_tables_of_the_pages_are_those_of_the_code() -> None:
+    equation = (DOCS / "equation.md").read_text(encoding="utf-8")
+    assert [name for name in cl.RULES if f"| `{name}` |" not in equation] == []
+    design = (DOCS / "design.md").read_text(encoding="utf-8")
+    (contract,) = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    assert "\n".join(contract["layers"]) in design

@@ -61,7 +61,7 @@ class OpenClip:
     @property
     def scale(self) -> float:
         """The learned temperature, `exp(logit_scale)`."""
-        return float(self.model.logit_scale.exp())
+        return float(self.model.logit_scale.detach().exp())
 
     @property
     def bias(self) -> float:
@@ -94,7 +94,7 @@ class Transformers:
     @property
     def scale(self) -> float:
         """The learned temperature, `exp(logit_scale)`."""
-        return float(self.model.logit_scale.exp())
+        return float(self.model.logit_scale.detach().exp())
 
     @property
     def bias(self) -> float:
@@ -129,7 +129,7 @@ class Transformers:
 
 def _bias(model: Any) -> float:
     bias = getattr(model, "logit_bias", None)
-    return 0.0 if bias is None else float(bias)
+    return 0.0 if bias is None else float(bias.detach())
 
 
 @dataclass(frozen=True, eq=False)

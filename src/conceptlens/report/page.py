@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from conceptlens.atomic import replacing
 from conceptlens.error import InputError
 from conceptlens.render import DIM, alpha_table, colour_table
 
@@ -36,15 +37,11 @@ def write_page(data: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
     The file appears whole or not at all: it is written beside its place and then moved there.
     """
     place = Path(path)
-    if place.is_dir() or not place.parent.is_dir():
-        raise InputError(f"cannot write a page to '{place}'; expected a file name in a folder that exists")
+    if place.is_dir():
+        raise InputError(f"cannot write a page to '{place}', which is a folder; give a file name in it")
     text = page(data)
-    part = place.with_name(f".{place.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(part, place)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(place) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
     return place
 
 

@@ -22,29 +22,29 @@ def fetching(name: str) -> Iterator[None]:
     While the host of Hugging Face cannot be reached, its client is held offline: it then reads its cache or fails at
     once, instead of trying again for a minute.
     """
-    try:
-        with _offline_where_unreachable(), _own_logging():
-            yield
-    except InputError:
-        raise
-    except Exception as error:  # libraries and their networks raise their own kinds
-        reason = (str(error).strip().splitlines() or [""])[0].rstrip(".")
-        raise InputError(
-            f"{name} could not be had ({type(error).__name__}: {reason}); check the name and the network, "
-            "or give a file with weights=, or use pretrained=False"
-        ) from error
-
-
-@contextmanager
-def _offline_where_unreachable() -> Iterator[None]:
     from huggingface_hub import constants
 
     found = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = found or not reachable(constants.ENDPOINT)
     try:
-        yield
+        with _own_logging():
+            yield
+    except InputError:
+        raise
+    except Exception as error:  # libraries and their networks raise their own kinds
+        reason = f"{type(error).__name__}: {_first_sentence(error)}"
+        if constants.HF_HUB_OFFLINE:
+            reason += f"; {constants.ENDPOINT} is {'switched off by HF_HUB_OFFLINE' if found else 'out of reach'}"
+        raise InputError(
+            f"{name} could not be had ({reason}); check the name and the network, or give a file with weights=, "
+            "or use pretrained=False"
+        ) from error
     finally:
         constants.HF_HUB_OFFLINE = found
+
+
+def _first_sentence(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].split(". ")[0].rstrip(".")
 
 
 def reachable(address: str) -> bool:

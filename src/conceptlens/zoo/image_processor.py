@@ -29,13 +29,14 @@ def preprocess_of(processor: Any, name: str) -> Preprocess:
     how: dict[str, Any] = {"mean": mean, "std": std, "odd": "down"}
     how["interpolation"] = _RESAMPLING[int(settings.get("resample", 2))]
     if settings.get("do_center_crop") and crop:
-        resize = (size["height"], size["width"]) if "height" in size else int(short / (share or 1.0))
+        resize = int(short / (share or 1.0)) if short else (size["height"], size["width"])
         return Preprocess((crop["height"], crop["width"]), resize=resize, **how)
-    if short is not None and share is not None and short < 384:  # ConvNeXt: from 384 on, nothing is cut off
+    if short and share and short < 384:  # ConvNeXt: from 384 on, nothing is cut off
         return Preprocess((short, short), resize=int(short / share), **how)
-    if short is None and "height" not in size:
+    rows, columns = (short, short) if short else (size.get("height"), size.get("width"))
+    if not rows or not columns:
         raise InputError(f"{name} resizes photos to {dict(size)}, which is not understood; {_ADVICE}")
-    return Preprocess((size.get("height", short), size.get("width", short)), fit="squash", **how)
+    return Preprocess((rows, columns), fit="squash", **how)
 
 
 def check_same(transform: Preprocess, processor: Any, name: str) -> None:

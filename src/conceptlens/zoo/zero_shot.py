@@ -23,11 +23,9 @@ class ZeroShot(nn.Module):
     def __init__(self, tower: nn.Module, texts: Float[Tensor, "class dimension"], scale: float, bias: float) -> None:
         super().__init__()
         self.tower = tower
-        self.classifier = nn.utils.skip_init(nn.Linear, texts.shape[1], texts.shape[0])
-        with torch.no_grad():
-            self.classifier.weight.copy_(scale * F.normalize(texts, dim=1))
-            self.classifier.bias.fill_(bias)
-        self.classifier.to(texts)
+        self.classifier = nn.Linear(texts.shape[1], texts.shape[0], device="meta")  # draws no random numbers
+        self.classifier.weight = nn.Parameter(scale * F.normalize(texts, dim=1))
+        self.classifier.bias = nn.Parameter(texts.new_full((texts.shape[0],), bias))
 
     def forward(self, images: Float[Tensor, "image colour rows columns"]) -> Float[Tensor, "image class"]:
         """Return the scores of every class, of the unit image vector that enters `classifier`."""

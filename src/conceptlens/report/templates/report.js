@@ -11,7 +11,7 @@
   // ---------------------------------------------------------------- small words
 
   const find = (id) => document.getElementById(id);
-  const minus = (text) => text.replace("-", "−");
+  const minus = (text) => text.replaceAll("-", "−");
   const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
   const image = () => report.images[state.image];
   const question = () => image().questions[state.question];
@@ -546,6 +546,7 @@
     find("copy").addEventListener("click", copyCommand);
     find("download").addEventListener("click", download);
     find("theme").addEventListener("click", toggleTheme);
+    addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((one) => (one.open = true)));
   }
 
   function start() {

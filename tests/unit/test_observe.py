@@ -1,0 +1,456 @@
+"""One forward pass: what is kept of it, how it is asked, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from architectures import CLASSES, backbone, fresh, observation, random_images, stir, wrap
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import conceptlens as cl
+from conceptlens import observe as observing
+from conceptlens.observe import Observation
+
+SIZE = (32, 48)
+
+
+def small(*, inplace: bool = False) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=4, padding=1),
+        nn.ReLU(inplace=inplace),
+        nn.Conv2d(8, 16, 3, stride=2, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(inplace=inplace),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, CLASSES),
+    ).eval()
+
+
+def seen_by(module: nn.Module, layers: Any = None, images: int = 2, **settings: Any) -> Observation:
+    return cl.Backbone(module, "small", input_size=SIZE, **settings).observe(random_images(SIZE, images), layers)
+
+
+def gradient_by_hand(module: nn.Module, images: Tensor, layer: str, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+    """Feature and gradient with one hook and `backward`, as anyone would write it."""
+    kept: list[Tensor] = []
+
+    def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        kept.append(output.detach().clone().requires_grad_())
+        return kept[0].clone()
+
+    handle = module.get_submodule(layer).register_forward_hook(hook)
+    output = module(images)
+    handle.remove()
+    (gradient,) = torch.autograd.grad(getattr(output, "logits", output), kept[0], cotangent)
+    return kept[0].detach(), gradient
+
+
+class TestGradient:
+    @pytest.mark.parametrize("layer", ["0", "1", "2", "3", "4"])
+    @pytest.mark.parametrize("inplace", [False, True])
+    def test_equals_backward_by_hand(self, layer: str, inplace: bool) -> None:
+        seen = seen_by(small(inplace=inplace), layer)
+        cotangent = torch.randn(2, CLASSES)
+        feature, gradient = gradient_by_hand(small(), seen.images, layer, cotangent)
+        torch.testing.assert_close(seen.feature(), feature)
+        torch.testing.assert_close(seen.pull(seen.logits, cotangent[:, None])[:, 0], gradient)
+
+    def test_is_of_one_score_or_of_several(self) -> None:
+        seen = seen_by(small(), "2")
+        one, several = seen.gradient(seen.logits[:, 3]), seen.gradient(seen.logits[:, [3, 5]])
+        assert one.shape == (2, 1, 16, 4, 6)
+        assert several.shape == (2, 2, 16, 4, 6)
+        torch.testing.assert_close(one[:, 0], several[:, 0])
+
+    def test_every_layer_is_kept_in_one_pass(self) -> None:
+        seen = seen_by(small(), ["1", "2", "4"])
+        for layer in ("1", "2", "4"):
+            alone = seen_by(small(), layer)
+            torch.testing.assert_close(seen.gradient(seen.logits, layer), alone.gradient(alone.logits))
+        assert seen.layer == "4"
+
+    def test_several_questions_are_chunked_by_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen = seen_by(small(), "2")
+        at_once = seen.gradient(seen.logits[:, :5])
+        products: list[int] = []
+        plain = observing._products
+
+        def counted(root: Tensor, raw: Tensor, cotangents: Tensor) -> Tensor:
+            products.append(len(cotangents))
+            return plain(root, raw, cotangents)
+
+        monkeypatch.setattr(observing, "_products", counted)
+        monkeypatch.setattr(observing, "GRADIENT_BYTES", 2 * seen.tap().raw.numel() * 4)
+        torch.testing.assert_close(seen.gradient(seen.logits[:, :5]), at_once)
+        assert products == [2, 2, 1]
+        monkeypatch.setattr(observing, "GRADIENT_BYTES", 0)
+        torch.testing.assert_close(seen.gradient(seen.logits[:, :5]), at_once)
+
+    def test_is_refused_where_none_arrives(self) -> None:
+        class Deaf(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.trunk, self.aside = small(), nn.Conv2d(3, 4, 8, stride=8)
+
+            def forward(self, images: Tensor) -> Tensor:
+                self.aside(images)
+                return self.trunk(images)
+
+        with pytest.raises(cl.InputError, match=r"no gradient reaches layer 'aside'.*choose another layer"):
+            cl.cam(seen_by(Deaf(), "aside"))
+
+
+# What the cells must reach the logits through for the closed form to be chosen: their mean and one linear map.
+CLOSED = {
+    "timm resnet": True,
+    "timm efficientnet": True,
+    "timm coatnet": True,
+    "hf swin": True,
+    "torchvision swin": True,
+    "torchvision resnet18": True,
+    "timm convnext": False,  # a norm stands between pooling and classifier
+    "timm vit": False,
+    "open_clip resnet": False,
+}
+
+
+class PatchMean(nn.Module):
+    """A linear probe on the mean of a frozen ViT's normed patch tokens, as Finer-CAM's own DINOv2 head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = fresh("timm vit").module
+        self.head = nn.Linear(64, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            tokens = self.trunk.forward_features(images)
+        return self.head(tokens[:, 1:].mean(1))
+
+
+class TestClosedForm:
+    @pytest.mark.parametrize(("name", "chosen"), CLOSED.items())
+    def test_is_chosen_where_it_holds_and_equals_the_gradient(self, name: str, chosen: bool) -> None:
+        seen = observation(name)
+        root = seen.logits if seen.class_scores is not None else seen.embedding
+        assert (seen.readout(root) is not None) == chosen
+        cotangents = torch.randn(2, 3, root.shape[1], generator=torch.Generator().manual_seed(0))
+        pulled = seen.pull(root, cotangents)
+        through = seen._pull_through_graph(root, cotangents, seen.layer)
+        torch.testing.assert_close(pulled, through, rtol=0, atol=1e-5 * float(through.abs().max()))
+
+    def test_needs_no_backward(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen = observation("timm resnet")
+        seen.readout(seen.logits)
+        monkeypatch.setattr(torch.autograd, "grad", None)
+        pulled = seen.pull(seen.logits, torch.eye(CLASSES).expand(2, -1, -1))
+        assert pulled.shape == (2, CLASSES, 96, 3, 5)
+        assert pulled.stride()[-2:] == (0, 0), "one value per channel, not one per cell"
+
+    def test_serves_the_embedding_too(self) -> None:
+        seen = observation("timm resnet")
+        matrix = seen.readout(seen.embedding)
+        assert matrix is not None
+        assert torch.equal(matrix, torch.eye(96))
+
+    def test_of_a_probe_on_patch_tokens_whose_trunk_has_no_gradients(self) -> None:
+        torch.manual_seed(0)
+        model = cl.Backbone(PatchMean(), "probe", input_size=(96, 160))
+        assert model.default_layers == ("trunk.norm",)
+        seen = model.observe(random_images((96, 160)))
+        assert seen.tap().grid.prefix == 1
+        assert seen.readout(seen.logits) is not None
+        contrast = cl.Contrast(3, against=[4], gamma=0.6)
+        weights = cl.cam(seen, contrast).weights[..., 0, 0]
+        rows = model.module.head.weight.detach()
+        torch.testing.assert_close(weights, ((rows[3] - 0.6 * rows[4]) / 60).expand(2, 1, -1))
+
+    def test_is_not_taken_for_a_target_that_is_no_matrix(self) -> None:
+        seen = observation("timm resnet")
+        assert seen.readout(seen.logits * 2) is None
+
+    @pytest.mark.parametrize("pool", [nn.AdaptiveMaxPool2d(1), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.ReLU())])
+    def test_is_refused_by_its_values_or_its_gradient(self, pool: nn.Module) -> None:
+        module = small()
+        module[4], module[5] = nn.Identity(), pool
+        seen = seen_by(module, "3")
+        assert seen.readout(seen.logits) is None
+
+
+class Frame(NamedTuple):
+    tokens: Tensor
+    extra: int
+
+
+class TestOutputs:
+    @pytest.mark.parametrize(
+        ("wrapped", "opened"),
+        [
+            (lambda t: (t, 1), lambda o: o[0]),
+            (lambda t: [t, 1], lambda o: o[0]),
+            (lambda t: {"features": t, "extra": t}, lambda o: o["features"]),
+            (lambda t: {"extra": 1, "features": t}, lambda o: o["features"]),
+            (lambda t: Frame(t, 1), lambda o: o.tokens),
+        ],
+        ids=["tuple", "list", "dict", "dict, second", "named tuple"],
+    )
+    def test_a_layer_may_wrap_its_tensor(self, wrapped: Callable[..., Any], opened: Callable[..., Tensor]) -> None:
+        class Wrapping(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner = small()[:5]
+
+            def forward(self, images: Tensor) -> Any:
+                return wrapped(self.inner(images))
+
+        class Whole(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.stage, self.head = Wrapping(), small()[5:]
+
+            def forward(self, images: Tensor) -> Tensor:
+                return self.head(opened(self.stage(images)))
+
+        plain = seen_by(nn.Sequential(small()[:5], small()[5:]), "0")
+        seen = seen_by(Whole(), "stage")
+        torch.testing.assert_close(cl.cam(seen, 3).maps, cl.cam(plain, 3).maps)
+
+    def test_a_model_output_is_read_by_its_logits(self) -> None:
+        seen = observation("hf dinov2 registers")
+        assert torch.equal(seen.logits, seen.output.logits)
+        assert seen.tap().grid.prefix == 4
+        assert seen.embedding.shape == (2, 64)
+
+    def test_a_model_output_that_hides_a_second_path_is_not_the_default_layer(self) -> None:
+        # `swin` puts out last_hidden_state and pooler_output, and the classifier reads the second
+        assert backbone("hf swin").default_layers == ("swin.layernorm",)
+        assert backbone("hf convnext").default_layers == ("convnext.encoder",)
+
+    def test_missing_answers_say_so(self) -> None:
+        tower, unknown = observation("open_clip vit"), observation("hf deit distilled")
+        with pytest.raises(cl.InputError, match=r"open_clip vit gives no class scores.*cl\.Concept"):
+            _ = tower.logits
+        with pytest.raises(cl.InputError, match=r"hf deit distilled has no embedding.*classifier="):
+            _ = unknown.embedding
+
+
+class TestInPlace:
+    def test_what_comes_after_does_not_touch_what_is_kept(self) -> None:
+        seen = seen_by(small(inplace=True), "3")
+        assert bool((seen.feature() < 0).any()), "the ReLU after the layer must not reach into it"
+        torch.testing.assert_close(seen.feature(), seen_by(small(), "3").feature())
+
+    def test_an_in_place_sum_after_the_layer(self) -> None:
+        class Residual(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.stem, self.branch, self.head = small()[:2], nn.Conv2d(8, 8, 1), nn.Linear(8, CLASSES)
+
+            def forward(self, images: Tensor) -> Tensor:
+                base = self.stem(images)
+                branch = self.branch(base)
+                branch += base
+                return self.head(F.relu_(branch).mean((2, 3)))
+
+        torch.manual_seed(0)
+        module = Residual()
+        seen = seen_by(module, "branch")
+        torch.testing.assert_close(seen.feature(), module.branch(module.stem(seen.images)).detach())
+        assert bool(cl.cam(seen, 3).maps.isfinite().all())
+
+
+class TestCallers:
+    @pytest.mark.parametrize("name", ["timm resnet", "timm convnext", "timm vit", "hf swin"])
+    @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+    def test_may_have_turned_gradients_off(self, name: str, mode: Any) -> None:
+        expected = observation(name)
+        targets = [cl.Logit(3), cl.Contrast(3), lambda answer: answer.logits[:, 2]]
+        with mode():
+            seen = backbone(name).observe(expected.images * 1.0)
+            maps = cl.cam(seen, targets, signed=True).maps
+        torch.testing.assert_close(maps, cl.cam(expected, targets, signed=True).maps)
+        torch.testing.assert_close(cl.cam(seen, targets, signed=True).maps, maps)
+
+    @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+    def test_may_name_the_very_first_layer(self, mode: Any) -> None:
+        with mode():
+            seen = seen_by(nn.Sequential(nn.Identity(), small()), "0")
+            assert bool(cl.cam(seen, 3, signed=True).maps.abs().sum() > 0)
+
+    def test_a_module_whose_trunk_has_no_gradients_is_seen_from_the_trunks_end(self) -> None:
+        class Probe(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.trunk, self.head = small()[:5], small()[5:]
+
+            def forward(self, images: Tensor) -> Tensor:
+                with torch.no_grad():
+                    features = self.trunk(images)
+                return self.head(features)
+
+        model = cl.Backbone(Probe(), "probe", input_size=SIZE)
+        assert model.default_layers == ("trunk",)
+        maps = cl.cam(model.observe(random_images(SIZE)), 3).maps
+        torch.testing.assert_close(maps, cl.cam(seen_by(small(), "4"), 3).maps)
+        with pytest.raises(cl.InputError, match="turns gradients off after it"):
+            cl.cam(model.observe(random_images(SIZE), layers="trunk.2"), 3)
+
+
+class TestShapes:
+    @pytest.mark.parametrize("name", ["timm vit", "hf swin", "torchvision swin", "timm mambaout"])
+    def test_images_need_not_be_square(self, name: str) -> None:
+        seen = observation(name)
+        height, width = seen.tap().grid.height, seen.tap().grid.width
+        assert height / width == seen.images.shape[2] / seen.images.shape[3]
+        assert cl.cam(seen, 3).maps.shape == (2, 1, height, width)
+
+    @pytest.mark.parametrize("name", ["timm vit", "hf swin", "torchvision swin", "timm mambaout", "timm resnet"])
+    def test_the_map_lies_where_the_image_changed(self, name: str) -> None:
+        """A patch painted at the top right changes the feature most at the top right."""
+        expected = observation(name)
+        painted = expected.images.clone()
+        rows, columns = painted.shape[2:]
+        painted[..., : rows // 3, -columns // 4 :] += 4.0
+        layer = {"timm resnet": "layer1", "timm vit": "patch_embed"}.get(name, expected.model.anatomy.layers[0].name)
+        before, after = (expected.model.observe(i, layers=layer).feature() for i in (expected.images, painted))
+        change = (before - after).abs().sum((0, 1))
+        row, column = divmod(int(change.argmax()), change.shape[1])
+        assert row < change.shape[0] / 2
+        assert column > change.shape[1] / 2
+
+
+class TestRefusals:
+    def test_a_layer_that_runs_twice(self) -> None:
+        class Twice(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.block, self.rest = nn.Conv2d(3, 3, 3, padding=1), small()
+
+            def forward(self, images: Tensor) -> Tensor:
+                return self.rest(self.block(self.block(images)))
+
+        with pytest.raises(cl.InputError, match=r"layer 'block' runs more than once"):
+            seen_by(Twice(), "block")
+
+    def test_a_layer_that_never_runs(self) -> None:
+        module = small()
+        module.register_module("idle", nn.Identity())
+        wrapped = nn.Sequential()
+        wrapped.add_module("used", small())
+        wrapped.idle = nn.ModuleDict({"part": nn.Linear(2, 2)})
+        wrapped.forward = lambda images: wrapped.used(images)  # type: ignore[method-assign]
+        with pytest.raises(cl.InputError, match=r"layer 'idle\.part' gave no tensor"):
+            seen_by(wrapped, "idle.part")
+
+    def test_a_layer_that_was_not_observed(self) -> None:
+        with pytest.raises(cl.InputError, match=r"layer '2' was not observed; observed: 4; use model\.observe"):
+            seen_by(small(), "4").feature("2")
+
+    def test_an_unknown_layer_has_near_names(self) -> None:
+        with pytest.raises(cl.InputError, match=r"no layer 'layer5' in timm resnet; near names: .*layer4"):
+            backbone("timm resnet").observe(torch.randn(1, 3, 96, 160), layers="layer5")
+
+    @pytest.mark.parametrize("images", [torch.randn(3, 32, 48), torch.zeros(1, 3, 32, 48, dtype=torch.uint8)])
+    def test_a_tensor_that_is_no_batch_of_images(self, images: Tensor) -> None:
+        with pytest.raises(cl.InputError, match="expected floating image colour rows columns"):
+            cl.Backbone(small(), input_size=SIZE).observe(images)
+
+
+def rerun_by_hand(module: nn.Module, image: Tensor, layer: str, raw: Tensor) -> Tensor:
+    handle = module.get_submodule(layer).register_forward_hook(lambda *_: raw)
+    output = module(image.expand(len(raw), -1, -1, -1))
+    handle.remove()
+    return getattr(output, "logits", output).detach()
+
+
+class TestRerun:
+    @pytest.mark.parametrize("name", ["timm resnet", "timm mambaout", "timm vit", "hf swin", "torchvision swin"])
+    @pytest.mark.parametrize("image", [0, 1])
+    def test_equals_replacing_cells_by_hand(self, name: str, image: int) -> None:
+        seen = observation(name)
+        tap = seen.tap()
+        cells = seen.feature()[image].expand(3, -1, -1, -1).clone()
+        cells[1, :, 0, -1] = 0
+        cells[2] *= 0.5
+        answer = seen.rerun(cells, image)
+        raw = tap.grid.write(tap.raw.detach()[image : image + 1].expand(3, *tap.raw.shape[1:]), cells)
+        by_hand = rerun_by_hand(seen.model.module, seen.images[image : image + 1], seen.layer, raw)
+        torch.testing.assert_close(answer.logits, by_hand, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(answer.logits[0], seen.logits[image].detach(), rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(answer.logits[1], answer.logits[0])
+
+    def test_a_sequence_first_layer(self) -> None:
+        class SequenceFirst(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.patch, self.mix, self.head = nn.Conv2d(3, 16, 8, 8), nn.Linear(16, 16), nn.Linear(16, CLASSES)
+
+            def forward(self, images: Tensor) -> Tensor:
+                return self.head(self.mix(self.patch(images).flatten(2).permute(2, 0, 1)).relu().mean(0))
+
+        torch.manual_seed(0)
+        seen = seen_by(SequenceFirst(), "mix")
+        assert seen.tap().grid.order == "token image channel"
+        cells = torch.stack([seen.feature()[1], seen.feature()[1] * 0])
+        answer = seen.rerun(cells, image=1)
+        torch.testing.assert_close(answer.logits[0], seen.logits[1].detach())
+        torch.testing.assert_close(answer.logits[1], seen.model.module.head.bias.detach())
+
+    def test_what_lies_before_the_layer_runs_once_for_all(self) -> None:
+        module, batches = small(), []
+        module[0].register_forward_hook(lambda _m, inputs, _o: batches.append(len(inputs[0])))
+        seen = seen_by(module, "4")
+        batches.clear()
+        seen.rerun(seen.feature()[:1].expand(5, -1, -1, -1))
+        assert batches == [1]
+
+    def test_a_callable_may_read_the_raw_output(self) -> None:
+        seen = observation("hf dinov2 registers")
+        answer = seen.rerun(seen.feature()[:1].expand(3, -1, -1, -1))
+        assert answer.output.logits.shape == (3, CLASSES)
+
+    @pytest.mark.parametrize("kind", ["raises", "mixes"])
+    def test_falls_back_where_the_batch_cannot_grow(self, kind: str) -> None:
+        """The head reads something of the images beside the tapped layer: once as a shape, once as values."""
+
+        class Aside(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.trunk, self.head = small()[:5], small()[5:]
+
+            def forward(self, images: Tensor) -> Tensor:
+                features = self.trunk(images)
+                if kind == "raises":
+                    features = features.view(len(images), 16, 4, 6)
+                    return self.head(features)
+                return self.head(features) / len(images) * len(features)
+
+        seen = seen_by(Aside(), "trunk")
+        cells = torch.stack([seen.feature()[0], seen.feature()[0] * 0])
+        answer = seen.rerun(cells)
+        torch.testing.assert_close(answer.logits[0], seen.logits[0].detach())
+        torch.testing.assert_close(answer.logits[1], small()[7].bias.detach())
+
+
+def test_forward_asks_again_without_a_graph() -> None:
+    seen = seen_by(small(), "4")
+    answer = seen.forward(seen.images.flip(0))
+    torch.testing.assert_close(answer.logits, seen.logits.detach().flip(0))
+    assert not answer.logits.requires_grad
+
+
+def test_a_module_in_training_mode_is_seen_in_eval_mode() -> None:
+    module = stir(small()).train()
+    seen = seen_by(module, "4")
+    torch.testing.assert_close(seen.logits.detach(), module.eval()(seen.images).detach())
+
+
+def test_wrapping_keeps_the_module_it_was_given() -> None:
+    module = small()
+    assert wrap("timm resnet", module).module is module

@@ -1,0 +1,489 @@
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from playwright.sync_api import Browser, Page, expect
+
+from conceptlens import render
+from conceptlens.error import InputError
+from conceptlens.report.page import check, embed, page, write_page
+
+pytestmark = pytest.mark.web
+
+WIDTH, HEIGHT = 240, 160
+BOX = [0.2, 0.05, 0.8, 0.95]
+EVIL = """</script><script>alert(1)</script><img src=x onerror="document.title='broken'"> "quoted" & 'single'"""
+Grid = dict[str, Any]
+Open = Callable[..., Page]
+
+
+def bump(x: float, y: float, width: float = 0.15, cells: int = 7) -> np.ndarray:
+    places = (np.arange(cells) + 0.5) / cells
+    return np.exp(-((places[None] - x) ** 2 + (places[:, None] - y) ** 2) / (2 * width**2))
+
+
+def grid(values: np.ndarray) -> Grid:
+    return {"height": values.shape[0], "width": values.shape[1], "values": values.flatten().tolist()}
+
+
+def photo(colour: str = "tan") -> str:
+    image = Image.new("RGB", (WIDTH, HEIGHT), colour)
+    ImageDraw.Draw(image).ellipse((60, 30, 180, 140), fill="darkolivegreen")
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def a_class(index: int, name: str, score: float, probability: float) -> dict[str, Any]:
+    return {"index": index, "name": name, "score": score, "probability": probability}
+
+
+def a_question(kind: str, label: str, values: np.ndarray, score: float, **more: Any) -> dict[str, Any]:
+    row, column = np.unravel_index(values.argmax(), values.shape)
+    x, y = (column + 0.5) / values.shape[1], (row + 0.5) / values.shape[0]
+    return {
+        "kind": kind,
+        "label": label,
+        "type": None,
+        "score": score,
+        "unusual": None,
+        "contribution": None,
+        "peak": [BOX[0] + x * (BOX[2] - BOX[0]), BOX[1] + y * (BOX[3] - BOX[1])],
+        "area": 0.08,
+        "signed": bool((values < 0).any()),
+        "map": grid(values),
+        **more,
+    }
+
+
+TARGET = 3 * bump(0.4, 0.4, 0.25)
+REFERENCES = [2 * bump(0.6, 0.5, 0.2) - 0.1, bump(0.2, 0.8)]
+WEIGHTS = [0.75, 0.25]
+
+
+def finer(gamma: float, weights: list[float]) -> np.ndarray:
+    """Finer-CAM's map, as the contract of the report says it."""
+    return np.maximum(0, TARGET - gamma * sum(w * r for w, r in zip(weights, REFERENCES, strict=True)))
+
+
+def an_image(name: str = "cat.png", colour: str = "tan", extra_label: str | None = None) -> dict[str, Any]:
+    classes = [a_class(1, "tabby", 9.0, 0.6), a_class(2, "tiger cat", 8.0, 0.3), a_class(3, "lynx", 6.0, 0.0004)]
+    questions = [
+        a_question("class", "tabby", np.maximum(TARGET, 0), 9.0),
+        a_question("contrast", "tabby against tiger cat, lynx", finer(0.6, WEIGHTS), 9.0 - 0.6 * (0.75 * 8 + 0.25 * 6)),
+        a_question("concept", "whiskers", 0.04 * bump(0.2, 0.8), 0.21, type="part", unusual=3.14, contribution=0.184),
+        a_question("concept", "water", 0.01 * bump(0.8, 0.2), 0.05, type="thing", unusual=-0.6, contribution=-0.092),
+        a_question("concept", "warmth", 0.02 * (bump(0.3, 0.3) - bump(0.7, 0.7)), 0.02),
+        a_question("concept", "nothing", np.zeros((7, 7)), -0.01, area=0.0, unusual=-1.0, contribution=0.0),
+    ]
+    if extra_label is not None:
+        questions.append(a_question("concept", extra_label, 0.02 * bump(0.5, 0.5), 0.1, type=extra_label))
+    return {
+        "name": name,
+        "picture": photo(colour),
+        "width": WIDTH,
+        "height": HEIGHT,
+        "box": BOX,
+        "model": "timm:tf_efficientnet_lite0",
+        "layer": "blocks.6",
+        "target": classes[0],
+        "against": None,
+        "predictions": classes,
+        "questions": questions,
+        "contrast": {
+            "target": "tabby",
+            "gamma": 0.6,
+            "references": [
+                {"name": one["name"], "index": one["index"], "score": one["score"], "weight": weight}
+                for one, weight in zip(classes[1:], WEIGHTS, strict=True)
+            ],
+            "maps": {"target": grid(TARGET), "references": [grid(r) for r in REFERENCES]},
+        },
+        "settings": {"method": "ce_fam", "top": 8},
+        "command": f"conceptlens explain {name} --out report.html",
+    }
+
+
+def a_report(*images: dict[str, Any], title: str = "A report") -> dict[str, Any]:
+    return {
+        "schema": "conceptlens.report/1",
+        "title": title,
+        "created": "2025-11-20T14:05:00+00:00",
+        "versions": {"conceptlens": "0.1.0", "torch": "2.13.0"},
+        "images": list(images) or [an_image()],
+    }
+
+
+@pytest.fixture
+def open_report(browser: Browser, tmp_path: Path) -> Iterator[Open]:
+    """Open a report; at the end no request, console message or error may have come from it."""
+    contexts, complaints = [], []
+
+    def opened(data: dict[str, Any] | None = None, width: int = 1280, height: int = 900, **options: Any) -> Page:
+        address = write_page(data or a_report(), tmp_path / "report.html").as_uri()
+        context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        contexts.append(context)
+
+        def gate(route: Any) -> None:
+            if route.request.url == address:
+                route.continue_()
+            else:
+                complaints.append(f"request {route.request.url}")
+                route.abort()
+
+        context.route(re.compile(r"^(?!data:|blob:)"), gate)
+        tab = context.new_page()
+        tab.on("console", lambda message: complaints.append(f"console {message.type}: {message.text}"))
+        tab.on("pageerror", lambda error: complaints.append(f"error {error}"))
+        tab.on("dialog", lambda dialog: (complaints.append(f"dialog {dialog.message}"), dialog.dismiss()))
+        tab.goto(address)
+        shown(tab)
+        return tab
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def shown(tab: Page, image: int = 0) -> None:
+    tab.locator(f"html[data-shown='{image}']").wait_for()
+
+
+def pixels(tab: Page, selector: str = "#overlay") -> np.ndarray:
+    flat, width, height = tab.evaluate(
+        """(selector) => {
+          const canvas = document.querySelector(selector);
+          const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", {willReadFrequently: true});
+          copy.drawImage(canvas, 0, 0);
+          const {data} = copy.getImageData(0, 0, canvas.width, canvas.height);
+          return [Array.from(data), canvas.width, canvas.height];
+        }""",
+        selector,
+    )
+    return np.array(flat, dtype=int).reshape(height, width, 4)
+
+
+def computed(tab: Page) -> np.ndarray:
+    values = tab.evaluate("window.conceptlens.grid()")
+    return np.array(values["values"]).reshape(values["height"], values["width"])
+
+
+def choose(tab: Page, question: int) -> None:
+    tab.locator(f"tr[data-question='{question}']").click()
+
+
+def slide(tab: Page, selector: str, value: float) -> None:
+    tab.locator(selector).fill(str(value))
+
+
+def test_the_page_opens_without_request_error_or_warning(open_report: Open) -> None:
+    tab = open_report()
+    assert tab.title() == "A report"
+    assert tab.locator("#answer").inner_text() == "tabby"
+    assert [row.split("\n")[-1] for row in tab.locator("#predictions li").all_inner_texts()] == ["60%", "30%", "<0.1%"]
+
+
+def test_the_page_paints_the_colours_of_render(open_report: Open) -> None:
+    tab = open_report()
+    for question in (0, 2, 4):
+        choose(tab, question)
+        values = np.array(an_image()["questions"][question]["map"]["values"]).reshape(7, 7)
+        scale = render.scale_of([values], signed=question == 4)
+        left, top, right, bottom = 48, 8, 192, 152
+        expected = render.colour(render.upsample(values, bottom - top, right - left), scale).astype(int)
+        painted = pixels(tab)[top:bottom, left:right]
+        assert np.abs(painted[..., 3] - 0.6 * expected[..., 3]).max() <= 2
+        seen = painted[..., 3:] / 255 * painted[..., :3]  # what the eye gets, over black
+        assert np.abs(seen - 0.6 * expected[..., 3:] / 255 * expected[..., :3]).max() <= 3
+
+
+def test_choosing_a_row_by_click_changes_the_map(open_report: Open) -> None:
+    tab = open_report()
+    before = pixels(tab)
+    choose(tab, 2)
+    assert (pixels(tab) != before).any()
+    assert tab.locator("#caption").inner_text().startswith("whiskers peaks at the bottom left;")
+    assert tab.locator("tr.chosen").get_attribute("data-question") == "2"
+
+
+def test_choosing_a_row_by_keyboard_changes_the_map(open_report: Open) -> None:
+    tab = open_report()
+    tab.locator("tr[data-question='0'] input").focus()
+    maps = [pixels(tab)]
+    for question in (1, 2, 3):
+        tab.keyboard.press("ArrowDown")
+        assert tab.evaluate("window.conceptlens.state.question") == question
+        maps.append(pixels(tab))
+        assert (maps[-1] != maps[-2]).any()
+    tab.keyboard.press("ArrowUp")
+    assert np.array_equal(pixels(tab), maps[2])
+
+
+def test_every_control_is_reached_by_tab(open_report: Open) -> None:
+    tab = open_report()
+    choose(tab, 1)
+    tab.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
+    reached = set()
+    for _ in range(24):
+        tab.keyboard.press("Tab")
+        reached.add(tab.evaluate("document.activeElement.id || document.activeElement.name"))
+    assert {"theme", "stage", "gamma", "reset", "opacity", "scale", "grid", "question", "copy", "download"} <= reached
+
+
+def test_a_table_row_says_what_where_and_how_much(open_report: Open) -> None:
+    tab = open_report()
+    cells = tab.locator("tr[data-question='2'] td").all_inner_texts()
+    assert [" ".join(cell.split()) for cell in cells] == [
+        "whiskers part",
+        "bottom left 8.0% of the photo",
+        "0.21",
+        "+3.1 σ",
+        "+18%",
+    ]
+    negative = tab.locator("tr[data-question='3']")
+    assert "−9.2%" in negative.inner_text()
+    assert negative.locator(".signed .against").count() == 1
+    assert "nowhere" in tab.locator("tr[data-question='5']").inner_text()
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.35, 0.6, 1.5, 2.0])
+def test_the_gamma_slider_gives_the_map_of_the_formula(open_report: Open, gamma: float) -> None:
+    tab = open_report()
+    choose(tab, 1)
+    assert np.allclose(computed(tab), finer(0.6, WEIGHTS))
+    before = pixels(tab)
+    slide(tab, "#gamma", gamma)
+    assert np.allclose(computed(tab), finer(gamma, WEIGHTS))
+    assert (pixels(tab) != before).any() == (gamma != 0.6)
+    score = tab.locator("tr[data-question='1'] [data-name=score]").inner_text()
+    assert score == render.number(9.0 - gamma * (0.75 * 8 + 0.25 * 6))
+
+
+def test_the_reference_chooser_renormalises_the_weights(open_report: Open) -> None:
+    tab = open_report()
+    choose(tab, 1)
+    boxes = tab.locator("#reference-list input")
+    boxes.nth(0).uncheck()
+    assert np.allclose(computed(tab), finer(0.6, [0.0, 1.0]))
+    assert "less 0.60 × that for lynx" in tab.locator("#formula").inner_text()
+    boxes.nth(1).uncheck()
+    assert np.allclose(computed(tab), finer(0.0, WEIGHTS))
+    assert "nothing subtracted" in tab.locator("#formula").inner_text()
+    tab.locator("#reset").click()
+    assert np.allclose(computed(tab), finer(0.6, WEIGHTS))
+
+
+def test_the_contrast_panel_is_there_for_contrasts_only(open_report: Open) -> None:
+    tab = open_report()
+    assert not tab.locator("#contrast").is_visible()
+    choose(tab, 1)
+    assert tab.locator("#contrast").is_visible()
+    choose(tab, 2)
+    assert not tab.locator("#contrast").is_visible()
+
+
+def test_a_contrast_without_parts_shows_the_map_it_was_given(open_report: Open) -> None:
+    tab = open_report(a_report({**an_image(), "contrast": None}))
+    choose(tab, 1)
+    assert not tab.locator("#contrast").is_visible()
+    assert np.allclose(computed(tab), finer(0.6, WEIGHTS))
+
+
+def test_opacity_zero_shows_the_bare_photo(open_report: Open) -> None:
+    tab = open_report()
+    assert pixels(tab)[..., 3].any()
+    assert pixels(tab)[2, 2, 3] == round(255 * render.DIM * 0.6)
+    slide(tab, "#opacity", 0)
+    assert not pixels(tab)[..., 3].any()
+    assert not tab.locator("#peak").is_visible()
+
+
+def test_the_scale_is_stated_and_can_be_shared(open_report: Open) -> None:
+    tab = open_report()
+    choose(tab, 3)
+    own = pixels(tab)
+    assert tab.locator("#high").inner_text() == render.number(0.01 * bump(0.8, 0.2).max())
+    tab.locator("[name=scale][value=shared]").check()
+    assert tab.locator("#high").inner_text() == render.number(0.04 * bump(0.2, 0.8).max())
+    assert "same scale for 3 concepts" in tab.locator("#scale-words").inner_text()
+    assert pixels(tab)[..., 3].sum() < own[..., 3].sum()
+
+
+def test_raw_cells_are_as_coarse_as_the_layer(open_report: Open) -> None:
+    tab = open_report()
+    tab.locator("[name=grid][value=cells]").check()
+    inside = pixels(tab)[8:152, 48:192]
+    assert 5 < len(np.unique(inside.reshape(-1, 4), axis=0)) <= 49
+
+
+def test_pointing_at_the_photo_reads_out_the_raw_value(open_report: Open) -> None:
+    tab = open_report()
+    stage = tab.locator("#stage").bounding_box()
+    assert stage is not None
+    x, y = BOX[0] + 2.5 / 7 * (BOX[2] - BOX[0]), BOX[1] + 4.5 / 7 * (BOX[3] - BOX[1])
+    tab.mouse.move(stage["x"] + x * stage["width"], stage["y"] + y * stage["height"])
+    expected = render.number(TARGET[4, 2])
+    assert tab.locator("#readout").inner_text() == f"Value {expected} at row 5, column 3 of 7 × 7 cells"
+    tab.mouse.move(stage["x"] + 2, stage["y"] + 2)  # beside what the model saw
+    assert "Point at the photo" in tab.locator("#readout").inner_text()
+
+
+def test_arrow_keys_on_the_photo_read_out_cells(open_report: Open) -> None:
+    tab = open_report()
+    tab.locator("#stage").focus()
+    for key in ("ArrowRight", "ArrowRight", "ArrowUp"):
+        tab.keyboard.press(key)
+    assert "row 3, column 5 of" in tab.locator("#readout").inner_text()
+    tab.keyboard.press("Escape")
+    assert not tab.locator("#cell").is_visible()
+
+
+def test_labels_are_text_whatever_they_hold(open_report: Open) -> None:
+    image = an_image(name=EVIL, extra_label=EVIL)
+    image["target"] = image["predictions"][0] = a_class(1, EVIL, 9.0, 0.6)
+    image["settings"] = {EVIL: EVIL}
+    image["contrast"]["target"] = image["contrast"]["references"][0]["name"] = EVIL
+    tab = open_report(a_report(image, title=EVIL))
+    choose(tab, 1)
+    choose(tab, 6)
+    assert tab.title() == " ".join(EVIL.split())
+    assert tab.locator("#answer").text_content() == EVIL
+    assert tab.locator("tr[data-question='6'] b").text_content() == EVIL
+    assert tab.locator("img[src=x]").count() == 0
+    assert tab.locator("script").count() == 2
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_follows_the_system_and_remembers_another_choice(open_report: Open, scheme: Any) -> None:
+    tab = open_report(color_scheme=scheme)
+    background = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)[0]"
+    assert (tab.evaluate(background) < 80) == (scheme == "dark")
+    tab.locator("#theme").click()
+    assert (tab.evaluate(background) < 80) == (scheme == "light")
+    tab.reload()
+    shown(tab)
+    assert (tab.evaluate(background) < 80) == (scheme == "light")
+
+
+@pytest.mark.parametrize("width", [360, 620, 800, 1179, 1180, 1600])
+def test_no_width_needs_horizontal_scrolling(open_report: Open, width: int) -> None:
+    long = "a very long name of a concept, Donaudampfschifffahrtsgesellschaftskapitän included"
+    tab = open_report(a_report(*[an_image(f"{i} {long}.png", extra_label=long) for i in range(3)]), width=width)
+    for question in (1, 2, 6):
+        choose(tab, question)
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_every_number_of_a_row_is_there_on_a_phone(open_report: Open) -> None:
+    tab = open_report(width=360, height=740)
+    row = tab.locator("tr[data-question='2']")
+    for text in ("whiskers", "0.21", "+3.1 σ", "+18%", "8.0% of the photo"):
+        assert row.get_by_text(text).is_visible()
+
+
+def test_the_command_is_copied(open_report: Open) -> None:
+    tab = open_report(permissions=["clipboard-read", "clipboard-write"])
+    tab.locator("#copy").click()
+    expect(tab.locator("#copy")).to_have_text("Copied")
+    assert tab.evaluate("navigator.clipboard.readText()") == "conceptlens explain cat.png --out report.html"
+
+
+def test_the_numbers_can_be_downloaded(open_report: Open) -> None:
+    tab = open_report(accept_downloads=True)
+    with tab.expect_download() as download:
+        tab.locator("#download").click()
+    numbers = json.loads(download.value.path().read_text(encoding="utf-8"))
+    expected = a_report()
+    del expected["images"][0]["picture"]
+    assert numbers == expected
+
+
+def test_several_images_are_chosen_from_a_strip(open_report: Open) -> None:
+    other = an_image("dog.png", "navy")
+    other["questions"] = [a_question("class", "beagle", bump(0.9, 0.9), 4.0)]
+    other["target"], other["contrast"] = a_class(7, "beagle", 4.0, 0.5), None
+    other["against"] = a_class(8, "basset", 3.0, 0.2)
+    tab = open_report(a_report(an_image(), other))
+    choose(tab, 2)
+    before = pixels(tab)
+    tab.locator("#photo-list label").nth(1).click()
+    shown(tab, 1)
+    assert tab.locator("#answer").inner_text() == "beagle"
+    assert tab.locator("#rather").inner_text() == "rather than basset"
+    assert tab.locator("tbody tr").count() == 1
+    assert (pixels(tab) != before).any()
+    tab.locator("#photo-list input").nth(1).focus()
+    tab.keyboard.press("ArrowLeft")
+    shown(tab, 0)
+    assert tab.locator("#answer").inner_text() == "tabby"
+
+
+def test_one_image_has_no_strip(open_report: Open) -> None:
+    assert not open_report().locator("#photos").is_visible()
+
+
+def test_the_page_prints(open_report: Open) -> None:
+    tab = open_report(color_scheme="dark")
+    tab.emulate_media(media="print")
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert not tab.locator(".controls").is_visible()
+    assert len(tab.pdf()) > 10_000
+
+
+def test_the_policy_allows_nothing_from_outside(open_report: Open) -> None:
+    text = page(a_report())
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', text)
+    assert policy is not None
+    assert "default-src 'none'" in policy[1].replace("&#39;", "'")
+    assert "unsafe" not in policy[1]
+    assert not re.search(r"(?:src|href)=[\"']?(?:https?:)?//", text)
+
+
+def test_data_in_a_script_element_cannot_end_it() -> None:
+    text = embed({"label": EVIL, "line": "a\u2028b"})
+    assert "<" not in text
+    assert "\u2028" not in text
+    assert json.loads(text) == {"label": EVIL, "line": "a\u2028b"}
+
+
+def test_the_file_is_whole_or_not_there(tmp_path: Path) -> None:
+    place = tmp_path / "report.html"
+    place.write_text("before")
+    broken = a_report()
+    broken["images"][0]["questions"][0]["score"] = float("nan")
+    with pytest.raises(InputError, match="NaN"):
+        write_page(broken, place)
+    assert place.read_text() == "before"
+    assert write_page(a_report(), place) == place
+    assert place.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert list(tmp_path.iterdir()) == [place]
+    assert write_page(a_report(), tmp_path / "new" / "report.html").is_file()
+    with pytest.raises(InputError, match="cannot write"):
+        write_page(a_report(), place / "report.html")
+
+
+def test_data_that_cannot_be_shown_is_refused_with_its_place() -> None:
+    def refused(change: Callable[[dict[str, Any]], Any], words: str) -> None:
+        data = a_report()
+        change(data)
+        with pytest.raises(InputError, match=words):
+            check(data)
+
+    refused(lambda d: d.update(schema="other/2"), "schema is 'other/2'")
+    refused(lambda d: d.update(images=[]), "no image")
+    refused(lambda d: d["images"][0].pop("box"), "image 'cat.png' lacks box")
+    refused(lambda d: d["images"][0].update(picture="https://example.org/a.png"), "is an address")
+    refused(lambda d: d["images"][0].update(questions=[]), "no question")
+    refused(lambda d: d["images"][0]["questions"][2]["map"]["values"].pop(), "'whiskers' of image 'cat.png' has 48")
+    refused(lambda d: d["images"][0]["contrast"]["maps"]["references"].pop(), "one map for the target")
+    assert check(a_report()) is None
