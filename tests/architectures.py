@@ -14,13 +14,13 @@ from typing import Any, Literal
 import timm
 import torch
 import transformers
-from conceptlens.zoo.from_transformers import best_query
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
 from torch import Tensor, nn
 from torchvision.models import SwinTransformer, VisionTransformer, resnet18
 
 import conceptlens as cl
 from conceptlens.observe import Observation
+from conceptlens.zoo.from_transformers import best_query
 
 CLASSES = 12
 LABELS = tuple(f"kind {i}" for i in range(CLASSES))
@@ -121,7 +121,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "timm vit4": Architecture(_sized("test_vit4"), flips=_EVEN),
     "timm vit_relpos": Architecture(_sized("test_vit_relpos")),
     "hf vit": Architecture(_hf("ViT", **_TOKENS, **_PATCHES), (48, 64)),
-    "hf deit distilled": Architecture(_hf("DeiT", "ForImageClassificationWithTeacher", **_TOKENS, **_PATCHES), (48, 64)),
+    "hf deit distilled": Architecture(
+        _hf("DeiT", "ForImageClassificationWithTeacher", **_TOKENS, **_PATCHES), (48, 64)
+    ),
     "hf swin": Architecture(
         _hf("Swin", image_size=64, patch_size=4, embed_dim=16, depths=[1, 2], num_heads=[2, 2], window_size=4,
             num_labels=CLASSES), (48, 64),

@@ -28,7 +28,7 @@ def forward(
         for name, watch in (inputs or {}).items():
             handle = module.get_submodule(name).register_forward_pre_hook(_on_input(watch))
             stack.callback(handle.remove)
-        return module(images)
+        return module(images.clone() if images.is_inference() else images)
 
 
 def first_tensor(output: Any) -> Tensor | None:
@@ -41,6 +41,18 @@ def first_tensor(output: Any) -> Tensor | None:
     if isinstance(output, (tuple, list)):
         return output[0] if output and isinstance(output[0], Tensor) else None
     return None
+
+
+def map_tensors(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return `output` with each of its tensors changed, whatever tuples and model outputs hold them."""
+    if isinstance(output, Tensor):
+        return change(output)
+    if isinstance(output, Mapping):
+        parts = {key: map_tensors(value, change) for key, value in output.items()}
+        return type(output)(**parts)  # pyright: ignore[reportCallIssue]
+    if isinstance(output, (tuple, list)):
+        return _sequence_like(output, [map_tensors(value, change) for value in output])
+    return output
 
 
 def _on_output(watch: Watch) -> Callable[..., Any]:
@@ -68,14 +80,18 @@ def _with_first(output: Any, tensor: Tensor) -> Any:
         changed = type(output)(**output)
         changed[key] = tensor  # pyright: ignore[reportIndexIssue]
         return changed
-    return type(output)([tensor, *output[1:]])
+    return _sequence_like(output, [tensor, *output[1:]])
+
+
+def _sequence_like(output: Any, parts: list[Any]) -> Any:
+    return output._make(parts) if hasattr(output, "_make") else type(output)(parts)  # a named tuple makes itself
 
 
 @contextmanager
 def _as_found(module: nn.Module) -> Iterator[None]:
     """Hold `module` in eval mode and frozen, and give back its modes, `requires_grad` and the random state."""
     modes = {m: m.training for m in module.modules()}
-    learning = [p for p in module.parameters() if p.requires_grad]
+    learning = [p for p in module.parameters() if p.requires_grad and not p.is_inference()]
     devices = sorted({p.device.index for p in module.parameters() if p.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.enable_grad():
         try:

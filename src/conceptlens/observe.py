@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from conceptlens.error import InputError
-from conceptlens.forward import Watch, forward
+from conceptlens.forward import Watch, forward, map_tensors
 from conceptlens.layout import Grid
 
 if TYPE_CHECKING:
@@ -191,10 +191,11 @@ class Observation(Answer):
         try:
             answer = ask(self.model, one, {name: replace})
             if self._control_holds(answer, image, len(variants)):
-                return _rows(answer, slice(1, None))
+                return _without_control(answer, len(variants))
         except RuntimeError:  # a shape taken from the batch before the layer: the batch cannot grow there
             pass
-        return _rows(ask(self.model, one.expand(len(variants), -1, -1, -1), {name: replace}), slice(1, None))
+        answer = ask(self.model, one.expand(len(variants), -1, -1, -1), {name: replace})
+        return _without_control(answer, len(variants))
 
     def _control_holds(self, answer: Answer, image: int, variants: int) -> bool:
         pairs = [(answer.class_scores, self.class_scores), (answer.vector, self.vector)]
@@ -259,9 +260,15 @@ def _products(root: Tensor, raw: Tensor, cotangents: Tensor) -> Tensor:
     return gradients
 
 
-def _rows(answer: Answer, rows: slice) -> Answer:
-    scores, vector = (None if t is None else t[rows] for t in (answer.class_scores, answer.vector))
-    return Answer(answer.model, answer.output, scores, vector)
+def _without_control(answer: Answer, rows: int) -> Answer:
+    """Return `answer` less its first row, in its raw output too."""
+
+    def cut(tensor: Tensor) -> Tensor:
+        return tensor[1:] if tensor.ndim and len(tensor) == rows else tensor
+
+    return Answer(
+        answer.model, *(map_tensors(part, cut) for part in (answer.output, answer.class_scores, answer.vector))
+    )
 
 
 def _close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> bool:

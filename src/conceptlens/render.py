@@ -21,8 +21,9 @@ SEQUENTIAL = "plasma"
 # Blue for negative, red for positive, a neutral middle.
 SIGNED = "RdBu_r"
 COLOURS = 256
-# The part of a scale over which a colour fades in: weaker evidence leaves the photo visible.
-FADE = 0.45
+# The part of a scale over which a colour fades in, so that weak evidence leaves the photo visible: for maps from zero
+# up most of it, since real maps are seldom zero anywhere; for signed ones less, since their middle is pale already.
+FADE, FADE_SIGNED = 0.85, 0.5
 # How much of the black that covers what the model did not see, times the opacity of the overlay.
 DIM = 0.55
 WHOLE = (0.0, 0.0, 1.0, 1.0)
@@ -70,10 +71,10 @@ def colour_table(signed: bool) -> UInt8[np.ndarray, "colour 3"]:
 
 @functools.cache
 def alpha_table(signed: bool) -> UInt8[np.ndarray, "colour"]:
-    """Return how opaque each colour is: nothing at zero, rising smoothly to all at `FADE` of the scale."""
+    """Return how opaque each colour is: nothing at zero, rising smoothly to all at the end of its fade."""
     place = np.linspace(0.0, 1.0, COLOURS)
     strength = np.abs(2 * place - 1) if signed else place
-    rise = np.clip(strength / FADE, 0.0, 1.0)
+    rise = np.clip(strength / (FADE_SIGNED if signed else FADE), 0.0, 1.0)
     return np.rint(255 * rise**2 * (3 - 2 * rise)).astype(np.uint8)
 
 

@@ -43,9 +43,9 @@ class Question:
 
     def at(self, seen: Observation) -> tuple[Tensor, Float[Tensor, "image"], Float[Tensor, "image dimension"]]:
         """Return the root in the graph of `seen`, the scores there, and their gradient at the root."""
-        root = self.root(seen)
-        rows = torch.arange(len(self.labels), device=root.device)
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has turned off
+            root = self.root(seen)
+            rows = torch.arange(len(self.labels), device=root.device)
             point = root.detach().requires_grad_()
             scores = self.measure(point, rows)
             (cotangent,) = torch.autograd.grad(scores.sum(), point, materialize_grads=True, allow_unused=True)

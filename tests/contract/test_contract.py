@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import ARCHITECTURES, FEW, backbone, fresh, make_symmetric, observation, random_images, wrap
 from torch import Tensor, nn
 
 import conceptlens as cl
+from architectures import ARCHITECTURES, FEW, backbone, fresh, make_symmetric, observation, random_images, wrap
 from conceptlens.observe import Answer, Observation
 
 EXACT = torch.float64  # the contract is about equations, so it is checked where rounding cannot blur them

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from architectures import CLASSES, backbone, fresh, observation, random_images, stir, wrap
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import conceptlens as cl
+from architectures import CLASSES, backbone, fresh, observation, random_images, stir, wrap
 from conceptlens import observe as observing
 from conceptlens.observe import Observation
 
@@ -96,7 +96,7 @@ class TestGradient:
         class Deaf(nn.Module):
             def __init__(self) -> None:
                 super().__init__()
-                self.trunk, self.aside = small(), nn.Conv2d(3, 4, 8, stride=8)
+                self.trunk, self.aside = small(), nn.Conv2d(3, 8, 8, stride=8)
 
             def forward(self, images: Tensor) -> Tensor:
                 self.aside(images)
@@ -279,8 +279,9 @@ class TestCallers:
 
     @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
     def test_may_name_the_very_first_layer(self, mode: Any) -> None:
+        module = nn.Sequential(nn.Identity(), small())
         with mode():
-            seen = seen_by(nn.Sequential(nn.Identity(), small()), "0")
+            seen = seen_by(module, "0", channels_last=False)
             assert bool(cl.cam(seen, 3, signed=True).maps.abs().sum() > 0)
 
     def test_a_module_whose_trunk_has_no_gradients_is_seen_from_the_trunks_end(self) -> None:

@@ -212,7 +212,7 @@ def test_choosing_a_row_by_click_changes_the_map(open_report: Open) -> None:
     before = pixels(tab)
     choose(tab, 2)
     assert (pixels(tab) != before).any()
-    assert tab.locator("#caption").inner_text().startswith("whiskers peaks at the bottom left;")
+    assert tab.locator("#caption").inner_text().startswith("whiskers peaks at the lower left;")
     assert tab.locator("tr.chosen").get_attribute("data-question") == "2"
 
 
@@ -245,7 +245,7 @@ def test_a_table_row_says_what_where_and_how_much(open_report: Open) -> None:
     cells = tab.locator("tr[data-question='2'] td").all_inner_texts()
     assert [" ".join(cell.split()) for cell in cells] == [
         "whiskers part",
-        "bottom left 8.0% of the photo",
+        "lower left 8.0% of the photo",
         "0.21",
         "+3.1 σ",
         "+18%",

@@ -16,16 +16,16 @@ PATIENCE = 5.0
 
 
 @contextmanager
-def fetching(name: str) -> Iterator[None]:
+def fetching(name: str, hub: bool = True) -> Iterator[None]:
     """Load `name` inside; whatever a library or its network raises becomes one sentence.
 
     While the host of Hugging Face cannot be reached, its client is held offline: it then reads its cache or fails at
-    once, instead of trying again for a minute.
+    once, instead of trying again for a minute. With `hub=False` nothing may be asked of that host at all.
     """
     from huggingface_hub import constants
 
     found = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = found or not reachable(constants.ENDPOINT)
+    constants.HF_HUB_OFFLINE = found or not hub or not reachable(constants.ENDPOINT)
     try:
         with _own_logging():
             yield
@@ -33,7 +33,7 @@ def fetching(name: str) -> Iterator[None]:
         raise
     except Exception as error:  # libraries and their networks raise their own kinds
         reason = f"{type(error).__name__}: {_first_sentence(error)}"
-        if constants.HF_HUB_OFFLINE:
+        if hub and constants.HF_HUB_OFFLINE:
             reason += f"; {constants.ENDPOINT} is {'switched off by HF_HUB_OFFLINE' if found else 'out of reach'}"
         raise InputError(
             f"{name} could not be had ({reason}); check the name and the network, or give a file with weights=, "

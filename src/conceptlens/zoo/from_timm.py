@@ -42,11 +42,11 @@ def load(
     _check_name(name)
     if pretrained and weights is None:
         config = _PACKAGED_CONFIG if name in PACKAGED else None
-        with fetching(called):
+        with fetching(called, hub=config is None):
             module = _packaged(name) if config else timm.create_model(name, pretrained=True)
         return adapt(module, called, labels, layers, config)
     classes: dict[str, Any] = {} if labels is None else {"num_classes": len(labels)}
-    with fetching(called):
+    with fetching(called, hub=name.startswith(_ELSEWHERE)):
         module = timm.create_model(name, pretrained=False, **classes)
     if weights is not None:
         load_weights(module, weights)

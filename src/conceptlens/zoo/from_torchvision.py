@@ -34,7 +34,7 @@ def load(
     transform = preprocess_of(default)
     if pretrained and weights is None:
         names = checked_labels(labels or categories, len(categories), f"torchvision:{name}")
-        with fetching(f"torchvision:{name}"):
+        with fetching(f"torchvision:{name}", hub=False):
             module = torchvision.models.get_model(name, weights=default)
     else:
         names = tuple(labels or categories)

@@ -39,11 +39,11 @@ def load(
     """Return a transformers model by hub name or local folder; see `load_model`."""
     called = f"hf:{name}"
     ready = pretrained and weights is None
-    with fetching(called):
+    with fetching(called, hub=not Path(name).is_dir()):
         config = AutoConfig.from_pretrained(name)
         kind = _kind(config)
-        if kind is not AutoModel and labels is not None and not ready:
-            config.num_labels = len(labels)
+        if not ready:
+            _empty(config, kind, labels)
         processor = AutoImageProcessor.from_pretrained(name)
         transform = preprocess_of(processor, called)
         tokenizer = AutoTokenizer.from_pretrained(name) if _is_pair(config) else None
@@ -122,6 +122,14 @@ def _kind(config: Any) -> Any:
             "or give its vision module to cl.Backbone"
         )
     return AutoModel
+
+
+def _empty(config: Any, kind: Any, labels: Sequence[str] | None) -> None:
+    """Make `config` one of a model without weights: classes of the caller's own, and no download of a trunk."""
+    if kind is not AutoModel and labels is not None:
+        config.num_labels = len(labels)
+    if getattr(config, "use_pretrained_backbone", None):
+        config.use_pretrained_backbone = False
 
 
 def _pretrained(kind: Any, name: str, called: str) -> nn.Module:

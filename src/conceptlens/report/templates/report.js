@@ -39,6 +39,9 @@
 
   const plus = (value, text) => (value > 0 ? `+${text}` : value < 0 ? `−${text}` : text);
 
+  /** The first of several names of a class, for lists: "tabby, tabby cat" is "tabby". */
+  const short = (name) => name.split(",")[0];
+
   function list(words) {
     return words.length < 2 ? words.join("") : `${words.slice(0, -1).join(", ")} and ${words.at(-1)}`;
   }
@@ -108,8 +111,9 @@
 
   function placeWords({ peak, area }) {
     if (peak === null || area === 0) return "nowhere";
-    const third = (share, low, high) => (share < 1 / 3 ? low : share > 2 / 3 ? high : "");
-    return [third(peak[1], "top", "bottom"), third(peak[0], "left", "right")].filter(Boolean).join(" ") || "centre";
+    const third = (share, ...words) => words[Math.min(2, Math.floor(share * 3))];
+    const words = `${third(peak[1], "upper", "middle", "lower")} ${third(peak[0], "left", "centre", "right")}`;
+    return words === "middle centre" ? "centre" : words; // as `conceptlens explain` prints it
   }
 
   /** The score of a question; that of a contrast follows the sliders where it is a margin of logits. */
@@ -288,7 +292,7 @@
     });
   }
 
-  const chosenNames = (contrast) => contrast.references.flatMap((one, i) => (state.chosen.has(i) ? [one.name] : []));
+  const chosenNames = (contrast) => contrast.references.flatMap((one, i) => (state.chosen.has(i) ? [short(one.name)] : []));
 
   function formula(contrast) {
     const names = chosenNames(contrast);
