@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from conceptlens.backbone import Backbone as Backbone
     from conceptlens.concept.explain import explain as explain
     from conceptlens.error import InputError as InputError
+    from conceptlens.finer import sweep as sweep
     from conceptlens.observe import Observation as Observation
     from conceptlens.preprocess import Preprocess as Preprocess
     from conceptlens.record import Explanation as Explanation
+    from conceptlens.reporting.report import report as report
     from conceptlens.rule import RULES as RULES
     from conceptlens.rule import Rule as Rule
     from conceptlens.target import Concept as Concept
@@ -43,6 +45,8 @@ _HOMES = {
     "combine": "activation_map",
     "explain": "concept.explain",
     "load_model": "zoo",
+    "report": "reporting.report",
+    "sweep": "finer",
 }
 _FOLDERS = ("metric",)
 

@@ -43,10 +43,11 @@ def cam(
     feature = seen.feature(name)
     if chosen.reads == "gradient":
         scores, gradient = gradients(seen, questions, name)
-        weights = chosen.weights(gradient, feature[:, None])
+        made = chosen.weights(gradient, feature[:, None])
     else:
         scores = torch.stack([q.at(seen)[1] for q in questions], dim=1)
-        weights = chosen.weights(seen, questions, name)
+        made = chosen.weights(seen, questions, name)
+    weights, notes = made if isinstance(made, tuple) else (made, {})
     maps = project(weights, feature)
     return Explanation(
         maps=maps if signed else maps.relu(),
@@ -54,7 +55,8 @@ def cam(
         scores=scores,
         labels=tuple(zip(*[q.labels for q in questions], strict=True)),
         activation="identity" if signed else "relu",
-        source=source(seen, name, chosen.name, {"targets": [repr(t) for t in several]}),
+        kinds=tuple(q.kind for q in questions),
+        source=source(seen, name, chosen.name, {"targets": [repr(t) for t in several], **notes}),
     )
 
 
@@ -116,7 +118,9 @@ def combine(explanations: Sequence[Explanation], how: Literal["mean", "product",
         first.source.model, layers, first.source.method, first.source.pictures,
         {**first.source.settings, "combine": how}, first.source.versions,
     )  # fmt: skip
-    return Explanation(joined, None, first.scores, first.labels, origin, first.activation, parts=tuple(explanations))
+    return Explanation(
+        joined, None, first.scores, first.labels, origin, first.activation, kinds=first.kinds, parts=tuple(explanations)
+    )
 
 
 def find_rule(rule: str | Rule) -> Rule:

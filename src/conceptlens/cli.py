@@ -99,7 +99,7 @@ def explain(
     """Say what is in photos, where it is, and how much it counts for the class."""
     from conceptlens.concept.reference import Reference
     from conceptlens.concept.vocabulary import parse_concepts, read_concepts
-    from conceptlens.report.content import explain_numbers
+    from conceptlens.reporting.numbers import explain_numbers
     from conceptlens.run import Plan
     from conceptlens.target import Contrast
 
@@ -150,7 +150,7 @@ def contrast(
     as_json: Json = False,
 ) -> None:
     """Show what tells a class from its look-alikes (Finer-CAM)."""
-    from conceptlens.report.content import contrast_numbers
+    from conceptlens.reporting.numbers import contrast_numbers
     from conceptlens.run import Plan
     from conceptlens.target import Contrast
 
@@ -269,7 +269,7 @@ def _run(
 ) -> None:
     """Find, print, write; end with 2 where nothing could be explained, with 1 where something could not."""
     from conceptlens.data.folder import find_images
-    from conceptlens.report.terminal import print_finding
+    from conceptlens.reporting.terminal import print_finding
     from conceptlens.run import Failure, Finding, find
 
     start = time.perf_counter()
@@ -297,15 +297,16 @@ def _write(
     numbers: Callable[[Sequence[Finding], Sequence[Failure]], dict[str, Any]],
     command: str,
 ) -> list[Path]:
-    from conceptlens.report.content import page_content
-    from conceptlens.report.page import write_page
+    from conceptlens.reporting.content import entry_of, page_content
+    from conceptlens.reporting.page import write_page
 
     if out is None:
         return []
     files = {".html": [out], ".json": [out]}.get(out.suffix.lower(), [out / "report.html", out / f"{command}.json"])
     for file in files:
         if file.suffix.lower() == ".html":
-            write_page(page_content(findings, shlex.join(["conceptlens", *sys.argv[1:]]), {}), file)
+            again = shlex.join(["conceptlens", *sys.argv[1:]])
+            write_page(page_content([entry_of(finding, again) for finding in findings]), file)
         else:
             with replacing(file) as temporary:
                 temporary.write_text(json.dumps(numbers(findings, failures), allow_nan=False, indent=1), "utf-8")

@@ -57,6 +57,7 @@ class Sweep:
             weights=weights,
             scores=(mixture * self.scores).sum(1, keepdim=True),
             labels=tuple((self._label(i, strength, mixture[i]),) for i in range(len(self.names))),
+            kinds=("contrast" if strength else "class",),
             source=replace(self.source, settings={**self.source.settings, "gamma": strength}),
         )
 

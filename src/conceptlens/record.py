@@ -55,7 +55,8 @@ class Explanation:
     - `labels[image][question]`: what each question is called.
     - `contributions[image question]`, `unusual[image question]`: only where the method defines them;
       `counts_for[image]` is the class that contributions speak of.
-    - `types[image][question]`: the concept types, where questions are concepts.
+    - `types[image][question]`: the concept types, where questions are concepts of a vocabulary; `kinds[question]`:
+      what each question is (class, contrast, concept, custom) elsewhere.
 
     All tensors are detached and stay on the device they were made on.
     """
@@ -70,6 +71,7 @@ class Explanation:
     unusual: Float[Tensor, "image question"] | None = None
     counts_for: tuple[str, ...] = ()
     types: tuple[tuple[str, ...], ...] = ()
+    kinds: tuple[str, ...] = ()
     parts: tuple[Explanation, ...] = ()
 
     def __post_init__(self) -> None:

@@ -36,6 +36,7 @@ class Question:
     labels: tuple[str, ...]
     root: Callable[[Answer], Tensor]
     measure: Callable[[Tensor, Tensor], Tensor]
+    kind: str = "class"
 
     def ask(self, answer: Answer, rows: Int[Tensor, "row"]) -> Float[Tensor, "row"]:
         """Return the score of every row of another answer."""
@@ -63,6 +64,11 @@ class Target(Protocol):
 def logits_of(answer: Answer) -> Tensor:
     """The root of targets that read class scores."""
     return answer.logits
+
+
+def embedding_of(answer: Answer) -> Tensor:
+    """The root of targets that read the model's embedding."""
+    return answer.embedding
 
 
 @dataclass(frozen=True)
@@ -112,13 +118,14 @@ class Concept:
         labels = (self.text or "direction",) * len(seen.images)
         if self.direction is not None:
             vector = self.direction
-            return Question(labels, lambda a: a.embedding, lambda e, rows: wide(e) @ vector.to(wide(e)))
+            return Question(labels, embedding_of, lambda e, rows: wide(e) @ vector.to(wide(e)), "concept")
         language = self.by or seen.model.language
         vector = language.encode_text([self.prompt.format(self.text)])[0]
         return Question(
             labels,
             language.encode_image,
             lambda e, rows: similarity(e, vector.to(e.device)[None], language)[:, 0],
+            "concept",
         )
 
 
@@ -189,7 +196,7 @@ class Contrast:
                 values = values.softmax(1)
             return _take(values, index[rows]) - self.gamma * (weights[rows] * values.gather(1, others[rows])).sum(1)
 
-        return Question(labels, logits_of, measure)
+        return Question(labels, logits_of, measure, "contrast")
 
 
 def choose_references(
@@ -286,7 +293,7 @@ def _concept_contrast(contrast: Contrast, target: Concept, seen: Observation) ->
         scores = [q.measure(root, rows) for q in asked]
         return scores[0] - contrast.gamma * torch.stack(scores[1:]).mean(0)
 
-    return Question(labels, asked[0].root, measure)
+    return Question(labels, asked[0].root, measure, "contrast")
 
 
 def contrast_label(target: str, references: Sequence[str]) -> str:

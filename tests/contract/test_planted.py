@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from planted import LABELS, SOLID, ColourNet, TokenNet, pixels
 
 import conceptlens as cl
 from conceptlens.data.shapes import Scene, random_scene
 from conceptlens.metric import peak, pointing_energy
+from planted import LABELS, SOLID, ColourNet, TokenNet, pixels
 
 CONTROLS = {"random"}
 BLIND = {"eigen_cam"}  # the same map for every question: it must find the shapes, not a certain one

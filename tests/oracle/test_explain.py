@@ -115,7 +115,7 @@ def test_region_is_the_mean_gradient_of_the_similarity() -> None:
 def test_a_model_whose_classes_have_no_names_says_so() -> None:
     model = cl.Backbone(small_cnn(), "tiny", input_size=(64, 64))
     seen = model.observe(torch.randn(1, 3, 64, 64), layers="1")
-    with pytest.raises(cl.InputError, match="tiny has no text encoder, and none can be built without .* class names"):
+    with pytest.raises(cl.InputError, match="tiny has no text encoder, and none can be built"):
         explain(seen, "cat")
 
 

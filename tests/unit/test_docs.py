@@ -193,7 +193,8 @@ def test_notebook_executes_and_its_outputs_are_kept(notebook: Path, tmp_path: Pa
 
 def test_the_tables_of_the_pages_are_those_of_the_code() -> None:
     equation = (DOCS / "equation.md").read_text(encoding="utf-8")
-    assert [name for name in cl.RULES if f"| `{name}` |" not in equation] == []
+    named = re.findall(r"^\|[^|\n]*\| `([\w+]+)` \|", equation, re.M)
+    assert sorted(named) == sorted(cl.RULES)
     design = (DOCS / "design.md").read_text(encoding="utf-8")
     (contract,) = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
         "contracts"

@@ -148,8 +148,9 @@ def test_a_photo_is_prepared_as_the_image_processor_does(
     level = 1 / 255 / min(transform.std)
     assert np.abs(found - exact).max() < 1e-4 * level
     fast = hf.AutoImageProcessor.from_pretrained(folders[name], backend="torchvision")
-    rounded = fast(seen, return_tensors="np")["pixel_values"][0]
-    assert np.abs(found - np.asarray(rounded)).max() < 2.1 * level
+    difference = np.abs(found - np.asarray(fast(seen, return_tensors="np")["pixel_values"][0]))
+    assert difference.max() < 4 * level  # it rounds between its two passes
+    assert difference.mean() < 0.5 * level
 
 
 @pytest.mark.parametrize("name", DETECTORS)

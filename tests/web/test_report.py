@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from conceptlens import render
 from conceptlens.error import InputError
-from conceptlens.report.page import check, embed, page, write_page
+from conceptlens.reporting.page import check, embed, page, write_page
 
 pytestmark = pytest.mark.web
 

@@ -78,11 +78,7 @@ def load_model(
     model = LOADERS[source](rest, pretrained=pretrained, weights=weights, labels=labels, layers=names)
     if fit is not None:
         model = _with_fit(model, fit)
-    try:
-        return model.to(device)
-    except (RuntimeError, AssertionError) as error:  # torch's own words for a device that is not there
-        reason = str(error).splitlines()[0]
-        raise InputError(f"no device '{device}' here ({reason}); use cpu, cuda or cuda:0 as the machine has") from None
+    return model.to(device)
 
 
 def _with_fit(model: Backbone, fit: str) -> Backbone:

@@ -50,7 +50,7 @@ def page(data: Mapping[str, Any]) -> str:
     import jinja2
 
     check(data)
-    templates = files("conceptlens.report") / "templates"
+    templates = files("conceptlens.reporting") / "templates"
     style = (templates / "report.css").read_text(encoding="utf-8")
     script = (templates / "report.js").read_text(encoding="utf-8")
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(

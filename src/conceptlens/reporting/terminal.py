@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from conceptlens.report.content import concept_numbers, contrast_numbers
+from conceptlens.reporting.numbers import concept_numbers, contrast_numbers
 
 if TYPE_CHECKING:
+    from conceptlens.record import Explanation
     from conceptlens.run import Finding
 
 
@@ -23,7 +24,7 @@ def print_finding(finding: Finding, console: Console | None = None) -> None:
         f"{_safe(target.name)}{_safe(about)}: {target.probability:.1%} (logit {target.score:.2f})", highlight=False
     )
     console.print(f"[dim]{_safe(finding.model)}, layer {_safe(finding.layer)}[/dim]", highlight=False)
-    console.print(_concepts(finding) if finding.named is not None else _contrast(finding))
+    console.print(_contrast(finding) if finding.named is None else _concepts(finding, finding.named))
 
 
 def place_in_words(peak: list[float], area: float) -> str:
@@ -34,12 +35,12 @@ def place_in_words(peak: list[float], area: float) -> str:
     return f"{place}, {area:.0%}"
 
 
-def _concepts(finding: Finding) -> Table:
+def _concepts(finding: Finding, named: Explanation) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False)
     for name, justify in (("concept", "left"), ("type", "left"), ("score", "right"), ("unusual", "right"),
                           ("contribution", "right"), ("where", "left")):  # fmt: skip
         table.add_column(name, justify=justify)  # pyright: ignore[reportArgumentType]
-    for row in concept_numbers(finding):
+    for row in concept_numbers(finding.picture, named):
         table.add_row(
             _safe(row["label"]),
             row["type"],

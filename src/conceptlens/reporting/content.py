@@ -1,0 +1,144 @@
+"""What the report page shows of one photo, whoever asks: the command line's findings or your own explanations."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conceptlens.error import InputError
+from conceptlens.reporting.numbers import concept_numbers, place, prediction_numbers, versions
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+    from conceptlens.finer import Sweep
+    from conceptlens.record import Explanation, Picture
+    from conceptlens.run import Finding, Prediction
+
+SCHEMA = "conceptlens.report/1"
+# The longest side of a photo in a report, in pixels.
+PICTURE_SIDE = 900
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One photo of a report, with explanations of that photo alone."""
+
+    photo: Image.Image
+    picture: Picture
+    model: str
+    layer: str
+    target: Prediction
+    predictions: tuple[Prediction, ...]
+    explanations: tuple[Explanation, ...]
+    sweep: Sweep | None = None
+    against: Prediction | None = None
+    command: str = ""
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+
+def entry_of(finding: Finding, command: str) -> Entry:
+    """Return the command line's finding as an entry."""
+    explanations = (finding.plain, finding.finer, finding.named)
+    return Entry(
+        photo=finding.photo,
+        picture=finding.picture,
+        model=finding.model,
+        layer=finding.layer,
+        target=finding.target,
+        predictions=finding.predictions,
+        explanations=tuple(e for e in explanations if e is not None),
+        sweep=finding.sweep,
+        against=finding.against,
+        command=command,
+        settings={"rule": finding.plain.source.method},
+    )
+
+
+def page_content(entries: Sequence[Entry]) -> dict[str, Any]:
+    """Return everything the report page shows, pictures included."""
+    if not entries:
+        raise InputError("there is nothing to report; give at least one explanation")
+    return {
+        "schema": SCHEMA,
+        "title": "ConceptLens",
+        "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "versions": versions(),
+        "images": [_shown(entry) for entry in entries],
+    }
+
+
+def _shown(entry: Entry) -> dict[str, Any]:
+    return {
+        "name": Path(entry.picture.name).name,
+        "picture": _picture_data(entry.photo),
+        "width": entry.photo.width,
+        "height": entry.photo.height,
+        "box": list(entry.picture.box),
+        "model": entry.model,
+        "layer": entry.layer,
+        "target": prediction_numbers(entry.target),
+        "against": None if entry.against is None else prediction_numbers(entry.against),
+        "predictions": [prediction_numbers(p) for p in entry.predictions],
+        "questions": [question for e in entry.explanations for question in _questions(entry.picture, e)],
+        "contrast": None if entry.sweep is None else _contrast(entry.sweep),
+        "settings": dict(entry.settings),
+        "command": entry.command,
+    }
+
+
+def _questions(picture: Picture, explanation: Explanation) -> list[dict[str, Any]]:
+    """Return the explanation of one photo as rows of the page's table."""
+    concepts = concept_numbers(picture, explanation) if explanation.types else []
+    return [
+        {
+            "kind": "concept" if explanation.types else explanation.kinds[q],
+            "label": explanation.labels[0][q],
+            "type": None,
+            "score": float(explanation.scores[0, q]),
+            "unusual": None,
+            "contribution": None,
+            **place(picture, explanation, q),
+            **(concepts[q] if concepts else {}),
+            "signed": explanation.signed,
+            "map": _grid(explanation.maps[0, q]),
+        }
+        for q in range(explanation.maps.shape[1])
+    ]
+
+
+def _contrast(sweep: Sweep) -> dict[str, Any]:
+    """Return the raw maps that the page's gamma slider mixes."""
+    maps = sweep.linear_maps()[0]
+    references = [
+        {"name": name, "index": int(index), "weight": float(share), "score": float(score)}
+        for name, index, share, score in zip(
+            sweep.names[0][1:], sweep.classes[0, 1:], sweep.shares[0], sweep.scores[0, 1:], strict=True
+        )
+    ]
+    return {
+        "target": sweep.names[0][0],
+        "gamma": sweep.gamma,
+        "references": references,
+        "maps": {"target": _grid(maps[0]), "references": [_grid(m) for m in maps[1:]]},
+    }
+
+
+def _grid(values: Tensor) -> dict[str, Any]:
+    height, width = values.shape
+    return {"height": height, "width": width, "values": [float(f"{v:.6g}") for v in values.flatten().tolist()]}
+
+
+def _picture_data(photo: Image.Image) -> str:
+    """Return a photo as a data address, scaled down to `PICTURE_SIDE`."""
+    small = photo.copy()
+    small.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    buffer = io.BytesIO()
+    small.save(buffer, format="JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

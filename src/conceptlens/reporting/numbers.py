@@ -1,0 +1,112 @@
+"""From findings to numbers: what `--json` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import conceptlens
+from conceptlens.metric.locate import area, peak
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from conceptlens.record import Explanation, Picture
+    from conceptlens.run import Failure, Finding, Prediction
+
+EXPLAIN_SCHEMA = "conceptlens.explain/1"
+CONTRAST_SCHEMA = "conceptlens.contrast/1"
+
+
+def explain_numbers(findings: Sequence[Finding], failures: Sequence[Failure]) -> dict[str, Any]:
+    """Return what `conceptlens explain --json` prints."""
+    return _envelope(EXPLAIN_SCHEMA, [_explained(f) for f in findings], failures)
+
+
+def contrast_numbers(findings: Sequence[Finding], failures: Sequence[Failure]) -> dict[str, Any]:
+    """Return what `conceptlens contrast --json` prints."""
+    return _envelope(CONTRAST_SCHEMA, [_contrasted(f) for f in findings], failures)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that made a result."""
+    import torch
+
+    return {"conceptlens": conceptlens.__version__, "torch": torch.__version__}
+
+
+def _envelope(schema: str, images: list[dict[str, Any]], failures: Sequence[Failure]) -> dict[str, Any]:
+    return {
+        "schema": schema,
+        "versions": versions(),
+        "images": images,
+        "failures": [{"image": f.name, "error": f.reason} for f in failures],
+    }
+
+
+def _head(finding: Finding) -> dict[str, Any]:
+    return {
+        "image": finding.picture.name,
+        "model": finding.model,
+        "layer": finding.layer,
+        "target": prediction_numbers(finding.target),
+    }
+
+
+def _explained(finding: Finding) -> dict[str, Any]:
+    against = {} if finding.against is None else {"against": prediction_numbers(finding.against)}
+    concepts = [] if finding.named is None else concept_numbers(finding.picture, finding.named)
+    return {**_head(finding), **against, "concepts": concepts}
+
+
+def _contrasted(finding: Finding) -> dict[str, Any]:
+    if finding.finer is None:
+        return _head(finding)
+    return {
+        **_head(finding),
+        "gamma": finding.gamma,
+        "references": [{**prediction_numbers(r.prediction), "weight": r.share} for r in finding.references],
+        "margin": float(finding.finer.scores[0, 0]),
+        "contrast": place(finding.picture, finding.finer, 0),
+        "plain": place(finding.picture, finding.plain, 0),
+    }
+
+
+def prediction_numbers(prediction: Prediction) -> dict[str, Any]:
+    """Return a class with its logit and probability."""
+    return {
+        "index": prediction.index,
+        "name": prediction.name,
+        "score": prediction.score,
+        "probability": prediction.probability,
+    }
+
+
+def concept_numbers(picture: Picture, named: Explanation) -> list[dict[str, Any]]:
+    """Return what, how much and where for every concept of one photo's explanation."""
+    return [
+        {
+            "label": named.labels[0][q],
+            "type": named.types[0][q],
+            "score": float(named.scores[0, q]),
+            "unusual": _number(named.unusual, q),
+            "contribution": _number(named.contributions, q),
+            **place(picture, named, q),
+        }
+        for q in range(named.maps.shape[1])
+    ]
+
+
+def place(picture: Picture, explanation: Explanation, question: int) -> dict[str, Any]:
+    """Return a map's peak and area, as shares of the whole photo."""
+    left, top, right, bottom = picture.box
+    x, y = peak(explanation.maps)[0, question].tolist()
+    share = float(area(explanation.maps)[0, question])
+    return {
+        "peak": [round(left + x * (right - left), 4), round(top + y * (bottom - top), 4)],
+        "area": round(share * (right - left) * (bottom - top), 4),
+    }
+
+
+def _number(values: Tensor | None, question: int) -> float | None:
+    return None if values is None else float(values[0, question])

@@ -1,0 +1,79 @@
+"""Your own explanations as one HTML file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from conceptlens.error import InputError
+from conceptlens.finer import LINEAR, Sweep
+from conceptlens.preprocess import Preprocess
+from conceptlens.reporting.content import Entry, page_content
+from conceptlens.reporting.page import write_page
+from conceptlens.run import predictions
+
+if TYPE_CHECKING:
+    from conceptlens.observe import Observation
+    from conceptlens.record import Explanation
+
+
+def report(path: str | os.PathLike[str], seen: Observation, *explained: Explanation | Sweep) -> Path:
+    """Write explanations of one observation as a self-contained HTML page and return its path.
+
+    A `Sweep` adds a slider for gamma and a choice of references. The page makes no outside request. Raises
+    `InputError` where an explanation speaks of other photos than `seen`.
+    """
+    sweeps = [e for e in explained if isinstance(e, Sweep)]
+    explanations = [e.at() if isinstance(e, Sweep) else e for e in explained]
+    for explanation in explanations:
+        if explanation.source.pictures != seen.pictures:
+            raise InputError("an explanation speaks of other photos than the observation; report them separately")
+    sliding = next((s for s in sweeps if s.rule.name in LINEAR), None)
+    entries = [
+        Entry(
+            photo=_photo(seen, i),
+            picture=seen.pictures[i],
+            model=seen.model.name,
+            layer=explanations[0].source.layer,
+            target=predictions(seen, i)[0],
+            predictions=predictions(seen, i),
+            explanations=tuple(e.of(i) for e in explanations),
+            sweep=None if sliding is None else sliding.of(i),
+            command="\n".join(_code(seen, explanations, i)),
+            settings={f"method {n}": e.source.method for n, e in enumerate(explanations, 1)},
+        )
+        for i in range(len(seen.pictures) if explanations else 0)
+    ]
+    return write_page(page_content(entries), path)
+
+
+def _code(seen: Observation, explanations: list[Explanation], image: int) -> list[str]:
+    """Return the lines of Python that make these explanations again."""
+    lines = [f"seen = cl.load_model({seen.model.name!r}).observe({seen.pictures[image].name!r})"]
+    for explanation in explanations:
+        settings = explanation.source.settings
+        if explanation.types:
+            arguments = f"concepts={list(explanation.labels[image])!r}, target={settings['target']}, "
+            lines.append(f"cl.explain(seen, {arguments}against={settings['against']})")
+        else:
+            targets = ", ".join(str(t) for t in settings.get("targets", []))  # pyright: ignore
+            lines.append(f"cl.cam(seen, [{targets}], {explanation.source.method!r}, {explanation.source.layer!r})")
+    return lines
+
+
+def _photo(seen: Observation, image: int) -> Image.Image:
+    """Return the photo, or the input tensor as a picture where no photo was given."""
+    photo = seen.photos[image]
+    if photo is not None:
+        return photo
+    values = seen.images[image].detach().float().cpu().numpy().transpose(1, 2, 0)
+    transform = seen.model.transform
+    if isinstance(transform, Preprocess):
+        values = values * np.array(transform.std) + np.array(transform.mean)
+    else:
+        values = (values - values.min()) / max(float(values.max() - values.min()), 1e-12)
+    return Image.fromarray((values.clip(0, 1) * 255).astype(np.uint8)).convert("RGB")

@@ -1,0 +1,73 @@
+"""`cl.report`: your own explanations as one page."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from skimage import data
+
+import conceptlens as cl
+from conceptlens.metric import peak
+
+
+@pytest.fixture(scope="module")
+def seen() -> cl.Observation:
+    return cl.load_model().observe([data.chelsea(), data.coffee()])
+
+
+def shown(file: Path) -> list[dict[str, Any]]:
+    found = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', file.read_text("utf-8"), re.DOTALL)
+    assert found
+    return json.loads(found[1])["images"]
+
+
+def test_everything_given_is_shown_with_its_own_numbers(seen: cl.Observation, tmp_path: Path) -> None:
+    plain = cl.cam(seen, cl.Logit("tiger cat"))
+    concept = cl.cam(seen, cl.Concept("cat"))
+    named = cl.explain(seen, concepts="cat, cup", target="tiger cat", against="espresso")
+    swept = cl.sweep(seen, cl.Contrast("tiger cat", nearest=2))
+    images = shown(cl.report(tmp_path / "page.html", seen, plain, concept, named, swept))
+    assert [image["name"] for image in images] == ["photo[0]", "photo[1]"]
+    kinds = [(q["kind"], q["label"]) for q in images[0]["questions"]]
+    assert kinds[:4] == [("class", "tiger cat"), ("concept", "cat"), ("concept", "cat"), ("concept", "cup")]
+    assert kinds[4][0] == "contrast"
+    for i, image in enumerate(images):
+        first = image["questions"][0]
+        assert first["map"]["values"] == pytest.approx(plain.maps[i, 0].flatten().tolist(), rel=1e-4, abs=1e-6)
+        left, top, right, bottom = seen.pictures[i].box
+        x, y = peak(plain.maps)[i, 0].tolist()
+        assert first["peak"] == pytest.approx([left + x * (right - left), top + y * (bottom - top)], abs=1e-3)
+        assert image["questions"][3]["contribution"] == pytest.approx(float(named.contributions[i, 1]))
+        assert len(image["contrast"]["references"]) == 2
+        assert "cl.Contrast" in image["command"] or "Contrast(" in image["command"]
+
+
+def test_a_tensor_is_shown_as_the_model_saw_it(tmp_path: Path) -> None:
+    model = cl.load_model()
+    assert model.transform is not None
+    batch = model.transform(Image.fromarray(data.coffee()))[None]
+    seen = model.observe(batch)
+    (image,) = shown(cl.report(tmp_path / "page.html", seen, cl.cam(seen)))
+    assert (image["width"], image["height"]) == (224, 224)
+
+
+def test_an_explanation_of_other_photos_is_refused(seen: cl.Observation, tmp_path: Path) -> None:
+    other = cl.load_model().observe(data.rocket())
+    with pytest.raises(cl.InputError, match="other photos"):
+        cl.report(tmp_path / "page.html", seen, cl.cam(other))
+    with pytest.raises(cl.InputError, match="nothing to report"):
+        cl.report(tmp_path / "page.html", seen)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_explanations_hold_no_graph(seen: cl.Observation) -> None:
+    for explanation in (cl.cam(seen), cl.explain(seen, "cat"), cl.sweep(seen).at()):
+        assert not explanation.maps.requires_grad
+        assert isinstance(explanation.weights, torch.Tensor)
+        assert not explanation.weights.requires_grad
