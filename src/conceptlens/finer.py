@@ -56,7 +56,7 @@ class Sweep:
             maps=project(weights, self.feature).relu(),
             weights=weights,
             scores=(mixture * self.scores).sum(1, keepdim=True),
-            labels=tuple((self._label(i, strength, mixture[i]),) for i in range(len(self.names))),
+            labels=tuple((self._label(i, strength, references),) for i in range(len(self.names))),
             kinds=("contrast" if strength else "class",),
             source=replace(self.source, settings={**self.source.settings, "gamma": strength}),
         )
@@ -90,7 +90,7 @@ class Sweep:
             kept = torch.zeros_like(shares)
             for image in range(len(shares)):
                 kept[image, [self._place(image, name) for name in references]] = 1.0
-            shares = shares * kept
+            shares = torch.where((shares * kept).sum(1, keepdim=True) > 0, shares * kept, kept)
             shares = shares / shares.sum(1, keepdim=True).clamp_min(torch.finfo(shares.dtype).tiny)
         return torch.cat([torch.ones_like(shares[:, :1]), -gamma * shares], dim=1)
 
@@ -102,10 +102,10 @@ class Sweep:
             raise InputError(f"no reference '{name}' in this sweep; it has: {near(str(name), names, most=len(names))}")
         return names.index(str(name))
 
-    def _label(self, image: int, gamma: float, mixture: Tensor) -> str:
+    def _label(self, image: int, gamma: float, references: Sequence[int | str] | None) -> str:
         own, *others = self.names[image]
-        used = [name for name, share in zip(others, mixture[1:].tolist(), strict=True) if share != 0]
-        return contrast_label(own, used if gamma else [])
+        places = range(len(others)) if references is None else sorted({self._place(image, r) for r in references})
+        return contrast_label(own, [others[place] for place in places] if gamma else [])
 
 
 def sweep(

@@ -20,17 +20,25 @@ _SCHEMAS = {
 def mend_torchvision() -> object:
     """Declare torchvision's operators where its compiled ones cannot load; return what must stay alive.
 
-    Call it before importing torchvision or anything built on it. A no-op where torchvision works as it is.
+    Call it before importing torchvision or anything built on it. A no-op where torchvision works as it is, or where
+    somebody else has declared them.
     """
     import torch
 
     spec = importlib.util.find_spec("torchvision")
-    if spec is None or spec.origin is None or _compiled_operators_load(spec.origin):
+    if spec is None or spec.origin is None or _declared("nms") or _compiled_operators_load(spec.origin):
         return None
-    library = torch.library.Library("torchvision", "DEF")
-    for schema in _SCHEMAS.values():
-        library.define(schema)
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name, schema in _SCHEMAS.items():
+        if not _declared(name):
+            library.define(schema)
     return library
+
+
+def _declared(name: str) -> bool:
+    import torch
+
+    return hasattr(torch.ops.torchvision, name)
 
 
 def _compiled_operators_load(origin: str) -> bool:
@@ -46,4 +54,4 @@ def _compiled_operators_load(origin: str) -> bool:
         torch.ops.load_library(str(extensions[0]))
     except OSError:
         return False
-    return hasattr(torch.ops.torchvision, "nms")
+    return _declared("nms")

@@ -52,6 +52,7 @@ def anatomy(
     raw output into `image dimension`.
     """
     seen: list[tuple[str, Tensor]] = []
+    origins: dict[int, int] = {}
 
     def watch(name: str, tensor: Tensor) -> Tensor | None:
         if not tensor.is_floating_point():
@@ -59,10 +60,11 @@ def anatomy(
         if torch.is_grad_enabled() and not tensor.requires_grad and _same_for_all(tensor):
             return None  # a position embedding shows nothing of any image
         with torch.enable_grad():  # a trunk may turn gradients off; what its last layer puts out still counts
-            kept = tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
-            seen.append((name, kept))
-            # a model output may hold more than this tensor: only a changed one tells whether this one is read
-            return kept if tensor.requires_grad else kept.clone()
+            # a copy, since a model output may hold more than this tensor: only a changed one tells whether it is read
+            handed = (tensor if tensor.requires_grad else tensor.detach().requires_grad_()).clone()
+        origins[id(handed)] = origins.get(id(tensor), len(seen))
+        seen.append((name, handed))
+        return handed
 
     entered: dict[str, Tensor] = {}
     names = [name for name, _ in module.named_modules() if name]
@@ -83,7 +85,7 @@ def anatomy(
     grids = _grids(module, seen, size, prefix, channels_last)
     reached = _reached([tensor for _, tensor, _ in grids], [grid for _, _, grid in grids], answer)
     layers = tuple(Layer(name, grid, hit) for (name, _, grid), hit in zip(grids, reached, strict=True))
-    return Anatomy(layers, _default(module, grids, reached), classifier)
+    return Anatomy(layers, _default(module, grids, reached, origins), classifier)
 
 
 def _same_for_all(values: Tensor) -> bool:
@@ -134,7 +136,9 @@ def _reached(tensors: list[Tensor], grids: list[Grid], answer: Tensor) -> list[b
     return hits
 
 
-def _default(module: nn.Module, grids: list[tuple[str, Tensor, Grid]], reached: list[bool]) -> str:
+def _default(
+    module: nn.Module, grids: list[tuple[str, Tensor, Grid]], reached: list[bool], origins: dict[int, int]
+) -> str:
     inside = _inside_attention(module)
     usable = [
         (name, tensor)
@@ -146,8 +150,8 @@ def _default(module: nn.Module, grids: list[tuple[str, Tensor, Grid]], reached: 
             "no layer of this model has a grid of cells that reaches its answer; "
             "name one with layers=[...] (conceptlens models --layers NAME lists them)"
         )
-    last = usable[-1][1]
-    same = [name for name, tensor in usable if tensor.data_ptr() == last.data_ptr() and tensor.shape == last.shape]
+    last = origins[id(usable[-1][1])]
+    same = [name for name, tensor in usable if origins[id(tensor)] == last]  # handed on from module to module
     return min(same, key=lambda name: name.count("."))
 
 

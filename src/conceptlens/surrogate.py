@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from conceptlens.asking import TINY, masked_scores, precise, score_cam
+from conceptlens.error import InputError
 from conceptlens.observe import Observation
 from conceptlens.target import Question
 
@@ -51,6 +52,10 @@ def score_cam_fast(
     The second value is kept in `Explanation.source.settings`: how many channels were asked, and per image and question
     an `estimated_correlation` of the map with the exact one. With no more channels than `least`, it is the exact one.
     """
+    if judges < 1 or least - judges < 4:
+        raise InputError(
+            f"{judges} of {least} channels would judge the others; expected 1 or more, and 4 others to learn from"
+        )
     features = precise(seen.feature(layer))
     channels = features.shape[1]
     budget = max(least, int(share * channels))
@@ -76,7 +81,7 @@ def _predict(
 
     first = others[_farthest(masks[others], size[others], budget // 2)]
     known = masked_scores(seen, questions, cells, image, first)
-    part = regress(masks[first], known, masks).log_softmax(1) + size.log()
+    part = regress(masks[first], known, masks).log_softmax(1) + size.clamp_min(torch.finfo(size.dtype).tiny).log()
     part = (part - part.logsumexp(1, keepdim=True)).amax(0)
     part[torch.cat([first, judging])] = -math.inf
     second = part.topk(budget - len(first)).indices

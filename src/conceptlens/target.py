@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ClassName = str | int
 By = Literal["logit", "rank", "weight"]
 Weighting = Literal["uniform", "softmax", "cosine"]
+Of = Literal["logits", "probabilities"]
 Objective = Literal["paper", "official", "torchcam"]
 
 
@@ -163,7 +164,7 @@ class Contrast:
     gamma: float = 0.6
     by: By = "logit"
     references: Weighting = "uniform"
-    of: Literal["logits", "probabilities"] = "logits"
+    of: Of = "logits"
     objective: Objective = "paper"
 
     def __post_init__(self) -> None:
@@ -174,7 +175,8 @@ class Contrast:
             raise InputError(f"nearest is {self.nearest}; expected at least one reference")
         if isinstance(self.against, str):
             object.__setattr__(self, "against", (self.against,))
-        for value, allowed in ((self.by, By), (self.references, Weighting), (self.objective, Objective)):
+        words = ((self.by, By), (self.references, Weighting), (self.of, Of), (self.objective, Objective))
+        for value, allowed in words:
             if value not in allowed.__args__:
                 raise InputError(f"'{value}' is not known to Contrast; expected one of {', '.join(allowed.__args__)}")
 
@@ -287,13 +289,16 @@ def _concept_contrast(contrast: Contrast, target: Concept, seen: Observation) ->
         b if isinstance(b, Concept) else Concept(str(b), by=target.by, prompt=target.prompt) for b in contrast.against
     ]
     asked = [c.question(seen) for c in (target, *bases)]
+    first = asked[0].root
+    if any(q.root != first and q.root(seen) is not first(seen) for q in asked):
+        raise InputError("a concept and its bases were encoded by different models; encode them all by the same one")
     labels = (f"{target.text} / {', '.join(b.text for b in bases)}",) * len(seen.images)
 
     def measure(root: Tensor, rows: Tensor) -> Tensor:
         scores = [q.measure(root, rows) for q in asked]
         return scores[0] - contrast.gamma * torch.stack(scores[1:]).mean(0)
 
-    return Question(labels, asked[0].root, measure, "contrast")
+    return Question(labels, first, measure, "contrast")
 
 
 def contrast_label(target: str, references: Sequence[str]) -> str:

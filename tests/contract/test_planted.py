@@ -13,7 +13,8 @@ from planted import LABELS, SOLID, ColourNet, TokenNet, pixels
 CONTROLS = {"random"}
 BLIND = {"eigen_cam"}  # the same map for every question: it must find the shapes, not a certain one
 # Grad-CAM++ drops negative gradients cell by cell, so a channel that speaks for another colour keeps some weight.
-LOOSE = {"grad_cam++": 0.75}
+# Score-CAM's softmax gives every channel some weight, and as much to a mask of all shapes as to one of the shape asked.
+LOOSE = {"grad_cam++": 0.75, "score_cam": 0.35, "score_cam_fast": 0.35}
 SCENES = [random_scene(seed, kinds=SOLID) for seed in range(8)]
 
 

@@ -118,10 +118,9 @@ def test_grad_cam_plus_plus_of_torchcam_forgets_to_divide(name: str) -> None:
     """`alpha[mask].div_(...)` divides a copy, so its weights are `sum_ij G^2 ReLU(G)`: not equation 19."""
     undivided = cl.Rule("undivided", lambda g, a: (g**2 * g.relu()).sum((-2, -1), keepdim=True), "")
     theirs = torchcam_says(peer_torchcam.GradCAMpp, name, TARGETS)
-    written_out = cl.cam(seen_by(name), cl.Logit(TARGETS), rule=undivided).maps[:, 0]
-    torch.testing.assert_close(written_out, theirs, rtol=1e-3, atol=1e-5 * float(theirs.max()))
-    ours = cl.cam(seen_by(name), cl.Logit(TARGETS), rule="grad_cam++").maps[:, 0]
-    assert float(ours.max()) > 1000 * float(theirs.max())
+    written_out, ours = (cl.cam(seen_by(name), cl.Logit(TARGETS), rule=r) for r in (undivided, "grad_cam++"))
+    torch.testing.assert_close(written_out.maps[:, 0], theirs, rtol=1e-3, atol=1e-5 * float(theirs.max()))
+    assert float(ours.weights.max()) > 1000 * float(written_out.weights.max())
 
 
 # --- Finer-CAM --------------------------------------------------------------------------------------------------------

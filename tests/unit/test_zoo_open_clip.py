@@ -59,11 +59,11 @@ def test_labels_make_a_zero_shot_classifier(name: str) -> None:
     pair = pair_of(model)
     seen = model.observe(photo())
     tokens = open_clip.get_tokenizer(name)([f"a photo of a {label}" for label in LABELS])
+    bias = -10.0 if name == "toy-sigmoid" else 0.0
     with torch.no_grad():
         images = F.normalize(pair.model.encode_image(seen.images), dim=1)
         texts = F.normalize(pair.model.encode_text(tokens), dim=1)
-    bias = -10.0 if name == "toy-sigmoid" else 0.0
-    by_hand = float(pair.model.logit_scale.exp()) * images @ texts.T + bias
+        by_hand = pair.model.logit_scale.exp() * images @ texts.T + bias
     assert torch.allclose(seen.logits, by_hand, atol=1e-4)
     assert (model.labels, model.classifier_name) == (LABELS, "classifier")
     assert pair.bias == bias
@@ -115,8 +115,8 @@ def test_a_local_folder(tmp_path: Path) -> None:
 def test_a_photo_is_prepared_as_open_clip_does(size: tuple[int, int], mode: str) -> None:
     for interpolation in ("bicubic", "bilinear"):
         settings = PreprocessCfg(size=32, interpolation=interpolation, resize_mode=mode)
-        expected = image_transform_v2(settings, is_train=False)(photo(*size))
-        assert isinstance(expected, torch.Tensor)
+        transform: Any = image_transform_v2(settings, is_train=False)
+        expected = transform(photo(*size))
         assert torch.allclose(preprocess_of(vars(settings), "toy")(photo(*size)), expected, atol=1e-5)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -196,7 +197,8 @@ def test_weights_and_labels_of_ones_own(folders: dict[str, Path], tmp_path: Path
 
 
 def test_numbered_classes_have_no_names(tmp_path: Path) -> None:
-    config = hf.ConvNextConfig(hidden_sizes=[8, 8], depths=[1, 1], num_stages=2, num_labels=3)
+    sizes: dict[str, Any] = {"hidden_sizes": [8, 8], "depths": [1, 1], "num_stages": 2, "num_labels": 3}
+    config = hf.ConvNextConfig(**sizes)
     hf.ConvNextForImageClassification(config).save_pretrained(tmp_path)
     hf.ConvNextImageProcessor(size={"shortest_edge": 64}).save_pretrained(tmp_path)
     model = cl.load_model(f"hf:{tmp_path}")

@@ -17,10 +17,10 @@ from PIL import Image
 CLASSES = 6
 NAMES = {index: f"kind {index}" for index in range(CLASSES)}
 LABELED: dict[str, Any] = {"id2label": NAMES, "label2id": {name: index for index, name in NAMES.items()}}
-WIDTH = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
-DINO = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_ratio": 2}
-PATCHES = {"image_size": 32, "patch_size": 8}
-TEXT = {
+WIDTH: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+DINO: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_ratio": 2}
+PATCHES: dict[str, Any] = {"image_size": 32, "patch_size": 8}
+TEXT: dict[str, Any] = {
     **WIDTH,
     "vocab_size": 60,
     "max_position_embeddings": 16,
@@ -28,9 +28,16 @@ TEXT = {
     "eos_token_id": 1,
     "pad_token_id": 1,
 }
-SWIN = {"image_size": 32, "patch_size": 4, "embed_dim": 16, "depths": [1, 2], "num_heads": [2, 2], "window_size": 4}
-CNN = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
-SQUARE = {"height": 32, "width": 32}
+SWIN: dict[str, Any] = {
+    "image_size": 32,
+    "patch_size": 4,
+    "embed_dim": 16,
+    "depths": [1, 2],
+    "num_heads": [2, 2],
+    "window_size": 4,
+}
+CNN: dict[str, Any] = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
+SQUARE: dict[str, Any] = {"height": 32, "width": 32}
 
 Made = tuple[Any, Any]
 
@@ -50,7 +57,8 @@ def _detr(family: str, *stages: int, **more: Any) -> Made:
 
 
 def _rt_detr() -> Made:
-    config = hf.RTDetrConfig(
+    kind: Any = hf.RTDetrConfig
+    config = kind(
         use_timm_backbone=False, backbone=None, backbone_config=_trunk(2, 3, 4, kind=hf.RTDetrResNetConfig),
         encoder_hidden_dim=32, encoder_in_channels=[16, 24, 32], encoder_ffn_dim=48, encoder_attention_heads=2,
         d_model=32, num_queries=5, decoder_in_channels=[32, 32, 32], decoder_ffn_dim=48, decoder_layers=1,

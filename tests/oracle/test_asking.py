@@ -1,0 +1,335 @@
+"""The rules that ask the model, against their papers' formulas written as plain loops, and against grad-cam 1.5.7."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_grad_cam as peer
+import torch
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
+from torch import Tensor, nn
+
+import conceptlens as cl
+from architectures import build, observation, random_images
+from conceptlens import asking, surrogate
+from conceptlens.observe import Answer, Observation
+from conceptlens.record import Picture
+
+DOUBLE = torch.float64
+CLASSES = 5
+
+
+class Tiny(nn.Module):
+    """Two convolutions, a head on the pooled cells that is linear or not, and a record of the batches it was given."""
+
+    def __init__(self, channels: int = 6, linear: bool = False) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.last = nn.Conv2d(8, channels, 3, stride=2, padding=1)
+        self.cells = nn.ReLU()
+        self.bend = nn.Identity() if linear else nn.Tanh()
+        self.head = nn.Linear(channels, CLASSES)
+        self.batches: list[int] = []
+        with torch.no_grad():
+            self.head.weight *= 8
+            self.last.bias[0] = -100.0  # a dead channel: the same everywhere
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.batches.append(len(images))
+        return self.read(self.cells(self.last(self.stem(images).relu())))
+
+    def read(self, cells: Tensor) -> Tensor:
+        return self.head(self.bend(cells.mean((2, 3))))
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+def look(linear: bool = False, channels: int = 6, images: int = 2) -> Observation:
+    module = Tiny(channels, linear).to(DOUBLE)
+    model = cl.Backbone(module, "tiny", ("cells",), input_size=(16, 24))
+    return model.observe(random_images((16, 24), images).to(DOUBLE))
+
+
+def module_of(seen: Observation) -> Tiny:
+    assert isinstance(seen.model.module, Tiny)
+    return seen.model.module
+
+
+def ask(seen: Observation, image: Tensor) -> list[float]:
+    with torch.no_grad():
+        return seen.model.module(image[None])[0].tolist()
+
+
+def slow_masks(cells: Tensor, size: tuple[int, int]) -> list[Tensor]:
+    """Enlarge with aligned corners by hand, then bring to 0..1."""
+    masks = []
+    for channel in cells:
+        large = torch.zeros(size, dtype=DOUBLE)
+        for y in range(size[0]):
+            for x in range(size[1]):
+                v, u = (p * (n - 1) / (m - 1) for p, n, m in zip((y, x), channel.shape, size, strict=True))
+                top, left = min(int(v), channel.shape[0] - 2), min(int(u), channel.shape[1] - 2)
+                a, b = v - top, u - left
+                above = (1 - b) * channel[top, left] + b * channel[top, left + 1]
+                below = (1 - b) * channel[top + 1, left] + b * channel[top + 1, left + 1]
+                large[y, x] = (1 - a) * above + a * below
+        spread = large.max() - large.min()
+        masks.append((large - large.min()) / spread if spread > 0 else torch.zeros(size, dtype=DOUBLE))
+    return masks
+
+
+def test_score_cam_is_the_paper() -> None:
+    """Equations 3 to 6, baseline term and all."""
+    seen = look()
+    got = cl.cam(seen, cl.Logit([1, 3]), "score_cam")
+    for image, index in enumerate([1, 3]):
+        cells = seen.feature()[image]
+        baseline = ask(seen, torch.zeros_like(seen.images[image]))[index]
+        rises = [ask(seen, seen.images[image] * mask)[index] - baseline for mask in slow_masks(cells, (16, 24))]
+        powers = [np.exp(rise) for rise in rises]
+        weights = [power / sum(powers) for power in powers]
+        expected = sum(w * c for w, c in zip(weights, cells, strict=True)).clamp_min(0)
+        assert torch.allclose(got.maps[image, 0], expected, atol=1e-7)
+
+
+def test_finer_cam_over_score_cam_is_the_paper() -> None:
+    """Equation 9, `alpha_k = f(x.H_k)^c - gamma f(x.H_k)^d - f(x_b)^c`, then Score-CAM's softmax."""
+    seen = look()
+    got = cl.cam(seen, cl.Contrast(1, against=[0, 4], gamma=0.7), "score_cam")
+    for image in range(2):
+        cells = seen.feature()[image]
+        baseline = ask(seen, torch.zeros_like(seen.images[image]))[1]
+        alphas = []
+        for mask in slow_masks(cells, (16, 24)):
+            y = ask(seen, seen.images[image] * mask)
+            alphas.append(sum(y[1] - 0.7 * y[d] - baseline for d in (0, 4)) / 2)
+        weights = torch.tensor(alphas, dtype=DOUBLE).softmax(0)
+        assert torch.allclose(got.weights[image, 0, :, 0, 0].double(), weights, atol=1e-6)
+
+
+def test_several_questions_share_the_masked_forwards() -> None:
+    seen = look()
+    module = module_of(seen)
+    apart = [cl.cam(seen, target, "score_cam").maps for target in (cl.Logit(1), cl.Contrast(2), cl.Probability(0))]
+    module.batches.clear()
+    together = cl.cam(seen, [cl.Logit(1), cl.Contrast(2), cl.Probability(0)], "score_cam")
+    assert torch.equal(together.maps, torch.cat(apart, 1))
+    assert sum(module.batches) == 2 * 6
+
+
+@pytest.mark.parametrize("images_at_once", [0.1, 1, 4])
+def test_score_cam_stays_below_its_bound(monkeypatch: pytest.MonkeyPatch, images_at_once: float) -> None:
+    seen = look()
+    module = module_of(seen)
+    expected = cl.cam(seen, 1, "score_cam").maps
+    each = 4 * 16 * 24 * 8
+    monkeypatch.setattr(asking, "MASKED_BYTES", int(images_at_once * each))
+    module.batches.clear()
+    assert torch.allclose(cl.cam(seen, 1, "score_cam").maps, expected)
+    assert max(module.batches) == max(1, images_at_once)
+
+
+@pytest.mark.parametrize("variants_at_once", [1, 4])
+def test_ablation_stays_below_its_bound(monkeypatch: pytest.MonkeyPatch, variants_at_once: int) -> None:
+    seen = look()
+    given: list[int] = []
+    rerun = Observation.rerun
+
+    def counted(self: Observation, cells: Tensor, *place: Any) -> Any:
+        given.append(len(cells))
+        return rerun(self, cells, *place)
+
+    monkeypatch.setattr(Observation, "rerun", counted)
+    monkeypatch.setattr(asking, "CELL_BYTES", variants_at_once * seen.feature()[0].numel() * 8)
+    cl.cam(seen, 1, "ablation_cam")
+    assert max(given) == variants_at_once
+    assert sum(given) == 2 * 6
+
+
+@pytest.mark.parametrize("rule", ["score_cam", "ablation_cam", "random", "eigen_cam"])
+def test_a_map_does_not_depend_on_its_place_in_the_batch(rule: str) -> None:
+    seen = look(images=3)
+    turned = seen.model.observe(seen.images.flip(0))
+    maps = cl.cam(seen, cl.Contrast(1), rule, signed=True).maps
+    assert torch.allclose(cl.cam(turned, cl.Contrast(1), rule, signed=True).maps.flip(0), maps, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["timm resnet", "timm vit"])
+def test_score_cam_gives_the_maps_of_grad_cam(name: str) -> None:
+    layer = {"timm resnet": "layer4", "timm vit": "blocks.5.norm1"}[name]
+    seen = observation(name).model.observe(random_images((96, 160)), layers=layer)
+    module = build(name)
+    reshape = (lambda raw: raw[:, 1:].transpose(1, 2).unflatten(2, (6, 10))) if "vit" in name else None
+    with peer.ScoreCAM(module, [module.get_submodule(layer)], reshape) as method:
+        theirs = method.get_cam_weights(
+            seen.images, None, [ClassifierOutputTarget(c) for c in (3, 7)], seen.feature().numpy(), None
+        )
+    ours = cl.cam(seen, cl.Logit([3, 7]), "score_cam").weights[:, 0, :, 0, 0]
+    assert np.allclose(ours.numpy(), theirs, rtol=2e-4)
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_ablation_cam_is_the_paper(linear: bool) -> None:
+    """Every channel set to zero in turn, the score read again, over the size of the score."""
+    seen = look(linear)
+    assert (seen.readout(seen.logits) is not None) == linear
+    module = module_of(seen)
+    got = cl.cam(seen, [cl.Logit([1, 3]), cl.Contrast(0), cl.Probability(2)], "ablation_cam", signed=True)
+    contrast = cl.Contrast(0).question(seen)
+    rows = torch.arange(2)
+
+    def scores(cells: Tensor) -> Tensor:
+        y = module.read(cells)
+        return torch.stack([y[rows, torch.tensor([1, 3])], contrast.measure(y, rows), y.float().softmax(1)[:, 2]], 1)
+
+    with torch.no_grad():
+        whole = scores(seen.feature())
+        for k in range(6):
+            without = seen.feature().clone()
+            without[:, k] = 0
+            expected = (whole - scores(without)) / whole.abs()
+            assert torch.allclose(got.weights[:, :, k, 0, 0].double(), expected.double(), atol=1e-5)
+    assert bool((whole < 0).any()), "no score is negative, so the absolute value proves nothing"
+
+
+def test_the_closed_form_of_ablation_equals_running_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = look(linear=True)
+    module = module_of(seen)
+    targets = [cl.Logit(1), cl.Contrast(0), cl.Concept(direction=torch.randn(6, dtype=DOUBLE))]
+    seen.readout(seen.logits)
+    module.batches.clear()
+    closed = cl.cam(seen, targets, "ablation_cam", signed=True)
+    assert module.batches == []
+    monkeypatch.setattr(Observation, "readout", lambda *_: None)
+    assert torch.allclose(cl.cam(seen, targets, "ablation_cam", signed=True).maps, closed.maps, atol=1e-5)
+
+
+def test_ablation_of_a_score_of_zero_divides_nothing() -> None:
+    seen = look()
+
+    def nothing(answer: Answer) -> Tensor:
+        return answer.logits[:, 0] * 0
+
+    weights = cl.cam(seen, nothing, "ablation_cam").weights
+    assert weights is not None
+    assert bool((weights == 0).all())
+
+
+@pytest.mark.parametrize("channels", [6, 40])
+def test_eigen_cam_is_the_first_singular_vector(channels: int) -> None:
+    """`A = U S V^T` of cells x channels, map `A v_1`; 24 cells, so fewer and more channels than cells."""
+    seen = look(channels=channels)
+    got = cl.cam(seen, [cl.Logit(0), cl.Logit(1)], "eigen_cam", signed=True)
+    for image in range(2):
+        matrix = seen.feature()[image].flatten(1).T
+        projected = matrix @ torch.linalg.svd(matrix, full_matrices=True).Vh[0]
+        projected = projected * projected.sum().sign()
+        for question in range(2):
+            assert torch.allclose(got.maps[image, question].flatten(), projected, atol=1e-9)
+
+
+def test_eigen_cam_of_empty_features_is_empty() -> None:
+    seen = look(channels=40)
+    with torch.no_grad():
+        module_of(seen).last.bias.fill_(-100)
+    empty = seen.model.observe(seen.images)
+    assert torch.equal(cl.cam(empty, 0, "eigen_cam").maps, torch.zeros(2, 1, 4, 6, dtype=DOUBLE))
+
+
+def test_grad_cam_centres_eigen_cam_and_the_paper_does_not() -> None:
+    """Their map is the first principal component: its mean is zero, so about half of it is lost to the ReLU."""
+    seen = look(channels=40)
+    paper = cl.cam(seen, 0, "eigen_cam", signed=True).maps[:, 0]
+    theirs = torch.from_numpy(get_2d_projection(seen.feature().numpy()))
+    for image, matrix in enumerate(seen.feature().flatten(2).mT):
+        centred = matrix - matrix.mean(0)
+        component = centred @ torch.linalg.svd(centred).Vh[0]
+        assert abs(float(cosine(component, theirs[image].flatten().to(DOUBLE)))) > 1 - 1e-6
+    assert bool((theirs.mean((1, 2)).abs() < 1e-5).all())
+    assert bool((paper > 0).all())
+
+
+def test_random_weights_follow_the_image_and_not_its_place() -> None:
+    seen = look(images=3)
+    weights = cl.cam(seen, [0, 1], "random").weights
+    again = cl.cam(seen.model.observe(seen.images[2:]), [0, 1], "random").weights
+    assert weights is not None
+    assert again is not None
+    assert torch.equal(weights[2:], again)
+    assert float(weights.min()) > -1
+    assert float(weights.max()) < 1
+    assert len(set(weights.flatten().tolist())) == weights.numel()
+    renamed = replace(seen, pictures=tuple(Picture("a", "1234") for _ in range(3)))
+    same = cl.cam(renamed, 0, "random").weights
+    assert same is not None
+    assert torch.equal(same[0], same[1])
+
+
+def test_fast_score_cam_is_near_the_exact_one_and_says_so() -> None:
+    seen = look(channels=600)
+    module = module_of(seen)
+    targets = [cl.Logit(1), cl.Contrast(2)]
+    exact = cl.cam(seen, targets, "score_cam", signed=True)
+    module.batches.clear()
+    fast = cl.cam(seen, targets, "score_cam_fast", signed=True)
+    assert sum(module.batches) == 2 * 64
+    notes = fast.source.settings
+    assert (notes["channels"], notes["channels_asked"]) == (600, 64)
+    real = correlation(fast.maps, exact.maps)
+    assert float(real.min()) > 0.95
+    assert torch.allclose(torch.tensor(notes["estimated_correlation"], dtype=DOUBLE), real, atol=0.03)
+
+
+def test_fast_score_cam_says_when_scores_cannot_be_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores drawn at random, whatever the mask."""
+    seen = look(channels=600, images=1)
+    drawn = 3 * torch.randn(1, 600, dtype=DOUBLE)
+    monkeypatch.setattr(surrogate, "masked_scores", lambda *given: drawn[:, given[-1]])
+    fast = cl.cam(seen, 0, "score_cam_fast")
+    said = fast.source.settings["estimated_correlation"]
+    exact = (drawn[0].softmax(0) @ seen.feature()[0].flatten(1)).reshape(1, 1, 4, 6)
+    assert correlation(fast.maps, exact) < 0.9
+    assert isinstance(said, list)
+    assert said[0][0] < 0.95
+
+
+def test_fast_score_cam_of_few_channels_is_exact() -> None:
+    seen = look()
+    fast = cl.cam(seen, 1, "score_cam_fast")
+    assert torch.equal(fast.maps, cl.cam(seen, 1, "score_cam").maps)
+    assert fast.source.settings["channels_asked"] == 6
+
+
+def test_judges_must_leave_something_to_learn_from() -> None:
+    seen = look()
+    rule = cl.Rule("own", lambda *given: surrogate.score_cam_fast(*given, least=16, judges=16), "", "model")
+    with pytest.raises(cl.InputError, match="16 of 16 channels"):
+        cl.cam(seen, 1, rule)
+
+
+def test_regression_gives_back_what_it_learned_from() -> None:
+    points = torch.rand(80, 4, dtype=DOUBLE)
+    values = torch.stack([points.sum(1), (3 * points[:, 0]).sin()])
+    missed = surrogate.regress(points[:60], values[:, :60], points) - values
+    assert bool((missed.square().mean(1) < 0.05 * values.var(1)).all())
+    constant = torch.ones(1, 60, dtype=DOUBLE)
+    assert torch.allclose(surrogate.regress(points[:60], constant, points), torch.ones(1, 80, dtype=DOUBLE))
+
+
+def correlation(a: Tensor, b: Tensor) -> Tensor:
+    a, b = (t.flatten(2) - t.flatten(2).mean(2, keepdim=True) for t in (a, b))
+    return cosine(a, b)
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    return nn.functional.cosine_similarity(a, b, dim=-1)
