@@ -17,7 +17,7 @@ check: .venv/dev browser
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(RUN) $(BIN)/pytest -n 2 -m "not slow and not gpu"
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 test-slow: .venv/dev browser
 	$(RUN) $(BIN)/pytest -m "slow or gpu"

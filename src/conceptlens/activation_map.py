@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import conceptlens
-from conceptlens.error import InputError, near
+from conceptlens.error import InputError
 from conceptlens.observe import Answer, Observation
 from conceptlens.record import Explanation, Source
 from conceptlens.rule import RULES, Rule
@@ -128,7 +128,7 @@ def find_rule(rule: str | Rule) -> Rule:
     if isinstance(rule, Rule):
         return rule
     if rule not in RULES:
-        raise InputError(f"no rule '{rule}'; rules: {near(rule, RULES, most=len(RULES))}")
+        raise InputError(f"no rule '{rule}'; rules: {', '.join(RULES)}")
     return RULES[rule]
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from conceptlens.concept.vision_language import ClassifierText, VisionLanguage
-from conceptlens.data.folder import fingerprint, read_image
+from conceptlens.data.folder import fingerprint, read_image, upright
 from conceptlens.error import InputError, near
 from conceptlens.layout import Grid, find_grid, prefix_tokens
 from conceptlens.observe import Observation, observe
@@ -261,7 +261,7 @@ def _load(photo: Photo) -> Image.Image:
     if isinstance(photo, (str, Path)):
         return read_image(photo)
     if isinstance(photo, Image.Image):
-        return photo.convert("RGB")
+        return upright(photo)
     array = np.asarray(photo)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
         raise InputError(

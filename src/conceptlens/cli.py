@@ -49,7 +49,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print numbers as JSON on sta
 TargetName = Annotated[
     str | None, typer.Option("--target", "-t", help="A class by name or index; by default the predicted one.")
 ]
-RuleName = Annotated[str, typer.Option("--rule", help="How channels are weighed: grad_cam, layer_cam, score_cam …")]
+RuleName = Annotated[
+    str, typer.Option("--rule", help="How channels are weighed in class and contrast maps: grad_cam, layer_cam …")
+]
 Pretrained = Annotated[bool, typer.Option(help="--no-pretrained takes random weights, to try things out.")]
 
 
@@ -115,6 +117,7 @@ def explain(
         top=top,
         contrast=Contrast(_class(target), others),
         rule=rule,
+        with_photos=_wants_page(out),
         calibration=None if reference is None else Reference.load(reference),
     )
     backbone = _load(model, weights, labels, pretrained, layer, fit, device)
@@ -157,7 +160,7 @@ def contrast(
     others = tuple(_class(name) for name in against or ())
     asked: Any = {"by": by, "references": references, "of": of}
     finer = Contrast(_class(target), others, nearest, gamma, **asked)
-    plan = Plan(target=_class(target), contrast=finer, rule=rule, with_concepts=False)
+    plan = Plan(target=_class(target), contrast=finer, rule=rule, with_concepts=False, with_photos=_wants_page(out))
     backbone = _load(model, weights, labels, pretrained, layer, fit, device)
     _run(backbone, photos, plan, batch_size, out, as_json, "contrast", contrast_numbers)
 
@@ -311,6 +314,10 @@ def _write(
             with replacing(file) as temporary:
                 temporary.write_text(json.dumps(numbers(findings, failures), allow_nan=False, indent=1), "utf-8")
     return files
+
+
+def _wants_page(out: Path | None) -> bool:
+    return out is not None and out.suffix.lower() != ".json"
 
 
 def _check_out(out: Path | None) -> None:

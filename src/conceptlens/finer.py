@@ -24,6 +24,21 @@ LINEAR = ("grad_cam", "xgrad_cam", "hires_cam")
 
 
 @dataclass(frozen=True, eq=False)
+class Mixture:
+    """The raw signed maps of one image's target and references: every contrast of them is a mixture, then a ReLU.
+
+    `maps[1+reference height width]`, `names`, `classes` and `scores` start with the target; `shares` sum to 1.
+    """
+
+    maps: Float[Tensor, "class height width"]
+    names: tuple[str, ...]
+    classes: tuple[int, ...]
+    scores: tuple[float, ...]
+    shares: tuple[float, ...]
+    gamma: float
+
+
+@dataclass(frozen=True, eq=False)
 class Sweep:
     """Gradients of a target and of its references at one layer, detached: any contrast of them without the model.
 
@@ -76,13 +91,20 @@ class Sweep:
         weights = self.rule.weights(self.gradients, self.feature[:, None])
         return project(weights, self.feature)
 
-    def of(self, image: int) -> Sweep:
-        """Return the sweep of one image of the batch, as a batch of one."""
-        one = slice(image, image + 1)
-        tensors = {
-            name: getattr(self, name)[one] for name in ("gradients", "feature", "scores", "classes", "names", "shares")
-        }
-        return replace(self, **tensors, source=replace(self.source, pictures=self.source.pictures[one]))
+    def mixtures(self) -> tuple[Mixture, ...]:
+        """Return the linear maps of every image, without gradients and features: small enough to keep."""
+        maps = self.linear_maps()
+        return tuple(
+            Mixture(
+                maps[i].clone(),
+                self.names[i],
+                tuple(self.classes[i].tolist()),
+                tuple(self.scores[i].tolist()),
+                tuple(self.shares[i].tolist()),
+                self.gamma,
+            )
+            for i in range(len(maps))
+        )
 
     def _mixture(self, gamma: float, references: Sequence[int | str] | None) -> Tensor:
         shares = self.shares

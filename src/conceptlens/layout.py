@@ -104,14 +104,18 @@ def prefix_tokens(module: nn.Module) -> int:
 
 def _find_map(shape: tuple[int, ...], image: tuple[int, int, int], channels_last: bool | None) -> Grid:
     images, height, width = image
-    first = shape[0] == images and _same_proportions((shape[2], shape[3]), (height, width), loose=True)
-    last = shape[0] == images and _same_proportions((shape[1], shape[2]), (height, width), loose=True)
-    if channels_last is not None:
-        first, last = first and not channels_last, last and channels_last
-    if first and not last:
-        return Grid("image channel height width", shape[2], shape[3], shape[1])
-    if last and not first:
-        return Grid("image height width channel", shape[1], shape[2], shape[3])
+    first = last = False
+    for loose in (False, True):  # a reading that needs no allowance goes before one that does
+        first = shape[0] == images and _same_proportions((shape[2], shape[3]), (height, width), loose)
+        last = shape[0] == images and _same_proportions((shape[1], shape[2]), (height, width), loose)
+        if channels_last is not None:
+            first, last = first and not channels_last, last and channels_last
+        if first and not last:
+            return Grid("image channel height width", shape[2], shape[3], shape[1])
+        if last and not first:
+            return Grid("image height width channel", shape[1], shape[2], shape[3])
+        if first and last:
+            break
     what = "both channels-first and channels-last" if first else "neither channels-first nor channels-last"
     raise InputError(
         f"an output of shape {shape} fits {what} for {images} images of {height} x {width}; "

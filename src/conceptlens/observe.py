@@ -39,7 +39,8 @@ class Answer:
         if self.class_scores is None:
             raise InputError(
                 f"{self.model.name} gives no class scores (image class); ask with cl.Concept or a callable target, "
-                "or say how to read them with Backbone(..., output=...)"
+                "give a CLIP model class names with labels= (--labels), "
+                "or say how to read scores with Backbone(..., output=)"
             )
         return self.class_scores
 

@@ -73,7 +73,8 @@ class Preprocess:
             return self.resize[1], self.resize[0]
         width, height = photo_size
         if self.resize is None and self.size[0] != self.size[1]:
-            scale = max(self.size[1] / self.share / width, self.size[0] / self.share / height)
+            rows, columns = (int(side / self.share) for side in self.size)
+            scale = max(columns / width, rows / height)
             return round(width * scale), round(height * scale)
         short = self.resize or int(self.size[0] / self.share)
         if width <= height:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,9 @@ from conceptlens.activation_map import cam
 from conceptlens.concept.explain import explain
 from conceptlens.concept.reference import Reference
 from conceptlens.concept.vocabulary import ConceptName
-from conceptlens.data.folder import read_image
+from conceptlens.data.folder import jpeg, read_image
 from conceptlens.error import InputError
-from conceptlens.finer import LINEAR, Sweep, sweep
+from conceptlens.finer import LINEAR, Mixture, sweep
 from conceptlens.record import Explanation, Picture
 from conceptlens.target import ClassName, Contrast, Logit, choose_references, class_indices
 
@@ -46,9 +46,8 @@ class LookAlike:
 
 @dataclass(frozen=True)
 class Finding:
-    """All that was found in one photo; tensors only of small maps, so that thousands fit in memory."""
+    """All that was found in one photo: small maps and, where asked for, a small copy of the photo as JPEG."""
 
-    photo: Image.Image
     picture: Picture
     model: str
     layer: str
@@ -58,9 +57,10 @@ class Finding:
     finer: Explanation | None = None
     references: tuple[LookAlike, ...] = ()
     gamma: float = 0.0
-    sweep: Sweep | None = None
+    mixture: Mixture | None = None
     against: Prediction | None = None
     named: Explanation | None = None
+    photo: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -73,27 +73,34 @@ class Failure:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked of every photo of a run."""
+    """What is asked of every photo of a run; `with_photos` keeps a small copy of each for a report."""
 
     target: ClassName | None = None
     against: Sequence[ClassName] = ()
     concepts: Sequence[ConceptName] | None = None
     top: int = 8
-    contrast: Contrast | None = field(default_factory=Contrast)
+    contrast: Contrast = field(default_factory=Contrast)
     rule: str = "grad_cam"
     with_concepts: bool = True
+    with_photos: bool = False
     calibration: Reference | None = None
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A photo that could be read."""
+
+    name: str
+    photo: Image.Image
+
+
 def find(model: Backbone, photos: Sequence[Path], plan: Plan, batch_size: int = 8) -> Iterator[Finding | Failure]:
-    """Explain photos in batches, in their order; a photo that cannot be read comes out as a `Failure`."""
+    """Explain photos in batches, in their order; a photo that cannot be explained comes out as a `Failure`."""
     for start in range(0, len(photos), batch_size):
-        names = photos[start : start + batch_size]
-        read = [_try_to_read(path) for path in names]
-        good = [photo for photo in read if not isinstance(photo, Failure)]
-        found = iter(_explain_batch(model, names, read, plan) if good else ())
+        read = [_try_to_read(path) for path in photos[start : start + batch_size]]
+        found = iter(_explain_batch(model, [item for item in read if isinstance(item, Opened)], plan))
         for item in read:
-            yield item if isinstance(item, Failure) else next(found)
+            yield next(found) if isinstance(item, Opened) else item
 
 
 def observations(
@@ -103,79 +110,9 @@ def observations(
     for start in range(0, len(photos), batch_size):
         read = [_try_to_read(path) for path in photos[start : start + batch_size]]
         failures.extend(item for item in read if isinstance(item, Failure))
-        good = [item for item in read if not isinstance(item, Failure)]
+        good = [item.photo for item in read if isinstance(item, Opened)]
         if good:
             yield model.observe(good)
-
-
-def _try_to_read(path: Path) -> Image.Image | Failure:
-    try:
-        return read_image(path)
-    except InputError as error:
-        return Failure(str(path), str(error))
-
-
-def _explain_batch(
-    model: Backbone, paths: Sequence[Path], read: Sequence[Image.Image | Failure], plan: Plan
-) -> list[Finding]:
-    photos = [photo for photo in read if not isinstance(photo, Failure)]
-    names = [str(path) for path, photo in zip(paths, read, strict=True) if not isinstance(photo, Failure)]
-    seen = model.observe(photos, titles=names)
-    plain = cam(seen, Logit(plan.target), plan.rule)
-    finer = _contrast(seen, plan)
-    named = None
-    if plan.with_concepts:
-        against = plan.against[0] if plan.against else None
-        named = explain(seen, plan.concepts, plan.target, plan.top, against, reference=plan.calibration)
-    targets = class_indices(seen, plan.target)
-    others = class_indices(seen, plan.against[0]) if plan.against else None
-    return [
-        Finding(
-            photo=photo,
-            picture=seen.pictures[i],
-            model=model.name,
-            layer=seen.layer,
-            target=predictions(seen, i, targets[i : i + 1])[0],
-            predictions=predictions(seen, i),
-            plain=plain.of(i),
-            **({} if finer is None else finer.of(seen, i)),
-            against=None if others is None else predictions(seen, i, others[i : i + 1])[0],
-            named=None if named is None else named.of(i),
-        )
-        for i, photo in enumerate(photos)
-    ]
-
-
-@dataclass(frozen=True)
-class _Finer:
-    """The contrast of a batch."""
-
-    explanation: Explanation
-    classes: Tensor
-    shares: Tensor
-    gamma: float
-    sweep: Sweep | None
-
-    def of(self, seen: Observation, image: int) -> dict[str, Any]:
-        """Return what a finding says of one image's contrast."""
-        told_from = predictions(seen, image, self.classes[image])
-        shares = self.shares[image].tolist()
-        return {
-            "finer": self.explanation.of(image),
-            "references": tuple(LookAlike(p, s) for p, s in zip(told_from, shares, strict=True)),
-            "gamma": self.gamma,
-            "sweep": None if self.sweep is None else self.sweep.of(image),
-        }
-
-
-def _contrast(seen: Observation, plan: Plan) -> _Finer | None:
-    """Return the batch's contrast; a model with one class, or fewer than the contrast needs, has none to show."""
-    if plan.contrast is None:
-        return None
-    _, classes, shares = choose_references(seen, plan.contrast)
-    swept = sweep(seen, plan.contrast, plan.rule) if plan.rule in LINEAR else None
-    explanation = cam(seen, plan.contrast, plan.rule) if swept is None else swept.at()
-    return _Finer(explanation, classes, shares, plan.contrast.gamma, swept)
 
 
 def predictions(seen: Observation, image: int, classes: Tensor | None = None, top: int = 5) -> tuple[Prediction, ...]:
@@ -186,3 +123,87 @@ def predictions(seen: Observation, image: int, classes: Tensor | None = None, to
     return tuple(
         Prediction(i, seen.model.class_name(i), float(logits[i]), float(probability[i])) for i in chosen.tolist()
     )
+
+
+def _try_to_read(path: Path) -> Opened | Failure:
+    try:
+        return Opened(str(path), read_image(path))
+    except InputError as error:
+        return Failure(str(path), str(error))
+
+
+def _explain_batch(model: Backbone, opened: Sequence[Opened], plan: Plan) -> list[Finding | Failure]:
+    if not opened:
+        return []
+    seen = model.observe([o.photo for o in opened], titles=[o.name for o in opened])
+    clash = _predicted_as_reference(seen, plan)
+    if not any(clash):
+        return list(_findings(seen, opened, plan))
+    rest = iter(_explain_batch(model, [o for o, c in zip(opened, clash, strict=True) if not c], plan))
+    return [Failure(o.name, c) if c else next(rest) for o, c in zip(opened, clash, strict=True)]
+
+
+def _predicted_as_reference(seen: Observation, plan: Plan) -> list[str]:
+    """Say of each photo, where its class was left to the model, if that is one of the classes to tell it from."""
+    named = plan.contrast.against
+    if plan.target is not None or not named:
+        return [""] * len(seen.pictures)
+    against = {seen.model.class_index(name) for name in named if isinstance(name, (str, int))}
+    return [
+        f"{picture.name} is predicted as {seen.model.class_name(index)}, which it was to be told from; give --target"
+        if index in against
+        else ""
+        for picture, index in zip(seen.pictures, class_indices(seen, None).tolist(), strict=True)
+    ]
+
+
+def _findings(seen: Observation, opened: Sequence[Opened], plan: Plan) -> Iterator[Finding]:
+    plain = cam(seen, Logit(plan.target), plan.rule)
+    contrasted = _contrast(seen, plan)
+    against = plan.against[0] if plan.against else None
+    named = None
+    if plan.with_concepts:
+        named = explain(seen, plan.concepts, plan.target, plan.top, against, reference=plan.calibration)
+    targets = class_indices(seen, plan.target)
+    others = None if against is None else class_indices(seen, against)
+    for i, item in enumerate(opened):
+        yield Finding(
+            picture=seen.pictures[i],
+            model=seen.model.name,
+            layer=seen.layer,
+            target=predictions(seen, i, targets[i : i + 1])[0],
+            predictions=predictions(seen, i),
+            plain=plain.of(i),
+            against=None if others is None else predictions(seen, i, others[i : i + 1])[0],
+            named=None if named is None else named.of(i),
+            photo=jpeg(item.photo) if plan.with_photos else b"",
+            **({} if contrasted is None else contrasted[i]),
+        )
+
+
+def _contrast(seen: Observation, plan: Plan) -> list[dict[str, Any]] | None:
+    """Return each photo's contrast as fields of its finding; `None` where a model has a single class.
+
+    `explain` takes as many look-alikes as there are, where a model has fewer classes than it asks for.
+    """
+    most = seen.logits.shape[1] - 1
+    if most < 1:
+        return None
+    asked = plan.contrast
+    if plan.with_concepts and not asked.against:
+        asked = replace(asked, nearest=min(asked.nearest, most))
+    _, classes, shares = choose_references(seen, asked)
+    swept = sweep(seen, asked, plan.rule) if plan.rule in LINEAR else None
+    finer = cam(seen, asked, plan.rule) if swept is None else swept.at()
+    mixtures = [None] * len(classes) if swept is None else swept.mixtures()
+    return [
+        {
+            "finer": finer.of(i),
+            "references": tuple(
+                LookAlike(p, s) for p, s in zip(predictions(seen, i, classes[i]), shares[i].tolist(), strict=True)
+            ),
+            "gamma": asked.gamma,
+            "mixture": mixtures[i],
+        }
+        for i in range(len(classes))
+    ]

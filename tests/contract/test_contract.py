@@ -54,14 +54,6 @@ def close(a: Tensor, b: Tensor, tolerance: float = 1e-8) -> bool:
     return bool(((a - b).abs() <= tolerance * scale + 1e-12).all())
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 CASES = [(a, r) for a in ARCHITECTURES for r in GRADIENT_RULES] + [(a, r) for a in FEW for r in MODEL_RULES]
 
 

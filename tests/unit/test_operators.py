@@ -34,6 +34,11 @@ def test_what_somebody_else_has_mended_stays() -> None:
     assert run(_FOREIGN, _MEND, "print(mended)", "import torchvision") == "None"
 
 
+def test_what_somebody_else_has_left_out_is_added() -> None:
+    partly = _FOREIGN.replace('own.define("nms', '#("nms')
+    assert run(partly, _MEND, "print(hasattr(torch.ops.torchvision, 'nms'))", "import torchvision") == "True"
+
+
 def test_a_loaded_torchvision_stays() -> None:
     assert run(_MEND, "mend_torchvision.cache_clear()", "import torchvision", "print(mend_torchvision())") == "None"
 

@@ -44,10 +44,10 @@ class Placed(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.trunk = nn.Conv2d(3, 8, 4, 4)
-        self.place = nn.Embedding(64, 8)
+        self.trunk = nn.Conv2d(3, 12, 4, 4)
+        self.place = nn.Embedding(64, 12)
         self.spread = nn.Unflatten(1, (8, 8))
-        self.head = nn.Linear(8, 4)
+        self.head = nn.Linear(12, 4)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         cells = self.trunk(images)

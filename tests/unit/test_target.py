@@ -161,7 +161,7 @@ class Shown(nn.Module):
 
 
 def shown(logits: list[float]) -> Observation:
-    model = cl.Backbone(Shown(logits), layers="cells", classifier="head", input_size=(4, 4))
+    model = cl.Backbone(Shown(logits), layers="cells", classifier="head", input_size=(4, 4), channels_last=False)
     return model.observe(torch.ones(1, 3, 4, 4))
 
 

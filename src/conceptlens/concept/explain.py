@@ -47,6 +47,7 @@ def explain(
     - *how much*: `contributions`, by the masking curve (see `contributions`), to `target`, by default the predicted
       class. With `against=` another class they are contributions to the difference of the two: positive speaks for
       `target`, negative for `against`, and the `top` are those that count most among the concepts that stand out.
+      `None` for a model without classes.
     """
     name = layer or seen.layer
     language = seen.model.language
@@ -58,15 +59,15 @@ def explain(
     reference = reference or find_reference(seen.model)
     unusual = None if reference is None else reference.unusual(scores.cpu(), texts.cpu(), language).to(scores)
     rank = scores if unusual is None else unusual
-    index = class_indices(seen, target)
+    index = None if target is None and seen.class_scores is None else class_indices(seen, target)
     other = None if against is None else class_indices(seen, against)
     if given is None:
         chosen = _most_telling(rank, texts, min(2 * top, len(known)) if other is not None else top)
     else:
         chosen = torch.arange(len(known), device=rank.device).expand(len(rank), -1)
     weights = grad_cam(seen.pull(root, cotangents(chosen), name), seen.feature(name)[:, None])
-    counts = contributions(seen, weights[..., 0, 0], index, other, name)
-    if given is None and other is not None:
+    counts = None if index is None else contributions(seen, weights[..., 0, 0], index, other, name)
+    if given is None and other is not None and counts is not None:
         best = counts.abs().topk(min(top, counts.shape[1]), dim=1).indices
         chosen, counts = chosen.gather(1, best), counts.gather(1, best)
         weights = weights.gather(1, best[..., None, None, None].expand(-1, -1, *weights.shape[2:]))
@@ -79,7 +80,7 @@ def explain(
         source=source(seen, name, "ce_fam", settings),
         contributions=counts,
         unusual=None if unusual is None else unusual.gather(1, chosen),
-        counts_for=tuple(_counts_for(seen, index, other)),
+        counts_for=() if index is None else tuple(_counts_for(seen, index, other)),
         types=tuple(tuple(known[int(c)].type for c in row) for row in chosen),
     )
 

@@ -42,6 +42,7 @@ class Reference:
     count: int
     model: str
     identity: str
+    normalised: bool = False
 
     def unusual(
         self, scores: Float[Tensor, "image text"], texts: Float[Tensor, "text dimension"], language: VisionLanguage
@@ -50,6 +51,11 @@ class Reference:
 
         2 and more is unusual: about one reference photo in forty scores so high.
         """
+        if language.normalised != self.normalised:
+            raise InputError(
+                f"this reference of {self.model} was made for {'unit' if self.normalised else 'plain'} vectors, and "
+                f"{language.name} compares others; make one with conceptlens calibrate FOLDER"
+            )
         centre = language.scale * self._units(texts, language) @ self.mean
         spread = language.scale * self._deviation(self._units(texts, language))
         return (scores - centre) / spread.clamp_min(1e-12)
@@ -64,7 +70,7 @@ class Reference:
     def save(self, file: str | Path) -> Path:
         """Write a safetensors file, atomically."""
         tensors = {name: getattr(self, name).half().contiguous() for name in ("basis", "rest")}
-        metadata = {"model": self.model, "identity": self.identity, "count": str(self.count)}
+        metadata = {name: str(getattr(self, name)) for name in ("model", "identity", "count", "normalised")}
         with replacing(file) as temporary:
             save_file({"mean": self.mean.float(), **tensors}, temporary, metadata)
         return Path(file)
@@ -76,7 +82,13 @@ class Reference:
             with safe_open(str(file), framework="pt") as stored:
                 about = stored.metadata()
                 parts = {name: stored.get_tensor(name).float() for name in ("mean", "basis", "rest")}
-                return cls(**parts, count=int(about["count"]), model=about["model"], identity=about["identity"])
+                return cls(
+                    **parts,
+                    count=int(about["count"]),
+                    model=about["model"],
+                    identity=about["identity"],
+                    normalised=about["normalised"] == "True",
+                )
         except (OSError, SafetensorError, KeyError, TypeError) as error:
             raise InputError(f"{file} is no reference ({error}); make one with conceptlens calibrate FOLDER") from None
 
@@ -92,20 +104,24 @@ def fit_reference(model: Backbone, observations: Iterable[Observation]) -> Refer
     rank = min(RANK, len(singular))
     basis = (directions[:rank].T * singular[:rank] / (len(vectors) - 1) ** 0.5).float()
     rest = (centred.var(0).float() - basis.square().sum(1)).clamp_min(0)
-    return Reference(mean, basis, rest, len(vectors), model.name, identity(model.module))
+    return Reference(mean, basis, rest, len(vectors), model.name, identity(model.module), model.language.normalised)
 
 
 def find_reference(model: Backbone) -> Reference | None:
-    """Return the reference of this very model, by its weights: from the user's cache, else from the package."""
+    """Return the reference of this very model, by its weights: from the user's cache, else from the package.
+
+    `None` where there is none, or only one for another kind of text encoder.
+    """
     name = f"{identity(model.module)}.safetensors"
     own = cache_folder() / "reference" / name
     if own.is_file():
-        return Reference.load(own)
-    shipped = files("conceptlens.concept") / "reference_data" / name
-    if not shipped.is_file():
+        found = Reference.load(own)
+    elif (shipped := files("conceptlens.concept") / "reference_data" / name).is_file():
+        with as_file(shipped) as file:
+            found = Reference.load(file)
+    else:
         return None
-    with as_file(shipped) as file:
-        return Reference.load(file)
+    return found if found.normalised == model.language.normalised else None
 
 
 def _vectors(model: Backbone, seen: Observation) -> Tensor:

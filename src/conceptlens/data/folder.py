@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import io
 import os
 import re
 import threading
@@ -95,6 +96,15 @@ def find_images(*sources: str | Path) -> tuple[Path, ...]:
         for path in _expanded(_path(source)):
             found.setdefault(os.path.abspath(path), path)
     return tuple(found.values())
+
+
+def jpeg(photo: Image.Image, longest: int = 900) -> bytes:
+    """Return a photo as JPEG bytes, scaled down until neither side is longer than `longest` pixels."""
+    small = photo.copy()
+    small.thumbnail((longest, longest))
+    buffer = io.BytesIO()
+    small.save(buffer, format="JPEG", quality=88)
+    return buffer.getvalue()
 
 
 def fingerprint(image: Image.Image) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import datetime
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,30 +13,27 @@ from conceptlens.error import InputError
 from conceptlens.reporting.numbers import concept_numbers, place, prediction_numbers, versions
 
 if TYPE_CHECKING:
-    from PIL import Image
     from torch import Tensor
 
-    from conceptlens.finer import Sweep
+    from conceptlens.finer import Mixture
     from conceptlens.record import Explanation, Picture
     from conceptlens.run import Finding, Prediction
 
 SCHEMA = "conceptlens.report/1"
-# The longest side of a photo in a report, in pixels.
-PICTURE_SIDE = 900
 
 
 @dataclass(frozen=True)
 class Entry:
     """One photo of a report, with explanations of that photo alone."""
 
-    photo: Image.Image
+    photo: bytes
     picture: Picture
     model: str
     layer: str
     target: Prediction
     predictions: tuple[Prediction, ...]
     explanations: tuple[Explanation, ...]
-    sweep: Sweep | None = None
+    mixture: Mixture | None = None
     against: Prediction | None = None
     command: str = ""
     settings: Mapping[str, object] = field(default_factory=dict)
@@ -54,7 +50,7 @@ def entry_of(finding: Finding, command: str) -> Entry:
         target=finding.target,
         predictions=finding.predictions,
         explanations=tuple(e for e in explanations if e is not None),
-        sweep=finding.sweep,
+        mixture=finding.mixture,
         against=finding.against,
         command=command,
         settings={"rule": finding.plain.source.method},
@@ -77,9 +73,9 @@ def page_content(entries: Sequence[Entry]) -> dict[str, Any]:
 def _shown(entry: Entry) -> dict[str, Any]:
     return {
         "name": Path(entry.picture.name).name,
-        "picture": _picture_data(entry.photo),
-        "width": entry.photo.width,
-        "height": entry.photo.height,
+        "picture": "data:image/jpeg;base64," + base64.b64encode(entry.photo).decode("ascii"),
+        "width": entry.picture.width,
+        "height": entry.picture.height,
         "box": list(entry.picture.box),
         "model": entry.model,
         "layer": entry.layer,
@@ -87,7 +83,7 @@ def _shown(entry: Entry) -> dict[str, Any]:
         "against": None if entry.against is None else prediction_numbers(entry.against),
         "predictions": [prediction_numbers(p) for p in entry.predictions],
         "questions": [question for e in entry.explanations for question in _questions(entry.picture, e)],
-        "contrast": None if entry.sweep is None else _contrast(entry.sweep),
+        "contrast": None if entry.mixture is None else _contrast(entry.mixture),
         "settings": dict(entry.settings),
         "command": entry.command,
     }
@@ -113,32 +109,17 @@ def _questions(picture: Picture, explanation: Explanation) -> list[dict[str, Any
     ]
 
 
-def _contrast(sweep: Sweep) -> dict[str, Any]:
+def _contrast(mixture: Mixture) -> dict[str, Any]:
     """Return the raw maps that the page's gamma slider mixes."""
-    maps = sweep.linear_maps()[0]
-    references = [
-        {"name": name, "index": int(index), "weight": float(share), "score": float(score)}
-        for name, index, share, score in zip(
-            sweep.names[0][1:], sweep.classes[0, 1:], sweep.shares[0], sweep.scores[0, 1:], strict=True
-        )
-    ]
+    told_from = zip(mixture.names[1:], mixture.classes[1:], mixture.shares, mixture.scores[1:], strict=True)
     return {
-        "target": sweep.names[0][0],
-        "gamma": sweep.gamma,
-        "references": references,
-        "maps": {"target": _grid(maps[0]), "references": [_grid(m) for m in maps[1:]]},
+        "target": mixture.names[0],
+        "gamma": mixture.gamma,
+        "references": [{"name": n, "index": i, "weight": w, "score": s} for n, i, w, s in told_from],
+        "maps": {"target": _grid(mixture.maps[0]), "references": [_grid(m) for m in mixture.maps[1:]]},
     }
 
 
 def _grid(values: Tensor) -> dict[str, Any]:
     height, width = values.shape
     return {"height": height, "width": width, "values": [float(f"{v:.6g}") for v in values.flatten().tolist()]}
-
-
-def _picture_data(photo: Image.Image) -> str:
-    """Return a photo as a data address, scaled down to `PICTURE_SIDE`."""
-    small = photo.copy()
-    small.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-    buffer = io.BytesIO()
-    small.save(buffer, format="JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

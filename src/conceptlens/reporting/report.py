@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from conceptlens.data.folder import jpeg
 from conceptlens.error import InputError
 from conceptlens.finer import LINEAR, Sweep
 from conceptlens.preprocess import Preprocess
@@ -32,17 +33,17 @@ def report(path: str | os.PathLike[str], seen: Observation, *explained: Explanat
     for explanation in explanations:
         if explanation.source.pictures != seen.pictures:
             raise InputError("an explanation speaks of other photos than the observation; report them separately")
-    sliding = next((s for s in sweeps if s.rule.name in LINEAR), None)
+    sliding = next((s.mixtures() for s in sweeps if s.rule.name in LINEAR), None)
     entries = [
         Entry(
-            photo=_photo(seen, i),
+            photo=jpeg(_photo(seen, i)),
             picture=seen.pictures[i],
             model=seen.model.name,
             layer=explanations[0].source.layer,
             target=predictions(seen, i)[0],
             predictions=predictions(seen, i),
             explanations=tuple(e.of(i) for e in explanations),
-            sweep=None if sliding is None else sliding.of(i),
+            mixture=None if sliding is None else sliding[i],
             command="\n".join(_code(seen, explanations, i)),
             settings={f"method {n}": e.source.method for n, e in enumerate(explanations, 1)},
         )
@@ -53,7 +54,7 @@ def report(path: str | os.PathLike[str], seen: Observation, *explained: Explanat
 
 def _code(seen: Observation, explanations: list[Explanation], image: int) -> list[str]:
     """Return the lines of Python that make these explanations again."""
-    lines = [f"seen = cl.load_model({seen.model.name!r}).observe({seen.pictures[image].name!r})"]
+    lines = [f"seen = cl.load_model({seen.model.name!r}).observe(photo)  # {seen.pictures[image].name}"]
     for explanation in explanations:
         settings = explanation.source.settings
         if explanation.types:
