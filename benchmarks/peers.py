@@ -117,7 +117,10 @@ def their_score_cam(module: nn.Module, network: Network) -> Run:
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     def run(images: Tensor, classes: Sequence[int]) -> Any:
-        with ScoreCAM(module, [module.get_submodule(network.layer)]) as method, contextlib.redirect_stderr(io.StringIO()):
+        with (
+            ScoreCAM(module, [module.get_submodule(network.layer)]) as method,
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             return method(images, [ClassifierOutputTarget(c) for c in classes])
 
     return run

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-import conceptlens
 from conceptlens.error import InputError
 from conceptlens.observe import Answer, Observation
 from conceptlens.record import Explanation, Source
@@ -134,5 +134,5 @@ def find_rule(rule: str | Rule) -> Rule:
 
 def source(seen: Observation, layer: str, method: str, settings: dict[str, object]) -> Source:
     """Return where an explanation of `seen` comes from."""
-    versions = {"conceptlens": conceptlens.__version__, "torch": torch.__version__}
+    versions = {"conceptlens": version("conceptlens"), "torch": torch.__version__}
     return Source(seen.model.name, layer, method, seen.pictures, settings, versions)

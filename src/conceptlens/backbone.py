@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from conceptlens.concept.vision_language import ClassifierText, VisionLanguage
 from conceptlens.data.folder import fingerprint, read_image, upright
 from conceptlens.error import InputError, near
 from conceptlens.layout import Grid, find_grid, prefix_tokens
@@ -22,6 +21,7 @@ from conceptlens.observe import Observation, observe
 from conceptlens.preprocess import Preprocess
 from conceptlens.probe import Anatomy, anatomy
 from conceptlens.record import WHOLE, Picture
+from conceptlens.text.encoder import ClassifierText, VisionLanguage
 
 Photo = str | Path | Image.Image | np.ndarray
 

@@ -211,9 +211,9 @@ def calibrate(
 ) -> None:
     """Learn from everyday photos how high each concept usually scores, so that `explain` can say what is unusual."""
     from conceptlens.concept.reference import fit_reference
-    from conceptlens.concept.text_cache import cache_folder
     from conceptlens.data.folder import find_images
     from conceptlens.run import observations
+    from conceptlens.text.cache import cache_folder
 
     backbone = _load(model, weights, labels, pretrained, None, fit, device)
     paths = find_images(*photos)

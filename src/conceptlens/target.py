@@ -16,7 +16,7 @@ from conceptlens.observe import Answer, Observation
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-    from conceptlens.concept.vision_language import VisionLanguage
+    from conceptlens.text.encoder import VisionLanguage
 
 ClassName = str | int
 By = Literal["logit", "rank", "weight"]

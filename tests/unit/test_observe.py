@@ -176,11 +176,28 @@ class TestClosedForm:
         assert seen.readout(seen.logits * 2) is None
 
     @pytest.mark.parametrize("pool", [nn.AdaptiveMaxPool2d(1), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.ReLU())])
-    def test_is_refused_by_its_values_or_its_gradient(self, pool: nn.Module) -> None:
+    def test_is_refused_by_its_values_before_any_backward(
+        self, pool: nn.Module, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         module = small()
         module[4], module[5] = nn.Identity(), pool
         seen = seen_by(module, "3")
+        monkeypatch.setattr(torch.autograd, "grad", None)
         assert seen.readout(seen.logits) is None
+
+    def test_is_refused_by_its_gradient_where_the_values_agree(self) -> None:
+        class Louder(nn.Module):
+            """The same numbers, twice the gradient."""
+
+            def forward(self, mean: Tensor) -> Tensor:
+                return 2 * mean - mean.detach()
+
+        module = small()
+        module[6] = nn.Sequential(nn.Flatten(), Louder())
+        seen, plain = seen_by(module, "4"), seen_by(small(), "4")
+        assert torch.equal(seen.logits, plain.logits)
+        assert seen.readout(seen.logits) is None
+        torch.testing.assert_close(cl.cam(seen, 3).maps, 2 * cl.cam(plain, 3).maps)
 
 
 class Frame(NamedTuple):

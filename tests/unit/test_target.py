@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import conceptlens as cl
-from architectures import CLASSES, backbone, observation, random_images, wrap
+from architectures import CLASSES, observation
 from conceptlens.observe import Answer, Observation
 
 DOUBLE = torch.float64
@@ -267,14 +267,18 @@ def test_probability_of_a_certain_answer_has_no_gradient_left_but_the_logit_has(
     assert float(cl.cam(sure, cl.Logit(0)).maps.abs().max()) > 1
 
 
-@pytest.mark.parametrize("precision", [torch.float32, torch.float16, torch.bfloat16])
-def test_scores_are_measured_in_float32_at_least(precision: torch.dtype) -> None:
-    model = wrap("timm resnet", backbone("timm resnet").module)
-    observed = model.observe(random_images((96, 160)))
-    for target in (cl.Probability(3), cl.Contrast(3), cl.Contrast(3, of="probabilities")):
-        question = target.question(observed)
-        assert question.measure(observed.logits.detach().to(precision), torch.arange(2)).dtype == torch.float32
-    assert signed(cl.Contrast(3)).dtype == DOUBLE
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "target",
+    [cl.Probability(3), cl.Contrast(3), cl.Contrast(3, of="probabilities"), cl.Contrast(3, objective="official")],
+)
+def test_scores_are_measured_in_float32_at_least(target: Any, precision: torch.dtype) -> None:
+    question, rows = target.question(observation("timm resnet")), torch.arange(2)
+    narrow = (30 * observation("timm resnet").logits.detach()).to(precision)
+    measured = question.measure(narrow, rows)
+    assert measured.dtype == torch.float32
+    assert torch.equal(measured, question.measure(narrow.float(), rows))
+    assert question.measure(narrow.double(), rows).dtype == DOUBLE
 
 
 def test_asking_again_of_other_rows() -> None:

@@ -19,9 +19,9 @@ from tiny_models import register_open_clip, save_transformers
 from torch import Tensor, nn
 
 import conceptlens as cl
-from conceptlens.concept import vision_language
-from conceptlens.concept.text_cache import cache_folder, cached, identity
-from conceptlens.concept.vision_language import ClassifierText, VisionLanguage, encode_sentences
+from conceptlens.text import encoder
+from conceptlens.text.cache import cache_folder, cached, identity
+from conceptlens.text.encoder import ClassifierText, VisionLanguage, encode_sentences
 
 PHOTOS = Path(skimage.__file__).parent / "data"
 TEXTS = ["a cat", "a motorcycle on the beach", "blue"]
@@ -89,7 +89,7 @@ def test_it_says_what_it_is(pairs: Pairs, kind: str) -> None:
 @pytest.mark.parametrize("kind", PAIRS)
 def test_a_text_is_encoded_once(pairs: Pairs, kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    owner, method = (vision_language, "_encode_sentences") if kind == "classifier" else (None, "_encode")
+    owner, method = (encoder, "_encode_sentences") if kind == "classifier" else (None, "_encode")
     pair = pairs[kind](0)
     owner = owner or type(pair)
     encode = getattr(owner, method)
@@ -198,9 +198,9 @@ def test_texts_are_a_list(folder: Path, texts: Any) -> None:
 
 _WRITER = """
 import sys, torch
-from conceptlens.concept.text_cache import cached
+from conceptlens.text.cache import cached
 def lengths(texts): return torch.tensor([[float(len(t)), float(len(set(t)))] for t in texts])
-for i in range(40):
+for i in range(200):
     texts = [f"{sys.argv[1]} {i}", f"shared {i}"]
     assert torch.equal(cached("a model", texts, lengths), lengths(texts))
 """
@@ -213,7 +213,7 @@ def test_processes_that_write_at_once_leave_a_whole_file(folder: Path) -> None:
     with safe_open(str(file), framework="pt") as stored:
         texts = json.loads(stored.metadata()["texts"])
         assert torch.equal(stored.get_tensor("vectors"), _lengths(texts))
-    assert len(texts) > 40
+    assert len(texts) > 200
 
 
 def test_another_writers_texts_are_kept(folder: Path) -> None:
@@ -238,7 +238,7 @@ _ALONE = """
 import socket, sys, warnings
 def unplugged(*_, **__): raise SystemExit("it asked the network")
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = unplugged
-from conceptlens.concept.vision_language import encode_sentences
+from conceptlens.text.encoder import encode_sentences
 v = encode_sentences(["cat", "kitten", "motorcycle"])
 print(float(v[0] @ v[1]), float(v[0] @ v[2]))
 """
@@ -258,7 +258,7 @@ def test_sentences_are_unit_vectors_in_any_order(folder: Path) -> None:
     numbered = [f"{text} {i}" for i, text in enumerate(texts)]
     vectors = encode_sentences(numbered)
     assert torch.allclose(vectors.norm(dim=1), torch.ones(150))
-    alone = vision_language._encode_sentences([numbered[77]])
+    alone = encoder._encode_sentences([numbered[77]])
     assert torch.allclose(vectors[77], nn.functional.normalize(alone, dim=1)[0], atol=1e-5)
 
 

@@ -13,7 +13,7 @@ from tiny_models import OPEN_CLIP, photo, register_open_clip
 from torch.nn import functional as F
 
 import conceptlens as cl
-from conceptlens.concept.vision_language import OpenClip
+from conceptlens.text.encoder import OpenClip
 from conceptlens.zoo.from_open_clip import preprocess_of
 
 LABELS = ("cat", "motorcycle", "house")

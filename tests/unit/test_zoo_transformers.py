@@ -11,8 +11,8 @@ from tiny_models import CLASSES, DETECTORS, NAMES, PAIRS, TRANSFORMERS, photo, s
 from torch.nn import functional as F
 
 import conceptlens as cl
-from conceptlens.concept.vision_language import Transformers
 from conceptlens.preprocess import Preprocess
+from conceptlens.text.encoder import Transformers
 from conceptlens.zoo.image_processor import check_same, preprocess_of
 
 CLASSIFIERS = ("vit", "deit distilled", "swin", "convnext", "efficientnet", "dinov2 registers")

@@ -22,7 +22,7 @@ from conceptlens.target import ClassName, class_indices, similarity
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-    from conceptlens.concept.vision_language import VisionLanguage
+    from conceptlens.text.encoder import VisionLanguage
 
 # Two concepts of the vocabulary whose text vectors are closer than this say the same; the stronger one is shown.
 SAME = 0.9

@@ -14,15 +14,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from conceptlens.atomic import replacing
-from conceptlens.concept.text_cache import cache_folder, identity
 from conceptlens.error import InputError
+from conceptlens.text.cache import cache_folder, identity
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
     from conceptlens.backbone import Backbone
-    from conceptlens.concept.vision_language import VisionLanguage
     from conceptlens.observe import Observation
+    from conceptlens.text.encoder import VisionLanguage
 
 RANK = 128
 FEWEST = 30

@@ -1,1 +1,1 @@
-"""."""
+"""Results for people and programs: numbers, tables in the terminal, the HTML page."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-import conceptlens
 from conceptlens.metric.locate import area, peak
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def versions() -> dict[str, str]:
     """Return the versions that made a result."""
     import torch
 
-    return {"conceptlens": conceptlens.__version__, "torch": torch.__version__}
+    return {"conceptlens": version("conceptlens"), "torch": torch.__version__}
 
 
 def _envelope(schema: str, images: list[dict[str, Any]], failures: Sequence[Failure]) -> dict[str, Any]:

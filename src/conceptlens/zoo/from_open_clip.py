@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from conceptlens.backbone import Backbone
-from conceptlens.concept.vision_language import OpenClip
 from conceptlens.error import InputError, near
 from conceptlens.preprocess import Preprocess
+from conceptlens.text.encoder import OpenClip
 from conceptlens.zoo.fetch import fetching
 from conceptlens.zoo.weights import load_weights
 from conceptlens.zoo.zero_shot import with_labels

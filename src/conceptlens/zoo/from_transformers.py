@@ -18,9 +18,9 @@ from transformers import (
 )
 
 from conceptlens.backbone import Backbone
-from conceptlens.concept.vision_language import Transformers
 from conceptlens.error import InputError
 from conceptlens.preprocess import Preprocess
+from conceptlens.text.encoder import Transformers
 from conceptlens.zoo.fetch import fetching
 from conceptlens.zoo.image_processor import check_same, preprocess_of
 from conceptlens.zoo.labels import checked_labels

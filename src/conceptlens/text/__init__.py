@@ -1,0 +1,1 @@
+"""Texts as vectors: the encoders that share a space with images, and their cache."""
