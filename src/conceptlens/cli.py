@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import shlex
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -13,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conceptlens.atomic import replacing
 from conceptlens.error import InputError
 from conceptlens.zoo import DEFAULT_MODEL
 
@@ -102,6 +99,7 @@ def explain(
     from conceptlens.concept.reference import Reference
     from conceptlens.concept.vocabulary import parse_concepts, read_concepts
     from conceptlens.reporting.numbers import explain_numbers
+    from conceptlens.reporting.outcome import wants_page
     from conceptlens.run import Plan
     from conceptlens.target import Contrast
 
@@ -117,7 +115,7 @@ def explain(
         top=top,
         contrast=Contrast(_class(target), others),
         rule=rule,
-        with_photos=_wants_page(out),
+        with_photos=wants_page(out),
         calibration=None if reference is None else Reference.load(reference),
     )
     backbone = _load(model, weights, labels, pretrained, layer, fit, device)
@@ -154,13 +152,14 @@ def contrast(
 ) -> None:
     """Show what tells a class from its look-alikes (Finer-CAM)."""
     from conceptlens.reporting.numbers import contrast_numbers
+    from conceptlens.reporting.outcome import wants_page
     from conceptlens.run import Plan
     from conceptlens.target import Contrast
 
     others = tuple(_class(name) for name in against or ())
     asked: Any = {"by": by, "references": references, "of": of}
     finer = Contrast(_class(target), others, nearest, gamma, **asked)
-    plan = Plan(target=_class(target), contrast=finer, rule=rule, with_concepts=False, with_photos=_wants_page(out))
+    plan = Plan(target=_class(target), contrast=finer, rule=rule, with_concepts=False, with_photos=wants_page(out))
     backbone = _load(model, weights, labels, pretrained, layer, fit, device)
     _run(backbone, photos, plan, batch_size, out, as_json, "contrast", contrast_numbers)
 
@@ -212,6 +211,7 @@ def calibrate(
     """Learn from everyday photos how high each concept usually scores, so that `explain` can say what is unusual."""
     from conceptlens.concept.reference import fit_reference
     from conceptlens.data.folder import find_images
+    from conceptlens.reporting.outcome import progress, report_failures
     from conceptlens.run import observations
     from conceptlens.text.cache import cache_folder
 
@@ -219,9 +219,9 @@ def calibrate(
     paths = find_images(*photos)
     failures: list[Failure] = []
     stream = observations(backbone, paths, batch_size, failures)
-    found = fit_reference(backbone, _progress(stream, -(-len(paths) // batch_size), "photos"))
+    found = fit_reference(backbone, progress(stream, -(-len(paths) // batch_size), "photos"))
     file = found.save(out or cache_folder() / "reference" / f"{found.identity}.safetensors")
-    _report_failures(failures)
+    report_failures(failures)
     if as_json:
         numbers = {
             "schema": "conceptlens.calibrate/1",
@@ -272,13 +272,14 @@ def _run(
 ) -> None:
     """Find, print, write; end with 2 where nothing could be explained, with 1 where something could not."""
     from conceptlens.data.folder import find_images
+    from conceptlens.reporting.outcome import check_out, progress, report_failures, summary, write
     from conceptlens.reporting.terminal import print_finding
     from conceptlens.run import Failure, Finding, find
 
     start = time.perf_counter()
     paths = find_images(*photos)
-    _check_out(out)
-    found = list(_progress(find(backbone, paths, plan, batch_size), len(paths), "photos"))
+    check_out(out)
+    found = list(progress(find(backbone, paths, plan, batch_size), len(paths), "photos"))
     findings = [f for f in found if isinstance(f, Finding)]
     failures = [f for f in found if isinstance(f, Failure)]
     if as_json:
@@ -286,74 +287,11 @@ def _run(
     else:
         for finding in findings:
             print_finding(finding)
-    _report_failures(failures)
-    written = _write(out, findings, failures, numbers, command) if findings else []
-    _summary(findings, failures, written, time.perf_counter() - start)
+    report_failures(failures)
+    written = write(out, findings, failures, numbers, command) if findings else []
+    summary(findings, failures, written, time.perf_counter() - start)
     if failures:
         raise typer.Exit(1 if findings else 2)
-
-
-def _write(
-    out: Path | None,
-    findings: Sequence[Finding],
-    failures: Sequence[Failure],
-    numbers: Callable[[Sequence[Finding], Sequence[Failure]], dict[str, Any]],
-    command: str,
-) -> list[Path]:
-    from conceptlens.reporting.content import entry_of, page_content
-    from conceptlens.reporting.page import write_page
-
-    if out is None:
-        return []
-    files = {".html": [out], ".json": [out]}.get(out.suffix.lower(), [out / "report.html", out / f"{command}.json"])
-    for file in files:
-        if file.suffix.lower() == ".html":
-            again = shlex.join(["conceptlens", *sys.argv[1:]])
-            write_page(page_content([entry_of(finding, again) for finding in findings]), file)
-        else:
-            with replacing(file) as temporary:
-                temporary.write_text(json.dumps(numbers(findings, failures), allow_nan=False, indent=1), "utf-8")
-    return files
-
-
-def _wants_page(out: Path | None) -> bool:
-    return out is not None and out.suffix.lower() != ".json"
-
-
-def _check_out(out: Path | None) -> None:
-    if out is None:
-        return
-    folder = out.parent if out.suffix.lower() in {".html", ".json"} else out
-    if out.suffix and out.suffix.lower() not in {".html", ".json"}:
-        raise InputError(f"--out {out} ends in {out.suffix}; expected .html, .json or a folder")
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--out {out} needs a folder at {folder}, where there is a file; choose another place")
-    if out.suffix and out.is_dir():
-        raise InputError(f"--out {out} is a folder; give a file name in it, such as {out / 'report.html'}")
-
-
-def _summary(findings: Sequence[Finding], failures: Sequence[Failure], written: Sequence[Path], seconds: float) -> None:
-    count = f"{len(findings)} photo{'' if len(findings) == 1 else 's'} explained"
-    bad = f", {len(failures)} failed" if failures else ""
-    typer.echo(f"{count}{bad} in {seconds:.1f} s", err=True)
-    for file in written:
-        typer.echo(f"{'report' if file.suffix == '.html' else 'numbers'}: {file}", err=True)
-
-
-def _report_failures(failures: Iterable[Failure]) -> None:
-    for failure in failures:
-        typer.echo(f"conceptlens: {failure.reason}", err=True)
-
-
-def _progress(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
-    """Show a progress bar on standard error where there is more than one item and somebody to see it."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    if total < 2 or not console.is_terminal:
-        return items
-    return track(items, description=what, total=total, console=console, transient=True)
 
 
 def _print_layers(name: str, pretrained: bool, as_json: bool) -> None:
