@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from conceptlens.activation_map import combine as combine
     from conceptlens.backbone import Backbone as Backbone
     from conceptlens.concept.explain import explain as explain
+    from conceptlens.contrast import Contrast as Contrast
     from conceptlens.error import InputError as InputError
     from conceptlens.finer import sweep as sweep
     from conceptlens.observe import Observation as Observation
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from conceptlens.rule import RULES as RULES
     from conceptlens.rule import Rule as Rule
     from conceptlens.target import Concept as Concept
-    from conceptlens.target import Contrast as Contrast
     from conceptlens.target import Logit as Logit
     from conceptlens.target import Probability as Probability
     from conceptlens.zoo import load_model as load_model
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Backbone": "backbone",
     "Concept": "target",
-    "Contrast": "target",
+    "Contrast": "contrast",
     "Explanation": "record",
     "InputError": "error",
     "Logit": "target",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -98,10 +98,10 @@ def explain(
     """Say what is in photos, where it is, and how much it counts for the class."""
     from conceptlens.concept.reference import Reference
     from conceptlens.concept.vocabulary import parse_concepts, read_concepts
+    from conceptlens.contrast import Contrast
     from conceptlens.reporting.numbers import explain_numbers
     from conceptlens.reporting.outcome import wants_page
     from conceptlens.run import Plan
-    from conceptlens.target import Contrast
 
     if concepts is not None and concepts_file is not None:
         raise InputError("both --concepts and --concepts-file are given; give one of them")
@@ -151,10 +151,10 @@ def contrast(
     as_json: Json = False,
 ) -> None:
     """Show what tells a class from its look-alikes (Finer-CAM)."""
+    from conceptlens.contrast import Contrast
     from conceptlens.reporting.numbers import contrast_numbers
     from conceptlens.reporting.outcome import wants_page
     from conceptlens.run import Plan
-    from conceptlens.target import Contrast
 
     others = tuple(_class(name) for name in against or ())
     asked: Any = {"by": by, "references": references, "of": of}

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from conceptlens.activation_map import find_rule, gradients, project, source
+from conceptlens.contrast import Contrast, choose_references, contrast_label
 from conceptlens.error import InputError, near
 from conceptlens.observe import Observation
 from conceptlens.record import Explanation, Source
 from conceptlens.rule import Rule
-from conceptlens.target import Contrast, Logit, Probability, choose_references, contrast_label
+from conceptlens.target import Logit, Probability
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

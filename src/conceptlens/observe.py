@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from conceptlens.backbone import Backbone
     from conceptlens.record import Picture
 
-# How many bytes of gradients at the layer one batched vector-Jacobian product may make. What lies behind the layer holds
-# some twenty times as much meanwhile, and larger products are no faster on a processor.
+# How many bytes of gradients at the layer one batched vector-Jacobian product may make. What lies behind the layer
+# holds some twenty times as much meanwhile, and larger products are no faster on a processor.
 GRADIENT_BYTES = 8 * 2**20
 
 

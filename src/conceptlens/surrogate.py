@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from conceptlens.asking import TINY, masked_scores, precise, score_cam
+from conceptlens.asking import TINY, masked_scores, precise, varies
 from conceptlens.error import InputError
 from conceptlens.observe import Observation
 from conceptlens.target import Question
@@ -37,63 +38,74 @@ def score_cam_fast(
     seen: Observation,
     questions: Sequence[Question],
     layer: str,
-    least: int = 64,
+    least: int = 48,
     share: float = 1 / 16,
-    judges: int = 16,
+    judges: int = 12,
 ) -> tuple[Weights, dict[str, object]]:
-    """Score-CAM from `max(least, share * channels)` masked images, and how near it is to the exact one.
+    """Score-CAM from a few masked images, and how near it is to the exact one.
 
-    - `judges` channels, drawn at random, are asked only to judge the prediction of the others.
+    Of the channels that are not the same everywhere, `max(least, share * channels)` are asked.
+
+    - `judges` of them, drawn at random, serve only to judge the prediction of the others.
     - Half of the rest are spread over the masks: farthest first, distance times the channel's norm.
     - A kernel regression from mask to score predicts the others, and the other half goes to the channels with the
       largest predicted part in any question's map.
     - The scores of what was asked, and the predicted ones of the rest, enter `score_cam`'s softmax.
 
-    The second value is kept in `Explanation.source.settings`: how many channels were asked, and per image and question
-    an `estimated_correlation` of the map with the exact one. With no more channels than `least`, it is the exact one.
+    The second value is kept in `Explanation.source.settings`: for each image how many channels there are and were
+    asked, and per question an `estimated_correlation` of the map with the exact one (1 where all were asked).
     """
     if judges < 1 or least - judges < 4:
         raise InputError(
             f"{judges} of {least} channels would judge the others; expected 1 or more, and 4 others to learn from"
         )
     features = precise(seen.feature(layer))
-    channels = features.shape[1]
-    budget = max(least, int(share * channels))
-    if budget >= channels:
-        return score_cam(seen, questions, layer), {"channels": channels, "channels_asked": channels}
-    weights, estimates = [], []
+    found = []
     for image, cells in enumerate(features):
-        found = _predict(seen, questions, cells, image, budget - judges, judges)
-        weights.append(found.scores.softmax(1))
-        estimates.append([_estimate_correlation(found, q, cells) for q in range(len(questions))])
-    notes = {"channels": channels, "channels_asked": budget, "estimated_correlation": estimates}
-    return torch.stack(weights)[..., None, None], notes
+        budget = max(least, int(share * int(varies(cells).sum())))
+        found.append(_predict(seen, questions, cells, image, budget, judges))
+    notes = {
+        "channels": [len(cells) for cells in features],
+        "channels_asked": [int(one.asked.sum()) for one in found],
+        "estimated_correlation": [
+            [_estimate_correlation(one, question, cells) for question in range(len(questions))]
+            for one, cells in zip(found, features, strict=True)
+        ],
+    }
+    return torch.stack([one.scores for one in found]).softmax(2)[..., None, None], notes
 
 
 def _predict(
     seen: Observation, questions: Sequence[Question], cells: Tensor, image: int, budget: int, judges: int
 ) -> Predicted:
+    """Ask `budget` channels that vary, `judges` of them to judge, and predict the others that vary."""
+    ask = partial(masked_scores, seen, questions, cells, image)
+    alive = varies(cells)
+    if int(alive.sum()) <= budget:
+        everything = torch.arange(len(cells), device=cells.device)
+        scores = ask(everything)
+        return Predicted(scores, torch.ones_like(alive), torch.zeros_like(scores[:, :1]))
     masks = cells.flatten(1) - cells.flatten(1).amin(1, keepdim=True)
     masks = masks / (masks.amax(1, keepdim=True) + TINY)
     size = cells.flatten(1).norm(dim=1)
     order = torch.randperm(len(cells), generator=torch.Generator().manual_seed(0)).to(cells.device)
+    order = order[alive[order]]
     judging, others = order[:judges], order[judges:]
 
-    first = others[_farthest(masks[others], size[others], budget // 2)]
-    known = masked_scores(seen, questions, cells, image, first)
+    first = others[_farthest(masks[others], size[others], (budget - judges) // 2)]
+    known = ask(first)
     part = regress(masks[first], known, masks).log_softmax(1) + size.clamp_min(torch.finfo(size.dtype).tiny).log()
-    part = (part - part.logsumexp(1, keepdim=True)).amax(0)
+    part = (part - part.logsumexp(1, keepdim=True)).amax(0).masked_fill(~alive, -math.inf)
     part[torch.cat([first, judging])] = -math.inf
-    second = part.topk(budget - len(first)).indices
-    known = torch.cat([known, masked_scores(seen, questions, cells, image, second)], dim=1)
+    second = part.topk(budget - judges - len(first)).indices
+    known, chosen = torch.cat([known, ask(second)], dim=1), torch.cat([first, second])
 
-    chosen = torch.cat([first, second])
     scores = regress(masks[chosen], known, masks)
-    truth = masked_scores(seen, questions, cells, image, judging)
+    truth = ask(judging)
     errors = truth - scores[:, judging]
-    scores[:, torch.cat([chosen, judging])] = torch.cat([known, truth], dim=1)
-    asked = torch.zeros(len(cells), dtype=torch.bool, device=cells.device)
-    asked[torch.cat([chosen, judging])] = True
+    done = torch.cat([chosen, judging, (~alive).nonzero()[:, 0]])
+    scores[:, done] = torch.cat([known, truth, *([ask(done[budget:])] if len(done) > budget else [])], dim=1)
+    asked = torch.zeros_like(alive).index_fill(0, done, True)
     return Predicted(scores, asked, errors)
 
 

@@ -49,22 +49,20 @@ def explain(
       `target`, negative for `against`, and the `top` are those that count most among the concepts that stand out.
       `None` for a model without classes.
     """
-    name = layer or seen.layer
-    language = seen.model.language
-    given = parse_concepts(concepts) if concepts is not None else None
+    name, language = layer or seen.layer, seen.model.language
+    given = None if concepts is None else parse_concepts(concepts)
     known = vocabulary() if given is None else given
     texts = language.encode_text([prompt(c) for c in known]).to(seen.images.device)
     root = language.encode_image(seen)
     scores, cotangents = _similarities(root, texts, language)
     reference = reference or find_reference(seen.model)
     unusual = None if reference is None else reference.unusual(scores.cpu(), texts.cpu(), language).to(scores)
-    rank = scores if unusual is None else unusual
     index = None if target is None and seen.class_scores is None else class_indices(seen, target)
     other = None if against is None else class_indices(seen, against)
     if given is None:
-        chosen = _most_telling(rank, texts, min(2 * top, len(known)) if other is not None else top)
+        chosen = _most_telling(scores if unusual is None else unusual, texts, top if other is None else 2 * top)
     else:
-        chosen = torch.arange(len(known), device=rank.device).expand(len(rank), -1)
+        chosen = torch.arange(len(known), device=scores.device).expand(len(scores), -1)
     weights = grad_cam(seen.pull(root, cotangents(chosen), name), seen.feature(name)[:, None])
     counts = None if index is None else contributions(seen, weights[..., 0, 0], index, other, name)
     if given is None and other is not None and counts is not None:
