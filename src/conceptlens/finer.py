@@ -92,6 +92,14 @@ class Sweep:
         weights = self.rule.weights(self.gradients, self.feature[:, None])
         return project(weights, self.feature)
 
+    def of(self, image: int) -> Sweep:
+        """Return the sweep of one image of the batch, as a batch of one."""
+        one = slice(image, image + 1)
+        tensors = {
+            name: getattr(self, name)[one] for name in ("gradients", "feature", "scores", "classes", "names", "shares")
+        }
+        return replace(self, **tensors, source=replace(self.source, pictures=self.source.pictures[one]))
+
     def mixtures(self) -> tuple[Mixture, ...]:
         """Return the linear maps of every image, without gradients and features: small enough to keep."""
         maps = self.linear_maps()

@@ -41,6 +41,10 @@ CLASS_TARGETS: dict[str, Any] = {
 }
 
 
+# Rules that fit something to the scores: a regression makes more of their rounding.
+ROUNDED = {"score_cam_fast": 1e-4}
+
+
 def rules_for(name: str) -> list[str]:
     """Return the rules an architecture is held to; those that ask the model again and again are dear."""
     return GRADIENT_RULES + (MODEL_RULES if name in FEW else [])
@@ -84,7 +88,7 @@ def test_a_batch_equals_its_images_one_by_one(name: str) -> None:
     for rule in rules_for(name):
         together = cl.cam(seen, targets_for(seen), rule=rule, signed=True)
         apart = [cl.cam(one, targets_for(one), rule=rule, signed=True) for one in alone]
-        assert close(together.maps, torch.cat([e.maps for e in apart])), rule
+        assert close(together.maps, torch.cat([e.maps for e in apart]), ROUNDED.get(rule, 1e-8)), rule
         assert torch.allclose(together.scores, torch.cat([e.scores for e in apart]))
         assert together.labels == sum((e.labels for e in apart), ())
 

@@ -275,6 +275,25 @@ def test_random_weights_follow_the_image_and_not_its_place() -> None:
     assert torch.equal(same[0], same[1])
 
 
+def test_channels_that_are_the_same_everywhere_share_one_masked_image() -> None:
+    seen = look(channels=12)
+    module = module_of(seen)
+    with torch.no_grad():
+        module.last.bias[:7] = -100.0
+        module.last.bias[8] = 0.3
+        module.last.weight[8] = 0  # the same everywhere, and not zero: enlarging it must not make a mask of rounding
+    seen = seen.model.observe(seen.images)
+    module.batches.clear()
+    weights = cl.cam(seen, 1, "score_cam").weights
+    assert sum(module.batches) == 2 * (4 + 1)
+    assert weights is not None
+    assert bool((weights[:, :, :7] == weights[:, :, 8:9]).all())
+    empty = [ask(seen, torch.zeros_like(seen.images[0]))[1]] * 2
+    kept = [ask(seen, seen.images[i] * slow_masks(seen.feature()[i], (16, 24))[9])[1] for i in range(2)]
+    expected = (torch.tensor(kept, dtype=DOUBLE) - torch.tensor(empty, dtype=DOUBLE)).exp()
+    assert torch.allclose((weights[:, 0, 9] / weights[:, 0, 0])[:, 0, 0], expected, rtol=1e-6)
+
+
 def test_fast_score_cam_is_near_the_exact_one_and_says_so() -> None:
     seen = look(channels=600)
     module = module_of(seen)
@@ -282,9 +301,10 @@ def test_fast_score_cam_is_near_the_exact_one_and_says_so() -> None:
     exact = cl.cam(seen, targets, "score_cam", signed=True)
     module.batches.clear()
     fast = cl.cam(seen, targets, "score_cam_fast", signed=True)
-    assert sum(module.batches) == 2 * 64
     notes = fast.source.settings
-    assert (notes["channels"], notes["channels_asked"]) == (600, 64)
+    assert notes["channels"] == [600, 600]
+    assert notes["masked_images"] == [53, 53]
+    assert sum(module.batches) == 2 * 53
     real = correlation(fast.maps, exact.maps)
     assert float(real.min()) > 0.95
     assert torch.allclose(torch.tensor(notes["estimated_correlation"], dtype=DOUBLE), real, atol=0.03)
@@ -307,7 +327,8 @@ def test_fast_score_cam_of_few_channels_is_exact() -> None:
     seen = look()
     fast = cl.cam(seen, 1, "score_cam_fast")
     assert torch.equal(fast.maps, cl.cam(seen, 1, "score_cam").maps)
-    assert fast.source.settings["channels_asked"] == 6
+    assert fast.source.settings["masked_images"] == [6, 6]
+    assert fast.source.settings["estimated_correlation"] == [[1.0], [1.0]]
 
 
 def test_judges_must_leave_something_to_learn_from() -> None:
@@ -317,13 +338,23 @@ def test_judges_must_leave_something_to_learn_from() -> None:
         cl.cam(seen, 1, rule)
 
 
-def test_regression_gives_back_what_it_learned_from() -> None:
-    points = torch.rand(80, 4, dtype=DOUBLE)
+def test_regression_predicts_and_knows_its_errors() -> None:
+    """Left-out errors against learning again without the point; drawn errors of the size that was seen."""
+    points = torch.rand(200, 4, dtype=DOUBLE)
     values = torch.stack([points.sum(1), (3 * points[:, 0]).sin()])
-    missed = surrogate.regress(points[:60], values[:, :60], points) - values
+    learned = surrogate.regress(points[:60], values[:, :60])
+    missed = learned.predict(points[60:]) - values[:, 60:]
     assert bool((missed.square().mean(1) < 0.05 * values.var(1)).all())
-    constant = torch.ones(1, 60, dtype=DOUBLE)
-    assert torch.allclose(surrogate.regress(points[:60], constant, points), torch.ones(1, 80, dtype=DOUBLE))
+    kernel = surrogate._matern(torch.cdist(points[1:60], points[1:60]), learned.length)
+    near = surrogate._matern(torch.cdist(points[:1], points[1:60]), learned.length)
+    standard = (values[:, 1:60] - learned.mean) / learned.spread
+    again = near @ torch.linalg.solve(kernel + learned.ridge * torch.eye(59, dtype=DOUBLE), standard.T)
+    assert torch.allclose(learned.left_out[:, 0], values[:, 0] - again[0] * learned.spread[:, 0] - learned.mean[:, 0])
+    drawn = learned.draw_errors(points[100:], -missed[:, :40], points[60:100])
+    size = drawn.square().mean((0, 2)).sqrt() / missed[:, 40:].square().mean(1).sqrt()
+    assert bool(((size > 0.5) & (size < 2)).all())
+    constant = surrogate.regress(points[:60], torch.ones(1, 60, dtype=DOUBLE))
+    assert torch.allclose(constant.predict(points), torch.ones(1, 200, dtype=DOUBLE))
 
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:
