@@ -21,22 +21,25 @@ MEGABYTE = 2**20
 
 
 def seconds(call: Callable[[], Any], device: str) -> float:
-    """Wall time of one call; CUDA's queue is empty before and after."""
+    """Return how long one call takes.
+
+    On the processor this is processor time of one thread, so that other work on the machine does not count. On CUDA it
+    is wall time, with an empty queue before and after.
+    """
+    clock = time.perf_counter if device.startswith("cuda") else time.process_time
     _wait(device)
-    start = time.perf_counter()
+    start = clock()
     call()
     _wait(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def ratio(call: Callable[[], Any], unit: Callable[[], Any], device: str, least: float = 1.0) -> dict[str, float]:
-    """Median seconds of `call` and of `unit`, taken in turns until `least` seconds have passed (2 to 10 turns)."""
-    calls, units, start = [], [], time.perf_counter()
-    while len(calls) < 2 or (len(calls) < 10 and time.perf_counter() - start < least):
-        units.append(seconds(unit, device))
-        calls.append(seconds(call, device))
-    median, one = statistics.median(calls), statistics.median(units)
-    return {"seconds": median, "forward_seconds": one, "forwards": median / one}
+def median_seconds(call: Callable[[], Any], device: str, least: float = 2.0) -> float:
+    """Median of 1 to 9 calls, as many as begin within `least` seconds."""
+    taken: list[float] = []
+    while not taken or (len(taken) < 9 and sum(taken) < least):
+        taken.append(seconds(call, device))
+    return statistics.median(taken)
 
 
 def flops(call: Callable[[], Any]) -> int:
@@ -46,20 +49,20 @@ def flops(call: Callable[[], Any]) -> int:
     return counter.get_total_flops()
 
 
-def growth(call: Callable[[], Any], device: str) -> tuple[float, Any]:
-    """Megabytes by which one call's peak exceeds what was held before it, and what it returned."""
+def growth(call: Callable[[], Any], device: str) -> float:
+    """Megabytes by which one call's peak exceeds what was held before it."""
     gc.collect()
     if device.startswith("cuda"):
         _wait(device)
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        result = call()
+        call()
         _wait(device)
-        return (torch.cuda.max_memory_allocated() - before) / MEGABYTE, result
+        return (torch.cuda.max_memory_allocated() - before) / MEGABYTE
     before = _settle()
-    result = call()
-    return (_peak() - before) / MEGABYTE, result
+    call()
+    return (_peak() - before) / MEGABYTE
 
 
 def _wait(device: str) -> None:

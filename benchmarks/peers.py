@@ -34,6 +34,7 @@ class Network:
     tokens: bool = False
 
     def build(self, device: str) -> nn.Module:
+        """Return the module with seeded random weights, in eval mode; its parameters require gradients, as built."""
         torch.manual_seed(0)
         return timm.create_model(self.name).eval().to(device)
 
@@ -44,6 +45,7 @@ class Network:
 
     @property
     def reshape(self) -> Callable[[Tensor], Tensor] | None:
+        """What to give tools that must be told how to read tokens."""
         return self.cells if self.tokens else None
 
 
@@ -85,7 +87,7 @@ def torchcam(module: nn.Module, network: Network) -> Run:
 
 
 def captum(module: nn.Module, network: Network) -> Run:
-    """captum: a forward and a backward per class. It takes tokens for channels, so only its cost means something there."""
+    """captum: a forward and a backward per class. It takes tokens for channels: of those maps, only the cost counts."""
     from captum.attr import LayerGradCam
 
     def run(images: Tensor, classes: Sequence[int]) -> list[Any]:

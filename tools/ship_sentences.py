@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 import conceptlens as cl
-from conceptlens.concept.vocabulary import prompt, vocabulary
 from conceptlens.text.encoder import ClassifierText, _encode_sentences
+from conceptlens.text.vocabulary import prompt, vocabulary
 
 
 def main() -> None:

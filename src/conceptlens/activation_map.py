@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from conceptlens.error import InputError
+from conceptlens.forward import full_precision
 from conceptlens.observe import Answer, Observation
 from conceptlens.record import Explanation, Source
 from conceptlens.rule import RULES, Rule
@@ -87,9 +88,10 @@ def project(
     feature: Float[Tensor, "image channel height width"],
 ) -> Float[Tensor, "image question height width"]:
     """Return `sum_k w_k A_k` for weights that are one number per channel, or one per channel and cell."""
-    if weights.shape[-2:] == (1, 1):
-        return torch.einsum("nqk,nkhw->nqhw", weights[..., 0, 0].to(feature.dtype), feature)
-    return torch.einsum("nqkhw,nkhw->nqhw", weights.to(feature.dtype), feature)
+    with full_precision(feature):
+        if weights.shape[-2:] == (1, 1):
+            return torch.einsum("nqk,nkhw->nqhw", weights[..., 0, 0].to(feature.dtype), feature)
+        return torch.einsum("nqkhw,nkhw->nqhw", weights.to(feature.dtype), feature)
 
 
 def combine(explanations: Sequence[Explanation], how: Literal["mean", "product", "max"] = "mean") -> Explanation:

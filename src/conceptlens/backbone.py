@@ -128,6 +128,8 @@ class Backbone:
             self._check_layer(name)
         if isinstance(photos, Tensor):
             return self._observe_tensor(photos, names)
+        if not isinstance(photos, (*Photo.__args__, list, tuple)):
+            raise InputError(f"a {type(photos).__name__} was given; expected a path, a PIL image, an array or a tensor")
         several = [photos] if isinstance(photos, Photo) else list(photos)
         if not several:
             raise InputError("no photo was given; give a path, a PIL image, an array, a tensor or a list of them")
@@ -174,9 +176,13 @@ class Backbone:
                 f"'{name}' was asked of {self.name}, whose classes have no names; give an index or labels="
             )
         wanted = name.strip().lower()
-        for index, label in enumerate(self.labels):
-            if wanted == label.lower() or wanted in [part.strip().lower() for part in label.split(",")]:
-                return index
+        whole = [i for i, label in enumerate(self.labels) if wanted == label.lower()]
+        parts = [i for i, label in enumerate(self.labels) if wanted in [p.strip() for p in label.lower().split(",")]]
+        found = whole or parts
+        if len(found) > 1:
+            raise InputError(f"'{name}' names classes {', '.join(map(str, found))} of {self.name}; give the index")
+        if found:
+            return found[0]
         raise InputError(f"no class '{name}' in {self.name}; near names: {near(name, self.labels)}")
 
     def class_name(self, index: int) -> str:

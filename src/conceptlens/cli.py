@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from conceptlens.atomic import replacing
 from conceptlens.error import InputError
 from conceptlens.zoo import DEFAULT_MODEL
 
@@ -97,11 +98,11 @@ def explain(
 ) -> None:
     """Say what is in photos, where it is, and how much it counts for the class."""
     from conceptlens.concept.reference import Reference
-    from conceptlens.concept.vocabulary import parse_concepts, read_concepts
     from conceptlens.contrast import Contrast
     from conceptlens.reporting.numbers import explain_numbers
     from conceptlens.reporting.outcome import wants_page
     from conceptlens.run import Plan
+    from conceptlens.text.vocabulary import parse_concepts, read_concepts
 
     if concepts is not None and concepts_file is not None:
         raise InputError("both --concepts and --concepts-file are given; give one of them")
@@ -169,26 +170,26 @@ def contrast(
 def models(
     search: Annotated[str, typer.Argument(help="Part of a model's name.")] = "",
     layers: Annotated[
-        str | None, typer.Option("--layers", help="List the layers with a grid of this SOURCE:NAME.")
+        str | None, typer.Option("--layers", "--model", help="List the layers with a grid of this SOURCE:NAME.")
     ] = None,
     pretrained: Pretrained = False,
+    device: Device = "cpu",
+    batch_size: Annotated[int, typer.Option(min=1, help="Has no effect here; every command takes it.")] = 1,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A .json file for what --json prints.")] = None,
     as_json: Json = False,
 ) -> None:
     """List models by source, or the layers of one that have a grid."""
     if layers is not None:
-        _print_layers(layers, pretrained, as_json)
-        return
-    from conceptlens.zoo import LOADERS, model_names
-
-    found = {s: [n for n in model_names(s) if search.lower() in f"{s}:{n}".lower()] for s in LOADERS if _installed(s)}
-    if as_json:
-        typer.echo(json.dumps({"schema": "conceptlens.models/1", "default": DEFAULT_MODEL, "models": found}))
-        return
-    for source, names in found.items():
-        for name in names:
-            typer.echo(f"{source}:{name}")
-    if not search:
-        typer.echo("hf:OWNER/MODEL (any image classifier, CLIP, SigLIP or DETR of transformers, or a local folder)")
+        lines, numbers = _layers(layers, pretrained, device)
+    else:
+        lines, numbers = _names(search)
+    if out is not None:
+        with replacing(out) as temporary:
+            temporary.write_text(json.dumps(numbers, indent=1), "utf-8")
+    if not lines:
+        typer.echo(f"no model name contains '{search}'", err=True)
+    for line in [json.dumps(numbers)] if as_json else lines:
+        typer.echo(line)
 
 
 @app.command()
@@ -294,21 +295,33 @@ def _run(
         raise typer.Exit(1 if findings else 2)
 
 
-def _print_layers(name: str, pretrained: bool, as_json: bool) -> None:
+def _names(search: str) -> tuple[list[str], dict[str, Any]]:
+    """Return the known models whose name contains `search`, as lines and as numbers."""
+    from conceptlens.zoo import LOADERS, model_names
+
+    found = {s: [n for n in model_names(s) if search.lower() in f"{s}:{n}".lower()] for s in LOADERS if _installed(s)}
+    lines = [f"{source}:{name}" for source, names in found.items() for name in names]
+    if not search:
+        lines.append("hf:OWNER/MODEL (any image classifier, CLIP, SigLIP or DETR of transformers, or a local folder)")
+    return lines, {"schema": "conceptlens.models/1", "default": DEFAULT_MODEL, "models": found}
+
+
+def _layers(name: str, pretrained: bool, device: str) -> tuple[list[str], dict[str, Any]]:
+    """Return the layers with a grid of a model, as lines and as numbers."""
     from conceptlens.zoo import load_model
 
-    model = load_model(name, pretrained=pretrained)
+    model = load_model(name, pretrained=pretrained, device=device)
     rows = [
         {"name": x.name, "channels": x.grid.channels, "height": x.grid.height, "width": x.grid.width,
          "reaches_answer": x.reached, "default": x.name in model.default_layers}
         for x in model.anatomy.layers
     ]  # fmt: skip
-    if as_json:
-        typer.echo(json.dumps({"schema": "conceptlens.layers/1", "model": model.name, "layers": rows}))
-        return
-    for row in rows:
-        note = "default" if row["default"] else "" if row["reaches_answer"] else "does not reach the answer"
-        typer.echo(f"{row['name']:<40} {row['channels']:>5} x {row['height']} x {row['width']}  {note}".rstrip())
+    notes = ["default" if r["default"] else "" if r["reaches_answer"] else "does not reach the answer" for r in rows]
+    lines = [
+        f"{r['name']:<40} {r['channels']:>5} x {r['height']} x {r['width']}  {note}".rstrip()
+        for r, note in zip(rows, notes, strict=True)
+    ]
+    return lines, {"schema": "conceptlens.layers/1", "model": model.name, "layers": rows}
 
 
 def _installed(source: str) -> bool:

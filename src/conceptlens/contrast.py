@@ -30,9 +30,9 @@ class Contrast:
     Finer-CAM (CVPR 2025, equations 5 to 8): aggregated before the ReLU, gamma 0.6, three references by default.
 
     - `target`: as in `Logit`, or a `Concept` (then `against` are concepts or texts: the multi-modal form).
-    - `against`: reference classes by name or index, the same for every image; where empty, the `nearest` classes
-      `by` "logit" (closest in value, above or below), "rank" (highest other logits) or "weight" (cosine of
-      classifier rows).
+    - `against`: reference classes by name or index, the same for every image or a list for each; where empty, the
+      `nearest` classes `by` "logit" (closest in value, above or below), "rank" (highest other logits) or
+      "weight" (cosine of classifier rows).
     - `references`: how they are weighted, always as constants: "uniform" (the paper), "softmax" of their logits, or
       "cosine" of their classifier rows.
     - `of`: "logits", or "probabilities" for `p_c - gamma sum_t pi_t p_{d_t}`.
@@ -41,7 +41,7 @@ class Contrast:
     """
 
     target: ClassName | Sequence[ClassName] | Concept | None = None
-    against: Sequence[ClassName | Concept] = ()
+    against: Sequence[ClassName | Concept | Sequence[ClassName]] = ()
     nearest: int = 3
     gamma: float = 0.6
     by: By = "logit"
@@ -92,13 +92,22 @@ def choose_references(
         raise InputError("a contrast of concepts has no reference classes; its references are the texts in against=")
     index = class_indices(seen, contrast.target)
     if contrast.against:
-        named = [class_index(seen, _as_class(name)) for name in contrast.against]
-        others = torch.tensor(named, device=logits.device).expand(len(logits), -1)
+        others = _named(seen, contrast.against, len(logits))
         if bool((others == index[:, None]).any()):
             raise InputError("a class cannot stand against itself; leave the target out of against=")
     else:
         others = _nearest(seen, logits, index, contrast)
     return index, others, _reference_weights(seen, logits, index, others, contrast.references)
+
+
+def _named(seen: Observation, against: Sequence[ClassName | Concept | Sequence[ClassName]], images: int) -> Tensor:
+    """Return `image reference` class indices: the same for every image, or a list for each."""
+    rows = [list(row) for row in against if isinstance(row, (list, tuple))]
+    if rows and (len(rows) != len(against) or len(rows) != images or len({len(row) for row in rows}) != 1):
+        raise InputError(f"against= gives lists of references; expected one for each of {images} images, equally long")
+    several = rows or [list(against)] * images
+    named = [[class_index(seen, _as_class(name)) for name in row] for row in several]  # pyright: ignore[reportArgumentType]
+    return torch.tensor(named, device=seen.logits.device)
 
 
 def _as_class(name: ClassName | Concept) -> ClassName:

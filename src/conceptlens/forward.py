@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -41,6 +41,11 @@ def first_tensor(output: Any) -> Tensor | None:
     if isinstance(output, (tuple, list)):
         return output[0] if output and isinstance(output[0], Tensor) else None
     return None
+
+
+def full_precision(like: Tensor) -> AbstractContextManager[Any]:
+    """Keep the package's own arithmetic as precise as its tensors, where the caller lets models round (autocast)."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def map_tensors(output: Any, change: Callable[[Tensor], Tensor]) -> Any:

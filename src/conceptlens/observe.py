@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from conceptlens.error import InputError
-from conceptlens.forward import Watch, forward, map_tensors
+from conceptlens.forward import Watch, forward, full_precision, map_tensors
 from conceptlens.layout import Grid
 
 if TYPE_CHECKING:
@@ -118,7 +118,8 @@ class Observation(Answer):
         if matrix is None:
             return self._pull_through_graph(root, cotangents, name)
         grid = self.taps[name].grid
-        weights = cotangents.to(matrix.dtype) @ matrix / (grid.height * grid.width)
+        with full_precision(matrix):
+            weights = cotangents.to(matrix.dtype) @ matrix / (grid.height * grid.width)
         return weights[..., None, None].expand(*weights.shape, grid.height, grid.width)
 
     def readout(self, root: Tensor, layer: str | None = None) -> Float[Tensor, "dimension channel"] | None:
@@ -132,7 +133,8 @@ class Observation(Answer):
         if kind is None:
             return None
         if (name, kind) not in self._readouts:
-            self._readouts[name, kind] = self._find_readout(root, name)
+            with full_precision(root):
+                self._readouts[name, kind] = self._find_readout(root, name)
         return self._readouts[name, kind]
 
     def _find_readout(self, root: Tensor, layer: str) -> Tensor | None:
@@ -167,7 +169,8 @@ class Observation(Answer):
             )
         by_question = cotangents.to(root.dtype).transpose(0, 1)
         at_once = max(1, GRADIENT_BYTES // max(1, tap.raw.numel() * tap.raw.element_size()))
-        chunks = [_products(root, tap.raw, chunk) for chunk in by_question.split(at_once)]
+        with full_precision(root):
+            chunks = [_products(root, tap.raw, chunk) for chunk in by_question.split(at_once)]
         return tap.grid.read(torch.cat(chunks)).transpose(0, 1)
 
     def rerun(

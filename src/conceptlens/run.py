@@ -12,13 +12,13 @@ from torch import Tensor
 from conceptlens.activation_map import cam
 from conceptlens.concept.explain import explain
 from conceptlens.concept.reference import Reference
-from conceptlens.concept.vocabulary import ConceptName
 from conceptlens.contrast import Contrast, choose_references
 from conceptlens.data.folder import jpeg, read_image
 from conceptlens.error import InputError
 from conceptlens.finer import LINEAR, Mixture, sweep
 from conceptlens.record import Explanation, Picture
 from conceptlens.target import ClassName, Logit, class_indices
+from conceptlens.text.vocabulary import ConceptName
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from conceptlens.error import InputError
+from conceptlens.forward import full_precision
 from conceptlens.observe import Answer, Observation
+from conceptlens.text.vocabulary import parse_concepts, prompt
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -44,8 +46,9 @@ class Question:
             root = self.root(seen)
             rows = torch.arange(len(self.labels), device=root.device)
             point = root.detach().requires_grad_()
-            scores = self.measure(point, rows)
-            (cotangent,) = torch.autograd.grad(scores.sum(), point, materialize_grads=True, allow_unused=True)
+            with full_precision(point):
+                scores = self.measure(point, rows)
+                (cotangent,) = torch.autograd.grad(scores.sum(), point, materialize_grads=True, allow_unused=True)
         return root, scores.detach(), cotangent
 
 
@@ -101,24 +104,27 @@ class Concept:
     """The similarity of an image to a text, or to a direction of your own: `scale <E(x), t>`.
 
     `text` is encoded by the model's own vision-language pair, or by `by`; `direction[dimension]` is used as it is,
-    against the model's embedding. (CE-FAM, ICCV 2025, section 3: S^t.)
+    against the model's embedding. (CE-FAM, ICCV 2025, section 3: S^t.) A text is asked about by its concept type, as
+    in `explain`: "striped fur:texture" says which; `prompt` is a sentence of your own with {} for the text.
     """
 
     text: str = ""
     direction: Tensor | None = None
     by: VisionLanguage | None = None
-    prompt: str = "a photo of a {}"
+    prompt: str | None = None
 
     def question(self, seen: Observation) -> Question:
         """Encode the text once; the same vector serves every image."""
-        labels = (self.text or "direction",) * len(seen.images)
         if self.direction is not None:
+            labels = (self.text or "direction",) * len(seen.images)
             vector = self.direction
             return Question(labels, embedding_of, lambda e, rows: wide(e) @ vector.to(wide(e)), "concept")
         language = self.by or seen.model.language
-        vector = language.encode_text([self.prompt.format(self.text)])[0]
+        (concept,) = parse_concepts([self.text])
+        asked = prompt(concept) if self.prompt is None else self.prompt.format(concept.label)
+        vector = language.encode_text([asked])[0]
         return Question(
-            labels,
+            (concept.label,) * len(seen.images),
             language.encode_image,
             lambda e, rows: similarity(e, vector.to(e.device)[None], language)[:, 0],
             "concept",
@@ -141,6 +147,10 @@ def class_indices(seen: Observation, target: ClassName | Sequence[ClassName] | N
     logits = seen.logits
     if target is None:
         return logits.detach().argmax(1)
+    if isinstance(target, Tensor):
+        target = target.tolist()
+    if isinstance(target, bool) or not isinstance(target, (str, int, Sequence)):
+        raise InputError(f"{target!r} is no class; give a name, an index, or one of them per image")
     several = [target] * len(logits) if isinstance(target, (str, int)) else list(target)
     if len(several) != len(logits):
         raise InputError(f"{len(several)} targets were given for {len(logits)} images; expected one, or one per image")

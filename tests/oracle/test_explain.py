@@ -10,8 +10,8 @@ from torch import Tensor, nn
 import conceptlens as cl
 from conceptlens.concept.contribution import contributions
 from conceptlens.concept.explain import explain
-from conceptlens.concept.vocabulary import ConceptName, prompt
 from conceptlens.observe import Observation
+from conceptlens.text.vocabulary import ConceptName, prompt
 
 
 def small_cnn(classes: int = 7) -> nn.Module:

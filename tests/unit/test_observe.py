@@ -294,6 +294,20 @@ class TestCallers:
         torch.testing.assert_close(maps, cl.cam(expected, targets, signed=True).maps)
         torch.testing.assert_close(cl.cam(seen, targets, signed=True).maps, maps)
 
+    @pytest.mark.parametrize("name", ["timm resnet", "timm convnext", "timm vit"])
+    def test_may_round_their_models_but_not_our_arithmetic(self, name: str) -> None:
+        """Asked within autocast or without, what was seen in full precision gives the same maps."""
+        seen = observation(name)
+        size = seen.embedding.shape[1]
+        targets = [cl.Logit(3), cl.Contrast(3), cl.Concept(direction=torch.linspace(-1, 1, size))]
+        expected = cl.cam(seen, targets)
+        again = seen.model.observe(seen.images)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = cl.cam(again, targets)
+            assert (again.readout(again.logits) is None) == (seen.readout(seen.logits) is None)
+        torch.testing.assert_close(found.maps, expected.maps)
+        torch.testing.assert_close(found.scores, expected.scores)
+
     @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
     def test_may_name_the_very_first_layer(self, mode: Any) -> None:
         module = nn.Sequential(nn.Identity(), small())

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import conceptlens as cl
-from conceptlens.concept.vocabulary import prompt, vocabulary
 from conceptlens.text import encoder
 from conceptlens.text.encoder import ClassifierText, encode_sentences
+from conceptlens.text.vocabulary import prompt, vocabulary
 
 
 def test_shipped_vectors_equal_the_encoders() -> None:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from conceptlens.activation_map import project, source
+from conceptlens.activation_map import gradients, project, source
 from conceptlens.concept.contribution import contributions
 from conceptlens.concept.reference import Reference, find_reference
-from conceptlens.concept.vocabulary import ConceptName, parse_concepts, prompt, vocabulary
 from conceptlens.error import InputError
 from conceptlens.observe import Observation
 from conceptlens.record import Explanation
 from conceptlens.rule import grad_cam
-from conceptlens.target import ClassName, class_indices, similarity
+from conceptlens.target import ClassName, Logit, class_indices, similarity
+from conceptlens.text.vocabulary import ConceptName, parse_concepts, prompt, vocabulary
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -46,7 +46,8 @@ def explain(
     - *where*: `maps`, `ReLU(sum_k beta_k A_k)` with `beta_k = mean_ij dS/dA_k` (CE-FAM, ICCV 2025, section 3).
     - *how much*: `contributions`, by the masking curve (see `contributions`), to `target`, by default the predicted
       class. With `against=` another class they are contributions to the difference of the two: positive speaks for
-      `target`, negative for `against`, and the `top` are those that count most among the concepts that stand out.
+      `target`, negative for `against`, and the `top` are those that count most among the concepts that stand out; the
+      maps then keep only the channels through which a concept speaks for its side.
       `None` for a model without classes.
     """
     name, language = layer or seen.layer, seen.model.language
@@ -69,6 +70,8 @@ def explain(
         best = counts.abs().topk(min(top, counts.shape[1]), dim=1).indices
         chosen, counts = chosen.gather(1, best), counts.gather(1, best)
         weights = weights.gather(1, best[..., None, None, None].expand(-1, -1, *weights.shape[2:]))
+    if other is not None and index is not None and counts is not None:
+        weights = weights * _through(seen, name, weights, counts, index, other)
     settings = {"text": language.name, "target": repr(target), "against": repr(against), "top": top}
     return Explanation(
         maps=project(weights, seen.feature(name)).relu(),
@@ -126,6 +129,16 @@ def _most_telling(
         rows.append(torch.tensor(kept, device=rank.device))
     fewest = min(len(row) for row in rows)
     return torch.stack([row[:fewest] for row in rows])
+
+
+def _through(
+    seen: Observation, layer: str, weights: Tensor, counts: Tensor, index: Tensor, other: Tensor
+) -> Float[Tensor, "image question channel 1 1"]:
+    """Return 1 for channels whose part in `y_target - y_against` has the sign of the concept's contribution, else 0."""
+    sides = [Logit(classes.tolist()).question(seen) for classes in (index, other)]
+    _, pulled = gradients(seen, sides, layer)
+    difference = (pulled[:, :1] - pulled[:, 1:]).mean((-2, -1), keepdim=True)
+    return (weights * difference * counts[..., None, None, None] > 0).to(weights.dtype)
 
 
 def _counts_for(seen: Observation, index: Tensor, other: Tensor | None) -> list[str]:

@@ -13,13 +13,13 @@ from conceptlens.data.folder import jpeg
 from conceptlens.error import InputError
 from conceptlens.finer import LINEAR, Sweep
 from conceptlens.preprocess import Preprocess
+from conceptlens.record import Explanation
 from conceptlens.reporting.content import Entry, page_content
 from conceptlens.reporting.page import write_page
 from conceptlens.run import predictions
 
 if TYPE_CHECKING:
     from conceptlens.observe import Observation
-    from conceptlens.record import Explanation
 
 
 def report(path: str | os.PathLike[str], seen: Observation, *explained: Explanation | Sweep) -> Path:
@@ -28,6 +28,11 @@ def report(path: str | os.PathLike[str], seen: Observation, *explained: Explanat
     A `Sweep` adds a slider for gamma and a choice of references. The page makes no outside request. Raises
     `InputError` where an explanation speaks of other photos than `seen`.
     """
+    if Path(path).suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"a report is an HTML page; {path} ends in '{Path(path).suffix}', so name it .html")
+    for given in explained:
+        if not isinstance(given, (Explanation, Sweep)):
+            raise InputError(f"a {type(given).__name__} was given; expected explanations or sweeps of one observation")
     sweeps = [e for e in explained if isinstance(e, Sweep)]
     explanations = [e.at() if isinstance(e, Sweep) else e for e in explained]
     for explanation in explanations:

@@ -58,7 +58,7 @@ def _contrast(finding: Finding) -> Table:
     for name in ("map", "where"):
         table.add_column(name)
     table.add_row(_safe(finding.target.name), place_in_words(numbers["plain"]["peak"], numbers["plain"]["area"]))
-    names = ", ".join(r["name"] for r in numbers["references"])
+    names = ", ".join(r["name"].split(",")[0] for r in numbers["references"])
     against = f"against {names} (gamma {numbers['gamma']:g})"
     table.add_row(_safe(against), place_in_words(numbers["contrast"]["peak"], numbers["contrast"]["area"]))
     return table

@@ -129,7 +129,7 @@ def _check_type(kind: object, where: str) -> None:
 @cache
 def _everyday() -> tuple[ConceptName, ...]:
     """Read the package's own list once."""
-    text = files("conceptlens.concept").joinpath("vocabulary.tsv").read_text(encoding="utf-8")
+    text = files("conceptlens.text").joinpath("vocabulary.tsv").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     return tuple(ConceptName(*line.split("\t")) for line in lines[1:])
 

@@ -1,0 +1,106 @@
+"""What a person may name: classes, references and concepts, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import conceptlens as cl
+from conceptlens.text.vocabulary import ConceptName, prompt
+
+LABELS = ("cat", "dog", "a, b", "a", "b", "crane, bird", "crane, machine")
+
+
+@pytest.fixture(scope="module")
+def seen() -> cl.Observation:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 12, 8, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 7))
+    model = cl.Backbone(module, "tiny", labels=LABELS, input_size=(64, 64))
+    return model.observe(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)))
+
+
+@pytest.mark.parametrize(("name", "index"), [("a", 3), ("b", 4), ("A, B", 2), ("bird", 5), ("dog", 1), (6, 6)])
+def test_a_whole_label_is_found_before_one_of_its_names(seen: cl.Observation, name: str | int, index: int) -> None:
+    assert float(cl.cam(seen, cl.Logit(name)).scores[0, 0]) == float(seen.logits[0, index].detach())
+
+
+def test_a_name_of_two_classes_is_refused_with_their_indices(seen: cl.Observation) -> None:
+    with pytest.raises(cl.InputError, match="'crane' names classes 5, 6 of tiny; give the index"):
+        cl.cam(seen, cl.Logit("crane"))
+
+
+def test_a_tensor_of_classes_is_one_per_image(seen: cl.Observation) -> None:
+    found = cl.cam(seen, cl.Logit(torch.tensor([3, 1])))  # pyright: ignore[reportArgumentType]
+    assert found.labels == (("a",), ("dog",))
+
+
+@pytest.mark.parametrize("target", [True, 1.5, object()])
+def test_what_is_no_class_is_refused(seen: cl.Observation, target: Any) -> None:
+    with pytest.raises(cl.InputError, match="is no class"):
+        cl.cam(seen, cl.Logit(target))
+
+
+def test_references_may_be_named_for_each_image(seen: cl.Observation) -> None:
+    found = cl.cam(seen, cl.Contrast([0, 1], against=[["dog", "a"], ["cat", "b"]]))
+    logits = seen.logits.detach()
+    first = logits[0, 0] - 0.6 * (logits[0, 1] + logits[0, 3]) / 2
+    second = logits[1, 1] - 0.6 * (logits[1, 0] + logits[1, 4]) / 2
+    assert torch.allclose(found.scores[:, 0], torch.stack([first, second]))
+    for wrong in ([["dog"]], [["dog"], ["cat", "b"]], [["dog"], "cat"]):
+        with pytest.raises(cl.InputError, match="expected one for each of 2 images"):
+            cl.cam(seen, cl.Contrast([0, 1], against=wrong))  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("text", "concept"),
+    [
+        ("cat", ConceptName("cat")),
+        ("wood", ConceptName("wood", "material")),
+        ("hat:texture", ConceptName("hat", "texture")),
+    ],
+)
+def test_a_concept_is_asked_about_by_its_type_as_in_explain(
+    seen: cl.Observation, text: str, concept: ConceptName
+) -> None:
+    asked = cl.cam(seen, cl.Concept(text))
+    named = cl.explain(seen, [text])
+    own = cl.cam(seen, cl.Concept(concept.label, prompt=prompt(concept).replace(concept.label, "{}")))
+    assert asked.labels[0] == named.labels[0] == (concept.label,)
+    assert torch.allclose(asked.scores, named.scores, atol=1e-5)
+    assert torch.allclose(asked.maps, named.maps, atol=1e-6)
+    assert torch.allclose(asked.scores, own.scores)
+
+
+def test_the_maps_of_a_difference_keep_the_channels_that_speak_for_a_side(seen: cl.Observation) -> None:
+    plain = cl.explain(seen, "cat, dog", target=0)
+    versus = cl.explain(seen, "cat, dog", target=0, against=1)
+    assert plain.weights is not None
+    assert versus.weights is not None
+    assert versus.contributions is not None
+    linear = seen.model.classifier_module
+    assert linear is not None
+    difference = (linear.weight[0] - linear.weight[1]).detach()
+    for i in range(2):
+        for q in range(2):
+            side = float(versus.contributions[i, q])
+            for k in range(12):
+                weight = float(plain.weights[i, q, k])
+                kept = weight if weight * float(difference[k]) * side > 0 else 0.0
+                assert float(versus.weights[i, q, k]) == pytest.approx(kept, abs=1e-8)
+    assert torch.equal(plain.scores, versus.scores)
+
+
+@pytest.mark.parametrize("photos", [None, 3, {"a": 1}])
+def test_what_is_no_photo_is_refused(seen: cl.Observation, photos: Any) -> None:
+    with pytest.raises(cl.InputError, match="was given; expected a path"):
+        seen.model.observe(photos)
+
+
+def test_a_report_is_a_page_of_explanations(seen: cl.Observation, tmp_path: Any) -> None:
+    with pytest.raises(cl.InputError, match="so name it .html"):
+        cl.report(tmp_path / "page.pdf", seen, cl.cam(seen))
+    with pytest.raises(cl.InputError, match="a str was given"):
+        cl.report(tmp_path / "page.html", seen, "map")  # pyright: ignore[reportArgumentType]
