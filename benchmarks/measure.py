@@ -9,7 +9,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +60,23 @@ def growth(call: Callable[[], Any], device: str) -> float:
         call()
         _wait(device)
         return (torch.cuda.max_memory_allocated() - before) / MEGABYTE
-    before = _settle()
-    call()
-    return (_peak() - before) / MEGABYTE
+    with _freed_at_once():
+        before = _settle()
+        call()
+        return (_peak() - before) / MEGABYTE
+
+
+@contextlib.contextmanager
+def _freed_at_once() -> Iterator[None]:
+    """Let glibc hand every freed block of a megabyte back, so that resident memory is what is held and not what was."""
+    threshold = -3  # M_MMAP_THRESHOLD
+    library = ctypes.CDLL(None)
+    adjust = getattr(library, "mallopt", lambda *_: None)
+    adjust(threshold, MEGABYTE)
+    try:
+        yield
+    finally:
+        adjust(threshold, 32 * MEGABYTE)
 
 
 def _wait(device: str) -> None:

@@ -136,7 +136,7 @@ def colour_bar(scale: Scale, width: int, height: int) -> Image.Image:
 
 
 def panel(
-    image: Image.Image,
+    image: Image.Image | Sequence[Image.Image],
     maps: Sequence[Any],
     titles: Sequence[str],
     scale: Literal["shared", "own"] | Scale = "shared",
@@ -147,17 +147,21 @@ def panel(
 ) -> Image.Image:
     """Return a sheet of overlays with titles and a stated scale: one for all (`"shared"` or given) or each its own.
 
-    A map that is `None` shows the bare photo. `width` is that of one overlay, in pixels.
+    `image` is one photo for all maps, or one for each. A map that is `None` shows the bare photo. `width` is that of
+    one overlay, in pixels.
     """
     if not maps or len(maps) != len(titles):
         raise InputError(f"{len(maps)} maps and {len(titles)} titles; expected one title for each of at least one map")
     if scale not in ("shared", "own") and not isinstance(scale, Scale):
         raise InputError(f"scale is {scale!r}; expected 'shared', 'own' or a Scale")
-    photo = image.convert("RGB").resize((width, max(1, round(width * image.height / image.width))))
+    photos = [image] * len(maps) if isinstance(image, Image.Image) else list(image)
+    if len(photos) != len(maps):
+        raise InputError(f"{len(photos)} photos and {len(maps)} maps; expected one photo, or one for each map")
+    small = [p.convert("RGB").resize((width, max(1, round(width * p.height / p.width)))) for p in photos]
     common = None if scale == "own" else _common_scale(maps, scale)
     tiles = [
         _tile(photo, values, title, common, scale == "own", box, opacity)
-        for values, title in zip(maps, titles, strict=True)
+        for photo, values, title in zip(small, maps, titles, strict=True)
     ]
     return _sheet(tiles, columns or min(len(tiles), 4), common)
 

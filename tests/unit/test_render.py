@@ -207,3 +207,17 @@ def test_rendering_does_not_load_torch() -> None:
         "render.panel(Image.new('RGB', (9, 9)), [np.ones((2, 2))], ['a']); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_several_photos_on_one_scale() -> None:
+    photos = [Image.new("RGB", (60, 40), "white"), Image.new("RGB", (40, 60), "white")]
+    maps = [np.full((2, 2), 1.0), np.full((2, 2), 0.1)]
+    shared = render.panel(photos, maps, ["strong", "weak"], "shared", columns=2)
+    own = render.panel(photos, maps, ["strong", "weak"], "own", columns=2)
+    right = (shared.width * 3 // 4, shared.height // 2)
+    assert (
+        np.abs(np.array(shared.getpixel(right), int) - 255).sum()
+        < np.abs(np.array(own.getpixel(right), int) - 255).sum()
+    )
+    with pytest.raises(InputError, match="2 photos and 1 maps"):
+        render.panel(photos, maps[:1], ["strong"])

@@ -1,0 +1,54 @@
+"""The benchmark runs and says what it promises; its committed result is one of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FIGURES = {
+    "vit_b16_forwards_1", "vit_b16_forwards_3", "vit_b16_forwards_8", "resnet50_forwards_8",
+    "memory_vs_grad_cam", "memory_vs_torchcam", "memory_vs_captum",
+    "memory_vs_grad_cam_3", "memory_vs_torchcam_3", "memory_vs_captum_3",
+    "score_cam_memory", "score_cam_time_ratio", "score_cam_fast_speedup", "score_cam_fast_correlation",
+}  # fmt: skip
+
+
+def check(result: dict[str, Any]) -> None:
+    assert sorted(result) == ["details", "figures", "name"]
+    assert result["name"] == "cam"
+    figures = result["figures"]
+    assert set(figures) == FIGURES
+    assert figures["vit_b16_forwards_1"] <= 1.10
+    assert figures["vit_b16_forwards_3"] <= 1.27
+    assert figures["vit_b16_forwards_8"] <= 1.7
+    assert figures["resnet50_forwards_8"] <= 1.05
+    assert figures["score_cam_fast_correlation"] >= 0.95
+    assert result["details"]["score_cam"]["largest_difference_from_grad_cam"] < 0.01
+
+
+@pytest.mark.slow
+def test_the_quick_benchmark_prints_one_object() -> None:
+    call = [sys.executable, str(ROOT / "benchmarks" / "cam.py"), "--quick", "--json"]
+    done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=1800)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    check(result)
+    assert result["details"]["setting"]["command"] == "python benchmarks/cam.py --json --quick"
+
+
+def test_the_committed_result_holds_what_the_page_claims() -> None:
+    text = (ROOT / "docs" / "results" / "cam.json").read_text(encoding="utf-8")
+    result = json.loads(text)
+    check(result)
+    figures = result["figures"]
+    assert min(figures["memory_vs_grad_cam"], figures["memory_vs_torchcam"]) >= 7
+    assert figures["score_cam_memory"] >= 10
+    assert figures["score_cam_time_ratio"] <= 1.05
+    assert figures["score_cam_fast_speedup"] >= 8
+    assert not any(place in text for place in ("/home/", "/root/", "/tmp/", "/work/"))
