@@ -31,7 +31,7 @@ TINY = 1e-8
 
 
 def score_cam(seen: Observation, questions: Sequence[Question], layer: str) -> Weights:
-    """`w = softmax_k S(x . H_k)`, `H_k` the channel enlarged to the image and brought to 0..1 (equations 3 to 6).
+    """`w = softmax_k S(x . H_k)`, `H_k` the channel enlarged to the image and brought to 0..1.
 
     Score-CAM, Wang et al., CVPRW 2020. Its baseline term `- S(x_b)` is the same for every channel, so the softmax
     cancels it; asked a `Contrast`, the scores are Finer-CAM's equation 9. Channels are enlarged bilinearly with aligned
@@ -90,7 +90,7 @@ def precise(values: Tensor) -> Tensor:
 def ablation_cam(seen: Observation, questions: Sequence[Question], layer: str) -> Weights:
     """`w_k = (S - S_{-k}) / |S|`, `S_{-k}` the score with channel `k` set to zero.
 
-    Ablation-CAM, Desai and Ramaswamy, WACV 2020, equation 3. The paper divides by `S`, which turns the map around
+    Ablation-CAM, Desai and Ramaswamy, WACV 2020. The paper divides by `S`, which turns the map around
     where a score is negative, as a margin can be; its absolute value does not. A score of zero divides nothing. Where
     the cells reach the root through their mean and one linear map, the model is not run at all.
     """
@@ -111,7 +111,7 @@ def ablation_cam(seen: Observation, questions: Sequence[Question], layer: str) -
 def eigen_cam(seen: Observation, questions: Sequence[Question], layer: str) -> Weights:
     """`w = v_1`, the first right singular vector of the matrix `cell x channel`; the same for every question.
 
-    Eigen-CAM, Muhammad and Yeasin, IJCNN 2020, equations 3 and 4. The matrix is not centred, as in the paper (grad-cam
+    Eigen-CAM, Muhammad and Yeasin, IJCNN 2020. The matrix is not centred, as in the paper (grad-cam
     centres it). Found from the smaller Gram matrix. A singular vector has no sign; here the map's sum is positive.
     """
     feature = seen.feature(layer)

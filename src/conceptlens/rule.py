@@ -80,9 +80,9 @@ RULES: dict[str, Rule] = {
         Rule("hires_cam", hires_cam, "HiResCAM, Draelos and Carin, 2020"),
         Rule("element_wise", element_wise_grad_cam, "element-wise Grad-CAM, Pillai and Pirsiavash, AAAI 2021"),
         Rule("layer_cam", layer_cam, "LayerCAM, Jiang et al., TIP 2021, eq. 6"),
-        Rule("score_cam", asking.score_cam, "Score-CAM, Wang et al., CVPRW 2020, eq. 3 to 6", "model"),
+        Rule("score_cam", asking.score_cam, "Score-CAM, Wang et al., CVPRW 2020", "model"),
         Rule("score_cam_fast", score_cam_fast, "Score-CAM from a few masked images, predicted: ours", "model"),
-        Rule("ablation_cam", asking.ablation_cam, "Ablation-CAM, Desai and Ramaswamy, WACV 2020, eq. 3", "model"),
+        Rule("ablation_cam", asking.ablation_cam, "Ablation-CAM, Desai and Ramaswamy, WACV 2020", "model"),
         Rule("eigen_cam", asking.eigen_cam, "Eigen-CAM, Muhammad and Yeasin, IJCNN 2020", "model"),
         Rule("random", asking.random, "weights drawn at random: a control", "model"),
     )

@@ -89,7 +89,7 @@ def slow_masks(cells: Tensor, size: tuple[int, int]) -> list[Tensor]:
 
 
 def test_score_cam_is_the_paper() -> None:
-    """Equations 3 to 6, baseline term and all."""
+    """Masks, rises over the empty image, softmax, sum and ReLU, one by one."""
     seen = look()
     got = cl.cam(seen, cl.Logit([1, 3]), "score_cam")
     for image, index in enumerate([1, 3]):
