@@ -179,10 +179,9 @@ def models(
     as_json: Json = False,
 ) -> None:
     """List models by source, or the layers of one that have a grid."""
-    if layers is not None:
-        lines, numbers = _layers(layers, pretrained, device)
-    else:
-        lines, numbers = _names(search)
+    from conceptlens.zoo.listing import layered, named
+
+    lines, numbers = named(search) if layers is None else layered(layers, pretrained, device)
     if out is not None:
         with replacing(out) as temporary:
             temporary.write_text(json.dumps(numbers, indent=1), "utf-8")
@@ -293,41 +292,6 @@ def _run(
     summary(findings, failures, written, time.perf_counter() - start)
     if failures:
         raise typer.Exit(1 if findings else 2)
-
-
-def _names(search: str) -> tuple[list[str], dict[str, Any]]:
-    """Return the known models whose name contains `search`, as lines and as numbers."""
-    from conceptlens.zoo import LOADERS, model_names
-
-    found = {s: [n for n in model_names(s) if search.lower() in f"{s}:{n}".lower()] for s in LOADERS if _installed(s)}
-    lines = [f"{source}:{name}" for source, names in found.items() for name in names]
-    if not search:
-        lines.append("hf:OWNER/MODEL (any image classifier, CLIP, SigLIP or DETR of transformers, or a local folder)")
-    return lines, {"schema": "conceptlens.models/1", "default": DEFAULT_MODEL, "models": found}
-
-
-def _layers(name: str, pretrained: bool, device: str) -> tuple[list[str], dict[str, Any]]:
-    """Return the layers with a grid of a model, as lines and as numbers."""
-    from conceptlens.zoo import load_model
-
-    model = load_model(name, pretrained=pretrained, device=device)
-    rows = [
-        {"name": x.name, "channels": x.grid.channels, "height": x.grid.height, "width": x.grid.width,
-         "reaches_answer": x.reached, "default": x.name in model.default_layers}
-        for x in model.anatomy.layers
-    ]  # fmt: skip
-    notes = ["default" if r["default"] else "" if r["reaches_answer"] else "does not reach the answer" for r in rows]
-    lines = [
-        f"{r['name']:<40} {r['channels']:>5} x {r['height']} x {r['width']}  {note}".rstrip()
-        for r, note in zip(rows, notes, strict=True)
-    ]
-    return lines, {"schema": "conceptlens.layers/1", "model": model.name, "layers": rows}
-
-
-def _installed(source: str) -> bool:
-    import importlib.util
-
-    return source != "open_clip" or importlib.util.find_spec("open_clip") is not None
 
 
 def _class(name: str | None) -> Any:
