@@ -21,7 +21,7 @@ def forward(
     builds a graph until a watch returns a tensor that requires grad: the trunk below costs no memory.
     """
     with ExitStack() as stack:
-        stack.enter_context(_as_found(module))
+        stack.enter_context(frozen(module))
         for name, watch in outputs.items():
             handle = module.get_submodule(name).register_forward_hook(_on_output(watch))
             stack.callback(handle.remove)
@@ -93,7 +93,7 @@ def _sequence_like(output: Any, parts: list[Any]) -> Any:
 
 
 @contextmanager
-def _as_found(module: nn.Module) -> Iterator[None]:
+def frozen(module: nn.Module) -> Iterator[None]:
     """Hold `module` in eval mode and frozen, and give back its modes, `requires_grad` and the random state."""
     modes = {m: m.training for m in module.modules()}
     learning = [p for p in module.parameters() if p.requires_grad and not p.is_inference()]

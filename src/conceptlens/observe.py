@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -122,6 +122,17 @@ class Observation(Answer):
             weights = cotangents.to(matrix.dtype) @ matrix / (grid.height * grid.width)
         return weights[..., None, None].expand(*weights.shape, grid.height, grid.width)
 
+    def reaches(self, root: Tensor, layer: str | None = None) -> bool:
+        """Whether the cells of `layer` change `root`: the patches of a ViT's last block do not reach its class."""
+        name = layer or self.layer
+        if self.readout(root, name) is not None:
+            return True
+        if not root.requires_grad:
+            return False
+        raw = self.tap(name).raw
+        (gradient,) = torch.autograd.grad(root.sum(), raw, retain_graph=True, materialize_grads=True)
+        return bool(self.tap(name).grid.read(gradient).any())
+
     def readout(self, root: Tensor, layer: str | None = None) -> Float[Tensor, "dimension channel"] | None:
         """Return `M` where `root = M . (mean over cells of the feature) + constant`, verified here, else `None`.
 
@@ -162,16 +173,39 @@ class Observation(Answer):
 
     def _pull_through_graph(self, root: Tensor, cotangents: Tensor, layer: str) -> Tensor:
         tap = self.tap(layer)
+        (found,) = self._products(root, cotangents, [layer], lambda gradient: gradient)
+        return tap.grid.read(found).transpose(0, 1)
+
+    def pull_means(
+        self, root: Tensor, cotangents: Float[Tensor, "image question dimension"], layers: Sequence[str]
+    ) -> dict[str, Float[Tensor, "image question channel"]]:
+        """Return the spatial mean of the gradient of every `cotangent . root` at several layers.
+
+        One product a question serves all layers, and only the means are kept.
+        """
+        grids = {name: self.tap(name).grid for name in layers}
+        read = {name: (lambda raw, grid=grid: grid.read(raw).flatten(3).mean(3)) for name, grid in grids.items()}
+        found = self._products(root, cotangents, list(layers), *read.values())
+        return {name: means.transpose(0, 1) for name, means in zip(layers, found, strict=True)}
+
+    def _products(
+        self, root: Tensor, cotangents: Tensor, layers: list[str], *read: Callable[[Tensor], Tensor]
+    ) -> list[Tensor]:
+        """Return what `read` makes of the gradients at each of `layers`, `question image ...`, chunk by chunk."""
         if not root.requires_grad:
             raise InputError(
-                f"no gradient reaches layer '{layer}': the answer does not depend on it, or the model turns "
+                f"no gradient reaches layer '{layers[0]}': the answer does not depend on it, or the model turns "
                 "gradients off after it; choose another layer"
             )
+        raws = [self.tap(name).raw for name in layers]
         by_question = cotangents.to(root.dtype).transpose(0, 1)
-        at_once = max(1, GRADIENT_BYTES // max(1, tap.raw.numel() * tap.raw.element_size()))
+        at_once = max(1, GRADIENT_BYTES // max(1, max(raw.numel() * raw.element_size() for raw in raws)))
         with full_precision(root):
-            chunks = [_products(root, tap.raw, chunk) for chunk in by_question.split(at_once)]
-        return tap.grid.read(torch.cat(chunks)).transpose(0, 1)
+            chunks = [
+                [reader(gradient) for reader, gradient in zip(read, _products(root, raws, chunk), strict=True)]
+                for chunk in by_question.split(at_once)
+            ]
+        return [torch.cat(parts) for parts in zip(*chunks, strict=True)]
 
     def rerun(
         self, cells: Float[Tensor, "variant channel height width"], image: int = 0, layer: str | None = None
@@ -254,15 +288,14 @@ def observe(
     return Observation(answer.model, answer.output, answer.class_scores, answer.vector, images, taps, pictures, photos)
 
 
-def _products(root: Tensor, raw: Tensor, cotangents: Tensor) -> Tensor:
-    """Vector-Jacobian products of `root` at `raw` for `cotangents[question image dimension]`."""
+def _products(root: Tensor, raws: Sequence[Tensor], cotangents: Tensor) -> list[Tensor]:
+    """Vector-Jacobian products of `root` at each of `raws` for `cotangents[question image dimension]`."""
     if len(cotangents) == 1:
-        (gradient,) = torch.autograd.grad(root, raw, cotangents[0], retain_graph=True, materialize_grads=True)
-        return gradient[None]
-    (gradients,) = torch.autograd.grad(
-        root, raw, cotangents, retain_graph=True, is_grads_batched=True, materialize_grads=True
+        gradients = torch.autograd.grad(root, raws, cotangents[0], retain_graph=True, materialize_grads=True)
+        return [gradient[None] for gradient in gradients]
+    return list(
+        torch.autograd.grad(root, raws, cotangents, retain_graph=True, is_grads_batched=True, materialize_grads=True)
     )
-    return gradients
 
 
 def _without_control(answer: Answer, rows: int) -> Answer:

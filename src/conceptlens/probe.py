@@ -17,11 +17,16 @@ from conceptlens.layout import Grid, find_grid
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer whose output is a grid of cells; `reached` says whether the answer depends on those cells."""
+    """A layer whose output is a grid of cells.
+
+    `reached`: the answer depends on those cells. `trunk`: it depends on the image through this output alone, with no
+    shortcut around it.
+    """
 
     name: str
     grid: Grid
     reached: bool
+    trunk: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ def anatomy(
     """
     seen: list[tuple[str, Tensor]] = []
     origins: dict[int, int] = {}
+    nodes: dict[int, Any] = {}
 
     def watch(name: str, tensor: Tensor) -> Tensor | None:
         if not tensor.is_floating_point():
@@ -64,14 +70,16 @@ def anatomy(
             handed = (tensor if tensor.requires_grad else tensor.detach().requires_grad_()).clone()
         origins[id(handed)] = origins.get(id(tensor), len(seen))
         seen.append((name, handed))
+        nodes[id(handed)] = handed.grad_fn  # now: an in-place operation may give it another one
         return handed
 
     entered: dict[str, Tensor] = {}
     names = [name for name, _ in module.named_modules() if name]
     linear = [name for name in names if isinstance(module.get_submodule(name), nn.Linear)]
+    noise = images.detach().clone().requires_grad_()
     raw = forward(
         module,
-        images.detach().clone().requires_grad_(),
+        noise,
         {name: partial(watch, name) for name in names},
         {name: lambda tensor, name=name: entered.update({name: tensor}) for name in linear},
     )
@@ -84,7 +92,11 @@ def anatomy(
     seen = [(name, tensor) for name, tensor in seen if tensor.ndim != 3 or tensor.shape[1] != queries]
     grids = _grids(module, seen, size, prefix, channels_last)
     reached = _reached([tensor for _, tensor, _ in grids], [grid for _, _, grid in grids], answer)
-    layers = tuple(Layer(name, grid, hit) for (name, _, grid), hit in zip(grids, reached, strict=True))
+    cuts = _cuts(answer, noise)
+    layers = tuple(
+        Layer(name, grid, hit, hit and nodes[id(tensor)] in cuts)
+        for (name, tensor, grid), hit in zip(grids, reached, strict=True)
+    )
     return Anatomy(layers, _default(module, grids, reached, origins), classifier)
 
 
@@ -134,6 +146,43 @@ def _reached(tensors: list[Tensor], grids: list[Grid], answer: Tensor) -> list[b
         gradient = next(gradients) if tensor.requires_grad else None
         hits.append(gradient is not None and bool(grid.read(gradient).abs().amax() > 0))
     return hits
+
+
+def _cuts(answer: Tensor, images: Tensor) -> set[Any]:
+    """Return the nodes of the graph that every path from `answer` to `images` passes.
+
+    In a topological order, these are the nodes that no edge jumps over. What does not lead to the images (position
+    biases that a layer computes) is left out.
+    """
+    order = _topological(answer.grad_fn)
+    leading = {node for node in order if getattr(node, "variable", None) is images}
+    for node in reversed(order):
+        if any(child in leading for child, _ in node.next_functions):
+            leading.add(node)
+    order = [node for node in order if node in leading]
+    place = {node: i for i, node in enumerate(order)}
+    cuts, furthest = set(), 0
+    for i, node in enumerate(order):
+        if furthest <= i:
+            cuts.add(node)
+        furthest = max([furthest, *(place[child] for child, _ in node.next_functions if child in leading)])
+    return cuts
+
+
+def _topological(root: Any) -> list[Any]:
+    """Return the nodes of the graph below `root`, each before those that it was computed from."""
+    finished: dict[Any, None] = {}
+    entered: set[Any] = set()
+    stack = [] if root is None else [root]
+    while stack:
+        node = stack[-1]
+        if node not in entered:
+            entered.add(node)
+            stack += [c for c, _ in node.next_functions if c is not None and c not in entered]
+            continue
+        stack.pop()
+        finished.setdefault(node)
+    return list(finished)[::-1]
 
 
 def _default(

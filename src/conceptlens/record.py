@@ -57,6 +57,7 @@ class Explanation:
       `counts_for[image]` is the class that contributions speak of.
     - `types[image][question]`: the concept types, where questions are concepts of a vocabulary; `kinds[question]`:
       what each question is (class, contrast, concept, custom) elsewhere.
+    - `layers[image][question]`: the layer that each map was taken from, where a method chooses one for each concept.
 
     All tensors are detached and stay on the device they were made on.
     """
@@ -72,6 +73,7 @@ class Explanation:
     counts_for: tuple[str, ...] = ()
     types: tuple[tuple[str, ...], ...] = ()
     kinds: tuple[str, ...] = ()
+    layers: tuple[tuple[str, ...], ...] = ()
     parts: tuple[Explanation, ...] = ()
 
     def __post_init__(self) -> None:
@@ -100,7 +102,7 @@ class Explanation:
             name: None if getattr(self, name) is None else getattr(self, name)[one]
             for name in ("maps", "weights", "scores", "contributions", "unusual")
         }
-        rows = {name: getattr(self, name)[one] for name in ("labels", "counts_for", "types")}
+        rows = {name: getattr(self, name)[one] for name in ("labels", "counts_for", "types", "layers")}
         return replace(
             self,
             **tensors,

@@ -30,8 +30,9 @@ def found(explanation: cl.Explanation, scenes: list[Scene], masks: list[torch.Te
         bool(mask[min(int(y * mask.shape[0]), mask.shape[0] - 1), min(int(x * mask.shape[1]), mask.shape[1] - 1)])
         for (x, y), mask in zip(places.tolist(), masks, strict=True)
     ]
-    energy = pointing_energy(explanation, torch.stack(masks))
-    return sum(inside) / len(scenes), float(energy.mean())
+    energy = pointing_energy(explanation, torch.stack(masks)).mean()
+    assert energy is not None
+    return sum(inside) / len(scenes), energy
 
 
 @pytest.mark.parametrize("rule", [name for name in cl.RULES if name not in CONTROLS])

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import conceptlens as cl
 from conceptlens.concept.contribution import contributions
+from conceptlens.concept.evidence import gather_evidence
 from conceptlens.concept.explain import explain
 from conceptlens.observe import Observation
 from conceptlens.text.vocabulary import ConceptName, prompt
@@ -137,11 +138,7 @@ def test_cotangent_of_a_cosine_equals_autograd() -> None:
     seen = model.observe(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)), layers="1")
     asked = [cl.Concept("cat"), cl.Concept("a long word")]
     expected = cl.cam(seen, asked)
-    root = language.encode_image(seen)
-    texts = language.encode_text([prompt(ConceptName(c.text)) for c in asked])
-    from conceptlens.concept.explain import _similarities
-
-    scores, cotangents = _similarities(root, texts, language)
-    weights = seen.pull(root, cotangents(torch.tensor([[0, 1], [0, 1]])), "1").mean((-2, -1))
-    assert torch.allclose(scores, expected.scores, atol=1e-4)
+    found = gather_evidence(seen, language, [ConceptName(c.text) for c in asked])
+    weights = seen.pull(found.root, found.cotangents(found.all()), "1").mean((-2, -1))
+    assert torch.allclose(found.scores, expected.scores, atol=1e-4)
     assert torch.allclose(weights, expected.weights[..., 0, 0], atol=1e-6)

@@ -10,7 +10,7 @@ from torch import Tensor
 from conceptlens.observe import Observation
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
 STEPS = 20
 # How many masked variants run through the rest of the model at once.
@@ -25,6 +25,7 @@ def contributions(
     target: Int[Tensor, "image"],
     against: Int[Tensor, "image"] | None = None,
     layer: str | None = None,
+    asked: Bool[Tensor, "image question"] | None = None,
 ) -> Float[Tensor, "image question"]:
     """Return by how much the class's probability falls when a concept's channels are silenced, averaged over 20 steps.
 
@@ -35,18 +36,20 @@ def contributions(
 
     With `against`, `p` is the probability of the class when only the two are compared: `sigmoid(y_c - y_d)`.
     The drop is divided by `p`, or by chance (one over the number of classes compared) where `p` is smaller: a class
-    that the model all but excludes has no meaningful relative drop.
+    that the model all but excludes has no meaningful relative drop. Where only some questions are `asked`, the others
+    are left at 0.
     """
     feature = seen.feature(layer)
     order = (weights * feature.mean((2, 3))[:, None]).topk(min(STEPS, feature.shape[1]), dim=2).indices
     matrix = seen.readout(seen.logits, layer)
     before = _probability(seen.logits.detach()[:, None], target[:, None], _column(against))
     if matrix is None:
-        after = _curve_by_rerun(seen, order, target, against, layer)
+        after = _curve_by_rerun(seen, order, target, against, layer, asked)
     else:
         after = _curve_in_closed_form(seen, matrix, order, target, against, layer)
     chance = 0.5 if against is not None else 1.0 / seen.logits.shape[1]
-    return ((before[..., None] - after) / before.clamp_min(chance)[..., None]).mean(2)
+    found = ((before[..., None] - after) / before.clamp_min(chance)[..., None]).mean(2)
+    return found if asked is None else found * asked
 
 
 def _curve_in_closed_form(
@@ -66,14 +69,21 @@ def _curve_in_closed_form(
 
 
 def _curve_by_rerun(
-    seen: Observation, order: Tensor, target: Tensor, against: Tensor | None, layer: str | None
+    seen: Observation,
+    order: Tensor,
+    target: Tensor,
+    against: Tensor | None,
+    layer: str | None,
+    asked: Tensor | None,
 ) -> Float[Tensor, "image question step"]:
     """Silence cells and run the rest of the model, a variant per question and step."""
     feature = seen.feature(layer)
     own_mean = feature.mean((2, 3), keepdim=True).expand_as(feature)
     curves = []
     for i in range(len(feature)):
-        steps = [(q, j) for q in range(order.shape[1]) for j in range(1, order.shape[2] + 1)]
+        questions = range(order.shape[1]) if asked is None else asked[i].nonzero()[:, 0].tolist()
+        curve = seen.logits.new_zeros(order.shape[1:], dtype=torch.float32)
+        steps = [(q, j) for q in questions for j in range(1, order.shape[2] + 1)]
         logits = []
         for start in range(0, len(steps), VARIANTS):
             chunk = steps[start : start + VARIANTS]
@@ -82,9 +92,11 @@ def _curve_by_rerun(
                 silenced = order[i, q, :j]
                 variants[row, silenced] = own_mean[i, silenced]
             logits.append(seen.rerun(variants, i, layer).logits.detach())
-        other = None if against is None else against[i]
-        values = _probability(torch.cat(logits), target[i], other)
-        curves.append(values.reshape(order.shape[1], order.shape[2]))
+        if steps:
+            other = None if against is None else against[i]
+            values = _probability(torch.cat(logits), target[i], other)
+            curve[list(questions)] = values.reshape(-1, order.shape[2])
+        curves.append(curve)
     return torch.stack(curves)
 
 

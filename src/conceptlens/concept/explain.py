@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from conceptlens.activation_map import gradients, project, source
 from conceptlens.concept.contribution import contributions
+from conceptlens.concept.evidence import gather_evidence
 from conceptlens.concept.reference import Reference, find_reference
-from conceptlens.error import InputError
 from conceptlens.observe import Observation
 from conceptlens.record import Explanation
 from conceptlens.rule import grad_cam
-from conceptlens.target import ClassName, Logit, class_indices, similarity
-from conceptlens.text.vocabulary import ConceptName, parse_concepts, prompt, vocabulary
+from conceptlens.target import ClassName, Logit, class_indices
+from conceptlens.text.vocabulary import ConceptName, parse_concepts, vocabulary
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
-
-    from conceptlens.text.encoder import VisionLanguage
-
-# Two concepts of the vocabulary whose text vectors are closer than this say the same; the stronger one is shown.
-SAME = 0.9
+    from jaxtyping import Float
 
 
 def explain(
@@ -53,18 +46,17 @@ def explain(
     name, language = layer or seen.layer, seen.model.language
     given = None if concepts is None else parse_concepts(concepts)
     known = vocabulary() if given is None else given
-    texts = language.encode_text([prompt(c) for c in known]).to(seen.images.device)
-    root = language.encode_image(seen)
-    scores, cotangents = _similarities(root, texts, language)
+    evidence = gather_evidence(seen, language, known)
+    scores = evidence.scores
     reference = reference or find_reference(seen.model)
-    unusual = None if reference is None else reference.unusual(scores.cpu(), texts.cpu(), language).to(scores)
+    unusual = None
+    if reference is not None:
+        unusual = reference.unusual(scores.cpu(), evidence.texts.cpu(), language).to(scores)
     index = None if target is None and seen.class_scores is None else class_indices(seen, target)
     other = None if against is None else class_indices(seen, against)
-    if given is None:
-        chosen = _most_telling(scores if unusual is None else unusual, texts, top if other is None else 2 * top)
-    else:
-        chosen = torch.arange(len(known), device=scores.device).expand(len(scores), -1)
-    weights = grad_cam(seen.pull(root, cotangents(chosen), name), seen.feature(name)[:, None])
+    wanted = top if other is None else 2 * top
+    chosen = evidence.strongest(wanted, unusual) if given is None else evidence.all()
+    weights = grad_cam(seen.pull(evidence.root, evidence.cotangents(chosen), name), seen.feature(name)[:, None])
     counts = None if index is None else contributions(seen, weights[..., 0, 0], index, other, name)
     if given is None and other is not None and counts is not None:
         best = counts.abs().topk(min(top, counts.shape[1]), dim=1).indices
@@ -77,58 +69,13 @@ def explain(
         maps=project(weights, seen.feature(name)).relu(),
         weights=weights,
         scores=scores.gather(1, chosen),
-        labels=tuple(tuple(known[int(c)].label for c in row) for row in chosen),
+        labels=evidence.labels(chosen),
         source=source(seen, name, "ce_fam", settings),
         contributions=counts,
         unusual=None if unusual is None else unusual.gather(1, chosen),
         counts_for=() if index is None else tuple(_counts_for(seen, index, other)),
-        types=tuple(tuple(known[int(c)].type for c in row) for row in chosen),
+        types=evidence.types(chosen),
     )
-
-
-def _similarities(root: Tensor, texts: Tensor, language: VisionLanguage) -> tuple[Tensor, _Cotangents]:
-    point = root.detach().float()
-    return similarity(point, texts, language), _Cotangents(point, texts, language)
-
-
-@dataclass(frozen=True)
-class _Cotangents:
-    """Gradients of chosen similarities at the image vector, in closed form."""
-
-    point: Float[Tensor, "image dimension"]
-    texts: Float[Tensor, "text dimension"]
-    language: VisionLanguage
-
-    def __call__(self, chosen: Int[Tensor, "image question"]) -> Float[Tensor, "image question dimension"]:
-        """`scale t` for plain vectors; `scale (t - cos e) / |x|` for unit vectors `e = x / |x|`."""
-        texts = self.texts.float()[chosen]
-        if not self.language.normalised:
-            return self.language.scale * texts
-        length = self.point.norm(dim=1).clamp_min(1e-12)[:, None, None]
-        unit = self.point[:, None] / length
-        texts = torch.nn.functional.normalize(texts, dim=2)
-        cosine = (texts * unit).sum(2, keepdim=True)
-        return self.language.scale * (texts - cosine * unit) / length
-
-
-def _most_telling(
-    rank: Float[Tensor, "image text"], texts: Float[Tensor, "text dimension"], top: int
-) -> Int[Tensor, "image question"]:
-    """Return the `top` texts of each image, leaving out those that say the same as a better one."""
-    if top < 1:
-        raise InputError(f"top is {top}; expected at least one concept")
-    units = torch.nn.functional.normalize(texts.float() - texts.float().mean(0), dim=1)
-    rows = []
-    for order in rank.argsort(dim=1, descending=True):
-        kept: list[int] = []
-        for index in order.tolist():
-            if len(kept) == top:
-                break
-            if not kept or float((units[kept] @ units[index]).max()) < SAME:
-                kept.append(index)
-        rows.append(torch.tensor(kept, device=rank.device))
-    fewest = min(len(row) for row in rows)
-    return torch.stack([row[:fewest] for row in rows])
 
 
 def _through(

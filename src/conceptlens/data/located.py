@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from conceptlens.error import InputError
+from conceptlens.record import WHOLE
 from conceptlens.text.vocabulary import ConceptName
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Located:
     def at_least(self, share: float) -> Located:
         """Return this photo with the concepts that cover at least `share` of it (of the pixels not ignored)."""
         counted = self.masks if self.ignored is None else self.masks & ~self.ignored
-        size = self.masks[0].size if self.ignored is None else int((~self.ignored).sum())
+        size = self.masks[:1].size if self.ignored is None else int((~self.ignored).sum())
         kept = [i for i, mask in enumerate(counted) if mask.sum() >= share * max(size, 1) and mask.any()]
         return Located(
             self.name, self.photo, tuple(self.concepts[i] for i in kept), tuple(self.groups[i] for i in kept),
@@ -78,3 +79,41 @@ class LocatedSet(Protocol):
     def __iter__(self) -> Iterator[Located]:
         """Read one photo after the other; only one is held at a time."""
         ...
+
+
+def resize_mask(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return `masks[... rows columns]` at another size `(rows, columns)`: each pixel takes the value at its centre.
+
+    Nothing is blended, so a mask does not grow when it is resized. Raises `InputError` for a size below 1 x 1.
+    """
+    return crop_masks(masks, WHOLE, size)
+
+
+def crop_masks(
+    masks: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int], outside: bool = False
+) -> np.ndarray:
+    """Return `masks[... rows columns]` as a model saw the photo: the part in `box`, at `size` (rows, columns).
+
+    `box` is `Picture.box`: left, top, right, bottom as shares of the whole photo. What lies beyond the photo is
+    padding and takes the value `outside`: give `True` for a mask of ignored pixels. Each pixel takes the value at
+    its centre. Raises `InputError` for an empty box or a size below 1 x 1.
+    """
+    left, top, right, bottom = box
+    if not (left < right and top < bottom) or min(size) < 1 or masks.ndim < 2:
+        raise InputError(
+            f"masks of shape {masks.shape} were to be cut at {box} and sized {tuple(size)}; expected ... rows columns, "
+            "a box of left < right and top < bottom, and at least 1 row and 1 column"
+        )
+    rows, in_rows = _nearest(top, bottom, size[0], masks.shape[-2])
+    columns, in_columns = _nearest(left, right, size[1], masks.shape[-1])
+    seen = masks[..., rows[:, None], columns[None, :]]
+    return np.where(in_rows[:, None] & in_columns[None, :], seen, np.asarray(outside, masks.dtype))
+
+
+def _nearest(start: float, end: float, count: int, total: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return where the centres of `count` pixels between two shares of a side fall, and whether they are on it."""
+    centres = (start + (np.arange(count) + 0.5) * ((end - start) / count)) * total
+    index = np.floor(centres + 1e-6).astype(
+        int
+    )  # a centre on an edge belongs to the later pixel, whatever the rounding
+    return index.clip(0, total - 1), (index >= 0) & (index < total)

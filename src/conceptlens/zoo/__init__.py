@@ -78,6 +78,7 @@ def load_model(
     model = LOADERS[source](rest, pretrained=pretrained, weights=weights, labels=labels, layers=names)
     if fit is not None:
         model = _with_fit(model, fit)
+    model.module.eval()  # a forward pass of the user's own must not move a batch norm's statistics
     return model.to(device)
 
 

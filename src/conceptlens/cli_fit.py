@@ -1,0 +1,150 @@
+"""The commands that train: `conceptlens fit ce-fam`."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from conceptlens.error import InputError
+from conceptlens.zoo import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from conceptlens.concept.translator import Translator
+
+DEFAULT_TEACHER = "timm:tf_efficientnet_lite2"
+
+app = typer.Typer(
+    help="Train what explains a model; the model itself stays as it is.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _answering(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn an `InputError` into one sentence on standard error and exit code 2."""
+
+    @functools.wraps(command)
+    def answered(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except InputError as error:
+            typer.echo(f"conceptlens: {error}", err=True)
+            raise typer.Exit(2) from None
+
+    return answered
+
+
+@app.callback()
+def fit() -> None:
+    """Train what explains a model; the model itself stays as it is."""
+
+
+@app.command("ce-fam")
+@_answering
+def ce_fam(
+    images: Annotated[
+        list[str], typer.Option("--images", "-i", help="A folder, file or pattern of photos; repeat for several.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A folder for the branch, its cache and its logs.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="SOURCE:NAME; see `conceptlens models`.")] = DEFAULT_MODEL,
+    vlm: Annotated[
+        str, typer.Option("--vlm", help="The teacher: open_clip:NAME/WEIGHTS, hf:OWNER/CLIP or a classifier.")
+    ] = DEFAULT_TEACHER,
+    schedule: Annotated[str, typer.Option(help="modern, or as published: paper, code.")] = "modern",
+    concepts: Annotated[
+        str | None, typer.Option("--concepts", "-c", help="Comma-separated; by default the vocabulary.")
+    ] = None,
+    concepts_file: Annotated[Path | None, typer.Option(help="A text file with one concept a line.")] = None,
+    similarity: Annotated[float, typer.Option(help="Weight of the similarity loss; 0 reads no concept.")] = 0.001,
+    hidden: Annotated[
+        str | None, typer.Option(help="Sizes of the hidden layers, such as 1024,1024; none: a linear branch.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="By default those of the schedule.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="By default that of the schedule.")] = None,
+    views: Annotated[int, typer.Option(min=1, help="Random crops of each photo.")] = 4,
+    validation: Annotated[float, typer.Option(help="Share of the photos held out.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Decides crops, the held-out photos, first weights and order.")] = 0,
+    layers: Annotated[
+        str | None, typer.Option(help="Comma-separated; by default the stages of the model, found by rule.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was broken off.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print numbers as JSON on standard output, and nothing else there.")
+    ] = False,
+) -> None:
+    """Train a branch that reads a classifier's layers in the words of a vision-language model (CE-FAM)."""
+    from conceptlens.fit.ce_fam import fit_ce_fam
+    from conceptlens.text.vocabulary import parse_concepts, read_concepts
+    from conceptlens.zoo import load_model
+
+    if concepts is not None and concepts_file is not None:
+        raise InputError("both --concepts and --concepts-file are given; give one of them")
+    named = parse_concepts(concepts) if concepts is not None else None
+    named = read_concepts(concepts_file) if concepts_file is not None else named
+    start = time.perf_counter()
+    made = fit_ce_fam(
+        load_model(model),
+        load_model(vlm),
+        images,
+        out,
+        concepts=named,
+        layers=None if layers is None else [name.strip() for name in layers.split(",")],
+        schedule=schedule,
+        similarity=similarity,
+        hidden=_sizes(hidden),
+        views=views,
+        validation=validation,
+        batch_size=batch_size,
+        epochs=epochs,
+        seed=seed,
+        device=device,
+        resume=resume,
+    )
+    if int(os.environ.get("RANK", "0")) == 0:
+        _say(made, out, as_json, time.perf_counter() - start)
+
+
+def _say(made: Translator, out: Path, as_json: bool, seconds: float) -> None:
+    failures = json.loads((out / "failures.json").read_text("utf-8"))
+    for failure in failures:
+        typer.echo(f"conceptlens: {failure['reason']}", err=True)
+    training = made.training
+    if as_json:
+        kept = ("photos", "pairs", "held_out_pairs", "steps", "epochs", "best_epoch", "validation_loss")
+        numbers = {
+            "schema": "conceptlens.fit-ce-fam/1",
+            "model": made.model,
+            "vlm": made.teacher.name,
+            "layers": list(made.layers),
+            "sizes": [made.branch.width, *made.branch.hidden, made.branch.dimension],
+            **{name: training[name] for name in kept},
+            "failures": failures,
+            "out": str(out),
+        }
+        typer.echo(json.dumps(numbers, allow_nan=False))
+    else:
+        typer.echo(f"layers: {', '.join(made.layers)}")
+        typer.echo(f"validation loss {training['validation_loss']:.4g} after epoch {training['best_epoch']}")
+        typer.echo(f"branch: {out}")
+    done = f"{training['photos']} photos, {training['steps']} steps"
+    bad = f", {len(failures)} failed" if failures else ""
+    typer.echo(f"{done}{bad} in {seconds:.1f} s", err=True)
+
+
+def _sizes(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    words = [] if text.strip() == "none" else text.split(",")
+    if not all(word.strip().isdigit() for word in words):
+        raise InputError(f"--hidden {text} is given; expected sizes such as 1024,1024, or none")
+    return tuple(int(word) for word in words)

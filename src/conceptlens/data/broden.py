@@ -1,0 +1,114 @@
+"""Broden, the joined set of Network Dissection: objects, parts, materials and colours to the pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from conceptlens.data.annotation import a_folder, by_concept, entries_of, lay, located, read_colours, read_table
+from conceptlens.data.located import Located
+from conceptlens.error import InputError
+from conceptlens.text.vocabulary import ConceptName
+
+# Broden's category to our type. Scenes and textures are said of whole images, so they have no place and are left out.
+CATEGORIES: dict[str, str] = {"object": "object", "part": "part", "material": "material", "color": "colour"}
+_IMAGE_LEVEL = ("scene", "texture")
+
+
+class Broden:
+    """Broden (`broden1_224` and its kin), as Network Dissection published it.
+
+    Expects `index.csv`, `label.csv` and `images/`, with masks of half the photo's size among the photos; the dense
+    codings `c_*.csv` and `category.csv` are not needed. `split` is `train`, `val` or `all`.
+
+    - A pixel's label is `256 green + red`; 0 is none. A cell may name several PNGs, separated by `;`: parts lie
+      over parts, and each PNG counts.
+    - A label's type is the first category that `label.csv` lists, the commonest; `-c` and `-s` are cut from names.
+      Groups are the types. Numbers in a cell hold for a whole image: they are left out.
+
+    Raises `InputError` where a file is missing or broken, a PNG holds a label that is not listed, or the PNGs of one
+    photo differ in size.
+    """
+
+    def __init__(self, folder: str | Path, split: str = "all") -> None:
+        self._folder = a_folder(folder, "Broden")
+        self._split = split
+        labels, index = self._folder / "label.csv", self._folder / "index.csv"
+        with entries_of(labels, "Broden's labels"):
+            self._read_labels(labels)
+        rows = read_table(index, "image", "split")
+        splits = sorted({row["split"] for row in rows})
+        if split not in ("all", *splits):
+            raise InputError(f"{str(index)!r} has no split {split!r}; splits: all, {', '.join(splits)}")
+        chosen = [row for row in rows if split in ("all", row["split"])]
+        self._entries = [(row["image"], pngs) for row in chosen if (pngs := _pngs(row))]
+
+    def _read_labels(self, file: Path) -> None:
+        """Read which number is which concept, and which numbers are known at all."""
+        types: dict[int, tuple[str, str]] = {}
+        for row in read_table(file, "number", "name", "category"):
+            types[int(row["number"])] = (row["name"], row["category"].split(";")[0].partition("(")[0].strip())
+        unknown = {category for _, category in types.values()} - {*CATEGORIES, *_IMAGE_LEVEL}
+        if unknown:
+            raise InputError(
+                f"{str(file)!r} names category {min(unknown)!r}; expected {', '.join([*CATEGORIES, *_IMAGE_LEVEL])}"
+            )
+        self._known = {0, *types}
+        kept = {number: ConceptName(_short(n), CATEGORIES[c]) for number, (n, c) in types.items() if c in CATEGORIES}
+        self._concepts = tuple(dict.fromkeys(kept.values()))
+        place = {concept: i for i, concept in enumerate(self._concepts)}
+        self._numbers = {number: place[concept] for number, concept in kept.items()}
+        self._groups = tuple(concept.type for concept in self._concepts)
+
+    @property
+    def name(self) -> str:
+        """The set and its split."""
+        return f"broden {self._split}"
+
+    @property
+    def concepts(self) -> tuple[ConceptName, ...]:
+        """The labels that have places, in the order of their numbers in the file."""
+        return self._concepts
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Located]:
+        """Read one photo after the other, in the order of `index.csv`."""
+        for image, pngs in self._entries:
+            layers = self._layers(image, pngs)
+            photo, layers = lay(self._folder / "images" / image, layers, exact=False)
+            found: dict[int, np.ndarray] = {}
+            for layer in layers:
+                for number, mask in by_concept(layer, self._numbers).items():
+                    found[number] = found[number] | mask if number in found else mask
+            yield located(image, photo, self._concepts, self._groups, found, layers.shape[1:])
+
+    def _layers(self, image: str, pngs: tuple[str, ...]) -> np.ndarray:
+        """Read all PNGs of one photo: int32 `png rows columns`."""
+        layers = [read_colours(self._folder / "images" / png) for png in pngs]
+        for png, layer in zip(pngs, layers, strict=True):
+            if layer.shape != layers[0].shape:
+                raise InputError(
+                    f"the masks {pngs[0]!r} {layers[0].shape} and {png!r} {layer.shape} of {image!r} differ in size; "
+                    "download them again"
+                )
+            unknown = set(np.unique(layer).tolist()) - self._known
+            if unknown:
+                raise InputError(
+                    f"{png!r} holds label {min(unknown)}, which label.csv does not list; a label is 256 green + red"
+                )
+        return np.stack(layers)
+
+
+def _pngs(row: dict[str, str]) -> tuple[str, ...]:
+    """Return the masks of a row of `index.csv`; a number instead of a file holds for the whole image."""
+    cells = [cell for category in CATEGORIES for cell in row.get(category, "").split(";")]
+    return tuple(cell.strip() for cell in cells if cell.strip() and not cell.strip().isdigit())
+
+
+def _short(name: str) -> str:
+    """Cut the mark of a colour or a scene from a name."""
+    return name[:-2] if name.endswith(("-c", "-s")) else name

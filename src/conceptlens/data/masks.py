@@ -1,0 +1,109 @@
+"""Your own photos and masks: two folders and a list of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from conceptlens.data.annotation import (
+    a_folder,
+    by_concept,
+    entries_of,
+    lay,
+    located,
+    read_indices,
+    read_table,
+    read_text,
+)
+from conceptlens.data.folder import find_images
+from conceptlens.data.located import Located
+from conceptlens.error import InputError
+from conceptlens.text.vocabulary import ConceptName, parse_concepts
+
+BACKGROUND = 0
+
+
+class MaskFolder:
+    """Photos in `images/`, index PNGs of the same names in `masks/`, and `labels.csv` or `labels.txt`.
+
+    - `labels.csv` has the columns `index` and `label`, and may have `type` (see `CONCEPT_TYPES`) and `group`, by
+      default the type. Line n of `labels.txt` is the label of index n, from 1, with `:type` where it is not an object.
+    - Index 0 is background and `ignored` (255; `None` for none) is ignored, unless `labels.csv` lists them.
+    - A mask may be smaller or larger than its photo, not of another shape. Folders within are kept apart by name; a
+      `split` other than `all` is such a folder.
+
+    Raises `InputError` where a file is missing or broken, a photo has no mask, or a mask holds an index without label.
+    """
+
+    def __init__(self, folder: str | Path, split: str = "all", ignored: int | None = 255) -> None:
+        self._folder = a_folder(folder, "images/, masks/ and labels.csv or labels.txt")
+        self._split = split
+        self._read_labels()
+        self._ignored = [] if ignored is None or ignored in self._numbers else [ignored]
+        images, masks = self._folder / "images", self._folder / "masks"
+        if split != "all":
+            images, masks = images / split, masks / split
+        self._pairs: dict[str, tuple[Path, Path]] = {}
+        for photo in find_images(
+            a_folder(images, "photos"),
+        ):
+            name = photo.relative_to(images).with_suffix("").as_posix()
+            mask = masks / f"{name}.png"
+            if name in self._pairs:
+                raise InputError(f"{str(photo)!r} and {self._pairs[name][0].name!r} share one mask; rename one of them")
+            if not mask.is_file():
+                raise InputError(f"{str(photo)!r} has no mask {str(mask)!r}; add it, or take the photo away")
+            self._pairs[name] = (photo, mask)
+
+    def _read_labels(self) -> None:
+        """Read which index is which concept."""
+        table, lines = self._folder / "labels.csv", self._folder / "labels.txt"
+        listed: dict[int, tuple[ConceptName, str]] = {}
+        self._file = table if table.is_file() or not lines.is_file() else lines
+        with entries_of(self._file, "an index and a label a line"):
+            if self._file == table:
+                for row in read_table(table, "index", "label"):
+                    concept = ConceptName(row["label"].strip(), row.get("type", "").strip() or "object")
+                    listed[int(row["index"])] = (concept, row.get("group", "").strip() or concept.type)
+            else:
+                for index, line in enumerate(read_text(lines).splitlines(), start=1):
+                    if line.strip():
+                        concept = parse_concepts([line])[0]
+                        listed[index] = (concept, concept.type)
+        if not listed:
+            raise InputError(f"{str(self._file)!r} names no label; write one a line")
+        self._concepts = tuple(dict.fromkeys(concept for concept, _ in listed.values()))
+        place = {concept: number for number, concept in enumerate(self._concepts)}
+        self._numbers = {index: place[concept] for index, (concept, _) in listed.items()}
+        groups = dict(listed.values())
+        self._groups = tuple(groups[concept] for concept in self._concepts)
+
+    @property
+    def name(self) -> str:
+        """The folder's name, and the split where there is one."""
+        return f"masks {self._folder.resolve().name}" + ("" if self._split == "all" else f" {self._split}")
+
+    @property
+    def concepts(self) -> tuple[ConceptName, ...]:
+        """The labels, in the order of their file; indices with one label are one concept."""
+        return self._concepts
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __iter__(self) -> Iterator[Located]:
+        """Read one photo after the other, by name."""
+        for name, (path, mask) in self._pairs.items():
+            indices = read_indices(mask)
+            unknown = np.setdiff1d(indices, [BACKGROUND, *self._ignored, *self._numbers])
+            if unknown.size:
+                raise InputError(
+                    f"{str(mask)!r} holds index {unknown[0]}, which {self._file.name} does not name; add its label, or "
+                    "set the pixels to 0"
+                )
+            photo, indices = lay(path, indices, exact=False)
+            found = by_concept(indices, self._numbers)
+            ignored = np.isin(indices, self._ignored)
+            yield located(name, photo, self._concepts, self._groups, found, indices.shape, ignored)

@@ -1,0 +1,60 @@
+"""COCO's masks of instances: polygons, and run lengths down the columns, plain or packed into text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+FAR = 100_000  # pixels
+
+
+def drawn_mask(drawn: Any, size: tuple[int, int]) -> np.ndarray:
+    """Return the mask that a COCO `segmentation` means, for a photo of `size` rows and columns: bool `rows columns`.
+
+    Polygons are filled by pycocotools, so that their edges fall where COCO's own tools put them. Raises `ValueError`
+    or `TypeError`, saying why, where it is not drawn for such a photo.
+    """
+    if isinstance(drawn, list):
+        mask = np.zeros(size, bool)
+        for polygon in drawn:
+            if len(polygon) < 6 or len(polygon) % 2:
+                raise ValueError("a polygon needs at least 3 points, each with x and y")
+            if not (np.abs(np.asarray(polygon, float)) <= FAR).all():  # its edges are walked pixel by pixel
+                raise ValueError("a polygon far outside its photo")
+            for filled in coco_mask.frPyObjects([polygon], *size):
+                mask |= _filled(unpacked(filled["counts"]), size)
+        return mask
+    if tuple(drawn["size"]) != size:
+        raise ValueError(f"run lengths for {tuple(drawn['size'])} rows and columns, the photo has {size}")
+    counts = drawn["counts"]
+    return _filled(counts if isinstance(counts, list) else unpacked(counts), size)
+
+
+def unpacked(counts: str | bytes) -> list[int]:
+    """Return the run lengths in COCO's packed text: five bits a character, from the third on as a difference."""
+    runs: list[int] = []
+    value = shift = 0
+    for character in counts.encode("ascii") if isinstance(counts, str) else counts:
+        bits = character - 48
+        if not 0 <= bits < 64:
+            raise ValueError(f"packed run lengths with the character {chr(character)!r}")
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:  # the last character of this number; its fifth bit is the sign
+            value -= (1 << shift) if bits & 16 else 0
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift:
+        raise ValueError("packed run lengths that end within a number")
+    return runs
+
+
+def _filled(counts: Sequence[int], size: tuple[int, int]) -> np.ndarray:
+    """Return runs of off, on, off ... as a mask; they go down the columns."""
+    if min(counts, default=0) < 0 or sum(counts) != size[0] * size[1]:
+        raise ValueError("run lengths that do not add up to the photo's pixels")
+    on = np.arange(len(counts)) % 2 == 1
+    return np.ascontiguousarray(np.repeat(on, counts).reshape(size[::-1]).T)

@@ -1,0 +1,77 @@
+"""Data sets with masks, by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from conceptlens.data.broden import Broden
+from conceptlens.data.coco import CocoPanoptic, open_instances
+from conceptlens.data.drawn import Drawn
+from conceptlens.data.imagenet_s import ImageNetS
+from conceptlens.data.located import LocatedSet
+from conceptlens.data.masks import MaskFolder
+from conceptlens.data.voc import Voc
+from conceptlens.error import InputError, near
+
+FOLDER = "CONCEPTLENS_DATA"
+
+
+class SetKind(NamedTuple):
+    """One kind of set: how to open it from what stands after its name, its default split, and one line about it."""
+
+    open: Callable[[str, str], LocatedSet]
+    split: str
+    about: str
+
+
+def open_set(text: str, split: str | None = None) -> LocatedSet:
+    """Return the data set that `NAME` or `NAME:DIR` means (`drawn:COUNT` for drawn scenes); names are in `SETS`.
+
+    Without `DIR` the folder is `$CONCEPTLENS_DATA/NAME`. Raises `InputError` for an unknown name, a folder that is
+    missing, or a folder without what the set needs.
+    """
+    name, _, argument = text.strip().partition(":")
+    if name not in SETS:
+        raise InputError(f"no data set {name!r}; data sets: {near(name, SETS, len(SETS))}; write NAME or NAME:FOLDER")
+    kind = SETS[name]
+    return kind.open(argument, kind.split if split is None else split)
+
+
+def _within(name: str, opener: Callable[[Path, str], LocatedSet]) -> Callable[[str, str], LocatedSet]:
+    """Let a set that needs a folder find it by name."""
+
+    def opened(argument: str, split: str) -> LocatedSet:
+        if argument:
+            return opener(Path(argument).expanduser(), split)
+        place = os.environ.get(FOLDER)
+        if not place:
+            raise InputError(f"the data set {name!r} needs its folder; write {name}:FOLDER, or set {FOLDER}")
+        folder = Path(place) / name
+        if not folder.is_dir():
+            raise InputError(f"no folder {str(folder)!r}, where {FOLDER} says {name!r} is; write {name}:FOLDER")
+        return opener(folder, split)
+
+    return opened
+
+
+def _drawn(argument: str, split: str) -> LocatedSet:
+    """Draw as many scenes as were asked for."""
+    if argument and not (argument.isdecimal() and len(argument) < 8):
+        raise InputError(f"drawn scenes are counted, {argument!r} was given; write drawn or drawn:200")
+    return Drawn(int(argument or 100), split)
+
+
+SETS: dict[str, SetKind] = {
+    "coco_panoptic": SetKind(_within("coco_panoptic", CocoPanoptic), "val2017", "COCO panoptic: things and stuff"),
+    "coco_instances": SetKind(_within("coco_instances", open_instances), "val2017", "COCO instances: things"),
+    "voc": SetKind(_within("voc", Voc), "val", "Pascal VOC: twenty classes"),
+    "broden": SetKind(_within("broden", Broden), "all", "Broden: objects, parts, materials and colours"),
+    "imagenet_s": SetKind(_within("imagenet_s", ImageNetS), "validation", "ImageNet-S: the class of each photo"),
+    "masks": SetKind(
+        _within("masks", MaskFolder), "all", "any folder with images/, masks/ and labels.csv or labels.txt"
+    ),
+    "drawn": SetKind(_drawn, "val", "drawn scenes: colours and kinds of shape, exact masks, no download"),
+}

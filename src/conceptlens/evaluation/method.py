@@ -1,0 +1,223 @@
+"""The methods that an evaluation compares, by name: each says where a concept is in a photo."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeAlias
+
+from PIL import Image
+
+from conceptlens.activation_map import cam, project, source
+from conceptlens.concept.evidence import gather_evidence
+from conceptlens.concept.neuron import Probed, fit_clip_dissect, fit_www, neuron_region, probe_neurons
+from conceptlens.concept.neuron_labels import NeuronLabels
+from conceptlens.error import InputError, near
+from conceptlens.evaluation.floor import centre, random_maps
+from conceptlens.record import Explanation
+from conceptlens.rule import grad_cam
+from conceptlens.text.vocabulary import ConceptName
+
+if TYPE_CHECKING:
+    from conceptlens.backbone import Backbone, Photo
+    from conceptlens.concept.translator import Translator
+    from conceptlens.observe import Observation
+
+# Where each concept is: one photo, any concepts, and maps `[1 question height width]` in their order, over the part of
+# the photo that the record's picture names. The map of a concept does not depend on which others are asked with it.
+Method: TypeAlias = Callable[[Image.Image, Sequence[ConceptName]], Explanation]
+
+# How many neurons or random maps stand ready where one is then chosen with the mask: CE-FAM's evaluation takes 4.
+CANDIDATES = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What methods are built from.
+
+    - `vocabulary`: every concept of the set, whether or not a photo shows it.
+    - `translator`: a trained branch; without one, CE-FAM reads the last layer through the model's own pair.
+    - `probe`: photos for neuron labels, read once and only if a method needs them; `by`: another model whose pair
+      scores them.
+    """
+
+    model: Backbone
+    vocabulary: tuple[ConceptName, ...]
+    translator: Translator | None = None
+    probe: Iterable[Photo] = ()
+    by: Backbone | None = None
+    seed: int = 0
+
+    @cached_property
+    def probed(self) -> Probed:
+        """What the model and the pair make of the probe photos."""
+        return probe_neurons(self.model, self.probe, by=self.by)
+
+
+@dataclass(frozen=True)
+class MethodKind:
+    """One line of the table of methods; `probes` where it needs probe photos."""
+
+    name: str
+    title: str
+    about: str
+    build: Callable[[Setting], Method]
+    probes: bool = False
+
+
+def build_methods(names: Iterable[str], setting: Setting) -> dict[str, Method]:
+    """Return methods of `METHODS` by name, ready to run. Raises `InputError` for an unknown name, or none."""
+    chosen = list(dict.fromkeys(names))
+    if not chosen:
+        raise InputError(f"no method is named; methods: {', '.join(METHODS)}")
+    for name in chosen:
+        if name not in METHODS:
+            raise InputError(f"no method '{name}'; methods: {near(name, METHODS, len(METHODS))}")
+    return {name: METHODS[name].build(setting) for name in chosen}
+
+
+def _ce_fam(setting: Setting) -> Method:
+    translator = setting.translator
+    if translator is None:
+        return lambda photo, concepts: _last_layer(setting.model.observe(photo), concepts)
+    from conceptlens.concept.ce_fam import ce_fam
+
+    translator.check(setting.model)
+
+    def method(photo: Image.Image, concepts: Sequence[ConceptName]) -> Explanation:
+        return ce_fam(setting.model.observe(photo, translator.layers), translator, concepts, counted=False)
+
+    return method
+
+
+def _last_layer(seen: Observation, concepts: Sequence[ConceptName]) -> Explanation:
+    """Return CE-FAM's region of the last layer, through the model's own pair."""
+    evidence = gather_evidence(seen, seen.model.language, concepts)
+    chosen = evidence.all()
+    gradient = seen.pull(evidence.root, evidence.cotangents(chosen), seen.layer)
+    weights = grad_cam(gradient, seen.feature()[:, None])
+    return Explanation(
+        maps=project(weights, seen.feature()).relu(),
+        weights=weights,
+        scores=evidence.scores,
+        labels=evidence.labels(chosen),
+        types=evidence.types(chosen),
+        source=source(seen, seen.layer, "ce_fam", {"text": seen.model.language.name}),
+    )
+
+
+def _competing(setting: Setting) -> Method:
+    """Let all concepts of the set compete, not only those asked for: which are asked says what the photo shows."""
+    from importlib import import_module
+
+    try:
+        competing = import_module("conceptlens.concept.competing").competing
+    except ModuleNotFoundError:
+        raise InputError("the method 'competing' is not part of this version; leave it out of the methods") from None
+    places = {concept: i for i, concept in enumerate(setting.vocabulary)}
+
+    def method(photo: Image.Image, concepts: Sequence[ConceptName]) -> Explanation:
+        rows = [places[concept] for concept in concepts]
+        return _questions(competing(setting.model, photo, setting.vocabulary), rows)
+
+    return method
+
+
+def _questions(explained: Explanation, rows: Sequence[int]) -> Explanation:
+    """Return only some questions of an explanation of one photo."""
+    weights = explained.weights
+    return replace(
+        explained,
+        maps=explained.maps[:, rows],
+        weights=None if weights is None else weights[:, rows],
+        scores=explained.scores[:, rows],
+        labels=(tuple(explained.labels[0][row] for row in rows),),
+        types=(tuple(explained.types[0][row] for row in rows),) if explained.types else (),
+        kinds=tuple(explained.kinds[row] for row in rows) if explained.kinds else (),
+        contributions=None,
+        unusual=None,
+        parts=tuple(_questions(part, rows) for part in explained.parts),
+    )
+
+
+def _per_cell(setting: Setting) -> Method:
+    """The concept's direction times the feature at each cell of the last layer, evidence against kept."""
+    translator = setting.translator
+    language = translator or setting.model.language
+    layers = None if translator is None else translator.layers
+
+    def method(photo: Image.Image, concepts: Sequence[ConceptName]) -> Explanation:
+        seen = setting.model.observe(photo, layers)
+        evidence = gather_evidence(seen, language, concepts)
+        gradient = seen.pull(evidence.root, evidence.texts[None], seen.layer)
+        weights = grad_cam(gradient, seen.feature()[:, None])
+        return Explanation(
+            maps=project(weights, seen.feature()),
+            weights=weights,
+            scores=evidence.scores,
+            labels=evidence.labels(evidence.all()),
+            types=evidence.types(evidence.all()),
+            source=source(seen, seen.layer, "per_cell", {"text": language.name}),
+            activation="identity",
+        )
+
+    return method
+
+
+def _grad_cam(setting: Setting) -> Method:
+    """Grad-CAM of the class that the model predicts: one map, whatever is asked."""
+
+    def method(photo: Image.Image, concepts: Sequence[ConceptName]) -> Explanation:
+        explained = cam(setting.model.observe(photo))
+        count = len(concepts)
+        weights = explained.weights
+        return replace(
+            explained,
+            maps=explained.maps.expand(-1, count, -1, -1),
+            weights=None if weights is None else weights.expand(-1, count, -1, -1, -1),
+            scores=explained.scores.expand(-1, count),
+            labels=(tuple(concept.label for concept in concepts),),
+            types=(tuple(concept.type for concept in concepts),),
+            kinds=(),
+        )
+
+    return method
+
+
+def _neurons(fit: Callable[[Probed, Sequence[ConceptName]], NeuronLabels]) -> Callable[[Setting], Method]:
+    """Return the builder of a method whose region is that of the neuron which fits best."""
+
+    def build(setting: Setting) -> Method:
+        labels = fit(setting.probed, setting.vocabulary)
+        count = min(CANDIDATES, labels.similarity.shape[1])
+
+        def method(photo: Image.Image, concepts: Sequence[ConceptName]) -> Explanation:
+            return neuron_region(setting.model.observe(photo, labels.layer), labels, concepts, count)
+
+        return method
+
+    return build
+
+
+def _centre(setting: Setting) -> Method:
+    return lambda photo, concepts: centre(setting.model.observe(photo), concepts)
+
+
+def _random(setting: Setting) -> Method:
+    return lambda photo, concepts: random_maps(setting.model.observe(photo), concepts, setting.seed, CANDIDATES)
+
+
+_TABLE = (
+    MethodKind("ce_fam", "CE-FAM", "the region of the concept's score, ReLU'd, as published", _ce_fam),
+    MethodKind("competing", "competing concepts", "all concepts of the set compete for every place", _competing),
+    MethodKind("per_cell", "per cell", "the concept's direction times each cell of the last layer", _per_cell),
+    MethodKind("grad_cam", "Grad-CAM", "the predicted class, the same map for every concept", _grad_cam),
+    MethodKind(
+        "clip_dissect", "CLIP-Dissect", "the neuron that fits best by soft-WPMI", _neurons(fit_clip_dissect), True
+    ),
+    MethodKind("www", "WWW", "the neuron whose example photos fit best", _neurons(fit_www), True),
+    MethodKind("centre", "centre", "a Gaussian in the middle of every photo", _centre),
+    MethodKind("random", "random", "random numbers on the layer's grid, new for each photo and concept", _random),
+)
+METHODS: dict[str, MethodKind] = {kind.name: kind for kind in _TABLE}

@@ -1,0 +1,265 @@
+"""Fitting CE-FAM's branch: photos in, a translator out."""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from conceptlens.atomic import replacing
+from conceptlens.concept.branch import Branch, branch_layers, in_order, layer_widths
+from conceptlens.concept.translator import CONFIG, Teacher, Translator
+from conceptlens.data.folder import find_images
+from conceptlens.error import InputError
+from conceptlens.fit.checkpoint import FILE, State
+from conceptlens.fit.crop import preprocess_of
+from conceptlens.fit.pairs import Pairs, read_pairs
+from conceptlens.fit.schedule import Schedule, schedule_named
+from conceptlens.fit.teacher import Pupil, Views, extract, failures_of, shard_files
+from conceptlens.fit.train import Goal, Report, Trained, Training, train
+from conceptlens.text.cache import identity
+from conceptlens.text.vocabulary import ConceptName, parse_concepts, prompt, vocabulary
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from conceptlens.backbone import Backbone
+
+RUN = "run.json"
+
+
+def fit_ce_fam(
+    model: Backbone,
+    vlm: Backbone,
+    images: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    concepts: str | Iterable[str | ConceptName] | None = None,
+    layers: str | Sequence[str] | None = None,
+    schedule: str = "modern",
+    similarity: float = 0.001,
+    hidden: Sequence[int] | None = None,
+    views: int = 4,
+    validation: float = 0.1,
+    batch_size: int | None = None,
+    epochs: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    resume: bool = False,
+    checkpoint_seconds: float = 30.0,
+) -> Translator:
+    """Train a branch of `model` that imitates `vlm`, and return it as a translator, saved in `out`.
+
+    Every photo of `images` (files, folders, patterns) is cropped `views` times; a tenth of the photos is held out.
+    `concepts` are those of the similarity loss, by default the vocabulary; with `similarity=0` no concept is read.
+    `layers` and `hidden` are found and published (`branch_layers`, `hidden_sizes`) where left out; `hidden=()` is a
+    single linear map, which does as well with some thousand photos. Photos that cannot be used are listed in
+    `failures.json`. A run that was broken off goes on with `resume=True`, and ends as it would have.
+    """
+    accelerator, place = _processes(device)
+    model, vlm = model.to(place), vlm.to(place)
+    chosen = (
+        branch_layers(model) if layers is None else in_order(model, [layers] if isinstance(layers, str) else layers)
+    )
+    plan = schedule_named(schedule, epochs, batch_size)
+    looks, pupil = Views(views, validation, seed), Pupil(model, chosen, vlm)
+    photos = find_images(*([images] if isinstance(images, (str, Path)) else images))
+    named = _concepts(concepts, similarity)
+    about = _about(pupil, photos, looks, plan, schedule, similarity, named, hidden)
+    folder = Path(out)
+    if _claim(folder, about, resume, accelerator):
+        return Translator.load(folder, vlm)
+    pairs, failed = _pairs(pupil, photos, looks, folder / "cache", accelerator)
+    with accelerator.main_process_first():
+        texts = vlm.language.encode_text([prompt(concept) for concept in named]) if named else None
+    branch = _new_branch(pupil, pairs, hidden, seed)
+    goal = Goal(vlm.language, texts, similarity)
+    run = Training(pairs, goal, plan, accelerator, torch.device(place), folder, about, seed, checkpoint_seconds)
+    with _progress(accelerator, plan, pairs) as report:
+        trained = train(run, branch, report)
+    training = {**about, **_outcome(trained, pairs, failed)}
+    translator = Translator(trained.branch, Teacher.of(vlm), model.name, identity(model.module), training, vlm)
+    if accelerator.is_main_process:
+        _write_json(folder / "history.json", trained.history)
+        translator.save(folder)
+        (folder / FILE).unlink(missing_ok=True)
+    accelerator.wait_for_everyone()
+    return translator
+
+
+def _processes(device: str) -> tuple[Accelerator, str]:
+    """Return accelerate's view of the processes, and the device of this one."""
+    try:
+        from accelerate import Accelerator
+        from torch.utils import tensorboard  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise InputError(f"training needs {error.name}: pip install 'conceptlens[fit]'") from None
+    outside = torch.distributed.is_available() and torch.distributed.is_initialized()
+    try:
+        accelerator = Accelerator(cpu=device == "cpu", device_placement=False)
+    except ValueError:  # this process has trained on another device before
+        accelerator = Accelerator(device_placement=False)
+    if accelerator.num_processes > 1 and not outside:  # left open, the group can abort a process that ends
+        atexit.register(_leave_group)
+    many = accelerator.num_processes > 1 and device != "cpu"
+    return accelerator, str(accelerator.device) if many else device
+
+
+def _leave_group() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _concepts(concepts: str | Iterable[str | ConceptName] | None, weight: float) -> tuple[ConceptName, ...]:
+    if not 0 <= weight < float("inf"):
+        raise InputError(f"similarity is {weight}; give a weight of 0 or more, such as 0.001")
+    if weight == 0:
+        return ()
+    return vocabulary() if concepts is None else parse_concepts(concepts)
+
+
+def _about(
+    pupil: Pupil,
+    photos: Sequence[Path],
+    looks: Views,
+    plan: Schedule,
+    schedule: str,
+    similarity: float,
+    named: Sequence[ConceptName],
+    hidden: Sequence[int] | None,
+) -> dict[str, Any]:
+    """Return everything that decides the result, as it is kept in `run.json` and with the branch."""
+    for net in (pupil.model, pupil.vlm):
+        preprocess_of(net)
+    files = shard_files(pupil, photos, looks, Path())
+    asked = [f"{concept.label}:{concept.type}" for concept in named]
+    return {
+        "model": f"{pupil.model.name} {identity(pupil.model.module)}",
+        "vlm": f"{pupil.vlm.name} {Teacher.of(pupil.vlm).identity}",
+        "layers": list(pupil.layers),
+        "hidden": None if hidden is None else list(hidden),
+        "images": f"{len(photos)} photos {_digest([file.name for file, _ in files])}",
+        "concepts": f"{len(asked)} concepts {_digest(asked)}",
+        "similarity": similarity,
+        "views": looks.count,
+        "validation": looks.validation,
+        "seed": looks.seed,
+        "schedule": schedule,
+        **{f"schedule_{name}": value for name, value in asdict(plan).items()},
+    }
+
+
+def _claim(folder: Path, about: dict[str, Any], resume: bool, accelerator: Accelerator) -> bool:
+    """Take `out` for this run, and say whether the run is already finished there."""
+    file = folder / RUN
+    known = _read_json(file)
+    if known is not None and not resume:
+        raise InputError(
+            f"{folder} holds a run already; go on with it by resume=True (--resume), or choose another folder"
+        )
+    differing = [] if known is None else [k for k in {**known, **about} if known.get(k) != about.get(k)]
+    if known is not None and differing:
+        said = "; ".join(f"{key} was {known.get(key)} and is {about.get(key)}" for key in differing[:3])
+        more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
+        raise InputError(f"the run in {folder} was another one: {said}{more}; give its settings, or another folder")
+    if known is None and (folder / CONFIG).exists():
+        raise InputError(f"{folder} holds a branch already; choose another folder")
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        _write_json(file, about)
+        for left in folder.glob("**/.*.part"):  # what a killed process was writing
+            left.unlink(missing_ok=True)
+    accelerator.wait_for_everyone()
+    return (folder / CONFIG).exists()
+
+
+def _pairs(
+    pupil: Pupil, photos: Sequence[Path], looks: Views, cache: Path, accelerator: Accelerator
+) -> tuple[Pairs, int]:
+    """Make what is not there yet, wait for the other processes, note failed photos, and read all pairs."""
+    work = extract(pupil, photos, looks, cache, (accelerator.process_index, accelerator.num_processes))
+    files = [file for file, _ in shard_files(pupil, photos, looks, cache)]
+    for _ in _shown(work, -(-len(files) // accelerator.num_processes), "both networks on photos", accelerator):
+        pass
+    accelerator.wait_for_everyone()
+    failures = failures_of(files)
+    if accelerator.is_main_process:
+        _write_json(cache.parent / "failures.json", [asdict(failure) for failure in failures])
+    return read_pairs(files), len(failures)
+
+
+def _new_branch(pupil: Pupil, pairs: Pairs, hidden: Sequence[int] | None, seed: int) -> Branch:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Branch(pupil.layers, layer_widths(pupil.model, pupil.layers), pairs.vectors.width, hidden)
+
+
+def _outcome(trained: Trained, pairs: Pairs, failed: int) -> dict[str, Any]:
+    return {
+        "photos": pairs.photos,
+        "failures": failed,
+        "pairs": len(pairs.features),
+        "held_out_pairs": len(pairs.held_features),
+        "steps": trained.steps,
+        "epochs": len(trained.history),
+        "best_epoch": trained.best_epoch,
+        "validation_loss": trained.validation_loss,
+    }
+
+
+@contextmanager
+def _progress(accelerator: Accelerator, plan: Schedule, pairs: Pairs) -> Iterator[Report]:
+    """Show steps and losses on standard error, where somebody can see them."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not (accelerator.is_main_process and console.is_terminal):
+        yield lambda state: None
+        return
+    total = plan.epochs * -(-len(pairs.features) // plan.batch_size)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("training", total=total)
+
+        def report(state: State) -> None:
+            low = state.plateau.lowest
+            said = "" if state.epoch == 0 else f", validation {low:.4g} (epoch {state.best_epoch})"
+            bar.update(task, completed=state.step, description=f"epoch {state.epoch + 1}/{plan.epochs}{said}")
+
+        yield report
+
+
+def _shown(items: Iterable[Any], total: int, what: str, accelerator: Accelerator) -> Iterable[Any]:
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    if not (accelerator.is_main_process and console.is_terminal):
+        return items
+    return track(items, description=what, total=total, console=console, transient=True)
+
+
+def _digest(texts: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+
+def _write_json(file: Path, content: Any) -> None:
+    with replacing(file) as temporary:
+        temporary.write_text(json.dumps(content, indent=1), "utf-8")
+
+
+def _read_json(file: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read ({error}); choose another folder") from None

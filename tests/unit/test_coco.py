@@ -1,0 +1,298 @@
+"""COCO's two layouts, written small: names, crowds, void, turned photos, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from pycocotools import mask as run_lengths
+from written_sets import by_label, colours, left_half, only, photo, red, refusal, write_json
+
+from conceptlens.data.annotation import TURNS
+from conceptlens.data.coco import CocoInstances, CocoPanoptic, spoken
+from conceptlens.data.folder import read_image
+from conceptlens.data.run_lengths import drawn_mask
+from conceptlens.data.sets import open_set
+
+CATEGORIES = [
+    {"id": 1, "name": "person", "isthing": 1, "supercategory": "person"},
+    {"id": 18, "name": "dog", "isthing": 1, "supercategory": "animal"},
+    {"id": 184, "name": "tree-merged", "isthing": 0, "supercategory": "plant"},
+    {"id": 187, "name": "sky-other-merged", "isthing": 0, "supercategory": "sky"},
+]
+# Person in two segments, a tree, a crowd of persons, and void; the second needs green, the tree blue.
+PERSON, OTHER, TREE, CROWD = 200, 256 + 3, 65536 * 2 + 5, 77
+
+
+def stripes() -> np.ndarray:
+    ids = np.zeros((12, 20), np.int32)
+    ids[:, 0:4], ids[:, 4:8], ids[:, 8:12], ids[:, 12:16] = PERSON, OTHER, TREE, CROWD
+    return ids
+
+
+def panoptic(folder: Path, ids: np.ndarray, turn: int = 1, **changed: Any) -> Path:
+    photo(folder / "val2017" / "000000000009.jpg", turn=turn)
+    colours(folder / "annotations" / "panoptic_val2017" / "000000000009.png", ids)
+    segments = [(PERSON, 1, 0), (OTHER, 1, 0), (TREE, 184, 0), (CROWD, 1, 1)]
+    listed = {
+        "images": [{"id": 9, "file_name": "000000000009.jpg", "width": 20, "height": 12}],
+        "annotations": [
+            {
+                "image_id": 9,
+                "file_name": "000000000009.png",
+                "segments_info": [{"id": i, "category_id": c, "iscrowd": crowd} for i, c, crowd in segments],
+            }
+        ],
+        "categories": CATEGORIES,
+    }
+    write_json(folder / "annotations" / "panoptic_val2017.json", listed | changed)
+    return folder
+
+
+def instances(folder: Path, *entries: dict[str, Any], turn: int = 1, grown: int = 1) -> CocoInstances:
+    photo(folder / "val2017" / "000000000009.jpg", turn=turn)
+    listed = {
+        "images": [{"id": 9, "file_name": "000000000009.jpg", "width": 20 * grown, "height": 12 * grown}],
+        "annotations": [{"id": n, "image_id": 9, "iscrowd": 0, "category_id": 1, **e} for n, e in enumerate(entries)],
+        "categories": CATEGORIES[:2],
+    }
+    return CocoInstances(folder / "val2017", write_json(folder / "annotations" / "instances_val2017.json", listed))
+
+
+def packed(mask: np.ndarray) -> dict[str, Any]:
+    coded = run_lengths.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": list(coded["size"]), "counts": coded["counts"].decode()}
+
+
+def box(left: int, top: int, right: int, bottom: int) -> list[list[float]]:
+    return [[left, top, right, top, right, bottom, left, bottom]]
+
+
+# Panoptic
+
+
+def test_segments_of_a_category_are_joined_and_void_is_ignored(tmp_path: Path) -> None:
+    one = only(CocoPanoptic(panoptic(tmp_path, stripes())))
+    assert one.name == "000000000009.jpg"
+    assert [c.label for c in one.concepts] == ["person", "tree"]
+    assert one.groups == ("thing", "stuff")
+    assert by_label(one)["person"].all(0).tolist() == [True] * 8 + [False] * 12
+    assert by_label(one)["tree"].all(0).tolist() == [False] * 8 + [True] * 4 + [False] * 8
+    assert one.ignored is not None
+    assert one.ignored.all(0).tolist() == [False] * 12 + [True] * 8
+
+
+def test_crowds_may_join_their_category(tmp_path: Path) -> None:
+    one = only(CocoPanoptic(panoptic(tmp_path, stripes()), crowds="join"))
+    assert by_label(one)["person"].all(0).tolist() == [True] * 8 + [False] * 4 + [True] * 4 + [False] * 4
+    assert one.ignored is not None
+    assert one.ignored.all(0).tolist() == [False] * 16 + [True] * 4
+
+
+def test_all_categories_are_named_in_order(tmp_path: Path) -> None:
+    labels = [c.label for c in open_set(f"coco_panoptic:{panoptic(tmp_path, stripes())}").concepts]
+    assert labels == ["person", "dog", "tree", "sky"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("tree-merged", "tree"),
+        ("wall-other-merged", "wall"),
+        ("door-stuff", "door"),
+        ("water-other", "water"),
+        ("wall-brick", "brick wall"),
+        ("window-blind", "window blind"),
+        ("hot dog", "hot dog"),
+    ],
+)
+def test_names_as_one_would_say_them(name: str, said: str) -> None:
+    assert spoken(name) == said
+
+
+def test_distinct_names_stay_distinct(tmp_path: Path) -> None:
+    alike = [*CATEGORIES, {"id": 200, "name": "tree", "isthing": 0}, {"id": 201, "name": "tree-other", "isthing": 0}]
+    labels = [c.label for c in CocoPanoptic(panoptic(tmp_path, stripes(), categories=alike)).concepts]
+    assert labels == ["person", "dog", "tree-merged", "sky", "tree", "tree-other"]
+
+
+@pytest.mark.parametrize("turn", [1, *TURNS])
+def test_a_mask_turns_with_its_photo(tmp_path: Path, turn: int) -> None:
+    ids = left_half(code=PERSON)
+    ids[ids == 0] = TREE
+    one = only(CocoPanoptic(panoptic(tmp_path, ids, turn=turn)))
+    assert one.photo.size == read_image(tmp_path / "val2017" / "000000000009.jpg").size == one.masks.shape[:0:-1]
+    assert (by_label(one)["person"] == red(one.photo)).mean() > 0.98
+
+
+def test_a_mask_drawn_on_the_turned_photo_stays(tmp_path: Path) -> None:
+    upright = TURNS[6](left_half(code=PERSON))
+    one = only(CocoPanoptic(panoptic(tmp_path, upright, turn=6)))
+    assert (by_label(one)["person"] == red(one.photo)).mean() > 0.98
+
+
+def test_sizes_that_differ_are_refused(tmp_path: Path) -> None:
+    said = refusal(lambda: CocoPanoptic(panoptic(tmp_path, stripes()[::2, ::2])))
+    assert "000000000009.jpg" in said
+    assert "20 x 12" in said
+    assert "10 x 6" in said
+    assert "same size" in said
+
+
+def test_a_missing_split_names_those_there_are(tmp_path: Path) -> None:
+    assert "splits there: val2017" in refusal(lambda: CocoPanoptic(panoptic(tmp_path, stripes()), "train2017"))
+
+
+def test_a_segment_that_is_not_listed_is_refused(tmp_path: Path) -> None:
+    ids = stripes()
+    ids[0, 0] = 4321
+    assert "4321" in refusal(lambda: CocoPanoptic(panoptic(tmp_path, ids)))
+
+
+def test_a_missing_category_is_refused(tmp_path: Path) -> None:
+    said = refusal(lambda: CocoPanoptic(panoptic(tmp_path, stripes(), categories=CATEGORIES[:2])))
+    assert "184" in said
+    assert "panoptic_val2017.json" in said
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"images": None},
+        {"images": [{"id": 9}]},
+        {"images": []},
+        {"annotations": [{"image_id": 9, "file_name": "a.png"}]},
+        {"annotations": [7]},
+        {"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]},
+        {"categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]},
+    ],
+)
+def test_a_json_of_another_layout_is_refused(tmp_path: Path, changed: dict[str, Any]) -> None:
+    assert "panoptic_val2017.json" in refusal(lambda: CocoPanoptic(panoptic(tmp_path, stripes(), **changed)))
+
+
+def test_broken_files_are_named(tmp_path: Path) -> None:
+    folder = panoptic(tmp_path, stripes())
+    png = folder / "annotations" / "panoptic_val2017" / "000000000009.png"
+    whole = png.read_bytes()
+    png.write_bytes(whole[: len(whole) // 2])
+    assert "000000000009.png" in refusal(lambda: CocoPanoptic(folder))
+    png.unlink()
+    assert "000000000009.png" in refusal(lambda: CocoPanoptic(folder))
+    png.write_bytes(whole)
+    (folder / "val2017" / "000000000009.jpg").unlink()
+    assert "000000000009.jpg" in refusal(lambda: CocoPanoptic(folder))
+    listed = folder / "annotations" / "panoptic_val2017.json"
+    listed.write_text(listed.read_text()[:100])
+    said = refusal(lambda: CocoPanoptic(folder))
+    assert "panoptic_val2017.json" in said
+    assert "cut short" in said
+
+
+# Instances
+
+
+def test_polygons_and_both_kinds_of_run_lengths(tmp_path: Path) -> None:
+    mask = np.zeros((12, 20), bool)
+    mask[2:6, 10:14] = True
+    plain = {"size": [12, 20], "counts": [122, 4, 8, 4, 8, 4, 8, 4, 78]}
+    for given in (box(10, 2, 14, 6), packed(mask), plain):
+        one = only(instances(tmp_path, {"segmentation": given, "category_id": 18}))
+        assert [c.label for c in one.concepts] == ["dog"]
+        np.testing.assert_array_equal(one.masks[0], mask)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("seed", range(20))
+def test_masks_are_those_of_pycocotools(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    size = (int(draw.integers(1, 300)), int(draw.integers(1, 300)))
+    scattered = packed(draw.random(size) < draw.random())
+    np.testing.assert_array_equal(drawn_mask(scattered, size), run_lengths.decode(scattered).astype(bool))
+    polygons = [(draw.random(2 * int(draw.integers(3, 9))) * 320 - 10).tolist() for _ in range(2)]
+    expected = run_lengths.decode(run_lengths.merge(run_lengths.frPyObjects(polygons, *size))).astype(bool)
+    np.testing.assert_array_equal(drawn_mask(polygons, size), expected)
+
+
+def test_instances_of_a_category_are_joined_and_others_may_overlap(tmp_path: Path) -> None:
+    entries = [
+        {"segmentation": box(0, 0, 4, 4)},
+        {"segmentation": box(8, 0, 12, 4)},
+        {"segmentation": box(0, 0, 2, 2), "category_id": 18},
+    ]
+    one = only(instances(tmp_path, *entries))
+    assert by_label(one)["person"].sum() == 32
+    assert (by_label(one)["person"] & by_label(one)["dog"]).sum() == 4
+    assert one.ignored is None
+
+
+@pytest.mark.parametrize(("crowds", "person"), [("ignore", 0), ("join", 64)])
+def test_crowds_are_ignored_except_where_an_instance_lies(
+    tmp_path: Path, crowds: Literal["ignore", "join"], person: int
+) -> None:
+    crowd = np.zeros((12, 20), np.uint8)
+    crowd[:8, :8] = 1
+    entry = {"segmentation": packed(crowd), "iscrowd": 1}
+    made = instances(tmp_path, entry, {"segmentation": box(0, 0, 4, 4), "category_id": 18})
+    one = only(CocoInstances(tmp_path / "val2017", tmp_path / "annotations" / "instances_val2017.json", crowds))
+    assert len(made) == 1
+    assert by_label(one)["dog"].sum() == 16
+    assert by_label(one).get("person", np.zeros(1)).sum() == person
+    if crowds == "ignore":
+        assert one.ignored is not None
+        np.testing.assert_array_equal(one.ignored, crowd.astype(bool) & ~by_label(one)["dog"])
+    else:
+        assert one.ignored is None
+
+
+def test_a_photo_without_instances_is_read_too(tmp_path: Path) -> None:
+    one = only(instances(tmp_path))
+    assert one.concepts == ()
+    assert one.masks.shape == (0, 12, 20)
+
+
+@pytest.mark.parametrize("turn", [1, 3, 6, 8])
+def test_instances_turn_with_their_photo(tmp_path: Path, turn: int) -> None:
+    one = only(instances(tmp_path, {"segmentation": box(0, 0, 10, 12)}, turn=turn))
+    assert (one.masks[0] == red(one.photo)).mean() > 0.98
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [[1, 2, 3, 4]],
+        [[1, 2, 3, 4, 5, 6, 7]],
+        [[0, 0, 1e9, 0, 0, 9]],
+        [[0, 0, float("nan"), 0, 0, 9]],
+        [["a", "b", "c", "d", "e", "f"]],
+        {"size": [20, 12], "counts": [240]},
+        {"size": [12, 20], "counts": [100]},
+        {"size": [12, 20], "counts": [-1, 241]},
+        {"size": [12, 20], "counts": "0"},
+        {"size": [12, 20], "counts": "P"},
+        {"size": [12, 20], "counts": "é"},
+        {"counts": [240]},
+        None,
+        7,
+    ],
+)
+def test_a_mask_that_cannot_be_drawn_is_refused(tmp_path: Path, segmentation: Any) -> None:
+    assert "instances_val2017.json" in refusal(lambda: instances(tmp_path, {"segmentation": segmentation}))
+
+
+@pytest.mark.parametrize("entry", [{"category_id": 5}, {"image_id": 5}, {"no": "segmentation"}])
+def test_an_entry_of_nothing_listed_is_refused(tmp_path: Path, entry: dict[str, Any]) -> None:
+    drawn = {} if "no" in entry else {"segmentation": box(0, 0, 4, 4)}
+    assert "instances_val2017.json" in refusal(lambda: instances(tmp_path, {**drawn, **entry}))
+
+
+def test_a_photo_of_another_size_than_its_entry_is_refused(tmp_path: Path) -> None:
+    said = refusal(lambda: instances(tmp_path, {"segmentation": box(0, 0, 4, 4)}, grown=2))
+    assert "same size" in said
+
+
+def test_crowds_are_ignored_or_joined_only(tmp_path: Path) -> None:
+    folder = panoptic(tmp_path, stripes())
+    assert "'ignore' or 'join'" in refusal(lambda: CocoPanoptic(folder, crowds="drop"))  # pyright: ignore

@@ -1,0 +1,375 @@
+"""Fitting a branch: the same crop for both networks, pairs that are made once, losses that fall, runs that go on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from fit_process import QUICK, make_photos, pupil, teacher_of
+from PIL import Image
+from safetensors.torch import load, load_file
+from torch import Tensor
+from typer.testing import CliRunner
+
+import conceptlens as cl
+from conceptlens.cli_fit import app
+from conceptlens.concept.branch import pooled
+from conceptlens.concept.translator import Translator
+from conceptlens.data.folder import fingerprint, read_image
+from conceptlens.fit import teacher
+from conceptlens.fit.ce_fam import fit_ce_fam
+from conceptlens.fit.crop import centre_crop, is_held_out, network_input, random_crop
+from conceptlens.fit.pairs import moments, read_pairs
+from conceptlens.fit.schedule import SCHEDULES, Plateau, rate, schedule_named
+from conceptlens.fit.teacher import Pupil, Views, extract, failures_of, pooled_layers, shard_files
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_photos(tmp_path_factory.mktemp("photos"), 40)
+
+
+@pytest.fixture(scope="module")
+def model() -> cl.Backbone:
+    return pupil()
+
+
+@pytest.fixture(scope="module")
+def vlm() -> cl.Backbone:
+    return teacher_of()
+
+
+def test_a_crop_comes_again_from_photo_view_and_seed_alone() -> None:
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8))
+    mark = fingerprint(photo)
+    crops = [random_crop(photo, mark, view, seed) for view in range(30) for seed in range(2)]
+    assert len({crop.tobytes() for crop in crops}) == 60
+    assert random_crop(photo, mark, 3, 0).tobytes() == crops[6].tobytes()
+    shares = [crop.width * crop.height / 5400 for crop in crops]
+    assert 0.06 < min(shares) < 0.3 < 0.7 < max(shares) <= 1
+    assert all(0.7 < crop.width / crop.height < 1.4 for crop in crops)
+    flipped = [c.transpose(Image.Transpose.FLIP_LEFT_RIGHT).tobytes() in photo_parts(photo, c) for c in crops[:20]]
+    assert 3 < sum(flipped) < 17
+
+
+def photo_parts(photo: Image.Image, like: Image.Image) -> set[bytes]:
+    width, height = like.size
+    return {
+        photo.crop((x, y, x + width, y + height)).tobytes()
+        for x in range(photo.width - width + 1)
+        for y in range(photo.height - height + 1)
+    }
+
+
+def test_a_long_strip_is_cropped_to_allowed_proportions() -> None:
+    strip = Image.fromarray(np.random.default_rng(0).integers(0, 256, (10, 4000, 3), dtype=np.uint8))
+    assert random_crop(strip, "strip", 0, 0).size == (13, 10)
+    assert centre_crop(strip).size == (9, 9)
+
+
+def test_both_networks_get_the_same_crop_in_their_own_size_and_colours(model: cl.Backbone) -> None:
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    other = dataclasses.replace(model, transform=cl.Preprocess((48, 48), (0.1,) * 3, (0.2,) * 3, "bicubic", 0.5))
+    large, small = network_input(other, photo), network_input(model, photo)
+    assert (large.shape, small.shape) == ((3, 48, 48), (3, 32, 32))
+    values = np.asarray(photo.resize((48, 48), Image.Resampling.BICUBIC), np.float32) / 255
+    assert np.allclose(large.permute(1, 2, 0).numpy(), (values - 0.1) / 0.2, atol=1e-5)
+    with pytest.raises(cl.InputError, match=r"has a transform of its own, so it cannot .*cl\.Preprocess"):
+        network_input(dataclasses.replace(model, transform=lambda photo: torch.zeros(3, 8, 8)), photo)
+
+
+def test_the_held_out_share_is_by_photo_and_about_as_asked() -> None:
+    held = [is_held_out(f"{i:016x}", 0.1, 0) for i in range(4000)]
+    assert 300 < sum(held) < 500
+    assert held == [is_held_out(f"{i:016x}", 0.1, 0) for i in range(4000)]
+    assert held != [is_held_out(f"{i:016x}", 0.1, 1) for i in range(4000)]
+
+
+def test_pairs_hold_what_both_networks_say(model: cl.Backbone, vlm: cl.Backbone, photos: Path, tmp_path: Path) -> None:
+    layers = ("first", "second")
+    paths, views = sorted(photos.iterdir()), Views(2, 0.2, 7)
+    files = list(extract(Pupil(model, layers, vlm), paths, views, tmp_path, batch=5))
+    shard = load_file(files[0])
+    row = 0
+    for path in paths:
+        photo = read_image(path)
+        mark = fingerprint(photo)
+        held = is_held_out(mark, 0.2, 7)
+        for view in range(1 if held else 2):
+            crop = centre_crop(photo) if held else random_crop(photo, mark, view, 7)
+            seen = model.observe(network_input(model, crop)[None], layers)
+            wanted = vlm.observe(network_input(vlm, crop)[None]).embedding[0]
+            assert bool(shard["held"][row]) == held
+            assert torch.allclose(shard["features"][row], pooled(seen, layers)[0], atol=1e-5)
+            assert torch.allclose(shard["vectors"][row], wanted, atol=1e-5)
+            row += 1
+    assert row == len(shard["held"])
+    assert not torch.allclose(shard["vectors"].norm(dim=1), torch.ones(row), atol=0.05)  # not normalised
+
+
+def test_nothing_is_made_twice_and_bad_photos_are_noted(
+    model: cl.Backbone, vlm: cl.Backbone, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teacher, "PHOTOS_PER_SHARD", 16)
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"not a photo")
+    paths = [*sorted(photos.iterdir())[:30], bad, tmp_path / "missing.png"]
+    about = (Pupil(model, ("second",), vlm), paths, Views(1, 0.2, 0), tmp_path / "cache")
+    files = list(extract(*about))
+    assert len(files) == 2
+    assert [Path(f.name).name for f in failures_of(files)] == ["bad.png", "missing.png"]
+    made: list[str] = []
+    monkeypatch.setattr(teacher, "image_vectors", lambda *_: made.append("again"))
+    assert list(extract(*about)) == files
+    assert made == []
+    monkeypatch.undo()
+    monkeypatch.setattr(teacher, "PHOTOS_PER_SHARD", 16)
+
+    kept = files[0].read_bytes()
+    files[0].write_bytes(kept[:200])  # cut short: made again, the other is not
+    touched = files[1].stat().st_mtime_ns
+    list(extract(*about))
+    assert torch.equal(load_file(files[0])["features"], load(kept)["features"])
+    assert files[1].stat().st_mtime_ns == touched
+
+    for change in ({"views": Views(2, 0.2, 0)}, {"views": Views(1, 0.2, 1)}, {"layers": ("first",)}, {"seed": 1}):
+        other = Pupil(pupil(1) if "seed" in change else model, change.get("layers", ("second",)), vlm)
+        there = shard_files(other, paths, change.get("views", Views(1, 0.2, 0)), tmp_path / "cache")
+        assert there[0][0].parent != files[0].parent, change
+
+
+def test_rows_are_the_same_from_memory_and_from_mapped_files(
+    model: cl.Backbone, vlm: cl.Backbone, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teacher, "PHOTOS_PER_SHARD", 7)
+    files = list(extract(Pupil(model, ("second",), vlm), sorted(photos.iterdir()), Views(2, 0.2, 0), tmp_path))
+    near, far = read_pairs(files), read_pairs(files, in_memory=0)
+    assert len(far.features.parts) == 6
+    index = torch.randperm(len(near.features), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(near.features.take(index), far.features.take(index))
+    assert torch.equal(near.vectors.take(index), far.vectors.take(index))
+    assert len(near.held_features) == len(far.held_features) > 0
+    assert near.photos == 40
+    mean, deviation = moments(far.features, rows=5)
+    rows = near.features.take(index)
+    assert torch.allclose(mean, rows.mean(0), atol=1e-5)
+    unused = rows.std(0) == 0
+    expected = torch.where(unused, torch.ones(12), rows.std(0, correction=0))
+    assert torch.allclose(deviation, expected, atol=1e-4)
+    assert bool(unused.any())
+
+
+def test_the_graph_free_features_are_those_of_an_observation(model: cl.Backbone) -> None:
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    layers = ("first", "second")
+    plain = pooled_layers(model, images, layers)
+    assert not plain.requires_grad
+    assert torch.equal(plain, pooled(model.observe(images, layers), layers).detach())
+
+
+def test_the_schedules_are_those_of_paper_and_program() -> None:
+    paper, code, modern = (SCHEDULES[name] for name in ("paper", "code", "modern"))
+    assert (paper.optimiser, paper.initial, paper.peak, paper.epochs) == ("sgd", 0.1, 0.2, 150)
+    assert (paper.patience, paper.factor, paper.stop, paper.weight_decay) == (4, 0.1, None, 0.0)
+    assert (code.initial, code.peak, code.warmup, code.patience) == (0.1, 0.2, 1, 6)
+    assert (code.factor, code.stop, code.batch_size) == (0.1, 10, 128)
+    assert [rate(code, step, 10, 0) for step in (0, 5, 10, 999)] == pytest.approx([0.1, 0.15, 0.2, 0.2])
+    assert rate(code, 999, 10, 2) == pytest.approx(0.002)
+    assert modern.optimiser == "adamw"
+    assert rate(modern, 10, 10, 0) == pytest.approx(modern.peak)
+    assert rate(modern, modern.epochs * 10, 10, 0) == pytest.approx(0)
+    assert schedule_named("code", epochs=3).epochs == 3
+    with pytest.raises(cl.InputError, match="no schedule 'papr'; use one of paper"):
+        schedule_named("papr")
+    with pytest.raises(cl.InputError, match="epochs=0 was given; expected at least 1"):
+        schedule_named("code", epochs=0)
+    assert Plateau().after(1.0, modern).drops == 0
+
+
+def test_a_run_learns_and_is_its_files(model: cl.Backbone, vlm: cl.Backbone, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    made = fit_ce_fam(model, vlm, photos, out, concepts=["cat", "dog"], epochs=12, **QUICK)
+    history = json.loads((out / "history.json").read_text())
+    assert [row["epoch"] for row in history] == list(range(1, 13))
+    losses = [row["validation"] for row in history]
+    assert losses[-1] < 0.7 * losses[0]
+    assert history[0]["validation"] == pytest.approx(
+        history[0]["validation_embedding"] + 0.001 * history[0]["validation_similarity"], rel=1e-5
+    )
+    assert made.training["validation_loss"] == pytest.approx(min(losses))
+    assert {p.name for p in out.iterdir()} == {
+        "branch.safetensors", "config.json", "run.json", "history.json", "failures.json", "cache", "logs"
+    }  # fmt: skip
+    assert list(out.glob("logs/events*"))
+    again = Translator.load(out, vlm)
+    seen = model.observe(sorted(photos.iterdir())[:2], layers=made.layers)
+    assert torch.equal(again.encode_image(seen), made.encode_image(seen))
+
+
+def test_what_was_standardised_is_folded_into_the_published_network(
+    model: cl.Backbone, vlm: cl.Backbone, photos: Path, tmp_path: Path
+) -> None:
+    made = fit_ce_fam(model, vlm, photos, tmp_path, similarity=0, epochs=3, **QUICK)
+    pairs = read_pairs(sorted((tmp_path / "cache").glob("*/*.safetensors")))
+    rows = torch.arange(len(pairs.held_features))
+    with torch.no_grad():
+        loss = (made.branch(pairs.held_features.take(rows)) - pairs.held_vectors.take(rows)).square().mean()
+    assert float(loss) == pytest.approx(made.training["validation_loss"], rel=1e-4)
+
+
+class Silent:
+    name = "silent"
+    scale = 3.0
+    normalised = True
+
+    def encode_image(self, answer: cl.Observation) -> Tensor:
+        return answer.embedding
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        raise AssertionError("a concept was read")
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_without_similarity_no_concept_is_ever_read(
+    model: cl.Backbone, vlm: cl.Backbone, photos: Path, tmp_path: Path, schedule: str
+) -> None:
+    silent = dataclasses.replace(vlm, text=Silent())
+    made = fit_ce_fam(model, silent, photos, tmp_path / "a", similarity=0, schedule=schedule, epochs=2, **QUICK)
+    assert made.training["concepts"].startswith("0 concepts")
+    with pytest.raises(AssertionError, match="a concept was read"):
+        fit_ce_fam(model, silent, photos, tmp_path / "b", schedule=schedule, epochs=2, **QUICK)
+
+
+def test_a_folder_is_for_one_run(model: cl.Backbone, vlm: cl.Backbone, photos: Path, tmp_path: Path) -> None:
+    first = fit_ce_fam(model, vlm, photos, tmp_path, similarity=0, epochs=2, **QUICK)
+    with pytest.raises(cl.InputError, match=r"holds a run already; go on with it by resume=True"):
+        fit_ce_fam(model, vlm, photos, tmp_path, similarity=0, epochs=2, **QUICK)
+    with pytest.raises(cl.InputError, match=r"was another one: .*seed was 0 and is 1"):
+        fit_ce_fam(model, vlm, photos, tmp_path, similarity=0, epochs=2, seed=1, resume=True, **QUICK)
+    with pytest.raises(cl.InputError, match=r"schedule_epochs was 2 and is 3"):
+        fit_ce_fam(model, vlm, photos, tmp_path, similarity=0, epochs=3, resume=True, **QUICK)
+    again = fit_ce_fam(model, vlm, photos, tmp_path, similarity=0, epochs=2, resume=True, **QUICK)
+    assert all(torch.equal(a, b) for a, b in zip(first.branch.parameters(), again.branch.parameters(), strict=True))
+
+
+def test_what_cannot_work_is_refused_first(model: cl.Backbone, vlm: cl.Backbone, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(cl.InputError, match="0 views are asked for"):
+        fit_ce_fam(model, vlm, photos, out, views=0)
+    with pytest.raises(cl.InputError, match="validation is 1"):
+        fit_ce_fam(model, vlm, photos, out, validation=1)
+    with pytest.raises(cl.InputError, match="similarity is -1"):
+        fit_ce_fam(model, vlm, photos, out, similarity=-1)
+    with pytest.raises(cl.InputError, match="'head' of pupil 0 has no grid"):
+        fit_ce_fam(model, vlm, photos, out, layers="head")
+    with pytest.raises(cl.InputError, match="has no text encoder"):
+        fit_ce_fam(model, dataclasses.replace(vlm, labels=None), photos, out)
+    assert not out.exists()
+    few = make_photos(tmp_path / "few", 2)
+    with pytest.raises(cl.InputError, match="of 2 photos none was left"):
+        fit_ce_fam(model, vlm, few, out, similarity=0, validation=0.001)
+    (tmp_path / "bad.png").write_bytes(b"no")
+    with pytest.raises(cl.InputError, match="no photo could be used"):
+        fit_ce_fam(model, vlm, tmp_path / "bad.png", tmp_path / "out2", similarity=0)
+
+
+def test_a_loss_that_is_no_number_ends_the_run(
+    model: cl.Backbone, vlm: cl.Backbone, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wild = dataclasses.replace(SCHEDULES["code"], initial=1e30, peak=1e30)
+    monkeypatch.setitem(SCHEDULES, "code", wild)
+    with pytest.raises(cl.InputError, match="training diverged; use schedule='modern'"):
+        fit_ce_fam(model, vlm, photos, tmp_path, similarity=0, schedule="code", **QUICK)
+
+
+@pytest.mark.parametrize("schedule", ["modern", "code"])
+def test_killed_in_the_middle_it_ends_as_if_it_had_not_been(photos: Path, tmp_path: Path, schedule: str) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    call = [sys.executable, str(Path(__file__).with_name("fit_process.py")), str(photos)]
+    subprocess.run([*call, str(whole), schedule], check=True, timeout=300)
+    process = subprocess.Popen([*call, str(broken), schedule, "--slow"])
+    killed = 0
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if (broken / "checkpoint.safetensors").exists() and not (broken / "config.json").exists():
+            time.sleep(0.15)
+            os.kill(process.pid, signal.SIGKILL)
+            killed += 1
+            process.wait()
+    assert killed == 1
+    assert process.returncode == -signal.SIGKILL
+    assert not (broken / "config.json").exists()
+    subprocess.run([*call, str(broken), schedule, "--resume"], check=True, timeout=300)
+    assert (whole / "branch.safetensors").read_bytes() == (broken / "branch.safetensors").read_bytes()
+    assert (whole / "history.json").read_bytes() == (broken / "history.json").read_bytes()
+    assert not list(broken.glob("**/*.part"))
+
+
+def test_the_command_trains_and_says_what_came_of_it(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = {"toy:pupil": pupil(), "toy:teacher": teacher_of()}
+    monkeypatch.setattr("conceptlens.zoo.load_model", lambda name: models[name])
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no photo")
+    out = str(tmp_path / "out")
+    call = ["ce-fam", "--model", "toy:pupil", "--vlm", "toy:teacher", "--images", str(photos), "-i", str(bad)]
+    call += ["--out", out, "--epochs", "2", "--views", "1", "--hidden", "8,6", "--concepts", "cat, red:colour"]
+    done = CliRunner().invoke(app, [*call, "--layers", "second", "--batch-size", "16", "--json"])
+    assert done.exit_code == 0, done.output
+    numbers = json.loads(done.stdout)
+    assert numbers["schema"] == "conceptlens.fit-ce-fam/1"
+    assert (numbers["photos"], numbers["epochs"], numbers["layers"]) == (40, 2, ["second"])
+    assert numbers["sizes"] == [12, 8, 6, 14]
+    assert [Path(failure["name"]).name for failure in numbers["failures"]] == ["bad.png"]
+    assert "bad.png" in done.stderr
+    assert "40 photos" in done.stderr
+
+    again = CliRunner().invoke(app, [*call, "--layers", "second", "--batch-size", "16"])
+    assert again.exit_code == 2
+    assert "holds a run already" in again.stderr
+    resumed = CliRunner().invoke(app, [*call, "--layers", "second", "--batch-size", "16", "--resume"])
+    assert resumed.exit_code == 0
+    assert "validation loss" in resumed.stdout
+    for words in (["--hidden", "few"], ["--concepts-file", "x.txt"], ["--schedule", "modem"]):
+        wrong = CliRunner().invoke(app, [*call, *words])
+        assert wrong.exit_code == 2
+        assert wrong.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_a_clip_teaches(kind: str, photos: Path, tmp_path: Path) -> None:
+    folder = tiny_models.save_transformers(kind, tmp_path / kind)
+    clip = cl.load_model(f"hf:{folder}")
+    made = fit_ce_fam(pupil(), clip, photos, tmp_path / "out", concepts=["cat", "red:colour"], epochs=3, **QUICK)
+    language = clip.language
+    assert (made.normalised, made.scale, made.bias) == (True, language.scale, language.bias)
+    assert torch.equal(made.encode_text(["a photo of a cat"]), language.encode_text(["a photo of a cat"]))
+    again = Translator.load(tmp_path / "out")  # by its name
+    assert again.encode_text(["a photo of a wheel"]).shape == (1, made.branch.dimension)
+    seen = pupil().observe(sorted(photos.iterdir())[0], layers=again.layers)
+    assert cl.cam(seen, cl.Concept("cat", by=again), layer="second").maps.shape == (1, 1, 4, 4)
+
+
+def test_the_committed_result_holds_what_the_page_claims() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "results" / "fit.json").read_text(encoding="utf-8")
+    result = json.loads(text)
+    assert sorted(result) == ["details", "figures", "name"]
+    figures, runs = result["figures"], result["details"]["runs"]
+    assert {(run["case"], run["seed"]) for run in runs} >= {(name, s) for name in SCHEDULES for s in range(3)}
+    for other in ("paper", "code"):
+        lowest = min(run["validation_loss"] for run in runs if run["case"] == other)
+        assert figures[f"modern_loss_at_a_fifth_of_{other}"] < lowest
+        assert figures["modern_steps"] <= figures[f"{other}_steps"] / 5
+    assert not any(place in text for place in ("/home/", "/root/", "/tmp/", "/work/"))

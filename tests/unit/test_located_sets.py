@@ -1,0 +1,183 @@
+"""What all sets share: masks resized and cut without growing, sets by name, drawn scenes, and the real COCO."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from written_sets import by_label, refusal
+
+from conceptlens.data.coco import CocoPanoptic
+from conceptlens.data.drawn import Drawn
+from conceptlens.data.located import Located, crop_masks, resize_mask
+from conceptlens.data.sets import FOLDER, SETS, open_set
+from conceptlens.data.shapes import random_scene
+from conceptlens.text.vocabulary import ConceptName
+
+DATA = Path(os.environ.get("CONCEPTLENS_DATA", Path(__file__).parents[3] / "shared" / "data")) / "coco_panoptic"
+needs_coco = pytest.mark.skipif(not DATA.is_dir(), reason="no folder coco_panoptic in CONCEPTLENS_DATA")
+
+
+# Resizing and cutting
+
+
+def test_resizing_never_dilates_where_bilinear_does() -> None:
+    mask = np.zeros((60, 60), bool)
+    mask[25:35, 25:35] = True
+    ours = resize_mask(mask, (224, 224))
+    theirs = np.asarray(Image.fromarray(mask).convert("F").resize((224, 224), Image.Resampling.BILINEAR)) > 0
+    assert ours.dtype == np.bool_
+    assert theirs.mean() > 1.1 * mask.mean()
+    assert ours.mean() == pytest.approx(mask.mean(), rel=0.05)
+    assert not (ours & ~theirs).any()
+
+
+@pytest.mark.parametrize("size", [(7, 5), (112, 90), (23, 41), (60, 60), (30, 30), (240, 120), (1, 1)])
+def test_resizing_takes_the_pixel_at_each_centre(size: tuple[int, int]) -> None:
+    mask = np.random.default_rng(0).random((3, 60, 60)) < 0.4
+    as_float = torch.tensor(mask[None]).float()
+    expected = torch.nn.functional.interpolate(as_float, size, mode="nearest-exact")[0].bool().numpy()
+    np.testing.assert_array_equal(resize_mask(mask, size), expected)
+
+
+def test_the_whole_box_at_the_same_size_changes_nothing() -> None:
+    mask = np.random.default_rng(1).random((2, 427, 641)) < 0.5
+    np.testing.assert_array_equal(crop_masks(mask, (0.0, 0.0, 1.0, 1.0), (427, 641)), mask)
+
+
+def test_a_centre_crop_shows_what_the_model_saw() -> None:
+    mask = np.random.default_rng(2).random((1, 80, 120)) < 0.5
+    box = (20 / 120, 0.0, 100 / 120, 1.0)
+    np.testing.assert_array_equal(crop_masks(mask, box, (80, 80)), mask[:, :, 20:100])
+
+
+def test_beyond_the_photo_is_padding() -> None:
+    mask = np.ones((1, 40, 80), bool)
+    letterboxed = (0.0, -0.5, 1.0, 1.5)
+    seen = crop_masks(mask, letterboxed, (80, 80))
+    assert seen[0, 20:60].all()
+    assert not seen[0, :20].any()
+    assert not seen[0, 60:].any()
+    ignored = crop_masks(np.zeros((40, 80), bool), letterboxed, (80, 80), outside=True)
+    np.testing.assert_array_equal(ignored, ~seen[0])
+
+
+@pytest.mark.parametrize(
+    ("box", "size"), [((0.5, 0.0, 0.5, 1.0), (8, 8)), ((0.0, 1.0, 1.0, 0.0), (8, 8)), ((0.0, 0.0, 1.0, 1.0), (0, 8))]
+)
+def test_an_empty_cut_is_refused(box: tuple[float, float, float, float], size: tuple[int, int]) -> None:
+    assert "rows columns" in refusal(lambda: crop_masks(np.ones((1, 8, 8), bool), box, size))
+
+
+def test_a_photo_without_concepts_has_none_large_enough() -> None:
+    bare = Located("bare", Image.new("RGB", (8, 8)), (), (), np.zeros((0, 8, 8), bool))
+    assert bare.at_least(0.01).concepts == ()
+
+
+# Sets by name
+
+
+def test_the_table_of_sets() -> None:
+    assert {"coco_panoptic", "coco_instances", "voc", "broden", "imagenet_s", "masks", "drawn"} == set(SETS)
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "data-sets.md").read_text(encoding="utf-8")
+    for name, kind in SETS.items():
+        assert f"| `{name}` | {kind.about[0].upper()}{kind.about[1:]} | `{kind.split}` |" in page
+
+
+def test_drawn_by_name() -> None:
+    assert len(open_set("drawn")) == 100
+    assert len(open_set("drawn:3")) == 3
+    assert open_set("drawn:3", "train").name == "drawn train"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("coco_panoptik", "coco_panoptic"),
+        ("", "drawn"),
+        ("drawn:many", "drawn:200"),
+        ("drawn:0", "drawn:200"),
+        ("voc:/nowhere/at/all", "/nowhere/at/all"),
+    ],
+)
+def test_what_cannot_be_opened_says_what_to_do(text: str, says: str) -> None:
+    assert says in refusal(lambda: open_set(text))
+
+
+def test_a_folder_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(FOLDER, raising=False)
+    assert "set CONCEPTLENS_DATA" in refusal(lambda: open_set("voc"))
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    assert str(tmp_path / "voc") in refusal(lambda: open_set("voc"))
+    (tmp_path / "voc").mkdir()
+    assert str(Path("ImageSets", "Segmentation", "val.txt")) in refusal(lambda: open_set("voc"))
+
+
+def test_an_unknown_split_names_those_there_are() -> None:
+    assert "train, val" in refusal(lambda: open_set("drawn", "test"))
+
+
+# Drawn scenes
+
+
+def test_drawn_scenes_are_the_same_every_time() -> None:
+    first, again = list(Drawn(4, size=64)), list(Drawn(4, size=64))
+    assert [one.name for one in first] == [one.name for one in again]
+    for one, other in zip(first, again, strict=True):
+        assert one.photo.tobytes() == other.photo.tobytes()
+        np.testing.assert_array_equal(one.masks, other.masks)
+
+
+def test_drawn_concepts_are_colours_and_kinds_with_exact_masks() -> None:
+    scenes = Drawn(5, "train", size=64)
+    for seed, one in enumerate(scenes):
+        scene = random_scene(seed, 64)
+        assert set(one.concepts) <= set(scenes.concepts)
+        assert {c.type for c, group in zip(one.concepts, one.groups, strict=True) if group == "colour"} == {"colour"}
+        for label, mask in (scene.masks | scene.kinds).items():
+            np.testing.assert_array_equal(by_label(one)[label], mask)
+    assert ConceptName("red", "colour") in scenes.concepts
+
+
+def test_splits_of_drawn_scenes_share_nothing() -> None:
+    assert not {one.name for one in Drawn(3, "train", 64)} & {one.name for one in Drawn(3, "val", 64)}
+
+
+def test_photos_come_one_by_one() -> None:
+    assert inspect.isgenerator(iter(Drawn(1_000_000, size=64)))
+    assert next(iter(Drawn(1_000_000, size=64))).photo.size == (64, 64)
+
+
+# The real COCO
+
+
+@needs_coco
+@pytest.mark.parametrize("split", ["train2017", "val2017"])
+def test_the_real_coco(split: str) -> None:
+    panoptic, instances = open_set(f"coco_panoptic:{DATA}", split), open_set(f"coco_instances:{DATA}", split)
+    listed = json.loads((DATA / "annotations" / f"panoptic_{split}.json").read_text())["categories"]
+    labels = [concept.label for concept in panoptic.concepts]
+    assert len(panoptic) == len(instances) == 100
+    assert len(set(labels)) == len(listed) == 133
+    assert labels[: len(instances.concepts)] == [category["name"] for category in listed if category["isthing"]]
+    assert not [label for label in labels if "-" in label]
+    for whole, things in zip(panoptic, instances, strict=True):
+        assert whole.name == things.name
+        assert whole.photo.size == whole.masks.shape[:0:-1]
+        covered = whole.masks.sum(0) if whole.ignored is None else whole.masks.sum(0) + whole.ignored
+        assert (covered == 1).all()
+        found = {c: m for c, g, m in zip(whole.concepts, whole.groups, whole.masks, strict=True) if g == "thing"}
+        assert list(found) == list(things.concepts)
+        for mask, other in zip(found.values(), things.masks, strict=True):
+            np.testing.assert_array_equal(mask, other)
+
+
+@needs_coco
+def test_a_split_needs_no_year() -> None:
+    assert CocoPanoptic(DATA, "train").name == "coco_panoptic train2017"
