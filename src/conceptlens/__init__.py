@@ -14,10 +14,16 @@ if TYPE_CHECKING:
     from conceptlens.activation_map import cam as cam
     from conceptlens.activation_map import combine as combine
     from conceptlens.backbone import Backbone as Backbone
+    from conceptlens.concept.ce_fam import ce_fam as ce_fam
+    from conceptlens.concept.competition import Competition as Competition
+    from conceptlens.concept.competition import compete as compete
     from conceptlens.concept.explain import explain as explain
+    from conceptlens.concept.translator import Translator as Translator
     from conceptlens.contrast import Contrast as Contrast
     from conceptlens.error import InputError as InputError
+    from conceptlens.data.sets import open_set as open_set
     from conceptlens.finer import sweep as sweep
+    from conceptlens.fit.ce_fam import fit_ce_fam as fit_ce_fam
     from conceptlens.observe import Observation as Observation
     from conceptlens.preprocess import Preprocess as Preprocess
     from conceptlens.record import Explanation as Explanation
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Backbone": "backbone",
+    "Competition": "concept.competition",
     "Concept": "target",
     "Contrast": "contrast",
     "Explanation": "record",
@@ -41,10 +48,15 @@ _HOMES = {
     "Probability": "target",
     "RULES": "rule",
     "Rule": "rule",
+    "Translator": "concept.translator",
     "cam": "activation_map",
+    "ce_fam": "concept.ce_fam",
     "combine": "activation_map",
+    "compete": "concept.competition",
     "explain": "concept.explain",
+    "fit_ce_fam": "fit.ce_fam",
     "load_model": "zoo",
+    "open_set": "data.sets",
     "report": "reporting.report",
     "sweep": "finer",
 }

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from conceptlens.activation_map import cam
-from conceptlens.concept.explain import explain
+from conceptlens.concept.explain import Regions, explain
 from conceptlens.concept.reference import Reference
+from conceptlens.concept.translator import Translator
 from conceptlens.contrast import Contrast, choose_references
 from conceptlens.data.folder import jpeg, read_image
 from conceptlens.error import InputError
@@ -85,6 +86,8 @@ class Plan:
     with_concepts: bool = True
     with_photos: bool = False
     calibration: Reference | None = None
+    branch: Translator | None = None
+    regions: Regions = "official"
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,8 @@ def _try_to_read(path: Path) -> Opened | Failure:
 def _explain_batch(model: Backbone, opened: Sequence[Opened], plan: Plan) -> list[Finding | Failure]:
     if not opened:
         return []
-    seen = model.observe([o.photo for o in opened], titles=[o.name for o in opened])
+    layers = None if plan.branch is None else dict.fromkeys([*plan.branch.layers, *model.default_layers])
+    seen = model.observe([o.photo for o in opened], layers, titles=[o.name for o in opened])
     clash = _predicted_as_reference(seen, plan)
     if not any(clash):
         return list(_findings(seen, opened, plan))
@@ -164,7 +168,10 @@ def _findings(seen: Observation, opened: Sequence[Opened], plan: Plan) -> Iterat
     against = plan.against[0] if plan.against else None
     named = None
     if plan.with_concepts:
-        named = explain(seen, plan.concepts, plan.target, plan.top, against, reference=plan.calibration)
+        named = explain(
+            seen, plan.concepts, plan.target, plan.top, against,
+            reference=plan.calibration, branch=plan.branch, regions=plan.regions,
+        )  # fmt: skip
     targets = class_indices(seen, plan.target)
     others = None if against is None else class_indices(seen, against)
     for i, item in enumerate(opened):

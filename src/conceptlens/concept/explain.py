@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from torch import Tensor
 
 from conceptlens.activation_map import gradients, project, source
+from conceptlens.concept.ce_fam import ce_fam
+from conceptlens.concept.competition import competing
 from conceptlens.concept.contribution import contributions
 from conceptlens.concept.evidence import gather_evidence
 from conceptlens.concept.reference import Reference, find_reference
+from conceptlens.concept.translator import Translator
+from conceptlens.error import InputError
 from conceptlens.observe import Observation
 from conceptlens.record import Explanation
 from conceptlens.rule import grad_cam
@@ -19,6 +23,8 @@ from conceptlens.text.vocabulary import ConceptName, parse_concepts, vocabulary
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+
+Regions = Literal["official", "competing"]
 
 
 def explain(
@@ -29,6 +35,8 @@ def explain(
     against: ClassName | Sequence[ClassName] | None = None,
     layer: str | None = None,
     reference: Reference | None = None,
+    branch: Translator | None = None,
+    regions: Regions = "official",
 ) -> Explanation:
     """Return what concepts each image shows, where they are, and how much they count for a class.
 
@@ -42,7 +50,31 @@ def explain(
       `target`, negative for `against`, and the `top` are those that count most among the concepts that stand out; the
       maps then keep only the channels through which a concept speaks for its side.
       `None` for a model without classes.
+
+    With a trained `branch`, all of it comes from `ce_fam`: its teacher's words, the layer that holds each concept, no
+    `unusual`. With `regions="competing"` the maps are those of `compete`, sharper and slower; the rest stays.
     """
+    if regions not in get_args(Regions):
+        raise InputError(f"regions are '{regions}'; expected {' or '.join(get_args(Regions))}")
+    if branch is not None:
+        if against is not None:
+            raise InputError("both branch and against are given; a branch explains one class, so leave one of them out")
+        found = ce_fam(seen, branch, concepts, target, top, layer)
+    else:
+        found = _by_own_pair(seen, concepts, target, top, against, layer, reference)
+    return found if regions == "official" else competing(seen, found, branch)
+
+
+def _by_own_pair(
+    seen: Observation,
+    concepts: str | Iterable[str | ConceptName] | None,
+    target: ClassName | Sequence[ClassName] | None,
+    top: int,
+    against: ClassName | Sequence[ClassName] | None,
+    layer: str | None,
+    reference: Reference | None,
+) -> Explanation:
+    """Explain with the model's own vision-language pair, in one layer."""
     name, language = layer or seen.layer, seen.model.language
     given = None if concepts is None else parse_concepts(concepts)
     known = vocabulary() if given is None else given

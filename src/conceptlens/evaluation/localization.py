@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -51,7 +51,9 @@ def evaluate(
     A method whose explanation has several `parts` (layers, neurons) is scored twice: as it answers, and as
     "NAME (oracle)", by the part that fits the mask best by NRA. A photo that fails comes out as a `Failure`.
     """
-    _check(methods, least_share, resolution, most)
+    check_settings(least_share, resolution, most)
+    if not methods:
+        raise InputError("no method was given; give at least one, such as those of build_methods")
     for one in _read(data, most):
         if isinstance(one, Failure):
             yield one
@@ -151,28 +153,35 @@ def _rows(
                 f"expected 1 image and {len(asked)} questions"
             )
         truth = truth_of(one, explained, resolution)
-        found = [
-            (name, truth.scores(explained.maps[0, right]), truth.scores(explained.maps[0, other]) if wrong else [])
-        ]
-        if len(explained.parts) > 1:
-            chosen = [best_parts(truth, explained.parts, rows)[1] if rows else [] for rows in (right, other)]
-            found.append((name + ORACLE, *chosen))
-        matched = explained.source.settings.get("matched") or (True,) * len(asked)
+        matched: Any = explained.source.settings.get("matched") or (True,) * len(asked)
         shares = truth.shares()
-        for title, scores, control in found:
+        for title, scores, control in _scored(name, explained, truth, right, other):
             for i, concept in enumerate(one.concepts):
                 yield Row(
-                    one.name, concept.label, concept.type, one.groups[i], title, shares[i], bool(matched[right[i]]),  # pyright: ignore[reportIndexIssue]
+                    one.name, concept.label, concept.type, one.groups[i], title, shares[i], bool(matched[right[i]]),
                     scores[i], wrong[i].label if wrong else None, control[i] if wrong else {},
                 )  # fmt: skip
 
 
-def _check(methods: Mapping[str, Method], least_share: float, resolution: int | None, most: int | None) -> None:
-    if not methods:
-        raise InputError("no method was given; give at least one, such as those of build_methods")
+def _scored(
+    name: str, explained: Explanation, truth: Truth, right: Sequence[int], wrong: Sequence[int]
+) -> Iterator[tuple[str, Scores, Scores]]:
+    """Yield a method's scores and those of its control, as it answers and, of several parts, by the best."""
+    yield (
+        name,
+        truth.scores(explained.maps[0, list(right)]),
+        truth.scores(explained.maps[0, list(wrong)]) if wrong else [],
+    )
+    if len(explained.parts) > 1:
+        _, scores = best_parts(truth, explained.parts, right)
+        yield name + ORACLE, scores, best_parts(truth, explained.parts, wrong)[1] if wrong else []
+
+
+def check_settings(least_share: float, resolution: int | None, most: int | None) -> None:
+    """Refuse numbers that `evaluate` cannot work with, before anything is read."""
     if not 0 <= least_share < 1:
-        raise InputError(f"least_share is {least_share}; expected a share from 0 to below 1, such as 0.01")
+        raise InputError(f"the least share is {least_share}; expected a share from 0 to below 1, such as 0.01")
     if resolution is not None and resolution < 2:
-        raise InputError(f"resolution is {resolution}; expected at least 2 pixels a side, or None")
+        raise InputError(f"the resolution is {resolution}; expected at least 2 pixels a side, or the annotation's own")
     if most is not None and most < 1:
-        raise InputError(f"most is {most}; expected at least 1 photo")
+        raise InputError(f"{most} photos were asked for; expected at least 1")

@@ -66,15 +66,20 @@ class MethodKind:
     probes: bool = False
 
 
-def build_methods(names: Iterable[str], setting: Setting) -> dict[str, Method]:
-    """Return methods of `METHODS` by name, ready to run. Raises `InputError` for an unknown name, or none."""
-    chosen = list(dict.fromkeys(names))
+def method_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Return names of `METHODS` without blanks and repetitions. Raises `InputError` for an unknown one, or none."""
+    chosen = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
     if not chosen:
         raise InputError(f"no method is named; methods: {', '.join(METHODS)}")
     for name in chosen:
         if name not in METHODS:
             raise InputError(f"no method '{name}'; methods: {near(name, METHODS, len(METHODS))}")
-    return {name: METHODS[name].build(setting) for name in chosen}
+    return chosen
+
+
+def build_methods(names: Iterable[str], setting: Setting) -> dict[str, Method]:
+    """Return methods of `METHODS` by name, ready to run. Raises `InputError` for an unknown name, or none."""
+    return {name: METHODS[name].build(setting) for name in method_names(names)}
 
 
 def _ce_fam(setting: Setting) -> Method:
@@ -108,37 +113,9 @@ def _last_layer(seen: Observation, concepts: Sequence[ConceptName]) -> Explanati
 
 
 def _competing(setting: Setting) -> Method:
-    """Let all concepts of the set compete, not only those asked for: which are asked says what the photo shows."""
-    from importlib import import_module
+    from conceptlens.concept.competition import compete
 
-    try:
-        competing = import_module("conceptlens.concept.competing").competing
-    except ModuleNotFoundError:
-        raise InputError("the method 'competing' is not part of this version; leave it out of the methods") from None
-    places = {concept: i for i, concept in enumerate(setting.vocabulary)}
-
-    def method(photo: Image.Image, concepts: Sequence[ConceptName]) -> Explanation:
-        rows = [places[concept] for concept in concepts]
-        return _questions(competing(setting.model, photo, setting.vocabulary), rows)
-
-    return method
-
-
-def _questions(explained: Explanation, rows: Sequence[int]) -> Explanation:
-    """Return only some questions of an explanation of one photo."""
-    weights = explained.weights
-    return replace(
-        explained,
-        maps=explained.maps[:, rows],
-        weights=None if weights is None else weights[:, rows],
-        scores=explained.scores[:, rows],
-        labels=(tuple(explained.labels[0][row] for row in rows),),
-        types=(tuple(explained.types[0][row] for row in rows),) if explained.types else (),
-        kinds=tuple(explained.kinds[row] for row in rows) if explained.kinds else (),
-        contributions=None,
-        unusual=None,
-        parts=tuple(_questions(part, rows) for part in explained.parts),
-    )
+    return lambda photo, concepts: compete(setting.model.observe(photo), concepts)
 
 
 def _per_cell(setting: Setting) -> Method:
@@ -210,7 +187,12 @@ def _random(setting: Setting) -> Method:
 
 _TABLE = (
     MethodKind("ce_fam", "CE-FAM", "the region of the concept's score, ReLU'd, as published", _ce_fam),
-    MethodKind("competing", "competing concepts", "all concepts of the set compete for every place", _competing),
+    MethodKind(
+        "competing",
+        "competing concepts",
+        "the concept competes with everyday words for every cell, at several sizes of the photo",
+        _competing,
+    ),
     MethodKind("per_cell", "per cell", "the concept's direction times each cell of the last layer", _per_cell),
     MethodKind("grad_cam", "Grad-CAM", "the predicted class, the same map for every concept", _grad_cam),
     MethodKind(

@@ -60,7 +60,7 @@ def fit_ce_fam(
     Every photo of `images` (files, folders, patterns) is cropped `views` times; a tenth of the photos is held out.
     `concepts` are those of the similarity loss, by default the vocabulary; with `similarity=0` no concept is read.
     `layers` and `hidden` are found and published (`branch_layers`, `hidden_sizes`) where left out; `hidden=()` is a
-    single linear map, which does as well with some thousand photos. Photos that cannot be used are listed in
+    single linear map. Photos that cannot be used are listed in
     `failures.json`. A run that was broken off goes on with `resume=True`, and ends as it would have.
     """
     accelerator, place = _processes(device)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conceptlens.text.cache import cached, identity
+from conceptlens.text.vocabulary import prompt, vocabulary
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -138,8 +139,9 @@ class ClassifierText:
     """A stand-in for CLIP, built from a classifier and a sentence encoder: no download, and no new knowledge.
 
     A text becomes the mean of the classifier's rows, weighted by how much the text resembles each class name:
-    `t = sum_c softmax_c(cos(text, name_c) / temperature) (w_c - mean w)`, and `score = feature . t`. It names what
-    the classifier already separates; a word far from every class name gets a blurred direction.
+    `t = sum_c softmax_c((cos(text, name_c) - usual_c) / temperature) (w_c - mean w)`, and `score = feature . t`.
+    `usual_c` is how much the vocabulary's words resemble the name on average: some names resemble every text. It
+    names what the classifier already separates; a word far from every class name gets a blurred direction.
     """
 
     rows: Float[Tensor, "class dimension"]
@@ -157,7 +159,8 @@ class ClassifierText:
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Return a direction per text in the classifier's feature space, float32."""
         names = encode_sentences([self.prompt.format(label) for label in self.labels])
-        closeness = encode_sentences(texts) @ names.T
+        usual = (encode_sentences([prompt(concept) for concept in vocabulary()]) @ names.T).mean(0)
+        closeness = encode_sentences(texts) @ names.T - usual
         rows = self.rows.float().cpu()
         return (closeness / self.temperature).softmax(1) @ (rows - rows.mean(0))
 

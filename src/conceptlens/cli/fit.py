@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from conceptlens.cli.options import SETTINGS, answering, named_concepts
 from conceptlens.error import InputError
 from conceptlens.zoo import DEFAULT_MODEL
 
@@ -20,27 +19,7 @@ if TYPE_CHECKING:
 
 DEFAULT_TEACHER = "timm:tf_efficientnet_lite2"
 
-app = typer.Typer(
-    help="Train what explains a model; the model itself stays as it is.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-
-
-def _answering(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn an `InputError` into one sentence on standard error and exit code 2."""
-
-    @functools.wraps(command)
-    def answered(*arguments: Any, **options: Any) -> None:
-        try:
-            command(*arguments, **options)
-        except InputError as error:
-            typer.echo(f"conceptlens: {error}", err=True)
-            raise typer.Exit(2) from None
-
-    return answered
+app = typer.Typer(help="Train what explains a model; the model itself stays as it is.", **SETTINGS)
 
 
 @app.callback()
@@ -49,7 +28,7 @@ def fit() -> None:
 
 
 @app.command("ce-fam")
-@_answering
+@answering
 def ce_fam(
     images: Annotated[
         list[str], typer.Option("--images", "-i", help="A folder, file or pattern of photos; repeat for several.")
@@ -84,13 +63,9 @@ def ce_fam(
 ) -> None:
     """Train a branch that reads a classifier's layers in the words of a vision-language model (CE-FAM)."""
     from conceptlens.fit.ce_fam import fit_ce_fam
-    from conceptlens.text.vocabulary import parse_concepts, read_concepts
     from conceptlens.zoo import load_model
 
-    if concepts is not None and concepts_file is not None:
-        raise InputError("both --concepts and --concepts-file are given; give one of them")
-    named = parse_concepts(concepts) if concepts is not None else None
-    named = read_concepts(concepts_file) if concepts_file is not None else named
+    named = named_concepts(concepts, concepts_file)
     start = time.perf_counter()
     made = fit_ce_fam(
         load_model(model),

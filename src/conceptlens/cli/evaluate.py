@@ -1,0 +1,188 @@
+"""The commands that measure: `conceptlens evaluate localization`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from conceptlens.cli.options import SETTINGS, answering
+from conceptlens.error import InputError
+from conceptlens.zoo import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from conceptlens.backbone import Backbone, Photo
+    from conceptlens.data.located import LocatedSet
+    from conceptlens.evaluation.method import Method
+    from conceptlens.evaluation.row import Row
+    from conceptlens.evaluation.summary import Summary
+    from conceptlens.run import Failure
+
+DEFAULT_METHODS = "ce_fam,competing,per_cell,grad_cam,clip_dissect,www,centre,random"
+
+app = typer.Typer(help="Measure explanations where the truth is known.", **SETTINGS)
+
+
+@app.callback()
+def evaluate() -> None:
+    """Measure explanations where the truth is known."""
+
+
+@app.command()
+@answering
+def localization(
+    data: Annotated[str, typer.Option("--data", "-d", help="NAME or NAME:DIR, such as coco_panoptic:DIR or drawn:50.")],
+    split: Annotated[str | None, typer.Option(help="By default the set's own for evaluation.")] = None,
+    methods: Annotated[
+        str, typer.Option(help="Comma-separated; the page shows cases of the first.", show_default=True)
+    ] = DEFAULT_METHODS,
+    model: Annotated[str, typer.Option("--model", "-m", help="SOURCE:NAME; see `conceptlens models`.")] = DEFAULT_MODEL,
+    branch: Annotated[
+        Path | None, typer.Option(help="A folder made by `conceptlens fit ce-fam`, for ce_fam and per_cell.")
+    ] = None,
+    probe: Annotated[
+        Path | None, typer.Option(help="Photos for neuron labels; by default those of the set's train split.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="A folder for the page, the numbers and every row.")
+    ] = None,
+    resolution: Annotated[int, typer.Option(help="Rows and columns of the masks; 0: the annotation's own.")] = 112,
+    least_share: Annotated[float, typer.Option(help="Leave out concepts that cover less of the photo.")] = 0.01,
+    limit: Annotated[int | None, typer.Option(min=1, help="Evaluate only so many photos.")] = None,
+    seed: Annotated[int, typer.Option(help="Decides the wrong concepts and the random maps.")] = 0,
+    against: Annotated[str | None, typer.Option(help="The method that the others are compared with.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print numbers as JSON on standard output, and nothing else there.")
+    ] = False,
+) -> None:
+    """Say how well methods point at what a concept names, by masks, with a wrong concept as control."""
+    from conceptlens.data.sets import open_set
+    from conceptlens.evaluation.localization import check_settings, evaluate
+    from conceptlens.evaluation.method import method_names
+    from conceptlens.evaluation.summary import summarise
+    from conceptlens.reporting.outcome import progress, report_failures
+
+    start = time.perf_counter()
+    names = method_names(methods.split(","))
+    reference = _reference(against, names)
+    size = resolution or None
+    check_settings(least_share, size, limit)
+    _check_out(out)
+    opened = open_set(data, split)
+    backbone, built = _methods(names, opened, data, model, branch, probe, seed, device)
+    total = len(opened) if limit is None else min(limit, len(opened))
+    rows: list[Row] = []
+    failures: list[Failure] = []
+    for found in progress(evaluate(opened, built, least_share, size, seed=seed, most=limit), total, "photos"):
+        if isinstance(found, tuple):
+            rows += found
+        else:
+            failures.append(found)
+    report_failures(failures)
+    summary = summarise(rows, reference)
+    settings = {
+        "split": opened.name, "methods": ", ".join(names), "branch": branch, "probe photos": _probe_told(names, probe),
+        "resolution": size or "the annotation's own", "least share": least_share, "limit": limit, "seed": seed,
+    }  # fmt: skip
+    told = {"data": opened.name, "model": backbone.name, "settings": {n: _plain(v) for n, v in settings.items()}}
+    _finish(opened, built, rows, failures, summary, told, out, as_json, time.perf_counter() - start)
+    if failures:
+        raise typer.Exit(1)
+
+
+def _methods(
+    names: tuple[str, ...],
+    opened: LocatedSet,
+    data: str,
+    model: str,
+    branch: Path | None,
+    probe: Path | None,
+    seed: int,
+    device: str,
+) -> tuple[Backbone, dict[str, Method]]:
+    """Load the model, shown whole photos so that masks and maps cover the same, and build the methods."""
+    from conceptlens.concept.translator import Translator
+    from conceptlens.evaluation.method import METHODS, Setting, build_methods
+    from conceptlens.zoo import load_model
+
+    photos = _probe(data, probe) if any(METHODS[name].probes for name in names) else ()
+    translator = None if branch is None else Translator.load(branch)
+    backbone = load_model(model, fit="squash", device=device)
+    setting = Setting(backbone, opened.concepts, translator, photos, seed=seed)
+    return backbone, build_methods(names, setting)
+
+
+def _probe(data: str, folder: Path | None) -> Iterable[Photo]:
+    """Return photos for neuron labels, read one by one: of a folder, or the set's own of its train split."""
+    from conceptlens.data.folder import find_images
+    from conceptlens.data.sets import open_set
+
+    if folder is not None:
+        return find_images(folder)
+    try:
+        return (one.photo for one in open_set(data, "train"))
+    except InputError as error:
+        raise InputError(
+            f"clip_dissect and www need probe photos, and {data} gives no train split ({error}); "
+            "give photos with --probe FOLDER, or leave these methods out"
+        ) from None
+
+
+def _reference(against: str | None, names: tuple[str, ...]) -> str | None:
+    """Return the method to compare with: Grad-CAM where it takes part and none is named."""
+    if against is None:
+        return "grad_cam" if "grad_cam" in names and len(names) > 1 else None
+    if against not in names:
+        raise InputError(f"--against {against} is none of the methods {', '.join(names)}; add it to --methods")
+    return against
+
+
+def _check_out(out: Path | None) -> None:
+    """Refuse a place that is no folder before any work is done."""
+    if out is not None and (
+        out.suffix.lower() in {".html", ".json", ".parquet"} or (out.exists() and not out.is_dir())
+    ):
+        raise InputError(f"--out {out} is no folder; give a folder for the page, the numbers and the rows")
+
+
+def _finish(
+    opened: LocatedSet,
+    built: dict[str, Method],
+    rows: list[Row],
+    failures: list[Failure],
+    summary: Summary,
+    told: dict[str, Any],
+    out: Path | None,
+    as_json: bool,
+    seconds: float,
+) -> None:
+    """Print the table or the numbers, write the files, and say what was done."""
+    from conceptlens.reporting.evaluation_files import evaluation_numbers, print_summary, write_evaluation
+
+    numbers = evaluation_numbers(summary, failures, told)
+    if as_json:
+        typer.echo(json.dumps(numbers, allow_nan=False))
+    else:
+        print_summary(summary)
+    written = [] if out is None else write_evaluation(out, opened, built, rows, failures, summary, numbers)
+    bad = f", {len(failures)} failed" if failures else ""
+    typer.echo(f"{summary.photos} photos, {summary.pairs['all']} pairs{bad} in {seconds:.1f} s", err=True)
+    for file in written:
+        typer.echo(f"{ {'.html': 'report', '.json': 'numbers'}.get(file.suffix, 'rows') }: {file}", err=True)
+
+
+def _probe_told(names: tuple[str, ...], probe: Path | None) -> str | None:
+    from conceptlens.evaluation.method import METHODS
+
+    if not any(METHODS[name].probes for name in names):
+        return None
+    return "the set's own, of its train split" if probe is None else str(probe)
+
+
+def _plain(value: object) -> object:
+    return value if value is None or isinstance(value, (int, float, str)) else str(value)

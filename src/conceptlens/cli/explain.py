@@ -1,0 +1,180 @@
+"""The commands that look at photos: `conceptlens explain` and `conceptlens contrast`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from conceptlens.cli.options import (
+    BatchSize,
+    Device,
+    Fit,
+    Json,
+    Labels,
+    LayerName,
+    Model,
+    Out,
+    Photos,
+    Pretrained,
+    RuleName,
+    TargetName,
+    Weights,
+    answering,
+    load,
+    named_concepts,
+)
+from conceptlens.zoo import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from conceptlens.backbone import Backbone
+    from conceptlens.run import Failure, Finding, Plan
+
+
+@answering
+def explain(
+    photos: Photos,
+    concepts: Annotated[
+        str | None,
+        typer.Option(
+            "--concepts",
+            "-c",
+            help="Comma-separated, such as 'whiskers, striped fur:texture'; by default the best of the vocabulary.",
+        ),
+    ] = None,
+    concepts_file: Annotated[Path | None, typer.Option(help="A text file with one concept a line.")] = None,
+    target: TargetName = None,
+    against: Annotated[str | None, typer.Option(help="Another class: what tells the target from it?")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many concepts of the vocabulary to show.")] = 8,
+    rule: RuleName = "grad_cam",
+    model: Model = DEFAULT_MODEL,
+    weights: Weights = None,
+    labels: Labels = None,
+    pretrained: Pretrained = True,
+    layer: LayerName = None,
+    fit: Fit = None,
+    reference: Annotated[Path | None, typer.Option(help="A file made by `conceptlens calibrate`.")] = None,
+    branch: Annotated[
+        Path | None, typer.Option(help="A folder made by `conceptlens fit ce-fam`: another model's words for this one.")
+    ] = None,
+    regions: Annotated[
+        str, typer.Option(help="official: as published; competing: each concept against everyday words, slower.")
+    ] = "official",
+    device: Device = "cpu",
+    batch_size: BatchSize = 8,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Say what is in photos, where it is, and how much it counts for the class."""
+    from conceptlens.concept.reference import Reference
+    from conceptlens.concept.translator import Translator
+    from conceptlens.contrast import Contrast
+    from conceptlens.reporting.numbers import explain_numbers
+    from conceptlens.reporting.outcome import wants_page
+    from conceptlens.run import Plan
+
+    named = named_concepts(concepts, concepts_file)
+    others = () if against is None else (_class(against),)
+    plan = Plan(
+        target=_class(target),
+        against=others,
+        concepts=named,
+        top=top,
+        contrast=Contrast(_class(target), others),
+        rule=rule,
+        with_photos=wants_page(out),
+        calibration=None if reference is None else Reference.load(reference),
+        branch=None if branch is None else Translator.load(branch),
+        regions=_regions(regions),
+    )
+    backbone = load(model, weights, labels, pretrained, layer, fit, device)
+    _run(backbone, photos, plan, batch_size, out, as_json, "explain", explain_numbers)
+
+
+@answering
+def contrast(
+    photos: Photos,
+    target: TargetName = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--against", "-a", help="A class to tell it from; repeat for several. By default the nearest ones."
+        ),
+    ] = None,
+    gamma: Annotated[float, typer.Option(help="Strength of the comparison; 0 is the plain map.")] = 0.6,
+    nearest: Annotated[int, typer.Option(help="How many look-alikes, where none are named.")] = 3,
+    by: Annotated[str, typer.Option(help="Look-alikes by logit, rank or weight.")] = "logit",
+    references: Annotated[str, typer.Option(help="Weights of the references: uniform, softmax or cosine.")] = "uniform",
+    of: Annotated[str, typer.Option(help="Contrast logits (the paper) or probabilities.")] = "logits",
+    rule: RuleName = "grad_cam",
+    model: Model = DEFAULT_MODEL,
+    weights: Weights = None,
+    labels: Labels = None,
+    pretrained: Pretrained = True,
+    layer: LayerName = None,
+    fit: Fit = None,
+    device: Device = "cpu",
+    batch_size: BatchSize = 8,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Show what tells a class from its look-alikes (Finer-CAM)."""
+    from conceptlens.contrast import Contrast
+    from conceptlens.reporting.numbers import contrast_numbers
+    from conceptlens.reporting.outcome import wants_page
+    from conceptlens.run import Plan
+
+    others = tuple(_class(name) for name in against or ())
+    asked: Any = {"by": by, "references": references, "of": of}
+    finer = Contrast(_class(target), others, nearest, gamma, **asked)
+    plan = Plan(target=_class(target), contrast=finer, rule=rule, with_concepts=False, with_photos=wants_page(out))
+    backbone = load(model, weights, labels, pretrained, layer, fit, device)
+    _run(backbone, photos, plan, batch_size, out, as_json, "contrast", contrast_numbers)
+
+
+def _run(
+    backbone: Backbone,
+    photos: Sequence[str],
+    plan: Plan,
+    batch_size: int,
+    out: Path | None,
+    as_json: bool,
+    command: str,
+    numbers: Callable[[Sequence[Finding], Sequence[Failure]], dict[str, Any]],
+) -> None:
+    """Find, print, write; end with 2 where nothing could be explained, with 1 where something could not."""
+    from conceptlens.data.folder import find_images
+    from conceptlens.reporting.outcome import check_out, progress, report_failures, summary, write
+    from conceptlens.reporting.terminal import print_finding
+    from conceptlens.run import Failure, Finding, find
+
+    start = time.perf_counter()
+    paths = find_images(*photos)
+    check_out(out)
+    found = list(progress(find(backbone, paths, plan, batch_size), len(paths), "photos"))
+    findings = [f for f in found if isinstance(f, Finding)]
+    failures = [f for f in found if isinstance(f, Failure)]
+    if as_json:
+        typer.echo(json.dumps(numbers(findings, failures), allow_nan=False))
+    else:
+        for finding in findings:
+            print_finding(finding)
+    report_failures(failures)
+    written = write(out, findings, failures, numbers, command) if findings else []
+    summary(findings, failures, written, time.perf_counter() - start)
+    if failures:
+        raise typer.Exit(1 if findings else 2)
+
+
+def _class(name: str | None) -> Any:
+    return int(name) if name is not None and name.strip().isdigit() else name
+
+
+def _regions(name: str) -> Any:
+    if name not in ("official", "competing"):
+        raise InputError(f"--regions {name} is given; expected official or competing")
+    return name

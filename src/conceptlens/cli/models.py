@@ -1,0 +1,95 @@
+"""The commands about models: `conceptlens models` lists them, `conceptlens calibrate` prepares one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from conceptlens.atomic import replacing
+from conceptlens.cli.options import (
+    BatchSize,
+    Device,
+    Fit,
+    Json,
+    Labels,
+    Model,
+    Photos,
+    Pretrained,
+    Weights,
+    answering,
+    load,
+)
+from conceptlens.zoo import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from conceptlens.run import Failure
+
+
+@answering
+def models(
+    search: Annotated[str, typer.Argument(help="Part of a model's name.")] = "",
+    layers: Annotated[
+        str | None, typer.Option("--layers", "--model", help="List the layers with a grid of this SOURCE:NAME.")
+    ] = None,
+    pretrained: Pretrained = False,
+    device: Device = "cpu",
+    batch_size: Annotated[int, typer.Option(min=1, help="Has no effect here; every command takes it.")] = 1,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A .json file for what --json prints.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List models by source, or the layers of one that have a grid."""
+    from conceptlens.zoo.listing import layered, named
+
+    lines, numbers = named(search) if layers is None else layered(layers, pretrained, device)
+    if out is not None:
+        with replacing(out) as temporary:
+            temporary.write_text(json.dumps(numbers, indent=1), "utf-8")
+    if not lines:
+        typer.echo(f"no model name contains '{search}'", err=True)
+    for line in [json.dumps(numbers)] if as_json else lines:
+        typer.echo(line)
+
+
+@answering
+def calibrate(
+    photos: Photos,
+    model: Model = DEFAULT_MODEL,
+    weights: Weights = None,
+    labels: Labels = None,
+    pretrained: Pretrained = True,
+    fit: Fit = None,
+    device: Device = "cpu",
+    batch_size: BatchSize = 32,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="A .safetensors file; by default the cache, where `explain` finds it."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Learn from everyday photos how high each concept usually scores, so that `explain` can say what is unusual."""
+    from conceptlens.concept.reference import fit_reference
+    from conceptlens.data.folder import find_images
+    from conceptlens.reporting.outcome import progress, report_failures
+    from conceptlens.run import observations
+    from conceptlens.text.cache import cache_folder
+
+    backbone = load(model, weights, labels, pretrained, None, fit, device)
+    paths = find_images(*photos)
+    failures: list[Failure] = []
+    stream = observations(backbone, paths, batch_size, failures)
+    found = fit_reference(backbone, progress(stream, -(-len(paths) // batch_size), "photos"))
+    file = found.save(out or cache_folder() / "reference" / f"{found.identity}.safetensors")
+    report_failures(failures)
+    if as_json:
+        numbers = {
+            "schema": "conceptlens.calibrate/1",
+            "photos": found.count,
+            "failures": len(failures),
+            "out": str(file),
+        }
+        typer.echo(json.dumps(numbers))
+    else:
+        typer.echo(f"{found.count} photos, {len(failures)} failed; reference: {file}")

@@ -1,0 +1,92 @@
+"""Looking at a photo again at other input sizes, as far as a model accepts them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from conceptlens.error import InputError
+from conceptlens.forward import Watch, forward
+from conceptlens.observe import Observation
+from conceptlens.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+STEP = 32  # input sizes are multiples of it
+
+
+def larger_sizes(seen: Observation, factors: Sequence[float]) -> list[tuple[int, int]]:
+    """Return the input sizes `(rows, columns)` that are the model's own times `factors` and that it accepts.
+
+    A model with a transform of its own, or one that reads a single size (a ViT with fixed position embeddings), is
+    left at its own size.
+    """
+    own = (seen.images.shape[2], seen.images.shape[3])
+    if not isinstance(seen.model.transform, Preprocess):
+        return [own]
+    wanted = [(_stepped(own[0] * factor), _stepped(own[1] * factor)) for factor in factors]
+    others = [size for size in wanted if size != own]
+    if not others or not _accepts(seen, others[-1]):
+        return [own]
+    return wanted
+
+
+def _stepped(side: float) -> int:
+    return max(STEP, round(side / STEP) * STEP)
+
+
+def cells_at(
+    seen: Observation, image: int, size: tuple[int, int], layers: Iterable[str], mirrored: bool
+) -> dict[str, list[Float[Tensor, "channel height width"]]]:
+    """Return the cells of `layers` for one photo shown at `size`, and for its mirror image turned back."""
+    shown = _shown(seen, image, size)
+    images = torch.cat([shown, shown.flip(3)]) if mirrored else shown
+    cells: dict[str, Tensor] = {}
+
+    def keeping(name: str) -> Watch:
+        def watch(raw: Tensor) -> None:
+            grid = seen.model.grid_of(raw.shape, (len(images), *size), name)
+            cells[name] = grid.read(raw.detach()).float()
+
+        return watch
+
+    with torch.no_grad():
+        forward(seen.model.module, images, {name: keeping(name) for name in layers})
+    return {name: [value[0], *(part.flip(2) for part in value[1:])] for name, value in cells.items()}
+
+
+def _shown(seen: Observation, image: int, size: tuple[int, int]) -> Float[Tensor, "1 colour rows columns"]:
+    """Return one photo as an input of `size`, cropped or squashed as the model does it."""
+    if size == tuple(seen.images.shape[2:]):
+        return seen.images[image : image + 1]
+    transform = seen.model.transform
+    photo = seen.photos[image]
+    if photo is None or not isinstance(transform, Preprocess):
+        raise InputError("a tensor was observed, which cannot be shown at another size; observe the photo itself")
+    return _resized(transform, size)(photo)[None].to(seen.images)
+
+
+def _resized(transform: Preprocess, size: tuple[int, int]) -> Preprocess:
+    factor = size[0] / transform.size[0]
+    resize = transform.resize
+    if isinstance(resize, tuple):
+        resize = (round(resize[0] * factor), round(resize[1] * factor))
+    elif resize is not None:
+        resize = round(resize * factor)
+    return dataclasses.replace(transform, size=size, resize=resize)
+
+
+def _accepts(seen: Observation, size: tuple[int, int]) -> bool:
+    """Whether the model runs on inputs of another size: tried on a blank one."""
+    blank = seen.images.new_zeros(1, seen.images.shape[1], *size)
+    try:
+        with torch.no_grad():
+            forward(seen.model.module, blank, {})
+    except (RuntimeError, ValueError, AssertionError):
+        return False
+    return True

@@ -1,0 +1,53 @@
+"""A planted network that understands the names of its colours, and scenes to ask it about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.transforms.functional import to_tensor
+
+import conceptlens as cl
+from conceptlens.data.drawn import Drawn
+from conceptlens.data.located import Located
+from planted import LABELS, ColourNet
+
+
+@dataclass(frozen=True)
+class Colours:
+    """Images are the network's pooled channels; a text points at the channels of the colours that it names."""
+
+    name: str = "colours"
+    scale: float = 1.0
+    normalised: bool = False
+
+    def encode_image(self, answer: object) -> Tensor:
+        return answer.embedding[:, : len(LABELS)]  # pyright: ignore[reportAttributeAccessIssue]
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        return torch.tensor([[float(label in text.split()) for label in LABELS] for text in texts])
+
+
+def planted_model() -> cl.Backbone:
+    """Return a model whose channel c is colour c, and which sees whole photos."""
+    return cl.Backbone(ColourNet(), "planted", ("features",), to_tensor, labels=LABELS, text=Colours())
+
+
+class OnlyColours:
+    """Drawn scenes whose kinds of shape are not asked about: no colour tells them."""
+
+    concepts = Drawn(1).concepts[: len(LABELS)]
+
+    def __init__(self, count: int, split: str = "val") -> None:
+        self.drawn = Drawn(count, split)
+        self.name = f"colours {split}"
+
+    def __len__(self) -> int:
+        return len(self.drawn)
+
+    def __iter__(self) -> Iterator[Located]:
+        for one in self.drawn:
+            count = one.groups.count("colour")
+            yield Located(one.name, one.photo, one.concepts[:count], one.groups[:count], one.masks[:count])

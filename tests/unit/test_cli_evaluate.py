@@ -1,0 +1,143 @@
+"""`conceptlens evaluate localization` as a person or a program meets it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from conceptlens.cli.evaluate import DEFAULT_METHODS, app
+from conceptlens.data.drawn import Drawn
+from conceptlens.evaluation.method import METHODS
+from conceptlens.evaluation.row import read_rows
+from conceptlens.metric import LOCATED
+
+FEW = ("--data", "drawn:4", "--methods", "ce_fam,grad_cam,random")
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["localization", *arguments])
+
+
+def test_json_has_the_documented_fields_and_nothing_else_on_stdout() -> None:
+    done = run(*FEW, "--json")
+    assert done.exit_code == 0, done.output
+    answer = json.loads(done.stdout)
+    assert answer["schema"] == "conceptlens.evaluate.localization/1"
+    assert (answer["data"], answer["model"], answer["photos"]) == ("drawn val", "timm:tf_efficientnet_lite0", 4)
+    assert answer["groups"] == ["macro", "colour", "kind", "all"]
+    assert [m["name"] for m in answer["metrics"]] == list(LOCATED)
+    names = [(m["name"], m["oracle"]) for m in answer["methods"]]
+    assert names == [("ce_fam", False), ("grad_cam", False), ("random", False), ("random (oracle)", True)]
+    first, grad_cam = answer["methods"][:2]
+    for part in ("scores", "control", "specific", "against"):
+        value = first[part]["macro"]["ranked_area_corrected"]
+        assert set(value) == {"mean", "low", "high", "count", "images"}
+    assert grad_cam["against"] == {}
+    assert answer["against"] == "grad_cam"
+    assert answer["settings"]["resolution"] == 112
+    assert answer["failures"] == []
+
+
+def test_files_hold_every_row_the_numbers_and_the_page(tmp_path: Path) -> None:
+    out = tmp_path / "results"
+    done = run(*FEW, "--limit", "3", "--resolution", "0", "--against", "random", "--out", str(out))
+    assert done.exit_code == 0, done.output
+    assert sorted(p.name for p in out.iterdir()) == [f"localization.{s}" for s in ("html", "json", "parquet")]
+    rows = read_rows(out / "localization.parquet")
+    numbers = json.loads((out / "localization.json").read_text())
+    assert len({row.photo for row in rows}) == numbers["photos"] == 3
+    assert len(rows) == 4 * numbers["pairs"]["all"]
+    assert numbers["against"] == "random"
+    assert "<script" not in (out / "localization.html").read_text()
+    assert "CE-FAM" in done.stdout
+    assert "(oracle)" in done.stdout
+    assert "3 photos" in done.stderr
+
+
+def test_the_same_seed_gives_the_same_numbers() -> None:
+    first, again = (json.loads(run(*FEW, "--limit", "2", "--json").stdout)["methods"] for _ in range(2))
+    assert first == again
+
+
+def test_neuron_labels_take_the_train_split_or_a_folder(tmp_path: Path) -> None:
+    for i, one in enumerate(Drawn(12, "train", 64)):
+        one.photo.save(tmp_path / f"{i}.png")
+    given = ("--data", "drawn:12", "--limit", "1", "--methods", "clip_dissect", "--json")
+    own = json.loads(run(*given).stdout)
+    assert own["settings"]["probe photos"] == "the set's own, of its train split"
+    other = run(*given, "--probe", str(tmp_path))
+    assert other.exit_code == 0, other.output
+    assert json.loads(other.stdout)["settings"]["probe photos"] == str(tmp_path)
+
+
+def masks(folder: Path, broken: bool) -> Path:
+    pixels = np.zeros((40, 40), np.uint8)
+    pixels[:20] = 1
+    for part, name in (("images", "a"), ("images", "b"), ("masks", "a"), ("masks", "b")):
+        place = folder / part / f"{name}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels if part == "masks" else np.stack([pixels * 9] * 3, -1)).save(place)
+    (folder / "labels.txt").write_text("sky\ngrass\n")
+    if broken:
+        (folder / "images" / "b.png").write_bytes((folder / "images" / "a.png").read_bytes()[:60])
+    return folder
+
+
+def test_a_photo_that_fails_is_reported_and_ends_with_code_1(tmp_path: Path) -> None:
+    done = run("--data", f"masks:{masks(tmp_path / 'set', True)}", "--methods", "centre", "--json")
+    assert done.exit_code == 1, done.output
+    answer = json.loads(done.stdout)
+    assert answer["photos"] == 1
+    assert answer["against"] is None
+    (failure,) = answer["failures"]
+    assert "b.png" in failure["error"]
+    assert "b.png" in done.stderr
+
+
+REFUSED = {
+    "unknown set": (["--data", "cocoo"], "coco_panoptic"),
+    "no folder": (["--data", "voc:nowhere"], "nowhere"),
+    "unknown split": (["--data", "drawn:3", "--split", "test"], "val"),
+    "unknown method": ([*FEW[:2], "--methods", "ce_fan"], "ce_fam"),
+    "against nobody": ([*FEW, "--against", "www"], "--methods"),
+    "unknown model": ([*FEW, "--model", "timm:resnet5"], "resnet50"),
+    "no branch": ([*FEW, "--branch", "no-branch"], "no-branch"),
+    "odd share": ([*FEW, "--least-share", "1.5"], "below 1"),
+    "odd resolution": ([*FEW, "--resolution", "-3"], "2 pixels"),
+    "out is a file": ([*FEW, "--out", "page.html"], "give a folder"),
+    "no probe": (["--data", "masks:SET", "--methods", "www"], "--probe"),
+    "few photos": (["--data", "drawn:2", "--methods", "www"], "at least 10"),
+    "empty probe": (["--data", "drawn:2", "--methods", "www", "--probe", "nowhere"], "nowhere"),
+    "odd device": ([*FEW, "--device", "gpu"], "gpu"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_ends_in_one_sentence_and_code_2(case: str, tmp_path: Path) -> None:
+    given, part = REFUSED[case]
+    folder = str(masks(tmp_path / "set", False))
+    done = run(*[word.replace("SET", folder) for word in given])
+    assert done.exit_code == 2, done.output
+    lines = [line for line in done.stderr.strip().splitlines() if line.startswith("conceptlens: ")]
+    assert len(lines) == 1
+    assert part in lines[0]
+    assert done.stdout == ""
+
+
+def test_the_tables_of_command_and_page_are_those_of_the_code() -> None:
+    assert DEFAULT_METHODS.split(",") == list(METHODS)
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "evaluate.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \|", page, re.M) == list(METHODS)
+
+
+def test_help_loads_no_torch() -> None:
+    code = "import sys, conceptlens.cli.evaluate; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,317 @@
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import conceptlens as cl
+from conceptlens.concept.branch import Branch
+from conceptlens.concept.translator import Teacher, Translator
+from conceptlens.data.located import Located
+from conceptlens.evaluation.case import choose_cases, show_cases
+from conceptlens.evaluation.localization import check_settings, evaluate, truth_of
+from conceptlens.evaluation.method import METHODS, Setting, build_methods, method_names
+from conceptlens.evaluation.row import ORACLE, Row, read_rows, row_schema, write_rows
+from conceptlens.evaluation.summary import summarise, summary_numbers
+from conceptlens.metric import LOCATED, difference, interval, locate, macro
+from conceptlens.record import Explanation, Picture, Source
+from conceptlens.run import Failure
+from conceptlens.text.cache import identity
+from conceptlens.text.vocabulary import ConceptName
+from planted_words import OnlyColours, planted_model
+
+LEAD = "ranked_area_corrected"
+MODEL = planted_model()
+DATA = OnlyColours(24)
+SETTING = Setting(MODEL, DATA.concepts, probe=[one.photo for one in OnlyColours(60, "train")])
+KNOWN = [name for name in METHODS if name != "competing"]  # it competes with the package's words, which are not planted
+BUILT = build_methods(KNOWN, SETTING)
+
+
+def rows_of(*found: tuple[Row, ...] | Failure) -> list[Row]:
+    return [row for part in found if isinstance(part, tuple) for row in part]
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Row]:
+    return rows_of(*evaluate(DATA, BUILT))
+
+
+def test_what_was_planted_wins_and_a_wrong_name_falls_to_chance(rows: list[Row]) -> None:
+    found = summarise(rows)
+    means = {line.method: line.scores["all"][LEAD].mean for line in found.lines}
+    wrong = {line.method: line.control["all"][LEAD].mean for line in found.lines}
+    for name in ("ce_fam", "per_cell", "clip_dissect", "www"):
+        assert means[name] > 0.8, name
+        assert wrong[name] < 0.1, name
+        assert means[name] > means["grad_cam"] + 0.2
+    assert abs(means["random"]) < 0.1
+    assert abs(means["centre"]) < 0.3
+    assert means["centre"] == pytest.approx(wrong["centre"])
+    assert means["grad_cam"] == pytest.approx(wrong["grad_cam"])
+    assert found.best("all", LEAD) in ("ce_fam", "per_cell", "clip_dissect", "www")
+
+
+def test_choosing_with_the_mask_is_an_oracle_and_lifts_even_random_maps(rows: list[Row]) -> None:
+    means = {line.method: line.scores["all"]["ranked_area"].mean for line in summarise(rows).lines}
+    assert {name for name in means if name.endswith(ORACLE)} == {
+        f"{n}{ORACLE}" for n in ("clip_dissect", "www", "random")
+    }
+    assert means["random" + ORACLE] > means["random"] + 0.05
+    by_pair = {(r.photo, r.concept, r.method): r.scores["ranked_area"] for r in rows}
+    for (photo, concept, method), value in by_pair.items():
+        if method.endswith(ORACLE):
+            assert value is not None
+            assert value >= (by_pair[photo, concept, method.removesuffix(ORACLE)] or 0) - 1e-9
+
+
+def test_wrong_names_are_absent_from_the_photo_and_the_same_for_all_methods(rows: list[Row]) -> None:
+    shown = {one.name: {c.label for c in one.concepts} for one in DATA}
+    drawn: dict[tuple[str, str], set[str | None]] = {}
+    for row in rows:
+        assert row.wrong not in shown[row.photo]
+        drawn.setdefault((row.photo, row.concept), set()).add(row.wrong)
+    assert all(len(names) == 1 for names in drawn.values())
+    assert len({name for names in drawn.values() for name in names}) > 3
+    other = rows_of(*evaluate(DATA, {"centre": BUILT["centre"]}, seed=1))
+    assert [r.wrong for r in other] != [r.wrong for r in rows if r.method == "centre"]
+
+
+def branch(*layers: str) -> Translator:
+    """A branch that reads the planted colours off the first of its layers' pooled channels, the deepest."""
+    network = Branch(layers, (7,) * len(layers), 6, ())
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        network.network[0].weight[:, :6] = torch.eye(6)
+    model = planted_model()
+    return Translator(network, Teacher.of(model), "planted", identity(model.module), vlm=model)
+
+
+@pytest.mark.parametrize("layers", [("features",), ("mix", "features")])
+def test_a_branch_is_read_and_its_layers_are_candidates(layers: tuple[str, ...]) -> None:
+    setting = dataclasses.replace(SETTING, translator=branch(*layers))
+    built = build_methods(["ce_fam", "per_cell", "random"], setting)
+    found = summarise(rows_of(*evaluate(DATA, built, most=8)), against="random")
+    assert found.line("ce_fam").scores["all"][LEAD].mean > 0.8
+    assert found.line("per_cell").scores["all"][LEAD].mean > 0.8
+    names = [line.method for line in found.lines]
+    assert ("ce_fam" + ORACLE in names) == (len(layers) > 1)
+    seen = next(iter(DATA)).photo
+    together = built["ce_fam"](seen, DATA.concepts)
+    assert torch.allclose(built["ce_fam"](seen, DATA.concepts[2:3]).maps[0, 0], together.maps[0, 2], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_map_does_not_depend_on_what_else_is_asked(name: str) -> None:
+    one = next(iter(DATA))
+    together = BUILT[name](one.photo, DATA.concepts)
+    assert together.maps.shape[:2] == (1, len(DATA.concepts))
+    assert together.labels == (tuple(c.label for c in DATA.concepts),)
+    for i in (0, 3):
+        alone = BUILT[name](one.photo, DATA.concepts[i : i + 1])
+        assert torch.allclose(alone.maps[0, 0], together.maps[0, i], atol=1e-6)
+
+
+def test_random_maps_depend_on_photo_concept_and_seed_alone() -> None:
+    photos = [one.photo for one in DATA][:2]
+    asked = DATA.concepts[:2]
+    first, again = (BUILT["random"](photos[0], asked).maps for _ in range(2))
+    assert torch.equal(first, again)
+    assert not torch.allclose(first[0, 0], first[0, 1])
+    assert not torch.allclose(first, BUILT["random"](photos[1], asked).maps)
+    other = build_methods(["random"], dataclasses.replace(SETTING, seed=1))["random"]
+    assert not torch.allclose(first, other(photos[0], asked).maps)
+
+
+def flat(photo: Image.Image, concepts: Sequence[ConceptName], box: tuple = (0.0, 0.0, 1.0, 1.0)) -> Explanation:
+    maps = torch.linspace(0, 1, 16).reshape(1, 1, 4, 4).expand(1, len(concepts), 4, 4)
+    source = Source("m", "l", "flat", (Picture("p", "", *photo.size, box),))
+    return Explanation(maps, None, torch.zeros(1, len(concepts)), (tuple(c.label for c in concepts),), source)
+
+
+class TwoPhotos:
+    """A wide photo, half sky, a strip ignored, a speck of bird; and a second one."""
+
+    name = "two"
+    concepts = (ConceptName("sky"), ConceptName("bird"), ConceptName("car"))
+
+    def __len__(self) -> int:
+        return 2
+
+    def __iter__(self) -> Iterator[Located]:
+        masks = np.zeros((2, 40, 80), bool)
+        masks[0, :20] = True
+        masks[1, 39, :8] = True
+        ignored = np.zeros((40, 80), bool)
+        ignored[:, 60:] = True
+        for name in ("a", "b"):
+            yield Located(name, Image.new("RGB", (80, 40)), self.concepts[:2], ("stuff", "thing"), masks, ignored)
+
+
+def test_masks_are_those_of_the_part_that_the_model_saw() -> None:
+    one = next(iter(TwoPhotos())).at_least(0.01)
+    whole = truth_of(one, flat(one.photo, one.concepts), 20)
+    assert whole.masks.shape == (1, 20, 20)
+    assert whole.ignored is not None
+    assert whole.ignored[:, 15:].all()
+    assert not whole.ignored[:, :15].any()
+    assert whole.shares() == [0.5]
+    upper = truth_of(one, flat(one.photo, one.concepts, (0.0, 0.0, 0.5, 0.75)), None)
+    assert upper.masks.shape == (1, 30, 40)
+    assert upper.ignored is None
+    assert upper.shares() == [pytest.approx(2 / 3)]
+    beyond = truth_of(one, flat(one.photo, one.concepts, (0.0, -0.5, 1.0, 1.0)), 60)
+    assert beyond.ignored is not None
+    assert beyond.ignored[:20].all()
+
+
+def test_rows_hold_the_metrics_and_small_concepts_are_left_out() -> None:
+    data = TwoPhotos()
+    found = rows_of(*evaluate(data, {"flat": flat}, resolution=20))
+    assert [(r.photo, r.concept, r.group, r.wrong) for r in found] == [
+        ("a", "sky", "stuff", "car"),  # the bird is small, but it is there
+        ("b", "sky", "stuff", "car"),
+    ]
+    one = next(iter(data)).at_least(0.01)
+    truth = truth_of(one, flat(one.photo, one.concepts), 20)
+    assert truth.ignored is not None
+    by_hand = locate(flat(one.photo, one.concepts).maps, truth.masks[None], truth.ignored[None])
+    assert found[0].scores == {name: score.of(0, 0) for name, score in by_hand.items()}
+    both = rows_of(*evaluate(data, {"flat": flat}, least_share=0, resolution=None, wrong=False))
+    assert [r.concept for r in both] == ["sky", "bird"] * 2
+    assert both[0].control == {}
+    assert len(rows_of(*evaluate(data, {"flat": flat}, most=1))) == 1
+
+
+def test_a_photo_that_fails_is_reported_and_the_rest_goes_on() -> None:
+    turn = iter(range(99))
+
+    def sometimes(photo: Image.Image, concepts: Sequence[ConceptName]) -> Explanation:
+        if next(turn) == 0:
+            raise RuntimeError("out of\nmemory")
+        return flat(photo, concepts)
+
+    first, second = evaluate(TwoPhotos(), {"flat": flat, "sometimes": sometimes})
+    assert first == Failure("a", "a: out of memory")
+    assert {r.method for r in rows_of(second)} == {"flat", "sometimes"}
+
+
+def test_a_set_that_breaks_ends_with_a_failure_and_keeps_what_was_found() -> None:
+    class Broken(TwoPhotos):
+        def __len__(self) -> int:
+            return 5
+
+        def __iter__(self) -> Iterator[Located]:
+            yield next(super().__iter__())
+            raise cl.InputError("photo c is broken")
+
+    first, second = evaluate(Broken(), {"flat": flat})
+    assert isinstance(first, tuple)
+    assert isinstance(second, Failure)
+    assert "photo c is broken; the 3 photos after it were not read" in second.reason
+
+
+def test_rows_come_back_from_parquet(rows: list[Row], tmp_path: Path) -> None:
+    file = write_rows(rows, tmp_path / "rows.parquet")
+    assert read_rows(file) == tuple(rows)
+    assert row_schema().names[:5] == ["photo", "concept", "type", "group", "method"]
+    assert {f"wrong_{name}" for name in LOCATED} < set(row_schema().names)
+    assert list(tmp_path.iterdir()) == [file]
+    (tmp_path / "other.parquet").write_text("no table")
+    with pytest.raises(cl.InputError, match="cannot read rows"):
+        read_rows(tmp_path / "other.parquet")
+
+
+def a_row(photo: str, group: str, method: str, value: float, wrong: float = 0.0) -> Row:
+    names = dict.fromkeys(LOCATED, value)
+    return Row(
+        photo, f"thing of {photo}", "object", group, method, 0.25, True, names, "x", dict.fromkeys(LOCATED, wrong)
+    )
+
+
+def test_the_summary_is_made_of_the_metrics_own_intervals() -> None:
+    draw = np.random.default_rng(0)
+    values = {m: draw.random(12) for m in ("one", "two")}
+    photos = [f"p{i // 2}" for i in range(12)]
+    groups = ["thing" if i % 3 else "stuff" for i in range(12)]
+    made = [
+        dataclasses.replace(a_row(photos[i], groups[i], m, float(values[m][i]), 0.1), concept=str(i))
+        for i in range(12)
+        for m in values
+    ]
+    found = summarise(made, against="one", draws=200)
+    assert found.groups == ("macro", "stuff", "thing", "all")
+    assert (found.photos, found.pairs["all"], found.pairs["stuff"]) == (6, 12, 4)
+    two = found.line("two")
+    assert two.scores["all"][LEAD] == interval(values["two"], photos, 200)
+    assert two.scores["macro"][LEAD] == macro(values["two"], groups, photos, 200)
+    assert two.against["all"][LEAD] == difference(values["two"], values["one"], photos, 200)
+    assert two.specific["all"][LEAD].mean == pytest.approx(values["two"].mean() - 0.1)
+    assert found.line("one").against == {}
+    best = max(values, key=lambda m: values[m].mean())
+    assert found.best("all", LEAD) == best
+    numbers = summary_numbers(found)
+    assert numbers["methods"][1]["scores"]["all"][LEAD]["mean"] == pytest.approx(values["two"].mean())
+    assert [m["name"] for m in numbers["metrics"]] == list(LOCATED)
+
+
+def test_methods_are_compared_on_the_same_pairs_only() -> None:
+    uneven = [a_row("a", "thing", "one", 0.5), a_row("a", "thing", "two", 0.5), a_row("b", "thing", "one", 0.5)]
+    with pytest.raises(cl.InputError, match="on the same pairs"):
+        summarise(uneven, against=None)
+    with pytest.raises(cl.InputError, match="methods: one"):
+        summarise(uneven[:1], against="grad_cam")
+    with pytest.raises(cl.InputError, match="no row has a score"):
+        summarise([], against=None)
+
+
+def test_cases_are_the_best_the_usual_and_the_worst(rows: list[Row]) -> None:
+    ranks = [dataclasses.replace(a_row(f"p{i:02}", "thing", "one", i / 30)) for i in range(30)]
+    cases = choose_cases(ranks, "one")
+    assert [(c.kind, c.rows[0].photo) for c in cases] == [
+        *(("best", f"p{i}") for i in (29, 28, 27)),
+        *(("median", f"p{i}") for i in (15, 14, 16)),
+        *(("worst", f"p0{i}") for i in (0, 1, 2)),
+    ]
+    chosen = choose_cases(rows, "per_cell", each=1)
+    shown = list(show_cases(DATA, BUILT, chosen))
+    assert {s.case.kind for s in shown} == {"best", "median", "worst"}
+    for one in shown:
+        assert set(one.maps) == set(KNOWN)
+        assert one.signed["per_cell"]
+        assert not one.signed["ce_fam"]
+        share = one.mask.mean()
+        assert share == pytest.approx(one.case.rows[0].share, abs=0.02)
+    with pytest.raises(cl.InputError, match="no row of 'nobody'"):
+        choose_cases(rows, "nobody")
+
+
+REFUSED = {
+    "unknown method": (lambda: method_names(["ce_fan"]), "ce_fam"),
+    "no method": (lambda: method_names(["", " "]), "no method is named"),
+    "no method given": (lambda: list(evaluate(DATA, {})), "no method was given"),
+    "share": (lambda: check_settings(1.0, 112, None), "from 0 to below 1"),
+    "resolution": (lambda: check_settings(0.01, 1, None), "at least 2 pixels"),
+    "most": (lambda: check_settings(0.01, None, 0), "at least 1"),
+    "no probe": (lambda: build_methods(["www"], Setting(MODEL, DATA.concepts)), "at least 10"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refusals_say_what_to_do(case: str) -> None:
+    given, part = REFUSED[case]
+    with pytest.raises(cl.InputError, match=re.escape(part)):
+        given()
+
+
+def test_a_method_must_answer_every_question() -> None:
+    (first, _) = evaluate(TwoPhotos(), {"one map": lambda photo, concepts: flat(photo, concepts[:1])})
+    assert isinstance(first, Failure)
+    assert "expected 1 image and 2 questions" in first.reason

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+import conceptlens as cl
+from conceptlens.concept.neuron import fit_clip_dissect, fit_www, neuron_region, probe_neurons
+from conceptlens.concept.neuron_labels import NeuronLabels
+from conceptlens.data.drawn import Drawn
+from conceptlens.text.vocabulary import ConceptName
+from planted import LABELS
+from planted_words import planted_model
+
+COLOURS = [ConceptName(label, "colour") for label in LABELS]
+MODEL = planted_model()
+SCENES = [one.photo for one in Drawn(60, "train")]
+PROBED = probe_neurons(MODEL, SCENES)
+FITS = {"clip_dissect": fit_clip_dissect, "www": fit_www}
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_every_colour_finds_its_own_neuron(name: str) -> None:
+    labels = FITS[name](PROBED, COLOURS)
+    best, _ = labels.best(COLOURS)
+    assert best[:, 0].tolist() == list(range(len(LABELS)))
+    assert [labels.names(k)[0].label for k in range(len(LABELS))] == list(LABELS)
+    assert labels.matched(COLOURS) == (True,) * len(LABELS)
+    assert (labels.method, labels.layer, labels.language, labels.photos) == (name, "features", "colours", 60)
+
+
+def test_the_region_is_the_neurons_own_map_and_keeps_the_equation() -> None:
+    labels = fit_clip_dissect(PROBED, COLOURS)
+    seen = MODEL.observe(SCENES[:2])
+    explained = neuron_region(seen, labels, COLOURS, count=3)
+    assert explained.maps.shape == (2, 6, 14, 14)
+    assert torch.equal(explained.maps[:, 2], seen.feature()[:, 2].relu())
+    assert explained.weights is not None
+    again = torch.einsum("nqk,nkhw->nqhw", explained.weights[..., 0, 0], seen.feature()).relu()
+    assert torch.equal(explained.maps, again)
+    assert len(explained.parts) == 3
+    assert torch.equal(explained.parts[0].maps, explained.maps)
+    assert explained.parts[1].source.settings["neurons"] != explained.source.settings["neurons"]
+    assert neuron_region(seen, labels, COLOURS).parts == ()
+
+
+def test_photos_stream_and_batches_do_not_matter() -> None:
+    again = probe_neurons(MODEL, (photo for photo in SCENES), batch_size=7)
+    assert torch.allclose(again.activations, PROBED.activations)
+    assert torch.allclose(again.vectors, PROBED.vectors)
+
+
+def test_another_backbones_pair_can_judge() -> None:
+    judge = dataclasses.replace(planted_model(), name="judge")
+    given = probe_neurons(MODEL, SCENES, by=judge)
+    assert torch.allclose(given.vectors, PROBED.vectors)
+    assert given.model is MODEL
+
+
+def test_at_most_a_fifth_of_the_photos_are_a_neurons_own() -> None:
+    assert fit_clip_dissect(PROBED, COLOURS).settings["top"] == 12
+    assert fit_www(PROBED, COLOURS).settings["examples"] == 12
+    assert fit_www(PROBED, COLOURS, examples=4).settings["examples"] == 4
+
+
+def test_labels_come_back_from_their_file(tmp_path: Path) -> None:
+    labels = fit_www(PROBED, COLOURS)
+    again = NeuronLabels.load(labels.save(tmp_path / "neurons.safetensors"))
+    assert torch.equal(again.similarity, labels.similarity)
+    for field in dataclasses.fields(labels):
+        if field.name != "similarity":
+            assert getattr(again, field.name) == getattr(labels, field.name)
+    again.check(MODEL)
+    other = planted_model()
+    with torch.no_grad():
+        other.module.head.weight[0, 0] += 1
+    with pytest.raises(cl.InputError, match="fit them for this model"):
+        again.check(other)
+
+
+def test_a_neuron_without_a_positive_fit_bears_no_www_label() -> None:
+    labels = NeuronLabels(-torch.ones(2, 3), tuple(COLOURS[:2]), "www", "m", "i", "l", "v", 10, keep=0.95)
+    assert labels.names(0) == ()
+    assert labels.matched(COLOURS[:2]) == (False, False)
+
+
+REFUSED = {
+    "few photos": (lambda: probe_neurons(MODEL, SCENES[:9]), "at least 10"),
+    "no examples": (lambda: fit_www(PROBED, COLOURS, examples=0), "at least 1"),
+    "unknown concept": (
+        lambda: fit_www(PROBED, COLOURS).best([ConceptName("redd", "colour")]),
+        "no neuron was asked about 'redd'",
+    ),
+    "many neurons": (lambda: fit_www(PROBED, COLOURS).best(COLOURS, 8), "give 1 to 7"),
+    "no file": (lambda: NeuronLabels.load("no.safetensors"), "no.safetensors"),
+    "another layer": (
+        lambda: neuron_region(
+            MODEL.observe(SCENES[0], "pool"), dataclasses.replace(fit_www(PROBED, COLOURS), layer="pool"), COLOURS
+        ),
+        "fit them for this model",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refusals_say_what_to_do(case: str) -> None:
+    given, part = REFUSED[case]
+    with pytest.raises(cl.InputError, match=part):
+        given()
