@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from conceptlens.concept.explain import explain as explain
     from conceptlens.concept.translator import Translator as Translator
     from conceptlens.contrast import Contrast as Contrast
-    from conceptlens.error import InputError as InputError
     from conceptlens.data.sets import open_set as open_set
+    from conceptlens.error import InputError as InputError
     from conceptlens.finer import sweep as sweep
     from conceptlens.fit.ce_fam import fit_ce_fam as fit_ce_fam
     from conceptlens.observe import Observation as Observation

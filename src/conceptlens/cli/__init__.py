@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from conceptlens.cli.evaluate import app as evaluate
 from conceptlens.cli.explain import contrast, explain
 from conceptlens.cli.fit import app as fit
 from conceptlens.cli.models import calibrate, models
@@ -15,6 +16,7 @@ app = typer.Typer(
 for command in (explain, contrast, models, calibrate):
     app.command()(command)
 app.add_typer(fit, name="fit")
+app.add_typer(evaluate, name="evaluate")
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ from conceptlens.cli.options import (
     load,
     named_concepts,
 )
+from conceptlens.error import InputError
 from conceptlens.zoo import DEFAULT_MODEL
 
 if TYPE_CHECKING:
