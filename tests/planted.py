@@ -1,6 +1,6 @@
 """Networks whose evidence is planted: weights set by hand, so the truth of every explanation is known.
 
-Both take `image 3 height width` with pixels in 0..1 (no other preprocessing; sides divisible by 16) and give
+All take `image 3 height width` with pixels in 0..1 (no other preprocessing; sides divisible by 16) and give
 one logit per colour of `SCENE_COLOURS`. The evidence for a colour is exactly the pixels of that colour.
 """
 
@@ -84,6 +84,39 @@ class ColourNet(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         cover = self.pool(self.detect(image)).relu()
         return self.head(self.features(self.mix(cover)).mean((2, 3)))
+
+
+class Repeat(nn.Module):
+    """Every channel `times` times, one after the other."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+
+    def forward(self, cells: Tensor) -> Tensor:
+        return cells.repeat_interleave(self.times, dim=1)
+
+
+class ManyNet(nn.Module):
+    """A CNN with twenty channels for each colour, so that the first twenty channels of a colour are all its own.
+
+    `detect` has a cell for every pixel, `features` one for every patch; the head reads the mean of `features`.
+    """
+
+    def __init__(self, copies: int = 20) -> None:
+        super().__init__()
+        channels = copies * len(LABELS)
+        self.detect = nn.Sequential(pixel_detector(), Repeat(copies))
+        self.pool = patch_pool(channels)
+        self.features = nn.ReLU()
+        self.head = nn.Linear(channels, len(LABELS))
+        with torch.no_grad():
+            self.head.weight.copy_(GAIN / copies * torch.eye(len(LABELS)).repeat_interleave(copies, dim=1))
+            self.head.bias.zero_()
+        self.eval()
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(self.features(self.pool(self.detect(image))).mean((2, 3)))
 
 
 class Gather(nn.Module):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.func import jvp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from conceptlens.forward import Watch, forward, frozen, full_precision
 from conceptlens.observe import Observation
@@ -35,7 +37,7 @@ def response(
 
     def rest(raw: Tensor) -> Tensor:
         cells = {layer: grid.read(raw)}
-        watches: dict[str, Watch] = {layer: lambda _: raw}
+        watches: dict[str, Watch] = {layer: lambda _: raw.clone()}  # what follows may work in place
         watches.update({name: _keeping(cells, name, seen) for name in after})
         forward(seen.model.module, seen.images, watches)
         return read(cells)
@@ -45,13 +47,17 @@ def response(
         return jvp(rest, (raw,), (grid.write(torch.zeros_like(raw), shift),))[1]
 
     at_once = max(1, TANGENT_BYTES // max(1, raw.numel() * raw.element_size()))
-    with frozen(seen.model.module), full_precision(raw):
+    with frozen(seen.model.module), full_precision(raw), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+        # Of torch itself: how it makes some forward-mode formulas, and operations that it repeats instead of batching.
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
+        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
         chunks = [vmap(product)(chunk) for chunk in channels.split(at_once)]
     return torch.cat(chunks).transpose(0, 1).detach()
 
 
 def _keeping(cells: dict[str, Tensor], name: str, seen: Observation) -> Watch:
-    def watch(tensor: Tensor) -> None:
+    def watch(tensor: Tensor) -> Tensor:
         cells[name] = seen.tap(name).grid.read(tensor)
+        return tensor.clone()
 
     return watch

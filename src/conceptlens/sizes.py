@@ -11,13 +11,14 @@ from torch import Tensor
 
 from conceptlens.error import InputError
 from conceptlens.forward import Watch, forward
+from conceptlens.layout import Grid
 from conceptlens.observe import Observation
 from conceptlens.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-STEP = 32  # input sizes are multiples of it
+STEP = 32  # input sizes other than the model's own are multiples of it
 
 
 def larger_sizes(seen: Observation, factors: Sequence[float]) -> list[tuple[int, int]]:
@@ -29,7 +30,7 @@ def larger_sizes(seen: Observation, factors: Sequence[float]) -> list[tuple[int,
     own = (seen.images.shape[2], seen.images.shape[3])
     if not isinstance(seen.model.transform, Preprocess):
         return [own]
-    wanted = [(_stepped(own[0] * factor), _stepped(own[1] * factor)) for factor in factors]
+    wanted = [own if f == 1 else (_stepped(own[0] * f), _stepped(own[1] * f)) for f in factors]
     others = [size for size in wanted if size != own]
     if not others or not _accepts(seen, others[-1]):
         return [own]
@@ -50,14 +51,26 @@ def cells_at(
 
     def keeping(name: str) -> Watch:
         def watch(raw: Tensor) -> None:
-            grid = seen.model.grid_of(raw.shape, (len(images), *size), name)
-            cells[name] = grid.read(raw.detach()).float()
+            grid = _grid_at(seen, name, raw.shape, len(images), size)
+            cells[name] = grid.read(raw.detach()).to(torch.float32, copy=True)  # what follows may work in place
 
         return watch
 
     with torch.no_grad():
         forward(seen.model.module, images, {name: keeping(name) for name in layers})
     return {name: [value[0], *(part.flip(2) for part in value[1:])] for name, value in cells.items()}
+
+
+def _grid_at(seen: Observation, layer: str, shape: torch.Size, images: int, size: tuple[int, int]) -> Grid:
+    """Return how to read `layer` at another size: four axes keep the order that they have at the model's own size."""
+    known = {part.name: part.grid for part in seen.model.anatomy.layers}
+    known.update({name: tap.grid for name, tap in seen.taps.items()})
+    order = known[layer].order if layer in known else None
+    if order == "image channel height width":
+        return Grid(order, shape[2], shape[3], shape[1])
+    if order == "image height width channel":
+        return Grid(order, shape[1], shape[2], shape[3])
+    return seen.model.grid_of(shape, (images, *size), layer)
 
 
 def _shown(seen: Observation, image: int, size: tuple[int, int]) -> Float[Tensor, "1 colour rows columns"]:

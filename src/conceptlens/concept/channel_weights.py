@@ -35,15 +35,22 @@ def channel_weights(
     - *reverse*: at earlier layers, one vector-Jacobian product a question, which serves them all;
     - *forward*: `beta` is linear in `dS/dz`, so one forward-mode product a channel serves any number of questions.
 
-    `cheapest` takes the mode with fewer products to do, each weighed by the share of layers that it passes.
+    `cheapest` takes the mode with fewer products to do, each weighed by the share of layers that it passes, and the
+    reverse mode where torch has no forward mode for an operation of the model.
     """
-    point = pooled(seen, translator.layers)
+    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has turned off
+        point = pooled(seen, translator.layers)
     back = _through_branch(translator, point.detach(), cotangents)
     last = translator.layers[-1]
     earlier = [name for name in layers if name != last]
     found: dict[str, Tensor] = {}
-    if earlier and (way == "forward" or (way == "cheapest" and _forward_is_cheaper(seen, earlier, back.shape[1]))):
+    if earlier and way == "forward":
         found = _forward(seen, translator, back, earlier)
+    elif earlier and way == "cheapest" and _forward_is_cheaper(seen, earlier, back.shape[1]):
+        try:
+            found = _forward(seen, translator, back, earlier)
+        except RuntimeError:  # an operation that torch has no forward mode for
+            found = seen.pull_means(point, back, earlier)
     elif earlier:
         found = seen.pull_means(point, back, earlier)
     if last in layers:

@@ -72,7 +72,7 @@ def compete(
     asked = parse_concepts(concepts)
     rivals = vocabulary()
     evidence = gather_evidence(seen, pair, [*asked, *(word for word in rivals if word not in asked)])
-    weights = _last_weights(seen, evidence, name)
+    weights = _last_weights(seen, evidence, name).float()
     known = set(rivals)
     own = torch.tensor([word in known for word in evidence.concepts], device=weights.device)
     maps, sizes = [], []

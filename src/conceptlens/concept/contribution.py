@@ -78,7 +78,7 @@ def _curve_by_rerun(
 ) -> Float[Tensor, "image question step"]:
     """Silence cells and run the rest of the model, a variant per question and step."""
     feature = seen.feature(layer)
-    own_mean = feature.mean((2, 3), keepdim=True).expand_as(feature)
+    silence = feature.mean((1, 2, 3) if _all_cells_alike(seen, layer) else (2, 3), keepdim=True).expand_as(feature)
     curves = []
     for i in range(len(feature)):
         questions = range(order.shape[1]) if asked is None else asked[i].nonzero()[:, 0].tolist()
@@ -90,7 +90,7 @@ def _curve_by_rerun(
             variants = feature[i].repeat(len(chunk), 1, 1, 1)
             for row, (q, j) in enumerate(chunk):
                 silenced = order[i, q, :j]
-                variants[row, silenced] = own_mean[i, silenced]
+                variants[row, silenced] = silence[i, silenced]
             logits.append(seen.rerun(variants, i, layer).logits.detach())
         if steps:
             other = None if against is None else against[i]
@@ -98,6 +98,19 @@ def _curve_by_rerun(
             curve[list(questions)] = values.reshape(-1, order.shape[2])
         curves.append(curve)
     return torch.stack(curves)
+
+
+def _all_cells_alike(seen: Observation, layer: str | None) -> bool:
+    """Whether the logits have the same gradient at every cell: they read the cells through their mean alone.
+
+    So it is before a pooling whose result is normalised or bent before the classifier (ConvNeXt, a ViT that averages).
+    """
+    if not seen.logits.requires_grad:
+        return False
+    direction = torch.randn(seen.logits.shape[1], generator=torch.Generator().manual_seed(0)).to(seen.logits)
+    gradient = seen.pull(seen.logits, direction.expand(len(seen.logits), 1, -1), layer)
+    spread = (gradient - gradient.mean((-2, -1), keepdim=True)).abs().max()
+    return bool(spread <= 1e-5 * gradient.abs().max())
 
 
 def _probability(logits: Tensor, target: Tensor, against: Tensor | None) -> Tensor:

@@ -83,7 +83,8 @@ class Evidence:
 
 def gather_evidence(answer: Answer, language: VisionLanguage, concepts: Sequence[ConceptName]) -> Evidence:
     """Score every concept on every image of an answer."""
-    root = language.encode_image(answer)
+    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has turned off
+        root = language.encode_image(answer)
     texts = gather_texts(language, concepts).to(root.device)
     scores = similarity(root.detach().float(), texts, language)
     return Evidence(root, texts, scores, tuple(concepts), language)

@@ -1,0 +1,191 @@
+"""CE-FAM's regions of many concepts: ConceptLens beside the published way, one forward and backward a concept.
+
+`python benchmarks/ce_fam.py [--json] [--quick]`. Time is processor time of one thread; see README.md in this folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import conceptlens as cl
+from cam import processor
+from conceptlens.activation_map import project
+from conceptlens.concept.branch import Branch, branch_layers, layer_widths
+from conceptlens.concept.channel_weights import channel_weights
+from conceptlens.concept.translator import Teacher, Translator
+from conceptlens.text.cache import identity
+from measure import growth, median_seconds, seconds
+
+# Width of the image vectors of CLIP ViT-B/16, the paper's teacher.
+DIMENSION = 512
+COUNTS = (50, 500)
+PACKAGES = ("conceptlens", "torch", "timm")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network, the layers its branch reads (by rule where none are named) and the branch's hidden sizes."""
+
+    name: str
+    model: str
+    layers: tuple[str, ...] = ()
+    hidden: tuple[int, ...] | None = None
+
+
+CASES = (
+    Case("EfficientNet-Lite0, four layers", "timm:tf_efficientnet_lite0"),
+    Case("EfficientNet-Lite0, last layer, linear branch", "timm:tf_efficientnet_lite0", ("bn2",), ()),
+    Case("EfficientNet-Lite0, last layer, published branch", "timm:tf_efficientnet_lite0", ("bn2",)),
+    Case("ResNet-50, last layer, published branch", "timm:resnet50", ("layer4",)),
+)
+
+
+def main() -> None:
+    """Measure every case in a process of its own, then print a table or one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument("--quick", action="store_true", help="a fifth of the concepts")
+    asked = parser.parse_args()
+    started = time.perf_counter()
+    counts = tuple(count // 5 for count in COUNTS) if asked.quick else COUNTS
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+        rows = [pool.submit(measure, case, count).result() for case in CASES for count in counts]
+    command = ["python", "benchmarks/ce_fam.py", "--json", *(["--quick"] if asked.quick else [])]
+    setting = {
+        "command": " ".join(command),
+        "seconds": round(time.perf_counter() - started),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "device": processor(),
+        "threads": 1,
+    }
+    result = {"name": "ce_fam", "figures": figures(rows, counts), "details": {"cases": rows, "setting": setting}}
+    print(json.dumps(result, indent=2)) if asked.json else show(result)
+
+
+def measure(case: Case, count: int) -> dict[str, Any]:
+    """Time both ways for `count` concepts, and compare all their maps."""
+    torch.set_num_threads(1)
+    model = cl.load_model(case.model, pretrained=False)
+    translator = random_branch(model, case)
+    images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    texts = torch.randn(count, DIMENSION, generator=torch.Generator().manual_seed(2))
+    plain = torch.no_grad()(model.module.eval())
+    plain(images)
+    forward = median_seconds(lambda: plain(images), "cpu")
+    found: list[dict[str, Tensor]] = []
+    grown = growth(lambda: found.append(ours(model, translator, images, texts)), "cpu")
+    took = median_seconds(lambda: ours(model, translator, images, texts), "cpu", 4.0)
+    theirs: list[dict[str, Tensor]] = []
+    published_took = seconds(lambda: theirs.append(published(model.module, translator, images, texts)), "cpu")
+    return {
+        "case": case.name,
+        "layers": list(translator.layers),
+        "concepts": count,
+        "forward_ms": round(forward * 1000, 2),
+        "ours_seconds": round(took, 4),
+        "published_seconds": round(published_took, 3),
+        "ours_in_forwards": round(took / forward, 3),
+        "speedup": round(published_took / took, 2),
+        "megabytes": round(grown, 1),
+        "map_difference": max(difference(found[0][name], theirs[0][name]) for name in translator.layers),
+    }
+
+
+def random_branch(model: cl.Backbone, case: Case) -> Translator:
+    """Return an untrained branch; it costs what a trained one does."""
+    layers = case.layers or branch_layers(model)
+    torch.manual_seed(0)
+    branch = Branch(layers, layer_widths(model, layers), DIMENSION, case.hidden)
+    teacher = Teacher("random", "", "", 1.0, 0.0, False)
+    return Translator(branch, teacher, model.name, identity(model.module))
+
+
+def ours(model: cl.Backbone, translator: Translator, images: Tensor, texts: Tensor) -> dict[str, Tensor]:
+    """Regions of every concept in every layer: one forward pass, exact weights by the cheapest way."""
+    seen = model.observe(images, translator.layers)
+    weights = channel_weights(seen, translator, texts[None], translator.layers)
+    return {name: project(w[..., None, None], seen.feature(name)).relu()[0] for name, w in weights.items()}
+
+
+def published(module: nn.Module, translator: Translator, images: Tensor, texts: Tensor) -> dict[str, Tensor]:
+    """The same by a forward and a backward pass for each concept, classifier and branch frozen (CE-FAM's own code)."""
+    module.requires_grad_(False)
+    kept: dict[str, Tensor] = {}
+    handles = [
+        module.get_submodule(name).register_forward_hook(keeping(kept, name, first=name == translator.layers[0]))
+        for name in translator.layers
+    ]
+    maps: dict[str, list[Tensor]] = {name: [] for name in translator.layers}
+    for text in texts:
+        with torch.enable_grad():
+            module(images)
+            pooled = torch.cat([kept[name].mean((2, 3)) for name in reversed(translator.layers)], 1)
+            score = translator.branch(pooled)[0] @ text
+            gradients = torch.autograd.grad(score, [kept[name] for name in translator.layers])
+        for name, gradient in zip(translator.layers, gradients, strict=True):
+            beta = gradient.mean((2, 3), keepdim=True)
+            maps[name].append((beta * kept[name].detach()).sum(1).relu()[0])
+    for handle in handles:
+        handle.remove()
+    return {name: torch.stack(values) for name, values in maps.items()}
+
+
+def keeping(kept: dict[str, Tensor], name: str, first: bool) -> Callable[..., Tensor]:
+    """Return a hook that keeps a layer's output; the graph begins at the first one."""
+
+    def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        kept[name] = output.detach().requires_grad_() if first else output
+        return kept[name].clone()
+
+    return hook
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    """Largest difference of two stacks of maps, over the largest value."""
+    return float((a - b).abs().max() / b.abs().max())
+
+
+def figures(rows: Sequence[dict[str, Any]], counts: Sequence[int]) -> dict[str, float]:
+    """Return the headline numbers; README.md says what each means."""
+    by = {(row["case"], row["concepts"]): row for row in rows}
+    several, linear, lite, resnet = (case.name for case in CASES)
+    few, many = counts
+    return {
+        "last_layer_500_forwards": by[linear, many]["ours_in_forwards"],
+        "last_layer_500_forwards_mlp_lite0": by[lite, many]["ours_in_forwards"],
+        "last_layer_500_forwards_mlp_resnet50": by[resnet, many]["ours_in_forwards"],
+        "speedup_50": by[several, few]["speedup"],
+        "speedup_500": by[several, many]["speedup"],
+        "max_map_difference": max(row["map_difference"] for row in rows),
+        "megabytes_500": by[several, many]["megabytes"],
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the numbers as tables."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    headline = [{"figure": name, "value": value} for name, value in result["figures"].items()]
+    for rows in (result["details"]["cases"], headline):
+        table = Table(*rows[0])
+        for row in rows:
+            table.add_row(*(str(value) for value in row.values()))
+        console.print(table)
+
+
+if __name__ == "__main__":
+    main()

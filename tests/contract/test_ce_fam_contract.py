@@ -1,0 +1,94 @@
+"""What CE-FAM with a branch is held to on every architecture: equation, batch, module, mirror."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_contract import EXACT, close, in_use, untouched
+from torch import nn
+
+from architectures import ARCHITECTURES, backbone, fresh, make_symmetric, random_images, wrap
+from branches import branch_of
+from conceptlens.concept.ce_fam import ce_fam
+from conceptlens.concept.competition import Competition, compete
+from conceptlens.concept.translator import Translator
+from conceptlens.observe import Observation
+from conceptlens.text.vocabulary import parse_concepts
+
+CONCEPTS = parse_concepts("cat, wheel, red:colour")
+
+
+def with_a_branch(name: str, precision: torch.dtype = torch.float32) -> tuple[Observation, Translator]:
+    """Return two images seen at the layers of an untrained branch."""
+    model = backbone(name, precision)
+    translator = branch_of(model)
+    return model.observe(random_images(ARCHITECTURES[name].size), translator.layers), translator
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_equation_holds_for_every_part_of_a_ce_fam(name: str) -> None:
+    """Each layer's region is `ReLU(sum_k beta_k A_k)`, and each map is the region of the layer that it names."""
+    seen, translator = with_a_branch(name)
+    found = ce_fam(seen, translator, CONCEPTS)
+    parts = found.parts or (found,)
+    assert [part.source.layer for part in parts] == list(translator.layers)
+    for part in parts:
+        expected = torch.einsum("nqkij,nkhw->nqhw", part.weights, seen.feature(part.source.layer)).relu()
+        assert close(part.maps, expected, 1e-5)
+        assert bool(part.weights.abs().amax(2).gt(0).all()), "weights of zero prove nothing"
+    for i, row in enumerate(found.layers):
+        for q, layer in enumerate(row):
+            own = parts[translator.layers.index(layer)].maps[i : i + 1, q : q + 1]
+            size = found.maps.shape[-2:]
+            large = nn.functional.interpolate(own, size=size, mode="bilinear", align_corners=False)
+            assert torch.equal(found.maps[i, q], large[0, 0])
+    kept = [t for part in (found, *parts) for t in (part.maps, part.weights, part.scores, part.contributions)]
+    assert not any(t.requires_grad for t in kept if t is not None)
+    assert all(bool(t.isfinite().all()) for t in kept if t is not None)
+    assert (found.contributions is None) == (seen.class_scores is None)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_ce_fam_of_a_batch_equals_its_images_one_by_one(name: str) -> None:
+    seen, translator = with_a_branch(name, EXACT)
+    together = ce_fam(seen, translator, CONCEPTS)
+    for i in range(2):
+        alone = ce_fam(seen.model.observe(seen.images[i : i + 1], translator.layers), translator, CONCEPTS)
+        assert alone.layers == together.layers[i : i + 1]
+        pairs = zip(together.parts or (together,), alone.parts or (alone,), strict=True)
+        assert all(close(both.maps[i : i + 1], one.maps, 2e-5) for both, one in pairs)
+        assert torch.allclose(alone.scores, together.scores[i : i + 1], rtol=1e-5)
+        if together.contributions is not None:
+            assert torch.allclose(alone.contributions, together.contributions[i : i + 1], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_ce_fam_leaves_module_and_branch_as_found(name: str) -> None:
+    model, trouble = in_use(name)
+    translator = branch_of(model)
+    with untouched(model.module), untouched(translator.branch):
+        seen = model.observe(random_images(ARCHITECTURES[name].size), translator.layers)
+        kept = {layer: tap.raw.detach().clone() for layer, tap in seen.taps.items()}
+        ce_fam(seen, translator, CONCEPTS)
+        compete(seen, CONCEPTS, translator, competition=Competition(sizes=(1.0,)))
+        assert all(torch.equal(seen.tap(layer).raw.detach(), raw) for layer, raw in kept.items())
+    trouble.append(KeyError("inside forward"))
+    with untouched(model.module), pytest.raises(KeyError, match="inside forward"):
+        compete(seen, CONCEPTS, translator, competition=Competition(sizes=(1.0,)))
+
+
+@pytest.mark.parametrize("name", [n for n, a in ARCHITECTURES.items() if a.flips])
+def test_a_flipped_image_gives_a_flipped_ce_fam(name: str) -> None:
+    size = ARCHITECTURES[name].flips
+    assert size is not None
+    model = wrap(name, make_symmetric(fresh(name, EXACT).module, columns=size[1] // 16))
+    translator = branch_of(model)
+    images = random_images(size)
+    plain, flipped = (
+        ce_fam(model.observe(shown, translator.layers), translator, CONCEPTS) for shown in (images, images.flip(-1))
+    )
+    assert plain.layers == flipped.layers
+    for one, other in zip(plain.parts or (plain,), flipped.parts or (flipped,), strict=True):
+        assert close(other.maps, one.maps.flip(-1), 1e-4), one.source.layer
+    if plain.contributions is not None:
+        assert torch.allclose(plain.contributions, flipped.contributions, atol=1e-5)
