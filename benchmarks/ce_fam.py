@@ -36,18 +36,24 @@ PACKAGES = ("conceptlens", "torch", "timm")
 
 @dataclass(frozen=True)
 class Case:
-    """One network, the layers its branch reads (by rule where none are named) and the branch's hidden sizes."""
+    """One network, the layers its branch reads (by rule where none are named) and the branch's hidden sizes.
+
+    With `own` there is no branch: concepts are directions in the model's own pooled features, as in the default.
+    """
 
     name: str
     model: str
     layers: tuple[str, ...] = ()
     hidden: tuple[int, ...] | None = None
+    own: bool = False
 
 
 CASES = (
-    Case("EfficientNet-Lite0, four layers", "timm:tf_efficientnet_lite0"),
-    Case("EfficientNet-Lite0, last layer, linear branch", "timm:tf_efficientnet_lite0", ("bn2",), ()),
-    Case("EfficientNet-Lite0, last layer, published branch", "timm:tf_efficientnet_lite0", ("bn2",)),
+    Case("Lite0, blocks 2, 4, 6 and last", "timm:tf_efficientnet_lite0", ("blocks.2", "blocks.4", "blocks.6", "bn2")),
+    Case("Lite0, layers by rule", "timm:tf_efficientnet_lite0"),
+    Case("Lite0, last layer, own pair", "timm:tf_efficientnet_lite0", ("bn2",), own=True),
+    Case("Lite0, last layer, linear branch", "timm:tf_efficientnet_lite0", ("bn2",), ()),
+    Case("Lite0, last layer, published branch", "timm:tf_efficientnet_lite0", ("bn2",)),
     Case("ResNet-50, last layer, published branch", "timm:resnet50", ("layer4",)),
 )
 
@@ -79,16 +85,18 @@ def measure(case: Case, count: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     model = cl.load_model(case.model, pretrained=False)
     translator = random_branch(model, case)
+    regions = own_regions if case.own else branch_regions
     images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
-    texts = torch.randn(count, DIMENSION, generator=torch.Generator().manual_seed(2))
+    width = translator.branch.width if case.own else DIMENSION
+    texts = torch.randn(count, width, generator=torch.Generator().manual_seed(2))
     plain = torch.no_grad()(model.module.eval())
     plain(images)
     forward = median_seconds(lambda: plain(images), "cpu")
     found: list[dict[str, Tensor]] = []
-    grown = growth(lambda: found.append(ours(model, translator, images, texts)), "cpu")
-    took = median_seconds(lambda: ours(model, translator, images, texts), "cpu", 4.0)
+    grown = growth(lambda: found.append(regions(model, translator, images, texts)), "cpu")
+    took = median_seconds(lambda: regions(model, translator, images, texts), "cpu", 4.0)
     theirs: list[dict[str, Tensor]] = []
-    published_took = seconds(lambda: theirs.append(published(model.module, translator, images, texts)), "cpu")
+    published_took = seconds(lambda: theirs.append(published(model.module, translator, images, texts, case.own)), "cpu")
     return {
         "case": case.name,
         "layers": list(translator.layers),
@@ -112,14 +120,21 @@ def random_branch(model: cl.Backbone, case: Case) -> Translator:
     return Translator(branch, teacher, model.name, identity(model.module))
 
 
-def ours(model: cl.Backbone, translator: Translator, images: Tensor, texts: Tensor) -> dict[str, Tensor]:
+def own_regions(model: cl.Backbone, translator: Translator, images: Tensor, texts: Tensor) -> dict[str, Tensor]:
+    """Regions in the last layer for directions in the model's own features: the closed form, found and verified."""
+    seen = model.observe(images, translator.layers)
+    weights = seen.pull(seen.embedding, texts[None])[..., :1, :1]
+    return {seen.layer: project(weights, seen.feature()).relu()[0]}
+
+
+def branch_regions(model: cl.Backbone, translator: Translator, images: Tensor, texts: Tensor) -> dict[str, Tensor]:
     """Regions of every concept in every layer: one forward pass, exact weights by the cheapest way."""
     seen = model.observe(images, translator.layers)
     weights = channel_weights(seen, translator, texts[None], translator.layers)
     return {name: project(w[..., None, None], seen.feature(name)).relu()[0] for name, w in weights.items()}
 
 
-def published(module: nn.Module, translator: Translator, images: Tensor, texts: Tensor) -> dict[str, Tensor]:
+def published(module: nn.Module, translator: Translator, images: Tensor, texts: Tensor, own: bool) -> dict[str, Tensor]:
     """The same by a forward and a backward pass for each concept, classifier and branch frozen (CE-FAM's own code)."""
     module.requires_grad_(False)
     kept: dict[str, Tensor] = {}
@@ -132,7 +147,7 @@ def published(module: nn.Module, translator: Translator, images: Tensor, texts: 
         with torch.enable_grad():
             module(images)
             pooled = torch.cat([kept[name].mean((2, 3)) for name in reversed(translator.layers)], 1)
-            score = translator.branch(pooled)[0] @ text
+            score = (pooled if own else translator.branch(pooled))[0] @ text
             gradients = torch.autograd.grad(score, [kept[name] for name in translator.layers])
         for name, gradient in zip(translator.layers, gradients, strict=True):
             beta = gradient.mean((2, 3), keepdim=True)
@@ -160,16 +175,19 @@ def difference(a: Tensor, b: Tensor) -> float:
 def figures(rows: Sequence[dict[str, Any]], counts: Sequence[int]) -> dict[str, float]:
     """Return the headline numbers; README.md says what each means."""
     by = {(row["case"], row["concepts"]): row for row in rows}
-    several, linear, lite, resnet = (case.name for case in CASES)
+    several, rule, own, linear, lite, resnet = (case.name for case in CASES)
     few, many = counts
     return {
-        "last_layer_500_forwards": by[linear, many]["ours_in_forwards"],
-        "last_layer_500_forwards_mlp_lite0": by[lite, many]["ours_in_forwards"],
+        "last_layer_500_forwards": by[own, many]["ours_in_forwards"],
+        "last_layer_500_forwards_linear": by[linear, many]["ours_in_forwards"],
+        "last_layer_500_forwards_mlp": by[lite, many]["ours_in_forwards"],
         "last_layer_500_forwards_mlp_resnet50": by[resnet, many]["ours_in_forwards"],
         "speedup_50": by[several, few]["speedup"],
         "speedup_500": by[several, many]["speedup"],
+        "speedup_50_rule": by[rule, few]["speedup"],
+        "speedup_500_rule": by[rule, many]["speedup"],
         "max_map_difference": max(row["map_difference"] for row in rows),
-        "megabytes_500": by[several, many]["megabytes"],
+        "megabytes_500": max(by[several, many]["megabytes"], by[rule, many]["megabytes"]),
     }
 
 

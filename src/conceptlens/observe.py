@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from conceptlens.record import Picture
 
 # How many bytes of gradients at the layer one batched vector-Jacobian product may make. What lies behind the layer
-# holds some twenty times as much meanwhile, and larger products are no faster on a processor.
-GRADIENT_BYTES = 8 * 2**20
+# holds some twenty times as much meanwhile, and larger products are slower on a processor: they leave its cache.
+GRADIENT_BYTES = 2 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +119,8 @@ class Observation(Answer):
             return self._pull_through_graph(root, cotangents, name)
         grid = self.taps[name].grid
         with full_precision(matrix):
-            weights = cotangents.to(matrix.dtype) @ matrix / (grid.height * grid.width)
+            own = cotangents.to(matrix.dtype)  # an embedding that is the mean of the cells itself needs no product
+            weights = (own if root is self.vector else own @ matrix) / (grid.height * grid.width)
         return weights[..., None, None].expand(*weights.shape, grid.height, grid.width)
 
     def reaches(self, root: Tensor, layer: str | None = None) -> bool:

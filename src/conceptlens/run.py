@@ -139,6 +139,8 @@ def _try_to_read(path: Path) -> Opened | Failure:
 def _explain_batch(model: Backbone, opened: Sequence[Opened], plan: Plan) -> list[Finding | Failure]:
     if not opened:
         return []
+    if plan.branch is not None:
+        plan.branch.check(model)
     layers = None if plan.branch is None else dict.fromkeys([*plan.branch.layers, *model.default_layers])
     seen = model.observe([o.photo for o in opened], layers, titles=[o.name for o in opened])
     clash = _predicted_as_reference(seen, plan)

@@ -83,7 +83,7 @@ def flat(cells: Tensor) -> list[Tensor]:
 
 
 def slow_regions(net: Staged, betas: dict[ConceptName, Tensor], picture: Image.Image, how: Competition, squash: bool):
-    """Return `share^contrast` of every asked concept, step by step."""
+    """Return `(share * words)^contrast` of every asked concept, step by step."""
     sizes = [(round(SIZE[0] * f), round(SIZE[1] * f)) for f in how.sizes]
     looks, stages = [], []
     with torch.no_grad():
@@ -132,7 +132,7 @@ def slow_regions(net: Staged, betas: dict[ConceptName, Tensor], picture: Image.I
             share.append(own / (own + rest))
         for _ in range(how.steps):
             share = [sum(w * s for w, s in zip(row, share, strict=True)) for row in flow]
-        found.append(torch.tensor([s**how.contrast for s in share], dtype=DOUBLE).reshape(how.grid, how.grid))
+        found.append(torch.tensor([(s * len(KNOWN)) ** how.contrast for s in share], dtype=DOUBLE).reshape(how.grid, how.grid))
     return torch.stack(found)
 
 

@@ -61,7 +61,7 @@ def ce_fam(
     if len(layers) > 1:
         held = associations(seen, translator, weights, evidence, chosen).argmax(2)
     counts, names = None, ()
-    if counted and seen.class_scores is not None:
+    if counted and (target is not None or seen.class_scores is not None):
         index = class_indices(seen, target)
         names = tuple(seen.model.class_name(int(i)) for i in index)
         counts = _count(seen, weights, held, index)

@@ -73,10 +73,13 @@ def _through_branch(
 
 
 def _forward_is_cheaper(seen: Observation, layers: Sequence[str], questions: int) -> bool:
-    """Whether a product for each channel of `layers` costs less than a product for each question."""
+    """Whether a product for each channel of `layers` costs less than a product for each question.
+
+    A forward-mode product takes about twice the time of a reverse one through as many layers.
+    """
     shares = [1 - place / len(layers) for place in range(len(layers))]  # a later layer has less of the model to pass
     channels = [seen.tap(name).grid.channels for name in layers]
-    return sum(c * s for c, s in zip(channels, shares, strict=True)) < questions
+    return 2 * sum(c * s for c, s in zip(channels, shares, strict=True)) < questions
 
 
 def _forward(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ class Competition:
     - `grid`: rows and columns of the maps.
     - `sharpness` divides a cell among the words: 0 evenly, large values give all of it to the best.
     - `affinity` is the temperature of the likeness of two cells, `steps` how often shares flow to like cells.
-    - `contrast`: the power of a share that the map holds; it changes no ranking, only how much energy weak cells have.
+    - `contrast`: the power in the maps; it changes no ranking, only how much energy weak cells have.
     """
 
     sizes: tuple[float, ...] = (1.0, 2.0, 4.0)
@@ -49,7 +49,7 @@ class Competition:
 def compete(
     seen: Observation,
     concepts: str | Iterable[str | ConceptName],
-    language: VisionLanguage | None = None,
+    language: VisionLanguage | Sequence[VisionLanguage] | None = None,
     layer: str | None = None,
     competition: Competition | None = None,
 ) -> Explanation:
@@ -59,32 +59,38 @@ def compete(
 
     1. `beta`, CE-FAM's channel weights of each concept and of every word of the vocabulary, at `layer`.
     2. Cells of several input sizes and of the mirrored photo, each less the photo's mean cell and of unit length,
-       averaged on one grid; a word's score at a cell is `beta . cell`, standardised over the photo.
+       averaged on one grid; a word's score at a cell is `beta . cell`, standardised over the photo. Of several
+       `language` pairs (the model's own and a trained branch), the mean of their scores.
     3. The share of concept `t` in a cell: `e^(s z_t) / (e^(s z_t) + sum_w e^(s z_w))` over all words `w` but `t`. It
        does not depend on what else is asked.
     4. Shares flow to cells that look alike in all stages of the network, so that a region fills what it lies on.
 
-    Maps are `share^contrast`, 0 to 1, on a grid finer than the layer's; they have no channel weights of their own.
-    Nothing is trained and no mask is read. Needs photos, not tensors. Raises `InputError` for a tensor.
+    Maps are `(share * words)^contrast`, on a grid finer than the layer's: 1 where a concept has no more than the even
+    share of a cell. They have no channel weights of their own. Nothing is trained and no mask is read. A tensor has no
+    other sizes: `InputError`, unless the model, or `Competition(sizes=(1.0,))`, asks for none.
     """
     how = competition or Competition()
-    name, pair = layer or seen.layer, language or seen.model.language
+    name = layer or seen.layer
+    pairs = _several(language or seen.model.language)
     asked = parse_concepts(concepts)
     rivals = vocabulary()
-    evidence = gather_evidence(seen, pair, [*asked, *(word for word in rivals if word not in asked)])
-    weights = _last_weights(seen, evidence, name).float()
+    words = [*asked, *(word for word in rivals if word not in asked)]
+    gathered = [gather_evidence(seen, pair, words) for pair in pairs]
+    weights = [_last_weights(seen, evidence, name).float() for evidence in gathered]
     known = set(rivals)
-    own = torch.tensor([word in known for word in evidence.concepts], device=weights.device)
+    own = torch.tensor([word in known for word in words], device=weights[0].device)
     maps, sizes = [], []
     for i in range(len(seen.pictures)):
         cells, likeness, used = _cells(seen, i, name, how)
-        share = _shares(weights[i] @ cells, len(asked), own, how.sharpness)
+        scores = torch.stack([_standardised(weight[i] @ cells) for weight in weights]).mean(0)
+        share = _shares(scores, len(asked), own, how.sharpness)
         for _ in range(how.steps):
             share = share @ likeness.T
-        maps.append((share**how.contrast).unflatten(1, (how.grid, how.grid)))
+        maps.append(((share * len(rivals)) ** how.contrast).unflatten(1, (how.grid, how.grid)))
         sizes.append(used)
+    evidence = gathered[0]
     chosen = evidence.all()[:, : len(asked)]
-    settings = {"text": pair.name, **asdict(how), "sizes": sizes[0]}
+    settings = {"text": " + ".join(pair.name for pair in pairs), **asdict(how), "sizes": sizes[0]}
     return Explanation(
         maps=torch.stack(maps),
         weights=None,
@@ -95,18 +101,24 @@ def compete(
     )
 
 
-def competing(seen: Observation, explained: Explanation, language: VisionLanguage | None = None) -> Explanation:
+def competing(
+    seen: Observation,
+    explained: Explanation,
+    language: VisionLanguage | Sequence[VisionLanguage] | None = None,
+    layer: str | None = None,
+) -> Explanation:
     """Return `explained` with the regions of `compete` in place of its own, which stay in `parts`."""
     rows = [
         [ConceptName(label, kind) for label, kind in zip(labels, types, strict=True)]
         for labels, types in zip(explained.labels, explained.types, strict=True)
     ]
     asked = list(dict.fromkeys(concept for row in rows for concept in row))
-    found = compete(seen, asked, language)
+    found = compete(seen, asked, language, layer)
     place = torch.tensor([[asked.index(concept) for concept in row] for row in rows], device=found.maps.device)
     maps = found.maps.take_along_dim(place[..., None, None], dim=1)
     settings = {**explained.source.settings, **found.source.settings}
-    origin = replace(explained.source, method=f"{explained.source.method} with competing regions", settings=settings)
+    method = f"{explained.source.method} with competing regions"
+    origin = replace(explained.source, layer=found.source.layer, method=method, settings=settings)
     return replace(explained, maps=maps, weights=None, source=origin, layers=(), parts=(explained,))
 
 
@@ -143,12 +155,19 @@ def _shares(
     scores: Float[Tensor, "text cell"], asked: int, own: Tensor, sharpness: float
 ) -> Float[Tensor, "concept cell"]:
     """Return the share of each of the first `asked` texts in every cell, against all words but itself."""
-    spread = scores.std(1, keepdim=True).clamp_min(1e-12)
-    sharp = sharpness * (scores - scores.mean(1, keepdim=True)) / spread
+    sharp = sharpness * scores
     strength = (sharp - sharp.amax(0)).exp()
     all_words = strength[own].sum(0)
     rest = (all_words - strength[:asked] * own[:asked, None]).clamp_min(0)
     return strength[:asked] / (strength[:asked] + rest)
+
+
+def _standardised(scores: Float[Tensor, "text cell"]) -> Float[Tensor, "text cell"]:
+    return (scores - scores.mean(1, keepdim=True)) / scores.std(1, keepdim=True).clamp_min(1e-12)
+
+
+def _several(language: VisionLanguage | Sequence[VisionLanguage]) -> list[VisionLanguage]:
+    return list(language) if isinstance(language, (list, tuple)) else [language]  # pyright: ignore[reportReturnType]
 
 
 def _centred(cells: Float[Tensor, "channel height width"]) -> Float[Tensor, "channel height width"]:

@@ -62,7 +62,7 @@ def explain(
         found = ce_fam(seen, branch, concepts, target, top, layer)
     else:
         found = _by_own_pair(seen, concepts, target, top, against, layer, reference)
-    return found if regions == "official" else competing(seen, found, branch)
+    return found if regions == "official" else competing(seen, found, branch, layer)
 
 
 def _by_own_pair(

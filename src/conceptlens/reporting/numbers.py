@@ -91,6 +91,7 @@ def concept_numbers(picture: Picture, named: Explanation) -> list[dict[str, Any]
             "score": float(named.scores[0, q]),
             "unusual": _number(named.unusual, q),
             "contribution": _number(named.contributions, q),
+            **({"layer": named.layers[0][q]} if named.layers else {}),
             **place(picture, named, q),
         }
         for q in range(named.maps.shape[1])

@@ -1,0 +1,140 @@
+"""What each step of competing regions is worth: localisation on a data set with masks, one step more a row.
+
+`python benchmarks/localization.py [--json] [--data coco_panoptic] [--split train2017] [--every 2] [--branch FOLDER]`.
+The steps were chosen on the train photos, and this table is of train photos too; `conceptlens evaluate localization`
+reports on others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+import conceptlens as cl
+from cam import processor
+from conceptlens.concept.translator import Translator
+from conceptlens.data.located import Located, LocatedSet
+from conceptlens.evaluation.localization import evaluate
+from conceptlens.evaluation.method import Method, Setting, build_methods
+from conceptlens.evaluation.row import Row
+from conceptlens.metric import difference, interval
+from conceptlens.run import Failure
+
+FULL = cl.Competition()
+PLAIN = replace(FULL, sizes=(1.0,), mirrored=False, steps=0, contrast=1.0)
+STEPS: dict[str, cl.Competition] = {
+    "competition with the vocabulary": PLAIN,
+    "+ input sizes 1, 2, 4": replace(PLAIN, sizes=FULL.sizes),
+    "+ mirrored": replace(PLAIN, sizes=FULL.sizes, mirrored=True),
+    "+ flow to cells alike": replace(FULL, contrast=1.0),
+    "+ contrast": FULL,
+}
+METRICS = ("ranked_area", "ranked_area_corrected", "hit", "pointing_energy")
+
+
+@dataclass(frozen=True, eq=False)
+class Every:
+    """Every n-th photo of a set."""
+
+    of: LocatedSet
+    step: int
+
+    @property
+    def name(self) -> str:
+        return self.of.name
+
+    @property
+    def concepts(self) -> Any:
+        return self.of.concepts
+
+    def __len__(self) -> int:
+        return -(-len(self.of) // self.step)
+
+    def __iter__(self) -> Iterator[Located]:
+        return (one for place, one in enumerate(self.of) if place % self.step == 0)
+
+
+def main() -> None:
+    """Evaluate every step on the same photos, then print a table or one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument("--data", default="coco_panoptic")
+    parser.add_argument("--split", default="train2017")
+    parser.add_argument("--every", type=int, default=2, help="take every n-th photo")
+    parser.add_argument("--branch", help="a folder made by conceptlens fit ce-fam")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    data = Every(cl.open_set(asked.data, asked.split), asked.every)
+    found = table([rows for rows in evaluate(data, methods(asked.branch, data)) if not isinstance(rows, Failure)])
+    words = [f"--data {asked.data} --split {asked.split} --every {asked.every}"]
+    setting = {
+        "command": " ".join(
+            ["python benchmarks/localization.py --json", *words, *(["--branch"] if asked.branch else [])]
+        ),
+        "photos": len(data),
+        "seconds": round(time.perf_counter() - started),
+        "device": processor(),
+    }
+    result = {"name": "localization", "steps": found, "setting": setting}
+    print(json.dumps(result, indent=2)) if asked.json else show(found)
+
+
+def methods(branch: str | None, data: Every) -> dict[str, Method]:
+    """Return the published region, each step of the competition, and where a branch is given the last with it."""
+    model = cl.load_model(fit="squash")
+    made = build_methods(["grad_cam", "ce_fam"], Setting(model, data.concepts))
+    for name, how in STEPS.items():
+        made[name] = lambda photo, concepts, how=how: cl.compete(model.observe(photo), concepts, competition=how)
+    if branch is not None:
+        translator = Translator.load(branch)
+        for name, pairs in {"the same, branch": translator, "the same, both": [model.language, translator]}.items():
+            made[name] = lambda photo, concepts, pairs=pairs: cl.compete(
+                model.observe(photo, translator.layers), concepts, pairs
+            )
+    return made
+
+
+def table(photos: list[tuple[Row, ...]]) -> list[dict[str, Any]]:
+    """Return a row of means for every step, with the paired gain over the row before and its 95 % interval."""
+    lines, before = [], None
+    for name in dict.fromkeys(row.method for rows in photos for row in rows if not row.oracle):
+        kept = [
+            (place, row) for place, rows in enumerate(photos) for row in rows
+            if row.method == name and not row.oracle and row.applies
+        ]  # fmt: skip
+        images = [place for place, _ in kept]
+        values = {metric: [row.scores[metric] or 0.0 for _, row in kept] for metric in METRICS}
+        wrong = [row.control["ranked_area_corrected"] or 0.0 for _, row in kept]
+        own = values["ranked_area_corrected"]
+        line: dict[str, Any] = {"step": name, **{m: round(sum(v) / len(v), 3) for m, v in values.items()}}
+        line["right_minus_wrong"] = round((sum(own) - sum(wrong)) / len(own), 3)
+        for group in sorted({row.group for _, row in kept}):
+            part = [value for value, (_, row) in zip(own, kept, strict=True) if row.group == group]
+            line[group] = round(sum(part) / len(part), 3)
+        line["interval"] = str(interval(own, images))
+        line["gain"] = None if before is None else str(difference(own, before, images))
+        lines.append(line)
+        before = own
+    return lines
+
+
+def show(lines: list[dict[str, Any]]) -> None:
+    """Print the steps as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    printed = Table(*lines[0])
+    for line in lines:
+        printed.add_row(*(str(value) for value in line.values()))
+    Console(width=200).print(printed)
+
+
+if __name__ == "__main__":
+    main()
