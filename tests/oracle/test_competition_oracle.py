@@ -132,7 +132,9 @@ def slow_regions(net: Staged, betas: dict[ConceptName, Tensor], picture: Image.I
             share.append(own / (own + rest))
         for _ in range(how.steps):
             share = [sum(w * s for w, s in zip(row, share, strict=True)) for row in flow]
-        found.append(torch.tensor([(s * len(KNOWN)) ** how.contrast for s in share], dtype=DOUBLE).reshape(how.grid, how.grid))
+        found.append(
+            torch.tensor([(s * len(KNOWN)) ** how.contrast for s in share], dtype=DOUBLE).reshape(how.grid, how.grid)
+        )
     return torch.stack(found)
 
 

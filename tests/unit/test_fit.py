@@ -23,7 +23,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import conceptlens as cl
-from conceptlens.cli_fit import app
+from conceptlens.cli.fit import app
 from conceptlens.concept.branch import pooled
 from conceptlens.concept.translator import Translator
 from conceptlens.data.folder import fingerprint, read_image

@@ -113,9 +113,11 @@ def _last_layer(seen: Observation, concepts: Sequence[ConceptName]) -> Explanati
 
 
 def _competing(setting: Setting) -> Method:
-    from conceptlens.concept.competition import compete
+    from conceptlens.concept.competition import compete, pairs_of
 
-    return lambda photo, concepts: compete(setting.model.observe(photo), concepts)
+    layers = None if setting.translator is None else setting.translator.layers
+    pairs = pairs_of(setting.model, setting.translator)
+    return lambda photo, concepts: compete(setting.model.observe(photo, layers), concepts, pairs)
 
 
 def _per_cell(setting: Setting) -> Method:
