@@ -57,7 +57,10 @@ class Every:
         return -(-len(self.of) // self.step)
 
     def __iter__(self) -> Iterator[Located]:
-        return (one for place, one in enumerate(self.of) if place % self.step == 0)
+        return (self[place] for place in range(len(self)))
+
+    def __getitem__(self, place: int) -> Located:
+        return self.of[place * self.step]
 
 
 def main() -> None:

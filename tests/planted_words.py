@@ -48,6 +48,9 @@ class OnlyColours:
         return len(self.drawn)
 
     def __iter__(self) -> Iterator[Located]:
-        for one in self.drawn:
-            count = one.groups.count("colour")
-            yield Located(one.name, one.photo, one.concepts[:count], one.groups[:count], one.masks[:count])
+        return (self[place] for place in range(len(self)))
+
+    def __getitem__(self, place: int) -> Located:
+        one = self.drawn[place]
+        count = one.groups.count("colour")
+        return Located(one.name, one.photo, one.concepts[:count], one.groups[:count], one.masks[:count])

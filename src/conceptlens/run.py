@@ -88,6 +88,7 @@ class Plan:
     calibration: Reference | None = None
     branch: Translator | None = None
     regions: Regions = "official"
+    layer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def _findings(seen: Observation, opened: Sequence[Opened], plan: Plan) -> Iterat
     if plan.with_concepts:
         named = explain(
             seen, plan.concepts, plan.target, plan.top, against,
-            reference=plan.calibration, branch=plan.branch, regions=plan.regions,
+            layer=plan.layer, reference=plan.calibration, branch=plan.branch, regions=plan.regions,
         )  # fmt: skip
     targets = class_indices(seen, plan.target)
     others = None if against is None else class_indices(seen, against)

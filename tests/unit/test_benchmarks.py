@@ -52,3 +52,18 @@ def test_the_committed_result_holds_what_the_page_claims() -> None:
     assert figures["score_cam_time_ratio"] <= 1.05
     assert figures["score_cam_fast_speedup"] >= 8
     assert not any(place in text for place in ("/home/", "/root/", "/tmp/", "/work/"))
+
+
+def test_the_committed_localisation_holds_what_the_page_claims() -> None:
+    result = json.loads((ROOT / "docs" / "results" / "localization.json").read_text(encoding="utf-8"))
+    rows = {row["method"]: row for row in result["val2017"]["methods"]}
+    page = (ROOT / "docs" / "ce-fam.md").read_text(encoding="utf-8")
+    for name, row in rows.items():
+        shown = " | ".join([row["ranked_area_corrected"], f"{row['thing']:.3f}", f"{row['stuff']:.3f}"])
+        assert f"| {name} | {shown} |" in page
+    best = rows["competing, untrained"]
+    assert float(best["ranked_area_corrected"].split()[0]) >= 0.36
+    assert best["hit"] >= 0.45
+    assert best["pointing_energy"] >= 0.29
+    assert float(best["right_minus_wrong"].split()[0]) >= 0.31
+    assert best["thing"] >= rows["Grad-CAM of the prediction"]["thing"] + 0.13

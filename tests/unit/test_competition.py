@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from architectures import ARCHITECTURES, LABELS, backbone, fresh, make_symmetric
 from branches import PLAIN, branch_of, text_vector
 from conceptlens.concept import competition
 from conceptlens.concept.branch import branch_layers
-from conceptlens.concept.competition import Competition, compete, competing
+from conceptlens.concept.competition import Competition, compete, competing, pairs_of
 from conceptlens.data.shapes import Scene, random_scene
 from conceptlens.metric import pixel_precision, pointing_energy, ranked_area_corrected
 from conceptlens.preprocess import Preprocess
@@ -280,7 +281,9 @@ def test_competing_puts_each_images_own_regions_in_place() -> None:
     for i in range(2):
         for q in range(3):
             one = ConceptName(explained.labels[i][q], explained.types[i][q])
-            assert torch.allclose(found.maps[i, q], compete(seen, [one], translator).maps[i, 0], rtol=1e-3)
+            assert torch.allclose(
+                found.maps[i, q], compete(seen, [one], pairs_of(model, translator)).maps[i, 0], rtol=1e-3
+            )
 
 
 SCENES = [scene for scene in (random_scene(seed, kinds=SOLID) for seed in range(24)) if len(scene.masks) > 1]
@@ -314,3 +317,30 @@ def masks_of(scene: Scene) -> tuple[Tensor, Tensor]:
     """Each colour's own mask, and the mask of the colour after it."""
     right = torch.stack([torch.from_numpy(mask) for mask in scene.masks.values()])[None]
     return right, right.roll(1, 1)
+
+
+def test_pairs_are_the_models_own_and_the_branch() -> None:
+    named = planted_model()
+    unnamed = backbone("timm resnet")  # classes without names: no pair of its own
+    branch = branch_of(unnamed, PLAIN)
+    assert pairs_of(named, None) == [named.language]
+    assert pairs_of(named, branch) == [named.language, branch]
+    assert pairs_of(dataclasses.replace(unnamed, labels=None), branch) == [branch]
+
+
+def test_two_pairs_share_the_mean_of_their_scores() -> None:
+    """Twice the same pair is that pair; the order of two does not matter."""
+    seen, words = looking("timm resnet")
+    other = Resized(seen.embedding.shape[1], normalised=False)
+    once = compete(seen, ASKED, words, competition=ONCE).maps
+    assert torch.allclose(compete(seen, ASKED, [words, words], competition=ONCE).maps, once, rtol=1e-3)
+    both = compete(seen, ASKED, [words, other], competition=ONCE).maps
+    assert torch.allclose(both, compete(seen, ASKED, [other, words], competition=ONCE).maps, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"grid": 0}, {"sizes": ()}, {"sizes": (-1.0,)}, {"affinity": 0.0}, {"sharpness": math.nan}, {"steps": -1}]
+)
+def test_a_competition_without_sense_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(cl.InputError, match="a competition with"):
+        Competition(**wrong)

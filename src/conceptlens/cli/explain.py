@@ -91,8 +91,9 @@ def explain(
         calibration=None if reference is None else Reference.load(reference),
         branch=None if branch is None else Translator.load(branch),
         regions=_regions(regions),
+        layer=None if branch is None else layer,
     )
-    backbone = load(model, weights, labels, pretrained, layer, fit, device)
+    backbone = load(model, weights, labels, pretrained, layer if branch is None else None, fit, device)
     _run(backbone, photos, plan, batch_size, out, as_json, "explain", explain_numbers)
 
 

@@ -84,7 +84,8 @@ def branch_layers(model: Backbone) -> tuple[str, ...]:
 
     In a network of several resolutions: the last output of each of the four coarsest that everything passes, so the
     stages of a ResNet, EfficientNet, ConvNeXt or Swin. Where all layers share one grid (ViT): the model's own default
-    layer alone, as published.
+    layer alone. The paper takes a ViT's last block after the final norm, whose patches do not reach the class, so that
+    it has no contributions there; the default is the last layer that does reach it.
     """
     anatomy = model.anatomy
     own = next((layer for layer in anatomy.layers if layer.name == anatomy.default), None)

@@ -49,13 +49,17 @@ def ce_fam(
     which), and `parts` holds one explanation per layer, where the equation holds. Without `concepts`, the `top`
     scores of the vocabulary are explained. Raises `InputError` where the branch was trained for another model.
     """
+    if not isinstance(translator, Translator):
+        raise InputError(
+            f"a {type(translator).__name__} was given as the branch; load one with cl.Translator.load(folder)"
+        )
     translator.check(seen.model)
     given = None if concepts is None else parse_concepts(concepts)
     evidence = gather_evidence(seen, translator, vocabulary() if given is None else given)
     chosen = evidence.strongest(top) if given is None else evidence.all()
     layers = translator.layers if layer is None else (_one_of(layer, translator.layers),)
     weights = channel_weights(seen, translator, evidence.cotangents(chosen), layers)
-    settings: dict[str, object] = {"text": translator.name, "target": repr(target)}
+    settings: dict[str, object] = {"text": translator.name, "target": repr(target), "branch": translator.name}
     parts = [_region(seen, name, weights[name], evidence, chosen, settings) for name in layers]
     held = torch.zeros_like(chosen)
     if len(layers) > 1:

@@ -47,6 +47,19 @@ class Competition:
     steps: int = 3
     contrast: float = 4.0
 
+    def __post_init__(self) -> None:
+        """Check every number."""
+        above = {"grid": self.grid, "affinity": self.affinity, "contrast": self.contrast}
+        wrong = [f"{name}={value}" for name, value in above.items() if not 0 < value < float("inf")]
+        wrong += [f"sizes={self.sizes}"] if not self.sizes or not all(0 < f < 100 for f in self.sizes) else []
+        wrong += [f"sharpness={self.sharpness}"] if not 0 <= self.sharpness < float("inf") else []
+        wrong += [f"steps={self.steps}"] if self.steps < 0 else []
+        if wrong:
+            raise InputError(
+                f"a competition with {', '.join(wrong)} was asked for; sizes, grid, affinity and contrast are above 0, "
+                "sharpness and steps at least 0"
+            )
+
 
 def compete(
     seen: Observation,
@@ -106,7 +119,7 @@ def compete(
 def pairs_of(model: Backbone, branch: VisionLanguage | None) -> list[VisionLanguage]:
     """Return the pairs whose scores are worth averaging: the model's own, where it has one, and a trained branch.
 
-    Measured on COCO photos, each helps the other: the branch knows stuff better, the model's own pair knows things.
+    On COCO photos the two together are a little better than either (docs/ce-fam.md).
     """
     if branch is None:
         return [model.language]

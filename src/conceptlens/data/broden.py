@@ -77,14 +77,18 @@ class Broden:
 
     def __iter__(self) -> Iterator[Located]:
         """Read one photo after the other, in the order of `index.csv`."""
-        for image, pngs in self._entries:
-            layers = self._layers(image, pngs)
-            photo, layers = lay(self._folder / "images" / image, layers, exact=False)
-            found: dict[int, np.ndarray] = {}
-            for layer in layers:
-                for number, mask in by_concept(layer, self._numbers).items():
-                    found[number] = found[number] | mask if number in found else mask
-            yield located(image, photo, self._concepts, self._groups, found, layers.shape[1:])
+        return (self[place] for place in range(len(self)))
+
+    def __getitem__(self, place: int) -> Located:
+        """Read the photo at a place."""
+        image, pngs = self._entries[place]
+        layers = self._layers(image, pngs)
+        photo, layers = lay(self._folder / "images" / image, layers, exact=False)
+        found: dict[int, np.ndarray] = {}
+        for layer in layers:
+            for number, mask in by_concept(layer, self._numbers).items():
+                found[number] = found[number] | mask if number in found else mask
+        return located(image, photo, self._concepts, self._groups, found, layers.shape[1:])
 
     def _layers(self, image: str, pngs: tuple[str, ...]) -> np.ndarray:
         """Read all PNGs of one photo: int32 `png rows columns`."""

@@ -80,8 +80,11 @@ class CocoPanoptic:
 
     def __iter__(self) -> Iterator[Located]:
         """Read one photo after the other, by file name."""
-        for photo, png, segments in self._entries:
-            yield self._read(photo, png, segments)
+        return (self[place] for place in range(len(self)))
+
+    def __getitem__(self, place: int) -> Located:
+        """Read the photo at a place."""
+        return self._read(*self._entries[place])
 
     def _read(self, name: str, png: str, segments: Sequence[dict[str, Any]]) -> Located:
         """Read one photo and its PNG."""
@@ -149,8 +152,12 @@ class CocoInstances:
 
     def __iter__(self) -> Iterator[Located]:
         """Read one photo after the other, by file name."""
-        for name, entries in self._entries.items():
-            yield self._read(name, entries)
+        return (self[place] for place in range(len(self)))
+
+    def __getitem__(self, place: int) -> Located:
+        """Read the photo at a place."""
+        name = list(self._entries)[place]
+        return self._read(name, self._entries[name])
 
     def _read(self, name: str, entries: Sequence[dict[str, Any]]) -> Located:
         """Read one photo and draw its instances; the last of the layers is what is ignored."""

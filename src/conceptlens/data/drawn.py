@@ -45,13 +45,17 @@ class Drawn:
         return self._count
 
     def __iter__(self) -> Iterator[Located]:
-        """Draw one scene after the other."""
-        for seed in range(FIRST_SEED[self._split], FIRST_SEED[self._split] + self._count):
-            scene = random_scene(seed, self._size)
-            yield Located(
-                name=f"scene {seed}",
-                photo=scene.image,
-                concepts=(*(_COLOURS[c] for c in scene.masks), *(_KINDS[k] for k in scene.kinds)),
-                groups=("colour",) * len(scene.masks) + ("kind",) * len(scene.kinds),
-                masks=np.stack([*scene.masks.values(), *scene.kinds.values()]),
-            )
+        """Read one photo after the other."""
+        return (self[place] for place in range(len(self)))
+
+    def __getitem__(self, place: int) -> Located:
+        """Read the photo at a place."""
+        seed = range(FIRST_SEED[self._split], FIRST_SEED[self._split] + self._count)[place]
+        scene = random_scene(seed, self._size)
+        return Located(
+            name=f"scene {seed}",
+            photo=scene.image,
+            concepts=(*(_COLOURS[c] for c in scene.masks), *(_KINDS[k] for k in scene.kinds)),
+            groups=("colour",) * len(scene.masks) + ("kind",) * len(scene.kinds),
+            masks=np.stack([*scene.masks.values(), *scene.kinds.values()]),
+        )

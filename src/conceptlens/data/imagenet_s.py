@@ -84,21 +84,25 @@ class ImageNetS:
 
     def __iter__(self) -> Iterator[Located]:
         """Read one photo after the other, by folder and file name."""
-        for png in self._pngs:
-            wnid = png.parent.name
-            number = self._class(wnid)
-            codes = read_colours(png)
-            unknown = np.setdiff1d(codes, [*range(len(self._wnids) + 1), IGNORED])
-            if unknown.size:
-                raise InputError(
-                    f"{str(png)!r} holds class {unknown[0]}, expected 0 to {len(self._wnids)} or {IGNORED}; "
-                    "check that the list of categories belongs to these masks"
-                )
-            photo, codes = lay(self._photo(wnid, png.stem), codes, exact=False)
-            yield located(
-                f"{wnid}/{png.stem}", photo, self._concepts, ("object",) * len(self._concepts),
-                {number - 1: codes == number}, codes.shape, codes == IGNORED,
-            )  # fmt: skip
+        return (self[place] for place in range(len(self)))
+
+    def __getitem__(self, place: int) -> Located:
+        """Read the photo at a place."""
+        png = self._pngs[place]
+        wnid = png.parent.name
+        number = self._class(wnid)
+        codes = read_colours(png)
+        unknown = np.setdiff1d(codes, [*range(len(self._wnids) + 1), IGNORED])
+        if unknown.size:
+            raise InputError(
+                f"{str(png)!r} holds class {unknown[0]}, expected 0 to {len(self._wnids)} or {IGNORED}; "
+                "check that the list of categories belongs to these masks"
+            )
+        photo, codes = lay(self._photo(wnid, png.stem), codes, exact=False)
+        return located(
+            f"{wnid}/{png.stem}", photo, self._concepts, ("object",) * len(self._concepts),
+            {number - 1: codes == number}, codes.shape, codes == IGNORED,
+        )  # fmt: skip
 
     def _class(self, wnid: str) -> int:
         """Return the number of a folder's class."""

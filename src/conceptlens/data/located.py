@@ -76,6 +76,10 @@ class LocatedSet(Protocol):
         """Return the number of photos."""
         ...
 
+    def __getitem__(self, place: int) -> Located:
+        """Read the photo at a place, from 0; an `InputError` about one photo leaves the others readable."""
+        ...
+
     def __iter__(self) -> Iterator[Located]:
         """Read one photo after the other; only one is held at a time."""
         ...

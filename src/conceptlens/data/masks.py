@@ -66,6 +66,7 @@ class MaskFolder:
             if self._file == table:
                 for row in read_table(table, "index", "label"):
                     concept = ConceptName(row["label"].strip(), row.get("type", "").strip() or "object")
+                    self._check_new(int(row["index"]), listed)
                     listed[int(row["index"])] = (concept, row.get("group", "").strip() or concept.type)
             else:
                 for index, line in enumerate(read_text(lines).splitlines(), start=1):
@@ -79,6 +80,10 @@ class MaskFolder:
         self._numbers = {index: place[concept] for index, (concept, _) in listed.items()}
         groups = dict(listed.values())
         self._groups = tuple(groups[concept] for concept in self._concepts)
+
+    def _check_new(self, index: int, listed: dict[int, tuple[ConceptName, str]]) -> None:
+        if index in listed:
+            raise InputError(f"{str(self._file)!r} names index {index} twice; give each index one label")
 
     @property
     def name(self) -> str:
@@ -95,15 +100,20 @@ class MaskFolder:
 
     def __iter__(self) -> Iterator[Located]:
         """Read one photo after the other, by name."""
-        for name, (path, mask) in self._pairs.items():
-            indices = read_indices(mask)
-            unknown = np.setdiff1d(indices, [BACKGROUND, *self._ignored, *self._numbers])
-            if unknown.size:
-                raise InputError(
-                    f"{str(mask)!r} holds index {unknown[0]}, which {self._file.name} does not name; add its label, or "
-                    "set the pixels to 0"
-                )
-            photo, indices = lay(path, indices, exact=False)
-            found = by_concept(indices, self._numbers)
-            ignored = np.isin(indices, self._ignored)
-            yield located(name, photo, self._concepts, self._groups, found, indices.shape, ignored)
+        return (self[place] for place in range(len(self)))
+
+    def __getitem__(self, place: int) -> Located:
+        """Read the photo at a place."""
+        name = list(self._pairs)[place]
+        path, mask = self._pairs[name]
+        indices = read_indices(mask)
+        unknown = np.setdiff1d(indices, [BACKGROUND, *self._ignored, *self._numbers])
+        if unknown.size:
+            raise InputError(
+                f"{str(mask)!r} holds index {unknown[0]}, which {self._file.name} does not name; add its label, or "
+                "set the pixels to 0"
+            )
+        photo, indices = lay(path, indices, exact=False)
+        found = by_concept(indices, self._numbers)
+        ignored = np.isin(indices, self._ignored)
+        return located(name, photo, self._concepts, self._groups, found, indices.shape, ignored)

@@ -57,15 +57,19 @@ class Voc:
 
     def __iter__(self) -> Iterator[Located]:
         """Read one photo after the other, in the order of the split's file."""
-        for name in self._names:
-            png = self._folder / "SegmentationClass" / f"{name}.png"
-            indices = read_indices(png)
-            unknown = np.setdiff1d(indices, [0, IGNORED, *_NUMBERS])
-            if unknown.size:
-                raise InputError(
-                    f"{str(png)!r} holds index {unknown[0]}, expected 0 to {len(CLASSES)} or {IGNORED}; "
-                    "take it from SegmentationClass, not from SegmentationObject"
-                )
-            photo, indices = lay(self._folder / "JPEGImages" / f"{name}.jpg", indices)
-            found = by_concept(indices, _NUMBERS)
-            yield located(name, photo, _CONCEPTS, _GROUPS, found, indices.shape, indices == IGNORED)
+        return (self[place] for place in range(len(self)))
+
+    def __getitem__(self, place: int) -> Located:
+        """Read the photo at a place."""
+        name = self._names[place]
+        png = self._folder / "SegmentationClass" / f"{name}.png"
+        indices = read_indices(png)
+        unknown = np.setdiff1d(indices, [0, IGNORED, *_NUMBERS])
+        if unknown.size:
+            raise InputError(
+                f"{str(png)!r} holds index {unknown[0]}, expected 0 to {len(CLASSES)} or {IGNORED}; "
+                "take it from SegmentationClass, not from SegmentationObject"
+            )
+        photo, indices = lay(self._folder / "JPEGImages" / f"{name}.jpg", indices)
+        found = by_concept(indices, _NUMBERS)
+        return located(name, photo, _CONCEPTS, _GROUPS, found, indices.shape, indices == IGNORED)

@@ -81,7 +81,11 @@ def show_cases(data: LocatedSet, methods: Mapping[str, Method], cases: Sequence[
     wanted: dict[str, list[Case]] = {}
     for case in cases:
         wanted.setdefault(case.key[0], []).append(case)
-    for one in data:
+    for place in range(len(data)):
+        try:
+            one = data[place]
+        except InputError:  # reported when it was evaluated
+            continue
         for case in wanted.pop(one.name, []):
             concept = next(c for c in one.concepts if (c.label, c.type) == case.key[1:])
             mask = one.masks[one.concepts.index(concept)]

@@ -111,20 +111,12 @@ def best_parts(truth: Truth, parts: Sequence[Explanation], rows: Sequence[int]) 
 
 
 def _read(data: LocatedSet, most: int | None) -> Iterator[Located | Failure]:
-    """Read photos until one cannot be read: a set cannot go on behind it."""
-    stream = iter(data)
-    total = len(data) if most is None else min(most, len(data))
-    for place in range(total):
+    """Read photos one by one; one that cannot be read is a failure, and the next follows."""
+    for place in range(len(data) if most is None else min(most, len(data))):
         try:
-            one = next(stream, None)
+            yield data[place]
         except InputError as error:
-            left = total - place - 1
-            rest = f"; the {left} photos after it were not read" if left else ""
-            yield Failure(f"photo {place + 1} of {data.name}", f"{error}{rest}")
-            return
-        if one is None:
-            return
-        yield one
+            yield Failure(f"photo {place + 1} of {data.name}", str(error))
 
 
 def _wrong_names(one: Located, known: Sequence[ConceptName], seed: int) -> dict[ConceptName, ConceptName]:

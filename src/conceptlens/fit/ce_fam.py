@@ -71,6 +71,9 @@ def fit_ce_fam(
     plan = schedule_named(schedule, epochs, batch_size)
     looks, pupil = Views(views, validation, seed), Pupil(model, chosen, vlm)
     photos = find_images(*([images] if isinstance(images, (str, Path)) else images))
+    missing = [str(photo) for photo in photos if not photo.exists()]
+    if missing:
+        raise InputError(f"no file or folder {missing[0]!r}; give photos, or a folder that holds them")
     named = _concepts(concepts, similarity)
     about = _about(pupil, photos, looks, plan, schedule, similarity, named, hidden)
     folder = Path(out)

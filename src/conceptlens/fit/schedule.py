@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from conceptlens.error import InputError, near
+from conceptlens.error import InputError
 
 # By how much a loss must fall, relative to the best, to count as better: PyTorch's ReduceLROnPlateau by default.
 LEAST_GAIN = 1e-4
@@ -50,7 +50,7 @@ SCHEDULES: dict[str, Schedule] = {
 def schedule_named(name: str, epochs: int | None = None, batch_size: int | None = None) -> Schedule:
     """Return a schedule of the table, with another length or batch where one is given."""
     if name not in SCHEDULES:
-        raise InputError(f"no schedule '{name}'; use one of {near(name, SCHEDULES)}")
+        raise InputError(f"no schedule '{name}'; use one of {', '.join(SCHEDULES)}")
     changes = {"epochs": epochs, "batch_size": batch_size}
     wrong = {what: value for what, value in changes.items() if value is not None and value < 1}
     if wrong:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,12 +64,24 @@ def _code(seen: Observation, explanations: list[Explanation], image: int) -> lis
     for explanation in explanations:
         settings = explanation.source.settings
         if explanation.types:
-            arguments = f"concepts={list(explanation.labels[image])!r}, target={settings['target']}, "
-            lines.append(f"cl.explain(seen, {arguments}against={settings['against']})")
+            lines.append(_explain_code(explanation, settings, image))
         else:
             targets = ", ".join(str(t) for t in settings.get("targets", []))  # pyright: ignore
             lines.append(f"cl.cam(seen, [{targets}], {explanation.source.method!r}, {explanation.source.layer!r})")
     return lines
+
+
+def _explain_code(explanation: Explanation, settings: Mapping[str, object], image: int) -> str:
+    """Return the call that makes an explanation of concepts again."""
+    concepts = f"concepts={list(explanation.labels[image])!r}"
+    if explanation.source.method == "competition":
+        return f"cl.compete(seen, {concepts})"
+    arguments = [concepts, *(f"{name}={settings[name]}" for name in ("target", "against") if name in settings)]
+    if "branch" in settings:
+        arguments.append("branch=cl.Translator.load(folder)")
+    if "competing" in explanation.source.method:
+        arguments.append('regions="competing"')
+    return f"cl.explain(seen, {', '.join(arguments)})"
 
 
 def _photo(seen: Observation, image: int) -> Image.Image:
