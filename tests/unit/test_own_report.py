@@ -13,6 +13,7 @@ from PIL import Image
 from skimage import data
 
 import conceptlens as cl
+from branches import PLAIN, branch_of
 from conceptlens.metric import peak
 
 
@@ -71,3 +72,23 @@ def test_explanations_hold_no_graph(seen: cl.Observation) -> None:
         assert not explanation.maps.requires_grad
         assert isinstance(explanation.weights, torch.Tensor)
         assert not explanation.weights.requires_grad
+
+
+def test_concepts_of_a_branch_and_in_competition_are_shown_with_the_call_that_makes_them_again(
+    seen: cl.Observation, tmp_path: Path
+) -> None:
+    translator = branch_of(seen.model, PLAIN)
+    observed = seen.model.observe(data.chelsea(), translator.layers)
+    once = cl.Competition(sizes=(1.0,), mirrored=False)
+    explanations = [
+        cl.ce_fam(observed, translator, ["cat"]),
+        cl.explain(observed, ["cat"], branch=translator, regions="competing"),
+        cl.explain(observed, ["cat"], regions="competing"),
+        cl.compete(observed, ["cat"], competition=once),
+    ]
+    (image,) = shown(cl.report(tmp_path / "page.html", observed, *explanations))
+    calls = image["command"].splitlines()[1:]
+    assert calls[0] == "cl.explain(seen, concepts=['cat'], target=None, branch=cl.Translator.load(folder))"
+    assert calls[1].endswith('branch=cl.Translator.load(folder), regions="competing")')
+    assert calls[2] == "cl.explain(seen, concepts=['cat'], target=None, against=None, regions=\"competing\")"
+    assert calls[3] == "cl.compete(seen, concepts=['cat'])"

@@ -148,6 +148,12 @@ def _check_out(out: Path | None) -> None:
         out.suffix.lower() in {".html", ".json", ".parquet"} or (out.exists() and not out.is_dir())
     ):
         raise InputError(f"--out {out} is no folder; give a folder for the page, the numbers and the rows")
+    if out is not None:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise InputError(f"--out {out} cannot be made ({reason}); give a folder that can be written") from None
 
 
 def _finish(

@@ -165,13 +165,16 @@ def _claim(folder: Path, about: dict[str, Any], resume: bool, accelerator: Accel
     known = _read_json(file)
     if known is not None and not resume:
         raise InputError(
-            f"{folder} holds a run already; go on with it by resume=True (--resume), or choose another folder"
+            f"{folder} holds a run already; go on with it by resume=True (--resume), choose another "
+            f"folder, or delete {file} to begin anew"
         )
     differing = [] if known is None else [k for k in {**known, **about} if known.get(k) != about.get(k)]
     if known is not None and differing:
         said = "; ".join(f"{key} was {known.get(key)} and is {about.get(key)}" for key in differing[:3])
         more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
-        raise InputError(f"the run in {folder} was another one: {said}{more}; give its settings, or another folder")
+        raise InputError(
+            f"the run in {folder} was another one: {said}{more}; give its settings or another folder, or delete {file}"
+        )
     if known is None and (folder / CONFIG).exists():
         raise InputError(f"{folder} holds a branch already; choose another folder")
     accelerator.wait_for_everyone()

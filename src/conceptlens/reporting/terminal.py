@@ -32,7 +32,7 @@ def place_in_words(peak: list[float], area: float) -> str:
     row = ("upper", "middle", "lower")[min(2, int(peak[1] * 3))]
     column = ("left", "centre", "right")[min(2, int(peak[0] * 3))]
     place = "centre" if (row, column) == ("middle", "centre") else f"{row} {column}"
-    return f"{place}, {area:.0%}"
+    return f"{place}, {area:.0%}" if area >= 0.005 or area == 0 else f"{place}, under 1%"
 
 
 def _concepts(finding: Finding, named: Explanation) -> Table:
