@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 # How many bytes of tangents at the layer are pushed through the rest of the model at once.
-TANGENT_BYTES = 4 * 2**20
+TANGENT_BYTES = 2 * 2**20
 
 
 def response(
