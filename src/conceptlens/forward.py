@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
@@ -29,6 +30,40 @@ def forward(
             handle = module.get_submodule(name).register_forward_pre_hook(_on_input(watch))
             stack.callback(handle.remove)
         return module(images.clone() if images.is_inference() else images)
+
+
+@contextmanager
+def trunk_kept(module: nn.Module, images: Tensor, layer: str) -> Iterator[None]:
+    """Within, `module(images)` runs only what follows `layer`: the parts before it give back what they gave once.
+
+    A part that is called twice runs each time, and so does what stands between the parts.
+    """
+    with ExitStack() as stack:
+        for part, output in _outputs_until(module, images, layer).items():
+            part.forward = lambda *_, output=output, **__: map_tensors(output, Tensor.clone)
+            stack.callback(delattr, part, "forward")
+        yield
+
+
+def _outputs_until(module: nn.Module, images: Tensor, layer: str) -> dict[nn.Module, Any]:
+    """Return what each part gave by the time that `layer` had run, of parts within parts the outer one's."""
+    end = module.get_submodule(layer)
+    outputs: dict[nn.Module, Any] = {}
+    calls: Counter[nn.Module] = Counter()
+
+    def keep(part: nn.Module, _inputs: tuple[Any, ...], output: Any) -> None:
+        if not calls[end]:
+            outputs[part] = map_tensors(output, Tensor.clone)  # what follows may work in place
+        calls[part] += 1
+
+    with ExitStack() as stack, torch.no_grad():
+        for part in module.modules():
+            if "forward" not in vars(part) and not isinstance(part, torch.jit.ScriptModule):
+                stack.callback(part.register_forward_hook(keep).remove)
+        forward(module, images, {})
+    once = {part: output for part, output in outputs.items() if calls[part] == 1}
+    inner = {child for part in once for child in part.modules() if child is not part}
+    return {part: output for part, output in once.items() if part not in inner}
 
 
 def first_tensor(output: Any) -> Tensor | None:

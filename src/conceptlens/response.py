@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.func import jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from conceptlens.forward import Watch, forward, frozen, full_precision
+from conceptlens.forward import Watch, forward, frozen, full_precision, trunk_kept
 from conceptlens.observe import Observation
 
 if TYPE_CHECKING:
@@ -47,7 +48,12 @@ def response(
         return jvp(rest, (raw,), (grid.write(torch.zeros_like(raw), shift),))[1]
 
     at_once = max(1, TANGENT_BYTES // max(1, raw.numel() * raw.element_size()))
-    with frozen(seen.model.module), full_precision(raw), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+    with ExitStack() as stack:
+        stack.enter_context(frozen(seen.model.module))
+        stack.enter_context(trunk_kept(seen.model.module, seen.images, layer))
+        stack.enter_context(full_precision(raw))
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(warnings.catch_warnings())
         # Of torch itself: how it makes some forward-mode formulas, and operations that it repeats instead of batching.
         warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
         warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)

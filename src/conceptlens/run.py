@@ -90,6 +90,14 @@ class Plan:
     regions: Regions = "official"
     layer: str | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse a branch that is not loaded, such as its folder."""
+        if self.branch is not None and not isinstance(self.branch, Translator):
+            raise InputError(
+                f"a {type(self.branch).__name__} was given as the branch; expected a Translator, "
+                "so load one with cl.Translator.load(folder)"
+            )
+
 
 @dataclass(frozen=True)
 class Opened:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from conceptlens.error import InputError
 from conceptlens.forward import Watch, forward
@@ -94,12 +95,25 @@ def _resized(transform: Preprocess, size: tuple[int, int]) -> Preprocess:
     return dataclasses.replace(transform, size=size, resize=resize)
 
 
+# What each model said when it was tried, for as long as it lives.
+_TRIED: WeakKeyDictionary[nn.Module, dict[tuple[int, int], bool]] = WeakKeyDictionary()
+
+
 def _accepts(seen: Observation, size: tuple[int, int]) -> bool:
-    """Whether the model runs on inputs of another size: tried on a blank one."""
+    """Whether the model runs on inputs of another size: tried on a blank one, once for each model and size."""
+    tried = _TRIED.setdefault(seen.model.module, {})
+    if size not in tried:
+        tried[size] = _runs(seen, size)
+    return tried[size]
+
+
+def _runs(seen: Observation, size: tuple[int, int]) -> bool:
     blank = seen.images.new_zeros(1, seen.images.shape[1], *size)
     try:
         with torch.no_grad():
             forward(seen.model.module, blank, {})
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, ValueError, AssertionError):
         return False
     return True

@@ -73,9 +73,9 @@ def on_grid(cells: Tensor, grid: int) -> Tensor:
     return found
 
 
-def centred(cells: Tensor) -> Tensor:
+def centred(cells: Tensor, part: float = 1.0) -> Tensor:
     mean = sum(cells[:, y, x] for y in range(cells.shape[1]) for x in range(cells.shape[2]))
-    return cells - (mean / (cells.shape[1] * cells.shape[2]))[:, None, None]
+    return cells - part * (mean / (cells.shape[1] * cells.shape[2]))[:, None, None]
 
 
 def flat(cells: Tensor) -> list[Tensor]:
@@ -95,10 +95,10 @@ def slow_regions(net: Staged, betas: dict[ConceptName, Tensor], picture: Image.I
             if how.mirrored:
                 looks.append(net.second(net.first(image.flip(3)))[0].flip(2))
             stages.append((first[0], second[0]))
-    # 2. unit cells, each less the mean cell, averaged on one grid
+    # 2. unit cells, each less a part of the mean cell, averaged on one grid
     total = torch.zeros(DIMENSION, how.grid, how.grid, dtype=DOUBLE)
     for cells in looks:
-        plain = centred(cells)
+        plain = centred(cells, how.centred)
         unit = plain.clone()
         for y in range(plain.shape[1]):
             for x in range(plain.shape[2]):
@@ -164,7 +164,12 @@ def slow_betas(
 @pytest.mark.parametrize("words", [CLIP, PLAIN], ids=["unit vectors", "plain vectors"])
 @pytest.mark.parametrize("with_branch", [True, False])
 @pytest.mark.parametrize(
-    "how", [HOW, Competition((1.0,), False, 6, 0.7, 0.3, 0, 1.0), Competition((1.0, 2.0, 3.0), True, 4, 2.5, 0.1, 3)]
+    "how",
+    [
+        HOW,
+        Competition((1.0,), False, 0.0, 6, 0.7, 0.3, 0, 1.0),
+        Competition((1.0, 2.0, 3.0), True, 1.0, 4, 2.5, 0.1, 3),
+    ],
 )
 def test_regions_are_those_of_the_description(
     monkeypatch: pytest.MonkeyPatch, how: Competition, with_branch: bool, words: Words, squash: bool

@@ -67,3 +67,14 @@ def test_the_committed_localisation_holds_what_the_page_claims() -> None:
     assert best["pointing_energy"] >= 0.29
     assert float(best["right_minus_wrong"].split()[0]) >= 0.31
     assert best["thing"] >= rows["Grad-CAM of the prediction"]["thing"] + 0.13
+    assert best["stuff"] >= 0.34
+
+
+def test_the_committed_speed_of_many_concepts_holds_what_the_page_claims() -> None:
+    text = (ROOT / "docs" / "results" / "ce_fam.json").read_text(encoding="utf-8")
+    figures = json.loads(text)["figures"]
+    assert figures["last_layer_500_forwards"] <= 1.5
+    assert figures["speedup_50_released"] >= 3
+    assert figures["speedup_500"] >= 10
+    assert figures["max_map_difference"] <= 1e-5
+    assert not any(place in text for place in ("/home/", "/root/", "/tmp/", "/work/"))

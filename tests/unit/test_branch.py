@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -273,7 +274,9 @@ def test_broken_and_newer_files_are_refused(model: cl.Backbone, vlm: cl.Backbone
         with pytest.raises(cl.InputError, match="holds no branch"):
             Translator.load(folder)
     config.write_text('{"format": 1}')
-    with pytest.raises(cl.InputError, match="holds no whole branch"):
+    with pytest.raises(
+        cl.InputError, match=r"holds no whole branch \(config.json lacks branch.layers; expected a list"
+    ):
         Translator.load(folder)
 
     config.write_text(kept)
@@ -286,3 +289,44 @@ def test_broken_and_newer_files_are_refused(model: cl.Backbone, vlm: cl.Backbone
     weights.unlink()
     with pytest.raises(cl.InputError, match="holds no whole branch"):
         Translator.load(folder)
+
+
+WRONG = {
+    "branch": ("gone", "config.json lacks branch.layers; expected a list of texts"),
+    "branch.hidden": ([6, "five"], "in config.json, branch.hidden is [6, 'five']; expected a list of whole numbers"),
+    "branch.widths": ([10], "in config.json, branch does not fit together: 2 layers and 1 widths are given"),
+    "branch.dimension": (13, "branch.safetensors holds other sizes than config.json"),
+    "teacher.scale": (None, "in config.json, teacher.scale is None; expected a number"),
+    "model": ("tiny 0", "config.json lacks model.name; expected a text"),
+    "training": ([], "in config.json, training is []; expected an object"),
+}
+
+
+@pytest.mark.parametrize("path", WRONG)
+def test_a_damaged_config_is_refused_with_its_file_and_field(
+    model: cl.Backbone, vlm: cl.Backbone, tmp_path: Path, path: str
+) -> None:
+    folder = make(model, vlm).save(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    value, said = WRONG[path]
+    *parents, last = path.split(".")
+    holder = config[parents[0]] if parents else config
+    holder[last] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(cl.InputError, match=re.escape(said)):
+        Translator.load(folder)
+
+
+@pytest.mark.parametrize(("text", "said"), [("{", "config.json is no JSON"), ("[]", "config.json lacks format")])
+def test_a_config_that_is_none_is_refused_in_plain_words(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(cl.InputError, match=re.escape(f"{tmp_path} holds no branch ({said}")):
+        Translator.load(tmp_path)
+
+
+def test_a_config_of_a_later_minor_version_may_hold_more(model: cl.Backbone, vlm: cl.Backbone, tmp_path: Path) -> None:
+    folder = make(model, vlm).save(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["teacher"]["colour"] = "green"
+    (folder / "config.json").write_text(json.dumps(config))
+    assert Translator.load(folder).teacher.name == "tiny 1"

@@ -96,6 +96,18 @@ def test_scenes_and_textures_are_left_out(tmp_path: Path) -> None:
     assert not {"striped", "bedroom"} & {c.label for c in concepts}
 
 
+def test_photos_without_a_place_are_counted(tmp_path: Path) -> None:
+    folder = broden(tmp_path)
+    assert [Broden(folder, split).left_out for split in ("all", "train", "val")] == [1, 0, 1]
+
+
+def test_small_masks_may_be_left_out(tmp_path: Path) -> None:
+    every, large = (only(Broden(broden(tmp_path), "val", share)) for share in (0.0, 0.3))
+    assert every.left_out == 0
+    assert {c.label for c in large.concepts} < {c.label for c in every.concepts}
+    assert large.left_out == len(every.masks) - len(large.masks)
+
+
 def test_splits(tmp_path: Path) -> None:
     folder = broden(tmp_path)
     assert len(Broden(folder)) == len(open_set(f"broden:{folder}")) == 2

@@ -60,11 +60,19 @@ def test_files_hold_every_row_the_numbers_and_the_page(tmp_path: Path) -> None:
     assert "CE-FAM" in done.stdout
     assert "(oracle)" in done.stdout
     assert "3 photos" in done.stderr
+    assert "3 photos are few: intervals of fewer than 8" in " ".join(done.stdout.split())
+    assert "3 photos are few: intervals of fewer than 8" in (out / "localization.html").read_text()
 
 
 def test_the_same_seed_gives_the_same_numbers() -> None:
     first, again = (json.loads(run(*FEW, "--limit", "2", "--json").stdout)["methods"] for _ in range(2))
     assert first == again
+
+
+def test_the_model_is_loaded_as_the_options_say() -> None:
+    done = run("--data", "drawn:1", "--methods", "centre", "--no-pretrained", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["settings"]["weights"] == "random"
 
 
 def test_neuron_labels_take_the_train_split_or_a_folder(tmp_path: Path) -> None:
@@ -111,7 +119,10 @@ REFUSED = {
     "unknown model": ([*FEW, "--model", "timm:resnet5"], "resnet50"),
     "no branch": ([*FEW, "--branch", "no-branch"], "no-branch"),
     "odd share": ([*FEW, "--least-share", "1.5"], "below 1"),
-    "odd resolution": ([*FEW, "--resolution", "-3"], "2 pixels"),
+    "odd resolution": ([*FEW, "--resolution", "-3"], "2 to 2048 pixels"),
+    "huge resolution": ([*FEW, "--resolution", "100000"], "2 to 2048 pixels"),
+    "missing weights": ([*FEW, "--weights", "no.safetensors"], "no.safetensors"),
+    "missing labels": ([*FEW, "--labels", "no.txt"], "no.txt"),
     "out is a file": ([*FEW, "--out", "page.html"], "give a folder"),
     "no probe": (["--data", "masks:SET", "--methods", "www"], "--probe"),
     "few photos": (["--data", "drawn:2", "--methods", "www"], "at least 10"),

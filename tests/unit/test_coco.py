@@ -51,14 +51,15 @@ def panoptic(folder: Path, ids: np.ndarray, turn: int = 1, **changed: Any) -> Pa
     return folder
 
 
-def instances(folder: Path, *entries: dict[str, Any], turn: int = 1, grown: int = 1) -> CocoInstances:
+def instances(folder: Path, *entries: dict[str, Any], turn: int = 1, grown: int = 1, **options: Any) -> CocoInstances:
     photo(folder / "val2017" / "000000000009.jpg", turn=turn)
     listed = {
         "images": [{"id": 9, "file_name": "000000000009.jpg", "width": 20 * grown, "height": 12 * grown}],
         "annotations": [{"id": n, "image_id": 9, "iscrowd": 0, "category_id": 1, **e} for n, e in enumerate(entries)],
         "categories": CATEGORIES[:2],
     }
-    return CocoInstances(folder / "val2017", write_json(folder / "annotations" / "instances_val2017.json", listed))
+    file = write_json(folder / "annotations" / "instances_val2017.json", listed)
+    return CocoInstances(folder / "val2017", file, **options)
 
 
 def packed(mask: np.ndarray) -> dict[str, Any]:
@@ -293,6 +294,95 @@ def test_a_photo_of_another_size_than_its_entry_is_refused(tmp_path: Path) -> No
     assert "same size" in said
 
 
-def test_crowds_are_ignored_or_joined_only(tmp_path: Path) -> None:
+def test_options_are_those_there_are(tmp_path: Path) -> None:
     folder = panoptic(tmp_path, stripes())
-    assert "'ignore' or 'join'" in refusal(lambda: CocoPanoptic(folder, crowds="drop"))  # pyright: ignore
+    assert "'ignore', 'join', 'skip'" in refusal(lambda: CocoPanoptic(folder, crowds="drop"))  # pyright: ignore
+    assert "'category', 'instance'" in refusal(lambda: CocoPanoptic(folder, by="object"))  # pyright: ignore
+    assert "'outline', 'box', 'ellipse'" in refusal(lambda: instances(tmp_path, shape="disc"))
+    for share in (-0.1, 1.0, float("nan")):
+        assert "least area" in refusal(lambda share=share: instances(tmp_path, least_area=share))
+
+
+# One mask for each object, coarse masks, and what is left out
+
+
+def test_each_segment_may_be_a_mask_of_its_own(tmp_path: Path) -> None:
+    one = only(CocoPanoptic(panoptic(tmp_path, stripes()), by="instance"))
+    assert [c.label for c in one.concepts] == ["person", "person", "tree"]
+    assert one.groups == ("thing", "thing", "stuff")
+    assert [np.flatnonzero(mask.all(0)).tolist() for mask in one.masks] == [
+        [0, 1, 2, 3],
+        [4, 5, 6, 7],
+        [8, 9, 10, 11],
+    ]
+
+
+def test_each_instance_may_be_a_mask_of_its_own(tmp_path: Path) -> None:
+    entries = [
+        {"segmentation": box(0, 0, 2, 2), "category_id": 18},
+        {"segmentation": box(8, 0, 12, 4)},
+        {"segmentation": box(0, 0, 4, 4)},
+    ]
+    one = only(instances(tmp_path, *entries, by="instance"))
+    assert [c.label for c in one.concepts] == ["person", "person", "dog"]
+    assert [np.flatnonzero(mask.any(0)).tolist() for mask in one.masks] == [[8, 9, 10, 11], [0, 1, 2, 3], [0, 1]]
+    assert one.left_out == 0
+
+
+def test_a_crowd_that_joins_is_an_instance_of_its_category(tmp_path: Path) -> None:
+    entries = [{"segmentation": box(0, 0, 4, 4)}, {"segmentation": box(8, 0, 12, 4), "iscrowd": 1}]
+    assert only(instances(tmp_path, *entries, by="instance", crowds="join")).masks.sum((1, 2)).tolist() == [16, 16]
+    ids = CocoPanoptic(panoptic(tmp_path, stripes()), by="instance", crowds="join")
+    assert [c.label for c in only(ids).concepts].count("person") == 3
+
+
+def test_crowds_that_are_skipped_are_rest_and_counted(tmp_path: Path) -> None:
+    entries = [{"segmentation": box(0, 0, 4, 4)}, {"segmentation": box(8, 0, 12, 4), "iscrowd": 1}]
+    one = only(instances(tmp_path, *entries, crowds="skip"))
+    assert (int(one.masks.sum()), one.ignored, one.left_out) == (16, None, 1)
+    whole = only(CocoPanoptic(panoptic(tmp_path, stripes()), crowds="skip"))
+    assert whole.ignored is not None
+    assert whole.ignored.all(0).tolist() == [False] * 16 + [True] * 4
+    assert by_label(whole)["person"].all(0).tolist() == [True] * 8 + [False] * 12
+    assert whole.left_out == 1
+
+
+@pytest.mark.parametrize(("shape", "pixels"), [("box", 48), ("ellipse", 36)])
+def test_boxes_need_no_outline(tmp_path: Path, shape: str, pixels: int) -> None:
+    one = only(instances(tmp_path, {"bbox": [4, 2, 8, 6]}, {"bbox": [0, 0, 0, 3]}, shape=shape, by="instance"))
+    assert np.argwhere(one.masks[0])[[0, -1]][:, 0].tolist() == [2, 7]
+    assert (int(one.masks.sum()), one.left_out) == (pixels, 1)
+
+
+@pytest.mark.parametrize("given", [{}, {"bbox": [1, 2, 3]}, {"bbox": "none"}, {"bbox": None}])
+def test_a_box_that_cannot_be_read_is_refused(tmp_path: Path, given: dict[str, Any]) -> None:
+    assert "instances_val2017.json" in refusal(lambda: instances(tmp_path, given, shape="box"))
+
+
+def test_small_masks_may_be_left_out_and_blank_ones_are(tmp_path: Path) -> None:
+    entries = [
+        {"segmentation": box(0, 0, 12, 4)},
+        {"segmentation": box(0, 0, 2, 2), "category_id": 18},
+        {"segmentation": box(30, 30, 40, 40), "category_id": 18},
+    ]
+    every, large = (only(instances(tmp_path, *entries, by="instance", least_area=a)) for a in (0.0, 0.1))
+    assert ([c.label for c in every.concepts], every.left_out) == (["person", "dog"], 1)
+    assert ([c.label for c in large.concepts], large.left_out) == (["person"], 2)
+
+
+def test_a_mask_of_the_whole_photo_is_kept(tmp_path: Path) -> None:
+    one = only(instances(tmp_path, {"segmentation": box(0, 0, 20, 12)}))
+    assert one.masks.all()
+    assert one.left_out == 0
+
+
+def test_a_listed_segment_without_a_pixel_is_counted(tmp_path: Path) -> None:
+    ids = stripes()
+    ids[ids == TREE] = PERSON
+    assert only(CocoPanoptic(panoptic(tmp_path, ids))).left_out == 1
+
+
+def test_photos_without_an_annotation_are_counted(tmp_path: Path) -> None:
+    listed = [{"id": 9, "file_name": "000000000009.jpg"}, {"id": 10, "file_name": "000000000010.jpg"}]
+    made = CocoPanoptic(panoptic(tmp_path, stripes(), images=listed))
+    assert (len(made), made.left_out) == (1, 1)

@@ -255,7 +255,7 @@ def test_maps_of_every_transform_are_finite_and_show_something(name: str) -> Non
 
 def test_the_record_tells_how_it_was_made() -> None:
     seen, words = looking("timm resnet")
-    how = Competition((1.0, 2.0), False, 14, 2.0, 0.2, 1, 2.0)
+    how = Competition((1.0, 2.0), False, 0.5, 14, 2.0, 0.2, 1, 2.0)
     found = compete(seen, ASKED, words, competition=how)
     settings = found.source.settings
     assert {name: settings[name] for name in dataclasses.asdict(how) if name != "sizes"} == {
@@ -339,7 +339,16 @@ def test_two_pairs_share_the_mean_of_their_scores() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"grid": 0}, {"sizes": ()}, {"sizes": (-1.0,)}, {"affinity": 0.0}, {"sharpness": math.nan}, {"steps": -1}]
+    "wrong",
+    [
+        {"grid": 0},
+        {"sizes": ()},
+        {"sizes": (-1.0,)},
+        {"affinity": 0.0},
+        {"sharpness": math.nan},
+        {"steps": -1},
+        {"centred": 1.1},
+    ],
 )
 def test_a_competition_without_sense_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(cl.InputError, match="a competition with"):

@@ -266,6 +266,13 @@ def test_the_summary_is_made_of_the_metrics_own_intervals() -> None:
     assert [m["name"] for m in numbers["metrics"]] == list(LOCATED)
 
 
+@pytest.mark.parametrize(("photos", "few"), [(1, False), (2, True), (7, True), (8, False)])
+def test_intervals_of_few_photos_come_with_a_warning(photos: int, few: bool) -> None:
+    found = summarise([a_row(f"p{i}", "thing", "one", i / 10) for i in range(photos)], against=None, draws=20)
+    said = f"{photos} photos are few: intervals of fewer than 8 are too narrow to rely on"
+    assert found.warning == (said if few else None)
+
+
 def test_methods_are_compared_on_the_same_pairs_only() -> None:
     uneven = [a_row("a", "thing", "one", 0.5), a_row("a", "thing", "two", 0.5), a_row("b", "thing", "one", 0.5)]
     with pytest.raises(cl.InputError, match="on the same pairs"):
@@ -302,7 +309,8 @@ REFUSED = {
     "no method": (lambda: method_names(["", " "]), "no method is named"),
     "no method given": (lambda: list(evaluate(DATA, {})), "no method was given"),
     "share": (lambda: check_settings(1.0, 112, None), "from 0 to below 1"),
-    "resolution": (lambda: check_settings(0.01, 1, None), "at least 2 pixels"),
+    "resolution": (lambda: check_settings(0.01, 1, None), "2 to 2048 pixels"),
+    "large resolution": (lambda: check_settings(0.01, 2049, None), "2 to 2048 pixels"),
     "most": (lambda: check_settings(0.01, None, 0), "at least 1"),
     "no probe": (lambda: build_methods(["www"], Setting(MODEL, DATA.concepts)), "at least 10"),
 }

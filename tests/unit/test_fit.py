@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -293,6 +294,19 @@ def test_a_loss_that_is_no_number_ends_the_run(
         fit_ce_fam(model, vlm, photos, tmp_path, similarity=0, schedule="code", **QUICK)
 
 
+def test_training_ends_once_the_loss_has_not_fallen_for_as_long_as_the_schedule_waits(
+    model: cl.Backbone, vlm: cl.Backbone, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    still = dataclasses.replace(SCHEDULES["code"], initial=0.0, peak=0.0, epochs=9, stop=2)  # its loss never changes
+    monkeypatch.setitem(SCHEDULES, "code", still)
+    made = fit_ce_fam(model, vlm, photos, tmp_path / "stops", similarity=0, schedule="code", **QUICK)
+    assert (made.training["epochs"], made.training["best_epoch"]) == (3, 1)
+    assert len(json.loads((tmp_path / "stops" / "history.json").read_text())) == 3
+    monkeypatch.setitem(SCHEDULES, "code", dataclasses.replace(still, stop=None))
+    made = fit_ce_fam(model, vlm, photos, tmp_path / "goes on", similarity=0, schedule="code", **QUICK)
+    assert (made.training["epochs"], made.training["best_epoch"]) == (9, 1)
+
+
 @pytest.mark.parametrize("schedule", ["modern", "code"])
 def test_killed_in_the_middle_it_ends_as_if_it_had_not_been(photos: Path, tmp_path: Path, schedule: str) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -320,14 +334,24 @@ def test_the_command_trains_and_says_what_came_of_it(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = {"toy:pupil": pupil(), "toy:teacher": teacher_of()}
-    monkeypatch.setattr("conceptlens.zoo.load_model", lambda name: models[name])
+    options: dict[str, Any] = {}
+
+    def load_model(name: str, **given: Any) -> cl.Backbone:
+        options.update(given)
+        return models[name]
+
+    monkeypatch.setattr("conceptlens.zoo.load_model", load_model)
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no photo")
     out = str(tmp_path / "out")
     call = ["ce-fam", "--model", "toy:pupil", "--vlm", "toy:teacher", "--images", str(photos), "-i", str(bad)]
     call += ["--out", out, "--epochs", "2", "--views", "1", "--hidden", "8,6", "--concepts", "cat, red:colour"]
-    done = CliRunner().invoke(app, [*call, "--layers", "second", "--batch-size", "16", "--json"])
+    (tmp_path / "names.txt").write_text("cat\ndog\ncar\ntree\n")
+    own = ["--weights", "own.safetensors", "--labels", str(tmp_path / "names.txt"), "--no-pretrained"]
+    done = CliRunner().invoke(app, [*call, *own, "--layers", "second", "--batch-size", "16", "--json"])
     assert done.exit_code == 0, done.output
+    assert (options["weights"], options["pretrained"]) == ("own.safetensors", False)
+    assert options["labels"] == ["cat", "dog", "car", "tree"]
     numbers = json.loads(done.stdout)
     assert numbers["schema"] == "conceptlens.fit-ce-fam/1"
     assert (numbers["photos"], numbers["epochs"], numbers["layers"]) == (40, 2, ["second"])

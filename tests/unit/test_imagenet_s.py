@@ -106,6 +106,12 @@ def test_a_photo_without_its_class_shows_no_concept(tmp_path: Path) -> None:
     one = only(ImageNetS(imagenet_s(tmp_path, "n01440764", left_half(code=1000))))
     assert one.concepts == ()
     assert one.ignored is not None
+    assert one.left_out == 1
+
+
+def test_small_masks_may_be_left_out(tmp_path: Path) -> None:
+    one = only(ImageNetS(imagenet_s(tmp_path, "n01443537", left_half(code=GOLDFISH)), least_area=0.6))
+    assert (one.concepts, one.left_out) == ((), 1)
 
 
 def test_a_resized_photo_keeps_its_mask_and_another_shape_does_not(tmp_path: Path) -> None:

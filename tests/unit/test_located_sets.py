@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from written_sets import by_label, refusal
+from written_sets import by_label, refusal, write_json, write_text
 
-from conceptlens.data.coco import CocoPanoptic
+import conceptlens
+from conceptlens.data.broden import Broden
+from conceptlens.data.coarse import coarse_mask, coarse_masks
+from conceptlens.data.coco import CocoInstances, CocoPanoptic
 from conceptlens.data.drawn import Drawn
-from conceptlens.data.located import Located, crop_masks, resize_mask
+from conceptlens.data.imagenet_s import ImageNetS
+from conceptlens.data.located import Listed, Located, crop_masks, resize_mask
+from conceptlens.data.masks import MaskFolder
 from conceptlens.data.sets import FOLDER, SETS, open_set
 from conceptlens.data.shapes import random_scene
+from conceptlens.data.voc import Voc
 from conceptlens.text.vocabulary import ConceptName
 
 DATA = Path(os.environ.get("CONCEPTLENS_DATA", Path(__file__).parents[3] / "shared" / "data")) / "coco_panoptic"
@@ -80,6 +88,89 @@ def test_a_photo_without_concepts_has_none_large_enough() -> None:
     assert bare.at_least(0.01).concepts == ()
 
 
+def test_what_is_too_small_is_counted() -> None:
+    masks = np.zeros((3, 8, 8), bool)
+    masks[0, :4], masks[1, 0, 0] = True, True
+    one = Located("one", Image.new("RGB", (8, 8)), tuple(map(ConceptName, "abc")), ("",) * 3, masks, left_out=2)
+    kept = one.at_least(0.1)
+    assert ([c.label for c in kept.concepts], kept.left_out) == (["a"], 4)
+
+
+# Coarse masks
+
+
+def test_a_box_is_filled_where_pixels_have_their_centres() -> None:
+    mask = coarse_mask((1.5, 0.4, 4.5, 2.0), (5, 7))
+    assert np.argwhere(mask).tolist() == [[row, column] for row in (0, 1) for column in (1, 2, 3)]
+    assert coarse_mask((-3, -3, 30, 30), (5, 7)).all()
+    assert coarse_mask((-3, -3, 30, 30), (5, 7)).shape == (5, 7)
+
+
+def test_an_ellipse_has_its_area_and_touches_its_box() -> None:
+    mask = coarse_mask((10, 20, 90, 60), (80, 100), "ellipse")
+    assert mask.sum() == pytest.approx(np.pi * 40 * 20, rel=0.01)
+    np.testing.assert_array_equal(mask, mask[:, ::-1])
+    assert (np.flatnonzero(mask.any(1))[[0, -1]].tolist(), np.flatnonzero(mask.any(0))[[0, -1]].tolist()) == (
+        [20, 59],
+        [10, 89],
+    )
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_coarse_masks_lie_in_the_box_around_their_pixels(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    mask = np.zeros((40, 50), bool)
+    mask[tuple(draw.integers(0, 40, (2, int(draw.integers(1, 6)))))] = True
+    masks = np.stack([mask, np.zeros_like(mask)])
+    box, ellipse = coarse_masks(masks), coarse_masks(masks, "ellipse")
+    rows, columns = np.nonzero(mask)
+    expected = np.zeros_like(mask)
+    expected[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = True
+    np.testing.assert_array_equal(box[0], expected)
+    assert ellipse[0].any()
+    assert not (ellipse[0] & ~box[0]).any()
+    assert not box[1].any()
+    assert not ellipse[1].any()
+
+
+def test_a_coarse_shape_is_one_there_is() -> None:
+    assert "box, ellipse" in refusal(lambda: coarse_mask((0, 0, 4, 4), (8, 8), "disc"))  # pyright: ignore
+    for empty in ((4, 0, 4, 4), (4, 4, 0, 0), (0, 0, float("nan"), 4)):
+        assert "is empty" in refusal(lambda empty=empty: coarse_mask(empty, (8, 8)))
+
+
+# One way of reading
+
+
+@pytest.mark.parametrize("kind", [Broden, CocoInstances, CocoPanoptic, Drawn, ImageNetS, MaskFolder, Voc])
+def test_every_set_says_only_how_one_photo_is_read(kind: type) -> None:
+    assert issubclass(kind, Listed)
+    assert not {"__len__", "__iter__", "__getitem__", "name", "concepts"} & set(vars(kind))
+
+
+def test_photos_are_listed_once(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    listed = {"images": [{"id": 1, "file_name": "a.png", "height": 8, "width": 8}], "annotations": [], "categories": []}
+    file = write_json(tmp_path / "instances.json", listed)
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        Image.new("L", (8, 8)).save(tmp_path / folder / "a.png")
+    write_text(tmp_path / "labels.txt", "cat")
+    for made in (CocoInstances(tmp_path, file), MaskFolder(tmp_path)):
+        assert isinstance(made._entries, Sequence)
+        assert made[0].photo.size == (8, 8)
+        with pytest.raises(IndexError):
+            made[1]
+
+
+@pytest.mark.parametrize("room", ["data", "text"])
+def test_no_file_takes_a_private_name_of_another(room: str) -> None:
+    for file in (Path(conceptlens.__file__).parent / room).glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                assert not [alias.name for alias in node.names if alias.name.startswith("_")], file.name
+
+
 # Sets by name
 
 
@@ -94,6 +185,12 @@ def test_drawn_by_name() -> None:
     assert len(open_set("drawn")) == 100
     assert len(open_set("drawn:3")) == 3
     assert open_set("drawn:3", "train").name == "drawn train"
+
+
+@pytest.mark.parametrize("count", ["", " ", "0", "-3", "2.5", "many", "1000001", "12345678", "3:4"])
+def test_scenes_that_cannot_be_counted_are_refused_in_one_way(count: str) -> None:
+    said = refusal(lambda: open_set(f"drawn:{count}"))
+    assert said == f"'drawn:{count.strip()}' counts no scenes; write a number from 1 to 1000000, such as drawn:200"
 
 
 @pytest.mark.parametrize(

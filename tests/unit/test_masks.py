@@ -92,6 +92,16 @@ def test_a_mask_of_another_size_turns_with_its_photo(tmp_path: Path, turn: int) 
     assert (one.masks[0] == seen).mean() > 0.98
 
 
+def test_small_masks_may_be_left_out_and_whole_ones_are_kept(tmp_path: Path) -> None:
+    write_text(folder_of(tmp_path, indices()) / "labels.txt", "cat", "dog", "fur")
+    one = only(MaskFolder(tmp_path, least_area=0.1))
+    assert ([c.label for c in one.concepts], one.left_out) == (["cat"], 1)
+    palette(tmp_path / "masks" / "cat.png", np.ones((12, 20), np.int32))
+    whole = only(MaskFolder(tmp_path))
+    assert whole.masks.all()
+    assert whole.left_out == 0
+
+
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     assert "labels.csv" in refusal(lambda: MaskFolder(tmp_path))
     write_text(tmp_path / "labels.txt", "cat")

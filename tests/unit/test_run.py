@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import skimage
@@ -10,6 +11,8 @@ import torch
 from torch import nn
 
 import conceptlens as cl
+from branches import PLAIN, branch_of
+from conceptlens.reporting.numbers import explain_numbers
 from conceptlens.run import Failure, Finding, Plan, find
 
 PHOTOS = Path(skimage.__file__).parent / "data"
@@ -91,6 +94,37 @@ def test_a_contrast_by_a_rule_that_is_not_linear_has_no_slider(model: cl.Backbon
     assert found.finer is not None
     seen = model.observe(str(CAT))
     assert torch.allclose(found.finer.maps, cl.cam(seen, cl.Contrast(), "layer_cam").maps)
+
+
+def test_the_numbers_say_how_concepts_were_found_and_who_read_their_words(model: cl.Backbone) -> None:
+    branch = branch_of(model, PLAIN)
+    plans = {
+        ("ce_fam", None, "official"): Plan(top=2),
+        ("ce_fam", branch.name, "official"): Plan(top=2, branch=branch),
+        ("ce_fam with competing regions", branch.name, "competing"): Plan(top=2, branch=branch, regions="competing"),
+    }
+    for expected, plan in plans.items():
+        (found,) = find(model, [CAT], plan)
+        assert isinstance(found, Finding)
+        (image,) = explain_numbers([found], [])["images"]
+        assert (image["method"], image["branch"], image["regions"]) == expected
+        assert all(("layer" in concept) == (expected[1:] == (branch.name, "official")) for concept in image["concepts"])
+
+
+def test_a_branch_of_one_layer_says_which(model: cl.Backbone) -> None:
+    branch = branch_of(model, PLAIN)
+    (found,) = find(model, [CAT], Plan(top=2, branch=branch, layer=branch.layers[1]))
+    assert isinstance(found, Finding)
+    (image,) = explain_numbers([found], [])["images"]
+    assert [concept["layer"] for concept in image["concepts"]] == [branch.layers[1]] * 2
+
+
+@pytest.mark.parametrize("given", ["branch", Path("branch")])
+def test_the_folder_of_a_branch_is_no_branch(given: Any) -> None:
+    with pytest.raises(
+        cl.InputError, match=r"given as the branch; expected a Translator, .*Translator\.load\(folder\)"
+    ):
+        Plan(branch=given)
 
 
 def test_a_tower_without_classes_names_concepts_but_counts_nothing() -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import conceptlens as cl
 from conceptlens.text import encoder
 from conceptlens.text.cache import cache_folder, cached, identity
-from conceptlens.text.encoder import ClassifierText, VisionLanguage, encode_sentences
+from conceptlens.text.encoder import ClassifierText, OpenClip, Towers, Transformers, VisionLanguage, encode_sentences
 
 PHOTOS = Path(skimage.__file__).parent / "data"
 TEXTS = ["a cat", "a motorcycle on the beach", "blue"]
@@ -114,6 +114,12 @@ def test_other_weights_are_another_model(pairs: Pairs, kind: str, folder: Path) 
     first, second = (pairs[kind](seed).encode_text(TEXTS) for seed in (0, 1))
     assert not torch.allclose(first, second)
     assert len(list(folder.glob("texts-*.safetensors"))) == 2
+
+
+@pytest.mark.parametrize("kind", [OpenClip, Transformers])
+def test_libraries_differ_in_how_the_text_tower_is_called(kind: type) -> None:
+    assert issubclass(kind, Towers)
+    assert not {"scale", "bias", "encode_image", "encode_text"} & set(vars(kind))
 
 
 def test_clip_reads_a_text_as_its_library_does(pairs: Pairs, folder: Path) -> None:

@@ -72,3 +72,26 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     folder = voc(tmp_path, indices())
     assert "splits there: train, val" in refusal(lambda: Voc(folder, "test"))
     assert "2007_000032.png" in refusal(lambda: Voc(folder, "train"))
+
+
+def test_each_object_may_be_a_mask_of_its_own(tmp_path: Path) -> None:
+    objects = left_half(code=1)
+    objects[:, :4], objects[:, 10], objects[0, 12:] = 3, 255, 2
+    palette(voc(tmp_path, indices()) / "SegmentationObject" / "2007_000033.png", objects)
+    one = only(Voc(tmp_path, by="instance"))
+    assert [c.label for c in one.concepts] == ["aeroplane", "person", "person"]
+    assert [int(mask.sum()) for mask in one.masks] == [8, 72, 48]
+    assert one.ignored is not None
+    np.testing.assert_array_equal(one.ignored, indices() == 255)
+
+
+def test_objects_of_another_size_are_refused(tmp_path: Path) -> None:
+    folder = voc(tmp_path, indices())
+    assert "SegmentationObject" in refusal(lambda: Voc(folder, by="instance"))
+    palette(folder / "SegmentationObject" / "2007_000033.png", left_half(10, 6))
+    assert "SegmentationObject" in refusal(lambda: Voc(folder, by="instance"))
+
+
+def test_small_masks_may_be_left_out(tmp_path: Path) -> None:
+    one = only(Voc(voc(tmp_path, indices()), least_area=0.1))
+    assert ([c.label for c in one.concepts], one.left_out) == (["person"], 1)

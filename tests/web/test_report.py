@@ -10,12 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import skimage
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page, expect
 
+import conceptlens as cl
+from branches import PLAIN, branch_of
 from conceptlens import render
 from conceptlens.error import InputError
+from conceptlens.reporting.content import entry_of, page_content
 from conceptlens.reporting.page import check, embed, page, write_page
+from conceptlens.run import Finding, Plan, find
+from conceptlens.text.vocabulary import parse_concepts
 
 pytestmark = pytest.mark.web
 
@@ -319,6 +325,72 @@ def test_the_scale_is_stated_and_can_be_shared(open_report: Open) -> None:
     assert pixels(tab)[..., 3].sum() < own[..., 3].sum()
 
 
+def test_competing_regions_have_no_scale_in_common(open_report: Open) -> None:
+    image = an_image()
+    for question in image["questions"][2:4]:
+        question["regions"] = "competing"
+    tab = open_report(a_report(image))
+    own, shared = (tab.locator(f"[name=scale][value={name}]") for name in ("own", "shared"))
+    shared.check()
+    choose(tab, 2)
+    assert shared.is_disabled()
+    assert own.is_checked()
+    assert "competing regions have none in common" in tab.locator("#scale-words").inner_text()
+    assert tab.locator("#high").inner_text() == render.number(0.04 * bump(0.2, 0.8).max())
+    choose(tab, 3)
+    assert tab.locator("#high").inner_text() == render.number(0.01 * bump(0.8, 0.2).max())
+    choose(tab, 0)
+    assert shared.is_enabled()
+    assert shared.is_checked()
+    assert tab.locator("#word-competing").is_visible()
+
+
+def test_the_words_say_that_the_models_own_pair_read_the_concepts(open_report: Open) -> None:
+    tab = open_report()
+    assert "Words are read by the model itself" in tab.locator("#concept-words").inner_text()
+    assert not tab.locator("#word-competing").is_visible()
+
+
+@pytest.fixture(scope="module")
+def branched() -> tuple[str, list[Finding]]:
+    """A trained branch's name, and what it finds: with its own regions, and with competing ones."""
+    model = cl.load_model()
+    translator = branch_of(model, PLAIN)
+    asked: dict[str, Any] = {"concepts": parse_concepts("cat, wheel"), "branch": translator, "with_photos": True}
+    plans = [Plan(**asked), Plan(**asked, regions="competing")]
+    cat = Path(skimage.__file__).parent / "data" / "chelsea.png"
+    found = [finding for plan in plans for finding in find(model, [cat], plan)]
+    return translator.name, [one for one in found if isinstance(one, Finding)]
+
+
+def test_a_branch_is_shown_with_who_read_the_words_and_the_layer_of_each_concept(
+    open_report: Open, branched: tuple[str, list[Finding]]
+) -> None:
+    name, (official, competing) = branched
+    tab = open_report(page_content([entry_of(one, "conceptlens explain") for one in (official, competing)]))
+    assert official.named is not None
+    assert competing.named is not None
+    words = tab.locator("#concept-words")
+    assert f"read by the {name}, trained" in words.inner_text()
+    assert "stand-in" not in words.inner_text()
+    first = 2  # after the class and its contrast
+    for q, (label, layer) in enumerate(zip(("cat", "wheel"), official.named.layers[0], strict=True)):
+        assert f"· {layer}" in tab.locator(f"tr[data-question='{first + q}'] .what").inner_text()
+        choose(tab, first + q)
+        assert tab.locator("#caption").inner_text().startswith(label)
+        assert f"Its map is from layer {layer}." in tab.locator("#caption").inner_text()
+        assert np.allclose(computed(tab), official.named.maps[0, q].numpy(), rtol=1e-4, atol=1e-6)
+
+    tab.locator("[name=photo][value='1']").check()
+    shown(tab, 1)
+    assert name in words.inner_text()
+    assert "stand-in" in words.inner_text()  # competing regions take both pairs
+    choose(tab, first)
+    assert "competes with everyday words" in tab.locator("#caption").inner_text()
+    assert tab.locator("[name=scale][value=shared]").is_disabled()
+    assert computed(tab).shape == (28, 28)
+
+
 def test_raw_cells_are_as_coarse_as_the_layer(open_report: Open) -> None:
     tab = open_report()
     tab.locator("[name=grid][value=cells]").check()
@@ -363,16 +435,43 @@ def test_labels_are_text_whatever_they_hold(open_report: Open) -> None:
     assert tab.locator("script").count() == 2
 
 
+def is_dark(tab: Page) -> bool:
+    return tab.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)[0]") < 80
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_follows_the_system_and_remembers_another_choice(open_report: Open, scheme: Any) -> None:
     tab = open_report(color_scheme=scheme)
-    background = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)[0]"
-    assert (tab.evaluate(background) < 80) == (scheme == "dark")
+    assert is_dark(tab) == (scheme == "dark")
     tab.locator("#theme").click()
-    assert (tab.evaluate(background) < 80) == (scheme == "light")
+    assert is_dark(tab) == (scheme == "light")
     tab.reload()
     shown(tab)
-    assert (tab.evaluate(background) < 80) == (scheme == "light")
+    assert is_dark(tab) == (scheme == "light")
+
+
+def test_a_choice_is_kept_in_its_tab_where_storage_is_refused_or_late(open_report: Open) -> None:
+    tab = open_report(color_scheme="light")
+    tab.add_init_script("Storage.prototype.setItem = () => { throw new DOMException('no', 'SecurityError'); };")
+    tab.reload()
+    shown(tab)
+    tab.locator("#theme").click()
+    tab.reload()
+    shown(tab)
+    assert tab.evaluate("localStorage.length") == 0
+    assert is_dark(tab)
+
+
+def test_a_choice_holds_for_other_tabs_once_it_is_stored(open_report: Open) -> None:
+    tab = open_report(color_scheme="light")
+    tab.locator("#theme").click()
+    other = tab.context.new_page()
+    for _ in range(200):  # browsers write their storage some time later
+        other.goto(tab.url)
+        if is_dark(other):
+            break
+        other.wait_for_timeout(50)
+    assert is_dark(other)
 
 
 @pytest.mark.parametrize("width", [360, 620, 800, 1179, 1180, 1600])

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conceptlens.cli.options import SETTINGS, answering
+from conceptlens.cli.options import (
+    SETTINGS,
+    BranchFolder,
+    Device,
+    Json,
+    Labels,
+    Model,
+    Pretrained,
+    Weights,
+    answering,
+    load,
+    load_branch,
+)
 from conceptlens.error import InputError
 from conceptlens.zoo import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from conceptlens.backbone import Backbone, Photo
+    from conceptlens.backbone import Photo
     from conceptlens.data.located import LocatedSet
     from conceptlens.evaluation.method import Method
     from conceptlens.evaluation.row import Row
@@ -23,6 +36,18 @@ if TYPE_CHECKING:
     from conceptlens.run import Failure
 
 DEFAULT_METHODS = "ce_fam,competing,per_cell,grad_cam,clip_dissect,www,centre,random"
+
+Data = Annotated[str, typer.Option("--data", "-d", help="NAME or NAME:DIR, such as coco_panoptic:DIR or drawn:50.")]
+MethodNames = Annotated[
+    str, typer.Option("--methods", help="Comma-separated; the page shows cases of the first.", show_default=True)
+]
+Probe = Annotated[
+    Path | None,
+    typer.Option("--probe", help="Photos for neuron labels; by default those of the set's train split."),
+]
+OutFolder = Annotated[
+    Path | None, typer.Option("--out", "-o", help="A folder for the page, the numbers and every row.")
+]
 
 app = typer.Typer(help="Measure explanations where the truth is known.", **SETTINGS)
 
@@ -35,93 +60,74 @@ def evaluate() -> None:
 @app.command()
 @answering
 def localization(
-    data: Annotated[str, typer.Option("--data", "-d", help="NAME or NAME:DIR, such as coco_panoptic:DIR or drawn:50.")],
+    data: Data,
     split: Annotated[str | None, typer.Option(help="By default the set's own for evaluation.")] = None,
-    methods: Annotated[
-        str, typer.Option(help="Comma-separated; the page shows cases of the first.", show_default=True)
-    ] = DEFAULT_METHODS,
-    model: Annotated[str, typer.Option("--model", "-m", help="SOURCE:NAME; see `conceptlens models`.")] = DEFAULT_MODEL,
-    branch: Annotated[
-        Path | None, typer.Option(help="A folder made by `conceptlens fit ce-fam`, for ce_fam and per_cell.")
-    ] = None,
-    probe: Annotated[
-        Path | None, typer.Option(help="Photos for neuron labels; by default those of the set's train split.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="A folder for the page, the numbers and every row.")
-    ] = None,
+    methods: MethodNames = DEFAULT_METHODS,
+    model: Model = DEFAULT_MODEL,
+    weights: Weights = None,
+    labels: Labels = None,
+    pretrained: Pretrained = True,
+    branch: BranchFolder = None,
+    probe: Probe = None,
+    out: OutFolder = None,
     resolution: Annotated[int, typer.Option(help="Rows and columns of the masks; 0: the annotation's own.")] = 112,
     least_share: Annotated[float, typer.Option(help="Leave out concepts that cover less of the photo.")] = 0.01,
     limit: Annotated[int | None, typer.Option(min=1, help="Evaluate only so many photos.")] = None,
     seed: Annotated[int, typer.Option(help="Decides the wrong concepts and the random maps.")] = 0,
     against: Annotated[str | None, typer.Option(help="The method that the others are compared with.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print numbers as JSON on standard output, and nothing else there.")
-    ] = False,
+    device: Device = "cpu",
+    as_json: Json = False,
 ) -> None:
     """Say how well methods point at what a concept names, by masks, with a wrong concept as control."""
     from conceptlens.data.sets import open_set
     from conceptlens.evaluation.localization import check_settings, evaluate
-    from conceptlens.evaluation.method import method_names
+    from conceptlens.evaluation.method import Setting, build_methods, method_names
     from conceptlens.evaluation.summary import summarise
-    from conceptlens.reporting.outcome import progress, report_failures
 
     start = time.perf_counter()
-    names = method_names(methods.split(","))
+    names, size = method_names(methods.split(",")), resolution or None
     reference = _reference(against, names)
-    size = resolution or None
     check_settings(least_share, size, limit)
     _check_out(out)
-    opened = open_set(data, split)
-    backbone, built = _methods(names, opened, data, model, branch, probe, seed, device)
-    total = len(opened) if limit is None else min(limit, len(opened))
-    rows: list[Row] = []
-    failures: list[Failure] = []
-    for found in progress(evaluate(opened, built, least_share, size, seed=seed, most=limit), total, "photos"):
-        if isinstance(found, tuple):
-            rows += found
-        else:
-            failures.append(found)
-    report_failures(failures)
-    summary = summarise(rows, reference)
+    opened, translator, photos = open_set(data, split), load_branch(branch), _probe(data, probe, names)
+    backbone = load(model, weights, labels, pretrained, fit="squash", device=device)  # masks and maps cover the same
+    built = build_methods(names, Setting(backbone, opened.concepts, translator, photos, seed=seed))
+    found = evaluate(opened, built, least_share, size, seed=seed, most=limit)
+    rows, failures = _collected(found, len(opened) if limit is None else min(limit, len(opened)))
     settings = {
-        "split": opened.name, "methods": ", ".join(names), "branch": branch, "probe photos": _probe_told(names, probe),
-        "resolution": size or "the annotation's own", "least share": least_share, "limit": limit, "seed": seed,
+        "split": opened.name, "methods": ", ".join(names), "weights": weights if pretrained else "random",
+        "branch": branch, "probe photos": _probe_told(names, probe), "resolution": size or "the annotation's own",
+        "least share": least_share, "limit": limit, "seed": seed,
     }  # fmt: skip
     told = {"data": opened.name, "model": backbone.name, "settings": {n: _plain(v) for n, v in settings.items()}}
-    _finish(opened, built, rows, failures, summary, told, out, as_json, time.perf_counter() - start)
+    done = _Done(opened, built, rows, failures, summarise(rows, reference), told)
+    _finish(done, out, as_json, time.perf_counter() - start)
     if failures:
         raise typer.Exit(1)
 
 
-def _methods(
-    names: tuple[str, ...],
-    opened: LocatedSet,
-    data: str,
-    model: str,
-    branch: Path | None,
-    probe: Path | None,
-    seed: int,
-    device: str,
-) -> tuple[Backbone, dict[str, Method]]:
-    """Load the model, shown whole photos so that masks and maps cover the same, and build the methods."""
-    from conceptlens.concept.translator import Translator
-    from conceptlens.evaluation.method import METHODS, Setting, build_methods
-    from conceptlens.zoo import load_model
+def _collected(found: Iterable[tuple[Row, ...] | Failure], total: int) -> tuple[list[Row], list[Failure]]:
+    """Run the evaluation, and tell rows from photos that failed."""
+    from conceptlens.reporting.outcome import progress, report_failures
 
-    photos = _probe(data, probe) if any(METHODS[name].probes for name in names) else ()
-    translator = None if branch is None else Translator.load(branch)
-    backbone = load_model(model, fit="squash", device=device)
-    setting = Setting(backbone, opened.concepts, translator, photos, seed=seed)
-    return backbone, build_methods(names, setting)
+    rows: list[Row] = []
+    failures: list[Failure] = []
+    for one in progress(found, total, "photos"):
+        if isinstance(one, tuple):
+            rows += one
+        else:
+            failures.append(one)
+    report_failures(failures)
+    return rows, failures
 
 
-def _probe(data: str, folder: Path | None) -> Iterable[Photo]:
+def _probe(data: str, folder: Path | None, names: Sequence[str]) -> Iterable[Photo]:
     """Return photos for neuron labels, read one by one: of a folder, or the set's own of its train split."""
     from conceptlens.data.folder import find_images
     from conceptlens.data.sets import open_set
 
+    if not _needs_probe(names):
+        return ()
     if folder is not None:
         return find_images(folder)
     try:
@@ -156,36 +162,45 @@ def _check_out(out: Path | None) -> None:
             raise InputError(f"--out {out} cannot be made ({reason}); give a folder that can be written") from None
 
 
-def _finish(
-    opened: LocatedSet,
-    built: dict[str, Method],
-    rows: list[Row],
-    failures: list[Failure],
-    summary: Summary,
-    told: dict[str, Any],
-    out: Path | None,
-    as_json: bool,
-    seconds: float,
-) -> None:
+@dataclass(frozen=True)
+class _Done:
+    """What an evaluation came to; `told` says what was evaluated, and how."""
+
+    data: LocatedSet
+    methods: Mapping[str, Method]
+    rows: Sequence[Row]
+    failures: Sequence[Failure]
+    summary: Summary
+    told: Mapping[str, Any]
+
+
+def _finish(done: _Done, out: Path | None, as_json: bool, seconds: float) -> None:
     """Print the table or the numbers, write the files, and say what was done."""
     from conceptlens.reporting.evaluation_files import evaluation_numbers, print_summary, write_evaluation
 
-    numbers = evaluation_numbers(summary, failures, told)
+    summary, failures = done.summary, done.failures
+    numbers = evaluation_numbers(summary, failures, done.told)
     if as_json:
         typer.echo(json.dumps(numbers, allow_nan=False))
     else:
         print_summary(summary)
-    written = [] if out is None else write_evaluation(out, opened, built, rows, failures, summary, numbers)
+    written = (
+        [] if out is None else write_evaluation(out, done.data, done.methods, done.rows, failures, summary, numbers)
+    )
     bad = f", {len(failures)} failed" if failures else ""
     typer.echo(f"{summary.photos} photos, {summary.pairs['all']} pairs{bad} in {seconds:.1f} s", err=True)
     for file in written:
         typer.echo(f"{ {'.html': 'report', '.json': 'numbers'}.get(file.suffix, 'rows') }: {file}", err=True)
 
 
-def _probe_told(names: tuple[str, ...], probe: Path | None) -> str | None:
+def _needs_probe(names: Sequence[str]) -> bool:
     from conceptlens.evaluation.method import METHODS
 
-    if not any(METHODS[name].probes for name in names):
+    return any(METHODS[name].probes for name in names)
+
+
+def _probe_told(names: Sequence[str], probe: Path | None) -> str | None:
+    if not _needs_probe(names):
         return None
     return "the set's own, of its train split" if probe is None else str(probe)
 

@@ -12,6 +12,9 @@ import typer
 
 from conceptlens.cli.options import (
     BatchSize,
+    BranchFolder,
+    Concepts,
+    ConceptsFile,
     Device,
     Fit,
     Json,
@@ -26,6 +29,7 @@ from conceptlens.cli.options import (
     Weights,
     answering,
     load,
+    load_branch,
     named_concepts,
 )
 from conceptlens.error import InputError
@@ -35,19 +39,21 @@ if TYPE_CHECKING:
     from conceptlens.backbone import Backbone
     from conceptlens.run import Failure, Finding, Plan
 
+RegionsName = Annotated[
+    str,
+    typer.Option("--regions", help="official: as published; competing: each concept against everyday words, slower."),
+]
+AgainstSeveral = Annotated[
+    list[str] | None,
+    typer.Option("--against", "-a", help="A class to tell it from; repeat for several. By default the nearest ones."),
+]
+
 
 @answering
 def explain(
     photos: Photos,
-    concepts: Annotated[
-        str | None,
-        typer.Option(
-            "--concepts",
-            "-c",
-            help="Comma-separated, such as 'whiskers, striped fur:texture'; by default the best of the vocabulary.",
-        ),
-    ] = None,
-    concepts_file: Annotated[Path | None, typer.Option(help="A text file with one concept a line.")] = None,
+    concepts: Concepts = None,
+    concepts_file: ConceptsFile = None,
     target: TargetName = None,
     against: Annotated[str | None, typer.Option(help="Another class: what tells the target from it?")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many concepts of the vocabulary to show.")] = 8,
@@ -59,12 +65,8 @@ def explain(
     layer: LayerName = None,
     fit: Fit = None,
     reference: Annotated[Path | None, typer.Option(help="A file made by `conceptlens calibrate`.")] = None,
-    branch: Annotated[
-        Path | None, typer.Option(help="A folder made by `conceptlens fit ce-fam`: another model's words for this one.")
-    ] = None,
-    regions: Annotated[
-        str, typer.Option(help="official: as published; competing: each concept against everyday words, slower.")
-    ] = "official",
+    branch: BranchFolder = None,
+    regions: RegionsName = "official",
     device: Device = "cpu",
     batch_size: BatchSize = 8,
     out: Out = None,
@@ -72,24 +74,22 @@ def explain(
 ) -> None:
     """Say what is in photos, where it is, and how much it counts for the class."""
     from conceptlens.concept.reference import Reference
-    from conceptlens.concept.translator import Translator
     from conceptlens.contrast import Contrast
     from conceptlens.reporting.numbers import explain_numbers
     from conceptlens.reporting.outcome import wants_page
     from conceptlens.run import Plan
 
-    named = named_concepts(concepts, concepts_file)
     others = () if against is None else (_class(against),)
     plan = Plan(
         target=_class(target),
         against=others,
-        concepts=named,
+        concepts=named_concepts(concepts, concepts_file),
         top=top,
         contrast=Contrast(_class(target), others),
         rule=rule,
         with_photos=wants_page(out),
         calibration=None if reference is None else Reference.load(reference),
-        branch=None if branch is None else Translator.load(branch),
+        branch=load_branch(branch),
         regions=_regions(regions),
         layer=None if branch is None else layer,
     )
@@ -101,12 +101,7 @@ def explain(
 def contrast(
     photos: Photos,
     target: TargetName = None,
-    against: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--against", "-a", help="A class to tell it from; repeat for several. By default the nearest ones."
-        ),
-    ] = None,
+    against: AgainstSeveral = None,
     gamma: Annotated[float, typer.Option(help="Strength of the comparison; 0 is the plain map.")] = 0.6,
     nearest: Annotated[int, typer.Option(help="How many look-alikes, where none are named.")] = 3,
     by: Annotated[str, typer.Option(help="Look-alikes by logit, rank or weight.")] = "logit",

@@ -10,7 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from conceptlens.cli.options import SETTINGS, answering, named_concepts
+from conceptlens.cli.options import (
+    SETTINGS,
+    Concepts,
+    ConceptsFile,
+    Device,
+    Json,
+    Labels,
+    Model,
+    Pretrained,
+    Weights,
+    answering,
+    load,
+    named_concepts,
+)
 from conceptlens.error import InputError
 from conceptlens.zoo import DEFAULT_MODEL
 
@@ -18,6 +31,19 @@ if TYPE_CHECKING:
     from conceptlens.concept.translator import Translator
 
 DEFAULT_TEACHER = "timm:tf_efficientnet_lite2"
+
+Images = Annotated[
+    list[str], typer.Option("--images", "-i", help="A folder, file or pattern of photos; repeat for several.")
+]
+Teacher = Annotated[
+    str, typer.Option("--vlm", help="The teacher: open_clip:NAME/WEIGHTS, hf:OWNER/CLIP or a classifier.")
+]
+Hidden = Annotated[
+    str | None, typer.Option("--hidden", help="Sizes of the hidden layers, such as 1024,1024; none: a linear branch.")
+]
+Layers = Annotated[
+    str | None, typer.Option("--layers", help="Comma-separated; by default the stages of the model, found by rule.")
+]
 
 app = typer.Typer(help="Train what explains a model; the model itself stays as it is.", **SETTINGS)
 
@@ -30,61 +56,39 @@ def fit() -> None:
 @app.command("ce-fam")
 @answering
 def ce_fam(
-    images: Annotated[
-        list[str], typer.Option("--images", "-i", help="A folder, file or pattern of photos; repeat for several.")
-    ],
+    images: Images,
     out: Annotated[Path, typer.Option("--out", "-o", help="A folder for the branch, its cache and its logs.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="SOURCE:NAME; see `conceptlens models`.")] = DEFAULT_MODEL,
-    vlm: Annotated[
-        str, typer.Option("--vlm", help="The teacher: open_clip:NAME/WEIGHTS, hf:OWNER/CLIP or a classifier.")
-    ] = DEFAULT_TEACHER,
+    model: Model = DEFAULT_MODEL,
+    weights: Weights = None,
+    labels: Labels = None,
+    pretrained: Pretrained = True,
+    vlm: Teacher = DEFAULT_TEACHER,
     schedule: Annotated[str, typer.Option(help="modern, or as published: paper, code.")] = "modern",
-    concepts: Annotated[
-        str | None, typer.Option("--concepts", "-c", help="Comma-separated; by default the vocabulary.")
-    ] = None,
-    concepts_file: Annotated[Path | None, typer.Option(help="A text file with one concept a line.")] = None,
+    concepts: Concepts = None,
+    concepts_file: ConceptsFile = None,
     similarity: Annotated[float, typer.Option(help="Weight of the similarity loss; 0 reads no concept.")] = 0.001,
-    hidden: Annotated[
-        str | None, typer.Option(help="Sizes of the hidden layers, such as 1024,1024; none: a linear branch.")
-    ] = None,
+    hidden: Hidden = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="By default those of the schedule.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="By default that of the schedule.")] = None,
     views: Annotated[int, typer.Option(min=1, help="Random crops of each photo.")] = 4,
     validation: Annotated[float, typer.Option(help="Share of the photos held out.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Decides crops, the held-out photos, first weights and order.")] = 0,
-    layers: Annotated[
-        str | None, typer.Option(help="Comma-separated; by default the stages of the model, found by rule.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+    layers: Layers = None,
+    device: Device = "cpu",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was broken off.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print numbers as JSON on standard output, and nothing else there.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Train a branch that reads a classifier's layers in the words of a vision-language model (CE-FAM)."""
     from conceptlens.fit.ce_fam import fit_ce_fam
     from conceptlens.zoo import load_model
 
-    named = named_concepts(concepts, concepts_file)
+    named, sizes = named_concepts(concepts, concepts_file), _sizes(hidden)
     start = time.perf_counter()
     made = fit_ce_fam(
-        load_model(model),
-        load_model(vlm),
-        images,
-        out,
-        concepts=named,
-        layers=None if layers is None else [name.strip() for name in layers.split(",")],
-        schedule=schedule,
-        similarity=similarity,
-        hidden=_sizes(hidden),
-        views=views,
-        validation=validation,
-        batch_size=batch_size,
-        epochs=epochs,
-        seed=seed,
-        device=device,
-        resume=resume,
-    )
+        load(model, weights, labels, pretrained), load_model(vlm), images, out,
+        concepts=named, layers=_names(layers), schedule=schedule, similarity=similarity, hidden=sizes, views=views,
+        validation=validation, batch_size=batch_size, epochs=epochs, seed=seed, device=device, resume=resume,
+    )  # fmt: skip
     if int(os.environ.get("RANK", "0")) == 0:
         _say(made, out, as_json, time.perf_counter() - start)
 
@@ -114,6 +118,10 @@ def _say(made: Translator, out: Path, as_json: bool, seconds: float) -> None:
     done = f"{training['photos']} photos, {training['steps']} steps"
     bad = f", {len(failures)} failed" if failures else ""
     typer.echo(f"{done}{bad} in {seconds:.1f} s", err=True)
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",")]
 
 
 def _sizes(text: str | None) -> tuple[int, ...] | None:

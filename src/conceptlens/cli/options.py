@@ -13,6 +13,7 @@ from conceptlens.error import InputError
 
 if TYPE_CHECKING:
     from conceptlens.backbone import Backbone
+    from conceptlens.concept.translator import Translator
 
 SETTINGS: dict[str, Any] = {
     "no_args_is_help": True,
@@ -31,6 +32,17 @@ LayerName = Annotated[
     str | None, typer.Option("--layer", help="The layer to look at; by default the last that reaches the answer.")
 ]
 Fit = Annotated[str | None, typer.Option(help="crop: what the model was trained to see; squash: the whole photo.")]
+Concepts = Annotated[
+    str | None,
+    typer.Option(
+        "--concepts", "-c", help="Comma-separated, such as 'whiskers, striped fur:texture'; by default the vocabulary."
+    ),
+]
+ConceptsFile = Annotated[Path | None, typer.Option(help="A text file with one concept a line.")]
+BranchFolder = Annotated[
+    Path | None,
+    typer.Option("--branch", help="A folder made by `conceptlens fit ce-fam`: another model's words for this one."),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Photos per forward pass.")]
 Out = Annotated[
@@ -66,21 +78,30 @@ def load(
     weights: str | None,
     labels: Path | None,
     pretrained: bool,
-    layer: str | None,
-    fit: str | None,
-    device: str,
+    layer: str | None = None,
+    fit: str | None = None,
+    device: str = "cpu",
 ) -> Backbone:
     """Load a model as the options say."""
     from conceptlens.zoo import load_model
 
-    names = None
-    if labels is not None:
-        if not labels.is_file():
-            raise InputError(f"no file {labels} for --labels; give a text file with one class name a line")
-        names = [line.strip() for line in labels.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = None if labels is None else _class_names(labels)
     return load_model(
         name, pretrained=pretrained, weights=weights, labels=names, layers=layer or (), fit=fit, device=device
     )
+
+
+def _class_names(file: Path) -> list[str]:
+    if not file.is_file():
+        raise InputError(f"no file {file} for --labels; give a text file with one class name a line")
+    return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def load_branch(folder: Path | None) -> Translator | None:
+    """Load a trained branch, where one is named."""
+    from conceptlens.concept.translator import Translator
+
+    return None if folder is None else Translator.load(folder)
 
 
 def named_concepts(concepts: str | None, concepts_file: Path | None) -> Any:

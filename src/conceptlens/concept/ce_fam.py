@@ -60,7 +60,7 @@ def ce_fam(
     layers = translator.layers if layer is None else (_one_of(layer, translator.layers),)
     weights = channel_weights(seen, translator, evidence.cotangents(chosen), layers)
     settings: dict[str, object] = {"text": translator.name, "target": repr(target), "branch": translator.name}
-    parts = [_region(seen, name, weights[name], evidence, chosen, settings) for name in layers]
+    parts = [layer_regions(seen, name, weights[name], evidence, chosen, settings) for name in layers]
     held = torch.zeros_like(chosen)
     if len(layers) > 1:
         held = associations(seen, translator, weights, evidence, chosen).argmax(2)
@@ -78,17 +78,23 @@ def _one_of(layer: str, layers: Sequence[str]) -> str:
     return layer
 
 
-def _region(
-    seen: Observation, layer: str, weights: Tensor, evidence: Evidence, chosen: Tensor, settings: dict[str, object]
+def layer_regions(
+    seen: Observation,
+    layer: str,
+    weights: Float[Tensor, "image question channel"],
+    evidence: Evidence,
+    chosen: Int[Tensor, "image question"],
+    settings: dict[str, object],
+    method: str = "ce_fam",
 ) -> Explanation:
-    """Return one layer's regions."""
+    """Return one layer's regions of the chosen concepts, `ReLU(sum_k weights_k A_k)`."""
     return Explanation(
         maps=project(weights[..., None, None], seen.feature(layer)).relu(),
         weights=weights[..., None, None],
         scores=evidence.scores.gather(1, chosen),
         labels=evidence.labels(chosen),
         types=evidence.types(chosen),
-        source=source(seen, layer, "ce_fam", settings),
+        source=source(seen, layer, method, settings),
     )
 
 

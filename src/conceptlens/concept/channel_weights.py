@@ -49,6 +49,8 @@ def channel_weights(
     elif earlier and way == "cheapest" and _forward_is_cheaper(seen, earlier, back.shape[1]):
         try:
             found = _forward(seen, translator, back, earlier)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError:  # an operation that torch has no forward mode for
             found = seen.pull_means(point, back, earlier)
     elif earlier:

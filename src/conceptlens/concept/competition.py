@@ -33,6 +33,8 @@ class Competition:
 
     - `sizes`: the model looks at the photo at its own size times these, as far as it accepts other sizes.
     - `mirrored`: it also looks at each in a mirror.
+    - `centred`: how much of the photo's mean cell is taken from every cell. All of it (1) sets small things apart, but
+      takes away what covers most of a photo; none of it (0) favours what covers most.
     - `grid`: rows and columns of the maps.
     - `sharpness` divides a cell among the words: 0 evenly, large values give all of it to the best.
     - `affinity` is the temperature of the likeness of two cells, `steps` how often shares flow to like cells.
@@ -41,6 +43,7 @@ class Competition:
 
     sizes: tuple[float, ...] = (1.0, 2.0, 4.0)
     mirrored: bool = True
+    centred: float = 0.5
     grid: int = 28
     sharpness: float = 1.5
     affinity: float = 0.15
@@ -54,10 +57,11 @@ class Competition:
         wrong += [f"sizes={self.sizes}"] if not self.sizes or not all(0 < f < 100 for f in self.sizes) else []
         wrong += [f"sharpness={self.sharpness}"] if not 0 <= self.sharpness < float("inf") else []
         wrong += [f"steps={self.steps}"] if self.steps < 0 else []
+        wrong += [f"centred={self.centred}"] if not 0 <= self.centred <= 1 else []
         if wrong:
             raise InputError(
                 f"a competition with {', '.join(wrong)} was asked for; sizes, grid, affinity and contrast are above 0, "
-                "sharpness and steps at least 0"
+                "sharpness and steps at least 0, centred between 0 and 1"
             )
 
 
@@ -73,8 +77,8 @@ def compete(
     Beyond CE-FAM, whose region of a concept does not ask whether another word fits a cell better:
 
     1. `beta`, CE-FAM's channel weights of each concept and of every word of the vocabulary, at `layer`.
-    2. Cells of several input sizes and of the mirrored photo, each less the photo's mean cell and of unit length,
-       averaged on one grid; a word's score at a cell is `beta . cell`, standardised over the photo. Of several
+    2. Cells of several input sizes and of the mirrored photo, each less a part of the photo's mean cell and of unit
+       length, averaged on one grid; a word's score at a cell is `beta . cell`, standardised over the photo. Of several
        `language` pairs (the model's own and a trained branch), the mean of their scores.
     3. The share of concept `t` in a cell: `e^(s z_t) / (e^(s z_t) + sum_w e^(s z_w))` over all words `w` but `t`. It
        does not depend on what else is asked.
@@ -88,32 +92,26 @@ def compete(
     name = layer or seen.layer
     pairs = _several(language or seen.model.language)
     asked = parse_concepts(concepts)
-    rivals = vocabulary()
-    words = [*asked, *(word for word in rivals if word not in asked)]
-    gathered = [gather_evidence(seen, pair, words) for pair in pairs]
-    weights = [_last_weights(seen, evidence, name).float() for evidence in gathered]
-    known = set(rivals)
-    own = torch.tensor([word in known for word in words], device=weights[0].device)
-    maps, sizes = [], []
-    for i in range(len(seen.pictures)):
-        cells, likeness, used = _cells(seen, i, name, how)
-        scores = torch.stack([_standardised(weight[i] @ cells) for weight in weights]).mean(0)
-        share = _shares(scores, len(asked), own, how.sharpness)
-        for _ in range(how.steps):
-            share = share @ likeness.T
-        maps.append(((share * len(rivals)) ** how.contrast).unflatten(1, (how.grid, how.grid)))
-        sizes.append(used)
+    gathered = [gather_evidence(seen, pair, _with_rivals(asked)) for pair in pairs]
+    weights = torch.stack([_last_weights(seen, evidence, name).float() for evidence in gathered], dim=1)
+    sizes = larger_sizes(seen, how.sizes)
+    shares = [_shared(_looks(seen, i, name, sizes, how), weights[i], asked, how) for i in range(len(seen.pictures))]
     evidence = gathered[0]
     chosen = evidence.all()[:, : len(asked)]
-    settings = {"text": " + ".join(pair.name for pair in pairs), **asdict(how), "sizes": sizes[0]}
+    settings = {"text": " + ".join(pair.name for pair in pairs), **asdict(how), "sizes": tuple(sizes)}
     return Explanation(
-        maps=torch.stack(maps),
+        maps=(torch.stack(shares) * len(vocabulary())) ** how.contrast,
         weights=None,
         scores=evidence.scores[:, : len(asked)],
         labels=evidence.labels(chosen),
         types=evidence.types(chosen),
         source=source(seen, name, "competition", settings),
     )
+
+
+def _with_rivals(asked: Sequence[ConceptName]) -> list[ConceptName]:
+    """Return what is asked, followed by every word of the vocabulary that is not."""
+    return [*asked, *(word for word in vocabulary() if word not in asked)]
 
 
 def pairs_of(model: Backbone, branch: VisionLanguage | None) -> list[VisionLanguage]:
@@ -160,17 +158,36 @@ def _last_weights(seen: Observation, evidence: Evidence, layer: str) -> Float[Te
         return evidence.cotangents(evidence.all()).to(change) @ change
 
 
-def _cells(
-    seen: Observation, image: int, layer: str, how: Competition
-) -> tuple[Float[Tensor, "channel cell"], Float[Tensor, "cell cell"], tuple[tuple[int, int], ...]]:
-    """Return the photo's mean unit cells on the grid, how alike they are, and the input sizes that were used."""
+@dataclass(frozen=True, eq=False)
+class _Looks:
+    """What one photo's cells are, over all looks at it, and how much of each cell's share flows to each other one."""
+
+    cells: Float[Tensor, "channel cell"]
+    flow: Float[Tensor, "cell cell"]
+
+
+def _looks(seen: Observation, image: int, layer: str, sizes: Sequence[tuple[int, int]], how: Competition) -> _Looks:
     stages = branch_layers(seen.model)
-    sizes = larger_sizes(seen, how.sizes)
     looks = [cells_at(seen, image, size, {layer, *stages}, how.mirrored) for size in sizes]
-    units = [_on_grid(F.normalize(_centred(cells), dim=0), how.grid) for look in looks for cells in look[layer]]
+    units = [
+        _on_grid(F.normalize(_centred(cells, how.centred), dim=0), how.grid) for look in looks for cells in look[layer]
+    ]
     middle = looks[len(looks) // 2]
     likeness = torch.stack([_likeness(middle[name][0], how.grid) for name in stages]).mean(0)
-    return torch.stack(units).mean(0).flatten(1), (likeness / how.affinity).softmax(1), tuple(sizes)
+    return _Looks(torch.stack(units).mean(0).flatten(1), (likeness / how.affinity).softmax(1))
+
+
+def _shared(
+    looks: _Looks, weights: Float[Tensor, "pair text channel"], asked: Sequence[ConceptName], how: Competition
+) -> Float[Tensor, "concept row column"]:
+    """Return each asked concept's share of one photo's cells; `weights` are those of `_with_rivals(asked)`."""
+    known = set(vocabulary())
+    rivals = torch.tensor([word in known for word in _with_rivals(asked)], device=weights.device)
+    scores = torch.stack([_standardised(weight @ looks.cells) for weight in weights]).mean(0)
+    share = _shares(scores, len(asked), rivals, how.sharpness)
+    for _ in range(how.steps):
+        share = share @ looks.flow.T
+    return share.unflatten(1, (how.grid, how.grid))
 
 
 def _likeness(cells: Float[Tensor, "channel height width"], grid: int) -> Float[Tensor, "cell cell"]:
@@ -180,13 +197,13 @@ def _likeness(cells: Float[Tensor, "channel height width"], grid: int) -> Float[
 
 
 def _shares(
-    scores: Float[Tensor, "text cell"], asked: int, own: Tensor, sharpness: float
+    scores: Float[Tensor, "text cell"], asked: int, rivals: Tensor, sharpness: float
 ) -> Float[Tensor, "concept cell"]:
     """Return the share of each of the first `asked` texts in every cell, against all words but itself."""
     sharp = sharpness * scores
     strength = (sharp - sharp.amax(0)).exp()
-    all_words = strength[own].sum(0)
-    rest = (all_words - strength[:asked] * own[:asked, None]).clamp_min(0)
+    all_words = strength[rivals].sum(0)
+    rest = (all_words - strength[:asked] * rivals[:asked, None]).clamp_min(0)
     return strength[:asked] / (strength[:asked] + rest)
 
 
@@ -198,8 +215,8 @@ def _several(language: VisionLanguage | Sequence[VisionLanguage]) -> list[Vision
     return list(language) if isinstance(language, (list, tuple)) else [language]  # pyright: ignore[reportReturnType]
 
 
-def _centred(cells: Float[Tensor, "channel height width"]) -> Float[Tensor, "channel height width"]:
-    return cells - cells.mean((1, 2), keepdim=True)
+def _centred(cells: Float[Tensor, "channel height width"], part: float = 1.0) -> Float[Tensor, "channel height width"]:
+    return cells - part * cells.mean((1, 2), keepdim=True)
 
 
 def _on_grid(cells: Float[Tensor, "channel height width"], grid: int) -> Float[Tensor, "channel row column"]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 from torch import Tensor
 
-from conceptlens.activation_map import gradients, project, source
-from conceptlens.concept.ce_fam import ce_fam
+from conceptlens.activation_map import gradients
+from conceptlens.concept.ce_fam import ce_fam, layer_regions
 from conceptlens.concept.competition import competing
 from conceptlens.concept.contribution import contributions
 from conceptlens.concept.evidence import gather_evidence
@@ -97,16 +98,11 @@ def _by_own_pair(
     if other is not None and index is not None and counts is not None:
         weights = weights * _through(seen, name, weights, counts, index, other)
     settings = {"text": language.name, "target": repr(target), "against": repr(against), "top": top}
-    return Explanation(
-        maps=project(weights, seen.feature(name)).relu(),
-        weights=weights,
-        scores=scores.gather(1, chosen),
-        labels=evidence.labels(chosen),
-        source=source(seen, name, "ce_fam", settings),
+    return replace(
+        layer_regions(seen, name, weights[..., 0, 0], evidence, chosen, settings),
         contributions=counts,
         unusual=None if unusual is None else unusual.gather(1, chosen),
         counts_for=() if index is None else tuple(_counts_for(seen, index, other)),
-        types=evidence.types(chosen),
     )
 
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 from PIL import Image
 
-from conceptlens.data.folder import MAX_PIXELS, _file, _formats, _orientation, _quiet, _reason, read_image
-from conceptlens.data.located import Located
+from conceptlens.data.folder import read_image
+from conceptlens.data.image_file import opened, orientation
 from conceptlens.error import InputError
-from conceptlens.text.vocabulary import ConceptName
+
+By = Literal["category", "instance"]
+_Option = TypeVar("_Option", bound=str)
 
 # EXIF orientation to the turn that makes stored pixels upright, on the last two axes; 1 is upright already.
 TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -84,35 +86,17 @@ def lay(path: Path, codes: np.ndarray, exact: bool = True) -> tuple[Image.Image,
     return photo, codes
 
 
-def by_concept(codes: np.ndarray, numbers: Mapping[int, int]) -> dict[int, np.ndarray]:
-    """Return a mask for each concept that has a pixel, by its number; several codes of one concept are joined."""
-    found: dict[int, np.ndarray] = {}
-    for code in np.unique(codes).tolist():
-        if code in numbers:
-            mask, number = codes == code, numbers[code]
-            found[number] = found[number] | mask if number in found else mask
-    return found
+def parts(codes: np.ndarray, numbers: Mapping[int, int]) -> list[tuple[int, np.ndarray]]:
+    """Return a mask for each of the codes listed in `numbers` that has a pixel, with the number of its concept."""
+    return [(numbers[code], codes == code) for code in np.unique(codes).tolist() if code in numbers]
 
 
-def located(
-    name: str,
-    photo: Image.Image,
-    concepts: Sequence[ConceptName],
-    groups: Sequence[str],
-    found: Mapping[int, np.ndarray],
-    shape: tuple[int, int],
-    ignored: np.ndarray | None = None,
-) -> Located:
-    """Return what was found of a set's `concepts` (and `groups`) in one photo, in the set's order."""
-    numbers = sorted(number for number, mask in found.items() if mask.any())
-    return Located(
-        name=name,
-        photo=photo,
-        concepts=tuple(concepts[number] for number in numbers),
-        groups=tuple(groups[number] for number in numbers),
-        masks=np.stack([found[number] for number in numbers]) if numbers else np.zeros((0, *shape), bool),
-        ignored=ignored if ignored is not None and ignored.any() else None,
-    )
+def joined(found: Iterable[tuple[int, np.ndarray]]) -> list[tuple[int, np.ndarray]]:
+    """Return one mask for each concept: all masks that have its number."""
+    masks: dict[int, np.ndarray] = {}
+    for number, mask in found:
+        masks[number] = masks[number] | mask if number in masks else mask
+    return list(masks.items())
 
 
 def read_json(path: Path, *lists: str) -> dict[str, Any]:
@@ -157,6 +141,13 @@ def read_text(path: Path) -> str:
         raise InputError(f"{str(path)!r} is not UTF-8 text; download it again") from error
 
 
+def an_option(given: _Option, what: str, among: Any) -> _Option:
+    """Return an option that is a value of the `Literal` it is chosen among; raises `InputError` naming all of them."""
+    if given not in get_args(among):
+        raise InputError(f"{what}={given!r} was given; expected one of {', '.join(map(repr, get_args(among)))}")
+    return given
+
+
 def a_folder(path: str | Path, what: str) -> Path:
     """Return a folder that exists; raises `InputError` saying what was looked for."""
     folder = Path(path)
@@ -184,26 +175,17 @@ def entries_of(path: Path, layout: str) -> Iterator[None]:
 
 def _png(path: Path) -> Image.Image:
     """Read a PNG with its pixels as they are stored."""
-    place = _file(path)
-    name = repr(str(place))
-    try:
-        with _quiet(), Image.open(place, formats=["PNG"]) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise InputError(f"{name} is {image.width} x {image.height} pixels; expected the size of a photo")
-            image.load()
-            return image
-    except InputError:
-        raise
-    except Exception as error:  # a broken file can make Pillow raise nearly anything
-        raise InputError(_reason(name, error)) from error
+    with opened(path, ["PNG"]) as image:
+        image.load()
+        return image
 
 
 def _turn(path: Path) -> int:
     """Return the EXIF orientation of a photo that `read_image` has read."""
-    with _quiet(), Image.open(path, formats=_formats()) as image:
+    with opened(path) as image:
         if image.format == "PNG":
             image.load()  # its EXIF may come after its pixels
-        return _orientation(image)
+        return orientation(image)
 
 
 def _fits(codes: np.ndarray, size: tuple[int, int], exact: bool) -> bool:

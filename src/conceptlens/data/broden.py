@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from conceptlens.data.annotation import a_folder, by_concept, entries_of, lay, located, read_colours, read_table
-from conceptlens.data.located import Located
+from conceptlens.data.annotation import a_folder, entries_of, joined, lay, parts, read_colours, read_table
+from conceptlens.data.located import Listed, Located, a_share
 from conceptlens.error import InputError
 from conceptlens.text.vocabulary import ConceptName
 
@@ -17,7 +16,7 @@ CATEGORIES: dict[str, str] = {"object": "object", "part": "part", "material": "m
 _IMAGE_LEVEL = ("scene", "texture")
 
 
-class Broden:
+class Broden(Listed[tuple[str, tuple[str, ...]]]):
     """Broden (`broden1_224` and its kin), as Network Dissection published it.
 
     Expects `index.csv`, `label.csv` and `images/`, with masks of half the photo's size among the photos; the dense
@@ -26,15 +25,18 @@ class Broden:
     - A pixel's label is `256 green + red`; 0 is none. A cell may name several PNGs, separated by `;`: parts lie
       over parts, and each PNG counts.
     - A label's type is the first category that `label.csv` lists, the commonest; `-c` and `-s` are cut from names.
-      Groups are the types. Numbers in a cell hold for a whole image: they are left out.
+      Groups are the types. Photos come in the order of `index.csv`.
+    - Numbers in a cell hold for a whole image: they are left out, and `left_out` counts the photos with no others.
+    - `least_area`: masks that cover a smaller share of their photo are left out.
 
     Raises `InputError` where a file is missing or broken, a PNG holds a label that is not listed, or the PNGs of one
     photo differ in size.
     """
 
-    def __init__(self, folder: str | Path, split: str = "all") -> None:
+    def __init__(self, folder: str | Path, split: str = "all", least_area: float = 0.0) -> None:
+        self._least_area = a_share(least_area)
         self._folder = a_folder(folder, "Broden")
-        self._split = split
+        self.name = f"broden {split}"
         labels, index = self._folder / "label.csv", self._folder / "index.csv"
         with entries_of(labels, "Broden's labels"):
             self._read_labels(labels)
@@ -44,6 +46,7 @@ class Broden:
             raise InputError(f"{str(index)!r} has no split {split!r}; splits: all, {', '.join(splits)}")
         chosen = [row for row in rows if split in ("all", row["split"])]
         self._entries = [(row["image"], pngs) for row in chosen if (pngs := _pngs(row))]
+        self.left_out = len(chosen) - len(self._entries)
 
     def _read_labels(self, file: Path) -> None:
         """Read which number is which concept, and which numbers are known at all."""
@@ -57,38 +60,16 @@ class Broden:
             )
         self._known = {0, *types}
         kept = {number: ConceptName(_short(n), CATEGORIES[c]) for number, (n, c) in types.items() if c in CATEGORIES}
-        self._concepts = tuple(dict.fromkeys(kept.values()))
-        place = {concept: i for i, concept in enumerate(self._concepts)}
+        self.concepts = tuple(dict.fromkeys(kept.values()))
+        place = {concept: i for i, concept in enumerate(self.concepts)}
         self._numbers = {number: place[concept] for number, concept in kept.items()}
-        self._groups = tuple(concept.type for concept in self._concepts)
+        self._groups = tuple(concept.type for concept in self.concepts)
 
-    @property
-    def name(self) -> str:
-        """The set and its split."""
-        return f"broden {self._split}"
-
-    @property
-    def concepts(self) -> tuple[ConceptName, ...]:
-        """The labels that have places, in the order of their numbers in the file."""
-        return self._concepts
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __iter__(self) -> Iterator[Located]:
-        """Read one photo after the other, in the order of `index.csv`."""
-        return (self[place] for place in range(len(self)))
-
-    def __getitem__(self, place: int) -> Located:
-        """Read the photo at a place."""
-        image, pngs = self._entries[place]
-        layers = self._layers(image, pngs)
-        photo, layers = lay(self._folder / "images" / image, layers, exact=False)
-        found: dict[int, np.ndarray] = {}
-        for layer in layers:
-            for number, mask in by_concept(layer, self._numbers).items():
-                found[number] = found[number] | mask if number in found else mask
-        return located(image, photo, self._concepts, self._groups, found, layers.shape[1:])
+    def _read(self, entry: tuple[str, tuple[str, ...]]) -> Located:
+        image, pngs = entry
+        photo, layers = lay(self._folder / "images" / image, self._layers(image, pngs), exact=False)
+        found = joined(pair for layer in layers for pair in parts(layer, self._numbers))
+        return self._located(image, photo, found, layers.shape[1:])
 
     def _layers(self, image: str, pngs: tuple[str, ...]) -> np.ndarray:
         """Read all PNGs of one photo: int32 `png rows columns`."""

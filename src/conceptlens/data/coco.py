@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from conceptlens.data.annotation import (
+    By,
     a_folder,
-    by_concept,
+    an_option,
     entries_of,
+    joined,
     lay,
-    located,
+    parts,
     read_colours,
     read_json,
 )
-from conceptlens.data.located import Located
+from conceptlens.data.coarse import coarse_mask
+from conceptlens.data.located import Listed, Located, a_share
 from conceptlens.data.run_lengths import drawn_mask
 from conceptlens.error import InputError, near
 from conceptlens.text.vocabulary import ConceptName
 
-Crowds = Literal["ignore", "join"]
+Crowds = Literal["ignore", "join", "skip"]
+Shape = Literal["outline", "box", "ellipse"]
+Segments = Sequence[dict[str, Any]]
 
 # Names of COCO whose words stand in an order, or a form, that nobody writes.
 SPOKEN: dict[str, str] = {
@@ -36,147 +41,143 @@ SPOKEN: dict[str, str] = {
 _SUFFIXES = ("-merged", "-other", "-stuff")
 
 
-class CocoPanoptic:
+class CocoPanoptic(Listed[tuple[str, str, Segments]]):
     """A COCO panoptic set: every pixel is a thing, stuff, or void, which is ignored.
 
     Expects `FOLDER/annotations/panoptic_SPLIT.json`, its PNGs (id = red + 256 green + 65536 blue) in
     `FOLDER/annotations/panoptic_SPLIT/` and the photos in `FOLDER/SPLIT/`. A split may be given without its year.
 
-    - The segments of one category are one concept; groups are `thing` and `stuff`.
+    - `by="category"`: the segments of one category are one mask; `"instance"`: each segment has its own. Groups are
+      `thing` and `stuff`, names as one would say them.
     - `crowds="ignore"`: pixels of a segment marked as a crowd are ignored, as in COCO's own evaluation;
-      `"join"`: they belong to their category.
+      `"join"`: they belong to their category, as a segment of it; `"skip"`: they are rest.
+    - `least_area`: masks that cover a smaller share of their photo are left out.
+    - Photos come by file name; `left_out` counts those that are listed without an annotation.
 
     Raises `InputError` where a file is missing or broken, names a category or segment that is not listed, or a photo
     and its PNG differ in size.
     """
 
-    def __init__(self, folder: str | Path, split: str = "val2017", crowds: Crowds = "ignore") -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        split: str = "val2017",
+        crowds: Crowds = "ignore",
+        by: By = "category",
+        least_area: float = 0.0,
+    ) -> None:
         self._folder = a_folder(folder, "COCO panoptic")
-        self._crowds = _checked(crowds)
+        self._crowds: Crowds = an_option(crowds, "crowds", Crowds)
+        self._by: By = an_option(by, "by", By)
+        self._least_area = a_share(least_area)
         self._split = _dated(self._folder, "panoptic", split)
+        self.name = f"coco_panoptic {self._split}"
         self._file = self._folder / "annotations" / f"panoptic_{self._split}.json"
         read = read_json(self._file, "images", "annotations", "categories")
         with entries_of(self._file, "COCO panoptic"):
-            self._numbers, self._concepts, self._groups = _categories(read["categories"], self._file)
+            self._numbers, self.concepts, self._groups = _categories(read["categories"], self._file)
             photos = {image["id"]: str(image["file_name"]) for image in read["images"]}
             entries = (
                 (_photo_of(entry, photos, self._file), str(entry["file_name"]), entry["segments_info"])
                 for entry in read["annotations"]
             )
-            self._entries: list[tuple[str, str, list[dict[str, Any]]]] = sorted(entries, key=lambda entry: entry[0])
+            self._entries = sorted(entries, key=lambda entry: entry[0])
+        self.left_out = len(set(photos.values()) - {name for name, _, _ in self._entries})
 
-    @property
-    def name(self) -> str:
-        """The set and its split."""
-        return f"coco_panoptic {self._split}"
-
-    @property
-    def concepts(self) -> tuple[ConceptName, ...]:
-        """The categories, in the order of the file, with names as one would say them."""
-        return self._concepts
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __iter__(self) -> Iterator[Located]:
-        """Read one photo after the other, by file name."""
-        return (self[place] for place in range(len(self)))
-
-    def __getitem__(self, place: int) -> Located:
-        """Read the photo at a place."""
-        return self._read(*self._entries[place])
-
-    def _read(self, name: str, png: str, segments: Sequence[dict[str, Any]]) -> Located:
-        """Read one photo and its PNG."""
+    def _read(self, entry: tuple[str, str, Segments]) -> Located:
+        name, png, segments = entry
         ids = read_colours(self._folder / "annotations" / f"panoptic_{self._split}" / png)
         photo, ids = lay(self._folder / self._split / name, ids)
-        numbers: dict[int, int] = {}
-        ignored = {0}
         with entries_of(self._file, "COCO panoptic"):
-            for segment in segments:
-                number = _number(segment["category_id"], self._numbers, self._file)
-                if segment.get("iscrowd") and self._crowds == "ignore":
-                    ignored.add(segment["id"])
-                else:
-                    numbers[segment["id"]] = number
-        unknown = sorted(set(np.unique(ids).tolist()) - ignored - set(numbers))
+            numbers = {one["id"]: _number(one["category_id"], self._numbers, self._file) for one in segments}
+            crowds = {one["id"] for one in segments if one.get("iscrowd") and self._crowds != "join"}
+        unknown = sorted(set(np.unique(ids).tolist()) - {0} - set(numbers))
         if unknown:
             raise InputError(
                 f"{png!r} holds segment {unknown[0]}, which {str(self._file)!r} does not list for it; "
                 "download both again, they belong together"
             )
-        found = by_concept(ids, numbers)
-        return located(name, photo, self._concepts, self._groups, found, ids.shape, np.isin(ids, list(ignored)))
+        kept = {segment: number for segment, number in numbers.items() if segment not in crowds}
+        found = parts(ids, kept)
+        left_out = len(kept if self._crowds == "ignore" else numbers) - len(found)
+        found = found if self._by == "instance" else joined(found)
+        ignored = np.isin(ids, [0, *crowds] if self._crowds == "ignore" else [0])
+        return self._located(name, photo, found, ids.shape, ignored, left_out)
 
 
-class CocoInstances:
-    """A COCO instances set: masks of things, which may overlap, from polygons or run lengths.
+class CocoInstances(Listed[tuple[str, tuple[int, int], Segments]]):
+    """A COCO instances set: masks of things, which may overlap, from polygons, run lengths or boxes.
 
-    `images` is the folder of the photos, `annotations` the JSON file. Every listed photo is read, also one without
-    any instance; the instances of one category are one concept, and the group is `thing`.
+    `images` is the folder of the photos, `annotations` the JSON file. Photos come by file name, and every listed one
+    is read, also one without any instance; the group is `thing`.
 
+    - `by="category"`: the instances of one category are one mask; `"instance"`: each has its own, and the other
+      instances of its category are rest.
     - `crowds="ignore"`: pixels of a crowd region are ignored, except where an instance lies: the crowd is its
-      category, but drawn roughly. Ignored pixels are ignored for every concept of the photo.
-    - `crowds="join"`: they belong to their category.
+      category, but drawn roughly. Ignored pixels are ignored for every concept of the photo. `"join"`: they belong to
+      their category, as an instance of it; `"skip"`: they are rest.
+    - `shape="outline"`: masks as drawn; `"box"` and `"ellipse"`: the annotated box of each instance, or the ellipse
+      in it, so that a set without outlines can be read too (see `coarse_mask`).
+    - `least_area`: masks that cover a smaller share of their photo are left out.
 
     Raises `InputError` where a file is missing or broken, an entry names a photo or category that is not listed, a
     mask cannot be decoded, or a photo differs in size from its entry.
     """
 
-    def __init__(self, images: str | Path, annotations: str | Path, crowds: Crowds = "ignore") -> None:
+    def __init__(
+        self,
+        images: str | Path,
+        annotations: str | Path,
+        crowds: Crowds = "ignore",
+        by: By = "category",
+        shape: Shape = "outline",
+        least_area: float = 0.0,
+    ) -> None:
         self._images = a_folder(images, "COCO's photos")
         self._file = Path(annotations)
-        self._crowds = _checked(crowds)
+        self._crowds: Crowds = an_option(crowds, "crowds", Crowds)
+        self._by: By = an_option(by, "by", By)
+        self._shape: Shape = an_option(shape, "shape", Shape)
+        self._least_area = a_share(least_area)
+        self.name = f"coco_instances {self._file.stem.removeprefix('instances_')}"
         read = read_json(self._file, "images", "annotations", "categories")
         with entries_of(self._file, "COCO instances"):
-            self._numbers, self._concepts, self._groups = _categories(read["categories"], self._file)
+            self._numbers, self.concepts, self._groups = _categories(read["categories"], self._file)
             photos = {image["id"]: str(image["file_name"]) for image in read["images"]}
             sizes = {str(image["file_name"]): (int(image["height"]), int(image["width"])) for image in read["images"]}
-            self._entries: dict[str, list[dict[str, Any]]] = {name: [] for name in sorted(photos.values())}
-            self._sizes = sizes
+            drawn: dict[str, list[dict[str, Any]]] = {name: [] for name in sorted(photos.values())}
             for entry in read["annotations"]:
-                self._entries[_photo_of(entry, photos, self._file)].append(entry)
+                drawn[_photo_of(entry, photos, self._file)].append(entry)
+        self._entries = [(name, sizes[name], entries) for name, entries in drawn.items()]
 
-    @property
-    def name(self) -> str:
-        """The set and its split, as the file is called."""
-        return f"coco_instances {self._file.stem.removeprefix('instances_')}"
-
-    @property
-    def concepts(self) -> tuple[ConceptName, ...]:
-        """The categories, in the order of the file."""
-        return self._concepts
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __iter__(self) -> Iterator[Located]:
-        """Read one photo after the other, by file name."""
-        return (self[place] for place in range(len(self)))
-
-    def __getitem__(self, place: int) -> Located:
-        """Read the photo at a place."""
-        name = list(self._entries)[place]
-        return self._read(name, self._entries[name])
-
-    def _read(self, name: str, entries: Sequence[dict[str, Any]]) -> Located:
-        """Read one photo and draw its instances; the last of the layers is what is ignored."""
-        size = self._sizes[name]
-        crowd = np.zeros(size, bool)
-        found: dict[int, np.ndarray] = {}
+    def _read(self, entry: tuple[str, tuple[int, int], Segments]) -> Located:
+        name, size, drawn = entry
+        crowd, skipped = np.zeros(size, bool), 0
+        found: list[tuple[int, np.ndarray]] = []
         with entries_of(self._file, "COCO instances"):
-            for entry in entries:
-                number = _number(entry["category_id"], self._numbers, self._file)
-                mask = _decoded(entry, size, self._file)
-                if entry.get("iscrowd") and self._crowds == "ignore":
+            for one in drawn:
+                number, mask = _number(one["category_id"], self._numbers, self._file), self._mask(one, size)
+                if not one.get("iscrowd") or self._crowds == "join":
+                    found.append((number, mask))
+                elif self._crowds == "ignore":
                     crowd |= mask
                 else:
-                    found[number] = found[number] | mask if number in found else mask
-        for mask in found.values():
+                    skipped += 1
+        found = found if self._by == "instance" else joined(found)
+        for _, mask in found:
             crowd &= ~mask
-        photo, layers = lay(self._images / name, np.stack([*found.values(), crowd]))
-        turned = dict(zip(found, layers, strict=False))
-        return located(name, photo, self._concepts, self._groups, turned, layers.shape[1:], layers[-1])
+        photo, layers = lay(self._images / name, np.stack([*(mask for _, mask in found), crowd]))
+        turned = [(number, mask) for (number, _), mask in zip(found, layers, strict=False)]
+        return self._located(name, photo, turned, layers.shape[1:], layers[-1], skipped)
+
+    def _mask(self, entry: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
+        """Draw one instance in the shape that was asked for: bool `rows columns`."""
+        if self._shape == "outline":
+            return _decoded(entry, size, self._file)
+        left, top, width, height = map(float, entry["bbox"])
+        if not (width > 0 and height > 0):
+            return np.zeros(size, bool)
+        return coarse_mask((left, top, left + width, top + height), size, self._shape)
 
 
 def spoken(name: str) -> str:
@@ -242,9 +243,3 @@ def open_instances(folder: str | Path, split: str = "val2017") -> CocoInstances:
     place = a_folder(folder, "COCO instances")
     split = _dated(place, "instances", split)
     return CocoInstances(place / split, place / "annotations" / f"instances_{split}.json")
-
-
-def _checked(crowds: Crowds) -> Crowds:
-    if crowds not in ("ignore", "join"):
-        raise InputError(f"crowds may not be {crowds!r}; 'ignore' or 'join' them")
-    return crowds

@@ -6,37 +6,17 @@ import glob
 import hashlib
 import io
 import os
-import re
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile
 
-from conceptlens.error import InputError, near
+from conceptlens.data.image_file import FORMATS, SUFFIXES, a_path, opened, orientation
+from conceptlens.error import InputError
 
 MIN_SIDE = 8
-MAX_PIXELS = 100_000_000
 
-# Pillow's name of a format to its suffixes. Only these are opened: other readers of Pillow start programs
-# (EPS) or take almost any file for theirs (TGA).
-FORMATS: dict[str, tuple[str, ...]] = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
-    "PNG": (".png", ".apng"),
-    "WEBP": (".webp",),
-    "BMP": (".bmp", ".dib"),
-    "GIF": (".gif",),
-    "TIFF": (".tif", ".tiff"),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
-    "JPEG2000": (".jp2", ".j2k", ".jpx"),
-    "AVIF": (".avif",),
-}
-SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-
-_ORIENTATION = 0x0112  # the EXIF tag; its value 1 is upright, the others need a turn
+# EXIF orientation to the turn that makes a photo upright; 1 is upright already.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -55,16 +35,9 @@ def read_image(path: str | Path) -> Image.Image:
     colour profiles are not applied. Raises `InputError` for a file that is missing, unreadable, broken, animated,
     smaller than 8 x 8 or larger than 100 megapixels; the size is told from the header, before decoding.
     """
-    place = _file(path)
-    name = repr(str(place))
-    try:
-        with _quiet(), Image.open(place, formats=_formats()) as image:
-            _check_header(image, name)
-            return upright(image)
-    except InputError:
-        raise
-    except Exception as error:  # a broken file can make Pillow raise nearly anything
-        raise InputError(_reason(name, error)) from error
+    with opened(path) as image:
+        _check_header(image, repr(str(path)))
+        return upright(image)
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -74,7 +47,7 @@ def upright(image: Image.Image) -> Image.Image:
     """
     image.load()
     rgb = _rgb(image)
-    turn = _TURNS.get(_orientation(image))
+    turn = _TURNS.get(orientation(image))
     if turn is not None:
         rgb = rgb.transpose(turn)
     profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA", "P") else None
@@ -93,7 +66,7 @@ def find_images(*sources: str | Path) -> tuple[Path, ...]:
         raise InputError("no images were given; give files, folders or patterns such as 'photos/**/*.jpg'")
     found: dict[str, Path] = {}
     for source in sources:
-        for path in _expanded(_path(source)):
+        for path in _expanded(a_path(source)):
             found.setdefault(os.path.abspath(path), path)
     return tuple(found.values())
 
@@ -115,123 +88,15 @@ def fingerprint(image: Image.Image) -> str:
     return digest.hexdigest()[:16]
 
 
-def _path(given: str | Path) -> Path:
-    """Check that `given` is a path at all; the empty one would mean the current folder."""
-    if not isinstance(given, (str, Path)):
-        raise InputError(f"an image is given as a path, not as {type(given).__name__}; give a str or a Path")
-    if not str(given):
-        raise InputError("an image path is empty; give the name of a file, a folder or a pattern")
-    return Path(given)
-
-
-def _file(given: str | Path) -> Path:
-    """Check everything that can be known of a file without opening it."""
-    path = _path(given)
-    name = repr(str(path))
-    try:
-        size = path.stat().st_size
-    except PermissionError as error:
-        raise InputError(_forbidden(name)) from error
-    except (OSError, ValueError) as error:
-        raise InputError(_missing(path)) from error
-    if path.is_dir():
-        raise InputError(f"{name} is a folder, not an image; name a file in it, or list all with find_images")
-    if not path.is_file():
-        raise InputError(f"{name} is a device or a pipe, not a file; save the image to a file and name that")
-    if size == 0:
-        raise InputError(f"{name} is an empty file (0 bytes), not an image; copy or download it again")
-    return path
-
-
-def _forbidden(name: str) -> str:
-    return f"{name} may not be read by this user; allow it (chmod +r) or give a readable copy"
-
-
-def _missing(path: Path) -> str:
-    """Say that a file is missing, with near names in its folder."""
-    missing, folder = f"no file {str(path)!r}", repr(str(path.parent))
-    try:
-        names = sorted(entry.name for entry in path.parent.iterdir() if not entry.name.startswith("."))
-    except (OSError, ValueError):
-        return f"{missing}: there is no readable folder {folder}; check the path"
-    if not names:
-        return f"{missing}: the folder {folder} is empty; check the path"
-    names = [name for name in names if Path(name).suffix.lower() in SUFFIXES] or names
-    return f"{missing}; near names in {folder}: {near(path.name, [repr(name)[1:-1] for name in names])}"
-
-
-def _formats() -> list[str]:
-    """Name the formats of the table that this Pillow can read."""
-    Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
-
-
 def _check_header(image: ImageFile.ImageFile, name: str) -> None:
     """Refuse by what the header tells, while no pixel has been decoded."""
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise InputError(_oversize(name, f"{width} x {height} pixels ({width * height / 1e6:.0f} megapixels)"))
     if min(width, height) < MIN_SIDE:
         given = f"{name} is {width} x {height} pixels"
         raise InputError(f"{given}, at least {MIN_SIDE} x {MIN_SIDE} are needed; give a larger image")
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: a still and its previews
     if frames > 1:
         raise InputError(f"{name} holds {frames} frames, one is expected; save one frame as a still image (PNG)")
-
-
-def _oversize(name: str, size: str) -> str:
-    return f"{name} is {size}, at most {MAX_PIXELS // 1_000_000} megapixels are read; give a smaller copy"
-
-
-def _reason(name: str, error: Exception) -> str:
-    """Say what Pillow's error means for the file."""
-    if isinstance(error, UnidentifiedImageError):
-        return f"{name} is not a known kind of image ({', '.join(FORMATS)}), or its start is damaged; save it as PNG"
-    if isinstance(error, PermissionError):
-        return _forbidden(name)
-    if isinstance(error, Image.DecompressionBombError):
-        pixels = re.search(r"\((\d+) pixels\)", str(error))
-        return _oversize(name, f"{int(pixels[1]) / 1e6:.0f} megapixels" if pixels else "too large")
-    said = " ".join(str(error).split()) or type(error).__name__
-    return f"{name} is broken or cut short ({said}); copy, download or save it again"
-
-
-class _Readers:
-    """How many threads are reading, and the warning filters that the last one puts back."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.count = 0
-        self.filters = warnings.catch_warnings()
-
-
-_READERS = _Readers()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence Pillow's own warnings, and no others, while at least one thread reads (filters are process-wide)."""
-    with _READERS.lock:
-        if _READERS.count == 0:
-            _READERS.filters = warnings.catch_warnings()
-            _READERS.filters.__enter__()
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-        _READERS.count += 1
-    try:
-        yield
-    finally:
-        with _READERS.lock:
-            _READERS.count -= 1
-            if _READERS.count == 0:
-                _READERS.filters.__exit__(None, None, None)
-
-
-def _orientation(image: Image.Image) -> int:
-    """Read the EXIF orientation; broken EXIF counts as upright, since the pixels are sound."""
-    try:
-        return image.getexif().get(_ORIENTATION, 1)
-    except Exception:
-        return 1
 
 
 def _rgb(image: Image.Image) -> Image.Image:

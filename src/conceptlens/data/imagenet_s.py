@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from conceptlens.data.annotation import a_folder, lay, located, read_colours, read_text
-from conceptlens.data.folder import SUFFIXES
-from conceptlens.data.located import Located
+from conceptlens.data.annotation import a_folder, lay, read_colours, read_text
+from conceptlens.data.image_file import SUFFIXES
+from conceptlens.data.located import Listed, Located, a_share
 from conceptlens.error import InputError, near
 from conceptlens.operators import mend_torchvision
 from conceptlens.text.vocabulary import ConceptName
@@ -34,7 +33,7 @@ _SIZES = (50, 300, 919)
 _WNID = re.compile(r"n\d{8}")
 
 
-class ImageNetS:
+class ImageNetS(Listed[Path]):
     """ImageNet-S with 50, 300 or 919 classes: one concept a photo, the class of its folder.
 
     Expects, in the folder or in an `ImageNetS919` within, `SPLIT-segmentation/WNID/*.png` (class = red + 256 green)
@@ -45,12 +44,15 @@ class ImageNetS:
     - The mask is the *folder's* class. 1000 is ignored though it is the largest number; 0 and other classes are rest.
     - A class that was merged into another (`MERGED`) has the number and name of that other, and its photos may lie
       under either name.
-    - The group is `object`, and a photo is called `WNID/FILE`.
+    - The group is `object`, and a photo is called `WNID/FILE`; photos come in that order. Photos without a mask are
+      not listed, and one whose mask lacks its class shows no concept.
+    - `least_area`: masks that cover a smaller share of their photo are left out.
 
     Raises `InputError` where a file is missing or broken, or a PNG holds a number that is no class.
     """
 
-    def __init__(self, folder: str | Path, split: str = "validation") -> None:
+    def __init__(self, folder: str | Path, split: str = "validation", least_area: float = 0.0) -> None:
+        self._least_area = a_share(least_area)
         given = a_folder(folder, "ImageNet-S")
         inner = [place for place in given.glob("ImageNetS*") if (place / f"{split}-segmentation").is_dir()]
         own = not inner or (given / f"{split}-segmentation").is_dir()
@@ -62,47 +64,28 @@ class ImageNetS:
         self._ids = {wnid: number for number, wnid in enumerate(self._wnids, start=1)}
         for name in folders:
             self._class(name)
-        self._concepts = tuple(map(ConceptName, _names(self._wnids)))
-        self._pngs = sorted(self._masks.glob("*/*.png"))
-        if not self._pngs:
+        self.name = f"imagenet_s{len(self._wnids)} {split}"
+        self.concepts = tuple(map(ConceptName, _names(self._wnids)))
+        self._groups = ("object",) * len(self.concepts)
+        self._entries = sorted(self._masks.glob("*/*.png"))
+        if not self._entries:
             raise InputError(
                 f"the folder {str(self._masks)!r} holds no WNID/*.png; unpack the masks of ImageNet-S there"
             )
 
-    @property
-    def name(self) -> str:
-        """The set, its size and its split."""
-        return f"imagenet_s{len(self._wnids)} {self._split}"
-
-    @property
-    def concepts(self) -> tuple[ConceptName, ...]:
-        """The classes, by number: the first of each one's names in ImageNet."""
-        return self._concepts
-
-    def __len__(self) -> int:
-        return len(self._pngs)
-
-    def __iter__(self) -> Iterator[Located]:
-        """Read one photo after the other, by folder and file name."""
-        return (self[place] for place in range(len(self)))
-
-    def __getitem__(self, place: int) -> Located:
-        """Read the photo at a place."""
-        png = self._pngs[place]
-        wnid = png.parent.name
+    def _read(self, entry: Path) -> Located:
+        wnid = entry.parent.name
         number = self._class(wnid)
-        codes = read_colours(png)
+        codes = read_colours(entry)
         unknown = np.setdiff1d(codes, [*range(len(self._wnids) + 1), IGNORED])
         if unknown.size:
             raise InputError(
-                f"{str(png)!r} holds class {unknown[0]}, expected 0 to {len(self._wnids)} or {IGNORED}; "
+                f"{str(entry)!r} holds class {unknown[0]}, expected 0 to {len(self._wnids)} or {IGNORED}; "
                 "check that the list of categories belongs to these masks"
             )
-        photo, codes = lay(self._photo(wnid, png.stem), codes, exact=False)
-        return located(
-            f"{wnid}/{png.stem}", photo, self._concepts, ("object",) * len(self._concepts),
-            {number - 1: codes == number}, codes.shape, codes == IGNORED,
-        )  # fmt: skip
+        photo, codes = lay(self._photo(wnid, entry.stem), codes, exact=False)
+        found = [(number - 1, codes == number)]
+        return self._located(f"{wnid}/{entry.stem}", photo, found, codes.shape, codes == IGNORED)
 
     def _class(self, wnid: str) -> int:
         """Return the number of a folder's class."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -15,15 +16,20 @@ from conceptlens.text.vocabulary import ConceptName
 if TYPE_CHECKING:
     from PIL import Image
 
+Entry = TypeVar("Entry")
+
 
 @dataclass(frozen=True, eq=False)
 class Located:
     """One photo, the concepts in it, and where each of them is.
 
     - `name`: what the photo is called, unique in its set.
-    - `masks[concept rows columns]`: bool, over the whole upright photo, at the annotation's own resolution.
+    - `concepts`: a set read by instance names a concept once for each object of it, any other set names it once.
+    - `masks[concept rows columns]`: bool, over the whole upright photo, at the annotation's own resolution. One that
+      covers the whole photo is kept, though metrics that need a rest are undefined for it.
     - `groups[concept]`: what a table of results sorts each concept under (thing, stuff, part, colour ...).
     - `ignored[rows columns]`: pixels that belong neither to a concept nor to the rest; `None` where there are none.
+    - `left_out`: how many masks of the annotation are not among these: blank, too small, or crowds that are skipped.
     """
 
     name: str
@@ -32,6 +38,7 @@ class Located:
     groups: tuple[str, ...]
     masks: np.ndarray = field(repr=False)
     ignored: np.ndarray | None = field(default=None, repr=False)
+    left_out: int = 0
 
     def __post_init__(self) -> None:
         """Check that every field speaks of the same concepts and pixels."""
@@ -53,10 +60,13 @@ class Located:
         counted = self.masks if self.ignored is None else self.masks & ~self.ignored
         size = self.masks[:1].size if self.ignored is None else int((~self.ignored).sum())
         kept = [i for i, mask in enumerate(counted) if mask.sum() >= share * max(size, 1) and mask.any()]
-        return Located(
-            self.name, self.photo, tuple(self.concepts[i] for i in kept), tuple(self.groups[i] for i in kept),
-            self.masks[kept], self.ignored,
-        )  # fmt: skip
+        return replace(
+            self,
+            concepts=tuple(self.concepts[i] for i in kept),
+            groups=tuple(self.groups[i] for i in kept),
+            masks=self.masks[kept],
+            left_out=self.left_out + len(self.masks) - len(kept),
+        )
 
 
 class LocatedSet(Protocol):
@@ -83,6 +93,68 @@ class LocatedSet(Protocol):
     def __iter__(self) -> Iterator[Located]:
         """Read one photo after the other; only one is held at a time."""
         ...
+
+
+class Listed(ABC, Generic[Entry]):
+    """A set whose photos are listed when it is opened and read one at a time: what the loaders share.
+
+    A loader sets the fields and reads one photo from its entry in the list.
+
+    - `left_out`: how many photos the set lists and leaves out, for they have no mask at all. Every other photo is
+      read, also one that shows no concept.
+    - `_least_area`: masks that cover less of their photo are left out, as by `Located.at_least`; with 0, the blank.
+    """
+
+    name: str
+    concepts: tuple[ConceptName, ...]
+    left_out: int = 0
+    _groups: Sequence[str]
+    _entries: Sequence[Entry]
+    _least_area: float = 0.0
+
+    @abstractmethod
+    def _read(self, entry: Entry) -> Located:
+        """Read one photo and its masks."""
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Located]:
+        """Read one photo after the other."""
+        return (self[place] for place in range(len(self)))
+
+    def __getitem__(self, place: int) -> Located:
+        """Read the photo at a place."""
+        one = self._read(self._entries[place])
+        return one.at_least(self._least_area) if self._least_area else one
+
+    def _located(
+        self,
+        name: str,
+        photo: Image.Image,
+        found: Sequence[tuple[int, np.ndarray]],
+        shape: tuple[int, ...],
+        ignored: np.ndarray | None = None,
+        left_out: int = 0,
+    ) -> Located:
+        """Return what was found in one photo, masks with their concept's number, in the set's order, less the blank."""
+        shown = sorted(((number, mask) for number, mask in found if mask.any()), key=lambda pair: pair[0])
+        return Located(
+            name=name,
+            photo=photo,
+            concepts=tuple(self.concepts[number] for number, _ in shown),
+            groups=tuple(self._groups[number] for number, _ in shown),
+            masks=np.stack([mask for _, mask in shown]) if shown else np.zeros((0, *shape), bool),
+            ignored=ignored if ignored is not None and ignored.any() else None,
+            left_out=left_out + len(found) - len(shown),
+        )
+
+
+def a_share(least_area: float) -> float:
+    """Return the least share of its photo that a mask must cover; raises `InputError` where it is no such share."""
+    if not 0 <= least_area < 1:
+        raise InputError(f"the least area is {least_area}; expected a share of the photo from 0 to below 1, as 0.01")
+    return least_area
 
 
 def resize_mask(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from conceptlens.data.annotation import (
-    a_folder,
-    by_concept,
-    entries_of,
-    lay,
-    located,
-    read_indices,
-    read_table,
-    read_text,
-)
+from conceptlens.data.annotation import a_folder, entries_of, joined, lay, parts, read_indices, read_table, read_text
 from conceptlens.data.folder import find_images
-from conceptlens.data.located import Located
+from conceptlens.data.located import Listed, Located, a_share
 from conceptlens.error import InputError
 from conceptlens.text.vocabulary import ConceptName, parse_concepts
 
 BACKGROUND = 0
 
 
-class MaskFolder:
+class MaskFolder(Listed[tuple[str, Path, Path]]):
     """Photos in `images/`, index PNGs of the same names in `masks/`, and `labels.csv` or `labels.txt`.
 
     - `labels.csv` has the columns `index` and `label`, and may have `type` (see `CONCEPT_TYPES`) and `group`, by
@@ -33,29 +23,33 @@ class MaskFolder:
     - Index 0 is background and `ignored` (255; `None` for none) is ignored, unless `labels.csv` lists them.
     - A mask may be smaller or larger than its photo, not of another shape. Folders within are kept apart by name; a
       `split` other than `all` is such a folder.
+    - Photos come by name, and every one is read; a mask without a photo is not.
+    - `least_area`: masks that cover a smaller share of their photo are left out.
 
     Raises `InputError` where a file is missing or broken, a photo has no mask, or a mask holds an index without label.
     """
 
-    def __init__(self, folder: str | Path, split: str = "all", ignored: int | None = 255) -> None:
+    def __init__(
+        self, folder: str | Path, split: str = "all", ignored: int | None = 255, least_area: float = 0.0
+    ) -> None:
+        self._least_area = a_share(least_area)
         self._folder = a_folder(folder, "images/, masks/ and labels.csv or labels.txt")
-        self._split = split
+        self.name = f"masks {self._folder.resolve().name}" + ("" if split == "all" else f" {split}")
         self._read_labels()
         self._ignored = [] if ignored is None or ignored in self._numbers else [ignored]
         images, masks = self._folder / "images", self._folder / "masks"
         if split != "all":
             images, masks = images / split, masks / split
-        self._pairs: dict[str, tuple[Path, Path]] = {}
-        for photo in find_images(
-            a_folder(images, "photos"),
-        ):
+        found: dict[str, tuple[str, Path, Path]] = {}
+        for photo in find_images(a_folder(images, "photos")):
             name = photo.relative_to(images).with_suffix("").as_posix()
             mask = masks / f"{name}.png"
-            if name in self._pairs:
-                raise InputError(f"{str(photo)!r} and {self._pairs[name][0].name!r} share one mask; rename one of them")
+            if name in found:
+                raise InputError(f"{str(photo)!r} and {found[name][1].name!r} share one mask; rename one of them")
             if not mask.is_file():
                 raise InputError(f"{str(photo)!r} has no mask {str(mask)!r}; add it, or take the photo away")
-            self._pairs[name] = (photo, mask)
+            found[name] = (name, photo, mask)
+        self._entries = list(found.values())
 
     def _read_labels(self) -> None:
         """Read which index is which concept."""
@@ -75,37 +69,18 @@ class MaskFolder:
                         listed[index] = (concept, concept.type)
         if not listed:
             raise InputError(f"{str(self._file)!r} names no label; write one a line")
-        self._concepts = tuple(dict.fromkeys(concept for concept, _ in listed.values()))
-        place = {concept: number for number, concept in enumerate(self._concepts)}
+        self.concepts = tuple(dict.fromkeys(concept for concept, _ in listed.values()))
+        place = {concept: number for number, concept in enumerate(self.concepts)}
         self._numbers = {index: place[concept] for index, (concept, _) in listed.items()}
         groups = dict(listed.values())
-        self._groups = tuple(groups[concept] for concept in self._concepts)
+        self._groups = tuple(groups[concept] for concept in self.concepts)
 
     def _check_new(self, index: int, listed: dict[int, tuple[ConceptName, str]]) -> None:
         if index in listed:
             raise InputError(f"{str(self._file)!r} names index {index} twice; give each index one label")
 
-    @property
-    def name(self) -> str:
-        """The folder's name, and the split where there is one."""
-        return f"masks {self._folder.resolve().name}" + ("" if self._split == "all" else f" {self._split}")
-
-    @property
-    def concepts(self) -> tuple[ConceptName, ...]:
-        """The labels, in the order of their file; indices with one label are one concept."""
-        return self._concepts
-
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def __iter__(self) -> Iterator[Located]:
-        """Read one photo after the other, by name."""
-        return (self[place] for place in range(len(self)))
-
-    def __getitem__(self, place: int) -> Located:
-        """Read the photo at a place."""
-        name = list(self._pairs)[place]
-        path, mask = self._pairs[name]
+    def _read(self, entry: tuple[str, Path, Path]) -> Located:
+        name, path, mask = entry
         indices = read_indices(mask)
         unknown = np.setdiff1d(indices, [BACKGROUND, *self._ignored, *self._numbers])
         if unknown.size:
@@ -114,6 +89,5 @@ class MaskFolder:
                 "set the pixels to 0"
             )
         photo, indices = lay(path, indices, exact=False)
-        found = by_concept(indices, self._numbers)
-        ignored = np.isin(indices, self._ignored)
-        return located(name, photo, self._concepts, self._groups, found, indices.shape, ignored)
+        found = joined(parts(indices, self._numbers))
+        return self._located(name, photo, found, indices.shape, np.isin(indices, self._ignored))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from conceptlens.data.broden import Broden
 from conceptlens.data.coco import CocoPanoptic, open_instances
-from conceptlens.data.drawn import Drawn
+from conceptlens.data.drawn import MOST, Drawn
 from conceptlens.data.imagenet_s import ImageNetS
 from conceptlens.data.located import LocatedSet
 from conceptlens.data.masks import MaskFolder
@@ -20,9 +20,9 @@ FOLDER = "CONCEPTLENS_DATA"
 
 
 class SetKind(NamedTuple):
-    """One kind of set: how to open it from what stands after its name, its default split, and one line about it."""
+    """One kind of set: how to open it from what follows its name's colon (`None` without), its split, its line."""
 
-    open: Callable[[str, str], LocatedSet]
+    open: Callable[[str | None, str], LocatedSet]
     split: str
     about: str
 
@@ -33,17 +33,17 @@ def open_set(text: str, split: str | None = None) -> LocatedSet:
     Without `DIR` the folder is `$CONCEPTLENS_DATA/NAME`. Raises `InputError` for an unknown name, a folder that is
     missing, or a folder without what the set needs.
     """
-    name, _, argument = text.strip().partition(":")
+    name, colon, argument = text.strip().partition(":")
     if name not in SETS:
         raise InputError(f"no data set {name!r}; data sets: {near(name, SETS, len(SETS))}; write NAME or NAME:FOLDER")
     kind = SETS[name]
-    return kind.open(argument, kind.split if split is None else split)
+    return kind.open(argument if colon else None, kind.split if split is None else split)
 
 
-def _within(name: str, opener: Callable[[Path, str], LocatedSet]) -> Callable[[str, str], LocatedSet]:
+def _within(name: str, opener: Callable[[Path, str], LocatedSet]) -> Callable[[str | None, str], LocatedSet]:
     """Let a set that needs a folder find it by name."""
 
-    def opened(argument: str, split: str) -> LocatedSet:
+    def opened(argument: str | None, split: str) -> LocatedSet:
         if argument:
             return opener(Path(argument).expanduser(), split)
         place = os.environ.get(FOLDER)
@@ -57,11 +57,13 @@ def _within(name: str, opener: Callable[[Path, str], LocatedSet]) -> Callable[[s
     return opened
 
 
-def _drawn(argument: str, split: str) -> LocatedSet:
+def _drawn(argument: str | None, split: str) -> LocatedSet:
     """Draw as many scenes as were asked for."""
-    if argument and not (argument.isdecimal() and len(argument) < 8):
-        raise InputError(f"drawn scenes are counted, {argument!r} was given; write drawn or drawn:200")
-    return Drawn(int(argument or 100), split)
+    if argument is None:
+        return Drawn(split=split)
+    if not (argument.isdecimal() and len(argument) < 8 and 1 <= int(argument) <= MOST):
+        raise InputError(f"'drawn:{argument}' counts no scenes; write a number from 1 to {MOST}, such as drawn:200")
+    return Drawn(int(argument), split)
 
 
 SETS: dict[str, SetKind] = {

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # CE-FAM's evaluation chooses among a method's candidates by this metric, and with the mask.
 CHOOSES = "ranked_area"
+# Masks and enlarged maps of every concept of a photo are held at once; beyond this they say nothing more.
+MOST_PIXELS = 2048
 
 Scores = list[dict[str, float | None]]
 
@@ -173,7 +175,9 @@ def check_settings(least_share: float, resolution: int | None, most: int | None)
     """Refuse numbers that `evaluate` cannot work with, before anything is read."""
     if not 0 <= least_share < 1:
         raise InputError(f"the least share is {least_share}; expected a share from 0 to below 1, such as 0.01")
-    if resolution is not None and resolution < 2:
-        raise InputError(f"the resolution is {resolution}; expected at least 2 pixels a side, or the annotation's own")
+    if resolution is not None and not 2 <= resolution <= MOST_PIXELS:
+        raise InputError(
+            f"the resolution is {resolution}; expected 2 to {MOST_PIXELS} pixels a side, or the annotation's own"
+        )
     if most is not None and most < 1:
         raise InputError(f"{most} photos were asked for; expected at least 1")

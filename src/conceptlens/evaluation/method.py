@@ -8,9 +8,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 from PIL import Image
+from torch import Tensor
 
-from conceptlens.activation_map import cam, project, source
-from conceptlens.concept.evidence import gather_evidence
+from conceptlens.activation_map import cam, project
+from conceptlens.concept.ce_fam import ce_fam, layer_regions
+from conceptlens.concept.competition import compete, pairs_of
+from conceptlens.concept.evidence import Evidence, gather_evidence
 from conceptlens.concept.neuron import Probed, fit_clip_dissect, fit_www, neuron_region, probe_neurons
 from conceptlens.concept.neuron_labels import NeuronLabels
 from conceptlens.error import InputError, near
@@ -20,6 +23,8 @@ from conceptlens.rule import grad_cam
 from conceptlens.text.vocabulary import ConceptName
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+
     from conceptlens.backbone import Backbone, Photo
     from conceptlens.concept.translator import Translator
     from conceptlens.observe import Observation
@@ -86,8 +91,6 @@ def _ce_fam(setting: Setting) -> Method:
     translator = setting.translator
     if translator is None:
         return lambda photo, concepts: _last_layer(setting.model.observe(photo), concepts)
-    from conceptlens.concept.ce_fam import ce_fam
-
     translator.check(setting.model)
 
     def method(photo: Image.Image, concepts: Sequence[ConceptName]) -> Explanation:
@@ -99,22 +102,16 @@ def _ce_fam(setting: Setting) -> Method:
 def _last_layer(seen: Observation, concepts: Sequence[ConceptName]) -> Explanation:
     """Return CE-FAM's region of the last layer, through the model's own pair."""
     evidence = gather_evidence(seen, seen.model.language, concepts)
-    chosen = evidence.all()
-    gradient = seen.pull(evidence.root, evidence.cotangents(chosen), seen.layer)
-    weights = grad_cam(gradient, seen.feature()[:, None])
-    return Explanation(
-        maps=project(weights, seen.feature()).relu(),
-        weights=weights,
-        scores=evidence.scores,
-        labels=evidence.labels(chosen),
-        types=evidence.types(chosen),
-        source=source(seen, seen.layer, "ce_fam", {"text": seen.model.language.name}),
-    )
+    weights = _pulled(seen, evidence, evidence.cotangents(evidence.all()))
+    return layer_regions(seen, seen.layer, weights, evidence, evidence.all(), {"text": seen.model.language.name})
+
+
+def _pulled(seen: Observation, evidence: Evidence, cotangents: Tensor) -> Float[Tensor, "image concept channel"]:
+    """Return what directions of the image vector weigh in the last layer."""
+    return grad_cam(seen.pull(evidence.root, cotangents, seen.layer), seen.feature()[:, None])[..., 0, 0]
 
 
 def _competing(setting: Setting) -> Method:
-    from conceptlens.concept.competition import compete, pairs_of
-
     layers = None if setting.translator is None else setting.translator.layers
     pairs = pairs_of(setting.model, setting.translator)
     return lambda photo, concepts: compete(setting.model.observe(photo, layers), concepts, pairs)
@@ -129,17 +126,9 @@ def _per_cell(setting: Setting) -> Method:
     def method(photo: Image.Image, concepts: Sequence[ConceptName]) -> Explanation:
         seen = setting.model.observe(photo, layers)
         evidence = gather_evidence(seen, language, concepts)
-        gradient = seen.pull(evidence.root, evidence.texts[None], seen.layer)
-        weights = grad_cam(gradient, seen.feature()[:, None])
-        return Explanation(
-            maps=project(weights, seen.feature()),
-            weights=weights,
-            scores=evidence.scores,
-            labels=evidence.labels(evidence.all()),
-            types=evidence.types(evidence.all()),
-            source=source(seen, seen.layer, "per_cell", {"text": language.name}),
-            activation="identity",
-        )
+        weights = _pulled(seen, evidence, evidence.texts[None])
+        found = layer_regions(seen, seen.layer, weights, evidence, evidence.all(), {"text": language.name}, "per_cell")
+        return replace(found, maps=project(weights[..., None, None], seen.feature()), activation="identity")
 
     return method
 

@@ -21,6 +21,8 @@ MACRO, ALL = "macro", "all"
 SCHEMA = "conceptlens.evaluate.localization/1"
 DRAWS = 1000
 LEVEL = 0.95
+# A bootstrap of fewer photos draws from too few: its intervals are too narrow, and may miss the truth.
+FEW = 8
 
 # Intervals by group, then by metric.
 Intervals = Mapping[str, Mapping[str, Interval]]
@@ -61,6 +63,13 @@ class Summary:
     shares: Mapping[str, float]
     photos: int
     against: str | None
+
+    @property
+    def warning(self) -> str | None:
+        """What to say of intervals that resample only a few photos; None where there are enough, or no interval."""
+        if not 1 < self.photos < FEW:
+            return None
+        return f"{self.photos} photos are few: intervals of fewer than {FEW} are too narrow to rely on"
 
     def line(self, method: str) -> Line:
         """Return one method's line."""

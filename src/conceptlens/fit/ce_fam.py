@@ -65,35 +65,21 @@ def fit_ce_fam(
     """
     accelerator, place = _processes(device)
     model, vlm = model.to(place), vlm.to(place)
-    chosen = (
-        branch_layers(model) if layers is None else in_order(model, [layers] if isinstance(layers, str) else layers)
-    )
+    pupil, looks = Pupil(model, _layers(model, layers), vlm), Views(views, validation, seed)
     plan = schedule_named(schedule, epochs, batch_size)
-    looks, pupil = Views(views, validation, seed), Pupil(model, chosen, vlm)
-    photos = find_images(*([images] if isinstance(images, (str, Path)) else images))
-    missing = [str(photo) for photo in photos if not photo.exists()]
-    if missing:
-        raise InputError(f"no file or folder {missing[0]!r}; give photos, or a folder that holds them")
-    named = _concepts(concepts, similarity)
+    photos, named = _photos(images), _concepts(concepts, similarity)
     about = _about(pupil, photos, looks, plan, schedule, similarity, named, hidden)
     folder = Path(out)
     if _claim(folder, about, resume, accelerator):
         return Translator.load(folder, vlm)
     pairs, failed = _pairs(pupil, photos, looks, folder / "cache", accelerator)
-    with accelerator.main_process_first():
-        texts = vlm.language.encode_text([prompt(concept) for concept in named]) if named else None
-    branch = _new_branch(pupil, pairs, hidden, seed)
-    goal = Goal(vlm.language, texts, similarity)
+    goal = _goal(vlm, named, similarity, accelerator)
     run = Training(pairs, goal, plan, accelerator, torch.device(place), folder, about, seed, checkpoint_seconds)
     with _progress(accelerator, plan, pairs) as report:
-        trained = train(run, branch, report)
+        trained = train(run, _new_branch(pupil, pairs, hidden, seed), report)
     training = {**about, **_outcome(trained, pairs, failed)}
     translator = Translator(trained.branch, Teacher.of(vlm), model.name, identity(model.module), training, vlm)
-    if accelerator.is_main_process:
-        _write_json(folder / "history.json", trained.history)
-        translator.save(folder)
-        (folder / FILE).unlink(missing_ok=True)
-    accelerator.wait_for_everyone()
+    _publish(translator, trained, folder, accelerator)
     return translator
 
 
@@ -118,6 +104,22 @@ def _processes(device: str) -> tuple[Accelerator, str]:
 def _leave_group() -> None:
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def _layers(model: Backbone, layers: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return the layers that the branch reads: those named, else the stages of the model."""
+    if layers is None:
+        return branch_layers(model)
+    return in_order(model, [layers] if isinstance(layers, str) else layers)
+
+
+def _photos(images: str | Path | Sequence[str | Path]) -> tuple[Path, ...]:
+    """Return every photo of files, folders and patterns; refused where one is not there."""
+    photos = find_images(*([images] if isinstance(images, (str, Path)) else images))
+    missing = [str(photo) for photo in photos if not photo.exists()]
+    if missing:
+        raise InputError(f"no file or folder {missing[0]!r}; give photos, or a folder that holds them")
+    return photos
 
 
 def _concepts(concepts: str | Iterable[str | ConceptName] | None, weight: float) -> tuple[ConceptName, ...]:
@@ -201,10 +203,28 @@ def _pairs(
     return read_pairs(files), len(failures)
 
 
+def _goal(vlm: Backbone, named: Sequence[ConceptName], similarity: float, accelerator: Accelerator) -> Goal:
+    """Return the losses; one process reads the texts first, so that the others find them in the cache."""
+    if not named:
+        return Goal(vlm.language)
+    with accelerator.main_process_first():
+        texts = vlm.language.encode_text([prompt(concept) for concept in named])
+    return Goal(vlm.language, texts, similarity)
+
+
 def _new_branch(pupil: Pupil, pairs: Pairs, hidden: Sequence[int] | None, seed: int) -> Branch:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Branch(pupil.layers, layer_widths(pupil.model, pupil.layers), pairs.vectors.width, hidden)
+
+
+def _publish(translator: Translator, trained: Trained, folder: Path, accelerator: Accelerator) -> None:
+    """Write the branch and its history once, and remove the checkpoint, which is no longer needed."""
+    if accelerator.is_main_process:
+        _write_json(folder / "history.json", trained.history)
+        translator.save(folder)
+        (folder / FILE).unlink(missing_ok=True)
+    accelerator.wait_for_everyone()
 
 
 def _outcome(trained: Trained, pairs: Pairs, failed: int) -> dict[str, Any]:
@@ -267,5 +287,8 @@ def _read_json(file: Path) -> dict[str, Any] | None:
         return json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read ({error}); choose another folder") from None
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise InputError(f"{file} cannot be read ({reason}); choose another folder") from None
+    except ValueError:
+        raise InputError(f"{file} is no JSON; delete it to begin anew, or choose another folder") from None

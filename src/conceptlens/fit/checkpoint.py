@@ -76,8 +76,8 @@ def load_state(
         plateau = Plateau(**numbers.pop("plateau"))
         same = json.loads(metadata["configuration"]) == json.loads(json.dumps(about))
         state = State(tensors["order"], plateau=plateau, best=_named(tensors, "best "), **numbers)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{file} is no whole checkpoint ({error}); remove it to begin again") from None
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        raise InputError(f"{file} is no whole checkpoint; remove it to begin again") from None
     if not same:
         raise InputError(f"{file} belongs to another run; choose another folder, or remove it to begin again")
     moments: dict[int, dict[str, Tensor]] = {}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.error import InputError
-from conceptlens.reporting.numbers import concept_numbers, place, prediction_numbers, versions
+from conceptlens.reporting.numbers import branch_of, concept_numbers, is_competing, place, prediction_numbers, versions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,11 +82,20 @@ def _shown(entry: Entry) -> dict[str, Any]:
         "target": prediction_numbers(entry.target),
         "against": None if entry.against is None else prediction_numbers(entry.against),
         "predictions": [prediction_numbers(p) for p in entry.predictions],
+        **_readers(entry.explanations),
         "questions": [question for e in entry.explanations for question in _questions(entry.picture, e)],
         "contrast": None if entry.mixture is None else _contrast(entry.mixture),
         "settings": dict(entry.settings),
         "command": entry.command,
     }
+
+
+def _readers(explanations: Sequence[Explanation]) -> dict[str, list[str]]:
+    """Return the pairs that read the concepts' words, and which of them are trained branches."""
+    named = [e for e in explanations if e.types]
+    texts = [name for e in named for name in str(e.source.settings.get("text", e.source.model)).split(" + ")]
+    branches = [branch for e in named if (branch := branch_of(e)) is not None]
+    return {"texts": list(dict.fromkeys(texts)), "branches": list(dict.fromkeys(branches))}
 
 
 def _questions(picture: Picture, explanation: Explanation) -> list[dict[str, Any]]:
@@ -102,6 +111,7 @@ def _questions(picture: Picture, explanation: Explanation) -> list[dict[str, Any
             "contribution": None,
             **place(picture, explanation, q),
             **(concepts[q] if concepts else {}),
+            **({"regions": "competing"} if is_competing(explanation) else {}),
             "signed": explanation.signed,
             "map": _grid(explanation.maps[0, q]),
         }

@@ -84,3 +84,5 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
         told = [f"{gain[MACRO][LEAD].mean:+.3f}" if gain else "-" for gain in gains]
         table.add_row(line.title, f"{lead.mean:.3f}", spread, *told, *(f"{scores[n].mean:.3f}" for n in PRINTED))
     console.print(table)
+    if summary.warning:
+        console.print(f"{summary.warning}.", highlight=False)

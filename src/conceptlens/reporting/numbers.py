@@ -55,8 +55,14 @@ def _head(finding: Finding) -> dict[str, Any]:
 
 def _explained(finding: Finding) -> dict[str, Any]:
     against = {} if finding.against is None else {"against": prediction_numbers(finding.against)}
-    concepts = [] if finding.named is None else concept_numbers(finding.picture, finding.named)
-    return {**_head(finding), **against, "concepts": concepts}
+    if finding.named is None:
+        return {**_head(finding), **against, "concepts": []}
+    made = {
+        "method": finding.named.source.method,
+        "branch": branch_of(finding.named),
+        "regions": "competing" if is_competing(finding.named) else "official",
+    }
+    return {**_head(finding), **against, **made, "concepts": concept_numbers(finding.picture, finding.named)}
 
 
 def _contrasted(finding: Finding) -> dict[str, Any]:
@@ -82,6 +88,18 @@ def prediction_numbers(prediction: Prediction) -> dict[str, Any]:
     }
 
 
+def is_competing(explanation: Explanation) -> bool:
+    """Whether the maps are regions that compete with everyday words."""
+    method = explanation.source.method
+    return method == "competition" or method.endswith("competing regions")
+
+
+def branch_of(explanation: Explanation) -> str | None:
+    """Return the trained branch that read the concepts; `None` where the model's own pair did."""
+    name = explanation.source.settings.get("branch")
+    return None if name is None else str(name)
+
+
 def concept_numbers(picture: Picture, named: Explanation) -> list[dict[str, Any]]:
     """Return what, how much and where for every concept of one photo's explanation."""
     return [
@@ -91,7 +109,7 @@ def concept_numbers(picture: Picture, named: Explanation) -> list[dict[str, Any]
             "score": float(named.scores[0, q]),
             "unusual": _number(named.unusual, q),
             "contribution": _number(named.contributions, q),
-            **({"layer": named.layers[0][q]} if named.layers else {}),
+            **_layer(named, q),
             **place(picture, named, q),
         }
         for q in range(named.maps.shape[1])
@@ -107,6 +125,13 @@ def place(picture: Picture, explanation: Explanation, question: int) -> dict[str
         "peak": [round(left + x * (right - left), 4), round(top + y * (bottom - top), 4)],
         "area": round(share * (right - left) * (bottom - top), 4),
     }
+
+
+def _layer(named: Explanation, question: int) -> dict[str, str]:
+    """Return the layer that a branch's map was taken from; competing regions are not of one layer."""
+    if named.layers:
+        return {"layer": named.layers[0][question]}
+    return {} if branch_of(named) is None or is_competing(named) else {"layer": named.source.layer}
 
 
 def _number(values: Tensor | None, question: int) -> float | None:

@@ -16,6 +16,7 @@ from conceptlens.finer import LINEAR, Sweep
 from conceptlens.preprocess import Preprocess
 from conceptlens.record import Explanation
 from conceptlens.reporting.content import Entry, page_content
+from conceptlens.reporting.numbers import is_competing
 from conceptlens.reporting.page import write_page
 from conceptlens.run import predictions
 
@@ -79,7 +80,7 @@ def _explain_code(explanation: Explanation, settings: Mapping[str, object], imag
     arguments = [concepts, *(f"{name}={settings[name]}" for name in ("target", "against") if name in settings)]
     if "branch" in settings:
         arguments.append("branch=cl.Translator.load(folder)")
-    if "competing" in explanation.source.method:
+    if is_competing(explanation):
         arguments.append('regions="competing"')
     return f"cl.explain(seen, {', '.join(arguments)})"
 

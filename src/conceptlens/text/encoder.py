@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -52,8 +53,8 @@ class VisionLanguage(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class OpenClip:
-    """An open_clip model's towers."""
+class Towers(ABC):
+    """An image and a text tower trained together; how the text tower is called is its library's own."""
 
     model: Any
     tokenizer: Any
@@ -68,40 +69,8 @@ class OpenClip:
     @property
     def bias(self) -> float:
         """What SigLIP adds to every score, the same for all texts; 0 in CLIP."""
-        return _bias(self.model)
-
-    def encode_image(self, answer: Answer) -> Tensor:
-        """Return the tower's output."""
-        return answer.embedding
-
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Return unnormalised text vectors, float32."""
-        return cached(f"{self.name}-{identity(self.model)}", texts, self._encode)
-
-    @torch.no_grad()
-    def _encode(self, texts: Sequence[str]) -> Tensor:
-        tokens = self.tokenizer(list(texts)).to(self.model.logit_scale.device)
-        return self.model.encode_text(tokens).float().cpu()
-
-
-@dataclass(frozen=True, eq=False)
-class Transformers:
-    """A CLIP or SigLIP model of transformers."""
-
-    model: Any
-    tokenizer: Any
-    name: str
-    normalised: bool = True
-
-    @property
-    def scale(self) -> float:
-        """The learned temperature, `exp(logit_scale)`."""
-        return float(self.model.logit_scale.detach().exp())
-
-    @property
-    def bias(self) -> float:
-        """What SigLIP adds to every score, the same for all texts; 0 in CLIP."""
-        return _bias(self.model)
+        bias = getattr(self.model, "logit_bias", None)
+        return 0.0 if bias is None else float(bias.detach())
 
     def encode_image(self, answer: Answer) -> Tensor:
         """Return the image tower's output."""
@@ -113,6 +82,26 @@ class Transformers:
 
     @torch.no_grad()
     def _encode(self, texts: Sequence[str]) -> Tensor:
+        return self._answer(texts).float().cpu()
+
+    @abstractmethod
+    def _answer(self, texts: Sequence[str]) -> Tensor:
+        """Return the text tower's output."""
+
+
+@dataclass(frozen=True, eq=False)
+class OpenClip(Towers):
+    """An open_clip model's towers."""
+
+    def _answer(self, texts: Sequence[str]) -> Tensor:
+        return self.model.encode_text(self.tokenizer(list(texts)).to(self.model.logit_scale.device))
+
+
+@dataclass(frozen=True, eq=False)
+class Transformers(Towers):
+    """A CLIP or SigLIP model of transformers."""
+
+    def _answer(self, texts: Sequence[str]) -> Tensor:
         config = self.model.config
         # SigLIP was trained on texts padded to its full length, and reads the padding; CLIP's attention ignores it.
         reads_padding = config.model_type == "siglip"
@@ -125,13 +114,7 @@ class Transformers:
         ).to(self.model.logit_scale.device)
         masked = {} if reads_padding else {"attention_mask": tokens["attention_mask"]}
         found = self.model.get_text_features(input_ids=tokens["input_ids"], **masked)
-        vectors = found if isinstance(found, Tensor) else found.pooler_output
-        return vectors.float().cpu()
-
-
-def _bias(model: Any) -> float:
-    bias = getattr(model, "logit_bias", None)
-    return 0.0 if bias is None else float(bias.detach())
+        return found if isinstance(found, Tensor) else found.pooler_output
 
 
 @dataclass(frozen=True, eq=False)

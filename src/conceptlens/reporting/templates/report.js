@@ -84,14 +84,20 @@
     return { low: signed ? -high : 0, high, signed };
   }
 
-  /** The questions whose maps have the unit of this one: concepts among themselves, classes and contrasts too. */
+  const isCompeting = (asked) => asked.regions === "competing";
+
+  /** The questions whose maps have the unit of this one: concepts among themselves, classes and contrasts too.
+   *  Competing regions are powers of shares, so one says nothing about the height of another. */
   function kin(asked) {
+    if (isCompeting(asked)) return [asked];
     const isConcept = asked.kind === "concept";
-    return image().questions.filter((q) => (q.kind === "concept") === isConcept && isSigned(q) === isSigned(asked));
+    return image().questions.filter((q) => !isCompeting(q) && (q.kind === "concept") === isConcept && isSigned(q) === isSigned(asked));
   }
 
+  const isShared = (asked) => state.shared && kin(asked).length > 1;
+
   function scaleFor(asked) {
-    return scaleOf((state.shared ? kin(asked) : [asked]).map(gridOf), isSigned(asked));
+    return scaleOf((isShared(asked) ? kin(asked) : [asked]).map(gridOf), isSigned(asked));
   }
 
   /** Where a map peaks (0..1 of the photo) and the share of the photo that reaches half of it. */
@@ -202,17 +208,26 @@
     find("middle").textContent = scale.signed ? "0" : "";
     find("high").textContent = number(scale.high);
     find("scale-words").textContent = scaleWords(question(), scale);
+    showScaleChoice();
     find("opacity-value").textContent = `${Math.round(100 * state.opacity)}%`;
     showPlace();
     showContrast();
     showReadout();
   }
 
+  /** The choice as it is in force: a map without kin has its own scale only. */
+  function showScaleChoice() {
+    for (const radio of document.getElementsByName("scale")) {
+      radio.checked = (radio.value === "shared") === isShared(question());
+      radio.disabled = radio.value === "shared" && kin(question()).length < 2;
+    }
+  }
+
   function scaleWords(asked, scale) {
     const meaning = scale.signed ? " Blue speaks against, red for." : "";
-    const count = kin(asked).length;
-    if (!state.shared || count < 2) return `This map’s own scale.${meaning}`;
-    return `The same scale for ${count} ${asked.kind === "concept" ? "concepts" : "class maps"}.${meaning}`;
+    if (isCompeting(asked)) return "This map’s own scale; competing regions have none in common.";
+    if (!isShared(asked)) return `This map’s own scale.${meaning}`;
+    return `The same scale for ${kin(asked).length} ${asked.kind === "concept" ? "concepts" : "class maps"}.${meaning}`;
   }
 
   function showPlace() {
@@ -223,7 +238,13 @@
     if (!ring.hidden) [ring.style.left, ring.style.top] = place.peak.map((share) => `${100 * share}%`);
     const where = words === "nowhere" ? " has no evidence in this photo." : ` peaks at the ${words}; half the peak or more on ${percent(place.area)} of the photo.`;
     const { name, detail } = titleOf(question());
-    find("caption").replaceChildren(make("b", { textContent: name }), isLive(question()) ? ` ${detail}` : "", where);
+    find("caption").replaceChildren(make("b", { textContent: name }), isLive(question()) ? ` ${detail}` : "", where, mapWords(question()));
+  }
+
+  /** Where the map comes from, where that is not the one layer that is named above. */
+  function mapWords(asked) {
+    if (isCompeting(asked)) return " It competes with everyday words for every cell.";
+    return asked.layer ? ` Its map is from layer ${asked.layer}.` : "";
   }
 
   function showReadout() {
@@ -333,6 +354,8 @@
     find("table-words").textContent = `Choose a row to see where.${countWords()}`;
     find("word-dimmed").hidden = image().box.join() === "0,0,1,1";
     find("contribution-words").textContent = contributionWords(target, against);
+    find("concept-words").textContent = conceptWords();
+    find("word-competing").hidden = !image().questions.some(isCompeting);
   }
 
   function prediction(one, isTarget) {
@@ -350,6 +373,16 @@
       return `By how much the probability of ${target.name} falls ${silenced} Negative: the concept speaks against the class.`;
     }
     return `By how much the probability of ${target.name}, when only it and ${against.name} are compared, falls ${silenced} Positive: the concept speaks for ${target.name}; negative: for ${against.name}.`;
+  }
+
+  /** Who read the words of this photo's concepts: trained branches, the model's own pair, or both. */
+  function conceptWords() {
+    const { texts = [], branches = [] } = image();
+    const own = texts.filter((name) => !branches.includes(name));
+    const trained = branches.map((name) => `the ${name}, trained to answer from this model’s layers as its teacher does`);
+    const untrained = "with its text encoder or, where a classifier has none, a stand-in that only knows what its classes tell apart";
+    const readers = [...trained, ...(own.length > 0 || trained.length === 0 ? [`${list(own) || "the model"} itself, ${untrained}`] : [])];
+    return `Words are read by ${readers.join("; and by ")}.`;
   }
 
   function fillTable() {
@@ -379,7 +412,8 @@
       return { name: image().contrast.target, detail: names.length > 0 ? `against ${list(names)}` : "against nothing" };
     }
     const kinds = { class: "the class itself", contrast: "contrast", concept: asked.type ?? "concept" };
-    return { name: asked.label, detail: kinds[asked.kind] ?? asked.kind };
+    const layer = asked.layer ? ` · ${asked.layer}` : "";
+    return { name: asked.label, detail: `${kinds[asked.kind] ?? asked.kind}${layer}` };
   }
 
   function thumb() {
@@ -478,27 +512,28 @@
 
   const dark = matchMedia("(prefers-color-scheme: dark)");
 
+  /** What was chosen in this tab, else what was chosen last in any; browsers write their storage some time later. */
   function remembered() {
     try {
-      return localStorage.getItem("conceptlens.theme");
+      return history.state?.theme ?? localStorage.getItem("conceptlens.theme");
     } catch {
       return null; // some browsers refuse storage to files
     }
   }
 
   function showTheme() {
-    const theme = remembered() ?? document.documentElement.dataset.chosen ?? (dark.matches ? "dark" : "light");
+    const theme = remembered() ?? (dark.matches ? "dark" : "light");
     document.documentElement.dataset.theme = theme;
     if (find("theme")) find("theme").textContent = theme === "dark" ? "Light" : "Dark";
   }
 
   function toggleTheme() {
     const theme = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
-    document.documentElement.dataset.chosen = theme;
+    history.replaceState({ theme }, "");
     try {
       localStorage.setItem("conceptlens.theme", theme);
     } catch {
-      // it is then kept until the page is closed
+      // it is then kept in this tab
     }
     showTheme();
   }
