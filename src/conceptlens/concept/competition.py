@@ -115,9 +115,9 @@ def _with_rivals(asked: Sequence[ConceptName]) -> list[ConceptName]:
 
 
 def pairs_of(model: Backbone, branch: VisionLanguage | None) -> list[VisionLanguage]:
-    """Return the pairs whose scores are worth averaging: the model's own, where it has one, and a trained branch.
+    """Return the pairs whose scores are averaged: the model's own, where it has one, and a trained branch.
 
-    On COCO photos the two together are a little better than either (docs/ce-fam.md).
+    On COCO photos the two together are better than the branch alone, and as good as the own pair (docs/ce-fam.md).
     """
     if branch is None:
         return [model.language]
