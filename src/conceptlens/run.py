@@ -189,7 +189,7 @@ def _findings(seen: Observation, opened: Sequence[Opened], plan: Plan) -> Iterat
         yield Finding(
             picture=seen.pictures[i],
             model=seen.model.name,
-            layer=seen.layer,
+            layer=plan.layer or seen.layer,
             target=predictions(seen, i, targets[i : i + 1])[0],
             predictions=predictions(seen, i),
             plain=plain.of(i),

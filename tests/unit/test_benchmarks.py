@@ -74,6 +74,7 @@ def test_the_committed_speed_of_many_concepts_holds_what_the_page_claims() -> No
     text = (ROOT / "docs" / "results" / "ce_fam.json").read_text(encoding="utf-8")
     figures = json.loads(text)["figures"]
     assert figures["last_layer_500_forwards"] <= 1.5
+    assert figures["speedup_50"] >= 2.5  # one backward pass for each of few concepts is left to do
     assert figures["speedup_50_released"] >= 3
     assert figures["speedup_500"] >= 10
     assert figures["max_map_difference"] <= 1e-5

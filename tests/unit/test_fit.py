@@ -252,6 +252,16 @@ def test_without_similarity_no_concept_is_ever_read(
         fit_ce_fam(model, silent, photos, tmp_path / "b", schedule=schedule, epochs=2, **QUICK)
 
 
+def test_a_fit_that_found_too_few_photos_leaves_its_folder_free(
+    model: cl.Backbone, vlm: cl.Backbone, photos: Path, tmp_path: Path
+) -> None:
+    few = sorted(photos.iterdir())[:1]
+    with pytest.raises(cl.InputError, match="give more photos"):
+        fit_ce_fam(model, vlm, few, tmp_path, similarity=0, epochs=2, **QUICK)
+    fit_ce_fam(model, vlm, photos, tmp_path, similarity=0, epochs=2, **QUICK)
+    assert (tmp_path / "branch.safetensors").is_file()
+
+
 def test_a_folder_is_for_one_run(model: cl.Backbone, vlm: cl.Backbone, photos: Path, tmp_path: Path) -> None:
     first = fit_ce_fam(model, vlm, photos, tmp_path, similarity=0, epochs=2, **QUICK)
     with pytest.raises(cl.InputError, match=r"holds a run already; go on with it by resume=True"):

@@ -164,18 +164,19 @@ def _about(
 def _claim(folder: Path, about: dict[str, Any], resume: bool, accelerator: Accelerator) -> bool:
     """Take `out` for this run, and say whether the run is already finished there."""
     file = folder / RUN
-    known = _read_json(file)
+    trained = (folder / FILE).exists() or (folder / CONFIG).exists()
+    known = _read_json(file) if trained else None  # before the first checkpoint there is nothing to lose
     if known is not None and not resume:
         raise InputError(
             f"{folder} holds a run already; go on with it by resume=True (--resume), choose another "
-            f"folder, or delete {file} to begin anew"
+            f"folder, or remove {folder} to begin anew"
         )
     differing = [] if known is None else [k for k in {**known, **about} if known.get(k) != about.get(k)]
     if known is not None and differing:
         said = "; ".join(f"{key} was {known.get(key)} and is {about.get(key)}" for key in differing[:3])
         more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
         raise InputError(
-            f"the run in {folder} was another one: {said}{more}; give its settings or another folder, or delete {file}"
+            f"the run in {folder} was another one: {said}{more}; give its settings or another folder, or remove {folder}"
         )
     if known is None and (folder / CONFIG).exists():
         raise InputError(f"{folder} holds a branch already; choose another folder")

@@ -79,7 +79,7 @@ def load_state(
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         raise InputError(f"{file} is no whole checkpoint; remove it to begin again") from None
     if not same:
-        raise InputError(f"{file} belongs to another run; choose another folder, or remove it to begin again")
+        raise InputError(f"{file} belongs to another run; choose another folder, or remove {file.parent} to begin anew")
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in _named(tensors, "optimiser ").items():
         index, _, what = name.partition(" ")
