@@ -176,7 +176,8 @@ def _claim(folder: Path, about: dict[str, Any], resume: bool, accelerator: Accel
         said = "; ".join(f"{key} was {known.get(key)} and is {about.get(key)}" for key in differing[:3])
         more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
         raise InputError(
-            f"the run in {folder} was another one: {said}{more}; give its settings or another folder, or remove {folder}"
+            f"the run in {folder} was another one: {said}{more}; "
+            f"give its settings or another folder, or remove {folder}"
         )
     if known is None and (folder / CONFIG).exists():
         raise InputError(f"{folder} holds a branch already; choose another folder")
