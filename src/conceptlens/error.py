@@ -16,8 +16,8 @@ class InputError(ValueError):
 def near(name: str, known: Iterable[str], most: int = 5) -> str:
     """Return `known` names that resemble `name`, comma-separated, for the end of an error sentence.
 
-    Names that contain `name` come first, then names of a similar spelling; where nothing resembles it, the first few
-    of `known`. Where there are no more than `most`, all of them follow.
+    Names that contain `name` come first, then names of a similar spelling; the first few of `known` where
+    nothing resembles it.
     """
     known = list(dict.fromkeys(known))
     lowered = name.lower()
@@ -25,8 +25,6 @@ def near(name: str, known: Iterable[str], most: int = 5) -> str:
     spelled = difflib.get_close_matches(lowered, [k.lower() for k in known], n=most, cutoff=0.5)
     similar = [k for s in spelled for k in known if k.lower() == s]
     found = list(dict.fromkeys([*holds, *similar]))[:most]
-    if len(known) <= most:
-        return ", ".join(dict.fromkeys([*found, *known]))
     if found:
         return ", ".join(found)
     return ", ".join(known[:most]) + (", …" if len(known) > most else "")

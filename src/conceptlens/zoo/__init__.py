@@ -97,7 +97,7 @@ def _with_fit(model: Backbone, fit: str) -> Backbone:
 def model_names(source: str) -> list[str]:
     """Return the names that a source knows without a network; transformers has none, for its models lie on a hub."""
     if source not in LOADERS:
-        raise InputError(f"no model source '{source}'; sources: {near(source, LOADERS)}")
+        raise InputError(f"no model source '{source}'; sources: {near(source, LOADERS, len(LOADERS))}")
     mend_torchvision()
     if source == "timm":
         import timm
