@@ -54,6 +54,10 @@ class Every:
     def concepts(self) -> Any:
         return self.of.concepts
 
+    @property
+    def names(self) -> list[str]:
+        return self.of.names[:: self.step]
+
     def __len__(self) -> int:
         return -(-len(self.of) // self.step)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from conceptlens.concept.competition import Competition as Competition
     from conceptlens.concept.competition import compete as compete
     from conceptlens.concept.explain import explain as explain
+    from conceptlens.concept.loce import loce as loce
     from conceptlens.concept.translator import Translator as Translator
     from conceptlens.contrast import Contrast as Contrast
     from conceptlens.data.sets import open_set as open_set
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from conceptlens.reporting.report import report as report
     from conceptlens.rule import RULES as RULES
     from conceptlens.rule import Rule as Rule
+    from conceptlens.store.store import Store as Store
     from conceptlens.target import Concept as Concept
     from conceptlens.target import Logit as Logit
     from conceptlens.target import Probability as Probability
@@ -48,6 +50,7 @@ _HOMES = {
     "Probability": "target",
     "RULES": "rule",
     "Rule": "rule",
+    "Store": "store.store",
     "Translator": "concept.translator",
     "cam": "activation_map",
     "ce_fam": "concept.ce_fam",
@@ -56,6 +59,7 @@ _HOMES = {
     "explain": "concept.explain",
     "fit_ce_fam": "fit.ce_fam",
     "load_model": "zoo",
+    "loce": "concept.loce",
     "open_set": "data.sets",
     "report": "reporting.report",
     "sweep": "finer",

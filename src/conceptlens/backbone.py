@@ -61,7 +61,7 @@ class Backbone:
         object.__setattr__(self, "module", unwrap(self.module))
         object.__setattr__(self, "layers", _names(self.layers))
         for name in self.layers:
-            self._check_layer(name)
+            self.check_layer(name)
         if self.labels is not None:
             object.__setattr__(self, "labels", tuple(self.labels))
         if self.prefix_tokens is None:
@@ -125,7 +125,7 @@ class Backbone:
         """
         names = _names(layers) if layers is not None else self.default_layers
         for name in names:
-            self._check_layer(name)
+            self.check_layer(name)
         if isinstance(photos, Tensor):
             return self._observe_tensor(photos, names)
         if not isinstance(photos, (*Photo.__args__, list, tuple)):
@@ -218,7 +218,8 @@ class Backbone:
             raise InputError(f"{self.name} put out {type(output).__name__}; say how to read it with output=")
         return tensor
 
-    def _check_layer(self, name: str) -> None:
+    def check_layer(self, name: str) -> None:
+        """Raise `InputError` where the module has no such layer."""
         names = [n for n, _ in self.module.named_modules() if n]
         if name not in names:
             raise InputError(f"no layer '{name}' in {self.name}; near names: {near(name, names)}")

@@ -58,6 +58,10 @@ class Explanation:
     - `types[image][question]`: the concept types, where questions are concepts of a vocabulary; `kinds[question]`:
       what each question is (class, contrast, concept, custom) elsewhere.
     - `layers[image][question]`: the layer that each map was taken from, where a method chooses one for each concept.
+    - `vectors[image question dimension]`: embeddings to compare, where a method makes them; LoCE's stand in units of
+      each channel's scale, its `weights` in those of the features.
+    - `measures[name][image question]`: how good each answer is, where a method says so; higher is better unless the
+      method says otherwise.
 
     All tensors are detached and stay on the device they were made on.
     """
@@ -74,6 +78,8 @@ class Explanation:
     types: tuple[tuple[str, ...], ...] = ()
     kinds: tuple[str, ...] = ()
     layers: tuple[tuple[str, ...], ...] = ()
+    vectors: Float[Tensor, "image question dimension"] | None = None
+    measures: Mapping[str, Float[Tensor, "image question"]] = field(default_factory=dict)
     parts: tuple[Explanation, ...] = ()
 
     def __post_init__(self) -> None:
@@ -81,14 +87,16 @@ class Explanation:
         if self.maps.ndim != 4:
             raise InputError(f"maps have {self.maps.ndim} axes; expected image question height width")
         images, questions = self.maps.shape[:2]
-        for name in ("scores", "contributions", "unusual"):
-            value = getattr(self, name)
+        values = {name: getattr(self, name) for name in ("scores", "contributions", "unusual")}
+        for name, value in {**values, **self.measures}.items():
             if value is not None and tuple(value.shape) != (images, questions):
                 raise InputError(f"{name} has shape {tuple(value.shape)}; expected {(images, questions)}")
         if len(self.labels) != images or any(len(row) != questions for row in self.labels):
             raise InputError(f"labels must name {questions} questions for each of {images} images")
-        if self.weights is not None and tuple(self.weights.shape[:2]) != (images, questions):
-            raise InputError(f"weights start with {tuple(self.weights.shape[:2])}; expected {(images, questions)}")
+        for name in ("weights", "vectors"):
+            value = getattr(self, name)
+            if value is not None and tuple(value.shape[:2]) != (images, questions):
+                raise InputError(f"{name} start with {tuple(value.shape[:2])}; expected {(images, questions)}")
 
     @property
     def signed(self) -> bool:
@@ -100,13 +108,14 @@ class Explanation:
         one = slice(image, image + 1)
         tensors = {
             name: None if getattr(self, name) is None else getattr(self, name)[one]
-            for name in ("maps", "weights", "scores", "contributions", "unusual")
+            for name in ("maps", "weights", "scores", "contributions", "unusual", "vectors")
         }
         rows = {name: getattr(self, name)[one] for name in ("labels", "counts_for", "types", "layers")}
         return replace(
             self,
             **tensors,
             **rows,
+            measures={name: value[one] for name, value in self.measures.items()},
             source=replace(self.source, pictures=self.source.pictures[one]),
             parts=tuple(part.of(image) for part in self.parts),
         )
@@ -115,5 +124,5 @@ class Explanation:
         """Return the index of the question called `label` for `image`."""
         row = self.labels[image]
         if label not in row:
-            raise InputError(f"no question '{label}' in this explanation; it has: {near(label, row)}")
+            raise InputError(f"no question '{label}' in this explanation; it has: {near(label, row, len(row))}")
         return row.index(label)

@@ -19,6 +19,8 @@ from conceptlens.preprocess import Preprocess
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+    from conceptlens.backbone import Backbone
+
 STEP = 32  # input sizes other than the model's own are multiples of it
 
 
@@ -49,10 +51,12 @@ def cells_at(
     shown = _shown(seen, image, size)
     images = torch.cat([shown, shown.flip(3)]) if mirrored else shown
     cells: dict[str, Tensor] = {}
+    known = {part.name: part.grid for part in seen.model.anatomy.layers}
+    known.update({name: tap.grid for name, tap in seen.taps.items()})
 
     def keeping(name: str) -> Watch:
         def watch(raw: Tensor) -> None:
-            grid = _grid_at(seen, name, raw.shape, len(images), size)
+            grid = grid_at(seen.model, known.get(name), name, raw.shape, (len(images), *size))
             cells[name] = grid.read(raw.detach()).to(torch.float32, copy=True)  # what follows may work in place
 
         return watch
@@ -62,16 +66,17 @@ def cells_at(
     return {name: [value[0], *(part.flip(2) for part in value[1:])] for name, value in cells.items()}
 
 
-def _grid_at(seen: Observation, layer: str, shape: torch.Size, images: int, size: tuple[int, int]) -> Grid:
-    """Return how to read `layer` at another size: four axes keep the order that they have at the model's own size."""
-    known = {part.name: part.grid for part in seen.model.anatomy.layers}
-    known.update({name: tap.grid for name, tap in seen.taps.items()})
-    order = known[layer].order if layer in known else None
+def grid_at(model: Backbone, known: Grid | None, layer: str, shape: torch.Size, image: tuple[int, int, int]) -> Grid:
+    """Return how to read `layer` at another input size: four axes keep the order `known` at the model's own size.
+
+    `image` is the number of images, and their rows and columns.
+    """
+    order = known.order if known is not None else None
     if order == "image channel height width":
         return Grid(order, shape[2], shape[3], shape[1])
     if order == "image height width channel":
         return Grid(order, shape[1], shape[2], shape[3])
-    return seen.model.grid_of(shape, (images, *size), layer)
+    return model.grid_of(shape, image, layer)
 
 
 def _shown(seen: Observation, image: int, size: tuple[int, int]) -> Float[Tensor, "1 colour rows columns"]:
@@ -82,10 +87,11 @@ def _shown(seen: Observation, image: int, size: tuple[int, int]) -> Float[Tensor
     photo = seen.photos[image]
     if photo is None or not isinstance(transform, Preprocess):
         raise InputError("a tensor was observed, which cannot be shown at another size; observe the photo itself")
-    return _resized(transform, size)(photo)[None].to(seen.images)
+    return resized(transform, size)(photo)[None].to(seen.images)
 
 
-def _resized(transform: Preprocess, size: tuple[int, int]) -> Preprocess:
+def resized(transform: Preprocess, size: tuple[int, int]) -> Preprocess:
+    """Return the same preparation of photos for another input size: the same part of each photo is seen."""
     factor = size[0] / transform.size[0]
     resize = transform.resize
     if isinstance(resize, tuple):

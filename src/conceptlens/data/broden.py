@@ -65,6 +65,9 @@ class Broden(Listed[tuple[str, tuple[str, ...]]]):
         self._numbers = {number: place[concept] for number, concept in kept.items()}
         self._groups = tuple(concept.type for concept in self.concepts)
 
+    def _called(self, entry: tuple[str, tuple[str, ...]]) -> str:
+        return entry[0]
+
     def _read(self, entry: tuple[str, tuple[str, ...]]) -> Located:
         image, pngs = entry
         photo, layers = lay(self._folder / "images" / image, self._layers(image, pngs), exact=False)

@@ -84,6 +84,9 @@ class CocoPanoptic(Listed[tuple[str, str, Segments]]):
             self._entries = sorted(entries, key=lambda entry: entry[0])
         self.left_out = len(set(photos.values()) - {name for name, _, _ in self._entries})
 
+    def _called(self, entry: tuple[str, str, Segments]) -> str:
+        return entry[0]
+
     def _read(self, entry: tuple[str, str, Segments]) -> Located:
         name, png, segments = entry
         ids = read_colours(self._folder / "annotations" / f"panoptic_{self._split}" / png)
@@ -149,6 +152,9 @@ class CocoInstances(Listed[tuple[str, tuple[int, int], Segments]]):
             for entry in read["annotations"]:
                 drawn[_photo_of(entry, photos, self._file)].append(entry)
         self._entries = [(name, sizes[name], entries) for name, entries in drawn.items()]
+
+    def _called(self, entry: tuple[str, tuple[int, int], Segments]) -> str:
+        return entry[0]
 
     def _read(self, entry: tuple[str, tuple[int, int], Segments]) -> Located:
         name, size, drawn = entry
@@ -235,7 +241,7 @@ def _dated(folder: Path, kind: str, split: str) -> str:
     if len(dated) == 1:
         return dated[0]
     wanted = str(folder / "annotations" / f"{kind}_{split}.json")
-    raise InputError(f"no file {wanted!r}; splits there: {near(split, sorted(files)) or 'none'}")
+    raise InputError(f"no file {wanted!r}; splits there: {near(split, sorted(files), len(files)) or 'none'}")
 
 
 def open_instances(folder: str | Path, split: str = "val2017") -> CocoInstances:

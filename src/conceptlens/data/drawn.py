@@ -33,10 +33,13 @@ class Drawn(Listed[int]):
         self._entries = range(FIRST_SEED[split], FIRST_SEED[split] + count)
         self._size = size
 
+    def _called(self, entry: int) -> str:
+        return f"scene {entry}"
+
     def _read(self, entry: int) -> Located:
         scene = random_scene(entry, self._size)
         return Located(
-            name=f"scene {entry}",
+            name=self._called(entry),
             photo=scene.image,
             concepts=(*(_COLOURS[c] for c in scene.masks), *(_KINDS[k] for k in scene.kinds)),
             groups=("colour",) * len(scene.masks) + ("kind",) * len(scene.kinds),

@@ -73,6 +73,9 @@ class ImageNetS(Listed[Path]):
                 f"the folder {str(self._masks)!r} holds no WNID/*.png; unpack the masks of ImageNet-S there"
             )
 
+    def _called(self, entry: Path) -> str:
+        return f"{entry.parent.name}/{entry.stem}"
+
     def _read(self, entry: Path) -> Located:
         wnid = entry.parent.name
         number = self._class(wnid)
@@ -85,7 +88,7 @@ class ImageNetS(Listed[Path]):
             )
         photo, codes = lay(self._photo(wnid, entry.stem), codes, exact=False)
         found = [(number - 1, codes == number)]
-        return self._located(f"{wnid}/{entry.stem}", photo, found, codes.shape, codes == IGNORED)
+        return self._located(self._called(entry), photo, found, codes.shape, codes == IGNORED)
 
     def _class(self, wnid: str) -> int:
         """Return the number of a folder's class."""

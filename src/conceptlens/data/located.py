@@ -82,6 +82,11 @@ class LocatedSet(Protocol):
         """Every concept that the set names, in its own order, whether or not a photo shows it."""
         ...
 
+    @property
+    def names(self) -> list[str]:
+        """What each photo is called, in the order of their places: nothing is read for it."""
+        ...
+
     def __len__(self) -> int:
         """Return the number of photos."""
         ...
@@ -113,8 +118,17 @@ class Listed(ABC, Generic[Entry]):
     _least_area: float = 0.0
 
     @abstractmethod
+    def _called(self, entry: Entry) -> str:
+        """Return what a photo is called, before it is read."""
+
+    @abstractmethod
     def _read(self, entry: Entry) -> Located:
         """Read one photo and its masks."""
+
+    @property
+    def names(self) -> list[str]:
+        """What each photo is called, in the order of their places: nothing is read for it."""
+        return [self._called(entry) for entry in self._entries]
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -79,6 +79,9 @@ class MaskFolder(Listed[tuple[str, Path, Path]]):
         if index in listed:
             raise InputError(f"{str(self._file)!r} names index {index} twice; give each index one label")
 
+    def _called(self, entry: tuple[str, Path, Path]) -> str:
+        return entry[0]
+
     def _read(self, entry: tuple[str, Path, Path]) -> Located:
         name, path, mask = entry
         indices = read_indices(mask)

@@ -49,6 +49,9 @@ class Voc(Listed[str]):
             raise InputError(f"no file {str(listed)!r}; splits there: {splits}")
         self._entries = [line.split()[0] for line in read_text(listed).splitlines() if line.strip()]
 
+    def _called(self, entry: str) -> str:
+        return entry
+
     def _read(self, entry: str) -> Located:
         png = self._folder / "SegmentationClass" / f"{entry}.png"
         codes = read_indices(png)

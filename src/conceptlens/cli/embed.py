@@ -1,0 +1,139 @@
+"""`conceptlens embed`: local concept embeddings of a data set, into a store."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from conceptlens.cli.options import Device, Json, Labels, Model, Pretrained, Weights, answering, load
+from conceptlens.error import InputError
+from conceptlens.zoo import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from conceptlens.embed.plan import EmbedPlan
+    from conceptlens.embed.run import Engine, Progress
+
+Data = Annotated[str, typer.Option("--data", "-d", help="NAME or NAME:DIR, such as coco_panoptic:DIR or drawn:50.")]
+StoreFolder = Annotated[Path, typer.Option("--out", "-o", help="The store: a folder, made where it is missing.")]
+LayerNames = Annotated[
+    str | None, typer.Option("--layers", help="Comma-separated; by default the last that reaches the answer.")
+]
+ModeName = Annotated[str, typer.Option("--mode", help="contrast, exact, mean or paper.")]
+
+
+@answering
+def embed(
+    data: Data,
+    out: StoreFolder,
+    split: Annotated[str | None, typer.Option(help="By default the set's own for evaluation.")] = None,
+    model: Model = DEFAULT_MODEL,
+    weights: Weights = None,
+    labels: Labels = None,
+    pretrained: Pretrained = True,
+    layers: LayerNames = None,
+    mode: ModeName = "contrast",
+    ridge: Annotated[float, typer.Option(help="Of mode exact: larger means more alike from photo to photo.")] = 5.0,
+    size: Annotated[int | None, typer.Option(help="Rows and columns of the input; by default the model's own.")] = None,
+    reading: Annotated[str, typer.Option(help="model: its own preparation; published: LoCE's 640 x 480.")] = "model",
+    least_share: Annotated[float, typer.Option(help="Leave out masks that cover less of the photo.")] = 0.0,
+    control: Annotated[bool, typer.Option(help="Fit each vector to another photo's mask too.")] = True,
+    noise: Annotated[
+        str, typer.Option(help="gaussian:0.1 or salt_and_pepper:0.05, to see how firm they are.")
+    ] = "none",
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Photos per forward pass.")] = 8,
+    limit: Annotated[int | None, typer.Option(min=1, help="Embed only so many photos.")] = None,
+    seed: Annotated[int, typer.Option(help="Decides the noise.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
+    engine: Annotated[str, typer.Option(help="local, or ray.")] = "local",
+    ray_address: Annotated[
+        str | None, typer.Option(help="An existing Ray cluster; by default one on this machine.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Of the engine ray: how many models are at work.")] = 1,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Embed every mask of a data set: one vector for each photo, concept and layer."""
+    from conceptlens.concept.local.fit import Setting
+    from conceptlens.data.sets import open_set
+    from conceptlens.embed.noise import Noise
+    from conceptlens.embed.plan import EmbedPlan
+    from conceptlens.embed.run import embed as run
+    from conceptlens.store import Store
+
+    start = time.perf_counter()
+    opened = open_set(data, split)
+    backbone = load(model, weights, labels, pretrained, fit="squash", device=device)
+    plan = EmbedPlan(
+        layers=_names(layers) or backbone.default_layers, setting=Setting(mode, ridge), least_area=least_share,  # pyright: ignore[reportArgumentType]
+        control=control, batch_size=batch_size, size=None if size is None else (size, size), reading=reading,  # pyright: ignore[reportArgumentType]
+        noise=Noise.parse(noise), seed=seed, most=limit,
+    )  # fmt: skip
+    store = Store(out, create=True)
+    last = _shown(run(opened, backbone, plan, store, resume, _engine(engine, ray_address, workers)))
+    _tell(store, plan, last, time.perf_counter() - start, as_json)
+    if last.failures:
+        raise typer.Exit(1)
+
+
+def _names(layers: str | None) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in (layers or "").split(",") if name.strip()))
+
+
+def _engine(name: str, address: str | None, workers: int) -> Engine:
+    from conceptlens.embed.run import local
+
+    if name == "local":
+        return local
+    if name != "ray":
+        raise InputError(f"engine is '{name}'; expected local or ray")
+    from conceptlens.embed.cluster import on_ray
+
+    return on_ray(address, workers)
+
+
+def _shown(found: Iterable[Progress]) -> Progress:
+    """Show how far the run is, at what rate, and what is left of the time; return where it ended."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), TextColumn("photos, {task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    last = None
+    with Bar(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
+        task, begun, first = bar.add_task("", total=None, rate=""), time.perf_counter(), 0
+        for last in found:
+            first = first or last.photos
+            rate = (last.photos - first) / max(1e-9, time.perf_counter() - begun)
+            bar.update(task, total=last.total, completed=last.photos, rate=f"{rate:.1f} a second")
+    if last is None:
+        raise InputError("the data set has no photo; choose another one or another split")
+    return last
+
+
+def _tell(store: Any, plan: EmbedPlan, last: Progress, seconds: float, as_json: bool) -> None:
+    failures = {row.name: row.failure for row in store.failures()}
+    if as_json:
+        told = {
+            "schema": "conceptlens.embed/1", "store": str(store.path), "photos": last.photos,
+            "embeddings": last.embeddings, "layers": list(plan.layers), "mode": plan.setting.mode,
+            "failures": failures, "seconds": round(seconds, 2),
+        }  # fmt: skip
+        typer.echo(json.dumps(told, indent=1))
+        return
+    for name, reason in list(failures.items())[:5]:
+        typer.echo(f"left out {name}: {reason}", err=True)
+    typer.echo(
+        f"{last.embeddings} embeddings of {last.photos - last.failures} photos at {', '.join(plan.layers)} "
+        f"({plan.setting.mode}), {last.failures} failed, in {seconds:.1f} s: {store.path}"
+    )

@@ -1,0 +1,322 @@
+"""The same run on a Ray cluster: a pool of workers embeds, and this process alone writes."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+import os
+import socket
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import nn
+
+from conceptlens.embed.batch import Rows
+from conceptlens.embed.run import Engine, Task
+from conceptlens.embed.stream import Reader
+from conceptlens.error import InputError
+from conceptlens.operators import mend_torchvision
+
+if TYPE_CHECKING:
+    from conceptlens.backbone import Backbone
+
+# Batches that a worker is handed at once: it reads the next ones while one is at work, and loses them where it dies.
+HANDED = 4
+# Hands of one run at the most: longer runs hand out more batches at once, and the cluster's books stay short.
+HANDS = 16_384
+# How often a hand is tried where workers die of it.
+TRIES = 3
+# Seconds in which a cluster has to answer.
+PATIENCE = 5.0
+# An empty frame of settings after the preface of HTTP/2, in which Ray speaks; it answers with its own settings.
+_GREETING, _SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]), 4
+
+
+def on_ray(address: str | None = None, workers: int = 1) -> Engine:
+    """Return the engine that embeds on `workers` actors of the Ray cluster at `address`, `HOST:PORT` or `auto`.
+
+    Without an address, the cluster is the one that this process is connected to, the one that `RAY_ADDRESS` names, or
+    a new one on this machine, which ends with the run. Each worker takes one CPU, and one GPU where the model is on
+    CUDA, and uses as many threads as torch has here. Rows are those of the local engine, in any order.
+
+    Model and data set travel once, through the cluster's object store. Photos are read by the workers, so a folder
+    must be the same on every node. What waits to be written is bounded by Ray Data: workers pause where the object
+    store is full. A worker that dies is replaced and its photos are embedded again.
+
+    Raises `InputError` where Ray is missing, no cluster answers, or it has no room for the workers.
+    """
+    if workers < 1:
+        raise InputError(f"{workers} workers were asked for; expected at least 1")
+    _ray()
+    if address is not None:
+        _check_answers(address)
+    return functools.partial(_embedded, address, workers)
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What every worker holds; the settings of torch are those of the process that writes."""
+
+    task: Task
+    device: str
+    threads: int
+    precision: str
+    folder: str
+
+    def begun(self) -> Reader:
+        """Set this process up as the other one is, and return the reader with the model on its device."""
+        with suppress(OSError):
+            os.chdir(self.folder)  # where a relative folder of photos begins
+        torch.set_num_threads(self.threads)
+        torch.set_float32_matmul_precision(self.precision)
+        return Reader(self.task.model.to(self.device), self.task.plan, self.task.data)
+
+
+class Tally:
+    """How often each hand was begun: the one thing that outlives a worker. Ray itself would try for ever."""
+
+    def __init__(self) -> None:
+        self.begun: Counter[int] = Counter()
+
+    def begin(self, start: int) -> int:
+        """Count one more beginning of the hand whose first place this is."""
+        self.begun[start] += 1
+        return self.begun[start]
+
+
+class Worker:
+    """One model at work in an actor: from batches of places to rows.
+
+    An error comes out in place of rows, so that the user reads the same sentence as of the local engine.
+    """
+
+    def __init__(self, kept: Any, tally: Any, path: Sequence[str]) -> None:
+        self.kept, self.tally = kept, tally
+        sys.path.extend(place for place in path if place not in sys.path)  # what can be imported there can be here
+
+    @cached_property
+    def job(self) -> Job:
+        """What was sent, opened when first needed."""
+        mend_torchvision()
+        try:
+            return _ray().get(self.kept)
+        except Exception as error:
+            raise InputError(
+                f"a worker cannot open the model or the data set ({_line(error)}); every node needs the same packages"
+            ) from None
+
+    @cached_property
+    def reader(self) -> Reader:
+        """The reader, whose model is on this worker's device."""
+        return self.job.begun()
+
+    def check_alive(self, batches: Sequence[range]) -> None:
+        """Raise `InputError` where those before this worker died at the same photos."""
+        if _ray().get(self.tally.begin.remote(batches[0].start)) > TRIES:
+            names = self.job.task.data.names
+            raise InputError(
+                f"workers died {TRIES} times at the photos {names[batches[0].start]} to {names[batches[-1].stop - 1]}, "
+                "as they do where memory runs out; take a smaller batch or fewer workers, and resume the run"
+            )
+
+    def __call__(self, hand: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+        """Yield the rows of each batch `range(start, stop)` of a hand, the next one being read meanwhile."""
+        batches = [range(*ends) for ends in zip(hand["start"].tolist(), hand["stop"].tolist(), strict=True)]
+        try:
+            self.check_alive(batches)
+            for places, reads in zip(batches, self.reader.ahead(batches), strict=True):
+                yield _found(places.start, self.job.task.rows(self.reader, reads))
+        except Exception as error:
+            yield _found(-1, error)
+
+
+def _found(start: int, value: Rows | Exception) -> dict[str, np.ndarray]:
+    values = np.empty(1, object)
+    values[0] = value
+    return {"start": np.array([start]), "found": values}
+
+
+def _embedded(address: str | None, workers: int, task: Task, batches: Sequence[range]) -> Iterator[Rows]:
+    if not batches:
+        return
+    with _connected(address) as ray:
+        graphics = 1 if task.model.parameter.device.type == "cuda" else 0
+        _check_room(ray, workers, graphics)
+        kept = _sent(ray, task, "cuda" if graphics else str(task.model.parameter.device))
+        found = _found_on(ray, kept, _hands(batches, workers), workers, graphics)
+        written: set[int] = set()
+        try:
+            for row in found:
+                if isinstance(row["found"], Exception):
+                    raise row["found"]
+                if row["start"] not in written:  # what a dead worker gave may come again
+                    written.add(row["start"])
+                    yield row["found"]
+        except (ray.exceptions.RayError, ray.data.exceptions.SystemException) as error:
+            raise InputError(
+                f"the Ray cluster gave up ({_line(error)}); see `ray status`, and resume the run"
+            ) from error
+        finally:
+            found.close()
+
+
+def _found_on(ray: Any, kept: Any, hands: list[pa.Table], workers: int, graphics: int) -> Generator[dict[str, Any]]:
+    tally = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Tally).remote()
+    with warnings.catch_warnings():  # Ray Data sets its own deprecated options when it is first used
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"ray\.data\.context")
+        pool = ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2)
+        data = ray.data.from_arrow(hands).map_batches(
+            Worker, batch_size=len(hands[0]), compute=pool, num_cpus=1, num_gpus=graphics,
+            fn_constructor_args=(kept, tally, sys.path),
+        )  # fmt: skip
+        data.context.enable_progress_bars = False
+        data.context.print_on_execution_start = False
+    yield from data.iter_rows()
+
+
+def _hands(batches: Sequence[range], workers: int) -> list[pa.Table]:
+    """Return the batches in hands of equal number: few enough for the cluster's books, enough for every worker."""
+    size = max(1, min(HANDED, len(batches) // (4 * workers)), -(-len(batches) // HANDS))
+    return [
+        pa.table({"start": [one.start for one in hand], "stop": [one.stop for one in hand]})
+        for hand in (batches[first : first + size] for first in range(0, len(batches), size))
+    ]
+
+
+def _sent(ray: Any, task: Task, device: str) -> Any:
+    """Put what every worker needs into the object store, once; weights travel as those of the CPU."""
+    model = replace(task.model, module=_on_cpu(task.model), text=None)
+    precision = torch.get_float32_matmul_precision()
+    try:
+        return ray.put(Job(replace(task, model=model), device, torch.get_num_threads(), precision, os.getcwd()))
+    except Exception as error:
+        reason = _line(error.__cause__ or error)
+        raise InputError(
+            f"{model.name} or {task.data.name} cannot be sent to workers ({reason}); use the local engine"
+        ) from None
+
+
+def _on_cpu(model: Backbone) -> nn.Module:
+    """Return the module with its weights on the CPU, the user's own being left where it is."""
+    held = [*model.module.parameters(), *model.module.buffers()]
+    if all(tensor.device.type == "cpu" for tensor in held):
+        return model.module
+    moved: dict[int, Any] = {
+        id(tensor): nn.Parameter(tensor.detach().cpu(), tensor.requires_grad)
+        if isinstance(tensor, nn.Parameter) else tensor.detach().cpu()
+        for tensor in held
+    }  # fmt: skip
+    return copy.deepcopy(model.module, moved)
+
+
+@contextmanager
+def _connected(address: str | None) -> Iterator[Any]:
+    """Connect to a cluster, or begin one that ends here; a connection that is there already is used and left."""
+    ray = _ray()
+    if ray.is_initialized():
+        known = ray.get_runtime_context().gcs_address
+        if address not in (None, "auto", known):
+            raise InputError(f"this process is connected to the Ray cluster at {known} already, not to {address}")
+        with _quiet():
+            yield ray
+        return
+    with _quiet():
+        place = address or os.environ.get("RAY_ADDRESS") or "local"
+        own = {"include_dashboard": False} if place == "local" else {}
+        try:
+            with (
+                warnings.catch_warnings()
+            ):  # the store's library warns of forks; what is forked here is another program
+                warnings.filterwarnings("ignore", "lancedb fork support", RuntimeWarning)
+                ray.init(address=place, log_to_driver=False, logging_level=logging.CRITICAL, **own)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            raise InputError(f"no Ray cluster at '{place}' ({_line(error)}); see `ray status`") from None
+        try:
+            with _silent(ray):
+                yield ray
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within, Ray Data's own log stays in its file: what matters of it is raised."""
+    log = logging.getLogger("ray.data")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+@contextmanager
+def _silent(ray: Any) -> Iterator[None]:
+    """Within, Ray does not print the death of a worker on standard output, as it does whatever `log_to_driver` says."""
+    place, name = ray._private.worker, "print_to_stdstream"
+    before = getattr(place, name, None)
+    setattr(place, name, lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        setattr(place, name, before)
+
+
+def _check_answers(address: str) -> None:
+    """Raise `InputError` where no Ray cluster answers: Ray itself would wait for minutes."""
+    if address in ("auto", "local"):
+        return
+    host, _, port = address.rpartition(":")
+    if "/" in address or not host or not port.isdecimal():
+        raise InputError(f"'{address}' is no address of a Ray cluster; expected HOST:PORT, as 10.0.0.1:6379, or auto")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), PATIENCE) as line:
+            line.settimeout(PATIENCE)
+            line.sendall(_GREETING)
+            answers = os.environ.get("RAY_USE_TLS") == "1" or line.recv(9)[3:4] == bytes([_SETTINGS])
+    except (OSError, OverflowError):
+        answers = False
+    if not answers:
+        raise InputError(
+            f"no Ray cluster answers at {address}; start one with `ray start --head`, or give the address it prints"
+        )
+
+
+def _check_room(ray: Any, workers: int, graphics: int) -> None:
+    there = ray.cluster_resources()
+    cpus, gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))
+    if workers > cpus or workers * graphics > gpus:
+        needed = "one CPU and one GPU" if graphics else "one CPU"
+        raise InputError(
+            f"{workers} workers were asked for and each needs {needed}, but the Ray cluster has {cpus} CPUs and "
+            f"{gpus} GPUs; ask for fewer, or add nodes"
+        )
+
+
+def _line(error: BaseException) -> str:
+    """Return the first line of an error, with its kind."""
+    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {said}"[:300]
+
+
+def _ray() -> Any:
+    """Return Ray, which tells nobody that it is used."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what it will be; without, Ray warns of it
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise InputError('the engine ray needs Ray; install it with: pip install "conceptlens[ray]"') from None
+    return ray

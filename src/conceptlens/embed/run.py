@@ -1,0 +1,132 @@
+"""One run of embedding: begun or taken up again, batch after batch, into a store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from conceptlens.data.located import LocatedSet
+from conceptlens.embed.batch import Rows, rows_of
+from conceptlens.embed.plan import EmbedPlan, run_id
+from conceptlens.embed.stream import Reader
+from conceptlens.error import InputError
+from conceptlens.store.row import RunRow, row_id
+from conceptlens.store.store import Store
+
+if TYPE_CHECKING:
+    from conceptlens.backbone import Backbone
+
+# From the batches that are left to their rows, in any order.
+Engine = Callable[["Task", Sequence[range]], Iterator[Rows]]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What every worker of a run needs: model, plan, data, and the channels' scales."""
+
+    model: Backbone
+    plan: EmbedPlan
+    data: LocatedSet
+    run: str
+    scales: Mapping[str, Tensor]
+
+    def rows(self, reader: Reader, reads: Any) -> Rows:
+        """Return the rows of one batch."""
+        return rows_of(reader.model, self.plan, self.run, self.data.name, self.scales, reads)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: photos of `total`, embeddings written, photos that failed."""
+
+    photos: int
+    total: int
+    embeddings: int
+    failures: int
+
+
+def local(task: Task, batches: Sequence[range]) -> Iterator[Rows]:
+    """Embed here, in this process, while the next batches are read."""
+    reader = Reader(task.model, task.plan, task.data)
+    return (task.rows(reader, reads) for reads in reader.ahead(batches))
+
+
+def embed(
+    data: LocatedSet, model: Backbone, plan: EmbedPlan, store: Store, resume: bool = False, engine: Engine = local
+) -> Iterator[Progress]:
+    """Embed every mask of `data` at every layer of the plan, and yield how far it is after each batch.
+
+    A run is known by its settings, its model's weights and its data: with `resume` it goes on after the last batch
+    that is in the store, nothing is lost and nothing is there twice. A photo that fails is recorded with its reason,
+    and the rest goes on. Holds a few batches of photos and the cells of one, whatever the size of the set. Raises
+    `InputError` where the store has some of this run and `resume` is not asked for, and for unknown layers.
+    """
+    prepared = plan.prepared(model)
+    _check_layers(prepared, plan)
+    settings = plan.settings(prepared, data.name)
+    run = run_id(settings)
+    done = store.done(run)
+    known = next((row for row in store.runs() if row.id == run), None)
+    if known is not None and not resume:
+        raise InputError(
+            f"{store.path} already has {len(done)} photos of this run; resume it (--resume), or choose another store"
+        )
+    reader = Reader(prepared, plan, data)
+    row = known or _begun(run, settings, reader)
+    store.note(row)
+    scales = {name: torch.tensor(values) for name, values in row.settings["scales"].items()}
+    task = Task(prepared, plan, data, run, scales)
+    yield from _written(store, row, reader.total, engine(task, _left(reader, done)), len(done))
+
+
+def _begun(run: str, settings: Mapping[str, Any], reader: Reader) -> RunRow:
+    scales = {name: values.tolist() for name, values in reader.scales().items()}
+    return RunRow(run, {**settings, "scales": scales}, _now())
+
+
+def _written(store: Store, row: RunRow, total: int, found: Iterable[Rows], before: int) -> Iterator[Progress]:
+    photos, embeddings = before, _counted(store, row) if before else 0
+    failures = len(store.failures(row.id))
+    yield Progress(photos, total, embeddings, failures)
+    for rows in found:
+        store.append(rows.images, rows.embeddings, rows.masks)
+        photos += len(rows.images)
+        embeddings += len(rows.embeddings)
+        failures += sum(image.failure is not None for image in rows.images)
+        yield Progress(photos, total, embeddings, failures)
+    counts = {"photos": photos, "embeddings": embeddings, "failures": failures}
+    store.note(RunRow(row.id, row.settings, row.started, _now(), counts))
+    store.compact()  # one piece for each batch, until now
+
+
+def _counted(store: Store, row: RunRow) -> int:
+    layers = row.settings["layers"]
+    return sum(len(part) for layer in layers for part in store.stream(layer=layer, run=row.id))
+
+
+def _left(reader: Reader, done: set[str]) -> list[range]:
+    """Return the batches of which some photo is not in the store yet."""
+    if not done:
+        return reader.batches()
+    names = reader.names
+    return [
+        places
+        for places in reader.batches()
+        if not all(row_id(reader.data.name, names[place]) in done for place in places)
+    ]
+
+
+def _check_layers(model: Backbone, plan: EmbedPlan) -> None:
+    if not plan.layers:
+        raise InputError("no layer was named; give at least one, such as the model's default")
+    for name in plan.layers:
+        model.check_layer(name)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

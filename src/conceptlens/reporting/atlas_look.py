@@ -1,0 +1,175 @@
+"""How figures of an atlas look: on light or dark paper, for a screen or a telephone, in colours of one lightness."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+MARKERS = ("o", "s", "^", "D", "v")  # so that a concept is told by more than its colour
+DENSITY, SHEET_DENSITY = 200, 130  # dots per inch; an inch is 100 pixels of a page
+_HUES = 10
+
+
+@dataclass(frozen=True)
+class Look:
+    """`dark`: on dark paper. `narrow`: for a telephone, 370 pixels wide instead of 1060."""
+
+    dark: bool = False
+    narrow: bool = False
+
+    @property
+    def paper(self) -> str:
+        """What all is drawn on."""
+        return "#1b1f24" if self.dark else "#ffffff"
+
+    @property
+    def ink(self) -> str:
+        """Names and numbers."""
+        return "#e8e6e1" if self.dark else "#1d2127"
+
+    @property
+    def quiet(self) -> str:
+        """Axes, and what is beside the point."""
+        return "#a0a8b2" if self.dark else "#5f6772"
+
+    @property
+    def line(self) -> str:
+        """Grids."""
+        return "#2e343b" if self.dark else "#e3e1dc"
+
+    @property
+    def accent(self) -> str:
+        """What is measured."""
+        return "#8fb8ea" if self.dark else "#23538f"
+
+    @property
+    def warm(self) -> str:
+        """A second thing beside the first."""
+        return "#e8a668" if self.dark else "#b4591b"
+
+    @property
+    def width(self) -> float:
+        """Inches."""
+        return 3.7 if self.narrow else 10.6
+
+    @property
+    def small(self) -> float:
+        """The size of small letters in points."""
+        return 7.2 if self.narrow else 8.2
+
+    def colours(self, names: tuple[str, ...]) -> dict[str, tuple[float, float, float]]:
+        """Return a colour for each name: ten hues at two lightnesses, neighbours far apart; past twenty they repeat."""
+        levels = (0.78, 0.60) if self.dark else (0.52, 0.70)
+        found = {}
+        for place, name in enumerate(names):
+            hue = 2 * np.pi * ((place * 3) % _HUES + 0.5 * (place // _HUES % 2)) / _HUES
+            found[name] = _srgb(levels[place // _HUES % 2], 0.135, hue + 0.35)
+        return found
+
+
+LOOKS = (Look(), Look(dark=True), Look(narrow=True), Look(dark=True, narrow=True))
+
+
+@contextmanager
+def drawing(look: Look, height: float) -> Iterator[Figure]:
+    """Yield an empty figure with the look's letters and colours; nothing global is changed for longer."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    letters = look.ink
+    settings: dict[Any, Any] = {
+        "font.family": "DejaVu Sans", "font.size": 8.4 if look.narrow else 9.4, "text.color": letters,
+        "axes.labelcolor": look.quiet, "axes.edgecolor": look.line, "axes.facecolor": look.paper,
+        "xtick.color": look.quiet, "ytick.color": look.quiet, "axes.titlesize": 9.2 if look.narrow else 10.4,
+        "axes.titlecolor": letters, "axes.titlelocation": "left", "axes.titlepad": 9, "axes.labelsize": look.small,
+        "xtick.labelsize": look.small, "ytick.labelsize": look.small, "axes.unicode_minus": True,
+        "xtick.major.size": 0, "ytick.major.size": 0, "figure.facecolor": look.paper, "text.parse_math": False,
+    }  # fmt: skip
+    with matplotlib.rc_context(settings):
+        yield Figure(figsize=(look.width, height), dpi=100)
+
+
+def png(figure: Figure) -> bytes:
+    """Return a figure as PNG bytes at two pixels to a page's pixel, with a palette; the same every time."""
+    from PIL import Image
+
+    drawn = _pixels(figure, DENSITY).quantize(256, dither=Image.Dither.NONE)
+    out = io.BytesIO()
+    drawn.save(out, format="PNG", dpi=(DENSITY, DENSITY))
+    return out.getvalue()
+
+
+def jpeg(figure: Figure) -> bytes:
+    """Return a figure of photos as JPEG bytes."""
+    out = io.BytesIO()
+    _pixels(figure, SHEET_DENSITY).save(out, format="JPEG", quality=88, dpi=(SHEET_DENSITY, SHEET_DENSITY))
+    return out.getvalue()
+
+
+def _pixels(figure: Figure, density: int) -> Image.Image:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    figure.set_dpi(density)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+
+
+def bare(axes: Axes, *kept: str) -> None:
+    """Take away the frame of a plot, but for these sides."""
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in kept)
+
+
+def short(name: str, most: int = 20) -> str:
+    """Return a name that fits beside a figure."""
+    return name if len(name) <= most else f"{name[: most - 1].rstrip()}…"
+
+
+def spread(places: Float[np.ndarray, "label"], apart: float, low: float, high: float) -> Float[np.ndarray, "label"]:
+    """Return places at least `apart` from each other, as near to those given as may be, in the same order."""
+    order = np.argsort(places, kind="stable")
+    moved = places[order].astype(np.float64)
+    apart = min(apart, (high - low) / max(len(places) - 1, 1))
+    blocks: list[list[float]] = []  # [sum of what each member wishes for the block's start, members]
+    for place, wish in enumerate(moved):
+        blocks.append([wish - apart * place, 1.0])
+        while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] > blocks[-1][0] / blocks[-1][1]:
+            total, count = blocks.pop()
+            blocks[-1] = [blocks[-1][0] + total, blocks[-1][1] + count]
+    starts = np.concatenate([np.full(int(count), total / count) for total, count in blocks]) if blocks else moved
+    steps = apart * np.arange(len(moved))
+    starts = np.clip(starts, low, max(low, high - apart * (len(moved) - 1)))
+    found = np.empty(len(moved))
+    found[order] = starts + steps
+    return found
+
+
+def _srgb(lightness: float, chroma: float, hue: float) -> tuple[float, float, float]:
+    """Return a colour of Oklch (Ottosson, 2020) in sRGB; what lies outside is cut."""
+    a, b = chroma * np.cos(hue), chroma * np.sin(hue)
+    l, m, s = (  # noqa: E741
+        (lightness + x * a + y * b) ** 3
+        for x, y in ((0.3963377774, 0.2158037573), (-0.1055613458, -0.0638541728), (-0.0894841775, -1.2914855480))
+    )
+    linear = np.array(
+        [
+            4.0767416621 * l - 3.3077115913 * m + 0.2309699292 * s,
+            -1.2684380046 * l + 2.6097574011 * m - 0.3413193965 * s,
+            -0.0041960863 * l - 0.7034186147 * m + 1.7076147010 * s,
+        ]
+    ).clip(0, 1)
+    red, green, blue = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055).tolist()
+    return red, green, blue

@@ -1,0 +1,285 @@
+"""A store of embeddings: rows go in by batches that are seen whole or not at all, and come out by what is asked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from lancedb.index import BTree, IvfSq
+
+from conceptlens.error import InputError, near
+from conceptlens.store import place, table
+from conceptlens.store.batch import Space, by_length, check_batch, check_length, checked_vector
+from conceptlens.store.embeddings import Embeddings, Nearest, condition, embeddings_of, quoted
+from conceptlens.store.reading import Snapshot
+from conceptlens.store.row import EmbeddingRow, ExplanationRow, ImageRow, LayerRow, MaskRow, RunRow, row_id
+
+if TYPE_CHECKING:
+    from conceptlens.record import Explanation
+
+LEAST_INDEXED = 10_000  # rows; fewer are searched one by one as quickly
+_EXPLAINED = ("id", "model", "layer", "method", "pictures")
+
+
+class Store:
+    """One folder of images, embeddings, masks, explanations and runs.
+
+    - What `append` was given is seen as a whole or not at all, by every process, and whenever the writer is killed.
+      Giving the same rows again changes nothing: rows are known by their ids (see `row_id`).
+    - Several processes may write and read at once. None of them may be forked from one that has used a store.
+    - Every read shows what is there when it is called. Rows come in the order of their ids.
+
+    `create` makes the folder where it is missing or empty. Raises `InputError` for a folder that is no store, and for
+    one in an older or a newer format. Every method raises it where the folder cannot be read or written.
+    """
+
+    def __init__(self, path: str | PathLike[str], create: bool = False) -> None:
+        self.path = Path(path)
+        if create:
+            place.make(self.path)
+        place.check(self.path)
+        self._database = place.connect(self.path)
+        self._lengths: dict[Space, int] = {}
+
+    def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
+        return Store, (self.path,)
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.path)!r})"
+
+    def append(
+        self, images: Sequence[ImageRow], embeddings: Sequence[EmbeddingRow] = (), masks: Sequence[MaskRow] = ()
+    ) -> None:
+        """Write a batch: all that one run says of these images.
+
+        The images are written last, and what belongs to them is shown from then on. An embedding or a mask whose id
+        is there already stays as it is; an image is replaced, so that one that failed can be tried again. Raises
+        `InputError` where rows do not belong together (see `check_batch`), before anything is written, and where
+        there is no room: then nothing of the batch is seen, and the store can be read and written to as before.
+        """
+        self._check_lengths(check_batch(images, embeddings, masks))
+        tables = {"masks": table.mask_columns(masks)}
+        for channels, rows in by_length(embeddings).items():
+            tables[table.embeddings_table(channels)] = table.embedding_columns(rows, channels)
+        images_last = table.image_columns(images)
+        for name, columns in tables.items():
+            place.merge(self.path, self._database, name, columns)
+        place.merge(self.path, self._database, "images", images_last, replace=True)
+
+    def done(self, run: str) -> set[str]:
+        """Return the ids of the images that a run need not read again: those committed, failed ones among them."""
+        where = f"run = {quoted(run)}"
+        return set(place.read(self.path, self._database, "images", ("id",), where)["id"].to_pylist())
+
+    def images(self, run: str | None = None) -> tuple[ImageRow, ...]:
+        """Return images, failed ones too, of all runs or of one: one row for each image and run."""
+        where = None if run is None else f"run = {quoted(run)}"
+        return table.image_rows(place.read(self.path, self._database, "images", where=where))
+
+    def failures(self, run: str | None = None) -> tuple[ImageRow, ...]:
+        """Return the images that failed, each with its reason, of all runs or of one."""
+        return tuple(row for row in self.images(run) if row.failure is not None)
+
+    def embeddings(
+        self,
+        layer: str | None = None,
+        model: str | None = None,
+        mode: str | None = None,
+        concepts: Iterable[str] | None = None,
+        where: str | None = None,
+        run: str | None = None,
+    ) -> Embeddings:
+        """Return the embeddings that fit all that is given, in the order of their ids; none where none fits.
+
+        `where` is a condition in SQL on the columns of `EmbeddingRow`: `"iou > 0.5 AND area >= 0.02"`; a column
+        named like a word of SQL stands between backticks (`group`), a text between single quotes, doubled within it.
+        Raises `InputError` where the vectors found differ in length: name a layer, and a model where two share it.
+        """
+        return embeddings_of(self._snapshot().found(condition(layer, model, mode, concepts, where, run)).all())
+
+    def stream(
+        self,
+        layer: str | None = None,
+        model: str | None = None,
+        mode: str | None = None,
+        concepts: Iterable[str] | None = None,
+        where: str | None = None,
+        run: str | None = None,
+        size: int = 10_000,
+    ) -> Iterator[Embeddings]:
+        """Yield what `embeddings` returns, `size` rows after the other; only they are held, and the ids' places.
+
+        All rows are of the moment of the first. `compact` with a short `spare` may end a stream that is under way.
+        """
+        if size < 1:
+            raise InputError(f"batches of {size} rows were asked for; expected at least 1")
+        found = self._snapshot().found(condition(layer, model, mode, concepts, where, run))
+        return map(embeddings_of, found.batches(size))
+
+    def nearest(
+        self,
+        vector: np.ndarray,
+        k: int,
+        *,
+        layer: str,
+        model: str | None = None,
+        mode: str | None = None,
+        concepts: Iterable[str] | None = None,
+        not_image: str | None = None,
+        where: str | None = None,
+        exact: bool = False,
+    ) -> Nearest:
+        """Return the at most `k` embeddings nearest to `vector[channel]` by `1 - cosine`, the nearest first.
+
+        - `not_image`: the id of an image that is left out, such as the one asked about; filters apply before the
+          search, so `k` are found where there are that many.
+        - `exact`: compare with every vector, also where `index` has made an index; without an index it is so anyway.
+
+        Vectors of zeros are near nothing. Raises `InputError` for a vector that is zero, not finite, or of another
+        length than the layer's, and where what is near comes from two models or modes that share the layer's name.
+        """
+        asked = checked_vector(vector, "the vector to search for")
+        if not asked.any() or k < 1:
+            raise InputError(f"{k} rows near a vector of length {np.linalg.norm(asked):g} were asked for; give k >= 1 "
+                             "and a vector that is not zero")  # fmt: skip
+        where = condition(layer, model, mode, concepts, where, not_image=not_image)
+        found = self._snapshot().nearest(asked, k, where, exact)
+        if not found.num_rows:
+            self._check_asked(layer, len(asked))
+        rows = embeddings_of(found)
+        spaces = sorted(set(zip(rows.models, rows.modes, strict=True)))
+        if len(spaces) > 1:
+            several = ", ".join(f"{model} ({mode})" for model, mode in spaces)
+            raise InputError(f"{layer} was searched in {several} at once; name one model and one mode")
+        return Nearest(rows, found["_distance"].to_numpy().clip(0))
+
+    def index(self, layer: str) -> bool:
+        """Make or renew the index that `nearest` uses at a layer; `False` where there are too few rows to need one.
+
+        It holds one byte for each channel. Rows written later are found without it, and taken in by `compact`.
+        """
+        indexed = False
+        for channels, _ in self._snapshot().columns(("id",), condition(layer, None, None, None, None)):
+            opened = self._database.open_table(table.embeddings_table(channels))
+            if opened.count_rows() >= LEAST_INDEXED:
+                with place.speaking(self.path, "write an index to"):
+                    opened.create_index("vector", config=IvfSq(distance_type="cosine"), replace=True)
+                indexed = True
+        return indexed
+
+    def layers(self) -> tuple[LayerRow, ...]:
+        """Return what each model, layer and mode holds."""
+        counts: Counter[tuple[str, str, str, int]] = Counter()
+        for channels, rows in self._snapshot().columns(("model", "layer", "mode")):
+            for row in rows.group_by(["model", "layer", "mode"]).aggregate([([], "count_all")]).to_pylist():
+                counts[row["model"], row["layer"], row["mode"], channels] += row["count_all"]
+        return tuple(LayerRow(*space, rows) for space, rows in sorted(counts.items()))
+
+    def concepts(self) -> dict[str, int]:
+        """Return the concepts by name, each with the number of images that it has embeddings of."""
+        columns = [rows.select(["concept", "image"]) for _, rows in self._snapshot().columns(("concept", "image"))]
+        if not columns:
+            return {}
+        pairs = pa.concat_tables(columns).group_by(["concept", "image"]).aggregate([])
+        return dict(sorted(Counter(pairs["concept"].to_pylist()).items()))
+
+    def masks(self, ids: Iterable[str] | None = None) -> tuple[MaskRow, ...]:
+        """Return all masks, or those with these ids, in the order of ids; ids that are not there are passed over."""
+        where = None
+        if ids is not None:
+            wanted = [ids] if isinstance(ids, str) else sorted(set(ids))
+            where = f"id IN ({', '.join(map(quoted, wanted))})" if wanted else "false"
+        snapshot = self._snapshot()
+        return table.mask_rows(snapshot.visible_masks(place.read(self.path, self._database, "masks", where=where)))
+
+    def mask(self, id: str) -> np.ndarray:
+        """Return the mask `[rows columns]`, bool, with an id; raises `InputError` where there is none."""
+        found = self.masks([id])
+        if not found:
+            raise InputError(f"no mask '{id}' in {self.path}; embeddings say the ids of theirs in `masks`")
+        return found[0].mask()
+
+    def put(self, explanation: Explanation, id: str | None = None) -> str:
+        """Keep an explanation, and return its id; without an id, one is made from all that it holds.
+
+        An explanation whose id is there already is replaced. Raises `InputError` where its settings are not plain.
+        """
+        from conceptlens.store import written  # loads torch
+
+        tensors, record = written.write(explanation)
+        source = explanation.source
+        row = {
+            "id": row_id(record, hashlib.sha256(tensors).hexdigest()) if id is None else id,
+            "model": source.model,
+            "layer": source.layer,
+            "method": source.method,
+            "pictures": [picture.name for picture in source.pictures],
+            "record": record,
+            "tensors": tensors,
+        }
+        place.merge(self.path, self._database, "explanations", table.explanation_columns([row]), replace=True)
+        return row["id"]
+
+    def explanations(self) -> tuple[ExplanationRow, ...]:
+        """Return what explanations there are, without their maps."""
+        return table.explanation_rows(place.read(self.path, self._database, "explanations", _EXPLAINED))
+
+    def explanation(self, id: str) -> Explanation:
+        """Return the explanation with an id, equal to what was put, on the CPU; raises `InputError` for another id."""
+        from conceptlens.store import written  # loads torch
+
+        found = place.read(self.path, self._database, "explanations", where=f"id = {quoted(id)}").to_pylist()
+        if not found:
+            known = near(id, [row.id for row in self.explanations()])
+            raise InputError(f"no explanation '{id}' in {self.path}; it has: {known or 'none'}")
+        return written.read(found[0]["tensors"], found[0]["record"])
+
+    def note(self, run: RunRow) -> None:
+        """Keep what is known of a run; what was known of it before is replaced."""
+        place.merge(self.path, self._database, "runs", table.run_columns([run]), replace=True)
+
+    def runs(self) -> tuple[RunRow, ...]:
+        """Return all runs."""
+        return table.run_rows(place.read(self.path, self._database, "runs"))
+
+    def compact(self, spare: timedelta = place.SPARED) -> None:
+        """Join small pieces, renew indices, and remove versions older than `spare`.
+
+        Writing does some of it by itself. Who still reads a version that is removed meets an error: with a `spare` of
+        zero, nobody else should be at work.
+        """
+        for name in place.tables(self.path):
+            opened = self._database.open_table(name)
+            with place.speaking(self.path, "tidy"):
+                if opened.count_rows() >= LEAST_INDEXED and not any(i.columns == ["id"] for i in opened.list_indices()):
+                    opened.create_index("id", config=BTree())
+            place.tidy(self.path, opened, spare)
+
+    def bytes(self) -> dict[str, int]:
+        """Return the bytes on disk of each table, with all versions that are kept."""
+        return place.sizes(self.path)
+
+    def _snapshot(self) -> Snapshot:
+        return Snapshot.of(self.path, self._database)
+
+    def _check_lengths(self, lengths: dict[Space, int]) -> None:
+        """Check that the vectors of a layer are as long as those that are there."""
+        for space, given in lengths.items():
+            if space not in self._lengths:
+                layer = condition(space[1], space[0], space[2], None, None)
+                there = (channels for channels, _ in self._snapshot().columns(("id",), layer))
+                self._lengths[space] = next(there, given)
+            check_length(space, given, self._lengths[space])
+
+    def _check_asked(self, layer: str, channels: int) -> None:
+        """Check that nothing was found although what was asked is there."""
+        known = [row for row in self.layers() if row.layer == layer]
+        if known and all(row.channels != channels for row in known):
+            raise InputError(f"a vector of {channels} channels was searched at {layer}, which has {known[0].channels}")

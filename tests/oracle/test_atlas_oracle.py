@@ -1,0 +1,410 @@
+"""LoCE's statistics once more, in plain loops straight from the published formulas."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from itertools import combinations, permutations
+
+import numpy as np
+import pytest
+from sklearn.metrics import silhouette_samples
+from sklearn.neighbors import LocalOutlierFactor
+
+from conceptlens.concept import atlas
+from conceptlens.concept.atlas.agreement import adjusted_rand, contingency
+from conceptlens.concept.atlas.comparison import compare, image_weights
+
+
+def drawn(seed: int = 0, rows: int = 40, labels: int = 4) -> tuple[np.ndarray, list[str], list[str]]:
+    """Overlapping clouds in 6 channels with labels of unequal size, a duplicate and about two rows an image."""
+    draw = np.random.default_rng(seed)
+    codes = np.sort(draw.integers(labels, size=rows))
+    vectors = draw.normal(size=(rows, 6)) + 1.2 * draw.normal(size=(labels, 6))[codes]
+    vectors[3] = vectors[1]
+    return vectors, [f"label {c}" for c in codes], [f"image {i}" for i in draw.integers(rows // 2, size=rows)]
+
+
+def euclidean(a: np.ndarray, b: np.ndarray) -> float:
+    return math.sqrt(sum((float(x) - float(y)) ** 2 for x, y in zip(a, b, strict=True)))
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    product = sum(float(x) * float(y) for x, y in zip(a, b, strict=True))
+    return 1 - product / (euclidean(a, 0 * a) * euclidean(b, 0 * b))
+
+
+def rows_of(labels: list[str]) -> dict[str, list[int]]:
+    return {name: [i for i, label in enumerate(labels) if label == name] for name in sorted(set(labels))}
+
+
+def near(found: float | None, wanted: float) -> bool:
+    return found is not None and abs(found - wanted) <= 1e-9
+
+
+@pytest.mark.parametrize(("metric", "slow"), [("euclidean", euclidean), ("cosine", cosine)])
+def test_distances(metric: str, slow: object) -> None:
+    vectors, _, _ = drawn()
+    found = atlas.distances(vectors, metric)
+    between = atlas.distances_between(vectors[:5], vectors[2:], metric)
+    for i, j in permutations(range(len(vectors)), 2):
+        assert near(found[i, j], slow(vectors[i], vectors[j]))
+        if i < 5 and j >= 2:
+            assert near(between[i, j - 2], slow(vectors[i], vectors[j]))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_separation_and_overlap(seed: int) -> None:
+    vectors, labels, _ = drawn(seed)
+    apart, own = atlas.distances(vectors, "euclidean"), rows_of(labels)
+    published, robust = atlas.separation(apart, labels), atlas.quantile_separation(apart, labels)
+    overlap, category = atlas.overlap(apart, labels), atlas.category_separation(apart, labels)
+    for i, j in permutations(own, 2):
+        between = sorted(euclidean(vectors[a], vectors[b]) for a in own[i] for b in own[j])
+        union = sorted(euclidean(vectors[a], vectors[b]) for a, b in combinations(own[i] + own[j], 2))
+        assert near(published.of(i, j), between[0] / (union[-1] + 1e-6))
+        low = between[max(0, math.ceil(0.05 * len(between) - 1e-9) - 1)]
+        high = union[max(0, math.ceil(0.95 * len(union) - 1e-9) - 1)]
+        assert near(robust.of(i, j), low / high)
+        lies_in = 0
+        for a in own[i]:
+            to_other = min(euclidean(vectors[a], vectors[b]) for b in own[j])
+            to_own = min(euclidean(vectors[a], vectors[b]) for b in own[i] if b != a)
+            lies_in += to_other < to_own
+        assert near(overlap.of(i, j), lies_in / len(own[i]))
+    for i, rows in own.items():
+        assert (published.of(i, i), robust.of(i, i), overlap.of(i, i)) == (None, None, None)
+        others = [b for b in range(len(labels)) if labels[b] != i]
+        nearest = min(euclidean(vectors[a], vectors[b]) for a in rows for b in others)
+        inside = [euclidean(vectors[a], vectors[b]) for a, b in permutations(rows, 2)]
+        assert near(category.of(i), nearest / (sum(inside) / len(inside)))
+    shown = atlas.silhouettes(apart, labels)
+    assert shown.applies.all()
+    assert shown.values == pytest.approx(silhouette_samples(apart, labels, metric="precomputed"), abs=1e-9)
+
+
+def slow_cut(tree: atlas.Tree, accepted: object) -> list[set[int]]:
+    """Cut by recursion from the root, as published."""
+    rows = tree.rows
+
+    def below(node: int) -> list[int]:
+        if node < rows:
+            return [node]
+        left, right = (int(child) for child in tree.merges[node - rows, :2])
+        return below(left) + below(right)
+
+    def split(node: int) -> list[set[int]]:
+        leaves = below(node)
+        if node < rows or accepted(node, leaves):
+            return [set(leaves)]
+        left, right = (int(child) for child in tree.merges[node - rows, :2])
+        return split(left) + split(right)
+
+    return split(2 * rows - 2)
+
+
+def sets(clusters: np.ndarray) -> list[set[int]]:
+    return [set(np.flatnonzero(clusters == c).tolist()) for c in range(int(clusters.max()) + 1)]
+
+
+@pytest.mark.parametrize(("method", "metric"), [("ward", "euclidean"), ("complete", "cosine")])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_three_cuts_and_purity(method: str, metric: str, seed: int) -> None:
+    vectors, labels, _ = drawn(seed, rows=60)
+    tree = atlas.cluster(vectors, method, metric)
+    smallest = int(60 * 0.05)
+
+    def pure(node: int, leaves: list[int]) -> bool:
+        common = max(Counter(labels[i] for i in leaves).values())
+        return len(leaves) <= smallest or common / len(leaves) >= 0.8
+
+    found = atlas.adaptive_cut(tree, labels, 0.05, 0.8)
+    assert sets(found) == slow_cut(tree, pure)
+    assert sets(atlas.size_cut(tree, 7)) == slow_cut(tree, lambda node, leaves: len(leaves) <= 7)
+    height = float(np.median(tree.merges[:, 2])) + 0.1
+    assert sets(atlas.distance_cut(tree, height)) == slow_cut(tree, lambda n, _: tree.merges[n - 60, 2] <= height)
+    assert sets(atlas.count_cut(tree, 6)) == slow_cut(tree, lambda node, _: node < 2 * 60 - 6)
+    common = sum(max(Counter(labels[i] for i in cluster).values()) for cluster in sets(found))
+    assert near(atlas.agreement(found, labels, shuffles=0).purity, common / 60)
+
+
+def slow_rand(a: list[int], b: list[int], weights: list[float]) -> float:
+    """The adjusted Rand index from all pairs of rows."""
+    both = first = second = total = 0.0
+    for i, j in combinations(range(len(a)), 2):
+        pair = weights[i] * weights[j]
+        total += pair
+        both += pair * (a[i] == a[j] and b[i] == b[j])
+        first += pair * (a[i] == a[j])
+        second += pair * (b[i] == b[j])
+    expected = first * second / total
+    return (both - expected) / ((first + second) / 2 - expected)
+
+
+def slow_information(a: list[int], b: list[int]) -> tuple[float, float]:
+    """Mutual information and mean entropy, in nats."""
+    n = len(a)
+    joint, first, second = Counter(zip(a, b, strict=True)), Counter(a), Counter(b)
+    mutual = sum(c / n * math.log(c * n / (first[x] * second[y])) for (x, y), c in joint.items())
+    entropies = [-sum(c / n * math.log(c / n) for c in counts.values()) for counts in (first, second)]
+    return mutual, sum(entropies) / 2
+
+
+def test_corrections_for_chance() -> None:
+    draw = np.random.default_rng(0)
+    a, b = draw.integers(3, size=30), draw.integers(4, size=30)
+    b[:18] = a[:18]
+    found = atlas.agreement(a, b, shuffles=0)
+    assert near(found.rand, slow_rand(a.tolist(), b.tolist(), [1.0] * 30))
+    mutual, mean = slow_information(a.tolist(), b.tolist())
+    assert near(found.information, mutual / mean)
+    weights = draw.integers(3, size=30).astype(float)
+    table, squares = contingency(a, b, weights), contingency(a, b, weights**2)
+    assert near(adjusted_rand(table, squares), slow_rand(a.tolist(), b.tolist(), weights.tolist()))
+    assert (found.chance, found.corrected) == (None, None)
+
+
+def test_expectations_over_all_orders_of_the_labels() -> None:
+    a, b = [0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 1, 0]
+    orders = list(permutations(b))
+    expected = sum(slow_information(a, list(order))[0] for order in orders) / len(orders)
+    mutual, mean = slow_information(a, b)
+    found = atlas.agreement(a, b, shuffles=4000)
+    assert near(found.adjusted_information, (mutual - expected) / (mean - expected))
+    pure = [
+        sum(max(Counter(y for x, y in zip(a, o, strict=True) if x == k).values()) for k in range(3)) for o in orders
+    ]
+    assert found.chance == pytest.approx(sum(pure) / len(orders) / 6, abs=0.01)
+    assert near(found.corrected, (found.purity - found.chance) / (1 - found.chance))
+
+
+@pytest.mark.parametrize("neighbours", [1, 5, 100])
+def test_confusion_by_neighbours(neighbours: int) -> None:
+    vectors, labels, images = drawn(4)
+    found = atlas.neighbour_confusion(atlas.distances(vectors), labels, neighbours, images)
+    own = rows_of(labels)
+    for i, rows in own.items():
+        shares = []
+        for a in rows:
+            others = [b for b in range(len(labels)) if images[b] != images[a]]
+            ranked = sorted(others, key=lambda b: (round(cosine(vectors[a], vectors[b]), 9), b))
+            last = round(cosine(vectors[a], vectors[ranked[:neighbours][-1]]), 9)
+            nearer = [b for b in others if round(cosine(vectors[a], vectors[b]), 9) < last]
+            tied = [b for b in others if round(cosine(vectors[a], vectors[b]), 9) == last]
+            count = min(neighbours, len(others))
+            left = (count - len(nearer)) / len(tied)
+            votes = Counter(labels[b] for b in nearer)
+            shares.append({j: (votes[j] + left * sum(labels[b] == j for b in tied)) / count for j in own})
+        for j in own:
+            assert near(found.of(i, j), sum(share[j] for share in shares) / len(rows))
+    assert found.values.sum(1) == pytest.approx(1)
+
+
+def test_confusion_by_clusters() -> None:
+    vectors, labels, _ = drawn(4)
+    clusters = atlas.count_cut(atlas.cluster(vectors), 9)
+    found = atlas.cluster_confusion(clusters, labels)
+    own = rows_of(labels)
+    for i, rows in own.items():
+        mates = {a: [b for b in range(len(labels)) if clusters[b] == clusters[a] and b != a] for a in rows}
+        met = [a for a in rows if mates[a]]
+        for j in own:
+            shares = [sum(labels[b] == j for b in mates[a]) / len(mates[a]) for a in met]
+            assert near(found.of(i, j), sum(shares) / len(met))
+    made = atlas.composition(clusters, labels)
+    assert made.counts.sum() == len(labels)
+    for k, cluster in enumerate(sets(clusters)):
+        assert made.counts[k].tolist() == [sum(labels[i] == j for i in cluster) for j in own]
+
+
+def slow_retrieval(
+    vectors: np.ndarray, labels: list[str], images: list[str], query: int, k: int
+) -> tuple[float, float, float, int, int]:
+    others = [b for b in range(len(labels)) if images[b] != images[query]]
+    ranked = sorted(others, key=lambda b: cosine(vectors[query], vectors[b]))
+    relevant = sum(labels[b] == labels[query] for b in others)
+    hits, total, at = 0, 0.0, 0.0
+    for rank, b in enumerate(ranked, 1):
+        if labels[b] == labels[query]:
+            hits += 1
+            total += hits / rank
+            at += hits / rank if rank <= k else 0
+    precision = sum(labels[b] == labels[query] for b in ranked[:k]) / min(k, len(ranked))
+    return total / max(relevant, 1), at / max(min(k, relevant), 1), precision, relevant, len(others)
+
+
+@pytest.mark.parametrize("by_image", [True, False])
+def test_retrieval(by_image: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, labels, images = drawn(6)
+    vectors[3] += 0.5  # no equal rows here: ties have a test of their own
+    own = images if by_image else [str(i) for i in range(len(labels))]
+    monkeypatch.setattr("conceptlens.concept.atlas.retrieval.PAIRS_AT_ONCE", 170)  # four queries at once
+    found = atlas.retrieve(vectors, labels, images if by_image else None)
+    assert found.cutoffs == (1, 5, 10, 20, 30, 40)
+    for query in range(len(labels)):
+        for i, k in enumerate(found.cutoffs):
+            mean, at, precision, relevant, candidates = slow_retrieval(vectors, labels, own, query, k)
+            assert (found.relevant[query], found.candidates[query]) == (relevant, candidates)
+            assert near(found.average_precision[query], mean)
+            assert near(found.average_precision_at[query, i], at)
+            assert near(found.precision[query, i], precision if relevant else 0)
+    assert near(found.mean(), float(np.mean(found.average_precision[found.applies])))
+
+
+def test_retrieval_of_equal_rows_is_the_mean_over_all_orders() -> None:
+    vectors = np.array([[1, 0], [1, 1], [1, 1], [2, 2], [1, 3], [1, 3.0]])
+    labels = ["a", "a", "b", "a", "b", "a"]
+    found = atlas.retrieve(vectors, labels, cutoffs=(2,))
+    means, ats, precisions = [], [], []
+    for middle in permutations([1, 2, 3]):
+        for last in permutations([4, 5]):
+            hits, total, at = 0, 0.0, 0.0
+            ranked = [*middle, *last]
+            for rank, b in enumerate(ranked, 1):
+                if labels[b] == "a":
+                    hits += 1
+                    total += hits / rank
+                    at += hits / rank if rank <= 2 else 0
+            means.append(total / 3)
+            ats.append(at / 2)
+            precisions.append(sum(labels[b] == "a" for b in ranked[:2]) / 2)
+    assert near(found.average_precision[0], float(np.mean(means)))
+    assert near(found.average_precision_at[0, 0], float(np.mean(ats)))
+    assert near(found.precision[0, 0], float(np.mean(precisions)))
+
+
+@pytest.mark.parametrize(("relevant", "candidates"), [(1, 1), (1, 6), (3, 6), (6, 6), (2, 5)])
+@pytest.mark.parametrize("cutoff", [None, 1, 2, 10])
+def test_the_chance_of_average_precision(relevant: int, candidates: int, cutoff: int | None) -> None:
+    k, values = cutoff or candidates, []
+    for places in combinations(range(1, candidates + 1), relevant):
+        hits = [(i + 1) / place for i, place in enumerate(places) if place <= k]
+        values.append(sum(hits) / min(k, relevant, candidates))
+    found = atlas.expected_average_precision(np.array([relevant, 0]), np.array([candidates, 4]), cutoff)
+    assert near(found[0], float(np.mean(values)))
+    assert found[1] == 0
+
+
+def test_published_precision() -> None:
+    vectors, labels, _ = drawn(7)
+    found = atlas.published_precision(vectors, labels, (1, 5, 40))
+    matrix = [[cosine(a, b) for b in vectors] for a in vectors]
+    for query in range(len(labels)):
+        ranked = sorted(range(len(labels)), key=lambda b: round(matrix[query][b], 12))[1:]
+        for i, k in enumerate((1, 5, 40)):
+            hits = [labels[b] == labels[query] for b in ranked[:k]]
+            assert near(found[query, i], sum(hits) / len(hits))
+
+
+def test_search_is_exact() -> None:
+    vectors, _, images = drawn(8)
+    allowed = np.array(images) != images[0]
+    (found,) = atlas.search(vectors[:1], vectors, allowed=allowed)
+    wanted = sorted(np.flatnonzero(allowed).tolist(), key=lambda b: cosine(vectors[0], vectors[b]))
+    assert found.rows.tolist() == wanted
+    assert found.similarities == pytest.approx([1 - cosine(vectors[0], vectors[b]) for b in wanted], abs=1e-9)
+    assert atlas.search(vectors[:1], vectors, 3, allowed)[0].rows.tolist() == wanted[:3]
+
+
+def test_outliers() -> None:
+    vectors, labels, _ = drawn(9, rows=90, labels=2)
+    summed, factors = atlas.outliers(vectors, labels), atlas.outliers(vectors, labels, "neighbours")
+    for name, rows in rows_of(labels).items():
+        sums = {a: sum(cosine(vectors[a], vectors[b]) for b in rows if b != a) for a in rows}
+        assert summed[name].rows[:7].tolist() == sorted(rows, key=lambda a: -sums[a])[:7]
+        assert summed[name].scores == pytest.approx([sums[a] for a in summed[name].rows], abs=1e-9)
+        peer = LocalOutlierFactor(20, metric="cosine", contamination=0.05).fit(vectors[rows])
+        by_row = dict(zip(rows, -peer.negative_outlier_factor_, strict=True))
+        assert factors[name].scores == pytest.approx([by_row[a] for a in factors[name].rows], rel=1e-5)
+        assert factors[name].rows[0] == max(by_row, key=by_row.get)
+
+
+def slow_density(mixture: atlas.Mixture, point: np.ndarray) -> float:
+    total = 0.0
+    for weight, mean, covariance in zip(mixture.weights, mixture.means, mixture.covariances, strict=True):
+        (a, b), (_, c) = covariance
+        determinant = a * c - b * b
+        x, y = point - mean
+        away = (c * x * x - 2 * b * x * y + a * y * y) / determinant
+        total += weight * math.exp(-away / 2) / (2 * math.pi * math.sqrt(determinant))
+    return math.log(total)
+
+
+def test_gaussian_mixtures() -> None:
+    points = np.concatenate([np.random.default_rng(i).normal(3 * i, 1 + i, (40, 2)) for i in range(3)])
+    whole = atlas.fit_mixture(points, most=3)
+    assert whole.density(points) == pytest.approx([slow_density(whole, p) for p in points], abs=1e-9)
+    count, free = len(whole.weights), 6 * len(whole.weights) - 1
+    cost = -2 * sum(slow_density(whole, p) for p in points) + free * math.log(len(points))
+    assert near(whole.bic[count - 1] / 1000, cost / 1000)
+    assert count == int(np.argmin(whole.bic)) + 1
+    labels = np.repeat(["a", "b", "c"], 40)
+    fitted = atlas.fit_label_mixtures(points, labels)
+    found = atlas.region_map(fitted, (-4, 12, -5, 11), size=5)
+    single = atlas.region_map(fitted, (-4, 12, -5, 11), size=5, weighted=False)
+    assert found.labels == ("a", "b", "c")
+    for i, y in enumerate(found.y):
+        for j, x in enumerate(found.x):
+            point = np.array([x, y])
+            densities = [slow_density(m, point) for m in fitted.values()]
+            assert found.winner[i, j] == int(np.argmax(densities))
+            highest = []
+            for m in fitted.values():
+                parts = zip(m.means, m.covariances, strict=True)
+                alone = [atlas.Mixture(a[None], b[None], np.ones(1), np.empty(0, int)) for a, b in parts]
+                highest.append(max(slow_density(one, point) for one in alone))
+            assert single.winner[i, j] == int(np.argmax(highest))
+
+
+def test_prototypes_are_means() -> None:
+    vectors, labels, _ = drawn(2)
+    means, units = atlas.prototypes(vectors, labels), atlas.prototypes(vectors, labels, unit=True)
+    for k, rows in enumerate(rows_of(labels).values()):
+        for channel in range(6):
+            assert near(means.vectors[k, channel], sum(vectors[a, channel] for a in rows) / len(rows))
+            shares = [vectors[a, channel] / euclidean(vectors[a], 0 * vectors[a]) for a in rows]
+            assert near(units.vectors[k, channel], sum(shares) / len(rows))
+    assigned = atlas.nearest_prototype(vectors, means, "euclidean")
+    for a, row in enumerate(vectors):
+        apart = [euclidean(row, mean) for mean in means.vectors]
+        assert assigned.labels[a] == means.labels[int(np.argmin(apart))]
+        assert near(assigned.distances[a], min(apart))
+
+
+def test_votes_of_new_vectors() -> None:
+    vectors, labels, _ = drawn(2)
+    found = atlas.label_probabilities(vectors[:6] + 0.3, vectors, labels)
+    for a, row in enumerate(vectors[:6] + 0.3):
+        ranked = sorted(range(len(labels)), key=lambda b: cosine(row, vectors[b]))[:5]
+        votes = Counter(labels[b] for b in ranked)
+        assert found.shares[a] == pytest.approx([votes[name] / 5 for name in found.labels], abs=1e-9)
+        assert found.best()[a] == max(found.labels, key=lambda name: votes[name])
+
+
+def test_a_comparison_holds_the_statistics_and_pairs_the_draws() -> None:
+    vectors, labels, images = drawn(3)
+    blurred = vectors + np.random.default_rng(0).normal(size=vectors.shape)
+    found = compare({"plain": vectors, "blurred": blurred}, labels, images, metric="euclidean", draws=60)
+    apart = atlas.distances(vectors, "euclidean")
+    retrieval = atlas.retrieve(vectors, labels, images)
+    cut = atlas.agreement(atlas.count_cut(atlas.cluster(vectors), 4), labels)
+    shown = {key: estimate.value for key, estimate in found.table["plain"].items()}
+    assert near(shown["average_precision"], retrieval.mean())
+    assert near(shown["precision_1"], float(retrieval.precision[retrieval.applies, 0].mean()))
+    assert near(shown["purity"], cut.purity)
+    assert near(shown["rand"], cut.rand)
+    assert near(shown["silhouette"], atlas.silhouettes(apart, labels).mean())
+    assert near(shown["separation"], atlas.separation(apart, labels).mean())
+    assert near(shown["quantile_separation"], atlas.quantile_separation(apart, labels).mean())
+    assert near(shown["overlap"], atlas.overlap(apart, labels).mean())
+    assert near(found.chance, float(retrieval.chance[retrieval.applies].mean()))
+    weights = image_weights(images, 60)
+    other = atlas.retrieve(blurred, labels, images)
+    gains = []
+    for weight in weights:
+        drawn_rows = [i for i in range(len(labels)) for _ in range(int(weight[i])) if retrieval.relevant[i]]
+        gains.append(np.mean([other.average_precision[i] - retrieval.average_precision[i] for i in drawn_rows]))
+    low, high = np.quantile(gains, [0.025, 0.975])
+    difference = found.differences["blurred"]["average_precision"]
+    assert near(difference.low, float(low))
+    assert near(difference.high, float(high))

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+from typer.testing import CliRunner
+
+from conceptlens.cli import app
+from conceptlens.reporting.atlas_search import write_found
+from conceptlens.store import EmbeddingRow, ImageRow, MaskRow, Store, row_id
+
+pytestmark = pytest.mark.web
+
+PLANTED = Path(__file__).parents[1] / "unit" / "story_store.py"
+EVIL = """</style><script>alert(1)</script><img src=x onerror="document.title='broken'"> & "quoted" """
+Open = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of the planted store of twenty concepts, of which twelve are drawn."""
+    folder = tmp_path_factory.mktemp("atlas")
+    subprocess.run([sys.executable, str(PLANTED), str(folder)], check=True, timeout=120)
+    words = ["analyze", str(folder / "store"), "--out", str(folder / "out"), "--photos", str(folder / "photos")]
+    done = CliRunner().invoke(app, [*words, "--most", "12", "--drawn", "12"])
+    assert done.exit_code == 0, done.output
+    return folder / "out" / "story.html"
+
+
+@pytest.fixture
+def opened(browser: Browser) -> Iterator[Open]:
+    contexts = []
+
+    def show(file: Path, width: int = 1280, scheme: str = "light") -> Page:
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # pyright: ignore
+        contexts.append(context)
+        page = context.new_page()
+        said: list[str] = []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
+        page.goto(file.as_uri())
+        assert said == []
+        return page
+
+    yield show
+    for context in contexts:
+        context.close()
+
+
+def test_the_story_is_told_in_the_order_a_reader_asks(story: Path, opened: Open) -> None:
+    page = opened(story)
+    expect(page.get_by_role("heading", level=1)).to_have_text("How does timm:lite hold its concepts?")
+    asked = [text.split("\n")[0] for text in page.locator("section.below h2").all_inner_texts()]
+    assert asked[:5] == [
+        "How well is each concept held?",
+        "Which are confused?",
+        "Which have sub-concepts?",
+        "What are the odd ones?",
+        "Which layer is best?",
+    ]
+    expect(page.locator(".short div")).to_have_count(5)
+    expect(page.locator(".short div", has_text="Confused").locator("dd")).to_contain_text("car for truck")
+    expect(page.locator(".short div", has_text="Best layer").locator("dd")).to_contain_text("layer2")
+    expect(page.locator("#parts h3")).to_contain_text(["bird"])
+    expect(page.locator("#odd figcaption").first).to_have_text(re.compile(r"^\w+ 1\.\d×$"))
+    expect(page.locator("#layers tbody tr")).to_have_count(3)
+    expect(page.locator("#layers .mark")).to_have_text("best")
+    expect(page.locator("#published tbody tr")).to_have_count(4)
+    expect(page.locator(".notice")).to_contain_text("Figures and tiles show the 12 most frequent of 20 concepts")
+
+
+def test_every_image_is_there_and_says_what_it_shows(story: Path, opened: Open) -> None:
+    page = opened(story)
+    page.evaluate("document.querySelectorAll('img').forEach(i => i.loading = 'eager')")
+    page.wait_for_function("[...document.images].every(i => i.complete)")
+    assert page.evaluate("[...document.images].every(i => i.naturalWidth > 20 && i.alt.length > 8)")
+    expect(page.locator("figure.drawn")).to_have_count(6)
+    expect(page.locator("#held .strip")).to_have_count(12)
+    expect(page.locator("#held .strip").first.locator("img")).to_have_count(9)
+    assert page.locator(".tile.wrong figcaption").first.inner_text().startswith("✗ ")
+
+
+def test_the_keyboard_opens_the_other_concepts_and_follows_the_questions(story: Path, opened: Open) -> None:
+    page = opened(story)
+    summary = page.locator("details.more summary")
+    expect(summary).to_have_text("8 more concepts, with fewer embeddings")
+    expect(page.locator("details.more table")).to_be_hidden()
+    summary.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("details.more tbody tr")).to_have_count(8)
+    expect(page.locator("details.more table")).to_be_visible()
+    page.locator(".short a").first.focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("location.hash") == "#held"
+    assert abs(page.locator("#held").evaluate("e => e.getBoundingClientRect().top")) < 60
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+def test_no_width_scrolls_sideways(story: Path, opened: Open, width: int) -> None:
+    page = opened(story, width)
+    page.locator("details.more summary").click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    shown = page.locator("figure.drawn img").first
+    assert shown.evaluate("i => i.naturalWidth") == (740 if width <= 640 else 2120)
+    if width < 760:
+        cell = page.locator("#held tbody td.lead").first
+        assert cell.evaluate("c => getComputedStyle(c, '::before').content") == '"mAP"'
+
+
+def test_dark_and_light_follow_the_reader(story: Path, opened: Open) -> None:
+    def lightness(page: Page) -> tuple[float, float]:
+        colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        figure = page.locator("figure.drawn").first
+        pixels = np.asarray(Image.open(BytesIO(figure.screenshot())).convert("L"))
+        return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3, float(np.median(pixels))
+
+    assert min(lightness(opened(story))) > 200
+    assert max(lightness(opened(story, scheme="dark"))) < 60
+
+
+def test_names_from_a_store_are_text_and_no_markup(tmp_path: Path, opened: Open) -> None:
+    store = Store(tmp_path / "store", create=True)
+    images = [ImageRow(row_id(f"{i}"), "run", f"{EVIL}{i}", width=60, height=40) for i in range(6)]
+    area = np.zeros((40, 60), bool)
+    area[10:30, 20:50] = True
+    masks = [MaskRow.of(row_id(one.id, "mask"), one.id, EVIL, area) for one in images]
+    draw = np.random.default_rng(0)
+    rows = [
+        EmbeddingRow(
+            id=row_id(one.id, "row"), run="run", image=one.id, concept=EVIL, model="timm:x", layer="<b>deep</b>",
+            mode="contrast", vector=draw.normal(1, 0.2, 6).astype(np.float32), mask=mask.id,
+        )
+        for one, mask in zip(images, masks, strict=True)
+    ]  # fmt: skip
+    store.append(images, rows, masks)
+    done = CliRunner().invoke(app, ["analyze", str(tmp_path / "store"), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    page = opened(tmp_path / "out" / "story.html", 390)
+    assert page.title() == "How timm:x holds its concepts"
+    assert page.locator("script").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    expect(page.locator("#held tbody th").first).to_contain_text("<script>alert(1)</script>")
+
+    found = store.nearest(rows[0].vector, 4, layer="<b>deep</b>")
+    told = [{"concept": EVIL, "image": EVIL, "similarity": 0.5}] * 4
+    numbers = {"store": EVIL, "image": EVIL, "model": "m", "layer": "l", "mode": "contrast", "found": told}
+    write_found(tmp_path / "found.html", store, Image.new("RGB", (60, 40), "tan"), area, found, numbers)
+    page = opened(tmp_path / "found.html", 390)
+    expect(page.locator(".tiles.found figure")).to_have_count(4)
+    assert page.locator("script").count() == 0
+    assert page.evaluate("[...document.images].every(i => i.naturalWidth > 20 && i.alt.length > 8)")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
