@@ -127,7 +127,8 @@ def _tell(store: Any, plan: EmbedPlan, last: Progress, seconds: float, as_json: 
         told = {
             "schema": "conceptlens.embed/1", "store": str(store.path), "photos": last.photos,
             "embeddings": last.embeddings, "layers": list(plan.layers), "mode": plan.setting.mode,
-            "failures": failures, "seconds": round(seconds, 2),
+            "failures": [{"name": name, "reason": reason} for name, reason in failures.items()],
+            "seconds": round(seconds, 2),
         }  # fmt: skip
         typer.echo(json.dumps(told, indent=1))
         return
