@@ -32,7 +32,7 @@ from conceptlens.metric import ranked_area_corrected
 LAYERS = ("blocks.4", "blocks.5", "blocks.6", "bn2")
 THREE = ("blocks.4", "blocks.6", "bn2")
 MODES = (Setting("paper"), Setting("exact"), Setting("contrast"), Setting("mean"))
-RIDGES = (0.3, 1.0, 3.0, 5.0, 10.0, 30.0)
+RIDGES = (0.003, 0.01, 0.02, 0.03, 0.04, 0.06)  # for each channel
 # Chosen on train photos: the paper's best layer, and what carries most to other photos.
 BASE = "blocks.5 paper"
 BEST = "4 layers, exact + mean"
@@ -129,8 +129,10 @@ def collect(data: str, split: str, model: str, size: int) -> Masks:
 
 def embeddings(masks: Masks, ridges: bool) -> dict[str, Embedding]:
     """Return every embedding: each mode at each layer, and several layers one after the other."""
-    settings = [*MODES, *(Setting("exact", ridge) for ridge in RIDGES if ridges)]
-    single = {named(layer, one): embedded(masks, layer, one) for layer in LAYERS for one in settings}
+    single = {f"{layer} {one.mode}": embedded(masks, layer, one) for layer in LAYERS for one in MODES}
+    for layer, ridge in ((layer, ridge) for layer in LAYERS for ridge in RIDGES if ridges):
+        one = Setting("exact", ridge * masks.cells[layer].shape[1])
+        single[f"{layer} exact {ridge:g}"] = embedded(masks, layer, one)
     several = {
         f"{len(layers)} layers, {' + '.join(modes)}": joined(
             [single[f"{layer} {mode}"] for mode in modes for layer in layers]
@@ -139,11 +141,6 @@ def embeddings(masks: Masks, ridges: bool) -> dict[str, Embedding]:
         for modes in (("paper",), ("exact",), ("contrast",), ("mean", "contrast"), ("exact", "mean"))
     }
     return {**single, **several}
-
-
-def named(layer: str, setting: Setting) -> str:
-    ridge = f" {setting.ridge:g}" if setting.mode == "exact" and setting != Setting("exact") else ""
-    return f"{layer} {setting.mode}{ridge}"
 
 
 def embedded(masks: Masks, layer: str, setting: Setting) -> Embedding:

@@ -132,7 +132,12 @@ REFUSED: dict[str, tuple[int, Any, dict[str, Any], str]] = {
     "a mask without pixels": (1, ONE[:0], {}, "mask 0 of image 0 is empty"),
     "too many labels": (1, ONE, {"labels": ["a", "b"]}, "2 labels were given for 1 masks of each image; give one for"),
     "an unknown mode": (1, ONE, {"mode": "best"}, "mode is 'best'; expected paper, exact, contrast"),
-    "no ridge": (1, ONE, {"mode": "exact", "ridge": 0.0}, "ridge is 0.0; expected a number above 0, as 5"),
+    "no ridge": (
+        1,
+        ONE,
+        {"mode": "exact", "ridge": 0.0},
+        "ridge is 0.0; expected a number above 0, or none for the default",
+    ),
     "an unseen layer": (1, ONE, {"layer": "third"}, "layer 'third' was not observed; observed: first, second"),
     "an empty control": (1, ONE, {"control": ONE & False}, "control mask 0 of image 0 is empty"),
     "a control of numbers": (1, ONE, {"control": 1.0 * ONE}, "control masks are of type float64; expected bool"),
@@ -253,6 +258,12 @@ def test_exact_tends_to_contrast_as_the_ridge_grows() -> None:
     ]
     assert near[0] < near[1] < near[2]
     assert float(near[2]) > 0.98
+
+
+def test_the_default_ridge_grows_with_the_channels() -> None:
+    seen = model().observe(noise())
+    own, same = (cl.loce(seen, blobs(), "first", "exact", ridge=ridge) for ridge in (None, 0.03 * 12))
+    assert torch.equal(vectors(own), vectors(same))
 
 
 def test_without_enough_steps_nothing_is_said_to_have_converged(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def embed(
     pretrained: Pretrained = True,
     layers: LayerNames = None,
     mode: ModeName = "contrast",
-    ridge: Annotated[float, typer.Option(help="Of mode exact: larger means more alike from photo to photo.")] = 5.0,
+    ridge: Annotated[float | None, typer.Option(help="Of mode exact; by default 0.03 for each channel.")] = None,
     size: Annotated[int | None, typer.Option(help="Rows and columns of the input; by default the model's own.")] = None,
     reading: Annotated[str, typer.Option(help="model: its own preparation; published: LoCE's 640 x 480.")] = "model",
     least_share: Annotated[float, typer.Option(help="Leave out masks that cover less of the photo.")] = 0.0,

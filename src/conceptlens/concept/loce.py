@@ -32,7 +32,7 @@ def loce(
     layer: str | Sequence[str] | None = None,
     mode: Mode = "paper",
     labels: Sequence[str] | None = None,
-    ridge: float = 5.0,
+    ridge: float | None = None,
     bias: bool = True,
     scale: Mapping[str, Float[Tensor, "channel"]] | None = None,
     control: Masks | None = None,

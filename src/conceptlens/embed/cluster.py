@@ -46,7 +46,7 @@ def on_ray(address: str | None = None, workers: int = 1) -> Engine:
     """Return the engine that embeds on `workers` actors of the Ray cluster at `address`, `HOST:PORT` or `auto`.
 
     Without an address, the cluster is the one that this process is connected to, the one that `RAY_ADDRESS` names, or
-    a new one on this machine, which ends with the run. Each worker takes one CPU, and one GPU where the model is on
+    a new one on this machine, which ends with the run. Each worker takes one CPU, or one GPU where the model is on
     CUDA, and uses as many threads as torch has here. Rows are those of the local engine, in any order.
 
     Model and data set travel once, through the cluster's object store. Photos are read by the workers, so a folder
@@ -176,7 +176,7 @@ def _found_on(ray: Any, kept: Any, hands: list[pa.Table], workers: int, graphics
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"ray\.data\.context")
         pool = ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2)
         data = ray.data.from_arrow(hands).map_batches(
-            Worker, batch_size=len(hands[0]), compute=pool, num_cpus=1, num_gpus=graphics,
+            Worker, batch_size=len(hands[0]), compute=pool, **({"num_gpus": 1} if graphics else {"num_cpus": 1}),
             fn_constructor_args=(kept, tally, sys.path),
         )  # fmt: skip
         data.context.enable_progress_bars = False
@@ -295,8 +295,8 @@ def _check_answers(address: str) -> None:
 def _check_room(ray: Any, workers: int, graphics: int) -> None:
     there = ray.cluster_resources()
     cpus, gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))
-    if workers > cpus or workers * graphics > gpus:
-        needed = "one CPU and one GPU" if graphics else "one CPU"
+    if workers > (gpus if graphics else cpus):
+        needed = "one GPU" if graphics else "one CPU"
         raise InputError(
             f"{workers} workers were asked for and each needs {needed}, but the Ray cluster has {cpus} CPUs and "
             f"{gpus} GPUs; ask for fewer, or add nodes"

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Mode = Literal["paper", "exact", "contrast", "mean"]
 
+# Of `exact`, for each channel: chosen on train photos, by retrieval and transfer first.
+RIDGE = 0.03
 STEPS = 50
 RATE, DECAY = 0.1, 0.01
 FIRST, SECOND, TINY = 0.9, 0.999, 1e-8
@@ -28,23 +30,23 @@ class Setting:
     """How vectors are fitted.
 
     - `mode`: `paper`, `exact`, `contrast` or `mean` (see `fit`).
-    - `ridge`: of `exact`. A small one follows the one mask more closely, and its vectors carry less to other images;
-      from 2 to 8 retrieval and transfer hardly differ, and 5 tells a mask best from another image's.
+    - `ridge`: of `exact`; by default 0.03 for each channel, since that is what a cell's square length grows with. A
+      small one follows the one mask more closely, and its vectors carry less to other images.
     - `bias`: whether there is a constant. In `exact` it is fitted with the vector and not penalised: without it the
       vector has to hold what every cell shares, and means less. In `contrast` and `mean` it is the threshold at
       which the map overlaps most with its own mask, and changes no vector.
     """
 
     mode: Mode = "paper"
-    ridge: float = 5.0
+    ridge: float | None = None
     bias: bool = True
 
     def __post_init__(self) -> None:
         """Check every value."""
         if self.mode not in get_args(Mode):
             raise InputError(f"mode is '{self.mode}'; expected {', '.join(get_args(Mode))}")
-        if not 0 < self.ridge < float("inf"):
-            raise InputError(f"ridge is {self.ridge}; expected a number above 0, as 5")
+        if self.ridge is not None and not 0 < self.ridge < float("inf"):
+            raise InputError(f"ridge is {self.ridge}; expected a number above 0, or none for the default")
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,14 +95,25 @@ def _paper(problem: Problem, _setting: Setting) -> Fitted:
     return Fitted(vectors, torch.zeros_like(loss), loss, iou > 0, iou)
 
 
-def _adamw(problem: Problem) -> Float[Tensor, "fit channel"]:
+def fit_shared(problem: Problem) -> Float[Tensor, "channel"]:
+    """Return the one vector for all cells and masks of `problem` by the published objective, as Net2Vec has it.
+
+    The global vector that generalised embeddings are held against: `paper` with the mean of all gradients at every
+    step. (Net2Vec, CVPR 2018, eq. 2, with LoCE's loss and optimiser)
+    """
+    return _adamw(problem, shared=True)[0]
+
+
+def _adamw(problem: Problem, shared: bool = False) -> Float[Tensor, "fit channel"]:
     """Return fifty steps of `torch.optim.AdamW(lr=0.1)` from zero, by the gradient in closed form."""
-    vectors = problem.flat.new_zeros(problem.flat.shape[:2])
+    fits, channels = problem.flat.shape[:2]
+    vectors = problem.flat.new_zeros(1 if shared else fits, channels)
     mean, square = torch.zeros_like(vectors), torch.zeros_like(vectors)
     for step in range(1, STEPS + 1):
-        probability = problem.project(vectors).sigmoid_()
+        probability = problem.project(vectors.expand(fits, -1)).sigmoid_()
         slope = probability * (1 - probability) * problem.balance
         gradient = -problem.collect(slope)
+        gradient = gradient.mean(0, keepdim=True) if shared else gradient
         mean.lerp_(gradient, 1 - FIRST)
         square.mul_(SECOND).addcmul_(gradient, gradient, value=1 - SECOND)
         root = (square.sqrt() / (1 - SECOND**step) ** 0.5).add_(TINY)
@@ -109,7 +122,7 @@ def _adamw(problem: Problem) -> Float[Tensor, "fit channel"]:
 
 
 def _exact(problem: Problem, setting: Setting) -> Fitted:
-    found = minimise(problem, _loss_and_slope, setting.ridge, setting.bias)
+    found = minimise(problem, _loss_and_slope, setting.ridge or RIDGE * problem.cells.shape[1], setting.bias)
     maps = problem.project(found.vectors) + found.bias[:, None, None]
     return Fitted(found.vectors, found.bias, _loss(problem, maps), found.converged, overlap(maps, problem.truth))
 
