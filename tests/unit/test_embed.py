@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from embed_process import LAYERS, small_model, small_plan
+from PIL import Image
 
 import conceptlens as cl
 from conceptlens.data.located import Located, LocatedSet
@@ -195,24 +197,32 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_store(tmp_path: Path, kil
     photos = 40
     whole, _ = run(cl.open_set(f"drawn:{photos}"), tmp_path / "whole")
     dice = random.Random(kills)
-    reached = 0
+    place, reached, midway = tmp_path / "killed", 0, 0
+    command = [sys.executable, str(PROCESS), str(place), str(photos)]
     for _ in range(kills):
-        command = [sys.executable, str(PROCESS), str(tmp_path / "killed"), str(photos)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
-            seen = process.stdout.readline()  # it is at work
-            time.sleep(dice.random() * 0.5)
+            seen = rest = process.stdout.readline()  # it is at work
+            for _ in range(dice.randrange(1, 6)):
+                rest = process.stdout.readline() or rest
+            time.sleep(dice.random() * 0.05)
             process.kill()
-            rest = process.stdout.read().split()
+            rest = [rest.strip(), *process.stdout.read().split()]
         assert int(seen or 0) >= reached  # what was there is there
-        reached = int(rest[-1] if rest else seen)
-        store = Store(tmp_path / "killed")
+        midway += 0 < int(rest[-1]) < photos
+        reached = int(rest[-1])
+        if reached == photos:  # begin again, so that every kill has something to cut off
+            assert same(told(Store(place)), told(whole))
+            shutil.rmtree(place)
+            reached = 0
+            continue
+        store = Store(place)
         there = {row.id for row in store.images()}
         for layer in LAYERS:
             assert set(store.embeddings(layer).images) <= there
-    done = subprocess.run([sys.executable, str(PROCESS), str(tmp_path / "killed"), str(photos)], check=False)
-    assert done.returncode == 0
-    assert same(told(Store(tmp_path / "killed")), told(whole))
+    assert midway >= kills / 2, "kills that came between the first batch and the end"
+    assert subprocess.run(command, check=False).returncode == 0
+    assert same(told(Store(place)), told(whole))
 
 
 def test_noise_is_drawn_by_place_and_seed(tmp_path: Path) -> None:
@@ -243,7 +253,12 @@ def test_noise_does_what_it_says() -> None:
 
 def test_the_published_reading_is_named_and_used(tmp_path: Path) -> None:
     plan = small_plan(reading="published")
-    assert plan.prepared(small_model()).transform == PUBLISHED
+    prepared = plan.prepared(small_model()).transform
+    assert prepared == PUBLISHED
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (333, 500, 3), np.uint8))
+    wanted = np.asarray(photo.resize((640, 480), Image.Resampling.BICUBIC), np.float32) / 255
+    assert prepared is not None
+    assert np.abs(prepared(photo).permute(1, 2, 0).numpy() - wanted).max() < 1e-6
     store, _ = run(cl.open_set("drawn:2"), tmp_path / "store", reading="published")
     (row,) = store.runs()
     assert row.settings["reading"] == "published"

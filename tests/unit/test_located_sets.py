@@ -175,10 +175,14 @@ def test_no_file_takes_a_private_name_of_another(room: str) -> None:
 
 
 def test_the_table_of_sets() -> None:
-    assert {"coco_panoptic", "coco_instances", "voc", "broden", "imagenet_s", "masks", "drawn"} == set(SETS)
+    assert {"coco_panoptic", "coco_instances", "coco", "voc", "broden", "imagenet_s", "masks", "drawn"} == set(SETS)
     page = (Path(__file__).parents[2] / "docs" / "how-to" / "data-sets.md").read_text(encoding="utf-8")
     for name, kind in SETS.items():
         assert f"| `{name}` | {kind.about[0].upper()}{kind.about[1:]} | `{kind.split}` |" in page
+
+
+def test_a_folder_alone_is_a_folder_of_masks(tmp_path: Path) -> None:
+    assert "masks" in refusal(lambda: open_set(str(tmp_path)))
 
 
 def test_drawn_by_name() -> None:

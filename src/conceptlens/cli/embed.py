@@ -122,7 +122,7 @@ def _shown(found: Iterable[Progress]) -> Progress:
 
 
 def _tell(store: Any, plan: EmbedPlan, last: Progress, seconds: float, as_json: bool) -> None:
-    failures = {row.name: row.failure for row in store.failures()}
+    failures = {row.name: row.failure for row in store.failures(last.run)}
     if as_json:
         told = {
             "schema": "conceptlens.embed/1", "store": str(store.path), "photos": last.photos,

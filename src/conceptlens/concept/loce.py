@@ -42,9 +42,10 @@ def loce(
     `masks` are bool, over the whole photo at any size: `[rows columns]` or `[question rows columns]` of one image,
     `[image question rows columns]` of several. (LoCE, IJCV 2025; the modes: `concept.local.fit`.)
 
-    - `vectors[image question channel]`: the embedding, to be compared by cosine, in units of `scale`, by default
-      each channel's root mean square over the observed images. To compare vectors of several observations, give the
-      same `scale` for each layer. Of several layers, the unit vectors of all, one after the other.
+    - `vectors[image question channel]`: the embedding, to be compared by cosine: of `paper` as published, for raw
+      cells; of the other modes in units of `scale`, by default each channel's root mean square over these images. To
+      compare vectors of several observations, give the same `scale` for each layer. Of several layers, the unit
+      vectors of all, one after the other.
     - `weights`, `maps`: `sum_c weights_c A_c`, signed; a mask is drawn where it exceeds `-measures["bias"]`. That is 0
       in `paper`, fitted with the vector in `exact`, and the best threshold for the own mask in the others; `bias=False`
       does without.

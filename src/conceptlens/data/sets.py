@@ -30,10 +30,12 @@ class SetKind(NamedTuple):
 def open_set(text: str, split: str | None = None) -> LocatedSet:
     """Return the data set that `NAME` or `NAME:DIR` means (`drawn:COUNT` for drawn scenes); names are in `SETS`.
 
-    Without `DIR` the folder is `$CONCEPTLENS_DATA/NAME`. Raises `InputError` for an unknown name, a folder that is
-    missing, or a folder without what the set needs.
+    A folder alone is `masks:DIR`. Without `DIR` the folder is `$CONCEPTLENS_DATA/NAME`. Raises `InputError` for an
+    unknown name, a folder that is missing, or a folder without what the set needs.
     """
     name, colon, argument = text.strip().partition(":")
+    if name and name not in SETS and Path(text.strip()).expanduser().is_dir():
+        name, colon, argument = "masks", ":", text.strip()
     if name not in SETS:
         raise InputError(f"no data set {name!r}; data sets: {near(name, SETS, len(SETS))}; write NAME or NAME:FOLDER")
     kind = SETS[name]
@@ -69,6 +71,7 @@ def _drawn(argument: str | None, split: str) -> LocatedSet:
 SETS: dict[str, SetKind] = {
     "coco_panoptic": SetKind(_within("coco_panoptic", CocoPanoptic), "val2017", "COCO panoptic: things and stuff"),
     "coco_instances": SetKind(_within("coco_instances", open_instances), "val2017", "COCO instances: things"),
+    "coco": SetKind(_within("coco", open_instances), "val2017", "the same as coco_instances"),
     "voc": SetKind(_within("voc", Voc), "val", "Pascal VOC: twenty classes"),
     "broden": SetKind(_within("broden", Broden), "all", "Broden: objects, parts, materials and colours"),
     "imagenet_s": SetKind(_within("imagenet_s", ImageNetS), "validation", "ImageNet-S: the class of each photo"),

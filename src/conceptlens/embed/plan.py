@@ -16,6 +16,7 @@ from conceptlens.text.cache import identity
 
 if TYPE_CHECKING:
     from conceptlens.backbone import Backbone
+    from conceptlens.data.located import LocatedSet
 
 Reading = Literal["model", "published"]
 # LoCE's own preparation: 640 x 480, bicubic, values from 0 to 1, whatever the model was trained with.
@@ -76,10 +77,15 @@ class EmbedPlan:
             return model
         return replace(model, transform=transform)
 
-    def settings(self, model: Backbone, data: str) -> dict[str, Any]:
-        """Return what a run is known by: all that decides its rows, and the weights of the model."""
+    def settings(self, model: Backbone, data: LocatedSet) -> dict[str, Any]:
+        """Return what a run is known by: all that decides its rows, the model's weights, the set's choices."""
         told = asdict(self)
-        told |= {"mode": self.setting.mode, "model": model.name, "weights": identity(model.module), "data": data}
+        told |= {"mode": self.setting.mode, "model": model.name, "weights": identity(model.module), "data": data.name}
+        told["masks"] = {
+            name.strip("_"): value
+            for name, value in sorted(vars(data).items())
+            if isinstance(value, str | int | float) and value != data.name
+        }
         return {name: _plain(value) for name, value in told.items()}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +15,7 @@ from conceptlens.embed.batch import Rows, rows_of
 from conceptlens.embed.plan import EmbedPlan, run_id
 from conceptlens.embed.stream import Reader
 from conceptlens.error import InputError
+from conceptlens.store.place import SPARED
 from conceptlens.store.row import RunRow, row_id
 from conceptlens.store.store import Store
 
@@ -42,8 +43,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: photos of `total`, embeddings written, photos that failed."""
+    """How far the run of an id is: photos of `total`, embeddings written, photos that failed."""
 
+    run: str
     photos: int
     total: int
     embeddings: int
@@ -68,11 +70,11 @@ def embed(
     """
     prepared = plan.prepared(model)
     _check_layers(prepared, plan)
-    settings = plan.settings(prepared, data.name)
+    settings = plan.settings(prepared, data)
     run = run_id(settings)
     done = store.done(run)
     known = next((row for row in store.runs() if row.id == run), None)
-    if known is not None and not resume:
+    if known is not None and done and not resume:
         raise InputError(
             f"{store.path} already has {len(done)} photos of this run; resume it (--resume), or choose another store"
         )
@@ -92,16 +94,17 @@ def _begun(run: str, settings: Mapping[str, Any], reader: Reader) -> RunRow:
 def _written(store: Store, row: RunRow, total: int, found: Iterable[Rows], before: int) -> Iterator[Progress]:
     photos, embeddings = before, _counted(store, row) if before else 0
     failures = len(store.failures(row.id))
-    yield Progress(photos, total, embeddings, failures)
+    yield Progress(row.id, photos, total, embeddings, failures)
     for rows in found:
         store.append(rows.images, rows.embeddings, rows.masks)
         photos += len(rows.images)
         embeddings += len(rows.embeddings)
         failures += sum(image.failure is not None for image in rows.images)
-        yield Progress(photos, total, embeddings, failures)
+        yield Progress(row.id, photos, total, embeddings, failures)
     counts = {"photos": photos, "embeddings": embeddings, "failures": failures}
     store.note(RunRow(row.id, row.settings, row.started, _now(), counts))
-    store.compact()  # one piece for each batch, until now
+    alone = all(other.finished is not None for other in store.runs())
+    store.compact(timedelta(0) if alone else SPARED)  # one piece for each batch, until now
 
 
 def _counted(store: Store, row: RunRow) -> int:

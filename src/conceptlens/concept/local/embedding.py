@@ -22,7 +22,8 @@ CHUNK_BYTES = 4 * 2**20
 class Embedded:
     """Vectors of masks in one layer.
 
-    - `vectors[mask channel]`: the embedding, in units of each channel's scale; compare them by cosine.
+    - `vectors[mask channel]`: the embedding, to be compared by cosine: in units of each channel's scale, or as
+      published, for raw cells, in mode `paper`.
     - `weights[mask channel]`, `bias[mask]`: the same for raw cells; `sum_c weights_c A_c + bias > 0` draws the mask.
     - `loss`, `converged`, `iou` `[mask]`: as in `Fitted`. Where a cell is not finite, a mask is empty or covers
       everything, or all cells are 0, the vector is 0 and nothing has converged.
@@ -45,10 +46,11 @@ def embed_masks(
 ) -> Embedded:
     """Return the embedding of each mask in the image `of` that it belongs to.
 
-    `scale` is what one unit of each channel is. `paper` is fitted to raw cells and its vectors are multiplied by it;
-    the other modes see cells divided by it. Cells may have any float type; all work is float32.
+    `scale` is what one unit of each channel is. `paper` is fitted to raw cells and has no use for it; the other modes
+    see cells divided by it. Cells may have any float type; all work is float32.
     """
     unit = torch.where(scale > 0, scale, 1.0).float()
+    of = of.to(cells.device)
     sound = _sound(cells)
     ready = torch.where(sound[:, None, None, None], cells, 0.0).float() if not sound.all() else cells.float()
     ready = ready if setting.mode == "paper" else ready / unit[:, None, None]
@@ -78,10 +80,9 @@ def _embedded(cells: Tensor, truth: Tensor, sound: Tensor, setting: Setting, uni
     told = sound & (high > 0) & (low < 1)  # a blank mask, or one that covers everything, tells nothing apart
     found = fit(Problem(cells, truth), setting)
     vectors = torch.where(told[:, None], found.vectors, 0.0)
-    vectors = vectors * unit if setting.mode == "paper" else vectors
     return Embedded(
         vectors=vectors,
-        weights=vectors / unit,
+        weights=vectors if setting.mode == "paper" else vectors / unit,
         bias=torch.where(told, found.bias, 0.0),
         loss=found.loss,
         converged=found.converged & told,

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from conceptlens.concept.local.soft_mask import enlargement
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,10 +115,24 @@ def best_bias(
     maps: Float[Tensor, "fit rows columns"], truth: Float[Tensor, "fit rows columns"]
 ) -> Float[Tensor, "fit"]:
     """Return the constant to add to each map with which `map > 0` overlaps most with its own mask."""
-    values, order = maps.flatten(1).sort(dim=1, descending=True)
-    hits = (truth.flatten(1) > 0.5).gather(1, order).cumsum(1)
-    taken = torch.arange(1, values.shape[1] + 1, device=maps.device)
-    iou = hits / (taken + hits[:, -1:] - hits)
+    values, inside = _falling(maps.flatten(1), truth.flatten(1) > 0.5)
+    hits = inside.float().cumsum(1)  # whole numbers below 2^24
+    taken = torch.arange(1.0, values.shape[1] + 1, device=maps.device)
+    iou = hits / (hits[:, -1:] - hits).add_(taken)
     following = torch.cat([values[:, 1:], values[:, -1:] - 1], dim=1)
     place = torch.where(values > following, iou, -1.0).argmax(1, keepdim=True)  # equal values go together
     return -(values.gather(1, place) + following.gather(1, place))[:, 0] / 2
+
+
+def _falling(values: Float[Tensor, "fit pixel"], inside: Bool[Tensor, "fit pixel"]) -> tuple[Tensor, Tensor]:
+    """Return values in falling order, to the last bit but one, and which of them are inside.
+
+    The last bit of a value says where it is from: whole numbers alone are sorted many times as fast as with places.
+    """
+    bits = values.float().contiguous().view(torch.int32)
+    rising = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # whole numbers in the order of their floats
+    keys = (rising & ~1) | inside
+    on_cpu = keys.device.type == "cpu"
+    keys = (torch.from_numpy(np.sort(keys.numpy(), axis=1)) if on_cpu else keys.sort(dim=1).values).flip(1)
+    rising = keys & ~1
+    return torch.where(rising < 0, rising ^ 0x7FFFFFFF, rising).view(torch.float32), keys & 1

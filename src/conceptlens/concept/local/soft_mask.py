@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from conceptlens.error import InputError
+from conceptlens.forward import full_precision
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -28,15 +29,22 @@ def soft_masks(masks: Bool[np.ndarray, "mask rows columns"]) -> Float[Tensor, "m
     """
     if masks.ndim != 3 or masks.dtype != np.bool_ or 0 in masks.shape[1:]:
         raise InputError(f"masks have shape {masks.shape} and type {masks.dtype}; expected bool mask rows columns")
-    values = torch.from_numpy(np.ascontiguousarray(masks)).double()
     down, across = (_shrink(side) for side in masks.shape[1:])
-    return (down @ values @ across.T).clamp(0, 1).float()
+    found = torch.zeros(len(masks), SIDE, SIDE)
+    for one, mask in zip(found, masks, strict=True):
+        rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+        if len(rows):  # what is blank adds nothing
+            y, x = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+            values = torch.from_numpy(mask[y, x].astype(np.float32))
+            with full_precision(values):
+                torch.mm(down[:, y] @ values, across[:, x].T, out=one)
+    return found.clamp_(0, 1)
 
 
 @lru_cache(maxsize=512)
 def _shrink(side: int) -> Float[Tensor, "100 side"]:
     """Return the matrix that blurs and samples one side."""
-    return _sampled(side) @ _blur(side)
+    return (_sampled(side) @ _blur(side)).float()
 
 
 def _blur(side: int) -> Float[Tensor, "side side"]:
