@@ -38,6 +38,8 @@ PACKAGES = ("torch", "timm", "lancedb", "pyarrow", "ray", "numpy", "pillow")
 LAYERS = ("blocks.2", "blocks.4", "blocks.6")
 ROUNDS = 3
 TIMES = 2  # a run of the engines reads each photo so often
+STUDIED = 4  # and a run as in the study of quality, so that what is done once weighs as in a larger set
+STUDY = EmbedPlan(("blocks.4", "blocks.6", "bn2"), size=(448, 448), least_area=0.02)
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def main() -> None:
     asked = Asked(given.data, given.split, 16 if given.quick else given.photos, 1 if given.quick else ROUNDS)
     started = time.perf_counter()
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
-        parts = {part.__name__: pool.submit(part, asked).result() for part in (cost, stages, size, engines)}
+        parts = {part.__name__: pool.submit(part, asked).result() for part in (study, cost, stages, size, engines)}
     words = f"--split {asked.split} --photos {asked.photos}"
     setting = {
         "command": f"python benchmarks/embed.py --json {words}{' --quick' if given.quick else ''}",
@@ -74,6 +76,21 @@ def main() -> None:
     }
     result = {"name": "embed", "figures": figures(parts), "details": {**parts, "setting": setting}}
     print(json.dumps(result, indent=2)) if given.json else show(result)
+
+
+def study(asked: Asked) -> dict[str, Any]:
+    """Processor seconds of a run as `loce_quality.py` asks for, and of plain forward passes of that size, once each."""
+    data, model = opened(asked)
+    with tempfile.TemporaryDirectory() as folder:
+        longer = Repeated(data, STUDIED, Path(folder))
+        prepared, photos = STUDY.prepared(model), STUDIED * asked.photos
+        forward_passes(longer, prepared, 16)  # what is set up once
+        found = {"forward": spent(lambda: forward_passes(longer, prepared, photos))}
+        for name, control in (("control", True), ("plain", False)):
+            found[name], found[f"{name}_scales"] = run_spent(
+                longer, model, replace(STUDY, most=photos, control=control)
+            )
+    return {"photos": photos, **{f"{name}_seconds": round(value, 2) for name, value in found.items()}}
 
 
 def cost(asked: Asked) -> dict[str, Any]:
@@ -249,12 +266,13 @@ def median(values: list[float]) -> float:
 def figures(parts: dict[str, Any]) -> dict[str, float]:
     """Return the headline numbers; README.md says what each means."""
     costs, rates = parts["cost"], parts["engines"]["photos_per_second"]
-    forward = costs["forward_seconds"]
     found = {}
-    for name, ending in (("control", ""), ("plain", "_without_control")):
-        whole, scales = costs[f"{name}_seconds"], costs[f"{name}_scales_seconds"]
-        found[f"embed_over_forward{ending}"] = round(whole / forward, 3)
-        found[f"embed_over_forward{ending}_after_scales"] = round((whole - scales) / forward, 3)
+    for part, size in (("study", ""), ("cost", "_224")):
+        for name, ending in (("control", ""), ("plain", "_without_control")):
+            forward = parts[part]["forward_seconds"]
+            whole, scales = parts[part][f"{name}_seconds"], parts[part][f"{name}_scales_seconds"]
+            found[f"embed_over_forward{size}{ending}"] = round(whole / forward, 3)
+            found[f"embed_over_forward{size}{ending}_after_scales"] = round((whole - scales) / forward, 3)
     return {
         **found,
         "bytes_per_embedding": parts["size"]["256"]["bytes_per_embedding"],

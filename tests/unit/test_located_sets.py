@@ -182,7 +182,7 @@ def test_the_table_of_sets() -> None:
 
 
 def test_a_folder_alone_is_a_folder_of_masks(tmp_path: Path) -> None:
-    assert "masks" in refusal(lambda: open_set(str(tmp_path)))
+    assert "labels.csv" in refusal(lambda: open_set(str(tmp_path)))
 
 
 def test_drawn_by_name() -> None:

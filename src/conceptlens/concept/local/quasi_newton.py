@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 # From a problem and maps `[fit 100 100]` of its fits to each one's loss and its slope at every pixel.
 LossAndSlope: TypeAlias = Callable[[Problem, Tensor], tuple[Tensor, Tensor]]
 
-MEMORY = 8
+MEMORY = 4
 MOST_STEPS = 200
 MOST_HALVINGS = 20
-TOLERANCE = 5e-4
+TOLERANCE = 1e-3
 DESCENT = 1e-4
 
 
