@@ -22,7 +22,7 @@ def near(name: str, known: Iterable[str], most: int = 5) -> str:
     known = list(dict.fromkeys(known))
     lowered = name.lower()
     holds = [k for k in known if lowered and lowered in k.lower()]
-    spelled = difflib.get_close_matches(lowered, [k.lower() for k in known], n=most, cutoff=0.5)
+    spelled = difflib.get_close_matches(lowered, [k.lower() for k in known], n=max(1, most), cutoff=0.5)
     similar = [k for s in spelled for k in known if k.lower() == s]
     found = list(dict.fromkeys([*holds, *similar]))[:most]
     if found:

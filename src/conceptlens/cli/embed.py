@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,7 @@ from conceptlens.error import InputError
 from conceptlens.zoo import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from conceptlens.embed.plan import EmbedPlan
     from conceptlens.embed.run import Engine, Progress
@@ -49,7 +50,7 @@ def embed(
     ] = "none",
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Photos per forward pass.")] = 8,
     limit: Annotated[int | None, typer.Option(min=1, help="Embed only so many photos.")] = None,
-    seed: Annotated[int, typer.Option(help="Decides the noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the noise.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
     engine: Annotated[str, typer.Option(help="local, or ray.")] = "local",
     ray_address: Annotated[
@@ -110,7 +111,10 @@ def _shown(found: Iterable[Progress]) -> Progress:
         TimeRemainingColumn(),
     )  # fmt: skip
     last = None
-    with Bar(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
+    with (
+        _interrupted(lambda: last),
+        Bar(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar,
+    ):
         task, begun, first = bar.add_task("", total=None, rate=""), time.perf_counter(), 0
         for last in found:
             first = first or last.photos
@@ -119,6 +123,18 @@ def _shown(found: Iterable[Progress]) -> Progress:
     if last is None:
         raise InputError("the data set has no photo; choose another one or another split")
     return last
+
+
+@contextmanager
+def _interrupted(reached: Callable[[], Progress | None]) -> Iterator[None]:
+    """Say where a run was cut off, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        last = reached()
+        at = "before the first photo" if last is None else f"after {last.photos} of {last.total} photos"
+        typer.echo(f"interrupted {at}; go on with --resume", err=True)
+        raise typer.Exit(130) from None
 
 
 def _tell(store: Any, plan: EmbedPlan, last: Progress, seconds: float, as_json: bool) -> None:

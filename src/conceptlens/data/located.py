@@ -130,6 +130,13 @@ class Listed(ABC, Generic[Entry]):
         """What each photo is called, in the order of their places: nothing is read for it."""
         return [self._called(entry) for entry in self._entries]
 
+    @property
+    def choices(self) -> dict[str, str | float]:
+        """What this set was asked to do with masks: crowds, shapes, least area, as it has them."""
+        other = ("name", "size", "split", "left_out")
+        known = {name.strip("_"): value for name, value in vars(self).items() if isinstance(value, str | float | int)}
+        return {name: value for name, value in sorted(known.items()) if name not in other}
+
     def __len__(self) -> int:
         return len(self._entries)
 

@@ -29,16 +29,20 @@ class Noise:
         if self.kind not in get_args(Kind):
             raise InputError(f"noise is '{self.kind}'; expected {', '.join(get_args(Kind))}")
         if not 0 <= self.amount <= 1 or (self.kind == "none") != (self.amount == 0):
-            raise InputError(f"noise {self.kind} of {self.amount}; give gaussian:0.1 or salt_and_pepper:0.05, up to 1")
+            raise InputError(
+                f"noise {self.kind} of {self.amount}; give an amount from 0 to 1, such as gaussian:0.1 or "
+                "salt_and_pepper:0.05"
+            )
 
     @classmethod
     def parse(cls, text: str) -> Noise:
         """Return the noise named as `KIND:AMOUNT`, such as `gaussian:0.1`; `none` is none."""
         kind, _, amount = text.partition(":")
         try:
-            return cls(kind, float(amount or 0))  # pyright: ignore[reportArgumentType]
+            share = float(amount or 0)
         except ValueError:
-            raise InputError(f"noise '{text}'; give KIND:AMOUNT, such as gaussian:0.1") from None
+            raise InputError(f"noise '{text}' has no number; give KIND:AMOUNT, such as gaussian:0.1") from None
+        return cls(kind, share)  # pyright: ignore[reportArgumentType]
 
     def on(self, photo: Image.Image, seed: tuple[int, ...]) -> Image.Image:
         """Return the photo with noise drawn by `seed`; the same photo where there is none."""

@@ -78,14 +78,13 @@ class EmbedPlan:
         return replace(model, transform=transform)
 
     def settings(self, model: Backbone, data: LocatedSet) -> dict[str, Any]:
-        """Return what a run is known by: all that decides its rows, the model's weights, the set's choices."""
-        told = asdict(self)
+        """Return what a run is known by: all that decides its rows, the model's weights, the set's choices.
+
+        Neither how many photos are taken at once, nor how many in all: a run may go on with less memory, or further.
+        """
+        told = {name: value for name, value in asdict(self).items() if name not in ("batch_size", "most")}
         told |= {"mode": self.setting.mode, "model": model.name, "weights": identity(model.module), "data": data.name}
-        told["masks"] = {
-            name.strip("_"): value
-            for name, value in sorted(vars(data).items())
-            if isinstance(value, str | int | float) and value != data.name
-        }
+        told["masks"] = getattr(data, "choices", {})
         return {name: _plain(value) for name, value in told.items()}
 
 

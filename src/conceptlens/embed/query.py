@@ -58,8 +58,10 @@ def embed_query(
     name = layer or layers[-1]
     if name not in layers:
         raise InputError(f"the run has no layer '{name}'; it has {', '.join(layers)}")
-    if not mask.any():
-        raise InputError("the mask is empty; draw what to search for")
+    if not mask.any() or mask.all():
+        raise InputError(
+            f"the mask {'covers the whole photo' if mask.any() else 'is empty'}; draw what to search for, and no more"
+        )
     loaded = model or _loaded(settings)
     if identity(loaded.module) != settings["weights"]:
         raise InputError(f"{loaded.name} has other weights than the run's; give the model that it was embedded with")

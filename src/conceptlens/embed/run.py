@@ -78,12 +78,26 @@ def embed(
         raise InputError(
             f"{store.path} already has {len(done)} photos of this run; resume it (--resume), or choose another store"
         )
+    if resume and known is None:
+        _check_other_runs(store, settings)
     reader = Reader(prepared, plan, data)
     row = known or _begun(run, settings, reader)
     store.note(row)
     scales = {name: torch.tensor(values) for name, values in row.settings["scales"].items()}
     task = Task(prepared, plan, data, run, scales)
     yield from _written(store, row, reader.total, engine(task, _left(reader, done)), len(done))
+
+
+def _check_other_runs(store: Store, settings: Mapping[str, Any]) -> None:
+    """Raise `InputError` where there are runs but none to go on with, and say in what the last one differs."""
+    runs = sorted(store.runs(), key=lambda row: row.started)
+    if runs:
+        last = runs[-1].settings
+        differing = ", ".join(f"{name} {last.get(name)}" for name in settings if last.get(name) != settings[name])
+        raise InputError(
+            f"{store.path} has no run of these settings to resume; the last one has {differing}; give the same, or "
+            "leave resume out to begin another run"
+        )
 
 
 def _begun(run: str, settings: Mapping[str, Any], reader: Reader) -> RunRow:

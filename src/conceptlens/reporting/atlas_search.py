@@ -56,6 +56,8 @@ def read_mask(file: Path, size: tuple[int, int]) -> np.ndarray:
     for another shape, and for a mask that is blank.
     """
     picture = read_image(file)
+    if _see_through(file):
+        raise InputError(f"the mask {file} has transparency; save it as white on black, without an alpha channel")
     width, height = size
     if abs(picture.width * height - picture.height * width) > 0.02 * picture.height * width:
         raise InputError(
@@ -66,6 +68,13 @@ def read_mask(file: Path, size: tuple[int, int]) -> np.ndarray:
     if not light.any():
         raise InputError(f"the mask {file} is black all over; paint what is meant white")
     return light > light.max() / 2
+
+
+def _see_through(file: Path) -> bool:
+    from PIL import Image
+
+    with Image.open(file) as picture:
+        return picture.has_transparency_data and int(np.asarray(picture.convert("RGBA"))[..., 3].min()) < 255
 
 
 def search_numbers(store: Store, query: Query, found: Nearest, told: Mapping[str, Any]) -> dict[str, Any]:
