@@ -79,3 +79,31 @@ def test_the_committed_speed_of_many_concepts_holds_what_the_page_claims() -> No
     assert figures["speedup_500"] >= 10
     assert figures["max_map_difference"] <= 1e-5
     assert not any(place in text for place in ("/home/", "/root/", "/tmp/", "/work/"))
+
+
+def test_the_committed_quality_of_embeddings_holds_what_the_page_claims() -> None:
+    results = json.loads((ROOT / "docs" / "results" / "loce_quality.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "loce.md").read_text(encoding="utf-8")
+    for model in ("Lite0", "Lite2"):
+        rows = {row["embedding"]: row for row in results[f"val2017, {model}"]["rows"]}
+        for layer in ("blocks.4", "blocks.5", "blocks.6", "bn2"):
+            row = rows[f"{layer} exact"]
+            assert row["precision_gain_interval"][0] >= 0.03
+            assert row["transfer_gain_interval"][0] >= 0.03
+            assert layer == "blocks.5" or row["selectivity"] >= 2 * row["selectivity_paper"]
+        best = rows[results[f"val2017, {model}"]["counts"]["best"]]
+        assert best["precision_gain"] >= 0.18
+        assert best["transfer_gain"] >= 0.08
+    for name, row in {row["embedding"]: row for row in results["val2017, Lite0"]["rows"]}.items():
+        if f"| {name} |" in page:
+            assert f"| {name} | {row['precision']:.3f} | {row['transfer']:.3f} |" in page
+
+
+def test_the_committed_general_vectors_hold_what_the_page_claims() -> None:
+    rows = json.loads((ROOT / "docs" / "results" / "loce_general.json").read_text(encoding="utf-8"))["rows"]
+    page = (ROOT / "docs" / "loce.md").read_text(encoding="utf-8")
+    for layer in ("blocks.4", "blocks.5", "blocks.6", "bn2"):
+        own = [row for row in rows if row["layer"] == layer]
+        assert f"| {layer} | " + " | ".join(f"{row['ranked']:.3f}" for row in own) + " |" in page
+        (exact,) = (row for row in own if row["method"] == "mean, exact")
+        assert exact["ranked_gain_interval"][0] > 0
