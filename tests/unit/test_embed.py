@@ -225,6 +225,15 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_store(tmp_path: Path, kil
     assert same(told(Store(place)), told(whole))
 
 
+@pytest.mark.gpu
+def test_a_model_on_cuda_embeds_what_one_on_the_processor_embeds(tmp_path: Path) -> None:
+    data = cl.open_set("drawn:4")
+    here, _ = run(data, tmp_path / "here")
+    there, _ = run(data, tmp_path / "there", small_model().to("cuda"))
+    for layer in LAYERS:
+        assert np.allclose(here.embeddings(layer).vectors, there.embeddings(layer).vectors, atol=1e-3)
+
+
 def test_noise_is_drawn_by_place_and_seed(tmp_path: Path) -> None:
     data = cl.open_set("drawn:4")
     plain, _ = run(data, tmp_path / "plain")

@@ -232,6 +232,14 @@ def test_a_channel_that_is_the_mask_gets_the_weight(mode: Any) -> None:
     assert mask[4 * row + 2, 4 * column + 2]
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("mode", MODES)
+def test_cuda_gives_what_the_processor_gives(mode: Any) -> None:
+    here = cl.loce(model().observe(noise()), blobs(), "first", mode)
+    there = cl.loce(model().to("cuda").observe(noise().to("cuda")), blobs(), "first", mode)
+    assert float(F.cosine_similarity(vectors(here), vectors(there).cpu(), dim=2).min()) > 0.999
+
+
 @pytest.mark.parametrize("factor", [7.0, 0.01, 1000.0])
 @pytest.mark.parametrize("mode", ["exact", "contrast", "mean"])
 def test_the_scale_of_the_activations_changes_nothing(mode: Any, factor: float) -> None:

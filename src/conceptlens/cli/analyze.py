@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conceptlens.cli.options import Json, answering
+from conceptlens.cli.options import Json, Weights, answering
 from conceptlens.error import InputError
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def search(
     mask: Annotated[Path, typer.Option("--mask", help="A picture of its shape: white is in, black is out.")],
     layer: Annotated[str | None, typer.Option(help="By default the last of the run.")] = None,
     run: OneRun = None,
+    weights: Weights = None,
     most: Annotated[int, typer.Option("--most", "-k", min=1, help="How many to find.")] = 10,
     concepts: Annotated[str | None, typer.Option("--concepts", "-c", help="Among these, comma-separated.")] = None,
     photos: PhotoPlace = None,
@@ -125,7 +126,7 @@ def search(
     check_concepts(opened, names)
     photo = read_image(image)
     inside = read_mask(mask, photo.size)
-    query = embed_query(opened, photo, inside, layer, run)
+    query = embed_query(opened, photo, inside, layer, run, weights=weights)
     found = opened.nearest(
         query.vector, most, layer=query.layer, model=query.model, mode=query.mode, concepts=names,
         where=None if run is None else f"run = '{run.replace(chr(39), 2 * chr(39))}'", exact=exact,

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from conceptlens.embed.plan import EmbedPlan
     from conceptlens.embed.run import Engine, Progress
 
+LOG_SECONDS = 30.0
+
 Data = Annotated[str, typer.Option("--data", "-d", help="NAME or NAME:DIR, such as coco_panoptic:DIR or drawn:50.")]
 StoreFolder = Annotated[Path, typer.Option("--out", "-o", help="The store: a folder, made where it is missing.")]
 LayerNames = Annotated[
@@ -116,10 +118,14 @@ def _shown(found: Iterable[Progress]) -> Progress:
         Bar(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar,
     ):
         task, begun, first = bar.add_task("", total=None, rate=""), time.perf_counter(), 0
+        told = begun
         for last in found:
             first = first or last.photos
             rate = (last.photos - first) / max(1e-9, time.perf_counter() - begun)
             bar.update(task, total=last.total, completed=last.photos, rate=f"{rate:.1f} a second")
+            if bar.disable and time.perf_counter() - told > LOG_SECONDS:  # a log has no bar
+                told, left = time.perf_counter(), (last.total - last.photos) / max(1e-9, rate)
+                typer.echo(f"{last.photos} of {last.total} photos, {rate:.1f} a second, {left:.0f} s left", err=True)
     if last is None:
         raise InputError("the data set has no photo; choose another one or another split")
     return last

@@ -46,11 +46,13 @@ def embed_query(
     layer: str | None = None,
     run: str | None = None,
     model: Backbone | None = None,
+    weights: str | None = None,
 ) -> QueryVector:
     """Return the embedding of what `mask[rows columns]` covers in a photo, as a run of the store made its own.
 
-    The run's model is loaded by name where none is given. Raises `InputError` where the store has no such run or
-    layer, several runs and none named, a model with other weights than the run's, or an empty mask.
+    The run's model is loaded by name, with the file of `weights`, where none is given. Raises `InputError` where the
+    store has no such run or layer, several runs and none named, a model with other weights than the run's, or a mask
+    that is empty or covers the whole photo.
     """
     chosen = _run(store, run)
     settings = chosen.settings
@@ -62,9 +64,9 @@ def embed_query(
         raise InputError(
             f"the mask {'covers the whole photo' if mask.any() else 'is empty'}; draw what to search for, and no more"
         )
-    loaded = model or _loaded(settings)
+    loaded = model or _loaded(settings, weights)
     if identity(loaded.module) != settings["weights"]:
-        raise InputError(f"{loaded.name} has other weights than the run's; give the model that it was embedded with")
+        raise InputError(f"{loaded.name} has other weights than the run's; give those that it was embedded with")
     plan = _plan(settings, name)
     prepared = plan.prepared(loaded)
     one = Located("query", upright(photo), (ConceptName("query"),), ("",), mask[None])
@@ -88,10 +90,10 @@ def _run(store: Store, run: str | None) -> RunRow:
     return rows[run]
 
 
-def _loaded(settings: Mapping[str, Any]) -> Backbone:
+def _loaded(settings: Mapping[str, Any], weights: str | None) -> Backbone:
     from conceptlens.zoo import load_model
 
-    return load_model(str(settings["model"]), fit="squash")
+    return load_model(str(settings["model"]), weights=weights, fit="squash")
 
 
 def _plan(settings: Mapping[str, Any], layer: str) -> EmbedPlan:

@@ -117,6 +117,8 @@ def _written(store: Store, row: RunRow, total: int, found: Iterable[Rows], befor
         yield Progress(row.id, photos, total, embeddings, failures)
     counts = {"photos": photos, "embeddings": embeddings, "failures": failures}
     store.note(RunRow(row.id, row.settings, row.started, _now(), counts))
+    for layer in row.settings["layers"]:
+        store.index(layer)
     alone = all(other.finished is not None for other in store.runs())
     store.compact(timedelta(0) if alone else SPARED)  # one piece for each batch, until now
 

@@ -62,7 +62,8 @@ class Store:
         The images are written last, and what belongs to them is shown from then on. An embedding or a mask whose id
         is there already stays as it is; an image is replaced, so that one that failed can be tried again. Raises
         `InputError` where rows do not belong together (see `check_batch`), before anything is written, and where
-        there is no room: then nothing of the batch is seen, and the store can be read and written to as before.
+        there is no room: then nothing of the batch is seen, and the store can be read and written to as before. What a
+        later batch adds to an image and run that are there already is seen as it is written.
         """
         self._check_lengths(check_batch(images, embeddings, masks))
         tables = {"masks": table.mask_columns(masks)}
