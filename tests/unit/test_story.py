@@ -263,3 +263,10 @@ def test_labels_are_moved_apart_and_stay_inside() -> None:
     assert moved[3] == pytest.approx(3.0, abs=0.6)
     assert (np.argsort(moved, kind="stable") == np.argsort(places, kind="stable")).all()
     assert np.diff(spread(np.zeros(30), 1.0, 0.0, 10.0)).min() > 0.3  # too many: as far apart as there is room
+
+
+def test_one_concept_has_nothing_to_be_told_from(store: Store) -> None:
+    asked = replace(ASKED, concepts=("cup",))
+    held, confused, *_ = opening(tell(read_rows(store, asked), asked))
+    assert held["answer"].startswith("There is one concept")
+    assert confused["answer"].startswith("Nothing can be said")

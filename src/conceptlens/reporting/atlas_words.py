@@ -157,6 +157,8 @@ def _told(value: Interval | None) -> str:
 
 def _held(story: Story) -> str:
     first, last = ends(story)
+    if len(story.told.concepts) == 1:
+        return "There is one concept, and nothing to tell it from: it is found again whatever the vectors are."
     if not first:
         return "No concept is in two photos, so none can be found again."
     said = [
@@ -168,6 +170,8 @@ def _held(story: Story) -> str:
 
 def _confused(story: Story) -> str:
     pairs = pairs_told(story)
+    if len(story.told.concepts) == 1 or not story.compared():
+        return "Nothing can be said: it takes two concepts, and one of them in two photos."
     if not pairs:
         return "None: every nearest neighbour in another photo is of the same concept."
     said = [f"{one['concept']} for {one['other']} ({one['share']})" for one in pairs[:3]]
