@@ -79,17 +79,19 @@ def main() -> None:
 
 
 def study(asked: Asked) -> dict[str, Any]:
-    """Processor seconds of a run as `loce_quality.py` asks for, and of plain forward passes of that size, once each."""
+    """Processor seconds of a run as `loce_quality.py` asks for, between two rounds of plain forward passes."""
     data, model = opened(asked)
     with tempfile.TemporaryDirectory() as folder:
         longer = Repeated(data, STUDIED, Path(folder))
         prepared, photos = STUDY.prepared(model), STUDIED * asked.photos
         forward_passes(longer, prepared, 16)  # what is set up once
-        found = {"forward": spent(lambda: forward_passes(longer, prepared, photos))}
+        found = {"before": spent(lambda: forward_passes(longer, prepared, photos))}
         for name, control in (("control", True), ("plain", False)):
             found[name], found[f"{name}_scales"] = run_spent(
                 longer, model, replace(STUDY, most=photos, control=control)
             )
+        found["after"] = spent(lambda: forward_passes(longer, prepared, photos))
+        found["forward"] = (found["before"] + found["after"]) / 2
     return {"photos": photos, **{f"{name}_seconds": round(value, 2) for name, value in found.items()}}
 
 

@@ -160,7 +160,8 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     one.photo.save(folder / "photo.png")
     Image.fromarray(one.masks[0]).convert("L").save(folder / "mask.png")
     Image.fromarray(one.masks[0].astype(np.uint8)).save(folder / "ones.png")
-    (folder / "concept.txt").write_text(one.concepts[0].label, encoding="utf-8")
+    alike = [name.label for name, mask in zip(one.concepts, one.masks, strict=True) if (mask == one.masks[0]).all()]
+    (folder / "concepts.txt").write_text("\n".join(alike), encoding="utf-8")  # its colour and its kind
     (folder / "name.txt").write_text(one.name, encoding="utf-8")
     Image.new("L", one.photo.size).save(folder / "black.png")
     Image.new("L", (40, 200), 255).save(folder / "other.png")
@@ -177,7 +178,7 @@ def test_search_finds_the_mask_it_was_asked_with_first(embedded: Path) -> None:
     numbers = finite(done.stdout)
     assert (numbers["layer"], len(numbers["found"])) == ("blocks.4", 3)
     first = numbers["found"][0]
-    assert first["concept"] == (embedded / "concept.txt").read_text(encoding="utf-8")
+    assert first["concept"] in (embedded / "concepts.txt").read_text(encoding="utf-8").split("\n")
     assert first["image"] == (embedded / "name.txt").read_text(encoding="utf-8")
     assert first["similarity"] == pytest.approx(1, abs=1e-3)
     page = (embedded / "found.html").read_text(encoding="utf-8")

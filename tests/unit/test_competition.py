@@ -230,10 +230,10 @@ TRANSFORMS = {
 @pytest.mark.parametrize("name", TRANSFORMS)
 @pytest.mark.parametrize("sides", [(151, 97), (97, 151), (640, 427)])
 def test_a_larger_look_shows_the_same_part_of_the_photo(name: str, sides: tuple[int, int]) -> None:
-    from conceptlens.sizes import _resized
+    from conceptlens.sizes import resized
 
     transform = TRANSFORMS[name]
-    larger = _resized(transform, (transform.size[0] * 2, transform.size[1] * 2))
+    larger = resized(transform, (transform.size[0] * 2, transform.size[1] * 2))
     assert larger.box(sides) == pytest.approx(transform.box(sides), abs=0.02)
     picture = photo(32, 24).resize(sides, Image.Resampling.BICUBIC)  # coarse: no resampling loses it
     small = transform.view(picture)
