@@ -181,6 +181,18 @@ def test_the_table_of_sets() -> None:
         assert f"| `{name}` | {kind.about[0].upper()}{kind.about[1:]} | `{kind.split}` |" in page
 
 
+@pytest.mark.parametrize(
+    ("name", "choice", "says"),
+    [
+        ("drawn", {"crowds": "skip"}, "crowds was chosen, which the masks of drawn do not have; their choices: none"),
+        ("voc", {"shape": "box"}, "shape was chosen, which the masks of voc do not have; their choices: by"),
+        ("coco_panoptic", {"shape": "box"}, "their choices: by, crowds"),
+    ],
+)
+def test_a_choice_that_a_set_does_not_have_is_refused(name: str, choice: dict[str, str], says: str) -> None:
+    assert says in refusal(lambda: open_set(name, **choice))
+
+
 def test_a_folder_alone_is_a_folder_of_masks(tmp_path: Path) -> None:
     assert "labels.csv" in refusal(lambda: open_set(str(tmp_path)))
 

@@ -45,7 +45,12 @@ def embed(
     ridge: Annotated[float | None, typer.Option(help="Of mode exact; by default 0.03 for each channel.")] = None,
     size: Annotated[int | None, typer.Option(help="Rows and columns of the input; by default the model's own.")] = None,
     reading: Annotated[str, typer.Option(help="model: its own preparation; published: LoCE's 640 x 480.")] = "model",
-    least_share: Annotated[float, typer.Option(help="Leave out masks that cover less of the photo.")] = 0.0,
+    least_share: Annotated[
+        float, typer.Option(min=0, max=0.99, help="Leave out masks that cover less of the photo.")
+    ] = 0.0,
+    by: Annotated[str | None, typer.Option(help="category: one mask for each; instance: one for each object.")] = None,
+    crowds: Annotated[str | None, typer.Option(help="COCO's crowds: ignore, join or skip.")] = None,
+    shape: Annotated[str | None, typer.Option(help="COCO's instances as outline, box or ellipse.")] = None,
     control: Annotated[bool, typer.Option(help="Fit each vector to another photo's mask too.")] = True,
     noise: Annotated[
         str, typer.Option(help="gaussian:0.1 or salt_and_pepper:0.05, to see how firm they are.")
@@ -71,22 +76,31 @@ def embed(
     from conceptlens.store import Store
 
     start = time.perf_counter()
-    opened = open_set(data, split)
+    choices = {name: value for name, value in (("by", by), ("crowds", crowds), ("shape", shape)) if value is not None}
+    opened = open_set(data, split, **choices)
     backbone = load(model, weights, labels, pretrained, fit="squash", device=device)
     plan = EmbedPlan(
         layers=_names(layers) or backbone.default_layers, setting=Setting(mode, ridge), least_area=least_share,  # pyright: ignore[reportArgumentType]
         control=control, batch_size=batch_size, size=None if size is None else (size, size), reading=reading,  # pyright: ignore[reportArgumentType]
         noise=Noise.parse(noise), seed=seed, most=limit,
     )  # fmt: skip
-    store = Store(out, create=True)
-    last = _shown(run(opened, backbone, plan, store, resume, _engine(engine, ray_address, workers)))
+    for name in plan.layers:
+        backbone.check_layer(name)
+    on = _engine(engine, ray_address, workers)
+    store = Store(out, create=True)  # nothing is made for a run that cannot be
+    last = _shown(run(opened, backbone, plan, store, resume, on))
     _tell(store, plan, last, time.perf_counter() - start, as_json)
     if last.failures:
         raise typer.Exit(1)
 
 
 def _names(layers: str | None) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name.strip() for name in (layers or "").split(",") if name.strip()))
+    names = tuple(dict.fromkeys(name.strip() for name in (layers or "").split(",") if name.strip()))
+    if layers is not None and not names:
+        raise InputError(
+            f"--layers is {layers!r}, which names no layer; give names with commas between, or leave it out"
+        )
+    return names
 
 
 def _engine(name: str, address: str | None, workers: int) -> Engine:

@@ -244,8 +244,10 @@ def _dated(folder: Path, kind: str, split: str) -> str:
     raise InputError(f"no file {wanted!r}; splits there: {near(split, sorted(files), len(files)) or 'none'}")
 
 
-def open_instances(folder: str | Path, split: str = "val2017") -> CocoInstances:
+def open_instances(
+    folder: str | Path, split: str = "val2017", crowds: Crowds = "ignore", by: By = "category", shape: Shape = "outline"
+) -> CocoInstances:
     """Return the instances of COCO's own layout: `annotations/instances_SPLIT.json`, with the photos in `SPLIT/`."""
     place = a_folder(folder, "COCO instances")
     split = _dated(place, "instances", split)
-    return CocoInstances(place / split, place / "annotations" / f"instances_{split}.json")
+    return CocoInstances(place / split, place / "annotations" / f"instances_{split}.json", crowds, by, shape)

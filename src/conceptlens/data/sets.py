@@ -20,18 +20,23 @@ FOLDER = "CONCEPTLENS_DATA"
 
 
 class SetKind(NamedTuple):
-    """One kind of set: how to open it from what follows its name's colon (`None` without), its split, its line."""
+    """One kind of set: how to open it from what follows its name's colon (`None` without), its split, its line.
 
-    open: Callable[[str | None, str], LocatedSet]
+    `choices` are the options of its masks: `by`, `crowds`, `shape`.
+    """
+
+    open: Callable[..., LocatedSet]
     split: str
     about: str
+    choices: tuple[str, ...] = ()
 
 
-def open_set(text: str, split: str | None = None) -> LocatedSet:
+def open_set(text: str, split: str | None = None, **choices: str) -> LocatedSet:
     """Return the data set that `NAME` or `NAME:DIR` means (`drawn:COUNT` for drawn scenes); names are in `SETS`.
 
-    A folder alone is `masks:DIR`. Without `DIR` the folder is `$CONCEPTLENS_DATA/NAME`. Raises `InputError` for an
-    unknown name, a folder that is missing, or a folder without what the set needs.
+    A folder alone is `masks:DIR`. Without `DIR` the folder is `$CONCEPTLENS_DATA/NAME`. `choices` say which masks, as
+    `crowds="skip"`, where the set has them (`SETS[name].choices`). Raises `InputError` for an unknown name or choice, a
+    folder that is missing, or a folder without what the set needs.
     """
     name, colon, argument = text.strip().partition(":")
     if name and name not in SETS and Path(text.strip()).expanduser().is_dir():
@@ -39,22 +44,26 @@ def open_set(text: str, split: str | None = None) -> LocatedSet:
     if name not in SETS:
         raise InputError(f"no data set {name!r}; data sets: {near(name, SETS, len(SETS))}; write NAME or NAME:FOLDER")
     kind = SETS[name]
-    return kind.open(argument if colon else None, kind.split if split is None else split)
+    unknown = [choice for choice in choices if choice not in kind.choices]
+    if unknown:
+        known = ", ".join(kind.choices) or "none"
+        raise InputError(f"{unknown[0]} was chosen, which the masks of {name} do not have; their choices: {known}")
+    return kind.open(argument if colon else None, kind.split if split is None else split, **choices)
 
 
-def _within(name: str, opener: Callable[[Path, str], LocatedSet]) -> Callable[[str | None, str], LocatedSet]:
+def _within(name: str, opener: Callable[..., LocatedSet]) -> Callable[..., LocatedSet]:
     """Let a set that needs a folder find it by name."""
 
-    def opened(argument: str | None, split: str) -> LocatedSet:
+    def opened(argument: str | None, split: str, **choices: str) -> LocatedSet:
         if argument:
-            return opener(Path(argument).expanduser(), split)
+            return opener(Path(argument).expanduser(), split, **choices)
         place = os.environ.get(FOLDER)
         if not place:
             raise InputError(f"the data set {name!r} needs its folder; write {name}:FOLDER, or set {FOLDER}")
         folder = Path(place) / name
         if not folder.is_dir():
             raise InputError(f"no folder {str(folder)!r}, where {FOLDER} says {name!r} is; write {name}:FOLDER")
-        return opener(folder, split)
+        return opener(folder, split, **choices)
 
     return opened
 
@@ -68,11 +77,16 @@ def _drawn(argument: str | None, split: str) -> LocatedSet:
     return Drawn(int(argument), split)
 
 
+INSTANCES = ("by", "crowds", "shape")
 SETS: dict[str, SetKind] = {
-    "coco_panoptic": SetKind(_within("coco_panoptic", CocoPanoptic), "val2017", "COCO panoptic: things and stuff"),
-    "coco_instances": SetKind(_within("coco_instances", open_instances), "val2017", "COCO instances: things"),
-    "coco": SetKind(_within("coco", open_instances), "val2017", "the same as coco_instances"),
-    "voc": SetKind(_within("voc", Voc), "val", "Pascal VOC: twenty classes"),
+    "coco_panoptic": SetKind(
+        _within("coco_panoptic", CocoPanoptic), "val2017", "COCO panoptic: things and stuff", ("by", "crowds")
+    ),
+    "coco_instances": SetKind(
+        _within("coco_instances", open_instances), "val2017", "COCO instances: things", INSTANCES
+    ),
+    "coco": SetKind(_within("coco", open_instances), "val2017", "the same as coco_instances", INSTANCES),
+    "voc": SetKind(_within("voc", Voc), "val", "Pascal VOC: twenty classes", ("by",)),
     "broden": SetKind(_within("broden", Broden), "all", "Broden: objects, parts, materials and colours"),
     "imagenet_s": SetKind(_within("imagenet_s", ImageNetS), "validation", "ImageNet-S: the class of each photo"),
     "masks": SetKind(

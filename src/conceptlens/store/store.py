@@ -146,12 +146,32 @@ class Store:
         Vectors of zeros are near nothing. Raises `InputError` for a vector that is zero, not finite, or of another
         length than the layer's, and where what is near comes from two models or modes that share the layer's name.
         """
+        where = condition(layer, model, mode, concepts, where, not_image=not_image)
+        return self._nearest(self._snapshot(), vector, k, layer, where, exact)
+
+    def neighbours(self, rows: Embeddings, k: int, *, other_images: bool = True, exact: bool = False) -> list[Nearest]:
+        """Return what `nearest` finds for each row: the `k` nearest of its run, layer, model and mode, without itself.
+
+        - `other_images`: rows of its own image are left out too.
+        - `atlas.retrieve_listed` turns the concepts that were found into precision@k and mAP@k.
+        """
+        snapshot, found = self._snapshot(), []
+        for i, vector in enumerate(rows.vectors):
+            own = rows.images[i] if other_images else None
+            where = condition(
+                rows.layers[i], rows.models[i], rows.modes[i], None, f"id != {quoted(rows.ids[i])}", rows.runs[i], own
+            )
+            found.append(self._nearest(snapshot, vector, k, rows.layers[i], where, exact))
+        return found
+
+    def _nearest(
+        self, snapshot: Snapshot, vector: np.ndarray, k: int, layer: str, where: str | None, exact: bool
+    ) -> Nearest:
         asked = checked_vector(vector, "the vector to search for")
         if not asked.any() or k < 1:
             raise InputError(f"{k} rows near a vector of length {np.linalg.norm(asked):g} were asked for; give k >= 1 "
                              "and a vector that is not zero")  # fmt: skip
-        where = condition(layer, model, mode, concepts, where, not_image=not_image)
-        found = self._snapshot().nearest(asked, k, where, exact)
+        found = snapshot.nearest(asked, k, where, exact)
         if not found.num_rows:
             self._check_asked(layer, len(asked))
         rows = embeddings_of(found)

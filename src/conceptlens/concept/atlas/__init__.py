@@ -28,10 +28,12 @@ from conceptlens.concept.atlas.prototype import (
 from conceptlens.concept.atlas.retrieval import (
     CUTOFFS,
     Found,
+    ListedRetrieval,
     Retrieval,
     expected_average_precision,
     published_precision,
     retrieve,
+    retrieve_listed,
     search,
 )
 from conceptlens.concept.atlas.separation import (
@@ -63,6 +65,7 @@ __all__ = [
     "Ellipses",
     "Estimate",
     "Found",
+    "ListedRetrieval",
     "Mixture",
     "Outliers",
     "Principal",
@@ -102,6 +105,7 @@ __all__ = [
     "quantile_separation",
     "region_map",
     "retrieve",
+    "retrieve_listed",
     "sample_rows",
     "search",
     "separation",

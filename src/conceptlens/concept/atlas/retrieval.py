@@ -66,6 +66,23 @@ class Retrieval:
         return float(self.average_precision[self.applies].mean()) if self.applies.any() else None
 
 
+@dataclass(frozen=True, eq=False)
+class ListedRetrieval:
+    """What lists of hits say of retrieval: a `Retrieval` without the average precision of the whole order."""
+
+    average_precision_at: Float[np.ndarray, "query cutoff"]
+    precision: Float[np.ndarray, "query cutoff"]
+    chance_at: Float[np.ndarray, "query cutoff"]
+    relevant: Int[np.ndarray, "query"]
+    candidates: Int[np.ndarray, "query"]
+    cutoffs: tuple[int, ...]
+
+    @property
+    def applies(self) -> Bool[np.ndarray, "query"]:
+        """Where there was a row to be found."""
+        return self.relevant > 0
+
+
 def retrieve(
     vectors: Vectors, labels: Names, images: Names | None = None, cutoffs: Sequence[int] = CUTOFFS
 ) -> Retrieval:
@@ -91,6 +108,43 @@ def retrieve(
         parts.append(_scores(fall, same, allowed.sum(1), wanted))
     joined = [np.concatenate(column) for column in zip(*parts, strict=True)]
     return Retrieval(*joined, cutoffs=tuple(cutoffs))
+
+
+def retrieve_listed(
+    found: Sequence[Sequence[str]], labels: Names, images: Names | None = None, cutoffs: Sequence[int] = CUTOFFS
+) -> ListedRetrieval:
+    """Return what lists of hits from elsewhere say, such as those of a store's index (`Store.neighbours`).
+
+    `found[query]` has the labels of what was found for that row, the nearest first. The lists are taken to have been
+    made without the row itself, and, where `images` are given, without the rows of its image. Equal similarities
+    stand in the order in which they were found. Raises `InputError` for a list shorter than the last cutoff where
+    there was more to find.
+    """
+    wanted = _cutoffs(cutoffs)
+    codes, known = numbered(labels, len(found))
+    picture = np.arange(len(found)) if images is None else numbered(images, len(found), "images")[0]
+    relevant, candidates = _to_find(codes, picture)
+    most = int(wanted.max())
+    short = np.flatnonzero(np.array([len(hits) for hits in found]) < np.minimum(candidates, most))
+    if len(short):
+        raise InputError(
+            f"the list of row {short[0]} has {len(found[short[0]])} hits; expected "
+            f"{min(int(candidates[short[0]]), most)}, for the last cutoff is {most}"
+        )
+    same = np.zeros((len(found), most), bool)
+    for row, hits in enumerate(found):
+        same[row, : len(hits)] = np.asarray(hits[:most], object) == known[codes[row]]
+    gained = same * np.cumsum(same, axis=1) / np.arange(1, most + 1)
+    last = np.maximum(np.minimum(candidates[:, None], wanted), 1)
+    total, hit = np.cumsum(gained, axis=1), np.cumsum(same, axis=1)  # both 0 where there is nothing to find
+    return ListedRetrieval(
+        np.take_along_axis(total, last - 1, 1) / np.maximum(np.minimum(relevant[:, None], wanted), 1),
+        np.take_along_axis(hit, last - 1, 1) / last,
+        np.stack([expected_average_precision(relevant, candidates, int(k)) for k in wanted], axis=1),
+        relevant,
+        candidates,
+        tuple(cutoffs),
+    )
 
 
 def published_precision(
@@ -150,6 +204,14 @@ def expected_average_precision(
     harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, int(n.max(initial=0)) + 1))])[last.astype(np.int64)]
     total = m / np.maximum(n, 1) * (last * q + (1 - q) * harmonic)
     return np.where(m > 0, total / np.maximum(np.minimum(m, last), 1), 0.0)
+
+
+def _to_find(codes: np.ndarray, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each row how many rows of other pictures share its code, and how many rows these have."""
+    pairs = np.stack([codes, picture])
+    _, place, both = np.unique(pairs, axis=1, return_inverse=True, return_counts=True)
+    own = np.bincount(picture)[picture]
+    return np.bincount(codes)[codes] - both[place.reshape(-1)], len(codes) - own
 
 
 def _scores(fall: np.ndarray, same: np.ndarray, candidates: np.ndarray, cutoffs: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -1,0 +1,138 @@
+"""`conceptlens embed`, from the command line to the store: which masks, what failed, what cannot be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+from written_sets import photo, write_json
+
+from conceptlens.cli import app
+from conceptlens.store import Store
+
+BROKEN = "000000000002.jpg"
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def rows_of(store: Path, image: str) -> list[tuple[str, float]]:
+    """Return the concepts of a photo with the share that each mask covers."""
+    opened = Store(store)
+    ids = {row.id for row in opened.images() if row.name == image}
+    rows = opened.embeddings()
+    return sorted(
+        (str(concept), round(float(area), 3))
+        for concept, area, own in zip(rows.concepts, rows.areas, rows.images, strict=True)
+        if own in ids
+    )
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> Path:
+    """Two photos with two triangles, a crowd and a dog each; the second cannot be read."""
+    folder = tmp_path / "coco"
+    entries = [
+        ([0, 0, 100, 0, 0, 100], 1, 0),
+        ([100, 0, 200, 0, 100, 100], 1, 0),
+        ([0, 100, 40, 100, 40, 120, 0, 120], 1, 1),
+        ([100, 100, 200, 100, 200, 120, 100, 120], 18, 0),
+    ]
+    for number in (1, 2):
+        photo(folder / "val2017" / f"{number:012}.jpg", width=200, height=120)
+    (folder / "val2017" / BROKEN).write_bytes((folder / "val2017" / BROKEN).read_bytes()[:300])
+    listed = {
+        "images": [{"id": n, "file_name": f"{n:012}.jpg", "width": 200, "height": 120} for n in (1, 2)],
+        "annotations": [
+            {
+                "id": 10 * n + i, "image_id": n, "category_id": category, "iscrowd": crowd,
+                "segmentation": {"size": [120, 200], "counts": _counts(corners)} if crowd else [corners],
+                "bbox": [min(corners[::2]), min(corners[1::2]), max(corners[::2]) - min(corners[::2]),
+                         max(corners[1::2]) - min(corners[1::2])],
+            }
+            for n in (1, 2)
+            for i, (corners, category, crowd) in enumerate(entries)
+        ],
+        "categories": [{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}],
+    }  # fmt: skip
+    write_json(folder / "annotations" / "instances_val2017.json", listed)
+    return folder
+
+
+def _counts(corners: list[int]) -> list[int]:
+    """Run lengths, column by column, of the box of these corners in a photo of 120 rows and 200 columns."""
+    left, top, right, bottom = min(corners[::2]), min(corners[1::2]), max(corners[::2]), max(corners[1::2])
+    runs = [left * 120 + top]
+    for column in range(left, right):
+        runs += [bottom - top, 120 - bottom + top if column < right - 1 else 120 - bottom + 120 * (200 - right)]
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ([], [("dog", 0.083), ("person", 0.411)]),
+        (["--crowds", "join"], [("dog", 0.083), ("person", 0.444)]),
+        (["--crowds", "skip"], [("dog", 0.083), ("person", 0.411)]),
+        (["--crowds", "skip", "--by", "instance"], [("dog", 0.083), ("person", 0.205), ("person", 0.206)]),
+        (["--crowds", "skip", "--shape", "box"], [("dog", 0.083), ("person", 0.833)]),
+        (["--crowds", "skip", "--least-share", "0.1"], [("person", 0.411)]),
+    ],
+)
+def test_the_command_line_says_which_masks(
+    coco: Path, tmp_path: Path, words: list[str], found: list[tuple[str, float]]
+) -> None:
+    done = call("embed", "--data", f"coco:{coco}", "--layers", "blocks.4", "--out", tmp_path / "store", *words)
+    assert done.exit_code == 1, done.output  # one photo is broken
+    assert f"left out {BROKEN}: " in done.stderr
+    assert "of 1 photos at blocks.4 (contrast), 1 failed" in done.stdout
+    told = rows_of(tmp_path / "store", "000000000001.jpg")
+    assert [name for name, _ in told] == [name for name, _ in found]
+    assert [share for _, share in told] == pytest.approx([share for _, share in found], abs=0.004)
+    masks = Store(tmp_path / "store").runs()[0].settings["masks"]
+    assert masks["crowds"] == (words[1] if "--crowds" in words else "ignore")
+
+
+def test_numbers_name_failures_and_a_run_that_is_there_is_only_resumed(coco: Path, tmp_path: Path) -> None:
+    words = ["embed", "--data", f"coco:{coco}", "--layers", "blocks.4", "--json", "--out", tmp_path / "store"]
+    done = call(*words)
+    said = json.loads(done.stdout)
+    assert (said["photos"], said["embeddings"], [one["name"] for one in said["failures"]]) == (2, 2, [BROKEN])
+    again = call(*words)
+    assert again.exit_code == 2
+    assert "--resume" in again.stderr
+    resumed = call(*words, "--resume")
+    assert resumed.exit_code == 1
+    assert {**json.loads(resumed.stdout), "seconds": 0} == {**said, "seconds": 0}
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--layers", ","], "--layers is ',', which names no layer"),
+        (["--layers", "blocks.44"], "blocks.4"),
+        (["--engine", "spark"], "engine is 'spark'; expected local or ray"),
+        (["--mode", "fast"], "fast"),
+        (["--noise", "rain:1"], "rain"),
+        (["--crowds", "never"], "crowds='never' was given; expected one of 'ignore', 'join', 'skip'"),
+        (["--data", "drawn:2", "--shape", "box"], "shape was chosen, which the masks of drawn do not have"),
+        (["--size", "0"], "size"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence_and_leaves_nothing(
+    coco: Path, tmp_path: Path, words: list[str], sentence: str
+) -> None:
+    done = call("embed", "--data", f"coco:{coco}", "--out", tmp_path / "store", *words)
+    assert done.exit_code == 2, done.output
+    assert (done.stdout, done.stderr.count("\n")) == ("", 1)
+    assert sentence in done.stderr
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_share_beyond_one_is_refused(coco: Path, tmp_path: Path) -> None:
+    done = call("embed", "--data", f"coco:{coco}", "--out", tmp_path / "store", "--least-share", "1.5")
+    assert done.exit_code == 2
+    assert "--least-share" in done.stderr
