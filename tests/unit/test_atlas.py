@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -278,6 +280,19 @@ def test_umap_lays_planted_labels_apart() -> None:
     np.testing.assert_array_equal(points, atlas.umap_points(vectors, neighbours=6))
     fitted = atlas.fit_label_mixtures(points, labels)
     assert atlas.region_map(fitted, (-30, 30, -30, 30), 20).labels == ("0", "1", "2")
+
+
+def test_umap_leaves_torch_its_threads() -> None:
+    """Numba tells an OpenMP how many threads to take: torch's own, once threadpoolctl has looked for all of them."""
+    code = (
+        "import torch, numpy, threadpoolctl, umap; from conceptlens.concept import atlas; torch.set_num_threads(1);"
+        "before = torch.get_num_threads(); threadpoolctl.threadpool_info();"
+        "atlas.umap_points(numpy.random.default_rng(0).normal(size=(60, 5)), 10);"
+        "print(before, torch.get_num_threads())"
+    )
+    told = {**os.environ, "NUMBA_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", code], env=told, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("1 1\n", 0), done.stderr
 
 
 def test_umap_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

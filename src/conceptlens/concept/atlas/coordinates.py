@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from conceptlens.concept.atlas.vectors import Metric, checked
 from conceptlens.error import InputError
@@ -76,7 +77,8 @@ def umap_points(
         n_jobs=1,  # what the seed implies; said so that it is not warned of
         init="spectral" if len(rows) > 4 * axes else "random",
     )
-    return np.asarray(layout.fit_transform(rows.astype(np.float32)), np.float64)
+    with threadpool_limits(1, "openmp"):  # numba would leave its own number of threads to torch
+        return np.asarray(layout.fit_transform(rows.astype(np.float32)), np.float64)
 
 
 def _umap() -> Any:

@@ -47,7 +47,7 @@ def minimise(problem: Problem, loss_and_slope: LossAndSlope, ridge: float, bias:
     converged = torch.zeros(fits, dtype=torch.bool, device=found.device)
     rows = torch.arange(fits, device=found.device)
     point, memory = found.clone(), _Memory(1 / (ridge + _spread(problem, centre) / 4))
-    value, gradient = objective(point)
+    value, gradient = objective.at_zero()
     goal = TOLERANCE * gradient.norm(dim=1)
     for _ in range(MOST_STEPS):
         done = gradient.norm(dim=1) <= goal
@@ -88,12 +88,22 @@ class _Objective:
         maps = self.problem.project(vectors)
         if self.centre is not None:
             maps += (point[:, channels] - (vectors * self.centre).sum(1))[:, None, None]
-        loss, slope = self.loss_and_slope(self.problem, maps)
-        gradient = self.problem.collect(slope) + self.ridge * vectors
-        if self.centre is not None:
-            steep = slope.sum((1, 2))[:, None]
-            gradient = torch.cat([gradient - steep * self.centre, steep], dim=1)
+        loss, gradient = self._of_maps(maps)
+        gradient[:, :channels] += self.ridge * vectors
         return loss + self.ridge / 2 * (vectors**2).sum(1), gradient
+
+    def at_zero(self) -> tuple[Float[Tensor, "fit"], Tensor]:
+        """Return the same at vectors of zeros, whose maps need no cells."""
+        return self._of_maps(torch.zeros_like(self.problem.importance))
+
+    def _of_maps(self, maps: Tensor) -> tuple[Float[Tensor, "fit"], Tensor]:
+        """Return loss and gradient of maps, without the ridge."""
+        loss, slope = self.loss_and_slope(self.problem, maps)
+        gradient = self.problem.collect(slope)
+        if self.centre is None:
+            return loss, gradient
+        steep = slope.sum((1, 2))[:, None]
+        return loss, torch.cat([gradient - steep * self.centre, steep], dim=1)
 
     def pick(self, rows: Tensor) -> _Objective:
         """Return that of some of the fits."""
