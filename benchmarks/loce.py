@@ -12,7 +12,9 @@ import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
+from statistics import median
 from typing import Any
 
 import torch
@@ -26,10 +28,12 @@ from conceptlens.concept.local.fit import Setting
 from conceptlens.embed.cells import layer_cells
 from conceptlens.embed.plan import EmbedPlan
 from conceptlens.embed.stream import Reader
-from measure import growth, median_seconds, seconds
+from measure import growth, seconds
 
 MODEL = "timm:tf_efficientnet_lite0"
+MODES = ("paper", "exact", "contrast", "mean")
 ENLARGED_BYTES = 2**30
+ROUNDS = 25  # of all modes in turn, so that none has the machine's better moment
 PACKAGES = ("conceptlens", "torch", "timm")
 
 
@@ -88,14 +92,17 @@ def measure(case: Case, data: str, split: str, most: int, device: str) -> dict[s
     took = seconds(lambda: theirs.append(published(large, truth)), device)
     del large
     row: dict[str, Any] = {"case": case.name, "masks": len(of), "published_ms": round(1000 * took / len(of), 2)}
-    for mode in ("paper", "exact", "contrast", "mean"):
-        fit = lambda mode=mode: embed_masks(cells, of, truth, Setting(mode), scale)  # noqa: E731
+    fits = {mode: partial(embed_masks, cells, of, truth, Setting(mode), scale) for mode in MODES}
+    for mode, fit in fits.items():
         found = fit()
-        row[f"{mode}_ms"] = round(1000 * median_seconds(fit, device, 4.0) / len(of), 3)
         row[f"{mode}_megabytes"] = round(growth(fit, device), 1)
         row[f"{mode}_converged"] = round(float(found.converged.float().mean()), 3)
         if mode == "paper":
             row["cosine"] = float(F.cosine_similarity(found.weights.double(), theirs[0].double()).min())
+    rounds = [{mode: seconds(fit, device) for mode, fit in fits.items()} for _ in range(ROUNDS)]
+    for mode in MODES:
+        row[f"{mode}_ms"] = round(1000 * median(taken[mode] for taken in rounds) / len(of), 3)
+    row["exact_over_paper"] = round(median(taken["exact"] / taken["paper"] for taken in rounds), 3)
     return row
 
 
@@ -145,7 +152,7 @@ def figures(cases: Sequence[dict[str, Any]]) -> dict[str, float]:
             for case, row in zip(CASES, cases, strict=True)
         },
         "paper_cosine": min(row["cosine"] for row in cases),
-        "exact_over_paper": round(max(row["exact_ms"] / row["paper_ms"] for row in cases), 3),
+        "exact_over_paper": max(row["exact_over_paper"] for row in cases),
         "exact_speedup_least": round(min(row["published_ms"] / row["exact_ms"] for row in cases), 1),
     }
 

@@ -100,8 +100,14 @@ class Problem:
         return Problem(self.cells / scale[..., None, None], self.truth)
 
     def pick(self, rows: Tensor) -> Problem:
-        """Return some of the fits."""
-        return Problem(self.cells[rows], self.truth[rows])
+        """Return some of the fits, with what a minimiser has made of theirs already."""
+        picked = Problem(self.cells[rows], self.truth[rows])
+        known = vars(self)
+        if "turned" in known:
+            vars(picked)["turned"] = self.turned[rows]
+        if "weights" in known:
+            vars(picked)["weights"] = (self.weights[0][rows], self.weights[1][rows])
+        return picked
 
 
 def overlap(maps: Float[Tensor, "fit rows columns"], truth: Float[Tensor, "fit rows columns"]) -> Float[Tensor, "fit"]:
