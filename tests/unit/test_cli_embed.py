@@ -109,6 +109,19 @@ def test_numbers_name_failures_and_a_run_that_is_there_is_only_resumed(coco: Pat
     assert {**json.loads(resumed.stdout), "seconds": 0} == {**said, "seconds": 0}
 
 
+def test_a_photo_that_was_mended_is_tried_again(coco: Path, tmp_path: Path) -> None:
+    words = ["embed", "--data", f"coco:{coco}", "--layers", "blocks.4", "--json", "--out", tmp_path / "store"]
+    assert call(*words).exit_code == 1
+    photo(coco / "val2017" / BROKEN, width=200, height=120)
+    assert len(json.loads(call(*words, "--resume").stdout)["failures"]) == 1  # what is recorded stays
+    done = call(*words, "--retry")
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert (said["photos"], said["embeddings"], said["failures"]) == (2, 4, [])
+    assert rows_of(tmp_path / "store", BROKEN) == rows_of(tmp_path / "store", "000000000001.jpg")
+    assert Store(tmp_path / "store").runs()[0].counts == {"photos": 2, "embeddings": 4, "failures": 0}
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

@@ -192,6 +192,16 @@ def test_a_run_is_taken_up_only_where_it_is_asked_for(tmp_path: Path) -> None:
     assert len({row.id for row in store.images()}) == 5
 
 
+def test_a_run_that_goes_on_further_with_other_batches_counts_each_photo_once(tmp_path: Path) -> None:
+    data = cl.open_set("drawn:7")
+    whole, wanted = run(data, tmp_path / "whole")
+    run(data, tmp_path / "store", batch_size=2, most=3)
+    store, last = run(data, tmp_path / "store", batch_size=4, resume=True)
+    assert (last.photos, last.total, last.embeddings) == (7, 7, wanted.embeddings)
+    assert store.runs()[0].counts == whole.runs()[0].counts
+    assert [row.id for row in store.images()] == [row.id for row in whole.images()]
+
+
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_any_moment_a_run_ends_with_the_same_store(tmp_path: Path, kills: int) -> None:
     photos = 40

@@ -59,6 +59,7 @@ def embed(
     limit: Annotated[int | None, typer.Option(min=1, help="Embed only so many photos.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides the noise.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="The same, and try photos again that failed.")] = False,
     engine: Annotated[str, typer.Option(help="local, or ray.")] = "local",
     ray_address: Annotated[
         str | None, typer.Option(help="An existing Ray cluster; by default one on this machine.")
@@ -88,7 +89,7 @@ def embed(
         backbone.check_layer(name)
     on = _engine(engine, ray_address, workers)
     store = Store(out, create=True)  # nothing is made for a run that cannot be
-    last = _shown(run(opened, backbone, plan, store, resume, on))
+    last = _shown(run(opened, backbone, plan, store, resume or retry, on, retry))
     _tell(store, plan, last, time.perf_counter() - start, as_json)
     if last.failures:
         raise typer.Exit(1)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,14 +60,21 @@ def local(task: Task, batches: Sequence[range]) -> Iterator[Rows]:
 
 
 def embed(
-    data: LocatedSet, model: Backbone, plan: EmbedPlan, store: Store, resume: bool = False, engine: Engine = local
+    data: LocatedSet,
+    model: Backbone,
+    plan: EmbedPlan,
+    store: Store,
+    resume: bool = False,
+    engine: Engine = local,
+    retry: bool = False,
 ) -> Iterator[Progress]:
     """Embed every mask of `data` at every layer of the plan, and yield how far it is after each batch.
 
     A run is known by its settings, its model's weights and its data: with `resume` it goes on after the last batch
     that is in the store, nothing is lost and nothing is there twice. A photo that fails is recorded with its reason,
-    and the rest goes on. Holds a few batches of photos and the cells of one, whatever the size of the set. Raises
-    `InputError` where the store has some of this run and `resume` is not asked for, and for unknown layers.
+    and the rest goes on; with `retry`, a run that is resumed tries it again. Holds a few batches of photos and the
+    cells of one, whatever the size of the set. Raises `InputError` where the store has some of this run and `resume`
+    is not asked for, and for unknown layers.
     """
     prepared = plan.prepared(model)
     _check_layers(prepared, plan)
@@ -85,7 +93,10 @@ def embed(
     store.note(row)
     scales = {name: torch.tensor(values) for name, values in row.settings["scales"].items()}
     task = Task(prepared, plan, data, run, scales)
-    yield from _written(store, row, reader.total, engine(task, _left(reader, done)), len(done))
+    failed = {image.id for image in store.failures(run)}
+    done -= failed if retry else set()
+    before = Progress(run, len(done), reader.total, _counted(store, row) if done else 0, len(failed & done))
+    yield from _written(store, row, before, engine(task, _left(reader, done)))
 
 
 def _check_other_runs(store: Store, settings: Mapping[str, Any]) -> None:
@@ -105,16 +116,15 @@ def _begun(run: str, settings: Mapping[str, Any], reader: Reader) -> RunRow:
     return RunRow(run, {**settings, "scales": scales}, _now())
 
 
-def _written(store: Store, row: RunRow, total: int, found: Iterable[Rows], before: int) -> Iterator[Progress]:
-    photos, embeddings = before, _counted(store, row) if before else 0
-    failures = len(store.failures(row.id))
-    yield Progress(row.id, photos, total, embeddings, failures)
+def _written(store: Store, row: RunRow, before: Progress, found: Iterable[Rows]) -> Iterator[Progress]:
+    photos, embeddings, failures = before.photos, before.embeddings, before.failures
+    yield before
     for rows in found:
         store.append(rows.images, rows.embeddings, rows.masks)
         photos += len(rows.images)
         embeddings += len(rows.embeddings)
         failures += sum(image.failure is not None for image in rows.images)
-        yield Progress(row.id, photos, total, embeddings, failures)
+        yield replace(before, photos=photos, embeddings=embeddings, failures=failures)
     counts = {"photos": photos, "embeddings": embeddings, "failures": failures}
     store.note(RunRow(row.id, row.settings, row.started, _now(), counts))
     for layer in row.settings["layers"]:
@@ -129,15 +139,12 @@ def _counted(store: Store, row: RunRow) -> int:
 
 
 def _left(reader: Reader, done: set[str]) -> list[range]:
-    """Return the batches of which some photo is not in the store yet."""
+    """Return what is left of each batch: all of it, or the parts between photos that are in the store."""
     if not done:
         return reader.batches()
-    names = reader.names
-    return [
-        places
-        for places in reader.batches()
-        if not all(row_id(reader.data.name, names[place]) in done for place in places)
-    ]
+    known = [row_id(reader.data.name, name) in done for name in reader.names]
+    parts = (list(part) for batch in reader.batches() for there, part in groupby(batch, known.__getitem__) if not there)
+    return [range(part[0], part[-1] + 1) for part in parts]
 
 
 def _check_layers(model: Backbone, plan: EmbedPlan) -> None:
