@@ -13,7 +13,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -79,40 +79,29 @@ def main() -> None:
 
 
 def study(asked: Asked) -> dict[str, Any]:
-    """Processor seconds of a run as `loce_quality.py` asks for, between two rounds of plain forward passes."""
+    """Processor seconds of runs as `loce_quality.py` asks for, and of plain forward passes between their batches."""
     data, model = opened(asked)
     with tempfile.TemporaryDirectory() as folder:
         longer = Repeated(data, STUDIED, Path(folder))
-        prepared, photos = STUDY.prepared(model), STUDIED * asked.photos
-        forward_passes(longer, prepared, 16)  # what is set up once
-        found = {"before": spent(lambda: forward_passes(longer, prepared, photos))}
-        for name, control in (("control", True), ("plain", False)):
-            found[name], found[f"{name}_scales"] = run_spent(
-                longer, model, replace(STUDY, most=photos, control=control)
-            )
-        found["after"] = spent(lambda: forward_passes(longer, prepared, photos))
-        found["forward"] = (found["before"] + found["after"]) / 2
-    return {"photos": photos, **{f"{name}_seconds": round(value, 2) for name, value in found.items()}}
+        return beside(longer, model, replace(STUDY, most=STUDIED * asked.photos))
 
 
 def cost(asked: Asked) -> dict[str, Any]:
-    """Processor seconds of whole runs and of plain forward passes over the same photos, in turns, as medians."""
+    """The same of runs at the model's own size, with every mask."""
     data, model = opened(asked)
-    taken: dict[str, list[float]] = {
-        "forward": [],
-        "control": [],
-        "control_scales": [],
-        "plain": [],
-        "plain_scales": [],
-    }
-    forward_passes(data, model, min(16, asked.photos))  # what is set up once
-    for _ in range(asked.rounds):
-        taken["forward"].append(spent(lambda: forward_passes(data, model, asked.photos)))
-        for name, control in (("control", True), ("plain", False)):
-            whole, scales = run_spent(data, model, plan(asked, control))
-            taken[name].append(whole)
-            taken[f"{name}_scales"].append(scales)
-    return {"photos": asked.photos, **{f"{name}_seconds": round(median(found), 3) for name, found in taken.items()}}
+    return beside(data, model, plan(asked, True))
+
+
+def beside(data: LocatedSet, model: cl.Backbone, how: EmbedPlan) -> dict[str, Any]:
+    """Return processor seconds of a run with control and one without, and of forward passes of the same photos."""
+    found: dict[str, float] = {}
+    prepared = how.prepared(model)
+    forward_passes(data, prepared, range(16))  # what is set up once
+    for name, control in (("control", True), ("plain", False)):
+        taken = run_spent(data, model, prepared, replace(how, control=control))
+        for part, value in zip((name, f"{name}_scales", f"{name}_forward"), taken, strict=True):
+            found[f"{part}_seconds"] = round(value, 3)
+    return {"photos": how.most, **found}
 
 
 def stages(asked: Asked) -> dict[str, Any]:
@@ -196,27 +185,43 @@ def plan(asked: Asked, control: bool) -> EmbedPlan:
     return EmbedPlan(LAYERS, control=control, most=asked.photos)
 
 
-def forward_passes(data: LocatedSet, model: cl.Backbone, photos: int) -> None:
+def forward_passes(data: LocatedSet, model: cl.Backbone, places: Sequence[int]) -> None:
     """Read photos and masks from the set, prepare the photos for the model, and run it in batches of 8."""
     transform = model.transform
     assert transform is not None
-    for start in range(0, photos, 8):
-        images = torch.stack([transform(data[place].photo) for place in range(start, min(start + 8, photos))])
+    for start in range(0, len(places), 8):
+        images = torch.stack([transform(data[place].photo) for place in places[start : start + 8]])
         with torch.no_grad():
             model.module.eval()(images)
 
 
-def run_spent(data: LocatedSet, model: cl.Backbone, how: EmbedPlan) -> tuple[float, float]:
-    """Return processor seconds of a whole run into a new store, and those of them before its first batch."""
+def run_spent(
+    data: LocatedSet, model: cl.Backbone, prepared: cl.Backbone, how: EmbedPlan
+) -> tuple[float, float, float]:
+    """Return processor seconds of a whole run into a new store, of it before its first batch, and of forward passes.
+
+    The passes of a batch's photos come right after the batch, once the run's reading thread rests: whatever slows the
+    machine for a while slows both.
+    """
+    assert how.most is not None
+    begun, batches, forward = 0.0, 0.0, 0.0
     with tempfile.TemporaryDirectory() as folder:
-        store = Store(Path(folder) / "store", create=True)
-        start = time.process_time()
-        run = embed(data, model, how, store)
-        next(run)
-        begun = time.process_time() - start
-        for _ in run:
-            pass
-        return time.process_time() - start, begun
+        run = embed(data, model, how, Store(Path(folder) / "store", create=True))
+        begun = spent(lambda: next(run))
+        for start in range(0, how.most, how.batch_size):
+            batches += spent(lambda: (next(run), rest()))
+            photos = range(start, min(start + how.batch_size, how.most))
+            forward += spent(lambda photos=photos: forward_passes(data, prepared, photos))
+        batches += spent(lambda: list(run))
+    return begun + batches, begun, forward
+
+
+def rest() -> None:
+    """Wait until no thread of this process is at work."""
+    before = -1.0
+    while time.process_time() - before > 0.002:
+        before = time.process_time()
+        time.sleep(0.05)
 
 
 def clocked(data: LocatedSet, model: cl.Backbone, how: EmbedPlan, engine: Engine) -> tuple[float, float]:
@@ -271,8 +276,7 @@ def figures(parts: dict[str, Any]) -> dict[str, float]:
     found = {}
     for part, size in (("study", ""), ("cost", "_224")):
         for name, ending in (("control", ""), ("plain", "_without_control")):
-            forward = parts[part]["forward_seconds"]
-            whole, scales = parts[part][f"{name}_seconds"], parts[part][f"{name}_scales_seconds"]
+            whole, scales, forward = (parts[part][f"{name}{kind}_seconds"] for kind in ("", "_scales", "_forward"))
             found[f"embed_over_forward{size}{ending}"] = round(whole / forward, 3)
             found[f"embed_over_forward{size}{ending}_after_scales"] = round((whole - scales) / forward, 3)
     return {

@@ -140,11 +140,13 @@ def _loss_and_slope(problem: Problem, maps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _contrast(problem: Problem, setting: Setting) -> Fitted:
-    return _unfitted(problem, setting, _mean_cell(problem, problem.inside) - _mean_cell(problem, 1 - problem.inside))
+    concept, rest = _mean_cells(problem, problem.inside, 1 - problem.inside)
+    return _unfitted(problem, setting, concept - rest)
 
 
 def _mean(problem: Problem, setting: Setting) -> Fitted:
-    return _unfitted(problem, setting, _mean_cell(problem, problem.inside))
+    (concept,) = _mean_cells(problem, problem.inside)
+    return _unfitted(problem, setting, concept)
 
 
 def _unfitted(problem: Problem, setting: Setting, vectors: Float[Tensor, "fit channel"]) -> Fitted:
@@ -155,10 +157,11 @@ def _unfitted(problem: Problem, setting: Setting, vectors: Float[Tensor, "fit ch
     return Fitted(vectors, bias, _loss(problem, maps), torch.ones_like(iou, dtype=torch.bool), iou)
 
 
-def _mean_cell(problem: Problem, share: Float[Tensor, "fit cell"]) -> Float[Tensor, "fit channel"]:
-    """Return the mean of the cells, each weighed by its share; zero where there is none."""
-    total = share.sum(1, keepdim=True)
-    return (share[:, None] @ problem.turned)[:, 0] / total.clamp_min(1e-6)
+def _mean_cells(problem: Problem, *shares: Float[Tensor, "fit cell"]) -> tuple[Float[Tensor, "fit channel"], ...]:
+    """Return the mean of the cells by each of these shares of them; zero where there is none."""
+    weights = torch.stack(shares, 1)
+    total = weights.sum(2, keepdim=True)
+    return ((weights @ problem.flat.transpose(1, 2)) / total.clamp_min(1e-6)).unbind(1)
 
 
 FITS: dict[str, Callable[[Problem, Setting], Fitted]] = {
