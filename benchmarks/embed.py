@@ -96,7 +96,7 @@ def beside(data: LocatedSet, model: cl.Backbone, how: EmbedPlan) -> dict[str, An
     """Return processor seconds of a run with control and one without, and of forward passes of the same photos."""
     found: dict[str, float] = {}
     prepared = how.prepared(model)
-    forward_passes(data, prepared, range(16))  # what is set up once
+    run_spent(data, model, prepared, replace(how, most=16))  # what is set up once
     for name, control in (("control", True), ("plain", False)):
         taken = run_spent(data, model, prepared, replace(how, control=control))
         for part, value in zip((name, f"{name}_scales", f"{name}_forward"), taken, strict=True):
@@ -185,14 +185,13 @@ def plan(asked: Asked, control: bool) -> EmbedPlan:
     return EmbedPlan(LAYERS, control=control, most=asked.photos)
 
 
-def forward_passes(data: LocatedSet, model: cl.Backbone, places: Sequence[int]) -> None:
-    """Read photos and masks from the set, prepare the photos for the model, and run it in batches of 8."""
+def forward_pass(data: LocatedSet, model: cl.Backbone, places: Sequence[int]) -> None:
+    """Read photos and masks from the set, prepare the photos for the model, and run it on all of them at once."""
     transform = model.transform
     assert transform is not None
-    for start in range(0, len(places), 8):
-        images = torch.stack([transform(data[place].photo) for place in places[start : start + 8]])
-        with torch.no_grad():
-            model.module.eval()(images)
+    images = torch.stack([transform(data[place].photo) for place in places])
+    with torch.no_grad():
+        model.module.eval()(images)
 
 
 def run_spent(
@@ -211,7 +210,7 @@ def run_spent(
         for start in range(0, how.most, how.batch_size):
             batches += spent(lambda: (next(run), rest()))
             photos = range(start, min(start + how.batch_size, how.most))
-            forward += spent(lambda photos=photos: forward_passes(data, prepared, photos))
+            forward += spent(lambda photos=photos: forward_pass(data, prepared, photos))
         batches += spent(lambda: list(run))
     return begun + batches, begun, forward
 

@@ -81,6 +81,20 @@ def test_the_committed_speed_of_many_concepts_holds_what_the_page_claims() -> No
     assert not any(place in text for place in ("/home/", "/root/", "/tmp/", "/work/"))
 
 
+def test_the_committed_speed_of_embeddings_holds_what_the_page_claims() -> None:
+    text = (ROOT / "docs" / "results" / "loce.json").read_text(encoding="utf-8")
+    figures = json.loads(text)["figures"]
+    assert figures["paper_speedup_256x28"] >= 100
+    assert figures["paper_speedup_512x14"] >= 400
+    assert figures["paper_speedup_1280x10"] >= 800
+    assert figures["paper_cosine"] >= 0.99999
+    assert figures["exact_over_paper"] <= 1
+    page = (ROOT / "docs" / "loce.md").read_text(encoding="utf-8")
+    shown = [f"{figures[f'paper_speedup_{size}']:.0f}" for size in ("256x28", "512x14", "1280x10")]
+    assert f"{shown[0]}, {shown[1]} and {shown[2]} times" in page
+    assert not any(place in text for place in ("/home/", "/root/", "/tmp/", "/work/"))
+
+
 def test_the_committed_quality_of_embeddings_holds_what_the_page_claims() -> None:
     results = json.loads((ROOT / "docs" / "results" / "loce_quality.json").read_text(encoding="utf-8"))
     page = (ROOT / "docs" / "loce.md").read_text(encoding="utf-8")

@@ -11,6 +11,8 @@ RESULT = ROOT / "docs" / "results" / "embed.json"
 FIGURES = {
     "embed_over_forward", "embed_over_forward_after_scales",
     "embed_over_forward_without_control", "embed_over_forward_without_control_after_scales",
+    "embed_over_forward_224", "embed_over_forward_224_after_scales",
+    "embed_over_forward_224_without_control", "embed_over_forward_224_without_control_after_scales",
     "bytes_per_embedding", "bytes_per_embedding_lite0", "photos_per_second", "photos_per_core_second",
     "ray_over_local_1_worker", "ray_speedup_2_workers",
 }  # fmt: skip
@@ -41,5 +43,8 @@ def test_the_page_shows_and_computes_with_the_committed_numbers() -> None:
     for name, shown in (("local", "local engine"), ("ray_1", "Ray with 1 worker")):
         assert re.search(rf"{shown} \| {rates[name]}\b", page)
     assert f"{rates['ray_2']} ({figures['ray_speedup_2_workers']} times 1 worker)" in page
-    assert f"{figures['embed_over_forward']}; {figures['embed_over_forward_without_control']} with" in page
+    for size in ("", "_224"):
+        whole, plain = (figures[f"embed_over_forward{size}{kind}"] for kind in ("", "_without_control"))
+        later = figures[f"embed_over_forward{size}_after_scales"]
+        assert f"| {whole}; {later} after the scales; {plain} with `--no-control` |" in page
     assert f"| {figures['bytes_per_embedding']} |" in page

@@ -27,6 +27,7 @@ from conceptlens.store.row import EmbeddingRow, ImageRow, MaskRow, row_id
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from PIL import Image
 
     from conceptlens.backbone import Backbone
 
@@ -81,19 +82,21 @@ class Rows:
     masks: list[MaskRow] = field(default_factory=list)
 
 
+def image_of(model: Backbone, plan: EmbedPlan, place: int, photo: Image.Image) -> Float[Tensor, "colour rows columns"]:
+    """Return a photo as the model reads it, with the plan's noise."""
+    if model.transform is None:
+        raise InputError(f"{model.name} has no transform, so it cannot read photos; give Backbone(..., transform=...)")
+    return model.transform(plan.noise.on(photo, (plan.seed, place)))
+
+
 def prepare(model: Backbone, plan: EmbedPlan, place: int, one: Located, control: Sequence[np.ndarray] | None) -> Read:
     """Return one photo as the model reads it, with its masks, and a mask of another photo for each, for control."""
-    photo = plan.noise.on(one.photo, (plan.seed, place))
-    transform = model.transform
-    if transform is None:
-        raise InputError(f"{model.name} has no transform, so it cannot read photos; give Backbone(..., transform=...)")
-    picture = Picture(
-        one.name, "", *photo.size, transform.box(photo.size) if isinstance(transform, Preprocess) else WHOLE
-    )
+    image, transform, size = image_of(model, plan, place, one.photo), model.transform, one.photo.size
+    picture = Picture(one.name, "", *size, transform.box(size) if isinstance(transform, Preprocess) else WHOLE)
     truth = soft_masks(seen_part(one.masks, picture)) if len(one.masks) else torch.zeros(0, 100, 100)
     soft = {id(mask): soft_masks(seen_part(mask[None], picture)) for mask in {id(m): m for m in control or ()}.values()}
     other = torch.cat([soft[id(mask)] for mask in control]) if control else None  # one may be held against several
-    return Read(one.name, one, transform(photo), truth, other)
+    return Read(one.name, one, image, truth, other)
 
 
 def rows_of(

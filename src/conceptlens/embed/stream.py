@@ -14,7 +14,7 @@ from torch import Tensor
 
 from conceptlens.concept.local.embedding import channel_scale
 from conceptlens.data.located import Located, LocatedSet
-from conceptlens.embed.batch import Read, prepare
+from conceptlens.embed.batch import Read, image_of, prepare
 from conceptlens.embed.cells import layer_cells
 from conceptlens.embed.plan import EmbedPlan
 from conceptlens.error import InputError
@@ -78,10 +78,9 @@ class Reader:
         places = sorted({round(place * (self.total - 1) / max(1, count - 1)) for place in range(count)})
         sums: dict[str, list[Tensor]] = {name: [] for name in self.plan.layers}
         for place in places:
-            image = self._read(place, control=False).image
+            image, like = self._image(place), self.model.parameter
             if image is None:
                 continue
-            like = self.model.parameter
             cells = layer_cells(self.model, image[None].to(like.device, like.dtype), self.plan.layers)
             if all(bool(values.isfinite().all()) for values in cells.values()):
                 for name, values in cells.items():
@@ -100,6 +99,14 @@ class Reader:
             return self.data[place]
         except (InputError, OSError, ValueError) as error:
             return " ".join(str(error).split())
+
+    def _image(self, place: int) -> Tensor | None:
+        """Return the photo at a place as the model reads it, without its masks; None where that fails."""
+        one = self._one(place)  # pyright: ignore[reportAttributeAccessIssue]
+        try:
+            return None if isinstance(one, str) else image_of(self.model, self.plan, place, one.photo)
+        except (InputError, OSError, ValueError):
+            return None  # its batch will say why
 
     def _read(self, place: int, control: bool) -> Read:
         one = self._one(place)  # pyright: ignore[reportAttributeAccessIssue]
