@@ -23,6 +23,7 @@ from conceptlens.cli import app
 from conceptlens.data.located import LocatedSet
 from conceptlens.embed import cluster
 from conceptlens.embed.cluster import on_ray
+from conceptlens.embed.connection import load_ray
 from conceptlens.embed.run import Engine, embed, local
 from conceptlens.store import Store
 
@@ -34,7 +35,7 @@ PROCESS = Path(__file__).with_name("cluster_process.py")
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """A cluster of two CPUs that this process is connected to."""
-    ray = cluster._ray()
+    ray = load_ray()
     with warnings.catch_warnings():  # what is forked becomes another program at once
         warnings.filterwarnings("ignore", "lancedb fork support", RuntimeWarning)
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="critical")
@@ -80,7 +81,7 @@ def test_a_killed_worker_leaves_store_and_output_identical(address: str, whole: 
 
 
 def test_a_run_that_is_left_frees_its_workers_and_is_taken_up(address: str, whole: Store, tmp_path: Path) -> None:
-    ray = cluster._ray()
+    ray = load_ray()
     data = cl.open_set("drawn:20")
     store = Store(tmp_path / "store", create=True)
     run = embed(data, small_model(), small_plan(), store, engine=on_ray(address, 1))
@@ -100,7 +101,7 @@ def test_a_run_that_is_left_frees_its_workers_and_is_taken_up(address: str, whol
 
 
 def test_errors_come_as_the_sentences_of_the_local_engine(address: str, tmp_path: Path) -> None:
-    ray = cluster._ray()
+    ray = load_ray()
     data = cl.open_set("drawn:6")
     (tmp_path / "seen").mkdir()
     with pytest.raises(RuntimeError, match=r"^the disk is on fire$"):

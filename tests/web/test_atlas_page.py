@@ -3,14 +3,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 from typer.testing import CliRunner
 
 from conceptlens.cli import app
@@ -35,29 +35,8 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out" / "story.html"
 
 
-@pytest.fixture
-def opened(browser: Browser) -> Iterator[Open]:
-    contexts = []
-
-    def show(file: Path, width: int = 1280, scheme: str = "light") -> Page:
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # pyright: ignore
-        contexts.append(context)
-        page = context.new_page()
-        said: list[str] = []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
-        page.goto(file.as_uri())
-        assert said == []
-        return page
-
-    yield show
-    for context in contexts:
-        context.close()
-
-
-def test_the_story_is_told_in_the_order_a_reader_asks(story: Path, opened: Open) -> None:
-    page = opened(story)
+def test_the_story_is_told_in_the_order_a_reader_asks(story: Path, visit: Open) -> None:
+    page = visit(story)
     expect(page.get_by_role("heading", level=1)).to_have_text("How does timm:lite hold its concepts?")
     asked = [text.split("\n")[0] for text in page.locator("section.below h2").all_inner_texts()]
     assert asked[:5] == [
@@ -78,8 +57,8 @@ def test_the_story_is_told_in_the_order_a_reader_asks(story: Path, opened: Open)
     expect(page.locator(".notice")).to_contain_text("Figures and tiles show the 12 most frequent of 20 concepts")
 
 
-def test_every_image_is_there_and_says_what_it_shows(story: Path, opened: Open) -> None:
-    page = opened(story)
+def test_every_image_is_there_and_says_what_it_shows(story: Path, visit: Open) -> None:
+    page = visit(story)
     page.evaluate("document.querySelectorAll('img').forEach(i => i.loading = 'eager')")
     page.wait_for_function("[...document.images].every(i => i.complete)")
     assert page.evaluate("[...document.images].every(i => i.naturalWidth > 20 && i.alt.length > 8)")
@@ -89,8 +68,8 @@ def test_every_image_is_there_and_says_what_it_shows(story: Path, opened: Open) 
     assert page.locator(".tile.wrong figcaption").first.inner_text().startswith("✗ ")
 
 
-def test_the_keyboard_opens_the_other_concepts_and_follows_the_questions(story: Path, opened: Open) -> None:
-    page = opened(story)
+def test_the_keyboard_opens_the_other_concepts_and_follows_the_questions(story: Path, visit: Open) -> None:
+    page = visit(story)
     summary = page.locator("details.more summary")
     expect(summary).to_have_text("8 more concepts, with fewer embeddings")
     expect(page.locator("details.more table")).to_be_hidden()
@@ -105,8 +84,8 @@ def test_the_keyboard_opens_the_other_concepts_and_follows_the_questions(story: 
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1280])
-def test_no_width_scrolls_sideways(story: Path, opened: Open, width: int) -> None:
-    page = opened(story, width)
+def test_no_width_scrolls_sideways(story: Path, visit: Open, width: int) -> None:
+    page = visit(story, width)
     page.locator("details.more summary").click()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     shown = page.locator("figure.drawn img").first
@@ -116,18 +95,18 @@ def test_no_width_scrolls_sideways(story: Path, opened: Open, width: int) -> Non
         assert cell.evaluate("c => getComputedStyle(c, '::before').content") == '"mAP"'
 
 
-def test_dark_and_light_follow_the_reader(story: Path, opened: Open) -> None:
+def test_dark_and_light_follow_the_reader(story: Path, visit: Open) -> None:
     def lightness(page: Page) -> tuple[float, float]:
         colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
         figure = page.locator("figure.drawn").first
         pixels = np.asarray(Image.open(BytesIO(figure.screenshot())).convert("L"))
         return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3, float(np.median(pixels))
 
-    assert min(lightness(opened(story))) > 200
-    assert max(lightness(opened(story, scheme="dark"))) < 60
+    assert min(lightness(visit(story))) > 200
+    assert max(lightness(visit(story, scheme="dark"))) < 60
 
 
-def test_names_from_a_store_are_text_and_no_markup(tmp_path: Path, opened: Open) -> None:
+def test_names_from_a_store_are_text_and_no_markup(tmp_path: Path, visit: Open) -> None:
     store = Store(tmp_path / "store", create=True)
     images = [ImageRow(row_id(f"{i}"), "run", f"{EVIL}{i}", width=60, height=40) for i in range(6)]
     area = np.zeros((40, 60), bool)
@@ -144,7 +123,7 @@ def test_names_from_a_store_are_text_and_no_markup(tmp_path: Path, opened: Open)
     store.append(images, rows, masks)
     done = CliRunner().invoke(app, ["analyze", str(tmp_path / "store"), "--out", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
-    page = opened(tmp_path / "out" / "story.html", 390)
+    page = visit(tmp_path / "out" / "story.html", 390)
     assert page.title() == "How timm:x holds its concepts"
     assert page.locator("script").count() == 0
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
@@ -154,7 +133,7 @@ def test_names_from_a_store_are_text_and_no_markup(tmp_path: Path, opened: Open)
     told = [{"concept": EVIL, "image": EVIL, "similarity": 0.5}] * 4
     numbers = {"store": EVIL, "image": EVIL, "model": "m", "layer": "l", "mode": "contrast", "found": told}
     write_found(tmp_path / "found.html", store, Image.new("RGB", (60, 40), "tan"), area, found, numbers)
-    page = opened(tmp_path / "found.html", 390)
+    page = visit(tmp_path / "found.html", 390)
     expect(page.locator(".tiles.found figure")).to_have_count(4)
     assert page.locator("script").count() == 0
     assert page.evaluate("[...document.images].every(i => i.naturalWidth > 20 && i.alt.length > 8)")

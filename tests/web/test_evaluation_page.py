@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from conceptlens.evaluation.case import ShownCase, choose_cases
 from conceptlens.evaluation.row import Row
@@ -61,26 +61,12 @@ ABOUT = About(
 
 
 @pytest.fixture
-def opened(browser: Browser, tmp_path: Path) -> Iterator[Open]:
-    contexts = []
-
+def opened(visit: Open, tmp_path: Path) -> Open:
     def show(width: int = 1280, scheme: str = "light", concept: str = "cat", about: About = ABOUT) -> Page:
         rows = some_rows(concept)
-        file = write_evaluation_page(tmp_path / "page.html", summarise(rows), shown(rows), about)
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # pyright: ignore
-        contexts.append(context)
-        page = context.new_page()
-        said: list[str] = []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
-        page.goto(file.as_uri())
-        assert said == []
-        return page
+        return visit(write_evaluation_page(tmp_path / "page.html", summarise(rows), shown(rows), about), width, scheme)
 
-    yield show
-    for context in contexts:
-        context.close()
+    return show
 
 
 def test_the_table_holds_the_numbers_and_marks_the_best(opened: Open) -> None:

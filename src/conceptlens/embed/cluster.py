@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 import functools
-import logging
 import os
-import socket
 import sys
 import warnings
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -22,6 +20,7 @@ import torch
 from torch import nn
 
 from conceptlens.embed.batch import Rows
+from conceptlens.embed.connection import check_answers, check_room, connected, first_line, load_ray
 from conceptlens.embed.run import Engine, Task
 from conceptlens.embed.stream import Reader
 from conceptlens.error import InputError
@@ -36,10 +35,6 @@ HANDED = 4
 HANDS = 16_384
 # How often a hand is tried where workers die of it.
 TRIES = 3
-# Seconds in which a cluster has to answer.
-PATIENCE = 5.0
-# An empty frame of settings after the preface of HTTP/2, in which Ray speaks; it answers with its own settings.
-_GREETING, _SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]), 4
 
 
 def on_ray(address: str | None = None, workers: int = 1) -> Engine:
@@ -57,9 +52,9 @@ def on_ray(address: str | None = None, workers: int = 1) -> Engine:
     """
     if workers < 1:
         raise InputError(f"{workers} workers were asked for; expected at least 1")
-    _ray()
+    load_ray()
     if address is not None:
-        _check_answers(address)
+        check_answers(address)
     return functools.partial(_embedded, address, workers)
 
 
@@ -109,10 +104,11 @@ class Worker:
         """What was sent, opened when first needed."""
         mend_torchvision()
         try:
-            return _ray().get(self.kept)
+            return load_ray().get(self.kept)
         except Exception as error:
             raise InputError(
-                f"a worker cannot open the model or the data set ({_line(error)}); every node needs the same packages"
+                f"a worker cannot open the model or the data set ({first_line(error)}); "
+                "every node needs the same packages"
             ) from None
 
     @cached_property
@@ -122,7 +118,7 @@ class Worker:
 
     def check_alive(self, batches: Sequence[range]) -> None:
         """Raise `InputError` where those before this worker died at the same photos."""
-        if _ray().get(self.tally.begin.remote(batches[0].start)) > TRIES:
+        if load_ray().get(self.tally.begin.remote(batches[0].start)) > TRIES:
             names = self.job.task.data.names
             raise InputError(
                 f"workers died {TRIES} times at the photos {names[batches[0].start]} to {names[batches[-1].stop - 1]}, "
@@ -149,9 +145,9 @@ def _found(start: int, value: Rows | Exception) -> dict[str, np.ndarray]:
 def _embedded(address: str | None, workers: int, task: Task, batches: Sequence[range]) -> Iterator[Rows]:
     if not batches:
         return
-    with _connected(address) as ray:
+    with connected(address) as ray:
         graphics = 1 if task.model.parameter.device.type == "cuda" else 0
-        _check_room(ray, workers, graphics)
+        check_room(ray, workers, graphics)
         kept = _sent(ray, task, "cuda" if graphics else str(task.model.parameter.device))
         found = _found_on(ray, kept, _hands(batches, workers), workers, graphics)
         written: set[int] = set()
@@ -164,7 +160,7 @@ def _embedded(address: str | None, workers: int, task: Task, batches: Sequence[r
                     yield row["found"]
         except (ray.exceptions.RayError, ray.data.exceptions.SystemException) as error:
             raise InputError(
-                f"the Ray cluster gave up ({_line(error)}); see `ray status`, and resume the run"
+                f"the Ray cluster gave up ({first_line(error)}); see `ray status`, and resume the run"
             ) from error
         finally:
             found.close()
@@ -200,7 +196,7 @@ def _sent(ray: Any, task: Task, device: str) -> Any:
     try:
         return ray.put(Job(replace(task, model=model), device, torch.get_num_threads(), precision, os.getcwd()))
     except Exception as error:
-        reason = _line(error.__cause__ or error)
+        reason = first_line(error.__cause__ or error)
         raise InputError(
             f"{model.name} or {task.data.name} cannot be sent to workers ({reason}); use the local engine"
         ) from None
@@ -217,106 +213,3 @@ def _on_cpu(model: Backbone) -> nn.Module:
         for tensor in held
     }  # fmt: skip
     return copy.deepcopy(model.module, moved)
-
-
-@contextmanager
-def _connected(address: str | None) -> Iterator[Any]:
-    """Connect to a cluster, or begin one that ends here; a connection that is there already is used and left."""
-    ray = _ray()
-    if ray.is_initialized():
-        known = ray.get_runtime_context().gcs_address
-        if address not in (None, "auto", known):
-            raise InputError(f"this process is connected to the Ray cluster at {known} already, not to {address}")
-        with _quiet():
-            yield ray
-        return
-    with _quiet():
-        place = address or os.environ.get("RAY_ADDRESS") or "local"
-        own = {"include_dashboard": False} if place == "local" else {}
-        try:
-            with (
-                warnings.catch_warnings()
-            ):  # the store's library warns of forks; what is forked here is another program
-                warnings.filterwarnings("ignore", "lancedb fork support", RuntimeWarning)
-                ray.init(address=place, log_to_driver=False, logging_level=logging.CRITICAL, **own)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            raise InputError(f"no Ray cluster at '{place}' ({_line(error)}); see `ray status`") from None
-        try:
-            with _silent(ray):
-                yield ray
-        finally:
-            ray.shutdown()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Within, Ray Data's own log stays in its file: what matters of it is raised."""
-    log = logging.getLogger("ray.data")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
-
-
-@contextmanager
-def _silent(ray: Any) -> Iterator[None]:
-    """Within, Ray does not print the death of a worker on standard output, as it does whatever `log_to_driver` says."""
-    place, name = ray._private.worker, "print_to_stdstream"
-    before = getattr(place, name, None)
-    setattr(place, name, lambda *_, **__: None)
-    try:
-        yield
-    finally:
-        setattr(place, name, before)
-
-
-def _check_answers(address: str) -> None:
-    """Raise `InputError` where no Ray cluster answers: Ray itself would wait for minutes."""
-    if address in ("auto", "local"):
-        return
-    host, _, port = address.rpartition(":")
-    if "/" in address or not host or not port.isdecimal():
-        raise InputError(f"'{address}' is no address of a Ray cluster; expected HOST:PORT, as 10.0.0.1:6379, or auto")
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), PATIENCE) as line:
-            line.settimeout(PATIENCE)
-            line.sendall(_GREETING)
-            answers = os.environ.get("RAY_USE_TLS") == "1" or line.recv(9)[3:4] == bytes([_SETTINGS])
-    except (OSError, OverflowError):
-        answers = False
-    if not answers:
-        raise InputError(
-            f"no Ray cluster answers at {address}; start one with `ray start --head`, or give the address it prints"
-        )
-
-
-def _check_room(ray: Any, workers: int, graphics: int) -> None:
-    there = ray.cluster_resources()
-    cpus, gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))
-    if workers > (gpus if graphics else cpus):
-        needed = "one GPU" if graphics else "one CPU"
-        raise InputError(
-            f"{workers} workers were asked for and each needs {needed}, but the Ray cluster has {cpus} CPUs and "
-            f"{gpus} GPUs; ask for fewer, or add nodes"
-        )
-
-
-def _line(error: BaseException) -> str:
-    """Return the first line of an error, with its kind."""
-    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {said}"[:300]
-
-
-def _ray() -> Any:
-    """Return Ray, which tells nobody that it is used."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what it will be; without, Ray warns of it
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    try:
-        import ray
-        import ray.data
-    except ImportError:
-        raise InputError('the engine ray needs Ray; install it with: pip install "conceptlens[ray]"') from None
-    return ray

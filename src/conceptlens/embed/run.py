@@ -95,7 +95,7 @@ def embed(
     task = Task(prepared, plan, data, run, scales)
     failed = {image.id for image in store.failures(run)}
     done -= failed if retry else set()
-    before = Progress(run, len(done), reader.total, _counted(store, row) if done else 0, len(failed & done))
+    before = Progress(run, len(done), reader.total, store.count(run) if done else 0, len(failed & done))
     yield from _written(store, row, before, engine(task, _left(reader, done)))
 
 
@@ -131,11 +131,6 @@ def _written(store: Store, row: RunRow, before: Progress, found: Iterable[Rows])
         store.index(layer)
     alone = all(other.finished is not None for other in store.runs())
     store.compact(timedelta(0) if alone else SPARED)  # one piece for each batch, until now
-
-
-def _counted(store: Store, row: RunRow) -> int:
-    layers = row.settings["layers"]
-    return sum(len(part) for layer in layers for part in store.stream(layer=layer, run=row.id))
 
 
 def _left(reader: Reader, done: set[str]) -> list[range]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +22,7 @@ from conceptlens.reporting.atlas_words import (
     signed,
     verdicts,
 )
+from conceptlens.reporting.static_page import static_page
 from conceptlens.story.layer import CUTOFFS, FEWEST
 
 if TYPE_CHECKING:
@@ -56,8 +55,9 @@ def write_atlas_page(
 def atlas_page(story: Story, drawings: Drawings, tiles: Tiles, about: AboutAtlas) -> str:
     """Return the page of a story as HTML that asks for nothing outside itself."""
     rows, told, ranked = story.rows, story.told, story.ranked()
-    return render_page(
+    return static_page(
         "atlas.html.j2",
+        "atlas.css",
         about=about,
         story=story,
         facts=_facts(story),
@@ -85,19 +85,6 @@ def atlas_page(story: Story, drawings: Drawings, tiles: Tiles, about: AboutAtlas
         settings={name: _plain(value) for name, value in about.settings.items() if value is not None},
         failures=[row.failure for row in rows.failed],
     )
-
-
-def render_page(name: str, **content: Any) -> str:
-    """Return a template of the atlas filled in, its style allowed by its fingerprint and nothing else allowed."""
-    import jinja2
-
-    templates = files("conceptlens.reporting") / "templates"
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    style = (templates / "atlas.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
-    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    template = environment.from_string((templates / name).read_text(encoding="utf-8"))
-    return template.render(style=style, policy=policy, **content)
 
 
 def tile_source(row: int, tiles: Tiles) -> dict[str, Any]:

@@ -16,10 +16,11 @@ from rich.table import Table
 from conceptlens.atomic import replacing
 from conceptlens.data.folder import read_image
 from conceptlens.error import InputError
-from conceptlens.reporting.atlas_page import render_page, tile_source
+from conceptlens.reporting.atlas_page import tile_source
 from conceptlens.reporting.atlas_photos import find_photos
 from conceptlens.reporting.atlas_tiles import Tiles, masked_tile, row_tiles
 from conceptlens.reporting.numbers import versions
+from conceptlens.reporting.static_page import static_page
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -134,8 +135,9 @@ def write_found(
         known, store, [] if photos is None else find_photos(photos, wanted, split),
     )  # fmt: skip
     asked = Tiles({0: masked_tile(photo, mask)}, 1)
-    text = render_page(
+    text = static_page(
         "atlas_search.html.j2",
+        "atlas.css",
         numbers=numbers,
         asked=tile_source(0, asked),
         tiles=[{**tile_source(place, near), **one} for place, one in enumerate(numbers["found"])],

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ from conceptlens.evaluation.summary import ALL, MACRO, Intervals, Line, Summary,
 from conceptlens.metric.locate import LOCATED
 from conceptlens.render import overlay, scale_of
 from conceptlens.reporting.outline import outlined
+from conceptlens.reporting.static_page import static_page
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -70,18 +69,10 @@ def write_evaluation_page(
 
 def evaluation_page(summary: Summary, cases: Sequence[ShownCase], about: About) -> str:
     """Return the page of an evaluation as HTML that asks for nothing outside itself."""
-    import jinja2
-
-    templates = files("conceptlens.reporting") / "templates"
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    style = environment.from_string((templates / "evaluation.css").read_text(encoding="utf-8")).render(
-        groups=range(len(summary.groups))
-    )
-    template = environment.from_string((templates / "evaluation.html.j2").read_text(encoding="utf-8"))
-    digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
-    return template.render(
-        style=style,
-        policy=f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
+    return static_page(
+        "evaluation.html.j2",
+        "evaluation.css",
+        groups=range(len(summary.groups)),
         about=about,
         summary=summary,
         primary=title_of(about.primary),

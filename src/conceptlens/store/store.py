@@ -195,6 +195,11 @@ class Store:
                 indexed = True
         return indexed
 
+    def count(self, run: str | None = None) -> int:
+        """Return how many embeddings there are, of all runs or of one; no vector is read."""
+        where = condition(None, None, None, None, None, run)
+        return sum(rows.num_rows for _, rows in self._snapshot().columns(("id",), where))
+
     def layers(self) -> tuple[LayerRow, ...]:
         """Return what each model, layer and mode holds."""
         counts: Counter[tuple[str, str, str, int]] = Counter()

@@ -31,56 +31,48 @@ class Found:
 
 
 @dataclass(frozen=True, eq=False)
-class Retrieval:
-    """How well every row, as a query, finds the other rows of its label; 0 to 1, higher is better.
+class ListedRetrieval:
+    """What the first hits of every row, as a query, say of retrieval; 0 to 1, higher is better.
 
-    - `average_precision[query]`: mean over relevant rows of the precision at their rank.
     - `average_precision_at[query cutoff]`: `sum_{r <= k} P@r rel_r / min(k, relevant)`.
     - `precision[query cutoff]`: share of relevant rows among the first k, or among all if there are fewer. A label of
       fewer than k other rows cannot reach 1.
-    - `chance[query]`, `chance_at[query cutoff]`: the expected average precision of a random order of the same rows.
-      The expected precision of one is `relevant / candidates`.
+    - `chance_at[query cutoff]`: the expected average precision of a random order of the same rows. The expected
+      precision of one is `relevant / candidates`.
     - `relevant[query]`, `candidates[query]`: how many rows were to be found, and among how many.
     - `applies[query]`: False where there was nothing to find; all numbers are 0 there.
+    """
+
+    average_precision_at: Float[np.ndarray, "query cutoff"]
+    precision: Float[np.ndarray, "query cutoff"]
+    chance_at: Float[np.ndarray, "query cutoff"]
+    relevant: Int[np.ndarray, "query"]
+    candidates: Int[np.ndarray, "query"]
+    cutoffs: tuple[int, ...]
+
+    @property
+    def applies(self) -> Bool[np.ndarray, "query"]:
+        """Where there was a row to be found."""
+        return self.relevant > 0
+
+
+@dataclass(frozen=True, eq=False)
+class Retrieval(ListedRetrieval):
+    """How well every row finds the other rows of its label: the same, and what the whole order says.
+
+    - `average_precision[query]`: mean over relevant rows of the precision at their rank.
+    - `chance[query]`: the expected average precision of a random order.
 
     Means over `applies` and their intervals by image: `conceptlens.metric.interval(r.average_precision[r.applies],
     images[r.applies])`. Queries are resampled there; the rows in which they search stay.
     """
 
     average_precision: Float[np.ndarray, "query"]
-    average_precision_at: Float[np.ndarray, "query cutoff"]
-    precision: Float[np.ndarray, "query cutoff"]
     chance: Float[np.ndarray, "query"]
-    chance_at: Float[np.ndarray, "query cutoff"]
-    relevant: Int[np.ndarray, "query"]
-    candidates: Int[np.ndarray, "query"]
-    cutoffs: tuple[int, ...]
-
-    @property
-    def applies(self) -> Bool[np.ndarray, "query"]:
-        """Where there was a row to be found."""
-        return self.relevant > 0
 
     def mean(self) -> float | None:
         """Return mAP, the mean average precision; None where no query has anything to find."""
         return float(self.average_precision[self.applies].mean()) if self.applies.any() else None
-
-
-@dataclass(frozen=True, eq=False)
-class ListedRetrieval:
-    """What lists of hits say of retrieval: a `Retrieval` without the average precision of the whole order."""
-
-    average_precision_at: Float[np.ndarray, "query cutoff"]
-    precision: Float[np.ndarray, "query cutoff"]
-    chance_at: Float[np.ndarray, "query cutoff"]
-    relevant: Int[np.ndarray, "query"]
-    candidates: Int[np.ndarray, "query"]
-    cutoffs: tuple[int, ...]
-
-    @property
-    def applies(self) -> Bool[np.ndarray, "query"]:
-        """Where there was a row to be found."""
-        return self.relevant > 0
 
 
 def retrieve(
@@ -106,8 +98,8 @@ def retrieve(
         same = (codes[part, None] == codes) & allowed
         fall = np.where(allowed, -(rows[part] @ rows.T), EXCLUDED)
         parts.append(_scores(fall, same, allowed.sum(1), wanted))
-    joined = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    return Retrieval(*joined, cutoffs=tuple(cutoffs))
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Retrieval(**joined, cutoffs=tuple(cutoffs))
 
 
 def retrieve_listed(
@@ -140,7 +132,7 @@ def retrieve_listed(
     return ListedRetrieval(
         np.take_along_axis(total, last - 1, 1) / np.maximum(np.minimum(relevant[:, None], wanted), 1),
         np.take_along_axis(hit, last - 1, 1) / last,
-        np.stack([expected_average_precision(relevant, candidates, int(k)) for k in wanted], axis=1),
+        _chance_at(relevant, candidates, wanted),
         relevant,
         candidates,
         tuple(cutoffs),
@@ -214,8 +206,8 @@ def _to_find(codes: np.ndarray, picture: np.ndarray) -> tuple[np.ndarray, np.nda
     return np.bincount(codes)[codes] - both[place.reshape(-1)], len(codes) - own
 
 
-def _scores(fall: np.ndarray, same: np.ndarray, candidates: np.ndarray, cutoffs: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Return the numbers of a `Retrieval`, in its order, for some queries."""
+def _scores(fall: np.ndarray, same: np.ndarray, candidates: np.ndarray, cutoffs: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the numbers of a `Retrieval` for some queries."""
     relevant = same.sum(1)
     gained, hits = _expected(*_sorted(fall, same))
     total, found = np.cumsum(gained, axis=1), np.cumsum(hits, axis=1)
@@ -223,17 +215,20 @@ def _scores(fall: np.ndarray, same: np.ndarray, candidates: np.ndarray, cutoffs:
     last = np.maximum(np.minimum(candidates[:, None], cutoffs), 1)
     precise = np.take_along_axis(found, last - 1, 1) / last
     at = np.take_along_axis(total, np.minimum(cutoffs, fall.shape[1])[None].repeat(len(fall), 0) - 1, 1) / divisor
-    chance_at = [expected_average_precision(relevant, candidates, int(k)) for k in cutoffs]
     applies = (relevant > 0)[:, None]
-    return (
-        total[:, -1] / np.maximum(relevant, 1),
-        at * applies,
-        precise * applies,
-        expected_average_precision(relevant, candidates),
-        np.stack(chance_at, axis=1),
-        relevant,
-        candidates,
-    )
+    return {
+        "average_precision_at": at * applies,
+        "precision": precise * applies,
+        "chance_at": _chance_at(relevant, candidates, cutoffs),
+        "relevant": relevant,
+        "candidates": candidates,
+        "average_precision": total[:, -1] / np.maximum(relevant, 1),
+        "chance": expected_average_precision(relevant, candidates),
+    }
+
+
+def _chance_at(relevant: np.ndarray, candidates: np.ndarray, cutoffs: np.ndarray) -> np.ndarray:
+    return np.stack([expected_average_precision(relevant, candidates, int(k)) for k in cutoffs], axis=1)
 
 
 def _sorted(fall: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
