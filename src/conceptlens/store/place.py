@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -62,8 +64,8 @@ def connect(path: Path) -> lancedb.DBConnection:
 
 
 def exists(path: Path, table: str) -> bool:
-    """Whether a table has been written; a process killed while it made one may leave a folder without any version."""
-    return any((path / f"{table}.lance" / "_versions").glob("*.manifest"))
+    """Whether a table has been made."""
+    return (path / f"{table}.lance").is_dir()
 
 
 def tables(path: Path) -> tuple[str, ...]:
@@ -143,5 +145,20 @@ def speaking(path: Path, doing: str) -> Iterator[None]:
 
 def _opened_or_made(path: Path, database: lancedb.DBConnection, name: str) -> Table:
     if not exists(path, name):
-        return database.create_table(name, schema=schema(name), exist_ok=True)
+        _make_table(path, name)
     return database.open_table(name)
+
+
+def _make_table(path: Path, name: str) -> None:
+    """Make an empty table beside its place and move it there as a whole, unless another writer was first.
+
+    Two that make one table in its place at once do not both fail or both win: Lance lets the later one overwrite
+    what the first has made, and the rows that were written to it meanwhile.
+    """
+    with tempfile.TemporaryDirectory(dir=path, prefix=".table.") as beside:
+        lancedb.connect(beside).create_table(name, schema=schema(name))
+        try:
+            os.rename(Path(beside) / f"{name}.lance", path / f"{name}.lance")
+        except OSError:
+            if not exists(path, name):
+                raise
