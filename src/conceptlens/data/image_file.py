@@ -58,7 +58,7 @@ def orientation(image: Image.Image) -> int:
     """Read the EXIF orientation; broken EXIF counts as upright, since the pixels are sound."""
     try:
         return image.getexif().get(_ORIENTATION, 1)
-    except Exception:
+    except Exception:  # Pillow raises nearly anything for broken EXIF; the docstring says what follows
         return 1
 
 

@@ -105,7 +105,7 @@ class Worker:
         mend_torchvision()
         try:
             return load_ray().get(self.kept)
-        except Exception as error:
+        except Exception as error:  # opening what was sent runs the user's own modules, which raise what they like
             raise InputError(
                 f"a worker cannot open the model or the data set ({first_line(error)}); "
                 "every node needs the same packages"
@@ -132,7 +132,7 @@ class Worker:
             self.check_alive(batches)
             for places, reads in zip(batches, self.reader.ahead(batches), strict=True):
                 yield _found(places.start, self.job.task.rows(self.reader, reads))
-        except Exception as error:
+        except Exception as error:  # handed on: it is raised in the process that writes
             yield _found(-1, error)
 
 
@@ -195,7 +195,7 @@ def _sent(ray: Any, task: Task, device: str) -> Any:
     precision = torch.get_float32_matmul_precision()
     try:
         return ray.put(Job(replace(task, model=model), device, torch.get_num_threads(), precision, os.getcwd()))
-    except Exception as error:
+    except Exception as error:  # packing runs the user's own modules, which raise what they like
         reason = first_line(error.__cause__ or error)
         raise InputError(
             f"{model.name} or {task.data.name} cannot be sent to workers ({reason}); use the local engine"
