@@ -15,8 +15,9 @@ import torch
 
 from conceptlens.atomic import replacing
 from conceptlens.concept.branch import Branch, branch_layers, in_order, layer_widths
-from conceptlens.concept.translator import CONFIG, Teacher, Translator
+from conceptlens.concept.translator import Teacher, Translator
 from conceptlens.data.folder import find_images
+from conceptlens.described import CONFIG
 from conceptlens.error import InputError
 from conceptlens.fit.checkpoint import FILE, State
 from conceptlens.fit.crop import preprocess_of
