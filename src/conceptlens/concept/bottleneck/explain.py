@@ -12,6 +12,7 @@ from torch import Tensor
 from conceptlens.activation_map import source
 from conceptlens.concept.bottleneck.module import Bottleneck, Reading
 from conceptlens.error import InputError
+from conceptlens.forward import full_precision
 from conceptlens.record import Explanation
 
 if TYPE_CHECKING:
@@ -36,12 +37,14 @@ def explain_bottleneck(
     - `contributions` and the class's `bias` add up to its `logit`; with `top`, so does `rest`. All three stand in
       `source.settings`, one for each photo.
 
-    Raises `InputError` where the layers were not observed.
+    Raises `InputError` where the layers were not observed, or on another model.
     """
+    if top is not None and top < 1:
+        raise InputError(f"the top {top} concepts were asked for; give at least 1, or leave it out for all")
     reading = read(bottleneck, seen)
     index = _targets(bottleneck, reading, target)
     counts = bottleneck.contributions(reading, index)
-    keep = counts.shape[1] if top is None else min(max(top, 1), counts.shape[1])
+    keep = counts.shape[1] if top is None else min(top, counts.shape[1])
     chosen = counts.abs().sort(dim=1, descending=True, stable=True).indices[:, :keep] if top else _all(counts)
     kept = counts.gather(1, chosen)
     logits = reading.logits.gather(1, index[:, None])[:, 0]
@@ -53,7 +56,8 @@ def explain_bottleneck(
         "locator": type(bottleneck.locator).__name__.lower(),
     }
     origin = source(seen, bottleneck.values, "loc_cbm", settings)
-    plain = bottleneck.plain_maps(_cells(bottleneck, seen))
+    with full_precision(bottleneck.weight):
+        plain = bottleneck.plain_maps(_cells(bottleneck, seen))
     labels = tuple(tuple(bottleneck.labels[i] for i in row) for row in chosen.tolist())
     scores = reading.activations.gather(1, chosen)
     parts = Explanation(
@@ -78,8 +82,10 @@ def explain_bottleneck(
 
 
 def read(bottleneck: Bottleneck, seen: Observation) -> Reading:
-    """Return what the bottleneck reads in an observation of its layers."""
-    return bottleneck(_cells(bottleneck, seen))
+    """Return what the bottleneck reads in an observation of its layers by its own model."""
+    cells = _cells(bottleneck, seen)
+    bottleneck.base.check(seen.model)
+    return bottleneck(cells)
 
 
 def _cells(bottleneck: Bottleneck, seen: Observation) -> dict[str, Tensor]:
@@ -88,6 +94,11 @@ def _cells(bottleneck: Bottleneck, seen: Observation) -> dict[str, Tensor]:
         raise InputError(
             f"the bottleneck reads {', '.join(bottleneck.layers)}, and {', '.join(missing)} was not observed; "
             "use bottleneck.observe(model, photo)"
+        )
+    if seen.images.device != bottleneck.weight.device:
+        raise InputError(
+            f"the bottleneck is on {bottleneck.weight.device} and the photos were observed on {seen.images.device}; "
+            f"move it there with bottleneck.to('{seen.images.device}')"
         )
     return {name: seen.feature(name) for name in bottleneck.layers}
 

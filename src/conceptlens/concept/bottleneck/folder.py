@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def save_bottleneck(bottleneck: Bottleneck, folder: str | Path) -> Path:
             "identity": base.identity,
             "view": asdict(base.view) if base.view else {},
         },
-        "edits": [asdict(edit) for edit in bottleneck.edits],
+        "edits": [_stored(edit) for edit in bottleneck.edits],
         "training": bottleneck.training_record,
     }
     FOLDER.write(place, tensors, about)
@@ -83,6 +84,7 @@ def load_bottleneck(folder: str | Path) -> Bottleneck:
 
 def _built(about: dict[str, Any], changed: dict[str, Tensor]) -> Bottleneck:
     view = about["model"]["view"]
+    rows, columns = about["grid"]
     base = Base(about["model"]["name"], about["model"]["identity"], _view(view) if view else None, changed)
     made = Bottleneck(
         [BottleneckConcept(**one) for one in about["concepts"]],
@@ -90,12 +92,22 @@ def _built(about: dict[str, Any], changed: dict[str, Tensor]) -> Bottleneck:
         about["values"],
         about["channels"],
         LOCATORS[about["locator"]["kind"]](**about["locator"]["settings"]),
-        (about["grid"][0], about["grid"][1]),
+        (rows, columns),
         base,
         about["training"],
     )
-    made.edits = tuple(Edit(**one) for one in about["edits"])
+    made.edits = [_edit(one) for one in about["edits"]]
     return made
+
+
+def _stored(edit: Edit) -> dict[str, Any]:
+    """Return an edit without infinite bounds, which JSON cannot hold: an open side is null."""
+    return {name: None if value in (-math.inf, math.inf) else value for name, value in asdict(edit).items()}
+
+
+def _edit(stored: dict[str, Any]) -> Edit:
+    bounds = {n: side if stored[n] is None else stored[n] for n, side in (("low", -math.inf), ("high", math.inf))}
+    return Edit(**{**stored, **bounds})
 
 
 def _view(stored: dict[str, Any]) -> Preprocess:

@@ -29,7 +29,7 @@ class WholeImage(nn.Module):
 
     def forward(self, maps: Maps, cells: Cells) -> Masks:
         """Return the mask of all cells."""
-        return torch.full_like(maps, 1 / maps[0, 0].numel())
+        return torch.full_like(maps, 1 / (maps.shape[2] * maps.shape[3]))
 
     def settings(self) -> dict[str, object]:
         """Return what the constructor needs."""
@@ -122,7 +122,7 @@ class Parts(nn.Module):
     def attention(self, cells: Cells, size: tuple[int, int]) -> Float[Tensor, "image part height width"]:
         """Return each part's attention over a grid, which sums to 1."""
         logits = sum(
-            resized(torch.einsum("nchw,pc->nphw", cells[name].float(), weight), size)
+            resized(torch.einsum("nchw,pc->nphw", cells[name].to(weight.dtype), weight), size)
             for name, weight in zip(self.layers, self.weight, strict=True)
         )
         return logits.flatten(2).softmax(2).view_as(logits) if isinstance(logits, Tensor) else torch.empty(0)

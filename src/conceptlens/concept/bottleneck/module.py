@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from conceptlens.concept.bottleneck.edit import Edit
 from conceptlens.concept.bottleneck.locator import Locator, resized
 from conceptlens.error import InputError, near
+from conceptlens.forward import full_precision
 from conceptlens.preprocess import Preprocess
 from conceptlens.text.cache import identity
 
@@ -33,7 +34,7 @@ class Reading:
     """What a bottleneck reads in a batch.
 
     - `maps[image concept height width]`: the mean over the cells of each is the concept's activation.
-    - `activations[image concept]`, as the maps give them, before edits.
+    - `activations[image concept]`: as the maps give them, or as `intervene` set them; before edits.
     - `standard[image concept]`: after edits for all classes, less the training mean, over the training deviation.
     - `logits[image class]`: `sum_concept weight standard + bias`, edits for one class included.
     """
@@ -48,7 +49,8 @@ class Reading:
 class Base:
     """The network under a bottleneck: its name, the fingerprint of its weights, how photos enter it.
 
-    `changed` are the weights that were trained together with the bottleneck, by their names in the module.
+    `changed` are the weights and statistics that were trained together with the bottleneck, by their names in the
+    module.
     """
 
     name: str
@@ -61,19 +63,41 @@ class Base:
 
         Raises `InputError` for a model with other weights. The model that was given is left as it is.
         """
+        self._recognise(model)
+        module = model.module
+        if self.changed:
+            sizes = {name: value.shape for name, value in module.state_dict().items()}
+            wrong = [name for name, value in self.changed.items() if sizes.get(name) != value.shape]
+            if wrong:
+                raise InputError(f"this bottleneck has another {wrong[0]} than {model.name}; fit it again")
+            module = copy.deepcopy(module)
+            module.load_state_dict(dict(self.changed), strict=False)
+        view = self.view or model.transform
+        size = self.view.size if self.view else model.input_size
+        return dataclasses.replace(model, module=module, transform=view, input_size=size)
+
+    def check(self, model: Backbone) -> None:
+        """Refuse the model of an observation that is not what `of` returns.
+
+        Where weights were changed, they are what is compared: the fingerprint is of the model before.
+        """
+        if not self.changed:
+            return self._recognise(model)
+        own = model.module.state_dict()
+        if any(name not in own or not torch.equal(own[name].to(v), v) for name, v in self.changed.items()):
+            raise InputError(
+                f"this bottleneck was trained together with weights of {self.name}, and {model.name} was observed "
+                "without them; use bottleneck.observe(model, photo)"
+            )
+        return None
+
+    def _recognise(self, model: Backbone) -> None:
         found = identity(model.module)
         if found != self.identity:
             raise InputError(
                 f"this bottleneck was trained on {self.name} with weights {self.identity}, and {model.name} with "
                 f"weights {found} was given; load that model, or fit a bottleneck for this one"
             )
-        module = model.module
-        if self.changed:
-            module = copy.deepcopy(module)
-            module.load_state_dict(dict(self.changed), strict=False)
-        view = self.view or model.transform
-        size = self.view.size if self.view else model.input_size
-        return dataclasses.replace(model, module=module, transform=view, input_size=size)
 
 
 class Bottleneck(nn.Module):
@@ -107,12 +131,14 @@ class Bottleneck(nn.Module):
         self.concepts, self.classes = tuple(concepts), tuple(classes)
         self.values, self.grid, self.base = values, (int(grid[0]), int(grid[1])), base
         self.training_record = dict(training or {})
-        self.edits: tuple[Edit, ...] = ()
+        self._edits: tuple[Edit, ...] = ()
         if not self.concepts or len(self.classes) < 2:
             raise InputError(
                 f"a bottleneck of {len(self.concepts)} concepts and {len(self.classes)} classes was asked for; "
                 "give at least one concept and two classes"
             )
+        if min(self.grid) < 1:
+            raise InputError(f"maps of {self.grid[0]} x {self.grid[1]} cells were asked for; give at least one cell")
         self.locator = locator
         self.weight = nn.Parameter(torch.zeros(len(self.concepts), channels))
         self.register_buffer("mean", torch.zeros(len(self.concepts)))
@@ -131,6 +157,19 @@ class Bottleneck(nn.Module):
         """The layers that are read, the one whose cells carry the values last."""
         return tuple(dict.fromkeys([name for name in self.locator.layers if name != self.values] + [self.values]))
 
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """The lasting edits, in the order in which they apply: those for all classes, then those for one."""
+        return self._edits
+
+    @edits.setter
+    def edits(self, edits: Iterable[Edit]) -> None:
+        kept = tuple(edits)
+        for edit in kept:
+            self.concept_index(edit.concept)
+            self.class_index(edit.target or 0)
+        self._edits = kept
+
     @overload
     def forward(self, cells: Observation) -> Explanation: ...
     @overload
@@ -139,17 +178,18 @@ class Bottleneck(nn.Module):
         """Return logits, activations and maps from the cells of `layers`; of an observation, an explanation."""
         if not isinstance(cells, Mapping):
             return self.explain(cells)
-        maps = self.concept_maps(cells)
-        return self.read(maps, maps.mean((2, 3)))
+        with full_precision(self.weight):
+            maps = self.concept_maps(cells)
+            return self.read(maps, maps.mean((2, 3)))
 
     def concept_maps(self, cells: Mapping[str, Tensor]) -> Float[Tensor, "image concept height width"]:
         """Return the maps, whose mean over the cells is the activation."""
         plain = self.plain_maps(cells)
-        return plain * self.locator(plain, cells) * plain[0, 0].numel()
+        return plain * self.locator(plain, cells) * (self.grid[0] * self.grid[1])
 
     def plain_maps(self, cells: Mapping[str, Tensor]) -> Float[Tensor, "image concept height width"]:
         """Return `A`, the products at every cell, before the locator."""
-        values = cells[self.values].float()
+        values = cells[self.values].to(self.weight.dtype)
         if values.shape[1] != self.weight.shape[1]:
             raise InputError(
                 f"layer '{self.values}' has {values.shape[1]} channels; the bottleneck reads {self.weight.shape[1]}"
@@ -158,7 +198,7 @@ class Bottleneck(nn.Module):
 
     def read(self, maps: Tensor, activations: Tensor) -> Reading:
         """Return what follows from activations: edits, standardisation, class scores."""
-        standard = (self._edited(activations, None) - self.mean) / self.deviation
+        standard = (self.edited(activations) - self.mean) / self.deviation
         logits = self.head(standard)
         for target in sorted({edit.target for edit in self.edits if edit.target is not None}):
             shift = ((self._standard_for(activations, target) - standard) * self.head.weight[target]).sum(1)
@@ -167,11 +207,11 @@ class Bottleneck(nn.Module):
 
     def contributions(self, reading: Reading, target: Tensor) -> Float[Tensor, "image concept"]:
         """Return `W_ki z_i` for the class `target[image]` of each image: with the bias they add up to its logit."""
-        rows = [
-            self._standard_for(reading.activations[row : row + 1], int(k)) * self.head.weight[k]
-            for row, k in enumerate(target)
-        ]
-        return torch.cat(rows)
+        standard = reading.standard.clone()
+        for one in {edit.target for edit in self.edits if edit.target is not None}:
+            rows = target == one
+            standard[rows] = self._standard_for(reading.activations[rows], one)
+        return standard * self.head.weight[target]
 
     def explain(
         self, seen: Observation, target: str | int | Sequence[str | int] | None = None, top: int | None = None
@@ -206,11 +246,7 @@ class Bottleneck(nn.Module):
         """Return the place of a class; near names are offered where there is none."""
         return _index(name, self.classes, "class")
 
-    def _standard_for(self, activations: Tensor, target: int) -> Tensor:
-        """Return the standardised activations that one class sees."""
-        return (self._edited(self._edited(activations, None), target) - self.mean) / self.deviation
-
-    def _edited(self, activations: Tensor, target: int | None) -> Tensor:
+    def edited(self, activations: Tensor, target: int | None = None) -> Tensor:
         """Return activations within the bounds of the edits for `target` (`None`: for all classes)."""
         chosen = [edit for edit in self.edits if edit.target == target]
         if not chosen:
@@ -219,6 +255,10 @@ class Bottleneck(nn.Module):
         for edit in chosen:
             edited[:, edit.concept] = edited[:, edit.concept].clamp(edit.low, edit.high)
         return edited
+
+    def _standard_for(self, activations: Tensor, target: int) -> Tensor:
+        """Return the standardised activations that one class sees."""
+        return (self.edited(self.edited(activations), target) - self.mean) / self.deviation
 
 
 def _index(name: str | int, names: Sequence[str], kind: str) -> int:

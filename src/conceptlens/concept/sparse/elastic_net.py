@@ -44,7 +44,7 @@ class Solution:
 
 
 def largest_penalty(rows: Rows, alpha: float = ALPHA) -> float:
-    """Return the smallest strength at which all weights are 0: `max |mean_n (f - y_n) x_n'| / alpha`, f the frequencies.
+    """Return the smallest strength at which all weights are 0: `max |mean_n (f - y_n) x_n'| / alpha`, f frequencies.
 
     Raises `InputError` for an `alpha` that is not above 0 up to 1: without a lasso no weight is ever 0.
     """
@@ -74,7 +74,8 @@ def elastic_net(
 
     - `start`: where to begin; by default weights 0.
     - `support`: the only weights that may differ from 0.
-    - `tolerance`: see `Solution.converged`. After `most_steps` it returns what it has, not converged.
+    - `tolerance`: see `Solution.converged`. Double precision allows about 1e-12, and 1e-8 of a lasso alone. After
+      `most_steps`, or where nothing is gained any more, it returns what it has.
 
     Raises `InputError` for an alpha outside 0 to 1, a strength that is not above 0 (classes that can be told apart
     have no solution then), and a start or support of another shape.
@@ -86,7 +87,7 @@ def elastic_net(
             raise InputError(f"{name} has shape {tuple(given.shape)}; expected class concept, {tuple(shape)}")
     if not tolerance > 0 or most_steps < 1:
         raise InputError(f"tolerance is {tolerance}, most_steps {most_steps}; expected above 0 and 1 or more")
-    place = begin(rows) if start is None else begin(rows, start.weights, start.bias, support)
+    place = begin(rows, start and start.weights, start and start.bias, support)
     return _solve(rows, penalty, place, support, tolerance, most_steps)[0]
 
 

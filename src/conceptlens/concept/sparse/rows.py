@@ -143,6 +143,7 @@ def read_rows(features: Tensor, labels: Tensor, classes: int | None = None) -> R
     rows, a label out of range, and a class without rows.
     """
     _check_shapes(features, labels)
+    features = features.detach()
     count = int(labels.max()) + 1 if classes is None else classes
     _check_labels(labels, count)
     rows = torch.bincount(labels.long(), minlength=count)
@@ -151,7 +152,7 @@ def read_rows(features: Tensor, labels: Tensor, classes: int | None = None) -> R
         named = ", ".join(map(str, empty[:5])) + (", …" if len(empty) > 5 else "")
         raise InputError(f"no row has class {named} of {count}; leave such classes out and number the rest from 0")
     standard = _standard(features, _rows_at_once(features.shape[1], count))
-    return Rows(features.detach(), labels.long(), count, standard, rows.double() / len(labels))
+    return Rows(features, labels.long(), count, standard, rows.double() / len(labels))
 
 
 def _rows_at_once(concepts: int, classes: int) -> int:
@@ -187,7 +188,9 @@ def _standard(features: Tensor, most: int) -> Standard:
     mean = total / len(features)
     if not bool(mean.isfinite().all()):
         wrong = int((~features.isfinite()).sum())
-        raise InputError(f"{wrong} values of the features are not finite; expected none, so mend or leave out those rows")
+        raise InputError(
+            f"{wrong} values of the features are not finite; expected none, so mend or leave out those rows"
+        )
     square = torch.zeros_like(mean)
     for chunk in features.split(most):
         square += (chunk.double() - mean).square_().sum(0)
