@@ -30,6 +30,7 @@ from conceptlens.evaluation.intervention_curve import (
     Corrections,
     by_class_mean,
     by_percentile,
+    by_presence_mean,
     concept_groups,
     intervention_curve,
 )
@@ -371,6 +372,22 @@ def test_corrections_are_percentiles_of_training_activations() -> None:
                 assert np.isnan(value)
             else:
                 assert value == pytest.approx(high[i] if float(truth[n, i]) >= 0.5 else low[i], abs=1e-6)
+
+
+def test_corrections_by_presence_are_means_of_those_that_show_it() -> None:
+    _, world = a_world()
+    shown = world["truth"].roll(1, 0).clone()  # any labels: only means are asked
+    shown[:, 7], shown[3, 0] = 1.0, torch.nan
+    asked = torch.tensor([[1.0, 0.0, 0.6, 0.4, torch.nan, 0.0, 1.0, 1.0]])
+    found = by_presence_mean(world["train"], shown, asked).values[0].tolist()
+    for i, value in enumerate(found):
+        if i in (4, 7):
+            assert np.isnan(value), "not known, or shown by all"
+            continue
+        wanted = float(asked[0, i]) >= 0.5
+        told = [n for n in range(120) if not bool(shown[n, i].isnan()) and (float(shown[n, i]) >= 0.5) == wanted]
+        assert value == pytest.approx(sum(float(world["train"][n, i]) for n in told) / len(told), abs=1e-5)
+    assert "the truth of training images is (1, 8)" in refusal(lambda: by_presence_mean(world["train"], asked, asked))
 
 
 def test_corrections_by_class_are_means_of_training_images() -> None:

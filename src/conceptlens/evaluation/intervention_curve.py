@@ -52,21 +52,38 @@ def by_percentile(train: Table, truth: Table, low: float = 0.05, high: float = 0
     tells the class as well as the concept); NaN is not known.
     """
     _check_train(train, truth.shape[-1])
-    told = truth[~truth.isnan()]
-    if truth.ndim != 2 or not bool(((told >= 0) & (told <= 1)).all()):
-        raise InputError(f"truth has shape {tuple(truth.shape)}; expected image concept, shares from 0 to 1 or NaN")
+    _check_truth(truth)
     ends = _ends(train, low, high)
     values = torch.where(truth >= least, ends[1], ends[0])
     return Corrections(torch.where(truth.isnan(), torch.nan, values), ends[0], ends[1])
 
 
-def by_class_mean(
-    train: Table, train_classes: Int[Tensor, "image"], classes: Int[Tensor, "image"], low: float = 0.05,
-    high: float = 0.95,
-) -> Corrections:  # fmt: skip
+def by_presence_mean(train: Table, train_truth: Table, truth: Table, least: float = 0.5) -> Corrections:
+    """Return the mean activation of the training images that show the concept where it is, of the others where not.
+
+    `truth` as in `by_percentile`, `train_truth` the same of the training images; a concept that all or none of those
+    show is not corrected. Ours: a head that was trained on activations of middling size is sent beyond what it knows
+    by percentiles, and by these it is not.
+    """
+    _check_train(train, truth.shape[-1])
+    for one in (train_truth, truth):
+        _check_truth(one)
+    if train_truth.shape != train.shape:
+        raise InputError(f"the truth of training images is {tuple(train_truth.shape)}; expected {tuple(train.shape)}")
+    means = [
+        (train * group).sum(0) / group.sum(0)  # of none, NaN
+        for group in ((train_truth >= least).to(train), (train_truth < least).to(train))
+    ]
+    values = torch.where(truth >= least, *means)
+    told = torch.stack(means).isfinite().all(0) & ~truth.isnan()
+    return Corrections(torch.where(told, values, torch.nan), *_ends(train))
+
+
+def by_class_mean(train: Table, train_classes: Int[Tensor, "image"], classes: Int[Tensor, "image"]) -> Corrections:
     """Return for each image the mean activation of its class's training images; NaN for a class without any.
 
-    All concepts together then tell the class: the end of the curve is how well the head tells the classes' means.
+    All concepts together then tell the class: the curve of concept vectors drawn at random reaches the top as well, so
+    it says nothing of what the concepts mean.
     """
     _check_train(train, train.shape[-1])
     if train_classes.shape != train.shape[:1]:
@@ -75,7 +92,7 @@ def by_class_mean(
     sums = train.new_zeros(number, train.shape[1]).index_add(0, train_classes, train)
     counts = torch.bincount(train_classes, minlength=number)[:, None]
     means = torch.where(counts > 0, sums / counts.clamp_min(1), torch.nan)
-    return Corrections(means[classes], *_ends(train, low, high))
+    return Corrections(means[classes], *_ends(train))
 
 
 def concept_groups(concepts: Sequence[BottleneckConcept], by: Sequence[str] = ("part", "kind")) -> tuple[str, ...]:
@@ -232,13 +249,19 @@ def _counts(counts: Sequence[int] | None, total: int) -> tuple[int, ...]:
     return tuple(counts)
 
 
-def _ends(train: Tensor, low: float, high: float) -> Float[Tensor, "end concept"]:
+def _ends(train: Tensor, low: float = 0.05, high: float = 0.95) -> Float[Tensor, "end concept"]:
     """Return two percentiles of each concept, a few concepts at a time: torch.quantile takes 16 million values."""
     if not 0 <= low < high <= 1:
         raise InputError(f"the percentiles are {low} and {high}; give shares from 0 to 1, the lower one first")
     shares = torch.tensor([low, high], dtype=torch.float64, device=train.device)
     some = train.split(max(1, 2**22 // len(train)), 1)
     return torch.cat([torch.quantile(part.double(), shares, 0) for part in some], 1).to(train.dtype)
+
+
+def _check_truth(truth: Tensor) -> None:
+    told = truth[~truth.isnan()]
+    if truth.ndim != 2 or not bool(((told >= 0) & (told <= 1)).all()):
+        raise InputError(f"truth has shape {tuple(truth.shape)}; expected image concept, shares from 0 to 1 or NaN")
 
 
 def _check_train(train: Tensor, concepts: int) -> None:
