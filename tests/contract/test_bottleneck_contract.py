@@ -68,8 +68,9 @@ def test_a_bottleneck_leaves_the_module_as_found(name: str) -> None:
             bottleneck(seen)
             assert all(torch.equal(seen.tap(layer).raw.detach(), raw) for layer, raw in kept.items())
     trouble.append(KeyError("inside forward"))
+    bottleneck = bottleneck_of(backbone(name))
     with untouched(model.module), pytest.raises(KeyError, match="inside forward"):
-        bottleneck_of(backbone(name)).observe(model, images)
+        bottleneck.observe(model, images)
 
 
 @pytest.mark.parametrize("name", [n for n, a in ARCHITECTURES.items() if a.flips])

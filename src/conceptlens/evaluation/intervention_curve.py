@@ -62,8 +62,8 @@ def by_presence_mean(train: Table, train_truth: Table, truth: Table, least: floa
     """Return the mean activation of the training images that show the concept where it is, of the others where not.
 
     `truth` as in `by_percentile`, `train_truth` the same of the training images; a concept that all or none of those
-    show is not corrected. Ours: a head that was trained on activations of middling size is sent beyond what it knows
-    by percentiles, and by these it is not.
+    show is not corrected. Ours: percentiles can send a head beyond the activations it was trained on, and these
+    means do not.
     """
     _check_train(train, truth.shape[-1])
     for one in (train_truth, truth):

@@ -84,32 +84,31 @@ def refreshed(
     columns = [F.pad(members[c].nonzero()[:, 0] + 1, (1, 0)) for c in classes]
     found = rows.curvature(weights, bias, classes, columns)
     old = 1 if len(classes) == rows.classes else blocks.columns.shape[1]
-    width = max(old, *(len(c) for c in columns))
-    pad = width - old
+    pad = max(0, max(len(column) for column in columns) - old)
     all_columns, filled = F.pad(blocks.columns[:, :old], (0, pad)), F.pad(blocks.filled[:, :old], (0, pad))
-    curvature = F.pad(blocks.curvature[:old, :old], (0, 0, 0, pad, 0, pad)).permute(2, 0, 1).contiguous()
+    curvature = F.pad(blocks.curvature[:old, :old], (0, 0, 0, pad, 0, pad))
     for c, column, block in zip(classes, columns, found, strict=True):
         size = len(column)
-        all_columns[c], filled[c], curvature[c] = 0, False, 0.0
-        all_columns[c, :size], filled[c, :size], curvature[c, :size, :size] = column, True, block.double()
-    members = torch.where(stale[:, None], members, blocks.members)
-    return Blocks(all_columns, filled, members, curvature.permute(1, 2, 0).contiguous())
+        all_columns[c], filled[c], curvature[:, :, c] = 0, False, 0.0
+        all_columns[c, :size], filled[c, :size], curvature[:size, :size, c] = column, True, block
+    return Blocks(all_columns, filled, torch.where(stale[:, None], members, blocks.members), curvature)
 
 
 def descend(
     curvature: Float[Tensor, "slot slot class"],
+    stiffness: float,
     slope: Float[Tensor, "slot class"],
     start: Float[Tensor, "slot class"],
     lasso: float,
     ridge: float,
 ) -> tuple[Float[Tensor, "slot class"], Float[Tensor, "slot class"]]:
-    """Return, for each class, nearly the minimum u of a quadratic with a penalty, and its curvature times `u - start`.
+    """Return, for each class, nearly the minimum u of a quadratic with a penalty, and `M (u - start)`.
 
-    `slope (u - start) + (u - start)' curvature (u - start) / 2 + lasso |u|_1 + ridge / 2 |u|^2`, slot 0 not penalised:
-    one slot of all classes after another, until a sweep gains little.
+    `slope (u - start) + (u - start)' M (u - start) / 2 + lasso |u|_1 + ridge / 2 |u|^2` with M the curvature times
+    `stiffness`, slot 0 not penalised: one slot of all classes after another, until a sweep gains little.
     """
     point, bent = start.clone(), torch.zeros_like(start)
-    own = curvature.diagonal(dim1=0, dim2=1).T
+    own = stiffness * curvature.diagonal(dim1=0, dim2=1).T
     own = torch.where(own > 0, own, 1.0).contiguous()
     damped = own + ridge
     damped[0] = own[0]
@@ -121,7 +120,7 @@ def descend(
             wanted = own[slot] * point[slot] - bent[slot] - slope[slot]
             step = (wanted - wanted.clamp(-limit, limit)).div_(damped[slot]).sub_(point[slot])
             point[slot] += step
-            bent.addcmul_(curvature[slot], step)
+            bent.addcmul_(curvature[slot], step, value=stiffness)
             gain.addcmul_(step * step, damped[slot])
         last = float(gain.sum())
         gained += last

@@ -135,7 +135,7 @@ def _step(rows: Rows, penalty: Penalty, place: Place, support: Tensor | None) ->
     start = blocks.gather(place.weights, place.bias)
     before = place.objective(penalty)
     while stiffness < STIFFEST:
-        slots, bent = descend(blocks.curvature * stiffness, slope, start, penalty.lasso, penalty.ridge)
+        slots, bent = descend(blocks.curvature, stiffness, slope, start, penalty.lasso, penalty.ridge)
         weights, bias = blocks.scatter(slots, place.weights, place.bias)
         there = replace(place, weights=weights, bias=bias, slope=_within(rows.slope(weights, bias), support))
         tried += 1

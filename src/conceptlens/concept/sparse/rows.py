@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 # Doubles held at once while rows are read.
-CHUNK = 2**23
+CHUNK = 2**21
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,9 +105,10 @@ class Rows:
         """
         found = [torch.zeros(len(c), len(c), device=bias.device) for c in columns]
         for x, labels in self.chunks():
-            chance = torch.addmm(bias, x, weights.T).softmax(1)[:, list(classes)]
-            root = (chance * (1 - chance) / len(self.labels)).sqrt_().float().T.contiguous()
-            by_column = torch.cat([root.new_ones(1, len(labels)), x.float().T])
+            x = torch.cat([x.new_ones(len(labels), 1), x], 1).float()
+            chance = (x @ torch.cat([bias[:, None], weights], 1).float().T).softmax(1)[:, list(classes)]
+            root = (chance * (1 - chance) / len(self.labels)).sqrt_().T.contiguous()
+            by_column = x.T.contiguous()
             for i, column in enumerate(columns):
                 part = by_column.index_select(0, column).mul_(root[i])
                 found[i].addmm_(part, part.T)
