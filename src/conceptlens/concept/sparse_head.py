@@ -1,9 +1,9 @@
 """A bottleneck's last layer: sparse weights on z-scored concepts, cut to a number of effective concepts (NEC).
 
-Solved here and not by a library: scikit-learn's SAGA has the same objective and one penalty at a time on one processor;
-glmnet walks the same path, on the processor too; glm-saga is what the papers use. All three are slower
-(`benchmarks/sparse_head.py`) and none says how far its answer is from the best. skglm and celer have no multinomial
-loss, and adelie penalises a concept's weights of all classes together.
+Solved here and not by a library. glm-saga, which the papers use, and scikit-learn's SAGA minimise the same, one penalty
+after another and much slower (`benchmarks/sparse_head.py`); glmnet walks the same path on the processor alone, four
+times slower where we tried it; none says how far its answer is from the best. skglm and celer have no multinomial loss,
+and adelie penalises a concept's weights of all classes together.
 """
 
 from __future__ import annotations
