@@ -67,6 +67,13 @@ class Backbone:
         if self.prefix_tokens is None:
             object.__setattr__(self, "prefix_tokens", prefix_tokens(self.module))
 
+    def __repr__(self) -> str:
+        """Name, default layers as far as they are known without a forward pass, and what it answers."""
+        known = self.layers or self.__dict__.get("default_layers", ())
+        answers = "an embedding" if self.embeds else f"{len(self.labels)} classes" if self.labels else "unnamed classes"
+        where = f", at {' and '.join(known)}" if known else ""
+        return f"Backbone({self.name}: {type(self.module).__name__}{where}, {answers})"
+
     @property
     def parameter(self) -> Tensor:
         """One floating parameter: it tells the device and the precision of inputs."""

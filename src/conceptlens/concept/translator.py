@@ -5,18 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
-from conceptlens.atomic import replacing
 from conceptlens.concept.branch import Branch, pooled
+from conceptlens.described import CONFIG, Described
 from conceptlens.error import InputError
 from conceptlens.observe import Observation
 from conceptlens.text.cache import cached, identity
@@ -28,31 +25,24 @@ if TYPE_CHECKING:
     from conceptlens.backbone import Backbone
     from conceptlens.observe import Answer
 
-FORMAT = 1
-WEIGHTS = "branch.safetensors"
-CONFIG = "config.json"
-KINDS: dict[str, Callable[[Any], bool]] = {
-    "a text": lambda value: isinstance(value, str),
-    "a number": lambda value: isinstance(value, (int, float)),
-    "a whole number": lambda value: isinstance(value, int),
-    "true or false": lambda value: isinstance(value, bool),
-    "an object": lambda value: isinstance(value, dict),
-    "a list of texts": lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value),
-    "a list of whole numbers": lambda value: isinstance(value, list) and all(isinstance(one, int) for one in value),
-}
-# What config.json holds besides its format, by path.
-FIELDS = {
-    "branch.layers": "a list of texts",
-    "branch.widths": "a list of whole numbers",
-    "branch.hidden": "a list of whole numbers",
-    "branch.dimension": "a whole number",
-    **{f"teacher.{name}": "a text" for name in ("name", "identity", "texts")},
-    **{f"teacher.{name}": "a number" for name in ("scale", "bias")},
-    "teacher.normalised": "true or false",
-    "model.name": "a text",
-    "model.identity": "a text",
-    "training": "an object",
-}
+FOLDER = Described(
+    "branch",
+    "branch.safetensors",
+    "conceptlens fit ce-fam",
+    1,
+    {
+        "branch.layers": "a list of texts",
+        "branch.widths": "a list of whole numbers",
+        "branch.hidden": "a list of whole numbers",
+        "branch.dimension": "a whole number",
+        **{f"teacher.{name}": "a text" for name in ("name", "identity", "texts")},
+        **{f"teacher.{name}": "a number" for name in ("scale", "bias")},
+        "teacher.normalised": "true or false",
+        "model.name": "a text",
+        "model.identity": "a text",
+        "training": "an object",
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -156,28 +146,21 @@ class Translator:
     def save(self, folder: str | Path) -> Path:
         """Write `branch.safetensors` and `config.json`, each atomically, and return the folder."""
         place = Path(folder)
-        state = {name: value.detach().float().cpu().contiguous() for name, value in self.branch.state_dict().items()}
-        packages = ("conceptlens", "torch", "safetensors")
-        config = {
-            "format": FORMAT,
+        about = {
             "kind": "conceptlens ce-fam branch",
             "branch": {name: getattr(self.branch, name) for name in ("layers", "widths", "hidden", "dimension")},
             "teacher": asdict(self.teacher),
             "model": {"name": self.model, "identity": self.model_identity},
             "training": dict(self.training),
-            "versions": {name: version(name) for name in packages},
         }
-        with replacing(place / WEIGHTS) as temporary:
-            save_file(state, temporary)
-        with replacing(place / CONFIG) as temporary:
-            temporary.write_text(json.dumps(config, indent=1), "utf-8")
+        FOLDER.write(place, {name: value.float() for name, value in self.branch.state_dict().items()}, about)
         return place
 
     @classmethod
     def load(cls, folder: str | Path, vlm: Backbone | None = None) -> Translator:
         """Read what `save` wrote; `vlm` is the teacher, where it cannot be loaded by its name."""
         place = Path(folder)
-        config = _read_config(place / CONFIG)
+        config = FOLDER.read(place)
         teacher = {name: config["teacher"][name] for name in Teacher.__dataclass_fields__}
         about = config["model"]
         branch = _read_branch(place, config["branch"])
@@ -212,59 +195,17 @@ class Translator:
             )
 
 
-def _read_config(file: Path) -> dict[str, Any]:
-    """Read the description of a branch; refused with the field that is missing or of another kind."""
-    try:
-        config = json.loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise _no_branch(file.parent, f"{CONFIG} cannot be read: {error.strerror or type(error).__name__}") from None
-    except ValueError:
-        raise _no_branch(file.parent, f"{CONFIG} is no JSON") from None
-    number = _field(file.parent, config, "format", "a whole number", _no_branch)
-    if number > FORMAT:
-        raise InputError(
-            f"{file} has format {number}, and this version reads up to {FORMAT}; "
-            "update it with pip install --upgrade conceptlens"
-        )
-    for path, kind in FIELDS.items():
-        _field(file.parent, config, path, kind, _no_whole_branch)
-    return config
-
-
-def _field(folder: Path, config: Any, path: str, kind: str, refused: Callable[[Path, str], InputError]) -> Any:
-    """Return a field by its path, such as `branch.layers`, if it is of the kind that is expected."""
-    value = config
-    for name in path.split("."):
-        if not isinstance(value, dict) or name not in value:
-            raise refused(folder, f"{CONFIG} lacks {path}; expected {kind}")
-        value = value[name]
-    if not KINDS[kind](value):
-        raise refused(folder, f"in {CONFIG}, {path} is {value!r:.40}; expected {kind}")
-    return value
-
-
 def _read_branch(folder: Path, about: Mapping[str, Any]) -> Branch:
     """Build the network that a config describes, with its weights."""
+    weights = FOLDER.tensors(folder)
     try:
         branch = Branch(about["layers"], about["widths"], about["dimension"], about["hidden"])
-        branch.load_state_dict(load((folder / WEIGHTS).read_bytes()))
+        branch.load_state_dict(weights)
     except InputError as error:
-        raise _no_whole_branch(folder, f"in {CONFIG}, branch does not fit together: {error}") from None
-    except OSError as error:
-        raise _no_whole_branch(folder, f"{WEIGHTS} cannot be read: {error.strerror or type(error).__name__}") from None
-    except SafetensorError:
-        raise _no_whole_branch(folder, f"{WEIGHTS} is damaged or cut short") from None
+        raise FOLDER.broken(folder, f"in {CONFIG}, branch does not fit together: {error}") from None
     except RuntimeError:  # torch's own, where names or shapes differ
-        raise _no_whole_branch(folder, f"{WEIGHTS} holds other sizes than {CONFIG}") from None
+        raise FOLDER.broken(folder, f"{FOLDER.weights} holds other sizes than {CONFIG}") from None
     return branch
-
-
-def _no_branch(folder: Path, reason: str) -> InputError:
-    return InputError(f"{folder} holds no branch ({reason}); give a folder made by conceptlens fit ce-fam")
-
-
-def _no_whole_branch(folder: Path, reason: str) -> InputError:
-    return InputError(f"{folder} holds no whole branch ({reason}); fit it again or copy it again")
 
 
 def _identity(vlm: Backbone) -> str:

@@ -51,19 +51,27 @@ def open_set(text: str, split: str | None = None, **choices: str) -> LocatedSet:
     return kind.open(argument if colon else None, kind.split if split is None else split, **choices)
 
 
+def folder_of(name: str, argument: str | None) -> Path:
+    """Return the folder that a set is read from: the one named, else `$CONCEPTLENS_DATA/NAME`.
+
+    Raises `InputError` where none is named and that one is not there.
+    """
+    if argument:
+        return Path(argument).expanduser()
+    place = os.environ.get(FOLDER)
+    if not place:
+        raise InputError(f"the data set {name!r} needs its folder; write {name}:FOLDER, or set {FOLDER}")
+    folder = Path(place) / name
+    if not folder.is_dir():
+        raise InputError(f"no folder {str(folder)!r}, where {FOLDER} says {name!r} is; write {name}:FOLDER")
+    return folder
+
+
 def _within(name: str, opener: Callable[..., LocatedSet]) -> Callable[..., LocatedSet]:
     """Let a set that needs a folder find it by name."""
 
     def opened(argument: str | None, split: str, **choices: str) -> LocatedSet:
-        if argument:
-            return opener(Path(argument).expanduser(), split, **choices)
-        place = os.environ.get(FOLDER)
-        if not place:
-            raise InputError(f"the data set {name!r} needs its folder; write {name}:FOLDER, or set {FOLDER}")
-        folder = Path(place) / name
-        if not folder.is_dir():
-            raise InputError(f"no folder {str(folder)!r}, where {FOLDER} says {name!r} is; write {name}:FOLDER")
-        return opener(folder, split, **choices)
+        return opener(folder_of(name, argument), split, **choices)
 
     return opened
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from conceptlens.atomic import replacing
 from conceptlens.concept.branch import Branch, branch_layers, in_order, layer_widths
-from conceptlens.concept.translator import CONFIG, Teacher, Translator
+from conceptlens.concept.translator import Teacher, Translator
 from conceptlens.data.folder import find_images
 from conceptlens.error import InputError
 from conceptlens.fit.checkpoint import FILE, State
 from conceptlens.fit.crop import preprocess_of
 from conceptlens.fit.pairs import Pairs, read_pairs
+from conceptlens.fit.place import claim, digest, processes, shown, write_json
 from conceptlens.fit.schedule import Schedule, schedule_named
 from conceptlens.fit.teacher import Pupil, Views, extract, failures_of, shard_files
 from conceptlens.fit.train import Goal, Report, Trained, Training, train
@@ -31,8 +28,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from conceptlens.backbone import Backbone
-
-RUN = "run.json"
 
 
 def fit_ce_fam(
@@ -63,14 +58,14 @@ def fit_ce_fam(
     single linear map. Photos that cannot be used are listed in
     `failures.json`. A run that was broken off goes on with `resume=True`, and ends as it would have.
     """
-    accelerator, place = _processes(device)
+    accelerator, place = processes(device)
     model, vlm = model.to(place), vlm.to(place)
     pupil, looks = Pupil(model, _layers(model, layers), vlm), Views(views, validation, seed)
     plan = schedule_named(schedule, epochs, batch_size)
     photos, named = _photos(images), _concepts(concepts, similarity)
     about = _about(pupil, photos, looks, plan, schedule, similarity, named, hidden)
     folder = Path(out)
-    if _claim(folder, about, resume, accelerator):
+    if claim(folder, about, resume, accelerator):
         return Translator.load(folder, vlm)
     pairs, failed = _pairs(pupil, photos, looks, folder / "cache", accelerator)
     goal = _goal(vlm, named, similarity, accelerator)
@@ -81,29 +76,6 @@ def fit_ce_fam(
     translator = Translator(trained.branch, Teacher.of(vlm), model.name, identity(model.module), training, vlm)
     _publish(translator, trained, folder, accelerator)
     return translator
-
-
-def _processes(device: str) -> tuple[Accelerator, str]:
-    """Return accelerate's view of the processes, and the device of this one."""
-    try:
-        from accelerate import Accelerator
-        from torch.utils import tensorboard  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise InputError(f"training needs {error.name}: pip install 'conceptlens[fit]'") from None
-    outside = torch.distributed.is_available() and torch.distributed.is_initialized()
-    try:
-        accelerator = Accelerator(cpu=device == "cpu", device_placement=False)
-    except ValueError:  # this process has trained on another device before
-        accelerator = Accelerator(device_placement=False)
-    if accelerator.num_processes > 1 and not outside:  # left open, the group can abort a process that ends
-        atexit.register(_leave_group)
-    many = accelerator.num_processes > 1 and device != "cpu"
-    return accelerator, str(accelerator.device) if many else device
-
-
-def _leave_group() -> None:
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 def _layers(model: Backbone, layers: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -150,8 +122,8 @@ def _about(
         "vlm": f"{pupil.vlm.name} {Teacher.of(pupil.vlm).identity}",
         "layers": list(pupil.layers),
         "hidden": None if hidden is None else list(hidden),
-        "images": f"{len(photos)} photos {_digest([file.name for file, _ in files])}",
-        "concepts": f"{len(asked)} concepts {_digest(asked)}",
+        "images": f"{len(photos)} photos {digest([file.name for file, _ in files])}",
+        "concepts": f"{len(asked)} concepts {digest(asked)}",
         "similarity": similarity,
         "views": looks.count,
         "validation": looks.validation,
@@ -161,47 +133,18 @@ def _about(
     }
 
 
-def _claim(folder: Path, about: dict[str, Any], resume: bool, accelerator: Accelerator) -> bool:
-    """Take `out` for this run, and say whether the run is already finished there."""
-    file = folder / RUN
-    trained = (folder / FILE).exists() or (folder / CONFIG).exists()
-    known = _read_json(file) if trained else None  # before the first checkpoint there is nothing to lose
-    if known is not None and not resume:
-        raise InputError(
-            f"{folder} holds a run already; go on with it by resume=True (--resume), choose another "
-            f"folder, or remove {folder} to begin anew"
-        )
-    differing = [] if known is None else [k for k in {**known, **about} if known.get(k) != about.get(k)]
-    if known is not None and differing:
-        said = "; ".join(f"{key} was {known.get(key)} and is {about.get(key)}" for key in differing[:3])
-        more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
-        raise InputError(
-            f"the run in {folder} was another one: {said}{more}; "
-            f"give its settings or another folder, or remove {folder}"
-        )
-    if known is None and (folder / CONFIG).exists():
-        raise InputError(f"{folder} holds a branch already; choose another folder")
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        _write_json(file, about)
-        for left in folder.glob("**/.*.part"):  # what a killed process was writing
-            left.unlink(missing_ok=True)
-    accelerator.wait_for_everyone()
-    return (folder / CONFIG).exists()
-
-
 def _pairs(
     pupil: Pupil, photos: Sequence[Path], looks: Views, cache: Path, accelerator: Accelerator
 ) -> tuple[Pairs, int]:
     """Make what is not there yet, wait for the other processes, note failed photos, and read all pairs."""
     work = extract(pupil, photos, looks, cache, (accelerator.process_index, accelerator.num_processes))
     files = [file for file, _ in shard_files(pupil, photos, looks, cache)]
-    for _ in _shown(work, -(-len(files) // accelerator.num_processes), "both networks on photos", accelerator):
+    for _ in shown(work, -(-len(files) // accelerator.num_processes), "both networks on photos", accelerator):
         pass
     accelerator.wait_for_everyone()
     failures = failures_of(files)
     if accelerator.is_main_process:
-        _write_json(cache.parent / "failures.json", [asdict(failure) for failure in failures])
+        write_json(cache.parent / "failures.json", [asdict(failure) for failure in failures])
     return read_pairs(files), len(failures)
 
 
@@ -223,7 +166,7 @@ def _new_branch(pupil: Pupil, pairs: Pairs, hidden: Sequence[int] | None, seed: 
 def _publish(translator: Translator, trained: Trained, folder: Path, accelerator: Accelerator) -> None:
     """Write the branch and its history once, and remove the checkpoint, which is no longer needed."""
     if accelerator.is_main_process:
-        _write_json(folder / "history.json", trained.history)
+        write_json(folder / "history.json", trained.history)
         translator.save(folder)
         (folder / FILE).unlink(missing_ok=True)
     accelerator.wait_for_everyone()
@@ -263,34 +206,3 @@ def _progress(accelerator: Accelerator, plan: Schedule, pairs: Pairs) -> Iterato
             bar.update(task, completed=state.step, description=f"epoch {state.epoch + 1}/{plan.epochs}{said}")
 
         yield report
-
-
-def _shown(items: Iterable[Any], total: int, what: str, accelerator: Accelerator) -> Iterable[Any]:
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    if not (accelerator.is_main_process and console.is_terminal):
-        return items
-    return track(items, description=what, total=total, console=console, transient=True)
-
-
-def _digest(texts: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
-
-
-def _write_json(file: Path, content: Any) -> None:
-    with replacing(file) as temporary:
-        temporary.write_text(json.dumps(content, indent=1), "utf-8")
-
-
-def _read_json(file: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise InputError(f"{file} cannot be read ({reason}); choose another folder") from None
-    except ValueError:
-        raise InputError(f"{file} is no JSON; delete it to begin anew, or choose another folder") from None

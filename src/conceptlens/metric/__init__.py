@@ -1,5 +1,24 @@
-"""Metrics, sorted by what they need: a map and a mask (`locate`); and how sure their means are (`spread`)."""
+"""Metrics, sorted by what they need.
 
+A map and a mask (`locate`), a map and keypoints (`keypoint`, with its controls and the masks made of them), the images
+that activate a concept most (`purity`), activations and labels (`auroc`, `leakage`, `impurity`), what else a bottleneck
+is measured by (`bottleneck`); and how sure their means are (`spread`).
+"""
+
+from conceptlens.metric.auroc import auroc_interval, class_labels, concept_auroc
+from conceptlens.metric.bottleneck import BOTTLENECK_METRICS, accuracy, activation_norm, effective_concepts
+from conceptlens.metric.impurity import Impurity, niche_impurity, oracle_impurity
+from conceptlens.metric.keypoint import (
+    Keypoints,
+    centre_distance,
+    keypoint_distance,
+    keypoint_error,
+    keypoint_own,
+    keypoint_pointing,
+    keypoint_swap,
+)
+from conceptlens.metric.keypoint_control import centre_peaks, constant_peaks, swapped_error, uniform_maps
+from conceptlens.metric.leakage import ConceptTable, Leakage, concept_leakage, prevalence_thresholds
 from conceptlens.metric.locate import (
     LOCATED,
     area,
@@ -14,26 +33,59 @@ from conceptlens.metric.locate import (
     ranked_area,
     ranked_area_corrected,
 )
+from conceptlens.metric.part_mask import box_masks, locate_parts, part_discs
+from conceptlens.metric.purity import Purity, merge_sides, part_purity
 from conceptlens.metric.score import Metric, Score
 from conceptlens.metric.spread import Interval, difference, interval, macro
 
 __all__ = [
+    "BOTTLENECK_METRICS",
     "LOCATED",
+    "ConceptTable",
+    "Impurity",
     "Interval",
+    "Keypoints",
+    "Leakage",
     "Metric",
+    "Purity",
     "Score",
+    "accuracy",
+    "activation_norm",
     "area",
+    "auroc_interval",
     "best_iou",
+    "box_masks",
+    "centre_distance",
+    "centre_peaks",
+    "class_labels",
+    "concept_auroc",
+    "concept_leakage",
+    "constant_peaks",
     "difference",
+    "effective_concepts",
     "hit",
     "interval",
     "iou",
+    "keypoint_distance",
+    "keypoint_error",
+    "keypoint_own",
+    "keypoint_pointing",
+    "keypoint_swap",
     "locate",
+    "locate_parts",
     "macro",
+    "merge_sides",
+    "niche_impurity",
+    "oracle_impurity",
+    "part_discs",
+    "part_purity",
     "peak",
     "pixel_precision",
     "pointing_energy",
     "pointing_game",
+    "prevalence_thresholds",
     "ranked_area",
     "ranked_area_corrected",
+    "swapped_error",
+    "uniform_maps",
 ]

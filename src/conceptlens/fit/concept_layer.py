@@ -1,0 +1,155 @@
+"""The concept layer: vectors over channels whose pooled products follow the concepts' targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from conceptlens.concept.bottleneck.alignment import ALIGNMENTS
+from conceptlens.concept.bottleneck.locator import Locator, Parts, WholeImage, peak_masks, resized
+from conceptlens.concept.bottleneck.radius import radius_at
+from conceptlens.error import InputError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+    from conceptlens.fit.cells import CellSource
+    from conceptlens.fit.steps import Gather
+
+
+@dataclass(frozen=True, eq=False)
+class PooledCells:
+    """The values' cells of every photo, pooled by each distinct mask of a locator that does not depend on the concepts.
+
+    - `rows[image mask channel]`; `mask[concept]`: which of them each concept reads.
+    """
+
+    rows: Float[Tensor, "image mask channel"]
+    mask: Int[Tensor, "concept"]
+    places: Int[Tensor, "image"]
+
+    def activations(self, weight: Float[Tensor, "concept channel"], index: Tensor | slice) -> Tensor:
+        """Return `c_i = <w_i, pooled>` of some photos."""
+        rows = self.rows[index]
+        made = rows.new_zeros(len(rows), len(self.mask))
+        for place in self.mask.unique().tolist():
+            own = (self.mask == place).nonzero()[:, 0]
+            made = made.index_copy(1, own, rows[:, place] @ weight[own].T)
+        return made
+
+
+def pool_cells(
+    source: CellSource, places: Sequence[int], locator: Locator, values: str, grid: tuple[int, int], concepts: int
+) -> PooledCells:
+    """Return the pooled cells of photos, one batch of cells in memory at a time."""
+    if not isinstance(locator, (WholeImage, Parts)):
+        raise InputError("only a locator that does not depend on the concepts' own maps can pool cells beforehand")
+    kept, found = [], []
+    for batch in source.batches(places):
+        cells = resized(batch.cells[values], grid)
+        whole = cells.mean((2, 3))[:, None]
+        if isinstance(locator, Parts):
+            with torch.no_grad():
+                attention = locator.attention(batch.cells, grid)
+            attended = torch.einsum("nphw,nchw->npc", attention, cells)
+            whole = torch.cat([(1 - locator.share) * attended + locator.share * whole, whole], 1)
+        found.append(whole)
+        kept.append(batch.places)
+    rows, order = torch.cat(found), torch.cat(kept)
+    mask = torch.zeros(concepts, dtype=torch.long)
+    if isinstance(locator, Parts):
+        mask = torch.where(locator.part >= 0, locator.part, len(locator.names))
+    return PooledCells(rows, mask, order)
+
+
+def ridge(
+    pooled: PooledCells, targets: Float[Tensor, "image concept"], strength: float
+) -> Float[Tensor, "concept channel"]:
+    """Return `argmin_w sum_n (<w_i, p_n> - t_ni)^2 + strength n s |w_i|^2`, without a constant; s the mean square of p.
+
+    Cells are never negative after a ReLU and targets are shares from 0 to 1, so that without a constant the products
+    stay positive where a concept is: its map can be read as presence.
+    """
+    weight = torch.zeros(len(pooled.mask), pooled.rows.shape[2])
+    for place in pooled.mask.unique().tolist():
+        own = (pooled.mask == place).nonzero()[:, 0]
+        rows = pooled.rows[:, place].double()
+        gram = rows.T @ rows
+        size = gram.diagonal().mean().clamp_min(1e-12)
+        gram.diagonal().add_(strength * size)
+        weight[own] = torch.linalg.solve(gram, rows.T @ targets[:, own].double()).T.float()
+    return weight
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """What a concept layer is trained for by steps: see `ALIGNMENTS`; `masked` turns the locator's Gaussians on.
+
+    With `schedule`, `first`, `last` as in `radius_at`, in cells; for the first `warmup` of the steps there is no mask.
+    `replace`: the masked loss takes the place of the plain one after the warm-up, else it is added to it.
+    """
+
+    loss: str = "cos3"
+    masked: bool = False
+    schedule: str = "linear"
+    first: float = 7.0
+    last: float = 1.0
+    warmup: float = 0.2
+    peaks: int = 1
+    replace: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the names and numbers."""
+        if self.loss not in ALIGNMENTS:
+            raise InputError(f"no alignment loss {self.loss!r}; losses: {', '.join(ALIGNMENTS)}")
+        radius_at(self.schedule, 0.0, self.first, self.last)
+
+
+class Layer(nn.Module):
+    """The concept vectors alone, as the optimiser sees them: a 1 x 1 convolution without bias."""
+
+    def __init__(self, concepts: int, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(concepts, channels))
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
+
+    def forward(self, cells: Float[Tensor, "image channel height width"]) -> Tensor:
+        """Return the concept maps."""
+        return torch.einsum("nchw,kc->nkhw", cells, self.weight)
+
+
+@dataclass(frozen=True, eq=False)
+class MapTask:
+    """Training by whole maps, for locators that look for the peaks of the maps themselves. (Loc-CBM's poster.)"""
+
+    network: nn.Module
+    take: Callable[[Tensor], Float[Tensor, "image channel height width"]]
+    targets: Float[Tensor, "image concept"]
+    how: Alignment
+
+    @property
+    def rows(self) -> int:
+        """The number of photos."""
+        return len(self.targets)
+
+    def loss(self, network: nn.Module, mine: Tensor, whole: Tensor, gather: Gather, done: float) -> Tensor:
+        """Return the mean alignment loss over the concepts, plain while warming up, masked after it."""
+        maps = network(self.take(mine))
+        align, wanted = ALIGNMENTS[self.how.loss], self.targets[whole]
+        plain = align(gather(maps.mean((2, 3))), wanted).mean()
+        if not self.how.masked or done < self.how.warmup:
+            return plain
+        shrunk = (done - self.how.warmup) / max(1e-9, 1 - self.how.warmup)
+        radius = radius_at(self.how.schedule, shrunk, self.how.first, self.how.last)
+        masks = peak_masks(maps, radius, self.how.peaks)
+        located = align(gather((maps * masks).sum((2, 3))), wanted).mean()
+        return located if self.how.replace else plain + located
+
+
+def chunks(count: int, size: int) -> Iterator[slice]:
+    """Yield slices that cover a range."""
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))

@@ -1,0 +1,136 @@
+"""Training by steps on random batches: one process or many, broken off and resumed, with the same result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from conceptlens.error import InputError
+from conceptlens.fit.checkpoint import first_state, load_state, save_state
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from jaxtyping import Int
+
+    Gather = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How a network is trained: `count` steps of `batch` rows, AdamW, the rate falling to 0 over the second half."""
+
+    count: int
+    batch: int
+    rate: float
+    decay: float = 0.0
+
+
+class Task(Protocol):
+    """What is trained, on what, and for what."""
+
+    @property
+    def network(self) -> nn.Module:
+        """What is trained, where it is."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """How many rows batches are drawn from."""
+        ...
+
+    def loss(
+        self, network: nn.Module, mine: Int[Tensor, "row"], whole: Int[Tensor, "row"], gather: Gather, done: float
+    ) -> Tensor:
+        """Return the loss of a batch `whole`, of which this process computes `mine`, a share `done` into the training.
+
+        `gather` brings together what all processes made, in the order of `whole`, and gradients go back through it.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Where and with what a task is trained: `about` is its configuration, `every` the seconds between checkpoints."""
+
+    accelerator: Accelerator
+    folder: Path
+    about: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    every: float = 30.0
+
+
+def train_steps(
+    task: Task, steps: Steps, run: Run, report: Callable[[int, float], None] = lambda step, loss: None
+) -> None:
+    """Train `task.network` where it is, or go on from the checkpoint in the run's folder."""
+    accelerator = run.accelerator
+    if steps.batch % accelerator.num_processes:
+        raise InputError(
+            f"a batch of {steps.batch} rows cannot be shared by {accelerator.num_processes} processes; "
+            f"give a multiple of {accelerator.num_processes}"
+        )
+    optimiser: Any = torch.optim.AdamW(task.network.parameters(), lr=steps.rate, weight_decay=steps.decay)
+    state = first_state(run.seed)
+    found = load_state(run.folder, run.about)
+    if found is not None:
+        state, weights, kept = found
+        task.network.load_state_dict(weights)
+        optimiser.load_state_dict({"state": kept, "param_groups": optimiser.state_dict()["param_groups"]})
+    prepared, optimiser = accelerator.prepare(task.network, optimiser)
+    saved = time.monotonic()
+    shuffler = torch.Generator()
+    shuffler.set_state(state.order)
+    log = _log(run, state.step)
+    while state.step < steps.count:
+        done = state.step / steps.count
+        for group in optimiser.param_groups:
+            group["lr"] = steps.rate * min(1.0, 2 * (1 - done))
+        loss = task.loss(prepared, *_shares(task.rows, steps.batch, shuffler, accelerator), _gather(accelerator), done)
+        if not bool(loss.isfinite()):
+            raise InputError(f"the loss is {float(loss)} at step {state.step + 1}: training diverged; lower the rate")
+        optimiser.zero_grad()
+        accelerator.backward(loss)
+        optimiser.step()
+        state = replace(state, step=state.step + 1, order=shuffler.get_state())
+        report(state.step, float(loss.detach()))
+        if log is not None:
+            log.add_scalar("loss", float(loss.detach()), state.step)
+        if time.monotonic() - saved >= run.every and accelerator.is_main_process:
+            save_state(run.folder, state, task.network.state_dict(), optimiser.state_dict(), run.about)
+            saved = time.monotonic()
+    if log is not None:
+        log.close()
+
+
+def _shares(rows: int, batch: int, shuffler: torch.Generator, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
+    """Return this process's rows of the next batch, and the whole batch in the order in which it is gathered."""
+    drawn = torch.randint(rows, (batch,), generator=shuffler)
+    parts = [drawn[process :: accelerator.num_processes] for process in range(accelerator.num_processes)]
+    return parts[accelerator.process_index], torch.cat(parts)
+
+
+def _gather(accelerator: Accelerator) -> Gather:
+    """Return a function that joins tensors of all processes; each process then has the loss of the whole batch.
+
+    Its gradient sums over the processes, and theirs are averaged: together that is the gradient of the one loss.
+    """
+    if accelerator.num_processes == 1:
+        return lambda mine: mine
+    from torch.distributed.nn.functional import all_gather
+
+    return lambda mine: torch.cat(all_gather(mine.contiguous()))
+
+
+def _log(run: Run, step: int) -> Any:
+    """Return a TensorBoard writer on the main process."""
+    if not run.accelerator.is_main_process:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(run.folder / "logs"), purge_step=step)

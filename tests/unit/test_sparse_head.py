@@ -1,0 +1,391 @@
+"""The sparse head: paths, certificates, NEC, held-out accuracy, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from conceptlens.concept.sparse import blocks, newton, rows
+from conceptlens.concept.sparse.certificate import Penalty, certify
+from conceptlens.concept.sparse.elastic_net import Solution, elastic_net, elastic_net_path, largest_penalty
+from conceptlens.concept.sparse.rows import Rows, read_rows
+from conceptlens.concept.sparse_head import (
+    NecAccuracy,
+    SparsePath,
+    fit_sparse_head,
+    fit_sparse_path,
+    head_at,
+    nec,
+    nec_accuracy,
+    truncate,
+)
+from conceptlens.error import InputError
+
+
+def photos(count: int = 600, concepts: int = 24, classes: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Concepts that share few traits, so that they are correlated, in units of their own."""
+    generator = torch.Generator().manual_seed(seed)
+    loadings = torch.randn(concepts, 8, generator=generator)
+    signatures = torch.randn(classes, 8, generator=generator)
+    labels = torch.randint(classes, (count,), generator=torch.Generator().manual_seed(seed + 100 * count))
+    labels[:classes] = torch.arange(classes)
+    noise = torch.Generator().manual_seed(seed + count)
+    traits = signatures[labels] + 1.2 * torch.randn(count, 8, generator=noise)
+    scores = traits @ loadings.T + torch.randn(count, concepts, generator=noise)
+    return scores * torch.linspace(0.1, 30, concepts) + torch.linspace(-5, 5, concepts), labels
+
+
+def some_rows() -> Rows:
+    return read_rows(*photos())
+
+
+def test_at_the_largest_penalty_all_weights_are_0_and_just_below_they_are_not() -> None:
+    given = some_rows()
+    largest = largest_penalty(given)
+    at, below = elastic_net(given, largest), elastic_net(given, 0.999 * largest)
+    assert not at.weights.any()
+    assert at.converged
+    assert torch.allclose(at.bias.softmax(0), given.frequency)
+    assert int((below.weights != 0).sum()) >= 1
+
+
+def test_along_the_path_the_loss_falls_and_the_penalty_grows() -> None:
+    given = some_rows()
+    path = elastic_net_path(given, ratio=0.7, points=14)
+    losses = [float(given.slope(s.weights, s.bias).loss) for s in path]
+    sizes = [float(Penalty(1.0, 0.99).of(s.weights)) for s in path]
+    assert all(s.converged for s in path)
+    assert losses == sorted(losses, reverse=True)
+    assert sizes == sorted(sizes)
+    assert [s.penalty.strength for s in path] == pytest.approx([path[0].penalty.strength * 0.7**k for k in range(14)])
+    assert not path[0].weights.any()
+    assert path[-1].nec > 10
+
+
+def test_a_warm_start_ends_where_a_cold_one_does() -> None:
+    given = some_rows()
+    path = elastic_net_path(given, ratio=0.6, points=10, tolerance=1e-10)
+    cold = elastic_net(given, path[-1].penalty.strength, tolerance=1e-10)
+    again = elastic_net(given, path[-1].penalty.strength, tolerance=1e-10, start=path[4])
+    for other in (cold, again):
+        assert torch.allclose(other.weights, path[-1].weights, atol=1e-4)
+        assert torch.allclose(other.bias, path[-1].bias, atol=1e-4)
+
+
+def test_a_path_ends_at_the_first_point_above_the_nec_asked_for() -> None:
+    path = elastic_net_path(some_rows(), most_nec=5)
+    assert path[-1].nec > 5
+    assert all(s.nec <= 5 for s in path[:-1])
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.99, 1.0])
+@pytest.mark.parametrize("strength", [0.1, 0.003])
+def test_the_gap_closes_and_the_conditions_hold(alpha: float, strength: float) -> None:
+    tolerance = 1e-7 if alpha == 1 else 1e-10
+    found = elastic_net(some_rows(), strength, alpha, tolerance=tolerance)
+    assert found.converged
+    assert found.certificate.gap <= tolerance * math.log(6)
+    assert found.certificate.violation < 1e-5
+    assert float(found.bias.sum()) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.99, 1.0])
+def test_the_certificate_sees_a_solution_that_was_moved(alpha: float) -> None:
+    given = some_rows()
+    best = elastic_net(given, 0.01, alpha, tolerance=1e-12)
+    generator = torch.Generator().manual_seed(1)
+    for size in (1e-3, 1e-2, 1e-1, 1.0):
+        for what in ("weights", "bias", "one"):
+            weights, bias = best.weights.clone(), best.bias.clone()
+            if what == "weights":
+                weights += size * torch.randn(weights.shape, generator=generator)
+            elif what == "bias":
+                bias[2] += size
+            else:
+                weights[1, 7] += size
+            moved = certify(given, weights, bias, best.penalty)
+            worse = moved.objective - best.certificate.objective
+            assert worse > 0
+            assert moved.gap >= worse * (1 - 1e-9)
+            assert moved.violation > 100 * best.certificate.violation
+
+
+def test_a_gap_is_never_below_what_is_left_to_gain() -> None:
+    given = some_rows()
+    best = elastic_net(given, 0.02, tolerance=1e-12).certificate.objective
+    generator = torch.Generator().manual_seed(3)
+    for scale in (0.0, 0.01, 0.1, 1.0, 10.0):
+        weights = scale * torch.randn(6, 24, generator=generator).double()
+        bias = scale * torch.randn(6, generator=generator).double()
+        found = certify(given, weights, bias, Penalty(0.02, 0.99))
+        assert found.gap >= found.objective - best
+
+
+def test_a_solution_stopped_early_says_so() -> None:
+    given = some_rows()
+    found = elastic_net(given, 0.001, most_steps=3)
+    best = elastic_net(given, 0.001, tolerance=1e-10)
+    assert not found.converged
+    assert found.steps >= 3
+    assert found.certificate.gap >= found.certificate.objective - best.certificate.objective > 1e-4
+
+
+def test_a_support_holds_and_is_best_within_itself() -> None:
+    given = some_rows()
+    support = torch.rand(6, 24, generator=torch.Generator().manual_seed(5)) > 0.7
+    free, held = (elastic_net(given, 0.01, support=s, tolerance=1e-9) for s in (None, support))
+    assert not held.weights[~support].any()
+    assert held.converged
+    assert held.certificate.objective > free.certificate.objective + 1e-3
+    begun = elastic_net(given, 0.01, support=support, start=free, tolerance=1e-9)
+    assert torch.allclose(begun.weights, held.weights, atol=1e-3)
+    outside = torch.where(support, held.weights, 0.0)
+    outside[~support] += 0.01
+    assert certify(given, outside, held.bias, held.penalty).gap > 1e-4
+
+
+def test_rows_read_in_chunks_are_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = some_rows()
+    weights = torch.randn(6, 24, generator=torch.Generator().manual_seed(2)).double()
+    bias = torch.arange(6).double() / 10
+    columns = [torch.tensor([0, 3, 5]), torch.tensor([0, 24])]
+
+    def everything(given: Rows) -> list[Tensor]:
+        slope = given.slope(weights, bias)
+        curved = [block.double() for block in given.curvature(weights, bias, (1, 4), columns)]
+        entropy = torch.tensor(given.dual_entropy(weights, bias, 0 * bias, 0.1, (1.0, 0.5)))
+        scale = [given.standard.mean, given.standard.deviation, given.bias_curvature(weights, bias)]
+        return [slope.loss, slope.weights, slope.bias, entropy, *scale, *curved]
+
+    wanted = everything(whole)
+    monkeypatch.setattr(rows, "CHUNK", 1)
+    cut = some_rows()
+    assert [len(labels) for _, labels in cut.chunks()] == [256, 256, 88]
+    for mine, other in zip(everything(cut), wanted, strict=True):
+        assert torch.allclose(mine, other, rtol=1e-5, atol=1e-8)
+    assert elastic_net(cut, 0.01, tolerance=1e-9).certificate.objective == pytest.approx(
+        elastic_net(whole, 0.01, tolerance=1e-9).certificate.objective, abs=1e-8
+    )
+
+
+def test_less_room_for_blocks_gives_the_same_solution(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = some_rows()
+    wanted = elastic_net(given, 0.003, tolerance=1e-9)
+    assert int((wanted.weights != 0).sum(1).max()) > 8
+    monkeypatch.setattr(blocks, "HELD", 6 * 5**2)  # four concepts and a bias for each class
+    found = elastic_net(given, 0.003, tolerance=1e-9)
+    assert found.converged
+    assert found.steps > wanted.steps
+    assert torch.allclose(found.weights, wanted.weights, atol=1e-3)
+
+
+def test_extrapolation_saves_steps_and_changes_no_solution(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = some_rows()
+    found = elastic_net(given, 0.0005, tolerance=1e-9)
+    monkeypatch.setattr(newton, "REMEMBERED", 10**9)
+    plain = elastic_net(given, 0.0005, tolerance=1e-9)
+    assert found.steps < 0.8 * plain.steps
+    assert torch.allclose(found.weights, plain.weights, atol=1e-3)
+
+
+def test_the_same_rows_give_the_same_bits() -> None:
+    first, second = (fit_sparse_path(*photos(), most_nec=4) for _ in range(2))
+    for one, other in zip(first.solutions, second.solutions, strict=True):
+        assert torch.equal(one.weights, other.weights)
+        assert torch.equal(one.bias, other.bias)
+        assert one.certificate == other.certificate
+
+
+def test_two_classes_that_can_be_told_apart_have_a_solution() -> None:
+    labels = torch.arange(40) % 2
+    features = torch.stack([labels.double(), 1.0 - labels, torch.linspace(-1, 1, 40).double()], 1)
+    found = fit_sparse_head(features, labels, 1e-5, tolerance=1e-9)
+    assert found.solution.converged
+    assert torch.equal(found(features).argmax(1), labels)
+    assert not found.weights[:, 2].any()
+    assert torch.allclose(found.weights[0], -found.weights[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_any_float_is_taken_and_solved_in_double_precision(dtype: torch.dtype) -> None:
+    features, labels = photos(concepts=8)
+    head = fit_sparse_head(features.to(dtype), labels.int(), 0.01)
+    exact = fit_sparse_head(features.to(dtype).double(), labels, 0.01)
+    assert head.weights.dtype == torch.float64
+    assert torch.equal(head.weights, exact.weights)
+
+
+def test_a_constant_concept_is_left_out_with_weight_0() -> None:
+    features, labels = photos()
+    features[:, 3], features[:, 9] = 7.3, 0.0
+    given = read_rows(features, labels)
+    assert given.standard.constant == (3, 9)
+    head = fit_sparse_head(features, labels, 0.001, alpha=0.5)
+    assert not head.weights[:, [3, 9]].any()
+    without = [k for k in range(24) if k not in (3, 9)]
+    alone = fit_sparse_head(features[:, without], labels, 0.001, alpha=0.5)
+    assert torch.allclose(head.weights[:, without], alone.weights, atol=1e-3)
+    assert all(part.isfinite().all() for part in head.plain())
+
+
+def test_plain_weights_give_the_same_logits() -> None:
+    features, labels = photos()
+    head = fit_sparse_head(features, labels, 0.01)
+    weights, bias = head.plain()
+    assert torch.allclose(features.double() @ weights.T + bias, head(features))
+    assert torch.equal(weights != 0, head.weights != 0)
+
+
+def test_truncation_keeps_exactly_the_largest() -> None:
+    weights = torch.tensor([[0.1, -5.0, 0.0, 2.0], [3.0, 0.2, -0.3, 0.0]])
+    assert nec(weights) == 3
+    assert truncate(weights, 1.5).tolist() == [[0.0, -5.0, 0.0, 2.0], [3.0, 0.0, 0.0, 0.0]]
+    assert torch.equal(truncate(weights, 3), weights)
+
+
+def test_of_equal_weights_the_first_are_kept() -> None:
+    weights = torch.tensor([[1.0, -1.0, 1.0], [1.0, 2.0, -1.0]])
+    assert truncate(weights, 1.5).tolist() == [[1.0, -1.0, 0.0], [0.0, 2.0, 0.0]]
+    many = torch.ones(50, 40)
+    assert torch.equal(truncate(many, 2).flatten().nonzero()[:, 0], torch.arange(100))
+
+
+@pytest.fixture(scope="module")
+def path() -> SparsePath:
+    return fit_sparse_path(*photos(), most_nec=8)
+
+
+def test_a_head_has_the_nec_asked_for_and_its_points_bias(path: SparsePath) -> None:
+    for target in (0.5, 1, 3.5, 8):
+        head = head_at(path, target)
+        first = next(s for s in path.solutions if s.nec >= target)
+        assert nec(head.weights) == target
+        assert head.solution is first
+        assert torch.equal(head.bias, first.bias)
+        kept = head.weights != 0
+        assert torch.equal(head.weights[kept], first.weights[kept])
+        assert float(head.weights[kept].abs().min()) >= float(first.weights[~kept].abs().max())
+
+
+def test_a_refitted_head_keeps_its_support_and_fits_better(path: SparsePath) -> None:
+    for target in (1, 3):
+        cut, refitted = head_at(path, target), head_at(path, target, refit=True)
+        assert torch.equal(cut.weights != 0, refitted.weights != 0)
+        losses = [float(path.rows.slope(head.weights, head.bias).loss) for head in (cut, refitted)]
+        assert losses[1] < losses[0]
+
+
+def test_a_path_that_ends_before_the_nec_is_refused_or_named(path: SparsePath) -> None:
+    held_out = photos(200)
+    with pytest.raises(InputError, match=r"the path ends at NEC 8\.\d+, before 20"):
+        head_at(path, 20)
+    with pytest.raises(InputError, match="before 20"):
+        nec_accuracy(path, *held_out, targets=(5, 20))
+    found = nec_accuracy(path, *held_out, targets=(5, 20), unreached="last")
+    assert found.unreached == (20,)
+    last = replace(head_at(path, 8), weights=path.solutions[-1].weights, bias=path.solutions[-1].bias)
+    assert found.accuracy[20] == float((last(held_out[0]).argmax(1) == held_out[1]).double().mean())
+
+
+def test_accuracy_at_each_nec_is_counted_on_held_out_rows(path: SparsePath, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = photos(300)
+    monkeypatch.setattr("conceptlens.concept.sparse_head.AT_ONCE", 77)
+    found = nec_accuracy(path, features, labels, targets=(1, 5))
+    for target in (1, 5):
+        head = head_at(path, target)
+        scores = path.rows.standard.apply(features) @ head.weights.T + head.bias
+        right = sum(int(row.argmax()) == int(label) for row, label in zip(scores, labels, strict=True))
+        assert found.accuracy[target] == right / 300
+    assert found.accuracy[5] > found.accuracy[1] + 0.1
+    assert found.unreached == ()
+    assert found.anec_5 == found.accuracy[5]
+
+
+def test_the_average_is_of_the_six_published_targets() -> None:
+    accuracy = {float(target): 0.1 * i for i, target in enumerate((5, 10, 15, 20, 25, 30, 35))}
+    assert NecAccuracy(accuracy).anec_average == pytest.approx(0.25)
+    with pytest.raises(InputError, match="NEC 25, 30 was not asked for"):
+        _ = NecAccuracy(dict.fromkeys((5.0, 10.0, 15.0, 20.0), 0.5)).anec_average
+
+
+def nan_at_one_place() -> tuple[Tensor, Tensor]:
+    features, labels = photos()
+    features[4, 2] = float("nan")
+    return features, labels
+
+
+REFUSED: dict[str, tuple[Callable[[], object], str]] = {
+    "one class": (lambda: read_rows(photos()[0], torch.zeros(600, dtype=torch.long)), "there is one class"),
+    "empty class": (lambda: read_rows(*photos(), classes=8), "no row has class 6, 7 of 8"),
+    "gap in the classes": (lambda: read_rows(photos()[0], 2 * photos()[1]), "no row has class 1, 3, 5, 7, 9 of 11"),
+    "label too high": (lambda: read_rows(*photos(), classes=4), "labels go from 0 to 5; expected 0 to 3"),
+    "label below 0": (lambda: read_rows(photos()[0], photos()[1] - 1), "labels go from -1 to 4"),
+    "NaN": (lambda: read_rows(*nan_at_one_place()), "1 values of the features are not finite"),
+    "infinity": (lambda: read_rows(photos()[0] / 0, photos()[1]), "14400 values of the features are not finite"),
+    "rows": (lambda: read_rows(photos()[0][:9], photos()[1]), r"shape \(9, 24\) and labels \(600,\)"),
+    "axes": (lambda: read_rows(photos()[0][:, 0], photos()[1]), r"shape \(600,\)"),
+    "no concepts": (lambda: read_rows(photos()[0][:, :0], photos()[1]), r"shape \(600, 0\)"),
+    "one row": (lambda: read_rows(photos()[0][:1], photos()[1][:1]), "there are 1 rows"),
+    "whole features": (lambda: read_rows(photos()[0].long(), photos()[1]), "features are torch.int64"),
+    "broken labels": (lambda: read_rows(photos()[0], photos()[1].double()), "labels torch.float64"),
+    "alpha above 1": (lambda: elastic_net(some_rows(), 0.1, 1.5), r"alpha is 1\.5; expected 0"),
+    "alpha below 0": (lambda: elastic_net(some_rows(), 0.1, -0.1), r"alpha is -0\.1; expected 0"),
+    "ridge path": (lambda: elastic_net_path(some_rows(), 0.0), r"alpha is 0\.0; expected above 0"),
+    "strength below 0": (lambda: elastic_net(some_rows(), -0.1), r"strength is -0\.1; expected a number above 0"),
+    "strength 0": (lambda: elastic_net(some_rows(), 0.0), r"strength is 0\.0"),
+    "strength NaN": (lambda: elastic_net(some_rows(), math.nan), "strength is nan"),
+    "tolerance": (lambda: elastic_net(some_rows(), 0.1, tolerance=0), "tolerance is 0"),
+    "steps": (lambda: elastic_net(some_rows(), 0.1, most_steps=0), "most_steps 0"),
+    "support": (lambda: elastic_net(some_rows(), 0.1, support=torch.ones(2, 3) > 0), r"support has shape \(2, 3\)"),
+    "start": (lambda: elastic_net(some_rows(), 0.1, start=other_start()), r"start has shape \(3, 24\)"),
+    "ratio": (lambda: elastic_net_path(some_rows(), ratio=1.1), r"ratio is 1\.1"),
+    "points": (lambda: elastic_net_path(some_rows(), points=0), "points 0"),
+    "largest": (lambda: elastic_net_path(some_rows(), largest=-1.0), r"strength is -1\.0"),
+    "nothing varies": (
+        lambda: largest_penalty(read_rows(torch.ones(6, 2), torch.arange(6) % 2)),
+        "every concept is the same",
+    ),
+    "part of a weight": (lambda: truncate(torch.ones(3, 4), 0.5), r"NEC 0\.5 of 3 classes is 1\.5 weights"),
+    "no weight": (lambda: truncate(torch.ones(3, 4), 0), "expected a whole number"),
+    "too few weights": (lambda: truncate(torch.eye(3), 2), "have NEC 1; expected 2 or more"),
+    "other concepts": (lambda: fit_sparse_head(*photos(), 0.1)(torch.ones(2, 5)), r"shape \(2, 5\); expected row, 24"),
+    "held-out labels": (
+        lambda: nec_accuracy(fit_sparse_path(*photos(), most_nec=0), photos()[0], photos()[1][:5]),
+        "600 rows and labels",
+    ),
+    "unreached": (
+        lambda: nec_accuracy(fit_sparse_path(*photos(), most_nec=0), *photos(), unreached="skip"),  # pyright: ignore[reportArgumentType]
+        "no unreached 'skip'",
+    ),
+}
+
+
+def other_start() -> Solution:
+    return elastic_net(read_rows(*photos(classes=3)), 0.1)
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_used_is_refused_in_one_sentence(case: str) -> None:
+    call, said = REFUSED[case]
+    with pytest.raises(InputError, match=said) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.gpu
+def test_cuda_gives_what_the_processor_gives() -> None:
+    features, labels = photos()
+    here = fit_sparse_path(features, labels, most_nec=5, tolerance=1e-9)
+    there = fit_sparse_path(features.cuda(), labels.cuda(), most_nec=5, tolerance=1e-9)
+    for one, other in zip(here.solutions, there.solutions, strict=True):
+        assert other.weights.is_cuda
+        assert other.converged
+        assert torch.allclose(one.weights, other.weights.cpu(), atol=1e-4)
+    assert nec_accuracy(there, features.cuda(), labels.cuda(), targets=(5,)).anec_5 == pytest.approx(
+        nec_accuracy(here, features, labels, targets=(5,)).anec_5, abs=0.01
+    )
