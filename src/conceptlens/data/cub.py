@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from conceptlens.data.annotation import a_folder, entries_of, read_text
+from conceptlens.data.cub_parts import cub_parts, cub_readings
 from conceptlens.data.folder import read_image
 from conceptlens.data.image_file import opened, orientation
 from conceptlens.data.labelled import (
@@ -145,12 +146,12 @@ class Cub(ListedPhotos):
         names = tuple(self._attribute_names.values())
         if not (names and path.is_file()):
             return None
-        shares = _numbers(path, len(names), np.float64) / 100
+        shares, concepts = _numbers(path, len(names), np.float64) / 100, cub_readings(names)
         if len(shares) == len(self._listed):
-            return ClassAttributes(names, shares[[self._listed.index(number) for number in self._kept]])
+            return ClassAttributes(names, shares[[self._listed.index(number) for number in self._kept]], concepts)
         # A part of CUB may lie beside the table of all its classes.
         if min(self._listed) >= 1 and max(self._listed) <= len(shares):
-            return ClassAttributes(names, shares[[number - 1 for number in self._kept]])
+            return ClassAttributes(names, shares[[number - 1 for number in self._kept]], concepts)
         raise InputError(
             f"{str(path)!r} has {len(shares)} lines for the {len(self._listed)} classes of classes.txt; expected one "
             "for each"
@@ -191,7 +192,9 @@ class Cub(ListedPhotos):
                 "annotated, or resize the points with them"
             )
         xy[~visible] = np.nan
-        return Keypoints(tuple(parts.values()), xy, visible)
+        own = {part.name: part.keypoints for part in cub_parts().values()}
+        known = set(parts.values()) >= {name for names in own.values() for name in names}
+        return Keypoints(tuple(parts.values()), xy, visible, own if known else {})
 
     def _boxes(self) -> Float64[np.ndarray, "photo 4"] | None:
         """Read the boxes, from left, top, width and height in pixels."""

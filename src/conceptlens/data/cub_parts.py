@@ -13,6 +13,7 @@ import numpy as np
 
 from conceptlens.data.labelled import ClassAttributes
 from conceptlens.error import InputError, near
+from conceptlens.text.concept_set import BottleneckConcept
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int64
@@ -80,6 +81,19 @@ class _Group:
 def cub_parts() -> dict[str, Part]:
     """Return the twelve parts by name; together they have each of CUB's fifteen keypoints once."""
     return dict(_parts()[0])
+
+
+def cub_readings(names: Sequence[str]) -> tuple[BottleneckConcept, ...]:
+    """Return attributes as one says them, with the part of those that speak of one; as they are where not CUB's."""
+    found = []
+    for name in names:
+        if name.partition("::")[0] not in _groups():
+            found.append(BottleneckConcept(name))
+            continue
+        group, reading, said = _read(name)
+        part = _parts()[0][group.part] if group.part else None
+        found.append(BottleneckConcept(reading, part and part.name, part and part.region, said, group.kind))
+    return tuple(found)
 
 
 def part_named(text: str) -> Part | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from conceptlens.error import InputError
+from conceptlens.text.concept_set import BottleneckConcept
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float64, Int64
@@ -25,14 +26,21 @@ NONE_LEFT_OUT: Mapping[str, str] = MappingProxyType({})
 class ClassAttributes:
     """How often the photos of each class show each attribute: `shares[class attribute]`, 0 to 1.
 
+    `concepts` says the attributes in English, one for each name, with the part and property of each where known.
+
     Raises `InputError` where the shares are not finite, not from 0 to 1, or not one for each name.
     """
 
     names: tuple[str, ...]
     shares: Float64[np.ndarray, "class attribute"] = field(repr=False)
+    concepts: tuple[BottleneckConcept, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        """Check the shares."""
+        """Check the shares, and say the attributes by their names where no other words are given."""
+        if not self.concepts:
+            object.__setattr__(self, "concepts", tuple(BottleneckConcept(name) for name in self.names))
+        if len(self.concepts) != len(self.names):
+            raise InputError(f"{len(self.concepts)} concepts say {len(self.names)} class attributes; give one for each")
         if self.shares.ndim != 2 or self.shares.shape[1] != len(self.names):
             raise InputError(
                 f"class attributes have shares of shape {self.shares.shape} for {len(self.names)} names; "
@@ -66,12 +74,14 @@ class PhotoAttributes:
 class Keypoints:
     """Where the parts of each photo are: `xy[photo part 2]`, as shares of the upright photo's width and height.
 
-    `visible[photo part]` says which parts can be seen; the places of the others are NaN.
+    `visible[photo part]` says which parts can be seen; the places of the others are NaN. `parts` names the keypoints
+    that count as one part, such as left and right wing; by default each keypoint is a part.
     """
 
     names: tuple[str, ...]
     xy: Float64[np.ndarray, "photo part 2"] = field(repr=False)
     visible: Bool[np.ndarray, "photo part"] = field(repr=False)
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         """Check that both speak of the same photos and parts."""
@@ -81,6 +91,11 @@ class Keypoints:
                 f"keypoints have xy {self.xy.shape} and visible {self.visible.shape} for {len(self.names)} names; "
                 "expected photo part 2, and photo part"
             )
+        if not self.parts:
+            object.__setattr__(self, "parts", {name: (name,) for name in self.names})
+        unknown = [name for own in self.parts.values() for name in own if name not in self.names]
+        if unknown:
+            raise InputError(f"a part has the keypoint {unknown[0]!r}; keypoints: {', '.join(self.names)}")
 
 
 @dataclass(frozen=True, eq=False)
