@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from conceptlens.error import InputError
-from conceptlens.fit.cells import CellSource
+from conceptlens.cells import CellSource
 from conceptlens.metric.bottleneck import activation_norm
 from conceptlens.metric.keypoint import Keypoints
 from conceptlens.preprocess import Preprocess

@@ -17,7 +17,7 @@ from conceptlens.error import InputError
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-    from conceptlens.fit.cells import CellSource
+    from conceptlens.cells import CellSource
     from conceptlens.fit.steps import Gather
 
 

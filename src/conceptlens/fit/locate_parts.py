@@ -26,7 +26,7 @@ from conceptlens.fit.steps import Run, Steps, train_steps
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
-    from conceptlens.fit.cells import CellSource
+    from conceptlens.cells import CellSource
 
 FIND = Steps(count=400, batch=200, rate=0.02)
 GUIDE = Steps(count=300, batch=200, rate=0.01, decay=1.0)

@@ -32,7 +32,7 @@ from conceptlens.error import InputError
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-    from conceptlens.fit.cells import CellSource
+    from conceptlens.cells import CellSource
     from conceptlens.fit.steps import Gather
     from conceptlens.text.concept_set import BottleneckConcept
 
