@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from conceptlens.error import InputError
 from conceptlens.cells import CellSource
+from conceptlens.error import InputError
 from conceptlens.metric.bottleneck import activation_norm
 from conceptlens.metric.keypoint import Keypoints
 from conceptlens.preprocess import Preprocess
