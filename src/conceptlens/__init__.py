@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from conceptlens.activation_map import cam as cam
     from conceptlens.activation_map import combine as combine
     from conceptlens.backbone import Backbone as Backbone
+    from conceptlens.concept.bottleneck.module import Bottleneck as Bottleneck
     from conceptlens.concept.ce_fam import ce_fam as ce_fam
     from conceptlens.concept.competition import Competition as Competition
     from conceptlens.concept.competition import compete as compete
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
     from conceptlens.concept.loce import loce as loce
     from conceptlens.concept.translator import Translator as Translator
     from conceptlens.contrast import Contrast as Contrast
+    from conceptlens.data.classified import open_classes as open_classes
     from conceptlens.data.sets import open_set as open_set
     from conceptlens.error import InputError as InputError
     from conceptlens.finer import sweep as sweep
     from conceptlens.fit.ce_fam import fit_ce_fam as fit_ce_fam
+    from conceptlens.fit.loc_cbm import fit_loc_cbm as fit_loc_cbm
     from conceptlens.observe import Observation as Observation
     from conceptlens.preprocess import Preprocess as Preprocess
     from conceptlens.record import Explanation as Explanation
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Backbone": "backbone",
+    "Bottleneck": "concept.bottleneck.module",
     "Competition": "concept.competition",
     "Concept": "target",
     "Contrast": "contrast",
@@ -58,8 +62,10 @@ _HOMES = {
     "compete": "concept.competition",
     "explain": "concept.explain",
     "fit_ce_fam": "fit.ce_fam",
+    "fit_loc_cbm": "fit.loc_cbm",
     "load_model": "zoo",
     "loce": "concept.loce",
+    "open_classes": "data.classified",
     "open_set": "data.sets",
     "report": "reporting.report",
     "sweep": "finer",

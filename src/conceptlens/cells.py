@@ -86,9 +86,21 @@ class CellSource:
         for group in range(process, -(-len(self.photos) // PHOTOS_PER_SHARD), processes):
             yield self._file(group)
 
+    def readable(self, places: Sequence[int]) -> list[int]:
+        """Return those of `places` that can be read, in their order; every file of theirs is made."""
+        for group in sorted({int(place) // PHOTOS_PER_SHARD for place in places}) if self.folder is not None else ():
+            self._file(group)
+        if self.folder is None:
+            for place in places:
+                try:
+                    self.photos[int(place)]
+                except InputError as error:
+                    self.failures[int(place)] = Failure(self.photos.names[int(place)], str(error))
+        return [int(place) for place in places if int(place) not in self.failures]
+
     def bytes_needed(self) -> int:
         """Return how much room the cells of all photos take, as one photo tells."""
-        one = next(self._made([0]))
+        one = next(one for place in range(len(self.photos)) for one in self._made([place]))
         each = sum(cells[0].numel() for cells in one.cells.values()) + one.colours[0].numel()
         return 2 * each * len(self.photos)
 
@@ -100,7 +112,7 @@ class CellSource:
         stored = load_file(self._file(group))
         places = stored["places"]
         kept = torch.isin(places, torch.tensor(wanted)).nonzero()[:, 0]
-        for rows in kept.split(size):
+        for rows in kept.split(size) if len(kept) else ():
             cells = {name: stored[name][rows].float() for name in self.layers}
             yield Batch(places[rows], cells, stored["colours"][rows].float())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -121,3 +122,28 @@ def test_the_committed_general_vectors_hold_what_the_page_claims() -> None:
         assert f"| {layer} | " + " | ".join(f"{row['ranked']:.3f}" for row in own) + " |" in page
         (exact,) = (row for row in own if row["method"] == "mean, exact")
         assert exact["ranked_gain_interval"][0] > 0
+
+
+def test_the_committed_speed_of_the_sparse_head_holds_what_the_page_claims() -> None:
+    text = (ROOT / "docs" / "results" / "sparse_head.json").read_text(encoding="utf-8")
+    result = json.loads(text)
+    figures, details = result["figures"], result["details"]
+    assert sorted(result) == ["details", "figures", "name"]
+    assert result["name"] == "sparse_head"
+    page = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8").partition("`sparse_head.py`\n")[2]
+    assert set(figures) == {name for name in re.findall(r"`(\w+)`", page) if name in figures}
+    assert figures["speedup"] >= figures["speedup_least"] >= 5
+    assert figures["speedup_certified"] >= 5
+    assert figures["speedup_matrix_saga"] >= 1
+    assert figures["speedup_matrix_saga_to_its_end"] >= 20
+    assert figures["speedup_scikit_learn"] >= 10
+    assert figures["objective_ratio"] <= 1
+    assert figures["objective_ratio_glm_saga"] <= 1
+    assert figures["matrix_saga_difference"] <= 1e-3
+    assert figures["gap"] <= 1e-5 < figures["glm_saga_gap"]
+    assert details["ours"]["converged"]
+    assert details["ours"]["objective"] <= details["matrix_saga_to_its_end"]["objective"]
+    assert details["path"]["converged"] == details["path"]["points"]
+    assert details["path"]["largest_gap"] <= 1e-5
+    assert details["setting"]["command"] == "python benchmarks/sparse_head.py --json"
+    assert not any(place in text for place in ("/home/", "/root/", "/tmp/", "/work/"))

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from conceptlens.error import InputError
-from conceptlens.text.concept_filter import (
-    LIMITS,
-    PRESENCE,
+from conceptlens.text.concept_filter import LIMITS, PRESENCE, Limits, filter_concepts
+from conceptlens.text.concept_set import collect
+from conceptlens.text.published_filters import (
     Filtered,
     Learned,
-    Limits,
     Shown,
     by_class_name,
     by_class_similarity,
@@ -26,10 +25,8 @@ from conceptlens.text.concept_filter import (
     by_presence,
     by_similarity,
     cos_cubed,
-    filter_concepts,
     text_similarity,
 )
-from conceptlens.text.concept_set import collect
 
 ANIMALS = ["airplane", "bird", "cat"]
 
@@ -336,6 +333,8 @@ def test_all_gone_says_which_filter_took_most() -> None:
 def test_presence_has_no_cutoff_of_its_own() -> None:
     found, shown = collect(["pond"], "mine"), Shown(np.ones((9, 1)), "train")
     assert "Limits(presence=...)" in refusal(lambda: filter_concepts(found, ["cat"], shown=shown))
+    said = refusal(lambda: filter_concepts(found, ["cat"], Limits(presence=0.1), shown=Shown(np.ones((9, 2)), "train")))
+    assert "scores have shape (9, 2)" in said
     assert "names of all classes" in refusal(lambda: filter_concepts(found, []))
     assert "names of all classes" in refusal(lambda: filter_concepts(found, "cat"))
 

@@ -1,4 +1,4 @@
-"""The commands that train: `conceptlens fit ce-fam`."""
+"""The commands that train: `conceptlens fit ce-fam`, `conceptlens fit loc-cbm`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from conceptlens.cli.fit_bottleneck import loc_cbm
 from conceptlens.cli.options import (
     SETTINGS,
     Concepts,
@@ -46,6 +47,9 @@ Layers = Annotated[
 ]
 
 app = typer.Typer(help="Train what explains a model; the model itself stays as it is.", **SETTINGS)
+
+
+app.command("loc-cbm")(loc_cbm)
 
 
 @app.callback()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from conceptlens.cells import CellSource
+from conceptlens.data.seen_keypoints import known_keypoints, seen_keypoints
 from conceptlens.error import InputError
 from conceptlens.metric.bottleneck import activation_norm
 from conceptlens.metric.keypoint import Keypoints
@@ -67,31 +69,67 @@ def read_table(
     run. Raises `InputError` for another model, for classes that are not the bottleneck's, and where no photo can be
     read.
     """
-    theirs = classes_of(bottleneck, photos)
-    source = CellSource(
-        bottleneck.base.of(model), photos, bottleneck.layers, bottleneck.grid, None if cache is None else Path(cache)
-    )
-    chosen = list(mapped)
-    found: dict[str, list[Tensor]] = {name: [] for name in ("places", "activations", "logits", "area", "maps")}
+    source = source_of(bottleneck, model, photos, cache)
+    every = range(len(photos)) if places is None else places
+    return joined(list(read_parts(bottleneck, source, every, mapped, batch, len(every) or 1)), source)
+
+
+def source_of(bottleneck: Bottleneck, model: Backbone, photos: LabelledSet, cache: str | Path | None) -> CellSource:
+    """Return where the cells of photos come from as the bottleneck reads them: see `read_table`."""
+    folder = None if cache is None else Path(cache)
+    return CellSource(bottleneck.base.of(model), photos, bottleneck.layers, bottleneck.grid, folder)
+
+
+def read_parts(
+    bottleneck: Bottleneck, source: CellSource, places: Sequence[int], mapped: Sequence[int], batch: int, most: int
+) -> Iterator[BottleneckTable]:
+    """Yield what `read_table` returns in tables of about `most` photos, so that maps need not be held together.
+
+    Photos that cannot be read are in no table; they are in `source.failures`.
+    """
+    photos, chosen = source.photos, list(mapped)
+    theirs, names = torch.tensor(classes_of(bottleneck, photos)), photos.names
+    held: list[BottleneckTable] = []
     with torch.inference_mode():
-        for part in source.batches(range(len(photos)) if places is None else places, batch):
+        for part in source.batches(places, batch):
             read = bottleneck({name: cells.to(bottleneck.weight) for name, cells in part.cells.items()})
             norm = activation_norm(read.maps, "share")
             area = torch.where(norm.applies, norm.values, torch.nan).float()
-            kept = (part.places, read.activations.cpu(), read.logits.cpu(), area, read.maps[:, chosen].cpu())
-            for name, value in zip(found, kept, strict=True):
-                found[name].append(value)
-    if not found["places"]:
-        raise InputError(f"no photo of {photos.name} could be read; {_first(source.failures)}")
-    table = {name: torch.cat(values) for name, values in found.items()}
-    order = table["places"].argsort()
-    table = {name: value[order] for name, value in table.items()}
-    at = table["places"].tolist()
-    labels = torch.tensor([theirs[int(photos.labels[place])] for place in at])
-    every = photos.names
-    failures = tuple(source.failures[place] for place in sorted(source.failures))
+            held.append(
+                BottleneckTable(
+                    places=part.places,
+                    names=tuple(names[place] for place in part.places.tolist()),
+                    classes=theirs[torch.tensor(photos.labels)[part.places]],
+                    activations=read.activations.cpu(),
+                    logits=read.logits.cpu(),
+                    area=area,
+                    mapped=tuple(chosen),
+                    maps=read.maps[:, chosen].cpu(),
+                )
+            )
+            if sum(len(one.places) for one in held) >= most:
+                yield joined(held, source)
+                held = []
+    if held:
+        yield joined(held, source)
+
+
+def joined(parts: Sequence[BottleneckTable], source: CellSource, maps: bool = True) -> BottleneckTable:
+    """Return tables of one set as one, in the order of the set, with or without their maps."""
+    if not parts:
+        raise InputError(f"no photo of {source.photos.name} could be read; {_first(source.failures)}")
+    places = torch.cat([part.places for part in parts])
+    order = places.argsort()
+    names = [name for part in parts for name in part.names]
+    kept = ("classes", "activations", "logits", "area")
+    table = {name: torch.cat([getattr(part, name) for part in parts])[order] for name in kept}
     return BottleneckTable(
-        names=tuple(every[place] for place in at), classes=labels, mapped=tuple(chosen), failures=failures, **table
+        places=places[order],
+        names=tuple(names[place] for place in order.tolist()),
+        mapped=parts[0].mapped if maps else (),
+        maps=torch.cat([part.maps for part in parts])[order] if maps else parts[0].maps[:0, :0],
+        failures=tuple(source.failures[place] for place in sorted(source.failures)),
+        **table,
     )
 
 
@@ -120,24 +158,29 @@ def keypoints_seen(
     A keypoint that is cut off is not visible. `present[photo concept]`: of the same photos and concepts.
     Raises `InputError` for a set without keypoints.
     """
-    known = photos.annotation.keypoints if photos.annotation else None
-    if known is None:
-        raise InputError(f"{photos.name} has no keypoints; give a set that has them, such as cub:FOLDER")
-    view = bottleneck.base.of(model).transform
-    at = [int(place) for place in places]
-    boxes, sizes = [], []
-    for place in at:
-        width, height = photos[place].size
-        left, top, right, bottom = view.box((width, height)) if isinstance(view, Preprocess) else (0, 0, 1, 1)
-        boxes.append((left, top, right, bottom))
-        sizes.append(((right - left) * width, (bottom - top) * height))
-    box = torch.tensor(boxes)[:, None]
-    xy = (torch.tensor(known.xy[at]) - box[..., :2]) / (box[..., 2:] - box[..., :2])
-    inside = ((xy >= 0) & (xy <= 1)).all(2)
-    visible = torch.tensor(known.visible[at]) & inside
+    known = known_keypoints(photos)
+    seen = seen_keypoints(photos, places, bottleneck.base.of(model).transform)
     parts = [known.parts.get(bottleneck.concepts[one].part or "", ()) for one in concepts]
-    own = torch.tensor([[name in part for name in known.names] for part in parts]).reshape(len(parts), len(known.names))
-    return Keypoints(torch.where(visible[..., None], xy, 0.0).float(), visible, own, present, torch.tensor(sizes))
+    own = torch.tensor([[name in part for name in seen.names] for part in parts]).reshape(len(parts), len(seen.names))
+    return Keypoints(seen.xy, seen.visible, own, present, seen.sizes)
+
+
+def boxes_seen(
+    bottleneck: Bottleneck, model: Backbone, photos: LabelledSet, places: Sequence[int]
+) -> Float[Tensor, "photo 4"]:
+    """Return the set's boxes as shares of what the network sees of each photo; parts that are cut off may lie beyond.
+
+    Raises `InputError` for a set without boxes, and a view of which nobody knows what it cuts off.
+    """
+    known = photos.annotation.boxes if photos.annotation else None
+    view = bottleneck.base.of(model).transform
+    if known is None or not isinstance(view, Preprocess):
+        raise InputError(f"{photos.name} has no boxes, or {model.name} a preprocessing of its own; boxes need both")
+    at = [int(place) for place in places]
+    left, top, right, bottom = np.array([view.box(photos[place].size) for place in at]).reshape(-1, 4).T
+    corners = known[at].reshape(-1, 2, 2)
+    start, side = np.stack([left, top], 1)[:, None], np.stack([right - left, bottom - top], 1)[:, None]
+    return torch.tensor(((corners - start) / side).reshape(-1, 4))
 
 
 def _first(failures: dict[int, Failure]) -> str:

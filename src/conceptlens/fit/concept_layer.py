@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from conceptlens.cells import CellSource
     from conceptlens.fit.steps import Gather
+
+IN_MEMORY = 2**31  # bytes of cells that a training by maps holds
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +93,7 @@ class Alignment:
 
     With `schedule`, `first`, `last` as in `radius_at`, in cells; for the first `warmup` of the steps there is no mask.
     `replace`: the masked loss takes the place of the plain one after the warm-up, else it is added to it.
+    With `temperature`, the plain activation is softmax pooling, `sum_u softmax_u(A / temperature) A`, else the mean.
     """
 
     loss: str = "cos3"
@@ -101,6 +104,7 @@ class Alignment:
     warmup: float = 0.2
     peaks: int = 1
     replace: bool = True
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
         """Check the names and numbers."""
@@ -117,8 +121,12 @@ class Layer(nn.Module):
         self.weight = nn.Parameter(torch.empty(concepts, channels))
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
 
-    def forward(self, cells: Float[Tensor, "image channel height width"]) -> Tensor:
-        """Return the concept maps."""
+    def forward(
+        self, cells: Float[Tensor, "image channel height width"] | PooledCells, rows: Tensor | None = None
+    ) -> Tensor:
+        """Return the concept maps of cells, or the activations of some rows of pooled cells."""
+        if isinstance(cells, PooledCells):
+            return cells.activations(self.weight, slice(None) if rows is None else rows)
         return torch.einsum("nchw,kc->nkhw", cells, self.weight)
 
 
@@ -140,7 +148,7 @@ class MapTask:
         """Return the mean alignment loss over the concepts, plain while warming up, masked after it."""
         maps = network(self.take(mine))
         align, wanted = ALIGNMENTS[self.how.loss], self.targets[whole]
-        plain = align(gather(maps.mean((2, 3))), wanted).mean()
+        plain = align(gather(self._pooled(maps)), wanted).mean()
         if not self.how.masked or done < self.how.warmup:
             return plain
         shrunk = (done - self.how.warmup) / max(1e-9, 1 - self.how.warmup)
@@ -149,7 +157,55 @@ class MapTask:
         located = align(gather((maps * masks).sum((2, 3))), wanted).mean()
         return located if self.how.replace else plain + located
 
+    def _pooled(self, maps: Tensor) -> Float[Tensor, "image concept"]:
+        if self.how.temperature is None:
+            return maps.mean((2, 3))
+        flat = maps.flatten(2)
+        return (flat * (flat / self.how.temperature).softmax(2)).sum(2)
 
-def chunks(count: int, size: int) -> Iterator[slice]:
-    """Yield slices that cover a range."""
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+@dataclass(frozen=True, eq=False)
+class PooledTask:
+    """Training by pooled cells, for locators that do not look at the concepts' own maps."""
+
+    network: Layer
+    pooled: PooledCells
+    targets: Float[Tensor, "image concept"]
+    loss_name: str
+
+    @property
+    def rows(self) -> int:
+        """The number of photos."""
+        return len(self.targets)
+
+    def loss(self, network: nn.Module, mine: Tensor, whole: Tensor, gather: Gather, done: float) -> Tensor:
+        """Return the mean alignment loss over the concepts."""
+        made = network(self.pooled, mine)
+        return ALIGNMENTS[self.loss_name](gather(made), self.targets[whole]).mean()
+
+
+def value_cells(
+    source: CellSource, places: Sequence[int], values: str, grid: tuple[int, int], room: int = IN_MEMORY
+) -> Callable[[Tensor], Float[Tensor, "image channel height width"]]:
+    """Return a function from rows of `places` to their cells on the maps' grid.
+
+    They are held in memory, in half precision, where they take at most `room` bytes; else each batch is read again.
+    """
+    one = next(iter(source.batches(places[:1])))
+    channels = one.cells[values].shape[1]
+    if 2 * len(places) * channels * grid[0] * grid[1] > room:
+        return lambda rows: _read_again(source, [int(places[row]) for row in rows.tolist()], values, grid)
+    held = torch.empty(len(places), channels, *grid, dtype=torch.float16)
+    row_of = {int(place): row for row, place in enumerate(places)}
+    for batch in source.batches(places):
+        held[[row_of[place] for place in batch.places.tolist()]] = resized(batch.cells[values], grid).half()
+    return lambda rows: held[rows].float()
+
+
+def _read_again(source: CellSource, places: Sequence[int], values: str, grid: tuple[int, int]) -> Tensor:
+    """Return the cells of some photos, which may come more than once, in the order asked for."""
+    found: dict[int, Tensor] = {}
+    for batch in source.batches(sorted(set(places))):
+        cells = resized(batch.cells[values], grid)
+        found.update(zip(batch.places.tolist(), cells, strict=True))
+    return torch.stack([found[place] for place in places])

@@ -57,16 +57,18 @@ def find_parts(
     weights: Weights | None = None,
     finer: CellSource | None = None,
     restarts: int = RESTARTS,
+    layers: Sequence[str] | None = None,
 ) -> list[Float[Tensor, "part channel"]]:
     """Return attention weights for each layer, learnt from what `targets[photo concept]` say of the photos at `places`.
 
-    `finer` is the same network at another input size: parts are found at the network's own size, where cells know
-    their surroundings, and attentions there then teach those of the finer cells.
+    Attentions see `layers`, by default all of the source's. `finer` is the same network at another input size: parts
+    are found at the network's own size, where cells know their surroundings, and attentions there then teach those of
+    the finer cells.
 
     The loss has poor minima, where parts of one region take the place of another's; they are told by a higher loss,
     so of `restarts` trainings the one with the lowest loss over all photos is kept.
     """
-    seen = hypercolumns(source, places)
+    seen = hypercolumns(source, places, layers=layers)
     told, known = words.told(targets[_rows(seen, places)])
     tries: list[tuple[float, Tensor]] = []
     for number in range(restarts):
@@ -79,15 +81,17 @@ def find_parts(
     if finer is None:
         return seen.weights(attention)
     found = torch.einsum("ncu,pc->npu", seen.columns.float(), attention).softmax(2)
-    sharp = hypercolumns(finer, places)
+    sharp = hypercolumns(finer, places, layers=layers)
     if seen.grid != sharp.grid or not torch.equal(seen.places, sharp.places):
         raise InputError("the two sizes of a photo need one grid and the same photos")
     return _guided(sharp, found, GUIDE, replace(run, folder=run.folder / "finer"))
 
 
-def teach_parts(source: CellSource, pointed: Pointed, run: Run) -> list[Float[Tensor, "part channel"]]:
+def teach_parts(
+    source: CellSource, pointed: Pointed, run: Run, layers: Sequence[str] | None = None
+) -> list[Float[Tensor, "part channel"]]:
     """Return attention weights for each layer, learnt from a few photos with keypoints alone."""
-    seen = hypercolumns(source, pointed.places)
+    seen = hypercolumns(source, pointed.places, layers=layers)
     rows = _rows(seen, pointed.places)
     wanted = pointed_at(pointed.xy[rows], pointed.visible[rows], pointed.own, source.grid)
     return _guided(seen, wanted, POINT, replace(run, folder=run.folder / "pointed"))

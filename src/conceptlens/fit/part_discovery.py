@@ -123,9 +123,11 @@ class Hypercolumns:
         return found
 
 
-def hypercolumns(source: CellSource, places: Sequence[int], components: int = COMPONENTS) -> Hypercolumns:
+def hypercolumns(
+    source: CellSource, places: Sequence[int], components: int = COMPONENTS, layers: Sequence[str] | None = None
+) -> Hypercolumns:
     """Return what attentions see in photos of a set; two passes over them, one photo batch in memory at a time."""
-    projections = _projections(source, places, components)
+    projections = _projections(source, places, components, source.layers if layers is None else layers)
     columns, readings, kept = [], [], []
     for batch in source.batches(places):
         parts = [resized(make(batch.cells[name]), source.grid) for name, make in projections.items()]
@@ -272,11 +274,14 @@ def cell_centres(grid: tuple[int, int]) -> Float[Tensor, "cell 2"]:
     return torch.stack([x, y], 2).reshape(-1, 2)
 
 
-def _projections(source: CellSource, places: Sequence[int], components: int) -> dict[str, Projection]:
+def _projections(
+    source: CellSource, places: Sequence[int], components: int, layers: Sequence[str]
+) -> dict[str, Projection]:
     """Return the principal components of each layer's cells, from moments in float64."""
     totals: dict[str, tuple[Tensor, Tensor, int]] = {}
     for batch in source.batches(places):
-        for name, cells in batch.cells.items():
+        for name in layers:
+            cells = batch.cells[name]
             rows = cells.transpose(0, 1).flatten(1)[:, ::3].T
             mean, square, count = totals.get(name, (torch.zeros(rows.shape[1]).double(), 0, 0))
             totals[name] = (mean + rows.sum(0).double(), square + (rows.T @ rows).double(), count + len(rows))

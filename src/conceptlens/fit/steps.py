@@ -93,7 +93,9 @@ def train_steps(
             group["lr"] = steps.rate * min(1.0, 2 * (1 - done))
         loss = task.loss(prepared, *_shares(task.rows, steps.batch, shuffler, accelerator), _gather(accelerator), done)
         if not bool(loss.isfinite()):
-            raise InputError(f"the loss is {float(loss)} at step {state.step + 1}: training diverged; lower the rate")
+            raise InputError(
+                f"the loss is {float(loss.detach())} at step {state.step + 1}: training diverged; lower the rate"
+            )
         optimiser.zero_grad()
         accelerator.backward(loss)
         optimiser.step()

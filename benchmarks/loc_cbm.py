@@ -1,0 +1,222 @@
+"""What a located bottleneck is worth: accuracy, and how near each concept's peak is to its part, beside controls.
+
+`python benchmarks/loc_cbm.py [--json] [--data cub:FOLDER] [--table main|ablation] [--seeds 0,1,2] [--cache FOLDER]`.
+Everything was chosen on train photos; the test split is read here alone. Each row is a fit by `fit_loc_cbm` on the
+train split, with the concepts of all class attributes; errors are those of the reviewed concepts that speak of one part
+and that three classes show, where the photo's class shows them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import conceptlens as cl
+from conceptlens.data.cub_parts import cub_concepts
+from conceptlens.data.labelled import LabelledSet
+from conceptlens.evaluation.bottleneck_table import keypoints_seen, read_table
+from conceptlens.metric import (
+    Keypoints,
+    centre_peaks,
+    concept_auroc,
+    constant_peaks,
+    keypoint_error,
+    keypoint_pointing,
+    keypoint_swap,
+    swapped_error,
+    uniform_maps,
+)
+
+MODEL = "timm:tf_efficientnet_lite0"
+LAYERS = ("blocks.4", "blocks.5", "bn2")  # that the locator of parts sees
+Choices = Mapping[str, Any]
+
+LOCATED: Choices = {"recipe": "loc-cbm", "locator_layers": LAYERS}
+MAIN: dict[str, Choices] = {
+    "label-free, 224": {"recipe": "label-free"},
+    "ridge, 224": {"recipe": "ridge"},
+    "random concepts, 224": {"recipe": "random"},
+    "linear probe, 224": {"recipe": "probe"},
+    "parts from words, 224": LOCATED,
+    "parts from 1 photo a class, 224": {**LOCATED, "keypoints": 1},
+    "label-free, 448": {"recipe": "label-free", "size": 448},
+    "ridge, 448": {"recipe": "ridge", "size": 448},
+    "linear probe, 448": {"recipe": "probe", "size": 448},
+    "parts from words, 448": {**LOCATED, "size": 448},
+    "parts from 1 photo a class, 448": {**LOCATED, "size": 448, "keypoints": 1},
+    "parts from every photo, 448": {**LOCATED, "size": 448, "keypoints": 30},
+    "label-free, 448, NEC 5": {"recipe": "label-free", "size": 448, "nec": 5},
+    "random concepts, 448, NEC 5": {"recipe": "random", "size": 448, "nec": 5},
+    "ridge, 448, NEC 5": {"recipe": "ridge", "size": 448, "nec": 5},
+    "parts from words, 448, NEC 5": {**LOCATED, "size": 448, "nec": 5},
+    "linear probe, 224, last stage trained": {"recipe": "probe", "finetune": 3},
+    "parts from words, 224, last stage trained": {**LOCATED, "finetune": 3},
+}
+# At the network's own size and grid (7 x 7), with the reviewed concepts alone; steps as many as the errors need.
+BRIEF: Choices = {"steps": 200, "batch": 128}
+PEAKS: Choices = {"locator": "peaks", "loss": "mse", "masked": False, **BRIEF}
+ABLATION: dict[str, Choices] = {
+    "cos3, mean": {"locator": "whole", "loss": "cos3", **BRIEF},
+    "mse, mean": {"locator": "whole", "loss": "mse", **BRIEF},
+    "bce, mean": {"locator": "whole", "loss": "bce", **BRIEF},
+    "ridge, mean": {"locator": "whole"},
+    "mse, softmax": {"locator": "softmax", "loss": "mse", **BRIEF},
+    "mse, peaks of radius 1": {**PEAKS, "schedule": "fixed"},
+    "mse, peaks shrinking linearly": PEAKS,
+    "mse, peaks shrinking by cosine": {**PEAKS, "schedule": "cosine"},
+    "mse, peaks shrinking exponentially": {**PEAKS, "schedule": "exponential"},
+    "mse, peaks shrinking, both losses": {**PEAKS, "replace": False},
+    "mse, two peaks shrinking": {**PEAKS, "peaks": 2},
+    "mse, peaks shrinking, masked when used": {**PEAKS, "masked": True},
+    "cos3, peaks shrinking": {**PEAKS, "loss": "cos3"},
+    "ridge, peaks of radius 1 when used": {"locator": "peaks", "loss": "ridge"},
+    "ridge, parts": {"locator": "parts"},
+    "mse, parts": {"locator": "parts", "loss": "mse", **BRIEF},
+    "ridge, parts, one start": {"locator": "parts", "restarts": 1},
+    "ridge, parts not kept apart": {"locator": "parts", "apart": 0.0},
+    "ridge, parts of a region not together": {"locator": "parts", "together": 0.0},
+    "ridge, parts of any size": {"locator": "parts", "small": 0.0},
+    "ridge, parts, half the whole image": {"locator": "parts", "share": 0.5},
+}
+
+
+def main() -> None:
+    """Fit and measure every row, and print a table or one JSON object."""
+    parser = argparse.ArgumentParser(description="What a located bottleneck is worth")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument("--data", default="cub", help="cub, or cub:FOLDER")
+    parser.add_argument("--table", choices=("main", "ablation"), default="main")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--rows", default="", help="rows whose names hold this text alone")
+    parser.add_argument("--cache", type=Path, help="a folder for cells; by default one that is removed")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = {name: row for name, row in (MAIN if asked.table == "main" else ABLATION).items() if asked.rows in name}
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(asked.data, asked.cache or Path(folder) / "cells", asked.table == "ablation")
+        found = []
+        for name, choices in rows.items():
+            seeds = [bench.measured(choices, int(seed), Path(folder)) for seed in asked.seeds.split(",")]
+            found.append({"row": name, **summary(seeds)})
+            print(told(found[-1]), file=sys.stderr if asked.json else sys.stdout, flush=True)
+    result = {"name": f"loc_cbm_{asked.table}", "seeds": asked.seeds, "counts": bench.counts(), "rows": found}
+    if asked.table != "ablation":
+        result["controls"] = bench.controls()
+    if asked.json:
+        print(json.dumps(result))
+
+
+class Bench:
+    """The two splits, the network, and the reviewed concepts with their keypoints."""
+
+    def __init__(self, data: str, cache: Path, reviewed_alone: bool) -> None:
+        self.train, self.test = cl.open_classes(data, "train"), cl.open_classes(data, "test")
+        self.model, self.cache, self.alone = cl.load_model(MODEL, fit="squash"), cache, reviewed_alone
+        annotation = self.train.annotation
+        attributes = annotation.attributes if annotation else None
+        if attributes is None:
+            raise cl.InputError(f"{data} has no class attributes; give cub:FOLDER with its attributes")
+        reviewed = cub_concepts(attributes, least_classes=3)
+        self.labels = [attributes.concepts[place].label for place in reviewed.attributes]
+        self.concepts = [attributes.concepts[place] for place in reviewed.attributes]
+        self.shown = torch.tensor(reviewed.present)
+        self.keypoints: dict[str, Keypoints] = {}
+        self.made: Any = None
+
+    def measured(self, choices: Choices, seed: int, folder: Path) -> dict[str, float]:
+        """Fit on train, and return every figure on test."""
+        start = time.perf_counter()
+        out = Path(tempfile.mkdtemp(dir=folder))
+        own = {"concepts": self.concepts} if self.alone and choices.get("recipe") != "probe" else {}
+        made = cl.fit_loc_cbm(self.model, self.train, out, cache=self.cache, seed=seed, **own, **choices)
+        seconds = time.perf_counter() - start
+        probe = made.training_record["loss"] == "channels"
+        random = made.training_record["loss"] == "random"
+        looked = [] if probe or random else [made.concept_index(label) for label in self.labels]
+        table = read_table(made, self.model, self.test, mapped=looked, cache=None if made.base.changed else self.cache)
+        right = (table.predicted == table.classes).double().mean()
+        used = (made.head.weight != 0).sum() / len(made.classes)
+        figures = {"accuracy": float(right), "nec": float(used), "seconds": seconds}
+        figures["holdout"] = made.training_record["holdout_accuracy"]
+        if looked:
+            present = self.shown[table.classes]
+            self.made = self.made or made
+            known = self._keypoints("test", self.test, table.places.tolist(), present)
+            figures |= located(table.maps, known)
+            scored = concept_auroc(table.activations[:, looked], present)
+            figures["auroc"] = scored.mean() or float("nan")
+            area = table.area[:, looked][present]
+            figures["area"] = float(area[~area.isnan()].mean())
+        return figures
+
+    def _keypoints(self, name: str, photos: LabelledSet, places: list[int], present: Tensor) -> Keypoints:
+        if name not in self.keypoints:
+            looked = [self.made.concept_index(label) for label in self.labels]
+            self.keypoints[name] = keypoints_seen(self.made, self.model, photos, places, looked, present)
+        return self.keypoints[name]
+
+    def controls(self) -> dict[str, dict[str, float]]:
+        """Return what peaks without any knowledge of the photo get, and of random directions."""
+        if self.made is None:
+            return {}
+        known = self.keypoints["test"]
+        places = list(range(len(self.train)))
+        train = self._keypoints("train", self.train, places, self.shown[torch.tensor(self.train.labels)])
+        images = len(known.xy)
+        return {
+            "centre": located(centre_peaks(known), known),
+            "best constant cell of each part, from train": located(constant_peaks(train, images), known),
+            "random cell": located(uniform_maps(known), known),
+        }
+
+    def counts(self) -> dict[str, Any]:
+        """Return what was measured on."""
+        known = self.keypoints.get("test")
+        return {
+            "train_photos": len(self.train),
+            "test_photos": len(self.test),
+            "classes": len(self.train.classes),
+            "reviewed_concepts": len(self.labels),
+            "pairs": int(known.applies.sum()) if known else 0,
+        }
+
+
+def located(where: Tensor, known: Keypoints) -> dict[str, float]:
+    """Return how near peaks are to their parts: in squared cells of 7 x 7, and as shares."""
+    metrics: dict[str, Callable[[], Any]] = {
+        "error": lambda: keypoint_error(where, known),
+        "pointing": lambda: keypoint_pointing(where, known),
+        "swap": lambda: keypoint_swap(where, known),
+        "wrong_concept": lambda: swapped_error(where, known, by="absent"),
+    }
+    return {name: float(metric().mean()) for name, metric in metrics.items()}
+
+
+def summary(seeds: list[dict[str, float]]) -> dict[str, Any]:
+    """Return the mean of every figure over the seeds, and its spread (standard deviation)."""
+    found: dict[str, Any] = {}
+    for name in seeds[0]:
+        values = [one[name] for one in seeds]
+        found[name] = round(float(np.mean(values)), 4)
+        if len(values) > 1 and name != "seconds":
+            found[f"{name}_spread"] = round(float(np.std(values, ddof=1)), 4)
+    return found
+
+
+def told(row: dict[str, Any]) -> str:
+    """Return a row in one line."""
+    return "  ".join(f"{name} {value}" if name != "row" else f"{value:44}" for name, value in row.items())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,314 @@
+"""A bottleneck measured on a labelled set: its answers, its concepts, where their maps lie, beside what knows less."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from conceptlens.evaluation.bottleneck_figure import (
+    KINDS,
+    OWN,
+    Control,
+    Figure,
+    absent,
+    figure,
+    figure_numbers,
+    joined_scores,
+    known,
+)
+from conceptlens.evaluation.bottleneck_known import (
+    BY_ACTIVITY,
+    BY_CLASS,
+    attributes_of,
+    fixed_places,
+    known_of,
+    shown_in,
+)
+from conceptlens.evaluation.bottleneck_leakage import LEAKAGES, leakage_figures
+from conceptlens.evaluation.bottleneck_place import (
+    AT_BOXES,
+    AT_KEYPOINTS,
+    PURITIES,
+    TopMaps,
+    most_active,
+    place_scores,
+    purity_scores,
+)
+from conceptlens.evaluation.bottleneck_table import BottleneckTable, joined, read_parts, source_of
+from conceptlens.metric.auroc import auroc_interval, concept_auroc
+from conceptlens.metric.bottleneck import accuracy, effective_concepts
+from conceptlens.metric.keypoint import Keypoints
+from conceptlens.metric.score import Score
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool
+    from torch import Tensor
+
+    from conceptlens.backbone import Backbone
+    from conceptlens.concept.bottleneck.module import Bottleneck
+    from conceptlens.data.labelled import LabelledSet
+    from conceptlens.run import Failure
+
+SCHEMA = "conceptlens.evaluate-bottleneck/1"
+MAPS_AT_ONCE = 2**25  # cells of maps held together, 128 MiB
+PART = 256  # and photos, so that progress is seen
+NO_KEYPOINTS = "the set has no keypoints"
+
+
+@dataclass(frozen=True)
+class ClassMeasure:
+    """One class: its photos, the share that is right, the class it is most taken for and how often (`None`: never)."""
+
+    name: str
+    photos: int
+    accuracy: float | None
+    taken_for: str | None
+    times: int
+
+
+@dataclass(frozen=True)
+class ConceptMeasure:
+    """One concept; what does not apply is `None`.
+
+    - `classes`: how many classes it has a weight for. `photos`: how many show it, as far as that is known.
+    - `keypoint_error`, `pointing`: means over `pairs` photos; `constant_error`: of the control's fixed cell.
+    """
+
+    label: str
+    part: str | None
+    classes: int
+    photos: int | None = None
+    auroc: float | None = None
+    pairs: int = 0
+    keypoint_error: float | None = None
+    constant_error: float | None = None
+    pointing: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class BottleneckMeasures:
+    """What `measure_bottleneck` found.
+
+    - `figures`: every figure, also those without a value. `presence`: when a photo is taken to show a concept.
+    - `table`: what the bottleneck read, without maps. `present[photo concept]`: of all concepts, false where unknown.
+    """
+
+    data: str
+    model: str
+    photos: int
+    figures: tuple[Figure, ...]
+    classes: tuple[ClassMeasure, ...]
+    concepts: tuple[ConceptMeasure, ...]
+    presence: str
+    labelled: int
+    train: str | None
+    table: BottleneckTable = field(repr=False)
+    present: Bool[Tensor, "photo concept"] = field(repr=False)
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """The photos that could not be read."""
+        return self.table.failures
+
+    def figure(self, name: str) -> Figure:
+        """Return a figure by its name."""
+        return next(one for one in self.figures if one.name == name)
+
+
+def measure_bottleneck(
+    bottleneck: Bottleneck,
+    model: Backbone,
+    photos: LabelledSet,
+    train: LabelledSet | None = None,
+    places: Sequence[int] | None = None,
+    cache: str | Path | None = None,
+    leakage: bool = False,
+    draws: int = 2000,
+    seed: int = 0,
+    batch: int = 16,
+    watch: Callable[[Iterable[Any], int], Iterable[Any]] | None = None,
+) -> BottleneckMeasures:
+    """Return what a bottleneck is worth on a labelled set, each figure with its interval, its controls, its pairs.
+
+    - `model`: the network as it was loaded. `places`: some of the photos. `cache`: a folder of cells, see `read_table`.
+    - `train`: the photos it was fitted on, for the control of one fixed cell for each part, and for `leakage`.
+    - `leakage`: measure leakage and impurity too, on the concepts that the set has class attributes for; slow.
+    - `watch` is given the parts of the set and their number, and yields them: for a progress bar.
+
+    Intervals resample photos, `draws` times, 95 %. Maps are looked at a part of the set at a time. A figure that the
+    set cannot tell is there without a value and with the reason. Raises `InputError` as `read_table` does.
+    """
+    source = source_of(bottleneck, model, photos, cache)
+    of_set = attributes_of(bottleneck, photos)
+    looked = [i for i, place in enumerate(of_set) if place is not None] or list(range(len(of_set)))
+    constant, missing = fixed_places(bottleneck, model, photos, train, looked)
+    every = list(range(len(photos)) if places is None else places)
+    most = max(batch, min(PART, MAPS_AT_ONCE // (len(looked) * bottleneck.grid[0] * bottleneck.grid[1])))
+    scores, tables, points, top = [], [], [], None
+    parts = read_parts(bottleneck, source, every, looked, batch, most)
+    for part in watch(parts, -(-len(every) // most)) if watch else parts:
+        shown = shown_in(bottleneck, photos, of_set, part)[:, looked]
+        found = known_of(bottleneck, model, photos, part, shown, constant)
+        scores.append(place_scores(part.maps, found, seed))
+        top = most_active(part, top)
+        tables.append(joined([part], source, maps=False))
+        points += [found.keypoints] if found.keypoints else []
+    table = joined(tables, source, maps=False)
+    told = _Told(
+        bottleneck, photos, table, shown_in(bottleneck, photos, of_set, table), looked,
+        any(place is not None for place in of_set), joined_scores(scores), draws, seed,
+    )  # fmt: skip
+    figures = [*_answers(told), *_concepts(told), *_places(told, missing), *_purities(told, points, top)]
+    if leakage:
+        figures += leakage_figures(bottleneck, model, train, cache, told.table, told.labels, looked, draws, seed)
+    else:
+        figures += absent(LEAKAGES, "it was not asked for: it fits heads of its own, which takes a while")
+    return BottleneckMeasures(
+        data=photos.name,
+        train=None if train is None else train.name,
+        model=model.name,
+        photos=len(table.places),
+        figures=tuple(sorted(figures, key=lambda one: list(KINDS).index(one.name))),
+        classes=_by_class(bottleneck, table),
+        concepts=_by_concept(told),
+        presence=BY_CLASS if told.labelled else BY_ACTIVITY,
+        labelled=len(looked) if told.labelled else 0,
+        table=table,
+        present=told.present,
+    )
+
+
+def bottleneck_numbers(measures: BottleneckMeasures) -> dict[str, Any]:
+    """Return measures as JSON holds them: see docs/json.md."""
+    return {
+        "schema": SCHEMA,
+        "data": measures.data,
+        "train": measures.train,
+        "model": measures.model,
+        "photos": measures.photos,
+        "presence": measures.presence,
+        "concepts_with_labels": measures.labelled,
+        "figures": [figure_numbers(one) for one in measures.figures],
+        "classes": [vars(one) for one in measures.classes],
+        "concepts": [vars(one) for one in measures.concepts],
+        "failures": [{"image": failure.name, "error": failure.reason} for failure in measures.failures],
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class _Told:
+    """What figures are made of. `looked`: the concepts whose maps were looked at; `labelled`: by what the set says."""
+
+    bottleneck: Bottleneck
+    photos: LabelledSet
+    table: BottleneckTable
+    present: Bool[Tensor, "photo concept"]
+    looked: list[int]
+    labelled: bool
+    scores: dict[str, dict[str, Score]]
+    draws: int
+    seed: int
+
+    @property
+    def labels(self) -> Bool[Tensor, "photo looked"] | None:
+        """Who shows the concepts that were looked at; `None` where the set does not say."""
+        return self.present[:, self.looked] if self.labelled else None
+
+
+def _answers(told: _Told) -> list[Figure]:
+    """Return accuracy, beside always saying the commonest class, and the number of effective concepts."""
+    classes = told.table.classes
+    own = accuracy(told.table.logits, classes)
+    common = (classes == classes.bincount().argmax()).double()[:, None]
+    right = {OWN: own, "commonest": Score(common, own.applies)}
+    weights = told.bottleneck.head.weight
+    count = known(effective_concepts(weights), len(weights), len(weights))
+    answers = figure("accuracy", right, told.draws, told.seed)
+    return [answers, Figure("concepts_per_class", count, over="classes")]
+
+
+def _concepts(told: _Told) -> list[Figure]:
+    """Return the mean AUROC of concepts against what the set says of the photos' classes."""
+    if told.labels is None:
+        return list(absent(["concept_auroc"], "the set has no class attributes that are concepts of the bottleneck"))
+    active = told.table.activations[:, told.looked]
+    if not concept_auroc(active, told.labels).count:
+        return list(absent(["concept_auroc"], "no concept is shown by some of the photos and not by others"))
+    value = auroc_interval(active, told.labels, told.draws, seed=told.seed)
+    guess = Control("guess", known(0.5, value.count, value.images))
+    return [Figure("concept_auroc", value, (guess,))]
+
+
+def _places(told: _Told, missing: str) -> list[Figure]:
+    """Return the figures of maps; `missing`: why there is no control of fixed places, where there is none."""
+    found = []
+    for name, scores in told.scores.items():
+        lacking = {"constant": missing} if missing and name.startswith("keypoint_") else {}
+        found.append(figure(name, scores, told.draws, told.seed, missing=lacking))
+    annotation = told.photos.annotation
+    if not (annotation and annotation.keypoints):
+        found += absent(AT_KEYPOINTS, NO_KEYPOINTS)
+    if not (annotation and annotation.boxes is not None):
+        found += absent(AT_BOXES, "the set has no boxes")
+    return found
+
+
+def _purities(told: _Told, points: Sequence[Keypoints], top: TopMaps | None) -> list[Figure]:
+    """Return the purities of concepts that some class uses, intervals over concepts."""
+    annotation = told.photos.annotation
+    if not points or top is None or not (annotation and annotation.keypoints):
+        return list(absent(PURITIES, NO_KEYPOINTS))
+    whole = Keypoints(
+        torch.cat([one.xy for one in points]),
+        torch.cat([one.visible for one in points]),
+        points[0].own,
+        torch.cat([one.present for one in points]),
+    )
+    used = (told.bottleneck.head.weight != 0).any(0)[told.looked].tolist()
+    scores = purity_scores(top, whole, annotation.keypoints.names, used, told.seed)
+    if not scores:
+        return list(absent(PURITIES, "no class uses a concept that was looked at"))
+    return [figure(name, own, told.draws, told.seed, "concepts") for name, own in scores.items()]
+
+
+def _by_class(bottleneck: Bottleneck, table: BottleneckTable) -> tuple[ClassMeasure, ...]:
+    guess, found = table.predicted, []
+    for k, name in enumerate(bottleneck.classes):
+        own = guess[table.classes == k]
+        wrong = own[own != k]
+        times = wrong.bincount(minlength=len(bottleneck.classes))
+        other = bottleneck.classes[int(times.argmax())] if len(wrong) else None
+        right = float((own == k).double().mean()) if len(own) else None
+        found.append(ClassMeasure(name, len(own), right, other, int(times.max())))
+    return tuple(found)
+
+
+def _by_concept(told: _Told) -> tuple[ConceptMeasure, ...]:
+    used = (told.bottleneck.head.weight != 0).sum(0).tolist()
+    found = [ConceptMeasure(one.label, one.part, used[i]) for i, one in enumerate(told.bottleneck.concepts)]
+    labels = told.labels
+    apart = None if labels is None else concept_auroc(told.table.activations[:, told.looked], labels)
+    at = told.scores.get("keypoint_error", {})
+    pointing = told.scores.get("keypoint_pointing", {})
+    for column, concept in enumerate(told.looked):
+        found[concept] = replace(
+            found[concept],
+            photos=None if labels is None else int(labels[:, column].sum()),
+            auroc=None if apart is None else apart.of(0, column),
+            pairs=int(at[OWN].applies[:, column].sum()) if at else 0,
+            keypoint_error=_mean(at.get(OWN), column),
+            constant_error=_mean(at.get("constant"), column),
+            pointing=_mean(pointing.get(OWN), column),
+        )
+    return tuple(found)
+
+
+def _mean(score: Score | None, column: int) -> float | None:
+    """Return a concept's mean over the photos it applies to."""
+    if score is None or not bool(score.applies[:, column].any()):
+        return None
+    return float(score.values[:, column][score.applies[:, column]].mean())

@@ -1,0 +1,138 @@
+"""Training the network's last stage together with a fitted bottleneck: scores and concepts from one loss."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from conceptlens.cells import entering
+from conceptlens.concept.branch import branch_layers
+from conceptlens.error import InputError
+from conceptlens.fit.steps import Run, Steps, train_steps
+from conceptlens.observe import ask
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+    from conceptlens.backbone import Backbone
+    from conceptlens.concept.bottleneck.module import Bottleneck
+    from conceptlens.data.labelled import LabelledSet
+    from conceptlens.fit.steps import Gather
+
+BATCH, RATE, DECAY = 32, 1e-4, 0.05
+
+
+class Whole(nn.Module):
+    """The network and the bottleneck as one: photos in, logits and activations out."""
+
+    def __init__(self, model: Backbone, bottleneck: Bottleneck) -> None:
+        super().__init__()
+        self.module, self.bottleneck = model.module, bottleneck
+        self._model = [model]  # no module: it is not to be registered twice
+
+    def forward(self, images: Float[Tensor, "image colour rows columns"]) -> tuple[Tensor, Tensor]:
+        """Return logits and activations."""
+        model = self._model[0]
+        size = (images.shape[0], images.shape[2], images.shape[3])
+        cells: dict[str, Tensor] = {}
+
+        def keeping(name: str) -> object:
+            def watch(raw: Tensor) -> None:
+                cells[name] = model.grid_of(raw.shape, size, name).read(raw).float()
+
+            return watch
+
+        ask(model, images, {name: keeping(name) for name in self.bottleneck.layers})  # pyright: ignore[reportArgumentType]
+        read = self.bottleneck(cells)
+        return read.logits, read.activations
+
+
+@dataclass(frozen=True, eq=False)
+class FinetuneTask:
+    """Cross-entropy of the logits, and the squared error of the activations in deviations of the targets."""
+
+    network: Whole
+    model: Backbone
+    photos: LabelledSet
+    places: Sequence[int]
+    labels: Int[Tensor, "photo"]
+    targets: Float[Tensor, "photo concept"]
+
+    @property
+    def rows(self) -> int:
+        """The number of photos."""
+        return len(self.places)
+
+    def loss(self, network: nn.Module, mine: Tensor, whole: Tensor, gather: Gather, done: float) -> Tensor:
+        """Return the loss of a batch, half of it mirrored."""
+        images = torch.stack([entering(self.model, self.photos[self.places[row]]) for row in mine.tolist()])
+        images[::2] = images[::2].flip(3)
+        logits, made = network(images.to(self.model.parameter.device, self.model.parameter.dtype))
+        logits, made = gather(logits), gather(made)
+        loss = nn.functional.cross_entropy(logits, self.labels[whole].to(logits.device))
+        spread = self.targets.std(0)
+        told = spread > 0
+        if bool(told.any()):
+            wanted = self.targets[whole][:, told]
+            loss = loss + ((made.cpu()[:, told] - wanted) / spread[told]).square().mean().to(loss.device)
+        return loss
+
+
+def finetuned(
+    made: Bottleneck,
+    model: Backbone,
+    photos: LabelledSet,
+    places: Sequence[int],
+    targets: Float[Tensor, "photo concept"],
+    epochs: int,
+    run: Run,
+) -> Bottleneck:
+    """Return a bottleneck whose network's last stage was trained with it, for `epochs` over the photos at `places`.
+
+    What is trained: the weights of every layer after the second coarsest stage up to the one that is read, the concept
+    vectors and the head, whose weights of 0 stay 0. The locator, normalisation statistics and all earlier layers stay.
+    Photos enter as they are or mirrored. `targets` are those of the places.
+    """
+    names = last_stage(model, made.values)
+    tuned, own = copy.deepcopy(made), replace(model, module=copy.deepcopy(model.module).eval())
+    network = Whole(own, tuned)
+    network.requires_grad_(False)
+    for name, value in own.module.named_parameters():
+        value.requires_grad_(name in names)
+    tuned.weight.requires_grad_(True)
+    tuned.head.requires_grad_(True)
+    zero = tuned.head.weight == 0
+    tuned.head.weight.register_hook(lambda gradient: gradient.masked_fill(zero, 0.0))
+    labels = torch.tensor(photos.labels)[list(places)]
+    task = FinetuneTask(network, own, photos, tuple(places), labels, targets)
+    batch = min(BATCH, len(places))
+    train_steps(task, Steps(max(1, epochs * len(places) // batch), batch, RATE, DECAY), run)
+    changed = {name: value.detach().clone() for name, value in own.module.state_dict().items() if name in names}
+    tuned.base = replace(made.base, changed=changed)
+    return tuned.eval().requires_grad_(False)
+
+
+def last_stage(model: Backbone, values: str) -> frozenset[str]:
+    """Return the parameters of the layers after the second coarsest stage, up to `values`, in the order of execution.
+
+    Raises `InputError` for a network whose layers all share one grid: its last stage cannot be told.
+    """
+    stages = branch_layers(model)
+    if len(stages) < 2:
+        raise InputError(
+            f"the layers of {model.name} have one grid, so its last stage cannot be told; leave --finetune out"
+        )
+    order = [layer.name for layer in model.anatomy.layers]
+    before, last = order.index(stages[-2]), order.index(values)
+    late = [name for name in order[before + 1 : last + 1] if not stages[-2].startswith(f"{name}.")]
+    found = frozenset(
+        name for name, _ in model.module.named_parameters() if any(name.startswith(f"{one}.") for one in late)
+    )
+    if not found:
+        raise InputError(f"no layer of {model.name} after {stages[-2]} leads to {values}; read a later --layer")
+    return found

@@ -1,0 +1,94 @@
+"""The locator of a recipe: as it is, or with parts found from words or taught by a few keypoints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from conceptlens.atomic import replacing
+from conceptlens.cells import CellSource
+from conceptlens.concept.bottleneck.locator import Locator, Parts
+from conceptlens.data.seen_keypoints import known_keypoints, seen_keypoints
+from conceptlens.error import InputError
+from conceptlens.fit.concept_weights import plain_locator
+from conceptlens.fit.locate_parts import Pointed, find_parts, teach_parts
+from conceptlens.fit.part_discovery import Weights, Words
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from conceptlens.fit.bottleneck_task import BottleneckTask
+    from conceptlens.fit.steps import Run
+
+PARTS = "parts.safetensors"
+
+
+def fitted_locator(
+    task: BottleneckTask, sources: tuple[CellSource, CellSource], places: list[int], run: Run
+) -> Locator:
+    """Return the locator, trained on the photos at `places` where it has parts; kept in the run's folder."""
+    if task.recipe.locator != "parts":
+        return plain_locator(task.recipe)
+    names, file = _part_names(task), run.folder / PARTS
+    if not file.exists():
+        made = _taught if task.recipe.keypoints else _found
+        found = made(task, names, sources, places, run)
+        if run.accelerator.is_main_process:
+            with replacing(file) as temporary:
+                save_file({name: one.contiguous() for name, one in zip(task.layers, found, strict=True)}, temporary)
+        run.accelerator.wait_for_everyone()
+    weights = load_file(file)
+    part = [names.index(one.part) if one.part in names else -1 for one in task.targets.concepts.concepts]
+    locator = Parts(names, part, task.layers, [weights[name].shape[1] for name in task.layers], task.recipe.share)
+    with torch.no_grad():
+        for parameter, name in zip(locator.weight, task.layers, strict=True):
+            parameter.copy_(weights[name])
+    return locator
+
+
+def _part_names(task: BottleneckTask) -> tuple[str, ...]:
+    """Return the parts that are found or taught."""
+    concepts = task.targets.concepts.concepts
+    if not task.recipe.keypoints:
+        return Words.of(concepts).parts
+    known = known_keypoints(task.photos).parts
+    names = tuple(dict.fromkeys(one.part for one in concepts if one.part is not None and one.part in known))
+    if not names:
+        raise InputError(
+            f"no concept names a part with keypoints; parts: {', '.join(known)}; give concepts as a .tsv table with a "
+            "column 'part'"
+        )
+    return names
+
+
+def _found(
+    task: BottleneckTask, names: tuple[str, ...], sources: tuple[CellSource, CellSource], places: list[int], run: Run
+) -> list[Float[Tensor, "part channel"]]:
+    """Find the parts from what the targets say of them, at the network's own size first."""
+    own, source = sources
+    words = Words.of(task.targets.concepts.concepts)
+    weights = Weights(task.recipe.apart, task.recipe.together, task.recipe.small)
+    return find_parts(
+        own, places, words, task.targets.values[places], run, weights,
+        finer=None if own is source else source, restarts=task.recipe.restarts, layers=task.layers,
+    )  # fmt: skip
+
+
+def _taught(
+    task: BottleneckTask, names: tuple[str, ...], sources: tuple[CellSource, CellSource], places: list[int], run: Run
+) -> list[Float[Tensor, "part channel"]]:
+    """Learn the parts from the keypoints of a few photos of each class, drawn by the seed."""
+    draw = np.random.default_rng(run.seed)
+    labels = task.photos.labels[places]
+    drawn = [
+        draw.permutation(np.flatnonzero(labels == number))[: task.recipe.keypoints] for number in np.unique(labels)
+    ]
+    chosen = tuple(sorted(places[row] for rows in drawn for row in rows))
+    seen = seen_keypoints(task.photos, chosen, task.model.transform)
+    known = known_keypoints(task.photos).parts
+    own = torch.tensor([[keypoint in known[name] for keypoint in seen.names] for name in names])
+    return teach_parts(sources[1], Pointed(chosen, seen.xy, seen.visible, own), run, task.layers)

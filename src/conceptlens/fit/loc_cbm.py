@@ -1,0 +1,242 @@
+"""Fitting a concept bottleneck whose concepts have places: labelled photos in, a `Bottleneck` out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from conceptlens.atomic import replacing
+from conceptlens.cells import CellSource
+from conceptlens.concept.bottleneck.module import Base, Bottleneck
+from conceptlens.concept.branch import layer_widths
+from conceptlens.data.classified import open_classes
+from conceptlens.data.labelled import LabelledSet
+from conceptlens.error import InputError
+from conceptlens.fit.bottleneck_task import BottleneckTask, at_size, cell_sources, checked, read_layers, settle
+from conceptlens.fit.checkpoint import FILE
+from conceptlens.fit.concept_weights import Photos, concept_weights, read_photos
+from conceptlens.fit.finetune import finetuned
+from conceptlens.fit.fitted_locator import fitted_locator
+from conceptlens.fit.head_choice import Choice, choose, fit_head
+from conceptlens.fit.place import claim, digest, processes, write_json
+from conceptlens.fit.recipe import Recipe, recipe_named
+from conceptlens.fit.steps import Run
+from conceptlens.fit.targets import Targets, asked_of, encode_photos, targets_for
+from conceptlens.preprocess import Preprocess
+from conceptlens.text.cache import identity
+from conceptlens.text.concept_set import BottleneckConcept, ConceptSet, collect
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import Tensor
+
+    from conceptlens.backbone import Backbone
+
+CACHE_GB = 8.0
+
+
+def fit_loc_cbm(
+    model: Backbone,
+    data: LabelledSet | str,
+    out: str | Path,
+    *,
+    vlm: Backbone | None = None,
+    concepts: str | Path | ConceptSet | Iterable[str | BottleneckConcept] = "auto",
+    targets: str = "auto",
+    recipe: str = "loc-cbm",
+    layer: str | None = None,
+    locator_layers: Iterable[str] | None = None,
+    size: int | None = None,
+    grid: tuple[int, int] | None = None,
+    cache: str | Path | None = None,
+    cache_gb: float = CACHE_GB,
+    seed: int = 0,
+    device: str = "cpu",
+    resume: bool = False,
+    checkpoint_seconds: float = 30.0,
+    **choices: Any,
+) -> Bottleneck:
+    """Fit a bottleneck to the train photos of `data` and return it, saved in `out`.
+
+    - `data`: a labelled set, or its name for `open_classes`, whose train split is read. The model's class names do not
+      matter: classes are those of the photos.
+    - `concepts`, `targets`, `vlm`: see `targets_for`; `recipe` and `choices`: see `Recipe`, `RECIPES`.
+    - `layer`: whose cells carry the concepts, by default the model's own. `locator_layers`: what the locator `parts`
+      sees, by default the two coarsest stages. `size`: rows and columns of the input, by default the model's own.
+      `grid`: rows and columns of the maps, by default the layer's, and twice as fine for parts at the model's own size.
+    - `cache`: a folder for cells, kept after the fit; by default one in `out`, removed at the end. Where cells take
+      more than `cache_gb` they are made again for each pass instead of being kept.
+
+    Photos that cannot be read are in `failures.json`, what the holdout said in `Bottleneck.training_record`. A fit
+    that was broken off goes on with `resume=True`, and ends as it would have. Raises `InputError` for fewer than two
+    classes, classes without photos, and choices that do not fit one another.
+    """
+    accelerator, place = processes(device)
+    photos = checked(open_classes(data) if isinstance(data, str) else data)
+    chosen = recipe_named(recipe, **choices)
+    own = model.to(place)
+    seen = at_size(own, size)
+    pair = None if vlm is None else vlm.to(place)
+    read = read_layers(seen, layer, locator_layers)
+    asked = concepts if isinstance(concepts, (str, Path, ConceptSet)) else tuple(concepts)
+    folder = Path(out)
+    about = _about(seen, photos, pair, asked, targets, chosen, read, grid, seed)
+    if claim(folder, about, resume, accelerator, "bottleneck"):
+        return Bottleneck.from_pretrained(folder)
+    run = Run(accelerator, folder / "training", about, seed, checkpoint_seconds)
+    told = _targets(photos, asked, targets, pair, chosen, seen, read[0], folder)
+    task = settle(own, seen, photos, told, chosen, read, grid)
+    sources = cell_sources(task, Path(cache) if cache else folder / "cells", cache_gb, accelerator)
+    fitted = _fitted(task, sources, run)
+    _publish(fitted, folder, sources[1], accelerator, keep=cache is not None)
+    return fitted
+
+
+def _about(
+    model: Backbone,
+    photos: LabelledSet,
+    vlm: Backbone | None,
+    concepts: str | Path | ConceptSet | tuple[str | BottleneckConcept, ...],
+    targets: str,
+    recipe: Recipe,
+    read: tuple[str, tuple[str, ...]],
+    grid: tuple[int, int] | None,
+    seed: int,
+) -> dict[str, Any]:
+    """Return everything that decides the result, as it is kept in `run.json` and with the bottleneck."""
+    if isinstance(concepts, str | Path):
+        named = str(concepts)
+    else:
+        named = digest([str(one) for one in (concepts.concepts if isinstance(concepts, ConceptSet) else concepts)])
+    return {
+        "model": f"{model.name} {identity(model.module)}",
+        "view": asdict(model.transform) if isinstance(model.transform, Preprocess) else "",
+        "vlm": asked_of(vlm) if vlm else "",
+        "photos": f"{photos.name} {len(photos)} photos {digest(photos.names)}",
+        "concepts": named,
+        "targets": targets,
+        "layer": read[0],
+        "locator_layers": list(read[1]),
+        "grid": list(grid) if grid else [],
+        "seed": seed,
+        **recipe.told(),
+    }
+
+
+def _targets(
+    photos: LabelledSet,
+    concepts: str | Path | ConceptSet | tuple[str | BottleneckConcept, ...],
+    source: str,
+    vlm: Backbone | None,
+    recipe: Recipe,
+    model: Backbone,
+    layer: str,
+    folder: Path,
+) -> Targets:
+    """Return concepts and targets; a linear probe's concepts are the layer's channels."""
+    if recipe.loss == "channels":
+        width = layer_widths(model, (layer,))[0]
+        channels = collect([f"channel {number}" for number in range(width)], f"the channels of {layer}")
+        return Targets(channels, torch.zeros(len(photos), width), "nobody")
+    vectors = None
+    if vlm is not None:
+        file = folder / "vectors.safetensors"
+        if not file.exists():
+            with replacing(file) as temporary:
+                save_file({"vectors": encode_photos(vlm, photos, range(len(photos))).contiguous()}, temporary)
+        vectors = load_file(file)["vectors"]
+    return targets_for(photos, concepts, source, vlm, vectors)
+
+
+def _fitted(task: BottleneckTask, sources: tuple[CellSource, CellSource], run: Run) -> Bottleneck:
+    """Return the fitted bottleneck."""
+    source, recipe = sources[1], task.recipe
+    places = source.readable(range(len(task.photos)))
+    if not places:
+        first = next(iter(source.failures.values())).reason
+        raise InputError(f"no photo of {task.photos.name} could be read; the first: {first}")
+    locator = fitted_locator(task, sources, places, run)
+    photos = read_photos(source, places, locator, task.values, task.grid, len(task.targets.concepts))
+    labels = torch.tensor(task.photos.labels)[list(photos.places)]
+    values = task.targets.values[list(photos.places)]
+
+    def fit(rows: Tensor, penalty: float, name: str) -> Tensor:
+        return concept_weights(photos, values, rows, penalty, recipe, replace(run, folder=run.folder / name))
+
+    def layer(rows: Tensor, penalty: float, draw: int) -> Tensor:
+        return photos.activations(fit(rows, penalty, f"layer-{draw}"))
+
+    penalties = recipe.penalties if recipe.loss == "ridge" else (1.0,)
+    choice = choose(layer, labels, penalties, recipe.holdout, recipe.nec, run.seed)
+    probe = choose(lambda rows, penalty, draw: photos.whole, labels, (1.0,), recipe.holdout, None, run.seed)
+    weight = fit(torch.arange(len(labels)), choice.penalty, "layer")
+    made = Bottleneck(
+        task.targets.concepts.concepts, task.photos.classes, task.values, photos.channels, locator, task.grid,
+        Base(task.model.name, identity(task.model.module), _view(task.model)),
+        _record(task, run, choice, probe, source, photos),
+    )  # fmt: skip
+    made = _with_head(made, weight, photos, labels, choice, recipe.nec)
+    if not recipe.finetune:
+        return made
+    stage = replace(run, folder=run.folder / "last-stage")
+    return finetuned(made, task.model, task.photos, photos.places, values, recipe.finetune, stage)
+
+
+def _with_head(
+    made: Bottleneck, weight: Tensor, photos: Photos, labels: Tensor, choice: Choice, nec: float | None
+) -> Bottleneck:
+    """Fill in the concept vectors and the head that is fitted to what they make of all photos."""
+    activations = photos.activations(weight)
+    head = fit_head(activations, labels, choice.strength, nec)
+    with torch.no_grad():
+        made.weight.copy_(weight)
+        made.mean.copy_(head.mean)
+        made.deviation.copy_(torch.where(head.deviation > 0, head.deviation, 1.0))
+        made.head.weight.copy_(head.weights)
+        made.head.bias.copy_(head.bias)
+    return made.eval().requires_grad_(False)
+
+
+def _view(model: Backbone) -> Preprocess | None:
+    return model.transform if isinstance(model.transform, Preprocess) else None
+
+
+def _record(
+    task: BottleneckTask, run: Run, choice: Choice, probe: Choice, source: CellSource, photos: Photos
+) -> dict[str, Any]:
+    """Return what is known of the fit: its settings, what the holdout said, and what was left out."""
+    concepts = task.targets.concepts
+    return {
+        **run.about,
+        "locator": task.recipe.locator,
+        "grid": list(task.grid),
+        "concepts_from": concepts.source,
+        "targets_by": task.targets.by,
+        "dropped": [asdict(one) for one in concepts.dropped],
+        "photos_used": len(photos.places),
+        "failures": len(source.failures),
+        "penalty": choice.penalty,
+        "strength": choice.strength,
+        "holdout_accuracy": choice.accuracy,
+        "holdout_accuracy_of_linear_probe": probe.accuracy,
+    }
+
+
+def _publish(made: Bottleneck, folder: Path, source: CellSource, accelerator: Accelerator, keep: bool) -> None:
+    """Write the bottleneck once, and remove what only the fit needed."""
+    if accelerator.is_main_process:
+        failures = [asdict(source.failures[place]) for place in sorted(source.failures)]
+        write_json(folder / "failures.json", failures)
+        made.save_pretrained(folder)
+        for checkpoint in (folder / "training").glob(f"**/{FILE}"):
+            checkpoint.unlink(missing_ok=True)
+        (folder / "vectors.safetensors").unlink(missing_ok=True)
+        if not keep:
+            shutil.rmtree(folder / "cells", ignore_errors=True)
+    accelerator.wait_for_everyone()

@@ -1,0 +1,196 @@
+"""Classes, photos, pairs and errors of a bottleneck as its page shows them: numbers as texts, bars, pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from conceptlens.reporting.atlas_words import number, signed
+from conceptlens.reporting.bottleneck_words import adding_up, counted
+
+if TYPE_CHECKING:
+    from conceptlens.concept.bottleneck.module import Bottleneck
+    from conceptlens.evaluation.bottleneck import BottleneckMeasures
+    from conceptlens.evaluation.bottleneck_case import Cases
+    from conceptlens.evaluation.bottleneck_sum import ClassCase, ErrorCase, PairCase, PhotoCase
+    from conceptlens.reporting.bottleneck_look import Pictures
+
+LISTED = 8  # confusions that are listed
+
+
+@dataclass(frozen=True, eq=False)
+class CaseView:
+    """What cases are shown with: the bottleneck's names, what was measured, the pictures."""
+
+    bottleneck: Bottleneck
+    measures: BottleneckMeasures
+    pictures: Pictures
+
+    def of_class(self, case: ClassCase) -> dict[str, Any]:
+        """Return a class: its heaviest concepts, a bar for each weight, and prototypical regions."""
+        one, name = self.measures.classes[case.place], self._class(case.place)
+        bars = _bars([term.weight for term in case.terms])
+        return {
+            "name": name,
+            "photos": counted(one.photos, "photo"),
+            "right": None if one.accuracy is None else f"{one.accuracy:.0%}",
+            "taken": None if one.taken_for is None else f"{one.taken_for} ({one.times})",
+            "concepts": case.concepts,
+            "rows": [
+                {
+                    **self._concept(term.concept),
+                    "weight": signed(term.weight),
+                    "bar": bar,
+                    "adds": signed(term.adds),
+                    "speaks": "for" if term.weight > 0 else "against",
+                    "tiles": [self._tile(row, term.concept) for row in rows],
+                }
+                for term, bar, rows in zip(case.terms, bars, case.prototypes, strict=True)
+            ],
+        }
+
+    def of_photo(self, case: PhotoCase) -> dict[str, Any]:
+        """Return a photo and the sum that makes its score."""
+        parts, total = adding_up([case.bias, *(term.adds for term in case.terms), case.rest], case.score)
+        bars = _bars([case.bias, *(term.adds for term in case.terms), case.rest])
+        return {
+            "picture": self.pictures.photo(case.row),
+            "photo": self._named(case.row),
+            "truth": self._class(case.truth),
+            "answer": self._class(case.answer),
+            "right": case.truth == case.answer,
+            "second": self._class(case.second),
+            "second_score": number(case.second_score),
+            "start": {"adds": parts[0], "bar": bars[0]},
+            "rows": [
+                {
+                    **self._concept(term.concept),
+                    "standard": _deviations(term.standard),
+                    "weight": signed(term.weight),
+                    "adds": told,
+                    "bar": bar,
+                    "map": self.pictures.laid(case.row, term.concept),
+                }
+                for term, told, bar in zip(case.terms, parts[1:-1], bars[1:-1], strict=True)
+            ],
+            "rest": {"adds": parts[-1], "bar": bars[-1], "others": counted(max(case.others, 0), "other concept")},
+            "total": total,
+        }
+
+    def of_pair(self, case: PairCase) -> dict[str, Any]:
+        """Return two classes and what separates them."""
+        parts, total = adding_up([*(term.apart for term in case.terms), case.rest], case.total)
+        bars = _bars([*(term.apart for term in case.terms), case.rest])
+        names = [self._class(place) for place in case.places]
+        taken = [
+            f"Of {counted(photos, 'photo')} of {name}, {times} {'is' if times == 1 else 'are'} taken for {other}."
+            for photos, name, times, other in zip(case.photos, names, case.taken, names[::-1], strict=True)
+        ]
+        return {
+            "names": names,
+            "taken": taken,
+            "pictures": [self._whole(row) for row in case.rows if row is not None],
+            "rows": [
+                {
+                    **self._concept(term.concept),
+                    "weights": [signed(value) if value else "0" for value in term.weights],
+                    "means": [_deviations(value) for value in term.means],
+                    "adds": told,
+                    "bar": bar,
+                    "maps": [self.pictures.laid(row, term.concept) for row in case.rows if row is not None],
+                }
+                for term, told, bar in zip(case.terms, parts[:-1], bars[:-1], strict=True)
+            ],
+            "rest": {"adds": parts[-1], "bar": bars[-1], "others": counted(max(case.others, 0), "other concept")},
+            "total": total,
+        }
+
+    def of_error(self, case: ErrorCase) -> dict[str, Any]:
+        """Return a wrong photo, the sum that misled, and what setting concepts to their averages changes."""
+        values = [case.bias, *(term.adds for term in case.terms), case.rest]
+        parts, total = adding_up(values, case.margin)
+        bars = _bars(values)
+        return {
+            "picture": self.pictures.photo(case.row),
+            "photo": self._named(case.row),
+            "truth": self._class(case.truth),
+            "answer": self._class(case.answer),
+            "start": {"adds": parts[0], "bar": bars[0]},
+            "rows": [
+                {
+                    **self._concept(term.concept),
+                    "standard": _deviations(term.standard),
+                    "adds": told,
+                    "bar": bar,
+                    "map": self.pictures.laid(case.row, term.concept),
+                    "then": self._then(case, term.answer),
+                }
+                for term, told, bar in zip(case.terms, parts[1:-1], bars[1:-1], strict=True)
+            ],
+            "rest": {"adds": parts[-1], "bar": bars[-1], "others": counted(max(case.others, 0), "other concept")},
+            "total": total,
+            "together": self._then(case, case.together) if len(case.terms) > 1 else None,
+        }
+
+    def confusions(self, cases: Cases) -> list[dict[str, Any]]:
+        """Return the commonest confusions."""
+        return [
+            {"truth": self._class(a), "answer": self._class(b), "times": times, "of": self.measures.classes[a].photos}
+            for a, b, times in cases.confusions[:LISTED]
+        ]
+
+    def leaders(self, cases: Cases) -> list[dict[str, Any]]:
+        """Return the concepts that misled most often."""
+        return [
+            {
+                **self._concept(one.concept),
+                "errors": one.errors,
+                "righted": one.righted,
+                "fixed": one.fixed,
+                "broken": one.broken,
+            }
+            for one in cases.misled.leaders
+        ]
+
+    def _then(self, case: ErrorCase, answer: int) -> dict[str, Any]:
+        kind = "right" if answer == case.truth else "still" if answer == case.answer else "other"
+        return {"kind": kind, "name": self._class(answer)}
+
+    def _concept(self, concept: int) -> dict[str, Any]:
+        one = self.bottleneck.concepts[concept]
+        return {"concept": one.label, "part": one.part or ""}
+
+    def _class(self, place: int) -> str:
+        return self.bottleneck.classes[place]
+
+    def _named(self, row: int) -> str:
+        return self.measures.table.names[row]
+
+    def _whole(self, row: int) -> dict[str, Any]:
+        return {**self.pictures.photo(row), "photo": self._named(row)}
+
+    def _tile(self, row: int, concept: int) -> dict[str, Any]:
+        place = int(self.measures.table.classes[row])
+        return {**self.pictures.cut(row, concept), "photo": self._named(row), "of": self._class(place)}
+
+
+def _bars(values: Sequence[float]) -> list[dict[str, str]]:
+    """Return where the bars of some values begin and how wide they are, in per cent, on one scale with one zero."""
+    low, high = min(0.0, *values), max(0.0, *values)
+    span = (high - low) or 1.0
+    zero = 100 * -low / span
+    return [
+        {
+            "x": f"{min(zero, zero + 100 * value / span):.2f}%",
+            "width": f"{100 * abs(value) / span:.2f}%",
+            "zero": f"{zero:.2f}%",
+            "kind": "for" if value >= 0 else "against",
+        }
+        for value in values
+    ]
+
+
+def _deviations(value: float) -> str:
+    return "–" if math.isnan(value) else signed(value, 1)
