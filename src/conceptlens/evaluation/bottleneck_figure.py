@@ -18,27 +18,26 @@ OWN = ""  # the bottleneck's own among the scores of a figure; the others are co
 
 @dataclass(frozen=True)
 class Kind:
-    """What a figure is: `better` is `higher`, `lower` or nothing; `ends` are those of its range, in words of `unit`."""
+    """What a figure is, in words; `better` is `higher`, `lower` or nothing, `of` what its count counts."""
 
     title: str
     better: Literal["higher", "lower", ""]
     unit: str
     about: str
+    of: Literal["photo", "map", "concept", "class"] = "map"
 
 
 KEYPOINT_CELLS = "squared cells of a 7 x 7 grid"
 KINDS: dict[str, Kind] = {
-    "accuracy": Kind("Right answers", "higher", "share of photos", "The class with the highest score is the true one."),
+    "accuracy": Kind("Right answers", "higher", "share of photos", "The class with the highest score is the true one.", of="photo"),
     "concepts_per_class": Kind(
-        "Concepts for each class", "", "concepts", "Weights of the last layer that are not 0, over the classes (NEC)."
-    ),
+        "Concepts for each class", "", "concepts", "Weights of the last layer that are not 0, over the classes (NEC).", of="class"),
     "concept_auroc": Kind(
         "Concepts told apart (AUROC)",
         "higher",
         "0 to 1",
         "Of two photos, one of a class that has the concept and one of a class that has not: how often the concept is "
-        "more active in the first. 0.5 is guessing.",
-    ),
+        "more active in the first. 0.5 is guessing.", of="concept"),
     "keypoint_error": Kind(
         "Keypoint alignment error",
         "lower",
@@ -64,8 +63,7 @@ KINDS: dict[str, Kind] = {
         "Knows parts apart (swap)",
         "higher",
         KEYPOINT_CELLS,
-        "How much larger the error is at another concept's part than at its own. 0: parts are not known, wherever maps lie.",
-    ),
+        "How much larger the error is at another concept's part than at its own. 0: no parts are known, wherever it lies.", of="photo"),
     "peak_to_centre": Kind(
         "Peak to the photo's centre",
         "",
@@ -91,17 +89,14 @@ KINDS: dict[str, Kind] = {
         "higher",
         "share of photos",
         "Among a concept's ten most active photos that show a part, the share with this part at the peak; of the part "
-        "with the highest share, even if one photo shows it.",
-    ),
+        "with the highest share, even if one photo shows it.", of="concept"),
     "purity_frequent": Kind(
         "Part purity, most frequent",
         "higher",
         "share of photos",
-        "The same for the part that is at most peaks.",
-    ),
+        "The same for the part that is at most peaks.", of="concept"),
     "purity_overall": Kind(
-        "Part purity, of all ten", "higher", "share of photos", "The same part's share of all ten photos."
-    ),
+        "Part purity, of all ten", "higher", "share of photos", "The same part's share of all ten photos.", of="concept"),
     "norm_raw": Kind("Map size, raw", "", "the map's own unit", "Sum of the map's absolute values."),
     "norm_cells": Kind("Map size, in cells", "", "cells", "The cells that a flat map as high and as strong has."),
     "norm_share": Kind("Map size, as a share", "", "share of the cells", "The same over the number of cells."),
@@ -111,38 +106,32 @@ KINDS: dict[str, Kind] = {
         "lower",
         "share of photos",
         "Accuracy of a head on activations, minus one that was trained on labels and sees only which concepts are "
-        "present. Part of it is labels that are hard to predict.",
-    ),
+        "present. Part of it is labels that are hard to predict.", of="photo"),
     "leakage_graded": Kind(
         "Leakage: how much over whether",
         "lower",
         "share of photos",
-        "Accuracy of a head on activations, minus one on whether each reaches its threshold.",
-    ),
+        "Accuracy of a head on activations, minus one on whether each reaches its threshold.", of="photo"),
     "leakage_excess": Kind(
         "Leakage: more than the truth",
         "lower",
         "share of photos",
-        "Accuracy of a head on activations, minus one on true labels: above 0, they know more than the concepts.",
-    ),
+        "Accuracy of a head on activations, minus one on true labels: above 0, they know more than the concepts.", of="photo"),
     "leakage_interventional": Kind(
         "Leakage: truth put in",
         "lower",
         "share of photos",
-        "Accuracy on activations minus accuracy after every concept was corrected: above 0, the truth makes it worse.",
-    ),
+        "Accuracy on activations minus accuracy after every concept was corrected: above 0, the truth makes it worse.", of="photo"),
     "impurity_oracle": Kind(
-        "Impurity (OIS)", "lower", "0: pure", "How much concepts tell of one another beyond what their labels do."
-    ),
+        "Impurity (OIS)", "lower", "0: pure", "How much concepts tell of one another beyond what their labels do.", of="concept"),
     "impurity_niche": Kind(
-        "Impurity of sets (NIS)", "lower", "0.5 to 1", "How well a concept can be told from the others alone."
-    ),
+        "Impurity of sets (NIS)", "lower", "0.5 to 1", "How well a concept can be told from the others alone.", of="concept"),
 }  # fmt: skip
 # What is put in the bottleneck's place, in words.
 CONTROLS: dict[str, str] = {
-    "commonest": "the commonest class, always",
+    "commonest": "always the commonest class",
     "guess": "guessing",
-    "centre": "the centre, always",
+    "centre": "always the centre",
     "constant": "one fixed cell for each part",
     "uniform": "a random cell",
     "other_part": "another part's peak",

@@ -53,8 +53,9 @@ class CaseView:
 
     def of_photo(self, case: PhotoCase) -> dict[str, Any]:
         """Return a photo and the sum that makes its score."""
-        parts, total = adding_up([case.bias, *(term.adds for term in case.terms), case.rest], case.score)
-        bars = _bars([case.bias, *(term.adds for term in case.terms), case.rest])
+        values = [case.bias, *(term.adds for term in case.terms), *_left(case.rest, case.others)]
+        parts, total = adding_up(values, case.score)
+        bars = _bars(values)
         return {
             "picture": self.pictures.photo(case.row),
             "photo": self._named(case.row),
@@ -73,16 +74,17 @@ class CaseView:
                     "bar": bar,
                     "map": self.pictures.laid(case.row, term.concept),
                 }
-                for term, told, bar in zip(case.terms, parts[1:-1], bars[1:-1], strict=True)
+                for term, told, bar in zip(case.terms, parts[1:], bars[1:], strict=False)
             ],
-            "rest": {"adds": parts[-1], "bar": bars[-1], "others": counted(max(case.others, 0), "other concept")},
+            "rest": _rest(case.others, parts, bars),
             "total": total,
         }
 
     def of_pair(self, case: PairCase) -> dict[str, Any]:
         """Return two classes and what separates them."""
-        parts, total = adding_up([*(term.apart for term in case.terms), case.rest], case.total)
-        bars = _bars([*(term.apart for term in case.terms), case.rest])
+        values = [*(term.apart for term in case.terms), *_left(case.rest, case.others)]
+        parts, total = adding_up(values, case.total)
+        bars = _bars(values)
         names = [self._class(place) for place in case.places]
         taken = [
             f"Of {counted(photos, 'photo')} of {name}, {times} {'is' if times == 1 else 'are'} taken for {other}."
@@ -101,15 +103,15 @@ class CaseView:
                     "bar": bar,
                     "maps": [self.pictures.laid(row, term.concept) for row in case.rows if row is not None],
                 }
-                for term, told, bar in zip(case.terms, parts[:-1], bars[:-1], strict=True)
+                for term, told, bar in zip(case.terms, parts, bars, strict=False)
             ],
-            "rest": {"adds": parts[-1], "bar": bars[-1], "others": counted(max(case.others, 0), "other concept")},
+            "rest": _rest(case.others, parts, bars),
             "total": total,
         }
 
     def of_error(self, case: ErrorCase) -> dict[str, Any]:
         """Return a wrong photo, the sum that misled, and what setting concepts to their averages changes."""
-        values = [case.bias, *(term.adds for term in case.terms), case.rest]
+        values = [case.bias, *(term.adds for term in case.terms), *_left(case.rest, case.others)]
         parts, total = adding_up(values, case.margin)
         bars = _bars(values)
         return {
@@ -127,9 +129,9 @@ class CaseView:
                     "map": self.pictures.laid(case.row, term.concept),
                     "then": self._then(case, term.answer),
                 }
-                for term, told, bar in zip(case.terms, parts[1:-1], bars[1:-1], strict=True)
+                for term, told, bar in zip(case.terms, parts[1:], bars[1:], strict=False)
             ],
-            "rest": {"adds": parts[-1], "bar": bars[-1], "others": counted(max(case.others, 0), "other concept")},
+            "rest": _rest(case.others, parts, bars),
             "total": total,
             "together": self._then(case, case.together) if len(case.terms) > 1 else None,
         }
@@ -174,6 +176,17 @@ class CaseView:
     def _tile(self, row: int, concept: int) -> dict[str, Any]:
         place = int(self.measures.table.classes[row])
         return {**self.pictures.cut(row, concept), "photo": self._named(row), "of": self._class(place)}
+
+
+def _left(rest: float, others: int) -> list[float]:
+    """Return what concepts that are not shown add, as one number, where there are such concepts."""
+    return [rest] if others > 0 else []
+
+
+def _rest(others: int, parts: Sequence[str], bars: Sequence[dict[str, str]]) -> dict[str, Any] | None:
+    if others <= 0:
+        return None
+    return {"adds": parts[-1], "bar": bars[-1], "others": counted(others, "other concept")}
 
 
 def _bars(values: Sequence[float]) -> list[dict[str, str]]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from conceptlens.data.labelled import LabelledSet
 
 KEPT = 640  # the longest side of photos that are held, in pixels
-LARGE, SMALL, TILE = 520, 240, 200
+LARGE, SMALL, TILE = 520, 300, 200
 REGION = 0.5  # of a map's highest value: what its region reaches
 LEAST, ROUND = 0.42, 1.7  # a cut-out's side: of the photo's shorter side at least, and times its region's
 
@@ -133,8 +133,8 @@ def _traced(image: Image.Image, inside: Bool[np.ndarray, "rows columns"]) -> Ima
 
     wide = max(1, round(max(image.size) / 240))
     around = np.ones((3, 3), bool)
-    line = inside & ~ndimage.binary_erosion(inside, around, wide, border_value=1)
-    edge = ndimage.binary_dilation(line, around, 1) & ~line
+    line = inside & ~np.asarray(ndimage.binary_erosion(inside, around, wide, border_value=1), bool)
+    edge = np.asarray(ndimage.binary_dilation(line, around, 1), bool) & ~line
     pixels = np.asarray(image.convert("RGB")).copy()
     pixels[edge], pixels[line] = EDGE, LINE
     return Pictured.fromarray(pixels)

@@ -1,4 +1,4 @@
-"""A bottleneck as one HTML file: how good it is, what it decides by, what separates classes, what misled it; no script."""
+"""A bottleneck as one HTML file: how good it is, what it decides by, what misled it; no script at all."""
 
 from __future__ import annotations
 
@@ -106,9 +106,8 @@ def _notices(bottleneck: Bottleneck, measures: BottleneckMeasures) -> list[str]:
         told.append(f"Edited by hand, and shown as edited: {', '.join(edited)}.")
     weights = bottleneck.training_record.get("weights_edited", [])
     if weights:
-        told.append(
-            f"{counted(len(weights), 'weight')} of the last layer {'was' if len(weights) == 1 else 'were'} changed by hand."
-        )
+        changed = f"{counted(len(weights), 'weight')} of the last layer {'was' if len(weights) == 1 else 'were'}"
+        told.append(f"{changed} changed by hand.")
     if measures.photos < 100:
         told.append(f"{counted(measures.photos, 'photo')} are few: intervals are wide, and of fewer than 8 too narrow.")
     return told
@@ -126,18 +125,15 @@ def _groups(measures: BottleneckMeasures) -> list[dict[str, Any]]:
 
 def _figure(one: Figure) -> dict[str, Any]:
     value, kind = one.value, one.kind
-    of = {"photos": "photos", "concepts": "concepts", "classes": "classes"}[one.over]
-    pairs = value is not None and value.count != value.images
+    count = "" if value is None else counted(value.count, kind.of)
+    if value is not None and kind.of in ("map", "concept") and one.over == "photos":
+        count += f" in {counted(value.images, 'photo')}"
     return {
         "title": kind.title,
         "about": kind.about,
         "unit": kind.unit,
         "better": kind.better,
-        "count": ""
-        if value is None
-        else f"{value.count:,} pairs".replace(",", " ")
-        if pairs
-        else f"{value.count} {of}",
+        "count": count,
         **shown(one, value),
         "controls": [
             {

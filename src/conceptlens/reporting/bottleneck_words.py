@@ -34,16 +34,24 @@ def adding_up(parts: Sequence[float], total: float, digits: int = 2) -> tuple[li
 
 def counted(count: int, what: str) -> str:
     """Return `1 photo` or `1 389 photos`."""
-    return f"{count:,} {what}{'' if count == 1 else 's'}".replace(",", " ")
+    ending = "" if count == 1 else "es" if what.endswith("s") else "s"
+    return f"{count:,} {what}{ending}".replace(",", " ")
 
 
 def shown(figure: Figure, value: Interval | None) -> dict[str, Any]:
-    """Return a value of a figure and its interval in the figure's unit: shares in per cent."""
+    """Return a value of a figure and its interval in the figure's unit, shares in per cent, with a digit more where
+    the ends of the interval would look alike."""
     if value is None:
         return {"value": "–", "spread": None}
     write = _percent if figure.kind.unit in SHARES else _plain
-    spread = None if value.low is None or value.high is None else f"{write(value.low)} to {write(value.high)}"
-    return {"value": write(value.mean), "spread": spread}
+    if value.low is None or value.high is None or value.low == value.high:
+        return {"value": write(value.mean), "spread": None}
+    told: list[str] = []
+    for more in range(2):
+        told = [write(one, more) for one in (value.mean, value.low, value.high)]
+        if len(set(told)) == len(told):
+            break
+    return {"value": told[0], "spread": f"{told[1]} to {told[2]}"}
 
 
 def verdict(figure: Figure, gain: Interval | None) -> str:
@@ -88,11 +96,10 @@ def _meant(measures: BottleneckMeasures) -> str:
     one = measures.figure("concept_auroc")
     if one.value is None:
         return f"Not measured: {one.reason}."
-    low, high = one.value.low or one.value.mean, one.value.high or one.value.mean
     return (
-        f"Of two photos, one of a class that has a concept and one of a class that has not, it is more active in the first "
-        f"{_percent(one.value.mean)} of the time ({_percent(low)} to {_percent(high)}); guessing gets 50%. The labels are "
-        "of classes, so this speaks of classes and not of single photos."
+        "Of two photos, one of a class that has a concept and one of a class that has not, the concept is more active in "
+        f"the first with a probability of {_value(shown(one, one.value))}; guessing has 0.5. The labels are of classes, so "
+        "this speaks of classes and not of single photos."
     )
 
 
@@ -108,8 +115,8 @@ def _pointing(measures: BottleneckMeasures) -> str:
     if swap is not None and swap.low is not None:
         parts = " It knows parts apart." if swap.low > 0 else " It does not surely know parts apart."
     return (
-        f"{_value(shown(one, one.value))} of {counted(one.value.count, 'map')} have their highest point at the part they "
-        f"speak of, within a tenth of the photo's diagonal. For comparison: {', '.join(others)}.{parts}"
+        f"{_value(shown(one, one.value))} of {counted(one.value.count, 'map')} have their highest point at the part that "
+        f"they speak of, within a tenth of the photo's diagonal. For comparison: {', '.join(others)}.{parts}"
     )
 
 
@@ -120,8 +127,8 @@ def misled(cases: Cases, labels: Sequence[str]) -> str:
     led = cases.misled
     first = led.leaders[0]
     return (
-        f"{counted(cases.wrong, 'photo')} {'is' if cases.wrong == 1 else 'are'} wrong. Set the one concept that misled most "
-        f"in each to its average, and {led.righted} of them are right; with a concept drawn at random, {led.by_chance}. "
+        f"{counted(cases.wrong, 'photo')} {'is' if cases.wrong == 1 else 'are'} wrong. With the one concept that misled "
+        f"most in each set to its average, {led.righted} of them are right; with one drawn at random, {led.by_chance}. "
         f"Most often it is “{labels[first.concept]}” ({first.errors})."
     )
 
@@ -130,13 +137,13 @@ def _value(said: dict[str, Any]) -> str:
     return said["value"] + (f" ({said['spread']})" if said["spread"] else "")
 
 
-def _percent(value: float) -> str:
+def _percent(value: float, more: int = 0) -> str:
     """Return a share in per cent, with a digit more below ten."""
-    return f"{number(100 * value, 1 if abs(value) < 0.0995 else 0)}%"
+    return f"{number(100 * value, more + (abs(value) < 0.0995))}%"
 
 
-def _plain(value: float) -> str:
-    return number(value, 2 if abs(value) < 99.95 else 0)
+def _plain(value: float, more: int = 0) -> str:
+    return number(value, more + (2 if abs(value) < 99.95 else 0))
 
 
 def _signed(value: float, digits: int) -> str:
