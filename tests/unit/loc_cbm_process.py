@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
 from conceptlens.fit.concept_layer import Alignment, Layer, MapTask
@@ -17,7 +18,8 @@ from conceptlens.fit.place import processes
 from conceptlens.fit.steps import Run, Steps, Task, train_steps
 
 STEPS = Steps(120, 24, 0.02, 0.1)
-TASKS = ("parts", "guided", "maps")
+TASKS = ("guided", "parts", "maps")
+WEIGHTS = "weights.safetensors"
 
 
 def make_data(file: Path) -> Path:
@@ -27,7 +29,7 @@ def make_data(file: Path) -> Path:
         "columns": torch.randn(50, 6, 12, generator=random).half(),
         "readings": torch.randn(50, 12, 9, generator=random),
         "told": torch.rand(50, 3, 2, generator=random),
-        "wanted": torch.rand(50, 3, 12, generator=random).pow(4).softmax(2),
+        "wanted": torch.rand(50, 3, 12, generator=random).mul(8).softmax(2),
         "cells": torch.randn(50, 5, 4, 3, generator=random).relu(),
         "targets": torch.rand(50, 4, generator=random),
     }
@@ -49,24 +51,28 @@ def task_called(name: str, data: Path) -> Task:
     return MapTask(Layer(4, 5), lambda rows: stored["cells"][rows], stored["targets"], how)
 
 
-def main() -> None:
-    """Train: DATA OUT TASK [--slow]; the weights and the losses of this process are left in OUT."""
-    torch.set_num_threads(1)
-    data, out, name, *options = sys.argv[1:]
-    folder = Path(out)
-    accelerator, _ = processes("cpu")
+def train(name: str, data: Path, folder: Path, accelerator: Accelerator, pause: float = 0) -> None:
+    """Train one task, or go on with it; leave the weights, and each process its losses by their steps."""
     losses: dict[int, float] = {}
 
     def keep(step: int, loss: float) -> None:
         losses[step] = loss
-        if "--slow" in options:  # so that there is a middle to be killed in
-            time.sleep(0.03)
+        time.sleep(pause)  # so that there is a middle to be killed in
 
-    task: Any = task_called(name, Path(data))
+    task: Any = task_called(name, data)
     train_steps(task, STEPS, Run(accelerator, folder, {"task": name}, seed=5, every=0.1), keep)
     if accelerator.is_main_process:
-        save_file({key: value.detach() for key, value in task.network.state_dict().items()}, folder / "weights")
+        save_file({key: value.detach() for key, value in task.network.state_dict().items()}, folder / WEIGHTS)
     (folder / f"losses-{accelerator.process_index}.json").write_text(json.dumps(losses))
+
+
+def main() -> None:
+    """Train every task, each in its folder: DATA OUT [--slow]; what they end with is left there."""
+    torch.set_num_threads(1)
+    data, out, *options = sys.argv[1:]
+    accelerator, _ = processes("cpu")
+    for name in TASKS:
+        train(name, Path(data), Path(out) / name, accelerator, 0.02 if "--slow" in options else 0)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from conceptlens.cli.analyze import analyze, search
+from conceptlens.cli.concepts import concepts
 from conceptlens.cli.embed import embed
 from conceptlens.cli.evaluate import app as evaluate
 from conceptlens.cli.explain import contrast, explain
@@ -15,7 +16,7 @@ from conceptlens.cli.options import SETTINGS
 app = typer.Typer(
     help="Which concepts does a vision model use, where are they, and how much does each one count?", **SETTINGS
 )
-for command in (explain, contrast, embed, analyze, search, models, calibrate):
+for command in (explain, contrast, embed, analyze, search, models, calibrate, concepts):
     app.command()(command)
 app.add_typer(fit, name="fit")
 app.add_typer(evaluate, name="evaluate")

@@ -27,14 +27,16 @@ Concepts = Annotated[
 Targets = Annotated[
     str, typer.Option("--targets", help="labels, vlm, both, or a file: a table (.csv, .tsv) or detections (.json).")
 ]
-Locator = Annotated[
-    str | None, typer.Option(help="whole, softmax, peaks, parts; auto: parts where concepts name them.")
-]
+Locator = Annotated[str | None, typer.Option(help="whole, softmax, peaks, parts; auto: parts where concepts name any.")]
 Loss = Annotated[str | None, typer.Option(help="ridge, cos3, cosine, mse, raw, bce; controls: random, channels.")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any other choice of a recipe, such as schedule=cosine; repeat for several."),
 ]
+Vlm = Annotated[str | None, typer.Option("--vlm", help="open_clip:NAME/WEIGHTS, hf:OWNER/CLIP or a classifier.")]
+Nec = Annotated[float | None, typer.Option(help="Concepts for each class; by default as many as hold out best.")]
+View = Annotated[str, typer.Option(help="squash: the whole photo; crop: what the model was trained to see.")]
+CacheGb = Annotated[float, typer.Option(min=0, help="Above so many GB nothing is kept: each pass runs the network.")]
 
 
 @answering

@@ -29,15 +29,20 @@ class Kind:
 
 KEYPOINT_CELLS = "squared cells of a 7 x 7 grid"
 KINDS: dict[str, Kind] = {
-    "accuracy": Kind("Right answers", "higher", "share of photos", "The class with the highest score is the true one.", of="photo"),
+    "accuracy": Kind(
+        "Right answers", "higher", "share of photos", "The class with the highest score is right.", "photo"
+    ),
     "concepts_per_class": Kind(
-        "Concepts for each class", "", "concepts", "Weights of the last layer that are not 0, over the classes (NEC).", of="class"),
+        "Concepts for each class", "", "concepts", "Weights that are not 0, over the classes (NEC).", "class"
+    ),
     "concept_auroc": Kind(
         "Concepts told apart (AUROC)",
         "higher",
         "0 to 1",
         "Of two photos, one of a class that has the concept and one of a class that has not: how often the concept is "
-        "more active in the first. 0.5 is guessing.", of="concept"),
+        "more active in the first. 0.5 is guessing.",
+        "concept",
+    ),
     "keypoint_error": Kind(
         "Keypoint alignment error",
         "lower",
@@ -63,7 +68,10 @@ KINDS: dict[str, Kind] = {
         "Knows parts apart (swap)",
         "higher",
         KEYPOINT_CELLS,
-        "How much larger the error is at another concept's part than at its own. 0: no parts are known, wherever it lies.", of="photo"),
+        "How much larger the error is at other concepts' parts than at a concept's own. 0: maps know no parts, "
+        "wherever they lie.",
+        "photo",
+    ),
     "peak_to_centre": Kind(
         "Peak to the photo's centre",
         "",
@@ -82,51 +90,65 @@ KINDS: dict[str, Kind] = {
     ),
     "box_energy": Kind("Energy in the box", "higher", "share of the map", "What lies inside the thing's bounding box."),
     "box_ranking": Kind(
-        "Box ranked first (NRA)", "higher", "0: chance, 1: ideal", "The same for the bounding box."
+        "Box ranked first (NRA)",
+        "higher",
+        "0: chance, 1: ideal",
+        "Whether the map's highest pixels are those in the box, chance taken off.",
     ),
     "purity_purest": Kind(
         "Part purity (PIP-Net)",
         "higher",
         "share of photos",
-        "Among a concept's ten most active photos that show a part, the share with this part at the peak; of the part "
-        "with the highest share, even if one photo shows it.", of="concept"),
+        "Of the photos that show a part, the share with this part at the peak; of the part with the highest share, "
+        "even if one photo shows it.",
+        "concept",
+    ),
     "purity_frequent": Kind(
-        "Part purity, most frequent",
-        "higher",
-        "share of photos",
-        "The same for the part that is at most peaks.", of="concept"),
+        "Part purity, most frequent", "higher", "share of photos", "The same for the part at most peaks.", "concept"
+    ),
     "purity_overall": Kind(
-        "Part purity, of all ten", "higher", "share of photos", "The same part's share of all ten photos.", of="concept"),
+        "Part purity, of all ten", "higher", "share of photos", "That part's share of all ten photos.", "concept"
+    ),
     "norm_raw": Kind("Map size, raw", "", "the map's own unit", "Sum of the map's absolute values."),
-    "norm_cells": Kind("Map size, in cells", "", "cells", "The cells that a flat map as high and as strong has."),
-    "norm_share": Kind("Map size, as a share", "", "share of the cells", "The same over the number of cells."),
+    "norm_cells": Kind("Map size, in cells", "", "cells", "The cells of a flat map that is as high and as strong."),
+    "norm_share": Kind("Map size, as a share", "", "share of the cells", "Those cells over all cells."),
     "norm_entropy": Kind("Map size, as entropy", "", "nats", "Entropy of the map's positive part over the cells."),
     "leakage_task": Kind(
         "Leakage: values over presence",
         "lower",
         "share of photos",
         "Accuracy of a head on activations, minus one that was trained on labels and sees only which concepts are "
-        "present. Part of it is labels that are hard to predict.", of="photo"),
+        "present. Part of it is labels that are hard to predict.",
+        "photo",
+    ),
     "leakage_graded": Kind(
         "Leakage: how much over whether",
         "lower",
         "share of photos",
-        "Accuracy of a head on activations, minus one on whether each reaches its threshold.", of="photo"),
+        "Accuracy of a head on activations, minus one on whether each reaches its threshold.",
+        "photo",
+    ),
     "leakage_excess": Kind(
         "Leakage: more than the truth",
         "lower",
         "share of photos",
-        "Accuracy of a head on activations, minus one on true labels: above 0, they know more than the concepts.", of="photo"),
+        "Accuracy of a head on activations, minus one on true labels. Above 0, they know more than the concepts.",
+        "photo",
+    ),
     "leakage_interventional": Kind(
         "Leakage: truth put in",
         "lower",
         "share of photos",
-        "Accuracy on activations minus accuracy after every concept was corrected: above 0, the truth makes it worse.", of="photo"),
+        "Accuracy on activations, minus accuracy once every concept is corrected. Above 0, the truth makes it worse.",
+        "photo",
+    ),
     "impurity_oracle": Kind(
-        "Impurity (OIS)", "lower", "0: pure", "How much concepts tell of one another beyond what their labels do.", of="concept"),
+        "Impurity (OIS)", "lower", "0: pure", "What concepts tell of one another beyond what labels do.", "concept"
+    ),
     "impurity_niche": Kind(
-        "Impurity of sets (NIS)", "lower", "0.5 to 1", "How well a concept can be told from the others alone.", of="concept"),
-}  # fmt: skip
+        "Impurity of sets (NIS)", "lower", "0.5 to 1", "How well other concepts alone tell a concept.", "concept"
+    ),
+}
 # What is put in the bottleneck's place, in words.
 CONTROLS: dict[str, str] = {
     "commonest": "always the commonest class",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,13 +42,27 @@ def fitted_locator(
             with replacing(file) as temporary:
                 save_file({name: one.contiguous() for name, one in zip(task.layers, found, strict=True)}, temporary)
         run.accelerator.wait_for_everyone()
-    weights = load_file(file)
     part = [names.index(one.part) if one.part in names else -1 for one in task.targets.concepts.concepts]
-    locator = Parts(names, part, task.layers, [weights[name].shape[1] for name in task.layers], task.recipe.share)
+    weights = load_file(file)
+    return _parts(names, part, task.layers, [weights[name] for name in task.layers], task.recipe.share)
+
+
+def of_concepts(locator: Locator, kept: Sequence[int]) -> Locator:
+    """Return the locator of some of its concepts."""
+    if not isinstance(locator, Parts):
+        return locator
+    part = [int(locator.part[place]) for place in kept]
+    return _parts(locator.names, part, locator.layers, list(locator.weight), locator.share)
+
+
+def _parts(
+    names: Sequence[str], part: Sequence[int], layers: Sequence[str], weights: Sequence[Tensor], share: float
+) -> Parts:
+    made = Parts(names, part, layers, [weight.shape[1] for weight in weights], share)
     with torch.no_grad():
-        for parameter, name in zip(locator.weight, task.layers, strict=True):
-            parameter.copy_(weights[name])
-    return locator
+        for parameter, weight in zip(made.weight, weights, strict=True):
+            parameter.copy_(weight)
+    return made
 
 
 def _part_names(task: BottleneckTask) -> tuple[str, ...]:

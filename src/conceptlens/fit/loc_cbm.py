@@ -16,13 +16,13 @@ from conceptlens.cells import CellSource
 from conceptlens.concept.bottleneck.module import Base, Bottleneck
 from conceptlens.concept.branch import layer_widths
 from conceptlens.data.classified import open_classes
-from conceptlens.data.labelled import LabelledSet
+from conceptlens.data.labelled import LabelledSet, hold_out
 from conceptlens.error import InputError
 from conceptlens.fit.bottleneck_task import BottleneckTask, at_size, cell_sources, checked, read_layers, settle
 from conceptlens.fit.checkpoint import FILE
 from conceptlens.fit.concept_weights import Photos, concept_weights, read_photos
 from conceptlens.fit.finetune import finetuned
-from conceptlens.fit.fitted_locator import fitted_locator
+from conceptlens.fit.fitted_locator import fitted_locator, of_concepts
 from conceptlens.fit.head_choice import Choice, choose, fit_head
 from conceptlens.fit.place import claim, digest, processes, write_json
 from conceptlens.fit.recipe import Recipe, recipe_named
@@ -31,6 +31,7 @@ from conceptlens.fit.targets import Targets, asked_of, encode_photos, targets_fo
 from conceptlens.preprocess import Preprocess
 from conceptlens.text.cache import identity
 from conceptlens.text.concept_set import BottleneckConcept, ConceptSet, collect
+from conceptlens.text.published_filters import Learned, by_interpretability
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -164,28 +165,47 @@ def _fitted(task: BottleneckTask, sources: tuple[CellSource, CellSource], run: R
     locator = fitted_locator(task, sources, places, run)
     photos = read_photos(source, places, locator, task.values, task.grid, len(task.targets.concepts))
     labels = torch.tensor(task.photos.labels)[list(photos.places)]
-    values = task.targets.values[list(photos.places)]
-
-    def fit(rows: Tensor, penalty: float, name: str) -> Tensor:
-        return concept_weights(photos, values, rows, penalty, recipe, replace(run, folder=run.folder / name))
+    if recipe.interpretable is not None:
+        task, photos = _interpretable(task, photos, labels, run)
 
     def layer(rows: Tensor, penalty: float, draw: int) -> Tensor:
-        return photos.activations(fit(rows, penalty, f"layer-{draw}"))
+        return photos.activations(_weights(task, photos, rows, penalty, run, f"layer-{draw}"))
 
     penalties = recipe.penalties if recipe.loss == "ridge" else (1.0,)
     choice = choose(layer, labels, penalties, recipe.holdout, recipe.nec, run.seed)
     probe = choose(lambda rows, penalty, draw: photos.whole, labels, (1.0,), recipe.holdout, None, run.seed)
-    weight = fit(torch.arange(len(labels)), choice.penalty, "layer")
+    weight = _weights(task, photos, torch.arange(len(labels)), choice.penalty, run, "layer")
     made = Bottleneck(
-        task.targets.concepts.concepts, task.photos.classes, task.values, photos.channels, locator, task.grid,
+        task.targets.concepts.concepts, task.photos.classes, task.values, photos.channels, photos.locator, task.grid,
         Base(task.model.name, identity(task.model.module), _view(task.model)),
         _record(task, run, choice, probe, source, photos),
     )  # fmt: skip
     made = _with_head(made, weight, photos, labels, choice, recipe.nec)
     if not recipe.finetune:
         return made
-    stage = replace(run, folder=run.folder / "last-stage")
+    stage, values = replace(run, folder=run.folder / "last-stage"), task.targets.values[list(photos.places)]
     return finetuned(made, task.model, task.photos, photos.places, values, recipe.finetune, stage)
+
+
+def _weights(task: BottleneckTask, photos: Photos, rows: Tensor, penalty: float, run: Run, name: str) -> Tensor:
+    """Return the concept vectors fitted to some of the photos."""
+    values = task.targets.values[list(photos.places)]
+    return concept_weights(photos, values, rows, penalty, task.recipe, replace(run, folder=run.folder / name))
+
+
+def _interpretable(task: BottleneckTask, photos: Photos, labels: Tensor, run: Run) -> tuple[BottleneckTask, Photos]:
+    """Leave out concepts that held-out train photos do not show as targets say. (Label-free CBM's last filter.)"""
+    if task.recipe.interpretable is None:
+        return task, photos
+    kept, held = (torch.tensor(rows) for rows in hold_out(labels.numpy(), task.recipe.holdout, run.seed))
+    made = photos.activations(_weights(task, photos, kept, task.recipe.penalties[0], run, "interpretable"))
+    named, values = task.targets.concepts, task.targets.values
+    learned = Learned(made[held], values[list(photos.places)][held], "holdout")
+    found = by_interpretability(named.labels, learned, task.recipe.interpretable)
+    stay = list(found.kept)
+    targets = Targets(named.keep(stay, found.dropped), values[:, stay], task.targets.by)
+    pooled = replace(photos.pooled, mask=photos.pooled.mask[stay])
+    return replace(task, targets=targets), replace(photos, pooled=pooled, locator=of_concepts(photos.locator, stay))
 
 
 def _with_head(

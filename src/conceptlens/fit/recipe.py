@@ -34,6 +34,8 @@ class Recipe:
       weights of its terms `apart`, `together`, `small` (`fit.part_discovery`), and `keypoints`: learn parts from so
       many annotated photos of each class instead of from words.
     - `nec`: keep so many concepts for each class; left out, all may count, with the penalty that holds out best.
+    - `interpretable`: leave out concepts whose held-out activations have no cos-cubed above this with their targets
+      (label-free CBM: 0.45); left out, all stay.
     - `holdout`: the share of train photos by which penalties are chosen. All are then used for the fit.
     - `finetune`: epochs in which the network's last stage is trained too.
     """
@@ -59,6 +61,7 @@ class Recipe:
     small: float = 0.01
     keypoints: int = 0
     nec: float | None = None
+    interpretable: float | None = None
     holdout: float = 0.2
     finetune: int = 0
 

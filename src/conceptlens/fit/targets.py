@@ -138,7 +138,7 @@ def _concepts(
             "a vision-language model (--vlm)"
         )
     words = collect([word.label for word in vocabulary()], "the vocabulary")
-    scores = _cosines(words.concepts, vlm, vectors)
+    scores = photo_cosines(words.concepts, vlm, vectors)
     shown = Shown(scores[~scores.isnan().any(1)], "train", scores[~scores.isnan().any(1)])
     limits = replace(LIMITS["minilm"], presence=PRESENCE["standardised"], interpretability=None)
     return filter_concepts(words, photos.classes, limits, shown=shown)
@@ -189,13 +189,15 @@ def _imitated(concepts: Sequence[BottleneckConcept], vlm: Backbone | None, vecto
             + (f" and {len(concepts) - 1} more" if len(concepts) > 1 else "")
             + "; give a vision-language model (--vlm), or a table of targets (--targets FILE)"
         )
-    cosines = _cosines(concepts, vlm, vectors)
+    cosines = photo_cosines(concepts, vlm, vectors)
     known = cosines[~cosines.isnan().any(1)]
     low, high = (torch.tensor(np.quantile(known.numpy(), share, axis=0)).float() for share in RANGE)
     return ((cosines - low) / (high - low).clamp_min(1e-12)).clamp(0, 1).nan_to_num(0.0)
 
 
-def _cosines(concepts: Sequence[BottleneckConcept], vlm: Backbone, vectors: Tensor) -> Float[Tensor, "photo concept"]:
+def photo_cosines(
+    concepts: Sequence[BottleneckConcept], vlm: Backbone, vectors: Tensor
+) -> Float[Tensor, "photo concept"]:
     """Return the cosines of photos and bare labels, as label-free CBM (ICLR 2023) asks."""
     texts = vlm.language.encode_text([concept.label for concept in concepts]).float().cpu()
     unit = torch.nn.functional.normalize

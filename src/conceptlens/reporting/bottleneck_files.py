@@ -20,7 +20,7 @@ from conceptlens.evaluation.bottleneck_case import Choice, choose_bottleneck_cas
 from conceptlens.evaluation.bottleneck_figure import CONTROLS
 from conceptlens.reporting.bottleneck_look import read_pictures
 from conceptlens.reporting.bottleneck_page import AboutBottleneck, write_bottleneck_page
-from conceptlens.reporting.bottleneck_words import counted, shown
+from conceptlens.reporting.bottleneck_words import counted, plainly, shown
 from conceptlens.reporting.numbers import versions
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def print_measures(measures: BottleneckMeasures, console: Console | None = None)
     for name in PRINTED:
         one = measures.figure(name)
         said = shown(one, one.value)
-        beside = [f"{CONTROLS[own.name]} {shown(one, own.value)['value']}" for own in one.controls if own.value]
+        beside = [f"{CONTROLS[own.name]} {plainly(one, own.value)}" for own in one.controls if own.value]
         table.add_row(one.kind.title, said["value"], said["spread"] or "-", one.reason or ", ".join(beside))
     console.print(table)
 

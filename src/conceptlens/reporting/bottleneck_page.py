@@ -12,7 +12,7 @@ from conceptlens.atomic import replacing
 from conceptlens.evaluation.bottleneck_figure import CONTROLS, KINDS, Figure
 from conceptlens.reporting.atlas_words import number, signed
 from conceptlens.reporting.bottleneck_case_view import CaseView
-from conceptlens.reporting.bottleneck_words import counted, misled, opening, shown, verdict
+from conceptlens.reporting.bottleneck_words import counted, misled, opening, plainly, shown, verdict
 from conceptlens.reporting.static_page import static_page
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _figure(one: Figure) -> dict[str, Any]:
                 "title": CONTROLS[control.name],
                 "reason": control.reason,
                 "verdict": verdict(one, control.gain),
-                **shown(one, control.value),
+                "value": plainly(one, control.value),
             }
             for control in one.controls
         ],

@@ -54,6 +54,11 @@ def shown(figure: Figure, value: Interval | None) -> dict[str, Any]:
     return {"value": told[0], "spread": f"{told[1]} to {told[2]}"}
 
 
+def plainly(figure: Figure, value: Interval | None) -> str:
+    """Return a value of a figure without its interval."""
+    return "–" if value is None else (_percent if figure.kind.unit in SHARES else _plain)(value.mean)
+
+
 def verdict(figure: Figure, gain: Interval | None) -> str:
     """Return whether the bottleneck is surely better or worse than a control, as far as one is better at all."""
     if gain is None or gain.low is None or gain.high is None or not figure.kind.better:
@@ -78,11 +83,7 @@ def _right(measures: BottleneckMeasures) -> str:
     one = measures.figure("accuracy")
     said = shown(one, one.value)
     common = one.control("commonest")
-    other = (
-        ""
-        if common is None
-        else f" The commonest class, always, would be right in {shown(one, common.value)['value']}."
-    )
+    other = "" if common is None else f" The commonest class, always, would be right in {plainly(one, common.value)}."
     return f"In {_value(said)} of {counted(measures.photos, 'photo')}.{other}"
 
 
@@ -97,9 +98,9 @@ def _meant(measures: BottleneckMeasures) -> str:
     if one.value is None:
         return f"Not measured: {one.reason}."
     return (
-        "Of two photos, one of a class that has a concept and one of a class that has not, the concept is more active in "
-        f"the first with a probability of {_value(shown(one, one.value))}; guessing has 0.5. The labels are of classes, so "
-        "this speaks of classes and not of single photos."
+        "Of two photos, one of a class that has a concept and one of a class that has not, the concept is more active "
+        f"in the first with a probability of {_value(shown(one, one.value))}; guessing has 0.5. Labels are of classes, "
+        "so this speaks of classes and not of single photos."
     )
 
 
@@ -107,17 +108,14 @@ def _pointing(measures: BottleneckMeasures) -> str:
     one = measures.figure("keypoint_pointing")
     if one.value is None:
         return f"Not measured: {one.reason}."
-    others = [
-        f"{CONTROLS[control.name]} {shown(one, control.value)['value']}" for control in one.controls if control.value
-    ]
+    others = [f"{CONTROLS[own.name]} {plainly(one, own.value)}" for own in one.controls if own.value]
     swap = measures.figure("keypoint_swap").value
     parts = ""
     if swap is not None and swap.low is not None:
         parts = " It knows parts apart." if swap.low > 0 else " It does not surely know parts apart."
-    return (
-        f"{_value(shown(one, one.value))} of {counted(one.value.count, 'map')} have their highest point at the part that "
-        f"they speak of, within a tenth of the photo's diagonal. For comparison: {', '.join(others)}.{parts}"
-    )
+    maps = f"{_value(shown(one, one.value))} of {counted(one.value.count, 'map')}"
+    return f"{maps} have their highest point at the part that they speak of, within a tenth of the photo's "
+        f"diagonal. For comparison: {', '.join(others)}.{parts}"
 
 
 def misled(cases: Cases, labels: Sequence[str]) -> str:
@@ -126,9 +124,10 @@ def misled(cases: Cases, labels: Sequence[str]) -> str:
         return "No photo is wrong."
     led = cases.misled
     first = led.leaders[0]
+    wrong = f"{counted(cases.wrong, 'photo')} {'is' if cases.wrong == 1 else 'are'} wrong"
     return (
-        f"{counted(cases.wrong, 'photo')} {'is' if cases.wrong == 1 else 'are'} wrong. With the one concept that misled "
-        f"most in each set to its average, {led.righted} of them are right; with one drawn at random, {led.by_chance}. "
+        f"{wrong}. With the one concept that misled most in each set to its average, "
+        f"{led.righted} of them are right; with one drawn at random, {led.by_chance}. "
         f"Most often it is “{labels[first.concept]}” ({first.errors})."
     )
 

@@ -1,0 +1,118 @@
+"""`conceptlens concepts`: the concepts of a bottleneck, from a file, class attributes or a language model, filtered."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from conceptlens.cli.options import Json, answering
+from conceptlens.error import InputError
+
+if TYPE_CHECKING:
+    from conceptlens.backbone import Backbone
+    from conceptlens.data.labelled import LabelledSet
+    from conceptlens.text.concept_filter import Limits
+    from conceptlens.text.concept_set import ConceptSet
+    from conceptlens.text.published_filters import Shown
+
+Data = Annotated[str, typer.Option("--data", "-d", help="Whose classes: cub:DIR, folder:DIR, ...; train photos only.")]
+From = Annotated[Path | None, typer.Option("--from", help="Begin with the concepts of a file (.txt, .tsv).")]
+Ask = Annotated[str | None, typer.Option("--ask", help="Ask this language model, as its server calls it.")]
+Url = Annotated[str, typer.Option(help="Any OpenAI-compatible endpoint.")]
+KeyFrom = Annotated[str, typer.Option(help="The environment variable that holds the key; none: no key.")]
+Record = Annotated[Path | None, typer.Option(help="Where answers are kept; asked again, they come from here.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="FILE.txt, or FILE.tsv with parts; dropped ones as comments.")]
+Limited = Annotated[str, typer.Option("--limits", help="published, or minilm: as strict with the built-in encoder.")]
+Pair = Annotated[str | None, typer.Option("--vlm", help="Sees which concepts the train photos show.")]
+Presence = Annotated[
+    float | None,
+    typer.Option(help="With --vlm: drop concepts that no photo shows; .26 for CLIP ViT-B/16 on birds, see the docs."),
+]
+
+
+@answering
+def concepts(
+    data: Data,
+    out: Out,
+    start: From = None,
+    ask: Ask = None,
+    url: Url = "https://api.openai.com/v1",
+    key_from: KeyFrom = "OPENAI_API_KEY",
+    record: Record = None,
+    replay: Annotated[bool, typer.Option("--replay", help="Take all answers from --record; ask nobody.")] = False,
+    limits: Limited = "published",
+    vlm: Pair = None,
+    presence: Presence = None,
+    as_json: Json = False,
+) -> None:
+    """Collect concepts and filter them as published, each dropped one with its reason; no test photo is looked at."""
+    from dataclasses import replace
+
+    from conceptlens.data.classified import open_classes
+    from conceptlens.text.concept_filter import LIMITS, filter_concepts
+    from conceptlens.text.concept_set import write_concept_set
+
+    if limits not in LIMITS:
+        raise InputError(f"--limits {limits} is given; expected one of {', '.join(LIMITS)}")
+    if (vlm is None) != (presence is None):
+        raise InputError("--vlm and --presence go together: the pair scores photos, and the number is its threshold")
+    photos = open_classes(data)
+    found = _found(photos, start, ask, url, key_from, record, replay)
+    chosen = replace(LIMITS[limits], presence=presence, interpretability=None)
+    left = filter_concepts(found, photos.classes, chosen, shown=_shown(photos, found, vlm))
+    write_concept_set(left, out)
+    _say(left, chosen, out, as_json)
+
+
+def _found(
+    photos: LabelledSet, start: Path | None, ask: str | None, url: str, key_from: str, record: Path | None, replay: bool
+) -> ConceptSet:
+    from conceptlens.text.concept_set import attribute_concepts, read_concept_set
+    from conceptlens.text.concept_writer import write_concepts
+
+    if start is not None and ask is not None:
+        raise InputError("--from and --ask are both given; concepts come from a file or from a language model")
+    if start is not None:
+        return read_concept_set(start)
+    if ask is not None:
+        if record is None:
+            raise InputError("--ask needs --record FILE.jsonl, where answers are kept, so that nothing is asked twice")
+        key = None if key_from == "none" else key_from
+        return write_concepts(photos.classes, url, ask, record, key, replay=replay).concepts
+    known = photos.annotation.attributes if photos.annotation else None
+    if known is None:
+        raise InputError(f"{photos.name} has no class attributes; give --from FILE, or --ask MODEL with --record FILE")
+    return attribute_concepts(known.concepts, known.shares, f"the class attributes of {photos.name}", least=0.1)
+
+
+def _shown(photos: LabelledSet, found: ConceptSet, vlm: str | None) -> Shown | None:
+    if vlm is None:
+        return None
+    from conceptlens.fit.targets import encode_photos, photo_cosines
+    from conceptlens.text.published_filters import Shown
+    from conceptlens.zoo import load_model
+
+    pair: Backbone = load_model(vlm)
+    vectors = encode_photos(pair, photos, range(len(photos)))
+    readable = ~vectors.isnan().any(1)
+    return Shown(photo_cosines(found.concepts, pair, vectors[readable]), "train")
+
+
+def _say(left: ConceptSet, limits: Limits, out: Path, as_json: bool) -> None:
+    if as_json:
+        dropped = [vars(one) for one in left.dropped]
+        numbers = {
+            "schema": "conceptlens.concepts/1", "source": left.source, "concepts": list(left.labels),
+            "limits": vars(limits), "dropped": dropped, "out": str(out),
+        }  # fmt: skip
+        typer.echo(json.dumps(numbers, allow_nan=False))
+        return
+    counts = Counter(one.filter for one in left.dropped)
+    for name, count in counts.items():
+        first = next(one for one in left.dropped if one.filter == name)
+        typer.echo(f"{name} dropped {count}, such as '{first.label}': {first.reason}")
+    typer.echo(f"{len(left)} concepts from {left.source}: {out}")
