@@ -17,7 +17,7 @@ from conceptlens.fit.part_discovery import Attentions, Discovery, DiscoveryTask,
 from conceptlens.fit.place import processes
 from conceptlens.fit.steps import Run, Steps, Task, train_steps
 
-STEPS = Steps(120, 24, 0.02, 0.1)
+STEPS = Steps(60, 24, 0.02, 0.1)
 TASKS = ("guided", "parts", "maps")
 WEIGHTS = "weights.safetensors"
 
@@ -72,7 +72,7 @@ def main() -> None:
     data, out, *options = sys.argv[1:]
     accelerator, _ = processes("cpu")
     for name in TASKS:
-        train(name, Path(data), Path(out) / name, accelerator, 0.02 if "--slow" in options else 0)
+        train(name, Path(data), Path(out) / name, accelerator, 0.03 if "--slow" in options else 0)
 
 
 if __name__ == "__main__":

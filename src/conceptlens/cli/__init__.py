@@ -6,6 +6,7 @@ import typer
 
 from conceptlens.cli.analyze import analyze, search
 from conceptlens.cli.concepts import concepts
+from conceptlens.cli.edit import edit
 from conceptlens.cli.embed import embed
 from conceptlens.cli.evaluate import app as evaluate
 from conceptlens.cli.explain import contrast, explain
@@ -16,7 +17,7 @@ from conceptlens.cli.options import SETTINGS
 app = typer.Typer(
     help="Which concepts does a vision model use, where are they, and how much does each one count?", **SETTINGS
 )
-for command in (explain, contrast, embed, analyze, search, models, calibrate, concepts):
+for command in (explain, contrast, embed, analyze, search, models, calibrate, concepts, edit):
     app.command()(command)
 app.add_typer(fit, name="fit")
 app.add_typer(evaluate, name="evaluate")

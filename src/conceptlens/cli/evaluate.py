@@ -1,4 +1,4 @@
-"""The commands that measure: `conceptlens evaluate localization`."""
+"""The commands that measure: `conceptlens evaluate localization` and `bottleneck`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from conceptlens.cli.evaluate_bottleneck import bottleneck
 from conceptlens.cli.options import (
     SETTINGS,
     BranchFolder,
@@ -50,6 +51,7 @@ OutFolder = Annotated[
 ]
 
 app = typer.Typer(help="Measure explanations where the truth is known.", **SETTINGS)
+app.command()(bottleneck)
 
 
 @app.callback()

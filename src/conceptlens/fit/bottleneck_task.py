@@ -7,21 +7,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conceptlens.cells import CellSource
-from conceptlens.concept.branch import branch_layers, in_order
-from conceptlens.data.labelled import LabelledSet, without_photos
+import torch
+
+from conceptlens.cells import PHOTOS_PER_SHARD, CellSource
+from conceptlens.concept.branch import branch_layers, in_order, layer_widths
+from conceptlens.data.labelled import LabelledSet, hold_out, without_photos
 from conceptlens.error import InputError
+from conceptlens.fit.finetune import last_stage
 from conceptlens.fit.part_discovery import Words
 from conceptlens.fit.place import shown
 from conceptlens.fit.recipe import Recipe
-from conceptlens.fit.targets import Targets
 from conceptlens.preprocess import Preprocess
+from conceptlens.sizes import resized
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from conceptlens.backbone import Backbone
+    from conceptlens.fit.targets import Targets
     from conceptlens.text.concept_set import ConceptSet
+
+TABLES = 7  # numbers of 4 bytes for each photo and concept: targets twice, activations in single and double precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +56,7 @@ def checked(photos: LabelledSet) -> LabelledSet:
 
 
 def at_size(model: Backbone, size: int | None) -> Backbone:
-    """Return the network with inputs of another size."""
+    """Return the network with inputs of another size, in which the same part of each photo is seen."""
     view = model.transform
     if not isinstance(view, Preprocess):
         raise InputError(f"{model.name} has no preprocessing of its own; give Backbone(..., transform=Preprocess(...))")
@@ -58,8 +64,15 @@ def at_size(model: Backbone, size: int | None) -> Backbone:
         return model
     if size < 32:
         raise InputError(f"inputs of {size} pixels were asked for; give at least 32, such as twice the model's own")
-    wider = replace(view, size=(size, size), resize=None)
-    return replace(model, transform=wider, input_size=(size, size))
+    wider = replace(model, transform=resized(view, (size, size)), input_size=(size, size))
+    try:
+        _ = wider.anatomy
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+        raise InputError(f"{model.name} does not read inputs of {size} pixels ({reason}); leave the size out") from None
+    return wider
 
 
 def read_layers(model: Backbone, layer: str | None, seen: Iterable[str] | None) -> tuple[str, tuple[str, ...]]:
@@ -79,6 +92,8 @@ def settle(
     grid: tuple[int, int] | None,
 ) -> BottleneckTask:
     """Settle what was left open: the locator and the grid of the maps."""
+    if grid is not None and (len(grid) != 2 or min(grid) < 1):
+        raise InputError(f"a grid of {' x '.join(map(str, grid))} cells was asked for; give rows and columns, above 0")
     if recipe.locator == "auto":
         recipe = replace(recipe, locator="parts" if recipe.keypoints or _speaks_of_parts(told.concepts) else "whole")
     layers = {layer.name: layer.grid for layer in model.anatomy.layers}
@@ -97,6 +112,39 @@ def _speaks_of_parts(concepts: ConceptSet) -> bool:
     return True
 
 
+def check_before(task: BottleneckTask, parts: int, seed: int) -> None:
+    """Refuse what would only fail once the network has seen all photos; `parts` have a mask each."""
+    photos, concepts, recipe = task.photos, len(task.targets.concepts), task.recipe
+    hold_out(photos.labels, recipe.holdout, seed)
+    nec, classes = recipe.nec, len(photos.classes)
+    if nec is not None and (nec > concepts or abs(nec * classes - round(nec * classes)) > 1e-6):
+        raise InputError(
+            f"{nec:g} of {concepts} concepts for each of {classes} classes were asked for; give at most {concepts}, "
+            "and a number that leaves a whole number of weights"
+        )
+    if recipe.finetune:
+        last_stage(task.model, task.values)
+    check_memory(len(photos), concepts, layer_widths(task.model, (task.values,))[0], parts + 1)
+
+
+def check_memory(photos: int, concepts: int, channels: int = 0, masks: int = 1) -> None:
+    """Refuse tables that do not fit into the free memory.
+
+    Held at a time are, in numbers of 4 bytes: `TABLES` for each photo and concept, the pooled cells
+    `photos x masks x channels` and as much again for the photos that are not held out, and the concept vectors
+    `concepts x channels` with a gradient and two moments. Cells are read in batches.
+    """
+    import psutil  # comes with accelerate
+
+    needed = 4 * (TABLES * photos * concepts + 2 * photos * masks * channels + 4 * concepts * channels)
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise InputError(
+            f"{concepts} concepts of {photos} photos need about {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} "
+            "GB are free; give fewer concepts or fewer photos"
+        )
+
+
 def cell_sources(
     task: BottleneckTask, cache: Path, room: float, accelerator: Accelerator
 ) -> tuple[CellSource, CellSource]:
@@ -104,13 +152,42 @@ def cell_sources(
     parts = task.recipe.locator == "parts"
     layers = tuple(dict.fromkeys([*(task.layers if parts else ()), task.values]))
     source = CellSource(task.model, task.photos, layers, task.grid, cache)
-    if source.bytes_needed() > room * 1e9:
+    try:
+        needed = source.bytes_needed()
+    except StopIteration:  # it looks for the first photo that can be read
+        raise unreadable(source) from None
+    if needed > room * 1e9:
         source = replace(source, folder=None)
-    for _ in shown(
-        source.fill((accelerator.process_index, accelerator.num_processes)), 0, "the network on photos", accelerator
-    ):
+    process, processes = accelerator.process_index, accelerator.num_processes
+    files = len(range(process, -(-len(task.photos) // PHOTOS_PER_SHARD), processes))
+    for _ in shown(source.fill((process, processes)), files, "the network on photos", accelerator):
         pass
     accelerator.wait_for_everyone()
     if task.own is task.model or not parts or task.recipe.keypoints:
         return source, source
     return CellSource(task.own, task.photos, task.layers, task.grid, source.folder), source
+
+
+def readable(source: CellSource) -> list[int]:
+    """Return the places of the photos that can be read; refused where a class has none of them."""
+    photos = source.photos
+    places = source.readable(range(len(photos)))
+    if not places:
+        raise unreadable(source)
+    shown_classes = {int(number) for number in photos.labels[places]}
+    empty = [name for number, name in enumerate(photos.classes) if number not in shown_classes]
+    if empty:
+        more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
+        raise InputError(
+            f"no photo of class '{empty[0]}'{more} of {photos.name} can be read; the first: {_first_reason(source)}"
+        )
+    return places
+
+
+def unreadable(source: CellSource) -> InputError:
+    """Return the error for a set of which no photo can be read."""
+    return InputError(f"no photo of {source.photos.name} can be read; the first: {_first_reason(source)}")
+
+
+def _first_reason(source: CellSource) -> str:
+    return source.failures[min(source.failures)].reason

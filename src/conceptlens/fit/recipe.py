@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
+from math import isfinite
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from conceptlens.error import InputError, near
 from conceptlens.fit.concept_layer import Alignment
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 CLOSED = ("ridge", "random", "channels")  # concept layers that no steps train
 
@@ -67,6 +68,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Check names and numbers."""
+        for choice in fields(self):
+            fits, kind = KINDS[type(choice.default)]
+            if not fits(getattr(self, choice.name)):
+                raise InputError(f"{choice.name} is {getattr(self, choice.name)!r}; give {kind}")
         for name, known in (("locator", (*LOCATORS, "auto")), ("loss", (*ALIGNMENTS, *CLOSED))):
             given = getattr(self, name)
             if given not in known:
@@ -76,7 +81,7 @@ class Recipe:
         least = {"steps": 1, "batch": 2, "peaks": 1, "restarts": 1, "keypoints": 0, "finetune": 0}
         for name, lowest in least.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or value < lowest:
+            if value < lowest:
                 raise InputError(f"{name} is {value!r}; give a whole number of at least {lowest}")
         if not 0 < self.holdout < 1 or not 0 <= self.share < 1 or not 0 <= self.warmup < 1:
             raise InputError(
@@ -88,13 +93,13 @@ class Recipe:
             )
         if min(self.apart, self.together, self.small) < 0:
             raise InputError(f"weights are {self.apart}, {self.together}, {self.small}; give none below 0")
-        radius_at(self.schedule, 0.0, self.first or max(7.0, self.last), self.last)
+        radius_at(self.schedule, 0.0, max(7.0, self.last) if self.first is None else self.first, self.last)
         if self.keypoints and self.locator not in ("parts", "auto"):
             raise InputError(f"keypoints teach the locator 'parts', and '{self.locator}' was asked for; leave one out")
 
     def alignment(self, grid: tuple[int, int]) -> Alignment:
         """Return what a concept layer is trained for on maps of this grid."""
-        first = self.first or max(float(max(grid)), self.last)
+        first = max(float(max(grid)), self.last) if self.first is None else self.first
         masked = self.locator == "peaks"
         heat = self.temperature if self.locator == "softmax" else None
         return Alignment(
@@ -131,3 +136,20 @@ def recipe_named(name: str = "loc-cbm", **choices: Any) -> Recipe:
     if unknown:
         raise InputError(f"a recipe has no choice '{unknown[0]}'; near: {near(unknown[0], known)}")
     return replace(Recipe(**RECIPES[name]), **choices)
+
+
+def _is_number(given: Any) -> bool:
+    return isinstance(given, int | float) and not isinstance(given, bool) and isfinite(given)
+
+
+# By the kind of a choice's default: what may be given for it, and how that is said. A number may be left out.
+KINDS: Mapping[type, tuple[Callable[[Any], bool], str]] = MappingProxyType(
+    {
+        bool: (lambda given: isinstance(given, bool), "true or false"),
+        int: (lambda given: isinstance(given, int) and not isinstance(given, bool), "a whole number"),
+        float: (_is_number, "a number"),
+        str: (lambda given: isinstance(given, str), "a name"),
+        tuple: (lambda given: isinstance(given, tuple | list) and all(map(_is_number, given)), "a list of numbers"),
+        type(None): (lambda given: given is None or _is_number(given), "a number, or leave it out"),
+    }
+)

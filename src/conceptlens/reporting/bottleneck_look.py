@@ -44,11 +44,14 @@ class Pictures:
         return picture(_at_most(self.photos[row], LARGE))
 
     def laid(self, row: int, concept: int) -> dict[str, Any]:
-        """Return a photo with a concept's map, its own colour scale, and a line around its region."""
+        """Return a photo with a concept's map, its own colour scale, and a line around its region.
+
+        A map that is mostly below zero is shown with blue for that, and without a line.
+        """
         photo, values, box = _at_most(self.photos[row], SMALL), self.maps[row, concept], self.boxes[row]
         signed = bool(values.max() < -values.min())
         over = overlay(photo, values, scale_of([values], signed), box=box)
-        return picture(_traced(over, region(values, box, over.size)))
+        return picture(over if signed else _traced(over, region(values, box, over.size)))
 
     def cut(self, row: int, concept: int) -> dict[str, Any]:
         """Return the part of a photo around the region that holds a map's highest value."""

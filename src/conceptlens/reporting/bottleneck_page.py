@@ -72,7 +72,7 @@ def bottleneck_page(
         measures=measures,
         facts=_facts(bottleneck, measures),
         notices=_notices(bottleneck, measures),
-        short=opening(measures, cases, bottleneck.labels),
+        short=opening(measures, cases, bottleneck.labels, bottleneck.training_record),
         groups=_groups(measures),
         absent=_absent(measures),
         classes=[view.of_class(case) for case in cases.classes],

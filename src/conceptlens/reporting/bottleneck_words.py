@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.evaluation.bottleneck_figure import CONTROLS, Figure
@@ -68,10 +68,12 @@ def verdict(figure: Figure, gain: Interval | None) -> str:
     return BETTER if (gain.mean > 0) == (figure.kind.better == "higher") else WORSE
 
 
-def opening(measures: BottleneckMeasures, cases: Cases, labels: Sequence[str]) -> list[dict[str, str]]:
-    """Return the answers in short, each with the section that tells more."""
+def opening(
+    measures: BottleneckMeasures, cases: Cases, labels: Sequence[str], record: Mapping[str, Any]
+) -> list[dict[str, str]]:
+    """Return the answers in short, each with the section that tells more; `record` is that of the fit."""
     return [
-        {"to": "figures", "question": "Is it right?", "answer": _right(measures)},
+        {"to": "figures", "question": "Is it right?", "answer": _right(measures, record)},
         {"to": "classes", "question": "How many concepts decide?", "answer": _many(measures, labels)},
         {"to": "concepts", "question": "Are concepts what they are called?", "answer": _meant(measures)},
         {"to": "figures", "question": "Do maps point at what they name?", "answer": _pointing(measures)},
@@ -79,11 +81,17 @@ def opening(measures: BottleneckMeasures, cases: Cases, labels: Sequence[str]) -
     ]
 
 
-def _right(measures: BottleneckMeasures) -> str:
+def _right(measures: BottleneckMeasures, record: Mapping[str, Any]) -> str:
     one = measures.figure("accuracy")
     said = shown(one, one.value)
     common = one.control("commonest")
-    other = "" if common is None else f" The commonest class, always, would be right in {plainly(one, common.value)}."
+    other = f" Always saying the commonest class: {plainly(one, common.value)}." if common else ""
+    own, probe = record.get("holdout_accuracy"), record.get("holdout_accuracy_of_linear_probe")
+    if isinstance(own, float) and isinstance(probe, float):
+        other += (
+            f" Of the training photos held out while fitting, it had {_percent(own)} right; the same features without "
+            f"concepts, {_percent(probe)}."
+        )
     return f"In {_value(said)} of {counted(measures.photos, 'photo')}.{other}"
 
 
@@ -114,8 +122,10 @@ def _pointing(measures: BottleneckMeasures) -> str:
     if swap is not None and swap.low is not None:
         parts = " It knows parts apart." if swap.low > 0 else " It does not surely know parts apart."
     maps = f"{_value(shown(one, one.value))} of {counted(one.value.count, 'map')}"
-    return f"{maps} have their highest point at the part that they speak of, within a tenth of the photo's "
-        f"diagonal. For comparison: {', '.join(others)}.{parts}"
+    return (
+        f"{maps} have their highest point at the part that they speak of, within a tenth of the photo's diagonal. "
+        f"For comparison: {', '.join(others)}.{parts}"
+    )
 
 
 def misled(cases: Cases, labels: Sequence[str]) -> str:

@@ -1,0 +1,253 @@
+"""`conceptlens edit`: change a bottleneck's concepts or weights, and see what that does to every class first."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from conceptlens.cli.options import Device, Json, Labels, Model, Pretrained, Weights, answering, load
+from conceptlens.error import InputError, near
+from conceptlens.zoo import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from conceptlens.concept.bottleneck.edit import Edit
+    from conceptlens.concept.bottleneck.intervention import Effect
+    from conceptlens.concept.bottleneck.module import Bottleneck
+    from conceptlens.evaluation.bottleneck_table import BottleneckTable
+
+SCHEMA = "conceptlens.edit/1"
+BY_HEART = 0.985  # accuracy above which photos can show what an edit breaks, and hardly what it mends
+
+Folder = Annotated[Path, typer.Argument(help="A folder made by `conceptlens fit loc-cbm`.", show_default=False)]
+Data = Annotated[str, typer.Option("--data", "-d", help="NAME:DIR: the photos on which the effect is looked at.")]
+SetTo = Annotated[list[str] | None, typer.Option("--set", help="'CONCEPT=0.2' gives it one activation; repeat.")]
+Remove = Annotated[
+    list[str] | None, typer.Option("--remove", help="CONCEPT is kept at its training mean, where it adds nothing.")
+]
+Clamp = Annotated[
+    list[str] | None, typer.Option("--clamp", help="'CONCEPT=0..1' keeps it between; a side may be left out: '0..'.")
+]
+Restore = Annotated[list[str] | None, typer.Option("--restore", help="Take back all earlier edits of CONCEPT.")]
+WeightOf = Annotated[
+    list[str] | None, typer.Option("--weight", help="'CLASS,CONCEPT=0.5' sets a weight of the last layer; repeat.")
+]
+For = Annotated[
+    str | None, typer.Option("--for", help="The class that --set, --remove and --clamp are for; by default all.")
+]
+OutFolder = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Keep the edited bottleneck here; else nothing is.")
+]
+
+
+@answering
+def edit(
+    folder: Folder,
+    data: Data,
+    split: Annotated[str, typer.Option(help="Whose photos; not those you report on later.")] = "train",
+    set_to: SetTo = None,
+    remove: Remove = None,
+    clamp: Clamp = None,
+    restore: Restore = None,
+    weight: WeightOf = None,
+    target: For = None,
+    note: Annotated[str, typer.Option(help="Why, for the record.")] = "",
+    out: OutFolder = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Let --out replace a bottleneck.")] = False,
+    model: Model = DEFAULT_MODEL,
+    weights: Weights = None,
+    labels: Labels = None,
+    pretrained: Pretrained = True,
+    cache: Annotated[Path | None, typer.Option(help="A folder for what the network sees.")] = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Change what a bottleneck makes of concepts, and show what that does to every class; kept only with --out."""
+    from conceptlens.concept.bottleneck.intervention import effect
+    from conceptlens.concept.bottleneck.module import Bottleneck
+    from conceptlens.data.classified import open_classes
+    from conceptlens.evaluation.bottleneck_table import read_table
+
+    _check_out(folder, out, overwrite)
+    before = Bottleneck.from_pretrained(folder)
+    after, edits = _edited(before, set_to or (), remove or (), clamp or (), restore or (), weight or (), target, note)
+    opened = open_classes(data, split)
+    backbone = load(model, weights, labels, pretrained, device=device)
+    table = read_table(before.to(device), backbone, opened, cache=cache)
+    for failure in table.failures:
+        typer.echo(f"conceptlens: {failure.reason}", err=True)
+    found = effect(before, after.to(device), table.activations.to(device), table.classes.to(device))
+    if as_json:
+        told = {"bottleneck": str(folder), "data": opened.name, "out": None if out is None else str(out)}
+        typer.echo(json.dumps(_numbers(before, edits, found, told), allow_nan=False))
+    else:
+        _show(before, after, edits, table, found, opened.name)
+    if out is not None:
+        after.cpu().save_pretrained(out)
+        typer.echo(f"bottleneck: {out}", err=True)
+    elif not as_json:
+        typer.echo("nothing is kept; add --out FOLDER to keep it", err=True)
+
+
+def _edited(
+    before: Bottleneck,
+    set_to: Any,
+    remove: Any,
+    clamp: Any,
+    restore: Any,
+    weight: Any,
+    target: str | None,
+    note: str,
+) -> tuple[Bottleneck, list[Edit]]:
+    """Return an edited copy, and the edits that were asked for."""
+    from conceptlens.concept.bottleneck import intervention
+
+    after = before
+    for name in restore:
+        after = intervention.without_edits(after, name)
+    edits = [intervention.set_to(before, *_assigned("--set", one), target, note) for one in set_to]
+    edits += [intervention.remove(before, name, target, note) for name in remove]
+    edits += [intervention.clamp(before, *_span(one), target, note) for one in clamp]
+    twice = [one.concept for one in edits]
+    if len(set(twice)) < len(twice):
+        name = before.labels[next(one for one in twice if twice.count(one) > 1)]
+        raise InputError(f"'{name}' is changed more than once; give one of --set, --remove and --clamp for a concept")
+    if target is not None and not edits:
+        raise InputError(f"--for {target} is given without --set, --remove or --clamp; say what is changed for it")
+    changed: dict[tuple[str | int, str | int], float] = dict(_weight(before, one) for one in weight)
+    if not edits and not changed and not restore:
+        raise InputError("nothing is to be changed; give --set, --remove, --clamp, --weight or --restore")
+    after = intervention.with_edits(after, edits)
+    return (intervention.with_weights(after, changed, note) if changed else after), edits
+
+
+def _assigned(option: str, text: str) -> tuple[str, float]:
+    """Return the concept and the number of `CONCEPT=NUMBER`."""
+    name, sign, value = text.rpartition("=")
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not sign or not name.strip() or not math.isfinite(number):
+        raise InputError(f"{option} {text} is given; expected CONCEPT=NUMBER, such as {option} 'yellow wing=0.2'")
+    return name, number
+
+
+def _span(text: str) -> tuple[str, float, float]:
+    """Return the concept and the bounds of `CONCEPT=LOW..HIGH`, of which one may be left out."""
+    name, sign, value = text.rpartition("=")
+    low, dots, high = value.partition("..")
+    try:
+        bounds = float(low) if low.strip() else -math.inf, float(high) if high.strip() else math.inf
+    except ValueError:
+        bounds = (math.nan, math.nan)
+    if not sign or not dots or not name.strip() or not bounds[0] <= bounds[1] or bounds == (-math.inf, math.inf):
+        raise InputError(f"--clamp {text} is given; expected CONCEPT=LOW..HIGH, such as --clamp 'yellow wing=0..1'")
+    return name, *bounds
+
+
+def _weight(made: Bottleneck, text: str) -> tuple[tuple[str | int, str | int], float]:
+    """Return class, concept and number of `CLASS,CONCEPT=NUMBER`; either name may hold commas of its own."""
+    names, value = _assigned("--weight", text)
+    parts = names.split(",")
+    cuts = [(",".join(parts[:at]), ",".join(parts[at:])) for at in range(1, len(parts))]
+    if not cuts:
+        raise InputError(
+            f"--weight {text} is given; expected CLASS,CONCEPT=NUMBER, such as --weight 'crow,black wing=0'"
+        )
+    for name, concept in cuts:
+        if _known(name, made.classes) and _known(concept, made.labels):
+            return (made.class_index(name), made.concept_index(concept)), value
+    name, concept = cuts[0]
+    if not _known(name, made.classes):
+        raise InputError(
+            f"no class '{name.strip()}' in this bottleneck; near names: {near(name.strip(), made.classes)}"
+        )
+    raise InputError(
+        f"no concept '{concept.strip()}' in this bottleneck; near names: {near(concept.strip(), made.labels)}"
+    )
+
+
+def _known(name: str, names: tuple[str, ...]) -> bool:
+    wanted = " ".join(name.split()).casefold()
+    return any(one.casefold() == wanted for one in names)
+
+
+def _check_out(folder: Path, out: Path | None, overwrite: bool) -> None:
+    """Refuse to write over a bottleneck, or anything else, without being told to."""
+    if out is None:
+        if overwrite:
+            raise InputError("--overwrite is given without --out; name the folder that may be replaced with --out")
+        return
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file; give a folder")
+    same = out.exists() and out.resolve() == folder.resolve()
+    if not overwrite and (same or (out.is_dir() and any(out.iterdir()))):
+        what = "the bottleneck that is edited" if same else "a folder that is not empty"
+        raise InputError(f"--out {out} is {what}; give another folder, or add --overwrite")
+
+
+def _show(
+    before: Bottleneck, after: Bottleneck, edits: list[Edit], table: BottleneckTable, found: Effect, data: str
+) -> None:
+    """Print what changes, in the activations' own units, and what that does."""
+    for one in edits:
+        seen = table.activations[:, one.concept].float().quantile(table.activations.new_tensor([0.05, 0.95]))
+        where = "all classes" if one.target is None else before.classes[one.target]
+        typer.echo(
+            f"{before.labels[one.concept]} for {where}: {_kept(one)}; in these photos mostly {seen[0]:.3g} to "
+            f"{seen[1]:.3g}, in training {float(before.mean[one.concept]):.3g} on average"
+        )
+    told = len(before.training_record.get("weights_edited", []))
+    for change in after.training_record.get("weights_edited", [])[told:]:
+        name, concept = before.classes[change["class"]], before.labels[change["concept"]]
+        typer.echo(f"weight of {concept} for {name}: {change['from']:.3g} becomes {change['to']:.3g}")
+    gone = [one for one in before.edits if one not in after.edits]
+    for one in gone:
+        typer.echo(f"taken back: {before.labels[one.concept]}, {_kept(one)}")
+    typer.echo(f"\n{data}: {found}")
+    if found.before > BY_HEART:
+        typer.echo(
+            "nearly all of these photos were right, as training photos are: others show what is mended (--split)"
+        )
+    if found.moves:
+        moves = ", ".join(f"{a} -> {b} ({count})" for a, b, count in found.moves[:5])
+        typer.echo(f"answers that change most: {moves}")
+
+
+def _kept(one: Edit) -> str:
+    if one.low == one.high:
+        return f"set to {one.low:.3g}"
+    if one.low == -math.inf:
+        return f"kept at {one.high:.3g} or below"
+    return (
+        f"kept at {one.low:.3g} or above" if one.high == math.inf else f"kept between {one.low:.3g} and {one.high:.3g}"
+    )
+
+
+def _numbers(before: Bottleneck, edits: list[Edit], found: Effect, told: dict[str, Any]) -> dict[str, Any]:
+    """Return what `--json` prints: a side that is open is null."""
+    return {
+        "schema": SCHEMA,
+        **told,
+        "edits": [
+            {
+                "concept": before.labels[one.concept],
+                "class": None if one.target is None else before.classes[one.target],
+                "low": one.low if math.isfinite(one.low) else None,
+                "high": one.high if math.isfinite(one.high) else None,
+            }
+            for one in edits
+        ],
+        "images": found.images,
+        "before": found.before,
+        "after": found.after,
+        "changed": found.changed,
+        "fixed": found.fixed,
+        "broken": found.broken,
+        "classes": [vars(one) for one in found.classes],
+        "moves": [{"from": a, "to": b, "images": count} for a, b, count in found.moves],
+    }

@@ -1,0 +1,173 @@
+"""`conceptlens evaluate bottleneck`: what a bottleneck is worth, and what it decides by."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from conceptlens.cli.options import BatchSize, Device, Json, Labels, Model, Pretrained, Weights, answering, load
+from conceptlens.error import InputError
+from conceptlens.zoo import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from conceptlens.concept.bottleneck.module import Bottleneck
+    from conceptlens.data.labelled import LabelledSet
+    from conceptlens.evaluation.bottleneck import BottleneckMeasures
+    from conceptlens.evaluation.bottleneck_case import Choice
+
+Folder = Annotated[Path, typer.Option("--bottleneck", "-b", help="A folder made by `conceptlens fit loc-cbm`.")]
+Data = Annotated[str, typer.Option("--data", "-d", help="NAME:DIR with the bottleneck's classes: cub:DIR, folder:DIR.")]
+Split = Annotated[str, typer.Option(help="Whose photos are measured.")]
+Train = Annotated[
+    str | None,
+    typer.Option("--train", help="The split it was fitted on, for controls; by default train, where there is one."),
+]
+OutFolder = Annotated[Path | None, typer.Option("--out", "-o", help="A folder for the page, the numbers, the tables.")]
+Cache = Annotated[Path | None, typer.Option(help="A folder for what the network sees: the next run reads it.")]
+Classes = Annotated[
+    list[str] | None,
+    typer.Option("--class", help="Show this class; repeat for several. By default the best and the worst."),
+]
+Pairs = Annotated[
+    list[str] | None, typer.Option("--pair", help="Show what separates A,B; repeat. By default the most confused.")
+]
+Shown = Annotated[
+    list[str] | None, typer.Option("--photo", help="Show this photo, by its name or its end; repeat for several.")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Measure only so many photos, evenly taken.")]
+
+
+@answering
+def bottleneck(
+    folder: Folder,
+    data: Data,
+    split: Split = "test",
+    train: Train = None,
+    model: Model = DEFAULT_MODEL,
+    weights: Weights = None,
+    labels: Labels = None,
+    pretrained: Pretrained = True,
+    out: OutFolder = None,
+    classes: Classes = None,
+    pairs: Pairs = None,
+    photo: Shown = None,
+    photos: Annotated[int, typer.Option(min=0, help="How many photos and errors are shown.")] = 6,
+    top: Annotated[int, typer.Option(min=1, help="How many concepts of each are shown.")] = 6,
+    leakage: Annotated[bool, typer.Option("--leakage", help="Measure leakage and impurity too; slow.")] = False,
+    cache: Cache = None,
+    limit: Limit = None,
+    batch_size: BatchSize = 16,
+    seed: Annotated[int, typer.Option(help="Decides what is drawn: intervals, wrong concepts, random maps.")] = 0,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Measure a bottleneck beside what knows less, and show classes, photos, pairs and errors with their maps."""
+    from conceptlens.concept.bottleneck.module import Bottleneck
+    from conceptlens.data.classified import open_classes
+    from conceptlens.evaluation.bottleneck import measure_bottleneck
+    from conceptlens.reporting.outcome import progress, report_failures
+
+    start = time.perf_counter()
+    _check_out(out)
+    made, opened = Bottleneck.from_pretrained(folder), open_classes(data, split)
+    choice = _choice(made, classes, pairs, photo, photos, top)
+    backbone = load(model, weights, labels, pretrained, device=device)
+    measures = measure_bottleneck(
+        made.to(device), backbone, opened, _train(data, opened, train), _places(opened, limit), cache, leakage,
+        seed=seed, batch=batch_size, watch=lambda parts, total: progress(parts, total, "parts of the set"),
+    )  # fmt: skip
+    report_failures(measures.failures)
+    settings = {
+        "split": split, "train": measures.train, "weights": weights if pretrained else "random", "limit": limit,
+        "leakage": leakage, "seed": seed,
+    }  # fmt: skip
+    told = {
+        "bottleneck": str(folder),
+        "settings": {name: value for name, value in settings.items() if value is not None},
+    }
+    _finish(made, backbone, opened, measures, choice, out, cache, told, as_json)
+    bad = f", {len(measures.failures)} failed" if measures.failures else ""
+    typer.echo(f"{measures.photos} photos{bad} in {time.perf_counter() - start:.1f} s", err=True)
+    if measures.failures:
+        raise typer.Exit(1)
+
+
+def _finish(
+    made: Bottleneck,
+    backbone: Any,
+    opened: LabelledSet,
+    measures: BottleneckMeasures,
+    choice: Choice,
+    out: Path | None,
+    cache: Path | None,
+    told: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Print the figures or the numbers, and write the files."""
+    from conceptlens.reporting.bottleneck_files import evaluated_numbers, print_measures, write_bottleneck_report
+
+    if as_json:
+        typer.echo(json.dumps(evaluated_numbers(measures, told), allow_nan=False))
+    else:
+        print_measures(measures)
+    if out is not None:
+        for file in write_bottleneck_report(out, made, backbone, opened, measures, choice, cache, told):
+            kind = {"report.html": "report", "bottleneck.json": "numbers"}.get(file.name, "table")
+            typer.echo(f"{kind}: {file}", err=True)
+
+
+def _choice(
+    made: Bottleneck,
+    classes: list[str] | None,
+    pairs: list[str] | None,
+    photo: list[str] | None,
+    photos: int,
+    top: int,
+) -> Choice:
+    """Return what is shown; class names are checked before any work is done."""
+    from conceptlens.evaluation.bottleneck_case import Choice
+
+    named = tuple(made.classes[made.class_index(name)] for name in classes or ())
+    return Choice(named, tuple(_pair(made, one) for one in pairs or ()), tuple(photo or ()), photos, top)
+
+
+def _pair(made: Bottleneck, text: str) -> tuple[str, str]:
+    """Return two classes of `A,B`, wherever a class name itself holds a comma."""
+    parts = text.split(",")
+    for at in range(1, len(parts)):
+        names = [" ".join(",".join(some).split()).casefold() for some in (parts[:at], parts[at:])]
+        places = [[k for k, one in enumerate(made.classes) if one.casefold() == name] for name in names]
+        if all(places):
+            return made.classes[places[0][0]], made.classes[places[1][0]]
+    if len(parts) != 2:
+        raise InputError(f"--pair {text} is given; expected two classes with a comma between, such as --pair wren,crow")
+    for part in parts:
+        made.class_index(part.strip())  # says which of the two is unknown
+    raise InputError(f"--pair {text} is given; expected two classes of the bottleneck")
+
+
+def _train(data: str, opened: LabelledSet, split: str | None) -> LabelledSet | None:
+    """Return the photos that the bottleneck was fitted on, where the set has them."""
+    from conceptlens.data.classified import open_classes
+
+    if split is None and ("train" not in opened.splits or opened.split == "train"):
+        return opened if opened.split == "train" else None
+    return open_classes(data, split or "train")
+
+
+def _places(opened: LabelledSet, limit: int | None) -> list[int] | None:
+    """Return places of so many photos, evenly over the set, which lists its classes one after the other."""
+    total = len(opened)
+    if limit is None or limit >= total:
+        return None
+    return [place * total // limit for place in range(limit)]
+
+
+def _check_out(out: Path | None) -> None:
+    """Refuse a place that is no folder before any work is done."""
+    if out is not None and (out.suffix.lower() in {".html", ".json", ".csv"} or (out.exists() and not out.is_dir())):
+        raise InputError(f"--out {out} is no folder; give a folder for the page, the numbers and the tables")
