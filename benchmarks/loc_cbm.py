@@ -1,6 +1,7 @@
 """What a located bottleneck is worth: accuracy, and how near each concept's peak is to its part, beside controls.
 
-`python benchmarks/loc_cbm.py [--json] [--data cub:FOLDER] [--table main|ablation] [--seeds 0,1,2] [--cache FOLDER]`.
+`python benchmarks/loc_cbm.py [--json] [--data cub:FOLDER] [--table main|ablation] [--seeds 0,1,2] [--cache FOLDER]
+[--out FILE.json]`; with `--out`, rows that FILE holds are kept, and the others are added one by one.
 Everything was chosen on train photos; the test split is read here alone. Each row is a fit by `fit_loc_cbm` on the
 train split, with the concepts of all class attributes; errors are those of the reviewed concepts that speak of one part
 and that three classes show, where the photo's class shows them.
@@ -9,7 +10,9 @@ and that three classes show, where the photo's class shows them.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -39,6 +42,7 @@ from conceptlens.metric import (
 
 MODEL = "timm:tf_efficientnet_lite0"
 LAYERS = ("blocks.4", "blocks.5", "bn2")  # that the locator of parts sees
+PARTS = ("size", "keypoints", "locator_layers", "restarts", "apart", "together", "small")  # what decides the parts
 Choices = Mapping[str, Any]
 
 LOCATED: Choices = {"recipe": "loc-cbm", "locator_layers": LAYERS}
@@ -59,8 +63,8 @@ MAIN: dict[str, Choices] = {
     "random concepts, 448, NEC 5": {"recipe": "random", "size": 448, "nec": 5},
     "ridge, 448, NEC 5": {"recipe": "ridge", "size": 448, "nec": 5},
     "parts from words, 448, NEC 5": {**LOCATED, "size": 448, "nec": 5},
-    "linear probe, 224, last stage trained": {"recipe": "probe", "finetune": 3},
-    "parts from words, 224, last stage trained": {**LOCATED, "finetune": 3},
+    "linear probe, 224, last stage trained": {"recipe": "probe", "finetune": 2},
+    "parts from words, 224, last stage trained": {**LOCATED, "finetune": 2},
 }
 # At the network's own size and grid (7 x 7), with the reviewed concepts alone; steps as many as the errors need.
 BRIEF: Choices = {"steps": 200, "batch": 128}
@@ -99,29 +103,34 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--rows", default="", help="rows whose names hold this text alone")
     parser.add_argument("--cache", type=Path, help="a folder for cells; by default one that is removed")
+    parser.add_argument("--out", type=Path, help="a result to go on with, table by table and row by row")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     rows = {name: row for name, row in (MAIN if asked.table == "main" else ABLATION).items() if asked.rows in name}
+    whole: dict[str, Any] = {"name": "loc_cbm"}
+    if asked.out and asked.out.exists():
+        whole = json.loads(asked.out.read_text("utf-8"))
+    table = whole.setdefault(asked.table, [])
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(asked.data, asked.cache or Path(folder) / "cells", asked.table == "ablation")
-        found = []
-        for name, choices in rows.items():
-            seeds = [bench.measured(choices, int(seed), Path(folder)) for seed in asked.seeds.split(",")]
-            found.append({"row": name, **summary(seeds)})
-            print(told(found[-1]), file=sys.stderr if asked.json else sys.stdout, flush=True)
-    result = {"name": f"loc_cbm_{asked.table}", "seeds": asked.seeds, "counts": bench.counts(), "rows": found}
-    if asked.table != "ablation":
-        result["controls"] = bench.controls()
+        bench = Bench(asked.data, asked.cache or Path(folder) / "cells", Path(folder), asked.table == "ablation")
+        for name in [name for name in rows if name not in [row["row"] for row in table]]:
+            seeds = [bench.measured(rows[name], int(seed)) for seed in asked.seeds.split(",")]
+            table.append({"row": name, **summary(seeds)})
+            print(told(table[-1]), file=sys.stderr if asked.json else sys.stdout, flush=True)
+            whole |= {"seeds": asked.seeds, "counts": bench.counts(), "controls": bench.controls()}
+            if asked.out:
+                asked.out.write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
     if asked.json:
-        print(json.dumps(result))
+        print(json.dumps(whole))
 
 
 class Bench:
     """The two splits, the network, and the reviewed concepts with their keypoints."""
 
-    def __init__(self, data: str, cache: Path, reviewed_alone: bool) -> None:
+    def __init__(self, data: str, cache: Path, folder: Path, reviewed_alone: bool) -> None:
         self.train, self.test = cl.open_classes(data, "train"), cl.open_classes(data, "test")
         self.model, self.cache, self.alone = cl.load_model(MODEL, fit="squash"), cache, reviewed_alone
+        self.folder = folder
         annotation = self.train.annotation
         attributes = annotation.attributes if annotation else None
         if attributes is None:
@@ -133,13 +142,15 @@ class Bench:
         self.keypoints: dict[str, Keypoints] = {}
         self.made: Any = None
 
-    def measured(self, choices: Choices, seed: int, folder: Path) -> dict[str, float]:
+    def measured(self, choices: Choices, seed: int) -> dict[str, float]:
         """Fit on train, and return every figure on test."""
         start = time.perf_counter()
-        out = Path(tempfile.mkdtemp(dir=folder))
+        out = Path(tempfile.mkdtemp(dir=self.folder))
+        self._parts(choices, seed, out, save=False)
         own = {"concepts": self.concepts} if self.alone and choices.get("recipe") != "probe" else {}
         made = cl.fit_loc_cbm(self.model, self.train, out, cache=self.cache, seed=seed, **own, **choices)
         seconds = time.perf_counter() - start
+        self._parts(choices, seed, out, save=True)
         probe = made.training_record["loss"] == "channels"
         random = made.training_record["loss"] == "random"
         looked = [] if probe or random else [made.concept_index(label) for label in self.labels]
@@ -159,6 +170,18 @@ class Bench:
             figures["area"] = float(area[~area.isnan()].mean())
         return figures
 
+    def _parts(self, choices: Choices, seed: int, out: Path, save: bool) -> None:
+        """Take parts that a row with the same choices and seed has found before, for they would be found again."""
+        which = {name: choices.get(name) for name in PARTS if name in choices}
+        name = hashlib.sha256(json.dumps([which, seed, self.alone]).encode()).hexdigest()[:16]
+        kept = self.folder / f"{name}.safetensors"
+        made = out / "training" / "parts.safetensors"
+        if save and made.exists():
+            shutil.copy(made, kept)
+        elif not save and kept.exists():
+            made.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(kept, made)
+
     def _keypoints(self, name: str, photos: LabelledSet, places: list[int], present: Tensor) -> Keypoints:
         if name not in self.keypoints:
             looked = [self.made.concept_index(label) for label in self.labels]
@@ -167,7 +190,7 @@ class Bench:
 
     def controls(self) -> dict[str, dict[str, float]]:
         """Return what peaks without any knowledge of the photo get, and of random directions."""
-        if self.made is None:
+        if "test" not in self.keypoints:
             return {}
         known = self.keypoints["test"]
         places = list(range(len(self.train)))

@@ -37,7 +37,7 @@ SEEDS = (0, 1, 2)
 
 @dataclass(frozen=True, eq=False)
 class Planted:
-    """Photos as a network's cells, with the truth: `place[image part 2]`, `present[image concept]`, `away[image cell]`."""
+    """Photos as cells, and the truth: `place[image part 2]`, `present[image concept]`, `away[image cell]`."""
 
     cells: Tensor
     colours: Tensor
@@ -106,7 +106,7 @@ def run(folder: Path, seed: int) -> Run:
     return Run(Accelerator(cpu=True, device_placement=False), folder, seed=seed)
 
 
-def trained(photos: Planted, how: Alignment, folder: Path, seed: int, count: int = 300) -> Tensor:
+def trained(photos: Planted, how: Alignment, folder: Path, seed: int, count: int = 200) -> Tensor:
     """Concept vectors, trained by steps."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -206,7 +206,7 @@ def test_the_shrinking_locator_finds_the_place(grid: dict[tuple[str, str], dict[
 
 
 def test_what_the_gain_comes_from(grid: dict[tuple[str, str], dict[str, Tensor]]) -> None:
-    """More of it from the loss than from the mask, and nothing from the shrinking, where contexts tell on themselves."""
+    """More of it from the loss than from the mask, and nothing from the shrinking, where the context fails at times."""
     mean = {key: float(row["found"].mean()) for key, row in grid.items()}
     by_loss = mean["mse", "none"] - mean["cos3", "none"]
     by_mask = mean["cos3", "shrinking"] - mean["cos3", "none"]
@@ -229,24 +229,26 @@ def test_masks_at_inference_go_with_masks_in_training(grid: dict[tuple[str, str]
 # --- a context that never fails to come: labels alone cannot tell it from the part
 
 
-def test_where_the_context_always_comes_losses_alone_are_lost_and_shrinking_is_slow(tmp_path: Path) -> None:
-    """The published locator begins at the context and leaves it slowly; shrunk sooner and trained longer, it does."""
+def test_where_the_context_always_comes_the_published_locator_stays_with_it(tmp_path: Path) -> None:
+    """It begins at the context and leaves it slowly; a radius that narrows sooner brings most peaks to the place.
+
+    Without a mask neither loss finds it. Parts do: see below.
+    """
     photos, held = planted(ALWAYS, 0), planted(ALWAYS, 99)
-    shares = {}
-    for loss in ("cos3", "mse"):
-        maps = maps_of(trained(photos, Alignment(loss), tmp_path / loss, 0), held)
-        assert drawn(maps, held) > 0.85
-        assert found(maps, held) < 0.25
-    for name, how, steps in (
-        ("shrinking", Alignment("mse", masked=True), 300),
-        ("sooner", Alignment("mse", masked=True, schedule="exponential"), 1000),
-        ("plain", Alignment("mse"), 1000),
-    ):
-        shares[name] = found(maps_of(trained(photos, how, tmp_path / name, 0, steps), held), held)
-    print(shares)
-    assert shares["plain"] < 0.15
-    assert 0.15 < shares["shrinking"] < 0.5
-    assert shares["sooner"] > 0.6
+    sooner = Alignment("mse", masked=True, schedule="exponential", first=3.0, last=0.7)
+    hows = {"base": Alignment("cos3"), "mse": Alignment("mse"), "published": Alignment("mse", masked=True)}
+    maps = {
+        name: maps_of(trained(photos, how, tmp_path / name, 0, 300), held)
+        for name, how in (hows | {"sooner": sooner}).items()
+    }
+    shares = {name: (found(one, held), drawn(one, held)) for name, one in maps.items()}
+    for name in ("base", "mse"):
+        assert shares[name][0] < 0.2
+        assert shares[name][1] > 0.9
+    assert shares["published"][0] < 0.35
+    assert shares["published"][1] > 0.75
+    assert shares["sooner"][0] > 0.55
+    assert shares["sooner"][1] < 0.5
 
 
 # --- parts
@@ -255,20 +257,17 @@ def test_where_the_context_always_comes_losses_alone_are_lost_and_shrinking_is_s
 @pytest.mark.parametrize("agree", [MOSTLY, ALWAYS])
 def test_parts_find_the_place_from_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, agree: float) -> None:
     """Nothing else reads colours: a context that always comes has other colours than the part that is spoken of."""
-    monkeypatch.setattr(locate_parts, "FIND", Steps(300, 150, 0.02))
+    monkeypatch.setattr(locate_parts, "FIND", Steps(250, 120, 0.02))
     photos, held = planted(agree, 0), planted(agree, 99)
-    (weight,) = find_parts(
-        photos.source, range(500), Words.of(CONCEPTS), photos.targets, run(tmp_path, 0), restarts=1
-    )
+    (weight,) = find_parts(photos.source, range(500), Words.of(CONCEPTS), photos.targets, run(tmp_path, 0), restarts=1)
     located = Parts(PARTS, [i // len(COLOURS) for i in range(COUNT)], ["deep"], [CHANNELS])
     with torch.no_grad():
         located.weight[0].copy_(weight)
     base, parts = (fitted(locator, photos, held) for locator in (WholeImage(), located))
-    print(found(parts, held), drawn(parts, held), found(base, held), drawn(base, held))
-    assert found(parts, held) > 0.85
-    assert drawn(parts, held) < 0.12
-    assert found(base, held) < 0.85
-    assert drawn(base, held) > 2 * drawn(parts, held)
+    assert found(parts, held) > 0.9
+    assert drawn(parts, held) < 0.08
+    assert found(base, held) < (0.75 if agree < 1 else 0.15)
+    assert drawn(base, held) > (0.3 if agree < 1 else 0.9)
 
 
 def fitted(locator: Locator, photos: Planted, held: Planted) -> Tensor:

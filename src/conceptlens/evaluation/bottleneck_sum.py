@@ -264,12 +264,11 @@ def misleaders(bottleneck: Bottleneck, table: BottleneckTable, wrong: Int[Tensor
     if not len(wrong):
         return MisledSet((), 0, 0)
     active, truth, guess = table.activations[wrong], table.classes[wrong], table.predicted[wrong]
-    more = torch.empty_like(active)
+    more = torch.zeros_like(active)
     for k in range(len(bottleneck.classes)):
         for sign, rows in ((1, guess == k), (-1, truth == k)):
             if bool(rows.any()):
-                own = sign * added(bottleneck, active[rows], k)[0]
-                more[rows] = own if sign > 0 else more[rows] + own
+                more[rows] += sign * added(bottleneck, active[rows], k)[0]
     most = more.argmax(1)
     draw = torch.Generator().manual_seed(seed)
     any_of = torch.where(more != 0, torch.rand(more.shape, generator=draw), -1.0).argmax(1)

@@ -75,7 +75,19 @@ def read_photos(
     pooled = pool_cells(source, places, pooling, values, grid, concepts)
     order = pooled.places.argsort()
     pooled = replace(pooled, rows=pooled.rows[order], places=pooled.places[order])
+    broken = pooled.places[~pooled.rows.isfinite().all((1, 2))].tolist()
+    if broken:
+        raise InputError(
+            f"layer '{values}' has values that are not finite for {len(broken)} of {len(order)} photos, first "
+            f"{source.photos.names[broken[0]]}; leave such photos out, or read another --layer"
+        )
     return Photos(source, tuple(pooled.places.tolist()), values, grid, pooled, locator)
+
+
+def unmasked(photos: Photos) -> Photos:
+    """Return the photos as they are read without masks."""
+    whole = torch.full_like(photos.pooled.mask, photos.pooled.rows.shape[1] - 1)
+    return replace(photos, pooled=replace(photos.pooled, mask=whole), locator=WholeImage())
 
 
 def concept_weights(
@@ -101,7 +113,7 @@ def concept_weights(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
         layer = Layer(concepts, photos.channels)
-    steps = Steps(recipe.steps, min(recipe.batch, len(rows)), recipe.rate)
+    steps = Steps(recipe.steps, recipe.batch, recipe.rate)
     if isinstance(photos.locator, Parts) or recipe.locator == "whole":
         task = PooledTask(layer, own, targets[rows], recipe.loss)
     else:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from conceptlens.cells import entering
+from conceptlens.concept.bottleneck.alignment import ALIGNMENTS
 from conceptlens.concept.branch import branch_layers
 from conceptlens.error import InputError
 from conceptlens.fit.steps import Run, Steps, train_steps
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from conceptlens.backbone import Backbone
     from conceptlens.concept.bottleneck.module import Bottleneck
     from conceptlens.data.labelled import LabelledSet
+    from conceptlens.fit.recipe import Recipe
     from conceptlens.fit.steps import Gather
 
 BATCH, RATE, DECAY = 32, 1e-4, 0.05
@@ -54,7 +56,11 @@ class Whole(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class FinetuneTask:
-    """Cross-entropy of the logits, and the squared error of the activations in deviations of the targets."""
+    """Cross-entropy of the logits, and what holds the activations to their targets.
+
+    That is the recipe's own alignment; with `ridge` the squared error in deviations of the targets; nothing for the
+    controls, whose concepts have no targets.
+    """
 
     network: Whole
     model: Backbone
@@ -62,6 +68,7 @@ class FinetuneTask:
     places: Sequence[int]
     labels: Int[Tensor, "photo"]
     targets: Float[Tensor, "photo concept"]
+    loss_name: str
 
     @property
     def rows(self) -> int:
@@ -71,16 +78,25 @@ class FinetuneTask:
     def loss(self, network: nn.Module, mine: Tensor, whole: Tensor, gather: Gather, done: float) -> Tensor:
         """Return the loss of a batch, half of it mirrored."""
         images = torch.stack([entering(self.model, self.photos[self.places[row]]) for row in mine.tolist()])
-        images[::2] = images[::2].flip(3)
+        mirrored = _places(mine, whole) % 2 == 0
+        images[mirrored] = images[mirrored].flip(3)
         logits, made = network(images.to(self.model.parameter.device, self.model.parameter.dtype))
         logits, made = gather(logits), gather(made)
         loss = nn.functional.cross_entropy(logits, self.labels[whole].to(logits.device))
-        spread = self.targets.std(0)
+        wanted, spread = self.targets[whole].to(made.device), self.targets.std(0).to(made.device)
         told = spread > 0
-        if bool(told.any()):
-            wanted = self.targets[whole][:, told]
-            loss = loss + ((made.cpu()[:, told] - wanted) / spread[told]).square().mean().to(loss.device)
+        if self.loss_name in ALIGNMENTS and bool(told.any()):
+            loss = loss + ALIGNMENTS[self.loss_name](made[:, told], wanted[:, told]).mean()
+        elif self.loss_name == "ridge" and bool(told.any()):
+            loss = loss + ((made - wanted)[:, told] / spread[told]).square().mean()
         return loss
+
+
+def _places(mine: Tensor, whole: Tensor) -> Int[Tensor, "row"]:
+    """Return where this process's rows stood in the batch as it was drawn, before processes shared it."""
+    processes = len(whole) // len(mine)
+    rank = torch.distributed.get_rank() if processes > 1 else 0
+    return torch.arange(len(mine)) * processes + rank
 
 
 def finetuned(
@@ -89,17 +105,18 @@ def finetuned(
     photos: LabelledSet,
     places: Sequence[int],
     targets: Float[Tensor, "photo concept"],
-    epochs: int,
+    recipe: Recipe,
     run: Run,
 ) -> Bottleneck:
-    """Return a bottleneck whose network's last stage was trained with it, for `epochs` over the photos at `places`.
+    """Return a bottleneck whose network's last stage was trained with it, for epochs over the photos at `places`.
 
     What is trained: the weights of every layer after the second coarsest stage up to the one that is read, the concept
     vectors and the head, whose weights of 0 stay 0. The locator, normalisation statistics and all earlier layers stay.
     Photos enter as they are or mirrored. `targets` are those of the places.
     """
     names = last_stage(model, made.values)
-    tuned, own = copy.deepcopy(made), replace(model, module=copy.deepcopy(model.module).eval())
+    device = model.parameter.device
+    tuned, own = copy.deepcopy(made).to(device), replace(model, module=copy.deepcopy(model.module).eval())
     network = Whole(own, tuned)
     network.requires_grad_(False)
     for name, value in own.module.named_parameters():
@@ -109,12 +126,11 @@ def finetuned(
     zero = tuned.head.weight == 0
     tuned.head.weight.register_hook(lambda gradient: gradient.masked_fill(zero, 0.0))
     labels = torch.tensor(photos.labels)[list(places)]
-    task = FinetuneTask(network, own, photos, tuple(places), labels, targets)
-    batch = min(BATCH, len(places))
-    train_steps(task, Steps(max(1, epochs * len(places) // batch), batch, RATE, DECAY), run)
-    changed = {name: value.detach().clone() for name, value in own.module.state_dict().items() if name in names}
+    task = FinetuneTask(network, own, photos, tuple(places), labels, targets, recipe.loss)
+    train_steps(task, Steps(max(1, recipe.finetune * len(places) // BATCH), BATCH, RATE, DECAY), run)
+    changed = {name: value.detach().cpu().clone() for name, value in own.module.state_dict().items() if name in names}
     tuned.base = replace(made.base, changed=changed)
-    return tuned.eval().requires_grad_(False)
+    return tuned.cpu().eval().requires_grad_(False)
 
 
 def last_stage(model: Backbone, values: str) -> frozenset[str]:

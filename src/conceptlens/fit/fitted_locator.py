@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from conceptlens.error import InputError
 from conceptlens.fit.concept_weights import plain_locator
 from conceptlens.fit.locate_parts import Pointed, find_parts, teach_parts
 from conceptlens.fit.part_discovery import Weights, Words
+from conceptlens.fit.place import digest
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -24,8 +26,7 @@ if TYPE_CHECKING:
 
     from conceptlens.fit.bottleneck_task import BottleneckTask
     from conceptlens.fit.steps import Run
-
-PARTS = "parts.safetensors"
+    from conceptlens.text.concept_set import BottleneckConcept
 
 
 def fitted_locator(
@@ -34,7 +35,7 @@ def fitted_locator(
     """Return the locator, trained on the photos at `places` where it has parts; kept in the run's folder."""
     if task.recipe.locator != "parts":
         return plain_locator(task.recipe)
-    names, file = _part_names(task), run.folder / PARTS
+    names, file = part_names(task), run.folder / f"parts-{digest([json.dumps(run.about, sort_keys=True)])}.safetensors"
     if not file.exists():
         made = _taught if task.recipe.keypoints else _found
         found = made(task, names, sources, places, run)
@@ -42,7 +43,9 @@ def fitted_locator(
             with replacing(file) as temporary:
                 save_file({name: one.contiguous() for name, one in zip(task.layers, found, strict=True)}, temporary)
         run.accelerator.wait_for_everyone()
-    part = [names.index(one.part) if one.part in names else -1 for one in task.targets.concepts.concepts]
+    concepts = task.targets.concepts.concepts
+    known = set(names) if task.recipe.keypoints else _read(concepts)
+    part = [names.index(one.part) if one.part in known else -1 for one in concepts]
     weights = load_file(file)
     return _parts(names, part, task.layers, [weights[name] for name in task.layers], task.recipe.share)
 
@@ -65,8 +68,10 @@ def _parts(
     return made
 
 
-def _part_names(task: BottleneckTask) -> tuple[str, ...]:
-    """Return the parts that are found or taught."""
+def part_names(task: BottleneckTask) -> tuple[str, ...]:
+    """Return the parts that are found or taught, none where the locator has none."""
+    if task.recipe.locator != "parts":
+        return ()
     concepts = task.targets.concepts.concepts
     if not task.recipe.keypoints:
         return Words.of(concepts).parts
@@ -78,6 +83,12 @@ def _part_names(task: BottleneckTask) -> tuple[str, ...]:
             "column 'part'"
         )
     return names
+
+
+def _read(concepts: Sequence[BottleneckConcept]) -> set[str]:
+    """Return the parts of which a property is read; where the others are, nothing tells."""
+    words = Words.of(concepts)
+    return {words.parts[part] for part, _ in words.place.values()}
 
 
 def _found(
@@ -106,4 +117,10 @@ def _taught(
     seen = seen_keypoints(task.photos, chosen, task.model.transform)
     known = known_keypoints(task.photos).parts
     own = torch.tensor([[keypoint in known[name] for keypoint in seen.names] for name in names])
+    unseen = [name for name, mine in zip(names, own, strict=True) if not bool(seen.visible[:, mine].any())]
+    if unseen:
+        raise InputError(
+            f"the part '{unseen[0]}' is visible in none of the {len(chosen)} photos whose keypoints are read; give "
+            "more keypoints for each class, or leave out its concepts"
+        )
     return teach_parts(sources[1], Pointed(chosen, seen.xy, seen.visible, own), run, task.layers)

@@ -89,7 +89,14 @@ def _heads(
     activations: Tensor, labels: Tensor, nec: float | None, strengths: Sequence[float] = STRENGTHS
 ) -> Iterator[tuple[float, Head]]:
     if nec is not None:
-        path = fit_sparse_path(activations, labels, most_nec=nec, tolerance=TOLERANCE)
+        enough = nec - 0.5 / (int(labels.max()) + 1)  # half a weight less: the path ends where it has that many
+        path = fit_sparse_path(activations, labels, most_nec=enough, tolerance=TOLERANCE)
+        if path.reach(nec) is None:
+            most = max(solution.nec for solution in path.solutions)
+            raise InputError(
+                f"at most {most:g} concepts for each class were reached where {nec:g} were asked for; give a smaller "
+                "nec, or leave it out"
+            )
         cut = head_at(path, nec)
         yield 0.0, Head(cut.weights, cut.bias, cut.standard.mean, cut.standard.deviation)
         return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, replace
@@ -17,12 +19,20 @@ from conceptlens.concept.bottleneck.module import Base, Bottleneck
 from conceptlens.concept.branch import layer_widths
 from conceptlens.data.classified import open_classes
 from conceptlens.data.labelled import LabelledSet, hold_out
-from conceptlens.error import InputError
-from conceptlens.fit.bottleneck_task import BottleneckTask, at_size, cell_sources, checked, read_layers, settle
+from conceptlens.fit.bottleneck_task import (
+    BottleneckTask,
+    at_size,
+    cell_sources,
+    check_before,
+    checked,
+    read_layers,
+    readable,
+    settle,
+)
 from conceptlens.fit.checkpoint import FILE
-from conceptlens.fit.concept_weights import Photos, concept_weights, read_photos
+from conceptlens.fit.concept_weights import Photos, concept_weights, read_photos, unmasked
 from conceptlens.fit.finetune import finetuned
-from conceptlens.fit.fitted_locator import fitted_locator, of_concepts
+from conceptlens.fit.fitted_locator import fitted_locator, of_concepts, part_names
 from conceptlens.fit.head_choice import Choice, choose, fit_head
 from conceptlens.fit.place import claim, digest, processes, write_json
 from conceptlens.fit.recipe import Recipe, recipe_named
@@ -93,6 +103,7 @@ def fit_loc_cbm(
     run = Run(accelerator, folder / "training", about, seed, checkpoint_seconds)
     told = _targets(photos, asked, targets, pair, chosen, seen, read[0], folder)
     task = settle(own, seen, photos, told, chosen, read, grid)
+    check_before(task, len(part_names(task)), seed)
     sources = cell_sources(task, Path(cache) if cache else folder / "cells", cache_gb, accelerator)
     fitted = _fitted(task, sources, run)
     _publish(fitted, folder, sources[1], accelerator, keep=cache is not None)
@@ -112,22 +123,35 @@ def _about(
 ) -> dict[str, Any]:
     """Return everything that decides the result, as it is kept in `run.json` and with the bottleneck."""
     if isinstance(concepts, str | Path):
-        named = str(concepts)
+        named = _content(concepts)
+    elif isinstance(concepts, ConceptSet):
+        told = [] if concepts.targets is None else [json.dumps(concepts.targets.tolist())]
+        named = digest([*map(str, concepts.concepts), *told])
     else:
-        named = digest([str(one) for one in (concepts.concepts if isinstance(concepts, ConceptSet) else concepts)])
+        named = digest([str(one) for one in concepts])
     return {
         "model": f"{model.name} {identity(model.module)}",
         "view": asdict(model.transform) if isinstance(model.transform, Preprocess) else "",
         "vlm": asked_of(vlm) if vlm else "",
         "photos": f"{photos.name} {len(photos)} photos {digest(photos.names)}",
         "concepts": named,
-        "targets": targets,
+        "targets": _content(targets),
         "layer": read[0],
         "locator_layers": list(read[1]),
         "grid": list(grid) if grid else [],
         "seed": seed,
         **recipe.told(),
     }
+
+
+def _content(named: str | Path) -> str:
+    """Return a name, and where it is a file's, a mark of what is in it; of a folder, of the sizes of its files."""
+    place = Path(named)
+    if place.is_file():
+        return f"{named} {hashlib.sha256(place.read_bytes()).hexdigest()[:16]}"
+    if place.is_dir():
+        return f"{named} {digest([f'{one.name} {one.stat().st_size}' for one in sorted(place.iterdir())])}"
+    return str(named)
 
 
 def _targets(
@@ -147,7 +171,7 @@ def _targets(
         return Targets(channels, torch.zeros(len(photos), width), "nobody")
     vectors = None
     if vlm is not None:
-        file = folder / "vectors.safetensors"
+        file = folder / f"vectors-{digest([asked_of(vlm), photos.name, *photos.names])}.safetensors"
         if not file.exists():
             with replacing(file) as temporary:
                 save_file({"vectors": encode_photos(vlm, photos, range(len(photos))).contiguous()}, temporary)
@@ -158,33 +182,32 @@ def _targets(
 def _fitted(task: BottleneckTask, sources: tuple[CellSource, CellSource], run: Run) -> Bottleneck:
     """Return the fitted bottleneck."""
     source, recipe = sources[1], task.recipe
-    places = source.readable(range(len(task.photos)))
-    if not places:
-        first = next(iter(source.failures.values())).reason
-        raise InputError(f"no photo of {task.photos.name} could be read; the first: {first}")
+    places = readable(source)
     locator = fitted_locator(task, sources, places, run)
     photos = read_photos(source, places, locator, task.values, task.grid, len(task.targets.concepts))
     labels = torch.tensor(task.photos.labels)[list(photos.places)]
     if recipe.interpretable is not None:
         task, photos = _interpretable(task, photos, labels, run)
 
+    used = photos if recipe.masked else unmasked(photos)
+
     def layer(rows: Tensor, penalty: float, draw: int) -> Tensor:
-        return photos.activations(_weights(task, photos, rows, penalty, run, f"layer-{draw}"))
+        return used.activations(_weights(task, photos, rows, penalty, run, f"layer-{draw}"))
 
     penalties = recipe.penalties if recipe.loss == "ridge" else (1.0,)
     choice = choose(layer, labels, penalties, recipe.holdout, recipe.nec, run.seed)
     probe = choose(lambda rows, penalty, draw: photos.whole, labels, (1.0,), recipe.holdout, None, run.seed)
     weight = _weights(task, photos, torch.arange(len(labels)), choice.penalty, run, "layer")
     made = Bottleneck(
-        task.targets.concepts.concepts, task.photos.classes, task.values, photos.channels, photos.locator, task.grid,
+        task.targets.concepts.concepts, task.photos.classes, task.values, photos.channels, used.locator, task.grid,
         Base(task.model.name, identity(task.model.module), _view(task.model)),
         _record(task, run, choice, probe, source, photos),
     )  # fmt: skip
-    made = _with_head(made, weight, photos, labels, choice, recipe.nec)
+    made = _with_head(made, weight, used, labels, choice, recipe.nec)
     if not recipe.finetune:
         return made
     stage, values = replace(run, folder=run.folder / "last-stage"), task.targets.values[list(photos.places)]
-    return finetuned(made, task.model, task.photos, photos.places, values, recipe.finetune, stage)
+    return finetuned(made, task.model, task.photos, photos.places, values, recipe, stage)
 
 
 def _weights(task: BottleneckTask, photos: Photos, rows: Tensor, penalty: float, run: Run, name: str) -> Tensor:
@@ -250,13 +273,15 @@ def _record(
 
 def _publish(made: Bottleneck, folder: Path, source: CellSource, accelerator: Accelerator, keep: bool) -> None:
     """Write the bottleneck once, and remove what only the fit needed."""
+    accelerator.wait_for_everyone()  # others may still be reading cells
     if accelerator.is_main_process:
         failures = [asdict(source.failures[place]) for place in sorted(source.failures)]
         write_json(folder / "failures.json", failures)
         made.save_pretrained(folder)
         for checkpoint in (folder / "training").glob(f"**/{FILE}"):
             checkpoint.unlink(missing_ok=True)
-        (folder / "vectors.safetensors").unlink(missing_ok=True)
+        for vectors in folder.glob("vectors-*.safetensors"):
+            vectors.unlink(missing_ok=True)
         if not keep:
             shutil.rmtree(folder / "cells", ignore_errors=True)
     accelerator.wait_for_everyone()

@@ -16,6 +16,7 @@ from conceptlens.concept.translator import Teacher
 from conceptlens.data.concept_table import read_concept_table
 from conceptlens.data.detections import read_detections
 from conceptlens.error import InputError, near
+from conceptlens.fit.bottleneck_task import check_memory
 from conceptlens.fit.teacher import image_vectors
 from conceptlens.text.concept_filter import LIMITS, PRESENCE, Shown, filter_concepts
 from conceptlens.text.concept_set import (
@@ -26,6 +27,7 @@ from conceptlens.text.concept_set import (
     collect,
     read_concept_set,
 )
+from conceptlens.text.published_filters import by_class_name
 from conceptlens.text.vocabulary import vocabulary
 
 if TYPE_CHECKING:
@@ -63,14 +65,19 @@ def targets_for(
       labels where there are any, the pair for the rest; `auto` is `labels` where all concepts have them, else `both`;
       a file is a table of one's own (`read_concept_table`), or a detector's boxes (`read_detections`).
     - `vectors`: the pair's vectors of the photos, in their order (`encode_photos`).
+
+    Of a concept that is told of some photos, the others have the mean of their class, else of all. Concepts of which
+    nothing is told, or the same of all photos, are dropped with their reasons. Raises `InputError` where none is left.
     """
     table = _table(photos, source)
     named = _concepts(photos, concepts, table, vlm, vectors)
+    check_memory(len(photos), len(named))
     told = torch.full((len(photos), len(named)), torch.nan)
     if source != "vlm":
         told = _filled(_told(named, photos, table), photos)
     untold = told.isnan().all(0)
-    asked = untold if source in ("auto", "both", "vlm") and (vlm is not None or bool(untold.all())) else ~untold & False
+    needed = source in ("both", "vlm") or (source == "auto" and (vlm is not None or bool(untold.all())))
+    asked = untold if needed else torch.zeros_like(untold)
     if bool(asked.any()):
         told[:, asked] = _imitated([named.concepts[i] for i in asked.nonzero()[:, 0].tolist()], vlm, vectors)
     by = "labels" if not bool(asked.any()) else "vlm" if bool(asked.all()) else "both"
@@ -79,20 +86,26 @@ def targets_for(
 
 @torch.no_grad()
 def encode_photos(vlm: Backbone, photos: LabelledSet, places: Sequence[int], batch: int = 32) -> Tensor:
-    """Return a pair's image vectors `[photo dimension]`, not normalised; NaN for a photo that cannot be read."""
+    """Return a pair's image vectors `[photo dimension]`, not normalised; NaN for a photo that cannot be read.
+
+    Raises `InputError` where none of them can be read.
+    """
     found: list[Tensor] = []
+    reasons: list[str] = []
     for start in range(0, len(places), batch):
         some = list(places[start : start + batch])
         inputs: dict[int, Tensor] = {}
         for row, place in enumerate(some):
             try:
                 inputs[row] = entering(vlm, photos[place])
-            except InputError:
-                continue
+            except InputError as error:
+                reasons.append(str(error))
         made = image_vectors(vlm, torch.stack(list(inputs.values()))) if inputs else torch.empty(0, 1)
         whole = torch.full((len(some), made.shape[1]), torch.nan)
         whole[list(inputs)] = made
         found.append(whole)
+    if len(reasons) == len(places):
+        raise InputError(f"no photo of {photos.name} can be read; the first: {reasons[0] if reasons else 'none given'}")
     width = max(one.shape[1] for one in found)
     return torch.cat([one if one.shape[1] == width else one.expand(-1, width) for one in found])
 
@@ -129,7 +142,9 @@ def _concepts(
         return read_concept_set(given)
     known = photos.annotation.attributes if photos.annotation else None
     if table is not None:
-        return collect(table[0], "the table of targets")
+        named = collect(table[0], "the table of targets")
+        bare = by_class_name(named.labels, photos.classes)  # detectors are asked for these too
+        return named.keep(bare.kept, bare.dropped)
     if known is not None:
         return attribute_concepts(known.concepts, known.shares, f"the class attributes of {photos.name}", LEAST_SHARE)
     if vlm is None or vectors is None:
@@ -148,7 +163,7 @@ def _told(named: ConceptSet, photos: LabelledSet, table: tuple[tuple[str, ...], 
     """Return `[photo concept]` as labels tell them, NaN where they do not."""
     values = torch.full((len(photos), len(named)), torch.nan)
     labels = torch.tensor(photos.labels)
-    if named.targets is not None:
+    if named.targets is not None and table is None:
         if len(named.targets) != len(photos.classes):
             raise InputError(
                 f"the concepts' targets have {len(named.targets)} classes, and {photos.name} has "

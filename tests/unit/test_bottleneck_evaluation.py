@@ -1,0 +1,590 @@
+"""A bottleneck measured on drawn birds: figures against plain loops, what does not apply, the cases that are shown."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+import conceptlens as cl
+from coloured_birds import CLASSES, CONCEPTS, HEIGHT, WIDTH, birds_seen, eye, write_birds
+from conceptlens.concept.bottleneck.edit import Edit
+from conceptlens.concept.bottleneck.explain import read
+from conceptlens.concept.bottleneck.intervention import intervene, remove, with_edits
+from conceptlens.concept.bottleneck.module import Bottleneck
+from conceptlens.data.class_folder import ClassFolder
+from conceptlens.data.cub import Cub
+from conceptlens.evaluation import bottleneck as measuring
+from conceptlens.evaluation.bottleneck import BottleneckMeasures, bottleneck_numbers, measure_bottleneck
+from conceptlens.evaluation.bottleneck_case import Cases, Choice, choose_bottleneck_cases
+from conceptlens.evaluation.bottleneck_figure import KINDS, Figure
+from conceptlens.evaluation.bottleneck_known import attributes_of, shown_in
+from conceptlens.evaluation.bottleneck_leakage import HEADS, LEAKAGES
+from conceptlens.evaluation.bottleneck_place import AT_BOXES, AT_KEYPOINTS, PURITIES
+from conceptlens.evaluation.bottleneck_table import BottleneckTable, boxes_seen, keypoints_seen, read_table
+from conceptlens.metric import (
+    ConceptTable,
+    Interval,
+    concept_leakage,
+    merge_sides,
+    part_discs,
+    part_purity,
+    pointing_energy,
+)
+from conceptlens.reporting.bottleneck_look import region
+from conceptlens.reporting.bottleneck_words import BETTER, EQUAL, WORSE, adding_up, shown, verdict
+
+LABELS = [concept.label for concept in CONCEPTS]
+Measure = Callable[..., BottleneckMeasures]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_birds(tmp_path_factory.mktemp("birds"))
+
+
+@pytest.fixture(scope="module")
+def model() -> cl.Backbone:
+    return eye()
+
+
+@pytest.fixture(scope="module")
+def made(model: cl.Backbone, folder: Path) -> Bottleneck:
+    return birds_seen(model, folder)
+
+
+@pytest.fixture(scope="module")
+def measures(made: Bottleneck, model: cl.Backbone, folder: Path) -> BottleneckMeasures:
+    return measure_bottleneck(made, model, Cub(folder, "test"), Cub(folder, "train"), leakage=True, draws=200)
+
+
+@pytest.fixture(scope="module")
+def read_one_by_one(made: Bottleneck, model: cl.Backbone, folder: Path) -> dict[str, Any]:
+    """Return what the bottleneck says of each test photo, observed alone, and what is known of it."""
+    photos = Cub(folder, "test")
+    readings = [read(made, made.observe(model, photos[place])) for place in range(len(photos))]
+    known = photos.annotation and photos.annotation.keypoints
+    assert known is not None
+    return {
+        "maps": torch.cat([one.maps for one in readings]),
+        "activations": torch.cat([one.activations for one in readings]),
+        "logits": torch.cat([one.logits for one in readings]),
+        "classes": photos.labels.tolist(),
+        "kinds": list(CLASSES.values()),
+        "points": known,
+    }
+
+
+def present(told: dict[str, Any], photo: int, concept: int) -> bool:
+    colour, part = LABELS[concept].split() if " " in LABELS[concept] else ("", "")
+    return part != "" and colour in told["kinds"][told["classes"][photo]]
+
+
+def own_points(told: dict[str, Any], photo: int, concept: int) -> list[tuple[float, float]]:
+    """Return where the visible keypoints of a concept's part are, in cells of a 7 x 7 grid."""
+    names = {"bill": ["beak"], "wing": ["left wing", "right wing"]}[LABELS[concept].split()[1]]
+    known = told["points"]
+    places = [known.names.index(name) for name in names]
+    return [(7 * known.xy[photo, at, 0], 7 * known.xy[photo, at, 1]) for at in places if known.visible[photo, at]]
+
+
+def peaks(grid: Tensor) -> list[tuple[float, float]]:
+    """Return the centres of a map's highest cells, in cells of a 7 x 7 grid."""
+    rows, columns = grid.shape
+    return [(7 * (c + 0.5) / columns, 7 * (r + 0.5) / rows) for r, c in (grid == grid.max()).nonzero().tolist()]
+
+
+def apart(places: list[tuple[float, float]], points: list[tuple[float, float]]) -> float:
+    """Return the mean over places of the squared distance to the nearest point."""
+    return float(np.mean([min((x - a) ** 2 + (y - b) ** 2 for a, b in points) for x, y in places]))
+
+
+def errors(told: dict[str, Any], where: Callable[[int, int], list[tuple[float, float]]]) -> list[float]:
+    """Return the squared cells from places to the nearest own keypoint, for each pair that counts."""
+    found = []
+    for photo in range(len(told["classes"])):
+        for concept in range(4):
+            points = own_points(told, photo, concept)
+            if present(told, photo, concept) and points:
+                found.append(apart(where(photo, concept), points))
+    return found
+
+
+def mean(figure: Figure, control: str | None = None) -> float:
+    value = figure.value if control is None else next(c.value for c in figure.controls if c.name == control)
+    assert value is not None
+    return value.mean
+
+
+# --- figures against loops
+
+
+def test_answers_and_concepts_are_those_of_photos_seen_alone(
+    measures: BottleneckMeasures, made: Bottleneck, read_one_by_one: dict[str, Any]
+) -> None:
+    told = read_one_by_one
+    right = [int(logits.argmax()) == k for logits, k in zip(told["logits"], told["classes"], strict=True)]
+    assert 0.5 < np.mean(right) < 1  # there are errors to speak of
+    assert mean(measures.figure("accuracy")) == pytest.approx(np.mean(right))
+    assert mean(measures.figure("accuracy"), "commonest") == 0.25
+    used = int((made.head.weight != 0).sum())
+    assert mean(measures.figure("concepts_per_class")) == used / 4
+    areas = []
+    for concept in range(4):
+        own = told["activations"][:, concept]
+        shows = torch.tensor([present(told, photo, concept) for photo in range(len(own))])
+        pairs = [(float(a), float(b)) for a in own[shows] for b in own[~shows]]
+        areas.append(np.mean([float(a > b) + 0.5 * float(a == b) for a, b in pairs]))
+    auroc = measures.figure("concept_auroc")
+    assert mean(auroc) == pytest.approx(np.mean(areas))
+    assert auroc.value is not None
+    assert (auroc.value.count, auroc.value.images) == (4, 20)
+    assert [one.auroc for one in measures.concepts] == [*map(pytest.approx, areas), None]
+
+
+def test_places_of_peaks_stand_beside_those_that_know_less(
+    measures: BottleneckMeasures, read_one_by_one: dict[str, Any], folder: Path
+) -> None:
+    told, figure = read_one_by_one, measures.figure("keypoint_error")
+    own = errors(told, lambda photo, concept: peaks(told["maps"][photo, concept]))
+    assert mean(figure) == pytest.approx(np.mean(own), rel=1e-5)
+    assert figure.value is not None
+    assert (figure.value.count, figure.value.images) == (len(own), 20)
+    assert mean(figure, "centre") == pytest.approx(np.mean(errors(told, lambda photo, concept: [(3.5, 3.5)])), rel=1e-5)
+    cells = [(x + 0.5, y + 0.5) for y in range(7) for x in range(7)]
+    every = [errors(told, lambda photo, concept, cell=cell: [cell]) for cell in cells]  # pyright: ignore[reportArgumentType]
+    assert mean(figure, "uniform") == pytest.approx(np.mean(every), rel=1e-5)
+    train = Cub(folder, "train").annotation
+    assert train is not None
+    points = train.keypoints
+    assert points is not None
+    best = {}
+    for part, name in (("bill", "beak"), ("wing", "left wing")):
+        at = points.names.index(name)
+        seen = 7 * points.xy[points.visible[:, at], at]
+        best[part] = min(cells, key=lambda cell: float(((seen - np.array(cell)) ** 2).sum()))
+    fixed = errors(told, lambda photo, concept: [best[LABELS[concept].split()[1]]])
+    assert mean(figure, "constant") == pytest.approx(np.mean(fixed), rel=1e-5)
+    gain = figure.control("constant")
+    assert gain is not None
+    assert gain.gain is not None
+    assert gain.gain.mean == pytest.approx(np.mean(own) - np.mean(fixed), rel=1e-4)
+    assert verdict(figure, gain.gain) == BETTER
+    by_concept = [one.keypoint_error for one in measures.concepts]
+    assert by_concept[4] is None
+    assert np.average([float(one or 0) for one in by_concept[:4]], weights=[10, 10, 8, 8]) == pytest.approx(
+        np.mean(own), rel=1e-5
+    )
+
+
+def test_wrong_concepts_and_other_parts_are_measured_at_the_same_places(
+    measures: BottleneckMeasures, read_one_by_one: dict[str, Any]
+) -> None:
+    told, other, wrong = read_one_by_one, [], []
+    for photo in range(20):
+        for concept in range(4):
+            points = own_points(told, photo, concept)
+            if not present(told, photo, concept) or not points:
+                continue
+            made = {b: apart(peaks(told["maps"][photo, b]), points) for b in range(4)}
+            part = LABELS[concept].split()[1]
+            others = [
+                made[b]
+                for b in range(4)
+                if LABELS[b].split()[1] != part and present(told, photo, b) and own_points(told, photo, b)
+            ]
+            other += [np.mean(others)] if others else []
+            wrong.append(np.mean([made[b] for b in range(4) if not present(told, photo, b)]))
+    assert mean(measures.figure("keypoint_error"), "other_part") == pytest.approx(np.mean(other), rel=1e-5)
+    assert mean(measures.figure("keypoint_error"), "wrong") == pytest.approx(np.mean(wrong), rel=1e-5)
+
+
+def test_energy_lies_on_the_part_that_is_named(
+    measures: BottleneckMeasures, made: Bottleneck, model: cl.Backbone, folder: Path, read_one_by_one: dict[str, Any]
+) -> None:
+    told, photos = read_one_by_one, Cub(folder, "test")
+    shows = torch.tensor([[present(told, photo, concept) for concept in range(4)] for photo in range(20)])
+    points = keypoints_seen(made, model, photos, range(20), range(4), shows)
+    maps = told["maps"][:, :4]
+    score = pointing_energy(maps, part_discs(points))
+    assert mean(measures.figure("part_energy")) == pytest.approx(score.mean())
+    assert mean(measures.figure("part_energy"), "wrong") < 0.1 < mean(measures.figure("part_energy"))
+    box = boxes_seen(made, model, photos, range(20))
+    assert photos.annotation is not None
+    assert torch.allclose(box, torch.tensor(photos.annotation.boxes))
+    inside = []
+    for photo in range(20):
+        left, top, right, bottom = box[photo].tolist()
+        for concept in range(4):
+            if shows[photo, concept]:
+                large = torch.nn.functional.interpolate(
+                    maps[[photo], [concept]][None].double(), (56, 56), mode="bilinear"
+                )
+                xs = (torch.arange(56) + 0.5) / 56
+                held = ((xs >= top) & (xs <= bottom))[:, None] & ((xs >= left) & (xs <= right))
+                energy = large[0, 0].clamp_min(0)
+                inside.append(float((energy * held).sum() / energy.sum().clamp_min(1e-9)))  # a hidden wing has none
+    assert mean(measures.figure("box_energy")) == pytest.approx(np.mean(inside), rel=1e-4)
+
+
+def test_purity_is_that_of_each_concept_alone(
+    measures: BottleneckMeasures, made: Bottleneck, model: cl.Backbone, folder: Path, read_one_by_one: dict[str, Any]
+) -> None:
+    told, photos = read_one_by_one, Cub(folder, "test")
+    points = keypoints_seen(made, model, photos, range(20), range(4), torch.ones(20, 4).bool())
+    names = photos.annotation and photos.annotation.keypoints and photos.annotation.keypoints.names
+    pure = part_purity(told["maps"][:, :4], points, merge_sides(names or ()), told["activations"][:, :4])
+    for name in PURITIES:
+        score = getattr(pure, name.removeprefix("purity_"))
+        assert mean(measures.figure(name)) == pytest.approx(score.mean())
+        assert mean(measures.figure(name), "random") < mean(measures.figure(name))
+    figure = measures.figure("purity_purest")
+    assert (figure.over, figure.value and figure.value.count) == ("concepts", 4)
+
+
+def test_norms_speak_of_present_concepts_beside_a_flat_map(
+    measures: BottleneckMeasures, read_one_by_one: dict[str, Any]
+) -> None:
+    told, cells = read_one_by_one, []
+    for photo in range(20):
+        for concept in range(4):
+            grid = told["maps"][photo, concept].clamp_min(0)
+            if present(told, photo, concept) and float(grid.max()) > 0:
+                cells.append(float((grid / grid.max()).sum()))
+    assert mean(measures.figure("norm_cells")) == pytest.approx(np.mean(cells), rel=1e-5)
+    assert mean(measures.figure("norm_cells"), "flat") == 48
+    assert mean(measures.figure("norm_entropy"), "flat") == pytest.approx(math.log(48))
+    assert measures.figure("norm_raw").controls == ()
+
+
+def test_leakage_is_that_of_the_concepts_with_labels(
+    measures: BottleneckMeasures, made: Bottleneck, model: cl.Backbone, folder: Path
+) -> None:
+    tables = []
+    for split in ("train", "test"):
+        photos = Cub(folder, split)
+        table = read_table(made, model, photos)
+        shows = shown_in(made, photos, attributes_of(made, photos), table)[:, :4]
+        tables.append(ConceptTable(table.activations[:, :4], shows, table.classes))
+    found = concept_leakage(*tables)
+    for name in HEADS:
+        assert mean(measures.figure(name)) == pytest.approx(getattr(found, name.removeprefix("leakage_")))
+    assert measures.figure("impurity_niche").control("labels") is not None
+
+
+# --- what does not apply, and what cannot be read
+
+
+def test_every_figure_is_there_and_one_without_a_value_says_why(
+    made: Bottleneck, model: cl.Backbone, tmp_path: Path, folder: Path
+) -> None:
+    for place, photos in enumerate(Cub(folder, "test")):
+        file = tmp_path / list(CLASSES)[int(Cub(folder, "test").labels[place])] / f"{place}.png"
+        file.parent.mkdir(exist_ok=True)
+        photos.save(file)
+    found = measure_bottleneck(made, model, ClassFolder(tmp_path, "all"), draws=50)
+    assert [one.name for one in found.figures] == list(KINDS)
+    without = {one.name for one in found.figures if one.value is None}
+    assert without == {"concept_auroc", *AT_KEYPOINTS, *AT_BOXES, *PURITIES, *LEAKAGES}
+    assert all(bool(one.reason) == (one.value is None) for one in found.figures)
+    assert "deviations above their mean" in found.presence
+    assert (found.labelled, found.train) == (0, None)
+    active = found.table.activations > made.mean + 1.2816 * made.deviation
+    assert torch.equal(found.present, active)
+    assert bool(active.any())
+    assert found.figure("norm_cells").value is not None
+
+
+def test_without_train_photos_their_control_is_missing_with_its_reason(
+    made: Bottleneck, model: cl.Backbone, folder: Path
+) -> None:
+    found = measure_bottleneck(made, model, Cub(folder, "test"), leakage=True, draws=50)
+    control = found.figure("keypoint_error").control("constant")
+    assert control is not None
+    assert control.value is None
+    assert "no train photos" in control.reason
+    assert "no train photos" in found.figure("leakage_task").reason
+    assert found.figure("impurity_oracle").value is not None
+
+
+def test_parts_of_the_set_give_what_the_whole_gives(
+    measures: BottleneckMeasures, made: Bottleneck, model: cl.Backbone, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "PART", 3)
+    sizes: list[int] = []
+
+    def watch(parts: Any, total: int) -> Any:
+        for part in parts:
+            sizes.append(len(part.places))
+            yield part
+        assert total == 7
+
+    again = measure_bottleneck(
+        made, model, Cub(folder, "test"), Cub(folder, "train"), leakage=True, draws=200, batch=3, watch=watch
+    )
+    assert sizes == [3, 3, 3, 3, 3, 3, 2]
+    assert bottleneck_numbers(again) == bottleneck_numbers(measures)
+
+
+def test_photos_that_cannot_be_read_are_told_and_left_out(made: Bottleneck, model: cl.Backbone, tmp_path: Path) -> None:
+    folder = write_birds(tmp_path, train=2, test=2)
+    broken = Cub(folder, "test").names[1]
+    (folder / "images" / broken).write_bytes(b"no photo")
+    (folder / "images" / Cub(folder, "train").names[0]).write_bytes(b"no photo either")
+    with pytest.raises(cl.InputError):  # the sizes of boxes and points are read from the header of every photo
+        measure_bottleneck(made, model, Cub(folder, "test"))
+    for name in ("parts/part_locs.txt", "bounding_boxes.txt"):
+        (folder / name).unlink()
+    found = measure_bottleneck(made, model, Cub(folder, "test"), draws=50)
+    assert found.photos == 7
+    assert [failure.name for failure in found.failures] == [broken]
+    assert broken not in found.table.names
+
+
+def test_numbers_are_json_without_nan(measures: BottleneckMeasures) -> None:
+    told = json.loads(json.dumps(bottleneck_numbers(measures), allow_nan=False))
+    assert told["schema"] == "conceptlens.evaluate-bottleneck/1"
+    assert [one["name"] for one in told["figures"]] == list(KINDS)
+    error = next(one for one in told["figures"] if one["name"] == "keypoint_error")
+    assert set(error["controls"]) == {"centre", "constant", "uniform", "other_part", "wrong"}
+    assert set(error["value"]) == {"mean", "low", "high", "count", "images"}
+    assert [one["name"] for one in told["classes"]] == list(CLASSES)
+    assert sum(one["times"] for one in told["classes"]) >= 1
+
+
+def test_keypoints_and_boxes_follow_the_view(made: Bottleneck, model: cl.Backbone, folder: Path) -> None:
+    cropped = copy.copy(made)
+    view = replace(model.transform, size=(32, 32), resize=(48, 64), fit="crop")  # pyright: ignore[reportArgumentType, reportCallIssue, reportGeneralTypeIssues]
+    cropped.base = replace(made.base, view=view)
+    photos = Cub(folder, "test")
+    annotation = photos.annotation
+    assert annotation is not None
+    assert annotation.boxes is not None
+    # 32 of 64 columns from the 16th on, 32 of 48 rows from the 8th on
+    boxes = boxes_seen(cropped, model, photos, [3])[0]
+    wanted = [
+        (float(one) * side - start) / 32
+        for one, side, start in zip(annotation.boxes[3], (WIDTH, HEIGHT) * 2, (16, 8) * 2, strict=True)
+    ]
+    assert boxes.tolist() == pytest.approx(wanted)
+    assert "no boxes" in _refusal(lambda: boxes_seen(made, model, ClassFolder(folder / "images", "all"), [0]))
+
+
+# --- cases
+
+
+@pytest.fixture(scope="module")
+def table(made: Bottleneck, model: cl.Backbone, folder: Path) -> BottleneckTable:
+    return read_table(made, model, Cub(folder, "all"))
+
+
+@pytest.fixture(scope="module")
+def cases(made: Bottleneck, table: BottleneckTable) -> Cases:
+    return choose_bottleneck_cases(made, table, Choice(top=3))
+
+
+def _refusal(act: Callable[[], Any]) -> str:
+    with pytest.raises(cl.InputError) as caught:
+        act()
+    return str(caught.value)
+
+
+EDITS = (Edit(0, 0.0, 0.01), Edit(2, 0.02, 0.02, 1))
+
+
+@pytest.mark.parametrize("edits", [(), EDITS], ids=["unedited", "edited"])
+def test_a_photos_terms_add_up_to_its_logit(
+    made: Bottleneck, model: cl.Backbone, folder: Path, edits: tuple[Edit, ...]
+) -> None:
+    edited = with_edits(made, edits)
+    photos = Cub(folder, "all")
+    table = read_table(edited, model, photos)
+    for one in choose_bottleneck_cases(edited, table, Choice(top=2, many=6)).photos:
+        explained = edited(edited.observe(model, photos[int(table.places[one.row])]))
+        settings = explained.source.settings
+        assert list(CLASSES)[one.answer] == settings["target"][0]  # pyright: ignore[reportIndexIssue]
+        assert one.score == pytest.approx(settings["logit"][0], abs=1e-4)  # pyright: ignore[reportIndexIssue]
+        assert one.bias + sum(term.adds for term in one.terms) + one.rest == pytest.approx(one.score, abs=1e-5)
+        given = explained.contributions
+        assert given is not None
+        for term in one.terms:
+            assert term.adds == pytest.approx(float(given[0, term.concept]), abs=1e-4)
+            assert term.adds == pytest.approx(term.weight * term.standard, abs=1e-4)
+        assert one.terms[0].adds == pytest.approx(float(given.abs().max()) * np.sign(one.terms[0].adds), abs=1e-4)
+        assert one.score >= one.second_score
+
+
+def test_a_pair_is_separated_by_weights_times_activations(made: Bottleneck, table: BottleneckTable) -> None:
+    (pair,) = choose_bottleneck_cases(made, table, Choice(pairs=(("robin", "jay"),), top=3)).pairs
+    standard = (table.activations - made.mean) / made.deviation
+    means = [standard[table.classes == k].mean(0) for k in (0, 1)]
+    weight = made.head.weight
+    wanted = (weight[0] - weight[1]) * (means[0] - means[1])
+    assert pair.places == (0, 1)
+    assert {term.concept for term in pair.terms[:2]} == {0, 1}  # the colour of the bill, planted
+    for term in pair.terms:
+        assert term.apart == pytest.approx(float(wanted[term.concept]), abs=1e-4)
+        assert term.weights == pytest.approx([float(weight[k, term.concept]) for k in (0, 1)])
+        assert term.means == pytest.approx([float(m[term.concept]) for m in means], abs=1e-4)
+    assert sum(term.apart for term in pair.terms) + pair.rest == pytest.approx(pair.total)
+    gap = table.logits[:, 0] - table.logits[:, 1]
+    assert pair.total == pytest.approx(
+        float(gap[table.classes == 0].mean() - gap[table.classes == 1].mean()), abs=1e-4
+    )  # the bias falls out
+    assert all(row is not None and int(table.classes[row]) == k for k, row in zip((0, 1), pair.rows, strict=True))
+
+
+def test_an_errors_terms_add_up_and_setting_a_concept_is_an_intervention(
+    made: Bottleneck, model: cl.Backbone, folder: Path, table: BottleneckTable, cases: Cases
+) -> None:
+    assert cases.errors
+    assert cases.wrong == int((table.predicted != table.classes).sum())
+    photos = Cub(folder, "all")
+    for error in cases.errors:
+        reading = read(made, made.observe(model, photos[int(table.places[error.row])]))
+        assert (int(table.classes[error.row]), int(reading.logits.argmax())) == (error.truth, error.answer)
+        assert error.bias + sum(term.adds for term in error.terms) + error.rest == pytest.approx(error.margin, abs=1e-5)
+        assert error.margin == pytest.approx(
+            float(reading.logits[0, error.answer] - reading.logits[0, error.truth]), abs=1e-4
+        )
+        for term in error.terms:
+            then = intervene(made, reading, [remove(made, term.concept)])
+            assert term.answer == int(then.logits.argmax())
+        every = intervene(made, reading, [remove(made, term.concept) for term in error.terms])
+        assert error.together == int(every.logits.argmax())
+        assert [term.adds for term in error.terms] == sorted((term.adds for term in error.terms), reverse=True)
+
+
+def test_misleaders_are_counted_over_all_errors(made: Bottleneck, table: BottleneckTable, cases: Cases) -> None:
+    weight, standard = made.head.weight, (table.activations - made.mean) / made.deviation
+    counts: dict[int, int] = {}
+    righted = 0
+    for row in (table.predicted != table.classes).nonzero()[:, 0].tolist():
+        truth, answer = int(table.classes[row]), int(table.predicted[row])
+        most = int(((weight[answer] - weight[truth]) * standard[row]).argmax())
+        counts[most] = counts.get(most, 0) + 1
+        then = standard[row].clone()
+        then[most] = 0
+        righted += int((made.head.bias + weight @ then).argmax()) == truth
+    led = cases.misled
+    assert {one.concept: one.errors for one in led.leaders} == counts
+    assert sum(one.righted for one in led.leaders) == led.righted == righted
+    for one in led.leaders:
+        now = (standard.index_fill(1, torch.tensor([one.concept]), 0.0) @ weight.T + made.head.bias).argmax(1)
+        right, before = now == table.classes, table.predicted == table.classes
+        assert (one.fixed, one.broken) == (int((right & ~before).sum()), int((before & ~right).sum()))
+
+
+def test_a_class_shows_its_own_photos_for_what_speaks_for_it_and_any_for_what_speaks_against(
+    made: Bottleneck, table: BottleneckTable
+) -> None:
+    (jay,) = choose_bottleneck_cases(made, table, Choice(classes=("jay",), top=5)).classes
+    assert [term.weight for term in jay.terms] == [float(made.head.weight[1, term.concept]) for term in jay.terms]
+    assert [abs(term.weight) for term in jay.terms] == sorted((abs(t.weight) for t in jay.terms), reverse=True)
+    for term, rows in zip(jay.terms, jay.prototypes, strict=True):
+        among = table.classes == 1 if term.weight > 0 else torch.ones_like(table.classes).bool()
+        active = table.activations[:, term.concept]
+        assert float(active[rows[0]]) == float(active[among].max())
+        assert all(bool(among[row]) for row in rows)
+        assert len(set(rows)) == 3
+
+
+def test_what_is_shown_is_chosen_or_named(made: Bottleneck, table: BottleneckTable, cases: Cases) -> None:
+    right = table.predicted == table.classes
+    assert len(cases.photos) == 6
+    assert [bool(right[one.row]) for one in cases.photos] == [True] * 4 + [False] * 2
+    assert len({int(table.classes[one.row]) for one in cases.photos[:4]}) == 4
+    a, b, times = cases.confusions[0]
+    assert times == int(((table.classes == a) & (table.predicted == b)).sum()) > 0
+    assert set(cases.pairs[0].places) in [{x, y} for x, y, _ in cases.confusions]
+    name = table.names[7]
+    named = choose_bottleneck_cases(
+        made, table, Choice(("tit",), (("tit", "robin"),), (name, table.names[3].partition("/")[2]), many=0)
+    )
+    assert [one.place for one in named.classes] == [3]
+    assert [one.row for one in named.photos] == [7, 3]
+    assert named.pairs[0].places == (3, 0)
+    assert named.errors == ()
+    needed = named.needed()
+    assert needed[7] >= {term.concept for term in named.photos[0].terms}
+
+
+@pytest.mark.parametrize(
+    ("choice", "part"),
+    [
+        (Choice(classes=("robbin",)), "robin"),
+        (Choice(pairs=(("tit", "tit"),)), "is one class"),
+        (Choice(photos=("nobody.png",)), "no photo 'nobody.png'"),
+        (Choice(photos=(".png",)), "photos' names end in"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused(made: Bottleneck, table: BottleneckTable, choice: Choice, part: str) -> None:
+    assert part in _refusal(lambda: choose_bottleneck_cases(made, table, choice))
+
+
+def test_a_set_without_errors_or_without_a_class_shows_what_it_has(made: Bottleneck, table: BottleneckTable) -> None:
+    rows = ((table.predicted == table.classes) & (table.classes < 2)).nonzero()[:, 0]
+    names = tuple(table.names[row] for row in rows.tolist())
+    some = {name: getattr(table, name)[rows] for name in ("places", "classes", "activations", "logits", "area")}
+    few = BottleneckTable(names=names, mapped=(), maps=table.maps[rows], **some)
+    found = choose_bottleneck_cases(made, few, Choice(pairs=(("robin", "finch"),)))
+    assert (found.wrong, found.errors, found.confusions, found.misled.leaders) == (0, (), (), ())
+    assert {one.place for one in found.classes} == {0, 1}
+    (pair,) = found.pairs
+    assert pair.terms == ()
+    assert pair.rows[1] is None
+    assert choose_bottleneck_cases(made, few, Choice()).pairs  # those that come second most often
+    tit = choose_bottleneck_cases(made, few, Choice(classes=("tit",))).classes[0]
+    assert all(len(rows) == 3 for rows in tit.prototypes)  # of other classes, since it has no photo
+
+
+# --- words and pictures
+
+
+@given(st.lists(st.floats(-50, 50), min_size=1, max_size=12))
+def test_shown_numbers_add_up_and_stray_by_less_than_their_last_digit(parts: list[float]) -> None:
+    told, total = adding_up(parts, sum(parts))
+    numbers = [round(100 * float(one.replace("−", "-"))) for one in told]
+    assert sum(numbers) == round(100 * float(total.replace("−", "-")))
+    assert all(abs(number / 100 - part) < 0.0101 for number, part in zip(numbers, parts, strict=True))
+
+
+def test_verdicts_follow_the_direction_and_the_interval() -> None:
+    lower, higher = Figure("keypoint_error", None), Figure("accuracy", None)
+    assert verdict(lower, Interval(-1, -2, -0.5, 9, 9)) == BETTER
+    assert verdict(higher, Interval(-1, -2, -0.5, 9, 9)) == WORSE
+    assert verdict(higher, Interval(0.1, -0.1, 0.3, 9, 9)) == EQUAL
+    assert verdict(Figure("norm_cells", None), Interval(1, 1, 1, 9, 9)) == ""
+    assert shown(higher, Interval(0.9512, 0.9504, 0.9521, 9, 9)) == {"value": "95.1%", "spread": "95.0% to 95.2%"}
+    assert shown(lower, Interval(1.042, 0.999, 1.089, 9, 9)) == {"value": "1.04", "spread": "1.00 to 1.09"}
+
+
+def test_a_region_is_where_a_map_reaches_half_of_its_highest_value() -> None:
+    grid = np.zeros((4, 4))
+    grid[1, 2] = 2.0
+    found = region(grid, (0.5, 0.0, 1.0, 1.0), (80, 40))  # the right half of the photo: cells of 10 x 10 pixels
+    rows, columns = np.nonzero(found)
+    assert (rows.min(), rows.max()) == (10, 19)
+    assert (columns.min(), columns.max()) == (60, 69)
+    assert not region(-np.ones((4, 4)), (0, 0, 1, 1), (40, 40)).any()
+
+
+def test_an_empty_photo_has_a_picture_too(made: Bottleneck, model: cl.Backbone, tmp_path: Path) -> None:
+    for name in CLASSES:
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (64, 48), (128, 128, 128)).save(tmp_path / name / "grey.png")
+    found = measure_bottleneck(made, model, ClassFolder(tmp_path, "all"), draws=20)
+    assert found.figure("norm_cells").value is None  # no map is above zero, and nothing is present
+    assert mean(found.figure("accuracy")) == 0.25
