@@ -174,9 +174,10 @@ class Bench:
         """Take parts that a row with the same choices and seed has found before, for they would be found again."""
         which = {name: choices.get(name) for name in PARTS if name in choices}
         name = hashlib.sha256(json.dumps([which, seed, self.alone]).encode()).hexdigest()[:16]
-        kept = self.folder / f"{name}.safetensors"
+        kept = self.cache / f"parts-{name}.safetensors"
         made = out / "training" / "parts.safetensors"
         if save and made.exists():
+            self.cache.mkdir(parents=True, exist_ok=True)
             shutil.copy(made, kept)
         elif not save and kept.exists():
             made.parent.mkdir(parents=True, exist_ok=True)

@@ -160,7 +160,8 @@ class CellSource:
 
         def keeping(name: str) -> object:
             def watch(raw: Tensor) -> None:
-                cells[name] = self.model.grid_of(raw.shape, size, name).read(raw).float().cpu()
+                read = self.model.grid_of(raw.shape, size, name).read(raw)
+                cells[name] = read.to("cpu", torch.float32, copy=True)  # what follows may work in place
 
             return watch
 

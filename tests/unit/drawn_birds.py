@@ -1,4 +1,4 @@
-"""Small drawn birds in CUB's layout: a belly and a tail whose colours are the class's, at places that keypoints tell."""
+"""Small drawn birds in CUB's layout: belly and tail in the colours of the class, at places that keypoints tell."""
 
 from __future__ import annotations
 

@@ -147,3 +147,29 @@ def test_the_committed_speed_of_the_sparse_head_holds_what_the_page_claims() -> 
     assert details["path"]["largest_gap"] <= 1e-5
     assert details["setting"]["command"] == "python benchmarks/sparse_head.py --json"
     assert not any(place in text for place in ("/home/", "/root/", "/tmp/", "/work/"))
+
+
+def test_the_committed_bottlenecks_hold_what_the_page_claims() -> None:
+    results = json.loads((ROOT / "docs" / "results" / "loc_cbm.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "loc-cbm.md").read_text(encoding="utf-8")
+    rows = {row["row"]: row for row in results["main"]}
+    controls = results["controls"]
+    centre, fixed = controls["centre"]["error"], controls["best constant cell of each part, from train"]["error"]
+    for size in ("224", "448"):
+        base, ridge = rows[f"label-free, {size}"], rows[f"ridge, {size}"]
+        words, taught = rows[f"parts from words, {size}"], rows[f"parts from 1 photo a class, {size}"]
+        assert words["error"] * 1.8 <= base["error"]
+        assert words["error"] * 1.4 <= ridge["error"]
+        assert words["error"] < centre
+        assert words["swap"] >= 1
+        assert taught["error"] * 3.5 <= base["error"]
+        assert taught["error"] * 2.7 <= ridge["error"]
+        assert taught["error"] < fixed
+        assert taught["pointing"] >= 0.85
+    assert rows["parts from words, 448"]["accuracy"] >= rows["linear probe, 448"]["accuracy"] - 0.015
+    for row in rows.values():
+        assert f"| {row['row']} | {row['accuracy']:.3f} ± {row['accuracy_spread']:.3f} | {row['nec']:.0f} |" in page
+        if "error" in row:
+            assert f"| {row['error']:.2f} ± {row['error_spread']:.2f} | {row['pointing']:.2f}" in page
+    for row in results["ablation"]:
+        assert f"| {row['row']} | {row['accuracy']:.3f} ± {row['accuracy_spread']:.3f} | {row['error']:.2f} ±" in page

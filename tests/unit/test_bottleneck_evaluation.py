@@ -307,6 +307,17 @@ def test_every_figure_is_there_and_one_without_a_value_says_why(
     assert found.figure("norm_cells").value is not None
 
 
+def test_of_a_view_of_ones_own_no_place_is_measured(folder: Path) -> None:
+    model = eye()
+    view = model.transform
+    own = replace(model, transform=lambda photo: view(photo))  # pyright: ignore[reportOptionalCall]
+    found = measure_bottleneck(birds_seen(own, folder), own, Cub(folder, "test"), Cub(folder, "train"), draws=50)
+    assert [one.name for one in found.figures] == list(KINDS)
+    without = {one.name: one.reason for one in found.figures if one.value is None}
+    assert set(without) == {*AT_KEYPOINTS, *AT_BOXES, *PURITIES, *LEAKAGES}
+    assert all("preprocessing of its own" in without[name] for name in (*AT_KEYPOINTS, *AT_BOXES, *PURITIES))
+
+
 def test_without_train_photos_their_control_is_missing_with_its_reason(
     made: Bottleneck, model: cl.Backbone, folder: Path
 ) -> None:

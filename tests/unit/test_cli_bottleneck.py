@@ -6,7 +6,9 @@ import csv
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 import conceptlens as cl
 from coloured_birds import CLASSES, CONCEPTS, birds_guessed, write_birds
+from conceptlens import zoo
 from conceptlens.cli import app
 from conceptlens.concept.bottleneck.intervention import effect, remove, set_to, with_edits
 from conceptlens.concept.bottleneck.module import Bottleneck
@@ -22,6 +25,23 @@ from conceptlens.data.cub import Cub
 from conceptlens.evaluation.bottleneck import measure_bottleneck
 from conceptlens.evaluation.bottleneck_figure import KINDS
 from conceptlens.evaluation.bottleneck_table import read_table
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_model() -> Iterator[None]:
+    """Load the default model once: every command would load it anew."""
+    kept: dict[str, cl.Backbone] = {}
+
+    def load(name: str = zoo.DEFAULT_MODEL, **options: Any) -> cl.Backbone:
+        asked = f"{name} {options}"
+        if asked not in kept:
+            kept[asked] = real(name, **options)
+        return kept[asked]
+
+    real = zoo.load_model
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zoo, "load_model", load)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +111,7 @@ def test_files_hold_the_page_the_numbers_and_the_tables(place: Path, tmp_path: P
     assert "Right answers" in done.stdout
     assert any(cache.glob("*/*.safetensors"))
     again = evaluate(place, "--cache", str(cache), "--json")
-    assert [one["value"] for one in json.loads(again.stdout)["figures"]][0] == numbers["figures"][0]["value"]
+    assert json.loads(again.stdout)["figures"][0]["value"] == numbers["figures"][0]["value"]
 
 
 def test_a_limit_takes_photos_of_every_class(place: Path) -> None:
@@ -120,15 +140,15 @@ def test_a_photo_that_fails_is_reported_and_ends_with_code_1(place: Path, tmp_pa
         (["--class", "robbin"], "near names: robin"),
         (["--pair", "tit"], "expected two classes with a comma"),
         (["--pair", "tit,jayy"], "no class 'jayy'"),
-        (["--photo", "nobody.png", "--out", "OUT"], "no photo 'nobody.png'"),
+        (["--photo", "nobody.png"], "no photo 'nobody.png'"),
         (["--split", "validation"], "no split 'validation'"),
         (["--out", "page.html"], "give a folder"),
         (["--model", "timm:resnet18", "--no-pretrained"], "was trained on timm:tf_efficientnet_lite0"),
         (["--top", "0"], ""),
     ],
 )
-def test_bad_input_ends_in_one_sentence_and_code_2(place: Path, tmp_path: Path, words: list[str], part: str) -> None:
-    done = evaluate(place, *[str(tmp_path / "out") if word == "OUT" else word for word in words])
+def test_bad_input_ends_in_one_sentence_and_code_2(place: Path, words: list[str], part: str) -> None:
+    done = evaluate(place, *words)
     assert done.exit_code == 2, done.output
     assert part in done.stderr
     if part:
@@ -137,8 +157,9 @@ def test_bad_input_ends_in_one_sentence_and_code_2(place: Path, tmp_path: Path, 
 
 
 def test_photos_of_other_classes_and_folders_that_are_none_are_refused(place: Path, tmp_path: Path) -> None:
-    (tmp_path / "all" / "wren").mkdir(parents=True)
-    shutil.copy(next((place / "birds" / "images").glob("*/*.png")), tmp_path / "all" / "wren" / "a.png")
+    for name in ("wren", "robin"):
+        (tmp_path / "all" / name).mkdir(parents=True)
+        shutil.copy(next((place / "birds" / "images").glob("*/*.png")), tmp_path / "all" / name / "a.png")
     done = run(place, "evaluate", "bottleneck", "-b", "MADE", "-d", f"folder:{tmp_path / 'all'}", "--split", "all")
     assert done.exit_code == 2, done.output
     assert "class 'wren', which this bottleneck does not know" in done.stderr

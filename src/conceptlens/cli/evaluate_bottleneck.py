@@ -74,7 +74,7 @@ def bottleneck(
     start = time.perf_counter()
     _check_out(out)
     made, opened = Bottleneck.from_pretrained(folder), open_classes(data, split)
-    choice = _choice(made, classes, pairs, photo, photos, top)
+    choice = _choice(made, opened, classes, pairs, photo, photos, top)
     backbone = load(model, weights, labels, pretrained, device=device)
     measures = measure_bottleneck(
         made.to(device), backbone, opened, _train(data, opened, train), _places(opened, limit), cache, leakage,
@@ -122,15 +122,18 @@ def _finish(
 
 def _choice(
     made: Bottleneck,
+    opened: LabelledSet,
     classes: list[str] | None,
     pairs: list[str] | None,
     photo: list[str] | None,
     photos: int,
     top: int,
 ) -> Choice:
-    """Return what is shown; class names are checked before any work is done."""
-    from conceptlens.evaluation.bottleneck_case import Choice
+    """Return what is shown; names of classes and photos are checked before any work is done."""
+    from conceptlens.evaluation.bottleneck_case import Choice, photo_named
 
+    for name in photo or ():
+        photo_named(opened.names, name)
     named = tuple(made.classes[made.class_index(name)] for name in classes or ())
     return Choice(named, tuple(_pair(made, one) for one in pairs or ()), tuple(photo or ()), photos, top)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from conceptlens.cli.options import Device, Json, Model, Pretrained, Weights, answering, load
-from conceptlens.error import InputError
+from conceptlens.error import InputError, near
 from conceptlens.zoo import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ def loc_cbm(
     made = fit_loc_cbm(
         load(model, weights, None, pretrained, fit=view, device=device), data, out,
         vlm=load_model(vlm) if vlm else None, concepts=concepts, targets=targets, recipe=recipe, layer=layer,
-        locator_layers=locator_layers.split(",") if locator_layers else None, size=size, cache=cache,
+        locator_layers=[name.strip() for name in locator_layers.split(",")] if locator_layers else None,
+        size=size, cache=cache,
         cache_gb=cache_gb, seed=seed, device=device, resume=resume, **chosen,
     )  # fmt: skip
     if int(os.environ.get("RANK", "0")) == 0:
@@ -93,12 +95,17 @@ def loc_cbm(
 
 
 def _choices(given: list[str] | None) -> dict[str, Any]:
-    """Return `NAME=VALUE` as numbers, truth values, lists of numbers or texts."""
+    """Return `NAME=VALUE` as numbers, truth values, lists of numbers or texts; refused for what is no such choice."""
+    from conceptlens.fit.recipe import Recipe
+
+    known = [*(field.name for field in fields(Recipe)), "grid", "checkpoint_seconds"]
     found: dict[str, Any] = {}
     for one in given or ():
         name, sign, value = one.partition("=")
         if not sign or not name.strip():
             raise InputError(f"--set {one} is given; expected NAME=VALUE, such as --set schedule=cosine")
+        if name.strip() not in known:
+            raise InputError(f"--set {one} is given, and there is no such choice; near: {near(name.strip(), known)}")
         try:
             read = json.loads(value)
         except ValueError:

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 SCHEMA = "conceptlens.evaluate-bottleneck/1"
 MAPS_AT_ONCE = 2**25  # cells of maps held together, 128 MiB
 PART = 256  # and photos, so that progress is seen
-NO_KEYPOINTS = "the set has no keypoints"
+OWN_VIEW = "the network has a preprocessing of its own, of which nobody knows what it cuts off"
 
 
 @dataclass(frozen=True)
@@ -142,14 +142,14 @@ def measure_bottleneck(
     Intervals resample photos, `draws` times, 95 %. Maps are looked at a part of the set at a time. A figure that the
     set cannot tell is there without a value and with the reason. Raises `InputError` as `read_table` does.
     """
-    source = source_of(bottleneck, model, photos, cache)
     of_set = attributes_of(bottleneck, photos)
     looked = [i for i, place in enumerate(of_set) if place is not None] or list(range(len(of_set)))
     constant, missing = fixed_places(bottleneck, model, photos, train, looked)
+    source = source_of(bottleneck, model, photos, cache)
     every = list(range(len(photos)) if places is None else places)
     most = max(batch, min(PART, MAPS_AT_ONCE // (len(looked) * bottleneck.grid[0] * bottleneck.grid[1])))
-    scores, tables, points, top = [], [], [], None
     parts = read_parts(bottleneck, source, every, looked, batch, most)
+    scores, tables, points, top = [], [], [], None
     for part in watch(parts, -(-len(every) // most)) if watch else parts:
         shown = shown_in(bottleneck, photos, of_set, part)[:, looked]
         found = known_of(bottleneck, model, photos, part, shown, constant)
@@ -158,28 +158,15 @@ def measure_bottleneck(
         tables.append(joined([part], source, maps=False))
         points += [found.keypoints] if found.keypoints else []
     table = joined(tables, source, maps=False)
-    told = _Told(
-        bottleneck, photos, table, shown_in(bottleneck, photos, of_set, table), looked,
-        any(place is not None for place in of_set), joined_scores(scores), draws, seed,
-    )  # fmt: skip
+    labelled = any(place is not None for place in of_set)
+    present = shown_in(bottleneck, photos, of_set, table)
+    told = _Told(bottleneck, photos, table, present, looked, labelled, joined_scores(scores), draws, seed)
     figures = [*_answers(told), *_concepts(told), *_places(told, missing), *_purities(told, points, top)]
     if leakage:
         figures += leakage_figures(bottleneck, model, train, cache, told.table, told.labels, looked, draws, seed)
     else:
         figures += absent(LEAKAGES, "it was not asked for: it fits heads of its own, which takes a while")
-    return BottleneckMeasures(
-        data=photos.name,
-        train=None if train is None else train.name,
-        model=model.name,
-        photos=len(table.places),
-        figures=tuple(sorted(figures, key=lambda one: list(KINDS).index(one.name))),
-        classes=_by_class(bottleneck, table),
-        concepts=_by_concept(told),
-        presence=BY_CLASS if told.labelled else BY_ACTIVITY,
-        labelled=len(looked) if told.labelled else 0,
-        table=table,
-        present=told.present,
-    )
+    return _measures(told, model, train, figures)
 
 
 def bottleneck_numbers(measures: BottleneckMeasures) -> dict[str, Any]:
@@ -219,6 +206,23 @@ class _Told:
         return self.present[:, self.looked] if self.labelled else None
 
 
+def _measures(told: _Told, model: Backbone, train: LabelledSet | None, figures: Sequence[Figure]) -> BottleneckMeasures:
+    """Return the figures in their order, with what is told of each class and concept."""
+    return BottleneckMeasures(
+        data=told.photos.name,
+        train=None if train is None else train.name,
+        model=model.name,
+        photos=len(told.table.places),
+        figures=tuple(sorted(figures, key=lambda one: list(KINDS).index(one.name))),
+        classes=_by_class(told.bottleneck, told.table),
+        concepts=_by_concept(told),
+        presence=BY_CLASS if told.labelled else BY_ACTIVITY,
+        labelled=len(told.looked) if told.labelled else 0,
+        table=told.table,
+        present=told.present,
+    )
+
+
 def _answers(told: _Told) -> list[Figure]:
     """Return accuracy, beside always saying the commonest class, and the number of effective concepts."""
     classes = told.table.classes
@@ -250,10 +254,11 @@ def _places(told: _Told, missing: str) -> list[Figure]:
         lacking = {"constant": missing} if missing and name.startswith("keypoint_") else {}
         found.append(figure(name, scores, told.draws, told.seed, missing=lacking))
     annotation = told.photos.annotation
-    if not (annotation and annotation.keypoints):
-        found += absent(AT_KEYPOINTS, NO_KEYPOINTS)
-    if not (annotation and annotation.boxes is not None):
-        found += absent(AT_BOXES, "the set has no boxes")
+    if "keypoint_error" not in told.scores:
+        found += absent(AT_KEYPOINTS, OWN_VIEW if annotation and annotation.keypoints else "the set has no keypoints")
+    if "box_energy" not in told.scores:
+        has = annotation is not None and annotation.boxes is not None
+        found += absent(AT_BOXES, OWN_VIEW if has else "the set has no boxes")
     return found
 
 
@@ -261,7 +266,7 @@ def _purities(told: _Told, points: Sequence[Keypoints], top: TopMaps | None) -> 
     """Return the purities of concepts that some class uses, intervals over concepts."""
     annotation = told.photos.annotation
     if not points or top is None or not (annotation and annotation.keypoints):
-        return list(absent(PURITIES, NO_KEYPOINTS))
+        return list(absent(PURITIES, OWN_VIEW if annotation and annotation.keypoints else "the set has no keypoints"))
     whole = Keypoints(
         torch.cat([one.xy for one in points]),
         torch.cat([one.visible for one in points]),

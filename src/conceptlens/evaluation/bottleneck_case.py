@@ -92,7 +92,7 @@ def choose_bottleneck_cases(bottleneck: Bottleneck, table: BottleneckTable, choi
     confusions = _confusions(table, wrong)
     classes = [bottleneck.class_index(name) for name in choice.classes] or _classes(table, len(bottleneck.classes))
     pairs = [_two(bottleneck, pair) for pair in choice.pairs] or _pairs(table, confusions)
-    rows = [_row(table, name) for name in choice.photos] or _photos(table, classes, choice.many)
+    rows = [photo_named(table.names, name) for name in choice.photos] or _photos(table, classes, choice.many)
     errors = _errors(table, confusions, pairs if choice.pairs else [], choice.many)
     misled = misleaders(bottleneck, table, wrong, seed)
     return Cases(
@@ -104,6 +104,15 @@ def choose_bottleneck_cases(bottleneck: Bottleneck, table: BottleneckTable, choi
         wrong=len(wrong),
         misled=misled,
     )
+
+
+def photo_named(names: Sequence[str], name: str) -> int:
+    """Return the place of a photo, by its whole name or by an end of it that only one has."""
+    ends = [place for place, own in enumerate(names) if own.endswith(name)]
+    if name not in names and len(ends) != 1:
+        told = f"{len(ends)} photos' names end in {name!r}" if ends else f"there is no photo {name!r}"
+        raise InputError(f"{told}; near names: {near(name, names)}")
+    return names.index(name) if name in names else ends[0]
 
 
 def _confusions(table: BottleneckTable, wrong: Tensor) -> tuple[tuple[int, int, int], ...]:
@@ -138,17 +147,6 @@ def _pairs(table: BottleneckTable, confusions: Sequence[tuple[int, int, int]]) -
     found = sorted(times.items(), key=lambda one: (-one[1], one[0]))[:PAIRS]
     most = Counter({(a, b): count for a, b, count in confusions})
     return [(a, b) if most[a, b] >= most[b, a] else (b, a) for (a, b), _ in found]
-
-
-def _row(table: BottleneckTable, name: str) -> int:
-    """Return the row of a photo, by its whole name or by an end of it that only one has."""
-    if name in table.names:
-        return table.names.index(name)
-    ends = [row for row, own in enumerate(table.names) if own.endswith(name)]
-    if len(ends) != 1:
-        told = f"{len(ends)} photos' names end in {name!r}" if ends else f"no photo {name!r} was read"
-        raise InputError(f"{told}; near names: {near(name, table.names)}")
-    return ends[0]
 
 
 def _photos(table: BottleneckTable, classes: Sequence[int], many: int) -> list[int]:

@@ -13,6 +13,7 @@ from conceptlens.evaluation.bottleneck_table import BottleneckTable, boxes_seen,
 from conceptlens.metric.auroc import class_labels
 from conceptlens.metric.keypoint import GRID
 from conceptlens.metric.keypoint_control import constant_peaks
+from conceptlens.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -72,6 +73,8 @@ def known_of(
     """Return what is known of the photos of a table, for its mapped concepts, of which `present` says who is shown."""
     places, annotation = part.places.tolist(), photos.annotation
     points = boxes = None
+    if not isinstance(bottleneck.base.of(model).transform, Preprocess):
+        return Known(places, present)  # nobody knows what such a view cuts off
     if annotation and annotation.keypoints:
         points = keypoints_seen(bottleneck, model, photos, places, part.mapped, present)
     if annotation and annotation.boxes is not None:
@@ -83,7 +86,8 @@ def fixed_places(
     bottleneck: Bottleneck, model: Backbone, photos: LabelledSet, train: LabelledSet | None, looked: Sequence[int]
 ) -> tuple[Float[Tensor, "concept 2"] | None, str]:
     """Return the fixed cell of each concept's part, fitted on train photos, or the reason why there is none."""
-    if not (photos.annotation and photos.annotation.keypoints):
+    known = photos.annotation and photos.annotation.keypoints
+    if not known or not isinstance(bottleneck.base.of(model).transform, Preprocess):
         return None, ""
     if train is None:
         return None, "no train photos were given, on which it is fitted"

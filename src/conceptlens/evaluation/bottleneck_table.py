@@ -127,7 +127,7 @@ def joined(parts: Sequence[BottleneckTable], source: CellSource, maps: bool = Tr
         places=places[order],
         names=tuple(names[place] for place in order.tolist()),
         mapped=parts[0].mapped if maps else (),
-        maps=torch.cat([part.maps for part in parts])[order] if maps else parts[0].maps[:0, :0],
+        maps=torch.cat([part.maps if maps else part.maps[:, :0] for part in parts])[order],
         failures=tuple(source.failures[place] for place in sorted(source.failures)),
         **table,
     )

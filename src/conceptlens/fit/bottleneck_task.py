@@ -82,6 +82,13 @@ def read_layers(model: Backbone, layer: str | None, seen: Iterable[str] | None) 
     return values, looked
 
 
+def check_grid(grid: object) -> None:
+    """Refuse what is no grid of cells, nor left out."""
+    fits = isinstance(grid, tuple | list) and len(grid) == 2 and all(isinstance(one, int) and one > 0 for one in grid)
+    if grid is not None and not fits:
+        raise InputError(f"the grid is {grid!r}; give rows and columns, two whole numbers above 0")
+
+
 def settle(
     own: Backbone,
     model: Backbone,
@@ -92,8 +99,6 @@ def settle(
     grid: tuple[int, int] | None,
 ) -> BottleneckTask:
     """Settle what was left open: the locator and the grid of the maps."""
-    if grid is not None and (len(grid) != 2 or min(grid) < 1):
-        raise InputError(f"a grid of {' x '.join(map(str, grid))} cells was asked for; give rows and columns, above 0")
     if recipe.locator == "auto":
         recipe = replace(recipe, locator="parts" if recipe.keypoints or _speaks_of_parts(told.concepts) else "whole")
     layers = {layer.name: layer.grid for layer in model.anatomy.layers}

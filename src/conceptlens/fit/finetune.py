@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -30,12 +30,16 @@ BATCH, RATE, DECAY = 32, 1e-4, 0.05
 
 
 class Whole(nn.Module):
-    """The network and the bottleneck as one: photos in, logits and activations out."""
+    """The network and the bottleneck as one: photos in, logits and activations out.
 
-    def __init__(self, model: Backbone, bottleneck: Bottleneck) -> None:
+    Whoever looks into a network runs it frozen. Its `learning` parameters thaw once the layer `after` has run.
+    """
+
+    def __init__(self, model: Backbone, bottleneck: Bottleneck, after: str, learning: Iterable[str]) -> None:
         super().__init__()
         self.module, self.bottleneck = model.module, bottleneck
         self._model = [model]  # no module: it is not to be registered twice
+        self._after, self._learning = after, tuple(learning)
 
     def forward(self, images: Float[Tensor, "image colour rows columns"]) -> tuple[Tensor, Tensor]:
         """Return logits and activations."""
@@ -44,12 +48,18 @@ class Whole(nn.Module):
         cells: dict[str, Tensor] = {}
 
         def keeping(name: str) -> object:
-            def watch(raw: Tensor) -> None:
-                cells[name] = model.grid_of(raw.shape, size, name).read(raw).float()
+            def watch(raw: Tensor) -> Tensor:
+                if name == self._after:
+                    for parameter in self._learning:
+                        self.module.get_parameter(parameter).requires_grad_(True)
+                if name in self.bottleneck.layers:
+                    cells[name] = model.grid_of(raw.shape, size, name).read(raw).float()
+                return raw.clone()  # an in-place operation downstream must not touch what is kept
 
             return watch
 
-        ask(model, images, {name: keeping(name) for name in self.bottleneck.layers})  # pyright: ignore[reportArgumentType]
+        names = dict.fromkeys([self._after, *self.bottleneck.layers])
+        ask(model, images, {name: keeping(name) for name in names})  # pyright: ignore[reportArgumentType]
         read = self.bottleneck(cells)
         return read.logits, read.activations
 
@@ -117,7 +127,7 @@ def finetuned(
     names = last_stage(model, made.values)
     device = model.parameter.device
     tuned, own = copy.deepcopy(made).to(device), replace(model, module=copy.deepcopy(model.module).eval())
-    network = Whole(own, tuned)
+    network = Whole(own, tuned, branch_layers(own)[-2], names)
     network.requires_grad_(False)
     for name, value in own.module.named_parameters():
         value.requires_grad_(name in names)

@@ -77,17 +77,17 @@ def fit_head(
 
     Raises `InputError` where every concept has the same activation in all photos.
     """
-    if not bool((activations.amax(0) > activations.amin(0)).any()):
-        raise InputError(
-            "every concept has the same activation in all photos, so the layer's cells do not differ from photo to "
-            "photo; give another --layer, or photos that differ"
-        )
     return next(head for _, head in _heads(activations, labels, nec, (strength,)))
 
 
 def _heads(
     activations: Tensor, labels: Tensor, nec: float | None, strengths: Sequence[float] = STRENGTHS
 ) -> Iterator[tuple[float, Head]]:
+    if not bool((activations.amax(0) > activations.amin(0)).any()):
+        raise InputError(
+            "every concept has the same activation in all photos, so the layer's cells do not differ from photo to "
+            "photo; give another --layer, or photos that differ"
+        )
     if nec is not None:
         enough = nec - 0.5 / (int(labels.max()) + 1)  # half a weight less: the path ends where it has that many
         path = fit_sparse_path(activations, labels, most_nec=enough, tolerance=TOLERANCE)

@@ -24,6 +24,7 @@ from conceptlens.fit.bottleneck_task import (
     at_size,
     cell_sources,
     check_before,
+    check_grid,
     checked,
     read_layers,
     readable,
@@ -95,6 +96,7 @@ def fit_loc_cbm(
     seen = at_size(own, size)
     pair = None if vlm is None else vlm.to(place)
     read = read_layers(seen, layer, locator_layers)
+    check_grid(grid)
     asked = concepts if isinstance(concepts, (str, Path, ConceptSet)) else tuple(concepts)
     folder = Path(out)
     about = _about(seen, photos, pair, asked, targets, chosen, read, grid, seed)
@@ -129,9 +131,10 @@ def _about(
         named = digest([*map(str, concepts.concepts), *told])
     else:
         named = digest([str(one) for one in concepts])
+    view = asdict(model.transform) if isinstance(model.transform, Preprocess) else ""
     return {
         "model": f"{model.name} {identity(model.module)}",
-        "view": asdict(model.transform) if isinstance(model.transform, Preprocess) else "",
+        "view": json.loads(json.dumps(view)),  # as it is read again, with lists
         "vlm": asked_of(vlm) if vlm else "",
         "photos": f"{photos.name} {len(photos)} photos {digest(photos.names)}",
         "concepts": named,

@@ -73,13 +73,18 @@ def print_measures(measures: BottleneckMeasures, console: Console | None = None)
     """Print the leading figures with their intervals and controls."""
     console = console or Console()
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for title, side in (("figure", "left"), ("value", "right"), ("95%", "right"), ("beside", "left")):
-        table.add_column(title, justify=side, no_wrap=title != "beside")  # pyright: ignore[reportArgumentType]
+    table.add_column("figure")
+    for title in ("value", "95%"):
+        table.add_column(title, justify="right", no_wrap=True)
     for name in PRINTED:
         one = measures.figure(name)
         said = shown(one, one.value)
-        beside = [f"{CONTROLS[own.name]} {plainly(one, own.value)}" for own in one.controls if own.value]
-        table.add_row(one.kind.title, said["value"], said["spread"] or "-", one.reason or ", ".join(beside))
+        table.add_row(one.kind.title, said["value"], said["spread"] or "-")
+        if one.reason:
+            table.add_row(f"  {one.reason}", style="dim")
+        for own in one.controls:
+            if own.value:
+                table.add_row(f"  {CONTROLS[own.name]}", plainly(one, own.value), style="dim")
     console.print(table)
 
 

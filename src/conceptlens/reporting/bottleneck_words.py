@@ -74,7 +74,7 @@ def opening(
     """Return the answers in short, each with the section that tells more; `record` is that of the fit."""
     return [
         {"to": "figures", "question": "Is it right?", "answer": _right(measures, record)},
-        {"to": "classes", "question": "How many concepts decide?", "answer": _many(measures, labels)},
+        {"to": "concepts", "question": "How many concepts decide?", "answer": _many(measures, labels)},
         {"to": "concepts", "question": "Are concepts what they are called?", "answer": _meant(measures)},
         {"to": "figures", "question": "Do maps point at what they name?", "answer": _pointing(measures)},
         {"to": "errors", "question": "What misleads it?", "answer": misled(cases, labels)},

@@ -1,0 +1,172 @@
+"""A fit that is broken off goes on to the same bytes; one in the same folder with other settings does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from drawn_birds import CONCEPTS, LABELS, write_birds
+from fit_process import pupil, teacher_of
+
+import conceptlens as cl
+from conceptlens.concept.bottleneck.module import Bottleneck
+from conceptlens.fit import finetune, fitted_locator, loc_cbm, locate_parts, steps
+from conceptlens.fit.place import read_json
+from conceptlens.fit.steps import Steps
+
+FILES = ("bottleneck.safetensors", "config.json", "failures.json")
+
+
+class Killed(BaseException):
+    """What stands for a signal that nobody can catch."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"cub:{write_birds(tmp_path_factory.mktemp('birds'), train=8)}"
+
+
+@pytest.fixture(scope="module")
+def model() -> cl.Backbone:
+    return pupil()
+
+
+@pytest.fixture(autouse=True)
+def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FIND", "GUIDE", "POINT"):
+        monkeypatch.setattr(locate_parts, name, Steps(8, 16, 0.02))
+
+
+def fit(model: cl.Backbone, data: str, out: Path, **choices: Any) -> Bottleneck:
+    little = {"restarts": 2, "penalties": (0.1,), "holdout": 0.25, "checkpoint_seconds": 0}
+    return cl.fit_loc_cbm(model, data, out, **{**little, **choices})
+
+
+@pytest.fixture
+def killed(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
+    """Once a training of this name has saved so many checkpoints, everything stops."""
+    when: dict[str, int] = {}
+    save = steps.save_state
+
+    def saving(folder: Path, *others: Any) -> None:
+        save(folder, *others)
+        if folder.name in when:
+            when[folder.name] -= 1
+            if not when[folder.name]:
+                when.clear()
+                raise Killed
+
+    monkeypatch.setattr(steps, "save_state", saving)
+    yield when
+    assert not when  # it was
+
+
+@pytest.mark.parametrize("where", ["parts-1", "finer", "last-stage", "layer"])
+def test_a_fit_that_was_killed_ends_as_if_it_had_not_been(
+    model: cl.Backbone, data: str, tmp_path: Path, killed: dict[str, int], where: str
+) -> None:
+    choices: dict[str, dict[str, Any]] = {
+        "parts-1": {},
+        "finer": {"size": 64},
+        "last-stage": {"locator": "whole", "finetune": 8},
+        "layer": {"locator": "peaks", "loss": "mse", "steps": 8, "batch": 8},
+    }
+    fit(model, data, tmp_path / "whole", **choices[where])
+    killed[where] = 4
+    with pytest.raises(Killed):
+        fit(model, data, tmp_path / "broken", **choices[where])
+    assert not (tmp_path / "broken" / "config.json").exists()
+    assert (tmp_path / "broken" / "training" / where / "checkpoint.safetensors").exists()
+
+    with pytest.raises(cl.InputError, match=r"holds a run already; go on with it by resume=True \(--resume\)"):
+        fit(model, data, tmp_path / "broken", **choices[where])
+    with pytest.raises(cl.InputError, match=r"the run in .* was another one: seed was 0 and is 1; give its settings"):
+        fit(model, data, tmp_path / "broken", resume=True, seed=1, **choices[where])
+
+    taken: list[int] = []
+    train = steps.train_steps
+
+    def counting(task: Any, how: Steps, run: Any, report: Any = None) -> None:
+        train(task, how, run, lambda step, loss: taken.append(step) if run.folder.name == where else None)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (locate_parts, finetune, "conceptlens.fit.concept_weights"):
+            patch.setattr(
+                *((f"{module}.train_steps",) if isinstance(module, str) else (module, "train_steps")), counting
+            )
+        made = fit(model, data, tmp_path / "broken", resume=True, **choices[where])
+    assert taken[0] == 5  # it goes on, it does not begin anew
+    for name in FILES:
+        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    again = fit(model, data, tmp_path / "broken", resume=True, **choices[where])  # finished: what is there is given
+    assert torch.equal(again.head.weight, made.head.weight)
+    assert not list(tmp_path.glob("**/.*.part"))
+
+
+@pytest.mark.parametrize("changed", ["seed", "layer", "concepts", "pair"])
+def test_what_another_run_left_is_not_taken(
+    model: cl.Backbone, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    """Broken off after the parts were found and before any checkpoint, a folder is free for other settings."""
+    first: dict[str, Any] = {"checkpoint_seconds": 1e9, "concepts": CONCEPTS}
+    others: dict[str, dict[str, Any]] = {
+        "seed": {"seed": 3},
+        "layer": {"locator_layers": ["second"]},
+        "concepts": {"concepts": tuple(reversed(CONCEPTS))},
+        "pair": {"vlm": teacher_of(3), "targets": "vlm"},
+    }
+    if changed == "pair":
+        first |= {"vlm": teacher_of(2), "targets": "vlm"}
+
+    def stop(*arguments: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loc_cbm, "read_photos", stop)
+        with pytest.raises(Killed):
+            fit(model, data, tmp_path / "a", **first)
+    assert list((tmp_path / "a").glob("**/parts-*.safetensors"))
+    second = {**first, **others[changed]}
+    fit(model, data, tmp_path / "a", **second)
+    fit(model, data, tmp_path / "b", **second)
+    for name in FILES:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+def test_what_was_found_is_not_found_again(
+    model: cl.Backbone, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit(model, data, tmp_path / "whole")
+
+    def stop(*arguments: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loc_cbm, "read_photos", stop)
+        with pytest.raises(Killed):
+            fit(model, data, tmp_path / "broken")
+    monkeypatch.setattr(fitted_locator, "find_parts", stop)
+    fit(model, data, tmp_path / "broken", resume=True)
+    assert (tmp_path / "broken" / FILES[0]).read_bytes() == (tmp_path / "whole" / FILES[0]).read_bytes()
+
+
+def test_files_of_concepts_and_targets_count_by_what_is_in_them(model: cl.Backbone, data: str, tmp_path: Path) -> None:
+    named, told = tmp_path / "named.txt", tmp_path / "told.csv"
+    named.write_text("\n".join(LABELS))
+    rows = ["Ash Wren,.1,.9,.3,.2", "Bay Tern,.5,.2,.7,.3", "Cliff Crow,.9,.4,.1,.8"]
+    told.write_text("\n".join([",".join(["name", *LABELS]), *rows]))
+    choices: dict[str, Any] = {"concepts": named, "targets": str(told), "recipe": "ridge"}
+    fit(model, data, tmp_path / "a", **choices)
+    fit(model, data, tmp_path / "a", resume=True, **choices)
+    for file, text in ((named, "\n".join(LABELS[:3])), (told, told.read_text().replace(".9,.3", ".8,.3"))):
+        kept = file.read_text()
+        file.write_text(text)
+        with pytest.raises(cl.InputError, match=rf"was another one: {'concepts' if file is named else 'targets'} was"):
+            fit(model, data, tmp_path / "a", resume=True, **choices)
+        file.write_text(kept)
+    about = read_json(tmp_path / "a" / "run.json")
+    assert about is not None
+    assert about["concepts"].startswith(f"{named} ")

@@ -1,0 +1,271 @@
+"""The page of a bottleneck in a real browser: sums that add up, maps that are there, every width, light and dark."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Locator, Page, expect
+
+import conceptlens as cl
+from coloured_birds import CLASSES, CONCEPTS, birds_seen, eye, write_birds
+from conceptlens.concept.bottleneck.edit import Edit
+from conceptlens.concept.bottleneck.intervention import with_edits, with_weights
+from conceptlens.concept.bottleneck.module import Bottleneck
+from conceptlens.data.cub import Cub
+from conceptlens.evaluation.bottleneck import BottleneckMeasures, measure_bottleneck
+from conceptlens.evaluation.bottleneck_case import Choice, choose_bottleneck_cases
+from conceptlens.reporting.bottleneck_files import write_bottleneck_report
+from conceptlens.reporting.bottleneck_look import Pictures, read_pictures
+from conceptlens.reporting.bottleneck_page import AboutBottleneck, bottleneck_page
+
+pytestmark = pytest.mark.web
+
+EVIL = """</style><script>alert(1)</script><img src=x onerror="document.title='broken'"> & "quoted\""""
+CHOICE = Choice(classes=("robin", "jay"), pairs=(("robin", "jay"),), many=6, top=3)
+Open = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_birds(tmp_path_factory.mktemp("birds"))
+
+
+@pytest.fixture(scope="module")
+def model() -> cl.Backbone:
+    return eye()
+
+
+@pytest.fixture(scope="module")
+def made(model: cl.Backbone, folder: Path) -> Bottleneck:
+    return birds_seen(model, folder)
+
+
+@pytest.fixture(scope="module")
+def measures(made: Bottleneck, model: cl.Backbone, folder: Path) -> BottleneckMeasures:
+    return measure_bottleneck(made, model, Cub(folder, "all"), Cub(folder, "train"), draws=100)
+
+
+@pytest.fixture(scope="module")
+def report(
+    made: Bottleneck,
+    model: cl.Backbone,
+    measures: BottleneckMeasures,
+    folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    out = tmp_path_factory.mktemp("report")
+    told = {"bottleneck": "birds", "settings": {"split": "all", "leakage": False}}
+    return write_bottleneck_report(out, made, model, Cub(folder, "all"), measures, CHOICE, None, told)[0]
+
+
+@pytest.fixture
+def opened(visit: Open, report: Path) -> Open:
+    def show(width: int = 1280, scheme: str = "light") -> Page:
+        return visit(report, width, scheme)
+
+    return show
+
+
+def number(text: str) -> int:
+    """Return a shown number in hundredths."""
+    return round(100 * float(text.replace("−", "-").replace("+", "")))
+
+
+def sums(page: Page, kind: str) -> list[tuple[list[int], int]]:
+    """Return the numbers of each sum, and their total, in hundredths."""
+    found = []
+    for article in page.locator(kind).all():
+        parts = [number(text) for text in article.locator(".sum li:not(.total) .adds").all_inner_texts()]
+        found.append((parts, number(article.locator(".sum .total .adds").inner_text())))
+    return found
+
+
+@pytest.mark.parametrize(("kind", "count"), [("article.photo", 6), ("article.error", None), ("#pairs article", 1)])
+def test_what_is_shown_adds_up(opened: Open, kind: str, count: int | None) -> None:
+    found = sums(opened(), kind)
+    assert found
+    assert count is None or len(found) == count
+    for parts, total in found:
+        assert len(parts) >= 3
+        assert sum(parts) == total
+
+
+def test_sums_are_those_of_the_bottleneck(opened: Open, made: Bottleneck, measures: BottleneckMeasures) -> None:
+    page = opened()
+    cases = choose_bottleneck_cases(made, measures.table, CHOICE)
+    for case, article in zip(cases.photos, page.locator("article.photo").all(), strict=True):
+        logit = float(measures.table.logits[case.row].max())
+        assert number(article.locator(".total .adds").inner_text()) == round(100 * logit)
+        expect(article.locator("figcaption")).to_have_text(measures.table.names[case.row])
+        right = int(measures.table.classes[case.row]) == int(measures.table.predicted[case.row])
+        expect(article.locator(".outcome")).to_have_class(re.compile("right" if right else "wrong"))
+        names = article.locator(".sum li:not(.plain):not(.total) .what b").all_inner_texts()
+        assert names == [CONCEPTS[term.concept].label for term in case.terms]
+    expect(page.locator("article.error")).to_have_count(len(cases.errors))
+    for case, article in zip(cases.errors, page.locator("article.error").all(), strict=True):
+        texts = article.locator(".sum li:not(.plain):not(.total) .then").all_inner_texts()
+        for term, text in zip(case.terms, texts, strict=True):
+            assert list(CLASSES)[term.answer] in text
+            assert ("which is right" in text) == (term.answer == case.truth)
+
+
+def test_bars_stand_for_their_numbers(opened: Open) -> None:
+    page = opened()
+    for article in page.locator("article.photo").all():
+        values, widths, kinds = [], [], []
+        for row in article.locator(".sum li:not(.total)").all():
+            bar = row.locator(".bar rect")
+            values.append(number(row.locator(".adds").inner_text()))
+            widths.append(float((bar.get_attribute("width") or "").rstrip("%")))
+            kinds.append(bar.get_attribute("class"))
+        slope = max(widths) / max(map(abs, values))
+        assert np.abs(np.array(widths) - slope * np.abs(values)).max() < 1
+        assert all((kind == "against") == (value < 0) for kind, value in zip(kinds, values, strict=True) if value)
+
+
+def test_every_section_is_there_with_its_pictures(opened: Open, measures: BottleneckMeasures) -> None:
+    page = opened()
+    expect(page.get_by_role("heading", level=1)).to_have_text("What does this bottleneck decide by?")
+    for section in ("figures", "classes", "photos", "pairs", "errors", "concepts", "words"):
+        expect(page.locator(f"#{section}")).to_be_visible()
+        expect(page.locator(f".contents a[href='#{section}']")).to_have_count(1)
+    expect(page.locator("#classes article h3")).to_have_text(["robin", "jay"])
+    expect(page.locator("#classes article").first.locator(".tiles img")).to_have_count(9)
+    for image in page.locator("img").all():
+        image.scroll_into_view_if_needed()
+        assert image.evaluate("i => i.decode().then(() => i.naturalWidth)") > 30
+        assert image.get_attribute("alt")
+    error = measures.figure("keypoint_error")
+    row = page.locator(".measure", has_text="Keypoint alignment error")
+    assert error.value is not None
+    expect(row.locator(".value b")).to_have_text(f"{error.value.mean:.2f}")
+    expect(row.locator(".controls li")).to_have_count(5)
+    expect(row).to_contain_text("lower is better")
+    page.get_by_text("What was not measured, and why").click()
+    expect(page.locator("#figures .reasons")).to_contain_text("it was not asked for")
+    page.get_by_text("1 concept left out of the fit, and why").click()
+    expect(page.locator("#concepts .reasons")).to_contain_text("striped tail: nobody shows it")
+    rows = page.locator("#concepts tbody tr")
+    expect(rows).to_have_count(len(CONCEPTS))
+    expect(rows.filter(has_text="shiny").locator("td.figure").last).to_have_text("–")
+
+
+def test_a_map_is_drawn_where_the_bottleneck_sees(
+    made: Bottleneck, model: cl.Backbone, measures: BottleneckMeasures, folder: Path
+) -> None:
+    photos = Cub(folder, "all")
+    pictures = read_pictures(made, model, photos, measures.table, {4: {0}, 20: {1, 2}})
+    assert set(pictures.maps) == {(4, 0), (20, 1), (20, 2)}
+    assert photos.annotation is not None
+    points = photos.annotation.keypoints
+    assert points is not None
+    for row, concept in ((4, 0), (20, 1)):
+        x, y = points.xy[row, points.names.index("beak")]
+        photo = np.asarray(photos[row].convert("RGB")).astype(int)
+        row_, column = int(y * 48), int(x * 64)
+        assert photo[row_, column].tolist() == ([255, 0, 0] if concept == 0 else [0, 0, 255])
+        grid = pictures.maps[row, concept]
+        peak = np.unravel_index(grid.argmax(), grid.shape)
+        assert abs(peak[0] - row_ / 8 + 0.5) <= 1
+        assert abs(peak[1] - column / 8 + 0.5) <= 1
+        cut = pictures.cut(row, concept)
+        assert cut["width"] == cut["height"]
+        assert pictures.laid(row, concept)["width"] == 64
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+def test_no_width_scrolls_sideways(opened: Open, width: int) -> None:
+    page = opened(width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for detail in page.locator("details").all():
+        detail.locator("summary").click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    overlaps = page.evaluate(
+        """() => [...document.querySelectorAll('.sum li, .weights li')].filter(li => {
+            const what = li.querySelector('.what').getBoundingClientRect();
+            return [...li.querySelectorAll('img')].some(i => {
+                const r = i.getBoundingClientRect();
+                const beside = r.left >= what.right - 1 || what.left >= r.right - 1;
+                return !beside && r.top < what.bottom - 1 && what.top < r.bottom - 1;
+            });
+        }).length"""
+    )
+    assert overlaps == 0
+    if width < 760:
+        cell = page.locator("#concepts td.figure").first
+        assert cell.evaluate("c => getComputedStyle(c, '::before').content") == '"classes that use it"'
+
+
+def test_bars_of_one_sum_share_their_zero_at_every_width(opened: Open) -> None:
+    for width in (390, 1280):
+        page = opened(width)
+        for sheet in page.locator(".sum").all():
+            zeros = sheet.locator(".bar .zero").evaluate_all("l => l.map(z => Math.round(z.getBoundingClientRect().x))")
+            assert max(zeros) - min(zeros) <= 1
+
+
+def test_dark_and_light_follow_the_reader(opened: Open) -> None:
+    def lightness(place: Locator, what: str) -> float:
+        colour = place.evaluate(f"e => getComputedStyle(e).{what}")
+        return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3
+
+    for scheme, dark in (("light", False), ("dark", True)):
+        page = opened(scheme=scheme)
+        body = page.locator("body")
+        assert (lightness(body, "backgroundColor") < 60) == dark
+        assert (lightness(body, "color") > 180) == dark
+        assert lightness(page.locator(".bar .for").first, "fill") != lightness(body, "backgroundColor")
+
+
+def test_hostile_names_stay_text_and_nothing_runs(
+    visit: Open, made: Bottleneck, measures: BottleneckMeasures, tmp_path: Path
+) -> None:
+    evil = with_weights(with_edits(made, [Edit(0, 0.0, 1.0, note=EVIL)]), {("robin", "shiny"): 0.0}, EVIL)
+    evil.classes = (EVIL, *made.classes[1:])
+    evil.concepts = (replace(made.concepts[0], label=EVIL), *made.concepts[1:])
+    evil.training_record["dropped"] = [{"label": EVIL, "reason": EVIL}]
+    told = replace(measures, data=EVIL)
+    cases = choose_bottleneck_cases(evil, measures.table, replace(CHOICE, classes=(EVIL,), pairs=()))
+    grey = Image.new("RGB", (64, 48), (90, 90, 90))
+    needed = cases.needed()
+    maps = {(row, concept): np.ones((6, 8)) for row, own in needed.items() for concept in own}
+    pictures = Pictures(dict.fromkeys(needed, grey), dict.fromkeys(needed, (0.0, 0.0, 1.0, 1.0)), maps)
+    text = bottleneck_page(evil, told, cases, pictures, AboutBottleneck(EVIL, EVIL, {EVIL: EVIL}, EVIL))
+    file = tmp_path / "evil.html"
+    file.write_text(text, "utf-8")
+    page = visit(file)
+    assert page.title().startswith("What a bottleneck decides by: </style>")
+    assert page.locator("script").count() == 0
+    assert page.locator("#classes h3").first.inner_text().startswith("</style>")
+    expect(page.locator(".notice")).to_contain_text("Edited by hand")
+    expect(page.locator(".notice")).to_contain_text("1 weight of the last layer was changed by hand")
+    policy = page.locator("meta[http-equiv]").get_attribute("content") or ""
+    assert "default-src 'none'" in policy
+    assert "script-src" not in policy
+
+
+def test_a_page_without_errors_or_shown_photos_is_whole(
+    visit: Open, made: Bottleneck, measures: BottleneckMeasures, tmp_path: Path
+) -> None:
+    table = measures.table
+    rows = (table.predicted == table.classes).nonzero()[:, 0]
+    some = {name: getattr(table, name)[rows] for name in ("places", "classes", "activations", "logits", "area")}
+    few = replace(table, names=tuple(table.names[row] for row in rows.tolist()), maps=table.maps[rows], **some)
+    cases = choose_bottleneck_cases(made, few, Choice(many=0))
+    bare = replace(cases, classes=(), pairs=())
+    text = bottleneck_page(
+        made, replace(measures, table=few), bare, Pictures({}, {}, {}), AboutBottleneck("b", "today")
+    )
+    file = tmp_path / "bare.html"
+    file.write_text(text, "utf-8")
+    page = visit(file)
+    expect(page.locator("#errors")).to_contain_text("No photo is wrong.")
+    for section in ("classes", "photos", "pairs"):
+        expect(page.locator(f"#{section}")).to_have_count(0)
+        expect(page.locator(f"a[href='#{section}']")).to_have_count(0)
