@@ -126,7 +126,13 @@ def _gather(accelerator: Accelerator) -> Gather:
         return lambda mine: mine
     from torch.distributed.nn.functional import all_gather
 
-    return lambda mine: torch.cat(all_gather(mine.contiguous()))
+    def gather(mine: Tensor) -> Tensor:
+        whole = torch.cat(all_gather(mine.contiguous()))
+        if whole.requires_grad:  # its gradient is sent as it lies in memory
+            whole.register_hook(Tensor.contiguous)
+        return whole
+
+    return gather
 
 
 def _log(run: Run, step: int) -> Any:
