@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,8 +66,9 @@ class CellSource:
         for group, wanted in sorted(groups.items()):
             yield from self._group(group, sorted(wanted), size)
 
+    @cached_property
     def key(self) -> str:
-        """Return a name for everything that the cells depend on, but the photos."""
+        """A name for everything that the cells depend on, but what the photos show."""
         view = self.model.transform
         about = {
             "format": FORMAT,
@@ -100,7 +102,10 @@ class CellSource:
 
     def bytes_needed(self) -> int:
         """Return how much room the cells of all photos take, as one photo tells."""
-        one = next(one for place in range(len(self.photos)) for one in self._made([place]))
+        one = next((one for place in range(len(self.photos)) for one in self._made([place])), None)
+        if one is None:
+            first = next((failure.reason for failure in self.failures.values()), "the set is empty")
+            raise InputError(f"no photo of {self.photos.name} could be read; the first: {first}")
         each = sum(cells[0].numel() for cells in one.cells.values()) + one.colours[0].numel()
         return 2 * each * len(self.photos)
 
@@ -120,7 +125,7 @@ class CellSource:
         """Return the file of a group, made now if it is not whole."""
         if self.folder is None:
             raise InputError("these cells are not kept in a folder")
-        file = self.folder / self.key() / f"{group:06}.safetensors"
+        file = self.folder / self.key / f"{group:06}.safetensors"
         if not _is_whole(file):
             self._write(file, group)
         with safe_open(str(file), framework="pt") as stored:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from fit_process import pupil
 from conceptlens.fit import locate_parts, steps
 from conceptlens.fit.loc_cbm import fit_loc_cbm
 
+FIND = replace(locate_parts.FIND, count=40, batch=24)
 QUICK: dict[str, Any] = {"penalties": (0.1,), "restarts": 2, "checkpoint_seconds": 0.1}
 # What is fitted, by name: parts from words, the last stage, and maps that look for peaks.
 FITS: dict[str, dict[str, Any]] = {
@@ -23,12 +25,17 @@ FITS: dict[str, dict[str, Any]] = {
 }
 
 
+def fit_all(data: str, out: str | Path, resume: bool = False) -> None:
+    """Fit each of `FITS`, in a folder of its own."""
+    for name, choices in FITS.items():
+        fit_loc_cbm(pupil(), data, f"{out}/{name}", seed=2, resume=resume, **{**QUICK, **choices})
+
+
 def main() -> None:
-    """Fit each of `FITS`, in a folder of its own: DATA OUT [--slow] [--resume]."""
+    """Fit as a process: DATA OUT [--slow] [--resume]."""
     torch.set_num_threads(1)
     data, out, *options = sys.argv[1:]
-    for name in ("FIND", "GUIDE"):
-        setattr(locate_parts, name, replace(getattr(locate_parts, name), count=40, batch=24))
+    locate_parts.FIND = FIND
     if "--slow" in options:  # so that there is a middle to be killed in
         shares: Callable[..., Any] = steps._shares
 
@@ -37,9 +44,7 @@ def main() -> None:
             return shares(*arguments)
 
         steps._shares = slowly
-    for name, choices in FITS.items():
-        resume = "--resume" in options
-        fit_loc_cbm(pupil(), data, f"{out}/{name}", seed=2, resume=resume, **{**QUICK, **choices})
+    fit_all(data, out, "--resume" in options)
 
 
 if __name__ == "__main__":

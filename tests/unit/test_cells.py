@@ -185,9 +185,9 @@ def test_another_network_view_grid_or_set_has_another_key(model: cl.Backbone) ->
         "set": source(model, renamed, None),
         "smaller set": source(model, Photos(count=20), None),
     }
-    keys = {"own": own.key()} | {name: other.key() for name, other in others.items()}
+    keys = {"own": own.key} | {name: other.key for name, other in others.items()}
     assert len(set(keys.values())) == len(keys), keys
-    assert source(pupil(), Photos(), None).key() == own.key()  # the same again, made anew
+    assert source(pupil(), Photos(), None).key == own.key  # the same again, made anew
 
 
 def test_another_size_is_not_read_from_this_ones_files(model: cl.Backbone, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, dict[str, Any]]]:
+def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
     """Toy models by name, with the options that each was loaded with; parts are sought in few steps."""
     options: dict[str, dict[str, Any]] = {}
 

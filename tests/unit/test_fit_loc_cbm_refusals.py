@@ -89,11 +89,11 @@ def test_classes_that_cannot_be_told_apart(model: cl.Backbone, tmp_path: Path) -
 def test_photos_that_cannot_be_read(model: cl.Backbone, tmp_path: Path) -> None:
     for name, choices in (("kept", {}), ("streamed", {"cache_gb": 0})):
         nothing = noise([0] * 4 + [1] * 4, unread=range(8))
-        whole = "no photo of held train can be read; the first: 000.png is cut short; copy it again"
+        whole = "no photo of held train could be read; the first: 000.png is cut short; copy it again"
         assert said(model, nothing, tmp_path / name, **choices) == whole
         partly = noise([0] * 4 + [1] * 4 + [2] * 4, 3, unread=(4, 5, 6, 7, 9))
         assert said(model, partly, tmp_path / f"{name} partly", **choices) == (
-            "no photo of class 'class 1' of held train can be read; the first: 004.png is cut short; copy it again"
+            "no photo of class 'class 1' of held train could be read; the first: 004.png is cut short; copy it again"
         )
     seeing = {"vlm": teacher_of(), "concepts": ["cat", "dog"], "targets": "vlm"}
     assert said(model, nothing, tmp_path / "pair", **seeing) == whole

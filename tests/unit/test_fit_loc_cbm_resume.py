@@ -13,7 +13,7 @@ from fit_process import pupil, teacher_of
 
 import conceptlens as cl
 from conceptlens.concept.bottleneck.module import Bottleneck
-from conceptlens.fit import finetune, fitted_locator, loc_cbm, locate_parts, steps
+from conceptlens.fit import fitted_locator, loc_cbm, locate_parts, steps
 from conceptlens.fit.place import read_json
 from conceptlens.fit.steps import Steps
 
@@ -89,14 +89,15 @@ def test_a_fit_that_was_killed_ends_as_if_it_had_not_been(
     taken: list[int] = []
     train = steps.train_steps
 
-    def counting(task: Any, how: Steps, run: Any, report: Any = None) -> None:
-        train(task, how, run, lambda step, loss: taken.append(step) if run.folder.name == where else None)
+    def counting(task: Any, how: Steps, run: Any) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            if run.folder.name == where:
+                patch.setattr(steps, "save_state", lambda folder, state, *others: taken.append(state.step))
+            train(task, how, run)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (locate_parts, finetune, "conceptlens.fit.concept_weights"):
-            patch.setattr(
-                *((f"{module}.train_steps",) if isinstance(module, str) else (module, "train_steps")), counting
-            )
+        for module in ("locate_parts", "finetune", "concept_weights"):
+            patch.setattr(f"conceptlens.fit.{module}.train_steps", counting)
         made = fit(model, data, tmp_path / "broken", resume=True, **choices[where])
     assert taken[0] == 5  # it goes on, it does not begin anew
     for name in FILES:

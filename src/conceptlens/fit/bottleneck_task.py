@@ -157,11 +157,7 @@ def cell_sources(
     parts = task.recipe.locator == "parts"
     layers = tuple(dict.fromkeys([*(task.layers if parts else ()), task.values]))
     source = CellSource(task.model, task.photos, layers, task.grid, cache)
-    try:
-        needed = source.bytes_needed()
-    except StopIteration:  # it looks for the first photo that can be read
-        raise unreadable(source) from None
-    if needed > room * 1e9:
+    if source.bytes_needed() > room * 1e9:
         source = replace(source, folder=None)
     process, processes = accelerator.process_index, accelerator.num_processes
     files = len(range(process, -(-len(task.photos) // PHOTOS_PER_SHARD), processes))
@@ -177,22 +173,12 @@ def readable(source: CellSource) -> list[int]:
     """Return the places of the photos that can be read; refused where a class has none of them."""
     photos = source.photos
     places = source.readable(range(len(photos)))
+    first = source.failures[min(source.failures)].reason if source.failures else ""
     if not places:
-        raise unreadable(source)
+        raise InputError(f"no photo of {photos.name} could be read; the first: {first}")
     shown_classes = {int(number) for number in photos.labels[places]}
     empty = [name for number, name in enumerate(photos.classes) if number not in shown_classes]
     if empty:
         more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
-        raise InputError(
-            f"no photo of class '{empty[0]}'{more} of {photos.name} can be read; the first: {_first_reason(source)}"
-        )
+        raise InputError(f"no photo of class '{empty[0]}'{more} of {photos.name} could be read; the first: {first}")
     return places
-
-
-def unreadable(source: CellSource) -> InputError:
-    """Return the error for a set of which no photo can be read."""
-    return InputError(f"no photo of {source.photos.name} can be read; the first: {_first_reason(source)}")
-
-
-def _first_reason(source: CellSource) -> str:
-    return source.failures[min(source.failures)].reason

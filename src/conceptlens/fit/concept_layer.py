@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from conceptlens.fit.steps import Gather
 
 IN_MEMORY = 2**31  # bytes of cells that a training by maps holds
+LARGEST = 6e4  # that half precision holds safely
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +37,7 @@ class PooledCells:
 
     def activations(self, weight: Float[Tensor, "concept channel"], index: Tensor | slice) -> Tensor:
         """Return `c_i = <w_i, pooled>` of some photos."""
-        rows = self.rows[index]
+        rows = self.rows[index].to(weight.device)
         made = rows.new_zeros(len(rows), len(self.mask))
         for place in self.mask.unique().tolist():
             own = (self.mask == place).nonzero()[:, 0]
@@ -93,7 +94,8 @@ class Alignment:
 
     With `schedule`, `first`, `last` as in `radius_at`, in cells; for the first `warmup` of the steps there is no mask.
     `replace`: the masked loss takes the place of the plain one after the warm-up, else it is added to it.
-    With `temperature`, the plain activation is softmax pooling, `sum_u softmax_u(A / temperature) A`, else the mean.
+    `masked_loss`: another loss for what the masks let through. With `temperature`, the plain activation is softmax
+    pooling, `sum_u softmax_u(A / temperature) A`, else the mean.
     """
 
     loss: str = "cos3"
@@ -105,11 +107,13 @@ class Alignment:
     peaks: int = 1
     replace: bool = True
     temperature: float | None = None
+    masked_loss: str | None = None
 
     def __post_init__(self) -> None:
         """Check the names and numbers."""
-        if self.loss not in ALIGNMENTS:
-            raise InputError(f"no alignment loss {self.loss!r}; losses: {', '.join(ALIGNMENTS)}")
+        for loss in (self.loss, self.masked_loss or self.loss):
+            if loss not in ALIGNMENTS:
+                raise InputError(f"no alignment loss {loss!r}; losses: {', '.join(ALIGNMENTS)}")
         radius_at(self.schedule, 0.0, self.first, self.last)
 
 
@@ -146,14 +150,16 @@ class MapTask:
 
     def loss(self, network: nn.Module, mine: Tensor, whole: Tensor, gather: Gather, done: float) -> Tensor:
         """Return the mean alignment loss over the concepts, plain while warming up, masked after it."""
-        maps = network(self.take(mine))
-        align, wanted = ALIGNMENTS[self.how.loss], self.targets[whole]
+        device = next(network.parameters()).device
+        maps = network(self.take(mine).to(device))
+        align, wanted = ALIGNMENTS[self.how.loss], self.targets[whole].to(device)
         plain = align(gather(self._pooled(maps)), wanted).mean()
         if not self.how.masked or done < self.how.warmup:
             return plain
         shrunk = (done - self.how.warmup) / max(1e-9, 1 - self.how.warmup)
         radius = radius_at(self.how.schedule, shrunk, self.how.first, self.how.last)
         masks = peak_masks(maps, radius, self.how.peaks)
+        align = ALIGNMENTS[self.how.masked_loss or self.how.loss]
         located = align(gather((maps * masks).sum((2, 3))), wanted).mean()
         return located if self.how.replace else plain + located
 
@@ -181,7 +187,7 @@ class PooledTask:
     def loss(self, network: nn.Module, mine: Tensor, whole: Tensor, gather: Gather, done: float) -> Tensor:
         """Return the mean alignment loss over the concepts."""
         made = network(self.pooled, mine)
-        return ALIGNMENTS[self.loss_name](gather(made), self.targets[whole]).mean()
+        return ALIGNMENTS[self.loss_name](gather(made), self.targets[whole].to(made.device)).mean()
 
 
 def value_cells(
@@ -198,7 +204,10 @@ def value_cells(
     held = torch.empty(len(places), channels, *grid, dtype=torch.float16)
     row_of = {int(place): row for row, place in enumerate(places)}
     for batch in source.batches(places):
-        held[[row_of[place] for place in batch.places.tolist()]] = resized(batch.cells[values], grid).half()
+        cells = resized(batch.cells[values], grid)
+        if bool(cells.abs().amax() > LARGEST):  # too large for half precision
+            held = held.float()
+        held[[row_of[place] for place in batch.places.tolist()]] = cells.to(held.dtype)
     return lambda rows: held[rows].float()
 
 

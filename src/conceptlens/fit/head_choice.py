@@ -38,6 +38,14 @@ class Head:
 
 
 @dataclass(frozen=True)
+class HeadKind:
+    """A dense head, or one of `nec` concepts for each class, whose weights are fitted anew with `refit`."""
+
+    nec: float | None = None
+    refit: bool = True
+
+
+@dataclass(frozen=True)
 class Choice:
     """The penalties that held out best: the concept layer's, the head's strength, and the accuracy they reached."""
 
@@ -51,7 +59,7 @@ def choose(
     labels: Int[Tensor, "photo"],
     penalties: Sequence[float],
     share: float,
-    nec: float | None,
+    kind: HeadKind,
     seed: int,
 ) -> Choice:
     """Return the choice with the highest mean accuracy over draws of held-out photos; of equals, the larger penalty.
@@ -63,7 +71,7 @@ def choose(
         kept, held = (torch.tensor(rows) for rows in hold_out(labels.numpy(), share, seed * DRAWS + draw))
         for penalty in penalties:
             made = layer(kept, penalty, draw)
-            for strength, head in _heads(made[kept], labels[kept], nec):
+            for strength, head in _heads(made[kept], labels[kept], kind):
                 right = (head(made[held]).argmax(1) == labels[held]).double().mean()
                 found.setdefault((penalty, strength), []).append(float(right))
     best = max(found, key=lambda pair: (np.mean(found[pair]), pair))
@@ -71,23 +79,24 @@ def choose(
 
 
 def fit_head(
-    activations: Float[Tensor, "photo concept"], labels: Int[Tensor, "photo"], strength: float, nec: float | None
+    activations: Float[Tensor, "photo concept"], labels: Int[Tensor, "photo"], strength: float, kind: HeadKind
 ) -> Head:
-    """Return the head of all photos: dense with a ridge of `strength`, or of `nec` concepts for each class.
+    """Return the head of all photos; of a dense one, `strength` is the ridge.
 
     Raises `InputError` where every concept has the same activation in all photos.
     """
-    return next(head for _, head in _heads(activations, labels, nec, (strength,)))
+    return next(head for _, head in _heads(activations, labels, kind, (strength,)))
 
 
 def _heads(
-    activations: Tensor, labels: Tensor, nec: float | None, strengths: Sequence[float] = STRENGTHS
+    activations: Tensor, labels: Tensor, kind: HeadKind, strengths: Sequence[float] = STRENGTHS
 ) -> Iterator[tuple[float, Head]]:
     if not bool((activations.amax(0) > activations.amin(0)).any()):
         raise InputError(
             "every concept has the same activation in all photos, so the layer's cells do not differ from photo to "
             "photo; give another --layer, or photos that differ"
         )
+    nec = kind.nec
     if nec is not None:
         enough = nec - 0.5 / (int(labels.max()) + 1)  # half a weight less: the path ends where it has that many
         path = fit_sparse_path(activations, labels, most_nec=enough, tolerance=TOLERANCE)
@@ -97,7 +106,7 @@ def _heads(
                 f"at most {most:g} concepts for each class were reached where {nec:g} were asked for; give a smaller "
                 "nec, or leave it out"
             )
-        cut = head_at(path, nec)
+        cut = head_at(path, nec, kind.refit)
         yield 0.0, Head(cut.weights, cut.bias, cut.standard.mean, cut.standard.deviation)
         return
     for strength in strengths:

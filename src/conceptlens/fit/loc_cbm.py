@@ -34,7 +34,7 @@ from conceptlens.fit.checkpoint import FILE
 from conceptlens.fit.concept_weights import Photos, concept_weights, read_photos, unmasked
 from conceptlens.fit.finetune import finetuned
 from conceptlens.fit.fitted_locator import fitted_locator, of_concepts, part_names
-from conceptlens.fit.head_choice import Choice, choose, fit_head
+from conceptlens.fit.head_choice import Choice, HeadKind, choose, fit_head
 from conceptlens.fit.place import claim, digest, processes, write_json
 from conceptlens.fit.recipe import Recipe, recipe_named
 from conceptlens.fit.steps import Run
@@ -197,16 +197,17 @@ def _fitted(task: BottleneckTask, sources: tuple[CellSource, CellSource], run: R
     def layer(rows: Tensor, penalty: float, draw: int) -> Tensor:
         return used.activations(_weights(task, photos, rows, penalty, run, f"layer-{draw}"))
 
+    kind = HeadKind(recipe.nec, recipe.refit)
     penalties = recipe.penalties if recipe.loss == "ridge" else (1.0,)
-    choice = choose(layer, labels, penalties, recipe.holdout, recipe.nec, run.seed)
-    probe = choose(lambda rows, penalty, draw: photos.whole, labels, (1.0,), recipe.holdout, None, run.seed)
+    choice = choose(layer, labels, penalties, recipe.holdout, kind, run.seed)
+    probe = choose(lambda rows, penalty, draw: photos.whole, labels, (1.0,), recipe.holdout, HeadKind(), run.seed)
     weight = _weights(task, photos, torch.arange(len(labels)), choice.penalty, run, "layer")
     made = Bottleneck(
         task.targets.concepts.concepts, task.photos.classes, task.values, photos.channels, used.locator, task.grid,
         Base(task.model.name, identity(task.model.module), _view(task.model)),
         _record(task, run, choice, probe, source, photos),
     )  # fmt: skip
-    made = _with_head(made, weight, used, labels, choice, recipe.nec)
+    made = _with_head(made, weight, used, labels, choice, kind)
     if not recipe.finetune:
         return made
     stage, values = replace(run, folder=run.folder / "last-stage"), task.targets.values[list(photos.places)]
@@ -235,11 +236,11 @@ def _interpretable(task: BottleneckTask, photos: Photos, labels: Tensor, run: Ru
 
 
 def _with_head(
-    made: Bottleneck, weight: Tensor, photos: Photos, labels: Tensor, choice: Choice, nec: float | None
+    made: Bottleneck, weight: Tensor, photos: Photos, labels: Tensor, choice: Choice, kind: HeadKind
 ) -> Bottleneck:
     """Fill in the concept vectors and the head that is fitted to what they make of all photos."""
     activations = photos.activations(weight)
-    head = fit_head(activations, labels, choice.strength, nec)
+    head = fit_head(activations, labels, choice.strength, kind)
     with torch.no_grad():
         made.weight.copy_(weight)
         made.mean.copy_(head.mean)

@@ -188,15 +188,17 @@ class DiscoveryTask:
 
     def loss(self, network: nn.Module, mine: Tensor, whole: Tensor, gather: Gather, done: float) -> Tensor:
         """Return the loss of the module's docstring."""
-        logs, read = network(self.seen.columns[mine].float(), self.seen.readings[mine])
+        device = _attention(network).device
+        logs, read = network(self.seen.columns[mine].to(device).float(), self.seen.readings[mine].to(device))
         logs, read = gather(logs), gather(read)
+        told, known = self.told[whole].to(device), self.known.to(device)
         attention = logs.exp()
         parts = attention.shape[1]
-        loss = ((read - self.told[whole]).square() * self.known).sum((1, 2)).mean() / parts
+        loss = ((read - told).square() * known).sum((1, 2)).mean() / parts
         unit = nn.functional.normalize(attention, dim=2)
         alike = (torch.einsum("npu,nqu->npq", unit, unit).sum((1, 2)) - parts).mean() / (parts * (parts - 1))
         loss = loss + self.weights.apart * alike + self.weights.small / 2 * _attention(network).square().sum()
-        centres = torch.einsum("npu,ud->npd", attention, cell_centres(self.seen.grid))
+        centres = torch.einsum("npu,ud->npd", attention, cell_centres(self.seen.grid).to(device))
         for region in self.regions:
             own = centres[:, region]
             loss = loss + self.weights.together * (own - own.mean(1, keepdim=True)).square().sum(2).mean()
@@ -225,10 +227,11 @@ class GuidedTask:
 
     def loss(self, network: nn.Module, mine: Tensor, whole: Tensor, gather: Gather, done: float) -> Tensor:
         """Return `-mean_(n, p told) sum_u h log a`."""
-        logs = gather(network(self.columns[mine].float()))
-        wanted = self.wanted[whole]
+        device = _attention(network).device
+        logs = gather(network(self.columns[mine].to(device).float()))
+        wanted = self.wanted[whole].to(device)
         told = wanted.sum(2) > 0
-        return -(wanted * logs).sum(2)[told].mean()
+        return -(wanted * logs).sum() / told.sum().clamp_min(1)  # 0 where no photo of the batch shows a part
 
 
 class Attentions(nn.Module):
@@ -282,7 +285,8 @@ def _projections(
     for batch in source.batches(places):
         for name in layers:
             cells = batch.cells[name]
-            rows = cells.transpose(0, 1).flatten(1)[:, ::3].T
+            step = next(step for step in (3, 5, 7, 1) if cells.shape[3] % step or step == 1)  # no column left out
+            rows = cells.transpose(0, 1).flatten(1)[:, ::step].T
             mean, square, count = totals.get(name, (torch.zeros(rows.shape[1]).double(), 0, 0))
             totals[name] = (mean + rows.sum(0).double(), square + (rows.T @ rows).double(), count + len(rows))
     found = {}

@@ -35,6 +35,7 @@ class Recipe:
       weights of its terms `apart`, `together`, `small` (`fit.part_discovery`), and `keypoints`: learn parts from so
       many annotated photos of each class instead of from words.
     - `nec`: keep so many concepts for each class; left out, all may count, with the penalty that holds out best.
+      `refit`: with `nec`, the weights that are kept are fitted anew, as VLG-CBM's code does not.
     - `interpretable`: leave out concepts whose held-out activations have no cos-cubed above this with their targets
       (label-free CBM: 0.45); left out, all stay.
     - `holdout`: the share of train photos by which penalties are chosen. All are then used for the fit.
@@ -54,6 +55,7 @@ class Recipe:
     warmup: float = 0.2
     peaks: int = 1
     replace: bool = True
+    masked_loss: str | None = None
     temperature: float = 1.0
     share: float = 0.0
     restarts: int = 4
@@ -62,6 +64,7 @@ class Recipe:
     small: float = 0.01
     keypoints: int = 0
     nec: float | None = None
+    refit: bool = True
     interpretable: float | None = None
     holdout: float = 0.2
     finetune: int = 0
@@ -69,12 +72,14 @@ class Recipe:
     def __post_init__(self) -> None:
         """Check names and numbers."""
         for choice in fields(self):
-            fits, kind = KINDS[type(choice.default)]
+            fits, kind = KINDS[str(choice.type)]
             if not fits(getattr(self, choice.name)):
                 raise InputError(f"{choice.name} is {getattr(self, choice.name)!r}; give {kind}")
-        for name, known in (("locator", (*LOCATORS, "auto")), ("loss", (*ALIGNMENTS, *CLOSED))):
+        losses = (*ALIGNMENTS, *CLOSED)
+        for name, known in (("locator", (*LOCATORS, "auto")), ("loss", losses), ("masked_loss", (*ALIGNMENTS, None))):
             given = getattr(self, name)
             if given not in known:
+                known = tuple(one for one in known if one is not None)
                 raise InputError(f"no {name} '{given}'; there are: {near(given, known, len(known))}")
         if not self.penalties or any(not penalty > 0 for penalty in self.penalties):
             raise InputError(f"penalties are {self.penalties}; give at least one, each above 0")
@@ -103,7 +108,16 @@ class Recipe:
         masked = self.locator == "peaks"
         heat = self.temperature if self.locator == "softmax" else None
         return Alignment(
-            self.loss, masked, self.schedule, first, self.last, self.warmup, self.peaks, self.replace, heat
+            self.loss,
+            masked,
+            self.schedule,
+            first,
+            self.last,
+            self.warmup,
+            self.peaks,
+            self.replace,
+            heat,
+            self.masked_loss,
         )
 
     def told(self) -> dict[str, Any]:
@@ -117,10 +131,10 @@ class Recipe:
 RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "loc-cbm": {},
-        "poster": {"locator": "peaks", "loss": "mse", "masked": False},
-        "label-free": {"locator": "whole", "loss": "cos3"},
+        "poster": {"locator": "peaks", "loss": "cos3", "masked_loss": "mse", "masked": False},
+        "label-free": {"locator": "whole", "loss": "cos3", "refit": False},
         "ridge": {"locator": "whole", "loss": "ridge"},
-        "vlg": {"locator": "whole", "loss": "bce", "steps": 1000},
+        "vlg": {"locator": "whole", "loss": "bce", "steps": 1000, "refit": False},
         "random": {"locator": "whole", "loss": "random"},
         "probe": {"locator": "whole", "loss": "channels"},
     }
@@ -142,14 +156,18 @@ def _is_number(given: Any) -> bool:
     return isinstance(given, int | float) and not isinstance(given, bool) and isfinite(given)
 
 
-# By the kind of a choice's default: what may be given for it, and how that is said. A number may be left out.
-KINDS: Mapping[type, tuple[Callable[[Any], bool], str]] = MappingProxyType(
+# By the type of a choice: what may be given for it, and how that is said.
+KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = MappingProxyType(
     {
-        bool: (lambda given: isinstance(given, bool), "true or false"),
-        int: (lambda given: isinstance(given, int) and not isinstance(given, bool), "a whole number"),
-        float: (_is_number, "a number"),
-        str: (lambda given: isinstance(given, str), "a name"),
-        tuple: (lambda given: isinstance(given, tuple | list) and all(map(_is_number, given)), "a list of numbers"),
-        type(None): (lambda given: given is None or _is_number(given), "a number, or leave it out"),
+        "bool": (lambda given: isinstance(given, bool), "true or false"),
+        "int": (lambda given: isinstance(given, int) and not isinstance(given, bool), "a whole number"),
+        "float": (_is_number, "a number"),
+        "float | None": (lambda given: given is None or _is_number(given), "a number, or leave it out"),
+        "str": (lambda given: isinstance(given, str), "a name"),
+        "str | None": (lambda given: given is None or isinstance(given, str), "a name, or leave it out"),
+        "tuple[float, ...]": (
+            lambda given: isinstance(given, tuple | list) and all(map(_is_number, given)),
+            "a list of numbers",
+        ),
     }
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from conceptlens.error import InputError
 from conceptlens.fit.checkpoint import first_state, load_state, save_state
+from conceptlens.fit.place import shown
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -68,46 +70,56 @@ class Run:
 def train_steps(
     task: Task, steps: Steps, run: Run, report: Callable[[int, float], None] = lambda step, loss: None
 ) -> None:
-    """Train `task.network` where it is, or go on from the checkpoint in the run's folder."""
-    accelerator = run.accelerator
+    """Train `task.network`, or go on from the checkpoint in the run's folder; it ends on the device where it was.
+
+    `report` is called with the number of steps done and the last loss.
+    """
+    accelerator, network = run.accelerator, task.network
     if steps.batch % accelerator.num_processes:
         raise InputError(
             f"a batch of {steps.batch} rows cannot be shared by {accelerator.num_processes} processes; "
             f"give a multiple of {accelerator.num_processes}"
         )
-    optimiser: Any = torch.optim.AdamW(task.network.parameters(), lr=steps.rate, weight_decay=steps.decay)
+    home = next(network.parameters()).device
+    network.to(accelerator.device)
+    optimiser: Any = torch.optim.AdamW(network.parameters(), lr=steps.rate, weight_decay=steps.decay)
     state = first_state(run.seed)
     found = load_state(run.folder, run.about)
     if found is not None:
         state, weights, kept = found
-        task.network.load_state_dict(weights)
+        network.load_state_dict(weights)
         optimiser.load_state_dict({"state": kept, "param_groups": optimiser.state_dict()["param_groups"]})
-    prepared, optimiser = accelerator.prepare(task.network, optimiser)
+    prepared, optimiser = accelerator.prepare(network, optimiser)
     saved = time.monotonic()
     shuffler = torch.Generator()
     shuffler.set_state(state.order)
-    log = _log(run, state.step)
-    while state.step < steps.count:
-        done = state.step / steps.count
-        for group in optimiser.param_groups:
-            group["lr"] = steps.rate * min(1.0, 2 * (1 - done))
-        loss = task.loss(prepared, *_shares(task.rows, steps.batch, shuffler, accelerator), _gather(accelerator), done)
-        if not bool(loss.isfinite()):
-            raise InputError(
-                f"the loss is {float(loss.detach())} at step {state.step + 1}: training diverged; lower the rate"
-            )
-        optimiser.zero_grad()
-        accelerator.backward(loss)
-        optimiser.step()
-        state = replace(state, step=state.step + 1, order=shuffler.get_state())
-        report(state.step, float(loss.detach()))
-        if log is not None:
-            log.add_scalar("loss", float(loss.detach()), state.step)
-        if time.monotonic() - saved >= run.every and accelerator.is_main_process:
-            save_state(run.folder, state, task.network.state_dict(), optimiser.state_dict(), run.about)
-            saved = time.monotonic()
-    if log is not None:
-        log.close()
+    left = range(state.step, steps.count)
+    with _log(run, state.step) as log:
+        for step in shown(left, len(left), run.folder.name, accelerator):
+            rows = _shares(task.rows, steps.batch, shuffler, accelerator)
+            loss = task.loss(prepared, *rows, _gather(accelerator), step / steps.count)
+            _move(loss, optimiser, steps, step, accelerator)
+            state = replace(state, step=step + 1, order=shuffler.get_state())
+            report(state.step, float(loss.detach()))
+            log("loss", float(loss.detach()), state.step)
+            due = (
+                time.monotonic() - saved >= run.every or state.step == steps.count
+            )  # a training that ended is not redone
+            if due and accelerator.is_main_process:
+                save_state(run.folder, state, network.state_dict(), optimiser.state_dict(), run.about)
+                saved = time.monotonic()
+    network.to(home)
+
+
+def _move(loss: Tensor, optimiser: Any, steps: Steps, step: int, accelerator: Accelerator) -> None:
+    """Take one step down the loss; the rate falls to 0 over the second half."""
+    if not bool(loss.isfinite()):
+        raise InputError(f"the loss is {float(loss.detach())} at step {step + 1}: training diverged; lower the rate")
+    for group in optimiser.param_groups:
+        group["lr"] = steps.rate * min(1.0, 2 * (1 - step / steps.count))
+    optimiser.zero_grad()
+    accelerator.backward(loss)
+    optimiser.step()
 
 
 def _shares(rows: int, batch: int, shuffler: torch.Generator, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
@@ -135,10 +147,16 @@ def _gather(accelerator: Accelerator) -> Gather:
     return gather
 
 
-def _log(run: Run, step: int) -> Any:
-    """Return a TensorBoard writer on the main process."""
+@contextmanager
+def _log(run: Run, step: int) -> Iterator[Callable[[str, float, int], None]]:
+    """Yield what writes to TensorBoard on the main process, and nowhere else."""
     if not run.accelerator.is_main_process:
-        return None
+        yield lambda name, value, at: None
+        return
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(run.folder / "logs"), purge_step=step)
+    writer = SummaryWriter(str(run.folder / "logs"), purge_step=step)
+    try:
+        yield lambda name, value, at: writer.add_scalar(name, value, at)
+    finally:
+        writer.close()

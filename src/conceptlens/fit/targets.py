@@ -105,7 +105,9 @@ def encode_photos(vlm: Backbone, photos: LabelledSet, places: Sequence[int], bat
         whole[list(inputs)] = made
         found.append(whole)
     if len(reasons) == len(places):
-        raise InputError(f"no photo of {photos.name} can be read; the first: {reasons[0] if reasons else 'none given'}")
+        raise InputError(
+            f"no photo of {photos.name} could be read; the first: {reasons[0] if reasons else 'none given'}"
+        )
     width = max(one.shape[1] for one in found)
     return torch.cat([one if one.shape[1] == width else one.expand(-1, width) for one in found])
 
