@@ -16,7 +16,11 @@ def execute(file: Path) -> None:
     """Run one notebook from top to bottom in a fresh kernel, in its own folder; it must not fail."""
     notebook = nbformat.read(file, as_version=4)
     NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}}
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(FOLDER)}},
     ).execute()
     for cell in notebook.cells:
         for key in PASSING:

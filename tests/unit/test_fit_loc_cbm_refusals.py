@@ -25,7 +25,7 @@ from conceptlens.data.classified import open_classes
 from conceptlens.data.labelled import Annotation, Keypoints
 from conceptlens.fit.bottleneck_task import check_memory
 from conceptlens.fit.concept_weights import concept_weights
-from conceptlens.fit.head_choice import choose, fit_head
+from conceptlens.fit.head_choice import HeadKind, choose, fit_head
 from conceptlens.fit.recipe import recipe_named
 from conceptlens.text.concept_set import ConceptSet, collect
 
@@ -235,8 +235,8 @@ def test_more_concepts_for_each_class_than_a_path_reaches() -> None:
     with pytest.raises(
         cl.InputError, match=r"at most .* concepts for each class were reached where 2 were asked for; g"
     ):
-        fit_head(rows, torch.arange(60) % 3, 0.0, 2)
-    head = fit_head(rows + torch.randn(60, 4, generator=random) / 9, torch.arange(60) % 3, 0.0, 1)
+        fit_head(rows, torch.arange(60) % 3, 0.0, HeadKind(2))
+    head = fit_head(rows + torch.randn(60, 4, generator=random) / 9, torch.arange(60) % 3, 0.0, HeadKind(1))
     assert int((head.weights != 0).sum()) == 3
 
 
@@ -303,12 +303,12 @@ def test_of_equal_choices_the_stronger_penalty_and_held_out_photos_alone() -> No
             made[held] = 1 - made[held]
         return made
 
-    found = choose(layer, labels, (0.1, 0.6, 0.9), 0.25, None, 3)
+    found = choose(layer, labels, (0.1, 0.6, 0.9), 0.25, HeadKind(), 3)
     assert (found.penalty, found.strength, found.accuracy) == (0.9, 0.1, 1.0)
     assert {draw for _, _, draw in seen} == {0, 1}
     assert all(len(rows) == 30 for rows, _, _ in seen)
     assert len({rows for rows, _, _ in seen}) == 2
-    assert choose(layer, labels, (0.1,), 0.25, None, 3).accuracy == 0.0
+    assert choose(layer, labels, (0.1,), 0.25, HeadKind(), 3).accuracy == 0.0
 
 
 def test_open_failures_are_json(model: cl.Backbone, tmp_path: Path) -> None:

@@ -107,44 +107,55 @@ def test_a_fit_that_was_killed_ends_as_if_it_had_not_been(
     assert not list(tmp_path.glob("**/.*.part"))
 
 
-@pytest.mark.parametrize("changed", ["seed", "layer", "concepts", "pair"])
+def stop(*arguments: Any) -> None:
+    raise Killed
+
+
 def test_what_another_run_left_is_not_taken(
-    model: cl.Backbone, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+    model: cl.Backbone, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken off after the parts were found and before any checkpoint, a folder is free for other settings."""
-    first: dict[str, Any] = {"checkpoint_seconds": 1e9, "concepts": CONCEPTS}
-    others: dict[str, dict[str, Any]] = {
-        "seed": {"seed": 3},
-        "layer": {"locator_layers": ["second"]},
-        "concepts": {"concepts": tuple(reversed(CONCEPTS))},
-        "pair": {"vlm": teacher_of(3), "targets": "vlm"},
-    }
-    if changed == "pair":
-        first |= {"vlm": teacher_of(2), "targets": "vlm"}
-
-    def stop(*arguments: Any) -> None:
-        raise Killed
-
+    """Broken off before any checkpoint, a folder is free for other settings: the pair's vectors there are another's."""
+    choices: dict[str, Any] = {"recipe": "ridge", "concepts": ["cat", "dog", "tree"]}
     with monkeypatch.context() as patch:
         patch.setattr(loc_cbm, "read_photos", stop)
         with pytest.raises(Killed):
-            fit(model, data, tmp_path / "a", **first)
-    assert list((tmp_path / "a").glob("**/parts-*.safetensors"))
-    second = {**first, **others[changed]}
-    fit(model, data, tmp_path / "a", **second)
-    fit(model, data, tmp_path / "b", **second)
+            fit(model, data, tmp_path / "a", vlm=teacher_of(2), **choices)
+    assert list((tmp_path / "a").glob("vectors-*"))
+    fit(model, data, tmp_path / "a", vlm=teacher_of(3), **choices)
+    fit(model, data, tmp_path / "b", vlm=teacher_of(3), **choices)
     for name in FILES:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({"seed": 3}, "seed was 0 and is 3"),
+        ({"locator_layers": ["second"]}, "locator_layers was ['first', 'second'] and is ['second']"),
+        ({"concepts": CONCEPTS[::-1]}, "concepts was "),
+        ({"size": 64}, "view was "),
+        ({"grid": (4, 4)}, "grid was [] and is [4, 4]"),
+        ({"together": 1.0}, "together was 3.0 and is 1.0"),
+    ],
+    ids=lambda case: next(iter(case)) if isinstance(case, dict) else "",
+)
+def test_parts_of_other_settings_are_neither_taken_nor_lost(
+    model: cl.Backbone, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], text: str
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(loc_cbm, "read_photos", stop)
+        with pytest.raises(Killed):
+            fit(model, data, tmp_path, concepts=CONCEPTS)
+    assert list((tmp_path / "training").glob("parts-*.safetensors"))
+    with pytest.raises(cl.InputError) as caught:
+        fit(model, data, tmp_path, resume=True, **{"concepts": CONCEPTS, **changed})
+    assert text in str(caught.value)
 
 
 def test_what_was_found_is_not_found_again(
     model: cl.Backbone, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fit(model, data, tmp_path / "whole")
-
-    def stop(*arguments: Any) -> None:
-        raise Killed
-
     with monkeypatch.context() as patch:
         patch.setattr(loc_cbm, "read_photos", stop)
         with pytest.raises(Killed):
