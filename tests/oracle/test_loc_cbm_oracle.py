@@ -23,12 +23,12 @@ from conceptlens.concept.bottleneck.locator import Parts, Peaks
 from conceptlens.error import InputError
 from conceptlens.fit import concept_layer
 from conceptlens.fit.concept_layer import Alignment, Layer, MapTask, PooledCells, PooledTask, pool_cells, ridge
+from conceptlens.fit.hypercolumns import Hypercolumns
 from conceptlens.fit.part_discovery import (
     Attentions,
     Discovery,
     DiscoveryTask,
     GuidedTask,
-    Hypercolumns,
     Weights,
     pointed_at,
 )

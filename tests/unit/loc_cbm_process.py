@@ -13,7 +13,8 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
 from conceptlens.fit.concept_layer import Alignment, Layer, MapTask
-from conceptlens.fit.part_discovery import Attentions, Discovery, DiscoveryTask, GuidedTask, Hypercolumns
+from conceptlens.fit.hypercolumns import Hypercolumns
+from conceptlens.fit.part_discovery import Attentions, Discovery, DiscoveryTask, GuidedTask
 from conceptlens.fit.place import processes
 from conceptlens.fit.steps import Run, Steps, Task, train_steps
 

@@ -170,6 +170,8 @@ def test_more_concepts_than_there_is_memory_for(
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=needed - 1))
     with pytest.raises(cl.InputError, match=r"^30 concepts of 100 photos need about 0\.0 GB of memory and 0\.0 GB are"):
         check_memory(100, 30, channels=50, masks=3)
+    with pytest.raises(cl.InputError, match=r"need about 1\.0 GB"):
+        check_memory(100, 30, channels=50, masks=3, columns=250_000_000)
     # Targets alone would fit: it is the cells, pooled once for each of two parts and the whole image, that do not.
     tables = 4 * 7 * 12 * 4
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=tables + 4 * 2 * 12 * 3 * 12))

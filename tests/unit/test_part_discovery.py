@@ -16,8 +16,10 @@ from torch import Tensor
 from conceptlens.cells import Batch, CellSource
 from conceptlens.error import InputError
 from conceptlens.fit import locate_parts
+from conceptlens.fit.hypercolumns import hypercolumns
 from conceptlens.fit.locate_parts import Pointed, find_parts, teach_parts
-from conceptlens.fit.part_discovery import DiscoveryTask, Weights, Words, hypercolumns
+from conceptlens.fit.part_discovery import DiscoveryTask, Weights
+from conceptlens.fit.part_words import Words
 from conceptlens.fit.steps import Run, Steps
 from conceptlens.text.concept_set import BottleneckConcept
 
@@ -158,6 +160,24 @@ def test_targets_are_those_of_the_places(tmp_path: Path, monkeypatch: pytest.Mon
     lossy = replace(photos, unread=(7,))
     second = find_parts(lossy.source, order.tolist(), words, photos.targets[order], run(tmp_path / "b"))
     assert torch.equal(first[0], second[0])
+
+
+def test_of_many_photos_some_are_drawn_with_their_own_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locate_parts, "FIND", Steps(300, 100, 0.02))
+    monkeypatch.setattr(locate_parts, "MOST_PHOTOS", 200)
+    photos, others, words = planted(600), planted(seed=1), Words.of(CONCEPTS)
+    read: set[int] = set()
+
+    class Watched(Planted):
+        def batches(self, places: Sequence[int], size: int = 32) -> Iterator[Batch]:
+            read.update(places)
+            return super().batches(places, size)
+
+    watched = Watched(photos.cells, photos.colours, photos.targets, photos.place)
+    (weight,) = find_parts(watched.source, range(600), words, photos.targets, run(tmp_path), restarts=1)
+    assert len(read) == 200
+    assert max(read) > 400  # not the first ones
+    assert float(hits(weight, others).min()) > 0.9
 
 
 def test_the_seed_says_where_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

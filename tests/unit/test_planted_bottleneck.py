@@ -23,7 +23,7 @@ from conceptlens.concept.bottleneck.module import Base, Bottleneck
 from conceptlens.fit import locate_parts
 from conceptlens.fit.concept_layer import Alignment, Layer, MapTask, pool_cells, ridge
 from conceptlens.fit.locate_parts import find_parts
-from conceptlens.fit.part_discovery import Words
+from conceptlens.fit.part_words import Words
 from conceptlens.fit.steps import Run, Steps, train_steps
 from conceptlens.text.concept_set import BottleneckConcept
 

@@ -35,7 +35,7 @@ Set = Annotated[
     typer.Option("--set", help="Any other choice of a recipe, such as schedule=cosine; repeat for several."),
 ]
 Vlm = Annotated[str | None, typer.Option("--vlm", help="open_clip:NAME/WEIGHTS, hf:OWNER/CLIP or a classifier.")]
-Nec = Annotated[float | None, typer.Option(help="Concepts for each class; by default as many as hold out best.")]
+Nec = Annotated[float | None, typer.Option(help="Concepts for each class (a sparse head); by default all.")]
 View = Annotated[str, typer.Option(help="squash: the whole photo; crop: what the model was trained to see.")]
 CacheGb = Annotated[float, typer.Option(min=0, help="Above so many GB nothing is kept: each pass runs the network.")]
 
@@ -47,30 +47,22 @@ def loc_cbm(
     model: Model = DEFAULT_MODEL,
     weights: Weights = None,
     pretrained: Pretrained = True,
-    vlm: Annotated[
-        str | None, typer.Option("--vlm", help="open_clip:NAME/WEIGHTS, hf:OWNER/CLIP or a classifier.")
-    ] = None,
+    vlm: Vlm = None,
     concepts: Concepts = "auto",
     targets: Targets = "auto",
     recipe: Annotated[str, typer.Option(help="loc-cbm; poster, label-free, ridge, vlg; random, probe.")] = "loc-cbm",
     locator: Locator = None,
     loss: Loss = None,
     keypoints: Annotated[int, typer.Option(min=0, help="Learn parts from so many annotated photos of a class.")] = 0,
-    nec: Annotated[
-        float | None, typer.Option(help="Concepts for each class; by default as many as hold out best.")
-    ] = None,
+    nec: Nec = None,
     finetune: Annotated[int, typer.Option(min=0, help="Epochs in which the last stage is trained too.")] = 0,
     choices: Set = None,
     layer: Annotated[str | None, typer.Option(help="Whose cells carry the concepts.")] = None,
     locator_layers: Annotated[str | None, typer.Option(help="Comma-separated: what finding parts looks at.")] = None,
     size: Annotated[int | None, typer.Option(min=32, help="Rows and columns of the input, such as 448.")] = None,
-    view: Annotated[
-        str, typer.Option(help="squash: the whole photo; crop: what the model was trained to see.")
-    ] = "squash",
+    view: View = "squash",
     cache: Annotated[Path | None, typer.Option(help="A folder for what the network sees, kept afterwards.")] = None,
-    cache_gb: Annotated[
-        float, typer.Option(min=0, help="Above so many GB nothing is kept; every pass runs the network.")
-    ] = 8.0,
+    cache_gb: CacheGb = 8.0,
     seed: Annotated[int, typer.Option(help="Decides first weights, order, held-out photos.")] = 0,
     device: Device = "cpu",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was broken off.")] = False,
@@ -87,8 +79,7 @@ def loc_cbm(
         load(model, weights, None, pretrained, fit=view, device=device), data, out,
         vlm=load_model(vlm) if vlm else None, concepts=concepts, targets=targets, recipe=recipe, layer=layer,
         locator_layers=[name.strip() for name in locator_layers.split(",")] if locator_layers else None,
-        size=size, cache=cache,
-        cache_gb=cache_gb, seed=seed, device=device, resume=resume, **chosen,
+        size=size, cache=cache, cache_gb=cache_gb, seed=seed, device=device, resume=resume, **chosen,
     )  # fmt: skip
     if int(os.environ.get("RANK", "0")) == 0:
         _say(made, out, as_json, time.perf_counter() - start)

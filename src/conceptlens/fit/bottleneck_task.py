@@ -14,7 +14,9 @@ from conceptlens.concept.branch import branch_layers, in_order, layer_widths
 from conceptlens.data.labelled import LabelledSet, hold_out, without_photos
 from conceptlens.error import InputError
 from conceptlens.fit.finetune import last_stage
-from conceptlens.fit.part_discovery import Words
+from conceptlens.fit.hypercolumns import COMPONENTS, FEATURES
+from conceptlens.fit.locate_parts import MOST_PHOTOS
+from conceptlens.fit.part_words import Words
 from conceptlens.fit.place import shown
 from conceptlens.fit.recipe import Recipe
 from conceptlens.preprocess import Preprocess
@@ -129,19 +131,30 @@ def check_before(task: BottleneckTask, parts: int, seed: int) -> None:
         )
     if recipe.finetune:
         last_stage(task.model, task.values)
-    check_memory(len(photos), concepts, layer_widths(task.model, (task.values,))[0], parts + 1)
+    check_memory(len(photos), concepts, layer_widths(task.model, (task.values,))[0], parts + 1, _columns(task, parts))
 
 
-def check_memory(photos: int, concepts: int, channels: int = 0, masks: int = 1) -> None:
+def _columns(task: BottleneckTask, parts: int) -> int:
+    """Return how many numbers of 4 bytes finding parts holds: components, colours and attentions at each cell."""
+    if task.recipe.locator != "parts" or task.recipe.keypoints:
+        return 0  # few photos
+    sizes = 1 if task.own is task.model else 2
+    each = sizes * (len(task.layers) * COMPONENTS // 2 + FEATURES) + (sizes - 1) * parts
+    return min(len(task.photos), MOST_PHOTOS) * task.grid[0] * task.grid[1] * each
+
+
+def check_memory(photos: int, concepts: int, channels: int = 0, masks: int = 1, columns: int = 0) -> None:
     """Refuse tables that do not fit into the free memory.
 
     Held at a time are, in numbers of 4 bytes: `TABLES` for each photo and concept, the pooled cells
-    `photos x masks x channels` and as much again for the photos that are not held out, and the concept vectors
-    `concepts x channels` with a gradient and two moments. Cells are read in batches.
+    `photos x masks x channels` and as much again for the photos that are not held out, the concept vectors
+    `concepts x channels` with a gradient and two moments, and the `columns` that parts are found in. All other cells
+    are read in batches.
     """
     import psutil  # comes with accelerate
 
-    needed = 4 * (TABLES * photos * concepts + 2 * photos * masks * channels + 4 * concepts * channels)
+    tables = TABLES * photos * concepts + 2 * photos * masks * channels + 4 * concepts * channels
+    needed = 4 * (tables + columns)
     free = psutil.virtual_memory().available
     if needed > free:
         raise InputError(

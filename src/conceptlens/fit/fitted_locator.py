@@ -17,7 +17,8 @@ from conceptlens.data.seen_keypoints import known_keypoints, seen_keypoints
 from conceptlens.error import InputError
 from conceptlens.fit.concept_weights import plain_locator
 from conceptlens.fit.locate_parts import Pointed, find_parts, teach_parts
-from conceptlens.fit.part_discovery import Weights, Words
+from conceptlens.fit.part_discovery import Weights
+from conceptlens.fit.part_words import Words
 from conceptlens.fit.place import digest
 
 if TYPE_CHECKING:

@@ -60,7 +60,7 @@ def fit_loc_cbm(
     *,
     vlm: Backbone | None = None,
     concepts: str | Path | ConceptSet | Iterable[str | BottleneckConcept] = "auto",
-    targets: str = "auto",
+    targets: str | Path = "auto",
     recipe: str = "loc-cbm",
     layer: str | None = None,
     locator_layers: Iterable[str] | None = None,
@@ -103,7 +103,7 @@ def fit_loc_cbm(
     if claim(folder, about, resume, accelerator, "bottleneck"):
         return Bottleneck.from_pretrained(folder)
     run = Run(accelerator, folder / "training", about, seed, checkpoint_seconds)
-    told = _targets(photos, asked, targets, pair, chosen, seen, read[0], folder)
+    told = _targets(photos, asked, str(targets), pair, chosen, seen, read[0], folder)
     task = settle(own, seen, photos, told, chosen, read, grid)
     check_before(task, len(part_names(task)), seed)
     sources = cell_sources(task, Path(cache) if cache else folder / "cells", cache_gb, accelerator)
@@ -117,7 +117,7 @@ def _about(
     photos: LabelledSet,
     vlm: Backbone | None,
     concepts: str | Path | ConceptSet | tuple[str | BottleneckConcept, ...],
-    targets: str,
+    targets: str | Path,
     recipe: Recipe,
     read: tuple[str, tuple[str, ...]],
     grid: tuple[int, int] | None,
@@ -200,7 +200,9 @@ def _fitted(task: BottleneckTask, sources: tuple[CellSource, CellSource], run: R
     kind = HeadKind(recipe.nec, recipe.refit)
     penalties = recipe.penalties if recipe.loss == "ridge" else (1.0,)
     choice = choose(layer, labels, penalties, recipe.holdout, kind, run.seed)
-    probe = choose(lambda rows, penalty, draw: photos.whole, labels, (1.0,), recipe.holdout, HeadKind(), run.seed)
+    probe = choice
+    if recipe.loss != "channels" or recipe.nec is not None:
+        probe = choose(lambda rows, penalty, draw: photos.whole, labels, (1.0,), recipe.holdout, HeadKind(), run.seed)
     weight = _weights(task, photos, torch.arange(len(labels)), choice.penalty, run, "layer")
     made = Bottleneck(
         task.targets.concepts.concepts, task.photos.classes, task.values, photos.channels, used.locator, task.grid,

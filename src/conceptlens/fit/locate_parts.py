@@ -10,17 +10,9 @@ import torch
 from torch import Tensor
 
 from conceptlens.error import InputError
-from conceptlens.fit.part_discovery import (
-    Attentions,
-    Discovery,
-    DiscoveryTask,
-    GuidedTask,
-    Hypercolumns,
-    Weights,
-    Words,
-    hypercolumns,
-    pointed_at,
-)
+from conceptlens.fit.hypercolumns import Hypercolumns, hypercolumns
+from conceptlens.fit.part_discovery import Attentions, Discovery, DiscoveryTask, GuidedTask, Weights, pointed_at
+from conceptlens.fit.part_words import Words
 from conceptlens.fit.steps import Run, Steps, train_steps
 
 if TYPE_CHECKING:
@@ -31,6 +23,7 @@ if TYPE_CHECKING:
 FIND = Steps(count=400, batch=200, rate=0.02)
 GUIDE = Steps(count=300, batch=200, rate=0.01, decay=1.0)
 RESTARTS = 4
+MOST_PHOTOS = 10_000  # that parts are found in: all that they see of these is held in memory
 POINT = Steps(count=300, batch=50, rate=0.01, decay=3.0)
 Network = TypeVar("Network", bound=torch.nn.Module)
 
@@ -63,11 +56,13 @@ def find_parts(
 
     Attentions see `layers`, by default all of the source's. `finer` is the same network at another input size: parts
     are found at the network's own size, where cells know their surroundings, and attentions there then teach those of
-    the finer cells.
+    the finer cells. Of more than `MOST_PHOTOS` photos, so many are drawn.
 
     The loss has poor minima, where parts of one region take the place of another's; they are told by a higher loss,
     so of `restarts` trainings the one with the lowest loss over all photos is kept.
     """
+    drawn = _sample(len(places), run.seed)
+    places, targets = [places[row] for row in drawn], targets[drawn]
     seen = hypercolumns(source, places, layers=layers)
     told, known = words.told(targets[_rows(seen, places)])
     tries: list[tuple[float, Tensor]] = []
@@ -107,6 +102,12 @@ def _rows(seen: Hypercolumns, places: Sequence[int]) -> Tensor:
     """Return where the photos that could be read stand among `places`."""
     order = {int(place): row for row, place in enumerate(places)}
     return torch.tensor([order[place] for place in seen.places.tolist()])
+
+
+def _sample(photos: int, seed: int) -> list[int]:
+    """Return the rows of at most `MOST_PHOTOS` photos, rising, drawn by the seed."""
+    order = torch.randperm(photos, generator=torch.Generator().manual_seed(seed))
+    return sorted(order[:MOST_PHOTOS].tolist())
 
 
 def _new(make: Callable[[], Network], seed: int) -> Network:
