@@ -147,12 +147,8 @@ class Bench:
     def measured(self, choices: Choices, seed: int) -> dict[str, float]:
         """Fit on train, and return every figure on test."""
         start = time.perf_counter()
-        out = Path(tempfile.mkdtemp(dir=self.folder))
-        self._parts(choices, seed, out, save=False)
-        own = {"concepts": self.concepts} if self.alone and choices.get("recipe") != "probe" else {}
-        made = cl.fit_loc_cbm(self.model, self.train, out, cache=self.cache, seed=seed, **own, **choices)
+        made = self.fitted(choices, seed)
         seconds = time.perf_counter() - start
-        self._parts(choices, seed, out, save=True)
         probe = made.training_record["loss"] == "channels"
         random = made.training_record["loss"] == "random"
         looked = [] if probe or random else [made.concept_index(label) for label in self.labels]
@@ -171,6 +167,15 @@ class Bench:
             area = table.area[:, looked][present]
             figures["area"] = float(area[~area.isnan()].mean())
         return figures
+
+    def fitted(self, choices: Choices, seed: int) -> cl.Bottleneck:
+        """Fit on train."""
+        out = Path(tempfile.mkdtemp(dir=self.folder))
+        self._parts(choices, seed, out, save=False)
+        own = {"concepts": self.concepts} if self.alone and choices.get("recipe") != "probe" else {}
+        made = cl.fit_loc_cbm(self.model, self.train, out, cache=self.cache, seed=seed, **own, **choices)
+        self._parts(choices, seed, out, save=True)
+        return made
 
     def _parts(self, choices: Choices, seed: int, out: Path, save: bool) -> None:
         """Take parts that a row with the same choices and seed has found before, for they would be found again."""
