@@ -10,9 +10,7 @@ and that three classes show, where the photo's class shows them.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import shutil
 import sys
 import tempfile
 import time
@@ -42,7 +40,6 @@ from conceptlens.metric import (
 
 MODEL = "timm:tf_efficientnet_lite0"
 LAYERS = ("blocks.4", "blocks.5", "bn2")  # that the locator of parts sees
-PARTS = ("size", "keypoints", "locator_layers", "restarts", "apart", "together", "small")  # what decides the parts
 Choices = Mapping[str, Any]
 
 LOCATED: Choices = {"recipe": "loc-cbm", "locator_layers": LAYERS}
@@ -171,24 +168,8 @@ class Bench:
     def fitted(self, choices: Choices, seed: int) -> cl.Bottleneck:
         """Fit on train."""
         out = Path(tempfile.mkdtemp(dir=self.folder))
-        self._parts(choices, seed, out, save=False)
         own = {"concepts": self.concepts} if self.alone and choices.get("recipe") != "probe" else {}
-        made = cl.fit_loc_cbm(self.model, self.train, out, cache=self.cache, seed=seed, **own, **choices)
-        self._parts(choices, seed, out, save=True)
-        return made
-
-    def _parts(self, choices: Choices, seed: int, out: Path, save: bool) -> None:
-        """Take parts that a row with the same choices and seed has found before, for they would be found again."""
-        which = {name: choices.get(name) for name in PARTS if name in choices}
-        name = hashlib.sha256(json.dumps([which, seed, self.alone]).encode()).hexdigest()[:16]
-        kept = self.cache / f"parts-{name}.safetensors"
-        made = out / "training" / "parts.safetensors"
-        if save and made.exists():
-            self.cache.mkdir(parents=True, exist_ok=True)
-            shutil.copy(made, kept)
-        elif not save and kept.exists():
-            made.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(kept, made)
+        return cl.fit_loc_cbm(self.model, self.train, out, cache=self.cache, seed=seed, **own, **choices)
 
     def _keypoints(self, name: str, photos: LabelledSet, places: list[int], present: Tensor) -> Keypoints:
         if name not in self.keypoints:

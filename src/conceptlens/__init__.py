@@ -38,11 +38,13 @@ if TYPE_CHECKING:
     from conceptlens.target import Concept as Concept
     from conceptlens.target import Logit as Logit
     from conceptlens.target import Probability as Probability
+    from conceptlens.text.concept_set import BottleneckConcept as BottleneckConcept
     from conceptlens.zoo import load_model as load_model
 
 _HOMES = {
     "Backbone": "backbone",
     "Bottleneck": "concept.bottleneck.module",
+    "BottleneckConcept": "text.concept_set",
     "Competition": "concept.competition",
     "Concept": "target",
     "Contrast": "contrast",

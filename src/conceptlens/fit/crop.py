@@ -25,14 +25,17 @@ PROPORTIONS = (3 / 4, 4 / 3)
 CENTRE = 224 / 256
 
 
-def random_crop(photo: Image.Image, fingerprint: str, view: int, seed: int) -> Image.Image:
+def random_crop(
+    photo: Image.Image, fingerprint: str, view: int, seed: int, area: tuple[float, float] = AREA
+) -> Image.Image:
     """Return a random part of the photo, flipped half of the time: torchvision's RandomResizedCrop before its resize.
 
-    Photo, view and seed decide alone, so the same crop comes again in any order, process and run.
+    `area`: the least and greatest share of the photo. Photo, view and seed decide alone, so the same crop comes again
+    in any order, process and run.
     """
     digest = hashlib.sha256(f"{fingerprint} {view} {seed}".encode()).digest()
     random = np.random.default_rng(int.from_bytes(digest, "little"))
-    left, top, width, height = _random_box(random, *photo.size)
+    left, top, width, height = _random_box(random, *photo.size, area)
     part = photo.crop((left, top, left + width, top + height))
     return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if random.random() < 0.5 else part
 
@@ -65,11 +68,13 @@ def preprocess_of(model: Backbone) -> Preprocess:
     return model.transform
 
 
-def _random_box(random: np.random.Generator, width: int, height: int) -> tuple[int, int, int, int]:
+def _random_box(
+    random: np.random.Generator, width: int, height: int, share: tuple[float, float]
+) -> tuple[int, int, int, int]:
     """Return left, top, width and height; after ten tries the largest centred part of allowed proportions."""
     low, high = (math.log(bound) for bound in PROPORTIONS)
     for _ in range(10):
-        area, proportion = width * height * random.uniform(*AREA), math.exp(random.uniform(low, high))
+        area, proportion = width * height * random.uniform(*share), math.exp(random.uniform(low, high))
         columns, rows = round(math.sqrt(area * proportion)), round(math.sqrt(area / proportion))
         if 0 < columns <= width and 0 < rows <= height:
             left, top = random.integers(0, width - columns + 1), random.integers(0, height - rows + 1)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from conceptlens.cells import entering
 from conceptlens.concept.bottleneck.alignment import ALIGNMENTS
 from conceptlens.concept.branch import branch_layers
 from conceptlens.error import InputError
+from conceptlens.fit.crop import network_input, random_crop
 from conceptlens.fit.steps import Run, Steps, train_steps
 from conceptlens.observe import ask
 
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from conceptlens.fit.recipe import Recipe
     from conceptlens.fit.steps import Gather
 
-BATCH, RATE, DECAY = 32, 1e-4, 0.05
+BATCH, RATE, DECAY = 32, 3e-4, 0.05
+AREA = (0.5, 1.0)  # shares of the photo that crops have
+SMOOTHING = 0.1  # of labels: the frozen network's classes are told apart already, and only their margins would grow
 
 
 class Whole(nn.Module):
@@ -66,10 +68,11 @@ class Whole(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class FinetuneTask:
-    """Cross-entropy of the logits, and what holds the activations to their targets.
+    """Cross-entropy of the logits with smoothed labels, what holds the activations to their targets, and `strength`.
 
-    That is the recipe's own alignment; with `ridge` the squared error in deviations of the targets; nothing for the
-    controls, whose concepts have no targets.
+    What holds them is the recipe's own alignment; with `ridge` the squared error in deviations of the targets; nothing
+    for the controls, whose concepts have no targets. `strength / 2 |W|^2` is the ridge that the head was fitted with.
+    Photos enter as random parts of them, half of these mirrored; `seed` and the step decide which.
     """
 
     network: Whole
@@ -79,6 +82,9 @@ class FinetuneTask:
     labels: Int[Tensor, "photo"]
     targets: Float[Tensor, "photo concept"]
     loss_name: str
+    strength: float = 0.0
+    steps: int = 1
+    seed: int = 0
 
     @property
     def rows(self) -> int:
@@ -86,13 +92,14 @@ class FinetuneTask:
         return len(self.places)
 
     def loss(self, network: nn.Module, mine: Tensor, whole: Tensor, gather: Gather, done: float) -> Tensor:
-        """Return the loss of a batch, half of it mirrored."""
-        images = torch.stack([entering(self.model, self.photos[self.places[row]]) for row in mine.tolist()])
-        mirrored = _places(mine, whole) % 2 == 0
-        images[mirrored] = images[mirrored].flip(3)
+        """Return the loss of a batch."""
+        views = round(done * self.steps) * len(whole) + _places(mine, whole)
+        images = torch.stack([self._seen(row, view) for row, view in zip(mine.tolist(), views.tolist(), strict=True)])
         logits, made = network(images.to(self.model.parameter.device, self.model.parameter.dtype))
         logits, made = gather(logits), gather(made)
-        loss = nn.functional.cross_entropy(logits, self.labels[whole].to(logits.device))
+        loss = nn.functional.cross_entropy(logits, self.labels[whole].to(logits.device), label_smoothing=SMOOTHING)
+        head = next(value for name, value in network.named_parameters() if name.endswith("bottleneck.head.weight"))
+        loss = loss + self.strength / 2 * head.square().sum()
         wanted, spread = self.targets[whole].to(made.device), self.targets.std(0).to(made.device)
         told = spread > 0
         if self.loss_name in ALIGNMENTS and bool(told.any()):
@@ -100,6 +107,12 @@ class FinetuneTask:
         elif self.loss_name == "ridge" and bool(told.any()):
             loss = loss + ((made - wanted)[:, told] / spread[told]).square().mean()
         return loss
+
+    def _seen(self, row: int, view: int) -> Float[Tensor, "colour rows columns"]:
+        place = self.places[row]
+        return network_input(
+            self.model, random_crop(self.photos[place], self.photos.names[place], view, self.seed, AREA)
+        )
 
 
 def _places(mine: Tensor, whole: Tensor) -> Int[Tensor, "row"]:
@@ -122,7 +135,7 @@ def finetuned(
 
     What is trained: the weights of every layer after the second coarsest stage up to the one that is read, the concept
     vectors and the head, whose weights of 0 stay 0. The locator, normalisation statistics and all earlier layers stay.
-    Photos enter as they are or mirrored. `targets` are those of the places.
+    `targets` are those of the places.
     """
     names = last_stage(model, made.values)
     device = model.parameter.device
@@ -136,8 +149,12 @@ def finetuned(
     zero = tuned.head.weight == 0
     tuned.head.weight.register_hook(lambda gradient: gradient.masked_fill(zero, 0.0))
     labels = torch.tensor(photos.labels)[list(places)]
-    task = FinetuneTask(network, own, photos, tuple(places), labels, targets, recipe.loss)
-    train_steps(task, Steps(max(1, recipe.finetune * len(places) // BATCH), BATCH, RATE, DECAY), run)
+    steps = Steps(max(1, recipe.finetune * len(places) // BATCH), BATCH, RATE, DECAY)
+    strength = float(made.training_record["strength"])
+    task = FinetuneTask(
+        network, own, photos, tuple(places), labels, targets, recipe.loss, strength, steps.count, run.seed
+    )
+    train_steps(task, steps, run)
     changed = {name: value.detach().cpu().clone() for name, value in own.module.state_dict().items() if name in names}
     tuned.base = replace(made.base, changed=changed)
     return tuned.cpu().eval().requires_grad_(False)
