@@ -26,7 +26,7 @@ from conceptlens.evaluation.intervention_curve import (
     concept_groups,
     intervention_curve,
 )
-from conceptlens.metric import ConceptTable, concept_leakage, niche_impurity
+from conceptlens.metric import LabelledActivations, concept_leakage, niche_impurity
 from loc_cbm import MAIN, Bench, summary, told
 
 LEAST = 0.5  # a share of a class's photos
@@ -76,7 +76,9 @@ def main() -> None:
 def used(bench: Bench, made: cl.Bottleneck, seed: int) -> dict[str, float]:
     """Return leakage, impurity, and accuracy as concepts are corrected in three ways."""
     read = {name: read_table(made, bench.model, getattr(bench, name), cache=bench.cache) for name in ("train", "test")}
-    train, test = (ConceptTable(one.activations, _truth(bench, one) >= LEAST, one.classes) for one in read.values())
+    train, test = (
+        LabelledActivations(one.activations, _truth(bench, one) >= LEAST, one.classes) for one in read.values()
+    )
     leaks = concept_leakage(train, test)
     figures = {
         "leakage_task": leaks.task,

@@ -1,14 +1,23 @@
-"""What every test needs: torchvision that loads, one thread, a cache of its own, examples that come again."""
+"""What every test needs: torchvision that loads, one thread, a cache of its own, examples that come again.
+
+And what several files ask for: drawn birds, and a bottleneck that knows them.
+"""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from hypothesis import settings
 
 from conceptlens.operators import mend_torchvision
+
+if TYPE_CHECKING:
+    import conceptlens as cl
+    from conceptlens.concept.bottleneck.module import Bottleneck
 
 mend_torchvision()
 
@@ -26,3 +35,27 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 def _one_thread() -> None:
     """Small models on many threads wait more than they compute."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The photos of `coloured_birds`, in the layout of CUB-200-2011."""
+    from coloured_birds import write_birds
+
+    return write_birds(tmp_path_factory.mktemp("birds"))
+
+
+@pytest.fixture(scope="module")
+def bird_model() -> cl.Backbone:
+    """A network that sees their colours."""
+    from coloured_birds import eye
+
+    return eye()
+
+
+@pytest.fixture(scope="module")
+def spotter(bird_model: cl.Backbone, birds: Path) -> Bottleneck:
+    """A bottleneck whose maps are those colours."""
+    from coloured_birds import birds_seen
+
+    return birds_seen(bird_model, birds)

@@ -15,8 +15,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from conceptlens.metric import (
-    ConceptTable,
     Keypoints,
+    LabelledActivations,
     Score,
     activation_norm,
     auroc_interval,
@@ -372,7 +372,7 @@ def test_niche_impurity_masks_the_niche(seed: int) -> None:
 def test_leakage_is_five_heads_on_the_same_images() -> None:
     values, labels = labelled(0, 80)
     classes = (labels[:, 0] * 2 + labels[:, 1]) + (values[:, 2] > 0.5) * 4
-    train, test = (ConceptTable(values[s], labels[s], classes[s]) for s in (slice(50), slice(50, 80)))
+    train, test = (LabelledActivations(values[s], labels[s], classes[s]) for s in (slice(50), slice(50, 80)))
     cut = torch.tensor([0.4, 0.5, 0.3, 0.2]).double()
     found = concept_leakage(train, test, cut)
     mu, sd = values[:50].numpy().mean(0), values[:50].numpy().std(0)

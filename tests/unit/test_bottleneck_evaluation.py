@@ -27,16 +27,17 @@ from conceptlens.concept.bottleneck.module import Bottleneck
 from conceptlens.data.class_folder import ClassFolder
 from conceptlens.data.cub import Cub
 from conceptlens.evaluation import bottleneck as measuring
-from conceptlens.evaluation.bottleneck import BottleneckMeasures, bottleneck_numbers, measure_bottleneck
+from conceptlens.evaluation.bottleneck import measure_bottleneck
 from conceptlens.evaluation.bottleneck_case import Cases, Choice, choose_bottleneck_cases
 from conceptlens.evaluation.bottleneck_figure import KINDS, Figure
 from conceptlens.evaluation.bottleneck_known import attributes_of, shown_in
 from conceptlens.evaluation.bottleneck_leakage import HEADS, LEAKAGES
+from conceptlens.evaluation.bottleneck_measures import BottleneckMeasures, bottleneck_numbers
 from conceptlens.evaluation.bottleneck_place import AT_BOXES, AT_KEYPOINTS, PURITIES
 from conceptlens.evaluation.bottleneck_table import BottleneckTable, boxes_seen, keypoints_seen, read_table
 from conceptlens.metric import (
-    ConceptTable,
     Interval,
+    LabelledActivations,
     concept_leakage,
     merge_sides,
     part_discs,
@@ -51,30 +52,15 @@ Measure = Callable[..., BottleneckMeasures]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_birds(tmp_path_factory.mktemp("birds"))
+def measures(spotter: Bottleneck, bird_model: cl.Backbone, birds: Path) -> BottleneckMeasures:
+    return measure_bottleneck(spotter, bird_model, Cub(birds, "test"), Cub(birds, "train"), leakage=True, draws=200)
 
 
 @pytest.fixture(scope="module")
-def model() -> cl.Backbone:
-    return eye()
-
-
-@pytest.fixture(scope="module")
-def made(model: cl.Backbone, folder: Path) -> Bottleneck:
-    return birds_seen(model, folder)
-
-
-@pytest.fixture(scope="module")
-def measures(made: Bottleneck, model: cl.Backbone, folder: Path) -> BottleneckMeasures:
-    return measure_bottleneck(made, model, Cub(folder, "test"), Cub(folder, "train"), leakage=True, draws=200)
-
-
-@pytest.fixture(scope="module")
-def read_one_by_one(made: Bottleneck, model: cl.Backbone, folder: Path) -> dict[str, Any]:
+def read_one_by_one(spotter: Bottleneck, bird_model: cl.Backbone, birds: Path) -> dict[str, Any]:
     """Return what the bottleneck says of each test photo, observed alone, and what is known of it."""
-    photos = Cub(folder, "test")
-    readings = [read(made, made.observe(model, photos[place])) for place in range(len(photos))]
+    photos = Cub(birds, "test")
+    readings = [read(spotter, spotter.observe(bird_model, photos[place])) for place in range(len(photos))]
     known = photos.annotation and photos.annotation.keypoints
     assert known is not None
     return {
@@ -132,14 +118,14 @@ def mean(figure: Figure, control: str | None = None) -> float:
 
 
 def test_answers_and_concepts_are_those_of_photos_seen_alone(
-    measures: BottleneckMeasures, made: Bottleneck, read_one_by_one: dict[str, Any]
+    measures: BottleneckMeasures, spotter: Bottleneck, read_one_by_one: dict[str, Any]
 ) -> None:
     told = read_one_by_one
     right = [int(logits.argmax()) == k for logits, k in zip(told["logits"], told["classes"], strict=True)]
     assert 0.5 < np.mean(right) < 1  # there are errors to speak of
     assert mean(measures.figure("accuracy")) == pytest.approx(np.mean(right))
     assert mean(measures.figure("accuracy"), "commonest") == 0.25
-    used = int((made.head.weight != 0).sum())
+    used = int((spotter.head.weight != 0).sum())
     assert mean(measures.figure("concepts_per_class")) == used / 4
     areas = []
     for concept in range(4):
@@ -155,7 +141,7 @@ def test_answers_and_concepts_are_those_of_photos_seen_alone(
 
 
 def test_places_of_peaks_stand_beside_those_that_know_less(
-    measures: BottleneckMeasures, read_one_by_one: dict[str, Any], folder: Path
+    measures: BottleneckMeasures, read_one_by_one: dict[str, Any], birds: Path
 ) -> None:
     told, figure = read_one_by_one, measures.figure("keypoint_error")
     own = errors(told, lambda photo, concept: peaks(told["maps"][photo, concept]))
@@ -166,7 +152,7 @@ def test_places_of_peaks_stand_beside_those_that_know_less(
     cells = [(x + 0.5, y + 0.5) for y in range(7) for x in range(7)]
     every = [errors(told, lambda photo, concept, cell=cell: [cell]) for cell in cells]  # pyright: ignore[reportArgumentType]
     assert mean(figure, "uniform") == pytest.approx(np.mean(every), rel=1e-5)
-    train = Cub(folder, "train").annotation
+    train = Cub(birds, "train").annotation
     assert train is not None
     points = train.keypoints
     assert points is not None
@@ -212,16 +198,20 @@ def test_wrong_concepts_and_other_parts_are_measured_at_the_same_places(
 
 
 def test_energy_lies_on_the_part_that_is_named(
-    measures: BottleneckMeasures, made: Bottleneck, model: cl.Backbone, folder: Path, read_one_by_one: dict[str, Any]
+    measures: BottleneckMeasures,
+    spotter: Bottleneck,
+    bird_model: cl.Backbone,
+    birds: Path,
+    read_one_by_one: dict[str, Any],
 ) -> None:
-    told, photos = read_one_by_one, Cub(folder, "test")
+    told, photos = read_one_by_one, Cub(birds, "test")
     shows = torch.tensor([[present(told, photo, concept) for concept in range(4)] for photo in range(20)])
-    points = keypoints_seen(made, model, photos, range(20), range(4), shows)
+    points = keypoints_seen(spotter, bird_model, photos, range(20), range(4), shows)
     maps = told["maps"][:, :4]
     score = pointing_energy(maps, part_discs(points))
     assert mean(measures.figure("part_energy")) == pytest.approx(score.mean())
     assert mean(measures.figure("part_energy"), "wrong") < 0.1 < mean(measures.figure("part_energy"))
-    box = boxes_seen(made, model, photos, range(20))
+    box = boxes_seen(spotter, bird_model, photos, range(20))
     assert photos.annotation is not None
     assert torch.allclose(box, torch.tensor(photos.annotation.boxes))
     inside = []
@@ -240,10 +230,14 @@ def test_energy_lies_on_the_part_that_is_named(
 
 
 def test_purity_is_that_of_each_concept_alone(
-    measures: BottleneckMeasures, made: Bottleneck, model: cl.Backbone, folder: Path, read_one_by_one: dict[str, Any]
+    measures: BottleneckMeasures,
+    spotter: Bottleneck,
+    bird_model: cl.Backbone,
+    birds: Path,
+    read_one_by_one: dict[str, Any],
 ) -> None:
-    told, photos = read_one_by_one, Cub(folder, "test")
-    points = keypoints_seen(made, model, photos, range(20), range(4), torch.ones(20, 4).bool())
+    told, photos = read_one_by_one, Cub(birds, "test")
+    points = keypoints_seen(spotter, bird_model, photos, range(20), range(4), torch.ones(20, 4).bool())
     names = photos.annotation and photos.annotation.keypoints and photos.annotation.keypoints.names
     pure = part_purity(told["maps"][:, :4], points, merge_sides(names or ()), told["activations"][:, :4])
     for name in PURITIES:
@@ -270,14 +264,14 @@ def test_norms_speak_of_present_concepts_beside_a_flat_map(
 
 
 def test_leakage_is_that_of_the_concepts_with_labels(
-    measures: BottleneckMeasures, made: Bottleneck, model: cl.Backbone, folder: Path
+    measures: BottleneckMeasures, spotter: Bottleneck, bird_model: cl.Backbone, birds: Path
 ) -> None:
     tables = []
     for split in ("train", "test"):
-        photos = Cub(folder, split)
-        table = read_table(made, model, photos)
-        shows = shown_in(made, photos, attributes_of(made, photos), table)[:, :4]
-        tables.append(ConceptTable(table.activations[:, :4], shows, table.classes))
+        photos = Cub(birds, split)
+        table = read_table(spotter, bird_model, photos)
+        shows = shown_in(spotter, photos, attributes_of(spotter, photos), table)[:, :4]
+        tables.append(LabelledActivations(table.activations[:, :4], shows, table.classes))
     found = concept_leakage(*tables)
     for name in HEADS:
         assert mean(measures.figure(name)) == pytest.approx(getattr(found, name.removeprefix("leakage_")))
@@ -288,30 +282,30 @@ def test_leakage_is_that_of_the_concepts_with_labels(
 
 
 def test_every_figure_is_there_and_one_without_a_value_says_why(
-    made: Bottleneck, model: cl.Backbone, tmp_path: Path, folder: Path
+    spotter: Bottleneck, bird_model: cl.Backbone, tmp_path: Path, birds: Path
 ) -> None:
-    for place, photos in enumerate(Cub(folder, "test")):
-        file = tmp_path / list(CLASSES)[int(Cub(folder, "test").labels[place])] / f"{place}.png"
+    for place, photos in enumerate(Cub(birds, "test")):
+        file = tmp_path / list(CLASSES)[int(Cub(birds, "test").labels[place])] / f"{place}.png"
         file.parent.mkdir(exist_ok=True)
         photos.save(file)
-    found = measure_bottleneck(made, model, ClassFolder(tmp_path, "all"), draws=50)
+    found = measure_bottleneck(spotter, bird_model, ClassFolder(tmp_path, "all"), draws=50)
     assert [one.name for one in found.figures] == list(KINDS)
     without = {one.name for one in found.figures if one.value is None}
     assert without == {"concept_auroc", *AT_KEYPOINTS, *AT_BOXES, *PURITIES, *LEAKAGES}
     assert all(bool(one.reason) == (one.value is None) for one in found.figures)
     assert "deviations above their mean" in found.presence
     assert (found.labelled, found.train) == (0, None)
-    active = found.table.activations > made.mean + 1.2816 * made.deviation
+    active = found.table.activations > spotter.mean + 1.2816 * spotter.deviation
     assert torch.equal(found.present, active)
     assert bool(active.any())
     assert found.figure("norm_cells").value is not None
 
 
-def test_of_a_view_of_ones_own_no_place_is_measured(folder: Path) -> None:
+def test_of_a_view_of_ones_own_no_place_is_measured(birds: Path) -> None:
     model = eye()
     view = model.transform
     own = replace(model, transform=lambda photo: view(photo))  # pyright: ignore[reportOptionalCall]
-    found = measure_bottleneck(birds_seen(own, folder), own, Cub(folder, "test"), Cub(folder, "train"), draws=50)
+    found = measure_bottleneck(birds_seen(own, birds), own, Cub(birds, "test"), Cub(birds, "train"), draws=50)
     assert [one.name for one in found.figures] == list(KINDS)
     without = {one.name: one.reason for one in found.figures if one.value is None}
     assert set(without) == {*AT_KEYPOINTS, *AT_BOXES, *PURITIES, *LEAKAGES}
@@ -319,9 +313,9 @@ def test_of_a_view_of_ones_own_no_place_is_measured(folder: Path) -> None:
 
 
 def test_without_train_photos_their_control_is_missing_with_its_reason(
-    made: Bottleneck, model: cl.Backbone, folder: Path
+    spotter: Bottleneck, bird_model: cl.Backbone, birds: Path
 ) -> None:
-    found = measure_bottleneck(made, model, Cub(folder, "test"), leakage=True, draws=50)
+    found = measure_bottleneck(spotter, bird_model, Cub(birds, "test"), leakage=True, draws=50)
     control = found.figure("keypoint_error").control("constant")
     assert control is not None
     assert control.value is None
@@ -331,7 +325,11 @@ def test_without_train_photos_their_control_is_missing_with_its_reason(
 
 
 def test_parts_of_the_set_give_what_the_whole_gives(
-    measures: BottleneckMeasures, made: Bottleneck, model: cl.Backbone, folder: Path, monkeypatch: pytest.MonkeyPatch
+    measures: BottleneckMeasures,
+    spotter: Bottleneck,
+    bird_model: cl.Backbone,
+    birds: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(measuring, "PART", 3)
     sizes: list[int] = []
@@ -343,22 +341,24 @@ def test_parts_of_the_set_give_what_the_whole_gives(
         assert total == 7
 
     again = measure_bottleneck(
-        made, model, Cub(folder, "test"), Cub(folder, "train"), leakage=True, draws=200, batch=3, watch=watch
+        spotter, bird_model, Cub(birds, "test"), Cub(birds, "train"), leakage=True, draws=200, batch=3, watch=watch
     )
     assert sizes == [3, 3, 3, 3, 3, 3, 2]
     assert bottleneck_numbers(again) == bottleneck_numbers(measures)
 
 
-def test_photos_that_cannot_be_read_are_told_and_left_out(made: Bottleneck, model: cl.Backbone, tmp_path: Path) -> None:
+def test_photos_that_cannot_be_read_are_told_and_left_out(
+    spotter: Bottleneck, bird_model: cl.Backbone, tmp_path: Path
+) -> None:
     folder = write_birds(tmp_path, train=2, test=2)
     broken = Cub(folder, "test").names[1]
     (folder / "images" / broken).write_bytes(b"no photo")
     (folder / "images" / Cub(folder, "train").names[0]).write_bytes(b"no photo either")
     with pytest.raises(cl.InputError):  # the sizes of boxes and points are read from the header of every photo
-        measure_bottleneck(made, model, Cub(folder, "test"))
+        measure_bottleneck(spotter, bird_model, Cub(folder, "test"))
     for name in ("parts/part_locs.txt", "bounding_boxes.txt"):
         (folder / name).unlink()
-    found = measure_bottleneck(made, model, Cub(folder, "test"), draws=50)
+    found = measure_bottleneck(spotter, bird_model, Cub(folder, "test"), draws=50)
     assert found.photos == 7
     assert [failure.name for failure in found.failures] == [broken]
     assert broken not in found.table.names
@@ -375,35 +375,35 @@ def test_numbers_are_json_without_nan(measures: BottleneckMeasures) -> None:
     assert sum(one["times"] for one in told["classes"]) >= 1
 
 
-def test_keypoints_and_boxes_follow_the_view(made: Bottleneck, model: cl.Backbone, folder: Path) -> None:
-    cropped = copy.copy(made)
-    view = replace(model.transform, size=(32, 32), resize=(48, 64), fit="crop")  # pyright: ignore[reportArgumentType, reportCallIssue, reportGeneralTypeIssues]
-    cropped.base = replace(made.base, view=view)
-    photos = Cub(folder, "test")
+def test_keypoints_and_boxes_follow_the_view(spotter: Bottleneck, bird_model: cl.Backbone, birds: Path) -> None:
+    cropped = copy.copy(spotter)
+    view = replace(bird_model.transform, size=(32, 32), resize=(48, 64), fit="crop")  # pyright: ignore[reportArgumentType, reportCallIssue, reportGeneralTypeIssues]
+    cropped.base = replace(spotter.base, view=view)
+    photos = Cub(birds, "test")
     annotation = photos.annotation
     assert annotation is not None
     assert annotation.boxes is not None
     # 32 of 64 columns from the 16th on, 32 of 48 rows from the 8th on
-    boxes = boxes_seen(cropped, model, photos, [3])[0]
+    boxes = boxes_seen(cropped, bird_model, photos, [3])[0]
     wanted = [
         (float(one) * side - start) / 32
         for one, side, start in zip(annotation.boxes[3], (WIDTH, HEIGHT) * 2, (16, 8) * 2, strict=True)
     ]
     assert boxes.tolist() == pytest.approx(wanted)
-    assert "no boxes" in _refusal(lambda: boxes_seen(made, model, ClassFolder(folder / "images", "all"), [0]))
+    assert "no boxes" in _refusal(lambda: boxes_seen(spotter, bird_model, ClassFolder(birds / "images", "all"), [0]))
 
 
 # --- cases
 
 
 @pytest.fixture(scope="module")
-def table(made: Bottleneck, model: cl.Backbone, folder: Path) -> BottleneckTable:
-    return read_table(made, model, Cub(folder, "all"))
+def table(spotter: Bottleneck, bird_model: cl.Backbone, birds: Path) -> BottleneckTable:
+    return read_table(spotter, bird_model, Cub(birds, "all"))
 
 
 @pytest.fixture(scope="module")
-def cases(made: Bottleneck, table: BottleneckTable) -> Cases:
-    return choose_bottleneck_cases(made, table, Choice(top=3))
+def cases(spotter: Bottleneck, table: BottleneckTable) -> Cases:
+    return choose_bottleneck_cases(spotter, table, Choice(top=3))
 
 
 def _refusal(act: Callable[[], Any]) -> str:
@@ -417,13 +417,13 @@ EDITS = (Edit(0, 0.0, 0.01), Edit(2, 0.02, 0.02, 1))
 
 @pytest.mark.parametrize("edits", [(), EDITS], ids=["unedited", "edited"])
 def test_a_photos_terms_add_up_to_its_logit(
-    made: Bottleneck, model: cl.Backbone, folder: Path, edits: tuple[Edit, ...]
+    spotter: Bottleneck, bird_model: cl.Backbone, birds: Path, edits: tuple[Edit, ...]
 ) -> None:
-    edited = with_edits(made, edits)
-    photos = Cub(folder, "all")
-    table = read_table(edited, model, photos)
+    edited = with_edits(spotter, edits)
+    photos = Cub(birds, "all")
+    table = read_table(edited, bird_model, photos)
     for one in choose_bottleneck_cases(edited, table, Choice(top=2, many=6)).photos:
-        explained = edited(edited.observe(model, photos[int(table.places[one.row])]))
+        explained = edited(edited.observe(bird_model, photos[int(table.places[one.row])]))
         settings = explained.source.settings
         assert list(CLASSES)[one.answer] == settings["target"][0]  # pyright: ignore[reportIndexIssue]
         assert one.score == pytest.approx(settings["logit"][0], abs=1e-4)  # pyright: ignore[reportIndexIssue]
@@ -437,11 +437,11 @@ def test_a_photos_terms_add_up_to_its_logit(
         assert one.score >= one.second_score
 
 
-def test_a_pair_is_separated_by_weights_times_activations(made: Bottleneck, table: BottleneckTable) -> None:
-    (pair,) = choose_bottleneck_cases(made, table, Choice(pairs=(("robin", "jay"),), top=3)).pairs
-    standard = (table.activations - made.mean) / made.deviation
+def test_a_pair_is_separated_by_weights_times_activations(spotter: Bottleneck, table: BottleneckTable) -> None:
+    (pair,) = choose_bottleneck_cases(spotter, table, Choice(pairs=(("robin", "jay"),), top=3)).pairs
+    standard = (table.activations - spotter.mean) / spotter.deviation
     means = [standard[table.classes == k].mean(0) for k in (0, 1)]
-    weight = made.head.weight
+    weight = spotter.head.weight
     wanted = (weight[0] - weight[1]) * (means[0] - means[1])
     assert pair.places == (0, 1)
     assert {term.concept for term in pair.terms[:2]} == {0, 1}  # the colour of the bill, planted
@@ -458,28 +458,28 @@ def test_a_pair_is_separated_by_weights_times_activations(made: Bottleneck, tabl
 
 
 def test_an_errors_terms_add_up_and_setting_a_concept_is_an_intervention(
-    made: Bottleneck, model: cl.Backbone, folder: Path, table: BottleneckTable, cases: Cases
+    spotter: Bottleneck, bird_model: cl.Backbone, birds: Path, table: BottleneckTable, cases: Cases
 ) -> None:
     assert cases.errors
     assert cases.wrong == int((table.predicted != table.classes).sum())
-    photos = Cub(folder, "all")
+    photos = Cub(birds, "all")
     for error in cases.errors:
-        reading = read(made, made.observe(model, photos[int(table.places[error.row])]))
+        reading = read(spotter, spotter.observe(bird_model, photos[int(table.places[error.row])]))
         assert (int(table.classes[error.row]), int(reading.logits.argmax())) == (error.truth, error.answer)
         assert error.bias + sum(term.adds for term in error.terms) + error.rest == pytest.approx(error.margin, abs=1e-5)
         assert error.margin == pytest.approx(
             float(reading.logits[0, error.answer] - reading.logits[0, error.truth]), abs=1e-4
         )
         for term in error.terms:
-            then = intervene(made, reading, [remove(made, term.concept)])
+            then = intervene(spotter, reading, [remove(spotter, term.concept)])
             assert term.answer == int(then.logits.argmax())
-        every = intervene(made, reading, [remove(made, term.concept) for term in error.terms])
+        every = intervene(spotter, reading, [remove(spotter, term.concept) for term in error.terms])
         assert error.together == int(every.logits.argmax())
         assert [term.adds for term in error.terms] == sorted((term.adds for term in error.terms), reverse=True)
 
 
-def test_misleaders_are_counted_over_all_errors(made: Bottleneck, table: BottleneckTable, cases: Cases) -> None:
-    weight, standard = made.head.weight, (table.activations - made.mean) / made.deviation
+def test_misleaders_are_counted_over_all_errors(spotter: Bottleneck, table: BottleneckTable, cases: Cases) -> None:
+    weight, standard = spotter.head.weight, (table.activations - spotter.mean) / spotter.deviation
     counts: dict[int, int] = {}
     righted = 0
     for row in (table.predicted != table.classes).nonzero()[:, 0].tolist():
@@ -488,21 +488,21 @@ def test_misleaders_are_counted_over_all_errors(made: Bottleneck, table: Bottlen
         counts[most] = counts.get(most, 0) + 1
         then = standard[row].clone()
         then[most] = 0
-        righted += int((made.head.bias + weight @ then).argmax()) == truth
+        righted += int((spotter.head.bias + weight @ then).argmax()) == truth
     led = cases.misled
     assert {one.concept: one.errors for one in led.leaders} == counts
     assert sum(one.righted for one in led.leaders) == led.righted == righted
     for one in led.leaders:
-        now = (standard.index_fill(1, torch.tensor([one.concept]), 0.0) @ weight.T + made.head.bias).argmax(1)
+        now = (standard.index_fill(1, torch.tensor([one.concept]), 0.0) @ weight.T + spotter.head.bias).argmax(1)
         right, before = now == table.classes, table.predicted == table.classes
         assert (one.fixed, one.broken) == (int((right & ~before).sum()), int((before & ~right).sum()))
 
 
 def test_a_class_shows_its_own_photos_for_what_speaks_for_it_and_any_for_what_speaks_against(
-    made: Bottleneck, table: BottleneckTable
+    spotter: Bottleneck, table: BottleneckTable
 ) -> None:
-    (jay,) = choose_bottleneck_cases(made, table, Choice(classes=("jay",), top=5)).classes
-    assert [term.weight for term in jay.terms] == [float(made.head.weight[1, term.concept]) for term in jay.terms]
+    (jay,) = choose_bottleneck_cases(spotter, table, Choice(classes=("jay",), top=5)).classes
+    assert [term.weight for term in jay.terms] == [float(spotter.head.weight[1, term.concept]) for term in jay.terms]
     assert [abs(term.weight) for term in jay.terms] == sorted((abs(t.weight) for t in jay.terms), reverse=True)
     for term, rows in zip(jay.terms, jay.prototypes, strict=True):
         among = table.classes == 1 if term.weight > 0 else torch.ones_like(table.classes).bool()
@@ -512,7 +512,7 @@ def test_a_class_shows_its_own_photos_for_what_speaks_for_it_and_any_for_what_sp
         assert len(set(rows)) == 3
 
 
-def test_what_is_shown_is_chosen_or_named(made: Bottleneck, table: BottleneckTable, cases: Cases) -> None:
+def test_what_is_shown_is_chosen_or_named(spotter: Bottleneck, table: BottleneckTable, cases: Cases) -> None:
     right = table.predicted == table.classes
     assert len(cases.photos) == 6
     assert [bool(right[one.row]) for one in cases.photos] == [True] * 4 + [False] * 2
@@ -522,7 +522,7 @@ def test_what_is_shown_is_chosen_or_named(made: Bottleneck, table: BottleneckTab
     assert set(cases.pairs[0].places) in [{x, y} for x, y, _ in cases.confusions]
     name = table.names[7]
     named = choose_bottleneck_cases(
-        made, table, Choice(("tit",), (("tit", "robin"),), (name, table.names[3].partition("/")[2]), many=0)
+        spotter, table, Choice(("tit",), (("tit", "robin"),), (name, table.names[3].partition("/")[2]), many=0)
     )
     assert [one.place for one in named.classes] == [3]
     assert [one.row for one in named.photos] == [7, 3]
@@ -541,23 +541,25 @@ def test_what_is_shown_is_chosen_or_named(made: Bottleneck, table: BottleneckTab
         (Choice(photos=(".png",)), "photos' names end in"),
     ],
 )
-def test_what_cannot_be_shown_is_refused(made: Bottleneck, table: BottleneckTable, choice: Choice, part: str) -> None:
-    assert part in _refusal(lambda: choose_bottleneck_cases(made, table, choice))
+def test_what_cannot_be_shown_is_refused(
+    spotter: Bottleneck, table: BottleneckTable, choice: Choice, part: str
+) -> None:
+    assert part in _refusal(lambda: choose_bottleneck_cases(spotter, table, choice))
 
 
-def test_a_set_without_errors_or_without_a_class_shows_what_it_has(made: Bottleneck, table: BottleneckTable) -> None:
+def test_a_set_without_errors_or_without_a_class_shows_what_it_has(spotter: Bottleneck, table: BottleneckTable) -> None:
     rows = ((table.predicted == table.classes) & (table.classes < 2)).nonzero()[:, 0]
     names = tuple(table.names[row] for row in rows.tolist())
     some = {name: getattr(table, name)[rows] for name in ("places", "classes", "activations", "logits", "area")}
     few = BottleneckTable(names=names, mapped=(), maps=table.maps[rows], **some)
-    found = choose_bottleneck_cases(made, few, Choice(pairs=(("robin", "finch"),)))
+    found = choose_bottleneck_cases(spotter, few, Choice(pairs=(("robin", "finch"),)))
     assert (found.wrong, found.errors, found.confusions, found.misled.leaders) == (0, (), (), ())
     assert {one.place for one in found.classes} == {0, 1}
     (pair,) = found.pairs
     assert pair.terms == ()
     assert pair.rows[1] is None
-    assert choose_bottleneck_cases(made, few, Choice()).pairs  # those that come second most often
-    tit = choose_bottleneck_cases(made, few, Choice(classes=("tit",))).classes[0]
+    assert choose_bottleneck_cases(spotter, few, Choice()).pairs  # those that come second most often
+    tit = choose_bottleneck_cases(spotter, few, Choice(classes=("tit",))).classes[0]
     assert all(len(rows) == 3 for rows in tit.prototypes)  # of other classes, since it has no photo
 
 
@@ -592,10 +594,10 @@ def test_a_region_is_where_a_map_reaches_half_of_its_highest_value() -> None:
     assert not region(-np.ones((4, 4)), (0, 0, 1, 1), (40, 40)).any()
 
 
-def test_an_empty_photo_has_a_picture_too(made: Bottleneck, model: cl.Backbone, tmp_path: Path) -> None:
+def test_an_empty_photo_has_a_picture_too(spotter: Bottleneck, bird_model: cl.Backbone, tmp_path: Path) -> None:
     for name in CLASSES:
         (tmp_path / name).mkdir()
         Image.new("RGB", (64, 48), (128, 128, 128)).save(tmp_path / name / "grey.png")
-    found = measure_bottleneck(made, model, ClassFolder(tmp_path, "all"), draws=20)
+    found = measure_bottleneck(spotter, bird_model, ClassFolder(tmp_path, "all"), draws=20)
     assert found.figure("norm_cells").value is None  # no map is above zero, and nothing is present
     assert mean(found.figure("accuracy")) == 0.25

@@ -14,8 +14,8 @@ from torch import Tensor
 import conceptlens as cl
 from conceptlens.metric import (
     BOTTLENECK_METRICS,
-    ConceptTable,
     Keypoints,
+    LabelledActivations,
     Score,
     accuracy,
     activation_norm,
@@ -333,12 +333,12 @@ def test_accuracy_and_effective_concepts() -> None:
     assert effective_concepts(weights) == 1.5
 
 
-def leaky(images: int, seed: int, code: float) -> ConceptTable:
+def leaky(images: int, seed: int, code: float) -> LabelledActivations:
     """Four classes, one concept that tells two from two; how much it is active tells the rest, times `code`."""
     classes = torch.arange(images) % 4
     labels = torch.stack([classes >= 2, noise(images, seed=seed + 1) > 0.5], dim=1)
     activations = labels.double() + code * (classes % 2)[:, None] + 0.02 * noise(images, 2, seed=seed)
-    return ConceptTable(activations, labels, classes)
+    return LabelledActivations(activations, labels, classes)
 
 
 def test_a_head_that_reads_how_much_leaks() -> None:
@@ -361,7 +361,7 @@ def test_correcting_helps_where_nothing_leaks() -> None:
     classes = torch.arange(600) % 2
     labels = torch.stack([classes == 1, noise(600) > 0.5], dim=1)
     train, test = (
-        ConceptTable(
+        LabelledActivations(
             labels[s] + 0.8 * torch.randn(300, 2, generator=torch.Generator().manual_seed(i)), labels[s], classes[s]
         )
         for i, s in enumerate((slice(300), slice(300, 600)))
@@ -461,7 +461,7 @@ K = birds(4)
 MAPS = noise(4, 3, 5, 5)
 FLAGS = torch.ones(4, 3, dtype=torch.bool)
 UNSIZED = Keypoints(K.xy, K.visible, K.own, K.present)
-TABLE = ConceptTable(noise(4, 3), FLAGS, torch.arange(4))
+TABLE = LabelledActivations(noise(4, 3), FLAGS, torch.arange(4))
 REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: Keypoints(K.xy[:3], K.visible, K.own, K.present), r"expected xy\[image part 2\]"),
     (lambda: Keypoints(K.xy, K.visible[0], K.own, K.present), r"'visible': \(3,\)"),
@@ -498,10 +498,13 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: class_labels(torch.ones(3), torch.arange(3)), r"expected finite shares\[class concept\]"),
     (lambda: accuracy(noise(4, 3), torch.arange(3)), r"classes \(3,\)"),
     (lambda: effective_concepts(torch.ones(3)), r"weights have shape \(3,\)"),
-    (lambda: ConceptTable(noise(4, 3), FLAGS, torch.arange(4).float()), "expected one whole number"),
-    (lambda: ConceptTable(noise(4, 3), FLAGS, torch.arange(3)), r"classes have shape \(3,\)"),
-    (lambda: concept_leakage(TABLE, ConceptTable(noise(4, 2), FLAGS[:, :2], torch.arange(4))), "3 concepts and test 2"),
-    (lambda: concept_leakage(ConceptTable(noise(4, 3), FLAGS, torch.ones(4).long()), TABLE), "are of one class"),
+    (lambda: LabelledActivations(noise(4, 3), FLAGS, torch.arange(4).float()), "expected one whole number"),
+    (lambda: LabelledActivations(noise(4, 3), FLAGS, torch.arange(3)), r"classes have shape \(3,\)"),
+    (
+        lambda: concept_leakage(TABLE, LabelledActivations(noise(4, 2), FLAGS[:, :2], torch.arange(4))),
+        "3 concepts and test 2",
+    ),
+    (lambda: concept_leakage(LabelledActivations(noise(4, 3), FLAGS, torch.ones(4).long()), TABLE), "are of one class"),
     (lambda: concept_leakage(TABLE, TABLE, torch.ones(2)), r"thresholds have shape \(2,\)"),
     (lambda: oracle_impurity(noise(4, 3), FLAGS), "0 of 3 concepts have images with and without them"),
     (lambda: niche_impurity(noise(4, 3), FLAGS, held_out=1), "held_out is 1"),

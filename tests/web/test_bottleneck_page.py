@@ -13,13 +13,14 @@ from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
 import conceptlens as cl
-from coloured_birds import CLASSES, CONCEPTS, birds_seen, eye, write_birds
+from coloured_birds import CLASSES, CONCEPTS
 from conceptlens.concept.bottleneck.edit import Edit
 from conceptlens.concept.bottleneck.intervention import with_edits, with_weights
 from conceptlens.concept.bottleneck.module import Bottleneck
 from conceptlens.data.cub import Cub
-from conceptlens.evaluation.bottleneck import BottleneckMeasures, measure_bottleneck
+from conceptlens.evaluation.bottleneck import measure_bottleneck
 from conceptlens.evaluation.bottleneck_case import Choice, choose_bottleneck_cases
+from conceptlens.evaluation.bottleneck_measures import BottleneckMeasures
 from conceptlens.reporting.bottleneck_files import write_bottleneck_report
 from conceptlens.reporting.bottleneck_look import Pictures, read_pictures
 from conceptlens.reporting.bottleneck_page import AboutBottleneck, bottleneck_page
@@ -32,36 +33,21 @@ Open = Callable[..., Page]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_birds(tmp_path_factory.mktemp("birds"))
-
-
-@pytest.fixture(scope="module")
-def model() -> cl.Backbone:
-    return eye()
-
-
-@pytest.fixture(scope="module")
-def made(model: cl.Backbone, folder: Path) -> Bottleneck:
-    return birds_seen(model, folder)
-
-
-@pytest.fixture(scope="module")
-def measures(made: Bottleneck, model: cl.Backbone, folder: Path) -> BottleneckMeasures:
-    return measure_bottleneck(made, model, Cub(folder, "all"), Cub(folder, "train"), draws=100)
+def measures(spotter: Bottleneck, bird_model: cl.Backbone, birds: Path) -> BottleneckMeasures:
+    return measure_bottleneck(spotter, bird_model, Cub(birds, "all"), Cub(birds, "train"), draws=100)
 
 
 @pytest.fixture(scope="module")
 def report(
-    made: Bottleneck,
-    model: cl.Backbone,
+    spotter: Bottleneck,
+    bird_model: cl.Backbone,
     measures: BottleneckMeasures,
-    folder: Path,
+    birds: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     out = tmp_path_factory.mktemp("report")
     told = {"bottleneck": "birds", "settings": {"split": "all", "leakage": False}}
-    return write_bottleneck_report(out, made, model, Cub(folder, "all"), measures, CHOICE, None, told)[0]
+    return write_bottleneck_report(out, spotter, bird_model, Cub(birds, "all"), measures, CHOICE, None, told)[0]
 
 
 @pytest.fixture
@@ -96,9 +82,9 @@ def test_what_is_shown_adds_up(opened: Open, kind: str, count: int | None) -> No
         assert sum(parts) == total
 
 
-def test_sums_are_those_of_the_bottleneck(opened: Open, made: Bottleneck, measures: BottleneckMeasures) -> None:
+def test_sums_are_those_of_the_bottleneck(opened: Open, spotter: Bottleneck, measures: BottleneckMeasures) -> None:
     page = opened()
-    cases = choose_bottleneck_cases(made, measures.table, CHOICE)
+    cases = choose_bottleneck_cases(spotter, measures.table, CHOICE)
     for case, article in zip(cases.photos, page.locator("article.photo").all(), strict=True):
         logit = float(measures.table.logits[case.row].max())
         assert number(article.locator(".total .adds").inner_text()) == round(100 * logit)
@@ -157,10 +143,10 @@ def test_every_section_is_there_with_its_pictures(opened: Open, measures: Bottle
 
 
 def test_a_map_is_drawn_where_the_bottleneck_sees(
-    made: Bottleneck, model: cl.Backbone, measures: BottleneckMeasures, folder: Path
+    spotter: Bottleneck, bird_model: cl.Backbone, measures: BottleneckMeasures, birds: Path
 ) -> None:
-    photos = Cub(folder, "all")
-    pictures = read_pictures(made, model, photos, measures.table, {4: {0}, 20: {1, 2}})
+    photos = Cub(birds, "all")
+    pictures = read_pictures(spotter, bird_model, photos, measures.table, {4: {0}, 20: {1, 2}})
     assert set(pictures.maps) == {(4, 0), (20, 1), (20, 2)}
     assert photos.annotation is not None
     points = photos.annotation.keypoints
@@ -224,11 +210,11 @@ def test_dark_and_light_follow_the_reader(opened: Open) -> None:
 
 
 def test_hostile_names_stay_text_and_nothing_runs(
-    visit: Open, made: Bottleneck, measures: BottleneckMeasures, tmp_path: Path
+    visit: Open, spotter: Bottleneck, measures: BottleneckMeasures, tmp_path: Path
 ) -> None:
-    evil = with_weights(with_edits(made, [Edit(0, 0.0, 1.0, note=EVIL)]), {("robin", "shiny"): 0.0}, EVIL)
-    evil.classes = (EVIL, *made.classes[1:])
-    evil.concepts = (replace(made.concepts[0], label=EVIL), *made.concepts[1:])
+    evil = with_weights(with_edits(spotter, [Edit(0, 0.0, 1.0, note=EVIL)]), {("robin", "shiny"): 0.0}, EVIL)
+    evil.classes = (EVIL, *spotter.classes[1:])
+    evil.concepts = (replace(spotter.concepts[0], label=EVIL), *spotter.concepts[1:])
     evil.training_record["dropped"] = [{"label": EVIL, "reason": EVIL}]
     told = replace(measures, data=EVIL)
     cases = choose_bottleneck_cases(evil, measures.table, replace(CHOICE, classes=(EVIL,), pairs=()))
@@ -251,16 +237,16 @@ def test_hostile_names_stay_text_and_nothing_runs(
 
 
 def test_a_page_without_errors_or_shown_photos_is_whole(
-    visit: Open, made: Bottleneck, measures: BottleneckMeasures, tmp_path: Path
+    visit: Open, spotter: Bottleneck, measures: BottleneckMeasures, tmp_path: Path
 ) -> None:
     table = measures.table
     rows = (table.predicted == table.classes).nonzero()[:, 0]
     some = {name: getattr(table, name)[rows] for name in ("places", "classes", "activations", "logits", "area")}
     few = replace(table, names=tuple(table.names[row] for row in rows.tolist()), maps=table.maps[rows], **some)
-    cases = choose_bottleneck_cases(made, few, Choice(many=0))
+    cases = choose_bottleneck_cases(spotter, few, Choice(many=0))
     bare = replace(cases, classes=(), pairs=())
     text = bottleneck_page(
-        made, replace(measures, table=few), bare, Pictures({}, {}, {}), AboutBottleneck("b", "today")
+        spotter, replace(measures, table=few), bare, Pictures({}, {}, {}), AboutBottleneck("b", "today")
     )
     file = tmp_path / "bare.html"
     file.write_text(text, "utf-8")

@@ -16,8 +16,8 @@ from conceptlens.zoo import DEFAULT_MODEL
 if TYPE_CHECKING:
     from conceptlens.concept.bottleneck.module import Bottleneck
     from conceptlens.data.labelled import LabelledSet
-    from conceptlens.evaluation.bottleneck import BottleneckMeasures
     from conceptlens.evaluation.bottleneck_case import Choice
+    from conceptlens.evaluation.bottleneck_measures import BottleneckMeasures
 
 Folder = Annotated[Path, typer.Option("--bottleneck", "-b", help="A folder made by `conceptlens fit loc-cbm`.")]
 Data = Annotated[str, typer.Option("--data", "-d", help="NAME:DIR with the bottleneck's classes: cub:DIR, folder:DIR.")]
@@ -81,19 +81,23 @@ def bottleneck(
         seed=seed, batch=batch_size, watch=lambda parts, total: progress(parts, total, "parts of the set"),
     )  # fmt: skip
     report_failures(measures.failures)
-    settings = {
-        "split": split, "train": measures.train, "weights": weights if pretrained else "random", "limit": limit,
-        "leakage": leakage, "seed": seed,
-    }  # fmt: skip
-    told = {
-        "bottleneck": str(folder),
-        "settings": {name: value for name, value in settings.items() if value is not None},
-    }
+    told = _told(
+        folder, split=split, train=measures.train, weights=weights if pretrained else "random", limit=limit,
+        leakage=leakage, seed=seed,
+    )  # fmt: skip
     _finish(made, backbone, opened, measures, choice, out, cache, told, as_json)
     bad = f", {len(measures.failures)} failed" if measures.failures else ""
     typer.echo(f"{measures.photos} photos{bad} in {time.perf_counter() - start:.1f} s", err=True)
     if measures.failures:
         raise typer.Exit(1)
+
+
+def _told(folder: Path, **settings: object) -> dict[str, Any]:
+    """Return what was evaluated and how; a setting that is `None` is left out."""
+    return {
+        "bottleneck": str(folder),
+        "settings": {name: value for name, value in settings.items() if value is not None},
+    }
 
 
 def _finish(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,6 @@ from conceptlens.evaluation.bottleneck_figure import (
     Figure,
     absent,
     figure,
-    figure_numbers,
     joined_scores,
     known,
 )
@@ -29,10 +28,12 @@ from conceptlens.evaluation.bottleneck_known import (
     shown_in,
 )
 from conceptlens.evaluation.bottleneck_leakage import LEAKAGES, leakage_figures
+from conceptlens.evaluation.bottleneck_measures import BottleneckMeasures, ClassMeasure, ConceptMeasure
 from conceptlens.evaluation.bottleneck_place import (
     AT_BOXES,
     AT_KEYPOINTS,
     PURITIES,
+    Known,
     TopMaps,
     most_active,
     place_scores,
@@ -49,74 +50,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from conceptlens.backbone import Backbone
+    from conceptlens.cells import CellSource
     from conceptlens.concept.bottleneck.module import Bottleneck
     from conceptlens.data.labelled import LabelledSet
-    from conceptlens.run import Failure
 
-SCHEMA = "conceptlens.evaluate-bottleneck/1"
 MAPS_AT_ONCE = 2**25  # cells of maps held together, 128 MiB
 PART = 256  # and photos, so that progress is seen
 OWN_VIEW = "the network has a preprocessing of its own, of which nobody knows what it cuts off"
-
-
-@dataclass(frozen=True)
-class ClassMeasure:
-    """One class: its photos, the share that is right, the class it is most taken for and how often (`None`: never)."""
-
-    name: str
-    photos: int
-    accuracy: float | None
-    taken_for: str | None
-    times: int
-
-
-@dataclass(frozen=True)
-class ConceptMeasure:
-    """One concept; what does not apply is `None`.
-
-    - `classes`: how many classes it has a weight for. `photos`: how many show it, as far as that is known.
-    - `keypoint_error`, `pointing`: means over `pairs` photos; `constant_error`: of the control's fixed cell.
-    """
-
-    label: str
-    part: str | None
-    classes: int
-    photos: int | None = None
-    auroc: float | None = None
-    pairs: int = 0
-    keypoint_error: float | None = None
-    constant_error: float | None = None
-    pointing: float | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class BottleneckMeasures:
-    """What `measure_bottleneck` found.
-
-    - `figures`: every figure, also those without a value. `presence`: when a photo is taken to show a concept.
-    - `table`: what the bottleneck read, without maps. `present[photo concept]`: of all concepts, false where unknown.
-    """
-
-    data: str
-    model: str
-    photos: int
-    figures: tuple[Figure, ...]
-    classes: tuple[ClassMeasure, ...]
-    concepts: tuple[ConceptMeasure, ...]
-    presence: str
-    labelled: int
-    train: str | None
-    table: BottleneckTable = field(repr=False)
-    present: Bool[Tensor, "photo concept"] = field(repr=False)
-
-    @property
-    def failures(self) -> tuple[Failure, ...]:
-        """The photos that could not be read."""
-        return self.table.failures
-
-    def figure(self, name: str) -> Figure:
-        """Return a figure by its name."""
-        return next(one for one in self.figures if one.name == name)
 
 
 def measure_bottleneck(
@@ -149,41 +89,48 @@ def measure_bottleneck(
     every = list(range(len(photos)) if places is None else places)
     most = max(batch, min(PART, MAPS_AT_ONCE // (len(looked) * bottleneck.grid[0] * bottleneck.grid[1])))
     parts = read_parts(bottleneck, source, every, looked, batch, most)
-    scores, tables, points, top = [], [], [], None
-    for part in watch(parts, -(-len(every) // most)) if watch else parts:
+
+    def known_in(part: BottleneckTable) -> Known:
         shown = shown_in(bottleneck, photos, of_set, part)[:, looked]
-        found = known_of(bottleneck, model, photos, part, shown, constant)
-        scores.append(place_scores(part.maps, found, seed))
-        top = most_active(part, top)
-        tables.append(joined([part], source, maps=False))
-        points += [found.keypoints] if found.keypoints else []
-    table = joined(tables, source, maps=False)
+        return known_of(bottleneck, model, photos, part, shown, constant)
+
+    seen = _seen(watch(parts, -(-len(every) // most)) if watch else parts, source, known_in, seed)
     labelled = any(place is not None for place in of_set)
-    present = shown_in(bottleneck, photos, of_set, table)
-    told = _Told(bottleneck, photos, table, present, looked, labelled, joined_scores(scores), draws, seed)
-    figures = [*_answers(told), *_concepts(told), *_places(told, missing), *_purities(told, points, top)]
+    present = shown_in(bottleneck, photos, of_set, seen.table)
+    told = _Told(bottleneck, photos, seen, present, looked, labelled, draws, seed)
+    figures = [*_answers(told), *_concepts(told), *_places(told, missing), *_purities(told)]
     if leakage:
-        figures += leakage_figures(bottleneck, model, train, cache, told.table, told.labels, looked, draws, seed)
+        figures += leakage_figures(bottleneck, model, train, cache, seen.table, told.labels, looked, draws, seed)
     else:
         figures += absent(LEAKAGES, "it was not asked for: it fits heads of its own, which takes a while")
     return _measures(told, model, train, figures)
 
 
-def bottleneck_numbers(measures: BottleneckMeasures) -> dict[str, Any]:
-    """Return measures as JSON holds them: see docs/json.md."""
-    return {
-        "schema": SCHEMA,
-        "data": measures.data,
-        "train": measures.train,
-        "model": measures.model,
-        "photos": measures.photos,
-        "presence": measures.presence,
-        "concepts_with_labels": measures.labelled,
-        "figures": [figure_numbers(one) for one in measures.figures],
-        "classes": [vars(one) for one in measures.classes],
-        "concepts": [vars(one) for one in measures.concepts],
-        "failures": [{"image": failure.name, "error": failure.reason} for failure in measures.failures],
-    }
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What is kept of all parts of a set: without maps, but those in which each concept is most active.
+
+    `scores`: figure, then control, then score. `points`: of each part, where the set has keypoints.
+    """
+
+    table: BottleneckTable
+    scores: dict[str, dict[str, Score]]
+    points: list[Keypoints]
+    top: TopMaps | None
+
+
+def _seen(
+    parts: Iterable[BottleneckTable], source: CellSource, known_in: Callable[[BottleneckTable], Known], seed: int
+) -> _Seen:
+    """Return what is kept of parts, once the maps of each were looked at."""
+    scores, tables, points, top = [], [], [], None
+    for part in parts:
+        found = known_in(part)
+        scores.append(place_scores(part.maps, found, seed))
+        top = most_active(part, top)
+        tables.append(joined([part], source, maps=False))
+        points += [found.keypoints] if found.keypoints else []
+    return _Seen(joined(tables, source, maps=False), joined_scores(scores), points, top)
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,13 +139,17 @@ class _Told:
 
     bottleneck: Bottleneck
     photos: LabelledSet
-    table: BottleneckTable
+    seen: _Seen
     present: Bool[Tensor, "photo concept"]
     looked: list[int]
     labelled: bool
-    scores: dict[str, dict[str, Score]]
     draws: int
     seed: int
+
+    @property
+    def table(self) -> BottleneckTable:
+        """What the bottleneck read."""
+        return self.seen.table
 
     @property
     def labels(self) -> Bool[Tensor, "photo looked"] | None:
@@ -250,21 +201,21 @@ def _concepts(told: _Told) -> list[Figure]:
 def _places(told: _Told, missing: str) -> list[Figure]:
     """Return the figures of maps; `missing`: why there is no control of fixed places, where there is none."""
     found = []
-    for name, scores in told.scores.items():
+    for name, scores in told.seen.scores.items():
         lacking = {"constant": missing} if missing and name.startswith("keypoint_") else {}
         found.append(figure(name, scores, told.draws, told.seed, missing=lacking))
     annotation = told.photos.annotation
-    if "keypoint_error" not in told.scores:
+    if "keypoint_error" not in told.seen.scores:
         found += absent(AT_KEYPOINTS, OWN_VIEW if annotation and annotation.keypoints else "the set has no keypoints")
-    if "box_energy" not in told.scores:
+    if "box_energy" not in told.seen.scores:
         has = annotation is not None and annotation.boxes is not None
         found += absent(AT_BOXES, OWN_VIEW if has else "the set has no boxes")
     return found
 
 
-def _purities(told: _Told, points: Sequence[Keypoints], top: TopMaps | None) -> list[Figure]:
+def _purities(told: _Told) -> list[Figure]:
     """Return the purities of concepts that some class uses, intervals over concepts."""
-    annotation = told.photos.annotation
+    annotation, points, top = told.photos.annotation, told.seen.points, told.seen.top
     if not points or top is None or not (annotation and annotation.keypoints):
         return list(absent(PURITIES, OWN_VIEW if annotation and annotation.keypoints else "the set has no keypoints"))
     whole = Keypoints(
@@ -297,8 +248,8 @@ def _by_concept(told: _Told) -> tuple[ConceptMeasure, ...]:
     found = [ConceptMeasure(one.label, one.part, used[i]) for i, one in enumerate(told.bottleneck.concepts)]
     labels = told.labels
     apart = None if labels is None else concept_auroc(told.table.activations[:, told.looked], labels)
-    at = told.scores.get("keypoint_error", {})
-    pointing = told.scores.get("keypoint_pointing", {})
+    at = told.seen.scores.get("keypoint_error", {})
+    pointing = told.seen.scores.get("keypoint_pointing", {})
     for column, concept in enumerate(told.looked):
         found[concept] = replace(
             found[concept],

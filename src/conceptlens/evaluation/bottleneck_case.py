@@ -10,21 +10,18 @@ from typing import TYPE_CHECKING
 import torch
 
 from conceptlens.error import InputError, near
+from conceptlens.evaluation.bottleneck_error import ErrorCase, MisledSet, error_case, misleaders
 from conceptlens.evaluation.bottleneck_sum import (
     ClassCase,
-    ErrorCase,
-    MisledSet,
     PairCase,
     PhotoCase,
     class_case,
-    error_case,
-    margins,
-    misleaders,
     pair_case,
     photo_case,
 )
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from torch import Tensor
 
     from conceptlens.concept.bottleneck.module import Bottleneck
@@ -154,9 +151,8 @@ def _photos(table: BottleneckTable, classes: Sequence[int], many: int) -> list[i
     right = table.predicted == table.classes
     others = [k for k in table.classes.unique().tolist() if k not in classes]
     usual = [_usual(table, (table.classes == k) & right) for k in (*classes, *others)]
-    best = table.logits.topk(2, dim=1).values
-    margins = torch.where(right, -torch.inf, best[:, 0] - best[:, 1])
-    sure = [row for row in margins.argsort(descending=True, stable=True).tolist() if not bool(right[row])]
+    surest = torch.where(right, -torch.inf, _margins(table)).argsort(descending=True, stable=True).tolist()
+    sure = [row for row in surest if not bool(right[row])]
     wrong = sure[: many // 3]
     return [*[row for row in usual if row is not None][: many - len(wrong)], *wrong]
 
@@ -174,4 +170,10 @@ def _errors(
 def _usual(table: BottleneckTable, among: Tensor) -> int | None:
     """Return the row whose margin is the median of those chosen."""
     rows = among.nonzero()[:, 0]
-    return int(rows[margins(table)[rows].argsort(stable=True)[len(rows) // 2]]) if len(rows) else None
+    return int(rows[_margins(table)[rows].argsort(stable=True)[len(rows) // 2]]) if len(rows) else None
+
+
+def _margins(table: BottleneckTable) -> Float[Tensor, "photo"]:
+    """Return by how much the highest logit is above the second."""
+    best = table.logits.topk(2, dim=1).values
+    return best[:, 0] - best[:, 1]

@@ -13,7 +13,7 @@ from conceptlens.evaluation.bottleneck_figure import OWN, Control, Figure, absen
 from conceptlens.evaluation.bottleneck_known import attributes_of, shown_in
 from conceptlens.evaluation.bottleneck_table import BottleneckTable, read_table
 from conceptlens.metric.impurity import niche_impurity, oracle_impurity
-from conceptlens.metric.leakage import ConceptTable, concept_leakage
+from conceptlens.metric.leakage import LabelledActivations, concept_leakage
 from conceptlens.metric.score import Score
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def leakage_figures(
     read = read_table(bottleneck, model, train, cache=cache)
     own = shown_in(bottleneck, train, attributes_of(bottleneck, train), read)[:, chosen]
     found = concept_leakage(
-        ConceptTable(read.activations[:, chosen], own, read.classes), ConceptTable(active, labels, table.classes)
+        LabelledActivations(read.activations[:, chosen], own, read.classes),
+        LabelledActivations(active, labels, table.classes),
     )
     heads = []
     for name, other in HEADS.items():

@@ -18,7 +18,7 @@ from conceptlens.metric.keypoint import (
     keypoint_swap,
 )
 from conceptlens.metric.keypoint_control import centre_peaks, constant_peaks, swapped_error, uniform_maps
-from conceptlens.metric.leakage import ConceptTable, Leakage, concept_leakage, prevalence_thresholds
+from conceptlens.metric.leakage import LabelledActivations, Leakage, concept_leakage, prevalence_thresholds
 from conceptlens.metric.locate import (
     LOCATED,
     area,
@@ -41,10 +41,10 @@ from conceptlens.metric.spread import Interval, difference, interval, macro
 __all__ = [
     "BOTTLENECK_METRICS",
     "LOCATED",
-    "ConceptTable",
     "Impurity",
     "Interval",
     "Keypoints",
+    "LabelledActivations",
     "Leakage",
     "Metric",
     "Purity",

@@ -37,7 +37,7 @@ class Head(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class ConceptTable:
+class LabelledActivations:
     """Images as a bottleneck sees them: `activations[image concept]`, true bool `labels` alike, and `classes[image]`.
 
     Raises `InputError` where they do not fit, or an activation is not finite.
@@ -105,8 +105,8 @@ class Leakage:
 
 
 def concept_leakage(
-    train: ConceptTable,
-    test: ConceptTable,
+    train: LabelledActivations,
+    test: LabelledActivations,
     thresholds: Float[Tensor, "concept"] | None = None,
     head: Callable[[], Head] | None = None,
 ) -> Leakage:

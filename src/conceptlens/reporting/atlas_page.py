@@ -57,6 +57,7 @@ def atlas_page(story: Story, drawings: Drawings, tiles: Tiles, about: AboutAtlas
     rows, told, ranked = story.rows, story.told, story.ranked()
     return static_page(
         "atlas.html.j2",
+        "table.css",
         "atlas.css",
         about=about,
         story=story,

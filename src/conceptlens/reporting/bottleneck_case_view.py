@@ -12,9 +12,10 @@ from conceptlens.reporting.bottleneck_words import adding_up, counted
 
 if TYPE_CHECKING:
     from conceptlens.concept.bottleneck.module import Bottleneck
-    from conceptlens.evaluation.bottleneck import BottleneckMeasures
     from conceptlens.evaluation.bottleneck_case import Cases
-    from conceptlens.evaluation.bottleneck_sum import ClassCase, ErrorCase, PairCase, PhotoCase
+    from conceptlens.evaluation.bottleneck_error import ErrorCase
+    from conceptlens.evaluation.bottleneck_measures import BottleneckMeasures
+    from conceptlens.evaluation.bottleneck_sum import ClassCase, PairCase, PhotoCase
     from conceptlens.reporting.bottleneck_look import Pictures
 
 LISTED = 8  # confusions that are listed
@@ -53,86 +54,48 @@ class CaseView:
 
     def of_photo(self, case: PhotoCase) -> dict[str, Any]:
         """Return a photo and the sum that makes its score."""
-        values = [case.bias, *(term.adds for term in case.terms), *_left(case.rest, case.others)]
-        parts, total = adding_up(values, case.score)
-        bars = _bars(values)
+        rows, told = self._summed(case, case.score)
         return {
-            "picture": self.pictures.photo(case.row),
-            "photo": self._named(case.row),
-            "truth": self._class(case.truth),
-            "answer": self._class(case.answer),
+            **told,
             "right": case.truth == case.answer,
             "second": self._class(case.second),
             "second_score": number(case.second_score),
-            "start": {"adds": parts[0], "bar": bars[0]},
-            "rows": [
-                {
-                    **self._concept(term.concept),
-                    "standard": _deviations(term.standard),
-                    "weight": signed(term.weight),
-                    "adds": told,
-                    "bar": bar,
-                    "map": self.pictures.laid(case.row, term.concept),
-                }
-                for term, told, bar in zip(case.terms, parts[1:], bars[1:], strict=False)
-            ],
-            "rest": _rest(case.others, parts, bars),
-            "total": total,
+            "rows": [{**row, "weight": signed(term.weight)} for term, row in zip(case.terms, rows, strict=True)],
         }
 
     def of_pair(self, case: PairCase) -> dict[str, Any]:
         """Return two classes and what separates them."""
-        values = [*(term.apart for term in case.terms), *_left(case.rest, case.others)]
-        parts, total = adding_up(values, case.total)
-        bars = _bars(values)
+        parts, told = _sum([term.apart for term in case.terms], case.rest, case.others, case.total)
         names = [self._class(place) for place in case.places]
         taken = [
             f"Of {counted(photos, 'photo')} of {name}, {times} {'is' if times == 1 else 'are'} taken for {other}."
             for photos, name, times, other in zip(case.photos, names, case.taken, names[::-1], strict=True)
         ]
         return {
+            **told,
             "names": names,
             "taken": taken,
             "pictures": [self._whole(row) for row in case.rows if row is not None],
             "rows": [
                 {
                     **self._concept(term.concept),
+                    **part,
                     "weights": [signed(value) if value else "0" for value in term.weights],
                     "means": [_deviations(value) for value in term.means],
-                    "adds": told,
-                    "bar": bar,
                     "maps": [self.pictures.laid(row, term.concept) for row in case.rows if row is not None],
                 }
-                for term, told, bar in zip(case.terms, parts, bars, strict=False)
+                for term, part in zip(case.terms, parts, strict=True)
             ],
-            "rest": _rest(case.others, parts, bars),
-            "total": total,
         }
 
     def of_error(self, case: ErrorCase) -> dict[str, Any]:
         """Return a wrong photo, the sum that misled, and what setting concepts to their averages changes."""
-        values = [case.bias, *(term.adds for term in case.terms), *_left(case.rest, case.others)]
-        parts, total = adding_up(values, case.margin)
-        bars = _bars(values)
+        rows, told = self._summed(case, case.margin)
         return {
-            "picture": self.pictures.photo(case.row),
-            "photo": self._named(case.row),
-            "truth": self._class(case.truth),
-            "answer": self._class(case.answer),
-            "start": {"adds": parts[0], "bar": bars[0]},
+            **told,
             "rows": [
-                {
-                    **self._concept(term.concept),
-                    "standard": _deviations(term.standard),
-                    "adds": told,
-                    "bar": bar,
-                    "map": self.pictures.laid(case.row, term.concept),
-                    "then": self._then(case, term.answer),
-                }
-                for term, told, bar in zip(case.terms, parts[1:], bars[1:], strict=False)
+                {**row, "then": self._then(case, term.answer)} for term, row in zip(case.terms, rows, strict=True)
             ],
-            "rest": _rest(case.others, parts, bars),
-            "total": total,
             "together": self._then(case, case.together) if len(case.terms) > 1 else None,
         }
 
@@ -156,6 +119,27 @@ class CaseView:
             for one in cases.misled.leaders
         ]
 
+    def _summed(self, case: PhotoCase | ErrorCase, total: float) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Return a row for each concept of a photo's sum, and the photo with what stands before and after them."""
+        (start, *parts), told = _sum([case.bias, *(term.adds for term in case.terms)], case.rest, case.others, total)
+        rows = [
+            {
+                **self._concept(term.concept),
+                **part,
+                "standard": _deviations(term.standard),
+                "map": self.pictures.laid(case.row, term.concept),
+            }
+            for term, part in zip(case.terms, parts, strict=True)
+        ]
+        return rows, {
+            **told,
+            "start": start,
+            "picture": self.pictures.photo(case.row),
+            "photo": self._named(case.row),
+            "truth": self._class(case.truth),
+            "answer": self._class(case.answer),
+        }
+
     def _then(self, case: ErrorCase, answer: int) -> dict[str, Any]:
         kind = "right" if answer == case.truth else "still" if answer == case.answer else "other"
         return {"kind": kind, "name": self._class(answer)}
@@ -178,15 +162,15 @@ class CaseView:
         return {**self.pictures.cut(row, concept), "photo": self._named(row), "of": self._class(place)}
 
 
-def _left(rest: float, others: int) -> list[float]:
-    """Return what concepts that are not shown add, as one number, where there are such concepts."""
-    return [rest] if others > 0 else []
-
-
-def _rest(others: int, parts: Sequence[str], bars: Sequence[dict[str, str]]) -> dict[str, Any] | None:
-    if others <= 0:
-        return None
-    return {"adds": parts[-1], "bar": bars[-1], "others": counted(others, "other concept")}
+def _sum(
+    values: Sequence[float], rest: float, others: int, total: float
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return each value as a text and a bar; and the total, with what the `others` add, where there are any, as one."""
+    every = [*values, rest] if others > 0 else list(values)
+    texts, whole = adding_up(every, total)
+    parts = [{"adds": text, "bar": bar} for text, bar in zip(texts, _bars(every), strict=True)]
+    left = {**parts.pop(), "others": counted(others, "other concept")} if others > 0 else None
+    return parts, {"rest": left, "total": whole}
 
 
 def _bars(values: Sequence[float]) -> list[dict[str, str]]:

@@ -15,19 +15,19 @@ from rich.console import Console
 from rich.table import Table
 
 from conceptlens.atomic import replacing
-from conceptlens.evaluation.bottleneck import SCHEMA, bottleneck_numbers
 from conceptlens.evaluation.bottleneck_case import Choice, choose_bottleneck_cases
 from conceptlens.evaluation.bottleneck_figure import CONTROLS
+from conceptlens.evaluation.bottleneck_measures import SCHEMA, bottleneck_numbers
 from conceptlens.reporting.bottleneck_look import read_pictures
 from conceptlens.reporting.bottleneck_page import AboutBottleneck, write_bottleneck_page
-from conceptlens.reporting.bottleneck_words import counted, plainly, shown
+from conceptlens.reporting.bottleneck_words import plainly, shown
 from conceptlens.reporting.numbers import versions
 
 if TYPE_CHECKING:
     from conceptlens.backbone import Backbone
     from conceptlens.concept.bottleneck.module import Bottleneck
     from conceptlens.data.labelled import LabelledSet
-    from conceptlens.evaluation.bottleneck import BottleneckMeasures
+    from conceptlens.evaluation.bottleneck_measures import BottleneckMeasures
 
 PRINTED = ("accuracy", "concepts_per_class", "concept_auroc", "keypoint_error", "keypoint_pointing", "keypoint_swap")
 
@@ -108,9 +108,3 @@ def _write_rows(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer = csv.DictWriter(opened, list(rows[0]) if rows else [], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-
-
-def said_photos(measures: BottleneckMeasures) -> str:
-    """Return how many photos were read, and how many could not be."""
-    bad = f", {len(measures.failures)} failed" if measures.failures else ""
-    return f"{counted(measures.photos, 'photo')}{bad}"

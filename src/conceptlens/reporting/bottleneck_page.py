@@ -17,8 +17,8 @@ from conceptlens.reporting.static_page import static_page
 
 if TYPE_CHECKING:
     from conceptlens.concept.bottleneck.module import Bottleneck
-    from conceptlens.evaluation.bottleneck import BottleneckMeasures, ConceptMeasure
     from conceptlens.evaluation.bottleneck_case import Cases
+    from conceptlens.evaluation.bottleneck_measures import BottleneckMeasures, ConceptMeasure
     from conceptlens.reporting.bottleneck_look import Pictures
 
 FIRST = 12  # concepts of the table that are not folded away

@@ -10,8 +10,8 @@ from conceptlens.evaluation.bottleneck_figure import CONTROLS, Figure
 from conceptlens.reporting.atlas_words import number
 
 if TYPE_CHECKING:
-    from conceptlens.evaluation.bottleneck import BottleneckMeasures
     from conceptlens.evaluation.bottleneck_case import Cases
+    from conceptlens.evaluation.bottleneck_measures import BottleneckMeasures
     from conceptlens.metric.spread import Interval
 
 SHARES = ("share of photos", "share of maps", "share of the map", "share of the cells", "share of the diagonal")

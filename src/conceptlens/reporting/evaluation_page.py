@@ -71,6 +71,7 @@ def evaluation_page(summary: Summary, cases: Sequence[ShownCase], about: About) 
     """Return the page of an evaluation as HTML that asks for nothing outside itself."""
     return static_page(
         "evaluation.html.j2",
+        "table.css",
         "evaluation.css",
         groups=range(len(summary.groups)),
         about=about,

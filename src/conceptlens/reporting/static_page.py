@@ -8,8 +8,8 @@ from importlib.resources import files
 from typing import Any
 
 
-def static_page(name: str, style: str, **content: Any) -> str:
-    """Return a template filled in, with the base style and a style of its own, which sees the same content.
+def static_page(name: str, *styles: str, **content: Any) -> str:
+    """Return a template filled in, with the base style and then styles of its own, which see the same content.
 
     The style is allowed by its fingerprint; pictures stand in the page; nothing outside is asked for.
     """
@@ -17,10 +17,10 @@ def static_page(name: str, style: str, **content: Any) -> str:
 
     templates = files("conceptlens.reporting") / "templates"
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    page, base, own = (
-        environment.from_string((templates / file).read_text(encoding="utf-8")) for file in (name, "base.css", style)
+    page, *parts = (
+        environment.from_string((templates / file).read_text(encoding="utf-8")) for file in (name, "base.css", *styles)
     )
-    css = base.render() + "\n" + own.render(**content)
+    css = "\n".join(part.render(**content) for part in parts)
     digest = base64.b64encode(hashlib.sha256(css.encode("utf-8")).digest()).decode("ascii")
     policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     return page.render(style=css, policy=policy, **content)
