@@ -57,8 +57,9 @@ def test_it_says_what_came_of_it(folder: Path, tmp_path: Path, asked: dict[str, 
     lines = done.stdout.splitlines()
     assert lines == [
         "4 concepts for 3 classes, from the class attributes of cub train",
-        "1 concepts left out, such as small (5 - 9 in) size: 0 classes show it in 10% of their images or more; at "
+        "1 left out, such as small (5 - 9 in) size: 0 classes show it in 10% of their images or more; at "
         "least 1 were asked for",
+        "4 concepts count for each class",
         "maps of 8 x 8 cells, locator parts",
         f"accuracy on held-out train photos {record['holdout_accuracy']:.3f}; of a linear probe "
         f"{record['holdout_accuracy_of_linear_probe']:.3f}",
@@ -111,6 +112,7 @@ def test_programs_read_its_numbers(folder: Path, tmp_path: Path, asked: dict[str
         "targets_by": "vlm",
         "penalty": 1.0,
         "strength": record["strength"],
+        "concepts_per_class": 2.0,
         "holdout_accuracy": record["holdout_accuracy"],
         "holdout_accuracy_of_linear_probe": record["holdout_accuracy_of_linear_probe"],
         "failures": json.loads((out / "failures.json").read_text()),

@@ -113,7 +113,7 @@ def _say(made: Bottleneck, out: Path, as_json: bool, seconds: float) -> None:
     if as_json:
         kept = (
             "photos_used", "locator", "grid", "concepts_from", "targets_by", "penalty", "strength",
-            "holdout_accuracy", "holdout_accuracy_of_linear_probe",
+            "concepts_per_class", "holdout_accuracy", "holdout_accuracy_of_linear_probe",
         )  # fmt: skip
         numbers = {
             "schema": "conceptlens.fit-loc-cbm/1",
@@ -131,7 +131,11 @@ def _say(made: Bottleneck, out: Path, as_json: bool, seconds: float) -> None:
         typer.echo(f"{len(made.concepts)} concepts for {len(made.classes)} classes, from {record['concepts_from']}")
         if record["dropped"]:
             first = record["dropped"][0]
-            typer.echo(f"{len(record['dropped'])} concepts left out, such as {first['label']}: {first['reason']}")
+            typer.echo(f"{len(record['dropped'])} left out, such as {first['label']}: {first['reason']}")
+        asked = record["nec"]
+        fewer = asked is not None and record["concepts_per_class"] < asked - 1e-9
+        why = f", where {asked:g} were asked for: fewer tell the train photos apart" if fewer else ""
+        typer.echo(f"{record['concepts_per_class']:g} concepts count for each class{why}")
         typer.echo(f"maps of {grid} cells, locator {record['locator']}")
         typer.echo(
             f"accuracy on held-out train photos {record['holdout_accuracy']:.3f}; "

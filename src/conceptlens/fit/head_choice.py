@@ -39,7 +39,10 @@ class Head:
 
 @dataclass(frozen=True)
 class HeadKind:
-    """A dense head, or one of `nec` concepts for each class, whose weights are fitted anew with `refit`."""
+    """A dense head, or one of `nec` concepts for each class, whose weights are fitted anew with `refit`.
+
+    Where fewer tell all rows apart, the path ends before `nec`, and the head has as many as it reached.
+    """
 
     nec: float | None = None
     refit: bool = True
@@ -100,13 +103,7 @@ def _heads(
     if nec is not None:
         enough = nec - 0.5 / (int(labels.max()) + 1)  # half a weight less: the path ends where it has that many
         path = fit_sparse_path(activations, labels, most_nec=enough, tolerance=TOLERANCE)
-        if path.reach(nec) is None:
-            most = max(solution.nec for solution in path.solutions)
-            raise InputError(
-                f"at most {most:g} concepts for each class were reached where {nec:g} were asked for; give a smaller "
-                "nec, or leave it out"
-            )
-        cut = head_at(path, nec, kind.refit)
+        cut = head_at(path, min(nec, max(solution.nec for solution in path.solutions)), kind.refit)
         yield 0.0, Head(cut.weights, cut.bias, cut.standard.mean, cut.standard.deviation)
         return
     for strength in strengths:

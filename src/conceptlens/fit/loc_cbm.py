@@ -17,6 +17,7 @@ from conceptlens.atomic import replacing
 from conceptlens.cells import CellSource
 from conceptlens.concept.bottleneck.module import Base, Bottleneck
 from conceptlens.concept.branch import layer_widths
+from conceptlens.concept.sparse_head import nec
 from conceptlens.data.classified import open_classes
 from conceptlens.data.labelled import LabelledSet, hold_out
 from conceptlens.fit.bottleneck_task import (
@@ -249,6 +250,7 @@ def _with_head(
         made.deviation.copy_(torch.where(head.deviation > 0, head.deviation, 1.0))
         made.head.weight.copy_(head.weights)
         made.head.bias.copy_(head.bias)
+    made.training_record["concepts_per_class"] = nec(head.weights)
     return made.eval().requires_grad_(False)
 
 
