@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 import conceptlens as cl
+from conceptlens.evaluation.bottleneck_known import attributes_of
 from conceptlens.evaluation.bottleneck_table import BottleneckTable, read_table
 from conceptlens.evaluation.intervention_curve import (
     Corrections,
@@ -66,7 +67,7 @@ def main() -> None:
             seeds = [used(bench, bench.fitted(ROWS[name], int(seed)), int(seed)) for seed in asked.seeds.split(",")]
             whole["use"].append({"row": name, **summary(seeds)})
             print(told(whole["use"][-1]), file=sys.stderr if asked.json else sys.stdout, flush=True)
-            whole |= {"seeds": asked.seeds, "counts": bench.counts()}
+            whole |= {"seeds": asked.seeds, "train_photos": len(bench.train), "test_photos": len(bench.test)}
             if asked.out:
                 asked.out.write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
     if asked.json:
@@ -77,7 +78,7 @@ def used(bench: Bench, made: cl.Bottleneck, seed: int) -> dict[str, float]:
     """Return leakage, impurity, and accuracy as concepts are corrected in three ways."""
     read = {name: read_table(made, bench.model, getattr(bench, name), cache=bench.cache) for name in ("train", "test")}
     train, test = (
-        LabelledActivations(one.activations, _truth(bench, one) >= LEAST, one.classes) for one in read.values()
+        LabelledActivations(one.activations, _truth(bench, made, one) >= LEAST, one.classes) for one in read.values()
     )
     leaks = concept_leakage(train, test)
     figures = {
@@ -86,9 +87,9 @@ def used(bench: Bench, made: cl.Bottleneck, seed: int) -> dict[str, float]:
         "leakage_interventional": leaks.interventional,
         "impurity_niche": niche_impurity(test.activations, test.labels, seed=seed),
     }
-    truth = _truth(bench, read["test"])
+    truth = _truth(bench, made, read["test"])
     ends = by_percentile(train.activations, truth, least=LEAST)
-    means = by_presence_mean(train.activations, _truth(bench, read["train"]), truth, least=LEAST)
+    means = by_presence_mean(train.activations, _truth(bench, made, read["train"]), truth, least=LEAST)
     shuffled = ends.of(torch.randperm(len(truth), generator=torch.Generator().manual_seed(seed)))
     ways: dict[str, Corrections] = {"percentiles": ends, "means": means, "of_other_photos": shuffled}
     groups = concept_groups(made.concepts)
@@ -100,12 +101,13 @@ def used(bench: Bench, made: cl.Bottleneck, seed: int) -> dict[str, float]:
     return figures
 
 
-def _truth(bench: Bench, read: BottleneckTable) -> torch.Tensor:
-    """Return the share of photos of each photo's class that show each concept."""
+def _truth(bench: Bench, made: cl.Bottleneck, read: BottleneckTable) -> torch.Tensor:
+    """Return the share of photos of each photo's class that show each concept, `[photo concept]`."""
     attributes = bench.train.annotation.attributes if bench.train.annotation else None
     if attributes is None:
         raise cl.InputError(f"{bench.train.name} has no class attributes")
-    return torch.tensor(attributes.shares, dtype=torch.float32)[read.classes]
+    columns = [column for column in attributes_of(made, bench.train) if column is not None]
+    return torch.tensor(attributes.shares, dtype=torch.float32)[read.classes][:, columns]
 
 
 if __name__ == "__main__":
