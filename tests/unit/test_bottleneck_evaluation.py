@@ -30,11 +30,13 @@ from conceptlens.evaluation import bottleneck as measuring
 from conceptlens.evaluation.bottleneck import measure_bottleneck
 from conceptlens.evaluation.bottleneck_case import Cases, Choice, choose_bottleneck_cases
 from conceptlens.evaluation.bottleneck_figure import KINDS, Figure
-from conceptlens.evaluation.bottleneck_known import attributes_of, shown_in
+from conceptlens.evaluation.bottleneck_intervention import CONTROL, NO_TRAIN, NOT_ASKED, PERCENTILES, PRESENCE_MEANS
+from conceptlens.evaluation.bottleneck_known import UNLABELLED, attributes_of, shown_in
 from conceptlens.evaluation.bottleneck_leakage import HEADS, LEAKAGES
 from conceptlens.evaluation.bottleneck_measures import BottleneckMeasures, bottleneck_numbers
 from conceptlens.evaluation.bottleneck_place import AT_BOXES, AT_KEYPOINTS, PURITIES
 from conceptlens.evaluation.bottleneck_table import BottleneckTable, boxes_seen, keypoints_seen, read_table
+from conceptlens.evaluation.intervention_curve import by_percentile, by_presence_mean, intervention_curve
 from conceptlens.metric import (
     Interval,
     LabelledActivations,
@@ -44,7 +46,9 @@ from conceptlens.metric import (
     part_purity,
     pointing_energy,
 )
-from conceptlens.reporting.bottleneck_look import region
+from conceptlens.reporting.bottleneck_case_view import CaseView
+from conceptlens.reporting.bottleneck_correction import corrected
+from conceptlens.reporting.bottleneck_look import Pictures, region
 from conceptlens.reporting.bottleneck_words import BETTER, EQUAL, WORSE, adding_up, shown, verdict
 
 LABELS = [concept.label for concept in CONCEPTS]
@@ -53,7 +57,8 @@ Measure = Callable[..., BottleneckMeasures]
 
 @pytest.fixture(scope="module")
 def measures(spotter: Bottleneck, bird_model: cl.Backbone, birds: Path) -> BottleneckMeasures:
-    return measure_bottleneck(spotter, bird_model, Cub(birds, "test"), Cub(birds, "train"), leakage=True, draws=200)
+    sets = Cub(birds, "test"), Cub(birds, "train")
+    return measure_bottleneck(spotter, bird_model, *sets, leakage=True, interventions=True, draws=200)
 
 
 @pytest.fixture(scope="module")
@@ -278,6 +283,109 @@ def test_leakage_is_that_of_the_concepts_with_labels(
     assert measures.figure("impurity_niche").control("labels") is not None
 
 
+def true_labels(photos: Cub) -> Tensor:
+    """Return 1 or 0 for the four concepts that classes are drawn with, NaN for the fifth."""
+    kinds = list(CLASSES.values())
+    rows = [[float(label.split()[0] in kinds[k]) for label in LABELS[:4]] for k in photos.labels.tolist()]
+    return torch.tensor([[*row, math.nan] for row in rows])
+
+
+def test_corrections_are_the_curves_of_what_classes_have(
+    measures: BottleneckMeasures, spotter: Bottleneck, bird_model: cl.Backbone, birds: Path
+) -> None:
+    sets = Cub(birds, "test"), Cub(birds, "train")
+    test, train = (read_table(spotter, bird_model, photos) for photos in sets)
+    truth, shown_in_train = (true_labels(photos) for photos in sets)
+    ends = by_percentile(train.activations, truth)
+    ways = {
+        PERCENTILES: ends,
+        PRESENCE_MEANS: by_presence_mean(train.activations, shown_in_train, truth),
+        CONTROL: ends.of(torch.randperm(20, generator=torch.Generator().manual_seed(0))),
+    }
+    groups = ("bill, color", "bill, color", "wing, color", "wing, color", "alone: shiny")
+    found = measures.interventions
+    assert (list(found.curves), found.reason) == (list(ways), "")
+    for name, values in ways.items():
+        wanted = intervention_curve(
+            spotter, test.activations, test.classes, values, groups=groups, counts=(0, 1, 2), draws=3
+        )
+        assert found.curves[name].curve == wanted
+        ends_at = wanted.points[-1].accuracy.mean - wanted.points[0].accuracy.mean
+        gain = found.curves[name].gain
+        assert gain.mean == pytest.approx(ends_at)
+        assert gain.images == 20
+    told = bottleneck_numbers(measures)
+    assert told["interventions_reason"] is None
+    first, *_, control = told["interventions"]
+    assert (first["values"], first["order"], first["groups"], first["images"]) == ("percentiles", "random", 3, 20)
+    assert control["values"] == "other photos (control)"
+    for one, point in zip(first["points"], found.curves[PERCENTILES].curve.points, strict=True):
+        assert (one["corrected"], one["concepts"]) == (point.corrected, point.concepts)
+        assert (one["accuracy"], one["low"], one["high"]) == tuple(
+            vars(point.accuracy)[k] for k in ("mean", "low", "high")
+        )
+
+
+def test_the_truth_helps_drawn_birds_and_that_of_other_photos_harms(measures: BottleneckMeasures) -> None:
+    curves = measures.interventions.curves
+    last = {name: one.curve.points[-1].accuracy.mean for name, one in curves.items()}
+    assert last[PERCENTILES] == last[PRESENCE_MEANS] == 1.0
+    assert last[CONTROL] < curves[CONTROL].curve.points[0].accuracy.mean
+    right = mean(measures.figure("accuracy"))
+    assert [one.curve.points[0].accuracy.mean for one in curves.values()] == [pytest.approx(right)] * 3
+    said = corrected(measures)
+    assert f"{100 * right:.1f}% of photos are right as the bottleneck reads them" in said
+    assert "With all 2 groups of concepts corrected, the truth put in as percentiles" in said
+    assert "neither surely helps nor surely harms (95%: 0.0 to 25.0 points)" in said  # of 20 photos, 2 are mended
+    assert ": 100.0% are right. Put in as means, it" in said
+    assert said.endswith(f"Another photo's truth, the control, leaves {100 * last[CONTROL]:.1f}%.")
+
+
+@pytest.mark.parametrize(
+    ("gain", "said"),
+    [
+        (
+            Interval(-0.446, -0.482, -0.412, 9, 9),
+            "the truth put in as percentiles harms by 44.6 points (95%: 41.2 to 48.2): 100.0% are",
+        ),
+        (Interval(0.084, 0.059, 0.11, 9, 9), "the truth put in as percentiles helps by 8.4 points (95%: 5.9 to 11.0):"),
+        (Interval(0.01, -0.02, 0.04, 9, 9), "neither surely helps nor surely harms (95%: −2.0 to 4.0 points):"),
+        (Interval(-0.5, None, None, 1, 1), "changes accuracy by −50.0 points:"),
+    ],
+)
+def test_what_corrections_do_is_said_as_surely_as_it_is_known(
+    measures: BottleneckMeasures, gain: Interval, said: str
+) -> None:
+    curves = measures.interventions.curves
+    told = {**curves, PERCENTILES: replace(curves[PERCENTILES], gain=gain)}
+    assert said in corrected(replace(measures, interventions=replace(measures.interventions, curves=told)))
+
+
+def test_train_photos_are_read_once(
+    spotter: Bottleneck, bird_model: cl.Backbone, birds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+
+    def counting(bottleneck: Bottleneck, model: cl.Backbone, photos: Cub, **settings: Any) -> BottleneckTable:
+        reads.append(photos.name)
+        return read_table(bottleneck, model, photos, **settings)
+
+    monkeypatch.setattr(measuring, "read_table", counting)
+    test, train = Cub(birds, "test"), Cub(birds, "train")
+    for curves, leakage in ((False, False), (True, False), (True, True)):
+        reads.clear()
+        found = measure_bottleneck(spotter, bird_model, test, train, interventions=curves, leakage=leakage, draws=20)
+        assert reads == ["cub train"] * curves
+        assert bool(found.interventions.curves) == curves
+        assert (found.figure("leakage_task").value is not None) == leakage
+    reads.clear()
+    alone = measure_bottleneck(spotter, bird_model, train, train, interventions=True, draws=20)
+    assert reads == []  # its own photos are read already
+    assert alone.interventions.curves[PERCENTILES].curve.images == 24
+    measure_bottleneck(spotter, bird_model, train, train, places=[0, 9, 20], interventions=True, draws=20)
+    assert reads == ["cub train"]  # of which only some were
+
+
 # --- what does not apply, and what cannot be read
 
 
@@ -324,6 +432,25 @@ def test_without_train_photos_their_control_is_missing_with_its_reason(
     assert found.figure("impurity_oracle").value is not None
 
 
+def test_without_labels_train_photos_or_a_wish_there_is_no_curve_and_a_reason(
+    spotter: Bottleneck, bird_model: cl.Backbone, birds: Path, tmp_path: Path
+) -> None:
+    test, train = Cub(birds, "test"), Cub(birds, "train")
+    bare = Cub(write_birds(tmp_path, attributes=False), "test")
+    for photos, known, asked, reason in (
+        (test, train, False, NOT_ASKED),
+        (test, None, True, NO_TRAIN),
+        (bare, train, True, UNLABELLED),
+    ):
+        found = measure_bottleneck(spotter, bird_model, photos, known, interventions=asked, draws=20)
+        told = bottleneck_numbers(found)
+        assert (told["interventions"], told["interventions_reason"]) == ([], reason)
+    unknown = Cub(tmp_path, "train")  # nobody knows what its photos show, but what they activate
+    found = measure_bottleneck(spotter, bird_model, test, unknown, interventions=True, draws=20)
+    assert list(found.interventions.curves) == [PERCENTILES, CONTROL]
+    assert "as means" not in corrected(found)
+
+
 def test_parts_of_the_set_give_what_the_whole_gives(
     measures: BottleneckMeasures,
     spotter: Bottleneck,
@@ -341,7 +468,15 @@ def test_parts_of_the_set_give_what_the_whole_gives(
         assert total == 7
 
     again = measure_bottleneck(
-        spotter, bird_model, Cub(birds, "test"), Cub(birds, "train"), leakage=True, draws=200, batch=3, watch=watch
+        spotter,
+        bird_model,
+        Cub(birds, "test"),
+        Cub(birds, "train"),
+        leakage=True,
+        interventions=True,
+        draws=200,
+        batch=3,
+        watch=watch,
     )
     assert sizes == [3, 3, 3, 3, 3, 3, 2]
     assert bottleneck_numbers(again) == bottleneck_numbers(measures)
@@ -561,6 +696,21 @@ def test_a_set_without_errors_or_without_a_class_shows_what_it_has(spotter: Bott
     assert choose_bottleneck_cases(spotter, few, Choice()).pairs  # those that come second most often
     tit = choose_bottleneck_cases(spotter, few, Choice(classes=("tit",))).classes[0]
     assert all(len(rows) == 3 for rows in tit.prototypes)  # of other classes, since it has no photo
+
+
+def test_what_has_no_concept_to_show_is_shown_without(
+    spotter: Bottleneck, measures: BottleneckMeasures, table: BottleneckTable
+) -> None:
+    silent = copy.deepcopy(spotter)
+    with torch.no_grad():
+        silent.head.weight.zero_()
+    cases = choose_bottleneck_cases(silent, table, Choice(classes=("tit",), pairs=(("robin", "jay"),)))
+    grey, whole = Image.new("RGB", (64, 48)), (0.0, 0.0, 1.0, 1.0)
+    pictures = Pictures(dict.fromkeys(cases.needed(), grey), dict.fromkeys(cases.needed(), whole), {})
+    view = CaseView(silent, replace(measures, table=table), pictures)
+    told = view.of_pair(cases.pairs[0])
+    assert (told["rows"], told["rest"], told["total"]) == ([], None, "0.00")
+    assert view.of_class(cases.classes[0])["rows"] == []
 
 
 # --- words and pictures

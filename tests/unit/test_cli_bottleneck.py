@@ -78,7 +78,7 @@ def test_json_has_the_documented_fields_and_the_numbers_of_the_measure(place: Pa
     told = json.loads(done.stdout)
     assert set(told) == {
         "schema", "versions", "bottleneck", "settings", "data", "train", "model", "photos", "presence",
-        "concepts_with_labels", "figures", "classes", "concepts", "failures",
+        "concepts_with_labels", "figures", "classes", "concepts", "interventions", "interventions_reason", "failures",
     }  # fmt: skip
     assert told["schema"] == "conceptlens.evaluate-bottleneck/1"
     assert (told["data"], told["train"], told["photos"]) == ("cub test", "cub train", 12)
@@ -93,15 +93,20 @@ def test_json_has_the_documented_fields_and_the_numbers_of_the_measure(place: Pa
 def test_files_hold_the_page_the_numbers_and_the_tables(place: Path, tmp_path: Path) -> None:
     out, cache = tmp_path / "out", tmp_path / "cells"
     words = ("--out", str(out), "--cache", str(cache), "--class", "Robin", "--pair", "tit,jay", "--photos", "3")
-    done = evaluate(place, *words, "--leakage")
+    done = evaluate(place, *words, "--leakage", "--interventions")
     assert done.exit_code == 0, done.output
     assert {file.name for file in out.iterdir()} == {"report.html", "bottleneck.json", "photos.csv", "concepts.csv"}
     page = (out / "report.html").read_text("utf-8")
     assert "tit and jay" in page
+    assert "What corrections do" in page
     assert "striped tail" in page  # left out of the fit
     with (out / "photos.csv").open(encoding="utf-8") as opened:
         photos = list(csv.DictReader(opened))
     numbers = json.loads((out / "bottleneck.json").read_text("utf-8"))
+    assert [one["values"] for one in numbers["interventions"]] == [
+        "percentiles", "presence_means", "other photos (control)",
+    ]  # fmt: skip
+    assert numbers["settings"]["interventions"] is True
     right = next(one for one in numbers["figures"] if one["name"] == "accuracy")["value"]["mean"]
     assert sum(row["right"] == "True" for row in photos) / len(photos) == pytest.approx(right)
     with (out / "concepts.csv").open(encoding="utf-8") as opened:

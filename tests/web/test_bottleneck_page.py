@@ -20,7 +20,9 @@ from conceptlens.concept.bottleneck.module import Bottleneck
 from conceptlens.data.cub import Cub
 from conceptlens.evaluation.bottleneck import measure_bottleneck
 from conceptlens.evaluation.bottleneck_case import Choice, choose_bottleneck_cases
+from conceptlens.evaluation.bottleneck_intervention import CONTROL, NOT_ASKED, Interventions
 from conceptlens.evaluation.bottleneck_measures import BottleneckMeasures
+from conceptlens.reporting.bottleneck_correction import DRAWN, corrected
 from conceptlens.reporting.bottleneck_files import write_bottleneck_report
 from conceptlens.reporting.bottleneck_look import Pictures, read_pictures
 from conceptlens.reporting.bottleneck_page import AboutBottleneck, bottleneck_page
@@ -34,7 +36,8 @@ Open = Callable[..., Page]
 
 @pytest.fixture(scope="module")
 def measures(spotter: Bottleneck, bird_model: cl.Backbone, birds: Path) -> BottleneckMeasures:
-    return measure_bottleneck(spotter, bird_model, Cub(birds, "all"), Cub(birds, "train"), draws=100)
+    sets = Cub(birds, "all"), Cub(birds, "train")
+    return measure_bottleneck(spotter, bird_model, *sets, interventions=True, draws=100)
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +143,60 @@ def test_every_section_is_there_with_its_pictures(opened: Open, measures: Bottle
     rows = page.locator("#concepts tbody tr")
     expect(rows).to_have_count(len(CONCEPTS))
     expect(rows.filter(has_text="shiny").locator("td.figure").last).to_have_text("–")
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_corrections_are_drawn_and_told(opened: Open, measures: BottleneckMeasures, width: int) -> None:
+    page = opened(width)
+    section, curves = page.locator("#corrections"), measures.interventions.curves
+    expect(section.locator(".said")).to_have_text(corrected(measures))
+    plot = section.locator(".curves svg").bounding_box()
+    assert plot is not None
+    assert 0 <= plot["x"] < plot["x"] + plot["width"] <= width
+    for name, one in curves.items():
+        points = one.curve.points
+        dots = [dot.bounding_box() for dot in section.locator(f"g.{DRAWN[name][0]} circle").all()]
+        assert len(dots) == len(points) == 3
+        for dot, point in zip(dots, points, strict=True):
+            assert dot is not None
+            x, y = dot["x"] + dot["width"] / 2, dot["y"] + dot["height"] / 2
+            assert x == pytest.approx(plot["x"] + plot["width"] * point.corrected / 2, abs=1)
+            assert y == pytest.approx(plot["y"] + plot["height"] * (1 - point.accuracy.mean), abs=1)
+    expect(section.locator(".curves text")).to_have_text(["0%", "25%", "50%", "75%", "100%", "0", "1", "2"])
+    expect(section).to_contain_text("corrected groups of concepts, of 2")
+    expect(section).to_contain_text("photos that are right")
+    expect(section).to_contain_text("Class attributes tell the class as well as the concept")
+    section.get_by_text("The numbers of the plot").click()
+    expect(section.locator("tbody th")).to_have_text(["0 groups", "1 group", "2 groups"])
+    cells = section.locator("tbody tr").last.locator("td").all_inner_texts()
+    for name, cell in zip(curves, cells[1:], strict=True):
+        assert f"{100 * curves[name].curve.points[-1].accuracy.mean:.1f}%" in cell
+    stroke = "e => getComputedStyle(e).stroke"
+    strokes = {name: section.locator(f"g.{DRAWN[name][0]} circle").first.evaluate(stroke) for name in curves}
+    red, green, blue = (int(one) for one in re.findall(r"\d+", strokes[CONTROL]))
+    assert max(red, green, blue) - min(red, green, blue) < 40  # grey
+    assert len(set(strokes.values())) == 3
+
+
+def test_corrections_that_were_not_measured_are_left_out_with_the_reason(
+    visit: Open, spotter: Bottleneck, measures: BottleneckMeasures, tmp_path: Path
+) -> None:
+    cases = choose_bottleneck_cases(spotter, measures.table, Choice(many=0))
+    few = replace(cases, classes=(), pairs=(), errors=())
+    for told, count in ((measures.interventions, 1), (Interventions(reason=NOT_ASKED), 0)):
+        text = bottleneck_page(
+            spotter, replace(measures, interventions=told), few, Pictures({}, {}, {}), AboutBottleneck("b", "today")
+        )
+        file = tmp_path / f"{count}.html"
+        file.write_text(text, "utf-8")
+        page = visit(file)
+        expect(page.locator("#corrections")).to_have_count(count)
+        expect(page.locator("a[href='#corrections']")).to_have_count(count)
+        page.get_by_text("What was not measured, and why").click()
+        reasons = page.locator("#figures .reasons div", has_text="What corrections do")
+        expect(reasons).to_have_count(1 - count)
+        if not count:
+            expect(reasons).to_contain_text("it was not asked for: it reads all train photos")
 
 
 def test_a_map_is_drawn_where_the_bottleneck_sees(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,6 +39,10 @@ Pairs = Annotated[
 Shown = Annotated[
     list[str] | None, typer.Option("--photo", help="Show this photo, by its name or its end; repeat for several.")
 ]
+Leakage = Annotated[bool, typer.Option("--leakage", help="Measure leakage and impurity too; slow.")]
+Interventions = Annotated[
+    bool, typer.Option("--interventions", help="Measure what correcting concepts does too; reads all train photos.")
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Measure only so many photos, evenly taken.")]
 
 
@@ -57,7 +62,8 @@ def bottleneck(
     photo: Shown = None,
     photos: Annotated[int, typer.Option(min=0, help="How many photos and errors are shown.")] = 6,
     top: Annotated[int, typer.Option(min=1, help="How many concepts of each are shown.")] = 6,
-    leakage: Annotated[bool, typer.Option("--leakage", help="Measure leakage and impurity too; slow.")] = False,
+    leakage: Leakage = False,
+    interventions: Interventions = False,
     cache: Cache = None,
     limit: Limit = None,
     batch_size: BatchSize = 16,
@@ -69,7 +75,7 @@ def bottleneck(
     from conceptlens.concept.bottleneck.module import Bottleneck
     from conceptlens.data.classified import open_classes
     from conceptlens.evaluation.bottleneck import measure_bottleneck
-    from conceptlens.reporting.outcome import progress, report_failures
+    from conceptlens.reporting.outcome import report_failures
 
     start = time.perf_counter()
     _check_out(out)
@@ -77,19 +83,26 @@ def bottleneck(
     choice = _choice(made, opened, classes, pairs, photo, photos, top)
     backbone = load(model, weights, labels, pretrained, device=device)
     measures = measure_bottleneck(
-        made.to(device), backbone, opened, _train(data, opened, train), _places(opened, limit), cache, leakage,
-        seed=seed, batch=batch_size, watch=lambda parts, total: progress(parts, total, "parts of the set"),
+        made.to(device), backbone, opened, _train(data, opened, train), _places(opened, limit), cache,
+        leakage, interventions, seed=seed, batch=batch_size, watch=_watched,
     )  # fmt: skip
     report_failures(measures.failures)
     told = _told(
         folder, split=split, train=measures.train, weights=weights if pretrained else "random", limit=limit,
-        leakage=leakage, seed=seed,
+        leakage=leakage, interventions=interventions, seed=seed,
     )  # fmt: skip
     _finish(made, backbone, opened, measures, choice, out, cache, told, as_json)
     bad = f", {len(measures.failures)} failed" if measures.failures else ""
     typer.echo(f"{measures.photos} photos{bad} in {time.perf_counter() - start:.1f} s", err=True)
     if measures.failures:
         raise typer.Exit(1)
+
+
+def _watched(parts: Iterable[Any], total: int) -> Iterable[Any]:
+    """Yield the parts of a set, and show how many are done."""
+    from conceptlens.reporting.outcome import progress
+
+    return progress(parts, total, "parts of the set")
 
 
 def _told(folder: Path, **settings: object) -> dict[str, Any]:

@@ -19,9 +19,11 @@ from conceptlens.evaluation.bottleneck_figure import (
     joined_scores,
     known,
 )
+from conceptlens.evaluation.bottleneck_intervention import NOT_ASKED, Interventions, measure_interventions
 from conceptlens.evaluation.bottleneck_known import (
     BY_ACTIVITY,
     BY_CLASS,
+    UNLABELLED,
     attributes_of,
     fixed_places,
     known_of,
@@ -39,7 +41,7 @@ from conceptlens.evaluation.bottleneck_place import (
     place_scores,
     purity_scores,
 )
-from conceptlens.evaluation.bottleneck_table import BottleneckTable, joined, read_parts, source_of
+from conceptlens.evaluation.bottleneck_table import BottleneckTable, joined, read_parts, read_table, source_of
 from conceptlens.metric.auroc import auroc_interval, concept_auroc
 from conceptlens.metric.bottleneck import accuracy, effective_concepts
 from conceptlens.metric.keypoint import Keypoints
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
 
 MAPS_AT_ONCE = 2**25  # cells of maps held together, 128 MiB
 PART = 256  # and photos, so that progress is seen
+UNMEASURED = "it was not asked for: it fits heads of its own, which takes a while"
 OWN_VIEW = "the network has a preprocessing of its own, of which nobody knows what it cuts off"
 
 
@@ -67,6 +70,7 @@ def measure_bottleneck(
     places: Sequence[int] | None = None,
     cache: str | Path | None = None,
     leakage: bool = False,
+    interventions: bool = False,
     draws: int = 2000,
     seed: int = 0,
     batch: int = 16,
@@ -75,8 +79,10 @@ def measure_bottleneck(
     """Return what a bottleneck is worth on a labelled set, each figure with its interval, its controls, its pairs.
 
     - `model`: the network as it was loaded. `places`: some of the photos. `cache`: a folder of cells, see `read_table`.
-    - `train`: the photos it was fitted on, for the control of one fixed cell for each part, and for `leakage`.
+    - `train`: the photos it was fitted on, for the control of one fixed cell for each part; `leakage` and
+      `interventions` read all of them.
     - `leakage`: measure leakage and impurity too, on the concepts that the set has class attributes for; slow.
+    - `interventions`: draw curves of accuracy against the number of corrected concepts, of those with class attributes.
     - `watch` is given the parts of the set and their number, and yields them: for a progress bar.
 
     Intervals resample photos, `draws` times, 95 %. Maps are looked at a part of the set at a time. A figure that the
@@ -98,12 +104,13 @@ def measure_bottleneck(
     labelled = any(place is not None for place in of_set)
     present = shown_in(bottleneck, photos, of_set, seen.table)
     told = _Told(bottleneck, photos, seen, present, looked, labelled, draws, seed)
+    read = _read_train(told, model, train, cache, batch) if leakage or interventions else None
     figures = [*_answers(told), *_concepts(told), *_places(told, missing), *_purities(told)]
-    if leakage:
-        figures += leakage_figures(bottleneck, model, train, cache, seen.table, told.labels, looked, draws, seed)
-    else:
-        figures += absent(LEAKAGES, "it was not asked for: it fits heads of its own, which takes a while")
-    return _measures(told, model, train, figures)
+    figures += _leaks(told, train, read) if leakage else absent(LEAKAGES, UNMEASURED)
+    curves = Interventions(reason=NOT_ASKED)
+    if interventions:
+        curves = measure_interventions(bottleneck, photos, seen.table, train, read, draws, seed)
+    return _measures(told, model, train, figures, curves)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +164,9 @@ class _Told:
         return self.present[:, self.looked] if self.labelled else None
 
 
-def _measures(told: _Told, model: Backbone, train: LabelledSet | None, figures: Sequence[Figure]) -> BottleneckMeasures:
+def _measures(
+    told: _Told, model: Backbone, train: LabelledSet | None, figures: Sequence[Figure], curves: Interventions
+) -> BottleneckMeasures:
     """Return the figures in their order, with what is told of each class and concept."""
     return BottleneckMeasures(
         data=told.photos.name,
@@ -169,9 +178,26 @@ def _measures(told: _Told, model: Backbone, train: LabelledSet | None, figures: 
         concepts=_by_concept(told),
         presence=BY_CLASS if told.labelled else BY_ACTIVITY,
         labelled=len(told.looked) if told.labelled else 0,
+        interventions=curves,
         table=told.table,
         present=told.present,
     )
+
+
+def _read_train(
+    told: _Told, model: Backbone, train: LabelledSet | None, cache: str | Path | None, batch: int
+) -> BottleneckTable | None:
+    """Return what is read in all train photos, where there are any and the set says who shows a concept."""
+    if train is None or not told.labelled:
+        return None
+    if train is told.photos and len(told.table.places) + len(told.table.failures) == len(train):
+        return told.table
+    return read_table(told.bottleneck, model, train, cache=cache, batch=batch)
+
+
+def _leaks(told: _Told, train: LabelledSet | None, read: BottleneckTable | None) -> tuple[Figure, ...]:
+    """Return leakage and impurity."""
+    return leakage_figures(told.bottleneck, train, read, told.table, told.labels, told.looked, told.draws, told.seed)
 
 
 def _answers(told: _Told) -> list[Figure]:
@@ -189,7 +215,7 @@ def _answers(told: _Told) -> list[Figure]:
 def _concepts(told: _Told) -> list[Figure]:
     """Return the mean AUROC of concepts against what the set says of the photos' classes."""
     if told.labels is None:
-        return list(absent(["concept_auroc"], "the set has no class attributes that are concepts of the bottleneck"))
+        return list(absent(["concept_auroc"], UNLABELLED))
     active = told.table.activations[:, told.looked]
     if not concept_auroc(active, told.labels).count:
         return list(absent(["concept_auroc"], "no concept is shown by some of the photos and not by others"))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 LEAST = 0.5  # of a class's photos that must show an attribute for the class to have it
 ACTIVE = 1.2816  # training deviations above the mean: a tenth of a normal distribution
+UNLABELLED = "the set has no class attributes that are concepts of the bottleneck"
 BY_CLASS = "a photo shows a concept where at least half of its class's photos do, by the set's class attributes"
 BY_ACTIVITY = (
     "the set says of no concept which photos show it, so a photo is taken to show those that are 1.28 training "
@@ -60,6 +61,17 @@ def shown_in(
         if place is not None:
             shares[:, concept] = torch.from_numpy(attributes.shares[:, place])
     return class_labels(shares, torch.tensor(photos.labels)[table.places], LEAST)
+
+
+def known_labels(
+    bottleneck: Bottleneck, photos: LabelledSet, table: BottleneckTable
+) -> Float[Tensor, "photo concept"] | None:
+    """Return 1 where a photo's class has a concept, else 0; NaN for a concept without labels, `None` if all are."""
+    of_set = attributes_of(bottleneck, photos)
+    told = torch.tensor([place is not None for place in of_set])
+    if not bool(told.any()):
+        return None
+    return torch.where(told, shown_in(bottleneck, photos, of_set, table).float(), torch.nan)
 
 
 def known_of(

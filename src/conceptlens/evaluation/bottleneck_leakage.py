@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from conceptlens.error import InputError
 from conceptlens.evaluation.bottleneck_figure import OWN, Control, Figure, absent, figure, known
-from conceptlens.evaluation.bottleneck_known import attributes_of, shown_in
-from conceptlens.evaluation.bottleneck_table import BottleneckTable, read_table
+from conceptlens.evaluation.bottleneck_known import UNLABELLED, attributes_of, shown_in
+from conceptlens.evaluation.bottleneck_table import BottleneckTable
 from conceptlens.metric.impurity import niche_impurity, oracle_impurity
 from conceptlens.metric.leakage import LabelledActivations, concept_leakage
 from conceptlens.metric.score import Score
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from jaxtyping import Bool
     from torch import Tensor
 
-    from conceptlens.backbone import Backbone
     from conceptlens.concept.bottleneck.module import Bottleneck
     from conceptlens.data.labelled import LabelledSet
 
@@ -37,25 +35,26 @@ LEAKAGES = (*HEADS, *IMPURITIES)
 
 def leakage_figures(
     bottleneck: Bottleneck,
-    model: Backbone,
     train: LabelledSet | None,
-    cache: str | Path | None,
+    read: BottleneckTable | None,
     table: BottleneckTable,
     labels: Bool[Tensor, "photo looked"] | None,
     looked: Sequence[int],
     draws: int,
     seed: int,
 ) -> tuple[Figure, ...]:
-    """Return leakage (heads fitted on `train`) and impurity of the concepts `looked` at, of which `labels` tell."""
+    """Return leakage (heads fitted on what was `read` in `train`) and impurity of the concepts `looked` at.
+
+    `table`: what was read in the photos that are measured; `labels`: who of them shows these concepts.
+    """
     if labels is None:
-        return absent(LEAKAGES, "the set has no class attributes that are concepts of the bottleneck")
+        return absent(LEAKAGES, UNLABELLED)
     active, chosen = table.activations[:, list(looked)], list(looked)
-    if train is None:
+    if train is None or read is None:
         return (
             *absent(HEADS, "no train photos were given, on which heads are fitted"),
             *_impurities(active, labels, seed),
         )
-    read = read_table(bottleneck, model, train, cache=cache)
     own = shown_in(bottleneck, train, attributes_of(bottleneck, train), read)[:, chosen]
     found = concept_leakage(
         LabelledActivations(read.activations[:, chosen], own, read.classes),

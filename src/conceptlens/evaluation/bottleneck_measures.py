@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.evaluation.bottleneck_figure import Figure, figure_numbers
+from conceptlens.evaluation.bottleneck_intervention import Interventions, intervention_numbers
 
 if TYPE_CHECKING:
     from jaxtyping import Bool
@@ -51,7 +52,8 @@ class ConceptMeasure:
 class BottleneckMeasures:
     """What `measure_bottleneck` found.
 
-    - `figures`: every figure, also those without a value. `presence`: when a photo is taken to show a concept.
+    - `figures`: every figure, also those without a value. `interventions`: what correcting concepts does.
+    - `presence`: when a photo is taken to show a concept.
     - `table`: what the bottleneck read, without maps. `present[photo concept]`: of all concepts, false where unknown.
     """
 
@@ -64,6 +66,7 @@ class BottleneckMeasures:
     presence: str
     labelled: int
     train: str | None
+    interventions: Interventions
     table: BottleneckTable = field(repr=False)
     present: Bool[Tensor, "photo concept"] = field(repr=False)
 
@@ -90,5 +93,7 @@ def bottleneck_numbers(measures: BottleneckMeasures) -> dict[str, Any]:
         "figures": [figure_numbers(one) for one in measures.figures],
         "classes": [vars(one) for one in measures.classes],
         "concepts": [vars(one) for one in measures.concepts],
+        "interventions": intervention_numbers(measures.interventions),
+        "interventions_reason": measures.interventions.reason or None,
         "failures": [{"image": failure.name, "error": failure.reason} for failure in measures.failures],
     }

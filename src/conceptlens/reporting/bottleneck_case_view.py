@@ -175,7 +175,7 @@ def _sum(
 
 def _bars(values: Sequence[float]) -> list[dict[str, str]]:
     """Return where the bars of some values begin and how wide they are, in per cent, on one scale with one zero."""
-    low, high = min(0.0, *values), max(0.0, *values)
+    low, high = min([0.0, *values]), max([0.0, *values])
     span = (high - low) or 1.0
     zero = 100 * -low / span
     return [

@@ -12,6 +12,7 @@ from conceptlens.atomic import replacing
 from conceptlens.evaluation.bottleneck_figure import CONTROLS, KINDS, Figure
 from conceptlens.reporting.atlas_words import number, signed
 from conceptlens.reporting.bottleneck_case_view import CaseView
+from conceptlens.reporting.bottleneck_correction import TITLE, corrections
 from conceptlens.reporting.bottleneck_words import counted, misled, opening, plainly, shown, verdict
 from conceptlens.reporting.static_page import static_page
 
@@ -81,6 +82,7 @@ def bottleneck_page(
         errors=[view.of_error(case) for case in cases.errors],
         confusions=view.confusions(cases),
         leaders=view.leaders(cases),
+        corrections=corrections(measures),
         misled=misled(cases, bottleneck.labels),
         concepts=concepts[:FIRST],
         more=concepts[FIRST:],
@@ -153,6 +155,8 @@ def _absent(measures: BottleneckMeasures) -> list[dict[str, str]]:
     for one in measures.figures:
         if one.value is None:
             reasons.setdefault(one.reason, []).append(one.kind.title)
+    if measures.interventions.reason:
+        reasons.setdefault(measures.interventions.reason, []).append(TITLE)
     return [{"what": ", ".join(names), "reason": reason} for reason, names in reasons.items()]
 
 
