@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 import conceptlens as cl
+from conceptlens.concept.sparse_head import fit_sparse_path, nec_accuracy
 from conceptlens.evaluation.bottleneck_known import attributes_of
 from conceptlens.evaluation.bottleneck_table import BottleneckTable, read_table
 from conceptlens.evaluation.intervention_curve import (
@@ -28,7 +29,7 @@ from conceptlens.evaluation.intervention_curve import (
     intervention_curve,
 )
 from conceptlens.metric import LabelledActivations, concept_leakage, niche_impurity
-from loc_cbm import MAIN, Bench, summary, told
+from loc_cbm import MAIN, Bench, setting, summary, told
 
 LEAST = 0.5  # a share of a class's photos
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the groups of concepts that are corrected
@@ -67,7 +68,12 @@ def main() -> None:
             seeds = [used(bench, bench.fitted(ROWS[name], int(seed)), int(seed)) for seed in asked.seeds.split(",")]
             whole["use"].append({"row": name, **summary(seeds)})
             print(told(whole["use"][-1]), file=sys.stderr if asked.json else sys.stdout, flush=True)
-            whole |= {"seeds": asked.seeds, "train_photos": len(bench.train), "test_photos": len(bench.test)}
+            whole |= {
+                "seeds": asked.seeds,
+                "train_photos": len(bench.train),
+                "test_photos": len(bench.test),
+                **setting("bottleneck_use"),
+            }
             if asked.out:
                 asked.out.write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
     if asked.json:
@@ -75,7 +81,7 @@ def main() -> None:
 
 
 def used(bench: Bench, made: cl.Bottleneck, seed: int) -> dict[str, float]:
-    """Return leakage, impurity, and accuracy as concepts are corrected in three ways."""
+    """Return leakage, impurity, accuracy with few concepts (ANEC), and as concepts are corrected in three ways."""
     read = {name: read_table(made, bench.model, getattr(bench, name), cache=bench.cache) for name in ("train", "test")}
     train, test = (
         LabelledActivations(one.activations, _truth(bench, made, one) >= LEAST, one.classes) for one in read.values()
@@ -87,6 +93,10 @@ def used(bench: Bench, made: cl.Bottleneck, seed: int) -> dict[str, float]:
         "leakage_interventional": leaks.interventional,
         "impurity_niche": niche_impurity(test.activations, test.labels, seed=seed),
     }
+    if made.training_record["nec"] is None:
+        path = fit_sparse_path(train.activations, train.classes, tolerance=1e-4)
+        found = nec_accuracy(path, test.activations, test.classes, unreached="last")
+        figures |= {"anec_5": found.anec_5, "anec_avg": found.anec_avg}
     truth = _truth(bench, made, read["test"])
     ends = by_percentile(train.activations, truth, least=LEAST)
     means = by_presence_mean(train.activations, _truth(bench, made, read["train"]), truth, least=LEAST)

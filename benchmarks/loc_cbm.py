@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +69,11 @@ MAIN: dict[str, Choices] = {
 # At the network's own size and grid (7 x 7), with the reviewed concepts alone; steps as many as the errors need.
 BRIEF: Choices = {"steps": 200, "batch": 128}
 PEAKS: Choices = {"locator": "peaks", "loss": "mse", "masked": False, **BRIEF}
+WHOLE: Choices = {"warmup": 0.999, "masked": True}  # no mask in training, one of one cell when used
+PARTS: Choices = {"locator": "parts", "locator_layers": LAYERS}
 ABLATION: dict[str, Choices] = {
     "cos3, mean": {"locator": "whole", "loss": "cos3", **BRIEF},
+    "cos3, mean, 5 times the steps": {"locator": "whole", "loss": "cos3", **BRIEF, "steps": 1000},
     "mse, mean": {"locator": "whole", "loss": "mse", **BRIEF},
     "bce, mean": {"locator": "whole", "loss": "bce", **BRIEF},
     "ridge, mean": {"locator": "whole"},
@@ -79,17 +84,24 @@ ABLATION: dict[str, Choices] = {
     "mse, peaks shrinking exponentially": {**PEAKS, "schedule": "exponential"},
     "mse, peaks shrinking, both losses": {**PEAKS, "replace": False},
     "mse, two peaks shrinking": {**PEAKS, "peaks": 2},
+    "mse, mean, masked when used": {**PEAKS, **WHOLE},
+    "mse, peaks of radius 1, masked when used": {**PEAKS, "schedule": "fixed", "masked": True},
     "mse, peaks shrinking, masked when used": {**PEAKS, "masked": True},
+    "cos3, peaks of radius 1": {**PEAKS, "loss": "cos3", "schedule": "fixed"},
     "cos3, peaks shrinking": {**PEAKS, "loss": "cos3"},
+    "cos3, mean, masked when used": {**PEAKS, **WHOLE, "loss": "cos3"},
+    "cos3, peaks of radius 1, masked when used": {**PEAKS, "loss": "cos3", "schedule": "fixed", "masked": True},
+    "cos3, peaks shrinking, masked when used": {**PEAKS, "loss": "cos3", "masked": True},
     "cos3 then mse, peaks shrinking": {**PEAKS, "loss": "cos3", "masked_loss": "mse"},
     "ridge, peaks of radius 1 when used": {"locator": "peaks", "loss": "ridge"},
-    "ridge, parts": {"locator": "parts"},
-    "mse, parts": {"locator": "parts", "loss": "mse", **BRIEF},
-    "ridge, parts, one start": {"locator": "parts", "restarts": 1},
-    "ridge, parts not kept apart": {"locator": "parts", "apart": 0.0},
-    "ridge, parts of a region not together": {"locator": "parts", "together": 0.0},
-    "ridge, parts of any size": {"locator": "parts", "small": 0.0},
-    "ridge, parts, half the whole image": {"locator": "parts", "share": 0.5},
+    "ridge, parts": PARTS,
+    "mse, parts": {**PARTS, "loss": "mse", **BRIEF},
+    "ridge, parts, one start": {**PARTS, "restarts": 1},
+    "ridge, parts not kept apart": {**PARTS, "apart": 0.0},
+    "ridge, parts of a region not together": {**PARTS, "together": 0.0},
+    "ridge, parts of any size": {**PARTS, "small": 0.0},
+    "ridge, parts seen in two layers": {"locator": "parts"},
+    "ridge, parts, half the whole image": {**PARTS, "share": 0.5},
 }
 
 
@@ -116,7 +128,12 @@ def main() -> None:
             seeds = [bench.measured(rows[name], int(seed)) for seed in asked.seeds.split(",")]
             table.append({"row": name, **summary(seeds)})
             print(told(table[-1]), file=sys.stderr if asked.json else sys.stdout, flush=True)
-            whole |= {"seeds": asked.seeds, "counts": bench.counts(), "controls": bench.controls()}
+            whole |= {
+                "seeds": asked.seeds,
+                "counts": bench.counts(),
+                "controls": bench.controls(),
+                **setting("loc_cbm"),
+            }
             if asked.out:
                 asked.out.write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
     if asked.json:
@@ -147,8 +164,7 @@ class Bench:
         made = self.fitted(choices, seed)
         seconds = time.perf_counter() - start
         probe = made.training_record["loss"] == "channels"
-        random = made.training_record["loss"] == "random"
-        looked = [] if probe or random else [made.concept_index(label) for label in self.labels]
+        looked = [] if probe else [made.concept_index(label) for label in self.labels]
         table = read_table(made, self.model, self.test, mapped=looked, cache=None if made.base.changed else self.cache)
         right = (table.predicted == table.classes).double().mean()
         used = (made.head.weight != 0).sum() / len(made.classes)
@@ -178,7 +194,7 @@ class Bench:
         return self.keypoints[name]
 
     def controls(self) -> dict[str, dict[str, float]]:
-        """Return what peaks without any knowledge of the photo get, and of random directions."""
+        """Return what peaks without any knowledge of the photo get."""
         if "test" not in self.keypoints:
             return {}
         known = self.keypoints["test"]
@@ -212,6 +228,16 @@ def located(where: Tensor, known: Keypoints) -> dict[str, float]:
         "wrong_concept": lambda: swapped_error(where, known, by="absent"),
     }
     return {name: float(metric().mean()) for name, metric in metrics.items()}
+
+
+def setting(name: str) -> dict[str, Any]:
+    """Return what is needed to read the numbers: the command, the network, versions."""
+    names = ("conceptlens", "torch", "timm", "scikit-learn")
+    return {
+        "command": f"python benchmarks/{name}.py --data cub:CUB_200_2011 --cache CELLS --out docs/results/{name}.json",
+        "model": MODEL,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
+    }
 
 
 def summary(seeds: list[dict[str, float]]) -> dict[str, Any]:
