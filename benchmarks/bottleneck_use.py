@@ -68,12 +68,8 @@ def main() -> None:
             seeds = [used(bench, bench.fitted(ROWS[name], int(seed)), int(seed)) for seed in asked.seeds.split(",")]
             whole["use"].append({"row": name, **summary(seeds)})
             print(told(whole["use"][-1]), file=sys.stderr if asked.json else sys.stdout, flush=True)
-            whole |= {
-                "seeds": asked.seeds,
-                "train_photos": len(bench.train),
-                "test_photos": len(bench.test),
-                **setting("bottleneck_use"),
-            }
+            whole |= {"seeds": asked.seeds, "train_photos": len(bench.train), "test_photos": len(bench.test)}
+            whole |= setting("bottleneck_use")
             if asked.out:
                 asked.out.write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
     if asked.json:
@@ -96,7 +92,7 @@ def used(bench: Bench, made: cl.Bottleneck, seed: int) -> dict[str, float]:
     if made.training_record["nec"] is None:
         path = fit_sparse_path(train.activations, train.classes, tolerance=1e-4)
         found = nec_accuracy(path, test.activations, test.classes, unreached="last")
-        figures |= {"anec_5": found.anec_5, "anec_avg": found.anec_avg}
+        figures |= {"anec_5": found.anec_5, "anec_avg": found.anec_average}
     truth = _truth(bench, made, read["test"])
     ends = by_percentile(train.activations, truth, least=LEAST)
     means = by_presence_mean(train.activations, _truth(bench, made, read["train"]), truth, least=LEAST)

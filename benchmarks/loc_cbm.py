@@ -128,12 +128,8 @@ def main() -> None:
             seeds = [bench.measured(rows[name], int(seed)) for seed in asked.seeds.split(",")]
             table.append({"row": name, **summary(seeds)})
             print(told(table[-1]), file=sys.stderr if asked.json else sys.stdout, flush=True)
-            whole |= {
-                "seeds": asked.seeds,
-                "counts": bench.counts(),
-                "controls": bench.controls(),
-                **setting("loc_cbm"),
-            }
+            whole |= {"seeds": asked.seeds, "counts": bench.counts(), "controls": bench.controls()}
+            whole |= setting("loc_cbm")
             if asked.out:
                 asked.out.write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
     if asked.json:
