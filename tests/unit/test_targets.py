@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 import conceptlens as cl
-from conceptlens.data.labelled import Annotation, ClassAttributes
+from conceptlens.data.labelled import Annotation, ClassAttributes, PhotoAttributes
 from conceptlens.data.shapes import SCENE_COLOURS
 from conceptlens.fit import targets
 from conceptlens.fit.targets import Targets, asked_of, encode_photos, targets_for
@@ -130,6 +130,24 @@ def test_what_nothing_tells_is_dropped_or_refused() -> None:
         told(birds(), "auto", "label")
 
 
+def test_what_annotators_saw_in_single_photos() -> None:
+    """Red is in photo 0, not in 1, hidden in 2 and in all of class 1: these get the mean of the class, or of all."""
+    present, visible = np.zeros((8, 4), bool), np.zeros((8, 4), bool)
+    present[[0, 6, 7], 0] = True
+    visible[[0, 1, 6, 7], 0] = True
+    visible[:, 2] = True
+    photos = birds()
+    photos._known = Annotation(ATTRIBUTES, PhotoAttributes(NAMES, present, visible))
+    found = told(photos, ["red belly", "tiny size", "green belly"], "photos")
+    assert found.concepts.labels == ("red belly",)
+    assert found.values[:, 0].tolist() == [1, 0, 0.5, 0.75, 0.75, 0.75, 1, 1]
+    assert found.by == "labels"
+    assert dropped(found)["tiny size"][1] == "no train photo shows it"
+    assert dropped(found)["green belly"][1] == "nothing tells how much the photos show of it"
+    with pytest.raises(cl.InputError, match=r"^held train has no attributes of single photos; give --targets labels"):
+        told(birds(), ["red belly"], "photos")
+
+
 # --- a pair
 
 
@@ -226,6 +244,20 @@ def test_a_table_tells_what_was_named_whatever_its_order(tmp_path: Path) -> None
     nothing = written(tmp_path, "red,round", "0,0", "0,0", "0,0")
     with pytest.raises(cl.InputError, match=r"the table of targets leaves no concept \(targets dropped 2\)"):
         told(birds(), "auto", nothing)
+
+
+def test_a_detector_numbers_photos_by_their_classes_folders(tmp_path: Path) -> None:
+    """CUB lists photos in another order than the folders have; 'a b' comes after 'a', though ' ' is before '/'."""
+
+    class Named(Held):
+        def _called(self, place: int) -> str:
+            return ("c/0.png", "a/1.png", "a b/2.png", "a/0.png")[place]
+
+    for number in range(4):
+        found = [{"label": "spot", "box": [1, 2, 9, 12], "logit": 0.9}] if number == 2 else []
+        (tmp_path / f"{number}.json").write_text(json.dumps([{"img_path": None}, *found]))
+    photos = Named([photo("red", 1)] * 4, (0, 1, 2, 1), CLASSES)
+    assert told(photos, ["spot"], str(tmp_path)).values[:, 0].tolist() == [0, 0, 1, 0]
 
 
 def test_a_detectors_boxes_tell_which_photos_show_a_concept(tmp_path: Path) -> None:

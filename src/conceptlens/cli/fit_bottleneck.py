@@ -26,7 +26,8 @@ Concepts = Annotated[
     typer.Option("--concepts", "-c", help="A file (.txt a concept a line, .tsv with parts); auto: labels or words."),
 ]
 Targets = Annotated[
-    str, typer.Option("--targets", help="labels, vlm, both, or a file: a table (.csv, .tsv) or detections (.json).")
+    str,
+    typer.Option("--targets", help="labels, photos, vlm, both, or a file: a table (.csv, .tsv) or detections (.json)."),
 ]
 Locator = Annotated[str | None, typer.Option(help="whole, softmax, peaks, parts; auto: parts where concepts name any.")]
 Loss = Annotated[str | None, typer.Option(help="ridge, cos3, cosine, mse, raw, bce; controls: random, channels.")]
@@ -140,6 +141,7 @@ def _say(made: Bottleneck, out: Path, as_json: bool, seconds: float) -> None:
         typer.echo(
             f"accuracy on held-out train photos {record['holdout_accuracy']:.3f}; "
             f"of a linear probe {record['holdout_accuracy_of_linear_probe']:.3f}"
+            + ("; both before the last stage was trained" if record["finetune"] else "")
         )
         typer.echo(f"bottleneck: {out}")
     bad = f", {len(failures)} failed" if failures else ""

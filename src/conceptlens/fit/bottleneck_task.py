@@ -13,12 +13,13 @@ from conceptlens.cells import PHOTOS_PER_SHARD, CellSource
 from conceptlens.concept.branch import branch_layers, in_order, layer_widths
 from conceptlens.data.labelled import LabelledSet, hold_out, without_photos
 from conceptlens.error import InputError
+from conceptlens.fit.concept_layer import IN_MEMORY
 from conceptlens.fit.finetune import last_stage
 from conceptlens.fit.hypercolumns import COMPONENTS, FEATURES
 from conceptlens.fit.locate_parts import MOST_PHOTOS
 from conceptlens.fit.part_words import Words
 from conceptlens.fit.place import shown
-from conceptlens.fit.recipe import Recipe
+from conceptlens.fit.recipe import CLOSED, Recipe
 from conceptlens.preprocess import Preprocess
 from conceptlens.sizes import resized
 
@@ -135,8 +136,14 @@ def check_before(task: BottleneckTask, parts: int, seed: int) -> None:
 
 
 def _columns(task: BottleneckTask, parts: int) -> int:
-    """Return how many numbers of 4 bytes finding parts holds: components, colours and attentions at each cell."""
-    if task.recipe.locator != "parts" or task.recipe.keypoints:
+    """Return how many numbers of 4 bytes are held of single cells.
+
+    That is what finding parts sees (components, colours, attentions), and the cells that a training by maps reads.
+    """
+    recipe, cells = task.recipe, len(task.photos) * task.grid[0] * task.grid[1]
+    if recipe.locator in ("peaks", "softmax") and recipe.loss not in CLOSED:
+        return min(IN_MEMORY // 4, cells * layer_widths(task.model, (task.values,))[0] // 2)
+    if recipe.locator != "parts" or recipe.keypoints:
         return 0  # few photos
     sizes = 1 if task.own is task.model else 2
     each = sizes * (len(task.layers) * COMPONENTS // 2 + FEATURES) + (sizes - 1) * parts
@@ -148,7 +155,7 @@ def check_memory(photos: int, concepts: int, channels: int = 0, masks: int = 1, 
 
     Held at a time are, in numbers of 4 bytes: `TABLES` for each photo and concept, the pooled cells
     `photos x masks x channels` and as much again for the photos that are not held out, the concept vectors
-    `concepts x channels` with a gradient and two moments, and the `columns` that parts are found in. All other cells
+    `concepts x channels` with a gradient and two moments, and the `columns` of single cells (`_columns`). All others
     are read in batches.
     """
     import psutil  # comes with accelerate

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from conceptlens.backbone import Backbone
     from conceptlens.data.labelled import LabelledSet
 
-SOURCES = ("auto", "labels", "vlm", "both")
+SOURCES = ("auto", "labels", "photos", "vlm", "both")
 LEAST_SHARE = 0.1  # a class attribute is a concept where some class shows it in a tenth of its photos
 RANGE = (0.01, 0.99)  # a pair's cosines become shares between these quantiles of the train photos
 
@@ -61,9 +61,10 @@ def targets_for(
 
     - `concepts`: a set, labels, a file (`read_concept_set`), or `auto`: the set's own class attributes, else the words
       of the vocabulary that the pair sees in the photos and that are no class names (the published filters).
-    - `source`: `labels` are the set's class attributes; `vlm` cosines of photos and labels, stretched to 0 to 1; `both`
-      labels where there are any, the pair for the rest; `auto` is `labels` where all concepts have them, else `both`;
-      a file is a table of one's own (`read_concept_table`), or a detector's boxes (`read_detections`).
+    - `source`: `labels` are the set's class attributes; `photos` what annotators saw of them in each photo; `vlm`
+      cosines of photos and labels, stretched to 0 to 1; `both` labels where there are any, the pair for the rest;
+      `auto` is `labels` where all concepts have them, else `both`; a file is a table of one's own
+      (`read_concept_table`), or a detector's boxes (`read_detections`).
     - `vectors`: the pair's vectors of the photos, in their order (`encode_photos`).
 
     Of a concept that is told of some photos, the others have the mean of their class, else of all. Concepts of which
@@ -74,7 +75,7 @@ def targets_for(
     check_memory(len(photos), len(named))
     told = torch.full((len(photos), len(named)), torch.nan)
     if source != "vlm":
-        told = _filled(_told(named, photos, table), photos)
+        told = _filled(_seen(named, photos) if source == "photos" else _told(named, photos, table), photos)
     untold = told.isnan().all(0)
     needed = source in ("both", "vlm") or (source == "auto" and (vlm is not None or bool(untold.all())))
     asked = untold if needed else torch.zeros_like(untold)
@@ -117,7 +118,8 @@ def _table(photos: LabelledSet, source: str) -> tuple[tuple[str, ...], Tensor] |
     if source in SOURCES:
         return None
     if Path(source).is_dir() or (Path(source).is_file() and Path(source).suffix.lower() == ".json"):
-        seen = read_detections(source, photos.names).presence
+        by_class = sorted(photos.names, key=lambda name: name.split("/"))  # as VLG-CBM numbers them
+        seen = read_detections(source, photos.names, numbered=by_class).presence
         return tuple(seen.labels), torch.tensor(seen.targets, dtype=torch.float32)
     if not Path(source).is_file():
         raise InputError(
@@ -183,6 +185,25 @@ def _told(named: ConceptSet, photos: LabelledSet, table: tuple[tuple[str, ...], 
     for place, label in enumerate(named.labels):
         if label.casefold() in columns:
             values[:, place] = columns[label.casefold()]
+    return values
+
+
+def _seen(named: ConceptSet, photos: LabelledSet) -> Tensor:
+    """Return `[photo concept]`, 1 or 0, of the attributes that annotators saw in single photos; NaN where hidden."""
+    annotation = photos.annotation
+    known, attributes = (annotation.photos, annotation.attributes) if annotation else (None, None)
+    if known is None:
+        raise InputError(f"{photos.name} has no attributes of single photos; give --targets labels, or a table")
+    columns = {name.casefold(): place for place, name in enumerate(known.names)}
+    if attributes is not None:
+        said = zip(attributes.concepts, attributes.names, strict=True)
+        columns |= {one.label.casefold(): columns[name.casefold()] for one, name in said if name.casefold() in columns}
+    values = torch.full((len(photos), len(named)), torch.nan)
+    for place, label in enumerate(named.labels):
+        column = columns.get(label.casefold())
+        if column is not None:
+            seen = torch.tensor(known.present[:, column]).float()
+            values[:, place] = torch.where(torch.tensor(known.visible[:, column]), seen, torch.nan)
     return values
 
 

@@ -88,8 +88,9 @@ def _right(measures: BottleneckMeasures, record: Mapping[str, Any]) -> str:
     other = f" Always saying the commonest class: {plainly(one, common.value)}." if common else ""
     own, probe = record.get("holdout_accuracy"), record.get("holdout_accuracy_of_linear_probe")
     if isinstance(own, float) and isinstance(probe, float):
+        then = "before its last stage was trained, it had" if record.get("finetune") else "it had"
         other += (
-            f" Of the training photos held out while fitting, it had {_percent(own)} right; the same features without "
+            f" Of the training photos held out while fitting, {then} {_percent(own)} right; the same features without "
             f"concepts, {_percent(probe)}."
         )
     return f"In {_value(said)} of {counted(measures.photos, 'photo')}.{other}"

@@ -68,7 +68,7 @@ def save_bottleneck(bottleneck: Bottleneck, folder: str | Path) -> Path:
 
 
 def load_bottleneck(folder: str | Path) -> Bottleneck:
-    """Read what `save_bottleneck` wrote: on a processor the logits are the same to the last bit."""
+    """Read what `save_bottleneck` wrote: on a processor of the same kind, logits are the same to the last bit."""
     place = Path(folder)
     about = FOLDER.read(place)
     tensors = FOLDER.tensors(place)

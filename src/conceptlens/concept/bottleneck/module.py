@@ -229,7 +229,7 @@ class Bottleneck(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Bottleneck:
-        """Read what `save_pretrained` wrote; on a processor its logits are the same to the last bit."""
+        """Read what `save_pretrained` wrote; on the same kind of processor, logits are equal to the last bit."""
         from conceptlens.concept.bottleneck.folder import load_bottleneck
 
         return load_bottleneck(folder)
