@@ -328,6 +328,15 @@ def test_an_unreadable_photo_is_listed(folder: Path, model: cl.Backbone, tmp_pat
     assert "0003.png" in lists[0][0]["reason"]
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("choices", [{"recipe": "loc-cbm"}, {"recipe": "poster"}, {"recipe": "ridge", "finetune": 1}])
+def test_a_fit_on_cuda_ends_as_one_on_the_processor(data: str, tmp_path: Path, choices: dict[str, Any]) -> None:
+    here = fit(pupil(), data, tmp_path / "here", **choices)
+    there = fit(pupil(), data, tmp_path / "there", device="cuda", **choices)
+    check(there, pupil(), data, tmp_path / "there")
+    assert torch.allclose(here.weight, there.weight, atol=1e-2)
+
+
 # --- the last stage
 
 
