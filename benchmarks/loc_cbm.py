@@ -63,7 +63,6 @@ MAIN: dict[str, Choices] = {
     "random concepts, 448, NEC 5": {"recipe": "random", "size": 448, "nec": 5},
     "ridge, 448, NEC 5": {"recipe": "ridge", "size": 448, "nec": 5},
     "parts from words, 448, NEC 5": {**LOCATED, "size": 448, "nec": 5},
-    "linear probe, 224, last stage trained": {"recipe": "probe", "finetune": 8},
     "parts from words, 224, last stage trained": {**LOCATED, "finetune": 8},
 }
 # At the network's own size and grid (7 x 7), with the reviewed concepts alone; steps as many as the errors need.

@@ -167,9 +167,27 @@ def test_the_committed_bottlenecks_hold_what_the_page_claims() -> None:
         assert taught["error"] < fixed
         assert taught["pointing"] >= 0.85
     assert rows["parts from words, 448"]["accuracy"] >= rows["linear probe, 448"]["accuracy"] - 0.015
+    black_box = rows["linear probe, 224"]["accuracy"]
+    assert rows["parts from words, 224, last stage trained"]["accuracy"] >= black_box - 0.01
+    few = rows["parts from words, 448, NEC 5"]
+    assert few["nec"] == rows["label-free, 448, NEC 5"]["nec"] == 5
+    assert few["accuracy"] >= rows["label-free, 448, NEC 5"]["accuracy"] + 0.03
+    assert rows["random concepts, 448, NEC 5"]["accuracy"] < few["accuracy"] - 0.3
+    assert abs(rows["random concepts, 224"]["swap"]) < 0.3
     for row in rows.values():
         assert f"| {row['row']} | {row['accuracy']:.3f} ± {row['accuracy_spread']:.3f} | {row['nec']:.0f} |" in page
         if "error" in row:
             assert f"| {row['error']:.2f} ± {row['error_spread']:.2f} | {row['pointing']:.2f}" in page
     for row in results["ablation"]:
         assert f"| {row['row']} | {row['accuracy']:.3f} ± {row['accuracy_spread']:.3f} | {row['error']:.2f} ±" in page
+
+
+def test_the_page_on_bottlenecks_says_what_concepts_in_use_are_worth() -> None:
+    rows = json.loads((ROOT / "docs" / "results" / "bottleneck_use.json").read_text(encoding="utf-8"))["use"]
+    page = (ROOT / "docs" / "loc-cbm.md").read_text(encoding="utf-8")
+    assert len(rows) == 7
+    for row in rows:
+        assert f"| {row['row']} | {row['leakage_task']:+.2f} | {row['leakage_graded']:+.2f} |" in page
+        assert row["of_other_photos_1.00"] < 0.05
+        told = row["means_1.00"] - row["means_0.00"]
+        assert told < -0.1 if row["row"].startswith("random") else told > 0.03
