@@ -510,6 +510,8 @@ def test_weights_that_are_missing_cut_or_of_another_size_are_refused(tmp_path: P
             save_file(wrong, weights)
             said = refusal(lambda: Bottleneck.from_pretrained(tmp_path))
             assert "bottleneck.safetensors holds other sizes than config.json" in said
+    save_file({**state, "mean": torch.full_like(state["mean"], torch.nan)}, weights)
+    assert "holds values in 'mean' that are not finite" in refusal(lambda: Bottleneck.from_pretrained(tmp_path))
     weights.unlink()
     assert "bottleneck.safetensors cannot be read" in refusal(lambda: Bottleneck.from_pretrained(tmp_path))
 

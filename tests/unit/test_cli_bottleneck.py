@@ -72,6 +72,21 @@ def edit(place: Path, *words: str) -> Result:
 # --- evaluate bottleneck
 
 
+def test_what_was_asked_for_in_vain_is_said(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Cub, "annotation", None)
+    done = evaluate(place, "--leakage", "--interventions")
+    assert done.exit_code == 0, done.output
+    assert "conceptlens: --leakage measured nothing: the set has no class attributes" in done.stderr
+    assert "conceptlens: --interventions measured nothing: the set has no class attributes" in done.stderr
+
+
+@pytest.mark.parametrize("words", [("--set", "yellow wing=1e300"), ("--clamp", "yellow wing=0..1e300")])
+def test_a_number_that_single_precision_does_not_hold(place: Path, words: tuple[str, str]) -> None:
+    done = edit(place, *words)
+    assert done.exit_code == 2
+    assert "give numbers below 3e+38 in size" in done.stderr
+
+
 def test_json_has_the_documented_fields_and_the_numbers_of_the_measure(place: Path) -> None:
     done = evaluate(place, "--json", "--seed", "3")
     assert done.exit_code == 0, done.output

@@ -96,3 +96,13 @@ def test_what_cannot_be_is_said_in_one_sentence(pets: Path, tmp_path: Path, word
     assert answer.exit_code == 2
     assert said in answer.output
     assert not (tmp_path / "kept.txt").exists()
+
+
+def test_a_list_is_not_written_over_itself(pets: Path, tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("# mine\nlong tail\ncat\n")
+    answer = call(
+        "concepts", "--data", f"folder:{pets}", "--from", tmp_path / "words.txt", "--out", tmp_path / "words.txt"
+    )
+    assert answer.exit_code == 2
+    assert "--from and --out are both" in answer.output
+    assert (tmp_path / "words.txt").read_text() == "# mine\nlong tail\ncat\n"

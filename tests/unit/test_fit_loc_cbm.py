@@ -337,6 +337,13 @@ def test_a_fit_on_cuda_ends_as_one_on_the_processor(data: str, tmp_path: Path, c
     assert torch.allclose(here.weight, there.weight, atol=1e-2)
 
 
+def test_a_class_folder_without_photos_is_stated(folder: Path, model: cl.Backbone, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(folder / "images", tmp_path / "images"))
+    (own / "009.Empty_Owl").mkdir()
+    made = fit(model, f"folder:{own}", tmp_path / "a", vlm=teacher_of(), concepts=["cat", "dog"])
+    assert made.training_record["left_out"] == {"009.Empty_Owl": "no photo"}
+
+
 # --- the last stage
 
 

@@ -60,6 +60,8 @@ def concepts(
         raise InputError(f"--limits {limits} is given; expected one of {', '.join(LIMITS)}")
     if (vlm is None) != (presence is None):
         raise InputError("--vlm and --presence go together: the pair scores photos, and the number is its threshold")
+    if start is not None and start.resolve() == out.resolve():
+        raise InputError(f"--from and --out are both {out}; give another --out, for dropped concepts would be lost")
     photos = open_classes(data)
     found = _found(photos, start, ask, url, key_from, record, replay)
     chosen = replace(LIMITS[limits], presence=presence, interpretability=None)

@@ -87,6 +87,8 @@ def bottleneck(
         leakage, interventions, seed=seed, batch=batch_size, watch=_watched,
     )  # fmt: skip
     report_failures(measures.failures)
+    for option, reason in _unmeasured(measures, leakage, interventions):
+        typer.echo(f"conceptlens: {option} measured nothing: {reason}", err=True)
     told = _told(
         folder, split=split, train=measures.train, weights=weights if pretrained else "random", limit=limit,
         leakage=leakage, interventions=interventions, seed=seed,
@@ -103,6 +105,17 @@ def _watched(parts: Iterable[Any], total: int) -> Iterable[Any]:
     from conceptlens.reporting.outcome import progress
 
     return progress(parts, total, "parts of the set")
+
+
+def _unmeasured(measures: BottleneckMeasures, leakage: bool, interventions: bool) -> list[tuple[str, str]]:
+    """Return the options that were asked for in vain, each with the reason."""
+    found = []
+    one = measures.figure("leakage_task")
+    if leakage and one.value is None:
+        found.append(("--leakage", str(one.reason)))
+    if interventions and not measures.interventions.curves:
+        found.append(("--interventions", measures.interventions.reason))
+    return found
 
 
 def _told(folder: Path, **settings: object) -> dict[str, Any]:

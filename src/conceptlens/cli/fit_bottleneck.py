@@ -111,6 +111,8 @@ def _say(made: Bottleneck, out: Path, as_json: bool, seconds: float) -> None:
     failures = json.loads((out / "failures.json").read_text("utf-8"))
     for failure in failures:
         typer.echo(f"conceptlens: {failure['reason']}", err=True)
+    for name, reason in record["left_out"].items():
+        typer.echo(f"conceptlens: {name} is left out: {reason}", err=True)
     if as_json:
         kept = (
             "photos_used", "locator", "grid", "concepts_from", "targets_by", "penalty", "strength",

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from conceptlens.error import InputError
 
+LARGEST = 3e38  # that single precision holds
+
 
 @dataclass(frozen=True)
 class Edit:
@@ -31,3 +33,7 @@ class Edit:
             )
         if not self.low <= self.high or self.low == math.inf or self.high == -math.inf:
             raise InputError(f"a concept is to stay between {self.low} and {self.high}; give low <= high, within reach")
+        if any(math.isfinite(side) and abs(side) > LARGEST for side in (self.low, self.high)):
+            raise InputError(
+                f"a concept is to stay between {self.low} and {self.high}; give numbers below {LARGEST:g} in size"
+            )

@@ -79,6 +79,9 @@ def load_bottleneck(folder: str | Path) -> Bottleneck:
         raise FOLDER.broken(place, f"{CONFIG} does not fit together: {error}") from None
     except RuntimeError:  # torch's own, where names or shapes differ
         raise FOLDER.broken(place, f"{FOLDER.weights} holds other sizes than {CONFIG}") from None
+    wrong = next((n for n, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())), None)
+    if wrong is not None:
+        raise FOLDER.broken(place, f"{FOLDER.weights} holds values in '{wrong}' that are not finite")
     return made.eval().requires_grad_(False)
 
 

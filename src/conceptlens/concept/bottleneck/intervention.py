@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from conceptlens.concept.bottleneck.edit import Edit
+from conceptlens.concept.bottleneck.edit import LARGEST, Edit
 from conceptlens.error import InputError
 
 if TYPE_CHECKING:
@@ -114,8 +114,10 @@ def with_weights(
     told = made.training_record.setdefault("weights_edited", [])
     for (name, concept), value in weights.items():
         k, i = made.class_index(name), made.concept_index(concept)
-        if not math.isfinite(value):
-            raise InputError(f"the weight of '{made.labels[i]}' for '{made.classes[k]}' is {value}; give a number")
+        if not abs(value) <= LARGEST:
+            raise InputError(
+                f"the weight of '{made.labels[i]}' for '{made.classes[k]}' is {value}; give a number below {LARGEST:g}"
+            )
         was = float(made.head.weight[k, i])
         made.head.weight[k, i] = value
         told.append({"class": k, "concept": i, "from": was, "to": float(value), "note": note})
