@@ -82,7 +82,7 @@ def test_the_published_layout_gives_what_the_published_loop_gives(tmp_path: Path
     folder, names = as_published(tmp_path / "cub_train", photos), [f"{number}.jpg" for number in range(12)]
     (folder / "3.jpg").write_bytes(b"what --save_image leaves")
     concepts = ["an Striped fur", "long tail", "whiskers", "nose"]
-    found = read_detections(folder, names, concepts)
+    found = read_detections(folder, names, concepts, numbered=names)
     assert found.presence.labels == tuple(concepts)
     expected = published(folder, 12, concepts, 0.15)
     np.testing.assert_array_equal(found.presence.targets, expected)
@@ -130,10 +130,11 @@ def test_numbers_are_those_of_sorted_photos_and_paths_go_first(tmp_path: Path) -
     backwards = photos.names[::-1]
     assert backwards != sorted(backwards)
     folder = as_published(tmp_path / "found", {0: [one("tail")], 1: []})
-    found = read_detections(folder, backwards, numbered=sorted(backwards))
+    found = read_detections(folder, backwards)
     first = backwards.index(sorted(backwards)[0])
     assert np.flatnonzero(found.presence.targets[:, 0] == 1).tolist() == [first]
-    assert np.flatnonzero(read_detections(folder, backwards).presence.targets[:, 0] == 1).tolist() == [0]
+    told = read_detections(folder, backwards, numbered=backwards)
+    assert np.flatnonzero(told.presence.targets[:, 0] == 1).tolist() == [0]
     paths = {0: "data/CUB/train/" + backwards[3], 1: ["data/CUB/train/" + backwards[1], 4]}
     found = read_detections(as_published(tmp_path / "paths", {0: [one("tail")], 1: []}, paths), backwards)
     np.testing.assert_array_equal(found.presence.targets[:, 0], [np.nan, 0, np.nan, 1, np.nan])

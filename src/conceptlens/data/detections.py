@@ -49,10 +49,11 @@ def read_detections(
     """Read boxes, and say that a photo shows the concepts of which one has at least the confidence `threshold`.
 
     - A folder as VLG-CBM writes it (NeurIPS 2024): `N.json` is a list, first `{"img_path"}`, then `{"label", "box",
-      "logit"}` for each box. Where the path is null, photo N of `numbered` is meant, by default of `photos`.
+      "logit"}` for each box. Where the path is null, photo N of `numbered` is meant.
     - A JSON file: an object with a list of `{"label", "box", "score"}` for each photo.
 
-    VLG-CBM numbers photos as torchvision's `ImageFolder` sorts them, as `folder:` does too; `Cub` has another order.
+    VLG-CBM numbers photos as torchvision's `ImageFolder` sorts them, by class folder and file: so does `numbered` where
+    it is left out, though `Cub` lists its photos in another order.
     Boxes are left, top, right, bottom in pixels of the photo as the detector read it: VLG-CBM does not turn it by EXIF.
     Labels are compared as there: in lower case, without `-,.()` and a first "a" or "an". By default the concepts are
     all labels, by alphabet; VLG-CBM asks for the names of classes as well, which giving `labels` leaves out.
@@ -63,7 +64,8 @@ def read_detections(
         raise InputError(f"the threshold is {threshold}; expected a confidence from 0 to 1, as 0.15")
     place, known = Path(path), KnownNames(photos, "photo")
     folder = place.is_dir()
-    read = _from_folder(place, known, photos if numbered is None else numbered) if folder else _from_file(place, known)
+    order = sorted(photos, key=lambda name: name.split("/")) if numbered is None else numbered
+    read = _from_folder(place, known, order) if folder else _from_file(place, known)
     wanted = None if labels is None else _wanted(labels)
     looked: dict[int, dict[str, np.ndarray]] = {}
     said: dict[str, str] = {}

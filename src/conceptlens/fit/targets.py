@@ -118,8 +118,7 @@ def _table(photos: LabelledSet, source: str) -> tuple[tuple[str, ...], Tensor] |
     if source in SOURCES:
         return None
     if Path(source).is_dir() or (Path(source).is_file() and Path(source).suffix.lower() == ".json"):
-        by_class = sorted(photos.names, key=lambda name: name.split("/"))  # as VLG-CBM numbers them
-        seen = read_detections(source, photos.names, numbered=by_class).presence
+        seen = read_detections(source, photos.names).presence
         return tuple(seen.labels), torch.tensor(seen.targets, dtype=torch.float32)
     if not Path(source).is_file():
         raise InputError(
