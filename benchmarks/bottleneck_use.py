@@ -18,17 +18,17 @@ from typing import Any
 import torch
 
 import conceptlens as cl
-from conceptlens.concept.sparse_head import fit_sparse_path, nec_accuracy
-from conceptlens.evaluation.bottleneck_known import attributes_of
-from conceptlens.evaluation.bottleneck_table import BottleneckTable, read_table
-from conceptlens.evaluation.intervention_curve import (
+from conceptlens.bottleneck.evaluate.activation_table import BottleneckTable, read_table
+from conceptlens.bottleneck.evaluate.annotations import attributes_of
+from conceptlens.bottleneck.evaluate.intervention_curve import (
     Corrections,
     by_percentile,
     by_presence_mean,
     concept_groups,
     intervention_curve,
 )
-from conceptlens.metric import LabelledActivations, concept_leakage, niche_impurity
+from conceptlens.bottleneck.sparse.sparse_head import fit_sparse_path, nec_accuracy
+from conceptlens.metrics import LabelledActivations, concept_leakage, niche_impurity
 from loc_cbm import MAIN, Bench, setting, summary, told
 
 LEAST = 0.5  # a share of a class's photos

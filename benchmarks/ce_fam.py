@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 import conceptlens as cl
 from cam import processor
-from conceptlens.activation_map import project
-from conceptlens.concept.branch import Branch, branch_layers, layer_widths
-from conceptlens.concept.channel_weights import channel_weights
-from conceptlens.concept.translator import Teacher, Translator
-from conceptlens.text.cache import identity
+from conceptlens.cams.class_activation import project
+from conceptlens.concept_regions.branch import Branch, branch_layers, layer_widths
+from conceptlens.concept_regions.channel_weights import channel_weights
+from conceptlens.concept_regions.translator import Teacher, Translator
+from conceptlens.io.cache import identity
 from measure import growth, median_seconds, seconds
 
 # Width of the image vectors of CLIP ViT-B/16, the paper's teacher.

@@ -26,11 +26,11 @@ import torch
 
 import conceptlens as cl
 from cam import processor
-from conceptlens.data.located import LocatedSet
-from conceptlens.embed.cluster import on_ray
-from conceptlens.embed.plan import EmbedPlan
-from conceptlens.embed.run import Engine, Task, embed, local
-from conceptlens.embed.stream import Reader
+from conceptlens.data.located_set import LocatedSet
+from conceptlens.local_embeddings.runs.embed_run import Engine, Task, embed, local
+from conceptlens.local_embeddings.runs.plan import EmbedPlan
+from conceptlens.local_embeddings.runs.ray_cluster import on_ray
+from conceptlens.local_embeddings.runs.reader import Reader
 from conceptlens.store import Store
 from repeated import Repeated
 

@@ -26,14 +26,14 @@ from typing import Any
 import torch
 
 import conceptlens as cl
-from conceptlens.concept.branch import Branch, branch_layers, layer_widths
-from conceptlens.data.folder import find_images
-from conceptlens.fit.pairs import read_pairs
-from conceptlens.fit.schedule import schedule_named
-from conceptlens.fit.teacher import Pupil, Views, extract
-from conceptlens.fit.train import Goal, Training, train
-from conceptlens.text.cache import cache_folder
-from conceptlens.text.vocabulary import prompt, vocabulary
+from conceptlens.concept_regions.branch import Branch, branch_layers, layer_widths
+from conceptlens.concept_regions.fit.branch_training import Goal, Training, train
+from conceptlens.concept_regions.fit.pairs import read_pairs
+from conceptlens.concept_regions.fit.teacher import Pupil, Views, extract
+from conceptlens.concepts.vocabulary import prompt, vocabulary
+from conceptlens.io.cache import cache_folder
+from conceptlens.io.images import find_images
+from conceptlens.training.schedule import schedule_named
 
 CASES = {"paper": None, "code": None, "modern": None, "modern, linear": ()}
 PACKAGES = ("conceptlens", "torch", "accelerate", "timm")

@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 
 import conceptlens as cl
+from conceptlens.bottleneck.evaluate.activation_table import keypoints_seen, read_table
 from conceptlens.data.cub_parts import cub_concepts
-from conceptlens.data.labelled import LabelledSet
-from conceptlens.evaluation.bottleneck_table import keypoints_seen, read_table
-from conceptlens.metric import (
+from conceptlens.data.labelled_set import LabelledSet
+from conceptlens.metrics import (
     Keypoints,
     centre_peaks,
     concept_auroc,

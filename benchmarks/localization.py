@@ -18,13 +18,13 @@ import torch
 
 import conceptlens as cl
 from cam import processor
-from conceptlens.concept.translator import Translator
-from conceptlens.data.located import Located, LocatedSet
-from conceptlens.evaluation.localization import evaluate
-from conceptlens.evaluation.method import Method, Setting, build_methods
-from conceptlens.evaluation.row import Row
-from conceptlens.metric import difference, interval
-from conceptlens.run import Failure
+from conceptlens.concept_regions.translator import Translator
+from conceptlens.data.located_set import Located, LocatedSet
+from conceptlens.explainer.run import Failure
+from conceptlens.localization.evaluate_localization import evaluate
+from conceptlens.localization.methods import Method, Setting, build_methods
+from conceptlens.localization.result_rows import Row
+from conceptlens.metrics import difference, interval
 
 FULL = cl.Competition()
 PLAIN = replace(FULL, sizes=(1.0,), mirrored=False, centred=1.0, steps=0, contrast=1.0)

@@ -23,11 +23,11 @@ from torch.nn import functional as F
 
 import conceptlens as cl
 from cam import processor
-from conceptlens.concept.local.embedding import channel_scale, embed_masks
-from conceptlens.concept.local.fit import Setting
-from conceptlens.embed.cells import layer_cells
-from conceptlens.embed.plan import EmbedPlan
-from conceptlens.embed.stream import Reader
+from conceptlens.local_embeddings.mask_fits import channel_scale, embed_masks
+from conceptlens.local_embeddings.modes import Setting
+from conceptlens.local_embeddings.runs.plan import EmbedPlan
+from conceptlens.local_embeddings.runs.reader import Reader
+from conceptlens.model.layer_cells import layer_cells
 from measure import growth, seconds
 
 MODEL = "timm:tf_efficientnet_lite0"

@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cam import processor
-from conceptlens.concept import atlas
-from conceptlens.concept.local.embedding import embed_masks
-from conceptlens.concept.local.fit import Mode, Setting, fit_shared
-from conceptlens.concept.local.problem import Problem, best_bias, overlap
-from conceptlens.metric import ranked_area_corrected
+from conceptlens import statistics
+from conceptlens.local_embeddings.mask_fits import embed_masks
+from conceptlens.local_embeddings.modes import Mode, Setting, fit_shared
+from conceptlens.local_embeddings.problem import Problem, best_bias, overlap
+from conceptlens.metrics import ranked_area_corrected
 from loce_quality import Masks, collect, drawn, grouped_mean, with_interval
 
 LAYERS = ("blocks.4", "blocks.5", "blocks.6", "bn2")
@@ -41,7 +41,7 @@ def mean_of(mode: Mode, parts: int = 1) -> General:
         embedded = unit_vectors(masks, layer, own, mode)
         if parts == 1:
             return F.normalize(embedded.mean(0, keepdim=True), dim=1)
-        which = atlas.count_cut(atlas.cluster(embedded.double().numpy()), parts)
+        which = statistics.count_cut(statistics.cluster(embedded.double().numpy()), parts)
         means = [embedded[torch.from_numpy(which == part)].mean(0) for part in np.unique(which)]
         return F.normalize(torch.stack(means), dim=1)
 
@@ -51,8 +51,8 @@ def mean_of(mode: Mode, parts: int = 1) -> General:
 def components(masks: Masks, layer: str, own: np.ndarray) -> Tensor:
     """Return the mean of each component of a mixture of Gaussians on the first two principal axes."""
     embedded = unit_vectors(masks, layer, own, "exact").double().numpy()
-    names, points = ["one"] * len(own), atlas.principal(embedded, 2).points
-    found = atlas.component_prototypes(embedded, names, points, atlas.fit_label_mixtures(points, names))
+    names, points = ["one"] * len(own), statistics.principal(embedded, 2).points
+    found = statistics.component_prototypes(embedded, names, points, statistics.fit_label_mixtures(points, names))
     return F.normalize(torch.from_numpy(found.vectors).float(), dim=1)
 
 

@@ -21,13 +21,13 @@ from torch.nn import functional as F
 
 import conceptlens as cl
 from cam import processor
-from conceptlens.concept import atlas
-from conceptlens.concept.local.embedding import embed_masks
-from conceptlens.concept.local.fit import Setting
-from conceptlens.embed.cells import layer_cells
-from conceptlens.embed.plan import EmbedPlan
-from conceptlens.embed.stream import Reader
-from conceptlens.metric import ranked_area_corrected
+from conceptlens import statistics
+from conceptlens.local_embeddings.mask_fits import embed_masks
+from conceptlens.local_embeddings.modes import Setting
+from conceptlens.local_embeddings.runs.plan import EmbedPlan
+from conceptlens.local_embeddings.runs.reader import Reader
+from conceptlens.metrics import ranked_area_corrected
+from conceptlens.model.layer_cells import layer_cells
 
 LAYERS = ("blocks.4", "blocks.5", "blocks.6", "bn2")
 THREE = ("blocks.4", "blocks.6", "bn2")
@@ -162,7 +162,7 @@ def joined(parts: Sequence[Embedding]) -> Embedding:
 
 def measure(masks: Masks, one: Embedding) -> dict[str, np.ndarray]:
     """Return average precision by mask (not a number where no other photo has the concept) and transfer by pair."""
-    found = atlas.retrieve(one.vectors.double().numpy(), masks.concept, masks.photo)
+    found = statistics.retrieve(one.vectors.double().numpy(), masks.concept, masks.photo)
     precision = np.where(found.applies, found.average_precision, np.nan)
     values = []
     for part in np.array_split(masks.pairs, max(1, len(masks.pairs) // 64)):

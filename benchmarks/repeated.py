@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from conceptlens.data.located import Located, LocatedSet
+from conceptlens.data.located_set import Located, LocatedSet
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,9 +30,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from cam import processor
-from conceptlens.concept.sparse.certificate import Penalty, certify
-from conceptlens.concept.sparse.elastic_net import Solution, elastic_net, elastic_net_path
-from conceptlens.concept.sparse.rows import read_rows
+from conceptlens.bottleneck.sparse.certificate import Penalty, certify
+from conceptlens.bottleneck.sparse.elastic_net import Solution, elastic_net, elastic_net_path
+from conceptlens.bottleneck.sparse.standardized_rows import read_rows
 from measure import growth, seconds
 
 # LF-CBM's for CUB: photos without the grayscale ones, concepts after its filters, lam, alpha, batch, step.

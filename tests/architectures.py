@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torchvision.models import SwinTransformer, VisionTransformer, resnet18
 
 import conceptlens as cl
-from conceptlens.observe import Observation
-from conceptlens.zoo.from_transformers import best_query
+from conceptlens.model.observation import Observation
+from conceptlens.model.zoo.from_transformers import best_query
 
 CLASSES = 12
 LABELS = tuple(f"kind {i}" for i in range(CLASSES))

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 import conceptlens as cl
-from conceptlens.concept.bottleneck.locator import Locator, Parts, Peaks, Pooling, WholeImage
-from conceptlens.concept.bottleneck.module import Base, Bottleneck
-from conceptlens.concept.branch import layer_widths
-from conceptlens.text.cache import identity
-from conceptlens.text.concept_set import BottleneckConcept
+from conceptlens.bottleneck.locator import Locator, Parts, Peaks, Pooling, WholeImage
+from conceptlens.bottleneck.module import Base, Bottleneck
+from conceptlens.concept_regions.branch import layer_widths
+from conceptlens.concepts.concept_set import BottleneckConcept
+from conceptlens.io.cache import identity
 
 CONCEPTS = (
     BottleneckConcept("red wing", "wing", "trunk", "red", "colour"),

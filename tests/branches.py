@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import conceptlens as cl
-from conceptlens.concept.branch import Branch, branch_layers, layer_widths
-from conceptlens.concept.translator import Teacher, Translator
-from conceptlens.observe import Answer
-from conceptlens.text.cache import identity
+from conceptlens.concept_regions.branch import Branch, branch_layers, layer_widths
+from conceptlens.concept_regions.translator import Teacher, Translator
+from conceptlens.io.cache import identity
+from conceptlens.model.observation import Answer
 
 DIMENSION = 9
 

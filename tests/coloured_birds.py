@@ -14,12 +14,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 import conceptlens as cl
-from conceptlens.cells import CellSource
-from conceptlens.concept.bottleneck.locator import WholeImage
-from conceptlens.concept.bottleneck.module import Base, Bottleneck
+from conceptlens.bottleneck.locator import WholeImage
+from conceptlens.bottleneck.module import Base, Bottleneck
+from conceptlens.concepts.concept_set import BottleneckConcept
 from conceptlens.data.cub import Cub
-from conceptlens.text.cache import identity
-from conceptlens.text.concept_set import BottleneckConcept
+from conceptlens.features.cell_source import CellSource
+from conceptlens.io.cache import identity
 
 WIDTH, HEIGHT, CELL = 64, 48, 8
 SIZE = (HEIGHT, WIDTH)

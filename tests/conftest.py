@@ -13,11 +13,11 @@ import pytest
 import torch
 from hypothesis import settings
 
-from conceptlens.operators import mend_torchvision
+from conceptlens.model.torchvision_operators import mend_torchvision
 
 if TYPE_CHECKING:
     import conceptlens as cl
-    from conceptlens.concept.bottleneck.module import Bottleneck
+    from conceptlens.bottleneck.module import Bottleneck
 
 mend_torchvision()
 

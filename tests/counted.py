@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import conceptlens as cl
 from architectures import random_images
-from conceptlens.observe import Observation
+from conceptlens.model.observation import Observation
 
 DOUBLE = torch.float64
 CLASSES = 5

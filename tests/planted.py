@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from conceptlens.data.shapes import SCENE_COLOURS, Scene
+from conceptlens.data.drawn_scene import SCENE_COLOURS, Scene
 
 LABELS = tuple(SCENE_COLOURS)
 SOLID = ("disc", "square", "triangle", "cross")  # kinds that a grid of 16-pixel cells resolves: energy above 0.8

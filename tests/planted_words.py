@@ -10,8 +10,8 @@ from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 
 import conceptlens as cl
-from conceptlens.data.drawn import Drawn
-from conceptlens.data.located import Located
+from conceptlens.data.drawn_set import Drawn
+from conceptlens.data.located_set import Located
 from planted import LABELS, ColourNet
 
 

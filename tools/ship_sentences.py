@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 import conceptlens as cl
-from conceptlens.text.encoder import ClassifierText, _encode_sentences
-from conceptlens.text.vocabulary import prompt, vocabulary
+from conceptlens.concepts.vocabulary import prompt, vocabulary
+from conceptlens.model.encoders import ClassifierText, _encode_sentences
 
 
 def main() -> None:

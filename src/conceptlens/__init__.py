@@ -11,68 +11,68 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from conceptlens.activation_map import cam as cam
-    from conceptlens.activation_map import combine as combine
-    from conceptlens.backbone import Backbone as Backbone
-    from conceptlens.concept.bottleneck.module import Bottleneck as Bottleneck
-    from conceptlens.concept.ce_fam import ce_fam as ce_fam
-    from conceptlens.concept.competition import Competition as Competition
-    from conceptlens.concept.competition import compete as compete
-    from conceptlens.concept.explain import explain as explain
-    from conceptlens.concept.loce import loce as loce
-    from conceptlens.concept.translator import Translator as Translator
-    from conceptlens.contrast import Contrast as Contrast
-    from conceptlens.data.classified import open_classes as open_classes
-    from conceptlens.data.sets import open_set as open_set
-    from conceptlens.error import InputError as InputError
-    from conceptlens.finer import sweep as sweep
-    from conceptlens.fit.ce_fam import fit_ce_fam as fit_ce_fam
-    from conceptlens.fit.loc_cbm import fit_loc_cbm as fit_loc_cbm
-    from conceptlens.observe import Observation as Observation
-    from conceptlens.preprocess import Preprocess as Preprocess
+    from conceptlens.bottleneck.fit.fit_loc_cbm import fit_loc_cbm as fit_loc_cbm
+    from conceptlens.bottleneck.module import Bottleneck as Bottleneck
+    from conceptlens.cams.class_activation import cam as cam
+    from conceptlens.cams.class_activation import combine as combine
+    from conceptlens.cams.contrast import Contrast as Contrast
+    from conceptlens.cams.finer_cam import sweep as sweep
+    from conceptlens.cams.rules import RULES as RULES
+    from conceptlens.cams.rules import Rule as Rule
+    from conceptlens.cams.targets import Concept as Concept
+    from conceptlens.cams.targets import Logit as Logit
+    from conceptlens.cams.targets import Probability as Probability
+    from conceptlens.concept_regions.ce_fam import ce_fam as ce_fam
+    from conceptlens.concept_regions.competition import Competition as Competition
+    from conceptlens.concept_regions.competition import compete as compete
+    from conceptlens.concept_regions.fit.fit_ce_fam import fit_ce_fam as fit_ce_fam
+    from conceptlens.concept_regions.translator import Translator as Translator
+    from conceptlens.concepts.concept_set import BottleneckConcept as BottleneckConcept
+    from conceptlens.data.labelled_sets import open_classes as open_classes
+    from conceptlens.data.located_sets import open_set as open_set
+    from conceptlens.explainer.explain import explain as explain
+    from conceptlens.explainer.html_report import report as report
+    from conceptlens.io.errors import InputError as InputError
+    from conceptlens.local_embeddings.loce import loce as loce
+    from conceptlens.model.backbone import Backbone as Backbone
+    from conceptlens.model.observation import Observation as Observation
+    from conceptlens.model.preprocess import Preprocess as Preprocess
+    from conceptlens.model.zoo import load_model as load_model
     from conceptlens.record import Explanation as Explanation
-    from conceptlens.reporting.report import report as report
-    from conceptlens.rule import RULES as RULES
-    from conceptlens.rule import Rule as Rule
     from conceptlens.store.store import Store as Store
-    from conceptlens.target import Concept as Concept
-    from conceptlens.target import Logit as Logit
-    from conceptlens.target import Probability as Probability
-    from conceptlens.text.concept_set import BottleneckConcept as BottleneckConcept
-    from conceptlens.zoo import load_model as load_model
 
 _HOMES = {
-    "Backbone": "backbone",
-    "Bottleneck": "concept.bottleneck.module",
-    "BottleneckConcept": "text.concept_set",
-    "Competition": "concept.competition",
-    "Concept": "target",
-    "Contrast": "contrast",
+    "Backbone": "model.backbone",
+    "Bottleneck": "bottleneck.module",
+    "BottleneckConcept": "concepts.concept_set",
+    "Competition": "concept_regions.competition",
+    "Concept": "cams.targets",
+    "Contrast": "cams.contrast",
     "Explanation": "record",
-    "InputError": "error",
-    "Logit": "target",
-    "Observation": "observe",
-    "Preprocess": "preprocess",
-    "Probability": "target",
-    "RULES": "rule",
-    "Rule": "rule",
+    "InputError": "io.errors",
+    "Logit": "cams.targets",
+    "Observation": "model.observation",
+    "Preprocess": "model.preprocess",
+    "Probability": "cams.targets",
+    "RULES": "cams.rules",
+    "Rule": "cams.rules",
     "Store": "store.store",
-    "Translator": "concept.translator",
-    "cam": "activation_map",
-    "ce_fam": "concept.ce_fam",
-    "combine": "activation_map",
-    "compete": "concept.competition",
-    "explain": "concept.explain",
-    "fit_ce_fam": "fit.ce_fam",
-    "fit_loc_cbm": "fit.loc_cbm",
-    "load_model": "zoo",
-    "loce": "concept.loce",
-    "open_classes": "data.classified",
-    "open_set": "data.sets",
-    "report": "reporting.report",
-    "sweep": "finer",
+    "Translator": "concept_regions.translator",
+    "cam": "cams.class_activation",
+    "ce_fam": "concept_regions.ce_fam",
+    "combine": "cams.class_activation",
+    "compete": "concept_regions.competition",
+    "explain": "explainer.explain",
+    "fit_ce_fam": "concept_regions.fit.fit_ce_fam",
+    "fit_loc_cbm": "bottleneck.fit.fit_loc_cbm",
+    "load_model": "model.zoo",
+    "loce": "local_embeddings.loce",
+    "open_classes": "data.labelled_sets",
+    "open_set": "data.located_sets",
+    "report": "explainer.html_report",
+    "sweep": "cams.finer_cam",
 }
-_FOLDERS = ("metric",)
+_FOLDERS = ("metrics",)
 
 __all__ = ["__version__", *sorted([*_HOMES, *_FOLDERS])]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from conceptlens.error import InputError, near
+from conceptlens.io.errors import InputError, near
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from conceptlens.error import InputError
+from conceptlens.io.errors import InputError
 
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt8

@@ -9,7 +9,7 @@ from test_contract import EXACT, close, in_use, untouched
 import conceptlens as cl
 from architectures import ARCHITECTURES, backbone, fresh, make_symmetric, random_images, wrap
 from bottlenecks import KINDS, bottleneck_of
-from conceptlens.concept.bottleneck.module import Bottleneck
+from conceptlens.bottleneck.module import Bottleneck
 
 
 def seen_with(name: str, kind: str, precision: torch.dtype = torch.float32) -> tuple[cl.Observation, Bottleneck]:

@@ -9,11 +9,11 @@ from torch import nn
 
 from architectures import ARCHITECTURES, backbone, fresh, make_symmetric, random_images, wrap
 from branches import branch_of
-from conceptlens.concept.ce_fam import ce_fam
-from conceptlens.concept.competition import Competition, compete
-from conceptlens.concept.translator import Translator
-from conceptlens.observe import Observation
-from conceptlens.text.vocabulary import parse_concepts
+from conceptlens.concept_regions.ce_fam import ce_fam
+from conceptlens.concept_regions.competition import Competition, compete
+from conceptlens.concept_regions.translator import Translator
+from conceptlens.concepts.vocabulary import parse_concepts
+from conceptlens.model.observation import Observation
 
 CONCEPTS = parse_concepts("cat, wheel, red:colour")
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import conceptlens as cl
 from architectures import ARCHITECTURES, FEW, backbone, fresh, make_symmetric, observation, random_images, wrap
-from conceptlens.observe import Answer, Observation
+from conceptlens.model.observation import Answer, Observation
 
 EXACT = torch.float64  # the contract is about equations, so it is checked where rounding cannot blur them
 GRADIENT_RULES = [name for name, rule in cl.RULES.items() if rule.reads == "gradient"]

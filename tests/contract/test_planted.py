@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import conceptlens as cl
-from conceptlens.data.shapes import Scene, random_scene
-from conceptlens.metric import peak, pointing_energy
+from conceptlens.data.drawn_scene import Scene, random_scene
+from conceptlens.metrics import peak, pointing_energy
 from planted import LABELS, SOLID, ColourNet, TokenNet, pixels
 
 CONTROLS = {"random"}

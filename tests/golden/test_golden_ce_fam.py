@@ -24,12 +24,12 @@ import torch
 from torch import nn
 
 import conceptlens as cl
-from conceptlens.concept.branch import Branch, layer_widths
-from conceptlens.concept.ce_fam import ce_fam
-from conceptlens.concept.translator import Teacher, Translator
-from conceptlens.data.shapes import Scene, random_scene
-from conceptlens.metric import hit, pointing_energy, ranked_area, ranked_area_corrected
-from conceptlens.text.cache import identity
+from conceptlens.concept_regions.branch import Branch, layer_widths
+from conceptlens.concept_regions.ce_fam import ce_fam
+from conceptlens.concept_regions.translator import Teacher, Translator
+from conceptlens.data.drawn_scene import Scene, random_scene
+from conceptlens.io.cache import identity
+from conceptlens.metrics import hit, pointing_energy, ranked_area, ranked_area_corrected
 from planted import LABELS, SOLID, ManyNet, pixels
 from planted_words import Colours
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 import conceptlens as cl
 from architectures import build, observation, random_images
-from conceptlens import asking
-from conceptlens.observe import Answer, Observation
+from conceptlens.cams import gradient_free
+from conceptlens.model.observation import Answer, Observation
 from conceptlens.record import Picture
 from counted import DOUBLE, cosine, look, module_of
 
@@ -97,7 +97,7 @@ def test_score_cam_stays_below_its_bound(monkeypatch: pytest.MonkeyPatch, images
     module = module_of(seen)
     expected = cl.cam(seen, 1, "score_cam").maps
     each = 4 * 16 * 24 * 8
-    monkeypatch.setattr(asking, "MASKED_BYTES", int(images_at_once * each))
+    monkeypatch.setattr(gradient_free, "MASKED_BYTES", int(images_at_once * each))
     module.batches.clear()
     assert torch.allclose(cl.cam(seen, 1, "score_cam").maps, expected)
     assert max(module.batches) == max(1, images_at_once)
@@ -114,7 +114,7 @@ def test_ablation_stays_below_its_bound(monkeypatch: pytest.MonkeyPatch, variant
         return rerun(self, cells, *place)
 
     monkeypatch.setattr(Observation, "rerun", counted)
-    monkeypatch.setattr(asking, "CELL_BYTES", variants_at_once * seen.feature()[0].numel() * 8)
+    monkeypatch.setattr(gradient_free, "CELL_BYTES", variants_at_once * seen.feature()[0].numel() * 8)
     cl.cam(seen, 1, "ablation_cam")
     assert max(given) == variants_at_once
     assert sum(given) == 2 * 6

@@ -11,9 +11,9 @@ import pytest
 from sklearn.metrics import silhouette_samples
 from sklearn.neighbors import LocalOutlierFactor
 
-from conceptlens.concept import atlas
-from conceptlens.concept.atlas.agreement import adjusted_rand, contingency
-from conceptlens.concept.atlas.comparison import compare, image_weights
+from conceptlens import statistics
+from conceptlens.statistics.cluster_agreement import adjusted_rand, contingency
+from conceptlens.statistics.layer_comparison import compare, image_weights
 
 
 def drawn(seed: int = 0, rows: int = 40, labels: int = 4) -> tuple[np.ndarray, list[str], list[str]]:
@@ -45,8 +45,8 @@ def near(found: float | None, wanted: float) -> bool:
 @pytest.mark.parametrize(("metric", "slow"), [("euclidean", euclidean), ("cosine", cosine)])
 def test_distances(metric: str, slow: object) -> None:
     vectors, _, _ = drawn()
-    found = atlas.distances(vectors, metric)
-    between = atlas.distances_between(vectors[:5], vectors[2:], metric)
+    found = statistics.distances(vectors, metric)
+    between = statistics.distances_between(vectors[:5], vectors[2:], metric)
     for i, j in permutations(range(len(vectors)), 2):
         assert near(found[i, j], slow(vectors[i], vectors[j]))
         if i < 5 and j >= 2:
@@ -56,9 +56,9 @@ def test_distances(metric: str, slow: object) -> None:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_separation_and_overlap(seed: int) -> None:
     vectors, labels, _ = drawn(seed)
-    apart, own = atlas.distances(vectors, "euclidean"), rows_of(labels)
-    published, robust = atlas.separation(apart, labels), atlas.quantile_separation(apart, labels)
-    overlap, category = atlas.overlap(apart, labels), atlas.category_separation(apart, labels)
+    apart, own = statistics.distances(vectors, "euclidean"), rows_of(labels)
+    published, robust = statistics.separation(apart, labels), statistics.quantile_separation(apart, labels)
+    overlap, category = statistics.overlap(apart, labels), statistics.category_separation(apart, labels)
     for i, j in permutations(own, 2):
         between = sorted(euclidean(vectors[a], vectors[b]) for a in own[i] for b in own[j])
         union = sorted(euclidean(vectors[a], vectors[b]) for a, b in combinations(own[i] + own[j], 2))
@@ -78,12 +78,12 @@ def test_separation_and_overlap(seed: int) -> None:
         nearest = min(euclidean(vectors[a], vectors[b]) for a in rows for b in others)
         inside = [euclidean(vectors[a], vectors[b]) for a, b in permutations(rows, 2)]
         assert near(category.of(i), nearest / (sum(inside) / len(inside)))
-    shown = atlas.silhouettes(apart, labels)
+    shown = statistics.silhouettes(apart, labels)
     assert shown.applies.all()
     assert shown.values == pytest.approx(silhouette_samples(apart, labels, metric="precomputed"), abs=1e-9)
 
 
-def slow_cut(tree: atlas.Tree, accepted: object) -> list[set[int]]:
+def slow_cut(tree: statistics.Tree, accepted: object) -> list[set[int]]:
     """Cut by recursion from the root, as published."""
     rows = tree.rows
 
@@ -111,21 +111,21 @@ def sets(clusters: np.ndarray) -> list[set[int]]:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_three_cuts_and_purity(method: str, metric: str, seed: int) -> None:
     vectors, labels, _ = drawn(seed, rows=60)
-    tree = atlas.cluster(vectors, method, metric)
+    tree = statistics.cluster(vectors, method, metric)
     smallest = int(60 * 0.05)
 
     def pure(node: int, leaves: list[int]) -> bool:
         common = max(Counter(labels[i] for i in leaves).values())
         return len(leaves) <= smallest or common / len(leaves) >= 0.8
 
-    found = atlas.adaptive_cut(tree, labels, 0.05, 0.8)
+    found = statistics.adaptive_cut(tree, labels, 0.05, 0.8)
     assert sets(found) == slow_cut(tree, pure)
-    assert sets(atlas.size_cut(tree, 7)) == slow_cut(tree, lambda node, leaves: len(leaves) <= 7)
+    assert sets(statistics.size_cut(tree, 7)) == slow_cut(tree, lambda node, leaves: len(leaves) <= 7)
     height = float(np.median(tree.merges[:, 2])) + 0.1
-    assert sets(atlas.distance_cut(tree, height)) == slow_cut(tree, lambda n, _: tree.merges[n - 60, 2] <= height)
-    assert sets(atlas.count_cut(tree, 6)) == slow_cut(tree, lambda node, _: node < 2 * 60 - 6)
+    assert sets(statistics.distance_cut(tree, height)) == slow_cut(tree, lambda n, _: tree.merges[n - 60, 2] <= height)
+    assert sets(statistics.count_cut(tree, 6)) == slow_cut(tree, lambda node, _: node < 2 * 60 - 6)
     common = sum(max(Counter(labels[i] for i in cluster).values()) for cluster in sets(found))
-    assert near(atlas.agreement(found, labels, shuffles=0).purity, common / 60)
+    assert near(statistics.agreement(found, labels, shuffles=0).purity, common / 60)
 
 
 def slow_rand(a: list[int], b: list[int], weights: list[float]) -> float:
@@ -154,7 +154,7 @@ def test_corrections_for_chance() -> None:
     draw = np.random.default_rng(0)
     a, b = draw.integers(3, size=30), draw.integers(4, size=30)
     b[:18] = a[:18]
-    found = atlas.agreement(a, b, shuffles=0)
+    found = statistics.agreement(a, b, shuffles=0)
     assert near(found.rand, slow_rand(a.tolist(), b.tolist(), [1.0] * 30))
     mutual, mean = slow_information(a.tolist(), b.tolist())
     assert near(found.information, mutual / mean)
@@ -169,7 +169,7 @@ def test_expectations_over_all_orders_of_the_labels() -> None:
     orders = list(permutations(b))
     expected = sum(slow_information(a, list(order))[0] for order in orders) / len(orders)
     mutual, mean = slow_information(a, b)
-    found = atlas.agreement(a, b, shuffles=4000)
+    found = statistics.agreement(a, b, shuffles=4000)
     assert near(found.adjusted_information, (mutual - expected) / (mean - expected))
     pure = [
         sum(max(Counter(y for x, y in zip(a, o, strict=True) if x == k).values()) for k in range(3)) for o in orders
@@ -181,7 +181,7 @@ def test_expectations_over_all_orders_of_the_labels() -> None:
 @pytest.mark.parametrize("neighbours", [1, 5, 100])
 def test_confusion_by_neighbours(neighbours: int) -> None:
     vectors, labels, images = drawn(4)
-    found = atlas.neighbour_confusion(atlas.distances(vectors), labels, neighbours, images)
+    found = statistics.neighbour_confusion(statistics.distances(vectors), labels, neighbours, images)
     own = rows_of(labels)
     for i, rows in own.items():
         shares = []
@@ -202,8 +202,8 @@ def test_confusion_by_neighbours(neighbours: int) -> None:
 
 def test_confusion_by_clusters() -> None:
     vectors, labels, _ = drawn(4)
-    clusters = atlas.count_cut(atlas.cluster(vectors), 9)
-    found = atlas.cluster_confusion(clusters, labels)
+    clusters = statistics.count_cut(statistics.cluster(vectors), 9)
+    found = statistics.cluster_confusion(clusters, labels)
     own = rows_of(labels)
     for i, rows in own.items():
         mates = {a: [b for b in range(len(labels)) if clusters[b] == clusters[a] and b != a] for a in rows}
@@ -211,7 +211,7 @@ def test_confusion_by_clusters() -> None:
         for j in own:
             shares = [sum(labels[b] == j for b in mates[a]) / len(mates[a]) for a in met]
             assert near(found.of(i, j), sum(shares) / len(met))
-    made = atlas.composition(clusters, labels)
+    made = statistics.composition(clusters, labels)
     assert made.counts.sum() == len(labels)
     for k, cluster in enumerate(sets(clusters)):
         assert made.counts[k].tolist() == [sum(labels[i] == j for i in cluster) for j in own]
@@ -238,8 +238,8 @@ def test_retrieval(by_image: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, labels, images = drawn(6)
     vectors[3] += 0.5  # no equal rows here: ties have a test of their own
     own = images if by_image else [str(i) for i in range(len(labels))]
-    monkeypatch.setattr("conceptlens.concept.atlas.retrieval.PAIRS_AT_ONCE", 170)  # four queries at once
-    found = atlas.retrieve(vectors, labels, images if by_image else None)
+    monkeypatch.setattr("conceptlens.statistics.retrieval.PAIRS_AT_ONCE", 170)  # four queries at once
+    found = statistics.retrieve(vectors, labels, images if by_image else None)
     assert found.cutoffs == (1, 5, 10, 20, 30, 40)
     for query in range(len(labels)):
         for i, k in enumerate(found.cutoffs):
@@ -254,7 +254,7 @@ def test_retrieval(by_image: bool, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_retrieval_of_equal_rows_is_the_mean_over_all_orders() -> None:
     vectors = np.array([[1, 0], [1, 1], [1, 1], [2, 2], [1, 3], [1, 3.0]])
     labels = ["a", "a", "b", "a", "b", "a"]
-    found = atlas.retrieve(vectors, labels, cutoffs=(2,))
+    found = statistics.retrieve(vectors, labels, cutoffs=(2,))
     means, ats, precisions = [], [], []
     for middle in permutations([1, 2, 3]):
         for last in permutations([4, 5]):
@@ -280,14 +280,14 @@ def test_the_chance_of_average_precision(relevant: int, candidates: int, cutoff:
     for places in combinations(range(1, candidates + 1), relevant):
         hits = [(i + 1) / place for i, place in enumerate(places) if place <= k]
         values.append(sum(hits) / min(k, relevant, candidates))
-    found = atlas.expected_average_precision(np.array([relevant, 0]), np.array([candidates, 4]), cutoff)
+    found = statistics.expected_average_precision(np.array([relevant, 0]), np.array([candidates, 4]), cutoff)
     assert near(found[0], float(np.mean(values)))
     assert found[1] == 0
 
 
 def test_published_precision() -> None:
     vectors, labels, _ = drawn(7)
-    found = atlas.published_precision(vectors, labels, (1, 5, 40))
+    found = statistics.published_precision(vectors, labels, (1, 5, 40))
     matrix = [[cosine(a, b) for b in vectors] for a in vectors]
     for query in range(len(labels)):
         ranked = sorted(range(len(labels)), key=lambda b: round(matrix[query][b], 12))[1:]
@@ -299,16 +299,16 @@ def test_published_precision() -> None:
 def test_search_is_exact() -> None:
     vectors, _, images = drawn(8)
     allowed = np.array(images) != images[0]
-    (found,) = atlas.search(vectors[:1], vectors, allowed=allowed)
+    (found,) = statistics.search(vectors[:1], vectors, allowed=allowed)
     wanted = sorted(np.flatnonzero(allowed).tolist(), key=lambda b: cosine(vectors[0], vectors[b]))
     assert found.rows.tolist() == wanted
     assert found.similarities == pytest.approx([1 - cosine(vectors[0], vectors[b]) for b in wanted], abs=1e-9)
-    assert atlas.search(vectors[:1], vectors, 3, allowed)[0].rows.tolist() == wanted[:3]
+    assert statistics.search(vectors[:1], vectors, 3, allowed)[0].rows.tolist() == wanted[:3]
 
 
 def test_outliers() -> None:
     vectors, labels, _ = drawn(9, rows=90, labels=2)
-    summed, factors = atlas.outliers(vectors, labels), atlas.outliers(vectors, labels, "neighbours")
+    summed, factors = statistics.outliers(vectors, labels), statistics.outliers(vectors, labels, "neighbours")
     for name, rows in rows_of(labels).items():
         sums = {a: sum(cosine(vectors[a], vectors[b]) for b in rows if b != a) for a in rows}
         assert summed[name].rows[:7].tolist() == sorted(rows, key=lambda a: -sums[a])[:7]
@@ -319,7 +319,7 @@ def test_outliers() -> None:
         assert factors[name].rows[0] == max(by_row, key=by_row.get)
 
 
-def slow_density(mixture: atlas.Mixture, point: np.ndarray) -> float:
+def slow_density(mixture: statistics.Mixture, point: np.ndarray) -> float:
     total = 0.0
     for weight, mean, covariance in zip(mixture.weights, mixture.means, mixture.covariances, strict=True):
         (a, b), (_, c) = covariance
@@ -332,16 +332,16 @@ def slow_density(mixture: atlas.Mixture, point: np.ndarray) -> float:
 
 def test_gaussian_mixtures() -> None:
     points = np.concatenate([np.random.default_rng(i).normal(3 * i, 1 + i, (40, 2)) for i in range(3)])
-    whole = atlas.fit_mixture(points, most=3)
+    whole = statistics.fit_mixture(points, most=3)
     assert whole.density(points) == pytest.approx([slow_density(whole, p) for p in points], abs=1e-9)
     count, free = len(whole.weights), 6 * len(whole.weights) - 1
     cost = -2 * sum(slow_density(whole, p) for p in points) + free * math.log(len(points))
     assert near(whole.bic[count - 1] / 1000, cost / 1000)
     assert count == int(np.argmin(whole.bic)) + 1
     labels = np.repeat(["a", "b", "c"], 40)
-    fitted = atlas.fit_label_mixtures(points, labels)
-    found = atlas.region_map(fitted, (-4, 12, -5, 11), size=5)
-    single = atlas.region_map(fitted, (-4, 12, -5, 11), size=5, weighted=False)
+    fitted = statistics.fit_label_mixtures(points, labels)
+    found = statistics.region_map(fitted, (-4, 12, -5, 11), size=5)
+    single = statistics.region_map(fitted, (-4, 12, -5, 11), size=5, weighted=False)
     assert found.labels == ("a", "b", "c")
     for i, y in enumerate(found.y):
         for j, x in enumerate(found.x):
@@ -351,20 +351,20 @@ def test_gaussian_mixtures() -> None:
             highest = []
             for m in fitted.values():
                 parts = zip(m.means, m.covariances, strict=True)
-                alone = [atlas.Mixture(a[None], b[None], np.ones(1), np.empty(0, int)) for a, b in parts]
+                alone = [statistics.Mixture(a[None], b[None], np.ones(1), np.empty(0, int)) for a, b in parts]
                 highest.append(max(slow_density(one, point) for one in alone))
             assert single.winner[i, j] == int(np.argmax(highest))
 
 
 def test_prototypes_are_means() -> None:
     vectors, labels, _ = drawn(2)
-    means, units = atlas.prototypes(vectors, labels), atlas.prototypes(vectors, labels, unit=True)
+    means, units = statistics.prototypes(vectors, labels), statistics.prototypes(vectors, labels, unit=True)
     for k, rows in enumerate(rows_of(labels).values()):
         for channel in range(6):
             assert near(means.vectors[k, channel], sum(vectors[a, channel] for a in rows) / len(rows))
             shares = [vectors[a, channel] / euclidean(vectors[a], 0 * vectors[a]) for a in rows]
             assert near(units.vectors[k, channel], sum(shares) / len(rows))
-    assigned = atlas.nearest_prototype(vectors, means, "euclidean")
+    assigned = statistics.nearest_prototype(vectors, means, "euclidean")
     for a, row in enumerate(vectors):
         apart = [euclidean(row, mean) for mean in means.vectors]
         assert assigned.labels[a] == means.labels[int(np.argmin(apart))]
@@ -373,7 +373,7 @@ def test_prototypes_are_means() -> None:
 
 def test_votes_of_new_vectors() -> None:
     vectors, labels, _ = drawn(2)
-    found = atlas.label_probabilities(vectors[:6] + 0.3, vectors, labels)
+    found = statistics.label_probabilities(vectors[:6] + 0.3, vectors, labels)
     for a, row in enumerate(vectors[:6] + 0.3):
         ranked = sorted(range(len(labels)), key=lambda b: cosine(row, vectors[b]))[:5]
         votes = Counter(labels[b] for b in ranked)
@@ -385,21 +385,21 @@ def test_a_comparison_holds_the_statistics_and_pairs_the_draws() -> None:
     vectors, labels, images = drawn(3)
     blurred = vectors + np.random.default_rng(0).normal(size=vectors.shape)
     found = compare({"plain": vectors, "blurred": blurred}, labels, images, metric="euclidean", draws=60)
-    apart = atlas.distances(vectors, "euclidean")
-    retrieval = atlas.retrieve(vectors, labels, images)
-    cut = atlas.agreement(atlas.count_cut(atlas.cluster(vectors), 4), labels)
+    apart = statistics.distances(vectors, "euclidean")
+    retrieval = statistics.retrieve(vectors, labels, images)
+    cut = statistics.agreement(statistics.count_cut(statistics.cluster(vectors), 4), labels)
     shown = {key: estimate.value for key, estimate in found.table["plain"].items()}
     assert near(shown["average_precision"], retrieval.mean())
     assert near(shown["precision_1"], float(retrieval.precision[retrieval.applies, 0].mean()))
     assert near(shown["purity"], cut.purity)
     assert near(shown["rand"], cut.rand)
-    assert near(shown["silhouette"], atlas.silhouettes(apart, labels).mean())
-    assert near(shown["separation"], atlas.separation(apart, labels).mean())
-    assert near(shown["quantile_separation"], atlas.quantile_separation(apart, labels).mean())
-    assert near(shown["overlap"], atlas.overlap(apart, labels).mean())
+    assert near(shown["silhouette"], statistics.silhouettes(apart, labels).mean())
+    assert near(shown["separation"], statistics.separation(apart, labels).mean())
+    assert near(shown["quantile_separation"], statistics.quantile_separation(apart, labels).mean())
+    assert near(shown["overlap"], statistics.overlap(apart, labels).mean())
     assert near(found.chance, float(retrieval.chance[retrieval.applies].mean()))
     weights = image_weights(images, 60)
-    other = atlas.retrieve(blurred, labels, images)
+    other = statistics.retrieve(blurred, labels, images)
     gains = []
     for weight in weights:
         drawn_rows = [i for i in range(len(labels)) for _ in range(int(weight[i])) if retrieval.relevant[i]]

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from conceptlens.metric import (
+from conceptlens.metrics import (
     Keypoints,
     LabelledActivations,
     Score,
@@ -30,7 +30,6 @@ from conceptlens.metric import (
     keypoint_own,
     keypoint_pointing,
     keypoint_swap,
-    locate,
     locate_parts,
     niche_impurity,
     oracle_impurity,

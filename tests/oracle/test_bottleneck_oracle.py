@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bottlenecks import KINDS, cells, made
-from conceptlens.concept.bottleneck.alignment import ALIGNMENTS
-from conceptlens.concept.bottleneck.edit import Edit
-from conceptlens.concept.bottleneck.locator import Parts, Peaks, Pooling, find_peaks, peak_masks, resized
-from conceptlens.concept.bottleneck.module import Bottleneck
-from conceptlens.concept.bottleneck.radius import SHAPES, radius_at
+from conceptlens.bottleneck.edit import Edit
+from conceptlens.bottleneck.fit.alignment import ALIGNMENTS
+from conceptlens.bottleneck.fit.radius import SHAPES, radius_at
+from conceptlens.bottleneck.locator import Parts, Peaks, Pooling, find_peaks, peak_masks, resized
+from conceptlens.bottleneck.module import Bottleneck
 
 Array = np.ndarray
 EDITS = (Edit(0, 0.1, 0.1), Edit(3, -0.2, 0.2), Edit(3, 0.4, 2.0, 1), Edit(2, 1.0, 1.0, 2), Edit(0, -1.0, -0.5, 2))

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 import conceptlens as cl
 from architectures import random_images
 from branches import PAIRS, PLAIN, Words, branch_of, text_vector
-from conceptlens.concept import association
-from conceptlens.concept.association import associations
-from conceptlens.concept.ce_fam import ce_fam
-from conceptlens.concept.channel_weights import channel_weights
-from conceptlens.concept.evidence import gather_evidence
-from conceptlens.concept.translator import Translator
-from conceptlens.metric import hit, pointing_energy, ranked_area, ranked_area_corrected
-from conceptlens.text.vocabulary import ConceptName, parse_concepts, prompt, vocabulary
+from conceptlens.concept_regions import association
+from conceptlens.concept_regions.association import associations
+from conceptlens.concept_regions.ce_fam import ce_fam
+from conceptlens.concept_regions.channel_weights import channel_weights
+from conceptlens.concept_regions.concept_scores import gather_evidence
+from conceptlens.concept_regions.translator import Translator
+from conceptlens.concepts.vocabulary import ConceptName, parse_concepts, prompt, vocabulary
+from conceptlens.metrics import hit, pointing_energy, ranked_area, ranked_area_corrected
 
 DOUBLE = torch.float64
 TOP = 20
@@ -233,7 +233,7 @@ def test_the_contribution_of_each_layer_to_a_class_of_ones_own(monkeypatch: pyte
 def test_images_of_a_batch_keep_their_own_concepts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without names, each image is explained by its own best words of the vocabulary, each in its own layer."""
     seen, translator, oracle = make(monkeypatch, PLAIN, images=3, seed=4, known=vocabulary()[::60])
-    monkeypatch.setattr("conceptlens.concept.ce_fam.vocabulary", lambda: vocabulary()[::60])
+    monkeypatch.setattr("conceptlens.concept_regions.ce_fam.vocabulary", lambda: vocabulary()[::60])
     found = ce_fam(seen, translator, top=4)
     assert found.contributions is not None
     assert len(set(found.labels)) > 1

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 import conceptlens as cl
 from branches import CLIP, DIMENSION, PLAIN, Words, branch_of, text_vector
-from conceptlens.concept import competition
-from conceptlens.concept.competition import Competition, compete
-from conceptlens.text.vocabulary import ConceptName, parse_concepts, prompt, vocabulary
+from conceptlens.concept_regions import competition
+from conceptlens.concept_regions.competition import Competition, compete
+from conceptlens.concepts.vocabulary import ConceptName, parse_concepts, prompt, vocabulary
 
 DOUBLE = torch.float64
 SIZE = (32, 64)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 import conceptlens as cl
-from conceptlens.concept.contribution import contributions
-from conceptlens.concept.evidence import gather_evidence
-from conceptlens.concept.explain import explain
-from conceptlens.observe import Observation
-from conceptlens.text.vocabulary import ConceptName, prompt
+from conceptlens.concept_regions.concept_scores import gather_evidence
+from conceptlens.concept_regions.contribution import contributions
+from conceptlens.concepts.vocabulary import ConceptName, prompt
+from conceptlens.explainer.explain import explain
+from conceptlens.model.observation import Observation
 
 
 def small_cnn(classes: int = 7) -> nn.Module:

@@ -13,10 +13,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from conceptlens.concept.branch import Branch
-from conceptlens.fit.pairs import Pairs, Table
-from conceptlens.fit.schedule import SCHEDULES, Plateau, Schedule, rate
-from conceptlens.fit.train import Goal, Training, train
+from conceptlens.concept_regions.branch import Branch
+from conceptlens.concept_regions.fit.branch_training import Goal, Training, train
+from conceptlens.concept_regions.fit.pairs import Pairs, Table
+from conceptlens.training.schedule import SCHEDULES, Plateau, Schedule, rate
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,18 @@ from test_bottleneck_oracle import slow_alignment, slow_gaussians, slow_resized
 from torch import Tensor
 
 from bottlenecks import cells, made
-from conceptlens.cells import Batch, CellSource
-from conceptlens.concept.bottleneck.locator import Parts, Peaks
-from conceptlens.error import InputError
-from conceptlens.fit import concept_layer
-from conceptlens.fit.concept_layer import Alignment, Layer, MapTask, PooledCells, PooledTask, pool_cells, ridge
-from conceptlens.fit.hypercolumns import Hypercolumns
-from conceptlens.fit.part_discovery import (
+from conceptlens.bottleneck.fit import concept_layer
+from conceptlens.bottleneck.fit.concept_layer import (
+    Alignment,
+    Layer,
+    MapTask,
+    PooledCells,
+    PooledTask,
+    pool_cells,
+    ridge,
+)
+from conceptlens.bottleneck.fit.hypercolumns import Hypercolumns
+from conceptlens.bottleneck.fit.part_discovery import (
     Attentions,
     Discovery,
     DiscoveryTask,
@@ -32,7 +37,10 @@ from conceptlens.fit.part_discovery import (
     Weights,
     pointed_at,
 )
-from conceptlens.fit.steps import Run, Steps, Task, train_steps
+from conceptlens.bottleneck.locator import Parts, Peaks
+from conceptlens.features.cell_source import Batch, CellSource
+from conceptlens.io.errors import InputError
+from conceptlens.training.steps import Run, Steps, Task, train_steps
 
 Array = np.ndarray
 Named = dict[str, Array]

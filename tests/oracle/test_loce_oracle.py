@@ -12,9 +12,9 @@ from skimage.transform import resize
 from torch import Tensor
 from torch.nn import functional as F
 
-from conceptlens.concept.local.fit import Setting, fit, fit_shared
-from conceptlens.concept.local.problem import Problem, best_bias, overlap
-from conceptlens.concept.local.soft_mask import soft_masks
+from conceptlens.local_embeddings.modes import Setting, fit, fit_shared
+from conceptlens.local_embeddings.problem import Problem, best_bias, overlap
+from conceptlens.local_embeddings.soft_masks import soft_masks
 
 SHAPES = [(16, 7, 7), (24, 28, 20), (40, 1, 5), (12, 10, 130)]
 

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from conceptlens.concept.neuron import Probed, fit_clip_dissect, fit_www, soft_wpmi
-from conceptlens.text.vocabulary import ConceptName
+from conceptlens.concept_regions.neurons import Probed, fit_clip_dissect, fit_www, soft_wpmi
+from conceptlens.concepts.vocabulary import ConceptName
 from planted_words import planted_model
 
 WORDS = [ConceptName(word) for word in ("red", "green blue", "blue", "cyan magenta", "nothing")]

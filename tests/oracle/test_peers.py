@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import conceptlens as cl
 from architectures import CLASSES, build, observation, random_images
-from conceptlens.observe import Observation
+from conceptlens.model.observation import Observation
 
 SIZE = (96, 160)
 PLACES = {

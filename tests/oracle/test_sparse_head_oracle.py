@@ -11,11 +11,11 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional as F
 
-from conceptlens.concept.sparse.certificate import Penalty, certify
-from conceptlens.concept.sparse.elastic_net import elastic_net, elastic_net_path, largest_penalty
-from conceptlens.concept.sparse.newton import levelled
-from conceptlens.concept.sparse.rows import Rows, read_rows
-from conceptlens.concept.sparse_head import fit_sparse_path, head_at, truncate
+from conceptlens.bottleneck.sparse.certificate import Penalty, certify
+from conceptlens.bottleneck.sparse.elastic_net import elastic_net, elastic_net_path, largest_penalty
+from conceptlens.bottleneck.sparse.newton import levelled
+from conceptlens.bottleneck.sparse.sparse_head import fit_sparse_path, head_at, truncate
+from conceptlens.bottleneck.sparse.standardized_rows import Rows, read_rows
 
 
 def photos(count: int, concepts: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:

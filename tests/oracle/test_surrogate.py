@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import conceptlens as cl
-from conceptlens import surrogate
+from conceptlens.cams import fast_score_cam
 from counted import DOUBLE, correlation, look, module_of
 
 
@@ -39,7 +39,7 @@ def test_fast_score_cam_says_when_scores_cannot_be_predicted(monkeypatch: pytest
     """Scores drawn at random, whatever the mask."""
     seen = look(channels=600, images=1)
     drawn = 3 * torch.randn(1, 600, dtype=DOUBLE)
-    monkeypatch.setattr(surrogate, "masked_scores", lambda *given: drawn[:, given[-1]])
+    monkeypatch.setattr(fast_score_cam, "masked_scores", lambda *given: drawn[:, given[-1]])
     fast = cl.cam(seen, 0, "score_cam_fast")
     said = fast.source.settings["estimated_correlation"]
     exact = (drawn[0].softmax(0) @ seen.feature()[0].flatten(1)).reshape(1, 1, 4, 6)
@@ -58,7 +58,7 @@ def test_fast_score_cam_of_few_channels_is_exact() -> None:
 
 def test_judges_must_leave_something_to_learn_from() -> None:
     seen = look()
-    rule = cl.Rule("own", lambda *given: surrogate.score_cam_fast(*given, least=16, judges=16), "", "model")
+    rule = cl.Rule("own", lambda *given: fast_score_cam.score_cam_fast(*given, least=16, judges=16), "", "model")
     with pytest.raises(cl.InputError, match="16 of 16 channels"):
         cl.cam(seen, 1, rule)
 
@@ -67,16 +67,16 @@ def test_regression_predicts_and_knows_its_errors() -> None:
     """Left-out errors against learning again without the point; drawn errors of the size that was seen."""
     points = torch.rand(200, 4, dtype=DOUBLE)
     values = torch.stack([points.sum(1), (3 * points[:, 0]).sin()])
-    learned = surrogate.regress(points[:60], values[:, :60])
+    learned = fast_score_cam.regress(points[:60], values[:, :60])
     missed = learned.predict(points[60:]) - values[:, 60:]
     assert bool((missed.square().mean(1) < 0.05 * values.var(1)).all())
-    kernel = surrogate._matern(torch.cdist(points[1:60], points[1:60]), learned.length)
-    near = surrogate._matern(torch.cdist(points[:1], points[1:60]), learned.length)
+    kernel = fast_score_cam._matern(torch.cdist(points[1:60], points[1:60]), learned.length)
+    near = fast_score_cam._matern(torch.cdist(points[:1], points[1:60]), learned.length)
     standard = (values[:, 1:60] - learned.mean) / learned.spread
     again = near @ torch.linalg.solve(kernel + learned.ridge * torch.eye(59, dtype=DOUBLE), standard.T)
     assert torch.allclose(learned.left_out[:, 0], values[:, 0] - again[0] * learned.spread[:, 0] - learned.mean[:, 0])
     drawn = learned.draw_errors(points[100:], -missed[:, :40], points[60:100])
     size = drawn.square().mean((0, 2)).sqrt() / missed[:, 40:].square().mean(1).sqrt()
     assert bool(((size > 0.5) & (size < 2)).all())
-    constant = surrogate.regress(points[:60], torch.ones(1, 60, dtype=DOUBLE))
+    constant = fast_score_cam.regress(points[:60], torch.ones(1, 60, dtype=DOUBLE))
     assert torch.allclose(constant.predict(points), torch.ones(1, 200, dtype=DOUBLE))

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 import conceptlens as cl
 from architectures import LABELS, backbone, observation, random_images
-from conceptlens.finer import LINEAR, sweep
-from conceptlens.observe import Observation
+from conceptlens.cams.finer_cam import LINEAR, sweep
+from conceptlens.model.observation import Observation
 
 GRADIENT_RULES = [name for name, rule in cl.RULES.items() if rule.reads == "gradient"]
 NETWORKS = {"timm resnet": "layer4", "timm vit": "blocks.5.norm1"}

@@ -11,8 +11,8 @@ from cluster_sets import Watched
 from embed_process import small_model, small_plan
 
 import conceptlens as cl
-from conceptlens.embed.cluster import on_ray
-from conceptlens.embed.run import embed
+from conceptlens.local_embeddings.runs.embed_run import embed
+from conceptlens.local_embeddings.runs.ray_cluster import on_ray
 from conceptlens.store import Store
 
 

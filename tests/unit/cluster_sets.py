@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import conceptlens as cl
-from conceptlens.data.located import Located, LocatedSet
+from conceptlens.data.located_set import Located, LocatedSet
 
 
 @dataclass(frozen=True, eq=False)

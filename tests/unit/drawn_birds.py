@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 from written_sets import write_text
 
-from conceptlens.data.labelled import Annotation, ListedPhotos
-from conceptlens.error import InputError
-from conceptlens.text.concept_set import BottleneckConcept
+from conceptlens.concepts.concept_set import BottleneckConcept
+from conceptlens.data.labelled_set import Annotation, ListedPhotos
+from conceptlens.io.errors import InputError
 
 PAINT = {"red": (220, 40, 30), "green": (30, 190, 60)}
 CLASSES = ("Ash Wren", "Bay Tern", "Cliff Crow")

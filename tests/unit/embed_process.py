@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 import conceptlens as cl
-from conceptlens.concept.local.fit import Setting
-from conceptlens.embed.plan import EmbedPlan
-from conceptlens.embed.run import embed
+from conceptlens.local_embeddings.modes import Setting
+from conceptlens.local_embeddings.runs.embed_run import embed
+from conceptlens.local_embeddings.runs.plan import EmbedPlan
 from conceptlens.store import Store
 
 LAYERS = ("first", "second")

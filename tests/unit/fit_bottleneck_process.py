@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from fit_process import pupil
 
-from conceptlens.fit import locate_parts, steps
-from conceptlens.fit.loc_cbm import fit_loc_cbm
+from conceptlens.bottleneck.fit import locate_parts
+from conceptlens.bottleneck.fit.fit_loc_cbm import fit_loc_cbm
+from conceptlens.training import steps
 
 FIND = replace(locate_parts.FIND, count=40, batch=24)
 QUICK: dict[str, Any] = {"penalties": (0.1,), "restarts": 2, "checkpoint_seconds": 0.1}

@@ -12,11 +12,11 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
-from conceptlens.fit.concept_layer import Alignment, Layer, MapTask
-from conceptlens.fit.hypercolumns import Hypercolumns
-from conceptlens.fit.part_discovery import Attentions, Discovery, DiscoveryTask, GuidedTask
-from conceptlens.fit.place import processes
-from conceptlens.fit.steps import Run, Steps, Task, train_steps
+from conceptlens.bottleneck.fit.concept_layer import Alignment, Layer, MapTask
+from conceptlens.bottleneck.fit.hypercolumns import Hypercolumns
+from conceptlens.bottleneck.fit.part_discovery import Attentions, Discovery, DiscoveryTask, GuidedTask
+from conceptlens.training.run_folder import processes
+from conceptlens.training.steps import Run, Steps, Task, train_steps
 
 STEPS = Steps(60, 24, 0.02, 0.1)
 TASKS = ("guided", "parts", "maps")

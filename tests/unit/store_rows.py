@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from conceptlens.store import EmbeddingRow, ImageRow, MaskRow, Store, place, row_id
+from conceptlens.store import EmbeddingRow, ImageRow, MaskRow, Store, lance_tables, row_id
 
 CONCEPTS = ("cat", "dog", "l'œil « d'un \"chat\"»", "道路; DROP TABLE images --")
 RUN = row_id("run", "one")
@@ -66,7 +66,7 @@ def contents(store: Store) -> dict[str, Any]:
 def main() -> None:
     """Write batches, once all who write have been told to begin."""
     path, first, last = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    place.COMMITS_BETWEEN = 8  # so that what tidies meets what writes and what reads
+    lance_tables.COMMITS_BETWEEN = 8  # so that what tidies meets what writes and what reads
     print("ready", flush=True)
     sys.stdin.readline()
     store = Store(path, create=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from conceptlens.data.folder import fingerprint
+from conceptlens.io.images import fingerprint
 from conceptlens.store import EmbeddingRow, ImageRow, MaskRow, RunRow, Store, row_id
 
 # What is planted: cars and trucks are confused, birds fall into two parts, the third cup is odd, layer2 is the best.

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import conceptlens as cl
-from conceptlens.text.vocabulary import ConceptName, prompt
+from conceptlens.concepts.vocabulary import ConceptName, prompt
 
 LABELS = ("cat", "dog", "a, b", "a", "b", "crane, bird", "crane, machine")
 

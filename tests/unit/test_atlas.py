@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from conceptlens.concept import atlas
-from conceptlens.error import InputError
+from conceptlens import statistics
+from conceptlens.io.errors import InputError
 
 
 def planted(rows: int = 30, labels: int = 4, spread: float = 0.05, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -23,16 +23,16 @@ def planted(rows: int = 30, labels: int = 4, spread: float = 0.05, seed: int = 0
 @pytest.mark.parametrize(("method", "metric"), [("ward", "euclidean"), ("complete", "cosine")])
 def test_planted_labels_are_found_by_every_cut(method: str, metric: str) -> None:
     vectors, labels = planted()
-    tree = atlas.cluster(vectors, method, metric)
+    tree = statistics.cluster(vectors, method, metric)
     height = float(tree.merges[-4:, 2].min() + tree.merges[-3:, 2].min()) / 2
     cuts = [
-        atlas.adaptive_cut(tree, labels),
-        atlas.size_cut(tree, 30),
-        atlas.distance_cut(tree, height),
-        atlas.count_cut(tree, 4),
+        statistics.adaptive_cut(tree, labels),
+        statistics.size_cut(tree, 30),
+        statistics.distance_cut(tree, height),
+        statistics.count_cut(tree, 4),
     ]
     for cut in cuts:
-        found = atlas.agreement(cut, labels)
+        found = statistics.agreement(cut, labels)
         assert (found.purity, found.clusters, found.rand, found.information) == (1, 4, 1, pytest.approx(1))
         assert found.adjusted_information == pytest.approx(1)
         assert found.corrected == pytest.approx(1)
@@ -46,12 +46,12 @@ def test_planted_purity_is_measured() -> None:
     for code in range(4):  # a fifth of each label lies with the next one
         own = np.flatnonzero(labels == str(code))[:6]
         vectors[own] = np.roll(vectors[own], 1, axis=1) if code < 3 else np.roll(vectors[own], -3, axis=1)
-    found = atlas.agreement(atlas.count_cut(atlas.cluster(vectors), 4), labels)
+    found = statistics.agreement(statistics.count_cut(statistics.cluster(vectors), 4), labels)
     assert found.purity == pytest.approx(0.8)
-    confused = atlas.neighbour_confusion(atlas.distances(vectors), labels)
+    confused = statistics.neighbour_confusion(statistics.distances(vectors), labels)
     assert confused.of("0", "0") == pytest.approx(0.8 * 23 / 29 + 0.2 * 5 / 29, abs=0.06)
     assert confused.of("0", "1") == pytest.approx(0.2 * 24 / 29, abs=0.06)
-    by_cluster = atlas.cluster_confusion(atlas.count_cut(atlas.cluster(vectors), 4), labels)
+    by_cluster = statistics.cluster_confusion(statistics.count_cut(statistics.cluster(vectors), 4), labels)
     assert by_cluster.of("0", "1") == pytest.approx(0.2 * 24 / 29)
     assert confused.of("0", "2") == 0
 
@@ -59,14 +59,14 @@ def test_planted_purity_is_measured() -> None:
 def test_a_label_aware_cut_is_pure_by_chance_and_its_chance_says_so() -> None:
     draw = np.random.default_rng(0)
     vectors, labels = draw.normal(size=(150, 5)), draw.integers(3, size=150).astype(str)
-    tree = atlas.cluster(vectors)
-    cut = atlas.adaptive_cut(tree, labels, share=0)
-    blind = atlas.agreement(cut, labels)
-    aware = atlas.agreement(cut, labels, recut=lambda shuffled: atlas.adaptive_cut(tree, shuffled, share=0))
+    tree = statistics.cluster(vectors)
+    cut = statistics.adaptive_cut(tree, labels, share=0)
+    blind = statistics.agreement(cut, labels)
+    aware = statistics.agreement(cut, labels, recut=lambda shuffled: statistics.adaptive_cut(tree, shuffled, share=0))
     assert aware.purity > 0.95
     assert aware.chance == pytest.approx(aware.purity, abs=0.02)
     assert blind.chance == pytest.approx(0.89, abs=0.03)
-    honest = atlas.agreement(atlas.count_cut(tree, 3), labels)
+    honest = statistics.agreement(statistics.count_cut(tree, 3), labels)
     assert abs(honest.rand or 0) < 0.05
     assert abs(honest.adjusted_information or 0) < 0.05
     assert abs(honest.corrected or 0) < 0.1
@@ -75,35 +75,35 @@ def test_a_label_aware_cut_is_pure_by_chance_and_its_chance_says_so() -> None:
 def test_a_tree_as_deep_as_it_has_rows() -> None:
     rows = sys.getrecursionlimit() + 500
     vectors = (np.arange(rows, dtype=float) ** 2)[:, None]
-    tree = atlas.cluster(vectors, "single", "euclidean")
-    assert atlas.distance_cut(tree, 1.0).max() == rows - 2
-    assert atlas.size_cut(tree, rows).max() == 0
-    assert atlas.adaptive_cut(tree, np.repeat(["a", "b"], [rows - 1, 1]), purity=1.0).max() == 1
+    tree = statistics.cluster(vectors, "single", "euclidean")
+    assert statistics.distance_cut(tree, 1.0).max() == rows - 2
+    assert statistics.size_cut(tree, rows).max() == 0
+    assert statistics.adaptive_cut(tree, np.repeat(["a", "b"], [rows - 1, 1]), purity=1.0).max() == 1
 
 
 def test_separation_falls_with_one_odd_row_and_its_quantile_does_not() -> None:
     vectors, labels = planted()
-    apart = atlas.distances(vectors, "euclidean")
+    apart = statistics.distances(vectors, "euclidean")
     odd = vectors.copy()
     odd[0] = vectors[30]  # one row of label 0 lies in label 1
-    ruined = atlas.distances(odd, "euclidean")
-    assert atlas.separation(apart, labels).of("0", "1") > 0.8
-    assert atlas.separation(ruined, labels).of("0", "1") == 0
-    before, after = (atlas.quantile_separation(a, labels).of("0", "1") for a in (apart, ruined))
+    ruined = statistics.distances(odd, "euclidean")
+    assert statistics.separation(apart, labels).of("0", "1") > 0.8
+    assert statistics.separation(ruined, labels).of("0", "1") == 0
+    before, after = (statistics.quantile_separation(a, labels).of("0", "1") for a in (apart, ruined))
     assert after == pytest.approx(before, abs=0.03)
-    assert atlas.overlap(ruined, labels).of("0", "1") == pytest.approx(1 / 30)
-    assert atlas.overlap(apart, labels).mean() == 0
-    assert (atlas.silhouettes(apart, labels).mean() or 0) > 0.9
-    assert atlas.silhouettes(ruined, labels).values[0] < -0.9
+    assert statistics.overlap(ruined, labels).of("0", "1") == pytest.approx(1 / 30)
+    assert statistics.overlap(apart, labels).mean() == 0
+    assert (statistics.silhouettes(apart, labels).mean() or 0) > 0.9
+    assert statistics.silhouettes(ruined, labels).values[0] < -0.9
 
 
 def test_retrieval_of_planted_and_of_random_labels() -> None:
     vectors, labels = planted()
-    assert atlas.retrieve(vectors, labels).mean() == pytest.approx(1)
+    assert statistics.retrieve(vectors, labels).mean() == pytest.approx(1)
     above, at, precision = [], [], []
     for seed in range(20):
         draw = np.random.default_rng(seed)
-        noise = atlas.retrieve(draw.normal(size=(200, 40)), draw.integers(4, size=200))
+        noise = statistics.retrieve(draw.normal(size=(200, 40)), draw.integers(4, size=200))
         above.append((noise.average_precision - noise.chance).mean())
         at.append((noise.average_precision_at - noise.chance_at).mean(0))
         precision.append((noise.precision - (noise.relevant / noise.candidates)[:, None]).mean(0))
@@ -118,11 +118,11 @@ def test_rows_of_the_querys_image_are_left_out() -> None:
     vectors = np.repeat(photos, 2, axis=0) + 0.01 * draw.normal(size=(80, 8))  # two masks a photo, alike
     labels, images = np.tile(["a", "a"], 40), np.repeat(np.arange(40), 2)
     labels[40:] = "b"
-    with_own, without = atlas.retrieve(vectors, labels), atlas.retrieve(vectors, labels, images)
+    with_own, without = statistics.retrieve(vectors, labels), statistics.retrieve(vectors, labels, images)
     assert with_own.precision[:, 0].mean() == 1  # the other mask of the photo
     assert without.precision[:, 0].mean() < 0.8
     assert (without.relevant == 38).all()
-    found = atlas.neighbour_votes(atlas.distances(vectors), labels, 1, images)
+    found = statistics.neighbour_votes(statistics.distances(vectors), labels, 1, images)
     assert found.shares[np.arange(80), (labels == "b").astype(int)].mean() == without.precision[:, 0].mean()
 
 
@@ -133,7 +133,7 @@ def test_planted_sub_concepts(by: str) -> None:
     two = np.concatenate([middles[0] + 0.3 * draw.normal(size=(40, 8)), middles[1] + 0.3 * draw.normal(size=(20, 8))])
     one = middles[2] + 0.5 * draw.normal(size=(60, 8))
     vectors, labels = np.concatenate([two, one, middles[3:]]), ["two"] * 60 + ["one"] * 60 + ["single"]
-    found = atlas.sub_concepts(vectors, labels, by=by, draws=12)
+    found = statistics.sub_concepts(vectors, labels, by=by, draws=12)
     parts = found["two"]
     assert (parts.count, found["one"].count, found["single"].count) == (2, 1, 1)
     assert parts.assigned.tolist() == [0] * 40 + [1] * 20
@@ -142,11 +142,11 @@ def test_planted_sub_concepts(by: str) -> None:
     assert (parts.found_again > 0.95).all()
     assert (found["one"].stability, found["one"].found_again.tolist(), found["one"].reason) == (None, [], None)
     assert found["single"].reason == "1 rows; parts are looked for in at least 6"
-    assert atlas.sub_concepts(vectors, labels, by=by, draws=12)["two"].stability == parts.stability
+    assert statistics.sub_concepts(vectors, labels, by=by, draws=12)["two"].stability == parts.stability
 
 
 def test_parts_that_are_not_there_are_not_found_again() -> None:
-    from conceptlens.concept.atlas.sub_concepts import ASSIGN, stability
+    from conceptlens.statistics.subclusters import ASSIGN, stability
 
     points = np.random.default_rng(1).normal(size=(60, 4))
     assigned = ASSIGN["cluster"](points, 4)
@@ -161,14 +161,14 @@ def test_planted_outliers_stand_first(score: str) -> None:
     vectors, labels = planted(rows=60, labels=2)
     vectors[[5, 17]] = np.array([[-1.0, 0, 2, 0], [-1.2, 0, 2, 0.1]])
     vectors[77] = -vectors[77]
-    found = atlas.outliers(vectors, labels, score)
+    found = statistics.outliers(vectors, labels, score)
     assert set(found["0"].rows[:2].tolist()) == {5, 17}
     assert found["1"].rows[0] == 77
     assert found["0"].flagged[:2].all()
     assert not found["0"].flagged[10:].any()
     assert (np.diff(found["0"].scores) <= 0).all()
     assert sorted(found["0"].rows.tolist()) == list(range(60))
-    again = atlas.outliers(vectors, labels, score)
+    again = statistics.outliers(vectors, labels, score)
     np.testing.assert_array_equal(again["0"].scores, found["0"].scores)
 
 
@@ -177,7 +177,7 @@ def test_planted_gaussians_with_their_ellipses() -> None:
     turn = np.array([[1, -1], [1, 1]]) / np.sqrt(2)
     long = draw.normal(size=(600, 2)) * [3, 0.5] @ turn.T  # the longer axis points to 45 degrees
     round_ = draw.normal([12, -6], size=(300, 2))
-    found = atlas.fit_mixture(np.concatenate([long, round_]))
+    found = statistics.fit_mixture(np.concatenate([long, round_]))
     assert found.weights == pytest.approx([2 / 3, 1 / 3], abs=0.01)
     assert found.assigned.tolist() == [0] * 600 + [1] * 300
     ellipses = found.ellipses()
@@ -187,7 +187,9 @@ def test_planted_gaussians_with_their_ellipses() -> None:
     assert found.ellipses(2).radii == pytest.approx(2 * ellipses.radii)
     memberships = found.memberships(np.array([[0.0, 0], [12, -6]]))
     assert memberships == pytest.approx(np.eye(2), abs=1e-6)
-    regions = atlas.region_map({"long": atlas.fit_mixture(long), "round": atlas.fit_mixture(round_)}, (-5, 15, -10, 5))
+    regions = statistics.region_map(
+        {"long": statistics.fit_mixture(long), "round": statistics.fit_mixture(round_)}, (-5, 15, -10, 5)
+    )
     assert regions.winner.shape == (200, 200)
     assert (regions.winner[50, 170], regions.winner[133, 50]) == (1, 0)
 
@@ -195,11 +197,11 @@ def test_planted_gaussians_with_their_ellipses() -> None:
 def test_small_components_are_dropped_and_the_rest_keep_their_weights() -> None:
     draw = np.random.default_rng(0)
     points = np.concatenate([draw.normal(size=(95, 2)), draw.normal(20, 0.1, (5, 2))])
-    kept, dropped = atlas.fit_mixture(points, drop=0), atlas.fit_mixture(points, drop=0.1)
+    kept, dropped = statistics.fit_mixture(points, drop=0), statistics.fit_mixture(points, drop=0.1)
     assert kept.weights == pytest.approx([0.95, 0.05])
     assert dropped.weights == pytest.approx([0.95])
     assert dropped.assigned.tolist() == [0] * 95 + [-1] * 5
-    means = atlas.prototypes(points, ["a"] * 100, dropped.assigned)
+    means = statistics.prototypes(points, ["a"] * 100, dropped.assigned)
     assert means.vectors == pytest.approx(points[None, :95].mean(1))
     assert means.support.tolist() == [95]
 
@@ -207,38 +209,38 @@ def test_small_components_are_dropped_and_the_rest_keep_their_weights() -> None:
 def test_principal_axes() -> None:
     draw = np.random.default_rng(0)
     vectors = draw.normal(size=(200, 5)) * [1, 9, 0.1, 3, 0.2] + 100
-    found = atlas.principal(vectors, 2)
+    found = statistics.principal(vectors, 2)
     assert np.abs(found.axes).argmax(1).tolist() == [1, 3]
     assert (found.axes.max(1) > 0.9).all()
     assert found.share == pytest.approx([81 / 91, 9 / 91], abs=0.03)
     assert found.points == pytest.approx(found.project(vectors))
     assert found.points.std(0) == pytest.approx([9, 3], rel=0.15)
-    flat = atlas.principal(np.ones((4, 3)), 2)
+    flat = statistics.principal(np.ones((4, 3)), 2)
     assert (flat.points.tolist(), flat.share.tolist()) == ([[0, 0]] * 4, [0, 0])
-    assert atlas.principal(np.ones((1, 3)), 2).points.tolist() == [[0, 0]]
+    assert statistics.principal(np.ones((1, 3)), 2).points.tolist() == [[0, 0]]
 
 
 def test_component_prototypes_are_the_components_means_in_all_channels() -> None:
     draw = np.random.default_rng(0)
     vectors = np.concatenate([draw.normal(size=(50, 3)), draw.normal([9, 0, 0], size=(30, 3))])
     labels = ["a"] * 80
-    fitted = atlas.fit_label_mixtures(vectors, labels, most=3)
-    found = atlas.component_prototypes(vectors, labels, vectors, fitted)
+    fitted = statistics.fit_label_mixtures(vectors, labels, most=3)
+    found = statistics.component_prototypes(vectors, labels, vectors, fitted)
     assert found.vectors == pytest.approx(fitted["a"].means, abs=1e-3)
     assert (found.labels, found.parts) == (("a", "a"), (0, 1))
-    flat = atlas.principal(vectors, 1).points
-    lifted = atlas.component_prototypes(vectors, labels, flat, atlas.fit_label_mixtures(flat, labels, most=2))
+    flat = statistics.principal(vectors, 1).points
+    lifted = statistics.component_prototypes(vectors, labels, flat, statistics.fit_label_mixtures(flat, labels, most=2))
     assert lifted.vectors == pytest.approx(found.vectors, abs=0.05)
     with pytest.raises(InputError, match="no label has a mixture"):
-        atlas.component_prototypes(vectors, ["b"] * 80, vectors, fitted)
+        statistics.component_prototypes(vectors, ["b"] * 80, vectors, fitted)
 
 
 def test_new_vectors_get_the_planted_label() -> None:
     vectors, labels = planted()
     new, wanted = planted(rows=5, seed=1)
-    assert atlas.nearest_prototype(new, atlas.prototypes(vectors, labels, unit=True)).labels == tuple(wanted)
-    assert atlas.label_probabilities(new, vectors, labels).best() == tuple(wanted)
-    by_cluster = atlas.prototypes(vectors, atlas.count_cut(atlas.cluster(vectors), 4))
+    assert statistics.nearest_prototype(new, statistics.prototypes(vectors, labels, unit=True)).labels == tuple(wanted)
+    assert statistics.label_probabilities(new, vectors, labels).best() == tuple(wanted)
+    by_cluster = statistics.prototypes(vectors, statistics.count_cut(statistics.cluster(vectors), 4))
     assert len(by_cluster.vectors) == 4
 
 
@@ -246,7 +248,7 @@ def test_a_comparison_finds_the_better_model_and_no_difference_to_itself() -> No
     vectors, labels = planted(rows=12)
     noisy = vectors + np.random.default_rng(3).normal(size=vectors.shape)
     images = np.arange(48) // 2
-    found = atlas.compare({"noisy": noisy, "good": vectors, "again": noisy}, labels, images, draws=100)
+    found = statistics.compare({"noisy": noisy, "good": vectors, "again": noisy}, labels, images, draws=100)
     assert found.reference == "noisy"
     assert set(found.differences) == {"good", "again"}
     for key, better in found.higher_is_better.items():
@@ -265,29 +267,29 @@ def test_a_comparison_finds_the_better_model_and_no_difference_to_itself() -> No
 
 def test_sampling_takes_as_many_of_each() -> None:
     labels = ["a"] * 5 + ["b"] * 200 + ["c"] * 100
-    taken = atlas.sample_rows(labels, 100, seed=1)
+    taken = statistics.sample_rows(labels, 100, seed=1)
     assert np.unique(np.array(labels)[taken], return_counts=True)[1].tolist() == [5, 100, 100]
     assert len(set(taken.tolist())) == 205
-    assert (taken == atlas.sample_rows(labels, 100, seed=1)).all()
-    assert (taken != atlas.sample_rows(labels, 100, seed=2)).any()
+    assert (taken == statistics.sample_rows(labels, 100, seed=1)).all()
+    assert (taken != statistics.sample_rows(labels, 100, seed=2)).any()
 
 
 def test_umap_lays_planted_labels_apart() -> None:
     vectors, labels = planted(rows=20, labels=3)
-    points = atlas.umap_points(vectors, neighbours=6)
+    points = statistics.umap_points(vectors, neighbours=6)
     assert points.shape == (60, 2)
-    assert atlas.agreement(atlas.count_cut(atlas.cluster(points), 3), labels).purity == 1
-    np.testing.assert_array_equal(points, atlas.umap_points(vectors, neighbours=6))
-    fitted = atlas.fit_label_mixtures(points, labels)
-    assert atlas.region_map(fitted, (-30, 30, -30, 30), 20).labels == ("0", "1", "2")
+    assert statistics.agreement(statistics.count_cut(statistics.cluster(points), 3), labels).purity == 1
+    np.testing.assert_array_equal(points, statistics.umap_points(vectors, neighbours=6))
+    fitted = statistics.fit_label_mixtures(points, labels)
+    assert statistics.region_map(fitted, (-30, 30, -30, 30), 20).labels == ("0", "1", "2")
 
 
 def test_umap_leaves_torch_its_threads() -> None:
     """Numba tells an OpenMP how many threads to take: torch's own, once threadpoolctl has looked for all of them."""
     code = (
-        "import torch, numpy, threadpoolctl, umap; from conceptlens.concept import atlas; torch.set_num_threads(1);"
+        "import torch, numpy, threadpoolctl, umap; from conceptlens import statistics; torch.set_num_threads(1);"
         "before = torch.get_num_threads(); threadpoolctl.threadpool_info();"
-        "atlas.umap_points(numpy.random.default_rng(0).normal(size=(60, 5)), 10);"
+        "statistics.umap_points(numpy.random.default_rng(0).normal(size=(60, 5)), 10);"
         "print(before, torch.get_num_threads())"
     )
     told = {**os.environ, "NUMBA_NUM_THREADS": "2"}
@@ -298,4 +300,4 @@ def test_umap_leaves_torch_its_threads() -> None:
 def test_umap_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(InputError, match=r"pip install umap-learn, or take principal\(\)"):
-        atlas.umap_points(np.random.default_rng(0).normal(size=(20, 3)), 5)
+        statistics.umap_points(np.random.default_rng(0).normal(size=(20, 3)), 5)

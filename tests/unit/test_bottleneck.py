@@ -22,12 +22,12 @@ from torch import Tensor, nn
 import architectures
 import conceptlens as cl
 from bottlenecks import CLASSES, CONCEPTS, KINDS, bottleneck_of, cells, filled, locator, made
-from conceptlens.concept.bottleneck.edit import Edit
-from conceptlens.concept.bottleneck.explain import read
-from conceptlens.concept.bottleneck.locator import Parts, Peaks, Pooling, WholeImage, find_peaks, peak_masks
-from conceptlens.concept.bottleneck.module import Base, Bottleneck
-from conceptlens.concept.bottleneck.radius import radius_at
-from conceptlens.text.cache import identity
+from conceptlens.bottleneck.edit import Edit
+from conceptlens.bottleneck.explanation import read
+from conceptlens.bottleneck.fit.radius import radius_at
+from conceptlens.bottleneck.locator import Parts, Peaks, Pooling, WholeImage, find_peaks, peak_masks
+from conceptlens.bottleneck.module import Base, Bottleneck
+from conceptlens.io.cache import identity
 
 EDITS = (Edit(0, 0.2, 0.2), Edit(2, -0.1, 0.1, 1), Edit(2, -0.3, float("inf")), Edit(4, 1.5, 1.5, 0, "why"))
 
@@ -434,7 +434,7 @@ FRESH = """
 import sys
 from pathlib import Path
 from safetensors.torch import load_file, save_file
-from conceptlens.concept.bottleneck.module import Bottleneck
+from conceptlens.bottleneck.module import Bottleneck
 for folder in Path(sys.argv[1]).glob("*/"):
     reading = Bottleneck.from_pretrained(folder)(load_file(folder.parent / "cells.safetensors"))
     save_file({"logits": reading.logits, "maps": reading.maps.contiguous()}, folder / "found.safetensors")

@@ -20,24 +20,28 @@ from torch import Tensor
 
 import conceptlens as cl
 from coloured_birds import CLASSES, CONCEPTS, HEIGHT, WIDTH, birds_seen, eye, write_birds
-from conceptlens.concept.bottleneck.edit import Edit
-from conceptlens.concept.bottleneck.explain import read
-from conceptlens.concept.bottleneck.intervention import intervene, remove, with_edits
-from conceptlens.concept.bottleneck.module import Bottleneck
+from conceptlens.bottleneck.edit import Edit
+from conceptlens.bottleneck.evaluate import measure as measuring
+from conceptlens.bottleneck.evaluate.activation_table import BottleneckTable, boxes_seen, keypoints_seen, read_table
+from conceptlens.bottleneck.evaluate.annotations import UNLABELLED, attributes_of, shown_in
+from conceptlens.bottleneck.evaluate.bottleneck_cases import Cases, Choice, choose_bottleneck_cases
+from conceptlens.bottleneck.evaluate.corrections import CONTROL, NO_TRAIN, NOT_ASKED, PERCENTILES, PRESENCE_MEANS
+from conceptlens.bottleneck.evaluate.figure import KINDS, Figure
+from conceptlens.bottleneck.evaluate.intervention_curve import by_percentile, by_presence_mean, intervention_curve
+from conceptlens.bottleneck.evaluate.leakage_figures import HEADS, LEAKAGES
+from conceptlens.bottleneck.evaluate.map_figures import AT_BOXES, AT_KEYPOINTS, PURITIES
+from conceptlens.bottleneck.evaluate.measure import measure_bottleneck
+from conceptlens.bottleneck.evaluate.measures import BottleneckMeasures, bottleneck_numbers
+from conceptlens.bottleneck.explanation import read
+from conceptlens.bottleneck.intervention import intervene, remove, with_edits
+from conceptlens.bottleneck.module import Bottleneck
+from conceptlens.bottleneck.report.bottleneck_sentences import BETTER, EQUAL, WORSE, adding_up, shown, verdict
+from conceptlens.bottleneck.report.case_view import CaseView
+from conceptlens.bottleneck.report.correction_view import corrected
+from conceptlens.bottleneck.report.pictures import Pictures, region
 from conceptlens.data.class_folder import ClassFolder
 from conceptlens.data.cub import Cub
-from conceptlens.evaluation import bottleneck as measuring
-from conceptlens.evaluation.bottleneck import measure_bottleneck
-from conceptlens.evaluation.bottleneck_case import Cases, Choice, choose_bottleneck_cases
-from conceptlens.evaluation.bottleneck_figure import KINDS, Figure
-from conceptlens.evaluation.bottleneck_intervention import CONTROL, NO_TRAIN, NOT_ASKED, PERCENTILES, PRESENCE_MEANS
-from conceptlens.evaluation.bottleneck_known import UNLABELLED, attributes_of, shown_in
-from conceptlens.evaluation.bottleneck_leakage import HEADS, LEAKAGES
-from conceptlens.evaluation.bottleneck_measures import BottleneckMeasures, bottleneck_numbers
-from conceptlens.evaluation.bottleneck_place import AT_BOXES, AT_KEYPOINTS, PURITIES
-from conceptlens.evaluation.bottleneck_table import BottleneckTable, boxes_seen, keypoints_seen, read_table
-from conceptlens.evaluation.intervention_curve import by_percentile, by_presence_mean, intervention_curve
-from conceptlens.metric import (
+from conceptlens.metrics import (
     Interval,
     LabelledActivations,
     concept_leakage,
@@ -46,10 +50,6 @@ from conceptlens.metric import (
     part_purity,
     pointing_energy,
 )
-from conceptlens.reporting.bottleneck_case_view import CaseView
-from conceptlens.reporting.bottleneck_correction import corrected
-from conceptlens.reporting.bottleneck_look import Pictures, region
-from conceptlens.reporting.bottleneck_words import BETTER, EQUAL, WORSE, adding_up, shown, verdict
 
 LABELS = [concept.label for concept in CONCEPTS]
 Measure = Callable[..., BottleneckMeasures]

@@ -12,7 +12,7 @@ from sklearn.neural_network import MLPClassifier
 from torch import Tensor
 
 import conceptlens as cl
-from conceptlens.metric import (
+from conceptlens.metrics import (
     BOTTLENECK_METRICS,
     Keypoints,
     LabelledActivations,
@@ -30,12 +30,12 @@ from conceptlens.metric import (
     difference,
     effective_concepts,
     interval,
-    keypoint,
     keypoint_distance,
     keypoint_error,
     keypoint_own,
     keypoint_pointing,
     keypoint_swap,
+    keypoints,
     locate_parts,
     merge_sides,
     niche_impurity,
@@ -199,8 +199,8 @@ def test_pieces_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     k = birds()
     maps = (noise(20, 3, 4, 4) * 4).floor()
     whole = [metric(maps, k).values for metric in (keypoint_error, keypoint_swap, keypoint_own)]
-    monkeypatch.setattr(keypoint, "CELLS_AT_ONCE", 1)
-    monkeypatch.setattr(keypoint, "PEAKS_AT_ONCE", 3)
+    monkeypatch.setattr(keypoints, "CELLS_AT_ONCE", 1)
+    monkeypatch.setattr(keypoints, "PEAKS_AT_ONCE", 3)
     for one, metric in zip(whole, (keypoint_error, keypoint_swap, keypoint_own), strict=True):
         torch.testing.assert_close(metric(maps, k).values, one, atol=1e-12, rtol=0)
     some = torch.tensor([3, 7])
@@ -214,7 +214,7 @@ def test_discs_hold_the_energy_of_maps_that_point_there(monkeypatch: pytest.Monk
     perfect = locate_parts(discs.float(), k, (28, 28), 0.15)
     assert {name: score.mean() for name, score in perfect.items()} == pytest.approx(dict.fromkeys(perfect, 1.0))
     assert torch.equal(perfect["hit"].applies, k.present)
-    monkeypatch.setattr("conceptlens.metric.part_mask.PIXELS_AT_ONCE", 1)
+    monkeypatch.setattr("conceptlens.metrics.part_masks.PIXELS_AT_ONCE", 1)
     again = locate_parts(at_cells(k), k)
     assert again["pointing_game"].mean() > 0.9  # pyright: ignore[reportOptionalOperand]
     flat = locate_parts(torch.ones(20, 3, 7, 7), k)["pointing_energy"]

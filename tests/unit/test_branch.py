@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 import architectures
 import conceptlens as cl
-from conceptlens.concept.branch import Branch, branch_layers, hidden_sizes, in_order, layer_widths, pooled
-from conceptlens.concept.translator import Teacher, Translator
-from conceptlens.text.cache import identity
+from conceptlens.concept_regions.branch import Branch, branch_layers, hidden_sizes, in_order, layer_widths, pooled
+from conceptlens.concept_regions.translator import Teacher, Translator
+from conceptlens.io.cache import identity
 
 NAMES = ("cat", "dog", "car", "tree")
 STAGES = {

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from written_sets import by_label, colours, only, photo, refusal, write_text
 
+from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.data.broden import Broden
-from conceptlens.data.sets import open_set
-from conceptlens.text.vocabulary import ConceptName
+from conceptlens.data.located_sets import open_set
 
 LABELS = (
     "number,name,category,frequency,coverage,syns",

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 import conceptlens as cl
 from architectures import CLASSES, observation, random_images
-from conceptlens.activation_map import find_rule, gradients, project
-from conceptlens.observe import Observation
-from conceptlens.target import as_target
+from conceptlens.cams.class_activation import find_rule, gradients, project
+from conceptlens.cams.targets import as_target
+from conceptlens.model.observation import Observation
 
 
 @cache

@@ -18,20 +18,20 @@ from typer.testing import CliRunner
 import conceptlens as cl
 from architectures import ARCHITECTURES, LABELS, backbone, fresh, observation, random_images, stir
 from branches import CLIP, PAIRS, PLAIN, SIGLIP, branch_of
+from conceptlens.cams.targets import similarity
 from conceptlens.cli import app
-from conceptlens.concept.branch import Branch, branch_layers, layer_widths
-from conceptlens.concept.ce_fam import ce_fam
-from conceptlens.concept.channel_weights import channel_weights
-from conceptlens.concept.competition import Competition, compete, pairs_of
-from conceptlens.concept.contribution import contributions
-from conceptlens.concept.evidence import gather_evidence
-from conceptlens.concept.translator import Teacher, Translator
-from conceptlens.data.shapes import Shape, draw_scene
-from conceptlens.observe import Observation
-from conceptlens.run import Finding, Plan, find
-from conceptlens.target import similarity
-from conceptlens.text.cache import identity
-from conceptlens.text.vocabulary import parse_concepts, vocabulary
+from conceptlens.concept_regions.branch import Branch, branch_layers, layer_widths
+from conceptlens.concept_regions.ce_fam import ce_fam
+from conceptlens.concept_regions.channel_weights import channel_weights
+from conceptlens.concept_regions.competition import Competition, compete, pairs_of
+from conceptlens.concept_regions.concept_scores import gather_evidence
+from conceptlens.concept_regions.contribution import contributions
+from conceptlens.concept_regions.translator import Teacher, Translator
+from conceptlens.concepts.vocabulary import parse_concepts, vocabulary
+from conceptlens.data.drawn_scene import Shape, draw_scene
+from conceptlens.explainer.run import Finding, Plan, find
+from conceptlens.io.cache import identity
+from conceptlens.model.observation import Observation
 from planted import LABELS as COLOURS
 from planted import ManyNet, pixels
 from planted_words import Colours
@@ -490,7 +490,7 @@ def test_the_command_refuses_in_one_sentence(saved: Path, tmp_path: Path) -> Non
 
 def test_a_densenet_is_seen_as_it_is() -> None:
     """Its pooling starts with a ReLU in place on the layer that is looked at."""
-    from conceptlens.sizes import cells_at
+    from conceptlens.model.input_sizes import cells_at
 
     module = torchvision.models.densenet121(num_classes=12)
     model = cl.Backbone(stir(module).eval(), "dense", labels=LABELS, transform=cl.Preprocess((64, 64)))

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import conceptlens as cl
-from conceptlens import cells
-from conceptlens.cells import Batch, CellSource, entering
-from conceptlens.data.labelled import LabelledSet
+from conceptlens.data.labelled_set import LabelledSet
+from conceptlens.features import cell_source
+from conceptlens.features.cell_source import Batch, CellSource, entering
 
 LAYERS, GRID, COUNT = ("first", "second"), (5, 3), 21
 
@@ -50,7 +50,7 @@ def model() -> cl.Backbone:
 
 @pytest.fixture(autouse=True)
 def _small_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cells, "PHOTOS_PER_SHARD", 8)
+    monkeypatch.setattr(cell_source, "PHOTOS_PER_SHARD", 8)
 
 
 def source(model: cl.Backbone, photos: Photos, folder: Path | None, **other: Any) -> CellSource:

@@ -10,8 +10,8 @@ from written_classes import as_listed, class_folders, grey
 from written_sets import photo, refusal, write_text
 
 from conceptlens.data.class_folder import ClassFolder, open_imagenet
-from conceptlens.data.classified import open_classes
-from conceptlens.data.labelled import without_photos
+from conceptlens.data.labelled_set import without_photos
+from conceptlens.data.labelled_sets import open_classes
 
 SPLIT = {"train/cat": 2, "train/red dog": 1, "val/cat": 1, "test/red dog": 2}
 

@@ -11,9 +11,9 @@ from written_classes import as_listed, cifar, class_folders, cub, places
 from written_sets import photo, refusal, write_text
 
 from conceptlens.data.cifar import Cifar
-from conceptlens.data.classified import CLASSIFIED, open_classes
-from conceptlens.data.places import Places
-from conceptlens.data.sets import FOLDER
+from conceptlens.data.labelled_sets import CLASSIFIED, open_classes
+from conceptlens.data.located_sets import FOLDER
+from conceptlens.data.places365 import Places
 
 CIFAR_10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 

@@ -15,9 +15,9 @@ from story_store import planted
 from typer.testing import CliRunner, Result
 
 from conceptlens.cli import app
-from conceptlens.data.sets import open_set
+from conceptlens.data.located_sets import open_set
 from conceptlens.store import Store
-from conceptlens.store.place import FILE
+from conceptlens.store.lance_tables import FILE
 
 FEW = ("car", "truck", "bird", "cup")
 FIGURES = {"held.png", "confusion.png", "separation.png", "tree.png", "map.png", "layers.png"}

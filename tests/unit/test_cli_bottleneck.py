@@ -16,15 +16,15 @@ from typer.testing import CliRunner, Result
 
 import conceptlens as cl
 from coloured_birds import CLASSES, CONCEPTS, birds_guessed, write_birds
-from conceptlens import zoo
+from conceptlens.bottleneck.evaluate.activation_table import read_table
+from conceptlens.bottleneck.evaluate.figure import KINDS
+from conceptlens.bottleneck.evaluate.measure import measure_bottleneck
+from conceptlens.bottleneck.intervention import effect, remove, set_to, with_edits
+from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.cli import app
-from conceptlens.concept.bottleneck.intervention import effect, remove, set_to, with_edits
-from conceptlens.concept.bottleneck.module import Bottleneck
-from conceptlens.concept.branch import layer_widths
+from conceptlens.concept_regions.branch import layer_widths
 from conceptlens.data.cub import Cub
-from conceptlens.evaluation.bottleneck import measure_bottleneck
-from conceptlens.evaluation.bottleneck_figure import KINDS
-from conceptlens.evaluation.bottleneck_table import read_table
+from conceptlens.model import zoo
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,7 +13,7 @@ from written_classes import class_folders, cub
 from written_sets import write_text
 
 from conceptlens.cli import app
-from conceptlens.text.concept_set import read_concept_set
+from conceptlens.concepts.concept_set import read_concept_set
 
 
 def call(*words: object) -> Result:

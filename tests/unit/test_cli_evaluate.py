@@ -14,10 +14,10 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from conceptlens.cli.evaluate import DEFAULT_METHODS, app
-from conceptlens.data.drawn import Drawn
-from conceptlens.evaluation.method import METHODS
-from conceptlens.evaluation.row import read_rows
-from conceptlens.metric import LOCATED
+from conceptlens.data.drawn_set import Drawn
+from conceptlens.localization.methods import METHODS
+from conceptlens.localization.result_rows import read_rows
+from conceptlens.metrics import LOCATED
 
 FEW = ("--data", "drawn:4", "--methods", "ce_fam,grad_cam,random")
 

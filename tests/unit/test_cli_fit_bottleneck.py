@@ -13,10 +13,10 @@ from fit_process import pupil, teacher_of
 from typer.testing import CliRunner, Result
 
 import conceptlens as cl
+from conceptlens.bottleneck.fit import locate_parts
+from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.cli import app
-from conceptlens.concept.bottleneck.module import Bottleneck
-from conceptlens.fit import locate_parts
-from conceptlens.fit.steps import Steps
+from conceptlens.training.steps import Steps
 
 QUICK = ("--set", "penalties=[0.1]", "--set", "restarts=1", "--set", "steps=5", "--set", "batch=16")
 
@@ -37,7 +37,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
             raise cl.InputError(f"no model '{name}'")
         return pupil() if name == "toy:pupil" else teacher_of()
 
-    monkeypatch.setattr("conceptlens.zoo.load_model", load_model)
+    monkeypatch.setattr("conceptlens.model.zoo.load_model", load_model)
     monkeypatch.setattr(locate_parts, "FIND", Steps(5, 16, 0.02))
     return options
 
@@ -92,7 +92,7 @@ def test_programs_read_its_numbers(folder: Path, tmp_path: Path, asked: dict[str
     numbers = json.loads(line)
     record = Bottleneck.from_pretrained(out).training_record
     assert numbers == {
-        "schema": "conceptlens.fit-loc-cbm/1",
+        "schema": "conceptlens.bottleneck.fit-loc-cbm/1",
         "model": "pupil 0",
         "classes": 3,
         "concepts": 2,
@@ -122,7 +122,7 @@ def test_programs_read_its_numbers(folder: Path, tmp_path: Path, asked: dict[str
     assert "0003.png" in done.stderr
     assert "23 photos, 1 failed in " in done.stderr
     documented = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-8")
-    section = documented.split("## conceptlens.fit-loc-cbm/1")[1].split("\n## ")[0]
+    section = documented.split("## conceptlens.bottleneck.fit-loc-cbm/1")[1].split("\n## ")[0]
     assert all(f"`{name}`" in section for name in numbers)
 
 
@@ -133,7 +133,7 @@ def test_every_option_reaches_the_fit(folder: Path, tmp_path: Path, monkeypatch:
         given.update(options, data=data, out=out)
         raise cl.InputError("enough")
 
-    monkeypatch.setattr("conceptlens.fit.loc_cbm.fit_loc_cbm", fit_loc_cbm)
+    monkeypatch.setattr("conceptlens.bottleneck.fit.fit_loc_cbm.fit_loc_cbm", fit_loc_cbm)
     done = call(
         "-d", "cub:birds", "-o", tmp_path, "-c", "words.tsv", "--targets", "both", "--recipe", "poster", "--locator",
         "softmax", "--loss", "cosine", "--keypoints", 2, "--nec", 5, "--finetune", 3, "--layer", "second",

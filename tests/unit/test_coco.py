@@ -10,11 +10,11 @@ import pytest
 from pycocotools import mask as run_lengths
 from written_sets import by_label, colours, left_half, only, photo, red, refusal, write_json
 
-from conceptlens.data.annotation import TURNS
+from conceptlens.data.annotation_files import TURNS
 from conceptlens.data.coco import CocoInstances, CocoPanoptic, spoken
-from conceptlens.data.folder import read_image
+from conceptlens.data.located_sets import open_set
 from conceptlens.data.run_lengths import drawn_mask
-from conceptlens.data.sets import open_set
+from conceptlens.io.images import read_image
 
 CATEGORIES = [
     {"id": 1, "name": "person", "isthing": 1, "supercategory": "person"},

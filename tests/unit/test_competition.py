@@ -14,14 +14,14 @@ from torch import Tensor, nn
 import conceptlens as cl
 from architectures import ARCHITECTURES, LABELS, backbone, fresh, make_symmetric, random_images, wrap
 from branches import PLAIN, branch_of, text_vector
-from conceptlens.concept import competition
-from conceptlens.concept.branch import branch_layers
-from conceptlens.concept.competition import Competition, compete, competing, pairs_of
-from conceptlens.data.shapes import Scene, random_scene
-from conceptlens.metric import pixel_precision, pointing_energy, ranked_area_corrected
-from conceptlens.preprocess import Preprocess
-from conceptlens.sizes import cells_at, larger_sizes
-from conceptlens.text.vocabulary import ConceptName, parse_concepts, vocabulary
+from conceptlens.concept_regions import competition
+from conceptlens.concept_regions.branch import branch_layers
+from conceptlens.concept_regions.competition import Competition, compete, competing, pairs_of
+from conceptlens.concepts.vocabulary import ConceptName, parse_concepts, vocabulary
+from conceptlens.data.drawn_scene import Scene, random_scene
+from conceptlens.metrics import pixel_precision, pointing_energy, ranked_area_corrected
+from conceptlens.model.input_sizes import cells_at, larger_sizes
+from conceptlens.model.preprocess import Preprocess
 from planted import SOLID, ColourNet
 from planted_words import Colours, planted_model
 
@@ -230,7 +230,7 @@ TRANSFORMS = {
 @pytest.mark.parametrize("name", TRANSFORMS)
 @pytest.mark.parametrize("sides", [(151, 97), (97, 151), (640, 427)])
 def test_a_larger_look_shows_the_same_part_of_the_photo(name: str, sides: tuple[int, int]) -> None:
-    from conceptlens.sizes import resized
+    from conceptlens.model.input_sizes import resized
 
     transform = TRANSFORMS[name]
     larger = resized(transform, (transform.size[0] * 2, transform.size[1] * 2))

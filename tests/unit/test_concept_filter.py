@@ -11,10 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from conceptlens.error import InputError
-from conceptlens.text.concept_filter import LIMITS, PRESENCE, Limits, filter_concepts
-from conceptlens.text.concept_set import collect
-from conceptlens.text.published_filters import (
+from conceptlens.bottleneck.concept_writing.concept_filter import LIMITS, PRESENCE, Limits, filter_concepts
+from conceptlens.bottleneck.concept_writing.published_filters import (
     Filtered,
     Learned,
     Shown,
@@ -27,6 +25,8 @@ from conceptlens.text.published_filters import (
     cos_cubed,
     text_similarity,
 )
+from conceptlens.concepts.concept_set import collect
+from conceptlens.io.errors import InputError
 
 ANIMALS = ["airplane", "bird", "cat"]
 

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conceptlens.error import InputError
-from conceptlens.text.concept_set import (
+from conceptlens.concepts.concept_set import (
     BottleneckConcept,
     ConceptSet,
     Dropped,
@@ -21,7 +20,8 @@ from conceptlens.text.concept_set import (
     read_concept_set,
     write_concept_set,
 )
-from conceptlens.text.vocabulary import ConceptName
+from conceptlens.concepts.vocabulary import ConceptName
+from conceptlens.io.errors import InputError
 
 TRUNK = BottleneckConcept("yellow trunk", "belly", "trunk", "yellow", "color")
 STRUCTURED = (
@@ -241,5 +241,5 @@ def test_a_text_cannot_hold_everything(tmp_path: Path, concept: BottleneckConcep
 
 
 def test_a_concept_set_needs_no_torch() -> None:
-    code = "import sys, conceptlens.text.concept_set; sys.exit('torch' in sys.modules)"
+    code = "import sys, conceptlens.concepts.concept_set; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,8 +11,8 @@ import pytest
 from written_classes import class_folders, cub
 from written_sets import refusal, write_text
 
+from conceptlens.concepts.concept_table import MOST_COMPARED, ConceptTable, KnownNames, read_concept_table
 from conceptlens.data.class_folder import ClassFolder
-from conceptlens.data.concept_table import MOST_COMPARED, ConceptTable, KnownNames, read_concept_table
 from conceptlens.data.cub import Cub
 
 CLASSES = ("Laysan Albatross", "Crested Auklet", "owl")

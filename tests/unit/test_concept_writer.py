@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from conceptlens.error import InputError
-from conceptlens.text import chat
-from conceptlens.text.chat import Patience
-from conceptlens.text.concept_writer import PROMPTS, Answer, Written, parse_answer, write_concepts
+from conceptlens.bottleneck.concept_writing import chat
+from conceptlens.bottleneck.concept_writing.chat import Patience
+from conceptlens.bottleneck.concept_writing.concept_writer import PROMPTS, Answer, Written, parse_answer, write_concepts
+from conceptlens.io.errors import InputError
 
 KEY = "sk-secret-0123"
 AT_ONCE = Patience(timeout=5, tries=3, pause=0)
@@ -215,7 +215,7 @@ def test_a_last_line_without_its_end_counts(server: Server, tmp_path: Path) -> N
 def test_a_killed_run_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
     record = tmp_path / "a.jsonl"
     code = (
-        "from conceptlens.text.concept_writer import write_concepts as w; import sys; "
+        "from conceptlens.bottleneck.concept_writing.concept_writer import write_concepts as w; import sys; "
         "w(list('abcdefgh'), sys.argv[1], 'toy', sys.argv[2], prompts={'p': 'a {}'}, samples=1)"
     )
     server.replies = [Reply(f"-{n}") for n in range(3)] + [Reply(then="wait")]
@@ -438,7 +438,7 @@ def test_an_answer_that_was_cut_loses_its_last_line(server: Server, tmp_path: Pa
 
 def test_nothing_loads_the_writer_unasked() -> None:
     code = (
-        "import sys, conceptlens, conceptlens.text.encoder, conceptlens.text.concept_filter; "
-        "sys.exit('conceptlens.text.concept_writer' in sys.modules)"
+        "import sys, conceptlens, conceptlens.model.encoders, conceptlens.bottleneck.concept_writing.concept_filter; "
+        "sys.exit('conceptlens.bottleneck.concept_writing.concept_writer' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

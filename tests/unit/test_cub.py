@@ -11,9 +11,9 @@ from PIL import Image
 from written_classes import CUB_ATTRIBUTES, CUB_PHOTOS, as_listed, cub
 from written_sets import photo, red, refusal, write_text
 
-from conceptlens.data.classified import open_classes
 from conceptlens.data.cub import Cub
-from conceptlens.data.labelled import Annotation, hold_out, without_photos
+from conceptlens.data.labelled_set import Annotation, hold_out, without_photos
+from conceptlens.data.labelled_sets import open_classes
 
 DATA = Path(os.environ.get("CONCEPTLENS_DATA", Path(__file__).parents[3] / "shared" / "data")) / "cub50"
 needs_cub = pytest.mark.skipif(not DATA.is_dir(), reason="no folder cub50 in CONCEPTLENS_DATA")

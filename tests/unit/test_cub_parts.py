@@ -12,7 +12,7 @@ from written_sets import refusal
 
 from conceptlens.data.cub import Cub
 from conceptlens.data.cub_parts import cub_concepts, cub_parts, part_named
-from conceptlens.data.labelled import ClassAttributes
+from conceptlens.data.labelled_set import ClassAttributes
 
 DATA = Path(os.environ.get("CONCEPTLENS_DATA", Path(__file__).parents[3] / "shared" / "data")) / "cub50"
 needs_cub = pytest.mark.skipif(not DATA.is_dir(), reason="no folder cub50 in CONCEPTLENS_DATA")

@@ -19,11 +19,11 @@ from embed_process import LAYERS, small_model, small_plan
 from PIL import Image
 
 import conceptlens as cl
-from conceptlens.data.located import Located, LocatedSet
-from conceptlens.embed.noise import Noise
-from conceptlens.embed.plan import PUBLISHED
-from conceptlens.embed.query import embed_query
-from conceptlens.embed.run import Progress, embed
+from conceptlens.data.located_set import Located, LocatedSet
+from conceptlens.local_embeddings.runs.embed_run import Progress, embed
+from conceptlens.local_embeddings.runs.noise import Noise
+from conceptlens.local_embeddings.runs.plan import PUBLISHED
+from conceptlens.local_embeddings.runs.query import embed_query
 from conceptlens.store import Store
 
 PROCESS = Path(__file__).with_name("embed_process.py")

@@ -20,11 +20,11 @@ from typer.testing import CliRunner
 
 import conceptlens as cl
 from conceptlens.cli import app
-from conceptlens.data.located import LocatedSet
-from conceptlens.embed import cluster
-from conceptlens.embed.cluster import on_ray
-from conceptlens.embed.connection import load_ray
-from conceptlens.embed.run import Engine, embed, local
+from conceptlens.data.located_set import LocatedSet
+from conceptlens.local_embeddings.runs import ray_cluster
+from conceptlens.local_embeddings.runs.embed_run import Engine, embed, local
+from conceptlens.local_embeddings.runs.ray_cluster import on_ray
+from conceptlens.local_embeddings.runs.ray_connection import load_ray
 from conceptlens.store import Store
 
 pytest.importorskip("ray.data")
@@ -113,12 +113,12 @@ def test_errors_come_as_the_sentences_of_the_local_engine(address: str, tmp_path
     with pytest.raises(cl.InputError, match=r"3 workers were asked for and each needs one CPU, .* has 2 CPUs"):
         filled(data, tmp_path / "d", on_ray(None, 3))
     with pytest.raises(cl.InputError, match=r"is connected to the Ray cluster at .* already, not to 127.0.0.1:1"):
-        next(cluster._embedded("127.0.0.1:1", 1, *_task(data)))
+        next(ray_cluster._embedded("127.0.0.1:1", 1, *_task(data)))
     assert ray.is_initialized()  # it was there before
 
 
 def _task(data: LocatedSet) -> tuple[Any, list[range]]:
-    from conceptlens.embed.run import Task
+    from conceptlens.local_embeddings.runs.embed_run import Task
 
     return Task(small_model(), small_plan(), data, "run", {}), [range(3)]
 
@@ -198,14 +198,14 @@ def test_without_ray_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPa
 def test_hands_are_even_and_complete() -> None:
     for count, workers in ((1, 1), (7, 2), (40, 2), (1000, 8), (100_000, 64)):
         batches = [range(3 * place, 3 * place + 3) for place in range(count)]
-        hands = cluster._hands(batches, workers)
+        hands = ray_cluster._hands(batches, workers)
         ends = [
             range(*pair)
             for hand in hands
             for pair in zip(*(hand[n].to_pylist() for n in ("start", "stop")), strict=True)
         ]
         assert ends == batches
-        assert len(hands) <= cluster.HANDS
+        assert len(hands) <= ray_cluster.HANDS
         assert len(hands) >= min(count, 4 * workers)
 
 
@@ -214,5 +214,5 @@ def test_weights_are_sent_from_the_cpu_and_the_module_stays() -> None:
     model.module.register_buffer("there", torch.zeros(2, device="meta"))  # stands for another device
     kept = dict(model.module.named_parameters())
     with pytest.raises(NotImplementedError):  # what is on `meta` has no values to send
-        cluster._on_cpu(model)
+        ray_cluster._on_cpu(model)
     assert all(kept[name] is value for name, value in model.module.named_parameters())

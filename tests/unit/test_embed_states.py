@@ -19,12 +19,12 @@ from test_voc import voc
 from written_sets import palette, photo, write_text
 
 import conceptlens as cl
-from conceptlens.data.coarse import coarse_masks
+from conceptlens.data.coarse_masks import coarse_masks
 from conceptlens.data.coco import CocoPanoptic
-from conceptlens.data.located import Located, LocatedSet
-from conceptlens.data.masks import MaskFolder
+from conceptlens.data.located_set import Located, LocatedSet
+from conceptlens.data.mask_folder import MaskFolder
 from conceptlens.data.voc import Voc
-from conceptlens.embed.run import Progress, embed
+from conceptlens.local_embeddings.runs.embed_run import Progress, embed
 from conceptlens.store import Store
 
 

@@ -11,19 +11,19 @@ import torch
 from PIL import Image
 
 import conceptlens as cl
-from conceptlens.concept.branch import Branch
-from conceptlens.concept.translator import Teacher, Translator
-from conceptlens.data.located import Located
-from conceptlens.evaluation.case import choose_cases, show_cases
-from conceptlens.evaluation.localization import check_settings, evaluate, truth_of
-from conceptlens.evaluation.method import METHODS, Setting, build_methods, method_names
-from conceptlens.evaluation.row import ORACLE, Row, read_rows, row_schema, write_rows
-from conceptlens.evaluation.summary import summarise, summary_numbers
-from conceptlens.metric import LOCATED, difference, interval, locate, macro
+from conceptlens.concept_regions.branch import Branch
+from conceptlens.concept_regions.translator import Teacher, Translator
+from conceptlens.concepts.vocabulary import ConceptName
+from conceptlens.data.located_set import Located
+from conceptlens.explainer.run import Failure
+from conceptlens.io.cache import identity
+from conceptlens.localization.evaluate_localization import check_settings, evaluate, truth_of
+from conceptlens.localization.localization_cases import choose_cases, show_cases
+from conceptlens.localization.methods import METHODS, Setting, build_methods, method_names
+from conceptlens.localization.result_rows import ORACLE, Row, read_rows, row_schema, write_rows
+from conceptlens.localization.summary import summarise, summary_numbers
+from conceptlens.metrics import LOCATED, difference, interval, macro
 from conceptlens.record import Explanation, Picture, Source
-from conceptlens.run import Failure
-from conceptlens.text.cache import identity
-from conceptlens.text.vocabulary import ConceptName
 from planted_words import OnlyColours, planted_model
 
 LEAD = "ranked_area_corrected"

@@ -25,15 +25,15 @@ from typer.testing import CliRunner
 
 import conceptlens as cl
 from conceptlens.cli.fit import app
-from conceptlens.concept.branch import pooled
-from conceptlens.concept.translator import Translator
-from conceptlens.data.folder import fingerprint, read_image
-from conceptlens.fit import teacher
-from conceptlens.fit.ce_fam import fit_ce_fam
-from conceptlens.fit.crop import centre_crop, is_held_out, network_input, random_crop
-from conceptlens.fit.pairs import moments, read_pairs
-from conceptlens.fit.schedule import SCHEDULES, Plateau, rate, schedule_named
-from conceptlens.fit.teacher import Pupil, Views, extract, failures_of, pooled_layers, shard_files
+from conceptlens.concept_regions.branch import pooled
+from conceptlens.concept_regions.fit import teacher
+from conceptlens.concept_regions.fit.fit_ce_fam import fit_ce_fam
+from conceptlens.concept_regions.fit.pairs import moments, read_pairs
+from conceptlens.concept_regions.fit.teacher import Pupil, Views, extract, failures_of, pooled_layers, shard_files
+from conceptlens.concept_regions.translator import Translator
+from conceptlens.io.images import fingerprint, read_image
+from conceptlens.training.crops import centre_crop, is_held_out, network_input, random_crop
+from conceptlens.training.schedule import SCHEDULES, Plateau, rate, schedule_named
 
 
 @pytest.fixture(scope="module")
@@ -350,7 +350,7 @@ def test_the_command_trains_and_says_what_came_of_it(
         options.update(given)
         return models[name]
 
-    monkeypatch.setattr("conceptlens.zoo.load_model", load_model)
+    monkeypatch.setattr("conceptlens.model.zoo.load_model", load_model)
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no photo")
     out = str(tmp_path / "out")
@@ -363,7 +363,7 @@ def test_the_command_trains_and_says_what_came_of_it(
     assert (options["weights"], options["pretrained"]) == ("own.safetensors", False)
     assert options["labels"] == ["cat", "dog", "car", "tree"]
     numbers = json.loads(done.stdout)
-    assert numbers["schema"] == "conceptlens.fit-ce-fam/1"
+    assert numbers["schema"] == "conceptlens.bottleneck.fit-ce-fam/1"
     assert (numbers["photos"], numbers["epochs"], numbers["layers"]) == (40, 2, ["second"])
     assert numbers["sizes"] == [12, 8, 6, 14]
     assert [Path(failure["name"]).name for failure in numbers["failures"]] == ["bad.png"]

@@ -18,18 +18,18 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 import conceptlens as cl
-from conceptlens.concept.bottleneck.explain import read
-from conceptlens.concept.bottleneck.locator import LOCATORS, Parts, WholeImage
-from conceptlens.concept.bottleneck.module import Bottleneck
-from conceptlens.data.classified import open_classes
-from conceptlens.data.seen_keypoints import seen_keypoints
-from conceptlens.fit import finetune, locate_parts
-from conceptlens.fit.bottleneck_task import at_size
-from conceptlens.fit.crop import network_input, random_crop
-from conceptlens.fit.finetune import FinetuneTask, Whole, last_stage
-from conceptlens.fit.recipe import RECIPES
-from conceptlens.fit.steps import Steps
-from conceptlens.text.concept_set import BottleneckConcept
+from conceptlens.bottleneck.explanation import read
+from conceptlens.bottleneck.fit import finetune, locate_parts
+from conceptlens.bottleneck.fit.finetune import FinetuneTask, Whole, last_stage
+from conceptlens.bottleneck.fit.recipe import RECIPES
+from conceptlens.bottleneck.fit.task import at_size
+from conceptlens.bottleneck.locator import LOCATORS, Parts, WholeImage
+from conceptlens.bottleneck.module import Bottleneck
+from conceptlens.concepts.concept_set import BottleneckConcept
+from conceptlens.data.keypoints_in_view import seen_keypoints
+from conceptlens.data.labelled_sets import open_classes
+from conceptlens.training.crops import network_input, random_crop
+from conceptlens.training.steps import Steps
 
 LITTLE = {"steps": 12, "batch": 16, "restarts": 2, "penalties": (0.1,)}
 
@@ -234,7 +234,7 @@ def test_keypoints_teach_parts(folder: Path, model: cl.Backbone, data: str, tmp_
         asked.append(pointed)
         return teach(source, pointed, *others)
 
-    monkeypatch.setattr("conceptlens.fit.fitted_locator.teach_parts", noted)
+    monkeypatch.setattr("conceptlens.bottleneck.fit.fitted_locator.teach_parts", noted)
     made = fit(model, data, tmp_path / "a", keypoints=2)
     check(made, model, data, tmp_path / "a")
     assert isinstance(made.locator, Parts)

@@ -18,10 +18,10 @@ from fit_process import pupil
 from safetensors.torch import load_file
 from test_fit_processes import launch
 
-from conceptlens.concept.bottleneck.explain import read
-from conceptlens.concept.bottleneck.module import Bottleneck
-from conceptlens.data.classified import open_classes
-from conceptlens.fit import locate_parts
+from conceptlens.bottleneck.explanation import read
+from conceptlens.bottleneck.fit import locate_parts
+from conceptlens.bottleneck.module import Bottleneck
+from conceptlens.data.labelled_sets import open_classes
 
 SCRIPT = Path(__file__).with_name("fit_bottleneck_process.py")
 FILES = ("bottleneck.safetensors", "config.json", "failures.json", "run.json")

@@ -19,15 +19,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 import conceptlens as cl
-from conceptlens.concept.bottleneck.explain import read
-from conceptlens.concept.bottleneck.module import Bottleneck
-from conceptlens.data.classified import open_classes
-from conceptlens.data.labelled import Annotation, Keypoints
-from conceptlens.fit.bottleneck_task import check_memory
-from conceptlens.fit.concept_weights import concept_weights
-from conceptlens.fit.head_choice import HeadKind, choose, fit_head
-from conceptlens.fit.recipe import recipe_named
-from conceptlens.text.concept_set import ConceptSet, collect
+from conceptlens.bottleneck.explanation import read
+from conceptlens.bottleneck.fit.concept_weights import concept_weights
+from conceptlens.bottleneck.fit.head_choice import HeadKind, choose, fit_head
+from conceptlens.bottleneck.fit.recipe import recipe_named
+from conceptlens.bottleneck.fit.task import check_memory
+from conceptlens.bottleneck.module import Bottleneck
+from conceptlens.concepts.concept_set import ConceptSet, collect
+from conceptlens.data.labelled_set import Annotation, Keypoints
+from conceptlens.data.labelled_sets import open_classes
 
 
 @pytest.fixture(scope="module")

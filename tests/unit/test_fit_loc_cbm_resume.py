@@ -12,10 +12,11 @@ from drawn_birds import CONCEPTS, LABELS, write_birds
 from fit_process import pupil, teacher_of
 
 import conceptlens as cl
-from conceptlens.concept.bottleneck.module import Bottleneck
-from conceptlens.fit import fitted_locator, loc_cbm, locate_parts, steps
-from conceptlens.fit.place import read_json
-from conceptlens.fit.steps import Steps
+from conceptlens.bottleneck.fit import fit_loc_cbm, fitted_locator, locate_parts
+from conceptlens.bottleneck.module import Bottleneck
+from conceptlens.training import steps
+from conceptlens.training.run_folder import read_json
+from conceptlens.training.steps import Steps
 
 FILES = ("bottleneck.safetensors", "config.json", "failures.json")
 
@@ -97,7 +98,7 @@ def test_a_fit_that_was_killed_ends_as_if_it_had_not_been(
 
     with pytest.MonkeyPatch.context() as patch:
         for module in ("locate_parts", "finetune", "concept_weights"):
-            patch.setattr(f"conceptlens.fit.{module}.train_steps", counting)
+            patch.setattr(f"conceptlens.bottleneck.fit.{module}.train_steps", counting)
         made = fit(model, data, tmp_path / "broken", resume=True, **choices[where])
     assert taken[0] == 5  # it goes on, it does not begin anew
     for name in FILES:
@@ -117,7 +118,7 @@ def test_what_another_run_left_is_not_taken(
     """Broken off before any checkpoint, a folder is free for other settings: the pair's vectors there are another's."""
     choices: dict[str, Any] = {"recipe": "ridge", "concepts": ["cat", "dog", "tree"]}
     with monkeypatch.context() as patch:
-        patch.setattr(loc_cbm, "read_photos", stop)
+        patch.setattr(fit_loc_cbm, "read_photos", stop)
         with pytest.raises(Killed):
             fit(model, data, tmp_path / "a", vlm=teacher_of(2), **choices)
     assert list((tmp_path / "a").glob("vectors-*"))
@@ -143,7 +144,7 @@ def test_parts_of_other_settings_are_neither_taken_nor_lost(
     model: cl.Backbone, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], text: str
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(loc_cbm, "read_photos", stop)
+        patch.setattr(fit_loc_cbm, "read_photos", stop)
         with pytest.raises(Killed):
             fit(model, data, tmp_path, concepts=CONCEPTS)
     assert list((tmp_path / "training").glob("parts-*.safetensors"))
@@ -157,7 +158,7 @@ def test_what_was_found_is_not_found_again(
 ) -> None:
     fit(model, data, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(loc_cbm, "read_photos", stop)
+        patch.setattr(fit_loc_cbm, "read_photos", stop)
         with pytest.raises(Killed):
             fit(model, data, tmp_path / "broken")
     monkeypatch.setattr(fitted_locator, "find_parts", stop)

@@ -21,8 +21,8 @@ from fit_process import QUICK, make_photos, pupil, teacher_of
 from safetensors.torch import load_file
 
 import conceptlens as cl
-from conceptlens.fit import teacher
-from conceptlens.fit.ce_fam import fit_ce_fam
+from conceptlens.concept_regions.fit import teacher
+from conceptlens.concept_regions.fit.fit_ce_fam import fit_ce_fam
 
 SCRIPT = Path(__file__).with_name("fit_process.py")
 

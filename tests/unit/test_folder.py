@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from conceptlens.data.folder import find_images, fingerprint, read_image, upright
-from conceptlens.error import InputError
+from conceptlens.io.errors import InputError
+from conceptlens.io.images import find_images, fingerprint, read_image, upright
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

@@ -10,7 +10,7 @@ from timm.data.imagenet_info import ImageNetInfo
 from written_sets import colours, left_half, only, photo, red, refusal, write_text
 
 from conceptlens.data.imagenet_s import MERGED, ImageNetS
-from conceptlens.data.sets import open_set
+from conceptlens.data.located_sets import open_set
 
 # The authors' list is not sorted; sorted, these are classes 1, 2, 3 ... of it.
 LISTED = ("n02012849", "n01440764", "n04355933", "n03126707", "n02113186", "n01443537")

@@ -14,7 +14,16 @@ from torch import Tensor
 
 import conceptlens as cl
 from bottlenecks import CLASSES, CONCEPTS, KINDS, cells, made
-from conceptlens.concept.bottleneck.intervention import (
+from conceptlens.bottleneck.evaluate.intervention_curve import (
+    ORDERS,
+    Corrections,
+    by_class_mean,
+    by_percentile,
+    by_presence_mean,
+    concept_groups,
+    intervention_curve,
+)
+from conceptlens.bottleneck.intervention import (
     clamp,
     effect,
     intervene,
@@ -24,16 +33,7 @@ from conceptlens.concept.bottleneck.intervention import (
     with_weights,
     without_edits,
 )
-from conceptlens.concept.bottleneck.module import Base, Bottleneck, Reading
-from conceptlens.evaluation.intervention_curve import (
-    ORDERS,
-    Corrections,
-    by_class_mean,
-    by_percentile,
-    by_presence_mean,
-    concept_groups,
-    intervention_curve,
-)
+from conceptlens.bottleneck.module import Base, Bottleneck, Reading
 
 ALL = torch.tensor([0, 1, 2])
 

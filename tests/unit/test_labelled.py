@@ -14,7 +14,7 @@ from written_sets import refusal
 from conceptlens.data.cifar import Cifar
 from conceptlens.data.class_folder import ClassFolder
 from conceptlens.data.cub import Cub
-from conceptlens.data.labelled import (
+from conceptlens.data.labelled_set import (
     ClassAttributes,
     Keypoints,
     ListedPhotos,
@@ -22,7 +22,7 @@ from conceptlens.data.labelled import (
     hold_out,
     without_photos,
 )
-from conceptlens.data.places import Places
+from conceptlens.data.places365 import Places
 
 
 @pytest.mark.parametrize("kind", [Cifar, ClassFolder, Cub, Places])

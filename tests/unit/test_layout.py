@@ -12,7 +12,7 @@ from torch import nn
 
 import conceptlens as cl
 from architectures import ARCHITECTURES, backbone
-from conceptlens.layout import Grid, find_grid, prefix_tokens
+from conceptlens.model.layout import Grid, find_grid, prefix_tokens
 
 ORDERS = (
     "image channel height width",

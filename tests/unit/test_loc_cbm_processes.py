@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from test_fit_processes import launch
 
 import conceptlens as cl
-from conceptlens.fit.checkpoint import FILE
+from conceptlens.training.checkpoint import FILE
 
 SCRIPT = Path(__file__).with_name("loc_cbm_process.py")
 

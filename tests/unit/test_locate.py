@@ -11,21 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import conceptlens as cl
-from conceptlens.metric import (
+from conceptlens.metrics import (
     LOCATED,
     Score,
     area,
     best_iou,
     hit,
     iou,
-    locate,
     peak,
     pixel_precision,
+    pixel_ranking,
     pointing_energy,
     pointing_game,
     ranked_area,
     ranked_area_corrected,
-    ranking,
 )
 from conceptlens.record import Picture, Source
 
@@ -156,7 +155,7 @@ def test_a_batch_gives_what_its_parts_give(monkeypatch: pytest.MonkeyPatch) -> N
     ignored = noise(3, 30, 25, seed=2) > 0.8
     whole = locate(maps, masks, ignored)
     seeded = ranked_area(maps, masks, ignored, ties="seeded", seed=5)
-    monkeypatch.setattr(ranking, "PIXELS_AT_ONCE", 1)
+    monkeypatch.setattr(pixel_ranking, "PIXELS_AT_ONCE", 1)
     in_pieces = locate(maps, masks, ignored)
     for i in range(3):
         single = locate(maps[i : i + 1], masks[i : i + 1], ignored[i : i + 1])

@@ -16,17 +16,17 @@ from PIL import Image
 from written_sets import by_label, refusal, write_json, write_text
 
 import conceptlens
+from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.data.broden import Broden
-from conceptlens.data.coarse import coarse_mask, coarse_masks
+from conceptlens.data.coarse_masks import coarse_mask, coarse_masks
 from conceptlens.data.coco import CocoInstances, CocoPanoptic
-from conceptlens.data.drawn import Drawn
+from conceptlens.data.drawn_scene import random_scene
+from conceptlens.data.drawn_set import Drawn
 from conceptlens.data.imagenet_s import ImageNetS
-from conceptlens.data.located import Listed, Located, crop_masks, resize_mask
-from conceptlens.data.masks import MaskFolder
-from conceptlens.data.sets import FOLDER, SETS, open_set
-from conceptlens.data.shapes import random_scene
+from conceptlens.data.located_set import Listed, Located, crop_masks, resize_mask
+from conceptlens.data.located_sets import FOLDER, SETS, open_set
+from conceptlens.data.mask_folder import MaskFolder
 from conceptlens.data.voc import Voc
-from conceptlens.text.vocabulary import ConceptName
 
 DATA = Path(os.environ.get("CONCEPTLENS_DATA", Path(__file__).parents[3] / "shared" / "data")) / "coco_panoptic"
 needs_coco = pytest.mark.skipif(not DATA.is_dir(), reason="no folder coco_panoptic in CONCEPTLENS_DATA")

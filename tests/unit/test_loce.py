@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import conceptlens as cl
-from conceptlens.concept.local import quasi_newton
-from conceptlens.concept.local.embedding import channel_scale
-from conceptlens.concept.local.problem import overlap
-from conceptlens.concept.local.soft_mask import soft_masks
+from conceptlens.local_embeddings import quasi_newton
+from conceptlens.local_embeddings.mask_fits import channel_scale
+from conceptlens.local_embeddings.problem import overlap
+from conceptlens.local_embeddings.soft_masks import soft_masks
 
 MODES: list[Any] = ["paper", "exact", "contrast", "mean"]
 RED = 5  # the channel of `first` that is the red of the image

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from written_sets import by_label, left_half, only, palette, photo, red, refusal, write_text
 
-from conceptlens.data.masks import MaskFolder
-from conceptlens.data.sets import open_set
-from conceptlens.text.vocabulary import ConceptName
+from conceptlens.concepts.vocabulary import ConceptName
+from conceptlens.data.located_sets import open_set
+from conceptlens.data.mask_folder import MaskFolder
 
 
 def folder_of(place: Path, indices: np.ndarray, turn: int = 1, split: str = ".") -> Path:

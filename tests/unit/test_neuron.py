@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import conceptlens as cl
-from conceptlens.concept.neuron import fit_clip_dissect, fit_www, neuron_region, probe_neurons
-from conceptlens.concept.neuron_labels import NeuronLabels
-from conceptlens.data.drawn import Drawn
-from conceptlens.text.vocabulary import ConceptName
+from conceptlens.concept_regions.neuron_labels import NeuronLabels
+from conceptlens.concept_regions.neurons import fit_clip_dissect, fit_www, neuron_region, probe_neurons
+from conceptlens.concepts.vocabulary import ConceptName
+from conceptlens.data.drawn_set import Drawn
 from planted import LABELS
 from planted_words import planted_model
 

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 import conceptlens as cl
 from architectures import CLASSES, backbone, fresh, observation, random_images, stir, wrap
-from conceptlens import observe as observing
-from conceptlens.observe import Observation
+from conceptlens.model import observation as observing
+from conceptlens.model.observation import Observation
 
 SIZE = (32, 48)
 

@@ -12,7 +12,7 @@ own.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 own.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 """
 _ABSENT = "import importlib.util; importlib.util.find_spec = lambda name: None"
-_MEND = "from conceptlens.operators import mend_torchvision; mended = mend_torchvision()"
+_MEND = "from conceptlens.model.torchvision_operators import mend_torchvision; mended = mend_torchvision()"
 
 
 def run(*lines: str) -> str:
@@ -49,7 +49,9 @@ def test_nothing_is_declared_where_there_is_no_torchvision() -> None:
 
 @pytest.mark.parametrize("loads", [True, False])
 def test_operators_are_declared_only_where_the_compiled_ones_do_not_load(loads: bool) -> None:
-    pretend = f"import conceptlens.operators as o; o._compiled_operators_load = lambda origin: {loads}"
+    pretend = (
+        f"import conceptlens.model.torchvision_operators as o; o._compiled_operators_load = lambda origin: {loads}"
+    )
     found = run(pretend, _MEND, "import torch", "print(mended is None, hasattr(torch.ops.torchvision, 'nms'))")
     assert found.split() == (["True", "False"] if loads else ["False", "True"])
 
@@ -58,7 +60,7 @@ def test_a_file_that_is_no_library_does_not_load() -> None:
     code = """
 import tempfile
 from pathlib import Path
-from conceptlens.operators import _compiled_operators_load
+from conceptlens.model.torchvision_operators import _compiled_operators_load
 folder = Path(tempfile.mkdtemp())
 print(_compiled_operators_load(str(folder / "__init__.py")))
 (folder / "_C.so").write_bytes(b"no library")

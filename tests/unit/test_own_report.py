@@ -14,7 +14,7 @@ from skimage import data
 
 import conceptlens as cl
 from branches import PLAIN, branch_of
-from conceptlens.metric import peak
+from conceptlens.metrics import peak
 
 
 @pytest.fixture(scope="module")

@@ -13,15 +13,15 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from conceptlens.cells import Batch, CellSource
-from conceptlens.error import InputError
-from conceptlens.fit import locate_parts
-from conceptlens.fit.hypercolumns import hypercolumns
-from conceptlens.fit.locate_parts import Pointed, find_parts, teach_parts
-from conceptlens.fit.part_discovery import DiscoveryTask, Weights
-from conceptlens.fit.part_words import Words
-from conceptlens.fit.steps import Run, Steps
-from conceptlens.text.concept_set import BottleneckConcept
+from conceptlens.bottleneck.fit import locate_parts
+from conceptlens.bottleneck.fit.hypercolumns import hypercolumns
+from conceptlens.bottleneck.fit.locate_parts import Pointed, find_parts, teach_parts
+from conceptlens.bottleneck.fit.part_discovery import DiscoveryTask, Weights
+from conceptlens.bottleneck.fit.part_words import Words
+from conceptlens.concepts.concept_set import BottleneckConcept
+from conceptlens.features.cell_source import Batch, CellSource
+from conceptlens.io.errors import InputError
+from conceptlens.training.steps import Run, Steps
 
 PARTS, COLOURS = ("wing", "tail", "beak"), ("red", "green", "blue")
 CONCEPTS = tuple(

@@ -17,15 +17,15 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from conceptlens.cells import Batch, CellSource
-from conceptlens.concept.bottleneck.locator import Locator, Parts, WholeImage, cell_places, peak_masks
-from conceptlens.concept.bottleneck.module import Base, Bottleneck
-from conceptlens.fit import locate_parts
-from conceptlens.fit.concept_layer import Alignment, Layer, MapTask, pool_cells, ridge
-from conceptlens.fit.locate_parts import find_parts
-from conceptlens.fit.part_words import Words
-from conceptlens.fit.steps import Run, Steps, train_steps
-from conceptlens.text.concept_set import BottleneckConcept
+from conceptlens.bottleneck.fit import locate_parts
+from conceptlens.bottleneck.fit.concept_layer import Alignment, Layer, MapTask, pool_cells, ridge
+from conceptlens.bottleneck.fit.locate_parts import find_parts
+from conceptlens.bottleneck.fit.part_words import Words
+from conceptlens.bottleneck.locator import Locator, Parts, WholeImage, cell_places, peak_masks
+from conceptlens.bottleneck.module import Base, Bottleneck
+from conceptlens.concepts.concept_set import BottleneckConcept
+from conceptlens.features.cell_source import Batch, CellSource
+from conceptlens.training.steps import Run, Steps, train_steps
 
 PARTS, COLOURS, SIDE, CHANNELS = ("wing", "tail", "beak"), ("red", "green", "blue"), 7, 24
 CONCEPTS = tuple(BottleneckConcept(f"{c} {part}", part, None, c, "colour") for part in PARTS for c in COLOURS)

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import conceptlens as cl
-from conceptlens.concept.reference import Reference, find_reference, fit_reference
-from conceptlens.target import similarity
+from conceptlens.cams.targets import similarity
+from conceptlens.explainer.calibration import Reference, find_reference, fit_reference
 
 NAMES = ("cat", "dog", "car", "tree")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from conceptlens import render
-from conceptlens.error import InputError
+from conceptlens.io.errors import InputError
 
 GREY = Image.new("RGB", (60, 40), (120, 130, 140))
 

@@ -12,8 +12,8 @@ from torch import nn
 
 import conceptlens as cl
 from branches import PLAIN, branch_of
-from conceptlens.reporting.numbers import explain_numbers
-from conceptlens.run import Failure, Finding, Plan, find
+from conceptlens.explainer.explain_numbers import explain_numbers
+from conceptlens.explainer.run import Failure, Finding, Plan, find
 
 PHOTOS = Path(skimage.__file__).parent / "data"
 CAT, COFFEE = PHOTOS / "chelsea.png", PHOTOS / "coffee.png"

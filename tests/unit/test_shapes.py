@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conceptlens.data.shapes import KINDS, SCENE_COLOURS, Scene, Shape, draw_scene, random_scene
-from conceptlens.error import InputError
+from conceptlens.data.drawn_scene import KINDS, SCENE_COLOURS, Scene, Shape, draw_scene, random_scene
+from conceptlens.io.errors import InputError
 from planted import LABELS, SOLID, ColourNet, TokenNet, pixels
 
 

@@ -10,11 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from conceptlens.concept.sparse import blocks, newton, rows
-from conceptlens.concept.sparse.certificate import Penalty, certify
-from conceptlens.concept.sparse.elastic_net import Solution, elastic_net, elastic_net_path, largest_penalty
-from conceptlens.concept.sparse.rows import Rows, read_rows
-from conceptlens.concept.sparse_head import (
+from conceptlens.bottleneck.sparse import blocks, newton, standardized_rows
+from conceptlens.bottleneck.sparse.certificate import Penalty, certify
+from conceptlens.bottleneck.sparse.elastic_net import Solution, elastic_net, elastic_net_path, largest_penalty
+from conceptlens.bottleneck.sparse.sparse_head import (
     NecAccuracy,
     SparsePath,
     fit_sparse_head,
@@ -24,7 +23,8 @@ from conceptlens.concept.sparse_head import (
     nec_accuracy,
     truncate,
 )
-from conceptlens.error import InputError
+from conceptlens.bottleneck.sparse.standardized_rows import Rows, read_rows
+from conceptlens.io.errors import InputError
 
 
 def photos(count: int = 600, concepts: int = 24, classes: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -163,7 +163,7 @@ def test_rows_read_in_chunks_are_the_same_rows(monkeypatch: pytest.MonkeyPatch) 
         return [slope.loss, slope.weights, slope.bias, entropy, *scale, *curved]
 
     wanted = everything(whole)
-    monkeypatch.setattr(rows, "CHUNK", 1)
+    monkeypatch.setattr(standardized_rows, "CHUNK", 1)
     cut = some_rows()
     assert [len(labels) for _, labels in cut.chunks()] == [256, 256, 88]
     for mine, other in zip(everything(cut), wanted, strict=True):
@@ -294,7 +294,7 @@ def test_a_path_that_ends_before_the_nec_is_refused_or_named(path: SparsePath) -
 
 def test_accuracy_at_each_nec_is_counted_on_held_out_rows(path: SparsePath, monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = photos(300)
-    monkeypatch.setattr("conceptlens.concept.sparse_head.AT_ONCE", 77)
+    monkeypatch.setattr("conceptlens.bottleneck.sparse.sparse_head.AT_ONCE", 77)
     found = nec_accuracy(path, features, labels, targets=(1, 5))
     for target in (1, 5):
         head = head_at(path, target)

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 import conceptlens as cl
-from conceptlens.metric import Interval, Score, difference, interval, macro, spread
+from conceptlens.metrics import Interval, Score, difference, interval, macro
+from conceptlens.statistics import bootstrap
 
 
 def clustered(seed: int, images: int = 30, questions: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -43,7 +44,7 @@ def test_one_seed_one_interval_however_much_is_drawn_at_once(monkeypatch: pytest
     assert (first.count, first.images) == (150, 30)
     assert first == interval(values, images)
     assert first != interval(values, images, seed=1)
-    monkeypatch.setattr(spread, "DRAWN_AT_ONCE", 1)
+    monkeypatch.setattr(bootstrap, "DRAWN_AT_ONCE", 1)
     in_pieces = interval(values, images)
     assert in_pieces.low == pytest.approx(first.low)
     assert in_pieces.high == pytest.approx(first.high)

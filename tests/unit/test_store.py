@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from store_rows import CONCEPTS, RUN, batch, blob, contents, embedding
 
-from conceptlens.error import InputError
-from conceptlens.store import EmbeddingRow, ImageRow, MaskRow, RunRow, Store, place, row_id, table
+from conceptlens.io.errors import InputError
+from conceptlens.store import EmbeddingRow, ImageRow, MaskRow, RunRow, Store, columns, lance_tables, row_id
 from conceptlens.store import store as the_store
 from conceptlens.store.row import LayerRow
 
@@ -242,10 +242,10 @@ def test_folders_that_are_no_store(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="other things in it"):
         Store(tmp_path / "photo.jpg", create=True)
     for about, said in (
-        ({"format": place.FORMAT, "version": place.VERSION + 1}, "update conceptlens"),
-        ({"format": place.FORMAT, "version": 0}, "export it with the conceptlens that wrote it"),
+        ({"format": lance_tables.FORMAT, "version": lance_tables.VERSION + 1}, "update conceptlens"),
+        ({"format": lance_tables.FORMAT, "version": 0}, "export it with the conceptlens that wrote it"),
         ({"format": "something", "version": 1}, "is a 'something' of version 1"),
-        ({"format": place.FORMAT, "version": "1"}, "of version '1'"),
+        ({"format": lance_tables.FORMAT, "version": "1"}, "of version '1'"),
         ([1], "cannot be read"),
     ):
         (tmp_path / "format.json").write_text(json.dumps(about))
@@ -269,7 +269,7 @@ def test_nothing_but_committed_images_is_shown_wherever_a_writer_stops(
     one = contents(whole)
     whole.append(**batch(1))
     both = contents(whole)
-    written = place.merge
+    written = lance_tables.merge
     for stop in range(4):  # masks, two tables of embeddings, images
         store = Store(tmp_path / str(stop), create=True)
         store.append(**batch(0))
@@ -282,7 +282,7 @@ def test_nothing_but_committed_images_is_shown_wherever_a_writer_stops(
             written(*given, **named)
 
         with monkeypatch.context() as patched:
-            patched.setattr(place, "merge", broken)
+            patched.setattr(lance_tables, "merge", broken)
             with pytest.raises(KeyboardInterrupt):
                 store.append(**batch(1))
         assert contents(Store(store.path)) == one
@@ -302,8 +302,8 @@ def test_what_a_process_left_that_was_killed_while_it_made_a_table(store: Store)
 def test_a_table_that_another_made_first_keeps_its_rows(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.append(**batch(0))
     seen = iter([False])
-    there = place.exists
-    monkeypatch.setattr(place, "exists", lambda path, name: next(seen, True) and there(path, name))
+    there = lance_tables.exists
+    monkeypatch.setattr(lance_tables, "exists", lambda path, name: next(seen, True) and there(path, name))
     store.append(**batch(1))
     assert len(store.images()) == 10
     assert sorted(one.name for one in store.path.iterdir() if one.name.startswith(".")) == []
@@ -316,9 +316,9 @@ def test_tables_that_several_make_at_once_hold_the_rows_of_all(tmp_path: Path) -
         meeting = Barrier(4)
 
         def write(one: int, path: Path = path, meeting: Barrier = meeting) -> None:
-            store, rows = Store(path), table.image_columns(batch(one)["images"])
+            store, rows = Store(path), columns.image_columns(batch(one)["images"])
             meeting.wait()
-            place.merge(path, store._database, "images", rows)
+            lance_tables.merge(path, store._database, "images", rows)
 
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(write, range(4)))
@@ -350,7 +350,7 @@ def test_bytes_of_an_embedding(store: Store) -> None:
 
 
 def test_many_rows_and_tidying_on_the_way(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(place, "COMMITS_BETWEEN", 4)
+    monkeypatch.setattr(lance_tables, "COMMITS_BETWEEN", 4)
     monkeypatch.setattr(the_store, "LEAST_INDEXED", 500)
     random = np.random.default_rng(0)
     for number in range(10):

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from conceptlens.error import InputError
+from conceptlens.io.errors import InputError
 from conceptlens.record import Explanation, Picture, Source
-from conceptlens.store import Store, written
+from conceptlens.store import Store, stored_explanations
 
 
 def made(seed: int = 0, **about: Any) -> Explanation:
@@ -90,8 +90,8 @@ def test_settings_that_cannot_be_kept(tmp_path: Path) -> None:
 
 
 def test_damaged_bytes_are_said_to_be_so() -> None:
-    tensors, record = written.write(made())
+    tensors, record = stored_explanations.write(made())
     lacking = json.dumps({**json.loads(record), "tensors": {"maps": "nowhere"}})
     for bad in ((tensors[:-4], record), (tensors, record[:-1]), (tensors, lacking), (b"", record), (tensors, "{}")):
         with pytest.raises(InputError, match=r"damaged .*make it again"):
-            written.read(*bad)
+            stored_explanations.read(*bad)

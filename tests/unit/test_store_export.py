@@ -13,8 +13,8 @@ import safetensors.numpy
 from store_rows import RUN, batch, contents
 from test_store_explanations import made, same
 
-from conceptlens.error import InputError
-from conceptlens.store import RunRow, Store, export, import_export, place
+from conceptlens.io.errors import InputError
+from conceptlens.store import RunRow, Store, export, import_export, lance_tables
 from conceptlens.store.exchange import FORMS
 
 ENDINGS = {"parquet": ".parquet", "numpy": ".npz", "safetensors": ".safetensors"}
@@ -35,18 +35,18 @@ def test_an_import_of_an_export_is_an_equal_store(
     store: Store, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("conceptlens.store.exchange._ROWS", 7)
-    written = place.merge
+    written = lance_tables.merge
     with monkeypatch.context() as patched:  # half a batch, which is not exported
-        patched.setattr(place, "merge", lambda *given, **named: given[2] == "images" or written(*given, **named))
+        patched.setattr(lance_tables, "merge", lambda *given, **named: given[2] == "images" or written(*given, **named))
         store.append(**batch(7))
     folder = export(store, tmp_path / "out" / form, form)
     again = import_export(folder, tmp_path / "again")
     assert contents(again) == contents(store)
     assert same(again.explanation("one"), made())
-    assert len(place.read(again.path, again._database, "masks")) == 48
+    assert len(lance_tables.read(again.path, again._database, "masks")) == 48
     assert contents(import_export(folder, again.path)) == contents(store)
     assert sorted(file.name for file in folder.iterdir()) == sorted(
-        ["format.json", *(f"{name}{ENDINGS[form]}" for name in place.tables(store.path))]
+        ["format.json", *(f"{name}{ENDINGS[form]}" for name in lance_tables.tables(store.path))]
     )
 
 

@@ -18,8 +18,8 @@ import pytest
 from store_rows import RUN, contents
 from store_rows import batch as made
 
-from conceptlens.error import InputError
-from conceptlens.store import Store, place, row_id
+from conceptlens.io.errors import InputError
+from conceptlens.store import Store, lance_tables, row_id
 
 LAST = 12  # batches
 SCRIPT = Path(__file__).with_name("store_rows.py")
@@ -96,7 +96,10 @@ def test_two_write_at_once_and_a_reader_never_sees_half_a_batch(tmp_path: Path) 
     store = Store(path)
     assert check_whole_batches(store, 35) == 35
     assert contents(store) == contents(written(tmp_path / "alone", 0, 35))
-    tables = {name: place.read(path, store._database, name, ("id",))["id"].to_pylist() for name in place.tables(path)}
+    tables = {
+        name: lance_tables.read(path, store._database, name, ("id",))["id"].to_pylist()
+        for name in lance_tables.tables(path)
+    }
     assert all(len(ids) == len(set(ids)) for ids in tables.values())  # not only hidden: nothing is there twice
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from store_rows import RUN, batch, embedding
 
-from conceptlens.concept import atlas
-from conceptlens.error import InputError
-from conceptlens.store import ImageRow, Store, place, row_id
+from conceptlens import statistics
+from conceptlens.io.errors import InputError
+from conceptlens.store import ImageRow, Store, lance_tables, row_id
 from conceptlens.store import store as the_store
 
 COUNT, CHANNELS = 1500, 16
@@ -95,8 +95,8 @@ def test_neighbours_say_what_all_pairs_say_of_retrieval(filled: Store, other_ima
     own = [kind[name] for name in rows.ids]  # vectors do not tell these halves of a concept from each other
     labels = [[kind[name] for name in one.rows.ids if name in kind] for one in found]  # the store holds others too
     images = rows.images if other_images else None
-    listed = atlas.retrieve_listed(labels, own, images, cutoffs=(1, 5, 40))
-    pairs = atlas.retrieve(rows.vectors, own, images, cutoffs=(1, 5, 40))
+    listed = statistics.retrieve_listed(labels, own, images, cutoffs=(1, 5, 40))
+    pairs = statistics.retrieve(rows.vectors, own, images, cutoffs=(1, 5, 40))
     assert np.array_equal(listed.relevant, pairs.relevant)
     assert np.array_equal(listed.candidates, pairs.candidates)
     assert np.allclose(listed.precision, pairs.precision)
@@ -105,7 +105,7 @@ def test_neighbours_say_what_all_pairs_say_of_retrieval(filled: Store, other_ima
     assert 0.3 < listed.precision[listed.applies, 1].mean() < 0.8
     labels[3] = labels[3][:39]
     with pytest.raises(InputError, match=r"^the list of row 3 has 39 hits; expected 40, for the last cutoff is 40$"):
-        atlas.retrieve_listed(labels, own, images, cutoffs=(1, 40))
+        statistics.retrieve_listed(labels, own, images, cutoffs=(1, 40))
 
 
 def test_an_index_finds_them_too_and_rows_written_after_it(filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,9 +131,9 @@ def test_many_rows_that_are_not_committed_hide_none_that_are(tmp_path: Path, mon
     store = Store(tmp_path / "store", create=True)
     vector = np.ones(6, np.float32)
     store.append([ImageRow("far", RUN, "far.jpg")], [embedding(0, image="far", vector=np.eye(6, dtype=np.float32)[0])])
-    written = place.merge
+    written = lance_tables.merge
     with monkeypatch.context() as patched:
-        patched.setattr(place, "merge", lambda *given, **named: given[2] == "images" or written(*given, **named))
+        patched.setattr(lance_tables, "merge", lambda *given, **named: given[2] == "images" or written(*given, **named))
         near = [embedding(0, image="near", concept=str(number), vector=vector) for number in range(200)]
         store.append([ImageRow("near", RUN, "near.jpg")], near)
     found = store.nearest(vector, 3, layer="layer6")

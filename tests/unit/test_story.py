@@ -11,11 +11,19 @@ import numpy as np
 import pytest
 from story_store import CONFUSED, LAYERS, MODE, MODEL, ODD, PARTED, RUN, planted
 
-from conceptlens.error import InputError
-from conceptlens.reporting.atlas_look import spread
-from conceptlens.reporting.atlas_words import beside, interval_text, number, opening, otherwise, pairs_told, signed
+from conceptlens.io.errors import InputError
+from conceptlens.local_embeddings.analysis import Asked, Story, StoryRows, read_rows, tables, tell
+from conceptlens.local_embeddings.report.analysis_sentences import (
+    beside,
+    interval_text,
+    number,
+    opening,
+    otherwise,
+    pairs_told,
+    signed,
+)
+from conceptlens.local_embeddings.report.figure_style import spread
 from conceptlens.store import EmbeddingRow, ImageRow, RunRow, Store, row_id
-from conceptlens.story import Asked, Story, StoryRows, read_rows, tables, tell
 
 FEW = ("car", "truck", "bird", "cup", "dog", "boat")
 ASKED = Asked(draws=200)

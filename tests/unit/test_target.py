@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import conceptlens as cl
 from architectures import CLASSES, observation
-from conceptlens.observe import Answer, Observation
+from conceptlens.model.observation import Answer, Observation
 
 DOUBLE = torch.float64
 

@@ -19,12 +19,12 @@ from PIL import Image
 from torch import Tensor
 
 import conceptlens as cl
-from conceptlens.data.labelled import Annotation, ClassAttributes, PhotoAttributes
-from conceptlens.data.shapes import SCENE_COLOURS
-from conceptlens.fit import targets
-from conceptlens.fit.targets import Targets, asked_of, encode_photos, targets_for
-from conceptlens.text.concept_set import BottleneckConcept, ConceptSet, collect
-from conceptlens.text.vocabulary import ConceptName
+from conceptlens.bottleneck.fit import concept_targets
+from conceptlens.bottleneck.fit.concept_targets import Targets, asked_of, encode_photos, targets_for
+from conceptlens.concepts.concept_set import BottleneckConcept, ConceptSet, collect
+from conceptlens.concepts.vocabulary import ConceptName
+from conceptlens.data.drawn_scene import SCENE_COLOURS
+from conceptlens.data.labelled_set import Annotation, ClassAttributes, PhotoAttributes
 from planted_words import planted_model
 
 CLASSES = ("ash wren", "bay tern", "cliff crow")
@@ -200,7 +200,7 @@ def test_vectors_of_photos_are_those_of_one_at_a_time(pair: cl.Backbone) -> None
 def test_words_of_the_vocabulary_that_the_pair_sees(pair: cl.Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = "cat dog tree car road window chair glass paper stone grass water cloud hill lamp spoon fork shoe coat hat"
     words = ["blue sky", "red petals", "bay tern", "magenta", *plain.split()]
-    monkeypatch.setattr(targets, "vocabulary", lambda: tuple(ConceptName(word) for word in words))
+    monkeypatch.setattr(concept_targets, "vocabulary", lambda: tuple(ConceptName(word) for word in words))
     found = told(birds(None, labels=[0, 1, 2] * 5), "auto", "auto", pair)
     assert sorted(found.concepts.labels) == ["blue sky", "red petals"]
     assert found.by == "vlm"

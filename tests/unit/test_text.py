@@ -19,9 +19,9 @@ from tiny_models import register_open_clip, save_transformers
 from torch import Tensor, nn
 
 import conceptlens as cl
-from conceptlens.text import encoder
-from conceptlens.text.cache import cache_folder, cached, identity
-from conceptlens.text.encoder import ClassifierText, OpenClip, Towers, Transformers, VisionLanguage, encode_sentences
+from conceptlens.io.cache import cache_folder, cached, identity
+from conceptlens.model import encoders
+from conceptlens.model.encoders import ClassifierText, OpenClip, Towers, Transformers, VisionLanguage, encode_sentences
 
 PHOTOS = Path(skimage.__file__).parent / "data"
 TEXTS = ["a cat", "a motorcycle on the beach", "blue"]
@@ -204,7 +204,7 @@ def test_texts_are_a_list(folder: Path, texts: Any) -> None:
 
 _WRITER = """
 import sys, torch
-from conceptlens.text.cache import cached
+from conceptlens.io.cache import cached
 def lengths(texts): return torch.tensor([[float(len(t)), float(len(set(t)))] for t in texts])
 for i in range(200):
     texts = [f"{sys.argv[1]} {i}", f"shared {i}"]
@@ -244,7 +244,7 @@ _ALONE = """
 import socket, sys, warnings
 def unplugged(*_, **__): raise SystemExit("it asked the network")
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = unplugged
-from conceptlens.text.encoder import encode_sentences
+from conceptlens.model.encoders import encode_sentences
 v = encode_sentences(["cat", "kitten", "motorcycle"])
 print(float(v[0] @ v[1]), float(v[0] @ v[2]))
 """
@@ -264,7 +264,7 @@ def test_sentences_are_unit_vectors_in_any_order(folder: Path) -> None:
     numbered = [f"{text} {i}" for i, text in enumerate(texts)]
     vectors = encode_sentences(numbered)
     assert torch.allclose(vectors.norm(dim=1), torch.ones(150))
-    alone = encoder._encode_sentences([numbered[77]])
+    alone = encoders._encode_sentences([numbered[77]])
     assert torch.allclose(vectors[77], nn.functional.normalize(alone, dim=1)[0], atol=1e-5)
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import conceptlens as cl
-from conceptlens import response as responses
-from conceptlens.forward import forward, trunk_kept
-from conceptlens.response import response
+from conceptlens.model import forward_mode as responses
+from conceptlens.model.forward import forward, trunk_kept
+from conceptlens.model.forward_mode import response
 
 
 class Shared(nn.Module):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from written_sets import by_label, left_half, only, palette, photo, red, refusal, write_text
 
-from conceptlens.data.sets import open_set
+from conceptlens.data.located_sets import open_set
 from conceptlens.data.voc import Voc
 
 

@@ -11,8 +11,7 @@ from importlib.resources import files
 
 import pytest
 
-from conceptlens.error import InputError
-from conceptlens.text.vocabulary import (
+from conceptlens.concepts.vocabulary import (
     CONCEPT_TYPES,
     PROMPTS,
     ConceptName,
@@ -21,6 +20,7 @@ from conceptlens.text.vocabulary import (
     read_concepts,
     vocabulary,
 )
+from conceptlens.io.errors import InputError
 
 AT_LEAST = {"object": 300, "part": 120, "material": 40, "colour": 25, "texture": 60, "scene": 80}
 
@@ -128,7 +128,7 @@ def test_the_vocabulary_knows(label, kind):
 
 
 def test_the_file_says_whose_it_is():
-    lines = files("conceptlens.text").joinpath("vocabulary.tsv").read_text(encoding="utf-8").splitlines()
+    lines = files("conceptlens.concepts").joinpath("vocabulary.tsv").read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith("#")
     assert lines[1] == "label\ttype"
     assert len(lines) == 2 + len(vocabulary())
@@ -308,5 +308,5 @@ def test_a_file_that_is_not_there(tmp_path):
 
 
 def test_torch_is_not_imported():
-    code = "import sys, conceptlens.text.vocabulary as v; v.vocabulary(); sys.exit('torch' in sys.modules)"
+    code = "import sys, conceptlens.concepts.vocabulary as v; v.vocabulary(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -21,9 +21,9 @@ from torch import nn
 from torchvision.models import ResNet18_Weights
 
 import conceptlens as cl
-from conceptlens.data.folder import read_image
-from conceptlens.preprocess import Preprocess
-from conceptlens.zoo import LOADERS, from_timm, from_torchvision, model_names
+from conceptlens.io.images import read_image
+from conceptlens.model.preprocess import Preprocess
+from conceptlens.model.zoo import LOADERS, from_timm, from_torchvision, model_names
 
 PHOTOS = Path(skimage.__file__).parent / "data"
 PACKAGED = ("timm:tf_efficientnet_lite0", "timm:tf_efficientnet_lite1", "timm:tf_efficientnet_lite2")
@@ -31,7 +31,7 @@ DATA = Path(os.environ.get("CONCEPTLENS_DATA", Path(__file__).parents[3] / "shar
 
 
 def test_the_zoo_opens_without_torch() -> None:
-    code = "import sys, conceptlens.zoo as z; z.LOADERS; print('torch' in sys.modules, 'timm' in sys.modules)"
+    code = "import sys, conceptlens.model.zoo as z; z.LOADERS; print('torch' in sys.modules, 'timm' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
 

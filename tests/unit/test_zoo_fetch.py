@@ -8,8 +8,8 @@ import pytest
 from huggingface_hub import constants
 
 import conceptlens as cl
-from conceptlens.zoo import fetch, from_timm
-from conceptlens.zoo.fetch import fetching, reachable
+from conceptlens.model.zoo import fetch, from_timm
+from conceptlens.model.zoo.fetch import fetching, reachable
 
 
 @pytest.mark.parametrize(

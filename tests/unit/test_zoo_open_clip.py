@@ -13,8 +13,8 @@ from tiny_models import OPEN_CLIP, photo, register_open_clip
 from torch.nn import functional as F
 
 import conceptlens as cl
-from conceptlens.text.encoder import OpenClip
-from conceptlens.zoo.from_open_clip import preprocess_of
+from conceptlens.model.encoders import OpenClip
+from conceptlens.model.zoo.from_open_clip import preprocess_of
 
 LABELS = ("cat", "motorcycle", "house")
 
@@ -77,7 +77,7 @@ def test_layers_keep_their_place_under_a_zero_shot_head() -> None:
 
 def test_a_zero_shot_head_draws_no_random_numbers() -> None:
     model = toy("toy-vit")
-    from conceptlens.zoo.zero_shot import with_labels
+    from conceptlens.model.zoo.zero_shot import with_labels
 
     before = torch.get_rng_state()
     with_labels(model, LABELS)

@@ -11,9 +11,9 @@ from tiny_models import CLASSES, DETECTORS, NAMES, PAIRS, TRANSFORMERS, photo, s
 from torch.nn import functional as F
 
 import conceptlens as cl
-from conceptlens.preprocess import Preprocess
-from conceptlens.text.encoder import Transformers
-from conceptlens.zoo.image_processor import check_same, preprocess_of
+from conceptlens.model.encoders import Transformers
+from conceptlens.model.preprocess import Preprocess
+from conceptlens.model.zoo.image_processor import check_same, preprocess_of
 
 CLASSIFIERS = ("vit", "deit distilled", "swin", "convnext", "efficientnet", "dinov2 registers")
 ENCODERS = ("vit encoder", "dinov2 encoder")

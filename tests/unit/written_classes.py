@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from written_sets import photo, write_text
 
-from conceptlens.data.labelled import LabelledSet
+from conceptlens.data.labelled_set import LabelledSet
 
 # Ids are not in a row, as in a part of the whole set; photo 9 is grey.
 CUB_PHOTOS: dict[int, tuple[str, int, int]] = {  # id: file, class, train

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conceptlens.data.located import Located, LocatedSet
-from conceptlens.error import InputError
+from conceptlens.data.located_set import Located, LocatedSet
+from conceptlens.io.errors import InputError
 
 ORIENTATION = 0x0112
 

@@ -14,7 +14,7 @@ from playwright.sync_api import Page, expect
 from typer.testing import CliRunner
 
 from conceptlens.cli import app
-from conceptlens.reporting.atlas_search import write_found
+from conceptlens.local_embeddings.report.search_results import write_found
 from conceptlens.store import EmbeddingRow, ImageRow, MaskRow, Store, row_id
 
 pytestmark = pytest.mark.web

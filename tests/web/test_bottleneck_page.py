@@ -14,18 +14,18 @@ from playwright.sync_api import Locator, Page, expect
 
 import conceptlens as cl
 from coloured_birds import CLASSES, CONCEPTS
-from conceptlens.concept.bottleneck.edit import Edit
-from conceptlens.concept.bottleneck.intervention import with_edits, with_weights
-from conceptlens.concept.bottleneck.module import Bottleneck
+from conceptlens.bottleneck.edit import Edit
+from conceptlens.bottleneck.evaluate.bottleneck_cases import Choice, choose_bottleneck_cases
+from conceptlens.bottleneck.evaluate.corrections import CONTROL, NOT_ASKED, Interventions
+from conceptlens.bottleneck.evaluate.measure import measure_bottleneck
+from conceptlens.bottleneck.evaluate.measures import BottleneckMeasures
+from conceptlens.bottleneck.intervention import with_edits, with_weights
+from conceptlens.bottleneck.module import Bottleneck
+from conceptlens.bottleneck.report.bottleneck_outputs import write_bottleneck_report
+from conceptlens.bottleneck.report.bottleneck_page import AboutBottleneck, bottleneck_page
+from conceptlens.bottleneck.report.correction_view import DRAWN, corrected
+from conceptlens.bottleneck.report.pictures import Pictures, read_pictures
 from conceptlens.data.cub import Cub
-from conceptlens.evaluation.bottleneck import measure_bottleneck
-from conceptlens.evaluation.bottleneck_case import Choice, choose_bottleneck_cases
-from conceptlens.evaluation.bottleneck_intervention import CONTROL, NOT_ASKED, Interventions
-from conceptlens.evaluation.bottleneck_measures import BottleneckMeasures
-from conceptlens.reporting.bottleneck_correction import DRAWN, corrected
-from conceptlens.reporting.bottleneck_files import write_bottleneck_report
-from conceptlens.reporting.bottleneck_look import Pictures, read_pictures
-from conceptlens.reporting.bottleneck_page import AboutBottleneck, bottleneck_page
 
 pytestmark = pytest.mark.web
 

@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from conceptlens.evaluation.case import ShownCase, choose_cases
-from conceptlens.evaluation.row import Row
-from conceptlens.evaluation.summary import summarise
-from conceptlens.metric import LOCATED
-from conceptlens.reporting.evaluation_page import About, evaluation_page, write_evaluation_page
-from conceptlens.reporting.outline import LINE, outlined
-from conceptlens.run import Failure
+from conceptlens.explainer.run import Failure
+from conceptlens.localization.localization_cases import ShownCase, choose_cases
+from conceptlens.localization.localization_page import About, evaluation_page, write_evaluation_page
+from conceptlens.localization.result_rows import Row
+from conceptlens.localization.summary import summarise
+from conceptlens.metrics import LOCATED
+from conceptlens.pages.mask_outline import LINE, outlined
 
 pytestmark = pytest.mark.web
 

@@ -17,11 +17,11 @@ from playwright.sync_api import Browser, Page, expect
 import conceptlens as cl
 from branches import PLAIN, branch_of
 from conceptlens import render
-from conceptlens.error import InputError
-from conceptlens.reporting.content import entry_of, page_content
-from conceptlens.reporting.page import check, embed, page, write_page
-from conceptlens.run import Finding, Plan, find
-from conceptlens.text.vocabulary import parse_concepts
+from conceptlens.concepts.vocabulary import parse_concepts
+from conceptlens.explainer.explain_page import check, embed, page, write_page
+from conceptlens.explainer.page_content import entry_of, page_content
+from conceptlens.explainer.run import Finding, Plan, find
+from conceptlens.io.errors import InputError
 
 pytestmark = pytest.mark.web
 

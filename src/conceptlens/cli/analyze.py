@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conceptlens.cli.options import Json, Weights, answering
-from conceptlens.error import InputError
+from conceptlens.io.errors import InputError
 
 if TYPE_CHECKING:
-    from conceptlens.story import Asked, Story
+    from conceptlens.local_embeddings.analysis import Asked, Story
 
 Folder = Annotated[Path, typer.Argument(metavar="STORE", help="A store of embeddings, made by `conceptlens embed`.")]
 OneModel = Annotated[str | None, typer.Option("--model", "-m", help="Which model, where the store has several.")]
@@ -44,11 +44,11 @@ def analyze(
     as_json: Json = False,
 ) -> None:
     """Tell the story of a store: what is held, confused, made of parts and odd, and at which layer."""
-    from conceptlens.reporting.atlas_files import check_folder
-    from conceptlens.reporting.atlas_photos import check_photos
-    from conceptlens.reporting.outcome import progress
+    from conceptlens.explainer.explain_outputs import progress
+    from conceptlens.local_embeddings.analysis import Asked, read_rows, tell
+    from conceptlens.local_embeddings.report.analysis_outputs import check_folder
+    from conceptlens.local_embeddings.report.photo_lookup import check_photos
     from conceptlens.store import Store
-    from conceptlens.story import Asked, read_rows, tell
 
     start = time.perf_counter()
     asked = Asked(model, mode, run, layer, _names(concepts), most, drawn, umap, seed=seed)
@@ -65,10 +65,10 @@ def analyze(
 
 def _finish(story: Story, store: Any, out: Path | None, photos: str | None, split: str | None, as_json: bool) -> None:
     """Print the numbers or a table, and write the files."""
-    from conceptlens.reporting.atlas_files import atlas_numbers, print_story, write_atlas
-    from conceptlens.reporting.atlas_photos import find_photos
-    from conceptlens.reporting.atlas_tiles import draw_tiles
-    from conceptlens.story import tables
+    from conceptlens.local_embeddings.analysis import tables
+    from conceptlens.local_embeddings.report.analysis_outputs import atlas_numbers, print_story, write_atlas
+    from conceptlens.local_embeddings.report.photo_lookup import find_photos
+    from conceptlens.local_embeddings.report.tiles import draw_tiles
 
     found = tables(story)
     numbers = atlas_numbers(story, found, {"store": str(store.path), "settings": _settings(story.asked, photos, split)})
@@ -109,12 +109,12 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Find what lies nearest to a thing in a photo, embedded as the store's run embedded its own."""
-    from conceptlens.data.folder import read_image
-    from conceptlens.embed.query import embed_query
-    from conceptlens.reporting.atlas_photos import check_photos
-    from conceptlens.reporting.atlas_search import print_found, read_mask, search_numbers, write_found
+    from conceptlens.io.images import read_image
+    from conceptlens.local_embeddings.analysis import check_concepts
+    from conceptlens.local_embeddings.report.photo_lookup import check_photos
+    from conceptlens.local_embeddings.report.search_results import print_found, read_mask, search_numbers, write_found
+    from conceptlens.local_embeddings.runs.query import embed_query
     from conceptlens.store import Store
-    from conceptlens.story import check_concepts
 
     start = time.perf_counter()
     if out is not None and out.suffix.lower() not in {".html", ".json"}:

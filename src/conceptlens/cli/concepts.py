@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from conceptlens.cli.options import Json, answering
-from conceptlens.error import InputError
+from conceptlens.io.errors import InputError
 
 if TYPE_CHECKING:
-    from conceptlens.backbone import Backbone
-    from conceptlens.data.labelled import LabelledSet
-    from conceptlens.text.concept_filter import Limits
-    from conceptlens.text.concept_set import ConceptSet
-    from conceptlens.text.published_filters import Shown
+    from conceptlens.bottleneck.concept_writing.concept_filter import Limits
+    from conceptlens.bottleneck.concept_writing.published_filters import Shown
+    from conceptlens.concepts.concept_set import ConceptSet
+    from conceptlens.data.labelled_set import LabelledSet
+    from conceptlens.model.backbone import Backbone
 
 Data = Annotated[str, typer.Option("--data", "-d", help="Whose classes: cub:DIR, folder:DIR, ...; train photos only.")]
 From = Annotated[Path | None, typer.Option("--from", help="Begin with the concepts of a file (.txt, .tsv).")]
@@ -52,9 +52,9 @@ def concepts(
     """Collect concepts and filter them as published, each dropped one with its reason; no test photo is looked at."""
     from dataclasses import replace
 
-    from conceptlens.data.classified import open_classes
-    from conceptlens.text.concept_filter import LIMITS, filter_concepts
-    from conceptlens.text.concept_set import write_concept_set
+    from conceptlens.bottleneck.concept_writing.concept_filter import LIMITS, filter_concepts
+    from conceptlens.concepts.concept_set import write_concept_set
+    from conceptlens.data.labelled_sets import open_classes
 
     if limits not in LIMITS:
         raise InputError(f"--limits {limits} is given; expected one of {', '.join(LIMITS)}")
@@ -73,8 +73,8 @@ def concepts(
 def _found(
     photos: LabelledSet, start: Path | None, ask: str | None, url: str, key_from: str, record: Path | None, replay: bool
 ) -> ConceptSet:
-    from conceptlens.text.concept_set import attribute_concepts, read_concept_set
-    from conceptlens.text.concept_writer import write_concepts
+    from conceptlens.bottleneck.concept_writing.concept_writer import write_concepts
+    from conceptlens.concepts.concept_set import attribute_concepts, read_concept_set
 
     if start is not None and ask is not None:
         raise InputError("--from and --ask are both given; concepts come from a file or from a language model")
@@ -94,9 +94,9 @@ def _found(
 def _shown(photos: LabelledSet, found: ConceptSet, vlm: str | None) -> Shown | None:
     if vlm is None:
         return None
-    from conceptlens.fit.targets import encode_photos, photo_cosines
-    from conceptlens.text.published_filters import Shown
-    from conceptlens.zoo import load_model
+    from conceptlens.bottleneck.concept_writing.published_filters import Shown
+    from conceptlens.bottleneck.fit.concept_targets import encode_photos, photo_cosines
+    from conceptlens.model.zoo import load_model
 
     pair: Backbone = load_model(vlm)
     vectors = encode_photos(pair, photos, range(len(photos)))

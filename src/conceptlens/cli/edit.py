@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conceptlens.cli.options import Device, Json, Labels, Model, Pretrained, Weights, answering, load
-from conceptlens.error import InputError, near
-from conceptlens.zoo import DEFAULT_MODEL
+from conceptlens.io.errors import InputError, near
+from conceptlens.model.zoo import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from conceptlens.concept.bottleneck.edit import Edit
-    from conceptlens.concept.bottleneck.intervention import Effect
-    from conceptlens.concept.bottleneck.module import Bottleneck
-    from conceptlens.evaluation.bottleneck_table import BottleneckTable
+    from conceptlens.bottleneck.edit import Edit
+    from conceptlens.bottleneck.evaluate.activation_table import BottleneckTable
+    from conceptlens.bottleneck.intervention import Effect
+    from conceptlens.bottleneck.module import Bottleneck
 
 SCHEMA = "conceptlens.edit/1"
 BY_HEART = 0.985  # accuracy above which photos can show what an edit breaks, and hardly what it mends
@@ -66,10 +66,10 @@ def edit(
     as_json: Json = False,
 ) -> None:
     """Change what a bottleneck makes of concepts, and show what that does to every class; kept only with --out."""
-    from conceptlens.concept.bottleneck.intervention import effect
-    from conceptlens.concept.bottleneck.module import Bottleneck
-    from conceptlens.data.classified import open_classes
-    from conceptlens.evaluation.bottleneck_table import read_table
+    from conceptlens.bottleneck.evaluate.activation_table import read_table
+    from conceptlens.bottleneck.intervention import effect
+    from conceptlens.bottleneck.module import Bottleneck
+    from conceptlens.data.labelled_sets import open_classes
 
     _check_out(folder, out, overwrite)
     before = Bottleneck.from_pretrained(folder)
@@ -103,7 +103,7 @@ def _edited(
     note: str,
 ) -> tuple[Bottleneck, list[Edit]]:
     """Return an edited copy, and the edits that were asked for."""
-    from conceptlens.concept.bottleneck import intervention
+    from conceptlens.bottleneck import intervention
 
     after = before
     for name in restore:

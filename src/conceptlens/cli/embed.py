@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conceptlens.cli.options import Device, Json, Labels, Model, Pretrained, Weights, answering, load
-from conceptlens.error import InputError
-from conceptlens.zoo import DEFAULT_MODEL
+from conceptlens.io.errors import InputError
+from conceptlens.model.zoo import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from conceptlens.embed.plan import EmbedPlan
-    from conceptlens.embed.run import Engine, Progress
+    from conceptlens.local_embeddings.runs.embed_run import Engine, Progress
+    from conceptlens.local_embeddings.runs.plan import EmbedPlan
 
 LOG_SECONDS = 30.0
 
@@ -69,11 +69,11 @@ def embed(
     as_json: Json = False,
 ) -> None:
     """Embed every mask of a data set: one vector for each photo, concept and layer."""
-    from conceptlens.concept.local.fit import Setting
-    from conceptlens.data.sets import open_set
-    from conceptlens.embed.noise import Noise
-    from conceptlens.embed.plan import EmbedPlan
-    from conceptlens.embed.run import embed as run
+    from conceptlens.data.located_sets import open_set
+    from conceptlens.local_embeddings.modes import Setting
+    from conceptlens.local_embeddings.runs.embed_run import embed as run
+    from conceptlens.local_embeddings.runs.noise import Noise
+    from conceptlens.local_embeddings.runs.plan import EmbedPlan
     from conceptlens.store import Store
 
     start = time.perf_counter()
@@ -105,13 +105,13 @@ def _names(layers: str | None) -> tuple[str, ...]:
 
 
 def _engine(name: str, address: str | None, workers: int) -> Engine:
-    from conceptlens.embed.run import local
+    from conceptlens.local_embeddings.runs.embed_run import local
 
     if name == "local":
         return local
     if name != "ray":
         raise InputError(f"engine is '{name}'; expected local or ray")
-    from conceptlens.embed.cluster import on_ray
+    from conceptlens.local_embeddings.runs.ray_cluster import on_ray
 
     return on_ray(address, workers)
 
@@ -162,7 +162,7 @@ def _tell(store: Any, plan: EmbedPlan, last: Progress, seconds: float, as_json: 
     failures = {row.name: row.failure for row in store.failures(last.run)}
     if as_json:
         told = {
-            "schema": "conceptlens.embed/1", "store": str(store.path), "photos": last.photos,
+            "schema": "conceptlens.local_embeddings.runs/1", "store": str(store.path), "photos": last.photos,
             "embeddings": last.embeddings, "layers": list(plan.layers), "mode": plan.setting.mode,
             "failures": [{"name": name, "reason": reason} for name, reason in failures.items()],
             "seconds": round(seconds, 2),

@@ -25,16 +25,16 @@ from conceptlens.cli.options import (
     load,
     load_branch,
 )
-from conceptlens.error import InputError
-from conceptlens.zoo import DEFAULT_MODEL
+from conceptlens.io.errors import InputError
+from conceptlens.model.zoo import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from conceptlens.backbone import Photo
-    from conceptlens.data.located import LocatedSet
-    from conceptlens.evaluation.method import Method
-    from conceptlens.evaluation.row import Row
-    from conceptlens.evaluation.summary import Summary
-    from conceptlens.run import Failure
+    from conceptlens.data.located_set import LocatedSet
+    from conceptlens.explainer.run import Failure
+    from conceptlens.localization.methods import Method
+    from conceptlens.localization.result_rows import Row
+    from conceptlens.localization.summary import Summary
+    from conceptlens.model.backbone import Photo
 
 DEFAULT_METHODS = "ce_fam,competing,per_cell,grad_cam,clip_dissect,www,centre,random"
 
@@ -81,10 +81,10 @@ def localization(
     as_json: Json = False,
 ) -> None:
     """Say how well methods point at what a concept names, by masks, with a wrong concept as control."""
-    from conceptlens.data.sets import open_set
-    from conceptlens.evaluation.localization import check_settings, evaluate
-    from conceptlens.evaluation.method import Setting, build_methods, method_names
-    from conceptlens.evaluation.summary import summarise
+    from conceptlens.data.located_sets import open_set
+    from conceptlens.localization.evaluate_localization import check_settings, evaluate
+    from conceptlens.localization.methods import Setting, build_methods, method_names
+    from conceptlens.localization.summary import summarise
 
     start = time.perf_counter()
     names, size = method_names(methods.split(",")), resolution or None
@@ -110,7 +110,7 @@ def localization(
 
 def _collected(found: Iterable[tuple[Row, ...] | Failure], total: int) -> tuple[list[Row], list[Failure]]:
     """Run the evaluation, and tell rows from photos that failed."""
-    from conceptlens.reporting.outcome import progress, report_failures
+    from conceptlens.explainer.explain_outputs import progress, report_failures
 
     rows: list[Row] = []
     failures: list[Failure] = []
@@ -125,8 +125,8 @@ def _collected(found: Iterable[tuple[Row, ...] | Failure], total: int) -> tuple[
 
 def _probe(data: str, folder: Path | None, names: Sequence[str]) -> Iterable[Photo]:
     """Return photos for neuron labels, read one by one: of a folder, or the set's own of its train split."""
-    from conceptlens.data.folder import find_images
-    from conceptlens.data.sets import open_set
+    from conceptlens.data.located_sets import open_set
+    from conceptlens.io.images import find_images
 
     if not _needs_probe(names):
         return ()
@@ -178,7 +178,7 @@ class _Done:
 
 def _finish(done: _Done, out: Path | None, as_json: bool, seconds: float) -> None:
     """Print the table or the numbers, write the files, and say what was done."""
-    from conceptlens.reporting.evaluation_files import evaluation_numbers, print_summary, write_evaluation
+    from conceptlens.localization.localization_outputs import evaluation_numbers, print_summary, write_evaluation
 
     summary, failures = done.summary, done.failures
     numbers = evaluation_numbers(summary, failures, done.told)
@@ -196,7 +196,7 @@ def _finish(done: _Done, out: Path | None, as_json: bool, seconds: float) -> Non
 
 
 def _needs_probe(names: Sequence[str]) -> bool:
-    from conceptlens.evaluation.method import METHODS
+    from conceptlens.localization.methods import METHODS
 
     return any(METHODS[name].probes for name in names)
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conceptlens.cli.options import BatchSize, Device, Json, Labels, Model, Pretrained, Weights, answering, load
-from conceptlens.error import InputError
-from conceptlens.zoo import DEFAULT_MODEL
+from conceptlens.io.errors import InputError
+from conceptlens.model.zoo import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from conceptlens.concept.bottleneck.module import Bottleneck
-    from conceptlens.data.labelled import LabelledSet
-    from conceptlens.evaluation.bottleneck_case import Choice
-    from conceptlens.evaluation.bottleneck_measures import BottleneckMeasures
+    from conceptlens.bottleneck.evaluate.bottleneck_cases import Choice
+    from conceptlens.bottleneck.evaluate.measures import BottleneckMeasures
+    from conceptlens.bottleneck.module import Bottleneck
+    from conceptlens.data.labelled_set import LabelledSet
 
 Folder = Annotated[Path, typer.Option("--bottleneck", "-b", help="A folder made by `conceptlens fit loc-cbm`.")]
 Data = Annotated[str, typer.Option("--data", "-d", help="NAME:DIR with the bottleneck's classes: cub:DIR, folder:DIR.")]
@@ -72,10 +72,10 @@ def bottleneck(
     as_json: Json = False,
 ) -> None:
     """Measure a bottleneck beside what knows less, and show classes, photos, pairs and errors with their maps."""
-    from conceptlens.concept.bottleneck.module import Bottleneck
-    from conceptlens.data.classified import open_classes
-    from conceptlens.evaluation.bottleneck import measure_bottleneck
-    from conceptlens.reporting.outcome import report_failures
+    from conceptlens.bottleneck.evaluate.measure import measure_bottleneck
+    from conceptlens.bottleneck.module import Bottleneck
+    from conceptlens.data.labelled_sets import open_classes
+    from conceptlens.explainer.explain_outputs import report_failures
 
     start = time.perf_counter()
     _check_out(out)
@@ -102,7 +102,7 @@ def bottleneck(
 
 def _watched(parts: Iterable[Any], total: int) -> Iterable[Any]:
     """Yield the parts of a set, and show how many are done."""
-    from conceptlens.reporting.outcome import progress
+    from conceptlens.explainer.explain_outputs import progress
 
     return progress(parts, total, "parts of the set")
 
@@ -138,7 +138,11 @@ def _finish(
     as_json: bool,
 ) -> None:
     """Print the figures or the numbers, and write the files."""
-    from conceptlens.reporting.bottleneck_files import evaluated_numbers, print_measures, write_bottleneck_report
+    from conceptlens.bottleneck.report.bottleneck_outputs import (
+        evaluated_numbers,
+        print_measures,
+        write_bottleneck_report,
+    )
 
     if as_json:
         typer.echo(json.dumps(evaluated_numbers(measures, told), allow_nan=False))
@@ -160,7 +164,7 @@ def _choice(
     top: int,
 ) -> Choice:
     """Return what is shown; names of classes and photos are checked before any work is done."""
-    from conceptlens.evaluation.bottleneck_case import Choice, photo_named
+    from conceptlens.bottleneck.evaluate.bottleneck_cases import Choice, photo_named
 
     for name in photo or ():
         photo_named(opened.names, name)
@@ -185,7 +189,7 @@ def _pair(made: Bottleneck, text: str) -> tuple[str, str]:
 
 def _train(data: str, opened: LabelledSet, split: str | None) -> LabelledSet | None:
     """Return the photos that the bottleneck was fitted on, where the set has them."""
-    from conceptlens.data.classified import open_classes
+    from conceptlens.data.labelled_sets import open_classes
 
     if split is None and ("train" not in opened.splits or opened.split == "train"):
         return opened if opened.split == "train" else None

@@ -32,12 +32,12 @@ from conceptlens.cli.options import (
     load_branch,
     named_concepts,
 )
-from conceptlens.error import InputError
-from conceptlens.zoo import DEFAULT_MODEL
+from conceptlens.io.errors import InputError
+from conceptlens.model.zoo import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from conceptlens.backbone import Backbone
-    from conceptlens.run import Failure, Finding, Plan
+    from conceptlens.explainer.run import Failure, Finding, Plan
+    from conceptlens.model.backbone import Backbone
 
 RegionsName = Annotated[
     str,
@@ -73,11 +73,11 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Say what is in photos, where it is, and how much it counts for the class."""
-    from conceptlens.concept.reference import Reference
-    from conceptlens.contrast import Contrast
-    from conceptlens.reporting.numbers import explain_numbers
-    from conceptlens.reporting.outcome import wants_page
-    from conceptlens.run import Plan
+    from conceptlens.cams.contrast import Contrast
+    from conceptlens.explainer.calibration import Reference
+    from conceptlens.explainer.explain_numbers import explain_numbers
+    from conceptlens.explainer.explain_outputs import wants_page
+    from conceptlens.explainer.run import Plan
 
     others = () if against is None else (_class(against),)
     plan = Plan(
@@ -120,10 +120,10 @@ def contrast(
     as_json: Json = False,
 ) -> None:
     """Show what tells a class from its look-alikes (Finer-CAM)."""
-    from conceptlens.contrast import Contrast
-    from conceptlens.reporting.numbers import contrast_numbers
-    from conceptlens.reporting.outcome import wants_page
-    from conceptlens.run import Plan
+    from conceptlens.cams.contrast import Contrast
+    from conceptlens.explainer.explain_numbers import contrast_numbers
+    from conceptlens.explainer.explain_outputs import wants_page
+    from conceptlens.explainer.run import Plan
 
     others = tuple(_class(name) for name in against or ())
     asked: Any = {"by": by, "references": references, "of": of}
@@ -144,10 +144,10 @@ def _run(
     numbers: Callable[[Sequence[Finding], Sequence[Failure]], dict[str, Any]],
 ) -> None:
     """Find, print, write; end with 2 where nothing could be explained, with 1 where something could not."""
-    from conceptlens.data.folder import find_images
-    from conceptlens.reporting.outcome import check_out, progress, report_failures, summary, write
-    from conceptlens.reporting.terminal import print_finding
-    from conceptlens.run import Failure, Finding, find
+    from conceptlens.explainer.explain_outputs import check_out, progress, report_failures, summary, write
+    from conceptlens.explainer.run import Failure, Finding, find
+    from conceptlens.explainer.terminal import print_finding
+    from conceptlens.io.images import find_images
 
     start = time.perf_counter()
     paths = find_images(*photos)

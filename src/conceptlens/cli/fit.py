@@ -25,11 +25,11 @@ from conceptlens.cli.options import (
     load,
     named_concepts,
 )
-from conceptlens.error import InputError
-from conceptlens.zoo import DEFAULT_MODEL
+from conceptlens.io.errors import InputError
+from conceptlens.model.zoo import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from conceptlens.concept.translator import Translator
+    from conceptlens.concept_regions.translator import Translator
 
 DEFAULT_TEACHER = "timm:tf_efficientnet_lite2"
 
@@ -83,8 +83,8 @@ def ce_fam(
     as_json: Json = False,
 ) -> None:
     """Train a branch that reads a classifier's layers in the words of a vision-language model (CE-FAM)."""
-    from conceptlens.fit.ce_fam import fit_ce_fam
-    from conceptlens.zoo import load_model
+    from conceptlens.concept_regions.fit.fit_ce_fam import fit_ce_fam
+    from conceptlens.model.zoo import load_model
 
     named, sizes = named_concepts(concepts, concepts_file), _sizes(hidden)
     start = time.perf_counter()
@@ -105,7 +105,7 @@ def _say(made: Translator, out: Path, as_json: bool, seconds: float) -> None:
     if as_json:
         kept = ("photos", "pairs", "held_out_pairs", "steps", "epochs", "best_epoch", "validation_loss")
         numbers = {
-            "schema": "conceptlens.fit-ce-fam/1",
+            "schema": "conceptlens.bottleneck.fit-ce-fam/1",
             "model": made.model,
             "vlm": made.teacher.name,
             "layers": list(made.layers),

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conceptlens.cli.options import Device, Json, Model, Pretrained, Weights, answering, load
-from conceptlens.error import InputError, near
-from conceptlens.zoo import DEFAULT_MODEL
+from conceptlens.io.errors import InputError, near
+from conceptlens.model.zoo import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from conceptlens.concept.bottleneck.module import Bottleneck
+    from conceptlens.bottleneck.module import Bottleneck
 
 Data = Annotated[
     str, typer.Option("--data", "-d", help="cub:DIR, folder:DIR (a folder for each class), cifar10:DIR, ...")
@@ -70,8 +70,8 @@ def loc_cbm(
     as_json: Json = False,
 ) -> None:
     """Fit a concept bottleneck: class scores from concepts, each with a map of where it is (Loc-CBM)."""
-    from conceptlens.fit.loc_cbm import fit_loc_cbm
-    from conceptlens.zoo import load_model
+    from conceptlens.bottleneck.fit.fit_loc_cbm import fit_loc_cbm
+    from conceptlens.model.zoo import load_model
 
     start = time.perf_counter()
     chosen = {"keypoints": keypoints, "nec": nec, "finetune": finetune, **_choices(choices)}
@@ -88,7 +88,7 @@ def loc_cbm(
 
 def _choices(given: list[str] | None) -> dict[str, Any]:
     """Return `NAME=VALUE` as numbers, truth values, lists of numbers or texts; refused for what is no such choice."""
-    from conceptlens.fit.recipe import Recipe
+    from conceptlens.bottleneck.fit.recipe import Recipe
 
     known = [*(field.name for field in fields(Recipe)), "grid", "checkpoint_seconds"]
     found: dict[str, Any] = {}
@@ -119,7 +119,7 @@ def _say(made: Bottleneck, out: Path, as_json: bool, seconds: float) -> None:
             "concepts_per_class", "holdout_accuracy", "holdout_accuracy_of_linear_probe",
         )  # fmt: skip
         numbers = {
-            "schema": "conceptlens.fit-loc-cbm/1",
+            "schema": "conceptlens.bottleneck.fit-loc-cbm/1",
             "model": made.base.name,
             "classes": len(made.classes),
             "concepts": len(made.concepts),

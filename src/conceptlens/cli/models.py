@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from conceptlens.atomic import replacing
 from conceptlens.cli.options import (
     BatchSize,
     Device,
@@ -22,10 +21,11 @@ from conceptlens.cli.options import (
     answering,
     load,
 )
-from conceptlens.zoo import DEFAULT_MODEL
+from conceptlens.io.atomic import replacing
+from conceptlens.model.zoo import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from conceptlens.run import Failure
+    from conceptlens.explainer.run import Failure
 
 
 @answering
@@ -41,7 +41,7 @@ def models(
     as_json: Json = False,
 ) -> None:
     """List models by source, or the layers of one that have a grid."""
-    from conceptlens.zoo.listing import layered, named
+    from conceptlens.model.zoo.listing import layered, named
 
     lines, numbers = named(search) if layers is None else layered(layers, pretrained, device)
     if out is not None:
@@ -70,11 +70,11 @@ def calibrate(
     as_json: Json = False,
 ) -> None:
     """Learn from everyday photos how high each concept usually scores, so that `explain` can say what is unusual."""
-    from conceptlens.concept.reference import fit_reference
-    from conceptlens.data.folder import find_images
-    from conceptlens.reporting.outcome import progress, report_failures
-    from conceptlens.run import observations
-    from conceptlens.text.cache import cache_folder
+    from conceptlens.explainer.calibration import fit_reference
+    from conceptlens.explainer.explain_outputs import progress, report_failures
+    from conceptlens.explainer.run import observations
+    from conceptlens.io.cache import cache_folder
+    from conceptlens.io.images import find_images
 
     backbone = load(model, weights, labels, pretrained, None, fit, device)
     paths = find_images(*photos)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conceptlens.error import InputError
+from conceptlens.io.errors import InputError
 
 if TYPE_CHECKING:
-    from conceptlens.backbone import Backbone
-    from conceptlens.concept.translator import Translator
+    from conceptlens.concept_regions.translator import Translator
+    from conceptlens.model.backbone import Backbone
 
 SETTINGS: dict[str, Any] = {
     "no_args_is_help": True,
@@ -83,7 +83,7 @@ def load(
     device: str = "cpu",
 ) -> Backbone:
     """Load a model as the options say."""
-    from conceptlens.zoo import load_model
+    from conceptlens.model.zoo import load_model
 
     names = None if labels is None else _class_names(labels)
     return load_model(
@@ -99,14 +99,14 @@ def _class_names(file: Path) -> list[str]:
 
 def load_branch(folder: Path | None) -> Translator | None:
     """Load a trained branch, where one is named."""
-    from conceptlens.concept.translator import Translator
+    from conceptlens.concept_regions.translator import Translator
 
     return None if folder is None else Translator.load(folder)
 
 
 def named_concepts(concepts: str | None, concepts_file: Path | None) -> Any:
     """Return the concepts that were named on the command line or in a file; `None` where neither was given."""
-    from conceptlens.text.vocabulary import parse_concepts, read_concepts
+    from conceptlens.concepts.vocabulary import parse_concepts, read_concepts
 
     if concepts is not None and concepts_file is not None:
         raise InputError("both --concepts and --concepts-file are given; give one of them")

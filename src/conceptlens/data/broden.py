@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from conceptlens.data.annotation import a_folder, entries_of, joined, lay, parts, read_colours, read_table
-from conceptlens.data.located import Listed, Located, a_share
-from conceptlens.error import InputError
-from conceptlens.text.vocabulary import ConceptName
+from conceptlens.concepts.vocabulary import ConceptName
+from conceptlens.data.annotation_files import a_folder, entries_of, joined, lay, parts, read_colours, read_table
+from conceptlens.data.located_set import Listed, Located, a_share
+from conceptlens.io.errors import InputError
 
 # Broden's category to our type. Scenes and textures are said of whole images, so they have no place and are left out.
 CATEGORIES: dict[str, str] = {"object": "object", "part": "part", "material": "material", "color": "colour"}

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from conceptlens.data.annotation import a_folder, read_text
-from conceptlens.data.labelled import ListedPhotos, a_split
-from conceptlens.error import InputError
+from conceptlens.data.annotation_files import a_folder, read_text
+from conceptlens.data.labelled_set import ListedPhotos, a_split
+from conceptlens.io.errors import InputError
 
 SIDE = 32
 _PIXELS = 3 * SIDE * SIDE  # red, green and blue rows of a photo

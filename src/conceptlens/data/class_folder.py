@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from conceptlens.data.annotation import a_folder, read_text
-from conceptlens.data.folder import read_image
-from conceptlens.data.image_file import SUFFIXES
+from conceptlens.data.annotation_files import a_folder, read_text
 from conceptlens.data.imagenet_s import NAMES
-from conceptlens.data.labelled import ListedPhotos, a_split
-from conceptlens.error import InputError
-from conceptlens.operators import mend_torchvision
+from conceptlens.data.labelled_set import ListedPhotos, a_split
+from conceptlens.io.errors import InputError
+from conceptlens.io.image_file import SUFFIXES
+from conceptlens.io.images import read_image
+from conceptlens.model.torchvision_operators import mend_torchvision
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from conceptlens.data.annotation import (
+from conceptlens.concepts.vocabulary import ConceptName
+from conceptlens.data.annotation_files import (
     By,
     a_folder,
     an_option,
@@ -19,11 +20,10 @@ from conceptlens.data.annotation import (
     read_colours,
     read_json,
 )
-from conceptlens.data.coarse import coarse_mask
-from conceptlens.data.located import Listed, Located, a_share
+from conceptlens.data.coarse_masks import coarse_mask
+from conceptlens.data.located_set import Listed, Located, a_share
 from conceptlens.data.run_lengths import drawn_mask
-from conceptlens.error import InputError, near
-from conceptlens.text.vocabulary import ConceptName
+from conceptlens.io.errors import InputError, near
 
 Crowds = Literal["ignore", "join", "skip"]
 Shape = Literal["outline", "box", "ellipse"]

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from conceptlens.data.annotation import a_folder, entries_of, read_text
+from conceptlens.data.annotation_files import a_folder, entries_of, read_text
 from conceptlens.data.cub_parts import cub_parts, cub_readings
-from conceptlens.data.folder import read_image
-from conceptlens.data.image_file import opened, orientation
-from conceptlens.data.labelled import (
+from conceptlens.data.labelled_set import (
     Annotation,
     ClassAttributes,
     Keypoints,
@@ -21,7 +19,9 @@ from conceptlens.data.labelled import (
     PhotoAttributes,
     a_split,
 )
-from conceptlens.error import InputError
+from conceptlens.io.errors import InputError
+from conceptlens.io.image_file import opened, orientation
+from conceptlens.io.images import read_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable

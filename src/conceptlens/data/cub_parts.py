@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from conceptlens.data.labelled import ClassAttributes
-from conceptlens.error import InputError, near
-from conceptlens.text.concept_set import BottleneckConcept
+from conceptlens.concepts.concept_set import BottleneckConcept
+from conceptlens.data.labelled_set import ClassAttributes
+from conceptlens.io.errors import InputError, near
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int64

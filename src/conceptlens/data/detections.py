@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from conceptlens.data.annotation import read_json
-from conceptlens.data.concept_table import ConceptTable, KnownNames
-from conceptlens.error import InputError, near
+from conceptlens.concepts.concept_table import ConceptTable, KnownNames
+from conceptlens.data.annotation_files import read_json
+from conceptlens.io.errors import InputError, near
 
 if TYPE_CHECKING:
     from jaxtyping import Float64

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from conceptlens.data.annotation import a_folder, lay, read_colours, read_text
-from conceptlens.data.image_file import SUFFIXES
-from conceptlens.data.located import Listed, Located, a_share
-from conceptlens.error import InputError, near
-from conceptlens.operators import mend_torchvision
-from conceptlens.text.vocabulary import ConceptName
+from conceptlens.concepts.vocabulary import ConceptName
+from conceptlens.data.annotation_files import a_folder, lay, read_colours, read_text
+from conceptlens.data.located_set import Listed, Located, a_share
+from conceptlens.io.errors import InputError, near
+from conceptlens.io.image_file import SUFFIXES
+from conceptlens.model.torchvision_operators import mend_torchvision
 
 IGNORED = 1000
 # Classes of ImageNet that ImageNet-S with 919 classes counts as another one (from its authors' page).

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from conceptlens.data.annotation import By, a_folder, an_option, lay, parts, read_indices, read_text
-from conceptlens.data.located import Listed, Located, a_share
-from conceptlens.error import InputError
-from conceptlens.text.vocabulary import ConceptName
+from conceptlens.concepts.vocabulary import ConceptName
+from conceptlens.data.annotation_files import By, a_folder, an_option, lay, parts, read_indices, read_text
+from conceptlens.data.located_set import Listed, Located, a_share
+from conceptlens.io.errors import InputError
 
 # In the order of their index in the palette, from 1; 0 is background.
 CLASSES: tuple[str, ...] = (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from conceptlens.error import InputError
+from conceptlens.io.errors import InputError
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float32, Shaped

@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from conceptlens.atomic import replacing
-from conceptlens.error import InputError
-from conceptlens.store import place
-from conceptlens.store.reading import Snapshot
+from conceptlens.io.atomic import replacing
+from conceptlens.io.errors import InputError
+from conceptlens.store import lance_tables
+from conceptlens.store.columns import channels_of, schema
+from conceptlens.store.snapshot import Snapshot
 from conceptlens.store.store import Store
-from conceptlens.store.table import channels_of, schema
 
 FORMAT = "conceptlens store export"
 VERSION = 1
@@ -61,15 +61,15 @@ def export(store: Store, folder: str | PathLike[str], form: str = "parquet") -> 
     kind = _form(form)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} has things in it; choose an empty or a new folder to export to")
-    database = place.connect(store.path)
-    images = place.read(store.path, database, "images")
+    database = lance_tables.connect(store.path)
+    images = lance_tables.read(store.path, database, "images")
     snapshot = Snapshot(store.path, database, images.filter(pc.field("failure") == ""))
     rows: Counter[str] = Counter()
-    for name in place.tables(store.path):
-        with replacing(target / f"{name}{kind.ending}") as temporary, place.speaking(target, "write to"):
+    for name in lance_tables.tables(store.path):
+        with replacing(target / f"{name}{kind.ending}") as temporary, lance_tables.speaking(target, "write to"):
             kind.write(temporary, schema(name), _counted(_committed(snapshot, images, name), rows, name))
     about = {"format": FORMAT, "version": VERSION, "form": form, "rows": rows}
-    with replacing(target / place.FILE) as temporary:
+    with replacing(target / lance_tables.FILE) as temporary:
         temporary.write_text(json.dumps(about), encoding="utf-8")
     return target
 
@@ -82,15 +82,15 @@ def import_export(folder: str | PathLike[str], path: str | PathLike[str]) -> Sto
     one, and for damaged files.
     """
     origin = Path(folder)
-    place.check(origin, FORMAT, VERSION)
-    about = json.loads((origin / place.FILE).read_text(encoding="utf-8"))
+    lance_tables.check(origin, FORMAT, VERSION)
+    about = json.loads((origin / lance_tables.FILE).read_text(encoding="utf-8"))
     kind, expected = _form(about.get("form")), dict(about.get("rows", {}))
     store = Store(path, create=True)
-    database = place.connect(store.path)
+    database = lance_tables.connect(store.path)
     rows: Counter[str] = Counter()
     for name in sorted(expected, key="images".__eq__):  # what belongs to images comes before them
         for piece in _counted(_read(kind, origin / f"{name}{kind.ending}", name), rows, name):
-            place.merge(store.path, database, name, piece)
+            lance_tables.merge(store.path, database, name, piece)
         if rows[name] != expected[name]:
             raise InputError(f"{origin} has {rows[name]} rows of {name}, not {expected[name]}; export the store again")
     return store
@@ -112,7 +112,7 @@ def _committed(snapshot: Snapshot, images: pa.Table, name: str) -> Iterator[pa.T
     elif name == "images":
         yield images
     else:
-        rows = place.read(snapshot.path, snapshot.database, name)
+        rows = lance_tables.read(snapshot.path, snapshot.database, name)
         yield snapshot.visible_masks(rows) if name == "masks" else rows
 
 

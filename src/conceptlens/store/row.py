@@ -12,7 +12,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from conceptlens.data.run_lengths import drawn_mask
-from conceptlens.error import InputError
+from conceptlens.io.errors import InputError
 
 
 def row_id(*parts: str) -> str:

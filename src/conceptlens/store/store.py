@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 from lancedb.index import BTree, IvfSq
 
-from conceptlens.error import InputError, near
-from conceptlens.store import place, table
-from conceptlens.store.batch import Space, by_length, check_batch, check_length, checked_vector
+from conceptlens.io.errors import InputError, near
+from conceptlens.store import columns, lance_tables
+from conceptlens.store.batch_checks import Space, by_length, check_batch, check_length, checked_vector
 from conceptlens.store.embeddings import Embeddings, Nearest, condition, embeddings_of, quoted
-from conceptlens.store.reading import Snapshot
 from conceptlens.store.row import EmbeddingRow, ExplanationRow, ImageRow, LayerRow, MaskRow, RunRow, row_id
+from conceptlens.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from conceptlens.record import Explanation
@@ -43,9 +43,9 @@ class Store:
     def __init__(self, path: str | PathLike[str], create: bool = False) -> None:
         self.path = Path(path)
         if create:
-            place.make(self.path)
-        place.check(self.path)
-        self._database = place.connect(self.path)
+            lance_tables.make(self.path)
+        lance_tables.check(self.path)
+        self._database = lance_tables.connect(self.path)
         self._lengths: dict[Space, int] = {}
 
     def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
@@ -66,23 +66,23 @@ class Store:
         later batch adds to an image and run that are there already is seen as it is written.
         """
         self._check_lengths(check_batch(images, embeddings, masks))
-        tables = {"masks": table.mask_columns(masks)}
+        tables = {"masks": columns.mask_columns(masks)}
         for channels, rows in by_length(embeddings).items():
-            tables[table.embeddings_table(channels)] = table.embedding_columns(rows, channels)
-        images_last = table.image_columns(images)
-        for name, columns in tables.items():
-            place.merge(self.path, self._database, name, columns)
-        place.merge(self.path, self._database, "images", images_last, replace=True)
+            tables[columns.embeddings_table(channels)] = columns.embedding_columns(rows, channels)
+        images_last = columns.image_columns(images)
+        for name, rows in tables.items():
+            lance_tables.merge(self.path, self._database, name, rows)
+        lance_tables.merge(self.path, self._database, "images", images_last, replace=True)
 
     def done(self, run: str) -> set[str]:
         """Return the ids of the images that a run need not read again: those committed, failed ones among them."""
         where = f"run = {quoted(run)}"
-        return set(place.read(self.path, self._database, "images", ("id",), where)["id"].to_pylist())
+        return set(lance_tables.read(self.path, self._database, "images", ("id",), where)["id"].to_pylist())
 
     def images(self, run: str | None = None) -> tuple[ImageRow, ...]:
         """Return images, failed ones too, of all runs or of one: one row for each image and run."""
         where = None if run is None else f"run = {quoted(run)}"
-        return table.image_rows(place.read(self.path, self._database, "images", where=where))
+        return columns.image_rows(lance_tables.read(self.path, self._database, "images", where=where))
 
     def failures(self, run: str | None = None) -> tuple[ImageRow, ...]:
         """Return the images that failed, each with its reason, of all runs or of one."""
@@ -188,9 +188,9 @@ class Store:
         """
         indexed = False
         for channels, _ in self._snapshot().columns(("id",), condition(layer, None, None, None, None)):
-            opened = self._database.open_table(table.embeddings_table(channels))
+            opened = self._database.open_table(columns.embeddings_table(channels))
             if opened.count_rows() >= LEAST_INDEXED:
-                with place.speaking(self.path, "write an index to"):
+                with lance_tables.speaking(self.path, "write an index to"):
                     opened.create_index("vector", config=IvfSq(distance_type="cosine"), replace=True)
                 indexed = True
         return indexed
@@ -223,7 +223,9 @@ class Store:
             wanted = [ids] if isinstance(ids, str) else sorted(set(ids))
             where = f"id IN ({', '.join(map(quoted, wanted))})" if wanted else "false"
         snapshot = self._snapshot()
-        return table.mask_rows(snapshot.visible_masks(place.read(self.path, self._database, "masks", where=where)))
+        return columns.mask_rows(
+            snapshot.visible_masks(lance_tables.read(self.path, self._database, "masks", where=where))
+        )
 
     def mask(self, id: str) -> np.ndarray:
         """Return the mask `[rows columns]`, bool, with an id; raises `InputError` where there is none."""
@@ -237,9 +239,9 @@ class Store:
 
         An explanation whose id is there already is replaced. Raises `InputError` where its settings are not plain.
         """
-        from conceptlens.store import written  # loads torch
+        from conceptlens.store import stored_explanations  # loads torch
 
-        tensors, record = written.write(explanation)
+        tensors, record = stored_explanations.write(explanation)
         source = explanation.source
         row = {
             "id": row_id(record, hashlib.sha256(tensors).hexdigest()) if id is None else id,
@@ -250,47 +252,47 @@ class Store:
             "record": record,
             "tensors": tensors,
         }
-        place.merge(self.path, self._database, "explanations", table.explanation_columns([row]), replace=True)
+        lance_tables.merge(self.path, self._database, "explanations", columns.explanation_columns([row]), replace=True)
         return row["id"]
 
     def explanations(self) -> tuple[ExplanationRow, ...]:
         """Return what explanations there are, without their maps."""
-        return table.explanation_rows(place.read(self.path, self._database, "explanations", _EXPLAINED))
+        return columns.explanation_rows(lance_tables.read(self.path, self._database, "explanations", _EXPLAINED))
 
     def explanation(self, id: str) -> Explanation:
         """Return the explanation with an id, equal to what was put, on the CPU; raises `InputError` for another id."""
-        from conceptlens.store import written  # loads torch
+        from conceptlens.store import stored_explanations  # loads torch
 
-        found = place.read(self.path, self._database, "explanations", where=f"id = {quoted(id)}").to_pylist()
+        found = lance_tables.read(self.path, self._database, "explanations", where=f"id = {quoted(id)}").to_pylist()
         if not found:
             known = near(id, [row.id for row in self.explanations()])
             raise InputError(f"no explanation '{id}' in {self.path}; it has: {known or 'none'}")
-        return written.read(found[0]["tensors"], found[0]["record"])
+        return stored_explanations.read(found[0]["tensors"], found[0]["record"])
 
     def note(self, run: RunRow) -> None:
         """Keep what is known of a run; what was known of it before is replaced."""
-        place.merge(self.path, self._database, "runs", table.run_columns([run]), replace=True)
+        lance_tables.merge(self.path, self._database, "runs", columns.run_columns([run]), replace=True)
 
     def runs(self) -> tuple[RunRow, ...]:
         """Return all runs."""
-        return table.run_rows(place.read(self.path, self._database, "runs"))
+        return columns.run_rows(lance_tables.read(self.path, self._database, "runs"))
 
-    def compact(self, spare: timedelta = place.SPARED) -> None:
+    def compact(self, spare: timedelta = lance_tables.SPARED) -> None:
         """Join small pieces, renew indices, and remove versions older than `spare`.
 
         Writing does some of it by itself. Who still reads a version that is removed meets an error: with a `spare` of
         zero, nobody else should be at work.
         """
-        for name in place.tables(self.path):
+        for name in lance_tables.tables(self.path):
             opened = self._database.open_table(name)
-            with place.speaking(self.path, "tidy"):
+            with lance_tables.speaking(self.path, "tidy"):
                 if opened.count_rows() >= LEAST_INDEXED and not any(i.columns == ["id"] for i in opened.list_indices()):
                     opened.create_index("id", config=BTree())
-            place.tidy(self.path, opened, spare)
+            lance_tables.tidy(self.path, opened, spare)
 
     def bytes(self) -> dict[str, int]:
         """Return the bytes on disk of each table, with all versions that are kept."""
-        return place.sizes(self.path)
+        return lance_tables.sizes(self.path)
 
     def _snapshot(self) -> Snapshot:
         return Snapshot.of(self.path, self._database)

@@ -1,0 +1,1 @@
+"""The concepts of a bottleneck, asked of a language model and filtered."""

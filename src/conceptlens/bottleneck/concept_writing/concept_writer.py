@@ -1,0 +1,286 @@
+"""Concepts asked of a language model behind any OpenAI-compatible endpoint; never needed, and replayed offline.
+
+Every answer is kept in a record, a JSONL file, under a hash of what was asked: a run that broke goes on where it
+stopped, and the same concepts come again without a network (`replay=True`). The key is in neither.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+from conceptlens.bottleneck.concept_writing.chat import Endpoint, Patience
+from conceptlens.concepts.concept_set import BottleneckConcept, ConceptSet, collect
+from conceptlens.io.errors import InputError
+
+# As published with Label-free CBM (Oikarinen et al., ICLR 2023), for GPT-3; for CUB it asked "important" only.
+PROMPTS: dict[str, str] = {
+    "important": (
+        'List the most important features for recognizing something as a "goldfish":\n\n'
+        "-bright orange color\n-a small, round body\n-a long, flowing tail\n-a small mouth\n-orange fins\n\n"
+        'List the most important features for recognizing something as a "beerglass":\n\n'
+        "-a tall, cylindrical shape\n-clear or translucent color\n-opening at the top\n-a sturdy base\n-a handle\n\n"
+        'List the most important features for recognizing something as a "{}":'
+    ),
+    "superclass": (
+        'Give superclasses for the word "tench":\n\n-fish\n-vertebrate\n-animal\n\n'
+        'Give superclasses for the word "beer glass":\n\n-glass\n-container\n-object\n\n'
+        'Give superclasses for the word "{}":'
+    ),
+    "around": (
+        'List the things most commonly seen around a "tench":\n\n'
+        "- a pond\n-fish\n-a net\n-a rod\n-a reel\n-a hook\n-bait\n\n"
+        'List the things most commonly seen around a "beer glass":\n\n'
+        "- beer\n-a bar\n-a coaster\n-a napkin\n-a straw\n-a lime\n-a person\n\n"
+        'List the things most commonly seen around a "{}":'
+    ),
+}
+PATIENCE = Patience()
+Articles = Literal["drop", "keep"]
+_MARK = re.compile(r"^(?:[-*+•·‣–—]|\(?\d{1,3}(?:\)|\.(?=\s)))\s*")
+_ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
+_THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said of a class; `finish` is why it stopped (`length`: cut), where it told."""
+
+    class_name: str
+    prompt: str
+    sample: int
+    text: str
+    finish: str | None = None
+
+
+@dataclass(frozen=True)
+class Written:
+    """The concepts of all classes, each once, and the answers they were read from."""
+
+    concepts: ConceptSet
+    answers: tuple[Answer, ...]
+    articles: Articles = "drop"
+
+    def by_class(self) -> dict[str, tuple[str, ...]]:
+        """Return what was said of each class."""
+        said: dict[str, dict[str, None]] = {}
+        for answer in self.answers:
+            said.setdefault(answer.class_name, {}).update(dict.fromkeys(parse_answer(answer, self.articles)))
+        return {name: tuple(labels) for name, labels in said.items()}
+
+
+def write_concepts(
+    classes: Sequence[str],
+    url: str,
+    model: str,
+    record: str | PathLike[str],
+    key_from: str | None = "OPENAI_API_KEY",
+    prompts: Mapping[str, str] = PROMPTS,
+    samples: int = 2,
+    temperature: float | None = 0.7,
+    options: Mapping[str, object] = MappingProxyType({"max_tokens": 256}),
+    articles: Articles = "drop",
+    patience: Patience = PATIENCE,
+    replay: bool = False,
+    answered: Callable[[int, int], None] | None = None,
+) -> Written:
+    """Ask `model` at `url` for the concepts of every class: every prompt of `prompts`, `samples` times.
+
+    - `url`: `http://host:port`, `.../v1` or the whole address; `/v1/chat/completions` is added as needed.
+    - `key_from`: the environment variable that holds the key; `None` for servers that want none.
+    - `options`: further fields of the request, such as `max_completion_tokens` where a model wants that name.
+    - `replay`: nothing is asked; an answer that is not in `record` is an error. Neither `url` nor key is used.
+    - `answered`: called with how many answers are there, and of how many.
+
+    The settings are the paper's, less `articles="drop"`: its code keeps "a", "an" and "the" (`"keep"`). Raises
+    `InputError` for wrong settings, no key, a server that refuses, cannot be reached or speaks no such protocol, after
+    `patience`, and where no answer names a concept. What was answered by then is in `record`.
+    """
+    asked = list(_questions(classes, model, prompts, samples, temperature, options))
+    known = _read_record(Path(record), mend=not replay)
+    endpoint = None
+    for count, question in enumerate(asked, 1):
+        if question.key not in known:
+            if replay:
+                raise InputError(f"{record} holds no answer for {question}; ask with replay=False, or as it was asked")
+            endpoint = endpoint or _ready(url, key_from, patience, Path(record))
+            known[question.key] = _answer(endpoint, question, Path(record))
+        if answered is not None:
+            answered(count, len(asked))
+    answers = tuple(
+        Answer(one.class_name, one.prompt, one.sample, known[one.key]["answer"], known[one.key].get("finish"))
+        for one in asked
+    )
+    return Written(_union(answers, model, articles), answers, articles)
+
+
+def parse_answer(answer: Answer, articles: Articles = "drop") -> tuple[str, ...]:
+    """Return the labels that an answer lists, each once: of bulleted or numbered lines, else of all lines.
+
+    Bullets, emphasis, quotes and closing punctuation are taken off, and with `articles="drop"` a leading a, an or
+    the. Headings (lines that end in a colon) and what a model thought aloud (`<think>`) are passed over, and so is
+    the last line of an answer that was cut.
+    """
+    lines = [line.strip() for line in _THOUGHT.sub("", answer.text).splitlines() if line.strip()]
+    lines = lines[:-1] if answer.finish == "length" else lines
+    listed = [line for line in lines if _MARK.match(line)] or lines
+    labels: dict[str, str] = {}
+    for line in listed:
+        label = re.sub(r"\*\*|__|`", "", _MARK.sub("", line)).strip(" \t*_")
+        if label.endswith((":", "：")):
+            continue
+        label = " ".join(label.strip(" \t.,;\"'“”‘’").split())
+        label = _ARTICLE.sub("", label) if articles == "drop" else label
+        if any(letter.isalnum() for letter in label):
+            labels.setdefault(label.casefold(), label)
+    return tuple(labels.values())
+
+
+@dataclass(frozen=True)
+class Question:
+    """One request: what is asked, for which class, prompt and sample."""
+
+    class_name: str
+    prompt: str
+    sample: int
+    body: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """The hash of what is asked; the address is no part of it."""
+        asked = json.dumps({"request": self.body, "sample": self.sample}, sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(asked.encode("utf-8", "surrogatepass")).hexdigest()
+
+    def __str__(self) -> str:
+        return f"class {self.class_name!r}, prompt {self.prompt!r}, sample {self.sample + 1}"
+
+
+def _ready(url: str, key_from: str | None, patience: Patience, record: Path) -> Endpoint:
+    """Return the endpoint, once the record is known to take an answer: answers may cost money."""
+    endpoint = Endpoint.at(url, key_from, patience)
+    _append(record, b"")
+    return endpoint
+
+
+def _questions(
+    classes: Sequence[str],
+    model: str,
+    prompts: Mapping[str, str],
+    samples: int,
+    temperature: float | None,
+    options: Mapping[str, object],
+) -> Iterator[Question]:
+    names = [] if isinstance(classes, str) else list(dict.fromkeys(classes))
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise InputError(f"classes are {classes!r}; give a list of names, none of them blank")
+    lacking = [name for name, text in prompts.items() if "{}" not in text]
+    if not prompts or lacking:
+        raise InputError(f"prompts {lacking or 'are none'}; give texts with {{}} where the class's name goes")
+    if samples < 1 or not model:
+        raise InputError(f"{samples} samples of model {model!r} were asked for; give at least 1, and a model's name")
+    try:
+        json.dumps(dict(options), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"options are {dict(options)} ({error}); give what JSON can hold") from None
+    heat = {} if temperature is None else {"temperature": temperature}
+    for name in names:
+        for prompt, text in prompts.items():
+            message = {"role": "user", "content": text.replace("{}", name)}
+            body = {"model": model, "messages": [message], **heat, **options}
+            yield from (Question(name, prompt, sample, body) for sample in range(samples))
+
+
+def _answer(endpoint: Endpoint, question: Question, record: Path) -> dict[str, Any]:
+    """Ask, check and record; the line is on the disk before the next question."""
+    reply = endpoint.ask(question.body)
+    try:
+        choice = reply["choices"][0]
+        text, finish = choice["message"].get("content") or "", choice.get("finish_reason")
+    except (KeyError, IndexError, TypeError, AttributeError):
+        told = json.dumps(reply)[:200]
+        raise InputError(f"{endpoint.place} answers {told} for {question}; expected choices with a message") from None
+    if not isinstance(text, str) or (finish == "length" and not text.strip()):
+        raise InputError(f"{endpoint.place} answers no text for {question} ({finish}); allow more tokens with options")
+    line = {"key": question.key, "class": question.class_name, "prompt": question.prompt, "sample": question.sample}
+    line |= {"request": question.body, "answer": text, "finish": finish, "model": reply.get("model")}
+    _append(record, json.dumps(line).encode() + b"\n")
+    return line
+
+
+def _append(record: Path, line: bytes) -> None:
+    """Write one line in one call at the end of the file, whoever else writes, and see it to the disk."""
+    try:
+        record.parent.mkdir(parents=True, exist_ok=True)
+        with record.open("ab", buffering=0) as file:
+            whole = file.write(line) == len(line)
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise InputError(f"cannot write {record} ({error.strerror}); choose another place") from None
+    if not whole:
+        raise InputError(f"cannot write all of an answer to {record}; make room on its disk and run it again")
+
+
+def _read_record(record: Path, mend: bool) -> dict[str, dict[str, Any]]:
+    """Return the answers by key, the first of each; with `mend`, a last line that was cut is taken off the file."""
+    try:
+        content = record.read_bytes()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise InputError(f"cannot read {record} ({error.strerror}); choose another record") from None
+    *lines, rest = content.split(b"\n")
+    known: dict[str, dict[str, Any]] = {}
+    for number, text in enumerate(lines, 1):
+        found = _line(text)
+        if found is not None:
+            known.setdefault(found["key"], found)
+        elif text.strip():
+            raise InputError(f"{record}, line {number} is no answer of a record; take it out, or choose another record")
+    last = _line(rest)
+    if last is not None:
+        known.setdefault(last["key"], last)
+    if mend and rest:
+        _mend(record, len(content) - len(rest), whole=last is not None)
+    return known
+
+
+def _mend(record: Path, end: int, whole: bool) -> None:
+    """End the last line of a record, or cut it off where it was not written to its end."""
+    try:
+        if not whole:
+            os.truncate(record, end)
+    except OSError as error:
+        raise InputError(f"cannot write {record} ({error.strerror}); choose another record") from None
+    if whole:
+        _append(record, b"\n")
+
+
+def _line(text: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(found, dict):
+        return None
+    return found if isinstance(found.get("key"), str) and isinstance(found.get("answer"), str) else None
+
+
+def _union(answers: Sequence[Answer], model: str, articles: Articles) -> ConceptSet:
+    """Return every label once, in the order of the answers: that two classes share one is no exclusion."""
+    labels: dict[str, str] = {}
+    for answer in answers:
+        for label in parse_answer(answer, articles):
+            labels.setdefault(label.casefold(), label)
+    if not labels:
+        raise InputError(
+            f"none of {len(answers)} answers of {model} names a concept; look at what it says in the record"
+        )
+    return collect([BottleneckConcept(label) for label in labels.values()], f"language model {model}")

@@ -1,0 +1,1 @@
+"""Measuring a concept bottleneck on a labelled set."""

@@ -1,0 +1,187 @@
+"""What a bottleneck reads in the photos of a labelled set, one batch of maps in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from conceptlens.data.keypoints_in_view import known_keypoints, seen_keypoints
+from conceptlens.explainer.run import Failure
+from conceptlens.features.cell_source import CellSource
+from conceptlens.io.errors import InputError
+from conceptlens.metrics.bottleneck_metrics import activation_norm
+from conceptlens.metrics.keypoints import Keypoints
+from conceptlens.model.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+    from conceptlens.bottleneck.module import Bottleneck
+    from conceptlens.data.labelled_set import LabelledSet
+    from conceptlens.model.backbone import Backbone
+
+
+@dataclass(frozen=True, eq=False)
+class BottleneckTable:
+    """What a bottleneck reads in photos; those that could not be read are in `failures` and in no row.
+
+    - `places[photo]`: where each stands in the set. `classes[photo]`: its class among the bottleneck's.
+    - `activations[photo concept]`: before edits. `logits[photo class]`: edits included.
+    - `area[photo concept]`: effective area of each map, as a share of it (`activation_norm`); NaN where nowhere
+      positive.
+    - `maps[photo chosen height width]`: of the concepts `mapped` alone.
+    """
+
+    places: Int[Tensor, "photo"]
+    names: tuple[str, ...]
+    classes: Int[Tensor, "photo"]
+    activations: Float[Tensor, "photo concept"]
+    logits: Float[Tensor, "photo class"]
+    area: Float[Tensor, "photo concept"]
+    mapped: tuple[int, ...]
+    maps: Float[Tensor, "photo chosen height width"]
+    failures: tuple[Failure, ...] = field(default=())
+
+    @property
+    def predicted(self) -> Int[Tensor, "photo"]:
+        """The class with the highest logit."""
+        return self.logits.argmax(1)
+
+
+def read_table(
+    bottleneck: Bottleneck,
+    model: Backbone,
+    photos: LabelledSet,
+    places: Sequence[int] | None = None,
+    mapped: Sequence[int] = (),
+    cache: str | Path | None = None,
+    batch: int = 16,
+) -> BottleneckTable:
+    """Return what `bottleneck` reads in the photos at `places`, all by default; maps of the concepts `mapped` are kept.
+
+    `model` is the network as it was loaded. `cache` is a folder of cells, such as the fit's; without one every photo is
+    run. Raises `InputError` for another model, for classes that are not the bottleneck's, and where no photo can be
+    read.
+    """
+    source = source_of(bottleneck, model, photos, cache)
+    every = range(len(photos)) if places is None else places
+    return joined(list(read_parts(bottleneck, source, every, mapped, batch, len(every) or 1)), source)
+
+
+def source_of(bottleneck: Bottleneck, model: Backbone, photos: LabelledSet, cache: str | Path | None) -> CellSource:
+    """Return where the cells of photos come from as the bottleneck reads them: see `read_table`."""
+    folder = None if cache is None else Path(cache)
+    return CellSource(bottleneck.base.of(model), photos, bottleneck.layers, bottleneck.grid, folder)
+
+
+def read_parts(
+    bottleneck: Bottleneck, source: CellSource, places: Sequence[int], mapped: Sequence[int], batch: int, most: int
+) -> Iterator[BottleneckTable]:
+    """Yield what `read_table` returns in tables of about `most` photos, so that maps need not be held together.
+
+    Photos that cannot be read are in no table; they are in `source.failures`.
+    """
+    photos, chosen = source.photos, list(mapped)
+    theirs, names = torch.tensor(classes_of(bottleneck, photos)), photos.names
+    held: list[BottleneckTable] = []
+    with torch.inference_mode():
+        for part in source.batches(places, batch):
+            read = bottleneck({name: cells.to(bottleneck.weight) for name, cells in part.cells.items()})
+            norm = activation_norm(read.maps, "share")
+            area = torch.where(norm.applies, norm.values, torch.nan).float()
+            held.append(
+                BottleneckTable(
+                    places=part.places,
+                    names=tuple(names[place] for place in part.places.tolist()),
+                    classes=theirs[torch.tensor(photos.labels)[part.places]],
+                    activations=read.activations.cpu(),
+                    logits=read.logits.cpu(),
+                    area=area,
+                    mapped=tuple(chosen),
+                    maps=read.maps[:, chosen].cpu(),
+                )
+            )
+            if sum(len(one.places) for one in held) >= most:
+                yield joined(held, source)
+                held = []
+    if held:
+        yield joined(held, source)
+
+
+def joined(parts: Sequence[BottleneckTable], source: CellSource, maps: bool = True) -> BottleneckTable:
+    """Return tables of one set as one, in the order of the set, with or without their maps."""
+    if not parts:
+        raise InputError(f"no photo of {source.photos.name} could be read; {_first(source.failures)}")
+    places = torch.cat([part.places for part in parts])
+    order = places.argsort()
+    names = [name for part in parts for name in part.names]
+    kept = ("classes", "activations", "logits", "area")
+    table = {name: torch.cat([getattr(part, name) for part in parts])[order] for name in kept}
+    return BottleneckTable(
+        places=places[order],
+        names=tuple(names[place] for place in order.tolist()),
+        mapped=parts[0].mapped if maps else (),
+        maps=torch.cat([part.maps if maps else part.maps[:, :0] for part in parts])[order],
+        failures=tuple(source.failures[place] for place in sorted(source.failures)),
+        **table,
+    )
+
+
+def classes_of(bottleneck: Bottleneck, photos: LabelledSet) -> list[int]:
+    """Return which class of the bottleneck each class of the set is, by name."""
+    places = {name: place for place, name in enumerate(bottleneck.classes)}
+    missing = [name for name in photos.classes if name not in places]
+    if missing:
+        raise InputError(
+            f"{photos.name} has the class '{missing[0]}', which this bottleneck does not know; give photos of its "
+            f"{len(places)} classes ({', '.join(bottleneck.classes[:3])}, ...)"
+        )
+    return [places[name] for name in photos.classes]
+
+
+def keypoints_seen(
+    bottleneck: Bottleneck,
+    model: Backbone,
+    photos: LabelledSet,
+    places: Sequence[int],
+    concepts: Sequence[int],
+    present: Bool[Tensor, "photo concept"],
+) -> Keypoints:
+    """Return the set's keypoints as shares of what the network sees of each photo, for some concepts.
+
+    A keypoint that is cut off is not visible. `present[photo concept]`: of the same photos and concepts.
+    Raises `InputError` for a set without keypoints.
+    """
+    known = known_keypoints(photos)
+    seen = seen_keypoints(photos, places, bottleneck.base.of(model).transform)
+    parts = [known.parts.get(bottleneck.concepts[one].part or "", ()) for one in concepts]
+    own = torch.tensor([[name in part for name in seen.names] for part in parts]).reshape(len(parts), len(seen.names))
+    return Keypoints(seen.xy, seen.visible, own, present, seen.sizes)
+
+
+def boxes_seen(
+    bottleneck: Bottleneck, model: Backbone, photos: LabelledSet, places: Sequence[int]
+) -> Float[Tensor, "photo 4"]:
+    """Return the set's boxes as shares of what the network sees of each photo; parts that are cut off may lie beyond.
+
+    Raises `InputError` for a set without boxes, and a view of which nobody knows what it cuts off.
+    """
+    known = photos.annotation.boxes if photos.annotation else None
+    view = bottleneck.base.of(model).transform
+    if known is None or not isinstance(view, Preprocess):
+        raise InputError(f"{photos.name} has no boxes, or {model.name} a preprocessing of its own; boxes need both")
+    at = [int(place) for place in places]
+    left, top, right, bottom = np.array([view.box(photos[place].size) for place in at]).reshape(-1, 4).T
+    corners = known[at].reshape(-1, 2, 2)
+    start, side = np.stack([left, top], 1)[:, None], np.stack([right - left, bottom - top], 1)[:, None]
+    return torch.tensor(((corners - start) / side).reshape(-1, 4))
+
+
+def _first(failures: dict[int, Failure]) -> str:
+    return next((f"the first: {one.reason}" for _, one in sorted(failures.items())), "the set is empty")

@@ -1,0 +1,179 @@
+"""What a report of a bottleneck shows: classes, photos, pairs and errors, with the sums that make each answer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from conceptlens.bottleneck.evaluate.error_cases import ErrorCase, MisledSet, error_case, misleaders
+from conceptlens.bottleneck.evaluate.sums import (
+    ClassCase,
+    PairCase,
+    PhotoCase,
+    class_case,
+    pair_case,
+    photo_case,
+)
+from conceptlens.io.errors import InputError, near
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from conceptlens.bottleneck.evaluate.activation_table import BottleneckTable
+    from conceptlens.bottleneck.module import Bottleneck
+
+PAIRS = 3
+FEW = 4  # concepts of a pair or an error that are shown, at the most
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is shown; what is left out is chosen.
+
+    - `classes`: the two best recognised and the two worst. `pairs`: the three most confused. `photos`: by name; right
+      and wrong ones. `many`: how many photos, and how many errors. `top`: how many concepts of each.
+    """
+
+    classes: tuple[str, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
+    photos: tuple[str, ...] = ()
+    many: int = 6
+    top: int = 6
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.many < 0 or self.top < 1:
+            raise InputError(
+                f"{self.many} photos with {self.top} concepts were asked for; give 0 or more, and 1 or more"
+            )
+
+
+@dataclass(frozen=True)
+class Cases:
+    """What is shown. `confusions`: `(true, taken for, photos)`, the most first. `wrong`: how many photos are."""
+
+    classes: tuple[ClassCase, ...]
+    photos: tuple[PhotoCase, ...]
+    pairs: tuple[PairCase, ...]
+    errors: tuple[ErrorCase, ...]
+    confusions: tuple[tuple[int, int, int], ...]
+    wrong: int
+    misled: MisledSet
+
+    def needed(self) -> dict[int, set[int]]:
+        """Return which concepts' maps are shown of each row."""
+        found: dict[int, set[int]] = {}
+        for case in self.classes:
+            for term, rows in zip(case.terms, case.prototypes, strict=True):
+                for row in rows:
+                    found.setdefault(row, set()).add(term.concept)
+        for one in self.photos:
+            found.setdefault(one.row, set()).update(term.concept for term in one.terms)
+        for pair in self.pairs:
+            for row in pair.rows:
+                if row is not None:
+                    found.setdefault(row, set()).update(term.concept for term in pair.terms)
+        for error in self.errors:
+            found.setdefault(error.row, set()).update(term.concept for term in error.terms)
+        return found
+
+
+def choose_bottleneck_cases(bottleneck: Bottleneck, table: BottleneckTable, choice: Choice, seed: int = 0) -> Cases:
+    """Return what a report shows of what a bottleneck read. Raises `InputError` for unknown classes and photos."""
+    wrong = (table.predicted != table.classes).nonzero()[:, 0]
+    confusions = _confusions(table, wrong)
+    classes = [bottleneck.class_index(name) for name in choice.classes] or _classes(table, len(bottleneck.classes))
+    pairs = [_two(bottleneck, pair) for pair in choice.pairs] or _pairs(table, confusions)
+    rows = [photo_named(table.names, name) for name in choice.photos] or _photos(table, classes, choice.many)
+    errors = _errors(table, confusions, pairs if choice.pairs else [], choice.many)
+    misled = misleaders(bottleneck, table, wrong, seed)
+    return Cases(
+        classes=tuple(class_case(bottleneck, table, k, choice.top) for k in dict.fromkeys(classes)),
+        photos=tuple(photo_case(bottleneck, table, row, choice.top) for row in dict.fromkeys(rows)),
+        pairs=tuple(pair_case(bottleneck, table, a, b, min(choice.top, FEW)) for a, b in pairs),
+        errors=tuple(error_case(bottleneck, table, row, min(choice.top, FEW)) for row in errors),
+        confusions=confusions,
+        wrong=len(wrong),
+        misled=misled,
+    )
+
+
+def photo_named(names: Sequence[str], name: str) -> int:
+    """Return the place of a photo, by its whole name or by an end of it that only one has."""
+    ends = [place for place, own in enumerate(names) if own.endswith(name)]
+    if name not in names and len(ends) != 1:
+        told = f"{len(ends)} photos' names end in {name!r}" if ends else f"there is no photo {name!r}"
+        raise InputError(f"{told}; near names: {near(name, names)}")
+    return names.index(name) if name in names else ends[0]
+
+
+def _confusions(table: BottleneckTable, wrong: Tensor) -> tuple[tuple[int, int, int], ...]:
+    times = Counter(zip(table.classes[wrong].tolist(), table.predicted[wrong].tolist(), strict=True))
+    return tuple((a, b, count) for (a, b), count in sorted(times.items(), key=lambda one: (-one[1], one[0])))
+
+
+def _classes(table: BottleneckTable, count: int) -> list[int]:
+    """Return the two classes that are recognised best and the two that are recognised worst, of those with photos."""
+    own = table.classes.bincount(minlength=count)
+    right = table.classes[table.predicted == table.classes].bincount(minlength=count)
+    some = own.nonzero()[:, 0].tolist()
+    ranked = sorted(some, key=lambda k: (-float(right[k] / own[k]), -int(own[k]), k))
+    return ranked if len(ranked) <= 4 else [*ranked[:2], *ranked[-2:]]
+
+
+def _two(bottleneck: Bottleneck, pair: tuple[str, str]) -> tuple[int, int]:
+    a, b = (bottleneck.class_index(name) for name in pair)
+    if a == b:
+        raise InputError(f"the pair {pair[0]!r} and {pair[1]!r} is one class; give two")
+    return a, b
+
+
+def _pairs(table: BottleneckTable, confusions: Sequence[tuple[int, int, int]]) -> list[tuple[int, int]]:
+    """Return the classes that are confused most, either way; where none is, those that come second most often."""
+    times: Counter[tuple[int, int]] = Counter()
+    for a, b, count in confusions:
+        times[min(a, b), max(a, b)] += count
+    if not times:
+        second = table.logits.topk(2, dim=1).indices[:, 1].tolist()
+        times.update((min(a, b), max(a, b)) for a, b in zip(table.classes.tolist(), second, strict=True))
+    found = sorted(times.items(), key=lambda one: (-one[1], one[0]))[:PAIRS]
+    most = Counter({(a, b): count for a, b, count in confusions})
+    return [(a, b) if most[a, b] >= most[b, a] else (b, a) for (a, b), _ in found]
+
+
+def _photos(table: BottleneckTable, classes: Sequence[int], many: int) -> list[int]:
+    """Return rows: the usual right photo of the classes shown and then of others, and the surest wrong ones last."""
+    right = table.predicted == table.classes
+    others = [k for k in table.classes.unique().tolist() if k not in classes]
+    usual = [_usual(table, (table.classes == k) & right) for k in (*classes, *others)]
+    surest = torch.where(right, -torch.inf, _margins(table)).argsort(descending=True, stable=True).tolist()
+    sure = [row for row in surest if not bool(right[row])]
+    wrong = sure[: many // 3]
+    return [*[row for row in usual if row is not None][: many - len(wrong)], *wrong]
+
+
+def _errors(
+    table: BottleneckTable, confusions: Sequence[tuple[int, int, int]], pairs: Sequence[tuple[int, int]], many: int
+) -> list[int]:
+    """Return the usual photo of each of the commonest confusions, those of `pairs` first."""
+    asked = {frozenset(pair) for pair in pairs}
+    ordered = sorted(confusions, key=lambda one: frozenset(one[:2]) not in asked)[:many]
+    found = [_usual(table, (table.classes == a) & (table.predicted == b)) for a, b, _ in ordered]
+    return [row for row in found if row is not None]
+
+
+def _usual(table: BottleneckTable, among: Tensor) -> int | None:
+    """Return the row whose margin is the median of those chosen."""
+    rows = among.nonzero()[:, 0]
+    return int(rows[_margins(table)[rows].argsort(stable=True)[len(rows) // 2]]) if len(rows) else None
+
+
+def _margins(table: BottleneckTable) -> Float[Tensor, "photo"]:
+    """Return by how much the highest logit is above the second."""
+    best = table.logits.topk(2, dim=1).values
+    return best[:, 0] - best[:, 1]

@@ -1,0 +1,1 @@
+"""Fitting a concept bottleneck: locator, concept layer, head."""

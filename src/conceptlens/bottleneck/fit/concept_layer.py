@@ -1,0 +1,220 @@
+"""The concept layer: vectors over channels whose pooled products follow the concepts' targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from conceptlens.bottleneck.fit.alignment import ALIGNMENTS
+from conceptlens.bottleneck.fit.radius import radius_at
+from conceptlens.bottleneck.locator import Locator, Parts, WholeImage, peak_masks, resized
+from conceptlens.io.errors import InputError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+    from conceptlens.features.cell_source import CellSource
+    from conceptlens.training.steps import Gather
+
+IN_MEMORY = 2**31  # bytes of cells that a training by maps holds
+LARGEST = 6e4  # that half precision holds safely
+
+
+@dataclass(frozen=True, eq=False)
+class PooledCells:
+    """The values' cells of every photo, pooled by each distinct mask of a locator that does not depend on the concepts.
+
+    - `rows[image mask channel]`; `mask[concept]`: which of them each concept reads.
+    """
+
+    rows: Float[Tensor, "image mask channel"]
+    mask: Int[Tensor, "concept"]
+    places: Int[Tensor, "image"]
+
+    def activations(self, weight: Float[Tensor, "concept channel"], index: Tensor | slice) -> Tensor:
+        """Return `c_i = <w_i, pooled>` of some photos."""
+        rows = self.rows[index].to(weight.device)
+        made = rows.new_zeros(len(rows), len(self.mask))
+        for place in self.mask.unique().tolist():
+            own = (self.mask == place).nonzero()[:, 0]
+            made = made.index_copy(1, own, rows[:, place] @ weight[own].T)
+        return made
+
+
+def pool_cells(
+    source: CellSource, places: Sequence[int], locator: Locator, values: str, grid: tuple[int, int], concepts: int
+) -> PooledCells:
+    """Return the pooled cells of photos, one batch of cells in memory at a time."""
+    if not isinstance(locator, (WholeImage, Parts)):
+        raise InputError("only a locator that does not depend on the concepts' own maps can pool cells beforehand")
+    kept, found = [], []
+    for batch in source.batches(places):
+        cells = resized(batch.cells[values], grid)
+        whole = cells.mean((2, 3))[:, None]
+        if isinstance(locator, Parts):
+            with torch.no_grad():
+                attention = locator.attention(batch.cells, grid)
+            attended = torch.einsum("nphw,nchw->npc", attention, cells)
+            whole = torch.cat([(1 - locator.share) * attended + locator.share * whole, whole], 1)
+        found.append(whole)
+        kept.append(batch.places)
+    rows, order = torch.cat(found), torch.cat(kept)
+    mask = torch.zeros(concepts, dtype=torch.long)
+    if isinstance(locator, Parts):
+        mask = torch.where(locator.part >= 0, locator.part, len(locator.names))
+    return PooledCells(rows, mask, order)
+
+
+def ridge(
+    pooled: PooledCells, targets: Float[Tensor, "image concept"], strength: float
+) -> Float[Tensor, "concept channel"]:
+    """Return `argmin_w sum_n (<w_i, p_n> - t_ni)^2 + strength n s |w_i|^2`, without a constant; s the mean square of p.
+
+    Cells are never negative after a ReLU and targets are shares from 0 to 1, so that without a constant the products
+    stay positive where a concept is: its map can be read as presence.
+    """
+    weight = torch.zeros(len(pooled.mask), pooled.rows.shape[2])
+    for place in pooled.mask.unique().tolist():
+        own = (pooled.mask == place).nonzero()[:, 0]
+        rows = pooled.rows[:, place].double()
+        gram = rows.T @ rows
+        size = gram.diagonal().mean().clamp_min(1e-12)
+        gram.diagonal().add_(strength * size)
+        weight[own] = torch.linalg.solve(gram, rows.T @ targets[:, own].double()).T.float()
+    return weight
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """What a concept layer is trained for by steps: see `ALIGNMENTS`; `masked` turns the locator's Gaussians on.
+
+    With `schedule`, `first`, `last` as in `radius_at`, in cells; for the first `warmup` of the steps there is no mask.
+    `replace`: the masked loss takes the place of the plain one after the warm-up, else it is added to it.
+    `masked_loss`: another loss for what the masks let through. With `temperature`, the plain activation is softmax
+    pooling, `sum_u softmax_u(A / temperature) A`, else the mean.
+    """
+
+    loss: str = "cos3"
+    masked: bool = False
+    schedule: str = "linear"
+    first: float = 7.0
+    last: float = 1.0
+    warmup: float = 0.2
+    peaks: int = 1
+    replace: bool = True
+    temperature: float | None = None
+    masked_loss: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the names and numbers."""
+        for loss in (self.loss, self.masked_loss or self.loss):
+            if loss not in ALIGNMENTS:
+                raise InputError(f"no alignment loss {loss!r}; losses: {', '.join(ALIGNMENTS)}")
+        radius_at(self.schedule, 0.0, self.first, self.last)
+
+
+class Layer(nn.Module):
+    """The concept vectors alone, as the optimiser sees them: a 1 x 1 convolution without bias."""
+
+    def __init__(self, concepts: int, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(concepts, channels))
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
+
+    def forward(
+        self, cells: Float[Tensor, "image channel height width"] | PooledCells, rows: Tensor | None = None
+    ) -> Tensor:
+        """Return the concept maps of cells, or the activations of some rows of pooled cells."""
+        if isinstance(cells, PooledCells):
+            return cells.activations(self.weight, slice(None) if rows is None else rows)
+        return torch.einsum("nchw,kc->nkhw", cells, self.weight)
+
+
+@dataclass(frozen=True, eq=False)
+class MapTask:
+    """Training by whole maps, for locators that look for the peaks of the maps themselves. (Loc-CBM's poster.)"""
+
+    network: nn.Module
+    take: Callable[[Tensor], Float[Tensor, "image channel height width"]]
+    targets: Float[Tensor, "image concept"]
+    how: Alignment
+
+    @property
+    def rows(self) -> int:
+        """The number of photos."""
+        return len(self.targets)
+
+    def loss(self, network: nn.Module, mine: Tensor, whole: Tensor, gather: Gather, done: float) -> Tensor:
+        """Return the mean alignment loss over the concepts, plain while warming up, masked after it."""
+        device = next(network.parameters()).device
+        maps = network(self.take(mine).to(device))
+        align, wanted = ALIGNMENTS[self.how.loss], self.targets[whole].to(device)
+        plain = align(gather(self._pooled(maps)), wanted).mean()
+        if not self.how.masked or done < self.how.warmup:
+            return plain
+        shrunk = (done - self.how.warmup) / max(1e-9, 1 - self.how.warmup)
+        radius = radius_at(self.how.schedule, shrunk, self.how.first, self.how.last)
+        masks = peak_masks(maps, radius, self.how.peaks)
+        align = ALIGNMENTS[self.how.masked_loss or self.how.loss]
+        located = align(gather((maps * masks).sum((2, 3))), wanted).mean()
+        return located if self.how.replace else plain + located
+
+    def _pooled(self, maps: Tensor) -> Float[Tensor, "image concept"]:
+        if self.how.temperature is None:
+            return maps.mean((2, 3))
+        flat = maps.flatten(2)
+        return (flat * (flat / self.how.temperature).softmax(2)).sum(2)
+
+
+@dataclass(frozen=True, eq=False)
+class PooledTask:
+    """Training by pooled cells, for locators that do not look at the concepts' own maps."""
+
+    network: Layer
+    pooled: PooledCells
+    targets: Float[Tensor, "image concept"]
+    loss_name: str
+
+    @property
+    def rows(self) -> int:
+        """The number of photos."""
+        return len(self.targets)
+
+    def loss(self, network: nn.Module, mine: Tensor, whole: Tensor, gather: Gather, done: float) -> Tensor:
+        """Return the mean alignment loss over the concepts."""
+        made = network(self.pooled, mine)
+        return ALIGNMENTS[self.loss_name](gather(made), self.targets[whole].to(made.device)).mean()
+
+
+def value_cells(
+    source: CellSource, places: Sequence[int], values: str, grid: tuple[int, int], room: int = IN_MEMORY
+) -> Callable[[Tensor], Float[Tensor, "image channel height width"]]:
+    """Return a function from rows of `places` to their cells on the maps' grid.
+
+    They are held in memory, in half precision, where they take at most `room` bytes; else each batch is read again.
+    """
+    one = next(iter(source.batches(places[:1])))
+    channels = one.cells[values].shape[1]
+    if 2 * len(places) * channels * grid[0] * grid[1] > room:
+        return lambda rows: _read_again(source, [int(places[row]) for row in rows.tolist()], values, grid)
+    held = torch.empty(len(places), channels, *grid, dtype=torch.float16)
+    row_of = {int(place): row for row, place in enumerate(places)}
+    for batch in source.batches(places):
+        cells = resized(batch.cells[values], grid)
+        if bool(cells.abs().amax() > LARGEST):  # too large for half precision
+            held = held.float()
+        held[[row_of[place] for place in batch.places.tolist()]] = cells.to(held.dtype)
+    return lambda rows: held[rows].float()
+
+
+def _read_again(source: CellSource, places: Sequence[int], values: str, grid: tuple[int, int]) -> Tensor:
+    """Return the cells of some photos, which may come more than once, in the order asked for."""
+    found: dict[int, Tensor] = {}
+    for batch in source.batches(sorted(set(places))):
+        cells = resized(batch.cells[values], grid)
+        found.update(zip(batch.places.tolist(), cells, strict=True))
+    return torch.stack([found[place] for place in places])

@@ -1,0 +1,263 @@
+"""Which concepts a bottleneck gets, and how much of each every training photo shows: by labels, by a pair, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conceptlens.bottleneck.concept_writing.concept_filter import LIMITS, PRESENCE, Shown, filter_concepts
+from conceptlens.bottleneck.concept_writing.published_filters import by_class_name
+from conceptlens.bottleneck.fit.task import check_memory
+from conceptlens.concept_regions.fit.teacher import image_vectors
+from conceptlens.concept_regions.translator import Teacher
+from conceptlens.concepts.concept_set import (
+    BottleneckConcept,
+    ConceptSet,
+    Dropped,
+    attribute_concepts,
+    collect,
+    read_concept_set,
+)
+from conceptlens.concepts.concept_table import read_concept_table
+from conceptlens.concepts.vocabulary import vocabulary
+from conceptlens.data.detections import read_detections
+from conceptlens.features.cell_source import entering
+from conceptlens.io.errors import InputError, near
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from conceptlens.data.labelled_set import LabelledSet
+    from conceptlens.model.backbone import Backbone
+
+SOURCES = ("auto", "labels", "photos", "vlm", "both")
+LEAST_SHARE = 0.1  # a class attribute is a concept where some class shows it in a tenth of its photos
+RANGE = (0.01, 0.99)  # a pair's cosines become shares between these quantiles of the train photos
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """Concepts, and `values[photo concept]`, 0 to 1: how much each train photo shows of each. `by` says who told."""
+
+    concepts: ConceptSet
+    values: Float[Tensor, "photo concept"]
+    by: str
+
+
+def targets_for(
+    photos: LabelledSet,
+    concepts: str | Path | ConceptSet | Iterable[str | BottleneckConcept],
+    source: str,
+    vlm: Backbone | None,
+    vectors: Float[Tensor, "photo dimension"] | None,
+) -> Targets:
+    """Return the concepts and targets of a train set.
+
+    - `concepts`: a set, labels, a file (`read_concept_set`), or `auto`: the set's own class attributes, else the words
+      of the vocabulary that the pair sees in the photos and that are no class names (the published filters).
+    - `source`: `labels` are the set's class attributes; `photos` what annotators saw of them in each photo; `vlm`
+      cosines of photos and labels, stretched to 0 to 1; `both` labels where there are any, the pair for the rest;
+      `auto` is `labels` where all concepts have them, else `both`; a file is a table of one's own
+      (`read_concept_table`), or a detector's boxes (`read_detections`).
+    - `vectors`: the pair's vectors of the photos, in their order (`encode_photos`).
+
+    Of a concept that is told of some photos, the others have the mean of their class, else of all. Concepts of which
+    nothing is told, or the same of all photos, are dropped with their reasons. Raises `InputError` where none is left.
+    """
+    table = _table(photos, source)
+    named = _concepts(photos, concepts, table, vlm, vectors)
+    check_memory(len(photos), len(named))
+    told = torch.full((len(photos), len(named)), torch.nan)
+    if source != "vlm":
+        told = _filled(_seen(named, photos) if source == "photos" else _told(named, photos, table), photos)
+    untold = told.isnan().all(0)
+    needed = source in ("both", "vlm") or (source == "auto" and (vlm is not None or bool(untold.all())))
+    asked = untold if needed else torch.zeros_like(untold)
+    if bool(asked.any()):
+        told[:, asked] = _imitated([named.concepts[i] for i in asked.nonzero()[:, 0].tolist()], vlm, vectors)
+    by = "labels" if not bool(asked.any()) else "vlm" if bool(asked.all()) else "both"
+    return _with_reasons(named, told, by)
+
+
+@torch.no_grad()
+def encode_photos(vlm: Backbone, photos: LabelledSet, places: Sequence[int], batch: int = 32) -> Tensor:
+    """Return a pair's image vectors `[photo dimension]`, not normalised; NaN for a photo that cannot be read.
+
+    Raises `InputError` where none of them can be read.
+    """
+    found: list[Tensor] = []
+    reasons: list[str] = []
+    for start in range(0, len(places), batch):
+        some = list(places[start : start + batch])
+        inputs: dict[int, Tensor] = {}
+        for row, place in enumerate(some):
+            try:
+                inputs[row] = entering(vlm, photos[place])
+            except InputError as error:
+                reasons.append(str(error))
+        made = image_vectors(vlm, torch.stack(list(inputs.values()))) if inputs else torch.empty(0, 1)
+        whole = torch.full((len(some), made.shape[1]), torch.nan)
+        whole[list(inputs)] = made
+        found.append(whole)
+    if len(reasons) == len(places):
+        raise InputError(
+            f"no photo of {photos.name} could be read; the first: {reasons[0] if reasons else 'none given'}"
+        )
+    width = max(one.shape[1] for one in found)
+    return torch.cat([one if one.shape[1] == width else one.expand(-1, width) for one in found])
+
+
+def _table(photos: LabelledSet, source: str) -> tuple[tuple[str, ...], Tensor] | None:
+    """Return labels and `[photo concept]` of a table of one's own."""
+    if source in SOURCES:
+        return None
+    if Path(source).is_dir() or (Path(source).is_file() and Path(source).suffix.lower() == ".json"):
+        seen = read_detections(source, photos.names).presence
+        return tuple(seen.labels), torch.tensor(seen.targets, dtype=torch.float32)
+    if not Path(source).is_file():
+        raise InputError(
+            f"no targets '{source}'; there are: {near(source, SOURCES, len(SOURCES))}, or the file of a table with a "
+            "row for each class or photo and a column for each concept, or a detector's boxes"
+        )
+    read = read_concept_table(source, photos.classes, photos.names)
+    values = torch.tensor(read.targets, dtype=torch.float32)
+    return tuple(read.labels), values[torch.tensor(photos.labels)] if read.of == "class" else values
+
+
+def _concepts(
+    photos: LabelledSet,
+    given: str | Path | ConceptSet | Iterable[str | BottleneckConcept],
+    table: tuple[tuple[str, ...], Tensor] | None,
+    vlm: Backbone | None,
+    vectors: Tensor | None,
+) -> ConceptSet:
+    if isinstance(given, ConceptSet):
+        return given
+    if not isinstance(given, str | Path):
+        return collect(given, "the given concepts")
+    if str(given) != "auto":
+        return read_concept_set(given)
+    known = photos.annotation.attributes if photos.annotation else None
+    if table is not None:
+        named = collect(table[0], "the table of targets")
+        bare = by_class_name(named.labels, photos.classes)  # detectors are asked for these too
+        return named.keep(bare.kept, bare.dropped)
+    if known is not None:
+        return attribute_concepts(known.concepts, known.shares, f"the class attributes of {photos.name}", LEAST_SHARE)
+    if vlm is None or vectors is None:
+        raise InputError(
+            f"{photos.name} has no attributes, so concepts cannot be chosen from labels alone; name concepts, or give "
+            "a vision-language model (--vlm)"
+        )
+    words = collect([word.label for word in vocabulary()], "the vocabulary")
+    scores = photo_cosines(words.concepts, vlm, vectors)
+    shown = Shown(scores[~scores.isnan().any(1)], "train", scores[~scores.isnan().any(1)])
+    limits = replace(LIMITS["minilm"], presence=PRESENCE["standardised"], interpretability=None)
+    return filter_concepts(words, photos.classes, limits, shown=shown)
+
+
+def _told(named: ConceptSet, photos: LabelledSet, table: tuple[tuple[str, ...], Tensor] | None) -> Tensor:
+    """Return `[photo concept]` as labels tell them, NaN where they do not."""
+    values = torch.full((len(photos), len(named)), torch.nan)
+    labels = torch.tensor(photos.labels)
+    if named.targets is not None and table is None:
+        if len(named.targets) != len(photos.classes):
+            raise InputError(
+                f"the concepts' targets have {len(named.targets)} classes, and {photos.name} has "
+                f"{len(photos.classes)}; give one row for each class"
+            )
+        return torch.tensor(named.targets, dtype=torch.float32)[labels]
+    known = photos.annotation.attributes if photos.annotation else None
+    columns: dict[str, Tensor] = {}
+    if table is not None:
+        columns = {label.casefold(): table[1][:, place] for place, label in enumerate(table[0])}
+    elif known is not None:
+        shares = torch.tensor(known.shares, dtype=torch.float32)[labels]
+        columns = {one.label.casefold(): shares[:, place] for place, one in enumerate(known.concepts)}
+        columns |= {name.casefold(): shares[:, place] for place, name in enumerate(known.names)}
+    for place, label in enumerate(named.labels):
+        if label.casefold() in columns:
+            values[:, place] = columns[label.casefold()]
+    return values
+
+
+def _seen(named: ConceptSet, photos: LabelledSet) -> Tensor:
+    """Return `[photo concept]`, 1 or 0, of the attributes that annotators saw in single photos; NaN where hidden."""
+    annotation = photos.annotation
+    known, attributes = (annotation.photos, annotation.attributes) if annotation else (None, None)
+    if known is None:
+        raise InputError(f"{photos.name} has no attributes of single photos; give --targets labels, or a table")
+    columns = {name.casefold(): place for place, name in enumerate(known.names)}
+    if attributes is not None:
+        said = zip(attributes.concepts, attributes.names, strict=True)
+        columns |= {one.label.casefold(): columns[name.casefold()] for one, name in said if name.casefold() in columns}
+    values = torch.full((len(photos), len(named)), torch.nan)
+    for place, label in enumerate(named.labels):
+        column = columns.get(label.casefold())
+        if column is not None:
+            seen = torch.tensor(known.present[:, column]).float()
+            values[:, place] = torch.where(torch.tensor(known.visible[:, column]), seen, torch.nan)
+    return values
+
+
+def _filled(told: Tensor, photos: LabelledSet) -> Tensor:
+    """Give a photo of which a concept is not told the mean of its class, or else of all; the rest stays NaN."""
+    if not bool(told.isnan().any()):
+        return told
+    labels = torch.tensor(photos.labels)
+    filled = told.clone()
+    for number in labels.unique().tolist():
+        rows = labels == number
+        filled[rows] = torch.where(told[rows].isnan(), told[rows].nanmean(0), told[rows])
+    return torch.where(filled.isnan(), told.nanmean(0), filled)
+
+
+def _imitated(concepts: Sequence[BottleneckConcept], vlm: Backbone | None, vectors: Tensor | None) -> Tensor:
+    """Return the pair's cosines between two quantiles as shares."""
+    if vlm is None or vectors is None:
+        raise InputError(
+            f"nothing tells how much the photos show of '{concepts[0].label}'"
+            + (f" and {len(concepts) - 1} more" if len(concepts) > 1 else "")
+            + "; give a vision-language model (--vlm), or a table of targets (--targets FILE)"
+        )
+    cosines = photo_cosines(concepts, vlm, vectors)
+    known = cosines[~cosines.isnan().any(1)]
+    low, high = (torch.tensor(np.quantile(known.numpy(), share, axis=0)).float() for share in RANGE)
+    return ((cosines - low) / (high - low).clamp_min(1e-12)).clamp(0, 1).nan_to_num(0.0)
+
+
+def photo_cosines(
+    concepts: Sequence[BottleneckConcept], vlm: Backbone, vectors: Tensor
+) -> Float[Tensor, "photo concept"]:
+    """Return the cosines of photos and bare labels, as label-free CBM (ICLR 2023) asks."""
+    texts = vlm.language.encode_text([concept.label for concept in concepts]).float().cpu()
+    unit = torch.nn.functional.normalize
+    return unit(vectors.float(), dim=1) @ unit(texts, dim=1).T
+
+
+def _with_reasons(named: ConceptSet, values: Tensor, by: str) -> Targets:
+    """Leave out concepts of which nobody tells anything, or the same of every photo, each with its reason."""
+    kept, dropped = [], []
+    for place, label in enumerate(named.labels):
+        lowest, highest = values[:, place].aminmax()
+        if bool(lowest < highest):
+            kept.append(place)
+        elif bool(lowest.isnan()):
+            dropped.append(Dropped(label, "targets", None, None, "nothing tells how much the photos show of it"))
+        elif float(highest) == 0:
+            dropped.append(Dropped(label, "targets", 0.0, None, "no train photo shows it"))
+        else:
+            reason = f"every train photo shows as much of it ({float(highest):.2g}): it tells no class apart"
+            dropped.append(Dropped(label, "targets", float(highest), None, reason))
+    return Targets(named.keep(kept, dropped), values[:, kept], by)
+
+
+def asked_of(vlm: Backbone) -> str:
+    """Return a pair's name and fingerprint, for the record."""
+    return f"{vlm.name} {Teacher.of(vlm).identity}"

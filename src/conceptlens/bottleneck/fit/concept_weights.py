@@ -1,0 +1,132 @@
+"""The concept layer's vectors by any loss of a recipe, and what they make of every photo."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from conceptlens.bottleneck.fit.concept_layer import (
+    Layer,
+    MapTask,
+    PooledCells,
+    PooledTask,
+    pool_cells,
+    ridge,
+    value_cells,
+)
+from conceptlens.bottleneck.locator import Locator, Parts, Peaks, Pooling, WholeImage, resized
+from conceptlens.io.errors import InputError
+from conceptlens.training.steps import Run, Steps, train_steps
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+    from conceptlens.bottleneck.fit.recipe import Recipe
+    from conceptlens.features.cell_source import CellSource
+
+
+@dataclass(frozen=True, eq=False)
+class Photos:
+    """The photos that a concept layer is fitted to: their cells, and these pooled by the locator, row by row.
+
+    - `places[photo]`: of those that can be read, rising. `values`, `grid`: the layer that is read, and the maps'.
+    """
+
+    source: CellSource
+    places: tuple[int, ...]
+    values: str
+    grid: tuple[int, int]
+    pooled: PooledCells
+    locator: Locator
+
+    @property
+    def channels(self) -> int:
+        """The width of the layer that is read."""
+        return self.pooled.rows.shape[2]
+
+    @property
+    def whole(self) -> Float[Tensor, "photo channel"]:
+        """The mean over all cells."""
+        return self.pooled.rows[:, -1]
+
+    def activations(self, weight: Float[Tensor, "concept channel"]) -> Float[Tensor, "photo concept"]:
+        """Return what the concepts make of every photo with this locator."""
+        if isinstance(self.locator, WholeImage | Parts):
+            return self.pooled.activations(weight, slice(None))
+        found = torch.empty(len(self.places), len(weight))
+        row_of = {place: row for row, place in enumerate(self.places)}
+        for batch in self.source.batches(self.places):
+            cells = batch.cells[self.values]
+            maps = resized(torch.einsum("nchw,kc->nkhw", cells, weight), self.grid)
+            rows = [row_of[place] for place in batch.places.tolist()]
+            found[rows] = (maps * self.locator(maps, batch.cells)).sum((2, 3))
+        return found
+
+
+def read_photos(
+    source: CellSource, places: Sequence[int], locator: Locator, values: str, grid: tuple[int, int], concepts: int
+) -> Photos:
+    """Return the photos at `places` with their pooled cells."""
+    pooling = locator if isinstance(locator, Parts) else WholeImage()
+    pooled = pool_cells(source, places, pooling, values, grid, concepts)
+    order = pooled.places.argsort()
+    pooled = replace(pooled, rows=pooled.rows[order], places=pooled.places[order])
+    broken = pooled.places[~pooled.rows.isfinite().all((1, 2))].tolist()
+    if broken:
+        raise InputError(
+            f"layer '{values}' has values that are not finite for {len(broken)} of {len(order)} photos, first "
+            f"{source.photos.names[broken[0]]}; leave such photos out, or read another --layer"
+        )
+    return Photos(source, tuple(pooled.places.tolist()), values, grid, pooled, locator)
+
+
+def unmasked(photos: Photos) -> Photos:
+    """Return the photos as they are read without masks."""
+    whole = torch.full_like(photos.pooled.mask, photos.pooled.rows.shape[1] - 1)
+    return replace(photos, pooled=replace(photos.pooled, mask=whole), locator=WholeImage())
+
+
+def concept_weights(
+    photos: Photos,
+    targets: Float[Tensor, "photo concept"],
+    rows: Int[Tensor, "row"],
+    penalty: float,
+    recipe: Recipe,
+    run: Run,
+) -> Float[Tensor, "concept channel"]:
+    """Return the concept vectors fitted to the photos `rows`; `penalty` is the ridge's, and nobody else's."""
+    concepts = targets.shape[1]
+    if recipe.loss == "channels":
+        if concepts != photos.channels:
+            raise InputError(f"{concepts} concepts are given for {photos.channels} channels; give one for each")
+        return torch.eye(concepts)
+    if recipe.loss == "random":
+        drawn = torch.randn(concepts, photos.channels, generator=torch.Generator().manual_seed(run.seed))
+        return torch.nn.functional.normalize(drawn, dim=1)
+    own = replace(photos.pooled, rows=photos.pooled.rows[rows], places=photos.pooled.places[rows])
+    if recipe.loss == "ridge":
+        return ridge(own, targets[rows], penalty)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        layer = Layer(concepts, photos.channels)
+    steps = Steps(recipe.steps, recipe.batch, recipe.rate)
+    if isinstance(photos.locator, Parts) or recipe.locator == "whole":
+        task = PooledTask(layer, own, targets[rows], recipe.loss)
+    else:
+        take = value_cells(photos.source, [photos.places[row] for row in rows.tolist()], photos.values, photos.grid)
+        task = MapTask(layer, take, targets[rows], recipe.alignment(photos.grid))
+    train_steps(task, steps, run)
+    return layer.weight.detach()
+
+
+def plain_locator(recipe: Recipe) -> WholeImage | Peaks | Pooling:
+    """Return the locator of a recipe that needs no training of its own, as it acts when the bottleneck is used."""
+    if not recipe.masked or recipe.locator == "whole":
+        return WholeImage()
+    if recipe.locator == "softmax":
+        return Pooling(recipe.temperature)
+    return Peaks(recipe.last, recipe.peaks)

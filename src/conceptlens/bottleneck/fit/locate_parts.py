@@ -1,0 +1,123 @@
+"""The attentions of parts in the layers' own channels: found from words, refined at another size, or taught."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor
+
+from conceptlens.bottleneck.fit.hypercolumns import Hypercolumns, hypercolumns
+from conceptlens.bottleneck.fit.part_discovery import (
+    Attentions,
+    Discovery,
+    DiscoveryTask,
+    GuidedTask,
+    Weights,
+    pointed_at,
+)
+from conceptlens.bottleneck.fit.part_words import Words
+from conceptlens.io.errors import InputError
+from conceptlens.training.steps import Run, Steps, train_steps
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+
+    from conceptlens.features.cell_source import CellSource
+
+FIND = Steps(count=400, batch=200, rate=0.02)
+GUIDE = Steps(count=300, batch=200, rate=0.01, decay=1.0)
+RESTARTS = 4
+MOST_PHOTOS = 10_000  # that parts are found in: all that they see of these is held in memory
+POINT = Steps(count=300, batch=50, rate=0.01, decay=3.0)
+Network = TypeVar("Network", bound=torch.nn.Module)
+
+
+@dataclass(frozen=True, eq=False)
+class Pointed:
+    """Keypoints of a few photos: `xy[photo keypoint 2]` as shares of what the network sees, and whose they are.
+
+    - `places[photo]`: their places in the set; `own[part keypoint]`: which keypoints belong to each part.
+    """
+
+    places: tuple[int, ...]
+    xy: Float[Tensor, "photo keypoint 2"]
+    visible: Bool[Tensor, "photo keypoint"]
+    own: Bool[Tensor, "part keypoint"]
+
+
+def find_parts(
+    source: CellSource,
+    places: Sequence[int],
+    words: Words,
+    targets: Float[Tensor, "photo concept"],
+    run: Run,
+    weights: Weights | None = None,
+    finer: CellSource | None = None,
+    restarts: int = RESTARTS,
+    layers: Sequence[str] | None = None,
+) -> list[Float[Tensor, "part channel"]]:
+    """Return attention weights for each layer, learnt from what `targets[photo concept]` say of the photos at `places`.
+
+    Attentions see `layers`, by default all of the source's. `finer` is the same network at another input size: parts
+    are found at the network's own size, where cells know their surroundings, and attentions there then teach those of
+    the finer cells. Of more than `MOST_PHOTOS` photos, so many are drawn.
+
+    The loss has poor minima, where parts of one region take the place of another's; they are told by a higher loss,
+    so of `restarts` trainings the one with the lowest loss over all photos is kept.
+    """
+    drawn = _sample(len(places), run.seed)
+    places, targets = [places[row] for row in drawn], targets[drawn]
+    seen = hypercolumns(source, places, layers=layers)
+    told, known = words.told(targets[_rows(seen, places)])
+    tries: list[tuple[float, Tensor]] = []
+    for number in range(restarts):
+        seed = run.seed * restarts + number
+        network = _new(lambda: Discovery(len(words.parts), seen.columns.shape[1], len(words.properties)), seed)
+        task = DiscoveryTask(network, seen, told, known, words.regions, weights or Weights())
+        train_steps(task, FIND, replace(run, folder=run.folder / f"parts-{number}", seed=seed))
+        tries.append((task.whole_loss(), network.attention.detach()))
+    attention = min(tries, key=lambda one: one[0])[1]
+    if finer is None:
+        return seen.weights(attention)
+    found = torch.einsum("ncu,pc->npu", seen.columns.float(), attention).softmax(2)
+    sharp = hypercolumns(finer, places, layers=layers)
+    if seen.grid != sharp.grid or not torch.equal(seen.places, sharp.places):
+        raise InputError("the two sizes of a photo need one grid and the same photos")
+    return _guided(sharp, found, GUIDE, replace(run, folder=run.folder / "finer"))
+
+
+def teach_parts(
+    source: CellSource, pointed: Pointed, run: Run, layers: Sequence[str] | None = None
+) -> list[Float[Tensor, "part channel"]]:
+    """Return attention weights for each layer, learnt from a few photos with keypoints alone."""
+    seen = hypercolumns(source, pointed.places, layers=layers)
+    rows = _rows(seen, pointed.places)
+    wanted = pointed_at(pointed.xy[rows], pointed.visible[rows], pointed.own, source.grid)
+    return _guided(seen, wanted, POINT, replace(run, folder=run.folder / "pointed"))
+
+
+def _guided(seen: Hypercolumns, wanted: Tensor, steps: Steps, run: Run) -> list[Tensor]:
+    network = _new(lambda: Attentions(wanted.shape[1], seen.columns.shape[1]), run.seed)
+    train_steps(GuidedTask(network, seen.columns, wanted), steps, run)
+    return seen.weights(network.attention.detach())
+
+
+def _rows(seen: Hypercolumns, places: Sequence[int]) -> Tensor:
+    """Return where the photos that could be read stand among `places`."""
+    order = {int(place): row for row, place in enumerate(places)}
+    return torch.tensor([order[place] for place in seen.places.tolist()])
+
+
+def _sample(photos: int, seed: int) -> list[int]:
+    """Return the rows of at most `MOST_PHOTOS` photos, rising, drawn by the seed."""
+    order = torch.randperm(photos, generator=torch.Generator().manual_seed(seed))
+    return sorted(order[:MOST_PHOTOS].tolist())
+
+
+def _new(make: Callable[[], Network], seed: int) -> Network:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()

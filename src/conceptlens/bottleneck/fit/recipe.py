@@ -1,0 +1,173 @@
+"""How a bottleneck is fitted: every choice by name, and the published systems as sets of choices."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from math import isfinite
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from conceptlens.bottleneck.fit.alignment import ALIGNMENTS
+from conceptlens.bottleneck.fit.concept_layer import Alignment
+from conceptlens.bottleneck.fit.radius import radius_at
+from conceptlens.bottleneck.locator import LOCATORS
+from conceptlens.io.errors import InputError, near
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+CLOSED = ("ridge", "random", "channels")  # concept layers that no steps train
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The choices of a fit.
+
+    - `locator`: where concepts may act, one of `LOCATORS`; `auto` is `parts` where the concepts name parts, else
+      `whole`. `masked`: whether it also acts when the bottleneck is used; without it, maps are averaged.
+    - `loss`: one of `ALIGNMENTS`, trained by `steps` of `batch` photos at `rate`; or `ridge`, the best squared error in
+      closed form, its penalty chosen from `penalties`; or a control: `random` directions, or `channels`, which takes
+      the layer's channels for concepts and so makes the head a linear probe.
+    - Peaks (Loc-CBM's poster): the `schedule` of their radius from `first` (left out: the longer side of the grid) to
+      `last` cells after a share `warmup` of the steps without a mask; at most `peaks` in a map; `replace`: the masked
+      loss takes the place of the plain one, else both count.
+    - Softmax pooling: `temperature`. Parts: the whole image's `share` in their masks, `restarts` of the search, the
+      weights of its terms `apart`, `together`, `small` (`fit.part_discovery`), and `keypoints`: learn parts from so
+      many annotated photos of each class instead of from words.
+    - `nec`: keep so many concepts for each class; left out, all may count, with the penalty that holds out best.
+      `refit`: with `nec`, the weights that are kept are fitted anew, as VLG-CBM's code does not.
+    - `interpretable`: leave out concepts whose held-out activations have no cos-cubed above this with their targets
+      (label-free CBM: 0.45); left out, all stay.
+    - `holdout`: the share of train photos by which penalties are chosen. All are then used for the fit.
+    - `finetune`: epochs in which the network's last stage is trained too.
+    """
+
+    locator: str = "auto"
+    masked: bool = True
+    loss: str = "ridge"
+    penalties: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
+    steps: int = 500
+    batch: int = 256
+    rate: float = 0.001
+    schedule: str = "linear"
+    first: float | None = None
+    last: float = 1.0
+    warmup: float = 0.2
+    peaks: int = 1
+    replace: bool = True
+    masked_loss: str | None = None
+    temperature: float = 1.0
+    share: float = 0.0
+    restarts: int = 4
+    apart: float = 0.1
+    together: float = 3.0
+    small: float = 0.01
+    keypoints: int = 0
+    nec: float | None = None
+    refit: bool = True
+    interpretable: float | None = None
+    holdout: float = 0.2
+    finetune: int = 0
+
+    def __post_init__(self) -> None:
+        """Check names and numbers."""
+        for choice in fields(self):
+            fits, kind = KINDS[str(choice.type)]
+            if not fits(getattr(self, choice.name)):
+                raise InputError(f"{choice.name} is {getattr(self, choice.name)!r}; give {kind}")
+        losses = (*ALIGNMENTS, *CLOSED)
+        for name, known in (("locator", (*LOCATORS, "auto")), ("loss", losses), ("masked_loss", (*ALIGNMENTS, None))):
+            given = getattr(self, name)
+            if given not in known:
+                known = tuple(one for one in known if one is not None)
+                raise InputError(f"no {name} '{given}'; there are: {near(given, known, len(known))}")
+        if not self.penalties or any(not penalty > 0 for penalty in self.penalties):
+            raise InputError(f"penalties are {self.penalties}; give at least one, each above 0")
+        least = {"steps": 1, "batch": 2, "peaks": 1, "restarts": 1, "keypoints": 0, "finetune": 0}
+        for name, lowest in least.items():
+            value = getattr(self, name)
+            if value < lowest:
+                raise InputError(f"{name} is {value!r}; give a whole number of at least {lowest}")
+        if not 0 < self.holdout < 1 or not 0 <= self.share < 1 or not 0 <= self.warmup < 1:
+            raise InputError(
+                f"holdout, share and warmup are {self.holdout}, {self.share} and {self.warmup}; give shares below 1"
+            )
+        if not self.rate > 0 or not self.temperature > 0 or (self.nec is not None and not self.nec > 0):
+            raise InputError(
+                f"rate, temperature and nec are {self.rate}, {self.temperature} and {self.nec}; give numbers above 0"
+            )
+        if min(self.apart, self.together, self.small) < 0:
+            raise InputError(f"weights are {self.apart}, {self.together}, {self.small}; give none below 0")
+        radius_at(self.schedule, 0.0, max(7.0, self.last) if self.first is None else self.first, self.last)
+        if self.keypoints and self.locator not in ("parts", "auto"):
+            raise InputError(f"keypoints teach the locator 'parts', and '{self.locator}' was asked for; leave one out")
+
+    def alignment(self, grid: tuple[int, int]) -> Alignment:
+        """Return what a concept layer is trained for on maps of this grid."""
+        first = max(float(max(grid)), self.last) if self.first is None else self.first
+        masked = self.locator == "peaks"
+        heat = self.temperature if self.locator == "softmax" else None
+        return Alignment(
+            self.loss,
+            masked,
+            self.schedule,
+            first,
+            self.last,
+            self.warmup,
+            self.peaks,
+            self.replace,
+            heat,
+            self.masked_loss,
+        )
+
+    def told(self) -> dict[str, Any]:
+        """Return every choice, for the record."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+# Published systems, as far as their choices are ours to make: "loc-cbm" is this package's own method, "poster" what
+# Loc-CBM's poster (ICCV 2025) says and specifications infer, "label-free" LF-CBM (ICLR 2023), "vlg" the concept layer
+# of VLG-CBM (NeurIPS 2024), the others are controls.
+RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "loc-cbm": {},
+        "poster": {"locator": "peaks", "loss": "cos3", "masked_loss": "mse", "masked": False},
+        "label-free": {"locator": "whole", "loss": "cos3", "refit": False},
+        "ridge": {"locator": "whole", "loss": "ridge"},
+        "vlg": {"locator": "whole", "loss": "bce", "steps": 1000, "refit": False},
+        "random": {"locator": "whole", "loss": "random"},
+        "probe": {"locator": "whole", "loss": "channels"},
+    }
+)
+
+
+def recipe_named(name: str = "loc-cbm", **choices: Any) -> Recipe:
+    """Return a recipe of `RECIPES`, with some choices made otherwise; `InputError` for unknown names and values."""
+    if name not in RECIPES:
+        raise InputError(f"no recipe '{name}'; there are: {near(name, RECIPES, len(RECIPES))}")
+    known = [field.name for field in fields(Recipe)]
+    unknown = [choice for choice in choices if choice not in known]
+    if unknown:
+        raise InputError(f"a recipe has no choice '{unknown[0]}'; near: {near(unknown[0], known)}")
+    return replace(Recipe(**RECIPES[name]), **choices)
+
+
+def _is_number(given: Any) -> bool:
+    return isinstance(given, int | float) and not isinstance(given, bool) and isfinite(given)
+
+
+# By the type of a choice: what may be given for it, and how that is said.
+KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = MappingProxyType(
+    {
+        "bool": (lambda given: isinstance(given, bool), "true or false"),
+        "int": (lambda given: isinstance(given, int) and not isinstance(given, bool), "a whole number"),
+        "float": (_is_number, "a number"),
+        "float | None": (lambda given: given is None or _is_number(given), "a number, or leave it out"),
+        "str": (lambda given: isinstance(given, str), "a name"),
+        "str | None": (lambda given: given is None or isinstance(given, str), "a name, or leave it out"),
+        "tuple[float, ...]": (
+            lambda given: isinstance(given, tuple | list) and all(map(_is_number, given)),
+            "a list of numbers",
+        ),
+    }
+)

@@ -1,0 +1,1 @@
+"""What an evaluation of a bottleneck leaves behind: tables, pictures, the page."""

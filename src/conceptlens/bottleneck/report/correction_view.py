@@ -1,0 +1,131 @@
+"""What corrections do to a bottleneck, as its page shows it: a sentence, a plot, the numbers behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from conceptlens.bottleneck.evaluate.corrections import CONTROL, PERCENTILES, PRESENCE_MEANS, Intervened
+from conceptlens.bottleneck.report.bottleneck_sentences import counted
+from conceptlens.local_embeddings.report.analysis_sentences import number
+
+if TYPE_CHECKING:
+    from conceptlens.bottleneck.evaluate.measures import BottleneckMeasures
+    from conceptlens.statistics.bootstrap import Interval
+
+TITLE = "What corrections do"
+# What each curve puts in: its style, and its name in the legend and the table.
+DRAWN: dict[str, tuple[str, str]] = {
+    PERCENTILES: ("ends", "the truth, as percentiles"),
+    PRESENCE_MEANS: ("means", "the truth, as means"),
+    CONTROL: ("control", "another photo's truth, as percentiles (control)"),
+}
+HEIGHT = 260  # pixels from no photo that is right to all
+TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def corrections(measures: BottleneckMeasures) -> dict[str, Any] | None:
+    """Return what the section shows; `None` where nothing was measured."""
+    curves = measures.interventions.curves
+    if not curves:
+        return None
+    first = curves[PERCENTILES].curve
+    most = first.points[-1].corrected or 1
+    return {
+        "said": corrected(measures),
+        "most": first.points[-1].corrected,
+        "draws": first.draws,
+        "means": PRESENCE_MEANS in curves,
+        "height": HEIGHT,
+        "across": [{"at": _share(point.corrected / most), "text": point.corrected} for point in first.points],
+        "up": [{"at": _high(tick), "text": f"{tick:.0%}"} for tick in TICKS],
+        "curves": [_drawn(name, curves[name], most) for name in reversed(DRAWN) if name in curves],
+        "columns": [DRAWN[name][1] for name in DRAWN if name in curves],
+        "rows": [_row(place, curves) for place in range(len(first.points))],
+    }
+
+
+def corrected(measures: BottleneckMeasures) -> str:
+    """Return whether correcting helps or harms this bottleneck, by how many points, and what the control does."""
+    curves = measures.interventions.curves
+    own, means = curves[PERCENTILES], curves.get(PRESENCE_MEANS)
+    points = own.curve.points
+    told = (
+        f"{_percent(points[0].accuracy)} of photos are right as the bottleneck reads them. With all "
+        f"{counted(points[-1].corrected, 'group')} of concepts corrected, the truth put in as percentiles "
+        f"{_does(own.gain)}: {_end(own)} are right."
+    )
+    if means is not None:
+        told += f" Put in as means, it {_does(means.gain)}: {_end(means)}."
+    return f"{told} Another photo's truth, the control, leaves {_end(curves[CONTROL])}."
+
+
+def _end(one: Intervened) -> str:
+    return _percent(one.curve.points[-1].accuracy)
+
+
+def _does(gain: Interval) -> str:
+    """Return what a difference of accuracies comes to, in points; `helps` or `harms` where its interval has no 0."""
+    points = f"{number(100 * abs(gain.mean), 1)} points"
+    if gain.low is None or gain.high is None:
+        return f"changes accuracy by {number(100 * gain.mean, 1)} points"
+    low, high = (number(100 * one, 1) for one in (gain.low, gain.high))
+    if gain.low <= 0 <= gain.high:
+        return f"neither surely helps nor surely harms (95%: {low} to {high} points)"
+    if gain.mean < 0:
+        low, high = (number(-100 * one, 1) for one in (gain.high, gain.low))
+    return f"{'helps' if gain.mean > 0 else 'harms'} by {points} (95%: {low} to {high})"
+
+
+def _drawn(name: str, one: Intervened, most: int) -> dict[str, Any]:
+    """Return a curve's places in the plot: dots with their intervals, and the lines between them."""
+    style, title = DRAWN[name]
+    dots = []
+    for point in one.curve.points:
+        value = point.accuracy
+        low, high = (value.mean if end is None else end for end in (value.low, value.high))
+        dots.append(
+            {"x": _share(point.corrected / most), "y": _high(value.mean), "low": _high(low), "high": _high(high)}
+        )
+    ends = [_percent(point.accuracy) for point in (one.curve.points[0], one.curve.points[-1])]
+    return {
+        "style": style,
+        "title": title,
+        "said": f"{title}: from {ends[0]} of photos right to {ends[1]}",
+        "dots": dots,
+        "lines": [{"from": a, "to": b} for a, b in pairwise(dots)],
+    }
+
+
+def _row(place: int, curves: Mapping[str, Intervened]) -> dict[str, Any]:
+    """Return a row of the table: how much is corrected, and the accuracy of each curve."""
+    point = curves[PERCENTILES].curve.points[place]
+    values = [curves[name].curve.points[place].accuracy for name in DRAWN if name in curves]
+    return {
+        "corrected": counted(point.corrected, "group"),
+        "concepts": number(point.concepts, 1),
+        "values": [
+            {
+                "value": _percent(one),
+                "spread": "" if one.low is None or one.high is None else f"{_write(one.low)} to {_write(one.high)}",
+            }
+            for one in values
+        ],
+    }
+
+
+def _percent(value: Interval) -> str:
+    return _write(value.mean)
+
+
+def _write(share: float) -> str:
+    return f"{number(100 * share, 1)}%"
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.2f}%"
+
+
+def _high(accuracy: float) -> str:
+    return f"{HEIGHT * (1 - accuracy):.1f}"

@@ -1,0 +1,155 @@
+"""Pictures of a bottleneck's report: maps laid over photos, and the region of a map cut out of its photo."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import ndimage
+
+from conceptlens.bottleneck.evaluate.activation_table import BottleneckTable, read_table
+from conceptlens.io.images import jpeg
+from conceptlens.model.preprocess import Preprocess
+from conceptlens.pages.mask_outline import EDGE, LINE
+from conceptlens.render import WHOLE, overlay, scale_of, upsample
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from PIL import Image
+
+    from conceptlens.bottleneck.module import Bottleneck
+    from conceptlens.data.labelled_set import LabelledSet
+    from conceptlens.model.backbone import Backbone
+
+KEPT = 640  # the longest side of photos that are held, in pixels
+LARGE, SMALL, TILE = 520, 300, 200
+REGION = 0.5  # of a map's highest value: what its region reaches
+LEAST, ROUND = 0.42, 1.7  # a cut-out's side: of the photo's shorter side at least, and times its region's
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """Photos by their row, the part of each that the network sees, and maps by row and concept."""
+
+    photos: Mapping[int, Image.Image] = field(repr=False)
+    boxes: Mapping[int, tuple[float, float, float, float]]
+    maps: Mapping[tuple[int, int], Float[np.ndarray, "height width"]] = field(repr=False)
+
+    def photo(self, row: int) -> dict[str, Any]:
+        """Return a photo as the template shows it."""
+        return picture(_at_most(self.photos[row], LARGE))
+
+    def laid(self, row: int, concept: int) -> dict[str, Any]:
+        """Return a photo with a concept's map, its own colour scale, and a line around its region.
+
+        A map that is mostly below zero is shown with blue for that, and without a line.
+        """
+        photo, values, box = _at_most(self.photos[row], SMALL), self.maps[row, concept], self.boxes[row]
+        signed = bool(values.max() < -values.min())
+        over = overlay(photo, values, scale_of([values], signed), box=box)
+        return picture(over if signed else _traced(over, region(values, box, over.size)))
+
+    def cut(self, row: int, concept: int) -> dict[str, Any]:
+        """Return the part of a photo around the region that holds a map's highest value."""
+        photo, values, box = self.photos[row], self.maps[row, concept], self.boxes[row]
+        inside = region(values, box, photo.size)
+        left, top, side = _around(inside, values, box)
+        part = _traced(photo, inside).crop((left, top, left + side, top + side))
+        return picture(part.resize((TILE, TILE)))
+
+
+def read_pictures(
+    bottleneck: Bottleneck,
+    model: Backbone,
+    photos: LabelledSet,
+    table: BottleneckTable,
+    needed: Mapping[int, set[int]],
+    cache: str | Path | None = None,
+) -> Pictures:
+    """Read photos and maps again: `needed` says of which rows of the table, and which concepts of each."""
+    if not needed:
+        return Pictures({}, {}, {})
+    places = {int(table.places[row]): row for row in sorted(needed)}
+    concepts = sorted(set().union(*needed.values()))
+    again = read_table(bottleneck, model, photos, list(places), concepts, cache)
+    column = {concept: at for at, concept in enumerate(concepts)}
+    view = bottleneck.base.of(model).transform
+    kept, boxes, maps = {}, {}, {}
+    for at, place in enumerate(again.places.tolist()):
+        row, photo = places[place], photos[place].convert("RGB")
+        boxes[row] = _box(view.box(photo.size)) if isinstance(view, Preprocess) else WHOLE
+        kept[row] = _at_most(photo, KEPT)
+        maps |= {(row, concept): again.maps[at, column[concept]].float().numpy() for concept in needed[row]}
+    return Pictures(kept, boxes, maps)
+
+
+def region(
+    values: Float[np.ndarray, "height width"], box: tuple[float, float, float, float], size: tuple[int, int]
+) -> Bool[np.ndarray, "rows columns"]:
+    """Return where a map, laid over `box` of a photo of `(width, height)`, reaches half of its highest value.
+
+    Nowhere, in a map that is nowhere positive.
+    """
+    width, height = size
+    left, top = min(round(box[0] * width), width - 1), min(round(box[1] * height), height - 1)
+    right, bottom = max(left + 1, round(box[2] * width)), max(top + 1, round(box[3] * height))
+    found = np.zeros((height, width), bool)
+    highest = float(values.max())
+    if highest > 0:
+        found[top:bottom, left:right] = upsample(values, bottom - top, right - left) >= REGION * highest
+    return found
+
+
+def picture(image: Image.Image) -> dict[str, Any]:
+    """Return an image as the template shows it."""
+    data = base64.b64encode(jpeg(image)).decode("ascii")
+    return {"source": f"data:image/jpeg;base64,{data}", "width": image.width, "height": image.height}
+
+
+def _around(
+    inside: Bool[np.ndarray, "rows columns"],
+    values: Float[np.ndarray, "height width"],
+    box: tuple[float, float, float, float],
+) -> tuple[int, int, int]:
+    """Return left, top and side of a square around the piece of the region that holds the highest cell."""
+    height, width = inside.shape
+    row, column = np.unravel_index(int(values.argmax()), values.shape)
+    y = int((box[1] + (row + 0.5) / values.shape[0] * (box[3] - box[1])) * height)
+    x = int((box[0] + (column + 0.5) / values.shape[1] * (box[2] - box[0])) * width)
+    y, x = min(y, height - 1), min(x, width - 1)
+    pieces, _ = ndimage.label(inside)  # pyright: ignore[reportGeneralTypeIssues]
+    rows, columns = np.nonzero(pieces == pieces[y, x]) if pieces[y, x] else (np.array([y]), np.array([x]))
+    wide, short = max(np.ptp(rows), np.ptp(columns)) + 1, min(height, width)
+    side = min(short, max(round(ROUND * wide), round(LEAST * short)))
+    left = int(np.clip((columns.min() + columns.max()) // 2 - side // 2, 0, width - side))
+    top = int(np.clip((rows.min() + rows.max()) // 2 - side // 2, 0, height - side))
+    return left, top, side
+
+
+def _traced(image: Image.Image, inside: Bool[np.ndarray, "rows columns"]) -> Image.Image:
+    """Return an image with a white line with a dark edge around a region; the image's own border is no border of it."""
+    from PIL import Image as Pictured
+
+    wide = max(1, round(max(image.size) / 240))
+    around = np.ones((3, 3), bool)
+    line = inside & ~np.asarray(ndimage.binary_erosion(inside, around, wide, border_value=1), bool)
+    edge = np.asarray(ndimage.binary_dilation(line, around, 1), bool) & ~line
+    pixels = np.asarray(image.convert("RGB")).copy()
+    pixels[edge], pixels[line] = EDGE, LINE
+    return Pictured.fromarray(pixels)
+
+
+def _box(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    """Return a box within the photo: where the network sees padding beside it, there is nothing to show."""
+    left, top, right, bottom = (min(max(side, 0.0), 1.0) for side in box)
+    return left, top, right, bottom
+
+
+def _at_most(photo: Image.Image, longest: int) -> Image.Image:
+    small = photo.copy()
+    small.thumbnail((longest, longest))
+    return small

@@ -1,0 +1,138 @@
+"""Elastic-net multinomial regression: one penalty, or a path of them, each solution with its certificate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate, repeat
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from conceptlens.bottleneck.sparse.certificate import Certificate, Penalty
+from conceptlens.bottleneck.sparse.newton import Place, begin, minimise
+from conceptlens.bottleneck.sparse.standardized_rows import Rows
+from conceptlens.io.errors import InputError
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+
+# LF-CBM's and VLG-CBM's share of the lasso.
+ALPHA = 0.99
+TOLERANCE = 1e-6
+MOST_STEPS = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """`weights[class concept]` and `bias[class]` for z-scored concepts, in double precision; biases have mean 0.
+
+    `converged` says that the duality gap is at most the tolerance times the best cross-entropy without any concept
+    (log of the number of classes where they are balanced). `steps` counts tried steps.
+    """
+
+    weights: Float[Tensor, "class concept"]
+    bias: Float[Tensor, "class"]
+    penalty: Penalty
+    certificate: Certificate
+    converged: bool
+    steps: int
+
+    @property
+    def nec(self) -> float:
+        """The number of effective concepts: weights that are not 0, for each class."""
+        return float((self.weights != 0).sum()) / len(self.weights)
+
+
+def largest_penalty(rows: Rows, alpha: float = ALPHA) -> float:
+    """Return the smallest strength at which all weights are 0: `max |mean_n (f - y_n) x_n'| / alpha`, f frequencies.
+
+    Raises `InputError` for an `alpha` that is not above 0 up to 1: without a lasso no weight is ever 0.
+    """
+    if not 0 < alpha <= 1:
+        raise InputError(f"alpha is {alpha}; expected above 0 up to 1, since only the lasso makes weights 0")
+    highest = float(rows.null.weights.abs().max())
+    if highest == 0:
+        raise InputError("every concept is the same in all rows; expected one or more that vary")
+    return highest / alpha
+
+
+def elastic_net(
+    rows: Rows,
+    strength: float,
+    alpha: float = ALPHA,
+    start: Solution | None = None,
+    support: Bool[Tensor, "class concept"] | None = None,
+    tolerance: float = TOLERANCE,
+    most_steps: int = MOST_STEPS,
+) -> Solution:
+    """Minimise `mean_n CE(softmax(W x_n + b), y_n) + strength (alpha |W|_1 + (1 - alpha) / 2 |W|^2)` over W and b.
+
+    The objective of the PyPI package glm-saga at its own `lam` and `alpha`. LF-CBM and VLG-CBM hand theirs over as
+    `max_reg` with `epsilon=1`, which glm-saga divides by alpha: their lam of 0.0002 is `strength=0.0002 / 0.99`.
+
+    By proximal Newton steps, one block for each class (`sparse.newton`).
+
+    - `start`: where to begin; by default weights 0.
+    - `support`: the only weights that may differ from 0.
+    - `tolerance`: see `Solution.converged`. Double precision allows about 1e-12, and 1e-8 of a lasso alone. After
+      `most_steps`, or where nothing is gained any more, it returns what it has.
+
+    Raises `InputError` for an alpha outside 0 to 1, a strength that is not above 0 (classes that can be told apart
+    have no solution then), and a start or support of another shape.
+    """
+    penalty = _penalty(strength, alpha)
+    shape = rows.null.weights.shape
+    for name, given in (("start", start and start.weights), ("support", support)):
+        if given is not None and given.shape != shape:
+            raise InputError(f"{name} has shape {tuple(given.shape)}; expected class concept, {tuple(shape)}")
+    if not tolerance > 0 or most_steps < 1:
+        raise InputError(f"tolerance is {tolerance}, most_steps {most_steps}; expected above 0 and 1 or more")
+    place = begin(rows, start and start.weights, start and start.bias, support)
+    return _solve(rows, penalty, place, support, tolerance, most_steps)[0]
+
+
+def elastic_net_path(
+    rows: Rows,
+    alpha: float = ALPHA,
+    ratio: float = 2**-0.1,
+    points: int = 150,
+    most_nec: float = float("inf"),
+    largest: float | None = None,
+    tolerance: float = TOLERANCE,
+) -> tuple[Solution, ...]:
+    """Return solutions from the largest penalty down, each begun at the one before, up to the first above `most_nec`.
+
+    Strengths are `largest * ratio**k`, k = 0 to `points - 1`; by default `largest` is `largest_penalty`, at which all
+    weights are 0. VLG-CBM begins at 0.1 whatever the data, with these ratio and points, and ends above NEC 30.
+
+    Raises `InputError` for a ratio outside 0 to 1, no points, a `largest` not above 0, and as `largest_penalty` does.
+    """
+    top = largest_penalty(rows, alpha) if largest is None else largest
+    if not 0 < ratio < 1 or points < 1:
+        raise InputError(f"ratio is {ratio}, points {points}; expected between 0 and 1, and 1 or more")
+    found: list[Solution] = []
+    place = begin(rows)
+    for strength in accumulate(repeat(ratio, points - 1), lambda a, b: a * b, initial=top):
+        solution, place = _solve(rows, _penalty(strength, alpha), place, None, tolerance, MOST_STEPS)
+        found.append(solution)
+        if solution.nec > most_nec:
+            break
+    return tuple(found)
+
+
+def _penalty(strength: float, alpha: float) -> Penalty:
+    if not 0 <= alpha <= 1:
+        raise InputError(f"alpha is {alpha}; expected 0 (ridge alone) to 1 (lasso alone)")
+    if not 0 < strength < float("inf"):
+        raise InputError(f"the penalty's strength is {strength}; expected a number above 0")
+    return Penalty(strength, alpha)
+
+
+def _solve(
+    rows: Rows, penalty: Penalty, place: Place, support: Tensor | None, tolerance: float, most_steps: int
+) -> tuple[Solution, Place]:
+    goal = tolerance * rows.entropy
+    found = minimise(rows, penalty, place, support, goal, most_steps)
+    at, certificate = found.place, found.certificate
+    bias = at.bias - at.bias.mean()
+    return Solution(at.weights, bias, penalty, certificate, certificate.gap <= goal, found.steps), at

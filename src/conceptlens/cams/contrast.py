@@ -1,0 +1,180 @@
+"""Finer-CAM's target: a class, or a concept, against its look-alikes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from conceptlens.cams.targets import ClassName, Concept, Question, class_index, class_indices, logits_of, take, wide
+from conceptlens.io.errors import InputError
+from conceptlens.model.observation import Observation
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+By = Literal["logit", "rank", "weight"]
+Weighting = Literal["uniform", "softmax", "cosine"]
+Of = Literal["logits", "probabilities"]
+Objective = Literal["paper", "official", "torchcam"]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """What tells a class from its look-alikes: `y_c - gamma sum_t pi_t y_{d_t}`.
+
+    Finer-CAM (CVPR 2025, equations 5 to 8): aggregated before the ReLU, gamma 0.6, three references by default.
+
+    - `target`: as in `Logit`, or a `Concept` (then `against` are concepts or texts: the multi-modal form).
+    - `against`: reference classes by name or index, the same for every image or a list for each; where empty, the
+      `nearest` classes `by` "logit" (closest in value, above or below), "rank" (highest other logits) or
+      "weight" (cosine of classifier rows).
+    - `references`: how they are weighted, always as constants: "uniform" (the paper), "softmax" of their logits, or
+      "cosine" of their classifier rows.
+    - `of`: "logits", or "probabilities" for `p_c - gamma sum_t pi_t p_{d_t}`.
+    - `objective`: "paper", or, only to compare results, "official" (the released code: `sum p_t (y_c - gamma y_t) /
+      (sum p_t + 1e-9)` with its weights inside the gradient) or "torchcam".
+    """
+
+    target: ClassName | Sequence[ClassName] | Concept | None = None
+    against: Sequence[ClassName | Concept | Sequence[ClassName]] = ()
+    nearest: int = 3
+    gamma: float = 0.6
+    by: By = "logit"
+    references: Weighting = "uniform"
+    of: Of = "logits"
+    objective: Objective = "paper"
+
+    def __post_init__(self) -> None:
+        """Check the numbers at the edge."""
+        if not (isinstance(self.gamma, (int, float)) and math.isfinite(self.gamma) and self.gamma >= 0):
+            raise InputError(f"gamma is {self.gamma}; expected a finite number of 0 or more (0.6 in the paper)")
+        if self.nearest < 1:
+            raise InputError(f"nearest is {self.nearest}; expected at least one reference")
+        if isinstance(self.against, str):
+            object.__setattr__(self, "against", (self.against,))
+        words = ((self.by, By), (self.references, Weighting), (self.of, Of), (self.objective, Objective))
+        for value, allowed in words:
+            if value not in allowed.__args__:
+                raise InputError(f"'{value}' is not known to Contrast; expected one of {', '.join(allowed.__args__)}")
+
+    def question(self, seen: Observation) -> Question:
+        """Fix target, references and their weights for every image."""
+        if isinstance(self.target, Concept):
+            return _concept_contrast(self, self.target, seen)
+        index, others, weights = choose_references(seen, self)
+        name = seen.model.class_name
+        labels = tuple(
+            contrast_label(name(int(c)), [name(int(o)) for o in row]) for c, row in zip(index, others, strict=True)
+        )
+
+        def measure(logits: Tensor, rows: Tensor) -> Tensor:
+            values = wide(logits)
+            if self.objective == "official":
+                return _official(values, index[rows], others[rows], self.gamma)
+            if self.of == "probabilities":
+                values = values.softmax(1)
+            return take(values, index[rows]) - self.gamma * (weights[rows] * values.gather(1, others[rows])).sum(1)
+
+        return Question(labels, logits_of, measure, "contrast")
+
+
+def choose_references(
+    seen: Observation, contrast: Contrast
+) -> tuple[Int[Tensor, "image"], Int[Tensor, "image reference"], Float[Tensor, "image reference"]]:
+    """Return target classes, reference classes and reference weights (constants that sum to 1) of a contrast."""
+    logits = wide(seen.logits.detach())
+    if isinstance(contrast.target, Concept):
+        raise InputError("a contrast of concepts has no reference classes; its references are the texts in against=")
+    index = class_indices(seen, contrast.target)
+    if contrast.against:
+        others = _named(seen, contrast.against, len(logits))
+        if bool((others == index[:, None]).any()):
+            raise InputError("a class cannot stand against itself; leave the target out of against=")
+    else:
+        others = _nearest(seen, logits, index, contrast)
+    return index, others, _reference_weights(seen, logits, index, others, contrast.references)
+
+
+def _named(seen: Observation, against: Sequence[ClassName | Concept | Sequence[ClassName]], images: int) -> Tensor:
+    """Return `image reference` class indices: the same for every image, or a list for each."""
+    rows = [list(row) for row in against if isinstance(row, (list, tuple))]
+    if rows and (len(rows) != len(against) or len(rows) != images or len({len(row) for row in rows}) != 1):
+        raise InputError(f"against= gives lists of references; expected one for each of {images} images, equally long")
+    several = rows or [list(against)] * images
+    named = [[class_index(seen, _as_class(name)) for name in row] for row in several]  # pyright: ignore[reportArgumentType]
+    return torch.tensor(named, device=seen.logits.device)
+
+
+def _as_class(name: ClassName | Concept) -> ClassName:
+    if isinstance(name, Concept):
+        raise InputError("a concept stands against a class; make the target a cl.Concept too")
+    return name
+
+
+def _nearest(seen: Observation, logits: Tensor, index: Tensor, contrast: Contrast) -> Tensor:
+    if contrast.nearest > logits.shape[1] - 1:
+        raise InputError(f"{contrast.nearest} references were asked of {logits.shape[1]} classes; ask for fewer")
+    if contrast.by == "logit":
+        closeness = -(logits - take(logits, index)[:, None]).abs()
+    elif contrast.by == "rank":
+        closeness = logits.clone()
+    else:
+        closeness = _row_cosines(seen, index)
+    closeness = closeness.scatter(1, index[:, None], -math.inf)
+    return closeness.topk(contrast.nearest, dim=1).indices
+
+
+def _reference_weights(seen: Observation, logits: Tensor, index: Tensor, others: Tensor, how: Weighting) -> Tensor:
+    if how == "softmax":
+        return logits.gather(1, others).softmax(1)
+    if how == "cosine":
+        closeness = _row_cosines(seen, index).gather(1, others).clamp_min(0)
+        total = closeness.sum(1, keepdim=True)
+        return torch.where(total > 0, closeness / total.clamp_min(1e-12), 1.0 / others.shape[1])
+    return torch.full(others.shape, 1.0 / others.shape[1], dtype=logits.dtype, device=logits.device)
+
+
+def _row_cosines(seen: Observation, index: Tensor) -> Tensor:
+    linear = seen.model.classifier_module
+    if linear is None:
+        raise InputError(f"{seen.model.name} has no linear classifier to compare classes by; use by='logit' or 'rank'")
+    rows = torch.nn.functional.normalize(wide(linear.weight.detach()), dim=1)
+    return rows[index] @ rows.T
+
+
+def _official(values: Tensor, index: Tensor, others: Tensor, gamma: float) -> Tensor:
+    """The released code's objective (FinerWeightedTarget), weights and epsilon included."""
+    weights = values.softmax(1).gather(1, others)
+    margins = take(values, index)[:, None] - gamma * values.gather(1, others)
+    return (weights * margins).sum(1) / (weights.sum(1) + 1e-9)
+
+
+def _concept_contrast(contrast: Contrast, target: Concept, seen: Observation) -> Question:
+    """`S(x, concept) - gamma mean S(x, base)`: the multi-modal form (section 4.3)."""
+    if not contrast.against:
+        raise InputError("a contrast of concepts needs base texts, such as against=['bird']")
+    bases = [
+        b if isinstance(b, Concept) else Concept(str(b), by=target.by, prompt=target.prompt) for b in contrast.against
+    ]
+    asked = [c.question(seen) for c in (target, *bases)]
+    first = asked[0].root
+    if any(q.root != first and q.root(seen) is not first(seen) for q in asked):
+        raise InputError("a concept and its bases were encoded by different models; encode them all by the same one")
+    labels = (f"{target.text} / {', '.join(b.text for b in bases)}",) * len(seen.images)
+
+    def measure(root: Tensor, rows: Tensor) -> Tensor:
+        scores = [q.measure(root, rows) for q in asked]
+        return scores[0] - contrast.gamma * torch.stack(scores[1:]).mean(0)
+
+    return Question(labels, first, measure, "contrast")
+
+
+def contrast_label(target: str, references: Sequence[str]) -> str:
+    """Return `target / reference, reference`, each by the first of its names."""
+    short = [name.split(",")[0] for name in (target, *references)]
+    return f"{short[0]} / {', '.join(short[1:])}" if references else target

@@ -1,0 +1,189 @@
+"""Rules that ask the model again, or look at the features alone: `(seen, questions, layer) -> weights`.
+
+They need no gradient. Those that ask share every answer among all questions and work in bounded memory: one forward
+pass meets at most `MASKED_BYTES` of masked images or `CELL_BYTES` of changed cells, and never less than one variant
+(`ACCELERATED` times as much off the processor, where small batches leave the device idle).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from conceptlens.cams.targets import Question
+from conceptlens.model.observation import Answer, Observation
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+    Weights = Float[Tensor, "image question channel 1 1"]
+
+MASKED_BYTES = 4 * 2**20
+CELL_BYTES = 16 * 2**20
+ACCELERATED = 16
+# The constant of Score-CAM's own normalisation: a channel that is the same everywhere gives an empty mask.
+TINY = 1e-8
+
+
+def score_cam(seen: Observation, questions: Sequence[Question], layer: str) -> Weights:
+    """`w = softmax_k S(x . H_k)`, `H_k` the channel enlarged to the image and brought to 0..1.
+
+    Score-CAM, Wang et al., CVPRW 2020. Its baseline term `- S(x_b)` is the same for every channel, so the softmax
+    cancels it; asked a `Contrast`, the scores are Finer-CAM's equation 9. Channels are enlarged bilinearly with aligned
+    corners, as in grad-cam, whose maps these are. A masked image is run once, for all questions.
+    """
+    scores = []
+    for image, cells in enumerate(seen.feature(layer)):
+        channels = torch.arange(len(cells), device=cells.device)
+        scores.append(masked_scores(seen, questions, cells, image, channels))
+    return torch.stack(scores).softmax(2)[..., None, None]
+
+
+def masked_scores(
+    seen: Observation,
+    questions: Sequence[Question],
+    cells: Float[Tensor, "channel height width"],
+    image: int,
+    channels: Int[Tensor, "asked"],
+) -> Float[Tensor, "question asked"]:
+    """Score one image under the masks of `channels`, in chunks of at most `MASKED_BYTES`, masks included.
+
+    Channels that are the same everywhere (often half of them) have the same empty mask, which is run once.
+    """
+    one = seen.images[image]
+    same = ~varies(cells[channels])
+    distinct = torch.cat([channels[~same], channels[same][:1]])
+    bytes_each = one.numel() * one.element_size() + one[0].numel() * max(4, one.element_size())
+    scores = []
+    for chunk in distinct.split(_at_once(MASKED_BYTES, bytes_each, cells)):
+        masks = channel_masks(cells[chunk], (one.shape[1], one.shape[2])).to(one.dtype)
+        scores.append(_ask_all(questions, seen.forward(one * masks[:, None]), image, len(chunk)))
+    place = torch.where(same, len(distinct) - 1, (~same).cumsum(0) - 1)
+    return torch.cat(scores, dim=1)[:, place]
+
+
+def channel_masks(
+    cells: Float[Tensor, "channel height width"], size: tuple[int, int]
+) -> Float[Tensor, "channel rows columns"]:
+    """Return each channel enlarged to `size` and brought to 0..1; a channel that is the same everywhere gives zeros."""
+    large = interpolate(precise(cells)[None], size=size, mode="bilinear", align_corners=True)[0]
+    least, most = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
+    scaled = large.sub_(least).div_(most - least + TINY)
+    return scaled.masked_fill_(~varies(cells)[:, None, None], 0)
+
+
+def varies(cells: Float[Tensor, "channel height width"]) -> Bool[Tensor, "channel"]:
+    """Say which channels are not the same everywhere."""
+    return cells.flatten(1).amax(1) != cells.flatten(1).amin(1)
+
+
+def precise(values: Tensor) -> Tensor:
+    """Return half-precision values as float32, others as they are."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def ablation_cam(seen: Observation, questions: Sequence[Question], layer: str) -> Weights:
+    """`w_k = (S - S_{-k}) / |S|`, `S_{-k}` the score with channel `k` set to zero.
+
+    Ablation-CAM, Desai and Ramaswamy, WACV 2020. The paper divides by `S`, which turns the map around
+    where a score is negative, as a margin can be; its absolute value does not. A score of zero divides nothing. Where
+    the cells reach the root through their mean and one linear map, the model is not run at all.
+    """
+    feature = seen.feature(layer)
+    rows = torch.arange(len(feature), device=feature.device)
+    roots = [question.root(seen) for question in questions]
+    known = [seen.readout(root, layer) for root in roots]
+    rerun = [question for question, matrix in zip(questions, known, strict=True) if matrix is None]
+    answers = iter(_rerun_without(seen, rerun, feature, layer) if rerun else ())
+    weights = []
+    for question, root, matrix in zip(questions, roots, known, strict=True):
+        before = question.measure(root.detach(), rows)[:, None]
+        after = next(answers) if matrix is None else _read_without(question, root.detach(), matrix, feature)
+        weights.append((before - after) / torch.where(before != 0, before.abs(), 1))
+    return torch.stack(weights, dim=1).detach()[..., None, None]
+
+
+def eigen_cam(seen: Observation, questions: Sequence[Question], layer: str) -> Weights:
+    """`w = v_1`, the first right singular vector of the matrix `cell x channel`; the same for every question.
+
+    Eigen-CAM, Muhammad and Yeasin, IJCNN 2020. The matrix is not centred, as in the paper (grad-cam
+    centres it). Found from the smaller Gram matrix. A singular vector has no sign; here the map's sum is positive.
+    """
+    feature = seen.feature(layer)
+    cells = feature.flatten(2).transpose(1, 2).double()
+    if cells.shape[1] <= cells.shape[2]:
+        left = torch.linalg.eigh(cells @ cells.mT).eigenvectors[..., -1]
+        right = torch.einsum("npk,np->nk", cells, left)
+        right = right / right.norm(dim=1, keepdim=True).clamp_min(torch.finfo(right.dtype).tiny)
+    else:
+        right = torch.linalg.eigh(cells.mT @ cells).eigenvectors[..., -1]
+    total = torch.einsum("npk,nk->n", cells, right)
+    right = torch.where(total[:, None] < 0, -right, right).to(feature.dtype)
+    return right[:, None, :, None, None].expand(-1, len(questions), -1, -1, -1)
+
+
+def random(seen: Observation, questions: Sequence[Question], layer: str) -> Weights:
+    """`w_k` uniform in -1..1: a control that any method must beat.
+
+    Seeded by the photo's fingerprint, or by the input tensor's own values where there is none, so an image has the
+    same weights alone and in a batch.
+    """
+    feature = seen.feature(layer)
+    drawn = []
+    for image, picture in zip(seen.images, seen.pictures, strict=True):
+        known = picture.fingerprint.encode() or image.float().cpu().numpy().tobytes()
+        generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(known).digest()[:7]))
+        drawn.append(torch.rand(len(questions), feature.shape[1], generator=generator) * 2 - 1)
+    return torch.stack(drawn).to(feature)[..., None, None]
+
+
+def _ask_all(
+    questions: Sequence[Question], answer: Answer, image: int, variants: int
+) -> Float[Tensor, "question variant"]:
+    """Ask every question of the variants of one image; questions that share a root read it once."""
+    roots: dict[Callable[[Answer], Tensor], Tensor] = {}
+    for question in questions:
+        if question.root not in roots:
+            roots[question.root] = question.root(answer).detach()
+    rows = torch.full((variants,), image, device=next(iter(roots.values())).device)
+    return torch.stack([precise(question.measure(roots[question.root], rows)) for question in questions])
+
+
+def _rerun_without(
+    seen: Observation, questions: Sequence[Question], feature: Tensor, layer: str
+) -> Float[Tensor, "question image channel"]:
+    """Return every score with each channel set to zero in turn, in chunks of at most `CELL_BYTES`."""
+    scores = []
+    for image, cells in enumerate(feature):
+        channels = torch.arange(len(cells), device=cells.device)
+        parts = []
+        for chunk in channels.split(_at_once(CELL_BYTES, cells.numel() * cells.element_size(), cells)):
+            variants = cells.repeat(len(chunk), 1, 1, 1)
+            variants[torch.arange(len(chunk), device=cells.device), chunk] = 0
+            parts.append(_ask_all(questions, seen.rerun(variants, image, layer), image, len(chunk)))
+        scores.append(torch.cat(parts, dim=1))
+    return torch.stack(scores, dim=1)
+
+
+def _read_without(question: Question, root: Tensor, matrix: Tensor, feature: Tensor) -> Float[Tensor, "image channel"]:
+    """Return `_rerun_without` of one question in closed form: channel `k` adds `M_k mean(A_k)` to the root."""
+    scores = []
+    for image, mean in enumerate(feature.flatten(2).mean(2)):
+        parts = []
+        channels = torch.arange(len(mean), device=mean.device)
+        for chunk in channels.split(_at_once(CELL_BYTES, root[0].numel() * 4, mean)):
+            without = root[image] - (matrix[:, chunk] * mean[chunk]).T
+            rows = torch.full((len(chunk),), image, device=mean.device)
+            parts.append(precise(question.measure(without, rows)))
+        scores.append(torch.cat(parts))
+    return torch.stack(scores)
+
+
+def _at_once(most: int, bytes_each: int, like: Tensor) -> int:
+    """Return how many variants of `bytes_each` fit into `most` bytes, at least one."""
+    return max(1, most * (1 if like.device.type == "cpu" else ACCELERATED) // bytes_each)

@@ -1,0 +1,89 @@
+"""The rules: each turns a gradient and a feature into weights, in about five lines, and stands in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from conceptlens.cams import gradient_free
+from conceptlens.cams.fast_score_cam import score_cam_fast
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    Gradient = Float[Tensor, "image question channel height width"]
+    Feature = Float[Tensor, "image 1 channel height width"]
+    Weights = Float[Tensor, "image question channel rows columns"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A way to weigh channels.
+
+    `reads="gradient"`: `weights(gradient, feature)`, with `gradient[image question channel height width]` and
+    `feature[image 1 channel height width]`. `reads="model"`: `weights(seen, questions, layer)`, for rules that ask
+    the model again or look at the features alone. Both return `weights[image question channel (1|height) (1|width)]`;
+    a rule that reads the model may return `(weights, notes)`, and its notes go into `Explanation.source.settings`.
+    """
+
+    name: str
+    weights: Callable[..., Any]
+    paper: str
+    reads: Literal["gradient", "model"] = "gradient"
+
+
+def grad_cam(gradient: Gradient, feature: Feature) -> Weights:
+    """`w_k = mean_ij G_k`."""
+    return gradient.mean((-2, -1), keepdim=True)
+
+
+def grad_cam_plus_plus(gradient: Gradient, feature: Feature) -> Weights:
+    """`w_k = sum_ij a ReLU(G)`, `a = G^2 / (2 G^2 + (sum_ij A) G^3)` (equation 19, exact for an exponential score)."""
+    total = feature.sum((-2, -1), keepdim=True)
+    below = 2 * gradient**2 + total * gradient**3
+    share = torch.where(below != 0, gradient**2 / torch.where(below != 0, below, 1), 0)
+    return (share * gradient.relu()).sum((-2, -1), keepdim=True)
+
+
+def xgrad_cam(gradient: Gradient, feature: Feature) -> Weights:
+    """`w_k = sum_ij (A / sum_ij A) G`; a channel that sums to zero gets no weight."""
+    total = feature.sum((-2, -1), keepdim=True)
+    pulled = (gradient * feature).sum((-2, -1), keepdim=True)
+    return torch.where(total != 0, pulled / torch.where(total != 0, total, 1), 0)
+
+
+def hires_cam(gradient: Gradient, feature: Feature) -> Weights:
+    """`w = G`, cell by cell."""
+    return gradient
+
+
+def element_wise_grad_cam(gradient: Gradient, feature: Feature) -> Weights:
+    """`w = G where G A > 0`, so that the map is `sum_k ReLU(G A)`."""
+    return torch.where(gradient * feature > 0, gradient, 0)
+
+
+def layer_cam(gradient: Gradient, feature: Feature) -> Weights:
+    """`w = ReLU(G)`, cell by cell."""
+    return gradient.relu()
+
+
+RULES: dict[str, Rule] = {
+    rule.name: rule
+    for rule in (
+        Rule("grad_cam", grad_cam, "Grad-CAM, Selvaraju et al., ICCV 2017, eq. 1"),
+        Rule("grad_cam++", grad_cam_plus_plus, "Grad-CAM++, Chattopadhay et al., WACV 2018, eq. 19"),
+        Rule("xgrad_cam", xgrad_cam, "XGrad-CAM, Fu et al., BMVC 2020, eq. 8"),
+        Rule("hires_cam", hires_cam, "HiResCAM, Draelos and Carin, 2020"),
+        Rule("element_wise", element_wise_grad_cam, "element-wise Grad-CAM, Pillai and Pirsiavash, AAAI 2021"),
+        Rule("layer_cam", layer_cam, "LayerCAM, Jiang et al., TIP 2021, eq. 6"),
+        Rule("score_cam", gradient_free.score_cam, "Score-CAM, Wang et al., CVPRW 2020", "model"),
+        Rule("score_cam_fast", score_cam_fast, "Score-CAM from a few masked images, predicted: ours", "model"),
+        Rule("ablation_cam", gradient_free.ablation_cam, "Ablation-CAM, Desai and Ramaswamy, WACV 2020", "model"),
+        Rule("eigen_cam", gradient_free.eigen_cam, "Eigen-CAM, Muhammad and Yeasin, IJCNN 2020", "model"),
+        Rule("random", gradient_free.random, "weights drawn at random: a control", "model"),
+    )
+}

@@ -1,1 +1,0 @@
-"""Concepts: what they are called, where a model sees them, and how much they count."""

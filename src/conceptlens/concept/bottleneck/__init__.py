@@ -1,1 +1,0 @@
-"""Concept bottlenecks whose concepts sit at a place: Loc-CBM, and the models it is compared with."""

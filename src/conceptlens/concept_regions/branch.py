@@ -1,0 +1,148 @@
+"""CE-FAM's branch: a small network from a classifier's pooled layers to a vision-language model's image vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from conceptlens.io.errors import InputError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from conceptlens.model.backbone import Backbone
+    from conceptlens.model.observation import Observation
+    from conceptlens.model.probe import Anatomy, Layer
+
+MOST_LAYERS = 4
+
+
+class Branch(nn.Module):
+    """`h(z)`: Linear-Tanh-Linear-Tanh-Linear from pooled layers to image vectors. (CE-FAM, ICCV 2025, figure 2.)
+
+    `layers` stand in the order of execution, `widths` are their channels, and the input holds the deepest first, as
+    published: 2048 + 1024 + 512 + 256 of a ResNet-50. `hidden` are the sizes between; left out, they are the
+    published ones (`hidden_sizes`), and `()` is a single linear map.
+    """
+
+    def __init__(
+        self, layers: Sequence[str], widths: Sequence[int], dimension: int, hidden: Sequence[int] | None = None
+    ) -> None:
+        super().__init__()
+        self.layers, self.widths, self.dimension = tuple(layers), tuple(widths), dimension
+        if len(self.layers) != len(self.widths) or not self.layers:
+            raise InputError(f"{len(self.layers)} layers and {len(self.widths)} widths are given; give one width each")
+        self.hidden = hidden_sizes(self.widths) if hidden is None else tuple(hidden)
+        sizes = [self.width, *self.hidden, dimension]
+        if min(sizes) < 1:
+            raise InputError(f"a branch of sizes {'-'.join(map(str, sizes))} was asked for; sizes are at least 1")
+        parts: list[nn.Module] = [nn.Linear(sizes[0], sizes[1])]
+        for inward, outward in pairwise(sizes[1:]):
+            parts += [nn.Tanh(), nn.Linear(inward, outward)]
+        self.network = nn.Sequential(*parts)
+
+    @property
+    def width(self) -> int:
+        """The length of the input: the channels of all layers."""
+        return sum(self.widths)
+
+    def forward(self, pooled: Float[Tensor, "image width"]) -> Float[Tensor, "image dimension"]:
+        """Return image vectors, not normalised."""
+        return self.network(pooled)
+
+
+def hidden_sizes(widths: Sequence[int]) -> tuple[int, int]:
+    """Return the published hidden sizes: 2048 and 1024 for several layers of 2048 channels or more, else 1024 twice.
+
+    The paper's networks are 3840-2048-1024 (ResNet-50), 960-1024-1024 (ResNet-18) and 1024 twice for a single layer
+    (ViT-B/16); other networks go with the one they resemble.
+    """
+    return (2048, 1024) if len(widths) > 1 and sum(widths) >= 2048 else (1024, 1024)
+
+
+def pooled(seen: Observation, layers: Sequence[str]) -> Float[Tensor, "image width"]:
+    """Return the mean over the cells of each layer, the last of `layers` first, in the graph of the observation.
+
+    A gradient of what is made from it reaches every layer, the earlier ones through the later ones too.
+    """
+    missing = [name for name in layers if name not in seen.taps]
+    if missing:
+        raise InputError(
+            f"the branch reads {', '.join(layers)}, and {', '.join(missing)} was not observed; "
+            "use model.observe(..., layers=translator.layers)"
+        )
+    taps = [seen.taps[name] for name in reversed(layers)]
+    return torch.cat([tap.grid.read(tap.raw).flatten(2).mean(2) for tap in taps], dim=1)
+
+
+def branch_layers(model: Backbone) -> tuple[str, ...]:
+    """Return the layers that a branch reads where none are named, in the order of execution.
+
+    In a network of several resolutions: the last output of each of the four coarsest that everything passes, so the
+    stages of a ResNet, EfficientNet, ConvNeXt or Swin. Where all layers share one grid (ViT): the model's own default
+    layer alone. The paper takes a ViT's last block after the final norm, whose patches do not reach the class, so that
+    it has no contributions there; the default is the last layer that does reach it.
+    """
+    anatomy = model.anatomy
+    own = next((layer for layer in anatomy.layers if layer.name == anatomy.default), None)
+    finer = [] if own is None else [s for s in _resolutions(anatomy) if s > own.grid.height * own.grid.width]
+    if own is None or not finer:
+        return model.default_layers[-1:]
+    last = {_cells(layer): layer.name for layer in anatomy.layers if layer.trunk and _is_stage(layer, anatomy)}
+    chosen = [last[size] for size in finer if size in last]
+    return (*chosen[1 - MOST_LAYERS :], own.name)
+
+
+def in_order(model: Backbone, layers: Sequence[str]) -> tuple[str, ...]:
+    """Return `layers` in the order of execution, each with a grid that reaches the answer, or say which has none."""
+    known = {layer.name: place for place, layer in enumerate(model.anatomy.layers) if layer.reached}
+    unfit = [name for name in layers if name not in known]
+    if unfit or not layers:
+        raise InputError(
+            f"layer '{unfit[0] if unfit else ''}' of {model.name} has no grid of cells that reaches the answer; "
+            f"the layers chosen without --layers are {', '.join(branch_layers(model))}"
+        )
+    return tuple(sorted(set(layers), key=known.__getitem__))
+
+
+def layer_widths(model: Backbone, layers: Sequence[str]) -> tuple[int, ...]:
+    """Return the channels of `layers`."""
+    channels = {layer.name: layer.grid.channels for layer in model.anatomy.layers}
+    return tuple(channels[name] for name in layers)
+
+
+def _cells(layer: Layer) -> int:
+    return layer.grid.height * layer.grid.width
+
+
+def _resolutions(anatomy: Anatomy) -> list[int]:
+    """Return the numbers of cells that the trunk has, from fine to coarse."""
+    return sorted({_cells(layer) for layer in anatomy.layers if layer.trunk}, reverse=True)
+
+
+def _is_stage(layer: Layer, anatomy: Anatomy) -> bool:
+    """Whether a layer of the trunk is the output of a stage, not a part of the step to the next resolution.
+
+    A step is a module that takes one resolution in and puts the next one out (a ResNet's layer2, a patch merging).
+    What stands in it at the old resolution is a preparation (a norm, an expansion), unless it has a shortcut of its
+    own: then it is a block, and the module around it is a whole network of two stages.
+    """
+    if any(part.name.startswith(f"{layer.name}.") and part.reached and not part.trunk for part in anatomy.layers):
+        return True
+    names = layer.name.split(".")
+    around = {".".join(names[:depth]) for depth in range(1, len(names))}
+    return not any(_steps_from(_cells(layer), outer, anatomy) for outer in anatomy.layers if outer.name in around)
+
+
+def _steps_from(cells: int, outer: Layer, anatomy: Anatomy) -> bool:
+    """Whether `outer` takes `cells` in and puts the next coarser resolution out."""
+    levels = _resolutions(anatomy)
+    if _cells(outer) not in levels or levels.index(_cells(outer)) != levels.index(cells) + 1:
+        return False
+    begun = next(i for i, part in enumerate(anatomy.layers) if part.name.startswith(f"{outer.name}."))
+    entered = [_cells(part) for part in anatomy.layers[:begun] if part.trunk]
+    return bool(entered) and entered[-1] == cells

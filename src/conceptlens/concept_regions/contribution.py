@@ -1,0 +1,128 @@
+"""How much a concept counts for a class: CE-FAM's channel-masking curve."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from conceptlens.model.observation import Observation
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+STEPS = 20
+# How many masked variants run through the rest of the model at once.
+VARIANTS = 64
+# How many logits the closed form may hold at once.
+LOGITS = 2**24
+
+
+def contributions(
+    seen: Observation,
+    weights: Float[Tensor, "image question channel"],
+    target: Int[Tensor, "image"],
+    against: Int[Tensor, "image"] | None = None,
+    layer: str | None = None,
+    asked: Bool[Tensor, "image question"] | None = None,
+) -> Float[Tensor, "image question"]:
+    """Return by how much the class's probability falls when a concept's channels are silenced, averaged over 20 steps.
+
+    CE-FAM (ICCV 2025, section 3): channels are ordered by `v_k = beta_k mean(A_k)`; after silencing the first `j`
+    the probability is `p_j`, and the contribution is `sum_j ((p - p_j) / p) / 20`. Positive: the concept speaks for
+    the class; negative: against it. A silenced channel takes its own spatial mean; where the cells reach the logits
+    through their mean alone that would change nothing, so it takes the mean of the whole layer.
+
+    With `against`, `p` is the probability of the class when only the two are compared: `sigmoid(y_c - y_d)`.
+    The drop is divided by `p`, or by chance (one over the number of classes compared) where `p` is smaller: a class
+    that the model all but excludes has no meaningful relative drop. Where only some questions are `asked`, the others
+    are left at 0.
+    """
+    feature = seen.feature(layer)
+    order = (weights * feature.mean((2, 3))[:, None]).topk(min(STEPS, feature.shape[1]), dim=2).indices
+    matrix = seen.readout(seen.logits, layer)
+    before = _probability(seen.logits.detach()[:, None], target[:, None], _column(against))
+    if matrix is None:
+        after = _curve_by_rerun(seen, order, target, against, layer, asked)
+    else:
+        after = _curve_in_closed_form(seen, matrix, order, target, against, layer)
+    chance = 0.5 if against is not None else 1.0 / seen.logits.shape[1]
+    found = ((before[..., None] - after) / before.clamp_min(chance)[..., None]).mean(2)
+    return found if asked is None else found * asked
+
+
+def _curve_in_closed_form(
+    seen: Observation, matrix: Tensor, order: Tensor, target: Tensor, against: Tensor | None, layer: str | None
+) -> Float[Tensor, "image question step"]:
+    """Silence pooled values and follow the linear readout: no forward pass at all."""
+    feature = seen.feature(layer)
+    pooled, silence = feature.mean((2, 3)), feature.mean((1, 2, 3))
+    logits = seen.logits.detach()
+    curves = []
+    for chunk in order.split(max(1, LOGITS // (logits.numel() * order.shape[2])), dim=1):
+        change = silence[:, None, None] - pooled[:, None].expand(-1, chunk.shape[1], -1).gather(2, chunk)
+        moved = (change[..., None] * matrix.T[chunk]).cumsum(2)
+        silenced = logits[:, None, None] + moved
+        curves.append(_probability(silenced, target[:, None, None], _column(against, 2)))
+    return torch.cat(curves, dim=1)
+
+
+def _curve_by_rerun(
+    seen: Observation,
+    order: Tensor,
+    target: Tensor,
+    against: Tensor | None,
+    layer: str | None,
+    asked: Tensor | None,
+) -> Float[Tensor, "image question step"]:
+    """Silence cells and run the rest of the model, a variant per question and step."""
+    feature = seen.feature(layer)
+    silence = feature.mean((1, 2, 3) if _all_cells_alike(seen, layer) else (2, 3), keepdim=True).expand_as(feature)
+    curves = []
+    for i in range(len(feature)):
+        questions = range(order.shape[1]) if asked is None else asked[i].nonzero()[:, 0].tolist()
+        curve = seen.logits.new_zeros(order.shape[1:], dtype=torch.float32)
+        steps = [(q, j) for q in questions for j in range(1, order.shape[2] + 1)]
+        logits = []
+        for start in range(0, len(steps), VARIANTS):
+            chunk = steps[start : start + VARIANTS]
+            variants = feature[i].repeat(len(chunk), 1, 1, 1)
+            for row, (q, j) in enumerate(chunk):
+                silenced = order[i, q, :j]
+                variants[row, silenced] = silence[i, silenced]
+            logits.append(seen.rerun(variants, i, layer).logits.detach())
+        if steps:
+            other = None if against is None else against[i]
+            values = _probability(torch.cat(logits), target[i], other)
+            curve[list(questions)] = values.reshape(-1, order.shape[2])
+        curves.append(curve)
+    return torch.stack(curves)
+
+
+def _all_cells_alike(seen: Observation, layer: str | None) -> bool:
+    """Whether the logits have the same gradient at every cell: they read the cells through their mean alone.
+
+    So it is before a pooling whose result is normalised or bent before the classifier (ConvNeXt, a ViT that averages).
+    """
+    if not seen.logits.requires_grad:
+        return False
+    direction = torch.randn(seen.logits.shape[1], generator=torch.Generator().manual_seed(0)).to(seen.logits)
+    gradient = seen.pull(seen.logits, direction.expand(len(seen.logits), 1, -1), layer)
+    spread = (gradient - gradient.mean((-2, -1), keepdim=True)).abs().max()
+    return bool(spread <= 1e-5 * gradient.abs().max())
+
+
+def _probability(logits: Tensor, target: Tensor, against: Tensor | None) -> Tensor:
+    """Return `p_c`, or `sigmoid(y_c - y_d)`, over the last axis of `logits`; indices broadcast over the others."""
+    values = logits.float()
+    lead = values.shape[:-1]
+    own = values.gather(-1, target.expand(lead)[..., None])[..., 0]
+    if against is None:
+        return (own - values.logsumexp(-1)).exp()
+    other = values.gather(-1, against.expand(lead)[..., None])[..., 0]
+    return (own - other).sigmoid()
+
+
+def _column(index: Tensor | None, axes: int = 1) -> Tensor | None:
+    return None if index is None else index.reshape(-1, *[1] * axes)

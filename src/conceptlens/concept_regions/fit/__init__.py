@@ -1,0 +1,1 @@
+"""Training of a CE-FAM branch: the same crops for two networks."""

@@ -1,0 +1,105 @@
+"""Pairs of pooled layers and teacher vectors, read from their shards: in memory where they fit, mapped where not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from conceptlens.io.errors import InputError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+# Up to here pairs are copied into memory; more are read from the mapped files, a batch at a time.
+IN_MEMORY = 2 * 2**30
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Rows that lie in several tensors, one after the other."""
+
+    parts: tuple[Float[Tensor, "row dimension"], ...]
+    rows: tuple[Int[Tensor, "row"], ...]
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return sum(len(rows) for rows in self.rows)
+
+    @property
+    def width(self) -> int:
+        """The length of a row."""
+        return self.parts[0].shape[1]
+
+    def take(self, index: Int[Tensor, "row"]) -> Float[Tensor, "row dimension"]:
+        """Return some rows, in the order asked."""
+        if len(self.parts) == 1:
+            return self.parts[0][self.rows[0][index]]
+        ends = torch.tensor([len(rows) for rows in self.rows]).cumsum(0)
+        home = torch.searchsorted(ends, index, right=True)
+        found = torch.empty(len(index), self.width)
+        for part in home.unique().tolist():
+            here = home == part
+            within = index[here] - (int(ends[part]) - len(self.rows[part]))
+            found[here] = self.parts[part][self.rows[part][within]]
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Features and the teacher's vectors of the same crops, row by row; and how many photos they come from."""
+
+    features: Table
+    vectors: Table
+    held_features: Table
+    held_vectors: Table
+    photos: int
+
+
+def read_pairs(files: Sequence[Path], in_memory: int = IN_MEMORY) -> Pairs:
+    """Read the shards of a run; refused where no photo was left to train on, or none to hold out."""
+    shards, photos = [], 0
+    for file in files:
+        shards.append(load_file(file))
+        with safe_open(str(file), framework="pt") as stored:
+            photos += len(json.loads(stored.metadata()["photos"]))
+    shards = [shard for shard in shards if len(shard["held"])]
+    if not shards:
+        raise InputError("no photo could be used; give photos that open (JPEG, PNG, WebP ...)")
+    held = [shard["held"] for shard in shards]
+    size = sum(shard[name].nbytes for shard in shards for name in ("features", "vectors"))
+
+    def table(name: str, wanted: bool) -> Table:
+        rows = [(mask if wanted else ~mask).nonzero()[:, 0] for mask in held]
+        parts = [shard[name] for shard in shards]
+        if size > in_memory:
+            return Table(tuple(parts), tuple(rows))
+        kept = torch.cat([part[index] for part, index in zip(parts, rows, strict=True)])
+        return Table((kept,), (torch.arange(len(kept)),))
+
+    pairs = Pairs(
+        table("features", False), table("vectors", False), table("features", True), table("vectors", True), photos
+    )
+    if not len(pairs.features) or not len(pairs.held_features):
+        what = "to train on" if not len(pairs.features) else "for validation"
+        raise InputError(f"of {photos} photos none was left {what}; give more photos, or another validation share")
+    return pairs
+
+
+def moments(table: Table, rows: int = 8192) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of every column, summed in float64; a constant column counts as 1 wide."""
+    total = torch.zeros(2, table.width, dtype=torch.float64)
+    for index in torch.arange(len(table)).split(rows):
+        part = table.take(index).double()
+        total += torch.stack([part.sum(0), part.square().sum(0)])
+    mean, square = total / len(table)
+    deviation = (square - mean.square()).clamp_min(0).sqrt()
+    deviation = torch.where(deviation > 1e-6 * (1 + mean.abs()), deviation, torch.ones_like(deviation))
+    return mean.float(), deviation.float()

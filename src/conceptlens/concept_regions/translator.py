@@ -1,0 +1,226 @@
+"""A trained branch with its teacher's text half: a vision-language pair that reads a classifier's own layers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from conceptlens.concept_regions.branch import Branch, pooled
+from conceptlens.io.cache import cached, identity
+from conceptlens.io.errors import InputError
+from conceptlens.io.saved_folder import CONFIG, Described
+from conceptlens.model.encoders import ClassifierText
+from conceptlens.model.observation import Observation
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from conceptlens.model.backbone import Backbone
+    from conceptlens.model.observation import Answer
+
+FOLDER = Described(
+    "branch",
+    "branch.safetensors",
+    "conceptlens fit ce-fam",
+    1,
+    {
+        "branch.layers": "a list of texts",
+        "branch.widths": "a list of whole numbers",
+        "branch.hidden": "a list of whole numbers",
+        "branch.dimension": "a whole number",
+        **{f"teacher.{name}": "a text" for name in ("name", "identity", "texts")},
+        **{f"teacher.{name}": "a number" for name in ("scale", "bias")},
+        "teacher.normalised": "true or false",
+        "model.name": "a text",
+        "model.identity": "a text",
+        "training": "an object",
+    },
+)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The vision-language model that a branch imitates; `texts` is its name in the text cache, empty where it has none.
+
+    `scale`, `bias` and `normalised` say how it compares: `scale <image, text> + bias`, of unit vectors or plain ones.
+    """
+
+    name: str
+    identity: str
+    texts: str
+    scale: float
+    bias: float
+    normalised: bool
+
+    @classmethod
+    def of(cls, vlm: Backbone) -> Teacher:
+        """Describe a backbone with a text encoder."""
+        language = vlm.language
+        bias = getattr(language, "bias", 0.0)  # only SigLIP has one
+        return cls(vlm.name, _identity(vlm), _texts(vlm), language.scale, float(bias), language.normalised)
+
+
+@dataclass(frozen=True, eq=False)
+class Translator:
+    """A `VisionLanguage` whose image half is a classifier followed by its branch, and whose text half is the teacher's.
+
+    The concept score is `S = scale <h(z), t>` of unit vectors (CLIP) or plain ones (CE-FAM, ICCV 2025, section 3.2).
+    It reads observations of `layers` alone: `model.observe(photo, layers=translator.layers)`. `vlm` is the teacher
+    itself; where it is not given, it is loaded by name once a text is asked for that the text cache lacks.
+    """
+
+    branch: Branch
+    teacher: Teacher
+    model: str
+    model_identity: str
+    training: Mapping[str, Any] = field(default_factory=dict)
+    vlm: Backbone | None = field(default=None, repr=False)
+    _known: weakref.WeakSet[Backbone] = field(default_factory=weakref.WeakSet, repr=False)
+
+    def __post_init__(self) -> None:
+        """Freeze the branch."""
+        self.branch.eval().requires_grad_(False)
+
+    @property
+    def name(self) -> str:
+        """What the pair is called in records."""
+        return f"CE-FAM branch of {self.model} after {self.teacher.name}"
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers that the branch reads, in the order of execution."""
+        return self.branch.layers
+
+    @property
+    def scale(self) -> float:
+        """The teacher's factor before the product."""
+        return self.teacher.scale
+
+    @property
+    def bias(self) -> float:
+        """What the teacher adds to every score, the same for all texts."""
+        return self.teacher.bias
+
+    @property
+    def normalised(self) -> bool:
+        """Whether the teacher compares unit vectors."""
+        return self.teacher.normalised
+
+    def encode_image(self, answer: Answer) -> Float[Tensor, "image dimension"]:
+        """Return `h(z)`, not normalised, in the graph of an observation of `layers`."""
+        if not isinstance(answer, Observation):
+            raise InputError(
+                f"the branch reads {', '.join(self.layers)} inside {self.model}, and this answer holds only what came "
+                "out of the model; use model.observe(..., layers=translator.layers) and a rule with gradients"
+            )
+        self.check(answer.model)
+        vector = pooled(answer, self.layers).float()
+        return self.branch.to(vector.device)(vector)
+
+    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "text dimension"]:
+        """Return the teacher's vector of each text; the teacher is not needed for those in the text cache."""
+        if not self.teacher.texts:
+            return self._teacher().language.encode_text(texts)
+        return cached(self.teacher.texts, texts, lambda missing: self._teacher().language.encode_text(missing))
+
+    def check(self, model: Backbone) -> None:
+        """Refuse a model that the branch was not trained for: the same name with other weights is another model."""
+        if model in self._known:
+            return
+        found = identity(model.module)
+        if found != self.model_identity:
+            raise InputError(
+                f"this branch was trained for {self.model} with weights {self.model_identity}, and {model.name} with "
+                f"weights {found} was given; load that model in the precision it was trained in, or fit a branch for "
+                "this one with conceptlens fit ce-fam"
+            )
+        self._known.add(model)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `branch.safetensors` and `config.json`, each atomically, and return the folder."""
+        place = Path(folder)
+        about = {
+            "kind": "conceptlens ce-fam branch",
+            "branch": {name: getattr(self.branch, name) for name in ("layers", "widths", "hidden", "dimension")},
+            "teacher": asdict(self.teacher),
+            "model": {"name": self.model, "identity": self.model_identity},
+            "training": dict(self.training),
+        }
+        FOLDER.write(place, {name: value.float() for name, value in self.branch.state_dict().items()}, about)
+        return place
+
+    @classmethod
+    def load(cls, folder: str | Path, vlm: Backbone | None = None) -> Translator:
+        """Read what `save` wrote; `vlm` is the teacher, where it cannot be loaded by its name."""
+        place = Path(folder)
+        config = FOLDER.read(place)
+        teacher = {name: config["teacher"][name] for name in Teacher.__dataclass_fields__}
+        about = config["model"]
+        branch = _read_branch(place, config["branch"])
+        made = cls(branch, Teacher(**teacher), about["name"], about["identity"], config["training"], vlm)
+        if vlm is not None:
+            made._check_teacher(vlm)
+        return made
+
+    def _teacher(self) -> Backbone:
+        """Return the teacher: the one given, else the one of that name, loaded now and kept."""
+        if self.vlm is not None:
+            return self.vlm
+        from conceptlens import load_model
+
+        try:
+            loaded = load_model(self.teacher.name)
+        except InputError as error:
+            raise InputError(
+                f"texts that are not in the cache need the teacher {self.teacher.name}, which cannot be loaded "
+                f"({error}); give it: Translator.load(folder, vlm=...)"
+            ) from None
+        self._check_teacher(loaded)
+        object.__setattr__(self, "vlm", loaded)
+        return loaded
+
+    def _check_teacher(self, vlm: Backbone) -> None:
+        found = _identity(vlm)
+        if found != self.teacher.identity:
+            raise InputError(
+                f"the teacher of this branch was {self.teacher.name} ({self.teacher.identity}), and {vlm.name} "
+                f"({found}) was given; load it with the same weights"
+            )
+
+
+def _read_branch(folder: Path, about: Mapping[str, Any]) -> Branch:
+    """Build the network that a config describes, with its weights."""
+    weights = FOLDER.tensors(folder)
+    try:
+        branch = Branch(about["layers"], about["widths"], about["dimension"], about["hidden"])
+        branch.load_state_dict(weights)
+    except InputError as error:
+        raise FOLDER.broken(folder, f"in {CONFIG}, branch does not fit together: {error}") from None
+    except RuntimeError:  # torch's own, where names or shapes differ
+        raise FOLDER.broken(folder, f"{FOLDER.weights} holds other sizes than {CONFIG}") from None
+    return branch
+
+
+def _identity(vlm: Backbone) -> str:
+    """Return a fingerprint of everything a teacher computes with: its image tower's weights and its text half."""
+    return hashlib.sha256(f"{identity(vlm.module)} {_texts(vlm)}".encode()).hexdigest()[:16]
+
+
+def _texts(vlm: Backbone) -> str:
+    """Return the name under which the teacher's text vectors are cached; nothing where its kind is not known."""
+    language = vlm.language
+    weights = getattr(language, "model", None)
+    if isinstance(weights, nn.Module):  # as OpenClip and Transformers call it themselves
+        return f"{language.name}-{identity(weights)}"
+    if isinstance(language, ClassifierText):
+        settings = ("usual", language.labels, language.temperature, language.prompt)
+        digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+        return f"{language.name}-{identity(vlm.module)}-{digest}"
+    return ""

@@ -1,0 +1,140 @@
+"""Concepts have a name and a type, and the type decides how a text model is asked about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from os import PathLike
+from pathlib import Path
+
+from conceptlens.io.errors import InputError
+
+# As published in CE-FAM (ICCV 2025), where it describes its concepts. The scene prompt is the paper's too,
+# though it reads oddly for most scenes: changing it would change what its numbers mean.
+PROMPTS: dict[str, str] = {
+    "object": "a photo of a {}",
+    "part": "a photo of a {}",
+    "material": "a photo of an object made of {}",
+    "colour": "a photo of a {} object",
+    "texture": "a photo of a {} object",
+    "scene": "a photo of an object on {}",
+}
+
+CONCEPT_TYPES: tuple[str, ...] = tuple(PROMPTS)
+
+
+@dataclass(frozen=True)
+class ConceptName:
+    """What a concept is called, and which of `CONCEPT_TYPES` it is.
+
+    Raises `InputError` for a blank label or an unknown type. The same label with two types is two concepts:
+    an orange object and an orange to eat are asked about differently.
+    """
+
+    label: str
+    type: str = "object"
+
+    def __post_init__(self) -> None:
+        """Check both fields."""
+        if not isinstance(self.label, str) or not self.label.strip():
+            raise InputError(f"a concept is called {self.label!r}; give it a label such as 'striped fur'")
+        _check_type(self.type, f"concept {self.label!r}")
+
+
+def prompt(concept: ConceptName) -> str:
+    """Return the sentence that stands for `concept` in a text model (see `PROMPTS`)."""
+    return PROMPTS[concept.type].format(concept.label)
+
+
+def vocabulary(types: Iterable[str] | None = None) -> tuple[ConceptName, ...]:
+    """Return the everyday visual concepts that come with the package, of all types or of `types` only.
+
+    The order is the file's, whatever the order of `types`. Raises `InputError` for an unknown type.
+    """
+    if types is None:
+        return _everyday()
+    wanted = (types,) if isinstance(types, str) else tuple(types)
+    for kind in wanted:
+        _check_type(kind, "the vocabulary")
+    return tuple(concept for concept in _everyday() if concept.type in wanted)
+
+
+def parse_concepts(given: str | Iterable[str | ConceptName]) -> tuple[ConceptName, ...]:
+    """Turn what a person wrote into concepts: `"whiskers, striped fur:texture"`, or such entries one by one.
+
+    - Only a single string is split at commas; an entry of an iterable is one concept, commas and all.
+    - `label:type` gives the type. Without it, a label of the vocabulary (in any case and spacing) has the
+      vocabulary's type and spelling, and any other is an object.
+    - Blank entries are ignored, repeated ones dropped; the order is kept.
+
+    Raises `InputError` for an unknown type, an entry that is not text, or when nothing is left.
+    """
+    if not isinstance(given, Iterable):
+        raise InputError(f"concepts are given as {type(given).__name__}; expected a text or a list of texts")
+    entries = given.split(",") if isinstance(given, str) else given
+    parsed: dict[tuple[str, str], ConceptName] = {}
+    for entry in entries:
+        concept = _parse(entry)
+        if concept is not None:
+            parsed.setdefault((concept.label.casefold(), concept.type), concept)
+    if not parsed:
+        raise InputError("no concept is given; name at least one, such as 'whiskers, striped fur'")
+    return tuple(parsed.values())
+
+
+def read_concepts(path: str | PathLike[str]) -> tuple[ConceptName, ...]:
+    """Read concepts from a text file (UTF-8) with one entry a line, as `parse_concepts` understands it.
+
+    A `#` starts a comment. Raises `InputError`, naming the file, where it cannot be read or holds no concept.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise InputError(f"cannot read concepts from {path} ({reason}); give a text file") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text; expected a text file with one concept a line") from error
+    try:
+        return parse_concepts(line.partition("#")[0] for line in text.splitlines())
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _parse(entry: str | ConceptName) -> ConceptName | None:
+    """Return the concept that one entry means; `None` for a blank one."""
+    if isinstance(entry, ConceptName):
+        return entry
+    if not isinstance(entry, str):
+        raise InputError(f"a concept is given as {entry!r}; expected text such as 'striped fur:texture'")
+    written, colon, kind = entry.rpartition(":") if ":" in entry else (entry, "", "")
+    label, kind = " ".join(written.split()), kind.strip().lower()
+    if not label and not colon:
+        return None
+    if not label:
+        raise InputError(f"{entry.strip()!r} names no concept; write label:type, such as 'striped fur:texture'")
+    known = _by_label().get(label.casefold())
+    if known is None:
+        return ConceptName(label, kind if colon else "object")
+    return ConceptName(known.label, kind) if colon else known
+
+
+def _check_type(kind: object, where: str) -> None:
+    """Raise `InputError` unless `kind` is one of `CONCEPT_TYPES`."""
+    if not isinstance(kind, str) or kind not in PROMPTS:
+        raise InputError(f"unknown type {kind!r} for {where}: use one of {', '.join(CONCEPT_TYPES)}")
+
+
+@cache
+def _everyday() -> tuple[ConceptName, ...]:
+    """Read the package's own list once."""
+    text = files("conceptlens.concepts").joinpath("vocabulary.tsv").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return tuple(ConceptName(*line.split("\t")) for line in lines[1:])
+
+
+@cache
+def _by_label() -> dict[str, ConceptName]:
+    """Index the vocabulary by label, for any case."""
+    return {concept.label.casefold(): concept for concept in _everyday()}

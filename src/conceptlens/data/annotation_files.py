@@ -1,0 +1,195 @@
+"""Annotation files: codes per pixel, JSON, tables; and how they come to lie on the pixels of the upright photo."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import numpy as np
+from PIL import Image
+
+from conceptlens.io.errors import InputError
+from conceptlens.io.image_file import opened, orientation
+from conceptlens.io.images import read_image
+
+By = Literal["category", "instance"]
+_Option = TypeVar("_Option", bound=str)
+
+# EXIF orientation to the turn that makes stored pixels upright, on the last two axes; 1 is upright already.
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda codes: codes[..., :, ::-1],
+    3: lambda codes: codes[..., ::-1, ::-1],
+    4: lambda codes: codes[..., ::-1, :],
+    5: lambda codes: codes.swapaxes(-2, -1),
+    6: lambda codes: codes.swapaxes(-2, -1)[..., :, ::-1],
+    7: lambda codes: codes.swapaxes(-2, -1)[..., ::-1, ::-1],
+    8: lambda codes: codes.swapaxes(-2, -1)[..., ::-1, :],
+}
+_SIDEWAYS = (5, 6, 7, 8)
+
+
+def read_colours(path: Path) -> np.ndarray:
+    """Return `red + 256 green + 65536 blue` for each pixel of a colour PNG: int32 `rows columns`.
+
+    Raises `InputError` where the file is missing, broken, not a PNG or without colours.
+    """
+    image = _png(path)
+    if image.mode not in ("RGB", "RGBA", "P"):
+        raise InputError(
+            f"{str(path)!r} has pixels of kind {image.mode}, expected RGB: its ids are coded in red, green and blue; "
+            "download or export it again"
+        )
+    if image.mode == "P":
+        image = image.convert("RGB")
+    pixels = np.asarray(image).astype(np.int32)
+    return pixels[..., 0] + 256 * pixels[..., 1] + 65536 * pixels[..., 2]
+
+
+def read_indices(path: Path) -> np.ndarray:
+    """Return the index of each pixel of a palette or grey PNG: int32 `rows columns`, whatever the palette's colours.
+
+    Raises `InputError` where the file is missing, broken, not a PNG or has colours without a palette.
+    """
+    image = _png(path)
+    if image.mode not in ("P", "L", "1", "I", "I;16"):
+        raise InputError(
+            f"{str(path)!r} has pixels of kind {image.mode}, expected one index a pixel; save it as a palette or "
+            "grey PNG whose values are the indices"
+        )
+    return np.asarray(image).astype(np.int32)
+
+
+def lay(path: Path, codes: np.ndarray, exact: bool = True) -> tuple[Image.Image, np.ndarray]:
+    """Read a photo upright and return it with `codes[... rows columns]` turned the same way.
+
+    Annotations are taken to be drawn on the pixels as stored, before the turn that EXIF asks for, wherever their
+    sizes allow it; on the upright photo otherwise. With `exact`, both must have one size, else one shape.
+    Raises `InputError` where they fit neither way.
+    """
+    photo = read_image(path)
+    turn = _turn(path)
+    width, height = photo.size
+    stored = (height, width) if turn in _SIDEWAYS else (width, height)
+    if turn in TURNS and _fits(codes, stored, exact):
+        return photo, np.ascontiguousarray(TURNS[turn](codes))
+    if not _fits(codes, photo.size, exact):
+        rows, columns = codes.shape[-2:]
+        raise InputError(
+            f"{str(path)!r} is {width} x {height} pixels and its annotation {columns} x {rows}, expected "
+            f"the same {'size' if exact else 'shape'}; use the photo that was annotated, neither resized nor cut"
+        )
+    return photo, codes
+
+
+def parts(codes: np.ndarray, numbers: Mapping[int, int]) -> list[tuple[int, np.ndarray]]:
+    """Return a mask for each of the codes listed in `numbers` that has a pixel, with the number of its concept."""
+    return [(numbers[code], codes == code) for code in np.unique(codes).tolist() if code in numbers]
+
+
+def joined(found: Iterable[tuple[int, np.ndarray]]) -> list[tuple[int, np.ndarray]]:
+    """Return one mask for each concept: all masks that have its number."""
+    masks: dict[int, np.ndarray] = {}
+    for number, mask in found:
+        masks[number] = masks[number] | mask if number in masks else mask
+    return list(masks.items())
+
+
+def read_json(path: Path, *lists: str) -> dict[str, Any]:
+    """Return the object in a JSON file that must hold the `lists` named; raises `InputError` naming the file."""
+    try:
+        read = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{str(path)!r} is not JSON or cut short ({error}); download or export it again") from error
+    for name in lists:
+        if not isinstance(read, dict) or not isinstance(read.get(name), list):
+            raise InputError(f"{str(path)!r} has no list {name!r}; expected {', '.join(lists)}: is it the right file?")
+    return read
+
+
+def read_table(path: Path, *columns: str) -> list[dict[str, str]]:
+    """Return the rows of a CSV file whose header must hold the `columns` named; raises `InputError` naming the file."""
+    try:
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+        header = list(reader.fieldnames or [])
+        rows = [{key: value or "" for key, value in row.items() if key} for row in reader]
+    except csv.Error as error:
+        raise InputError(f"{str(path)!r} is not a CSV file ({error}); download it again") from error
+    missing = [name for name in columns if name not in header]
+    if missing:
+        raise InputError(
+            f"{str(path)!r} has no column {missing[0]!r}, its first line is {','.join(header)!r}; "
+            f"expected the columns {', '.join(columns)}"
+        )
+    return rows
+
+
+def read_text(path: Path) -> str:
+    """Return the text of an annotation file (UTF-8); raises `InputError` naming the file."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise InputError(f"cannot read {str(path)!r} ({reason}); check the folder's layout or download it") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{str(path)!r} is not UTF-8 text; download it again") from error
+
+
+def an_option(given: _Option, what: str, among: Any) -> _Option:
+    """Return an option that is a value of the `Literal` it is chosen among; raises `InputError` naming all of them."""
+    if given not in get_args(among):
+        raise InputError(f"{what}={given!r} was given; expected one of {', '.join(map(repr, get_args(among)))}")
+    return given
+
+
+def a_folder(path: str | Path, what: str) -> Path:
+    """Return a folder that exists; raises `InputError` saying what was looked for."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise InputError(f"no folder {str(folder)!r}, where {what} was looked for; check the path")
+    return folder
+
+
+@contextmanager
+def entries_of(path: Path, layout: str) -> Iterator[None]:
+    """Turn an entry that lacks a field, or has another kind of value, into an `InputError` that names the file."""
+    try:
+        yield
+    except InputError:
+        raise
+    except KeyError as error:
+        raise InputError(
+            f"{str(path)!r} has an entry without {error.args[0]!r}; expected {layout}, download or export it again"
+        ) from error
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        raise InputError(
+            f"{str(path)!r} has an entry that cannot be read ({error}); expected {layout}, download or export it again"
+        ) from error
+
+
+def _png(path: Path) -> Image.Image:
+    """Read a PNG with its pixels as they are stored."""
+    with opened(path, ["PNG"]) as image:
+        image.load()
+        return image
+
+
+def _turn(path: Path) -> int:
+    """Return the EXIF orientation of a photo that `read_image` has read."""
+    with opened(path) as image:
+        if image.format == "PNG":
+            image.load()  # its EXIF may come after its pixels
+        return orientation(image)
+
+
+def _fits(codes: np.ndarray, size: tuple[int, int], exact: bool) -> bool:
+    """Whether `codes[... rows columns]` has the size (width, height), or its shape up to a pixel of rounding."""
+    rows, columns = codes.shape[-2:]
+    width, height = size
+    return (columns, rows) == size if exact else abs(columns * height - rows * width) <= width + height

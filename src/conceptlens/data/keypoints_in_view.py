@@ -1,0 +1,68 @@
+"""Where keypoints stand in what a network sees of a photo."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from conceptlens.data.labelled_set import Keypoints, LabelledSet
+from conceptlens.io.errors import InputError
+from conceptlens.model.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jaxtyping import Bool, Float
+    from PIL import Image
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class SeenKeypoints:
+    """Keypoints of photos as a network sees them.
+
+    - `xy[photo keypoint 2]`: shares of the width and height of what is seen, 0 where not visible.
+    - `visible[photo keypoint]`: false too for what is cut off. `sizes[photo 2]`: width and height of what is seen, in
+      pixels of the photo.
+    """
+
+    names: tuple[str, ...]
+    xy: Float[Tensor, "photo keypoint 2"]
+    visible: Bool[Tensor, "photo keypoint"]
+    sizes: Float[Tensor, "photo 2"]
+
+
+def known_keypoints(photos: LabelledSet) -> Keypoints:
+    """Return the keypoints of a set; `InputError` where it has none."""
+    known = photos.annotation.keypoints if photos.annotation else None
+    if known is None:
+        raise InputError(f"{photos.name} has no keypoints; give a set that has them, such as cub:FOLDER")
+    return known
+
+
+def seen_keypoints(
+    photos: LabelledSet, places: Sequence[int], view: Preprocess | Callable[[Image.Image], Tensor] | None
+) -> SeenKeypoints:
+    """Return the keypoints of the photos at `places` through a network's view of a photo.
+
+    Raises `InputError` for a set without keypoints, and a view of which nobody knows what it cuts off.
+    """
+    known = known_keypoints(photos)
+    if not isinstance(view, Preprocess):
+        raise InputError("keypoints are lost in a preprocessing of one's own; give a conceptlens.Preprocess")
+    at = [int(place) for place in places]
+    boxes, sizes = [], []
+    for place in at:
+        width, height = photos[place].size
+        left, top, right, bottom = view.box((width, height))
+        boxes.append((left, top, right, bottom))
+        sizes.append(((right - left) * width, (bottom - top) * height))
+    box = torch.tensor(boxes, dtype=torch.float64)[:, None]
+    xy = (torch.tensor(known.xy[at]) - box[..., :2]) / (box[..., 2:] - box[..., :2])
+    visible = torch.tensor(known.visible[at]) & ((xy >= 0) & (xy <= 1)).all(2)
+    return SeenKeypoints(
+        known.names, torch.where(visible[..., None], xy, 0.0).float(), visible, torch.tensor(sizes, dtype=torch.float32)
+    )

@@ -1,0 +1,56 @@
+"""Data sets with a class for each photo, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from conceptlens.data.cifar import Cifar
+from conceptlens.data.class_folder import ClassFolder, open_imagenet
+from conceptlens.data.cub import Cub
+from conceptlens.data.labelled_set import LabelledSet
+from conceptlens.data.located_sets import folder_of
+from conceptlens.data.places365 import open_places
+from conceptlens.io.errors import InputError, near
+
+
+class ClassKind(NamedTuple):
+    """One kind of labelled set: how to open its folder and split, its splits, its line."""
+
+    open: Callable[..., LabelledSet]
+    splits: tuple[str, ...]
+    about: str
+
+
+def open_classes(text: str, split: str | None = None) -> LabelledSet:
+    """Return the labelled set that `NAME` or `NAME:DIR` means; names are in `CLASSIFIED`.
+
+    A folder alone is `folder:DIR`. Without `DIR` the folder is `$CONCEPTLENS_DATA/NAME`. Without `split` it is `train`,
+    or `all` for a folder of classes that is not split. Raises `InputError` for an unknown name or split, a folder that
+    is missing, or a folder without what the set needs.
+    """
+    name, colon, argument = text.strip().partition(":")
+    if name and name not in CLASSIFIED and Path(text.strip()).expanduser().is_dir():
+        name, colon, argument = "folder", ":", text.strip()
+    if name not in CLASSIFIED:
+        raise InputError(
+            f"no labelled data set {name!r}; data sets: {near(name, CLASSIFIED, len(CLASSIFIED))}; write NAME or "
+            "NAME:FOLDER"
+        )
+    folder = folder_of(name, argument if colon else None)
+    kind = CLASSIFIED[name]
+    return kind.open(folder) if split is None else kind.open(folder, split)
+
+
+CLASSIFIED: dict[str, ClassKind] = {
+    "cub": ClassKind(Cub, ("train", "test", "all"), "CUB-200-2011: birds, with boxes, parts and attributes"),
+    "folder": ClassKind(
+        ClassFolder, ("train", "val", "test", "all"), "any folder with a folder of photos for each class"
+    ),
+    "cifar10": ClassKind(Cifar, Cifar.splits, "CIFAR-10, the binary version"),
+    "cifar100": ClassKind(partial(Cifar, version=100), Cifar.splits, "CIFAR-100, the binary version, fine classes"),
+    "places": ClassKind(open_places, ("train", "val"), "Places365-Standard: scenes"),
+    "imagenet": ClassKind(open_imagenet, ("train", "val"), "ImageNet: folders called by WordNet numbers"),
+}

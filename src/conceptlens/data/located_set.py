@@ -1,0 +1,216 @@
+"""Photos whose concepts have a known place: what every data set with masks gives, one photo at a time."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+import numpy as np
+
+from conceptlens.concepts.vocabulary import ConceptName
+from conceptlens.io.errors import InputError
+from conceptlens.record import WHOLE
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Entry = TypeVar("Entry")
+
+
+@dataclass(frozen=True, eq=False)
+class Located:
+    """One photo, the concepts in it, and where each of them is.
+
+    - `name`: what the photo is called, unique in its set.
+    - `concepts`: a set read by instance names a concept once for each object of it, any other set names it once.
+    - `masks[concept rows columns]`: bool, over the whole upright photo, at the annotation's own resolution. One that
+      covers the whole photo is kept, though metrics that need a rest are undefined for it.
+    - `groups[concept]`: what a table of results sorts each concept under (thing, stuff, part, colour ...).
+    - `ignored[rows columns]`: pixels that belong neither to a concept nor to the rest; `None` where there are none.
+    - `left_out`: how many masks of the annotation are not among these: blank, too small, or crowds that are skipped.
+    """
+
+    name: str
+    photo: Image.Image
+    concepts: tuple[ConceptName, ...]
+    groups: tuple[str, ...]
+    masks: np.ndarray = field(repr=False)
+    ignored: np.ndarray | None = field(default=None, repr=False)
+    left_out: int = 0
+
+    def __post_init__(self) -> None:
+        """Check that every field speaks of the same concepts and pixels."""
+        count = len(self.concepts)
+        if self.masks.dtype != np.bool_ or self.masks.ndim != 3 or len(self.masks) != count:
+            raise InputError(
+                f"{self.name} has masks of shape {self.masks.shape} and type {self.masks.dtype} for {count} concepts; "
+                "expected bool concept rows columns"
+            )
+        if len(self.groups) != count:
+            raise InputError(f"{self.name} has {len(self.groups)} groups for {count} concepts; give one for each")
+        if self.ignored is not None and self.ignored.shape != self.masks.shape[1:]:
+            raise InputError(
+                f"{self.name} ignores pixels of shape {self.ignored.shape}; expected {self.masks.shape[1:]}"
+            )
+
+    def at_least(self, share: float) -> Located:
+        """Return this photo with the concepts that cover at least `share` of it (of the pixels not ignored)."""
+        counted = self.masks if self.ignored is None else self.masks & ~self.ignored
+        size = self.masks[:1].size if self.ignored is None else int((~self.ignored).sum())
+        kept = [i for i, mask in enumerate(counted) if mask.sum() >= share * max(size, 1) and mask.any()]
+        return replace(
+            self,
+            concepts=tuple(self.concepts[i] for i in kept),
+            groups=tuple(self.groups[i] for i in kept),
+            masks=self.masks[kept],
+            left_out=self.left_out + len(self.masks) - len(kept),
+        )
+
+
+class LocatedSet(Protocol):
+    """A data set with masks: every concept that it can name, and a stream of its photos."""
+
+    @property
+    def name(self) -> str:
+        """What the set and its split are called in results."""
+        ...
+
+    @property
+    def concepts(self) -> tuple[ConceptName, ...]:
+        """Every concept that the set names, in its own order, whether or not a photo shows it."""
+        ...
+
+    @property
+    def names(self) -> list[str]:
+        """What each photo is called, in the order of their places: nothing is read for it."""
+        ...
+
+    def __len__(self) -> int:
+        """Return the number of photos."""
+        ...
+
+    def __getitem__(self, place: int) -> Located:
+        """Read the photo at a place, from 0; an `InputError` about one photo leaves the others readable."""
+        ...
+
+    def __iter__(self) -> Iterator[Located]:
+        """Read one photo after the other; only one is held at a time."""
+        ...
+
+
+class Listed(ABC, Generic[Entry]):
+    """A set whose photos are listed when it is opened and read one at a time: what the loaders share.
+
+    A loader sets the fields and reads one photo from its entry in the list.
+
+    - `left_out`: how many photos the set lists and leaves out, for they have no mask at all. Every other photo is
+      read, also one that shows no concept.
+    - `_least_area`: masks that cover less of their photo are left out, as by `Located.at_least`; with 0, the blank.
+    """
+
+    name: str
+    concepts: tuple[ConceptName, ...]
+    left_out: int = 0
+    _groups: Sequence[str]
+    _entries: Sequence[Entry]
+    _least_area: float = 0.0
+
+    @abstractmethod
+    def _called(self, entry: Entry) -> str:
+        """Return what a photo is called, before it is read."""
+
+    @abstractmethod
+    def _read(self, entry: Entry) -> Located:
+        """Read one photo and its masks."""
+
+    @property
+    def names(self) -> list[str]:
+        """What each photo is called, in the order of their places: nothing is read for it."""
+        return [self._called(entry) for entry in self._entries]
+
+    @property
+    def choices(self) -> dict[str, str | float]:
+        """What this set was asked to do with masks: crowds, shapes, least area, as it has them."""
+        other = ("name", "size", "split", "left_out")
+        known = {name.strip("_"): value for name, value in vars(self).items() if isinstance(value, str | float | int)}
+        return {name: value for name, value in sorted(known.items()) if name not in other}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Located]:
+        """Read one photo after the other."""
+        return (self[place] for place in range(len(self)))
+
+    def __getitem__(self, place: int) -> Located:
+        """Read the photo at a place."""
+        one = self._read(self._entries[place])
+        return one.at_least(self._least_area) if self._least_area else one
+
+    def _located(
+        self,
+        name: str,
+        photo: Image.Image,
+        found: Sequence[tuple[int, np.ndarray]],
+        shape: tuple[int, ...],
+        ignored: np.ndarray | None = None,
+        left_out: int = 0,
+    ) -> Located:
+        """Return what was found in one photo, masks with their concept's number, in the set's order, less the blank."""
+        shown = sorted(((number, mask) for number, mask in found if mask.any()), key=lambda pair: pair[0])
+        return Located(
+            name=name,
+            photo=photo,
+            concepts=tuple(self.concepts[number] for number, _ in shown),
+            groups=tuple(self._groups[number] for number, _ in shown),
+            masks=np.stack([mask for _, mask in shown]) if shown else np.zeros((0, *shape), bool),
+            ignored=ignored if ignored is not None and ignored.any() else None,
+            left_out=left_out + len(found) - len(shown),
+        )
+
+
+def a_share(least_area: float) -> float:
+    """Return the least share of its photo that a mask must cover; raises `InputError` where it is no such share."""
+    if not 0 <= least_area < 1:
+        raise InputError(f"the least area is {least_area}; expected a share of the photo from 0 to below 1, as 0.01")
+    return least_area
+
+
+def resize_mask(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return `masks[... rows columns]` at another size `(rows, columns)`: each pixel takes the value at its centre.
+
+    Nothing is blended, so a mask does not grow when it is resized. Raises `InputError` for a size below 1 x 1.
+    """
+    return crop_masks(masks, WHOLE, size)
+
+
+def crop_masks(
+    masks: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int], outside: bool = False
+) -> np.ndarray:
+    """Return `masks[... rows columns]` as a model saw the photo: the part in `box`, at `size` (rows, columns).
+
+    `box` is `Picture.box`: left, top, right, bottom as shares of the whole photo. What lies beyond the photo is
+    padding and takes the value `outside`: give `True` for a mask of ignored pixels. Each pixel takes the value at
+    its centre. Raises `InputError` for an empty box or a size below 1 x 1.
+    """
+    left, top, right, bottom = box
+    if not (left < right and top < bottom) or min(size) < 1 or masks.ndim < 2:
+        raise InputError(
+            f"masks of shape {masks.shape} were to be cut at {box} and sized {tuple(size)}; expected ... rows columns, "
+            "a box of left < right and top < bottom, and at least 1 row and 1 column"
+        )
+    rows, in_rows = _nearest(top, bottom, size[0], masks.shape[-2])
+    columns, in_columns = _nearest(left, right, size[1], masks.shape[-1])
+    seen = masks[..., rows[:, None], columns[None, :]]
+    return np.where(in_rows[:, None] & in_columns[None, :], seen, np.asarray(outside, masks.dtype))
+
+
+def _nearest(start: float, end: float, count: int, total: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return where the centres of `count` pixels between two shares of a side fall, and whether they are on it."""
+    centres = (start + (np.arange(count) + 0.5) * ((end - start) / count)) * total
+    index = np.floor(centres + 1e-6).astype(
+        int
+    )  # a centre on an edge belongs to the later pixel, whatever the rounding
+    return index.clip(0, total - 1), (index >= 0) & (index < total)

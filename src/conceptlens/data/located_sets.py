@@ -1,0 +1,104 @@
+"""Data sets with masks, by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from conceptlens.data.broden import Broden
+from conceptlens.data.coco import CocoPanoptic, open_instances
+from conceptlens.data.drawn_set import MOST, Drawn
+from conceptlens.data.imagenet_s import ImageNetS
+from conceptlens.data.located_set import LocatedSet
+from conceptlens.data.mask_folder import MaskFolder
+from conceptlens.data.voc import Voc
+from conceptlens.io.errors import InputError, near
+
+FOLDER = "CONCEPTLENS_DATA"
+
+
+class SetKind(NamedTuple):
+    """One kind of set: how to open it from what follows its name's colon (`None` without), its split, its line.
+
+    `choices` are the options of its masks: `by`, `crowds`, `shape`.
+    """
+
+    open: Callable[..., LocatedSet]
+    split: str
+    about: str
+    choices: tuple[str, ...] = ()
+
+
+def open_set(text: str, split: str | None = None, **choices: str) -> LocatedSet:
+    """Return the data set that `NAME` or `NAME:DIR` means (`drawn:COUNT` for drawn scenes); names are in `SETS`.
+
+    A folder alone is `masks:DIR`. Without `DIR` the folder is `$CONCEPTLENS_DATA/NAME`. `choices` say which masks, as
+    `crowds="skip"`, where the set has them (`SETS[name].choices`). Raises `InputError` for an unknown name or choice, a
+    folder that is missing, or a folder without what the set needs.
+    """
+    name, colon, argument = text.strip().partition(":")
+    if name and name not in SETS and Path(text.strip()).expanduser().is_dir():
+        name, colon, argument = "masks", ":", text.strip()
+    if name not in SETS:
+        raise InputError(f"no data set {name!r}; data sets: {near(name, SETS, len(SETS))}; write NAME or NAME:FOLDER")
+    kind = SETS[name]
+    unknown = [choice for choice in choices if choice not in kind.choices]
+    if unknown:
+        known = ", ".join(kind.choices) or "none"
+        raise InputError(f"{unknown[0]} was chosen, which the masks of {name} do not have; their choices: {known}")
+    return kind.open(argument if colon else None, kind.split if split is None else split, **choices)
+
+
+def folder_of(name: str, argument: str | None) -> Path:
+    """Return the folder that a set is read from: the one named, else `$CONCEPTLENS_DATA/NAME`.
+
+    Raises `InputError` where none is named and that one is not there.
+    """
+    if argument:
+        return Path(argument).expanduser()
+    place = os.environ.get(FOLDER)
+    if not place:
+        raise InputError(f"the data set {name!r} needs its folder; write {name}:FOLDER, or set {FOLDER}")
+    folder = Path(place) / name
+    if not folder.is_dir():
+        raise InputError(f"no folder {str(folder)!r}, where {FOLDER} says {name!r} is; write {name}:FOLDER")
+    return folder
+
+
+def _within(name: str, opener: Callable[..., LocatedSet]) -> Callable[..., LocatedSet]:
+    """Let a set that needs a folder find it by name."""
+
+    def opened(argument: str | None, split: str, **choices: str) -> LocatedSet:
+        return opener(folder_of(name, argument), split, **choices)
+
+    return opened
+
+
+def _drawn(argument: str | None, split: str) -> LocatedSet:
+    """Draw as many scenes as were asked for."""
+    if argument is None:
+        return Drawn(split=split)
+    if not (argument.isdecimal() and len(argument) < 8 and 1 <= int(argument) <= MOST):
+        raise InputError(f"'drawn:{argument}' counts no scenes; write a number from 1 to {MOST}, such as drawn:200")
+    return Drawn(int(argument), split)
+
+
+INSTANCES = ("by", "crowds", "shape")
+SETS: dict[str, SetKind] = {
+    "coco_panoptic": SetKind(
+        _within("coco_panoptic", CocoPanoptic), "val2017", "COCO panoptic: things and stuff", ("by", "crowds")
+    ),
+    "coco_instances": SetKind(
+        _within("coco_instances", open_instances), "val2017", "COCO instances: things", INSTANCES
+    ),
+    "coco": SetKind(_within("coco", open_instances), "val2017", "the same as coco_instances", INSTANCES),
+    "voc": SetKind(_within("voc", Voc), "val", "Pascal VOC: twenty classes", ("by",)),
+    "broden": SetKind(_within("broden", Broden), "all", "Broden: objects, parts, materials and colours"),
+    "imagenet_s": SetKind(_within("imagenet_s", ImageNetS), "validation", "ImageNet-S: the class of each photo"),
+    "masks": SetKind(
+        _within("masks", MaskFolder), "all", "any folder with images/, masks/ and labels.csv or labels.txt"
+    ),
+    "drawn": SetKind(_drawn, "val", "drawn scenes: colours and kinds of shape, exact masks, no download"),
+}

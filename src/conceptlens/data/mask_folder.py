@@ -1,0 +1,105 @@
+"""Your own photos and masks: two folders and a list of labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from conceptlens.concepts.vocabulary import ConceptName, parse_concepts
+from conceptlens.data.annotation_files import (
+    a_folder,
+    entries_of,
+    joined,
+    lay,
+    parts,
+    read_indices,
+    read_table,
+    read_text,
+)
+from conceptlens.data.located_set import Listed, Located, a_share
+from conceptlens.io.errors import InputError
+from conceptlens.io.images import find_images
+
+BACKGROUND = 0
+
+
+class MaskFolder(Listed[tuple[str, Path, Path]]):
+    """Photos in `images/`, index PNGs of the same names in `masks/`, and `labels.csv` or `labels.txt`.
+
+    - `labels.csv` has the columns `index` and `label`, and may have `type` (see `CONCEPT_TYPES`) and `group`, by
+      default the type. Line n of `labels.txt` is the label of index n, from 1, with `:type` where it is not an object.
+    - Index 0 is background and `ignored` (255; `None` for none) is ignored, unless `labels.csv` lists them.
+    - A mask may be smaller or larger than its photo, not of another shape. Folders within are kept apart by name; a
+      `split` other than `all` is such a folder.
+    - Photos come by name, and every one is read; a mask without a photo is not.
+    - `least_area`: masks that cover a smaller share of their photo are left out.
+
+    Raises `InputError` where a file is missing or broken, a photo has no mask, or a mask holds an index without label.
+    """
+
+    def __init__(
+        self, folder: str | Path, split: str = "all", ignored: int | None = 255, least_area: float = 0.0
+    ) -> None:
+        self._least_area = a_share(least_area)
+        self._folder = a_folder(folder, "images/, masks/ and labels.csv or labels.txt")
+        self.name = f"masks {self._folder.resolve().name}" + ("" if split == "all" else f" {split}")
+        self._read_labels()
+        self._ignored = [] if ignored is None or ignored in self._numbers else [ignored]
+        images, masks = self._folder / "images", self._folder / "masks"
+        if split != "all":
+            images, masks = images / split, masks / split
+        found: dict[str, tuple[str, Path, Path]] = {}
+        for photo in find_images(a_folder(images, "photos")):
+            name = photo.relative_to(images).with_suffix("").as_posix()
+            mask = masks / f"{name}.png"
+            if name in found:
+                raise InputError(f"{str(photo)!r} and {found[name][1].name!r} share one mask; rename one of them")
+            if not mask.is_file():
+                raise InputError(f"{str(photo)!r} has no mask {str(mask)!r}; add it, or take the photo away")
+            found[name] = (name, photo, mask)
+        self._entries = list(found.values())
+
+    def _read_labels(self) -> None:
+        """Read which index is which concept."""
+        table, lines = self._folder / "labels.csv", self._folder / "labels.txt"
+        listed: dict[int, tuple[ConceptName, str]] = {}
+        self._file = table if table.is_file() or not lines.is_file() else lines
+        with entries_of(self._file, "an index and a label a line"):
+            if self._file == table:
+                for row in read_table(table, "index", "label"):
+                    concept = ConceptName(row["label"].strip(), row.get("type", "").strip() or "object")
+                    self._check_new(int(row["index"]), listed)
+                    listed[int(row["index"])] = (concept, row.get("group", "").strip() or concept.type)
+            else:
+                for index, line in enumerate(read_text(lines).splitlines(), start=1):
+                    if line.strip():
+                        concept = parse_concepts([line])[0]
+                        listed[index] = (concept, concept.type)
+        if not listed:
+            raise InputError(f"{str(self._file)!r} names no label; write one a line")
+        self.concepts = tuple(dict.fromkeys(concept for concept, _ in listed.values()))
+        place = {concept: number for number, concept in enumerate(self.concepts)}
+        self._numbers = {index: place[concept] for index, (concept, _) in listed.items()}
+        groups = dict(listed.values())
+        self._groups = tuple(groups[concept] for concept in self.concepts)
+
+    def _check_new(self, index: int, listed: dict[int, tuple[ConceptName, str]]) -> None:
+        if index in listed:
+            raise InputError(f"{str(self._file)!r} names index {index} twice; give each index one label")
+
+    def _called(self, entry: tuple[str, Path, Path]) -> str:
+        return entry[0]
+
+    def _read(self, entry: tuple[str, Path, Path]) -> Located:
+        name, path, mask = entry
+        indices = read_indices(mask)
+        unknown = np.setdiff1d(indices, [BACKGROUND, *self._ignored, *self._numbers])
+        if unknown.size:
+            raise InputError(
+                f"{str(mask)!r} holds index {unknown[0]}, which {self._file.name} does not name; add its label, or "
+                "set the pixels to 0"
+            )
+        photo, indices = lay(path, indices, exact=False)
+        found = joined(parts(indices, self._numbers))
+        return self._located(name, photo, found, indices.shape, np.isin(indices, self._ignored))

@@ -1,0 +1,1 @@
+"""The main job: explain photos, as records, numbers, pages and in the terminal."""

@@ -1,0 +1,129 @@
+"""How unusual a score is: the spread of every concept's score over reference photos, from two moments of embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from conceptlens.io.atomic import replacing
+from conceptlens.io.cache import cache_folder, identity
+from conceptlens.io.errors import InputError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from conceptlens.model.backbone import Backbone
+    from conceptlens.model.encoders import VisionLanguage
+    from conceptlens.model.observation import Observation
+
+RANK = 128
+FEWEST = 30
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Mean and covariance of a model's image vectors over reference photos.
+
+    The covariance is kept as `basis basis^T + diag(rest)`, so the mean and the standard deviation of *any* concept's
+    score over these photos follow in closed form: `mean_t = <mean, t>`, `std_t^2 = |basis^T t|^2 + sum rest t^2`.
+    """
+
+    mean: Float[Tensor, "dimension"]
+    basis: Float[Tensor, "dimension rank"]
+    rest: Float[Tensor, "dimension"]
+    count: int
+    model: str
+    identity: str
+    normalised: bool = False
+
+    def unusual(
+        self, scores: Float[Tensor, "image text"], texts: Float[Tensor, "text dimension"], language: VisionLanguage
+    ) -> Float[Tensor, "image text"]:
+        """Return `(score - mean_t) / std_t`: how many standard deviations a score lies above its concept's own mean.
+
+        2 and more is unusual: about one reference photo in forty scores so high.
+        """
+        if language.normalised != self.normalised:
+            raise InputError(
+                f"this reference of {self.model} was made for {'unit' if self.normalised else 'plain'} vectors, and "
+                f"{language.name} compares others; make one with conceptlens calibrate FOLDER"
+            )
+        centre = language.scale * self._units(texts, language) @ self.mean
+        spread = language.scale * self._deviation(self._units(texts, language))
+        return (scores - centre) / spread.clamp_min(1e-12)
+
+    def _units(self, texts: Tensor, language: VisionLanguage) -> Tensor:
+        texts = texts.float()
+        return torch.nn.functional.normalize(texts, dim=1) if language.normalised else texts
+
+    def _deviation(self, texts: Tensor) -> Tensor:
+        return ((texts @ self.basis).square().sum(1) + texts.square() @ self.rest).sqrt()
+
+    def save(self, file: str | Path) -> Path:
+        """Write a safetensors file, atomically."""
+        tensors = {name: getattr(self, name).half().contiguous() for name in ("basis", "rest")}
+        metadata = {name: str(getattr(self, name)) for name in ("model", "identity", "count", "normalised")}
+        with replacing(file) as temporary:
+            save_file({"mean": self.mean.float(), **tensors}, temporary, metadata)
+        return Path(file)
+
+    @classmethod
+    def load(cls, file: str | Path) -> Reference:
+        """Read a file written by `save`."""
+        try:
+            with safe_open(str(file), framework="pt") as stored:
+                about = stored.metadata()
+                parts = {name: stored.get_tensor(name).float() for name in ("mean", "basis", "rest")}
+                return cls(
+                    **parts,
+                    count=int(about["count"]),
+                    model=about["model"],
+                    identity=about["identity"],
+                    normalised=about["normalised"] == "True",
+                )
+        except (OSError, SafetensorError, KeyError, TypeError) as error:
+            raise InputError(f"{file} is no reference ({error}); make one with conceptlens calibrate FOLDER") from None
+
+
+def fit_reference(model: Backbone, observations: Iterable[Observation]) -> Reference:
+    """Return the reference of a stream of observations; 30 photos are the least, some hundreds are good."""
+    vectors = torch.cat([_vectors(model, seen) for seen in observations] or [torch.empty(0, 0)])
+    if len(vectors) < FEWEST:
+        raise InputError(f"{len(vectors)} photos were given; a reference needs at least {FEWEST}")
+    mean = vectors.mean(0)
+    centred = (vectors - mean).double()
+    _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
+    rank = min(RANK, len(singular))
+    basis = (directions[:rank].T * singular[:rank] / (len(vectors) - 1) ** 0.5).float()
+    rest = (centred.var(0).float() - basis.square().sum(1)).clamp_min(0)
+    return Reference(mean, basis, rest, len(vectors), model.name, identity(model.module), model.language.normalised)
+
+
+def find_reference(model: Backbone) -> Reference | None:
+    """Return the reference of this very model, by its weights: from the user's cache, else from the package.
+
+    `None` where there is none, or only one for another kind of text encoder.
+    """
+    name = f"{identity(model.module)}.safetensors"
+    own = cache_folder() / "reference" / name
+    if own.is_file():
+        found = Reference.load(own)
+    elif (shipped := files("conceptlens.explainer") / "calibration_data" / name).is_file():
+        with as_file(shipped) as file:
+            found = Reference.load(file)
+    else:
+        return None
+    return found if found.normalised == model.language.normalised else None
+
+
+def _vectors(model: Backbone, seen: Observation) -> Tensor:
+    vectors = model.language.encode_image(seen).detach().float().cpu()
+    return torch.nn.functional.normalize(vectors, dim=1) if model.language.normalised else vectors

@@ -1,0 +1,1 @@
+"""Cached features: what a frozen network sees in each photo of a set."""

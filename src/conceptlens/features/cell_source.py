@@ -1,0 +1,199 @@
+"""The cells of a frozen network's layers for every photo of a set: read from disk where they fit, else made again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional
+
+from conceptlens.explainer.run import Failure
+from conceptlens.io.atomic import replacing
+from conceptlens.io.cache import identity
+from conceptlens.io.errors import InputError
+from conceptlens.model.observation import ask
+from conceptlens.model.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from PIL import Image
+
+    from conceptlens.data.labelled_set import LabelledSet
+    from conceptlens.model.backbone import Backbone
+
+PHOTOS_PER_SHARD = 64
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some photos of a set: their places, the cells of each layer, and the mean colours of the grid's cells."""
+
+    places: Int[Tensor, "photo"]
+    cells: dict[str, Float[Tensor, "photo channel rows columns"]]
+    colours: Float[Tensor, "photo colour height width"]
+
+
+@dataclass(frozen=True, eq=False)
+class CellSource:
+    """What a frozen network sees in the photos of a set, in batches, by their places.
+
+    Cells are kept in `folder` in half precision, 64 photos a file, where one is given; they are made again for every
+    reading where not. A photo that cannot be read is left out and listed in `failures`.
+    """
+
+    model: Backbone
+    photos: LabelledSet
+    layers: tuple[str, ...]
+    grid: tuple[int, int]
+    folder: Path | None = None
+    failures: dict[int, Failure] = field(default_factory=dict)
+
+    def batches(self, places: Sequence[int], size: int = 32) -> Iterator[Batch]:
+        """Yield the photos at `places`, by files and in rising order within each; those that failed are left out."""
+        groups: dict[int, list[int]] = {}
+        for place in places:
+            groups.setdefault(int(place) // PHOTOS_PER_SHARD, []).append(int(place))
+        for group, wanted in sorted(groups.items()):
+            yield from self._group(group, sorted(wanted), size)
+
+    @cached_property
+    def key(self) -> str:
+        """A name for everything that the cells depend on, but what the photos show."""
+        view = self.model.transform
+        about = {
+            "format": FORMAT,
+            "model": identity(self.model.module),
+            "layers": self.layers,
+            "grid": self.grid,
+            "view": asdict(view) if isinstance(view, Preprocess) else repr(view),
+            "set": [self.photos.name, len(self.photos), _digest(self.photos.names)],
+        }
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+
+    def fill(self, share: tuple[int, int] = (0, 1)) -> Iterator[Path]:
+        """Make the files that are not there yet and yield each; `share = (process, processes)` divides the work."""
+        if self.folder is None:
+            return
+        process, processes = share
+        for group in range(process, -(-len(self.photos) // PHOTOS_PER_SHARD), processes):
+            yield self._file(group)
+
+    def readable(self, places: Sequence[int]) -> list[int]:
+        """Return those of `places` that can be read, in their order; every file of theirs is made."""
+        for group in sorted({int(place) // PHOTOS_PER_SHARD for place in places}) if self.folder is not None else ():
+            self._file(group)
+        if self.folder is None:
+            for place in places:
+                try:
+                    self.photos[int(place)]
+                except InputError as error:
+                    self.failures[int(place)] = Failure(self.photos.names[int(place)], str(error))
+        return [int(place) for place in places if int(place) not in self.failures]
+
+    def bytes_needed(self) -> int:
+        """Return how much room the cells of all photos take, as one photo tells."""
+        one = next((one for place in range(len(self.photos)) for one in self._made([place])), None)
+        if one is None:
+            first = next((failure.reason for failure in self.failures.values()), "the set is empty")
+            raise InputError(f"no photo of {self.photos.name} could be read; the first: {first}")
+        each = sum(cells[0].numel() for cells in one.cells.values()) + one.colours[0].numel()
+        return 2 * each * len(self.photos)
+
+    def _group(self, group: int, wanted: list[int], size: int) -> Iterator[Batch]:
+        if self.folder is None:
+            for start in range(0, len(wanted), size):
+                yield from self._made(wanted[start : start + size])
+            return
+        stored = load_file(self._file(group))
+        places = stored["places"]
+        kept = torch.isin(places, torch.tensor(wanted)).nonzero()[:, 0]
+        for rows in kept.split(size) if len(kept) else ():
+            cells = {name: stored[name][rows].float() for name in self.layers}
+            yield Batch(places[rows], cells, stored["colours"][rows].float())
+
+    def _file(self, group: int) -> Path:
+        """Return the file of a group, made now if it is not whole."""
+        if self.folder is None:
+            raise InputError("these cells are not kept in a folder")
+        file = self.folder / self.key / f"{group:06}.safetensors"
+        if not _is_whole(file):
+            self._write(file, group)
+        with safe_open(str(file), framework="pt") as stored:
+            for place, name, reason in json.loads(stored.metadata()["failures"]):
+                self.failures[place] = Failure(name, reason)
+        return file
+
+    def _write(self, file: Path, group: int) -> None:
+        start = group * PHOTOS_PER_SHARD
+        end = min(start + PHOTOS_PER_SHARD, len(self.photos))
+        made = [one for first in range(start, end, 16) for one in self._made(list(range(first, min(first + 16, end))))]
+        tensors = {"places": torch.cat([one.places for one in made]) if made else torch.empty(0, dtype=torch.long)}
+        if made:
+            tensors |= {name: _halved(torch.cat([one.cells[name] for one in made])) for name in self.layers}
+            tensors["colours"] = _halved(torch.cat([one.colours for one in made]))
+        failed = [(p, f.name, f.reason) for p, f in self.failures.items() if start <= p < end]
+        with replacing(file) as temporary:
+            save_file({n: t.contiguous() for n, t in tensors.items()}, temporary, {"failures": json.dumps(failed)})
+
+    @torch.no_grad()
+    def _made(self, places: Sequence[int]) -> Iterator[Batch]:
+        """Run the network on photos; nothing is yielded where all of them fail."""
+        kept, inputs = [], []
+        for place in places:
+            try:
+                photo = self.photos[place]
+            except InputError as error:
+                self.failures[place] = Failure(self.photos.names[place], str(error))
+                continue
+            inputs.append(entering(self.model, photo))
+            kept.append(place)
+        if not kept:
+            return
+        images = torch.stack(inputs).to(self.model.parameter.device, self.model.parameter.dtype)
+        size = (images.shape[0], images.shape[2], images.shape[3])
+        cells: dict[str, Tensor] = {}
+
+        def keeping(name: str) -> object:
+            def watch(raw: Tensor) -> None:
+                read = self.model.grid_of(raw.shape, size, name).read(raw)
+                cells[name] = read.to("cpu", torch.float32, copy=True)  # what follows may work in place
+
+            return watch
+
+        ask(self.model, images, {name: keeping(name) for name in self.layers})  # pyright: ignore[reportArgumentType]
+        colours = functional.adaptive_avg_pool2d(images.float(), self.grid).cpu()
+        yield Batch(torch.tensor(kept), cells, colours)
+
+
+def entering(model: Backbone, photo: Image.Image) -> Float[Tensor, "colour rows columns"]:
+    """Return the input that a network makes of a photo."""
+    if model.transform is None:
+        raise InputError(f"{model.name} has no preprocessing, so photos cannot be read; give Backbone(..., transform=)")
+    return model.transform(photo)
+
+
+def _halved(values: Tensor) -> Tensor:
+    """Return values in half precision, or as they are where some are too large for it."""
+    return values.half() if bool(values.abs().amax() < 6e4) else values
+
+
+def _digest(names: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+
+
+def _is_whole(file: Path) -> bool:
+    try:
+        with safe_open(str(file), framework="pt") as stored:
+            return stored.metadata() is not None
+    except (OSError, SafetensorError):
+        return False

@@ -1,0 +1,43 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from conceptlens.io.errors import InputError
+
+
+@contextmanager
+def replacing(file: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `file` to write to; it takes the place of `file` when the block ends well.
+
+    The folder is made where it is missing. Whatever goes wrong, `file` stays as it was. Raises `InputError` where
+    the place cannot be written.
+    """
+    place = Path(file)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{place.name}.", suffix=".part", dir=place.parent)
+    except OSError as error:
+        raise InputError(f"cannot write {place} ({error.strerror}); choose another place") from None
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(place)
+    except OSError as error:
+        raise InputError(f"cannot write {place} ({error.strerror}); choose another place") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """Return the process's file mode mask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

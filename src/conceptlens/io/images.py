@@ -1,0 +1,171 @@
+"""Photos from files and folders: upright RGB images, or one sentence that says why not."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFile
+
+from conceptlens.io.errors import InputError
+from conceptlens.io.image_file import FORMATS, SUFFIXES, a_path, opened, orientation
+
+MIN_SIDE = 8
+
+# EXIF orientation to the turn that makes a photo upright; 1 is upright already.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """Read one still photo as an upright RGB image, or refuse it with a sentence that names the file.
+
+    EXIF orientation is applied, transparency laid on white, 16-bit and float values scaled from their range;
+    colour profiles are not applied. Raises `InputError` for a file that is missing, unreadable, broken, animated,
+    smaller than 8 x 8 or larger than 100 megapixels; the size is told from the header, before decoding.
+    """
+    with opened(path) as image:
+        _check_header(image, repr(str(path)))
+        return upright(image)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Return a copy of `image` as RGB, turned as its EXIF orientation says, with transparency on white.
+
+    The copy carries no EXIF, so it cannot be turned twice. Raises `InputError` for values that are not finite.
+    """
+    image.load()
+    rgb = _rgb(image)
+    turn = _TURNS.get(orientation(image))
+    if turn is not None:
+        rgb = rgb.transpose(turn)
+    profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA", "P") else None
+    rgb.info = {"icc_profile": profile} if profile else {}
+    return rgb
+
+
+def find_images(*sources: str | Path) -> tuple[Path, ...]:
+    """List the images in files, folders and glob patterns (`**` goes down), in the order given, each once.
+
+    A folder is searched all the way down, sorted, for image suffixes; hidden entries and linked folders are
+    left out. A file that is named is always kept, even if missing: `read_image` says what is wrong with it.
+    Raises `InputError` where a folder or a pattern holds no image.
+    """
+    if not sources:
+        raise InputError("no images were given; give files, folders or patterns such as 'photos/**/*.jpg'")
+    found: dict[str, Path] = {}
+    for source in sources:
+        for path in _expanded(a_path(source)):
+            found.setdefault(os.path.abspath(path), path)
+    return tuple(found.values())
+
+
+def jpeg(photo: Image.Image, longest: int = 900) -> bytes:
+    """Return a photo as JPEG bytes, scaled down until neither side is longer than `longest` pixels."""
+    small = photo.copy()
+    small.thumbnail((longest, longest))
+    buffer = io.BytesIO()
+    small.save(buffer, format="JPEG", quality=88)
+    return buffer.getvalue()
+
+
+def fingerprint(image: Image.Image) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of an image's size and RGB bytes, both taken upright."""
+    rgb = upright(image)
+    digest = hashlib.sha256(f"{rgb.width}x{rgb.height}:".encode())
+    digest.update(rgb.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _check_header(image: ImageFile.ImageFile, name: str) -> None:
+    """Refuse by what the header tells, while no pixel has been decoded."""
+    width, height = image.size
+    if min(width, height) < MIN_SIDE:
+        given = f"{name} is {width} x {height} pixels"
+        raise InputError(f"{given}, at least {MIN_SIDE} x {MIN_SIDE} are needed; give a larger image")
+    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: a still and its previews
+    if frames > 1:
+        raise InputError(f"{name} holds {frames} frames, one is expected; save one frame as a still image (PNG)")
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Convert any of Pillow's modes to RGB."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return _from_numbers(image)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    rgba = image.convert("RGBA")
+    white = Image.new("RGB", image.size, "white")
+    white.paste(rgba, mask=rgba.getchannel("A"))
+    return white
+
+
+def _from_numbers(image: Image.Image) -> Image.Image:
+    """Scale 16-bit, 32-bit or float grey values to 8 bits; Pillow itself would clip them to white."""
+    short = image.mode.startswith("I;16")
+    values = np.asarray(image).astype(np.float32 if short else np.float64)
+    if not np.isfinite(values).all():
+        name = repr(str(getattr(image, "filename", "") or "the image"))
+        raise InputError(f"{name} holds values that are not finite numbers; replace them and save it again")
+    sixteen = short or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    low, high = (0.0, 65535.0) if sixteen else _range(values, image.mode)
+    grey = np.rint((values - low) * (255 / max(high - low, 1e-30))).astype(np.uint8)
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        grey[values == clear] = 255
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _range(values: np.ndarray, mode: str) -> tuple[float, float]:
+    """Return the smallest usual range (0 to 1, 255 or 65535) that holds all values, else their own."""
+    low, high = float(values.min()), float(values.max())
+    for top in (1.0, 255.0, 65535.0) if mode == "F" else (255.0, 65535.0):
+        if low >= 0 and high <= top:
+            return 0.0, top
+    return low, high
+
+
+def _expanded(path: Path) -> list[Path]:
+    """List the images of one source: a folder, a pattern, or a file that is named."""
+    kinds = ", ".join(suffixes[0] for suffixes in FORMATS.values())
+    if path.is_dir():
+        found = _walk(path)
+        if not found:
+            raise InputError(f"the folder {str(path)!r} holds no image ({kinds}); give a folder of photos")
+        return found
+    if glob.has_magic(str(path)) and not os.path.lexists(path):
+        matches = (Path(match) for match in glob.glob(str(path), recursive=True))
+        found = sorted(match for match in matches if _is_image(match))
+        if not found:
+            raise InputError(f"{str(path)!r} matches no image ({kinds}); check the pattern, ** goes down")
+        return found
+    return [path]
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _walk(folder: Path) -> list[Path]:
+    """List the images below a folder, sorted; an unreadable folder is an error, not a gap in the data."""
+
+    def refuse(error: OSError) -> None:
+        name = repr(str(error.filename))
+        raise InputError(f"the folder {name} cannot be listed; allow it or leave it out") from error
+
+    found: list[Path] = []
+    for place, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [path for path in (Path(place, name) for name in files) if _is_image(path)]
+    return sorted(found)

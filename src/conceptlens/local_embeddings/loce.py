@@ -1,0 +1,210 @@
+"""Local concept embeddings: the vector that holds one concept in one image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from conceptlens.cams.class_activation import project, source
+from conceptlens.data.located_set import crop_masks
+from conceptlens.io.errors import InputError
+from conceptlens.local_embeddings.mask_fits import Embedded, channel_scale, embed_masks
+from conceptlens.local_embeddings.modes import Mode, Setting
+from conceptlens.local_embeddings.soft_masks import soft_masks
+from conceptlens.model.forward import full_precision
+from conceptlens.model.observation import Observation
+from conceptlens.record import WHOLE, Explanation, Picture, Source
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+Masks: TypeAlias = "np.ndarray | Tensor"
+
+
+def loce(
+    seen: Observation,
+    masks: Masks,
+    layer: str | Sequence[str] | None = None,
+    mode: Mode = "paper",
+    labels: Sequence[str] | None = None,
+    ridge: float | None = None,
+    bias: bool = True,
+    scale: Mapping[str, Float[Tensor, "channel"]] | None = None,
+    control: Masks | None = None,
+) -> Explanation:
+    """Return the vector of each masked concept in each image: its map is the mask, as nearly as the layer can draw it.
+
+    `masks` are bool, over the whole photo at any size: `[rows columns]` or `[question rows columns]` of one image,
+    `[image question rows columns]` of several. (LoCE, IJCV 2025; the modes: `concept.local.fit`.)
+
+    - `vectors[image question channel]`: the embedding, to be compared by cosine: of `paper` as published, for raw
+      cells; of the other modes in units of `scale`, by default each channel's root mean square over these images. To
+      compare vectors of several observations, give the same `scale` for each layer. Of several layers, the unit
+      vectors of all, one after the other.
+    - `weights`, `maps`: `sum_c weights_c A_c`, signed; a mask is drawn where it exceeds `-measures["bias"]`. That is 0
+      in `paper`, fitted with the vector in `exact`, and the best threshold for the own mask in the others; `bias=False`
+      does without.
+    - `measures`: `iou` with its own mask on 100 x 100 (also `scores`), `loss` (lower is better), `converged`, `bias`.
+      With `control`, masks of other images, by default the next image's: `control_iou`, how well the same fit draws
+      that mask, and `selectivity`, `iou` less that. One image alone has no control and none of the two.
+    - Where there is no vector it is 0, `converged` and `iou` too: cells that are not finite or all 0, a mask in a part
+      of the photo that the model did not see, or one that covers all it saw and leaves nothing to be told from.
+
+    Raises `InputError` for masks of another shape, type or number, an empty one, and an unknown mode or layer.
+    """
+    setting = Setting(mode, ridge, bias)
+    names = [layer] if isinstance(layer, str) else list(layer or [seen.layer])
+    units = {name: _unit(seen, name, scale) for name in names}
+    given = _four_axes(masks, len(seen.images), "masks")
+    truth = _as_seen(given, seen.pictures)
+    other = _controls(truth, control, seen)
+    rows = _labels(labels, truth.shape[:2])
+    with full_precision(seen.feature(names[0])):
+        parts = [_one_layer(seen, name, truth, other, setting, rows, *units[name]) for name in names]
+    return parts[0] if len(parts) == 1 else _several(parts)
+
+
+def _one_layer(
+    seen: Observation,
+    layer: str,
+    truth: Float[Tensor, "image question 100 100"],
+    control: Tensor | None,
+    setting: Setting,
+    labels: tuple[tuple[str, ...], ...],
+    unit: Float[Tensor, "channel"],
+    whose: str,
+) -> Explanation:
+    cells = seen.feature(layer)
+    images, questions = truth.shape[:2]
+    of = torch.arange(images, device=cells.device).repeat_interleave(questions)
+    found = embed_masks(cells, of, truth.flatten(0, 1).to(cells.device), setting, unit)
+    other = None if control is None else embed_masks(cells, of, control.flatten(0, 1).to(cells.device), setting, unit)
+    weights = found.weights.unflatten(0, (images, questions))[..., None, None]
+    settings: dict[str, object] = {"mode": setting.mode, "scale": whose}
+    settings |= {"ridge": setting.ridge} if setting.mode == "exact" else {}
+    settings |= {"bias": setting.bias} if setting.mode != "paper" else {}
+    measures = _measures(found, other, (images, questions))
+    return Explanation(
+        maps=project(weights, cells.float()),
+        weights=weights,
+        scores=measures["iou"],
+        labels=labels,
+        source=source(seen, layer, "loce", settings),
+        activation="identity",
+        vectors=found.vectors.unflatten(0, (images, questions)),
+        measures=measures,
+    )
+
+
+def _unit(seen: Observation, layer: str, scale: Mapping[str, Tensor] | None) -> tuple[Float[Tensor, "channel"], str]:
+    """Return the scale of a layer's channels and whose it is: by default that of the images with finite cells."""
+    cells = seen.feature(layer)
+    if scale is None:
+        finite = cells[cells.flatten(1).isfinite().all(1)]
+        return channel_scale(finite if len(finite) else torch.zeros_like(cells)), "own"
+    if layer not in scale:
+        raise InputError(f"no scale was given for layer '{layer}', only for {', '.join(scale)}; give one for each")
+    unit = scale[layer].to(cells.device)
+    if unit.shape != cells.shape[1:2] or not bool((unit.isfinite() & (unit >= 0)).all()):
+        raise InputError(
+            f"the scale of layer '{layer}' has shape {tuple(unit.shape)}; expected {tuple(cells.shape[1:2])}, all "
+            "finite and none below 0"
+        )
+    return unit, "given"
+
+
+def _measures(found: Embedded, other: Embedded | None, shape: tuple[int, int]) -> dict[str, Tensor]:
+    measures = {name: getattr(found, name).float() for name in ("iou", "loss", "converged", "bias")}
+    if other is not None:
+        measures |= {"control_iou": other.iou, "selectivity": found.iou - other.iou}
+    return {name: value.unflatten(0, shape) for name, value in measures.items()}
+
+
+def _several(parts: list[Explanation]) -> Explanation:
+    """Return the explanation of several layers: unit vectors one after the other, maps added on the finest grid."""
+    first = parts[0]
+    size = max((tuple(part.maps.shape[2:]) for part in parts), key=lambda s: s[0] * s[1])
+    lengths = [part.vectors.norm(dim=2, keepdim=True).clamp_min(1e-12) for part in parts if part.vectors is not None]
+    maps = [
+        F.interpolate(part.maps / length[..., None], size=size, mode="bilinear", align_corners=False)
+        for part, length in zip(parts, lengths, strict=True)
+    ]
+    shared = [name for name in first.measures if name not in ("bias", "loss")]
+    biases = [part.measures["bias"] / length[..., 0] for part, length in zip(parts, lengths, strict=True)]
+    return Explanation(
+        maps=torch.stack(maps).sum(0),
+        weights=None,
+        scores=torch.stack([part.scores for part in parts]).mean(0),
+        labels=first.labels,
+        source=Source(
+            first.source.model,
+            " + ".join(part.source.layer for part in parts),
+            "loce",
+            first.source.pictures,
+            first.source.settings,
+            first.source.versions,
+        ),
+        activation="identity",
+        vectors=torch.cat([part.vectors / length for part, length in zip(parts, lengths, strict=True)], dim=2),  # pyright: ignore[reportOptionalOperand]
+        measures={name: torch.stack([part.measures[name] for part in parts]).mean(0) for name in shared}
+        | {"bias": torch.stack(biases).sum(0)},
+        parts=tuple(parts),
+    )
+
+
+def _four_axes(masks: Masks, images: int, what: str) -> np.ndarray:
+    try:
+        values = masks.detach().cpu().numpy() if isinstance(masks, Tensor) else np.asarray(masks)
+    except ValueError:
+        raise InputError(
+            f"{what} differ in size; bring them to one size (conceptlens.data.located_set.resize_mask)"
+        ) from None
+    if values.dtype != np.bool_:
+        raise InputError(f"{what} are of type {values.dtype}; expected bool, such as mask > 0.5")
+    axes = {2: (None, None), 3: (None,), 4: ()}.get(values.ndim)
+    if axes is None or (values.ndim < 4 and images != 1) or (values.ndim == 4 and len(values) != images):
+        raise InputError(
+            f"{what} have shape {values.shape} for {images} observed images; expected image question rows columns, or "
+            "for one image question rows columns or rows columns"
+        )
+    four = values[axes] if axes else values
+    empty = np.argwhere(~four.any((2, 3)))
+    if len(empty):
+        raise InputError(f"{what[:-1]} {empty[0][1]} of image {empty[0][0]} is empty; leave that concept out")
+    return four
+
+
+def _as_seen(masks: np.ndarray, pictures: Sequence[Picture]) -> Float[Tensor, "image question 100 100"]:
+    """Return soft masks of the part of each photo that reached the model."""
+    return torch.stack([soft_masks(seen_part(rows, picture)) for rows, picture in zip(masks, pictures, strict=True)])
+
+
+def seen_part(masks: np.ndarray, picture: Picture) -> np.ndarray:
+    """Return `masks[mask rows columns]` of a whole photo over the part that reached the model, about as fine."""
+    if picture.box == WHOLE:
+        return masks
+    left, top, right, bottom = picture.box
+    size = (max(1, round(masks.shape[1] * (bottom - top))), max(1, round(masks.shape[2] * (right - left))))
+    return crop_masks(masks, picture.box, size)
+
+
+def _controls(truth: Tensor, control: Masks | None, seen: Observation) -> Tensor | None:
+    if control is not None:
+        given = _as_seen(_four_axes(control, len(seen.images), "control masks"), seen.pictures)
+        if given.shape != truth.shape:
+            shapes = f"{tuple(given.shape[:2])} images and questions; expected {tuple(truth.shape[:2])}"
+            raise InputError(f"control masks are for {shapes}")
+        return given
+    return truth.roll(-1, dims=0) if len(truth) > 1 else None
+
+
+def _labels(labels: Sequence[str] | None, shape: Sequence[int]) -> tuple[tuple[str, ...], ...]:
+    names = tuple(labels) if labels is not None else tuple(f"mask {place}" for place in range(shape[1]))
+    if len(names) != shape[1]:
+        raise InputError(f"{len(names)} labels were given for {shape[1]} masks of each image; give one for each")
+    return (names,) * shape[0]

@@ -1,0 +1,144 @@
+"""What a vector is fitted to: the cells of one layer, one soft mask each, and what they cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conceptlens.local_embeddings.soft_masks import enlargement
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A batch of fits: `cells[fit channel height width]`, each with the soft mask `truth[fit 100 100]` it should give.
+
+    Whatever reads a map of a vector `v` works on the grid: the map is `U_rows (sum_c v_c A_c) U_columns'`.
+    """
+
+    cells: Float[Tensor, "fit channel height width"]
+    truth: Float[Tensor, "fit 100 100"]
+
+    @cached_property
+    def flat(self) -> Float[Tensor, "fit channel cell"]:
+        """The cells in one row for each channel."""
+        return self.cells.flatten(2).contiguous()
+
+    @cached_property
+    def turned(self) -> Float[Tensor, "fit cell channel"]:
+        """The same, one row for each cell: products with either run along contiguous memory."""
+        return self.flat.transpose(1, 2).contiguous()
+
+    @cached_property
+    def rows(self) -> Float[Tensor, "100 height"]:
+        """How rows of cells become rows of the map."""
+        return enlargement(self.cells.shape[2]).to(self.cells)
+
+    @cached_property
+    def columns(self) -> Float[Tensor, "100 width"]:
+        """How columns of cells become columns of the map."""
+        return enlargement(self.cells.shape[3]).to(self.cells)
+
+    @cached_property
+    def balance(self) -> Float[Tensor, "fit 100 100"]:
+        """`alpha t` and `beta (1 - t)` as one weight `alpha t - beta (1 - t)`, positive inside. (LoCE, IJCV 2025)
+
+        `alpha` is the share of pixels that the soft mask does not touch, `beta` the rest.
+        """
+        inside, outside = self.shares
+        return inside - outside
+
+    @cached_property
+    def shares(self) -> tuple[Float[Tensor, "fit 100 100"], Float[Tensor, "fit 100 100"]]:
+        """What a pixel counts as a part of the concept, `alpha t`, and as a part of the rest, `beta (1 - t)`."""
+        alpha = 1 - (self.truth > 0).to(self.truth.dtype).mean((1, 2), keepdim=True)
+        return alpha * self.truth, (1 - alpha) * (1 - self.truth)
+
+    @cached_property
+    def weights(self) -> tuple[Float[Tensor, "fit 100 100"], Float[Tensor, "fit 100 100"]]:
+        """`shares` as weights that sum to 1; 0 everywhere for a mask that covers everything."""
+        inside, outside = self.shares
+        total = (inside + outside).sum((1, 2), keepdim=True).clamp_min(1e-12)
+        return inside / total, outside / total
+
+    @cached_property
+    def importance(self) -> Float[Tensor, "fit 100 100"]:
+        """How much each pixel counts, 1 in all."""
+        return self.weights[0] + self.weights[1]
+
+    @cached_property
+    def inside(self) -> Float[Tensor, "fit cell"]:
+        """How much of each cell the mask covers: the mean of the soft mask over the pixels that a cell feeds."""
+        feeds = (self.rows.sum(0)[:, None] * self.columns.sum(0)).flatten()
+        return self.onto_cells(self.truth) / feeds
+
+    def enlarged(self, values: Float[Tensor, "fit cell"]) -> Float[Tensor, "fit 100 100"]:
+        """Return values of cells as a map of 100 x 100."""
+        return self.rows @ values.unflatten(1, self.cells.shape[2:]) @ self.columns.T
+
+    def onto_cells(self, pixels: Float[Tensor, "fit 100 100"]) -> Float[Tensor, "fit cell"]:
+        """Return the adjoint of `enlarged`: what the pixels' gradients are at the cells."""
+        return (self.rows.T @ pixels @ self.columns).flatten(1)
+
+    def project(self, vectors: Float[Tensor, "fit channel"]) -> Float[Tensor, "fit 100 100"]:
+        """Return the map of each vector, `sum_c v_c A_c`, enlarged."""
+        return self.enlarged((vectors[:, None] @ self.flat)[:, 0])
+
+    def collect(self, pixels: Float[Tensor, "fit 100 100"]) -> Float[Tensor, "fit channel"]:
+        """Return the adjoint of `project`: the gradient of the vectors from that of the maps."""
+        return (self.onto_cells(pixels)[:, None] @ self.turned)[:, 0]
+
+    def scaled(self, scale: Float[Tensor, "fit channel"]) -> Problem:
+        """Return the same with each channel divided by its scale."""
+        return Problem(self.cells / scale[..., None, None], self.truth)
+
+    def pick(self, rows: Tensor) -> Problem:
+        """Return some of the fits, with what a minimiser has made of theirs already."""
+        picked = Problem(self.cells[rows], self.truth[rows])
+        known = vars(self)
+        if "turned" in known:
+            vars(picked)["turned"] = self.turned[rows]
+        if "weights" in known:
+            vars(picked)["weights"] = (self.weights[0][rows], self.weights[1][rows])
+        return picked
+
+
+def overlap(maps: Float[Tensor, "fit rows columns"], truth: Float[Tensor, "fit rows columns"]) -> Float[Tensor, "fit"]:
+    """Return the intersection over union of `map > 0` and `truth > 0.5`; 0 where both are empty."""
+    found, wanted = maps > 0, truth > 0.5
+    union = (found | wanted).flatten(1).sum(1)
+    return (found & wanted).flatten(1).sum(1) / union.clamp_min(1)
+
+
+def best_bias(
+    maps: Float[Tensor, "fit rows columns"], truth: Float[Tensor, "fit rows columns"]
+) -> Float[Tensor, "fit"]:
+    """Return the constant to add to each map with which `map > 0` overlaps most with its own mask."""
+    values, inside = _falling(maps.flatten(1), truth.flatten(1) > 0.5)
+    hits = inside.float().cumsum(1)  # whole numbers below 2^24
+    taken = torch.arange(1.0, values.shape[1] + 1, device=maps.device)
+    iou = hits / (hits[:, -1:] - hits).add_(taken)
+    following = torch.cat([values[:, 1:], values[:, -1:] - 1], dim=1)
+    place = torch.where(values > following, iou, -1.0).argmax(1, keepdim=True)  # equal values go together
+    return -(values.gather(1, place) + following.gather(1, place))[:, 0] / 2
+
+
+def _falling(values: Float[Tensor, "fit pixel"], inside: Bool[Tensor, "fit pixel"]) -> tuple[Tensor, Tensor]:
+    """Return values in falling order, to the last bit but one, and which of them are inside.
+
+    The last bit of a value says where it is from: whole numbers alone are sorted many times as fast as with places.
+    """
+    bits = values.float().contiguous().view(torch.int32)
+    rising = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # whole numbers in the order of their floats
+    keys = (rising & ~1) | inside
+    on_cpu = keys.device.type == "cpu"
+    keys = (torch.from_numpy(np.sort(keys.numpy(), axis=1)) if on_cpu else keys.sort(dim=1).values).flip(1)
+    rising = keys & ~1
+    return torch.where(rising < 0, rising ^ 0x7FFFFFFF, rising).view(torch.float32), keys & 1

@@ -1,0 +1,1 @@
+"""What an analysis of a store leaves behind: tables, figures, pages."""

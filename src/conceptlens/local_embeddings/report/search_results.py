@@ -1,0 +1,153 @@
+"""What a search of a store found: numbers, a table in the terminal, and a page."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from conceptlens.explainer.explain_numbers import versions
+from conceptlens.io.atomic import replacing
+from conceptlens.io.errors import InputError
+from conceptlens.io.images import read_image
+from conceptlens.local_embeddings.report.analysis_page import tile_source
+from conceptlens.local_embeddings.report.photo_lookup import find_photos
+from conceptlens.local_embeddings.report.tiles import Tiles, masked_tile, row_tiles
+from conceptlens.pages.static_page import static_page
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from conceptlens.store.embeddings import Nearest
+    from conceptlens.store.store import Store
+
+SCHEMA = "conceptlens.search/1"
+
+
+class Query(Protocol):
+    """The embedding that asks: where it lives, whatever made it."""
+
+    @property
+    def model(self) -> str:
+        """The model that embedded it."""
+        ...
+
+    @property
+    def layer(self) -> str:
+        """The layer it is of."""
+        ...
+
+    @property
+    def mode(self) -> str:
+        """How it was fitted."""
+        ...
+
+
+def read_mask(file: Path, size: tuple[int, int]) -> np.ndarray:
+    """Read a mask `[rows columns]`, bool, for a photo of `size` (width, height): what is brighter than half is in.
+
+    Half of its brightest: a mask of 0 and 1 will do. It may be larger or smaller than the photo. Raises `InputError`
+    for another shape, and for a mask that is blank.
+    """
+    picture = read_image(file)
+    if _see_through(file):
+        raise InputError(f"the mask {file} has transparency; save it as white on black, without an alpha channel")
+    width, height = size
+    if abs(picture.width * height - picture.height * width) > 0.02 * picture.height * width:
+        raise InputError(
+            f"the mask {file} is {picture.width} x {picture.height} pixels, the photo {width} x {height}; give a mask "
+            "of the photo's shape"
+        )
+    light = np.asarray(picture).max(2)
+    if not light.any():
+        raise InputError(f"the mask {file} is black all over; paint what is meant white")
+    return light > light.max() / 2
+
+
+def _see_through(file: Path) -> bool:
+    from PIL import Image
+
+    with Image.open(file) as picture:
+        return picture.has_transparency_data and int(np.asarray(picture.convert("RGBA"))[..., 3].min()) < 255
+
+
+def search_numbers(store: Store, query: Query, found: Nearest, told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `conceptlens search --json` prints; the nearest first."""
+    names = {row.id: row.name for row in store.images()}
+    rows = found.rows
+    return {
+        "schema": SCHEMA,
+        "versions": versions(),
+        **told,
+        "model": query.model,
+        "layer": query.layer,
+        "mode": query.mode,
+        "found": [
+            {
+                "rank": place + 1, "concept": str(rows.concepts[place]), "image": names[rows.images[place]],
+                "similarity": round(1 - float(found.distances[place]), 6), "area": _finite(rows.areas[place]),
+                "id": str(rows.ids[place]), "mask": str(rows.masks[place]) or None, "run": str(rows.runs[place]),
+            }
+            for place in range(len(found))
+        ],
+    }  # fmt: skip
+
+
+def print_found(numbers: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print what was found, the nearest first."""
+    console = console or Console()
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    table.add_column("cosine", justify="right")
+    table.add_column("concept")
+    table.add_column("image")
+    for one in numbers["found"]:
+        table.add_row(f"{one['similarity']:.3f}", *(str(one[key]).replace("[", "\\[") for key in ("concept", "image")))
+    console.print(table if numbers["found"] else "nothing was found")
+
+
+def write_found(
+    out: Path,
+    store: Store,
+    photo: Image.Image,
+    mask: np.ndarray,
+    found: Nearest,
+    numbers: Mapping[str, Any],
+    photos: str | None = None,
+    split: str | None = None,
+) -> None:
+    """Write what was found to a page or as JSON, as the name of the file asks."""
+    if out.suffix.lower() == ".json":
+        with replacing(out) as temporary:
+            temporary.write_text(json.dumps(numbers, allow_nan=False, indent=1), "utf-8")
+        return
+    rows = found.rows
+    known = {row.id: row for row in store.images() if row.failure is None}
+    wanted = [known[image] for image in dict.fromkeys(rows.images.tolist())]
+    near = row_tiles(
+        dict(enumerate(zip(rows.images.tolist(), rows.masks.tolist(), strict=True))),
+        known, store, [] if photos is None else find_photos(photos, wanted, split),
+    )  # fmt: skip
+    asked = Tiles({0: masked_tile(photo, mask)}, 1)
+    text = static_page(
+        "conceptlens.local_embeddings.report",
+        "search.html.j2",
+        "analysis.css",
+        numbers=numbers,
+        asked=tile_source(0, asked),
+        tiles=[{**tile_source(place, near), **one} for place, one in enumerate(numbers["found"])],
+        plain=near.plain and len(found) > 0,
+        command=shlex.join(["conceptlens", *sys.argv[1:]]),
+    )
+    with replacing(out) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _finite(value: float) -> float | None:
+    return round(float(value), 6) if np.isfinite(value) else None

@@ -1,0 +1,78 @@
+"""Maps that know nothing: what a method must beat before its numbers mean anything."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from conceptlens.cams.class_activation import source
+from conceptlens.io.images import fingerprint
+from conceptlens.record import Explanation
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from conceptlens.concepts.vocabulary import ConceptName
+    from conceptlens.model.observation import Observation
+
+# The standard deviation of the centre's Gaussian, as a share of each side.
+SPREAD = 0.25
+
+
+def centre(seen: Observation, concepts: Sequence[ConceptName]) -> Explanation:
+    """Return `exp(-((x - 1/2)^2 + (y - 1/2)^2) / (2 0.25^2))` for every concept, x and y shares of the sides.
+
+    Photos have their subject in the middle more often than not.
+    """
+    grid = seen.tap().grid
+    y, x = (((torch.arange(size) + 0.5) / size - 0.5).square() for size in (grid.height, grid.width))
+    bump = torch.exp(-(y[:, None] + x[None, :]) / (2 * SPREAD**2))
+    maps = bump.expand(len(seen.pictures), len(concepts), -1, -1)
+    return _floor(seen, concepts, maps, "centre", {"spread": SPREAD})
+
+
+def random_maps(seen: Observation, concepts: Sequence[ConceptName], seed: int = 0, candidates: int = 1) -> Explanation:
+    """Return uniform random numbers on the layer's own grid: they are enlarged as smoothly as any other map.
+
+    They depend on the photo's pixels, the concept and `seed` alone. `parts` holds several, where `candidates` is above
+    1, to show what choosing the best of them with the mask is worth.
+    """
+    grid = seen.tap().grid
+    photos = [
+        picture.fingerprint if photo is None else fingerprint(photo)
+        for photo, picture in zip(seen.photos, seen.pictures, strict=True)
+    ]
+    parts = []
+    for turn in range(candidates):
+        rows = [
+            [_noise(f"{seed} {turn} {photo} {c.label}:{c.type}", (grid.height, grid.width)) for c in concepts]
+            for photo in photos
+        ]
+        maps = torch.from_numpy(np.array(rows, np.float32).reshape(len(photos), len(concepts), grid.height, grid.width))
+        parts.append(_floor(seen, concepts, maps, "random", {"seed": seed}))
+    return parts[0] if candidates == 1 else replace(parts[0], parts=tuple(parts))
+
+
+def _noise(key: str, size: tuple[int, int]) -> np.ndarray:
+    digest = hashlib.sha256(key.encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "little")).random(size)
+
+
+def _floor(
+    seen: Observation, concepts: Sequence[ConceptName], maps: Tensor, name: str, settings: dict[str, object]
+) -> Explanation:
+    images = len(seen.pictures)
+    return Explanation(
+        maps=maps,
+        weights=None,
+        scores=torch.zeros(images, len(concepts)),
+        labels=(tuple(concept.label for concept in concepts),) * images,
+        source=source(seen, seen.layer, name, settings),
+        activation="identity",
+        types=(tuple(concept.type for concept in concepts),) * images,
+    )

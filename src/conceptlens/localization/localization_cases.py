@@ -1,0 +1,113 @@
+"""Photos to look at: where a method did best, as usual, and worst, with what the other methods answered there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from conceptlens.io.errors import InputError
+from conceptlens.localization.methods import Method
+from conceptlens.localization.result_rows import Row
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from PIL import Image
+
+    from conceptlens.data.located_set import LocatedSet
+
+Kind = Literal["best", "median", "worst"]
+KINDS: tuple[Kind, ...] = ("best", "median", "worst")
+RANKS = "ranked_area_corrected"
+EACH = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """One photo and concept, and every method's row of it; the first is the method the case was chosen for."""
+
+    kind: Kind
+    rows: tuple[Row, ...]
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """The photo and the concept."""
+        return _key(self.rows[0])
+
+
+@dataclass(frozen=True, eq=False)
+class ShownCase:
+    """A case with its photo, the concept's mask over the whole photo, and each method's raw map over `box`."""
+
+    case: Case
+    photo: Image.Image
+    mask: Bool[np.ndarray, "rows columns"] = field(repr=False)
+    maps: Mapping[str, Float[np.ndarray, "height width"]] = field(repr=False)
+    signed: Mapping[str, bool]
+    box: tuple[float, float, float, float]
+
+
+def choose_cases(rows: Iterable[Row], method: str, each: int = EACH) -> tuple[Case, ...]:
+    """Return the `each` best, median and worst cases of `method` by NRA above chance, no photo twice in a kind.
+
+    Methods that chose with the mask are left out. Raises `InputError` where `method` has no row with a score.
+    """
+    by_key: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        if row.applies and not row.oracle:
+            by_key.setdefault(_key(row), []).append(row)
+    ranked: list[tuple[float, Row]] = []
+    for own in by_key.values():
+        ranked += [(row.scores[RANKS] or 0.0, row) for row in own if row.method == method]
+    if not ranked:
+        raise InputError(f"no row of '{method}' has a score, so there is no case of it to show")
+    ordered = [row for _, row in sorted(ranked, key=lambda pair: -pair[0])]
+    middle = sorted(range(len(ordered)), key=lambda place: abs(place - (len(ordered) - 1) / 2))
+    orders = {"best": ordered, "median": [ordered[place] for place in middle], "worst": ordered[::-1]}
+    taken: set[tuple[str, str, str]] = set()
+    cases: list[Case] = []
+    for kind in ("best", "worst", "median"):
+        for row in _first_of_photos(orders[kind], taken, min(each, max(1, len(ordered) // 3))):
+            taken.add(_key(row))
+            others = [other for other in by_key[_key(row)] if other.method != method]
+            cases.append(Case(kind, (row, *others)))
+    return tuple(sorted(cases, key=lambda case: KINDS.index(case.kind)))
+
+
+def show_cases(data: LocatedSet, methods: Mapping[str, Method], cases: Sequence[Case]) -> Iterator[ShownCase]:
+    """Read the photos of `cases` again, and ask every method for its map; cases come in the order of the set."""
+    wanted: dict[str, list[Case]] = {}
+    for case in cases:
+        wanted.setdefault(case.key[0], []).append(case)
+    for place in range(len(data)):
+        try:
+            one = data[place]
+        except InputError:  # reported when it was evaluated
+            continue
+        for case in wanted.pop(one.name, []):
+            concept = next(c for c in one.concepts if (c.label, c.type) == case.key[1:])
+            mask = one.masks[one.concepts.index(concept)]
+            given = {row.method: methods[row.method](one.photo, [concept]) for row in case.rows}
+            maps = {name: explained.maps[0, 0].float().cpu().numpy() for name, explained in given.items()}
+            signed = {name: explained.signed for name, explained in given.items()}
+            box = next(iter(given.values())).source.pictures[0].box
+            yield ShownCase(case, one.photo, mask, maps, signed, box)
+        if not wanted:
+            return
+
+
+def _key(row: Row) -> tuple[str, str, str]:
+    return row.photo, row.concept, row.type
+
+
+def _first_of_photos(rows: Sequence[Row], taken: set[tuple[str, str, str]], count: int) -> list[Row]:
+    """Return the first rows of different photos that are not taken yet."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        if len(found) == count:
+            break
+        if _key(row) not in taken:
+            found.setdefault(row.photo, row)
+    return list(found.values())

@@ -1,0 +1,88 @@
+"""What an evaluation leaves behind: every row, the numbers, the page, and a table in the terminal."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from conceptlens.explainer.explain_numbers import versions
+from conceptlens.io.atomic import replacing
+from conceptlens.localization.localization_cases import choose_cases, show_cases
+from conceptlens.localization.localization_page import LEAD, About, write_evaluation_page
+from conceptlens.localization.result_rows import Row, write_rows
+from conceptlens.localization.summary import MACRO, SCHEMA, Summary, summary_numbers, title_of
+from conceptlens.metrics.map_mask import LOCATED
+
+if TYPE_CHECKING:
+    from conceptlens.data.located_set import LocatedSet
+    from conceptlens.explainer.run import Failure
+    from conceptlens.localization.methods import Method
+
+PRINTED = ("ranked_area", "pointing_energy")
+
+
+def evaluation_numbers(summary: Summary, failures: Sequence[Failure], told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `conceptlens evaluate localization --json` prints; `told` says what was evaluated, and how."""
+    return {
+        "schema": SCHEMA,
+        "versions": versions(),
+        **told,
+        **summary_numbers(summary),
+        "failures": [{"image": failure.name, "error": failure.reason} for failure in failures],
+    }
+
+
+def write_evaluation(
+    out: Path,
+    data: LocatedSet,
+    methods: Mapping[str, Method],
+    rows: Sequence[Row],
+    failures: Sequence[Failure],
+    summary: Summary,
+    numbers: Mapping[str, Any],
+) -> list[Path]:
+    """Write `localization.html`, `.json` and `.parquet` into a folder, and return them; cases are read again."""
+    primary = next(iter(methods))
+    chosen = choose_cases(rows, primary)
+    cases = sorted(show_cases(data, methods, chosen), key=lambda shown: chosen.index(shown.case))
+    now = datetime.datetime.now().astimezone()
+    settings = {**numbers["settings"], "versions": ", ".join(f"{n} {v}" for n, v in versions().items())}
+    about = About(
+        numbers["data"], numbers["model"], primary, f"{now.day} {now:%B %Y, %H:%M}", settings,
+        shlex.join(["conceptlens", *sys.argv[1:]]), failures,
+    )  # fmt: skip
+    files = [out / f"localization.{suffix}" for suffix in ("html", "json", "parquet")]
+    write_evaluation_page(files[0], summary, cases, about)
+    with replacing(files[1]) as temporary:
+        temporary.write_text(json.dumps(numbers, allow_nan=False, indent=1), "utf-8")
+    write_rows(rows, files[2])
+    return files
+
+
+def print_summary(summary: Summary, console: Console | None = None) -> None:
+    """Print the leading metric with its interval and differences, and the published ones, as means of groups."""
+    console = console or Console()
+    table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
+    table.add_column("method", no_wrap=True)
+    against = [] if summary.against is None else [f"minus {title_of(summary.against)}"]
+    titles = [LOCATED[LEAD].title, "95%", "minus wrong", *against, *(LOCATED[name].title for name in PRINTED)]
+    for title in titles:
+        table.add_column("\n".join(title.rsplit(" ", 1)), justify="right", no_wrap=True)
+    for line in summary.lines:
+        scores = line.scores[MACRO]
+        lead = scores[LEAD]
+        spread = "-" if lead.low is None else f"{lead.low:.2f} to {lead.high:.2f}"
+        gains = [line.specific, *([line.against] if against else [])]
+        told = [f"{gain[MACRO][LEAD].mean:+.3f}" if gain else "-" for gain in gains]
+        table.add_row(line.title, f"{lead.mean:.3f}", spread, *told, *(f"{scores[n].mean:.3f}" for n in PRINTED))
+    console.print(table)
+    if summary.warning:
+        console.print(f"{summary.warning}.", highlight=False)

@@ -1,0 +1,196 @@
+"""The methods that an evaluation compares, by name: each says where a concept is in a photo."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeAlias
+
+from PIL import Image
+from torch import Tensor
+
+from conceptlens.cams.class_activation import cam, project
+from conceptlens.cams.rules import grad_cam
+from conceptlens.concept_regions.ce_fam import ce_fam, layer_regions
+from conceptlens.concept_regions.competition import compete, pairs_of
+from conceptlens.concept_regions.concept_scores import Evidence, gather_evidence
+from conceptlens.concept_regions.neuron_labels import NeuronLabels
+from conceptlens.concept_regions.neurons import Probed, fit_clip_dissect, fit_www, neuron_region, probe_neurons
+from conceptlens.concepts.vocabulary import ConceptName
+from conceptlens.io.errors import InputError, near
+from conceptlens.localization.baseline_maps import centre, random_maps
+from conceptlens.record import Explanation
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from conceptlens.concept_regions.translator import Translator
+    from conceptlens.model.backbone import Backbone, Photo
+    from conceptlens.model.observation import Observation
+
+# Where each concept is: one photo, any concepts, and maps `[1 question height width]` in their order, over the part of
+# the photo that the record's picture names. The map of a concept does not depend on which others are asked with it.
+Method: TypeAlias = Callable[[Image.Image, Sequence[ConceptName]], Explanation]
+
+# How many neurons or random maps stand ready where one is then chosen with the mask: CE-FAM's evaluation takes 4.
+CANDIDATES = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What methods are built from.
+
+    - `vocabulary`: every concept of the set, whether or not a photo shows it.
+    - `translator`: a trained branch; without one, CE-FAM reads the last layer through the model's own pair.
+    - `probe`: photos for neuron labels, read once and only if a method needs them; `by`: another model whose pair
+      scores them.
+    """
+
+    model: Backbone
+    vocabulary: tuple[ConceptName, ...]
+    translator: Translator | None = None
+    probe: Iterable[Photo] = ()
+    by: Backbone | None = None
+    seed: int = 0
+
+    @cached_property
+    def probed(self) -> Probed:
+        """What the model and the pair make of the probe photos."""
+        return probe_neurons(self.model, self.probe, by=self.by)
+
+
+@dataclass(frozen=True)
+class MethodKind:
+    """One line of the table of methods; `probes` where it needs probe photos."""
+
+    name: str
+    title: str
+    about: str
+    build: Callable[[Setting], Method]
+    probes: bool = False
+
+
+def method_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Return names of `METHODS` without blanks and repetitions. Raises `InputError` for an unknown one, or none."""
+    chosen = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
+    if not chosen:
+        raise InputError(f"no method is named; methods: {', '.join(METHODS)}")
+    for name in chosen:
+        if name not in METHODS:
+            raise InputError(f"no method '{name}'; methods: {near(name, METHODS, len(METHODS))}")
+    return chosen
+
+
+def build_methods(names: Iterable[str], setting: Setting) -> dict[str, Method]:
+    """Return methods of `METHODS` by name, ready to run. Raises `InputError` for an unknown name, or none."""
+    return {name: METHODS[name].build(setting) for name in method_names(names)}
+
+
+def _ce_fam(setting: Setting) -> Method:
+    translator = setting.translator
+    if translator is None:
+        return lambda photo, concepts: _last_layer(setting.model.observe(photo), concepts)
+    translator.check(setting.model)
+
+    def method(photo: Image.Image, concepts: Sequence[ConceptName]) -> Explanation:
+        return ce_fam(setting.model.observe(photo, translator.layers), translator, concepts, counted=False)
+
+    return method
+
+
+def _last_layer(seen: Observation, concepts: Sequence[ConceptName]) -> Explanation:
+    """Return CE-FAM's region of the last layer, through the model's own pair."""
+    evidence = gather_evidence(seen, seen.model.language, concepts)
+    weights = _pulled(seen, evidence, evidence.cotangents(evidence.all()))
+    return layer_regions(seen, seen.layer, weights, evidence, evidence.all(), {"text": seen.model.language.name})
+
+
+def _pulled(seen: Observation, evidence: Evidence, cotangents: Tensor) -> Float[Tensor, "image concept channel"]:
+    """Return what directions of the image vector weigh in the last layer."""
+    return grad_cam(seen.pull(evidence.root, cotangents, seen.layer), seen.feature()[:, None])[..., 0, 0]
+
+
+def _competing(setting: Setting) -> Method:
+    layers = None if setting.translator is None else setting.translator.layers
+    pairs = pairs_of(setting.model, setting.translator)
+    return lambda photo, concepts: compete(setting.model.observe(photo, layers), concepts, pairs)
+
+
+def _per_cell(setting: Setting) -> Method:
+    """The concept's direction times the feature at each cell of the last layer, evidence against kept."""
+    translator = setting.translator
+    language = translator or setting.model.language
+    layers = None if translator is None else translator.layers
+
+    def method(photo: Image.Image, concepts: Sequence[ConceptName]) -> Explanation:
+        seen = setting.model.observe(photo, layers)
+        evidence = gather_evidence(seen, language, concepts)
+        weights = _pulled(seen, evidence, evidence.texts[None])
+        found = layer_regions(seen, seen.layer, weights, evidence, evidence.all(), {"text": language.name}, "per_cell")
+        return replace(found, maps=project(weights[..., None, None], seen.feature()), activation="identity")
+
+    return method
+
+
+def _grad_cam(setting: Setting) -> Method:
+    """Grad-CAM of the class that the model predicts: one map, whatever is asked."""
+
+    def method(photo: Image.Image, concepts: Sequence[ConceptName]) -> Explanation:
+        explained = cam(setting.model.observe(photo))
+        count = len(concepts)
+        weights = explained.weights
+        return replace(
+            explained,
+            maps=explained.maps.expand(-1, count, -1, -1),
+            weights=None if weights is None else weights.expand(-1, count, -1, -1, -1),
+            scores=explained.scores.expand(-1, count),
+            labels=(tuple(concept.label for concept in concepts),),
+            types=(tuple(concept.type for concept in concepts),),
+            kinds=(),
+        )
+
+    return method
+
+
+def _neurons(fit: Callable[[Probed, Sequence[ConceptName]], NeuronLabels]) -> Callable[[Setting], Method]:
+    """Return the builder of a method whose region is that of the neuron which fits best."""
+
+    def build(setting: Setting) -> Method:
+        labels = fit(setting.probed, setting.vocabulary)
+        count = min(CANDIDATES, labels.similarity.shape[1])
+
+        def method(photo: Image.Image, concepts: Sequence[ConceptName]) -> Explanation:
+            return neuron_region(setting.model.observe(photo, labels.layer), labels, concepts, count)
+
+        return method
+
+    return build
+
+
+def _centre(setting: Setting) -> Method:
+    return lambda photo, concepts: centre(setting.model.observe(photo), concepts)
+
+
+def _random(setting: Setting) -> Method:
+    return lambda photo, concepts: random_maps(setting.model.observe(photo), concepts, setting.seed, CANDIDATES)
+
+
+_TABLE = (
+    MethodKind("ce_fam", "CE-FAM", "the region of the concept's score, ReLU'd, as published", _ce_fam),
+    MethodKind(
+        "competing",
+        "competing concepts",
+        "the concept competes with everyday words for every cell, at several sizes of the photo",
+        _competing,
+    ),
+    MethodKind("per_cell", "per cell", "the concept's direction times each cell of the last layer", _per_cell),
+    MethodKind("grad_cam", "Grad-CAM", "the predicted class, the same map for every concept", _grad_cam),
+    MethodKind(
+        "clip_dissect", "CLIP-Dissect", "the neuron that fits best by soft-WPMI", _neurons(fit_clip_dissect), True
+    ),
+    MethodKind("www", "WWW", "the neuron whose example photos fit best", _neurons(fit_www), True),
+    MethodKind("centre", "centre", "a Gaussian in the middle of every photo", _centre),
+    MethodKind("random", "random", "random numbers on the layer's grid, new for each photo and concept", _random),
+)
+METHODS: dict[str, MethodKind] = {kind.name: kind for kind in _TABLE}

@@ -1,0 +1,91 @@
+"""Metrics, sorted by what they need.
+
+A map and a mask (`locate`), a map and keypoints (`keypoint`, with its controls and the masks made of them), the images
+that activate a concept most (`purity`), activations and labels (`auroc`, `leakage`, `impurity`), what else a bottleneck
+is measured by (`bottleneck`); and how sure their means are (`spread`).
+"""
+
+from conceptlens.metrics.auroc import auroc_interval, class_labels, concept_auroc
+from conceptlens.metrics.bottleneck_metrics import BOTTLENECK_METRICS, accuracy, activation_norm, effective_concepts
+from conceptlens.metrics.impurity import Impurity, niche_impurity, oracle_impurity
+from conceptlens.metrics.keypoint_baselines import centre_peaks, constant_peaks, swapped_error, uniform_maps
+from conceptlens.metrics.keypoints import (
+    Keypoints,
+    centre_distance,
+    keypoint_distance,
+    keypoint_error,
+    keypoint_own,
+    keypoint_pointing,
+    keypoint_swap,
+)
+from conceptlens.metrics.leakage import LabelledActivations, Leakage, concept_leakage, prevalence_thresholds
+from conceptlens.metrics.map_mask import (
+    LOCATED,
+    area,
+    best_iou,
+    hit,
+    iou,
+    locate,
+    peak,
+    pixel_precision,
+    pointing_energy,
+    pointing_game,
+    ranked_area,
+    ranked_area_corrected,
+)
+from conceptlens.metrics.part_masks import box_masks, locate_parts, part_discs
+from conceptlens.metrics.purity import Purity, merge_sides, part_purity
+from conceptlens.metrics.score import Metric, Score
+from conceptlens.statistics.bootstrap import Interval, difference, interval, macro
+
+__all__ = [
+    "BOTTLENECK_METRICS",
+    "LOCATED",
+    "Impurity",
+    "Interval",
+    "Keypoints",
+    "LabelledActivations",
+    "Leakage",
+    "Metric",
+    "Purity",
+    "Score",
+    "accuracy",
+    "activation_norm",
+    "area",
+    "auroc_interval",
+    "best_iou",
+    "box_masks",
+    "centre_distance",
+    "centre_peaks",
+    "class_labels",
+    "concept_auroc",
+    "concept_leakage",
+    "constant_peaks",
+    "difference",
+    "effective_concepts",
+    "hit",
+    "interval",
+    "iou",
+    "keypoint_distance",
+    "keypoint_error",
+    "keypoint_own",
+    "keypoint_pointing",
+    "keypoint_swap",
+    "locate",
+    "locate_parts",
+    "macro",
+    "merge_sides",
+    "niche_impurity",
+    "oracle_impurity",
+    "part_discs",
+    "part_purity",
+    "peak",
+    "pixel_precision",
+    "pointing_energy",
+    "pointing_game",
+    "prevalence_thresholds",
+    "ranked_area",
+    "ranked_area_corrected",
+    "swapped_error",
+    "uniform_maps",
+]

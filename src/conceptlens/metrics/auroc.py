@@ -1,0 +1,139 @@
+"""Do activations tell images with a concept from those without: the area under the ROC curve, by concept.
+
+They take `activations[image concept]` and bool `labels[image concept]`. Only the order of activations counts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from conceptlens.io.errors import InputError
+from conceptlens.metrics.score import Score
+from conceptlens.statistics.bootstrap import DRAWN_AT_ONCE, Interval
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+
+def class_labels(
+    shares: Float[Tensor, "class concept"], classes: Int[Tensor, "image"], threshold: float = 0.5
+) -> Bool[Tensor, "image concept"]:
+    """Return each image's labels from its class: whether `threshold` or more of the class's images have the concept.
+
+    An image may lack what its class has: an AUROC of these labels judges knowledge of the class.
+    """
+    if shares.ndim != 2 or not bool(torch.isfinite(shares).all()):
+        raise InputError(f"shares have shape {tuple(shares.shape)}; expected finite shares[class concept]")
+    if classes.ndim != 1 or (len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < len(shares)):
+        raise InputError(f"classes must be numbers from 0 to {len(shares) - 1}, one for each image")
+    return (shares >= threshold)[classes]
+
+
+def concept_auroc(activations: Float[Tensor, "image concept"], labels: Bool[Tensor, "image concept"]) -> Score:
+    """Return the AUROC of each concept over the images, as a score of one row; 0 to 1, higher is better, chance 0.5.
+
+    `P(activation with the concept > activation without) + P(equal) / 2`. Applies where some images have the concept
+    and some do not.
+    """
+    values, positive = checked(activations, labels)
+    applies = applies_to(positive)
+    found = cross_auroc(values, positive, paired=True)
+    return Score(torch.from_numpy(np.where(applies, found, 0))[None], torch.from_numpy(applies)[None])
+
+
+def auroc_interval(
+    activations: Float[Tensor, "image concept"],
+    labels: Bool[Tensor, "image concept"],
+    draws: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Return the mean AUROC over concepts, with its percentile interval from images resampled with replacement.
+
+    A concept of which a draw has only one kind is left out of that draw's mean, and a draw without any concept left out
+    altogether. `count` is the number of concepts that apply. It says how sure the mean is for these concepts, not what
+    others would have.
+    """
+    values, positive = checked(activations, labels)
+    applies = applies_to(positive)
+    if not applies.any() or draws < 1 or not 0 < level < 1:
+        raise InputError(
+            f"{int(applies.sum())} concepts have images of both kinds, draws is {draws} and level {level}; expected at "
+            "least one concept, one draw and a level between 0 and 1"
+        )
+    values, positive = values[:, applies], positive[:, applies]
+    images = len(values)
+    generator = np.random.default_rng(seed)
+    means: list[np.ndarray] = []
+    step = max(1, DRAWN_AT_ONCE // images)
+    for start in range(0, draws, step):
+        now = min(step, draws - start)
+        taken = generator.integers(images, size=(now, images)) + images * np.arange(now)[:, None]
+        times = np.bincount(taken.ravel(), minlength=now * images).reshape(now, images).T.astype(np.float64)
+        drawn = np.stack([_weighted(v, p, times) for v, p in zip(values.T, positive.T, strict=True)], axis=1)
+        some = ~np.isnan(drawn)
+        means.append((np.where(some, drawn, 0).sum(1) / np.maximum(some.sum(1), 1))[some.any(1)])
+    mean, drawn_means = float(cross_auroc(values, positive, paired=True).mean()), np.concatenate(means)
+    if not len(drawn_means):
+        return Interval(mean, None, None, int(applies.sum()), images)
+    low, high = np.quantile(drawn_means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(mean, float(low), float(high), int(applies.sum()), images)
+
+
+def cross_auroc(
+    values: Float[np.ndarray, "image source"], positive: Bool[np.ndarray, "image target"], paired: bool = False
+) -> Float[np.ndarray, "source target"] | Float[np.ndarray, "target"]:
+    """Return the AUROC of every source for every target, or of each source for its own target if `paired`.
+
+    `(sum of ranks of positives - p (p + 1) / 2) / (p n)`, equal values sharing their mean rank; 0 where a target has
+    one kind only.
+    """
+    ranks = np.stack([_ranks(column) for column in values.T], axis=1) if values.size else values
+    p = positive.sum(0).astype(np.float64)
+    pairs = np.maximum(p * (len(values) - p), 1)
+    sums = (ranks * positive).sum(0) if paired else ranks.T @ positive.astype(np.float64)
+    return np.where(applies_to(positive), (sums - p * (p + 1) / 2) / pairs, 0)
+
+
+def applies_to(positive: Bool[np.ndarray, "image concept"]) -> Bool[np.ndarray, "concept"]:
+    """Return which concepts have images of both kinds."""
+    return np.logical_and(positive.any(0), ~positive.all(0))
+
+
+def checked(activations: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return activations in float64 and labels, both as arrays; `InputError` where they do not fit."""
+    if activations.ndim != 2 or activations.shape != labels.shape or labels.dtype != torch.bool:
+        raise InputError(
+            f"activations have shape {tuple(activations.shape)}, labels {tuple(labels.shape)} of {labels.dtype}; "
+            "expected activations[image concept] and bool labels of one shape"
+        )
+    values = activations.detach().cpu().double().numpy()
+    wrong = np.flatnonzero(~np.isfinite(values).all(0))
+    if len(wrong):
+        raise InputError(f"activations of concepts {wrong[:5].tolist()} are NaN or infinite; leave these concepts out")
+    return values, labels.cpu().numpy()
+
+
+def _ranks(values: Float[np.ndarray, "image"]) -> Float[np.ndarray, "image"]:
+    """Return ranks from 1, the mean rank for equal values."""
+    _, at, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[at]
+
+
+def _weighted(
+    values: Float[np.ndarray, "image"], positive: Bool[np.ndarray, "image"], times: Float[np.ndarray, "image draw"]
+) -> Float[np.ndarray, "draw"]:
+    """Return the AUROC in each draw, images counted `times`; NaN where a draw has one kind only."""
+    order = np.argsort(values, kind="stable")
+    with_it, without = order[positive[order]], order[~positive[order]]
+    reached = np.zeros((len(without) + 1, times.shape[1]))  # how many without lie among the lowest 0, 1, 2, ...
+    np.cumsum(times[without], axis=0, out=reached[1:])
+    lower = np.searchsorted(values[without], values[with_it], "left")
+    not_higher = np.searchsorted(values[without], values[with_it], "right")
+    won = np.einsum("id,id->d", times[with_it], reached[lower] + reached[not_higher]) / 2
+    pairs = times[with_it].sum(0) * reached[-1]
+    return np.where(pairs > 0, won / np.maximum(pairs, 1), np.nan)

@@ -1,0 +1,78 @@
+"""What a keypoint error must be compared with: peaks and maps that know nothing, and peaks that know something else.
+
+`centre_peaks`, `constant_peaks` and `uniform_maps` go where a map goes, into every metric of `keypoint`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from conceptlens.io.errors import InputError
+from conceptlens.metrics.keypoints import GRID, Keypoints, by_part, keypoint_error
+from conceptlens.metrics.score import Score
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from conceptlens.metrics.keypoints import Where
+
+
+def centre_peaks(keypoints: Keypoints) -> Float[Tensor, "image concept 2"]:
+    """Return the image's centre for every concept: the middle cell of a grid with an odd number of cells."""
+    return torch.full((*keypoints.present.shape, 2), 0.5)
+
+
+def uniform_maps(keypoints: Keypoints, grid: tuple[int, int] = GRID) -> Float[Tensor, "image concept rows columns"]:
+    """Return maps without a peak, of which every metric gives the exact expectation over a random cell of `grid`."""
+    return torch.zeros(1, 1, *grid).expand(*keypoints.present.shape, *grid)
+
+
+def constant_peaks(train: Keypoints, images: int, grid: tuple[int, int] = GRID) -> Float[Tensor, "image concept 2"]:
+    """Return, for each concept, the one cell of `grid` with the lowest mean error over train images, `images` times.
+
+    A prior on where a part is: a map that looks at the image must do better. Fitted for each part on every train image
+    that shows a keypoint of it, whether or not the concept is present; of equal cells, the first by rows. The centre
+    where no train image shows the part.
+    """
+    if images < 0:
+        raise InputError(f"images is {images}; expected how many images the peaks are for")
+    rows, columns = grid
+    part, group = torch.unique(train.own, dim=0, return_inverse=True)
+    seen = torch.ones(len(train.visible), len(part), dtype=torch.bool)
+    asked = Keypoints(train.xy, train.visible, part, seen.to(part.device), train.sizes)
+    cells = [((column + 0.5) / columns, (row + 0.5) / rows) for row in range(rows) for column in range(columns)]
+    totals = torch.stack(
+        [keypoint_error(torch.tensor(cell).expand(*seen.shape, 2), asked, grid).values.sum(0) for cell in cells]
+    )
+    best = torch.tensor(cells)[totals.argmin(0)]
+    shown = asked.applies.any(0).cpu()
+    best = torch.where(shown[:, None], best, 0.5)
+    return best[group.cpu()].expand(images, -1, -1)
+
+
+def swapped_error(
+    where: Where,
+    keypoints: Keypoints,
+    grid: tuple[int, int] = GRID,
+    by: Literal["other_part", "absent"] = "other_part",
+) -> Score:
+    """Return the error at the concept's own part, made by other concepts' peaks; the mean over them.
+
+    `by="other_part"`: concepts of the image whose part is another, the control of `keypoint_swap`. `by="absent"`: wrong
+    concepts, those that the image does not show, whatever their part. Applies where `keypoint_error` does and there is
+    such a concept.
+    """
+    if by not in ("other_part", "absent"):
+        raise InputError(f"no by '{by}'; there are: other_part, absent")
+    table, group = by_part(where, keypoints, grid)
+    applies, present = keypoints.applies.cpu(), keypoints.present.cpu()
+    member = torch.nn.functional.one_hot(group, table.shape[2]).double()
+    asked = (1 - member) * applies[..., None] if by == "other_part" else (~present)[..., None].double()
+    weight = asked.expand_as(table)
+    others = weight.sum(1)
+    mean = (table * weight).sum(1) / others.clamp(min=1)
+    some = applies & (others[:, group] > 0)
+    return Score(torch.where(some, mean[:, group], 0.0), some)

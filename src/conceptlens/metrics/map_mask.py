@@ -1,0 +1,255 @@
+"""Where a map points: metrics that need a map, or a map and a mask.
+
+Those with a mask take an explanation or raw `maps[image question height width]`, bool `masks[image rows columns]` (the
+same for all questions) or `[image question rows columns]`, and optionally bool `ignored[image rows columns]`, pixels
+to leave out. Masks speak of what the model saw: cut them as the photo was cut. Maps are enlarged bilinearly to the
+masks' size, cell centres keep their place. In formulas, r is the mask's share of the pixels that are not ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+from conceptlens.io.errors import InputError
+from conceptlens.metrics.pixel_ranking import Ranking, Ties, measured
+from conceptlens.metrics.score import Metric, Score
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from conceptlens.metrics.pixel_ranking import Curve, Ignored, Maps, Masks, Values
+
+
+def peak(maps: Float[Tensor, "image question height width"]) -> Float[Tensor, "image question 2"]:
+    """Return the centre of each map's highest cell as `(x, y)`, shares of the width and height that the map covers.
+
+    Of several highest cells, their mean: a map without a peak (all cells equal) points at the centre.
+    """
+    height, width = maps.shape[2:]
+    highest = (maps == maps.amax((2, 3), keepdim=True)).float()
+    total = highest.sum((2, 3))
+    xs = (torch.arange(width, device=maps.device) + 0.5) / width
+    ys = (torch.arange(height, device=maps.device) + 0.5) / height
+    x = (highest.sum(2) * xs).sum(2) / total
+    y = (highest.sum(3) * ys).sum(2) / total
+    return torch.stack([x, y], dim=2)
+
+
+def area(maps: Float[Tensor, "image question height width"], share: float = 0.5) -> Float[Tensor, "image question"]:
+    """Return the share of cells that reach `share` of the map's highest value; 0 for a map that is nowhere positive."""
+    highest = maps.amax((2, 3), keepdim=True)
+    reached = (maps >= share * highest) & (highest > 0)
+    return reached.float().mean((2, 3))
+
+
+def pointing_energy(
+    explained: Maps, masks: Masks, ignored: Ignored = None, normalise: Literal["none", "minmax"] = "none"
+) -> Score:
+    """Return the share of each map's energy that lies inside the mask; 0 to 1, higher is better.
+
+    The energy-based pointing game of Score-CAM (CVPRW 2020), with a mask instead of a box. `normalise="none"` counts
+    the positive part of the enlarged map; `"minmax"` first takes the map's lowest value off, as CE-FAM's code does,
+    so that negative evidence becomes background of little energy. A map without energy gives 0; a uniform map gives
+    the mask's share of the image, which is chance.
+    """
+    if normalise not in ("none", "minmax"):
+        raise InputError(f"no normalise '{normalise}'; there are: none, minmax")
+    measure = _energy if normalise == "none" else _energy_above_lowest
+    return measured(explained, masks, ignored, {"energy": measure})["energy"]
+
+
+def pointing_game(explained: Maps, masks: Masks, ignored: Ignored = None) -> Score:
+    """Return 1 where the map's highest pixel lies inside the mask and 0 elsewhere; higher is better.
+
+    Of several highest pixels, the share inside: what picking one of them at random would give. Pointing game of
+    Zhang et al. (excitation backpropagation, ECCV 2016), without its tolerance of 15 pixels.
+    """
+    return measured(explained, masks, ignored, {"game": _peak_inside})["game"]
+
+
+def ranked_area(
+    explained: Maps,
+    masks: Masks,
+    ignored: Ignored = None,
+    ties: Ties = "average",
+    seed: int = 0,
+    bins: Literal["exact", "published"] = "exact",
+) -> Score:
+    """Return CE-FAM's normalised rank accuracy (NRA), not corrected for chance; 0 to 1, higher is better.
+
+    `max(AUC - r/2, 0) / (-r ln r)`, with AUC the area under the IoU of the mask and the highest share x of pixels,
+    x from 0 to 1, and r the mask's share of the image. The ideal map gives 1. **Chance is not 0** but 0.10 (r = 0.01)
+    to 0.17, because random pixels overlap by more than the `r x` that is taken off: see `ranked_area_corrected`.
+
+    `ties` says in which order equal pixels come: `"average"` expects over all orders, `"seeded"` draws one,
+    `"official"` is NumPy's `argsort()[::-1]`, arbitrary but what the published code does. `bins="published"` sums AUC
+    and its ideal over about 100 bins as that code does, 0.01 off for most masks and up to 0.07 for those of 1 %.
+    """
+    if bins not in ("exact", "published"):
+        raise InputError(f"no bins '{bins}'; there are: exact, published")
+    measure = _ranked_area if bins == "exact" else _ranked_area_in_bins
+    return measured(explained, masks, ignored, {"area": measure}, ties, seed)["area"]
+
+
+def ranked_area_corrected(
+    explained: Maps, masks: Masks, ignored: Ignored = None, ties: Ties = "average", seed: int = 0
+) -> Score:
+    """Return NRA corrected for chance: 0 for a random map, 1 for the ideal one, negative below chance.
+
+    `(AUC - AUC_random) / (AUC_ideal - AUC_random)`, with `AUC_random = k (1 + k ln r)`, `k = r / (1 - r)` and
+    `AUC_ideal = r/2 - r ln r`. Not below -0.8. `ties` and AUC as in `ranked_area`. This package's own correction.
+    """
+    return measured(explained, masks, ignored, {"area": _ranked_area_corrected}, ties, seed)["area"]
+
+
+def hit(explained: Maps, masks: Masks, ignored: Ignored = None, ties: Ties = "average", seed: int = 0) -> Score:
+    """Return 1 where `ranked_area` is above one half, else 0; CE-FAM's hit, higher is better."""
+    return measured(explained, masks, ignored, {"hit": _hit}, ties, seed)["hit"]
+
+
+def best_iou(explained: Maps, masks: Masks, ignored: Ignored = None) -> Score:
+    """Return the highest IoU of the mask and the map cut at any threshold; 0 to 1, higher is better.
+
+    **An oracle**: the threshold is chosen with the mask, for each map. At least r, by taking the whole image.
+    """
+    return measured(explained, masks, ignored, {"iou": _best_iou})["iou"]
+
+
+def iou(
+    explained: Maps,
+    masks: Masks,
+    ignored: Ignored = None,
+    share: float = 0.5,
+    of: Literal["maximum", "area"] = "maximum",
+) -> Score:
+    """Return the IoU of the mask and the map cut at a fixed threshold; 0 to 1, higher is better.
+
+    `of="maximum"`: the pixels that reach `share` of the map's highest value, none in a map that is nowhere positive.
+    `of="area"`: the highest `share` of the pixels, wherever the values lie; of equal pixels, the expected part.
+    """
+    if of not in ("maximum", "area") or not 0 < share <= 1:
+        raise InputError(f"share is {share} of '{of}'; expected a share above 0 up to 1, of 'maximum' or 'area'")
+    measure = partial(_iou if of == "maximum" else _iou_by_area, share=share)
+    return measured(explained, masks, ignored, {"iou": measure})["iou"]
+
+
+def pixel_precision(explained: Maps, masks: Masks, ignored: Ignored = None) -> Score:
+    """Return the average precision of pixels as a ranking of inside over outside; 0 to 1, higher is better.
+
+    `sum over thresholds of (recall gained) x precision`, without interpolation; equal pixels make one threshold, as
+    in scikit-learn's `average_precision_score`. Chance is r.
+    """
+    return measured(explained, masks, ignored, {"precision": _pixel_precision})["precision"]
+
+
+def locate(explained: Maps, masks: Masks, ignored: Ignored = None) -> dict[str, Score]:
+    """Return every metric of `LOCATED`, with its defaults, from one sort for each map."""
+    return measured(explained, masks, ignored, _MEASURES)
+
+
+def _energy(ranking: Ranking) -> Values:
+    energy = ranking.values.clip(0)
+    return _share_inside(energy, ranking)
+
+
+def _energy_above_lowest(ranking: Ranking) -> Values:
+    lowest = np.take_along_axis(ranking.values, ranking.kept[:, None].astype(int) - 1, 1)
+    return _share_inside((ranking.values - lowest).clip(0), ranking)
+
+
+def _share_inside(energy: Curve, ranking: Ranking) -> Values:
+    total = energy.sum(1, dtype=np.float64)
+    within = (energy * ranking.inside).sum(1, dtype=np.float64)
+    return within / np.where(total > 0, total, 1)
+
+
+def _peak_inside(ranking: Ranking) -> Values:
+    highest = ranking.ends[:, :1]
+    return (np.take_along_axis(ranking.found, highest, 1) / highest)[:, 0]
+
+
+def _ranked_area(ranking: Ranking) -> Values:
+    r = ranking.ratio
+    return (ranking.overlap_area - r / 2).clip(0) / (-r * np.log(r))
+
+
+def _ranked_area_in_bins(ranking: Ranking) -> Values:
+    """Sum IoU pixel by pixel over the first hundredth, then once for each hundredth; the ideal over the same places."""
+    kept, size = ranking.kept[:, None], ranking.size[:, None]
+    place = np.arange(ranking.values.shape[1])
+    width = np.maximum(kept // 100, 1)
+    weight = np.where(place < width, 1 / kept, np.where(place % width == 0, 1 / 100, 0)) * (place < kept)
+    area = (weight * ranking.overlap[:, 1:]).sum(1)
+    ideal = (weight * np.minimum(place / size, size / np.maximum(place, 1))).sum(1)
+    return (area - ranking.ratio / 2).clip(0) / (ideal - ranking.ratio / 2)
+
+
+def _ranked_area_corrected(ranking: Ranking) -> Values:
+    r = ranking.ratio
+    k = r / (1 - r)
+    random = k * (1 + k * np.log(r))
+    ideal = r / 2 - r * np.log(r)
+    return (ranking.overlap_area - random) / (ideal - random)
+
+
+def _hit(ranking: Ranking) -> Values:
+    return (_ranked_area(ranking) > 0.5).astype(np.float64)
+
+
+def _best_iou(ranking: Ranking) -> Values:
+    return ranking.overlap.max(1)
+
+
+def _iou(ranking: Ranking, share: float = 0.5) -> Values:
+    highest = ranking.values[:, :1]
+    reached = ((ranking.values >= share * highest) & (highest > 0)).sum(1, keepdims=True)
+    return np.take_along_axis(ranking.overlap, reached, 1)[:, 0]
+
+
+def _iou_by_area(ranking: Ranking, share: float) -> Values:
+    taken = share * ranking.kept[:, None]
+    below = np.floor(taken).astype(int).clip(max=ranking.found.shape[1] - 2)
+    low, high = (np.take_along_axis(ranking.found, at, 1) for at in (below, below + 1))
+    found = low + (taken - below) * (high - low)
+    return (found / (ranking.size[:, None] + taken - found))[:, 0]
+
+
+def _pixel_precision(ranking: Ranking) -> Values:
+    precision = np.take_along_axis(ranking.found, ranking.ends, 1) / ranking.ends
+    return (precision * ranking.inside).sum(1) / ranking.size
+
+
+_MEASURES: dict[str, Callable[[Ranking], Values]] = {
+    "pointing_energy": _energy,
+    "pointing_energy_minmax": _energy_above_lowest,
+    "pointing_game": _peak_inside,
+    "ranked_area": _ranked_area,
+    "ranked_area_corrected": _ranked_area_corrected,
+    "hit": _hit,
+    "best_iou": _best_iou,
+    "iou": _iou,
+    "pixel_precision": _pixel_precision,
+}
+_SHIFTED = partial(pointing_energy, normalise="minmax")
+_SCORE_CAM, _CE_FAM = "Score-CAM, Wang et al., CVPRW 2020", "CE-FAM, official code"
+
+LOCATED: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("pointing_energy", "energy inside", pointing_energy, True, 0, 1, "r", _SCORE_CAM),
+        Metric("pointing_energy_minmax", "energy inside, min-max", _SHIFTED, True, 0, 1, "r", _CE_FAM),
+        Metric("pointing_game", "peak inside", pointing_game, True, 0, 1, "r", "Zhang et al., ECCV 2016"),
+        Metric("ranked_area", "NRA", ranked_area, True, 0, 1, "0.10 to 0.17", _CE_FAM),
+        Metric("ranked_area_corrected", "NRA above chance", ranked_area_corrected, True, -0.8, 1, "0", "this package"),
+        Metric("hit", "NRA above one half", hit, True, 0, 1, "0", _CE_FAM),
+        Metric("best_iou", "IoU at the best threshold (oracle)", best_iou, True, 0, 1, "r or more", "common practice"),
+        Metric("iou", "IoU at half of the maximum", iou, True, 0, 1, "r if constant", "common practice"),
+        Metric("pixel_precision", "average precision", pixel_precision, True, 0, 1, "r", "scikit-learn's definition"),
+    )
+}

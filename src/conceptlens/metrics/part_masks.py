@@ -1,0 +1,92 @@
+"""Masks made of keypoints and boxes, for the metrics of a map and a mask in `locate`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from conceptlens.io.errors import InputError
+from conceptlens.metrics.map_mask import locate
+from conceptlens.metrics.score import Score
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from torch import Tensor
+
+    from conceptlens.metrics.keypoints import Keypoints
+    from conceptlens.metrics.pixel_ranking import Maps
+
+SIZE = (56, 56)  # rows and columns of a mask
+PIXELS_AT_ONCE = 2**24  # bounds the memory, at about 5 bytes a pixel
+
+
+def part_discs(
+    keypoints: Keypoints, size: tuple[int, int] = SIZE, radius: float = 0.1
+) -> Bool[Tensor, "image concept rows columns"]:
+    """Return a mask of discs around the visible keypoints of each concept's part; empty where the concept is absent.
+
+    A pixel is inside if its centre lies within `radius` of a keypoint, as a share of the image's diagonal, by true
+    distance: `sizes` are needed. 0.1 is the distance of `keypoint_pointing`. One byte for every pixel of every
+    concept: for many images, `locate_parts` makes them a few at a time.
+    """
+    if keypoints.sizes is None or not 0 < radius <= 1:
+        raise InputError(
+            f"radius is {radius} and sizes are {'missing' if keypoints.sizes is None else 'given'}; expected a share "
+            "of the diagonal above 0 up to 1, and sizes[image 2], the width and height of what the model saw"
+        )
+    xs, ys = _centres(size)
+    sizes = keypoints.sizes.cpu().double()[:, None]
+    away = torch.where(keypoints.visible.cpu()[..., None], keypoints.xy.cpu().double(), torch.inf)
+    across = ((xs - away[..., :1]) * sizes[..., :1]).square()
+    down = ((ys - away[..., 1:]) * sizes[..., 1:]).square()
+    reach = radius**2 * sizes.square().sum(2)
+    discs = across[:, :, None] + down[..., None] <= reach[..., None, None]
+    own = torch.einsum("cp,nprq->ncrq", keypoints.own.cpu().float(), discs.float()) > 0
+    return own & keypoints.present.cpu()[..., None, None]
+
+
+def box_masks(boxes: Float[Tensor, "*any 4"], size: tuple[int, int] = SIZE) -> Bool[Tensor, "*any rows columns"]:
+    """Return masks of boxes `(left, top, right, bottom)`, as shares of the width and height of what the model saw.
+
+    A pixel is inside if its centre is. `boxes[image 4]` gives masks that hold for all concepts, `[image concept 4]` one
+    for each. A box without an inside gives an empty mask, to which no metric applies.
+    """
+    if boxes.shape[-1:] != (4,) or not bool(torch.isfinite(boxes).all()):
+        raise InputError(
+            f"boxes have shape {tuple(boxes.shape)}; expected finite left, top, right, bottom in the last axis"
+        )
+    xs, ys = _centres(size)
+    left, top, right, bottom = boxes.cpu().double()[..., None].unbind(-2)
+    across, down = (xs >= left) & (xs <= right), (ys >= top) & (ys <= bottom)
+    return down[..., None] & across[..., None, :]
+
+
+def locate_parts(
+    explained: Maps, keypoints: Keypoints, size: tuple[int, int] = SIZE, radius: float = 0.1
+) -> dict[str, Score]:
+    """Return every metric of `LOCATED` against `part_discs`, for present concepts with a visible part."""
+    maps = explained if isinstance(explained, torch.Tensor) else explained.maps
+    images, concepts = keypoints.present.shape
+    if tuple(maps.shape[:2]) != (images, concepts):
+        raise InputError(
+            f"maps have shape {tuple(maps.shape)} for {images} images and {concepts} concepts of the keypoints; "
+            "expected image concept height width"
+        )
+    step = max(1, PIXELS_AT_ONCE // max(1, max(concepts, keypoints.own.shape[1]) * size[0] * size[1]))
+    pieces: list[dict[str, Score]] = []
+    for start in range(0, max(images, 1), step):
+        some = slice(start, start + step)
+        pieces.append(locate(maps[some], part_discs(keypoints.pick(some), size, radius)))
+    return {
+        name: Score(torch.cat([p[name].values for p in pieces]), torch.cat([p[name].applies for p in pieces]))
+        for name in pieces[0]
+    }
+
+
+def _centres(size: tuple[int, int]) -> tuple[Float[Tensor, "columns"], Float[Tensor, "rows"]]:
+    """Return the centres of pixels, as shares of the width and of the height."""
+    rows, columns = size
+    if min(size) < 1:
+        raise InputError(f"size is {size}; expected rows and columns, both at least 1")
+    return (torch.arange(columns).double() + 0.5) / columns, (torch.arange(rows).double() + 0.5) / rows

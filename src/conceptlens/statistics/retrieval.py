@@ -1,0 +1,265 @@
+"""Retrieval by cosine: does a vector find others of its label, and how far above chance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from conceptlens.io.errors import InputError
+from conceptlens.statistics.vectors import numbered, unit_vectors
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+    from conceptlens.statistics.vectors import Names, Vectors
+
+CUTOFFS = (1, 5, 10, 20, 30, 40)
+PAIRS_AT_ONCE = 2**21  # bounds the memory, at about 150 bytes a pair
+TIED = 1e-12
+EXCLUDED = 3.0  # further than any cosine can fall
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Rows from the nearest on, `similarities` their cosines: -1 to 1, falling."""
+
+    rows: Int[np.ndarray, "hit"]
+    similarities: Float[np.ndarray, "hit"]
+
+
+@dataclass(frozen=True, eq=False)
+class ListedRetrieval:
+    """What the first hits of every row, as a query, say of retrieval; 0 to 1, higher is better.
+
+    - `average_precision_at[query cutoff]`: `sum_{r <= k} P@r rel_r / min(k, relevant)`.
+    - `precision[query cutoff]`: share of relevant rows among the first k, or among all if there are fewer. A label of
+      fewer than k other rows cannot reach 1.
+    - `chance_at[query cutoff]`: the expected average precision of a random order of the same rows. The expected
+      precision of one is `relevant / candidates`.
+    - `relevant[query]`, `candidates[query]`: how many rows were to be found, and among how many.
+    - `applies[query]`: False where there was nothing to find; all numbers are 0 there.
+    """
+
+    average_precision_at: Float[np.ndarray, "query cutoff"]
+    precision: Float[np.ndarray, "query cutoff"]
+    chance_at: Float[np.ndarray, "query cutoff"]
+    relevant: Int[np.ndarray, "query"]
+    candidates: Int[np.ndarray, "query"]
+    cutoffs: tuple[int, ...]
+
+    @property
+    def applies(self) -> Bool[np.ndarray, "query"]:
+        """Where there was a row to be found."""
+        return self.relevant > 0
+
+
+@dataclass(frozen=True, eq=False)
+class Retrieval(ListedRetrieval):
+    """How well every row finds the other rows of its label: the same, and what the whole order says.
+
+    - `average_precision[query]`: mean over relevant rows of the precision at their rank.
+    - `chance[query]`: the expected average precision of a random order.
+
+    Means over `applies` and their intervals by image: `conceptlens.metrics.interval(r.average_precision[r.applies],
+    images[r.applies])`. Queries are resampled there; the rows in which they search stay.
+    """
+
+    average_precision: Float[np.ndarray, "query"]
+    chance: Float[np.ndarray, "query"]
+
+    def mean(self) -> float | None:
+        """Return mAP, the mean average precision; None where no query has anything to find."""
+        return float(self.average_precision[self.applies].mean()) if self.applies.any() else None
+
+
+def retrieve(
+    vectors: Vectors, labels: Names, images: Names | None = None, cutoffs: Sequence[int] = CUTOFFS
+) -> Retrieval:
+    """Return how well every row finds the other rows of its label by cosine, itself left out.
+
+    With `images`, one name for each row, all rows of the query's own image are left out too. Without it other concepts
+    of the same photo stand among the wrong hits, and other masks of it among the right ones.
+
+    Rows of equal similarity count with the expectation over their orders, so duplicates do no harm. Chunked: memory
+    stays at some 300 MB for any number of rows.
+    """
+    rows = unit_vectors(vectors)
+    codes, _ = numbered(labels, len(rows))
+    picture = np.arange(len(rows)) if images is None else numbered(images, len(rows), "images")[0]
+    wanted = _cutoffs(cutoffs)
+    parts = []
+    step = max(1, PAIRS_AT_ONCE // len(rows))
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        allowed = picture[part, None] != picture
+        same = (codes[part, None] == codes) & allowed
+        fall = np.where(allowed, -(rows[part] @ rows.T), EXCLUDED)
+        parts.append(_scores(fall, same, allowed.sum(1), wanted))
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Retrieval(**joined, cutoffs=tuple(cutoffs))
+
+
+def retrieve_listed(
+    found: Sequence[Sequence[str]], labels: Names, images: Names | None = None, cutoffs: Sequence[int] = CUTOFFS
+) -> ListedRetrieval:
+    """Return what lists of hits from elsewhere say, such as those of a store's index (`Store.neighbours`).
+
+    `found[query]` has the labels of what was found for that row, the nearest first. The lists are taken to have been
+    made without the row itself, and, where `images` are given, without the rows of its image. Equal similarities
+    stand in the order in which they were found. Raises `InputError` for a list shorter than the last cutoff where
+    there was more to find.
+    """
+    wanted = _cutoffs(cutoffs)
+    codes, known = numbered(labels, len(found))
+    picture = np.arange(len(found)) if images is None else numbered(images, len(found), "images")[0]
+    relevant, candidates = _to_find(codes, picture)
+    most = int(wanted.max())
+    short = np.flatnonzero(np.array([len(hits) for hits in found]) < np.minimum(candidates, most))
+    if len(short):
+        raise InputError(
+            f"the list of row {short[0]} has {len(found[short[0]])} hits; expected "
+            f"{min(int(candidates[short[0]]), most)}, for the last cutoff is {most}"
+        )
+    same = np.zeros((len(found), most), bool)
+    for row, hits in enumerate(found):
+        same[row, : len(hits)] = np.asarray(hits[:most], object) == known[codes[row]]
+    gained = same * np.cumsum(same, axis=1) / np.arange(1, most + 1)
+    last = np.maximum(np.minimum(candidates[:, None], wanted), 1)
+    total, hit = np.cumsum(gained, axis=1), np.cumsum(same, axis=1)  # both 0 where there is nothing to find
+    return ListedRetrieval(
+        np.take_along_axis(total, last - 1, 1) / np.maximum(np.minimum(relevant[:, None], wanted), 1),
+        np.take_along_axis(hit, last - 1, 1) / last,
+        _chance_at(relevant, candidates, wanted),
+        relevant,
+        candidates,
+        tuple(cutoffs),
+    )
+
+
+def published_precision(
+    vectors: Vectors, labels: Names, cutoffs: Sequence[int] = CUTOFFS
+) -> Float[np.ndarray, "query cutoff"]:
+    """Return the precision@k of every row as LoCE (IJCV 2025) computes it, and calls the mean of it "mAP@k".
+
+    Whatever stands at rank 0 is taken for the query itself, so of two equal vectors one may find itself; hits in the
+    query's own image count. For comparison with published figures; `retrieve` for everything else.
+    """
+    rows = unit_vectors(vectors)
+    codes, _ = numbered(labels, len(rows))
+    wanted = _cutoffs(cutoffs)
+    found = np.zeros((len(rows), len(wanted)))
+    step = max(1, PAIRS_AT_ONCE // len(rows))
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        order = np.argsort(1 - rows[part] @ rows.T, axis=1, kind="stable")[:, 1 : int(wanted.max()) + 1]
+        hits = codes[order] == codes[part, None]
+        for i, k in enumerate(wanted):
+            found[part, i] = hits[:, :k].sum(1) / max(1, min(int(k), hits.shape[1]))
+    return found
+
+
+def search(
+    query: Vectors, vectors: Vectors, most: int | None = None, allowed: Bool[np.ndarray, "row"] | None = None
+) -> tuple[Found, ...]:
+    """Return for every query vector the rows of highest cosine, exactly and from the nearest on.
+
+    `allowed` says which rows may be found, such as `images != this_image`. Equal cosines stand in the order of rows.
+    """
+    asked, rows = unit_vectors(query), unit_vectors(vectors)
+    free = np.ones(len(rows), bool) if allowed is None else np.asarray(allowed)
+    if asked.shape[1] != rows.shape[1] or free.shape != (len(rows),) or free.dtype != np.bool_:
+        raise InputError(
+            f"queries have {asked.shape[1]} channels and rows {rows.shape[1]}, allowed has shape {free.shape}; "
+            f"expected as many channels, and one truth value for each of {len(rows)} rows"
+        )
+    kept = np.flatnonzero(free)
+    found = []
+    for similar in np.clip(asked @ rows[kept].T, -1, 1):
+        order = np.argsort(-similar, kind="stable")[:most]
+        found.append(Found(kept[order], similar[order]))
+    return tuple(found)
+
+
+def expected_average_precision(
+    relevant: Int[np.ndarray, "query"], candidates: Int[np.ndarray, "query"], cutoff: int | None = None
+) -> Float[np.ndarray, "query"]:
+    """Return the expected average precision of a random order: `sum_{r <= k} (m / n) (1 + (r - 1) q) / r / min(k, m)`.
+
+    `m` relevant rows of `n` candidates, `q = (m - 1) / (n - 1)`, `k = n` where no cutoff is given; exact.
+    """
+    m, n = np.asarray(relevant, np.float64), np.asarray(candidates, np.float64)
+    last = n if cutoff is None else np.minimum(n, cutoff)
+    q = (m - 1) / np.maximum(n - 1, 1)
+    harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, int(n.max(initial=0)) + 1))])[last.astype(np.int64)]
+    total = m / np.maximum(n, 1) * (last * q + (1 - q) * harmonic)
+    return np.where(m > 0, total / np.maximum(np.minimum(m, last), 1), 0.0)
+
+
+def _to_find(codes: np.ndarray, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each row how many rows of other pictures share its code, and how many rows these have."""
+    pairs = np.stack([codes, picture])
+    _, place, both = np.unique(pairs, axis=1, return_inverse=True, return_counts=True)
+    own = np.bincount(picture)[picture]
+    return np.bincount(codes)[codes] - both[place.reshape(-1)], len(codes) - own
+
+
+def _scores(fall: np.ndarray, same: np.ndarray, candidates: np.ndarray, cutoffs: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the numbers of a `Retrieval` for some queries."""
+    relevant = same.sum(1)
+    gained, hits = _expected(*_sorted(fall, same))
+    total, found = np.cumsum(gained, axis=1), np.cumsum(hits, axis=1)
+    divisor = np.maximum(np.minimum(relevant[:, None], cutoffs), 1)
+    last = np.maximum(np.minimum(candidates[:, None], cutoffs), 1)
+    precise = np.take_along_axis(found, last - 1, 1) / last
+    at = np.take_along_axis(total, np.minimum(cutoffs, fall.shape[1])[None].repeat(len(fall), 0) - 1, 1) / divisor
+    applies = (relevant > 0)[:, None]
+    return {
+        "average_precision_at": at * applies,
+        "precision": precise * applies,
+        "chance_at": _chance_at(relevant, candidates, cutoffs),
+        "relevant": relevant,
+        "candidates": candidates,
+        "average_precision": total[:, -1] / np.maximum(relevant, 1),
+        "chance": expected_average_precision(relevant, candidates),
+    }
+
+
+def _chance_at(relevant: np.ndarray, candidates: np.ndarray, cutoffs: np.ndarray) -> np.ndarray:
+    return np.stack([expected_average_precision(relevant, candidates, int(k)) for k in cutoffs], axis=1)
+
+
+def _sorted(fall: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    order = np.argsort(fall, axis=1)
+    return np.take_along_axis(fall, order, 1), np.take_along_axis(same, order, 1)
+
+
+def _expected(fall: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return at each rank the expected `P@rank rel_rank` and `rel_rank`, over every order of equal rows.
+
+    With `r` relevant rows among `t` equal ones behind `s` others that hold `R`, the i-th of them is relevant with
+    probability `r / t`, and then `1 + (i - 1) (r - 1) / (t - 1)` of them are expected so far (McSherry and Najork,
+    2008).
+    """
+    queries, count = fall.shape
+    begins = np.ones(fall.shape, bool)
+    begins[:, 1:] = np.diff(fall, axis=1) > TIED
+    starts = np.flatnonzero(begins)
+    t = np.diff(starts, append=fall.size)
+    r = np.add.reduceat(same.ravel(), starts, dtype=np.float64)
+    found = np.cumsum(same, axis=1, dtype=np.float64) - same
+    before, s = found.ravel()[starts], starts % count
+    i = np.arange(fall.size) - np.repeat(starts, t) + 1
+    share, more = np.repeat(r / t, t), np.repeat((r - 1) / np.maximum(t - 1, 1), t)
+    rank = np.repeat(s, t) + i
+    gained = share * (np.repeat(before, t) + 1 + (i - 1) * more) / rank
+    return gained.reshape(queries, count), share.reshape(queries, count)
+
+
+def _cutoffs(cutoffs: Sequence[int]) -> Int[np.ndarray, "cutoff"]:
+    wanted = np.asarray(list(cutoffs), np.int64)
+    if not len(wanted) or (wanted < 1).any():
+        raise InputError(f"cutoffs are {tuple(cutoffs)}; expected at least one, each at least 1")
+    return wanted

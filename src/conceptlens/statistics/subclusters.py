@@ -1,0 +1,152 @@
+"""Sub-concepts: the lumps that a label falls into, and whether another sample of images would show them again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from conceptlens.io.errors import InputError
+from conceptlens.statistics.cluster_agreement import adjusted_rand, contingency
+from conceptlens.statistics.distance_matrix import distances
+from conceptlens.statistics.gaussian_mixture import fit_count, fit_mixture
+from conceptlens.statistics.hierarchical_clustering import Tree, cluster_distances, count_cut
+from conceptlens.statistics.label_separation import silhouettes
+from conceptlens.statistics.projection import principal
+from conceptlens.statistics.vectors import checked, numbered, unit_vectors
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+    from conceptlens.statistics.vectors import Names, Vectors
+
+    Assign = Callable[[np.ndarray, int], np.ndarray]
+
+By = Literal["cluster", "mixture"]
+FEWEST = 6  # rows of a label in which parts are looked for
+STRUCTURE = 0.25  # a mean silhouette below it is "no substantial structure" (Kaufman and Rousseeuw, 1990)
+
+
+@dataclass(frozen=True, eq=False)
+class SubConcepts:
+    """The parts of one label.
+
+    - `rows`: the label's rows, of all that were given; `assigned` is the part of each, 0 being the largest.
+    - `count`: how many parts; 1 where the label is of one piece, or has too few rows to say (`reason` says so).
+    - `stability`: mean adjusted Rand index between these parts and those found in resamples of the images, on the rows
+      that were drawn; 1 where they are always found again, 0 for chance. None for one part.
+    - `found_again[part]`: mean over resamples of the best Jaccard index with any part found there (Hennig, 2007): .75
+      and more is stable, below .6 is not to be trusted. Empty for one part.
+    """
+
+    rows: Int[np.ndarray, "own"]
+    assigned: Int[np.ndarray, "own"]
+    count: int
+    stability: float | None
+    found_again: Float[np.ndarray, "part"]
+    reason: str | None = None
+
+
+def sub_concepts(
+    vectors: Vectors,
+    labels: Names,
+    images: Names | None = None,
+    by: By = "cluster",
+    most: int = 5,
+    axes: int = 5,
+    unit: bool = True,
+    draws: int = 50,
+    seed: int = 0,
+) -> dict[str, SubConcepts]:
+    """Return the parts of every label, found in its own rows on their first principal `axes`.
+
+    `cluster`: Ward's clustering, cut where the mean silhouette is highest; one part where that stays below .25.
+    `mixture`: the Gaussian mixture of lowest BIC. `unit` takes directions alone. Each resample draws as many of the
+    label's images as it has, with replacement, and looks for the same number of parts among the rows so drawn.
+
+    A number of parts alone says nothing: any cloud can be cut in two. Believe parts that are found again.
+    """
+    rows = unit_vectors(vectors) if unit else checked(vectors)
+    codes, names = numbered(labels, len(rows))
+    picture = np.arange(len(rows)) if images is None else numbered(images, len(rows), "images")[0]
+    if by not in ASSIGN or most < 1 or draws < 1:
+        raise InputError(
+            f"by is '{by}', most {most}, draws {draws}; expected one of {', '.join(ASSIGN)} and at least 1"
+        )
+    found = {}
+    for code, name in enumerate(names):
+        own = np.flatnonzero(codes == code)
+        if len(own) < FEWEST:
+            reason = f"{len(own)} rows; parts are looked for in at least {FEWEST}"
+            found[name] = SubConcepts(own, np.zeros(len(own), np.int64), 1, None, np.empty(0), reason)
+            continue
+        points = principal(rows[own], min(axes, rows.shape[1])).points
+        assigned = _sorted(_ward_parts(points, most) if by == "cluster" else fit_mixture(points, most).assigned)
+        again = stability(points, assigned, picture[own], ASSIGN[by], draws, seed)
+        found[name] = SubConcepts(own, assigned, int(assigned.max()) + 1, *again)
+    return found
+
+
+def stability(
+    points: np.ndarray, assigned: np.ndarray, images: np.ndarray, assign: Assign, draws: int, seed: int
+) -> tuple[float | None, Float[np.ndarray, "part"]]:
+    """Return mean adjusted Rand index, and mean best Jaccard index of each part, over resamples of images.
+
+    Both compare the parts on the rows drawn, each once: copies of a row would be found together for free. Resamples
+    with fewer rows than parts say nothing and are left out.
+    """
+    count = int(assigned.max()) + 1
+    if count == 1:
+        return None, np.empty(0)
+    draw = np.random.default_rng(seed)
+    known = np.unique(images)
+    rands, overlaps = [], []
+    for _ in range(draws):
+        drawn = np.flatnonzero(np.isin(images, draw.choice(known, len(known))))
+        if len(drawn) <= count:
+            continue
+        table = contingency(assign(points[drawn], count), assigned[drawn])
+        table = np.pad(table, ((0, 0), (0, count - table.shape[1])))
+        rand = adjusted_rand(table)
+        rands.append(0.0 if rand is None else rand)
+        either = table.sum(1, keepdims=True) + table.sum(0) - table
+        best = (table / np.maximum(either, 1)).max(0)
+        overlaps.append(np.where(table.sum(0) > 0, best, np.nan))
+    if not rands:
+        return None, np.zeros(count)
+    told = ~np.isnan(overlaps)
+    return float(np.mean(rands)), np.where(told, overlaps, 0).sum(0) / np.maximum(told.sum(0), 1)
+
+
+def _ward_parts(points: np.ndarray, most: int) -> Int[np.ndarray, "row"]:
+    """Return the cut of highest mean silhouette; one part where none shows structure."""
+    apart = distances(points, "euclidean")
+    tree = cluster_distances(apart, "ward", "euclidean")
+    best, parts = STRUCTURE, np.zeros(len(points), np.int64)
+    for count in range(2, min(most, len(points) - 1) + 1):
+        cut = count_cut(tree, count)
+        shown = silhouettes(apart, cut)
+        mean = float(shown.values.sum() / len(points))  # a row alone counts as 0
+        if mean > best:
+            best, parts = mean, cut
+    return parts
+
+
+def _ward_count(points: np.ndarray, count: int) -> Int[np.ndarray, "row"]:
+    tree: Tree = cluster_distances(distances(points, "euclidean"), "ward", "euclidean")
+    return count_cut(tree, count)
+
+
+def _mixture_count(points: np.ndarray, count: int) -> Int[np.ndarray, "row"]:
+    return fit_count(points, count).assigned
+
+
+def _sorted(assigned: np.ndarray) -> Int[np.ndarray, "row"]:
+    """Return the same parts, numbered from the largest."""
+    _, codes, sizes = np.unique(assigned, return_inverse=True, return_counts=True)
+    return np.argsort(np.argsort(-sizes, kind="stable"))[codes.reshape(-1)]
+
+
+ASSIGN: dict[str, Assign] = {"cluster": _ward_count, "mixture": _mixture_count}

@@ -1,0 +1,1 @@
+"""Training that resumes: checkpoints, steps, schedules, run folders, crops."""

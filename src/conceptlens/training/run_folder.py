@@ -1,0 +1,109 @@
+"""A training's processes and its folder: who works, what was asked, what is there already, what is shown."""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from conceptlens.io.atomic import replacing
+from conceptlens.io.errors import InputError
+from conceptlens.io.saved_folder import CONFIG
+from conceptlens.training.checkpoint import FILE
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+RUN = "run.json"
+
+
+def processes(device: str) -> tuple[Accelerator, str]:
+    """Return accelerate's view of the processes, and the device of this one."""
+    try:
+        from accelerate import Accelerator
+        from torch.utils import tensorboard  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise InputError(f"training needs {error.name}: pip install 'conceptlens[fit]'") from None
+    outside = torch.distributed.is_available() and torch.distributed.is_initialized()
+    try:
+        accelerator = Accelerator(cpu=device == "cpu", device_placement=False)
+    except ValueError:  # this process has trained on another device before
+        accelerator = Accelerator(device_placement=False)
+    if accelerator.num_processes > 1 and not outside:  # left open, the group can abort a process that ends
+        atexit.register(_leave_group)
+    many = accelerator.num_processes > 1 and device != "cpu"
+    return accelerator, str(accelerator.device) if many else device
+
+
+def _leave_group() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def claim(folder: Path, about: dict[str, Any], resume: bool, accelerator: Accelerator, piece: str = "branch") -> bool:
+    """Take `out` for this run, and say whether the run is already finished there."""
+    file = folder / RUN
+    trained = any(folder.glob(f"**/{FILE}")) or (folder / CONFIG).exists()
+    known = read_json(file) if trained else None  # before the first checkpoint there is nothing to lose
+    if known is not None and not resume:
+        raise InputError(
+            f"{folder} holds a run already; go on with it by resume=True (--resume), choose another "
+            f"folder, or remove {folder} to begin anew"
+        )
+    differing = [] if known is None else [k for k in {**known, **about} if known.get(k) != about.get(k)]
+    if known is not None and differing:
+        said = "; ".join(f"{key} was {known.get(key)} and is {about.get(key)}" for key in differing[:3])
+        more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
+        raise InputError(
+            f"the run in {folder} was another one: {said}{more}; "
+            f"give its settings or another folder, or remove {folder}"
+        )
+    if known is None and (folder / CONFIG).exists():
+        raise InputError(f"{folder} holds a {piece} already; choose another folder")
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        write_json(file, about)
+        for left in folder.glob("**/.*.part"):  # what a killed process was writing
+            left.unlink(missing_ok=True)
+    accelerator.wait_for_everyone()
+    return (folder / CONFIG).exists()
+
+
+def shown(items: Iterable[Any], total: int, what: str, accelerator: Accelerator) -> Iterable[Any]:
+    """Return items that show their progress on standard error, where somebody can see it."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    if not (accelerator.is_main_process and console.is_terminal):
+        return items
+    return track(items, description=what, total=total, console=console, transient=True)
+
+
+def digest(texts: Sequence[str]) -> str:
+    """Return a short name for a list of texts."""
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write a JSON file atomically."""
+    with replacing(file) as temporary:
+        temporary.write_text(json.dumps(content, indent=1), "utf-8")
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """Return what a JSON file holds, nothing where there is none."""
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise InputError(f"{file} cannot be read ({reason}); choose another folder") from None
+    except ValueError:
+        raise InputError(f"{file} is no JSON; delete it to begin anew, or choose another folder") from None
