@@ -20,7 +20,7 @@ import conceptlens as cl
 from cam import processor
 from conceptlens.concept_regions.translator import Translator
 from conceptlens.data.located_set import Located, LocatedSet
-from conceptlens.explainer.run import Failure
+from conceptlens.io.failures import Failure
 from conceptlens.localization.evaluate_localization import evaluate
 from conceptlens.localization.methods import Method, Setting, build_methods
 from conceptlens.localization.result_rows import Row

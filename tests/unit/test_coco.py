@@ -13,8 +13,8 @@ from written_sets import by_label, colours, left_half, only, photo, red, refusal
 from conceptlens.data.annotation_files import TURNS
 from conceptlens.data.coco import CocoInstances, CocoPanoptic, spoken
 from conceptlens.data.located_sets import open_set
-from conceptlens.data.run_lengths import drawn_mask
 from conceptlens.io.images import read_image
+from conceptlens.io.run_lengths import drawn_mask
 
 CATEGORIES = [
     {"id": 1, "name": "person", "isthing": 1, "supercategory": "person"},

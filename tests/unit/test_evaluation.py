@@ -15,8 +15,8 @@ from conceptlens.concept_regions.branch import Branch
 from conceptlens.concept_regions.translator import Teacher, Translator
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.data.located_set import Located
-from conceptlens.explainer.run import Failure
 from conceptlens.io.cache import identity
+from conceptlens.io.failures import Failure
 from conceptlens.localization.evaluate_localization import check_settings, evaluate, truth_of
 from conceptlens.localization.localization_cases import choose_cases, show_cases
 from conceptlens.localization.methods import METHODS, Setting, build_methods, method_names

@@ -13,7 +13,8 @@ from torch import nn
 import conceptlens as cl
 from branches import PLAIN, branch_of
 from conceptlens.explainer.explain_numbers import explain_numbers
-from conceptlens.explainer.run import Failure, Finding, Plan, find
+from conceptlens.explainer.run import Finding, Plan, find
+from conceptlens.io.failures import Failure
 
 PHOTOS = Path(skimage.__file__).parent / "data"
 CAT, COFFEE = PHOTOS / "chelsea.png", PHOTOS / "coffee.png"

@@ -13,16 +13,9 @@ from story_store import CONFUSED, LAYERS, MODE, MODEL, ODD, PARTED, RUN, planted
 
 from conceptlens.io.errors import InputError
 from conceptlens.local_embeddings.analysis import Asked, Story, StoryRows, read_rows, tables, tell
-from conceptlens.local_embeddings.report.analysis_sentences import (
-    beside,
-    interval_text,
-    number,
-    opening,
-    otherwise,
-    pairs_told,
-    signed,
-)
+from conceptlens.local_embeddings.report.analysis_sentences import beside, opening, otherwise, pairs_told
 from conceptlens.local_embeddings.report.figure_style import spread
+from conceptlens.pages.number_format import interval_text, number, signed
 from conceptlens.store import EmbeddingRow, ImageRow, RunRow, Store, row_id
 
 FEW = ("car", "truck", "bird", "cup", "dog", "boat")

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from conceptlens.explainer.run import Failure
+from conceptlens.io.failures import Failure
 from conceptlens.localization.localization_cases import ShownCase, choose_cases
 from conceptlens.localization.localization_page import About, evaluation_page, write_evaluation_page
 from conceptlens.localization.result_rows import Row

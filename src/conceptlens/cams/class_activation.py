@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from conceptlens.cams.rules import RULES, Rule
 from conceptlens.cams.targets import Question, Target, as_target
 from conceptlens.io.errors import InputError
+from conceptlens.io.versions import versions
 from conceptlens.model.forward import full_precision
 from conceptlens.model.observation import Answer, Observation
 from conceptlens.record import Explanation, Source
@@ -136,5 +136,4 @@ def find_rule(rule: str | Rule) -> Rule:
 
 def source(seen: Observation, layer: str, method: str, settings: dict[str, object]) -> Source:
     """Return where an explanation of `seen` comes from."""
-    versions = {"conceptlens": version("conceptlens"), "torch": torch.__version__}
-    return Source(seen.model.name, layer, method, seen.pictures, settings, versions)
+    return Source(seen.model.name, layer, method, seen.pictures, settings, versions())

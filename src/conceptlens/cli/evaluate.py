@@ -30,7 +30,7 @@ from conceptlens.model.zoo import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from conceptlens.data.located_set import LocatedSet
-    from conceptlens.explainer.run import Failure
+    from conceptlens.io.failures import Failure
     from conceptlens.localization.methods import Method
     from conceptlens.localization.result_rows import Row
     from conceptlens.localization.summary import Summary

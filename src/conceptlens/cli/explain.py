@@ -36,7 +36,8 @@ from conceptlens.io.errors import InputError
 from conceptlens.model.zoo import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from conceptlens.explainer.run import Failure, Finding, Plan
+    from conceptlens.explainer.run import Finding, Plan
+    from conceptlens.io.failures import Failure
     from conceptlens.model.backbone import Backbone
 
 RegionsName = Annotated[
@@ -145,8 +146,9 @@ def _run(
 ) -> None:
     """Find, print, write; end with 2 where nothing could be explained, with 1 where something could not."""
     from conceptlens.explainer.explain_outputs import check_out, progress, report_failures, summary, write
-    from conceptlens.explainer.run import Failure, Finding, find
+    from conceptlens.explainer.run import Finding, find
     from conceptlens.explainer.terminal import print_finding
+    from conceptlens.io.failures import Failure
     from conceptlens.io.images import find_images
 
     start = time.perf_counter()

@@ -25,7 +25,7 @@ from conceptlens.io.atomic import replacing
 from conceptlens.model.zoo import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from conceptlens.explainer.run import Failure
+    from conceptlens.io.failures import Failure
 
 
 @answering

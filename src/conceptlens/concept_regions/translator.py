@@ -173,7 +173,7 @@ class Translator:
         """Return the teacher: the one given, else the one of that name, loaded now and kept."""
         if self.vlm is not None:
             return self.vlm
-        from conceptlens import load_model
+        from conceptlens.model.zoo import load_model
 
         try:
             loaded = load_model(self.teacher.name)

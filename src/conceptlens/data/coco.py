@@ -22,8 +22,8 @@ from conceptlens.data.annotation_files import (
 )
 from conceptlens.data.coarse_masks import coarse_mask
 from conceptlens.data.located_set import Listed, Located, a_share
-from conceptlens.data.run_lengths import drawn_mask
 from conceptlens.io.errors import InputError, near
+from conceptlens.io.run_lengths import drawn_mask
 
 Crowds = Literal["ignore", "join", "skip"]
 Shape = Literal["outline", "box", "ellipse"]

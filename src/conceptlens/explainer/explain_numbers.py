@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from conceptlens.io.versions import versions
 from conceptlens.metrics.map_mask import area, peak
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from conceptlens.explainer.run import Failure, Finding, Prediction
+    from conceptlens.explainer.run import Finding, Prediction
+    from conceptlens.io.failures import Failure
     from conceptlens.record import Explanation, Picture
 
 EXPLAIN_SCHEMA = "conceptlens.explain/1"
@@ -26,13 +27,6 @@ def explain_numbers(findings: Sequence[Finding], failures: Sequence[Failure]) ->
 def contrast_numbers(findings: Sequence[Finding], failures: Sequence[Failure]) -> dict[str, Any]:
     """Return what `conceptlens contrast --json` prints."""
     return _envelope(CONTRAST_SCHEMA, [_contrasted(f) for f in findings], failures)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that made a result."""
-    import torch
-
-    return {"conceptlens": version("conceptlens"), "torch": torch.__version__}
 
 
 def _envelope(schema: str, images: list[dict[str, Any]], failures: Sequence[Failure]) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from conceptlens.io.atomic import replacing
 from conceptlens.io.errors import InputError
 
 if TYPE_CHECKING:
-    from conceptlens.explainer.run import Failure, Finding
+    from conceptlens.explainer.run import Finding
+    from conceptlens.io.failures import Failure
 
 
 def write(

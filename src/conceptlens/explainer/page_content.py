@@ -9,15 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conceptlens.explainer.explain_numbers import (
-    branch_of,
-    concept_numbers,
-    is_competing,
-    place,
-    prediction_numbers,
-    versions,
-)
+from conceptlens.explainer.explain_numbers import branch_of, concept_numbers, is_competing, place, prediction_numbers
 from conceptlens.io.errors import InputError
+from conceptlens.io.versions import versions
 
 if TYPE_CHECKING:
     from torch import Tensor

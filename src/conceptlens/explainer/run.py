@@ -18,6 +18,7 @@ from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.explainer.calibration import Reference
 from conceptlens.explainer.explain import Regions, explain
 from conceptlens.io.errors import InputError
+from conceptlens.io.failures import Failure
 from conceptlens.io.images import jpeg, read_image
 from conceptlens.record import Explanation, Picture
 
@@ -63,14 +64,6 @@ class Finding:
     against: Prediction | None = None
     named: Explanation | None = None
     photo: bytes = b""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A photo that could not be explained, and why."""
-
-    name: str
-    reason: str
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from conceptlens.explainer.run import Failure
 from conceptlens.io.atomic import replacing
 from conceptlens.io.cache import identity
 from conceptlens.io.errors import InputError
+from conceptlens.io.failures import Failure
 from conceptlens.model.observation import ask
 from conceptlens.model.preprocess import Preprocess
 

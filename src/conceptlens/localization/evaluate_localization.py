@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from conceptlens.data.located_set import Located, LocatedSet, crop_masks
-from conceptlens.explainer.run import Failure
 from conceptlens.io.errors import InputError
+from conceptlens.io.failures import Failure
 from conceptlens.localization.methods import Method
 from conceptlens.localization.result_rows import ORACLE, Row
 from conceptlens.metrics.map_mask import locate

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from conceptlens.explainer.explain_numbers import versions
 from conceptlens.io.atomic import replacing
+from conceptlens.io.versions import versions
 from conceptlens.localization.localization_cases import choose_cases, show_cases
 from conceptlens.localization.localization_page import LEAD, About, write_evaluation_page
 from conceptlens.localization.result_rows import Row, write_rows
@@ -23,7 +23,7 @@ from conceptlens.metrics.map_mask import LOCATED
 
 if TYPE_CHECKING:
     from conceptlens.data.located_set import LocatedSet
-    from conceptlens.explainer.run import Failure
+    from conceptlens.io.failures import Failure
     from conceptlens.localization.methods import Method
 
 PRINTED = ("ranked_area", "pointing_energy")

@@ -22,7 +22,7 @@ from conceptlens.render import overlay, scale_of
 if TYPE_CHECKING:
     from PIL import Image
 
-    from conceptlens.explainer.run import Failure
+    from conceptlens.io.failures import Failure
     from conceptlens.statistics.bootstrap import Interval
 
 LEAD = "ranked_area_corrected"

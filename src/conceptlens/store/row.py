@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from conceptlens.data.run_lengths import drawn_mask
 from conceptlens.io.errors import InputError
+from conceptlens.io.run_lengths import drawn_mask
 
 
 def row_id(*parts: str) -> str:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from conceptlens.data.keypoints_in_view import known_keypoints, seen_keypoints
-from conceptlens.explainer.run import Failure
 from conceptlens.features.cell_source import CellSource
 from conceptlens.io.errors import InputError
+from conceptlens.io.failures import Failure
 from conceptlens.metrics.bottleneck_metrics import activation_norm
 from conceptlens.metrics.keypoints import Keypoints
 from conceptlens.model.preprocess import Preprocess

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from conceptlens.bottleneck.evaluate.activation_table import BottleneckTable
-    from conceptlens.explainer.run import Failure
+    from conceptlens.io.failures import Failure
 
 SCHEMA = "conceptlens.evaluate-bottleneck/1"
 

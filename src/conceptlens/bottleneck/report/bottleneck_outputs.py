@@ -20,8 +20,8 @@ from conceptlens.bottleneck.evaluate.measures import SCHEMA, bottleneck_numbers
 from conceptlens.bottleneck.report.bottleneck_page import AboutBottleneck, write_bottleneck_page
 from conceptlens.bottleneck.report.bottleneck_sentences import plainly, shown
 from conceptlens.bottleneck.report.pictures import read_pictures
-from conceptlens.explainer.explain_numbers import versions
 from conceptlens.io.atomic import replacing
+from conceptlens.io.versions import versions
 
 if TYPE_CHECKING:
     from conceptlens.bottleneck.evaluate.measures import BottleneckMeasures

@@ -13,7 +13,7 @@ from conceptlens.bottleneck.report.bottleneck_sentences import counted, misled, 
 from conceptlens.bottleneck.report.case_view import CaseView
 from conceptlens.bottleneck.report.correction_view import TITLE, corrections
 from conceptlens.io.atomic import replacing
-from conceptlens.local_embeddings.report.analysis_sentences import number, signed
+from conceptlens.pages.number_format import number, signed
 from conceptlens.pages.static_page import static_page
 
 if TYPE_CHECKING:

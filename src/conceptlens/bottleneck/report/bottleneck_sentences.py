@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.bottleneck.evaluate.figure import CONTROLS, Figure
-from conceptlens.local_embeddings.report.analysis_sentences import number
+from conceptlens.pages.number_format import number
 
 if TYPE_CHECKING:
     from conceptlens.bottleneck.evaluate.bottleneck_cases import Cases

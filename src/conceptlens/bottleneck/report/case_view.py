@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.bottleneck.report.bottleneck_sentences import adding_up, counted
-from conceptlens.local_embeddings.report.analysis_sentences import number, signed
+from conceptlens.pages.number_format import number, signed
 
 if TYPE_CHECKING:
     from conceptlens.bottleneck.evaluate.bottleneck_cases import Cases

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from conceptlens.bottleneck.evaluate.corrections import CONTROL, PERCENTILES, PRESENCE_MEANS, Intervened
 from conceptlens.bottleneck.report.bottleneck_sentences import counted
-from conceptlens.local_embeddings.report.analysis_sentences import number
+from conceptlens.pages.number_format import number
 
 if TYPE_CHECKING:
     from conceptlens.bottleneck.evaluate.measures import BottleneckMeasures

@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from conceptlens.concept_regions.translator import Teacher
-from conceptlens.explainer.run import Failure
 from conceptlens.io.atomic import replacing
 from conceptlens.io.cache import identity
 from conceptlens.io.errors import InputError
+from conceptlens.io.failures import Failure
 from conceptlens.io.images import fingerprint, read_image
 from conceptlens.model.observation import ask
 from conceptlens.training.crops import centre_crop, is_held_out, network_input, preprocess_of, random_crop

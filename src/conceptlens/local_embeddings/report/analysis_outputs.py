@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from conceptlens.explainer.explain_numbers import versions
 from conceptlens.io.atomic import replacing
 from conceptlens.io.errors import InputError
+from conceptlens.io.versions import versions
 from conceptlens.local_embeddings.report.analysis_page import AboutAtlas, Drawings, write_atlas_page
 from conceptlens.local_embeddings.report.analysis_sentences import ends
 from conceptlens.local_embeddings.report.curves import held_figure, layers_figure

@@ -11,18 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from conceptlens.io.atomic import replacing
 from conceptlens.local_embeddings.analysis.layer_analysis import CUTOFFS, FEWEST
-from conceptlens.local_embeddings.report.analysis_sentences import (
-    beside,
-    interval_text,
-    number,
-    opening,
-    otherwise,
-    pairs_told,
-    signed,
-    verdicts,
-)
+from conceptlens.local_embeddings.report.analysis_sentences import beside, opening, otherwise, pairs_told, verdicts
 from conceptlens.local_embeddings.report.figure_style import Look
 from conceptlens.local_embeddings.report.tiles import Tiles, tile_bytes
+from conceptlens.pages.number_format import interval_text, number, signed
 from conceptlens.pages.static_page import static_page
 
 if TYPE_CHECKING:

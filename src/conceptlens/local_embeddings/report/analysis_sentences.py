@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from conceptlens.local_embeddings.analysis.layer_analysis import FEWEST
+from conceptlens.pages.number_format import number
 
 if TYPE_CHECKING:
     from conceptlens.local_embeddings.analysis.layer_analysis import ConceptStory, LayerStory
@@ -13,32 +14,6 @@ if TYPE_CHECKING:
     from conceptlens.statistics.bootstrap import Interval
 
 TOLD = 6  # pairs of concepts that are listed
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """Return a number with a true minus sign, and no minus before zero; a dash for none."""
-    if value is None:
-        return "–"
-    text = f"{value:.{digits}f}"
-    return (text.lstrip("-") if float(text) == 0 else text).replace("-", "−")
-
-
-def signed(value: float | None, digits: int = 2) -> str:
-    """Return a number with its sign."""
-    text = number(value, digits)
-    return text if value is None or text.startswith("−") or float(text) == 0 else f"+{text}"
-
-
-def interval_text(
-    value: Interval | None, write: Callable[[float | None], str] = number, flip: bool = False
-) -> dict[str, Any]:
-    """Return a mean and its interval as the template shows them; `flip` turns the sign."""
-    if value is None:
-        return {"value": "–", "spread": None}
-    sign = -1 if flip else 1
-    low, high = (value.high, value.low) if flip else (value.low, value.high)
-    spread = None if low is None or high is None else f"{write(sign * low)} to {write(sign * high)}"
-    return {"value": write(sign * value.mean), "spread": spread}
 
 
 def opening(story: Story) -> list[dict[str, str]]:

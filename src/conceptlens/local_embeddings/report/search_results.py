@@ -13,10 +13,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from conceptlens.explainer.explain_numbers import versions
 from conceptlens.io.atomic import replacing
 from conceptlens.io.errors import InputError
 from conceptlens.io.images import read_image
+from conceptlens.io.versions import versions
 from conceptlens.local_embeddings.report.analysis_page import tile_source
 from conceptlens.local_embeddings.report.photo_lookup import find_photos
 from conceptlens.local_embeddings.report.tiles import Tiles, masked_tile, row_tiles
