@@ -96,21 +96,22 @@ def fast_score_cam(photo: str, device: str) -> Figures:
     """Exact and fast Score-CAM of a photo with trained weights: the predicted class, and it against its look-alikes."""
     prepare(device)
     model = cl.load_model(device=device)
-    seen = model.observe(_photo(photo), titles=[photo])
+    observation = model.observe(_photo(photo), titles=[photo])
     targets = [cl.Logit(), cl.Contrast()]
     made: dict[str, cl.Explanation] = {}
     took: dict[str, float] = {}
-    seen.forward(seen.images)
+    observation.forward(observation.images)
     for rule in ("score_cam", "score_cam_fast"):
         gc.collect()
-        call: Callable[[], Any] = lambda rule=rule: made.update({rule: cl.cam(seen, targets, rule)})  # noqa: E731
+        call: Callable[[], Any] = lambda rule=rule: made.update({rule: cl.cam(observation, targets, rule)})  # noqa: E731
         took[rule] = seconds(call, device)
     exact, fast = (made[rule].maps[0].cpu() for rule in ("score_cam", "score_cam_fast"))
     notes = made["score_cam_fast"].source.settings
     said: Any = notes["estimated_correlation"]
     return {
         "photo": photo, "class": made["score_cam"].labels[0][0],
-        "channels": seen.feature().shape[1], "channels_that_vary": int((seen.feature()[0].flatten(1).std(1) > 0).sum()),
+        "channels": observation.feature().shape[1],
+        "channels_that_vary": int((observation.feature()[0].flatten(1).std(1) > 0).sum()),
         "masked_images": notes["masked_images"], "seconds_exact": round(took["score_cam"], 2),
         "seconds_fast": round(took["score_cam_fast"], 2),
         "correlation": [round(correlation(a, b), 4) for a, b in zip(fast, exact, strict=True)], "estimated": said[0],

@@ -126,16 +126,16 @@ def random_branch(model: cl.Backbone, case: Case) -> Translator:
 
 def own_regions(model: cl.Backbone, translator: Translator, images: Tensor, texts: Tensor) -> dict[str, Tensor]:
     """Regions in the last layer for directions in the model's own features: the closed form, found and verified."""
-    seen = model.observe(images, translator.layers)
-    weights = seen.pull(seen.embedding, texts[None])[..., :1, :1]
-    return {seen.layer: project(weights, seen.feature()).relu()[0]}
+    observation = model.observe(images, translator.layers)
+    weights = observation.pull(observation.embedding, texts[None])[..., :1, :1]
+    return {observation.layer: project(weights, observation.feature()).relu()[0]}
 
 
 def branch_regions(model: cl.Backbone, translator: Translator, images: Tensor, texts: Tensor) -> dict[str, Tensor]:
     """Regions of every concept in every layer: one forward pass, exact weights by the cheapest way."""
-    seen = model.observe(images, translator.layers)
-    weights = channel_weights(seen, translator, texts[None], translator.layers)
-    return {name: project(w[..., None, None], seen.feature(name)).relu()[0] for name, w in weights.items()}
+    observation = model.observe(images, translator.layers)
+    weights = channel_weights(observation, translator, texts[None], translator.layers)
+    return {name: project(w[..., None, None], observation.feature(name)).relu()[0] for name, w in weights.items()}
 
 
 def published(module: nn.Module, translator: Translator, images: Tensor, texts: Tensor, own: bool) -> dict[str, Tensor]:

@@ -217,7 +217,7 @@ def wrap(name: str, module: nn.Module) -> cl.Backbone:
 
 
 @cache
-def observation(name: str, precision: torch.dtype = torch.float32) -> Observation:
+def observation_of(name: str, precision: torch.dtype = torch.float32) -> Observation:
     """Return two images seen by the architecture called `name`, observed once a session."""
     return backbone(name, precision).observe(random_images(ARCHITECTURES[name].size))
 

@@ -13,7 +13,7 @@ import conceptlens as cl
 from conceptlens.concept_regions.branch import Branch, branch_layers, layer_widths
 from conceptlens.concept_regions.translator import Teacher, Translator
 from conceptlens.io.cache import identity
-from conceptlens.model.observation import Answer
+from conceptlens.model.observation import ModelOutput
 
 DIMENSION = 9
 
@@ -34,7 +34,7 @@ class Words:
     normalised: bool = True
     name: str = "words"
 
-    def encode_image(self, answer: Answer) -> Tensor:
+    def encode_image(self, answer: ModelOutput) -> Tensor:
         return answer.embedding
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:

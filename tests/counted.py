@@ -42,9 +42,9 @@ def look(linear: bool = False, channels: int = 6, images: int = 2) -> Observatio
     return model.observe(random_images((16, 24), images).to(DOUBLE))
 
 
-def module_of(seen: Observation) -> Tiny:
-    assert isinstance(seen.model.module, Tiny)
-    return seen.model.module
+def module_of(observation: Observation) -> Tiny:
+    assert isinstance(observation.model.module, Tiny)
+    return observation.model.module
 
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:

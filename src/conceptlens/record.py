@@ -16,7 +16,7 @@ WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageInfo:
     """One photo as a model saw it.
 
     `box` is the part of the upright photo that reached the model, `(left, top, right, bottom)` as shares of its
@@ -37,7 +37,7 @@ class Source:
     model: str
     layer: str
     method: str
-    pictures: tuple[Picture, ...]
+    image_info: tuple[ImageInfo, ...]
     settings: Mapping[str, object] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -53,8 +53,8 @@ class Explanation:
       their own.
     - `scores[image question]`: the value each question asked about (a logit, a margin, a similarity).
     - `labels[image][question]`: what each question is called.
-    - `contributions[image question]`, `unusual[image question]`: only where the method defines them;
-      `counts_for[image]` is the class that contributions speak of.
+    - `contributions[image question]`, `z_scores[image question]`: only where the method defines them;
+      `explained_classes[image]` is the class that contributions speak of.
     - `types[image][question]`: the concept types, where questions are concepts of a vocabulary; `kinds[question]`:
       what each question is (class, contrast, concept, custom) elsewhere.
     - `layers[image][question]`: the layer that each map was taken from, where a method chooses one for each concept.
@@ -73,8 +73,8 @@ class Explanation:
     source: Source
     activation: str = "relu"
     contributions: Float[Tensor, "image question"] | None = None
-    unusual: Float[Tensor, "image question"] | None = None
-    counts_for: tuple[str, ...] = ()
+    z_scores: Float[Tensor, "image question"] | None = None
+    explained_classes: tuple[str, ...] = ()
     types: tuple[tuple[str, ...], ...] = ()
     kinds: tuple[str, ...] = ()
     layers: tuple[tuple[str, ...], ...] = ()
@@ -87,7 +87,7 @@ class Explanation:
         if self.maps.ndim != 4:
             raise InputError(f"maps have {self.maps.ndim} axes; expected image question height width")
         images, questions = self.maps.shape[:2]
-        values = {name: getattr(self, name) for name in ("scores", "contributions", "unusual")}
+        values = {name: getattr(self, name) for name in ("scores", "contributions", "z_scores")}
         for name, value in {**values, **self.measures}.items():
             if value is not None and tuple(value.shape) != (images, questions):
                 raise InputError(f"{name} has shape {tuple(value.shape)}; expected {(images, questions)}")
@@ -108,19 +108,19 @@ class Explanation:
         one = slice(image, image + 1)
         tensors = {
             name: None if getattr(self, name) is None else getattr(self, name)[one]
-            for name in ("maps", "weights", "scores", "contributions", "unusual", "vectors")
+            for name in ("maps", "weights", "scores", "contributions", "z_scores", "vectors")
         }
-        rows = {name: getattr(self, name)[one] for name in ("labels", "counts_for", "types", "layers")}
+        rows = {name: getattr(self, name)[one] for name in ("labels", "explained_classes", "types", "layers")}
         return replace(
             self,
             **tensors,
             **rows,
             measures={name: value[one] for name, value in self.measures.items()},
-            source=replace(self.source, pictures=self.source.pictures[one]),
+            source=replace(self.source, image_info=self.source.image_info[one]),
             parts=tuple(part.of(image) for part in self.parts),
         )
 
-    def question(self, label: str, image: int = 0) -> int:
+    def question_index(self, label: str, image: int = 0) -> int:
         """Return the index of the question called `label` for `image`."""
         row = self.labels[image]
         if label not in row:

@@ -26,12 +26,12 @@ def counted(found: cl.Explanation) -> torch.Tensor:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_equation_holds_before_the_locator_and_the_pooled_map_is_the_activation(name: str) -> None:
     for kind in KINDS:
-        seen, bottleneck = seen_with(name, kind)
-        found = bottleneck(seen)
+        observation, bottleneck = seen_with(name, kind)
+        found = bottleneck(observation)
         (part,) = found.parts
         assert part.weights is not None
         assert found.weights is None
-        expected = torch.einsum("nqkij,nkhw->nqhw", part.weights, seen.feature(bottleneck.values))
+        expected = torch.einsum("nqkij,nkhw->nqhw", part.weights, observation.feature(bottleneck.values))
         assert close(part.maps, expected, 1e-5), kind
         assert bool(part.weights.abs().amax(2).gt(0).all()), "weights of zero prove nothing"
         assert torch.allclose(found.maps.mean((2, 3)), found.scores, rtol=1e-5, atol=1e-6)
@@ -47,10 +47,10 @@ def test_the_equation_holds_before_the_locator_and_the_pooled_map_is_the_activat
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_batch_read_by_a_bottleneck_equals_its_images_one_by_one(name: str) -> None:
     for kind in KINDS:
-        seen, bottleneck = seen_with(name, kind, EXACT)
-        together = bottleneck.explain(seen, 1)
+        observation, bottleneck = seen_with(name, kind, EXACT)
+        together = bottleneck.explain(observation, 1)
         for i in range(2):
-            alone = bottleneck.explain(seen.model.observe(seen.images[i : i + 1], bottleneck.layers), 1)
+            alone = bottleneck.explain(observation.model.observe(observation.images[i : i + 1], bottleneck.layers), 1)
             assert close(alone.maps, together.maps[i : i + 1]), kind
             assert torch.allclose(alone.scores, together.scores[i : i + 1])
             assert torch.allclose(counted(alone), counted(together)[i : i + 1])
@@ -63,10 +63,12 @@ def test_a_bottleneck_leaves_the_module_as_found(name: str) -> None:
     for kind in KINDS:
         bottleneck = bottleneck_of(backbone(name), kind)
         with untouched(model.module), untouched(bottleneck):
-            seen = bottleneck.observe(model, images)
-            kept = {layer: tap.raw.detach().clone() for layer, tap in seen.taps.items()}
-            bottleneck(seen)
-            assert all(torch.equal(seen.tap(layer).raw.detach(), raw) for layer, raw in kept.items())
+            observation = bottleneck.observe(model, images)
+            kept = {
+                layer: layer_output.raw.detach().clone() for layer, layer_output in observation.layer_outputs.items()
+            }
+            bottleneck(observation)
+            assert all(torch.equal(observation.layer_output(layer).raw.detach(), raw) for layer, raw in kept.items())
     trouble.append(KeyError("inside forward"))
     bottleneck = bottleneck_of(backbone(name))
     with untouched(model.module), pytest.raises(KeyError, match="inside forward"):

@@ -28,12 +28,12 @@ def with_a_branch(name: str, precision: torch.dtype = torch.float32) -> tuple[Ob
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_equation_holds_for_every_part_of_a_ce_fam(name: str) -> None:
     """Each layer's region is `ReLU(sum_k beta_k A_k)`, and each map is the region of the layer that it names."""
-    seen, translator = with_a_branch(name)
-    found = ce_fam(seen, translator, CONCEPTS)
+    observation, translator = with_a_branch(name)
+    found = ce_fam(observation, translator, CONCEPTS)
     parts = found.parts or (found,)
     assert [part.source.layer for part in parts] == list(translator.layers)
     for part in parts:
-        expected = torch.einsum("nqkij,nkhw->nqhw", part.weights, seen.feature(part.source.layer)).relu()
+        expected = torch.einsum("nqkij,nkhw->nqhw", part.weights, observation.feature(part.source.layer)).relu()
         assert close(part.maps, expected, 1e-5)
         assert bool(part.weights.abs().amax(2).gt(0).all()), "weights of zero prove nothing"
     for i, row in enumerate(found.layers):
@@ -45,15 +45,17 @@ def test_the_equation_holds_for_every_part_of_a_ce_fam(name: str) -> None:
     kept = [t for part in (found, *parts) for t in (part.maps, part.weights, part.scores, part.contributions)]
     assert not any(t.requires_grad for t in kept if t is not None)
     assert all(bool(t.isfinite().all()) for t in kept if t is not None)
-    assert (found.contributions is None) == (seen.class_scores is None)
+    assert (found.contributions is None) == (observation.class_scores is None)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_ce_fam_of_a_batch_equals_its_images_one_by_one(name: str) -> None:
-    seen, translator = with_a_branch(name, EXACT)
-    together = ce_fam(seen, translator, CONCEPTS)
+    observation, translator = with_a_branch(name, EXACT)
+    together = ce_fam(observation, translator, CONCEPTS)
     for i in range(2):
-        alone = ce_fam(seen.model.observe(seen.images[i : i + 1], translator.layers), translator, CONCEPTS)
+        alone = ce_fam(
+            observation.model.observe(observation.images[i : i + 1], translator.layers), translator, CONCEPTS
+        )
         assert alone.layers == together.layers[i : i + 1]
         pairs = zip(together.parts or (together,), alone.parts or (alone,), strict=True)
         assert all(close(both.maps[i : i + 1], one.maps, 2e-5) for both, one in pairs)
@@ -67,14 +69,14 @@ def test_a_ce_fam_leaves_module_and_branch_as_found(name: str) -> None:
     model, trouble = in_use(name)
     translator = branch_of(model)
     with untouched(model.module), untouched(translator.branch):
-        seen = model.observe(random_images(ARCHITECTURES[name].size), translator.layers)
-        kept = {layer: tap.raw.detach().clone() for layer, tap in seen.taps.items()}
-        ce_fam(seen, translator, CONCEPTS)
-        compete(seen, CONCEPTS, translator, competition=Competition(sizes=(1.0,)))
-        assert all(torch.equal(seen.tap(layer).raw.detach(), raw) for layer, raw in kept.items())
+        observation = model.observe(random_images(ARCHITECTURES[name].size), translator.layers)
+        kept = {layer: layer_output.raw.detach().clone() for layer, layer_output in observation.layer_outputs.items()}
+        ce_fam(observation, translator, CONCEPTS)
+        compete(observation, CONCEPTS, translator, competition=Competition(sizes=(1.0,)))
+        assert all(torch.equal(observation.layer_output(layer).raw.detach(), raw) for layer, raw in kept.items())
     trouble.append(KeyError("inside forward"))
     with untouched(model.module), pytest.raises(KeyError, match="inside forward"):
-        compete(seen, CONCEPTS, translator, competition=Competition(sizes=(1.0,)))
+        compete(observation, CONCEPTS, translator, competition=Competition(sizes=(1.0,)))
 
 
 @pytest.mark.parametrize("name", [n for n, a in ARCHITECTURES.items() if a.flips])

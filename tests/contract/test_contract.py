@@ -13,22 +13,22 @@ import torch
 from torch import Tensor, nn
 
 import conceptlens as cl
-from architectures import ARCHITECTURES, FEW, backbone, fresh, make_symmetric, observation, random_images, wrap
-from conceptlens.model.observation import Answer, Observation
+from architectures import ARCHITECTURES, FEW, backbone, fresh, make_symmetric, observation_of, random_images, wrap
+from conceptlens.model.observation import ModelOutput, Observation
 
 EXACT = torch.float64  # the contract is about equations, so it is checked where rounding cannot blur them
 GRADIENT_RULES = [name for name, rule in cl.RULES.items() if rule.reads == "gradient"]
 MODEL_RULES = [name for name, rule in cl.RULES.items() if rule.reads == "model"]
 
 
-def spread(answer: Answer) -> Tensor:
+def spread(answer: ModelOutput) -> Tensor:
     """A target of one's own: how unlike each other the answer's numbers are."""
     values = answer.class_scores if answer.class_scores is not None else answer.embedding
     return values.float().var(1)
 
 
-def direction(seen: Observation) -> cl.Concept:
-    size = seen.embedding.shape[1]
+def direction(observation: Observation) -> cl.Concept:
+    size = observation.embedding.shape[1]
     return cl.Concept(direction=torch.randn(size, generator=torch.Generator().manual_seed(3)))
 
 
@@ -50,10 +50,10 @@ def rules_for(name: str) -> list[str]:
     return GRADIENT_RULES + (MODEL_RULES if name in FEW else [])
 
 
-def targets_for(seen: Observation) -> list[Any]:
+def targets_for(observation: Observation) -> list[Any]:
     """Return every target that the answer of this model allows; a callable is always one."""
-    classes = list(CLASS_TARGETS.values()) if seen.class_scores is not None else []
-    concepts = [direction(seen)] if seen.vector is not None else []
+    classes = list(CLASS_TARGETS.values()) if observation.class_scores is not None else []
+    concepts = [direction(observation)] if observation.vector is not None else []
     return [*classes, *concepts, spread]
 
 
@@ -65,11 +65,11 @@ def close(a: Tensor, b: Tensor, tolerance: float = 1e-8) -> bool:
 
 @pytest.mark.parametrize(("name", "rule"), [(name, rule) for name in ARCHITECTURES for rule in cl.RULES])
 def test_the_equation_holds(name: str, rule: str) -> None:
-    seen = observation(name)
-    targets = targets_for(seen)
-    feature = seen.feature()
-    signed = cl.cam(seen, targets, rule=rule, signed=True)
-    rectified = cl.cam(seen, targets, rule=rule)
+    observation = observation_of(name)
+    targets = targets_for(observation)
+    feature = observation.feature()
+    signed = cl.cam(observation, targets, rule=rule, signed=True)
+    rectified = cl.cam(observation, targets, rule=rule)
 
     assert signed.maps.shape == (2, len(targets), *feature.shape[2:])
     weights = signed.weights.expand(*signed.weights.shape[:3], *feature.shape[2:])
@@ -83,10 +83,10 @@ def test_the_equation_holds(name: str, rule: str) -> None:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_batch_equals_its_images_one_by_one(name: str) -> None:
-    seen = observation(name, EXACT)
-    alone = [seen.model.observe(seen.images[i : i + 1]) for i in range(2)]
+    observation = observation_of(name, EXACT)
+    alone = [observation.model.observe(observation.images[i : i + 1]) for i in range(2)]
     for rule in rules_for(name):
-        together = cl.cam(seen, targets_for(seen), rule=rule, signed=True)
+        together = cl.cam(observation, targets_for(observation), rule=rule, signed=True)
         apart = [cl.cam(one, targets_for(one), rule=rule, signed=True) for one in alone]
         assert close(together.maps, torch.cat([e.maps for e in apart]), ROUNDED.get(rule, 1e-8)), rule
         assert torch.allclose(together.scores, torch.cat([e.scores for e in apart]))
@@ -95,10 +95,10 @@ def test_a_batch_equals_its_images_one_by_one(name: str) -> None:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_several_targets_at_once_equal_each_alone(name: str) -> None:
-    seen = observation(name, EXACT)
-    targets = targets_for(seen)
-    together = cl.cam(seen, targets, signed=True)
-    apart = [cl.cam(seen, target, signed=True) for target in targets]
+    observation = observation_of(name, EXACT)
+    targets = targets_for(observation)
+    together = cl.cam(observation, targets, signed=True)
+    apart = [cl.cam(observation, target, signed=True) for target in targets]
     assert close(together.maps, torch.cat([e.maps for e in apart], 1))
     assert torch.allclose(together.scores, torch.cat([e.scores for e in apart], 1))
 
@@ -160,28 +160,28 @@ def test_the_module_is_left_as_found(name: str) -> None:
     model, trouble = in_use(name)
     images = random_images(ARCHITECTURES[name].size)
     with untouched(model.module):
-        seen = model.observe(images)
+        observation = model.observe(images)
         for rule in rules_for(name):
-            cl.cam(seen, targets_for(seen)[-3:], rule=rule)
+            cl.cam(observation, targets_for(observation)[-3:], rule=rule)
     with untouched(model.module):
         trouble.append(KeyError("inside forward"))
         with pytest.raises(KeyError, match="inside forward"):
             model.observe(images)
 
-    def broken(_answer: Answer) -> Tensor:
+    def broken(_answer: ModelOutput) -> Tensor:
         raise KeyError("inside target")
 
     with untouched(model.module), pytest.raises(KeyError, match="inside target"):
-        cl.cam(seen, [spread, broken])
+        cl.cam(observation, [spread, broken])
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_what_is_seen_does_not_depend_on_the_mode_it_was_found_in(name: str) -> None:
     model, _ = in_use(name)
-    seen = model.observe(random_images(ARCHITECTURES[name].size))
-    expected = observation(name)
-    assert torch.equal(seen.feature(), expected.feature())
-    assert torch.equal(cl.cam(seen, spread).maps, cl.cam(expected, spread).maps)
+    observation = model.observe(random_images(ARCHITECTURES[name].size))
+    expected = observation_of(name)
+    assert torch.equal(observation.feature(), expected.feature())
+    assert torch.equal(cl.cam(observation, spread).maps, cl.cam(expected, spread).maps)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -191,11 +191,11 @@ def test_memory_is_freed_with_the_observation(name: str) -> None:
     gc.collect()
     gc.disable()
     try:
-        seen = model.observe(random_images(ARCHITECTURES[name].size))
-        explained = [cl.cam(seen, targets_for(seen)[-3:], rule=rule) for rule in rules_for(name)]
-        root = seen.class_scores if seen.class_scores is not None else seen.embedding
-        watched = [weakref.ref(t) for t in (seen, seen.tap().raw, root)]
-        del seen, root
+        observation = model.observe(random_images(ARCHITECTURES[name].size))
+        explained = [cl.cam(observation, targets_for(observation)[-3:], rule=rule) for rule in rules_for(name)]
+        root = observation.class_scores if observation.class_scores is not None else observation.embedding
+        watched = [weakref.ref(t) for t in (observation, observation.layer_output().raw, root)]
+        del observation, root
         assert [w() for w in watched] == [None] * 3, "kept alive by a reference or a cycle"
         assert explained
     finally:
@@ -209,9 +209,9 @@ def test_a_flipped_image_gives_a_flipped_map(name: str) -> None:
     module = make_symmetric(fresh(name, EXACT).module, columns=size[1] // 16)
     model = wrap(name, module)
     images = random_images(size)
-    seen, mirrored = (model.observe(i, layers=backbone(name).default_layers) for i in (images, images.flip(-1)))
+    observation, mirrored = (model.observe(i, layers=backbone(name).default_layers) for i in (images, images.flip(-1)))
     for rule in GRADIENT_RULES:
-        plain = cl.cam(seen, targets_for(seen), rule=rule, signed=True).maps
+        plain = cl.cam(observation, targets_for(observation), rule=rule, signed=True).maps
         flipped = cl.cam(mirrored, targets_for(mirrored), rule=rule, signed=True).maps
         assert plain.shape[-1] > 1
         assert not close(plain, plain.flip(-1), 1e-3), "a map that is its own mirror image proves nothing"
@@ -222,10 +222,10 @@ def test_a_flipped_image_gives_a_flipped_map(name: str) -> None:
 def test_a_frozen_model_gives_the_same_maps(name: str) -> None:
     model = fresh(name, EXACT)
     model.module.requires_grad_(False)
-    seen = model.observe(random_images(ARCHITECTURES[name].size))
-    expected = observation(name, EXACT)
+    observation = model.observe(random_images(ARCHITECTURES[name].size))
+    expected = observation_of(name, EXACT)
     for rule in GRADIENT_RULES:
-        maps = cl.cam(seen, targets_for(seen), rule=rule).maps
+        maps = cl.cam(observation, targets_for(observation), rule=rule).maps
         assert close(maps, cl.cam(expected, targets_for(expected), rule=rule).maps), rule
 
 
@@ -246,8 +246,8 @@ def test_half_precision_gives_the_same_map(name: str, how: str) -> None:
         explained = explain(model.observe(images, layers=layer))
     else:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            seen = model.observe(images, layers=layer)
-            explained = explain(seen) if how == "autocast" else None
-        explained = explained or explain(seen)
+            observation = model.observe(images, layers=layer)
+            explained = explain(observation) if how == "autocast" else None
+        explained = explained or explain(observation)
     assert bool(explained.maps.isfinite().all())
-    assert alike(explained.maps, explain(observation(name)).maps) > 0.99
+    assert alike(explained.maps, explain(observation_of(name)).maps) > 0.99

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import conceptlens as cl
-from architectures import ARCHITECTURES, backbone, fresh, make_symmetric, observation, random_images, wrap
+from architectures import ARCHITECTURES, backbone, fresh, make_symmetric, observation_of, random_images, wrap
 
 MODES: list[Any] = ["contrast", "exact", "paper", "mean"]
 EVERY = [(name, mode) for name in ARCHITECTURES for mode in MODES]
@@ -31,10 +31,10 @@ def masks() -> np.ndarray:
     return found
 
 
-def units(seen: cl.Observation) -> dict[str, Tensor]:
+def units(observation: cl.Observation) -> dict[str, Tensor]:
     """A scale that is not the images' own."""
-    channels = seen.feature().shape[1]
-    return {seen.layer: 0.5 + torch.rand(channels, generator=torch.Generator().manual_seed(2))}
+    channels = observation.feature().shape[1]
+    return {observation.layer: 0.5 + torch.rand(channels, generator=torch.Generator().manual_seed(2))}
 
 
 def two_layers(model: cl.Backbone) -> list[str]:
@@ -51,9 +51,9 @@ def vectors(found: cl.Explanation) -> Tensor:
 @pytest.mark.parametrize(("name", "mode"), EVERY)
 def test_the_equation_holds_for_a_loce(name: str, mode: Any) -> None:
     """Each map is `sum_c weights_c A_c`."""
-    seen = observation(name)
-    found = cl.loce(seen, masks(), mode=mode)
-    feature = seen.feature()
+    observation = observation_of(name)
+    found = cl.loce(observation, masks(), mode=mode)
+    feature = observation.feature()
     assert found.weights is not None
     assert found.weights.shape == (2, 2, feature.shape[1], 1, 1)
     assert vectors(found).shape == (2, 2, feature.shape[1])
@@ -65,7 +65,7 @@ def test_the_equation_holds_for_a_loce(name: str, mode: Any) -> None:
     if mode != "paper":
         assert bool(found.measures["converged"].all())
     assert set(found.measures) == {"iou", "loss", "converged", "bias", "control_iou", "selectivity"}
-    again = cl.loce(seen, masks(), mode=mode)
+    again = cl.loce(observation, masks(), mode=mode)
     assert torch.equal(vectors(again), vectors(found)), "the same question has the same answer"
 
 
@@ -75,29 +75,29 @@ def test_layers_of_one_forward_pass_are_unit_vectors_side_by_side(name: str) -> 
     layers = two_layers(model)
     passes: list[int] = []
     handle = model.module.register_forward_hook(lambda *_: passes.append(1))
-    seen = model.observe(random_images(ARCHITECTURES[name].size), layers)
+    observation = model.observe(random_images(ARCHITECTURES[name].size), layers)
     handle.remove()
     assert len(passes) == 1
     for mode in MODES:
-        together = cl.loce(seen, masks(), layers, mode)
-        alone = [cl.loce(seen, masks(), layer, mode) for layer in layers]
-        lengths = [seen.feature(layer).shape[1] for layer in layers]
+        together = cl.loce(observation, masks(), layers, mode)
+        alone = [cl.loce(observation, masks(), layer, mode) for layer in layers]
+        lengths = [observation.feature(layer).shape[1] for layer in layers]
         assert vectors(together).shape == (2, 2, sum(lengths))
         for part, one, own in zip(vectors(together).split(lengths, 2), alone, together.parts, strict=True):
             assert torch.equal(vectors(own), vectors(one))
             assert torch.allclose(part, F.normalize(vectors(one), dim=2), atol=1e-6)
             assert torch.allclose(part.norm(dim=2), torch.ones(2, 2), atol=1e-5)
         assert bool(together.maps.isfinite().all())
-        assert torch.equal(vectors(cl.loce(seen, masks(), layers, mode)), vectors(together))
+        assert torch.equal(vectors(cl.loce(observation, masks(), layers, mode)), vectors(together))
 
 
 @pytest.mark.parametrize(("name", "mode"), EVERY)
 def test_a_loce_of_a_batch_equals_its_images_one_by_one(name: str, mode: Any) -> None:
-    seen = observation(name, EXACT)
-    together = cl.loce(seen, masks(), mode=mode, scale=units(seen))
+    observation = observation_of(name, EXACT)
+    together = cl.loce(observation, masks(), mode=mode, scale=units(observation))
     for i in range(2):
-        one = seen.model.observe(seen.images[i : i + 1])
-        alone = cl.loce(one, masks()[i], mode=mode, scale=units(seen))
+        one = observation.model.observe(observation.images[i : i + 1])
+        alone = cl.loce(one, masks()[i], mode=mode, scale=units(observation))
         assert close(vectors(alone)[..., None, None], vectors(together)[i : i + 1, ..., None, None], ROUNDED[mode])
         assert float(F.cosine_similarity(vectors(alone), vectors(together)[i : i + 1], dim=2).min()) > 0.9999
         assert close(alone.maps, together.maps[i : i + 1], ROUNDED[mode])
@@ -109,11 +109,11 @@ def test_a_loce_leaves_the_module_as_found(name: str) -> None:
     model, trouble = in_use(name)
     layer = backbone(name).default_layers
     with untouched(model.module):
-        seen = model.observe(random_images(ARCHITECTURES[name].size), layer)
-        kept = {layer: tap.raw.detach().clone() for layer, tap in seen.taps.items()}
+        observation = model.observe(random_images(ARCHITECTURES[name].size), layer)
+        kept = {layer: layer_output.raw.detach().clone() for layer, layer_output in observation.layer_outputs.items()}
         for mode in MODES:
-            cl.loce(seen, masks(), mode=mode)
-        assert all(torch.equal(seen.tap(layer).raw.detach(), raw) for layer, raw in kept.items())
+            cl.loce(observation, masks(), mode=mode)
+        assert all(torch.equal(observation.layer_output(layer).raw.detach(), raw) for layer, raw in kept.items())
     trouble.append(KeyError("inside forward"))
     with untouched(model.module), pytest.raises(KeyError, match="inside forward"):
         cl.loce(model.observe(random_images(ARCHITECTURES[name].size), layer), masks())

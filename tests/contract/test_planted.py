@@ -38,12 +38,12 @@ def found(explanation: cl.Explanation, scenes: list[Scene], masks: list[torch.Te
 @pytest.mark.parametrize("rule", [name for name in cl.RULES if name not in CONTROLS])
 @pytest.mark.parametrize(("net", "layer"), [(ColourNet, "features"), (TokenNet, "blocks.0")])
 def test_every_rule_finds_the_colour_it_is_asked_about(rule: str, net: type, layer: str) -> None:
-    seen = observe(net(), layer, SCENES)
+    observation = observe(net(), layer, SCENES)
     colours = [next(iter(scene.masks)) for scene in SCENES]
     masks = [torch.from_numpy(scene.masks[colour]) for scene, colour in zip(SCENES, colours, strict=True)]
     if rule in BLIND:
         masks = [torch.stack([torch.from_numpy(m) for m in scene.masks.values()]).any(0) for scene in SCENES]
-    peaks, energy = found(cl.cam(seen, cl.Logit(colours), rule), SCENES, masks)
+    peaks, energy = found(cl.cam(observation, cl.Logit(colours), rule), SCENES, masks)
     assert peaks == 1.0
     assert energy > LOOSE.get(rule, 0.8)
 
@@ -52,10 +52,10 @@ def test_every_rule_finds_the_colour_it_is_asked_about(rule: str, net: type, lay
 def test_a_contrast_finds_what_only_the_target_has(of: str) -> None:
     """With evidence shared by all classes, the plain map spreads over every shape; the contrast does not."""
     scenes = [scene for scene in SCENES if len(scene.masks) > 1]
-    seen = observe(ColourNet(shared=1.0), "features", scenes)
+    observation = observe(ColourNet(shared=1.0), "features", scenes)
     pairs = [list(scene.masks)[:2] for scene in scenes]
     masks = [torch.from_numpy(scene.masks[own]) for scene, (own, _) in zip(scenes, pairs, strict=True)]
-    plain = found(cl.cam(seen, cl.Logit([own for own, _ in pairs])), scenes, masks)
+    plain = found(cl.cam(observation, cl.Logit([own for own, _ in pairs])), scenes, masks)
     energies = []
     for i, (own, other) in enumerate(pairs):
         one = observe(ColourNet(shared=1.0), "features", scenes[i : i + 1])
@@ -66,18 +66,18 @@ def test_a_contrast_finds_what_only_the_target_has(of: str) -> None:
 
 
 def test_a_concept_direction_finds_its_colour() -> None:
-    seen = observe(ColourNet(), "features", SCENES)
-    rows = seen.model.classifier_module
+    observation = observe(ColourNet(), "features", SCENES)
+    rows = observation.model.classifier_module
     assert rows is not None
     for i, scene in enumerate(SCENES):
         colour = next(iter(scene.masks))
         direction = rows.weight.detach()[LABELS.index(colour)]
-        one = cl.cam(seen, cl.Concept(colour, direction)).of(i)
+        one = cl.cam(observation, cl.Concept(colour, direction)).of(i)
         assert found(one, [scene], [torch.from_numpy(scene.masks[colour])])[1] > 0.8
 
 
 def test_the_random_control_does_not_find_it() -> None:
-    seen = observe(ColourNet(), "features", SCENES)
+    observation = observe(ColourNet(), "features", SCENES)
     colours = [next(iter(scene.masks)) for scene in SCENES]
     masks = [torch.from_numpy(scene.masks[colour]) for scene, colour in zip(SCENES, colours, strict=True)]
-    assert found(cl.cam(seen, cl.Logit(colours), "random"), SCENES, masks)[1] < 0.8
+    assert found(cl.cam(observation, cl.Logit(colours), "random"), SCENES, masks)[1] < 0.8

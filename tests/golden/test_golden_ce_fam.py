@@ -58,8 +58,10 @@ def planted_branch(model: cl.Backbone) -> Translator:
 def measure(scene: Scene) -> tuple[cl.Explanation, dict[str, dict[str, Any]]]:
     """Explain every colour of a scene, and measure its regions against its masks."""
     model = cl.Backbone(ManyNet(COPIES), "planted", LAYERS, labels=LABELS)
-    seen = model.observe(pixels([scene]), LAYERS)
-    found = ce_fam(seen, planted_branch(model), [f"{c}:colour" for c in scene.masks], target=next(iter(scene.masks)))
+    observation = model.observe(pixels([scene]), LAYERS)
+    found = ce_fam(
+        observation, planted_branch(model), [f"{c}:colour" for c in scene.masks], target=next(iter(scene.masks))
+    )
     masks = torch.stack([torch.from_numpy(mask) for mask in scene.masks.values()])[None]
     scores = {
         "energy": pointing_energy(found, masks, normalise="minmax"),

@@ -15,10 +15,10 @@ from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 from torch import Tensor
 
 import conceptlens as cl
-from architectures import build, observation, random_images
+from architectures import build, observation_of, random_images
 from conceptlens.cams import gradient_free
-from conceptlens.model.observation import Answer, Observation
-from conceptlens.record import Picture
+from conceptlens.model.observation import ModelOutput, Observation
+from conceptlens.record import ImageInfo
 from counted import DOUBLE, cosine, look, module_of
 
 
@@ -29,9 +29,9 @@ def _seeded() -> Iterator[None]:
         yield
 
 
-def ask(seen: Observation, image: Tensor) -> list[float]:
+def ask(observation: Observation, image: Tensor) -> list[float]:
     with torch.no_grad():
-        return seen.model.module(image[None])[0].tolist()
+        return observation.model.module(image[None])[0].tolist()
 
 
 def slow_masks(cells: Tensor, size: tuple[int, int]) -> list[Tensor]:
@@ -54,12 +54,14 @@ def slow_masks(cells: Tensor, size: tuple[int, int]) -> list[Tensor]:
 
 def test_score_cam_is_the_paper() -> None:
     """Masks, rises over the empty image, softmax, sum and ReLU, one by one."""
-    seen = look()
-    got = cl.cam(seen, cl.Logit([1, 3]), "score_cam")
+    observation = look()
+    got = cl.cam(observation, cl.Logit([1, 3]), "score_cam")
     for image, index in enumerate([1, 3]):
-        cells = seen.feature()[image]
-        baseline = ask(seen, torch.zeros_like(seen.images[image]))[index]
-        rises = [ask(seen, seen.images[image] * mask)[index] - baseline for mask in slow_masks(cells, (16, 24))]
+        cells = observation.feature()[image]
+        baseline = ask(observation, torch.zeros_like(observation.images[image]))[index]
+        rises = [
+            ask(observation, observation.images[image] * mask)[index] - baseline for mask in slow_masks(cells, (16, 24))
+        ]
         powers = [np.exp(rise) for rise in rises]
         weights = [power / sum(powers) for power in powers]
         expected = sum(w * c for w, c in zip(weights, cells, strict=True)).clamp_min(0)
@@ -68,44 +70,46 @@ def test_score_cam_is_the_paper() -> None:
 
 def test_finer_cam_over_score_cam_is_the_paper() -> None:
     """Equation 9, `alpha_k = f(x.H_k)^c - gamma f(x.H_k)^d - f(x_b)^c`, then Score-CAM's softmax."""
-    seen = look()
-    got = cl.cam(seen, cl.Contrast(1, against=[0, 4], gamma=0.7), "score_cam")
+    observation = look()
+    got = cl.cam(observation, cl.Contrast(1, against=[0, 4], gamma=0.7), "score_cam")
     for image in range(2):
-        cells = seen.feature()[image]
-        baseline = ask(seen, torch.zeros_like(seen.images[image]))[1]
+        cells = observation.feature()[image]
+        baseline = ask(observation, torch.zeros_like(observation.images[image]))[1]
         alphas = []
         for mask in slow_masks(cells, (16, 24)):
-            y = ask(seen, seen.images[image] * mask)
+            y = ask(observation, observation.images[image] * mask)
             alphas.append(sum(y[1] - 0.7 * y[d] - baseline for d in (0, 4)) / 2)
         weights = torch.tensor(alphas, dtype=DOUBLE).softmax(0)
         assert torch.allclose(got.weights[image, 0, :, 0, 0].double(), weights, atol=1e-6)
 
 
 def test_several_questions_share_the_masked_forwards() -> None:
-    seen = look()
-    module = module_of(seen)
-    apart = [cl.cam(seen, target, "score_cam").maps for target in (cl.Logit(1), cl.Contrast(2), cl.Probability(0))]
+    observation = look()
+    module = module_of(observation)
+    apart = [
+        cl.cam(observation, target, "score_cam").maps for target in (cl.Logit(1), cl.Contrast(2), cl.Probability(0))
+    ]
     module.batches.clear()
-    together = cl.cam(seen, [cl.Logit(1), cl.Contrast(2), cl.Probability(0)], "score_cam")
+    together = cl.cam(observation, [cl.Logit(1), cl.Contrast(2), cl.Probability(0)], "score_cam")
     assert torch.equal(together.maps, torch.cat(apart, 1))
     assert sum(module.batches) == 2 * 6
 
 
 @pytest.mark.parametrize("images_at_once", [0.1, 1, 4])
 def test_score_cam_stays_below_its_bound(monkeypatch: pytest.MonkeyPatch, images_at_once: float) -> None:
-    seen = look()
-    module = module_of(seen)
-    expected = cl.cam(seen, 1, "score_cam").maps
+    observation = look()
+    module = module_of(observation)
+    expected = cl.cam(observation, 1, "score_cam").maps
     each = 4 * 16 * 24 * 8
     monkeypatch.setattr(gradient_free, "MASKED_BYTES", int(images_at_once * each))
     module.batches.clear()
-    assert torch.allclose(cl.cam(seen, 1, "score_cam").maps, expected)
+    assert torch.allclose(cl.cam(observation, 1, "score_cam").maps, expected)
     assert max(module.batches) == max(1, images_at_once)
 
 
 @pytest.mark.parametrize("variants_at_once", [1, 4])
 def test_ablation_stays_below_its_bound(monkeypatch: pytest.MonkeyPatch, variants_at_once: int) -> None:
-    seen = look()
+    observation = look()
     given: list[int] = []
     rerun = Observation.rerun
 
@@ -114,42 +118,42 @@ def test_ablation_stays_below_its_bound(monkeypatch: pytest.MonkeyPatch, variant
         return rerun(self, cells, *place)
 
     monkeypatch.setattr(Observation, "rerun", counted)
-    monkeypatch.setattr(gradient_free, "CELL_BYTES", variants_at_once * seen.feature()[0].numel() * 8)
-    cl.cam(seen, 1, "ablation_cam")
+    monkeypatch.setattr(gradient_free, "CELL_BYTES", variants_at_once * observation.feature()[0].numel() * 8)
+    cl.cam(observation, 1, "ablation_cam")
     assert max(given) == variants_at_once
     assert sum(given) == 2 * 6
 
 
 @pytest.mark.parametrize("rule", ["score_cam", "ablation_cam", "random", "eigen_cam"])
 def test_a_map_does_not_depend_on_its_place_in_the_batch(rule: str) -> None:
-    seen = look(images=3)
-    turned = seen.model.observe(seen.images.flip(0))
-    maps = cl.cam(seen, cl.Contrast(1), rule, signed=True).maps
+    observation = look(images=3)
+    turned = observation.model.observe(observation.images.flip(0))
+    maps = cl.cam(observation, cl.Contrast(1), rule, signed=True).maps
     assert torch.allclose(cl.cam(turned, cl.Contrast(1), rule, signed=True).maps.flip(0), maps, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["timm resnet", "timm vit"])
 def test_score_cam_gives_the_maps_of_grad_cam(name: str) -> None:
     layer = {"timm resnet": "layer4", "timm vit": "blocks.5.norm1"}[name]
-    seen = observation(name).model.observe(random_images((96, 160)), layers=layer)
+    observation = observation_of(name).model.observe(random_images((96, 160)), layers=layer)
     module = build(name)
     reshape = (lambda raw: raw[:, 1:].transpose(1, 2).unflatten(2, (6, 10))) if "vit" in name else None
     with peer.ScoreCAM(module, [module.get_submodule(layer)], reshape) as method:
         theirs = method.get_cam_weights(
-            seen.images, None, [ClassifierOutputTarget(c) for c in (3, 7)], seen.feature().numpy(), None
+            observation.images, None, [ClassifierOutputTarget(c) for c in (3, 7)], observation.feature().numpy(), None
         )
-    ours = cl.cam(seen, cl.Logit([3, 7]), "score_cam").weights[:, 0, :, 0, 0]
+    ours = cl.cam(observation, cl.Logit([3, 7]), "score_cam").weights[:, 0, :, 0, 0]
     assert np.allclose(ours.numpy(), theirs, rtol=2e-4)
 
 
 @pytest.mark.parametrize("linear", [False, True])
 def test_ablation_cam_is_the_paper(linear: bool) -> None:
     """Every channel set to zero in turn, the score read again, over the size of the score."""
-    seen = look(linear)
-    assert (seen.readout(seen.logits) is not None) == linear
-    module = module_of(seen)
-    got = cl.cam(seen, [cl.Logit([1, 3]), cl.Contrast(0), cl.Probability(2)], "ablation_cam", signed=True)
-    contrast = cl.Contrast(0).question(seen)
+    observation = look(linear)
+    assert (observation.readout(observation.logits) is not None) == linear
+    module = module_of(observation)
+    got = cl.cam(observation, [cl.Logit([1, 3]), cl.Contrast(0), cl.Probability(2)], "ablation_cam", signed=True)
+    contrast = cl.Contrast(0).bind(observation)
     rows = torch.arange(2)
 
     def scores(cells: Tensor) -> Tensor:
@@ -157,9 +161,9 @@ def test_ablation_cam_is_the_paper(linear: bool) -> None:
         return torch.stack([y[rows, torch.tensor([1, 3])], contrast.measure(y, rows), y.float().softmax(1)[:, 2]], 1)
 
     with torch.no_grad():
-        whole = scores(seen.feature())
+        whole = scores(observation.feature())
         for k in range(6):
-            without = seen.feature().clone()
+            without = observation.feature().clone()
             without[:, k] = 0
             expected = (whole - scores(without)) / whole.abs()
             assert torch.allclose(got.weights[:, :, k, 0, 0].double(), expected.double(), atol=1e-5)
@@ -167,24 +171,24 @@ def test_ablation_cam_is_the_paper(linear: bool) -> None:
 
 
 def test_the_closed_form_of_ablation_equals_running_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = look(linear=True)
-    module = module_of(seen)
+    observation = look(linear=True)
+    module = module_of(observation)
     targets = [cl.Logit(1), cl.Contrast(0), cl.Concept(direction=torch.randn(6, dtype=DOUBLE))]
-    seen.readout(seen.logits)
+    observation.readout(observation.logits)
     module.batches.clear()
-    closed = cl.cam(seen, targets, "ablation_cam", signed=True)
+    closed = cl.cam(observation, targets, "ablation_cam", signed=True)
     assert module.batches == []
     monkeypatch.setattr(Observation, "readout", lambda *_: None)
-    assert torch.allclose(cl.cam(seen, targets, "ablation_cam", signed=True).maps, closed.maps, atol=1e-5)
+    assert torch.allclose(cl.cam(observation, targets, "ablation_cam", signed=True).maps, closed.maps, atol=1e-5)
 
 
 def test_ablation_of_a_score_of_zero_divides_nothing() -> None:
-    seen = look()
+    observation = look()
 
-    def nothing(answer: Answer) -> Tensor:
+    def nothing(answer: ModelOutput) -> Tensor:
         return answer.logits[:, 0] * 0
 
-    weights = cl.cam(seen, nothing, "ablation_cam").weights
+    weights = cl.cam(observation, nothing, "ablation_cam").weights
     assert weights is not None
     assert bool((weights == 0).all())
 
@@ -192,10 +196,10 @@ def test_ablation_of_a_score_of_zero_divides_nothing() -> None:
 @pytest.mark.parametrize("channels", [6, 40])
 def test_eigen_cam_is_the_first_singular_vector(channels: int) -> None:
     """`A = U S V^T` of cells x channels, map `A v_1`; 24 cells, so fewer and more channels than cells."""
-    seen = look(channels=channels)
-    got = cl.cam(seen, [cl.Logit(0), cl.Logit(1)], "eigen_cam", signed=True)
+    observation = look(channels=channels)
+    got = cl.cam(observation, [cl.Logit(0), cl.Logit(1)], "eigen_cam", signed=True)
     for image in range(2):
-        matrix = seen.feature()[image].flatten(1).T
+        matrix = observation.feature()[image].flatten(1).T
         projected = matrix @ torch.linalg.svd(matrix, full_matrices=True).Vh[0]
         projected = projected * projected.sum().sign()
         for question in range(2):
@@ -203,19 +207,19 @@ def test_eigen_cam_is_the_first_singular_vector(channels: int) -> None:
 
 
 def test_eigen_cam_of_empty_features_is_empty() -> None:
-    seen = look(channels=40)
+    observation = look(channels=40)
     with torch.no_grad():
-        module_of(seen).last.bias.fill_(-100)
-    empty = seen.model.observe(seen.images)
+        module_of(observation).last.bias.fill_(-100)
+    empty = observation.model.observe(observation.images)
     assert torch.equal(cl.cam(empty, 0, "eigen_cam").maps, torch.zeros(2, 1, 4, 6, dtype=DOUBLE))
 
 
 def test_grad_cam_centres_eigen_cam_and_the_paper_does_not() -> None:
     """Their map is the first principal component: its mean is zero, so about half of it is lost to the ReLU."""
-    seen = look(channels=40)
-    paper = cl.cam(seen, 0, "eigen_cam", signed=True).maps[:, 0]
-    theirs = torch.from_numpy(get_2d_projection(seen.feature().numpy()))
-    for image, matrix in enumerate(seen.feature().flatten(2).mT):
+    observation = look(channels=40)
+    paper = cl.cam(observation, 0, "eigen_cam", signed=True).maps[:, 0]
+    theirs = torch.from_numpy(get_2d_projection(observation.feature().numpy()))
+    for image, matrix in enumerate(observation.feature().flatten(2).mT):
         centred = matrix - matrix.mean(0)
         component = centred @ torch.linalg.svd(centred).Vh[0]
         assert abs(float(cosine(component, theirs[image].flatten().to(DOUBLE)))) > 1 - 1e-6
@@ -224,35 +228,37 @@ def test_grad_cam_centres_eigen_cam_and_the_paper_does_not() -> None:
 
 
 def test_random_weights_follow_the_image_and_not_its_place() -> None:
-    seen = look(images=3)
-    weights = cl.cam(seen, [0, 1], "random").weights
-    again = cl.cam(seen.model.observe(seen.images[2:]), [0, 1], "random").weights
+    observation = look(images=3)
+    weights = cl.cam(observation, [0, 1], "random").weights
+    again = cl.cam(observation.model.observe(observation.images[2:]), [0, 1], "random").weights
     assert weights is not None
     assert again is not None
     assert torch.equal(weights[2:], again)
     assert float(weights.min()) > -1
     assert float(weights.max()) < 1
     assert len(set(weights.flatten().tolist())) == weights.numel()
-    renamed = replace(seen, pictures=tuple(Picture("a", "1234") for _ in range(3)))
+    renamed = replace(observation, image_info=tuple(ImageInfo("a", "1234") for _ in range(3)))
     same = cl.cam(renamed, 0, "random").weights
     assert same is not None
     assert torch.equal(same[0], same[1])
 
 
 def test_channels_that_are_the_same_everywhere_share_one_masked_image() -> None:
-    seen = look(channels=12)
-    module = module_of(seen)
+    observation = look(channels=12)
+    module = module_of(observation)
     with torch.no_grad():
         module.last.bias[:7] = -100.0
         module.last.bias[8] = 0.3
         module.last.weight[8] = 0  # the same everywhere, and not zero: enlarging it must not make a mask of rounding
-    seen = seen.model.observe(seen.images)
+    observation = observation.model.observe(observation.images)
     module.batches.clear()
-    weights = cl.cam(seen, 1, "score_cam").weights
+    weights = cl.cam(observation, 1, "score_cam").weights
     assert sum(module.batches) == 2 * (4 + 1)
     assert weights is not None
     assert bool((weights[:, :, :7] == weights[:, :, 8:9]).all())
-    empty = [ask(seen, torch.zeros_like(seen.images[0]))[1]] * 2
-    kept = [ask(seen, seen.images[i] * slow_masks(seen.feature()[i], (16, 24))[9])[1] for i in range(2)]
+    empty = [ask(observation, torch.zeros_like(observation.images[0]))[1]] * 2
+    kept = [
+        ask(observation, observation.images[i] * slow_masks(observation.feature()[i], (16, 24))[9])[1] for i in range(2)
+    ]
     expected = (torch.tensor(kept, dtype=DOUBLE) - torch.tensor(empty, dtype=DOUBLE)).exp()
     assert torch.allclose((weights[:, 0, 9] / weights[:, 0, 0])[:, 0, 0], expected, rtol=1e-6)

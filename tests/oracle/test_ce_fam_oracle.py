@@ -227,7 +227,7 @@ def test_the_contribution_of_each_layer_to_a_class_of_ones_own(monkeypatch: pyte
         for image, target in zip(seen.images, targets, strict=True)
     ]
     assert near(found.contributions, torch.tensor(wanted, dtype=DOUBLE), 1e-5)
-    assert found.counts_for == tuple(f"class {t}" for t in targets)
+    assert found.explained_classes == tuple(f"class {t}" for t in targets)
 
 
 def test_images_of_a_batch_keep_their_own_concepts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,13 +180,15 @@ def test_regions_are_those_of_the_description(
     model = cl.Backbone(net, "staged", ("second",), transform, embeds=True, text=words, input_size=SIZE)
     translator = branch_of(model, words, STAGES) if with_branch else None
     pictures = [photo(0), photo(1)]
-    seen = model.observe(pictures, layers=STAGES)
-    found = compete(seen, ASKED, translator, competition=how)
+    observation = model.observe(pictures, layers=STAGES)
+    found = compete(observation, ASKED, translator, competition=how)
     assert found.maps.shape == (2, len(ASKED), how.grid, how.grid)
     wanted_sizes = tuple((round(SIZE[0] * f), round(SIZE[1] * f)) for f in how.sizes)
     assert found.source.settings["sizes"] == wanted_sizes
     concepts = [*ASKED, *(word for word in KNOWN if word not in ASKED)]
     for i, picture in enumerate(pictures):
-        betas = slow_betas(net, None if translator is None else translator.branch, words, seen.images[i], concepts)
+        betas = slow_betas(
+            net, None if translator is None else translator.branch, words, observation.images[i], concepts
+        )
         wanted = slow_regions(net, betas, picture, how, squash)
         assert float((found.maps[i].double() - wanted).abs().max()) < 2e-4 * float(wanted.max())

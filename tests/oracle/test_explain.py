@@ -35,25 +35,25 @@ def observed(layer: str, module: nn.Module | None = None, images: int = 2) -> Ob
 
 
 def slow_contribution(
-    seen: Observation, beta: Tensor, image: int, target: int, against: int | None, last: bool, layer: str
+    observation: Observation, beta: Tensor, image: int, target: int, against: int | None, last: bool, layer: str
 ) -> float:
     """Twenty masked forward passes of the whole model, with a hook by hand; float64 sums."""
-    feature = seen.feature(layer)[image].clone()
+    feature = observation.feature(layer)[image].clone()
     value = [float(beta[k] * feature[k].mean()) for k in range(len(feature))]
     order = sorted(range(len(value)), key=lambda k: -value[k])[:20]
 
     def probability(cells: Tensor | None) -> float:
-        module = seen.model.module
+        module = observation.model.module
         hook = module.get_submodule(layer).register_forward_hook(lambda *_: None if cells is None else cells[None])
         with torch.no_grad():
-            logits = module.eval()(seen.images[image : image + 1])[0].double()
+            logits = module.eval()(observation.images[image : image + 1])[0].double()
         hook.remove()
         if against is not None:
             return float(torch.sigmoid(logits[target] - logits[against]))
         return float(logits.softmax(0)[target])
 
     before = probability(None)
-    chance = 0.5 if against is not None else 1 / seen.logits.shape[1]
+    chance = 0.5 if against is not None else 1 / observation.logits.shape[1]
     total = 0.0
     masked = feature.clone()
     for channel in order:
@@ -65,16 +65,16 @@ def slow_contribution(
 @pytest.mark.parametrize(("layer", "last"), [("3", True), ("1", False)])
 @pytest.mark.parametrize("against", [None, 4])
 def test_contribution_equals_twenty_masked_forwards(layer: str, last: bool, against: int | None) -> None:
-    seen = observed(layer)
-    assert (seen.readout(seen.logits, layer) is not None) == last
-    channels = seen.feature(layer).shape[1]
+    observation = observed(layer)
+    assert (observation.readout(observation.logits, layer) is not None) == last
+    channels = observation.feature(layer).shape[1]
     beta = torch.randn(2, 3, channels, generator=torch.Generator().manual_seed(2))
     target = torch.tensor([1, 2])
     other = None if against is None else torch.tensor([against, against])
-    found = contributions(seen, beta, target, other, layer)
+    found = contributions(observation, beta, target, other, layer)
     for i in range(2):
         for q in range(3):
-            slow = slow_contribution(seen, beta[i, q], i, int(target[i]), against, last, layer)
+            slow = slow_contribution(observation, beta[i, q], i, int(target[i]), against, last, layer)
             assert float(found[i, q]) == pytest.approx(slow, abs=2e-5)
 
 
@@ -83,41 +83,41 @@ def test_contribution_runs_on_a_vision_transformer() -> None:
     nn.init.normal_(module.head.weight, std=0.2, generator=torch.Generator().manual_seed(0))
     names = ("cat", "dog", "car", "tree", "cup", "bird", "house")
     model = cl.Backbone(module, "vit", labels=names, input_size=(160, 160))
-    seen = model.observe(torch.randn(1, 3, 160, 160, generator=torch.Generator().manual_seed(1)))
-    beta = torch.randn(1, 2, seen.feature().shape[1], generator=torch.Generator().manual_seed(2))
-    found = contributions(seen, beta, torch.tensor([3]))
-    feature = seen.feature()[0]
+    observation = model.observe(torch.randn(1, 3, 160, 160, generator=torch.Generator().manual_seed(1)))
+    beta = torch.randn(1, 2, observation.feature().shape[1], generator=torch.Generator().manual_seed(2))
+    found = contributions(observation, beta, torch.tensor([3]))
+    feature = observation.feature()[0]
     order = (beta[0, 0] * feature.mean((1, 2))).argsort(descending=True)[:20]
-    before, total, masked = float(seen.logits.detach().softmax(1)[0, 3]), 0.0, feature.clone()
+    before, total, masked = float(observation.logits.detach().softmax(1)[0, 3]), 0.0, feature.clone()
     for channel in order.tolist():
         masked[channel] = feature[channel].mean()
-        after = float(seen.rerun(masked[None]).logits.detach().softmax(1)[0, 3])
+        after = float(observation.rerun(masked[None]).logits.detach().softmax(1)[0, 3])
         total += (before - after) / max(before, 1 / 7)
     assert float(found[0, 0]) == pytest.approx(total / 20, abs=1e-5)
     assert found.abs().max() > 0
 
 
 def test_region_is_the_mean_gradient_of_the_similarity() -> None:
-    seen = observed("1")
+    observation = observed("1")
     concepts = [ConceptName("cat"), ConceptName("wood", "material")]
-    found = explain(seen, concepts)
-    texts = seen.model.language.encode_text([prompt(c) for c in concepts])
+    found = explain(observation, concepts)
+    texts = observation.model.language.encode_text([prompt(c) for c in concepts])
     for q in range(2):
-        score = seen.embedding @ texts[q]
+        score = observation.embedding @ texts[q]
         assert torch.allclose(found.scores[:, q], score.detach(), atol=1e-5)
-        gradient = seen.gradient(score, "1")[:, 0]
+        gradient = observation.gradient(score, "1")[:, 0]
         for i in range(2):
-            region = torch.zeros(seen.feature("1").shape[2:])
+            region = torch.zeros(observation.feature("1").shape[2:])
             for k in range(gradient.shape[1]):
-                region += gradient[i, k].mean() * seen.feature("1")[i, k]
+                region += gradient[i, k].mean() * observation.feature("1")[i, k]
             assert torch.allclose(found.maps[i, q], region.relu(), atol=1e-6)
 
 
 def test_a_model_whose_classes_have_no_names_says_so() -> None:
     model = cl.Backbone(small_cnn(), "tiny", input_size=(64, 64))
-    seen = model.observe(torch.randn(1, 3, 64, 64), layers="1")
+    observation = model.observe(torch.randn(1, 3, 64, 64), layers="1")
     with pytest.raises(cl.InputError, match="tiny has no text encoder, and none can be built"):
-        explain(seen, "cat")
+        explain(observation, "cat")
 
 
 class Unit(nn.Module):
@@ -135,10 +135,10 @@ class Unit(nn.Module):
 def test_cotangent_of_a_cosine_equals_autograd() -> None:
     language = Unit()
     model = cl.Backbone(small_cnn(), "tower", embeds=True, text=language, input_size=(64, 64))
-    seen = model.observe(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)), layers="1")
+    observation = model.observe(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)), layers="1")
     asked = [cl.Concept("cat"), cl.Concept("a long word")]
-    expected = cl.cam(seen, asked)
-    found = gather_evidence(seen, language, [ConceptName(c.text) for c in asked])
-    weights = seen.pull(found.root, found.cotangents(found.all()), "1").mean((-2, -1))
+    expected = cl.cam(observation, asked)
+    found = gather_evidence(observation, language, [ConceptName(c.text) for c in asked])
+    weights = observation.pull(found.root, found.cotangents(found.all()), "1").mean((-2, -1))
     assert torch.allclose(found.scores, expected.scores, atol=1e-4)
     assert torch.allclose(weights, expected.weights[..., 0, 0], atol=1e-6)

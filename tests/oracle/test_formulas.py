@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import conceptlens as cl
-from architectures import CLASSES, observation
+from architectures import CLASSES, observation_of
 
 NETWORKS = ("timm resnet", "timm efficientnet", "timm convnext", "timm vit", "hf swin", "hf dinov2 registers")
 DOUBLE = torch.float64
@@ -25,9 +25,11 @@ Grid = list[list[float]]
 @cache
 def logit_gradients(name: str) -> Tensor:
     """Return `image class channel height width`: d y^c / d A, one backward per class, nothing of the package."""
-    seen = observation(name, DOUBLE)
-    tap = seen.tap()
-    rows = [torch.autograd.grad(seen.logits[:, c].sum(), tap.raw, retain_graph=True)[0] for c in range(CLASSES)]
+    seen = observation_of(name, DOUBLE)
+    layer_output = seen.layer_output()
+    rows = [
+        torch.autograd.grad(seen.logits[:, c].sum(), layer_output.raw, retain_graph=True)[0] for c in range(CLASSES)
+    ]
     return torch.stack([as_cells(row, name) for row in rows], 1)
 
 
@@ -103,7 +105,7 @@ def test_every_gradient_rule_has_an_oracle() -> None:
 
 
 def slow_map(rule: str, name: str, image: int, gradient: Tensor) -> Tensor:
-    a = as_cells(observation(name, DOUBLE).tap().raw.detach(), name)[image].tolist()
+    a = as_cells(observation_of(name, DOUBLE).layer_output().raw.detach(), name)[image].tolist()
     return torch.tensor(SLOW_RULES[rule](a, gradient.tolist()), dtype=DOUBLE)
 
 
@@ -114,7 +116,7 @@ def agree(found: Tensor, expected: Tensor) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("rule", SLOW_RULES)
 def test_rule(rule: str, name: str) -> None:
-    seen = observation(name, DOUBLE)
+    seen = observation_of(name, DOUBLE)
     found = cl.cam(seen, [3, 7], rule=rule, signed=True)
     rectified = cl.cam(seen, [3, 7], rule=rule)
     for image in range(2):
@@ -130,7 +132,7 @@ def test_rule(rule: str, name: str) -> None:
 
 def slow_finer(name: str, image: int, target: int, references: list[int], shares: list[float], gamma: float) -> Grid:
     """`L = ReLU(sum_t pi_t sum_k alpha_k^{c,t} A_k)`, with `pi_t = 1/T` in the paper's mean."""
-    a = as_cells(observation(name, DOUBLE).tap().raw.detach(), name)[image].tolist()
+    a = as_cells(observation_of(name, DOUBLE).layer_output().raw.detach(), name)[image].tolist()
     g = logit_gradients(name)[image].tolist()
     z = len(a[0]) * len(a[0][0])
     height, width = len(a[0]), len(a[0][0])
@@ -147,13 +149,13 @@ def slow_finer(name: str, image: int, target: int, references: list[int], shares
 
 
 def row_cosine(name: str, c: int, d: int) -> float:
-    rows = observation(name, DOUBLE).model.classifier_module.weight.tolist()
+    rows = observation_of(name, DOUBLE).model.classifier_module.weight.tolist()
     dot = sum(x * y for x, y in zip(rows[c], rows[d], strict=True))
     return dot / math.sqrt(sum(x * x for x in rows[c]) * sum(y * y for y in rows[d]))
 
 
 def slow_references(name: str, image: int, target: int, by: str, count: int) -> list[int]:
-    y = observation(name, DOUBLE).logits[image].tolist()
+    y = observation_of(name, DOUBLE).logits[image].tolist()
     near = {
         "logit": lambda d: -abs(y[d] - y[target]),
         "rank": lambda d: y[d],
@@ -163,7 +165,7 @@ def slow_references(name: str, image: int, target: int, by: str, count: int) -> 
 
 
 def slow_shares(name: str, image: int, target: int, references: list[int], how: str) -> list[float]:
-    y = observation(name, DOUBLE).logits[image].tolist()
+    y = observation_of(name, DOUBLE).logits[image].tolist()
     raw = {
         "uniform": lambda d: 1.0,
         "softmax": lambda d: math.exp(y[d]),
@@ -177,7 +179,7 @@ def slow_shares(name: str, image: int, target: int, references: list[int], how: 
 @pytest.mark.parametrize("by", ["logit", "rank", "weight"])
 @pytest.mark.parametrize("how", ["uniform", "softmax", "cosine"])
 def test_finer_cam(how: str, by: str, name: str) -> None:
-    seen = observation(name, DOUBLE)
+    seen = observation_of(name, DOUBLE)
     found = cl.cam(seen, cl.Contrast(3, nearest=3, gamma=0.6, by=by, references=how))
     for image in range(2):
         references = slow_references(name, image, 3, by, 3)
@@ -193,7 +195,7 @@ def test_finer_cam(how: str, by: str, name: str) -> None:
 @pytest.mark.parametrize("against", [[5], [5, 0, 9, 11]])
 def test_finer_cam_against_named_classes(against: list[int], gamma: float) -> None:
     name = "timm vit"
-    found = cl.cam(observation(name, DOUBLE), cl.Contrast("kind 3", against=against, gamma=gamma))
+    found = cl.cam(observation_of(name, DOUBLE), cl.Contrast("kind 3", against=against, gamma=gamma))
     shares = [1 / len(against)] * len(against)
     for image in range(2):
         expected = torch.tensor(slow_finer(name, image, 3, against, shares, gamma), dtype=DOUBLE)
@@ -201,7 +203,7 @@ def test_finer_cam_against_named_classes(against: list[int], gamma: float) -> No
 
 
 def test_finer_cam_without_a_target_takes_the_predicted_class() -> None:
-    seen = observation("timm resnet", DOUBLE)
+    seen = observation_of("timm resnet", DOUBLE)
     found = cl.cam(seen, cl.Contrast())
     for image in range(2):
         y = seen.logits[image].tolist()
@@ -226,7 +228,7 @@ def chain(name: str, image: int, by_logit: list[float]) -> Tensor:
 @pytest.mark.parametrize("rule", ["grad_cam", "layer_cam"])
 def test_probability(rule: str, name: str) -> None:
     """`d p_c / d y_j = p_c (1[j = c] - p_j)`."""
-    seen = observation(name, DOUBLE)
+    seen = observation_of(name, DOUBLE)
     found = cl.cam(seen, cl.Probability(3), rule=rule, signed=True)
     for image in range(2):
         p = softmax(seen.logits[image].tolist())
@@ -237,7 +239,7 @@ def test_probability(rule: str, name: str) -> None:
 @pytest.mark.parametrize("name", ["timm resnet", "timm vit"])
 def test_contrast_of_probabilities(name: str) -> None:
     """`p_c - gamma mean_t p_{d_t}`, the weights `1/T` constants."""
-    seen = observation(name, DOUBLE)
+    seen = observation_of(name, DOUBLE)
     found = cl.cam(seen, cl.Contrast(3, nearest=2, gamma=0.8, of="probabilities"), signed=True)
     for image in range(2):
         p = softmax(seen.logits[image].tolist())
@@ -255,7 +257,7 @@ def test_official_objective(gamma: float, name: str) -> None:
 
     With `S = sum_t p_t`, `o = N / (S + e)` and `d p_t / d y_j = p_t (1[j = t] - p_j)`.
     """
-    seen = observation(name, DOUBLE)
+    seen = observation_of(name, DOUBLE)
     found = cl.cam(seen, cl.Contrast(3, nearest=3, gamma=gamma, objective="official"), signed=True)
     for image in range(2):
         y = seen.logits[image].tolist()
@@ -278,11 +280,11 @@ def test_official_objective(gamma: float, name: str) -> None:
 def test_direction() -> None:
     """`<E(x), t>` for the vector that enters the classifier, which in this ResNet is the mean of the cells."""
     name = "timm resnet"
-    seen = observation(name, DOUBLE)
+    seen = observation_of(name, DOUBLE)
     direction = torch.randn(96, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
     found = cl.cam(seen, cl.Concept(direction=direction), rule="hires_cam", signed=True)
     for image in range(2):
-        a = seen.tap().raw.detach()[image].tolist()
+        a = seen.layer_output().raw.detach()[image].tolist()
         height, width = len(a[0]), len(a[0][0])
         t = direction.tolist()
         expected = [

@@ -18,7 +18,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget, FinerWe
 from torch import Tensor, nn
 
 import conceptlens as cl
-from architectures import CLASSES, build, observation, random_images
+from architectures import CLASSES, build, observation_of, random_images
 from conceptlens.model.observation import Observation
 
 SIZE = (96, 160)
@@ -47,7 +47,7 @@ TORCHCAM = {
 
 @cache
 def seen_by(name: str) -> Observation:
-    return observation(name).model.observe(random_images(SIZE), layers=PLACES[name])
+    return observation_of(name).model.observe(random_images(SIZE), layers=PLACES[name])
 
 
 def tokens_to_cells(raw: Tensor) -> Tensor:
@@ -96,12 +96,14 @@ EPSILON = cl.Rule("grad_cam++ with grad-cam's epsilon", grad_cam_plus_plus_with_
 
 def test_grad_cam_plus_plus_of_grad_cam_is_made_of_its_epsilon_where_gradients_are_small() -> None:
     """`G^2 / (2 G^2 + S G^3 + 1e-6)`: for a ViT's gradients of 1e-5 it is `1e6 G^2`, and no longer equation 19."""
-    seen = seen_by("timm vit")
-    gradient = seen.gradient(seen.logits[:, 3])
+    observation = seen_by("timm vit")
+    gradient = observation.gradient(observation.logits[:, 3])
     assert float(2 * gradient.square().max()) < 0.01 * 1e-6
-    ours, theirs = (cl.cam(seen, 3, rule=rule).weights for rule in ("grad_cam++", EPSILON))
+    ours, theirs = (cl.cam(observation, 3, rule=rule).weights for rule in ("grad_cam++", EPSILON))
     assert float(ours.max()) > 100 * float(theirs.max())
-    alpha = 1 / (2 + seen.feature()[:, None].sum((-2, -1), keepdim=True) * gradient)  # equation 19, G^2 cancelled
+    alpha = 1 / (
+        2 + observation.feature()[:, None].sum((-2, -1), keepdim=True) * gradient
+    )  # equation 19, G^2 cancelled
     torch.testing.assert_close(ours, (alpha * gradient.relu()).sum((-2, -1), keepdim=True), rtol=1e-4, atol=1e-9)
 
 
@@ -153,8 +155,8 @@ def test_finer_cam_of_grad_cam_is_the_official_objective(name: str, target: int 
 
 def objective_slopes(logits: list[float], contrast: cl.Contrast, precision: torch.dtype = torch.float32) -> Tensor:
     """Return d objective / d logits of ours, on a model that hands its logits through."""
-    seen = HandsThrough(logits).to(precision)
-    question = contrast.question(observed := wrap_plain(seen).observe(torch.ones(1, 3, 4, 4, dtype=precision)))
+    observation = HandsThrough(logits).to(precision)
+    question = contrast.bind(observed := wrap_plain(observation).observe(torch.ones(1, 3, 4, 4, dtype=precision)))
     return question.at(observed)[2][0]
 
 
@@ -241,11 +243,11 @@ def test_an_exact_tie_keeps_the_class_that_was_asked(precision: torch.dtype) -> 
     images = torch.zeros(1, 3, 4, 8)
     images[:, 0, :, :4] = images[:, 1, :, 4:] = 1.0
     module = TwoPlaces()
-    seen = wrap_plain(TwoPlaces().to(precision)).observe(images)
-    assert torch.equal(seen.logits[0, 2], seen.logits[0, 5])
+    observation = wrap_plain(TwoPlaces().to(precision)).observe(images)
+    assert torch.equal(observation.logits[0, 2], observation.logits[0, 5])
     right = torch.tensor([False, False, True, True])
     for contrast in (cl.Contrast(5, nearest=1), cl.Contrast(5, nearest=3, gamma=1.0, by="rank")):
-        ours = cl.cam(seen, contrast)
+        ours = cl.cam(observation, contrast)
         assert ours.labels[0][0].startswith("class 5 / class 2")
         assert torch.equal(ours.maps[0, 0].amax(0) > 0, right)
     with peer_grad_cam.FinerCAM(module, [module.cells]) as peer:
@@ -257,7 +259,7 @@ def test_no_reference_is_another_epsilon() -> None:
     """A margin of nothing stays one: equal classes at gamma 1 cancel exactly, and no constant is added to them."""
     images = torch.zeros(1, 3, 4, 8)
     images[:, :2] = 1.0
-    seen = wrap_plain(TwoPlaces()).observe(images)
-    explained = cl.cam(seen, cl.Contrast(5, against=[2], gamma=1.0), signed=True)
+    observation = wrap_plain(TwoPlaces()).observe(images)
+    explained = cl.cam(observation, cl.Contrast(5, against=[2], gamma=1.0), signed=True)
     assert float(explained.scores[0, 0]) == 0.0
     assert float(explained.maps.abs().max()) == 0.0

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import conceptlens as cl
-from architectures import LABELS, backbone, observation, random_images
+from architectures import LABELS, backbone, observation_of, random_images
 from conceptlens.cams.finer_cam import LINEAR, sweep
 from conceptlens.model.observation import Observation
 
@@ -128,7 +128,7 @@ def test_the_margin_falls_along_the_sweep() -> None:
 
 
 def test_what_cannot_be_swept_is_refused() -> None:
-    seen = observation("timm resnet")
+    seen = observation_of("timm resnet")
     with pytest.raises(cl.InputError, match="score_cam asks the model again"):
         sweep(seen, cl.Contrast(3), "score_cam")
     with pytest.raises(cl.InputError, match="not a mixture of class gradients"):

@@ -15,7 +15,7 @@ LABELS = ("cat", "dog", "a, b", "a", "b", "crane, bird", "crane, machine")
 
 
 @pytest.fixture(scope="module")
-def seen() -> cl.Observation:
+def observation() -> cl.Observation:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(3, 12, 8, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 7))
     model = cl.Backbone(module, "tiny", labels=LABELS, input_size=(64, 64))
@@ -23,35 +23,37 @@ def seen() -> cl.Observation:
 
 
 @pytest.mark.parametrize(("name", "index"), [("a", 3), ("b", 4), ("A, B", 2), ("bird", 5), ("dog", 1), (6, 6)])
-def test_a_whole_label_is_found_before_one_of_its_names(seen: cl.Observation, name: str | int, index: int) -> None:
-    assert float(cl.cam(seen, cl.Logit(name)).scores[0, 0]) == float(seen.logits[0, index].detach())
+def test_a_whole_label_is_found_before_one_of_its_names(
+    observation: cl.Observation, name: str | int, index: int
+) -> None:
+    assert float(cl.cam(observation, cl.Logit(name)).scores[0, 0]) == float(observation.logits[0, index].detach())
 
 
-def test_a_name_of_two_classes_is_refused_with_their_indices(seen: cl.Observation) -> None:
+def test_a_name_of_two_classes_is_refused_with_their_indices(observation: cl.Observation) -> None:
     with pytest.raises(cl.InputError, match="'crane' names classes 5, 6 of tiny; give the index"):
-        cl.cam(seen, cl.Logit("crane"))
+        cl.cam(observation, cl.Logit("crane"))
 
 
-def test_a_tensor_of_classes_is_one_per_image(seen: cl.Observation) -> None:
-    found = cl.cam(seen, cl.Logit(torch.tensor([3, 1])))  # pyright: ignore[reportArgumentType]
+def test_a_tensor_of_classes_is_one_per_image(observation: cl.Observation) -> None:
+    found = cl.cam(observation, cl.Logit(torch.tensor([3, 1])))  # pyright: ignore[reportArgumentType]
     assert found.labels == (("a",), ("dog",))
 
 
 @pytest.mark.parametrize("target", [True, 1.5, object()])
-def test_what_is_no_class_is_refused(seen: cl.Observation, target: Any) -> None:
+def test_what_is_no_class_is_refused(observation: cl.Observation, target: Any) -> None:
     with pytest.raises(cl.InputError, match="is no class"):
-        cl.cam(seen, cl.Logit(target))
+        cl.cam(observation, cl.Logit(target))
 
 
-def test_references_may_be_named_for_each_image(seen: cl.Observation) -> None:
-    found = cl.cam(seen, cl.Contrast([0, 1], against=[["dog", "a"], ["cat", "b"]]))
-    logits = seen.logits.detach()
+def test_references_may_be_named_for_each_image(observation: cl.Observation) -> None:
+    found = cl.cam(observation, cl.Contrast([0, 1], against=[["dog", "a"], ["cat", "b"]]))
+    logits = observation.logits.detach()
     first = logits[0, 0] - 0.6 * (logits[0, 1] + logits[0, 3]) / 2
     second = logits[1, 1] - 0.6 * (logits[1, 0] + logits[1, 4]) / 2
     assert torch.allclose(found.scores[:, 0], torch.stack([first, second]))
     for wrong in ([["dog"]], [["dog"], ["cat", "b"]], [["dog"], "cat"]):
         with pytest.raises(cl.InputError, match="expected one for each of 2 images"):
-            cl.cam(seen, cl.Contrast([0, 1], against=wrong))  # pyright: ignore[reportArgumentType]
+            cl.cam(observation, cl.Contrast([0, 1], against=wrong))  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(
@@ -63,24 +65,24 @@ def test_references_may_be_named_for_each_image(seen: cl.Observation) -> None:
     ],
 )
 def test_a_concept_is_asked_about_by_its_type_as_in_explain(
-    seen: cl.Observation, text: str, concept: ConceptName
+    observation: cl.Observation, text: str, concept: ConceptName
 ) -> None:
-    asked = cl.cam(seen, cl.Concept(text))
-    named = cl.explain(seen, [text])
-    own = cl.cam(seen, cl.Concept(concept.label, prompt=prompt(concept).replace(concept.label, "{}")))
+    asked = cl.cam(observation, cl.Concept(text))
+    named = cl.explain(observation, [text])
+    own = cl.cam(observation, cl.Concept(concept.label, prompt=prompt(concept).replace(concept.label, "{}")))
     assert asked.labels[0] == named.labels[0] == (concept.label,)
     assert torch.allclose(asked.scores, named.scores, atol=1e-5)
     assert torch.allclose(asked.maps, named.maps, atol=1e-6)
     assert torch.allclose(asked.scores, own.scores)
 
 
-def test_the_maps_of_a_difference_keep_the_channels_that_speak_for_a_side(seen: cl.Observation) -> None:
-    plain = cl.explain(seen, "cat, dog", target=0)
-    versus = cl.explain(seen, "cat, dog", target=0, against=1)
+def test_the_maps_of_a_difference_keep_the_channels_that_speak_for_a_side(observation: cl.Observation) -> None:
+    plain = cl.explain(observation, "cat, dog", target=0)
+    versus = cl.explain(observation, "cat, dog", target=0, against=1)
     assert plain.weights is not None
     assert versus.weights is not None
     assert versus.contributions is not None
-    linear = seen.model.classifier_module
+    linear = observation.model.classifier_module
     assert linear is not None
     difference = (linear.weight[0] - linear.weight[1]).detach()
     for i in range(2):
@@ -94,13 +96,13 @@ def test_the_maps_of_a_difference_keep_the_channels_that_speak_for_a_side(seen: 
 
 
 @pytest.mark.parametrize("photos", [None, 3, {"a": 1}])
-def test_what_is_no_photo_is_refused(seen: cl.Observation, photos: Any) -> None:
+def test_what_is_no_photo_is_refused(observation: cl.Observation, photos: Any) -> None:
     with pytest.raises(cl.InputError, match="was given; expected a path"):
-        seen.model.observe(photos)
+        observation.model.observe(photos)
 
 
-def test_a_report_is_a_page_of_explanations(seen: cl.Observation, tmp_path: Any) -> None:
+def test_a_report_is_a_page_of_explanations(observation: cl.Observation, tmp_path: Any) -> None:
     with pytest.raises(cl.InputError, match="so name it"):
-        cl.report(tmp_path / "page.pdf", seen, cl.cam(seen))
+        cl.report(tmp_path / "page.pdf", observation, cl.cam(observation))
     with pytest.raises(cl.InputError, match="a str was given"):
-        cl.report(tmp_path / "page.html", seen, "map")  # pyright: ignore[reportArgumentType]
+        cl.report(tmp_path / "page.html", observation, "map")  # pyright: ignore[reportArgumentType]

@@ -223,8 +223,8 @@ def test_an_explanation_adds_up_with_what_is_left_out(images: Tensor, top: int |
     kept = min(top or 5, 5)
     assert found.contributions is not None
     assert found.maps.shape == (4, kept, 5, 4)
-    assert found.counts_for == ("wren", "tern", "crow", "crow")
-    assert told["target"] == list(found.counts_for)
+    assert found.explained_classes == ("wren", "tern", "crow", "crow")
+    assert told["target"] == list(found.explained_classes)
     total = found.contributions.sum(1) + torch.tensor(told["rest"]) + torch.tensor(told["bias"])
     assert torch.allclose(total, torch.tensor(told["logit"]), atol=1e-5)
     assert torch.allclose(found.maps.mean((2, 3)), found.scores, atol=1e-6)
@@ -238,7 +238,7 @@ def test_an_explanation_adds_up_with_what_is_left_out(images: Tensor, top: int |
     assert whole.contributions is not None
     for i, row in enumerate(found.labels):
         for q, label in enumerate(row):
-            at = whole.question(label, i)
+            at = whole.question_index(label, i)
             assert torch.equal(found.maps[i, q], whole.maps[i, at])
             assert torch.equal(found.parts[0].maps[i, q], whole.parts[0].maps[i, at])
             assert float(found.contributions[i, q]) == float(whole.contributions[i, at])
@@ -247,16 +247,16 @@ def test_an_explanation_adds_up_with_what_is_left_out(images: Tensor, top: int |
 def test_a_call_on_an_observation_explains_the_highest_class(images: Tensor) -> None:
     model = tower()
     bottleneck = of_tower(model, "parts")
-    seen = bottleneck.observe(model, images)
-    assert list(seen.taps) == ["early", "deep"] == list(bottleneck.layers)
-    activations = read(bottleneck, seen).activations.detach()
+    observation = bottleneck.observe(model, images)
+    assert list(observation.layer_outputs) == ["early", "deep"] == list(bottleneck.layers)
+    activations = read(bottleneck, observation).activations.detach()
     bottleneck.mean.copy_(activations.mean(0))
     bottleneck.deviation.copy_(activations.std(0))
-    found = bottleneck(seen)
-    reading = bottleneck({name: seen.feature(name) for name in bottleneck.layers})
+    found = bottleneck(observation)
+    reading = bottleneck({name: observation.feature(name) for name in bottleneck.layers})
     best = reading.logits.argmax(1).tolist()
     assert len(set(best)) > 1, "one class for all proves nothing"
-    assert found.counts_for == tuple(CLASSES[k] for k in best)
+    assert found.explained_classes == tuple(CLASSES[k] for k in best)
     assert found.source.settings["locator"] == "parts"
     assert found.source.layer == "deep"
     assert not any(t.requires_grad for t in (found.maps, found.scores, found.contributions, found.parts[0].weights))
@@ -265,15 +265,15 @@ def test_a_call_on_an_observation_explains_the_highest_class(images: Tensor) -> 
 @pytest.mark.parametrize("name", ["timm vit", "hf dinov2 registers", "hf swin", "torchvision swin", "timm convnext"])
 def test_tokens_and_channels_last_are_cells(name: str) -> None:
     model = architectures.backbone(name)
-    seen = architectures.observation(name)
+    observation = architectures.observation(name)
     for kind in KINDS:
         bottleneck = bottleneck_of(model, kind)
-        seen = bottleneck.observe(model, architectures.random_images(architectures.ARCHITECTURES[name].size))
-        found = bottleneck(seen)
-        grid = seen.tap(bottleneck.values).grid
+        observation = bottleneck.observe(model, architectures.random_images(architectures.ARCHITECTURES[name].size))
+        found = bottleneck(observation)
+        grid = observation.layer_output(bottleneck.values).grid
         assert found.maps.shape == (2, 5, grid.height, grid.width)
         assert grid.height != grid.width or name == "torchvision vit"
-        feature, weight = seen.feature(bottleneck.values), bottleneck.weight.tolist()
+        feature, weight = observation.feature(bottleneck.values), bottleneck.weight.tolist()
         for i in range(5):
             slow = torch.stack([weight[i][c] * feature[1, c] for c in range(feature.shape[1])]).sum(0)
             assert torch.allclose(found.parts[0].maps[1, i], slow, atol=1e-4)
@@ -286,17 +286,17 @@ def test_a_locator_may_read_the_layers_in_any_order(images: Tensor) -> None:
     base = Base(model.name, identity(model.module))
     bottleneck = filled(Bottleneck(CONCEPTS, CLASSES, "deep", 6, found, (5, 4), base))
     assert bottleneck.layers == ("early", "deep")
-    seen = bottleneck.observe(model, images)
-    assert (seen.layer, bottleneck(seen).source.layer) == ("deep", "deep")
+    observation = bottleneck.observe(model, images)
+    assert (observation.layer, bottleneck(observation).source.layer) == ("deep", "deep")
 
 
 def test_an_explanation_is_as_precise_under_autocast(images: Tensor) -> None:
     model = tower()
     bottleneck = of_tower(model, "two peaks")
-    seen = bottleneck.observe(model, images)
-    expected = bottleneck(seen)
+    observation = bottleneck.observe(model, images)
+    expected = bottleneck(observation)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = bottleneck(seen)
+        found = bottleneck(observation)
     assert torch.equal(found.maps, expected.maps)
     assert torch.equal(found.parts[0].maps, expected.parts[0].maps)
     assert found.source.settings == expected.source.settings
@@ -314,12 +314,12 @@ def test_what_was_not_observed_is_named(images: Tensor) -> None:
 def test_a_question_that_does_not_fit_is_refused(images: Tensor) -> None:
     model = tower()
     bottleneck = of_tower(model)
-    seen = bottleneck.observe(model, images)
-    assert "2 classes are given for 4 photos" in refusal(lambda: bottleneck.explain(seen, ["wren", "crow"]))
-    assert "near names: crow" in refusal(lambda: bottleneck.explain(seen, "crowd"))
-    assert "top 0" in refusal(lambda: bottleneck.explain(seen, top=0))
+    observation = bottleneck.observe(model, images)
+    assert "2 classes are given for 4 photos" in refusal(lambda: bottleneck.explain(observation, ["wren", "crow"]))
+    assert "near names: crow" in refusal(lambda: bottleneck.explain(observation, "crowd"))
+    assert "top 0" in refusal(lambda: bottleneck.explain(observation, top=0))
     away = copy.deepcopy(bottleneck).to("meta")
-    assert "on meta and the photos were observed on cpu; move it" in refusal(lambda: away.explain(seen))
+    assert "on meta and the photos were observed on cpu; move it" in refusal(lambda: away.explain(observation))
 
 
 @pytest.mark.parametrize("how", ["observe", "explain"])
@@ -350,13 +350,13 @@ def tuned() -> tuple[cl.Backbone, Bottleneck]:
 def test_changed_weights_are_applied_to_a_copy(tuned: tuple[cl.Backbone, Bottleneck], images: Tensor) -> None:
     model, bottleneck = tuned
     kept = {name: value.clone() for name, value in model.module.state_dict().items()}
-    seen = bottleneck.observe(model, images)
-    assert seen.model.module is not model.module
+    observation = bottleneck.observe(model, images)
+    assert observation.model.module is not model.module
     assert all(torch.equal(value, kept[name]) for name, value in model.module.state_dict().items())
-    for name, value in seen.model.module.state_dict().items():
+    for name, value in observation.model.module.state_dict().items():
         assert torch.equal(value, bottleneck.base.changed.get(name, kept[name])), name
-    assert not torch.allclose(seen.feature("deep"), model.observe(images).feature("deep"), atol=1e-2)
-    assert torch.allclose(bottleneck(seen).maps.mean((2, 3)), bottleneck(seen).scores, atol=1e-6)
+    assert not torch.allclose(observation.feature("deep"), model.observe(images).feature("deep"), atol=1e-2)
+    assert torch.allclose(bottleneck(observation).maps.mean((2, 3)), bottleneck(observation).scores, atol=1e-6)
     assert of_tower(model).observe(model, images).model.module is model.module
 
 
@@ -379,10 +379,10 @@ def test_the_view_of_the_training_is_the_view_of_the_explanation() -> None:
     model = tower()
     view = cl.Preprocess((80, 64), mean=(0.1, 0.2, 0.3), fit="squash")
     bottleneck = of_tower(model, view=view)
-    seen = bottleneck.observe(model, Image.new("RGB", (50, 90), (200, 10, 90)))
-    assert seen.images.shape == (1, 3, 80, 64)
-    assert seen.feature("deep").shape[2:] == (10, 8)
-    assert bottleneck(seen).maps.shape == (1, 5, 5, 4)
+    observation = bottleneck.observe(model, Image.new("RGB", (50, 90), (200, 10, 90)))
+    assert observation.images.shape == (1, 3, 80, 64)
+    assert observation.feature("deep").shape[2:] == (10, 8)
+    assert bottleneck(observation).maps.shape == (1, 5, 5, 4)
     assert model.input_size == (40, 32)
 
 

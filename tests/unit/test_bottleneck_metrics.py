@@ -47,7 +47,7 @@ from conceptlens.metrics import (
     swapped_error,
     uniform_maps,
 )
-from conceptlens.record import Picture, Source
+from conceptlens.record import ImageInfo, Source
 
 PARTS = ("left_eye", "right_eye", "tail")
 OWN = torch.tensor([[True, True, False], [False, False, True], [False, False, True]])  # eye: dark; tail: long, forked
@@ -450,7 +450,7 @@ def test_the_table_says_what_the_functions_do() -> None:
 def test_an_explanation_is_taken_as_its_maps() -> None:
     k = birds(1)
     maps = noise(1, 3, 4, 4)
-    source = Source("m", "l", "grad_cam", (Picture("p"),))
+    source = Source("m", "l", "grad_cam", (ImageInfo("p"),))
     explanation = cl.Explanation(maps, None, torch.zeros(1, 3), (("a", "b", "c"),), source)
     assert torch.equal(keypoint_error(explanation, k).values, keypoint_error(maps, k).values)
     assert torch.equal(activation_norm(explanation).values, activation_norm(maps).values)

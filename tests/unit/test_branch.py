@@ -53,13 +53,13 @@ def test_layers_are_found_in_every_architecture_and_gradients_reach_them(name: s
     if len({grid.height for grid in grids.values()}) == 1:
         assert len(layers) == 1
 
-    seen = model.observe(architectures.random_images(architectures.ARCHITECTURES[name].size), layers)
-    values = pooled(seen, layers)
+    observation = model.observe(architectures.random_images(architectures.ARCHITECTURES[name].size), layers)
+    values = pooled(observation, layers)
     assert values.shape == (2, sum(layer_widths(model, layers)))
     torch.manual_seed(0)
     made = Branch(layers, layer_widths(model, layers), 7)(values)
     for layer in layers:
-        assert float(seen.gradient(made[:, 0], layer).abs().max()) > 0
+        assert float(observation.gradient(made[:, 0], layer).abs().max()) > 0
 
 
 @pytest.mark.parametrize(
@@ -95,12 +95,12 @@ def test_sizes_elsewhere() -> None:
 def test_the_deepest_layer_comes_first_and_gradients_run_through_later_layers() -> None:
     model = architectures.backbone("torchvision resnet18")
     layers = branch_layers(model)
-    seen = model.observe(architectures.random_images((64, 96)), layers)
-    values = pooled(seen, layers)
+    observation = model.observe(architectures.random_images((64, 96)), layers)
+    values = pooled(observation, layers)
     for layer, part in zip(reversed(layers), values.split([512, 256, 128, 64], dim=1), strict=True):
-        assert torch.allclose(part, seen.feature(layer).mean((2, 3)))
+        assert torch.allclose(part, observation.feature(layer).mean((2, 3)))
     # layer1 is read by its own part of the input (a constant gradient) and, through layer4, by the deepest part
-    through = seen.gradient(values[:, 0], "layer1")
+    through = observation.gradient(values[:, 0], "layer1")
     assert float(through.abs().max()) > 0
     assert float(through.std()) > 0
 
@@ -162,14 +162,14 @@ def images() -> Tensor:
 
 def test_a_translator_explains_like_any_pair(model: cl.Backbone, vlm: cl.Backbone, images: Tensor) -> None:
     translator = make(model, vlm)
-    seen = model.observe(images, layers=translator.layers)
+    observation = model.observe(images, layers=translator.layers)
     assert translator.layers == ("first", "second")
     assert (translator.scale, translator.bias, translator.normalised) == (1.0, 0.0, False)
-    vectors = translator.encode_image(seen)
+    vectors = translator.encode_image(observation)
     assert vectors.shape == (3, 12)
-    assert torch.equal(vectors, translator.branch(pooled(seen, translator.layers)))
+    assert torch.equal(vectors, translator.branch(pooled(observation, translator.layers)))
     for layer in translator.layers:
-        found = cl.cam(seen, cl.Concept("cat", by=translator), layer=layer)
+        found = cl.cam(observation, cl.Concept("cat", by=translator), layer=layer)
         assert float(found.maps.abs().max()) > 0
     spoken = dataclasses.replace(model, text=translator)
     assert cl.explain(spoken.observe(images, layers=translator.layers), concepts=["cat", "dog"]).scores.shape == (3, 2)
@@ -199,8 +199,8 @@ def test_it_survives_its_files(model: cl.Backbone, vlm: cl.Backbone, images: Ten
     translator = make(model, vlm)
     again = Translator.load(translator.save(tmp_path / "deep" / "branch"), vlm)
     assert sorted(p.name for p in (tmp_path / "deep" / "branch").iterdir()) == ["branch.safetensors", "config.json"]
-    seen = model.observe(images, layers=again.layers)
-    assert torch.equal(again.encode_image(seen), translator.encode_image(seen))
+    observation = model.observe(images, layers=again.layers)
+    assert torch.equal(again.encode_image(observation), translator.encode_image(observation))
     assert again.name == translator.name
     assert again.training == {"seed": 3}
     assert torch.equal(again.encode_text(["a photo of a cat"]), vlm.language.encode_text(["a photo of a cat"]))

@@ -12,15 +12,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import conceptlens as cl
-from architectures import CLASSES, observation, random_images
+from architectures import CLASSES, observation_of, random_images
 from conceptlens.cams.class_activation import find_rule, gradients, project
 from conceptlens.cams.targets import as_target
 from conceptlens.model.observation import Observation
 
 
 @cache
-def seen() -> Observation:
-    model = observation("timm resnet").model
+def observation() -> Observation:
+    model = observation_of("timm resnet").model
     return model.observe(random_images((96, 160)), layers=["layer1", "layer3", "layer4"])
 
 
@@ -35,31 +35,31 @@ def test_projection(images: int, questions: int, channels: int, height: int, wid
 
 
 def test_one_weight_per_channel_is_kept_as_one_number() -> None:
-    assert cl.cam(seen(), [3, 4]).weights.shape == (2, 2, 96, 1, 1)
-    assert cl.cam(seen(), [3, 4], rule="hires_cam").weights.shape == (2, 2, 96, 3, 5)
+    assert cl.cam(observation(), [3, 4]).weights.shape == (2, 2, 96, 1, 1)
+    assert cl.cam(observation(), [3, 4], rule="hires_cam").weights.shape == (2, 2, 96, 3, 5)
 
 
 def test_the_relu_is_left_out_where_asked() -> None:
     every = list(range(CLASSES))
-    signed, plain = cl.cam(seen(), every, signed=True), cl.cam(seen(), every)
+    signed, plain = cl.cam(observation(), every, signed=True), cl.cam(observation(), every)
     assert bool((signed.maps < 0).any())
     assert torch.equal(plain.maps, signed.maps.relu())
     assert (signed.activation, signed.signed, plain.activation, plain.signed) == ("identity", True, "relu", False)
 
 
 def test_the_source_says_how_to_make_it_again() -> None:
-    source = cl.cam(seen(), cl.Logit(3), rule="xgrad_cam", layer="layer3").source
+    source = cl.cam(observation(), cl.Logit(3), rule="xgrad_cam", layer="layer3").source
     assert (source.model, source.layer, source.method) == ("timm resnet", "layer3", "xgrad_cam")
-    assert [picture.name for picture in source.pictures] == ["tensor[0]", "tensor[1]"]
+    assert [picture.name for picture in source.image_info] == ["tensor[0]", "tensor[1]"]
     assert source.versions["torch"] == torch.__version__
 
 
 def test_questions_at_different_roots_keep_their_order() -> None:
     direction = torch.ones(96)
     targets = [cl.Logit(3), cl.Concept(direction=direction), cl.Contrast(5), lambda answer: answer.logits[:, 2] ** 2]
-    together = cl.cam(seen(), targets, layer="layer3", signed=True)
+    together = cl.cam(observation(), targets, layer="layer3", signed=True)
     for place, target in enumerate(targets):
-        alone = cl.cam(seen(), target, layer="layer3", signed=True)
+        alone = cl.cam(observation(), target, layer="layer3", signed=True)
         torch.testing.assert_close(together.maps[:, place], alone.maps[:, 0])
         assert [row[place] for row in together.labels] == [row[0] for row in alone.labels]
 
@@ -73,8 +73,8 @@ def test_questions_that_share_a_root_share_one_product(monkeypatch: pytest.Monke
         return plain(self, root, cotangents, layer)
 
     monkeypatch.setattr(Observation, "pull", counted)
-    questions = [as_target(t).question(seen()) for t in (3, cl.Contrast(4), cl.Probability(5))]
-    scores, gradient = gradients(seen(), questions, "layer3")
+    questions = [as_target(t).bind(observation()) for t in (3, cl.Contrast(4), cl.Probability(5))]
+    scores, gradient = gradients(observation(), questions, "layer3")
     assert pulls == [3]
     assert scores.shape == (2, 3)
     assert gradient.shape[:2] == (2, 3)
@@ -83,18 +83,20 @@ def test_questions_that_share_a_root_share_one_product(monkeypatch: pytest.Monke
 class TestOwnRule:
     def test_a_function_is_enough(self) -> None:
         loudest = cl.Rule("loudest", lambda g, a: g.abs().amax((-2, -1), keepdim=True), "mine")
-        found = cl.cam(seen(), 3, rule=loudest, layer="layer3")
+        found = cl.cam(observation(), 3, rule=loudest, layer="layer3")
         assert found.source.method == "loudest"
-        gradient = seen().gradient(seen().logits[:, 3], "layer3")
+        gradient = observation().gradient(observation().logits[:, 3], "layer3")
         torch.testing.assert_close(found.weights, gradient.abs().amax((-2, -1), keepdim=True))
 
     def test_one_that_asks_the_model(self) -> None:
-        def even(seen: Observation, questions: list, layer: str) -> Tensor:
-            return torch.ones(len(seen.images), len(questions), seen.tap(layer).grid.channels, 1, 1)
+        def even(observation: Observation, questions: list, layer: str) -> Tensor:
+            return torch.ones(
+                len(observation.images), len(questions), observation.layer_output(layer).grid.channels, 1, 1
+            )
 
-        found = cl.cam(seen(), [3, 4], rule=cl.Rule("even", even, "mine", reads="model"))
-        torch.testing.assert_close(found.maps[:, 0], seen().feature().sum(1).relu())
-        torch.testing.assert_close(found.scores, seen().logits[:, [3, 4]].detach())
+        found = cl.cam(observation(), [3, 4], rule=cl.Rule("even", even, "mine", reads="model"))
+        torch.testing.assert_close(found.maps[:, 0], observation().feature().sum(1).relu())
+        torch.testing.assert_close(found.scores, observation().logits[:, [3, 4]].detach())
 
     def test_an_unknown_name_lists_them_all(self) -> None:
         with pytest.raises(cl.InputError, match=r"no rule 'gradcam'; rules: .*grad_cam") as error:
@@ -127,7 +129,7 @@ class TestCombine:
     LAYERS = ("layer1", "layer3", "layer4")
 
     def parts(self) -> list[cl.Explanation]:
-        return [cl.cam(seen(), [3, 4], layer=layer, signed=True) for layer in self.LAYERS]
+        return [cl.cam(observation(), [3, 4], layer=layer, signed=True) for layer in self.LAYERS]
 
     @pytest.mark.parametrize("how", ["mean", "product", "max"])
     def test_by_hand(self, how: str) -> None:
@@ -143,32 +145,32 @@ class TestCombine:
 
     def test_is_at_the_finest_grid_and_keeps_its_parts(self) -> None:
         found = cl.combine(self.parts())
-        assert found.maps.shape == (2, 2, *seen().feature("layer1").shape[2:])
+        assert found.maps.shape == (2, 2, *observation().feature("layer1").shape[2:])
         assert found.weights is None
         assert [part.source.layer for part in found.parts] == list(self.LAYERS)
         assert found.source.layer == "layer1 + layer3 + layer4"
         assert found.source.settings["combine"] == "mean"
 
     def test_several_layers_named_are_combined(self) -> None:
-        found = cl.cam(seen(), [3, 4], layer=self.LAYERS, signed=True)
+        found = cl.cam(observation(), [3, 4], layer=self.LAYERS, signed=True)
         assert torch.equal(found.maps, cl.combine(self.parts()).maps)
 
     def test_a_map_of_zeros_stays(self) -> None:
         silent = cl.Rule("silent", lambda g, a: torch.zeros_like(g[..., :1, :1]), "")
-        parts = [cl.cam(seen(), 3, rule=silent, layer=layer) for layer in self.LAYERS]
+        parts = [cl.cam(observation(), 3, rule=silent, layer=layer) for layer in self.LAYERS]
         assert float(cl.combine(parts).maps.abs().max()) == 0
 
     def test_is_refused_where_it_means_nothing(self) -> None:
         with pytest.raises(cl.InputError, match="expected at least one"):
             cl.combine([])
         with pytest.raises(cl.InputError, match="ask different questions"):
-            cl.combine([cl.cam(seen(), 3), cl.cam(seen(), 4)])
+            cl.combine([cl.cam(observation(), 3), cl.cam(observation(), 4)])
         with pytest.raises(cl.InputError, match="'sum' is no way to combine layers; expected mean, product or max"):
             cl.combine(self.parts(), "sum")  # type: ignore[arg-type]
 
 
 def test_contributions_of_a_linear_readout_sum_to_the_logit() -> None:
     """HiResCAM's own guarantee: where a mean and a linear map follow, the unrectified map sums to the logit."""
-    found = cl.cam(seen(), list(range(CLASSES)), rule="hires_cam", signed=True)
-    bias = seen().model.classifier_module.bias.detach()
+    found = cl.cam(observation(), list(range(CLASSES)), rule="hires_cam", signed=True)
+    bias = observation().model.classifier_module.bias.detach()
     torch.testing.assert_close(found.maps.sum((2, 3)) + bias, found.scores, rtol=1e-4, atol=1e-4)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import conceptlens as cl
-from architectures import ARCHITECTURES, LABELS, backbone, fresh, observation, random_images, stir
+from architectures import ARCHITECTURES, LABELS, backbone, fresh, observation_of, random_images, stir
 from branches import CLIP, PAIRS, PLAIN, SIGLIP, branch_of
 from conceptlens.cams.targets import similarity
 from conceptlens.cli import app
@@ -62,14 +62,14 @@ def apart(found: Tensor, wanted: Tensor) -> float:
     return float(((found - wanted).abs().amax(2) / wanted.abs().amax(2)).max())
 
 
-def own_way(seen: Observation, translator: Translator, cotangents: Tensor, layer: str) -> Tensor:
+def own_way(observation: Observation, translator: Translator, cotangents: Tensor, layer: str) -> Tensor:
     """Return `beta` by one backward pass a question through classifier and branch, no product shared."""
-    root = translator.encode_image(seen)
+    root = translator.encode_image(observation)
     found = []
     for q in range(cotangents.shape[1]):
         score = (root * cotangents[:, q].to(root)).sum(1)
-        (gradient,) = torch.autograd.grad(score.sum(), seen.tap(layer).raw, retain_graph=True)
-        found.append(seen.tap(layer).grid.read(gradient).mean((2, 3)))
+        (gradient,) = torch.autograd.grad(score.sum(), observation.layer_output(layer).raw, retain_graph=True)
+        found.append(observation.layer_output(layer).grid.read(gradient).mean((2, 3)))
     return torch.stack(found, dim=1)
 
 
@@ -81,46 +81,46 @@ def own_way(seen: Observation, translator: Translator, cotangents: Tensor, layer
     ],
 )
 def test_every_way_gives_the_same_weights(name: str, precision: torch.dtype, tolerance: float) -> None:
-    seen, translator = look(name, precision)
-    cotangents = gather_evidence(seen, translator, ASKED).cotangents(torch.arange(4).expand(2, -1))
-    reverse = channel_weights(seen, translator, cotangents, translator.layers, "reverse")
+    observation, translator = look(name, precision)
+    cotangents = gather_evidence(observation, translator, ASKED).cotangents(torch.arange(4).expand(2, -1))
+    reverse = channel_weights(observation, translator, cotangents, translator.layers, "reverse")
     assert list(reverse) == list(translator.layers)
     for layer, weights in reverse.items():
-        plain = own_way(seen, translator, cotangents, layer)
+        plain = own_way(observation, translator, cotangents, layer)
         assert apart(weights, plain) < 2e-5, layer  # the branch itself computes in float32
     ways = ["cheapest"] if name in NO_FORWARD else ["cheapest", "forward"]
     for way in ways:
-        found = channel_weights(seen, translator, cotangents, translator.layers, way)
+        found = channel_weights(observation, translator, cotangents, translator.layers, way)
         for layer in translator.layers:
             assert not found[layer].requires_grad
             assert apart(found[layer], reverse[layer]) < tolerance, (way, layer)
     for layer in translator.layers:
-        alone = channel_weights(seen, translator, cotangents, (layer,))
+        alone = channel_weights(observation, translator, cotangents, (layer,))
         assert list(alone) == [layer]
         assert apart(alone[layer], reverse[layer]) < tolerance
 
 
 @pytest.mark.parametrize("name", sorted(NO_FORWARD))
 def test_where_torch_has_no_forward_mode_the_reverse_mode_steps_in(name: str) -> None:
-    seen, translator = look(name)
+    observation, translator = look(name)
     many = torch.randn(2, 400, 9, generator=torch.Generator().manual_seed(0))
     with pytest.raises(RuntimeError, match="inplace arithmetic"):
-        channel_weights(seen, translator, many, translator.layers, "forward")
-    reverse = channel_weights(seen, translator, many, translator.layers, "reverse")
-    found = channel_weights(seen, translator, many, translator.layers)
+        channel_weights(observation, translator, many, translator.layers, "forward")
+    reverse = channel_weights(observation, translator, many, translator.layers, "reverse")
+    found = channel_weights(observation, translator, many, translator.layers)
     assert all(torch.equal(found[layer], reverse[layer]) for layer in translator.layers)
 
 
 def test_the_cheapest_way_depends_on_the_number_of_questions() -> None:
     """Forward for more questions than channels: a pass for each of three layers, and one to keep what is before it."""
-    seen, translator = look("hf convnext")
+    observation, translator = look("hf convnext")
     passes: list[str] = []
-    module = seen.model.module
+    module = observation.model.module
     handle = module.register_forward_hook(lambda *_: passes.append("forward"))
     for questions, expected in ((2, 0), (60, 6)):
         passes.clear()
         many = torch.randn(2, questions, 9, generator=torch.Generator().manual_seed(1))
-        channel_weights(seen, translator, many, translator.layers)
+        channel_weights(observation, translator, many, translator.layers)
         assert len(passes) == expected
     handle.remove()
 
@@ -143,14 +143,14 @@ class InPlace(nn.Module):
 def test_operations_in_place_change_nothing_that_is_kept() -> None:
     model = cl.Backbone(InPlace().double().eval(), "in place", labels=LABELS, input_size=(64, 96))
     translator = branch_of(model, layers=("first", "second"))
-    seen = model.observe(random_images((64, 96)).double(), translator.layers)
-    kept = {name: tap.raw.detach().clone() for name, tap in seen.taps.items()}
-    cotangents = gather_evidence(seen, translator, ASKED).cotangents(torch.arange(4).expand(2, -1))
+    observation = model.observe(random_images((64, 96)).double(), translator.layers)
+    kept = {name: layer_output.raw.detach().clone() for name, layer_output in observation.layer_outputs.items()}
+    cotangents = gather_evidence(observation, translator, ASKED).cotangents(torch.arange(4).expand(2, -1))
     forward, reverse = (
-        channel_weights(seen, translator, cotangents, translator.layers, way) for way in ("forward", "reverse")
+        channel_weights(observation, translator, cotangents, translator.layers, way) for way in ("forward", "reverse")
     )
-    ce_fam(seen, translator, ASKED)
-    assert all(torch.equal(seen.taps[name].raw.detach(), raw) for name, raw in kept.items())
+    ce_fam(observation, translator, ASKED)
+    assert all(torch.equal(observation.layer_outputs[name].raw.detach(), raw) for name, raw in kept.items())
     assert float(kept["first"].min()) < 0
     for layer in translator.layers:
         assert apart(forward[layer], reverse[layer]) < 1e-9
@@ -164,9 +164,9 @@ def test_it_does_not_matter_whether_gradients_are_turned_off(how: Callable[[], t
     wanted = ce_fam(model.observe(images, translator.layers), translator, ASKED)
     region = compete(model.observe(images, translator.layers), ASKED, translator).maps
     with how():
-        seen = model.observe(images, translator.layers)
-        found = ce_fam(seen, translator, ASKED)
-        competed = compete(seen, ASKED, translator).maps
+        observation = model.observe(images, translator.layers)
+        found = ce_fam(observation, translator, ASKED)
+        competed = compete(observation, ASKED, translator).maps
     assert torch.equal(found.maps, wanted.maps)
     assert torch.equal(found.contributions, wanted.contributions)
     assert torch.equal(competed, region)
@@ -174,55 +174,55 @@ def test_it_does_not_matter_whether_gradients_are_turned_off(how: Callable[[], t
 
 @pytest.mark.parametrize("pair", PAIRS)
 def test_scores_are_those_of_the_pair(pair: str) -> None:
-    seen, translator = look("timm resnet", words=PAIRS[pair])
-    found = ce_fam(seen, translator, ASKED, counted=False)
+    observation, translator = look("timm resnet", words=PAIRS[pair])
+    found = ce_fam(observation, translator, ASKED, counted=False)
     texts = translator.encode_text(["a photo of a cat", "a photo of a wheel"])
-    vectors = translator.encode_image(seen).detach()
+    vectors = translator.encode_image(observation).detach()
     assert torch.allclose(found.scores[:, :2], similarity(vectors, texts, translator), atol=1e-5)
     assert found.types[0] == ("object", "part", "colour", "texture")
 
 
 def test_without_counting_nothing_is_counted() -> None:
-    seen, translator = look("timm resnet")
-    counted, left_out = (ce_fam(seen, translator, ASKED, counted=counted) for counted in (True, False))
+    observation, translator = look("timm resnet")
+    counted, left_out = (ce_fam(observation, translator, ASKED, counted=counted) for counted in (True, False))
     assert left_out.contributions is None
-    assert left_out.counts_for == ()
+    assert left_out.explained_classes == ()
     assert counted.contributions is not None
-    assert counted.counts_for == tuple(LABELS[i] for i in seen.logits.argmax(1).tolist())
+    assert counted.explained_classes == tuple(LABELS[i] for i in observation.logits.argmax(1).tolist())
     assert torch.equal(counted.maps, left_out.maps)
     assert counted.layers == left_out.layers
 
 
 def test_the_top_of_the_vocabulary_is_explained_where_nothing_is_named() -> None:
-    seen, translator = look("timm resnet", words=PLAIN)
-    found = ce_fam(seen, translator, top=5)
+    observation, translator = look("timm resnet", words=PLAIN)
+    found = ce_fam(observation, translator, top=5)
     assert found.maps.shape[:2] == (2, 5)
-    every = gather_evidence(seen, translator, vocabulary()).scores
+    every = gather_evidence(observation, translator, vocabulary()).scores
     for i in range(2):
         assert float(found.scores[i, 0]) == pytest.approx(float(every[i].max()), rel=1e-5)
         assert found.scores[i].tolist() == sorted(found.scores[i].tolist(), reverse=True)
         row = parse_concepts([f"{w}:{t}" for w, t in zip(found.labels[i], found.types[i], strict=True)])
-        named = ce_fam(seen, translator, row)
+        named = ce_fam(observation, translator, row)
         assert torch.allclose(named.maps[i], found.maps[i], atol=1e-6)
         assert torch.allclose(named.contributions[i], found.contributions[i], atol=1e-6)
         assert named.layers[i] == found.layers[i]
 
 
 def test_what_else_is_asked_does_not_matter() -> None:
-    seen, translator = look("timm resnet")
-    together = ce_fam(seen, translator, ASKED)
+    observation, translator = look("timm resnet")
+    together = ce_fam(observation, translator, ASKED)
     for q, concept in enumerate(ASKED):
-        alone = ce_fam(seen, translator, [concept])
+        alone = ce_fam(observation, translator, [concept])
         assert torch.allclose(alone.maps[:, 0], together.maps[:, q], atol=1e-6)
         assert torch.allclose(alone.contributions[:, 0], together.contributions[:, q], atol=1e-6)
         assert [row[0] for row in alone.layers] == [row[q] for row in together.layers]
 
 
 def test_one_layer_of_several() -> None:
-    seen, translator = look("timm resnet")
-    whole = ce_fam(seen, translator, ASKED)
+    observation, translator = look("timm resnet")
+    whole = ce_fam(observation, translator, ASKED)
     for place, layer in enumerate(translator.layers):
-        one = ce_fam(seen, translator, ASKED, layer=layer)
+        one = ce_fam(observation, translator, ASKED, layer=layer)
         assert one.source.layer == layer
         assert (one.parts, one.layers) == ((), ())
         assert torch.equal(one.maps, whole.parts[place].maps)
@@ -232,42 +232,46 @@ def test_one_layer_of_several() -> None:
                 if whole.layers[i][q] == layer:
                     assert torch.equal(one.contributions[i, q], whole.contributions[i, q])
     with pytest.raises(cl.InputError, match=r"does not read layer 'layer5'; it reads layer1, layer2, layer3, layer4"):
-        ce_fam(seen, translator, ASKED, layer="layer5")
+        ce_fam(observation, translator, ASKED, layer="layer5")
 
 
 def test_a_branch_of_a_single_layer() -> None:
     model = backbone("torchvision resnet18")
     translator = branch_of(model, layers=("layer4",))
-    seen = model.observe(random_images((96, 160)), translator.layers)
-    found = ce_fam(seen, translator, ASKED)
+    observation = model.observe(random_images((96, 160)), translator.layers)
+    found = ce_fam(observation, translator, ASKED)
     assert found.source.layer == "layer4"
     assert (found.parts, found.layers) == ((), ())
     assert found.maps.shape == (2, 4, 3, 5)
-    root = translator.encode_image(seen)
+    root = translator.encode_image(observation)
     score = similarity(root, translator.encode_text(["a photo of a cat"]), translator)
-    weights = seen.gradient(score, "layer4").mean((3, 4))
+    weights = observation.gradient(score, "layer4").mean((3, 4))
     assert torch.allclose(found.weights[:, :1, :, 0, 0], weights, rtol=1e-4, atol=1e-7)
 
 
 def test_another_model_and_other_layers_are_refused() -> None:
-    seen, translator = look("timm resnet")
+    observation, translator = look("timm resnet")
     other = backbone("torchvision resnet18")
     with pytest.raises(cl.InputError, match="this branch was trained for timm resnet"):
         ce_fam(other.observe(random_images((96, 160)), translator.layers), translator, ASKED)
     with pytest.raises(cl.InputError, match="layer1, layer2, layer3 was not observed"):
-        ce_fam(seen.model.observe(random_images((96, 160))), translator, ASKED)
+        ce_fam(observation.model.observe(random_images((96, 160))), translator, ASKED)
     with pytest.raises(cl.InputError, match="top is 0"):
-        ce_fam(seen, translator, top=0)
+        ce_fam(observation, translator, top=0)
 
 
-def rerun_by_hand(seen: Observation, weights: Tensor, image: int, question: int, layer: str, target: int) -> float:
+def rerun_by_hand(
+    observation: Observation, weights: Tensor, image: int, question: int, layer: str, target: int
+) -> float:
     """The masking curve by the whole model under a hook of its own, and one forward pass a step."""
-    module, grid = seen.model.module, seen.tap(layer).grid
-    cells = seen.feature(layer)[image : image + 1].clone()
+    module, grid = observation.model.module, observation.layer_output(layer).grid
+    cells = observation.feature(layer)[image : image + 1].clone()
     value = (weights[image, question] * cells.mean((2, 3))[0]).tolist()
     order = sorted(range(len(value)), key=lambda k: -value[k])[:20]
-    pooled_alone = seen.model.name in BENT_AFTER_POOLING or seen.readout(seen.logits, layer) is not None
-    fill = cells.mean().expand(len(value)) if pooled_alone and layer == seen.layer else cells.mean((2, 3))[0]
+    pooled_alone = (
+        observation.model.name in BENT_AFTER_POOLING or observation.readout(observation.logits, layer) is not None
+    )
+    fill = cells.mean().expand(len(value)) if pooled_alone and layer == observation.layer else cells.mean((2, 3))[0]
 
     def probability(replacement: Tensor | None) -> float:
         def hook(_module: nn.Module, _inputs: object, output: object) -> object:
@@ -284,7 +288,7 @@ def rerun_by_hand(seen: Observation, weights: Tensor, image: int, question: int,
 
         handle = module.get_submodule(layer).register_forward_hook(hook)
         with torch.no_grad():
-            output = module.eval()(seen.images[image : image + 1])
+            output = module.eval()(observation.images[image : image + 1])
         handle.remove()
         logits = output if isinstance(output, Tensor) else output.logits
         return float(logits[0].double().softmax(0)[target])
@@ -292,7 +296,7 @@ def rerun_by_hand(seen: Observation, weights: Tensor, image: int, question: int,
     before, total = probability(None), 0.0
     for channel in order:
         cells[0, channel] = fill[channel]
-        total += (before - probability(cells)) / max(before, 1 / seen.logits.shape[1])
+        total += (before - probability(cells)) / max(before, 1 / observation.logits.shape[1])
     return total / len(order)
 
 
@@ -302,15 +306,15 @@ SOME = ("timm vit", "timm vit3", "timm vit4", "hf vit", "hf dinov2 registers", "
 
 @pytest.mark.parametrize("name", SOME)
 def test_contributions_of_transformers_and_their_kin_equal_a_rerun_by_hand(name: str) -> None:
-    seen, translator = look(name, EXACT)
-    cotangents = gather_evidence(seen, translator, ASKED).cotangents(torch.arange(4).expand(2, -1))
-    weights = channel_weights(seen, translator, cotangents, translator.layers)
+    observation, translator = look(name, EXACT)
+    cotangents = gather_evidence(observation, translator, ASKED).cotangents(torch.arange(4).expand(2, -1))
+    weights = channel_weights(observation, translator, cotangents, translator.layers)
     for layer in translator.layers:
-        found = ce_fam(seen, translator, ASKED[:2], target=[3, 5], layer=layer)
+        found = ce_fam(observation, translator, ASKED[:2], target=[3, 5], layer=layer)
         assert found.contributions is not None
         assert bool(found.contributions.isfinite().all())
         wanted = torch.tensor(
-            [[rerun_by_hand(seen, weights[layer], i, q, layer, (3, 5)[i]) for q in range(2)] for i in range(2)]
+            [[rerun_by_hand(observation, weights[layer], i, q, layer, (3, 5)[i]) for q in range(2)] for i in range(2)]
         )
         assert torch.allclose(found.contributions, wanted, atol=2e-6), layer
 
@@ -318,10 +322,10 @@ def test_contributions_of_transformers_and_their_kin_equal_a_rerun_by_hand(name:
 @pytest.mark.parametrize("name", BENT_AFTER_POOLING)
 def test_no_false_zero_where_a_mean_is_all_that_is_read(name: str) -> None:
     """A channel's own mean in its place changes nothing there: as at the last layer, it takes the layer's mean."""
-    seen = observation(name)
-    weights = torch.randn(2, 3, seen.feature().shape[1], generator=torch.Generator().manual_seed(0))
-    assert seen.readout(seen.logits) is None
-    found = contributions(seen, weights, torch.tensor([1, 2]))
+    observation = observation_of(name)
+    weights = torch.randn(2, 3, observation.feature().shape[1], generator=torch.Generator().manual_seed(0))
+    assert observation.readout(observation.logits) is None
+    found = contributions(observation, weights, torch.tensor([1, 2]))
     assert float(found.abs().min()) > 1e-4
 
 
@@ -332,19 +336,19 @@ def test_cells_that_do_not_reach_the_class_have_no_contribution() -> None:
     behind = branch_of(model, layers=("norm",))
     found = ce_fam(model.observe(images, ("norm",)), behind, ASKED)
     assert found.contributions is None
-    assert found.counts_for == ()
+    assert found.explained_classes == ()
     assert float(found.maps.max()) > 0
     both = branch_of(model, layers=("blocks.5.norm1", "norm"))
-    seen = model.observe(images, both.layers)
-    assert ce_fam(seen, both, ASKED, layer="norm").contributions is None
-    assert ce_fam(seen, both, ASKED, layer="blocks.5.norm1").contributions is not None
+    observation = model.observe(images, both.layers)
+    assert ce_fam(observation, both, ASKED, layer="norm").contributions is None
+    assert ce_fam(observation, both, ASKED, layer="blocks.5.norm1").contributions is not None
 
 
 def test_a_model_without_classes_has_no_contributions() -> None:
-    seen, translator = look("open_clip vit")
-    found = ce_fam(seen, translator, ASKED)
+    observation, translator = look("open_clip vit")
+    found = ce_fam(observation, translator, ASKED)
     assert found.contributions is None
-    assert found.counts_for == ()
+    assert found.explained_classes == ()
 
 
 def test_what_speaks_against_a_class_is_negative_and_kept() -> None:
@@ -357,13 +361,13 @@ def test_what_speaks_against_a_class_is_negative_and_kept() -> None:
         branch.network[0].bias.zero_()
     vlm = cl.Backbone(nn.Linear(2, 2), "colours", text=Colours(), embeds=True)
     translator = Translator(branch, Teacher.of(vlm), "planted", identity(model.module), {}, vlm)
-    seen = model.observe(pixels([scene]))
+    observation = model.observe(pixels([scene]))
     for target, signs in (("blue", (-1, 1)), ("red", (1, -1))):
-        found = ce_fam(seen, translator, "red:colour, blue:colour", target=target)
+        found = ce_fam(observation, translator, "red:colour, blue:colour", target=target)
         assert found.contributions is not None
         assert found.contributions.sign()[0].tolist() == list(signs)
         assert float(found.contributions.abs().min()) > 0.05
-        assert found.counts_for == (target,)
+        assert found.explained_classes == (target,)
 
 
 @pytest.fixture(scope="module")
@@ -392,9 +396,9 @@ def test_a_real_pair_is_the_teacher(name: str, teachers: dict[str, cl.Backbone],
     assert made.normalised
     assert (made.bias != 0) == (name in ("open_clip sigmoid",))  # transformers begins SigLIP's own at 0
     translator = Translator.load(made.save(tmp_path), vlm)
-    seen = model.observe(random_images((96, 160)), layers)
-    found = ce_fam(seen, translator, ASKED)
-    again = ce_fam(seen, made, ASKED)
+    observation = model.observe(random_images((96, 160)), layers)
+    found = ce_fam(observation, translator, ASKED)
+    again = ce_fam(observation, made, ASKED)
     assert found.contributions is not None
     assert bool(found.contributions.isfinite().all())
     assert max(float(part.maps.amax()) for part in found.parts) > 0
@@ -403,25 +407,25 @@ def test_a_real_pair_is_the_teacher(name: str, teachers: dict[str, cl.Backbone],
 
 
 def test_explain_takes_a_branch_and_refuses_what_it_cannot_do() -> None:
-    seen, translator = look("timm resnet")
-    found = cl.explain(seen, ASKED, branch=translator)
-    direct = ce_fam(seen, translator, ASKED)
+    observation, translator = look("timm resnet")
+    found = cl.explain(observation, ASKED, branch=translator)
+    direct = ce_fam(observation, translator, ASKED)
     assert torch.equal(found.maps, direct.maps)
     assert torch.equal(found.contributions, direct.contributions)
-    assert found.unusual is None
+    assert found.z_scores is None
     with pytest.raises(cl.InputError, match="both branch and against are given"):
-        cl.explain(seen, ASKED, branch=translator, against=3)
+        cl.explain(observation, ASKED, branch=translator, against=3)
     with pytest.raises(cl.InputError, match="regions are 'mine'; expected official or competing"):
-        cl.explain(seen, ASKED, branch=translator, regions="mine")  # pyright: ignore[reportArgumentType]
+        cl.explain(observation, ASKED, branch=translator, regions="mine")  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("with_branch", [True, False])
 def test_explain_with_competing_regions_keeps_all_but_the_maps(with_branch: bool) -> None:
-    seen, translator = look("timm resnet", words=SIGLIP)
+    observation, translator = look("timm resnet", words=SIGLIP)
     branch = translator if with_branch else None
     asked = ASKED if with_branch else None
-    official = cl.explain(seen, asked, branch=branch, top=3)
-    found = cl.explain(seen, asked, branch=branch, top=3, regions="competing")
+    official = cl.explain(observation, asked, branch=branch, top=3)
+    found = cl.explain(observation, asked, branch=branch, top=3, regions="competing")
     assert found.maps.shape[-2:] == (28, 28)
     assert found.labels == official.labels
     assert torch.equal(found.scores, official.scores)
@@ -431,10 +435,10 @@ def test_explain_with_competing_regions_keeps_all_but_the_maps(with_branch: bool
     assert torch.equal(kept.maps, official.maps)
     assert kept.layers == official.layers
     assert found.source.method == "ce_fam with competing regions"
-    language = pairs_of(seen.model, branch)
+    language = pairs_of(observation.model, branch)
     for i in range(2):
         row = [f"{w}:{t}" for w, t in zip(found.labels[i], found.types[i], strict=True)]
-        assert torch.allclose(found.maps[i], compete(seen, row, language).maps[i], rtol=1e-3)
+        assert torch.allclose(found.maps[i], compete(observation, row, language).maps[i], rtol=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -467,7 +471,7 @@ def test_the_command_explains_with_a_branch(saved: Path, regions: str) -> None:
     (image,) = json.loads(done.stdout)["images"]
     assert [c["label"] for c in image["concepts"]] == ["cat", "wheel"]
     for concept in image["concepts"]:
-        assert concept["unusual"] is None
+        assert concept["z_score"] is None
         assert abs(concept["contribution"]) < 10
         assert all(0 <= share <= 1 for share in (*concept["peak"], concept["area"]))
 
@@ -494,10 +498,10 @@ def test_a_densenet_is_seen_as_it_is() -> None:
 
     module = torchvision.models.densenet121(num_classes=12)
     model = cl.Backbone(stir(module).eval(), "dense", labels=LABELS, transform=cl.Preprocess((64, 64)))
-    seen = model.observe(photo())
-    assert seen.layer == "features"
-    cells = cells_at(seen, 0, (64, 64), ["features"], mirrored=False)["features"][0]
-    assert torch.allclose(cells, seen.feature()[0], atol=1e-5)
+    observation = model.observe(photo())
+    assert observation.layer == "features"
+    cells = cells_at(observation, 0, (64, 64), ["features"], mirrored=False)["features"][0]
+    assert torch.allclose(cells, observation.feature()[0], atol=1e-5)
     assert float(cells.min()) < 0
 
 
@@ -506,10 +510,10 @@ def test_fused_attention_has_a_forward_mode_too() -> None:
     module = timm.create_model("swin_tiny_patch4_window7_224", img_size=64, window_size=4, embed_dim=12, num_classes=12)
     model = cl.Backbone(stir(module).eval(), "swin", labels=LABELS, input_size=(64, 64))
     translator = branch_of(model)
-    seen = model.observe(random_images((64, 64)), translator.layers)
-    cotangents = gather_evidence(seen, translator, ASKED).cotangents(torch.arange(4).expand(2, -1))
+    observation = model.observe(random_images((64, 64)), translator.layers)
+    cotangents = gather_evidence(observation, translator, ASKED).cotangents(torch.arange(4).expand(2, -1))
     forward, reverse = (
-        channel_weights(seen, translator, cotangents, translator.layers, way) for way in ("forward", "reverse")
+        channel_weights(observation, translator, cotangents, translator.layers, way) for way in ("forward", "reverse")
     )
     assert all(apart(forward[layer], reverse[layer]) < 1e-4 for layer in translator.layers)
 
@@ -519,14 +523,17 @@ def test_other_precisions(precision: torch.dtype) -> None:
     model = fresh("timm resnet", precision)
     model.module.to(precision)
     translator = branch_of(model)
-    seen = model.observe(random_images((96, 160)), translator.layers)
+    observation = model.observe(random_images((96, 160)), translator.layers)
     exact, its_own = look("timm resnet")
-    found, wanted = ce_fam(seen, translator, ASKED, layer="layer4"), ce_fam(exact, its_own, ASKED, layer="layer4")
+    found, wanted = (
+        ce_fam(observation, translator, ASKED, layer="layer4"),
+        ce_fam(exact, its_own, ASKED, layer="layer4"),
+    )
     assert found.weights is not None
     assert wanted.weights is not None
     alike = nn.functional.cosine_similarity(found.weights.float().flatten(2), wanted.weights.flatten(2), dim=2)
     assert float(alike.min()) > 0.99
     once = Competition(sizes=(1.0,))
-    competed = compete(seen, ASKED, translator, competition=once).maps
+    competed = compete(observation, ASKED, translator, competition=once).maps
     assert bool(competed.isfinite().all())
     assert competed.dtype == torch.float32

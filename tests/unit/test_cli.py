@@ -46,10 +46,10 @@ def test_explain_json_has_the_documented_fields_and_nothing_else_on_stdout() -> 
     assert [c["label"] for c in image["concepts"]] == ["cat", "wheel", "striped fur"]
     assert image["concepts"][2]["type"] == "texture"
     for concept in image["concepts"]:
-        assert set(concept) == {"label", "type", "score", "unusual", "contribution", "peak", "area"}
+        assert set(concept) == {"label", "type", "score", "z_score", "contribution", "peak", "area"}
         assert all(0 <= share <= 1 for share in (*concept["peak"], concept["area"]))
     cat, wheel = image["concepts"][:2]
-    assert cat["unusual"] > 4 > wheel["unusual"]
+    assert cat["z_score"] > 4 > wheel["z_score"]
 
 
 def test_several_photos_an_against_and_a_folder_of_results(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_calibrate_writes_a_reference_that_explain_takes(tmp_path: Path) -> None
     assert done.exit_code == 0, done.output
     assert "30 photos, 1 failed" in done.stdout
     done = run("explain", CAT, "--concepts", "cat", "--reference", str(out), "--json")
-    assert abs(json.loads(done.stdout)["images"][0]["concepts"][0]["unusual"]) < 4  # a cat is usual among cats
+    assert abs(json.loads(done.stdout)["images"][0]["concepts"][0]["z_score"]) < 4  # a cat is usual among cats
 
 
 def test_import_and_help_load_no_torch() -> None:

@@ -51,39 +51,39 @@ class Resized:
 
 def looking(name: str, normalised: bool = True) -> tuple[cl.Observation, Resized]:
     model = reading(name)
-    seen = model.observe([photo(seed=1), photo(97, 151, seed=2)])
-    return seen, Resized(seen.embedding.shape[1], normalised)
+    observation = model.observe([photo(seed=1), photo(97, 151, seed=2)])
+    return observation, Resized(observation.embedding.shape[1], normalised)
 
 
 def test_what_else_is_asked_does_not_matter() -> None:
     """Neither words of the vocabulary, nor others, nor their order: a share is against the vocabulary alone."""
-    seen, words = looking("timm resnet")
-    together = compete(seen, ASKED, words, competition=ONCE).maps
-    backwards = compete(seen, ASKED[::-1], words, competition=ONCE).maps
+    observation, words = looking("timm resnet")
+    together = compete(observation, ASKED, words, competition=ONCE).maps
+    backwards = compete(observation, ASKED[::-1], words, competition=ONCE).maps
     assert torch.allclose(together, backwards.flip(1), rtol=1e-4)
     for q, concept in enumerate(ASKED):
-        alone = compete(seen, [concept], words, competition=ONCE).maps
+        alone = compete(observation, [concept], words, competition=ONCE).maps
         assert torch.allclose(alone[:, 0], together[:, q], rtol=1e-4)
         assert len(vocabulary()) ** ONCE.contrast >= float(alone.max()) > float(alone.min()) >= 0
 
 
 def test_images_of_a_batch_do_not_matter_to_each_other() -> None:
-    seen, words = looking("timm resnet")
-    together = compete(seen, ASKED, words).maps
-    for i, picture in enumerate(seen.photos):
-        alone = compete(seen.model.observe(picture), ASKED, words).maps
+    observation, words = looking("timm resnet")
+    together = compete(observation, ASKED, words).maps
+    for i, picture in enumerate(observation.photos):
+        alone = compete(observation.model.observe(picture), ASKED, words).maps
         assert torch.allclose(alone[0], together[i], rtol=1e-2)
 
 
 def test_a_concept_is_not_its_own_rival(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, words = looking("timm resnet")
+    observation, words = looking("timm resnet")
     cat, wheel, made_up = ASKED
     plain = dataclasses.replace(ONCE, steps=0, contrast=1.0)
     monkeypatch.setattr(competition, "vocabulary", lambda: (cat,))
-    alone = compete(seen, ASKED, words, competition=plain).maps
+    alone = compete(observation, ASKED, words, competition=plain).maps
     assert torch.allclose(alone[:, 0], torch.ones_like(alone[:, 0]))  # cat has nobody to share with
     monkeypatch.setattr(competition, "vocabulary", lambda: (cat, wheel))
-    both = compete(seen, ASKED, words, competition=plain).maps
+    both = compete(observation, ASKED, words, competition=plain).maps
     both = both / 2  # maps are multiples of the even share of two words
     assert torch.allclose(both[:, 0] + both[:, 1], torch.ones_like(both[:, 0]), atol=1e-5)
     assert bool((both[:, 2] < 1 - 1e-6).any())  # a word of one's own competes with both, and they not with it
@@ -91,12 +91,12 @@ def test_a_concept_is_not_its_own_rival(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_contrast_changes_no_ranking_and_evens_out_without_sharpness() -> None:
-    seen, words = looking("timm resnet")
+    observation, words = looking("timm resnet")
     plain, strong = (
-        compete(seen, ASKED, words, competition=dataclasses.replace(ONCE, contrast=c)).maps for c in (1.0, 4.0)
+        compete(observation, ASKED, words, competition=dataclasses.replace(ONCE, contrast=c)).maps for c in (1.0, 4.0)
     )
     assert torch.allclose(plain**4, strong, rtol=1e-4)
-    even = compete(seen, ASKED, words, competition=dataclasses.replace(ONCE, sharpness=0.0, contrast=1.0)).maps
+    even = compete(observation, ASKED, words, competition=dataclasses.replace(ONCE, sharpness=0.0, contrast=1.0)).maps
     known = torch.tensor([len(vocabulary()), len(vocabulary()), len(vocabulary()) + 1.0]) / len(vocabulary())
     assert torch.allclose(even, (1 / known)[None, :, None, None].expand_as(even), atol=1e-6)
 
@@ -112,10 +112,10 @@ def test_the_other_way_round_in_the_mirror() -> None:
     module = make_symmetric(fresh(name).module)
     model = dataclasses.replace(wrap(name, module), transform=Preprocess((96, 160), fit="squash"))
     picture = photo(160, 96)
-    seen, mirrored = model.observe(picture), model.observe(ImageOps.mirror(picture))
-    words = Resized(seen.embedding.shape[1])
+    observation, mirrored = model.observe(picture), model.observe(ImageOps.mirror(picture))
+    words = Resized(observation.embedding.shape[1])
     for how in (Competition(), dataclasses.replace(ONCE, mirrored=False)):
-        maps, turned = (compete(s, ASKED, words, competition=how).maps for s in (seen, mirrored))
+        maps, turned = (compete(s, ASKED, words, competition=how).maps for s in (observation, mirrored))
         assert apart(turned, maps.flip(3)) < 1e-2
         assert apart(turned, maps) > 0.1
 
@@ -145,12 +145,12 @@ FIXED = ("timm vit3", "timm vit_relpos", "timm coatnet", "hf vit", "hf clip visi
 
 @pytest.mark.parametrize("name", FIXED)
 def test_a_model_of_one_input_size_keeps_to_it_and_says_so(name: str) -> None:
-    seen, words = looking(name)
-    found = compete(seen, ASKED, words)
+    observation, words = looking(name)
+    found = compete(observation, ASKED, words)
     assert found.source.settings["sizes"] == (ARCHITECTURES[name].size,)
-    assert torch.equal(found.maps, compete(seen, ASKED, words, competition=ONCE).maps)
+    assert torch.equal(found.maps, compete(observation, ASKED, words, competition=ONCE).maps)
     with pytest.raises((RuntimeError, ValueError, AssertionError)):
-        seen.forward(seen.images.new_zeros(1, 3, *(4 * side for side in ARCHITECTURES[name].size)))
+        observation.forward(observation.images.new_zeros(1, 3, *(4 * side for side in ARCHITECTURES[name].size)))
 
 
 @pytest.mark.parametrize("name", [n for n in ARCHITECTURES if n not in (*FIXED, "hf deit distilled")])
@@ -158,20 +158,20 @@ def test_every_other_architecture_is_looked_at_at_each_size(name: str) -> None:
     """At its own size, cells are those that were observed; at twice the size, they have twice the rows."""
     model = reading(name)
     layers = tuple(dict.fromkeys([*branch_layers(model), *model.default_layers]))
-    seen = model.observe(photo(), layers)
+    observation = model.observe(photo(), layers)
     own = ARCHITECTURES[name].size
-    sizes = larger_sizes(seen, (1.0, 2.0))
+    sizes = larger_sizes(observation, (1.0, 2.0))
     assert sizes[0] == own
-    plain = cells_at(seen, 0, own, layers, mirrored=False)
+    plain = cells_at(observation, 0, own, layers, mirrored=False)
     for layer in layers:
-        assert torch.allclose(plain[layer][0], seen.feature(layer)[0], atol=1e-4)
+        assert torch.allclose(plain[layer][0], observation.feature(layer)[0], atol=1e-4)
     assert len(sizes) == 2
-    larger = cells_at(seen, 0, sizes[1], layers, mirrored=True)
+    larger = cells_at(observation, 0, sizes[1], layers, mirrored=True)
     for layer in layers:
         one, other = larger[layer]
         assert one.shape == other.shape
         assert one.shape[1] >= 2 * plain[layer][0].shape[1] - 1
-    assert list(seen.model.module.state_dict()) == list(backbone(name).module.state_dict())
+    assert list(observation.model.module.state_dict()) == list(backbone(name).module.state_dict())
 
 
 def test_a_layer_whose_channels_could_be_rows_is_read_as_at_the_models_own_size() -> None:
@@ -188,8 +188,8 @@ def test_a_layer_whose_channels_could_be_rows_is_read_as_at_the_models_own_size(
 
     torch.manual_seed(0)
     model = cl.Backbone(Square().eval(), "square", ("cells",), Preprocess((32, 32)), labels=LABELS)
-    seen = model.observe(photo())
-    cells = cells_at(seen, 0, (64, 64), ["cells"], mirrored=False)["cells"][0]
+    observation = model.observe(photo())
+    cells = cells_at(observation, 0, (64, 64), ["cells"], mirrored=False)["cells"][0]
     larger = dataclasses.replace(model, transform=Preprocess((64, 64)), channels_last=False).observe(photo())
     assert torch.allclose(cells, larger.feature()[0], atol=1e-5)
 
@@ -197,19 +197,19 @@ def test_a_layer_whose_channels_could_be_rows_is_read_as_at_the_models_own_size(
 def test_a_tensor_is_explained_at_its_own_size_alone() -> None:
     """It cannot be shown larger: that would need the photo."""
     model = reading("timm resnet")
-    seen = model.observe(random_images((96, 160), 1))
-    words = Resized(seen.embedding.shape[1])
+    observation = model.observe(random_images((96, 160), 1))
+    words = Resized(observation.embedding.shape[1])
     with pytest.raises(cl.InputError, match=r"a tensor was observed, .*; observe the photo itself"):
-        compete(seen, ASKED, words)
-    assert bool(compete(seen, ASKED, words, competition=ONCE).maps.isfinite().all())
+        compete(observation, ASKED, words)
+    assert bool(compete(observation, ASKED, words, competition=ONCE).maps.isfinite().all())
     fixed = reading("hf vit")
     at_its_size = fixed.observe(random_images((48, 64), 1))
     words = Resized(at_its_size.embedding.shape[1])
     assert compete(at_its_size, ASKED, words).source.settings["sizes"] == ((48, 64),)
     its_own_transform = dataclasses.replace(model, transform=None)
-    seen = its_own_transform.observe(random_images((96, 160), 1))
-    words = Resized(seen.embedding.shape[1])
-    assert compete(seen, ASKED, words).source.settings["sizes"] == ((96, 160),)
+    observation = its_own_transform.observe(random_images((96, 160), 1))
+    words = Resized(observation.embedding.shape[1])
+    assert compete(observation, ASKED, words).source.settings["sizes"] == ((96, 160),)
 
 
 def test_a_size_that_is_no_multiple_of_a_step_is_kept_as_it_is() -> None:
@@ -245,8 +245,8 @@ def test_a_larger_look_shows_the_same_part_of_the_photo(name: str, sides: tuple[
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_maps_of_every_transform_are_finite_and_show_something(name: str) -> None:
     model = dataclasses.replace(backbone("timm resnet"), transform=TRANSFORMS[name])
-    seen = model.observe(photo())
-    found = compete(seen, ASKED, Resized(seen.embedding.shape[1]))
+    observation = model.observe(photo())
+    found = compete(observation, ASKED, Resized(observation.embedding.shape[1]))
     own = TRANSFORMS[name].size
     assert found.source.settings["sizes"] == tuple((own[0] * f, own[1] * f) for f in (1, 2, 4))
     assert bool(found.maps.isfinite().all())
@@ -254,9 +254,9 @@ def test_maps_of_every_transform_are_finite_and_show_something(name: str) -> Non
 
 
 def test_the_record_tells_how_it_was_made() -> None:
-    seen, words = looking("timm resnet")
+    observation, words = looking("timm resnet")
     how = Competition((1.0, 2.0), False, 0.5, 14, 2.0, 0.2, 1, 2.0)
-    found = compete(seen, ASKED, words, competition=how)
+    found = compete(observation, ASKED, words, competition=how)
     settings = found.source.settings
     assert {name: settings[name] for name in dataclasses.asdict(how) if name != "sizes"} == {
         name: value for name, value in dataclasses.asdict(how).items() if name != "sizes"
@@ -273,16 +273,18 @@ def test_competing_puts_each_images_own_regions_in_place() -> None:
     """The images of a batch may have different concepts, of other types and in other orders."""
     model = backbone("timm resnet")
     translator = branch_of(model, PLAIN)
-    seen = model.observe(random_images((96, 160)), translator.layers)
-    translator.branch.network[-1].bias.sub_(translator.encode_image(seen).detach().mean(0))  # images point two ways
-    explained = cl.explain(seen, top=3, branch=translator)
+    observation = model.observe(random_images((96, 160)), translator.layers)
+    translator.branch.network[-1].bias.sub_(
+        translator.encode_image(observation).detach().mean(0)
+    )  # images point two ways
+    explained = cl.explain(observation, top=3, branch=translator)
     assert explained.labels[0] != explained.labels[1]
-    found = competing(seen, explained, translator)
+    found = competing(observation, explained, translator)
     for i in range(2):
         for q in range(3):
             one = ConceptName(explained.labels[i][q], explained.types[i][q])
             assert torch.allclose(
-                found.maps[i, q], compete(seen, [one], pairs_of(model, translator)).maps[i, 0], rtol=1e-3
+                found.maps[i, q], compete(observation, [one], pairs_of(model, translator)).maps[i, 0], rtol=1e-3
             )
 
 
@@ -298,9 +300,9 @@ def test_the_planted_colour_is_found_and_no_other(several_sizes: bool) -> None:
     )  # fmt: skip
     own, other, precision, chance = [], [], [], []
     for scene in SCENES[:8]:
-        seen = model.observe(scene.image)
+        observation = model.observe(scene.image)
         names = [f"{colour}:colour" for colour in scene.masks]
-        found = compete(seen, names)
+        found = compete(observation, names)
         assert len(found.source.settings["sizes"]) == (3 if several_sizes else 1)
         right, wrong = masks_of(scene)
         own.append(pointing_energy(found, right).values)
@@ -330,12 +332,12 @@ def test_pairs_are_the_models_own_and_the_branch() -> None:
 
 def test_two_pairs_share_the_mean_of_their_scores() -> None:
     """Twice the same pair is that pair; the order of two does not matter."""
-    seen, words = looking("timm resnet")
-    other = Resized(seen.embedding.shape[1], normalised=False)
-    once = compete(seen, ASKED, words, competition=ONCE).maps
-    assert torch.allclose(compete(seen, ASKED, [words, words], competition=ONCE).maps, once, rtol=1e-3)
-    both = compete(seen, ASKED, [words, other], competition=ONCE).maps
-    assert torch.allclose(both, compete(seen, ASKED, [other, words], competition=ONCE).maps, rtol=1e-3)
+    observation, words = looking("timm resnet")
+    other = Resized(observation.embedding.shape[1], normalised=False)
+    once = compete(observation, ASKED, words, competition=ONCE).maps
+    assert torch.allclose(compete(observation, ASKED, [words, words], competition=ONCE).maps, once, rtol=1e-3)
+    both = compete(observation, ASKED, [words, other], competition=ONCE).maps
+    assert torch.allclose(both, compete(observation, ASKED, [other, words], competition=ONCE).maps, rtol=1e-3)
 
 
 @pytest.mark.parametrize(

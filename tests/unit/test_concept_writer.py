@@ -19,7 +19,13 @@ import pytest
 
 from conceptlens.bottleneck.concept_writing import chat
 from conceptlens.bottleneck.concept_writing.chat import Patience
-from conceptlens.bottleneck.concept_writing.concept_writer import PROMPTS, Answer, Written, parse_answer, write_concepts
+from conceptlens.bottleneck.concept_writing.concept_writer import (
+    PROMPTS,
+    Completion,
+    Written,
+    parse_answer,
+    write_concepts,
+)
 from conceptlens.io.errors import InputError
 
 KEY = "sk-secret-0123"
@@ -419,11 +425,11 @@ def test_wrong_settings_are_refused(server: Server, tmp_path: Path, wrong: dict[
     ],
 )  # fmt: skip
 def test_lists_are_read_as_models_write_them(text: str, labels: list[str]) -> None:
-    assert list(parse_answer(Answer("cardinal", "important", 0, text))) == labels
+    assert list(parse_answer(Completion("cardinal", "important", 0, text))) == labels
 
 
 def test_articles_stay_where_wanted_as_in_the_published_code(server: Server, tmp_path: Path) -> None:
-    answer = Answer("cardinal", "important", 0, "-a crown\n-crown\n-The crown")
+    answer = Completion("cardinal", "important", 0, "-a crown\n-crown\n-The crown")
     assert parse_answer(answer, "keep") == ("a crown", "crown", "The crown")
     found = write(server, tmp_path / "a.jsonl", articles="keep")
     assert found.concepts.labels == ("a red crown", "long tail")

@@ -94,9 +94,9 @@ def test_each_row_is_what_loce_gives_for_its_photo_and_mask(tmp_path: Path) -> N
             for number in range(len(rows)):
                 image = next(one for one in store.images() if one.id == rows.images[number])
                 one = data[data.names.index(image.name)]
-                seen = small_model().observe(one.photo, layer)
+                observation = small_model().observe(one.photo, layer)
                 mask = store.mask(rows.masks[number])
-                wanted = cl.loce(seen, mask, layer, mode=mode, scale=scale)  # pyright: ignore[reportArgumentType]
+                wanted = cl.loce(observation, mask, layer, mode=mode, scale=scale)  # pyright: ignore[reportArgumentType]
                 assert wanted.vectors is not None
                 cosine = torch.nn.functional.cosine_similarity(
                     torch.from_numpy(rows.vectors[number]), wanted.vectors[0, 0], dim=0
@@ -121,8 +121,8 @@ def test_the_control_is_the_mask_nearest_in_size_of_the_next_three_photos(tmp_pa
         others = [other for step in (1, 2, 3) for other in data[(place + step) % 6].masks]
         sizes = [abs(np.log(other.mean() / mask.mean())) for other in others]
         chosen = others[int(np.argmin(sizes))]
-        seen = small_model().observe(data[place].photo, "second")
-        wanted = cl.loce(seen, mask, "second", mode, scale=scale, control=chosen)  # pyright: ignore[reportArgumentType]
+        observation = small_model().observe(data[place].photo, "second")
+        wanted = cl.loce(observation, mask, "second", mode, scale=scale, control=chosen)  # pyright: ignore[reportArgumentType]
         assert float(rows.control_ious[number]) == pytest.approx(float(wanted.measures["control_iou"]), abs=2e-3)
         assert float(rows.selectivities[number]) == pytest.approx(float(wanted.measures["selectivity"]), abs=4e-3)
         last_photos += place == 5
@@ -212,13 +212,13 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_store(tmp_path: Path, kil
     for _ in range(kills):
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
-            seen = rest = process.stdout.readline()  # it is at work
+            observation = rest = process.stdout.readline()  # it is at work
             for _ in range(dice.randrange(1, 6)):
                 rest = process.stdout.readline() or rest
             time.sleep(dice.random() * 0.05)
             process.kill()
             rest = [rest.strip(), *process.stdout.read().split()]
-        assert int(seen or 0) >= reached  # what was there is there
+        assert int(observation or 0) >= reached  # what was there is there
         midway += 0 < int(rest[-1]) < photos
         reached = int(rest[-1])
         if reached == photos:  # begin again, so that every kill has something to cut off

@@ -23,7 +23,7 @@ from conceptlens.localization.methods import METHODS, Setting, build_methods, me
 from conceptlens.localization.result_rows import ORACLE, Row, read_rows, row_schema, write_rows
 from conceptlens.localization.summary import summarise, summary_numbers
 from conceptlens.metrics import LOCATED, difference, interval, macro
-from conceptlens.record import Explanation, Picture, Source
+from conceptlens.record import Explanation, ImageInfo, Source
 from planted_words import OnlyColours, planted_model
 
 LEAD = "ranked_area_corrected"
@@ -132,7 +132,7 @@ def test_random_maps_depend_on_photo_concept_and_seed_alone() -> None:
 
 def flat(photo: Image.Image, concepts: Sequence[ConceptName], box: tuple = (0.0, 0.0, 1.0, 1.0)) -> Explanation:
     maps = torch.linspace(0, 1, 16).reshape(1, 1, 4, 4).expand(1, len(concepts), 4, 4)
-    source = Source("m", "l", "flat", (Picture("p", "", *photo.size, box),))
+    source = Source("m", "l", "flat", (ImageInfo("p", "", *photo.size, box),))
     return Explanation(maps, None, torch.zeros(1, len(concepts)), (tuple(c.label for c in concepts),), source)
 
 

@@ -109,10 +109,10 @@ def test_pairs_hold_what_both_networks_say(model: cl.Backbone, vlm: cl.Backbone,
         held = is_held_out(mark, 0.2, 7)
         for view in range(1 if held else 2):
             crop = centre_crop(photo) if held else random_crop(photo, mark, view, 7)
-            seen = model.observe(network_input(model, crop)[None], layers)
+            observation = model.observe(network_input(model, crop)[None], layers)
             wanted = vlm.observe(network_input(vlm, crop)[None]).embedding[0]
             assert bool(shard["held"][row]) == held
-            assert torch.allclose(shard["features"][row], pooled(seen, layers)[0], atol=1e-5)
+            assert torch.allclose(shard["features"][row], pooled(observation, layers)[0], atol=1e-5)
             assert torch.allclose(shard["vectors"][row], wanted, atol=1e-5)
             row += 1
     assert row == len(shard["held"])
@@ -214,8 +214,8 @@ def test_a_run_learns_and_is_its_files(model: cl.Backbone, vlm: cl.Backbone, pho
     }  # fmt: skip
     assert list(out.glob("logs/events*"))
     again = Translator.load(out, vlm)
-    seen = model.observe(sorted(photos.iterdir())[:2], layers=made.layers)
-    assert torch.equal(again.encode_image(seen), made.encode_image(seen))
+    observation = model.observe(sorted(photos.iterdir())[:2], layers=made.layers)
+    assert torch.equal(again.encode_image(observation), made.encode_image(observation))
 
 
 def test_what_was_standardised_is_folded_into_the_published_network(
@@ -392,8 +392,8 @@ def test_a_clip_teaches(kind: str, photos: Path, tmp_path: Path) -> None:
     assert torch.equal(made.encode_text(["a photo of a cat"]), language.encode_text(["a photo of a cat"]))
     again = Translator.load(tmp_path / "out")  # by its name
     assert again.encode_text(["a photo of a wheel"]).shape == (1, made.branch.dimension)
-    seen = pupil().observe(sorted(photos.iterdir())[0], layers=again.layers)
-    assert cl.cam(seen, cl.Concept("cat", by=again), layer="second").maps.shape == (1, 1, 4, 4)
+    observation = pupil().observe(sorted(photos.iterdir())[0], layers=again.layers)
+    assert cl.cam(observation, cl.Concept("cat", by=again), layer="second").maps.shape == (1, 1, 4, 4)
 
 
 def test_the_committed_result_holds_what_the_page_claims() -> None:

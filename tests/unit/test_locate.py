@@ -26,7 +26,7 @@ from conceptlens.metrics import (
     ranked_area,
     ranked_area_corrected,
 )
-from conceptlens.record import Picture, Source
+from conceptlens.record import ImageInfo, Source
 
 RIGHT = torch.tensor([[[False, True], [False, True]]])
 RANKED = ("pointing_game", "ranked_area", "ranked_area_corrected", "hit", "best_iou", "pixel_precision")
@@ -185,7 +185,7 @@ def test_locate_is_the_functions_of_the_table() -> None:
 
 def test_an_explanation_is_taken_as_its_maps() -> None:
     maps = noise(1, 1, 3, 3)
-    source = Source("m", "l", "grad_cam", (Picture("p"),))
+    source = Source("m", "l", "grad_cam", (ImageInfo("p"),))
     explanation = cl.Explanation(maps, None, torch.zeros(1, 1), (("a",),), source)
     masks = blob(12, 0.3)
     assert torch.equal(ranked_area(explanation, masks).values, ranked_area(maps, masks).values)

@@ -95,9 +95,9 @@ def weights(found: cl.Explanation) -> Tensor:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_masks_of_two_three_and_four_axes_are_the_same_question(mode: Any) -> None:
-    seen, masks = model().observe(noise(1)), blobs(1, 1)
+    observation, masks = model().observe(noise(1)), blobs(1, 1)
     shapes = [masks, masks[0], masks[0, 0]]
-    found = [cl.loce(seen, form, mode=mode) for m in shapes for form in (m, torch.from_numpy(m), m.tolist())]
+    found = [cl.loce(observation, form, mode=mode) for m in shapes for form in (m, torch.from_numpy(m), m.tolist())]
     for other in found:
         assert tuple(vectors(other).shape) == (1, 1, 20)
         assert torch.equal(vectors(other), vectors(found[0]))
@@ -107,7 +107,7 @@ def test_masks_of_two_three_and_four_axes_are_the_same_question(mode: Any) -> No
 def test_several_questions_of_one_image_are_named_in_order() -> None:
     found = cl.loce(model().observe(noise(1)), blobs(1, 2)[0], labels=["cup", "spoon"])
     assert found.labels == (("cup", "spoon"),)
-    assert found.question("spoon") == 1
+    assert found.question_index("spoon") == 1
     assert tuple(found.maps.shape) == (1, 2, 8, 8)
     assert tuple(weights(found).shape) == (1, 2, 20)
 
@@ -178,7 +178,7 @@ def test_a_mask_is_cut_to_what_a_crop_left(mode: Any, finer: int) -> None:
     photo, fine = drawn_photo(), mask.repeat(finer, 0).repeat(finer, 1)
     cropped = cl.loce(model(fit="crop").observe(photo), fine, mode=mode)
     by_hand = cl.loce(model(fit="squash").observe(photo[:, 32:96]), fine[:, 32 * finer : 96 * finer], mode=mode)
-    assert cropped.source.pictures[0].box == (0.25, 0.0, 0.75, 1.0)
+    assert cropped.source.image_info[0].box == (0.25, 0.0, 0.75, 1.0)
     assert torch.equal(vectors(cropped), vectors(by_hand))
     assert torch.equal(cropped.maps, by_hand.maps)
     whole = cl.loce(model(fit="squash").observe(photo), mask, mode=mode)
@@ -203,9 +203,9 @@ def test_a_mask_that_the_model_did_not_see_has_no_vector(mode: Any) -> None:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("layer", ["first", "second"])
 def test_maps_are_weights_times_features_and_vectors_are_weights_in_their_units(mode: Any, layer: str) -> None:
-    seen = model().observe(noise())
-    found = cl.loce(seen, blobs(), layer, mode)
-    features = seen.feature(layer)
+    observation = model().observe(noise())
+    found = cl.loce(observation, blobs(), layer, mode)
+    features = observation.feature(layer)
     assert torch.allclose(found.maps, torch.einsum("nqc,nchw->nqhw", weights(found), features), rtol=1e-4, atol=1e-5)
     scale = torch.ones(1) if mode == "paper" else channel_scale(features)  # the published vectors know no scale
     assert torch.allclose(vectors(found), weights(found) * scale, rtol=1e-5)
@@ -259,10 +259,12 @@ def test_the_scale_of_the_activations_changes_the_published_vectors() -> None:
 
 
 def test_exact_tends_to_contrast_as_the_ridge_grows() -> None:
-    seen = model().observe(noise())
-    contrast = vectors(cl.loce(seen, blobs(), "first", "contrast"))
+    observation = model().observe(noise())
+    contrast = vectors(cl.loce(observation, blobs(), "first", "contrast"))
     near = [
-        F.cosine_similarity(vectors(cl.loce(seen, blobs(), "first", "exact", ridge=ridge)), contrast, dim=2).mean()
+        F.cosine_similarity(
+            vectors(cl.loce(observation, blobs(), "first", "exact", ridge=ridge)), contrast, dim=2
+        ).mean()
         for ridge in (0.01, 1.0, 100.0)
     ]
     assert near[0] < near[1] < near[2]
@@ -270,17 +272,17 @@ def test_exact_tends_to_contrast_as_the_ridge_grows() -> None:
 
 
 def test_the_default_ridge_grows_with_the_channels() -> None:
-    seen = model().observe(noise())
-    own, same = (cl.loce(seen, blobs(), "first", "exact", ridge=ridge) for ridge in (None, 0.03 * 12))
+    observation = model().observe(noise())
+    own, same = (cl.loce(observation, blobs(), "first", "exact", ridge=ridge) for ridge in (None, 0.03 * 12))
     assert torch.equal(vectors(own), vectors(same))
 
 
 def test_without_enough_steps_nothing_is_said_to_have_converged(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = model().observe(noise())
-    whole = cl.loce(seen, blobs(), "first", "exact", ridge=0.001)
+    observation = model().observe(noise())
+    whole = cl.loce(observation, blobs(), "first", "exact", ridge=0.001)
     assert bool(whole.measures["converged"].all())
     monkeypatch.setattr(quasi_newton, "MOST_STEPS", 3)
-    short = cl.loce(seen, blobs(), "first", "exact", ridge=0.001)
+    short = cl.loce(observation, blobs(), "first", "exact", ridge=0.001)
     assert not short.measures["converged"].any()
     assert bool(vectors(short).norm(dim=2).gt(0).all()), "what was reached is kept"
     assert not torch.allclose(vectors(short), vectors(whole), rtol=0.05)
@@ -289,11 +291,11 @@ def test_without_enough_steps_nothing_is_said_to_have_converged(monkeypatch: pyt
 
 
 def test_convergence_is_each_fit_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = model().observe(noise())
+    observation = model().observe(noise())
     flags = []
     for most in range(2, 40):
         monkeypatch.setattr(quasi_newton, "MOST_STEPS", most)
-        flags.append(cl.loce(seen, blobs(), "first", "exact", ridge=0.01).measures["converged"].flatten())
+        flags.append(cl.loce(observation, blobs(), "first", "exact", ridge=0.01).measures["converged"].flatten())
     done = torch.stack(flags)
     assert bool((done.diff(dim=0) >= 0).all())
     assert not done[0].any()
@@ -306,9 +308,9 @@ def test_convergence_is_each_fit_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_given_scale_makes_a_batch_equal_to_its_images(mode: Any) -> None:
-    seen = model().observe(noise())
+    observation = model().observe(noise())
     scale = {"first": torch.rand(12, generator=torch.Generator().manual_seed(1)) + 0.5}
-    together = cl.loce(seen, blobs(), "first", mode, scale=scale)
+    together = cl.loce(observation, blobs(), "first", mode, scale=scale)
     assert together.source.settings["scale"] == "given"
     for i in range(3):
         alone = cl.loce(model().observe(noise()[i : i + 1]), blobs()[i], "first", mode, scale=scale)
@@ -318,19 +320,21 @@ def test_a_given_scale_makes_a_batch_equal_to_its_images(mode: Any) -> None:
 
 
 def test_the_own_scale_is_that_of_all_observed_images() -> None:
-    seen = model().observe(noise())
-    own = cl.loce(seen, blobs(), "first", "contrast")
-    given = cl.loce(seen, blobs(), "first", "contrast", scale={"first": channel_scale(seen.feature("first"))})
+    observation = model().observe(noise())
+    own = cl.loce(observation, blobs(), "first", "contrast")
+    given = cl.loce(
+        observation, blobs(), "first", "contrast", scale={"first": channel_scale(observation.feature("first"))}
+    )
     assert own.source.settings["scale"] == "own"
     assert torch.equal(vectors(own), vectors(given))
 
 
 def test_a_channel_without_a_scale_keeps_its_own_unit() -> None:
     """A channel that was 0 wherever the scale was measured has none."""
-    seen = model().observe(noise())
+    observation = model().observe(noise())
     zero, one = torch.ones(12), torch.ones(12)
     zero[3] = 0
-    found = [cl.loce(seen, blobs(), "first", "contrast", scale={"first": scale}) for scale in (zero, one)]
+    found = [cl.loce(observation, blobs(), "first", "contrast", scale={"first": scale}) for scale in (zero, one)]
     assert torch.equal(vectors(found[0]), vectors(found[1]))
 
 
@@ -339,9 +343,9 @@ def test_a_channel_without_a_scale_keeps_its_own_unit() -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_several_layers_are_unit_vectors_one_after_the_other(mode: Any) -> None:
-    seen = model().observe(noise())
-    found = cl.loce(seen, blobs(), ["first", "second"], mode)
-    alone = [cl.loce(seen, blobs(), layer, mode) for layer in ("first", "second")]
+    observation = model().observe(noise())
+    found = cl.loce(observation, blobs(), ["first", "second"], mode)
+    alone = [cl.loce(observation, blobs(), layer, mode) for layer in ("first", "second")]
     assert torch.allclose(vectors(found), torch.cat([F.normalize(vectors(one), dim=2) for one in alone], 2))
     assert torch.allclose(vectors(found).norm(dim=2), torch.tensor(2.0).sqrt())
     assert found.weights is None
@@ -349,7 +353,7 @@ def test_several_layers_are_unit_vectors_one_after_the_other(mode: Any) -> None:
     assert found.maps.shape == (3, 2, 16, 16)
     for part, one in zip(found.parts, alone, strict=True):
         assert torch.equal(vectors(part), vectors(one))
-        expected = torch.einsum("nqc,nchw->nqhw", weights(part), seen.feature(part.source.layer))
+        expected = torch.einsum("nqc,nchw->nqhw", weights(part), observation.feature(part.source.layer))
         assert torch.allclose(part.maps, expected, rtol=1e-4, atol=1e-5)
     mean = torch.stack([one.measures["selectivity"] for one in alone]).mean(0)
     assert torch.allclose(found.measures["selectivity"], mean)
@@ -366,8 +370,8 @@ def test_several_layers_are_drawn_together_above_their_common_bias() -> None:
 
 
 def test_one_layer_in_a_list_is_that_layer() -> None:
-    seen = model().observe(noise())
-    listed, named = (cl.loce(seen, blobs(), layer, "contrast") for layer in (["first"], "first"))
+    observation = model().observe(noise())
+    listed, named = (cl.loce(observation, blobs(), layer, "contrast") for layer in (["first"], "first"))
     assert torch.equal(vectors(listed), vectors(named))
     assert not listed.parts
 
@@ -377,11 +381,11 @@ def test_one_layer_in_a_list_is_that_layer() -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_selectivity_is_what_the_own_mask_fits_better_than_the_next_image_s(mode: Any) -> None:
-    seen = model().observe(noise())
-    found = cl.loce(seen, blobs(), "first", mode)
+    observation = model().observe(noise())
+    found = cl.loce(observation, blobs(), "first", mode)
     following = np.roll(blobs(), -1, axis=0)
-    given = cl.loce(seen, blobs(), "first", mode, control=following)
-    as_own = cl.loce(seen, following, "first", mode)
+    given = cl.loce(observation, blobs(), "first", mode, control=following)
+    as_own = cl.loce(observation, following, "first", mode)
     assert torch.allclose(found.measures["control_iou"], as_own.measures["iou"])
     assert torch.equal(found.measures["control_iou"], given.measures["control_iou"])
     assert torch.equal(found.measures["selectivity"], found.measures["iou"] - found.measures["control_iou"])
@@ -422,8 +426,8 @@ def test_the_mask_is_drawn_where_the_map_exceeds_less_the_bias(mode: Any) -> Non
 
 @pytest.mark.parametrize("mode", ["contrast", "mean"])
 def test_the_threshold_draws_better_and_changes_no_vector(mode: Any) -> None:
-    seen = model().observe(noise())
-    fitted, plain = (cl.loce(seen, blobs(), "first", mode, bias=bias) for bias in (True, False))
+    observation = model().observe(noise())
+    fitted, plain = (cl.loce(observation, blobs(), "first", mode, bias=bias) for bias in (True, False))
     assert torch.equal(vectors(fitted), vectors(plain))
     assert torch.equal(fitted.maps, plain.maps)
     assert not plain.measures["bias"].any()
@@ -433,8 +437,8 @@ def test_the_threshold_draws_better_and_changes_no_vector(mode: Any) -> None:
 
 
 def test_the_constant_of_exact_is_fitted_with_the_vector_and_lowers_the_objective() -> None:
-    seen = model().observe(noise())
-    fitted, plain = (cl.loce(seen, blobs(), "first", "exact", ridge=0.1, bias=bias) for bias in (True, False))
+    observation = model().observe(noise())
+    fitted, plain = (cl.loce(observation, blobs(), "first", "exact", ridge=0.1, bias=bias) for bias in (True, False))
     assert not plain.measures["bias"].any()
     assert bool(fitted.measures["bias"].abs().gt(0).all())
     objective = [one.measures["loss"] + 0.05 * vectors(one).square().sum(2) for one in (fitted, plain)]
@@ -444,8 +448,8 @@ def test_the_constant_of_exact_is_fitted_with_the_vector_and_lowers_the_objectiv
 
 
 def test_the_published_vectors_have_no_bias() -> None:
-    seen = model().observe(noise())
-    asked, not_asked = (cl.loce(seen, blobs(), "first", bias=bias) for bias in (True, False))
+    observation = model().observe(noise())
+    asked, not_asked = (cl.loce(observation, blobs(), "first", bias=bias) for bias in (True, False))
     assert torch.equal(asked.measures["iou"], not_asked.measures["iou"])
     assert "bias" not in asked.source.settings
 
@@ -457,16 +461,18 @@ def test_the_published_vectors_have_no_bias() -> None:
 @pytest.mark.parametrize("around", ["no_grad", "inference_mode", "autocast", "gradients"])
 def test_surroundings_change_nothing(mode: Any, around: str) -> None:
     expected = cl.loce(model().observe(noise()), blobs(), ["first", "second"], mode)
-    seen = model().observe(noise())
+    observation = model().observe(noise())
     masks = blobs()[:, :, :47, :79]  # of a size that no other test has used
-    wanted = cl.loce(seen, masks, "first", mode)
+    wanted = cl.loce(observation, masks, "first", mode)
     plain, images = model(), noise()  # the caller's own, made elsewhere
     contexts: dict[str, Any] = {
         "no_grad": torch.no_grad(), "inference_mode": torch.inference_mode(), "gradients": torch.enable_grad(),
         "autocast": torch.autocast("cpu", dtype=torch.bfloat16),
     }  # fmt: skip
     with contexts.get(around, nullcontext()):
-        observed = seen if around == "autocast" else plain.observe(images)  # the model rounds there, the fit does not
+        observed = (
+            observation if around == "autocast" else plain.observe(images)
+        )  # the model rounds there, the fit does not
         found = cl.loce(observed, blobs(), ["first", "second"], mode)
         uncommon = cl.loce(observed, masks, "first", mode)
     assert torch.equal(vectors(found), vectors(expected))

@@ -33,17 +33,17 @@ def test_every_colour_finds_its_own_neuron(name: str) -> None:
 
 def test_the_region_is_the_neurons_own_map_and_keeps_the_equation() -> None:
     labels = fit_clip_dissect(PROBED, COLOURS)
-    seen = MODEL.observe(SCENES[:2])
-    explained = neuron_region(seen, labels, COLOURS, count=3)
+    observation = MODEL.observe(SCENES[:2])
+    explained = neuron_region(observation, labels, COLOURS, count=3)
     assert explained.maps.shape == (2, 6, 14, 14)
-    assert torch.equal(explained.maps[:, 2], seen.feature()[:, 2].relu())
+    assert torch.equal(explained.maps[:, 2], observation.feature()[:, 2].relu())
     assert explained.weights is not None
-    again = torch.einsum("nqk,nkhw->nqhw", explained.weights[..., 0, 0], seen.feature()).relu()
+    again = torch.einsum("nqk,nkhw->nqhw", explained.weights[..., 0, 0], observation.feature()).relu()
     assert torch.equal(explained.maps, again)
     assert len(explained.parts) == 3
     assert torch.equal(explained.parts[0].maps, explained.maps)
     assert explained.parts[1].source.settings["neurons"] != explained.source.settings["neurons"]
-    assert neuron_region(seen, labels, COLOURS).parts == ()
+    assert neuron_region(observation, labels, COLOURS).parts == ()
 
 
 def test_photos_stream_and_batches_do_not_matter() -> None:

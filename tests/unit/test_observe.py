@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import conceptlens as cl
-from architectures import CLASSES, backbone, fresh, observation, random_images, stir, wrap
+from architectures import CLASSES, backbone, fresh, observation_of, random_images, stir, wrap
 from conceptlens.model import observation as observing
 from conceptlens.model.observation import Observation
 
@@ -55,29 +55,32 @@ class TestGradient:
     @pytest.mark.parametrize("layer", ["0", "1", "2", "3", "4"])
     @pytest.mark.parametrize("inplace", [False, True])
     def test_equals_backward_by_hand(self, layer: str, inplace: bool) -> None:
-        seen = seen_by(small(inplace=inplace), layer)
+        observation = seen_by(small(inplace=inplace), layer)
         cotangent = torch.randn(2, CLASSES)
-        feature, gradient = gradient_by_hand(small(), seen.images, layer, cotangent)
-        torch.testing.assert_close(seen.feature(), feature)
-        torch.testing.assert_close(seen.pull(seen.logits, cotangent[:, None])[:, 0], gradient)
+        feature, gradient = gradient_by_hand(small(), observation.images, layer, cotangent)
+        torch.testing.assert_close(observation.feature(), feature)
+        torch.testing.assert_close(observation.pull(observation.logits, cotangent[:, None])[:, 0], gradient)
 
     def test_is_of_one_score_or_of_several(self) -> None:
-        seen = seen_by(small(), "2")
-        one, several = seen.gradient(seen.logits[:, 3]), seen.gradient(seen.logits[:, [3, 5]])
+        observation = seen_by(small(), "2")
+        one, several = (
+            observation.gradient(observation.logits[:, 3]),
+            observation.gradient(observation.logits[:, [3, 5]]),
+        )
         assert one.shape == (2, 1, 16, 4, 6)
         assert several.shape == (2, 2, 16, 4, 6)
         torch.testing.assert_close(one[:, 0], several[:, 0])
 
     def test_every_layer_is_kept_in_one_pass(self) -> None:
-        seen = seen_by(small(), ["1", "2", "4"])
+        observation = seen_by(small(), ["1", "2", "4"])
         for layer in ("1", "2", "4"):
             alone = seen_by(small(), layer)
-            torch.testing.assert_close(seen.gradient(seen.logits, layer), alone.gradient(alone.logits))
-        assert seen.layer == "4"
+            torch.testing.assert_close(observation.gradient(observation.logits, layer), alone.gradient(alone.logits))
+        assert observation.layer == "4"
 
     def test_several_questions_are_chunked_by_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        seen = seen_by(small(), "2")
-        at_once = seen.gradient(seen.logits[:, :5])
+        observation = seen_by(small(), "2")
+        at_once = observation.gradient(observation.logits[:, :5])
         products: list[int] = []
         plain = observing._products
 
@@ -86,11 +89,11 @@ class TestGradient:
             return plain(root, raw, cotangents)
 
         monkeypatch.setattr(observing, "_products", counted)
-        monkeypatch.setattr(observing, "GRADIENT_BYTES", 2 * seen.tap().raw.numel() * 4)
-        torch.testing.assert_close(seen.gradient(seen.logits[:, :5]), at_once)
+        monkeypatch.setattr(observing, "GRADIENT_BYTES", 2 * observation.layer_output().raw.numel() * 4)
+        torch.testing.assert_close(observation.gradient(observation.logits[:, :5]), at_once)
         assert products == [2, 2, 1]
         monkeypatch.setattr(observing, "GRADIENT_BYTES", 0)
-        torch.testing.assert_close(seen.gradient(seen.logits[:, :5]), at_once)
+        torch.testing.assert_close(observation.gradient(observation.logits[:, :5]), at_once)
 
     def test_is_refused_where_none_arrives(self) -> None:
         class Deaf(nn.Module):
@@ -137,25 +140,25 @@ class PatchMean(nn.Module):
 class TestClosedForm:
     @pytest.mark.parametrize(("name", "chosen"), CLOSED.items())
     def test_is_chosen_where_it_holds_and_equals_the_gradient(self, name: str, chosen: bool) -> None:
-        seen = observation(name)
-        root = seen.logits if seen.class_scores is not None else seen.embedding
-        assert (seen.readout(root) is not None) == chosen
+        observation = observation_of(name)
+        root = observation.logits if observation.class_scores is not None else observation.embedding
+        assert (observation.readout(root) is not None) == chosen
         cotangents = torch.randn(2, 3, root.shape[1], generator=torch.Generator().manual_seed(0))
-        pulled = seen.pull(root, cotangents)
-        through = seen._pull_through_graph(root, cotangents, seen.layer)
+        pulled = observation.pull(root, cotangents)
+        through = observation._pull_through_graph(root, cotangents, observation.layer)
         torch.testing.assert_close(pulled, through, rtol=0, atol=1e-5 * float(through.abs().max()))
 
     def test_needs_no_backward(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        seen = observation("timm resnet")
-        seen.readout(seen.logits)
+        observation = observation_of("timm resnet")
+        observation.readout(observation.logits)
         monkeypatch.setattr(torch.autograd, "grad", None)
-        pulled = seen.pull(seen.logits, torch.eye(CLASSES).expand(2, -1, -1))
+        pulled = observation.pull(observation.logits, torch.eye(CLASSES).expand(2, -1, -1))
         assert pulled.shape == (2, CLASSES, 96, 3, 5)
         assert pulled.stride()[-2:] == (0, 0), "one value per channel, not one per cell"
 
     def test_serves_the_embedding_too(self) -> None:
-        seen = observation("timm resnet")
-        matrix = seen.readout(seen.embedding)
+        observation = observation_of("timm resnet")
+        matrix = observation.readout(observation.embedding)
         assert matrix is not None
         assert torch.equal(matrix, torch.eye(96))
 
@@ -163,17 +166,17 @@ class TestClosedForm:
         torch.manual_seed(0)
         model = cl.Backbone(PatchMean(), "probe", input_size=(96, 160))
         assert model.default_layers == ("trunk.norm",)
-        seen = model.observe(random_images((96, 160)))
-        assert seen.tap().grid.prefix == 1
-        assert seen.readout(seen.logits) is not None
+        observation = model.observe(random_images((96, 160)))
+        assert observation.layer_output().grid.prefix == 1
+        assert observation.readout(observation.logits) is not None
         contrast = cl.Contrast(3, against=[4], gamma=0.6)
-        weights = cl.cam(seen, contrast).weights[..., 0, 0]
+        weights = cl.cam(observation, contrast).weights[..., 0, 0]
         rows = model.module.head.weight.detach()
         torch.testing.assert_close(weights, ((rows[3] - 0.6 * rows[4]) / 60).expand(2, 1, -1))
 
     def test_is_not_taken_for_a_target_that_is_no_matrix(self) -> None:
-        seen = observation("timm resnet")
-        assert seen.readout(seen.logits * 2) is None
+        observation = observation_of("timm resnet")
+        assert observation.readout(observation.logits * 2) is None
 
     @pytest.mark.parametrize("pool", [nn.AdaptiveMaxPool2d(1), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.ReLU())])
     def test_is_refused_by_its_values_before_any_backward(
@@ -181,9 +184,9 @@ class TestClosedForm:
     ) -> None:
         module = small()
         module[4], module[5] = nn.Identity(), pool
-        seen = seen_by(module, "3")
+        observation = seen_by(module, "3")
         monkeypatch.setattr(torch.autograd, "grad", None)
-        assert seen.readout(seen.logits) is None
+        assert observation.readout(observation.logits) is None
 
     def test_is_refused_by_its_gradient_where_the_values_agree(self) -> None:
         class Louder(nn.Module):
@@ -194,10 +197,10 @@ class TestClosedForm:
 
         module = small()
         module[6] = nn.Sequential(nn.Flatten(), Louder())
-        seen, plain = seen_by(module, "4"), seen_by(small(), "4")
-        assert torch.equal(seen.logits, plain.logits)
-        assert seen.readout(seen.logits) is None
-        torch.testing.assert_close(cl.cam(seen, 3).maps, 2 * cl.cam(plain, 3).maps)
+        observation, plain = seen_by(module, "4"), seen_by(small(), "4")
+        assert torch.equal(observation.logits, plain.logits)
+        assert observation.readout(observation.logits) is None
+        torch.testing.assert_close(cl.cam(observation, 3).maps, 2 * cl.cam(plain, 3).maps)
 
 
 class Frame(NamedTuple):
@@ -235,14 +238,14 @@ class TestOutputs:
                 return self.head(opened(self.stage(images)))
 
         plain = seen_by(nn.Sequential(small()[:5], small()[5:]), "0")
-        seen = seen_by(Whole(), "stage")
-        torch.testing.assert_close(cl.cam(seen, 3).maps, cl.cam(plain, 3).maps)
+        observation = seen_by(Whole(), "stage")
+        torch.testing.assert_close(cl.cam(observation, 3).maps, cl.cam(plain, 3).maps)
 
     def test_a_model_output_is_read_by_its_logits(self) -> None:
-        seen = observation("hf dinov2 registers")
-        assert torch.equal(seen.logits, seen.output.logits)
-        assert seen.tap().grid.prefix == 4
-        assert seen.embedding.shape == (2, 64)
+        observation = observation_of("hf dinov2 registers")
+        assert torch.equal(observation.logits, observation.output.logits)
+        assert observation.layer_output().grid.prefix == 4
+        assert observation.embedding.shape == (2, 64)
 
     def test_a_model_output_that_hides_a_second_path_is_not_the_default_layer(self) -> None:
         # `swin` puts out last_hidden_state and pooler_output, and the classifier reads the second
@@ -250,7 +253,7 @@ class TestOutputs:
         assert backbone("hf convnext").default_layers == ("convnext.encoder",)
 
     def test_missing_answers_say_so(self) -> None:
-        tower, unknown = observation("open_clip vit"), observation("hf deit distilled")
+        tower, unknown = observation_of("open_clip vit"), observation_of("hf deit distilled")
         with pytest.raises(cl.InputError, match=r"open_clip vit gives no class scores.*cl\.Concept"):
             _ = tower.logits
         with pytest.raises(cl.InputError, match=r"hf deit distilled has no embedding.*classifier="):
@@ -259,9 +262,9 @@ class TestOutputs:
 
 class TestInPlace:
     def test_what_comes_after_does_not_touch_what_is_kept(self) -> None:
-        seen = seen_by(small(inplace=True), "3")
-        assert bool((seen.feature() < 0).any()), "the ReLU after the layer must not reach into it"
-        torch.testing.assert_close(seen.feature(), seen_by(small(), "3").feature())
+        observation = seen_by(small(inplace=True), "3")
+        assert bool((observation.feature() < 0).any()), "the ReLU after the layer must not reach into it"
+        torch.testing.assert_close(observation.feature(), seen_by(small(), "3").feature())
 
     def test_an_in_place_sum_after_the_layer(self) -> None:
         class Residual(nn.Module):
@@ -277,34 +280,34 @@ class TestInPlace:
 
         torch.manual_seed(0)
         module = Residual()
-        seen = seen_by(module, "branch")
-        torch.testing.assert_close(seen.feature(), module.branch(module.stem(seen.images)).detach())
-        assert bool(cl.cam(seen, 3).maps.isfinite().all())
+        observation = seen_by(module, "branch")
+        torch.testing.assert_close(observation.feature(), module.branch(module.stem(observation.images)).detach())
+        assert bool(cl.cam(observation, 3).maps.isfinite().all())
 
 
 class TestCallers:
     @pytest.mark.parametrize("name", ["timm resnet", "timm convnext", "timm vit", "hf swin"])
     @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
     def test_may_have_turned_gradients_off(self, name: str, mode: Any) -> None:
-        expected = observation(name)
+        expected = observation_of(name)
         targets = [cl.Logit(3), cl.Contrast(3), lambda answer: answer.logits[:, 2]]
         with mode():
-            seen = backbone(name).observe(expected.images * 1.0)
-            maps = cl.cam(seen, targets, signed=True).maps
+            observation = backbone(name).observe(expected.images * 1.0)
+            maps = cl.cam(observation, targets, signed=True).maps
         torch.testing.assert_close(maps, cl.cam(expected, targets, signed=True).maps)
-        torch.testing.assert_close(cl.cam(seen, targets, signed=True).maps, maps)
+        torch.testing.assert_close(cl.cam(observation, targets, signed=True).maps, maps)
 
     @pytest.mark.parametrize("name", ["timm resnet", "timm convnext", "timm vit"])
     def test_may_round_their_models_but_not_our_arithmetic(self, name: str) -> None:
         """Asked within autocast or without, what was seen in full precision gives the same maps."""
-        seen = observation(name)
-        size = seen.embedding.shape[1]
+        observation = observation_of(name)
+        size = observation.embedding.shape[1]
         targets = [cl.Logit(3), cl.Contrast(3), cl.Concept(direction=torch.linspace(-1, 1, size))]
-        expected = cl.cam(seen, targets)
-        again = seen.model.observe(seen.images)
+        expected = cl.cam(observation, targets)
+        again = observation.model.observe(observation.images)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found = cl.cam(again, targets)
-            assert (again.readout(again.logits) is None) == (seen.readout(seen.logits) is None)
+            assert (again.readout(again.logits) is None) == (observation.readout(observation.logits) is None)
         torch.testing.assert_close(found.maps, expected.maps)
         torch.testing.assert_close(found.scores, expected.scores)
 
@@ -312,8 +315,8 @@ class TestCallers:
     def test_may_name_the_very_first_layer(self, mode: Any) -> None:
         module = nn.Sequential(nn.Identity(), small())
         with mode():
-            seen = seen_by(module, "0", channels_last=False)
-            assert bool(cl.cam(seen, 3, signed=True).maps.abs().sum() > 0)
+            observation = seen_by(module, "0", channels_last=False)
+            assert bool(cl.cam(observation, 3, signed=True).maps.abs().sum() > 0)
 
     def test_a_module_whose_trunk_has_no_gradients_is_seen_from_the_trunks_end(self) -> None:
         class Probe(nn.Module):
@@ -337,10 +340,10 @@ class TestCallers:
 class TestShapes:
     @pytest.mark.parametrize("name", ["timm vit", "hf swin", "torchvision swin", "timm mambaout"])
     def test_images_need_not_be_square(self, name: str) -> None:
-        seen = observation(name)
-        height, width = seen.tap().grid.height, seen.tap().grid.width
-        assert height / width == seen.images.shape[2] / seen.images.shape[3]
-        assert cl.cam(seen, 3).maps.shape == (2, 1, height, width)
+        observation = observation_of(name)
+        height, width = observation.layer_output().grid.height, observation.layer_output().grid.width
+        assert height / width == observation.images.shape[2] / observation.images.shape[3]
+        assert cl.cam(observation, 3).maps.shape == (2, 1, height, width)
 
     @pytest.mark.parametrize(
         ("name", "layer"),
@@ -354,7 +357,7 @@ class TestShapes:
     )
     def test_cells_lie_where_the_image_changed(self, name: str, layer: str) -> None:
         """A patch painted at the top right changes the feature most at the top right."""
-        expected = observation(name)
+        expected = observation_of(name)
         painted = expected.images.clone()
         rows, columns = painted.shape[2:]
         painted[..., : rows // 3, -columns // 4 :] += 4.0
@@ -413,16 +416,18 @@ class TestRerun:
     @pytest.mark.parametrize("name", ["timm resnet", "timm mambaout", "timm vit", "hf swin", "torchvision swin"])
     @pytest.mark.parametrize("image", [0, 1])
     def test_equals_replacing_cells_by_hand(self, name: str, image: int) -> None:
-        seen = observation(name)
-        tap = seen.tap()
-        cells = seen.feature()[image].expand(3, -1, -1, -1).clone()
+        observation = observation_of(name)
+        layer_output = observation.layer_output()
+        cells = observation.feature()[image].expand(3, -1, -1, -1).clone()
         cells[1, :, 0, -1] = 0
         cells[2] *= 0.5
-        answer = seen.rerun(cells, image)
-        raw = tap.grid.write(tap.raw.detach()[image : image + 1].expand(3, *tap.raw.shape[1:]), cells)
-        by_hand = rerun_by_hand(seen.model.module, seen.images[image : image + 1], seen.layer, raw)
+        answer = observation.rerun(cells, image)
+        raw = layer_output.grid.write(
+            layer_output.raw.detach()[image : image + 1].expand(3, *layer_output.raw.shape[1:]), cells
+        )
+        by_hand = rerun_by_hand(observation.model.module, observation.images[image : image + 1], observation.layer, raw)
         torch.testing.assert_close(answer.logits, by_hand, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(answer.logits[0], seen.logits[image].detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(answer.logits[0], observation.logits[image].detach(), rtol=1e-4, atol=1e-5)
         assert not torch.allclose(answer.logits[1], answer.logits[0])
 
     def test_a_sequence_first_layer(self) -> None:
@@ -435,24 +440,24 @@ class TestRerun:
                 return self.head(self.mix(self.patch(images).flatten(2).permute(2, 0, 1)).relu().mean(0))
 
         torch.manual_seed(0)
-        seen = seen_by(SequenceFirst(), "mix")
-        assert seen.tap().grid.order == "token image channel"
-        cells = torch.stack([seen.feature()[1], seen.feature()[1] * 0])
-        answer = seen.rerun(cells, image=1)
-        torch.testing.assert_close(answer.logits[0], seen.logits[1].detach())
-        torch.testing.assert_close(answer.logits[1], seen.model.module.head.bias.detach())
+        observation = seen_by(SequenceFirst(), "mix")
+        assert observation.layer_output().grid.order == "token image channel"
+        cells = torch.stack([observation.feature()[1], observation.feature()[1] * 0])
+        answer = observation.rerun(cells, image=1)
+        torch.testing.assert_close(answer.logits[0], observation.logits[1].detach())
+        torch.testing.assert_close(answer.logits[1], observation.model.module.head.bias.detach())
 
     def test_what_lies_before_the_layer_runs_once_for_all(self) -> None:
         module, batches = small(), []
         module[0].register_forward_hook(lambda _m, inputs, _o: batches.append(len(inputs[0])))
-        seen = seen_by(module, "4")
+        observation = seen_by(module, "4")
         batches.clear()
-        seen.rerun(seen.feature()[:1].expand(5, -1, -1, -1))
+        observation.rerun(observation.feature()[:1].expand(5, -1, -1, -1))
         assert batches == [1]
 
     def test_a_callable_may_read_the_raw_output(self) -> None:
-        seen = observation("hf dinov2 registers")
-        answer = seen.rerun(seen.feature()[:1].expand(3, -1, -1, -1))
+        observation = observation_of("hf dinov2 registers")
+        answer = observation.rerun(observation.feature()[:1].expand(3, -1, -1, -1))
         assert answer.output.logits.shape == (3, CLASSES)
 
     @pytest.mark.parametrize("kind", ["raises", "mixes"])
@@ -471,24 +476,24 @@ class TestRerun:
                     return self.head(features)
                 return self.head(features) / len(images) * len(features)
 
-        seen = seen_by(Aside(), "trunk")
-        cells = torch.stack([seen.feature()[0], seen.feature()[0] * 0])
-        answer = seen.rerun(cells)
-        torch.testing.assert_close(answer.logits[0], seen.logits[0].detach())
+        observation = seen_by(Aside(), "trunk")
+        cells = torch.stack([observation.feature()[0], observation.feature()[0] * 0])
+        answer = observation.rerun(cells)
+        torch.testing.assert_close(answer.logits[0], observation.logits[0].detach())
         torch.testing.assert_close(answer.logits[1], small()[7].bias.detach())
 
 
 def test_forward_asks_again_without_a_graph() -> None:
-    seen = seen_by(small(), "4")
-    answer = seen.forward(seen.images.flip(0))
-    torch.testing.assert_close(answer.logits, seen.logits.detach().flip(0))
+    observation = seen_by(small(), "4")
+    answer = observation.forward(observation.images.flip(0))
+    torch.testing.assert_close(answer.logits, observation.logits.detach().flip(0))
     assert not answer.logits.requires_grad
 
 
 def test_a_module_in_training_mode_is_seen_in_eval_mode() -> None:
     module = stir(small()).train()
-    seen = seen_by(module, "4")
-    torch.testing.assert_close(seen.logits.detach(), module.eval()(seen.images).detach())
+    observation = seen_by(module, "4")
+    torch.testing.assert_close(observation.logits.detach(), module.eval()(observation.images).detach())
 
 
 def test_wrapping_keeps_the_module_it_was_given() -> None:

@@ -25,9 +25,9 @@ class Own(nn.Module):
 def test_a_module_of_ones_own(colours: int, precision: torch.dtype) -> None:
     model = cl.Backbone(Own(colours, "logits"), input_size=(32, 48)).to(precision)
     assert (model.anatomy.default, model.classifier_name) == ("trunk", "head.2")
-    seen = model.observe(torch.randn(2, colours, 32, 48))
-    answer = cl.cam(seen, cl.Logit(1))
-    assert seen.logits.dtype == precision
+    observation = model.observe(torch.randn(2, colours, 32, 48))
+    answer = cl.cam(observation, cl.Logit(1))
+    assert observation.logits.dtype == precision
     assert answer.maps.shape == (2, 1, 8, 12)
     assert bool(answer.maps.isfinite().all())
 

@@ -18,7 +18,7 @@ from conceptlens.metrics import peak
 
 
 @pytest.fixture(scope="module")
-def seen() -> cl.Observation:
+def observation() -> cl.Observation:
     return cl.load_model().observe([data.chelsea(), data.coffee()])
 
 
@@ -28,12 +28,12 @@ def shown(file: Path) -> list[dict[str, Any]]:
     return json.loads(found[1])["images"]
 
 
-def test_everything_given_is_shown_with_its_own_numbers(seen: cl.Observation, tmp_path: Path) -> None:
-    plain = cl.cam(seen, cl.Logit("tiger cat"))
-    concept = cl.cam(seen, cl.Concept("cat"))
-    named = cl.explain(seen, concepts="cat, cup", target="tiger cat", against="espresso")
-    swept = cl.sweep(seen, cl.Contrast("tiger cat", nearest=2))
-    images = shown(cl.report(tmp_path / "page.html", seen, plain, concept, named, swept))
+def test_everything_given_is_shown_with_its_own_numbers(observation: cl.Observation, tmp_path: Path) -> None:
+    plain = cl.cam(observation, cl.Logit("tiger cat"))
+    concept = cl.cam(observation, cl.Concept("cat"))
+    named = cl.explain(observation, concepts="cat, cup", target="tiger cat", against="espresso")
+    swept = cl.sweep(observation, cl.Contrast("tiger cat", nearest=2))
+    images = shown(cl.report(tmp_path / "page.html", observation, plain, concept, named, swept))
     assert [image["name"] for image in images] == ["photo[0]", "photo[1]"]
     kinds = [(q["kind"], q["label"]) for q in images[0]["questions"]]
     assert kinds[:4] == [("class", "tiger cat"), ("concept", "cat"), ("concept", "cat"), ("concept", "cup")]
@@ -41,7 +41,7 @@ def test_everything_given_is_shown_with_its_own_numbers(seen: cl.Observation, tm
     for i, image in enumerate(images):
         first = image["questions"][0]
         assert first["map"]["values"] == pytest.approx(plain.maps[i, 0].flatten().tolist(), rel=1e-4, abs=1e-6)
-        left, top, right, bottom = seen.pictures[i].box
+        left, top, right, bottom = observation.image_info[i].box
         x, y = peak(plain.maps)[i, 0].tolist()
         assert first["peak"] == pytest.approx([left + x * (right - left), top + y * (bottom - top)], abs=1e-3)
         assert image["questions"][3]["contribution"] == pytest.approx(float(named.contributions[i, 1]))
@@ -53,32 +53,32 @@ def test_a_tensor_is_shown_as_the_model_saw_it(tmp_path: Path) -> None:
     model = cl.load_model()
     assert model.transform is not None
     batch = model.transform(Image.fromarray(data.coffee()))[None]
-    seen = model.observe(batch)
-    (image,) = shown(cl.report(tmp_path / "page.html", seen, cl.cam(seen)))
+    observation = model.observe(batch)
+    (image,) = shown(cl.report(tmp_path / "page.html", observation, cl.cam(observation)))
     assert (image["width"], image["height"]) == (224, 224)
 
 
-def test_an_explanation_of_other_photos_is_refused(seen: cl.Observation, tmp_path: Path) -> None:
+def test_an_explanation_of_other_photos_is_refused(observation: cl.Observation, tmp_path: Path) -> None:
     other = cl.load_model().observe(data.rocket())
     with pytest.raises(cl.InputError, match="other photos"):
-        cl.report(tmp_path / "page.html", seen, cl.cam(other))
+        cl.report(tmp_path / "page.html", observation, cl.cam(other))
     with pytest.raises(cl.InputError, match="nothing to report"):
-        cl.report(tmp_path / "page.html", seen)
+        cl.report(tmp_path / "page.html", observation)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_explanations_hold_no_graph(seen: cl.Observation) -> None:
-    for explanation in (cl.cam(seen), cl.explain(seen, "cat"), cl.sweep(seen).at()):
+def test_explanations_hold_no_graph(observation: cl.Observation) -> None:
+    for explanation in (cl.cam(observation), cl.explain(observation, "cat"), cl.sweep(observation).at()):
         assert not explanation.maps.requires_grad
         assert isinstance(explanation.weights, torch.Tensor)
         assert not explanation.weights.requires_grad
 
 
 def test_concepts_of_a_branch_and_in_competition_are_shown_with_the_call_that_makes_them_again(
-    seen: cl.Observation, tmp_path: Path
+    observation: cl.Observation, tmp_path: Path
 ) -> None:
-    translator = branch_of(seen.model, PLAIN)
-    observed = seen.model.observe(data.chelsea(), translator.layers)
+    translator = branch_of(observation.model, PLAIN)
+    observed = observation.model.observe(data.chelsea(), translator.layers)
     once = cl.Competition(sizes=(1.0,), mirrored=False)
     explanations = [
         cl.ce_fam(observed, translator, ["cat"]),
@@ -88,7 +88,7 @@ def test_concepts_of_a_branch_and_in_competition_are_shown_with_the_call_that_ma
     ]
     (image,) = shown(cl.report(tmp_path / "page.html", observed, *explanations))
     calls = image["command"].splitlines()[1:]
-    assert calls[0] == "cl.explain(seen, concepts=['cat'], target=None, branch=cl.Translator.load(folder))"
+    assert calls[0] == "cl.explain(observation, concepts=['cat'], target=None, branch=cl.Translator.load(folder))"
     assert calls[1].endswith('branch=cl.Translator.load(folder), regions="competing")')
-    assert calls[2] == "cl.explain(seen, concepts=['cat'], target=None, against=None, regions=\"competing\")"
-    assert calls[3] == "cl.compete(seen, concepts=['cat'])"
+    assert calls[2] == "cl.explain(observation, concepts=['cat'], target=None, against=None, regions=\"competing\")"
+    assert calls[3] == "cl.compete(observation, concepts=['cat'])"

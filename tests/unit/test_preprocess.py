@@ -137,6 +137,6 @@ def test_the_observation_records_the_box() -> None:
         torch.nn.Conv2d(3, 8, 8, 8), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 3)
     )
     seen = cl.Backbone(module, transform=cl.Preprocess((48, 48))).observe(photo((96, 48)))
-    (picture,) = seen.pictures
+    (picture,) = seen.image_info
     assert (picture.width, picture.height, picture.box) == (96, 48, (0.25, 0.0, 0.75, 1.0))
     assert seen.images.shape == (1, 3, 48, 48)

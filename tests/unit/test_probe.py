@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import conceptlens as cl
-from architectures import ARCHITECTURES, CLASSES, backbone, build, observation, random_images, wrap
+from architectures import ARCHITECTURES, CLASSES, backbone, build, observation_of, random_images, wrap
 
 # The layer chosen, and the final classifier. CNN and Swin: the map before pooling. A ViT that averages tokens: its
 # final norm. A ViT that reads its class token: the norm before the last attention, after which patches are not read.
@@ -50,12 +50,15 @@ def test_every_layer_said_to_be_reached_has_a_gradient_and_no_other_has(name: st
     layers = model.anatomy.layers
     images = random_images(ARCHITECTURES[name].size)
     for layer in {layer.name: layer for layer in [*layers[::10], *layers[-4:]]}.values():
-        seen = model.observe(images, layers=layer.name)
-        assert (seen.tap().grid.height, seen.tap().grid.width) == (layer.grid.height, layer.grid.width)
-        root = seen.class_scores if seen.class_scores is not None else seen.embedding
+        observation = model.observe(images, layers=layer.name)
+        assert (observation.layer_output().grid.height, observation.layer_output().grid.width) == (
+            layer.grid.height,
+            layer.grid.width,
+        )
+        root = observation.class_scores if observation.class_scores is not None else observation.embedding
         direction = torch.randn(1, root.shape[1], generator=torch.Generator().manual_seed(5)).expand(2, 1, -1)
         try:
-            reached = bool(seen.pull(root, direction).abs().max() > 0)
+            reached = bool(observation.pull(root, direction).abs().max() > 0)
         except cl.InputError:
             reached = False
         assert reached == layer.reached, layer.name
@@ -98,7 +101,7 @@ class TestWrappers:
         return cl.cam(wrap("timm resnet", module).observe(random_images((96, 160))), 3).maps
 
     def expected(self) -> Tensor:
-        return cl.cam(observation("timm resnet"), 3).maps
+        return cl.cam(observation_of("timm resnet"), 3).maps
 
     def test_compile_is_taken_off(self) -> None:
         compiled = torch.compile(build("timm resnet"), backend="eager")
@@ -130,11 +133,11 @@ class TestNames:
 
     def test_an_unknown_class(self) -> None:
         with pytest.raises(cl.InputError, match=r"no class 'kin 3' in timm resnet; near names: .*kind 3"):
-            cl.cam(observation("timm resnet"), "kin 3")
+            cl.cam(observation_of("timm resnet"), "kin 3")
 
     def test_a_class_out_of_range(self) -> None:
         with pytest.raises(cl.InputError, match=rf"no class {CLASSES} in timm resnet; it has classes 0 to 11"):
-            cl.cam(observation("timm resnet"), CLASSES)
+            cl.cam(observation_of("timm resnet"), CLASSES)
 
     @pytest.mark.parametrize("name", ["tabby", "Tabby Cat", " tabby, tabby cat "])
     def test_any_of_a_classs_names(self, name: str) -> None:

@@ -32,10 +32,10 @@ def test_unusual_is_the_z_score_over_the_reference_photos(model: cl.Backbone, im
     reference = fit_reference(model, (model.observe(part) for part in images.split(20)))
     texts = model.language.encode_text(["a photo of a cat", "a photo of a lorry"])
     scores = similarity(model.observe(images).embedding.detach(), texts, model.language)
-    unusual = reference.unusual(scores, texts, model.language)
+    z_scores = reference.z_scores(scores, texts, model.language)
     expected = (scores - scores.mean(0)) / scores.std(0)
-    assert torch.allclose(unusual, expected, atol=0.02)
-    assert torch.allclose(unusual.mean(0), torch.zeros(2), atol=1e-3)
+    assert torch.allclose(z_scores, expected, atol=0.02)
+    assert torch.allclose(z_scores.mean(0), torch.zeros(2), atol=1e-3)
 
 
 def test_a_reference_survives_its_file(model: cl.Backbone, images: torch.Tensor, tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_a_reference_survives_its_file(model: cl.Backbone, images: torch.Tensor,
     scores = torch.tensor([[1.0], [0.0]])
     assert again.count == 60
     assert torch.allclose(
-        again.unusual(scores, texts, model.language), reference.unusual(scores, texts, model.language), rtol=2e-3
+        again.z_scores(scores, texts, model.language), reference.z_scores(scores, texts, model.language), rtol=2e-3
     )
     assert [p.name for p in (tmp_path / "sub").iterdir()] == ["tiny.safetensors"]
 

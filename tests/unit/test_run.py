@@ -93,8 +93,8 @@ def test_a_contrast_by_a_rule_that_is_not_linear_has_no_slider(model: cl.Backbon
     assert isinstance(found, Finding)
     assert found.mixture is None
     assert found.finer is not None
-    seen = model.observe(str(CAT))
-    assert torch.allclose(found.finer.maps, cl.cam(seen, cl.Contrast(), "layer_cam").maps)
+    observation = model.observe(str(CAT))
+    assert torch.allclose(found.finer.maps, cl.cam(observation, cl.Contrast(), "layer_cam").maps)
 
 
 def test_the_numbers_say_how_concepts_were_found_and_who_read_their_words(model: cl.Backbone) -> None:
@@ -131,10 +131,10 @@ def test_the_folder_of_a_branch_is_no_branch(given: Any) -> None:
 def test_a_tower_without_classes_names_concepts_but_counts_nothing() -> None:
     module = nn.Sequential(nn.Conv2d(3, 12, 8, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     tower = cl.Backbone(module, "tower", embeds=True, text=Words(), input_size=(64, 64))  # pyright: ignore
-    seen = tower.observe(torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
-    found = cl.explain(seen, "cat, dog")
+    observation = tower.observe(torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    found = cl.explain(observation, "cat, dog")
     assert found.contributions is None
-    assert found.counts_for == ()
+    assert found.explained_classes == ()
     assert found.scores.shape == (1, 2)
     with pytest.raises(cl.InputError, match="gives no class scores"):
-        cl.explain(seen, "cat", target=3)
+        cl.explain(observation, "cat", target=3)

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from conceptlens.io.errors import InputError
-from conceptlens.record import Explanation, Picture, Source
+from conceptlens.record import Explanation, ImageInfo, Source
 from conceptlens.store import Store, stored_explanations
 
 
 def made(seed: int = 0, **about: Any) -> Explanation:
     random = torch.Generator().manual_seed(seed)
-    pictures = (Picture("a.jpg", "ab12", 640, 480, (0.1, 0.0, 0.9, 1.0)), Picture("фото 'b'.jpg"))
+    pictures = (ImageInfo("a.jpg", "ab12", 640, 480, (0.1, 0.0, 0.9, 1.0)), ImageInfo("фото 'b'.jpg"))
     settings = {"sizes": (224, (1, 2)), "least": 0.02, "none": None, "texts": ["a", {"x": True}], "far": float("inf")}
     return Explanation(
         **{
@@ -53,7 +53,7 @@ def test_an_explanation_comes_back_equal(tmp_path: Path, kind: str) -> None:
         "parts": made(1, weights=None, parts=(made(2), made(3, weights=None, parts=(made(4),)))),
         "views": made(5, maps=whole.maps.transpose(2, 3), contributions=whole.scores, scores=whole.scores),
         "all": made(
-            6, activation="identity", unusual=whole.scores.half(), counts_for=("x", "y"), kinds=("class",) * 3,
+            6, activation="identity", z_scores=whole.scores.half(), explained_classes=("x", "y"), kinds=("class",) * 3,
             types=(("object",) * 3,) * 2, layers=(("a", "b", "c"),) * 2, maps=whole.maps.bfloat16().requires_grad_(),
         ),
     }[kind]  # fmt: skip

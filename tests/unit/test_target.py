@@ -13,19 +13,19 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import conceptlens as cl
-from architectures import CLASSES, observation
-from conceptlens.model.observation import Answer, Observation
+from architectures import CLASSES, observation_of
+from conceptlens.model.observation import ModelOutput, Observation
 
 DOUBLE = torch.float64
 
 
 @cache
-def seen() -> Observation:
-    return observation("timm convnext", DOUBLE)
+def observation() -> Observation:
+    return observation_of("timm convnext", DOUBLE)
 
 
 def signed(target: Any, rule: str = "grad_cam") -> Tensor:
-    return cl.cam(seen(), target, rule=rule, signed=True).maps
+    return cl.cam(observation(), target, rule=rule, signed=True).maps
 
 
 def agree(a: Tensor, b: Tensor) -> None:
@@ -75,33 +75,33 @@ class TestLinearity:
 class TestPerImage:
     @pytest.mark.parametrize("target", [cl.Logit, cl.Probability, cl.Contrast])
     def test_a_class_for_each(self, target: Any) -> None:
-        both = cl.cam(seen(), target(["kind 3", 7]))
+        both = cl.cam(observation(), target(["kind 3", 7]))
         for image, name in enumerate((3, 7)):
-            alone = cl.cam(seen(), target(name))
+            alone = cl.cam(observation(), target(name))
             assert torch.equal(both.maps[image], alone.maps[image])
             assert both.labels[image] == alone.labels[image]
 
     def test_the_predicted_class_where_none_is_named(self) -> None:
-        found = cl.cam(seen())
-        predicted = seen().logits.argmax(1).tolist()
+        found = cl.cam(observation())
+        predicted = observation().logits.argmax(1).tolist()
         assert found.labels == tuple((f"kind {c}",) for c in predicted)
-        assert found.scores[:, 0].tolist() == seen().logits.max(1).values.tolist()
+        assert found.scores[:, 0].tolist() == observation().logits.max(1).values.tolist()
 
     def test_references_for_each(self) -> None:
-        found = cl.cam(seen(), cl.Contrast(nearest=2, by="rank"))
+        found = cl.cam(observation(), cl.Contrast(nearest=2, by="rank"))
         for image, label in enumerate(found.labels):
-            ranked = seen().logits[image].argsort(descending=True).tolist()
+            ranked = observation().logits[image].argsort(descending=True).tolist()
             assert label == (f"kind {ranked[0]} / kind {ranked[1]}, kind {ranked[2]}",)
 
     @pytest.mark.parametrize("several", [[3], [3, 4, 5]])
     def test_a_list_of_another_length_is_refused(self, several: list[int]) -> None:
         with pytest.raises(cl.InputError, match=rf"{len(several)} targets were given for 2 images"):
-            cl.cam(seen(), cl.Logit(several))
+            cl.cam(observation(), cl.Logit(several))
 
 
 class TestShorthand:
     def test_a_name_an_index_and_a_logit_are_one(self) -> None:
-        found = cl.cam(seen(), ["kind 3", 3, cl.Logit(3)])
+        found = cl.cam(observation(), ["kind 3", 3, cl.Logit(3)])
         assert found.labels == (("kind 3",) * 3,) * 2
         assert torch.equal(found.maps[:, 0], found.maps[:, 1])
         assert torch.equal(found.maps[:, 0], found.maps[:, 2])
@@ -110,13 +110,13 @@ class TestShorthand:
         agree(signed(cl.Contrast(3, against="kind 5")), signed(cl.Contrast(3, against=[5])))
 
     def test_a_callable_gives_its_name(self) -> None:
-        def furriness(answer: Answer) -> Tensor:
+        def furriness(answer: ModelOutput) -> Tensor:
             return answer.embedding[:, 0]
 
-        assert cl.cam(seen(), furriness).labels == (("furriness",),) * 2
+        assert cl.cam(observation(), furriness).labels == (("furriness",),) * 2
 
     def test_what_it_is_made_of_is_kept_with_the_map(self) -> None:
-        found = cl.cam(seen(), cl.Contrast(3, gamma=0.7), rule="layer_cam")
+        found = cl.cam(observation(), cl.Contrast(3, gamma=0.7), rule="layer_cam")
         assert found.source.method == "layer_cam"
         assert "gamma=0.7" in found.source.settings["targets"][0]
 
@@ -134,7 +134,7 @@ class TestNearest:
         assert found.labels[0][0] == f"class 1 / {', '.join(f'class {c}' for c in expected)}"
 
     def test_by_classifier_rows(self) -> None:
-        observed = seen()
+        observed = observation()
         rows = nn.functional.normalize(observed.model.classifier_module.weight.detach(), dim=1)
         order = (rows @ rows[3]).argsort(descending=True).tolist()
         names = ", ".join(f"kind {c}" for c in order[1:4])
@@ -174,7 +174,7 @@ class Words:
     scale: float = 10.0
     normalised: bool = True
 
-    def encode_image(self, answer: Answer) -> Tensor:
+    def encode_image(self, answer: ModelOutput) -> Tensor:
         return answer.embedding
 
     def encode_text(self, texts: Any) -> Tensor:
@@ -183,7 +183,7 @@ class Words:
 
 @dataclass(frozen=True)
 class OtherWords(Words):
-    def encode_image(self, answer: Answer) -> Tensor:
+    def encode_image(self, answer: ModelOutput) -> Tensor:
         return 2 * answer.embedding
 
 
@@ -196,8 +196,8 @@ def concept(text: str, by: Words = WORDS) -> cl.Concept:
 
 class TestConcept:
     def test_a_text_is_a_cosine(self) -> None:
-        found = cl.cam(seen(), concept("red"))
-        cosine = nn.functional.normalize(seen().embedding.detach(), dim=1)[:, 0]
+        found = cl.cam(observation(), concept("red"))
+        cosine = nn.functional.normalize(observation().embedding.detach(), dim=1)[:, 0]
         torch.testing.assert_close(found.scores[:, 0], 10 * cosine)
         assert found.labels == (("red",),) * 2
         assert found.kinds == ("concept",)
@@ -207,28 +207,28 @@ class TestConcept:
         found = signed(cl.Contrast(concept("red"), against=["bird", concept("leaf")], gamma=0.6))
         parts = signed([concept(text) for text in ("red", "bird", "leaf")])
         agree(found, parts[:, :1] - 0.6 * parts[:, 1:].mean(1, keepdim=True))
-        label = cl.cam(seen(), cl.Contrast(concept("red"), against=["bird", "leaf"])).labels[0]
+        label = cl.cam(observation(), cl.Contrast(concept("red"), against=["bird", "leaf"])).labels[0]
         assert label == ("red / bird, leaf",)
 
     def test_a_direction_of_ones_own(self) -> None:
         direction = torch.randn(64, generator=torch.Generator().manual_seed(2))
-        found = cl.cam(seen(), cl.Concept(direction=direction))
-        torch.testing.assert_close(found.scores[:, 0], seen().embedding.detach() @ direction.double())
+        found = cl.cam(observation(), cl.Concept(direction=direction))
+        torch.testing.assert_close(found.scores[:, 0], observation().embedding.detach() @ direction.double())
         assert found.labels == (("direction",),) * 2
 
     def test_a_direction_against_a_text_of_the_same_space(self) -> None:
         red = cl.Concept("red", direction=torch.eye(64)[0])
-        found = cl.cam(seen(), cl.Contrast(red, against=[concept("bird")]))
+        found = cl.cam(observation(), cl.Contrast(red, against=[concept("bird")]))
         assert bool(found.maps.isfinite().all())
 
     def test_bases_from_another_space_are_refused(self) -> None:
         other = concept("bird", OtherWords(WORDS.axes))
         with pytest.raises(cl.InputError, match="encoded by different models"):
-            cl.cam(seen(), cl.Contrast(concept("red"), against=[other]))
+            cl.cam(observation(), cl.Contrast(concept("red"), against=[other]))
 
     def test_bases_must_be_named(self) -> None:
         with pytest.raises(cl.InputError, match=r"needs base texts, such as against=\['bird'\]"):
-            cl.cam(seen(), cl.Contrast(concept("red")))
+            cl.cam(observation(), cl.Contrast(concept("red")))
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
@@ -252,12 +252,12 @@ REFUSED: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize(("make", "words"), REFUSED.values(), ids=REFUSED)
 def test_refused(make: Any, words: str) -> None:
     with pytest.raises(cl.InputError, match=words):
-        cl.cam(seen(), make())
+        cl.cam(observation(), make())
 
 
 def test_classes_cannot_be_compared_by_rows_without_a_classifier() -> None:
     with pytest.raises(cl.InputError, match="has no linear classifier to compare classes by; use by='logit'"):
-        cl.cam(observation("hf deit distilled"), cl.Contrast(3, by="weight"))
+        cl.cam(observation_of("hf deit distilled"), cl.Contrast(3, by="weight"))
 
 
 def test_probability_of_a_certain_answer_has_no_gradient_left_but_the_logit_has() -> None:
@@ -273,8 +273,8 @@ def test_probability_of_a_certain_answer_has_no_gradient_left_but_the_logit_has(
     [cl.Probability(3), cl.Contrast(3), cl.Contrast(3, of="probabilities"), cl.Contrast(3, objective="official")],
 )
 def test_scores_are_measured_in_float32_at_least(target: Any, precision: torch.dtype) -> None:
-    question, rows = target.question(observation("timm resnet")), torch.arange(2)
-    narrow = (30 * observation("timm resnet").logits.detach()).to(precision)
+    question, rows = target.bind(observation_of("timm resnet")), torch.arange(2)
+    narrow = (30 * observation_of("timm resnet").logits.detach()).to(precision)
     measured = question.measure(narrow, rows)
     assert measured.dtype == torch.float32
     assert torch.equal(measured, question.measure(narrow.float(), rows))
@@ -283,7 +283,7 @@ def test_scores_are_measured_in_float32_at_least(target: Any, precision: torch.d
 
 def test_asking_again_of_other_rows() -> None:
     """A question is fixed on its observation: rows say which image each variant is of."""
-    question = cl.Contrast([3, 7], nearest=2).question(seen())
+    question = cl.Contrast([3, 7], nearest=2).bind(observation())
     rows = torch.tensor([1, 0, 1])
-    answer = Answer(seen().model, None, seen().logits.detach()[rows], None)
-    agree(question.ask(answer, rows), question.at(seen())[1][rows])
+    answer = ModelOutput(observation().model, None, observation().logits.detach()[rows], None)
+    agree(question.ask(answer, rows), question.at(observation())[1][rows])

@@ -288,8 +288,8 @@ def test_the_stand_in_tells_what_is_there(
     file: str, right: str, wrong: str, kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CONCEPTLENS_CACHE", str(kept))
-    seen = cl.load_model().observe(PHOTOS / file)
-    scores = [float(cl.cam(seen, cl.Concept(text)).scores) for text in (right, wrong)]
+    observation = cl.load_model().observe(PHOTOS / file)
+    scores = [float(cl.cam(observation, cl.Concept(text)).scores) for text in (right, wrong)]
     assert scores[0] > scores[1]
 
 

@@ -72,15 +72,15 @@ def test_responses_do_not_depend_on_how_many_channels_go_at_once(
     """And each is the finite difference that it says it is."""
     model = cl.Backbone(net.double(), "shared", (layer,), embeds=True, channels_last=False, input_size=(6, 7))
     images = torch.randn(1, 3, 6, 7, dtype=torch.float64)
-    seen = model.observe(images, [layer, "head"])
+    observation = model.observe(images, [layer, "head"])
 
     def read(cells: Mapping[str, Tensor]) -> Tensor:
         return cells["head"].flatten(2).mean(2) ** 2
 
-    whole = response(seen, layer, ("head",), read)
+    whole = response(observation, layer, ("head",), read)
     monkeypatch.setattr(responses, "TANGENT_BYTES", 1)
-    assert torch.allclose(response(seen, layer, ("head",), read), whole, atol=1e-12)
-    raw = seen.tap(layer).raw.detach()
+    assert torch.allclose(response(observation, layer, ("head",), read), whole, atol=1e-12)
+    raw = observation.layer_output(layer).raw.detach()
     for channel in range(raw.shape[1]):
         shift = torch.zeros_like(raw)
         shift[:, channel] = 1e-6

@@ -78,8 +78,8 @@ def test_a_model_without_weights_knows_its_layers(name: str, layer: str, classif
     model = cl.load_model(name, pretrained=False)
     assert (model.anatomy.default, model.classifier_name) == (layer, classifier)
     assert len(model.labels or ()) == 1000
-    seen = model.observe(photo())
-    answer = cl.cam(seen, cl.Contrast(7))
+    observation = model.observe(photo())
+    answer = cl.cam(observation, cl.Contrast(7))
     assert answer.maps.shape[0] == 1
     assert min(answer.maps.shape[2:]) > 1
 
@@ -124,10 +124,10 @@ def test_a_vision_transformer_has_the_size_of_its_transform(monkeypatch: pytest.
 def test_an_embedding_model_has_no_classes() -> None:
     module = timm.create_model("test_vit", num_classes=0)
     model = from_timm.adapt(module, "timm:headless")
-    seen = model.observe(photo())
-    assert (model.labels, seen.embedding.shape) == (None, (1, 64))
+    observation = model.observe(photo())
+    assert (model.labels, observation.embedding.shape) == (None, (1, 64))
     with pytest.raises(cl.InputError, match="no class scores"):
-        _ = seen.logits
+        _ = observation.logits
     with pytest.raises(cl.InputError, match="labels= has nothing to name"):
         from_timm.adapt(module, "timm:headless", ["cat", "dog"])
 
@@ -174,7 +174,7 @@ def test_fit_and_device() -> None:
 
 def test_layers_are_checked_by_name() -> None:
     model = cl.load_model("timm:test_resnet", pretrained=False, layers="layer3")
-    assert list(model.observe(photo()).taps) == ["layer3"]
+    assert list(model.observe(photo()).layer_outputs) == ["layer3"]
     with pytest.raises(cl.InputError, match="no layer 'layer9' in timm:test_resnet; near names: layer4"):
         cl.load_model("timm:test_resnet", pretrained=False, layers=["layer9"])
 

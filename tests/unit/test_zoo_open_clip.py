@@ -44,12 +44,12 @@ def pair_of(model: cl.Backbone) -> OpenClip:
 )
 def test_a_tower_embeds_and_has_places(name: str, layer: str, cells: int) -> None:
     model = toy(name)
-    seen = model.observe([photo(), photo(97, 151)])
+    observation = model.observe([photo(), photo(97, 151)])
     with torch.no_grad():
-        expected = pair_of(model).model.encode_image(seen.images)
-    assert torch.allclose(seen.embedding, expected, atol=1e-6)
+        expected = pair_of(model).model.encode_image(observation.images)
+    assert torch.allclose(observation.embedding, expected, atol=1e-6)
     assert model.default_layers == (layer,)
-    answer = cl.cam(seen, cl.Concept("a cat"))
+    answer = cl.cam(observation, cl.Concept("a cat"))
     assert answer.maps.shape == (2, 1, cells, cells)
 
 
@@ -57,22 +57,22 @@ def test_a_tower_embeds_and_has_places(name: str, layer: str, cells: int) -> Non
 def test_labels_make_a_zero_shot_classifier(name: str) -> None:
     model = toy(name, labels=LABELS)
     pair = pair_of(model)
-    seen = model.observe(photo())
+    observation = model.observe(photo())
     tokens = open_clip.get_tokenizer(name)([f"a photo of a {label}" for label in LABELS])
     bias = -10.0 if name == "toy-sigmoid" else 0.0
     with torch.no_grad():
-        images = F.normalize(pair.model.encode_image(seen.images), dim=1)
+        images = F.normalize(pair.model.encode_image(observation.images), dim=1)
         texts = F.normalize(pair.model.encode_text(tokens), dim=1)
         by_hand = pair.model.logit_scale.exp() * images @ texts.T + bias
-    assert torch.allclose(seen.logits, by_hand, atol=1e-4)
+    assert torch.allclose(observation.logits, by_hand, atol=1e-4)
     assert (model.labels, model.classifier_name) == (LABELS, "classifier")
     assert pair.bias == bias
-    assert cl.cam(seen, cl.Contrast("cat", nearest=2)).labels[0][0].startswith("cat")
+    assert cl.cam(observation, cl.Contrast("cat", nearest=2)).labels[0][0].startswith("cat")
 
 
 def test_layers_keep_their_place_under_a_zero_shot_head() -> None:
     model = toy("toy-vit", labels=LABELS, layers="transformer.resblocks.0")
-    assert list(model.observe(photo()).taps) == ["tower.transformer.resblocks.0"]
+    assert list(model.observe(photo()).layer_outputs) == ["tower.transformer.resblocks.0"]
 
 
 def test_a_zero_shot_head_draws_no_random_numbers() -> None:

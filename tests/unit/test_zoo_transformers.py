@@ -36,13 +36,13 @@ def loaded(folders: dict[str, Path], name: str) -> cl.Backbone:
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_a_classifier_answers_as_its_own_library(folders: dict[str, Path], name: str) -> None:
     model = loaded(folders, name)
-    seen = model.observe([photo(), photo(97, 151)])
+    observation = model.observe([photo(), photo(97, 151)])
     own = hf.AutoModelForImageClassification.from_pretrained(folders[name]).eval()
     processor = hf.AutoImageProcessor.from_pretrained(folders[name])
     with torch.no_grad():
         expected = own(**processor([photo(), photo(97, 151)], return_tensors="pt")).logits
     assert model.labels == tuple(NAMES.values())
-    assert torch.allclose(seen.logits, expected, atol=2e-2 * float(expected.abs().max()))
+    assert torch.allclose(observation.logits, expected, atol=2e-2 * float(expected.abs().max()))
     assert type(model.module) is type(own)
 
 
@@ -75,14 +75,14 @@ def test_the_default_layer_is_the_last_with_places(folders: dict[str, Path], nam
 @pytest.mark.parametrize("name", DETECTORS)
 def test_a_detector_scores_a_class_by_its_best_query(folders: dict[str, Path], name: str) -> None:
     model = loaded(folders, name)
-    seen = model.observe([photo(), photo(97, 151)])
+    observation = model.observe([photo(), photo(97, 151)])
     own = hf.AutoModelForObjectDetection.from_pretrained(folders[name]).eval()
     with torch.no_grad():
-        raw = own(seen.images).logits
-    assert seen.logits.shape == (2, CLASSES)
-    assert torch.allclose(seen.logits, raw[..., :CLASSES].amax(1), atol=1e-5)
+        raw = own(observation.images).logits
+    assert observation.logits.shape == (2, CLASSES)
+    assert torch.allclose(observation.logits, raw[..., :CLASSES].amax(1), atol=1e-5)
     assert raw.shape[2] == CLASSES + (name in ("detr", "yolos"))  # a softmax has one column more: no object
-    answer = cl.cam(seen, [cl.Logit("kind 1"), cl.Logit(3)])
+    answer = cl.cam(observation, [cl.Logit("kind 1"), cl.Logit(3)])
     assert answer.maps.shape[:2] == (2, 2)
     assert float(answer.weights.abs().sum()) > 0  # pyright: ignore[reportOptionalMemberAccess]
     assert not any(layer.grid.height * layer.grid.width == raw.shape[1] for layer in model.anatomy.layers)
@@ -91,22 +91,22 @@ def test_a_detector_scores_a_class_by_its_best_query(folders: dict[str, Path], n
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_pair_embeds_as_its_own_library(folders: dict[str, Path], name: str) -> None:
     model = loaded(folders, name)
-    seen = model.observe(photo())
+    observation = model.observe(photo())
     pair = model.language
     assert isinstance(pair, Transformers)
     with torch.no_grad():
-        image = pair.model.get_image_features(pixel_values=seen.images).pooler_output
-    assert torch.allclose(pair.encode_image(seen), image, atol=1e-5)
+        image = pair.model.get_image_features(pixel_values=observation.images).pooler_output
+    assert torch.allclose(pair.encode_image(observation), image, atol=1e-5)
     assert model.labels is None
     with pytest.raises(cl.InputError, match="no class scores"):
-        _ = seen.logits
+        _ = observation.logits
 
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_labels_make_a_pair_the_classifier_of_its_library(folders: dict[str, Path], name: str) -> None:
     labels = ("cat", "motorcycle", "house")
     model = cl.load_model(f"hf:{folders[name]}", labels=labels)
-    seen = model.observe([photo(), photo(97, 151)])
+    observation = model.observe([photo(), photo(97, 151)])
     pair = model.language
     assert isinstance(pair, Transformers)
     config = pair.model.config.text_config
@@ -118,18 +118,18 @@ def test_labels_make_a_pair_the_classifier_of_its_library(folders: dict[str, Pat
     if name == "siglip":  # it reads its padding
         del tokens["attention_mask"]
     with torch.no_grad():
-        expected = pair.model(pixel_values=seen.images, **tokens).logits_per_image
-    assert torch.allclose(seen.logits, expected, atol=1e-4)
-    assert seen.logits.shape == (2, 3)
+        expected = pair.model(pixel_values=observation.images, **tokens).logits_per_image
+    assert torch.allclose(observation.logits, expected, atol=1e-4)
+    assert observation.logits.shape == (2, 3)
     assert model.default_layers[0].startswith("tower.vision_model.")
-    assert cl.cam(seen, cl.Contrast("cat", nearest=2)).maps.shape == (2, 1, 4, 4)
+    assert cl.cam(observation, cl.Contrast("cat", nearest=2)).maps.shape == (2, 1, 4, 4)
 
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_an_encoder_without_head_embeds(folders: dict[str, Path], name: str) -> None:
     model = loaded(folders, name)
-    seen = model.observe(photo())
-    assert seen.embedding.shape == (1, 32)
+    observation = model.observe(photo())
+    assert observation.embedding.shape == (1, 32)
     assert model.labels is None
     with pytest.raises(cl.InputError, match="labels= has nothing to name"):
         cl.load_model(f"hf:{folders[name]}", labels=["cat", "dog"])
@@ -140,16 +140,16 @@ def test_an_encoder_without_head_embeds(folders: dict[str, Path], name: str) -> 
 def test_a_photo_is_prepared_as_the_image_processor_does(
     folders: dict[str, Path], name: str, size: tuple[int, int]
 ) -> None:
-    seen = photo(*size)
+    observation = photo(*size)
     transform = loaded(folders, name).transform
     assert isinstance(transform, Preprocess)
-    found = transform(seen).numpy()
+    found = transform(observation).numpy()
     processor = hf.AutoImageProcessor.from_pretrained(folders[name], backend="pil")
-    exact = np.asarray(processor(seen, return_tensors="np")["pixel_values"][0])
+    exact = np.asarray(processor(observation, return_tensors="np")["pixel_values"][0])
     level = 1 / 255 / min(transform.std)
     assert np.abs(found - exact).max() < 1e-4 * level
     fast = hf.AutoImageProcessor.from_pretrained(folders[name], backend="torchvision")
-    difference = np.abs(found - np.asarray(fast(seen, return_tensors="np")["pixel_values"][0]))
+    difference = np.abs(found - np.asarray(fast(observation, return_tensors="np")["pixel_values"][0]))
     assert difference.max() < 4 * level  # it rounds between its two passes
     assert difference.mean() < 0.5 * level
 
@@ -207,8 +207,8 @@ def test_numbered_classes_have_no_names(tmp_path: Path) -> None:
 
 
 def test_several_questions_at_once_need_no_warning(folders: dict[str, Path]) -> None:
-    seen = loaded(folders, "vit").observe(photo())
-    together = seen.gradient(seen.logits)
-    apart = torch.cat([seen.gradient(seen.logits[:, i]) for i in range(CLASSES)], 1)
+    observation = loaded(folders, "vit").observe(photo())
+    together = observation.gradient(observation.logits)
+    apart = torch.cat([observation.gradient(observation.logits[:, i]) for i in range(CLASSES)], 1)
     assert torch.allclose(together, apart, atol=1e-6)
     assert float(F.normalize(together.flatten(2), dim=2).std()) > 0

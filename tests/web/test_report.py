@@ -61,7 +61,7 @@ def a_question(kind: str, label: str, values: np.ndarray, score: float, **more: 
         "label": label,
         "type": None,
         "score": score,
-        "unusual": None,
+        "z_score": None,
         "contribution": None,
         "peak": [BOX[0] + x * (BOX[2] - BOX[0]), BOX[1] + y * (BOX[3] - BOX[1])],
         "area": 0.08,
@@ -86,10 +86,10 @@ def an_image(name: str = "cat.png", colour: str = "tan", extra_label: str | None
     questions = [
         a_question("class", "tabby", np.maximum(TARGET, 0), 9.0),
         a_question("contrast", "tabby against tiger cat, lynx", finer(0.6, WEIGHTS), 9.0 - 0.6 * (0.75 * 8 + 0.25 * 6)),
-        a_question("concept", "whiskers", 0.04 * bump(0.2, 0.8), 0.21, type="part", unusual=3.14, contribution=0.184),
-        a_question("concept", "water", 0.01 * bump(0.8, 0.2), 0.05, type="thing", unusual=-0.6, contribution=-0.092),
+        a_question("concept", "whiskers", 0.04 * bump(0.2, 0.8), 0.21, type="part", z_scores=3.14, contribution=0.184),
+        a_question("concept", "water", 0.01 * bump(0.8, 0.2), 0.05, type="thing", z_scores=-0.6, contribution=-0.092),
         a_question("concept", "warmth", 0.02 * (bump(0.3, 0.3) - bump(0.7, 0.7)), 0.02),
-        a_question("concept", "nothing", np.zeros((7, 7)), -0.01, area=0.0, unusual=-1.0, contribution=0.0),
+        a_question("concept", "nothing", np.zeros((7, 7)), -0.01, area=0.0, z_scores=-1.0, contribution=0.0),
     ]
     if extra_label is not None:
         questions.append(a_question("concept", extra_label, 0.02 * bump(0.5, 0.5), 0.1, type=extra_label))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @torch.no_grad()
 def explain_bottleneck(
     bottleneck: Bottleneck,
-    seen: Observation,
+    observation: Observation,
     target: str | int | Sequence[str | int] | None = None,
     top: int | None = None,
 ) -> Explanation:
@@ -41,7 +41,7 @@ def explain_bottleneck(
     """
     if top is not None and top < 1:
         raise InputError(f"the top {top} concepts were asked for; give at least 1, or leave it out for all")
-    reading = read(bottleneck, seen)
+    reading = read(bottleneck, observation)
     index = _targets(bottleneck, reading, target)
     counts = bottleneck.contributions(reading, index)
     keep = counts.shape[1] if top is None else min(top, counts.shape[1])
@@ -55,9 +55,9 @@ def explain_bottleneck(
         "rest": (counts.sum(1) - kept.sum(1)).tolist(),
         "locator": type(bottleneck.locator).__name__.lower(),
     }
-    origin = source(seen, bottleneck.values, "loc_cbm", settings)
+    origin = source(observation, bottleneck.values, "loc_cbm", settings)
     with full_precision(bottleneck.weight):
-        plain = bottleneck.plain_maps(_cells(bottleneck, seen))
+        plain = bottleneck.plain_maps(_cells(bottleneck, observation))
     labels = tuple(tuple(bottleneck.labels[i] for i in row) for row in chosen.tolist())
     scores = reading.activations.gather(1, chosen)
     parts = Explanation(
@@ -76,31 +76,31 @@ def explain_bottleneck(
         scores=scores,
         source=origin,
         contributions=kept,
-        counts_for=tuple(bottleneck.classes[k] for k in index.tolist()),
+        explained_classes=tuple(bottleneck.classes[k] for k in index.tolist()),
         parts=(parts,),
     )
 
 
-def read(bottleneck: Bottleneck, seen: Observation) -> Reading:
+def read(bottleneck: Bottleneck, observation: Observation) -> Reading:
     """Return what the bottleneck reads in an observation of its layers by its own model."""
-    cells = _cells(bottleneck, seen)
-    bottleneck.base.check(seen.model)
+    cells = _cells(bottleneck, observation)
+    bottleneck.base.check(observation.model)
     return bottleneck(cells)
 
 
-def _cells(bottleneck: Bottleneck, seen: Observation) -> dict[str, Tensor]:
-    missing = [name for name in bottleneck.layers if name not in seen.taps]
+def _cells(bottleneck: Bottleneck, observation: Observation) -> dict[str, Tensor]:
+    missing = [name for name in bottleneck.layers if name not in observation.layer_outputs]
     if missing:
         raise InputError(
             f"the bottleneck reads {', '.join(bottleneck.layers)}, and {', '.join(missing)} was not observed; "
             "use bottleneck.observe(model, photo)"
         )
-    if seen.images.device != bottleneck.weight.device:
+    if observation.images.device != bottleneck.weight.device:
         raise InputError(
-            f"the bottleneck is on {bottleneck.weight.device} and the photos were observed on {seen.images.device}; "
-            f"move it there with bottleneck.to('{seen.images.device}')"
+            f"the bottleneck is on {bottleneck.weight.device} and the photos on {observation.images.device}; "
+            f"move it there with bottleneck.to('{observation.images.device}')"
         )
-    return {name: seen.feature(name) for name in bottleneck.layers}
+    return {name: observation.feature(name) for name in bottleneck.layers}
 
 
 def _targets(bottleneck: Bottleneck, reading: Reading, target: object) -> Int[Tensor, "image"]:

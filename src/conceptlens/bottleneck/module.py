@@ -214,12 +214,12 @@ class Bottleneck(nn.Module):
         return standard * self.head.weight[target]
 
     def explain(
-        self, seen: Observation, target: str | int | Sequence[str | int] | None = None, top: int | None = None
+        self, observation: Observation, target: str | int | Sequence[str | int] | None = None, top: int | None = None
     ) -> Explanation:
         """Return maps, activations and contributions of concepts for a class: see `explain_bottleneck`."""
         from conceptlens.bottleneck.explanation import explain_bottleneck
 
-        return explain_bottleneck(self, seen, target, top)
+        return explain_bottleneck(self, observation, target, top)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write `bottleneck.safetensors` and `config.json`, each atomically, and return the folder."""

@@ -9,45 +9,45 @@ import torch
 from torch import Tensor
 
 from conceptlens.cams.rules import RULES, Rule
-from conceptlens.cams.targets import Question, Target, as_target
+from conceptlens.cams.targets import BoundTarget, Target, as_target
 from conceptlens.io.errors import InputError
 from conceptlens.io.versions import versions
 from conceptlens.model.forward import full_precision
-from conceptlens.model.observation import Answer, Observation
+from conceptlens.model.observation import ModelOutput, Observation
 from conceptlens.record import Explanation, Source
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-Targets = Target | str | int | Callable[[Answer], Tensor] | None
+Targets = Target | str | int | Callable[[ModelOutput], Tensor] | None
 
 
 def cam(
-    seen: Observation,
+    observation: Observation,
     target: Targets | Sequence[Targets] = None,
     rule: str | Rule = "grad_cam",
     layer: str | Sequence[str] | None = None,
     signed: bool = False,
 ) -> Explanation:
-    """Return the class activation map of one or several targets, all from the forward pass that `seen` holds.
+    """Return the class activation map of one or several targets, all from the forward pass that `observation` holds.
 
     `map = ReLU(sum_k w_k A_k)`, where `rule` (a name in `RULES` or a `Rule`) makes the weights `w` of the channels
     `A_k`. With `signed=True` the ReLU is left out, so evidence against is kept as negative values. Several layers
     give their `combine`d map. Raises `InputError` for unknown rules, layers, classes.
     """
     if layer is not None and not isinstance(layer, str):
-        return combine([cam(seen, target, rule, name, signed) for name in layer])
-    name = layer or seen.layer
+        return combine([cam(observation, target, rule, name, signed) for name in layer])
+    name = layer or observation.layer
     chosen = find_rule(rule)
     several = _several(target)
-    questions = [as_target(t).question(seen) for t in several]
-    feature = seen.feature(name)
+    questions = [as_target(t).bind(observation) for t in several]
+    feature = observation.feature(name)
     if chosen.reads == "gradient":
-        scores, gradient = gradients(seen, questions, name)
+        scores, gradient = gradients(observation, questions, name)
         made = chosen.weights(gradient, feature[:, None])
     else:
-        scores = torch.stack([q.at(seen)[1] for q in questions], dim=1)
-        made = chosen.weights(seen, questions, name)
+        scores = torch.stack([q.at(observation)[1] for q in questions], dim=1)
+        made = chosen.weights(observation, questions, name)
     weights, notes = made if isinstance(made, tuple) else (made, {})
     maps = project(weights, feature)
     return Explanation(
@@ -57,7 +57,7 @@ def cam(
         labels=tuple(zip(*[q.labels for q in questions], strict=True)),
         activation="identity" if signed else "relu",
         kinds=tuple(q.kind for q in questions),
-        source=source(seen, name, chosen.name, {"targets": [repr(t) for t in several], **notes}),
+        source=source(observation, name, chosen.name, {"targets": [repr(t) for t in several], **notes}),
     )
 
 
@@ -67,15 +67,15 @@ def _several(target: Targets | Sequence[Targets]) -> list[Targets]:
 
 
 def gradients(
-    seen: Observation, questions: Sequence[Question], layer: str
+    observation: Observation, questions: Sequence[BoundTarget], layer: str
 ) -> tuple[Float[Tensor, "image question"], Float[Tensor, "image question channel height width"]]:
     """Return scores and gradients of every question at `layer`; questions that share a root share their products."""
-    at = [question.at(seen) for question in questions]
+    at = [question.at(observation) for question in questions]
     roots = {id(root): root for root, _, _ in at}
     parts: list[Tensor | None] = [None] * len(at)
     for key, root in roots.items():
         members = [i for i, (r, _, _) in enumerate(at) if id(r) == key]
-        pulled = seen.pull(root, torch.stack([at[i][2] for i in members], dim=1), layer)
+        pulled = observation.pull(root, torch.stack([at[i][2] for i in members], dim=1), layer)
         if len(members) == len(at):
             return torch.stack([s for _, s, _ in at], dim=1), pulled
         for place, i in enumerate(members):
@@ -117,7 +117,7 @@ def combine(explanations: Sequence[Explanation], how: Literal["mean", "product",
         raise InputError(f"'{how}' is no way to combine layers; expected mean, product or max")
     layers = " + ".join(e.source.layer for e in explanations)
     origin = Source(
-        first.source.model, layers, first.source.method, first.source.pictures,
+        first.source.model, layers, first.source.method, first.source.image_info,
         {**first.source.settings, "combine": how}, first.source.versions,
     )  # fmt: skip
     return Explanation(
@@ -134,6 +134,6 @@ def find_rule(rule: str | Rule) -> Rule:
     return RULES[rule]
 
 
-def source(seen: Observation, layer: str, method: str, settings: dict[str, object]) -> Source:
-    """Return where an explanation of `seen` comes from."""
-    return Source(seen.model.name, layer, method, seen.pictures, settings, versions())
+def source(observation: Observation, layer: str, method: str, settings: dict[str, object]) -> Source:
+    """Return where an explanation of `observation` comes from."""
+    return Source(observation.model.name, layer, method, observation.image_info, settings, versions())

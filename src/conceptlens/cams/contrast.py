@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from conceptlens.cams.targets import ClassName, Concept, Question, class_index, class_indices, logits_of, take, wide
+from conceptlens.cams.targets import BoundTarget, ClassName, Concept, class_index, class_indices, logits_of, take, wide
 from conceptlens.io.errors import InputError
 from conceptlens.model.observation import Observation
 
@@ -62,12 +62,12 @@ class Contrast:
             if value not in allowed.__args__:
                 raise InputError(f"'{value}' is not known to Contrast; expected one of {', '.join(allowed.__args__)}")
 
-    def question(self, seen: Observation) -> Question:
+    def bind(self, observation: Observation) -> BoundTarget:
         """Fix target, references and their weights for every image."""
         if isinstance(self.target, Concept):
-            return _concept_contrast(self, self.target, seen)
-        index, others, weights = choose_references(seen, self)
-        name = seen.model.class_name
+            return _concept_contrast(self, self.target, observation)
+        index, others, weights = choose_references(observation, self)
+        name = observation.model.class_name
         labels = tuple(
             contrast_label(name(int(c)), [name(int(o)) for o in row]) for c, row in zip(index, others, strict=True)
         )
@@ -80,34 +80,36 @@ class Contrast:
                 values = values.softmax(1)
             return take(values, index[rows]) - self.gamma * (weights[rows] * values.gather(1, others[rows])).sum(1)
 
-        return Question(labels, logits_of, measure, "contrast")
+        return BoundTarget(labels, logits_of, measure, "contrast")
 
 
 def choose_references(
-    seen: Observation, contrast: Contrast
+    observation: Observation, contrast: Contrast
 ) -> tuple[Int[Tensor, "image"], Int[Tensor, "image reference"], Float[Tensor, "image reference"]]:
     """Return target classes, reference classes and reference weights (constants that sum to 1) of a contrast."""
-    logits = wide(seen.logits.detach())
+    logits = wide(observation.logits.detach())
     if isinstance(contrast.target, Concept):
         raise InputError("a contrast of concepts has no reference classes; its references are the texts in against=")
-    index = class_indices(seen, contrast.target)
+    index = class_indices(observation, contrast.target)
     if contrast.against:
-        others = _named(seen, contrast.against, len(logits))
+        others = _named(observation, contrast.against, len(logits))
         if bool((others == index[:, None]).any()):
             raise InputError("a class cannot stand against itself; leave the target out of against=")
     else:
-        others = _nearest(seen, logits, index, contrast)
-    return index, others, _reference_weights(seen, logits, index, others, contrast.references)
+        others = _nearest(observation, logits, index, contrast)
+    return index, others, _reference_weights(observation, logits, index, others, contrast.references)
 
 
-def _named(seen: Observation, against: Sequence[ClassName | Concept | Sequence[ClassName]], images: int) -> Tensor:
+def _named(
+    observation: Observation, against: Sequence[ClassName | Concept | Sequence[ClassName]], images: int
+) -> Tensor:
     """Return `image reference` class indices: the same for every image, or a list for each."""
     rows = [list(row) for row in against if isinstance(row, (list, tuple))]
     if rows and (len(rows) != len(against) or len(rows) != images or len({len(row) for row in rows}) != 1):
         raise InputError(f"against= gives lists of references; expected one for each of {images} images, equally long")
     several = rows or [list(against)] * images
-    named = [[class_index(seen, _as_class(name)) for name in row] for row in several]  # pyright: ignore[reportArgumentType]
-    return torch.tensor(named, device=seen.logits.device)
+    named = [[class_index(observation, _as_class(name)) for name in row] for row in several]  # pyright: ignore[reportArgumentType]
+    return torch.tensor(named, device=observation.logits.device)
 
 
 def _as_class(name: ClassName | Concept) -> ClassName:
@@ -116,7 +118,7 @@ def _as_class(name: ClassName | Concept) -> ClassName:
     return name
 
 
-def _nearest(seen: Observation, logits: Tensor, index: Tensor, contrast: Contrast) -> Tensor:
+def _nearest(observation: Observation, logits: Tensor, index: Tensor, contrast: Contrast) -> Tensor:
     if contrast.nearest > logits.shape[1] - 1:
         raise InputError(f"{contrast.nearest} references were asked of {logits.shape[1]} classes; ask for fewer")
     if contrast.by == "logit":
@@ -124,25 +126,29 @@ def _nearest(seen: Observation, logits: Tensor, index: Tensor, contrast: Contras
     elif contrast.by == "rank":
         closeness = logits.clone()
     else:
-        closeness = _row_cosines(seen, index)
+        closeness = _row_cosines(observation, index)
     closeness = closeness.scatter(1, index[:, None], -math.inf)
     return closeness.topk(contrast.nearest, dim=1).indices
 
 
-def _reference_weights(seen: Observation, logits: Tensor, index: Tensor, others: Tensor, how: Weighting) -> Tensor:
+def _reference_weights(
+    observation: Observation, logits: Tensor, index: Tensor, others: Tensor, how: Weighting
+) -> Tensor:
     if how == "softmax":
         return logits.gather(1, others).softmax(1)
     if how == "cosine":
-        closeness = _row_cosines(seen, index).gather(1, others).clamp_min(0)
+        closeness = _row_cosines(observation, index).gather(1, others).clamp_min(0)
         total = closeness.sum(1, keepdim=True)
         return torch.where(total > 0, closeness / total.clamp_min(1e-12), 1.0 / others.shape[1])
     return torch.full(others.shape, 1.0 / others.shape[1], dtype=logits.dtype, device=logits.device)
 
 
-def _row_cosines(seen: Observation, index: Tensor) -> Tensor:
-    linear = seen.model.classifier_module
+def _row_cosines(observation: Observation, index: Tensor) -> Tensor:
+    linear = observation.model.classifier_module
     if linear is None:
-        raise InputError(f"{seen.model.name} has no linear classifier to compare classes by; use by='logit' or 'rank'")
+        raise InputError(
+            f"{observation.model.name} has no linear classifier to compare classes by; use by='logit' or 'rank'"
+        )
     rows = torch.nn.functional.normalize(wide(linear.weight.detach()), dim=1)
     return rows[index] @ rows.T
 
@@ -154,24 +160,24 @@ def _official(values: Tensor, index: Tensor, others: Tensor, gamma: float) -> Te
     return (weights * margins).sum(1) / (weights.sum(1) + 1e-9)
 
 
-def _concept_contrast(contrast: Contrast, target: Concept, seen: Observation) -> Question:
+def _concept_contrast(contrast: Contrast, target: Concept, observation: Observation) -> BoundTarget:
     """`S(x, concept) - gamma mean S(x, base)`: the multi-modal form (section 4.3)."""
     if not contrast.against:
         raise InputError("a contrast of concepts needs base texts, such as against=['bird']")
     bases = [
         b if isinstance(b, Concept) else Concept(str(b), by=target.by, prompt=target.prompt) for b in contrast.against
     ]
-    asked = [c.question(seen) for c in (target, *bases)]
+    asked = [c.bind(observation) for c in (target, *bases)]
     first = asked[0].root
-    if any(q.root != first and q.root(seen) is not first(seen) for q in asked):
+    if any(q.root != first and q.root(observation) is not first(observation) for q in asked):
         raise InputError("a concept and its bases were encoded by different models; encode them all by the same one")
-    labels = (f"{target.text} / {', '.join(b.text for b in bases)}",) * len(seen.images)
+    labels = (f"{target.text} / {', '.join(b.text for b in bases)}",) * len(observation.images)
 
     def measure(root: Tensor, rows: Tensor) -> Tensor:
         scores = [q.measure(root, rows) for q in asked]
         return scores[0] - contrast.gamma * torch.stack(scores[1:]).mean(0)
 
-    return Question(labels, first, measure, "contrast")
+    return BoundTarget(labels, first, measure, "contrast")
 
 
 def contrast_label(target: str, references: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from conceptlens.cams.gradient_free import TINY, masked_scores, precise, varies
-from conceptlens.cams.targets import Question
+from conceptlens.cams.targets import BoundTarget
 from conceptlens.io.errors import InputError
 from conceptlens.model.observation import Observation
 
@@ -26,8 +26,8 @@ DRAWS = 64
 
 
 def score_cam_fast(
-    seen: Observation,
-    questions: Sequence[Question],
+    observation: Observation,
+    questions: Sequence[BoundTarget],
     layer: str,
     least: int = 52,
     share: float = 1 / 16,
@@ -52,11 +52,11 @@ def score_cam_fast(
         raise InputError(
             f"{judges} of {least} channels would judge the others; expected 1 or more, and 6 others to learn from"
         )
-    features = precise(seen.feature(layer))
+    features = precise(observation.feature(layer))
     found = []
     for image, cells in enumerate(features):
         budget = max(least, int(share * int(varies(cells).sum())))
-        found.append(_predict(seen, questions, cells, image, budget, judges))
+        found.append(_predict(observation, questions, cells, image, budget, judges))
     notes: dict[str, object] = {
         "channels": [len(cells) for cells in features],
         "masked_images": [one.runs for one in found],
@@ -75,10 +75,10 @@ class Predicted:
 
 
 def _predict(
-    seen: Observation, questions: Sequence[Question], cells: Tensor, image: int, budget: int, judges: int
+    observation: Observation, questions: Sequence[BoundTarget], cells: Tensor, image: int, budget: int, judges: int
 ) -> Predicted:
     """Ask `budget` channels that vary, `judges` of them to judge, and predict the others that vary."""
-    ask = partial(masked_scores, seen, questions, cells, image)
+    ask = partial(masked_scores, observation, questions, cells, image)
     alive, still = varies(cells).nonzero()[:, 0], (~varies(cells)).nonzero()[:, 0]
     if len(alive) <= budget:
         scores = ask(torch.arange(len(cells), device=cells.device))
@@ -152,9 +152,9 @@ class Regression:
 
         The size is that of the left-out errors and of `verdict`, the errors at the points `judges`.
         """
-        seen = self.left_out.square() * self.inverse.diagonal()
+        observation = self.left_out.square() * self.inverse.diagonal()
         judged = verdict.square() / self._covariance(judges).diagonal()
-        variance = torch.cat([seen, judged], dim=1).mean(1)
+        variance = torch.cat([observation, judged], dim=1).mean(1)
         root = torch.linalg.cholesky(self._covariance(points))
         drawn = torch.randn(DRAWS, 1, len(points), generator=torch.Generator().manual_seed(0)).to(root)
         return drawn @ root.T * variance.sqrt()[:, None]

@@ -98,7 +98,7 @@ class Sweep:
         tensors = {
             name: getattr(self, name)[one] for name in ("gradients", "feature", "scores", "classes", "names", "shares")
         }
-        return replace(self, **tensors, source=replace(self.source, pictures=self.source.pictures[one]))
+        return replace(self, **tensors, source=replace(self.source, image_info=self.source.image_info[one]))
 
     def mixtures(self) -> tuple[Mixture, ...]:
         """Return the linear maps of every image, without gradients and features: small enough to keep."""
@@ -140,7 +140,7 @@ class Sweep:
 
 
 def sweep(
-    seen: Observation, contrast: Contrast | None = None, rule: str | Rule = "grad_cam", layer: str | None = None
+    observation: Observation, contrast: Contrast | None = None, rule: str | Rule = "grad_cam", layer: str | None = None
 ) -> Sweep:
     """Return the kept gradients of a contrast: `1 + T` vector-Jacobian products, or none in closed form.
 
@@ -148,16 +148,18 @@ def sweep(
     code's objective, which is not a fixed mixture of class gradients, and for rules that ask the model again.
     """
     asked = contrast or Contrast()
-    chosen, name = find_rule(rule), layer or seen.layer
+    chosen, name = find_rule(rule), layer or observation.layer
     if chosen.reads != "gradient":
-        raise InputError(f"{chosen.name} asks the model again for every contrast; use cl.cam(seen, cl.Contrast(...))")
+        raise InputError(
+            f"{chosen.name} asks the model again for every contrast; use cl.cam(observation, cl.Contrast(...))"
+        )
     if asked.objective == "official":
         raise InputError("the official code's objective is not a mixture of class gradients; use objective='paper'")
-    index, others, shares = choose_references(seen, asked)
+    index, others, shares = choose_references(observation, asked)
     classes = torch.cat([index[:, None], others], dim=1)
     kind = Probability if asked.of == "probabilities" else Logit
-    questions = [kind(column).question(seen) for column in classes.T.tolist()]
-    scores, pulled = gradients(seen, questions, name)
-    names = tuple(tuple(seen.model.class_name(int(c)) for c in row) for row in classes)
-    origin = source(seen, name, chosen.name, {"targets": [repr(asked)]})
-    return Sweep(pulled, seen.feature(name), scores, classes, names, shares, asked.gamma, chosen, origin)
+    questions = [kind(column).bind(observation) for column in classes.T.tolist()]
+    scores, pulled = gradients(observation, questions, name)
+    names = tuple(tuple(observation.model.class_name(int(c)) for c in row) for row in classes)
+    origin = source(observation, name, chosen.name, {"targets": [repr(asked)]})
+    return Sweep(pulled, observation.feature(name), scores, classes, names, shares, asked.gamma, chosen, origin)

@@ -1,4 +1,4 @@
-"""Rules that ask the model again, or look at the features alone: `(seen, questions, layer) -> weights`.
+"""Rules that ask the model again, or look at the features alone: `(observation, questions, layer) -> weights`.
 
 They need no gradient. Those that ask share every answer among all questions and work in bounded memory: one forward
 pass meets at most `MASKED_BYTES` of masked images or `CELL_BYTES` of changed cells, and never less than one variant
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from conceptlens.cams.targets import Question
-from conceptlens.model.observation import Answer, Observation
+from conceptlens.cams.targets import BoundTarget
+from conceptlens.model.observation import ModelOutput, Observation
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -30,7 +30,7 @@ ACCELERATED = 16
 TINY = 1e-8
 
 
-def score_cam(seen: Observation, questions: Sequence[Question], layer: str) -> Weights:
+def score_cam(observation: Observation, questions: Sequence[BoundTarget], layer: str) -> Weights:
     """`w = softmax_k S(x . H_k)`, `H_k` the channel enlarged to the image and brought to 0..1.
 
     Score-CAM, Wang et al., CVPRW 2020. Its baseline term `- S(x_b)` is the same for every channel, so the softmax
@@ -38,15 +38,15 @@ def score_cam(seen: Observation, questions: Sequence[Question], layer: str) -> W
     corners, as in grad-cam, whose maps these are. A masked image is run once, for all questions.
     """
     scores = []
-    for image, cells in enumerate(seen.feature(layer)):
+    for image, cells in enumerate(observation.feature(layer)):
         channels = torch.arange(len(cells), device=cells.device)
-        scores.append(masked_scores(seen, questions, cells, image, channels))
+        scores.append(masked_scores(observation, questions, cells, image, channels))
     return torch.stack(scores).softmax(2)[..., None, None]
 
 
 def masked_scores(
-    seen: Observation,
-    questions: Sequence[Question],
+    observation: Observation,
+    questions: Sequence[BoundTarget],
     cells: Float[Tensor, "channel height width"],
     image: int,
     channels: Int[Tensor, "asked"],
@@ -55,14 +55,14 @@ def masked_scores(
 
     Channels that are the same everywhere (often half of them) have the same empty mask, which is run once.
     """
-    one = seen.images[image]
+    one = observation.images[image]
     same = ~varies(cells[channels])
     distinct = torch.cat([channels[~same], channels[same][:1]])
     bytes_each = one.numel() * one.element_size() + one[0].numel() * max(4, one.element_size())
     scores = []
     for chunk in distinct.split(_at_once(MASKED_BYTES, bytes_each, cells)):
         masks = channel_masks(cells[chunk], (one.shape[1], one.shape[2])).to(one.dtype)
-        scores.append(_ask_all(questions, seen.forward(one * masks[:, None]), image, len(chunk)))
+        scores.append(_ask_all(questions, observation.forward(one * masks[:, None]), image, len(chunk)))
     place = torch.where(same, len(distinct) - 1, (~same).cumsum(0) - 1)
     return torch.cat(scores, dim=1)[:, place]
 
@@ -87,19 +87,19 @@ def precise(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
-def ablation_cam(seen: Observation, questions: Sequence[Question], layer: str) -> Weights:
+def ablation_cam(observation: Observation, questions: Sequence[BoundTarget], layer: str) -> Weights:
     """`w_k = (S - S_{-k}) / |S|`, `S_{-k}` the score with channel `k` set to zero.
 
     Ablation-CAM, Desai and Ramaswamy, WACV 2020. The paper divides by `S`, which turns the map around
     where a score is negative, as a margin can be; its absolute value does not. A score of zero divides nothing. Where
     the cells reach the root through their mean and one linear map, the model is not run at all.
     """
-    feature = seen.feature(layer)
+    feature = observation.feature(layer)
     rows = torch.arange(len(feature), device=feature.device)
-    roots = [question.root(seen) for question in questions]
-    known = [seen.readout(root, layer) for root in roots]
+    roots = [question.root(observation) for question in questions]
+    known = [observation.readout(root, layer) for root in roots]
     rerun = [question for question, matrix in zip(questions, known, strict=True) if matrix is None]
-    answers = iter(_rerun_without(seen, rerun, feature, layer) if rerun else ())
+    answers = iter(_rerun_without(observation, rerun, feature, layer) if rerun else ())
     weights = []
     for question, root, matrix in zip(questions, roots, known, strict=True):
         before = question.measure(root.detach(), rows)[:, None]
@@ -108,13 +108,13 @@ def ablation_cam(seen: Observation, questions: Sequence[Question], layer: str) -
     return torch.stack(weights, dim=1).detach()[..., None, None]
 
 
-def eigen_cam(seen: Observation, questions: Sequence[Question], layer: str) -> Weights:
+def eigen_cam(observation: Observation, questions: Sequence[BoundTarget], layer: str) -> Weights:
     """`w = v_1`, the first right singular vector of the matrix `cell x channel`; the same for every question.
 
     Eigen-CAM, Muhammad and Yeasin, IJCNN 2020. The matrix is not centred, as in the paper (grad-cam
     centres it). Found from the smaller Gram matrix. A singular vector has no sign; here the map's sum is positive.
     """
-    feature = seen.feature(layer)
+    feature = observation.feature(layer)
     cells = feature.flatten(2).transpose(1, 2).double()
     if cells.shape[1] <= cells.shape[2]:
         left = torch.linalg.eigh(cells @ cells.mT).eigenvectors[..., -1]
@@ -127,15 +127,15 @@ def eigen_cam(seen: Observation, questions: Sequence[Question], layer: str) -> W
     return right[:, None, :, None, None].expand(-1, len(questions), -1, -1, -1)
 
 
-def random(seen: Observation, questions: Sequence[Question], layer: str) -> Weights:
+def random(observation: Observation, questions: Sequence[BoundTarget], layer: str) -> Weights:
     """`w_k` uniform in -1..1: a control that any method must beat.
 
     Seeded by the photo's fingerprint, or by the input tensor's own values where there is none, so an image has the
     same weights alone and in a batch.
     """
-    feature = seen.feature(layer)
+    feature = observation.feature(layer)
     drawn = []
-    for image, picture in zip(seen.images, seen.pictures, strict=True):
+    for image, picture in zip(observation.images, observation.image_info, strict=True):
         known = picture.fingerprint.encode() or image.float().cpu().numpy().tobytes()
         generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(known).digest()[:7]))
         drawn.append(torch.rand(len(questions), feature.shape[1], generator=generator) * 2 - 1)
@@ -143,10 +143,10 @@ def random(seen: Observation, questions: Sequence[Question], layer: str) -> Weig
 
 
 def _ask_all(
-    questions: Sequence[Question], answer: Answer, image: int, variants: int
+    questions: Sequence[BoundTarget], answer: ModelOutput, image: int, variants: int
 ) -> Float[Tensor, "question variant"]:
     """Ask every question of the variants of one image; questions that share a root read it once."""
-    roots: dict[Callable[[Answer], Tensor], Tensor] = {}
+    roots: dict[Callable[[ModelOutput], Tensor], Tensor] = {}
     for question in questions:
         if question.root not in roots:
             roots[question.root] = question.root(answer).detach()
@@ -155,7 +155,7 @@ def _ask_all(
 
 
 def _rerun_without(
-    seen: Observation, questions: Sequence[Question], feature: Tensor, layer: str
+    observation: Observation, questions: Sequence[BoundTarget], feature: Tensor, layer: str
 ) -> Float[Tensor, "question image channel"]:
     """Return every score with each channel set to zero in turn, in chunks of at most `CELL_BYTES`."""
     scores = []
@@ -165,12 +165,14 @@ def _rerun_without(
         for chunk in channels.split(_at_once(CELL_BYTES, cells.numel() * cells.element_size(), cells)):
             variants = cells.repeat(len(chunk), 1, 1, 1)
             variants[torch.arange(len(chunk), device=cells.device), chunk] = 0
-            parts.append(_ask_all(questions, seen.rerun(variants, image, layer), image, len(chunk)))
+            parts.append(_ask_all(questions, observation.rerun(variants, image, layer), image, len(chunk)))
         scores.append(torch.cat(parts, dim=1))
     return torch.stack(scores, dim=1)
 
 
-def _read_without(question: Question, root: Tensor, matrix: Tensor, feature: Tensor) -> Float[Tensor, "image channel"]:
+def _read_without(
+    question: BoundTarget, root: Tensor, matrix: Tensor, feature: Tensor
+) -> Float[Tensor, "image channel"]:
     """Return `_rerun_without` of one question in closed form: channel `k` adds `M_k mean(A_k)` to the root."""
     scores = []
     for image, mean in enumerate(feature.flatten(2).mean(2)):

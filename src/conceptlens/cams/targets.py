@@ -12,7 +12,7 @@ from torch import Tensor
 from conceptlens.concepts.vocabulary import parse_concepts, prompt
 from conceptlens.io.errors import InputError
 from conceptlens.model.forward import full_precision
-from conceptlens.model.observation import Answer, Observation
+from conceptlens.model.observation import ModelOutput, Observation
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -23,7 +23,7 @@ ClassName = str | int
 
 
 @dataclass(frozen=True)
-class Question:
+class BoundTarget:
     """A target fixed on one observation: a label and a target value for every image.
 
     `root` reads `row dimension` from any answer of the model; `measure(root, rows)` turns it into one score per row,
@@ -32,18 +32,18 @@ class Question:
     """
 
     labels: tuple[str, ...]
-    root: Callable[[Answer], Tensor]
+    root: Callable[[ModelOutput], Tensor]
     measure: Callable[[Tensor, Tensor], Tensor]
     kind: str = "class"
 
-    def ask(self, answer: Answer, rows: Int[Tensor, "row"]) -> Float[Tensor, "row"]:
+    def ask(self, answer: ModelOutput, rows: Int[Tensor, "row"]) -> Float[Tensor, "row"]:
         """Return the score of every row of another answer."""
         return self.measure(self.root(answer), rows)
 
-    def at(self, seen: Observation) -> tuple[Tensor, Float[Tensor, "image"], Float[Tensor, "image dimension"]]:
-        """Return the root in the graph of `seen`, the scores there, and their gradient at the root."""
+    def at(self, observation: Observation) -> tuple[Tensor, Float[Tensor, "image"], Float[Tensor, "image dimension"]]:
+        """Return the root in the graph of `observation`, the scores there, and their gradient at the root."""
         with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has turned off
-            root = self.root(seen)
+            root = self.root(observation)
             rows = torch.arange(len(self.labels), device=root.device)
             point = root.detach().requires_grad_()
             with full_precision(point):
@@ -55,17 +55,17 @@ class Question:
 class Target(Protocol):
     """Anything that can be fixed on an observation as a question."""
 
-    def question(self, seen: Observation) -> Question:
-        """Return this target as a question about `seen`."""
+    def bind(self, observation: Observation) -> BoundTarget:
+        """Return this target as a question about `observation`."""
         ...
 
 
-def logits_of(answer: Answer) -> Tensor:
+def logits_of(answer: ModelOutput) -> Tensor:
     """The root of targets that read class scores."""
     return answer.logits
 
 
-def embedding_of(answer: Answer) -> Tensor:
+def embedding_of(answer: ModelOutput) -> Tensor:
     """The root of targets that read the model's embedding."""
     return answer.embedding
 
@@ -79,11 +79,11 @@ class Logit:
 
     target: ClassName | Sequence[ClassName] | None = None
 
-    def question(self, seen: Observation) -> Question:
+    def bind(self, observation: Observation) -> BoundTarget:
         """Fix the class of every image."""
-        index = class_indices(seen, self.target)
-        labels = tuple(seen.model.class_name(int(i)) for i in index)
-        return Question(labels, logits_of, lambda logits, rows: take(logits, index[rows]))
+        index = class_indices(observation, self.target)
+        labels = tuple(observation.model.class_name(int(i)) for i in index)
+        return BoundTarget(labels, logits_of, lambda logits, rows: take(logits, index[rows]))
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,11 @@ class Probability:
 
     target: ClassName | Sequence[ClassName] | None = None
 
-    def question(self, seen: Observation) -> Question:
+    def bind(self, observation: Observation) -> BoundTarget:
         """Fix the class of every image."""
-        index = class_indices(seen, self.target)
-        labels = tuple(seen.model.class_name(int(i)) for i in index)
-        return Question(labels, logits_of, lambda logits, rows: take(wide(logits).softmax(1), index[rows]))
+        index = class_indices(observation, self.target)
+        labels = tuple(observation.model.class_name(int(i)) for i in index)
+        return BoundTarget(labels, logits_of, lambda logits, rows: take(wide(logits).softmax(1), index[rows]))
 
 
 @dataclass(frozen=True)
@@ -113,18 +113,18 @@ class Concept:
     by: VisionLanguage | None = None
     prompt: str | None = None
 
-    def question(self, seen: Observation) -> Question:
+    def bind(self, observation: Observation) -> BoundTarget:
         """Encode the text once; the same vector serves every image."""
         if self.direction is not None:
-            labels = (self.text or "direction",) * len(seen.images)
+            labels = (self.text or "direction",) * len(observation.images)
             vector = self.direction
-            return Question(labels, embedding_of, lambda e, rows: wide(e) @ vector.to(wide(e)), "concept")
-        language = self.by or seen.model.language
+            return BoundTarget(labels, embedding_of, lambda e, rows: wide(e) @ vector.to(wide(e)), "concept")
+        language = self.by or observation.model.language
         (concept,) = parse_concepts([self.text])
         asked = prompt(concept) if self.prompt is None else self.prompt.format(concept.label)
         vector = language.encode_text([asked])[0]
-        return Question(
-            (concept.label,) * len(seen.images),
+        return BoundTarget(
+            (concept.label,) * len(observation.images),
             language.encode_image,
             lambda e, rows: similarity(e, vector.to(e.device)[None], language)[:, 0],
             "concept",
@@ -142,9 +142,9 @@ def similarity(
     return language.scale * images @ texts.T
 
 
-def class_indices(seen: Observation, target: ClassName | Sequence[ClassName] | None) -> Int[Tensor, "image"]:
+def class_indices(observation: Observation, target: ClassName | Sequence[ClassName] | None) -> Int[Tensor, "image"]:
     """Return one class per image; `None` means the predicted one."""
-    logits = seen.logits
+    logits = observation.logits
     if target is None:
         return logits.detach().argmax(1)
     if isinstance(target, Tensor):
@@ -154,14 +154,14 @@ def class_indices(seen: Observation, target: ClassName | Sequence[ClassName] | N
     several = [target] * len(logits) if isinstance(target, (str, int)) else list(target)
     if len(several) != len(logits):
         raise InputError(f"{len(several)} targets were given for {len(logits)} images; expected one, or one per image")
-    return torch.tensor([class_index(seen, name) for name in several], device=logits.device)
+    return torch.tensor([class_index(observation, name) for name in several], device=logits.device)
 
 
-def class_index(seen: Observation, name: ClassName) -> int:
+def class_index(observation: Observation, name: ClassName) -> int:
     """Return the index of a class by name or index; refused where the model has no such class."""
-    index, classes = seen.model.class_index(name), seen.logits.shape[1]
+    index, classes = observation.model.class_index(name), observation.logits.shape[1]
     if not 0 <= index < classes:
-        raise InputError(f"no class {index} in {seen.model.name}; it has classes 0 to {classes - 1}")
+        raise InputError(f"no class {index} in {observation.model.name}; it has classes 0 to {classes - 1}")
     return index
 
 
@@ -179,13 +179,13 @@ def take(values: Float[Tensor, "row class"], index: Int[Tensor, "row"]) -> Float
 class _Custom:
     """A callable target: its score hangs in the graph itself."""
 
-    score: Callable[[Answer], Tensor]
+    score: Callable[[ModelOutput], Tensor]
 
-    def question(self, seen: Observation) -> Question:
+    def bind(self, observation: Observation) -> BoundTarget:
         label = getattr(self.score, "__name__", type(self.score).__name__)
-        return Question((label,) * len(seen.images), self._root, lambda root, rows: root[:, 0])
+        return BoundTarget((label,) * len(observation.images), self._root, lambda root, rows: root[:, 0])
 
-    def _root(self, answer: Answer) -> Tensor:
+    def _root(self, answer: ModelOutput) -> Tensor:
         value = self.score(answer)
         if not isinstance(value, Tensor) or value.ndim != 1:
             given = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -195,11 +195,11 @@ class _Custom:
         return value[:, None]
 
 
-def as_target(target: Target | Callable[[Answer], Tensor] | ClassName | None) -> Target:
+def as_target(target: Target | Callable[[ModelOutput], Tensor] | ClassName | None) -> Target:
     """Return `target` as a target: a name or index means its logit, nothing the predicted class, a callable itself."""
     if target is None or isinstance(target, (str, int)):
         return Logit(target)
-    if hasattr(target, "question"):
+    if hasattr(target, "bind"):
         return target  # pyright: ignore[reportReturnType]
     if callable(target):
         return _Custom(target)

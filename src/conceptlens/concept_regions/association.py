@@ -24,7 +24,7 @@ SCORES = 2**24
 
 
 def associations(
-    seen: Observation,
+    observation: Observation,
     translator: Translator,
     weights: Mapping[str, Float[Tensor, "image question channel"]],
     evidence: Evidence,
@@ -44,10 +44,10 @@ def associations(
     rest = gather_texts(translator, known).to(evidence.texts)
     place = {concept: i for i, concept in enumerate(known)}
     own_place = torch.tensor([place.get(concept, -1) for concept in evidence.concepts], device=chosen.device)[chosen]
-    inputs = pooled(seen, translator.layers).detach().float()
+    inputs = pooled(observation, translator.layers).detach().float()
     columns, start = [], 0
     for name in reversed(translator.layers):  # the deepest stands first in the branch's input
-        width = seen.tap(name).grid.channels
+        width = observation.layer_output(name).grid.channels
         part = slice(start, start + width)
         start += width
         if name not in weights:

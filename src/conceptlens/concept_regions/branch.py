@@ -64,19 +64,21 @@ def hidden_sizes(widths: Sequence[int]) -> tuple[int, int]:
     return (2048, 1024) if len(widths) > 1 and sum(widths) >= 2048 else (1024, 1024)
 
 
-def pooled(seen: Observation, layers: Sequence[str]) -> Float[Tensor, "image width"]:
+def pooled(observation: Observation, layers: Sequence[str]) -> Float[Tensor, "image width"]:
     """Return the mean over the cells of each layer, the last of `layers` first, in the graph of the observation.
 
     A gradient of what is made from it reaches every layer, the earlier ones through the later ones too.
     """
-    missing = [name for name in layers if name not in seen.taps]
+    missing = [name for name in layers if name not in observation.layer_outputs]
     if missing:
         raise InputError(
             f"the branch reads {', '.join(layers)}, and {', '.join(missing)} was not observed; "
             "use model.observe(..., layers=translator.layers)"
         )
-    taps = [seen.taps[name] for name in reversed(layers)]
-    return torch.cat([tap.grid.read(tap.raw).flatten(2).mean(2) for tap in taps], dim=1)
+    layer_outputs = [observation.layer_outputs[name] for name in reversed(layers)]
+    return torch.cat(
+        [layer_output.grid.read(layer_output.raw).flatten(2).mean(2) for layer_output in layer_outputs], dim=1
+    )
 
 
 def branch_layers(model: Backbone) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def ce_fam(
-    seen: Observation,
+    observation: Observation,
     translator: Translator,
     concepts: str | Iterable[str | ConceptName] | None = None,
     target: ClassName | Sequence[ClassName] | None = None,
@@ -53,22 +53,22 @@ def ce_fam(
         raise InputError(
             f"a {type(translator).__name__} was given as the branch; load one with cl.Translator.load(folder)"
         )
-    translator.check(seen.model)
+    translator.check(observation.model)
     given = None if concepts is None else parse_concepts(concepts)
-    evidence = gather_evidence(seen, translator, vocabulary() if given is None else given)
+    evidence = gather_evidence(observation, translator, vocabulary() if given is None else given)
     chosen = evidence.strongest(top) if given is None else evidence.all()
     layers = translator.layers if layer is None else (_one_of(layer, translator.layers),)
-    weights = channel_weights(seen, translator, evidence.cotangents(chosen), layers)
+    weights = channel_weights(observation, translator, evidence.cotangents(chosen), layers)
     settings: dict[str, object] = {"text": translator.name, "target": repr(target), "branch": translator.name}
-    parts = [layer_regions(seen, name, weights[name], evidence, chosen, settings) for name in layers]
+    parts = [layer_regions(observation, name, weights[name], evidence, chosen, settings) for name in layers]
     held = torch.zeros_like(chosen)
     if len(layers) > 1:
-        held = associations(seen, translator, weights, evidence, chosen).argmax(2)
+        held = associations(observation, translator, weights, evidence, chosen).argmax(2)
     counts, names = None, ()
-    if counted and (target is not None or seen.class_scores is not None):
-        index = class_indices(seen, target)
-        names = tuple(seen.model.class_name(int(i)) for i in index)
-        counts = _count(seen, weights, held, index)
+    if counted and (target is not None or observation.class_scores is not None):
+        index = class_indices(observation, target)
+        names = tuple(observation.model.class_name(int(i)) for i in index)
+        counts = _count(observation, weights, held, index)
     return _joined(parts, held, counts, names if counts is not None else ())
 
 
@@ -79,7 +79,7 @@ def _one_of(layer: str, layers: Sequence[str]) -> str:
 
 
 def layer_regions(
-    seen: Observation,
+    observation: Observation,
     layer: str,
     weights: Float[Tensor, "image question channel"],
     evidence: Evidence,
@@ -89,17 +89,20 @@ def layer_regions(
 ) -> Explanation:
     """Return one layer's regions of the chosen concepts, `ReLU(sum_k weights_k A_k)`."""
     return Explanation(
-        maps=project(weights[..., None, None], seen.feature(layer)).relu(),
+        maps=project(weights[..., None, None], observation.feature(layer)).relu(),
         weights=weights[..., None, None],
         scores=evidence.scores.gather(1, chosen),
         labels=evidence.labels(chosen),
         types=evidence.types(chosen),
-        source=source(seen, layer, method, settings),
+        source=source(observation, layer, method, settings),
     )
 
 
 def _count(
-    seen: Observation, weights: dict[str, Tensor], held: Int[Tensor, "image question"], index: Int[Tensor, "image"]
+    observation: Observation,
+    weights: dict[str, Tensor],
+    held: Int[Tensor, "image question"],
+    index: Int[Tensor, "image"],
 ) -> Float[Tensor, "image question"] | None:
     """Return each concept's contribution in the layer that holds it; `None` where one has no way to the class."""
     counts = torch.zeros_like(held, dtype=torch.float32)
@@ -107,23 +110,27 @@ def _count(
         asked = held == place
         if not asked.any():
             continue
-        if not seen.reaches(seen.logits, name):
+        if not observation.reaches(observation.logits, name):
             return None
-        counts = torch.where(asked, contributions(seen, weight, index, layer=name, asked=asked).to(counts), counts)
+        counts = torch.where(
+            asked, contributions(observation, weight, index, layer=name, asked=asked).to(counts), counts
+        )
     return counts
 
 
-def _joined(parts: list[Explanation], held: Tensor, counts: Tensor | None, counts_for: tuple[str, ...]) -> Explanation:
+def _joined(
+    parts: list[Explanation], held: Tensor, counts: Tensor | None, explained_classes: tuple[str, ...]
+) -> Explanation:
     """Return one explanation whose maps come from the layer that holds each concept."""
     first = parts[0]
     if len(parts) == 1:
-        return replace(first, contributions=counts, counts_for=counts_for)
+        return replace(first, contributions=counts, explained_classes=explained_classes)
     size = max((tuple(part.maps.shape[-2:]) for part in parts), key=lambda s: s[0] * s[1])
     large = [torch.nn.functional.interpolate(p.maps, size=size, mode="bilinear", align_corners=False) for p in parts]
     maps = torch.stack(large, dim=2).take_along_dim(held[..., None, None, None], dim=2)[:, :, 0]
     names = [part.source.layer for part in parts]
     origin = Source(
-        first.source.model, " + ".join(names), "ce_fam", first.source.pictures,
+        first.source.model, " + ".join(names), "ce_fam", first.source.image_info,
         {**first.source.settings, "layers": "by association score"}, first.source.versions,
     )  # fmt: skip
     return replace(
@@ -132,7 +139,7 @@ def _joined(parts: list[Explanation], held: Tensor, counts: Tensor | None, count
         weights=None,
         source=origin,
         contributions=counts,
-        counts_for=counts_for,
+        explained_classes=explained_classes,
         layers=tuple(tuple(names[int(place)] for place in row) for row in held),
         parts=tuple(parts),
     )

@@ -21,7 +21,7 @@ Way = Literal["cheapest", "forward", "reverse"]
 
 
 def channel_weights(
-    seen: Observation,
+    observation: Observation,
     translator: Translator,
     cotangents: Float[Tensor, "image question dimension"],
     layers: Sequence[str],
@@ -39,24 +39,24 @@ def channel_weights(
     reverse mode where torch has no forward mode for an operation of the model.
     """
     with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has turned off
-        point = pooled(seen, translator.layers)
+        point = pooled(observation, translator.layers)
     back = _through_branch(translator, point.detach(), cotangents)
     last = translator.layers[-1]
     earlier = [name for name in layers if name != last]
     found: dict[str, Tensor] = {}
     if earlier and way == "forward":
-        found = _forward(seen, translator, back, earlier)
-    elif earlier and way == "cheapest" and _forward_is_cheaper(seen, earlier, back.shape[1]):
+        found = _forward(observation, translator, back, earlier)
+    elif earlier and way == "cheapest" and _forward_is_cheaper(observation, earlier, back.shape[1]):
         try:
-            found = _forward(seen, translator, back, earlier)
+            found = _forward(observation, translator, back, earlier)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError:  # an operation that torch has no forward mode for
-            found = seen.pull_means(point, back, earlier)
+            found = observation.pull_means(point, back, earlier)
     elif earlier:
-        found = seen.pull_means(point, back, earlier)
+        found = observation.pull_means(point, back, earlier)
     if last in layers:
-        grid = seen.tap(last).grid
+        grid = observation.layer_output(last).grid
         found[last] = back[..., : grid.channels] / (grid.height * grid.width)
     return {name: found[name].detach() for name in layers}
 
@@ -74,18 +74,18 @@ def _through_branch(
     return back.transpose(0, 1).to(pooled.dtype)
 
 
-def _forward_is_cheaper(seen: Observation, layers: Sequence[str], questions: int) -> bool:
+def _forward_is_cheaper(observation: Observation, layers: Sequence[str], questions: int) -> bool:
     """Whether a product for each channel of `layers` costs less than a product for each question.
 
     A forward-mode product takes about twice the time of a reverse one through as many layers.
     """
     shares = [1 - place / len(layers) for place in range(len(layers))]  # a later layer has less of the model to pass
-    channels = [seen.tap(name).grid.channels for name in layers]
+    channels = [observation.layer_output(name).grid.channels for name in layers]
     return 2 * sum(c * s for c, s in zip(channels, shares, strict=True)) < questions
 
 
 def _forward(
-    seen: Observation, translator: Translator, back: Tensor, layers: Sequence[str]
+    observation: Observation, translator: Translator, back: Tensor, layers: Sequence[str]
 ) -> dict[str, Float[Tensor, "image question channel"]]:
     found = {}
     for name in layers:
@@ -95,7 +95,7 @@ def _forward(
         def read(cells: Mapping[str, Tensor], order: Sequence[str] = order) -> Tensor:
             return torch.cat([cells[part].flatten(2).mean(2) for part in order], dim=1)
 
-        change = response(seen, name, after, read)
+        change = response(observation, name, after, read)
         with full_precision(back):
             found[name] = back[..., : change.shape[2]] @ change.transpose(1, 2)
     return found

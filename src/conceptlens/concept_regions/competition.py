@@ -66,7 +66,7 @@ class Competition:
 
 
 def compete(
-    seen: Observation,
+    observation: Observation,
     concepts: str | Iterable[str | ConceptName],
     language: VisionLanguage | Sequence[VisionLanguage] | None = None,
     layer: str | None = None,
@@ -89,13 +89,16 @@ def compete(
     other sizes: `InputError`, unless the model, or `Competition(sizes=(1.0,))`, asks for none.
     """
     how = competition or Competition()
-    name = layer or seen.layer
-    pairs = _several(language or seen.model.language)
+    name = layer or observation.layer
+    pairs = _several(language or observation.model.language)
     asked = parse_concepts(concepts)
-    gathered = [gather_evidence(seen, pair, _with_rivals(asked)) for pair in pairs]
-    weights = torch.stack([_last_weights(seen, evidence, name).float() for evidence in gathered], dim=1)
-    sizes = larger_sizes(seen, how.sizes)
-    shares = [_shared(_looks(seen, i, name, sizes, how), weights[i], asked, how) for i in range(len(seen.pictures))]
+    gathered = [gather_evidence(observation, pair, _with_rivals(asked)) for pair in pairs]
+    weights = torch.stack([_last_weights(observation, evidence, name).float() for evidence in gathered], dim=1)
+    sizes = larger_sizes(observation, how.sizes)
+    shares = [
+        _shared(_looks(observation, i, name, sizes, how), weights[i], asked, how)
+        for i in range(len(observation.image_info))
+    ]
     evidence = gathered[0]
     chosen = evidence.all()[:, : len(asked)]
     settings = {"text": " + ".join(pair.name for pair in pairs), **asdict(how), "sizes": tuple(sizes)}
@@ -105,7 +108,7 @@ def compete(
         scores=evidence.scores[:, : len(asked)],
         labels=evidence.labels(chosen),
         types=evidence.types(chosen),
-        source=source(seen, name, "competition", settings),
+        source=source(observation, name, "competition", settings),
     )
 
 
@@ -128,7 +131,7 @@ def pairs_of(model: Backbone, branch: VisionLanguage | None) -> list[VisionLangu
 
 
 def competing(
-    seen: Observation,
+    observation: Observation,
     explained: Explanation,
     branch: VisionLanguage | None = None,
     layer: str | None = None,
@@ -139,7 +142,7 @@ def competing(
         for labels, types in zip(explained.labels, explained.types, strict=True)
     ]
     asked = list(dict.fromkeys(concept for row in rows for concept in row))
-    found = compete(seen, asked, pairs_of(seen.model, branch), layer)
+    found = compete(observation, asked, pairs_of(observation.model, branch), layer)
     place = torch.tensor([[asked.index(concept) for concept in row] for row in rows], device=found.maps.device)
     maps = found.maps.take_along_dim(place[..., None, None], dim=1)
     settings = {**explained.source.settings, **found.source.settings}
@@ -148,12 +151,12 @@ def competing(
     return replace(explained, maps=maps, weights=None, source=origin, layers=(), parts=(explained,))
 
 
-def _last_weights(seen: Observation, evidence: Evidence, layer: str) -> Float[Tensor, "image text channel"]:
+def _last_weights(observation: Observation, evidence: Evidence, layer: str) -> Float[Tensor, "image text channel"]:
     """Return `beta` of every concept: as many products as the image vector has entries, however many the concepts."""
     root = evidence.root
     basis = torch.eye(root.shape[1], dtype=root.dtype, device=root.device).expand(len(root), -1, -1)
-    matrix = seen.readout(root, layer)
-    change = seen.pull_means(root, basis, [layer])[layer] if matrix is None else matrix.expand(len(root), -1, -1)
+    matrix = observation.readout(root, layer)
+    change = observation.pull_means(root, basis, [layer])[layer] if matrix is None else matrix.expand(len(root), -1, -1)
     with full_precision(change):
         return evidence.cotangents(evidence.all()).to(change) @ change
 
@@ -166,9 +169,11 @@ class _Looks:
     flow: Float[Tensor, "cell cell"]
 
 
-def _looks(seen: Observation, image: int, layer: str, sizes: Sequence[tuple[int, int]], how: Competition) -> _Looks:
-    stages = branch_layers(seen.model)
-    looks = [cells_at(seen, image, size, {layer, *stages}, how.mirrored) for size in sizes]
+def _looks(
+    observation: Observation, image: int, layer: str, sizes: Sequence[tuple[int, int]], how: Competition
+) -> _Looks:
+    stages = branch_layers(observation.model)
+    looks = [cells_at(observation, image, size, {layer, *stages}, how.mirrored) for size in sizes]
     units = [
         _on_grid(F.normalize(_centred(cells, how.centred), dim=0), how.grid) for look in looks for cells in look[layer]
     ]

@@ -12,7 +12,7 @@ from torch import Tensor
 from conceptlens.cams.targets import similarity
 from conceptlens.concepts.vocabulary import ConceptName, prompt
 from conceptlens.io.errors import InputError
-from conceptlens.model.observation import Answer
+from conceptlens.model.observation import ModelOutput
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -81,7 +81,7 @@ class Evidence:
         return tuple(tuple(self.concepts[int(c)].type for c in row) for row in chosen)
 
 
-def gather_evidence(answer: Answer, language: VisionLanguage, concepts: Sequence[ConceptName]) -> Evidence:
+def gather_evidence(answer: ModelOutput, language: VisionLanguage, concepts: Sequence[ConceptName]) -> Evidence:
     """Score every concept on every image of an answer."""
     with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has turned off
         root = language.encode_image(answer)

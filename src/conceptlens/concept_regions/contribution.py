@@ -20,7 +20,7 @@ LOGITS = 2**24
 
 
 def contributions(
-    seen: Observation,
+    observation: Observation,
     weights: Float[Tensor, "image question channel"],
     target: Int[Tensor, "image"],
     against: Int[Tensor, "image"] | None = None,
@@ -39,26 +39,26 @@ def contributions(
     that the model all but excludes has no meaningful relative drop. Where only some questions are `asked`, the others
     are left at 0.
     """
-    feature = seen.feature(layer)
+    feature = observation.feature(layer)
     order = (weights * feature.mean((2, 3))[:, None]).topk(min(STEPS, feature.shape[1]), dim=2).indices
-    matrix = seen.readout(seen.logits, layer)
-    before = _probability(seen.logits.detach()[:, None], target[:, None], _column(against))
+    matrix = observation.readout(observation.logits, layer)
+    before = _probability(observation.logits.detach()[:, None], target[:, None], _column(against))
     if matrix is None:
-        after = _curve_by_rerun(seen, order, target, against, layer, asked)
+        after = _curve_by_rerun(observation, order, target, against, layer, asked)
     else:
-        after = _curve_in_closed_form(seen, matrix, order, target, against, layer)
-    chance = 0.5 if against is not None else 1.0 / seen.logits.shape[1]
+        after = _curve_in_closed_form(observation, matrix, order, target, against, layer)
+    chance = 0.5 if against is not None else 1.0 / observation.logits.shape[1]
     found = ((before[..., None] - after) / before.clamp_min(chance)[..., None]).mean(2)
     return found if asked is None else found * asked
 
 
 def _curve_in_closed_form(
-    seen: Observation, matrix: Tensor, order: Tensor, target: Tensor, against: Tensor | None, layer: str | None
+    observation: Observation, matrix: Tensor, order: Tensor, target: Tensor, against: Tensor | None, layer: str | None
 ) -> Float[Tensor, "image question step"]:
     """Silence pooled values and follow the linear readout: no forward pass at all."""
-    feature = seen.feature(layer)
+    feature = observation.feature(layer)
     pooled, silence = feature.mean((2, 3)), feature.mean((1, 2, 3))
-    logits = seen.logits.detach()
+    logits = observation.logits.detach()
     curves = []
     for chunk in order.split(max(1, LOGITS // (logits.numel() * order.shape[2])), dim=1):
         change = silence[:, None, None] - pooled[:, None].expand(-1, chunk.shape[1], -1).gather(2, chunk)
@@ -69,7 +69,7 @@ def _curve_in_closed_form(
 
 
 def _curve_by_rerun(
-    seen: Observation,
+    observation: Observation,
     order: Tensor,
     target: Tensor,
     against: Tensor | None,
@@ -77,12 +77,14 @@ def _curve_by_rerun(
     asked: Tensor | None,
 ) -> Float[Tensor, "image question step"]:
     """Silence cells and run the rest of the model, a variant per question and step."""
-    feature = seen.feature(layer)
-    silence = feature.mean((1, 2, 3) if _all_cells_alike(seen, layer) else (2, 3), keepdim=True).expand_as(feature)
+    feature = observation.feature(layer)
+    silence = feature.mean((1, 2, 3) if _all_cells_alike(observation, layer) else (2, 3), keepdim=True).expand_as(
+        feature
+    )
     curves = []
     for i in range(len(feature)):
         questions = range(order.shape[1]) if asked is None else asked[i].nonzero()[:, 0].tolist()
-        curve = seen.logits.new_zeros(order.shape[1:], dtype=torch.float32)
+        curve = observation.logits.new_zeros(order.shape[1:], dtype=torch.float32)
         steps = [(q, j) for q in questions for j in range(1, order.shape[2] + 1)]
         logits = []
         for start in range(0, len(steps), VARIANTS):
@@ -91,7 +93,7 @@ def _curve_by_rerun(
             for row, (q, j) in enumerate(chunk):
                 silenced = order[i, q, :j]
                 variants[row, silenced] = silence[i, silenced]
-            logits.append(seen.rerun(variants, i, layer).logits.detach())
+            logits.append(observation.rerun(variants, i, layer).logits.detach())
         if steps:
             other = None if against is None else against[i]
             values = _probability(torch.cat(logits), target[i], other)
@@ -100,15 +102,17 @@ def _curve_by_rerun(
     return torch.stack(curves)
 
 
-def _all_cells_alike(seen: Observation, layer: str | None) -> bool:
+def _all_cells_alike(observation: Observation, layer: str | None) -> bool:
     """Whether the logits have the same gradient at every cell: they read the cells through their mean alone.
 
     So it is before a pooling whose result is normalised or bent before the classifier (ConvNeXt, a ViT that averages).
     """
-    if not seen.logits.requires_grad:
+    if not observation.logits.requires_grad:
         return False
-    direction = torch.randn(seen.logits.shape[1], generator=torch.Generator().manual_seed(0)).to(seen.logits)
-    gradient = seen.pull(seen.logits, direction.expand(len(seen.logits), 1, -1), layer)
+    direction = torch.randn(observation.logits.shape[1], generator=torch.Generator().manual_seed(0)).to(
+        observation.logits
+    )
+    gradient = observation.pull(observation.logits, direction.expand(len(observation.logits), 1, -1), layer)
     spread = (gradient - gradient.mean((-2, -1), keepdim=True)).abs().max()
     return bool(spread <= 1e-5 * gradient.abs().max())
 

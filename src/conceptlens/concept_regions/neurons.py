@@ -73,9 +73,9 @@ def probe_neurons(
     judge = by or model
     activations, vectors, name = [], [], layer or model.default_layers[-1]
     for batch in _batches(photos, batch_size):
-        seen = model.observe(batch, layers=name)
-        activations.append(seen.feature(name).flatten(2).mean(2).double().cpu())
-        answer = seen if judge is model else judge.observe(batch)
+        observation = model.observe(batch, layers=name)
+        activations.append(observation.feature(name).flatten(2).mean(2).double().cpu())
+        answer = observation if judge is model else judge.observe(batch)
         vectors.append(judge.language.encode_image(answer).detach().double().cpu())
     count = sum(len(part) for part in vectors)
     if count < FEWEST:
@@ -141,34 +141,34 @@ def soft_wpmi(
 
 
 def neuron_region(
-    seen: Observation, labels: NeuronLabels, concepts: Sequence[ConceptName], count: int = 1
+    observation: Observation, labels: NeuronLabels, concepts: Sequence[ConceptName], count: int = 1
 ) -> Explanation:
     """Return where the neuron that fits each concept best is active: `ReLU(A_k)`, k = argmax of the similarity.
 
     With `count` above 1, `parts` are the regions of the best, the second best ... neuron. `scores` are similarities;
     `source.settings["matched"]` says of each concept whether any neuron bears it as a label.
     """
-    channels = seen.feature(labels.layer).shape[1]
+    channels = observation.feature(labels.layer).shape[1]
     if channels != labels.similarity.shape[1]:
         raise InputError(
             f"these labels are of {labels.similarity.shape[1]} neurons of {labels.model}, and layer {labels.layer} of "
-            f"{seen.model.name} has {channels}; fit them for this model"
+            f"{observation.model.name} has {channels}; fit them for this model"
         )
     best, values = labels.best(concepts, count)
     told = {"language": labels.language, "matched": labels.matched(concepts)}
-    parts = [_region(seen, labels, concepts, best[:, i], values[:, i], told) for i in range(count)]
+    parts = [_region(observation, labels, concepts, best[:, i], values[:, i], told) for i in range(count)]
     return parts[0] if count == 1 else replace(parts[0], parts=tuple(parts))
 
 
 def _region(
-    seen: Observation,
+    observation: Observation,
     labels: NeuronLabels,
     concepts: Sequence[ConceptName],
     neurons: Tensor,
     values: Tensor,
     told: dict[str, object],
 ) -> Explanation:
-    feature = seen.feature(labels.layer)
+    feature = observation.feature(labels.layer)
     images = len(feature)
     weights = F.one_hot(neurons.to(feature.device), feature.shape[1]).to(feature.dtype)
     weights = weights[None, :, :, None, None].expand(images, -1, -1, -1, -1)
@@ -177,7 +177,7 @@ def _region(
         weights=weights,
         scores=values.to(feature).expand(images, -1),
         labels=(tuple(concept.label for concept in concepts),) * images,
-        source=source(seen, labels.layer, labels.method, {**told, "neurons": tuple(neurons.tolist())}),
+        source=source(observation, labels.layer, labels.method, {**told, "neurons": tuple(neurons.tolist())}),
         types=(tuple(concept.type for concept in concepts),) * images,
     )
 

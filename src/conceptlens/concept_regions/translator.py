@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
     from conceptlens.model.backbone import Backbone
-    from conceptlens.model.observation import Answer
+    from conceptlens.model.observation import ModelOutput
 
 FOLDER = Described(
     "branch",
@@ -113,7 +113,7 @@ class Translator:
         """Whether the teacher compares unit vectors."""
         return self.teacher.normalised
 
-    def encode_image(self, answer: Answer) -> Float[Tensor, "image dimension"]:
+    def encode_image(self, answer: ModelOutput) -> Float[Tensor, "image dimension"]:
         """Return `h(z)`, not normalised, in the graph of an observation of `layers`."""
         if not isinstance(answer, Observation):
             raise InputError(

@@ -44,7 +44,7 @@ class Reference:
     identity: str
     normalised: bool = False
 
-    def unusual(
+    def z_scores(
         self, scores: Float[Tensor, "image text"], texts: Float[Tensor, "text dimension"], language: VisionLanguage
     ) -> Float[Tensor, "image text"]:
         """Return `(score - mean_t) / std_t`: how many standard deviations a score lies above its concept's own mean.
@@ -95,7 +95,7 @@ class Reference:
 
 def fit_reference(model: Backbone, observations: Iterable[Observation]) -> Reference:
     """Return the reference of a stream of observations; 30 photos are the least, some hundreds are good."""
-    vectors = torch.cat([_vectors(model, seen) for seen in observations] or [torch.empty(0, 0)])
+    vectors = torch.cat([_vectors(model, observation) for observation in observations] or [torch.empty(0, 0)])
     if len(vectors) < FEWEST:
         raise InputError(f"{len(vectors)} photos were given; a reference needs at least {FEWEST}")
     mean = vectors.mean(0)
@@ -124,6 +124,6 @@ def find_reference(model: Backbone) -> Reference | None:
     return found if found.normalised == model.language.normalised else None
 
 
-def _vectors(model: Backbone, seen: Observation) -> Tensor:
-    vectors = model.language.encode_image(seen).detach().float().cpu()
+def _vectors(model: Backbone, observation: Observation) -> Tensor:
+    vectors = model.language.encode_image(observation).detach().float().cpu()
     return torch.nn.functional.normalize(vectors, dim=1) if model.language.normalised else vectors

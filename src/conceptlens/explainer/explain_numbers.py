@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from conceptlens.explainer.run import Finding, Prediction
     from conceptlens.io.failures import Failure
-    from conceptlens.record import Explanation, Picture
+    from conceptlens.record import Explanation, ImageInfo
 
 EXPLAIN_SCHEMA = "conceptlens.explain/1"
 CONTRAST_SCHEMA = "conceptlens.cams.contrast/1"
@@ -94,14 +94,14 @@ def branch_of(explanation: Explanation) -> str | None:
     return None if name is None else str(name)
 
 
-def concept_numbers(picture: Picture, named: Explanation) -> list[dict[str, Any]]:
+def concept_numbers(picture: ImageInfo, named: Explanation) -> list[dict[str, Any]]:
     """Return what, how much and where for every concept of one photo's explanation."""
     return [
         {
             "label": named.labels[0][q],
             "type": named.types[0][q],
             "score": float(named.scores[0, q]),
-            "unusual": _number(named.unusual, q),
+            "z_score": _number(named.z_scores, q),
             "contribution": _number(named.contributions, q),
             **_layer(named, q),
             **place(picture, named, q),
@@ -110,7 +110,7 @@ def concept_numbers(picture: Picture, named: Explanation) -> list[dict[str, Any]
     ]
 
 
-def place(picture: Picture, explanation: Explanation, question: int) -> dict[str, Any]:
+def place(picture: ImageInfo, explanation: Explanation, question: int) -> dict[str, Any]:
     """Return a map's peak and area, as shares of the whole photo."""
     left, top, right, bottom = picture.box
     x, y = peak(explanation.maps)[0, question].tolist()

@@ -23,7 +23,7 @@ _NEEDED = {
         *("name", "picture", "width", "height", "box", "model", "layer", "target", "against"),
         *("predictions", "questions", "contrast", "settings", "command"),
     ),
-    "question": ("kind", "label", "type", "score", "unusual", "contribution", "peak", "area", "signed", "map"),
+    "question": ("kind", "label", "type", "score", "z_score", "contribution", "peak", "area", "signed", "map"),
     "contrast": ("target", "gamma", "references", "maps"),
     "map": ("height", "width", "values"),
 }

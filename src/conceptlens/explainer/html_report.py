@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from conceptlens.model.observation import Observation
 
 
-def report(path: str | os.PathLike[str], seen: Observation, *explained: Explanation | Sweep) -> Path:
+def report(path: str | os.PathLike[str], observation: Observation, *explained: Explanation | Sweep) -> Path:
     """Write explanations of one observation as a self-contained HTML page and return its path.
 
     A `Sweep` adds a slider for gamma and a choice of references. The page makes no outside request. Raises
-    `InputError` where an explanation speaks of other photos than `seen`.
+    `InputError` where an explanation speaks of other photos than `observation`.
     """
     if Path(path).suffix.lower() not in (".html", ".htm"):
         raise InputError(f"a report is an HTML page; {path} ends in '{Path(path).suffix}', so name it .html")
@@ -38,37 +38,40 @@ def report(path: str | os.PathLike[str], seen: Observation, *explained: Explanat
     sweeps = [e for e in explained if isinstance(e, Sweep)]
     explanations = [e.at() if isinstance(e, Sweep) else e for e in explained]
     for explanation in explanations:
-        if explanation.source.pictures != seen.pictures:
+        if explanation.source.image_info != observation.image_info:
             raise InputError("an explanation speaks of other photos than the observation; report them separately")
     sliding = next((s.mixtures() for s in sweeps if s.rule.name in LINEAR), None)
     entries = [
         Entry(
-            photo=jpeg(_photo(seen, i)),
-            picture=seen.pictures[i],
-            model=seen.model.name,
+            photo=jpeg(_photo(observation, i)),
+            picture=observation.image_info[i],
+            model=observation.model.name,
             layer=explanations[0].source.layer,
-            target=predictions(seen, i)[0],
-            predictions=predictions(seen, i),
+            target=predictions(observation, i)[0],
+            predictions=predictions(observation, i),
             explanations=tuple(e.of(i) for e in explanations),
             mixture=None if sliding is None else sliding[i],
-            command="\n".join(_code(seen, explanations, i)),
+            command="\n".join(_code(observation, explanations, i)),
             settings={f"method {n}": e.source.method for n, e in enumerate(explanations, 1)},
         )
-        for i in range(len(seen.pictures) if explanations else 0)
+        for i in range(len(observation.image_info) if explanations else 0)
     ]
     return write_page(page_content(entries), path)
 
 
-def _code(seen: Observation, explanations: list[Explanation], image: int) -> list[str]:
+def _code(observation: Observation, explanations: list[Explanation], image: int) -> list[str]:
     """Return the lines of Python that make these explanations again."""
-    lines = [f"seen = cl.load_model({seen.model.name!r}).observe(photo)  # {seen.pictures[image].name}"]
+    name = observation.image_info[image].name
+    lines = [f"observation = cl.load_model({observation.model.name!r}).observe(photo)  # {name}"]
     for explanation in explanations:
         settings = explanation.source.settings
         if explanation.types:
             lines.append(_explain_code(explanation, settings, image))
         else:
             targets = ", ".join(str(t) for t in settings.get("targets", []))  # pyright: ignore
-            lines.append(f"cl.cam(seen, [{targets}], {explanation.source.method!r}, {explanation.source.layer!r})")
+            lines.append(
+                f"cl.cam(observation, [{targets}], {explanation.source.method!r}, {explanation.source.layer!r})"
+            )
     return lines
 
 
@@ -76,22 +79,22 @@ def _explain_code(explanation: Explanation, settings: Mapping[str, object], imag
     """Return the call that makes an explanation of concepts again."""
     concepts = f"concepts={list(explanation.labels[image])!r}"
     if explanation.source.method == "competition":
-        return f"cl.compete(seen, {concepts})"
+        return f"cl.compete(observation, {concepts})"
     arguments = [concepts, *(f"{name}={settings[name]}" for name in ("target", "against") if name in settings)]
     if "branch" in settings:
         arguments.append("branch=cl.Translator.load(folder)")
     if is_competing(explanation):
         arguments.append('regions="competing"')
-    return f"cl.explain(seen, {', '.join(arguments)})"
+    return f"cl.explain(observation, {', '.join(arguments)})"
 
 
-def _photo(seen: Observation, image: int) -> Image.Image:
+def _photo(observation: Observation, image: int) -> Image.Image:
     """Return the photo, or the input tensor as a picture where no photo was given."""
-    photo = seen.photos[image]
+    photo = observation.photos[image]
     if photo is not None:
         return photo
-    values = seen.images[image].detach().float().cpu().numpy().transpose(1, 2, 0)
-    transform = seen.model.transform
+    values = observation.images[image].detach().float().cpu().numpy().transpose(1, 2, 0)
+    transform = observation.model.transform
     if isinstance(transform, Preprocess):
         values = values * np.array(transform.std) + np.array(transform.mean)
     else:

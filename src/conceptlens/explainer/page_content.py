@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from conceptlens.cams.finer_cam import Mixture
     from conceptlens.explainer.run import Finding, Prediction
-    from conceptlens.record import Explanation, Picture
+    from conceptlens.record import Explanation, ImageInfo
 
 SCHEMA = "conceptlens.report/1"
 
@@ -28,7 +28,7 @@ class Entry:
     """One photo of a report, with explanations of that photo alone."""
 
     photo: bytes
-    picture: Picture
+    picture: ImageInfo
     model: str
     layer: str
     target: Prediction
@@ -99,7 +99,7 @@ def _readers(explanations: Sequence[Explanation]) -> dict[str, list[str]]:
     return {"texts": list(dict.fromkeys(texts)), "branches": list(dict.fromkeys(branches))}
 
 
-def _questions(picture: Picture, explanation: Explanation) -> list[dict[str, Any]]:
+def _questions(picture: ImageInfo, explanation: Explanation) -> list[dict[str, Any]]:
     """Return the explanation of one photo as rows of the page's table."""
     concepts = concept_numbers(picture, explanation) if explanation.types else []
     return [
@@ -108,7 +108,7 @@ def _questions(picture: Picture, explanation: Explanation) -> list[dict[str, Any
             "label": explanation.labels[0][q],
             "type": None,
             "score": float(explanation.scores[0, q]),
-            "unusual": None,
+            "z_score": None,
             "contribution": None,
             **place(picture, explanation, q),
             **(concepts[q] if concepts else {}),

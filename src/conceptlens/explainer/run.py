@@ -20,7 +20,7 @@ from conceptlens.explainer.explain import Regions, explain
 from conceptlens.io.errors import InputError
 from conceptlens.io.failures import Failure
 from conceptlens.io.images import jpeg, read_image
-from conceptlens.record import Explanation, Picture
+from conceptlens.record import Explanation, ImageInfo
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -51,7 +51,7 @@ class LookAlike:
 class Finding:
     """All that was found in one photo: small maps and, where asked for, a small copy of the photo as JPEG."""
 
-    picture: Picture
+    picture: ImageInfo
     model: str
     layer: str
     target: Prediction
@@ -121,13 +121,15 @@ def observations(
             yield model.observe(good)
 
 
-def predictions(seen: Observation, image: int, classes: Tensor | None = None, top: int = 5) -> tuple[Prediction, ...]:
+def predictions(
+    observation: Observation, image: int, classes: Tensor | None = None, top: int = 5
+) -> tuple[Prediction, ...]:
     """Return what the model gives `classes` of one image, by default the `top` highest."""
-    logits = seen.logits[image].detach().float()
+    logits = observation.logits[image].detach().float()
     probability = logits.softmax(0)
     chosen = logits.topk(min(top, len(logits))).indices if classes is None else classes
     return tuple(
-        Prediction(i, seen.model.class_name(i), float(logits[i]), float(probability[i])) for i in chosen.tolist()
+        Prediction(i, observation.model.class_name(i), float(logits[i]), float(probability[i])) for i in chosen.tolist()
     )
 
 
@@ -144,75 +146,76 @@ def _explain_batch(model: Backbone, opened: Sequence[Opened], plan: Plan) -> lis
     if plan.branch is not None:
         plan.branch.check(model)
     layers = None if plan.branch is None else dict.fromkeys([*plan.branch.layers, *model.default_layers])
-    seen = model.observe([o.photo for o in opened], layers, titles=[o.name for o in opened])
-    clash = _predicted_as_reference(seen, plan)
+    observation = model.observe([o.photo for o in opened], layers, titles=[o.name for o in opened])
+    clash = _predicted_as_reference(observation, plan)
     if not any(clash):
-        return list(_findings(seen, opened, plan))
+        return list(_findings(observation, opened, plan))
     rest = iter(_explain_batch(model, [o for o, c in zip(opened, clash, strict=True) if not c], plan))
     return [Failure(o.name, c) if c else next(rest) for o, c in zip(opened, clash, strict=True)]
 
 
-def _predicted_as_reference(seen: Observation, plan: Plan) -> list[str]:
+def _predicted_as_reference(observation: Observation, plan: Plan) -> list[str]:
     """Say of each photo, where its class was left to the model, if that is one of the classes to tell it from."""
     named = plan.contrast.against
     if plan.target is not None or not named:
-        return [""] * len(seen.pictures)
-    against = {seen.model.class_index(name) for name in named if isinstance(name, (str, int))}
+        return [""] * len(observation.image_info)
+    against = {observation.model.class_index(name) for name in named if isinstance(name, (str, int))}
     return [
-        f"{picture.name} is predicted as {seen.model.class_name(index)}, which it was to be told from; give --target"
+        f"{picture.name} is predicted as {observation.model.class_name(index)}, one to compare with; give --target"
         if index in against
         else ""
-        for picture, index in zip(seen.pictures, class_indices(seen, None).tolist(), strict=True)
+        for picture, index in zip(observation.image_info, class_indices(observation, None).tolist(), strict=True)
     ]
 
 
-def _findings(seen: Observation, opened: Sequence[Opened], plan: Plan) -> Iterator[Finding]:
-    plain = cam(seen, Logit(plan.target), plan.rule)
-    contrasted = _contrast(seen, plan)
+def _findings(observation: Observation, opened: Sequence[Opened], plan: Plan) -> Iterator[Finding]:
+    plain = cam(observation, Logit(plan.target), plan.rule)
+    contrasted = _contrast(observation, plan)
     against = plan.against[0] if plan.against else None
     named = None
     if plan.with_concepts:
         named = explain(
-            seen, plan.concepts, plan.target, plan.top, against,
+            observation, plan.concepts, plan.target, plan.top, against,
             layer=plan.layer, reference=plan.calibration, branch=plan.branch, regions=plan.regions,
         )  # fmt: skip
-    targets = class_indices(seen, plan.target)
-    others = None if against is None else class_indices(seen, against)
+    targets = class_indices(observation, plan.target)
+    others = None if against is None else class_indices(observation, against)
     for i, item in enumerate(opened):
         yield Finding(
-            picture=seen.pictures[i],
-            model=seen.model.name,
-            layer=plan.layer or seen.layer,
-            target=predictions(seen, i, targets[i : i + 1])[0],
-            predictions=predictions(seen, i),
+            picture=observation.image_info[i],
+            model=observation.model.name,
+            layer=plan.layer or observation.layer,
+            target=predictions(observation, i, targets[i : i + 1])[0],
+            predictions=predictions(observation, i),
             plain=plain.of(i),
-            against=None if others is None else predictions(seen, i, others[i : i + 1])[0],
+            against=None if others is None else predictions(observation, i, others[i : i + 1])[0],
             named=None if named is None else named.of(i),
             photo=jpeg(item.photo) if plan.with_photos else b"",
             **({} if contrasted is None else contrasted[i]),
         )
 
 
-def _contrast(seen: Observation, plan: Plan) -> list[dict[str, Any]] | None:
+def _contrast(observation: Observation, plan: Plan) -> list[dict[str, Any]] | None:
     """Return each photo's contrast as fields of its finding; `None` where a model has a single class.
 
     `explain` takes as many look-alikes as there are, where a model has fewer classes than it asks for.
     """
-    most = seen.logits.shape[1] - 1
+    most = observation.logits.shape[1] - 1
     if most < 1:
         return None
     asked = plan.contrast
     if plan.with_concepts and not asked.against:
         asked = replace(asked, nearest=min(asked.nearest, most))
-    _, classes, shares = choose_references(seen, asked)
-    swept = sweep(seen, asked, plan.rule) if plan.rule in LINEAR else None
-    finer = cam(seen, asked, plan.rule) if swept is None else swept.at()
+    _, classes, shares = choose_references(observation, asked)
+    swept = sweep(observation, asked, plan.rule) if plan.rule in LINEAR else None
+    finer = cam(observation, asked, plan.rule) if swept is None else swept.at()
     mixtures = [None] * len(classes) if swept is None else swept.mixtures()
     return [
         {
             "finer": finer.of(i),
             "references": tuple(
-                LookAlike(p, s) for p, s in zip(predictions(seen, i, classes[i]), shares[i].tolist(), strict=True)
+                LookAlike(p, s)
+                for p, s in zip(predictions(observation, i, classes[i]), shares[i].tolist(), strict=True)
             ),
             "gamma": asked.gamma,
             "mixture": mixtures[i],

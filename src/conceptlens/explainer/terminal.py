@@ -37,7 +37,7 @@ def place_in_words(peak: list[float], area: float) -> str:
 
 def _concepts(finding: Finding, named: Explanation) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for name, justify in (("concept", "left"), ("type", "left"), ("score", "right"), ("unusual", "right"),
+    for name, justify in (("concept", "left"), ("type", "left"), ("score", "right"), ("z_score", "right"),
                           ("contribution", "right"), ("where", "left")):  # fmt: skip
         table.add_column(name, justify=justify)  # pyright: ignore[reportArgumentType]
     for row in concept_numbers(finding.picture, named):
@@ -45,7 +45,7 @@ def _concepts(finding: Finding, named: Explanation) -> Table:
             _safe(row["label"]),
             row["type"],
             f"{row['score']:.2f}",
-            "-" if row["unusual"] is None else f"{row['unusual']:+.1f}",
+            "-" if row["z_score"] is None else f"{row['z_score']:+.1f}",
             "-" if row["contribution"] is None else f"{row['contribution']:+.2f}",
             place_in_words(row["peak"], row["area"]),
         )

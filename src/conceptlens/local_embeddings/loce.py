@@ -18,7 +18,7 @@ from conceptlens.local_embeddings.modes import Mode, Setting
 from conceptlens.local_embeddings.soft_masks import soft_masks
 from conceptlens.model.forward import full_precision
 from conceptlens.model.observation import Observation
-from conceptlens.record import WHOLE, Explanation, Picture, Source
+from conceptlens.record import WHOLE, Explanation, ImageInfo, Source
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -27,7 +27,7 @@ Masks: TypeAlias = "np.ndarray | Tensor"
 
 
 def loce(
-    seen: Observation,
+    observation: Observation,
     masks: Masks,
     layer: str | Sequence[str] | None = None,
     mode: Mode = "paper",
@@ -58,19 +58,19 @@ def loce(
     Raises `InputError` for masks of another shape, type or number, an empty one, and an unknown mode or layer.
     """
     setting = Setting(mode, ridge, bias)
-    names = [layer] if isinstance(layer, str) else list(layer or [seen.layer])
-    units = {name: _unit(seen, name, scale) for name in names}
-    given = _four_axes(masks, len(seen.images), "masks")
-    truth = _as_seen(given, seen.pictures)
-    other = _controls(truth, control, seen)
+    names = [layer] if isinstance(layer, str) else list(layer or [observation.layer])
+    units = {name: _unit(observation, name, scale) for name in names}
+    given = _four_axes(masks, len(observation.images), "masks")
+    truth = _as_seen(given, observation.image_info)
+    other = _controls(truth, control, observation)
     rows = _labels(labels, truth.shape[:2])
-    with full_precision(seen.feature(names[0])):
-        parts = [_one_layer(seen, name, truth, other, setting, rows, *units[name]) for name in names]
+    with full_precision(observation.feature(names[0])):
+        parts = [_one_layer(observation, name, truth, other, setting, rows, *units[name]) for name in names]
     return parts[0] if len(parts) == 1 else _several(parts)
 
 
 def _one_layer(
-    seen: Observation,
+    observation: Observation,
     layer: str,
     truth: Float[Tensor, "image question 100 100"],
     control: Tensor | None,
@@ -79,7 +79,7 @@ def _one_layer(
     unit: Float[Tensor, "channel"],
     whose: str,
 ) -> Explanation:
-    cells = seen.feature(layer)
+    cells = observation.feature(layer)
     images, questions = truth.shape[:2]
     of = torch.arange(images, device=cells.device).repeat_interleave(questions)
     found = embed_masks(cells, of, truth.flatten(0, 1).to(cells.device), setting, unit)
@@ -94,16 +94,18 @@ def _one_layer(
         weights=weights,
         scores=measures["iou"],
         labels=labels,
-        source=source(seen, layer, "loce", settings),
+        source=source(observation, layer, "loce", settings),
         activation="identity",
         vectors=found.vectors.unflatten(0, (images, questions)),
         measures=measures,
     )
 
 
-def _unit(seen: Observation, layer: str, scale: Mapping[str, Tensor] | None) -> tuple[Float[Tensor, "channel"], str]:
+def _unit(
+    observation: Observation, layer: str, scale: Mapping[str, Tensor] | None
+) -> tuple[Float[Tensor, "channel"], str]:
     """Return the scale of a layer's channels and whose it is: by default that of the images with finite cells."""
-    cells = seen.feature(layer)
+    cells = observation.feature(layer)
     if scale is None:
         finite = cells[cells.flatten(1).isfinite().all(1)]
         return channel_scale(finite if len(finite) else torch.zeros_like(cells)), "own"
@@ -145,7 +147,7 @@ def _several(parts: list[Explanation]) -> Explanation:
             first.source.model,
             " + ".join(part.source.layer for part in parts),
             "loce",
-            first.source.pictures,
+            first.source.image_info,
             first.source.settings,
             first.source.versions,
         ),
@@ -179,12 +181,12 @@ def _four_axes(masks: Masks, images: int, what: str) -> np.ndarray:
     return four
 
 
-def _as_seen(masks: np.ndarray, pictures: Sequence[Picture]) -> Float[Tensor, "image question 100 100"]:
+def _as_seen(masks: np.ndarray, pictures: Sequence[ImageInfo]) -> Float[Tensor, "image question 100 100"]:
     """Return soft masks of the part of each photo that reached the model."""
     return torch.stack([soft_masks(seen_part(rows, picture)) for rows, picture in zip(masks, pictures, strict=True)])
 
 
-def seen_part(masks: np.ndarray, picture: Picture) -> np.ndarray:
+def seen_part(masks: np.ndarray, picture: ImageInfo) -> np.ndarray:
     """Return `masks[mask rows columns]` of a whole photo over the part that reached the model, about as fine."""
     if picture.box == WHOLE:
         return masks
@@ -193,9 +195,9 @@ def seen_part(masks: np.ndarray, picture: Picture) -> np.ndarray:
     return crop_masks(masks, picture.box, size)
 
 
-def _controls(truth: Tensor, control: Masks | None, seen: Observation) -> Tensor | None:
+def _controls(truth: Tensor, control: Masks | None, observation: Observation) -> Tensor | None:
     if control is not None:
-        given = _as_seen(_four_axes(control, len(seen.images), "control masks"), seen.pictures)
+        given = _as_seen(_four_axes(control, len(observation.images), "control masks"), observation.image_info)
         if given.shape != truth.shape:
             shapes = f"{tuple(given.shape[:2])} images and questions; expected {tuple(truth.shape[:2])}"
             raise InputError(f"control masks are for {shapes}")

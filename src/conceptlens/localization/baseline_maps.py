@@ -24,28 +24,30 @@ if TYPE_CHECKING:
 SPREAD = 0.25
 
 
-def centre(seen: Observation, concepts: Sequence[ConceptName]) -> Explanation:
+def centre(observation: Observation, concepts: Sequence[ConceptName]) -> Explanation:
     """Return `exp(-((x - 1/2)^2 + (y - 1/2)^2) / (2 0.25^2))` for every concept, x and y shares of the sides.
 
     Photos have their subject in the middle more often than not.
     """
-    grid = seen.tap().grid
+    grid = observation.layer_output().grid
     y, x = (((torch.arange(size) + 0.5) / size - 0.5).square() for size in (grid.height, grid.width))
     bump = torch.exp(-(y[:, None] + x[None, :]) / (2 * SPREAD**2))
-    maps = bump.expand(len(seen.pictures), len(concepts), -1, -1)
-    return _floor(seen, concepts, maps, "centre", {"spread": SPREAD})
+    maps = bump.expand(len(observation.image_info), len(concepts), -1, -1)
+    return _floor(observation, concepts, maps, "centre", {"spread": SPREAD})
 
 
-def random_maps(seen: Observation, concepts: Sequence[ConceptName], seed: int = 0, candidates: int = 1) -> Explanation:
+def random_maps(
+    observation: Observation, concepts: Sequence[ConceptName], seed: int = 0, candidates: int = 1
+) -> Explanation:
     """Return uniform random numbers on the layer's own grid: they are enlarged as smoothly as any other map.
 
     They depend on the photo's pixels, the concept and `seed` alone. `parts` holds several, where `candidates` is above
     1, to show what choosing the best of them with the mask is worth.
     """
-    grid = seen.tap().grid
+    grid = observation.layer_output().grid
     photos = [
         picture.fingerprint if photo is None else fingerprint(photo)
-        for photo, picture in zip(seen.photos, seen.pictures, strict=True)
+        for photo, picture in zip(observation.photos, observation.image_info, strict=True)
     ]
     parts = []
     for turn in range(candidates):
@@ -54,7 +56,7 @@ def random_maps(seen: Observation, concepts: Sequence[ConceptName], seed: int = 
             for photo in photos
         ]
         maps = torch.from_numpy(np.array(rows, np.float32).reshape(len(photos), len(concepts), grid.height, grid.width))
-        parts.append(_floor(seen, concepts, maps, "random", {"seed": seed}))
+        parts.append(_floor(observation, concepts, maps, "random", {"seed": seed}))
     return parts[0] if candidates == 1 else replace(parts[0], parts=tuple(parts))
 
 
@@ -64,15 +66,15 @@ def _noise(key: str, size: tuple[int, int]) -> np.ndarray:
 
 
 def _floor(
-    seen: Observation, concepts: Sequence[ConceptName], maps: Tensor, name: str, settings: dict[str, object]
+    observation: Observation, concepts: Sequence[ConceptName], maps: Tensor, name: str, settings: dict[str, object]
 ) -> Explanation:
-    images = len(seen.pictures)
+    images = len(observation.image_info)
     return Explanation(
         maps=maps,
         weights=None,
         scores=torch.zeros(images, len(concepts)),
         labels=(tuple(concept.label for concept in concepts),) * images,
-        source=source(seen, seen.layer, name, settings),
+        source=source(observation, observation.layer, name, settings),
         activation="identity",
         types=(tuple(concept.type for concept in concepts),) * images,
     )

@@ -90,7 +90,7 @@ class Truth:
 
 def truth_of(one: Located, explained: Explanation, resolution: int | None) -> Truth:
     """Return the masks of the part of the photo that an explanation speaks of."""
-    box = explained.source.pictures[0].box
+    box = explained.source.image_info[0].box
     rows, columns = one.masks.shape[1:]
     own = (max(1, round(rows * (box[3] - box[1]))), max(1, round(columns * (box[2] - box[0]))))
     size = own if resolution is None else (resolution, resolution)

@@ -92,7 +92,7 @@ def show_cases(data: LocatedSet, methods: Mapping[str, Method], cases: Sequence[
             given = {row.method: methods[row.method](one.photo, [concept]) for row in case.rows}
             maps = {name: explained.maps[0, 0].float().cpu().numpy() for name, explained in given.items()}
             signed = {name: explained.signed for name, explained in given.items()}
-            box = next(iter(given.values())).source.pictures[0].box
+            box = next(iter(given.values())).source.image_info[0].box
             yield ShownCase(case, one.photo, mask, maps, signed, box)
         if not wanted:
             return

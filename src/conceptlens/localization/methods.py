@@ -99,16 +99,20 @@ def _ce_fam(setting: Setting) -> Method:
     return method
 
 
-def _last_layer(seen: Observation, concepts: Sequence[ConceptName]) -> Explanation:
+def _last_layer(observation: Observation, concepts: Sequence[ConceptName]) -> Explanation:
     """Return CE-FAM's region of the last layer, through the model's own pair."""
-    evidence = gather_evidence(seen, seen.model.language, concepts)
-    weights = _pulled(seen, evidence, evidence.cotangents(evidence.all()))
-    return layer_regions(seen, seen.layer, weights, evidence, evidence.all(), {"text": seen.model.language.name})
+    evidence = gather_evidence(observation, observation.model.language, concepts)
+    weights = _pulled(observation, evidence, evidence.cotangents(evidence.all()))
+    return layer_regions(
+        observation, observation.layer, weights, evidence, evidence.all(), {"text": observation.model.language.name}
+    )
 
 
-def _pulled(seen: Observation, evidence: Evidence, cotangents: Tensor) -> Float[Tensor, "image concept channel"]:
+def _pulled(observation: Observation, evidence: Evidence, cotangents: Tensor) -> Float[Tensor, "image concept channel"]:
     """Return what directions of the image vector weigh in the last layer."""
-    return grad_cam(seen.pull(evidence.root, cotangents, seen.layer), seen.feature()[:, None])[..., 0, 0]
+    return grad_cam(observation.pull(evidence.root, cotangents, observation.layer), observation.feature()[:, None])[
+        ..., 0, 0
+    ]
 
 
 def _competing(setting: Setting) -> Method:
@@ -124,11 +128,13 @@ def _per_cell(setting: Setting) -> Method:
     layers = None if translator is None else translator.layers
 
     def method(photo: Image.Image, concepts: Sequence[ConceptName]) -> Explanation:
-        seen = setting.model.observe(photo, layers)
-        evidence = gather_evidence(seen, language, concepts)
-        weights = _pulled(seen, evidence, evidence.texts[None])
-        found = layer_regions(seen, seen.layer, weights, evidence, evidence.all(), {"text": language.name}, "per_cell")
-        return replace(found, maps=project(weights[..., None, None], seen.feature()), activation="identity")
+        observation = setting.model.observe(photo, layers)
+        evidence = gather_evidence(observation, language, concepts)
+        weights = _pulled(observation, evidence, evidence.texts[None])
+        found = layer_regions(
+            observation, observation.layer, weights, evidence, evidence.all(), {"text": language.name}, "per_cell"
+        )
+        return replace(found, maps=project(weights[..., None, None], observation.feature()), activation="identity")
 
     return method
 

@@ -21,7 +21,7 @@ from conceptlens.model.layout import Grid, find_grid, prefix_tokens
 from conceptlens.model.observation import Observation, observe
 from conceptlens.model.preprocess import Preprocess
 from conceptlens.model.probe import Anatomy, anatomy
-from conceptlens.record import WHOLE, Picture
+from conceptlens.record import WHOLE, ImageInfo
 
 Photo = str | Path | Image.Image | np.ndarray
 
@@ -143,9 +143,9 @@ class Backbone:
         known = titles or [_title(photo, i) for i, photo in enumerate(several)]
         named = [(title, _load(photo)) for title, photo in zip(known, several, strict=True)]
         images = torch.stack([self._input(photo) for _, photo in named])
-        pictures = tuple(Picture(n, fingerprint(p), *p.size, self._box(p)) for n, p in named)
+        image_info = tuple(ImageInfo(n, fingerprint(p), *p.size, self._box(p)) for n, p in named)
         images = images.to(self.parameter.device, self.parameter.dtype)
-        return observe(self, images, names, pictures, tuple(photo for _, photo in named))
+        return observe(self, images, names, image_info, tuple(photo for _, photo in named))
 
     def _observe_tensor(self, images: Tensor, layers: tuple[str, ...]) -> Observation:
         if images.ndim != 4 or not images.is_floating_point():
@@ -154,9 +154,9 @@ class Backbone:
                 "image colour rows columns, already preprocessed (add the batch axis with tensor[None])"
             )
         rows, columns = images.shape[2:]
-        pictures = tuple(Picture(f"tensor[{i}]", "", columns, rows) for i in range(len(images)))
+        image_info = tuple(ImageInfo(f"tensor[{i}]", "", columns, rows) for i in range(len(images)))
         images = images.to(self.parameter.device, self.parameter.dtype)
-        return observe(self, images, layers, pictures, (None,) * len(images))
+        return observe(self, images, layers, image_info, (None,) * len(images))
 
     def read(self, output: Any, entered: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Return `(class scores, embedding)` of a raw output; `entered` is what went into the classifier."""

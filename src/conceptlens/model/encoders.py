@@ -19,7 +19,7 @@ from conceptlens.io.cache import cached, identity
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-    from conceptlens.model.observation import Answer
+    from conceptlens.model.observation import ModelOutput
 
 
 class VisionLanguage(Protocol):
@@ -43,7 +43,7 @@ class VisionLanguage(Protocol):
         """Whether the pair compares unit vectors (CLIP, SigLIP) or plain ones (the stand-in)."""
         ...
 
-    def encode_image(self, answer: Answer) -> Float[Tensor, "image dimension"]:
+    def encode_image(self, answer: ModelOutput) -> Float[Tensor, "image dimension"]:
         """Return the image vectors of an answer, in its graph."""
         ...
 
@@ -72,7 +72,7 @@ class Towers(ABC):
         bias = getattr(self.model, "logit_bias", None)
         return 0.0 if bias is None else float(bias.detach())
 
-    def encode_image(self, answer: Answer) -> Tensor:
+    def encode_image(self, answer: ModelOutput) -> Tensor:
         """Return the image tower's output."""
         return answer.embedding
 
@@ -135,7 +135,7 @@ class ClassifierText:
     scale: float = 1.0
     normalised: bool = False
 
-    def encode_image(self, answer: Answer) -> Tensor:
+    def encode_image(self, answer: ModelOutput) -> Tensor:
         """Return what enters the classifier."""
         return answer.embedding
 

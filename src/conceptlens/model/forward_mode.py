@@ -23,7 +23,7 @@ TANGENT_BYTES = 2 * 2**20
 
 
 def response(
-    seen: Observation, layer: str, after: Sequence[str], read: Callable[[Mapping[str, Tensor]], Tensor]
+    observation: Observation, layer: str, after: Sequence[str], read: Callable[[Mapping[str, Tensor]], Tensor]
 ) -> Float[Tensor, "image channel dimension"]:
     """Return the derivative of `read(cells)` for a uniform shift of each channel of `layer`, over its cells' number.
 
@@ -32,15 +32,15 @@ def response(
     `v . read` at `layer`: the weights of Grad-CAM and CE-FAM, for any number of questions at the price of one
     forward-mode product a channel. A product of the other mode costs one backward pass a question.
     """
-    tap = seen.tap(layer)
-    grid, raw = tap.grid, tap.raw.detach()
+    layer_output = observation.layer_output(layer)
+    grid, raw = layer_output.grid, layer_output.raw.detach()
     channels = torch.eye(grid.channels, dtype=raw.dtype, device=raw.device) / (grid.height * grid.width)
 
     def rest(raw: Tensor) -> Tensor:
         cells = {layer: grid.read(raw)}
         watches: dict[str, Watch] = {layer: lambda _: raw.clone()}  # what follows may work in place
-        watches.update({name: _keeping(cells, name, seen) for name in after})
-        forward(seen.model.module, seen.images, watches)
+        watches.update({name: _keeping(cells, name, observation) for name in after})
+        forward(observation.model.module, observation.images, watches)
         return read(cells)
 
     def product(channel: Tensor) -> Tensor:
@@ -49,8 +49,8 @@ def response(
 
     at_once = max(1, TANGENT_BYTES // max(1, raw.numel() * raw.element_size()))
     with ExitStack() as stack:
-        stack.enter_context(frozen(seen.model.module))
-        stack.enter_context(trunk_kept(seen.model.module, seen.images, layer))
+        stack.enter_context(frozen(observation.model.module))
+        stack.enter_context(trunk_kept(observation.model.module, observation.images, layer))
         stack.enter_context(full_precision(raw))
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(warnings.catch_warnings())
@@ -61,9 +61,9 @@ def response(
     return torch.cat(chunks).transpose(0, 1).detach()
 
 
-def _keeping(cells: dict[str, Tensor], name: str, seen: Observation) -> Watch:
+def _keeping(cells: dict[str, Tensor], name: str, observation: Observation) -> Watch:
     def watch(tensor: Tensor) -> Tensor:
-        cells[name] = seen.tap(name).grid.read(tensor)
+        cells[name] = observation.layer_output(name).grid.read(tensor)
         return tensor.clone()
 
     return watch

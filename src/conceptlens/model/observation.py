@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from conceptlens.model.backbone import Backbone
-    from conceptlens.record import Picture
+    from conceptlens.record import ImageInfo
 
 # How many bytes of gradients at the layer one batched vector-Jacobian product may make. What lies behind the layer
 # holds some twenty times as much meanwhile, and larger products are slower on a processor: they leave its cache.
@@ -26,7 +26,7 @@ GRADIENT_BYTES = 2 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
+class ModelOutput:
     """What one forward pass gave: the raw output and, where the model has them, class scores and an embedding."""
 
     model: Backbone
@@ -57,7 +57,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Tap:
+class LayerOutput:
     """One layer's output, kept with its graph, and how to read its cells."""
 
     raw: Tensor
@@ -65,37 +65,37 @@ class Tap:
 
 
 @dataclass(frozen=True, eq=False)
-class Observation(Answer):
+class Observation(ModelOutput):
     """One forward pass of a batch, ready for any number of questions.
 
     The graph begins at the first tapped layer and lives exactly as long as this object.
     """
 
     images: Float[Tensor, "image colour rows columns"]
-    taps: Mapping[str, Tap]
-    pictures: tuple[Picture, ...]
+    layer_outputs: Mapping[str, LayerOutput]
+    image_info: tuple[ImageInfo, ...]
     photos: tuple[Image.Image | None, ...]
     _readouts: dict[tuple[str, str], Tensor | None] = field(default_factory=dict, repr=False)
 
     @property
     def layer(self) -> str:
         """The layer that is asked when none is named: the last one observed."""
-        return list(self.taps)[-1]
+        return list(self.layer_outputs)[-1]
 
-    def tap(self, layer: str | None = None) -> Tap:
+    def layer_output(self, layer: str | None = None) -> LayerOutput:
         """Return the tapped output of `layer`, or say which layers were observed."""
         name = layer or self.layer
-        if name not in self.taps:
+        if name not in self.layer_outputs:
             raise InputError(
-                f"layer '{name}' was not observed; observed: {', '.join(self.taps)}; "
+                f"layer '{name}' was not observed; observed: {', '.join(self.layer_outputs)}; "
                 f"use model.observe(..., layers=['{name}'])"
             )
-        return self.taps[name]
+        return self.layer_outputs[name]
 
     def feature(self, layer: str | None = None) -> Float[Tensor, "image channel height width"]:
         """Return the cells of `layer`, detached, whatever its own layout."""
-        tap = self.tap(layer)
-        return tap.grid.read(tap.raw.detach())
+        layer_output = self.layer_output(layer)
+        return layer_output.grid.read(layer_output.raw.detach())
 
     def gradient(self, score: Tensor, layer: str | None = None) -> Float[Tensor, "image question channel height width"]:
         """Return d score / d feature at `layer` for a differentiable `score[image]` or `score[image question]`."""
@@ -117,7 +117,7 @@ class Observation(Answer):
         matrix = self.readout(root, name)
         if matrix is None:
             return self._pull_through_graph(root, cotangents, name)
-        grid = self.taps[name].grid
+        grid = self.layer_outputs[name].grid
         with full_precision(matrix):
             own = cotangents.to(matrix.dtype)  # an embedding that is the mean of the cells itself needs no product
             weights = (own if root is self.vector else own @ matrix) / (grid.height * grid.width)
@@ -130,9 +130,9 @@ class Observation(Answer):
             return True
         if not root.requires_grad:
             return False
-        raw = self.tap(name).raw
+        raw = self.layer_output(name).raw
         (gradient,) = torch.autograd.grad(root.sum(), raw, retain_graph=True, materialize_grads=True)
-        return bool(self.tap(name).grid.read(gradient).any())
+        return bool(self.layer_output(name).grid.read(gradient).any())
 
     def readout(self, root: Tensor, layer: str | None = None) -> Float[Tensor, "dimension channel"] | None:
         """Return `M` where `root = M . (mean over cells of the feature) + constant`, verified here, else `None`.
@@ -150,8 +150,8 @@ class Observation(Answer):
         return self._readouts[name, kind]
 
     def _find_readout(self, root: Tensor, layer: str) -> Tensor | None:
-        tap = self.tap(layer)
-        mean = tap.grid.read(tap.raw.detach()).flatten(2).mean(2)
+        layer_output = self.layer_output(layer)
+        mean = layer_output.grid.read(layer_output.raw.detach()).flatten(2).mean(2)
         matrix, constant = self._readout_candidate(root, mean)
         if matrix is None or root.dtype not in (torch.float32, torch.float64):
             return None
@@ -160,7 +160,7 @@ class Observation(Answer):
         generator = torch.Generator().manual_seed(0)
         direction = torch.randn(root.shape[1], generator=generator).to(root)
         exact = self._pull_through_graph(root, direction.expand(root.shape[0], 1, -1), layer)
-        closed = (direction @ matrix / (tap.grid.height * tap.grid.width))[None, None, :, None, None]
+        closed = (direction @ matrix / (layer_output.grid.height * layer_output.grid.width))[None, None, :, None, None]
         return matrix if _close(closed.expand_as(exact), exact) else None
 
     def _readout_candidate(self, root: Tensor, mean: Tensor) -> tuple[Tensor | None, Tensor | float]:
@@ -173,9 +173,9 @@ class Observation(Answer):
         return linear.weight.detach(), 0.0 if linear.bias is None else linear.bias.detach()
 
     def _pull_through_graph(self, root: Tensor, cotangents: Tensor, layer: str) -> Tensor:
-        tap = self.tap(layer)
+        layer_output = self.layer_output(layer)
         (found,) = self._products(root, cotangents, [layer], lambda gradient: gradient)
-        return tap.grid.read(found).transpose(0, 1)
+        return layer_output.grid.read(found).transpose(0, 1)
 
     def pull_means(
         self, root: Tensor, cotangents: Float[Tensor, "image question dimension"], layers: Sequence[str]
@@ -184,7 +184,7 @@ class Observation(Answer):
 
         One product a question serves all layers, and only the means are kept.
         """
-        grids = {name: self.tap(name).grid for name in layers}
+        grids = {name: self.layer_output(name).grid for name in layers}
         read = {name: (lambda raw, grid=grid: grid.read(raw).flatten(3).mean(3)) for name, grid in grids.items()}
         found = self._products(root, cotangents, list(layers), *read.values())
         return {name: means.transpose(0, 1) for name, means in zip(layers, found, strict=True)}
@@ -198,7 +198,7 @@ class Observation(Answer):
                 f"no gradient reaches layer '{layers[0]}': the answer does not depend on it, or the model turns "
                 "gradients off after it; choose another layer"
             )
-        raws = [self.tap(name).raw for name in layers]
+        raws = [self.layer_output(name).raw for name in layers]
         by_question = cotangents.to(root.dtype).transpose(0, 1)
         at_once = max(1, GRADIENT_BYTES // max(1, max(raw.numel() * raw.element_size() for raw in raws)))
         with full_precision(root):
@@ -210,14 +210,14 @@ class Observation(Answer):
 
     def rerun(
         self, cells: Float[Tensor, "variant channel height width"], image: int = 0, layer: str | None = None
-    ) -> Answer:
+    ) -> ModelOutput:
         """Return the model's answers for one image with the cells of `layer` replaced, a variant a row.
 
         What lies before the layer runs once, not once a variant, wherever the model lets its batch grow there. An
         unchanged copy rides along to prove it; where it comes out changed, the whole model runs on every variant.
         """
         name = layer or self.layer
-        grid = self.tap(name).grid
+        grid = self.layer_output(name).grid
         control = self.feature(name)[image : image + 1]
         variants = torch.cat([control, cells.to(control)])
         one = self.images[image : image + 1]
@@ -237,7 +237,7 @@ class Observation(Answer):
         answer = ask(self.model, one.expand(len(variants), -1, -1, -1), {name: replace})
         return _without_control(answer, len(variants))
 
-    def _control_holds(self, answer: Answer, image: int, variants: int) -> bool:
+    def _control_holds(self, answer: ModelOutput, image: int, variants: int) -> bool:
         pairs = [(answer.class_scores, self.class_scores), (answer.vector, self.vector)]
         return all(
             new is not None and new.shape[0] == variants and _close(new[0], old[image].detach(), 1e-3)
@@ -245,26 +245,26 @@ class Observation(Answer):
             if old is not None
         )
 
-    def forward(self, images: Float[Tensor, "image colour rows columns"]) -> Answer:
+    def forward(self, images: Float[Tensor, "image colour rows columns"]) -> ModelOutput:
         """Return the model's plain answers for other input tensors: no taps, no graph."""
         return ask(self.model, images, {})
 
 
-def ask(model: Backbone, images: Tensor, watches: Mapping[str, Watch]) -> Answer:
+def ask(model: Backbone, images: Tensor, watches: Mapping[str, Watch]) -> ModelOutput:
     """Run `model` on a batch and return what it answers; a graph exists only where a watch begins one."""
     entered: list[Tensor] = []
     classifier = model.classifier_name
     inputs = {} if classifier is None else {classifier: lambda tensor: entered.append(tensor)}
     output = forward(model.module, images, watches, inputs)
     scores, vector = model.read(output, entered[-1] if entered else None)
-    return Answer(model, output, scores, vector)
+    return ModelOutput(model, output, scores, vector)
 
 
 def observe(
     model: Backbone,
     images: Tensor,
     layers: tuple[str, ...],
-    pictures: tuple[Picture, ...],
+    image_info: tuple[ImageInfo, ...],
     photos: tuple[Image.Image | None, ...],
 ) -> Observation:
     """Run `model` once on `images[image colour rows columns]`, keeping the output of every layer named."""
@@ -285,8 +285,10 @@ def observe(
     missing = [name for name in layers if name not in raw]
     if missing:
         raise InputError(f"layer '{missing[0]}' gave no tensor in this forward pass; choose another layer")
-    taps = {name: Tap(raw[name], model.grid_of(raw[name].shape, size, name)) for name in layers}
-    return Observation(answer.model, answer.output, answer.class_scores, answer.vector, images, taps, pictures, photos)
+    layer_outputs = {name: LayerOutput(raw[name], model.grid_of(raw[name].shape, size, name)) for name in layers}
+    return Observation(
+        answer.model, answer.output, answer.class_scores, answer.vector, images, layer_outputs, image_info, photos
+    )
 
 
 def _products(root: Tensor, raws: Sequence[Tensor], cotangents: Tensor) -> list[Tensor]:
@@ -299,13 +301,13 @@ def _products(root: Tensor, raws: Sequence[Tensor], cotangents: Tensor) -> list[
     )
 
 
-def _without_control(answer: Answer, rows: int) -> Answer:
+def _without_control(answer: ModelOutput, rows: int) -> ModelOutput:
     """Return `answer` less its first row, in its raw output too."""
 
     def cut(tensor: Tensor) -> Tensor:
         return tensor[1:] if tensor.ndim and len(tensor) == rows else tensor
 
-    return Answer(
+    return ModelOutput(
         answer.model, *(map_tensors(part, cut) for part in (answer.output, answer.class_scores, answer.vector))
     )
 

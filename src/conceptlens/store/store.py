@@ -248,7 +248,7 @@ class Store:
             "model": source.model,
             "layer": source.layer,
             "method": source.method,
-            "pictures": [picture.name for picture in source.pictures],
+            "pictures": [picture.name for picture in source.image_info],
             "record": record,
             "tensors": tensors,
         }

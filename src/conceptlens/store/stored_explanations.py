@@ -12,7 +12,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from conceptlens.io.errors import InputError
-from conceptlens.record import Explanation, Picture, Source
+from conceptlens.record import Explanation, ImageInfo, Source
 from conceptlens.store.settings_json import told, untold
 
 
@@ -39,8 +39,8 @@ def _taken_apart(explanation: Explanation, prefix: str) -> tuple[dict[str, Tenso
             record["tensors"][field.name] = prefix + field.name
             tensors[prefix + field.name] = value.detach().cpu().contiguous().clone()  # no two share their memory
         elif isinstance(value, Source):
-            pictures = [asdict(picture) for picture in value.pictures]
-            record["source"] = told({**vars(value), "pictures": pictures}, "settings of an explanation")
+            pictures = [asdict(picture) for picture in value.image_info]
+            record["source"] = told({**vars(value), "image_info": pictures}, "settings of an explanation")
         elif field.name != "parts":
             record[field.name] = told(value, f"{field.name} of an explanation")
     for number, part in enumerate(explanation.parts):
@@ -56,9 +56,9 @@ def _put_together(record: dict[str, Any], tensors: Mapping[str, Tensor]) -> Expl
     }
     given |= {name: tensors[place] for name, place in record["tensors"].items()}
     source = untold(record["source"])
-    pictures = tuple(Picture(**picture) for picture in source.pop("pictures"))
+    pictures = tuple(ImageInfo(**picture) for picture in source.pop("image_info"))
     return Explanation(
         **given,
-        source=Source(**source, pictures=pictures),
+        source=Source(**source, image_info=pictures),
         parts=tuple(_put_together(part, tensors) for part in record["parts"]),
     )

@@ -51,7 +51,7 @@ _THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Answer:
+class Completion:
     """What the model said of a class; `finish` is why it stopped (`length`: cut), where it told."""
 
     class_name: str
@@ -66,7 +66,7 @@ class Written:
     """The concepts of all classes, each once, and the answers they were read from."""
 
     concepts: ConceptSet
-    answers: tuple[Answer, ...]
+    answers: tuple[Completion, ...]
     articles: Articles = "drop"
 
     def by_class(self) -> dict[str, tuple[str, ...]]:
@@ -116,13 +116,13 @@ def write_concepts(
         if answered is not None:
             answered(count, len(asked))
     answers = tuple(
-        Answer(one.class_name, one.prompt, one.sample, known[one.key]["answer"], known[one.key].get("finish"))
+        Completion(one.class_name, one.prompt, one.sample, known[one.key]["answer"], known[one.key].get("finish"))
         for one in asked
     )
     return Written(_union(answers, model, articles), answers, articles)
 
 
-def parse_answer(answer: Answer, articles: Articles = "drop") -> tuple[str, ...]:
+def parse_answer(answer: Completion, articles: Articles = "drop") -> tuple[str, ...]:
     """Return the labels that an answer lists, each once: of bulleted or numbered lines, else of all lines.
 
     Bullets, emphasis, quotes and closing punctuation are taken off, and with `articles="drop"` a leading a, an or
@@ -145,7 +145,7 @@ def parse_answer(answer: Answer, articles: Articles = "drop") -> tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Question:
+class ChatPrompt:
     """One request: what is asked, for which class, prompt and sample."""
 
     class_name: str
@@ -177,7 +177,7 @@ def _questions(
     samples: int,
     temperature: float | None,
     options: Mapping[str, object],
-) -> Iterator[Question]:
+) -> Iterator[ChatPrompt]:
     names = [] if isinstance(classes, str) else list(dict.fromkeys(classes))
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
         raise InputError(f"classes are {classes!r}; give a list of names, none of them blank")
@@ -195,10 +195,10 @@ def _questions(
         for prompt, text in prompts.items():
             message = {"role": "user", "content": text.replace("{}", name)}
             body = {"model": model, "messages": [message], **heat, **options}
-            yield from (Question(name, prompt, sample, body) for sample in range(samples))
+            yield from (ChatPrompt(name, prompt, sample, body) for sample in range(samples))
 
 
-def _answer(endpoint: Endpoint, question: Question, record: Path) -> dict[str, Any]:
+def _answer(endpoint: Endpoint, question: ChatPrompt, record: Path) -> dict[str, Any]:
     """Ask, check and record; the line is on the disk before the next question."""
     reply = endpoint.ask(question.body)
     try:
@@ -273,7 +273,7 @@ def _line(text: bytes) -> dict[str, Any] | None:
     return found if isinstance(found.get("key"), str) and isinstance(found.get("answer"), str) else None
 
 
-def _union(answers: Sequence[Answer], model: str, articles: Articles) -> ConceptSet:
+def _union(answers: Sequence[Completion], model: str, articles: Articles) -> ConceptSet:
     """Return every label once, in the order of the answers: that two classes share one is no exclusion."""
     labels: dict[str, str] = {}
     for answer in answers:

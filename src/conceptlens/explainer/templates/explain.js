@@ -397,7 +397,7 @@
     const radio = make("input", { type: "radio", name: "question", value: String(index), checked: index === state.question });
     const words = make("span", {}, make("b"), make("small"));
     const what = make("label", { className: "what" }, radio, thumb(), words);
-    const cells = [make("td", {}, what), make("td", { className: "where" }), figure("score", ""), figure("unusual", sigma(asked.unusual)), much(asked)];
+    const cells = [make("td", {}, what), make("td", { className: "where" }), figure("score", ""), figure("unusual", sigma(asked.z_score)), much(asked)];
     cells.forEach((cell) => cell.setAttribute("role", "cell"));
     const element = make("tr", { role: "row", "data-question": String(index) }, ...cells);
     radio.addEventListener("change", () => choose(index));

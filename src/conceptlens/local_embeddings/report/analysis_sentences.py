@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from conceptlens.local_embeddings.analysis.layer_analysis import FEWEST
-from conceptlens.pages.number_format import number
+from conceptlens.pages.number_format import interval_text, number
 
 if TYPE_CHECKING:
     from conceptlens.local_embeddings.analysis.layer_analysis import ConceptStory, LayerStory

@@ -22,7 +22,7 @@ from conceptlens.local_embeddings.runs.plan import EmbedPlan
 from conceptlens.local_embeddings.soft_masks import soft_masks
 from conceptlens.model.layer_cells import layer_cells
 from conceptlens.model.preprocess import Preprocess
-from conceptlens.record import WHOLE, Picture
+from conceptlens.record import WHOLE, ImageInfo
 from conceptlens.store.row import EmbeddingRow, ImageRow, MaskRow, row_id
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def image_of(model: Backbone, plan: EmbedPlan, place: int, photo: Image.Image) -
 def prepare(model: Backbone, plan: EmbedPlan, place: int, one: Located, control: Sequence[np.ndarray] | None) -> Read:
     """Return one photo as the model reads it, with its masks, and a mask of another photo for each, for control."""
     image, transform, size = image_of(model, plan, place, one.photo), model.transform, one.photo.size
-    picture = Picture(one.name, "", *size, transform.box(size) if isinstance(transform, Preprocess) else WHOLE)
+    picture = ImageInfo(one.name, "", *size, transform.box(size) if isinstance(transform, Preprocess) else WHOLE)
     truth = soft_masks(seen_part(one.masks, picture)) if len(one.masks) else torch.zeros(0, 100, 100)
     soft = {id(mask): soft_masks(seen_part(mask[None], picture)) for mask in {id(m): m for m in control or ()}.values()}
     other = torch.cat([soft[id(mask)] for mask in control]) if control else None  # one may be held against several
