@@ -46,7 +46,7 @@ def test_refused(changes: dict[str, Any], words: str) -> None:
         explanation(**changes)
 
 
-@pytest.mark.parametrize("value", [explanation(), SOURCE, SOURCE.pictures[0]])
+@pytest.mark.parametrize("value", [explanation(), SOURCE, SOURCE.image_info[0]])
 def test_nothing_can_be_changed(value: Any) -> None:
     field = dataclasses.fields(value)[0].name
     with pytest.raises(dataclasses.FrozenInstanceError):
