@@ -49,18 +49,18 @@ class Explanation:
     The equation of every method: `maps = activation(sum over channel of weights * features)`.
 
     - `maps[image question height width]`: raw, at the layer's own grid, never rescaled.
-    - `weights[image question channel (height|1) (width|1)]`; `None` for a combination of layers, whose `parts` hold
-      their own.
+    - `weights[image question channel (height|1) (width|1)]`; `None` for a combination of layers, whose `components`
+      hold their own.
     - `scores[image question]`: the value each question asked about (a logit, a margin, a similarity).
     - `labels[image][question]`: what each question is called.
     - `contributions[image question]`, `z_scores[image question]`: only where the method defines them;
       `explained_classes[image]` is the class that contributions speak of.
-    - `types[image][question]`: the concept types, where questions are concepts of a vocabulary; `kinds[question]`:
-      what each question is (class, contrast, concept, custom) elsewhere.
+    - `concept_types[image][question]`: the concept types, where questions are concepts of a vocabulary.
+    - `target_kinds[question]`: what each question is (class, contrast, concept, custom) elsewhere.
     - `layers[image][question]`: the layer that each map was taken from, where a method chooses one for each concept.
     - `vectors[image question dimension]`: embeddings to compare, where a method makes them; LoCE's stand in units of
       each channel's scale, its `weights` in those of the features.
-    - `measures[name][image question]`: how good each answer is, where a method says so; higher is better unless the
+    - `diagnostics[name][image question]`: how good each answer is, where a method says so; higher is better unless the
       method says otherwise.
 
     All tensors are detached and stay on the device they were made on.
@@ -75,12 +75,12 @@ class Explanation:
     contributions: Float[Tensor, "image question"] | None = None
     z_scores: Float[Tensor, "image question"] | None = None
     explained_classes: tuple[str, ...] = ()
-    types: tuple[tuple[str, ...], ...] = ()
-    kinds: tuple[str, ...] = ()
+    concept_types: tuple[tuple[str, ...], ...] = ()
+    target_kinds: tuple[str, ...] = ()
     layers: tuple[tuple[str, ...], ...] = ()
     vectors: Float[Tensor, "image question dimension"] | None = None
-    measures: Mapping[str, Float[Tensor, "image question"]] = field(default_factory=dict)
-    parts: tuple[Explanation, ...] = ()
+    diagnostics: Mapping[str, Float[Tensor, "image question"]] = field(default_factory=dict)
+    components: tuple[Explanation, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that every field speaks of the same images and questions."""
@@ -88,7 +88,7 @@ class Explanation:
             raise InputError(f"maps have {self.maps.ndim} axes; expected image question height width")
         images, questions = self.maps.shape[:2]
         values = {name: getattr(self, name) for name in ("scores", "contributions", "z_scores")}
-        for name, value in {**values, **self.measures}.items():
+        for name, value in {**values, **self.diagnostics}.items():
             if value is not None and tuple(value.shape) != (images, questions):
                 raise InputError(f"{name} has shape {tuple(value.shape)}; expected {(images, questions)}")
         if len(self.labels) != images or any(len(row) != questions for row in self.labels):
@@ -110,14 +110,14 @@ class Explanation:
             name: None if getattr(self, name) is None else getattr(self, name)[one]
             for name in ("maps", "weights", "scores", "contributions", "z_scores", "vectors")
         }
-        rows = {name: getattr(self, name)[one] for name in ("labels", "explained_classes", "types", "layers")}
+        rows = {name: getattr(self, name)[one] for name in ("labels", "explained_classes", "concept_types", "layers")}
         return replace(
             self,
             **tensors,
             **rows,
-            measures={name: value[one] for name, value in self.measures.items()},
+            diagnostics={name: value[one] for name, value in self.diagnostics.items()},
             source=replace(self.source, image_info=self.source.image_info[one]),
-            parts=tuple(part.of(image) for part in self.parts),
+            components=tuple(part.of(image) for part in self.components),
         )
 
     def question_index(self, label: str, image: int = 0) -> int:

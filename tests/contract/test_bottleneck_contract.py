@@ -28,7 +28,7 @@ def test_the_equation_holds_before_the_locator_and_the_pooled_map_is_the_activat
     for kind in KINDS:
         observation, bottleneck = seen_with(name, kind)
         found = bottleneck(observation)
-        (part,) = found.parts
+        (part,) = found.components
         assert part.weights is not None
         assert found.weights is None
         expected = torch.einsum("nqkij,nkhw->nqhw", part.weights, observation.feature(bottleneck.values))

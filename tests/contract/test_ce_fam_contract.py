@@ -30,7 +30,7 @@ def test_the_equation_holds_for_every_part_of_a_ce_fam(name: str) -> None:
     """Each layer's region is `ReLU(sum_k beta_k A_k)`, and each map is the region of the layer that it names."""
     observation, translator = with_a_branch(name)
     found = ce_fam(observation, translator, CONCEPTS)
-    parts = found.parts or (found,)
+    parts = found.components or (found,)
     assert [part.source.layer for part in parts] == list(translator.layers)
     for part in parts:
         expected = torch.einsum("nqkij,nkhw->nqhw", part.weights, observation.feature(part.source.layer)).relu()
@@ -57,7 +57,7 @@ def test_a_ce_fam_of_a_batch_equals_its_images_one_by_one(name: str) -> None:
             observation.model.observe(observation.images[i : i + 1], translator.layers), translator, CONCEPTS
         )
         assert alone.layers == together.layers[i : i + 1]
-        pairs = zip(together.parts or (together,), alone.parts or (alone,), strict=True)
+        pairs = zip(together.components or (together,), alone.components or (alone,), strict=True)
         assert all(close(both.maps[i : i + 1], one.maps, 2e-5) for both, one in pairs)
         assert torch.allclose(alone.scores, together.scores[i : i + 1], rtol=1e-5)
         if together.contributions is not None:
@@ -90,7 +90,7 @@ def test_a_flipped_image_gives_a_flipped_ce_fam(name: str) -> None:
         ce_fam(model.observe(shown, translator.layers), translator, CONCEPTS) for shown in (images, images.flip(-1))
     )
     assert plain.layers == flipped.layers
-    for one, other in zip(plain.parts or (plain,), flipped.parts or (flipped,), strict=True):
+    for one, other in zip(plain.components or (plain,), flipped.components or (flipped,), strict=True):
         assert close(other.maps, one.maps.flip(-1), 1e-4), one.source.layer
     if plain.contributions is not None:
         assert torch.allclose(plain.contributions, flipped.contributions, atol=1e-5)

@@ -59,12 +59,12 @@ def test_the_equation_holds_for_a_loce(name: str, mode: Any) -> None:
     assert vectors(found).shape == (2, 2, feature.shape[1])
     assert close(found.maps, torch.einsum("nqcij,nchw->nqhw", found.weights, feature), 1e-4)
     assert bool(found.weights.abs().amax(2).gt(0).all()), "weights of zero prove nothing"
-    kept = [found.maps, found.weights, vectors(found), found.scores, *found.measures.values()]
+    kept = [found.maps, found.weights, vectors(found), found.scores, *found.diagnostics.values()]
     assert all(bool(value.isfinite().all()) for value in kept)
     assert not any(value.requires_grad for value in kept)
     if mode != "paper":
-        assert bool(found.measures["converged"].all())
-    assert set(found.measures) == {"iou", "loss", "converged", "bias", "control_iou", "selectivity"}
+        assert bool(found.diagnostics["converged"].all())
+    assert set(found.diagnostics) == {"iou", "loss", "converged", "bias", "control_iou", "selectivity"}
     again = cl.loce(observation, masks(), mode=mode)
     assert torch.equal(vectors(again), vectors(found)), "the same question has the same answer"
 
@@ -83,7 +83,7 @@ def test_layers_of_one_forward_pass_are_unit_vectors_side_by_side(name: str) -> 
         alone = [cl.loce(observation, masks(), layer, mode) for layer in layers]
         lengths = [observation.feature(layer).shape[1] for layer in layers]
         assert vectors(together).shape == (2, 2, sum(lengths))
-        for part, one, own in zip(vectors(together).split(lengths, 2), alone, together.parts, strict=True):
+        for part, one, own in zip(vectors(together).split(lengths, 2), alone, together.components, strict=True):
             assert torch.equal(vectors(own), vectors(one))
             assert torch.allclose(part, F.normalize(vectors(one), dim=2), atol=1e-6)
             assert torch.allclose(part.norm(dim=2), torch.ones(2, 2), atol=1e-5)

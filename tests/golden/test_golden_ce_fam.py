@@ -81,7 +81,7 @@ def measure(scene: Scene) -> tuple[cl.Explanation, dict[str, dict[str, Any]]]:
 
 def deep_region(found: cl.Explanation) -> list[list[float]]:
     """The first colour's region at the 7 x 7 cells of the last layer, times 1000."""
-    return [[round(1000 * v, 4) for v in row] for row in found.parts[1].maps[0, 0].tolist()]
+    return [[round(1000 * v, 4) for v in row] for row in found.components[1].maps[0, 0].tolist()]
 
 
 def stands_out(scene: Scene, colour: str) -> bool:

@@ -208,7 +208,7 @@ def test_the_whole_pipeline(monkeypatch: pytest.MonkeyPatch, pair: str, widths: 
             assert associated[i, q].tolist() == pytest.approx(one.association, abs=2e-6)
             assert found.layers[i][q] == STAGES[one.held]
             assert float(found.contributions[i, q]) == pytest.approx(one.contribution[one.held], abs=1e-6)
-            for part, region in zip(found.parts, one.maps, strict=True):
+            for part, region in zip(found.components, one.maps, strict=True):
                 assert near(part.maps[i, q], region, 5e-6)
             assert near(found.maps[i, q], enlarged(one.maps[one.held], found.maps.shape[-2:]), 5e-6)
 
@@ -238,7 +238,7 @@ def test_images_of_a_batch_keep_their_own_concepts(monkeypatch: pytest.MonkeyPat
     assert found.contributions is not None
     assert len(set(found.labels)) > 1
     for i, image in enumerate(seen.images):
-        for q, (label, kind) in enumerate(zip(found.labels[i], found.types[i], strict=True)):
+        for q, (label, kind) in enumerate(zip(found.labels[i], found.concept_types[i], strict=True)):
             wanted = oracle.explain(image, ConceptName(label, kind))
             assert float(found.scores[i, q]) == pytest.approx(wanted.score, rel=1e-5)
             assert found.layers[i][q] == STAGES[wanted.held]

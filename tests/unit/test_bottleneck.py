@@ -240,7 +240,7 @@ def test_an_explanation_adds_up_with_what_is_left_out(images: Tensor, top: int |
         for q, label in enumerate(row):
             at = whole.question_index(label, i)
             assert torch.equal(found.maps[i, q], whole.maps[i, at])
-            assert torch.equal(found.parts[0].maps[i, q], whole.parts[0].maps[i, at])
+            assert torch.equal(found.components[0].maps[i, q], whole.components[0].maps[i, at])
             assert float(found.contributions[i, q]) == float(whole.contributions[i, at])
 
 
@@ -259,7 +259,9 @@ def test_a_call_on_an_observation_explains_the_highest_class(images: Tensor) -> 
     assert found.explained_classes == tuple(CLASSES[k] for k in best)
     assert found.source.settings["locator"] == "parts"
     assert found.source.layer == "deep"
-    assert not any(t.requires_grad for t in (found.maps, found.scores, found.contributions, found.parts[0].weights))
+    assert not any(
+        t.requires_grad for t in (found.maps, found.scores, found.contributions, found.components[0].weights)
+    )
 
 
 @pytest.mark.parametrize("name", ["timm vit", "hf dinov2 registers", "hf swin", "torchvision swin", "timm convnext"])
@@ -276,7 +278,7 @@ def test_tokens_and_channels_last_are_cells(name: str) -> None:
         feature, weight = observation.feature(bottleneck.values), bottleneck.weight.tolist()
         for i in range(5):
             slow = torch.stack([weight[i][c] * feature[1, c] for c in range(feature.shape[1])]).sum(0)
-            assert torch.allclose(found.parts[0].maps[1, i], slow, atol=1e-4)
+            assert torch.allclose(found.components[0].maps[1, i], slow, atol=1e-4)
         assert torch.allclose(found.maps.mean((2, 3)), found.scores, atol=1e-6)
 
 
@@ -298,7 +300,7 @@ def test_an_explanation_is_as_precise_under_autocast(images: Tensor) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = bottleneck(observation)
     assert torch.equal(found.maps, expected.maps)
-    assert torch.equal(found.parts[0].maps, expected.parts[0].maps)
+    assert torch.equal(found.components[0].maps, expected.components[0].maps)
     assert found.source.settings == expected.source.settings
 
 

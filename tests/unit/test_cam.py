@@ -147,7 +147,7 @@ class TestCombine:
         found = cl.combine(self.parts())
         assert found.maps.shape == (2, 2, *observation().feature("layer1").shape[2:])
         assert found.weights is None
-        assert [part.source.layer for part in found.parts] == list(self.LAYERS)
+        assert [part.source.layer for part in found.components] == list(self.LAYERS)
         assert found.source.layer == "layer1 + layer3 + layer4"
         assert found.source.settings["combine"] == "mean"
 

@@ -179,7 +179,7 @@ def test_scores_are_those_of_the_pair(pair: str) -> None:
     texts = translator.encode_text(["a photo of a cat", "a photo of a wheel"])
     vectors = translator.encode_image(observation).detach()
     assert torch.allclose(found.scores[:, :2], similarity(vectors, texts, translator), atol=1e-5)
-    assert found.types[0] == ("object", "part", "colour", "texture")
+    assert found.concept_types[0] == ("object", "part", "colour", "texture")
 
 
 def test_without_counting_nothing_is_counted() -> None:
@@ -201,7 +201,7 @@ def test_the_top_of_the_vocabulary_is_explained_where_nothing_is_named() -> None
     for i in range(2):
         assert float(found.scores[i, 0]) == pytest.approx(float(every[i].max()), rel=1e-5)
         assert found.scores[i].tolist() == sorted(found.scores[i].tolist(), reverse=True)
-        row = parse_concepts([f"{w}:{t}" for w, t in zip(found.labels[i], found.types[i], strict=True)])
+        row = parse_concepts([f"{w}:{t}" for w, t in zip(found.labels[i], found.concept_types[i], strict=True)])
         named = ce_fam(observation, translator, row)
         assert torch.allclose(named.maps[i], found.maps[i], atol=1e-6)
         assert torch.allclose(named.contributions[i], found.contributions[i], atol=1e-6)
@@ -224,9 +224,9 @@ def test_one_layer_of_several() -> None:
     for place, layer in enumerate(translator.layers):
         one = ce_fam(observation, translator, ASKED, layer=layer)
         assert one.source.layer == layer
-        assert (one.parts, one.layers) == ((), ())
-        assert torch.equal(one.maps, whole.parts[place].maps)
-        assert torch.equal(one.weights, whole.parts[place].weights)
+        assert (one.components, one.layers) == ((), ())
+        assert torch.equal(one.maps, whole.components[place].maps)
+        assert torch.equal(one.weights, whole.components[place].weights)
         for i in range(2):
             for q in range(len(ASKED)):
                 if whole.layers[i][q] == layer:
@@ -241,7 +241,7 @@ def test_a_branch_of_a_single_layer() -> None:
     observation = model.observe(random_images((96, 160)), translator.layers)
     found = ce_fam(observation, translator, ASKED)
     assert found.source.layer == "layer4"
-    assert (found.parts, found.layers) == ((), ())
+    assert (found.components, found.layers) == ((), ())
     assert found.maps.shape == (2, 4, 3, 5)
     root = translator.encode_image(observation)
     score = similarity(root, translator.encode_text(["a photo of a cat"]), translator)
@@ -401,7 +401,7 @@ def test_a_real_pair_is_the_teacher(name: str, teachers: dict[str, cl.Backbone],
     again = ce_fam(observation, made, ASKED)
     assert found.contributions is not None
     assert bool(found.contributions.isfinite().all())
-    assert max(float(part.maps.amax()) for part in found.parts) > 0
+    assert max(float(part.maps.amax()) for part in found.components) > 0
     assert torch.equal(found.maps, again.maps)
     assert found.source.settings["text"] == translator.name
 
@@ -431,13 +431,13 @@ def test_explain_with_competing_regions_keeps_all_but_the_maps(with_branch: bool
     assert torch.equal(found.scores, official.scores)
     assert torch.equal(found.contributions, official.contributions)
     assert (found.weights, found.layers) == (None, ())
-    (kept,) = found.parts
+    (kept,) = found.components
     assert torch.equal(kept.maps, official.maps)
     assert kept.layers == official.layers
     assert found.source.method == "ce_fam with competing regions"
     language = pairs_of(observation.model, branch)
     for i in range(2):
-        row = [f"{w}:{t}" for w, t in zip(found.labels[i], found.types[i], strict=True)]
+        row = [f"{w}:{t}" for w, t in zip(found.labels[i], found.concept_types[i], strict=True)]
         assert torch.allclose(found.maps[i], compete(observation, row, language).maps[i], rtol=1e-3)
 
 
@@ -459,7 +459,7 @@ def test_a_run_with_a_branch_and_competing_regions(saved: Path) -> None:
     assert found.named is not None
     assert found.named.maps.shape == (1, 4, 28, 28)
     assert found.named.contributions is not None
-    assert found.named.parts[0].source.layer == "blocks.1 + blocks.2 + blocks.4 + bn2"
+    assert found.named.components[0].source.layer == "blocks.1 + blocks.2 + blocks.4 + bn2"
     assert found.plain.source.layer == found.layer == "bn2"
 
 

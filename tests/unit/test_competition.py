@@ -265,7 +265,7 @@ def test_the_record_tells_how_it_was_made() -> None:
     assert found.maps.shape == (2, 3, 14, 14)
     assert (found.weights, found.contributions) == (None, None)
     assert found.labels[0] == tuple(c.label for c in ASKED)
-    assert found.types[0] == tuple(c.type for c in ASKED)
+    assert found.concept_types[0] == tuple(c.type for c in ASKED)
     assert not found.maps.requires_grad
 
 
@@ -282,7 +282,7 @@ def test_competing_puts_each_images_own_regions_in_place() -> None:
     found = competing(observation, explained, translator)
     for i in range(2):
         for q in range(3):
-            one = ConceptName(explained.labels[i][q], explained.types[i][q])
+            one = ConceptName(explained.labels[i][q], explained.concept_types[i][q])
             assert torch.allclose(
                 found.maps[i, q], compete(observation, [one], pairs_of(model, translator)).maps[i, 0], rtol=1e-3
             )

@@ -102,7 +102,7 @@ def test_each_row_is_what_loce_gives_for_its_photo_and_mask(tmp_path: Path) -> N
                     torch.from_numpy(rows.vectors[number]), wanted.vectors[0, 0], dim=0
                 )
                 assert float(cosine) > 0.9999
-                assert float(rows.ious[number]) == pytest.approx(float(wanted.measures["iou"]), abs=2e-3)
+                assert float(rows.ious[number]) == pytest.approx(float(wanted.diagnostics["iou"]), abs=2e-3)
                 assert rows.areas[number] == pytest.approx(mask.mean())
 
 
@@ -123,8 +123,8 @@ def test_the_control_is_the_mask_nearest_in_size_of_the_next_three_photos(tmp_pa
         chosen = others[int(np.argmin(sizes))]
         observation = small_model().observe(data[place].photo, "second")
         wanted = cl.loce(observation, mask, "second", mode, scale=scale, control=chosen)  # pyright: ignore[reportArgumentType]
-        assert float(rows.control_ious[number]) == pytest.approx(float(wanted.measures["control_iou"]), abs=2e-3)
-        assert float(rows.selectivities[number]) == pytest.approx(float(wanted.measures["selectivity"]), abs=4e-3)
+        assert float(rows.control_ious[number]) == pytest.approx(float(wanted.diagnostics["control_iou"]), abs=2e-3)
+        assert float(rows.selectivities[number]) == pytest.approx(float(wanted.diagnostics["selectivity"]), abs=4e-3)
         last_photos += place == 5
     assert last_photos, "the last photo's controls are the first ones'"
     assert np.ptp(rows.control_ious) > 0.05

@@ -192,9 +192,9 @@ def test_a_mask_that_the_model_did_not_see_has_no_vector(mode: Any) -> None:
     found = cl.loce(model(fit="crop").observe(drawn_photo()), masks, mode=mode)
     assert not vectors(found)[0, 0].any()
     assert vectors(found)[0, 1].any()
-    assert found.measures["converged"].tolist() == [[0, 1]]
-    assert found.measures["iou"][0, 0] == 0
-    assert all(bool(value.isfinite().all()) for value in found.measures.values())
+    assert found.diagnostics["converged"].tolist() == [[0, 1]]
+    assert found.diagnostics["iou"][0, 0] == 0
+    assert all(bool(value.isfinite().all()) for value in found.diagnostics.values())
 
 
 # What a vector is
@@ -210,7 +210,7 @@ def test_maps_are_weights_times_features_and_vectors_are_weights_in_their_units(
     scale = torch.ones(1) if mode == "paper" else channel_scale(features)  # the published vectors know no scale
     assert torch.allclose(vectors(found), weights(found) * scale, rtol=1e-5)
     assert found.signed
-    assert torch.equal(found.scores, found.measures["iou"])
+    assert torch.equal(found.scores, found.diagnostics["iou"])
     assert (found.source.method, found.source.layer, found.source.settings["mode"]) == ("loce", layer, mode)
 
 
@@ -227,7 +227,7 @@ def test_a_channel_that_is_the_mask_gets_the_weight(mode: Any) -> None:
         assert float(own[RED] / own.norm()) > 0.9
     if mode == "mean":
         return
-    assert float(found.measures["iou"]) > 0.75
+    assert float(found.diagnostics["iou"]) > 0.75
     row, column = divmod(int(found.maps.argmax()), 16)
     assert mask[4 * row + 2, 4 * column + 2]
 
@@ -249,8 +249,8 @@ def test_the_scale_of_the_activations_changes_nothing(mode: Any, factor: float) 
     assert float((unit - as_unit).abs().max()) < slack
     assert torch.allclose(vectors(plain), vectors(other), rtol=1e-3, atol=slack)
     assert torch.allclose(weights(plain), factor * weights(other), rtol=1e-3, atol=max(slack, 1e-3))
-    assert torch.allclose(plain.measures["iou"], other.measures["iou"], atol=2e-3)
-    assert torch.equal(plain.measures["converged"], other.measures["converged"])
+    assert torch.allclose(plain.diagnostics["iou"], other.diagnostics["iou"], atol=2e-3)
+    assert torch.equal(plain.diagnostics["converged"], other.diagnostics["converged"])
 
 
 def test_the_scale_of_the_activations_changes_the_published_vectors() -> None:
@@ -280,13 +280,13 @@ def test_the_default_ridge_grows_with_the_channels() -> None:
 def test_without_enough_steps_nothing_is_said_to_have_converged(monkeypatch: pytest.MonkeyPatch) -> None:
     observation = model().observe(noise())
     whole = cl.loce(observation, blobs(), "first", "exact", ridge=0.001)
-    assert bool(whole.measures["converged"].all())
+    assert bool(whole.diagnostics["converged"].all())
     monkeypatch.setattr(quasi_newton, "MOST_STEPS", 3)
     short = cl.loce(observation, blobs(), "first", "exact", ridge=0.001)
-    assert not short.measures["converged"].any()
+    assert not short.diagnostics["converged"].any()
     assert bool(vectors(short).norm(dim=2).gt(0).all()), "what was reached is kept"
     assert not torch.allclose(vectors(short), vectors(whole), rtol=0.05)
-    objective = [one.measures["loss"] + 0.0005 * vectors(one).square().sum(2) for one in (whole, short)]
+    objective = [one.diagnostics["loss"] + 0.0005 * vectors(one).square().sum(2) for one in (whole, short)]
     assert bool((objective[0] < objective[1]).all())
 
 
@@ -295,7 +295,7 @@ def test_convergence_is_each_fit_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
     flags = []
     for most in range(2, 40):
         monkeypatch.setattr(quasi_newton, "MOST_STEPS", most)
-        flags.append(cl.loce(observation, blobs(), "first", "exact", ridge=0.01).measures["converged"].flatten())
+        flags.append(cl.loce(observation, blobs(), "first", "exact", ridge=0.01).diagnostics["converged"].flatten())
     done = torch.stack(flags)
     assert bool((done.diff(dim=0) >= 0).all())
     assert not done[0].any()
@@ -316,7 +316,7 @@ def test_a_given_scale_makes_a_batch_equal_to_its_images(mode: Any) -> None:
         alone = cl.loce(model().observe(noise()[i : i + 1]), blobs()[i], "first", mode, scale=scale)
         assert torch.allclose(vectors(alone)[0], vectors(together)[i], rtol=1e-4, atol=1e-5)
         assert torch.equal(vectors(together.of(i)), vectors(together)[i : i + 1])
-        assert together.of(i).measures["iou"].shape == (1, 2)
+        assert together.of(i).diagnostics["iou"].shape == (1, 2)
 
 
 def test_the_own_scale_is_that_of_all_observed_images() -> None:
@@ -351,29 +351,29 @@ def test_several_layers_are_unit_vectors_one_after_the_other(mode: Any) -> None:
     assert found.weights is None
     assert found.source.layer == "first + second"
     assert found.maps.shape == (3, 2, 16, 16)
-    for part, one in zip(found.parts, alone, strict=True):
+    for part, one in zip(found.components, alone, strict=True):
         assert torch.equal(vectors(part), vectors(one))
         expected = torch.einsum("nqc,nchw->nqhw", weights(part), observation.feature(part.source.layer))
         assert torch.allclose(part.maps, expected, rtol=1e-4, atol=1e-5)
-    mean = torch.stack([one.measures["selectivity"] for one in alone]).mean(0)
-    assert torch.allclose(found.measures["selectivity"], mean)
-    assert len(found.of(1).parts) == 2
+    mean = torch.stack([one.diagnostics["selectivity"] for one in alone]).mean(0)
+    assert torch.allclose(found.diagnostics["selectivity"], mean)
+    assert len(found.of(1).components) == 2
 
 
 def test_several_layers_are_drawn_together_above_their_common_bias() -> None:
     found = cl.loce(model().observe(noise()), blobs(), ["first", "second"], "contrast")
     expected = torch.zeros(3, 2, 16, 16)
-    for part in found.parts:
-        shifted = (part.maps + part.measures["bias"][..., None, None]) / vectors(part).norm(dim=2)[..., None, None]
+    for part in found.components:
+        shifted = (part.maps + part.diagnostics["bias"][..., None, None]) / vectors(part).norm(dim=2)[..., None, None]
         expected += F.interpolate(shifted, size=(16, 16), mode="bilinear")
-    assert torch.allclose(found.maps + found.measures["bias"][..., None, None], expected, atol=1e-5)
+    assert torch.allclose(found.maps + found.diagnostics["bias"][..., None, None], expected, atol=1e-5)
 
 
 def test_one_layer_in_a_list_is_that_layer() -> None:
     observation = model().observe(noise())
     listed, named = (cl.loce(observation, blobs(), layer, "contrast") for layer in (["first"], "first"))
     assert torch.equal(vectors(listed), vectors(named))
-    assert not listed.parts
+    assert not listed.components
 
 
 # Controls
@@ -386,9 +386,9 @@ def test_selectivity_is_what_the_own_mask_fits_better_than_the_next_image_s(mode
     following = np.roll(blobs(), -1, axis=0)
     given = cl.loce(observation, blobs(), "first", mode, control=following)
     as_own = cl.loce(observation, following, "first", mode)
-    assert torch.allclose(found.measures["control_iou"], as_own.measures["iou"])
-    assert torch.equal(found.measures["control_iou"], given.measures["control_iou"])
-    assert torch.equal(found.measures["selectivity"], found.measures["iou"] - found.measures["control_iou"])
+    assert torch.allclose(found.diagnostics["control_iou"], as_own.diagnostics["iou"])
+    assert torch.equal(found.diagnostics["control_iou"], given.diagnostics["control_iou"])
+    assert torch.equal(found.diagnostics["selectivity"], found.diagnostics["iou"] - found.diagnostics["control_iou"])
     assert torch.equal(vectors(found), vectors(given))
 
 
@@ -397,7 +397,7 @@ def test_a_planted_concept_is_selective_and_noise_is_not(mode: Any) -> None:
     mask, other = np.zeros((64, 64), bool), np.zeros((64, 64), bool)
     mask[12:40, 20:52], other[30:60, 4:34] = True, True
     planted, noisy = (
-        cl.loce(model().observe(image), mask, "first", mode, control=other).measures["selectivity"]
+        cl.loce(model().observe(image), mask, "first", mode, control=other).diagnostics["selectivity"]
         for image in (scene(mask), noise(1))
     )
     assert float(planted) > 0.3
@@ -406,9 +406,9 @@ def test_a_planted_concept_is_selective_and_noise_is_not(mode: Any) -> None:
 
 def test_one_image_has_no_control() -> None:
     alone = cl.loce(model().observe(noise(1)), blobs(1))
-    assert set(alone.measures) == {"iou", "loss", "converged", "bias"}
+    assert set(alone.diagnostics) == {"iou", "loss", "converged", "bias"}
     given = cl.loce(model().observe(noise(1)), blobs(1), control=blobs(2)[1:])
-    assert {"control_iou", "selectivity"} <= set(given.measures)
+    assert {"control_iou", "selectivity"} <= set(given.diagnostics)
 
 
 # Drawing the mask
@@ -418,10 +418,10 @@ def test_one_image_has_no_control() -> None:
 def test_the_mask_is_drawn_where_the_map_exceeds_less_the_bias(mode: Any) -> None:
     found = cl.loce(model().observe(noise()), blobs(), "first", mode)
     large = F.interpolate(found.maps, size=(100, 100), mode="bilinear", align_corners=False)
-    shifted = large + found.measures["bias"][..., None, None]
+    shifted = large + found.diagnostics["bias"][..., None, None]
     for i in range(3):
-        assert torch.allclose(overlap(shifted[i], soft_masks(blobs()[i])), found.measures["iou"][i], atol=2e-3)
-    assert bool(found.measures["bias"].any()) == (mode != "paper")
+        assert torch.allclose(overlap(shifted[i], soft_masks(blobs()[i])), found.diagnostics["iou"][i], atol=2e-3)
+    assert bool(found.diagnostics["bias"].any()) == (mode != "paper")
 
 
 @pytest.mark.parametrize("mode", ["contrast", "mean"])
@@ -430,18 +430,18 @@ def test_the_threshold_draws_better_and_changes_no_vector(mode: Any) -> None:
     fitted, plain = (cl.loce(observation, blobs(), "first", mode, bias=bias) for bias in (True, False))
     assert torch.equal(vectors(fitted), vectors(plain))
     assert torch.equal(fitted.maps, plain.maps)
-    assert not plain.measures["bias"].any()
-    assert bool((fitted.measures["iou"] >= plain.measures["iou"]).all())
-    assert float((fitted.measures["iou"] - plain.measures["iou"]).max()) > 0.01
+    assert not plain.diagnostics["bias"].any()
+    assert bool((fitted.diagnostics["iou"] >= plain.diagnostics["iou"]).all())
+    assert float((fitted.diagnostics["iou"] - plain.diagnostics["iou"]).max()) > 0.01
     assert (fitted.source.settings["bias"], plain.source.settings["bias"]) == (True, False)
 
 
 def test_the_constant_of_exact_is_fitted_with_the_vector_and_lowers_the_objective() -> None:
     observation = model().observe(noise())
     fitted, plain = (cl.loce(observation, blobs(), "first", "exact", ridge=0.1, bias=bias) for bias in (True, False))
-    assert not plain.measures["bias"].any()
-    assert bool(fitted.measures["bias"].abs().gt(0).all())
-    objective = [one.measures["loss"] + 0.05 * vectors(one).square().sum(2) for one in (fitted, plain)]
+    assert not plain.diagnostics["bias"].any()
+    assert bool(fitted.diagnostics["bias"].abs().gt(0).all())
+    objective = [one.diagnostics["loss"] + 0.05 * vectors(one).square().sum(2) for one in (fitted, plain)]
     assert bool((objective[0] < objective[1]).all())
     assert float(F.cosine_similarity(vectors(fitted), vectors(plain), dim=2).max()) < 0.9999
     assert (fitted.source.settings["bias"], plain.source.settings["bias"]) == (True, False)
@@ -450,7 +450,7 @@ def test_the_constant_of_exact_is_fitted_with_the_vector_and_lowers_the_objectiv
 def test_the_published_vectors_have_no_bias() -> None:
     observation = model().observe(noise())
     asked, not_asked = (cl.loce(observation, blobs(), "first", bias=bias) for bias in (True, False))
-    assert torch.equal(asked.measures["iou"], not_asked.measures["iou"])
+    assert torch.equal(asked.diagnostics["iou"], not_asked.diagnostics["iou"])
     assert "bias" not in asked.source.settings
 
 
@@ -477,7 +477,7 @@ def test_surroundings_change_nothing(mode: Any, around: str) -> None:
         uncommon = cl.loce(observed, masks, "first", mode)
     assert torch.equal(vectors(found), vectors(expected))
     assert torch.equal(vectors(uncommon), vectors(wanted))
-    kept = [found.maps, vectors(found), *found.measures.values(), weights(found.parts[0])]
+    kept = [found.maps, vectors(found), *found.diagnostics.values(), weights(found.components[0])]
     assert not any(value.requires_grad for value in kept)
     assert all(value.dtype == torch.float32 for value in kept)
     after = cl.loce(model().observe(noise()), masks, "first", mode)  # nothing that is kept was spoiled
@@ -498,11 +498,11 @@ def test_other_precisions_give_the_same_vectors(mode: Any, precision: torch.dtyp
 def test_cells_that_are_all_alike_tell_nothing_and_break_nothing(mode: Any, value: float) -> None:
     found = cl.loce(model().observe(torch.full((2, 3, 64, 64), value)), blobs(2), "first", mode)
     assert float(found.maps.amax((2, 3)).sub(found.maps.amin((2, 3))).abs().max()) < 1e-5
-    kept = [found.maps, vectors(found), weights(found), *found.measures.values()]
+    kept = [found.maps, vectors(found), weights(found), *found.diagnostics.values()]
     assert all(bool(part.isfinite().all()) for part in kept)
     if value == 0.0:  # what is 0 everywhere has no direction, and no threshold draws anything
         assert not vectors(found).any()
-        assert not any(found.measures[name].any() for name in ("iou", "converged", "bias"))
+        assert not any(found.diagnostics[name].any() for name in ("iou", "converged", "bias"))
     if mode == "contrast":
         assert float(vectors(found).abs().max()) < 1e-5
 
@@ -514,9 +514,9 @@ def test_cells_that_are_not_finite_have_no_vector_and_spoil_no_other(mode: Any, 
     images[1, 1, 0, 0] = value
     found = cl.loce(model().observe(images), blobs(), "first", mode)
     assert not vectors(found)[1].any()
-    assert found.measures["converged"].tolist()[1] == [0, 0]
-    assert found.measures["iou"].tolist()[1] == [0, 0]
-    assert all(bool(part.isfinite().all()) for part in (vectors(found), *found.measures.values()))
+    assert found.diagnostics["converged"].tolist()[1] == [0, 0]
+    assert found.diagnostics["iou"].tolist()[1] == [0, 0]
+    assert all(bool(part.isfinite().all()) for part in (vectors(found), *found.diagnostics.values()))
     sound = cl.loce(model().observe(images[::2]), blobs()[::2], "first", mode)
     assert torch.allclose(vectors(found)[::2], vectors(sound), rtol=1e-4, atol=1e-5)
     several = cl.loce(model().observe(images), blobs(), ["first", "second"], mode)
@@ -532,8 +532,8 @@ def test_a_mask_over_the_whole_photo_has_no_rest_and_no_vector(mode: Any) -> Non
     found = cl.loce(model().observe(noise(1)), masks, "first", mode)
     assert not vectors(found)[0, 1].any()
     assert vectors(found)[0, 0].any()
-    assert found.measures["converged"].tolist() == [[1, 0]]
-    assert (float(found.measures["iou"][0, 1]), float(found.measures["bias"][0, 1])) == (0, 0)
+    assert found.diagnostics["converged"].tolist() == [[1, 0]]
+    assert (float(found.diagnostics["iou"][0, 1]), float(found.diagnostics["bias"][0, 1])) == (0, 0)
     almost = masks.copy()
     almost[0, 1, :, 40:] = False
     assert vectors(cl.loce(model().observe(noise(1)), almost, "first", mode))[0, 1].any()
@@ -546,4 +546,4 @@ def test_a_mask_of_one_pixel_has_a_vector_and_no_overlap(mode: Any) -> None:
     found = cl.loce(model().observe(noise(1)), point, "first", mode)
     assert bool(vectors(found).isfinite().all())
     assert bool(vectors(found).any())
-    assert float(found.measures["iou"]) == 0  # smaller than a pixel of 100 x 100: nothing of it is above one half
+    assert float(found.diagnostics["iou"]) == 0  # smaller than a pixel of 100 x 100: nothing of it is above one half

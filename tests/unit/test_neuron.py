@@ -40,10 +40,10 @@ def test_the_region_is_the_neurons_own_map_and_keeps_the_equation() -> None:
     assert explained.weights is not None
     again = torch.einsum("nqk,nkhw->nqhw", explained.weights[..., 0, 0], observation.feature()).relu()
     assert torch.equal(explained.maps, again)
-    assert len(explained.parts) == 3
-    assert torch.equal(explained.parts[0].maps, explained.maps)
-    assert explained.parts[1].source.settings["neurons"] != explained.source.settings["neurons"]
-    assert neuron_region(observation, labels, COLOURS).parts == ()
+    assert len(explained.components) == 3
+    assert torch.equal(explained.components[0].maps, explained.maps)
+    assert explained.components[1].source.settings["neurons"] != explained.source.settings["neurons"]
+    assert neuron_region(observation, labels, COLOURS).components == ()
 
 
 def test_photos_stream_and_batches_do_not_matter() -> None:

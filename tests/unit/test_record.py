@@ -55,7 +55,7 @@ def test_nothing_can_be_changed(value: Any) -> None:
 
 def test_one_image_of_a_batch() -> None:
     part = explanation(contributions=torch.ones(2, 3))
-    whole = explanation(contributions=torch.ones(2, 3), parts=(part,), explained_classes=("cat", "car"))
+    whole = explanation(contributions=torch.ones(2, 3), components=(part,), explained_classes=("cat", "car"))
     second = whole.of(1)
     assert torch.equal(second.maps, whole.maps[1:])
     assert torch.equal(second.scores, whole.scores[1:])
@@ -63,7 +63,7 @@ def test_one_image_of_a_batch() -> None:
     assert second.explained_classes == ("car",)
     assert [picture.name for picture in second.source.image_info] == ["b.jpg"]
     assert second.z_scores is None
-    assert second.parts[0].maps.shape[0] == 1
+    assert second.components[0].maps.shape[0] == 1
 
 
 def test_a_question_is_found_by_its_label_in_its_image() -> None:

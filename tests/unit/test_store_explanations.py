@@ -50,11 +50,12 @@ def test_an_explanation_comes_back_equal(tmp_path: Path, kind: str) -> None:
     whole = made()
     given = {
         "plain": whole,
-        "parts": made(1, weights=None, parts=(made(2), made(3, weights=None, parts=(made(4),)))),
+        "parts": made(1, weights=None, components=(made(2), made(3, weights=None, components=(made(4),)))),
         "views": made(5, maps=whole.maps.transpose(2, 3), contributions=whole.scores, scores=whole.scores),
         "all": made(
-            6, activation="identity", z_scores=whole.scores.half(), explained_classes=("x", "y"), kinds=("class",) * 3,
-            types=(("object",) * 3,) * 2, layers=(("a", "b", "c"),) * 2, maps=whole.maps.bfloat16().requires_grad_(),
+            6, activation="identity", z_scores=whole.scores.half(), explained_classes=("x", "y"),
+            target_kinds=("class",) * 3, concept_types=(("object",) * 3,) * 2, layers=(("a", "b", "c"),) * 2,
+            maps=whole.maps.bfloat16().requires_grad_(),
         ),
     }[kind]  # fmt: skip
     store = Store(tmp_path / "store", create=True)

@@ -200,7 +200,7 @@ class TestConcept:
         cosine = nn.functional.normalize(observation().embedding.detach(), dim=1)[:, 0]
         torch.testing.assert_close(found.scores[:, 0], 10 * cosine)
         assert found.labels == (("red",),) * 2
-        assert found.kinds == ("concept",)
+        assert found.target_kinds == ("concept",)
 
     def test_against_its_bases(self) -> None:
         """`S(concept) - gamma mean S(base)`: the multi-modal Finer-CAM."""

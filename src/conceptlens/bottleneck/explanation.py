@@ -32,8 +32,8 @@ def explain_bottleneck(
 
     - `target`: a class of the bottleneck, or one for each photo; left out, the highest.
     - `top`: keep the concepts with the largest contributions by size, for each photo; left out, all of them.
-    - `maps`: `cells m_i A_i`; their mean over the cells is the activation. `parts` holds the maps before the locator,
-      `A_i = <w_i, F>`, where the equation holds with `weights`.
+    - `maps`: `cells m_i A_i`; their mean over the cells is the activation. `components` holds the maps before the
+      locator, `A_i = <w_i, F>`, where the equation holds with `weights`.
     - `contributions` and the class's `bias` add up to its `logit`; with `top`, so does `rest`. All three stand in
       `source.settings`, one for each photo.
 
@@ -67,7 +67,7 @@ def explain_bottleneck(
         labels=labels,
         source=replace(origin, method="loc_cbm without its locator"),
         activation="identity",
-        kinds=("concept",) * keep,
+        target_kinds=("concept",) * keep,
     )
     return replace(
         parts,
@@ -77,7 +77,7 @@ def explain_bottleneck(
         source=origin,
         contributions=kept,
         explained_classes=tuple(bottleneck.classes[k] for k in index.tolist()),
-        parts=(parts,),
+        components=(parts,),
     )
 
 

@@ -56,7 +56,7 @@ def cam(
         scores=scores,
         labels=tuple(zip(*[q.labels for q in questions], strict=True)),
         activation="identity" if signed else "relu",
-        kinds=tuple(q.kind for q in questions),
+        target_kinds=tuple(q.kind for q in questions),
         source=source(observation, name, chosen.name, {"targets": [repr(t) for t in several], **notes}),
     )
 
@@ -98,7 +98,7 @@ def combine(explanations: Sequence[Explanation], how: Literal["mean", "product",
     """Return one explanation of several layers, at the finest of their grids.
 
     Layers differ in scale, so each map is divided by its own largest absolute value first (a map of zeros stays),
-    then enlarged bilinearly and joined by `how`. The layers themselves stay in `parts`.
+    then enlarged bilinearly and joined by `how`. The layers themselves stay in `components`.
     """
     if not explanations:
         raise InputError("no explanations were given to combine; expected at least one")
@@ -121,7 +121,14 @@ def combine(explanations: Sequence[Explanation], how: Literal["mean", "product",
         {**first.source.settings, "combine": how}, first.source.versions,
     )  # fmt: skip
     return Explanation(
-        joined, None, first.scores, first.labels, origin, first.activation, kinds=first.kinds, parts=tuple(explanations)
+        joined,
+        None,
+        first.scores,
+        first.labels,
+        origin,
+        first.activation,
+        target_kinds=first.target_kinds,
+        components=tuple(explanations),
     )
 
 

@@ -73,7 +73,7 @@ class Sweep:
             weights=weights,
             scores=(mixture * self.scores).sum(1, keepdim=True),
             labels=tuple((self._label(i, strength, references),) for i in range(len(self.names))),
-            kinds=("contrast" if strength else "class",),
+            target_kinds=("contrast" if strength else "class",),
             source=replace(self.source, settings={**self.source.settings, "gamma": strength}),
         )
 

@@ -46,7 +46,7 @@ def ce_fam(
       left out with `counted=False` and where the layer's cells do not reach the class scores.
 
     Of several layers, maps stand at the finest grid, each enlarged bilinearly from its own layer (`layers` says
-    which), and `parts` holds one explanation per layer, where the equation holds. Without `concepts`, the `top`
+    which), and `components` holds one explanation per layer, where the equation holds. Without `concepts`, the `top`
     scores of the vocabulary are explained. Raises `InputError` where the branch was trained for another model.
     """
     if not isinstance(translator, Translator):
@@ -93,7 +93,7 @@ def layer_regions(
         weights=weights[..., None, None],
         scores=evidence.scores.gather(1, chosen),
         labels=evidence.labels(chosen),
-        types=evidence.types(chosen),
+        concept_types=evidence.types(chosen),
         source=source(observation, layer, method, settings),
     )
 
@@ -141,5 +141,5 @@ def _joined(
         contributions=counts,
         explained_classes=explained_classes,
         layers=tuple(tuple(names[int(place)] for place in row) for row in held),
-        parts=tuple(parts),
+        components=tuple(parts),
     )

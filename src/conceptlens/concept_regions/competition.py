@@ -107,7 +107,7 @@ def compete(
         weights=None,
         scores=evidence.scores[:, : len(asked)],
         labels=evidence.labels(chosen),
-        types=evidence.types(chosen),
+        concept_types=evidence.types(chosen),
         source=source(observation, name, "competition", settings),
     )
 
@@ -136,10 +136,10 @@ def competing(
     branch: VisionLanguage | None = None,
     layer: str | None = None,
 ) -> Explanation:
-    """Return `explained` with the regions of `compete` in place of its own, which stay in `parts`."""
+    """Return `explained` with the regions of `compete` in place of its own, which stay in `components`."""
     rows = [
         [ConceptName(label, kind) for label, kind in zip(labels, types, strict=True)]
-        for labels, types in zip(explained.labels, explained.types, strict=True)
+        for labels, types in zip(explained.labels, explained.concept_types, strict=True)
     ]
     asked = list(dict.fromkeys(concept for row in rows for concept in row))
     found = compete(observation, asked, pairs_of(observation.model, branch), layer)
@@ -148,7 +148,7 @@ def competing(
     settings = {**explained.source.settings, **found.source.settings}
     method = f"{explained.source.method} with competing regions"
     origin = replace(explained.source, layer=found.source.layer, method=method, settings=settings)
-    return replace(explained, maps=maps, weights=None, source=origin, layers=(), parts=(explained,))
+    return replace(explained, maps=maps, weights=None, source=origin, layers=(), components=(explained,))
 
 
 def _last_weights(observation: Observation, evidence: Evidence, layer: str) -> Float[Tensor, "image text channel"]:

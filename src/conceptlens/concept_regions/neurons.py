@@ -145,8 +145,8 @@ def neuron_region(
 ) -> Explanation:
     """Return where the neuron that fits each concept best is active: `ReLU(A_k)`, k = argmax of the similarity.
 
-    With `count` above 1, `parts` are the regions of the best, the second best ... neuron. `scores` are similarities;
-    `source.settings["matched"]` says of each concept whether any neuron bears it as a label.
+    With `count` above 1, `components` are the regions of the best, the second best ... neuron. `scores` are
+    similarities; `source.settings["matched"]` says of each concept whether any neuron bears it as a label.
     """
     channels = observation.feature(labels.layer).shape[1]
     if channels != labels.similarity.shape[1]:
@@ -157,7 +157,7 @@ def neuron_region(
     best, values = labels.best(concepts, count)
     told = {"language": labels.language, "matched": labels.matched(concepts)}
     parts = [_region(observation, labels, concepts, best[:, i], values[:, i], told) for i in range(count)]
-    return parts[0] if count == 1 else replace(parts[0], parts=tuple(parts))
+    return parts[0] if count == 1 else replace(parts[0], components=tuple(parts))
 
 
 def _region(
@@ -178,7 +178,7 @@ def _region(
         scores=values.to(feature).expand(images, -1),
         labels=(tuple(concept.label for concept in concepts),) * images,
         source=source(observation, labels.layer, labels.method, {**told, "neurons": tuple(neurons.tolist())}),
-        types=(tuple(concept.type for concept in concepts),) * images,
+        concept_types=(tuple(concept.type for concept in concepts),) * images,
     )
 
 

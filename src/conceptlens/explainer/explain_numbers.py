@@ -99,7 +99,7 @@ def concept_numbers(picture: ImageInfo, named: Explanation) -> list[dict[str, An
     return [
         {
             "label": named.labels[0][q],
-            "type": named.types[0][q],
+            "type": named.concept_types[0][q],
             "score": float(named.scores[0, q]),
             "z_score": _number(named.z_scores, q),
             "contribution": _number(named.contributions, q),

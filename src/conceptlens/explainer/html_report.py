@@ -65,7 +65,7 @@ def _code(observation: Observation, explanations: list[Explanation], image: int)
     lines = [f"observation = cl.load_model({observation.model.name!r}).observe(photo)  # {name}"]
     for explanation in explanations:
         settings = explanation.source.settings
-        if explanation.types:
+        if explanation.concept_types:
             lines.append(_explain_code(explanation, settings, image))
         else:
             targets = ", ".join(str(t) for t in settings.get("targets", []))  # pyright: ignore

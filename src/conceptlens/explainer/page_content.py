@@ -93,7 +93,7 @@ def _shown(entry: Entry) -> dict[str, Any]:
 
 def _readers(explanations: Sequence[Explanation]) -> dict[str, list[str]]:
     """Return the pairs that read the concepts' words, and which of them are trained branches."""
-    named = [e for e in explanations if e.types]
+    named = [e for e in explanations if e.concept_types]
     texts = [name for e in named for name in str(e.source.settings.get("text", e.source.model)).split(" + ")]
     branches = [branch for e in named if (branch := branch_of(e)) is not None]
     return {"texts": list(dict.fromkeys(texts)), "branches": list(dict.fromkeys(branches))}
@@ -101,10 +101,10 @@ def _readers(explanations: Sequence[Explanation]) -> dict[str, list[str]]:
 
 def _questions(picture: ImageInfo, explanation: Explanation) -> list[dict[str, Any]]:
     """Return the explanation of one photo as rows of the page's table."""
-    concepts = concept_numbers(picture, explanation) if explanation.types else []
+    concepts = concept_numbers(picture, explanation) if explanation.concept_types else []
     return [
         {
-            "kind": "concept" if explanation.types else explanation.kinds[q],
+            "kind": "concept" if explanation.concept_types else explanation.target_kinds[q],
             "label": explanation.labels[0][q],
             "type": None,
             "score": float(explanation.scores[0, q]),

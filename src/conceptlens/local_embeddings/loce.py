@@ -49,8 +49,8 @@ def loce(
     - `weights`, `maps`: `sum_c weights_c A_c`, signed; a mask is drawn where it exceeds `-measures["bias"]`. That is 0
       in `paper`, fitted with the vector in `exact`, and the best threshold for the own mask in the others; `bias=False`
       does without.
-    - `measures`: `iou` with its own mask on 100 x 100 (also `scores`), `loss` (lower is better), `converged`, `bias`.
-      With `control`, masks of other images, by default the next image's: `control_iou`, how well the same fit draws
+    - `diagnostics`: `iou` with its own mask on 100 x 100 (also `scores`), `loss` (lower is better), `converged`,
+      `bias`. With `control`, masks of other images, by default the next image's: `control_iou`, how well the same fit draws
       that mask, and `selectivity`, `iou` less that. One image alone has no control and none of the two.
     - Where there is no vector it is 0, `converged` and `iou` too: cells that are not finite or all 0, a mask in a part
       of the photo that the model did not see, or one that covers all it saw and leaves nothing to be told from.
@@ -97,7 +97,7 @@ def _one_layer(
         source=source(observation, layer, "loce", settings),
         activation="identity",
         vectors=found.vectors.unflatten(0, (images, questions)),
-        measures=measures,
+        diagnostics=measures,
     )
 
 
@@ -136,8 +136,8 @@ def _several(parts: list[Explanation]) -> Explanation:
         F.interpolate(part.maps / length[..., None], size=size, mode="bilinear", align_corners=False)
         for part, length in zip(parts, lengths, strict=True)
     ]
-    shared = [name for name in first.measures if name not in ("bias", "loss")]
-    biases = [part.measures["bias"] / length[..., 0] for part, length in zip(parts, lengths, strict=True)]
+    shared = [name for name in first.diagnostics if name not in ("bias", "loss")]
+    biases = [part.diagnostics["bias"] / length[..., 0] for part, length in zip(parts, lengths, strict=True)]
     return Explanation(
         maps=torch.stack(maps).sum(0),
         weights=None,
@@ -153,9 +153,9 @@ def _several(parts: list[Explanation]) -> Explanation:
         ),
         activation="identity",
         vectors=torch.cat([part.vectors / length for part, length in zip(parts, lengths, strict=True)], dim=2),  # pyright: ignore[reportOptionalOperand]
-        measures={name: torch.stack([part.measures[name] for part in parts]).mean(0) for name in shared}
+        diagnostics={name: torch.stack([part.diagnostics[name] for part in parts]).mean(0) for name in shared}
         | {"bias": torch.stack(biases).sum(0)},
-        parts=tuple(parts),
+        components=tuple(parts),
     )
 
 

@@ -41,8 +41,8 @@ def random_maps(
 ) -> Explanation:
     """Return uniform random numbers on the layer's own grid: they are enlarged as smoothly as any other map.
 
-    They depend on the photo's pixels, the concept and `seed` alone. `parts` holds several, where `candidates` is above
-    1, to show what choosing the best of them with the mask is worth.
+    They depend on the photo's pixels, the concept and `seed` alone. `components` holds several, where `candidates` is
+    above 1, to show what choosing the best of them with the mask is worth.
     """
     grid = observation.layer_output().grid
     photos = [
@@ -57,7 +57,7 @@ def random_maps(
         ]
         maps = torch.from_numpy(np.array(rows, np.float32).reshape(len(photos), len(concepts), grid.height, grid.width))
         parts.append(_floor(observation, concepts, maps, "random", {"seed": seed}))
-    return parts[0] if candidates == 1 else replace(parts[0], parts=tuple(parts))
+    return parts[0] if candidates == 1 else replace(parts[0], components=tuple(parts))
 
 
 def _noise(key: str, size: tuple[int, int]) -> np.ndarray:
@@ -76,5 +76,5 @@ def _floor(
         labels=(tuple(concept.label for concept in concepts),) * images,
         source=source(observation, observation.layer, name, settings),
         activation="identity",
-        types=(tuple(concept.type for concept in concepts),) * images,
+        concept_types=(tuple(concept.type for concept in concepts),) * images,
     )

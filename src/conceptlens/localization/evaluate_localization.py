@@ -50,7 +50,7 @@ def evaluate(
       that map is held against the same mask. A map that is as good under a wrong name shows no concept.
     - `seed` draws the wrong names, the same for all methods; `most` ends after so many photos.
 
-    A method whose explanation has several `parts` (layers, neurons) is scored twice: as it answers, and as
+    A method whose explanation has several `components` (layers, neurons) is scored twice: as it answers, and as
     "NAME (oracle)", by the part that fits the mask best by NRA. A photo that fails comes out as a `Failure`.
     """
     check_settings(least_share, resolution, most)
@@ -166,9 +166,9 @@ def _scored(
         truth.scores(explained.maps[0, list(right)]),
         truth.scores(explained.maps[0, list(wrong)]) if wrong else [],
     )
-    if len(explained.parts) > 1:
-        _, scores = best_parts(truth, explained.parts, right)
-        yield name + ORACLE, scores, best_parts(truth, explained.parts, wrong)[1] if wrong else []
+    if len(explained.components) > 1:
+        _, scores = best_parts(truth, explained.components, right)
+        yield name + ORACLE, scores, best_parts(truth, explained.components, wrong)[1] if wrong else []
 
 
 def check_settings(least_share: float, resolution: int | None, most: int | None) -> None:

@@ -152,8 +152,8 @@ def _grad_cam(setting: Setting) -> Method:
             weights=None if weights is None else weights.expand(-1, count, -1, -1, -1),
             scores=explained.scores.expand(-1, count),
             labels=(tuple(concept.label for concept in concepts),),
-            types=(tuple(concept.type for concept in concepts),),
-            kinds=(),
+            concept_types=(tuple(concept.type for concept in concepts),),
+            target_kinds=(),
         )
 
     return method

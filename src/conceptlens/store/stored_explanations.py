@@ -32,7 +32,7 @@ def read(tensors: bytes, record: str) -> Explanation:
 
 def _taken_apart(explanation: Explanation, prefix: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors: dict[str, Tensor] = {}
-    record: dict[str, Any] = {"tensors": {}, "parts": []}
+    record: dict[str, Any] = {"tensors": {}, "components": []}
     for field in fields(explanation):
         value = getattr(explanation, field.name)
         if isinstance(value, Tensor):
@@ -41,18 +41,18 @@ def _taken_apart(explanation: Explanation, prefix: str) -> tuple[dict[str, Tenso
         elif isinstance(value, Source):
             pictures = [asdict(picture) for picture in value.image_info]
             record["source"] = told({**vars(value), "image_info": pictures}, "settings of an explanation")
-        elif field.name != "parts":
+        elif field.name != "components":
             record[field.name] = told(value, f"{field.name} of an explanation")
-    for number, part in enumerate(explanation.parts):
+    for number, part in enumerate(explanation.components):
         inner, about = _taken_apart(part, f"{prefix}{number}.")
         tensors |= inner
-        record["parts"].append(about)
+        record["components"].append(about)
     return tensors, record
 
 
 def _put_together(record: dict[str, Any], tensors: Mapping[str, Tensor]) -> Explanation:
     given: dict[str, Any] = {
-        name: untold(one) for name, one in record.items() if name not in ("tensors", "parts", "source")
+        name: untold(one) for name, one in record.items() if name not in ("tensors", "components", "source")
     }
     given |= {name: tensors[place] for name, place in record["tensors"].items()}
     source = untold(record["source"])
@@ -60,5 +60,5 @@ def _put_together(record: dict[str, Any], tensors: Mapping[str, Tensor]) -> Expl
     return Explanation(
         **given,
         source=Source(**source, image_info=pictures),
-        parts=tuple(_put_together(part, tensors) for part in record["parts"]),
+        components=tuple(_put_together(part, tensors) for part in record["components"]),
     )
