@@ -50,8 +50,8 @@ def loce(
       in `paper`, fitted with the vector in `exact`, and the best threshold for the own mask in the others; `bias=False`
       does without.
     - `diagnostics`: `iou` with its own mask on 100 x 100 (also `scores`), `loss` (lower is better), `converged`,
-      `bias`. With `control`, masks of other images, by default the next image's: `control_iou`, how well the same fit draws
-      that mask, and `selectivity`, `iou` less that. One image alone has no control and none of the two.
+      `bias`. With `control`, masks of other images, by default the next image's: `control_iou`, how well the same fit
+      draws that mask, and `selectivity`, `iou` less that. One image alone has no control and none of the two.
     - Where there is no vector it is 0, `converged` and `iou` too: cells that are not finite or all 0, a mask in a part
       of the photo that the model did not see, or one that covers all it saw and leaves nothing to be told from.
 
