@@ -145,8 +145,8 @@ def test_a_place_that_is_no_store_is_refused(tmp_path: Path, place: Path) -> Non
 
 def test_a_file_is_no_folder_to_write_to(place: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")
-    assert "is no folder" in refused(call("analyze", place / "store", "--out", tmp_path / "file"))
-    assert "is no folder" in refused(call("analyze", place / "store", "--out", tmp_path / "story.html"))
+    assert "is a file, not a folder" in refused(call("analyze", place / "store", "--out", tmp_path / "file"))
+    assert "expected a folder" in refused(call("analyze", place / "store", "--out", tmp_path / "story.html"))
     assert "cannot be made" in refused(call("analyze", place / "store", "--out", tmp_path / "file" / "below"))
 
 
@@ -205,7 +205,7 @@ def test_search_reads_masks_of_ones_and_writes_numbers(embedded: Path) -> None:
         ("mask.png", ["--run", "other"], "has no run 'other'"),
         ("mask.png", ["--concepts", "kat"], "no concept 'kat'"),
         ("mask.png", ["--photos", "nowhere"], "neither a folder nor a data set"),
-        ("mask.png", ["--out", "found.txt"], "give FILE.html or FILE.json"),
+        ("mask.png", ["--out", "found.txt"], "expected .html or .json"),
     ],
 )
 def test_a_search_that_cannot_be_is_refused(

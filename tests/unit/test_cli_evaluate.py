@@ -123,7 +123,7 @@ REFUSED = {
     "huge resolution": ([*FEW, "--resolution", "100000"], "2 to 2048 pixels"),
     "missing weights": ([*FEW, "--weights", "no.safetensors"], "no.safetensors"),
     "missing labels": ([*FEW, "--labels", "no.txt"], "no.txt"),
-    "out is a file": ([*FEW, "--out", "page.html"], "give a folder"),
+    "out is a file": ([*FEW, "--out", "page.html"], "expected a folder"),
     "no probe": (["--data", "masks:SET", "--methods", "www"], "--probe"),
     "few photos": (["--data", "drawn:2", "--methods", "www"], "at least 10"),
     "empty probe": (["--data", "drawn:2", "--methods", "www", "--probe", "nowhere"], "nowhere"),

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conceptlens.cli.options import Json, Weights, answering
-from conceptlens.io.errors import InputError
 
 if TYPE_CHECKING:
     from conceptlens.local_embeddings.analysis import Asked, Story
@@ -44,17 +43,16 @@ def analyze(
     as_json: Json = False,
 ) -> None:
     """Tell the story of a store: what is held, confused, made of parts and odd, and at which layer."""
-    from conceptlens.explainer.explain_outputs import progress
+    from conceptlens.io.output_path import check_output
+    from conceptlens.io.progress import progress
     from conceptlens.local_embeddings.analysis import Asked, read_rows, tell
-    from conceptlens.local_embeddings.report.analysis_outputs import check_folder
     from conceptlens.local_embeddings.report.photo_lookup import check_photos
     from conceptlens.store import Store
 
     start = time.perf_counter()
     asked = Asked(model, mode, run, layer, _names(concepts), most, drawn, umap, seed=seed)
     opened = Store(store)
-    if out is not None:
-        check_folder(out)
+    check_output(out, folder=True)
     if photos is not None:
         check_photos(photos, split)
     rows = read_rows(opened, asked)
@@ -110,6 +108,7 @@ def search(
 ) -> None:
     """Find what lies nearest to a thing in a photo, embedded as the store's run embedded its own."""
     from conceptlens.io.images import read_image
+    from conceptlens.io.output_path import check_output
     from conceptlens.local_embeddings.analysis import check_concepts
     from conceptlens.local_embeddings.report.photo_lookup import check_photos
     from conceptlens.local_embeddings.report.search_results import print_found, read_mask, search_numbers, write_found
@@ -117,8 +116,7 @@ def search(
     from conceptlens.store import Store
 
     start = time.perf_counter()
-    if out is not None and out.suffix.lower() not in {".html", ".json"}:
-        raise InputError(f"--out {out} ends in '{out.suffix}'; give FILE.html or FILE.json")
+    check_output(out, ".html", ".json")
     if photos is not None:
         check_photos(photos, split)
     opened = Store(store)

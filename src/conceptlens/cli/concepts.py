@@ -55,6 +55,7 @@ def concepts(
     from conceptlens.bottleneck.concept_writing.concept_filter import LIMITS, filter_concepts
     from conceptlens.concepts.concept_set import write_concept_set
     from conceptlens.data.labelled_sets import open_classes
+    from conceptlens.io.output_path import check_output
 
     if limits not in LIMITS:
         raise InputError(f"--limits {limits} is given; expected one of {', '.join(LIMITS)}")
@@ -62,6 +63,7 @@ def concepts(
         raise InputError("--vlm and --presence go together: the pair scores photos, and the number is its threshold")
     if start is not None and start.resolve() == out.resolve():
         raise InputError(f"--from and --out are both {out}; give another --out, for dropped concepts would be lost")
+    check_output(out, ".txt", ".tsv")
     photos = open_classes(data)
     found = _found(photos, start, ask, url, key_from, record, replay)
     chosen = replace(LIMITS[limits], presence=presence, interpretability=None)

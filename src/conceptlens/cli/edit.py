@@ -178,12 +178,13 @@ def _known(name: str, names: tuple[str, ...]) -> bool:
 
 def _check_out(folder: Path, out: Path | None, overwrite: bool) -> None:
     """Refuse to write over a bottleneck, or anything else, without being told to."""
+    from conceptlens.io.output_path import check_output
+
     if out is None:
         if overwrite:
             raise InputError("--overwrite is given without --out; name the folder that may be replaced with --out")
         return
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is a file; give a folder")
+    check_output(out, folder=True)
     same = out.exists() and out.resolve() == folder.resolve()
     if not overwrite and (same or (out.is_dir() and any(out.iterdir()))):
         what = "the bottleneck that is edited" if same else "a folder that is not empty"

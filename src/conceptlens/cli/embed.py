@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,27 +117,18 @@ def _engine(name: str, address: str | None, workers: int) -> Engine:
 
 def _shown(found: Iterable[Progress]) -> Progress:
     """Show how far the run is, at what rate, and what is left of the time; return where it ended."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
+    from conceptlens.io.progress import progress_bar
 
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), TextColumn("photos, {task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )  # fmt: skip
     last = None
-    with (
-        _interrupted(lambda: last),
-        Bar(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar,
-    ):
-        task, begun, first = bar.add_task("", total=None, rate=""), time.perf_counter(), 0
+    with _interrupted(lambda: last), progress_bar("embedding photos") as update:
+        begun, first = time.perf_counter(), 0
         told = begun
         for last in found:
             first = first or last.photos
             rate = (last.photos - first) / max(1e-9, time.perf_counter() - begun)
-            bar.update(task, total=last.total, completed=last.photos, rate=f"{rate:.1f} a second")
-            if bar.disable and time.perf_counter() - told > LOG_SECONDS:  # a log has no bar
+            if update is not None:
+                update(last.photos, last.total, f"embedding photos, {rate:.1f} a second")
+            elif time.perf_counter() - told > LOG_SECONDS:  # a log has no bar
                 told, left = time.perf_counter(), (last.total - last.photos) / max(1e-9, rate)
                 typer.echo(f"{last.photos} of {last.total} photos, {rate:.1f} a second, {left:.0f} s left", err=True)
     if last is None:

@@ -82,6 +82,7 @@ def localization(
 ) -> None:
     """Say how well methods point at what a concept names, by masks, with a wrong concept as control."""
     from conceptlens.data.located_sets import open_set
+    from conceptlens.io.output_path import check_output
     from conceptlens.localization.evaluate_localization import check_settings, evaluate
     from conceptlens.localization.methods import Setting, build_methods, method_names
     from conceptlens.localization.summary import summarise
@@ -90,7 +91,7 @@ def localization(
     names, size = method_names(methods.split(",")), resolution or None
     reference = _reference(against, names)
     check_settings(least_share, size, limit)
-    _check_out(out)
+    check_output(out, folder=True)
     opened, translator, photos = open_set(data, split), load_branch(branch), _probe(data, probe, names)
     backbone = load(model, weights, labels, pretrained, fit="squash", device=device)  # masks and maps cover the same
     built = build_methods(names, Setting(backbone, opened.concepts, translator, photos, seed=seed))
@@ -110,7 +111,8 @@ def localization(
 
 def _collected(found: Iterable[tuple[Row, ...] | Failure], total: int) -> tuple[list[Row], list[Failure]]:
     """Run the evaluation, and tell rows from photos that failed."""
-    from conceptlens.explainer.explain_outputs import progress, report_failures
+    from conceptlens.explainer.explain_outputs import report_failures
+    from conceptlens.io.progress import progress
 
     rows: list[Row] = []
     failures: list[Failure] = []
@@ -148,20 +150,6 @@ def _reference(against: str | None, names: tuple[str, ...]) -> str | None:
     if against not in names:
         raise InputError(f"--against {against} is none of the methods {', '.join(names)}; add it to --methods")
     return against
-
-
-def _check_out(out: Path | None) -> None:
-    """Refuse a place that is no folder before any work is done."""
-    if out is not None and (
-        out.suffix.lower() in {".html", ".json", ".parquet"} or (out.exists() and not out.is_dir())
-    ):
-        raise InputError(f"--out {out} is no folder; give a folder for the page, the numbers and the rows")
-    if out is not None:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise InputError(f"--out {out} cannot be made ({reason}); give a folder that can be written") from None
 
 
 @dataclass(frozen=True)

@@ -76,9 +76,10 @@ def bottleneck(
     from conceptlens.bottleneck.module import Bottleneck
     from conceptlens.data.labelled_sets import open_classes
     from conceptlens.explainer.explain_outputs import report_failures
+    from conceptlens.io.output_path import check_output
 
     start = time.perf_counter()
-    _check_out(out)
+    check_output(out, folder=True)
     made, opened = Bottleneck.from_pretrained(folder), open_classes(data, split)
     choice = _choice(made, opened, classes, pairs, photo, photos, top)
     backbone = load(model, weights, labels, pretrained, device=device)
@@ -102,7 +103,7 @@ def bottleneck(
 
 def _watched(parts: Iterable[Any], total: int) -> Iterable[Any]:
     """Yield the parts of a set, and show how many are done."""
-    from conceptlens.explainer.explain_outputs import progress
+    from conceptlens.io.progress import progress
 
     return progress(parts, total, "parts of the set")
 
@@ -202,9 +203,3 @@ def _places(opened: LabelledSet, limit: int | None) -> list[int] | None:
     if limit is None or limit >= total:
         return None
     return [place * total // limit for place in range(limit)]
-
-
-def _check_out(out: Path | None) -> None:
-    """Refuse a place that is no folder before any work is done."""
-    if out is not None and (out.suffix.lower() in {".html", ".json", ".csv"} or (out.exists() and not out.is_dir())):
-        raise InputError(f"--out {out} is no folder; give a folder for the page, the numbers and the tables")

@@ -145,15 +145,17 @@ def _run(
     numbers: Callable[[Sequence[Finding], Sequence[Failure]], dict[str, Any]],
 ) -> None:
     """Find, print, write; end with 2 where nothing could be explained, with 1 where something could not."""
-    from conceptlens.explainer.explain_outputs import check_out, progress, report_failures, summary, write
+    from conceptlens.explainer.explain_outputs import report_failures, summary, write
     from conceptlens.explainer.run import Finding, find
     from conceptlens.explainer.terminal import print_finding
     from conceptlens.io.failures import Failure
     from conceptlens.io.images import find_images
+    from conceptlens.io.output_path import check_output
+    from conceptlens.io.progress import progress
 
     start = time.perf_counter()
     paths = find_images(*photos)
-    check_out(out)
+    check_output(out, ".html", ".json", folder=True)
     found = list(progress(find(backbone, paths, plan, batch_size), len(paths), "photos"))
     findings = [f for f in found if isinstance(f, Finding)]
     failures = [f for f in found if isinstance(f, Failure)]

@@ -84,8 +84,10 @@ def ce_fam(
 ) -> None:
     """Train a branch that reads a classifier's layers in the words of a vision-language model (CE-FAM)."""
     from conceptlens.concept_regions.fit.fit_ce_fam import fit_ce_fam
+    from conceptlens.io.output_path import check_output
     from conceptlens.model.zoo import load_model
 
+    check_output(out, folder=True)
     named, sizes = named_concepts(concepts, concepts_file), _sizes(hidden)
     start = time.perf_counter()
     made = fit_ce_fam(

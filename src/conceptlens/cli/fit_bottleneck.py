@@ -71,8 +71,10 @@ def loc_cbm(
 ) -> None:
     """Fit a concept bottleneck: class scores from concepts, each with a map of where it is (Loc-CBM)."""
     from conceptlens.bottleneck.fit.fit_loc_cbm import fit_loc_cbm
+    from conceptlens.io.output_path import check_output
     from conceptlens.model.zoo import load_model
 
+    check_output(out, folder=True)
     start = time.perf_counter()
     chosen = {"keypoints": keypoints, "nec": nec, "finetune": finetune, **_choices(choices)}
     chosen |= {name: value for name, value in (("locator", locator), ("loss", loss)) if value is not None}

@@ -41,8 +41,10 @@ def models(
     as_json: Json = False,
 ) -> None:
     """List models by source, or the layers of one that have a grid."""
+    from conceptlens.io.output_path import check_output
     from conceptlens.model.zoo.listing import layered, named
 
+    check_output(out, ".json")
     lines, numbers = named(search) if layers is None else layered(layers, pretrained, device)
     if out is not None:
         with replacing(out) as temporary:
@@ -71,11 +73,14 @@ def calibrate(
 ) -> None:
     """Learn from everyday photos how high each concept usually scores, so that `explain` can say what is unusual."""
     from conceptlens.explainer.calibration import fit_reference
-    from conceptlens.explainer.explain_outputs import progress, report_failures
+    from conceptlens.explainer.explain_outputs import report_failures
     from conceptlens.explainer.run import observations
     from conceptlens.io.cache import cache_folder
     from conceptlens.io.images import find_images
+    from conceptlens.io.output_path import check_output
+    from conceptlens.io.progress import progress
 
+    check_output(out, ".safetensors")
     backbone = load(model, weights, labels, pretrained, None, fit, device)
     paths = find_images(*photos)
     failures: list[Failure] = []

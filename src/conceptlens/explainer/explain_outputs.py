@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
-from rich.progress import track
 
 from conceptlens.explainer.explain_page import write_page
 from conceptlens.explainer.page_content import entry_of, page_content
 from conceptlens.io.atomic import replacing
-from conceptlens.io.errors import InputError
 
 if TYPE_CHECKING:
     from conceptlens.explainer.run import Finding
@@ -49,19 +46,6 @@ def wants_page(out: Path | None) -> bool:
     return out is not None and out.suffix.lower() != ".json"
 
 
-def check_out(out: Path | None) -> None:
-    """Refuse a place that cannot be written before any work is done."""
-    if out is None:
-        return
-    folder = out.parent if out.suffix.lower() in {".html", ".json"} else out
-    if out.suffix and out.suffix.lower() not in {".html", ".json"}:
-        raise InputError(f"--out {out} ends in {out.suffix}; expected .html, .json or a folder")
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--out {out} needs a folder at {folder}, where there is a file; choose another place")
-    if out.suffix and out.is_dir():
-        raise InputError(f"--out {out} is a folder; give a file name in it, such as {out / 'report.html'}")
-
-
 def summary(findings: Sequence[Finding], failures: Sequence[Failure], written: Sequence[Path], seconds: float) -> None:
     """Say at the end, on standard error, what was done and where it is."""
     count = f"{len(findings)} photo{'' if len(findings) == 1 else 's'} explained"
@@ -75,11 +59,3 @@ def report_failures(failures: Iterable[Failure]) -> None:
     """Say on standard error which photos failed, and why."""
     for failure in failures:
         typer.echo(f"conceptlens: {failure.reason}", err=True)
-
-
-def progress(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
-    """Show a progress bar on standard error where there is more than one item and somebody to see it."""
-    console = Console(stderr=True)
-    if total < 2 or not console.is_terminal:
-        return items
-    return track(items, description=what, total=total, console=console, transient=True)

@@ -17,6 +17,7 @@ from conceptlens.explainer.page_content import Entry, page_content
 from conceptlens.explainer.run import predictions
 from conceptlens.io.errors import InputError
 from conceptlens.io.images import jpeg
+from conceptlens.io.output_path import check_output
 from conceptlens.model.preprocess import Preprocess
 from conceptlens.record import Explanation
 
@@ -30,8 +31,7 @@ def report(path: str | os.PathLike[str], observation: Observation, *explained: E
     A `Sweep` adds a slider for gamma and a choice of references. The page makes no outside request. Raises
     `InputError` where an explanation speaks of other photos than `observation`.
     """
-    if Path(path).suffix.lower() not in (".html", ".htm"):
-        raise InputError(f"a report is an HTML page; {path} ends in '{Path(path).suffix}', so name it .html")
+    check_output(path, ".html", ".htm", name="the report's path")
     for given in explained:
         if not isinstance(given, (Explanation, Sweep)):
             raise InputError(f"a {type(given).__name__} was given; expected explanations or sweeps of one observation")

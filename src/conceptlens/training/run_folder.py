@@ -1,11 +1,11 @@
-"""A training's processes and its folder: who works, what was asked, what is there already, what is shown."""
+"""A training's processes and its folder: who works, what was asked, what is there already."""
 
 from __future__ import annotations
 
 import atexit
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,17 +72,6 @@ def claim(folder: Path, about: dict[str, Any], resume: bool, accelerator: Accele
             left.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     return (folder / CONFIG).exists()
-
-
-def shown(items: Iterable[Any], total: int, what: str, accelerator: Accelerator) -> Iterable[Any]:
-    """Return items that show their progress on standard error, where somebody can see it."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    if not (accelerator.is_main_process and console.is_terminal):
-        return items
-    return track(items, description=what, total=total, console=console, transient=True)
 
 
 def digest(texts: Sequence[str]) -> str:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from conceptlens.io.errors import InputError
+from conceptlens.io.progress import progress
 from conceptlens.training.checkpoint import first_state, load_state, save_state
-from conceptlens.training.run_folder import shown
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -95,7 +95,7 @@ def train_steps(
     shuffler.set_state(state.order)
     left = range(state.step, steps.count)
     with _log(run, state.step) as log:
-        for step in shown(left, len(left), run.folder.name, accelerator):
+        for step in progress(left, len(left), run.folder.name, visible=accelerator.is_main_process):
             rows = _shares(task.rows, steps.batch, shuffler, accelerator)
             loss = task.loss(prepared, *rows, _gather(accelerator), step / steps.count)
             _move(loss, optimiser, steps, step, accelerator)

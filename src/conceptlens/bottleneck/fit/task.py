@@ -19,9 +19,9 @@ from conceptlens.concept_regions.branch import branch_layers, in_order, layer_wi
 from conceptlens.data.labelled_set import LabelledSet, hold_out, without_photos
 from conceptlens.features.cell_source import PHOTOS_PER_SHARD, CellSource
 from conceptlens.io.errors import InputError
+from conceptlens.io.progress import progress
 from conceptlens.model.input_sizes import resized
 from conceptlens.model.preprocess import Preprocess
-from conceptlens.training.run_folder import shown
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -181,7 +181,9 @@ def cell_sources(
         source = replace(source, folder=None)
     process, processes = accelerator.process_index, accelerator.num_processes
     files = len(range(process, -(-len(task.photos) // PHOTOS_PER_SHARD), processes))
-    for _ in shown(source.fill((process, processes)), files, "the network on photos", accelerator):
+    for _ in progress(
+        source.fill((process, processes)), files, "the network on photos", visible=accelerator.is_main_process
+    ):
         pass
     accelerator.wait_for_everyone()
     if task.own is task.model or not parts or task.recipe.keypoints:

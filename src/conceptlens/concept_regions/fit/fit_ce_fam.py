@@ -19,9 +19,10 @@ from conceptlens.concepts.vocabulary import ConceptName, parse_concepts, prompt,
 from conceptlens.io.cache import identity
 from conceptlens.io.errors import InputError
 from conceptlens.io.images import find_images
+from conceptlens.io.progress import progress, progress_bar
 from conceptlens.training.checkpoint import FILE, State
 from conceptlens.training.crops import preprocess_of
-from conceptlens.training.run_folder import claim, digest, processes, shown, write_json
+from conceptlens.training.run_folder import claim, digest, processes, write_json
 from conceptlens.training.schedule import Schedule, schedule_named
 
 if TYPE_CHECKING:
@@ -139,7 +140,8 @@ def _pairs(
     """Make what is not there yet, wait for the other processes, note failed photos, and read all pairs."""
     work = extract(pupil, photos, looks, cache, (accelerator.process_index, accelerator.num_processes))
     files = [file for file, _ in shard_files(pupil, photos, looks, cache)]
-    for _ in shown(work, -(-len(files) // accelerator.num_processes), "both networks on photos", accelerator):
+    parts = -(-len(files) // accelerator.num_processes)
+    for _ in progress(work, parts, "both networks on photos", visible=accelerator.is_main_process):
         pass
     accelerator.wait_for_everyone()
     failures = failures_of(files)
@@ -188,21 +190,14 @@ def _outcome(trained: Trained, pairs: Pairs, failed: int) -> dict[str, Any]:
 @contextmanager
 def _progress(accelerator: Accelerator, plan: Schedule, pairs: Pairs) -> Iterator[Report]:
     """Show steps and losses on standard error, where somebody can see them."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not (accelerator.is_main_process and console.is_terminal):
-        yield lambda state: None
-        return
     total = plan.epochs * -(-len(pairs.features) // plan.batch_size)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("training", total=total)
+    with progress_bar("training", total, visible=accelerator.is_main_process) as update:
 
         def report(state: State) -> None:
+            if update is None:
+                return
             low = state.plateau.lowest
-            said = "" if state.epoch == 0 else f", validation {low:.4g} (epoch {state.best_epoch})"
-            bar.update(task, completed=state.step, description=f"epoch {state.epoch + 1}/{plan.epochs}{said}")
+            loss = "" if state.epoch == 0 else f", validation {low:.4g} (epoch {state.best_epoch})"
+            update(state.step, total, f"epoch {state.epoch + 1}/{plan.epochs}{loss}")
 
         yield report

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 
 from conceptlens.io.atomic import replacing
-from conceptlens.io.errors import InputError
 from conceptlens.io.versions import versions
 from conceptlens.local_embeddings.report.analysis_page import AboutAtlas, Drawings, write_atlas_page
 from conceptlens.local_embeddings.report.analysis_sentences import ends
@@ -174,12 +172,3 @@ def _bytes(file: Path, data: bytes) -> None:
 
 def _rounded(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
-def check_folder(out: Path) -> None:
-    """Refuse a place that is no folder before any work is done."""
-    if out.suffix.lower() in {".html", ".json", ".parquet"} or (out.exists() and not out.is_dir()):
-        raise InputError(f"--out {out} is no folder; give a folder for the page, the numbers, the tables and figures")
-    above = next(place for place in (out, *out.absolute().parents) if place.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise InputError(f"--out {out} cannot be made in {above}; give a folder that can be written")
