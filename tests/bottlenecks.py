@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 import conceptlens as cl
+from conceptlens.bottleneck.base import Base
 from conceptlens.bottleneck.locator import Locator, Parts, Peaks, Pooling, WholeImage
-from conceptlens.bottleneck.module import Base, Bottleneck
+from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.concept_regions.branch import layer_widths
 from conceptlens.concepts.concept_set import BottleneckConcept
 from conceptlens.io.cache import identity

@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 import conceptlens as cl
+from conceptlens.bottleneck.base import Base
 from conceptlens.bottleneck.locator import WholeImage
-from conceptlens.bottleneck.module import Base, Bottleneck
+from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.concepts.concept_set import BottleneckConcept
 from conceptlens.data.cub import Cub
 from conceptlens.features.cell_source import CellSource

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 import architectures
 import conceptlens as cl
 from bottlenecks import CLASSES, CONCEPTS, KINDS, bottleneck_of, cells, filled, locator, made
+from conceptlens.bottleneck.base import Base
 from conceptlens.bottleneck.edit import Edit
-from conceptlens.bottleneck.explanation import read
 from conceptlens.bottleneck.fit.radius import radius_at
 from conceptlens.bottleneck.locator import Parts, Peaks, Pooling, WholeImage, find_peaks, peak_masks
-from conceptlens.bottleneck.module import Base, Bottleneck
+from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.io.cache import identity
 
 EDITS = (Edit(0, 0.2, 0.2), Edit(2, -0.1, 0.1, 1), Edit(2, -0.3, float("inf")), Edit(4, 1.5, 1.5, 0, "why"))
@@ -249,7 +249,7 @@ def test_a_call_on_an_observation_explains_the_highest_class(images: Tensor) -> 
     bottleneck = of_tower(model, "parts")
     observation = bottleneck.observe(model, images)
     assert list(observation.layer_outputs) == ["early", "deep"] == list(bottleneck.layers)
-    activations = read(bottleneck, observation).activations.detach()
+    activations = bottleneck.output(observation).activations.detach()
     bottleneck.mean.copy_(activations.mean(0))
     bottleneck.deviation.copy_(activations.std(0))
     found = bottleneck(observation)
@@ -267,7 +267,7 @@ def test_a_call_on_an_observation_explains_the_highest_class(images: Tensor) -> 
 @pytest.mark.parametrize("name", ["timm vit", "hf dinov2 registers", "hf swin", "torchvision swin", "timm convnext"])
 def test_tokens_and_channels_last_are_cells(name: str) -> None:
     model = architectures.backbone(name)
-    observation = architectures.observation(name)
+    observation = architectures.observation_of(name)
     for kind in KINDS:
         bottleneck = bottleneck_of(model, kind)
         observation = bottleneck.observe(model, architectures.random_images(architectures.ARCHITECTURES[name].size))

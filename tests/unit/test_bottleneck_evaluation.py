@@ -32,7 +32,6 @@ from conceptlens.bottleneck.evaluate.leakage_figures import HEADS, LEAKAGES
 from conceptlens.bottleneck.evaluate.map_figures import AT_BOXES, AT_KEYPOINTS, PURITIES
 from conceptlens.bottleneck.evaluate.measure import measure_bottleneck
 from conceptlens.bottleneck.evaluate.measures import BottleneckMeasures, bottleneck_numbers
-from conceptlens.bottleneck.explanation import read
 from conceptlens.bottleneck.intervention import intervene, remove, with_edits
 from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.bottleneck.report.bottleneck_sentences import BETTER, EQUAL, WORSE, adding_up, shown, verdict
@@ -65,7 +64,7 @@ def measures(spotter: Bottleneck, bird_model: cl.Backbone, birds: Path) -> Bottl
 def read_one_by_one(spotter: Bottleneck, bird_model: cl.Backbone, birds: Path) -> dict[str, Any]:
     """Return what the bottleneck says of each test photo, observed alone, and what is known of it."""
     photos = Cub(birds, "test")
-    readings = [read(spotter, spotter.observe(bird_model, photos[place])) for place in range(len(photos))]
+    readings = [spotter.output(spotter.observe(bird_model, photos[place])) for place in range(len(photos))]
     known = photos.annotation and photos.annotation.keypoints
     assert known is not None
     return {
@@ -599,7 +598,7 @@ def test_an_errors_terms_add_up_and_setting_a_concept_is_an_intervention(
     assert cases.wrong == int((table.predicted != table.classes).sum())
     photos = Cub(birds, "all")
     for error in cases.errors:
-        reading = read(spotter, spotter.observe(bird_model, photos[int(table.places[error.row])]))
+        reading = spotter.output(spotter.observe(bird_model, photos[int(table.places[error.row])]))
         assert (int(table.classes[error.row]), int(reading.logits.argmax())) == (error.truth, error.answer)
         assert error.bias + sum(term.adds for term in error.terms) + error.rest == pytest.approx(error.margin, abs=1e-5)
         assert error.margin == pytest.approx(

@@ -18,7 +18,6 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 import conceptlens as cl
-from conceptlens.bottleneck.explanation import read
 from conceptlens.bottleneck.fit import finetune, locate_parts
 from conceptlens.bottleneck.fit.finetune import FinetuneTask, Whole, last_stage
 from conceptlens.bottleneck.fit.recipe import RECIPES
@@ -66,13 +65,13 @@ def observed(made: Bottleneck, model: cl.Backbone, data: str) -> cl.Observation:
 
 
 def logits_of(made: Bottleneck, model: cl.Backbone, data: str) -> Tensor:
-    return read(made, observed(made, model, data)).logits
+    return made.output(observed(made, model, data)).logits
 
 
 def check(made: Bottleneck, model: cl.Backbone, data: str, out: Path) -> None:
     """What holds of every bottleneck: head(z(c)), contributions that add up, maps whose mean is c, and its folder."""
     seen = observed(made, model, data)
-    reading, found = read(made, seen), made(seen)
+    reading, found = made.output(seen), made(seen)
     standard = (reading.activations - made.mean) / made.deviation
     wanted = standard @ made.head.weight.T + made.head.bias
     assert torch.allclose(reading.logits, wanted, atol=1e-5)
@@ -87,7 +86,7 @@ def check(made: Bottleneck, model: cl.Backbone, data: str, out: Path) -> None:
     assert torch.allclose(found.maps.mean((2, 3)), found.scores, atol=1e-5)
     assert torch.allclose(found.scores, reading.activations, atol=1e-6)
     again = Bottleneck.from_pretrained(out)
-    assert torch.equal(read(again, observed(again, model, data)).logits, reading.logits)
+    assert torch.equal(again.output(observed(again, model, data)).logits, reading.logits)
     assert again.training_record == made.training_record
     assert {file.name for file in out.iterdir()} <= {
         "bottleneck.safetensors", "config.json", "run.json", "failures.json", "training"
@@ -152,7 +151,7 @@ def test_a_ridge_bottleneck_is_what_the_formulas_give(model: cl.Backbone, data: 
     standard = (activations - activations.mean(0)) / activations.std(0)
     head = LogisticRegression(C=1 / (strength * len(rows)), tol=1e-8, max_iter=5000).fit(standard, train.labels)
     np.testing.assert_allclose(made.head.weight.numpy(), head.coef_, atol=0.03 * np.abs(head.coef_).max())
-    logits = torch.cat([read(made, made.observe(model, train[place])).logits for place in range(len(train))])
+    logits = torch.cat([made.output(made.observe(model, train[place])).logits for place in range(len(train))])
     np.testing.assert_allclose(logits.numpy(), head.decision_function(standard), atol=0.1)
 
 
@@ -374,7 +373,7 @@ def test_the_last_stage_is_trained_with_the_bottleneck(
 
 def _loss(made: Bottleneck, model: cl.Backbone, data: str) -> float:
     train = open_classes(data)
-    logits = torch.cat([read(made, made.observe(model, train[place])).logits for place in range(len(train))])
+    logits = torch.cat([made.output(made.observe(model, train[place])).logits for place in range(len(train))])
     return float(torch.nn.functional.cross_entropy(logits, torch.tensor(train.labels)))
 
 
@@ -396,7 +395,7 @@ def test_the_loss_of_the_last_stage(model: cl.Backbone, data: str, tmp_path: Pat
     for number, row in enumerate(rows.tolist()):
         place = places[row]  # step 3 of 10, batches of 6
         part = random_crop(train[place], train.names[place], 3 * 6 + number, 5, (0.5, 1.0))
-        reading = read(made, model.observe(network_input(model, part)[None]))
+        reading = made.output(model.observe(network_input(model, part)[None]))
         logits.append(reading.logits[0])
         made_of.append(reading.activations[0])
     logs = torch.stack(logits).log_softmax(1)

@@ -18,7 +18,6 @@ from fit_process import pupil
 from safetensors.torch import load_file
 from test_fit_processes import launch
 
-from conceptlens.bottleneck.explanation import read
 from conceptlens.bottleneck.fit import locate_parts
 from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.data.labelled_sets import open_classes
@@ -60,7 +59,7 @@ def test_two_processes_make_the_bottleneck_of_one(data: str, whole: Path, tmp_pa
         for key, value in weights[0].items():
             assert torch.allclose(weights[1][key], value, atol=0.01 * float(value.abs().max())), (name, key)
         logits = [
-            torch.cat([read(made, made.observe(model, photos[place])).logits for place in range(6)])
+            torch.cat([made.output(made.observe(model, photos[place])).logits for place in range(6)])
             for made in (one, two)
         ]
         assert torch.allclose(logits[0], logits[1], atol=0.01 * float(logits[0].abs().max()))

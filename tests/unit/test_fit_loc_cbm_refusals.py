@@ -19,11 +19,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 import conceptlens as cl
-from conceptlens.bottleneck.explanation import read
 from conceptlens.bottleneck.fit.concept_weights import concept_weights
+from conceptlens.bottleneck.fit.free_memory import check_memory
 from conceptlens.bottleneck.fit.head_choice import HeadKind, choose, fit_head
 from conceptlens.bottleneck.fit.recipe import recipe_named
-from conceptlens.bottleneck.fit.task import check_memory
 from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.concepts.concept_set import ConceptSet, collect
 from conceptlens.data.labelled_set import Annotation, Keypoints
@@ -119,7 +118,7 @@ def test_two_classes_are_enough(model: cl.Backbone, tmp_path: Path) -> None:
     photos = noise([0] * 8 + [1] * 8)
     made = fit(model, photos, tmp_path)
     assert made.head.weight.shape == (2, 2)
-    logits = torch.cat([read(made, made.observe(model, photos[place])).logits for place in range(16)])
+    logits = torch.cat([made.output(made.observe(model, photos[place])).logits for place in range(16)])
     assert float((logits.argmax(1) == torch.tensor(photos.labels)).float().mean()) > 0.8
 
 
@@ -286,7 +285,7 @@ def test_cells_are_those_of_an_observation_whatever_works_in_place(tmp_path: Pat
     model = cl.Backbone(module, "in place", layers=("cells",), transform=view, input_size=(32, 32))
     photos = noise([0] * 6 + [1] * 6)
     made = fit(model, photos, tmp_path, layer="cells")
-    activations = torch.cat([read(made, made.observe(model, photos[place])).activations for place in range(12)])
+    activations = torch.cat([made.output(made.observe(model, photos[place])).activations for place in range(12)])
     assert torch.allclose(made.mean, activations.mean(0), atol=1e-3)
     assert float(activations.std(0).min()) > 1e-3
 

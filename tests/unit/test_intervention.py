@@ -14,6 +14,7 @@ from torch import Tensor
 
 import conceptlens as cl
 from bottlenecks import CLASSES, CONCEPTS, KINDS, cells, made
+from conceptlens.bottleneck.base import Base
 from conceptlens.bottleneck.evaluate.intervention_curve import (
     ORDERS,
     Corrections,
@@ -33,7 +34,8 @@ from conceptlens.bottleneck.intervention import (
     with_weights,
     without_edits,
 )
-from conceptlens.bottleneck.module import Base, Bottleneck, Reading
+from conceptlens.bottleneck.module import Bottleneck
+from conceptlens.bottleneck.output import Reading
 
 ALL = torch.tensor([0, 1, 2])
 

@@ -17,12 +17,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from conceptlens.bottleneck.base import Base
 from conceptlens.bottleneck.fit import locate_parts
 from conceptlens.bottleneck.fit.concept_layer import Alignment, Layer, MapTask, pool_cells, ridge
 from conceptlens.bottleneck.fit.locate_parts import find_parts
 from conceptlens.bottleneck.fit.part_words import Words
 from conceptlens.bottleneck.locator import Locator, Parts, WholeImage, cell_places, peak_masks
-from conceptlens.bottleneck.module import Base, Bottleneck
+from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.concepts.concept_set import BottleneckConcept
 from conceptlens.features.cell_source import Batch, CellSource
 from conceptlens.training.steps import Run, Steps, train_steps

@@ -22,7 +22,8 @@ from conceptlens.io.errors import InputError
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-    from conceptlens.bottleneck.module import Bottleneck, Reading
+    from conceptlens.bottleneck.module import Bottleneck
+    from conceptlens.bottleneck.output import Reading
 
 AT_ONCE = 8192  # images whose class scores are held together
 

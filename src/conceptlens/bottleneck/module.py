@@ -2,102 +2,40 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor, nn
 
+from conceptlens.bottleneck.base import Base
+from conceptlens.bottleneck.bottleneck_folder import (
+    read_base,
+    read_edit,
+    read_folder,
+    read_locator,
+    refusing,
+    stored_base,
+    stored_edit,
+    stored_locator,
+    write_folder,
+)
 from conceptlens.bottleneck.edit import Edit
 from conceptlens.bottleneck.locator import Locator, resized
-from conceptlens.io.cache import identity
+from conceptlens.bottleneck.output import ClassContributions, Reading, bottleneck_explanation
+from conceptlens.cams.class_activation import source
+from conceptlens.concepts.concept_set import BottleneckConcept
 from conceptlens.io.errors import InputError, near
 from conceptlens.model.forward import full_precision
-from conceptlens.model.preprocess import Preprocess
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from jaxtyping import Float, Int
 
-    from jaxtyping import Float
-
-    from conceptlens.concepts.concept_set import BottleneckConcept
     from conceptlens.model.backbone import Backbone, Photo
     from conceptlens.model.observation import Observation
     from conceptlens.record import Explanation
-
-
-@dataclass(frozen=True, eq=False)
-class Reading:
-    """What a bottleneck reads in a batch.
-
-    - `maps[image concept height width]`: the mean over the cells of each is the concept's activation.
-    - `activations[image concept]`: as the maps give them, or as `intervene` set them; before edits.
-    - `standard[image concept]`: after edits for all classes, less the training mean, over the training deviation.
-    - `logits[image class]`: `sum_concept weight standard + bias`, edits for one class included.
-    """
-
-    logits: Float[Tensor, "image class"]
-    activations: Float[Tensor, "image concept"]
-    standard: Float[Tensor, "image concept"]
-    maps: Float[Tensor, "image concept height width"]
-
-
-@dataclass(frozen=True, eq=False)
-class Base:
-    """The network under a bottleneck: its name, the fingerprint of its weights, how photos enter it.
-
-    `changed` are the weights and statistics that were trained together with the bottleneck, by their names in the
-    module.
-    """
-
-    name: str
-    identity: str
-    view: Preprocess | None = None
-    changed: Mapping[str, Tensor] = field(default_factory=dict)
-
-    def of(self, model: Backbone) -> Backbone:
-        """Return `model` as the bottleneck needs it, with its view of a photo and its changed weights.
-
-        Raises `InputError` for a model with other weights. The model that was given is left as it is.
-        """
-        self._recognise(model)
-        module = model.module
-        if self.changed:
-            sizes = {name: value.shape for name, value in module.state_dict().items()}
-            wrong = [name for name, value in self.changed.items() if sizes.get(name) != value.shape]
-            if wrong:
-                raise InputError(f"this bottleneck has another {wrong[0]} than {model.name}; fit it again")
-            module = copy.deepcopy(module)
-            module.load_state_dict(dict(self.changed), strict=False)
-        view = self.view or model.transform
-        size = self.view.size if self.view else model.input_size
-        return dataclasses.replace(model, module=module, transform=view, input_size=size)
-
-    def check(self, model: Backbone) -> None:
-        """Refuse the model of an observation that is not what `of` returns.
-
-        Where weights were changed, they are what is compared: the fingerprint is of the model before.
-        """
-        if not self.changed:
-            return self._recognise(model)
-        own = model.module.state_dict()
-        if any(name not in own or not torch.equal(own[name].to(v), v) for name, v in self.changed.items()):
-            raise InputError(
-                f"this bottleneck was trained together with weights of {self.name}, and {model.name} was observed "
-                "without them; use bottleneck.observe(model, photo)"
-            )
-        return None
-
-    def _recognise(self, model: Backbone) -> None:
-        found = identity(model.module)
-        if found != self.identity:
-            raise InputError(
-                f"this bottleneck was trained on {self.name} with weights {self.identity}, and {model.name} with "
-                f"weights {found} was given; load that model, or fit a bottleneck for this one"
-            )
 
 
 class Bottleneck(nn.Module):
@@ -213,30 +151,113 @@ class Bottleneck(nn.Module):
             standard[rows] = self._standard_for(reading.activations[rows], one)
         return standard * self.head.weight[target]
 
+    @torch.no_grad()
     def explain(
         self, observation: Observation, target: str | int | Sequence[str | int] | None = None, top: int | None = None
     ) -> Explanation:
-        """Return maps, activations and contributions of concepts for a class: see `explain_bottleneck`."""
-        from conceptlens.bottleneck.explanation import explain_bottleneck
+        """Return each concept's map, activation (`scores`) and contribution to the logit of a class.
 
-        return explain_bottleneck(self, observation, target, top)
+        Args:
+            observation: Images observed with `observe`.
+            target: A class of the bottleneck, or one for each image; by default the class with the highest logit.
+            top: Keep the concepts with the largest absolute contributions, for each image; by default all.
+
+        Returns:
+            An explanation whose `maps` are `cells m_i A_i`: their mean over the cells is the activation. Its `components`
+            hold the maps before the locator, `A_i = <w_i, F>`, where the equation holds with `weights`.
+            `contributions` and the class's `bias` add up to its `logit`; with `top`, so does `rest`. All three are in
+            `source.settings`, one for each image.
+
+        Raises:
+            InputError: A layer was not observed, or the observation is of another model.
+        """
+        if top is not None and top < 1:
+            raise InputError(f"the top {top} concepts were asked for; give at least 1, or leave it out for all")
+        reading = self.output(observation)
+        index = self._targets(reading, target)
+        counts = ClassContributions(
+            self.contributions(reading, index),
+            self.head.bias[index],
+            reading.logits.gather(1, index[:, None])[:, 0],
+            tuple(self.classes[k] for k in index.tolist()),
+        )
+        with full_precision(self.weight):
+            unmasked = self.plain_maps(self._cells(observation))
+        origin = source(observation, self.values, "loc_cbm", {"locator": type(self.locator).__name__.lower()})
+        return bottleneck_explanation(reading, unmasked, counts, self.weight.detach(), self.labels, origin, top)
+
+    def output(self, observation: Observation) -> Reading:
+        """Return what the bottleneck computes from an observation of its layers by its own model."""
+        cells = self._cells(observation)
+        self.base.check(observation.model)
+        return self(cells)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write `bottleneck.safetensors` and `config.json`, each atomically, and return the folder."""
-        from conceptlens.bottleneck.bottleneck_folder import save_bottleneck
-
-        return save_bottleneck(self, folder)
+        base = self.base
+        about = {
+            "kind": "conceptlens bottleneck",
+            "concepts": [dataclasses.asdict(concept) for concept in self.concepts],
+            "classes": list(self.classes),
+            "values": self.values,
+            "channels": self.weight.shape[1],
+            "grid": list(self.grid),
+            "locator": stored_locator(self.locator),
+            "model": stored_base(base),
+            "edits": [stored_edit(edit) for edit in self.edits],
+            "training": self.training_record,
+        }
+        return write_folder(Path(folder), self.state_dict(), base.changed, about)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Bottleneck:
         """Read what `save_pretrained` wrote; on the same kind of processor, logits are equal to the last bit."""
-        from conceptlens.bottleneck.bottleneck_folder import load_bottleneck
-
-        return load_bottleneck(folder)
+        place = Path(folder)
+        about, state, changed = read_folder(place)
+        with refusing(place):
+            rows, columns = about["grid"]
+            made = cls(
+                [BottleneckConcept(**one) for one in about["concepts"]],
+                about["classes"],
+                about["values"],
+                about["channels"],
+                read_locator(about["locator"]),
+                (rows, columns),
+                read_base(about["model"], changed),
+                about["training"],
+            )
+            made.edits = [read_edit(one) for one in about["edits"]]
+            made.load_state_dict(state)
+        return made.eval().requires_grad_(False)
 
     def observe(self, model: Backbone, photos: Photo | Tensor | Sequence[Photo]) -> Observation:
         """Look at photos as this bottleneck needs them: its layers, its view, its changed weights."""
         return self.base.of(model).observe(photos, layers=self.layers)
+
+    def _cells(self, observation: Observation) -> dict[str, Tensor]:
+        """Return the cells of the layers that are read."""
+        missing = [name for name in self.layers if name not in observation.layer_outputs]
+        if missing:
+            raise InputError(
+                f"the bottleneck reads {', '.join(self.layers)}, and {', '.join(missing)} was not observed; "
+                "use bottleneck.observe(model, photo)"
+            )
+        if observation.images.device != self.weight.device:
+            raise InputError(
+                f"the bottleneck is on {self.weight.device} and the photos on {observation.images.device}; "
+                f"move it there with bottleneck.to('{observation.images.device}')"
+            )
+        return {name: observation.feature(name) for name in self.layers}
+
+    def _targets(self, reading: Reading, target: str | int | Sequence[str | int] | None) -> Int[Tensor, "image"]:
+        """Return the index of the class that is explained in each image."""
+        images = len(reading.logits)
+        if target is None:
+            return reading.logits.argmax(1)
+        several = list(target) if isinstance(target, Sequence) and not isinstance(target, str) else [target] * images
+        if len(several) != images:
+            raise InputError(f"{len(several)} classes are given for {images} photos; give one, or one for each")
+        return torch.tensor([self.class_index(one) for one in several], device=reading.logits.device)
 
     def concept_index(self, label: str | int) -> int:
         """Return the place of a concept; near labels are offered where there is none."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from conceptlens.bottleneck.base import Base
 from conceptlens.bottleneck.concept_writing.published_filters import Learned, by_interpretability
 from conceptlens.bottleneck.fit.concept_targets import Targets, asked_of, encode_photos, targets_for
 from conceptlens.bottleneck.fit.concept_weights import Photos, concept_weights, read_photos, unmasked
@@ -31,7 +32,7 @@ from conceptlens.bottleneck.fit.task import (
     readable,
     settle,
 )
-from conceptlens.bottleneck.module import Base, Bottleneck
+from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.bottleneck.sparse.sparse_head import nec
 from conceptlens.concept_regions.branch import layer_widths
 from conceptlens.concepts.concept_set import BottleneckConcept, ConceptSet, collect

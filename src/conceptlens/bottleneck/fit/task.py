@@ -11,6 +11,7 @@ import torch
 
 from conceptlens.bottleneck.fit.concept_layer import IN_MEMORY
 from conceptlens.bottleneck.fit.finetune import last_stage
+from conceptlens.bottleneck.fit.free_memory import check_memory
 from conceptlens.bottleneck.fit.hypercolumns import COMPONENTS, FEATURES
 from conceptlens.bottleneck.fit.locate_parts import MOST_PHOTOS
 from conceptlens.bottleneck.fit.part_words import Words
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from conceptlens.bottleneck.fit.concept_targets import Targets
     from conceptlens.concepts.concept_set import ConceptSet
     from conceptlens.model.backbone import Backbone
-
-TABLES = 7  # numbers of 4 bytes for each photo and concept: targets twice, activations in single and double precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,26 +147,6 @@ def _columns(task: BottleneckTask, parts: int) -> int:
     sizes = 1 if task.own is task.model else 2
     each = sizes * (len(task.layers) * COMPONENTS // 2 + FEATURES) + (sizes - 1) * parts
     return min(len(task.photos), MOST_PHOTOS) * task.grid[0] * task.grid[1] * each
-
-
-def check_memory(photos: int, concepts: int, channels: int = 0, masks: int = 1, columns: int = 0) -> None:
-    """Refuse tables that do not fit into the free memory.
-
-    Held at a time are, in numbers of 4 bytes: `TABLES` for each photo and concept, the pooled cells
-    `photos x masks x channels` and as much again for the photos that are not held out, the concept vectors
-    `concepts x channels` with a gradient and two moments, and the `columns` of single cells (`_columns`). All others
-    are read in batches.
-    """
-    import psutil  # comes with accelerate
-
-    tables = TABLES * photos * concepts + 2 * photos * masks * channels + 4 * concepts * channels
-    needed = 4 * (tables + columns)
-    free = psutil.virtual_memory().available
-    if needed > free:
-        raise InputError(
-            f"{concepts} concepts of {photos} photos need about {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} "
-            "GB are free; give fewer concepts or fewer photos"
-        )
 
 
 def cell_sources(

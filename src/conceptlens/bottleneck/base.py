@@ -1,0 +1,74 @@
+"""The network under a bottleneck: which one it is, how photos enter it, which of its weights were changed."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from conceptlens.io.cache import identity
+from conceptlens.io.errors import InputError
+from conceptlens.model.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from conceptlens.model.backbone import Backbone
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """The network under a bottleneck: its name, the fingerprint of its weights, how photos enter it.
+
+    `changed` are the weights and statistics that were trained together with the bottleneck, by their names in the
+    module.
+    """
+
+    name: str
+    identity: str
+    view: Preprocess | None = None
+    changed: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def of(self, model: Backbone) -> Backbone:
+        """Return `model` as the bottleneck needs it, with its view of a photo and its changed weights.
+
+        Raises `InputError` for a model with other weights. The model that was given is left as it is.
+        """
+        self._recognise(model)
+        module = model.module
+        if self.changed:
+            sizes = {name: value.shape for name, value in module.state_dict().items()}
+            wrong = [name for name, value in self.changed.items() if sizes.get(name) != value.shape]
+            if wrong:
+                raise InputError(f"this bottleneck has another {wrong[0]} than {model.name}; fit it again")
+            module = copy.deepcopy(module)
+            module.load_state_dict(dict(self.changed), strict=False)
+        view = self.view or model.transform
+        size = self.view.size if self.view else model.input_size
+        return dataclasses.replace(model, module=module, transform=view, input_size=size)
+
+    def check(self, model: Backbone) -> None:
+        """Refuse the model of an observation that is not what `of` returns.
+
+        Where weights were changed, they are what is compared: the fingerprint is of the model before.
+        """
+        if not self.changed:
+            return self._recognise(model)
+        own = model.module.state_dict()
+        if any(name not in own or not torch.equal(own[name].to(v), v) for name, v in self.changed.items()):
+            raise InputError(
+                f"this bottleneck was trained together with weights of {self.name}, and {model.name} was observed "
+                "without them; use bottleneck.observe(model, photo)"
+            )
+        return None
+
+    def _recognise(self, model: Backbone) -> None:
+        found = identity(model.module)
+        if found != self.identity:
+            raise InputError(
+                f"this bottleneck was trained on {self.name} with weights {self.identity}, and {model.name} with "
+                f"weights {found} was given; load that model, or fit a bottleneck for this one"
+            )
