@@ -163,8 +163,8 @@ class Bottleneck(nn.Module):
             top: Keep the concepts with the largest absolute contributions, for each image; by default all.
 
         Returns:
-            An explanation whose `maps` are `cells m_i A_i`: their mean over the cells is the activation. Its `components`
-            hold the maps before the locator, `A_i = <w_i, F>`, where the equation holds with `weights`.
+            An explanation whose `maps` are `cells m_i A_i`: their mean over the cells is the activation. Its
+            `components` hold the maps before the locator, `A_i = <w_i, F>`, where the equation holds with `weights`.
             `contributions` and the class's `bias` add up to its `logit`; with `top`, so does `rest`. All three are in
             `source.settings`, one for each image.
 
@@ -244,7 +244,8 @@ class Bottleneck(nn.Module):
             )
         if observation.images.device != self.weight.device:
             raise InputError(
-                f"the bottleneck is on {self.weight.device} and the photos on {observation.images.device}; "
+                f"the bottleneck is on {self.weight.device} and the photos were observed on "
+                f"{observation.images.device}; "
                 f"move it there with bottleneck.to('{observation.images.device}')"
             )
         return {name: observation.feature(name) for name in self.layers}
