@@ -132,8 +132,8 @@ def size(asked: Asked) -> dict[str, Any]:
     torch.set_num_threads(1)
     data = cl.open_set(asked.data, asked.split)
     found: dict[str, Any] = {}
-    untrained = cl.load_model("timm:resnet18", pretrained=False, fit="squash")
-    for name, model, layers in (("lite0", cl.load_model(fit="squash"), LAYERS), ("256", untrained, ("layer3",))):
+    untrained = cl.load_model("timm:resnet18", pretrained=False, crop_mode="squash")
+    for name, model, layers in (("lite0", cl.load_model(crop_mode="squash"), LAYERS), ("256", untrained, ("layer3",))):
         with tempfile.TemporaryDirectory() as folder:
             store = Store(Path(folder) / "store", create=True)
             *_, last = embed(data, model, replace(plan(asked, True), layers=layers), store)
@@ -175,7 +175,7 @@ def engines(asked: Asked) -> dict[str, Any]:
 def opened(asked: Asked) -> tuple[LocatedSet, cl.Backbone]:
     """Return photos and model; one thread, and what is found out about a model once is known."""
     torch.set_num_threads(1)
-    model = cl.load_model(fit="squash")
+    model = cl.load_model(crop_mode="squash")
     assert model.anatomy.layers
     return cl.open_set(asked.data, asked.split), model
 

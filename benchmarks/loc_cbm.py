@@ -140,7 +140,7 @@ class Bench:
 
     def __init__(self, data: str, cache: Path, folder: Path, reviewed_alone: bool) -> None:
         self.train, self.test = cl.open_classes(data, "train"), cl.open_classes(data, "test")
-        self.model, self.cache, self.alone = cl.load_model(MODEL, fit="squash"), cache, reviewed_alone
+        self.model, self.cache, self.alone = cl.load_model(MODEL, crop_mode="squash"), cache, reviewed_alone
         self.folder = folder
         annotation = self.train.annotation
         attributes = annotation.attributes if annotation else None

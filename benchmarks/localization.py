@@ -96,7 +96,7 @@ def main() -> None:
 
 def methods(branch: str | None, data: Every) -> dict[str, Method]:
     """Return the published region, each step of the competition, and where a branch is given the last with it."""
-    model = cl.load_model(fit="squash")
+    model = cl.load_model(crop_mode="squash")
     made = build_methods(["grad_cam", "ce_fam"], Setting(model, data.concepts))
     for name, how in STEPS.items():
         made[name] = lambda photo, concepts, how=how: cl.compete(model.observe(photo), concepts, competition=how)

@@ -108,7 +108,7 @@ def measure(case: Case, data: str, split: str, most: int, device: str) -> dict[s
 
 def activations(case: Case, data: str, split: str, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return cells of photos, and soft masks `[mask 100 100]` with the photo each belongs to."""
-    model = cl.load_model(MODEL, fit="squash")
+    model = cl.load_model(MODEL, crop_mode="squash")
     plan = EmbedPlan(case.layers, size=(case.size, case.size), least_area=0.02, control=False)
     prepared = plan.prepared(model)
     reader = Reader(prepared, plan, cl.open_set(data, split))

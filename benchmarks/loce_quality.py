@@ -109,7 +109,7 @@ def main() -> None:
 def collect(data: str, split: str, model: str, size: int) -> Masks:
     """Read the photos of a split once, with all layers from one forward pass each."""
     plan = EmbedPlan(LAYERS, size=(size, size), least_area=0.02)
-    prepared = plan.prepared(cl.load_model(model, fit="squash"))
+    prepared = plan.prepared(cl.load_model(model, crop_mode="squash"))
     reader = Reader(prepared, plan, cl.open_set(data, split))
     scales = reader.scales()
     cells: dict[str, list[Tensor]] = {name: [] for name in LAYERS}

@@ -10,7 +10,7 @@ from conceptlens.render import panel
 
 def main() -> None:
     photo = data.coffee()
-    observation = cl.load_model(fit="squash").observe(photo)
+    observation = cl.load_model(crop_mode="squash").observe(photo)
     plain = cl.cam(observation, cl.Logit("espresso"))
     finer = cl.cam(observation, cl.Contrast("espresso", nearest=3))
     named = cl.explain(observation, concepts="cup, spoon, wooden table", target="espresso")

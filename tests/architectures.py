@@ -213,7 +213,7 @@ def wrap(name: str, module: nn.Module) -> cl.Backbone:
     a = ARCHITECTURES[name]
     embeds = a.answers == "embedding"
     labels = None if embeds else LABELS
-    return cl.Backbone(module, name, labels=labels, output=a.output, embeds=embeds, input_size=a.size)
+    return cl.Backbone(module, name, class_names=labels, output=a.output, embeds=embeds, input_size=a.size)
 
 
 @cache

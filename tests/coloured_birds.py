@@ -113,7 +113,7 @@ class Eye(nn.Module):
 def eye(fit: str = "squash") -> cl.Backbone:
     """Return the network that sees colours."""
     torch.manual_seed(0)
-    view = cl.Preprocess(SIZE, mean=(0, 0, 0), std=(1, 1, 1), fit=fit)  # pyright: ignore[reportArgumentType]
+    view = cl.Preprocess(SIZE, mean=(0, 0, 0), std=(1, 1, 1), crop_mode=fit)  # pyright: ignore[reportArgumentType]
     return cl.Backbone(Eye().eval(), "eye", ("deep",), view, tuple("abcd"), channels_last=False, input_size=SIZE)
 
 
@@ -141,7 +141,7 @@ def birds_seen(model: cl.Backbone, folder: Path) -> Bottleneck:
 @torch.no_grad()
 def birds_guessed(model: cl.Backbone, name: str, channels: int) -> Bottleneck:
     """Return an untrained bottleneck of a layer of any model, with the birds' concepts and classes."""
-    view = cl.Preprocess((64, 64), fit="squash")
+    view = cl.Preprocess((64, 64), crop_mode="squash")
     base = Base(model.name, identity(model.module), view)
     made = Bottleneck(CONCEPTS, tuple(CLASSES), name, channels, WholeImage(), (4, 4), base, {"dropped": [DROPPED]})
     random = torch.Generator().manual_seed(0)

@@ -32,7 +32,7 @@ class Colours:
 
 def planted_model() -> cl.Backbone:
     """Return a model whose channel c is colour c, and which sees whole photos."""
-    return cl.Backbone(ColourNet(), "planted", ("features",), to_tensor, labels=LABELS, text=Colours())
+    return cl.Backbone(ColourNet(), "planted", ("features",), to_tensor, class_names=LABELS, text=Colours())
 
 
 class OnlyColours:

@@ -13,7 +13,7 @@ from conceptlens.model.encoders import ClassifierText, _encode_sentences
 
 def main() -> None:
     """Write the file anew; needed whenever the vocabulary or its prompts change."""
-    labels = cl.load_model().labels or ()
+    labels = cl.load_model().class_names or ()
     texts = dict.fromkeys([*(prompt(c) for c in vocabulary()), *(ClassifierText.prompt.format(n) for n in labels)])
     vectors = torch.nn.functional.normalize(_encode_sentences(list(texts)), dim=1).half()
     file = Path(__file__).parent.parent / "src" / "conceptlens" / "text" / "sentences.safetensors"

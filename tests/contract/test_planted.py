@@ -19,7 +19,7 @@ SCENES = [random_scene(seed, kinds=SOLID) for seed in range(8)]
 
 
 def observe(module: torch.nn.Module, layer: str, scenes: list[Scene]) -> cl.Observation:
-    model = cl.Backbone(module, "planted", (layer,), labels=LABELS)
+    model = cl.Backbone(module, "planted", (layer,), class_names=LABELS)
     return model.observe(pixels(scenes))
 
 

@@ -57,7 +57,7 @@ def planted_branch(model: cl.Backbone) -> Translator:
 
 def measure(scene: Scene) -> tuple[cl.Explanation, dict[str, dict[str, Any]]]:
     """Explain every colour of a scene, and measure its regions against its masks."""
-    model = cl.Backbone(ManyNet(COPIES), "planted", LAYERS, labels=LABELS)
+    model = cl.Backbone(ManyNet(COPIES), "planted", LAYERS, class_names=LABELS)
     observation = model.observe(pixels([scene]), LAYERS)
     found = ce_fam(
         observation, planted_branch(model), [f"{c}:colour" for c in scene.masks], target=next(iter(scene.masks))

@@ -176,7 +176,7 @@ def test_regions_are_those_of_the_description(
 ) -> None:
     monkeypatch.setattr(competition, "vocabulary", lambda: KNOWN)
     net = Staged().double().eval()
-    transform = cl.Preprocess(SIZE, (0.5,) * 3, (0.25,) * 3, fit="squash" if squash else "crop")
+    transform = cl.Preprocess(SIZE, (0.5,) * 3, (0.25,) * 3, crop_mode="squash" if squash else "center")
     model = cl.Backbone(net, "staged", ("second",), transform, embeds=True, text=words, input_size=SIZE)
     translator = branch_of(model, words, STAGES) if with_branch else None
     pictures = [photo(0), photo(1)]

@@ -30,7 +30,7 @@ def small_cnn(classes: int = 7) -> nn.Module:
 
 def observed(layer: str, module: nn.Module | None = None, images: int = 2) -> Observation:
     names = ("cat", "dog", "car", "tree", "cup", "bird", "house")
-    model = cl.Backbone(module or small_cnn(), "tiny", labels=names, input_size=(64, 64))
+    model = cl.Backbone(module or small_cnn(), "tiny", class_names=names, input_size=(64, 64))
     return model.observe(torch.randn(images, 3, 64, 64, generator=torch.Generator().manual_seed(1)), layers=layer)
 
 
@@ -82,7 +82,7 @@ def test_contribution_runs_on_a_vision_transformer() -> None:
     module = timm.create_model("test_vit", num_classes=7)
     nn.init.normal_(module.head.weight, std=0.2, generator=torch.Generator().manual_seed(0))
     names = ("cat", "dog", "car", "tree", "cup", "bird", "house")
-    model = cl.Backbone(module, "vit", labels=names, input_size=(160, 160))
+    model = cl.Backbone(module, "vit", class_names=names, input_size=(160, 160))
     observation = model.observe(torch.randn(1, 3, 160, 160, generator=torch.Generator().manual_seed(1)))
     beta = torch.randn(1, 2, observation.feature().shape[1], generator=torch.Generator().manual_seed(2))
     found = contributions(observation, beta, torch.tensor([3]))

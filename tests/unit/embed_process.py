@@ -31,7 +31,7 @@ class Small(nn.Module):
 
 
 def small_model() -> cl.Backbone:
-    transform = cl.Preprocess((64, 64), (0.5,) * 3, (0.25,) * 3, fit="squash")
+    transform = cl.Preprocess((64, 64), (0.5,) * 3, (0.25,) * 3, crop_mode="squash")
     return cl.Backbone(Small().eval(), "small", LAYERS, transform, input_size=(64, 64))
 
 

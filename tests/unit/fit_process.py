@@ -45,7 +45,7 @@ def teacher_of(seed: int = 9) -> cl.Backbone:
 def _backbone(module: nn.Module, name: str, side: int) -> cl.Backbone:
     preprocess = cl.Preprocess((side, side))
     labels = ("cat", "dog", "car", "tree")
-    return cl.Backbone(module.eval(), name, labels=labels, transform=preprocess, input_size=(side, side))
+    return cl.Backbone(module.eval(), name, class_names=labels, transform=preprocess, input_size=(side, side))
 
 
 def make_photos(folder: Path, count: int) -> Path:

@@ -18,7 +18,7 @@ LABELS = ("cat", "dog", "a, b", "a", "b", "crane, bird", "crane, machine")
 def observation() -> cl.Observation:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(3, 12, 8, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 7))
-    model = cl.Backbone(module, "tiny", labels=LABELS, input_size=(64, 64))
+    model = cl.Backbone(module, "tiny", class_names=LABELS, input_size=(64, 64))
     return model.observe(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)))
 
 

@@ -25,9 +25,12 @@ class Counted(nn.Module):
 
 def test_a_backbone_is_shown_in_one_line() -> None:
     labels = tuple(f"class {i}" for i in range(1000))
-    model = cl.Backbone(resnet18().eval(), "own resnet18", ("layer3", "layer4"), labels=labels)
+    model = cl.Backbone(resnet18().eval(), "own resnet18", ("layer3", "layer4"), class_names=labels)
     assert repr(model) == "Backbone(own resnet18: ResNet, at layer3 and layer4, 1000 classes)"
-    assert repr(dataclasses.replace(model, labels=None, layers=())) == "Backbone(own resnet18: ResNet, unnamed classes)"
+    assert (
+        repr(dataclasses.replace(model, class_names=None, layers=()))
+        == "Backbone(own resnet18: ResNet, unnamed classes)"
+    )
     tower = cl.Backbone(nn.Conv2d(3, 4, 1), "tower", embeds=True)
     assert str(tower) == "Backbone(tower: Conv2d, an embedding)"
 
@@ -35,7 +38,7 @@ def test_a_backbone_is_shown_in_one_line() -> None:
 @pytest.mark.filterwarnings("error")
 def test_showing_a_backbone_runs_nothing() -> None:
     module = Counted().eval()
-    model = cl.Backbone(module, "counted", labels=("a", "b", "c"), input_size=(64, 64))
+    model = cl.Backbone(module, "counted", class_names=("a", "b", "c"), input_size=(64, 64))
     assert repr(model) == "Backbone(counted: Counted, 3 classes)"
     assert module.times == 0
     assert model.default_layers == ("network.layer4",)

@@ -379,7 +379,7 @@ def test_changed_weights_of_another_network_are_refused(changed: dict[str, Tenso
 
 def test_the_view_of_the_training_is_the_view_of_the_explanation() -> None:
     model = tower()
-    view = cl.Preprocess((80, 64), mean=(0.1, 0.2, 0.3), fit="squash")
+    view = cl.Preprocess((80, 64), mean=(0.1, 0.2, 0.3), crop_mode="squash")
     bottleneck = of_tower(model, view=view)
     observation = bottleneck.observe(model, Image.new("RGB", (50, 90), (200, 10, 90)))
     assert observation.images.shape == (1, 3, 80, 64)

@@ -511,7 +511,7 @@ def test_numbers_are_json_without_nan(measures: BottleneckMeasures) -> None:
 
 def test_keypoints_and_boxes_follow_the_view(spotter: Bottleneck, bird_model: cl.Backbone, birds: Path) -> None:
     cropped = copy.copy(spotter)
-    view = replace(bird_model.transform, size=(32, 32), resize=(48, 64), fit="crop")  # pyright: ignore[reportArgumentType, reportCallIssue, reportGeneralTypeIssues]
+    view = replace(bird_model.transform, size=(32, 32), resize=(48, 64), crop_mode="center")  # pyright: ignore[reportArgumentType, reportCallIssue, reportGeneralTypeIssues]
     cropped.base = replace(spotter.base, view=view)
     photos = Cub(birds, "test")
     annotation = photos.annotation

@@ -135,7 +135,7 @@ class Tower(nn.Module):
 
 def tiny(seed: int) -> cl.Backbone:
     preprocess = cl.Preprocess((32, 32))
-    return cl.Backbone(Tower(seed).eval(), f"tiny {seed}", labels=NAMES, transform=preprocess, input_size=(32, 32))
+    return cl.Backbone(Tower(seed).eval(), f"tiny {seed}", class_names=NAMES, transform=preprocess, input_size=(32, 32))
 
 
 def make(model: cl.Backbone, vlm: cl.Backbone, keep: bool = True) -> Translator:
@@ -254,7 +254,7 @@ def test_another_teacher_is_refused(model: cl.Backbone, vlm: cl.Backbone, tmp_pa
     folder = make(model, vlm).save(tmp_path)
     with pytest.raises(cl.InputError, match="the teacher of this branch was tiny 1"):
         Translator.load(folder, tiny(2))
-    renamed = dataclasses.replace(vlm, labels=("cat", "dog", "car", "flower"))
+    renamed = dataclasses.replace(vlm, class_names=("cat", "dog", "car", "flower"))
     with pytest.raises(cl.InputError, match="the teacher of this branch was tiny 1"):
         Translator.load(folder, renamed)
 

@@ -141,7 +141,7 @@ class InPlace(nn.Module):
 
 
 def test_operations_in_place_change_nothing_that_is_kept() -> None:
-    model = cl.Backbone(InPlace().double().eval(), "in place", labels=LABELS, input_size=(64, 96))
+    model = cl.Backbone(InPlace().double().eval(), "in place", class_names=LABELS, input_size=(64, 96))
     translator = branch_of(model, layers=("first", "second"))
     observation = model.observe(random_images((64, 96)).double(), translator.layers)
     kept = {name: layer_output.raw.detach().clone() for name, layer_output in observation.layer_outputs.items()}
@@ -354,7 +354,7 @@ def test_a_model_without_classes_has_no_contributions() -> None:
 def test_what_speaks_against_a_class_is_negative_and_kept() -> None:
     """Silencing red makes room for blue; the branch hands the channels on as they are."""
     scene = draw_scene([Shape("disc", "red", (0.3, 0.3), 0.2), Shape("square", "blue", (0.7, 0.7), 0.25)])
-    model = cl.Backbone(ManyNet(), "planted", ("features",), labels=COLOURS)
+    model = cl.Backbone(ManyNet(), "planted", ("features",), class_names=COLOURS)
     branch = Branch(("features",), (20 * len(COLOURS),), len(COLOURS), ())
     with torch.no_grad():
         branch.network[0].weight.copy_(model.module.head.weight)
@@ -497,7 +497,7 @@ def test_a_densenet_is_seen_as_it_is() -> None:
     from conceptlens.model.input_sizes import cells_at
 
     module = torchvision.models.densenet121(num_classes=12)
-    model = cl.Backbone(stir(module).eval(), "dense", labels=LABELS, transform=cl.Preprocess((64, 64)))
+    model = cl.Backbone(stir(module).eval(), "dense", class_names=LABELS, transform=cl.Preprocess((64, 64)))
     observation = model.observe(photo())
     assert observation.layer == "features"
     cells = cells_at(observation, 0, (64, 64), ["features"], mirrored=False)["features"][0]
@@ -508,7 +508,7 @@ def test_a_densenet_is_seen_as_it_is() -> None:
 def test_fused_attention_has_a_forward_mode_too() -> None:
     """timm's Swin calls an attention kernel that knows none; the plain one stands in."""
     module = timm.create_model("swin_tiny_patch4_window7_224", img_size=64, window_size=4, embed_dim=12, num_classes=12)
-    model = cl.Backbone(stir(module).eval(), "swin", labels=LABELS, input_size=(64, 64))
+    model = cl.Backbone(stir(module).eval(), "swin", class_names=LABELS, input_size=(64, 64))
     translator = branch_of(model)
     observation = model.observe(random_images((64, 64)), translator.layers)
     cotangents = gather_evidence(observation, translator, ASKED).cotangents(torch.arange(4).expand(2, -1))

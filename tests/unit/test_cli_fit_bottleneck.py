@@ -52,7 +52,7 @@ def test_it_says_what_came_of_it(folder: Path, tmp_path: Path, asked: dict[str, 
     assert done.exit_code == 0, done.output
     assert asked["toy:pupil"]["weights"] == "own.safetensors"
     assert asked["toy:pupil"]["pretrained"] is False
-    assert asked["toy:pupil"]["fit"] == "squash"
+    assert asked["toy:pupil"]["crop_mode"] == "squash"
     record = Bottleneck.from_pretrained(out).training_record
     lines = done.stdout.splitlines()
     assert lines == [
@@ -84,9 +84,9 @@ def test_programs_read_its_numbers(folder: Path, tmp_path: Path, asked: dict[str
     (tmp_path / "named.txt").write_text("cat\ncar\nCat\n")
     out = tmp_path / "out"
     done = call("--data", own, "--out", out, "--vlm", "toy:pair", "--concepts", tmp_path / "named.txt", "--json",
-                "--recipe", "label-free", "--view", "crop", "--cache-gb", 0)  # fmt: skip
+                "--recipe", "label-free", "--view", "center", "--cache-gb", 0)  # fmt: skip
     assert done.exit_code == 0, done.output
-    assert asked["toy:pupil"]["fit"] == "crop"
+    assert asked["toy:pupil"]["crop_mode"] == "center"
     assert "toy:pair" in asked
     (line,) = done.stdout.splitlines()
     numbers = json.loads(line)

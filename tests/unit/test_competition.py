@@ -110,7 +110,7 @@ def test_the_other_way_round_in_the_mirror() -> None:
     """A photo and its mirror image: the map turns round where kernels are symmetric, whatever the size."""
     name = "timm convnext"
     module = make_symmetric(fresh(name).module)
-    model = dataclasses.replace(wrap(name, module), transform=Preprocess((96, 160), fit="squash"))
+    model = dataclasses.replace(wrap(name, module), transform=Preprocess((96, 160), crop_mode="squash"))
     picture = photo(160, 96)
     observation, mirrored = model.observe(picture), model.observe(ImageOps.mirror(picture))
     words = Resized(observation.embedding.shape[1])
@@ -126,7 +126,7 @@ def test_looking_in_a_mirror_too_takes_a_networks_own_handedness_away() -> None:
     picture = photo(160, 96)
     words = Resized(model.observe(picture).embedding.shape[1], normalised=False)
     how = dataclasses.replace(ONCE, steps=0)
-    squashed = dataclasses.replace(model, transform=Preprocess((96, 160), fit="squash"))
+    squashed = dataclasses.replace(model, transform=Preprocess((96, 160), crop_mode="squash"))
     maps, turned = (
         compete(squashed.observe(p), ASKED, words, competition=how).maps for p in (picture, ImageOps.mirror(picture))
     )
@@ -187,7 +187,7 @@ def test_a_layer_whose_channels_could_be_rows_is_read_as_at_the_models_own_size(
             return self.head(self.cells(images).mean((2, 3)))
 
     torch.manual_seed(0)
-    model = cl.Backbone(Square().eval(), "square", ("cells",), Preprocess((32, 32)), labels=LABELS)
+    model = cl.Backbone(Square().eval(), "square", ("cells",), Preprocess((32, 32)), class_names=LABELS)
     observation = model.observe(photo())
     cells = cells_at(observation, 0, (64, 64), ["cells"], mirrored=False)["cells"][0]
     larger = dataclasses.replace(model, transform=Preprocess((64, 64)), channels_last=False).observe(photo())
@@ -223,7 +223,7 @@ TRANSFORMS = {
     "crop of a resize": Preprocess((96, 96), resize=110),
     "crop of a resize of both sides": Preprocess((96, 96), resize=(110, 120)),
     "wide crop": Preprocess((96, 160)),
-    "squash": Preprocess((96, 160), fit="squash"),
+    "squash": Preprocess((96, 160), crop_mode="squash"),
 }
 
 
@@ -295,8 +295,9 @@ SCENES = [scene for scene in (random_scene(seed, kinds=SOLID) for seed in range(
 def test_the_planted_colour_is_found_and_no_other(several_sizes: bool) -> None:
     """On drawn scenes: the map of a colour lies on its shape, and any other colour's lies there less."""
     whole = Preprocess((224, 224), (0.0,) * 3, (1.0,) * 3)
+    names = planted_model().class_names
     model = planted_model() if not several_sizes else cl.Backbone(
-        ColourNet(), "planted", ("features",), whole, labels=tuple(planted_model().labels or ()), text=Colours()
+        ColourNet(), "planted", ("features",), whole, class_names=names, text=Colours()
     )  # fmt: skip
     own, other, precision, chance = [], [], [], []
     for scene in SCENES[:8]:

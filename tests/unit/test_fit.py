@@ -285,7 +285,7 @@ def test_what_cannot_work_is_refused_first(model: cl.Backbone, vlm: cl.Backbone,
     with pytest.raises(cl.InputError, match="'head' of pupil 0 has no grid"):
         fit_ce_fam(model, vlm, photos, out, layers="head")
     with pytest.raises(cl.InputError, match="has no text encoder"):
-        fit_ce_fam(model, dataclasses.replace(vlm, labels=None), photos, out)
+        fit_ce_fam(model, dataclasses.replace(vlm, class_names=None), photos, out)
     assert not out.exists()
     few = make_photos(tmp_path / "few", 2)
     with pytest.raises(cl.InputError, match="of 2 photos none was left"):

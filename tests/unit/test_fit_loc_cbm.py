@@ -214,7 +214,7 @@ def test_another_size_sees_the_same_part_of_a_photo(model: cl.Backbone) -> None:
         cl.Preprocess((32, 32), resize=40),
         cl.Preprocess((32, 32), share=0.8),
         cl.Preprocess((32, 32), resize=(40, 44)),
-        cl.Preprocess((32, 32), fit="squash"),
+        cl.Preprocess((32, 32), crop_mode="squash"),
     ]
     for view in views:
         wider = at_size(dataclasses.replace(model, transform=view), 64)

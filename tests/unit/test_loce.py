@@ -52,8 +52,8 @@ class Layers(nn.Module):
         return self.head(self.second(self.first(images)).mean((2, 3)))
 
 
-def model(factor: float = 1.0, fit: Any = None) -> cl.Backbone:
-    transform = cl.Preprocess((64, 64), (0.5,) * 3, (0.25,) * 3, fit=fit) if fit else None
+def model(factor: float = 1.0, crop_mode: Any = None) -> cl.Backbone:
+    transform = cl.Preprocess((64, 64), (0.5,) * 3, (0.25,) * 3, crop_mode=crop_mode) if crop_mode else None
     with torch.random.fork_rng():
         torch.manual_seed(0)
         module = Layers(factor).eval()
@@ -176,12 +176,12 @@ def test_a_mask_is_cut_to_what_a_crop_left(mode: Any, finer: int) -> None:
     mask = np.zeros((64, 128), bool)
     mask[10:40, 20:60] = True  # begins before the crop does
     photo, fine = drawn_photo(), mask.repeat(finer, 0).repeat(finer, 1)
-    cropped = cl.loce(model(fit="crop").observe(photo), fine, mode=mode)
-    by_hand = cl.loce(model(fit="squash").observe(photo[:, 32:96]), fine[:, 32 * finer : 96 * finer], mode=mode)
+    cropped = cl.loce(model(crop_mode="center").observe(photo), fine, mode=mode)
+    by_hand = cl.loce(model(crop_mode="squash").observe(photo[:, 32:96]), fine[:, 32 * finer : 96 * finer], mode=mode)
     assert cropped.source.image_info[0].box == (0.25, 0.0, 0.75, 1.0)
     assert torch.equal(vectors(cropped), vectors(by_hand))
     assert torch.equal(cropped.maps, by_hand.maps)
-    whole = cl.loce(model(fit="squash").observe(photo), mask, mode=mode)
+    whole = cl.loce(model(crop_mode="squash").observe(photo), mask, mode=mode)
     assert float(F.cosine_similarity(vectors(whole), vectors(cropped), dim=2)) < 0.99
 
 
@@ -189,7 +189,7 @@ def test_a_mask_is_cut_to_what_a_crop_left(mode: Any, finer: int) -> None:
 def test_a_mask_that_the_model_did_not_see_has_no_vector(mode: Any) -> None:
     masks = np.zeros((2, 64, 128), bool)
     masks[0, :, :20], masks[1, 10:40, 50:80] = True, True
-    found = cl.loce(model(fit="crop").observe(drawn_photo()), masks, mode=mode)
+    found = cl.loce(model(crop_mode="center").observe(drawn_photo()), masks, mode=mode)
     assert not vectors(found)[0, 0].any()
     assert vectors(found)[0, 1].any()
     assert found.diagnostics["converged"].tolist() == [[0, 1]]

@@ -42,7 +42,7 @@ TIMM: dict[str, dict[str, Any]] = {
     "uncropped": {"size": (48, 48), "interpolation": "bicubic", "share": 1.0},
     "wide": {"size": (40, 56), "interpolation": "bicubic", "share": 0.9},
     "tall": {"size": (56, 40), "interpolation": "bilinear", "share": 1.0},
-    "squashed": {"size": (40, 56), "interpolation": "bicubic", "share": 1.0, "fit": "squash"},
+    "squashed": {"size": (40, 56), "interpolation": "bicubic", "share": 1.0, "crop_mode": "squash"},
 }
 
 
@@ -56,7 +56,7 @@ def test_as_timm(settings: dict[str, Any], size: tuple[int, int]) -> None:
         mean=ours.mean,
         std=ours.std,
         crop_pct=ours.share,
-        crop_mode="squash" if ours.fit == "squash" else "center",
+        crop_mode="squash" if ours.crop_mode == "squash" else "center",
     )
     same(ours(photo(size)), theirs(photo(size)))
 
@@ -70,10 +70,10 @@ def test_as_torchvision(crop: int, resize: int, mode: Any, size: tuple[int, int]
 
 
 @pytest.mark.parametrize("size", PHOTOS, ids=str)
-@pytest.mark.parametrize("fit", ["crop", "squash"])
-def test_as_open_clip(fit: Any, size: tuple[int, int]) -> None:
-    ours = cl.Preprocess((48, 48), HALF, HALF, "bicubic", fit=fit)
-    mode = {"crop": "shortest", "squash": "squash"}[fit]
+@pytest.mark.parametrize("crop_mode", ["center", "squash"])
+def test_as_open_clip(crop_mode: Any, size: tuple[int, int]) -> None:
+    ours = cl.Preprocess((48, 48), HALF, HALF, "bicubic", crop_mode=crop_mode)
+    mode = {"center": "shortest", "squash": "squash"}[crop_mode]
     theirs = open_clip.image_transform(48, False, HALF, HALF, resize_mode=mode, interpolation="bicubic")
     same(ours(photo(size)), theirs(photo(size)))
 
@@ -82,9 +82,9 @@ settings = st.builds(
     cl.Preprocess,
     size=st.sampled_from([(48, 48), (40, 56), (56, 40), (31, 31)]),
     share=st.sampled_from([1.0, 0.95, 0.875, 0.5]),
-    fit=st.sampled_from(["crop", "squash"]),
+    crop_mode=st.sampled_from(["center", "squash"]),
     resize=st.sampled_from([None, None, 64, (70, 90)]),
-    odd=st.sampled_from(["even", "down"]),
+    crop_rounding=st.sampled_from(["even", "down"]),
 )
 sides = st.integers(30, 300)
 
@@ -112,7 +112,7 @@ def test_the_box_is_what_the_model_sees(preprocess: cl.Preprocess, width: int, h
 
 BOXES = {
     "all of a square": ({"size": (48, 48)}, (64, 64), WHOLE),
-    "all of it, squashed": ({"size": (48, 48), "fit": "squash"}, (300, 64), WHOLE),
+    "all of it, squashed": ({"size": (48, 48), "crop_mode": "squash"}, (300, 64), WHOLE),
     "the middle of a wide photo": ({"size": (50, 50)}, (200, 100), (0.25, 0, 0.75, 1)),
     "the middle of a tall photo": ({"size": (50, 50)}, (100, 200), (0, 0.25, 1, 0.75)),
     "the centre crop": ({"size": (80, 80), "share": 0.8}, (100, 100), (0.1, 0.1, 0.9, 0.9)),
@@ -127,7 +127,7 @@ def test_box(settings: dict[str, Any], size: tuple[int, int], box: tuple[float, 
 
 
 def test_an_odd_pixel_is_cut_as_told() -> None:
-    even, down = (cl.Preprocess((4, 4), resize=(7, 7), odd=odd) for odd in ("even", "down"))
+    even, down = (cl.Preprocess((4, 4), resize=(7, 7), crop_rounding=r) for r in ("even", "down"))
     assert even.box((7, 7))[0] == pytest.approx(2 / 7)
     assert down.box((7, 7))[0] == pytest.approx(1 / 7)
 

@@ -142,7 +142,7 @@ class TestNames:
     @pytest.mark.parametrize("name", ["tabby", "Tabby Cat", " tabby, tabby cat "])
     def test_any_of_a_classs_names(self, name: str) -> None:
         labels = ["tiger", "tabby, tabby cat", *map(str, range(10))]
-        assert cl.Backbone(build("timm resnet"), labels=labels).class_index(name) == 1
+        assert cl.Backbone(build("timm resnet"), class_names=labels).class_index(name) == 1
 
     def test_classes_without_names(self) -> None:
         model = cl.Backbone(build("timm resnet"), "mine", input_size=(96, 160))

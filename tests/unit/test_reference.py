@@ -19,7 +19,7 @@ def model() -> cl.Backbone:
     module = nn.Sequential(
         nn.Conv2d(3, 16, 4, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)
     )
-    return cl.Backbone(module, "tiny", labels=NAMES, input_size=(32, 32))
+    return cl.Backbone(module, "tiny", class_names=NAMES, input_size=(32, 32))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_it_is_found_by_the_weights_and_not_by_the_name(
     other = nn.Sequential(
         nn.Conv2d(3, 16, 4, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)
     )
-    assert find_reference(cl.Backbone(other, "tiny", labels=NAMES, input_size=(32, 32))) is None
+    assert find_reference(cl.Backbone(other, "tiny", class_names=NAMES, input_size=(32, 32))) is None
 
 
 def test_too_few_photos_and_other_files_are_refused(model: cl.Backbone, images: torch.Tensor, tmp_path: Path) -> None:

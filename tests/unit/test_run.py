@@ -68,7 +68,7 @@ def test_a_photo_predicted_as_the_class_to_tell_it_from_fails_alone(model: cl.Ba
 def test_a_model_of_two_classes_has_one_look_alike(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(3, 12, 8, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 2))
-    small = cl.Backbone(module, "two", transform=cl.Preprocess((64, 64)), labels=("cat", "dog"))
+    small = cl.Backbone(module, "two", transform=cl.Preprocess((64, 64)), class_names=("cat", "dog"))
     (found,) = find(small, [CAT], Plan(top=2))
     assert isinstance(found, Finding)
     assert len(found.references) == 1

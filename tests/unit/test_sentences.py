@@ -21,7 +21,7 @@ def test_shipped_vectors_equal_the_encoders() -> None:
 
 def test_the_vocabulary_and_imagenet_need_no_encoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CONCEPTLENS_CACHE", str(tmp_path))
-    labels = cl.load_model().labels
+    labels = cl.load_model().class_names
     assert labels is not None
 
     def refuse(texts: list[str]) -> torch.Tensor:

@@ -77,7 +77,7 @@ def test_packaged_weights_are_right_on_four_of_five_photos() -> None:
 def test_a_model_without_weights_knows_its_layers(name: str, layer: str, classifier: str) -> None:
     model = cl.load_model(name, pretrained=False)
     assert (model.anatomy.default, model.classifier_name) == (layer, classifier)
-    assert len(model.labels or ()) == 1000
+    assert len(model.class_names or ()) == 1000
     observation = model.observe(photo())
     answer = cl.cam(observation, cl.Contrast(7))
     assert answer.maps.shape[0] == 1
@@ -125,22 +125,22 @@ def test_an_embedding_model_has_no_classes() -> None:
     module = timm.create_model("test_vit", num_classes=0)
     model = from_timm.adapt(module, "timm:headless")
     observation = model.observe(photo())
-    assert (model.labels, observation.embedding.shape) == (None, (1, 64))
+    assert (model.class_names, observation.embedding.shape) == (None, (1, 64))
     with pytest.raises(cl.InputError, match="no class scores"):
         _ = observation.logits
-    with pytest.raises(cl.InputError, match="labels= has nothing to name"):
+    with pytest.raises(cl.InputError, match="class_names= has nothing to name"):
         from_timm.adapt(module, "timm:headless", ["cat", "dog"])
 
 
 def test_labels_of_ones_own() -> None:
     for name in ("timm:test_resnet", "torchvision:resnet18"):
-        model = cl.load_model(name, pretrained=False, labels=["cat", "dog", "bee"])
-        assert model.labels == ("cat", "dog", "bee")
+        model = cl.load_model(name, pretrained=False, class_names=["cat", "dog", "bee"])
+        assert model.class_names == ("cat", "dog", "bee")
         assert model.observe(photo()).logits.shape == (1, 3)
-    with pytest.raises(cl.InputError, match="3 labels given for the 1000 classes of timm:tf_efficientnet_lite0"):
-        cl.load_model(labels=["cat", "dog", "bee"])
+    with pytest.raises(cl.InputError, match="3 class names given for the 1000 classes of timm:tf_efficientnet_lite0"):
+        cl.load_model(class_names=["cat", "dog", "bee"])
     with pytest.raises(cl.InputError, match="one string given for the 1000 classes"):
-        cl.load_model(labels="cat, dog, bee")
+        cl.load_model(class_names="cat, dog, bee")
 
 
 @pytest.mark.parametrize(
@@ -163,11 +163,11 @@ def test_an_unknown_name_is_answered_with_near_ones(name: str, sentence: str) ->
 
 
 def test_fit_and_device() -> None:
-    whole = cl.load_model(fit="squash")
+    whole = cl.load_model(crop_mode="squash")
     assert isinstance(whole.transform, Preprocess)
     assert whole.transform.box((300, 200)) == (0.0, 0.0, 1.0, 1.0)
-    with pytest.raises(cl.InputError, match="expected crop or squash"):
-        cl.load_model("timm:test_resnet", pretrained=False, fit="stretch")
+    with pytest.raises(cl.InputError, match="expected center or squash"):
+        cl.load_model("timm:test_resnet", pretrained=False, crop_mode="stretch")
     with pytest.raises(cl.InputError, match="cannot be moved to abacus"):
         cl.load_model("timm:test_resnet", pretrained=False, device="abacus")
 
@@ -191,7 +191,7 @@ def test_names_that_are_known_without_a_network() -> None:
 
 def test_default_weights_say_their_classes() -> None:
     model = cl.load_model("torchvision:resnet18", pretrained=False)
-    assert model.labels == tuple(ResNet18_Weights.DEFAULT.meta["categories"])
+    assert model.class_names == tuple(ResNet18_Weights.DEFAULT.meta["categories"])
     assert model.class_index("tabby") == 281
 
 

@@ -55,7 +55,7 @@ def test_a_tower_embeds_and_has_places(name: str, layer: str, cells: int) -> Non
 
 @pytest.mark.parametrize("name", OPEN_CLIP)
 def test_labels_make_a_zero_shot_classifier(name: str) -> None:
-    model = toy(name, labels=LABELS)
+    model = toy(name, class_names=LABELS)
     pair = pair_of(model)
     observation = model.observe(photo())
     tokens = open_clip.get_tokenizer(name)([f"a photo of a {label}" for label in LABELS])
@@ -65,29 +65,29 @@ def test_labels_make_a_zero_shot_classifier(name: str) -> None:
         texts = F.normalize(pair.model.encode_text(tokens), dim=1)
         by_hand = pair.model.logit_scale.exp() * images @ texts.T + bias
     assert torch.allclose(observation.logits, by_hand, atol=1e-4)
-    assert (model.labels, model.classifier_name) == (LABELS, "classifier")
+    assert (model.class_names, model.classifier_name) == (LABELS, "classifier")
     assert pair.bias == bias
     assert cl.cam(observation, cl.Contrast("cat", nearest=2)).labels[0][0].startswith("cat")
 
 
 def test_layers_keep_their_place_under_a_zero_shot_head() -> None:
-    model = toy("toy-vit", labels=LABELS, layers="transformer.resblocks.0")
+    model = toy("toy-vit", class_names=LABELS, layers="transformer.resblocks.0")
     assert list(model.observe(photo()).layer_outputs) == ["tower.transformer.resblocks.0"]
 
 
 def test_a_zero_shot_head_draws_no_random_numbers() -> None:
     model = toy("toy-vit")
-    from conceptlens.model.zoo.zero_shot import with_labels
+    from conceptlens.model.zoo.zero_shot import with_class_names
 
     before = torch.get_rng_state()
-    with_labels(model, LABELS)
+    with_class_names(model, LABELS)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("labels", [(), ("cat",), "cat"])
 def test_one_class_is_no_choice(labels: Any) -> None:
-    with pytest.raises(cl.InputError, match="at least two labels"):
-        toy("toy-vit", labels=labels)
+    with pytest.raises(cl.InputError, match="at least two class names"):
+        toy("toy-vit", class_names=labels)
 
 
 def test_weights_from_a_file(tmp_path: Path) -> None:

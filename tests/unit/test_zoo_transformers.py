@@ -41,7 +41,7 @@ def test_a_classifier_answers_as_its_own_library(folders: dict[str, Path], name:
     processor = hf.AutoImageProcessor.from_pretrained(folders[name])
     with torch.no_grad():
         expected = own(**processor([photo(), photo(97, 151)], return_tensors="pt")).logits
-    assert model.labels == tuple(NAMES.values())
+    assert model.class_names == tuple(NAMES.values())
     assert torch.allclose(observation.logits, expected, atol=2e-2 * float(expected.abs().max()))
     assert type(model.module) is type(own)
 
@@ -97,7 +97,7 @@ def test_a_pair_embeds_as_its_own_library(folders: dict[str, Path], name: str) -
     with torch.no_grad():
         image = pair.model.get_image_features(pixel_values=observation.images).pooler_output
     assert torch.allclose(pair.encode_image(observation), image, atol=1e-5)
-    assert model.labels is None
+    assert model.class_names is None
     with pytest.raises(cl.InputError, match="no class scores"):
         _ = observation.logits
 
@@ -105,7 +105,7 @@ def test_a_pair_embeds_as_its_own_library(folders: dict[str, Path], name: str) -
 @pytest.mark.parametrize("name", PAIRS)
 def test_labels_make_a_pair_the_classifier_of_its_library(folders: dict[str, Path], name: str) -> None:
     labels = ("cat", "motorcycle", "house")
-    model = cl.load_model(f"hf:{folders[name]}", labels=labels)
+    model = cl.load_model(f"hf:{folders[name]}", class_names=labels)
     observation = model.observe([photo(), photo(97, 151)])
     pair = model.language
     assert isinstance(pair, Transformers)
@@ -130,9 +130,9 @@ def test_an_encoder_without_head_embeds(folders: dict[str, Path], name: str) -> 
     model = loaded(folders, name)
     observation = model.observe(photo())
     assert observation.embedding.shape == (1, 32)
-    assert model.labels is None
-    with pytest.raises(cl.InputError, match="labels= has nothing to name"):
-        cl.load_model(f"hf:{folders[name]}", labels=["cat", "dog"])
+    assert model.class_names is None
+    with pytest.raises(cl.InputError, match="class_names= has nothing to name"):
+        cl.load_model(f"hf:{folders[name]}", class_names=["cat", "dog"])
 
 
 @pytest.mark.parametrize("size", [(151, 97), (97, 151), (64, 64), (373, 290)])
@@ -158,7 +158,7 @@ def test_a_photo_is_prepared_as_the_image_processor_does(
 def test_a_detector_sees_the_whole_photo_in_a_square(folders: dict[str, Path], name: str) -> None:
     transform = loaded(folders, name).transform
     assert isinstance(transform, Preprocess)
-    assert transform.fit == "squash"
+    assert transform.crop_mode == "squash"
     assert transform.size[0] == transform.size[1]
     assert transform.box((151, 97)) == (0.0, 0.0, 1.0, 1.0)
 
@@ -187,13 +187,13 @@ def test_a_checkpoint_that_lacks_parameters_is_refused(folders: dict[str, Path],
 def test_weights_and_labels_of_ones_own(folders: dict[str, Path], tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    empty = cl.load_model(f"hf:{folders['vit']}", pretrained=False, labels=["cat", "dog"])
+    empty = cl.load_model(f"hf:{folders['vit']}", pretrained=False, class_names=["cat", "dog"])
     save_file(empty.module.state_dict(), tmp_path / "own.safetensors")
-    again = cl.load_model(f"hf:{folders['vit']}", weights=tmp_path / "own.safetensors", labels=["cat", "dog"])
+    again = cl.load_model(f"hf:{folders['vit']}", weights=tmp_path / "own.safetensors", class_names=["cat", "dog"])
     assert torch.equal(again.observe(photo()).logits, empty.observe(photo()).logits)
-    assert again.labels == ("cat", "dog")
-    with pytest.raises(cl.InputError, match="2 labels given for the 6 classes"):
-        cl.load_model(f"hf:{folders['vit']}", labels=["cat", "dog"])
+    assert again.class_names == ("cat", "dog")
+    with pytest.raises(cl.InputError, match="2 class names given for the 6 classes"):
+        cl.load_model(f"hf:{folders['vit']}", class_names=["cat", "dog"])
 
 
 def test_numbered_classes_have_no_names(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_numbered_classes_have_no_names(tmp_path: Path) -> None:
     hf.ConvNextForImageClassification(config).save_pretrained(tmp_path)
     hf.ConvNextImageProcessor(size={"shortest_edge": 64}).save_pretrained(tmp_path)
     model = cl.load_model(f"hf:{tmp_path}")
-    assert model.labels is None
+    assert model.class_names is None
     assert model.class_name(2) == "class 2"
 
 

@@ -14,7 +14,7 @@ import conceptlens as cl
 @pytest.mark.parametrize("form", ["safetensors", "plain", "wrapped", "parallel"])
 def test_weights_from_a_file(tmp_path: Path, form: str) -> None:
     torch.manual_seed(0)
-    first = cl.load_model("timm:test_resnet", pretrained=False, labels=["cat", "dog", "bee"])
+    first = cl.load_model("timm:test_resnet", pretrained=False, class_names=["cat", "dog", "bee"])
     state = first.module.state_dict()
     file = tmp_path / ("own.safetensors" if form == "safetensors" else "own.pth")
     if form == "safetensors":
@@ -23,9 +23,9 @@ def test_weights_from_a_file(tmp_path: Path, form: str) -> None:
         torch.save({"epoch": 3, "state_dict": {f"module.{name}": value for name, value in state.items()}}, file)
     else:
         torch.save({"model": state} if form == "wrapped" else state, file)
-    again = cl.load_model("timm:test_resnet", weights=file, labels=["cat", "dog", "bee"])
+    again = cl.load_model("timm:test_resnet", weights=file, class_names=["cat", "dog", "bee"])
     assert torch.equal(again.observe(photo()).logits, first.observe(photo()).logits)
-    assert again.labels == ("cat", "dog", "bee")
+    assert again.class_names == ("cat", "dog", "bee")
 
 
 class Danger:
@@ -56,7 +56,7 @@ def test_weights_that_cannot_be_used(tmp_path: Path) -> None:
     refused("holds no named tensors")
     state = timm.create_model("test_resnet").state_dict()
     torch.save(state, file)
-    refused(r"fc\.weight is \(1000, 96\) there and \(3, 96\) here", labels=["cat", "dog", "bee"])
+    refused(r"fc\.weight is \(1000, 96\) there and \(3, 96\) here", class_names=["cat", "dog", "bee"])
     torch.save({name: value for name, value in state.items() if name != "fc.bias"}, file)
     refused(r"it lacks fc\.bias; ")
     torch.save({**state, "more": torch.zeros(1), "most": torch.zeros(1)}, file)

@@ -37,7 +37,7 @@ Set = Annotated[
 ]
 Vlm = Annotated[str | None, typer.Option("--vlm", help="open_clip:NAME/WEIGHTS, hf:OWNER/CLIP or a classifier.")]
 Nec = Annotated[float | None, typer.Option(help="Concepts for each class (a sparse head); by default all.")]
-View = Annotated[str, typer.Option(help="squash: the whole photo; crop: what the model was trained to see.")]
+View = Annotated[str, typer.Option(help="squash: the whole photo; center: what the model was trained to see.")]
 CacheGb = Annotated[float, typer.Option(min=0, help="Above so many GB nothing is kept: each pass runs the network.")]
 
 

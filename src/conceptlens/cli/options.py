@@ -31,7 +31,7 @@ Labels = Annotated[
 LayerName = Annotated[
     str | None, typer.Option("--layer", help="The layer to look at; by default the last that reaches the answer.")
 ]
-Fit = Annotated[str | None, typer.Option(help="crop: what the model was trained to see; squash: the whole photo.")]
+Fit = Annotated[str | None, typer.Option(help="center: what the model was trained to see; squash: the whole photo.")]
 Concepts = Annotated[
     str | None,
     typer.Option(
@@ -87,7 +87,13 @@ def load(
 
     names = None if labels is None else _class_names(labels)
     return load_model(
-        name, pretrained=pretrained, weights=weights, labels=names, layers=layer or (), fit=fit, device=device
+        name,
+        pretrained=pretrained,
+        weights=weights,
+        class_names=names,
+        layers=layer or (),
+        crop_mode=fit,
+        device=device,
     )
 
 

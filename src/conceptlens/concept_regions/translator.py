@@ -220,7 +220,7 @@ def _texts(vlm: Backbone) -> str:
     if isinstance(weights, nn.Module):  # as OpenClip and Transformers call it themselves
         return f"{language.name}-{identity(weights)}"
     if isinstance(language, ClassifierText):
-        settings = ("usual", language.labels, language.temperature, language.prompt)
+        settings = ("usual", language.class_names, language.temperature, language.prompt)
         digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
         return f"{language.name}-{identity(vlm.module)}-{digest}"
     return ""

@@ -35,7 +35,7 @@ class Backbone:
     - `layers`: names to observe; where empty, one is chosen by rule (see `probe.anatomy`) and reported in every
       record.
     - `transform`: from an RGB photo to an input tensor; a `Preprocess` also says which part of the photo is seen.
-    - `labels`: class names in the order of the logits.
+    - `class_names`: class names in the order of the logits.
     - `output`: from the module's raw output to `image class`; by default tensors, `.logits` and the like are found.
     - `embeds`: the output is an embedding (a CLIP tower), not class scores.
     - `classifier`: the final linear layer; found where not named.
@@ -47,7 +47,7 @@ class Backbone:
     name: str = "module"
     layers: tuple[str, ...] = ()
     transform: Callable[[Image.Image], Tensor] | None = None
-    labels: tuple[str, ...] | None = None
+    class_names: tuple[str, ...] | None = None
     output: Callable[[Any], Tensor] | None = None
     embeds: bool = False
     classifier: str | None = None
@@ -62,15 +62,21 @@ class Backbone:
         object.__setattr__(self, "layers", _names(self.layers))
         for name in self.layers:
             self.check_layer(name)
-        if self.labels is not None:
-            object.__setattr__(self, "labels", tuple(self.labels))
+        if self.class_names is not None:
+            object.__setattr__(self, "class_names", tuple(self.class_names))
         if self.prefix_tokens is None:
             object.__setattr__(self, "prefix_tokens", prefix_tokens(self.module))
 
     def __repr__(self) -> str:
         """Name, default layers as far as they are known without a forward pass, and what it answers."""
         known = self.layers or self.__dict__.get("default_layers", ())
-        answers = "an embedding" if self.embeds else f"{len(self.labels)} classes" if self.labels else "unnamed classes"
+        answers = (
+            "an embedding"
+            if self.embeds
+            else f"{len(self.class_names)} classes"
+            if self.class_names
+            else "unnamed classes"
+        )
         where = f", at {' and '.join(known)}" if known else ""
         return f"Backbone({self.name}: {type(self.module).__name__}{where}, {answers})"
 
@@ -112,12 +118,12 @@ class Backbone:
         if self.text is not None:
             return self.text
         linear = self.classifier_module
-        if linear is None or self.labels is None or len(self.labels) != linear.out_features:
+        if linear is None or self.class_names is None or len(self.class_names) != linear.out_features:
             raise InputError(
                 f"{self.name} has no text encoder, and none can be built without a linear classifier and class names; "
                 "use an open_clip or CLIP model, or give Backbone(..., text=...)"
             )
-        return ClassifierText(linear.weight.detach(), self.labels, self.name)
+        return ClassifierText(linear.weight.detach(), self.class_names, self.name)
 
     def observe(
         self,
@@ -178,23 +184,23 @@ class Backbone:
         """Return the index of a class given by name or index; near names are offered where there is none."""
         if isinstance(name, int):
             return name
-        if self.labels is None:
+        if self.class_names is None:
             raise InputError(
-                f"'{name}' was asked of {self.name}, whose classes have no names; give an index or labels="
+                f"'{name}' was asked of {self.name}, whose classes have no names; give an index or class_names="
             )
-        wanted = name.strip().lower()
-        whole = [i for i, label in enumerate(self.labels) if wanted == label.lower()]
-        parts = [i for i, label in enumerate(self.labels) if wanted in [p.strip() for p in label.lower().split(",")]]
+        wanted, lower = name.strip().lower(), [label.lower() for label in self.class_names]
+        whole = [i for i, label in enumerate(lower) if wanted == label]
+        parts = [i for i, label in enumerate(lower) if wanted in [p.strip() for p in label.split(",")]]
         found = whole or parts
         if len(found) > 1:
             raise InputError(f"'{name}' names classes {', '.join(map(str, found))} of {self.name}; give the index")
         if found:
             return found[0]
-        raise InputError(f"no class '{name}' in {self.name}; near names: {near(name, self.labels)}")
+        raise InputError(f"no class '{name}' in {self.name}; near names: {near(name, self.class_names)}")
 
     def class_name(self, index: int) -> str:
         """Return the name of a class, or `class 7` where classes have no names."""
-        return self.labels[index] if self.labels and index < len(self.labels) else f"class {index}"
+        return self.class_names[index] if self.class_names and index < len(self.class_names) else f"class {index}"
 
     def to(self, *place: Any) -> Backbone:
         """Return this backbone with its module moved, as `nn.Module.to` does it."""

@@ -128,7 +128,7 @@ class ClassifierText:
     """
 
     rows: Float[Tensor, "class dimension"]
-    labels: tuple[str, ...]
+    class_names: tuple[str, ...]
     name: str
     temperature: float = 0.1
     prompt: str = "a photo of a {}"
@@ -141,7 +141,7 @@ class ClassifierText:
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Return a direction per text in the classifier's feature space, float32."""
-        names = encode_sentences([self.prompt.format(label) for label in self.labels])
+        names = encode_sentences([self.prompt.format(label) for label in self.class_names])
         usual = (encode_sentences([prompt(concept) for concept in vocabulary()]) @ names.T).mean(0)
         closeness = encode_sentences(texts) @ names.T - usual
         rows = self.rows.float().cpu()

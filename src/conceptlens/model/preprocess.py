@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-Fit = Literal["crop", "squash"]
+CropMode = Literal["center", "squash"]
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -28,10 +28,10 @@ _RESAMPLING = {
 class Preprocess:
     """Resize, crop and normalise as a model's own configuration says.
 
-    `fit="crop"` scales the photo's short side to `size / share` and cuts the centre, as classifiers are evaluated;
-    `fit="squash"` scales the whole photo to `size`, so that nothing is cut off and proportions change. Where an odd
-    number of pixels is cut off, `odd` says where the crop begins: at the even half, as torchvision and timm round it,
-    or at the half rounded down, as transformers does.
+    `crop_mode="center"` scales the photo's short side to `size / share` and cuts the centre, as classifiers are
+    evaluated; `crop_mode="squash"` scales the whole photo to `size`, so that nothing is cut off and proportions change.
+    Where an odd number of pixels is cut off, `crop_rounding` says where the crop begins: at the even half, as
+    torchvision and timm round it, or at the half rounded down, as transformers does.
     """
 
     size: tuple[int, int]
@@ -40,8 +40,8 @@ class Preprocess:
     interpolation: Interpolation = "bilinear"
     share: float = 1.0
     resize: int | tuple[int, int] | None = None
-    fit: Fit = "crop"
-    odd: Literal["even", "down"] = "even"
+    crop_mode: CropMode = "center"
+    crop_rounding: Literal["even", "down"] = "even"
 
     def __call__(self, photo: Image.Image) -> Float[Tensor, "colour height width"]:
         """Return the normalised input of an RGB photo, float32."""
@@ -67,7 +67,7 @@ class Preprocess:
 
     def _resized(self, photo_size: tuple[int, int]) -> tuple[int, int]:
         """Return the photo's `(width, height)` after scaling: the short side as torchvision's Resize rounds it."""
-        if self.fit == "squash":
+        if self.crop_mode == "squash":
             return self.size[1], self.size[0]
         if isinstance(self.resize, tuple):
             return self.resize[1], self.resize[0]
@@ -82,5 +82,5 @@ class Preprocess:
         return int(short * width / height), short
 
     def _corner(self, width: int, height: int) -> tuple[int, int]:
-        halve = round if self.odd == "even" else math.floor
+        halve = round if self.crop_rounding == "even" else math.floor
         return halve((height - self.size[0]) / 2.0), halve((width - self.size[1]) / 2.0)

@@ -55,7 +55,7 @@ def is_held_out(fingerprint: str, share: float, seed: int) -> bool:
 
 def network_input(model: Backbone, crop: Image.Image) -> Float[Tensor, "colour height width"]:
     """Return a crop scaled to a model's own input size, in its own interpolation and colours."""
-    return replace(preprocess_of(model), fit="squash", resize=None)(crop)
+    return replace(preprocess_of(model), crop_mode="squash", resize=None)(crop)
 
 
 def preprocess_of(model: Backbone) -> Preprocess:

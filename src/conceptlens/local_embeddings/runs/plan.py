@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Reading = Literal["model", "published"]
 # LoCE's own preparation: 640 x 480, bicubic, values from 0 to 1, whatever the model was trained with.
-PUBLISHED = Preprocess((480, 640), (0.0,) * 3, (1.0,) * 3, "bicubic", fit="squash")
+PUBLISHED = Preprocess((480, 640), (0.0,) * 3, (1.0,) * 3, "bicubic", crop_mode="squash")
 
 
 @dataclass(frozen=True)

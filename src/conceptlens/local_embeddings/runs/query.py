@@ -93,7 +93,7 @@ def _run(store: Store, run: str | None) -> RunRow:
 def _loaded(settings: Mapping[str, Any], weights: str | None) -> Backbone:
     from conceptlens.model.zoo import load_model
 
-    return load_model(str(settings["model"]), weights=weights, fit="squash")
+    return load_model(str(settings["model"]), weights=weights, crop_mode="squash")
 
 
 def _plan(settings: Mapping[str, Any], layer: str) -> EmbedPlan:

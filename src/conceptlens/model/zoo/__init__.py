@@ -53,9 +53,9 @@ def load_model(
     *,
     pretrained: bool = True,
     weights: str | Path | None = None,
-    labels: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
     layers: str | Iterable[str] = (),
-    fit: str | None = None,
+    crop_mode: str | None = None,
     device: str = "cpu",
 ) -> Backbone:
     """Return a model by `source:name`, such as `timm:resnet50`, with its own preprocessing and class names.
@@ -63,8 +63,8 @@ def load_model(
     - `timm:NAME`, `torchvision:NAME`, `hf:OWNER/MODEL` (transformers), `open_clip:MODEL/PRETRAINED`.
     - `pretrained=False` gives random weights; `weights` is a file of your own, safetensors or a `weights_only`
       checkpoint.
-    - `labels` names the classes; given to a CLIP model they become a zero-shot classifier over these texts.
-    - `fit="squash"` shows the model the whole photo instead of its central crop.
+    - `class_names` names the classes; given to a CLIP model they become a zero-shot classifier over these texts.
+    - `crop_mode="squash"` shows the model the whole photo instead of its central crop.
 
     The default model's weights come from a pip package; others are fetched by their own libraries when first used.
     """
@@ -75,23 +75,23 @@ def load_model(
         )
     mend_torchvision()
     names = (layers,) if isinstance(layers, str) else tuple(layers)
-    model = LOADERS[source](rest, pretrained=pretrained, weights=weights, labels=labels, layers=names)
-    if fit is not None:
-        model = _with_fit(model, fit)
+    model = LOADERS[source](rest, pretrained=pretrained, weights=weights, class_names=class_names, layers=names)
+    if crop_mode is not None:
+        model = _with_crop_mode(model, crop_mode)
     model.module.eval()  # a forward pass of the user's own must not move a batch norm's statistics
     return model.to(device)
 
 
-def _with_fit(model: Backbone, fit: str) -> Backbone:
+def _with_crop_mode(model: Backbone, crop_mode: str) -> Backbone:
     import dataclasses
 
     from conceptlens.model.preprocess import Preprocess
 
-    if fit not in ("crop", "squash"):
-        raise InputError(f"fit is '{fit}'; expected crop or squash")
+    if crop_mode not in ("center", "squash"):
+        raise InputError(f"crop_mode is '{crop_mode}'; expected center or squash")
     if not isinstance(model.transform, Preprocess):
-        raise InputError(f"{model.name} has a transform of its own, so fit= cannot change it")
-    return dataclasses.replace(model, transform=dataclasses.replace(model.transform, fit=fit))
+        raise InputError(f"{model.name} has a transform of its own, so crop_mode= cannot change it")
+    return dataclasses.replace(model, transform=dataclasses.replace(model.transform, crop_mode=crop_mode))
 
 
 def model_names(source: str) -> list[str]:

@@ -12,7 +12,7 @@ from conceptlens.model.encoders import OpenClip
 from conceptlens.model.preprocess import Preprocess
 from conceptlens.model.zoo.fetch import fetching
 from conceptlens.model.zoo.weights import load_weights
-from conceptlens.model.zoo.zero_shot import with_labels
+from conceptlens.model.zoo.zero_shot import with_class_names
 
 
 def load(
@@ -20,7 +20,7 @@ def load(
     *,
     pretrained: bool,
     weights: str | Path | None,
-    labels: Sequence[str] | None,
+    class_names: Sequence[str] | None,
     layers: tuple[str, ...],
 ) -> Backbone:
     """Return an open_clip model by `MODEL/PRETRAINED`, `hf-hub:OWNER/REPO` or `local-dir:PATH`; see `load_model`."""
@@ -35,7 +35,7 @@ def load(
         tokenizer = open_clip.get_tokenizer(architecture)
     if weights is not None:
         load_weights(model, weights)
-    return adapt(model.eval(), tokenizer, called, labels, layers)
+    return adapt(model.eval(), tokenizer, called, class_names, layers)
 
 
 def names() -> list[str]:
@@ -44,13 +44,13 @@ def names() -> list[str]:
 
 
 def adapt(
-    model: Any, tokenizer: Any, name: str, labels: Sequence[str] | None = None, layers: tuple[str, ...] = ()
+    model: Any, tokenizer: Any, name: str, class_names: Sequence[str] | None = None, layers: tuple[str, ...] = ()
 ) -> Backbone:
     """Return an open_clip model's image tower as a backbone that knows its text tower."""
     transform = preprocess_of(model.visual.preprocess_cfg, name)
     language = OpenClip(model, tokenizer, name)
     tower = Backbone(model.visual, name, layers, transform, embeds=True, text=language)
-    return tower if labels is None else with_labels(tower, labels)
+    return tower if class_names is None else with_class_names(tower, class_names)
 
 
 def preprocess_of(settings: Mapping[str, Any], name: str) -> Preprocess:
@@ -67,7 +67,7 @@ def preprocess_of(settings: Mapping[str, Any], name: str) -> Preprocess:
         mean=tuple(settings["mean"]),
         std=tuple(settings["std"]),
         interpolation="bilinear" if settings.get("interpolation") == "bilinear" else "bicubic",
-        fit="squash" if mode == "squash" else "crop",
+        crop_mode="squash" if mode == "squash" else "center",
     )
 
 

@@ -14,8 +14,8 @@ from torch import nn
 
 from conceptlens.io.errors import InputError, near
 from conceptlens.model.backbone import Backbone
+from conceptlens.model.class_names import checked_class_names
 from conceptlens.model.preprocess import Preprocess
-from conceptlens.model.zoo.class_names import checked_labels
 from conceptlens.model.zoo.fetch import fetching
 from conceptlens.model.zoo.weights import load_by_position, load_weights
 
@@ -34,7 +34,7 @@ def load(
     *,
     pretrained: bool,
     weights: str | Path | None,
-    labels: Sequence[str] | None,
+    class_names: Sequence[str] | None,
     layers: tuple[str, ...],
 ) -> Backbone:
     """Return a timm model by `NAME`, `NAME.TAG`, `hf-hub:OWNER/REPO` or `local-dir:PATH`; see `load_model`."""
@@ -44,27 +44,27 @@ def load(
         config = _PACKAGED_CONFIG if name in PACKAGED else None
         with fetching(called, hub=config is None):
             module = _packaged(name) if config else timm.create_model(name, pretrained=True)
-        return adapt(module, called, labels, layers, config)
-    classes: dict[str, Any] = {} if labels is None else {"num_classes": len(labels)}
+        return adapt(module, called, class_names, layers, config)
+    classes: dict[str, Any] = {} if class_names is None else {"num_classes": len(class_names)}
     with fetching(called, hub=name.startswith(_ELSEWHERE)):
         module = timm.create_model(name, pretrained=False, **classes)
     if weights is not None:
         load_weights(module, weights)
-    return adapt(module, called, labels, layers)
+    return adapt(module, called, class_names, layers)
 
 
 def adapt(
     module: nn.Module,
     name: str,
-    labels: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
     layers: tuple[str, ...] = (),
     config: dict[str, Any] | None = None,
 ) -> Backbone:
     """Return a timm module as a backbone, with the preprocessing and class names of its own configuration."""
     classes = int(getattr(module, "num_classes", 0))
-    if classes == 0 and labels:
-        raise InputError(f"{name} gives an embedding and no class scores, so labels= has nothing to name")
-    names = checked_labels(labels, classes, name) if labels else _labels(module)
+    if classes == 0 and class_names:
+        raise InputError(f"{name} gives an embedding and no class scores, so class_names= has nothing to name")
+    names = checked_class_names(class_names, classes, name) if class_names else _class_names(module)
     return Backbone(module, name, layers, preprocess_of(module, config), names, embeds=classes == 0)
 
 
@@ -82,7 +82,7 @@ def preprocess_of(module: nn.Module, config: dict[str, Any] | None = None) -> Pr
         interpolation=data["interpolation"],
         share=data["crop_pct"],
         resize=resize,
-        fit="squash" if resize == (rows, columns) else "crop",
+        crop_mode="squash" if resize == (rows, columns) else "center",
     )
 
 
@@ -97,7 +97,7 @@ def _check_name(name: str) -> None:
         raise InputError(f"timm has no weights '{tag}' for {architecture}; near names: {near(name, known) or 'none'}")
 
 
-def _labels(module: nn.Module) -> tuple[str, ...] | None:
+def _class_names(module: nn.Module) -> tuple[str, ...] | None:
     """Return the names of an ImageNet model's classes; `None` for other models."""
     config = getattr(module, "pretrained_cfg", None)
     named = config.get("label_names") if isinstance(config, dict) else None

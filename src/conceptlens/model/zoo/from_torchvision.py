@@ -11,8 +11,8 @@ from torchvision.models import WeightsEnum
 
 from conceptlens.io.errors import InputError, near
 from conceptlens.model.backbone import Backbone
+from conceptlens.model.class_names import checked_class_names
 from conceptlens.model.preprocess import Preprocess
-from conceptlens.model.zoo.class_names import checked_labels
 from conceptlens.model.zoo.fetch import fetching
 from conceptlens.model.zoo.weights import load_weights
 
@@ -22,7 +22,7 @@ def load(
     *,
     pretrained: bool,
     weights: str | Path | None,
-    labels: Sequence[str] | None,
+    class_names: Sequence[str] | None,
     layers: tuple[str, ...],
 ) -> Backbone:
     """Return a torchvision classifier by name, with its default weights' transform and categories; see `load_model`."""
@@ -33,11 +33,11 @@ def load(
     categories: list[str] = default.meta["categories"]
     transform = preprocess_of(default)
     if pretrained and weights is None:
-        names = checked_labels(labels or categories, len(categories), f"torchvision:{name}")
+        names = checked_class_names(class_names or categories, len(categories), f"torchvision:{name}")
         with fetching(f"torchvision:{name}", hub=False):
             module = torchvision.models.get_model(name, weights=default)
     else:
-        names = tuple(labels or categories)
+        names = tuple(class_names or categories)
         module = torchvision.models.get_model(name, num_classes=len(names), **_empty(name, transform.size[0]))
     if weights is not None:
         load_weights(module, weights)

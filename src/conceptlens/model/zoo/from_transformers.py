@@ -19,13 +19,13 @@ from transformers import (
 
 from conceptlens.io.errors import InputError
 from conceptlens.model.backbone import Backbone
+from conceptlens.model.class_names import checked_class_names
 from conceptlens.model.encoders import Transformers
 from conceptlens.model.preprocess import Preprocess
-from conceptlens.model.zoo.class_names import checked_labels
 from conceptlens.model.zoo.fetch import fetching
 from conceptlens.model.zoo.image_processor import check_same, preprocess_of
 from conceptlens.model.zoo.weights import load_weights
-from conceptlens.model.zoo.zero_shot import with_labels
+from conceptlens.model.zoo.zero_shot import with_class_names
 
 
 def load(
@@ -33,7 +33,7 @@ def load(
     *,
     pretrained: bool,
     weights: str | Path | None,
-    labels: Sequence[str] | None,
+    class_names: Sequence[str] | None,
     layers: tuple[str, ...],
 ) -> Backbone:
     """Return a transformers model by hub name or local folder; see `load_model`."""
@@ -43,7 +43,7 @@ def load(
         config = AutoConfig.from_pretrained(name)
         kind = _kind(config)
         if not ready:
-            _empty(config, kind, labels)
+            _empty(config, kind, class_names)
         processor = AutoImageProcessor.from_pretrained(name)
         transform = preprocess_of(processor, called)
         tokenizer = AutoTokenizer.from_pretrained(name) if _is_pair(config) else None
@@ -52,7 +52,7 @@ def load(
         check_same(transform, processor, called)
     if weights is not None:
         load_weights(module, weights)
-    return adapt(module.float().eval(), transform, called, tokenizer, labels, layers)
+    return adapt(module.float().eval(), transform, called, tokenizer, class_names, layers)
 
 
 def adapt(
@@ -60,7 +60,7 @@ def adapt(
     transform: Preprocess,
     name: str,
     tokenizer: Any = None,
-    labels: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
     layers: tuple[str, ...] = (),
 ) -> Backbone:
     """Return a transformers module as a backbone: its class scores, its detections read as such, or its embedding."""
@@ -68,12 +68,12 @@ def adapt(
     if _is_pair(config):
         language = Transformers(module, tokenizer, name)
         tower = Backbone(ImageTower(module), name, layers, transform, embeds=True, text=language)
-        return tower if labels is None else with_labels(tower, labels)
+        return tower if class_names is None else with_class_names(tower, class_names)
     if _kind(config) is AutoModel:
-        if labels is not None:
-            raise InputError(f"{name} gives an embedding and no class scores, so labels= has nothing to name")
+        if class_names is not None:
+            raise InputError(f"{name} gives an embedding and no class scores, so class_names= has nothing to name")
         return Backbone(module, name, layers, transform, embeds=True)
-    names = _class_names(config) if labels is None else checked_labels(labels, config.num_labels, name)
+    names = _class_names(config) if class_names is None else checked_class_names(class_names, config.num_labels, name)
     detector = _kind(config) is AutoModelForObjectDetection
     output = partial(best_query, classes=config.num_labels) if detector else None
     return Backbone(module, name, layers, transform, names, output)
@@ -124,10 +124,10 @@ def _kind(config: Any) -> Any:
     return AutoModel
 
 
-def _empty(config: Any, kind: Any, labels: Sequence[str] | None) -> None:
+def _empty(config: Any, kind: Any, class_names: Sequence[str] | None) -> None:
     """Make `config` one of a model without weights: classes of the caller's own, and no download of a trunk."""
-    if kind is not AutoModel and labels is not None:
-        config.num_labels = len(labels)
+    if kind is not AutoModel and class_names is not None:
+        config.num_labels = len(class_names)
     if getattr(config, "use_pretrained_backbone", None):
         config.use_pretrained_backbone = False
 

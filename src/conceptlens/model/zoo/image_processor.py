@@ -26,7 +26,7 @@ def preprocess_of(processor: Any, name: str) -> Preprocess:
     size, crop = settings.get("size") or {}, settings.get("crop_size") or {}
     short, share = size.get("shortest_edge"), settings.get("crop_pct")
     mean, std = _colours(settings)
-    how: dict[str, Any] = {"mean": mean, "std": std, "odd": "down"}
+    how: dict[str, Any] = {"mean": mean, "std": std, "crop_rounding": "down"}
     how["interpolation"] = _RESAMPLING[int(settings.get("resample", 2))]
     if settings.get("do_center_crop") and crop:
         resize = int(short / (share or 1.0)) if short else (size["height"], size["width"])
@@ -36,7 +36,7 @@ def preprocess_of(processor: Any, name: str) -> Preprocess:
     rows, columns = (short, short) if short else (size.get("height"), size.get("width"))
     if not rows or not columns:
         raise InputError(f"{name} resizes photos to {dict(size)}, which is not understood; {_ADVICE}")
-    return Preprocess((rows, columns), fit="squash", **how)
+    return Preprocess((rows, columns), crop_mode="squash", **how)
 
 
 def check_same(transform: Preprocess, processor: Any, name: str) -> None:

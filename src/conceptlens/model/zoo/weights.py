@@ -24,7 +24,7 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     state = _state(_read(file), file)
     problem = _misfit(module, state)
     if problem:
-        raise InputError(f"{file} does not fit this model: {problem}; give labels= where it has classes of its own")
+        raise InputError(f"{file} does not fit this model: {problem}; give class_names= for classes of your own")
     module.load_state_dict(state, strict=True)
 
 

@@ -34,15 +34,17 @@ class ZeroShot(nn.Module):
         return self.classifier(F.normalize(embedding, dim=-1))
 
 
-def with_labels(tower: Backbone, labels: Sequence[str], prompt: str = "a photo of a {}") -> Backbone:
-    """Return a backbone that embeds, as a zero-shot classifier over `labels`."""
-    if isinstance(labels, str) or len(labels) < 2:
-        raise InputError(f"a zero-shot classifier needs at least two labels, as a list of texts; given: {labels!r}")
+def with_class_names(tower: Backbone, class_names: Sequence[str], prompt: str = "a photo of a {}") -> Backbone:
+    """Return a backbone that embeds, as a zero-shot classifier over `class_names`."""
+    if isinstance(class_names, str) or len(class_names) < 2:
+        raise InputError(
+            f"a zero-shot classifier needs at least two class names, a list of texts; given: {class_names!r}"
+        )
     language = tower.language
-    texts = language.encode_text([prompt.format(label) for label in labels]).to(tower.parameter)
+    texts = language.encode_text([prompt.format(label) for label in class_names]).to(tower.parameter)
     bias = getattr(language, "bias", 0.0)  # only SigLIP has one
     module = ZeroShot(tower.module, texts, language.scale, bias).eval()
     layers = tuple(f"tower.{name}" for name in tower.layers)
     return dataclasses.replace(
-        tower, module=module, labels=tuple(labels), embeds=False, classifier="classifier", layers=layers
+        tower, module=module, class_names=tuple(class_names), embeds=False, classifier="classifier", layers=layers
     )
