@@ -229,8 +229,8 @@ def test_grad_cam_centres_eigen_cam_and_the_paper_does_not() -> None:
 
 def test_random_weights_follow_the_image_and_not_its_place() -> None:
     observation = look(images=3)
-    weights = cl.cam(observation, [0, 1], "random").weights
-    again = cl.cam(observation.model.observe(observation.images[2:]), [0, 1], "random").weights
+    weights = cl.cam(observation, [cl.Logit(0), cl.Logit(1)], "random").weights
+    again = cl.cam(observation.model.observe(observation.images[2:]), [cl.Logit(0), cl.Logit(1)], "random").weights
     assert weights is not None
     assert again is not None
     assert torch.equal(weights[2:], again)

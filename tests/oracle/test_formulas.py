@@ -117,8 +117,8 @@ def agree(found: Tensor, expected: Tensor) -> None:
 @pytest.mark.parametrize("rule", SLOW_RULES)
 def test_rule(rule: str, name: str) -> None:
     seen = observation_of(name, DOUBLE)
-    found = cl.cam(seen, [3, 7], rule=rule, signed=True)
-    rectified = cl.cam(seen, [3, 7], rule=rule)
+    found = cl.cam(seen, [cl.Logit(3), cl.Logit(7)], rule=rule, signed=True)
+    rectified = cl.cam(seen, [cl.Logit(3), cl.Logit(7)], rule=rule)
     for image in range(2):
         for question, target in enumerate((3, 7)):
             expected = slow_map(rule, name, image, logit_gradients(name)[image, target])

@@ -157,7 +157,7 @@ def objective_slopes(logits: list[float], contrast: cl.Contrast, precision: torc
     """Return d objective / d logits of ours, on a model that hands its logits through."""
     observation = HandsThrough(logits).to(precision)
     question = contrast.bind(observed := wrap_plain(observation).observe(torch.ones(1, 3, 4, 4, dtype=precision)))
-    return question.at(observed)[2][0]
+    return question.score_and_gradient(observed)[2][0]
 
 
 class HandsThrough(nn.Module):

@@ -35,12 +35,12 @@ def test_projection(images: int, questions: int, channels: int, height: int, wid
 
 
 def test_one_weight_per_channel_is_kept_as_one_number() -> None:
-    assert cl.cam(observation(), [3, 4]).weights.shape == (2, 2, 96, 1, 1)
-    assert cl.cam(observation(), [3, 4], rule="hires_cam").weights.shape == (2, 2, 96, 3, 5)
+    assert cl.cam(observation(), [cl.Logit(3), cl.Logit(4)]).weights.shape == (2, 2, 96, 1, 1)
+    assert cl.cam(observation(), [cl.Logit(3), cl.Logit(4)], rule="hires_cam").weights.shape == (2, 2, 96, 3, 5)
 
 
 def test_the_relu_is_left_out_where_asked() -> None:
-    every = list(range(CLASSES))
+    every = [cl.Logit(c) for c in range(CLASSES)]
     signed, plain = cl.cam(observation(), every, signed=True), cl.cam(observation(), every)
     assert bool((signed.maps < 0).any())
     assert torch.equal(plain.maps, signed.maps.relu())
@@ -94,7 +94,7 @@ class TestOwnRule:
                 len(observation.images), len(questions), observation.layer_output(layer).grid.channels, 1, 1
             )
 
-        found = cl.cam(observation(), [3, 4], rule=cl.Rule("even", even, "mine", reads="model"))
+        found = cl.cam(observation(), [cl.Logit(3), cl.Logit(4)], rule=cl.Rule("even", even, "mine", reads="model"))
         torch.testing.assert_close(found.maps[:, 0], observation().feature().sum(1).relu())
         torch.testing.assert_close(found.scores, observation().logits[:, [3, 4]].detach())
 
@@ -129,7 +129,7 @@ class TestCombine:
     LAYERS = ("layer1", "layer3", "layer4")
 
     def parts(self) -> list[cl.Explanation]:
-        return [cl.cam(observation(), [3, 4], layer=layer, signed=True) for layer in self.LAYERS]
+        return [cl.cam(observation(), [cl.Logit(3), cl.Logit(4)], layer=layer, signed=True) for layer in self.LAYERS]
 
     @pytest.mark.parametrize("how", ["mean", "product", "max"])
     def test_by_hand(self, how: str) -> None:
@@ -152,7 +152,7 @@ class TestCombine:
         assert found.source.settings["combine"] == "mean"
 
     def test_several_layers_named_are_combined(self) -> None:
-        found = cl.cam(observation(), [3, 4], layer=self.LAYERS, signed=True)
+        found = cl.cam(observation(), [cl.Logit(3), cl.Logit(4)], layer=self.LAYERS, signed=True)
         assert torch.equal(found.maps, cl.combine(self.parts()).maps)
 
     def test_a_map_of_zeros_stays(self) -> None:
@@ -171,6 +171,6 @@ class TestCombine:
 
 def test_contributions_of_a_linear_readout_sum_to_the_logit() -> None:
     """HiResCAM's own guarantee: where a mean and a linear map follow, the unrectified map sums to the logit."""
-    found = cl.cam(observation(), list(range(CLASSES)), rule="hires_cam", signed=True)
+    found = cl.cam(observation(), [cl.Logit(c) for c in range(CLASSES)], rule="hires_cam", signed=True)
     bias = observation().model.classifier_module.bias.detach()
     torch.testing.assert_close(found.maps.sum((2, 3)) + bias, found.scores, rtol=1e-4, atol=1e-4)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -95,13 +96,102 @@ class TestPerImage:
 
     @pytest.mark.parametrize("several", [[3], [3, 4, 5]])
     def test_a_list_of_another_length_is_refused(self, several: list[int]) -> None:
-        with pytest.raises(cl.InputError, match=rf"{len(several)} targets were given for 2 images"):
+        with pytest.raises(
+            cl.InputError,
+            match=rf"{len(several)} classes were given for 2 images; a list of classes holds one for each",
+        ):
             cl.cam(observation(), cl.Logit(several))
+
+
+# What may stand for "class 3 of the first image, class 7 of the second".
+ONE_EACH: dict[str, Any] = {
+    "a list": [3, 7],
+    "a tuple": (3, 7),
+    "names": ["kind 3", "kind 7"],
+    "a name and an index": ["kind 3", 7],
+    "numpy integers": [np.int64(3), np.uint8(7)],
+    "an array": np.array([3, 7]),
+    "an array of bytes": np.array([3, 7], np.uint8),
+    "an array of names": np.array(["kind 3", "kind 7"]),
+    "a tensor": torch.tensor([3, 7]),
+    "a tensor of int32": torch.tensor([3, 7], dtype=torch.int32),
+    "tensors": list(torch.tensor([3, 7])),
+}
+
+
+class TestLists:
+    """A list of classes is one class for each image; several questions are several targets."""
+
+    @pytest.mark.parametrize("classes", ONE_EACH.values(), ids=ONE_EACH)
+    @pytest.mark.parametrize("wrap", [lambda c: c, cl.Logit], ids=["as it is", "as a logit"])
+    def test_one_class_for_each_image(self, classes: Any, wrap: Any) -> None:
+        found = cl.cam(observation(), wrap(classes))
+        assert found.maps.shape[:2] == (2, 1)
+        assert found.labels == (("kind 3",), ("kind 7",))
+        assert found.scores[:, 0].tolist() == [float(observation().logits[i, c].detach()) for i, c in enumerate((3, 7))]
+        assert found.source.settings["targets"][0].startswith("Logit(target=(")
+
+    @pytest.mark.parametrize("one", [3, np.int64(3), torch.tensor(3), "kind 3", np.str_("kind 3")])
+    def test_one_class_for_all_images(self, one: Any) -> None:
+        assert cl.cam(observation(), one).labels == (("kind 3",), ("kind 3",))
+
+    def test_one_image_may_have_a_list_of_one(self) -> None:
+        one = observation().model.observe(observation().images[:1])
+        assert cl.cam(one, [3]).labels == (("kind 3",),)
+        with pytest.raises(cl.InputError, match=r"2 classes were given for 1 images; .* several targets, such as "):
+            cl.cam(one, [3, 5])
+
+    def test_several_targets_are_several_questions(self) -> None:
+        found = cl.cam(observation(), [cl.Logit(3), cl.Probability([5, 7])])
+        assert found.labels == (("kind 3", "kind 5"), ("kind 3", "kind 7"))
+
+    def test_references_in_arrays(self) -> None:
+        for against in (np.array([5, 6]), torch.tensor([[5, 6], [5, 6]]), [np.int64(5), torch.tensor(6)]):
+            agree(signed(cl.Contrast(3, against=against)), signed(cl.Contrast(3, against=[5, 6])))
+        agree(signed(cl.Contrast(np.array([3, 4]), np.int64(5))), signed(cl.Contrast([3, 4], [5])))
+
+    @pytest.mark.parametrize("gamma", [np.float32(0.5), np.float64(0.5), torch.tensor(0.5)])
+    def test_gamma_is_any_number(self, gamma: Any) -> None:
+        assert cl.Contrast(3, gamma=gamma) == cl.Contrast(3, gamma=0.5)
+
+    @pytest.mark.parametrize(
+        ("target", "kind", "words"),
+        [
+            ([], cl.InputError, "the list of targets is empty"),
+            ([3, cl.Logit(5)], cl.InputError, r"mixes classes and targets; give .*\[cl.Logit\(3\), cl.Logit\(5\)\]"),
+            ([None, cl.Logit(5)], TypeError, "the list of targets holds NoneType"),
+            ([3.0, 4.0], TypeError, "the list of targets holds float"),
+            ([True, False], TypeError, "the list of targets holds bool"),
+            ([torch.tensor([3, 4])], TypeError, "the list of targets holds Tensor"),
+            (torch.tensor([0.5, 0.5]), TypeError, "classes are given as torch.float32; expected integers"),
+            (np.array([True, False]), TypeError, "classes are given as bool; expected integers"),
+            (torch.eye(12, dtype=torch.long)[:2], cl.InputError, r"classes have shape \(2, 12\); expected \(image,\)"),
+            (torch.tensor([3, 4, 5]), cl.InputError, "3 classes were given for 2 images"),
+            (cl.Logit, TypeError, r"the class Logit was given as a target; give an instance, Logit\(\)"),
+            ({3: 4}, TypeError, "a dict is no target"),
+            (3.5, TypeError, "a float is no target"),
+        ],
+    )
+    def test_what_is_ambiguous_or_no_class_is_refused(self, target: Any, kind: Any, words: str) -> None:
+        with pytest.raises(kind, match=words) as error:
+            cl.cam(observation(), target)
+        assert isinstance(error.value, cl.InputError)
+        assert isinstance(error.value, ValueError)
+
+    @pytest.mark.parametrize("gamma", ["0.5", None, True])
+    def test_gamma_that_is_no_number_is_a_type_error(self, gamma: Any) -> None:
+        with pytest.raises(TypeError, match="gamma is"):
+            cl.Contrast(3, gamma=gamma)
+
+    @pytest.mark.parametrize("rule", [3, ["grad_cam"], cl.Rule])
+    def test_a_rule_is_a_name_or_a_rule(self, rule: Any) -> None:
+        with pytest.raises(TypeError, match="was given as the rule; expected a name in cl.RULES or a cl.Rule"):
+            cl.cam(observation(), 3, rule)
 
 
 class TestShorthand:
     def test_a_name_an_index_and_a_logit_are_one(self) -> None:
-        found = cl.cam(observation(), ["kind 3", 3, cl.Logit(3)])
+        found = cl.cam(observation(), [cl.Logit("kind 3"), cl.Logit(torch.tensor(3)), cl.Logit(3)])
         assert found.labels == (("kind 3",) * 3,) * 2
         assert torch.equal(found.maps[:, 0], found.maps[:, 1])
         assert torch.equal(found.maps[:, 0], found.maps[:, 2])
@@ -286,4 +376,4 @@ def test_asking_again_of_other_rows() -> None:
     question = cl.Contrast([3, 7], nearest=2).bind(observation())
     rows = torch.tensor([1, 0, 1])
     answer = ModelOutput(observation().model, None, observation().logits.detach()[rows], None)
-    agree(question.ask(answer, rows), question.at(observation())[1][rows])
+    agree(question.score(answer, rows), question.score_and_gradient(observation())[1][rows])

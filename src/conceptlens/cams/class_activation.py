@@ -2,51 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from conceptlens.cams.rules import RULES, Rule
-from conceptlens.cams.targets import BoundTarget, Target, as_target
-from conceptlens.io.errors import InputError
+from conceptlens.cams.targets import AnyTargets, BoundTarget, as_targets
+from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.io.versions import versions
 from conceptlens.model.forward import full_precision
-from conceptlens.model.observation import ModelOutput, Observation
+from conceptlens.model.observation import Observation
 from conceptlens.record import Explanation, Source
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-Targets = Target | str | int | Callable[[ModelOutput], Tensor] | None
-
 
 def cam(
     observation: Observation,
-    target: Targets | Sequence[Targets] = None,
+    target: AnyTargets = None,
     rule: str | Rule = "grad_cam",
     layer: str | Sequence[str] | None = None,
     signed: bool = False,
 ) -> Explanation:
-    """Return the class activation map of one or several targets, all from the forward pass that `observation` holds.
+    """Return class activation maps, from the forward pass that `observation` holds: `map = ReLU(sum_k w_k A_k)`.
 
-    `map = ReLU(sum_k w_k A_k)`, where `rule` (a name in `RULES` or a `Rule`) makes the weights `w` of the channels
-    `A_k`. With `signed=True` the ReLU is left out, so evidence against is kept as negative values. Several layers
-    give their `combine`d map. Raises `InputError` for unknown rules, layers, classes.
+    `rule` makes the weights `w_k` of the channels `A_k` of `layer`. Each target is one question about every image.
+
+    Args:
+        observation: One forward pass of a batch, from `model.observe(photos)`.
+        target: What is asked.
+
+            - `None`: the class that each image is predicted as; one question.
+            - a class name or index: that class of every image; one question.
+            - a list, tensor or array of classes, as long as the batch: one class for each image; one question.
+            - a target (`cl.Logit`, `cl.Probability`, `cl.Contrast`, `cl.Concept`) or a function from the model's
+              output to one score per image; one question.
+            - a list of targets or functions: several questions about every image.
+        rule: A name in `cl.RULES`, or a `cl.Rule` of your own.
+        layer: An observed layer, by default the last one; several give their maps joined by `combine`.
+        signed: Leave out the ReLU, so that evidence against stays as negative values.
+
+    Returns:
+        An `Explanation` with `maps[image question height width]`, raw and at the layer's own grid.
+
+    Raises:
+        InputError: The rule, the layer or a class is unknown, or a list of classes is not as long as the batch.
+        InputTypeError: `target` is neither a class, a target nor a function, or `rule` is neither name nor `Rule`.
+
+    Example:
+        >>> observation = cl.load_model().observe(["cat.png", "dog.png", "bird.png"])
+        >>> cl.cam(observation, ["tabby", "beagle", "jay"]).maps.shape  # one class for each of three images
+        torch.Size([3, 1, 7, 7])
+        >>> cl.cam(observation, [cl.Logit("tabby"), cl.Logit("lynx")]).maps.shape  # two questions about each image
+        torch.Size([3, 2, 7, 7])
     """
     if layer is not None and not isinstance(layer, str):
         return combine([cam(observation, target, rule, name, signed) for name in layer])
     name = layer or observation.layer
     chosen = find_rule(rule)
-    several = _several(target)
-    questions = [as_target(t).bind(observation) for t in several]
+    targets = as_targets(target)
+    questions = [one.bind(observation) for one in targets]
     feature = observation.feature(name)
     if chosen.reads == "gradient":
         scores, gradient = gradients(observation, questions, name)
         made = chosen.weights(gradient, feature[:, None])
     else:
-        scores = torch.stack([q.at(observation)[1] for q in questions], dim=1)
+        scores = torch.stack([q.score_and_gradient(observation)[1] for q in questions], dim=1)
         made = chosen.weights(observation, questions, name)
     weights, notes = made if isinstance(made, tuple) else (made, {})
     maps = project(weights, feature)
@@ -57,30 +81,25 @@ def cam(
         labels=tuple(zip(*[q.labels for q in questions], strict=True)),
         activation="identity" if signed else "relu",
         target_kinds=tuple(q.kind for q in questions),
-        source=source(observation, name, chosen.name, {"targets": [repr(t) for t in several], **notes}),
+        source=source(observation, name, chosen.name, {"targets": [repr(one) for one in targets], **notes}),
     )
-
-
-def _several(target: Targets | Sequence[Targets]) -> list[Targets]:
-    """Return one target or many as a list."""
-    return list(target) if isinstance(target, (list, tuple)) else [target]  # pyright: ignore[reportReturnType]
 
 
 def gradients(
     observation: Observation, questions: Sequence[BoundTarget], layer: str
 ) -> tuple[Float[Tensor, "image question"], Float[Tensor, "image question channel height width"]]:
     """Return scores and gradients of every question at `layer`; questions that share a root share their products."""
-    at = [question.at(observation) for question in questions]
-    roots = {id(root): root for root, _, _ in at}
-    parts: list[Tensor | None] = [None] * len(at)
+    bound = [question.score_and_gradient(observation) for question in questions]
+    roots = {id(root): root for root, _, _ in bound}
+    scores = torch.stack([score for _, score, _ in bound], dim=1)
+    found: dict[int, Tensor] = {}
     for key, root in roots.items():
-        members = [i for i, (r, _, _) in enumerate(at) if id(r) == key]
-        pulled = observation.pull(root, torch.stack([at[i][2] for i in members], dim=1), layer)
-        if len(members) == len(at):
-            return torch.stack([s for _, s, _ in at], dim=1), pulled
-        for place, i in enumerate(members):
-            parts[i] = pulled[:, place]
-    return torch.stack([s for _, s, _ in at], dim=1), torch.stack([p for p in parts if p is not None], dim=1)
+        members = [i for i, (r, _, _) in enumerate(bound) if id(r) == key]
+        pulled = observation.pull(root, torch.stack([bound[i][2] for i in members], dim=1), layer)
+        if len(members) == len(bound):
+            return scores, pulled
+        found |= {i: pulled[:, column] for column, i in enumerate(members)}
+    return scores, torch.stack([found[i] for i in range(len(bound))], dim=1)
 
 
 def project(
@@ -98,7 +117,20 @@ def combine(explanations: Sequence[Explanation], how: Literal["mean", "product",
     """Return one explanation of several layers, at the finest of their grids.
 
     Layers differ in scale, so each map is divided by its own largest absolute value first (a map of zeros stays),
-    then enlarged bilinearly and joined by `how`. The layers themselves stay in `components`.
+    then enlarged bilinearly and joined.
+
+    Args:
+        explanations: The same questions at different layers.
+        how: How the scaled maps are joined, cell by cell.
+
+    Returns:
+        An `Explanation` without `weights`; the layers themselves stand in its `components`.
+
+    Raises:
+        InputError: No explanation is given, they ask different questions, or `how` is unknown.
+
+    Example:
+        >>> cl.combine([cl.cam(observation, "tabby", layer=name) for name in ("layer3", "layer4")], "product")
     """
     if not explanations:
         raise InputError("no explanations were given to combine; expected at least one")
@@ -136,6 +168,8 @@ def find_rule(rule: str | Rule) -> Rule:
     """Return a rule by its name in `RULES`, or `rule` itself."""
     if isinstance(rule, Rule):
         return rule
+    if not isinstance(rule, str):
+        raise InputTypeError(f"a {type(rule).__name__} was given as the rule; expected a name in cl.RULES or a cl.Rule")
     if rule not in RULES:
         raise InputError(f"no rule '{rule}'; rules: {', '.join(RULES)}")
     return RULES[rule]

@@ -5,13 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from conceptlens.cams.targets import BoundTarget, ClassName, Concept, class_index, class_indices, logits_of, take, wide
-from conceptlens.io.errors import InputError
+from conceptlens.cams.targets import (
+    BoundTarget,
+    Classes,
+    ClassName,
+    Concept,
+    class_index,
+    class_indices,
+    is_class,
+    logits_of,
+    plain_classes,
+    take,
+    wide,
+)
+from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.model.observation import Observation
 
 if TYPE_CHECKING:
@@ -29,19 +43,31 @@ class Contrast:
 
     Finer-CAM (CVPR 2025, equations 5 to 8): aggregated before the ReLU, gamma 0.6, three references by default.
 
-    - `target`: as in `Logit`, or a `Concept` (then `against` are concepts or texts: the multi-modal form).
-    - `against`: reference classes by name or index, the same for every image or a list for each; where empty, the
-      `nearest` classes `by` "logit" (closest in value, above or below), "rank" (highest other logits) or
-      "weight" (cosine of classifier rows).
-    - `references`: how they are weighted, always as constants: "uniform" (the paper), "softmax" of their logits, or
-      "cosine" of their classifier rows.
-    - `of`: "logits", or "probabilities" for `p_c - gamma sum_t pi_t p_{d_t}`.
-    - `objective`: "paper", or, only to compare results, "official" (the released code: `sum p_t (y_c - gamma y_t) /
-      (sum p_t + 1e-9)` with its weights inside the gradient) or "torchcam".
+    Args:
+        target: The class, as in `Logit`; or a `Concept`, and then `against` are concepts or texts (the multi-modal
+            form).
+        against: Reference classes by name or index, the same for every image, or a list of them for each image
+            (a tensor or array `(image, reference)`). Where empty, the `nearest` classes are chosen.
+        nearest: How many references to choose, where none are named.
+        gamma: How strongly references count, 0 or more; 0 is the class alone.
+        by: How references are chosen: closest in logit, above or below ("logit"), the highest other logits ("rank"),
+            or the highest cosine of classifier rows ("weight").
+        references: How references are weighted, always as constants that sum to 1: equally ("uniform", the paper), by
+            the "softmax" of their logits, or by the "cosine" of their classifier rows.
+        of: "logits", or "probabilities" for `p_c - gamma sum_t pi_t p_{d_t}`.
+        objective: "paper"; or, only to compare results, "official" (the released code: `sum p_t (y_c - gamma y_t) /
+            (sum p_t + 1e-9)` with its weights inside the gradient) or "torchcam".
+
+    Raises:
+        InputError: A number or word is out of range, a class is unknown, or a class stands against itself.
+        InputTypeError: A class is neither a name nor an integer, or `gamma` is no number.
+
+    Example:
+        >>> cl.cam(observation, cl.Contrast("tiger cat", against=["tabby"]))
     """
 
-    target: ClassName | Sequence[ClassName] | Concept | None = None
-    against: Sequence[ClassName | Concept | Sequence[ClassName]] = ()
+    target: Classes | Concept = None
+    against: Sequence[ClassName | Concept | Sequence[ClassName]] | ClassName | np.ndarray | Tensor = ()
     nearest: int = 3
     gamma: float = 0.6
     by: By = "logit"
@@ -50,13 +76,15 @@ class Contrast:
     objective: Objective = "paper"
 
     def __post_init__(self) -> None:
-        """Check the numbers at the edge."""
-        if not (isinstance(self.gamma, (int, float)) and math.isfinite(self.gamma) and self.gamma >= 0):
+        """Check the numbers and words, and keep classes as plain names and integers."""
+        object.__setattr__(self, "gamma", _number(self.gamma))
+        if not (math.isfinite(self.gamma) and self.gamma >= 0):
             raise InputError(f"gamma is {self.gamma}; expected a finite number of 0 or more (0.6 in the paper)")
         if self.nearest < 1:
             raise InputError(f"nearest is {self.nearest}; expected at least one reference")
-        if isinstance(self.against, str):
-            object.__setattr__(self, "against", (self.against,))
+        if not isinstance(self.target, Concept):
+            object.__setattr__(self, "target", plain_classes(self.target))
+        object.__setattr__(self, "against", _references(self.against))
         words = ((self.by, By), (self.references, Weighting), (self.of, Of), (self.objective, Objective))
         for value, allowed in words:
             if value not in allowed.__args__:
@@ -81,6 +109,25 @@ class Contrast:
             return take(values, index[rows]) - self.gamma * (weights[rows] * values.gather(1, others[rows])).sum(1)
 
         return BoundTarget(labels, logits_of, measure, "contrast")
+
+
+def _number(gamma: object) -> float:
+    """Return `gamma` as a plain float, from any real number of Python, numpy or torch."""
+    one = gamma.item() if isinstance(gamma, Tensor) and gamma.ndim == 0 else gamma
+    if isinstance(one, bool) or not isinstance(one, Real):
+        raise InputTypeError(f"gamma is {gamma!r}; expected a finite number of 0 or more (0.6 in the paper)")
+    return float(one)
+
+
+def _references(against: object) -> tuple[ClassName | Concept | tuple[ClassName, ...], ...]:
+    """Return references as plain names, integers and concepts, or as one tuple of classes for each image."""
+    if isinstance(against, Concept) or is_class(against):
+        against = (against,)
+    if isinstance(against, (Tensor, np.ndarray)):
+        against = list(against) if against.ndim == 2 else plain_classes(against)
+    if not isinstance(against, Sequence):
+        raise InputTypeError(f"against is a {type(against).__name__}; expected classes by name or index, or concepts")
+    return tuple(one if isinstance(one, Concept) else plain_classes(one) for one in against)  # pyright: ignore[reportReturnType]
 
 
 def choose_references(

@@ -158,7 +158,7 @@ def sweep(
     index, others, shares = choose_references(observation, asked)
     classes = torch.cat([index[:, None], others], dim=1)
     kind = Probability if asked.of == "probabilities" else Logit
-    questions = [kind(column).bind(observation) for column in classes.T.tolist()]
+    questions = [kind(column).bind(observation) for column in classes.T]
     scores, pulled = gradients(observation, questions, name)
     names = tuple(tuple(observation.model.class_name(int(c)) for c in row) for row in classes)
     origin = source(observation, name, chosen.name, {"targets": [repr(asked)]})

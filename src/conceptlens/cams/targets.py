@@ -1,4 +1,4 @@
-"""What is asked of a model: a class, a concept, or any function of its answer."""
+"""What is asked of a model: a class, a concept, or any function of its output."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from conceptlens.concepts.vocabulary import parse_concepts, prompt
-from conceptlens.io.errors import InputError
+from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.model.forward import full_precision
 from conceptlens.model.observation import ModelOutput, Observation
 
@@ -20,15 +21,23 @@ if TYPE_CHECKING:
     from conceptlens.model.encoders import VisionLanguage
 
 ClassName = str | int
+# One class for all images, or one for each image; `None` is the class that each image is predicted as.
+Classes = ClassName | Sequence[ClassName] | np.ndarray | Tensor | None
 
 
 @dataclass(frozen=True)
 class BoundTarget:
-    """A target fixed on one observation: a label and a target value for every image.
+    """A target fixed on one observation: one question, with a label and a score for every image.
 
-    `root` reads `row dimension` from any answer of the model; `measure(root, rows)` turns it into one score per row,
-    where `rows` says which image of the observation each row is a variant of. So a question can be asked again of a
-    masked image, and its gradient is one vector at the root, whatever lies below.
+    `root` reads a tensor `row dimension` from any output of the model; `measure(root, rows)` turns it into one score
+    per row, where `rows` says which image of the observation each row is a variant of. So the same question can be
+    put to a masked image, and its gradient is one vector at the root, whatever layers lie below.
+
+    Args:
+        labels: What the question is called, for each image.
+        root: From a `ModelOutput` to the tensor `row dimension` that the score depends on, such as the logits.
+        measure: From that tensor and the image index of each row to the score of each row.
+        kind: What is asked about: "class", "contrast", "concept" or a word of your own.
     """
 
     labels: tuple[str, ...]
@@ -36,12 +45,14 @@ class BoundTarget:
     measure: Callable[[Tensor, Tensor], Tensor]
     kind: str = "class"
 
-    def ask(self, answer: ModelOutput, rows: Int[Tensor, "row"]) -> Float[Tensor, "row"]:
-        """Return the score of every row of another answer."""
-        return self.measure(self.root(answer), rows)
+    def score(self, output: ModelOutput, rows: Int[Tensor, "row"]) -> Float[Tensor, "row"]:
+        """Return the score of every row of another output of the model."""
+        return self.measure(self.root(output), rows)
 
-    def at(self, observation: Observation) -> tuple[Tensor, Float[Tensor, "image"], Float[Tensor, "image dimension"]]:
-        """Return the root in the graph of `observation`, the scores there, and their gradient at the root."""
+    def score_and_gradient(
+        self, observation: Observation
+    ) -> tuple[Tensor, Float[Tensor, "image"], Float[Tensor, "image dimension"]]:
+        """Return the root in the graph of `observation`, the score of each image, and its gradient at the root."""
         with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has turned off
             root = self.root(observation)
             rows = torch.arange(len(self.labels), device=root.device)
@@ -60,24 +71,38 @@ class Target(Protocol):
         ...
 
 
-def logits_of(answer: ModelOutput) -> Tensor:
+def logits_of(output: ModelOutput) -> Tensor:
     """The root of targets that read class scores."""
-    return answer.logits
+    return output.logits
 
 
-def embedding_of(answer: ModelOutput) -> Tensor:
+def embedding_of(output: ModelOutput) -> Tensor:
     """The root of targets that read the model's embedding."""
-    return answer.embedding
+    return output.embedding
 
 
 @dataclass(frozen=True)
 class Logit:
     """The score of a class before the softmax: `y_c`.
 
-    `target` is a name, an index, one of them per image, or nothing for the class each image is predicted as.
+    Args:
+        target: A class name or index for all images; or one for each image, as a list, tuple, tensor or array
+            `(image,)` of names or integers; or `None` for the class that each image is predicted as.
+
+    Raises:
+        InputTypeError: A class is neither a name nor an integer.
+        InputError: The model has no such class, or the number of classes is not that of the images.
+
+    Example:
+        >>> cl.cam(observation, cl.Logit("tabby"))  # one question
+        >>> cl.cam(observation, [cl.Logit(281), cl.Logit(282)])  # two questions
     """
 
-    target: ClassName | Sequence[ClassName] | None = None
+    target: Classes = None
+
+    def __post_init__(self) -> None:
+        """Keep classes as plain names and integers."""
+        object.__setattr__(self, "target", plain_classes(self.target))
 
     def bind(self, observation: Observation) -> BoundTarget:
         """Fix the class of every image."""
@@ -88,9 +113,23 @@ class Logit:
 
 @dataclass(frozen=True)
 class Probability:
-    """The probability of a class after the softmax: `p_c`."""
+    """The probability of a class after the softmax: `p_c`.
 
-    target: ClassName | Sequence[ClassName] | None = None
+    Where the model is sure, the gradient of `p_c` is close to zero, and with it the map; `Logit` has no such limit.
+
+    Args:
+        target: As in `Logit`.
+
+    Raises:
+        InputTypeError: A class is neither a name nor an integer.
+        InputError: The model has no such class, or the number of classes is not that of the images.
+    """
+
+    target: Classes = None
+
+    def __post_init__(self) -> None:
+        """Keep classes as plain names and integers."""
+        object.__setattr__(self, "target", plain_classes(self.target))
 
     def bind(self, observation: Observation) -> BoundTarget:
         """Fix the class of every image."""
@@ -103,9 +142,21 @@ class Probability:
 class Concept:
     """The similarity of an image to a text, or to a direction of your own: `scale <E(x), t>`.
 
-    `text` is encoded by the model's own vision-language pair, or by `by`; `direction[dimension]` is used as it is,
-    against the model's embedding. (CE-FAM, ICCV 2025, section 3: S^t.) A text is asked about by its concept type, as
-    in `explain`: "striped fur:texture" says which; `prompt` is a sentence of your own with {} for the text.
+    CE-FAM, ICCV 2025, section 3: `S^t`. A text is put into the sentence of its concept type, as in `explain`:
+    "striped fur:texture" names the type.
+
+    Args:
+        text: What to look for; encoded by the model's own vision-language pair, or by `by`.
+        direction: A vector `(dimension,)` in the space of the model's embedding, used as it is instead of a text.
+        by: The pair that encodes image and text, where it is not the model's own.
+        prompt: A sentence of your own, with {} for the text.
+
+    Raises:
+        InputError: The model has no text encoder and none was given, or no embedding.
+
+    Example:
+        >>> cl.cam(observation, cl.Concept("striped fur:texture"))
+        >>> cl.cam(observation, cl.Concept("my probe", direction=vector))
     """
 
     text: str = ""
@@ -117,7 +168,7 @@ class Concept:
         """Encode the text once; the same vector serves every image."""
         if self.direction is not None:
             labels = (self.text or "direction",) * len(observation.images)
-            vector = self.direction
+            vector = torch.as_tensor(self.direction)
             return BoundTarget(labels, embedding_of, lambda e, rows: wide(e) @ vector.to(wide(e)), "concept")
         language = self.by or observation.model.language
         (concept,) = parse_concepts([self.text])
@@ -142,24 +193,63 @@ def similarity(
     return language.scale * images @ texts.T
 
 
-def class_indices(observation: Observation, target: ClassName | Sequence[ClassName] | None) -> Int[Tensor, "image"]:
-    """Return one class per image; `None` means the predicted one."""
+def is_class(value: object) -> bool:
+    """Say whether `value` is one class: a name, or an integer of Python, numpy or torch; booleans are not."""
+    if isinstance(value, Tensor):
+        return value.ndim == 0 and _is_integer(value.dtype)
+    return isinstance(value, (str, int, np.integer)) and not isinstance(value, bool)
+
+
+def plain_classes(target: Classes) -> ClassName | tuple[ClassName, ...] | None:
+    """Return one class, or one for each image, as plain names and integers."""
+    if target is None or is_class(target):
+        return None if target is None else _plain_class(target)
+    if isinstance(target, (Tensor, np.ndarray)):
+        return _from_array(target)
+    if not isinstance(target, Sequence) or not all(is_class(one) for one in target):
+        raise InputTypeError(f"{target!r} is no class; give a name, an index, or one of them for each image")
+    return tuple(_plain_class(one) for one in target)
+
+
+def _plain_class(value: object) -> ClassName:
+    return str(value) if isinstance(value, str) else int(value)  # pyright: ignore[reportArgumentType]
+
+
+def _from_array(classes: Tensor | np.ndarray) -> tuple[ClassName, ...]:
+    """Return the classes in a tensor or an array, refusing scores, one-hot rows and booleans."""
+    whole = _is_integer(classes.dtype) if isinstance(classes, Tensor) else classes.dtype.kind in "iuU"
+    if not whole:
+        raise InputTypeError(
+            f"classes are given as {classes.dtype}; expected integers, one for each image (scores.argmax(1))"
+        )
+    if classes.ndim != 1:
+        raise InputError(f"classes have shape {tuple(classes.shape)}; expected (image,), one class for each image")
+    return tuple(classes.tolist())
+
+
+def _is_integer(dtype: torch.dtype) -> bool:
+    return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
+
+
+def class_indices(observation: Observation, target: Classes) -> Int[Tensor, "image"]:
+    """Return one class index for each image; `None` means the predicted one."""
     logits = observation.logits
-    if target is None:
+    classes = plain_classes(target)
+    if classes is None:
         return logits.detach().argmax(1)
-    if isinstance(target, Tensor):
-        target = target.tolist()
-    if isinstance(target, bool) or not isinstance(target, (str, int, Sequence)):
-        raise InputError(f"{target!r} is no class; give a name, an index, or one of them per image")
-    several = [target] * len(logits) if isinstance(target, (str, int)) else list(target)
+    several = classes if isinstance(classes, tuple) else (classes,) * len(logits)
     if len(several) != len(logits):
-        raise InputError(f"{len(several)} targets were given for {len(logits)} images; expected one, or one per image")
+        example = ", ".join(f"cl.Logit({name!r})" for name in several[:2]) or "cl.Logit(3)"
+        raise InputError(
+            f"{len(several)} classes were given for {len(logits)} images; a list of classes holds one for each image, "
+            f"and several questions about every image are several targets, such as [{example}]"
+        )
     return torch.tensor([class_index(observation, name) for name in several], device=logits.device)
 
 
 def class_index(observation: Observation, name: ClassName) -> int:
     """Return the index of a class by name or index; refused where the model has no such class."""
-    index, classes = observation.model.class_index(name), observation.logits.shape[1]
+    index, classes = observation.model.class_index(_plain_class(name)), observation.logits.shape[1]
     if not 0 <= index < classes:
         raise InputError(f"no class {index} in {observation.model.name}; it has classes 0 to {classes - 1}")
     return index
@@ -179,30 +269,69 @@ def take(values: Float[Tensor, "row class"], index: Int[Tensor, "row"]) -> Float
 class _Custom:
     """A callable target: its score hangs in the graph itself."""
 
-    score: Callable[[ModelOutput], Tensor]
+    function: Callable[[ModelOutput], Tensor]
 
     def bind(self, observation: Observation) -> BoundTarget:
-        label = getattr(self.score, "__name__", type(self.score).__name__)
+        label = getattr(self.function, "__name__", type(self.function).__name__)
         return BoundTarget((label,) * len(observation.images), self._root, lambda root, rows: root[:, 0])
 
-    def _root(self, answer: ModelOutput) -> Tensor:
-        value = self.score(answer)
-        if not isinstance(value, Tensor) or value.ndim != 1:
-            given = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise InputError(
-                f"a callable target gave {given}; expected one score per image, a tensor of shape (image,)"
-            )
+    def _root(self, output: ModelOutput) -> Tensor:
+        value = self.function(output)
+        if not isinstance(value, Tensor):
+            raise InputTypeError(f"a callable target gave {type(value).__name__}; {_ONE_EACH}")
+        if value.ndim != 1:
+            raise InputError(f"a callable target gave shape {tuple(value.shape)}; {_ONE_EACH}")
         return value[:, None]
 
 
-def as_target(target: Target | Callable[[ModelOutput], Tensor] | ClassName | None) -> Target:
-    """Return `target` as a target: a name or index means its logit, nothing the predicted class, a callable itself."""
-    if target is None or isinstance(target, (str, int)):
-        return Logit(target)
+_ONE_EACH = "expected one score per image, a tensor of shape (image,)"
+# What `cam` takes for one question, and for one or several.
+AnyTarget = Target | Callable[[ModelOutput], Tensor] | Classes
+AnyTargets = AnyTarget | Sequence[Target | Callable[[ModelOutput], Tensor]]
+
+
+def as_target(target: AnyTarget) -> Target:
+    """Return `target` as one target: classes mean their logits, `None` the predicted classes, a callable itself."""
+    if isinstance(target, type):
+        raise InputTypeError(
+            f"the class {target.__name__} was given as a target; give an instance, {target.__name__}()"
+        )
     if hasattr(target, "bind"):
         return target  # pyright: ignore[reportReturnType]
+    if target is None or is_class(target) or isinstance(target, (Tensor, np.ndarray)):
+        return Logit(target)  # pyright: ignore[reportArgumentType]
+    if isinstance(target, Sequence) and len(target) and all(is_class(one) for one in target):
+        return Logit(target)
     if callable(target):
         return _Custom(target)
-    raise InputError(
-        f"a {type(target).__name__} is no target; expected cl.Logit, cl.Contrast, cl.Concept or a callable"
+    raise InputTypeError(
+        f"a {type(target).__name__} is no target; expected cl.Logit, cl.Contrast, cl.Concept or a callable, "
+        "or classes by name or index"
     )
+
+
+def as_targets(target: AnyTargets) -> list[Target]:
+    """Return one question or several as a list of targets: a list of classes is one question, with a class per image.
+
+    Raises:
+        InputError: The list is empty, or mixes classes and targets.
+        InputTypeError: Something in it is neither.
+    """
+    if not isinstance(target, (list, tuple)):
+        return [as_target(target)]  # pyright: ignore[reportArgumentType]
+    if not target:
+        raise InputError("the list of targets is empty; give at least one, or None for the predicted class")
+    classes = [is_class(one) for one in target]
+    if all(classes):
+        return [as_target(target)]  # pyright: ignore[reportArgumentType]
+    if any(classes):
+        raise InputError(
+            "the list mixes classes and targets; give one class for each image, such as [3, 5], or targets alone, "
+            "such as [cl.Logit(3), cl.Logit(5)], for several questions about every image"
+        )
+    refused = [type(one).__name__ for one in target if not (hasattr(one, "bind") or callable(one))]
+    if refused:
+        raise InputTypeError(
+            f"the list of targets holds {refused[0]}; expected cl.Logit, cl.Contrast, cl.Concept or callables"
+        )
+    return [as_target(one) for one in target]

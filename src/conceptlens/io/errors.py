@@ -13,6 +13,10 @@ class InputError(ValueError):
     """
 
 
+class InputTypeError(InputError, TypeError):
+    """An argument has a type that the function does not take; an `InputError` that is a `TypeError` too."""
+
+
 def near(name: str, known: Iterable[str], most: int = 5) -> str:
     """Return `known` names that resemble `name`, comma-separated, for the end of an error sentence.
 
