@@ -56,10 +56,12 @@ def test_fast_score_cam_of_few_channels_is_exact() -> None:
     assert fast.source.settings["estimated_correlation"] == [[1.0], [1.0]]
 
 
-def test_judges_must_leave_something_to_learn_from() -> None:
+def test_validation_channels_must_leave_something_to_learn_from() -> None:
     seen = look()
-    rule = cl.Rule("own", lambda *given: fast_score_cam.score_cam_fast(*given, least=16, judges=16), "", "model")
-    with pytest.raises(cl.InputError, match="16 of 16 channels"):
+    rule = cl.Rule(
+        "own", lambda *given: fast_score_cam.score_cam_fast(*given, min_channels=16, n_validation=16), "", "model"
+    )
+    with pytest.raises(cl.InputError, match="n_validation is 16 and min_channels 16"):
         cl.cam(seen, 1, rule)
 
 

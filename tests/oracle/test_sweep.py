@@ -37,8 +37,8 @@ def test_every_gamma_equals_cam(name: str, rule: str) -> None:
     seen = look(name)
     kept = sweep(seen, cl.Contrast(3), rule)
     for gamma in (0.3, 0.6, 1.7):
-        assert same(kept.at(gamma), cl.cam(seen, cl.Contrast(3, gamma=gamma), rule)), gamma
-    assert same(kept.at(), cl.cam(seen, cl.Contrast(3), rule))
+        assert same(kept.explanation(gamma), cl.cam(seen, cl.Contrast(3, gamma=gamma), rule)), gamma
+    assert same(kept.explanation(), cl.cam(seen, cl.Contrast(3), rule))
     assert same(kept.baseline, cl.cam(seen, cl.Logit(3), rule))
 
 
@@ -48,7 +48,7 @@ def test_every_weighting_equals_cam(references: str, of: str) -> None:
     seen = look()
     contrast = cl.Contrast(3, nearest=4, references=references, of=of)  # pyright: ignore[reportArgumentType]
     for rule in ("grad_cam", "layer_cam"):
-        assert same(sweep(seen, contrast, rule).at(), cl.cam(seen, contrast, rule))
+        assert same(sweep(seen, contrast, rule).explanation(), cl.cam(seen, contrast, rule))
 
 
 @pytest.mark.parametrize("references", ["uniform", "softmax", "cosine"])
@@ -57,19 +57,19 @@ def test_a_subset_of_references_equals_cam_against_them_alone(references: str) -
     weighting = {"references": references, "gamma": 0.8}
     kept = sweep(seen, cl.Contrast(3, against=[5, 7, 1], **weighting), "layer_cam")  # pyright: ignore[reportArgumentType]
     expected = cl.cam(seen, cl.Contrast(3, against=[5, 1], **weighting), "layer_cam")  # pyright: ignore[reportArgumentType]
-    assert same(kept.at(references=[0, 2]), expected)
-    assert same(kept.at(references=[LABELS[5], LABELS[1]]), expected)
+    assert same(kept.explanation(references=[0, 2]), expected)
+    assert same(kept.explanation(references=[LABELS[5], LABELS[1]]), expected)
 
 
 def test_references_may_differ_between_images() -> None:
     seen = look("timm vit")
     kept = sweep(seen, cl.Contrast(3, nearest=2))
-    whole = kept.at(0.5, [1])
+    whole = kept.explanation(0.5, [1])
     for image in range(2):
         alone = seen.model.observe(seen.images[image : image + 1], layers=NETWORKS["timm vit"])
         second = int(kept.classes[image, 2])
         assert same(whole.of(image), cl.cam(alone, cl.Contrast(3, against=[second], gamma=0.5)))
-        assert same(kept.of(image).at(0.5, [1]), whole.of(image))
+        assert same(kept.of(image).explanation(0.5, [1]), whole.of(image))
 
 
 def test_nothing_of_the_model_runs_afterwards() -> None:
@@ -82,7 +82,9 @@ def test_nothing_of_the_model_runs_afterwards() -> None:
     del seen
     try:
         with torch.no_grad():
-            maps = [kept.at(gamma, references).maps for gamma in (0, 0.6, 2) for references in (None, [0], [1, 2])]
+            maps = [
+                kept.explanation(gamma, references).maps for gamma in (0, 0.6, 2) for references in (None, [0], [1, 2])
+            ]
     finally:
         for handle in handles:
             handle.remove()
@@ -115,21 +117,23 @@ def test_maps_of_linear_rules_mix_as_their_gradients_do(name: str, rule: str) ->
     maps = kept.linear_maps()
     assert maps.shape == (2, 4, *seen.feature().shape[2:])
     for gamma in (0.0, 0.6, 2.0):
-        mixed = maps[:, :1] - gamma * torch.einsum("nt,nthw->nhw", kept.shares.to(DOUBLE), maps[:, 1:])[:, None]
+        mixed = (
+            maps[:, :1] - gamma * torch.einsum("nt,nthw->nhw", kept.reference_weights.to(DOUBLE), maps[:, 1:])[:, None]
+        )
         expected = cl.cam(seen, cl.Contrast(3, references="softmax", gamma=gamma), rule, signed=True).maps
         assert torch.allclose(mixed, expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
 
 
 def test_the_margin_falls_along_the_sweep() -> None:
     kept = sweep(look(), cl.Contrast(3, by="rank"))
-    margins = [kept.at(gamma).scores[:, 0] for gamma in (0.0, 0.5, 1.0)]
-    slope = (kept.shares * kept.scores[:, 1:]).sum(1)
+    margins = [kept.explanation(gamma).scores[:, 0] for gamma in (0.0, 0.5, 1.0)]
+    slope = (kept.reference_weights * kept.scores[:, 1:]).sum(1)
     assert all(torch.allclose(a - b, 0.5 * slope, atol=1e-6) for a, b in pairwise(margins))
 
 
 def test_what_cannot_be_swept_is_refused() -> None:
     seen = observation_of("timm resnet")
-    with pytest.raises(cl.InputError, match="score_cam asks the model again"):
+    with pytest.raises(cl.InputError, match="score_cam runs the model again"):
         sweep(seen, cl.Contrast(3), "score_cam")
     with pytest.raises(cl.InputError, match="not a mixture of class gradients"):
         sweep(seen, cl.Contrast(3, objective="official"))
@@ -137,15 +141,15 @@ def test_what_cannot_be_swept_is_refused() -> None:
     with pytest.raises(cl.InputError, match="layer_cam is not linear"):
         kept.linear_maps()
     with pytest.raises(cl.InputError, match="no reference 'kind 99'"):
-        kept.at(references=["kind 99"])
+        kept.explanation(references=["kind 99"])
     with pytest.raises(cl.InputError, match="no reference '2'"):
-        kept.at(references=[2])
+        kept.explanation(references=[2])
     with pytest.raises(cl.InputError, match="gamma is -1"):
-        kept.at(-1)
+        kept.explanation(-1)
 
 
 def test_a_sweep_keeps_no_graph() -> None:
     kept = sweep(look("timm vit"), cl.Contrast(3))
-    tensors = (kept.gradients, kept.feature, kept.scores, kept.shares, kept.at().maps)
+    tensors = (kept.gradients, kept.feature, kept.scores, kept.reference_weights, kept.explanation().maps)
     assert not any(tensor.requires_grad for tensor in tensors)
     assert not any(isinstance(value, nn.Module | Observation) for value in vars(kept).values())

@@ -68,7 +68,7 @@ def test_an_explanation_of_other_photos_is_refused(observation: cl.Observation, 
 
 
 def test_explanations_hold_no_graph(observation: cl.Observation) -> None:
-    for explanation in (cl.cam(observation), cl.explain(observation, "cat"), cl.sweep(observation).at()):
+    for explanation in (cl.cam(observation), cl.explain(observation, "cat"), cl.sweep(observation).explanation()):
         assert not explanation.maps.requires_grad
         assert isinstance(explanation.weights, torch.Tensor)
         assert not explanation.weights.requires_grad

@@ -185,7 +185,7 @@ class TestLists:
 
     @pytest.mark.parametrize("rule", [3, ["grad_cam"], cl.Rule])
     def test_a_rule_is_a_name_or_a_rule(self, rule: Any) -> None:
-        with pytest.raises(TypeError, match="was given as the rule; expected a name in cl.RULES or a cl.Rule"):
+        with pytest.raises(TypeError, match=r"was given as the rule; expected a name in cl.RULES or a cl.Rule"):
             cl.cam(observation(), 3, rule)
 
 
@@ -235,7 +235,7 @@ class TestNearest:
         assert found.labels[0][0] == "class 2 / class 1, class 3"
 
     def test_more_references_than_classes_are_refused(self) -> None:
-        with pytest.raises(cl.InputError, match="5 references were asked of 5 classes"):
+        with pytest.raises(cl.InputError, match="nearest is 5 and the model has 5 classes"):
             cl.cam(shown([1.0, 2.0, 3.0, 4.0, 5.0]), cl.Contrast(0, nearest=5))
 
 

@@ -167,7 +167,9 @@ def _as_class(name: ClassName | Concept) -> ClassName:
 
 def _nearest(observation: Observation, logits: Tensor, index: Tensor, contrast: Contrast) -> Tensor:
     if contrast.nearest > logits.shape[1] - 1:
-        raise InputError(f"{contrast.nearest} references were asked of {logits.shape[1]} classes; ask for fewer")
+        raise InputError(
+            f"nearest is {contrast.nearest} and the model has {logits.shape[1]} classes; give a smaller number"
+        )
     if contrast.by == "logit":
         closeness = -(logits - take(logits, index)[:, None]).abs()
     elif contrast.by == "rank":
@@ -214,14 +216,14 @@ def _concept_contrast(contrast: Contrast, target: Concept, observation: Observat
     bases = [
         b if isinstance(b, Concept) else Concept(str(b), by=target.by, prompt=target.prompt) for b in contrast.against
     ]
-    asked = [c.bind(observation) for c in (target, *bases)]
-    first = asked[0].root
-    if any(q.root != first and q.root(observation) is not first(observation) for q in asked):
+    questions = [c.bind(observation) for c in (target, *bases)]
+    first = questions[0].root
+    if any(q.root != first and q.root(observation) is not first(observation) for q in questions):
         raise InputError("a concept and its bases were encoded by different models; encode them all by the same one")
     labels = (f"{target.text} / {', '.join(b.text for b in bases)}",) * len(observation.images)
 
     def measure(root: Tensor, rows: Tensor) -> Tensor:
-        scores = [q.measure(root, rows) for q in asked]
+        scores = [q.measure(root, rows) for q in questions]
         return scores[0] - contrast.gamma * torch.stack(scores[1:]).mean(0)
 
     return BoundTarget(labels, first, measure, "contrast")

@@ -1,4 +1,4 @@
-"""Score-CAM from a few masked images: ask the channels that matter, predict the others, say how near that is."""
+"""Score-CAM from a few masked images: run the channels that matter, predict the others, estimate the error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from conceptlens.cams.gradient_free import TINY, masked_scores, precise, varies
+from conceptlens.cams.gradient_free import EPSILON, masked_scores, precise, varies
 from conceptlens.cams.targets import BoundTarget
 from conceptlens.io.errors import InputError
 from conceptlens.model.observation import Observation
@@ -22,41 +22,55 @@ if TYPE_CHECKING:
     Weights = Float[Tensor, "image question channel 1 1"]
 
 # How many possible maps stand behind an estimated correlation.
-DRAWS = 64
+N_DRAWS = 64
 
 
 def score_cam_fast(
     observation: Observation,
     questions: Sequence[BoundTarget],
     layer: str,
-    least: int = 52,
-    share: float = 1 / 16,
-    judges: int = 8,
+    min_channels: int = 52,
+    fraction: float = 1 / 16,
+    n_validation: int = 8,
 ) -> tuple[Weights, dict[str, object]]:
-    """Score-CAM from a few masked images, and how near it is to the exact one.
+    """Score-CAM from a few masked images, with an estimate of how near its map is to the exact one.
 
-    Of the channels that are not the same everywhere, `max(least, share * channels)` are asked.
+    Of the channels that vary over the image, `max(min_channels, fraction * channels)` are run as masks:
 
-    - `judges` of them, drawn at random, serve only to judge the prediction of the others.
-    - Two thirds of the rest are spread over the masks: farthest first, distance times the channel's norm.
-    - A kernel regression from mask to score predicts the others, and the last third goes to the channels with the
-      largest predicted part in any question's map.
-    - The scores of what was asked, and the predicted ones of the rest, enter `score_cam`'s softmax. As the mean of
-      `exp(score)` exceeds `exp` of the mean, a prediction is raised by half its squared error.
+    - `n_validation` of them, drawn at random, only measure the error of the prediction;
+    - two thirds of the rest are spread over the masks: farthest first, distance times the channel's norm;
+    - a kernel regression from mask to score predicts all others, and the last third of the runs goes to the channels
+      with the largest predicted part in any question's map.
 
-    The second value is kept in `Explanation.source.settings`: for each image how many channels there are and how many
-    masked images were run, and per question an `estimated_correlation` of the map with the exact one: the mean over
-    maps that the regression holds possible, its errors scaled to those on judges and left-out channels.
+    Measured scores, and predicted ones for the rest, enter `score_cam`'s softmax. As the mean of `exp(score)` exceeds
+    `exp` of the mean, a prediction is raised by half its squared error.
+
+    Args:
+        observation: One forward pass of a batch.
+        questions: Targets bound to `observation`.
+        layer: An observed layer.
+        min_channels: How many channels are run at least.
+        fraction: Which part of the channels is run, where that is more.
+        n_validation: How many of them only measure the error.
+
+    Returns:
+        The weights `image question channel 1 1`, and notes for `Explanation.source.settings`: for each image `channels`
+        and `masked_images` (how many were run), and for each question `estimated_correlation` of the map with the
+        exact one: the mean over maps that the regression holds possible, its errors scaled to the measured ones.
+
+    Raises:
+        InputError: `n_validation` is 0, or leaves fewer than 6 channels to learn from.
     """
-    if judges < 1 or least - judges < 6:
+    if n_validation < 1 or min_channels - n_validation < 6:
         raise InputError(
-            f"{judges} of {least} channels would judge the others; expected 1 or more, and 6 others to learn from"
+            f"n_validation is {n_validation} and min_channels {min_channels}; expected 1 validation channel or more, "
+            "and 6 others to learn from"
         )
     features = precise(observation.feature(layer))
     found = []
     for image, cells in enumerate(features):
-        budget = max(least, int(share * int(varies(cells).sum())))
-        found.append(_predict(observation, questions, cells, image, budget, judges))
+        budget = max(min_channels, int(fraction * int(varies(cells).sum())))
+        found.append(_predict(observation, questions, cells, image, budget, n_validation))
     notes: dict[str, object] = {
         "channels": [len(cells) for cells in features],
         "masked_images": [one.runs for one in found],
@@ -75,44 +89,50 @@ class Predicted:
 
 
 def _predict(
-    observation: Observation, questions: Sequence[BoundTarget], cells: Tensor, image: int, budget: int, judges: int
+    observation: Observation,
+    questions: Sequence[BoundTarget],
+    cells: Tensor,
+    image: int,
+    budget: int,
+    n_validation: int,
 ) -> Predicted:
-    """Ask `budget` channels that vary, `judges` of them to judge, and predict the others that vary."""
-    ask = partial(masked_scores, observation, questions, cells, image)
-    alive, still = varies(cells).nonzero()[:, 0], (~varies(cells)).nonzero()[:, 0]
-    if len(alive) <= budget:
-        scores = ask(torch.arange(len(cells), device=cells.device))
-        return Predicted(scores, scores[None], len(alive) + bool(len(still)))
+    """Run `budget` channels that vary, `n_validation` of them to measure the error, and predict the rest."""
+    score = partial(masked_scores, observation, questions, cells, image)
+    varying, constant = varies(cells).nonzero()[:, 0], (~varies(cells)).nonzero()[:, 0]
+    if len(varying) <= budget:
+        scores = score(torch.arange(len(cells), device=cells.device))
+        return Predicted(scores, scores[None], len(varying) + bool(len(constant)))
     masks = cells.flatten(1) - cells.flatten(1).amin(1, keepdim=True)
-    masks = masks / (masks.amax(1, keepdim=True) + TINY)
+    masks = masks / (masks.amax(1, keepdim=True) + EPSILON)
     size = cells.flatten(1).norm(dim=1)
-    order = torch.randperm(len(alive), generator=torch.Generator().manual_seed(0)).to(cells.device)
-    judging, others = alive[order[:judges]], alive[order[judges:]]
+    order = torch.randperm(len(varying), generator=torch.Generator().manual_seed(0)).to(cells.device)
+    validation, others = varying[order[:n_validation]], varying[order[n_validation:]]
 
-    asked = others[_farthest(masks[others], size[others], (budget - judges) * 2 // 3)]
-    if len(still):
-        asked = torch.cat([asked, still[:1]])
-    truth = ask(asked)
-    part = (regress(masks[asked], truth).predict(masks) + size.log()).log_softmax(1).amax(0)
-    part[torch.cat([asked, judging, still])] = -math.inf
-    leading = part.topk(budget - judges - len(asked) + bool(len(still))).indices
-    asked, truth = torch.cat([asked, leading]), torch.cat([truth, ask(leading)], dim=1)
+    run = others[_farthest(masks[others], size[others], (budget - n_validation) * 2 // 3)]
+    if len(constant):
+        run = torch.cat([run, constant[:1]])
+    measured = score(run)
+    part = (regress(masks[run], measured).predict(masks) + size.log()).log_softmax(1).amax(0)
+    part[torch.cat([run, validation, constant])] = -math.inf
+    leading = part.topk(budget - n_validation - len(run) + bool(len(constant))).indices
+    run, measured = torch.cat([run, leading]), torch.cat([measured, score(leading)], dim=1)
 
-    learned, verdict = regress(masks[asked], truth), ask(judging)
+    learned, validation_scores = regress(masks[run], measured), score(validation)
     unknown = torch.ones(len(cells), dtype=torch.bool, device=cells.device)
-    unknown[torch.cat([asked, judging, still])] = False
+    unknown[torch.cat([run, validation, constant])] = False
     scores = learned.predict(masks)
-    errors = learned.draw_errors(masks[unknown], verdict - scores[:, judging], masks[judging]).to(scores)
-    scores[:, asked], scores[:, judging] = truth, verdict
-    if len(still):
-        scores[:, still] = truth[:, asked == still[0]]
-    possible = scores.repeat(DRAWS, 1, 1)
+    missed = validation_scores - scores[:, validation]
+    errors = learned.draw_errors(masks[unknown], missed, masks[validation]).to(scores)
+    scores[:, run], scores[:, validation] = measured, validation_scores
+    if len(constant):
+        scores[:, constant] = measured[:, run == constant[0]]
+    possible = scores.repeat(N_DRAWS, 1, 1)
     possible[:, :, unknown] += errors
     scores[:, unknown] += learned.left_out.square().mean(1, keepdim=True) / 2
-    return Predicted(scores, possible, budget + bool(len(still)))
+    return Predicted(scores, possible, budget + bool(len(constant)))
 
 
-def _farthest(points: Float[Tensor, "point place"], size: Float[Tensor, "point"], count: int) -> Int[Tensor, "count"]:
+def _farthest(points: Float[Tensor, "point cell"], size: Float[Tensor, "point"], count: int) -> Int[Tensor, "count"]:
     """Return `count` points, each the one with the largest `size * distance to the nearest chosen`."""
     chosen = [int(size.argmax())]
     nearest = _distance(points, points[chosen])[:, 0]
@@ -132,7 +152,7 @@ class Regression:
     out, in the units of the scores; `mean` and `spread` standardise them.
     """
 
-    known: Float[Tensor, "known place"]
+    known: Float[Tensor, "known cell"]
     length: float
     ridge: float
     inverse: Float[Tensor, "known known"]
@@ -141,22 +161,22 @@ class Regression:
     mean: Float[Tensor, "question 1"]
     spread: Float[Tensor, "question 1"]
 
-    def predict(self, points: Float[Tensor, "point place"]) -> Float[Tensor, "question point"]:
+    def predict(self, points: Float[Tensor, "point cell"]) -> Float[Tensor, "question point"]:
         """Return the expected scores at `points`."""
         return (self._near(points) @ self.solution).T.to(self.mean.dtype) * self.spread + self.mean
 
     def draw_errors(
-        self, points: Float[Tensor, "point place"], verdict: Float[Tensor, "question judge"], judges: Tensor
+        self, points: Float[Tensor, "point cell"], errors: Float[Tensor, "question held"], held_out: Tensor
     ) -> Float[Tensor, "draw question point"]:
-        """Draw errors that are possible at `points`, as alike as the points are, of the size that errors were seen.
+        """Draw errors that are possible at `points`, correlated as the points are and as large as measured errors.
 
-        The size is that of the left-out errors and of `verdict`, the errors at the points `judges`.
+        The size is that of the left-out errors and of `errors`, those at the points `held_out`.
         """
-        observation = self.left_out.square() * self.inverse.diagonal()
-        judged = verdict.square() / self._covariance(judges).diagonal()
-        variance = torch.cat([observation, judged], dim=1).mean(1)
+        own = self.left_out.square() * self.inverse.diagonal()
+        others = errors.square() / self._covariance(held_out).diagonal()
+        variance = torch.cat([own, others], dim=1).mean(1)
         root = torch.linalg.cholesky(self._covariance(points))
-        drawn = torch.randn(DRAWS, 1, len(points), generator=torch.Generator().manual_seed(0)).to(root)
+        drawn = torch.randn(N_DRAWS, 1, len(points), generator=torch.Generator().manual_seed(0)).to(root)
         return drawn @ root.T * variance.sqrt()[:, None]
 
     def _near(self, points: Tensor) -> Tensor:
@@ -169,7 +189,7 @@ class Regression:
         return own + self.ridge * torch.eye(len(own), dtype=own.dtype, device=own.device)
 
 
-def regress(known: Float[Tensor, "known place"], values: Float[Tensor, "question known"]) -> Regression:
+def regress(known: Float[Tensor, "known cell"], values: Float[Tensor, "question known"]) -> Regression:
     """Learn `values` at `known`, with the length and ridge that give the smallest left-out error.
 
     That error has a closed form: with `C = (K + ridge)^-1` it is `(C y)_i / C_ii`.
@@ -194,7 +214,7 @@ def regress(known: Float[Tensor, "known place"], values: Float[Tensor, "question
     return Regression(known, length, ridge, inverse, inverse @ target, in_units, mean, spread)
 
 
-def _distance(a: Float[Tensor, "a place"], b: Float[Tensor, "b place"]) -> Float[Tensor, "a b"]:
+def _distance(a: Float[Tensor, "a cell"], b: Float[Tensor, "b cell"]) -> Float[Tensor, "a b"]:
     """Return distances from differences: by products, as is the default, a point would not be at 0 from itself."""
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 

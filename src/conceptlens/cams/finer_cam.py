@@ -1,4 +1,4 @@
-"""Finer-CAM at every strength: one gradient per class, kept, answers every gamma and every choice of references."""
+"""Finer-CAM for every gamma and every choice of references, from one kept gradient per class."""
 
 from __future__ import annotations
 
@@ -25,27 +25,28 @@ LINEAR = ("grad_cam", "xgrad_cam", "hires_cam")
 
 
 @dataclass(frozen=True, eq=False)
-class Mixture:
+class ContrastMaps:
     """The raw signed maps of one image's target and references: every contrast of them is a mixture, then a ReLU.
 
-    `maps[1+reference height width]`, `names`, `classes` and `scores` start with the target; `shares` sum to 1.
+    `maps[1+reference height width]`, `names`, `classes` and `scores` start with the target; `reference_weights` sum
+    to 1.
     """
 
     maps: Float[Tensor, "class height width"]
     names: tuple[str, ...]
     classes: tuple[int, ...]
     scores: tuple[float, ...]
-    shares: tuple[float, ...]
+    reference_weights: tuple[float, ...]
     gamma: float
 
 
 @dataclass(frozen=True, eq=False)
-class Sweep:
+class ContrastSweep:
     """Gradients of a target and of its references at one layer, detached: any contrast of them without the model.
 
     - `gradients[image 1+reference channel height width]`: the target's, then each reference's.
     - `scores[image 1+reference]`, `classes[image 1+reference]`, `names[image][1+reference]`.
-    - `shares[image reference]`: how references are weighted; they sum to 1.
+    - `reference_weights[image reference]`: how references are weighted; they sum to 1.
     """
 
     gradients: Float[Tensor, "image class channel height width"]
@@ -53,25 +54,33 @@ class Sweep:
     scores: Float[Tensor, "image class"]
     classes: Int[Tensor, "image class"]
     names: tuple[tuple[str, ...], ...]
-    shares: Float[Tensor, "image reference"]
+    reference_weights: Float[Tensor, "image reference"]
     gamma: float
     rule: Rule
     source: Source
 
-    def at(self, gamma: float | None = None, references: Sequence[int | str] | None = None) -> Explanation:
+    def explanation(self, gamma: float | None = None, references: Sequence[int | str] | None = None) -> Explanation:
         """Return the map of `alpha_c - gamma sum_t pi_t alpha_{d_t}` (Finer-CAM, equations 5 to 8).
 
-        `references` are places (0 is the first reference) or class names; their shares are scaled to sum to 1 again.
-        `gamma=0` is the base method.
+        Args:
+            gamma: How strongly references count, 0 or more; by default that of the contrast. 0 is the base method.
+            references: Which references count, by index (0 is the first) or class name; by default all. Their weights
+                are scaled to sum to 1 again.
+
+        Returns:
+            An `Explanation` with one question: `maps[image 1 height width]`, after the ReLU.
+
+        Raises:
+            InputError: `gamma` is negative or not finite, or there is no such reference.
         """
         strength = self.gamma if gamma is None else Contrast(gamma=gamma).gamma
-        mixture = self._mixture(strength, references)
-        gradient = torch.einsum("nt,ntchw->nchw", mixture, self.gradients)[:, None]
+        coefficients = self._coefficients(strength, references)
+        gradient = torch.einsum("nt,ntchw->nchw", coefficients, self.gradients)[:, None]
         weights = self.rule.weights(gradient, self.feature[:, None])
         return Explanation(
             maps=project(weights, self.feature).relu(),
             weights=weights,
-            scores=(mixture * self.scores).sum(1, keepdim=True),
+            scores=(coefficients * self.scores).sum(1, keepdim=True),
             labels=tuple((self._label(i, strength, references),) for i in range(len(self.names))),
             target_kinds=("contrast" if strength else "class",),
             source=replace(self.source, settings={**self.source.settings, "gamma": strength}),
@@ -80,7 +89,7 @@ class Sweep:
     @property
     def baseline(self) -> Explanation:
         """The base method's map: no references."""
-        return self.at(0.0)
+        return self.explanation(0.0)
 
     def linear_maps(self) -> Float[Tensor, "image class height width"]:
         """Return the raw signed maps of target and references; a contrast is a mixture of them, then a ReLU.
@@ -88,44 +97,47 @@ class Sweep:
         Only for rules that are linear in the gradient; others are refused.
         """
         if self.rule.name not in LINEAR:
-            raise InputError(f"{self.rule.name} is not linear in the gradient; use one of {', '.join(LINEAR)}, or at()")
+            raise InputError(
+                f"{self.rule.name} is not linear in the gradient; use one of {', '.join(LINEAR)}, "
+                "or explanation(gamma, references)"
+            )
         weights = self.rule.weights(self.gradients, self.feature[:, None])
         return project(weights, self.feature)
 
-    def of(self, image: int) -> Sweep:
+    def of(self, image: int) -> ContrastSweep:
         """Return the sweep of one image of the batch, as a batch of one."""
         one = slice(image, image + 1)
-        tensors = {
-            name: getattr(self, name)[one] for name in ("gradients", "feature", "scores", "classes", "names", "shares")
-        }
-        return replace(self, **tensors, source=replace(self.source, image_info=self.source.image_info[one]))
+        batched = ("gradients", "feature", "scores", "classes", "names", "reference_weights")
+        fields = {name: getattr(self, name)[one] for name in batched}
+        return replace(self, **fields, source=replace(self.source, image_info=self.source.image_info[one]))
 
-    def mixtures(self) -> tuple[Mixture, ...]:
+    def contrast_maps(self) -> tuple[ContrastMaps, ...]:
         """Return the linear maps of every image, without gradients and features: small enough to keep."""
         maps = self.linear_maps()
         return tuple(
-            Mixture(
+            ContrastMaps(
                 maps[i].clone(),
                 self.names[i],
                 tuple(self.classes[i].tolist()),
                 tuple(self.scores[i].tolist()),
-                tuple(self.shares[i].tolist()),
+                tuple(self.reference_weights[i].tolist()),
                 self.gamma,
             )
             for i in range(len(maps))
         )
 
-    def _mixture(self, gamma: float, references: Sequence[int | str] | None) -> Tensor:
-        shares = self.shares
+    def _coefficients(self, gamma: float, references: Sequence[int | str] | None) -> Tensor:
+        """Return the factor of every class's gradient: 1 for the target, `-gamma pi_t` for each reference."""
+        weights = self.reference_weights
         if references is not None:
-            kept = torch.zeros_like(shares)
-            for image in range(len(shares)):
-                kept[image, [self._place(image, name) for name in references]] = 1.0
-            shares = torch.where((shares * kept).sum(1, keepdim=True) > 0, shares * kept, kept)
-            shares = shares / shares.sum(1, keepdim=True).clamp_min(torch.finfo(shares.dtype).tiny)
-        return torch.cat([torch.ones_like(shares[:, :1]), -gamma * shares], dim=1)
+            kept = torch.zeros_like(weights)
+            for image in range(len(weights)):
+                kept[image, [self._reference_index(image, name) for name in references]] = 1.0
+            weights = torch.where((weights * kept).sum(1, keepdim=True) > 0, weights * kept, kept)
+            weights = weights / weights.sum(1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
+        return torch.cat([torch.ones_like(weights[:, :1]), -gamma * weights], dim=1)
 
-    def _place(self, image: int, name: int | str) -> int:
+    def _reference_index(self, image: int, name: int | str) -> int:
         names = self.names[image][1:]
         if isinstance(name, int) and 0 <= name < len(names):
             return name
@@ -135,31 +147,49 @@ class Sweep:
 
     def _label(self, image: int, gamma: float, references: Sequence[int | str] | None) -> str:
         own, *others = self.names[image]
-        places = range(len(others)) if references is None else sorted({self._place(image, r) for r in references})
-        return contrast_label(own, [others[place] for place in places] if gamma else [])
+        if references is not None:
+            others = [others[i] for i in sorted({self._reference_index(image, r) for r in references})]
+        return contrast_label(own, others if gamma else [])
 
 
 def sweep(
     observation: Observation, contrast: Contrast | None = None, rule: str | Rule = "grad_cam", layer: str | None = None
-) -> Sweep:
-    """Return the kept gradients of a contrast: `1 + T` vector-Jacobian products, or none in closed form.
+) -> ContrastSweep:
+    """Return the gradients of a contrast's classes, from which every gamma and choice of references follows.
 
-    Works for every rule that reads gradients, and for contrasts of logits or probabilities. Refused for the official
-    code's objective, which is not a fixed mixture of class gradients, and for rules that ask the model again.
+    `1 + T` vector-Jacobian products for `T` references, or none where the closed form holds.
+
+    Args:
+        observation: One forward pass of a batch.
+        contrast: Target, references and gamma; by default the predicted class and its three nearest.
+        rule: A rule that reads gradients.
+        layer: An observed layer; by default the last one.
+
+    Returns:
+        A `ContrastSweep`; its `explanation(gamma, references)` equals `cam` with that `Contrast`.
+
+    Raises:
+        InputError: The rule runs the model again, or the objective is the official code's, which is not a fixed
+            mixture of class gradients.
+
+    Example:
+        >>> swept = cl.sweep(observation, cl.Contrast("tiger cat"))
+        >>> [swept.explanation(gamma).scores for gamma in (0.0, 0.3, 0.6)]
     """
-    asked = contrast or Contrast()
+    contrast = contrast or Contrast()
     chosen, name = find_rule(rule), layer or observation.layer
     if chosen.reads != "gradient":
         raise InputError(
-            f"{chosen.name} asks the model again for every contrast; use cl.cam(observation, cl.Contrast(...))"
+            f"{chosen.name} runs the model again for every contrast; use cl.cam(observation, cl.Contrast(...))"
         )
-    if asked.objective == "official":
+    if contrast.objective == "official":
         raise InputError("the official code's objective is not a mixture of class gradients; use objective='paper'")
-    index, others, shares = choose_references(observation, asked)
+    index, others, weights = choose_references(observation, contrast)
     classes = torch.cat([index[:, None], others], dim=1)
-    kind = Probability if asked.of == "probabilities" else Logit
+    kind = Probability if contrast.of == "probabilities" else Logit
     questions = [kind(column).bind(observation) for column in classes.T]
     scores, pulled = gradients(observation, questions, name)
     names = tuple(tuple(observation.model.class_name(int(c)) for c in row) for row in classes)
-    origin = source(observation, name, chosen.name, {"targets": [repr(asked)]})
-    return Sweep(pulled, observation.feature(name), scores, classes, names, shares, asked.gamma, chosen, origin)
+    origin = source(observation, name, chosen.name, {"targets": [repr(contrast)]})
+    feature = observation.feature(name)
+    return ContrastSweep(pulled, feature, scores, classes, names, weights, contrast.gamma, chosen, origin)

@@ -1,8 +1,8 @@
-"""Rules that ask the model again, or look at the features alone: `(observation, questions, layer) -> weights`.
+"""Rules without a gradient: `(observation, questions, layer) -> weights`, from more forward passes or features alone.
 
-They need no gradient. Those that ask share every answer among all questions and work in bounded memory: one forward
-pass meets at most `MASKED_BYTES` of masked images or `CELL_BYTES` of changed cells, and never less than one variant
-(`ACCELERATED` times as much off the processor, where small batches leave the device idle).
+Every forward pass serves all questions. Memory is bounded: one pass takes at most `MASKED_BYTES` of masked images or
+`CELL_BYTES` of changed cells, and at least one variant (`ACCELERATOR_FACTOR` times as much on a GPU, which small
+batches leave idle).
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 MASKED_BYTES = 4 * 2**20
 CELL_BYTES = 16 * 2**20
-ACCELERATED = 16
+ACCELERATOR_FACTOR = 16
 # The constant of Score-CAM's own normalisation: a channel that is the same everywhere gives an empty mask.
-TINY = 1e-8
+EPSILON = 1e-8
 
 
 def score_cam(observation: Observation, questions: Sequence[BoundTarget], layer: str) -> Weights:
     """`w = softmax_k S(x . H_k)`, `H_k` the channel enlarged to the image and brought to 0..1.
 
     Score-CAM, Wang et al., CVPRW 2020. Its baseline term `- S(x_b)` is the same for every channel, so the softmax
-    cancels it; asked a `Contrast`, the scores are Finer-CAM's equation 9. Channels are enlarged bilinearly with aligned
-    corners, as in grad-cam, whose maps these are. A masked image is run once, for all questions.
+    cancels it; for a `Contrast`, the scores are Finer-CAM's equation 9. Channels are enlarged bilinearly with aligned
+    corners, as in pytorch-grad-cam, so that the maps are equal to its maps.
     """
     scores = []
     for image, cells in enumerate(observation.feature(layer)):
@@ -49,8 +49,8 @@ def masked_scores(
     questions: Sequence[BoundTarget],
     cells: Float[Tensor, "channel height width"],
     image: int,
-    channels: Int[Tensor, "asked"],
-) -> Float[Tensor, "question asked"]:
+    channels: Int[Tensor, "masked"],
+) -> Float[Tensor, "question masked"]:
     """Score one image under the masks of `channels`, in chunks of at most `MASKED_BYTES`, masks included.
 
     Channels that are the same everywhere (often half of them) have the same empty mask, which is run once.
@@ -62,9 +62,9 @@ def masked_scores(
     scores = []
     for chunk in distinct.split(_at_once(MASKED_BYTES, bytes_each, cells)):
         masks = channel_masks(cells[chunk], (one.shape[1], one.shape[2])).to(one.dtype)
-        scores.append(_ask_all(questions, observation.forward(one * masks[:, None]), image, len(chunk)))
-    place = torch.where(same, len(distinct) - 1, (~same).cumsum(0) - 1)
-    return torch.cat(scores, dim=1)[:, place]
+        scores.append(_score_all(questions, observation.forward(one * masks[:, None]), image, len(chunk)))
+    column = torch.where(same, len(distinct) - 1, (~same).cumsum(0) - 1)
+    return torch.cat(scores, dim=1)[:, column]
 
 
 def channel_masks(
@@ -72,8 +72,8 @@ def channel_masks(
 ) -> Float[Tensor, "channel rows columns"]:
     """Return each channel enlarged to `size` and brought to 0..1; a channel that is the same everywhere gives zeros."""
     large = interpolate(precise(cells)[None], size=size, mode="bilinear", align_corners=True)[0]
-    least, most = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
-    scaled = large.sub_(least).div_(most - least + TINY)
+    low, high = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
+    scaled = large.sub_(low).div_(high - low + EPSILON)
     return scaled.masked_fill_(~varies(cells)[:, None, None], 0)
 
 
@@ -99,11 +99,11 @@ def ablation_cam(observation: Observation, questions: Sequence[BoundTarget], lay
     roots = [question.root(observation) for question in questions]
     known = [observation.readout(root, layer) for root in roots]
     rerun = [question for question, matrix in zip(questions, known, strict=True) if matrix is None]
-    answers = iter(_rerun_without(observation, rerun, feature, layer) if rerun else ())
+    reruns = iter(_rerun_without(observation, rerun, feature, layer) if rerun else ())
     weights = []
     for question, root, matrix in zip(questions, roots, known, strict=True):
         before = question.measure(root.detach(), rows)[:, None]
-        after = next(answers) if matrix is None else _read_without(question, root.detach(), matrix, feature)
+        after = next(reruns) if matrix is None else _readout_without(question, root.detach(), matrix, feature)
         weights.append((before - after) / torch.where(before != 0, before.abs(), 1))
     return torch.stack(weights, dim=1).detach()[..., None, None]
 
@@ -128,28 +128,28 @@ def eigen_cam(observation: Observation, questions: Sequence[BoundTarget], layer:
 
 
 def random(observation: Observation, questions: Sequence[BoundTarget], layer: str) -> Weights:
-    """`w_k` uniform in -1..1: a control that any method must beat.
+    """`w_k` uniform in -1..1: a control that every method must beat.
 
     Seeded by the photo's fingerprint, or by the input tensor's own values where there is none, so an image has the
     same weights alone and in a batch.
     """
     feature = observation.feature(layer)
     drawn = []
-    for image, picture in zip(observation.images, observation.image_info, strict=True):
-        known = picture.fingerprint.encode() or image.float().cpu().numpy().tobytes()
+    for image, info in zip(observation.images, observation.image_info, strict=True):
+        known = info.fingerprint.encode() or image.float().cpu().numpy().tobytes()
         generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(known).digest()[:7]))
         drawn.append(torch.rand(len(questions), feature.shape[1], generator=generator) * 2 - 1)
     return torch.stack(drawn).to(feature)[..., None, None]
 
 
-def _ask_all(
-    questions: Sequence[BoundTarget], answer: ModelOutput, image: int, variants: int
+def _score_all(
+    questions: Sequence[BoundTarget], output: ModelOutput, image: int, variants: int
 ) -> Float[Tensor, "question variant"]:
-    """Ask every question of the variants of one image; questions that share a root read it once."""
+    """Score the variants of one image by every question; questions that share a root read it once."""
     roots: dict[Callable[[ModelOutput], Tensor], Tensor] = {}
     for question in questions:
         if question.root not in roots:
-            roots[question.root] = question.root(answer).detach()
+            roots[question.root] = question.root(output).detach()
     rows = torch.full((variants,), image, device=next(iter(roots.values())).device)
     return torch.stack([precise(question.measure(roots[question.root], rows)) for question in questions])
 
@@ -165,15 +165,15 @@ def _rerun_without(
         for chunk in channels.split(_at_once(CELL_BYTES, cells.numel() * cells.element_size(), cells)):
             variants = cells.repeat(len(chunk), 1, 1, 1)
             variants[torch.arange(len(chunk), device=cells.device), chunk] = 0
-            parts.append(_ask_all(questions, observation.rerun(variants, image, layer), image, len(chunk)))
+            parts.append(_score_all(questions, observation.rerun(variants, image, layer), image, len(chunk)))
         scores.append(torch.cat(parts, dim=1))
     return torch.stack(scores, dim=1)
 
 
-def _read_without(
+def _readout_without(
     question: BoundTarget, root: Tensor, matrix: Tensor, feature: Tensor
 ) -> Float[Tensor, "image channel"]:
-    """Return `_rerun_without` of one question in closed form: channel `k` adds `M_k mean(A_k)` to the root."""
+    """Return one question's `_rerun_without` in closed form: channel `k` adds `M_k mean(A_k)` to the root."""
     scores = []
     for image, mean in enumerate(feature.flatten(2).mean(2)):
         parts = []
@@ -186,6 +186,6 @@ def _read_without(
     return torch.stack(scores)
 
 
-def _at_once(most: int, bytes_each: int, like: Tensor) -> int:
-    """Return how many variants of `bytes_each` fit into `most` bytes, at least one."""
-    return max(1, most * (1 if like.device.type == "cpu" else ACCELERATED) // bytes_each)
+def _at_once(max_bytes: int, bytes_each: int, like: Tensor) -> int:
+    """Return how many variants of `bytes_each` fit into `max_bytes`, at least one."""
+    return max(1, max_bytes * (1 if like.device.type == "cpu" else ACCELERATOR_FACTOR) // bytes_each)

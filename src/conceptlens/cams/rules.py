@@ -1,4 +1,4 @@
-"""The rules: each turns a gradient and a feature into weights, in about five lines, and stands in one table."""
+"""The rules: each turns a gradient and a feature into weights of the channels; `RULES` lists them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rule:
-    """A way to weigh channels.
+    """A way to weigh channels: a function, and what it reads.
 
-    `reads="gradient"`: `weights(gradient, feature)`, with `gradient[image question channel height width]` and
-    `feature[image 1 channel height width]`. `reads="model"`: `weights(seen, questions, layer)`, for rules that ask
-    the model again or look at the features alone. Both return `weights[image question channel (1|height) (1|width)]`;
-    a rule that reads the model may return `(weights, notes)`, and its notes go into `Explanation.source.settings`.
+    Args:
+        name: What the rule is called in `RULES`, records and messages.
+        weights: The function. With `reads="gradient"` it is called as `weights(gradient, feature)`, with
+            `gradient[image question channel height width]` and `feature[image 1 channel height width]`. With
+            `reads="model"` it is called as `weights(observation, questions, layer)`, for rules that run the model
+            again or look at the features alone; `questions` are `BoundTarget`s. It returns
+            `weights[image question channel (1|height) (1|width)]`; one that reads the model may return
+            `(weights, notes)`, and its notes go into `Explanation.source.settings`.
+        paper: Where the rule comes from.
+        reads: "gradient" or "model".
+
+    Example:
+        >>> mean = cl.Rule("mean", lambda gradient, feature: gradient.mean((-2, -1), keepdim=True), "my notes")
+        >>> cl.cam(observation, "tabby", mean)
     """
 
     name: str

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from conceptlens.cams.finer_cam import LINEAR, Sweep
+from conceptlens.cams.finer_cam import LINEAR, ContrastSweep
 from conceptlens.explainer.explain_numbers import is_competing
 from conceptlens.explainer.explain_page import write_page
 from conceptlens.explainer.page_content import Entry, page_content
@@ -25,22 +25,22 @@ if TYPE_CHECKING:
     from conceptlens.model.observation import Observation
 
 
-def report(path: str | os.PathLike[str], observation: Observation, *explained: Explanation | Sweep) -> Path:
+def report(path: str | os.PathLike[str], observation: Observation, *explained: Explanation | ContrastSweep) -> Path:
     """Write explanations of one observation as a self-contained HTML page and return its path.
 
-    A `Sweep` adds a slider for gamma and a choice of references. The page makes no outside request. Raises
+    A `ContrastSweep` adds a slider for gamma and a choice of references. The page makes no outside request. Raises
     `InputError` where an explanation speaks of other photos than `observation`.
     """
     check_output(path, ".html", ".htm", name="the report's path")
     for given in explained:
-        if not isinstance(given, (Explanation, Sweep)):
+        if not isinstance(given, (Explanation, ContrastSweep)):
             raise InputError(f"a {type(given).__name__} was given; expected explanations or sweeps of one observation")
-    sweeps = [e for e in explained if isinstance(e, Sweep)]
-    explanations = [e.at() if isinstance(e, Sweep) else e for e in explained]
+    sweeps = [e for e in explained if isinstance(e, ContrastSweep)]
+    explanations = [e.explanation() if isinstance(e, ContrastSweep) else e for e in explained]
     for explanation in explanations:
         if explanation.source.image_info != observation.image_info:
             raise InputError("an explanation speaks of other photos than the observation; report them separately")
-    sliding = next((s.mixtures() for s in sweeps if s.rule.name in LINEAR), None)
+    sliding = next((s.contrast_maps() for s in sweeps if s.rule.name in LINEAR), None)
     entries = [
         Entry(
             photo=jpeg(_photo(observation, i)),

@@ -16,7 +16,7 @@ from conceptlens.io.versions import versions
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from conceptlens.cams.finer_cam import Mixture
+    from conceptlens.cams.finer_cam import ContrastMaps
     from conceptlens.explainer.run import Finding, Prediction
     from conceptlens.record import Explanation, ImageInfo
 
@@ -34,7 +34,7 @@ class Entry:
     target: Prediction
     predictions: tuple[Prediction, ...]
     explanations: tuple[Explanation, ...]
-    mixture: Mixture | None = None
+    mixture: ContrastMaps | None = None
     against: Prediction | None = None
     command: str = ""
     settings: Mapping[str, object] = field(default_factory=dict)
@@ -120,9 +120,9 @@ def _questions(picture: ImageInfo, explanation: Explanation) -> list[dict[str, A
     ]
 
 
-def _contrast(mixture: Mixture) -> dict[str, Any]:
+def _contrast(mixture: ContrastMaps) -> dict[str, Any]:
     """Return the raw maps that the page's gamma slider mixes."""
-    told_from = zip(mixture.names[1:], mixture.classes[1:], mixture.shares, mixture.scores[1:], strict=True)
+    told_from = zip(mixture.names[1:], mixture.classes[1:], mixture.reference_weights, mixture.scores[1:], strict=True)
     return {
         "target": mixture.names[0],
         "gamma": mixture.gamma,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from conceptlens.cams.class_activation import cam
 from conceptlens.cams.contrast import Contrast, choose_references
-from conceptlens.cams.finer_cam import LINEAR, Mixture, sweep
+from conceptlens.cams.finer_cam import LINEAR, ContrastMaps, sweep
 from conceptlens.cams.targets import ClassName, Logit, class_indices
 from conceptlens.concept_regions.translator import Translator
 from conceptlens.concepts.vocabulary import ConceptName
@@ -60,7 +60,7 @@ class Finding:
     finer: Explanation | None = None
     references: tuple[LookAlike, ...] = ()
     gamma: float = 0.0
-    mixture: Mixture | None = None
+    mixture: ContrastMaps | None = None
     against: Prediction | None = None
     named: Explanation | None = None
     photo: bytes = b""
@@ -208,8 +208,8 @@ def _contrast(observation: Observation, plan: Plan) -> list[dict[str, Any]] | No
         asked = replace(asked, nearest=min(asked.nearest, most))
     _, classes, shares = choose_references(observation, asked)
     swept = sweep(observation, asked, plan.rule) if plan.rule in LINEAR else None
-    finer = cam(observation, asked, plan.rule) if swept is None else swept.at()
-    mixtures = [None] * len(classes) if swept is None else swept.mixtures()
+    finer = cam(observation, asked, plan.rule) if swept is None else swept.explanation()
+    mixtures = [None] * len(classes) if swept is None else swept.contrast_maps()
     return [
         {
             "finer": finer.of(i),
