@@ -26,7 +26,7 @@ from conceptlens.cams.class_activation import project
 from conceptlens.concept_regions.branch import Branch, branch_layers, layer_widths
 from conceptlens.concept_regions.channel_weights import channel_weights
 from conceptlens.concept_regions.translator import Teacher, Translator
-from conceptlens.io.cache import identity
+from conceptlens.io.fingerprint import weights_fingerprint
 from measure import growth, median_seconds, seconds
 
 # Width of the image vectors of CLIP ViT-B/16, the paper's teacher.
@@ -121,7 +121,7 @@ def random_branch(model: cl.Backbone, case: Case) -> Translator:
     torch.manual_seed(0)
     branch = Branch(layers, layer_widths(model, layers), DIMENSION, case.hidden)
     teacher = Teacher("random", "", "", 1.0, 0.0, False)
-    return Translator(branch, teacher, model.name, identity(model.module))
+    return Translator(branch, teacher, model.name, weights_fingerprint(model.module))
 
 
 def own_regions(model: cl.Backbone, translator: Translator, images: Tensor, texts: Tensor) -> dict[str, Tensor]:

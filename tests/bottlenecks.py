@@ -13,7 +13,7 @@ from conceptlens.bottleneck.locator import Locator, Parts, Peaks, Pooling, Whole
 from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.concept_regions.branch import layer_widths
 from conceptlens.concepts.concept_set import BottleneckConcept
-from conceptlens.io.cache import identity
+from conceptlens.io.fingerprint import weights_fingerprint
 
 CONCEPTS = (
     BottleneckConcept("red wing", "wing", "trunk", "red", "colour"),
@@ -71,6 +71,6 @@ def bottleneck_of(model: cl.Backbone, kind: str = "whole", seed: int = 0) -> Bot
     own = next(part for part in layers if part.name == name)
     names = tuple(dict.fromkeys([layers[0].name, name]))
     widths = dict(zip(names, layer_widths(model, names), strict=True))
-    base = Base(model.name, identity(model.module))
+    base = Base(model.name, weights_fingerprint(model.module))
     grid = (own.grid.height, own.grid.width)
     return filled(Bottleneck(CONCEPTS, CLASSES, name, widths[name], locator(kind, widths), grid, base), seed).eval()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import conceptlens as cl
 from conceptlens.concept_regions.branch import Branch, branch_layers, layer_widths
 from conceptlens.concept_regions.translator import Teacher, Translator
-from conceptlens.io.cache import identity
+from conceptlens.io.fingerprint import weights_fingerprint
 from conceptlens.model.observation import ModelOutput
 
 DIMENSION = 9
@@ -67,4 +67,4 @@ def branch_of(
         torch.manual_seed(seed)
         branch = Branch(names, layer_widths(model, names), DIMENSION, hidden)
     vlm = teacher(words)
-    return Translator(branch, Teacher.of(vlm), model.name, identity(model.module), {}, vlm)
+    return Translator(branch, Teacher.of(vlm), model.name, weights_fingerprint(model.module), {}, vlm)

@@ -20,7 +20,7 @@ from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.concepts.concept_set import BottleneckConcept
 from conceptlens.data.cub import Cub
 from conceptlens.features.cell_source import CellSource
-from conceptlens.io.cache import identity
+from conceptlens.io.fingerprint import weights_fingerprint
 
 WIDTH, HEIGHT, CELL = 64, 48, 8
 SIZE = (HEIGHT, WIDTH)
@@ -122,7 +122,7 @@ def birds_seen(model: cl.Backbone, folder: Path) -> Bottleneck:
     """Return a bottleneck whose maps are the colours of its concepts, and whose head speaks for and against them."""
     view = model.transform if isinstance(model.transform, cl.Preprocess) else None
     grid = (HEIGHT // CELL, WIDTH // CELL)
-    base = Base(model.name, identity(model.module), view)
+    base = Base(model.name, weights_fingerprint(model.module), view)
     made = Bottleneck(CONCEPTS, tuple(CLASSES), "deep", 4, WholeImage(), grid, base, {"dropped": [DROPPED]})
     made.weight.copy_(torch.cat([torch.eye(4), torch.tensor([[-0.5, 0.3, 0.0, -0.2]])]))
     train = Cub(folder, "train")
@@ -142,7 +142,7 @@ def birds_seen(model: cl.Backbone, folder: Path) -> Bottleneck:
 def birds_guessed(model: cl.Backbone, name: str, channels: int) -> Bottleneck:
     """Return an untrained bottleneck of a layer of any model, with the birds' concepts and classes."""
     view = cl.Preprocess((64, 64), crop_mode="squash")
-    base = Base(model.name, identity(model.module), view)
+    base = Base(model.name, weights_fingerprint(model.module), view)
     made = Bottleneck(CONCEPTS, tuple(CLASSES), name, channels, WholeImage(), (4, 4), base, {"dropped": [DROPPED]})
     random = torch.Generator().manual_seed(0)
     made.weight.copy_(torch.randn(made.weight.shape, generator=random) / channels**0.5)

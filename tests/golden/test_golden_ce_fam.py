@@ -28,7 +28,7 @@ from conceptlens.concept_regions.branch import Branch, layer_widths
 from conceptlens.concept_regions.ce_fam import ce_fam
 from conceptlens.concept_regions.translator import Teacher, Translator
 from conceptlens.data.drawn_scene import Scene, random_scene
-from conceptlens.io.cache import identity
+from conceptlens.io.fingerprint import weights_fingerprint
 from conceptlens.metrics import hit, pointing_energy, ranked_area, ranked_area_corrected
 from planted import LABELS, SOLID, ManyNet, pixels
 from planted_words import Colours
@@ -52,7 +52,7 @@ def planted_branch(model: cl.Backbone) -> Translator:
         branch.network[0].weight.copy_(weight)
         branch.network[0].bias.zero_()
     vlm = cl.Backbone(nn.Linear(2, 2), "colours", text=Colours("colours", scale=60.0), embeds=True)
-    return Translator(branch, Teacher.of(vlm), model.name, identity(model.module), {}, vlm)
+    return Translator(branch, Teacher.of(vlm), model.name, weights_fingerprint(model.module), {}, vlm)
 
 
 def measure(scene: Scene) -> tuple[cl.Explanation, dict[str, dict[str, Any]]]:

@@ -27,7 +27,7 @@ from conceptlens.bottleneck.edit import Edit
 from conceptlens.bottleneck.fit.radius import radius_at
 from conceptlens.bottleneck.locator import Parts, Peaks, Pooling, WholeImage, find_peaks, peak_masks
 from conceptlens.bottleneck.module import Bottleneck
-from conceptlens.io.cache import identity
+from conceptlens.io.fingerprint import weights_fingerprint
 
 EDITS = (Edit(0, 0.2, 0.2), Edit(2, -0.1, 0.1, 1), Edit(2, -0.3, float("inf")), Edit(4, 1.5, 1.5, 0, "why"))
 
@@ -51,7 +51,7 @@ def tower(seed: int = 0) -> cl.Backbone:
 
 
 def of_tower(model: cl.Backbone, kind: str = "whole", **changes: Any) -> Bottleneck:
-    return made(kind, base=Base(model.name, identity(model.module), **changes))
+    return made(kind, base=Base(model.name, weights_fingerprint(model.module), **changes))
 
 
 @pytest.fixture(scope="module")
@@ -285,7 +285,7 @@ def test_tokens_and_channels_last_are_cells(name: str) -> None:
 def test_a_locator_may_read_the_layers_in_any_order(images: Tensor) -> None:
     model = tower()
     found = Parts(["wing"], [0, 0, 0, -1, 0], ["deep", "early"], [6, 3])
-    base = Base(model.name, identity(model.module))
+    base = Base(model.name, weights_fingerprint(model.module))
     bottleneck = filled(Bottleneck(CONCEPTS, CLASSES, "deep", 6, found, (5, 4), base))
     assert bottleneck.layers == ("early", "deep")
     observation = bottleneck.observe(model, images)

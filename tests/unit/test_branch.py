@@ -19,7 +19,7 @@ import architectures
 import conceptlens as cl
 from conceptlens.concept_regions.branch import Branch, branch_layers, hidden_sizes, in_order, layer_widths, pooled
 from conceptlens.concept_regions.translator import Teacher, Translator
-from conceptlens.io.cache import identity
+from conceptlens.io.fingerprint import weights_fingerprint
 
 NAMES = ("cat", "dog", "car", "tree")
 STAGES = {
@@ -142,7 +142,9 @@ def make(model: cl.Backbone, vlm: cl.Backbone, keep: bool = True) -> Translator:
     layers = branch_layers(model)
     torch.manual_seed(3)
     branch = Branch(layers, layer_widths(model, layers), 12, (6, 5))
-    return Translator(branch, Teacher.of(vlm), model.name, identity(model.module), {"seed": 3}, vlm if keep else None)
+    return Translator(
+        branch, Teacher.of(vlm), model.name, weights_fingerprint(model.module), {"seed": 3}, vlm if keep else None
+    )
 
 
 @pytest.fixture(scope="module")

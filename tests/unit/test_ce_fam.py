@@ -30,7 +30,7 @@ from conceptlens.concept_regions.translator import Teacher, Translator
 from conceptlens.concepts.vocabulary import parse_concepts, vocabulary
 from conceptlens.data.drawn_scene import Shape, draw_scene
 from conceptlens.explainer.run import Finding, Plan, find
-from conceptlens.io.cache import identity
+from conceptlens.io.fingerprint import weights_fingerprint
 from conceptlens.model.observation import Observation
 from planted import LABELS as COLOURS
 from planted import ManyNet, pixels
@@ -360,7 +360,7 @@ def test_what_speaks_against_a_class_is_negative_and_kept() -> None:
         branch.network[0].weight.copy_(model.module.head.weight)
         branch.network[0].bias.zero_()
     vlm = cl.Backbone(nn.Linear(2, 2), "colours", text=Colours(), embeds=True)
-    translator = Translator(branch, Teacher.of(vlm), "planted", identity(model.module), {}, vlm)
+    translator = Translator(branch, Teacher.of(vlm), "planted", weights_fingerprint(model.module), {}, vlm)
     observation = model.observe(pixels([scene]))
     for target, signs in (("blue", (-1, 1)), ("red", (1, -1))):
         found = ce_fam(observation, translator, "red:colour, blue:colour", target=target)
@@ -392,7 +392,7 @@ def test_a_real_pair_is_the_teacher(name: str, teachers: dict[str, cl.Backbone],
     dimension = vlm.language.encode_text(["a"]).shape[1]
     torch.manual_seed(1)
     branch = Branch(layers, layer_widths(model, layers), dimension, (16,))
-    made = Translator(branch, Teacher.of(vlm), model.name, identity(model.module), {}, vlm)
+    made = Translator(branch, Teacher.of(vlm), model.name, weights_fingerprint(model.module), {}, vlm)
     assert made.normalised
     assert (made.bias != 0) == (name in ("open_clip sigmoid",))  # transformers begins SigLIP's own at 0
     translator = Translator.load(made.save(tmp_path), vlm)
@@ -448,7 +448,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     layers = branch_layers(model)
     torch.manual_seed(0)
     branch = Branch(layers, layer_widths(model, layers), 1280, (32,))
-    made = Translator(branch, Teacher.of(model), model.name, identity(model.module))
+    made = Translator(branch, Teacher.of(model), model.name, weights_fingerprint(model.module))
     return made.save(tmp_path_factory.mktemp("branch"))
 
 

@@ -15,8 +15,8 @@ from conceptlens.concept_regions.branch import Branch
 from conceptlens.concept_regions.translator import Teacher, Translator
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.data.located_set import Located
-from conceptlens.io.cache import identity
 from conceptlens.io.failures import Failure
+from conceptlens.io.fingerprint import weights_fingerprint
 from conceptlens.localization.evaluate_localization import check_settings, evaluate, truth_of
 from conceptlens.localization.localization_cases import choose_cases, show_cases
 from conceptlens.localization.methods import METHODS, Setting, build_methods, method_names
@@ -91,7 +91,7 @@ def branch(*layers: str) -> Translator:
             parameter.zero_()
         network.network[0].weight[:, :6] = torch.eye(6)
     model = planted_model()
-    return Translator(network, Teacher.of(model), "planted", identity(model.module), vlm=model)
+    return Translator(network, Teacher.of(model), "planted", weights_fingerprint(model.module), vlm=model)
 
 
 @pytest.mark.parametrize("layers", [("features",), ("mix", "features")])

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from conceptlens.io.cache import identity
 from conceptlens.io.errors import InputError
+from conceptlens.io.fingerprint import weights_fingerprint
 from conceptlens.model.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Base:
         return None
 
     def _recognise(self, model: Backbone) -> None:
-        found = identity(model.module)
+        found = weights_fingerprint(model.module)
         if found != self.identity:
             raise InputError(
                 f"this bottleneck was trained on {self.name} with weights {self.identity}, and {model.name} with "

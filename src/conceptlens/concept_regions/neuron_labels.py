@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.io.atomic import replacing
-from conceptlens.io.cache import identity
 from conceptlens.io.errors import InputError, near
+from conceptlens.io.fingerprint import weights_fingerprint
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -79,7 +79,7 @@ class NeuronLabels:
 
     def check(self, model: Backbone) -> None:
         """Refuse a model that these labels were not made for: the same name with other weights is another model."""
-        found = identity(model.module)
+        found = weights_fingerprint(model.module)
         if found != self.identity:
             raise InputError(
                 f"these labels were made for {self.model} ({self.identity}), and {model.name} ({found}) was given; "

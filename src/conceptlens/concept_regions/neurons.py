@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from conceptlens.cams.class_activation import project, source
 from conceptlens.concept_regions.neuron_labels import NeuronLabels
-from conceptlens.io.cache import identity
 from conceptlens.io.errors import InputError
+from conceptlens.io.fingerprint import weights_fingerprint
 from conceptlens.record import Explanation
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def _labels(
         concepts=tuple(concepts),
         method=method,
         model=probed.model.name,
-        identity=identity(probed.model.module),
+        identity=weights_fingerprint(probed.model.module),
         layer=probed.layer,
         language=probed.language.name,
         photos=len(probed.vectors),

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from conceptlens.concept_regions.branch import Branch, pooled
-from conceptlens.io.cache import cached, identity
+from conceptlens.io.cache import cached
 from conceptlens.io.errors import InputError
+from conceptlens.io.fingerprint import weights_fingerprint
 from conceptlens.io.saved_folder import CONFIG, Described
 from conceptlens.model.encoders import ClassifierText
 from conceptlens.model.observation import Observation
@@ -134,7 +135,7 @@ class Translator:
         """Refuse a model that the branch was not trained for: the same name with other weights is another model."""
         if model in self._known:
             return
-        found = identity(model.module)
+        found = weights_fingerprint(model.module)
         if found != self.model_identity:
             raise InputError(
                 f"this branch was trained for {self.model} with weights {self.model_identity}, and {model.name} with "
@@ -210,7 +211,7 @@ def _read_branch(folder: Path, about: Mapping[str, Any]) -> Branch:
 
 def _identity(vlm: Backbone) -> str:
     """Return a fingerprint of everything a teacher computes with: its image tower's weights and its text half."""
-    return hashlib.sha256(f"{identity(vlm.module)} {_texts(vlm)}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{weights_fingerprint(vlm.module)} {_texts(vlm)}".encode()).hexdigest()[:16]
 
 
 def _texts(vlm: Backbone) -> str:
@@ -218,9 +219,9 @@ def _texts(vlm: Backbone) -> str:
     language = vlm.language
     weights = getattr(language, "model", None)
     if isinstance(weights, nn.Module):  # as OpenClip and Transformers call it themselves
-        return f"{language.name}-{identity(weights)}"
+        return f"{language.name}-{weights_fingerprint(weights)}"
     if isinstance(language, ClassifierText):
         settings = ("usual", language.class_names, language.temperature, language.prompt)
         digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
-        return f"{language.name}-{identity(vlm.module)}-{digest}"
+        return f"{language.name}-{weights_fingerprint(vlm.module)}-{digest}"
     return ""

@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from conceptlens.io.atomic import replacing
-from conceptlens.io.cache import cache_folder, identity
+from conceptlens.io.cache import cache_folder
 from conceptlens.io.errors import InputError
+from conceptlens.io.fingerprint import weights_fingerprint
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -104,7 +105,9 @@ def fit_reference(model: Backbone, observations: Iterable[Observation]) -> Refer
     rank = min(RANK, len(singular))
     basis = (directions[:rank].T * singular[:rank] / (len(vectors) - 1) ** 0.5).float()
     rest = (centred.var(0).float() - basis.square().sum(1)).clamp_min(0)
-    return Reference(mean, basis, rest, len(vectors), model.name, identity(model.module), model.language.normalised)
+    return Reference(
+        mean, basis, rest, len(vectors), model.name, weights_fingerprint(model.module), model.language.normalised
+    )
 
 
 def find_reference(model: Backbone) -> Reference | None:
@@ -112,7 +115,7 @@ def find_reference(model: Backbone) -> Reference | None:
 
     `None` where there is none, or only one for another kind of text encoder.
     """
-    name = f"{identity(model.module)}.safetensors"
+    name = f"{weights_fingerprint(model.module)}.safetensors"
     own = cache_folder() / "reference" / name
     if own.is_file():
         found = Reference.load(own)

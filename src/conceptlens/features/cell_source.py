@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from conceptlens.io.atomic import replacing
-from conceptlens.io.cache import identity
 from conceptlens.io.errors import InputError
 from conceptlens.io.failures import Failure
+from conceptlens.io.fingerprint import weights_fingerprint
 from conceptlens.model.observation import ask
 from conceptlens.model.preprocess import Preprocess
 
@@ -72,7 +72,7 @@ class CellSource:
         view = self.model.transform
         about = {
             "format": FORMAT,
-            "model": identity(self.model.module),
+            "model": weights_fingerprint(self.model.module),
             "layers": self.layers,
             "grid": self.grid,
             "view": asdict(view) if isinstance(view, Preprocess) else repr(view),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from conceptlens.io.atomic import replacing
 from conceptlens.io.errors import InputError
@@ -49,16 +49,6 @@ def cached(
         with suppress(InputError):
             _write(file, {**_read(file), **made}, model)  # read again: another process may have written meanwhile
     return torch.stack([known[text] for text in texts])
-
-
-def identity(module: nn.Module) -> str:
-    """Return a short fingerprint of a module's weights: the same name with other weights is another model."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        values = tensor.detach().flatten()
-        sample = values[:: max(1, len(values) // 64)].float().cpu()
-        digest.update(name.encode() + sample.numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _read(file: Path) -> dict[str, Tensor]:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conceptlens.concepts.vocabulary import prompt, vocabulary
-from conceptlens.io.cache import cached, identity
+from conceptlens.io.cache import cached
+from conceptlens.io.fingerprint import weights_fingerprint
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -78,7 +79,7 @@ class Towers(ABC):
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Return unnormalised text vectors, float32."""
-        return cached(f"{self.name}-{identity(self.model)}", texts, self._encode)
+        return cached(f"{self.name}-{weights_fingerprint(self.model)}", texts, self._encode)
 
     @torch.no_grad()
     def _encode(self, texts: Sequence[str]) -> Tensor:

@@ -40,7 +40,7 @@ from conceptlens.data.labelled_set import LabelledSet, hold_out
 from conceptlens.data.labelled_sets import open_classes
 from conceptlens.features.cell_source import CellSource
 from conceptlens.io.atomic import replacing
-from conceptlens.io.cache import identity
+from conceptlens.io.fingerprint import weights_fingerprint
 from conceptlens.model.preprocess import Preprocess
 from conceptlens.training.checkpoint import FILE
 from conceptlens.training.run_folder import claim, digest, processes, write_json
@@ -135,7 +135,7 @@ def _about(
         named = digest([str(one) for one in concepts])
     view = asdict(model.transform) if isinstance(model.transform, Preprocess) else ""
     return {
-        "model": f"{model.name} {identity(model.module)}",
+        "model": f"{model.name} {weights_fingerprint(model.module)}",
         "view": json.loads(json.dumps(view)),  # as it is read again, with lists
         "vlm": asked_of(vlm) if vlm else "",
         "photos": f"{photos.name} {len(photos)} photos {digest(photos.names)}",
@@ -208,7 +208,7 @@ def _fitted(task: BottleneckTask, sources: tuple[CellSource, CellSource], run: R
     weight = _weights(task, photos, torch.arange(len(labels)), choice.penalty, run, "layer")
     made = Bottleneck(
         task.targets.concepts.concepts, task.photos.classes, task.values, photos.channels, used.locator, task.grid,
-        Base(task.model.name, identity(task.model.module), _view(task.model)),
+        Base(task.model.name, weights_fingerprint(task.model.module), _view(task.model)),
         _record(task, run, choice, probe, source, photos),
     )  # fmt: skip
     made = _with_head(made, weight, used, labels, choice, kind)

@@ -16,8 +16,8 @@ from conceptlens.concept_regions.fit.pairs import Pairs, read_pairs
 from conceptlens.concept_regions.fit.teacher import Pupil, Views, extract, failures_of, shard_files
 from conceptlens.concept_regions.translator import Teacher, Translator
 from conceptlens.concepts.vocabulary import ConceptName, parse_concepts, prompt, vocabulary
-from conceptlens.io.cache import identity
 from conceptlens.io.errors import InputError
+from conceptlens.io.fingerprint import weights_fingerprint
 from conceptlens.io.images import find_images
 from conceptlens.io.progress import progress, progress_bar
 from conceptlens.training.checkpoint import FILE, State
@@ -74,7 +74,9 @@ def fit_ce_fam(
     with _progress(accelerator, plan, pairs) as report:
         trained = train(run, _new_branch(pupil, pairs, hidden, seed), report)
     training = {**about, **_outcome(trained, pairs, failed)}
-    translator = Translator(trained.branch, Teacher.of(vlm), model.name, identity(model.module), training, vlm)
+    translator = Translator(
+        trained.branch, Teacher.of(vlm), model.name, weights_fingerprint(model.module), training, vlm
+    )
     _publish(translator, trained, folder, accelerator)
     return translator
 
@@ -119,7 +121,7 @@ def _about(
     files = shard_files(pupil, photos, looks, Path())
     asked = [f"{concept.label}:{concept.type}" for concept in named]
     return {
-        "model": f"{pupil.model.name} {identity(pupil.model.module)}",
+        "model": f"{pupil.model.name} {weights_fingerprint(pupil.model.module)}",
         "vlm": f"{pupil.vlm.name} {Teacher.of(pupil.vlm).identity}",
         "layers": list(pupil.layers),
         "hidden": None if hidden is None else list(hidden),

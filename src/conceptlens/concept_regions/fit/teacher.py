@@ -19,9 +19,9 @@ from torch import Tensor
 
 from conceptlens.concept_regions.translator import Teacher
 from conceptlens.io.atomic import replacing
-from conceptlens.io.cache import identity
 from conceptlens.io.errors import InputError
 from conceptlens.io.failures import Failure
+from conceptlens.io.fingerprint import weights_fingerprint
 from conceptlens.io.images import fingerprint, read_image
 from conceptlens.model.observation import ask
 from conceptlens.training.crops import centre_crop, is_held_out, network_input, preprocess_of, random_crop
@@ -63,7 +63,7 @@ class Pupil:
         """Return a name for everything that the pairs depend on, but the photos."""
         about = {
             "format": FORMAT,
-            "model": identity(self.model.module),
+            "model": weights_fingerprint(self.model.module),
             "layers": self.layers,
             "teacher": Teacher.of(self.vlm).identity,
             "views": asdict(views),

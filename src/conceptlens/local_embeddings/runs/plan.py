@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from conceptlens.io.cache import identity
 from conceptlens.io.errors import InputError
+from conceptlens.io.fingerprint import weights_fingerprint
 from conceptlens.local_embeddings.modes import Setting
 from conceptlens.local_embeddings.runs.noise import Noise
 from conceptlens.model.input_sizes import resized
@@ -83,7 +83,12 @@ class EmbedPlan:
         Neither how many photos are taken at once, nor how many in all: a run may go on with less memory, or further.
         """
         told = {name: value for name, value in asdict(self).items() if name not in ("batch_size", "most")}
-        told |= {"mode": self.setting.mode, "model": model.name, "weights": identity(model.module), "data": data.name}
+        told |= {
+            "mode": self.setting.mode,
+            "model": model.name,
+            "weights": weights_fingerprint(model.module),
+            "data": data.name,
+        }
         told["masks"] = getattr(data, "choices", {})
         return {name: _plain(value) for name, value in told.items()}
 

@@ -11,8 +11,8 @@ import torch
 
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.data.located_set import Located
-from conceptlens.io.cache import identity
 from conceptlens.io.errors import InputError, near
+from conceptlens.io.fingerprint import weights_fingerprint
 from conceptlens.io.images import upright
 from conceptlens.local_embeddings.mask_fits import embed_masks
 from conceptlens.local_embeddings.modes import Setting
@@ -65,7 +65,7 @@ def embed_query(
             f"the mask {'covers the whole photo' if mask.any() else 'is empty'}; draw what to search for, and no more"
         )
     loaded = model or _loaded(settings, weights)
-    if identity(loaded.module) != settings["weights"]:
+    if weights_fingerprint(loaded.module) != settings["weights"]:
         raise InputError(f"{loaded.name} has other weights than the run's; give those that it was embedded with")
     plan = _plan(settings, name)
     prepared = plan.prepared(loaded)
