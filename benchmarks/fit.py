@@ -27,12 +27,13 @@ import torch
 
 import conceptlens as cl
 from conceptlens.concept_regions.branch import Branch, branch_layers, layer_widths
-from conceptlens.concept_regions.fit.branch_training import Goal, Training, train
 from conceptlens.concept_regions.fit.pairs import read_pairs
 from conceptlens.concept_regions.fit.teacher import Pupil, Views, extract
+from conceptlens.concept_regions.fit.train_branch import DistillationLoss, train_branch
 from conceptlens.concepts.vocabulary import prompt, vocabulary
 from conceptlens.io.cache import cache_folder
 from conceptlens.io.images import find_images
+from conceptlens.training.loop import TrainingRun
 from conceptlens.training.schedule import schedule_named
 
 CASES = {"paper": None, "code": None, "modern": None, "modern, linear": ()}
@@ -72,7 +73,14 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
     with ProcessPoolExecutor(asked.jobs, get_context("spawn")) as pool:
         futures = [
             pool.submit(
-                trained, files, pupil.layers, widths, Goal(vlm.language, texts, 0.001), case, seed, asked.epochs
+                trained,
+                files,
+                pupil.layers,
+                widths,
+                DistillationLoss(vlm.language, texts, 0.001),
+                case,
+                seed,
+                asked.epochs,
             )
             for case in CASES
             for seed in range(asked.seeds)
@@ -93,7 +101,7 @@ def trained(
     files: list[Path],
     layers: tuple[str, ...],
     widths: tuple[int, ...],
-    goal: Goal,
+    goal: DistillationLoss,
     case: str,
     seed: int,
     epochs: int | None,
@@ -109,12 +117,12 @@ def trained(
     branch = Branch(layers, widths, pairs.vectors.width, CASES[case])
     accelerator = Accelerator(cpu=True, device_placement=False)
     with tempfile.TemporaryDirectory() as folder:
-        run = Training(pairs, goal, schedule, accelerator, torch.device("cpu"), Path(folder), {}, seed, 1e9)
+        run = TrainingRun(accelerator, Path(folder), {}, seed, 1e9)
         started = time.perf_counter()
-        done = train(run, branch)
+        _, done = train_branch(branch, pairs, goal, schedule, run)
     return {
-        "case": case, "seed": seed, "steps": done.steps, "epochs": len(done.history), "best_epoch": done.best_epoch,
-        "validation_loss": round(done.validation_loss, 6), "seconds": round(time.perf_counter() - started, 1),
+        "case": case, "seed": seed, "steps": done.step, "epochs": len(done.history), "best_epoch": done.best_epoch,
+        "validation_loss": round(done.best_loss, 6), "seconds": round(time.perf_counter() - started, 1),
         "sizes": [sum(widths), *branch.hidden, branch.dimension], "schedule": asdict(schedule),
         "curve": [[row["step"], round(row["validation"], 6)] for row in done.history],
     }  # fmt: skip

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from conceptlens.concept_regions.branch import Branch
-from conceptlens.concept_regions.fit.branch_training import Goal, Training, train
 from conceptlens.concept_regions.fit.pairs import Pairs, Table
-from conceptlens.training.schedule import SCHEDULES, Plateau, Schedule, rate
+from conceptlens.concept_regions.fit.train_branch import DistillationLoss, train_branch
+from conceptlens.training.loop import TrainingRun, train_network
+from conceptlens.training.schedule import SCHEDULES, EpochSchedule
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,11 @@ LANGUAGES = [Language(100.0, 0.0, True), Language(4.0, -10.0, True), Language(1.
 def test_the_losses(language: Language) -> None:
     random = torch.Generator().manual_seed(0)
     made, wanted, texts = (torch.randn(n, 6, generator=random, dtype=torch.float64) for n in (5, 5, 4))
-    embedding, similar = Goal(language, texts, 0.001).losses(made, wanted)
+    embedding, similar = DistillationLoss(language, texts, 0.001).losses(made, wanted)
     for row, (a, b) in enumerate(losses(made, wanted, texts, language)):
         assert float(embedding[row]) == pytest.approx(a, rel=1e-12)
         assert float(similar[row]) == pytest.approx(b, rel=1e-12)
-    alone, nothing = Goal(language).losses(made, wanted)
+    alone, nothing = DistillationLoss(language).losses(made, wanted)
     assert torch.equal(alone, embedding)
     assert not nothing.any()
 
@@ -103,13 +105,10 @@ def test_sgd_steps_by_hand(tmp_path: Path) -> None:
     torch.manual_seed(0)
     branch = Branch(("a", "b"), (2, 3), 4, (6, 5))
     before = copy.deepcopy(branch.state_dict())
-    schedule = Schedule("sgd", 0.1, 0.2, 1, "plateau", epochs=2, patience=4, batch_size=4)
+    schedule = EpochSchedule("sgd", 0.1, 0.2, 1, "plateau", epochs=2, patience=4, batch_size=4)
     pairs = Pairs(table(z), table(wanted), table(z[:2]), table(wanted[:2]), 7)
-    run = Training(
-        pairs, Goal(language, texts, 0.001), schedule, Accelerator(cpu=True, device_placement=False),
-        torch.device("cpu"), tmp_path, {}, seed=5,
-    )  # fmt: skip
-    trained = train(run, branch)
+    run = TrainingRun(Accelerator(cpu=True, device_placement=False), tmp_path, seed=5)
+    trained, state = train_branch(branch, pairs, DistillationLoss(language, texts, 0.001), schedule, run)
 
     weights = [
         (branch.network[i].weight.detach().double().clone(), branch.network[i].bias.detach().double().clone())
@@ -126,39 +125,48 @@ def test_sgd_steps_by_hand(tmp_path: Path) -> None:
             weights = [(w - speed * dw, b - speed * db) for (w, b), (dw, db) in zip(weights, gradients, strict=True)]
             summed, step = summed + loss * len(batch), step + 1
         held, _ = by_hand(weights, z[:2].double(), wanted[:2].double(), texts.double(), language)
-        assert trained.history[epoch]["train"] == pytest.approx(summed / 7, rel=1e-5)
-        assert trained.history[epoch]["validation"] == pytest.approx(held, rel=1e-5)
+        assert state.history[epoch]["train"] == pytest.approx(summed / 7, rel=1e-5)
+        assert state.history[epoch]["validation"] == pytest.approx(held, rel=1e-5)
         best = min(best, (held, weights), key=lambda pair: pair[0])
     for i, (w, b) in zip((0, 2, 4), best[1], strict=True):
-        assert torch.allclose(trained.branch.network[i].weight.double(), w, atol=1e-6)
-        assert torch.allclose(trained.branch.network[i].bias.double(), b, atol=1e-6)
+        assert torch.allclose(trained.network[i].weight.double(), w, atol=1e-6)
+        assert torch.allclose(trained.network[i].bias.double(), b, atol=1e-6)
     assert all(torch.equal(before[name], value) for name, value in branch.state_dict().items())  # left as it was
 
 
-@pytest.mark.parametrize("name", ["paper", "code"])
-def test_the_plateau_is_pytorchs(name: str) -> None:
-    schedule = SCHEDULES[name]
-    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=schedule.peak)
-    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimiser, patience=schedule.patience, factor=schedule.factor, eps=0
+def test_the_rate_follows_warm_up_plateau_and_stop(tmp_path: Path) -> None:
+    """The validation loss stalls from the first epoch: every third epoch halves the rate, and the tenth ends it."""
+    schedule = EpochSchedule("sgd", 0.1, 0.2, 1, "plateau", epochs=50, patience=2, factor=0.5, stop=10, batch_size=3)
+    task = Still()
+    state = train_network(
+        task, schedule, TrainingRun(Accelerator(cpu=True, device_placement=False), tmp_path), task.validate
     )
-    ours = Plateau()
-    random = torch.Generator().manual_seed(0)
-    falling = torch.linspace(1, 0.5, 20).tolist() + [0.5] * 9 + [0.49996] * 8 + [0.4] + [0.45] * 12
-    noisy = (torch.rand(60, generator=random) * torch.linspace(1, 0.3, 60)).tolist()
-    for loss in [*falling, *noisy]:
-        theirs.step(loss)
-        ours = ours.after(loss, schedule)
-        assert rate(schedule, 10**6, 1, ours.drops) == pytest.approx(optimiser.param_groups[0]["lr"])
-    assert ours.drops > 2
+    assert (len(state.history), state.best_epoch, state.step) == (11, 1, 22)
+    warm = [0.1, 0.15]
+    # ReduceLROnPlateau: the first epoch is the best; epochs 2-4 stall (more than two), then 5-7, then 8-10
+    after = [0.2] * 3 + [0.1] * 3 + [0.05] * 3 + [0.025]
+    moved = [float(a - b) for a, b in pairwise(task.places)]
+    assert moved == pytest.approx([*warm, *(rate for rate in after for _ in range(2))][:-1], rel=1e-5)
 
 
-def test_the_cosine_and_the_stop() -> None:
+class Still:
+    """A task whose gradient is always 1 and whose validation loss is always 1."""
+
+    def __init__(self) -> None:
+        self.network, self.rows = torch.nn.Linear(1, 1, bias=False).double(), 6
+        self.places: list[Tensor] = []
+
+    def loss(self, network: torch.nn.Module, own: Tensor, batch: Tensor, gather: object, done: float) -> Tensor:
+        (weight,) = network.parameters()
+        self.places.append(weight.detach().clone())
+        return weight.sum()
+
+    def validate(self) -> dict[str, float]:
+        return {"validation": 1.0}
+
+
+def test_the_cosine() -> None:
     schedule = dataclasses.replace(SCHEDULES["modern"], initial=0.0, peak=1.0, warmup=1, epochs=5)
-    found = [rate(schedule, step, 4, 0) for step in range(20)]
+    found = [schedule.rate(step, 4) for step in range(20)]
     expected = [s / 4 for s in range(4)] + [0.5 * (1 + math.cos(math.pi * s / 16)) for s in range(16)]
     assert found == pytest.approx(expected)
-    state = Plateau()
-    for loss in (3.0, 2.0, 2.5, 2.1, 2.0):
-        state = state.after(loss, schedule)
-    assert (state.lowest, state.waiting, state.drops) == (2.0, 3, 0)

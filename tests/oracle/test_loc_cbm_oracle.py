@@ -40,7 +40,8 @@ from conceptlens.bottleneck.fit.part_discovery import (
 from conceptlens.bottleneck.locator import Parts, Peaks
 from conceptlens.features.cell_source import Batch, CellSource
 from conceptlens.io.errors import InputError
-from conceptlens.training.steps import Run, Steps, Task, train_steps
+from conceptlens.training.loop import TrainingRun, TrainingTask, train_network
+from conceptlens.training.schedule import StepSchedule
 
 Array = np.ndarray
 Named = dict[str, Array]
@@ -93,28 +94,46 @@ class SlowAdamW:
                 value[place] -= rate * mean / (math.sqrt(square) + 1e-8)
 
 
+class Recorded:
+    """A task that keeps its losses."""
+
+    def __init__(self, task: TrainingTask) -> None:
+        self.task, self.network, self.rows = task, task.network, task.rows
+        self.losses: list[float] = []
+
+    def loss(self, *arguments: Any) -> Tensor:
+        loss = self.task.loss(*arguments)
+        self.losses.append(float(loss.detach()))
+        return loss
+
+
 def check_steps(
-    task: Task, steps: Steps, slow: Callable[[Named, list[int], float], float], folder: Path, seed: int = 3
+    task: TrainingTask,
+    steps: StepSchedule,
+    slow: Callable[[Named, list[int], float], float],
+    folder: Path,
+    seed: int = 3,
 ) -> None:
     """Train a task, and the same by loops: every loss and every weight must agree."""
     weights = {name: value.detach().double().numpy().copy() for name, value in task.network.named_parameters()}
     before = {name: value.copy() for name, value in weights.items()}
-    losses: list[float] = []
-    run = Run(Accelerator(cpu=True, device_placement=False), folder, seed=seed)
-    train_steps(task, steps, run, lambda step, loss: losses.append(loss))
+    recorded = Recorded(task)
+    run = TrainingRun(Accelerator(cpu=True, device_placement=False), folder, seed=seed)
+    train_network(recorded, steps, run)
+    losses = recorded.losses
     first, second = ({name: np.zeros_like(value) for name, value in weights.items()} for _ in range(2))
-    optimiser = SlowAdamW(steps.decay, first, second)
+    optimiser = SlowAdamW(steps.weight_decay, first, second)
     shuffler = torch.Generator().manual_seed(seed)
-    for step in range(steps.count):
-        batch = torch.randint(task.rows, (steps.batch,), generator=shuffler).tolist()
-        done = step / steps.count
+    for step in range(steps.steps):
+        batch = torch.randint(task.rows, (steps.batch_size,), generator=shuffler).tolist()
+        done = step / steps.steps
         assert losses[step] == pytest.approx(slow(weights, batch, done), rel=1e-4, abs=1e-6), step
         gradient = slow_gradient(lambda at, batch=batch, done=done: slow(at, batch, done), weights)
-        optimiser.step(weights, gradient, steps.rate if done <= 0.5 else steps.rate * 2 * (1 - done))
-    assert len(losses) == steps.count
+        optimiser.step(weights, gradient, steps.learning_rate if done <= 0.5 else steps.learning_rate * 2 * (1 - done))
+    assert len(losses) == steps.steps
     for name, value in task.network.named_parameters():
         assert np.allclose(value.detach().numpy(), weights[name], atol=2e-5), name
-        assert not np.allclose(before[name], weights[name], atol=steps.rate / 2), name
+        assert not np.allclose(before[name], weights[name], atol=steps.learning_rate / 2), name
 
 
 # --- finding parts from what is said of them
@@ -196,7 +215,7 @@ def discovery(terms: Weights) -> DiscoveryTask:
 )
 def test_finding_parts_step_by_step(tmp_path: Path, terms: Weights) -> None:
     task = discovery(terms)
-    steps = Steps(4, 5, 0.02, 0.3)  # the last of them at half the rate
+    steps = StepSchedule(4, 5, 0.02, 0.3)  # the last of them at half the rate
     check_steps(task, steps, lambda weights, batch, done: slow_discovery(weights, batch, task), tmp_path)
 
 
@@ -230,7 +249,7 @@ def test_guided_attentions_step_by_step(tmp_path: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         task = GuidedTask(Attentions(3, 5), drawn(6, 5, 8).half(), wanted)
-    steps = Steps(4, 5, 0.05, 2.0)
+    steps = StepSchedule(4, 5, 0.05, 2.0)
     check_steps(task, steps, lambda weights, batch, done: slow_guided(weights, batch, task), tmp_path)
 
 
@@ -301,7 +320,7 @@ def map_task(how: Alignment) -> tuple[MapTask, Array]:
 def test_concept_vectors_step_by_step(tmp_path: Path, how: Alignment) -> None:
     task, seen = map_task(how)
     wanted = task.targets.double().numpy()
-    steps = Steps(5, 7, 0.03, 0.1)
+    steps = StepSchedule(5, 7, 0.03, 0.1)
 
     def slow(weights: Named, batch: list[int], done: float) -> float:
         return slow_map_loss(weights, batch, done, seen, wanted, how)
@@ -411,7 +430,7 @@ def test_pooled_cells_step_by_step(tmp_path: Path) -> None:
             total += slow_alignment("cos3", found, [float(wanted[n, i]) for n in batch]) / 2
         return total
 
-    check_steps(task, Steps(4, 6, 0.02), slow, tmp_path)
+    check_steps(task, StepSchedule(4, 6, 0.02), slow, tmp_path)
 
 
 def slow_solved(matrix: list[list[float]], right: list[float]) -> list[float]:
@@ -496,10 +515,12 @@ def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path) -> None:
     task, _ = map_task(Alignment("raw"))
     task.targets[:] = torch.nan
     with pytest.raises(InputError, match="the loss is nan at step 1: training diverged; lower the rate"):
-        train_steps(task, Steps(3, 4, 0.1), Run(Accelerator(cpu=True, device_placement=False), tmp_path))
+        train_network(
+            task, StepSchedule(3, 4, 0.1), TrainingRun(Accelerator(cpu=True, device_placement=False), tmp_path)
+        )
 
 
 def test_a_batch_must_divide_by_the_processes(tmp_path: Path) -> None:
     three: Any = SimpleNamespace(num_processes=3)
     with pytest.raises(InputError, match=r"a batch of 10 rows cannot be shared by 3 processes; give a multiple of 3"):
-        train_steps(map_task(Alignment())[0], Steps(3, 10, 0.1), Run(three, tmp_path))
+        train_network(map_task(Alignment())[0], StepSchedule(3, 10, 0.1), TrainingRun(three, tmp_path))

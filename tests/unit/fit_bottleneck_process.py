@@ -14,9 +14,9 @@ from fit_process import pupil
 
 from conceptlens.bottleneck.fit import locate_parts
 from conceptlens.bottleneck.fit.fit_loc_cbm import fit_loc_cbm
-from conceptlens.training import steps
+from conceptlens.training import loop
 
-FIND = replace(locate_parts.FIND, count=40, batch=24)
+FIND = replace(locate_parts.FIND, steps=40, batch_size=24)
 QUICK: dict[str, Any] = {"penalties": (0.1,), "restarts": 2, "checkpoint_seconds": 0.1}
 # What is fitted, by name: parts from words, the last stage, and maps that look for peaks.
 FITS: dict[str, dict[str, Any]] = {
@@ -38,13 +38,13 @@ def main() -> None:
     data, out, *options = sys.argv[1:]
     locate_parts.FIND = FIND
     if "--slow" in options:  # so that there is a middle to be killed in
-        shares: Callable[..., Any] = steps._shares
+        shares: Callable[..., Any] = loop._shares
 
         def slowly(*arguments: Any) -> Any:
             time.sleep(0.03)
             return shares(*arguments)
 
-        steps._shares = slowly
+        loop._shares = slowly
     fit_all(data, out, "--resume" in options)
 
 

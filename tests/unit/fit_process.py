@@ -60,19 +60,19 @@ def make_photos(folder: Path, count: int) -> Path:
 
 def main() -> None:
     """Run one fit: PHOTOS OUT SCHEDULE [--resume] [--slow]."""
-    from conceptlens.concept_regions.fit import branch_training
     from conceptlens.concept_regions.fit.fit_ce_fam import fit_ce_fam
+    from conceptlens.concept_regions.fit.train_branch import BranchTask
 
     torch.set_num_threads(1)
     photos, out, schedule, *options = sys.argv[1:]
     if "--slow" in options:  # so that there is a middle to be killed in
-        step = branch_training._Loop._step
+        loss = BranchTask.loss
 
-        def slowly(self: Any, index: Tensor, speed: float) -> float:
+        def slowly(*arguments: Any) -> Tensor:
             time.sleep(0.02)
-            return step(self, index, speed)
+            return loss(*arguments)
 
-        branch_training._Loop._step = slowly
+        BranchTask.loss = slowly
     resume = "--resume" in options
     fit_ce_fam(
         pupil(), teacher_of(), photos, out, similarity=0, schedule=schedule, epochs=30, checkpoint_seconds=0.1,

@@ -11,14 +11,16 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from conceptlens.bottleneck.fit.concept_layer import Alignment, Layer, MapTask
 from conceptlens.bottleneck.fit.hypercolumns import Hypercolumns
 from conceptlens.bottleneck.fit.part_discovery import Attentions, Discovery, DiscoveryTask, GuidedTask
+from conceptlens.training.loop import TrainingRun, TrainingTask, train_network
 from conceptlens.training.run_folder import processes
-from conceptlens.training.steps import Run, Steps, Task, train_steps
+from conceptlens.training.schedule import StepSchedule
 
-STEPS = Steps(60, 24, 0.02, 0.1)
+STEPS = StepSchedule(60, 24, 0.02, 0.1)
 TASKS = ("guided", "parts", "maps")
 WEIGHTS = "weights.safetensors"
 
@@ -38,7 +40,7 @@ def make_data(file: Path) -> Path:
     return file
 
 
-def task_called(name: str, data: Path) -> Task:
+def task_called(name: str, data: Path) -> TrainingTask:
     """Return a task on the data, with the network where every training of it begins."""
     stored = load_file(data)
     torch.manual_seed(0)
@@ -52,19 +54,28 @@ def task_called(name: str, data: Path) -> Task:
     return MapTask(Layer(4, 5), lambda rows: stored["cells"][rows], stored["targets"], how)
 
 
+class Recorded:
+    """A task that keeps its losses by their steps, and pauses after each, so that there is a middle to be killed in."""
+
+    def __init__(self, task: TrainingTask, pause: float) -> None:
+        self.task, self.network, self.rows, self.pause = task, task.network, task.rows, pause
+        self.losses: dict[int, float] = {}
+
+    def loss(self, network: nn.Module, own: Tensor, batch: Tensor, gather: Any, done: float) -> Tensor:
+        time.sleep(self.pause)
+        loss = self.task.loss(network, own, batch, gather, done)
+        self.losses[round(done * STEPS.steps) + 1] = float(loss.detach())
+        return loss
+
+
 def train(name: str, data: Path, folder: Path, accelerator: Accelerator, pause: float = 0) -> None:
     """Train one task, or go on with it; leave the weights, and each process its losses by their steps."""
-    losses: dict[int, float] = {}
-
-    def keep(step: int, loss: float) -> None:
-        losses[step] = loss
-        time.sleep(pause)  # so that there is a middle to be killed in
-
-    task: Any = task_called(name, data)
-    train_steps(task, STEPS, Run(accelerator, folder, {"task": name}, seed=5, every=0.1), keep)
+    task = Recorded(task_called(name, data), pause)
+    run = TrainingRun(accelerator, folder, {"task": name}, seed=5, checkpoint_seconds=0.1)
+    train_network(task, STEPS, run)
     if accelerator.is_main_process:
         save_file({key: value.detach() for key, value in task.network.state_dict().items()}, folder / WEIGHTS)
-    (folder / f"losses-{accelerator.process_index}.json").write_text(json.dumps(losses))
+    (folder / f"losses-{accelerator.process_index}.json").write_text(json.dumps(task.losses))
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import conceptlens as cl
 from conceptlens.bottleneck.fit import locate_parts
 from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.cli import app
-from conceptlens.training.steps import Steps
+from conceptlens.training.schedule import StepSchedule
 
 QUICK = ("--set", "penalties=[0.1]", "--set", "restarts=1", "--set", "steps=5", "--set", "batch=16")
 
@@ -38,7 +38,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
         return pupil() if name == "toy:pupil" else teacher_of()
 
     monkeypatch.setattr("conceptlens.model.zoo.load_model", load_model)
-    monkeypatch.setattr(locate_parts, "FIND", Steps(5, 16, 0.02))
+    monkeypatch.setattr(locate_parts, "FIND", StepSchedule(5, 16, 0.02))
     return options
 
 

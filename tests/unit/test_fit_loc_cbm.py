@@ -28,7 +28,7 @@ from conceptlens.concepts.concept_set import BottleneckConcept
 from conceptlens.data.keypoints_in_view import seen_keypoints
 from conceptlens.data.labelled_sets import open_classes
 from conceptlens.training.crops import network_input, random_crop
-from conceptlens.training.steps import Steps
+from conceptlens.training.schedule import StepSchedule
 
 LITTLE = {"steps": 12, "batch": 16, "restarts": 2, "penalties": (0.1,)}
 
@@ -51,7 +51,7 @@ def model() -> cl.Backbone:
 @pytest.fixture(autouse=True)
 def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FIND", "GUIDE", "POINT"):
-        monkeypatch.setattr(locate_parts, name, Steps(12, 16, 0.02))
+        monkeypatch.setattr(locate_parts, name, StepSchedule(12, 16, 0.02))
 
 
 def fit(model: cl.Backbone, data: str, out: Path, **choices: Any) -> Bottleneck:

@@ -14,9 +14,9 @@ from fit_process import pupil, teacher_of
 import conceptlens as cl
 from conceptlens.bottleneck.fit import fit_loc_cbm, fitted_locator, locate_parts
 from conceptlens.bottleneck.module import Bottleneck
-from conceptlens.training import steps
+from conceptlens.training import loop
 from conceptlens.training.run_folder import read_json
-from conceptlens.training.steps import Steps
+from conceptlens.training.schedule import StepSchedule
 
 FILES = ("bottleneck.safetensors", "config.json", "failures.json")
 
@@ -38,7 +38,7 @@ def model() -> cl.Backbone:
 @pytest.fixture(autouse=True)
 def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FIND", "GUIDE", "POINT"):
-        monkeypatch.setattr(locate_parts, name, Steps(8, 16, 0.02))
+        monkeypatch.setattr(locate_parts, name, StepSchedule(8, 16, 0.02))
 
 
 def fit(model: cl.Backbone, data: str, out: Path, **choices: Any) -> Bottleneck:
@@ -50,7 +50,7 @@ def fit(model: cl.Backbone, data: str, out: Path, **choices: Any) -> Bottleneck:
 def killed(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
     """Once a training of this name has saved so many checkpoints, everything stops."""
     when: dict[str, int] = {}
-    save = steps.save_state
+    save = loop.save_state
 
     def saving(folder: Path, *others: Any) -> None:
         save(folder, *others)
@@ -60,7 +60,7 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
                 when.clear()
                 raise Killed
 
-    monkeypatch.setattr(steps, "save_state", saving)
+    monkeypatch.setattr(loop, "save_state", saving)
     yield when
     assert not when  # it was
 
@@ -88,17 +88,17 @@ def test_a_fit_that_was_killed_ends_as_if_it_had_not_been(
         fit(model, data, tmp_path / "broken", resume=True, seed=1, **choices[where])
 
     taken: list[int] = []
-    train = steps.train_steps
+    train = loop.train_network
 
-    def counting(task: Any, how: Steps, run: Any) -> None:
+    def counting(task: Any, how: StepSchedule, run: Any) -> None:
         with pytest.MonkeyPatch.context() as patch:
             if run.folder.name == where:
-                patch.setattr(steps, "save_state", lambda folder, state, *others: taken.append(state.step))
+                patch.setattr(loop, "save_state", lambda folder, state, *others: taken.append(state.step))
             train(task, how, run)
 
     with pytest.MonkeyPatch.context() as patch:
         for module in ("locate_parts", "finetune", "concept_weights"):
-            patch.setattr(f"conceptlens.bottleneck.fit.{module}.train_steps", counting)
+            patch.setattr(f"conceptlens.bottleneck.fit.{module}.train_network", counting)
         made = fit(model, data, tmp_path / "broken", resume=True, **choices[where])
     assert taken[0] == 5  # it goes on, it does not begin anew
     for name in FILES:

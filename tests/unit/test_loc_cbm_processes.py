@@ -51,7 +51,7 @@ def test_two_processes_train_as_one(data: Path, whole: Path, tmp_path: Path) -> 
     launch(SCRIPT, data, tmp_path, 2)
     for name in TASKS:
         one, two, other = losses_of(whole / name), losses_of(tmp_path / name), losses_of(tmp_path / name, 1)
-        assert list(one) == list(two) == list(range(1, STEPS.count + 1))
+        assert list(one) == list(two) == list(range(1, STEPS.steps + 1))
         assert list(two.values()) == pytest.approx(list(one.values()), rel=1e-3)
         assert other == pytest.approx(two, rel=1e-5)  # each has the loss of the whole batch
         begun = task_called(name, data).network.state_dict()
@@ -79,7 +79,7 @@ def test_killed_in_the_middle_it_ends_as_if_it_had_not_been(
         train(name, data, tmp_path / name, alone)
         assert (tmp_path / name / WEIGHTS).read_bytes() == (whole / name / WEIGHTS).read_bytes()
         after = losses_of(tmp_path / name)
-        assert 0 < len(after) < STEPS.count if name == TASKS[-1] else not after  # it went on, it did not begin anew
+        assert 0 < len(after) < STEPS.steps if name == TASKS[-1] else not after  # it went on, it did not begin anew
         assert after == {step: loss for step, loss in losses_of(whole / name).items() if step in after}
         assert not list((tmp_path / name).glob("*.part"))
 

@@ -21,7 +21,8 @@ from conceptlens.bottleneck.fit.part_words import Words
 from conceptlens.concepts.concept_set import BottleneckConcept
 from conceptlens.features.cell_source import Batch, CellSource
 from conceptlens.io.errors import InputError
-from conceptlens.training.steps import Run, Steps
+from conceptlens.training.loop import TrainingRun
+from conceptlens.training.schedule import StepSchedule
 
 PARTS, COLOURS = ("wing", "tail", "beak"), ("red", "green", "blue")
 CONCEPTS = tuple(
@@ -124,8 +125,8 @@ def planted(count: int = 300, seed: int = 0, scale: int = 1) -> Planted:
     return Planted(deep, photo.reshape(count, 3, ROWS, COLUMNS), targets, order)
 
 
-def run(folder: Path, seed: int = 0) -> Run:
-    return Run(Accelerator(cpu=True, device_placement=False), folder, seed=seed)
+def run(folder: Path, seed: int = 0) -> TrainingRun:
+    return TrainingRun(Accelerator(cpu=True, device_placement=False), folder, seed=seed)
 
 
 def hits(weight: Tensor, seen: Planted) -> Tensor:
@@ -136,7 +137,7 @@ def hits(weight: Tensor, seen: Planted) -> Tensor:
 
 
 def test_planted_parts_are_found_from_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locate_parts, "FIND", Steps(300, 100, 0.02))
+    monkeypatch.setattr(locate_parts, "FIND", StepSchedule(300, 100, 0.02))
     photos, others, words = planted(), planted(seed=1), Words.of(CONCEPTS)
     before = torch.random.get_rng_state()
     (weight,) = find_parts(photos.source, range(300), words, photos.targets, run(tmp_path / "a"), restarts=2)
@@ -151,7 +152,7 @@ def test_planted_parts_are_found_from_words(tmp_path: Path, monkeypatch: pytest.
 
 def test_targets_are_those_of_the_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Places in any order, and photos that are left out: each keeps its own targets."""
-    monkeypatch.setattr(locate_parts, "FIND", Steps(5, 20, 0.02))
+    monkeypatch.setattr(locate_parts, "FIND", StepSchedule(5, 20, 0.02))
     photos, words = planted(60), Words.of(CONCEPTS)
     order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
     asked = [int(place) for place in order if place != 7]
@@ -163,7 +164,7 @@ def test_targets_are_those_of_the_places(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_of_many_photos_some_are_drawn_with_their_own_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locate_parts, "FIND", Steps(300, 100, 0.02))
+    monkeypatch.setattr(locate_parts, "FIND", StepSchedule(300, 100, 0.02))
     monkeypatch.setattr(locate_parts, "MOST_PHOTOS", 200)
     photos, others, words = planted(600), planted(seed=1), Words.of(CONCEPTS)
     read: set[int] = set()
@@ -181,7 +182,7 @@ def test_of_many_photos_some_are_drawn_with_their_own_targets(tmp_path: Path, mo
 
 
 def test_the_seed_says_where_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locate_parts, "FIND", Steps(5, 20, 0.02))
+    monkeypatch.setattr(locate_parts, "FIND", StepSchedule(5, 20, 0.02))
     photos, words = planted(60), Words.of(CONCEPTS)
     found = [
         find_parts(photos.source, range(60), words, photos.targets, run(tmp_path / name, seed), restarts=1)[0]
@@ -192,7 +193,7 @@ def test_the_seed_says_where_it_begins(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_of_several_restarts_the_lowest_loss_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locate_parts, "FIND", Steps(10, 20, 0.02))
+    monkeypatch.setattr(locate_parts, "FIND", StepSchedule(10, 20, 0.02))
     photos, words = planted(60), Words.of(CONCEPTS)
     seen = hypercolumns(photos.source, range(60))
     tried: list[Tensor] = []
@@ -248,8 +249,8 @@ def _rows(count: int) -> Tensor:
 
 
 def test_finer_cells_learn_from_those_at_the_networks_own_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locate_parts, "FIND", Steps(300, 100, 0.02))
-    monkeypatch.setattr(locate_parts, "GUIDE", Steps(150, 100, 0.05))
+    monkeypatch.setattr(locate_parts, "FIND", StepSchedule(300, 100, 0.02))
+    monkeypatch.setattr(locate_parts, "GUIDE", StepSchedule(150, 100, 0.05))
     photos, sharp = planted(), planted(scale=2)
     turned = replace(sharp, cells=sharp.cells.flip(1))  # other channels: only what the coarse ones found can tell
     words = Words.of(CONCEPTS)
@@ -260,7 +261,7 @@ def test_finer_cells_learn_from_those_at_the_networks_own_size(tmp_path: Path, m
 
 
 def test_finer_cells_need_the_same_grid_and_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locate_parts, "FIND", Steps(2, 20, 0.02))
+    monkeypatch.setattr(locate_parts, "FIND", StepSchedule(2, 20, 0.02))
     photos, words = planted(40), Words.of(CONCEPTS)
     wider = replace(photos, grid=(ROWS, COLUMNS + 1), colours=torch.rand(40, 3, ROWS, COLUMNS + 1))
 

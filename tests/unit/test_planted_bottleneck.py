@@ -26,7 +26,8 @@ from conceptlens.bottleneck.locator import Locator, Parts, WholeImage, cell_plac
 from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.concepts.concept_set import BottleneckConcept
 from conceptlens.features.cell_source import Batch, CellSource
-from conceptlens.training.steps import Run, Steps, train_steps
+from conceptlens.training.loop import TrainingRun, train_network
+from conceptlens.training.schedule import StepSchedule
 
 PARTS, COLOURS, SIDE, CHANNELS = ("wing", "tail", "beak"), ("red", "green", "blue"), 7, 24
 CONCEPTS = tuple(BottleneckConcept(f"{c} {part}", part, None, c, "colour") for part in PARTS for c in COLOURS)
@@ -103,8 +104,8 @@ def _painted(own: Tensor, blob: Tensor, told: Tensor, away: Tensor) -> Tensor:
 # --- who finds the place
 
 
-def run(folder: Path, seed: int) -> Run:
-    return Run(Accelerator(cpu=True, device_placement=False), folder, seed=seed)
+def run(folder: Path, seed: int) -> TrainingRun:
+    return TrainingRun(Accelerator(cpu=True, device_placement=False), folder, seed=seed)
 
 
 def trained(photos: Planted, how: Alignment, folder: Path, seed: int, count: int = 200) -> Tensor:
@@ -113,7 +114,7 @@ def trained(photos: Planted, how: Alignment, folder: Path, seed: int, count: int
         torch.manual_seed(seed)
         network = Layer(COUNT, CHANNELS)
     task = MapTask(network, lambda rows: photos.cells[rows], photos.targets, how)
-    train_steps(task, Steps(count, 128, 0.01), run(folder, seed))
+    train_network(task, StepSchedule(count, 128, 0.01), run(folder, seed))
     return network.weight.detach()
 
 
@@ -258,7 +259,7 @@ def test_where_the_context_always_comes_the_published_locator_stays_with_it(tmp_
 @pytest.mark.parametrize("agree", [MOSTLY, ALWAYS])
 def test_parts_find_the_place_from_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, agree: float) -> None:
     """Nothing else reads colours: a context that always comes has other colours than the part that is spoken of."""
-    monkeypatch.setattr(locate_parts, "FIND", Steps(250, 120, 0.02))
+    monkeypatch.setattr(locate_parts, "FIND", StepSchedule(250, 120, 0.02))
     photos, held = planted(agree, 0), planted(agree, 99)
     (weight,) = find_parts(photos.source, range(500), Words.of(CONCEPTS), photos.targets, run(tmp_path, 0), restarts=1)
     located = Parts(PARTS, [i // len(COLOURS) for i in range(COUNT)], ["deep"], [CHANNELS])

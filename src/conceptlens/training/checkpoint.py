@@ -1,10 +1,11 @@
-"""The state of a training run in one file that is always whole: to go on after a crash as if nothing had happened."""
+"""The state of a training run in one safetensors file, replaced as a whole, from which the run resumes exactly."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,56 +16,90 @@ from torch import Tensor
 
 from conceptlens.io.atomic import replacing
 from conceptlens.io.errors import InputError
-from conceptlens.training.schedule import Plateau
 
 FILE = "checkpoint.safetensors"
 
 
 @dataclass
-class State:
-    """Where a run stands: epoch and batch to come, steps done, the losses so far, the best weights, random state.
+class TrainingState:
+    """Where a training run stands.
 
-    `order` is the state of the generator that shuffles, as it was when the epoch began; `summed` adds up the losses of
-    the batches of this epoch. `history` has a row per epoch.
+    Args:
+        generator: State of the shuffling generator when the epoch began.
+        epoch: Finished epochs.
+        batch: Finished batches of this epoch.
+        step: Finished optimiser steps.
+        loss_sum: Sum over this epoch's batches of loss times rows.
+        rate: Learning rate of the last step.
+        best_epoch: Epoch of the lowest validation loss, counted from 1; 0 where none was measured.
+        best_loss: Lowest validation loss.
+        since_best: Epochs since it was reached.
+        plateau: State of `ReduceLROnPlateau`, empty where the schedule has none.
+        history: Losses of every finished epoch.
+        best: Weights at the lowest validation loss.
     """
 
-    order: Tensor
+    generator: Tensor
     epoch: int = 0
     batch: int = 0
     step: int = 0
-    summed: float = 0.0
+    loss_sum: float = 0.0
+    rate: float = 0.0
     best_epoch: int = 0
-    plateau: Plateau = field(default_factory=Plateau)
+    best_loss: float = math.inf
+    since_best: int = 0
+    plateau: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
 
 
-_NUMBERS = ("epoch", "batch", "step", "summed", "best_epoch", "history")
+_TENSORS = ("generator", "best")
+
+
+def first_state(seed: int) -> TrainingState:
+    """Return the state of a run that begins."""
+    return TrainingState(torch.Generator().manual_seed(seed).get_state())
 
 
 def save_state(
-    folder: Path, state: State, weights: Mapping[str, Tensor], optimiser: Mapping[str, Any], about: Mapping[str, Any]
+    folder: Path,
+    state: TrainingState,
+    weights: Mapping[str, Tensor],
+    optimiser: Mapping[str, Any],
+    configuration: Mapping[str, Any],
 ) -> None:
-    """Write weights, optimiser, random state and counts as one file; `about` is the configuration of the run."""
-    tensors = {"order": state.order}
+    """Write `checkpoint.safetensors`, replacing an older one in one step.
+
+    Args:
+        folder: Folder of the run.
+        state: Counters, losses and best weights.
+        weights: `state_dict` of the network.
+        optimiser: `state_dict` of the optimiser.
+        configuration: What identifies the run; a checkpoint of another configuration is refused by `load_state`.
+    """
+    tensors = {"generator": state.generator}
     tensors |= {f"weights {name}": value for name, value in weights.items()}
     tensors |= {f"best {name}": value for name, value in state.best.items()}
     for index, moments in optimiser["state"].items():
         tensors |= {f"optimiser {index} {name}": value for name, value in moments.items() if isinstance(value, Tensor)}
-    numbers = {name: getattr(state, name) for name in _NUMBERS}
-    metadata = {
-        "state": json.dumps({**numbers, "plateau": asdict(state.plateau)}),
-        "configuration": json.dumps(about, sort_keys=True),
-    }
+    numbers = {name: value for name, value in vars(state).items() if name not in _TENSORS}
+    metadata = {"state": json.dumps(numbers), "configuration": json.dumps(configuration, sort_keys=True)}
     whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with replacing(folder / FILE) as temporary:
         save_file(whole, temporary, metadata)
 
 
 def load_state(
-    folder: Path, about: Mapping[str, Any]
-) -> tuple[State, dict[str, Tensor], dict[int, dict[str, Tensor]]] | None:
-    """Return state, weights and the optimiser's tensors of a run that was broken off; `None` where none was saved."""
+    folder: Path, configuration: Mapping[str, Any]
+) -> tuple[TrainingState, dict[str, Tensor], dict[int, dict[str, Tensor]]] | None:
+    """Read the checkpoint of an interrupted run.
+
+    Returns:
+        State, weights by name, and the optimiser's tensors by parameter index; `None` where there is no checkpoint.
+
+    Raises:
+        InputError: Where the file is damaged, or belongs to another configuration.
+    """
     file = folder / FILE
     if not file.is_file():
         return None
@@ -72,10 +107,9 @@ def load_state(
         with safe_open(str(file), framework="pt") as stored:
             metadata = stored.metadata()
             tensors = {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118
+        same = json.loads(metadata["configuration"]) == json.loads(json.dumps(configuration))
         numbers = json.loads(metadata["state"])
-        plateau = Plateau(**numbers.pop("plateau"))
-        same = json.loads(metadata["configuration"]) == json.loads(json.dumps(about))
-        state = State(tensors["order"], plateau=plateau, best=_named(tensors, "best "), **numbers)
+        state = TrainingState(tensors["generator"], best=_named(tensors, "best "), **numbers)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         raise InputError(f"{file} is no whole checkpoint; remove it to begin again") from None
     if not same:
@@ -85,11 +119,6 @@ def load_state(
         index, _, what = name.partition(" ")
         moments.setdefault(int(index), {})[what] = value
     return state, _named(tensors, "weights "), moments
-
-
-def first_state(seed: int) -> State:
-    """Return the state of a run that begins."""
-    return State(torch.Generator().manual_seed(seed).get_state())
 
 
 def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,26 +1,91 @@
-"""How fast a branch learns, and when it stops: three schedules as values in a table."""
+"""Training schedules as values: batches, optimiser, learning rates and early stopping, by steps or by epochs."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from conceptlens.io.errors import InputError
 
-# By how much a loss must fall, relative to the best, to count as better: PyTorch's ReduceLROnPlateau by default.
-LEAST_GAIN = 1e-4
+
+@dataclass(frozen=True)
+class StepSchedule:
+    """A number of AdamW steps on random batches; the learning rate falls linearly to 0 over the second half.
+
+    Args:
+        steps: Number of optimiser steps.
+        batch_size: Rows of a batch, drawn with replacement.
+        learning_rate: Learning rate of the first half.
+        weight_decay: Decoupled weight decay of AdamW.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float = 0.0
+
+    @property
+    def epochs(self) -> int:
+        """One: all steps are one pass."""
+        return 1
+
+    @property
+    def stop(self) -> int | None:
+        """Training by steps has no early stopping."""
+        return None
+
+    @property
+    def remedy(self) -> str:
+        """What to change where training diverges."""
+        return "lower the rate"
+
+    def steps_per_epoch(self, rows: int) -> int:
+        """Return the number of steps, whatever the number of rows."""
+        return self.steps
+
+    def batches(self, rows: int, generator: torch.Generator) -> Iterable[Tensor]:
+        """Yield row indices `[batch_size]`, drawn with replacement."""
+        return (torch.randint(rows, (self.batch_size,), generator=generator) for _ in range(self.steps))
+
+    def new_optimiser(self, network: nn.Module) -> torch.optim.Optimizer:
+        """Return AdamW over all parameters."""
+        return torch.optim.AdamW(network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+
+    def rate(self, step: int, steps_per_epoch: int) -> float | None:
+        """Return the learning rate of a step, counted from 0."""
+        return self.learning_rate * min(1.0, 2 * (1 - step / self.steps))
+
+    def plateau(self, optimiser: torch.optim.Optimizer) -> ReduceLROnPlateau | None:
+        """Return nothing: the rate follows the steps alone."""
+        return None
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """One way to train.
+class EpochSchedule:
+    """Epochs over all rows, each in a new order, with a warm-up, a decay and early stopping.
 
-    The rate rises linearly from `initial` to `peak` over `warmup` epochs. With `decay="plateau"` it is multiplied by
-    `factor` whenever the validation loss has been no better for more than `patience` epochs; with `"cosine"` it falls
-    to zero at the last epoch. `stop` ends training after so many epochs without a better validation loss (`None`:
-    never). `standardise` trains on inputs and targets of mean 0 and deviation 1; both are folded into the first and
-    the last linear map at the end, so what is saved is the published network all the same. `mixed`: bfloat16 on CUDA.
+    Args:
+        optimiser: `sgd` or `adamw`.
+        initial: Learning rate of the first step; it rises linearly to `peak` over `warmup` epochs.
+        peak: Learning rate after the warm-up.
+        warmup: Length of the warm-up, in epochs.
+        decay: With `plateau`, `torch.optim.lr_scheduler.ReduceLROnPlateau` lowers the rate after the warm-up, by the
+            validation loss; with `cosine` the rate falls to 0 at the last epoch.
+        epochs: Largest number of epochs.
+        patience: Epochs without a better validation loss before the plateau lowers the rate.
+        factor: What the plateau multiplies the rate by.
+        stop: Training ends after this many epochs without a better validation loss; `None`: never.
+        batch_size: Rows of a batch; the last of an epoch may be smaller.
+        weight_decay: Decoupled weight decay, with `adamw` only.
+        standardise: Train on inputs and targets of mean 0 and standard deviation 1; both are folded into the first and
+            last linear layer afterwards, so the saved network is the published one.
+        mixed: Run the network in bfloat16 on CUDA.
     """
 
     optimiser: Literal["sgd", "adamw"]
@@ -37,18 +102,66 @@ class Schedule:
     standardise: bool = False
     mixed: bool = False
 
+    @property
+    def remedy(self) -> str:
+        """What to change where training diverges."""
+        return "use schedule='modern' (--schedule modern), or a smaller similarity weight"
+
+    def steps_per_epoch(self, rows: int) -> int:
+        """Return the number of batches of an epoch."""
+        return -(-rows // self.batch_size)
+
+    def batches(self, rows: int, generator: torch.Generator) -> Iterable[Tensor]:
+        """Return row indices of one epoch's batches: every row once, in random order."""
+        return torch.randperm(rows, generator=generator).split(self.batch_size)
+
+    def new_optimiser(self, network: nn.Module) -> torch.optim.Optimizer:
+        """Return SGD or AdamW over all parameters."""
+        if self.optimiser == "sgd":
+            return torch.optim.SGD(network.parameters(), lr=self.initial)
+        return torch.optim.AdamW(network.parameters(), lr=self.initial, weight_decay=self.weight_decay)
+
+    def rate(self, step: int, steps_per_epoch: int) -> float | None:
+        """Return the learning rate of a step, counted from 0; `None` where the plateau scheduler decides it."""
+        warm = self.warmup * steps_per_epoch
+        if step < warm:
+            return self.initial + (self.peak - self.initial) * step / warm
+        if self.decay == "plateau":
+            return self.peak if step < warm + 1 else None  # the first step after the warm-up
+        done = (step - warm) / max(1.0, self.epochs * steps_per_epoch - warm)
+        return self.peak * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+    def plateau(self, optimiser: torch.optim.Optimizer) -> ReduceLROnPlateau | None:
+        """Return the scheduler that lowers the rate by the validation loss, with `decay="plateau"`."""
+        if self.decay != "plateau":
+            return None
+        return ReduceLROnPlateau(optimiser, factor=self.factor, patience=self.patience)
+
+
+Schedule: TypeAlias = StepSchedule | EpochSchedule
 
 # `paper`: as the article describes it; it does not say how long the warm-up is nor the batch, which are the code's.
 # `code`: the defaults of the authors' program, which says other numbers.
-SCHEDULES: dict[str, Schedule] = {
-    "paper": Schedule("sgd", 0.1, 0.2, 1, "plateau", 150, patience=4),
-    "code": Schedule("sgd", 0.1, 0.2, 1, "plateau", 150, patience=6, stop=10),
-    "modern": Schedule("adamw", 1e-5, 1e-3, 1, "cosine", 30, stop=10, weight_decay=0.05, standardise=True, mixed=True),
+SCHEDULES: dict[str, EpochSchedule] = {
+    "paper": EpochSchedule("sgd", 0.1, 0.2, 1, "plateau", 150, patience=4),
+    "code": EpochSchedule("sgd", 0.1, 0.2, 1, "plateau", 150, patience=6, stop=10),
+    "modern": EpochSchedule(
+        "adamw", 1e-5, 1e-3, 1, "cosine", 30, stop=10, weight_decay=0.05, standardise=True, mixed=True
+    ),
 }
 
 
-def schedule_named(name: str, epochs: int | None = None, batch_size: int | None = None) -> Schedule:
-    """Return a schedule of the table, with another length or batch where one is given."""
+def schedule_named(name: str, epochs: int | None = None, batch_size: int | None = None) -> EpochSchedule:
+    """Return a schedule of `SCHEDULES`.
+
+    Args:
+        name: `paper`, `code` or `modern`.
+        epochs: Another largest number of epochs, at least 1.
+        batch_size: Another batch size, at least 1.
+
+    Raises:
+        InputError: For an unknown name, or a number below 1.
+    """
     if name not in SCHEDULES:
         raise InputError(f"no schedule '{name}'; use one of {', '.join(SCHEDULES)}")
     changes = {"epochs": epochs, "batch_size": batch_size}
@@ -56,38 +169,3 @@ def schedule_named(name: str, epochs: int | None = None, batch_size: int | None 
     if wrong:
         raise InputError(f"{' and '.join(f'{k}={v}' for k, v in wrong.items())} was given; expected at least 1")
     return replace(SCHEDULES[name], **{what: value for what, value in changes.items() if value is not None})
-
-
-@dataclass(frozen=True)
-class Plateau:
-    """What the validation loss has done so far: its best, epochs without a gain, rate drops, epochs since the best."""
-
-    best: float = math.inf
-    stalled: int = 0
-    drops: int = 0
-    lowest: float = math.inf
-    waiting: int = 0
-
-    def after(self, loss: float, schedule: Schedule) -> Plateau:
-        """Return what follows one more epoch, as PyTorch's ReduceLROnPlateau counts."""
-        gained = loss < self.best * (1 - LEAST_GAIN)
-        stalled = 0 if gained else self.stalled + 1
-        dropped = schedule.decay == "plateau" and stalled > schedule.patience
-        return Plateau(
-            best=loss if gained else self.best,
-            stalled=0 if dropped else stalled,
-            drops=self.drops + dropped,
-            lowest=min(loss, self.lowest),
-            waiting=0 if loss < self.lowest else self.waiting + 1,
-        )
-
-
-def rate(schedule: Schedule, step: int, steps_per_epoch: int, drops: int) -> float:
-    """Return the learning rate of one step, counted from 0."""
-    warm = schedule.warmup * steps_per_epoch
-    if step < warm:
-        return schedule.initial + (schedule.peak - schedule.initial) * step / warm
-    if schedule.decay == "plateau":
-        return schedule.peak * schedule.factor**drops
-    done = (step - warm) / max(1.0, schedule.epochs * steps_per_epoch - warm)
-    return schedule.peak * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

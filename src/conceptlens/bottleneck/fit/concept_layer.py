@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
     from conceptlens.features.cell_source import CellSource
-    from conceptlens.training.steps import Gather
+    from conceptlens.training.loop import Gather
 
 IN_MEMORY = 2**31  # bytes of cells that a training by maps holds
 LARGEST = 6e4  # that half precision holds safely

@@ -20,7 +20,8 @@ from conceptlens.bottleneck.fit.concept_layer import (
 )
 from conceptlens.bottleneck.locator import Locator, Parts, Peaks, Pooling, WholeImage, resized
 from conceptlens.io.errors import InputError
-from conceptlens.training.steps import Run, Steps, train_steps
+from conceptlens.training.loop import TrainingRun, train_network
+from conceptlens.training.schedule import StepSchedule
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -96,7 +97,7 @@ def concept_weights(
     rows: Int[Tensor, "row"],
     penalty: float,
     recipe: Recipe,
-    run: Run,
+    run: TrainingRun,
 ) -> Float[Tensor, "concept channel"]:
     """Return the concept vectors fitted to the photos `rows`; `penalty` is the ridge's, and nobody else's."""
     concepts = targets.shape[1]
@@ -113,13 +114,13 @@ def concept_weights(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
         layer = Layer(concepts, photos.channels)
-    steps = Steps(recipe.steps, recipe.batch, recipe.rate)
+    steps = StepSchedule(recipe.steps, recipe.batch, recipe.rate)
     if isinstance(photos.locator, Parts) or recipe.locator == "whole":
         task = PooledTask(layer, own, targets[rows], recipe.loss)
     else:
         take = value_cells(photos.source, [photos.places[row] for row in rows.tolist()], photos.values, photos.grid)
         task = MapTask(layer, take, targets[rows], recipe.alignment(photos.grid))
-    train_steps(task, steps, run)
+    train_network(task, steps, run)
     return layer.weight.detach()
 
 

@@ -15,7 +15,8 @@ from conceptlens.concept_regions.branch import branch_layers
 from conceptlens.io.errors import InputError
 from conceptlens.model.observation import ask
 from conceptlens.training.crops import network_input, random_crop
-from conceptlens.training.steps import Run, Steps, train_steps
+from conceptlens.training.loop import TrainingRun, train_network
+from conceptlens.training.schedule import StepSchedule
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from conceptlens.bottleneck.module import Bottleneck
     from conceptlens.data.labelled_set import LabelledSet
     from conceptlens.model.backbone import Backbone
-    from conceptlens.training.steps import Gather
+    from conceptlens.training.loop import Gather
 
 BATCH, RATE, DECAY = 32, 3e-4, 0.05
 AREA = (0.5, 1.0)  # shares of the photo that crops have
@@ -129,7 +130,7 @@ def finetuned(
     places: Sequence[int],
     targets: Float[Tensor, "photo concept"],
     recipe: Recipe,
-    run: Run,
+    run: TrainingRun,
 ) -> Bottleneck:
     """Return a bottleneck whose network's last stage was trained with it, for epochs over the photos at `places`.
 
@@ -149,12 +150,12 @@ def finetuned(
     zero = tuned.head.weight == 0
     tuned.head.weight.register_hook(lambda gradient: gradient.masked_fill(zero, 0.0))
     labels = torch.tensor(photos.labels)[list(places)]
-    steps = Steps(max(1, recipe.finetune * len(places) // BATCH), BATCH, RATE, DECAY)
+    steps = StepSchedule(max(1, recipe.finetune * len(places) // BATCH), BATCH, RATE, DECAY)
     strength = float(made.training_record["strength"])
     task = FinetuneTask(
-        network, own, photos, tuple(places), labels, targets, recipe.loss, strength, steps.count, run.seed
+        network, own, photos, tuple(places), labels, targets, recipe.loss, strength, steps.steps, run.seed
     )
-    train_steps(task, steps, run)
+    train_network(task, steps, run)
     changed = {name: value.detach().cpu().clone() for name, value in own.module.state_dict().items() if name in names}
     tuned.base = replace(made.base, changed=changed)
     return tuned.cpu().eval().requires_grad_(False)

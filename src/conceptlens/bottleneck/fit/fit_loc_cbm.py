@@ -43,8 +43,8 @@ from conceptlens.io.atomic import replacing
 from conceptlens.io.fingerprint import weights_fingerprint
 from conceptlens.model.preprocess import Preprocess
 from conceptlens.training.checkpoint import FILE
+from conceptlens.training.loop import TrainingRun
 from conceptlens.training.run_folder import claim, digest, processes, write_json
-from conceptlens.training.steps import Run
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -104,7 +104,7 @@ def fit_loc_cbm(
     about = _about(seen, photos, pair, asked, targets, chosen, read, grid, seed)
     if claim(folder, about, resume, accelerator, "bottleneck"):
         return Bottleneck.from_pretrained(folder)
-    run = Run(accelerator, folder / "training", about, seed, checkpoint_seconds)
+    run = TrainingRun(accelerator, folder / "training", about, seed, checkpoint_seconds)
     told = _targets(photos, asked, str(targets), pair, chosen, seen, read[0], folder)
     task = settle(own, seen, photos, told, chosen, read, grid)
     check_before(task, len(part_names(task)), seed)
@@ -184,7 +184,7 @@ def _targets(
     return targets_for(photos, concepts, source, vlm, vectors)
 
 
-def _fitted(task: BottleneckTask, sources: tuple[CellSource, CellSource], run: Run) -> Bottleneck:
+def _fitted(task: BottleneckTask, sources: tuple[CellSource, CellSource], run: TrainingRun) -> Bottleneck:
     """Return the fitted bottleneck."""
     source, recipe = sources[1], task.recipe
     places = readable(source)
@@ -218,13 +218,15 @@ def _fitted(task: BottleneckTask, sources: tuple[CellSource, CellSource], run: R
     return finetuned(made, task.model, task.photos, photos.places, values, recipe, stage)
 
 
-def _weights(task: BottleneckTask, photos: Photos, rows: Tensor, penalty: float, run: Run, name: str) -> Tensor:
+def _weights(task: BottleneckTask, photos: Photos, rows: Tensor, penalty: float, run: TrainingRun, name: str) -> Tensor:
     """Return the concept vectors fitted to some of the photos."""
     values = task.targets.values[list(photos.places)]
     return concept_weights(photos, values, rows, penalty, task.recipe, replace(run, folder=run.folder / name))
 
 
-def _interpretable(task: BottleneckTask, photos: Photos, labels: Tensor, run: Run) -> tuple[BottleneckTask, Photos]:
+def _interpretable(
+    task: BottleneckTask, photos: Photos, labels: Tensor, run: TrainingRun
+) -> tuple[BottleneckTask, Photos]:
     """Leave out concepts that held-out train photos do not show as targets say. (Label-free CBM's last filter.)"""
     if task.recipe.interpretable is None:
         return task, photos
@@ -260,12 +262,12 @@ def _view(model: Backbone) -> Preprocess | None:
 
 
 def _record(
-    task: BottleneckTask, run: Run, choice: Choice, probe: Choice, source: CellSource, photos: Photos
+    task: BottleneckTask, run: TrainingRun, choice: Choice, probe: Choice, source: CellSource, photos: Photos
 ) -> dict[str, Any]:
     """Return what is known of the fit: its settings, what the holdout said, and what was left out."""
     concepts = task.targets.concepts
     return {
-        **run.about,
+        **run.configuration,
         "locator": task.recipe.locator,
         "grid": list(task.grid),
         "concepts_from": concepts.source,

@@ -27,16 +27,19 @@ if TYPE_CHECKING:
 
     from conceptlens.bottleneck.fit.task import BottleneckTask
     from conceptlens.concepts.concept_set import BottleneckConcept
-    from conceptlens.training.steps import Run
+    from conceptlens.training.loop import TrainingRun
 
 
 def fitted_locator(
-    task: BottleneckTask, sources: tuple[CellSource, CellSource], places: list[int], run: Run
+    task: BottleneckTask, sources: tuple[CellSource, CellSource], places: list[int], run: TrainingRun
 ) -> Locator:
     """Return the locator, trained on the photos at `places` where it has parts; kept in the run's folder."""
     if task.recipe.locator != "parts":
         return plain_locator(task.recipe)
-    names, file = part_names(task), run.folder / f"parts-{digest([json.dumps(run.about, sort_keys=True)])}.safetensors"
+    names, file = (
+        part_names(task),
+        run.folder / f"parts-{digest([json.dumps(run.configuration, sort_keys=True)])}.safetensors",
+    )
     if not file.exists():
         made = _taught if task.recipe.keypoints else _found
         found = made(task, names, sources, places, run)
@@ -93,7 +96,11 @@ def _read(concepts: Sequence[BottleneckConcept]) -> set[str]:
 
 
 def _found(
-    task: BottleneckTask, names: tuple[str, ...], sources: tuple[CellSource, CellSource], places: list[int], run: Run
+    task: BottleneckTask,
+    names: tuple[str, ...],
+    sources: tuple[CellSource, CellSource],
+    places: list[int],
+    run: TrainingRun,
 ) -> list[Float[Tensor, "part channel"]]:
     """Find the parts from what the targets say of them, at the network's own size first."""
     own, source = sources
@@ -106,7 +113,11 @@ def _found(
 
 
 def _taught(
-    task: BottleneckTask, names: tuple[str, ...], sources: tuple[CellSource, CellSource], places: list[int], run: Run
+    task: BottleneckTask,
+    names: tuple[str, ...],
+    sources: tuple[CellSource, CellSource],
+    places: list[int],
+    run: TrainingRun,
 ) -> list[Float[Tensor, "part channel"]]:
     """Learn the parts from the keypoints of a few photos of each class, drawn by the seed."""
     draw = np.random.default_rng(run.seed)

@@ -20,18 +20,19 @@ from conceptlens.bottleneck.fit.part_discovery import (
 )
 from conceptlens.bottleneck.fit.part_words import Words
 from conceptlens.io.errors import InputError
-from conceptlens.training.steps import Run, Steps, train_steps
+from conceptlens.training.loop import TrainingRun, train_network
+from conceptlens.training.schedule import StepSchedule
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
     from conceptlens.features.cell_source import CellSource
 
-FIND = Steps(count=400, batch=200, rate=0.02)
-GUIDE = Steps(count=300, batch=200, rate=0.01, decay=1.0)
+FIND = StepSchedule(steps=400, batch_size=200, learning_rate=0.02)
+GUIDE = StepSchedule(steps=300, batch_size=200, learning_rate=0.01, weight_decay=1.0)
 RESTARTS = 4
 MOST_PHOTOS = 10_000  # that parts are found in: all that they see of these is held in memory
-POINT = Steps(count=300, batch=50, rate=0.01, decay=3.0)
+POINT = StepSchedule(steps=300, batch_size=50, learning_rate=0.01, weight_decay=3.0)
 Network = TypeVar("Network", bound=torch.nn.Module)
 
 
@@ -53,7 +54,7 @@ def find_parts(
     places: Sequence[int],
     words: Words,
     targets: Float[Tensor, "photo concept"],
-    run: Run,
+    run: TrainingRun,
     weights: Weights | None = None,
     finer: CellSource | None = None,
     restarts: int = RESTARTS,
@@ -77,7 +78,7 @@ def find_parts(
         seed = run.seed * restarts + number
         network = _new(lambda: Discovery(len(words.parts), seen.columns.shape[1], len(words.properties)), seed)
         task = DiscoveryTask(network, seen, told, known, words.regions, weights or Weights())
-        train_steps(task, FIND, replace(run, folder=run.folder / f"parts-{number}", seed=seed))
+        train_network(task, FIND, replace(run, folder=run.folder / f"parts-{number}", seed=seed))
         tries.append((task.whole_loss(), network.attention.detach()))
     attention = min(tries, key=lambda one: one[0])[1]
     if finer is None:
@@ -90,7 +91,7 @@ def find_parts(
 
 
 def teach_parts(
-    source: CellSource, pointed: Pointed, run: Run, layers: Sequence[str] | None = None
+    source: CellSource, pointed: Pointed, run: TrainingRun, layers: Sequence[str] | None = None
 ) -> list[Float[Tensor, "part channel"]]:
     """Return attention weights for each layer, learnt from a few photos with keypoints alone."""
     seen = hypercolumns(source, pointed.places, layers=layers)
@@ -99,9 +100,9 @@ def teach_parts(
     return _guided(seen, wanted, POINT, replace(run, folder=run.folder / "pointed"))
 
 
-def _guided(seen: Hypercolumns, wanted: Tensor, steps: Steps, run: Run) -> list[Tensor]:
+def _guided(seen: Hypercolumns, wanted: Tensor, steps: StepSchedule, run: TrainingRun) -> list[Tensor]:
     network = _new(lambda: Attentions(wanted.shape[1], seen.columns.shape[1]), run.seed)
-    train_steps(GuidedTask(network, seen.columns, wanted), steps, run)
+    train_network(GuidedTask(network, seen.columns, wanted), steps, run)
     return seen.weights(network.attention.detach())
 
 

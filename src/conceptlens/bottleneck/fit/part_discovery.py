@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
     from conceptlens.bottleneck.fit.hypercolumns import Hypercolumns
-    from conceptlens.training.steps import Gather
+    from conceptlens.training.loop import Gather
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,19 +10,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from conceptlens.concept_regions.branch import Branch, branch_layers, in_order, layer_widths
-from conceptlens.concept_regions.fit.branch_training import Goal, Report, Trained, Training, train
 from conceptlens.concept_regions.fit.pairs import Pairs, read_pairs
 from conceptlens.concept_regions.fit.teacher import Pupil, Views, extract, failures_of, shard_files
+from conceptlens.concept_regions.fit.train_branch import DistillationLoss, train_branch
 from conceptlens.concept_regions.translator import Teacher, Translator
 from conceptlens.concepts.vocabulary import ConceptName, parse_concepts, prompt, vocabulary
 from conceptlens.io.errors import InputError
 from conceptlens.io.fingerprint import weights_fingerprint
 from conceptlens.io.images import find_images
-from conceptlens.io.progress import progress, progress_bar
-from conceptlens.training.checkpoint import FILE, State
+from conceptlens.io.progress import progress
+from conceptlens.training.checkpoint import FILE, TrainingState
 from conceptlens.training.crops import preprocess_of
+from conceptlens.training.loop import TrainingRun
 from conceptlens.training.run_folder import claim, digest, processes, write_json
-from conceptlens.training.schedule import Schedule, schedule_named
+from conceptlens.training.schedule import EpochSchedule, schedule_named
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -70,14 +70,11 @@ def fit_ce_fam(
         return Translator.load(folder, vlm)
     pairs, failed = _pairs(pupil, photos, looks, folder / "cache", accelerator)
     goal = _goal(vlm, named, similarity, accelerator)
-    run = Training(pairs, goal, plan, accelerator, torch.device(place), folder, about, seed, checkpoint_seconds)
-    with _progress(accelerator, plan, pairs) as report:
-        trained = train(run, _new_branch(pupil, pairs, hidden, seed), report)
-    training = {**about, **_outcome(trained, pairs, failed)}
-    translator = Translator(
-        trained.branch, Teacher.of(vlm), model.name, weights_fingerprint(model.module), training, vlm
-    )
-    _publish(translator, trained, folder, accelerator)
+    run = TrainingRun(accelerator, folder, about, seed, checkpoint_seconds, torch.device(place))
+    branch, state = train_branch(_new_branch(pupil, pairs, hidden, seed), pairs, goal, plan, run)
+    training = {**about, **_outcome(state, pairs, failed)}
+    translator = Translator(branch, Teacher.of(vlm), model.name, weights_fingerprint(model.module), training, vlm)
+    _publish(translator, state, folder, accelerator)
     return translator
 
 
@@ -109,7 +106,7 @@ def _about(
     pupil: Pupil,
     photos: Sequence[Path],
     looks: Views,
-    plan: Schedule,
+    plan: EpochSchedule,
     schedule: str,
     similarity: float,
     named: Sequence[ConceptName],
@@ -152,13 +149,13 @@ def _pairs(
     return read_pairs(files), len(failures)
 
 
-def _goal(vlm: Backbone, named: Sequence[ConceptName], similarity: float, accelerator: Accelerator) -> Goal:
+def _goal(vlm: Backbone, named: Sequence[ConceptName], similarity: float, accelerator: Accelerator) -> DistillationLoss:
     """Return the losses; one process reads the texts first, so that the others find them in the cache."""
     if not named:
-        return Goal(vlm.language)
+        return DistillationLoss(vlm.language)
     with accelerator.main_process_first():
         texts = vlm.language.encode_text([prompt(concept) for concept in named])
-    return Goal(vlm.language, texts, similarity)
+    return DistillationLoss(vlm.language, texts, similarity)
 
 
 def _new_branch(pupil: Pupil, pairs: Pairs, hidden: Sequence[int] | None, seed: int) -> Branch:
@@ -167,39 +164,23 @@ def _new_branch(pupil: Pupil, pairs: Pairs, hidden: Sequence[int] | None, seed: 
         return Branch(pupil.layers, layer_widths(pupil.model, pupil.layers), pairs.vectors.width, hidden)
 
 
-def _publish(translator: Translator, trained: Trained, folder: Path, accelerator: Accelerator) -> None:
+def _publish(translator: Translator, state: TrainingState, folder: Path, accelerator: Accelerator) -> None:
     """Write the branch and its history once, and remove the checkpoint, which is no longer needed."""
     if accelerator.is_main_process:
-        write_json(folder / "history.json", trained.history)
+        write_json(folder / "history.json", state.history)
         translator.save(folder)
         (folder / FILE).unlink(missing_ok=True)
     accelerator.wait_for_everyone()
 
 
-def _outcome(trained: Trained, pairs: Pairs, failed: int) -> dict[str, Any]:
+def _outcome(state: TrainingState, pairs: Pairs, failed: int) -> dict[str, Any]:
     return {
         "photos": pairs.photos,
         "failures": failed,
         "pairs": len(pairs.features),
         "held_out_pairs": len(pairs.held_features),
-        "steps": trained.steps,
-        "epochs": len(trained.history),
-        "best_epoch": trained.best_epoch,
-        "validation_loss": trained.validation_loss,
+        "steps": state.step,
+        "epochs": len(state.history),
+        "best_epoch": state.best_epoch,
+        "validation_loss": state.best_loss,
     }
-
-
-@contextmanager
-def _progress(accelerator: Accelerator, plan: Schedule, pairs: Pairs) -> Iterator[Report]:
-    """Show steps and losses on standard error, where somebody can see them."""
-    total = plan.epochs * -(-len(pairs.features) // plan.batch_size)
-    with progress_bar("training", total, visible=accelerator.is_main_process) as update:
-
-        def report(state: State) -> None:
-            if update is None:
-                return
-            low = state.plateau.lowest
-            loss = "" if state.epoch == 0 else f", validation {low:.4g} (epoch {state.best_epoch})"
-            update(state.step, total, f"epoch {state.epoch + 1}/{plan.epochs}{loss}")
-
-        yield report
