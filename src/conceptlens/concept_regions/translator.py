@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,7 +13,7 @@ from torch import Tensor, nn
 from conceptlens.concept_regions.branch import Branch, pooled
 from conceptlens.io.cache import cached
 from conceptlens.io.errors import InputError
-from conceptlens.io.fingerprint import weights_fingerprint
+from conceptlens.io.fingerprint import settings_fingerprint, texts_fingerprint, weights_fingerprint
 from conceptlens.io.saved_folder import CONFIG, Described
 from conceptlens.model.encoders import ClassifierText
 from conceptlens.model.observation import Observation
@@ -211,7 +209,7 @@ def _read_branch(folder: Path, about: Mapping[str, Any]) -> Branch:
 
 def _identity(vlm: Backbone) -> str:
     """Return a fingerprint of everything a teacher computes with: its image tower's weights and its text half."""
-    return hashlib.sha256(f"{weights_fingerprint(vlm.module)} {_texts(vlm)}".encode()).hexdigest()[:16]
+    return texts_fingerprint([f"{weights_fingerprint(vlm.module)} {_texts(vlm)}"])
 
 
 def _texts(vlm: Backbone) -> str:
@@ -222,6 +220,6 @@ def _texts(vlm: Backbone) -> str:
         return f"{language.name}-{weights_fingerprint(weights)}"
     if isinstance(language, ClassifierText):
         settings = ("usual", language.class_names, language.temperature, language.prompt)
-        digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+        digest = settings_fingerprint(settings)
         return f"{language.name}-{weights_fingerprint(vlm.module)}-{digest}"
     return ""

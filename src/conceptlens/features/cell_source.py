@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,7 +18,7 @@ from torch.nn import functional
 from conceptlens.io.atomic import replacing
 from conceptlens.io.errors import InputError
 from conceptlens.io.failures import Failure
-from conceptlens.io.fingerprint import weights_fingerprint
+from conceptlens.io.fingerprint import settings_fingerprint, texts_fingerprint, weights_fingerprint
 from conceptlens.model.observation import ask
 from conceptlens.model.preprocess import Preprocess
 
@@ -76,9 +75,9 @@ class CellSource:
             "layers": self.layers,
             "grid": self.grid,
             "view": asdict(view) if isinstance(view, Preprocess) else repr(view),
-            "set": [self.photos.name, len(self.photos), _digest(self.photos.names)],
+            "set": [self.photos.name, len(self.photos), texts_fingerprint(self.photos.names)],
         }
-        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+        return settings_fingerprint(about)
 
     def fill(self, share: tuple[int, int] = (0, 1)) -> Iterator[Path]:
         """Make the files that are not there yet and yield each; `share = (process, processes)` divides the work."""
@@ -185,10 +184,6 @@ def entering(model: Backbone, photo: Image.Image) -> Float[Tensor, "colour rows 
 def _halved(values: Tensor) -> Tensor:
     """Return values in half precision, or as they are where some are too large for it."""
     return values.half() if bool(values.abs().amax() < 6e4) else values
-
-
-def _digest(names: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
 def _is_whole(file: Path) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from conceptlens.io.atomic import replacing
 from conceptlens.io.errors import InputError
+from conceptlens.io.fingerprint import texts_fingerprint
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -40,7 +40,7 @@ def cached(
     """
     if isinstance(texts, str) or not texts:
         raise InputError(f"texts are {texts!r}; give a list of at least one text")
-    file = cache_folder() / f"texts-{hashlib.sha256(model.encode()).hexdigest()[:16]}.safetensors"
+    file = cache_folder() / f"texts-{texts_fingerprint([model])}.safetensors"
     known = {**_read(file), **(_read(shipped) if shipped else {})}
     missing = [text for text in dict.fromkeys(texts) if text not in known]
     if missing:

@@ -1,14 +1,49 @@
-"""A fingerprint of a network's weights: the same name with other weights is another model."""
+"""Fingerprints of texts, settings, files and network weights: short names that change when the content does."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import pickle
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import torch
 import xxhash
 from torch import Tensor, nn
 
 from conceptlens.io.errors import InputError
+
+DIGITS = 16
+
+
+def bytes_fingerprint(content: bytes) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of some bytes."""
+    return hashlib.sha256(content).hexdigest()[:DIGITS]
+
+
+def texts_fingerprint(texts: Iterable[str]) -> str:
+    """Return a fingerprint of texts in their order."""
+    return bytes_fingerprint("\n".join(texts).encode())
+
+
+def settings_fingerprint(settings: Any) -> str:
+    """Return a fingerprint of anything that JSON holds; the order of an object's keys does not count."""
+    return texts_fingerprint([json.dumps(settings, sort_keys=True)])
+
+
+def files_fingerprint(files: Iterable[Path]) -> str:
+    """Return a fingerprint of files by path, size and time of change, without reading them."""
+
+    def described(file: Path) -> str:
+        try:
+            about = file.stat()
+        except OSError:
+            return f"{file.absolute()} missing"
+        return f"{file.absolute()} {about.st_size} {about.st_mtime_ns}"
+
+    return texts_fingerprint(map(described, files))
 
 
 def weights_fingerprint(module: nn.Module) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import atexit
-import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,11 +70,6 @@ def claim(folder: Path, about: dict[str, Any], resume: bool, accelerator: Accele
             left.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     return (folder / CONFIG).exists()
-
-
-def digest(texts: Sequence[str]) -> str:
-    """Return a short name for a list of texts."""
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
 def write_json(file: Path, content: Any) -> None:

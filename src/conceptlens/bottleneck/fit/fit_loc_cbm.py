@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterable
@@ -40,11 +39,11 @@ from conceptlens.data.labelled_set import LabelledSet, hold_out
 from conceptlens.data.labelled_sets import open_classes
 from conceptlens.features.cell_source import CellSource
 from conceptlens.io.atomic import replacing
-from conceptlens.io.fingerprint import weights_fingerprint
+from conceptlens.io.fingerprint import bytes_fingerprint, texts_fingerprint, weights_fingerprint
 from conceptlens.model.preprocess import Preprocess
 from conceptlens.training.checkpoint import FILE
 from conceptlens.training.loop import TrainingRun
-from conceptlens.training.run_folder import claim, digest, processes, write_json
+from conceptlens.training.run_folder import claim, processes, write_json
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -130,15 +129,15 @@ def _about(
         named = _content(concepts)
     elif isinstance(concepts, ConceptSet):
         told = [] if concepts.targets is None else [json.dumps(concepts.targets.tolist())]
-        named = digest([*map(str, concepts.concepts), *told])
+        named = texts_fingerprint([*map(str, concepts.concepts), *told])
     else:
-        named = digest([str(one) for one in concepts])
+        named = texts_fingerprint([str(one) for one in concepts])
     view = asdict(model.transform) if isinstance(model.transform, Preprocess) else ""
     return {
         "model": f"{model.name} {weights_fingerprint(model.module)}",
         "view": json.loads(json.dumps(view)),  # as it is read again, with lists
         "vlm": asked_of(vlm) if vlm else "",
-        "photos": f"{photos.name} {len(photos)} photos {digest(photos.names)}",
+        "photos": f"{photos.name} {len(photos)} photos {texts_fingerprint(photos.names)}",
         "concepts": named,
         "targets": _content(targets),
         "layer": read[0],
@@ -153,9 +152,9 @@ def _content(named: str | Path) -> str:
     """Return a name, and where it is a file's, a mark of what is in it; of a folder, of the sizes of its files."""
     place = Path(named)
     if place.is_file():
-        return f"{named} {hashlib.sha256(place.read_bytes()).hexdigest()[:16]}"
+        return f"{named} {bytes_fingerprint(place.read_bytes())}"
     if place.is_dir():
-        return f"{named} {digest([f'{one.name} {one.stat().st_size}' for one in sorted(place.iterdir())])}"
+        return f"{named} {texts_fingerprint([f'{one.name} {one.stat().st_size}' for one in sorted(place.iterdir())])}"
     return str(named)
 
 
@@ -176,7 +175,7 @@ def _targets(
         return Targets(channels, torch.zeros(len(photos), width), "nobody")
     vectors = None
     if vlm is not None:
-        file = folder / f"vectors-{digest([asked_of(vlm), photos.name, *photos.names])}.safetensors"
+        file = folder / f"vectors-{texts_fingerprint([asked_of(vlm), photos.name, *photos.names])}.safetensors"
         if not file.exists():
             with replacing(file) as temporary:
                 save_file({"vectors": encode_photos(vlm, photos, range(len(photos))).contiguous()}, temporary)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ from conceptlens.data.keypoints_in_view import known_keypoints, seen_keypoints
 from conceptlens.features.cell_source import CellSource
 from conceptlens.io.atomic import replacing
 from conceptlens.io.errors import InputError
-from conceptlens.training.run_folder import digest
+from conceptlens.io.fingerprint import settings_fingerprint
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -38,7 +37,7 @@ def fitted_locator(
         return plain_locator(task.recipe)
     names, file = (
         part_names(task),
-        run.folder / f"parts-{digest([json.dumps(run.configuration, sort_keys=True)])}.safetensors",
+        run.folder / f"parts-{settings_fingerprint(dict(run.configuration))}.safetensors",
     )
     if not file.exists():
         made = _taught if task.recipe.keypoints else _found

@@ -16,13 +16,13 @@ from conceptlens.concept_regions.fit.train_branch import DistillationLoss, train
 from conceptlens.concept_regions.translator import Teacher, Translator
 from conceptlens.concepts.vocabulary import ConceptName, parse_concepts, prompt, vocabulary
 from conceptlens.io.errors import InputError
-from conceptlens.io.fingerprint import weights_fingerprint
+from conceptlens.io.fingerprint import texts_fingerprint, weights_fingerprint
 from conceptlens.io.images import find_images
 from conceptlens.io.progress import progress
 from conceptlens.training.checkpoint import FILE, TrainingState
 from conceptlens.training.crops import preprocess_of
 from conceptlens.training.loop import TrainingRun
-from conceptlens.training.run_folder import claim, digest, processes, write_json
+from conceptlens.training.run_folder import claim, processes, write_json
 from conceptlens.training.schedule import EpochSchedule, schedule_named
 
 if TYPE_CHECKING:
@@ -122,8 +122,8 @@ def _about(
         "vlm": f"{pupil.vlm.name} {Teacher.of(pupil.vlm).identity}",
         "layers": list(pupil.layers),
         "hidden": None if hidden is None else list(hidden),
-        "images": f"{len(photos)} photos {digest([file.name for file, _ in files])}",
-        "concepts": f"{len(asked)} concepts {digest(asked)}",
+        "images": f"{len(photos)} photos {texts_fingerprint([file.name for file, _ in files])}",
+        "concepts": f"{len(asked)} concepts {texts_fingerprint(asked)}",
         "similarity": similarity,
         "views": looks.count,
         "validation": looks.validation,

@@ -5,7 +5,6 @@ Both networks are frozen, so every crop runs through them once, and the pairs st
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ from conceptlens.concept_regions.translator import Teacher
 from conceptlens.io.atomic import replacing
 from conceptlens.io.errors import InputError
 from conceptlens.io.failures import Failure
-from conceptlens.io.fingerprint import weights_fingerprint
+from conceptlens.io.fingerprint import files_fingerprint, settings_fingerprint, weights_fingerprint
 from conceptlens.io.images import fingerprint, read_image
 from conceptlens.model.observation import ask
 from conceptlens.training.crops import centre_crop, is_held_out, network_input, preprocess_of, random_crop
@@ -69,14 +68,14 @@ class Pupil:
             "views": asdict(views),
             "inputs": [asdict(preprocess_of(net)) for net in (self.model, self.vlm)],
         }
-        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+        return settings_fingerprint(about)
 
 
 def shard_files(pupil: Pupil, photos: Sequence[Path], views: Views, folder: Path) -> list[tuple[Path, Sequence[Path]]]:
     """Return the file of every few photos, named after what they are: path, size and time of change."""
     home = folder / pupil.key(views)
     groups = [photos[i : i + PHOTOS_PER_SHARD] for i in range(0, len(photos), PHOTOS_PER_SHARD)]
-    return [(home / f"{_digest(group)}.safetensors", group) for group in groups]
+    return [(home / f"{files_fingerprint(group)}.safetensors", group) for group in groups]
 
 
 def extract(
@@ -174,17 +173,6 @@ def image_vectors(vlm: Backbone, images: Tensor) -> Float[Tensor, "image dimensi
     """Return the teacher's image vectors, not normalised, in float32."""
     answer = ask(vlm, images.to(vlm.parameter.device, vlm.parameter.dtype), {})
     return vlm.language.encode_image(answer).float().cpu()
-
-
-def _digest(group: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in group:
-        try:
-            about = path.stat()
-            digest.update(f"{path.absolute()} {about.st_size} {about.st_mtime_ns}\n".encode())
-        except OSError:
-            digest.update(f"{path.absolute()} missing\n".encode())
-    return digest.hexdigest()[:24]
 
 
 def _is_whole(file: Path) -> bool:
