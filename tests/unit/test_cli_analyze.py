@@ -147,7 +147,7 @@ def test_a_file_is_no_folder_to_write_to(place: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")
     assert "is a file, not a folder" in refused(call("analyze", place / "store", "--out", tmp_path / "file"))
     assert "expected a folder" in refused(call("analyze", place / "store", "--out", tmp_path / "story.html"))
-    assert "cannot be made" in refused(call("analyze", place / "store", "--out", tmp_path / "file" / "below"))
+    assert "where there is a file" in refused(call("analyze", place / "store", "--out", tmp_path / "file" / "below"))
 
 
 @pytest.fixture(scope="module")

@@ -162,7 +162,7 @@ def test_a_photo_that_fails_is_reported_and_ends_with_code_1(place: Path, tmp_pa
         (["--pair", "tit,jayy"], "no class 'jayy'"),
         (["--photo", "nobody.png"], "no photo 'nobody.png'"),
         (["--split", "validation"], "no split 'validation'"),
-        (["--out", "page.html"], "give a folder"),
+        (["--out", "page.html"], "expected a folder"),
         (["--model", "timm:resnet18", "--no-pretrained"], "was trained on timm:tf_efficientnet_lite0"),
         (["--top", "0"], ""),
     ],
