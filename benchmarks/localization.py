@@ -24,7 +24,7 @@ from conceptlens.io.failures import Failure
 from conceptlens.localization.evaluate_localization import evaluate
 from conceptlens.localization.methods import Method, Setting, build_methods
 from conceptlens.localization.result_rows import Row
-from conceptlens.metrics import difference, interval
+from conceptlens.metrics import bootstrap_difference, bootstrap_mean
 
 FULL = cl.Competition()
 PLAIN = replace(FULL, sizes=(1.0,), mirrored=False, centred=1.0, steps=0, contrast=1.0)
@@ -126,8 +126,8 @@ def table(photos: list[tuple[Row, ...]]) -> list[dict[str, Any]]:
         for group in sorted({row.group for _, row in kept}):
             part = [value for value, (_, row) in zip(own, kept, strict=True) if row.group == group]
             line[group] = round(sum(part) / len(part), 3)
-        line["interval"] = str(interval(own, images))
-        line["gain"] = None if before is None else str(difference(own, before, images))
+        line["interval"] = str(bootstrap_mean(own, images))
+        line["gain"] = None if before is None else str(bootstrap_difference(own, before, images))
         lines.append(line)
         before = own
     return lines

@@ -24,10 +24,8 @@ EVERY: dict[str, Callable[[np.ndarray, list[str]], object]] = {
     "published": lambda v, n: statistics.published_precision(v, n),
     "search": lambda v, _: statistics.search(v, v),
     "prototypes": lambda v, n: statistics.prototypes(v, n),
-    "probabilities": lambda v, n: statistics.label_probabilities(v, v, n),
-    "compare": lambda v, n: statistics.compare({"one": v}, n, draws=3),
 }
-COSINE = ["distances", "outliers", "sub-concepts", "retrieve", "published", "search", "probabilities", "compare"]
+COSINE = ["distances", "outliers", "sub-concepts", "retrieve", "published", "search"]
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -69,15 +67,10 @@ def test_one_row_is_a_state_of_its_own() -> None:
     assert apart.tolist() == [[0]]
     tree = statistics.cluster(vectors)
     assert (tree.rows, tree.order().tolist()) == (1, [0])
-    for cut in (
-        statistics.adaptive_cut(tree, labels),
-        statistics.size_cut(tree, 1),
-        statistics.distance_cut(tree, 0.0),
-    ):
-        assert cut.tolist() == [0]
+    assert statistics.adaptive_cut(tree, labels).tolist() == [0]
     found = statistics.agreement([0], labels)
-    assert (found.purity, found.chance, found.corrected, found.rand, found.information) == (1, 1, None, None, None)
-    assert found.adjusted_information is None
+    assert (found.purity, found.chance, found.corrected, found.adjusted_rand, found.nmi) == (1, 1, None, None, None)
+    assert found.ami is None
     for statistic in (
         statistics.separation,
         statistics.overlap,
@@ -93,12 +86,9 @@ def test_one_row_is_a_state_of_its_own() -> None:
     assert (retrieval.mean(), retrieval.candidates.tolist(), retrieval.precision.sum()) == (None, [0], 0)
     assert statistics.published_precision(vectors, labels).sum() == 0
     assert statistics.search(vectors, vectors)[0].rows.tolist() == [0]
-    assert statistics.outliers(vectors, labels)["a"].reason == "1 rows; what is odd is told among at least 3"
+    assert statistics.outliers(vectors, labels)["a"].reason == "1 rows; outliers are ranked among at least 3"
     assert statistics.fit_label_mixtures(vectors, labels) == {}
     assert statistics.prototypes(vectors, labels).vectors.tolist() == [[1, 2, 3]]
-    compared = statistics.compare({"one": vectors}, labels, draws=5).table["one"]
-    assert compared["purity"] == statistics.Estimate(1)
-    assert compared["average_precision"] == statistics.Estimate(None)
     with pytest.raises(InputError, match="1 vectors were given; at least 2"):
         statistics.fit_mixture(vectors)
     with pytest.raises(InputError, match="1 vectors were given; at least 5"):
@@ -120,10 +110,7 @@ def test_one_label_has_nothing_to_be_told_from() -> None:
     assert statistics.retrieve(vectors, labels).mean() == pytest.approx(1)
     assert statistics.retrieve(vectors, labels).chance.tolist() == pytest.approx([1] * 9)
     found = statistics.agreement([0, 0, 0, 1, 1, 1, 2, 2, 2], labels)
-    assert (found.purity, found.chance, found.corrected, found.rand, found.information) == (1, 1, None, 0, 0)
-    compared = statistics.compare({"one": vectors}, labels, draws=5).table["one"]
-    assert compared["rand"].value is None
-    assert compared["overlap"] == compared["quantile_separation"] == compared["silhouette"] == statistics.Estimate(None)
+    assert (found.purity, found.chance, found.corrected, found.adjusted_rand, found.nmi) == (1, 1, None, 0, 0)
 
 
 def test_labels_of_one_instance() -> None:
@@ -154,8 +141,9 @@ def test_equal_rows_do_no_harm() -> None:
         apart = statistics.distances(vectors, metric)
         assert (apart == 0).all()
         assert statistics.separation(apart, labels).of("a", "b") == 0
-        for statistic in (statistics.quantile_separation, statistics.category_separation, statistics.silhouettes):
+        for statistic in (statistics.quantile_separation, statistics.category_separation):
             assert statistic(apart, labels).mean() is None
+        assert statistics.silhouettes(apart, labels).mean() == 0
         assert statistics.overlap(apart, labels).mean() == 0  # no row is strictly nearer
         assert statistics.neighbour_confusion(apart, labels, 3).of("a", "b") == pytest.approx(6 / 11)
     assert statistics.cluster(vectors).merges[:, 2].max() == 0
@@ -165,14 +153,14 @@ def test_equal_rows_do_no_harm() -> None:
     assert retrieval.precision == pytest.approx(5 / 11)
     fitted = statistics.fit_mixture(vectors)
     assert fitted.weights.tolist() == [1]
-    assert np.isfinite(fitted.density(vectors)).all()
-    for score in ("distance", "neighbours", "isolation"):
+    assert np.isfinite(fitted.memberships(vectors)).all()
+    for score in ("distance", "lof", "isolation"):
         found = statistics.outliers(vectors, labels, score)["a"]
         assert np.isfinite(found.scores).all()
         assert found.rows.tolist() == list(range(6))
         assert not found.flagged.any()
     for by in ("cluster", "mixture"):
-        assert statistics.sub_concepts(vectors, labels, by=by, draws=3)["a"].count == 1
+        assert statistics.sub_concepts(vectors, labels, by=by, n_bootstrap=3)["a"].count == 1
 
 
 @pytest.mark.parametrize("scale", [1e-200, 1e-9, 1e9, 1e200])
@@ -205,7 +193,6 @@ REFUSED: list[tuple[Callable[[np.ndarray, list[str]], object], str]] = [
     (lambda v, n: statistics.cluster(v, "ward", "cosine"), "ward's distance is not defined for metric 'cosine'"),
     (lambda v, n: statistics.cluster(v, "centroid"), "no method 'centroid'"),
     (lambda v, n: statistics.adaptive_cut(statistics.cluster(v), n[:-1]), "labels have shape .* for each of 8 rows"),
-    (lambda v, n: statistics.size_cut(statistics.cluster(v), 0), "a cluster has at least 1 row"),
     (lambda v, n: statistics.count_cut(statistics.cluster(v), 9), "9 clusters of 8 rows"),
     (lambda v, n: statistics.agreement([0, 1], n), "clusters have shape"),
     (lambda v, n: statistics.separation(v, n), "distances have shape"),
@@ -217,23 +204,18 @@ REFUSED: list[tuple[Callable[[np.ndarray, list[str]], object], str]] = [
     (lambda v, n: statistics.retrieve(v, n, images=[1.5] * 8), "images have shape"),
     (lambda v, n: statistics.search(v[:, :2], v), "queries have 2 channels and rows 3"),
     (lambda v, n: statistics.distances_between(v[:, :2], v), "of different layers"),
-    (lambda v, n: statistics.outliers(v, n, "lof"), "no score 'lof'; there are: distance, neighbours, isolation"),
+    (lambda v, n: statistics.outliers(v, n, "forest"), "no score 'forest'; there are: distance, lof, isolation"),
     (lambda v, n: statistics.sub_concepts(v, n, by="size"), "expected one of cluster, mixture"),
     (lambda v, n: statistics.fit_mixture(v, 0), "at least 1 component"),
     (
         lambda v, n: statistics.fit_mixture(v, 1).ellipses() and statistics.fit_mixture(v[:, :1]).ellipses(),
         "at least 2 axes",
     ),
-    (lambda v, n: statistics.fit_mixture(v, 1).density(v[:, :1]), "points have 1 axes"),
-    (lambda v, n: statistics.region_map({}, (0, 1, 0, 1)), "0 mixtures"),
+    (lambda v, n: statistics.fit_mixture(v, 1).memberships(v[:, :1]), "points have 1 axes"),
     (lambda v, n: statistics.prototypes(v, n, [0.5] * 8), "expected a number for each of 8 rows"),
     (lambda v, n: statistics.prototypes(v, n, [-1] * 8), "none is left"),
     (lambda v, n: statistics.principal(v, 0), "0 axes"),
     (lambda v, n: statistics.sample_rows(n, 0), "at least 1"),
-    (lambda v, n: statistics.compare({}, n), "no embeddings"),
-    (lambda v, n: statistics.compare({"one": v}, n, reference="two"), "no embeddings 'two'; there are: one"),
-    (lambda v, n: statistics.compare({"one": v, "two": v[:4]}, n), "two: labels have shape .* for each of 4 rows"),
-    (lambda v, n: statistics.compare({"one": v}, n, images=["a"]), "images have shape"),
 ]
 
 
@@ -245,6 +227,6 @@ def test_errors_teach(call: Callable[[np.ndarray, list[str]], object], said: str
 
 
 def test_too_many_rows_for_a_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("conceptlens.statistics.distance_matrix.MOST", 5)
+    monkeypatch.setattr("conceptlens.statistics.distance_matrix.MAX_ROWS", 5)
     with pytest.raises(InputError, match="give at most 5"):
         statistics.distances(np.ones((6, 2)))

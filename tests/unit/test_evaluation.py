@@ -22,7 +22,7 @@ from conceptlens.localization.localization_cases import choose_cases, show_cases
 from conceptlens.localization.methods import METHODS, Setting, build_methods, method_names
 from conceptlens.localization.result_rows import ORACLE, Row, read_rows, row_schema, write_rows
 from conceptlens.localization.summary import summarise, summary_numbers
-from conceptlens.metrics import LOCATED, difference, interval, macro
+from conceptlens.metrics import LOCATED, bootstrap_difference, bootstrap_macro_mean, bootstrap_mean
 from conceptlens.record import Explanation, ImageInfo, Source
 from planted_words import OnlyColours, planted_model
 
@@ -254,9 +254,9 @@ def test_the_summary_is_made_of_the_metrics_own_intervals() -> None:
     assert found.groups == ("macro", "stuff", "thing", "all")
     assert (found.photos, found.pairs["all"], found.pairs["stuff"]) == (6, 12, 4)
     two = found.line("two")
-    assert two.scores["all"][LEAD] == interval(values["two"], photos, 200)
-    assert two.scores["macro"][LEAD] == macro(values["two"], groups, photos, 200)
-    assert two.against["all"][LEAD] == difference(values["two"], values["one"], photos, 200)
+    assert two.scores["all"][LEAD] == bootstrap_mean(values["two"], photos, 200)
+    assert two.scores["macro"][LEAD] == bootstrap_macro_mean(values["two"], groups, photos, 200)
+    assert two.against["all"][LEAD] == bootstrap_difference(values["two"], values["one"], photos, 200)
     assert two.specific["all"][LEAD].mean == pytest.approx(values["two"].mean() - 0.1)
     assert found.line("one").against == {}
     best = max(values, key=lambda m: values[m].mean())

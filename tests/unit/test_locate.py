@@ -18,6 +18,7 @@ from conceptlens.metrics import (
     best_iou,
     hit,
     iou,
+    locate,
     peak,
     pixel_precision,
     pixel_ranking,
@@ -204,7 +205,7 @@ def test_a_mask_without_an_inside_or_an_outside_has_no_answer() -> None:
         assert score.mean() == pytest.approx(float(score.values[3].mean()))
     nowhere = locate(maps[:1], masks[:1])["ranked_area"]
     assert nowhere.mean() is None
-    assert repr(nowhere) == "Score(applies nowhere: 1 images x 2 questions)"
+    assert repr(nowhere) == "Score(applies nowhere, shape (1, 2))"
     ignored[3] = masks[3]  # what is left is all outside
     assert ranked_area(maps, masks, ignored).count == 0
 
@@ -214,7 +215,7 @@ def test_a_score_gives_pairs_and_refuses_hidden_gaps() -> None:
     score = Score(torch.tensor([[0.5, 0.0], [0.25, 0.75]]), applies)
     values, images = score.pairs()
     assert (values.tolist(), images.tolist()) == ([0.5, 0.25, 0.75], [0, 1, 1])
-    assert repr(score) == "Score(mean 0.5000 over 3 of 4: 2 images x 2 questions)"
+    assert repr(score) == "Score(mean 0.5000 over 3 of 4, shape (2, 2))"
     with pytest.raises(cl.InputError, match="must be finite, and 0 where it does not apply"):
         Score(torch.full((2, 2), 0.5), applies)
     with pytest.raises(cl.InputError, match="must be finite"):

@@ -245,7 +245,7 @@ def test_published_numbers_stand_beside_mended_ones(story: Story) -> None:
     told = beside(story.told)
     assert [one["what"] for one in told] == ["Retrieval", "Clusters", "Distance", "Fit"]
     assert told[0]["published"].startswith(number(story.told.published_at[10]))
-    assert number(story.told.agreement.rand) in told[1]["mended"]
+    assert number(story.told.agreement.adjusted_rand) in told[1]["mended"]
     assert number(story.told.pairs.separation.mean()) in told[2]["published"]
 
 

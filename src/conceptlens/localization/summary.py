@@ -12,7 +12,7 @@ from conceptlens.io.errors import InputError, near
 from conceptlens.localization.methods import METHODS
 from conceptlens.localization.result_rows import ORACLE, Row
 from conceptlens.metrics.map_mask import LOCATED
-from conceptlens.statistics.bootstrap import Interval, interval, macro
+from conceptlens.statistics.bootstrap import Interval, bootstrap_macro_mean, bootstrap_mean
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -184,9 +184,9 @@ class _Pairs:
 
     def _interval(self, group: str, values: np.ndarray, draws: int) -> Interval:
         if group == MACRO:
-            return macro(values, self.groups, self.photos, draws, LEVEL)
+            return bootstrap_macro_mean(values, self.groups, self.photos, draws, LEVEL)
         kept = self.within(group)
-        return interval(values[kept], [p for p, k in zip(self.photos, kept, strict=True) if k], draws, LEVEL)
+        return bootstrap_mean(values[kept], [p for p, k in zip(self.photos, kept, strict=True) if k], draws, LEVEL)
 
 
 def _line(name: str, rows: Sequence[Row], pairs: _Pairs, reference: dict[str, Any] | None, draws: int) -> Line:

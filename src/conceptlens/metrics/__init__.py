@@ -35,8 +35,9 @@ from conceptlens.metrics.map_mask import (
 )
 from conceptlens.metrics.part_masks import box_masks, locate_parts, part_discs
 from conceptlens.metrics.purity import Purity, merge_sides, part_purity
-from conceptlens.metrics.score import Metric, Score
-from conceptlens.statistics.bootstrap import Interval, difference, interval, macro
+from conceptlens.metrics.score import Metric
+from conceptlens.statistics.bootstrap import Interval, bootstrap_difference, bootstrap_macro_mean, bootstrap_mean
+from conceptlens.statistics.score import Score
 
 __all__ = [
     "BOTTLENECK_METRICS",
@@ -54,6 +55,9 @@ __all__ = [
     "area",
     "auroc_interval",
     "best_iou",
+    "bootstrap_difference",
+    "bootstrap_macro_mean",
+    "bootstrap_mean",
     "box_masks",
     "centre_distance",
     "centre_peaks",
@@ -61,10 +65,8 @@ __all__ = [
     "concept_auroc",
     "concept_leakage",
     "constant_peaks",
-    "difference",
     "effective_concepts",
     "hit",
-    "interval",
     "iou",
     "keypoint_distance",
     "keypoint_error",
@@ -73,7 +75,6 @@ __all__ = [
     "keypoint_swap",
     "locate",
     "locate_parts",
-    "macro",
     "merge_sides",
     "niche_impurity",
     "oracle_impurity",

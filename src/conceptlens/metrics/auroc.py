@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from conceptlens.io.errors import InputError
-from conceptlens.metrics.score import Score
-from conceptlens.statistics.bootstrap import DRAWN_AT_ONCE, Interval
+from conceptlens.statistics.bootstrap import Interval, bootstrap
+from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -48,40 +48,42 @@ def concept_auroc(activations: Float[Tensor, "image concept"], labels: Bool[Tens
 def auroc_interval(
     activations: Float[Tensor, "image concept"],
     labels: Bool[Tensor, "image concept"],
-    draws: int = 2000,
+    n_bootstrap: int = 2000,
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
     """Return the mean AUROC over concepts, with its percentile interval from images resampled with replacement.
 
     A concept of which a draw has only one kind is left out of that draw's mean, and a draw without any concept left out
-    altogether. `count` is the number of concepts that apply. It says how sure the mean is for these concepts, not what
-    others would have.
+    altogether. It says how sure the mean is for these concepts, not what others would have.
+
+    Args:
+        activations: `activations[image concept]`, finite.
+        labels: Whether each image has each concept.
+        n_bootstrap: How many draws.
+        level: The confidence level, between 0 and 1.
+        seed: Decides the draws.
+
+    Returns:
+        The interval; `count` is the number of concepts that apply.
+
+    Raises:
+        InputError: No concept has images with and without it.
     """
     values, positive = checked(activations, labels)
     applies = applies_to(positive)
-    if not applies.any() or draws < 1 or not 0 < level < 1:
-        raise InputError(
-            f"{int(applies.sum())} concepts have images of both kinds, draws is {draws} and level {level}; expected at "
-            "least one concept, one draw and a level between 0 and 1"
-        )
+    if not applies.any():
+        raise InputError("no concept has images with and without it; expected at least one")
     values, positive = values[:, applies], positive[:, applies]
-    images = len(values)
-    generator = np.random.default_rng(seed)
-    means: list[np.ndarray] = []
-    step = max(1, DRAWN_AT_ONCE // images)
-    for start in range(0, draws, step):
-        now = min(step, draws - start)
-        taken = generator.integers(images, size=(now, images)) + images * np.arange(now)[:, None]
-        times = np.bincount(taken.ravel(), minlength=now * images).reshape(now, images).T.astype(np.float64)
-        drawn = np.stack([_weighted(v, p, times) for v, p in zip(values.T, positive.T, strict=True)], axis=1)
-        some = ~np.isnan(drawn)
-        means.append((np.where(some, drawn, 0).sum(1) / np.maximum(some.sum(1), 1))[some.any(1)])
-    mean, drawn_means = float(cross_auroc(values, positive, paired=True).mean()), np.concatenate(means)
-    if not len(drawn_means):
-        return Interval(mean, None, None, int(applies.sum()), images)
-    low, high = np.quantile(drawn_means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(mean, float(low), float(high), int(applies.sum()), images)
+
+    def resampled(times: Float[np.ndarray, "draw image"]) -> Float[np.ndarray, "draw"]:
+        drawn = np.stack([_weighted(v, p, times.T) for v, p in zip(values.T, positive.T, strict=True)], axis=1)
+        defined = ~np.isnan(drawn)
+        means = np.where(defined, drawn, 0).sum(1) / np.maximum(defined.sum(1), 1)
+        return np.where(defined.any(1), means, np.nan)
+
+    mean = float(cross_auroc(values, positive, paired=True).mean())
+    return bootstrap(mean, resampled, len(values), int(applies.sum()), n_bootstrap, level, seed)
 
 
 def cross_auroc(

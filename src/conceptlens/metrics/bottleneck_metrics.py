@@ -17,7 +17,8 @@ from conceptlens.metrics.keypoints import (
     keypoint_pointing,
     keypoint_swap,
 )
-from conceptlens.metrics.score import Metric, Score
+from conceptlens.metrics.score import Metric
+from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

@@ -11,7 +11,7 @@ import torch
 
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.keypoints import GRID, Keypoints, by_part, keypoint_error
-from conceptlens.metrics.score import Score
+from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from conceptlens.io.errors import InputError
-from conceptlens.metrics.score import Score
+from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

@@ -15,7 +15,7 @@ import torch
 
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.auroc import checked
-from conceptlens.metrics.score import Score
+from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

@@ -17,7 +17,8 @@ import torch
 
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.pixel_ranking import Ranking, Ties, measured
-from conceptlens.metrics.score import Metric, Score
+from conceptlens.metrics.score import Metric
+from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
     from jaxtyping import Float

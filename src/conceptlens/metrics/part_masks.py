@@ -8,7 +8,7 @@ import torch
 
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.map_mask import locate
-from conceptlens.metrics.score import Score
+from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from conceptlens.io.errors import InputError
-from conceptlens.metrics.score import Score
+from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,14 +14,21 @@ from conceptlens.io.errors import InputError
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-DRAWN_AT_ONCE = 2**21  # bounds the memory: images times draws held together
+    Resampled = Callable[[Float[np.ndarray, "draw image"]], Float[np.ndarray, "draw"]]
+
+BATCH_DRAWS = 2**21  # bounds the memory: images times draws held together
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its confidence interval, over `count` values from `images` images.
+    """A mean with its confidence interval.
 
-    `low` and `high` are None where there is one image only: its spread is unknown, not zero.
+    Attributes:
+        mean: The mean of the values, in their unit.
+        low: The lower end; `None` where there is one image only, whose spread is unknown.
+        high: The upper end, likewise.
+        count: How many values the mean is over.
+        images: How many images they are from.
     """
 
     mean: float
@@ -34,82 +41,143 @@ class Interval:
         return f"{self.mean:.3f}" + ("" if self.low is None else f" [{self.low:.3f}, {self.high:.3f}]")
 
 
-def interval(
+def bootstrap_mean(
     values: ArrayLike,
     images: Sequence[Hashable] | ArrayLike,
-    draws: int = 2000,
+    n_bootstrap: int = 2000,
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Return the mean of `values[pair]` with a percentile interval of the cluster bootstrap.
+    """Return the mean of values with a percentile interval of the cluster bootstrap over images.
 
-    `images[pair]` says which image each value is from (a number or a name). Each draw takes as many images as there
-    are, with replacement, and all values of each: values of one image rise and fall together, so resampling single
-    values would make the interval too narrow. The same seed gives the same interval.
+    Each draw takes as many images as there are, with replacement, and all values of each: values of one image rise and
+    fall together, so resampling single values would make the interval too narrow.
+
+    Args:
+        values: `values[pair]`, finite.
+        images: The image that each value is from, by number or name.
+        n_bootstrap: How many draws.
+        level: The confidence level, between 0 and 1.
+        seed: Decides the draws.
+
+    Raises:
+        InputError: There is no value, a value is not finite, or the lengths differ.
+
+    Example:
+        >>> cl.metrics.bootstrap_mean(*score.pairs())
     """
-    return macro(values, np.zeros(np.shape(values)), images, draws, level, seed)
+    return bootstrap_macro_mean(values, np.zeros(np.shape(values)), images, n_bootstrap, level, seed)
 
 
-def difference(
+def bootstrap_difference(
     a: ArrayLike,
     b: ArrayLike,
     images: Sequence[Hashable] | ArrayLike,
-    draws: int = 2000,
+    n_bootstrap: int = 2000,
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Return the interval of the mean of `a - b`, paired: both hold one value for the same pair of image and question.
+    """Return the mean of `a - b` with its interval, paired: both hold one value for the same pair.
 
-    An interval without 0 speaks for a difference; two overlapping intervals of `interval` do not speak against one.
+    An interval without 0 speaks for a difference; two overlapping intervals of `bootstrap_mean` do not speak against
+    one.
+
+    Args:
+        a: `a[pair]`, finite.
+        b: `b[pair]`, finite.
+        images: The image that each pair is from, by number or name.
+        n_bootstrap: How many draws.
+        level: The confidence level, between 0 and 1.
+        seed: Decides the draws.
+
+    Raises:
+        InputError: `a` and `b` differ in shape, or as in `bootstrap_mean`.
     """
     first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if first.shape != second.shape:
         raise InputError(f"a has shape {first.shape} and b {second.shape}; a paired difference needs the same pairs")
-    return interval(first - second, images, draws, level, seed)
+    return bootstrap_mean(first - second, images, n_bootstrap, level, seed)
 
 
-def macro(
+def bootstrap_macro_mean(
     values: ArrayLike,
     groups: Sequence[Hashable] | ArrayLike,
     images: Sequence[Hashable] | ArrayLike,
-    draws: int = 2000,
+    n_bootstrap: int = 2000,
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Return the mean of the groups' means, `groups[pair]` such as concept types, with its interval.
+    """Return the mean of the groups' means with its interval; every group counts the same, whatever its size.
 
     Images are resampled once for all groups, since an image can have values in several. A group that a draw misses
     altogether is left out of that draw's mean.
+
+    Args:
+        values: `values[pair]`, finite.
+        groups: The group of each value, such as its concept type.
+        images: The image that each value is from, by number or name.
+        n_bootstrap: How many draws.
+        level: The confidence level, between 0 and 1.
+        seed: Decides the draws.
+
+    Raises:
+        InputError: As in `bootstrap_mean`.
     """
     numbers = np.asarray(values, np.float64)
     group, image = _numbered(groups, "groups"), _numbered(images, "images")
-    _check(numbers, group, image, draws, level)
+    _check(numbers, group, image)
     shape = (int(image.max()) + 1, int(group.max()) + 1)
     cell = image * shape[1] + group
     sums = np.bincount(cell, numbers, shape[0] * shape[1]).reshape(shape)
     sizes = np.bincount(cell, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float64)
     mean = float(_mean_of_means(sums.sum(0, keepdims=True), sizes.sum(0, keepdims=True))[0])
+
+    def resampled(times: Float[np.ndarray, "draw image"]) -> Float[np.ndarray, "draw"]:
+        return _mean_of_means(times @ sums, times @ sizes)
+
     if shape[0] == 1:
+        check_draws(n_bootstrap, level)
         return Interval(mean, None, None, len(numbers), 1)
-    means = _drawn(sums, sizes, draws, seed)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(mean, float(low), float(high), len(numbers), shape[0])
+    return bootstrap(mean, resampled, shape[0], len(numbers), n_bootstrap, level, seed)
 
 
-def _drawn(
-    sums: Float[np.ndarray, "image group"], sizes: Float[np.ndarray, "image group"], draws: int, seed: int
-) -> Float[np.ndarray, "draw"]:
-    """Return the mean of the groups' means in each draw of images with replacement."""
-    images = len(sums)
+def bootstrap(
+    mean: float, resampled: Resampled, images: int, count: int, n_bootstrap: int, level: float, seed: int
+) -> Interval:
+    """Return `mean` with the percentile interval of a statistic over draws of images with replacement.
+
+    Args:
+        mean: The statistic of all images.
+        resampled: Returns the statistic of each draw from `times[draw image]`, how often each image is drawn; NaN for
+            a draw that leaves it undefined, which is left out.
+        images: How many images there are.
+        count: How many values the mean is over.
+        n_bootstrap: How many draws.
+        level: The confidence level, between 0 and 1.
+        seed: Decides the draws.
+    """
+    check_draws(n_bootstrap, level)
     generator = np.random.default_rng(seed)
-    means: list[np.ndarray] = []
-    step = max(1, DRAWN_AT_ONCE // images)
-    for start in range(0, draws, step):
-        now = min(step, draws - start)
+    found: list[np.ndarray] = []
+    step = max(1, BATCH_DRAWS // images)
+    for start in range(0, n_bootstrap, step):
+        now = min(step, n_bootstrap - start)
         taken = generator.integers(images, size=(now, images)) + images * np.arange(now)[:, None]
-        times = np.bincount(taken.ravel(), minlength=now * images).reshape(now, images).astype(np.float64)
-        means.append(_mean_of_means(times @ sums, times @ sizes))
-    return np.concatenate(means)
+        found.append(resampled(np.bincount(taken.ravel(), minlength=now * images).reshape(now, images).astype(float)))
+    defined = np.concatenate(found)
+    defined = defined[~np.isnan(defined)]
+    if not len(defined):
+        return Interval(mean, None, None, count, images)
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(mean, float(low), float(high), count, images)
+
+
+def check_draws(n_bootstrap: int, level: float) -> None:
+    """Refuse a bootstrap without a draw, or a level that is no share."""
+    if n_bootstrap < 1 or not 0 < level < 1:
+        raise InputError(
+            f"n_bootstrap is {n_bootstrap} and level {level}; expected at least 1 draw and a level between 0 and 1"
+        )
 
 
 def _mean_of_means(
@@ -128,7 +196,7 @@ def _numbered(names: Sequence[Hashable] | ArrayLike, what: str) -> Int[np.ndarra
     return np.array([known.setdefault(name, len(known)) for name in listed], dtype=np.int64)
 
 
-def _check(numbers: np.ndarray, group: np.ndarray, image: np.ndarray, draws: int, level: float) -> None:
+def _check(numbers: np.ndarray, group: np.ndarray, image: np.ndarray) -> None:
     if numbers.ndim != 1 or not len(numbers):
         raise InputError(f"values have shape {numbers.shape}; expected one row with at least one value")
     if not len(numbers) == len(group) == len(image):
@@ -137,5 +205,3 @@ def _check(numbers: np.ndarray, group: np.ndarray, image: np.ndarray, draws: int
         )
     if not np.isfinite(numbers).all():
         raise InputError("values must be finite; leave out what does not apply, as Score.pairs does")
-    if draws < 1 or not 0 < level < 1:
-        raise InputError(f"draws is {draws} and level {level}; expected at least 1 draw and a level between 0 and 1")

@@ -1,4 +1,4 @@
-"""How far rows lie apart: one matrix that every statistic of the atlas can share."""
+"""How far rows lie apart: one matrix that every statistic can share."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from conceptlens.io.errors import InputError
-from conceptlens.statistics.vectors import Metric, checked, unit_vectors
+from conceptlens.statistics.vectors import DistanceMetric, check_vectors, unit_vectors
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
     from conceptlens.statistics.vectors import Vectors
 
-MOST = 20_000  # rows: their distances take 3.2 GB
-NEAR = 1e-5
-NUMBERS_AT_ONCE = 2**22
+MAX_ROWS = 20_000  # rows: their distances take 3.2 GB
+CANCELLATION = 1e-5
+BATCH_NUMBERS = 2**22
 
 
-def distances(vectors: Vectors, metric: Metric = "cosine") -> Float[np.ndarray, "row row"]:
+def distances(vectors: Vectors, metric: DistanceMetric = "cosine") -> Float[np.ndarray, "row row"]:
     """Return the distances of all pairs of rows, symmetric and with zeros on the diagonal.
 
     `cosine`: `1 - <a, b> / (|a| |b|)`, 0 to 2. `euclidean`: `|a - b|`, in the unit of the vectors.
@@ -28,18 +28,20 @@ def distances(vectors: Vectors, metric: Metric = "cosine") -> Float[np.ndarray, 
     equal rows are exactly 0 apart. Takes `8 rows^2` bytes; raises `InputError` above 20 000 rows, and for rows that
     `usable` does not name.
     """
-    rows = checked(vectors, metric)
-    if len(rows) > MOST:
+    rows = check_vectors(vectors, metric)
+    if len(rows) > MAX_ROWS:
         raise InputError(
-            f"the distances of {len(rows)} vectors take {8e-9 * len(rows) ** 2:.0f} GB; give at most {MOST}, "
+            f"the distances of {len(rows)} vectors take {8e-9 * len(rows) ** 2:.0f} GB; give at most {MAX_ROWS}, "
             "such as vectors[sample_rows(labels, 100)]"
         )
     return _distances(rows, rows, metric)
 
 
-def distances_between(new: Vectors, vectors: Vectors, metric: Metric = "cosine") -> Float[np.ndarray, "new row"]:
+def distances_between(
+    new: Vectors, vectors: Vectors, metric: DistanceMetric = "cosine"
+) -> Float[np.ndarray, "new row"]:
     """Return the distance of every new row to every row, as `distances` defines it."""
-    first, second = checked(new, metric), checked(vectors, metric)
+    first, second = check_vectors(new, metric), check_vectors(vectors, metric)
     if first.shape[1] != second.shape[1]:
         raise InputError(
             f"vectors of {first.shape[1]} and of {second.shape[1]} channels are of different layers; "
@@ -48,9 +50,9 @@ def distances_between(new: Vectors, vectors: Vectors, metric: Metric = "cosine")
     return _distances(first, second, metric)
 
 
-def check_distances(apart: np.ndarray, rows: int) -> Float[np.ndarray, "row row"]:
+def check_distances(distance: np.ndarray, rows: int) -> Float[np.ndarray, "row row"]:
     """Return a matrix of distances in float64, or say what is wrong with it."""
-    given = np.asarray(apart)
+    given = np.asarray(distance)
     if given.shape != (rows, rows) or not rows:
         raise InputError(
             f"distances have shape {given.shape} for {rows} labels; expected row row, as distances(vectors) gives"
@@ -63,7 +65,7 @@ def check_distances(apart: np.ndarray, rows: int) -> Float[np.ndarray, "row row"
     return given
 
 
-def _distances(first: np.ndarray, second: np.ndarray, metric: Metric) -> np.ndarray:
+def _distances(first: np.ndarray, second: np.ndarray, metric: DistanceMetric) -> np.ndarray:
     same = first is second
     if metric == "cosine":
         first = unit_vectors(first)
@@ -82,10 +84,10 @@ def _squared(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     second = first if same else second - centre
     sizes = np.einsum("ij,ij->i", first, first)[:, None] + np.einsum("ij,ij->i", second, second)
     found = np.maximum(sizes - 2 * (first @ second.T), 0)
-    rows, columns = (found <= NEAR * sizes).nonzero()
-    step = max(1, NUMBERS_AT_ONCE // first.shape[1])
+    rows, columns = (found <= CANCELLATION * sizes).nonzero()
+    step = max(1, BATCH_NUMBERS // first.shape[1])
     for start in range(0, len(rows), step):
         a, b = rows[start : start + step], columns[start : start + step]
-        apart = first[a] - second[b]
-        found[a, b] = np.einsum("ij,ij->i", apart, apart)
+        distance = first[a] - second[b]
+        found[a, b] = np.einsum("ij,ij->i", distance, distance)
     return found

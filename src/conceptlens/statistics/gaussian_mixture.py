@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from conceptlens.io.errors import InputError
-from conceptlens.statistics.vectors import checked, numbered
+from conceptlens.statistics.vectors import check_vectors, encode_labels
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
     from conceptlens.statistics.vectors import Names, Vectors
 
-STEADY = 1e-6  # added to every variance, as scikit-learn and LoCE do
+REGULARIZATION = 1e-6  # added to every variance, as scikit-learn and LoCE do
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,27 +35,17 @@ class Mixture:
     assigned: Int[np.ndarray, "row"]
     bic: tuple[float, ...] = field(default=())
 
-    def component_density(self, points: Vectors) -> Float[np.ndarray, "point component"]:
-        """Return `log N(x; mean_k, covariance_k)` in nats, without the weight."""
-        rows = checked(points)
+    def memberships(self, points: Vectors) -> Float[np.ndarray, "point component"]:
+        """Return how far each point belongs to each component (`GaussianMixture.predict_proba`); rows sum to 1."""
+        from sklearn.mixture import GaussianMixture
+
+        rows = check_vectors(points)
         if rows.shape[1] != self.means.shape[1]:
             raise InputError(f"points have {rows.shape[1]} axes; this mixture has {self.means.shape[1]}")
-        found = np.empty((len(rows), len(self.means)))
-        for k, (mean, covariance) in enumerate(zip(self.means, self.covariances, strict=True)):
-            lower = np.linalg.cholesky(covariance)
-            away = np.linalg.solve(lower, (rows - mean).T)
-            logarithm = 2 * np.log(np.diagonal(lower)).sum() + len(mean) * np.log(2 * np.pi)
-            found[:, k] = -0.5 * ((away**2).sum(0) + logarithm)
-        return found
-
-    def density(self, points: Vectors) -> Float[np.ndarray, "point"]:
-        """Return the log of the density in nats."""
-        return np.logaddexp.reduce(self.component_density(points) + np.log(self.weights), axis=1)
-
-    def memberships(self, points: Vectors) -> Float[np.ndarray, "point component"]:
-        """Return how far each point belongs to each component; rows sum to 1."""
-        parts = self.component_density(points) + np.log(self.weights)
-        return np.exp(parts - np.logaddexp.reduce(parts, axis=1)[:, None])
+        model = GaussianMixture(len(self.weights), covariance_type="full")
+        model.weights_, model.means_, model.covariances_ = self.weights, self.means, self.covariances
+        model.precisions_cholesky_ = np.linalg.inv(np.linalg.cholesky(self.covariances)).transpose(0, 2, 1)
+        return model.predict_proba(rows)
 
     def ellipses(self, deviations: float = 1.0) -> Ellipses:
         """Return where each component lies at so many standard deviations, on its first two axes.
@@ -83,75 +72,51 @@ class Ellipses:
     angles: Float[np.ndarray, "component"]
 
 
-@dataclass(frozen=True, eq=False)
-class Regions:
-    """Which label is likeliest where: `winner[y x]` numbers `labels`; `x` and `y` are the centres of the cells."""
+def fit_mixture(points: Vectors, max_components: int = 5, min_weight: float = 0.0, seed: int = 0) -> Mixture:
+    """Return the mixture of 1 to `max_components` Gaussians that has the lowest BIC (scikit-learn's `GaussianMixture`).
 
-    winner: Int[np.ndarray, "y x"]
-    x: Float[np.ndarray, "x"]
-    y: Float[np.ndarray, "y"]
-    labels: tuple[str, ...]
+    LoCE (IJCV 2025), on UMAP coordinates: `max_components=5, min_weight=.1` for one label, `max_components=10` (or
+    twice the number of labels) for all rows without labels. There is at most one component for every `axes + 1` rows.
 
+    Args:
+        points: `points[row axis]`, at least 2 rows. Full covariances of many axes need very many rows: give
+            `principal(vectors, 5).points`, not 256 channels.
+        max_components: The greatest number of components that is tried.
+        min_weight: Components of this weight or less are dropped; the others keep their weights.
+        seed: Decides where the fit starts.
 
-def fit_mixture(points: Vectors, most: int = 5, drop: float = 0.0, seed: int = 0) -> Mixture:
-    """Return the mixture of 1 to `most` Gaussians that has the lowest BIC, the components of most weight first.
+    Returns:
+        The mixture, its components by falling weight.
 
-    LoCE (IJCV 2025), on UMAP coordinates: `most=5, drop=.1` for one label, `most=10` (or twice the number of labels)
-    for all rows without labels. Components of weight `drop` or less are dropped, and the rest keep their weights.
-
-    So that none is fitted to less than it has axes, there is at most one for every `axes + 1` rows. Full covariances
-    of many axes need very many rows: give `principal(vectors, 5).points`, not 256 channels. Needs at least 2 rows.
+    Raises:
+        InputError: There are fewer than 2 rows, or no component weighs more than `min_weight`.
     """
-    rows = checked(points, fewest=2)
-    if most < 1 or not 0 <= drop < 1:
+    rows = check_vectors(points, min_rows=2)
+    if max_components < 1 or not 0 <= min_weight < 1:
         raise InputError(
-            f"most is {most} and drop {drop}; expected at least 1 component and a weight from 0 to below 1"
+            f"max_components is {max_components} and min_weight {min_weight}; expected at least 1 component and a "
+            "weight from 0 to below 1"
         )
-    possible = max(1, min(most, len(rows) // (rows.shape[1] + 1), len(np.unique(rows, axis=0))))
+    possible = max(1, min(max_components, len(rows) // (rows.shape[1] + 1), len(np.unique(rows, axis=0))))
     fitted = [_fitted(rows, count, seed) for count in range(1, possible + 1)]
     bic = [float(found.bic(rows)) for found in fitted]
-    return _mixture(fitted[int(np.argmin(bic))], rows, drop, tuple(bic))
+    return _mixture(fitted[int(np.argmin(bic))], rows, min_weight, tuple(bic))
 
 
 def fit_count(points: Vectors, count: int, seed: int = 0) -> Mixture:
     """Return the mixture of exactly `count` Gaussians."""
-    rows = checked(points, fewest=max(2, count))
+    rows = check_vectors(points, min_rows=max(2, count))
     return _mixture(_fitted(rows, count, seed), rows, 0.0, ())
 
 
 def fit_label_mixtures(
-    points: Vectors, labels: Names, most: int = 5, drop: float = 0.1, seed: int = 0
+    points: Vectors, labels: Names, max_components: int = 5, min_weight: float = 0.1, seed: int = 0
 ) -> dict[str, Mixture]:
     """Return `fit_mixture` of each label's own rows; labels of one row have none and are left out."""
-    rows = checked(points)
-    codes, names = numbered(labels, len(rows))
+    rows = check_vectors(points)
+    codes, names = encode_labels(labels, len(rows))
     own = {name: rows[codes == code] for code, name in enumerate(names)}
-    return {name: fit_mixture(found, most, drop, seed) for name, found in own.items() if len(found) > 1}
-
-
-def region_map(
-    mixtures: Mapping[str, Mixture],
-    bounds: tuple[float, float, float, float],
-    size: int = 200,
-    weighted: bool = True,
-) -> Regions:
-    """Return for every cell of a `size x size` grid the label of highest density (LoCE: 200 x 200).
-
-    `bounds` are left, right, bottom and top, in the unit of the two axes. With `weighted=False` the label of the
-    highest single component wins, its weight ignored: the other published form. A label wins however far away its
-    rows are; draw the rows too.
-    """
-    left, right, bottom, top = bounds
-    if not mixtures or not (left < right and bottom < top) or size < 1:
-        raise InputError(
-            f"{len(mixtures)} mixtures, bounds {bounds} and size {size} were given; expected at least one mixture, "
-            "left < right, bottom < top and at least one cell"
-        )
-    x = left + (np.arange(size) + 0.5) * (right - left) / size
-    y = bottom + (np.arange(size) + 0.5) * (top - bottom) / size
-    cells = np.stack([np.tile(x, size), np.repeat(y, size)], axis=1)
-    found = [m.density(cells) if weighted else m.component_density(cells).max(1) for m in mixtures.values()]
-    return Regions(np.argmax(found, axis=0).reshape(size, size), x, y, tuple(mixtures))
+    return {name: fit_mixture(found, max_components, min_weight, seed) for name, found in own.items() if len(found) > 1}
 
 
 def _fitted(rows: np.ndarray, count: int, seed: int) -> Any:
@@ -159,18 +124,20 @@ def _fitted(rows: np.ndarray, count: int, seed: int) -> Any:
     from sklearn.mixture import GaussianMixture
 
     variance = float(rows.var(0).mean())
-    steady = STEADY * min(1.0, variance) if variance > 0 else STEADY  # what is tiny is not drowned
+    steady = REGULARIZATION * min(1.0, variance) if variance > 0 else REGULARIZATION  # what is tiny is not drowned
     with warnings.catch_warnings():
         # Equal rows leave fewer clusters to start from, and 100 steps may not do; the best found so far is taken.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return GaussianMixture(count, covariance_type="full", reg_covar=steady, random_state=seed).fit(rows)
 
 
-def _mixture(found: Any, rows: np.ndarray, drop: float, bic: tuple[float, ...]) -> Mixture:
+def _mixture(found: Any, rows: np.ndarray, min_weight: float, bic: tuple[float, ...]) -> Mixture:
     order = np.argsort(-found.weights_, kind="stable")
-    kept = order[found.weights_[order] > drop]
+    kept = order[found.weights_[order] > min_weight]
     if not len(kept):
-        raise InputError(f"every component weighs {drop} or less, so none would be left; give a smaller drop")
+        raise InputError(
+            f"every component weighs {min_weight} or less, so none would be left; give a smaller min_weight"
+        )
     place = np.full(len(order), -1)
     place[kept] = np.arange(len(kept))
     return Mixture(found.means_[kept], found.covariances_[kept], found.weights_[kept], place[found.predict(rows)], bic)

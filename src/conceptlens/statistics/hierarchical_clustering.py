@@ -11,7 +11,7 @@ from scipy.spatial.distance import squareform
 
 from conceptlens.io.errors import InputError
 from conceptlens.statistics.distance_matrix import check_distances, distances
-from conceptlens.statistics.vectors import Metric, members, numbered
+from conceptlens.statistics.vectors import DistanceMetric, encode_labels, one_hot
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -32,7 +32,7 @@ class Tree:
 
     merges: Float[np.ndarray, "merge 4"]
     method: Method
-    metric: Metric
+    metric: DistanceMetric
 
     @property
     def rows(self) -> int:
@@ -44,7 +44,7 @@ class Tree:
         return hierarchy.leaves_list(self.merges).astype(np.int64) if len(self.merges) else np.zeros(1, np.int64)
 
 
-def cluster(vectors: Vectors, method: Method = "ward", metric: Metric = "euclidean") -> Tree:
+def cluster(vectors: Vectors, method: Method = "ward", metric: DistanceMetric = "euclidean") -> Tree:
     """Return the tree of agglomerative clustering.
 
     LoCE (IJCV 2025) takes `ward` with `euclidean` on raw vectors, or `complete` with `cosine`. Ward's distance is
@@ -53,7 +53,7 @@ def cluster(vectors: Vectors, method: Method = "ward", metric: Metric = "euclide
     return cluster_distances(distances(vectors, metric), method, metric)
 
 
-def cluster_distances(apart: np.ndarray, method: Method, metric: Metric) -> Tree:
+def cluster_distances(distance: np.ndarray, method: Method, metric: DistanceMetric) -> Tree:
     """Return the tree of rows whose `distances` are at hand."""
     if method not in METHODS:
         raise InputError(f"no method '{method}'; there are: {', '.join(METHODS)}")
@@ -62,42 +62,27 @@ def cluster_distances(apart: np.ndarray, method: Method, metric: Metric) -> Tree
             f"ward's distance is not defined for metric '{metric}'; give unit_vectors(vectors) with 'euclidean', "
             "or take method='complete'"
         )
-    given = check_distances(apart, len(apart))
+    given = check_distances(distance, len(distance))
     merges = hierarchy.linkage(squareform(given, checks=False), method) if len(given) > 1 else np.empty((0, 4))
     return Tree(merges, method, metric)
 
 
 def adaptive_cut(
-    tree: Tree, labels: Names, share: float = 0.05, purity: float = 0.8, loaded: int | None = None
+    tree: Tree, labels: Names, min_share: float = 0.05, min_purity: float = 0.8, n_loaded: int | None = None
 ) -> Int[np.ndarray, "row"]:
     """Return the cluster of every row by LoCE's label-aware cut, its default: split until pure or small.
 
-    From the root down, a node is a cluster where at least `purity` of its rows bear one label, or where it has at most
-    `S = int(N share)` rows; else it is split. Relaxed: .05 and .8; strict: .025 and .9. N is the number of rows, or
-    `loaded`: the published code counts all embeddings that it loaded, though it clusters 100 of each category.
+    From the root down, a node is a cluster where at least `min_purity` of its rows bear one label, or where it has at
+    most `S = int(N min_share)` rows; else it is split. Relaxed: .05 and .8; strict: .025 and .9. N is the number of
+    rows, or `n_loaded`: the published code counts all embeddings that it loaded, though it clusters 100 of each category.
 
     The cut looks at the labels, so its purity is high by construction. Compare it with `agreement(..., recut=...)`.
     """
-    codes, names = numbered(labels, tree.rows)
-    counts = _counts(tree, members(codes, len(names)))
+    codes, names = encode_labels(labels, tree.rows)
+    counts = _counts(tree, one_hot(codes, len(names)))
     size = counts.sum(1)
-    smallest = int((tree.rows if loaded is None else loaded) * share)
-    return _clusters(tree, (size <= smallest) | (counts.max(1) / size >= purity))
-
-
-def size_cut(tree: Tree, size: int) -> Int[np.ndarray, "row"]:
-    """Return the cluster of every row: from the root down, the first node of at most `size` rows (LoCE's `size`)."""
-    if size < 1:
-        raise InputError(f"size is {size}; a cluster has at least 1 row")
-    return _clusters(tree, _counts(tree, np.ones((tree.rows, 1)))[:, 0] <= size)
-
-
-def distance_cut(tree: Tree, distance: float = 4.0) -> Int[np.ndarray, "row"]:
-    """Return the cluster of every row: from the root down, the first node merged at no more than `distance`.
-
-    LoCE's `linkage`; the published 4.0 is in units of one model's vectors and means nothing for another.
-    """
-    return _clusters(tree, np.concatenate([np.zeros(tree.rows), tree.merges[:, 2]]) <= distance)
+    smallest = int((tree.rows if n_loaded is None else n_loaded) * min_share)
+    return _clusters(tree, (size <= smallest) | (counts.max(1) / size >= min_purity))
 
 
 def count_cut(tree: Tree, clusters: int) -> Int[np.ndarray, "row"]:

@@ -1,7 +1,8 @@
-"""The odd ones of every label, by three scores; the oddest first."""
+"""The outliers of every label by three scores, the most unusual row first."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -10,28 +11,28 @@ import numpy as np
 
 from conceptlens.io.errors import InputError
 from conceptlens.statistics.distance_matrix import distances
-from conceptlens.statistics.vectors import checked, numbered
+from conceptlens.statistics.vectors import check_vectors, encode_labels
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
     from conceptlens.statistics.vectors import Names, Vectors
 
-    Odd = Callable[[np.ndarray, int], np.ndarray]
+    ScoreFunction = Callable[[np.ndarray, int], np.ndarray]
 
-Oddness = Literal["distance", "neighbours", "isolation"]
-NEIGHBOURS = 20
+OutlierScore = Literal["distance", "lof", "isolation"]
+N_NEIGHBORS = 20
 SHARE = 0.05
-FEWEST = 3
+MIN_ROWS = 3
 
 
 @dataclass(frozen=True, eq=False)
 class Outliers:
-    """The rows of one label, the oddest first.
+    """The rows of one label, the most unusual first.
 
-    - `rows`: numbers of all rows that were given. `scores`: higher is odder, in every score.
+    - `rows`: numbers of all rows that were given. `scores`: higher is more unusual, in every score.
     - `flagged`: whether the score lies above the label's .95 quantile. It flags about one row in twenty of *any*
-      label, odd or not: look at the score, not at the flag.
+      label, unusual or not: look at the score, not at the flag.
     - `reason`: why nothing is ranked, where a label has too few rows.
     """
 
@@ -41,54 +42,45 @@ class Outliers:
     reason: str | None = None
 
 
-def outliers(vectors: Vectors, labels: Names, score: Oddness = "distance", seed: int = 0) -> dict[str, Outliers]:
-    """Return the rows of every label, the oddest first.
+def outliers(vectors: Vectors, labels: Names, score: OutlierScore = "distance", seed: int = 0) -> dict[str, Outliers]:
+    """Return the rows of every label, the most unusual first.
 
     LoCE (IJCV 2025) has three scores. `distance`: the sum of cosine distances to the label's other rows.
-    `neighbours`: the local outlier factor (Breunig et al., 2000) of 20 neighbours and cosine distances; about 1 where
+    `lof`: the local outlier factor (Breunig et al., 2000) of 20 neighbours and cosine distances; about 1 where
     a row is as densely surrounded as its neighbours. `isolation`: the isolation forest (Liu et al., 2008), .5 on
     average and towards 1 for what few cuts set apart; it sees raw vectors, `seed` is its own.
 
-    The published code sorts the last two from the oddest up and then shows the other end: the most ordinary rows.
+    The published code sorts the last two from the most unusual up and then shows the other end: the most ordinary rows.
     Rows of equal score stand in their own order. A label of fewer than 3 rows is not ranked.
     """
     if score not in SCORES:
         raise InputError(f"no score '{score}'; there are: {', '.join(SCORES)}")
-    rows = checked(vectors, "euclidean" if score == "isolation" else "cosine")
-    codes, names = numbered(labels, len(rows))
+    rows = check_vectors(vectors, "euclidean" if score == "isolation" else "cosine")
+    codes, names = encode_labels(labels, len(rows))
     found = {}
     for code, name in enumerate(names):
         own = np.flatnonzero(codes == code)
-        if len(own) < FEWEST:
-            reason = f"{len(own)} rows; what is odd is told among at least {FEWEST}"
+        if len(own) < MIN_ROWS:
+            reason = f"{len(own)} rows; outliers are ranked among at least {MIN_ROWS}"
             found[name] = Outliers(np.empty(0, np.int64), np.empty(0), np.empty(0, bool), reason)
             continue
-        odd = SCORES[score](rows[own], seed)
-        order = np.argsort(-odd, kind="stable")
-        found[name] = Outliers(own[order], odd[order], odd[order] > np.quantile(odd, 1 - SHARE))
+        unusual = SCORES[score](rows[own], seed)
+        order = np.argsort(-unusual, kind="stable")
+        found[name] = Outliers(own[order], unusual[order], unusual[order] > np.quantile(unusual, 1 - SHARE))
     return found
-
-
-def local_outlier_factor(apart: Float[np.ndarray, "row row"], neighbours: int = NEIGHBOURS) -> Float[np.ndarray, "row"]:
-    """Return `mean_{b in N_k(a)} density(b) / density(a)`, with `1 / density(a) = mean_b max(apart(a, b), reach(b))`.
-
-    `reach(b)` is the distance to b's k-th neighbour; k is at most the number of other rows. Equal distances are taken
-    in the order of the rows. Among equal rows every density is the same large number, and the factor 1.
-    """
-    count = min(neighbours, len(apart) - 1)
-    others = apart + np.diag(np.full(len(apart), np.inf))
-    near = np.argsort(others, axis=1, kind="stable")[:, :count]
-    between = np.take_along_axis(others, near, 1)
-    density = 1 / (np.maximum(between, between[:, -1][near]).mean(1) + 1e-10)
-    return density[near].mean(1) / density
 
 
 def _summed(rows: np.ndarray, _: int) -> np.ndarray:
     return distances(rows, "cosine").sum(1)
 
 
-def _factors(rows: np.ndarray, _: int) -> np.ndarray:
-    return local_outlier_factor(distances(rows, "cosine"))
+def _outlier_factors(rows: np.ndarray, _: int) -> np.ndarray:
+    from sklearn.neighbors import LocalOutlierFactor
+
+    model = LocalOutlierFactor(min(N_NEIGHBORS, len(rows) - 1), metric="precomputed")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Duplicate values", UserWarning)  # equal rows have a factor of about 1
+        return -model.fit(distances(rows, "cosine")).negative_outlier_factor_
 
 
 def _isolated(rows: np.ndarray, seed: int) -> np.ndarray:
@@ -97,4 +89,4 @@ def _isolated(rows: np.ndarray, seed: int) -> np.ndarray:
     return -IsolationForest(random_state=seed).fit(rows).score_samples(rows)
 
 
-SCORES: dict[str, Odd] = {"distance": _summed, "neighbours": _factors, "isolation": _isolated}
+SCORES: dict[str, ScoreFunction] = {"distance": _summed, "lof": _outlier_factors, "isolation": _isolated}

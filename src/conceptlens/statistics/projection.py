@@ -11,14 +11,14 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from conceptlens.io.errors import InputError
-from conceptlens.statistics.vectors import Metric, checked
+from conceptlens.statistics.vectors import DistanceMetric, check_vectors
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
     from conceptlens.statistics.vectors import Vectors
 
-FEWEST = 5  # rows that UMAP can lay out
+MIN_ROWS = 5  # rows that UMAP can lay out
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +38,12 @@ class Principal:
 
     def project(self, vectors: Vectors) -> Float[np.ndarray, "row axis"]:
         """Return other rows on the same axes."""
-        return (checked(vectors) - self.mean) @ self.axes.T
+        return (check_vectors(vectors) - self.mean) @ self.axes.T
 
 
 def principal(vectors: Vectors, axes: int = 2) -> Principal:
     """Return the rows on their first principal axes; exact and without a seed."""
-    rows = checked(vectors)
+    rows = check_vectors(vectors)
     if axes < 1:
         raise InputError(f"{axes} axes were asked for; give at least 1")
     mean = rows.mean(0)
@@ -58,20 +58,20 @@ def principal(vectors: Vectors, axes: int = 2) -> Principal:
 
 
 def umap_points(
-    vectors: Vectors, neighbours: int, metric: Metric = "euclidean", axes: int = 2, seed: int = 42
+    vectors: Vectors, n_neighbors: int, metric: DistanceMetric = "euclidean", axes: int = 2, seed: int = 42
 ) -> Float[np.ndarray, "row axis"]:
     """Return the rows laid out by UMAP (McInnes et al., 2018).
 
-    LoCE (IJCV 2025): 2 axes, euclidean, seed 42, and as many neighbours as the cut's `S`, `int(N share)`; here at
+    LoCE (IJCV 2025): 2 axes, euclidean, seed 42, and as many neighbours as the cut's `S`, `int(N min_share)`; here at
     least 2 and fewer than the rows. Distances on the map mean little beyond the neighbourhood: clusters look apart
     that are not, so a Gaussian mixture on it says less than one on `principal`.
 
     Needs `umap-learn`. Raises `InputError` where it is missing, and for fewer than 5 rows.
     """
-    rows = checked(vectors, metric, FEWEST)
+    rows = check_vectors(vectors, metric, MIN_ROWS)
     layout = _umap().UMAP(
         n_components=axes,
-        n_neighbors=int(np.clip(neighbours, 2, len(rows) - 1)),
+        n_neighbors=int(np.clip(n_neighbors, 2, len(rows) - 1)),
         metric=metric,
         random_state=seed,
         n_jobs=1,  # what the seed implies; said so that it is not warned of

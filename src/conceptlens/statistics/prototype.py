@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from conceptlens.io.errors import InputError
-from conceptlens.statistics.distance_matrix import distances_between
 from conceptlens.statistics.gaussian_mixture import Mixture
-from conceptlens.statistics.vectors import Metric, checked, members, numbered, unit_vectors
+from conceptlens.statistics.vectors import check_vectors, encode_labels, one_hot, unit_vectors
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
 
     from conceptlens.statistics.vectors import Names, Vectors
 
@@ -35,15 +34,6 @@ class Prototypes:
     support: Float[np.ndarray, "prototype"]
 
 
-@dataclass(frozen=True, eq=False)
-class Assigned:
-    """The nearest prototype of every new row: its number, its label, and how far it is."""
-
-    prototypes: Int[np.ndarray, "new"]
-    labels: tuple[str, ...]
-    distances: Float[np.ndarray, "new"]
-
-
 def prototypes(vectors: Vectors, labels: Names, parts: Names | None = None, unit: bool = False) -> Prototypes:
     """Return the mean vector of each label, or of each part of each label.
 
@@ -51,8 +41,8 @@ def prototypes(vectors: Vectors, labels: Names, parts: Names | None = None, unit
     sub-concepts; rows of a negative part, as dropped components leave them, are left out. For clusters whatever their
     labels, give the clusters as labels. `unit=True` means directions: no embedding counts for more because it is long.
     """
-    rows = unit_vectors(vectors) if unit else checked(vectors)
-    codes, names = numbered(labels, len(rows))
+    rows = unit_vectors(vectors) if unit else check_vectors(vectors)
+    codes, names = encode_labels(labels, len(rows))
     part = np.zeros(len(rows), np.int64) if parts is None else np.asarray(parts)
     if part.shape != (len(rows),) or part.dtype.kind not in "iu":
         raise InputError(
@@ -62,7 +52,7 @@ def prototypes(vectors: Vectors, labels: Names, parts: Names | None = None, unit
     if not kept.any():
         raise InputError("every row's part is negative, so none is left to mean")
     found, which = np.unique(np.stack([codes, part], 1)[kept], axis=0, return_inverse=True)
-    return _means(rows[kept], members(which.reshape(-1), len(found)), [(names[c], int(p)) for c, p in found])
+    return _means(rows[kept], one_hot(which.reshape(-1), len(found)), [(names[c], int(p)) for c, p in found])
 
 
 def component_prototypes(
@@ -73,9 +63,9 @@ def component_prototypes(
     `mixtures` were fitted to `points`, such as principal axes, whose means are no weights for channels; the means of
     the rows themselves with the same memberships are. Labels without a mixture are left out.
     """
-    rows = unit_vectors(vectors) if unit else checked(vectors)
-    codes, names = numbered(labels, len(rows))
-    placed = checked(points)
+    rows = unit_vectors(vectors) if unit else check_vectors(vectors)
+    codes, names = encode_labels(labels, len(rows))
+    placed = check_vectors(points)
     if len(placed) != len(rows):
         raise InputError(f"{len(placed)} points were given for {len(rows)} vectors; expected one for each")
     shares, of = [], []
@@ -90,13 +80,6 @@ def component_prototypes(
     if not shares:
         raise InputError(f"no label has a mixture; labels: {', '.join(names)}, mixtures of: {', '.join(mixtures)}")
     return _means(rows, np.concatenate(shares, axis=1), of)
-
-
-def nearest_prototype(vectors: Vectors, known: Prototypes, metric: Metric = "cosine") -> Assigned:
-    """Return the nearest prototype of every row; the first of equally near ones."""
-    apart = distances_between(vectors, known.vectors, metric)
-    best = apart.argmin(1)
-    return Assigned(best, tuple(known.labels[i] for i in best), apart[np.arange(len(best)), best])
 
 
 def _means(rows: np.ndarray, shares: Float[np.ndarray, "row prototype"], of: list[tuple[str, int]]) -> Prototypes:

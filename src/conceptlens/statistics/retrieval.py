@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from conceptlens.io.errors import InputError
-from conceptlens.statistics.vectors import numbered, unit_vectors
+from conceptlens.statistics.vectors import encode_labels, unit_vectors
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from conceptlens.statistics.vectors import Names, Vectors
 
 CUTOFFS = (1, 5, 10, 20, 30, 40)
-PAIRS_AT_ONCE = 2**21  # bounds the memory, at about 150 bytes a pair
+BATCH_PAIRS = 2**21  # bounds the memory, at about 150 bytes a pair
 TIED = 1e-12
 EXCLUDED = 3.0  # further than any cosine can fall
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class SearchHits:
     """Rows from the nearest on, `similarities` their cosines: -1 to 1, falling."""
 
     rows: Int[np.ndarray, "hit"]
@@ -63,8 +63,9 @@ class Retrieval(ListedRetrieval):
     - `average_precision[query]`: mean over relevant rows of the precision at their rank.
     - `chance[query]`: the expected average precision of a random order.
 
-    Means over `applies` and their intervals by image: `conceptlens.metrics.interval(r.average_precision[r.applies],
-    images[r.applies])`. Queries are resampled there; the rows in which they search stay.
+    Means over `applies` and their intervals by image:
+    `conceptlens.metrics.bootstrap_mean(r.average_precision[r.applies], images[r.applies])`.
+    Queries are resampled there; the rows in which they search stay.
     """
 
     average_precision: Float[np.ndarray, "query"]
@@ -87,17 +88,17 @@ def retrieve(
     stays at some 300 MB for any number of rows.
     """
     rows = unit_vectors(vectors)
-    codes, _ = numbered(labels, len(rows))
-    picture = np.arange(len(rows)) if images is None else numbered(images, len(rows), "images")[0]
+    codes, _ = encode_labels(labels, len(rows))
+    image_codes = np.arange(len(rows)) if images is None else encode_labels(images, len(rows), "images")[0]
     wanted = _cutoffs(cutoffs)
     parts = []
-    step = max(1, PAIRS_AT_ONCE // len(rows))
+    step = max(1, BATCH_PAIRS // len(rows))
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
-        allowed = picture[part, None] != picture
+        allowed = image_codes[part, None] != image_codes
         same = (codes[part, None] == codes) & allowed
-        fall = np.where(allowed, -(rows[part] @ rows.T), EXCLUDED)
-        parts.append(_scores(fall, same, allowed.sum(1), wanted))
+        negated = np.where(allowed, -(rows[part] @ rows.T), EXCLUDED)
+        parts.append(_scores(negated, same, allowed.sum(1), wanted))
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return Retrieval(**joined, cutoffs=tuple(cutoffs))
 
@@ -113,20 +114,20 @@ def retrieve_listed(
     there was more to find.
     """
     wanted = _cutoffs(cutoffs)
-    codes, known = numbered(labels, len(found))
-    picture = np.arange(len(found)) if images is None else numbered(images, len(found), "images")[0]
-    relevant, candidates = _to_find(codes, picture)
-    most = int(wanted.max())
-    short = np.flatnonzero(np.array([len(hits) for hits in found]) < np.minimum(candidates, most))
+    codes, known = encode_labels(labels, len(found))
+    image_codes = np.arange(len(found)) if images is None else encode_labels(images, len(found), "images")[0]
+    relevant, candidates = _to_find(codes, image_codes)
+    max_hits = int(wanted.max())
+    short = np.flatnonzero(np.array([len(hits) for hits in found]) < np.minimum(candidates, max_hits))
     if len(short):
         raise InputError(
             f"the list of row {short[0]} has {len(found[short[0]])} hits; expected "
-            f"{min(int(candidates[short[0]]), most)}, for the last cutoff is {most}"
+            f"{min(int(candidates[short[0]]), max_hits)}, for the last cutoff is {max_hits}"
         )
-    same = np.zeros((len(found), most), bool)
+    same = np.zeros((len(found), max_hits), bool)
     for row, hits in enumerate(found):
-        same[row, : len(hits)] = np.asarray(hits[:most], object) == known[codes[row]]
-    gained = same * np.cumsum(same, axis=1) / np.arange(1, most + 1)
+        same[row, : len(hits)] = np.asarray(hits[:max_hits], object) == known[codes[row]]
+    gained = same * np.cumsum(same, axis=1) / np.arange(1, max_hits + 1)
     last = np.maximum(np.minimum(candidates[:, None], wanted), 1)
     total, hit = np.cumsum(gained, axis=1), np.cumsum(same, axis=1)  # both 0 where there is nothing to find
     return ListedRetrieval(
@@ -148,10 +149,10 @@ def published_precision(
     query's own image count. For comparison with published figures; `retrieve` for everything else.
     """
     rows = unit_vectors(vectors)
-    codes, _ = numbered(labels, len(rows))
+    codes, _ = encode_labels(labels, len(rows))
     wanted = _cutoffs(cutoffs)
     found = np.zeros((len(rows), len(wanted)))
-    step = max(1, PAIRS_AT_ONCE // len(rows))
+    step = max(1, BATCH_PAIRS // len(rows))
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
         order = np.argsort(1 - rows[part] @ rows.T, axis=1, kind="stable")[:, 1 : int(wanted.max()) + 1]
@@ -162,8 +163,8 @@ def published_precision(
 
 
 def search(
-    query: Vectors, vectors: Vectors, most: int | None = None, allowed: Bool[np.ndarray, "row"] | None = None
-) -> tuple[Found, ...]:
+    query: Vectors, vectors: Vectors, max_hits: int | None = None, allowed: Bool[np.ndarray, "row"] | None = None
+) -> tuple[SearchHits, ...]:
     """Return for every query vector the rows of highest cosine, exactly and from the nearest on.
 
     `allowed` says which rows may be found, such as `images != this_image`. Equal cosines stand in the order of rows.
@@ -178,8 +179,8 @@ def search(
     kept = np.flatnonzero(free)
     found = []
     for similar in np.clip(asked @ rows[kept].T, -1, 1):
-        order = np.argsort(-similar, kind="stable")[:most]
-        found.append(Found(kept[order], similar[order]))
+        order = np.argsort(-similar, kind="stable")[:max_hits]
+        found.append(SearchHits(kept[order], similar[order]))
     return tuple(found)
 
 
@@ -198,23 +199,25 @@ def expected_average_precision(
     return np.where(m > 0, total / np.maximum(np.minimum(m, last), 1), 0.0)
 
 
-def _to_find(codes: np.ndarray, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _to_find(codes: np.ndarray, image_codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return for each row how many rows of other pictures share its code, and how many rows these have."""
-    pairs = np.stack([codes, picture])
+    pairs = np.stack([codes, image_codes])
     _, place, both = np.unique(pairs, axis=1, return_inverse=True, return_counts=True)
-    own = np.bincount(picture)[picture]
+    own = np.bincount(image_codes)[image_codes]
     return np.bincount(codes)[codes] - both[place.reshape(-1)], len(codes) - own
 
 
-def _scores(fall: np.ndarray, same: np.ndarray, candidates: np.ndarray, cutoffs: np.ndarray) -> dict[str, np.ndarray]:
+def _scores(
+    negated: np.ndarray, same: np.ndarray, candidates: np.ndarray, cutoffs: np.ndarray
+) -> dict[str, np.ndarray]:
     """Return the numbers of a `Retrieval` for some queries."""
     relevant = same.sum(1)
-    gained, hits = _expected(*_sorted(fall, same))
+    gained, hits = _expected(*_sorted(negated, same))
     total, found = np.cumsum(gained, axis=1), np.cumsum(hits, axis=1)
     divisor = np.maximum(np.minimum(relevant[:, None], cutoffs), 1)
     last = np.maximum(np.minimum(candidates[:, None], cutoffs), 1)
     precise = np.take_along_axis(found, last - 1, 1) / last
-    at = np.take_along_axis(total, np.minimum(cutoffs, fall.shape[1])[None].repeat(len(fall), 0) - 1, 1) / divisor
+    at = np.take_along_axis(total, np.minimum(cutoffs, negated.shape[1])[None].repeat(len(negated), 0) - 1, 1) / divisor
     applies = (relevant > 0)[:, None]
     return {
         "average_precision_at": at * applies,
@@ -231,27 +234,27 @@ def _chance_at(relevant: np.ndarray, candidates: np.ndarray, cutoffs: np.ndarray
     return np.stack([expected_average_precision(relevant, candidates, int(k)) for k in cutoffs], axis=1)
 
 
-def _sorted(fall: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    order = np.argsort(fall, axis=1)
-    return np.take_along_axis(fall, order, 1), np.take_along_axis(same, order, 1)
+def _sorted(negated: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    order = np.argsort(negated, axis=1)
+    return np.take_along_axis(negated, order, 1), np.take_along_axis(same, order, 1)
 
 
-def _expected(fall: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _expected(negated: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return at each rank the expected `P@rank rel_rank` and `rel_rank`, over every order of equal rows.
 
     With `r` relevant rows among `t` equal ones behind `s` others that hold `R`, the i-th of them is relevant with
     probability `r / t`, and then `1 + (i - 1) (r - 1) / (t - 1)` of them are expected so far (McSherry and Najork,
     2008).
     """
-    queries, count = fall.shape
-    begins = np.ones(fall.shape, bool)
-    begins[:, 1:] = np.diff(fall, axis=1) > TIED
+    queries, count = negated.shape
+    begins = np.ones(negated.shape, bool)
+    begins[:, 1:] = np.diff(negated, axis=1) > TIED
     starts = np.flatnonzero(begins)
-    t = np.diff(starts, append=fall.size)
+    t = np.diff(starts, append=negated.size)
     r = np.add.reduceat(same.ravel(), starts, dtype=np.float64)
     found = np.cumsum(same, axis=1, dtype=np.float64) - same
     before, s = found.ravel()[starts], starts % count
-    i = np.arange(fall.size) - np.repeat(starts, t) + 1
+    i = np.arange(negated.size) - np.repeat(starts, t) + 1
     share, more = np.repeat(r / t, t), np.repeat((r - 1) / np.maximum(t - 1, 1), t)
     rank = np.repeat(s, t) + i
     gained = share * (np.repeat(before, t) + 1 + (i - 1) * more) / rank

@@ -13,9 +13,8 @@ from conceptlens.statistics.cluster_agreement import adjusted_rand, contingency
 from conceptlens.statistics.distance_matrix import distances
 from conceptlens.statistics.gaussian_mixture import fit_count, fit_mixture
 from conceptlens.statistics.hierarchical_clustering import Tree, cluster_distances, count_cut
-from conceptlens.statistics.label_separation import silhouettes
 from conceptlens.statistics.projection import principal
-from conceptlens.statistics.vectors import checked, numbered, unit_vectors
+from conceptlens.statistics.vectors import check_vectors, encode_labels, unit_vectors
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     Assign = Callable[[np.ndarray, int], np.ndarray]
 
 By = Literal["cluster", "mixture"]
-FEWEST = 6  # rows of a label in which parts are looked for
+MIN_ROWS = 6  # rows of a label in which parts are looked for
 STRUCTURE = 0.25  # a mean silhouette below it is "no substantial structure" (Kaufman and Rousseeuw, 1990)
 
 
@@ -54,10 +53,10 @@ def sub_concepts(
     labels: Names,
     images: Names | None = None,
     by: By = "cluster",
-    most: int = 5,
+    max_parts: int = 5,
     axes: int = 5,
     unit: bool = True,
-    draws: int = 50,
+    n_bootstrap: int = 50,
     seed: int = 0,
 ) -> dict[str, SubConcepts]:
     """Return the parts of every label, found in its own rows on their first principal `axes`.
@@ -68,29 +67,32 @@ def sub_concepts(
 
     A number of parts alone says nothing: any cloud can be cut in two. Believe parts that are found again.
     """
-    rows = unit_vectors(vectors) if unit else checked(vectors)
-    codes, names = numbered(labels, len(rows))
-    picture = np.arange(len(rows)) if images is None else numbered(images, len(rows), "images")[0]
-    if by not in ASSIGN or most < 1 or draws < 1:
+    rows = unit_vectors(vectors) if unit else check_vectors(vectors)
+    codes, names = encode_labels(labels, len(rows))
+    image_codes = np.arange(len(rows)) if images is None else encode_labels(images, len(rows), "images")[0]
+    if by not in ASSIGN or max_parts < 1 or n_bootstrap < 1:
         raise InputError(
-            f"by is '{by}', most {most}, draws {draws}; expected one of {', '.join(ASSIGN)} and at least 1"
+            f"by is '{by}', max_parts {max_parts}, n_bootstrap {n_bootstrap}; expected one of {', '.join(ASSIGN)} "
+            "and at least 1"
         )
     found = {}
     for code, name in enumerate(names):
         own = np.flatnonzero(codes == code)
-        if len(own) < FEWEST:
-            reason = f"{len(own)} rows; parts are looked for in at least {FEWEST}"
+        if len(own) < MIN_ROWS:
+            reason = f"{len(own)} rows; parts are looked for in at least {MIN_ROWS}"
             found[name] = SubConcepts(own, np.zeros(len(own), np.int64), 1, None, np.empty(0), reason)
             continue
         points = principal(rows[own], min(axes, rows.shape[1])).points
-        assigned = _sorted(_ward_parts(points, most) if by == "cluster" else fit_mixture(points, most).assigned)
-        again = stability(points, assigned, picture[own], ASSIGN[by], draws, seed)
+        assigned = _sorted(
+            _ward_parts(points, max_parts) if by == "cluster" else fit_mixture(points, max_parts).assigned
+        )
+        again = stability(points, assigned, image_codes[own], ASSIGN[by], n_bootstrap, seed)
         found[name] = SubConcepts(own, assigned, int(assigned.max()) + 1, *again)
     return found
 
 
 def stability(
-    points: np.ndarray, assigned: np.ndarray, images: np.ndarray, assign: Assign, draws: int, seed: int
+    points: np.ndarray, assigned: np.ndarray, images: np.ndarray, assign: Assign, n_bootstrap: int, seed: int
 ) -> tuple[float | None, Float[np.ndarray, "part"]]:
     """Return mean adjusted Rand index, and mean best Jaccard index of each part, over resamples of images.
 
@@ -102,33 +104,34 @@ def stability(
         return None, np.empty(0)
     draw = np.random.default_rng(seed)
     known = np.unique(images)
-    rands, overlaps = [], []
-    for _ in range(draws):
+    agreed, overlaps = [], []
+    for _ in range(n_bootstrap):
         drawn = np.flatnonzero(np.isin(images, draw.choice(known, len(known))))
         if len(drawn) <= count:
             continue
-        table = contingency(assign(points[drawn], count), assigned[drawn])
+        parts = assign(points[drawn], count)
+        table = contingency(parts, assigned[drawn])
         table = np.pad(table, ((0, 0), (0, count - table.shape[1])))
-        rand = adjusted_rand(table)
-        rands.append(0.0 if rand is None else rand)
+        agreed.append(adjusted_rand(parts, assigned[drawn]) or 0.0)
         either = table.sum(1, keepdims=True) + table.sum(0) - table
         best = (table / np.maximum(either, 1)).max(0)
         overlaps.append(np.where(table.sum(0) > 0, best, np.nan))
-    if not rands:
+    if not agreed:
         return None, np.zeros(count)
-    told = ~np.isnan(overlaps)
-    return float(np.mean(rands)), np.where(told, overlaps, 0).sum(0) / np.maximum(told.sum(0), 1)
+    finite = ~np.isnan(overlaps)
+    return float(np.mean(agreed)), np.where(finite, overlaps, 0).sum(0) / np.maximum(finite.sum(0), 1)
 
 
-def _ward_parts(points: np.ndarray, most: int) -> Int[np.ndarray, "row"]:
+def _ward_parts(points: np.ndarray, max_parts: int) -> Int[np.ndarray, "row"]:
     """Return the cut of highest mean silhouette; one part where none shows structure."""
-    apart = distances(points, "euclidean")
-    tree = cluster_distances(apart, "ward", "euclidean")
+    from sklearn.metrics import silhouette_score
+
+    distance = distances(points, "euclidean")
+    tree = cluster_distances(distance, "ward", "euclidean")
     best, parts = STRUCTURE, np.zeros(len(points), np.int64)
-    for count in range(2, min(most, len(points) - 1) + 1):
+    for count in range(2, min(max_parts, len(points) - 1) + 1):
         cut = count_cut(tree, count)
-        shown = silhouettes(apart, cut)
-        mean = float(shown.values.sum() / len(points))  # a row alone counts as 0
+        mean = float(silhouette_score(distance, cut, metric="precomputed"))  # a row alone counts as 0
         if mean > best:
             best, parts = mean, cut
     return parts
@@ -144,7 +147,7 @@ def _mixture_count(points: np.ndarray, count: int) -> Int[np.ndarray, "row"]:
 
 
 def _sorted(assigned: np.ndarray) -> Int[np.ndarray, "row"]:
-    """Return the same parts, numbered from the largest."""
+    """Return the same parts, encoded from the largest."""
     _, codes, sizes = np.unique(assigned, return_inverse=True, return_counts=True)
     return np.argsort(np.argsort(-sizes, kind="stable"))[codes.reshape(-1)]
 

@@ -19,7 +19,7 @@ from conceptlens.bottleneck.evaluate.intervention_curve import (
     intervention_curve,
 )
 from conceptlens.bottleneck.intervention import predicted
-from conceptlens.statistics.bootstrap import Interval, difference
+from conceptlens.statistics.bootstrap import Interval, bootstrap_difference
 
 if TYPE_CHECKING:
     from conceptlens.bottleneck.evaluate.activation_table import BottleneckTable
@@ -122,4 +122,4 @@ def _gain(bottleneck: Bottleneck, table: BottleneckTable, values: Corrections, d
     put = torch.where(values.values.isnan(), table.activations, values.values.to(table.activations))
     with torch.no_grad():
         after, before = ((predicted(bottleneck, one).cpu() == table.classes) for one in (put, table.activations))
-    return difference(after.numpy(), before.numpy(), np.arange(len(before)), draws, seed=seed)
+    return bootstrap_difference(after.numpy(), before.numpy(), np.arange(len(before)), draws, seed=seed)

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 
 from conceptlens.io.errors import InputError
-from conceptlens.metrics.score import Score
-from conceptlens.statistics.bootstrap import Interval, difference, interval
+from conceptlens.statistics.bootstrap import Interval, bootstrap_difference, bootstrap_mean
+from conceptlens.statistics.score import Score
 
 Over = Literal["photos", "concepts", "classes"]
 OWN = ""  # the bottleneck's own among the scores of a figure; the others are controls
@@ -271,7 +271,7 @@ def figure_numbers(one: Figure) -> dict[str, Any]:
 
 def _interval(score: Score, draws: int, seed: int) -> Interval:
     values, images = score.pairs()
-    return interval(values.numpy(), images.numpy(), draws, seed=seed)
+    return bootstrap_mean(values.numpy(), images.numpy(), draws, seed=seed)
 
 
 def _gain(own: Score, other: Score, draws: int, seed: int) -> Interval | None:
@@ -280,7 +280,7 @@ def _gain(own: Score, other: Score, draws: int, seed: int) -> Interval | None:
     if not bool(both.any()):
         return None
     images = both.nonzero()[:, 0].numpy()
-    return difference(own.values[both].numpy(), other.values[both].numpy(), images, draws, seed=seed)
+    return bootstrap_difference(own.values[both].numpy(), other.values[both].numpy(), images, draws, seed=seed)
 
 
 def _interval_numbers(value: Interval | None) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from conceptlens.bottleneck.intervention import check_table, predicted
 from conceptlens.io.errors import InputError, near
-from conceptlens.statistics.bootstrap import Interval, interval
+from conceptlens.statistics.bootstrap import Interval, bootstrap_mean
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -204,7 +204,7 @@ def intervention_curve(
             right[place] += (predicted(bottleneck, torch.where(chosen, fixed.values, table)) == truth) / len(scored)
             put[place] += float(chosen.sum()) / len(table) / len(scored)
     points = [
-        CurvePoint(count, concepts, interval(shares.cpu().numpy(), np.arange(len(table)), seed=seed))
+        CurvePoint(count, concepts, bootstrap_mean(shares.cpu().numpy(), np.arange(len(table)), seed=seed))
         for count, concepts, shares in zip(at, put, right, strict=True)
     ]
     return InterventionCurve(order, member.shape[1], len(truth), len(scored), tuple(points))

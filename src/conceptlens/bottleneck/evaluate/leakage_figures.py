@@ -13,7 +13,7 @@ from conceptlens.bottleneck.evaluate.figure import OWN, Control, Figure, absent,
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.impurity import niche_impurity, oracle_impurity
 from conceptlens.metrics.leakage import LabelledActivations, concept_leakage
-from conceptlens.metrics.score import Score
+from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
     from jaxtyping import Bool

@@ -24,7 +24,7 @@ from conceptlens.metrics.keypoints import (
 from conceptlens.metrics.map_mask import locate
 from conceptlens.metrics.part_masks import box_masks, locate_parts
 from conceptlens.metrics.purity import merge_sides, part_purity
-from conceptlens.metrics.score import Score
+from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
     from collections.abc import Callable

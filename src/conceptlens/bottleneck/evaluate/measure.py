@@ -45,7 +45,7 @@ from conceptlens.bottleneck.evaluate.measures import BottleneckMeasures, ClassMe
 from conceptlens.metrics.auroc import auroc_interval, concept_auroc
 from conceptlens.metrics.bottleneck_metrics import accuracy, effective_concepts
 from conceptlens.metrics.keypoints import Keypoints
-from conceptlens.metrics.score import Score
+from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
     from jaxtyping import Bool

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from conceptlens.statistics.bootstrap import Interval
 
 Record = dict[str, Any]
-PARTS = ("purity", "chance", "corrected", "rand", "information", "adjusted_information", "clusters")
+PARTS = ("purity", "chance", "corrected", "adjusted_rand", "nmi", "ami", "clusters")
 
 
 def tables(story: Story) -> dict[str, list[Record]]:
@@ -96,7 +96,7 @@ def _pairs(layer: LayerStory) -> list[Record]:
     ]  # fmt: skip
 
 
-def _at(table: statistics.Statistic, i: int, j: int) -> float | None:
+def _at(table: statistics.Score[np.ndarray], i: int, j: int) -> float | None:
     return float(table.values[i, j]) if table.applies[i, j] else None
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from conceptlens import statistics
-from conceptlens.statistics.bootstrap import Interval, interval, macro
+from conceptlens.statistics.bootstrap import Interval, bootstrap_macro_mean, bootstrap_mean
 from conceptlens.statistics.hierarchical_clustering import cluster_distances
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ CUTOFFS = (1, 5, 10)
 NEIGHBOURS = 5
 SHUFFLES = 20
 FEWEST = 5  # photos of a concept that an interval takes, and a place among the best or the worst
-ODD = ("distance", "neighbours")  # not the isolation forest, which takes longer than all else together
+ODD = ("distance", "lof")  # not the isolation forest, which takes longer than all else together
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,11 @@ class Pairs:
     confusion by nearest neighbours (another photo's), `shared_clusters` that by clusters.
     """
 
-    separation: statistics.Statistic
-    quantile_separation: statistics.Statistic
-    overlap: statistics.Statistic
-    neighbours: statistics.Statistic
-    shared_clusters: statistics.Statistic
+    separation: statistics.Score[np.ndarray]
+    quantile_separation: statistics.Score[np.ndarray]
+    overlap: statistics.Score[np.ndarray]
+    neighbours: statistics.Score[np.ndarray]
+    shared_clusters: statistics.Score[np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +120,7 @@ class LayerStory:
     concepts: tuple[ConceptStory, ...]
     pairs: Pairs
     retrieval: statistics.Retrieval = field(repr=False)
-    silhouettes: statistics.Statistic = field(repr=False)
+    silhouettes: statistics.Score[np.ndarray] = field(repr=False)
     clusters: Int[np.ndarray, "row"] = field(repr=False)
     parts: Mapping[str, statistics.SubConcepts] = field(repr=False)
     odd: Mapping[str, Mapping[str, statistics.Outliers]] = field(repr=False)
@@ -140,7 +140,7 @@ def tell_layer(rows: StoryRows, layer: str, asked: Asked) -> LayerStory:
     tree = cluster_distances(np.sqrt(2 * apart), "ward", "euclidean")  # |u - v|^2 = 2 (1 - cos) at length 1
     clusters = statistics.count_cut(tree, len(rows.concepts))
     cut = statistics.adaptive_cut(tree, rows.labels)
-    agree = partial(statistics.agreement, labels=rows.labels, shuffles=SHUFFLES, seed=asked.seed)
+    agree = partial(statistics.agreement, labels=rows.labels, n_shuffles=SHUFFLES, seed=asked.seed)
     pairs = _pairs(apart, own, rows, clusters)
     shown, apart_from = statistics.silhouettes(apart, rows.labels), statistics.category_separation(apart, rows.labels)
     parts = statistics.sub_concepts(own.vectors, rows.labels, rows.images, seed=asked.seed)
@@ -204,9 +204,9 @@ def _concept(
     rows: StoryRows,
     own: LayerRows,
     found: statistics.Retrieval,
-    shown: statistics.Statistic,
+    shown: statistics.Score[np.ndarray],
     pairs: Pairs,
-    apart_from: statistics.Statistic,
+    apart_from: statistics.Score[np.ndarray],
     parts: statistics.SubConcepts,
     asked: Asked,
 ) -> ConceptStory:
@@ -235,7 +235,7 @@ def _concept(
     )
 
 
-def _highest(table: statistics.Statistic, name: str, sign: int) -> tuple[str | None, float | None]:
+def _highest(table: statistics.Score[np.ndarray], name: str, sign: int) -> tuple[str | None, float | None]:
     """Return the other label of highest (or with -1 lowest) value in a row; nothing where all are 0 or none applies."""
     place = table.labels.index(name)
     allowed = table.applies[place].copy()
@@ -253,7 +253,7 @@ def _mean(values: np.ndarray, told: np.ndarray | None, rows: StoryRows, asked: A
     if not kept.any():
         return None
     given: list[Any] = [values[kept], rows.labels[kept], rows.images[kept]]
-    return macro(*given, draws=asked.draws, seed=asked.seed)
+    return bootstrap_macro_mean(*given, n_bootstrap=asked.draws, seed=asked.seed)
 
 
 def _mean_of_concepts(values: np.ndarray, told: np.ndarray, rows: StoryRows) -> float:
@@ -264,7 +264,7 @@ def _interval(values: np.ndarray, images: np.ndarray, asked: Asked) -> Interval 
     kept = np.isfinite(values)
     if not kept.any():
         return None
-    found = interval(values[kept], images[kept], draws=asked.draws, seed=asked.seed)
+    found = bootstrap_mean(values[kept], images[kept], n_bootstrap=asked.draws, seed=asked.seed)
     return found if found.images >= FEWEST else replace(found, low=None, high=None)
 
 

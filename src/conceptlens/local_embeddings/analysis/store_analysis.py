@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from conceptlens.local_embeddings.analysis.examples import Shown, show
 from conceptlens.local_embeddings.analysis.layer_analysis import ConceptStory, LayerStory, tell_layer
 from conceptlens.local_embeddings.analysis.selection import Asked
-from conceptlens.statistics.bootstrap import Interval, macro
+from conceptlens.statistics.bootstrap import Interval, bootstrap_macro_mean
 
 if TYPE_CHECKING:
     from conceptlens.local_embeddings.analysis.analysis_rows import StoryRows
@@ -89,5 +89,5 @@ def _behind(rows: StoryRows, told: Mapping[str, LayerStory], best: str, asked: A
     for name, layer in told.items():
         if name != best:
             gap = (first.average_precision - layer.retrieval.average_precision)[asks]
-            found[name] = macro(gap, rows.labels[asks], rows.images[asks], asked.draws, seed=asked.seed)
+            found[name] = bootstrap_macro_mean(gap, rows.labels[asks], rows.images[asks], asked.draws, seed=asked.seed)
     return found

@@ -115,7 +115,7 @@ def print_story(story: Story, console: Console | None = None) -> None:
         held, selective = layer.precision, layer.selectivity
         spread = "-" if held is None or held.low is None else f"{held.low:.2f} to {held.high:.2f}"
         numbers = (None if held is None else held.mean, layer.chance, None if selective is None else selective.mean,
-                   layer.agreement.rand, layer.pairs.overlap.mean())  # fmt: skip
+                   layer.agreement.adjusted_rand, layer.pairs.overlap.mean())  # fmt: skip
         told = ["-" if number is None else f"{number:.3f}" for number in numbers]
         table.add_row(layer.layer.replace("[", "\\["), told[0], spread, *told[1:])
     console.print(table)

@@ -169,7 +169,7 @@ def _layer(story: Story, layer: LayerStory) -> dict[str, Any]:
         "at": number(None if layer.precision_at[1] is None else layer.precision_at[1].mean),
         "selectivity": interval_text(layer.selectivity),
         "purity": f"{number(layer.agreement.purity)} ({number(layer.agreement.chance)})",
-        "rand": number(layer.agreement.rand),
+        "adjusted_rand": number(layer.agreement.adjusted_rand),
         "separation": number(layer.pairs.quantile_separation.mean()),
         "overlap": number(layer.pairs.overlap.mean(), 3),
         "unconverged": layer.unconverged,

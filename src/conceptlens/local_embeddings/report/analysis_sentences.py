@@ -87,7 +87,7 @@ def _negative(value: float | None) -> float | None:
 
 CHOOSING: dict[str, Callable[[LayerStory], float | None]] = {
     "selectivity": lambda layer: None if layer.selectivity is None else layer.selectivity.mean,
-    "ARI": lambda layer: layer.agreement.rand,
+    "ARI": lambda layer: layer.agreement.adjusted_rand,
     "overlap": lambda layer: _negative(layer.pairs.overlap.mean()),
     "silhouette": lambda layer: layer.silhouette,
 }
@@ -106,7 +106,7 @@ def beside(layer: LayerStory) -> list[dict[str, str]]:
         {
             "what": "Clusters",
             "published": f"{number(cut.purity)} purity of {cut.clusters} clusters, {number(cut.chance)} by chance",
-            "mended": f"{number(blind.rand)} ARI, {number(blind.adjusted_information)} AMI, {blind.clusters} clusters",
+            "mended": f"{number(blind.adjusted_rand)} ARI, {number(blind.ami)} AMI, {blind.clusters} clusters",
             "why": "The published cut looks at the names, and purity rises with the number of clusters. Both trees are "
             "of directions (vectors of length 1), while the published code takes the vectors as they are.",
         },

@@ -121,7 +121,7 @@ PLOTS: dict[str, tuple[tuple[str, str, Value], ...]] = {
     ),
     "Selectivity": (("selectivity", "o-", lambda layer: layer.selectivity),),
     "Clusters, blind to labels": (
-        ("ARI", "o-", lambda layer: layer.agreement.rand),
+        ("ARI", "o-", lambda layer: layer.agreement.adjusted_rand),
         ("purity", "s--", lambda layer: layer.agreement.purity),
         ("purity by chance", ":", lambda layer: layer.agreement.chance),
     ),

@@ -1,0 +1,95 @@
+"""What a metric or a statistic returns: values, and where they are defined."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic
+
+import numpy as np
+import torch
+from torch import Tensor
+from typing_extensions import TypeVar
+
+from conceptlens.io.errors import InputError, near
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+Values = TypeVar("Values", bound="Tensor | np.ndarray", default=Tensor)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Score(Generic[Values]):
+    """Values of a metric or a statistic, and where it is defined at all.
+
+    A metric of maps has tensors with the axes image and question; a statistic of vectors has arrays whose axes are
+    labels, pairs of labels, or rows.
+
+    Attributes:
+        values: The values; 0 where the metric does not apply, never NaN.
+        applies: Bool of the same shape; False where there is nothing to measure, such as a mask without a pixel.
+        labels: The names along every axis, for statistics of labels; empty for other axes.
+
+    Raises:
+        InputError: The shapes differ, or a value is not finite, or not 0 where the metric does not apply.
+    """
+
+    values: Values
+    applies: Values
+    labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check that both have one shape, and that no value hides a missing one."""
+        tensor = isinstance(self.values, Tensor)
+        if self.values.shape != self.applies.shape or self.applies.dtype != (torch.bool if tensor else np.bool_):
+            raise InputError(
+                f"a score needs values and a bool applies of one shape; got {tuple(self.values.shape)} and "
+                f"{tuple(self.applies.shape)} of {self.applies.dtype}"
+            )
+        finite = torch.isfinite(self.values) if isinstance(self.values, Tensor) else np.isfinite(self.values)
+        if not bool(finite.all()) or bool((self.values[~self.applies] != 0).any()):
+            raise InputError("a score's values must be finite, and 0 where it does not apply; say so in applies")
+
+    @property
+    def count(self) -> int:
+        """How many values apply."""
+        return int(self.applies.sum())
+
+    def mean(self) -> float | None:
+        """Return the mean over the values that apply; `None` where there is none."""
+        if not self.count:
+            return None
+        if isinstance(self.values, Tensor):
+            return float(self.values.double().sum()) / self.count
+        return float(self.values[self.applies].mean())
+
+    def of(self, *index: int | str) -> float | None:
+        """Return one value; `None` where the metric does not apply.
+
+        Args:
+            *index: An index or a label for each axis, such as image and question, or two labels; 0 for axes left out.
+
+        Raises:
+            InputError: No label has this name.
+        """
+        where = tuple(_index(key, self.labels) for key in index) + (0,) * (self.values.ndim - len(index))
+        return float(self.values[where]) if bool(self.applies[where]) else None
+
+    def pairs(self) -> tuple[Float[Any, "pair"], Int[Any, "pair"]]:
+        """Return the values that apply, and the index of the image of each: what `bootstrap_mean` takes."""
+        if isinstance(self.applies, Tensor):
+            return self.values[self.applies], self.applies.nonzero()[:, 0]
+        return self.values[self.applies], self.applies.nonzero()[0]
+
+    def __repr__(self) -> str:
+        mean, total = self.mean(), int(np.prod(self.values.shape))
+        found = "applies nowhere" if mean is None else f"mean {mean:.4f} over {self.count} of {total}"
+        return f"Score({found}, shape {tuple(self.values.shape)})"
+
+
+def _index(key: int | str, labels: tuple[str, ...]) -> int:
+    if not isinstance(key, str):
+        return key
+    if key not in labels:
+        raise InputError(f"no label '{key}'; labels: {near(key, labels)}")
+    return labels.index(key)
