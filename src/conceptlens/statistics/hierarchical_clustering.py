@@ -74,7 +74,8 @@ def adaptive_cut(
 
     From the root down, a node is a cluster where at least `min_purity` of its rows bear one label, or where it has at
     most `S = int(N min_share)` rows; else it is split. Relaxed: .05 and .8; strict: .025 and .9. N is the number of
-    rows, or `n_loaded`: the published code counts all embeddings that it loaded, though it clusters 100 of each category.
+    rows, or `n_loaded`: the published code counts all embeddings that it loaded, though it clusters 100 of each
+    category.
 
     The cut looks at the labels, so its purity is high by construction. Compare it with `agreement(..., recut=...)`.
     """
