@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 
 # Perceptually uniform, and told apart with every common colour blindness.
 SEQUENTIAL = "plasma"
-# Blue for negative, red for positive, a neutral middle.
-SIGNED = "RdBu_r"
+# Orange for negative (speaks against), blue for positive (speaks for), a neutral middle: the halves of ColorBrewer's
+# PuOr and RdBu that every common colour blindness tells apart.
+SIGNED = (
+    *("#7f3b08", "#b35806", "#e08214", "#fdb863", "#fee0b6", "#f7f7f7"),
+    *("#d1e5f0", "#92c5de", "#4393c3", "#2166ac", "#053061"),
+)
 COLOURS = 256
 # The part of a scale over which a colour fades in, so that weak evidence leaves the photo visible: for maps from zero
 # up most of it, since real maps are seldom zero anywhere; for signed ones less, since their middle is pale already.
@@ -64,8 +68,10 @@ def scale_of(maps: Iterable[Any], signed: bool) -> Scale:
 def colour_table(signed: bool) -> UInt8[np.ndarray, "colour 3"]:
     """Return the 256 colours from the low to the high end of a scale."""
     from matplotlib import colormaps
+    from matplotlib.colors import LinearSegmentedColormap
 
-    colours = colormaps[SIGNED if signed else SEQUENTIAL](np.linspace(0.0, 1.0, COLOURS))
+    table = LinearSegmentedColormap.from_list("against_for", SIGNED, COLOURS) if signed else colormaps[SEQUENTIAL]
+    colours = table(np.linspace(0.0, 1.0, COLOURS))
     return np.rint(np.asarray(colours)[:, :3] * 255).astype(np.uint8)
 
 

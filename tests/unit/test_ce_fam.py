@@ -29,7 +29,8 @@ from conceptlens.concept_regions.contribution import contributions
 from conceptlens.concept_regions.translator import Teacher, Translator
 from conceptlens.concepts.vocabulary import parse_concepts, vocabulary
 from conceptlens.data.drawn_scene import Shape, draw_scene
-from conceptlens.explainer.run import Finding, Plan, find
+from conceptlens.explainer.photo_result import PhotoResult
+from conceptlens.explainer.photo_run import ExplainOptions, explain_photos
 from conceptlens.io.fingerprint import weights_fingerprint
 from conceptlens.model.observation import Observation
 from planted import LABELS as COLOURS
@@ -453,13 +454,13 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_with_a_branch_and_competing_regions(saved: Path) -> None:
-    plan = Plan(concepts=ASKED, branch=Translator.load(saved), regions="competing")
-    (found,) = find(cl.load_model(), [CAT], plan)
-    assert isinstance(found, Finding)
-    assert found.named is not None
-    assert found.named.maps.shape == (1, 4, 28, 28)
-    assert found.named.contributions is not None
-    assert found.named.components[0].source.layer == "blocks.1 + blocks.2 + blocks.4 + bn2"
+    options = ExplainOptions(concepts=ASKED, branch=Translator.load(saved), regions="competing")
+    (found,) = explain_photos(cl.load_model(), [CAT], options)
+    assert isinstance(found, PhotoResult)
+    assert found.concepts is not None
+    assert found.concepts.maps.shape == (1, 4, 28, 28)
+    assert found.concepts.contributions is not None
+    assert found.concepts.components[0].source.layer == "blocks.1 + blocks.2 + blocks.4 + bn2"
     assert found.plain.source.layer == found.layer == "bn2"
 
 

@@ -33,7 +33,7 @@ def test_explain_json_has_the_documented_fields_and_nothing_else_on_stdout() -> 
     done = shell("explain", CAT, "--concepts", "cat, wheel, striped fur:texture", "--json")
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
-    assert answer["schema"] == "conceptlens.explain/1"
+    assert answer["schema"] == "conceptlens.explain/2"
     assert answer["failures"] == []
     (image,) = answer["images"]
     assert set(image) == {"image", "model", "layer", "target", "method", "branch", "regions", "concepts"}
@@ -41,7 +41,7 @@ def test_explain_json_has_the_documented_fields_and_nothing_else_on_stdout() -> 
     assert image["image"] == CAT
     assert image["model"] == "timm:tf_efficientnet_lite0"
     assert image["layer"] == "bn2"
-    assert set(image["target"]) == {"index", "name", "score", "probability"}
+    assert set(image["target"]) == {"index", "name", "short_name", "logit", "probability"}
     assert "cat" in image["target"]["name"]
     assert [c["label"] for c in image["concepts"]] == ["cat", "wheel", "striped fur"]
     assert image["concepts"][2]["type"] == "texture"
@@ -67,7 +67,7 @@ def test_contrast_json() -> None:
     (image,) = json.loads(done.stdout)["images"]
     assert image["gamma"] == 0.8
     assert [r["name"] for r in image["references"]] == ["tabby, tabby cat"]
-    expected = image["target"]["score"] - 0.8 * image["references"][0]["score"]
+    expected = image["target"]["logit"] - 0.8 * image["references"][0]["logit"]
     assert image["margin"] == pytest.approx(expected, rel=1e-4)
 
 

@@ -92,7 +92,7 @@ def test_programs_read_its_numbers(folder: Path, tmp_path: Path, asked: dict[str
     numbers = json.loads(line)
     record = Bottleneck.from_pretrained(out).training_record
     assert numbers == {
-        "schema": "conceptlens.bottleneck.fit-loc-cbm/1",
+        "schema": "conceptlens.fit-loc-cbm/1",
         "model": "pupil 0",
         "classes": 3,
         "concepts": 2,
@@ -122,7 +122,7 @@ def test_programs_read_its_numbers(folder: Path, tmp_path: Path, asked: dict[str
     assert "0003.png" in done.stderr
     assert "23 photos, 1 failed in " in done.stderr
     documented = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-8")
-    section = documented.split("## conceptlens.bottleneck.fit-loc-cbm/1")[1].split("\n## ")[0]
+    section = documented.split("## conceptlens.fit-loc-cbm/1")[1].split("\n## ")[0]
     assert all(f"`{name}`" in section for name in numbers)
 
 

@@ -361,7 +361,7 @@ def test_the_command_trains_and_says_what_came_of_it(
     assert (options["weights"], options["pretrained"]) == ("own.safetensors", False)
     assert options["labels"] == ["cat", "dog", "car", "tree"]
     numbers = json.loads(done.stdout)
-    assert numbers["schema"] == "conceptlens.bottleneck.fit-ce-fam/1"
+    assert numbers["schema"] == "conceptlens.fit-ce-fam/1"
     assert (numbers["photos"], numbers["epochs"], numbers["layers"]) == (40, 2, ["second"])
     assert numbers["sizes"] == [12, 8, 6, 14]
     assert [Path(failure["name"]).name for failure in numbers["failures"]] == ["bad.png"]

@@ -15,6 +15,7 @@ from skimage import data
 import conceptlens as cl
 from branches import PLAIN, branch_of
 from conceptlens.metrics import peak
+from conceptlens.record import ImageInfo, Source
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +59,37 @@ def test_a_tensor_is_shown_as_the_model_saw_it(tmp_path: Path) -> None:
     assert (image["width"], image["height"]) == (224, 224)
 
 
+def made_elsewhere(count: int) -> cl.Explanation:
+    """Maps as another library gives them: no kinds, no settings, no model of ours."""
+    source = Source("mine", "a layer", "my method", (ImageInfo("photo"),) * count)
+    return cl.Explanation(torch.rand(count, 1, 5, 4), None, torch.zeros(count, 1), (("mine",),) * count, source)
+
+
+def test_maps_made_elsewhere_are_shown_beside_an_observation_and_beside_photos(
+    observation: cl.Observation, tmp_path: Path
+) -> None:
+    maps = made_elsewhere(2)
+    pages = [
+        shown(cl.report(tmp_path / "observed.html", observation, maps)),
+        shown(cl.report(tmp_path / "photos.html", [data.chelsea(), Image.fromarray(data.coffee())], maps)),
+    ]
+    for images in pages:
+        for i, image in enumerate(images):
+            (question,) = image["questions"]
+            assert (question["kind"], question["label"]) == ("custom", "mine")
+            assert question["map"]["values"] == pytest.approx(maps.maps[i, 0].flatten().tolist(), rel=1e-4)
+            assert question.get("box", image["box"]) == [0.0, 0.0, 1.0, 1.0]  # over the whole photo, not the crop
+    assert "cat" in pages[0][0]["target"]["short_name"]
+    assert pages[1][0]["target"] is None
+    assert pages[1][0]["predictions"] == []
+
+
 def test_an_explanation_of_other_photos_is_refused(observation: cl.Observation, tmp_path: Path) -> None:
-    other = cl.load_model().observe(data.rocket())
-    with pytest.raises(cl.InputError, match="other photos"):
-        cl.report(tmp_path / "page.html", observation, cl.cam(other))
+    other = cl.cam(cl.load_model().observe([data.rocket(), data.coffee()]))
+    with pytest.raises(cl.InputError, match=r"other photos than photo\[0\]"):
+        cl.report(tmp_path / "page.html", observation, other)
+    with pytest.raises(cl.InputError, match="of 1 images was given for 2"):
+        cl.report(tmp_path / "page.html", observation, other.of(0))
     with pytest.raises(cl.InputError, match="nothing to report"):
         cl.report(tmp_path / "page.html", observation)
     assert list(tmp_path.iterdir()) == []

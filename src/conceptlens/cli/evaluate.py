@@ -111,7 +111,7 @@ def localization(
 
 def _collected(found: Iterable[tuple[Row, ...] | Failure], total: int) -> tuple[list[Row], list[Failure]]:
     """Run the evaluation, and tell rows from photos that failed."""
-    from conceptlens.explainer.explain_outputs import report_failures
+    from conceptlens.explainer.run_outputs import report_failures
     from conceptlens.io.progress import progress
 
     rows: list[Row] = []

@@ -75,7 +75,7 @@ def bottleneck(
     from conceptlens.bottleneck.evaluate.measure import measure_bottleneck
     from conceptlens.bottleneck.module import Bottleneck
     from conceptlens.data.labelled_sets import open_classes
-    from conceptlens.explainer.explain_outputs import report_failures
+    from conceptlens.explainer.run_outputs import report_failures
     from conceptlens.io.output_path import check_output
 
     start = time.perf_counter()

@@ -36,7 +36,8 @@ from conceptlens.io.errors import InputError
 from conceptlens.model.zoo import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from conceptlens.explainer.run import Finding, Plan
+    from conceptlens.explainer.photo_result import PhotoResult
+    from conceptlens.explainer.photo_run import ExplainOptions
     from conceptlens.io.failures import Failure
     from conceptlens.model.backbone import Backbone
 
@@ -76,26 +77,26 @@ def explain(
     """Say what is in photos, where it is, and how much it counts for the class."""
     from conceptlens.cams.contrast import Contrast
     from conceptlens.explainer.calibration import Reference
-    from conceptlens.explainer.explain_numbers import explain_numbers
-    from conceptlens.explainer.explain_outputs import wants_page
-    from conceptlens.explainer.run import Plan
+    from conceptlens.explainer.explain_json import explain_json
+    from conceptlens.explainer.photo_run import ExplainOptions
+    from conceptlens.explainer.run_outputs import wants_page
 
-    others = () if against is None else (_class(against),)
-    plan = Plan(
+    other = _class(against)
+    options = ExplainOptions(
         target=_class(target),
-        against=others,
+        against=other,
         concepts=named_concepts(concepts, concepts_file),
         top=top,
-        contrast=Contrast(_class(target), others),
+        contrast=Contrast(_class(target), () if other is None else (other,)),
         rule=rule,
-        with_photos=wants_page(out),
-        calibration=None if reference is None else Reference.load(reference),
+        for_page=wants_page(out),
+        reference=None if reference is None else Reference.load(reference),
         branch=load_branch(branch),
         regions=_regions(regions),
         layer=None if branch is None else layer,
     )
     backbone = load(model, weights, labels, pretrained, layer if branch is None else None, fit, device)
-    _run(backbone, photos, plan, batch_size, out, as_json, "explain", explain_numbers)
+    _run(backbone, photos, options, batch_size, out, as_json, "explain", explain_json)
 
 
 @answering
@@ -122,32 +123,35 @@ def contrast(
 ) -> None:
     """Show what tells a class from its look-alikes (Finer-CAM)."""
     from conceptlens.cams.contrast import Contrast
-    from conceptlens.explainer.explain_numbers import contrast_numbers
-    from conceptlens.explainer.explain_outputs import wants_page
-    from conceptlens.explainer.run import Plan
+    from conceptlens.explainer.explain_json import contrast_json
+    from conceptlens.explainer.photo_run import ExplainOptions
+    from conceptlens.explainer.run_outputs import wants_page
 
     others = tuple(_class(name) for name in against or ())
     asked: Any = {"by": by, "references": references, "of": of}
     finer = Contrast(_class(target), others, nearest, gamma, **asked)
-    plan = Plan(target=_class(target), contrast=finer, rule=rule, with_concepts=False, with_photos=wants_page(out))
+    options = ExplainOptions(
+        target=_class(target), contrast=finer, rule=rule, with_concepts=False, for_page=wants_page(out)
+    )
     backbone = load(model, weights, labels, pretrained, layer, fit, device)
-    _run(backbone, photos, plan, batch_size, out, as_json, "contrast", contrast_numbers)
+    _run(backbone, photos, options, batch_size, out, as_json, "contrast", contrast_json)
 
 
 def _run(
     backbone: Backbone,
     photos: Sequence[str],
-    plan: Plan,
+    options: ExplainOptions,
     batch_size: int,
     out: Path | None,
     as_json: bool,
     command: str,
-    numbers: Callable[[Sequence[Finding], Sequence[Failure]], dict[str, Any]],
+    numbers: Callable[[Sequence[PhotoResult], Sequence[Failure]], dict[str, Any]],
 ) -> None:
     """Find, print, write; end with 2 where nothing could be explained, with 1 where something could not."""
-    from conceptlens.explainer.explain_outputs import report_failures, summary, write
-    from conceptlens.explainer.run import Finding, find
-    from conceptlens.explainer.terminal import print_finding
+    from conceptlens.explainer.photo_result import PhotoResult
+    from conceptlens.explainer.photo_run import explain_photos
+    from conceptlens.explainer.run_outputs import report_failures, summary, write
+    from conceptlens.explainer.terminal import print_result
     from conceptlens.io.failures import Failure
     from conceptlens.io.images import find_images
     from conceptlens.io.output_path import check_output
@@ -156,19 +160,19 @@ def _run(
     start = time.perf_counter()
     paths = find_images(*photos)
     check_output(out, ".html", ".json", folder=True)
-    found = list(progress(find(backbone, paths, plan, batch_size), len(paths), "photos"))
-    findings = [f for f in found if isinstance(f, Finding)]
+    found = list(progress(explain_photos(backbone, paths, options, batch_size), len(paths), "photos"))
+    results = [r for r in found if isinstance(r, PhotoResult)]
     failures = [f for f in found if isinstance(f, Failure)]
     if as_json:
-        typer.echo(json.dumps(numbers(findings, failures), allow_nan=False))
+        typer.echo(json.dumps(numbers(results, failures), allow_nan=False))
     else:
-        for finding in findings:
-            print_finding(finding)
+        for result in results:
+            print_result(result)
     report_failures(failures)
-    written = write(out, findings, failures, numbers, command) if findings else []
-    summary(findings, failures, written, time.perf_counter() - start)
+    written = write(out, results, failures, numbers, command) if results else []
+    summary(results, failures, written, time.perf_counter() - start)
     if failures:
-        raise typer.Exit(1 if findings else 2)
+        raise typer.Exit(1 if results else 2)
 
 
 def _class(name: str | None) -> Any:

@@ -107,7 +107,7 @@ def _say(made: Translator, out: Path, as_json: bool, seconds: float) -> None:
     if as_json:
         kept = ("photos", "pairs", "held_out_pairs", "steps", "epochs", "best_epoch", "validation_loss")
         numbers = {
-            "schema": "conceptlens.bottleneck.fit-ce-fam/1",
+            "schema": "conceptlens.fit-ce-fam/1",
             "model": made.model,
             "vlm": made.teacher.name,
             "layers": list(made.layers),

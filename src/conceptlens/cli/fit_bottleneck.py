@@ -121,7 +121,7 @@ def _say(made: Bottleneck, out: Path, as_json: bool, seconds: float) -> None:
             "concepts_per_class", "holdout_accuracy", "holdout_accuracy_of_linear_probe",
         )  # fmt: skip
         numbers = {
-            "schema": "conceptlens.bottleneck.fit-loc-cbm/1",
+            "schema": "conceptlens.fit-loc-cbm/1",
             "model": made.base.name,
             "classes": len(made.classes),
             "concepts": len(made.concepts),

@@ -73,8 +73,8 @@ def calibrate(
 ) -> None:
     """Learn from everyday photos how high each concept usually scores, so that `explain` can say what is unusual."""
     from conceptlens.explainer.calibration import fit_reference
-    from conceptlens.explainer.explain_outputs import report_failures
-    from conceptlens.explainer.run import observations
+    from conceptlens.explainer.photo_run import observe_photos
+    from conceptlens.explainer.run_outputs import report_failures
     from conceptlens.io.cache import cache_folder
     from conceptlens.io.images import find_images
     from conceptlens.io.output_path import check_output
@@ -84,7 +84,7 @@ def calibrate(
     backbone = load(model, weights, labels, pretrained, None, fit, device)
     paths = find_images(*photos)
     failures: list[Failure] = []
-    stream = observations(backbone, paths, batch_size, failures)
+    stream = observe_photos(backbone, paths, batch_size, failures)
     found = fit_reference(backbone, progress(stream, -(-len(paths) // batch_size), "photos"))
     file = found.save(out or cache_folder() / "reference" / f"{found.identity}.safetensors")
     report_failures(failures)

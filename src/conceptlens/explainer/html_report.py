@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,64 +12,126 @@ import numpy as np
 from PIL import Image
 
 from conceptlens.cams.finer_cam import LINEAR, ContrastSweep
-from conceptlens.explainer.explain_numbers import is_competing
-from conceptlens.explainer.explain_page import write_page
-from conceptlens.explainer.page_content import Entry, page_content
-from conceptlens.explainer.run import predictions
+from conceptlens.explainer.explain_json import is_competing
+from conceptlens.explainer.page_content import page_content
+from conceptlens.explainer.photo_result import PhotoResult
+from conceptlens.explainer.report_page import write_page
 from conceptlens.io.errors import InputError
-from conceptlens.io.images import jpeg
+from conceptlens.io.images import fingerprint, jpeg, read_image, upright
 from conceptlens.io.output_path import check_output
+from conceptlens.model.observation import Observation
+from conceptlens.model.predictions import predictions
 from conceptlens.model.preprocess import Preprocess
-from conceptlens.record import Explanation
+from conceptlens.record import Explanation, ImageInfo
 
 if TYPE_CHECKING:
-    from conceptlens.model.observation import Observation
+    from conceptlens.model.backbone import Photo
 
 
-def report(path: str | os.PathLike[str], observation: Observation, *explained: Explanation | ContrastSweep) -> Path:
-    """Write explanations of one observation as a self-contained HTML page and return its path.
+def report(
+    path: str | os.PathLike[str],
+    images: Observation | Photo | Sequence[Photo],
+    *explanations: Explanation | ContrastSweep,
+) -> Path:
+    """Write explanations as a self-contained HTML page, which makes no outside request.
 
-    A `ContrastSweep` adds a slider for gamma and a choice of references. The page makes no outside request. Raises
-    `InputError` where an explanation speaks of other photos than `observation`.
+    Args:
+        path: The file to write; it ends in `.html`.
+        images: The observation that was explained; or, for maps that were made elsewhere
+            (`Explanation.from_maps`), the photos themselves: paths, PIL images or arrays.
+        explanations: Explanations of these images. A `ContrastSweep` adds a slider for gamma and a choice of references.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        InputError: An explanation speaks of other photos, or there is nothing to show.
+
+    Example:
+        >>> observation = model.observe("cat.png")
+        >>> cl.report("cat.html", observation, cl.cam(observation), cl.explain(observation, "whiskers"))
     """
     check_output(path, ".html", ".htm", name="the report's path")
-    for given in explained:
+    for given in explanations:
         if not isinstance(given, (Explanation, ContrastSweep)):
-            raise InputError(f"a {type(given).__name__} was given; expected explanations or sweeps of one observation")
-    sweeps = [e for e in explained if isinstance(e, ContrastSweep)]
-    explanations = [e.explanation() if isinstance(e, ContrastSweep) else e for e in explained]
-    for explanation in explanations:
-        if explanation.source.image_info != observation.image_info:
-            raise InputError("an explanation speaks of other photos than the observation; report them separately")
+            raise InputError(f"a {type(given).__name__} was given; expected explanations or sweeps of the images")
+    sweeps = [e for e in explanations if isinstance(e, ContrastSweep)]
+    explained = [e.explanation() if isinstance(e, ContrastSweep) else e for e in explanations]
     sliding = next((s.contrast_maps() for s in sweeps if s.rule.name in LINEAR), None)
-    entries = [
-        Entry(
-            photo=jpeg(_photo(observation, i)),
-            picture=observation.image_info[i],
-            model=observation.model.name,
-            layer=explanations[0].source.layer,
-            target=predictions(observation, i)[0],
-            predictions=predictions(observation, i),
-            explanations=tuple(e.of(i) for e in explanations),
-            mixture=None if sliding is None else sliding[i],
-            command="\n".join(_code(observation, explanations, i)),
-            settings={f"method {n}": e.source.method for n, e in enumerate(explanations, 1)},
+    results = _observed(images, explained) if isinstance(images, Observation) else _photographed(images, explained)
+    if sliding is not None:
+        results = [replace(result, mixture=mixture) for result, mixture in zip(results, sliding, strict=True)]
+    return write_page(page_content(results), path)
+
+
+def _observed(observation: Observation, explained: list[Explanation]) -> list[PhotoResult]:
+    """Return one result for each image of an observation, with what its model predicts."""
+    _check_images(observation.image_info, explained)
+    results = []
+    for i, image_info in enumerate(observation.image_info if explained else ()):
+        top = () if observation.class_scores is None else predictions(observation, i)
+        results.append(
+            PhotoResult(
+                image_info=image_info,
+                model=observation.model.name,
+                layer=explained[0].source.layer,
+                explanations=tuple(e.of(i) for e in explained),
+                target=top[0] if top else None,
+                predictions=top,
+                photo=jpeg(_photo(observation, i)),
+                command="\n".join(_code(observation, explained, i)),
+                settings=_methods(explained),
+            )
         )
-        for i in range(len(observation.image_info) if explanations else 0)
+    return results
+
+
+def _photographed(photos: Photo | Sequence[Photo], explained: list[Explanation]) -> list[PhotoResult]:
+    """Return one result for each photo, of maps that were made without an observation."""
+    several = [photos] if isinstance(photos, (str, Path, Image.Image, np.ndarray)) else list(photos)
+    loaded = [_load(photo) for photo in several]
+    names = [str(photo) if isinstance(photo, (str, Path)) else f"photo[{i}]" for i, photo in enumerate(several)]
+    infos = [ImageInfo(name, fingerprint(p), *p.size) for name, p in zip(names, loaded, strict=True)]
+    _check_images(infos, explained)
+    return [
+        PhotoResult(
+            image_info=infos[i],
+            model=explained[0].source.model,
+            layer=explained[0].source.layer,
+            explanations=tuple(e.of(i) for e in explained),
+            photo=jpeg(photo),
+            settings=_methods(explained),
+        )
+        for i, photo in enumerate(loaded if explained else ())
     ]
-    return write_page(page_content(entries), path)
 
 
-def _code(observation: Observation, explanations: list[Explanation], image: int) -> list[str]:
-    """Return the lines of Python that make these explanations again."""
+def _check_images(infos: Sequence[ImageInfo], explained: list[Explanation]) -> None:
+    """Refuse explanations of another number of images, or of images with other pixels."""
+    for explanation in explained:
+        if len(explanation.maps) != len(infos):
+            raise InputError(
+                f"an explanation of {len(explanation.maps)} images was given for {len(infos)}; report them separately"
+            )
+        for own, info in zip(explanation.source.image_info, infos, strict=False):
+            if own.fingerprint and info.fingerprint and own.fingerprint != info.fingerprint:
+                raise InputError(f"an explanation speaks of other photos than {info.name}; report them separately")
+
+
+def _methods(explained: list[Explanation]) -> dict[str, object]:
+    return {f"method {n}": e.source.method for n, e in enumerate(explained, 1)}
+
+
+def _code(observation: Observation, explained: list[Explanation], image: int) -> list[str]:
+    """Return the lines of Python that make these explanations again; maps made elsewhere have none."""
     name = observation.image_info[image].name
     lines = [f"observation = cl.load_model({observation.model.name!r}).observe(photo)  # {name}"]
-    for explanation in explanations:
+    for explanation in explained:
         settings = explanation.source.settings
         if explanation.concept_types:
             lines.append(_explain_code(explanation, settings, image))
-        else:
-            targets = ", ".join(str(t) for t in settings.get("targets", []))  # pyright: ignore
+        elif "targets" in settings:
+            targets = ", ".join(str(t) for t in settings["targets"])  # pyright: ignore
             lines.append(
                 f"cl.cam(observation, [{targets}], {explanation.source.method!r}, {explanation.source.layer!r})"
             )
@@ -88,8 +151,14 @@ def _explain_code(explanation: Explanation, settings: Mapping[str, object], imag
     return f"cl.explain(observation, {', '.join(arguments)})"
 
 
+def _load(photo: Photo) -> Image.Image:
+    if isinstance(photo, (str, Path)):
+        return read_image(photo)
+    return upright(photo if isinstance(photo, Image.Image) else Image.fromarray(np.asarray(photo)))
+
+
 def _photo(observation: Observation, image: int) -> Image.Image:
-    """Return the photo, or the input tensor as a picture where no photo was given."""
+    """Return the photo, or the input tensor as an image where no photo was given."""
     photo = observation.photos[image]
     if photo is not None:
         return photo

@@ -1,4 +1,4 @@
-"""One photo's findings as a table in the terminal."""
+"""One photo's result as a table in the terminal."""
 
 from __future__ import annotations
 
@@ -7,60 +7,62 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from conceptlens.explainer.explain_numbers import concept_numbers, contrast_numbers
+from conceptlens.explainer.explain_json import concepts_json, contrast_json
 
 if TYPE_CHECKING:
-    from conceptlens.explainer.run import Finding
+    from conceptlens.explainer.photo_result import PhotoResult
     from conceptlens.record import Explanation
 
 
-def print_finding(finding: Finding, console: Console | None = None) -> None:
-    """Print what, where and how much; or, without concepts, the class against its look-alikes."""
+def print_result(result: PhotoResult, console: Console | None = None) -> None:
+    """Print the concepts of one photo, or, without concepts, its class against the reference classes."""
     console = console or Console()
-    target = finding.target
-    about = f" against {finding.against.name}" if finding.against else ""
-    console.print(f"\n[bold]{_safe(finding.picture.name)}[/bold]")
-    console.print(
-        f"{_safe(target.name)}{_safe(about)}: {target.probability:.1%} (logit {target.score:.2f})", highlight=False
-    )
-    console.print(f"[dim]{_safe(finding.model)}, layer {_safe(finding.layer)}[/dim]", highlight=False)
-    console.print(_contrast(finding) if finding.named is None else _concepts(finding, finding.named))
+    console.print(f"\n[bold]{_safe(result.image_info.name)}[/bold]")
+    if result.target is not None:
+        against = f" against {result.against.short_name}" if result.against else ""
+        console.print(
+            f"{_safe(result.target.short_name + against)}: {result.target.probability:.1%} "
+            f"(logit {result.target.logit:.2f})",
+            highlight=False,
+        )
+    console.print(f"[dim]{_safe(result.model)}, layer {_safe(result.layer)}[/dim]", highlight=False)
+    console.print(_contrast(result) if result.concepts is None else _concepts(result, result.concepts))
 
 
-def place_in_words(peak: list[float], area: float) -> str:
-    """Return `upper left, 12 %` for a peak `[x, y]` and an area, both as shares of the photo."""
+def location_text(peak: list[float], area: float) -> str:
+    """Return `upper left, 12%` for a peak `[x, y]` and an area, both as shares of the photo."""
     row = ("upper", "middle", "lower")[min(2, int(peak[1] * 3))]
     column = ("left", "centre", "right")[min(2, int(peak[0] * 3))]
-    place = "centre" if (row, column) == ("middle", "centre") else f"{row} {column}"
-    return f"{place}, {area:.0%}" if area >= 0.005 or area == 0 else f"{place}, under 1%"
+    location = "centre" if (row, column) == ("middle", "centre") else f"{row} {column}"
+    return f"{location}, {area:.0%}" if area >= 0.005 or area == 0 else f"{location}, under 1%"
 
 
-def _concepts(finding: Finding, named: Explanation) -> Table:
+def _concepts(result: PhotoResult, concepts: Explanation) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for name, justify in (("concept", "left"), ("type", "left"), ("score", "right"), ("z_score", "right"),
+    for name, justify in (("concept", "left"), ("type", "left"), ("score", "right"), ("z-score", "right"),
                           ("contribution", "right"), ("where", "left")):  # fmt: skip
         table.add_column(name, justify=justify)  # pyright: ignore[reportArgumentType]
-    for row in concept_numbers(finding.picture, named):
+    for row in concepts_json(result.image_info, concepts):
         table.add_row(
             _safe(row["label"]),
             row["type"],
             f"{row['score']:.2f}",
             "-" if row["z_score"] is None else f"{row['z_score']:+.1f}",
             "-" if row["contribution"] is None else f"{row['contribution']:+.2f}",
-            place_in_words(row["peak"], row["area"]),
+            location_text(row["peak"], row["area"]),
         )
     return table
 
 
-def _contrast(finding: Finding) -> Table:
-    numbers: dict[str, Any] = contrast_numbers([finding], [])["images"][0]
+def _contrast(result: PhotoResult) -> Table:
+    numbers: dict[str, Any] = contrast_json([result], [])["images"][0]
     table = Table(box=None, header_style="dim", pad_edge=False)
     for name in ("map", "where"):
         table.add_column(name)
-    table.add_row(_safe(finding.target.name), place_in_words(numbers["plain"]["peak"], numbers["plain"]["area"]))
-    names = ", ".join(r["name"].split(",")[0] for r in numbers["references"])
+    table.add_row(_safe(numbers["target"]["short_name"]), location_text(**numbers["class_map"]))
+    names = ", ".join(r["short_name"] for r in numbers["references"])
     against = f"against {names} (gamma {numbers['gamma']:g})"
-    table.add_row(_safe(against), place_in_words(numbers["contrast"]["peak"], numbers["contrast"]["area"]))
+    table.add_row(_safe(against), location_text(**numbers["contrast_map"]))
     return table
 
 

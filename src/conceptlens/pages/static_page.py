@@ -10,10 +10,15 @@ from typing import Any
 SHARED = ("base.css", "table.css")
 
 
-def static_page(room: str, name: str, *styles: str, **content: Any) -> str:
-    """Return a template of a room filled in, with the base style and then the room's own, which see the same content.
+def colours_css() -> str:
+    """Return the colours that all pages share, in light and in dark."""
+    return (files("conceptlens.pages") / "templates" / "colours.css").read_text(encoding="utf-8")
 
-    The style is allowed by its fingerprint; pictures stand in the page; nothing outside is asked for.
+
+def static_page(room: str, name: str, *styles: str, **content: Any) -> str:
+    """Return a page: a template of a room, with the shared style and then the room's own, filled in with `content`.
+
+    The style is allowed by its hash; images are embedded; the page makes no outside request.
     """
     import jinja2
 
@@ -23,7 +28,7 @@ def static_page(room: str, name: str, *styles: str, **content: Any) -> str:
         environment.from_string(((shared if file in SHARED else own) / file).read_text(encoding="utf-8"))
         for file in (name, "base.css", *styles)
     )
-    css = "\n".join(part.render(**content) for part in parts)
+    css = "\n".join([colours_css(), *(part.render(**content) for part in parts)])
     digest = base64.b64encode(hashlib.sha256(css.encode("utf-8")).digest()).decode("ascii")
     policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     return page.render(style=css, policy=policy, **content)

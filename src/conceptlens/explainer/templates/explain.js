@@ -15,6 +15,8 @@
   const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
   const image = () => report.images[state.image];
   const question = () => image().questions[state.question];
+  /** The part of the photo that a map covers; maps that were made elsewhere have their own. */
+  const boxOf = (asked) => asked.box ?? image().box;
 
   function make(tag, properties = {}, ...children) {
     const element = document.createElement(tag);
@@ -38,9 +40,6 @@
   }
 
   const plus = (value, text) => (value > 0 ? `+${text}` : value < 0 ? `−${text}` : text);
-
-  /** The first of several names of a class, for lists: "tabby, tabby cat" is "tabby". */
-  const short = (name) => name.split(",")[0];
 
   function list(words) {
     return words.length < 2 ? words.join("") : `${words.slice(0, -1).join(", ")} and ${words.at(-1)}`;
@@ -106,7 +105,7 @@
     const highest = Math.max(...values);
     if (highest <= 0 && !isSigned(asked)) return { peak: null, area: 0 };
     if (!isLive(asked)) return { peak: asked.peak, area: asked.area };
-    const [left, top, right, bottom] = image().box;
+    const [left, top, right, bottom] = boxOf(asked);
     const cells = values.flatMap((value, i) => (value === highest ? [i] : []));
     const mean = (of) => cells.reduce((sum, i) => sum + of(i), 0) / cells.length;
     const x = mean((i) => ((i % width) + 0.5) / width);
@@ -127,7 +126,7 @@
     if (!isLive(asked)) return asked.score;
     const { contrast, target } = image();
     const margin = (gamma, chosen) =>
-      weightsOf(contrast.references, chosen).reduce((sum, weight, i) => sum - gamma * weight * contrast.references[i].score, target.score);
+      weightsOf(contrast.references, chosen).reduce((sum, weight, i) => sum - gamma * weight * contrast.references[i].score, target.logit);
     const whole = new Set(contrast.references.keys());
     const fits = Math.abs(margin(contrast.gamma, whole) - asked.score) <= 1e-3 * (1 + Math.abs(asked.score));
     return fits ? margin(state.gamma, state.chosen) : asked.score;
@@ -181,7 +180,7 @@
 
   /** The part of the photo that the model saw, small, with its map. */
   function paintThumb(canvas, asked) {
-    const [left, top, right, bottom] = image().box;
+    const [left, top, right, bottom] = boxOf(asked);
     const { naturalWidth, naturalHeight } = find("photo");
     const layer = make("canvas", { width: canvas.width, height: canvas.height });
     paint(layer, gridOf(asked), scaleFor(asked), [0, 0, 1, 1], 0.75, state.cells);
@@ -202,7 +201,7 @@
 
   function showStage() {
     const scale = scaleFor(question());
-    paint(find("overlay"), gridOf(question()), scale, image().box, state.opacity, state.cells);
+    paint(find("overlay"), gridOf(question()), scale, boxOf(question()), state.opacity, state.cells);
     paintRamp(scale);
     find("low").textContent = number(scale.low);
     find("middle").textContent = scale.signed ? "0" : "";
@@ -224,7 +223,7 @@
   }
 
   function scaleWords(asked, scale) {
-    const meaning = scale.signed ? " Blue speaks against, red for." : "";
+    const meaning = scale.signed ? " Blue speaks for it, orange against." : "";
     if (isCompeting(asked)) return "This map’s own scale; competing regions have none in common.";
     if (!isShared(asked)) return `This map’s own scale.${meaning}`;
     return `The same scale for ${kin(asked).length} ${asked.kind === "concept" ? "concepts" : "class maps"}.${meaning}`;
@@ -260,7 +259,7 @@
     }
     const value = values[at.row * width + at.column];
     const scale = scaleFor(question());
-    const [left, top, right, bottom] = image().box.map((share) => 100 * share);
+    const [left, top, right, bottom] = boxOf(question()).map((share) => 100 * share);
     cell.style.left = `${left + ((right - left) * at.column) / width}%`;
     cell.style.top = `${top + ((bottom - top) * at.row) / height}%`;
     cell.style.width = `${(right - left) / width}%`;
@@ -271,7 +270,7 @@
 
   function point(event) {
     const frame = find("stage").getBoundingClientRect();
-    const [left, top, right, bottom] = image().box;
+    const [left, top, right, bottom] = boxOf(question());
     const x = ((event.clientX - frame.left) / frame.width - left) / (right - left);
     const y = ((event.clientY - frame.top) / frame.height - top) / (bottom - top);
     const { height, width } = gridOf(question());
@@ -313,7 +312,7 @@
     });
   }
 
-  const chosenNames = (contrast) => contrast.references.flatMap((one, i) => (state.chosen.has(i) ? [short(one.name)] : []));
+  const chosenNames = (contrast) => contrast.references.flatMap((one, i) => (state.chosen.has(i) ? [one.short_name] : []));
 
   function formula(contrast) {
     const names = chosenNames(contrast);
@@ -331,7 +330,7 @@
         else state.chosen.delete(i);
         refresh();
       });
-      return make("label", {}, box, make("span", { textContent: one.name }), make("small"));
+      return make("label", {}, box, make("span", { textContent: one.short_name, title: fullName(one) }), make("small"));
     });
     find("reference-list").replaceChildren(...labels);
   }
@@ -340,19 +339,23 @@
 
   function countWords() {
     const { target, against, questions } = image();
-    if (questions.every((one) => one.contribution === null)) return "";
-    return ` “How much”: to the right it speaks for ${target.name}, to the left ${against === null ? "against it" : `for ${against.name}`}.`;
+    if (target === null || questions.every((one) => one.contribution === null)) return "";
+    return ` “How much”: blue, to the right, speaks for ${target.short_name}; orange, to the left, ${against === null ? "against it" : `for ${against.short_name}`}.`;
   }
+
+  /** All names of a class and its index, for tooltips. */
+  const fullName = (one) => `${one.name} (class ${one.index})`;
 
   function fillAnswer() {
     const { target, against, model, layer, predictions } = image();
     find("source").textContent = `${image().name} · ${model} · layer ${layer}`;
-    find("answer").textContent = target.name;
+    Object.assign(find("answer"), target === null ? { textContent: "No class", title: "" } : { textContent: target.short_name, title: fullName(target) });
     find("rather").hidden = against === null;
-    if (against !== null) find("rather").textContent = `rather than ${against.name}`;
-    find("predictions").replaceChildren(...predictions.map((one) => prediction(one, one.index === target.index)));
+    if (against !== null) Object.assign(find("rather"), { textContent: `rather than ${against.short_name}`, title: fullName(against) });
+    find("predictions").hidden = predictions.length === 0;
+    find("predictions").replaceChildren(...predictions.map((one) => prediction(one, one.index === target?.index)));
     find("table-words").textContent = `Choose a row to see where.${countWords()}`;
-    find("word-dimmed").hidden = image().box.join() === "0,0,1,1";
+    find("word-dimmed").hidden = image().questions.every((one) => boxOf(one).join() === "0,0,1,1");
     find("contribution-words").textContent = contributionWords(target, against);
     find("concept-words").textContent = conceptWords();
     find("word-competing").hidden = !image().questions.some(isCompeting);
@@ -361,18 +364,19 @@
   function prediction(one, isTarget) {
     const fill = make("i");
     fill.style.width = `${100 * one.probability}%`;
-    const title = `logit ${number(one.score)}`;
+    const title = `${fullName(one)}: logit ${number(one.logit)}`;
     const share = make("span", { className: "share", textContent: percent(one.probability) });
     const rail = make("span", { className: "rail", "aria-hidden": "true" }, fill);
-    return make("li", { className: isTarget ? "target" : "", title }, make("span", { textContent: one.name }), rail, share);
+    return make("li", { className: isTarget ? "target" : "", title }, make("span", { textContent: one.short_name }), rail, share);
   }
 
   function contributionWords(target, against) {
+    if (target === null) return "By how much a class depends on the concept; this model has no classes.";
     const silenced = "when the channels that carry the concept are silenced, averaged over 20 steps.";
     if (against === null) {
-      return `By how much the probability of ${target.name} falls ${silenced} Negative: the concept speaks against the class.`;
+      return `By how much the probability of ${target.short_name} falls ${silenced} Negative: the concept speaks against the class.`;
     }
-    return `By how much the probability of ${target.name}, when only it and ${against.name} are compared, falls ${silenced} Positive: the concept speaks for ${target.name}; negative: for ${against.name}.`;
+    return `By how much the probability of ${target.short_name}, when only it and ${against.short_name} are compared, falls ${silenced} Positive: the concept speaks for ${target.short_name}; negative: for ${against.short_name}.`;
   }
 
   /** Who read the words of this photo's concepts: trained branches, the model's own pair, or both. */
@@ -396,7 +400,7 @@
   function row(asked, index) {
     const radio = make("input", { type: "radio", name: "question", value: String(index), checked: index === state.question });
     const words = make("span", {}, make("b"), make("small"));
-    const what = make("label", { className: "what" }, radio, thumb(), words);
+    const what = make("label", { className: "what" }, radio, thumb(asked), words);
     const cells = [make("td", {}, what), make("td", { className: "where" }), figure("score", ""), figure("unusual", sigma(asked.z_score)), much(asked)];
     cells.forEach((cell) => cell.setAttribute("role", "cell"));
     const element = make("tr", { role: "row", "data-question": String(index) }, ...cells);
@@ -413,11 +417,11 @@
     }
     const kinds = { class: "the class itself", contrast: "contrast", concept: asked.type ?? "concept" };
     const layer = asked.layer ? ` · ${asked.layer}` : "";
-    return { name: asked.label, detail: `${kinds[asked.kind] ?? asked.kind}${layer}` };
+    return { name: asked.short_label ?? asked.label, detail: `${kinds[asked.kind] ?? asked.kind}${layer}` };
   }
 
-  function thumb() {
-    const [left, top, right, bottom] = image().box;
+  function thumb(asked) {
+    const [left, top, right, bottom] = boxOf(asked);
     const shape = ((right - left) * image().width) / ((bottom - top) * image().height);
     return make("canvas", { width: Math.round(THUMB * clamp(shape, 0.5, 2)), height: THUMB, "aria-hidden": "true" });
   }
@@ -445,7 +449,7 @@
       const place = placeOf(asked);
       const words = placeWords(place);
       const { name, detail } = titleOf(asked);
-      element.querySelector(".what b").textContent = name;
+      Object.assign(element.querySelector(".what b"), { textContent: name, title: asked.label });
       element.querySelector(".what small").textContent = detail;
       element.classList.toggle("chosen", index === state.question);
       element.querySelector("input").checked = index === state.question;
@@ -463,7 +467,7 @@
     const labels = report.images.map((one, i) => {
       const radio = make("input", { type: "radio", name: "photo", value: String(i), checked: i === 0 });
       radio.addEventListener("change", () => showImage(i));
-      return make("label", { title: one.name }, radio, make("img", { src: one.picture, alt: "" }), make("span", { textContent: one.name }));
+      return make("label", { title: one.name }, radio, make("img", { src: one.photo, alt: "" }), make("span", { textContent: one.name }));
     });
     find("photo-list").replaceChildren(...labels);
   }
@@ -494,21 +498,13 @@
 
   function download() {
     const { colours, ...rest } = report;
-    const numbers = { ...rest, images: rest.images.map(({ picture, ...one }) => one) };
+    const numbers = { ...rest, images: rest.images.map(({ photo, ...one }) => one) };
     const address = URL.createObjectURL(new Blob([JSON.stringify(numbers, null, 1)], { type: "application/json" }));
     make("a", { href: address, download: "conceptlens.json" }).click();
     setTimeout(() => URL.revokeObjectURL(address), 1000);
   }
 
   // ---------------------------------------------------------------- theme
-
-  /** The bars for and against a class take the colours of a signed map. */
-  function colourBars() {
-    const places = { "--for-deep": 228, "--against-deep": 30, "--for-pale": 200, "--against-pale": 62 };
-    for (const [name, place] of Object.entries(places)) {
-      document.documentElement.style.setProperty(name, `rgb(${report.colours.signed[place].join(" ")})`);
-    }
-  }
 
   const dark = matchMedia("(prefers-color-scheme: dark)");
 
@@ -553,11 +549,11 @@
   async function showImage(index) {
     Object.assign(state, { image: index, question: 0, at: null });
     resetContrast();
-    const { name, picture, width, height, target } = image();
+    const { name, photo, width, height, target } = image();
     const shrink = Math.min(1, LONGEST / Math.max(width, height));
     Object.assign(find("overlay"), { width: Math.max(1, Math.round(width * shrink)), height: Math.max(1, Math.round(height * shrink)) });
     find("stage").style.setProperty("--ratio", String(width / height));
-    Object.assign(find("photo"), { src: picture, alt: `The photo ${name}, seen as ${target.name}` });
+    Object.assign(find("photo"), { src: photo, alt: target === null ? `The photo ${name}` : `The photo ${name}, seen as ${target.short_name}` });
     fillAnswer();
     fillTable();
     fillReferences();
@@ -593,7 +589,6 @@
     find("opacity").value = 100 * state.opacity;
     find("made").textContent = made();
     find("main").hidden = false;
-    colourBars();
     showTheme();
     fillPhotos();
     listen();

@@ -1,4 +1,4 @@
-"""What a run of the command line leaves behind: files, a summary, the photos that failed."""
+"""The outputs of `explain` and `contrast`: page and JSON files, a summary, the photos that failed."""
 
 from __future__ import annotations
 
@@ -6,38 +6,39 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from conceptlens.explainer.explain_page import write_page
-from conceptlens.explainer.page_content import entry_of, page_content
+from conceptlens.explainer.page_content import page_content
+from conceptlens.explainer.report_page import write_page
 from conceptlens.io.atomic import replacing
 
 if TYPE_CHECKING:
-    from conceptlens.explainer.run import Finding
+    from conceptlens.explainer.photo_result import PhotoResult
     from conceptlens.io.failures import Failure
 
 
 def write(
     out: Path | None,
-    findings: Sequence[Finding],
+    results: Sequence[PhotoResult],
     failures: Sequence[Failure],
-    numbers: Callable[[Sequence[Finding], Sequence[Failure]], dict[str, Any]],
+    document: Callable[[Sequence[PhotoResult], Sequence[Failure]], dict[str, Any]],
     command: str,
 ) -> list[Path]:
-    """Write the page, the numbers or both, as `out` asks, and return the files."""
+    """Write the page, the JSON document or both, as the ending of `out` says, and return the files."""
     if out is None:
         return []
     files = {".html": [out], ".json": [out]}.get(out.suffix.lower(), [out / "report.html", out / f"{command}.json"])
     for file in files:
         if file.suffix.lower() == ".html":
-            again = shlex.join(["conceptlens", *sys.argv[1:]])
-            write_page(page_content([entry_of(finding, again) for finding in findings]), file)
+            shell_line = shlex.join(["conceptlens", *sys.argv[1:]])
+            write_page(page_content([replace(result, command=shell_line) for result in results]), file)
         else:
             with replacing(file) as temporary:
-                temporary.write_text(json.dumps(numbers(findings, failures), allow_nan=False, indent=1), "utf-8")
+                temporary.write_text(json.dumps(document(results, failures), allow_nan=False, indent=1), "utf-8")
     return files
 
 
@@ -46,9 +47,11 @@ def wants_page(out: Path | None) -> bool:
     return out is not None and out.suffix.lower() != ".json"
 
 
-def summary(findings: Sequence[Finding], failures: Sequence[Failure], written: Sequence[Path], seconds: float) -> None:
+def summary(
+    results: Sequence[PhotoResult], failures: Sequence[Failure], written: Sequence[Path], seconds: float
+) -> None:
     """Say at the end, on standard error, what was done and where it is."""
-    count = f"{len(findings)} photo{'' if len(findings) == 1 else 's'} explained"
+    count = f"{len(results)} photo{'' if len(results) == 1 else 's'} explained"
     bad = f", {len(failures)} failed" if failures else ""
     typer.echo(f"{count}{bad} in {seconds:.1f} s", err=True)
     for file in written:

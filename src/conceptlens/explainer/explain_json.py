@@ -1,0 +1,155 @@
+"""From results to JSON documents: what `conceptlens explain --json` and `conceptlens contrast --json` print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from conceptlens.io.versions import versions
+from conceptlens.metrics.map_mask import area, peak
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from conceptlens.explainer.photo_result import PhotoResult
+    from conceptlens.io.failures import Failure
+    from conceptlens.model.predictions import Prediction
+    from conceptlens.record import Explanation, ImageInfo
+
+EXPLAIN_SCHEMA = "conceptlens.explain/2"
+CONTRAST_SCHEMA = "conceptlens.contrast/2"
+
+
+def explain_json(results: Sequence[PhotoResult], failures: Sequence[Failure]) -> dict[str, Any]:
+    """Return the document that `conceptlens explain --json` prints.
+
+    Args:
+        results: The explained photos, with their concepts.
+        failures: The photos that could not be explained.
+
+    Returns:
+        A dictionary of JSON's own types, with the schema `conceptlens.explain/2`.
+    """
+    return _document(EXPLAIN_SCHEMA, [_explained(r) for r in results], failures)
+
+
+def contrast_json(results: Sequence[PhotoResult], failures: Sequence[Failure]) -> dict[str, Any]:
+    """Return the document that `conceptlens contrast --json` prints.
+
+    Args:
+        results: The explained photos, with their contrasts.
+        failures: The photos that could not be explained.
+
+    Returns:
+        A dictionary of JSON's own types, with the schema `conceptlens.contrast/2`.
+    """
+    return _document(CONTRAST_SCHEMA, [_contrasted(r) for r in results], failures)
+
+
+def _document(schema: str, images: list[dict[str, Any]], failures: Sequence[Failure]) -> dict[str, Any]:
+    return {
+        "schema": schema,
+        "versions": versions(),
+        "images": images,
+        "failures": [{"image": f.name, "error": f.reason} for f in failures],
+    }
+
+
+def _opening(result: PhotoResult) -> dict[str, Any]:
+    return {
+        "image": result.image_info.name,
+        "model": result.model,
+        "layer": result.layer,
+        "target": prediction_json(result.target),
+    }
+
+
+def _explained(result: PhotoResult) -> dict[str, Any]:
+    against = {} if result.against is None else {"against": prediction_json(result.against)}
+    concepts = result.concepts
+    if concepts is None:
+        return {**_opening(result), **against, "concepts": []}
+    made = {
+        "method": concepts.source.method,
+        "branch": branch_of(concepts),
+        "regions": "competing" if is_competing(concepts) else "official",
+    }
+    return {**_opening(result), **against, **made, "concepts": concepts_json(result.image_info, concepts)}
+
+
+def _contrasted(result: PhotoResult) -> dict[str, Any]:
+    if result.contrast is None or result.class_map is None:
+        return _opening(result)
+    return {
+        **_opening(result),
+        "gamma": result.gamma,
+        "references": [{**_prediction(r.prediction), "weight": r.weight} for r in result.references],
+        "margin": float(result.contrast.scores[0, 0]),
+        "contrast_map": peak_and_area(result.image_info, result.contrast, 0),
+        "class_map": peak_and_area(result.image_info, result.class_map, 0),
+    }
+
+
+def prediction_json(prediction: Prediction | None) -> dict[str, Any] | None:
+    """Return a class with its names, logit and probability; `None` for none."""
+    return None if prediction is None else _prediction(prediction)
+
+
+def _prediction(prediction: Prediction) -> dict[str, Any]:
+    return {
+        "index": prediction.index,
+        "name": prediction.name,
+        "short_name": prediction.short_name,
+        "logit": prediction.logit,
+        "probability": prediction.probability,
+    }
+
+
+def is_competing(explanation: Explanation) -> bool:
+    """Whether the maps are regions of concepts that compete with everyday words."""
+    method = explanation.source.method
+    return method == "competition" or method.endswith("competing regions")
+
+
+def branch_of(explanation: Explanation) -> str | None:
+    """Return the name of the trained branch that scored the concepts; `None` where the model's own encoders did."""
+    name = explanation.source.settings.get("branch")
+    return None if name is None else str(name)
+
+
+def concepts_json(image_info: ImageInfo, concepts: Explanation) -> list[dict[str, Any]]:
+    """Return one entry for every concept of one photo's explanation."""
+    return [
+        {
+            "label": concepts.labels[0][q],
+            "type": concepts.concept_types[0][q],
+            "score": float(concepts.scores[0, q]),
+            "z_score": _number(concepts.z_scores, q),
+            "contribution": _number(concepts.contributions, q),
+            **_layer(concepts, q),
+            **peak_and_area(image_info, concepts, q),
+        }
+        for q in range(concepts.maps.shape[1])
+    ]
+
+
+def peak_and_area(image_info: ImageInfo, explanation: Explanation, question: int) -> dict[str, Any]:
+    """Return where a map peaks, `[x, y]`, and the area of at least half of it, both as shares of the whole photo."""
+    left, top, right, bottom = image_info.box
+    x, y = peak(explanation.maps)[0, question].tolist()
+    share = float(area(explanation.maps)[0, question])
+    return {
+        "peak": [round(left + x * (right - left), 4), round(top + y * (bottom - top), 4)],
+        "area": round(share * (right - left) * (bottom - top), 4),
+    }
+
+
+def _layer(concepts: Explanation, question: int) -> dict[str, str]:
+    """Return the layer that a branch's map was taken from; competing regions combine layers, so they have none."""
+    if concepts.layers:
+        return {"layer": concepts.layers[0][question]}
+    return {} if branch_of(concepts) is None or is_competing(concepts) else {"layer": concepts.source.layer}
+
+
+def _number(values: Tensor | None, question: int) -> float | None:
+    return None if values is None else float(values[0, question])

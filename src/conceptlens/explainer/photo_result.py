@@ -1,0 +1,74 @@
+"""The record of one explained photo, which the terminal, the JSON document and the report page read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from conceptlens.cams.finer_cam import ContrastMaps
+    from conceptlens.model.predictions import Prediction
+    from conceptlens.record import Explanation, ImageInfo
+
+
+@dataclass(frozen=True)
+class ReferenceClass:
+    """A class that a contrast subtracts, and its weight; the weights of all reference classes sum to 1."""
+
+    prediction: Prediction
+    weight: float
+
+
+@dataclass(frozen=True)
+class PhotoResult:
+    """All that was computed for one photo.
+
+    Attributes:
+        image_info: The photo's name, size and the part of it that the model saw.
+        model: The name of the model.
+        layer: The layer that class maps were taken from.
+        explanations: Explanations of this photo alone, each a batch of one.
+        target: The class that is explained; `None` for a model without classes.
+        against: The other class of a comparison of two.
+        predictions: The classes with the highest logits.
+        references: The classes that the contrast subtracts.
+        gamma: The strength of the contrast.
+        mixture: The raw maps of target and reference classes, for the page's slider; `None` where the rule is not
+            linear in the gradient.
+        photo: The photo as a small JPEG, where a page is asked for.
+        settings: What else the page says about how the maps were made.
+        command: The command or the lines of Python that make the result again.
+    """
+
+    image_info: ImageInfo
+    model: str
+    layer: str
+    explanations: tuple[Explanation, ...]
+    target: Prediction | None = None
+    against: Prediction | None = None
+    predictions: tuple[Prediction, ...] = ()
+    references: tuple[ReferenceClass, ...] = ()
+    gamma: float = 0.0
+    mixture: ContrastMaps | None = None
+    photo: bytes = b""
+    settings: Mapping[str, object] = field(default_factory=dict)
+    command: str = ""
+
+    @property
+    def class_map(self) -> Explanation | None:
+        """The explanation of the target class."""
+        return self._of_kind("class")
+
+    @property
+    def contrast(self) -> Explanation | None:
+        """The explanation of the target class against its reference classes."""
+        return self._of_kind("contrast")
+
+    @property
+    def concepts(self) -> Explanation | None:
+        """The explanation of concepts."""
+        return next((e for e in self.explanations if e.concept_types), None)
+
+    def _of_kind(self, kind: str) -> Explanation | None:
+        return next((e for e in self.explanations if not e.concept_types and kind in e.target_kinds), None)

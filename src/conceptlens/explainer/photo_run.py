@@ -1,0 +1,215 @@
+"""Explain many photo files in batches: bounded memory, and a file that cannot be explained becomes a failure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conceptlens.cams.class_activation import cam
+from conceptlens.cams.contrast import Contrast, choose_references
+from conceptlens.cams.finer_cam import LINEAR, sweep
+from conceptlens.cams.targets import ClassName, Logit, class_indices
+from conceptlens.concept_regions.translator import Translator
+from conceptlens.concepts.vocabulary import ConceptName
+from conceptlens.explainer.calibration import Reference
+from conceptlens.explainer.explain import Regions, explain
+from conceptlens.explainer.photo_result import PhotoResult, ReferenceClass
+from conceptlens.io.errors import InputError
+from conceptlens.io.failures import Failure
+from conceptlens.io.images import jpeg, read_image
+from conceptlens.model.predictions import Prediction, predictions
+from conceptlens.record import Explanation
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from conceptlens.model.backbone import Backbone
+    from conceptlens.model.observation import Observation
+
+
+@dataclass(frozen=True)
+class ExplainOptions:
+    """What is computed for every photo of a run.
+
+    Attributes:
+        target: The class to explain; by default the predicted one of each photo.
+        against: Another class: contributions are then to the difference of the two.
+        concepts: The concepts to look for; by default the `top` most unusual ones of the vocabulary.
+        top: How many concepts of the vocabulary to show.
+        contrast: The contrast of the class with its look-alikes.
+        rule: How channels are weighed in class maps and contrasts.
+        with_concepts: Whether concepts are explained; without them, only the contrast is.
+        for_page: Whether a report page follows: it shows the photo, and class maps beside the concepts.
+        reference: The spread of scores over reference photos, for z-scores; by default the model's own.
+        branch: A trained branch that scores the concepts.
+        regions: "official" maps as published, or maps of "competing" concepts.
+        layer: The one layer of the branch to take the maps from.
+    """
+
+    target: ClassName | None = None
+    against: ClassName | None = None
+    concepts: Sequence[ConceptName] | None = None
+    top: int = 8
+    contrast: Contrast = field(default_factory=Contrast)
+    rule: str = "grad_cam"
+    with_concepts: bool = True
+    for_page: bool = False
+    reference: Reference | None = None
+    branch: Translator | None = None
+    regions: Regions = "official"
+    layer: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a branch that is not loaded, such as its folder."""
+        if self.branch is not None and not isinstance(self.branch, Translator):
+            raise InputError(
+                f"a {type(self.branch).__name__} was given as the branch; expected a Translator, "
+                "so load one with cl.Translator.load(folder)"
+            )
+
+
+@dataclass(frozen=True)
+class LoadedPhoto:
+    """A photo that could be read, and the name of its file."""
+
+    name: str
+    photo: Image.Image
+
+
+def explain_photos(
+    model: Backbone, photos: Sequence[Path], options: ExplainOptions, batch_size: int = 8
+) -> Iterator[PhotoResult | Failure]:
+    """Explain photo files in batches.
+
+    Args:
+        model: The model to explain.
+        photos: The files.
+        options: What to compute for each of them.
+        batch_size: Photos per forward pass.
+
+    Yields:
+        One item per file, in their order: its result, or a `Failure` where it cannot be read or explained.
+    """
+    for start in range(0, len(photos), batch_size):
+        read = [_try_to_read(path) for path in photos[start : start + batch_size]]
+        results = iter(_explain_batch(model, [item for item in read if isinstance(item, LoadedPhoto)], options))
+        for item in read:
+            yield next(results) if isinstance(item, LoadedPhoto) else item
+
+
+def observe_photos(
+    model: Backbone, photos: Sequence[Path], batch_size: int, failures: list[Failure]
+) -> Iterator[Observation]:
+    """Yield one observation per batch of photo files; files that cannot be read are added to `failures`."""
+    for start in range(0, len(photos), batch_size):
+        read = [_try_to_read(path) for path in photos[start : start + batch_size]]
+        failures.extend(item for item in read if isinstance(item, Failure))
+        good = [item.photo for item in read if isinstance(item, LoadedPhoto)]
+        if good:
+            yield model.observe(good)
+
+
+def _try_to_read(path: Path) -> LoadedPhoto | Failure:
+    try:
+        return LoadedPhoto(str(path), read_image(path))
+    except InputError as error:
+        return Failure(str(path), str(error))
+
+
+def _explain_batch(
+    model: Backbone, loaded: Sequence[LoadedPhoto], options: ExplainOptions
+) -> list[PhotoResult | Failure]:
+    if not loaded:
+        return []
+    if options.branch is not None:
+        options.branch.check(model)
+    layers = None if options.branch is None else dict.fromkeys([*options.branch.layers, *model.default_layers])
+    observation = model.observe([item.photo for item in loaded], layers, titles=[item.name for item in loaded])
+    reasons = _predicted_as_reference(observation, options)
+    if not any(reasons):
+        return list(_results(observation, loaded, options))
+    rest = iter(_explain_batch(model, [o for o, reason in zip(loaded, reasons, strict=True) if not reason], options))
+    return [Failure(o.name, reason) if reason else next(rest) for o, reason in zip(loaded, reasons, strict=True)]
+
+
+def _predicted_as_reference(observation: Observation, options: ExplainOptions) -> list[str]:
+    """Say for each photo, where no target is named, whether its predicted class is one of those to compare with."""
+    named = options.contrast.against
+    if options.target is not None or not named:
+        return [""] * len(observation.image_info)
+    against = {observation.model.class_index(name) for name in named if isinstance(name, (str, int))}
+    return [
+        f"{image.name} is predicted as {observation.model.class_name(index)}, one to compare with; give --target"
+        if index in against
+        else ""
+        for image, index in zip(observation.image_info, class_indices(observation, None).tolist(), strict=True)
+    ]
+
+
+def _results(observation: Observation, loaded: Sequence[LoadedPhoto], options: ExplainOptions) -> Iterator[PhotoResult]:
+    """Explain one batch, with class maps and contrast only where something shows them."""
+    shown = options.for_page or not options.with_concepts
+    class_map = cam(observation, Logit(options.target), options.rule) if shown else None
+    contrasts = _contrasts(observation, options) if shown else None
+    concepts = None
+    if options.with_concepts:
+        concepts = explain(
+            observation, options.concepts, options.target, options.top, options.against,
+            layer=options.layer, reference=options.reference, branch=options.branch, regions=options.regions,
+        )  # fmt: skip
+    targets = _classes(observation, options.target)
+    others = [None] * len(loaded) if options.against is None else _classes(observation, options.against)
+    for i, item in enumerate(loaded):
+        contrast, fields = (None, {}) if contrasts is None else contrasts[i]
+        yield PhotoResult(
+            image_info=observation.image_info[i],
+            model=observation.model.name,
+            layer=options.layer or observation.layer,
+            explanations=tuple(e for e in (_one(class_map, i), contrast, _one(concepts, i)) if e is not None),
+            target=targets[i],
+            against=others[i],
+            predictions=predictions(observation, i),
+            photo=jpeg(item.photo) if options.for_page else b"",
+            settings={"rule": options.rule},
+            **fields,
+        )
+
+
+def _one(explanation: Explanation | None, image: int) -> Explanation | None:
+    return None if explanation is None else explanation.of(image)
+
+
+def _classes(observation: Observation, name: ClassName | None) -> list[Prediction]:
+    """Return what the model predicts for one class in every image."""
+    indices = class_indices(observation, name)
+    return [predictions(observation, i, indices[i : i + 1])[0] for i in range(len(indices))]
+
+
+def _contrasts(observation: Observation, options: ExplainOptions) -> list[tuple[Explanation, dict[str, Any]]] | None:
+    """Return each photo's contrast and the fields of its result that belong to it; `None` for a single class.
+
+    Beside concepts, a contrast takes at most as many look-alikes as the model has.
+    """
+    others = observation.logits.shape[1] - 1
+    if others < 1:
+        return None
+    contrast = options.contrast
+    if options.with_concepts and not contrast.against:
+        contrast = replace(contrast, nearest=min(contrast.nearest, others))
+    _, classes, weights = choose_references(observation, contrast)
+    swept = sweep(observation, contrast, options.rule) if options.rule in LINEAR else None
+    explained = cam(observation, contrast, options.rule) if swept is None else swept.explanation()
+    mixtures = [None] * len(classes) if swept is None else swept.contrast_maps()
+    return [
+        (explained.of(i), {
+            "references": tuple(
+                ReferenceClass(p, w)
+                for p, w in zip(predictions(observation, i, classes[i]), weights[i].tolist(), strict=True)
+            ),
+            "gamma": contrast.gamma,
+            "mixture": mixtures[i],
+        })
+        for i in range(len(classes))
+    ]  # fmt: skip
