@@ -73,7 +73,7 @@ def test_a_model_of_two_classes_has_one_look_alike(tmp_path: Path) -> None:
     (found,) = explain_photos(small, [CAT], ExplainOptions(top=2, for_page=True))
     assert isinstance(found, PhotoResult)
     assert len(found.references) == 1
-    with pytest.raises(cl.InputError, match="3 references were asked of 2 classes"):
+    with pytest.raises(cl.InputError, match="nearest is 3 and the model has 2 classes"):
         list(explain_photos(small, [CAT], ExplainOptions(with_concepts=False)))
 
 

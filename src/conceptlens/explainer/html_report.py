@@ -39,7 +39,7 @@ def report(
         path: The file to write; it ends in `.html`.
         images: The observation that was explained; or, for maps that were made elsewhere
             (`Explanation.from_maps`), the photos themselves: paths, PIL images or arrays.
-        explanations: Explanations of these images. A `ContrastSweep` adds a slider for gamma and a choice of references.
+        explanations: Explanations of these images. A `ContrastSweep` adds a slider for gamma and a choice of classes.
 
     Returns:
         The path of the page.
