@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,33 +92,99 @@ def colour(values: Any, scale: Scale) -> UInt8[np.ndarray, "height width 4"]:
     return np.concatenate([colour_table(scale.signed), alpha_table(scale.signed)[:, None]], axis=1)[index]
 
 
-def upsample(values: Any, height: int, width: int) -> Float[np.ndarray, "height width"]:
-    """Enlarge a map bilinearly; cell centres keep their place (half-pixel, as `align_corners=False`)."""
-    grid = _grid(values)
+def upsample(values: Any, height: int, width: int) -> Any:
+    """Enlarge one map or a batch of maps bilinearly; cell centres keep their place.
+
+    Pixel centres lie at half pixels, as with torch's `align_corners=False`.
+
+    Args:
+        values: `... height width`, numpy or torch (or nested lists), with any number of axes before the two.
+        height: Rows of the result.
+        width: Columns of the result.
+
+    Returns:
+        `... height width` of the same type and precision, on the same device; integers, booleans and lists become
+        float64 arrays (integer tensors float32 tensors).
+
+    Raises:
+        InputError: There are fewer than two axes, a size is below 1, or values are NaN or infinite.
+
+    Example:
+        >>> cl.render.upsample(found.maps, 224, 224).shape
+        torch.Size([1, 1, 224, 224])
+    """
     if height < 1 or width < 1:
         raise InputError(f"size {height} x {width}; expected at least one pixel each way")
-    upper, lower, down = _between(grid.shape[0], height)
-    left, right, across = _between(grid.shape[1], width)
-    rows = grid[upper] * (1 - down)[:, None] + grid[lower] * down[:, None]
-    return rows[:, left] * (1 - across) + rows[:, right] * across
+    if _is_tensor(values):
+        return _upsample_tensor(values, height, width)
+    array = np.asarray(values)
+    grid = _checked(array.astype(np.float64))
+    upper, lower, down = _between(grid.shape[-2], height)
+    left, right, across = _between(grid.shape[-1], width)
+    rows = grid[..., upper, :] * (1 - down)[:, None] + grid[..., lower, :] * down[:, None]
+    large = rows[..., left] * (1 - across) + rows[..., right] * across
+    return large.astype(array.dtype) if array.dtype.kind == "f" else large
+
+
+def _upsample_tensor(values: Any, height: int, width: int) -> Any:
+    import torch
+
+    _checked(values)
+    narrow = values.dtype not in (torch.float32, torch.float64)
+    grid = (values.float() if narrow else values).reshape(1, -1, *values.shape[-2:])
+    large = torch.nn.functional.interpolate(grid, size=(height, width), mode="bilinear", align_corners=False)
+    whole = large.reshape(*values.shape[:-2], height, width)
+    return whole.to(values.dtype) if values.dtype.is_floating_point else whole
+
+
+def upsample_in_box(values: Any, height: int, width: int, box: Box = WHOLE, fill: float = 0.0) -> Any:
+    """Enlarge maps `... height width` to whole photos of `height` x `width`: they cover `box`, the rest is `fill`.
+
+    A box that reaches beyond the photo (padding) is cut at its border. Type and precision stay, as in `upsample`.
+    """
+    left, top, right, bottom = _pixels(box, width, height)
+    large = upsample(values, bottom - top, right - left)
+    if (left, top, right, bottom) == (0, 0, width, height):
+        return large
+    shape = (*large.shape[:-2], height, width)
+    whole = large.new_full(shape, fill) if _is_tensor(large) else np.full(shape, fill, large.dtype)
+    inside = (slice(max(top, 0), min(bottom, height)), slice(max(left, 0), min(right, width)))
+    cut = (slice(inside[0].start - top, inside[0].stop - top), slice(inside[1].start - left, inside[1].stop - left))
+    whole[(..., *inside)] = large[(..., *cut)]
+    return whole
 
 
 def overlay(
     image: Image.Image, values: Any, scale: Scale | None = None, opacity: float = 0.6, box: Box = WHOLE
 ) -> Image.Image:
-    """Return the photo with a map laid over the part `box` (left, top, right, bottom in 0..1) that the model saw.
+    """Return the photo with one map laid over the part that the model saw; what lies outside is dimmed.
 
-    Without `scale`, the map's own. What lies outside the box is dimmed.
+    Args:
+        image: The photo, upright, of any size.
+        values: The map, `height width`; numpy, torch or nested lists.
+        scale: The values at the two ends of the colours; by default the map's own.
+        opacity: 0 (bare photo) to 1.
+        box: The part that the map covers: left, top, right, bottom as shares of the photo's width and height.
+
+    Returns:
+        An RGB image of the photo's size.
+
+    Raises:
+        InputError: The map has another number of axes or values that are not finite, or a number is out of range.
+
+    Example:
+        >>> cl.overlay(Image.open("cat.png"), found.maps[0, 0], box=found.source.image_info[0].box)
     """
     if not 0 <= opacity <= 1:
         raise InputError(f"opacity is {opacity}; expected 0 (bare photo) to 1")
     left, top, right, bottom = _pixels(box, image.width, image.height)
     grid = _grid(values)
-    large = upsample(grid, bottom - top, right - left)
+    large = upsample_in_box(grid, image.height, image.width, box)
+    seen = (slice(max(top, 0), bottom), slice(max(left, 0), right))
     dim = np.zeros((image.height, image.width, 4), np.uint8)
     dim[..., 3] = round(255 * DIM * opacity)
-    dim[top:bottom, left:right] = colour(large, scale or _own_scale([grid]))
-    dim[top:bottom, left:right, 3] = np.rint(dim[top:bottom, left:right, 3] * opacity)
+    dim[seen] = colour(large[seen], scale or _own_scale([grid]))
+    dim[(*seen, 3)] = np.rint(dim[(*seen, 3)] * opacity)
     photo = image.convert("RGBA")
     photo.alpha_composite(Image.fromarray(dim))
     return photo.convert("RGB")
@@ -179,17 +246,27 @@ def number(value: float) -> str:
     return text.replace("-", "−")
 
 
+def _is_tensor(values: Any) -> bool:
+    return hasattr(values, "detach")
+
+
 def _grid(values: Any) -> Float[np.ndarray, "height width"]:
-    """Return a map (array, list or tensor) as float64, refusing all that has no two axes or is not finite."""
-    detached = values.detach().cpu().float() if hasattr(values, "detach") else values
+    """Return one map (array, list or tensor) as float64, refusing all that has no two axes or is not finite."""
+    detached = values.detach().cpu().float() if _is_tensor(values) else values
     grid = np.asarray(detached, dtype=np.float64)
-    if grid.ndim != 2 or 0 in grid.shape:
+    if grid.ndim != 2:
         raise InputError(f"map has shape {grid.shape}; expected height width, such as explanation.maps[0, 0]")
-    if not np.isfinite(grid).all():
-        raise InputError(
-            f"map holds {int((~np.isfinite(grid)).sum())} values that are NaN or infinite; expected numbers"
-        )
-    return grid
+    return _checked(grid)
+
+
+def _checked(maps: Any) -> Any:
+    """Return maps `... height width` as they are, refusing those without cells or with values that are not finite."""
+    if maps.ndim < 2 or 0 in maps.shape[-2:]:
+        raise InputError(f"map has shape {tuple(maps.shape)}; expected ... height width, at least one cell each way")
+    finite = maps.isfinite() if _is_tensor(maps) else np.isfinite(maps)
+    if not bool(finite.all()):
+        raise InputError(f"map holds {int((~finite).sum())} values that are NaN or infinite; expected numbers")
+    return maps
 
 
 def _between(cells: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -200,12 +277,13 @@ def _between(cells: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def _pixels(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
-    """Return a box in pixels, at least one each way."""
-    if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
-        raise InputError(f"box is {tuple(box)}; expected left, top, right, bottom of the photo, each in 0..1")
-    left = min(int(box[0] * width + 0.5), width - 1)
-    top = min(int(box[1] * height + 0.5), height - 1)
-    return left, top, max(left + 1, int(box[2] * width + 0.5)), max(top + 1, int(box[3] * height + 0.5))
+    """Return a box in pixels, at least one each way; beyond the photo where the box is."""
+    if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3] and max(box[0], box[1]) < 1 and min(box[2:]) > 0):
+        raise InputError(f"box is {tuple(box)}; expected left, top, right, bottom of the photo, as shares of its size")
+    left = min(math.floor(box[0] * width + 0.5), width - 1)
+    top = min(math.floor(box[1] * height + 0.5), height - 1)
+    right, bottom = math.floor(box[2] * width + 0.5), math.floor(box[3] * height + 0.5)
+    return left, top, max(left + 1, right), max(top + 1, bottom)
 
 
 def _own_scale(maps: Iterable[Any]) -> Scale:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -34,6 +37,13 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "scores of other questions": ({"scores": torch.zeros(2, 4)}, r"scores has shape \(2, 4\); expected \(2, 3\)"),
     "contributions per image": ({"contributions": torch.zeros(2)}, r"contributions has shape \(2,\)"),
     "z_scores per question": ({"z_scores": torch.zeros(3, 2)}, r"z_scores has shape \(3, 2\)"),
+    "images of another number": (
+        {"source": Source("model", "layer4", "grad_cam", (ImageInfo("a.jpg"),))},
+        "source.image_info names 1 images; the maps hold 2",
+    ),
+    "kinds of other questions": ({"target_kinds": ("class",)}, "target_kinds names 1 questions; the maps hold 3"),
+    "layers of one image": ({"layers": (("a", "b", "c"),)}, "layers must name 3 questions for each of 2 images"),
+    "types too few": ({"concept_types": (("part",),) * 2}, "concept_types must name 3 questions"),
     "labels of one image": ({"labels": (("cat", "dog", "tree"),)}, "name 3 questions for each of 2 images"),
     "labels too few": ({"labels": (("cat", "dog"), ("car", "dog"))}, "name 3 questions for each of 2 images"),
     "weights of other images": ({"weights": torch.zeros(1, 3, 5, 1, 1)}, r"weights start with \(1, 3\)"),
@@ -71,6 +81,36 @@ def test_a_question_is_found_by_its_label_in_its_image() -> None:
     assert explanation().question_index("car", image=1) == 0
     with pytest.raises(cl.InputError, match="no question 'car' in this explanation; it has: cat"):
         explanation().question_index("car")
+    assert [explanation().question_index(q) for q in (0, -1, np.int64(1))] == [0, 2, 1]  # pyright: ignore
+    with pytest.raises(cl.InputError, match="no question 3 in this explanation; it has questions 0 to 2"):
+        explanation().question_index(3)
+    for wrong in (None, 1.0, True):
+        with pytest.raises(TypeError, match="expected a label or an index"):
+            explanation().question_index(wrong)  # pyright: ignore[reportArgumentType]
+    named = explanation(labels=(("lynx, catamount", "cat / lynx, tabby", "cat, pet"),) * 2)
+    assert [named.question_index(q) for q in ("lynx", "cat", "cat, pet")] == [0, 2, 2]
+
+
+def test_a_hand_made_record_says_what_kind_its_questions_are() -> None:
+    assert explanation().target_kinds == ("custom",) * 3
+    assert explanation(concept_types=(("part",) * 3,) * 2).target_kinds == ("concept",) * 3
+
+
+def test_an_image_that_is_not_there_is_refused() -> None:
+    assert explanation().of(-1).labels == explanation().of(1).labels
+    with pytest.raises(cl.InputError, match="no image 2 in this explanation; it holds images 0 to 1"):
+        explanation().of(2)
+
+
+def test_it_is_written_in_one_line() -> None:
+    assert repr(explanation()) == "Explanation(grad_cam at layer4 of model: 2 images, 3 questions, maps 2 x 4)"
+    same = explanation(labels=(("cat", "dog", "tree"),) * 2)
+    assert "3 questions (cat; dog; tree), maps" in repr(same)
+
+
+def test_the_record_needs_neither_torch_nor_matplotlib_to_be_imported() -> None:
+    code = "import conceptlens.record, sys; print([m for m in ('torch', 'matplotlib', 'pandas') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def test_a_map_is_signed_unless_it_was_rectified() -> None:

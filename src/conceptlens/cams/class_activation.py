@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -14,7 +15,7 @@ from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.io.versions import versions
 from conceptlens.model.forward import full_precision
 from conceptlens.model.observation import Observation
-from conceptlens.record import Explanation, Source
+from conceptlens.record import Explanation, Source, hold_weakly
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -148,10 +149,7 @@ def combine(explanations: Sequence[Explanation], how: Literal["mean", "product",
     if joined is None:
         raise InputError(f"'{how}' is no way to combine layers; expected mean, product or max")
     layers = " + ".join(e.source.layer for e in explanations)
-    origin = Source(
-        first.source.model, layers, first.source.method, first.source.image_info,
-        {**first.source.settings, "combine": how}, first.source.versions,
-    )  # fmt: skip
+    origin = replace(first.source, layer=layers, settings={**first.source.settings, "combine": how})
     return Explanation(
         joined,
         None,
@@ -177,4 +175,5 @@ def find_rule(rule: str | Rule) -> Rule:
 
 def source(observation: Observation, layer: str, method: str, settings: dict[str, object]) -> Source:
     """Return where an explanation of `observation` comes from."""
-    return Source(observation.model.name, layer, method, observation.image_info, settings, versions())
+    photos = hold_weakly(observation.photos)
+    return Source(observation.model.name, layer, method, observation.image_info, settings, versions(), photos)

@@ -19,7 +19,7 @@ from conceptlens.concept_regions.translator import Translator
 from conceptlens.concepts.vocabulary import ConceptName, parse_concepts, vocabulary
 from conceptlens.io.errors import InputError
 from conceptlens.model.observation import Observation
-from conceptlens.record import Explanation, Source
+from conceptlens.record import Explanation
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -129,10 +129,8 @@ def _joined(
     large = [torch.nn.functional.interpolate(p.maps, size=size, mode="bilinear", align_corners=False) for p in parts]
     maps = torch.stack(large, dim=2).take_along_dim(held[..., None, None, None], dim=2)[:, :, 0]
     names = [part.source.layer for part in parts]
-    origin = Source(
-        first.source.model, " + ".join(names), "ce_fam", first.source.image_info,
-        {**first.source.settings, "layers": "by association score"}, first.source.versions,
-    )  # fmt: skip
+    settings = {**first.source.settings, "layers": "by association score"}
+    origin = replace(first.source, layer=" + ".join(names), method="ce_fam", settings=settings)
     return replace(
         first,
         maps=maps,

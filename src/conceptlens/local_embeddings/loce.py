@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -18,7 +19,7 @@ from conceptlens.local_embeddings.modes import Mode, Setting
 from conceptlens.local_embeddings.soft_masks import soft_masks
 from conceptlens.model.forward import full_precision
 from conceptlens.model.observation import Observation
-from conceptlens.record import WHOLE, Explanation, ImageInfo, Source
+from conceptlens.record import WHOLE, Explanation, ImageInfo
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -143,14 +144,7 @@ def _several(parts: list[Explanation]) -> Explanation:
         weights=None,
         scores=torch.stack([part.scores for part in parts]).mean(0),
         labels=first.labels,
-        source=Source(
-            first.source.model,
-            " + ".join(part.source.layer for part in parts),
-            "loce",
-            first.source.image_info,
-            first.source.settings,
-            first.source.versions,
-        ),
+        source=replace(first.source, layer=" + ".join(part.source.layer for part in parts)),
         activation="identity",
         vectors=torch.cat([part.vectors / length for part, length in zip(parts, lengths, strict=True)], dim=2),  # pyright: ignore[reportOptionalOperand]
         diagnostics={name: torch.stack([part.diagnostics[name] for part in parts]).mean(0) for name in shared}

@@ -40,7 +40,7 @@ def _taken_apart(explanation: Explanation, prefix: str) -> tuple[dict[str, Tenso
             tensors[prefix + field.name] = value.detach().cpu().contiguous().clone()  # no two share their memory
         elif isinstance(value, Source):
             pictures = [asdict(picture) for picture in value.image_info]
-            record["source"] = told({**vars(value), "image_info": pictures}, "settings of an explanation")
+            record["source"] = told({**value.__getstate__(), "image_info": pictures}, "settings of an explanation")
         elif field.name != "components":
             record[field.name] = told(value, f"{field.name} of an explanation")
     for number, part in enumerate(explanation.components):
