@@ -33,7 +33,7 @@ def batch(number: int, images: int = 5, concepts: int = 2, **about: Any) -> dict
         failure = "it is no photo" if one == images - 1 and images > 1 else None
         given["images"].append(ImageRow(image, run, name, "ab" * 32, 640, 480, failure))
         for concept in CONCEPTS[:concepts] if failure is None else ():
-            mask = MaskRow.of(row_id(image, concept), image, concept, blob(24, 32, number * 100 + one))
+            mask = MaskRow.from_mask(row_id(image, concept), image, concept, blob(24, 32, number * 100 + one))
             given["masks"].append(mask)
             given["embeddings"] += [
                 embedding(number * 100 + one, channels, image=image, concept=concept, mask=mask.id, run=run)
@@ -56,7 +56,7 @@ def embedding(seed: int, channels: int = 6, **about: Any) -> EmbeddingRow:
 def contents(store: Store) -> dict[str, Any]:
     """Return all that a store shows, to compare it with another."""
     found: dict[str, Any] = {"images": store.images(), "masks": store.masks(), "runs": store.runs()}
-    found |= {"layers": store.layers(), "concepts": store.concepts(), "explained": store.explanations()}
+    found |= {"layers": store.layers(), "concepts": store.concepts()}
     for layer in sorted({row.layer for row in store.layers()}):
         rows = store.embeddings(layer=layer)
         found[layer] = {name: np.asarray(value).tolist() for name, value in vars(rows).items()}

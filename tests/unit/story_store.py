@@ -29,7 +29,7 @@ def planted(
     store = Store(path, create=True)
     layers = list(LAYERS)
     settings = {"model": MODEL, "layers": layers, "setting": {"mode": MODE}, "data": "drawn", "size": None}
-    store.note(RunRow(RUN, settings, "2026-05-01T10:00:00+00:00", "2026-05-01T10:05:00+00:00"))
+    store.write_run(RunRow(RUN, settings, "2026-05-01T10:00:00+00:00", "2026-05-01T10:05:00+00:00"))
     images, embeddings, drawn = [], [], []
     for number in range(rows * (len(concepts) + 1) // 2):
         pair = [place for place in (2 * number, 2 * number + 1) if place < rows * len(concepts)]
@@ -44,7 +44,7 @@ def planted(
             (photos / name).parent.mkdir(parents=True, exist_ok=True)
             photo.save((photos / name).with_suffix(".png"))
         for (concept, turn), area in zip(shown, areas, strict=True):
-            mask = MaskRow.of(row_id(image, concept), image, concept, area)
+            mask = MaskRow.from_mask(row_id(image, concept), image, concept, area)
             drawn += [mask] if masks else []
             for layer in layers:
                 embeddings.append(_row(concept, turn, layer, image, mask.id if masks else None, area, concepts))

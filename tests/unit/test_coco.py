@@ -14,7 +14,7 @@ from conceptlens.data.annotation_files import TURNS
 from conceptlens.data.coco import CocoInstances, CocoPanoptic, spoken
 from conceptlens.data.located_sets import open_set
 from conceptlens.io.images import read_image
-from conceptlens.io.run_lengths import drawn_mask
+from conceptlens.io.run_lengths import decode_mask
 
 CATEGORIES = [
     {"id": 1, "name": "person", "isthing": 1, "supercategory": "person"},
@@ -211,10 +211,10 @@ def test_masks_are_those_of_pycocotools(seed: int) -> None:
     draw = np.random.default_rng(seed)
     size = (int(draw.integers(1, 300)), int(draw.integers(1, 300)))
     scattered = packed(draw.random(size) < draw.random())
-    np.testing.assert_array_equal(drawn_mask(scattered, size), run_lengths.decode(scattered).astype(bool))
+    np.testing.assert_array_equal(decode_mask(scattered, size), run_lengths.decode(scattered).astype(bool))
     polygons = [(draw.random(2 * int(draw.integers(3, 9))) * 320 - 10).tolist() for _ in range(2)]
     expected = run_lengths.decode(run_lengths.merge(run_lengths.frPyObjects(polygons, *size))).astype(bool)
-    np.testing.assert_array_equal(drawn_mask(polygons, size), expected)
+    np.testing.assert_array_equal(decode_mask(polygons, size), expected)
 
 
 def test_instances_of_a_category_are_joined_and_others_may_overlap(tmp_path: Path) -> None:

@@ -36,8 +36,8 @@ def test_ids_are_the_same_everywhere_and_tell_parts_apart() -> None:
 
 
 def test_an_empty_store_has_nothing_to_read(store: Store) -> None:
-    assert (store.images(), store.layers(), store.masks(), store.runs(), store.explanations()) == ((),) * 5
-    assert (store.concepts(), store.done(RUN), store.bytes()) == ({}, set(), {})
+    assert (store.images(), store.layers(), store.masks(), store.runs()) == ((),) * 4
+    assert (store.concepts(), store.committed_images(RUN), store.bytes()) == ({}, set(), {})
     rows = store.embeddings(layer="layer4")
     assert (len(rows), rows.vectors.shape, rows.vectors.dtype) == (0, (0, 0), np.float32)
     assert list(store.stream()) == []
@@ -53,8 +53,8 @@ def test_a_batch_comes_back(store: Store) -> None:
     store.append(**given)
     assert sorted(store.images(), key=lambda row: row.name) == given["images"]
     assert [row.failure for row in store.failures(RUN)] == ["it is no photo"]
-    assert store.done(RUN) == {row.id for row in given["images"]}
-    assert store.done("another") == set() == set(store.images("another"))
+    assert store.committed_images(RUN) == {row.id for row in given["images"]}
+    assert store.committed_images("another") == set() == set(store.images("another"))
     assert store.concepts() == dict.fromkeys(sorted(CONCEPTS), 4)
     assert store.layers() == (LayerRow("lite", "layer4", "exact", 4, 16), LayerRow("lite", "layer6", "exact", 6, 16))
     expected = sorted((row for row in given["embeddings"] if row.layer == "layer6"), key=lambda row: row.id)
@@ -65,9 +65,9 @@ def test_a_batch_comes_back(store: Store) -> None:
         assert getattr(rows, name).tolist() == [getattr(row, column) for row in expected], name
     assert rows.selectivities.tolist() == [row.selectivity for row in expected]
     assert rows.vectors.flags.writeable
-    assert rows.at([2, 0]).ids.tolist() == [rows.ids[2], rows.ids[0]]
-    assert rows.at(rows.concepts == "cat").concepts.tolist() == ["cat"] * 4
-    assert len(rows.at([])) == 0
+    assert rows.take([2, 0]).ids.tolist() == [rows.ids[2], rows.ids[0]]
+    assert rows.take(rows.concepts == "cat").concepts.tolist() == ["cat"] * 4
+    assert len(rows.take([])) == 0
     assert store.masks() == tuple(sorted(given["masks"], key=lambda row: row.id))
     assert (store.mask(given["masks"][0].id) == blob(24, 32, 0)).all()
 
@@ -84,7 +84,7 @@ def test_any_name_can_be_filtered_by(store: Store, concept: str) -> None:
     assert store.nearest(np.ones(6), 9, layer=f"layer '{concept}'", concepts=concept).rows.concepts.tolist() == [
         concept
     ]
-    assert len(store.nearest(np.ones(6), 9, layer="layer6", not_image="it's another")) == 2
+    assert len(store.nearest(np.ones(6), 9, layer="layer6", exclude_image="it's another")) == 2
 
 
 def test_filters(store: Store) -> None:
@@ -144,7 +144,7 @@ def test_two_runs_over_one_image_have_two_rows_and_share_its_mask(store: Store) 
     store.append(**batch(0))
     store.append(**batch(0, run="another"))
     assert len(store.images()) == 10
-    assert len(store.images("another")) == len(store.done("another")) == 5
+    assert len(store.images("another")) == len(store.committed_images("another")) == 5
     assert len(store.embeddings(layer="layer4")) == 16
     assert len(store.embeddings(layer="layer4", run="another")) == 8
     assert len(store.masks()) == 8
@@ -197,7 +197,7 @@ def test_rows_with_one_id_and_rows_of_failed_images_are_refused(store: Store) ->
         store.append([], masks=given["masks"])
     assert store.images() == store.masks() == ()
     with pytest.raises(InputError, match=r"shape \(3,\) and type float64; expected bool"):
-        MaskRow.of("id", "image", "cat", np.ones(3))
+        MaskRow.from_mask("id", "image", "cat", np.ones(3))
     with pytest.raises(InputError, match="mask id is damaged"):
         MaskRow("id", "image", "cat", 2, 2, b"99").mask()
 
@@ -205,7 +205,7 @@ def test_rows_with_one_id_and_rows_of_failed_images_are_refused(store: Store) ->
 @pytest.mark.parametrize("fill", [False, True])
 def test_empty_and_full_masks(fill: bool) -> None:
     mask = np.full((7, 300), fill)
-    assert (MaskRow.of("id", "image", "cat", mask).mask() == mask).all()
+    assert (MaskRow.from_mask("id", "image", "cat", mask).mask() == mask).all()
 
 
 def test_a_layer_keeps_its_length_across_processes(store: Store) -> None:
@@ -223,13 +223,13 @@ def test_runs_are_noted_and_noted_again(store: Store) -> None:
     run = RunRow(
         RUN, {"layers": ("a", "b"), "least": 0.02, "deep": {"x": [1, None, True]}}, "2026-01-01T00:00:00+00:00"
     )
-    store.note(run)
+    store.write_run(run)
     assert store.runs() == (run,)
     ended = replace(run, finished="2026-01-01T01:00:00+00:00", counts={"images": 3})
-    store.note(ended)
+    store.write_run(ended)
     assert store.runs() == (ended,)
     with pytest.raises(InputError, match=r"settings of run .* of type PosixPath"):
-        store.note(replace(run, settings={"path": Path("x")}))
+        store.write_run(replace(run, settings={"path": Path("x")}))
 
 
 def test_folders_that_are_no_store(tmp_path: Path) -> None:
@@ -336,7 +336,7 @@ def test_bytes_of_an_embedding(store: Store) -> None:
             image = row_id(str(number))
             images.append(ImageRow(image, RUN, f"{number:012}.jpg", row_id(image) * 4, 640, 480))
             shifted = np.roll(drawn[number % 100][:: 1 - number % 2 * 2], number // 100 * 3, (0, 1))
-            mask = MaskRow.of(row_id(image, "cat"), image, f"concept {number % 80}", shifted)
+            mask = MaskRow.from_mask(row_id(image, "cat"), image, f"concept {number % 80}", shifted)
             masks.append(mask)
             vector = random.standard_normal(256).astype(np.float32)
             embeddings.append(embedding(number, image=image, mask=mask.id, vector=vector, iou=random.random()))
@@ -350,8 +350,8 @@ def test_bytes_of_an_embedding(store: Store) -> None:
 
 
 def test_many_rows_and_tidying_on_the_way(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lance_tables, "COMMITS_BETWEEN", 4)
-    monkeypatch.setattr(the_store, "LEAST_INDEXED", 500)
+    monkeypatch.setattr(lance_tables, "MAX_COMMITS", 4)
+    monkeypatch.setattr(the_store, "MIN_INDEXED_ROWS", 500)
     random = np.random.default_rng(0)
     for number in range(10):
         image = ImageRow(row_id(str(number)), RUN, f"{number}.jpg")

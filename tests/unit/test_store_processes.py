@@ -118,7 +118,7 @@ def kill_and_resume(path: Path, after: int, delay: float, last: int) -> int:
     store = Store(path)
     seen = check_whole_batches(store, last)
     assert seen >= after
-    done = store.done(RUN)
+    done = store.committed_images(RUN)
     for number in range(last):
         given = batch(number)
         if any(row.id not in done for row in given["images"]):
@@ -201,5 +201,5 @@ def test_a_spawned_process_gets_a_store_as_an_argument(tmp_path: Path) -> None:
     store = written(tmp_path / "store", 0, 1)
     with get_context("spawn").Pool(1) as pool:
         assert pool.apply(_write_in_spawned, (store,)) == 10
-    assert store.done(RUN) >= {row_id("фото 1/0.jpg")}
+    assert store.committed_images(RUN) >= {row_id("фото 1/0.jpg")}
     assert store.embeddings(layer="layer4").vectors.dtype == np.float32

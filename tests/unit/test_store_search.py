@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from store_rows import RUN, batch, embedding
 
-from conceptlens import statistics
 from conceptlens.io.errors import InputError
 from conceptlens.store import ImageRow, Store, lance_tables, row_id
 from conceptlens.store import store as the_store
@@ -71,7 +70,7 @@ def test_filters_come_before_the_search(filled: Store) -> None:
     image = rows.images[rows.concepts == "concept 3"][1]
     for asked, kept in (
         ({"concepts": ["concept 9"]}, rows.concepts == "concept 9"),
-        ({"not_image": image}, rows.images != image),
+        ({"exclude_image": image}, rows.images != image),
         (
             {"where": "iou > 0.9", "concepts": [f"concept {n}" for n in range(48)]},
             (rows.ious > 0.9) & (rows.ious < 0.95),
@@ -85,36 +84,15 @@ def test_filters_come_before_the_search(filled: Store) -> None:
     assert len(filled.nearest(vector, 5, layer="deep", model="another")) == 0
 
 
-@pytest.mark.parametrize("other_images", [True, False])
-def test_neighbours_say_what_all_pairs_say_of_retrieval(filled: Store, other_images: bool) -> None:
-    rows = filled.embeddings(layer="deep", where="iou < 0.1")
-    rows = rows.at(rows.vectors.any(1))
-    found = filled.neighbours(rows, COUNT, other_images=other_images, exact=True)
-    assert all(one.rows.ids.tolist().count(name) == 0 for one, name in zip(found, rows.ids, strict=True))
-    kind = {name: f"{concept} {name[-1] > '7'}" for name, concept in zip(rows.ids, rows.concepts, strict=True)}
-    own = [kind[name] for name in rows.ids]  # vectors do not tell these halves of a concept from each other
-    labels = [[kind[name] for name in one.rows.ids if name in kind] for one in found]  # the store holds others too
-    images = rows.images if other_images else None
-    listed = statistics.retrieve_listed(labels, own, images, cutoffs=(1, 5, 40))
-    pairs = statistics.retrieve(rows.vectors, own, images, cutoffs=(1, 5, 40))
-    assert np.array_equal(listed.relevant, pairs.relevant)
-    assert np.array_equal(listed.candidates, pairs.candidates)
-    assert np.allclose(listed.precision, pairs.precision)
-    assert np.allclose(listed.average_precision_at, pairs.average_precision_at)
-    assert np.allclose(listed.chance_at, pairs.chance_at)
-    assert 0.3 < listed.precision[listed.applies, 1].mean() < 0.8
-    labels[3] = labels[3][:39]
-    with pytest.raises(InputError, match=r"^the list of row 3 has 39 hits; expected 40, for the last cutoff is 40$"):
-        statistics.retrieve_listed(labels, own, images, cutoffs=(1, 40))
-
-
 def test_an_index_finds_them_too_and_rows_written_after_it(filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     assert filled.index("deep") is False
-    monkeypatch.setattr(the_store, "LEAST_INDEXED", 1000)
+    monkeypatch.setattr(the_store, "MIN_INDEXED_ROWS", 1000)
     assert filled.index("deep") is True
     rows = filled.embeddings(layer="deep")
     asked = np.flatnonzero(rows.vectors.any(1))[::40]
-    by_index, by_pairs = (filled.neighbours(rows.at(asked), 10, exact=exact) for exact in (False, True))
+    by_index, by_pairs = (
+        [filled.nearest(rows.vectors[row], 10, layer="deep", exact=exact) for row in asked] for exact in (False, True)
+    )
     hits = sum(len(set(one.rows.ids) & set(two.rows.ids)) for one, two in zip(by_index, by_pairs, strict=True))
     assert hits >= 0.95 * 10 * len(asked)
     few = filled.nearest(rows.vectors[asked[0]], 25, layer="deep", concepts=["concept 40"])

@@ -156,7 +156,7 @@ def test_numbers_that_make_no_story_are_refused(asked: dict[str, int]) -> None:
 def small(path: Path, rows: list[tuple[str, str, list[float]]], run: str = RUN, **about: object) -> Store:
     """Return a store of one layer: rows are an image, a concept and a vector."""
     store = Store(path, create=True)
-    store.note(RunRow(run, {}, "2026-05-01T10:00:00+00:00"))
+    store.write_run(RunRow(run, {}, "2026-05-01T10:00:00+00:00"))
     images = {name: ImageRow(row_id(name), run, name) for name, _, _ in rows}
     store.append(
         list(images.values()),

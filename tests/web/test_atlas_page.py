@@ -111,7 +111,7 @@ def test_names_from_a_store_are_text_and_no_markup(tmp_path: Path, visit: Open) 
     images = [ImageRow(row_id(f"{i}"), "run", f"{EVIL}{i}", width=60, height=40) for i in range(6)]
     area = np.zeros((40, 60), bool)
     area[10:30, 20:50] = True
-    masks = [MaskRow.of(row_id(one.id, "mask"), one.id, EVIL, area) for one in images]
+    masks = [MaskRow.from_mask(row_id(one.id, "mask"), one.id, EVIL, area) for one in images]
     draw = np.random.default_rng(0)
     rows = [
         EmbeddingRow(

@@ -23,7 +23,7 @@ from conceptlens.data.annotation_files import (
 from conceptlens.data.coarse_masks import coarse_mask
 from conceptlens.data.located_set import Listed, Located, a_share
 from conceptlens.io.errors import InputError, near
-from conceptlens.io.run_lengths import drawn_mask
+from conceptlens.io.run_lengths import decode_mask
 
 Crowds = Literal["ignore", "join", "skip"]
 Shape = Literal["outline", "box", "ellipse"]
@@ -225,7 +225,7 @@ def _decoded(entry: dict[str, Any], size: tuple[int, int], file: Path) -> np.nda
     """Return the mask of one instance: bool `rows columns`."""
     drawn = entry["segmentation"]
     try:
-        return drawn_mask(drawn, size)
+        return decode_mask(drawn, size)
     except Exception as error:  # compiled code fills the polygons and raises what it likes
         raise InputError(
             f"{str(file)!r} has a mask that cannot be drawn, of annotation {entry.get('id')} ({error}); export it again"

@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 FAR = 100_000  # pixels
 
 
-def drawn_mask(drawn: Any, size: tuple[int, int]) -> np.ndarray:
+def decode_mask(drawn: Any, size: tuple[int, int]) -> np.ndarray:
     """Return the mask that a COCO `segmentation` means, for a photo of `size` rows and columns: bool `rows columns`.
 
     Polygons are filled by pycocotools, so that their edges fall where COCO's own tools put them. Raises `ValueError`

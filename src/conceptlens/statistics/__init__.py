@@ -42,13 +42,11 @@ from conceptlens.statistics.prototype import (
 )
 from conceptlens.statistics.retrieval import (
     CUTOFFS,
-    ListedRetrieval,
     Retrieval,
     SearchHits,
     expected_average_precision,
     published_precision,
     retrieve,
-    retrieve_listed,
     search,
 )
 from conceptlens.statistics.score import Score
@@ -60,7 +58,6 @@ __all__ = [
     "Agreement",
     "Composition",
     "Ellipses",
-    "ListedRetrieval",
     "Mixture",
     "Outliers",
     "Principal",
@@ -94,7 +91,6 @@ __all__ = [
     "published_precision",
     "quantile_separation",
     "retrieve",
-    "retrieve_listed",
     "sample_rows",
     "search",
     "separation",

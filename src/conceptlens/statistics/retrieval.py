@@ -31,18 +31,28 @@ class SearchHits:
 
 
 @dataclass(frozen=True, eq=False)
-class ListedRetrieval:
-    """What the first hits of every row, as a query, say of retrieval; 0 to 1, higher is better.
+class Retrieval:
+    """How well every row, as a query, finds the other rows of its label; 0 to 1, higher is better.
 
-    - `average_precision_at[query cutoff]`: `sum_{r <= k} P@r rel_r / min(k, relevant)`.
-    - `precision[query cutoff]`: share of relevant rows among the first k, or among all if there are fewer. A label of
-      fewer than k other rows cannot reach 1.
-    - `chance_at[query cutoff]`: the expected average precision of a random order of the same rows. The expected
-      precision of one is `relevant / candidates`.
-    - `relevant[query]`, `candidates[query]`: how many rows were to be found, and among how many.
-    - `applies[query]`: False where there was nothing to find; all numbers are 0 there.
+    Means over `applies` and their intervals by image:
+    `conceptlens.metrics.bootstrap_mean(r.average_precision[r.applies], images[r.applies])`. Queries are resampled
+    there; the rows in which they search stay.
+
+    Attributes:
+        average_precision: `[query]`, mean over relevant rows of the precision at their rank.
+        chance: `[query]`, the expected average precision of a random order of the same rows.
+        average_precision_at: `[query cutoff]`, `sum_{r <= k} P@r rel_r / min(k, relevant)`.
+        precision: `[query cutoff]`, share of relevant rows among the first k, or among all if there are fewer. A label
+            of fewer than k other rows cannot reach 1.
+        chance_at: `[query cutoff]`, the expected `average_precision_at` of a random order. The expected precision of
+            one is `relevant / candidates`.
+        relevant: `[query]`, how many rows were to be found.
+        candidates: `[query]`, among how many rows.
+        cutoffs: The values of k.
     """
 
+    average_precision: Float[np.ndarray, "query"]
+    chance: Float[np.ndarray, "query"]
     average_precision_at: Float[np.ndarray, "query cutoff"]
     precision: Float[np.ndarray, "query cutoff"]
     chance_at: Float[np.ndarray, "query cutoff"]
@@ -52,27 +62,11 @@ class ListedRetrieval:
 
     @property
     def applies(self) -> Bool[np.ndarray, "query"]:
-        """Where there was a row to be found."""
+        """Where there was a row to be found; all numbers are 0 elsewhere."""
         return self.relevant > 0
 
-
-@dataclass(frozen=True, eq=False)
-class Retrieval(ListedRetrieval):
-    """How well every row finds the other rows of its label: the same, and what the whole order says.
-
-    - `average_precision[query]`: mean over relevant rows of the precision at their rank.
-    - `chance[query]`: the expected average precision of a random order.
-
-    Means over `applies` and their intervals by image:
-    `conceptlens.metrics.bootstrap_mean(r.average_precision[r.applies], images[r.applies])`.
-    Queries are resampled there; the rows in which they search stay.
-    """
-
-    average_precision: Float[np.ndarray, "query"]
-    chance: Float[np.ndarray, "query"]
-
     def mean(self) -> float | None:
-        """Return mAP, the mean average precision; None where no query has anything to find."""
+        """Return mAP, the mean average precision; `None` where no query has anything to find."""
         return float(self.average_precision[self.applies].mean()) if self.applies.any() else None
 
 
@@ -101,43 +95,6 @@ def retrieve(
         parts.append(_scores(negated, same, allowed.sum(1), wanted))
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return Retrieval(**joined, cutoffs=tuple(cutoffs))
-
-
-def retrieve_listed(
-    found: Sequence[Sequence[str]], labels: Names, images: Names | None = None, cutoffs: Sequence[int] = CUTOFFS
-) -> ListedRetrieval:
-    """Return what lists of hits from elsewhere say, such as those of a store's index (`Store.neighbours`).
-
-    `found[query]` has the labels of what was found for that row, the nearest first. The lists are taken to have been
-    made without the row itself, and, where `images` are given, without the rows of its image. Equal similarities
-    stand in the order in which they were found. Raises `InputError` for a list shorter than the last cutoff where
-    there was more to find.
-    """
-    wanted = _cutoffs(cutoffs)
-    codes, known = encode_labels(labels, len(found))
-    image_codes = np.arange(len(found)) if images is None else encode_labels(images, len(found), "images")[0]
-    relevant, candidates = _to_find(codes, image_codes)
-    max_hits = int(wanted.max())
-    short = np.flatnonzero(np.array([len(hits) for hits in found]) < np.minimum(candidates, max_hits))
-    if len(short):
-        raise InputError(
-            f"the list of row {short[0]} has {len(found[short[0]])} hits; expected "
-            f"{min(int(candidates[short[0]]), max_hits)}, for the last cutoff is {max_hits}"
-        )
-    same = np.zeros((len(found), max_hits), bool)
-    for row, hits in enumerate(found):
-        same[row, : len(hits)] = np.asarray(hits[:max_hits], object) == known[codes[row]]
-    gained = same * np.cumsum(same, axis=1) / np.arange(1, max_hits + 1)
-    last = np.maximum(np.minimum(candidates[:, None], wanted), 1)
-    total, hit = np.cumsum(gained, axis=1), np.cumsum(same, axis=1)  # both 0 where there is nothing to find
-    return ListedRetrieval(
-        np.take_along_axis(total, last - 1, 1) / np.maximum(np.minimum(relevant[:, None], wanted), 1),
-        np.take_along_axis(hit, last - 1, 1) / last,
-        _chance_at(relevant, candidates, wanted),
-        relevant,
-        candidates,
-        tuple(cutoffs),
-    )
 
 
 def published_precision(
@@ -197,14 +154,6 @@ def expected_average_precision(
     harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, int(n.max(initial=0)) + 1))])[last.astype(np.int64)]
     total = m / np.maximum(n, 1) * (last * q + (1 - q) * harmonic)
     return np.where(m > 0, total / np.maximum(np.minimum(m, last), 1), 0.0)
-
-
-def _to_find(codes: np.ndarray, image_codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each row how many rows of other pictures share its code, and how many rows these have."""
-    pairs = np.stack([codes, image_codes])
-    _, place, both = np.unique(pairs, axis=1, return_inverse=True, return_counts=True)
-    own = np.bincount(image_codes)[image_codes]
-    return np.bincount(codes)[codes] - both[place.reshape(-1)], len(codes) - own
 
 
 def _scores(

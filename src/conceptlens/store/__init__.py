@@ -1,4 +1,4 @@
-"""Where embeddings, masks and explanations of many images are kept: one folder, written by many, read by anyone.
+"""Where embeddings and masks of many images are kept: one folder, written by many, read by anyone.
 
 LanceDB runs inside the process, without a server. It keeps threads of its own, which do not survive a fork: start
 workers with `spawn` or `forkserver`, and open the store in each of them. A `Store` may be pickled: it is its path.

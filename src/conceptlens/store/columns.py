@@ -1,4 +1,4 @@
-"""The tables of a store, column by column, and the way from rows to columns and back. No column has blanks."""
+"""The tables of a store, column by column, and the way from rows to columns and back. No value is null."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from conceptlens.io.errors import InputError
-from conceptlens.store.row import EmbeddingRow, ExplanationRow, ImageRow, MaskRow, RunRow
-from conceptlens.store.settings_json import told, untold
+from conceptlens.store.json_values import from_json, to_json
+from conceptlens.store.row import EmbeddingRow, ImageRow, MaskRow, RunRow
 
 Columns = dict[str, pa.DataType]
 
@@ -22,14 +22,12 @@ IMAGES |= {"width": pa.int32(), "height": pa.int32(), "failure": pa.string()}
 MASKS: Columns = {"id": pa.string(), "image": pa.string(), "concept": pa.string()}
 MASKS |= {"rows": pa.int32(), "columns": pa.int32(), "counts": pa.binary()}
 RUNS: Columns = {name: pa.string() for name in ("id", "settings", "started", "finished", "counts")}
-EXPLANATIONS: Columns = {name: pa.string() for name in ("id", "model", "layer", "method", "pictures", "record")}
-EXPLANATIONS |= {"tensors": pa.large_binary()}
 
 _TEXTS = ("id", "run", "image", "concept", "type", "group", "model", "layer", "mode", "mask")
 _NUMBERS = ("iou", "loss", "control_iou", "selectivity", "area")
 _EMBEDDINGS = re.compile(r"embeddings_([1-9][0-9]*)")
 _KEYS = {"images": ("id", "run")}  # what tells one row of a table from another, where it is not the id alone
-_TABLES = {"masks": MASKS, "images": IMAGES, "runs": RUNS, "explanations": EXPLANATIONS}
+_TABLES = {"masks": MASKS, "images": IMAGES, "runs": RUNS}
 
 
 def embeddings_table(channels: int) -> str:
@@ -80,16 +78,6 @@ def run_columns(rows: Sequence[RunRow]) -> pa.Table:
     return _columns("runs", [_run(row) for row in rows])
 
 
-def explanation_columns(rows: Sequence[dict[str, Any]]) -> pa.Table:
-    """Return explanations, taken apart, as columns; the names of their pictures as JSON."""
-    return _columns("explanations", [{**row, "pictures": json.dumps(row["pictures"])} for row in rows])
-
-
-def explanation_rows(table: pa.Table) -> tuple[ExplanationRow, ...]:
-    """Return columns as what explanations are of."""
-    return tuple(ExplanationRow(**{**row, "pictures": tuple(json.loads(row["pictures"]))}) for row in table.to_pylist())
-
-
 def embedding_columns(rows: Sequence[EmbeddingRow], channels: int) -> pa.Table:
     """Return embeddings of one length as columns."""
     table = embeddings_table(channels)
@@ -115,10 +103,10 @@ def run_rows(table: pa.Table) -> tuple[RunRow, ...]:
     return tuple(
         RunRow(
             row["id"],
-            untold(json.loads(row["settings"])),
+            from_json(json.loads(row["settings"])),
             row["started"],
             row["finished"] or None,
-            untold(json.loads(row["counts"])),
+            from_json(json.loads(row["counts"])),
         )
         for row in table.to_pylist()
     )
@@ -126,7 +114,7 @@ def run_rows(table: pa.Table) -> tuple[RunRow, ...]:
 
 def _run(row: RunRow) -> dict[str, str]:
     settings, counts = (
-        json.dumps(told(value, f"{what} of run {row.id}"))
+        json.dumps(to_json(value, f"{what} of run {row.id}"))
         for what, value in (("settings", row.settings), ("counts", row.counts))
     )
     return {

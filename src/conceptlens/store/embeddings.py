@@ -55,7 +55,7 @@ class Embeddings:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def at(self, rows: Sequence[int] | np.ndarray) -> Embeddings:
+    def take(self, rows: Sequence[int] | np.ndarray) -> Embeddings:
         """Return these rows only: numbers of rows, or a truth for each."""
         chosen = np.asarray(rows)
         chosen = chosen if chosen.dtype == np.bool_ else chosen.astype(np.intp)
@@ -95,7 +95,7 @@ def condition(
     concepts: Iterable[str] | None,
     where: str | None,
     run: str | None = None,
-    not_image: str | None = None,
+    exclude_image: str | None = None,
 ) -> str | None:
     """Return the filter that all of these make together, or `None` where nothing is asked."""
     named = {"layer": layer, "model": model, "mode": mode, "run": run}
@@ -103,8 +103,8 @@ def condition(
     if concepts is not None:
         wanted = [concepts] if isinstance(concepts, str) else list(dict.fromkeys(concepts))
         parts.append(f"`concept` IN ({', '.join(map(quoted, wanted))})" if wanted else "false")
-    if not_image is not None:
-        parts.append(f"`image` != {quoted(not_image)}")
+    if exclude_image is not None:
+        parts.append(f"`image` != {quoted(exclude_image)}")
     if where is not None:
         parts.append(f"({where})")
     return " AND ".join(parts) or None

@@ -25,7 +25,7 @@ from conceptlens.store.snapshot import Snapshot
 from conceptlens.store.store import Store
 
 FORMAT = "conceptlens store export"
-VERSION = 1
+VERSION = 2
 _ROWS = 10_000  # written and read at once
 _DAMAGED = (
     OSError,
@@ -66,7 +66,7 @@ def export(store: Store, folder: str | PathLike[str], form: str = "parquet") -> 
     snapshot = Snapshot(store.path, database, images.filter(pc.field("failure") == ""))
     rows: Counter[str] = Counter()
     for name in lance_tables.tables(store.path):
-        with replacing(target / f"{name}{kind.ending}") as temporary, lance_tables.speaking(target, "write to"):
+        with replacing(target / f"{name}{kind.ending}") as temporary, lance_tables.readable_errors(target, "write to"):
             kind.write(temporary, schema(name), _counted(_committed(snapshot, images, name), rows, name))
     about = {"format": FORMAT, "version": VERSION, "form": form, "rows": rows}
     with replacing(target / lance_tables.FILE) as temporary:

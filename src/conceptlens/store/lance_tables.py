@@ -20,10 +20,10 @@ from conceptlens.io.errors import InputError
 from conceptlens.store.columns import channels_of, keys, schema
 
 FORMAT = "conceptlens store"
-VERSION = 1
+VERSION = 2
 FILE = "format.json"
-COMMITS_BETWEEN = 64  # commits of a table from one tidying to the next: every commit lists all pieces of a table
-SPARED = timedelta(minutes=10)  # a reader has this long to read what it began with
+MAX_COMMITS = 64  # commits of a table from one optimization to the next: every commit lists all pieces of a table
+SPARED_AGE = timedelta(minutes=10)  # a reader has this long to read what it began with
 _FULL = ("No space left", "os error 28", "File too large", "os error 27", "Disk quota", "os error 122")
 
 
@@ -94,13 +94,13 @@ def merge(path: Path, database: lancedb.DBConnection, name: str, rows: pa.Table,
     """
     if not rows.num_rows:
         return
-    with speaking(path, "write to"):
+    with readable_errors(path, "write to"):
         table = _opened_or_made(path, database, name)
         writer = table.merge_insert(list(keys(name))).when_not_matched_insert_all()
         done = (writer.when_matched_update_all() if replace else writer).execute(rows)
-    if done.version % COMMITS_BETWEEN == 0:
-        with suppress(InputError):  # the rows are there, tidy or not
-            tidy(path, table, SPARED)
+    if done.version % MAX_COMMITS == 0:
+        with suppress(InputError):  # the rows are there, optimized or not
+            optimize(path, table, SPARED_AGE)
 
 
 def read(
@@ -114,21 +114,21 @@ def read(
     wanted = list(columns) if columns is not None else schema(name).names
     if not exists(path, name):
         return schema(name).empty_table().select(wanted)
-    with speaking(path, "read from"):
+    with readable_errors(path, "read from"):
         query = database.open_table(name).search().select(wanted)
         found = (query.where(where) if where else query).to_arrow()
     order = [(key, "ascending") for key in keys(name) if key in wanted]
     return found.sort_by(order) if order else found
 
 
-def tidy(path: Path, table: Table, spared: timedelta) -> None:
+def optimize(path: Path, table: Table, spared: timedelta) -> None:
     """Join the small pieces of a table, bring its indices up to date, and remove versions older than `spared`."""
-    with speaking(path, "tidy"):
+    with readable_errors(path, "optimize"):
         table.optimize(cleanup_older_than=max(spared, timedelta(milliseconds=1)))
 
 
 @contextmanager
-def speaking(path: Path, doing: str) -> Iterator[None]:
+def readable_errors(path: Path, doing: str) -> Iterator[None]:
     """Turn what LanceDB raises into one sentence that says what to do."""
     try:
         yield

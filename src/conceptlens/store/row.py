@@ -12,7 +12,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from conceptlens.io.errors import InputError
-from conceptlens.io.run_lengths import drawn_mask
+from conceptlens.io.run_lengths import decode_mask
 
 
 def row_id(*parts: str) -> str:
@@ -90,7 +90,7 @@ class MaskRow:
     counts: bytes = field(repr=False)
 
     @classmethod
-    def of(cls, id: str, image: str, concept: str, mask: np.ndarray) -> MaskRow:
+    def from_mask(cls, id: str, image: str, concept: str, mask: np.ndarray) -> MaskRow:
         """Pack a mask `[rows columns]`, bool; raises `InputError` for any other array."""
         if mask.dtype != np.bool_ or mask.ndim != 2 or not mask.size:
             raise InputError(f"a mask has shape {mask.shape} and type {mask.dtype}; expected bool rows columns")
@@ -102,7 +102,7 @@ class MaskRow:
         """Return the mask `[rows columns]`, bool; raises `InputError` where the run lengths are no such mask."""
         size = (self.rows, self.columns)
         try:
-            return drawn_mask({"size": size, "counts": self.counts}, size)
+            return decode_mask({"size": size, "counts": self.counts}, size)
         except ValueError as error:
             raise InputError(f"mask {self.id} is damaged ({error}); embed its image again") from None
 
@@ -131,14 +131,3 @@ class LayerRow:
     mode: str
     channels: int
     rows: int
-
-
-@dataclass(frozen=True)
-class ExplanationRow:
-    """What an explanation is of, without its maps."""
-
-    id: str
-    model: str
-    layer: str
-    method: str
-    pictures: tuple[str, ...]

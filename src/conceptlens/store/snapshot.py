@@ -35,12 +35,12 @@ class Snapshot:
 
     def visible(self, embeddings: pa.Table) -> pa.Table:
         """Return the rows `[run, image, ...]` of committed images."""
-        known = _joined(self.images["run"], self.images["id"])
-        return embeddings.filter(_among(_joined(embeddings["run"], embeddings["image"]), known))
+        known = _join_keys(self.images["run"], self.images["id"])
+        return embeddings.filter(_is_in(_join_keys(embeddings["run"], embeddings["image"]), known))
 
     def visible_masks(self, masks: pa.Table) -> pa.Table:
         """Return the rows `[image, ...]` of images that any run has committed."""
-        return masks.filter(_among(masks["image"], self.images["id"]))
+        return masks.filter(_is_in(masks["image"], self.images["id"]))
 
     def columns(self, names: tuple[str, ...], where: str | None = None) -> Iterator[tuple[int, pa.Table]]:
         """Yield the length of the vectors, and these columns of all committed embeddings of that length."""
@@ -50,60 +50,60 @@ class Snapshot:
             if rows.num_rows:
                 yield channels, rows
 
-    def found(self, where: str | None) -> Found:
+    def found(self, where: str | None) -> FoundRows:
         """Find the committed embeddings that a filter lets through; raises `InputError` where lengths differ."""
         tables = [self.found_in(name, where) for name in lance_tables.embedding_tables(self.path)]
-        found = [one for one in tables if len(one.places)]
+        found = [one for one in tables if len(one.row_ids)]
         if len(found) > 1:
             lengths = " and ".join(str(one.channels) for one in found)
             raise InputError(f"vectors of {lengths} channels were asked for at once; name one layer and model")
-        return found[0] if found else Found(self.path, 0, None, np.zeros(0, np.int64))
+        return found[0] if found else FoundRows(self.path, 0, None, np.zeros(0, np.int64))
 
-    def found_in(self, name: str, where: str | None = None) -> Found:
+    def found_in(self, name: str, where: str | None = None) -> FoundRows:
         """Find the committed embeddings of one table that a filter lets through."""
-        with lance_tables.speaking(self.path, "read from"):
+        with lance_tables.readable_errors(self.path, "read from"):
             table = _pinned(self.database, name)
             query = table.search().select(["id", "run", "image"]).with_row_id(True)
             rows = self.visible((query.where(where) if where else query).to_arrow()).sort_by("id")
-        return Found(self.path, table.schema.field("vector").type.list_size, table, rows["_rowid"].to_numpy())
+        return FoundRows(self.path, table.schema.field("vector").type.list_size, table, rows["_rowid"].to_numpy())
 
-    def nearest(self, vector: np.ndarray, most: int, where: str | None, exact: bool) -> pa.Table:
+    def nearest(self, vector: np.ndarray, max_rows: int, where: str | None, exact: bool) -> pa.Table:
         """Return the nearest committed embeddings, with their `_distance`, the nearest first."""
         name = embeddings_table(len(vector))
         if not lance_tables.exists(self.path, name):
             return schema(name).empty_table().append_column("_distance", pa.array([], pa.float32()))
-        table, asked = _pinned(self.database, name), most + _SPARE
+        table, asked = _pinned(self.database, name), max_rows + _SPARE
         while True:
-            with lance_tables.speaking(self.path, "search"):
+            with lance_tables.readable_errors(self.path, "search"):
                 rows = _search(table, vector, where, exact).limit(asked).to_arrow()
             seen = self.visible(rows)
-            if seen.num_rows >= most or rows.num_rows < asked:
+            if seen.num_rows >= max_rows or rows.num_rows < asked:
                 order = [("_distance", "ascending"), ("id", "ascending")]
-                return seen.sort_by(order).slice(0, most)
+                return seen.sort_by(order).slice(0, max_rows)
             asked *= 4
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundRows:
     """Rows of one table as it was when they were found, in the order of their ids."""
 
     path: Path
     channels: int
     table: Table | None = field(repr=False)
-    places: np.ndarray = field(repr=False)
+    row_ids: np.ndarray = field(repr=False)
 
     def batches(self, size: int) -> Iterator[pa.Table]:
         """Read `size` rows after the other; only they are held."""
         if self.table is None:
             return
-        for start in range(0, len(self.places), size):
-            with lance_tables.speaking(self.path, "read from"):
-                rows = self.table.take_row_ids(self.places[start : start + size].tolist()).to_arrow()
+        for start in range(0, len(self.row_ids), size):
+            with lance_tables.readable_errors(self.path, "read from"):
+                rows = self.table.take_row_ids(self.row_ids[start : start + size].tolist()).to_arrow()
             yield rows.sort_by("id")
 
     def all(self) -> pa.Table:
         """Read all rows."""
-        batches = list(self.batches(max(len(self.places), 1)))
+        batches = list(self.batches(max(len(self.row_ids), 1)))
         return batches[0] if batches else schema(embeddings_table(self.channels or 1)).empty_table()
 
 
@@ -116,11 +116,11 @@ def _search(table: Table, vector: np.ndarray, where: str | None, exact: bool) ->
     return query.bypass_vector_index() if exact else query.refine_factor(10).maximum_nprobes(0)
 
 
-def _joined(first: pa.ChunkedArray, second: pa.ChunkedArray) -> pa.ChunkedArray:
+def _join_keys(first: pa.ChunkedArray, second: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.call_function("binary_join_element_wise", [first, second, pa.scalar("\0")])  # no id has this character
 
 
-def _among(values: pa.ChunkedArray, known: pa.ChunkedArray) -> pa.ChunkedArray:
+def _is_in(values: pa.ChunkedArray, known: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.call_function("is_in", [values], pc.SetLookupOptions(known.combine_chunks()))
 
 

@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from lancedb.index import BTree, IvfSq
 
-from conceptlens.io.errors import InputError, near
+from conceptlens.io.errors import InputError
 from conceptlens.store import columns, lance_tables
 from conceptlens.store.batch_checks import Space, by_length, check_batch, check_length, checked_vector
 from conceptlens.store.embeddings import Embeddings, Nearest, condition, embeddings_of, quoted
-from conceptlens.store.row import EmbeddingRow, ExplanationRow, ImageRow, LayerRow, MaskRow, RunRow, row_id
+from conceptlens.store.row import EmbeddingRow, ImageRow, LayerRow, MaskRow, RunRow
 from conceptlens.store.snapshot import Snapshot
 
-if TYPE_CHECKING:
-    from conceptlens.record import Explanation
-
-LEAST_INDEXED = 10_000  # rows; fewer are searched one by one as quickly
-_EXPLAINED = ("id", "model", "layer", "method", "pictures")
+MIN_INDEXED_ROWS = 10_000  # rows; fewer are searched one by one as quickly
 
 
 class Store:
-    """One folder of images, embeddings, masks, explanations and runs.
+    """One folder of images, embeddings, masks and runs.
 
     - What `append` was given is seen as a whole or not at all, by every process, and whenever the writer is killed.
       Giving the same rows again changes nothing: rows are known by their ids (see `row_id`).
@@ -74,7 +68,7 @@ class Store:
             lance_tables.merge(self.path, self._database, name, rows)
         lance_tables.merge(self.path, self._database, "images", images_last, replace=True)
 
-    def done(self, run: str) -> set[str]:
+    def committed_images(self, run: str) -> set[str]:
         """Return the ids of the images that a run need not read again: those committed, failed ones among them."""
         where = f"run = {quoted(run)}"
         return set(lance_tables.read(self.path, self._database, "images", ("id",), where)["id"].to_pylist())
@@ -117,7 +111,7 @@ class Store:
     ) -> Iterator[Embeddings]:
         """Yield what `embeddings` returns, `size` rows after the other; only they are held, and the ids' places.
 
-        All rows are of the moment of the first. `compact` with a short `spare` may end a stream that is under way.
+        All rows are of the moment of the first. `compact` with a short `older_than` may end a stream that is under way.
         """
         if size < 1:
             raise InputError(f"batches of {size} rows were asked for; expected at least 1")
@@ -133,45 +127,25 @@ class Store:
         model: str | None = None,
         mode: str | None = None,
         concepts: Iterable[str] | None = None,
-        not_image: str | None = None,
+        exclude_image: str | None = None,
         where: str | None = None,
         exact: bool = False,
     ) -> Nearest:
         """Return the at most `k` embeddings nearest to `vector[channel]` by `1 - cosine`, the nearest first.
 
-        - `not_image`: the id of an image that is left out, such as the one asked about; filters apply before the
+        - `exclude_image`: the id of an image that is left out, such as the one asked about; filters apply before the
           search, so `k` are found where there are that many.
         - `exact`: compare with every vector, also where `index` has made an index; without an index it is so anyway.
 
         Vectors of zeros are near nothing. Raises `InputError` for a vector that is zero, not finite, or of another
         length than the layer's, and where what is near comes from two models or modes that share the layer's name.
         """
-        where = condition(layer, model, mode, concepts, where, not_image=not_image)
-        return self._nearest(self._snapshot(), vector, k, layer, where, exact)
-
-    def neighbours(self, rows: Embeddings, k: int, *, other_images: bool = True, exact: bool = False) -> list[Nearest]:
-        """Return what `nearest` finds for each row: the `k` nearest of its run, layer, model and mode, without itself.
-
-        - `other_images`: rows of its own image are left out too.
-        - `atlas.retrieve_listed` turns the concepts that were found into precision@k and mAP@k.
-        """
-        snapshot, found = self._snapshot(), []
-        for i, vector in enumerate(rows.vectors):
-            own = rows.images[i] if other_images else None
-            where = condition(
-                rows.layers[i], rows.models[i], rows.modes[i], None, f"id != {quoted(rows.ids[i])}", rows.runs[i], own
-            )
-            found.append(self._nearest(snapshot, vector, k, rows.layers[i], where, exact))
-        return found
-
-    def _nearest(
-        self, snapshot: Snapshot, vector: np.ndarray, k: int, layer: str, where: str | None, exact: bool
-    ) -> Nearest:
         asked = checked_vector(vector, "the vector to search for")
         if not asked.any() or k < 1:
             raise InputError(f"{k} rows near a vector of length {np.linalg.norm(asked):g} were asked for; give k >= 1 "
                              "and a vector that is not zero")  # fmt: skip
-        found = snapshot.nearest(asked, k, where, exact)
+        where = condition(layer, model, mode, concepts, where, exclude_image=exclude_image)
+        found = self._snapshot().nearest(asked, k, where, exact)
         if not found.num_rows:
             self._check_asked(layer, len(asked))
         rows = embeddings_of(found)
@@ -189,8 +163,8 @@ class Store:
         indexed = False
         for channels, _ in self._snapshot().columns(("id",), condition(layer, None, None, None, None)):
             opened = self._database.open_table(columns.embeddings_table(channels))
-            if opened.count_rows() >= LEAST_INDEXED:
-                with lance_tables.speaking(self.path, "write an index to"):
+            if opened.count_rows() >= MIN_INDEXED_ROWS:
+                with lance_tables.readable_errors(self.path, "write an index to"):
                     opened.create_index("vector", config=IvfSq(distance_type="cosine"), replace=True)
                 indexed = True
         return indexed
@@ -234,42 +208,7 @@ class Store:
             raise InputError(f"no mask '{id}' in {self.path}; embeddings say the ids of theirs in `masks`")
         return found[0].mask()
 
-    def put(self, explanation: Explanation, id: str | None = None) -> str:
-        """Keep an explanation, and return its id; without an id, one is made from all that it holds.
-
-        An explanation whose id is there already is replaced. Raises `InputError` where its settings are not plain.
-        """
-        from conceptlens.store import stored_explanations  # loads torch
-
-        tensors, record = stored_explanations.write(explanation)
-        source = explanation.source
-        row = {
-            "id": row_id(record, hashlib.sha256(tensors).hexdigest()) if id is None else id,
-            "model": source.model,
-            "layer": source.layer,
-            "method": source.method,
-            "pictures": [picture.name for picture in source.image_info],
-            "record": record,
-            "tensors": tensors,
-        }
-        lance_tables.merge(self.path, self._database, "explanations", columns.explanation_columns([row]), replace=True)
-        return row["id"]
-
-    def explanations(self) -> tuple[ExplanationRow, ...]:
-        """Return what explanations there are, without their maps."""
-        return columns.explanation_rows(lance_tables.read(self.path, self._database, "explanations", _EXPLAINED))
-
-    def explanation(self, id: str) -> Explanation:
-        """Return the explanation with an id, equal to what was put, on the CPU; raises `InputError` for another id."""
-        from conceptlens.store import stored_explanations  # loads torch
-
-        found = lance_tables.read(self.path, self._database, "explanations", where=f"id = {quoted(id)}").to_pylist()
-        if not found:
-            known = near(id, [row.id for row in self.explanations()])
-            raise InputError(f"no explanation '{id}' in {self.path}; it has: {known or 'none'}")
-        return stored_explanations.read(found[0]["tensors"], found[0]["record"])
-
-    def note(self, run: RunRow) -> None:
+    def write_run(self, run: RunRow) -> None:
         """Keep what is known of a run; what was known of it before is replaced."""
         lance_tables.merge(self.path, self._database, "runs", columns.run_columns([run]), replace=True)
 
@@ -277,18 +216,20 @@ class Store:
         """Return all runs."""
         return columns.run_rows(lance_tables.read(self.path, self._database, "runs"))
 
-    def compact(self, spare: timedelta = lance_tables.SPARED) -> None:
-        """Join small pieces, renew indices, and remove versions older than `spare`.
+    def compact(self, older_than: timedelta = lance_tables.SPARED_AGE) -> None:
+        """Join small pieces, renew indices, and remove older versions.
 
-        Writing does some of it by itself. Who still reads a version that is removed meets an error: with a `spare` of
-        zero, nobody else should be at work.
+        Writing does some of it by itself. Who still reads a version that is removed meets an error: with an
+        `older_than` of zero, nobody else should be at work.
         """
         for name in lance_tables.tables(self.path):
             opened = self._database.open_table(name)
-            with lance_tables.speaking(self.path, "tidy"):
-                if opened.count_rows() >= LEAST_INDEXED and not any(i.columns == ["id"] for i in opened.list_indices()):
+            with lance_tables.readable_errors(self.path, "optimize"):
+                if opened.count_rows() >= MIN_INDEXED_ROWS and not any(
+                    i.columns == ["id"] for i in opened.list_indices()
+                ):
                     opened.create_index("id", config=BTree())
-            lance_tables.tidy(self.path, opened, spare)
+            lance_tables.optimize(self.path, opened, older_than)
 
     def bytes(self) -> dict[str, int]:
         """Return the bytes on disk of each table, with all versions that are kept."""

@@ -99,7 +99,7 @@ def read_rows(store: Store, asked: Asked) -> StoryRows:
     texts = [np.array([key[part] for key in chosen], dtype=object)[kept] for part in range(3)]
     return StoryRows(
         space=space, images=texts[0], labels=texts[1].astype(str), masks=texts[2], areas=areas[kept],
-        layers={layer: part.at(kept) for layer, (part, _) in found.items()},
+        layers={layer: part.take(kept) for layer, (part, _) in found.items()},
         pictures=pictures, sizes=dict(sizes), most=most, left_out=int((~kept).sum()), unshared=unshared,
         failed=tuple(store.failures(asked.run)),
     )  # fmt: skip
@@ -123,7 +123,7 @@ def _chosen(
     parts, places = [], []
     for keys, rows in _stream(store, asked, space, layer):
         own = [i for i, key in enumerate(keys) if key in place]
-        parts.append(rows.at(own))
+        parts.append(rows.take(own))
         places += [place[keys[i]] for i in own]
     order = np.argsort(places)
 

@@ -211,7 +211,7 @@ def _mask_rows(data: str, read: Read) -> list[MaskRow]:
         return []
     image = row_id(data, read.name)
     return [
-        MaskRow.of(_mask_id(data, read, index), image, concept.label, mask)
+        MaskRow.from_mask(_mask_id(data, read, index), image, concept.label, mask)
         for index, (concept, mask) in enumerate(zip(one.concepts, one.masks, strict=True))
     ]
 

@@ -80,7 +80,7 @@ def embed(
     _check_layers(prepared, plan)
     settings = plan.settings(prepared, data)
     run = run_id(settings)
-    done = store.done(run)
+    done = store.committed_images(run)
     known = next((row for row in store.runs() if row.id == run), None)
     if known is not None and done and not resume:
         raise InputError(
@@ -90,7 +90,7 @@ def embed(
         _check_other_runs(store, settings)
     reader = Reader(prepared, plan, data)
     row = known or _begun(run, settings, reader)
-    store.note(row)
+    store.write_run(row)
     scales = {name: torch.tensor(values) for name, values in row.settings["scales"].items()}
     task = Task(prepared, plan, data, run, scales)
     failed = {image.id for image in store.failures(run)}
@@ -126,7 +126,7 @@ def _written(store: Store, row: RunRow, before: Progress, found: Iterable[Rows])
         failures += sum(image.failure is not None for image in rows.images)
         yield replace(before, photos=photos, embeddings=embeddings, failures=failures)
     counts = {"photos": photos, "embeddings": embeddings, "failures": failures}
-    store.note(RunRow(row.id, row.settings, row.started, _now(), counts))
+    store.write_run(RunRow(row.id, row.settings, row.started, _now(), counts))
     for layer in row.settings["layers"]:
         store.index(layer)
     alone = all(other.finished is not None for other in store.runs())

@@ -1,4 +1,4 @@
-"""Settings as JSON and back, with what JSON does not know: tuples."""
+"""Values of settings as JSON and back; tuples are kept as tuples."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from conceptlens.io.errors import InputError
 _TUPLE = "(tuple)"  # JSON has lists only
 
 
-def told(value: Any, what: str) -> Any:
-    """Return `value` as JSON has it, tuples marked; raises `InputError` about `what` where it cannot be told."""
+def to_json(value: Any, what: str) -> Any:
+    """Return `value` as JSON has it, tuples marked; raises `InputError` about `what` where it cannot be kept."""
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     if isinstance(value, tuple):
-        return {_TUPLE: [told(one, what) for one in value]}
+        return {_TUPLE: [to_json(one, what) for one in value]}
     if isinstance(value, list):
-        return [told(one, what) for one in value]
+        return [to_json(one, what) for one in value]
     if isinstance(value, Mapping) and _TUPLE not in value and all(isinstance(name, str) for name in value):
-        return {name: told(one, what) for name, one in value.items()}
+        return {name: to_json(one, what) for name, one in value.items()}
     raise InputError(
         f"the {what} have {value!r} of type {type(value).__name__}, which a store cannot keep; give texts, numbers, "
         "truths, None, and tuples, lists or mappings of them"
     )
 
 
-def untold(value: Any) -> Any:
-    """Return what `told` was given; mappings become plain dicts."""
+def from_json(value: Any) -> Any:
+    """Return what `to_json` was given; mappings become plain dicts."""
     if isinstance(value, list):
-        return [untold(one) for one in value]
+        return [from_json(one) for one in value]
     if not isinstance(value, dict):
         return value
     if value.keys() == {_TUPLE}:
-        return tuple(untold(one) for one in value[_TUPLE])
-    return {name: untold(one) for name, one in value.items()}
+        return tuple(from_json(one) for one in value[_TUPLE])
+    return {name: from_json(one) for name, one in value.items()}
