@@ -16,7 +16,7 @@ from conceptlens.io.errors import InputError
 from conceptlens.local_embeddings.runs.embed_batch import Rows, rows_of
 from conceptlens.local_embeddings.runs.plan import EmbedPlan, run_id
 from conceptlens.local_embeddings.runs.reader import Reader
-from conceptlens.store.lance_tables import SPARED
+from conceptlens.store.lance_tables import SPARED_AGE
 from conceptlens.store.row import RunRow, row_id
 from conceptlens.store.store import Store
 
@@ -130,7 +130,7 @@ def _written(store: Store, row: RunRow, before: Progress, found: Iterable[Rows])
     for layer in row.settings["layers"]:
         store.index(layer)
     alone = all(other.finished is not None for other in store.runs())
-    store.compact(timedelta(0) if alone else SPARED)  # one piece for each batch, until now
+    store.compact(timedelta(0) if alone else SPARED_AGE)  # one piece for each batch, until now
 
 
 def _left(reader: Reader, done: set[str]) -> list[range]:
