@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from conceptlens import metrics as metrics
+    from conceptlens import render as render
     from conceptlens.bottleneck.fit.fit_loc_cbm import fit_loc_cbm as fit_loc_cbm
     from conceptlens.bottleneck.module import Bottleneck as Bottleneck
     from conceptlens.cams.class_activation import cam as cam
     from conceptlens.cams.class_activation import combine as combine
     from conceptlens.cams.contrast import Contrast as Contrast
     from conceptlens.cams.finer_cam import sweep as sweep
+    from conceptlens.cams.heatmaps import heatmaps as heatmaps
     from conceptlens.cams.rules import RULES as RULES
     from conceptlens.cams.rules import Rule as Rule
     from conceptlens.cams.targets import Concept as Concept
@@ -33,12 +36,17 @@ if TYPE_CHECKING:
     from conceptlens.explainer.explain import explain as explain
     from conceptlens.explainer.html_report import report as report
     from conceptlens.io.errors import InputError as InputError
+    from conceptlens.io.errors import InputTypeError as InputTypeError
     from conceptlens.local_embeddings.loce import loce as loce
+    from conceptlens.local_embeddings.runs.embed_run import embed as embed
+    from conceptlens.localization.evaluate_localization import evaluate as evaluate
     from conceptlens.model.backbone import Backbone as Backbone
     from conceptlens.model.observation import Observation as Observation
     from conceptlens.model.preprocess import Preprocess as Preprocess
     from conceptlens.model.zoo import load_model as load_model
     from conceptlens.record import Explanation as Explanation
+    from conceptlens.record import ImageInfo as ImageInfo
+    from conceptlens.render import overlay as overlay
     from conceptlens.store.store import Store as Store
 
 _HOMES = {
@@ -49,7 +57,9 @@ _HOMES = {
     "Concept": "cams.targets",
     "Contrast": "cams.contrast",
     "Explanation": "record",
+    "ImageInfo": "record",
     "InputError": "io.errors",
+    "InputTypeError": "io.errors",
     "Logit": "cams.targets",
     "Observation": "model.observation",
     "Preprocess": "model.preprocess",
@@ -62,24 +72,28 @@ _HOMES = {
     "ce_fam": "concept_regions.ce_fam",
     "combine": "cams.class_activation",
     "compete": "concept_regions.competition",
+    "embed": "local_embeddings.runs.embed_run",
+    "evaluate": "localization.evaluate_localization",
     "explain": "explainer.explain",
     "fit_ce_fam": "concept_regions.fit.fit_ce_fam",
     "fit_loc_cbm": "bottleneck.fit.fit_loc_cbm",
+    "heatmaps": "cams.heatmaps",
     "load_model": "model.zoo",
     "loce": "local_embeddings.loce",
     "open_classes": "data.labelled_sets",
     "open_set": "data.located_sets",
+    "overlay": "render",
     "report": "explainer.html_report",
     "sweep": "cams.finer_cam",
 }
-_FOLDERS = ("metrics",)
+_MODULES = ("metrics", "render")
 
-__all__ = ["__version__", *sorted([*_HOMES, *_FOLDERS])]
+__all__ = ["__version__", *sorted([*_HOMES, *_MODULES])]
 
 
 def __getattr__(name: str) -> Any:
     """Load a public name from its home when it is first used."""
-    if name in _FOLDERS:
+    if name in _MODULES:
         return importlib.import_module(f"conceptlens.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'conceptlens' has no attribute '{name}'; it has: {', '.join(__all__)}")

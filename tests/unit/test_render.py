@@ -122,6 +122,45 @@ def test_upsample_is_torchs_bilinear_with_cell_centres_aligned(
     assert np.allclose(render.upsample(values, *size), truth.numpy(), atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_batch_of_tensors_keeps_its_precision(dtype: torch.dtype) -> None:
+    maps = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
+    large = render.upsample(maps, 8, 20)
+    assert (large.shape, large.dtype) == ((2, 3, 8, 20), dtype)
+    one = render.upsample(maps[1, 2].to(torch.float64).numpy(), 8, 20)
+    tolerance = 1e-6 if dtype.itemsize > 2 else 1e-2
+    np.testing.assert_allclose(large[1, 2].to(torch.float64).numpy(), one, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_batch_of_arrays_keeps_its_precision(dtype: type) -> None:
+    maps = np.random.default_rng(0).random((2, 3, 4, 5)).astype(dtype)
+    large = render.upsample(maps, 8, 20)
+    assert isinstance(large, np.ndarray)
+    assert (large.shape, large.dtype) == ((2, 3, 8, 20), dtype)
+    assert np.array_equal(large[1, 2], render.upsample(maps[1, 2], 8, 20))
+
+
+def test_whole_numbers_and_lists_become_fractions() -> None:
+    assert render.upsample([[0, 1]], 1, 4).tolist() == [[0, 0.25, 0.75, 1]]
+    assert render.upsample(np.array([[0, 1]]), 1, 4).dtype == np.float64
+    assert render.upsample(torch.tensor([[0, 1]]), 1, 4).dtype == torch.float32
+    assert render.upsample(np.array([[False, True]]), 1, 4).tolist() == [[0, 0.25, 0.75, 1]]
+
+
+@pytest.mark.parametrize(
+    ("maps", "words"),
+    [
+        (np.ones(3), r"map has shape \(3,\); expected \.\.\. height width"),
+        (torch.ones(2, 0, 3), r"map has shape \(2, 0, 3\)"),
+        (torch.tensor([[1.0, torch.nan]]), "map holds 1 values that are NaN or infinite"),
+    ],
+)
+def test_what_cannot_be_enlarged_is_refused(maps: object, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        render.upsample(maps, 4, 4)
+
+
 def test_the_overlay_lies_in_its_box_and_the_rest_is_dimmed() -> None:
     painted = np.array(render.overlay(GREY, np.ones((2, 2)), opacity=1.0, box=(0.25, 0, 0.75, 1))).astype(int)
     assert (painted[:, 15:45] == render.colour_table(False)[255]).all()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+from conceptlens import __version__
 from conceptlens.cli.analyze import analyze, search
 from conceptlens.cli.concepts import concepts
 from conceptlens.cli.edit import edit
@@ -17,6 +20,24 @@ from conceptlens.cli.options import SETTINGS
 app = typer.Typer(
     help="Which concepts does a vision model use, where are they, and how much does each one count?", **SETTINGS
 )
+
+
+def _print_version(wanted: bool) -> None:
+    """Print the version and end, where `--version` is given."""
+    if wanted:
+        typer.echo(f"conceptlens {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Which concepts does a vision model use, where are they, and how much does each one count?"""
+
+
 for command in (explain, contrast, embed, analyze, search, models, calibrate, concepts, edit):
     app.command()(command)
 app.add_typer(fit, name="fit")

@@ -100,7 +100,9 @@ def region(
     found = np.zeros((height, width), bool)
     highest = float(values.max())
     if highest > 0:
-        found[top:bottom, left:right] = upsample(values, bottom - top, right - left) >= REGION * highest
+        found[top:bottom, left:right] = (
+            upsample(values.astype(np.float64), bottom - top, right - left) >= REGION * highest
+        )
     return found
 
 
