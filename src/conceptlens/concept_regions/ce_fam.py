@@ -17,7 +17,7 @@ from conceptlens.concept_regions.concept_scores import Evidence, gather_evidence
 from conceptlens.concept_regions.contribution import contributions
 from conceptlens.concept_regions.translator import Translator
 from conceptlens.concepts.vocabulary import ConceptName, parse_concepts, vocabulary
-from conceptlens.io.errors import InputError
+from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.model.observation import Observation
 from conceptlens.record import Explanation
 
@@ -50,7 +50,7 @@ def ce_fam(
     scores of the vocabulary are explained. Raises `InputError` where the branch was trained for another model.
     """
     if not isinstance(translator, Translator):
-        raise InputError(
+        raise InputTypeError(
             f"a {type(translator).__name__} was given as the branch; load one with cl.Translator.load(folder)"
         )
     translator.check(observation.model)

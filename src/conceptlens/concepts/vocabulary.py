@@ -9,7 +9,7 @@ from importlib.resources import files
 from os import PathLike
 from pathlib import Path
 
-from conceptlens.io.errors import InputError
+from conceptlens.io.errors import InputError, InputTypeError
 
 # As published in CE-FAM (ICCV 2025), where it describes its concepts. The scene prompt is the paper's too,
 # though it reads oddly for most scenes: changing it would change what its numbers mean.
@@ -72,7 +72,7 @@ def parse_concepts(given: str | Iterable[str | ConceptName]) -> tuple[ConceptNam
     Raises `InputError` for an unknown type, an entry that is not text, or when nothing is left.
     """
     if not isinstance(given, Iterable):
-        raise InputError(f"concepts are given as {type(given).__name__}; expected a text or a list of texts")
+        raise InputTypeError(f"concepts are given as {type(given).__name__}; expected a text or a list of texts")
     entries = given.split(",") if isinstance(given, str) else given
     parsed: dict[tuple[str, str], ConceptName] = {}
     for entry in entries:

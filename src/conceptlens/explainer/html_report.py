@@ -16,7 +16,7 @@ from conceptlens.explainer.explain_json import is_competing
 from conceptlens.explainer.page_content import page_content
 from conceptlens.explainer.photo_result import PhotoResult
 from conceptlens.explainer.report_page import write_page
-from conceptlens.io.errors import InputError
+from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.io.images import fingerprint, jpeg, read_image, upright
 from conceptlens.io.output_path import check_output
 from conceptlens.model.observation import Observation
@@ -54,7 +54,7 @@ def report(
     check_output(path, ".html", ".htm", name="the report's path")
     for given in explanations:
         if not isinstance(given, (Explanation, ContrastSweep)):
-            raise InputError(f"a {type(given).__name__} was given; expected explanations or sweeps of the images")
+            raise InputTypeError(f"a {type(given).__name__} was given; expected explanations or sweeps of the images")
     sweeps = [e for e in explanations if isinstance(e, ContrastSweep)]
     explained = [e.explanation() if isinstance(e, ContrastSweep) else e for e in explanations]
     sliding = next((s.contrast_maps() for s in sweeps if s.rule.name in LINEAR), None)

@@ -16,7 +16,7 @@ from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.explainer.calibration import Reference
 from conceptlens.explainer.explain import Regions, explain
 from conceptlens.explainer.photo_result import PhotoResult, ReferenceClass
-from conceptlens.io.errors import InputError
+from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.io.failures import Failure
 from conceptlens.io.images import jpeg, read_image
 from conceptlens.model.predictions import Prediction, predictions
@@ -64,7 +64,7 @@ class ExplainOptions:
     def __post_init__(self) -> None:
         """Refuse a branch that is not loaded, such as its folder."""
         if self.branch is not None and not isinstance(self.branch, Translator):
-            raise InputError(
+            raise InputTypeError(
                 f"a {type(self.branch).__name__} was given as the branch; expected a Translator, "
                 "so load one with cl.Translator.load(folder)"
             )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from conceptlens.io.errors import InputError, near
+from conceptlens.io.errors import InputError, InputTypeError, near
 
 MAX_PIXELS = 100_000_000
 
@@ -65,7 +65,7 @@ def orientation(image: Image.Image) -> int:
 def a_path(given: str | Path) -> Path:
     """Check that `given` is a path at all; the empty one would mean the current folder."""
     if not isinstance(given, (str, Path)):
-        raise InputError(f"an image is given as a path, not as {type(given).__name__}; give a str or a Path")
+        raise InputTypeError(f"an image is given as a path, not as {type(given).__name__}; give a str or a Path")
     if not str(given):
         raise InputError("an image path is empty; give the name of a file, a folder or a pattern")
     return Path(given)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from conceptlens.io.errors import InputError
+from conceptlens.io.errors import InputTypeError
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float32, Shaped
@@ -84,7 +84,7 @@ def embeddings_of(table: pa.Table) -> Embeddings:
 def quoted(text: str) -> str:
     """Return a text as it stands in a filter, whatever characters it has; raises `InputError` for other things."""
     if not isinstance(text, str):
-        raise InputError(f"a filter compares with {text!r} of type {type(text).__name__}; give a text")
+        raise InputTypeError(f"a filter compares with {text!r} of type {type(text).__name__}; give a text")
     return "'" + text.replace("'", "''") + "'"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from conceptlens.io.errors import InputError
+from conceptlens.io.errors import InputTypeError
 
 _TUPLE = "(tuple)"  # JSON has lists only
 
@@ -20,7 +20,7 @@ def to_json(value: Any, what: str) -> Any:
         return [to_json(one, what) for one in value]
     if isinstance(value, Mapping) and _TUPLE not in value and all(isinstance(name, str) for name in value):
         return {name: to_json(one, what) for name, one in value.items()}
-    raise InputError(
+    raise InputTypeError(
         f"the {what} have {value!r} of type {type(value).__name__}, which a store cannot keep; give texts, numbers, "
         "truths, None, and tuples, lists or mappings of them"
     )
