@@ -38,7 +38,7 @@ from conceptlens.bottleneck.fit.part_discovery import (
     pointed_at,
 )
 from conceptlens.bottleneck.locator import Parts, Peaks
-from conceptlens.features.cell_source import Batch, CellSource
+from conceptlens.features.cell_source import CellBatch, CellSource
 from conceptlens.io.errors import InputError
 from conceptlens.training.loop import TrainingRun, TrainingTask, train_network
 from conceptlens.training.schedule import StepSchedule
@@ -373,10 +373,12 @@ class Given:
     def __init__(self, seen: Mapping[str, Tensor], grid: tuple[int, int]) -> None:
         self.seen, self.grid, self.layers = dict(seen), grid, tuple(seen)
 
-    def batches(self, places: Sequence[int], size: int = 32) -> Iterator[Batch]:
+    def batches(self, places: Sequence[int], size: int = 32) -> Iterator[CellBatch]:
         order = torch.tensor(sorted(places))
         for rows in order.split(2):
-            yield Batch(rows, {name: value[rows] for name, value in self.seen.items()}, torch.zeros(len(rows), 3, 1, 1))
+            yield CellBatch(
+                rows, {name: value[rows] for name, value in self.seen.items()}, torch.zeros(len(rows), 3, 1, 1)
+            )
 
 
 def given(seen: Mapping[str, Tensor], grid: tuple[int, int]) -> CellSource:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 import conceptlens as cl
 from conceptlens.data.labelled_set import LabelledSet
 from conceptlens.features import cell_source
-from conceptlens.features.cell_source import Batch, CellSource, entering
+from conceptlens.features.cell_source import CellBatch, CellSource, network_input
 
 LAYERS, GRID, COUNT = ("first", "second"), (5, 3), 21
 
@@ -50,7 +50,7 @@ def model() -> cl.Backbone:
 
 @pytest.fixture(autouse=True)
 def _small_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cell_source, "PHOTOS_PER_SHARD", 8)
+    monkeypatch.setattr(cell_source, "PHOTOS_PER_FILE", 8)
 
 
 def source(model: cl.Backbone, photos: Photos, folder: Path | None, **other: Any) -> CellSource:
@@ -58,11 +58,11 @@ def source(model: cl.Backbone, photos: Photos, folder: Path | None, **other: Any
     return dataclasses.replace(made, failures={}, **other)
 
 
-def joined(batches: Sequence[Batch]) -> dict[str, Tensor]:
+def joined(batches: Sequence[CellBatch]) -> dict[str, Tensor]:
     names = batches[0].cells
     found = {name: torch.cat([batch.cells[name] for batch in batches]) for name in names}
     return found | {
-        "places": torch.cat([batch.places for batch in batches]),
+        "indices": torch.cat([batch.indices for batch in batches]),
         "colours": torch.cat([batch.colours for batch in batches]),
     }
 
@@ -70,9 +70,9 @@ def joined(batches: Sequence[Batch]) -> dict[str, Tensor]:
 def test_cells_are_what_the_network_sees(model: cl.Backbone) -> None:
     photos = Photos()
     (batch,) = source(model, photos, None).batches([6, 2])
-    assert batch.places.tolist() == [2, 6]
+    assert batch.indices.tolist() == [2, 6]
     for row, place in enumerate((2, 6)):
-        image = entering(model, photos[place])
+        image = network_input(model, photos[place])
         seen = image[None]
         for name in LAYERS:  # one follows the other
             seen = model.module.get_submodule(name)(seen).detach()
@@ -89,19 +89,19 @@ def test_what_is_read_is_what_is_made_to_half_precision(
     photos = Photos()
     kept = source(model, photos, tmp_path)
     first = list(kept.batches(places, 4))
-    assert max(len(batch.places) for batch in first) <= 4
+    assert max(len(batch.indices) for batch in first) <= 4
     assert sorted(photos.read) == sorted(
         {p for place in places for p in range(place // 8 * 8, place // 8 * 8 + 8)} & set(range(COUNT))
     )
     second = joined(list(kept.batches(places, 4)))
     assert len(photos.read) == len(set(photos.read))  # nothing is read a second time
-    assert plain["places"].tolist() == sorted(places)
+    assert plain["indices"].tolist() == sorted(places)
     for name, value in plain.items():
         assert torch.equal(joined(first)[name], second[name])
         assert second[name].dtype == value.dtype
         assert torch.allclose(second[name].float(), value.float(), rtol=1e-3, atol=1e-4), name
     stored = load_file(sorted(tmp_path.glob("*/*.safetensors"))[0])
-    assert {value.dtype for name, value in stored.items() if name != "places"} == {torch.float16}
+    assert {value.dtype for name, value in stored.items() if name != "indices"} == {torch.float16}
 
 
 def test_values_too_large_for_half_precision_are_kept_whole(model: cl.Backbone, tmp_path: Path) -> None:
@@ -116,13 +116,13 @@ def test_values_too_large_for_half_precision_are_kept_whole(model: cl.Backbone, 
 
 @pytest.mark.parametrize("left", [0, 7, 900, -1], ids=["empty", "no header", "cut short", "one byte short"])
 def test_a_file_that_is_not_whole_is_made_again_alone(model: cl.Backbone, tmp_path: Path, left: int) -> None:
-    files = list(source(model, Photos(), tmp_path).fill())
+    files = list(source(model, Photos(), tmp_path).write_files())
     wanted = [file.read_bytes() for file in files]
     files[1].write_bytes(wanted[1][:left])
     (files[1].parent / f".{files[1].name}.abc.part").write_bytes(b"left by a process that was killed")
     touched = [file.stat().st_mtime_ns for file in files]
     photos = Photos()
-    again = list(source(model, photos, tmp_path).fill())
+    again = list(source(model, photos, tmp_path).write_files())
     assert photos.read == list(range(8, 16))
     assert [file.read_bytes() for file in again] == wanted
     assert [file.stat().st_mtime_ns == before for file, before in zip(again, touched, strict=True)] == [1, 0, 1]
@@ -134,7 +134,7 @@ def test_photos_that_cannot_be_read_are_left_out_and_listed(model: cl.Backbone, 
     for folder in (None, tmp_path, tmp_path):  # made each time; made and kept; read, by a source that never saw them
         photos = Photos(bad)
         made = source(model, photos, folder)
-        found.append(joined(list(made.batches(range(COUNT))))["places"].tolist())
+        found.append(joined(list(made.batches(range(COUNT))))["indices"].tolist())
         assert sorted(made.failures) == list(bad)
         assert made.failures[3] == cl.run.Failure("03.png", "photo 3 is cut short")
     assert found == [[place for place in range(COUNT) if place not in bad]] * 3
@@ -146,7 +146,7 @@ def test_where_every_photo_fails_nothing_is_yielded(model: cl.Backbone, tmp_path
         made = source(model, Photos(range(8, 16)), folder)
         assert list(made.batches(range(8, 16))) == []
         assert list(made.batches([9])) == []
-        assert joined(list(made.batches([7, 9, 16])))["places"].tolist() == [7, 16]
+        assert joined(list(made.batches([7, 9, 16])))["indices"].tolist() == [7, 16]
     partly = source(model, Photos([2]), tmp_path / "partly")
     assert list(partly.batches([2])) == []
 
@@ -156,15 +156,15 @@ def test_processes_share_the_work(model: cl.Backbone, tmp_path: Path) -> None:
     read: list[int] = []
     for process in range(2):
         photos = Photos()
-        made.append(list(source(model, photos, tmp_path).fill((process, 2))))
+        made.append(list(source(model, photos, tmp_path).write_files((process, 2))))
         read += photos.read
     assert [len(files) for files in made] == [2, 1]
     assert not set(made[0]) & set(made[1])
     assert sorted(read) == list(range(COUNT))  # each photo by one of them
     photos = Photos()
-    assert sorted(source(model, photos, tmp_path).fill()) == sorted(made[0] + made[1])
+    assert sorted(source(model, photos, tmp_path).write_files()) == sorted(made[0] + made[1])
     assert photos.read == []
-    assert list(source(model, photos, None).fill()) == []
+    assert list(source(model, photos, None).write_files()) == []
 
 
 def test_another_network_view_grid_or_set_has_another_key(model: cl.Backbone) -> None:
@@ -204,14 +204,14 @@ def test_the_room_that_is_needed_is_the_room_that_is_taken(model: cl.Backbone, t
         made = source(model, Photos(bad), tmp_path)
         wanted = made.bytes_needed()
         assert wanted == COUNT * 2 * (10 * 8 * 8 + 12 * 4 * 4 + 3 * 5 * 3)
-    taken = sum(file.stat().st_size for file in source(model, Photos(), tmp_path).fill())
+    taken = sum(file.stat().st_size for file in source(model, Photos(), tmp_path).write_files())
     assert wanted < taken < wanted + COUNT * 8 + 3 * 1000  # places and headers beside
 
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_what_can_be_read_is_known_before(model: cl.Backbone, tmp_path: Path, kept: bool) -> None:
     made = source(model, Photos([3, 9]), tmp_path if kept else None)
-    assert made.readable([9, 4, 3, 0]) == [4, 0]
+    assert made.readable_indices([9, 4, 3, 0]) == [4, 0]
     assert sorted(made.failures) == [3, 9]
 
 

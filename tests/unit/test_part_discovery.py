@@ -19,7 +19,7 @@ from conceptlens.bottleneck.fit.locate_parts import Pointed, find_parts, teach_p
 from conceptlens.bottleneck.fit.part_discovery import DiscoveryTask, Weights
 from conceptlens.bottleneck.fit.part_words import Words
 from conceptlens.concepts.concept_set import BottleneckConcept
-from conceptlens.features.cell_source import Batch, CellSource
+from conceptlens.features.cell_source import CellBatch, CellSource
 from conceptlens.io.errors import InputError
 from conceptlens.training.loop import TrainingRun
 from conceptlens.training.schedule import StepSchedule
@@ -94,12 +94,12 @@ class Planted:
     def layers(self) -> tuple[str, ...]:
         return ("deep",) if self.early is None else ("deep", "early")
 
-    def batches(self, places: Sequence[int], size: int = 32) -> Iterator[Batch]:
+    def batches(self, places: Sequence[int], size: int = 32) -> Iterator[CellBatch]:
         """What a `CellSource` gives, without the photos that cannot be read."""
         kept = sorted(place for place in places if place not in self.unread)
         for rows in torch.tensor(kept).split(size) if kept else ():
             early = {} if self.early is None else {"early": self.early[rows]}
-            yield Batch(rows, {"deep": self.cells[rows], **early}, self.colours[rows])
+            yield CellBatch(rows, {"deep": self.cells[rows], **early}, self.colours[rows])
 
     @property
     def source(self) -> CellSource:
@@ -170,7 +170,7 @@ def test_of_many_photos_some_are_drawn_with_their_own_targets(tmp_path: Path, mo
     read: set[int] = set()
 
     class Watched(Planted):
-        def batches(self, places: Sequence[int], size: int = 32) -> Iterator[Batch]:
+        def batches(self, places: Sequence[int], size: int = 32) -> Iterator[CellBatch]:
             read.update(places)
             return super().batches(places, size)
 

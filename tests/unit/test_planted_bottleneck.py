@@ -25,7 +25,7 @@ from conceptlens.bottleneck.fit.part_words import Words
 from conceptlens.bottleneck.locator import Locator, Parts, WholeImage, cell_places, peak_masks
 from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.concepts.concept_set import BottleneckConcept
-from conceptlens.features.cell_source import Batch, CellSource
+from conceptlens.features.cell_source import CellBatch, CellSource
 from conceptlens.training.loop import TrainingRun, train_network
 from conceptlens.training.schedule import StepSchedule
 
@@ -49,10 +49,10 @@ class Planted:
     layers: tuple[str, ...] = ("deep",)
     grid: tuple[int, int] = (SIDE, SIDE)
 
-    def batches(self, places: Sequence[int], size: int = 32) -> Iterator[Batch]:
+    def batches(self, places: Sequence[int], size: int = 32) -> Iterator[CellBatch]:
         """What a `CellSource` gives."""
         for rows in torch.tensor(sorted(places)).split(size):
-            yield Batch(rows, {"deep": self.cells[rows]}, self.colours[rows])
+            yield CellBatch(rows, {"deep": self.cells[rows]}, self.colours[rows])
 
     @property
     def source(self) -> CellSource:

@@ -15,10 +15,10 @@ from conceptlens.bottleneck.base import Base
 from conceptlens.bottleneck.edit import Edit
 from conceptlens.bottleneck.locator import LOCATORS, Locator
 from conceptlens.io.errors import InputError
-from conceptlens.io.saved_folder import CONFIG, Described
+from conceptlens.io.saved_folder import CONFIG, FolderFormat
 from conceptlens.model.preprocess import Preprocess
 
-FOLDER = Described(
+FOLDER_FORMAT = FolderFormat(
     "bottleneck",
     "bottleneck.safetensors",
     "conceptlens fit loc-cbm",
@@ -48,16 +48,18 @@ def write_folder(
 
     `changed`: weights of the network that were trained too.
     """
-    FOLDER.write(folder, {**state, **{f"{BACKBONE}{name}": value for name, value in changed.items()}}, about)
+    FOLDER_FORMAT.write(folder, {**state, **{f"{BACKBONE}{name}": value for name, value in changed.items()}}, about)
     return folder
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
     """Return the description, the bottleneck's weights, and the weights of the network that were trained too."""
-    about, tensors = FOLDER.read(folder), FOLDER.tensors(folder)
+    about, tensors = FOLDER_FORMAT.read_config(folder), FOLDER_FORMAT.read_weights(folder)
     wrong = next((n for n, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())), None)
     if wrong is not None:
-        raise FOLDER.broken(folder, f"{FOLDER.weights} holds values in '{wrong}' that are not finite")
+        raise FOLDER_FORMAT.damaged_error(
+            folder, f"{FOLDER_FORMAT.weights_file} holds values in '{wrong}' that are not finite"
+        )
     changed = {name.removeprefix(BACKBONE): value for name, value in tensors.items() if name.startswith(BACKBONE)}
     return about, {name: value for name, value in tensors.items() if not name.startswith(BACKBONE)}, changed
 
@@ -68,9 +70,11 @@ def refusing(folder: Path) -> Iterator[None]:
     try:
         yield
     except (InputError, KeyError, TypeError, ValueError) as error:
-        raise FOLDER.broken(folder, f"{CONFIG} does not fit together: {error}") from None
+        raise FOLDER_FORMAT.damaged_error(folder, f"{CONFIG} does not fit together: {error}") from None
     except RuntimeError:  # torch's own, where names or shapes differ
-        raise FOLDER.broken(folder, f"{FOLDER.weights} holds other sizes than {CONFIG}") from None
+        raise FOLDER_FORMAT.damaged_error(
+            folder, f"{FOLDER_FORMAT.weights_file} holds other sizes than {CONFIG}"
+        ) from None
 
 
 def stored_base(base: Base) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from conceptlens.concept_regions.branch import Branch, pooled
 from conceptlens.io.cache import cached
 from conceptlens.io.errors import InputError
 from conceptlens.io.fingerprint import settings_fingerprint, texts_fingerprint, weights_fingerprint
-from conceptlens.io.saved_folder import CONFIG, Described
+from conceptlens.io.saved_folder import CONFIG, FolderFormat
 from conceptlens.model.encoders import ClassifierText
 from conceptlens.model.observation import Observation
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from conceptlens.model.backbone import Backbone
     from conceptlens.model.observation import ModelOutput
 
-FOLDER = Described(
+FOLDER_FORMAT = FolderFormat(
     "branch",
     "branch.safetensors",
     "conceptlens fit ce-fam",
@@ -152,14 +152,14 @@ class Translator:
             "model": {"name": self.model, "identity": self.model_identity},
             "training": dict(self.training),
         }
-        FOLDER.write(place, {name: value.float() for name, value in self.branch.state_dict().items()}, about)
+        FOLDER_FORMAT.write(place, {name: value.float() for name, value in self.branch.state_dict().items()}, about)
         return place
 
     @classmethod
     def load(cls, folder: str | Path, vlm: Backbone | None = None) -> Translator:
         """Read what `save` wrote; `vlm` is the teacher, where it cannot be loaded by its name."""
         place = Path(folder)
-        config = FOLDER.read(place)
+        config = FOLDER_FORMAT.read_config(place)
         teacher = {name: config["teacher"][name] for name in Teacher.__dataclass_fields__}
         about = config["model"]
         branch = _read_branch(place, config["branch"])
@@ -196,14 +196,16 @@ class Translator:
 
 def _read_branch(folder: Path, about: Mapping[str, Any]) -> Branch:
     """Build the network that a config describes, with its weights."""
-    weights = FOLDER.tensors(folder)
+    weights = FOLDER_FORMAT.read_weights(folder)
     try:
         branch = Branch(about["layers"], about["widths"], about["dimension"], about["hidden"])
         branch.load_state_dict(weights)
     except InputError as error:
-        raise FOLDER.broken(folder, f"in {CONFIG}, branch does not fit together: {error}") from None
+        raise FOLDER_FORMAT.damaged_error(folder, f"in {CONFIG}, branch does not fit together: {error}") from None
     except RuntimeError:  # torch's own, where names or shapes differ
-        raise FOLDER.broken(folder, f"{FOLDER.weights} holds other sizes than {CONFIG}") from None
+        raise FOLDER_FORMAT.damaged_error(
+            folder, f"{FOLDER_FORMAT.weights_file} holds other sizes than {CONFIG}"
+        ) from None
     return branch
 
 

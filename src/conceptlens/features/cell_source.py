@@ -29,25 +29,36 @@ if TYPE_CHECKING:
     from conceptlens.data.labelled_set import LabelledSet
     from conceptlens.model.backbone import Backbone
 
-PHOTOS_PER_SHARD = 64
-FORMAT = 1
+PHOTOS_PER_FILE = 64
+FORMAT = 2
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
-    """Some photos of a set: their places, the cells of each layer, and the mean colours of the grid's cells."""
+class CellBatch:
+    """Some photos of a set.
 
-    places: Int[Tensor, "photo"]
+    Attributes:
+        indices: `[photo]`, the index of each photo in the set.
+        cells: The cells of each layer by its name, `[photo channel rows columns]`, float32.
+        colours: The mean colours of the network's input in each cell of the grid, `[photo colour height width]`.
+    """
+
+    indices: Int[Tensor, "photo"]
     cells: dict[str, Float[Tensor, "photo channel rows columns"]]
     colours: Float[Tensor, "photo colour height width"]
 
 
 @dataclass(frozen=True, eq=False)
 class CellSource:
-    """What a frozen network sees in the photos of a set, in batches, by their places.
+    """The cells of a frozen network's layers for the photos of a set, read in batches.
 
-    Cells are kept in `folder` in half precision, 64 photos a file, where one is given; they are made again for every
-    reading where not. A photo that cannot be read is left out and listed in `failures`.
+    Attributes:
+        model: The network.
+        photos: The set.
+        layers: The names of the layers.
+        grid: Height and width of the grid of mean colours.
+        folder: Where cells are kept in half precision, 64 photos a file; `None` runs the network at every reading.
+        failures: The photos that cannot be read by index; they are left out of the batches.
     """
 
     model: Backbone
@@ -57,11 +68,11 @@ class CellSource:
     folder: Path | None = None
     failures: dict[int, Failure] = field(default_factory=dict)
 
-    def batches(self, places: Sequence[int], size: int = 32) -> Iterator[Batch]:
-        """Yield the photos at `places`, by files and in rising order within each; those that failed are left out."""
+    def batches(self, indices: Sequence[int], size: int = 32) -> Iterator[CellBatch]:
+        """Yield the photos at `indices`, by files and in rising order within each; those that failed are left out."""
         groups: dict[int, list[int]] = {}
-        for place in places:
-            groups.setdefault(int(place) // PHOTOS_PER_SHARD, []).append(int(place))
+        for index in indices:
+            groups.setdefault(int(index) // PHOTOS_PER_FILE, []).append(int(index))
         for group, wanted in sorted(groups.items()):
             yield from self._group(group, sorted(wanted), size)
 
@@ -79,46 +90,46 @@ class CellSource:
         }
         return settings_fingerprint(about)
 
-    def fill(self, share: tuple[int, int] = (0, 1)) -> Iterator[Path]:
+    def write_files(self, share: tuple[int, int] = (0, 1)) -> Iterator[Path]:
         """Make the files that are not there yet and yield each; `share = (process, processes)` divides the work."""
         if self.folder is None:
             return
         process, processes = share
-        for group in range(process, -(-len(self.photos) // PHOTOS_PER_SHARD), processes):
+        for group in range(process, -(-len(self.photos) // PHOTOS_PER_FILE), processes):
             yield self._file(group)
 
-    def readable(self, places: Sequence[int]) -> list[int]:
-        """Return those of `places` that can be read, in their order; every file of theirs is made."""
-        for group in sorted({int(place) // PHOTOS_PER_SHARD for place in places}) if self.folder is not None else ():
+    def readable_indices(self, indices: Sequence[int]) -> list[int]:
+        """Return those of `indices` that can be read, in their order; every file of theirs is made."""
+        for group in sorted({int(index) // PHOTOS_PER_FILE for index in indices}) if self.folder is not None else ():
             self._file(group)
         if self.folder is None:
-            for place in places:
+            for index in indices:
                 try:
-                    self.photos[int(place)]
+                    self.photos[int(index)]
                 except InputError as error:
-                    self.failures[int(place)] = Failure(self.photos.names[int(place)], str(error))
-        return [int(place) for place in places if int(place) not in self.failures]
+                    self.failures[int(index)] = Failure(self.photos.names[int(index)], str(error))
+        return [int(index) for index in indices if int(index) not in self.failures]
 
     def bytes_needed(self) -> int:
-        """Return how much room the cells of all photos take, as one photo tells."""
-        one = next((one for place in range(len(self.photos)) for one in self._made([place])), None)
+        """Return how many bytes the cells of all photos take in half precision, measured on one photo."""
+        one = next((one for index in range(len(self.photos)) for one in self._made([index])), None)
         if one is None:
             first = next((failure.reason for failure in self.failures.values()), "the set is empty")
             raise InputError(f"no photo of {self.photos.name} could be read; the first: {first}")
         each = sum(cells[0].numel() for cells in one.cells.values()) + one.colours[0].numel()
         return 2 * each * len(self.photos)
 
-    def _group(self, group: int, wanted: list[int], size: int) -> Iterator[Batch]:
+    def _group(self, group: int, wanted: list[int], size: int) -> Iterator[CellBatch]:
         if self.folder is None:
             for start in range(0, len(wanted), size):
                 yield from self._made(wanted[start : start + size])
             return
         stored = load_file(self._file(group))
-        places = stored["places"]
-        kept = torch.isin(places, torch.tensor(wanted)).nonzero()[:, 0]
+        indices = stored["indices"]
+        kept = torch.isin(indices, torch.tensor(wanted)).nonzero()[:, 0]
         for rows in kept.split(size) if len(kept) else ():
             cells = {name: stored[name][rows].float() for name in self.layers}
-            yield Batch(places[rows], cells, stored["colours"][rows].float())
+            yield CellBatch(indices[rows], cells, stored["colours"][rows].float())
 
     def _file(self, group: int) -> Path:
         """Return the file of a group, made now if it is not whole."""
@@ -128,34 +139,34 @@ class CellSource:
         if not _is_whole(file):
             self._write(file, group)
         with safe_open(str(file), framework="pt") as stored:
-            for place, name, reason in json.loads(stored.metadata()["failures"]):
-                self.failures[place] = Failure(name, reason)
+            for index, name, reason in json.loads(stored.metadata()["failures"]):
+                self.failures[index] = Failure(name, reason)
         return file
 
     def _write(self, file: Path, group: int) -> None:
-        start = group * PHOTOS_PER_SHARD
-        end = min(start + PHOTOS_PER_SHARD, len(self.photos))
+        start = group * PHOTOS_PER_FILE
+        end = min(start + PHOTOS_PER_FILE, len(self.photos))
         made = [one for first in range(start, end, 16) for one in self._made(list(range(first, min(first + 16, end))))]
-        tensors = {"places": torch.cat([one.places for one in made]) if made else torch.empty(0, dtype=torch.long)}
+        tensors = {"indices": torch.cat([one.indices for one in made]) if made else torch.empty(0, dtype=torch.long)}
         if made:
-            tensors |= {name: _halved(torch.cat([one.cells[name] for one in made])) for name in self.layers}
-            tensors["colours"] = _halved(torch.cat([one.colours for one in made]))
+            tensors |= {name: _to_half(torch.cat([one.cells[name] for one in made])) for name in self.layers}
+            tensors["colours"] = _to_half(torch.cat([one.colours for one in made]))
         failed = [(p, f.name, f.reason) for p, f in self.failures.items() if start <= p < end]
         with replacing(file) as temporary:
             save_file({n: t.contiguous() for n, t in tensors.items()}, temporary, {"failures": json.dumps(failed)})
 
     @torch.no_grad()
-    def _made(self, places: Sequence[int]) -> Iterator[Batch]:
+    def _made(self, indices: Sequence[int]) -> Iterator[CellBatch]:
         """Run the network on photos; nothing is yielded where all of them fail."""
         kept, inputs = [], []
-        for place in places:
+        for index in indices:
             try:
-                photo = self.photos[place]
+                photo = self.photos[index]
             except InputError as error:
-                self.failures[place] = Failure(self.photos.names[place], str(error))
+                self.failures[index] = Failure(self.photos.names[index], str(error))
                 continue
-            inputs.append(entering(self.model, photo))
-            kept.append(place)
+            inputs.append(network_input(self.model, photo))
+            kept.append(index)
         if not kept:
             return
         images = torch.stack(inputs).to(self.model.parameter.device, self.model.parameter.dtype)
@@ -163,25 +174,25 @@ class CellSource:
         cells: dict[str, Tensor] = {}
 
         def keeping(name: str) -> object:
-            def watch(raw: Tensor) -> None:
+            def keep(raw: Tensor) -> None:
                 read = self.model.grid_of(raw.shape, size, name).read(raw)
-                cells[name] = read.to("cpu", torch.float32, copy=True)  # what follows may work in place
+                cells[name] = read.to("cpu", torch.float32, copy=True)  # what follows may work in index
 
-            return watch
+            return keep
 
         ask(self.model, images, {name: keeping(name) for name in self.layers})  # pyright: ignore[reportArgumentType]
         colours = functional.adaptive_avg_pool2d(images.float(), self.grid).cpu()
-        yield Batch(torch.tensor(kept), cells, colours)
+        yield CellBatch(torch.tensor(kept), cells, colours)
 
 
-def entering(model: Backbone, photo: Image.Image) -> Float[Tensor, "colour rows columns"]:
+def network_input(model: Backbone, photo: Image.Image) -> Float[Tensor, "colour rows columns"]:
     """Return the input that a network makes of a photo."""
     if model.transform is None:
         raise InputError(f"{model.name} has no preprocessing, so photos cannot be read; give Backbone(..., transform=)")
     return model.transform(photo)
 
 
-def _halved(values: Tensor) -> Tensor:
+def _to_half(values: Tensor) -> Tensor:
     """Return values in half precision, or as they are where some are too large for it."""
     return values.half() if bool(values.abs().amax() < 6e4) else values
 

@@ -30,59 +30,70 @@ KINDS: dict[str, Callable[[Any], bool]] = {
 
 
 @dataclass(frozen=True)
-class Described:
-    """One kind of folder: what it holds (`branch`), its weights' file, who makes it, its format, its fields by path."""
+class FolderFormat:
+    """The format of one kind of folder.
+
+    Attributes:
+        piece: What the folder holds, for messages, such as `branch`.
+        weights_file: The name of its safetensors file.
+        made_by: The command that makes it, for messages.
+        version: The newest version of the format that is read, and the one that is written.
+        fields: The kind of each required field of the description, one of `KINDS`, by its path, such as
+            `branch.layers`.
+    """
 
     piece: str
-    weights: str
-    maker: str
-    format: int
+    weights_file: str
+    made_by: str
+    version: int
     fields: Mapping[str, str]
 
     def write(self, folder: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
         """Write the weights and, last, the description, each atomically."""
         whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        with replacing(folder / self.weights) as temporary:
+        with replacing(folder / self.weights_file) as temporary:
             save_file(whole, temporary)
         packages = ("conceptlens", "torch", "safetensors")
-        config = {"format": self.format, **about, "versions": {name: version(name) for name in packages}}
+        config = {"format": self.version, **about, "versions": {name: version(name) for name in packages}}
         with replacing(folder / CONFIG) as temporary:
             temporary.write_text(json.dumps(config, indent=1), "utf-8")
 
-    def read(self, folder: Path) -> dict[str, Any]:
+    def read_config(self, folder: Path) -> dict[str, Any]:
         """Return the description; refused with the field that is missing or of another kind."""
         try:
             config = json.loads((folder / CONFIG).read_text("utf-8"))
         except OSError as error:
-            raise self.none(folder, f"{CONFIG} cannot be read: {error.strerror or type(error).__name__}") from None
+            raise self.missing_error(
+                folder, f"{CONFIG} cannot be read: {error.strerror or type(error).__name__}"
+            ) from None
         except ValueError:
-            raise self.none(folder, f"{CONFIG} is no JSON") from None
-        number = self._field(folder, config, "format", "a whole number", self.none)
-        if number > self.format:
+            raise self.missing_error(folder, f"{CONFIG} is no JSON") from None
+        number = self._field(folder, config, "format", "a whole number", self.missing_error)
+        if number > self.version:
             raise InputError(
-                f"{folder / CONFIG} has format {number}, and this version reads up to {self.format}; "
+                f"{folder / CONFIG} has format {number}, and this version reads up to {self.version}; "
                 "update it with pip install --upgrade conceptlens"
             )
         for path, kind in self.fields.items():
-            self._field(folder, config, path, kind, self.broken)
+            self._field(folder, config, path, kind, self.damaged_error)
         return config
 
-    def tensors(self, folder: Path) -> dict[str, Tensor]:
+    def read_weights(self, folder: Path) -> dict[str, Tensor]:
         """Return the weights by name."""
         try:
-            return load((folder / self.weights).read_bytes())
+            return load((folder / self.weights_file).read_bytes())
         except OSError as error:
-            raise self.broken(
-                folder, f"{self.weights} cannot be read: {error.strerror or type(error).__name__}"
+            raise self.damaged_error(
+                folder, f"{self.weights_file} cannot be read: {error.strerror or type(error).__name__}"
             ) from None
         except SafetensorError:
-            raise self.broken(folder, f"{self.weights} is damaged or cut short") from None
+            raise self.damaged_error(folder, f"{self.weights_file} is damaged or cut short") from None
 
-    def none(self, folder: Path, reason: str) -> InputError:
+    def missing_error(self, folder: Path, reason: str) -> InputError:
         """Return the error for a folder that is something else."""
-        return InputError(f"{folder} holds no {self.piece} ({reason}); give a folder made by {self.maker}")
+        return InputError(f"{folder} holds no {self.piece} ({reason}); give a folder made by {self.made_by}")
 
-    def broken(self, folder: Path, reason: str) -> InputError:
+    def damaged_error(self, folder: Path, reason: str) -> InputError:
         """Return the error for a folder that was cut short or changed."""
         return InputError(f"{folder} holds no whole {self.piece} ({reason}); fit it again or copy it again")
 

@@ -97,9 +97,9 @@ def read_parts(
             area = torch.where(norm.applies, norm.values, torch.nan).float()
             held.append(
                 BottleneckTable(
-                    places=part.places,
-                    names=tuple(names[place] for place in part.places.tolist()),
-                    classes=theirs[torch.tensor(photos.labels)[part.places]],
+                    places=part.indices,
+                    names=tuple(names[place] for place in part.indices.tolist()),
+                    classes=theirs[torch.tensor(photos.labels)[part.indices]],
                     activations=read.activations.cpu(),
                     logits=read.logits.cpu(),
                     area=area,

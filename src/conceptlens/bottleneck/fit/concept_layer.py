@@ -61,7 +61,7 @@ def pool_cells(
             attended = torch.einsum("nphw,nchw->npc", attention, cells)
             whole = torch.cat([(1 - locator.share) * attended + locator.share * whole, whole], 1)
         found.append(whole)
-        kept.append(batch.places)
+        kept.append(batch.indices)
     rows, order = torch.cat(found), torch.cat(kept)
     mask = torch.zeros(concepts, dtype=torch.long)
     if isinstance(locator, Parts):
@@ -207,7 +207,7 @@ def value_cells(
         cells = resized(batch.cells[values], grid)
         if bool(cells.abs().amax() > LARGEST):  # too large for half precision
             held = held.float()
-        held[[row_of[place] for place in batch.places.tolist()]] = cells.to(held.dtype)
+        held[[row_of[place] for place in batch.indices.tolist()]] = cells.to(held.dtype)
     return lambda rows: held[rows].float()
 
 
@@ -216,5 +216,5 @@ def _read_again(source: CellSource, places: Sequence[int], values: str, grid: tu
     found: dict[int, Tensor] = {}
     for batch in source.batches(sorted(set(places))):
         cells = resized(batch.cells[values], grid)
-        found.update(zip(batch.places.tolist(), cells, strict=True))
+        found.update(zip(batch.indices.tolist(), cells, strict=True))
     return torch.stack([found[place] for place in places])

@@ -27,7 +27,7 @@ from conceptlens.concepts.concept_set import (
 from conceptlens.concepts.concept_table import read_concept_table
 from conceptlens.concepts.vocabulary import vocabulary
 from conceptlens.data.detections import read_detections
-from conceptlens.features.cell_source import entering
+from conceptlens.features.cell_source import network_input
 from conceptlens.io.errors import InputError, near
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def encode_photos(vlm: Backbone, photos: LabelledSet, places: Sequence[int], bat
         inputs: dict[int, Tensor] = {}
         for row, place in enumerate(some):
             try:
-                inputs[row] = entering(vlm, photos[place])
+                inputs[row] = network_input(vlm, photos[place])
             except InputError as error:
                 reasons.append(str(error))
         made = image_vectors(vlm, torch.stack(list(inputs.values()))) if inputs else torch.empty(0, 1)

@@ -63,7 +63,7 @@ class Photos:
         for batch in self.source.batches(self.places):
             cells = batch.cells[self.values]
             maps = resized(torch.einsum("nchw,kc->nkhw", cells, weight), self.grid)
-            rows = [row_of[place] for place in batch.places.tolist()]
+            rows = [row_of[place] for place in batch.indices.tolist()]
             found[rows] = (maps * self.locator(maps, batch.cells)).sum((2, 3))
         return found
 

@@ -69,7 +69,7 @@ def hypercolumns(
         parts = [resized(make(batch.cells[name]), source.grid) for name, make in projections.items()]
         columns.append(torch.cat(parts, 1).flatten(2).half())
         readings.append(_colour_features(batch.colours.flatten(2).transpose(1, 2)))
-        kept.append(batch.places)
+        kept.append(batch.indices)
     if not columns:
         raise InputError("no photo could be read; give photos that open (JPEG, PNG, WebP ...)")
     seen = torch.cat(readings)

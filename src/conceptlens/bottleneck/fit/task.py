@@ -18,7 +18,7 @@ from conceptlens.bottleneck.fit.part_words import Words
 from conceptlens.bottleneck.fit.recipe import CLOSED, Recipe
 from conceptlens.concept_regions.branch import branch_layers, in_order, layer_widths
 from conceptlens.data.labelled_set import LabelledSet, hold_out, without_photos
-from conceptlens.features.cell_source import PHOTOS_PER_SHARD, CellSource
+from conceptlens.features.cell_source import PHOTOS_PER_FILE, CellSource
 from conceptlens.io.errors import InputError
 from conceptlens.io.progress import progress
 from conceptlens.model.input_sizes import resized
@@ -159,9 +159,9 @@ def cell_sources(
     if source.bytes_needed() > room * 1e9:
         source = replace(source, folder=None)
     process, processes = accelerator.process_index, accelerator.num_processes
-    files = len(range(process, -(-len(task.photos) // PHOTOS_PER_SHARD), processes))
+    files = len(range(process, -(-len(task.photos) // PHOTOS_PER_FILE), processes))
     for _ in progress(
-        source.fill((process, processes)), files, "the network on photos", visible=accelerator.is_main_process
+        source.write_files((process, processes)), files, "the network on photos", visible=accelerator.is_main_process
     ):
         pass
     accelerator.wait_for_everyone()
@@ -173,7 +173,7 @@ def cell_sources(
 def readable(source: CellSource) -> list[int]:
     """Return the places of the photos that can be read; refused where a class has none of them."""
     photos = source.photos
-    places = source.readable(range(len(photos)))
+    places = source.readable_indices(range(len(photos)))
     first = source.failures[min(source.failures)].reason if source.failures else ""
     if not places:
         raise InputError(f"no photo of {photos.name} could be read; the first: {first}")
