@@ -96,9 +96,12 @@ REFUSED = {
     "gamma nan": (["contrast", CAT, "--gamma", "nan"], "gamma is nan"),
     "gamma negative": (["contrast", CAT, "--gamma=-1"], "0 or more"),
     "against itself": (["contrast", CAT, "--target", "tabby", "--against", "tabby"], "against itself"),
+    "rule without a page": (["explain", CAT, "--rule", "layer_cam", "--out", "numbers.json"], "--rule has no effect"),
+    "top of named concepts": (["explain", CAT, "--concepts", "cat", "--top", "3"], "--top has no effect"),
+    "nearest of named classes": (["contrast", CAT, "--against", "lynx", "--nearest", "2"], "--nearest"),
     "odd out": (["explain", CAT, "--out", "report.pdf"], ".html"),
-    "odd fit": (["explain", CAT, "--fit", "stretch"], "squash"),
-    "missing labels": (["explain", CAT, "--labels", "no.txt"], "no.txt"),
+    "unknown crop mode": (["explain", CAT, "--crop-mode", "stretch"], "squash"),
+    "missing labels": (["explain", CAT, "--class-names", "no.txt"], "no.txt"),
     "odd device": (["explain", CAT, "--device", "gpu"], "gpu"),
     "missing weights": (["explain", CAT, "--weights", "no.safetensors"], "no.safetensors"),
 }
@@ -138,6 +141,13 @@ def test_calibrate_writes_a_reference_that_explain_takes(tmp_path: Path) -> None
     assert "30 photos, 1 failed" in done.stdout
     done = run("explain", CAT, "--concepts", "cat", "--reference", str(out), "--json")
     assert abs(json.loads(done.stdout)["images"][0]["concepts"][0]["z_score"]) < 4  # a cat is usual among cats
+
+
+def test_help_groups_options_and_the_version_is_told() -> None:
+    shown = run("explain", "-h").stdout
+    for heading in ("What to explain", "Maps", "Model", "Output", "Run"):
+        assert f" {heading} " in shown
+    assert run("--version").stdout.startswith("conceptlens ")
 
 
 def test_import_and_help_load_no_torch() -> None:

@@ -122,7 +122,7 @@ REFUSED = {
     "odd resolution": ([*FEW, "--resolution", "-3"], "2 to 2048 pixels"),
     "huge resolution": ([*FEW, "--resolution", "100000"], "2 to 2048 pixels"),
     "missing weights": ([*FEW, "--weights", "no.safetensors"], "no.safetensors"),
-    "missing labels": ([*FEW, "--labels", "no.txt"], "no.txt"),
+    "missing labels": ([*FEW, "--class-names", "no.txt"], "no.txt"),
     "out is a file": ([*FEW, "--out", "page.html"], "expected a folder"),
     "no probe": (["--data", "masks:SET", "--methods", "www"], "--probe"),
     "few photos": (["--data", "drawn:2", "--methods", "www"], "at least 10"),

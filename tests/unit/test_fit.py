@@ -355,7 +355,7 @@ def test_the_command_trains_and_says_what_came_of_it(
     call = ["ce-fam", "--model", "toy:pupil", "--vlm", "toy:teacher", "--images", str(photos), "-i", str(bad)]
     call += ["--out", out, "--epochs", "2", "--views", "1", "--hidden", "8,6", "--concepts", "cat, red:colour"]
     (tmp_path / "names.txt").write_text("cat\ndog\ncar\ntree\n")
-    own = ["--weights", "own.safetensors", "--labels", str(tmp_path / "names.txt"), "--no-pretrained"]
+    own = ["--weights", "own.safetensors", "--class-names", str(tmp_path / "names.txt"), "--no-pretrained"]
     done = CliRunner().invoke(app, [*call, *own, "--layers", "second", "--batch-size", "16", "--json"])
     assert done.exit_code == 0, done.output
     assert (options["weights"], options["pretrained"]) == ("own.safetensors", False)

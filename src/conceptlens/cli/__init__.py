@@ -1,4 +1,4 @@
-"""The command line: it parses, calls and prints; everything heavy loads when a command runs."""
+"""The command line: each command parses its options, calls the package and prints; torch loads only then."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ from conceptlens.cli.fit import app as fit
 from conceptlens.cli.models import calibrate, models
 from conceptlens.cli.options import SETTINGS
 
-app = typer.Typer(
-    help="Which concepts does a vision model use, where are they, and how much does each one count?", **SETTINGS
-)
+app = typer.Typer(**SETTINGS)
 
 
 def _print_version(wanted: bool) -> None:
@@ -29,17 +27,20 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
-def options(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
-    ] = False,
-) -> None:
-    """Which concepts does a vision model use, where are they, and how much does each one count?"""
-
-
 for command in (explain, contrast, embed, analyze, search, models, calibrate, concepts, edit):
     app.command()(command)
+
+
+@app.callback()
+def conceptlens(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version of ConceptLens."),
+    ] = False,
+) -> None:
+    """Show which concepts a vision model uses, where they are, and how much each one counts."""
+
+
 app.add_typer(fit, name="fit")
 app.add_typer(evaluate, name="evaluate")
 

@@ -1,4 +1,4 @@
-"""The commands that look at photos: `conceptlens explain` and `conceptlens contrast`."""
+"""The commands that explain photos: `conceptlens explain` and `conceptlens contrast`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conceptlens.cli.options import (
+    MODEL,
+    QUESTION,
     BatchSize,
     BranchFolder,
     Concepts,
@@ -24,7 +26,6 @@ from conceptlens.cli.options import (
     Out,
     Photos,
     Pretrained,
-    RuleName,
     TargetName,
     Weights,
     answering,
@@ -35,19 +36,32 @@ from conceptlens.cli.options import (
 from conceptlens.io.errors import InputError
 from conceptlens.model.zoo import DEFAULT_MODEL
 
+MAPS = "Maps"
+
 if TYPE_CHECKING:
     from conceptlens.explainer.photo_result import PhotoResult
     from conceptlens.explainer.photo_run import ExplainOptions
     from conceptlens.io.failures import Failure
     from conceptlens.model.backbone import Backbone
 
+RULE_HELP = "How channels are weighed in class maps and contrasts: grad_cam, layer_cam …"
 RegionsName = Annotated[
     str,
-    typer.Option("--regions", help="official: as published; competing: each concept against everyday words, slower."),
+    typer.Option(
+        "--regions",
+        metavar="official|competing",
+        help="Maps of concepts as published, or of concepts that compete with everyday words (sharper, slower).",
+        rich_help_panel=MAPS,
+    ),
 ]
 AgainstSeveral = Annotated[
     list[str] | None,
-    typer.Option("--against", "-a", help="A class to tell it from; repeat for several. By default the nearest ones."),
+    typer.Option(
+        "--against",
+        "-a",
+        help="A class to compare with; repeat for several. By default the most similar classes.",
+        rich_help_panel=QUESTION,
+    ),
 ]
 
 
@@ -56,39 +70,66 @@ def explain(
     photos: Photos,
     concepts: Concepts = None,
     concepts_file: ConceptsFile = None,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="How many concepts of the vocabulary to show, where none are named; by default 8.",
+            rich_help_panel=QUESTION,
+        ),
+    ] = None,
     target: TargetName = None,
-    against: Annotated[str | None, typer.Option(help="Another class: what tells the target from it?")] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many concepts of the vocabulary to show.")] = 8,
-    rule: RuleName = "grad_cam",
+    against: Annotated[
+        str | None,
+        typer.Option("--against", "-a", help="Another class: explain the difference to it.", rich_help_panel=QUESTION),
+    ] = None,
+    regions: RegionsName = "official",
+    rule: Annotated[
+        str | None,
+        typer.Option("--rule", help=f"{RULE_HELP}; by default grad_cam. Shown on the page.", rich_help_panel=MAPS),
+    ] = None,
     model: Model = DEFAULT_MODEL,
     weights: Weights = None,
     labels: Labels = None,
     pretrained: Pretrained = True,
     layer: LayerName = None,
     fit: Fit = None,
-    reference: Annotated[Path | None, typer.Option(help="A file made by `conceptlens calibrate`.")] = None,
     branch: BranchFolder = None,
-    regions: RegionsName = "official",
-    device: Device = "cpu",
-    batch_size: BatchSize = 8,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The spread of scores over usual photos, made by `conceptlens calibrate`, for z-scores.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
     out: Out = None,
     as_json: Json = False,
+    device: Device = "cpu",
+    batch_size: BatchSize = 8,
 ) -> None:
-    """Say what is in photos, where it is, and how much it counts for the class."""
+    """Show which concepts are in photos, where they are, and how much each one counts for the class."""
     from conceptlens.cams.contrast import Contrast
     from conceptlens.explainer.calibration import Reference
     from conceptlens.explainer.explain_json import explain_json
     from conceptlens.explainer.photo_run import ExplainOptions
     from conceptlens.explainer.run_outputs import wants_page
 
+    named = named_concepts(concepts, concepts_file)
+    if top is not None and named is not None:
+        raise InputError("--top has no effect where concepts are named; leave it out")
+    if rule is not None and not wants_page(out):
+        raise InputError("--rule has no effect without a page, where class maps are shown; add --out FILE.html")
+    if reference is not None and branch is not None:
+        raise InputError("--reference has no effect with --branch, which has no z-scores; leave one of them out")
     other = _class(against)
     options = ExplainOptions(
         target=_class(target),
         against=other,
-        concepts=named_concepts(concepts, concepts_file),
-        top=top,
+        concepts=named,
+        top=top or 8,
         contrast=Contrast(_class(target), () if other is None else (other,)),
-        rule=rule,
+        rule=rule or "grad_cam",
         for_page=wants_page(out),
         reference=None if reference is None else Reference.load(reference),
         branch=load_branch(branch),
@@ -104,32 +145,65 @@ def contrast(
     photos: Photos,
     target: TargetName = None,
     against: AgainstSeveral = None,
-    gamma: Annotated[float, typer.Option(help="Strength of the comparison; 0 is the plain map.")] = 0.6,
-    nearest: Annotated[int, typer.Option(help="How many look-alikes, where none are named.")] = 3,
-    by: Annotated[str, typer.Option(help="Look-alikes by logit, rank or weight.")] = "logit",
-    references: Annotated[str, typer.Option(help="Weights of the references: uniform, softmax or cosine.")] = "uniform",
-    of: Annotated[str, typer.Option(help="Contrast logits (the paper) or probabilities.")] = "logits",
-    rule: RuleName = "grad_cam",
+    nearest: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="How many similar classes to compare with, where none are named; by default 3.",
+            rich_help_panel=QUESTION,
+        ),
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="logit|rank|weight",
+            help="How similar classes are found, where none are named; by default by logit.",
+            rich_help_panel=QUESTION,
+        ),
+    ] = None,
+    gamma: Annotated[
+        float,
+        typer.Option(
+            help="Strength of the comparison, 0 or more; 0 gives the map of the class alone.", rich_help_panel=MAPS
+        ),
+    ] = 0.6,
+    references: Annotated[
+        str,
+        typer.Option(
+            metavar="uniform|softmax|cosine",
+            help="How the classes to compare with are weighted.",
+            rich_help_panel=MAPS,
+        ),
+    ] = "uniform",
+    of: Annotated[
+        str,
+        typer.Option(
+            metavar="logits|probabilities", help="What is compared: logits as published.", rich_help_panel=MAPS
+        ),
+    ] = "logits",
+    rule: Annotated[str, typer.Option("--rule", help=RULE_HELP, rich_help_panel=MAPS)] = "grad_cam",
     model: Model = DEFAULT_MODEL,
     weights: Weights = None,
     labels: Labels = None,
     pretrained: Pretrained = True,
     layer: LayerName = None,
     fit: Fit = None,
-    device: Device = "cpu",
-    batch_size: BatchSize = 8,
     out: Out = None,
     as_json: Json = False,
+    device: Device = "cpu",
+    batch_size: BatchSize = 8,
 ) -> None:
-    """Show what tells a class from its look-alikes (Finer-CAM)."""
+    """Show where the evidence lies that a class has and similar classes lack (Finer-CAM)."""
     from conceptlens.cams.contrast import Contrast
     from conceptlens.explainer.explain_json import contrast_json
     from conceptlens.explainer.photo_run import ExplainOptions
     from conceptlens.explainer.run_outputs import wants_page
 
     others = tuple(_class(name) for name in against or ())
-    asked: Any = {"by": by, "references": references, "of": of}
-    finer = Contrast(_class(target), others, nearest, gamma, **asked)
+    if others and (nearest is not None or by is not None):
+        raise InputError("--nearest and --by have no effect where classes are named by --against; leave them out")
+    settings: Any = {"by": by or "logit", "references": references, "of": of}
+    finer = Contrast(_class(target), others, nearest or 3, gamma, **settings)
     options = ExplainOptions(
         target=_class(target), contrast=finer, rule=rule, with_concepts=False, for_page=wants_page(out)
     )
@@ -145,7 +219,7 @@ def _run(
     out: Path | None,
     as_json: bool,
     command: str,
-    numbers: Callable[[Sequence[PhotoResult], Sequence[Failure]], dict[str, Any]],
+    document: Callable[[Sequence[PhotoResult], Sequence[Failure]], dict[str, Any]],
 ) -> None:
     """Find, print, write; end with 2 where nothing could be explained, with 1 where something could not."""
     from conceptlens.explainer.photo_result import PhotoResult
@@ -164,12 +238,12 @@ def _run(
     results = [r for r in found if isinstance(r, PhotoResult)]
     failures = [f for f in found if isinstance(f, Failure)]
     if as_json:
-        typer.echo(json.dumps(numbers(results, failures), allow_nan=False))
+        typer.echo(json.dumps(document(results, failures), allow_nan=False))
     else:
         for result in results:
             print_result(result)
     report_failures(failures)
-    written = write(out, results, failures, numbers, command) if results else []
+    written = write(out, results, failures, document, command) if results else []
     summary(results, failures, written, time.perf_counter() - start)
     if failures:
         raise typer.Exit(1 if results else 2)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from conceptlens.cli.options import (
+    OUTPUT,
     BatchSize,
     Device,
     Fit,
@@ -22,6 +23,7 @@ from conceptlens.cli.options import (
     load,
 )
 from conceptlens.io.atomic import replacing
+from conceptlens.io.errors import InputError
 from conceptlens.model.zoo import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -30,22 +32,25 @@ if TYPE_CHECKING:
 
 @answering
 def models(
-    search: Annotated[str, typer.Argument(help="Part of a model's name.")] = "",
+    search: Annotated[str, typer.Argument(help="Part of a model's name; without it all models are listed.")] = "",
     layers: Annotated[
-        str | None, typer.Option("--layers", "--model", help="List the layers with a grid of this SOURCE:NAME.")
+        str | None,
+        typer.Option("--layers", metavar="SOURCE:NAME", help="List the layers of this model that have a grid."),
     ] = None,
-    pretrained: Pretrained = False,
-    device: Device = "cpu",
-    batch_size: Annotated[int, typer.Option(min=1, help="Has no effect here; every command takes it.")] = 1,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="A .json file for what --json prints.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="A .json file for the list.", rich_help_panel=OUTPUT),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """List models by source, or the layers of one that have a grid."""
+    """List models by source, or the layers of one model that have a grid."""
     from conceptlens.io.output_path import check_output
     from conceptlens.model.zoo.listing import layered, named
 
     check_output(out, ".json")
-    lines, numbers = named(search) if layers is None else layered(layers, pretrained, device)
+    if layers is not None and search:
+        raise InputError(f"both a part of a name ('{search}') and --layers are given; give one of them")
+    lines, numbers = named(search) if layers is None else layered(layers)
     if out is not None:
         with replacing(out) as temporary:
             temporary.write_text(json.dumps(numbers, indent=1), "utf-8")
@@ -63,15 +68,21 @@ def calibrate(
     labels: Labels = None,
     pretrained: Pretrained = True,
     fit: Fit = None,
-    device: Device = "cpu",
-    batch_size: BatchSize = 32,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="A .safetensors file; by default the cache, where `explain` finds it."),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="A .safetensors file; by default the cache, where `explain` finds it.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     as_json: Json = False,
+    device: Device = "cpu",
+    batch_size: BatchSize = 32,
 ) -> None:
-    """Learn from everyday photos how high each concept usually scores, so that `explain` can say what is unusual."""
+    """Measure how concepts score on at least 30 usual photos, so that `explain` can give z-scores."""
     from conceptlens.explainer.calibration import fit_reference
     from conceptlens.explainer.photo_run import observe_photos
     from conceptlens.explainer.run_outputs import report_failures

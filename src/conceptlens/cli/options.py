@@ -1,4 +1,4 @@
-"""What every command shares: its options, its way of answering mistakes, and loading a model."""
+"""What the commands share: options, one sentence for wrong input, and loading a model."""
 
 from __future__ import annotations
 
@@ -19,44 +19,105 @@ SETTINGS: dict[str, Any] = {
     "no_args_is_help": True,
     "add_completion": False,
     "pretty_exceptions_enable": False,
-    "rich_markup_mode": None,
+    "rich_markup_mode": "rich",
+    "context_settings": {"help_option_names": ["-h", "--help"]},
 }
 
+# The headings that `--help` groups options under.
+QUESTION, MODEL, OUTPUT, RUN = "What to explain", "Model", "Output", "Run"
+
 Photos = Annotated[list[str], typer.Argument(help="Photos, folders or glob patterns.", show_default=False)]
-Model = Annotated[str, typer.Option("--model", "-m", help="SOURCE:NAME; see `conceptlens models`.")]
-Weights = Annotated[str | None, typer.Option(help="A file of your own weights: safetensors or tensors alone.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", metavar="SOURCE:NAME", help="The model; see `conceptlens models`.", rich_help_panel=MODEL
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Your own weights: a safetensors file, or a PyTorch file of tensors alone.",
+        rich_help_panel=MODEL,
+    ),
+]
 Labels = Annotated[
-    Path | None, typer.Option(help="A text file with one class name a line, in the order of the logits.")
+    Path | None,
+    typer.Option(
+        "--class-names",
+        metavar="FILE",
+        help="A text file with one class name per line, in the order of the logits.",
+        rich_help_panel=MODEL,
+    ),
 ]
 LayerName = Annotated[
-    str | None, typer.Option("--layer", help="The layer to look at; by default the last that reaches the answer.")
+    str | None,
+    typer.Option(
+        "--layer",
+        help="The layer to take maps from; by default the last with a grid that the output depends on.",
+        rich_help_panel=MODEL,
+    ),
 ]
-Fit = Annotated[str | None, typer.Option(help="center: what the model was trained to see; squash: the whole photo.")]
+Fit = Annotated[
+    str | None,
+    typer.Option(
+        "--crop-mode",
+        metavar="center|squash",
+        help="How a photo is brought to the input size: center: a central crop; squash: the whole photo, its sides "
+        "scaled separately. By default as the model was trained.",
+        rich_help_panel=MODEL,
+    ),
+]
+Pretrained = Annotated[
+    bool, typer.Option(help="--no-pretrained takes random weights, to try things out.", rich_help_panel=MODEL)
+]
 Concepts = Annotated[
     str | None,
     typer.Option(
-        "--concepts", "-c", help="Comma-separated, such as 'whiskers, striped fur:texture'; by default the vocabulary."
+        "--concepts",
+        "-c",
+        help="Comma-separated concepts, such as 'whiskers, striped fur:texture'; by default the vocabulary.",
+        rich_help_panel=QUESTION,
     ),
 ]
-ConceptsFile = Annotated[Path | None, typer.Option(help="A text file with one concept a line.")]
+ConceptsFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="A text file with one concept per line.", rich_help_panel=QUESTION),
+]
 BranchFolder = Annotated[
     Path | None,
-    typer.Option("--branch", help="A folder made by `conceptlens fit ce-fam`: another model's words for this one."),
+    typer.Option(
+        "--branch",
+        metavar="FOLDER",
+        help="A branch trained by `conceptlens fit ce-fam`, which scores concepts as its teacher does.",
+        rich_help_panel=MODEL,
+    ),
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Photos per forward pass.")]
+TargetName = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        "-t",
+        help="The class to explain, by name or index; by default the predicted one.",
+        rich_help_panel=QUESTION,
+    ),
+]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.", rich_help_panel=RUN)]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Photos per forward pass.", rich_help_panel=RUN)]
 Out = Annotated[
     Path | None,
-    typer.Option("--out", "-o", help="FILE.html for a report, FILE.json for numbers, or a folder for both."),
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="FILE|FOLDER",
+        help="FILE.html for a report page, FILE.json for the numbers, or a folder for both.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print numbers as JSON on standard output, and nothing else there.")]
-TargetName = Annotated[
-    str | None, typer.Option("--target", "-t", help="A class by name or index; by default the predicted one.")
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON document on standard output and nothing else.", rich_help_panel=OUTPUT),
 ]
-RuleName = Annotated[
-    str, typer.Option("--rule", help="How channels are weighed in class and contrast maps: grad_cam, layer_cam …")
-]
-Pretrained = Annotated[bool, typer.Option(help="--no-pretrained takes random weights, to try things out.")]
 
 
 def answering(command: Callable[..., None]) -> Callable[..., None]:
@@ -99,7 +160,7 @@ def load(
 
 def _class_names(file: Path) -> list[str]:
     if not file.is_file():
-        raise InputError(f"no file {file} for --labels; give a text file with one class name a line")
+        raise InputError(f"no file {file} for --class-names; give a text file with one class name per line")
     return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 

@@ -40,7 +40,7 @@ class ModelOutput:
         if self.class_scores is None:
             raise InputError(
                 f"{self.model.name} gives no class scores (image class); ask with cl.Concept or a callable target, "
-                "give a CLIP model class names with class_names= (--labels), "
+                "give a CLIP model class names with class_names= (--class-names), "
                 "or say how to read scores with Backbone(..., output=)"
             )
         return self.class_scores

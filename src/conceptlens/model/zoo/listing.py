@@ -17,9 +17,9 @@ def named(search: str) -> tuple[list[str], dict[str, Any]]:
     return lines, {"schema": "conceptlens.models/1", "default": DEFAULT_MODEL, "models": found}
 
 
-def layered(name: str, pretrained: bool, device: str) -> tuple[list[str], dict[str, Any]]:
+def layered(name: str) -> tuple[list[str], dict[str, Any]]:
     """Return the layers with a grid of a model, as lines and as numbers."""
-    model = load_model(name, pretrained=pretrained, device=device)
+    model = load_model(name, pretrained=False)  # layers do not depend on the weights
     rows = [
         {"name": x.name, "channels": x.grid.channels, "height": x.grid.height, "width": x.grid.width,
          "reaches_answer": x.reached, "default": x.name in model.default_layers}
