@@ -22,7 +22,7 @@ from conceptlens.concept_regions.translator import Translator
 from conceptlens.data.located_set import Located, LocatedSet
 from conceptlens.io.failures import Failure
 from conceptlens.localization.evaluate_localization import evaluate
-from conceptlens.localization.methods import Method, Setting, build_methods
+from conceptlens.localization.methods import Method, MethodContext, build_methods
 from conceptlens.localization.result_rows import Row
 from conceptlens.metrics import bootstrap_difference, bootstrap_mean
 
@@ -97,7 +97,7 @@ def main() -> None:
 def methods(branch: str | None, data: Every) -> dict[str, Method]:
     """Return the published region, each step of the competition, and where a branch is given the last with it."""
     model = cl.load_model(crop_mode="squash")
-    made = build_methods(["grad_cam", "ce_fam"], Setting(model, data.concepts))
+    made = build_methods(["grad_cam", "ce_fam"], MethodContext(model, data.concepts))
     for name, how in STEPS.items():
         made[name] = lambda photo, concepts, how=how: cl.compete(model.observe(photo), concepts, competition=how)
     if branch is not None:
@@ -119,7 +119,7 @@ def table(photos: list[tuple[Row, ...]]) -> list[dict[str, Any]]:
         ]  # fmt: skip
         images = [place for place, _ in kept]
         values = {metric: [row.scores[metric] or 0.0 for _, row in kept] for metric in METRICS}
-        wrong = [row.control["ranked_area_corrected"] or 0.0 for _, row in kept]
+        wrong = [row.wrong_scores["ranked_area_corrected"] or 0.0 for _, row in kept]
         own = values["ranked_area_corrected"]
         line: dict[str, Any] = {"step": name, **{m: round(sum(v) / len(v), 3) for m, v in values.items()}}
         line["right_minus_wrong"] = round((sum(own) - sum(wrong)) / len(own), 3)

@@ -30,32 +30,32 @@ def test_json_has_the_documented_fields_and_nothing_else_on_stdout() -> None:
     done = run(*FEW, "--json")
     assert done.exit_code == 0, done.output
     answer = json.loads(done.stdout)
-    assert answer["schema"] == "conceptlens.evaluate.localization/1"
+    assert answer["schema"] == "conceptlens.evaluate-localization/2"
     assert (answer["data"], answer["model"], answer["photos"]) == ("drawn val", "timm:tf_efficientnet_lite0", 4)
     assert answer["groups"] == ["macro", "colour", "kind", "all"]
     assert [m["name"] for m in answer["metrics"]] == list(LOCATED)
     names = [(m["name"], m["oracle"]) for m in answer["methods"]]
     assert names == [("ce_fam", False), ("grad_cam", False), ("random", False), ("random (oracle)", True)]
     first, grad_cam = answer["methods"][:2]
-    for part in ("scores", "control", "specific", "against"):
+    for part in ("scores", "wrong_scores", "minus_wrong", "minus_reference"):
         value = first[part]["macro"]["ranked_area_corrected"]
         assert set(value) == {"mean", "low", "high", "count", "images"}
-    assert grad_cam["against"] == {}
-    assert answer["against"] == "grad_cam"
+    assert grad_cam["minus_reference"] == {}
+    assert answer["reference"] == "grad_cam"
     assert answer["settings"]["resolution"] == 112
     assert answer["failures"] == []
 
 
 def test_files_hold_every_row_the_numbers_and_the_page(tmp_path: Path) -> None:
     out = tmp_path / "results"
-    done = run(*FEW, "--limit", "3", "--resolution", "0", "--against", "random", "--out", str(out))
+    done = run(*FEW, "--max-photos", "3", "--resolution", "0", "--compare-with", "random", "--out", str(out))
     assert done.exit_code == 0, done.output
     assert sorted(p.name for p in out.iterdir()) == [f"localization.{s}" for s in ("html", "json", "parquet")]
     rows = read_rows(out / "localization.parquet")
     numbers = json.loads((out / "localization.json").read_text())
     assert len({row.photo for row in rows}) == numbers["photos"] == 3
     assert len(rows) == 4 * numbers["pairs"]["all"]
-    assert numbers["against"] == "random"
+    assert numbers["reference"] == "random"
     assert "<script" not in (out / "localization.html").read_text()
     assert "CE-FAM" in done.stdout
     assert "(oracle)" in done.stdout
@@ -65,7 +65,7 @@ def test_files_hold_every_row_the_numbers_and_the_page(tmp_path: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_numbers() -> None:
-    first, again = (json.loads(run(*FEW, "--limit", "2", "--json").stdout)["methods"] for _ in range(2))
+    first, again = (json.loads(run(*FEW, "--max-photos", "2", "--json").stdout)["methods"] for _ in range(2))
     assert first == again
 
 
@@ -78,7 +78,7 @@ def test_the_model_is_loaded_as_the_options_say() -> None:
 def test_neuron_labels_take_the_train_split_or_a_folder(tmp_path: Path) -> None:
     for i, one in enumerate(Drawn(12, "train", 64)):
         one.photo.save(tmp_path / f"{i}.png")
-    given = ("--data", "drawn:12", "--limit", "1", "--methods", "clip_dissect", "--json")
+    given = ("--data", "drawn:12", "--max-photos", "1", "--methods", "clip_dissect", "--json")
     own = json.loads(run(*given).stdout)
     assert own["settings"]["probe photos"] == "the set's own, of its train split"
     other = run(*given, "--probe", str(tmp_path))
@@ -104,7 +104,7 @@ def test_a_photo_that_fails_is_reported_and_ends_with_code_1(tmp_path: Path) -> 
     assert done.exit_code == 1, done.output
     answer = json.loads(done.stdout)
     assert answer["photos"] == 1
-    assert answer["against"] is None
+    assert answer["reference"] is None
     (failure,) = answer["failures"]
     assert "b.png" in failure["error"]
     assert "b.png" in done.stderr
@@ -115,10 +115,10 @@ REFUSED = {
     "no folder": (["--data", "voc:nowhere"], "nowhere"),
     "unknown split": (["--data", "drawn:3", "--split", "test"], "val"),
     "unknown method": ([*FEW[:2], "--methods", "ce_fan"], "ce_fam"),
-    "against nobody": ([*FEW, "--against", "www"], "--methods"),
+    "compared with none of them": ([*FEW, "--compare-with", "www"], "--methods"),
     "unknown model": ([*FEW, "--model", "timm:resnet5"], "resnet50"),
     "no branch": ([*FEW, "--branch", "no-branch"], "no-branch"),
-    "odd share": ([*FEW, "--least-share", "1.5"], "below 1"),
+    "share out of range": ([*FEW, "--min-area", "1.5"], "below 1"),
     "odd resolution": ([*FEW, "--resolution", "-3"], "2 to 2048 pixels"),
     "huge resolution": ([*FEW, "--resolution", "100000"], "2 to 2048 pixels"),
     "missing weights": ([*FEW, "--weights", "no.safetensors"], "no.safetensors"),
@@ -127,6 +127,8 @@ REFUSED = {
     "no probe": (["--data", "masks:SET", "--methods", "www"], "--probe"),
     "few photos": (["--data", "drawn:2", "--methods", "www"], "at least 10"),
     "empty probe": (["--data", "drawn:2", "--methods", "www", "--probe", "nowhere"], "nowhere"),
+    "branch for none": (["--data", "drawn:2", "--methods", "centre", "--branch", "b"], "--branch has no effect"),
+    "probe for none": ([*FEW, "--probe", "nowhere"], "--probe has no effect"),
     "odd device": ([*FEW, "--device", "gpu"], "gpu"),
 }
 

@@ -17,9 +17,10 @@ from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.data.located_set import Located
 from conceptlens.io.failures import Failure
 from conceptlens.io.fingerprint import weights_fingerprint
+from conceptlens.io.images import fingerprint
 from conceptlens.localization.evaluate_localization import check_settings, evaluate, truth_of
-from conceptlens.localization.localization_cases import choose_cases, show_cases
-from conceptlens.localization.methods import METHODS, Setting, build_methods, method_names
+from conceptlens.localization.localization_cases import choose_cases, load_cases
+from conceptlens.localization.methods import METHODS, MethodContext, build_methods, method_names
 from conceptlens.localization.result_rows import ORACLE, Row, read_rows, row_schema, write_rows
 from conceptlens.localization.summary import summarise, summary_numbers
 from conceptlens.metrics import LOCATED, bootstrap_difference, bootstrap_macro_mean, bootstrap_mean
@@ -29,9 +30,9 @@ from planted_words import OnlyColours, planted_model
 LEAD = "ranked_area_corrected"
 MODEL = planted_model()
 DATA = OnlyColours(24)
-SETTING = Setting(MODEL, DATA.concepts, probe=[one.photo for one in OnlyColours(60, "train")])
+CONTEXT = MethodContext(MODEL, DATA.concepts, probe=[one.photo for one in OnlyColours(60, "train")])
 KNOWN = [name for name in METHODS if name != "competing"]  # it competes with the package's words, which are not planted
-BUILT = build_methods(KNOWN, SETTING)
+BUILT = build_methods(KNOWN, CONTEXT)
 
 
 def rows_of(*found: tuple[Row, ...] | Failure) -> list[Row]:
@@ -45,8 +46,8 @@ def rows() -> list[Row]:
 
 def test_what_was_planted_wins_and_a_wrong_name_falls_to_chance(rows: list[Row]) -> None:
     found = summarise(rows)
-    means = {line.method: line.scores["all"][LEAD].mean for line in found.lines}
-    wrong = {line.method: line.control["all"][LEAD].mean for line in found.lines}
+    means = {line.method: line.scores["all"][LEAD].mean for line in found.methods}
+    wrong = {line.method: line.wrong_scores["all"][LEAD].mean for line in found.methods}
     for name in ("ce_fam", "per_cell", "clip_dissect", "www"):
         assert means[name] > 0.8, name
         assert wrong[name] < 0.1, name
@@ -59,7 +60,7 @@ def test_what_was_planted_wins_and_a_wrong_name_falls_to_chance(rows: list[Row])
 
 
 def test_choosing_with_the_mask_is_an_oracle_and_lifts_even_random_maps(rows: list[Row]) -> None:
-    means = {line.method: line.scores["all"]["ranked_area"].mean for line in summarise(rows).lines}
+    means = {line.method: line.scores["all"]["ranked_area"].mean for line in summarise(rows).methods}
     assert {name for name in means if name.endswith(ORACLE)} == {
         f"{n}{ORACLE}" for n in ("clip_dissect", "www", "random")
     }
@@ -75,12 +76,12 @@ def test_wrong_names_are_absent_from_the_photo_and_the_same_for_all_methods(rows
     shown = {one.name: {c.label for c in one.concepts} for one in DATA}
     drawn: dict[tuple[str, str], set[str | None]] = {}
     for row in rows:
-        assert row.wrong not in shown[row.photo]
-        drawn.setdefault((row.photo, row.concept), set()).add(row.wrong)
+        assert row.wrong_concept not in shown[row.photo]
+        drawn.setdefault((row.photo, row.concept), set()).add(row.wrong_concept)
     assert all(len(names) == 1 for names in drawn.values())
     assert len({name for names in drawn.values() for name in names}) > 3
     other = rows_of(*evaluate(DATA, {"centre": BUILT["centre"]}, seed=1))
-    assert [r.wrong for r in other] != [r.wrong for r in rows if r.method == "centre"]
+    assert [r.wrong_concept for r in other] != [r.wrong_concept for r in rows if r.method == "centre"]
 
 
 def branch(*layers: str) -> Translator:
@@ -96,12 +97,12 @@ def branch(*layers: str) -> Translator:
 
 @pytest.mark.parametrize("layers", [("features",), ("mix", "features")])
 def test_a_branch_is_read_and_its_layers_are_candidates(layers: tuple[str, ...]) -> None:
-    setting = dataclasses.replace(SETTING, translator=branch(*layers))
-    built = build_methods(["ce_fam", "per_cell", "random"], setting)
-    found = summarise(rows_of(*evaluate(DATA, built, most=8)), against="random")
-    assert found.line("ce_fam").scores["all"][LEAD].mean > 0.8
-    assert found.line("per_cell").scores["all"][LEAD].mean > 0.8
-    names = [line.method for line in found.lines]
+    context = dataclasses.replace(CONTEXT, translator=branch(*layers))
+    built = build_methods(["ce_fam", "per_cell", "random"], context)
+    found = summarise(rows_of(*evaluate(DATA, built, max_photos=8)), reference="random")
+    assert found.method("ce_fam").scores["all"][LEAD].mean > 0.8
+    assert found.method("per_cell").scores["all"][LEAD].mean > 0.8
+    names = [line.method for line in found.methods]
     assert ("ce_fam" + ORACLE in names) == (len(layers) > 1)
     seen = next(iter(DATA)).photo
     together = built["ce_fam"](seen, DATA.concepts)
@@ -126,7 +127,7 @@ def test_random_maps_depend_on_photo_concept_and_seed_alone() -> None:
     assert torch.equal(first, again)
     assert not torch.allclose(first[0, 0], first[0, 1])
     assert not torch.allclose(first, BUILT["random"](photos[1], asked).maps)
-    other = build_methods(["random"], dataclasses.replace(SETTING, seed=1))["random"]
+    other = build_methods(["random"], dataclasses.replace(CONTEXT, seed=1))["random"]
     assert not torch.allclose(first, other(photos[0], asked).maps)
 
 
@@ -178,7 +179,7 @@ def test_masks_are_those_of_the_part_that_the_model_saw() -> None:
 def test_rows_hold_the_metrics_and_small_concepts_are_left_out() -> None:
     data = TwoPhotos()
     found = rows_of(*evaluate(data, {"flat": flat}, resolution=20))
-    assert [(r.photo, r.concept, r.group, r.wrong) for r in found] == [
+    assert [(r.photo, r.concept, r.group, r.wrong_concept) for r in found] == [
         ("a", "sky", "stuff", "car"),  # the bird is small, but it is there
         ("b", "sky", "stuff", "car"),
     ]
@@ -187,10 +188,10 @@ def test_rows_hold_the_metrics_and_small_concepts_are_left_out() -> None:
     assert truth.ignored is not None
     by_hand = locate(flat(one.photo, one.concepts).maps, truth.masks[None], truth.ignored[None])
     assert found[0].scores == {name: score.of(0, 0) for name, score in by_hand.items()}
-    both = rows_of(*evaluate(data, {"flat": flat}, least_share=0, resolution=None, wrong=False))
+    both = rows_of(*evaluate(data, {"flat": flat}, min_area=0, resolution=None, wrong_concepts=False))
     assert [r.concept for r in both] == ["sky", "bird"] * 2
-    assert both[0].control == {}
-    assert len(rows_of(*evaluate(data, {"flat": flat}, most=1))) == 1
+    assert both[0].wrong_scores == {}
+    assert len(rows_of(*evaluate(data, {"flat": flat}, max_photos=1))) == 1
 
 
 def test_a_photo_that_fails_is_reported_and_the_rest_goes_on() -> None:
@@ -250,15 +251,15 @@ def test_the_summary_is_made_of_the_metrics_own_intervals() -> None:
         for i in range(12)
         for m in values
     ]
-    found = summarise(made, against="one", draws=200)
+    found = summarise(made, reference="one", n_bootstrap=200)
     assert found.groups == ("macro", "stuff", "thing", "all")
     assert (found.photos, found.pairs["all"], found.pairs["stuff"]) == (6, 12, 4)
-    two = found.line("two")
+    two = found.method("two")
     assert two.scores["all"][LEAD] == bootstrap_mean(values["two"], photos, 200)
     assert two.scores["macro"][LEAD] == bootstrap_macro_mean(values["two"], groups, photos, 200)
-    assert two.against["all"][LEAD] == bootstrap_difference(values["two"], values["one"], photos, 200)
-    assert two.specific["all"][LEAD].mean == pytest.approx(values["two"].mean() - 0.1)
-    assert found.line("one").against == {}
+    assert two.minus_reference["all"][LEAD] == bootstrap_difference(values["two"], values["one"], photos, 200)
+    assert two.minus_wrong["all"][LEAD].mean == pytest.approx(values["two"].mean() - 0.1)
+    assert found.method("one").minus_reference == {}
     best = max(values, key=lambda m: values[m].mean())
     assert found.best("all", LEAD) == best
     numbers = summary_numbers(found)
@@ -268,7 +269,7 @@ def test_the_summary_is_made_of_the_metrics_own_intervals() -> None:
 
 @pytest.mark.parametrize(("photos", "few"), [(1, False), (2, True), (7, True), (8, False)])
 def test_intervals_of_few_photos_come_with_a_warning(photos: int, few: bool) -> None:
-    found = summarise([a_row(f"p{i}", "thing", "one", i / 10) for i in range(photos)], against=None, draws=20)
+    found = summarise([a_row(f"p{i}", "thing", "one", i / 10) for i in range(photos)], reference=None, n_bootstrap=20)
     said = f"{photos} photos are few: intervals of fewer than 8 are too narrow to rely on"
     assert found.warning == (said if few else None)
 
@@ -276,11 +277,11 @@ def test_intervals_of_few_photos_come_with_a_warning(photos: int, few: bool) -> 
 def test_methods_are_compared_on_the_same_pairs_only() -> None:
     uneven = [a_row("a", "thing", "one", 0.5), a_row("a", "thing", "two", 0.5), a_row("b", "thing", "one", 0.5)]
     with pytest.raises(cl.InputError, match="on the same pairs"):
-        summarise(uneven, against=None)
+        summarise(uneven, reference=None)
     with pytest.raises(cl.InputError, match="methods: one"):
-        summarise(uneven[:1], against="grad_cam")
+        summarise(uneven[:1], reference="grad_cam")
     with pytest.raises(cl.InputError, match="no row has a score"):
-        summarise([], against=None)
+        summarise([], reference=None)
 
 
 def test_cases_are_the_best_the_usual_and_the_worst(rows: list[Row]) -> None:
@@ -291,15 +292,15 @@ def test_cases_are_the_best_the_usual_and_the_worst(rows: list[Row]) -> None:
         *(("median", f"p{i}") for i in (15, 14, 16)),
         *(("worst", f"p0{i}") for i in (0, 1, 2)),
     ]
-    chosen = choose_cases(rows, "per_cell", each=1)
-    shown = list(show_cases(DATA, BUILT, chosen))
+    chosen = choose_cases(rows, "per_cell", per_kind=1)
+    shown = list(load_cases(DATA, BUILT, chosen))
     assert {s.case.kind for s in shown} == {"best", "median", "worst"}
     for one in shown:
         assert set(one.maps) == set(KNOWN)
         assert one.signed["per_cell"]
         assert not one.signed["ce_fam"]
         share = one.mask.mean()
-        assert share == pytest.approx(one.case.rows[0].share, abs=0.02)
+        assert share == pytest.approx(one.case.rows[0].mask_share, abs=0.02)
     with pytest.raises(cl.InputError, match="no row of 'nobody'"):
         choose_cases(rows, "nobody")
 
@@ -312,7 +313,7 @@ REFUSED = {
     "resolution": (lambda: check_settings(0.01, 1, None), "2 to 2048 pixels"),
     "large resolution": (lambda: check_settings(0.01, 2049, None), "2 to 2048 pixels"),
     "most": (lambda: check_settings(0.01, None, 0), "at least 1"),
-    "no probe": (lambda: build_methods(["www"], Setting(MODEL, DATA.concepts)), "at least 10"),
+    "no probe": (lambda: build_methods(["www"], MethodContext(MODEL, DATA.concepts)), "at least 10"),
 }
 
 
@@ -327,3 +328,19 @@ def test_a_method_must_answer_every_question() -> None:
     (first, _) = evaluate(TwoPhotos(), {"one map": lambda photo, concepts: flat(photo, concepts[:1])})
     assert isinstance(first, Failure)
     assert "expected 1 image and 2 questions" in first.reason
+
+
+def test_maps_of_the_whole_set_that_were_made_elsewhere_are_scored_like_a_method() -> None:
+    photos = [DATA[i] for i in range(3)]
+    labels = tuple(concept.label for concept in DATA.concepts)
+    made = [BUILT["ce_fam"](one.photo, DATA.concepts) for one in photos]
+    infos = tuple(ImageInfo(one.name, fingerprint(one.photo)) for one in photos)
+    maps = torch.cat([one.maps for one in made])
+    mine = Explanation(
+        maps, None, torch.zeros(maps.shape[:2]), (labels,) * 3, Source("mine", "", "mine", infos), activation="identity"
+    )
+    found = rows_of(*evaluate(DATA, {"mine": mine, "ce_fam": BUILT["ce_fam"]}, max_photos=3))
+    scores = {name: [row.scores for row in found if row.method == name] for name in ("mine", "ce_fam")}
+    assert scores["mine"] == scores["ce_fam"]
+    failed = [one for one in evaluate(DATA, {"mine": mine}, max_photos=4) if isinstance(one, Failure)]
+    assert [failure.reason.split(": ")[1][:26] for failure in failed] == ["there is no map of this ph"]

@@ -11,7 +11,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from conceptlens.io.failures import Failure
-from conceptlens.localization.localization_cases import ShownCase, choose_cases
+from conceptlens.localization.localization_cases import CaseImages, choose_cases
 from conceptlens.localization.localization_page import About, evaluation_page, write_evaluation_page
 from conceptlens.localization.result_rows import Row
 from conceptlens.localization.summary import summarise
@@ -37,13 +37,13 @@ def some_rows(concept: str = "cat") -> list[Row]:
     return [a_row(p, g, m, f"{concept} {g}") for p, g in asked for m in METHODS]
 
 
-def shown(rows: list[Row], tall: bool = False) -> list[ShownCase]:
+def shown(rows: list[Row], tall: bool = False) -> list[CaseImages]:
     size = (90, 160) if tall else (160, 90)
     mask = np.zeros(size[::-1], bool)
     mask[20:60, 30:70] = True
     grid = np.random.default_rng(0).random((7, 7))
     return [
-        ShownCase(
+        CaseImages(
             case,
             Image.new("RGB", size, "tan"),
             mask,
@@ -73,7 +73,7 @@ def test_the_table_holds_the_numbers_and_marks_the_best(opened: Open) -> None:
     page = opened()
     expect(page.get_by_role("heading", level=1)).to_have_text("Where do methods point when a concept is named?")
     rows = some_rows()
-    line = summarise(rows).line("ce_fam")
+    line = summarise(rows).method("ce_fam")
     mean = line.scores["macro"]["ranked_area_corrected"].mean
     sheet = page.locator(".sheet:visible")
     expect(sheet).to_have_count(1)
@@ -155,8 +155,8 @@ def test_hostile_names_stay_text_and_nothing_runs(opened: Open) -> None:
 
 
 def test_one_method_alone_makes_a_page_without_comparisons(tmp_path: Path) -> None:
-    rows = [dataclasses.replace(r, control={}, wrong=None) for r in some_rows() if r.method == "ce_fam"]
-    text = evaluation_page(summarise(rows, against=None), shown(rows), ABOUT)
+    rows = [dataclasses.replace(r, wrong_scores={}, wrong_concept=None) for r in some_rows() if r.method == "ce_fam"]
+    text = evaluation_page(summarise(rows, reference=None), shown(rows), ABOUT)
     assert "minus Grad-CAM" not in text
     assert 'class="figure lead best"' not in text
 

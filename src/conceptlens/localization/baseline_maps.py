@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from conceptlens.model.observation import Observation
 
 # The standard deviation of the centre's Gaussian, as a share of each side.
-SPREAD = 0.25
+CENTRE_STD = 0.25
 
 
 def centre(observation: Observation, concepts: Sequence[ConceptName]) -> Explanation:
@@ -31,9 +31,9 @@ def centre(observation: Observation, concepts: Sequence[ConceptName]) -> Explana
     """
     grid = observation.layer_output().grid
     y, x = (((torch.arange(size) + 0.5) / size - 0.5).square() for size in (grid.height, grid.width))
-    bump = torch.exp(-(y[:, None] + x[None, :]) / (2 * SPREAD**2))
+    bump = torch.exp(-(y[:, None] + x[None, :]) / (2 * CENTRE_STD**2))
     maps = bump.expand(len(observation.image_info), len(concepts), -1, -1)
-    return _floor(observation, concepts, maps, "centre", {"spread": SPREAD})
+    return _baseline(observation, concepts, maps, "centre", {"spread": CENTRE_STD})
 
 
 def random_maps(
@@ -46,8 +46,8 @@ def random_maps(
     """
     grid = observation.layer_output().grid
     photos = [
-        picture.fingerprint if photo is None else fingerprint(photo)
-        for photo, picture in zip(observation.photos, observation.image_info, strict=True)
+        info.fingerprint if photo is None else fingerprint(photo)
+        for photo, info in zip(observation.photos, observation.image_info, strict=True)
     ]
     parts = []
     for turn in range(candidates):
@@ -56,7 +56,7 @@ def random_maps(
             for photo in photos
         ]
         maps = torch.from_numpy(np.array(rows, np.float32).reshape(len(photos), len(concepts), grid.height, grid.width))
-        parts.append(_floor(observation, concepts, maps, "random", {"seed": seed}))
+        parts.append(_baseline(observation, concepts, maps, "random", {"seed": seed}))
     return parts[0] if candidates == 1 else replace(parts[0], components=tuple(parts))
 
 
@@ -65,7 +65,7 @@ def _noise(key: str, size: tuple[int, int]) -> np.ndarray:
     return np.random.default_rng(int.from_bytes(digest[:8], "little")).random(size)
 
 
-def _floor(
+def _baseline(
     observation: Observation, concepts: Sequence[ConceptName], maps: Tensor, name: str, settings: dict[str, object]
 ) -> Explanation:
     images = len(observation.image_info)

@@ -1,4 +1,4 @@
-"""Does a method point at what a concept names? Maps against masks, photo by photo, with a wrong concept as control."""
+"""Compare maps of concepts with masks of the same concepts, photo by photo, with a wrong concept as control."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from conceptlens.data.located_set import Located, LocatedSet, crop_masks
 from conceptlens.io.errors import InputError
 from conceptlens.io.failures import Failure
-from conceptlens.localization.methods import Method
+from conceptlens.localization.methods import Method, precomputed
 from conceptlens.localization.result_rows import ORACLE, Row
 from conceptlens.metrics.map_mask import locate
 from conceptlens.record import WHOLE, Explanation
@@ -25,50 +25,67 @@ if TYPE_CHECKING:
     from conceptlens.concepts.vocabulary import ConceptName
 
 # CE-FAM's evaluation chooses among a method's candidates by this metric, and with the mask.
-CHOOSES = "ranked_area"
+ORACLE_METRIC = "ranked_area"
 # Masks and enlarged maps of every concept of a photo are held at once; beyond this they say nothing more.
-MOST_PIXELS = 2048
+MAX_PIXELS = 2048
 
 Scores = list[dict[str, float | None]]
 
 
 def evaluate(
     data: LocatedSet,
-    methods: Mapping[str, Method],
-    least_share: float = 0.01,
+    methods: Mapping[str, Method | Explanation],
+    min_area: float = 0.01,
     resolution: int | None = 112,
-    wrong: bool = True,
+    wrong_concepts: bool = True,
     seed: int = 0,
-    most: int | None = None,
+    max_photos: int | None = None,
 ) -> Iterator[tuple[Row, ...] | Failure]:
-    """Yield for one photo after the other how well each method's maps fit the masks of the concepts it shows.
-
-    - `least_share`: concepts that cover less of the photo are left out.
-    - `resolution`: masks are cut to what the model saw and take the nearest pixel, at this many rows and columns; None
-      keeps the annotation's own pixels. Maps are enlarged bilinearly to the same size.
-    - `wrong`: each concept is also asked for by a wrong name, a concept of the set that the photo does not show, and
-      that map is held against the same mask. A map that is as good under a wrong name shows no concept.
-    - `seed` draws the wrong names, the same for all methods; `most` ends after so many photos.
+    """Measure, photo by photo, how well each method's maps fit the masks of the concepts that the photo shows.
 
     A method whose explanation has several `components` (layers, neurons) is scored twice: as it answers, and as
-    "NAME (oracle)", by the part that fits the mask best by NRA. A photo that fails comes out as a `Failure`.
+    "NAME (oracle)", by the component that fits the mask best by NRA, which nobody without the mask could choose.
+
+    Args:
+        data: Photos with masks of concepts.
+        methods: What to compare, by name: functions from a photo and concepts to an `Explanation`, such as those of
+            `build_methods`; or an `Explanation` with the maps of the whole set, such as `Explanation.from_maps` makes
+            of anybody's maps (see `precomputed`).
+        min_area: Leave out concepts whose mask covers less than this share of the photo, from 0 to below 1.
+        resolution: Rows and columns at which maps and masks are compared, 2 to 2048; masks are cut to what the model
+            saw and take the nearest pixel, maps are enlarged bilinearly. None: the annotation's own pixels.
+        wrong_concepts: Whether each mask is also compared with the map of a concept that the photo does not show. A
+            map that is as good for a wrong concept shows no concept.
+        seed: Draws the wrong concepts, the same for all methods.
+        max_photos: Stop after this many photos.
+
+    Yields:
+        For each photo its rows, one per concept and method; or a `Failure` where it cannot be read or explained.
+
+    Raises:
+        InputError: A number is out of its range, or no method is given.
+
+    Example:
+        >>> methods = build_methods(["ce_fam", "grad_cam"], MethodContext(model, data.concepts))
+        >>> rows = [row for rows in evaluate(data, methods) if isinstance(rows, tuple) for row in rows]
     """
-    check_settings(least_share, resolution, most)
+    check_settings(min_area, resolution, max_photos)
     if not methods:
         raise InputError("no method was given; give at least one, such as those of build_methods")
-    for one in _read(data, most):
+    callables = {name: precomputed(m) if isinstance(m, Explanation) else m for name, m in methods.items()}
+    for one in _read(data, max_photos):
         if isinstance(one, Failure):
             yield one
             continue
         try:
-            names = _wrong_names(one, data.concepts, seed) if wrong else {}
-            yield tuple(_rows(one.at_least(least_share), methods, names, resolution))
+            names = _wrong_names(one, data.concepts, seed) if wrong_concepts else {}
+            yield tuple(_rows(one.at_least(min_area), callables, names, resolution))
         except (InputError, RuntimeError) as error:  # torch's own: out of memory, shapes
             yield Failure(one.name, f"{one.name}: {' '.join(str(error).split())}")
 
 
 @dataclass(frozen=True, eq=False)
-class Truth:
+class MaskTruth:
     """The masks of one photo as a model saw it: `masks[question rows columns]`, `ignored[rows columns]`."""
 
     masks: Bool[Tensor, "question rows columns"]
@@ -88,7 +105,7 @@ class Truth:
         return [{name: score.of(0, i) for name, score in found.items()} for i in range(len(maps))]
 
 
-def truth_of(one: Located, explained: Explanation, resolution: int | None) -> Truth:
+def truth_of(one: Located, explained: Explanation, resolution: int | None) -> MaskTruth:
     """Return the masks of the part of the photo that an explanation speaks of."""
     box = explained.source.image_info[0].box
     rows, columns = one.masks.shape[1:]
@@ -99,26 +116,26 @@ def truth_of(one: Located, explained: Explanation, resolution: int | None) -> Tr
     if ignored is None and box != WHOLE:
         ignored = np.zeros((rows, columns), bool)  # what lies beyond the photo is padding
     cut = None if ignored is None else torch.from_numpy(crop_masks(ignored, box, size, outside=True))
-    return Truth(masks, cut if cut is not None and bool(cut.any()) else None)
+    return MaskTruth(masks, cut if cut is not None and bool(cut.any()) else None)
 
 
-def best_parts(truth: Truth, parts: Sequence[Explanation], rows: Sequence[int]) -> tuple[list[int], Scores]:
+def best_parts(truth: MaskTruth, parts: Sequence[Explanation], rows: Sequence[int]) -> tuple[list[int], Scores]:
     """Return for each mask the part whose map fits it best by NRA, an oracle, and that map's scores."""
     tried = [truth.scores(part.maps[0, list(rows)]) for part in parts]
     chosen = [
-        max(range(len(parts)), key=lambda part: -1.0 if (v := tried[part][i][CHOOSES]) is None else v)
+        max(range(len(parts)), key=lambda part: -1.0 if (v := tried[part][i][ORACLE_METRIC]) is None else v)
         for i in range(len(rows))
     ]
     return chosen, [tried[part][i] for i, part in enumerate(chosen)]
 
 
-def _read(data: LocatedSet, most: int | None) -> Iterator[Located | Failure]:
+def _read(data: LocatedSet, max_photos: int | None) -> Iterator[Located | Failure]:
     """Read photos one by one; one that cannot be read is a failure, and the next follows."""
-    for place in range(len(data) if most is None else min(most, len(data))):
+    for index in range(len(data) if max_photos is None else min(max_photos, len(data))):
         try:
-            yield data[place]
+            yield data[index]
         except InputError as error:
-            yield Failure(f"photo {place + 1} of {data.name}", str(error))
+            yield Failure(f"photo {index + 1} of {data.name}", str(error))
 
 
 def _wrong_names(one: Located, known: Sequence[ConceptName], seed: int) -> dict[ConceptName, ConceptName]:
@@ -133,32 +150,32 @@ def _wrong_names(one: Located, known: Sequence[ConceptName], seed: int) -> dict[
 def _rows(
     one: Located, methods: Mapping[str, Method], names: Mapping[ConceptName, ConceptName], resolution: int | None
 ) -> Iterator[Row]:
-    """Ask every method once, for the right and the wrong concepts together."""
+    """Call every method once, for the right and the wrong concepts together."""
     if not one.concepts:
         return
     wrong = [names[concept] for concept in one.concepts] if names else []
-    asked = tuple(dict.fromkeys([*one.concepts, *wrong]))
-    right, other = ([asked.index(concept) for concept in group] for group in (one.concepts, wrong))
+    concepts = tuple(dict.fromkeys([*one.concepts, *wrong]))
+    right, other = ([concepts.index(concept) for concept in group] for group in (one.concepts, wrong))
     for name, method in methods.items():
-        explained = method(one.photo, asked)
-        if tuple(explained.maps.shape[:2]) != (1, len(asked)):
+        explained = method(one.photo, concepts)
+        if tuple(explained.maps.shape[:2]) != (1, len(concepts)):
             raise InputError(
                 f"method '{name}' gave maps of shape {tuple(explained.maps.shape)}; "
-                f"expected 1 image and {len(asked)} questions"
+                f"expected 1 image and {len(concepts)} questions"
             )
         truth = truth_of(one, explained, resolution)
-        matched: Any = explained.source.settings.get("matched") or (True,) * len(asked)
+        has_own_map: Any = explained.source.settings.get("matched") or (True,) * len(concepts)
         shares = truth.shares()
         for title, scores, control in _scored(name, explained, truth, right, other):
             for i, concept in enumerate(one.concepts):
                 yield Row(
-                    one.name, concept.label, concept.type, one.groups[i], title, shares[i], bool(matched[right[i]]),
+                    one.name, concept.label, concept.type, one.groups[i], title, shares[i], bool(has_own_map[right[i]]),
                     scores[i], wrong[i].label if wrong else None, control[i] if wrong else {},
                 )  # fmt: skip
 
 
 def _scored(
-    name: str, explained: Explanation, truth: Truth, right: Sequence[int], wrong: Sequence[int]
+    name: str, explained: Explanation, truth: MaskTruth, right: Sequence[int], wrong: Sequence[int]
 ) -> Iterator[tuple[str, Scores, Scores]]:
     """Yield a method's scores and those of its control, as it answers and, of several parts, by the best."""
     yield (
@@ -171,13 +188,13 @@ def _scored(
         yield name + ORACLE, scores, best_parts(truth, explained.components, wrong)[1] if wrong else []
 
 
-def check_settings(least_share: float, resolution: int | None, most: int | None) -> None:
+def check_settings(min_area: float, resolution: int | None, max_photos: int | None) -> None:
     """Refuse numbers that `evaluate` cannot work with, before anything is read."""
-    if not 0 <= least_share < 1:
-        raise InputError(f"the least share is {least_share}; expected a share from 0 to below 1, such as 0.01")
-    if resolution is not None and not 2 <= resolution <= MOST_PIXELS:
+    if not 0 <= min_area < 1:
+        raise InputError(f"min_area is {min_area}; expected a share from 0 to below 1, such as 0.01")
+    if resolution is not None and not 2 <= resolution <= MAX_PIXELS:
         raise InputError(
-            f"the resolution is {resolution}; expected 2 to {MOST_PIXELS} pixels a side, or the annotation's own"
+            f"resolution is {resolution}; expected 2 to {MAX_PIXELS} pixels a side, or the annotation's own"
         )
-    if most is not None and most < 1:
-        raise InputError(f"{most} photos were asked for; expected at least 1")
+    if max_photos is not None and max_photos < 1:
+        raise InputError(f"max_photos is {max_photos}; expected at least 1")

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["best", "median", "worst"]
 KINDS: tuple[Kind, ...] = ("best", "median", "worst")
-RANKS = "ranked_area_corrected"
-EACH = 3
+RANKING_METRIC = "ranked_area_corrected"
+CASES_PER_KIND = 3
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Case:
 
 
 @dataclass(frozen=True, eq=False)
-class ShownCase:
-    """A case with its photo, the concept's mask over the whole photo, and each method's raw map over `box`."""
+class CaseImages:
+    """A case with its photo, the concept's mask over the whole photo, and per_kind method's raw map over `box`."""
 
     case: Case
     photo: Image.Image
@@ -49,8 +49,8 @@ class ShownCase:
     box: tuple[float, float, float, float]
 
 
-def choose_cases(rows: Iterable[Row], method: str, each: int = EACH) -> tuple[Case, ...]:
-    """Return the `each` best, median and worst cases of `method` by NRA above chance, no photo twice in a kind.
+def choose_cases(rows: Iterable[Row], method: str, per_kind: int = CASES_PER_KIND) -> tuple[Case, ...]:
+    """Return the `per_kind` best, median and worst cases of `method` by NRA above chance, no photo twice in a kind.
 
     Methods that chose with the mask are left out. Raises `InputError` where `method` has no row with a score.
     """
@@ -60,30 +60,30 @@ def choose_cases(rows: Iterable[Row], method: str, each: int = EACH) -> tuple[Ca
             by_key.setdefault(_key(row), []).append(row)
     ranked: list[tuple[float, Row]] = []
     for own in by_key.values():
-        ranked += [(row.scores[RANKS] or 0.0, row) for row in own if row.method == method]
+        ranked += [(row.scores[RANKING_METRIC] or 0.0, row) for row in own if row.method == method]
     if not ranked:
         raise InputError(f"no row of '{method}' has a score, so there is no case of it to show")
     ordered = [row for _, row in sorted(ranked, key=lambda pair: -pair[0])]
-    middle = sorted(range(len(ordered)), key=lambda place: abs(place - (len(ordered) - 1) / 2))
-    orders = {"best": ordered, "median": [ordered[place] for place in middle], "worst": ordered[::-1]}
+    middle = sorted(range(len(ordered)), key=lambda index: abs(index - (len(ordered) - 1) / 2))
+    orders = {"best": ordered, "median": [ordered[index] for index in middle], "worst": ordered[::-1]}
     taken: set[tuple[str, str, str]] = set()
     cases: list[Case] = []
     for kind in ("best", "worst", "median"):
-        for row in _first_of_photos(orders[kind], taken, min(each, max(1, len(ordered) // 3))):
+        for row in _first_of_photos(orders[kind], taken, min(per_kind, max(1, len(ordered) // 3))):
             taken.add(_key(row))
             others = [other for other in by_key[_key(row)] if other.method != method]
             cases.append(Case(kind, (row, *others)))
     return tuple(sorted(cases, key=lambda case: KINDS.index(case.kind)))
 
 
-def show_cases(data: LocatedSet, methods: Mapping[str, Method], cases: Sequence[Case]) -> Iterator[ShownCase]:
+def load_cases(data: LocatedSet, methods: Mapping[str, Method], cases: Sequence[Case]) -> Iterator[CaseImages]:
     """Read the photos of `cases` again, and ask every method for its map; cases come in the order of the set."""
     wanted: dict[str, list[Case]] = {}
     for case in cases:
         wanted.setdefault(case.key[0], []).append(case)
-    for place in range(len(data)):
+    for index in range(len(data)):
         try:
-            one = data[place]
+            one = data[index]
         except InputError:  # reported when it was evaluated
             continue
         for case in wanted.pop(one.name, []):
@@ -93,7 +93,7 @@ def show_cases(data: LocatedSet, methods: Mapping[str, Method], cases: Sequence[
             maps = {name: explained.maps[0, 0].float().cpu().numpy() for name, explained in given.items()}
             signed = {name: explained.signed for name, explained in given.items()}
             box = next(iter(given.values())).source.image_info[0].box
-            yield ShownCase(case, one.photo, mask, maps, signed, box)
+            yield CaseImages(case, one.photo, mask, maps, signed, box)
         if not wanted:
             return
 

@@ -15,10 +15,10 @@ from rich.table import Table
 
 from conceptlens.io.atomic import replacing
 from conceptlens.io.versions import versions
-from conceptlens.localization.localization_cases import choose_cases, show_cases
+from conceptlens.localization.localization_cases import choose_cases, load_cases
 from conceptlens.localization.localization_page import LEAD, About, write_evaluation_page
 from conceptlens.localization.result_rows import Row, write_rows
-from conceptlens.localization.summary import MACRO, SCHEMA, Summary, summary_numbers, title_of
+from conceptlens.localization.summary import MACRO, SCHEMA, LocalizationSummary, summary_numbers, title_of
 from conceptlens.metrics.map_mask import LOCATED
 
 if TYPE_CHECKING:
@@ -29,12 +29,14 @@ if TYPE_CHECKING:
 PRINTED = ("ranked_area", "pointing_energy")
 
 
-def evaluation_numbers(summary: Summary, failures: Sequence[Failure], told: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `conceptlens evaluate localization --json` prints; `told` says what was evaluated, and how."""
+def evaluation_numbers(
+    summary: LocalizationSummary, failures: Sequence[Failure], description: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the JSON document of an evaluation; `description` names the data, the model and the settings."""
     return {
         "schema": SCHEMA,
         "versions": versions(),
-        **told,
+        **description,
         **summary_numbers(summary),
         "failures": [{"image": failure.name, "error": failure.reason} for failure in failures],
     }
@@ -46,13 +48,13 @@ def write_evaluation(
     methods: Mapping[str, Method],
     rows: Sequence[Row],
     failures: Sequence[Failure],
-    summary: Summary,
+    summary: LocalizationSummary,
     numbers: Mapping[str, Any],
 ) -> list[Path]:
     """Write `localization.html`, `.json` and `.parquet` into a folder, and return them; cases are read again."""
     primary = next(iter(methods))
     chosen = choose_cases(rows, primary)
-    cases = sorted(show_cases(data, methods, chosen), key=lambda shown: chosen.index(shown.case))
+    cases = sorted(load_cases(data, methods, chosen), key=lambda one: chosen.index(one.case))
     now = datetime.datetime.now().astimezone()
     settings = {**numbers["settings"], "versions": ", ".join(f"{n} {v}" for n, v in versions().items())}
     about = About(
@@ -67,22 +69,22 @@ def write_evaluation(
     return files
 
 
-def print_summary(summary: Summary, console: Console | None = None) -> None:
+def print_summary(summary: LocalizationSummary, console: Console | None = None) -> None:
     """Print the leading metric with its interval and differences, and the published ones, as means of groups."""
     console = console or Console()
     table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
     table.add_column("method", no_wrap=True)
-    against = [] if summary.against is None else [f"minus {title_of(summary.against)}"]
+    against = [] if summary.reference is None else [f"minus {title_of(summary.reference)}"]
     titles = [LOCATED[LEAD].title, "95%", "minus wrong", *against, *(LOCATED[name].title for name in PRINTED)]
     for title in titles:
         table.add_column("\n".join(title.rsplit(" ", 1)), justify="right", no_wrap=True)
-    for line in summary.lines:
+    for line in summary.methods:
         scores = line.scores[MACRO]
         lead = scores[LEAD]
         spread = "-" if lead.low is None else f"{lead.low:.2f} to {lead.high:.2f}"
-        gains = [line.specific, *([line.against] if against else [])]
-        told = [f"{gain[MACRO][LEAD].mean:+.3f}" if gain else "-" for gain in gains]
-        table.add_row(line.title, f"{lead.mean:.3f}", spread, *told, *(f"{scores[n].mean:.3f}" for n in PRINTED))
+        gains = [line.minus_wrong, *([line.minus_reference] if against else [])]
+        gained = [f"{gain[MACRO][LEAD].mean:+.3f}" if gain else "-" for gain in gains]
+        table.add_row(line.title, f"{lead.mean:.3f}", spread, *gained, *(f"{scores[n].mean:.3f}" for n in PRINTED))
     console.print(table)
     if summary.warning:
         console.print(f"{summary.warning}.", highlight=False)

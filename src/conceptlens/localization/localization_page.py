@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from conceptlens.io.atomic import replacing
 from conceptlens.io.images import jpeg
-from conceptlens.localization.localization_cases import KINDS, ShownCase
+from conceptlens.localization.localization_cases import KINDS, CaseImages
 from conceptlens.localization.methods import METHODS
-from conceptlens.localization.summary import ALL, MACRO, Intervals, Line, Summary, title_of
+from conceptlens.localization.summary import ALL, MACRO, Intervals, LocalizationSummary, MethodSummary, title_of
 from conceptlens.metrics.map_mask import LOCATED
 from conceptlens.pages.mask_outline import outlined
+from conceptlens.pages.number_format import interval_text, number, signed
 from conceptlens.pages.static_page import static_page
 from conceptlens.render import overlay, scale_of
 
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
     from conceptlens.statistics.bootstrap import Interval
 
 LEAD = "ranked_area_corrected"
-# What a column says, in one line each; the others of `LOCATED` are in the numbers.
-WORDS: dict[str, str] = {
+# The metrics in the table, each described in one line; the other metrics are in the JSON file.
+DESCRIPTIONS: dict[str, str] = {
     LEAD: "Do the map's highest pixels lie inside the mask? Chance is taken off: 0 knows nothing, 1 is ideal.",
     "ranked_area": "The same as published, chance left in: a random map gets 0.10 to 0.17.",
     "hit": "The share of maps whose NRA is above one half.",
@@ -36,7 +38,9 @@ WORDS: dict[str, str] = {
     "pixel_precision": "Average precision of the pixels, as a ranking of inside over outside.",
     "best_iou": "IoU at the threshold that fits best, which is chosen with the mask: an upper bound.",
 }
+# The longest side of a case's images, in pixels.
 LARGE, SMALL = 460, 260
+text, signed_text = functools.partial(number, digits=3), functools.partial(signed, digits=3)
 HEADINGS = {
     "best": ("Best", "Where its map fits the mask best."),
     "median": ("Median", "What is usual: as many cases are better as are worse."),
@@ -58,16 +62,16 @@ class About:
 
 
 def write_evaluation_page(
-    path: str | os.PathLike[str], summary: Summary, cases: Sequence[ShownCase], about: About
+    path: str | os.PathLike[str], summary: LocalizationSummary, cases: Sequence[CaseImages], about: About
 ) -> Path:
     """Write the page of an evaluation, atomically, and return its path."""
-    text = evaluation_page(summary, cases, about)
+    html = evaluation_page(summary, cases, about)
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_text(html, encoding="utf-8", newline="\n")
     return Path(path)
 
 
-def evaluation_page(summary: Summary, cases: Sequence[ShownCase], about: About) -> str:
+def evaluation_page(summary: LocalizationSummary, cases: Sequence[CaseImages], about: About) -> str:
     """Return the page of an evaluation as HTML that asks for nothing outside itself."""
     return static_page(
         "conceptlens.localization",
@@ -78,47 +82,46 @@ def evaluation_page(summary: Summary, cases: Sequence[ShownCase], about: About) 
         about=about,
         summary=summary,
         primary=title_of(about.primary),
-        against=None if summary.against is None else title_of(summary.against),
+        against=None if summary.reference is None else title_of(summary.reference),
         sheets=[_sheet(summary, group) for group in summary.groups],
-        columns=[{"name": name, "title": LOCATED[name].title, "words": WORDS[name]} for name in WORDS],
-        methods=[METHODS[line.method] for line in summary.lines if line.method in METHODS],
+        columns=[{"name": name, "title": LOCATED[name].title, "words": DESCRIPTIONS[name]} for name in DESCRIPTIONS],
+        methods=[METHODS[line.method] for line in summary.methods if line.method in METHODS],
         lead=LOCATED[LEAD].title,
         kinds=[_kind(kind, cases) for kind in KINDS],
         settings={name: value for name, value in about.settings.items() if value is not None},
     )
 
 
-def _sheet(summary: Summary, group: str) -> dict[str, Any]:
+def _sheet(summary: LocalizationSummary, group: str) -> dict[str, Any]:
     """Return one group's plot and table."""
     title = {MACRO: "mean of groups", ALL: "all pairs"}.get(group, group)
-    share = summary.shares[group]
+    share = summary.mask_shares[group]
     return {
         "title": title,
         "count": summary.pairs[group],
-        "share": _number(share),
-        "fair": [_line(summary, line, group) for line in summary.lines if not line.oracle],
-        "oracles": [_line(summary, line, group) for line in summary.lines if line.oracle],
+        "share": text(share),
+        "fair": [_line(summary, line, group) for line in summary.methods if not line.oracle],
+        "oracles": [_line(summary, line, group) for line in summary.methods if line.oracle],
         "plot": _plot(summary, group),
-        "chance": [_chance(name, share) for name in WORDS],
+        "chance": [_chance(name, share) for name in DESCRIPTIONS],
     }
 
 
-def _line(summary: Summary, line: Line, group: str) -> dict[str, Any]:
+def _line(summary: LocalizationSummary, line: MethodSummary, group: str) -> dict[str, Any]:
     """Return one row of the table: the leading metric with its two differences, then the other metrics."""
-    cells = [_cell(line.scores[group][name], summary.best(group, name) == line.method) for name in WORDS]
+    cells = [_cell(line.scores[group][name], summary.best(group, name) == line.method) for name in DESCRIPTIONS]
     return {
         "title": title_of(line.method),
-        "matched": None if line.matched > 0.9995 else f"{line.matched:.0%}",
+        "own_map_share": None if line.own_map_share > 0.9995 else f"{line.own_map_share:.0%}",
         "lead": cells[0],
-        "specific": _difference(line.specific, group),
-        "against": _difference(line.against, group),
+        "minus_wrong": _difference(line.minus_wrong, group),
+        "minus_reference": _difference(line.minus_reference, group),
         "rest": cells[1:],
     }
 
 
 def _cell(value: Interval, best: bool = False) -> dict[str, Any]:
-    spread = None if value.low is None or value.high is None else f"{_number(value.low)} to {_number(value.high)}"
-    return {"value": _number(value.mean), "spread": spread, "best": best}
+    return {**interval_text(value, text), "best": best}
 
 
 def _difference(found: Intervals, group: str) -> dict[str, Any] | None:
@@ -126,17 +129,16 @@ def _difference(found: Intervals, group: str) -> dict[str, Any] | None:
     if group not in found:
         return None
     value = found[group][LEAD]
-    spread = None if value.low is None or value.high is None else f"{_signed(value.low)} to {_signed(value.high)}"
     sure = value.low is not None and value.high is not None and (value.low > 0 or value.high < 0)
-    return {"value": _signed(value.mean), "spread": spread, "sure": sure}
+    return {**interval_text(value, signed_text), "sure": sure}
 
 
-def _plot(summary: Summary, group: str) -> dict[str, Any]:
+def _plot(summary: LocalizationSummary, group: str) -> dict[str, Any]:
     """Return where the dots, whiskers and ticks of the leading metric stand, in percent of the width."""
     rows = []
-    for line in sorted(summary.lines, key=lambda line: line.oracle):
+    for line in sorted(summary.methods, key=lambda line: line.oracle):
         value = line.scores[group][LEAD]
-        wrong = line.control[group][LEAD].mean if group in line.control else None
+        wrong = line.wrong_scores[group][LEAD].mean if group in line.wrong_scores else None
         rows.append((line, value.mean, value.low or value.mean, value.high or value.mean, wrong))
     numbers = [n for _, *row in rows for n in row if n is not None] + [0.0]
     low, high = min(numbers), max(numbers)
@@ -144,14 +146,14 @@ def _plot(summary: Summary, group: str) -> dict[str, Any]:
     start, end = step * (low // step), step * -(-high // step)
     end = end if end > start else start + step
 
-    def at(number: float) -> str:
-        return f"{100 * (number - start) / (end - start):.2f}%"
+    def at(value: float) -> str:
+        return f"{100 * (value - start) / (end - start):.2f}%"
 
     count = round((end - start) / step)
     ticks = [start + step * i for i in range(count + 1)]
     return {
         "zero": at(0.0),
-        "ticks": [{"at": at(t), "text": _number(t, 2)} for t in ticks],
+        "ticks": [{"at": at(t), "text": number(t)} for t in ticks],
         "rows": [
             {
                 "title": title_of(line.method),
@@ -160,7 +162,7 @@ def _plot(summary: Summary, group: str) -> dict[str, Any]:
                 "low": at(below),
                 "high": at(above),
                 "wrong": None if wrong is None else at(wrong),
-                "value": _number(mean),
+                "value": text(mean),
             }
             for line, mean, below, above, wrong in rows
         ],
@@ -168,16 +170,16 @@ def _plot(summary: Summary, group: str) -> dict[str, Any]:
 
 
 def _chance(name: str, share: float) -> str:
-    said = LOCATED[name].chance
-    return {"r": _number(share), "r or more": f"{_number(share)} or more"}.get(said, said)
+    chance = LOCATED[name].chance
+    return {"r": text(share), "r or more": f"{text(share)} or more"}.get(chance, chance)
 
 
-def _kind(kind: str, cases: Sequence[ShownCase]) -> dict[str, Any]:
+def _kind(kind: str, cases: Sequence[CaseImages]) -> dict[str, Any]:
     title, words = HEADINGS[kind]
     return {"title": title, "words": words, "cases": [_case(shown) for shown in cases if shown.case.kind == kind]}
 
 
-def _case(shown: ShownCase) -> dict[str, Any]:
+def _case(shown: CaseImages) -> dict[str, Any]:
     row = shown.case.rows[0]
     large, small = _at_most(shown.photo, LARGE), _at_most(shown.photo, SMALL)
     ratio = shown.photo.width / shown.photo.height
@@ -185,22 +187,22 @@ def _case(shown: ShownCase) -> dict[str, Any]:
         "photo": row.photo,
         "concept": row.concept,
         "group": row.group,
-        "share": f"{row.share:.0%}" if row.share >= 0.01 else "under 1%",
+        "share": f"{row.mask_share:.0%}" if row.mask_share >= 0.01 else "under 1%",
         "tall": ratio < 0.9,
         "truth": _picture(outlined(large, shown.mask)),
         "maps": [
             {
                 "title": title_of(own.method),
-                "picture": _picture(_laid(small if place else large, shown, own.method)),
-                "lead": _number(own.scores[LEAD] or 0.0),
-                "energy": _number(own.scores["pointing_energy"] or 0.0),
+                "picture": _picture(_overlay(small if index else large, shown, own.method)),
+                "lead": text(own.scores[LEAD] or 0.0),
+                "energy": text(own.scores["pointing_energy"] or 0.0),
             }
-            for place, own in enumerate(shown.case.rows)
+            for index, own in enumerate(shown.case.rows)
         ],
     }
 
 
-def _laid(photo: Image.Image, shown: ShownCase, method: str) -> Image.Image:
+def _overlay(photo: Image.Image, shown: CaseImages, method: str) -> Image.Image:
     values = shown.maps[method]
     box = [min(max(side, 0.0), 1.0) for side in shown.box]
     return overlay(photo, values, scale_of([values], shown.signed[method] and bool((values < 0).any())), box=box)
@@ -215,14 +217,3 @@ def _at_most(photo: Image.Image, longest: int) -> Image.Image:
 def _picture(image: Image.Image) -> dict[str, Any]:
     data = base64.b64encode(jpeg(image)).decode("ascii")
     return {"source": f"data:image/jpeg;base64,{data}", "width": image.width, "height": image.height}
-
-
-def _number(value: float, digits: int = 3) -> str:
-    """Return a number with a true minus sign, and no minus before zero."""
-    text = f"{value:.{digits}f}"
-    return (text.lstrip("-") if float(text) == 0 else text).replace("-", "−")
-
-
-def _signed(value: float) -> str:
-    text = _number(value)
-    return text if text.startswith("−") or float(text) == 0 else f"+{text}"

@@ -1,4 +1,4 @@
-"""The methods that an evaluation compares, by name: each says where a concept is in a photo."""
+"""The methods that an evaluation compares, by name: each gives a map for every concept in a photo."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from conceptlens.concept_regions.neuron_labels import NeuronLabels
 from conceptlens.concept_regions.neurons import Probed, fit_clip_dissect, fit_www, neuron_region, probe_neurons
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.io.errors import InputError, near
+from conceptlens.io.images import fingerprint
 from conceptlens.localization.baseline_maps import centre, random_maps
 from conceptlens.record import Explanation
 
@@ -34,11 +35,11 @@ if TYPE_CHECKING:
 Method: TypeAlias = Callable[[Image.Image, Sequence[ConceptName]], Explanation]
 
 # How many neurons or random maps stand ready where one is then chosen with the mask: CE-FAM's evaluation takes 4.
-CANDIDATES = 4
+N_CANDIDATES = 4
 
 
 @dataclass(frozen=True, eq=False)
-class Setting:
+class MethodContext:
     """What methods are built from.
 
     - `vocabulary`: every concept of the set, whether or not a photo shows it.
@@ -67,7 +68,7 @@ class MethodKind:
     name: str
     title: str
     about: str
-    build: Callable[[Setting], Method]
+    build: Callable[[MethodContext], Method]
     probes: bool = False
 
 
@@ -82,19 +83,50 @@ def method_names(names: Iterable[str]) -> tuple[str, ...]:
     return chosen
 
 
-def build_methods(names: Iterable[str], setting: Setting) -> dict[str, Method]:
+def build_methods(names: Iterable[str], context: MethodContext) -> dict[str, Method]:
     """Return methods of `METHODS` by name, ready to run. Raises `InputError` for an unknown name, or none."""
-    return {name: METHODS[name].build(setting) for name in method_names(names)}
+    return {name: METHODS[name].build(context) for name in method_names(names)}
 
 
-def _ce_fam(setting: Setting) -> Method:
-    translator = setting.translator
-    if translator is None:
-        return lambda photo, concepts: _last_layer(setting.model.observe(photo), concepts)
-    translator.check(setting.model)
+def precomputed(maps: Explanation) -> Method:
+    """Return a method that looks maps up, which were computed before or by another library.
+
+    Args:
+        maps: Maps of the photos of a set. Photos are found by their fingerprint, so `maps.source.image_info` must hold
+            those of the photos (`Explanation.from_maps` with `images`); concepts are found by their label.
+
+    Returns:
+        A method for `evaluate`. It raises `InputError` for a photo or a concept without a map, such as a wrong concept:
+        give maps of all concepts of the set for every photo, or evaluate with `wrong_concepts=False`.
+    """
+    images = {info.fingerprint: i for i, info in enumerate(maps.source.image_info) if info.fingerprint}
 
     def method(photo: Image.Image, concepts: Sequence[ConceptName]) -> Explanation:
-        return ce_fam(setting.model.observe(photo, translator.layers), translator, concepts, counted=False)
+        image = images.get(fingerprint(photo))
+        if image is None:
+            raise InputError("there is no map of this photo; give the photos of the set as the images of the maps")
+        own = maps.of(image)
+        indices = [own.question_index(concept.label) for concept in concepts]
+        return Explanation(
+            maps=own.maps[:, indices],
+            weights=None,
+            scores=own.scores[:, indices],
+            labels=(tuple(concept.label for concept in concepts),),
+            source=own.source,
+            activation=own.activation,
+        )
+
+    return method
+
+
+def _ce_fam(context: MethodContext) -> Method:
+    translator = context.translator
+    if translator is None:
+        return lambda photo, concepts: _last_layer(context.model.observe(photo), concepts)
+    translator.check(context.model)
+
+    def method(photo: Image.Image, concepts: Sequence[ConceptName]) -> Explanation:
+        return ce_fam(context.model.observe(photo, translator.layers), translator, concepts, counted=False)
 
     return method
 
@@ -115,20 +147,20 @@ def _pulled(observation: Observation, evidence: Evidence, cotangents: Tensor) ->
     ]
 
 
-def _competing(setting: Setting) -> Method:
-    layers = None if setting.translator is None else setting.translator.layers
-    pairs = pairs_of(setting.model, setting.translator)
-    return lambda photo, concepts: compete(setting.model.observe(photo, layers), concepts, pairs)
+def _competing(context: MethodContext) -> Method:
+    layers = None if context.translator is None else context.translator.layers
+    pairs = pairs_of(context.model, context.translator)
+    return lambda photo, concepts: compete(context.model.observe(photo, layers), concepts, pairs)
 
 
-def _per_cell(setting: Setting) -> Method:
+def _per_cell(context: MethodContext) -> Method:
     """The concept's direction times the feature at each cell of the last layer, evidence against kept."""
-    translator = setting.translator
-    language = translator or setting.model.language
+    translator = context.translator
+    language = translator or context.model.language
     layers = None if translator is None else translator.layers
 
     def method(photo: Image.Image, concepts: Sequence[ConceptName]) -> Explanation:
-        observation = setting.model.observe(photo, layers)
+        observation = context.model.observe(photo, layers)
         evidence = gather_evidence(observation, language, concepts)
         weights = _pulled(observation, evidence, evidence.texts[None])
         found = layer_regions(
@@ -139,11 +171,11 @@ def _per_cell(setting: Setting) -> Method:
     return method
 
 
-def _grad_cam(setting: Setting) -> Method:
+def _grad_cam(context: MethodContext) -> Method:
     """Grad-CAM of the class that the model predicts: one map, whatever is asked."""
 
     def method(photo: Image.Image, concepts: Sequence[ConceptName]) -> Explanation:
-        explained = cam(setting.model.observe(photo))
+        explained = cam(context.model.observe(photo))
         count = len(concepts)
         weights = explained.weights
         return replace(
@@ -159,27 +191,27 @@ def _grad_cam(setting: Setting) -> Method:
     return method
 
 
-def _neurons(fit: Callable[[Probed, Sequence[ConceptName]], NeuronLabels]) -> Callable[[Setting], Method]:
+def _neurons(fit: Callable[[Probed, Sequence[ConceptName]], NeuronLabels]) -> Callable[[MethodContext], Method]:
     """Return the builder of a method whose region is that of the neuron which fits best."""
 
-    def build(setting: Setting) -> Method:
-        labels = fit(setting.probed, setting.vocabulary)
-        count = min(CANDIDATES, labels.similarity.shape[1])
+    def build(context: MethodContext) -> Method:
+        labels = fit(context.probed, context.vocabulary)
+        count = min(N_CANDIDATES, labels.similarity.shape[1])
 
         def method(photo: Image.Image, concepts: Sequence[ConceptName]) -> Explanation:
-            return neuron_region(setting.model.observe(photo, labels.layer), labels, concepts, count)
+            return neuron_region(context.model.observe(photo, labels.layer), labels, concepts, count)
 
         return method
 
     return build
 
 
-def _centre(setting: Setting) -> Method:
-    return lambda photo, concepts: centre(setting.model.observe(photo), concepts)
+def _centre(context: MethodContext) -> Method:
+    return lambda photo, concepts: centre(context.model.observe(photo), concepts)
 
 
-def _random(setting: Setting) -> Method:
-    return lambda photo, concepts: random_maps(setting.model.observe(photo), concepts, setting.seed, CANDIDATES)
+def _random(context: MethodContext) -> Method:
+    return lambda photo, concepts: random_maps(context.model.observe(photo), concepts, context.seed, N_CANDIDATES)
 
 
 _TABLE = (

@@ -15,19 +15,26 @@ if TYPE_CHECKING:
     import pyarrow
 
 ORACLE = " (oracle)"
-CONTROL = "wrong_"
-ROWS_AT_ONCE = 4096
+WRONG = "wrong_"
+BATCH_ROWS = 4096
 
 
 @dataclass(frozen=True)
 class Row:
     """How well one method's map of one concept fits that concept's mask in one photo.
 
-    - `method`: ends in " (oracle)" where its map was chosen among several with the mask.
-    - `share`: how much of what the model saw the mask covers; ignored pixels are left out.
-    - `matched`: False where the method had no answer of its own (a concept that no neuron bears).
-    - `scores[metric]`: None where a metric does not apply, such as for a mask that the crop cut away.
-    - `wrong`, `control[metric]`: a concept that the photo does not show, and how well *its* map fits the same mask.
+    Attributes:
+        photo: The photo's name.
+        concept: The concept's label.
+        type: The concept's type, such as "object".
+        group: The group of the data set that the concept belongs to.
+        method: The method's name; ends in " (oracle)" where its map was chosen among several with the mask.
+        mask_share: The share of what the model saw that the mask covers, 0 to 1; ignored pixels are left out.
+        has_own_map: Whether the method has a map for the concept itself; False where no neuron is labelled with it.
+        scores: Every metric of `metrics.LOCATED` by name; None where it does not apply, such as for a mask that the
+            crop cut away.
+        wrong_concept: A concept that the photo does not show; None without this control.
+        wrong_scores: How well the map of the wrong concept fits the same mask.
     """
 
     photo: str
@@ -35,11 +42,11 @@ class Row:
     type: str
     group: str
     method: str
-    share: float
-    matched: bool
+    mask_share: float
+    has_own_map: bool
     scores: Mapping[str, float | None]
-    wrong: str | None = None
-    control: Mapping[str, float | None] = field(default_factory=dict)
+    wrong_concept: str | None = None
+    wrong_scores: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def oracle(self) -> bool:
@@ -58,13 +65,13 @@ def write_rows(rows: Iterable[Row], file: str | Path) -> Path:
 
     schema = row_schema()
     with replacing(file) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
-        held: list[Row] = []
+        waiting: list[Row] = []
         for row in rows:
-            held.append(row)
-            if len(held) == ROWS_AT_ONCE:
-                writer.write_table(_table(held, schema))
-                held = []
-        writer.write_table(_table(held, schema))
+            waiting.append(row)
+            if len(waiting) == BATCH_ROWS:
+                writer.write_table(_table(waiting, schema))
+                waiting = []
+        writer.write_table(_table(waiting, schema))
     return Path(file)
 
 
@@ -76,8 +83,8 @@ def read_rows(file: str | Path) -> tuple[Row, ...]:
     try:
         found = parquet.read_table(str(file))
     except (OSError, pyarrow.ArrowException) as error:
-        said = str(error).splitlines()[0]
-        raise InputError(f"cannot read rows from {file} ({said}); give a .parquet file of an evaluation") from None
+        reason = str(error).splitlines()[0]
+        raise InputError(f"cannot read rows from {file} ({reason}); give a .parquet file of an evaluation") from None
     missing = [name for name in row_schema().names if name not in found.column_names]
     if missing:
         raise InputError(f"{file} lacks the column '{missing[0]}'; give a .parquet file of an evaluation")
@@ -89,11 +96,11 @@ def row_schema() -> pyarrow.Schema:
     import pyarrow
 
     text, number, flag = pyarrow.string(), pyarrow.float64(), pyarrow.bool_()
-    told = [(name, text) for name in ("photo", "concept", "type", "group", "method")]
-    told += [("oracle", flag), ("share", number), ("matched", flag), ("applies", flag)]
+    columns = [(name, text) for name in ("photo", "concept", "type", "group", "method")]
+    columns += [("oracle", flag), ("mask_share", number), ("has_own_map", flag), ("applies", flag)]
     scores = [(name, number) for name in LOCATED]
-    control = [(CONTROL + "concept", text), *((CONTROL + name, number) for name in LOCATED)]
-    return pyarrow.schema([*told, *scores, *control])
+    wrong = [(WRONG + "concept", text), *((WRONG + name, number) for name in LOCATED)]
+    return pyarrow.schema([*columns, *scores, *wrong])
 
 
 def _table(rows: list[Row], schema: pyarrow.Schema) -> pyarrow.Table:
@@ -103,21 +110,21 @@ def _table(rows: list[Row], schema: pyarrow.Schema) -> pyarrow.Table:
 
 
 def _line(row: Row) -> dict[str, Any]:
-    names = ("photo", "concept", "type", "group", "method", "oracle", "share", "matched", "applies")
+    names = ("photo", "concept", "type", "group", "method", "oracle", "mask_share", "has_own_map", "applies")
     return {
         **{name: getattr(row, name) for name in names},
         **row.scores,
-        CONTROL + "concept": row.wrong,
-        **{CONTROL + name: value for name, value in row.control.items()},
+        WRONG + "concept": row.wrong_concept,
+        **{WRONG + name: value for name, value in row.wrong_scores.items()},
     }
 
 
 def _row(line: Mapping[str, Any]) -> Row:
-    told = ("photo", "concept", "type", "group", "method", "share", "matched")
-    wrong = line[CONTROL + "concept"]
+    columns = ("photo", "concept", "type", "group", "method", "mask_share", "has_own_map")
+    wrong = line[WRONG + "concept"]
     return Row(
-        **{name: line[name] for name in told},
+        **{name: line[name] for name in columns},
         scores={name: line[name] for name in LOCATED},
-        wrong=wrong,
-        control={} if wrong is None else {name: line[CONTROL + name] for name in LOCATED},
+        wrong_concept=wrong,
+        wrong_scores={} if wrong is None else {name: line[WRONG + name] for name in LOCATED},
     )

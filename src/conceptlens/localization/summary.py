@@ -18,80 +18,99 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 MACRO, ALL = "macro", "all"
-SCHEMA = "conceptlens.evaluate.localization/1"
-DRAWS = 1000
+SCHEMA = "conceptlens.evaluate-localization/2"
+N_BOOTSTRAP = 1000
 LEVEL = 0.95
-# A bootstrap of fewer photos draws from too few: its intervals are too narrow, and may miss the truth.
-FEW = 8
+# A bootstrap of fewer photos n_bootstrap from too few: its intervals are too narrow, and may miss the truth.
+MIN_PHOTOS = 8
 
 # Intervals by group, then by metric.
 Intervals = Mapping[str, Mapping[str, Interval]]
 
 
 @dataclass(frozen=True)
-class Line:
-    """What one method reached: intervals by group and metric.
+class MethodSummary:
+    """The scores of one method: means with intervals, by group and metric.
 
-    - `scores`: its maps. `control`: its maps of a wrong concept, against the same masks.
-    - `specific`: right minus wrong, paired; what knowing the concept's name adds.
-    - `against`: this method minus the reference, paired; empty for the reference itself.
-    - `matched`: the share of pairs for which the method had an answer of its own.
+    Attributes:
+        method: The method's name.
+        title: Its name in tables.
+        oracle: Whether its map was chosen among several with the mask.
+        scores: Of its own maps.
+        wrong_scores: Of its maps of a wrong concept, compared with the same masks; empty without this control.
+        minus_wrong: `scores` minus `wrong_scores`, paired: what the concept's name adds.
+        minus_reference: This method minus the reference method, paired; empty for the reference itself.
+        own_map_share: The share of pairs for which the method has a map for the concept itself, 0 to 1.
     """
 
     method: str
     title: str
     oracle: bool
     scores: Intervals
-    control: Intervals
-    specific: Intervals
-    against: Intervals
-    matched: float
+    wrong_scores: Intervals
+    minus_wrong: Intervals
+    minus_reference: Intervals
+    own_map_share: float
 
 
 @dataclass(frozen=True)
-class Summary:
+class LocalizationSummary:
     """All methods over the same pairs of photo and concept.
 
-    `groups` are `macro` (the mean of the groups' means), each group of the set, and `all` (the mean over pairs);
-    `pairs` is how many pairs each group has and `shares` the mean share of the photo that its masks cover, which is
-    what chance reaches in some metrics. Intervals are 95 % bootstrap intervals that resample photos.
+    Attributes:
+        methods: One summary per method, oracles too.
+        groups: `macro` (the mean of the groups' means), each group of the set, and `all` (the mean over pairs).
+        pairs: How many pairs each group has.
+        mask_shares: The mean share of the photo that a group's masks cover: what chance reaches in some metrics.
+        photos: How many photos the pairs come from.
+        reference: The method that the others are compared with.
     """
 
-    lines: tuple[Line, ...]
+    methods: tuple[MethodSummary, ...]
     groups: tuple[str, ...]
     pairs: Mapping[str, int]
-    shares: Mapping[str, float]
+    mask_shares: Mapping[str, float]
     photos: int
-    against: str | None
+    reference: str | None
 
     @property
     def warning(self) -> str | None:
         """What to say of intervals that resample only a few photos; None where there are enough, or no interval."""
-        if not 1 < self.photos < FEW:
+        if not 1 < self.photos < MIN_PHOTOS:
             return None
-        return f"{self.photos} photos are few: intervals of fewer than {FEW} are too narrow to rely on"
+        return f"{self.photos} photos are few: intervals of fewer than {MIN_PHOTOS} are too narrow to rely on"
 
-    def line(self, method: str) -> Line:
-        """Return one method's line."""
-        names = [line.method for line in self.lines]
+    def method(self, method: str) -> MethodSummary:
+        """Return the summary of one method."""
+        names = [line.method for line in self.methods]
         if method not in names:
             raise InputError(f"no method '{method}' in these results; methods: {near(method, names, len(names))}")
-        return self.lines[names.index(method)]
+        return self.methods[names.index(method)]
 
     def best(self, group: str, metric: str) -> str | None:
         """Return the method with the best mean, oracles left out; None where there is nothing to compare."""
-        fair = [line for line in self.lines if not line.oracle and metric in line.scores.get(group, {})]
+        fair = [line for line in self.methods if not line.oracle and metric in line.scores.get(group, {})]
         if len(fair) < 2:
             return None
         sign = 1 if LOCATED[metric].higher_is_better else -1
         return max(fair, key=lambda line: sign * line.scores[group][metric].mean).method
 
 
-def summarise(rows: Iterable[Row], against: str | None = "grad_cam", draws: int = DRAWS) -> Summary:
-    """Return means and intervals of every method over the pairs of photo and concept that the metrics apply to.
+def summarise(
+    rows: Iterable[Row], reference: str | None = "grad_cam", n_bootstrap: int = N_BOOTSTRAP
+) -> LocalizationSummary:
+    """Return means and 95 % bootstrap intervals of every method, resampling photos.
 
-    `against` names the method that the others are compared with, pair by pair; None leaves the comparison out. Raises
-    `InputError` where methods were not scored on the same pairs.
+    Args:
+        rows: What `evaluate` yields; pairs that no metric applies to are left out.
+        reference: The method that the others are compared with, pair by pair; None leaves the comparison out.
+        n_bootstrap: Draws of the bootstrap.
+
+    Returns:
+        The summary of all methods.
+
+    Raises:
+        InputError: No row has a score, the reference is missing, or methods were not scored on the same pairs.
     """
     by_method: dict[str, list[Row]] = {}
     for row in rows:
@@ -100,25 +119,26 @@ def summarise(rows: Iterable[Row], against: str | None = "grad_cam", draws: int 
     if not by_method:
         raise InputError("no row has a score; evaluate at least one photo with a mask that covers a part of it")
     pairs = _Pairs.of(by_method)
-    if against is not None and against not in by_method:
-        raise InputError(f"no method '{against}' to compare with; methods: {', '.join(by_method)}")
-    reference = None if against is None else _values(by_method[against])
+    if reference is not None and reference not in by_method:
+        raise InputError(f"no method '{reference}' to compare with; methods: {', '.join(by_method)}")
+    reference_scores = None if reference is None else _values(by_method[reference])
     lines = tuple(
-        _line(name, own, pairs, None if name == against else reference, draws) for name, own in by_method.items()
+        _method_summary(name, own, pairs, None if name == reference else reference_scores, n_bootstrap)
+        for name, own in by_method.items()
     )
     sizes = {group: int(pairs.within(group).sum()) for group in pairs.names}
-    shares = pairs.means(np.array([row.share for row in next(iter(by_method.values()))]))
-    return Summary(lines, pairs.names, sizes, shares, len(set(pairs.photos)), against)
+    shares = pairs.means(np.array([row.mask_share for row in next(iter(by_method.values()))]))
+    return LocalizationSummary(lines, pairs.names, sizes, shares, len(set(pairs.photos)), reference)
 
 
-def summary_numbers(summary: Summary) -> dict[str, Any]:
+def summary_numbers(summary: LocalizationSummary) -> dict[str, Any]:
     """Return a summary as JSON's own types."""
     return {
         "photos": summary.photos,
         "pairs": dict(summary.pairs),
-        "mask_share": dict(summary.shares),
+        "mask_share": dict(summary.mask_shares),
         "groups": list(summary.groups),
-        "against": summary.against,
+        "reference": summary.reference,
         "level": LEVEL,
         "metrics": [
             {
@@ -131,7 +151,7 @@ def summary_numbers(summary: Summary) -> dict[str, Any]:
             }
             for metric in LOCATED.values()
         ],
-        "methods": [_line_numbers(line) for line in summary.lines],
+        "methods": [_method_numbers(line) for line in summary.methods],
     }
 
 
@@ -178,30 +198,36 @@ class _Pairs:
         found = {group: float(values[self.within(group)].mean()) for group in self.names}
         return found | {MACRO: float(np.mean([found[group] for group in self.names[1:-1]]))}
 
-    def intervals(self, values: Mapping[str, Float[np.ndarray, "pair"]], draws: int) -> Intervals:
+    def intervals(self, values: Mapping[str, Float[np.ndarray, "pair"]], n_bootstrap: int) -> Intervals:
         """Return the intervals of every group and metric."""
-        return {group: {name: self._interval(group, v, draws) for name, v in values.items()} for group in self.names}
+        return {
+            group: {name: self._interval(group, v, n_bootstrap) for name, v in values.items()} for group in self.names
+        }
 
-    def _interval(self, group: str, values: np.ndarray, draws: int) -> Interval:
+    def _interval(self, group: str, values: np.ndarray, n_bootstrap: int) -> Interval:
         if group == MACRO:
-            return bootstrap_macro_mean(values, self.groups, self.photos, draws, LEVEL)
+            return bootstrap_macro_mean(values, self.groups, self.photos, n_bootstrap, LEVEL)
         kept = self.within(group)
-        return bootstrap_mean(values[kept], [p for p, k in zip(self.photos, kept, strict=True) if k], draws, LEVEL)
+        return bootstrap_mean(
+            values[kept], [p for p, k in zip(self.photos, kept, strict=True) if k], n_bootstrap, LEVEL
+        )
 
 
-def _line(name: str, rows: Sequence[Row], pairs: _Pairs, reference: dict[str, Any] | None, draws: int) -> Line:
-    scores, control = _values(rows), _controls(rows)
-    specific = {metric: scores[metric] - values for metric, values in control.items()}
+def _method_summary(
+    name: str, rows: Sequence[Row], pairs: _Pairs, reference: dict[str, Any] | None, n_bootstrap: int
+) -> MethodSummary:
+    scores, wrong = _values(rows), _wrong_values(rows)
+    specific = {metric: scores[metric] - values for metric, values in wrong.items()}
     gained = {} if reference is None else {metric: values - reference[metric] for metric, values in scores.items()}
-    return Line(
+    return MethodSummary(
         method=name,
         title=title_of(name),
         oracle=name.endswith(ORACLE),
-        scores=pairs.intervals(scores, draws),
-        control=pairs.intervals(control, draws) if control else {},
-        specific=pairs.intervals(specific, draws) if specific else {},
-        against=pairs.intervals(gained, draws) if gained else {},
-        matched=float(np.mean([row.matched for row in rows])),
+        scores=pairs.intervals(scores, n_bootstrap),
+        wrong_scores=pairs.intervals(wrong, n_bootstrap) if wrong else {},
+        minus_wrong=pairs.intervals(specific, n_bootstrap) if specific else {},
+        minus_reference=pairs.intervals(gained, n_bootstrap) if gained else {},
+        own_map_share=float(np.mean([row.has_own_map for row in rows])),
     )
 
 
@@ -209,20 +235,25 @@ def _values(rows: Sequence[Row]) -> dict[str, Float[np.ndarray, "pair"]]:
     return {metric: np.array([row.scores[metric] for row in rows], np.float64) for metric in LOCATED}
 
 
-def _controls(rows: Sequence[Row]) -> dict[str, Float[np.ndarray, "pair"]]:
-    if not all(row.control for row in rows):
+def _wrong_values(rows: Sequence[Row]) -> dict[str, Float[np.ndarray, "pair"]]:
+    if not all(row.wrong_scores for row in rows):
         return {}
-    return {metric: np.array([row.control[metric] for row in rows], np.float64) for metric in LOCATED}
+    return {metric: np.array([row.wrong_scores[metric] for row in rows], np.float64) for metric in LOCATED}
 
 
-def _line_numbers(line: Line) -> dict[str, Any]:
-    told: dict[str, Any] = {"name": line.method, "title": line.title, "oracle": line.oracle, "matched": line.matched}
-    for part in ("scores", "control", "specific", "against"):
-        told[part] = {
+def _method_numbers(line: MethodSummary) -> dict[str, Any]:
+    numbers: dict[str, Any] = {
+        "name": line.method,
+        "title": line.title,
+        "oracle": line.oracle,
+        "own_map_share": line.own_map_share,
+    }
+    for part in ("scores", "wrong_scores", "minus_wrong", "minus_reference"):
+        numbers[part] = {
             group: {metric: _interval_numbers(value) for metric, value in row.items()}
             for group, row in getattr(line, part).items()
         }
-    return told
+    return numbers
 
 
 def _interval_numbers(value: Interval) -> dict[str, Any]:
