@@ -12,6 +12,8 @@ import typer
 
 from conceptlens.cli.fit_bottleneck import loc_cbm
 from conceptlens.cli.options import (
+    OUTPUT,
+    RUN,
     SETTINGS,
     Concepts,
     ConceptsFile,
@@ -33,18 +35,7 @@ if TYPE_CHECKING:
 
 DEFAULT_TEACHER = "timm:tf_efficientnet_lite2"
 
-Images = Annotated[
-    list[str], typer.Option("--images", "-i", help="A folder, file or pattern of photos; repeat for several.")
-]
-Teacher = Annotated[
-    str, typer.Option("--vlm", help="The teacher: open_clip:NAME/WEIGHTS, hf:OWNER/CLIP or a classifier.")
-]
-Hidden = Annotated[
-    str | None, typer.Option("--hidden", help="Sizes of the hidden layers, such as 1024,1024; none: a linear branch.")
-]
-Layers = Annotated[
-    str | None, typer.Option("--layers", help="Comma-separated; by default the stages of the model, found by rule.")
-]
+TRAIN, DATA = "Training", "Photos and teacher"
 
 app = typer.Typer(help="Train what explains a model; the model itself stays as it is.", **SETTINGS)
 
@@ -60,26 +51,80 @@ def fit() -> None:
 @app.command("ce-fam")
 @answering
 def ce_fam(
-    images: Images,
-    out: Annotated[Path, typer.Option("--out", "-o", help="A folder for the branch, its cache and its logs.")],
+    images: Annotated[
+        list[str],
+        typer.Option(
+            "--images", "-i", help="A folder, file or glob pattern of photos; repeat for several.", rich_help_panel=DATA
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FOLDER",
+            help="A folder for the branch, its cache and its logs.",
+            rich_help_panel=OUTPUT,
+        ),
+    ],
+    vlm: Annotated[
+        str,
+        typer.Option(
+            "--vlm",
+            metavar="SOURCE:NAME",
+            rich_help_panel=DATA,
+            help="The teacher: open_clip:NAME/WEIGHTS, hf:OWNER/CLIP or a classifier.",
+        ),
+    ] = DEFAULT_TEACHER,
+    views: Annotated[int, typer.Option(min=1, help="Random crops of each photo.", rich_help_panel=DATA)] = 4,
+    validation: Annotated[
+        float, typer.Option(help="Share of the photos held out, from 0 to below 1.", rich_help_panel=DATA)
+    ] = 0.1,
+    concepts: Concepts = None,
+    concepts_file: ConceptsFile = None,
+    schedule: Annotated[
+        str,
+        typer.Option(
+            metavar="modern|paper|code",
+            help="The training schedule; paper and code as published.",
+            rich_help_panel=TRAIN,
+        ),
+    ] = "modern",
+    similarity: Annotated[
+        float, typer.Option(help="Weight of the similarity loss; 0 uses no concepts.", rich_help_panel=TRAIN)
+    ] = 0.001,
+    hidden: Annotated[
+        str | None,
+        typer.Option(
+            "--hidden",
+            help="Widths of the hidden layers, such as 1024,1024; none: a linear branch.",
+            rich_help_panel=TRAIN,
+        ),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            "--layers", help="Comma-separated layers to read; by default the model's stages.", rich_help_panel=TRAIN
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="By default those of the schedule.", rich_help_panel=TRAIN)
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Crops per step; by default those of the schedule.", rich_help_panel=TRAIN),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(help="Seed of crops, held-out photos, first weights and order.", rich_help_panel=TRAIN)
+    ] = 0,
     model: Model = DEFAULT_MODEL,
     weights: Weights = None,
     labels: Labels = None,
     pretrained: Pretrained = True,
-    vlm: Teacher = DEFAULT_TEACHER,
-    schedule: Annotated[str, typer.Option(help="modern, or as published: paper, code.")] = "modern",
-    concepts: Concepts = None,
-    concepts_file: ConceptsFile = None,
-    similarity: Annotated[float, typer.Option(help="Weight of the similarity loss; 0 reads no concept.")] = 0.001,
-    hidden: Hidden = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="By default those of the schedule.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="By default that of the schedule.")] = None,
-    views: Annotated[int, typer.Option(min=1, help="Random crops of each photo.")] = 4,
-    validation: Annotated[float, typer.Option(help="Share of the photos held out.")] = 0.1,
-    seed: Annotated[int, typer.Option(help="Decides crops, the held-out photos, first weights and order.")] = 0,
-    layers: Layers = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue a run that was interrupted.", rich_help_panel=RUN)
+    ] = False,
     device: Device = "cpu",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was broken off.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train a branch that reads a classifier's layers in the words of a vision-language model (CE-FAM)."""
@@ -96,10 +141,10 @@ def ce_fam(
         validation=validation, batch_size=batch_size, epochs=epochs, seed=seed, device=device, resume=resume,
     )  # fmt: skip
     if int(os.environ.get("RANK", "0")) == 0:
-        _say(made, out, as_json, time.perf_counter() - start)
+        _print(made, out, as_json, time.perf_counter() - start)
 
 
-def _say(made: Translator, out: Path, as_json: bool, seconds: float) -> None:
+def _print(made: Translator, out: Path, as_json: bool, seconds: float) -> None:
     failures = json.loads((out / "failures.json").read_text("utf-8"))
     for failure in failures:
         typer.echo(f"conceptlens: {failure['reason']}", err=True)
