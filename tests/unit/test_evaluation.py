@@ -24,6 +24,7 @@ from conceptlens.localization.methods import METHODS, MethodContext, build_metho
 from conceptlens.localization.result_rows import ORACLE, Row, read_rows, row_schema, write_rows
 from conceptlens.localization.summary import summarise, summary_numbers
 from conceptlens.metrics import LOCATED, bootstrap_difference, bootstrap_macro_mean, bootstrap_mean
+from conceptlens.metrics.map_mask import locate
 from conceptlens.record import Explanation, ImageInfo, Source
 from planted_words import OnlyColours, planted_model
 

@@ -348,7 +348,7 @@
 
   function fillAnswer() {
     const { target, against, model, layer, predictions } = image();
-    find("source").textContent = `${image().name} · ${model} · layer ${layer}`;
+    find("source").textContent = [image().name, model, layer && `layer ${layer}`].filter(Boolean).join(" · ");
     Object.assign(find("answer"), target === null ? { textContent: "No class", title: "" } : { textContent: target.short_name, title: fullName(target) });
     find("rather").hidden = against === null;
     if (against !== null) Object.assign(find("rather"), { textContent: `rather than ${against.short_name}`, title: fullName(against) });
