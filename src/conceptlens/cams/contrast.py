@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -111,7 +111,7 @@ class Contrast:
         return BoundTarget(labels, logits_of, measure, "contrast")
 
 
-def _number(gamma: object) -> float:
+def _number(gamma: Any) -> float:
     """Return `gamma` as a plain float, from any real number of Python, numpy or torch."""
     one = gamma.item() if isinstance(gamma, Tensor) and gamma.ndim == 0 else gamma
     if isinstance(one, bool) or not isinstance(one, Real):
@@ -119,7 +119,7 @@ def _number(gamma: object) -> float:
     return float(one)
 
 
-def _references(against: object) -> tuple[ClassName | Concept | tuple[ClassName, ...], ...]:
+def _references(against: Any) -> tuple[ClassName | Concept | tuple[ClassName, ...], ...]:
     """Return references as plain names, integers and concepts, or as one tuple of classes for each image."""
     if isinstance(against, Concept) or is_class(against):
         against = (against,)
@@ -139,7 +139,7 @@ def choose_references(
         raise InputError("a contrast of concepts has no reference classes; its references are the texts in against=")
     index = class_indices(observation, contrast.target)
     if contrast.against:
-        others = _named(observation, contrast.against, len(logits))
+        others = _named(observation, _references(contrast.against), len(logits))
         if bool((others == index[:, None]).any()):
             raise InputError("a class cannot stand against itself; leave the target out of against=")
     else:
@@ -214,7 +214,8 @@ def _concept_contrast(contrast: Contrast, target: Concept, observation: Observat
     if not contrast.against:
         raise InputError("a contrast of concepts needs base texts, such as against=['bird']")
     bases = [
-        b if isinstance(b, Concept) else Concept(str(b), by=target.by, prompt=target.prompt) for b in contrast.against
+        b if isinstance(b, Concept) else Concept(str(b), by=target.by, prompt=target.prompt)
+        for b in _references(contrast.against)
     ]
     questions = [c.bind(observation) for c in (target, *bases)]
     first = questions[0].root

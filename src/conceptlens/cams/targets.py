@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -193,7 +193,7 @@ def similarity(
     return language.scale * images @ texts.T
 
 
-def is_class(value: object) -> bool:
+def is_class(value: Any) -> bool:
     """Say whether `value` is one class: a name, or an integer of Python, numpy or torch; booleans are not."""
     if isinstance(value, Tensor):
         return value.ndim == 0 and _is_integer(value.dtype)

@@ -76,7 +76,7 @@ def _tensor(values: Any, what: str) -> Tensor:
         raise InputTypeError(f"{what} are given as {type(values).__name__}; expected a numpy array or a torch tensor")
     if isinstance(values, np.ndarray) and values.dtype.kind not in "fiub":
         raise InputTypeError(f"{what} are of type {values.dtype}; expected real numbers")
-    tensor = values.detach() if isinstance(values, Tensor) else torch.from_numpy(np.ascontiguousarray(values))
+    tensor = torch.from_numpy(np.ascontiguousarray(values)) if isinstance(values, np.ndarray) else values.detach()
     if tensor.is_complex():
         raise InputTypeError(f"{what} are of type {tensor.dtype}; expected real numbers")
     return tensor if tensor.is_floating_point() else tensor.float()
