@@ -26,7 +26,7 @@ import torch
 
 import conceptlens as cl
 from cam import processor
-from conceptlens.data.located_set import LocatedSet
+from conceptlens.data.masked_set import MaskedSet
 from conceptlens.local_embeddings.runs.embed_run import Engine, Task, embed, local
 from conceptlens.local_embeddings.runs.plan import EmbedPlan
 from conceptlens.local_embeddings.runs.ray_cluster import on_ray
@@ -92,7 +92,7 @@ def cost(asked: Asked) -> dict[str, Any]:
     return beside(data, model, plan(asked, True))
 
 
-def beside(data: LocatedSet, model: cl.Backbone, how: EmbedPlan) -> dict[str, Any]:
+def beside(data: MaskedSet, model: cl.Backbone, how: EmbedPlan) -> dict[str, Any]:
     """Return processor seconds of a run with control and one without, and of forward passes of the same photos."""
     found: dict[str, float] = {}
     prepared = how.prepared(model)
@@ -172,7 +172,7 @@ def engines(asked: Asked) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def opened(asked: Asked) -> tuple[LocatedSet, cl.Backbone]:
+def opened(asked: Asked) -> tuple[MaskedSet, cl.Backbone]:
     """Return photos and model; one thread, and what is found out about a model once is known."""
     torch.set_num_threads(1)
     model = cl.load_model(crop_mode="squash")
@@ -185,7 +185,7 @@ def plan(asked: Asked, control: bool) -> EmbedPlan:
     return EmbedPlan(LAYERS, control=control, most=asked.photos)
 
 
-def forward_pass(data: LocatedSet, model: cl.Backbone, places: Sequence[int]) -> None:
+def forward_pass(data: MaskedSet, model: cl.Backbone, places: Sequence[int]) -> None:
     """Read photos and masks from the set, prepare the photos for the model, and run it on all of them at once."""
     transform = model.transform
     assert transform is not None
@@ -194,9 +194,7 @@ def forward_pass(data: LocatedSet, model: cl.Backbone, places: Sequence[int]) ->
         model.module.eval()(images)
 
 
-def run_spent(
-    data: LocatedSet, model: cl.Backbone, prepared: cl.Backbone, how: EmbedPlan
-) -> tuple[float, float, float]:
+def run_spent(data: MaskedSet, model: cl.Backbone, prepared: cl.Backbone, how: EmbedPlan) -> tuple[float, float, float]:
     """Return processor seconds of a whole run into a new store, of it before its first batch, and of forward passes.
 
     The passes of a batch's photos come right after the batch, once the run's reading thread rests: whatever slows the
@@ -223,7 +221,7 @@ def rest() -> None:
         time.sleep(0.05)
 
 
-def clocked(data: LocatedSet, model: cl.Backbone, how: EmbedPlan, engine: Engine) -> tuple[float, float]:
+def clocked(data: MaskedSet, model: cl.Backbone, how: EmbedPlan, engine: Engine) -> tuple[float, float]:
     """Return photos a second from where the first worker begins to read to the end, and seconds before that.
 
     A local run begins when the channels' scales are known.

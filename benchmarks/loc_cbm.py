@@ -146,7 +146,7 @@ class Bench:
         attributes = annotation.attributes if annotation else None
         if attributes is None:
             raise cl.InputError(f"{data} has no class attributes; give cub:FOLDER with its attributes")
-        reviewed = cub_concepts(attributes, least_classes=3)
+        reviewed = cub_concepts(attributes, min_classes=3)
         self.labels = [attributes.concepts[place].label for place in reviewed.attributes]
         self.concepts = [attributes.concepts[place] for place in reviewed.attributes]
         self.shown = torch.tensor(reviewed.present)

@@ -19,7 +19,7 @@ import torch
 import conceptlens as cl
 from cam import processor
 from conceptlens.concept_regions.translator import Translator
-from conceptlens.data.located_set import Located, LocatedSet
+from conceptlens.data.masked_set import MaskedPhoto, MaskedSet
 from conceptlens.io.failures import Failure
 from conceptlens.localization.evaluate_localization import evaluate
 from conceptlens.localization.methods import Method, MethodContext, build_methods
@@ -43,7 +43,7 @@ METRICS = ("ranked_area", "ranked_area_corrected", "hit", "pointing_energy")
 class Every:
     """Every n-th photo of a set."""
 
-    of: LocatedSet
+    of: MaskedSet
     step: int
 
     @property
@@ -61,10 +61,10 @@ class Every:
     def __len__(self) -> int:
         return -(-len(self.of) // self.step)
 
-    def __iter__(self) -> Iterator[Located]:
+    def __iter__(self) -> Iterator[MaskedPhoto]:
         return (self[place] for place in range(len(self)))
 
-    def __getitem__(self, place: int) -> Located:
+    def __getitem__(self, place: int) -> MaskedPhoto:
         return self.of[place * self.step]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from conceptlens.data.located_set import Located, LocatedSet
+from conceptlens.data.masked_set import MaskedPhoto, MaskedSet
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +18,7 @@ class Repeated:
     Each process that reads it leaves a file in `folder` when it begins.
     """
 
-    of: LocatedSet
+    of: MaskedSet
     times: int
     folder: Path
 
@@ -37,10 +37,10 @@ class Repeated:
     def __len__(self) -> int:
         return self.times * len(self.of)
 
-    def __iter__(self) -> Iterator[Located]:
+    def __iter__(self) -> Iterator[MaskedPhoto]:
         return (self[place] for place in range(len(self)))
 
-    def __getitem__(self, place: int) -> Located:
+    def __getitem__(self, place: int) -> MaskedPhoto:
         mark = self.folder / str(os.getpid())
         if not mark.exists():
             mark.touch()

@@ -10,8 +10,8 @@ from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 
 import conceptlens as cl
-from conceptlens.data.drawn_set import Drawn
-from conceptlens.data.located_set import Located
+from conceptlens.data.drawn_set import DrawnSet
+from conceptlens.data.masked_set import MaskedPhoto
 from planted import LABELS, ColourNet
 
 
@@ -36,21 +36,21 @@ def planted_model() -> cl.Backbone:
 
 
 class OnlyColours:
-    """Drawn scenes whose kinds of shape are not asked about: no colour tells them."""
+    """DrawnSet scenes whose kinds of shape are not asked about: no colour tells them."""
 
-    concepts = Drawn(1).concepts[: len(LABELS)]
+    concepts = DrawnSet(1).concepts[: len(LABELS)]
 
     def __init__(self, count: int, split: str = "val") -> None:
-        self.drawn = Drawn(count, split)
+        self.drawn = DrawnSet(count, split)
         self.name = f"colours {split}"
 
     def __len__(self) -> int:
         return len(self.drawn)
 
-    def __iter__(self) -> Iterator[Located]:
+    def __iter__(self) -> Iterator[MaskedPhoto]:
         return (self[place] for place in range(len(self)))
 
-    def __getitem__(self, place: int) -> Located:
+    def __getitem__(self, place: int) -> MaskedPhoto:
         one = self.drawn[place]
         count = one.groups.count("colour")
-        return Located(one.name, one.photo, one.concepts[:count], one.groups[:count], one.masks[:count])
+        return MaskedPhoto(one.name, one.photo, one.concepts[:count], one.groups[:count], one.masks[:count])

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from conceptlens.concept_regions.translator import Translator as Translator
     from conceptlens.concepts.concept_set import BottleneckConcept as BottleneckConcept
     from conceptlens.data.labelled_sets import open_classes as open_classes
-    from conceptlens.data.located_sets import open_set as open_set
+    from conceptlens.data.masked_sets import open_set as open_set
     from conceptlens.explainer.explain import explain as explain
     from conceptlens.explainer.html_report import report as report
     from conceptlens.io.errors import InputError as InputError
@@ -81,7 +81,7 @@ _HOMES = {
     "load_model": "model.zoo",
     "loce": "local_embeddings.loce",
     "open_classes": "data.labelled_sets",
-    "open_set": "data.located_sets",
+    "open_set": "data.masked_sets",
     "overlay": "render",
     "report": "explainer.html_report",
     "sweep": "cams.finer_cam",

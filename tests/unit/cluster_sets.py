@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import conceptlens as cl
-from conceptlens.data.located_set import Located, LocatedSet
+from conceptlens.data.masked_set import MaskedPhoto, MaskedSet
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +22,7 @@ class Watched:
     left alone.
     """
 
-    of: LocatedSet
+    of: MaskedSet
     folder: Path
     deadly: int | None = None
     deaths: int = 1
@@ -44,10 +44,10 @@ class Watched:
     def __len__(self) -> int:
         return len(self.of)
 
-    def __iter__(self) -> Iterator[Located]:
+    def __iter__(self) -> Iterator[MaskedPhoto]:
         return (self[place] for place in range(len(self)))
 
-    def __getitem__(self, place: int) -> Located:
+    def __getitem__(self, place: int) -> MaskedPhoto:
         away = os.getpid() != self.home
         if away:
             (self.folder / f"{os.getpid()}.process").touch()
@@ -71,16 +71,16 @@ class Unsendable:
 
     name = "unsendable"
 
-    def __init__(self, of: LocatedSet) -> None:
+    def __init__(self, of: MaskedSet) -> None:
         self.of, self.names, self.concepts = of, of.names, of.concepts
 
     def __len__(self) -> int:
         return len(self.of)
 
-    def __iter__(self) -> Iterator[Located]:
+    def __iter__(self) -> Iterator[MaskedPhoto]:
         return iter(self.of)
 
-    def __getitem__(self, place: int) -> Located:
+    def __getitem__(self, place: int) -> MaskedPhoto:
         return self.of[place]
 
     def __reduce__(self) -> str:

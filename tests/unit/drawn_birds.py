@@ -49,13 +49,13 @@ class Held(ListedPhotos):
     def annotation(self) -> Annotation | None:
         return self._known
 
-    def _called(self, place: int) -> str:
+    def _name_of(self, place: int) -> str:
         return f"{place:03}.png"
 
     def _read(self, place: int) -> Image.Image:
         found = self.photos[place]
         if found is None:
-            raise InputError(f"{self._called(place)} is cut short; copy it again")
+            raise InputError(f"{self._name_of(place)} is cut short; copy it again")
         return found
 
 

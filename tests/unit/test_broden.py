@@ -10,7 +10,7 @@ from written_sets import by_label, colours, only, photo, refusal, write_text
 
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.data.broden import Broden
-from conceptlens.data.located_sets import open_set
+from conceptlens.data.masked_sets import open_set
 
 LABELS = (
     "number,name,category,frequency,coverage,syns",
@@ -98,14 +98,14 @@ def test_scenes_and_textures_are_left_out(tmp_path: Path) -> None:
 
 def test_photos_without_a_place_are_counted(tmp_path: Path) -> None:
     folder = broden(tmp_path)
-    assert [Broden(folder, split).left_out for split in ("all", "train", "val")] == [1, 0, 1]
+    assert [Broden(folder, split).n_excluded for split in ("all", "train", "val")] == [1, 0, 1]
 
 
 def test_small_masks_may_be_left_out(tmp_path: Path) -> None:
     every, large = (only(Broden(broden(tmp_path), "val", share)) for share in (0.0, 0.3))
-    assert every.left_out == 0
+    assert every.n_excluded == 0
     assert {c.label for c in large.concepts} < {c.label for c in every.concepts}
-    assert large.left_out == len(every.masks) - len(large.masks)
+    assert large.n_excluded == len(every.masks) - len(large.masks)
 
 
 def test_splits(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import conceptlens as cl
 from conceptlens.data.labelled_set import LabelledSet
 from conceptlens.features import cell_source
 from conceptlens.features.cell_source import CellBatch, CellSource, network_input
+from conceptlens.io.failures import Failure
 
 LAYERS, GRID, COUNT = ("first", "second"), (5, 3), 21
 
@@ -136,7 +137,7 @@ def test_photos_that_cannot_be_read_are_left_out_and_listed(model: cl.Backbone, 
         made = source(model, photos, folder)
         found.append(joined(list(made.batches(range(COUNT))))["indices"].tolist())
         assert sorted(made.failures) == list(bad)
-        assert made.failures[3] == cl.run.Failure("03.png", "photo 3 is cut short")
+        assert made.failures[3] == Failure("03.png", "photo 3 is cut short")
     assert found == [[place for place in range(COUNT) if place not in bad]] * 3
     assert photos.read == []
 

@@ -55,8 +55,8 @@ def test_a_class_without_photos_is_left_out_and_stated(tmp_path: Path) -> None:
     class_folders(tmp_path, {**SPLIT, "train/unicorn": 0, "val/unicorn": 0})
     train = ClassFolder(tmp_path)
     assert train.classes == ("cat", "red dog")
-    assert train.left_out == {"unicorn": "no photo"}
-    assert ClassFolder(class_folders(tmp_path / "train", {})).left_out == {"unicorn": "no photo"}
+    assert train.excluded == {"unicorn": "no photo"}
+    assert ClassFolder(class_folders(tmp_path / "train", {})).excluded == {"unicorn": "no photo"}
 
 
 def test_a_class_that_train_lacks_is_refused_in_every_split(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from written_classes import as_listed, cifar, class_folders, cub, places
 from written_sets import photo, refusal, write_text
 
 from conceptlens.data.cifar import Cifar
-from conceptlens.data.labelled_sets import CLASSIFIED, open_classes
-from conceptlens.data.located_sets import FOLDER
+from conceptlens.data.labelled_sets import LABELLED_SETS, open_classes
+from conceptlens.data.masked_sets import FOLDER
 from conceptlens.data.places365 import Places
 
 CIFAR_10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -22,8 +22,8 @@ CIFAR_10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hor
 
 
 def test_the_table_of_labelled_sets() -> None:
-    assert {"cub", "folder", "cifar10", "cifar100", "places", "imagenet"} == set(CLASSIFIED)
-    for kind in CLASSIFIED.values():
+    assert {"cub", "folder", "cifar10", "cifar100", "places", "imagenet"} == set(LABELLED_SETS)
+    for kind in LABELLED_SETS.values():
         assert "train" in kind.splits
 
 

@@ -15,7 +15,7 @@ from story_store import planted
 from typer.testing import CliRunner, Result
 
 from conceptlens.cli import app
-from conceptlens.data.located_sets import open_set
+from conceptlens.data.masked_sets import open_set
 from conceptlens.store import Store
 from conceptlens.store.lance_tables import FILE
 

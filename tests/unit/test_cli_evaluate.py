@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from conceptlens.cli.evaluate import DEFAULT_METHODS, app
-from conceptlens.data.drawn_set import Drawn
+from conceptlens.data.drawn_set import DrawnSet
 from conceptlens.localization.methods import METHODS
 from conceptlens.localization.result_rows import read_rows
 from conceptlens.metrics import LOCATED
@@ -76,7 +76,7 @@ def test_the_model_is_loaded_as_the_options_say() -> None:
 
 
 def test_neuron_labels_take_the_train_split_or_a_folder(tmp_path: Path) -> None:
-    for i, one in enumerate(Drawn(12, "train", 64)):
+    for i, one in enumerate(DrawnSet(12, "train", 64)):
         one.photo.save(tmp_path / f"{i}.png")
     given = ("--data", "drawn:12", "--max-photos", "1", "--methods", "clip_dissect", "--json")
     own = json.loads(run(*given).stdout)

@@ -11,8 +11,8 @@ from pycocotools import mask as run_lengths
 from written_sets import by_label, colours, left_half, only, photo, red, refusal, write_json
 
 from conceptlens.data.annotation_files import TURNS
-from conceptlens.data.coco import CocoInstances, CocoPanoptic, spoken
-from conceptlens.data.located_sets import open_set
+from conceptlens.data.coco import CocoInstances, CocoPanoptic, readable_name
+from conceptlens.data.masked_sets import open_set
 from conceptlens.io.images import read_image
 from conceptlens.io.run_lengths import decode_mask
 
@@ -110,7 +110,7 @@ def test_all_categories_are_named_in_order(tmp_path: Path) -> None:
     ],
 )
 def test_names_as_one_would_say_them(name: str, said: str) -> None:
-    assert spoken(name) == said
+    assert readable_name(name) == said
 
 
 def test_distinct_names_stay_distinct(tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_options_are_those_there_are(tmp_path: Path) -> None:
     assert "'category', 'instance'" in refusal(lambda: CocoPanoptic(folder, by="object"))  # pyright: ignore
     assert "'outline', 'box', 'ellipse'" in refusal(lambda: instances(tmp_path, shape="disc"))
     for share in (-0.1, 1.0, float("nan")):
-        assert "least area" in refusal(lambda share=share: instances(tmp_path, least_area=share))
+        assert "smallest area" in refusal(lambda share=share: instances(tmp_path, min_area=share))
 
 
 # One mask for each object, coarse masks, and what is left out
@@ -326,7 +326,7 @@ def test_each_instance_may_be_a_mask_of_its_own(tmp_path: Path) -> None:
     one = only(instances(tmp_path, *entries, by="instance"))
     assert [c.label for c in one.concepts] == ["person", "person", "dog"]
     assert [np.flatnonzero(mask.any(0)).tolist() for mask in one.masks] == [[8, 9, 10, 11], [0, 1, 2, 3], [0, 1]]
-    assert one.left_out == 0
+    assert one.n_excluded == 0
 
 
 def test_a_crowd_that_joins_is_an_instance_of_its_category(tmp_path: Path) -> None:
@@ -339,19 +339,19 @@ def test_a_crowd_that_joins_is_an_instance_of_its_category(tmp_path: Path) -> No
 def test_crowds_that_are_skipped_are_rest_and_counted(tmp_path: Path) -> None:
     entries = [{"segmentation": box(0, 0, 4, 4)}, {"segmentation": box(8, 0, 12, 4), "iscrowd": 1}]
     one = only(instances(tmp_path, *entries, crowds="skip"))
-    assert (int(one.masks.sum()), one.ignored, one.left_out) == (16, None, 1)
+    assert (int(one.masks.sum()), one.ignored, one.n_excluded) == (16, None, 1)
     whole = only(CocoPanoptic(panoptic(tmp_path, stripes()), crowds="skip"))
     assert whole.ignored is not None
     assert whole.ignored.all(0).tolist() == [False] * 16 + [True] * 4
     assert by_label(whole)["person"].all(0).tolist() == [True] * 8 + [False] * 12
-    assert whole.left_out == 1
+    assert whole.n_excluded == 1
 
 
 @pytest.mark.parametrize(("shape", "pixels"), [("box", 48), ("ellipse", 36)])
 def test_boxes_need_no_outline(tmp_path: Path, shape: str, pixels: int) -> None:
     one = only(instances(tmp_path, {"bbox": [4, 2, 8, 6]}, {"bbox": [0, 0, 0, 3]}, shape=shape, by="instance"))
     assert np.argwhere(one.masks[0])[[0, -1]][:, 0].tolist() == [2, 7]
-    assert (int(one.masks.sum()), one.left_out) == (pixels, 1)
+    assert (int(one.masks.sum()), one.n_excluded) == (pixels, 1)
 
 
 @pytest.mark.parametrize("given", [{}, {"bbox": [1, 2, 3]}, {"bbox": "none"}, {"bbox": None}])
@@ -365,24 +365,24 @@ def test_small_masks_may_be_left_out_and_blank_ones_are(tmp_path: Path) -> None:
         {"segmentation": box(0, 0, 2, 2), "category_id": 18},
         {"segmentation": box(30, 30, 40, 40), "category_id": 18},
     ]
-    every, large = (only(instances(tmp_path, *entries, by="instance", least_area=a)) for a in (0.0, 0.1))
-    assert ([c.label for c in every.concepts], every.left_out) == (["person", "dog"], 1)
-    assert ([c.label for c in large.concepts], large.left_out) == (["person"], 2)
+    every, large = (only(instances(tmp_path, *entries, by="instance", min_area=a)) for a in (0.0, 0.1))
+    assert ([c.label for c in every.concepts], every.n_excluded) == (["person", "dog"], 1)
+    assert ([c.label for c in large.concepts], large.n_excluded) == (["person"], 2)
 
 
 def test_a_mask_of_the_whole_photo_is_kept(tmp_path: Path) -> None:
     one = only(instances(tmp_path, {"segmentation": box(0, 0, 20, 12)}))
     assert one.masks.all()
-    assert one.left_out == 0
+    assert one.n_excluded == 0
 
 
 def test_a_listed_segment_without_a_pixel_is_counted(tmp_path: Path) -> None:
     ids = stripes()
     ids[ids == TREE] = PERSON
-    assert only(CocoPanoptic(panoptic(tmp_path, ids))).left_out == 1
+    assert only(CocoPanoptic(panoptic(tmp_path, ids))).n_excluded == 1
 
 
 def test_photos_without_an_annotation_are_counted(tmp_path: Path) -> None:
     listed = [{"id": 9, "file_name": "000000000009.jpg"}, {"id": 10, "file_name": "000000000010.jpg"}]
     made = CocoPanoptic(panoptic(tmp_path, stripes(), images=listed))
-    assert (len(made), made.left_out) == (1, 1)
+    assert (len(made), made.n_excluded) == (1, 1)

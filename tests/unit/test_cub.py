@@ -124,7 +124,7 @@ def test_a_class_without_photos_is_left_out_with_its_attributes(tmp_path: Path) 
     write_text(tmp_path / "classes.txt", "2 002.Laysan_Albatross", "3 003.Sooty_Albatross", "5 005.Crested_Auklet")
     write_text(tmp_path / "attributes" / "class_attribute_labels_continuous.txt", "10 0 0", "20 0 0", "30 0 0")
     train = Cub(tmp_path)
-    assert train.left_out == {"003.Sooty_Albatross": "no photo"}
+    assert train.excluded == {"003.Sooty_Albatross": "no photo"}
     assert train.classes == ("Laysan Albatross", "Crested Auklet")
     assert train.labels.tolist() == [0, 1, 1]
     attributes = known(tmp_path).attributes

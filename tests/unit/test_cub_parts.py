@@ -83,7 +83,7 @@ def test_attributes_read_as_english(attribute: str, text: str, part: str, kind: 
 def test_what_speaks_of_no_single_part_is_left_out_with_a_reason(group: str) -> None:
     found = cub_concepts(everywhere("has_eye_color::red", f"has_{group}::some_value"))
     assert [concept.text for concept in found.concepts] == ["red eye"]
-    (reason,) = found.left_out.values()
+    (reason,) = found.excluded.values()
     assert len(reason.split()) >= 4
 
 
@@ -93,8 +93,8 @@ def test_a_concept_is_shown_by_enough_classes() -> None:
     found = cub_concepts(attributes)
     assert [concept.text for concept in found.concepts] == ["red eye"]
     assert found.present.tolist() == [[True], [True], [False], [True]]
-    assert found.left_out == {"has_leg_color::red": "shown by fewer than 3 classes"}
-    assert cub_concepts(attributes, least_classes=2).attributes.tolist() == [0, 1]
+    assert found.excluded == {"has_leg_color::red": "shown by fewer than 3 classes"}
+    assert cub_concepts(attributes, min_classes=2).attributes.tolist() == [0, 1]
     assert [concept.text for concept in cub_concepts(attributes, 4, share=0.2).concepts] == ["red leg"]
     assert "is shown by 4 of 4 classes" in refusal(lambda: cub_concepts(attributes, 4))
 
@@ -139,16 +139,16 @@ def test_the_real_attributes_are_72_concepts() -> None:
     assert attributes is not None
     found = cub_concepts(attributes)
     assert len(found.concepts) == 72
-    assert len(found.concepts) + len(found.left_out) == len(attributes.names) == 312
+    assert len(found.concepts) + len(found.excluded) == len(attributes.names) == 312
     np.testing.assert_array_equal(found.present, attributes.shares[:, found.attributes] >= 0.5)
     assert found.present.sum(0).min() == 3
     assert annotation.keypoints is not None
     assert annotation.keypoints.names == KEYPOINTS
-    whole = cub_concepts(attributes, least_classes=0)
+    whole = cub_concepts(attributes, min_classes=0)
     groups = {name.partition("::")[0] for name in attributes.names}
     assert len(groups) == 28
-    assert {name.partition("::")[0] for name in whole.left_out} == {f"has_{group}" for group in WITHOUT_PART}
-    assert Counter(whole.left_out.values()).total() == 75
+    assert {name.partition("::")[0] for name in whole.excluded} == {f"has_{group}" for group in WITHOUT_PART}
+    assert Counter(whole.excluded.values()).total() == 75
     texts = [concept.text for concept in whole.concepts]
     assert len(set(texts)) == len(texts) == 237
     for concept in whole.concepts:

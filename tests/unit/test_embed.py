@@ -19,7 +19,7 @@ from embed_process import LAYERS, small_model, small_plan
 from PIL import Image
 
 import conceptlens as cl
-from conceptlens.data.located_set import Located, LocatedSet
+from conceptlens.data.masked_set import MaskedPhoto, MaskedSet
 from conceptlens.local_embeddings.runs.embed_run import Progress, embed
 from conceptlens.local_embeddings.runs.noise import Noise
 from conceptlens.local_embeddings.runs.plan import PUBLISHED
@@ -29,7 +29,7 @@ from conceptlens.store import Store
 PROCESS = Path(__file__).with_name("embed_process.py")
 
 
-def run(data: LocatedSet, folder: Path, model: cl.Backbone | None = None, **settings: Any) -> tuple[Store, Progress]:
+def run(data: MaskedSet, folder: Path, model: cl.Backbone | None = None, **settings: Any) -> tuple[Store, Progress]:
     store = Store(folder, create=True)
     resume = settings.pop("resume", False)
     *_, last = embed(data, model or small_model(), small_plan(**settings), store, resume)
@@ -61,7 +61,7 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 class Some:
     """Chosen photos of a set, some of them spoiled."""
 
-    def __init__(self, of: LocatedSet, places: Sequence[int], broken: Sequence[int] = (), blank: Sequence[int] = ()):
+    def __init__(self, of: MaskedSet, places: Sequence[int], broken: Sequence[int] = (), blank: Sequence[int] = ()):
         self.of, self.places, self.broken, self.blank = of, places, broken, blank
         self.name, self.concepts, self.names = of.name, of.concepts, [of.names[place] for place in places]
 
@@ -71,7 +71,7 @@ class Some:
     def __iter__(self) -> Any:
         return (self[place] for place in range(len(self)))
 
-    def __getitem__(self, place: int) -> Located:
+    def __getitem__(self, place: int) -> MaskedPhoto:
         if place in self.broken:
             raise cl.InputError(f"{self.names[place]} is truncated")
         one = self.of[self.places[place]]

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 import conceptlens as cl
 from conceptlens.cli import app
-from conceptlens.data.located_set import LocatedSet
+from conceptlens.data.masked_set import MaskedSet
 from conceptlens.local_embeddings.runs import ray_cluster
 from conceptlens.local_embeddings.runs.embed_run import Engine, embed, local
 from conceptlens.local_embeddings.runs.ray_cluster import on_ray
@@ -49,7 +49,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return filled(cl.open_set("drawn:20"), tmp_path_factory.mktemp("whole") / "store", local)
 
 
-def filled(data: LocatedSet, folder: Path, engine: Engine, **settings: Any) -> Store:
+def filled(data: MaskedSet, folder: Path, engine: Engine, **settings: Any) -> Store:
     store = Store(folder, create=True)
     resume, model = settings.pop("resume", False), settings.pop("model", None)
     *_, last = embed(data, model or small_model(), small_plan(**settings), store, resume, engine)
@@ -117,7 +117,7 @@ def test_errors_come_as_the_sentences_of_the_local_engine(address: str, tmp_path
     assert ray.is_initialized()  # it was there before
 
 
-def _task(data: LocatedSet) -> tuple[Any, list[range]]:
+def _task(data: MaskedSet) -> tuple[Any, list[range]]:
     from conceptlens.local_embeddings.runs.embed_run import Task
 
     return Task(small_model(), small_plan(), data, "run", {}), [range(3)]

@@ -21,14 +21,14 @@ from written_sets import palette, photo, write_text
 import conceptlens as cl
 from conceptlens.data.coarse_masks import coarse_masks
 from conceptlens.data.coco import CocoPanoptic
-from conceptlens.data.located_set import Located, LocatedSet
 from conceptlens.data.mask_folder import MaskFolder
+from conceptlens.data.masked_set import MaskedPhoto, MaskedSet
 from conceptlens.data.voc import Voc
 from conceptlens.local_embeddings.runs.embed_run import Progress, embed
 from conceptlens.store import Store
 
 
-def run(data: LocatedSet, folder: Path, **settings: Any) -> tuple[Store, Progress]:
+def run(data: MaskedSet, folder: Path, **settings: Any) -> tuple[Store, Progress]:
     store = Store(folder, create=True)
     *_, last = embed(data, settings.pop("model", None) or small_model(), small_plan(**settings), store)
     return store, last
@@ -37,7 +37,7 @@ def run(data: LocatedSet, folder: Path, **settings: Any) -> tuple[Store, Progres
 class Given:
     """A set of photos that a test has made."""
 
-    def __init__(self, *photos: Located, name: str = "given") -> None:
+    def __init__(self, *photos: MaskedPhoto, name: str = "given") -> None:
         self.photos, self.name = photos, name
         self.concepts = tuple(dict.fromkeys(concept for one in photos for concept in one.concepts))
         self.names = [one.name for one in photos]
@@ -45,14 +45,14 @@ class Given:
     def __len__(self) -> int:
         return len(self.photos)
 
-    def __iter__(self) -> Iterator[Located]:
+    def __iter__(self) -> Iterator[MaskedPhoto]:
         return iter(self.photos)
 
-    def __getitem__(self, place: int) -> Located:
+    def __getitem__(self, place: int) -> MaskedPhoto:
         return self.photos[place]
 
 
-def drawn(count: int) -> list[Located]:
+def drawn(count: int) -> list[MaskedPhoto]:
     return list(cl.open_set(f"drawn:{count}"))
 
 
@@ -62,7 +62,7 @@ PIECE = np.zeros((12, 20), bool)
 PIECE[2:9, 3:12] = True
 PLAIN = {"size": [12, 20], "counts": [38, 7, 5, 7, 5, 7, 5, 7, 5, 7, 5, 7, 5, 7, 5, 7, 5, 7, 99]}
 TWO = ({"segmentation": box(1, 1, 9, 8)}, {"segmentation": box(12, 2, 18, 10), "iscrowd": 1, "category_id": 18})
-SOURCES: dict[str, Callable[[Path], LocatedSet]] = {
+SOURCES: dict[str, Callable[[Path], MaskedSet]] = {
     "COCO polygons": lambda f: instances(f, {"segmentation": box(3, 2, 12, 9)}),
     "COCO run lengths, packed": lambda f: instances(f, {"segmentation": packed(PIECE)}),
     "COCO run lengths, plain": lambda f: instances(f, {"segmentation": PLAIN}),
@@ -72,7 +72,7 @@ SOURCES: dict[str, Callable[[Path], LocatedSet]] = {
     "COCO crowds joined": lambda f: instances(f, *TWO, crowds="join"),
     "COCO crowds skipped": lambda f: instances(f, *TWO, crowds="skip"),
     "COCO small left out": lambda f: instances(
-        f, TWO[0], {"segmentation": box(0, 0, 2, 2), "category_id": 18}, least_area=0.1
+        f, TWO[0], {"segmentation": box(0, 0, 2, 2), "category_id": 18}, min_area=0.1
     ),
     "COCO objects": lambda f: instances(
         f, TWO[0], {"segmentation": box(1, 1, 9, 8)}, {"segmentation": box(12, 2, 18, 10)}, by="instance"
@@ -263,7 +263,7 @@ def test_a_blank_mask_is_neither_a_row_nor_a_control(tmp_path: Path) -> None:
     assert (own.control_ious > 0).all()
 
 
-def image_of(store: Store, one: Located) -> str:
+def image_of(store: Store, one: MaskedPhoto) -> str:
     return next(row.id for row in store.images() if row.name == one.name)
 
 
@@ -271,7 +271,7 @@ def test_no_photo_that_can_be_read_is_said_at_once(tmp_path: Path) -> None:
     one = drawn(1)[0]
 
     class Broken(Given):
-        def __getitem__(self, place: int) -> Located:
+        def __getitem__(self, place: int) -> MaskedPhoto:
             raise cl.InputError(f"{self.names[place]} is truncated")
 
     with pytest.raises(cl.InputError, match=r"none of the 1 photos .* scene 1000000 is truncated"):
@@ -280,7 +280,7 @@ def test_no_photo_that_can_be_read_is_said_at_once(tmp_path: Path) -> None:
 
 
 def test_a_long_run_holds_a_few_photos(tmp_path: Path) -> None:
-    one = drawn(1)[0].at_least(0.1)
+    one = drawn(1)[0].with_min_area(0.1)
 
     def most_held(count: int) -> int:
         photos: list[weakref.ref[Image.Image]] = []
@@ -290,7 +290,7 @@ def test_a_long_run_holds_a_few_photos(tmp_path: Path) -> None:
             def __len__(self) -> int:
                 return count
 
-            def __getitem__(self, place: int) -> Located:
+            def __getitem__(self, place: int) -> MaskedPhoto:
                 made = replace(one, name=self.names[place], photo=one.photo.copy())
                 photos.append(weakref.ref(made.photo))
                 held.append(sum(photo() is not None for photo in photos))

@@ -14,7 +14,7 @@ import conceptlens as cl
 from conceptlens.concept_regions.branch import Branch
 from conceptlens.concept_regions.translator import Teacher, Translator
 from conceptlens.concepts.vocabulary import ConceptName
-from conceptlens.data.located_set import Located
+from conceptlens.data.masked_set import MaskedPhoto
 from conceptlens.io.failures import Failure
 from conceptlens.io.fingerprint import weights_fingerprint
 from conceptlens.io.images import fingerprint
@@ -147,21 +147,21 @@ class TwoPhotos:
     def __len__(self) -> int:
         return 2
 
-    def __iter__(self) -> Iterator[Located]:
+    def __iter__(self) -> Iterator[MaskedPhoto]:
         return (self[place] for place in range(len(self)))
 
-    def __getitem__(self, place: int) -> Located:
+    def __getitem__(self, place: int) -> MaskedPhoto:
         masks = np.zeros((2, 40, 80), bool)
         masks[0, :20] = True
         masks[1, 39, :8] = True
         ignored = np.zeros((40, 80), bool)
         ignored[:, 60:] = True
         name = ("a", "b")[place]
-        return Located(name, Image.new("RGB", (80, 40)), self.concepts[:2], ("stuff", "thing"), masks, ignored)
+        return MaskedPhoto(name, Image.new("RGB", (80, 40)), self.concepts[:2], ("stuff", "thing"), masks, ignored)
 
 
 def test_masks_are_those_of_the_part_that_the_model_saw() -> None:
-    one = next(iter(TwoPhotos())).at_least(0.01)
+    one = next(iter(TwoPhotos())).with_min_area(0.01)
     whole = truth_of(one, flat(one.photo, one.concepts), 20)
     assert whole.masks.shape == (1, 20, 20)
     assert whole.ignored is not None
@@ -184,7 +184,7 @@ def test_rows_hold_the_metrics_and_small_concepts_are_left_out() -> None:
         ("a", "sky", "stuff", "car"),  # the bird is small, but it is there
         ("b", "sky", "stuff", "car"),
     ]
-    one = next(iter(data)).at_least(0.01)
+    one = next(iter(data)).with_min_area(0.01)
     truth = truth_of(one, flat(one.photo, one.concepts), 20)
     assert truth.ignored is not None
     by_hand = locate(flat(one.photo, one.concepts).maps, truth.masks[None], truth.ignored[None])
@@ -213,7 +213,7 @@ def test_a_photo_that_cannot_be_read_is_reported_and_the_next_follows() -> None:
         def __len__(self) -> int:
             return 3
 
-        def __getitem__(self, place: int) -> Located:
+        def __getitem__(self, place: int) -> MaskedPhoto:
             if place == 1:
                 raise cl.InputError("photo c is broken")
             return super().__getitem__(min(place, 1))

@@ -25,7 +25,7 @@ from conceptlens.bottleneck.fit.head_choice import HeadKind, choose, fit_head
 from conceptlens.bottleneck.fit.recipe import recipe_named
 from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.concepts.concept_set import ConceptSet, collect
-from conceptlens.data.labelled_set import Annotation, Keypoints
+from conceptlens.data.labelled_set import Annotation, PhotoKeypoints
 from conceptlens.data.labelled_sets import open_classes
 
 
@@ -251,7 +251,7 @@ def test_a_part_that_nobody_sees_cannot_be_taught(model: cl.Backbone, tmp_path: 
     xy = np.random.default_rng(0).random((12, 2, 2)) * 0.2 + 0.4
     visible = np.stack([np.ones(12, bool), np.zeros(12, bool)], 1)
     xy[~visible] = np.nan
-    known = Annotation(keypoints=Keypoints(("belly", "tail"), xy, visible))
+    known = Annotation(keypoints=PhotoKeypoints(("belly", "tail"), xy, visible))
     photos = Held(plain.photos, plain.labels.tolist(), plain.classes, known)
     given = ConceptSet((CONCEPTS[0], CONCEPTS[2]), "a person", targets=np.array([[0.0, 1.0], [1.0, 0.2]]))
     text = said(model, photos, tmp_path, recipe="loc-cbm", concepts=given, keypoints=2)

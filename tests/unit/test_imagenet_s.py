@@ -10,7 +10,7 @@ from timm.data.imagenet_info import ImageNetInfo
 from written_sets import colours, left_half, only, photo, red, refusal, write_text
 
 from conceptlens.data.imagenet_s import MERGED, ImageNetS
-from conceptlens.data.located_sets import open_set
+from conceptlens.data.masked_sets import open_set
 
 # The authors' list is not sorted; sorted, these are classes 1, 2, 3 ... of it.
 LISTED = ("n02012849", "n01440764", "n04355933", "n03126707", "n02113186", "n01443537")
@@ -106,12 +106,12 @@ def test_a_photo_without_its_class_shows_no_concept(tmp_path: Path) -> None:
     one = only(ImageNetS(imagenet_s(tmp_path, "n01440764", left_half(code=1000))))
     assert one.concepts == ()
     assert one.ignored is not None
-    assert one.left_out == 1
+    assert one.n_excluded == 1
 
 
 def test_small_masks_may_be_left_out(tmp_path: Path) -> None:
-    one = only(ImageNetS(imagenet_s(tmp_path, "n01443537", left_half(code=GOLDFISH)), least_area=0.6))
-    assert (one.concepts, one.left_out) == ((), 1)
+    one = only(ImageNetS(imagenet_s(tmp_path, "n01443537", left_half(code=GOLDFISH)), min_area=0.6))
+    assert (one.concepts, one.n_excluded) == ((), 1)
 
 
 def test_a_resized_photo_keeps_its_mask_and_another_shape_does_not(tmp_path: Path) -> None:

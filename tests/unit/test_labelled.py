@@ -16,9 +16,9 @@ from conceptlens.data.class_folder import ClassFolder
 from conceptlens.data.cub import Cub
 from conceptlens.data.labelled_set import (
     ClassAttributes,
-    Keypoints,
     ListedPhotos,
     PhotoAttributes,
+    PhotoKeypoints,
     hold_out,
     without_photos,
 )
@@ -101,8 +101,8 @@ def test_shares_are_shares() -> None:
 
 def test_tables_speak_of_the_same_photos() -> None:
     yes = np.ones((4, 2), bool)
-    assert Keypoints(("a", "b"), np.zeros((4, 2, 2)), yes).visible.all()
-    assert "photo part 2" in refusal(lambda: Keypoints(("a", "b"), np.zeros((3, 2, 2)), yes))
-    assert "photo part 2" in refusal(lambda: Keypoints(("a",), np.zeros((4, 2, 2)), yes))
+    assert PhotoKeypoints(("a", "b"), np.zeros((4, 2, 2)), yes).visible.all()
+    assert "photo part 2" in refusal(lambda: PhotoKeypoints(("a", "b"), np.zeros((3, 2, 2)), yes))
+    assert "photo part 2" in refusal(lambda: PhotoKeypoints(("a",), np.zeros((4, 2, 2)), yes))
     assert "photo attribute for both" in refusal(lambda: PhotoAttributes(("a", "b"), yes, yes[:3]))
     assert "photo attribute for both" in refusal(lambda: PhotoAttributes(("a",), yes, yes))

@@ -21,11 +21,11 @@ from conceptlens.data.broden import Broden
 from conceptlens.data.coarse_masks import coarse_mask, coarse_masks
 from conceptlens.data.coco import CocoInstances, CocoPanoptic
 from conceptlens.data.drawn_scene import random_scene
-from conceptlens.data.drawn_set import Drawn
+from conceptlens.data.drawn_set import DrawnSet
 from conceptlens.data.imagenet_s import ImageNetS
-from conceptlens.data.located_set import Listed, Located, crop_masks, resize_mask
-from conceptlens.data.located_sets import FOLDER, SETS, open_set
 from conceptlens.data.mask_folder import MaskFolder
+from conceptlens.data.masked_set import ListedMaskedSet, MaskedPhoto, crop_masks, resize_mask
+from conceptlens.data.masked_sets import FOLDER, SETS, open_set
 from conceptlens.data.voc import Voc
 
 DATA = Path(os.environ.get("CONCEPTLENS_DATA", Path(__file__).parents[3] / "shared" / "data")) / "coco_panoptic"
@@ -84,16 +84,16 @@ def test_an_empty_cut_is_refused(box: tuple[float, float, float, float], size: t
 
 
 def test_a_photo_without_concepts_has_none_large_enough() -> None:
-    bare = Located("bare", Image.new("RGB", (8, 8)), (), (), np.zeros((0, 8, 8), bool))
-    assert bare.at_least(0.01).concepts == ()
+    bare = MaskedPhoto("bare", Image.new("RGB", (8, 8)), (), (), np.zeros((0, 8, 8), bool))
+    assert bare.with_min_area(0.01).concepts == ()
 
 
 def test_what_is_too_small_is_counted() -> None:
     masks = np.zeros((3, 8, 8), bool)
     masks[0, :4], masks[1, 0, 0] = True, True
-    one = Located("one", Image.new("RGB", (8, 8)), tuple(map(ConceptName, "abc")), ("",) * 3, masks, left_out=2)
-    kept = one.at_least(0.1)
-    assert ([c.label for c in kept.concepts], kept.left_out) == (["a"], 4)
+    one = MaskedPhoto("one", Image.new("RGB", (8, 8)), tuple(map(ConceptName, "abc")), ("",) * 3, masks, n_excluded=2)
+    kept = one.with_min_area(0.1)
+    assert ([c.label for c in kept.concepts], kept.n_excluded) == (["a"], 4)
 
 
 # Coarse masks
@@ -142,9 +142,9 @@ def test_a_coarse_shape_is_one_there_is() -> None:
 # One way of reading
 
 
-@pytest.mark.parametrize("kind", [Broden, CocoInstances, CocoPanoptic, Drawn, ImageNetS, MaskFolder, Voc])
+@pytest.mark.parametrize("kind", [Broden, CocoInstances, CocoPanoptic, DrawnSet, ImageNetS, MaskFolder, Voc])
 def test_every_set_says_only_how_one_photo_is_read(kind: type) -> None:
-    assert issubclass(kind, Listed)
+    assert issubclass(kind, ListedMaskedSet)
     assert not {"__len__", "__iter__", "__getitem__", "name", "concepts"} & set(vars(kind))
 
 
@@ -236,11 +236,11 @@ def test_an_unknown_split_names_those_there_are() -> None:
     assert "train, val" in refusal(lambda: open_set("drawn", "test"))
 
 
-# Drawn scenes
+# DrawnSet scenes
 
 
 def test_drawn_scenes_are_the_same_every_time() -> None:
-    first, again = list(Drawn(4, size=64)), list(Drawn(4, size=64))
+    first, again = list(DrawnSet(4, size=64)), list(DrawnSet(4, size=64))
     assert [one.name for one in first] == [one.name for one in again]
     for one, other in zip(first, again, strict=True):
         assert one.photo.tobytes() == other.photo.tobytes()
@@ -248,7 +248,7 @@ def test_drawn_scenes_are_the_same_every_time() -> None:
 
 
 def test_drawn_concepts_are_colours_and_kinds_with_exact_masks() -> None:
-    scenes = Drawn(5, "train", size=64)
+    scenes = DrawnSet(5, "train", size=64)
     for seed, one in enumerate(scenes):
         scene = random_scene(seed, 64)
         assert set(one.concepts) <= set(scenes.concepts)
@@ -259,12 +259,12 @@ def test_drawn_concepts_are_colours_and_kinds_with_exact_masks() -> None:
 
 
 def test_splits_of_drawn_scenes_share_nothing() -> None:
-    assert not {one.name for one in Drawn(3, "train", 64)} & {one.name for one in Drawn(3, "val", 64)}
+    assert not {one.name for one in DrawnSet(3, "train", 64)} & {one.name for one in DrawnSet(3, "val", 64)}
 
 
 def test_photos_come_one_by_one() -> None:
-    assert inspect.isgenerator(iter(Drawn(1_000_000, size=64)))
-    assert next(iter(Drawn(1_000_000, size=64))).photo.size == (64, 64)
+    assert inspect.isgenerator(iter(DrawnSet(1_000_000, size=64)))
+    assert next(iter(DrawnSet(1_000_000, size=64))).photo.size == (64, 64)
 
 
 # The real COCO

@@ -10,8 +10,8 @@ from PIL import Image
 from written_sets import by_label, left_half, only, palette, photo, red, refusal, write_text
 
 from conceptlens.concepts.vocabulary import ConceptName
-from conceptlens.data.located_sets import open_set
 from conceptlens.data.mask_folder import MaskFolder
+from conceptlens.data.masked_sets import open_set
 
 
 def folder_of(place: Path, indices: np.ndarray, turn: int = 1, split: str = ".") -> Path:
@@ -94,12 +94,12 @@ def test_a_mask_of_another_size_turns_with_its_photo(tmp_path: Path, turn: int) 
 
 def test_small_masks_may_be_left_out_and_whole_ones_are_kept(tmp_path: Path) -> None:
     write_text(folder_of(tmp_path, indices()) / "labels.txt", "cat", "dog", "fur")
-    one = only(MaskFolder(tmp_path, least_area=0.1))
-    assert ([c.label for c in one.concepts], one.left_out) == (["cat"], 1)
+    one = only(MaskFolder(tmp_path, min_area=0.1))
+    assert ([c.label for c in one.concepts], one.n_excluded) == (["cat"], 1)
     palette(tmp_path / "masks" / "cat.png", np.ones((12, 20), np.int32))
     whole = only(MaskFolder(tmp_path))
     assert whole.masks.all()
-    assert whole.left_out == 0
+    assert whole.n_excluded == 0
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:

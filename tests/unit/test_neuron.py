@@ -10,13 +10,13 @@ import conceptlens as cl
 from conceptlens.concept_regions.neuron_labels import NeuronLabels
 from conceptlens.concept_regions.neurons import fit_clip_dissect, fit_www, neuron_region, probe_neurons
 from conceptlens.concepts.vocabulary import ConceptName
-from conceptlens.data.drawn_set import Drawn
+from conceptlens.data.drawn_set import DrawnSet
 from planted import LABELS
 from planted_words import planted_model
 
 COLOURS = [ConceptName(label, "colour") for label in LABELS]
 MODEL = planted_model()
-SCENES = [one.photo for one in Drawn(60, "train")]
+SCENES = [one.photo for one in DrawnSet(60, "train")]
 PROBED = probe_neurons(MODEL, SCENES)
 FITS = {"clip_dissect": fit_clip_dissect, "www": fit_www}
 

@@ -250,7 +250,7 @@ def test_a_detector_numbers_photos_by_their_classes_folders(tmp_path: Path) -> N
     """CUB lists photos in another order than the folders have; 'a b' comes after 'a', though ' ' is before '/'."""
 
     class Named(Held):
-        def _called(self, place: int) -> str:
+        def _name_of(self, place: int) -> str:
             return ("c/0.png", "a/1.png", "a b/2.png", "a/0.png")[place]
 
     for number in range(4):

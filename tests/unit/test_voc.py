@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from written_sets import by_label, left_half, only, palette, photo, red, refusal, write_text
 
-from conceptlens.data.located_sets import open_set
+from conceptlens.data.masked_sets import open_set
 from conceptlens.data.voc import Voc
 
 
@@ -93,5 +93,5 @@ def test_objects_of_another_size_are_refused(tmp_path: Path) -> None:
 
 
 def test_small_masks_may_be_left_out(tmp_path: Path) -> None:
-    one = only(Voc(voc(tmp_path, indices()), least_area=0.1))
-    assert ([c.label for c in one.concepts], one.left_out) == (["person"], 1)
+    one = only(Voc(voc(tmp_path, indices()), min_area=0.1))
+    assert ([c.label for c in one.concepts], one.n_excluded) == (["person"], 1)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conceptlens.data.located_set import Located, LocatedSet
+from conceptlens.data.masked_set import MaskedPhoto, MaskedSet
 from conceptlens.io.errors import InputError
 
 ORIENTATION = 0x0112
@@ -67,11 +67,11 @@ def write_text(path: Path, *lines: str) -> Path:
     return path
 
 
-def by_label(one: Located) -> dict[str, np.ndarray]:
+def by_label(one: MaskedPhoto) -> dict[str, np.ndarray]:
     return {concept.label: mask for concept, mask in zip(one.concepts, one.masks, strict=True)}
 
 
-def only(located: LocatedSet) -> Located:
+def only(located: MaskedSet) -> MaskedPhoto:
     """The one photo of a set, which must say that it holds one."""
     (one,) = located
     assert len(located) == 1

@@ -68,7 +68,7 @@ def embed(
     as_json: Json = False,
 ) -> None:
     """Embed every mask of a data set: one vector for each photo, concept and layer."""
-    from conceptlens.data.located_sets import open_set
+    from conceptlens.data.masked_sets import open_set
     from conceptlens.local_embeddings.modes import Setting
     from conceptlens.local_embeddings.runs.embed_run import embed as run
     from conceptlens.local_embeddings.runs.noise import Noise

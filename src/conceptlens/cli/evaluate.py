@@ -30,7 +30,7 @@ from conceptlens.io.errors import InputError
 from conceptlens.model.zoo import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from conceptlens.data.located_set import LocatedSet
+    from conceptlens.data.masked_set import MaskedSet
     from conceptlens.io.failures import Failure
     from conceptlens.localization.methods import Method
     from conceptlens.localization.result_rows import Row
@@ -121,7 +121,7 @@ def localization(
     device: Device = "cpu",
 ) -> None:
     """Measure how well maps of concepts fit masks of them, with a wrong concept as control."""
-    from conceptlens.data.located_sets import open_set
+    from conceptlens.data.masked_sets import open_set
     from conceptlens.io.output_path import check_output
     from conceptlens.localization.evaluate_localization import check_settings, evaluate
     from conceptlens.localization.methods import MethodContext, build_methods, method_names
@@ -176,7 +176,7 @@ def _collected(found: Iterable[tuple[Row, ...] | Failure], total: int) -> tuple[
 
 def _probe(data: str, folder: Path | None, names: Sequence[str]) -> Iterable[Photo]:
     """Return photos for neuron labels, read one by one: of a folder, or the set's own of its train split."""
-    from conceptlens.data.located_sets import open_set
+    from conceptlens.data.masked_sets import open_set
     from conceptlens.io.images import find_images
 
     if not _needs_probe(names):
@@ -207,7 +207,7 @@ def _reference(compare_with: str | None, names: tuple[str, ...]) -> str | None:
 class _Evaluation:
     """All that an evaluation gave; `description` names the data, the model and the settings."""
 
-    data: LocatedSet
+    data: MaskedSet
     methods: Mapping[str, Method]
     rows: Sequence[Row]
     failures: Sequence[Failure]

@@ -17,7 +17,7 @@ from conceptlens.io.errors import InputError
 from conceptlens.io.image_file import opened, orientation
 from conceptlens.io.images import read_image
 
-By = Literal["category", "instance"]
+MaskBy = Literal["category", "instance"]
 _Option = TypeVar("_Option", bound=str)
 
 # EXIF orientation to the turn that makes stored pixels upright, on the last two axes; 1 is upright already.
@@ -64,7 +64,7 @@ def read_indices(path: Path) -> np.ndarray:
     return np.asarray(image).astype(np.int32)
 
 
-def lay(path: Path, codes: np.ndarray, exact: bool = True) -> tuple[Image.Image, np.ndarray]:
+def read_aligned(path: Path, codes: np.ndarray, exact: bool = True) -> tuple[Image.Image, np.ndarray]:
     """Read a photo upright and return it with `codes[... rows columns]` turned the same way.
 
     Annotations are taken to be drawn on the pixels as stored, before the turn that EXIF asks for, wherever their
@@ -86,12 +86,12 @@ def lay(path: Path, codes: np.ndarray, exact: bool = True) -> tuple[Image.Image,
     return photo, codes
 
 
-def parts(codes: np.ndarray, numbers: Mapping[int, int]) -> list[tuple[int, np.ndarray]]:
+def code_masks(codes: np.ndarray, numbers: Mapping[int, int]) -> list[tuple[int, np.ndarray]]:
     """Return a mask for each of the codes listed in `numbers` that has a pixel, with the number of its concept."""
     return [(numbers[code], codes == code) for code in np.unique(codes).tolist() if code in numbers]
 
 
-def joined(found: Iterable[tuple[int, np.ndarray]]) -> list[tuple[int, np.ndarray]]:
+def union_masks(found: Iterable[tuple[int, np.ndarray]]) -> list[tuple[int, np.ndarray]]:
     """Return one mask for each concept: all masks that have its number."""
     masks: dict[int, np.ndarray] = {}
     for number, mask in found:
@@ -141,14 +141,14 @@ def read_text(path: Path) -> str:
         raise InputError(f"{str(path)!r} is not UTF-8 text; download it again") from error
 
 
-def an_option(given: _Option, what: str, among: Any) -> _Option:
+def check_option(given: _Option, what: str, among: Any) -> _Option:
     """Return an option that is a value of the `Literal` it is chosen among; raises `InputError` naming all of them."""
     if given not in get_args(among):
         raise InputError(f"{what}={given!r} was given; expected one of {', '.join(map(repr, get_args(among)))}")
     return given
 
 
-def a_folder(path: str | Path, what: str) -> Path:
+def existing_folder(path: str | Path, what: str) -> Path:
     """Return a folder that exists; raises `InputError` saying what was looked for."""
     folder = Path(path)
     if not folder.is_dir():
@@ -157,7 +157,7 @@ def a_folder(path: str | Path, what: str) -> Path:
 
 
 @contextmanager
-def entries_of(path: Path, layout: str) -> Iterator[None]:
+def entry_errors(path: Path, layout: str) -> Iterator[None]:
     """Turn an entry that lacks a field, or has another kind of value, into an `InputError` that names the file."""
     try:
         yield

@@ -7,8 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from conceptlens.concepts.vocabulary import ConceptName
-from conceptlens.data.annotation_files import a_folder, entries_of, joined, lay, parts, read_colours, read_table
-from conceptlens.data.located_set import Listed, Located, a_share
+from conceptlens.data.annotation_files import (
+    code_masks,
+    entry_errors,
+    existing_folder,
+    read_aligned,
+    read_colours,
+    read_table,
+    union_masks,
+)
+from conceptlens.data.masked_set import ListedMaskedSet, MaskedPhoto, check_share
 from conceptlens.io.errors import InputError
 
 # Broden's category to our type. Scenes and textures are said of whole images, so they have no place and are left out.
@@ -16,7 +24,7 @@ CATEGORIES: dict[str, str] = {"object": "object", "part": "part", "material": "m
 _IMAGE_LEVEL = ("scene", "texture")
 
 
-class Broden(Listed[tuple[str, tuple[str, ...]]]):
+class Broden(ListedMaskedSet[tuple[str, tuple[str, ...]]]):
     """Broden (`broden1_224` and its kin), as Network Dissection published it.
 
     Expects `index.csv`, `label.csv` and `images/`, with masks of half the photo's size among the photos; the dense
@@ -26,19 +34,19 @@ class Broden(Listed[tuple[str, tuple[str, ...]]]):
       over parts, and each PNG counts.
     - A label's type is the first category that `label.csv` lists, the commonest; `-c` and `-s` are cut from names.
       Groups are the types. Photos come in the order of `index.csv`.
-    - Numbers in a cell hold for a whole image: they are left out, and `left_out` counts the photos with no others.
-    - `least_area`: masks that cover a smaller share of their photo are left out.
+    - Numbers in a cell hold for a whole image: they are left out, and `n_excluded` counts the photos with no others.
+    - `min_area`: masks that cover a smaller share of their photo are left out.
 
     Raises `InputError` where a file is missing or broken, a PNG holds a label that is not listed, or the PNGs of one
     photo differ in size.
     """
 
-    def __init__(self, folder: str | Path, split: str = "all", least_area: float = 0.0) -> None:
-        self._least_area = a_share(least_area)
-        self._folder = a_folder(folder, "Broden")
+    def __init__(self, folder: str | Path, split: str = "all", min_area: float = 0.0) -> None:
+        self._min_area = check_share(min_area)
+        self._folder = existing_folder(folder, "Broden")
         self.name = f"broden {split}"
         labels, index = self._folder / "label.csv", self._folder / "index.csv"
-        with entries_of(labels, "Broden's labels"):
+        with entry_errors(labels, "Broden's labels"):
             self._read_labels(labels)
         rows = read_table(index, "image", "split")
         splits = sorted({row["split"] for row in rows})
@@ -46,7 +54,7 @@ class Broden(Listed[tuple[str, tuple[str, ...]]]):
             raise InputError(f"{str(index)!r} has no split {split!r}; splits: all, {', '.join(splits)}")
         chosen = [row for row in rows if split in ("all", row["split"])]
         self._entries = [(row["image"], pngs) for row in chosen if (pngs := _pngs(row))]
-        self.left_out = len(chosen) - len(self._entries)
+        self.n_excluded = len(chosen) - len(self._entries)
 
     def _read_labels(self, file: Path) -> None:
         """Read which number is which concept, and which numbers are known at all."""
@@ -65,14 +73,14 @@ class Broden(Listed[tuple[str, tuple[str, ...]]]):
         self._numbers = {number: place[concept] for number, concept in kept.items()}
         self._groups = tuple(concept.type for concept in self.concepts)
 
-    def _called(self, entry: tuple[str, tuple[str, ...]]) -> str:
+    def _name_of(self, entry: tuple[str, tuple[str, ...]]) -> str:
         return entry[0]
 
-    def _read(self, entry: tuple[str, tuple[str, ...]]) -> Located:
+    def _read(self, entry: tuple[str, tuple[str, ...]]) -> MaskedPhoto:
         image, pngs = entry
-        photo, layers = lay(self._folder / "images" / image, self._layers(image, pngs), exact=False)
-        found = joined(pair for layer in layers for pair in parts(layer, self._numbers))
-        return self._located(image, photo, found, layers.shape[1:])
+        photo, layers = read_aligned(self._folder / "images" / image, self._layers(image, pngs), exact=False)
+        found = union_masks(pair for layer in layers for pair in code_masks(layer, self._numbers))
+        return self._masked_photo(image, photo, found, layers.shape[1:])
 
     def _layers(self, image: str, pngs: tuple[str, ...]) -> np.ndarray:
         """Read all PNGs of one photo: int32 `png rows columns`."""

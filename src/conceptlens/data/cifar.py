@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from conceptlens.data.annotation_files import a_folder, read_text
-from conceptlens.data.labelled_set import ListedPhotos, a_split
+from conceptlens.data.annotation_files import existing_folder, read_text
+from conceptlens.data.labelled_set import ListedPhotos, check_split
 from conceptlens.io.errors import InputError
 
 SIDE = 32
@@ -66,9 +66,9 @@ class Cifar(ListedPhotos):
         if version not in _VERSIONS:
             raise InputError(f"there is no CIFAR-{version}; versions: {', '.join(map(str, _VERSIONS))}")
         kind = _VERSIONS[version]
-        self.split = a_split(split, self.splits, kind.name)
+        self.split = check_split(split, self.splits, kind.name)
         self.name = f"cifar{version} {split}"
-        self._folder = _binary(a_folder(folder, kind.name), kind)
+        self._folder = _binary(existing_folder(folder, kind.name), kind)
         self.classes = _names(self._folder / kind.names, version)
         self._skipped = kind.labels
         files = [file for part in ("train", "test") if split in (part, "all") for file in kind.files[part]]
@@ -76,7 +76,7 @@ class Cifar(ListedPhotos):
         self._entries = [(file, i) for file, labels in zip(files, read, strict=True) for i in range(len(labels))]
         self._labels = np.concatenate(read)
 
-    def _called(self, place: int) -> str:
+    def _name_of(self, place: int) -> str:
         file, number = self._entries[place]
         return f"{file.removesuffix('.bin')}/{number:05d}"
 

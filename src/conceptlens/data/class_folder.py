@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from conceptlens.data.annotation_files import a_folder, read_text
+from conceptlens.data.annotation_files import existing_folder, read_text
 from conceptlens.data.imagenet_s import NAMES
-from conceptlens.data.labelled_set import ListedPhotos, a_split
+from conceptlens.data.labelled_set import ListedPhotos, check_split
 from conceptlens.io.errors import InputError
 from conceptlens.io.image_file import SUFFIXES
 from conceptlens.io.images import read_image
@@ -36,7 +36,7 @@ class ClassFolder(ListedPhotos):
 
     - Classes are the folders, sorted, with the same numbers in all splits; hidden ones are not seen. Photos are looked
       for all the way down, sorted, and called by their path from the folder that was opened (with the split, if any).
-    - A class without any photo is left out and stands in `left_out`. Where there is a `train`, a class that has photos
+    - A class without any photo is left out and stands in `excluded`. Where there is a `train`, a class that has photos
       in other splits alone is an error: most often its folder is not a class.
     - Folders that are all called as ImageNet numbers its classes (`n01440764`) have ImageNet's names: from
       `LOC_synset_mapping.txt` in the folder, else timm's; of several names the first.
@@ -45,15 +45,15 @@ class ClassFolder(ListedPhotos):
     """
 
     def __init__(self, folder: str | Path, split: str | None = None) -> None:
-        given = a_folder(folder, "a folder of classes")
+        given = existing_folder(folder, "a folder of classes")
         self._folder = given / _KAGGLE if (given / _KAGGLE).is_dir() else given
         found = [name for name in SPLITS if _is_split(self._folder / name)]
         self.splits = (*found, ALL)
-        self.split = a_split(split or ("train" if "train" in found else ALL), self.splits, repr(str(given)))
+        self.split = check_split(split or ("train" if "train" in found else ALL), self.splits, repr(str(given)))
         self.name = f"{given.resolve().name} {self.split}"
         inner = {name: _subfolders(self._folder / name) for name in found} or {ALL: _subfolders(self._folder)}
         self.folders, empty = self._shown(inner)
-        self.left_out = dict.fromkeys(empty, "no photo")
+        self.excluded = dict.fromkeys(empty, "no photo")
         if len(self.folders) < 2:
             raise InputError(
                 f"{str(given)!r} has {len(self.folders)} class folders with photos; expected at least two: give the "
@@ -71,7 +71,7 @@ class ClassFolder(ListedPhotos):
         self._photos = [photo for photo, _ in entries]
         self._labels = np.array([number for _, number in entries], np.int64)
 
-    def _called(self, place: int) -> str:
+    def _name_of(self, place: int) -> str:
         return self._photos[place]
 
     def _read(self, place: int) -> Image.Image:

@@ -10,27 +10,27 @@ import numpy as np
 
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.data.annotation_files import (
-    By,
-    a_folder,
-    an_option,
-    entries_of,
-    joined,
-    lay,
-    parts,
+    MaskBy,
+    check_option,
+    code_masks,
+    entry_errors,
+    existing_folder,
+    read_aligned,
     read_colours,
     read_json,
+    union_masks,
 )
 from conceptlens.data.coarse_masks import coarse_mask
-from conceptlens.data.located_set import Listed, Located, a_share
+from conceptlens.data.masked_set import ListedMaskedSet, MaskedPhoto, check_share
 from conceptlens.io.errors import InputError, near
 from conceptlens.io.run_lengths import decode_mask
 
 Crowds = Literal["ignore", "join", "skip"]
-Shape = Literal["outline", "box", "ellipse"]
+MaskShape = Literal["outline", "box", "ellipse"]
 Segments = Sequence[dict[str, Any]]
 
 # Names of COCO whose words stand in an order, or a form, that nobody writes.
-SPOKEN: dict[str, str] = {
+READABLE_NAMES: dict[str, str] = {
     "floor-wood": "wooden floor",
     "playingfield": "playing field",
     "wall-brick": "brick wall",
@@ -41,7 +41,7 @@ SPOKEN: dict[str, str] = {
 _SUFFIXES = ("-merged", "-other", "-stuff")
 
 
-class CocoPanoptic(Listed[tuple[str, str, Segments]]):
+class CocoPanoptic(ListedMaskedSet[tuple[str, str, Segments]]):
     """A COCO panoptic set: every pixel is a thing, stuff, or void, which is ignored.
 
     Expects `FOLDER/annotations/panoptic_SPLIT.json`, its PNGs (id = red + 256 green + 65536 blue) in
@@ -51,8 +51,8 @@ class CocoPanoptic(Listed[tuple[str, str, Segments]]):
       `thing` and `stuff`, names as one would say them.
     - `crowds="ignore"`: pixels of a segment marked as a crowd are ignored, as in COCO's own evaluation;
       `"join"`: they belong to their category, as a segment of it; `"skip"`: they are rest.
-    - `least_area`: masks that cover a smaller share of their photo are left out.
-    - Photos come by file name; `left_out` counts those that are listed without an annotation.
+    - `min_area`: masks that cover a smaller share of their photo are left out.
+    - Photos come by file name; `n_excluded` counts those that are listed without an annotation.
 
     Raises `InputError` where a file is missing or broken, names a category or segment that is not listed, or a photo
     and its PNG differ in size.
@@ -63,18 +63,18 @@ class CocoPanoptic(Listed[tuple[str, str, Segments]]):
         folder: str | Path,
         split: str = "val2017",
         crowds: Crowds = "ignore",
-        by: By = "category",
-        least_area: float = 0.0,
+        by: MaskBy = "category",
+        min_area: float = 0.0,
     ) -> None:
-        self._folder = a_folder(folder, "COCO panoptic")
-        self._crowds: Crowds = an_option(crowds, "crowds", Crowds)
-        self._by: By = an_option(by, "by", By)
-        self._least_area = a_share(least_area)
+        self._folder = existing_folder(folder, "COCO panoptic")
+        self._crowds: Crowds = check_option(crowds, "crowds", Crowds)
+        self._by: MaskBy = check_option(by, "by", MaskBy)
+        self._min_area = check_share(min_area)
         self._split = _dated(self._folder, "panoptic", split)
         self.name = f"coco_panoptic {self._split}"
         self._file = self._folder / "annotations" / f"panoptic_{self._split}.json"
         read = read_json(self._file, "images", "annotations", "categories")
-        with entries_of(self._file, "COCO panoptic"):
+        with entry_errors(self._file, "COCO panoptic"):
             self._numbers, self.concepts, self._groups = _categories(read["categories"], self._file)
             photos = {image["id"]: str(image["file_name"]) for image in read["images"]}
             entries = (
@@ -82,16 +82,16 @@ class CocoPanoptic(Listed[tuple[str, str, Segments]]):
                 for entry in read["annotations"]
             )
             self._entries = sorted(entries, key=lambda entry: entry[0])
-        self.left_out = len(set(photos.values()) - {name for name, _, _ in self._entries})
+        self.n_excluded = len(set(photos.values()) - {name for name, _, _ in self._entries})
 
-    def _called(self, entry: tuple[str, str, Segments]) -> str:
+    def _name_of(self, entry: tuple[str, str, Segments]) -> str:
         return entry[0]
 
-    def _read(self, entry: tuple[str, str, Segments]) -> Located:
+    def _read(self, entry: tuple[str, str, Segments]) -> MaskedPhoto:
         name, png, segments = entry
         ids = read_colours(self._folder / "annotations" / f"panoptic_{self._split}" / png)
-        photo, ids = lay(self._folder / self._split / name, ids)
-        with entries_of(self._file, "COCO panoptic"):
+        photo, ids = read_aligned(self._folder / self._split / name, ids)
+        with entry_errors(self._file, "COCO panoptic"):
             numbers = {one["id"]: _number(one["category_id"], self._numbers, self._file) for one in segments}
             crowds = {one["id"] for one in segments if one.get("iscrowd") and self._crowds != "join"}
         unknown = sorted(set(np.unique(ids).tolist()) - {0} - set(numbers))
@@ -101,14 +101,14 @@ class CocoPanoptic(Listed[tuple[str, str, Segments]]):
                 "download both again, they belong together"
             )
         kept = {segment: number for segment, number in numbers.items() if segment not in crowds}
-        found = parts(ids, kept)
-        left_out = len(kept if self._crowds == "ignore" else numbers) - len(found)
-        found = found if self._by == "instance" else joined(found)
+        found = code_masks(ids, kept)
+        n_excluded = len(kept if self._crowds == "ignore" else numbers) - len(found)
+        found = found if self._by == "instance" else union_masks(found)
         ignored = np.isin(ids, [0, *crowds] if self._crowds == "ignore" else [0])
-        return self._located(name, photo, found, ids.shape, ignored, left_out)
+        return self._masked_photo(name, photo, found, ids.shape, ignored, n_excluded)
 
 
-class CocoInstances(Listed[tuple[str, tuple[int, int], Segments]]):
+class CocoInstances(ListedMaskedSet[tuple[str, tuple[int, int], Segments]]):
     """A COCO instances set: masks of things, which may overlap, from polygons, run lengths or boxes.
 
     `images` is the folder of the photos, `annotations` the JSON file. Photos come by file name, and every listed one
@@ -121,7 +121,7 @@ class CocoInstances(Listed[tuple[str, tuple[int, int], Segments]]):
       their category, as an instance of it; `"skip"`: they are rest.
     - `shape="outline"`: masks as drawn; `"box"` and `"ellipse"`: the annotated box of each instance, or the ellipse
       in it, so that a set without outlines can be read too (see `coarse_mask`).
-    - `least_area`: masks that cover a smaller share of their photo are left out.
+    - `min_area`: masks that cover a smaller share of their photo are left out.
 
     Raises `InputError` where a file is missing or broken, an entry names a photo or category that is not listed, a
     mask cannot be decoded, or a photo differs in size from its entry.
@@ -132,19 +132,19 @@ class CocoInstances(Listed[tuple[str, tuple[int, int], Segments]]):
         images: str | Path,
         annotations: str | Path,
         crowds: Crowds = "ignore",
-        by: By = "category",
-        shape: Shape = "outline",
-        least_area: float = 0.0,
+        by: MaskBy = "category",
+        shape: MaskShape = "outline",
+        min_area: float = 0.0,
     ) -> None:
-        self._images = a_folder(images, "COCO's photos")
+        self._images = existing_folder(images, "COCO's photos")
         self._file = Path(annotations)
-        self._crowds: Crowds = an_option(crowds, "crowds", Crowds)
-        self._by: By = an_option(by, "by", By)
-        self._shape: Shape = an_option(shape, "shape", Shape)
-        self._least_area = a_share(least_area)
+        self._crowds: Crowds = check_option(crowds, "crowds", Crowds)
+        self._by: MaskBy = check_option(by, "by", MaskBy)
+        self._shape: MaskShape = check_option(shape, "shape", MaskShape)
+        self._min_area = check_share(min_area)
         self.name = f"coco_instances {self._file.stem.removeprefix('instances_')}"
         read = read_json(self._file, "images", "annotations", "categories")
-        with entries_of(self._file, "COCO instances"):
+        with entry_errors(self._file, "COCO instances"):
             self._numbers, self.concepts, self._groups = _categories(read["categories"], self._file)
             photos = {image["id"]: str(image["file_name"]) for image in read["images"]}
             sizes = {str(image["file_name"]): (int(image["height"]), int(image["width"])) for image in read["images"]}
@@ -153,14 +153,14 @@ class CocoInstances(Listed[tuple[str, tuple[int, int], Segments]]):
                 drawn[_photo_of(entry, photos, self._file)].append(entry)
         self._entries = [(name, sizes[name], entries) for name, entries in drawn.items()]
 
-    def _called(self, entry: tuple[str, tuple[int, int], Segments]) -> str:
+    def _name_of(self, entry: tuple[str, tuple[int, int], Segments]) -> str:
         return entry[0]
 
-    def _read(self, entry: tuple[str, tuple[int, int], Segments]) -> Located:
+    def _read(self, entry: tuple[str, tuple[int, int], Segments]) -> MaskedPhoto:
         name, size, drawn = entry
         crowd, skipped = np.zeros(size, bool), 0
         found: list[tuple[int, np.ndarray]] = []
-        with entries_of(self._file, "COCO instances"):
+        with entry_errors(self._file, "COCO instances"):
             for one in drawn:
                 number, mask = _number(one["category_id"], self._numbers, self._file), self._mask(one, size)
                 if not one.get("iscrowd") or self._crowds == "join":
@@ -169,12 +169,12 @@ class CocoInstances(Listed[tuple[str, tuple[int, int], Segments]]):
                     crowd |= mask
                 else:
                     skipped += 1
-        found = found if self._by == "instance" else joined(found)
+        found = found if self._by == "instance" else union_masks(found)
         for _, mask in found:
             crowd &= ~mask
-        photo, layers = lay(self._images / name, np.stack([*(mask for _, mask in found), crowd]))
+        photo, layers = read_aligned(self._images / name, np.stack([*(mask for _, mask in found), crowd]))
         turned = [(number, mask) for (number, _), mask in zip(found, layers, strict=False)]
-        return self._located(name, photo, turned, layers.shape[1:], layers[-1], skipped)
+        return self._masked_photo(name, photo, turned, layers.shape[1:], layers[-1], skipped)
 
     def _mask(self, entry: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
         """Draw one instance in the shape that was asked for: bool `rows columns`."""
@@ -186,11 +186,11 @@ class CocoInstances(Listed[tuple[str, tuple[int, int], Segments]]):
         return coarse_mask((left, top, left + width, top + height), size, self._shape)
 
 
-def spoken(name: str) -> str:
+def readable_name(name: str) -> str:
     """Return a category as one would say it: `tree-merged` is a tree, `wall-brick` a brick wall."""
     while name.endswith(_SUFFIXES):
         name = name[: name.rindex("-")]
-    return SPOKEN.get(name, name.replace("-", " "))
+    return READABLE_NAMES.get(name, name.replace("-", " "))
 
 
 def _categories(
@@ -201,7 +201,7 @@ def _categories(
     ids = [category["id"] for category in listed]
     if len(set(names)) < len(names) or len(set(ids)) < len(ids):
         raise InputError(f"{str(file)!r} lists a category twice; give each category one id and one name")
-    said = [spoken(name) for name in names]
+    said = [readable_name(name) for name in names]
     labels = [one if said.count(one) == 1 else name for one, name in zip(said, names, strict=True)]
     groups = tuple("thing" if category.get("isthing", 1) else "stuff" for category in listed)
     return {id_: number for number, id_ in enumerate(ids)}, tuple(map(ConceptName, labels)), groups
@@ -245,9 +245,13 @@ def _dated(folder: Path, kind: str, split: str) -> str:
 
 
 def open_instances(
-    folder: str | Path, split: str = "val2017", crowds: Crowds = "ignore", by: By = "category", shape: Shape = "outline"
+    folder: str | Path,
+    split: str = "val2017",
+    crowds: Crowds = "ignore",
+    by: MaskBy = "category",
+    shape: MaskShape = "outline",
 ) -> CocoInstances:
     """Return the instances of COCO's own layout: `annotations/instances_SPLIT.json`, with the photos in `SPLIT/`."""
-    place = a_folder(folder, "COCO instances")
+    place = existing_folder(folder, "COCO instances")
     split = _dated(place, "instances", split)
     return CocoInstances(place / split, place / "annotations" / f"instances_{split}.json", crowds, by, shape)

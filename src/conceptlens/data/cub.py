@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from conceptlens.data.annotation_files import a_folder, entries_of, read_text
+from conceptlens.data.annotation_files import entry_errors, existing_folder, read_text
 from conceptlens.data.cub_parts import cub_parts, cub_readings
 from conceptlens.data.labelled_set import (
     Annotation,
     ClassAttributes,
-    Keypoints,
     ListedPhotos,
     PhotoAttributes,
-    a_split,
+    PhotoKeypoints,
+    check_split,
 )
 from conceptlens.io.errors import InputError
 from conceptlens.io.image_file import opened, orientation
@@ -65,13 +65,13 @@ class Cub(ListedPhotos):
     splits = SPLITS
 
     def __init__(self, folder: str | Path, split: str = "train") -> None:
-        given = a_folder(folder, "CUB-200-2011")
+        given = existing_folder(folder, "CUB-200-2011")
         self._folder = given if (given / "images.txt").is_file() else given / "CUB_200_2011"
         if not (self._folder / "images.txt").is_file():
             raise InputError(
                 f"no file {str(given / 'images.txt')!r}, nor in its 'CUB_200_2011'; give the folder of CUB-200-2011"
             )
-        self.split = a_split(split, SPLITS, "CUB-200-2011")
+        self.split = check_split(split, SPLITS, "CUB-200-2011")
         self.name = f"cub {split}"
         paths = self._named("images.txt")
         classes = self._named("classes.txt")
@@ -79,7 +79,7 @@ class Cub(ListedPhotos):
         in_train = self._of_photos("train_test_split.txt", paths)
         self._check(paths, classes, of_photo)
         shown = set(of_photo.values())
-        self.left_out = {name: "no photo" for number, name in classes.items() if number not in shown}
+        self.excluded = {name: "no photo" for number, name in classes.items() if number not in shown}
         self._listed = list(classes)
         self._kept = [number for number in classes if number in shown]
         self.classes = _readable([classes[number] for number in self._kept])
@@ -102,7 +102,7 @@ class Cub(ListedPhotos):
         )
         return read if any(value is not None for value in vars(read).values()) else None
 
-    def _called(self, place: int) -> str:
+    def _name_of(self, place: int) -> str:
         return self._paths[place]
 
     def _read(self, place: int) -> Image.Image:
@@ -171,7 +171,7 @@ class Cub(ListedPhotos):
         visible[photo, attribute] = table[:, 3] > NOT_VISIBLE
         return PhotoAttributes(names, present & visible, visible)
 
-    def _keypoints(self) -> Keypoints | None:
+    def _keypoints(self) -> PhotoKeypoints | None:
         """Read where the parts are, as shares of the upright photos."""
         path = self._folder / "parts" / "part_locs.txt"
         if not path.is_file():
@@ -194,7 +194,7 @@ class Cub(ListedPhotos):
         xy[~visible] = np.nan
         own = {part.name: part.keypoints for part in cub_parts().values()}
         known = set(parts.values()) >= {name for names in own.values() for name in names}
-        return Keypoints(tuple(parts.values()), xy, visible, own if known else {})
+        return PhotoKeypoints(tuple(parts.values()), xy, visible, own if known else {})
 
     def _boxes(self) -> Float64[np.ndarray, "photo 4"] | None:
         """Read the boxes, from left, top, width and height in pixels."""
@@ -255,7 +255,7 @@ def _lookup(ids: np.ndarray, known: list[int]) -> np.ndarray:
 
 def _named(path: Path) -> dict[int, str]:
     """Read lines of an id and a name, in their order."""
-    with entries_of(path, "lines of an id and a name"):
+    with entry_errors(path, "lines of an id and a name"):
         pairs = [line.split(maxsplit=1) for line in read_text(path).splitlines() if line.strip()]
         named = {int(number): name.strip() for number, name in pairs}
     if not pairs or len(named) < len(pairs):
@@ -273,7 +273,7 @@ def _numbers(path: Path, columns: int, kind: Any) -> np.ndarray:
         raise InputError(f"cannot read {str(path)!r} ({reason}); check the folder's layout or download it") from error
     if empty:
         raise InputError(f"{str(path)!r} is empty; download it again")
-    with entries_of(path, f"{columns} numbers a line"):
+    with entry_errors(path, f"{columns} numbers a line"):
         return np.loadtxt(path, dtype=kind, usecols=range(columns), ndmin=2, comments=None)
 
 

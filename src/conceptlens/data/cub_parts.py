@@ -22,7 +22,7 @@ PRESENT = 0.5  # the share of a class's photos from which the class shows an att
 
 
 @dataclass(frozen=True)
-class Part:
+class BirdPart:
     """A part of a bird: the keypoints that count as it, its region of the body, and the words that name it."""
 
     name: str
@@ -43,7 +43,7 @@ class PartConcept:
 
     attribute: int
     text: str
-    part: Part
+    part: BirdPart
     kind: str
     property: str
     shown: Bool[np.ndarray, "class"] = field(repr=False)
@@ -51,10 +51,10 @@ class PartConcept:
 
 @dataclass(frozen=True, eq=False)
 class PartConcepts:
-    """The attributes that speak of one part and are shown by enough classes; `left_out`: the others, to the reason."""
+    """The attributes that speak of one part and are shown by enough classes; `excluded`: the others, to the reason."""
 
     concepts: tuple[PartConcept, ...]
-    left_out: dict[str, str] = field(repr=False)
+    excluded: dict[str, str] = field(repr=False)
 
     @property
     def present(self) -> Bool[np.ndarray, "class concept"]:
@@ -78,7 +78,7 @@ class _Group:
     reason: str
 
 
-def cub_parts() -> dict[str, Part]:
+def cub_parts() -> dict[str, BirdPart]:
     """Return the twelve parts by name; together they have each of CUB's fifteen keypoints once."""
     return dict(_parts()[0])
 
@@ -96,7 +96,7 @@ def cub_readings(names: Sequence[str]) -> tuple[BottleneckConcept, ...]:
     return tuple(found)
 
 
-def part_named(text: str) -> Part | None:
+def part_named(text: str) -> BirdPart | None:
     """Return the one part that a text names; `None` where it names no part, several, or a place that is no single part.
 
     Words count whole, so a *yellow back* is the back and a *yellow background* is nothing; *the back of the head* names
@@ -108,28 +108,28 @@ def part_named(text: str) -> Part | None:
     return named[0] if len(named) == 1 and not words & nowhere else None
 
 
-def cub_concepts(attributes: ClassAttributes, least_classes: int = 3, share: float = PRESENT) -> PartConcepts:
+def cub_concepts(attributes: ClassAttributes, min_classes: int = 3, share: float = PRESENT) -> PartConcepts:
     """Return the attributes of CUB that speak of one part and that at least `least_classes` classes show.
 
     A class shows an attribute where its share is `share` or more. Raises `InputError` for a name that is no attribute
     of CUB, and where no concept is left.
     """
-    kept, left_out = [], {}
+    kept, excluded = [], {}
     for place, name in enumerate(attributes.names):
         group, reading, said = _read(name)
         shown = attributes.shares[:, place] >= share
         if group.reason:
-            left_out[name] = group.reason
-        elif shown.sum() < least_classes:
-            left_out[name] = f"shown by fewer than {least_classes} classes"
+            excluded[name] = group.reason
+        elif shown.sum() < min_classes:
+            excluded[name] = f"shown by fewer than {min_classes} classes"
         else:
             kept.append(PartConcept(place, reading, _parts()[0][group.part], group.kind, said, shown))
     if not kept:
         raise InputError(
-            f"none of {len(attributes.names)} attributes speaks of one part and is shown by {least_classes} of "
-            f"{len(attributes.shares)} classes; give more classes, or a smaller least_classes"
+            f"none of {len(attributes.names)} attributes speaks of one part and is shown by {min_classes} of "
+            f"{len(attributes.shares)} classes; give more classes, or a smaller min_classes"
         )
-    return PartConcepts(tuple(kept), left_out)
+    return PartConcepts(tuple(kept), excluded)
 
 
 def _read(attribute: str) -> tuple[_Group, str, str]:
@@ -154,13 +154,13 @@ def _plain(value: str, words: Sequence[str]) -> str:
 
 
 @cache
-def _parts() -> tuple[dict[str, Part], set[str]]:
+def _parts() -> tuple[dict[str, BirdPart], set[str]]:
     """Read the parts, and the words that name no single one."""
     parts, nowhere = {}, set()
     for row in _rows("cub_parts.tsv"):
         words = tuple(row["words"].split(", "))
         if row["part"]:
-            parts[row["part"]] = Part(row["part"], tuple(row["keypoints"].split(", ")), row["region"], words)
+            parts[row["part"]] = BirdPart(row["part"], tuple(row["keypoints"].split(", ")), row["region"], words)
         else:
             nowhere |= set(words)
     return parts, nowhere

@@ -6,7 +6,7 @@ import numpy as np
 
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.data.drawn_scene import KINDS, SCENE_COLOURS, random_scene
-from conceptlens.data.located_set import Listed, Located
+from conceptlens.data.masked_set import ListedMaskedSet, MaskedPhoto
 from conceptlens.io.errors import InputError
 
 _COLOURS = {colour: ConceptName(colour, "colour") for colour in SCENE_COLOURS}
@@ -16,7 +16,7 @@ FIRST_SEED: dict[str, int] = {"train": 0, "val": 1_000_000}
 MOST = 1_000_000
 
 
-class Drawn(Listed[int]):
+class DrawnSet(ListedMaskedSet[int]):
     """`count` random scenes of coloured shapes, always the same for one `split`, of `size` pixels a side.
 
     Each shape is two concepts, its colour (group `colour`) and its kind (group `kind`); nothing is left out. Raises
@@ -33,13 +33,13 @@ class Drawn(Listed[int]):
         self._entries = range(FIRST_SEED[split], FIRST_SEED[split] + count)
         self._size = size
 
-    def _called(self, entry: int) -> str:
+    def _name_of(self, entry: int) -> str:
         return f"scene {entry}"
 
-    def _read(self, entry: int) -> Located:
+    def _read(self, entry: int) -> MaskedPhoto:
         scene = random_scene(entry, self._size)
-        return Located(
-            name=self._called(entry),
+        return MaskedPhoto(
+            name=self._name_of(entry),
             photo=scene.image,
             concepts=(*(_COLOURS[c] for c in scene.masks), *(_KINDS[k] for k in scene.kinds)),
             groups=("colour",) * len(scene.masks) + ("kind",) * len(scene.kinds),

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from conceptlens.concepts.vocabulary import ConceptName
-from conceptlens.data.annotation_files import a_folder, lay, read_colours, read_text
-from conceptlens.data.located_set import Listed, Located, a_share
+from conceptlens.data.annotation_files import existing_folder, read_aligned, read_colours, read_text
+from conceptlens.data.masked_set import ListedMaskedSet, MaskedPhoto, check_share
 from conceptlens.io.errors import InputError, near
 from conceptlens.io.image_file import SUFFIXES
 from conceptlens.model.torchvision_operators import mend_torchvision
@@ -33,7 +33,7 @@ _SIZES = (50, 300, 919)
 _WNID = re.compile(r"n\d{8}")
 
 
-class ImageNetS(Listed[Path]):
+class ImageNetS(ListedMaskedSet[Path]):
     """ImageNet-S with 50, 300 or 919 classes: one concept a photo, the class of its folder.
 
     Expects, in the folder or in an `ImageNetS919` within, `SPLIT-segmentation/WNID/*.png` (class = red + 256 green)
@@ -46,19 +46,19 @@ class ImageNetS(Listed[Path]):
       under either name.
     - The group is `object`, and a photo is called `WNID/FILE`; photos come in that order. Photos without a mask are
       not listed, and one whose mask lacks its class shows no concept.
-    - `least_area`: masks that cover a smaller share of their photo are left out.
+    - `min_area`: masks that cover a smaller share of their photo are left out.
 
     Raises `InputError` where a file is missing or broken, or a PNG holds a number that is no class.
     """
 
-    def __init__(self, folder: str | Path, split: str = "validation", least_area: float = 0.0) -> None:
-        self._least_area = a_share(least_area)
-        given = a_folder(folder, "ImageNet-S")
+    def __init__(self, folder: str | Path, split: str = "validation", min_area: float = 0.0) -> None:
+        self._min_area = check_share(min_area)
+        given = existing_folder(folder, "ImageNet-S")
         inner = [place for place in given.glob("ImageNetS*") if (place / f"{split}-segmentation").is_dir()]
         own = not inner or (given / f"{split}-segmentation").is_dir()
         self._folder = given if own else max(inner, key=lambda place: (len(place.name), place.name))  # the largest
         self._split = split
-        self._masks = a_folder(self._folder / f"{split}-segmentation", f"ImageNet-S {split}")
+        self._masks = existing_folder(self._folder / f"{split}-segmentation", f"ImageNet-S {split}")
         folders = sorted(place.name for place in self._masks.iterdir() if place.is_dir())
         self._wnids = _classes(self._folder, folders)
         self._ids = {wnid: number for number, wnid in enumerate(self._wnids, start=1)}
@@ -73,10 +73,10 @@ class ImageNetS(Listed[Path]):
                 f"the folder {str(self._masks)!r} holds no WNID/*.png; unpack the masks of ImageNet-S there"
             )
 
-    def _called(self, entry: Path) -> str:
+    def _name_of(self, entry: Path) -> str:
         return f"{entry.parent.name}/{entry.stem}"
 
-    def _read(self, entry: Path) -> Located:
+    def _read(self, entry: Path) -> MaskedPhoto:
         wnid = entry.parent.name
         number = self._class(wnid)
         codes = read_colours(entry)
@@ -86,9 +86,9 @@ class ImageNetS(Listed[Path]):
                 f"{str(entry)!r} holds class {unknown[0]}, expected 0 to {len(self._wnids)} or {IGNORED}; "
                 "check that the list of categories belongs to these masks"
             )
-        photo, codes = lay(self._photo(wnid, entry.stem), codes, exact=False)
+        photo, codes = read_aligned(self._photo(wnid, entry.stem), codes, exact=False)
         found = [(number - 1, codes == number)]
-        return self._located(self._called(entry), photo, found, codes.shape, codes == IGNORED)
+        return self._masked_photo(self._name_of(entry), photo, found, codes.shape, codes == IGNORED)
 
     def _class(self, wnid: str) -> int:
         """Return the number of a folder's class."""

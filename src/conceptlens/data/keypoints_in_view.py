@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from conceptlens.data.labelled_set import Keypoints, LabelledSet
+from conceptlens.data.labelled_set import LabelledSet, PhotoKeypoints
 from conceptlens.io.errors import InputError
 from conceptlens.model.preprocess import Preprocess
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class SeenKeypoints:
+class KeypointsInView:
     """Keypoints of photos as a network sees them.
 
     - `xy[photo keypoint 2]`: shares of the width and height of what is seen, 0 where not visible.
@@ -35,7 +35,7 @@ class SeenKeypoints:
     sizes: Float[Tensor, "photo 2"]
 
 
-def known_keypoints(photos: LabelledSet) -> Keypoints:
+def known_keypoints(photos: LabelledSet) -> PhotoKeypoints:
     """Return the keypoints of a set; `InputError` where it has none."""
     known = photos.annotation.keypoints if photos.annotation else None
     if known is None:
@@ -45,7 +45,7 @@ def known_keypoints(photos: LabelledSet) -> Keypoints:
 
 def seen_keypoints(
     photos: LabelledSet, places: Sequence[int], view: Preprocess | Callable[[Image.Image], Tensor] | None
-) -> SeenKeypoints:
+) -> KeypointsInView:
     """Return the keypoints of the photos at `places` through a network's view of a photo.
 
     Raises `InputError` for a set without keypoints, and a view of which nobody knows what it cuts off.
@@ -63,6 +63,6 @@ def seen_keypoints(
     box = torch.tensor(boxes, dtype=torch.float64)[:, None]
     xy = (torch.tensor(known.xy[at]) - box[..., :2]) / (box[..., 2:] - box[..., :2])
     visible = torch.tensor(known.visible[at]) & ((xy >= 0) & (xy <= 1)).all(2)
-    return SeenKeypoints(
+    return KeypointsInView(
         known.names, torch.where(visible[..., None], xy, 0.0).float(), visible, torch.tensor(sizes, dtype=torch.float32)
     )

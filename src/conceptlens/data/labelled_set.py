@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 # What a loader without exclusions says it left out.
-NONE_LEFT_OUT: Mapping[str, str] = MappingProxyType({})
+NOTHING_EXCLUDED: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ class PhotoAttributes:
 
 
 @dataclass(frozen=True, eq=False)
-class Keypoints:
+class PhotoKeypoints:
     """Where the parts of each photo are: `xy[photo part 2]`, as shares of the upright photo's width and height.
 
     `visible[photo part]` says which parts can be seen; the places of the others are NaN. `parts` names the keypoints
@@ -108,7 +108,7 @@ class Annotation:
 
     attributes: ClassAttributes | None = None
     photos: PhotoAttributes | None = None
-    keypoints: Keypoints | None = None
+    keypoints: PhotoKeypoints | None = None
     boxes: Float64[np.ndarray, "photo 4"] | None = field(default=None, repr=False)
 
 
@@ -136,7 +136,7 @@ class LabelledSet(Protocol):
         ...
 
     @property
-    def left_out(self) -> Mapping[str, str]:
+    def excluded(self) -> Mapping[str, str]:
         """What lies there or is listed and was left out, to the reason."""
         ...
 
@@ -174,11 +174,11 @@ class ListedPhotos(ABC):
     split: str
     splits: tuple[str, ...]
     classes: tuple[str, ...]
-    left_out: Mapping[str, str] = NONE_LEFT_OUT
+    excluded: Mapping[str, str] = NOTHING_EXCLUDED
     _labels: Int64[np.ndarray, "photo"]
 
     @abstractmethod
-    def _called(self, place: int) -> str:
+    def _name_of(self, place: int) -> str:
         """Return what a photo is called, before it is read."""
 
     @abstractmethod
@@ -198,7 +198,7 @@ class ListedPhotos(ABC):
     @property
     def names(self) -> list[str]:
         """What each photo is called, in the order of their places: no photo is read for it."""
-        return [self._called(place) for place in range(len(self))]
+        return [self._name_of(place) for place in range(len(self))]
 
     @property
     def annotation(self) -> Annotation | None:
@@ -217,7 +217,7 @@ class ListedPhotos(ABC):
         return self._read(range(len(self))[place])
 
 
-def a_split(split: str, splits: Sequence[str], what: str) -> str:
+def check_split(split: str, splits: Sequence[str], what: str) -> str:
     """Return a split that a set has; raises `InputError` naming all of them."""
     if split not in splits:
         raise InputError(f"{what} has no split {split!r}; splits: {', '.join(splits)}")

@@ -11,12 +11,12 @@ from conceptlens.data.cifar import Cifar
 from conceptlens.data.class_folder import ClassFolder, open_imagenet
 from conceptlens.data.cub import Cub
 from conceptlens.data.labelled_set import LabelledSet
-from conceptlens.data.located_sets import folder_of
+from conceptlens.data.masked_sets import folder_of
 from conceptlens.data.places365 import open_places
 from conceptlens.io.errors import InputError, near
 
 
-class ClassKind(NamedTuple):
+class LabelledSetKind(NamedTuple):
     """One kind of labelled set: how to open its folder and split, its splits, its line."""
 
     open: Callable[..., LabelledSet]
@@ -25,32 +25,34 @@ class ClassKind(NamedTuple):
 
 
 def open_classes(text: str, split: str | None = None) -> LabelledSet:
-    """Return the labelled set that `NAME` or `NAME:DIR` means; names are in `CLASSIFIED`.
+    """Return the labelled set that `NAME` or `NAME:DIR` means; names are in `LABELLED_SETS`.
 
     A folder alone is `folder:DIR`. Without `DIR` the folder is `$CONCEPTLENS_DATA/NAME`. Without `split` it is `train`,
     or `all` for a folder of classes that is not split. Raises `InputError` for an unknown name or split, a folder that
     is missing, or a folder without what the set needs.
     """
     name, colon, argument = text.strip().partition(":")
-    if name and name not in CLASSIFIED and Path(text.strip()).expanduser().is_dir():
+    if name and name not in LABELLED_SETS and Path(text.strip()).expanduser().is_dir():
         name, colon, argument = "folder", ":", text.strip()
-    if name not in CLASSIFIED:
+    if name not in LABELLED_SETS:
         raise InputError(
-            f"no labelled data set {name!r}; data sets: {near(name, CLASSIFIED, len(CLASSIFIED))}; write NAME or "
+            f"no labelled data set {name!r}; data sets: {near(name, LABELLED_SETS, len(LABELLED_SETS))}; write NAME or "
             "NAME:FOLDER"
         )
     folder = folder_of(name, argument if colon else None)
-    kind = CLASSIFIED[name]
+    kind = LABELLED_SETS[name]
     return kind.open(folder) if split is None else kind.open(folder, split)
 
 
-CLASSIFIED: dict[str, ClassKind] = {
-    "cub": ClassKind(Cub, ("train", "test", "all"), "CUB-200-2011: birds, with boxes, parts and attributes"),
-    "folder": ClassKind(
+LABELLED_SETS: dict[str, LabelledSetKind] = {
+    "cub": LabelledSetKind(Cub, ("train", "test", "all"), "CUB-200-2011: birds, with boxes, parts and attributes"),
+    "folder": LabelledSetKind(
         ClassFolder, ("train", "val", "test", "all"), "any folder with a folder of photos for each class"
     ),
-    "cifar10": ClassKind(Cifar, Cifar.splits, "CIFAR-10, the binary version"),
-    "cifar100": ClassKind(partial(Cifar, version=100), Cifar.splits, "CIFAR-100, the binary version, fine classes"),
-    "places": ClassKind(open_places, ("train", "val"), "Places365-Standard: scenes"),
-    "imagenet": ClassKind(open_imagenet, ("train", "val"), "ImageNet: folders called by WordNet numbers"),
+    "cifar10": LabelledSetKind(Cifar, Cifar.splits, "CIFAR-10, the binary version"),
+    "cifar100": LabelledSetKind(
+        partial(Cifar, version=100), Cifar.splits, "CIFAR-100, the binary version, fine classes"
+    ),
+    "places": LabelledSetKind(open_places, ("train", "val"), "Places365-Standard: scenes"),
+    "imagenet": LabelledSetKind(open_imagenet, ("train", "val"), "ImageNet: folders called by WordNet numbers"),
 }

@@ -8,23 +8,23 @@ import numpy as np
 
 from conceptlens.concepts.vocabulary import ConceptName, parse_concepts
 from conceptlens.data.annotation_files import (
-    a_folder,
-    entries_of,
-    joined,
-    lay,
-    parts,
+    code_masks,
+    entry_errors,
+    existing_folder,
+    read_aligned,
     read_indices,
     read_table,
     read_text,
+    union_masks,
 )
-from conceptlens.data.located_set import Listed, Located, a_share
+from conceptlens.data.masked_set import ListedMaskedSet, MaskedPhoto, check_share
 from conceptlens.io.errors import InputError
 from conceptlens.io.images import find_images
 
 BACKGROUND = 0
 
 
-class MaskFolder(Listed[tuple[str, Path, Path]]):
+class MaskFolder(ListedMaskedSet[tuple[str, Path, Path]]):
     """Photos in `images/`, index PNGs of the same names in `masks/`, and `labels.csv` or `labels.txt`.
 
     - `labels.csv` has the columns `index` and `label`, and may have `type` (see `CONCEPT_TYPES`) and `group`, by
@@ -33,16 +33,16 @@ class MaskFolder(Listed[tuple[str, Path, Path]]):
     - A mask may be smaller or larger than its photo, not of another shape. Folders within are kept apart by name; a
       `split` other than `all` is such a folder.
     - Photos come by name, and every one is read; a mask without a photo is not.
-    - `least_area`: masks that cover a smaller share of their photo are left out.
+    - `min_area`: masks that cover a smaller share of their photo are left out.
 
     Raises `InputError` where a file is missing or broken, a photo has no mask, or a mask holds an index without label.
     """
 
     def __init__(
-        self, folder: str | Path, split: str = "all", ignored: int | None = 255, least_area: float = 0.0
+        self, folder: str | Path, split: str = "all", ignored: int | None = 255, min_area: float = 0.0
     ) -> None:
-        self._least_area = a_share(least_area)
-        self._folder = a_folder(folder, "images/, masks/ and labels.csv or labels.txt")
+        self._min_area = check_share(min_area)
+        self._folder = existing_folder(folder, "images/, masks/ and labels.csv or labels.txt")
         self.name = f"masks {self._folder.resolve().name}" + ("" if split == "all" else f" {split}")
         self._read_labels()
         self._ignored = [] if ignored is None or ignored in self._numbers else [ignored]
@@ -50,7 +50,7 @@ class MaskFolder(Listed[tuple[str, Path, Path]]):
         if split != "all":
             images, masks = images / split, masks / split
         found: dict[str, tuple[str, Path, Path]] = {}
-        for photo in find_images(a_folder(images, "photos")):
+        for photo in find_images(existing_folder(images, "photos")):
             name = photo.relative_to(images).with_suffix("").as_posix()
             mask = masks / f"{name}.png"
             if name in found:
@@ -65,7 +65,7 @@ class MaskFolder(Listed[tuple[str, Path, Path]]):
         table, lines = self._folder / "labels.csv", self._folder / "labels.txt"
         listed: dict[int, tuple[ConceptName, str]] = {}
         self._file = table if table.is_file() or not lines.is_file() else lines
-        with entries_of(self._file, "an index and a label a line"):
+        with entry_errors(self._file, "an index and a label a line"):
             if self._file == table:
                 for row in read_table(table, "index", "label"):
                     concept = ConceptName(row["label"].strip(), row.get("type", "").strip() or "object")
@@ -88,10 +88,10 @@ class MaskFolder(Listed[tuple[str, Path, Path]]):
         if index in listed:
             raise InputError(f"{str(self._file)!r} names index {index} twice; give each index one label")
 
-    def _called(self, entry: tuple[str, Path, Path]) -> str:
+    def _name_of(self, entry: tuple[str, Path, Path]) -> str:
         return entry[0]
 
-    def _read(self, entry: tuple[str, Path, Path]) -> Located:
+    def _read(self, entry: tuple[str, Path, Path]) -> MaskedPhoto:
         name, path, mask = entry
         indices = read_indices(mask)
         unknown = np.setdiff1d(indices, [BACKGROUND, *self._ignored, *self._numbers])
@@ -100,6 +100,6 @@ class MaskFolder(Listed[tuple[str, Path, Path]]):
                 f"{str(mask)!r} holds index {unknown[0]}, which {self._file.name} does not name; add its label, or "
                 "set the pixels to 0"
             )
-        photo, indices = lay(path, indices, exact=False)
-        found = joined(parts(indices, self._numbers))
-        return self._located(name, photo, found, indices.shape, np.isin(indices, self._ignored))
+        photo, indices = read_aligned(path, indices, exact=False)
+        found = union_masks(code_masks(indices, self._numbers))
+        return self._masked_photo(name, photo, found, indices.shape, np.isin(indices, self._ignored))

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from conceptlens.data.annotation_files import a_folder, entries_of, read_text
+from conceptlens.data.annotation_files import entry_errors, existing_folder, read_text
 from conceptlens.data.class_folder import ClassFolder
-from conceptlens.data.labelled_set import ListedPhotos, a_split
+from conceptlens.data.labelled_set import ListedPhotos, check_split
 from conceptlens.io.errors import InputError
 from conceptlens.io.images import read_image
 
@@ -38,8 +38,8 @@ class Places(ListedPhotos):
     splits = tuple(_FILES)
 
     def __init__(self, folder: str | Path, split: str = "train") -> None:
-        self._folder = a_folder(folder, "Places365")
-        self.split = a_split(split, self.splits, "Places365")
+        self._folder = existing_folder(folder, "Places365")
+        self.split = check_split(split, self.splits, "Places365")
         self.name = f"places {split}"
         categories = _lines(self._folder / _CATEGORIES)
         self.classes = tuple(_readable(name) for name, _ in sorted(categories, key=lambda pair: pair[1]))
@@ -65,7 +65,7 @@ class Places(ListedPhotos):
             )
         self._root = self._folder / there[0]
 
-    def _called(self, place: int) -> str:
+    def _name_of(self, place: int) -> str:
         return self._photos[place]
 
     def _read(self, place: int) -> Image.Image:
@@ -74,13 +74,13 @@ class Places(ListedPhotos):
 
 def open_places(folder: str | Path, split: str = "train") -> ListedPhotos:
     """Open Places365 from its lists where they are there, else as `SPLIT/CLASS/*.jpg`."""
-    given = a_folder(folder, "Places365")
+    given = existing_folder(folder, "Places365")
     return Places(given, split) if (given / _CATEGORIES).is_file() else ClassFolder(given, split)
 
 
 def _lines(path: Path) -> list[tuple[str, int]]:
     """Read lines of a name and a number."""
-    with entries_of(path, "lines of a name and a number"):
+    with entry_errors(path, "lines of a name and a number"):
         pairs = [line.rsplit(maxsplit=1) for line in read_text(path).splitlines() if line.strip()]
         lines = [(name, int(number)) for name, number in pairs]
     if not lines:

@@ -7,8 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from conceptlens.concepts.vocabulary import ConceptName
-from conceptlens.data.annotation_files import By, a_folder, an_option, lay, parts, read_indices, read_text
-from conceptlens.data.located_set import Listed, Located, a_share
+from conceptlens.data.annotation_files import (
+    MaskBy,
+    check_option,
+    code_masks,
+    existing_folder,
+    read_aligned,
+    read_indices,
+    read_text,
+)
+from conceptlens.data.masked_set import ListedMaskedSet, MaskedPhoto, check_share
 from conceptlens.io.errors import InputError
 
 # In the order of their index in the palette, from 1; 0 is background.
@@ -21,7 +29,7 @@ IGNORED = 255  # the white border around objects, and what is too hard to tell
 _NUMBERS = {256 * thing + index + 1: index for thing in range(256) for index in range(len(CLASSES))}
 
 
-class Voc(Listed[str]):
+class Voc(ListedMaskedSet[str]):
     """The segmentation part of Pascal VOC 2012, or any year of its layout.
 
     Expects `ImageSets/Segmentation/SPLIT.txt`, `JPEGImages/` and `SegmentationClass/` in the folder, in its
@@ -30,14 +38,14 @@ class Voc(Listed[str]):
 
     - `by="category"`: the objects of one class are one mask; `"instance"`: each object has its own, from
       `SegmentationObject/`.
-    - `least_area`: masks that cover a smaller share of their photo are left out.
+    - `min_area`: masks that cover a smaller share of their photo are left out.
 
     Raises `InputError` where a file is missing or broken, holds another index, or a photo and its PNG differ in size.
     """
 
-    def __init__(self, folder: str | Path, split: str = "val", by: By = "category", least_area: float = 0.0) -> None:
-        self._by, self._least_area = an_option(by, "by", By), a_share(least_area)
-        given = a_folder(folder, "Pascal VOC")
+    def __init__(self, folder: str | Path, split: str = "val", by: MaskBy = "category", min_area: float = 0.0) -> None:
+        self._by, self._min_area = check_option(by, "by", MaskBy), check_share(min_area)
+        given = existing_folder(folder, "Pascal VOC")
         places = [given, given / "VOC2012", given / "VOCdevkit" / "VOC2012"]
         self._folder = next((place for place in places if (place / "ImageSets/Segmentation").is_dir()), given)
         self.name = f"voc {split}"
@@ -49,10 +57,10 @@ class Voc(Listed[str]):
             raise InputError(f"no file {str(listed)!r}; splits there: {splits}")
         self._entries = [line.split()[0] for line in read_text(listed).splitlines() if line.strip()]
 
-    def _called(self, entry: str) -> str:
+    def _name_of(self, entry: str) -> str:
         return entry
 
-    def _read(self, entry: str) -> Located:
+    def _read(self, entry: str) -> MaskedPhoto:
         png = self._folder / "SegmentationClass" / f"{entry}.png"
         codes = read_indices(png)
         unknown = np.setdiff1d(codes, [0, IGNORED, *range(1, len(CLASSES) + 1)])
@@ -63,8 +71,8 @@ class Voc(Listed[str]):
             )
         if self._by == "instance":
             codes = codes + 256 * self._objects(entry, codes.shape)
-        photo, codes = lay(self._folder / "JPEGImages" / f"{entry}.jpg", codes)
-        return self._located(entry, photo, parts(codes, _NUMBERS), codes.shape, codes % 256 == IGNORED)
+        photo, codes = read_aligned(self._folder / "JPEGImages" / f"{entry}.jpg", codes)
+        return self._masked_photo(entry, photo, code_masks(codes, _NUMBERS), codes.shape, codes % 256 == IGNORED)
 
     def _objects(self, entry: str, shape: tuple[int, ...]) -> np.ndarray:
         """Read which object each pixel belongs to."""

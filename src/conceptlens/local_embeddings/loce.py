@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from conceptlens.cams.class_activation import project, source
-from conceptlens.data.located_set import crop_masks
+from conceptlens.data.masked_set import crop_masks
 from conceptlens.io.errors import InputError
 from conceptlens.local_embeddings.mask_fits import Embedded, channel_scale, embed_masks
 from conceptlens.local_embeddings.modes import Mode, Setting
@@ -158,7 +158,7 @@ def _four_axes(masks: Masks, images: int, what: str) -> np.ndarray:
         values = masks.detach().cpu().numpy() if isinstance(masks, Tensor) else np.asarray(masks)
     except ValueError:
         raise InputError(
-            f"{what} differ in size; bring them to one size (conceptlens.data.located_set.resize_mask)"
+            f"{what} differ in size; bring them to one size (conceptlens.data.masked_set.resize_mask)"
         ) from None
     if values.dtype != np.bool_:
         raise InputError(f"{what} are of type {values.dtype}; expected bool, such as mask > 0.5")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from conceptlens.data.located_set import Located, LocatedSet, crop_masks
+from conceptlens.data.masked_set import MaskedPhoto, MaskedSet, crop_masks
 from conceptlens.io.errors import InputError
 from conceptlens.io.failures import Failure
 from conceptlens.localization.methods import Method, precomputed
@@ -33,7 +33,7 @@ Scores = list[dict[str, float | None]]
 
 
 def evaluate(
-    data: LocatedSet,
+    data: MaskedSet,
     methods: Mapping[str, Method | Explanation],
     min_area: float = 0.01,
     resolution: int | None = 112,
@@ -79,7 +79,7 @@ def evaluate(
             continue
         try:
             names = _wrong_names(one, data.concepts, seed) if wrong_concepts else {}
-            yield tuple(_rows(one.at_least(min_area), callables, names, resolution))
+            yield tuple(_rows(one.with_min_area(min_area), callables, names, resolution))
         except (InputError, RuntimeError) as error:  # torch's own: out of memory, shapes
             yield Failure(one.name, f"{one.name}: {' '.join(str(error).split())}")
 
@@ -105,7 +105,7 @@ class MaskTruth:
         return [{name: score.of(0, i) for name, score in found.items()} for i in range(len(maps))]
 
 
-def truth_of(one: Located, explained: Explanation, resolution: int | None) -> MaskTruth:
+def truth_of(one: MaskedPhoto, explained: Explanation, resolution: int | None) -> MaskTruth:
     """Return the masks of the part of the photo that an explanation speaks of."""
     box = explained.source.image_info[0].box
     rows, columns = one.masks.shape[1:]
@@ -129,7 +129,7 @@ def best_parts(truth: MaskTruth, parts: Sequence[Explanation], rows: Sequence[in
     return chosen, [tried[part][i] for i, part in enumerate(chosen)]
 
 
-def _read(data: LocatedSet, max_photos: int | None) -> Iterator[Located | Failure]:
+def _read(data: MaskedSet, max_photos: int | None) -> Iterator[MaskedPhoto | Failure]:
     """Read photos one by one; one that cannot be read is a failure, and the next follows."""
     for index in range(len(data) if max_photos is None else min(max_photos, len(data))):
         try:
@@ -138,7 +138,7 @@ def _read(data: LocatedSet, max_photos: int | None) -> Iterator[Located | Failur
             yield Failure(f"photo {index + 1} of {data.name}", str(error))
 
 
-def _wrong_names(one: Located, known: Sequence[ConceptName], seed: int) -> dict[ConceptName, ConceptName]:
+def _wrong_names(one: MaskedPhoto, known: Sequence[ConceptName], seed: int) -> dict[ConceptName, ConceptName]:
     """Draw for each concept one that the photo does not show at all, not even a little."""
     shown = set(one.concepts)
     absent = [concept for concept in known if concept not in shown]
@@ -148,7 +148,7 @@ def _wrong_names(one: Located, known: Sequence[ConceptName], seed: int) -> dict[
 
 
 def _rows(
-    one: Located, methods: Mapping[str, Method], names: Mapping[ConceptName, ConceptName], resolution: int | None
+    one: MaskedPhoto, methods: Mapping[str, Method], names: Mapping[ConceptName, ConceptName], resolution: int | None
 ) -> Iterator[Row]:
     """Call every method once, for the right and the wrong concepts together."""
     if not one.concepts:

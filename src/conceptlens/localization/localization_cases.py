@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from PIL import Image
 
-    from conceptlens.data.located_set import LocatedSet
+    from conceptlens.data.masked_set import MaskedSet
 
 Kind = Literal["best", "median", "worst"]
 KINDS: tuple[Kind, ...] = ("best", "median", "worst")
@@ -76,7 +76,7 @@ def choose_cases(rows: Iterable[Row], method: str, per_kind: int = CASES_PER_KIN
     return tuple(sorted(cases, key=lambda case: KINDS.index(case.kind)))
 
 
-def load_cases(data: LocatedSet, methods: Mapping[str, Method], cases: Sequence[Case]) -> Iterator[CaseImages]:
+def load_cases(data: MaskedSet, methods: Mapping[str, Method], cases: Sequence[Case]) -> Iterator[CaseImages]:
     """Read the photos of `cases` again, and ask every method for its map; cases come in the order of the set."""
     wanted: dict[str, list[Case]] = {}
     for case in cases:

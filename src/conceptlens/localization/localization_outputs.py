@@ -22,7 +22,7 @@ from conceptlens.localization.summary import MACRO, SCHEMA, LocalizationSummary,
 from conceptlens.metrics.map_mask import LOCATED
 
 if TYPE_CHECKING:
-    from conceptlens.data.located_set import LocatedSet
+    from conceptlens.data.masked_set import MaskedSet
     from conceptlens.io.failures import Failure
     from conceptlens.localization.methods import Method
 
@@ -44,7 +44,7 @@ def evaluation_numbers(
 
 def write_evaluation(
     out: Path,
-    data: LocatedSet,
+    data: MaskedSet,
     methods: Mapping[str, Method],
     rows: Sequence[Row],
     failures: Sequence[Failure],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from conceptlens.data.located_set import resize_mask
+from conceptlens.data.masked_set import resize_mask
 
 if TYPE_CHECKING:
     from jaxtyping import Bool

@@ -274,7 +274,7 @@ def _record(
         "dropped": [asdict(one) for one in concepts.dropped],
         "photos_used": len(photos.places),
         "failures": len(source.failures),
-        "left_out": dict(task.photos.left_out),
+        "left_out": dict(task.photos.excluded),
         "penalty": choice.penalty,
         "strength": choice.strength,
         "holdout_accuracy": choice.accuracy,

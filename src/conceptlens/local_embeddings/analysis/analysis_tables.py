@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from conceptlens.local_embeddings.analysis.layer_analysis import CUTOFFS
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from conceptlens import statistics
     from conceptlens.local_embeddings.analysis.layer_analysis import ConceptStory, LayerStory
     from conceptlens.local_embeddings.analysis.store_analysis import Story

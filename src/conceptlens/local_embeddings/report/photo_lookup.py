@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from conceptlens.data.located_sets import SETS, open_set
+from conceptlens.data.masked_sets import SETS, open_set
 from conceptlens.io.errors import InputError
 from conceptlens.io.images import find_images, read_image
 

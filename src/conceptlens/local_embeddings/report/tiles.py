@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from conceptlens.data.located_set import crop_masks
+from conceptlens.data.masked_set import crop_masks
 from conceptlens.local_embeddings.report.figure_style import Look, drawing, jpeg
 from conceptlens.pages.mask_outline import EDGE, LINE
 

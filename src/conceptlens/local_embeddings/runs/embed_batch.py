@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conceptlens.data.located_set import Located
+from conceptlens.data.masked_set import MaskedPhoto
 from conceptlens.io.errors import InputError
 from conceptlens.io.images import fingerprint
 from conceptlens.local_embeddings.loce import seen_part
@@ -40,7 +40,7 @@ class Read:
     """
 
     name: str
-    one: Located | None = None
+    one: MaskedPhoto | None = None
     image: Float[Tensor, "colour rows columns"] | None = None
     truth: Float[Tensor, "mask 100 100"] | None = None
     control: Float[Tensor, "mask 100 100"] | None = None
@@ -89,7 +89,9 @@ def image_of(model: Backbone, plan: EmbedPlan, place: int, photo: Image.Image) -
     return model.transform(plan.noise.on(photo, (plan.seed, place)))
 
 
-def prepare(model: Backbone, plan: EmbedPlan, place: int, one: Located, control: Sequence[np.ndarray] | None) -> Read:
+def prepare(
+    model: Backbone, plan: EmbedPlan, place: int, one: MaskedPhoto, control: Sequence[np.ndarray] | None
+) -> Read:
     """Return one photo as the model reads it, with its masks, and a mask of another photo for each, for control."""
     image, transform, size = image_of(model, plan, place, one.photo), model.transform, one.photo.size
     picture = ImageInfo(one.name, "", *size, transform.box(size) if isinstance(transform, Preprocess) else WHOLE)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from conceptlens.data.located_set import LocatedSet
+from conceptlens.data.masked_set import MaskedSet
 from conceptlens.io.errors import InputError
 from conceptlens.local_embeddings.runs.embed_batch import Rows, rows_of
 from conceptlens.local_embeddings.runs.plan import EmbedPlan, run_id
@@ -33,7 +33,7 @@ class Task:
 
     model: Backbone
     plan: EmbedPlan
-    data: LocatedSet
+    data: MaskedSet
     run: str
     scales: Mapping[str, Tensor]
 
@@ -60,7 +60,7 @@ def local(task: Task, batches: Sequence[range]) -> Iterator[Rows]:
 
 
 def embed(
-    data: LocatedSet,
+    data: MaskedSet,
     model: Backbone,
     plan: EmbedPlan,
     store: Store,

@@ -15,7 +15,7 @@ from conceptlens.model.preprocess import Preprocess
 from conceptlens.store.row import row_id
 
 if TYPE_CHECKING:
-    from conceptlens.data.located_set import LocatedSet
+    from conceptlens.data.masked_set import MaskedSet
     from conceptlens.model.backbone import Backbone
 
 Reading = Literal["model", "published"]
@@ -77,7 +77,7 @@ class EmbedPlan:
             return model
         return replace(model, transform=transform)
 
-    def settings(self, model: Backbone, data: LocatedSet) -> dict[str, Any]:
+    def settings(self, model: Backbone, data: MaskedSet) -> dict[str, Any]:
         """Return what a run is known by: all that decides its rows, the model's weights, the set's choices.
 
         Neither how many photos are taken at once, nor how many in all: a run may go on with less memory, or further.

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from conceptlens.concepts.vocabulary import ConceptName
-from conceptlens.data.located_set import Located
+from conceptlens.data.masked_set import MaskedPhoto
 from conceptlens.io.errors import InputError, near
 from conceptlens.io.fingerprint import weights_fingerprint
 from conceptlens.io.images import upright
@@ -69,7 +69,7 @@ def embed_query(
         raise InputError(f"{loaded.name} has other weights than the run's; give those that it was embedded with")
     plan = _plan(settings, name)
     prepared = plan.prepared(loaded)
-    one = Located("query", upright(photo), (ConceptName("query"),), ("",), mask[None])
+    one = MaskedPhoto("query", upright(photo), (ConceptName("query"),), ("",), mask[None])
     read = prepare(prepared, plan, 0, one, None)
     if read.image is None or read.truth is None:
         raise InputError("the photo could not be prepared; give a photo that opens")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conceptlens.data.located_set import Located, LocatedSet
+from conceptlens.data.masked_set import MaskedPhoto, MaskedSet
 from conceptlens.io.errors import InputError
 from conceptlens.local_embeddings.mask_fits import channel_scale
 from conceptlens.local_embeddings.runs.embed_batch import Read, image_of, prepare
@@ -34,7 +34,7 @@ class Reader:
 
     model: Backbone
     plan: EmbedPlan
-    data: LocatedSet
+    data: MaskedSet
 
     def __post_init__(self) -> None:
         """Keep what was read: each photo is asked for twice, and once more by its neighbour."""
@@ -93,7 +93,7 @@ class Reader:
         squares = {name: torch.stack(found).mean(0) for name, found in sums.items()}
         return {name: channel_scale(square.sqrt()[None, :, None, None]) for name, square in squares.items()}
 
-    def _photo(self, place: int) -> Located | str:
+    def _photo(self, place: int) -> MaskedPhoto | str:
         """Return the photo at a place, or why it cannot be read."""
         try:
             return self.data[place]
@@ -113,7 +113,7 @@ class Reader:
         if isinstance(one, str):
             return Read(self.names[place], failure=one)
         try:
-            kept = one.at_least(self.plan.least_area)
+            kept = one.with_min_area(self.plan.least_area)
             return prepare(self.model, self.plan, place, kept, self._control(place, kept.masks) if control else None)
         except (InputError, OSError, ValueError) as error:
             return Read(one.name, failure=" ".join(str(error).split()))

@@ -20,7 +20,7 @@ Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True, eq=False)
-class Located:
+class MaskedPhoto:
     """One photo, the concepts in it, and where each of them is.
 
     - `name`: what the photo is called, unique in its set.
@@ -29,7 +29,7 @@ class Located:
       covers the whole photo is kept, though metrics that need a rest are undefined for it.
     - `groups[concept]`: what a table of results sorts each concept under (thing, stuff, part, colour ...).
     - `ignored[rows columns]`: pixels that belong neither to a concept nor to the rest; `None` where there are none.
-    - `left_out`: how many masks of the annotation are not among these: blank, too small, or crowds that are skipped.
+    - `n_excluded`: how many masks of the annotation are not among these: blank, too small, or crowds that are skipped.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Located:
     groups: tuple[str, ...]
     masks: np.ndarray = field(repr=False)
     ignored: np.ndarray | None = field(default=None, repr=False)
-    left_out: int = 0
+    n_excluded: int = 0
 
     def __post_init__(self) -> None:
         """Check that every field speaks of the same concepts and pixels."""
@@ -55,7 +55,7 @@ class Located:
                 f"{self.name} ignores pixels of shape {self.ignored.shape}; expected {self.masks.shape[1:]}"
             )
 
-    def at_least(self, share: float) -> Located:
+    def with_min_area(self, share: float) -> MaskedPhoto:
         """Return this photo with the concepts that cover at least `share` of it (of the pixels not ignored)."""
         counted = self.masks if self.ignored is None else self.masks & ~self.ignored
         size = self.masks[:1].size if self.ignored is None else int((~self.ignored).sum())
@@ -65,11 +65,11 @@ class Located:
             concepts=tuple(self.concepts[i] for i in kept),
             groups=tuple(self.groups[i] for i in kept),
             masks=self.masks[kept],
-            left_out=self.left_out + len(self.masks) - len(kept),
+            n_excluded=self.n_excluded + len(self.masks) - len(kept),
         )
 
 
-class LocatedSet(Protocol):
+class MaskedSet(Protocol):
     """A data set with masks: every concept that it can name, and a stream of its photos."""
 
     @property
@@ -91,91 +91,92 @@ class LocatedSet(Protocol):
         """Return the number of photos."""
         ...
 
-    def __getitem__(self, place: int) -> Located:
+    def __getitem__(self, place: int) -> MaskedPhoto:
         """Read the photo at a place, from 0; an `InputError` about one photo leaves the others readable."""
         ...
 
-    def __iter__(self) -> Iterator[Located]:
+    def __iter__(self) -> Iterator[MaskedPhoto]:
         """Read one photo after the other; only one is held at a time."""
         ...
 
 
-class Listed(ABC, Generic[Entry]):
+class ListedMaskedSet(ABC, Generic[Entry]):
     """A set whose photos are listed when it is opened and read one at a time: what the loaders share.
 
     A loader sets the fields and reads one photo from its entry in the list.
 
-    - `left_out`: how many photos the set lists and leaves out, for they have no mask at all. Every other photo is
+    - `n_excluded`: how many photos the set lists and leaves out, for they have no mask at all. Every other photo is
       read, also one that shows no concept.
-    - `_least_area`: masks that cover less of their photo are left out, as by `Located.at_least`; with 0, the blank.
+    - `_min_area`: masks that cover less of their photo are left out, as by `MaskedPhoto.with_min_area`; with 0, the
+      blank.
     """
 
     name: str
     concepts: tuple[ConceptName, ...]
-    left_out: int = 0
+    n_excluded: int = 0
     _groups: Sequence[str]
     _entries: Sequence[Entry]
-    _least_area: float = 0.0
+    _min_area: float = 0.0
 
     @abstractmethod
-    def _called(self, entry: Entry) -> str:
+    def _name_of(self, entry: Entry) -> str:
         """Return what a photo is called, before it is read."""
 
     @abstractmethod
-    def _read(self, entry: Entry) -> Located:
+    def _read(self, entry: Entry) -> MaskedPhoto:
         """Read one photo and its masks."""
 
     @property
     def names(self) -> list[str]:
         """What each photo is called, in the order of their places: nothing is read for it."""
-        return [self._called(entry) for entry in self._entries]
+        return [self._name_of(entry) for entry in self._entries]
 
     @property
     def choices(self) -> dict[str, str | float]:
-        """What this set was asked to do with masks: crowds, shapes, least area, as it has them."""
-        other = ("name", "size", "split", "left_out")
+        """What this set was asked to do with masks: crowds, shapes, min_area, as it has them."""
+        other = ("name", "size", "split", "n_excluded")
         known = {name.strip("_"): value for name, value in vars(self).items() if isinstance(value, str | float | int)}
         return {name: value for name, value in sorted(known.items()) if name not in other}
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __iter__(self) -> Iterator[Located]:
+    def __iter__(self) -> Iterator[MaskedPhoto]:
         """Read one photo after the other."""
         return (self[place] for place in range(len(self)))
 
-    def __getitem__(self, place: int) -> Located:
+    def __getitem__(self, place: int) -> MaskedPhoto:
         """Read the photo at a place."""
         one = self._read(self._entries[place])
-        return one.at_least(self._least_area) if self._least_area else one
+        return one.with_min_area(self._min_area) if self._min_area else one
 
-    def _located(
+    def _masked_photo(
         self,
         name: str,
         photo: Image.Image,
         found: Sequence[tuple[int, np.ndarray]],
         shape: tuple[int, ...],
         ignored: np.ndarray | None = None,
-        left_out: int = 0,
-    ) -> Located:
+        n_excluded: int = 0,
+    ) -> MaskedPhoto:
         """Return what was found in one photo, masks with their concept's number, in the set's order, less the blank."""
         shown = sorted(((number, mask) for number, mask in found if mask.any()), key=lambda pair: pair[0])
-        return Located(
+        return MaskedPhoto(
             name=name,
             photo=photo,
             concepts=tuple(self.concepts[number] for number, _ in shown),
             groups=tuple(self._groups[number] for number, _ in shown),
             masks=np.stack([mask for _, mask in shown]) if shown else np.zeros((0, *shape), bool),
             ignored=ignored if ignored is not None and ignored.any() else None,
-            left_out=left_out + len(found) - len(shown),
+            n_excluded=n_excluded + len(found) - len(shown),
         )
 
 
-def a_share(least_area: float) -> float:
+def check_share(min_area: float) -> float:
     """Return the least share of its photo that a mask must cover; raises `InputError` where it is no such share."""
-    if not 0 <= least_area < 1:
-        raise InputError(f"the least area is {least_area}; expected a share of the photo from 0 to below 1, as 0.01")
-    return least_area
+    if not 0 <= min_area < 1:
+        raise InputError(f"the smallest area is {min_area}; expected a share of the photo from 0 to below 1, as 0.01")
+    return min_area
 
 
 def resize_mask(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -9,29 +9,29 @@ from typing import NamedTuple
 
 from conceptlens.data.broden import Broden
 from conceptlens.data.coco import CocoPanoptic, open_instances
-from conceptlens.data.drawn_set import MOST, Drawn
+from conceptlens.data.drawn_set import MOST, DrawnSet
 from conceptlens.data.imagenet_s import ImageNetS
-from conceptlens.data.located_set import LocatedSet
 from conceptlens.data.mask_folder import MaskFolder
+from conceptlens.data.masked_set import MaskedSet
 from conceptlens.data.voc import Voc
 from conceptlens.io.errors import InputError, near
 
 FOLDER = "CONCEPTLENS_DATA"
 
 
-class SetKind(NamedTuple):
+class MaskedSetKind(NamedTuple):
     """One kind of set: how to open it from what follows its name's colon (`None` without), its split, its line.
 
     `choices` are the options of its masks: `by`, `crowds`, `shape`.
     """
 
-    open: Callable[..., LocatedSet]
+    open: Callable[..., MaskedSet]
     split: str
     about: str
     choices: tuple[str, ...] = ()
 
 
-def open_set(text: str, split: str | None = None, **choices: str) -> LocatedSet:
+def open_set(text: str, split: str | None = None, **choices: str) -> MaskedSet:
     """Return the data set that `NAME` or `NAME:DIR` means (`drawn:COUNT` for drawn scenes); names are in `SETS`.
 
     A folder alone is `masks:DIR`. Without `DIR` the folder is `$CONCEPTLENS_DATA/NAME`. `choices` say which masks, as
@@ -67,38 +67,38 @@ def folder_of(name: str, argument: str | None) -> Path:
     return folder
 
 
-def _within(name: str, opener: Callable[..., LocatedSet]) -> Callable[..., LocatedSet]:
+def _within(name: str, opener: Callable[..., MaskedSet]) -> Callable[..., MaskedSet]:
     """Let a set that needs a folder find it by name."""
 
-    def opened(argument: str | None, split: str, **choices: str) -> LocatedSet:
+    def opened(argument: str | None, split: str, **choices: str) -> MaskedSet:
         return opener(folder_of(name, argument), split, **choices)
 
     return opened
 
 
-def _drawn(argument: str | None, split: str) -> LocatedSet:
+def _drawn(argument: str | None, split: str) -> MaskedSet:
     """Draw as many scenes as were asked for."""
     if argument is None:
-        return Drawn(split=split)
+        return DrawnSet(split=split)
     if not (argument.isdecimal() and len(argument) < 8 and 1 <= int(argument) <= MOST):
         raise InputError(f"'drawn:{argument}' counts no scenes; write a number from 1 to {MOST}, such as drawn:200")
-    return Drawn(int(argument), split)
+    return DrawnSet(int(argument), split)
 
 
 INSTANCES = ("by", "crowds", "shape")
-SETS: dict[str, SetKind] = {
-    "coco_panoptic": SetKind(
+SETS: dict[str, MaskedSetKind] = {
+    "coco_panoptic": MaskedSetKind(
         _within("coco_panoptic", CocoPanoptic), "val2017", "COCO panoptic: things and stuff", ("by", "crowds")
     ),
-    "coco_instances": SetKind(
+    "coco_instances": MaskedSetKind(
         _within("coco_instances", open_instances), "val2017", "COCO instances: things", INSTANCES
     ),
-    "coco": SetKind(_within("coco", open_instances), "val2017", "the same as coco_instances", INSTANCES),
-    "voc": SetKind(_within("voc", Voc), "val", "Pascal VOC: twenty classes", ("by",)),
-    "broden": SetKind(_within("broden", Broden), "all", "Broden: objects, parts, materials and colours"),
-    "imagenet_s": SetKind(_within("imagenet_s", ImageNetS), "validation", "ImageNet-S: the class of each photo"),
-    "masks": SetKind(
+    "coco": MaskedSetKind(_within("coco", open_instances), "val2017", "the same as coco_instances", INSTANCES),
+    "voc": MaskedSetKind(_within("voc", Voc), "val", "Pascal VOC: twenty classes", ("by",)),
+    "broden": MaskedSetKind(_within("broden", Broden), "all", "Broden: objects, parts, materials and colours"),
+    "imagenet_s": MaskedSetKind(_within("imagenet_s", ImageNetS), "validation", "ImageNet-S: the class of each photo"),
+    "masks": MaskedSetKind(
         _within("masks", MaskFolder), "all", "any folder with images/, masks/ and labels.csv or labels.txt"
     ),
-    "drawn": SetKind(_drawn, "val", "drawn scenes: colours and kinds of shape, exact masks, no download"),
+    "drawn": MaskedSetKind(_drawn, "val", "drawn scenes: colours and kinds of shape, exact masks, no download"),
 }
