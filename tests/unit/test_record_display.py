@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import gc
 import pickle
 import re
@@ -30,7 +31,7 @@ def photo(seed: int = 0, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Image.Image
 
 
 def record(images: Any = None, **changes: Any) -> cl.Explanation:
-    maps = torch.arange(16.0).reshape(1, 2, 2, 4).repeat(len(images or "one"[:1]), 1, 1, 1)
+    maps = torch.arange(16.0).reshape(1, 2, 2, 4).repeat(len(images or [None]), 1, 1, 1)
     return cl.Explanation.from_maps(maps, ["cat", "<b>dog</b>"], images, **changes)
 
 
@@ -200,6 +201,19 @@ class TestPlot:
     def test_nothing_to_plot_is_refused(self) -> None:
         with pytest.raises(cl.InputError, match="holds no map to plot"):
             cl.Explanation.from_maps(torch.zeros(0, 3, 3), []).plot()
+
+
+def test_an_overlay_says_where_it_is_not_known_what_the_model_saw() -> None:
+    own = photo()
+    found = record([own])
+    source = dataclasses.replace(found.source, image_info=(ImageInfo("a", "", WIDTH, HEIGHT, box_known=False),))
+    found = dataclasses.replace(found, source=source)
+    with pytest.warns(UserWarning, match="it is not known which part of 'a' the model saw"):
+        assert found.overlay().size == (WIDTH, HEIGHT)
+    figure, axes = found.plot()
+    plt.close(figure)
+    assert axes[0, 0].get_title() == "cat\n7\n(part of the photo not known)"
+    assert found._repr_html_().count("(part of the photo not known)") == 2
 
 
 class TestFrame:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # The longer side of a picture, in pixels: in a figure, and in a notebook's table.
 FIGURE_PIXELS, THUMBNAIL_PIXELS = 512, 144
 MAX_NAME = 60
+UNKNOWN_BOX = "(part of the photo not known)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,12 @@ class Tile:
     signed: bool
     label: str
     score: float
+    box_known: bool = True
+
+    @property
+    def note(self) -> str:
+        """What to say where it is not known which part of the photo the map covers."""
+        return "" if self.box_known or self.photo is None else UNKNOWN_BOX
 
     def draw(self, longest: int) -> Image.Image:
         """Return the map over its photo, at most `longest` pixels a side; without a photo, the map on white."""
@@ -83,7 +90,7 @@ def plot_overlays(
     axes = _new_axes(shape, tallest) if ax is None else _given_axes(ax, shape)
     for one, tile, picture in zip(axes.flat, tiles, drawn, strict=True):
         one.imshow(picture)
-        one.set_title(f"{_short(tile.label, 28)}\n{number(tile.score)}", fontsize=9)
+        one.set_title("\n".join(filter(None, (_short(tile.label, 28), number(tile.score), tile.note))), fontsize=9)
         one.set_axis_off()
     return axes.flat[0].figure, axes
 
@@ -121,7 +128,7 @@ def _cell(tile: Tile) -> str:
     label = html.escape(_short(tile.label))
     return (
         f'<td style="text-align:center"><img alt="map of {label}" src="data:image/jpeg;base64,{picture}">'
-        f"<br>{label}<br>{number(tile.score)}</td>"
+        f"<br>{label}<br>{number(tile.score)}{'<br>' * bool(tile.note)}{tile.note}</td>"
     )
 
 

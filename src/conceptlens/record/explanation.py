@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -280,6 +281,9 @@ class Explanation:
             InputError: The explanation holds several images (choose one with `.of(index)`), there is no such question,
                 or the photo cannot be found and none was given.
 
+        Warns:
+            UserWarning: It is not known which part of the photo the model saw; the map is laid over all of it.
+
         Example:
             >>> found.of(1).overlay(question="tabby").save("tabby.png")
         """
@@ -296,6 +300,12 @@ class Explanation:
             raise InputError(
                 f"the photo of '{info.name}' is neither in memory nor in a file of that name; "
                 "give it, explanation.overlay(photo)"
+            )
+        if not info.box_known:
+            warnings.warn(
+                f"it is not known which part of '{info.name}' the model saw, so the map may lie beside what it means; "
+                "give the model transform=cl.Preprocess(...)",
+                stacklevel=2,
             )
         return overlay(photo, values, scale or scale_of([values], self.signed), opacity, info.box)
 
@@ -373,6 +383,6 @@ class Explanation:
 
         photo, info = self.source.photo(image), self.source.image_info[image]
         return [
-            Tile(photo, self.maps[image, q], info.box, self.signed, label, float(self.scores[image, q]))
+            Tile(photo, self.maps[image, q], info.box, self.signed, label, float(self.scores[image, q]), info.box_known)
             for q, label in enumerate(self.labels[image])
         ]

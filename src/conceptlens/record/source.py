@@ -27,6 +27,8 @@ class ImageInfo:
         height: Its height in pixels.
         box: The part of the upright photo that reached the model, `(left, top, right, bottom)` as shares of its width
             and height: a centre crop does not see the borders.
+        box_known: Whether `box` is known; where the model has a transform of its own it is not, `box` is then the whole
+            photo, and overlays need not lie where they are drawn.
     """
 
     name: str
@@ -34,6 +36,7 @@ class ImageInfo:
     width: int = 0
     height: int = 0
     box: tuple[float, float, float, float] = WHOLE
+    box_known: bool = True
 
 
 @dataclass(frozen=True)
