@@ -139,7 +139,7 @@ def test_calibrate_writes_a_reference_that_explain_takes(tmp_path: Path) -> None
     done = run("calibrate", str(folder), "--out", str(out))
     assert done.exit_code == 0, done.output
     assert "30 photos, 1 failed" in done.stdout
-    done = run("explain", CAT, "--concepts", "cat", "--reference", str(out), "--json")
+    done = run("explain", CAT, "--concepts", "cat", "--calibration", str(out), "--json")
     assert abs(json.loads(done.stdout)["images"][0]["concepts"][0]["z_score"]) < 4  # a cat is usual among cats
 
 

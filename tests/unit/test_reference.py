@@ -8,7 +8,7 @@ from torch import nn
 
 import conceptlens as cl
 from conceptlens.cams.targets import similarity
-from conceptlens.explainer.calibration import Reference, find_reference, fit_reference
+from conceptlens.explainer.calibration import ScoreCalibration, find_calibration, fit_calibration
 
 NAMES = ("cat", "dog", "car", "tree")
 
@@ -29,23 +29,23 @@ def images() -> torch.Tensor:
 
 
 def test_unusual_is_the_z_score_over_the_reference_photos(model: cl.Backbone, images: torch.Tensor) -> None:
-    reference = fit_reference(model, (model.observe(part) for part in images.split(20)))
+    calibration = fit_calibration(model, (model.observe(part) for part in images.split(20)))
     texts = model.language.encode_text(["a photo of a cat", "a photo of a lorry"])
     scores = similarity(model.observe(images).embedding.detach(), texts, model.language)
-    z_scores = reference.z_scores(scores, texts, model.language)
+    z_scores = calibration.z_scores(scores, texts, model.language)
     expected = (scores - scores.mean(0)) / scores.std(0)
     assert torch.allclose(z_scores, expected, atol=0.02)
     assert torch.allclose(z_scores.mean(0), torch.zeros(2), atol=1e-3)
 
 
 def test_a_reference_survives_its_file(model: cl.Backbone, images: torch.Tensor, tmp_path: Path) -> None:
-    reference = fit_reference(model, [model.observe(images)])
-    again = Reference.load(reference.save(tmp_path / "sub" / "tiny.safetensors"))
+    calibration = fit_calibration(model, [model.observe(images)])
+    again = ScoreCalibration.load(calibration.save(tmp_path / "sub" / "tiny.safetensors"))
     texts = model.language.encode_text(["a photo of a cat"])
     scores = torch.tensor([[1.0], [0.0]])
     assert again.count == 60
     assert torch.allclose(
-        again.z_scores(scores, texts, model.language), reference.z_scores(scores, texts, model.language), rtol=2e-3
+        again.z_scores(scores, texts, model.language), calibration.z_scores(scores, texts, model.language), rtol=2e-3
     )
     assert [p.name for p in (tmp_path / "sub").iterdir()] == ["tiny.safetensors"]
 
@@ -54,28 +54,28 @@ def test_it_is_found_by_the_weights_and_not_by_the_name(
     model: cl.Backbone, images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CONCEPTLENS_CACHE", str(tmp_path))
-    assert find_reference(model) is None
-    reference = fit_reference(model, [model.observe(images)])
-    reference.save(tmp_path / "reference" / f"{reference.identity}.safetensors")
-    assert find_reference(model) is not None
+    assert find_calibration(model) is None
+    calibration = fit_calibration(model, [model.observe(images)])
+    calibration.save(tmp_path / "reference" / f"{calibration.identity}.safetensors")
+    assert find_calibration(model) is not None
     other = nn.Sequential(
         nn.Conv2d(3, 16, 4, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)
     )
-    assert find_reference(cl.Backbone(other, "tiny", class_names=NAMES, input_size=(32, 32))) is None
+    assert find_calibration(cl.Backbone(other, "tiny", class_names=NAMES, input_size=(32, 32))) is None
 
 
 def test_too_few_photos_and_other_files_are_refused(model: cl.Backbone, images: torch.Tensor, tmp_path: Path) -> None:
-    with pytest.raises(cl.InputError, match="5 photos were given; a reference needs at least 30"):
-        fit_reference(model, [model.observe(images[:5])])
+    with pytest.raises(cl.InputError, match="5 photos were given; a calibration needs at least 30"):
+        fit_calibration(model, [model.observe(images[:5])])
     wrong = tmp_path / "wrong.safetensors"
     wrong.write_bytes(b"not tensors")
-    with pytest.raises(cl.InputError, match="is no reference"):
-        Reference.load(wrong)
+    with pytest.raises(cl.InputError, match="is no calibration"):
+        ScoreCalibration.load(wrong)
 
 
 def test_the_default_model_has_a_shipped_reference() -> None:
     model = cl.load_model()
-    reference = find_reference(model)
+    calibration = find_calibration(model)
     assert reference is not None
-    assert reference.count == 1000
-    assert reference.model == "timm:tf_efficientnet_lite0"
+    assert calibration.count == 1000
+    assert calibration.model == "timm:tf_efficientnet_lite0"

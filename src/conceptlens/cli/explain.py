@@ -95,7 +95,7 @@ def explain(
     layer: LayerName = None,
     fit: Fit = None,
     branch: BranchFolder = None,
-    reference: Annotated[
+    calibration: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
@@ -110,7 +110,7 @@ def explain(
 ) -> None:
     """Show which concepts are in photos, where they are, and how much each one counts for the class."""
     from conceptlens.cams.contrast import Contrast
-    from conceptlens.explainer.calibration import Reference
+    from conceptlens.explainer.calibration import ScoreCalibration
     from conceptlens.explainer.explain_json import explain_json
     from conceptlens.explainer.photo_run import ExplainOptions
     from conceptlens.explainer.run_outputs import wants_page
@@ -120,8 +120,8 @@ def explain(
         raise InputError("--top has no effect where concepts are named; leave it out")
     if rule is not None and not wants_page(out):
         raise InputError("--rule has no effect without a page, where class maps are shown; add --out FILE.html")
-    if reference is not None and branch is not None:
-        raise InputError("--reference has no effect with --branch, which has no z-scores; leave one of them out")
+    if calibration is not None and branch is not None:
+        raise InputError("--calibration has no effect with --branch, which has no z-scores; leave one of them out")
     other = _class(against)
     options = ExplainOptions(
         target=_class(target),
@@ -131,7 +131,7 @@ def explain(
         contrast=Contrast(_class(target), () if other is None else (other,)),
         rule=rule or "grad_cam",
         for_page=wants_page(out),
-        reference=None if reference is None else Reference.load(reference),
+        calibration=None if calibration is None else ScoreCalibration.load(calibration),
         branch=load_branch(branch),
         regions=_regions(regions),
         layer=None if branch is None else layer,

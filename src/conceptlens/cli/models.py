@@ -83,7 +83,7 @@ def calibrate(
     batch_size: BatchSize = 32,
 ) -> None:
     """Measure how concepts score on at least 30 usual photos, so that `explain` can give z-scores."""
-    from conceptlens.explainer.calibration import fit_reference
+    from conceptlens.explainer.calibration import fit_calibration
     from conceptlens.explainer.photo_run import observe_photos
     from conceptlens.explainer.run_outputs import report_failures
     from conceptlens.io.cache import cache_folder
@@ -96,7 +96,7 @@ def calibrate(
     paths = find_images(*photos)
     failures: list[Failure] = []
     stream = observe_photos(backbone, paths, batch_size, failures)
-    found = fit_reference(backbone, progress(stream, -(-len(paths) // batch_size), "photos"))
+    found = fit_calibration(backbone, progress(stream, -(-len(paths) // batch_size), "photos"))
     file = found.save(out or cache_folder() / "reference" / f"{found.identity}.safetensors")
     report_failures(failures)
     if as_json:

@@ -1,4 +1,4 @@
-"""How unusual a score is: the spread of every concept's score over reference photos, from two moments of embeddings."""
+"""Z-scores: the spread of any concept's score over reference photos, from mean and covariance of image vectors."""
 
 from __future__ import annotations
 
@@ -25,16 +25,26 @@ if TYPE_CHECKING:
     from conceptlens.model.encoders import VisionLanguage
     from conceptlens.model.observation import Observation
 
-RANK = 128
-FEWEST = 30
+# Principal directions of the covariance that are kept.
+MAX_RANK = 128
+MIN_PHOTOS = 30
 
 
 @dataclass(frozen=True, eq=False)
-class Reference:
+class ScoreCalibration:
     """Mean and covariance of a model's image vectors over reference photos.
 
     The covariance is kept as `basis basis^T + diag(rest)`, so the mean and the standard deviation of *any* concept's
     score over these photos follow in closed form: `mean_t = <mean, t>`, `std_t^2 = |basis^T t|^2 + sum rest t^2`.
+
+    Attributes:
+        mean: The mean vector.
+        basis: The principal directions, each scaled by its standard deviation.
+        rest: The variance of each dimension that the basis leaves over.
+        count: How many photos were used.
+        model: The name of the model.
+        identity: The fingerprint of the model's weights.
+        normalised: Whether the vectors have length 1.
     """
 
     mean: Float[Tensor, "dimension"]
@@ -48,13 +58,22 @@ class Reference:
     def z_scores(
         self, scores: Float[Tensor, "image text"], texts: Float[Tensor, "text dimension"], language: VisionLanguage
     ) -> Float[Tensor, "image text"]:
-        """Return `(score - mean_t) / std_t`: how many standard deviations a score lies above its concept's own mean.
+        """Return `(score - mean_t) / std_t`: how many standard deviations a score lies above its concept's mean.
 
-        2 and more is unusual: about one reference photo in forty scores so high.
+        Args:
+            scores: The similarities of images and texts.
+            texts: The text vectors.
+            language: The encoders that the scores come from.
+
+        Returns:
+            One z-score per image and text; about one reference photo in forty has 2 or more.
+
+        Raises:
+            InputError: The calibration was made for another kind of vectors.
         """
         if language.normalised != self.normalised:
             raise InputError(
-                f"this reference of {self.model} was made for {'unit' if self.normalised else 'plain'} vectors, and "
+                f"this calibration of {self.model} was made for {'unit' if self.normalised else 'plain'} vectors, and "
                 f"{language.name} compares others; make one with conceptlens calibrate FOLDER"
             )
         centre = language.scale * self._units(texts, language) @ self.mean
@@ -77,7 +96,7 @@ class Reference:
         return Path(file)
 
     @classmethod
-    def load(cls, file: str | Path) -> Reference:
+    def load(cls, file: str | Path) -> ScoreCalibration:
         """Read a file written by `save`."""
         try:
             with safe_open(str(file), framework="pt") as stored:
@@ -91,37 +110,47 @@ class Reference:
                     normalised=about["normalised"] == "True",
                 )
         except (OSError, SafetensorError, KeyError, TypeError) as error:
-            raise InputError(f"{file} is no reference ({error}); make one with conceptlens calibrate FOLDER") from None
+            raise InputError(
+                f"{file} is no calibration file ({error}); make one with conceptlens calibrate FOLDER"
+            ) from None
 
 
-def fit_reference(model: Backbone, observations: Iterable[Observation]) -> Reference:
-    """Return the reference of a stream of observations; 30 photos are the least, some hundreds are good."""
+def fit_calibration(model: Backbone, observations: Iterable[Observation]) -> ScoreCalibration:
+    """Return the calibration of a model from observations of usual photos.
+
+    Args:
+        model: The model.
+        observations: Observations of at least 30 photos; some hundreds are better.
+
+    Raises:
+        InputError: There are fewer than 30 photos.
+    """
     vectors = torch.cat([_vectors(model, observation) for observation in observations] or [torch.empty(0, 0)])
-    if len(vectors) < FEWEST:
-        raise InputError(f"{len(vectors)} photos were given; a reference needs at least {FEWEST}")
+    if len(vectors) < MIN_PHOTOS:
+        raise InputError(f"{len(vectors)} photos were given; a calibration needs at least {MIN_PHOTOS}")
     mean = vectors.mean(0)
     centred = (vectors - mean).double()
     _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
-    rank = min(RANK, len(singular))
+    rank = min(MAX_RANK, len(singular))
     basis = (directions[:rank].T * singular[:rank] / (len(vectors) - 1) ** 0.5).float()
     rest = (centred.var(0).float() - basis.square().sum(1)).clamp_min(0)
-    return Reference(
+    return ScoreCalibration(
         mean, basis, rest, len(vectors), model.name, weights_fingerprint(model.module), model.language.normalised
     )
 
 
-def find_reference(model: Backbone) -> Reference | None:
-    """Return the reference of this very model, by its weights: from the user's cache, else from the package.
+def find_calibration(model: Backbone) -> ScoreCalibration | None:
+    """Return the calibration of this very model, by its weights: from the user's cache, else from the package.
 
     `None` where there is none, or only one for another kind of text encoder.
     """
     name = f"{weights_fingerprint(model.module)}.safetensors"
     own = cache_folder() / "reference" / name
     if own.is_file():
-        found = Reference.load(own)
+        found = ScoreCalibration.load(own)
     elif (shipped := files("conceptlens.explainer") / "calibration_data" / name).is_file():
         with as_file(shipped) as file:
-            found = Reference.load(file)
+            found = ScoreCalibration.load(file)
     else:
         return None
     return found if found.normalised == model.language.normalised else None

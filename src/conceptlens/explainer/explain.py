@@ -1,4 +1,4 @@
-"""The main job: what is in a photo, where it is, and how much it counts for a class."""
+"""The main job: what is in a photo, where it is, and how much it contribution for a class."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from conceptlens.concept_regions.concept_scores import gather_evidence
 from conceptlens.concept_regions.contribution import contributions
 from conceptlens.concept_regions.translator import Translator
 from conceptlens.concepts.vocabulary import ConceptName, parse_concepts, vocabulary
-from conceptlens.explainer.calibration import Reference, find_reference
+from conceptlens.explainer.calibration import ScoreCalibration, find_calibration
 from conceptlens.io.errors import InputError
 from conceptlens.model.observation import Observation
 from conceptlens.record import Explanation
@@ -35,25 +35,43 @@ def explain(
     top: int = 8,
     against: ClassName | Sequence[ClassName] | None = None,
     layer: str | None = None,
-    reference: Reference | None = None,
+    calibration: ScoreCalibration | None = None,
     branch: Translator | None = None,
     regions: Regions = "official",
 ) -> Explanation:
-    """Return what concepts each image shows, where they are, and how much they count for a class.
+    """Return which concepts each image shows, where they are, and how much they count for a class.
 
-    - *what*: `scores[image question]`, the similarity of image and concept, and `z_scores[image question]`, how many
-      standard deviations that lies above the concept's own mean over reference photos (`None` where the model has no
-      reference: see `conceptlens calibrate`). Without `concepts`, the `top` most unusual of the vocabulary, or the
-      highest scores where there is no reference, one of each group that says the same.
-    - *where*: `maps`, `ReLU(sum_k beta_k A_k)` with `beta_k = mean_ij dS/dA_k` (CE-FAM, ICCV 2025, section 3).
-    - *how much*: `contributions`, by the masking curve (see `contributions`), to `target`, by default the predicted
-      class. With `against=` another class they are contributions to the difference of the two: positive speaks for
-      `target`, negative for `against`, and the `top` are those that count most among the concepts that stand out; the
-      maps then keep only the channels through which a concept speaks for its side.
-      `None` for a model without classes.
+    Args:
+        observation: The images, as the model saw them.
+        concepts: Texts or `ConceptName`s, or one comma-separated text; by default, of the vocabulary, the `top`
+            concepts with the highest z-scores (highest scores where there are none), one of each group of synonyms.
+        target: The class to explain, by name or index, or one for each image; by default the predicted class.
+        top: How many concepts of the vocabulary to return.
+        against: Another class: contributions are then to the difference of the two, and the `top` are those that
+            count most among the `2 top` most unusual; maps keep only the channels through which a concept speaks for
+            its side.
+        layer: The layer to take maps from; by default the observation's.
+        calibration: The spread of scores over reference photos, for z-scores; by default the model's own, if any.
+        branch: A trained branch: scores, maps and layers then come from `ce_fam`, without z-scores.
+        regions: "official" maps as published, or those of "competing" concepts (`compete`): sharper and slower.
 
-    With a trained `branch`, all of it comes from `ce_fam`: its teacher's words, the layer that holds each concept, no
-    `z_scores`. With `regions="competing"` the maps are those of `compete`, sharper and slower; the rest stays.
+    Returns:
+        An explanation with one question per concept:
+
+        - `scores[image question]`: the similarity of image and concept.
+        - `z_scores[image question]`: how many standard deviations the score lies above the concept's mean over
+          reference photos; `None` without a calibration.
+        - `maps[image question height width]`: `ReLU(sum_k beta_k A_k)` with `beta_k = mean_ij dS/dA_k` (CE-FAM,
+          ICCV 2025, section 3).
+        - `contributions[image question]`: the mean relative drop of the class's probability, by the masking curve
+          (see `contributions`); positive speaks for `target`, negative for `against`. `None` without classes.
+
+    Raises:
+        InputError: A name is unknown, or options exclude each other.
+
+    Example:
+        >>> found = cl.explain(model.observe("cat.png"), "whiskers, wheel", target="tabby")
+        >>> found.labels[0], found.z_scores[0]
     """
     if regions not in get_args(Regions):
         raise InputError(f"regions are '{regions}'; expected {' or '.join(get_args(Regions))}")
@@ -62,29 +80,29 @@ def explain(
             raise InputError("both branch and against are given; a branch explains one class, so leave one of them out")
         found = ce_fam(observation, branch, concepts, target, top, layer)
     else:
-        found = _by_own_pair(observation, concepts, target, top, against, layer, reference)
+        found = _by_own_encoders(observation, concepts, target, top, against, layer, calibration)
     return found if regions == "official" else competing(observation, found, branch, layer)
 
 
-def _by_own_pair(
+def _by_own_encoders(
     observation: Observation,
     concepts: str | Iterable[str | ConceptName] | None,
     target: ClassName | Sequence[ClassName] | None,
     top: int,
     against: ClassName | Sequence[ClassName] | None,
     layer: str | None,
-    reference: Reference | None,
+    calibration: ScoreCalibration | None,
 ) -> Explanation:
-    """Explain with the model's own vision-language pair, in one layer."""
+    """Explain with the model's own image and text encoders, in one layer."""
     name, language = layer or observation.layer, observation.model.language
     given = None if concepts is None else parse_concepts(concepts)
     known = vocabulary() if given is None else given
     evidence = gather_evidence(observation, language, known)
     scores = evidence.scores
-    reference = reference or find_reference(observation.model)
+    calibration = calibration or find_calibration(observation.model)
     z_scores = None
-    if reference is not None:
-        z_scores = reference.z_scores(scores.cpu(), evidence.texts.cpu(), language).to(scores)
+    if calibration is not None:
+        z_scores = calibration.z_scores(scores.cpu(), evidence.texts.cpu(), language).to(scores)
     index = None if target is None and observation.class_scores is None else class_indices(observation, target)
     other = None if against is None else class_indices(observation, against)
     wanted = top if other is None else 2 * top
@@ -92,33 +110,33 @@ def _by_own_pair(
     weights = grad_cam(
         observation.pull(evidence.root, evidence.cotangents(chosen), name), observation.feature(name)[:, None]
     )
-    counts = None if index is None else contributions(observation, weights[..., 0, 0], index, other, name)
-    if given is None and other is not None and counts is not None:
-        best = counts.abs().topk(min(top, counts.shape[1]), dim=1).indices
-        chosen, counts = chosen.gather(1, best), counts.gather(1, best)
+    contribution = None if index is None else contributions(observation, weights[..., 0, 0], index, other, name)
+    if given is None and other is not None and contribution is not None:
+        best = contribution.abs().topk(min(top, contribution.shape[1]), dim=1).indices
+        chosen, contribution = chosen.gather(1, best), contribution.gather(1, best)
         weights = weights.gather(1, best[..., None, None, None].expand(-1, -1, *weights.shape[2:]))
-    if other is not None and index is not None and counts is not None:
-        weights = weights * _through(observation, name, weights, counts, index, other)
+    if other is not None and index is not None and contribution is not None:
+        weights = weights * _channels_of_side(observation, name, weights, contribution, index, other)
     settings = {"text": language.name, "target": repr(target), "against": repr(against), "top": top}
     return replace(
         layer_regions(observation, name, weights[..., 0, 0], evidence, chosen, settings),
-        contributions=counts,
+        contributions=contribution,
         z_scores=None if z_scores is None else z_scores.gather(1, chosen),
-        explained_classes=() if index is None else tuple(_counts_for(observation, index, other)),
+        explained_classes=() if index is None else tuple(_class_names(observation, index, other)),
     )
 
 
-def _through(
-    observation: Observation, layer: str, weights: Tensor, counts: Tensor, index: Tensor, other: Tensor
+def _channels_of_side(
+    observation: Observation, layer: str, weights: Tensor, contribution: Tensor, index: Tensor, other: Tensor
 ) -> Float[Tensor, "image question channel 1 1"]:
     """Return 1 for channels whose part in `y_target - y_against` has the sign of the concept's contribution, else 0."""
     sides = [Logit(classes.tolist()).bind(observation) for classes in (index, other)]
     _, pulled = gradients(observation, sides, layer)
     difference = (pulled[:, :1] - pulled[:, 1:]).mean((-2, -1), keepdim=True)
-    return (weights * difference * counts[..., None, None, None] > 0).to(weights.dtype)
+    return (weights * difference * contribution[..., None, None, None] > 0).to(weights.dtype)
 
 
-def _counts_for(observation: Observation, index: Tensor, other: Tensor | None) -> list[str]:
+def _class_names(observation: Observation, index: Tensor, other: Tensor | None) -> list[str]:
     names = [observation.model.class_name(int(i)) for i in index]
     if other is None:
         return names

@@ -13,7 +13,7 @@ from conceptlens.cams.finer_cam import LINEAR, sweep
 from conceptlens.cams.targets import ClassName, Logit, class_indices
 from conceptlens.concept_regions.translator import Translator
 from conceptlens.concepts.vocabulary import ConceptName
-from conceptlens.explainer.calibration import Reference
+from conceptlens.explainer.calibration import ScoreCalibration
 from conceptlens.explainer.explain import Regions, explain
 from conceptlens.explainer.photo_result import PhotoResult, ReferenceClass
 from conceptlens.io.errors import InputError, InputTypeError
@@ -42,7 +42,7 @@ class ExplainOptions:
         rule: How channels are weighed in class maps and contrasts.
         with_concepts: Whether concepts are explained; without them, only the contrast is.
         for_page: Whether a report page follows: it shows the photo, and class maps beside the concepts.
-        reference: The spread of scores over reference photos, for z-scores; by default the model's own.
+        calibration: The spread of scores over reference photos, for z-scores; by default the model's own.
         branch: A trained branch that scores the concepts.
         regions: "official" maps as published, or maps of "competing" concepts.
         layer: The one layer of the branch to take the maps from.
@@ -56,7 +56,7 @@ class ExplainOptions:
     rule: str = "grad_cam"
     with_concepts: bool = True
     for_page: bool = False
-    reference: Reference | None = None
+    calibration: ScoreCalibration | None = None
     branch: Translator | None = None
     regions: Regions = "official"
     layer: str | None = None
@@ -157,7 +157,7 @@ def _results(observation: Observation, loaded: Sequence[LoadedPhoto], options: E
     if options.with_concepts:
         concepts = explain(
             observation, options.concepts, options.target, options.top, options.against,
-            layer=options.layer, reference=options.reference, branch=options.branch, regions=options.regions,
+            layer=options.layer, calibration=options.calibration, branch=options.branch, regions=options.regions,
         )  # fmt: skip
     targets = _classes(observation, options.target)
     others = [None] * len(loaded) if options.against is None else _classes(observation, options.against)
