@@ -76,6 +76,6 @@ def test_too_few_photos_and_other_files_are_refused(model: cl.Backbone, images: 
 def test_the_default_model_has_a_shipped_reference() -> None:
     model = cl.load_model()
     calibration = find_calibration(model)
-    assert reference is not None
+    assert calibration is not None
     assert calibration.count == 1000
     assert calibration.model == "timm:tf_efficientnet_lite0"
