@@ -227,7 +227,7 @@ def test_the_teacher_is_needed_only_for_texts_that_are_not_cached(
         calls.append(name)
         return vlm
 
-    monkeypatch.setattr(cl, "load_model", load)
+    monkeypatch.setattr("conceptlens.model.zoo.load_model", load)
     late = Translator.load(folder)
     assert calls == []
     assert torch.equal(late.encode_text(["a leaf"]), vlm.language.encode_text(["a leaf"]))
