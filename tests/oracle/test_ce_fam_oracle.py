@@ -19,9 +19,9 @@ from torch import Tensor, nn
 import conceptlens as cl
 from architectures import random_images
 from branches import PAIRS, PLAIN, Words, branch_of, text_vector
-from conceptlens.concept_regions import association
-from conceptlens.concept_regions.association import associations
+from conceptlens.concept_regions import channel_masking
 from conceptlens.concept_regions.ce_fam import ce_fam
+from conceptlens.concept_regions.channel_masking import associations
 from conceptlens.concept_regions.channel_weights import channel_weights
 from conceptlens.concept_regions.concept_scores import gather_evidence
 from conceptlens.concept_regions.translator import Translator
@@ -176,7 +176,7 @@ def make(
     with torch.no_grad():
         translator.branch.network[0].weight.mul_(3)
         translator.branch.network[-1].weight.mul_(3)
-    monkeypatch.setattr(association, "vocabulary", lambda: tuple(known))
+    monkeypatch.setattr(channel_masking, "vocabulary", lambda: tuple(known))
     photos = random_images((24, 40), images, seed=seed + 2).double()
     return model.observe(photos, layers=STAGES), translator, Oracle(net, translator, words, known)
 
@@ -273,7 +273,7 @@ def test_a_long_vocabulary_is_the_rival(monkeypatch: pytest.MonkeyPatch) -> None
     chosen = torch.tensor([[0, 3, 1], [4, 2, 0]])  # other concepts in the second image
     weights = channel_weights(seen, translator, evidence.cotangents(chosen), STAGES)
     found = associations(seen, translator, weights, evidence, chosen)
-    monkeypatch.setattr(association, "SCORES", 1)
+    monkeypatch.setattr(channel_masking, "SCORES", 1)
     assert torch.allclose(associations(seen, translator, weights, evidence, chosen), found, atol=1e-6)
     for i, image in enumerate(seen.images):
         for q, c in enumerate(chosen[i].tolist()):

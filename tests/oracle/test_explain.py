@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import conceptlens as cl
+from conceptlens.concept_regions.channel_masking import contributions
 from conceptlens.concept_regions.concept_scores import gather_evidence
-from conceptlens.concept_regions.contribution import contributions
 from conceptlens.concepts.vocabulary import ConceptName, prompt
 from conceptlens.explainer.explain import explain
 from conceptlens.model.observation import Observation

@@ -22,10 +22,10 @@ from conceptlens.cams.targets import similarity
 from conceptlens.cli import app
 from conceptlens.concept_regions.branch import Branch, branch_layers, layer_widths
 from conceptlens.concept_regions.ce_fam import ce_fam
+from conceptlens.concept_regions.channel_masking import contributions
 from conceptlens.concept_regions.channel_weights import channel_weights
 from conceptlens.concept_regions.competition import Competition, compete, pairs_of
 from conceptlens.concept_regions.concept_scores import gather_evidence
-from conceptlens.concept_regions.contribution import contributions
 from conceptlens.concept_regions.translator import Teacher, Translator
 from conceptlens.concepts.vocabulary import parse_concepts, vocabulary
 from conceptlens.data.drawn_scene import Shape, draw_scene

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from conceptlens.cams.class_activation import project, source
 from conceptlens.cams.targets import ClassName, class_indices
-from conceptlens.concept_regions.association import associations
+from conceptlens.concept_regions.channel_masking import associations, contributions
 from conceptlens.concept_regions.channel_weights import channel_weights
 from conceptlens.concept_regions.concept_scores import Evidence, gather_evidence
-from conceptlens.concept_regions.contribution import contributions
 from conceptlens.concept_regions.translator import Translator
 from conceptlens.concepts.vocabulary import ConceptName, parse_concepts, vocabulary
 from conceptlens.io.errors import InputError, InputTypeError

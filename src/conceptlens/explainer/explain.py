@@ -12,9 +12,9 @@ from conceptlens.cams.class_activation import gradients
 from conceptlens.cams.rules import grad_cam
 from conceptlens.cams.targets import ClassName, Logit, class_indices
 from conceptlens.concept_regions.ce_fam import ce_fam, layer_regions
+from conceptlens.concept_regions.channel_masking import contributions
 from conceptlens.concept_regions.competition import competing
 from conceptlens.concept_regions.concept_scores import gather_evidence
-from conceptlens.concept_regions.contribution import contributions
 from conceptlens.concept_regions.translator import Translator
 from conceptlens.concepts.vocabulary import ConceptName, parse_concepts, vocabulary
 from conceptlens.explainer.calibration import ScoreCalibration, find_calibration
