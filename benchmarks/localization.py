@@ -27,13 +27,13 @@ from conceptlens.localization.result_rows import Row
 from conceptlens.metrics import bootstrap_difference, bootstrap_mean
 
 FULL = cl.Competition()
-PLAIN = replace(FULL, sizes=(1.0,), mirrored=False, centred=1.0, steps=0, contrast=1.0)
+PLAIN = replace(FULL, sizes=(1.0,), mirrored=False, centering=1.0, propagation_steps=0, power=1.0)
 STEPS: dict[str, cl.Competition] = {
     "competition with the vocabulary": PLAIN,
     "+ input sizes 1, 2, 4": replace(PLAIN, sizes=FULL.sizes),
     "+ mirrored": replace(PLAIN, sizes=FULL.sizes, mirrored=True),
-    "+ flow to cells alike": replace(FULL, centred=1.0, contrast=1.0),
-    "+ contrast": replace(FULL, centred=1.0),
+    "+ flow to cells alike": replace(FULL, centering=1.0, power=1.0),
+    "+ contrast": replace(FULL, centering=1.0),
     "+ less of the mean cell taken away": FULL,
 }
 METRICS = ("ranked_area", "ranked_area_corrected", "hit", "pointing_energy")

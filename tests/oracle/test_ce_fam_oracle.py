@@ -23,7 +23,7 @@ from conceptlens.concept_regions import channel_masking
 from conceptlens.concept_regions.ce_fam import ce_fam
 from conceptlens.concept_regions.channel_masking import associations
 from conceptlens.concept_regions.channel_weights import channel_weights
-from conceptlens.concept_regions.concept_scores import gather_evidence
+from conceptlens.concept_regions.concept_scores import score_concepts
 from conceptlens.concept_regions.translator import Translator
 from conceptlens.concepts.vocabulary import ConceptName, parse_concepts, prompt, vocabulary
 from conceptlens.metrics import hit, pointing_energy, ranked_area, ranked_area_corrected
@@ -193,11 +193,11 @@ def test_the_whole_pipeline(monkeypatch: pytest.MonkeyPatch, pair: str, widths: 
     seen, translator, oracle = make(monkeypatch, PAIRS[pair], widths, seed)
     found = ce_fam(seen, translator, ASKED)
     assert found.contributions is not None
-    evidence = gather_evidence(seen, translator, ASKED)
-    chosen = evidence.all()
+    evidence = score_concepts(seen, translator, ASKED)
+    chosen = evidence.all_indices()
     wanted = [[oracle.explain(image, concept) for concept in ASKED] for image in seen.images]
-    for way in ("forward", "reverse", "cheapest"):
-        weights = channel_weights(seen, translator, evidence.cotangents(chosen), STAGES, way)
+    for way in ("forward", "reverse", "auto"):
+        weights = channel_weights(seen, translator, evidence.score_gradients(chosen), STAGES, way)
         for place, layer in enumerate(STAGES):
             beta = torch.tensor([[one.beta[place] for one in row] for row in wanted], dtype=DOUBLE)
             assert near(weights[layer], beta, 2e-6), (way, layer)
@@ -252,9 +252,9 @@ def test_a_concept_that_is_all_but_excluded_has_a_small_score_not_a_huge_one(
     """Probabilities down to 1e-30: the drop is divided by chance, so that no rounding is blown up."""
     strong = Words(120.0, -60.0 * bool(PAIRS[pair].bias), PAIRS[pair].normalised)
     seen, translator, oracle = make(monkeypatch, strong, seed=6)
-    evidence = gather_evidence(seen, translator, ASKED)
-    weights = channel_weights(seen, translator, evidence.cotangents(evidence.all()), STAGES)
-    found = associations(seen, translator, weights, evidence, evidence.all())
+    evidence = score_concepts(seen, translator, ASKED)
+    weights = channel_weights(seen, translator, evidence.score_gradients(evidence.all_indices()), STAGES)
+    found = associations(seen, translator, weights, evidence, evidence.all_indices())
     assert bool(found.isfinite().all())
     small = 0
     for i, image in enumerate(seen.images):
@@ -269,11 +269,11 @@ def test_a_concept_that_is_all_but_excluded_has_a_small_score_not_a_huge_one(
 def test_a_long_vocabulary_is_the_rival(monkeypatch: pytest.MonkeyPatch) -> None:
     """And it is the same whether all variants are scored in one go or in small chunks."""
     seen, translator, oracle = make(monkeypatch, PAIRS["clip"], (6, 5, 7), known=vocabulary()[::9])
-    evidence = gather_evidence(seen, translator, ASKED)
+    evidence = score_concepts(seen, translator, ASKED)
     chosen = torch.tensor([[0, 3, 1], [4, 2, 0]])  # other concepts in the second image
-    weights = channel_weights(seen, translator, evidence.cotangents(chosen), STAGES)
+    weights = channel_weights(seen, translator, evidence.score_gradients(chosen), STAGES)
     found = associations(seen, translator, weights, evidence, chosen)
-    monkeypatch.setattr(channel_masking, "SCORES", 1)
+    monkeypatch.setattr(channel_masking, "MAX_SCORES", 1)
     assert torch.allclose(associations(seen, translator, weights, evidence, chosen), found, atol=1e-6)
     for i, image in enumerate(seen.images):
         for q, c in enumerate(chosen[i].tolist()):
@@ -318,7 +318,7 @@ def ranked(values: list[float], inside: list[bool]) -> dict[str, float]:
 @pytest.mark.parametrize("pair", PAIRS)
 def test_what_the_evaluation_measures(monkeypatch: pytest.MonkeyPatch, pair: str) -> None:
     seen, translator, oracle = make(monkeypatch, PAIRS[pair], seed=7)
-    found = ce_fam(seen, translator, ASKED, counted=False)
+    found = ce_fam(seen, translator, ASKED, with_contributions=False)
     field = random_images((24, 40), 2, seed=9)[:, 0]
     masks = field > field.flatten(1).quantile(0.7, 1)[:, None, None]
     scores = {

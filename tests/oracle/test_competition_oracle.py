@@ -23,7 +23,7 @@ SIZE = (32, 64)
 STAGES = ("first", "second")
 ASKED = parse_concepts("cat, a made-up thing, zebra print:texture")
 KNOWN = tuple(c for c in vocabulary() if c.label in ("cat", "dog", "wheel", "grass", "red", "wood", "sky", "car"))
-HOW = Competition(sizes=(1.0, 2.0), grid=5, steps=2)
+HOW = Competition(sizes=(1.0, 2.0), grid=5, propagation_steps=2)
 
 
 class Staged(nn.Module):
@@ -83,7 +83,7 @@ def flat(cells: Tensor) -> list[Tensor]:
 
 
 def slow_regions(net: Staged, betas: dict[ConceptName, Tensor], picture: Image.Image, how: Competition, squash: bool):
-    """Return `(share * words)^contrast` of every asked concept, step by step."""
+    """Return `(share * words)^power` of every asked concept, step by step."""
     sizes = [(round(SIZE[0] * f), round(SIZE[1] * f)) for f in how.sizes]
     looks, stages = [], []
     with torch.no_grad():
@@ -98,7 +98,7 @@ def slow_regions(net: Staged, betas: dict[ConceptName, Tensor], picture: Image.I
     # 2. unit cells, each less a part of the mean cell, averaged on one grid
     total = torch.zeros(DIMENSION, how.grid, how.grid, dtype=DOUBLE)
     for cells in looks:
-        plain = centred(cells, how.centred)
+        plain = centred(cells, how.centering)
         unit = plain.clone()
         for y in range(plain.shape[1]):
             for x in range(plain.shape[2]):
@@ -120,7 +120,7 @@ def slow_regions(net: Staged, betas: dict[ConceptName, Tensor], picture: Image.I
             for b in range(len(cells)):
                 cosine = float(ones[a] @ ones[b] / ones[a].norm() / ones[b].norm())
                 alike[a][b] += cosine / len(middle)
-    flow = [[math.exp(v / how.affinity) for v in row] for row in alike]
+    flow = [[math.exp(v / how.affinity_temperature) for v in row] for row in alike]
     flow = [[v / sum(row) for v in row] for row in flow]
     # 3. shares, each against all words but the concept itself
     found = []
@@ -130,10 +130,10 @@ def slow_regions(net: Staged, betas: dict[ConceptName, Tensor], picture: Image.I
             own = math.exp(how.sharpness * scores[concept][c])
             rest = sum(math.exp(how.sharpness * scores[word][c]) for word in KNOWN if word != concept)
             share.append(own / (own + rest))
-        for _ in range(how.steps):
+        for _ in range(how.propagation_steps):
             share = [sum(w * s for w, s in zip(row, share, strict=True)) for row in flow]
         found.append(
-            torch.tensor([(s * len(KNOWN)) ** how.contrast for s in share], dtype=DOUBLE).reshape(how.grid, how.grid)
+            torch.tensor([(s * len(KNOWN)) ** how.power for s in share], dtype=DOUBLE).reshape(how.grid, how.grid)
         )
     return torch.stack(found)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import conceptlens as cl
 from conceptlens.concept_regions.channel_masking import contributions
-from conceptlens.concept_regions.concept_scores import gather_evidence
+from conceptlens.concept_regions.concept_scores import score_concepts
 from conceptlens.concepts.vocabulary import ConceptName, prompt
 from conceptlens.explainer.explain import explain
 from conceptlens.model.observation import Observation
@@ -138,7 +138,7 @@ def test_cotangent_of_a_cosine_equals_autograd() -> None:
     observation = model.observe(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)), layers="1")
     asked = [cl.Concept("cat"), cl.Concept("a long word")]
     expected = cl.cam(observation, asked)
-    found = gather_evidence(observation, language, [ConceptName(c.text) for c in asked])
-    weights = observation.pull(found.root, found.cotangents(found.all()), "1").mean((-2, -1))
+    found = score_concepts(observation, language, [ConceptName(c.text) for c in asked])
+    weights = observation.pull(found.image_vectors, found.score_gradients(found.all_indices()), "1").mean((-2, -1))
     assert torch.allclose(found.scores, expected.scores, atol=1e-4)
     assert torch.allclose(weights, expected.weights[..., 0, 0], atol=1e-6)

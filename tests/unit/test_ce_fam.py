@@ -25,7 +25,7 @@ from conceptlens.concept_regions.ce_fam import ce_fam
 from conceptlens.concept_regions.channel_masking import contributions
 from conceptlens.concept_regions.channel_weights import channel_weights
 from conceptlens.concept_regions.competition import Competition, compete, pairs_of
-from conceptlens.concept_regions.concept_scores import gather_evidence
+from conceptlens.concept_regions.concept_scores import score_concepts
 from conceptlens.concept_regions.translator import Teacher, Translator
 from conceptlens.concepts.vocabulary import parse_concepts, vocabulary
 from conceptlens.data.drawn_scene import Shape, draw_scene
@@ -83,13 +83,13 @@ def own_way(observation: Observation, translator: Translator, cotangents: Tensor
 )
 def test_every_way_gives_the_same_weights(name: str, precision: torch.dtype, tolerance: float) -> None:
     observation, translator = look(name, precision)
-    cotangents = gather_evidence(observation, translator, ASKED).cotangents(torch.arange(4).expand(2, -1))
+    cotangents = score_concepts(observation, translator, ASKED).score_gradients(torch.arange(4).expand(2, -1))
     reverse = channel_weights(observation, translator, cotangents, translator.layers, "reverse")
     assert list(reverse) == list(translator.layers)
     for layer, weights in reverse.items():
         plain = own_way(observation, translator, cotangents, layer)
         assert apart(weights, plain) < 2e-5, layer  # the branch itself computes in float32
-    ways = ["cheapest"] if name in NO_FORWARD else ["cheapest", "forward"]
+    ways = ["auto"] if name in NO_FORWARD else ["auto", "forward"]
     for way in ways:
         found = channel_weights(observation, translator, cotangents, translator.layers, way)
         for layer in translator.layers:
@@ -146,7 +146,7 @@ def test_operations_in_place_change_nothing_that_is_kept() -> None:
     translator = branch_of(model, layers=("first", "second"))
     observation = model.observe(random_images((64, 96)).double(), translator.layers)
     kept = {name: layer_output.raw.detach().clone() for name, layer_output in observation.layer_outputs.items()}
-    cotangents = gather_evidence(observation, translator, ASKED).cotangents(torch.arange(4).expand(2, -1))
+    cotangents = score_concepts(observation, translator, ASKED).score_gradients(torch.arange(4).expand(2, -1))
     forward, reverse = (
         channel_weights(observation, translator, cotangents, translator.layers, way) for way in ("forward", "reverse")
     )
@@ -176,7 +176,7 @@ def test_it_does_not_matter_whether_gradients_are_turned_off(how: Callable[[], t
 @pytest.mark.parametrize("pair", PAIRS)
 def test_scores_are_those_of_the_pair(pair: str) -> None:
     observation, translator = look("timm resnet", words=PAIRS[pair])
-    found = ce_fam(observation, translator, ASKED, counted=False)
+    found = ce_fam(observation, translator, ASKED, with_contributions=False)
     texts = translator.encode_text(["a photo of a cat", "a photo of a wheel"])
     vectors = translator.encode_image(observation).detach()
     assert torch.allclose(found.scores[:, :2], similarity(vectors, texts, translator), atol=1e-5)
@@ -185,7 +185,9 @@ def test_scores_are_those_of_the_pair(pair: str) -> None:
 
 def test_without_counting_nothing_is_counted() -> None:
     observation, translator = look("timm resnet")
-    counted, left_out = (ce_fam(observation, translator, ASKED, counted=counted) for counted in (True, False))
+    counted, left_out = (
+        ce_fam(observation, translator, ASKED, with_contributions=with_them) for with_them in (True, False)
+    )
     assert left_out.contributions is None
     assert left_out.explained_classes == ()
     assert counted.contributions is not None
@@ -198,7 +200,7 @@ def test_the_top_of_the_vocabulary_is_explained_where_nothing_is_named() -> None
     observation, translator = look("timm resnet", words=PLAIN)
     found = ce_fam(observation, translator, top=5)
     assert found.maps.shape[:2] == (2, 5)
-    every = gather_evidence(observation, translator, vocabulary()).scores
+    every = score_concepts(observation, translator, vocabulary()).scores
     for i in range(2):
         assert float(found.scores[i, 0]) == pytest.approx(float(every[i].max()), rel=1e-5)
         assert found.scores[i].tolist() == sorted(found.scores[i].tolist(), reverse=True)
@@ -308,7 +310,7 @@ SOME = ("timm vit", "timm vit3", "timm vit4", "hf vit", "hf dinov2 registers", "
 @pytest.mark.parametrize("name", SOME)
 def test_contributions_of_transformers_and_their_kin_equal_a_rerun_by_hand(name: str) -> None:
     observation, translator = look(name, EXACT)
-    cotangents = gather_evidence(observation, translator, ASKED).cotangents(torch.arange(4).expand(2, -1))
+    cotangents = score_concepts(observation, translator, ASKED).score_gradients(torch.arange(4).expand(2, -1))
     weights = channel_weights(observation, translator, cotangents, translator.layers)
     for layer in translator.layers:
         found = ce_fam(observation, translator, ASKED[:2], target=[3, 5], layer=layer)
@@ -512,7 +514,7 @@ def test_fused_attention_has_a_forward_mode_too() -> None:
     model = cl.Backbone(stir(module).eval(), "swin", class_names=LABELS, input_size=(64, 64))
     translator = branch_of(model)
     observation = model.observe(random_images((64, 64)), translator.layers)
-    cotangents = gather_evidence(observation, translator, ASKED).cotangents(torch.arange(4).expand(2, -1))
+    cotangents = score_concepts(observation, translator, ASKED).score_gradients(torch.arange(4).expand(2, -1))
     forward, reverse = (
         channel_weights(observation, translator, cotangents, translator.layers, way) for way in ("forward", "reverse")
     )

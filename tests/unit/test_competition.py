@@ -64,7 +64,7 @@ def test_what_else_is_asked_does_not_matter() -> None:
     for q, concept in enumerate(ASKED):
         alone = compete(observation, [concept], words, competition=ONCE).maps
         assert torch.allclose(alone[:, 0], together[:, q], rtol=1e-4)
-        assert len(vocabulary()) ** ONCE.contrast >= float(alone.max()) > float(alone.min()) >= 0
+        assert len(vocabulary()) ** ONCE.power >= float(alone.max()) > float(alone.min()) >= 0
 
 
 def test_images_of_a_batch_do_not_matter_to_each_other() -> None:
@@ -78,7 +78,7 @@ def test_images_of_a_batch_do_not_matter_to_each_other() -> None:
 def test_a_concept_is_not_its_own_rival(monkeypatch: pytest.MonkeyPatch) -> None:
     observation, words = looking("timm resnet")
     cat, wheel, made_up = ASKED
-    plain = dataclasses.replace(ONCE, steps=0, contrast=1.0)
+    plain = dataclasses.replace(ONCE, propagation_steps=0, power=1.0)
     monkeypatch.setattr(competition, "vocabulary", lambda: (cat,))
     alone = compete(observation, ASKED, words, competition=plain).maps
     assert torch.allclose(alone[:, 0], torch.ones_like(alone[:, 0]))  # cat has nobody to share with
@@ -93,10 +93,10 @@ def test_a_concept_is_not_its_own_rival(monkeypatch: pytest.MonkeyPatch) -> None
 def test_contrast_changes_no_ranking_and_evens_out_without_sharpness() -> None:
     observation, words = looking("timm resnet")
     plain, strong = (
-        compete(observation, ASKED, words, competition=dataclasses.replace(ONCE, contrast=c)).maps for c in (1.0, 4.0)
+        compete(observation, ASKED, words, competition=dataclasses.replace(ONCE, power=c)).maps for c in (1.0, 4.0)
     )
     assert torch.allclose(plain**4, strong, rtol=1e-4)
-    even = compete(observation, ASKED, words, competition=dataclasses.replace(ONCE, sharpness=0.0, contrast=1.0)).maps
+    even = compete(observation, ASKED, words, competition=dataclasses.replace(ONCE, sharpness=0.0, power=1.0)).maps
     known = torch.tensor([len(vocabulary()), len(vocabulary()), len(vocabulary()) + 1.0]) / len(vocabulary())
     assert torch.allclose(even, (1 / known)[None, :, None, None].expand_as(even), atol=1e-6)
 
@@ -125,7 +125,7 @@ def test_looking_in_a_mirror_too_takes_a_networks_own_handedness_away() -> None:
     model = reading("timm resnet")
     picture = photo(160, 96)
     words = Resized(model.observe(picture).embedding.shape[1], normalised=False)
-    how = dataclasses.replace(ONCE, steps=0)
+    how = dataclasses.replace(ONCE, propagation_steps=0)
     squashed = dataclasses.replace(model, transform=Preprocess((96, 160), crop_mode="squash"))
     maps, turned = (
         compete(squashed.observe(p), ASKED, words, competition=how).maps for p in (picture, ImageOps.mirror(picture))
@@ -347,10 +347,10 @@ def test_two_pairs_share_the_mean_of_their_scores() -> None:
         {"grid": 0},
         {"sizes": ()},
         {"sizes": (-1.0,)},
-        {"affinity": 0.0},
+        {"affinity_temperature": 0.0},
         {"sharpness": math.nan},
-        {"steps": -1},
-        {"centred": 1.1},
+        {"propagation_steps": -1},
+        {"centering": 1.1},
     ],
 )
 def test_a_competition_without_sense_is_refused(wrong: dict[str, object]) -> None:

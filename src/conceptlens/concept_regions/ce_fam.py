@@ -13,7 +13,7 @@ from conceptlens.cams.class_activation import project, source
 from conceptlens.cams.targets import ClassName, class_indices
 from conceptlens.concept_regions.channel_masking import associations, contributions
 from conceptlens.concept_regions.channel_weights import channel_weights
-from conceptlens.concept_regions.concept_scores import Evidence, gather_evidence
+from conceptlens.concept_regions.concept_scores import ConceptScores, score_concepts
 from conceptlens.concept_regions.translator import Translator
 from conceptlens.concepts.vocabulary import ConceptName, parse_concepts, vocabulary
 from conceptlens.io.errors import InputError, InputTypeError
@@ -31,22 +31,37 @@ def ce_fam(
     target: ClassName | Sequence[ClassName] | None = None,
     top: int = 8,
     layer: str | None = None,
-    counted: bool = True,
+    with_contributions: bool = True,
 ) -> Explanation:
-    """Return where each concept is, in the layer that holds it best, and how much it counts for a class.
+    """Return the region of each concept, in the layer that holds it best, and its contribution to a class.
 
     For every layer that the branch reads (CE-FAM, ICCV 2025, sections 3.2-3.3):
 
     - region: `ReLU(sum_k beta_k A_k)` with `beta_k = mean_ij dS/dA_k`, where `S` is the concept's score before any
       softmax; early layers receive gradient through the classifier's later layers too.
-    - layer: of several, the one with the highest association score (see `associations`), chosen for each image and
-      concept; `layer` names one instead.
-    - contribution: the masking curve on the classifier in that layer (see `contributions`), negative values kept;
-      left out with `counted=False` and where the layer's cells do not reach the class scores.
+    - layer: the one with the highest association score (see `associations`), for each image and concept.
+    - contribution: the masking curve on the classifier in that layer (see `contributions`), negative values kept.
 
-    Of several layers, maps stand at the finest grid, each enlarged bilinearly from its own layer (`layers` says
-    which), and `components` holds one explanation per layer, where the equation holds. Without `concepts`, the `top`
-    scores of the vocabulary are explained. Raises `InputError` where the branch was trained for another model.
+    Args:
+        observation: Photos observed at `translator.layers`.
+        translator: A trained branch with its teacher's text encoder.
+        concepts: Concepts to explain; by default the `top` scores of the vocabulary, for each image.
+        target: Class of the contributions, one for all images or one for each; by default the predicted one.
+        top: Number of concepts where `concepts` is left out.
+        layer: One layer to read, instead of the one that holds each concept best.
+        with_contributions: False leaves the contributions out, which are the larger part of the work.
+
+    Returns:
+        Maps `[image question height width]`. Of several layers, they stand at the finest grid, each enlarged
+        bilinearly from its own layer, which `layers` names; `components` holds an explanation per layer, where the
+        equation holds. `contributions` is `None` where a layer's cells do not reach the class scores.
+
+    Raises:
+        InputError: Where the branch was trained for another model, or does not read `layer`.
+
+    Example:
+        >>> observation = model.observe("cat.png", layers=translator.layers)
+        >>> ce_fam(observation, translator, ["whiskers"]).maps.shape
     """
     if not isinstance(translator, Translator):
         raise InputTypeError(
@@ -54,21 +69,21 @@ def ce_fam(
         )
     translator.check(observation.model)
     given = None if concepts is None else parse_concepts(concepts)
-    evidence = gather_evidence(observation, translator, vocabulary() if given is None else given)
-    chosen = evidence.strongest(top) if given is None else evidence.all()
+    scored = score_concepts(observation, translator, vocabulary() if given is None else given)
+    chosen = scored.top_indices(top) if given is None else scored.all_indices()
     layers = translator.layers if layer is None else (_one_of(layer, translator.layers),)
-    weights = channel_weights(observation, translator, evidence.cotangents(chosen), layers)
+    weights = channel_weights(observation, translator, scored.score_gradients(chosen), layers)
     settings: dict[str, object] = {"text": translator.name, "target": repr(target), "branch": translator.name}
-    parts = [layer_regions(observation, name, weights[name], evidence, chosen, settings) for name in layers]
-    held = torch.zeros_like(chosen)
+    parts = [layer_regions(observation, name, weights[name], scored, chosen, settings) for name in layers]
+    layer_index = torch.zeros_like(chosen)
     if len(layers) > 1:
-        held = associations(observation, translator, weights, evidence, chosen).argmax(2)
-    counts, names = None, ()
-    if counted and (target is not None or observation.class_scores is not None):
-        index = class_indices(observation, target)
-        names = tuple(observation.model.class_name(int(i)) for i in index)
-        counts = _count(observation, weights, held, index)
-    return _joined(parts, held, counts, names if counts is not None else ())
+        layer_index = associations(observation, translator, weights, scored, chosen).argmax(2)
+    shares, names = None, ()
+    if with_contributions and (target is not None or observation.class_scores is not None):
+        classes = class_indices(observation, target)
+        names = tuple(observation.model.class_name(int(i)) for i in classes)
+        shares = _contributions(observation, weights, layer_index, classes)
+    return _joined(parts, layer_index, shares, names if shares is not None else ())
 
 
 def _one_of(layer: str, layers: Sequence[str]) -> str:
@@ -81,52 +96,61 @@ def layer_regions(
     observation: Observation,
     layer: str,
     weights: Float[Tensor, "image question channel"],
-    evidence: Evidence,
+    scored: ConceptScores,
     chosen: Int[Tensor, "image question"],
     settings: dict[str, object],
     method: str = "ce_fam",
 ) -> Explanation:
-    """Return one layer's regions of the chosen concepts, `ReLU(sum_k weights_k A_k)`."""
+    """Return one layer's regions of chosen concepts, `ReLU(sum_k weights_k A_k)`. (CE-FAM, ICCV 2025, section 3.2.)
+
+    Args:
+        observation: Photos observed at `layer`.
+        layer: Name of the layer whose channels are weighed.
+        weights: Weight of each channel.
+        scored: Scores of all concepts.
+        chosen: Indices of the concepts that `weights` belong to.
+        settings: What is kept in the record's source.
+        method: Name of the method in the record's source.
+    """
     return Explanation(
         maps=project(weights[..., None, None], observation.feature(layer)).relu(),
         weights=weights[..., None, None],
-        scores=evidence.scores.gather(1, chosen),
-        labels=evidence.labels(chosen),
-        concept_types=evidence.types(chosen),
+        scores=scored.scores.gather(1, chosen),
+        labels=scored.labels(chosen),
+        concept_types=scored.types(chosen),
         source=source(observation, layer, method, settings),
     )
 
 
-def _count(
+def _contributions(
     observation: Observation,
     weights: dict[str, Tensor],
-    held: Int[Tensor, "image question"],
-    index: Int[Tensor, "image"],
+    layer_index: Int[Tensor, "image question"],
+    classes: Int[Tensor, "image"],
 ) -> Float[Tensor, "image question"] | None:
-    """Return each concept's contribution in the layer that holds it; `None` where one has no way to the class."""
-    counts = torch.zeros_like(held, dtype=torch.float32)
-    for place, (name, weight) in enumerate(weights.items()):
-        asked = held == place
-        if not asked.any():
+    """Return each concept's contribution in its layer; `None` where a layer does not reach the class scores."""
+    shares = torch.zeros_like(layer_index, dtype=torch.float32)
+    for number, (name, weight) in enumerate(weights.items()):
+        selected = layer_index == number
+        if not selected.any():
             continue
         if not observation.reaches(observation.logits, name):
             return None
-        counts = torch.where(
-            asked, contributions(observation, weight, index, layer=name, asked=asked).to(counts), counts
-        )
-    return counts
+        found = contributions(observation, weight, classes, layer=name, selected=selected)
+        shares = torch.where(selected, found.to(shares), shares)
+    return shares
 
 
 def _joined(
-    parts: list[Explanation], held: Tensor, counts: Tensor | None, explained_classes: tuple[str, ...]
+    parts: list[Explanation], layer_index: Tensor, shares: Tensor | None, explained_classes: tuple[str, ...]
 ) -> Explanation:
     """Return one explanation whose maps come from the layer that holds each concept."""
     first = parts[0]
     if len(parts) == 1:
-        return replace(first, contributions=counts, explained_classes=explained_classes)
+        return replace(first, contributions=shares, explained_classes=explained_classes)
     size = max((tuple(part.maps.shape[-2:]) for part in parts), key=lambda s: s[0] * s[1])
     large = [torch.nn.functional.interpolate(p.maps, size=size, mode="bilinear", align_corners=False) for p in parts]
-    maps = torch.stack(large, dim=2).take_along_dim(held[..., None, None, None], dim=2)[:, :, 0]
+    maps = torch.stack(large, dim=2).take_along_dim(layer_index[..., None, None, None], dim=2)[:, :, 0]
     names = [part.source.layer for part in parts]
     settings = {**first.source.settings, "layers": "by association score"}
     origin = replace(first.source, layer=" + ".join(names), method="ce_fam", settings=settings)
@@ -135,8 +159,8 @@ def _joined(
         maps=maps,
         weights=None,
         source=origin,
-        contributions=counts,
+        contributions=shares,
         explained_classes=explained_classes,
-        layers=tuple(tuple(names[int(place)] for place in row) for row in held),
+        layers=tuple(tuple(names[int(number)] for number in row) for row in layer_index),
         components=tuple(parts),
     )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from conceptlens.cams.targets import similarity
 from conceptlens.concept_regions.branch import pooled
-from conceptlens.concept_regions.concept_scores import Evidence, gather_texts
+from conceptlens.concept_regions.concept_scores import ConceptScores, encode_concepts
 from conceptlens.concept_regions.translator import Translator
 from conceptlens.concepts.vocabulary import vocabulary
 from conceptlens.model.observation import Observation
@@ -18,13 +18,10 @@ from conceptlens.model.observation import Observation
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-STEPS = 20
-# How many masked variants run through the rest of the model at once.
-VARIANTS = 64
-# How many logits the closed form may hold at once.
-LOGITS = 2**24
-# How many numbers the scores of one chunk of silenced variants may hold at once.
-SCORES = 2**24
+STEPS = 20  # of the masking curve: as many channels are masked, one after the other
+BATCH_VARIANTS = 64  # masked variants that run through the rest of the model at once
+MAX_LOGITS = 2**24  # numbers that the closed form holds at once
+MAX_SCORES = 2**24  # numbers that the scores of one chunk of masked branch inputs hold at once
 
 
 def contributions(
@@ -33,46 +30,55 @@ def contributions(
     target: Int[Tensor, "image"],
     against: Int[Tensor, "image"] | None = None,
     layer: str | None = None,
-    asked: Bool[Tensor, "image question"] | None = None,
+    selected: Bool[Tensor, "image question"] | None = None,
 ) -> Float[Tensor, "image question"]:
-    """Return by how much the class's probability falls when a concept's channels are silenced, averaged over 20 steps.
+    """Return the mean relative drop of a class's probability while a concept's channels are masked one by one.
 
-    CE-FAM (ICCV 2025, section 3): channels are ordered by `v_k = beta_k mean(A_k)`; after silencing the first `j`
-    the probability is `p_j`, and the contribution is `sum_j ((p - p_j) / p) / 20`. Positive: the concept speaks for
-    the class; negative: against it. A silenced channel takes its own spatial mean; where the cells reach the logits
-    through their mean alone that would change nothing, so it takes the mean of the whole layer.
+    CE-FAM (ICCV 2025, section 3): channels are ordered by `v_k = beta_k mean(A_k)`; after masking the first `j` the
+    probability is `p_j`, and the contribution is `sum_j ((p - p_j) / p) / 20`. Positive: the concept speaks for the
+    class; negative: against it. A masked channel takes its own spatial mean; where the cells reach the logits through
+    their mean alone that would change nothing, so it takes the mean of the whole layer.
 
-    With `against`, `p` is the probability of the class when only the two are compared: `sigmoid(y_c - y_d)`.
-    The drop is divided by `p`, or by chance (one over the number of classes compared) where `p` is smaller: a class
-    that the model all but excludes has no meaningful relative drop. Where only some questions are `asked`, the others
-    are left at 0.
+    The drop is divided by `p`, or by chance (one over the number of classes compared) where `p` is smaller: the
+    relative drop of a class that the model all but excludes has no meaning.
+
+    Args:
+        observation: Photos observed at `layer`.
+        weights: Channel weights `beta` of each concept.
+        target: Index of the class, for each image.
+        against: Index of a second class; `p` is then `sigmoid(y_target - y_against)`.
+        layer: Layer whose channels are masked; by default the observation's.
+        selected: The concepts to compute; the others are left at 0.
+
+    Returns:
+        One share for each image and concept, at most 1.
     """
     feature = observation.feature(layer)
     order = (weights * feature.mean((2, 3))[:, None]).topk(min(STEPS, feature.shape[1]), dim=2).indices
     matrix = observation.readout(observation.logits, layer)
     before = _probability(observation.logits.detach()[:, None], target[:, None], _column(against))
     if matrix is None:
-        after = _curve_by_rerun(observation, order, target, against, layer, asked)
+        after = _curve_by_rerun(observation, order, target, against, layer, selected)
     else:
         after = _curve_in_closed_form(observation, matrix, order, target, against, layer)
     chance = 0.5 if against is not None else 1.0 / observation.logits.shape[1]
     found = ((before[..., None] - after) / before.clamp_min(chance)[..., None]).mean(2)
-    return found if asked is None else found * asked
+    return found if selected is None else found * selected
 
 
 def _curve_in_closed_form(
     observation: Observation, matrix: Tensor, order: Tensor, target: Tensor, against: Tensor | None, layer: str | None
 ) -> Float[Tensor, "image question step"]:
-    """Silence pooled values and follow the linear readout: no forward pass at all."""
+    """Mask pooled values and follow the linear readout, without a forward pass."""
     feature = observation.feature(layer)
-    means, silence = feature.mean((2, 3)), feature.mean((1, 2, 3))
+    means, mask_value = feature.mean((2, 3)), feature.mean((1, 2, 3))
     logits = observation.logits.detach()
     curves = []
-    for chunk in order.split(max(1, LOGITS // (logits.numel() * order.shape[2])), dim=1):
-        change = silence[:, None, None] - means[:, None].expand(-1, chunk.shape[1], -1).gather(2, chunk)
+    for chunk in order.split(max(1, MAX_LOGITS // (logits.numel() * order.shape[2])), dim=1):
+        change = mask_value[:, None, None] - means[:, None].expand(-1, chunk.shape[1], -1).gather(2, chunk)
         moved = (change[..., None] * matrix.T[chunk]).cumsum(2)
-        silenced = logits[:, None, None] + moved
-        curves.append(_probability(silenced, target[:, None, None], _column(against, 2)))
+        masked = logits[:, None, None] + moved
+        curves.append(_probability(masked, target[:, None, None], _column(against, 2)))
     return torch.cat(curves, dim=1)
 
 
@@ -82,25 +88,25 @@ def _curve_by_rerun(
     target: Tensor,
     against: Tensor | None,
     layer: str | None,
-    asked: Tensor | None,
+    selected: Tensor | None,
 ) -> Float[Tensor, "image question step"]:
-    """Silence cells and run the rest of the model, a variant per question and step."""
+    """Mask cells and run the rest of the model, a variant for each question and step."""
     feature = observation.feature(layer)
-    silence = feature.mean((1, 2, 3) if _all_cells_alike(observation, layer) else (2, 3), keepdim=True).expand_as(
+    mask_value = feature.mean((1, 2, 3) if _all_cells_alike(observation, layer) else (2, 3), keepdim=True).expand_as(
         feature
     )
     curves = []
     for i in range(len(feature)):
-        questions = range(order.shape[1]) if asked is None else asked[i].nonzero()[:, 0].tolist()
+        questions = range(order.shape[1]) if selected is None else selected[i].nonzero()[:, 0].tolist()
         curve = observation.logits.new_zeros(order.shape[1:], dtype=torch.float32)
         steps = [(q, j) for q in questions for j in range(1, order.shape[2] + 1)]
         logits = []
-        for start in range(0, len(steps), VARIANTS):
-            chunk = steps[start : start + VARIANTS]
+        for start in range(0, len(steps), BATCH_VARIANTS):
+            chunk = steps[start : start + BATCH_VARIANTS]
             variants = feature[i].repeat(len(chunk), 1, 1, 1)
             for row, (q, j) in enumerate(chunk):
-                silenced = order[i, q, :j]
-                variants[row, silenced] = silence[i, silenced]
+                masked = order[i, q, :j]
+                variants[row, masked] = mask_value[i, masked]
             logits.append(observation.rerun(variants, i, layer).logits.detach())
         if steps:
             other = None if against is None else against[i]
@@ -144,23 +150,32 @@ def associations(
     observation: Observation,
     translator: Translator,
     weights: Mapping[str, Float[Tensor, "image question channel"]],
-    evidence: Evidence,
+    scored: ConceptScores,
     chosen: Int[Tensor, "image question"],
 ) -> Float[Tensor, "image question layer"]:
-    """Return by how much a concept's probability falls when a layer's channels for it are silenced, over 20 steps.
+    """Return the mean relative drop of a concept's probability while a layer's channels are masked one by one.
 
     CE-FAM (ICCV 2025, section 3.3): a layer's channels are ordered by `v_k = beta_k mean(A_k)`; the pooled values of
     the first `j` are replaced by the layer's mean pooled value in the *branch*, the concept's probability becomes
     `s_j`, and the score is `sum_j ((s - s_j) / s) / 20`. The layer of the highest score holds the concept.
 
-    `s` is a softmax over the concept and the package's vocabulary (CLIP), so that it does not depend on what else is
-    asked, or a sigmoid (SigLIP). The drop is divided by `s`, or by chance where `s` is smaller: the probability of a
-    concept that is all but excluded has no meaningful relative drop.
+    `s` is a softmax over the concept and the package's vocabulary (CLIP), so that it does not depend on the other
+    concepts, or a sigmoid (SigLIP). The drop is divided by `s`, or by chance where `s` is smaller.
+
+    Args:
+        observation: Photos observed at `translator.layers`.
+        translator: The trained branch.
+        weights: Channel weights of the chosen concepts, by layer; other layers are left out.
+        scored: Scores of all concepts.
+        chosen: Indices of the chosen concepts.
+
+    Returns:
+        One score for each image, concept and layer, in the order of `translator.layers`.
     """
     known = vocabulary()
-    rest = gather_texts(translator, known).to(evidence.texts)
-    place = {concept: i for i, concept in enumerate(known)}
-    own_place = torch.tensor([place.get(concept, -1) for concept in evidence.concepts], device=chosen.device)[chosen]
+    rest = encode_concepts(translator, known).to(scored.text_vectors)
+    row_of = {concept: i for i, concept in enumerate(known)}
+    own_index = torch.tensor([row_of.get(concept, -1) for concept in scored.concepts], device=chosen.device)[chosen]
     inputs = pooled(observation, translator.layers).detach().float()
     columns, start = [], 0
     for name in reversed(translator.layers):  # the deepest stands first in the branch's input
@@ -171,7 +186,7 @@ def associations(
             continue
         own = inputs[:, part]
         order = (weights[name] * own[:, None]).topk(min(STEPS, width), dim=2).indices
-        columns.append(_association_curve(translator, inputs, part, order, evidence, chosen, rest, own_place))
+        columns.append(_association_curve(translator, inputs, part, order, scored, chosen, rest, own_index))
     return torch.stack(columns[::-1], dim=2)
 
 
@@ -180,25 +195,25 @@ def _association_curve(
     inputs: Tensor,
     part: slice,
     order: Tensor,
-    evidence: Evidence,
+    scored: ConceptScores,
     chosen: Tensor,
     rest: Tensor,
-    places: Tensor,
+    own_index: Tensor,
 ) -> Float[Tensor, "image question"]:
     """Return one layer's association scores."""
-    silence = inputs[:, part].mean(1)
+    mask_value = inputs[:, part].mean(1)
     steps = order.shape[2]
     rows = []
     for i, vector in enumerate(inputs):
         scores = []
-        at_once = max(1, SCORES // ((steps + 1) * max(len(rest), len(vector))))
-        of_chunk = (values.split(at_once) for values in (order[i], evidence.texts[chosen[i]], places[i]))
-        for ranked, texts, own_place in zip(*of_chunk, strict=True):
+        at_once = max(1, MAX_SCORES // ((steps + 1) * max(len(rest), len(vector))))
+        of_chunk = (values.split(at_once) for values in (order[i], scored.text_vectors[chosen[i]], own_index[i]))
+        for ranked, texts, rows_of_chunk in zip(*of_chunk, strict=True):
             variants = vector.repeat(len(ranked), steps + 1, 1)
             for step in range(steps):
-                silenced = ranked[:, step : step + 1] + part.start
-                variants[:, step + 1 :].scatter_(2, silenced[:, None].expand(-1, steps - step, 1), float(silence[i]))
-            scores.append(_concept_probabilities(translator, variants, texts, rest, own_place))
+                masked = ranked[:, step : step + 1] + part.start
+                variants[:, step + 1 :].scatter_(2, masked[:, None].expand(-1, steps - step, 1), float(mask_value[i]))
+            scores.append(_concept_probabilities(translator, variants, texts, rest, rows_of_chunk))
         before, after = torch.cat(scores).split([1, steps], dim=1)
         chance = 0.5 if translator.bias else 1 / len(rest)
         rows.append(((before - after) / before.clamp_min(chance)).mean(1))
@@ -206,11 +221,11 @@ def _association_curve(
 
 
 def _concept_probabilities(
-    translator: Translator, variants: Tensor, texts: Tensor, rest: Tensor, places: Tensor
+    translator: Translator, variants: Tensor, texts: Tensor, rest: Tensor, own_index: Tensor
 ) -> Float[Tensor, "question variant"]:
     """Return the probability of each question's concept for its own variants of the branch's input.
 
-    `places` say where a question's concept stands in `rest`, so that it is not its own rival; -1 where it does not.
+    `own_index` is the row of a question's concept in `rest`, where it is no rival of itself; -1 where it is not there.
     """
     vectors = translator.branch(variants.flatten(0, 1)).float()
     by_question = zip(vectors.unflatten(0, variants.shape[:2]), texts, strict=True)
@@ -218,6 +233,6 @@ def _concept_probabilities(
     if translator.bias:
         return (own + translator.bias).sigmoid()
     others = similarity(vectors, rest, translator).unflatten(0, variants.shape[:2])
-    known = (places >= 0).nonzero()[:, 0]
-    others[known, :, places[known]] = -torch.inf
+    known = (own_index >= 0).nonzero()[:, 0]
+    others[known, :, own_index[known]] = -torch.inf
     return (own - torch.logaddexp(own, others.logsumexp(2))).exp()

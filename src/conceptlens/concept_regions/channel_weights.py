@@ -1,4 +1,4 @@
-"""CE-FAM's channel weights in every layer a branch reads, by the cheapest of three exact ways."""
+"""CE-FAM's channel weights in every layer a branch reads, exactly and with the fewest products."""
 
 from __future__ import annotations
 
@@ -17,36 +17,44 @@ from conceptlens.model.observation import Observation
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-Way = Literal["cheapest", "forward", "reverse"]
+Mode = Literal["auto", "forward", "reverse"]
 
 
 def channel_weights(
     observation: Observation,
     translator: Translator,
-    cotangents: Float[Tensor, "image question dimension"],
+    gradients: Float[Tensor, "image question dimension"],
     layers: Sequence[str],
-    way: Way = "cheapest",
+    mode: Mode = "auto",
 ) -> dict[str, Float[Tensor, "image question channel"]]:
-    """Return `beta_k = mean_ij dS/dA_k` at each of `layers`, for scores with gradients `cotangents` at `h(z)`.
+    """Return `beta_k = mean_ij dS/dA_k` at each of `layers`. (CE-FAM, ICCV 2025, section 3.2.)
 
-    First back through the branch alone, to `dS/dz`. From there on:
+    The gradient goes back through the branch alone, to `dS/dz`. From there on:
 
     - at the last layer the branch reads, `beta = dS/dz / (height width)`: nothing lies between it and its own mean;
     - *reverse*: at earlier layers, one vector-Jacobian product a question, which serves them all;
     - *forward*: `beta` is linear in `dS/dz`, so one forward-mode product a channel serves any number of questions.
 
-    `cheapest` takes the mode with fewer products to do, each weighed by the share of layers that it passes, and the
-    reverse mode where torch has no forward mode for an operation of the model.
+    Args:
+        observation: Photos observed at `translator.layers`.
+        translator: The trained branch.
+        gradients: Gradients `dS/dh` of the scores at the branch's output.
+        layers: The layers to weigh.
+        mode: `auto` takes the mode with fewer products, each weighed by the share of layers that it passes, and the
+            reverse mode where torch has no forward mode for an operation of the model.
+
+    Returns:
+        Weights by layer, detached.
     """
     with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has turned off
         point = pooled(observation, translator.layers)
-    back = _through_branch(translator, point.detach(), cotangents)
+    back = _through_branch(translator, point.detach(), gradients)
     last = translator.layers[-1]
     earlier = [name for name in layers if name != last]
     found: dict[str, Tensor] = {}
-    if earlier and way == "forward":
+    if earlier and mode == "forward":
         found = _forward(observation, translator, back, earlier)
-    elif earlier and way == "cheapest" and _forward_is_cheaper(observation, earlier, back.shape[1]):
+    elif earlier and mode == "auto" and _forward_is_cheaper(observation, earlier, back.shape[1]):
         try:
             found = _forward(observation, translator, back, earlier)
         except torch.OutOfMemoryError:
@@ -62,14 +70,14 @@ def channel_weights(
 
 
 def _through_branch(
-    translator: Translator, pooled: Float[Tensor, "image width"], cotangents: Tensor
+    translator: Translator, pooled: Float[Tensor, "image width"], gradients: Tensor
 ) -> Float[Tensor, "image question width"]:
     """Return `dS/dz`, by batched products through the branch alone."""
     branch = translator.branch.to(pooled.device)
     with torch.inference_mode(False), torch.enable_grad(), full_precision(pooled):
         point = pooled.detach().clone().float().requires_grad_()
         vectors = branch(point)
-        by_question = cotangents.to(vectors).transpose(0, 1)
+        by_question = gradients.to(vectors).transpose(0, 1)
         (back,) = torch.autograd.grad(vectors, point, by_question, is_grads_batched=True)
     return back.transpose(0, 1).to(pooled.dtype)
 
@@ -79,7 +87,7 @@ def _forward_is_cheaper(observation: Observation, layers: Sequence[str], questio
 
     A forward-mode product takes about twice the time of a reverse one through as many layers.
     """
-    shares = [1 - place / len(layers) for place in range(len(layers))]  # a later layer has less of the model to pass
+    shares = [1 - number / len(layers) for number in range(len(layers))]  # a later layer has less of the model to pass
     channels = [observation.layer_output(name).grid.channels for name in layers]
     return 2 * sum(c * s for c, s in zip(channels, shares, strict=True)) < questions
 

@@ -1,4 +1,4 @@
-"""Regions by competition: a cell belongs to the concept that fits it better than everyday words do."""
+"""Competing regions: a cell belongs to a concept as far as it fits better there than the vocabulary's words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from conceptlens.cams.class_activation import source
 from conceptlens.concept_regions.branch import branch_layers
-from conceptlens.concept_regions.concept_scores import Evidence, gather_evidence
+from conceptlens.concept_regions.concept_scores import ConceptScores, score_concepts
 from conceptlens.concepts.vocabulary import ConceptName, parse_concepts, vocabulary
 from conceptlens.io.errors import InputError
 from conceptlens.model.forward import full_precision
@@ -29,39 +29,44 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Competition:
-    """How regions compete; the defaults were chosen on the train photos of a COCO sample, by localisation.
+    """Settings of `compete`; the defaults were chosen by localisation on the train photos of a COCO sample.
 
-    - `sizes`: the model looks at the photo at its own size times these, as far as it accepts other sizes.
-    - `mirrored`: it also looks at each in a mirror.
-    - `centred`: how much of the photo's mean cell is taken from every cell. All of it (1) sets small things apart, but
-      takes away what covers most of a photo; none of it (0) favours what covers most.
-    - `grid`: rows and columns of the maps.
-    - `sharpness` divides a cell among the words: 0 evenly, large values give all of it to the best.
-    - `affinity` is the temperature of the likeness of two cells, `steps` how often shares flow to like cells.
-    - `contrast`: the power in the maps; it changes no ranking, only how much energy weak cells have.
+    Args:
+        sizes: Input sizes, as multiples of the model's own, as far as it accepts others.
+        mirrored: Whether each size is also run mirrored.
+        centering: Share of the photo's mean cell that is subtracted from every cell, from 0 to 1: large values favour
+            small things, small ones what covers most of a photo.
+        grid: Rows and columns of the maps.
+        sharpness: Factor before the softmax over the words of a cell: 0 shares it evenly.
+        affinity_temperature: Temperature of the softmax over the cosines of a cell with all cells.
+        propagation_steps: How often shares are averaged over similar cells.
+        power: Exponent of the maps; it changes no ranking of cells, only how much weak cells weigh.
+
+    Raises:
+        InputError: For a number out of its range.
     """
 
     sizes: tuple[float, ...] = (1.0, 2.0, 4.0)
     mirrored: bool = True
-    centred: float = 0.5
+    centering: float = 0.5
     grid: int = 28
     sharpness: float = 1.5
-    affinity: float = 0.15
-    steps: int = 3
-    contrast: float = 4.0
+    affinity_temperature: float = 0.15
+    propagation_steps: int = 3
+    power: float = 4.0
 
     def __post_init__(self) -> None:
         """Check every number."""
-        above = {"grid": self.grid, "affinity": self.affinity, "contrast": self.contrast}
+        above = {"grid": self.grid, "affinity_temperature": self.affinity_temperature, "power": self.power}
         wrong = [f"{name}={value}" for name, value in above.items() if not 0 < value < float("inf")]
         wrong += [f"sizes={self.sizes}"] if not self.sizes or not all(0 < f < 100 for f in self.sizes) else []
         wrong += [f"sharpness={self.sharpness}"] if not 0 <= self.sharpness < float("inf") else []
-        wrong += [f"steps={self.steps}"] if self.steps < 0 else []
-        wrong += [f"centred={self.centred}"] if not 0 <= self.centred <= 1 else []
+        wrong += [f"propagation_steps={self.propagation_steps}"] if self.propagation_steps < 0 else []
+        wrong += [f"centering={self.centering}"] if not 0 <= self.centering <= 1 else []
         if wrong:
             raise InputError(
-                f"a competition with {', '.join(wrong)} was asked for; sizes, grid, affinity and contrast are above 0, "
-                "sharpness and steps at least 0, centred between 0 and 1"
+                f"a competition with {', '.join(wrong)} was named for; sizes, grid, affinity_temperature and power are "
+                "above 0, sharpness and propagation_steps at least 0, centering between 0 and 1"
             )
 
 
@@ -72,55 +77,75 @@ def compete(
     layer: str | None = None,
     competition: Competition | None = None,
 ) -> Explanation:
-    """Return regions of named concepts, each in competition with the package's vocabulary.
+    """Return regions of concepts, each in competition with the package's vocabulary.
 
-    Beyond CE-FAM, whose region of a concept does not ask whether another word fits a cell better:
+    Beyond CE-FAM, whose region of a concept does not depend on whether another word fits a cell better:
 
     1. `beta`, CE-FAM's channel weights of each concept and of every word of the vocabulary, at `layer`.
     2. Cells of several input sizes and of the mirrored photo, each less a part of the photo's mean cell and of unit
        length, averaged on one grid; a word's score at a cell is `beta . cell`, standardised over the photo. Of several
        `language` pairs (the model's own and a trained branch), the mean of their scores.
     3. The share of concept `t` in a cell: `e^(s z_t) / (e^(s z_t) + sum_w e^(s z_w))` over all words `w` but `t`. It
-       does not depend on what else is asked.
-    4. Shares flow to cells that look alike in all stages of the network, so that a region fills what it lies on.
+       does not depend on the other concepts.
+    4. Shares are averaged over cells that are alike in all stages of the network, so that a region fills its object.
 
-    Maps are `(share * words)^contrast`, on a grid finer than the layer's: 1 where a concept has no more than the even
-    share of a cell. They have no channel weights of their own. Nothing is trained and no mask is read. A tensor has no
-    other sizes: `InputError`, unless the model, or `Competition(sizes=(1.0,))`, asks for none.
+    Nothing is trained and no mask is read.
+
+    Args:
+        observation: Photos, which are run again at other sizes.
+        concepts: Concepts to find.
+        language: One or several vision-language pairs; by default the model's own.
+        layer: Layer whose cells are scored; by default the observation's.
+        competition: Settings; by default `Competition()`.
+
+    Returns:
+        Maps `(share * words)^power`, on `grid` rows and columns: 1 where a concept has no more than the even share of
+        a cell. They have no channel weights.
+
+    Raises:
+        InputError: For a batch tensor, which has no other sizes, unless the model or `Competition(sizes=(1.0,))` needs
+            none.
     """
-    how = competition or Competition()
+    settings = competition or Competition()
     name = layer or observation.layer
     pairs = _several(language or observation.model.language)
-    asked = parse_concepts(concepts)
-    gathered = [gather_evidence(observation, pair, _with_rivals(asked)) for pair in pairs]
-    weights = torch.stack([_last_weights(observation, evidence, name).float() for evidence in gathered], dim=1)
-    sizes = larger_sizes(observation, how.sizes)
-    shares = [
-        _shared(_looks(observation, i, name, sizes, how), weights[i], asked, how)
+    named = parse_concepts(concepts)
+    gathered = [score_concepts(observation, pair, _with_rivals(named)) for pair in pairs]
+    weights = torch.stack([_last_weights(observation, scored, name).float() for scored in gathered], dim=1)
+    sizes = larger_sizes(observation, settings.sizes)
+    regions = [
+        _region_shares(_photo_cells(observation, i, name, sizes, settings), weights[i], named, settings)
         for i in range(len(observation.image_info))
     ]
-    evidence = gathered[0]
-    chosen = evidence.all()[:, : len(asked)]
-    settings = {"text": " + ".join(pair.name for pair in pairs), **asdict(how), "sizes": tuple(sizes)}
+    scored = gathered[0]
+    chosen = scored.all_indices()[:, : len(named)]
+    record = {"text": " + ".join(pair.name for pair in pairs), **asdict(settings), "sizes": tuple(sizes)}
     return Explanation(
-        maps=(torch.stack(shares) * len(vocabulary())) ** how.contrast,
+        maps=(torch.stack(regions) * len(vocabulary())) ** settings.power,
         weights=None,
-        scores=evidence.scores[:, : len(asked)],
-        labels=evidence.labels(chosen),
-        concept_types=evidence.types(chosen),
-        source=source(observation, name, "competition", settings),
+        scores=scored.scores[:, : len(named)],
+        labels=scored.labels(chosen),
+        concept_types=scored.types(chosen),
+        source=source(observation, name, "competition", record),
     )
 
 
-def _with_rivals(asked: Sequence[ConceptName]) -> list[ConceptName]:
-    """Return what is asked, followed by every word of the vocabulary that is not."""
-    return [*asked, *(word for word in vocabulary() if word not in asked)]
+def _with_rivals(named: Sequence[ConceptName]) -> list[ConceptName]:
+    """Return the concepts, followed by every other word of the vocabulary."""
+    return [*named, *(word for word in vocabulary() if word not in named)]
 
 
 def pairs_of(model: Backbone, branch: VisionLanguage | None) -> list[VisionLanguage]:
-    """Return the pairs whose scores are averaged: the model's own, where it has one, and a trained branch.
+    """Return the pairs whose scores `compete` averages: the model's own, where it has one, and a trained branch.
 
     On COCO photos the two together are better than the branch alone, and as good as the own pair (docs/ce-fam.md).
+
+    Args:
+        model: The model to explain.
+        branch: A trained branch, or `None`.
+
+    Raises:
+        InputError: Where there is neither.
     """
     if branch is None:
         return [model.language]
@@ -136,80 +161,89 @@ def competing(
     branch: VisionLanguage | None = None,
     layer: str | None = None,
 ) -> Explanation:
-    """Return `explained` with the regions of `compete` in place of its own, which stay in `components`."""
+    """Return an explanation of concepts with the regions of `compete` in place of its own.
+
+    Args:
+        observation: The photos that were explained.
+        explained: The explanation; it is kept in `components` of the result.
+        branch: A trained branch whose scores are averaged with those of the model's own pair.
+        layer: Layer whose cells are scored; by default the observation's.
+    """
     rows = [
         [ConceptName(label, kind) for label, kind in zip(labels, types, strict=True)]
         for labels, types in zip(explained.labels, explained.concept_types, strict=True)
     ]
-    asked = list(dict.fromkeys(concept for row in rows for concept in row))
-    found = compete(observation, asked, pairs_of(observation.model, branch), layer)
-    place = torch.tensor([[asked.index(concept) for concept in row] for row in rows], device=found.maps.device)
-    maps = found.maps.take_along_dim(place[..., None, None], dim=1)
+    named = list(dict.fromkeys(concept for row in rows for concept in row))
+    found = compete(observation, named, pairs_of(observation.model, branch), layer)
+    number = torch.tensor([[named.index(concept) for concept in row] for row in rows], device=found.maps.device)
+    maps = found.maps.take_along_dim(number[..., None, None], dim=1)
     settings = {**explained.source.settings, **found.source.settings}
     method = f"{explained.source.method} with competing regions"
     origin = replace(explained.source, layer=found.source.layer, method=method, settings=settings)
     return replace(explained, maps=maps, weights=None, source=origin, layers=(), components=(explained,))
 
 
-def _last_weights(observation: Observation, evidence: Evidence, layer: str) -> Float[Tensor, "image text channel"]:
+def _last_weights(observation: Observation, scored: ConceptScores, layer: str) -> Float[Tensor, "image text channel"]:
     """Return `beta` of every concept: as many products as the image vector has entries, however many the concepts."""
-    root = evidence.root
+    root = scored.image_vectors
     basis = torch.eye(root.shape[1], dtype=root.dtype, device=root.device).expand(len(root), -1, -1)
     matrix = observation.readout(root, layer)
     change = observation.pull_means(root, basis, [layer])[layer] if matrix is None else matrix.expand(len(root), -1, -1)
     with full_precision(change):
-        return evidence.cotangents(evidence.all()).to(change) @ change
+        return scored.score_gradients(scored.all_indices()).to(change) @ change
 
 
 @dataclass(frozen=True, eq=False)
-class _Looks:
-    """What one photo's cells are, over all looks at it, and how much of each cell's share flows to each other one."""
+class _PhotoCells:
+    """One photo's unit cells, averaged over sizes and mirror, and the weight of each cell in the mean of another."""
 
     cells: Float[Tensor, "channel cell"]
-    flow: Float[Tensor, "cell cell"]
+    affinity: Float[Tensor, "cell cell"]
 
 
-def _looks(
-    observation: Observation, image: int, layer: str, sizes: Sequence[tuple[int, int]], how: Competition
-) -> _Looks:
+def _photo_cells(
+    observation: Observation, image: int, layer: str, sizes: Sequence[tuple[int, int]], settings: Competition
+) -> _PhotoCells:
     stages = branch_layers(observation.model)
-    looks = [cells_at(observation, image, size, {layer, *stages}, how.mirrored) for size in sizes]
+    by_size = [cells_at(observation, image, size, {layer, *stages}, settings.mirrored) for size in sizes]
     units = [
-        _on_grid(F.normalize(_centred(cells, how.centred), dim=0), how.grid) for look in looks for cells in look[layer]
+        _on_grid(F.normalize(_centred(cells, settings.centering), dim=0), settings.grid)
+        for found in by_size
+        for cells in found[layer]
     ]
-    middle = looks[len(looks) // 2]
-    likeness = torch.stack([_likeness(middle[name][0], how.grid) for name in stages]).mean(0)
-    return _Looks(torch.stack(units).mean(0).flatten(1), (likeness / how.affinity).softmax(1))
+    middle = by_size[len(by_size) // 2]
+    similarities = torch.stack([_cell_cosines(middle[name][0], settings.grid) for name in stages]).mean(0)
+    return _PhotoCells(torch.stack(units).mean(0).flatten(1), (similarities / settings.affinity_temperature).softmax(1))
 
 
-def _shared(
-    looks: _Looks, weights: Float[Tensor, "pair text channel"], asked: Sequence[ConceptName], how: Competition
+def _region_shares(
+    photo: _PhotoCells, weights: Float[Tensor, "pair text channel"], named: Sequence[ConceptName], settings: Competition
 ) -> Float[Tensor, "concept row column"]:
-    """Return each asked concept's share of one photo's cells; `weights` are those of `_with_rivals(asked)`."""
+    """Return each concept's share of one photo's cells; `weights` are those of `_with_rivals(named)`."""
     known = set(vocabulary())
-    rivals = torch.tensor([word in known for word in _with_rivals(asked)], device=weights.device)
-    scores = torch.stack([_standardised(weight @ looks.cells) for weight in weights]).mean(0)
-    share = _shares(scores, len(asked), rivals, how.sharpness)
-    for _ in range(how.steps):
-        share = share @ looks.flow.T
-    return share.unflatten(1, (how.grid, how.grid))
+    rivals = torch.tensor([word in known for word in _with_rivals(named)], device=weights.device)
+    scores = torch.stack([_standardised(weight @ photo.cells) for weight in weights]).mean(0)
+    share = _shares(scores, len(named), rivals, settings.sharpness)
+    for _ in range(settings.propagation_steps):
+        share = share @ photo.affinity.T
+    return share.unflatten(1, (settings.grid, settings.grid))
 
 
-def _likeness(cells: Float[Tensor, "channel height width"], grid: int) -> Float[Tensor, "cell cell"]:
+def _cell_cosines(cells: Float[Tensor, "channel height width"], grid: int) -> Float[Tensor, "cell cell"]:
     """Return the cosine of every two cells, each less the mean cell."""
     unit = F.normalize(_centred(_on_grid(cells, grid)), dim=0).flatten(1)
     return unit.T @ unit
 
 
 def _shares(
-    scores: Float[Tensor, "text cell"], asked: int, rivals: Tensor, sharpness: float
+    scores: Float[Tensor, "text cell"], count: int, rivals: Tensor, sharpness: float
 ) -> Float[Tensor, "concept cell"]:
-    """Return the share of each of the first `asked` texts in every cell, against all words but itself."""
+    """Return the share of each of the first `count` texts in every cell, against all words but itself."""
     sharp = sharpness * scores
     strength = (sharp - sharp.amax(0)).exp()
     all_words = strength[rivals].sum(0)
-    rest = (all_words - strength[:asked] * rivals[:asked, None]).clamp_min(0)
-    return strength[:asked] / (strength[:asked] + rest)
+    rest = (all_words - strength[:count] * rivals[:count, None]).clamp_min(0)
+    return strength[:count] / (strength[:count] + rest)
 
 
 def _standardised(scores: Float[Tensor, "text cell"]) -> Float[Tensor, "text cell"]:

@@ -1,4 +1,4 @@
-"""How well each concept fits each image, and the gradients of these scores at the image vectors."""
+"""Scores of concepts on images, and their gradients at the image vectors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from conceptlens.cams.targets import similarity
 from conceptlens.concepts.vocabulary import ConceptName, prompt
@@ -19,77 +20,105 @@ if TYPE_CHECKING:
 
     from conceptlens.model.encoders import VisionLanguage
 
-# Two concepts of the vocabulary whose text vectors are closer than this say the same; the stronger one is shown.
-SAME = 0.9
+# Two concepts whose text vectors, less the mean one, have a larger cosine count as synonyms; the better one is kept.
+MAX_TEXT_COSINE = 0.9
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
-    """Scores of concepts on images: `S = scale <e, t>`, with what their gradients need.
+class ConceptScores:
+    """Scores `S = scale <e, t>` of concepts on images. (CE-FAM, ICCV 2025, section 3.2.)
 
-    `root[image dimension]` is the image vector, in the graph where there is one.
+    Args:
+        image_vectors: Image vectors `e`, in the graph of the model where there is one.
+        text_vectors: Text vector `t` of each concept.
+        scores: Score of each image and concept; of unit vectors where the pair compares unit vectors.
+        concepts: Names and types of the concepts.
+        language: The vision-language pair that scores.
     """
 
-    root: Float[Tensor, "image dimension"]
-    texts: Float[Tensor, "text dimension"]
-    scores: Float[Tensor, "image text"]
+    image_vectors: Float[Tensor, "image dimension"]
+    text_vectors: Float[Tensor, "concept dimension"]
+    scores: Float[Tensor, "image concept"]
     concepts: tuple[ConceptName, ...]
     language: VisionLanguage
 
-    def cotangents(self, chosen: Int[Tensor, "image question"]) -> Float[Tensor, "image question dimension"]:
-        """Return `dS/dx`: `scale t` for plain vectors, `scale (t - cos e) / |x|` for unit vectors `e = x / |x|`."""
-        texts = self.texts.float()[chosen]
+    def score_gradients(self, chosen: Int[Tensor, "image question"]) -> Float[Tensor, "image question dimension"]:
+        """Return `dS/dx` at the image vectors `x`.
+
+        Args:
+            chosen: Indices of concepts, for each image.
+
+        Returns:
+            `scale t` for plain vectors, `scale (t - cos e) / |x|` for unit vectors `e = x / |x|`; float32.
+        """
+        texts = self.text_vectors.float()[chosen]
         if not self.language.normalised:
             return self.language.scale * texts
-        point = self.root.detach().float()
-        length = point.norm(dim=1).clamp_min(1e-12)[:, None, None]
-        unit = point[:, None] / length
-        texts = torch.nn.functional.normalize(texts, dim=2)
+        vectors = self.image_vectors.detach().float()
+        length = vectors.norm(dim=1).clamp_min(1e-12)[:, None, None]
+        unit = vectors[:, None] / length
+        texts = F.normalize(texts, dim=2)
         cosine = (texts * unit).sum(2, keepdim=True)
         return self.language.scale * (texts - cosine * unit) / length
 
-    def all(self) -> Int[Tensor, "image question"]:
-        """Choose every concept, in its order."""
+    def all_indices(self) -> Int[Tensor, "image question"]:
+        """Return the indices of all concepts in their order, the same for each image."""
         return torch.arange(len(self.concepts), device=self.scores.device).expand(len(self.scores), -1)
 
-    def strongest(self, top: int, rank: Float[Tensor, "image text"] | None = None) -> Int[Tensor, "image question"]:
-        """Choose the `top` concepts of each image by `rank`, by default the scores.
+    def top_indices(
+        self, top: int, rank: Float[Tensor, "image concept"] | None = None
+    ) -> Int[Tensor, "image question"]:
+        """Return the indices of the best concepts of each image, the best first, without synonyms of a better one.
 
-        Concepts that say the same as a better one are left out.
+        Args:
+            top: Largest number of concepts.
+            rank: What concepts are ranked by; by default the scores.
+
+        Returns:
+            As many indices for each image as the image with the fewest concepts left has.
+
+        Raises:
+            InputError: Where `top` is below 1.
         """
         if top < 1:
             raise InputError(f"top is {top}; expected at least one concept")
-        units = torch.nn.functional.normalize(self.texts.float() - self.texts.float().mean(0), dim=1)
+        units = F.normalize(self.text_vectors.float() - self.text_vectors.float().mean(0), dim=1)
         rows = []
         for order in (self.scores if rank is None else rank).argsort(dim=1, descending=True):
             kept: list[int] = []
             for index in order.tolist():
                 if len(kept) == top:
                     break
-                if not kept or float((units[kept] @ units[index]).max()) < SAME:
+                if not kept or float((units[kept] @ units[index]).max()) < MAX_TEXT_COSINE:
                     kept.append(index)
             rows.append(torch.tensor(kept, device=self.scores.device))
-        fewest = min(len(row) for row in rows)
-        return torch.stack([row[:fewest] for row in rows])
+        count = min(len(row) for row in rows)
+        return torch.stack([row[:count] for row in rows])
 
     def labels(self, chosen: Int[Tensor, "image question"]) -> tuple[tuple[str, ...], ...]:
-        """Return what each chosen concept is called."""
+        """Return the label of each chosen concept."""
         return tuple(tuple(self.concepts[int(c)].label for c in row) for row in chosen)
 
     def types(self, chosen: Int[Tensor, "image question"]) -> tuple[tuple[str, ...], ...]:
-        """Return each chosen concept's type."""
+        """Return the type of each chosen concept."""
         return tuple(tuple(self.concepts[int(c)].type for c in row) for row in chosen)
 
 
-def gather_evidence(answer: ModelOutput, language: VisionLanguage, concepts: Sequence[ConceptName]) -> Evidence:
-    """Score every concept on every image of an answer."""
+def score_concepts(output: ModelOutput, language: VisionLanguage, concepts: Sequence[ConceptName]) -> ConceptScores:
+    """Score every concept on every image.
+
+    Args:
+        output: An observation, or what the model gave for a batch.
+        language: The vision-language pair that encodes images and texts.
+        concepts: Names and types of the concepts.
+    """
     with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has turned off
-        root = language.encode_image(answer)
-    texts = gather_texts(language, concepts).to(root.device)
-    scores = similarity(root.detach().float(), texts, language)
-    return Evidence(root, texts, scores, tuple(concepts), language)
+        vectors = language.encode_image(output)
+    texts = encode_concepts(language, concepts).to(vectors.device)
+    scores = similarity(vectors.detach().float(), texts, language)
+    return ConceptScores(vectors, texts, scores, tuple(concepts), language)
 
 
-def gather_texts(language: VisionLanguage, concepts: Sequence[ConceptName]) -> Float[Tensor, "text dimension"]:
-    """Return the text vector of each concept, asked about by its type."""
+def encode_concepts(language: VisionLanguage, concepts: Sequence[ConceptName]) -> Float[Tensor, "concept dimension"]:
+    """Return the text vector of each concept, in the prompt of its type."""
     return language.encode_text([prompt(concept) for concept in concepts])

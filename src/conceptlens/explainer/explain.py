@@ -14,7 +14,7 @@ from conceptlens.cams.targets import ClassName, Logit, class_indices
 from conceptlens.concept_regions.ce_fam import ce_fam, layer_regions
 from conceptlens.concept_regions.channel_masking import contributions
 from conceptlens.concept_regions.competition import competing
-from conceptlens.concept_regions.concept_scores import gather_evidence
+from conceptlens.concept_regions.concept_scores import score_concepts
 from conceptlens.concept_regions.translator import Translator
 from conceptlens.concepts.vocabulary import ConceptName, parse_concepts, vocabulary
 from conceptlens.explainer.calibration import ScoreCalibration, find_calibration
@@ -97,18 +97,19 @@ def _by_own_encoders(
     name, language = layer or observation.layer, observation.model.language
     given = None if concepts is None else parse_concepts(concepts)
     known = vocabulary() if given is None else given
-    evidence = gather_evidence(observation, language, known)
+    evidence = score_concepts(observation, language, known)
     scores = evidence.scores
     calibration = calibration or find_calibration(observation.model)
     z_scores = None
     if calibration is not None:
-        z_scores = calibration.z_scores(scores.cpu(), evidence.texts.cpu(), language).to(scores)
+        z_scores = calibration.z_scores(scores.cpu(), evidence.text_vectors.cpu(), language).to(scores)
     index = None if target is None and observation.class_scores is None else class_indices(observation, target)
     other = None if against is None else class_indices(observation, against)
     wanted = top if other is None else 2 * top
-    chosen = evidence.strongest(wanted, z_scores) if given is None else evidence.all()
+    chosen = evidence.top_indices(wanted, z_scores) if given is None else evidence.all_indices()
     weights = grad_cam(
-        observation.pull(evidence.root, evidence.cotangents(chosen), name), observation.feature(name)[:, None]
+        observation.pull(evidence.image_vectors, evidence.score_gradients(chosen), name),
+        observation.feature(name)[:, None],
     )
     contribution = None if index is None else contributions(observation, weights[..., 0, 0], index, other, name)
     if given is None and other is not None and contribution is not None:

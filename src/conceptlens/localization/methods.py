@@ -14,7 +14,7 @@ from conceptlens.cams.class_activation import cam, project
 from conceptlens.cams.rules import grad_cam
 from conceptlens.concept_regions.ce_fam import ce_fam, layer_regions
 from conceptlens.concept_regions.competition import compete, pairs_of
-from conceptlens.concept_regions.concept_scores import Evidence, gather_evidence
+from conceptlens.concept_regions.concept_scores import ConceptScores, score_concepts
 from conceptlens.concept_regions.neuron_labels import NeuronLabels
 from conceptlens.concept_regions.neurons import Probed, fit_clip_dissect, fit_www, neuron_region, probe_neurons
 from conceptlens.concepts.vocabulary import ConceptName
@@ -58,7 +58,7 @@ class MethodContext:
     @cached_property
     def probed(self) -> Probed:
         """What the model and the pair make of the probe photos."""
-        return probe_neurons(self.model, self.probe, by=self.by)
+        return probe_neurons(self.model, self.probe, vlm=self.by)
 
 
 @dataclass(frozen=True)
@@ -126,25 +126,32 @@ def _ce_fam(context: MethodContext) -> Method:
     translator.check(context.model)
 
     def method(photo: Image.Image, concepts: Sequence[ConceptName]) -> Explanation:
-        return ce_fam(context.model.observe(photo, translator.layers), translator, concepts, counted=False)
+        return ce_fam(context.model.observe(photo, translator.layers), translator, concepts, with_contributions=False)
 
     return method
 
 
 def _last_layer(observation: Observation, concepts: Sequence[ConceptName]) -> Explanation:
     """Return CE-FAM's region of the last layer, through the model's own pair."""
-    evidence = gather_evidence(observation, observation.model.language, concepts)
-    weights = _pulled(observation, evidence, evidence.cotangents(evidence.all()))
+    evidence = score_concepts(observation, observation.model.language, concepts)
+    weights = _pulled(observation, evidence, evidence.score_gradients(evidence.all_indices()))
     return layer_regions(
-        observation, observation.layer, weights, evidence, evidence.all(), {"text": observation.model.language.name}
+        observation,
+        observation.layer,
+        weights,
+        evidence,
+        evidence.all_indices(),
+        {"text": observation.model.language.name},
     )
 
 
-def _pulled(observation: Observation, evidence: Evidence, cotangents: Tensor) -> Float[Tensor, "image concept channel"]:
+def _pulled(
+    observation: Observation, evidence: ConceptScores, cotangents: Tensor
+) -> Float[Tensor, "image concept channel"]:
     """Return what directions of the image vector weigh in the last layer."""
-    return grad_cam(observation.pull(evidence.root, cotangents, observation.layer), observation.feature()[:, None])[
-        ..., 0, 0
-    ]
+    return grad_cam(
+        observation.pull(evidence.image_vectors, cotangents, observation.layer), observation.feature()[:, None]
+    )[..., 0, 0]
 
 
 def _competing(context: MethodContext) -> Method:
@@ -161,10 +168,16 @@ def _per_cell(context: MethodContext) -> Method:
 
     def method(photo: Image.Image, concepts: Sequence[ConceptName]) -> Explanation:
         observation = context.model.observe(photo, layers)
-        evidence = gather_evidence(observation, language, concepts)
-        weights = _pulled(observation, evidence, evidence.texts[None])
+        evidence = score_concepts(observation, language, concepts)
+        weights = _pulled(observation, evidence, evidence.text_vectors[None])
         found = layer_regions(
-            observation, observation.layer, weights, evidence, evidence.all(), {"text": language.name}, "per_cell"
+            observation,
+            observation.layer,
+            weights,
+            evidence,
+            evidence.all_indices(),
+            {"text": language.name},
+            "per_cell",
         )
         return replace(found, maps=project(weights[..., None, None], observation.feature()), activation="identity")
 
