@@ -27,8 +27,8 @@ import torch
 
 import conceptlens as cl
 from conceptlens.concept_regions.branch import Branch, branch_layers, layer_widths
+from conceptlens.concept_regions.fit.pair_shards import CropPlan, StudentTeacher, extract_pairs
 from conceptlens.concept_regions.fit.pairs import read_pairs
-from conceptlens.concept_regions.fit.teacher import Pupil, Views, extract
 from conceptlens.concept_regions.fit.train_branch import DistillationLoss, train_branch
 from conceptlens.concepts.vocabulary import prompt, vocabulary
 from conceptlens.io.cache import cache_folder
@@ -63,12 +63,12 @@ def main() -> None:
 def measure(asked: argparse.Namespace) -> dict[str, Any]:
     """Return what every run gave, and what it was measured on."""
     model, vlm = cl.load_model("timm:tf_efficientnet_lite0"), cl.load_model("timm:tf_efficientnet_lite2")
-    pupil = Pupil(model, branch_layers(model), vlm)
-    files = list(extract(pupil, find_images(asked.photos), Views(asked.views), asked.cache))
+    pupil = StudentTeacher(model, branch_layers(model), vlm)
+    files = list(extract_pairs(pupil, find_images(asked.photos), CropPlan(asked.views), asked.cache))
     texts = vlm.language.encode_text([prompt(concept) for concept in vocabulary()])
     widths = layer_widths(model, pupil.layers)
     pairs = read_pairs(files)
-    targets = pairs.held_vectors.take(torch.arange(len(pairs.held_vectors)))
+    targets = pairs.validation_vectors.take(torch.arange(len(pairs.validation_vectors)))
     mean = pairs.vectors.take(torch.arange(len(pairs.vectors))).mean(0)
     with ProcessPoolExecutor(asked.jobs, get_context("spawn")) as pool:
         futures = [
@@ -89,7 +89,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
     return {
         "runs": runs,
         "pairs": {
-            "photos": pairs.photos, "training": len(pairs.features), "held_out": len(pairs.held_features),
+            "photos": pairs.photos, "training": len(pairs.features), "held_out": len(pairs.validation_features),
             "concepts": len(texts), "layers": pupil.layers, "width": sum(widths),
             "loss_of_the_mean": round(float((targets - mean).square().mean()), 5),
         },

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from conceptlens.concept_regions.branch import Branch
-from conceptlens.concept_regions.fit.pairs import Pairs, Table
+from conceptlens.concept_regions.fit.pairs import DistillationPairs, ShardedRows
 from conceptlens.concept_regions.fit.train_branch import DistillationLoss, train_branch
 from conceptlens.training.loop import TrainingRun, train_network
 from conceptlens.training.schedule import SCHEDULES, EpochSchedule
@@ -94,8 +94,8 @@ def by_hand(
     return float(loss), [(d_1.T @ z, d_1.sum(0)), (d_2.T @ a1, d_2.sum(0)), (d_h.T @ a2, d_h.sum(0))]
 
 
-def table(rows: Tensor) -> Table:
-    return Table((rows,), (torch.arange(len(rows)),))
+def table(rows: Tensor) -> ShardedRows:
+    return ShardedRows((rows,), (torch.arange(len(rows)),))
 
 
 def test_sgd_steps_by_hand(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_sgd_steps_by_hand(tmp_path: Path) -> None:
     branch = Branch(("a", "b"), (2, 3), 4, (6, 5))
     before = copy.deepcopy(branch.state_dict())
     schedule = EpochSchedule("sgd", 0.1, 0.2, 1, "plateau", epochs=2, patience=4, batch_size=4)
-    pairs = Pairs(table(z), table(wanted), table(z[:2]), table(wanted[:2]), 7)
+    pairs = DistillationPairs(table(z), table(wanted), table(z[:2]), table(wanted[:2]), 7)
     run = TrainingRun(Accelerator(cpu=True, device_placement=False), tmp_path, seed=5)
     trained, state = train_branch(branch, pairs, DistillationLoss(language, texts, 0.001), schedule, run)
 

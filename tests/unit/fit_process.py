@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import conceptlens as cl
 
-QUICK: dict[str, Any] = {"hidden": (16, 12), "views": 2, "validation": 0.25, "batch_size": 16}
+QUICK: dict[str, Any] = {"hidden": (16, 12), "n_crops": 2, "validation": 0.25, "batch_size": 16}
 
 
 class Network(nn.Module):
@@ -75,7 +75,7 @@ def main() -> None:
         BranchTask.loss = slowly
     resume = "--resume" in options
     fit_ce_fam(
-        pupil(), teacher_of(), photos, out, similarity=0, schedule=schedule, epochs=30, checkpoint_seconds=0.1,
+        pupil(), teacher_of(), photos, out, similarity_weight=0, schedule=schedule, epochs=30, checkpoint_seconds=0.1,
         resume=resume, **QUICK
     )  # fmt: skip
 

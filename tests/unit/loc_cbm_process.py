@@ -17,7 +17,7 @@ from conceptlens.bottleneck.fit.concept_layer import Alignment, Layer, MapTask
 from conceptlens.bottleneck.fit.hypercolumns import Hypercolumns
 from conceptlens.bottleneck.fit.part_discovery import Attentions, Discovery, DiscoveryTask, GuidedTask
 from conceptlens.training.loop import TrainingRun, TrainingTask, train_network
-from conceptlens.training.run_folder import processes
+from conceptlens.training.run_folder import start_processes
 from conceptlens.training.schedule import StepSchedule
 
 STEPS = StepSchedule(60, 24, 0.02, 0.1)
@@ -82,7 +82,7 @@ def main() -> None:
     """Train every task, each in its folder: DATA OUT [--slow]; what they end with is left there."""
     torch.set_num_threads(1)
     data, out, *options = sys.argv[1:]
-    accelerator, _ = processes("cpu")
+    accelerator, _ = start_processes("cpu")
     for name in TASKS:
         train(name, Path(data), Path(out) / name, accelerator, 0.03 if "--slow" in options else 0)
 

@@ -328,7 +328,7 @@ def test_pairs_are_the_models_own_and_the_branch() -> None:
     branch = branch_of(unnamed, PLAIN)
     assert pairs_of(named, None) == [named.language]
     assert pairs_of(named, branch) == [named.language, branch]
-    assert pairs_of(dataclasses.replace(unnamed, labels=None), branch) == [branch]
+    assert pairs_of(dataclasses.replace(unnamed, class_names=None), branch) == [branch]
 
 
 def test_two_pairs_share_the_mean_of_their_scores() -> None:

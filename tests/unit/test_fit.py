@@ -26,13 +26,20 @@ from typer.testing import CliRunner
 import conceptlens as cl
 from conceptlens.cli.fit import app
 from conceptlens.concept_regions.branch import pooled
-from conceptlens.concept_regions.fit import teacher
+from conceptlens.concept_regions.fit import pair_shards
 from conceptlens.concept_regions.fit.fit_ce_fam import fit_ce_fam
-from conceptlens.concept_regions.fit.pairs import moments, read_pairs
-from conceptlens.concept_regions.fit.teacher import Pupil, Views, extract, failures_of, pooled_layers, shard_files
+from conceptlens.concept_regions.fit.pair_shards import (
+    CropPlan,
+    StudentTeacher,
+    extract_pairs,
+    failures_of,
+    pooled_layers,
+    shard_files,
+)
+from conceptlens.concept_regions.fit.pairs import mean_and_deviation, read_pairs
 from conceptlens.concept_regions.translator import Translator
 from conceptlens.io.images import fingerprint, read_image
-from conceptlens.training.crops import centre_crop, is_held_out, network_input, random_crop
+from conceptlens.training.crops import centre_crop, is_validation, network_input, random_crop
 from conceptlens.training.schedule import SCHEDULES, schedule_named
 
 
@@ -91,78 +98,80 @@ def test_both_networks_get_the_same_crop_in_their_own_size_and_colours(model: cl
 
 
 def test_the_held_out_share_is_by_photo_and_about_as_asked() -> None:
-    held = [is_held_out(f"{i:016x}", 0.1, 0) for i in range(4000)]
+    held = [is_validation(f"{i:016x}", 0.1, 0) for i in range(4000)]
     assert 300 < sum(held) < 500
-    assert held == [is_held_out(f"{i:016x}", 0.1, 0) for i in range(4000)]
-    assert held != [is_held_out(f"{i:016x}", 0.1, 1) for i in range(4000)]
+    assert held == [is_validation(f"{i:016x}", 0.1, 0) for i in range(4000)]
+    assert held != [is_validation(f"{i:016x}", 0.1, 1) for i in range(4000)]
 
 
 def test_pairs_hold_what_both_networks_say(model: cl.Backbone, vlm: cl.Backbone, photos: Path, tmp_path: Path) -> None:
     layers = ("first", "second")
-    paths, views = sorted(photos.iterdir()), Views(2, 0.2, 7)
-    files = list(extract(Pupil(model, layers, vlm), paths, views, tmp_path, batch=5))
+    paths, views = sorted(photos.iterdir()), CropPlan(2, 0.2, 7)
+    files = list(extract_pairs(StudentTeacher(model, layers, vlm), paths, views, tmp_path, batch=5))
     shard = load_file(files[0])
     row = 0
     for path in paths:
         photo = read_image(path)
         mark = fingerprint(photo)
-        held = is_held_out(mark, 0.2, 7)
+        held = is_validation(mark, 0.2, 7)
         for view in range(1 if held else 2):
             crop = centre_crop(photo) if held else random_crop(photo, mark, view, 7)
             observation = model.observe(network_input(model, crop)[None], layers)
             wanted = vlm.observe(network_input(vlm, crop)[None]).embedding[0]
-            assert bool(shard["held"][row]) == held
+            assert bool(shard["validation"][row]) == held
             assert torch.allclose(shard["features"][row], pooled(observation, layers)[0], atol=1e-5)
             assert torch.allclose(shard["vectors"][row], wanted, atol=1e-5)
             row += 1
-    assert row == len(shard["held"])
+    assert row == len(shard["validation"])
     assert not torch.allclose(shard["vectors"].norm(dim=1), torch.ones(row), atol=0.05)  # not normalised
 
 
 def test_nothing_is_made_twice_and_bad_photos_are_noted(
     model: cl.Backbone, vlm: cl.Backbone, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(teacher, "PHOTOS_PER_SHARD", 16)
+    monkeypatch.setattr(pair_shards, "PHOTOS_PER_SHARD", 16)
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"not a photo")
     paths = [*sorted(photos.iterdir())[:30], bad, tmp_path / "missing.png"]
-    about = (Pupil(model, ("second",), vlm), paths, Views(1, 0.2, 0), tmp_path / "cache")
-    files = list(extract(*about))
+    about = (StudentTeacher(model, ("second",), vlm), paths, CropPlan(1, 0.2, 0), tmp_path / "cache")
+    files = list(extract_pairs(*about))
     assert len(files) == 2
     assert [Path(f.name).name for f in failures_of(files)] == ["bad.png", "missing.png"]
     made: list[str] = []
-    monkeypatch.setattr(teacher, "image_vectors", lambda *_: made.append("again"))
-    assert list(extract(*about)) == files
+    monkeypatch.setattr(pair_shards, "image_vectors", lambda *_: made.append("again"))
+    assert list(extract_pairs(*about)) == files
     assert made == []
     monkeypatch.undo()
-    monkeypatch.setattr(teacher, "PHOTOS_PER_SHARD", 16)
+    monkeypatch.setattr(pair_shards, "PHOTOS_PER_SHARD", 16)
 
     kept = files[0].read_bytes()
     files[0].write_bytes(kept[:200])  # cut short: made again, the other is not
     touched = files[1].stat().st_mtime_ns
-    list(extract(*about))
+    list(extract_pairs(*about))
     assert torch.equal(load_file(files[0])["features"], load(kept)["features"])
     assert files[1].stat().st_mtime_ns == touched
 
-    for change in ({"views": Views(2, 0.2, 0)}, {"views": Views(1, 0.2, 1)}, {"layers": ("first",)}, {"seed": 1}):
-        other = Pupil(pupil(1) if "seed" in change else model, change.get("layers", ("second",)), vlm)
-        there = shard_files(other, paths, change.get("views", Views(1, 0.2, 0)), tmp_path / "cache")
+    for change in ({"views": CropPlan(2, 0.2, 0)}, {"views": CropPlan(1, 0.2, 1)}, {"layers": ("first",)}, {"seed": 1}):
+        other = StudentTeacher(pupil(1) if "seed" in change else model, change.get("layers", ("second",)), vlm)
+        there = shard_files(other, paths, change.get("views", CropPlan(1, 0.2, 0)), tmp_path / "cache")
         assert there[0][0].parent != files[0].parent, change
 
 
 def test_rows_are_the_same_from_memory_and_from_mapped_files(
     model: cl.Backbone, vlm: cl.Backbone, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(teacher, "PHOTOS_PER_SHARD", 7)
-    files = list(extract(Pupil(model, ("second",), vlm), sorted(photos.iterdir()), Views(2, 0.2, 0), tmp_path))
+    monkeypatch.setattr(pair_shards, "PHOTOS_PER_SHARD", 7)
+    files = list(
+        extract_pairs(StudentTeacher(model, ("second",), vlm), sorted(photos.iterdir()), CropPlan(2, 0.2, 0), tmp_path)
+    )
     near, far = read_pairs(files), read_pairs(files, in_memory=0)
     assert len(far.features.parts) == 6
     index = torch.randperm(len(near.features), generator=torch.Generator().manual_seed(0))
     assert torch.equal(near.features.take(index), far.features.take(index))
     assert torch.equal(near.vectors.take(index), far.vectors.take(index))
-    assert len(near.held_features) == len(far.held_features) > 0
+    assert len(near.validation_features) == len(far.validation_features) > 0
     assert near.photos == 40
-    mean, deviation = moments(far.features, rows=5)
+    mean, deviation = mean_and_deviation(far.features, batch=5)
     rows = near.features.take(index)
     assert torch.allclose(mean, rows.mean(0), atol=1e-5)
     unused = rows.std(0) == 0
@@ -219,11 +228,11 @@ def test_a_run_learns_and_is_its_files(model: cl.Backbone, vlm: cl.Backbone, pho
 def test_what_was_standardised_is_folded_into_the_published_network(
     model: cl.Backbone, vlm: cl.Backbone, photos: Path, tmp_path: Path
 ) -> None:
-    made = fit_ce_fam(model, vlm, photos, tmp_path, similarity=0, epochs=3, **QUICK)
+    made = fit_ce_fam(model, vlm, photos, tmp_path, similarity_weight=0, epochs=3, **QUICK)
     pairs = read_pairs(sorted((tmp_path / "cache").glob("*/*.safetensors")))
-    rows = torch.arange(len(pairs.held_features))
+    rows = torch.arange(len(pairs.validation_features))
     with torch.no_grad():
-        loss = (made.branch(pairs.held_features.take(rows)) - pairs.held_vectors.take(rows)).square().mean()
+        loss = (made.branch(pairs.validation_features.take(rows)) - pairs.validation_vectors.take(rows)).square().mean()
     assert float(loss) == pytest.approx(made.training["validation_loss"], rel=1e-4)
 
 
@@ -244,7 +253,7 @@ def test_without_similarity_no_concept_is_ever_read(
     model: cl.Backbone, vlm: cl.Backbone, photos: Path, tmp_path: Path, schedule: str
 ) -> None:
     silent = dataclasses.replace(vlm, text=Silent())
-    made = fit_ce_fam(model, silent, photos, tmp_path / "a", similarity=0, schedule=schedule, epochs=2, **QUICK)
+    made = fit_ce_fam(model, silent, photos, tmp_path / "a", similarity_weight=0, schedule=schedule, epochs=2, **QUICK)
     assert made.training["concepts"].startswith("0 concepts")
     with pytest.raises(AssertionError, match="a concept was read"):
         fit_ce_fam(model, silent, photos, tmp_path / "b", schedule=schedule, epochs=2, **QUICK)
@@ -255,31 +264,31 @@ def test_a_fit_that_found_too_few_photos_leaves_its_folder_free(
 ) -> None:
     few = sorted(photos.iterdir())[:1]
     with pytest.raises(cl.InputError, match="give more photos"):
-        fit_ce_fam(model, vlm, few, tmp_path, similarity=0, epochs=2, **QUICK)
-    fit_ce_fam(model, vlm, photos, tmp_path, similarity=0, epochs=2, **QUICK)
+        fit_ce_fam(model, vlm, few, tmp_path, similarity_weight=0, epochs=2, **QUICK)
+    fit_ce_fam(model, vlm, photos, tmp_path, similarity_weight=0, epochs=2, **QUICK)
     assert (tmp_path / "branch.safetensors").is_file()
 
 
 def test_a_folder_is_for_one_run(model: cl.Backbone, vlm: cl.Backbone, photos: Path, tmp_path: Path) -> None:
-    first = fit_ce_fam(model, vlm, photos, tmp_path, similarity=0, epochs=2, **QUICK)
+    first = fit_ce_fam(model, vlm, photos, tmp_path, similarity_weight=0, epochs=2, **QUICK)
     with pytest.raises(cl.InputError, match=r"holds a run already; go on with it by resume=True"):
-        fit_ce_fam(model, vlm, photos, tmp_path, similarity=0, epochs=2, **QUICK)
+        fit_ce_fam(model, vlm, photos, tmp_path, similarity_weight=0, epochs=2, **QUICK)
     with pytest.raises(cl.InputError, match=r"was another one: .*seed was 0 and is 1"):
-        fit_ce_fam(model, vlm, photos, tmp_path, similarity=0, epochs=2, seed=1, resume=True, **QUICK)
+        fit_ce_fam(model, vlm, photos, tmp_path, similarity_weight=0, epochs=2, seed=1, resume=True, **QUICK)
     with pytest.raises(cl.InputError, match=r"schedule_epochs was 2 and is 3"):
-        fit_ce_fam(model, vlm, photos, tmp_path, similarity=0, epochs=3, resume=True, **QUICK)
-    again = fit_ce_fam(model, vlm, photos, tmp_path, similarity=0, epochs=2, resume=True, **QUICK)
+        fit_ce_fam(model, vlm, photos, tmp_path, similarity_weight=0, epochs=3, resume=True, **QUICK)
+    again = fit_ce_fam(model, vlm, photos, tmp_path, similarity_weight=0, epochs=2, resume=True, **QUICK)
     assert all(torch.equal(a, b) for a, b in zip(first.branch.parameters(), again.branch.parameters(), strict=True))
 
 
 def test_what_cannot_work_is_refused_first(model: cl.Backbone, vlm: cl.Backbone, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(cl.InputError, match="0 views are asked for"):
-        fit_ce_fam(model, vlm, photos, out, views=0)
+    with pytest.raises(cl.InputError, match="n_crops is 0"):
+        fit_ce_fam(model, vlm, photos, out, n_crops=0)
     with pytest.raises(cl.InputError, match="validation is 1"):
         fit_ce_fam(model, vlm, photos, out, validation=1)
-    with pytest.raises(cl.InputError, match="similarity is -1"):
-        fit_ce_fam(model, vlm, photos, out, similarity=-1)
+    with pytest.raises(cl.InputError, match="similarity_weight is -1"):
+        fit_ce_fam(model, vlm, photos, out, similarity_weight=-1)
     with pytest.raises(cl.InputError, match="'head' of pupil 0 has no grid"):
         fit_ce_fam(model, vlm, photos, out, layers="head")
     with pytest.raises(cl.InputError, match="has no text encoder"):
@@ -287,10 +296,10 @@ def test_what_cannot_work_is_refused_first(model: cl.Backbone, vlm: cl.Backbone,
     assert not out.exists()
     few = make_photos(tmp_path / "few", 2)
     with pytest.raises(cl.InputError, match="of 2 photos none was left"):
-        fit_ce_fam(model, vlm, few, out, similarity=0, validation=0.001)
+        fit_ce_fam(model, vlm, few, out, similarity_weight=0, validation=0.001)
     (tmp_path / "bad.png").write_bytes(b"no")
     with pytest.raises(cl.InputError, match="no photo could be used"):
-        fit_ce_fam(model, vlm, tmp_path / "bad.png", tmp_path / "out2", similarity=0)
+        fit_ce_fam(model, vlm, tmp_path / "bad.png", tmp_path / "out2", similarity_weight=0)
 
 
 def test_a_loss_that_is_no_number_ends_the_run(
@@ -299,7 +308,7 @@ def test_a_loss_that_is_no_number_ends_the_run(
     wild = dataclasses.replace(SCHEDULES["code"], initial=1e30, peak=1e30)
     monkeypatch.setitem(SCHEDULES, "code", wild)
     with pytest.raises(cl.InputError, match="training diverged; use schedule='modern'"):
-        fit_ce_fam(model, vlm, photos, tmp_path, similarity=0, schedule="code", **QUICK)
+        fit_ce_fam(model, vlm, photos, tmp_path, similarity_weight=0, schedule="code", **QUICK)
 
 
 def test_training_ends_once_the_loss_has_not_fallen_for_as_long_as_the_schedule_waits(
@@ -307,11 +316,11 @@ def test_training_ends_once_the_loss_has_not_fallen_for_as_long_as_the_schedule_
 ) -> None:
     still = dataclasses.replace(SCHEDULES["code"], initial=0.0, peak=0.0, epochs=9, stop=2)  # its loss never changes
     monkeypatch.setitem(SCHEDULES, "code", still)
-    made = fit_ce_fam(model, vlm, photos, tmp_path / "stops", similarity=0, schedule="code", **QUICK)
+    made = fit_ce_fam(model, vlm, photos, tmp_path / "stops", similarity_weight=0, schedule="code", **QUICK)
     assert (made.training["epochs"], made.training["best_epoch"]) == (3, 1)
     assert len(json.loads((tmp_path / "stops" / "history.json").read_text())) == 3
     monkeypatch.setitem(SCHEDULES, "code", dataclasses.replace(still, stop=None))
-    made = fit_ce_fam(model, vlm, photos, tmp_path / "goes on", similarity=0, schedule="code", **QUICK)
+    made = fit_ce_fam(model, vlm, photos, tmp_path / "goes on", similarity_weight=0, schedule="code", **QUICK)
     assert (made.training["epochs"], made.training["best_epoch"]) == (9, 1)
 
 
@@ -353,15 +362,15 @@ def test_the_command_trains_and_says_what_came_of_it(
     bad.write_bytes(b"no photo")
     out = str(tmp_path / "out")
     call = ["ce-fam", "--model", "toy:pupil", "--vlm", "toy:teacher", "--images", str(photos), "-i", str(bad)]
-    call += ["--out", out, "--epochs", "2", "--views", "1", "--hidden", "8,6", "--concepts", "cat, red:colour"]
+    call += ["--out", out, "--epochs", "2", "--crops", "1", "--hidden", "8,6", "--concepts", "cat, red:colour"]
     (tmp_path / "names.txt").write_text("cat\ndog\ncar\ntree\n")
     own = ["--weights", "own.safetensors", "--class-names", str(tmp_path / "names.txt"), "--no-pretrained"]
     done = CliRunner().invoke(app, [*call, *own, "--layers", "second", "--batch-size", "16", "--json"])
     assert done.exit_code == 0, done.output
     assert (options["weights"], options["pretrained"]) == ("own.safetensors", False)
-    assert options["labels"] == ["cat", "dog", "car", "tree"]
+    assert options["class_names"] == ["cat", "dog", "car", "tree"]
     numbers = json.loads(done.stdout)
-    assert numbers["schema"] == "conceptlens.fit-ce-fam/1"
+    assert numbers["schema"] == "conceptlens.fit-ce-fam/2"
     assert (numbers["photos"], numbers["epochs"], numbers["layers"]) == (40, 2, ["second"])
     assert numbers["sizes"] == [12, 8, 6, 14]
     assert [Path(failure["name"]).name for failure in numbers["failures"]] == ["bad.png"]

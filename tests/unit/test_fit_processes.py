@@ -21,7 +21,7 @@ from fit_process import QUICK, make_photos, pupil, teacher_of
 from safetensors.torch import load_file
 
 import conceptlens as cl
-from conceptlens.concept_regions.fit import teacher
+from conceptlens.concept_regions.fit import pair_shards
 from conceptlens.concept_regions.fit.fit_ce_fam import fit_ce_fam
 
 SCRIPT = Path(__file__).with_name("fit_process.py")
@@ -31,18 +31,18 @@ def main() -> None:
     """Run one fit in shards of a few photos, with the loss on concepts or without it."""
     photos, out, *options = sys.argv[1:]
     torch.set_num_threads(1)
-    teacher.PHOTOS_PER_SHARD = 8
+    pair_shards.PHOTOS_PER_SHARD = 8
     if "--slow-teacher" in options:  # so that there is a middle to be killed in
-        quickly = teacher.image_vectors
+        quickly = pair_shards.image_vectors
 
         def slowly(vlm: cl.Backbone, images: torch.Tensor) -> torch.Tensor:
             time.sleep(0.2)
             return quickly(vlm, images)
 
-        teacher.image_vectors = slowly
-    asked: dict[str, Any] = {"similarity": 0.0}
+        pair_shards.image_vectors = slowly
+    asked: dict[str, Any] = {"similarity_weight": 0.0}
     if "--similar" in options:
-        asked = {"similarity": 20.0, "concepts": ["cat", "dog", "red:colour"]}
+        asked = {"similarity_weight": 20.0, "concepts": ["cat", "dog", "red:colour"]}
     fit_ce_fam(pupil(), teacher_of(), photos, out, epochs=8, resume="--resume" in options, **asked, **QUICK)
 
 

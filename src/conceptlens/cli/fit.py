@@ -76,9 +76,9 @@ def ce_fam(
             help="The teacher: open_clip:NAME/WEIGHTS, hf:OWNER/CLIP or a classifier.",
         ),
     ] = DEFAULT_TEACHER,
-    views: Annotated[int, typer.Option(min=1, help="Random crops of each photo.", rich_help_panel=DATA)] = 4,
+    crops: Annotated[int, typer.Option(min=1, help="Random crops of each photo.", rich_help_panel=DATA)] = 4,
     validation: Annotated[
-        float, typer.Option(help="Share of the photos held out, from 0 to below 1.", rich_help_panel=DATA)
+        float, typer.Option(help="Share of validation photos, between 0 and 1.", rich_help_panel=DATA)
     ] = 0.1,
     concepts: Concepts = None,
     concepts_file: ConceptsFile = None,
@@ -90,7 +90,7 @@ def ce_fam(
             rich_help_panel=TRAIN,
         ),
     ] = "modern",
-    similarity: Annotated[
+    similarity_weight: Annotated[
         float, typer.Option(help="Weight of the similarity loss; 0 uses no concepts.", rich_help_panel=TRAIN)
     ] = 0.001,
     hidden: Annotated[
@@ -115,7 +115,7 @@ def ce_fam(
         typer.Option(min=1, help="Crops per step; by default those of the schedule.", rich_help_panel=TRAIN),
     ] = None,
     seed: Annotated[
-        int, typer.Option(help="Seed of crops, held-out photos, first weights and order.", rich_help_panel=TRAIN)
+        int, typer.Option(help="Seed of crops, validation photos, first weights and order.", rich_help_panel=TRAIN)
     ] = 0,
     model: Model = DEFAULT_MODEL,
     weights: Weights = None,
@@ -137,8 +137,9 @@ def ce_fam(
     start = time.perf_counter()
     made = fit_ce_fam(
         load(model, weights, labels, pretrained), load_model(vlm), images, out,
-        concepts=named, layers=_names(layers), schedule=schedule, similarity=similarity, hidden=sizes, views=views,
-        validation=validation, batch_size=batch_size, epochs=epochs, seed=seed, device=device, resume=resume,
+        concepts=named, layers=_names(layers), schedule=schedule, similarity_weight=similarity_weight, hidden=sizes,
+        n_crops=crops, validation=validation, batch_size=batch_size, epochs=epochs, seed=seed, device=device,
+        resume=resume,
     )  # fmt: skip
     if int(os.environ.get("RANK", "0")) == 0:
         _print(made, out, as_json, time.perf_counter() - start)
@@ -150,9 +151,9 @@ def _print(made: Translator, out: Path, as_json: bool, seconds: float) -> None:
         typer.echo(f"conceptlens: {failure['reason']}", err=True)
     training = made.training
     if as_json:
-        kept = ("photos", "pairs", "held_out_pairs", "steps", "epochs", "best_epoch", "validation_loss")
+        kept = ("photos", "pairs", "validation_pairs", "steps", "epochs", "best_epoch", "validation_loss")
         numbers = {
-            "schema": "conceptlens.fit-ce-fam/1",
+            "schema": "conceptlens.fit-ce-fam/2",
             "model": made.model,
             "vlm": made.teacher.name,
             "layers": list(made.layers),

@@ -1,4 +1,4 @@
-"""A training's processes and its folder: who works, what was asked, what is there already."""
+"""The processes of a training and the folder of its run."""
 
 from __future__ import annotations
 
@@ -20,8 +20,15 @@ if TYPE_CHECKING:
 RUN = "run.json"
 
 
-def processes(device: str) -> tuple[Accelerator, str]:
-    """Return accelerate's view of the processes, and the device of this one."""
+def start_processes(device: str) -> tuple[Accelerator, str]:
+    """Return the accelerator of this run, and the device of this process.
+
+    Args:
+        device: Device such as `cpu`, `cuda` or `mps`; several processes get one device each.
+
+    Raises:
+        InputError: Where accelerate or TensorBoard is not installed.
+    """
     try:
         from accelerate import Accelerator
         from torch.utils import tensorboard  # noqa: F401
@@ -43,8 +50,24 @@ def _leave_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-def claim(folder: Path, about: dict[str, Any], resume: bool, accelerator: Accelerator, piece: str = "branch") -> bool:
-    """Take `out` for this run, and say whether the run is already finished there."""
+def claim_folder(
+    folder: Path, configuration: dict[str, Any], resume: bool, accelerator: Accelerator, piece: str = "branch"
+) -> bool:
+    """Write `run.json` into the folder of a run.
+
+    Args:
+        folder: Folder of the run.
+        configuration: Everything that decides the result; a resumed run has the same.
+        resume: Whether a run that is there already may go on.
+        accelerator: The processes, which wait for one another.
+        piece: What the run makes, as error messages call it.
+
+    Returns:
+        Whether the run is already finished.
+
+    Raises:
+        InputError: Where the folder holds another run, or one that is not to be resumed.
+    """
     file = folder / RUN
     trained = any(folder.glob(f"**/{FILE}")) or (folder / CONFIG).exists()
     known = read_json(file) if trained else None  # before the first checkpoint there is nothing to lose
@@ -53,19 +76,19 @@ def claim(folder: Path, about: dict[str, Any], resume: bool, accelerator: Accele
             f"{folder} holds a run already; go on with it by resume=True (--resume), choose another "
             f"folder, or remove {folder} to begin anew"
         )
-    differing = [] if known is None else [k for k in {**known, **about} if known.get(k) != about.get(k)]
+    differing = [] if known is None else [k for k in {**known, **configuration} if known.get(k) != configuration.get(k)]
     if known is not None and differing:
-        said = "; ".join(f"{key} was {known.get(key)} and is {about.get(key)}" for key in differing[:3])
+        changes = "; ".join(f"{key} was {known.get(key)} and is {configuration.get(key)}" for key in differing[:3])
         more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
         raise InputError(
-            f"the run in {folder} was another one: {said}{more}; "
+            f"the run in {folder} was another one: {changes}{more}; "
             f"give its settings or another folder, or remove {folder}"
         )
     if known is None and (folder / CONFIG).exists():
         raise InputError(f"{folder} holds a {piece} already; choose another folder")
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        write_json(file, about)
+        write_json(file, configuration)
         for left in folder.glob("**/.*.part"):  # what a killed process was writing
             left.unlink(missing_ok=True)
     accelerator.wait_for_everyone()

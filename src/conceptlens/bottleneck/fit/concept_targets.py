@@ -14,7 +14,7 @@ from torch import Tensor
 from conceptlens.bottleneck.concept_writing.concept_filter import LIMITS, PRESENCE, Shown, filter_concepts
 from conceptlens.bottleneck.concept_writing.published_filters import by_class_name
 from conceptlens.bottleneck.fit.free_memory import check_memory
-from conceptlens.concept_regions.fit.teacher import image_vectors
+from conceptlens.concept_regions.fit.pair_shards import image_vectors
 from conceptlens.concept_regions.translator import Teacher
 from conceptlens.concepts.concept_set import (
     BottleneckConcept,

@@ -43,7 +43,7 @@ from conceptlens.io.fingerprint import bytes_fingerprint, texts_fingerprint, wei
 from conceptlens.model.preprocess import Preprocess
 from conceptlens.training.checkpoint import FILE
 from conceptlens.training.loop import TrainingRun
-from conceptlens.training.run_folder import claim, processes, write_json
+from conceptlens.training.run_folder import claim_folder, start_processes, write_json
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -90,7 +90,7 @@ def fit_loc_cbm(
     that was broken off goes on with `resume=True`, and ends as it would have. Raises `InputError` for fewer than two
     classes, classes without photos, and choices that do not fit one another.
     """
-    accelerator, place = processes(device)
+    accelerator, place = start_processes(device)
     photos = checked(open_classes(data) if isinstance(data, str) else data)
     chosen = recipe_named(recipe, **choices)
     own = model.to(place)
@@ -101,7 +101,7 @@ def fit_loc_cbm(
     asked = concepts if isinstance(concepts, (str, Path, ConceptSet)) else tuple(concepts)
     folder = Path(out)
     about = _about(seen, photos, pair, asked, targets, chosen, read, grid, seed)
-    if claim(folder, about, resume, accelerator, "bottleneck"):
+    if claim_folder(folder, about, resume, accelerator, "bottleneck"):
         return Bottleneck.from_pretrained(folder)
     run = TrainingRun(accelerator, folder / "training", about, seed, checkpoint_seconds)
     told = _targets(photos, asked, str(targets), pair, chosen, seen, read[0], folder)

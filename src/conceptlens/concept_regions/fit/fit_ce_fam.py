@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from conceptlens.concept_regions.branch import Branch, branch_layers, in_order, layer_widths
-from conceptlens.concept_regions.fit.pairs import Pairs, read_pairs
-from conceptlens.concept_regions.fit.teacher import Pupil, Views, extract, failures_of, shard_files
+from conceptlens.concept_regions.fit.pair_shards import (
+    CropPlan,
+    StudentTeacher,
+    extract_pairs,
+    failures_of,
+    shard_files,
+)
+from conceptlens.concept_regions.fit.pairs import DistillationPairs, read_pairs
 from conceptlens.concept_regions.fit.train_branch import DistillationLoss, train_branch
 from conceptlens.concept_regions.translator import Teacher, Translator
 from conceptlens.concepts.vocabulary import ConceptName, parse_concepts, prompt, vocabulary
@@ -20,9 +26,9 @@ from conceptlens.io.fingerprint import texts_fingerprint, weights_fingerprint
 from conceptlens.io.images import find_images
 from conceptlens.io.progress import progress
 from conceptlens.training.checkpoint import FILE, TrainingState
-from conceptlens.training.crops import preprocess_of
+from conceptlens.training.crops import known_preprocess
 from conceptlens.training.loop import TrainingRun
-from conceptlens.training.run_folder import claim, processes, write_json
+from conceptlens.training.run_folder import claim_folder, start_processes, write_json
 from conceptlens.training.schedule import EpochSchedule, schedule_named
 
 if TYPE_CHECKING:
@@ -40,9 +46,9 @@ def fit_ce_fam(
     concepts: str | Iterable[str | ConceptName] | None = None,
     layers: str | Sequence[str] | None = None,
     schedule: str = "modern",
-    similarity: float = 0.001,
+    similarity_weight: float = 0.001,
     hidden: Sequence[int] | None = None,
-    views: int = 4,
+    n_crops: int = 4,
     validation: float = 0.1,
     batch_size: int | None = None,
     epochs: int | None = None,
@@ -51,27 +57,49 @@ def fit_ce_fam(
     resume: bool = False,
     checkpoint_seconds: float = 30.0,
 ) -> Translator:
-    """Train a branch of `model` that imitates `vlm`, and return it as a translator, saved in `out`.
+    """Train a branch of `model` that imitates `vlm`, and save it in `out`. (CE-FAM, ICCV 2025, section 3.3.)
 
-    Every photo of `images` (files, folders, patterns) is cropped `views` times; a tenth of the photos is held out.
-    `concepts` are those of the similarity loss, by default the vocabulary; with `similarity=0` no concept is read.
-    `layers` and `hidden` are found and published (`branch_layers`, `hidden_sizes`) where left out; `hidden=()` is a
-    single linear map. Photos that cannot be used are listed in
-    `failures.json`. A run that was broken off goes on with `resume=True`, and ends as it would have.
+    Both networks stay frozen. An interrupted run goes on with `resume=True`, and ends with the same weights.
+
+    Args:
+        model: The classifier to explain.
+        vlm: The teacher: a backbone with a text encoder.
+        images: Photos without labels: files, folders or patterns.
+        out: Folder of the branch, its cache, its logs, and `failures.json` with the photos that cannot be used.
+        concepts: Concepts of the similarity loss; by default the vocabulary.
+        layers: Layers that the branch reads; by default those of `branch_layers`.
+        schedule: `modern`, or as published: `paper`, `code`.
+        similarity_weight: Weight of the similarity loss; with 0 no concept is read.
+        hidden: Sizes of the hidden layers; by default the published ones, and `()` is a single linear map.
+        n_crops: Random crops of each photo.
+        validation: Share of the photos that are kept for validation.
+        batch_size: Crops of a batch; by default the schedule's.
+        epochs: Largest number of epochs; by default the schedule's.
+        seed: Decides crops, validation photos, first weights and order.
+        device: Device of both networks and of the training.
+        resume: Whether a run in `out` goes on.
+        checkpoint_seconds: Seconds between checkpoints.
+
+    Returns:
+        The branch with the lowest validation loss, and the teacher's text encoder.
+
+    Raises:
+        InputError: For an argument out of its range, photos that are missing or too few, a folder of another run, or a
+            training that diverges.
     """
-    accelerator, place = processes(device)
+    accelerator, place = start_processes(device)
     model, vlm = model.to(place), vlm.to(place)
-    pupil, looks = Pupil(model, _layers(model, layers), vlm), Views(views, validation, seed)
+    networks, crops = StudentTeacher(model, _layers(model, layers), vlm), CropPlan(n_crops, validation, seed)
     plan = schedule_named(schedule, epochs, batch_size)
-    photos, named = _photos(images), _concepts(concepts, similarity)
-    about = _about(pupil, photos, looks, plan, schedule, similarity, named, hidden)
+    photos, named = _photos(images), _concepts(concepts, similarity_weight)
+    about = _about(networks, photos, crops, plan, schedule, similarity_weight, named, hidden)
     folder = Path(out)
-    if claim(folder, about, resume, accelerator):
+    if claim_folder(folder, about, resume, accelerator):
         return Translator.load(folder, vlm)
-    pairs, failed = _pairs(pupil, photos, looks, folder / "cache", accelerator)
-    goal = _goal(vlm, named, similarity, accelerator)
+    pairs, failed = _pairs(networks, photos, crops, folder / "cache", accelerator)
+    objective = _objective(vlm, named, similarity_weight, accelerator)
     run = TrainingRun(accelerator, folder, about, seed, checkpoint_seconds, torch.device(place))
-    branch, state = train_branch(_new_branch(pupil, pairs, hidden, seed), pairs, goal, plan, run)
+    branch, state = train_branch(_new_branch(networks, pairs, hidden, seed), pairs, objective, plan, run)
     training = {**about, **_outcome(state, pairs, failed)}
     translator = Translator(branch, Teacher.of(vlm), model.name, weights_fingerprint(model.module), training, vlm)
     _publish(translator, state, folder, accelerator)
@@ -96,49 +124,49 @@ def _photos(images: str | Path | Sequence[str | Path]) -> tuple[Path, ...]:
 
 def _concepts(concepts: str | Iterable[str | ConceptName] | None, weight: float) -> tuple[ConceptName, ...]:
     if not 0 <= weight < float("inf"):
-        raise InputError(f"similarity is {weight}; give a weight of 0 or more, such as 0.001")
+        raise InputError(f"similarity_weight is {weight}; give a weight of 0 or more, such as 0.001")
     if weight == 0:
         return ()
     return vocabulary() if concepts is None else parse_concepts(concepts)
 
 
 def _about(
-    pupil: Pupil,
+    networks: StudentTeacher,
     photos: Sequence[Path],
-    looks: Views,
+    crops: CropPlan,
     plan: EpochSchedule,
     schedule: str,
-    similarity: float,
+    similarity_weight: float,
     named: Sequence[ConceptName],
     hidden: Sequence[int] | None,
 ) -> dict[str, Any]:
     """Return everything that decides the result, as it is kept in `run.json` and with the branch."""
-    for net in (pupil.model, pupil.vlm):
-        preprocess_of(net)
-    files = shard_files(pupil, photos, looks, Path())
-    asked = [f"{concept.label}:{concept.type}" for concept in named]
+    for net in (networks.model, networks.vlm):
+        known_preprocess(net)
+    files = shard_files(networks, photos, crops, Path())
+    texts = [f"{concept.label}:{concept.type}" for concept in named]
     return {
-        "model": f"{pupil.model.name} {weights_fingerprint(pupil.model.module)}",
-        "vlm": f"{pupil.vlm.name} {Teacher.of(pupil.vlm).identity}",
-        "layers": list(pupil.layers),
+        "model": f"{networks.model.name} {weights_fingerprint(networks.model.module)}",
+        "vlm": f"{networks.vlm.name} {Teacher.of(networks.vlm).identity}",
+        "layers": list(networks.layers),
         "hidden": None if hidden is None else list(hidden),
         "images": f"{len(photos)} photos {texts_fingerprint([file.name for file, _ in files])}",
-        "concepts": f"{len(asked)} concepts {texts_fingerprint(asked)}",
-        "similarity": similarity,
-        "views": looks.count,
-        "validation": looks.validation,
-        "seed": looks.seed,
+        "concepts": f"{len(texts)} concepts {texts_fingerprint(texts)}",
+        "similarity_weight": similarity_weight,
+        "n_crops": crops.n_crops,
+        "validation": crops.validation,
+        "seed": crops.seed,
         "schedule": schedule,
         **{f"schedule_{name}": value for name, value in asdict(plan).items()},
     }
 
 
 def _pairs(
-    pupil: Pupil, photos: Sequence[Path], looks: Views, cache: Path, accelerator: Accelerator
-) -> tuple[Pairs, int]:
-    """Make what is not there yet, wait for the other processes, note failed photos, and read all pairs."""
-    work = extract(pupil, photos, looks, cache, (accelerator.process_index, accelerator.num_processes))
-    files = [file for file, _ in shard_files(pupil, photos, looks, cache)]
+    networks: StudentTeacher, photos: Sequence[Path], crops: CropPlan, cache: Path, accelerator: Accelerator
+) -> tuple[DistillationPairs, int]:
+    """Make what is not there yet, wait for the other start_processes, note failed photos, and read all pairs."""
+    work = extract_pairs(networks, photos, crops, cache, (accelerator.process_index, accelerator.num_processes))
+    files = [file for file, _ in shard_files(networks, photos, crops, cache)]
     parts = -(-len(files) // accelerator.num_processes)
     for _ in progress(work, parts, "both networks on photos", visible=accelerator.is_main_process):
         pass
@@ -149,19 +177,21 @@ def _pairs(
     return read_pairs(files), len(failures)
 
 
-def _goal(vlm: Backbone, named: Sequence[ConceptName], similarity: float, accelerator: Accelerator) -> DistillationLoss:
+def _objective(
+    vlm: Backbone, named: Sequence[ConceptName], weight: float, accelerator: Accelerator
+) -> DistillationLoss:
     """Return the losses; one process reads the texts first, so that the others find them in the cache."""
     if not named:
         return DistillationLoss(vlm.language)
     with accelerator.main_process_first():
         texts = vlm.language.encode_text([prompt(concept) for concept in named])
-    return DistillationLoss(vlm.language, texts, similarity)
+    return DistillationLoss(vlm.language, texts, weight)
 
 
-def _new_branch(pupil: Pupil, pairs: Pairs, hidden: Sequence[int] | None, seed: int) -> Branch:
+def _new_branch(networks: StudentTeacher, pairs: DistillationPairs, hidden: Sequence[int] | None, seed: int) -> Branch:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Branch(pupil.layers, layer_widths(pupil.model, pupil.layers), pairs.vectors.width, hidden)
+        return Branch(networks.layers, layer_widths(networks.model, networks.layers), pairs.vectors.width, hidden)
 
 
 def _publish(translator: Translator, state: TrainingState, folder: Path, accelerator: Accelerator) -> None:
@@ -173,12 +203,12 @@ def _publish(translator: Translator, state: TrainingState, folder: Path, acceler
     accelerator.wait_for_everyone()
 
 
-def _outcome(state: TrainingState, pairs: Pairs, failed: int) -> dict[str, Any]:
+def _outcome(state: TrainingState, pairs: DistillationPairs, failed: int) -> dict[str, Any]:
     return {
         "photos": pairs.photos,
         "failures": failed,
         "pairs": len(pairs.features),
-        "held_out_pairs": len(pairs.held_features),
+        "validation_pairs": len(pairs.validation_features),
         "steps": state.step,
         "epochs": len(state.history),
         "best_epoch": state.best_epoch,

@@ -1,4 +1,4 @@
-"""Pairs of pooled layers and teacher vectors, read from their shards: in memory where they fit, mapped where not."""
+"""Pairs of pooled layers and teacher vectors, read from their shards: in memory where they fit, else mapped."""
 
 from __future__ import annotations
 
@@ -19,12 +19,17 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 # Up to here pairs are copied into memory; more are read from the mapped files, a batch at a time.
-IN_MEMORY = 2 * 2**30
+IN_MEMORY_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
-    """Rows that lie in several tensors, one after the other."""
+class ShardedRows:
+    """Rows of several tensors, numbered through.
+
+    Args:
+        parts: The tensors.
+        rows: The rows of each tensor that count.
+    """
 
     parts: tuple[Float[Tensor, "row dimension"], ...]
     rows: tuple[Int[Tensor, "row"], ...]
@@ -39,7 +44,7 @@ class Table:
         return self.parts[0].shape[1]
 
     def take(self, index: Int[Tensor, "row"]) -> Float[Tensor, "row dimension"]:
-        """Return some rows, in the order asked."""
+        """Return some rows, in the order given."""
         if len(self.parts) == 1:
             return self.parts[0][self.rows[0][index]]
         ends = torch.tensor([len(rows) for rows in self.rows]).cumsum(0)
@@ -53,50 +58,70 @@ class Table:
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
-    """Features and the teacher's vectors of the same crops, row by row; and how many photos they come from."""
+class DistillationPairs:
+    """Inputs of the branch and the teacher's vectors for the same crops, row by row.
 
-    features: Table
-    vectors: Table
-    held_features: Table
-    held_vectors: Table
+    Args:
+        features: Pooled layers of the training crops.
+        vectors: The teacher's image vectors of the training crops.
+        validation_features: Pooled layers of the validation crops.
+        validation_vectors: The teacher's image vectors of the validation crops.
+        photos: Number of photos they come from.
+    """
+
+    features: ShardedRows
+    vectors: ShardedRows
+    validation_features: ShardedRows
+    validation_vectors: ShardedRows
     photos: int
 
 
-def read_pairs(files: Sequence[Path], in_memory: int = IN_MEMORY) -> Pairs:
-    """Read the shards of a run; refused where no photo was left to train on, or none to hold out."""
+def read_pairs(files: Sequence[Path], in_memory: int = IN_MEMORY_BYTES) -> DistillationPairs:
+    """Read the shards of a run.
+
+    Args:
+        files: The shards, as `extract_pairs` yields them.
+        in_memory: Largest number of bytes that are copied into memory; more stay in the mapped files.
+
+    Raises:
+        InputError: Where no photo is left for training or for validation.
+    """
     shards, photos = [], 0
     for file in files:
         shards.append(load_file(file))
         with safe_open(str(file), framework="pt") as stored:
             photos += len(json.loads(stored.metadata()["photos"]))
-    shards = [shard for shard in shards if len(shard["held"])]
+    shards = [shard for shard in shards if len(shard["validation"])]
     if not shards:
         raise InputError("no photo could be used; give photos that open (JPEG, PNG, WebP ...)")
-    held = [shard["held"] for shard in shards]
+    validation = [shard["validation"] for shard in shards]
     size = sum(shard[name].nbytes for shard in shards for name in ("features", "vectors"))
 
-    def table(name: str, wanted: bool) -> Table:
-        rows = [(mask if wanted else ~mask).nonzero()[:, 0] for mask in held]
+    def rows_of(name: str, of_validation: bool) -> ShardedRows:
+        rows = [(mask if of_validation else ~mask).nonzero()[:, 0] for mask in validation]
         parts = [shard[name] for shard in shards]
         if size > in_memory:
-            return Table(tuple(parts), tuple(rows))
+            return ShardedRows(tuple(parts), tuple(rows))
         kept = torch.cat([part[index] for part, index in zip(parts, rows, strict=True)])
-        return Table((kept,), (torch.arange(len(kept)),))
+        return ShardedRows((kept,), (torch.arange(len(kept)),))
 
-    pairs = Pairs(
-        table("features", False), table("vectors", False), table("features", True), table("vectors", True), photos
+    pairs = DistillationPairs(
+        rows_of("features", False),
+        rows_of("vectors", False),
+        rows_of("features", True),
+        rows_of("vectors", True),
+        photos,
     )
-    if not len(pairs.features) or not len(pairs.held_features):
+    if not len(pairs.features) or not len(pairs.validation_features):
         what = "to train on" if not len(pairs.features) else "for validation"
         raise InputError(f"of {photos} photos none was left {what}; give more photos, or another validation share")
     return pairs
 
 
-def moments(table: Table, rows: int = 8192) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of every column, summed in float64; a constant column counts as 1 wide."""
+def mean_and_deviation(table: ShardedRows, batch: int = 8192) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of every column, summed in float64; 1 for a constant column."""
     total = torch.zeros(2, table.width, dtype=torch.float64)
-    for index in torch.arange(len(table)).split(rows):
+    for index in torch.arange(len(table)).split(batch):
         part = table.take(index).double()
         total += torch.stack([part.sum(0), part.square().sum(0)])
     mean, square = total / len(table)

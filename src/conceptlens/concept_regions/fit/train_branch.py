@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from conceptlens.cams.targets import similarity
 from conceptlens.concept_regions.branch import Branch
-from conceptlens.concept_regions.fit.pairs import Pairs, moments
+from conceptlens.concept_regions.fit.pairs import DistillationPairs, mean_and_deviation
 from conceptlens.training.checkpoint import TrainingState
 from conceptlens.training.loop import TrainingRun, train_network
 from conceptlens.training.schedule import EpochSchedule
@@ -65,9 +65,9 @@ class Standardisation:
     deviation: Tensor
 
     @classmethod
-    def of(cls, pairs: Pairs) -> Standardisation:
+    def of(cls, pairs: DistillationPairs) -> Standardisation:
         """Measure the training rows."""
-        return cls(*moments(pairs.features), *moments(pairs.vectors))
+        return cls(*mean_and_deviation(pairs.features), *mean_and_deviation(pairs.vectors))
 
     def folded(self, branch: Branch) -> Branch:
         """Return a branch of the same function that takes plain inputs and gives plain vectors."""
@@ -92,7 +92,7 @@ class BranchTask:
     """A branch, the pairs that it is trained on, and its losses; `mixed` runs it in bfloat16 on CUDA."""
 
     network: Branch
-    pairs: Pairs
+    pairs: DistillationPairs
     objective: DistillationLoss
     accelerator: Accelerator
     device: torch.device
@@ -116,7 +116,7 @@ class BranchTask:
     @torch.no_grad()
     def validation_losses(self) -> dict[str, float]:
         """Return both losses and their weighted sum, each the mean over all validation pairs of all processes."""
-        features, vectors = self.pairs.held_features, self.pairs.held_vectors
+        features, vectors = self.pairs.validation_features, self.pairs.validation_vectors
         total = torch.zeros(2, device=self.device)
         rows = torch.arange(self.accelerator.process_index, len(features), self.accelerator.num_processes)
         for index in rows.split(BATCH_VALIDATION):
@@ -141,7 +141,7 @@ class BranchTask:
 
 
 def train_branch(
-    branch: Branch, pairs: Pairs, objective: DistillationLoss, schedule: EpochSchedule, run: TrainingRun
+    branch: Branch, pairs: DistillationPairs, objective: DistillationLoss, schedule: EpochSchedule, run: TrainingRun
 ) -> tuple[Branch, TrainingState]:
     """Train a copy of `branch`, or resume from the checkpoint in the run's folder.
 

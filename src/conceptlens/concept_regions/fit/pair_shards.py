@@ -1,6 +1,6 @@
-"""What the branch learns from: a frozen classifier's pooled layers and the teacher's vector, for every crop of a photo.
+"""Pairs for training a branch: a frozen classifier's pooled layers and the teacher's vector, for every crop of a photo.
 
-Both networks are frozen, so every crop runs through them once, and the pairs stay on disk for all epochs and runs.
+Every crop runs through both networks once, and the pairs stay on disk for all epochs and runs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from conceptlens.io.failures import Failure
 from conceptlens.io.fingerprint import files_fingerprint, settings_fingerprint, weights_fingerprint
 from conceptlens.io.images import fingerprint, read_image
 from conceptlens.model.observation import ask
-from conceptlens.training.crops import centre_crop, is_held_out, network_input, preprocess_of, random_crop
+from conceptlens.training.crops import centre_crop, is_validation, known_preprocess, network_input, random_crop
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -31,64 +31,94 @@ if TYPE_CHECKING:
     from conceptlens.model.backbone import Backbone
 
 PHOTOS_PER_SHARD = 64
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
-class Views:
-    """How photos are looked at: `count` random crops of each, or its centre where it is held out."""
+class CropPlan:
+    """The crops of each photo: `n_crops` random ones, or its centre where it is a validation photo.
 
-    count: int = 4
+    Args:
+        n_crops: Random crops of a training photo, at least 1.
+        validation: Share of validation photos, between 0 and 1.
+        seed: Decides the crops and the validation photos.
+
+    Raises:
+        InputError: For a number out of its range.
+    """
+
+    n_crops: int = 4
     validation: float = 0.1
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if self.count < 1:
-            raise InputError(f"{self.count} views are asked for; give at least 1")
+        if self.n_crops < 1:
+            raise InputError(f"n_crops is {self.n_crops}; give at least 1")
         if not 0 < self.validation < 1:
             raise InputError(f"validation is {self.validation}; give a share between 0 and 1, such as 0.1")
 
 
 @dataclass(frozen=True, eq=False)
-class Pupil:
-    """A classifier, the layers its branch reads, and the teacher it learns from."""
+class StudentTeacher:
+    """The two frozen networks of a distillation.
+
+    Args:
+        model: The classifier, whose branch is the student.
+        layers: The layers that the branch reads, in the order of execution.
+        vlm: The teacher, a backbone with a text encoder.
+    """
 
     model: Backbone
     layers: tuple[str, ...]
     vlm: Backbone
 
-    def key(self, views: Views) -> str:
-        """Return a name for everything that the pairs depend on, but the photos."""
+    def key(self, plan: CropPlan) -> str:
+        """Return a fingerprint of everything that the pairs depend on, but the photos."""
         about = {
             "format": FORMAT,
             "model": weights_fingerprint(self.model.module),
             "layers": self.layers,
             "teacher": Teacher.of(self.vlm).identity,
-            "views": asdict(views),
-            "inputs": [asdict(preprocess_of(net)) for net in (self.model, self.vlm)],
+            "crops": asdict(plan),
+            "inputs": [asdict(known_preprocess(net)) for net in (self.model, self.vlm)],
         }
         return settings_fingerprint(about)
 
 
-def shard_files(pupil: Pupil, photos: Sequence[Path], views: Views, folder: Path) -> list[tuple[Path, Sequence[Path]]]:
-    """Return the file of every few photos, named after what they are: path, size and time of change."""
-    home = folder / pupil.key(views)
+def shard_files(
+    networks: StudentTeacher, photos: Sequence[Path], plan: CropPlan, folder: Path
+) -> list[tuple[Path, Sequence[Path]]]:
+    """Return the shard of every few photos, named by their paths, sizes and times of change."""
+    cache = folder / networks.key(plan)
     groups = [photos[i : i + PHOTOS_PER_SHARD] for i in range(0, len(photos), PHOTOS_PER_SHARD)]
-    return [(home / f"{files_fingerprint(group)}.safetensors", group) for group in groups]
+    return [(cache / f"{files_fingerprint(group)}.safetensors", group) for group in groups]
 
 
-def extract(
-    pupil: Pupil, photos: Sequence[Path], views: Views, folder: Path, share: tuple[int, int] = (0, 1), batch: int = 32
+def extract_pairs(
+    networks: StudentTeacher,
+    photos: Sequence[Path],
+    plan: CropPlan,
+    folder: Path,
+    share: tuple[int, int] = (0, 1),
+    batch: int = 32,
 ) -> Iterator[Path]:
-    """Make the shards that are not there yet, and yield each file; `share = (process, processes)` divides the work.
+    """Write the shards that are not there yet, and yield each file.
 
     A photo that cannot be read is noted in its shard, and the rest goes on.
+
+    Args:
+        networks: Student and teacher.
+        photos: The photos.
+        plan: The crops of each photo.
+        folder: Folder of the cache.
+        share: Number of this process and number of processes, which divide the shards.
+        batch: Crops that run through the networks at once.
     """
     process, processes = share
-    for file, group in shard_files(pupil, photos, views, folder)[process::processes]:
+    for file, group in shard_files(networks, photos, plan, folder)[process::processes]:
         if not _is_whole(file):
-            _make(pupil, group, views, file, batch)
+            _make(networks, group, plan, file, batch)
         yield file
 
 
@@ -97,18 +127,20 @@ def failures_of(files: Sequence[Path]) -> tuple[Failure, ...]:
     return tuple(Failure(*entry) for file in files for entry in json.loads(_metadata(file)["failures"]))
 
 
-def _make(pupil: Pupil, group: Sequence[Path], views: Views, file: Path, batch: int) -> None:
+def _make(networks: StudentTeacher, group: Sequence[Path], plan: CropPlan, file: Path, batch: int) -> None:
     failures: list[tuple[str, str]] = []
-    features, vectors, held, made = [], [], [], []
-    for rows in _batches(_crops(pupil, group, views, failures), batch):
-        features.append(pooled_layers(pupil.model, torch.stack([row.seen for row in rows]), pupil.layers))
-        vectors.append(image_vectors(pupil.vlm, torch.stack([row.taught for row in rows])))
-        held += [row.held for row in rows]
+    features, vectors, validation, made = [], [], [], []
+    for rows in _batches(_crops(networks, group, plan, failures), batch):
+        features.append(
+            pooled_layers(networks.model, torch.stack([row.student_input for row in rows]), networks.layers)
+        )
+        vectors.append(image_vectors(networks.vlm, torch.stack([row.teacher_input for row in rows])))
+        validation += [row.is_validation for row in rows]
         made += [row.photo for row in rows]
     tensors = {
         "features": torch.cat(features) if features else torch.empty(0, 0),
         "vectors": torch.cat(vectors) if vectors else torch.empty(0, 0),
-        "held": torch.tensor(held, dtype=torch.bool),
+        "validation": torch.tensor(validation, dtype=torch.bool),
     }
     whole = tensors["features"].isfinite().all(1) & tensors["vectors"].isfinite().all(1)
     broken = {name for name, good in zip(made, whole.tolist(), strict=True) if not good}
@@ -120,16 +152,18 @@ def _make(pupil: Pupil, group: Sequence[Path], views: Views, file: Path, batch: 
 
 
 @dataclass(frozen=True, eq=False)
-class _Row:
+class _Crop:
     """One crop as both networks take it."""
 
     photo: str
-    held: bool
-    seen: Tensor
-    taught: Tensor
+    is_validation: bool
+    student_input: Tensor
+    teacher_input: Tensor
 
 
-def _crops(pupil: Pupil, group: Sequence[Path], views: Views, failures: list[tuple[str, str]]) -> Iterator[_Row]:
+def _crops(
+    networks: StudentTeacher, group: Sequence[Path], plan: CropPlan, failures: list[tuple[str, str]]
+) -> Iterator[_Crop]:
     for path in group:
         try:
             photo = read_image(path)
@@ -137,14 +171,14 @@ def _crops(pupil: Pupil, group: Sequence[Path], views: Views, failures: list[tup
             failures.append((str(path), str(error)))
             continue
         mark = fingerprint(photo)
-        held = is_held_out(mark, views.validation, views.seed)
-        for view in range(1 if held else views.count):
-            crop = centre_crop(photo) if held else random_crop(photo, mark, view, views.seed)
-            yield _Row(str(path), held, network_input(pupil.model, crop), network_input(pupil.vlm, crop))
+        validation = is_validation(mark, plan.validation, plan.seed)
+        for view in range(1 if validation else plan.n_crops):
+            crop = centre_crop(photo) if validation else random_crop(photo, mark, view, plan.seed)
+            yield _Crop(str(path), validation, network_input(networks.model, crop), network_input(networks.vlm, crop))
 
 
-def _batches(rows: Iterator[_Row], size: int) -> Iterator[list[_Row]]:
-    batch: list[_Row] = []
+def _batches(rows: Iterator[_Crop], size: int) -> Iterator[list[_Crop]]:
+    batch: list[_Crop] = []
     for row in rows:
         batch.append(row)
         if len(batch) == size:
@@ -156,7 +190,7 @@ def _batches(rows: Iterator[_Row], size: int) -> Iterator[list[_Row]]:
 
 @torch.no_grad()
 def pooled_layers(model: Backbone, images: Tensor, layers: Sequence[str]) -> Float[Tensor, "image width"]:
-    """Return what `concept.branch.pooled` returns of an observation, in float32, without a graph."""
+    """Return what `pooled` returns of an observation, in float32, without a graph."""
     size = (images.shape[0], images.shape[2], images.shape[3])
     means: dict[str, Tensor] = {}
 
