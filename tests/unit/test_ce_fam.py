@@ -463,7 +463,7 @@ def test_a_run_with_a_branch_and_competing_regions(saved: Path) -> None:
     assert found.concepts.maps.shape == (1, 4, 28, 28)
     assert found.concepts.contributions is not None
     assert found.concepts.components[0].source.layer == "blocks.1 + blocks.2 + blocks.4 + bn2"
-    assert found.plain.source.layer == found.layer == "bn2"
+    assert found.class_map.source.layer == found.layer == "bn2"
 
 
 @pytest.mark.parametrize("regions", ["official", "competing"])
