@@ -27,10 +27,10 @@ import torch
 import conceptlens as cl
 from cam import processor
 from conceptlens.data.masked_set import MaskedSet
-from conceptlens.local_embeddings.runs.embed_run import Engine, Task, embed, local
-from conceptlens.local_embeddings.runs.plan import EmbedPlan
-from conceptlens.local_embeddings.runs.ray_cluster import on_ray
-from conceptlens.local_embeddings.runs.reader import Reader
+from conceptlens.local_embeddings.runs.embed_plan import EmbedPlan
+from conceptlens.local_embeddings.runs.embed_run import EmbedTask, Engine, embed_batches, local_engine
+from conceptlens.local_embeddings.runs.photo_reader import PhotoReader
+from conceptlens.local_embeddings.runs.ray_engine import ray_engine
 from conceptlens.store import Store
 from repeated import Repeated
 
@@ -39,11 +39,11 @@ LAYERS = ("blocks.2", "blocks.4", "blocks.6")
 ROUNDS = 3
 TIMES = 2  # a run of the engines reads each photo so often
 STUDIED = 4  # and a run as in the study of quality, so that what is done once weighs as in a larger set
-STUDY = EmbedPlan(("blocks.4", "blocks.6", "bn2"), size=(448, 448), least_area=0.02)
+STUDY = EmbedPlan(("blocks.4", "blocks.6", "bn2"), input_size=(448, 448), min_area=0.02)
 
 
 @dataclass(frozen=True)
-class Asked:
+class StudySettings:
     """What the command line asks for; `photos` of a split, `rounds` of each measurement."""
 
     data: str
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=100)
     parser.add_argument("--quick", action="store_true", help="16 photos, once")
     given = parser.parse_args()
-    asked = Asked(given.data, given.split, 16 if given.quick else given.photos, 1 if given.quick else ROUNDS)
+    asked = StudySettings(given.data, given.split, 16 if given.quick else given.photos, 1 if given.quick else ROUNDS)
     started = time.perf_counter()
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
         parts = {part.__name__: pool.submit(part, asked).result() for part in (study, cost, stages, size, engines)}
@@ -78,15 +78,15 @@ def main() -> None:
     print(json.dumps(result, indent=2)) if given.json else show(result)
 
 
-def study(asked: Asked) -> dict[str, Any]:
+def study(asked: StudySettings) -> dict[str, Any]:
     """Processor seconds of runs as `loce_quality.py` asks for, and of plain forward passes between their batches."""
     data, model = opened(asked)
     with tempfile.TemporaryDirectory() as folder:
         longer = Repeated(data, STUDIED, Path(folder))
-        return beside(longer, model, replace(STUDY, most=STUDIED * asked.photos))
+        return beside(longer, model, replace(STUDY, max_photos=STUDIED * asked.photos))
 
 
-def cost(asked: Asked) -> dict[str, Any]:
+def cost(asked: StudySettings) -> dict[str, Any]:
     """The same of runs at the model's own size, with every mask."""
     data, model = opened(asked)
     return beside(data, model, plan(asked, True))
@@ -96,7 +96,7 @@ def beside(data: MaskedSet, model: cl.Backbone, how: EmbedPlan) -> dict[str, Any
     """Return processor seconds of a run with control and one without, and of forward passes of the same photos."""
     found: dict[str, float] = {}
     prepared = how.prepared(model)
-    run_spent(data, model, prepared, replace(how, most=16))  # what is set up once
+    run_spent(data, model, prepared, replace(how, max_photos=16))  # what is set up once
     for name, control in (("control", True), ("plain", False)):
         taken = run_spent(data, model, prepared, replace(how, control=control))
         for part, value in zip((name, f"{name}_scales", f"{name}_forward"), taken, strict=True):
@@ -104,13 +104,13 @@ def beside(data: MaskedSet, model: cl.Backbone, how: EmbedPlan) -> dict[str, Any
     return {"photos": how.most, **found}
 
 
-def stages(asked: Asked) -> dict[str, Any]:
+def stages(asked: StudySettings) -> dict[str, Any]:
     """Processor milliseconds of a photo in each stage of the run, one after the other, without threads."""
     data, model = opened(asked)
     how = plan(asked, True)
-    reader = Reader(how.prepared(model), how, data)
+    reader = PhotoReader(how.prepared(model), how, data)
     scales = reader.scales()
-    task = Task(reader.model, how, data, "run", scales)
+    task = EmbedTask(reader.model, how, data, "run", scales)
     passed = dict.fromkeys(("read", "compute", "write"), 0.0)
     embeddings, wall = 0, 0.0
     with tempfile.TemporaryDirectory() as folder:
@@ -127,7 +127,7 @@ def stages(asked: Asked) -> dict[str, Any]:
     return {**found, "embeddings_per_photo": embeddings / asked.photos, "written_per_second": round(embeddings / wall)}
 
 
-def size(asked: Asked) -> dict[str, Any]:
+def size(asked: StudySettings) -> dict[str, Any]:
     """Bytes on disk of an embedding with all that belongs to it, for three layers and for one of 256 channels."""
     torch.set_num_threads(1)
     data = cl.open_set(asked.data, asked.split)
@@ -136,7 +136,7 @@ def size(asked: Asked) -> dict[str, Any]:
     for name, model, layers in (("lite0", cl.load_model(crop_mode="squash"), LAYERS), ("256", untrained, ("layer3",))):
         with tempfile.TemporaryDirectory() as folder:
             store = Store(Path(folder) / "store", create=True)
-            *_, last = embed(data, model, replace(plan(asked, True), layers=layers), store)
+            *_, last = embed_batches(data, model, replace(plan(asked, True), layers=layers), store)
             store.compact(timedelta(0))
             tables = store.bytes()
             rows = store.layers()
@@ -150,17 +150,17 @@ def size(asked: Asked) -> dict[str, Any]:
     return found
 
 
-def engines(asked: Asked) -> dict[str, Any]:
+def engines(asked: StudySettings) -> dict[str, Any]:
     """Photos a second by the clock, from where the first worker begins to the end, and seconds before that."""
     data, model = opened(asked)
-    kinds: dict[str, Engine] = {"local": local, "ray_1": on_ray(None, 1), "ray_2": on_ray(None, 2)}
+    kinds: dict[str, Engine] = {"local": local_engine, "ray_1": ray_engine(None, 1), "ray_2": ray_engine(None, 2)}
     rates: dict[str, list[float]] = {name: [] for name in kinds}
     begins: dict[str, list[float]] = {name: [] for name in kinds}
     taken: list[float] = []
     for _ in range(asked.rounds):
         for name, engine in kinds.items():
             taken.append(cores_taken())
-            rate, begun = clocked(data, model, replace(plan(asked, True), most=TIMES * asked.photos), engine)
+            rate, begun = clocked(data, model, replace(plan(asked, True), max_photos=TIMES * asked.photos), engine)
             rates[name].append(rate)
             begins[name].append(begun)
     return {
@@ -172,7 +172,7 @@ def engines(asked: Asked) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def opened(asked: Asked) -> tuple[MaskedSet, cl.Backbone]:
+def opened(asked: StudySettings) -> tuple[MaskedSet, cl.Backbone]:
     """Return photos and model; one thread, and what is found out about a model once is known."""
     torch.set_num_threads(1)
     model = cl.load_model(crop_mode="squash")
@@ -180,9 +180,9 @@ def opened(asked: Asked) -> tuple[MaskedSet, cl.Backbone]:
     return cl.open_set(asked.data, asked.split), model
 
 
-def plan(asked: Asked, control: bool) -> EmbedPlan:
-    """Return what is asked of every photo: three layers, contrast mode."""
-    return EmbedPlan(LAYERS, control=control, most=asked.photos)
+def plan(asked: StudySettings, control: bool) -> EmbedPlan:
+    """Return what is asked of every photo: three layers, mean_difference mode."""
+    return EmbedPlan(LAYERS, control=control, max_photos=asked.photos)
 
 
 def forward_pass(data: MaskedSet, model: cl.Backbone, places: Sequence[int]) -> None:
@@ -194,7 +194,9 @@ def forward_pass(data: MaskedSet, model: cl.Backbone, places: Sequence[int]) -> 
         model.module.eval()(images)
 
 
-def run_spent(data: MaskedSet, model: cl.Backbone, prepared: cl.Backbone, how: EmbedPlan) -> tuple[float, float, float]:
+def run_spent(
+    data: MaskedSet, model: cl.Backbone, prepared: cl.Backbone, how: EmbedPlan
+) -> tuple[float, float, float]:
     """Return processor seconds of a whole run into a new store, of it before its first batch, and of forward passes.
 
     The passes of a batch's photos come right after the batch, once the run's reading thread rests: whatever slows the
@@ -203,7 +205,7 @@ def run_spent(data: MaskedSet, model: cl.Backbone, prepared: cl.Backbone, how: E
     assert how.most is not None
     begun, batches, forward = 0.0, 0.0, 0.0
     with tempfile.TemporaryDirectory() as folder:
-        run = embed(data, model, how, Store(Path(folder) / "store", create=True))
+        run = embed_batches(data, model, how, Store(Path(folder) / "store", create=True))
         begun = spent(lambda: next(run))
         for start in range(0, how.most, how.batch_size):
             batches += spent(lambda: (next(run), rest()))
@@ -230,7 +232,9 @@ def clocked(data: MaskedSet, model: cl.Backbone, how: EmbedPlan, engine: Engine)
         marks = Path(folder) / "processes"
         marks.mkdir()
         start = time.time()
-        run = embed(Repeated(data, TIMES, marks), model, how, Store(Path(folder) / "store", create=True), engine=engine)
+        run = embed_batches(
+            Repeated(data, TIMES, marks), model, how, Store(Path(folder) / "store", create=True), engine=engine
+        )
         next(run)
         known = time.time()
         *_, last = run

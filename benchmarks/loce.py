@@ -24,14 +24,14 @@ from torch.nn import functional as F
 import conceptlens as cl
 from cam import processor
 from conceptlens.local_embeddings.mask_fits import channel_scale, embed_masks
-from conceptlens.local_embeddings.modes import Setting
-from conceptlens.local_embeddings.runs.plan import EmbedPlan
-from conceptlens.local_embeddings.runs.reader import Reader
+from conceptlens.local_embeddings.modes import FitSettings
+from conceptlens.local_embeddings.runs.embed_plan import EmbedPlan
+from conceptlens.local_embeddings.runs.photo_reader import PhotoReader
 from conceptlens.model.layer_cells import layer_cells
 from measure import growth, seconds
 
 MODEL = "timm:tf_efficientnet_lite0"
-MODES = ("paper", "exact", "contrast", "mean")
+MODES = ("paper", "exact", "mean_difference", "mean")
 ENLARGED_BYTES = 2**30
 ROUNDS = 25  # of all modes in turn, so that none has the machine's better moment
 PACKAGES = ("conceptlens", "torch", "timm")
@@ -92,7 +92,7 @@ def measure(case: Case, data: str, split: str, most: int, device: str) -> dict[s
     took = seconds(lambda: theirs.append(published(large, truth)), device)
     del large
     row: dict[str, Any] = {"case": case.name, "masks": len(of), "published_ms": round(1000 * took / len(of), 2)}
-    fits = {mode: partial(embed_masks, cells, of, truth, Setting(mode), scale) for mode in MODES}
+    fits = {mode: partial(embed_masks, cells, of, truth, FitSettings(mode), scale) for mode in MODES}
     for mode, fit in fits.items():
         found = fit()
         row[f"{mode}_megabytes"] = round(growth(fit, device), 1)
@@ -109,9 +109,9 @@ def measure(case: Case, data: str, split: str, most: int, device: str) -> dict[s
 def activations(case: Case, data: str, split: str, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return cells of photos, and soft masks `[mask 100 100]` with the photo each belongs to."""
     model = cl.load_model(MODEL, crop_mode="squash")
-    plan = EmbedPlan(case.layers, size=(case.size, case.size), least_area=0.02, control=False)
+    plan = EmbedPlan(case.layers, input_size=(case.size, case.size), min_area=0.02, control=False)
     prepared = plan.prepared(model)
-    reader = Reader(prepared, plan, cl.open_set(data, split))
+    reader = PhotoReader(prepared, plan, cl.open_set(data, split))
     cells, of, truth, place = [], [], [], 0
     while len(of) < count:
         (read,) = reader.read([place])
@@ -159,7 +159,7 @@ def figures(cases: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 def show(result: dict[str, Any]) -> None:
     """Print a table."""
-    columns = ("case", "published_ms", "paper_ms", "exact_ms", "contrast_ms", "cosine")
+    columns = ("case", "published_ms", "paper_ms", "exact_ms", "mean_difference_ms", "cosine")
     print("".join(f"{name:>16}" for name in columns))
     for row in result["details"]["cases"]:
         print("".join(f"{row[name]!s:>16.16}" for name in columns))

@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from cam import processor
 from conceptlens import statistics
 from conceptlens.local_embeddings.mask_fits import embed_masks
-from conceptlens.local_embeddings.modes import Mode, Setting, fit_shared
-from conceptlens.local_embeddings.problem import Problem, best_bias, overlap
+from conceptlens.local_embeddings.modes import FitSettings, Mode, fit_shared
+from conceptlens.local_embeddings.problem import FitProblem, best_bias, overlap
 from conceptlens.metrics import ranked_area_corrected
 from loce_quality import Masks, collect, drawn, grouped_mean, with_interval
 
@@ -62,14 +62,14 @@ def unit_vectors(masks: Masks, layer: str, own: np.ndarray, mode: Mode) -> Tenso
     raw = masks.scales[layer][:, None, None] if mode == "paper" else ones[:, None, None]
     cells = masks.cells[layer][masks.photo[own]] * raw
     scale = masks.scales[layer] if mode == "paper" else ones
-    found = embed_masks(cells, torch.arange(len(own)), masks.truth[rows], Setting(mode), scale)
+    found = embed_masks(cells, torch.arange(len(own)), masks.truth[rows], FitSettings(mode), scale)
     return F.normalize(found.weights * raw[:, 0, 0], dim=1)
 
 
 def net2vec(masks: Masks, layer: str, own: np.ndarray) -> Tensor:
     """Return one vector fitted to all photos, to raw cells as published."""
     raw = masks.cells[layer][masks.photo[own]] * masks.scales[layer][:, None, None]
-    vector = fit_shared(Problem(raw, masks.truth[torch.from_numpy(own)]))
+    vector = fit_shared(FitProblem(raw, masks.truth[torch.from_numpy(own)]))
     return F.normalize(vector * masks.scales[layer], dim=0)[None]
 
 
@@ -77,14 +77,14 @@ METHODS: dict[str, General] = {
     "Net2Vec, one vector": net2vec,
     "mean, paper": mean_of("paper"),
     "mean, exact": mean_of("exact"),
-    "mean, contrast": mean_of("contrast"),
+    "mean, mean_difference": mean_of("mean_difference"),
     "two clusters, exact": mean_of("exact", PARTS),
     "components, exact": components,
 }
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
+class NewPhotoMaps:
     """How each new mask is drawn: by rank, and by a threshold that the train photos set."""
 
     ranked: np.ndarray
@@ -133,7 +133,7 @@ def measure(train: Masks, new: Masks, layer: str, names: list[str]) -> list[dict
     return rows
 
 
-def show_new(train: Masks, new: Masks, layer: str, names: list[str], general: General) -> Shown:
+def show_new(train: Masks, new: Masks, layer: str, names: list[str], general: General) -> NewPhotoMaps:
     """Draw every category in the new photos that have it."""
     ranked, iou = np.full(len(new.concept), np.nan), np.full(len(new.concept), np.nan)
     for name in names:
@@ -145,7 +145,7 @@ def show_new(train: Masks, new: Masks, layer: str, names: list[str], general: Ge
         ranked[there] = ranked_area_corrected(found[:, None], truth[:, None]).values[:, 0].numpy()
         iou[there] = overlap(found + bias, new.truth[there]).numpy()
     kept = np.isin(new.concept, names)
-    return Shown(ranked[kept], iou[kept])
+    return NewPhotoMaps(ranked[kept], iou[kept])
 
 
 def maps(masks: Masks, layer: str, own: np.ndarray, vectors: Tensor) -> Tensor:

@@ -23,15 +23,15 @@ import conceptlens as cl
 from cam import processor
 from conceptlens import statistics
 from conceptlens.local_embeddings.mask_fits import embed_masks
-from conceptlens.local_embeddings.modes import Setting
-from conceptlens.local_embeddings.runs.plan import EmbedPlan
-from conceptlens.local_embeddings.runs.reader import Reader
+from conceptlens.local_embeddings.modes import FitSettings
+from conceptlens.local_embeddings.runs.embed_plan import EmbedPlan
+from conceptlens.local_embeddings.runs.photo_reader import PhotoReader
 from conceptlens.metrics import ranked_area_corrected
 from conceptlens.model.layer_cells import layer_cells
 
 LAYERS = ("blocks.4", "blocks.5", "blocks.6", "bn2")
 THREE = ("blocks.4", "blocks.6", "bn2")
-MODES = (Setting("paper"), Setting("exact"), Setting("contrast"), Setting("mean"))
+MODES = (FitSettings("paper"), FitSettings("exact"), FitSettings("mean_difference"), FitSettings("mean"))
 RIDGES = (0.003, 0.01, 0.02, 0.03, 0.04, 0.06)  # for each channel
 # Chosen on train photos: the paper's best layer, and what carries most to other photos.
 BASE = "blocks.5 paper"
@@ -108,9 +108,9 @@ def main() -> None:
 
 def collect(data: str, split: str, model: str, size: int) -> Masks:
     """Read the photos of a split once, with all layers from one forward pass each."""
-    plan = EmbedPlan(LAYERS, size=(size, size), least_area=0.02)
+    plan = EmbedPlan(LAYERS, input_size=(size, size), min_area=0.02)
     prepared = plan.prepared(cl.load_model(model, crop_mode="squash"))
-    reader = Reader(prepared, plan, cl.open_set(data, split))
+    reader = PhotoReader(prepared, plan, cl.open_set(data, split))
     scales = reader.scales()
     cells: dict[str, list[Tensor]] = {name: [] for name in LAYERS}
     photo, concept, truth, control = [], [], [], []
@@ -131,19 +131,19 @@ def embeddings(masks: Masks, ridges: bool) -> dict[str, Embedding]:
     """Return every embedding: each mode at each layer, and several layers one after the other."""
     single = {f"{layer} {one.mode}": embedded(masks, layer, one) for layer in LAYERS for one in MODES}
     for layer, ridge in ((layer, ridge) for layer in LAYERS for ridge in RIDGES if ridges):
-        one = Setting("exact", ridge * masks.cells[layer].shape[1])
+        one = FitSettings("exact", ridge * masks.cells[layer].shape[1])
         single[f"{layer} exact {ridge:g}"] = embedded(masks, layer, one)
     several = {
         f"{len(layers)} layers, {' + '.join(modes)}": joined(
             [single[f"{layer} {mode}"] for mode in modes for layer in layers]
         )
         for layers in (THREE, LAYERS)
-        for modes in (("paper",), ("exact",), ("contrast",), ("mean", "contrast"), ("exact", "mean"))
+        for modes in (("paper",), ("exact",), ("mean_difference",), ("mean", "mean_difference"), ("exact", "mean"))
     }
     return {**single, **several}
 
 
-def embedded(masks: Masks, layer: str, setting: Setting) -> Embedding:
+def embedded(masks: Masks, layer: str, setting: FitSettings) -> Embedding:
     """Embed every mask, and its control. `paper` is fitted to the raw cells, as published."""
     scale, of = masks.scales[layer], torch.from_numpy(masks.photo)
     raw = masks.cells[layer] * scale[:, None, None]

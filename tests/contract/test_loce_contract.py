@@ -15,11 +15,11 @@ from torch.nn import functional as F
 import conceptlens as cl
 from architectures import ARCHITECTURES, backbone, fresh, make_symmetric, observation_of, random_images, wrap
 
-MODES: list[Any] = ["contrast", "exact", "paper", "mean"]
+MODES: list[Any] = ["mean_difference", "exact", "paper", "mean"]
 EVERY = [(name, mode) for name in ARCHITECTURES for mode in MODES]
 # How far two answers to one question may lie apart, of the largest entry: `exact` stops at a gradient of 1e-3 of its
 # first, and `paper` divides each channel's gradient by its own size, rounding and all.
-ROUNDED = {"contrast": 1e-5, "mean": 1e-5, "exact": 5e-3, "paper": 1e-3}
+ROUNDED = {"mean_difference": 1e-5, "mean": 1e-5, "exact": 5e-3, "paper": 1e-3}
 
 
 @cache

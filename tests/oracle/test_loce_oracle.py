@@ -12,14 +12,14 @@ from skimage.transform import resize
 from torch import Tensor
 from torch.nn import functional as F
 
-from conceptlens.local_embeddings.modes import Setting, fit, fit_shared
-from conceptlens.local_embeddings.problem import Problem, best_bias, overlap
+from conceptlens.local_embeddings.modes import FitSettings, fit, fit_shared
+from conceptlens.local_embeddings.problem import FitProblem, best_bias, overlap
 from conceptlens.local_embeddings.soft_masks import soft_masks
 
 SHAPES = [(16, 7, 7), (24, 28, 20), (40, 1, 5), (12, 10, 130)]
 
 
-def cells_and_masks(channels: int, height: int, width: int, count: int = 3) -> Problem:
+def cells_and_masks(channels: int, height: int, width: int, count: int = 3) -> FitProblem:
     generator = torch.Generator().manual_seed(channels)
     smooth = F.interpolate(torch.randn(count, 4, 4, 4, generator=generator), size=(height, width), mode="bilinear")
     mixing = torch.randn(channels, 4, generator=generator)
@@ -28,7 +28,7 @@ def cells_and_masks(channels: int, height: int, width: int, count: int = 3) -> P
     masks = np.zeros((count, 90, 160), bool)
     for i in range(count):
         masks[i, 10 * i : 10 * i + 40, 20 : 70 + 20 * i] = True
-    return Problem(cells, soft_masks(masks))
+    return FitProblem(cells, soft_masks(masks))
 
 
 @pytest.mark.parametrize("shape", [(333, 487), (100, 100), (60, 80), (101, 99), (1, 1), (480, 640), (250, 3)])
@@ -40,7 +40,7 @@ def test_masks_are_those_of_an_anti_aliased_resize(shape: tuple[int, int]) -> No
         assert np.abs(mine.numpy() - wanted).max() < 1e-6
 
 
-def published(problem: Problem, fit_: int) -> Tensor:
+def published(problem: FitProblem, fit_: int) -> Tensor:
     """One vector by AdamW over activations of 100 x 100, gradients by autograd."""
     cells = F.interpolate(problem.cells[fit_ : fit_ + 1], size=(100, 100), mode="bilinear")
     truth = problem.truth[fit_][None, None]
@@ -59,7 +59,7 @@ def published(problem: Problem, fit_: int) -> Tensor:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_paper_mode_is_the_published_optimiser(shape: tuple[int, int, int]) -> None:
     problem = cells_and_masks(*shape)
-    found = fit(problem, Setting("paper"))
+    found = fit(problem, FitSettings("paper"))
     for i, vector in enumerate(found.vectors):
         wanted = published(problem, i)
         assert float(F.cosine_similarity(vector, wanted, dim=0)) > 0.99999
@@ -104,7 +104,7 @@ def slow_loss(vector: np.ndarray, bias: float, cells: np.ndarray, truth: np.ndar
 @pytest.mark.parametrize("ridge", [5.0, 0.01])
 def test_exact_mode_finds_the_one_minimum(ridge: float, constant: bool) -> None:
     problem = cells_and_masks(16, 7, 7)
-    found = fit(problem, Setting("exact", ridge, constant))
+    found = fit(problem, FitSettings("exact", ridge, constant))
     assert bool(found.converged.all())
     for i, vector in enumerate(found.vectors.double()):
         large = F.interpolate(problem.cells[i : i + 1].double(), size=(100, 100), mode="bilinear")[0]
@@ -133,8 +133,8 @@ def test_exact_mode_finds_the_one_minimum(ridge: float, constant: bool) -> None:
 
 def test_contrast_mode_is_the_difference_of_two_means() -> None:
     problem = cells_and_masks(24, 28, 20)
-    found = fit(problem, Setting("contrast"))
-    plain = fit(problem, Setting("contrast", bias=False))
+    found = fit(problem, FitSettings("mean_difference"))
+    plain = fit(problem, FitSettings("mean_difference", bias=False))
     assert torch.equal(found.vectors, plain.vectors)
     assert not plain.bias.any()
     for i in range(3):
@@ -151,7 +151,7 @@ def test_contrast_mode_is_the_difference_of_two_means() -> None:
         inside = (cells * share).sum((1, 2)) / share.sum()
         rest = (cells * (1 - share)).sum((1, 2)) / (1 - share).sum()
         assert np.allclose(found.vectors[i].numpy(), inside - rest, atol=1e-5)
-        assert np.allclose(fit(problem, Setting("mean")).vectors[i].numpy(), inside, atol=1e-5)
+        assert np.allclose(fit(problem, FitSettings("mean")).vectors[i].numpy(), inside, atol=1e-5)
 
 
 def test_the_bias_is_the_best_of_all_thresholds() -> None:
@@ -164,10 +164,10 @@ def test_the_bias_is_the_best_of_all_thresholds() -> None:
         assert float(found[i]) == pytest.approx(best)
 
 
-@pytest.mark.parametrize("mode", ["exact", "contrast"])
+@pytest.mark.parametrize("mode", ["exact", "mean_difference"])
 def test_a_batch_gives_what_each_gives_alone(mode: str) -> None:
     problem = cells_and_masks(24, 14, 14, 5)
-    together = fit(problem, Setting(mode))  # pyright: ignore[reportArgumentType]
+    together = fit(problem, FitSettings(mode))  # pyright: ignore[reportArgumentType]
     for i in range(5):
-        alone = fit(problem.pick(torch.tensor([i])), Setting(mode))  # pyright: ignore[reportArgumentType]
+        alone = fit(problem.pick(torch.tensor([i])), FitSettings(mode))  # pyright: ignore[reportArgumentType]
         assert torch.allclose(alone.vectors[0], together.vectors[i], atol=1e-5)

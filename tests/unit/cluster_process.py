@@ -11,15 +11,17 @@ from cluster_sets import Watched
 from embed_process import small_model, small_plan
 
 import conceptlens as cl
-from conceptlens.local_embeddings.runs.embed_run import embed
-from conceptlens.local_embeddings.runs.ray_cluster import on_ray
+from conceptlens.local_embeddings.runs.embed_run import embed_batches
+from conceptlens.local_embeddings.runs.ray_engine import ray_engine
 from conceptlens.store import Store
 
 
 def main() -> None:
     torch.set_num_threads(1)
     data = Watched(cl.open_set("drawn:20"), Path(sys.argv[2]), deadly=13)
-    *_, last = embed(data, small_model(), small_plan(), Store(sys.argv[1], create=True), engine=on_ray(sys.argv[3], 2))
+    *_, last = embed_batches(
+        data, small_model(), small_plan(), Store(sys.argv[1], create=True), engine=ray_engine(sys.argv[3], 2)
+    )
     print(json.dumps({"photos": last.photos, "killed": len(data.killed()), "processes": len(data.processes())}))
 
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 import conceptlens as cl
-from conceptlens.local_embeddings.modes import Setting
-from conceptlens.local_embeddings.runs.embed_run import embed
-from conceptlens.local_embeddings.runs.plan import EmbedPlan
+from conceptlens.local_embeddings.modes import FitSettings
+from conceptlens.local_embeddings.runs.embed_plan import EmbedPlan
+from conceptlens.local_embeddings.runs.embed_run import embed_batches
 from conceptlens.store import Store
 
 LAYERS = ("first", "second")
@@ -35,15 +35,15 @@ def small_model() -> cl.Backbone:
     return cl.Backbone(Small().eval(), "small", LAYERS, transform, input_size=(64, 64))
 
 
-def small_plan(mode: str = "contrast", **settings: object) -> EmbedPlan:
-    fit = Setting(mode)  # pyright: ignore[reportArgumentType]
-    return EmbedPlan(LAYERS, fit, **{"batch_size": 3, "scale_photos": 4, **settings})  # pyright: ignore[reportArgumentType]
+def small_plan(mode: str = "mean_difference", **settings: object) -> EmbedPlan:
+    fit = FitSettings(mode)  # pyright: ignore[reportArgumentType]
+    return EmbedPlan(LAYERS, fit, **{"batch_size": 3, "n_scale_photos": 4, **settings})  # pyright: ignore[reportArgumentType]
 
 
 def main() -> None:
     torch.set_num_threads(1)
     data = cl.open_set(f"drawn:{sys.argv[2]}")
-    for progress in embed(data, small_model(), small_plan(), Store(sys.argv[1], create=True), resume=True):
+    for progress in embed_batches(data, small_model(), small_plan(), Store(sys.argv[1], create=True), resume=True):
         print(progress.photos, flush=True)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 import pytest
+from analysis_store import planted
 from PIL import Image
-from story_store import planted
 from typer.testing import CliRunner, Result
 
 from conceptlens.cli import app
@@ -20,8 +20,8 @@ from conceptlens.store import Store
 from conceptlens.store.lance_tables import FILE
 
 FEW = ("car", "truck", "bird", "cup")
-FIGURES = {"held.png", "confusion.png", "separation.png", "tree.png", "map.png", "layers.png"}
-SHEETS = {"retrieval.jpg", "sub_concepts.jpg", "odd.jpg"}
+FIGURES = {"retrieval.png", "confusion.png", "separation.png", "dendrogram.png", "projection.png", "layers.png"}
+SHEETS = {"retrieval_examples.jpg", "sub_concepts.jpg", "outliers.jpg"}
 
 
 def call(*words: object) -> Result:
@@ -52,27 +52,27 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def told(place: Path) -> Result:
+def result(place: Path) -> Result:
     return call("analyze", place / "store", "--out", place / "out", "--photos", place / "photos", "--json")
 
 
-def test_analyze_leaves_a_page_numbers_tables_and_figures(place: Path, told: Result) -> None:
-    assert told.exit_code == 0, told.output
+def test_analyze_leaves_a_page_numbers_tables_and_figures(place: Path, result: Result) -> None:
+    assert result.exit_code == 0, result.output
     out = place / "out"
-    assert {file.name for file in out.iterdir()} == {"story.html", "story.json", "tables", "figures"}
+    assert {file.name for file in out.iterdir()} == {"analysis.html", "analysis.json", "tables", "figures"}
     assert {file.name for file in (out / "figures").iterdir()} == FIGURES | SHEETS
     for file in (out / "figures").iterdir():
         picture = Image.open(file)
         assert min(picture.size) > 150
         assert len(set(np.asarray(picture.convert("L")).ravel().tolist())) > 20
-    page = (out / "story.html").read_text(encoding="utf-8")
+    page = (out / "analysis.html").read_text(encoding="utf-8")
     assert "<script" not in page
     assert not re.search(r"\b(?:nan|inf|None)\b", re.sub(r"data:[^\"]*|<style>.*?</style>", "", page, flags=re.S))
     assert "no photos were given" not in page.lower()
 
 
-def test_numbers_printed_are_those_written_and_finite(place: Path, told: Result) -> None:
-    printed, written = finite(told.stdout), finite((place / "out" / "story.json").read_text(encoding="utf-8"))
+def test_numbers_printed_are_those_written_and_finite(place: Path, result: Result) -> None:
+    printed, written = finite(result.stdout), finite((place / "out" / "analysis.json").read_text(encoding="utf-8"))
     assert printed == written
     assert printed["schema"] == "conceptlens.analyze/1"
     assert printed["best"] == "layer2"
@@ -84,7 +84,7 @@ def test_numbers_printed_are_those_written_and_finite(place: Path, told: Result)
     ]
 
 
-def test_tables_are_parquet_without_nan(place: Path, told: Result) -> None:
+def test_tables_are_parquet_without_nan(place: Path, result: Result) -> None:
     names = {"layers", "concepts", "pairs", "sub_concepts", "rows", "merges", "ellipses"}
     found = {file.stem: pyarrow.parquet.read_table(file) for file in (place / "out" / "tables").iterdir()}
     assert set(found) == names
@@ -96,21 +96,21 @@ def test_tables_are_parquet_without_nan(place: Path, told: Result) -> None:
 
 
 def test_without_a_folder_a_table_is_printed_and_nothing_written(place: Path, tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, ["analyze", str(place / "store"), "--concepts", "car, bird", "--most", "8"])
+    done = CliRunner().invoke(app, ["analyze", str(place / "store"), "--concepts", "car, bird", "--max-rows", "8"])
     assert done.exit_code == 0, done.output
     assert re.search(r"^layer2 +0\.\d{3}", done.stdout, re.M)
-    assert "held best at layer2: car; worst: bird" in done.stdout
+    assert "retrieved best at layer2: car; worst: bird" in done.stdout
     assert "16 embeddings at 3 layers in" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 def test_tiles_show_masks_where_there_are_no_photos(place: Path) -> None:
     out = place / "plain"
-    done = call("analyze", place / "store", "--out", out, "--most", 6, "--drawn", 2)
+    done = call("analyze", place / "store", "--out", out, "--max-rows", 6, "--max-concepts", 2)
     assert done.exit_code == 0, done.output
-    page = (out / "story.html").read_text(encoding="utf-8")
+    page = (out / "analysis.html").read_text(encoding="utf-8")
     assert "No photos were given, so tiles show masks alone" in page
-    assert "at most 6 of each concept were drawn and looked at" in page
+    assert "at most 6 of each concept were sampled" in page
     assert "show the 2 most frequent of 4 concepts" in page
 
 
@@ -146,7 +146,7 @@ def test_a_place_that_is_no_store_is_refused(tmp_path: Path, place: Path) -> Non
 def test_a_file_is_no_folder_to_write_to(place: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")
     assert "is a file, not a folder" in refused(call("analyze", place / "store", "--out", tmp_path / "file"))
-    assert "expected a folder" in refused(call("analyze", place / "store", "--out", tmp_path / "story.html"))
+    assert "expected a folder" in refused(call("analyze", place / "store", "--out", tmp_path / "analysis.html"))
     assert "where there is a file" in refused(call("analyze", place / "store", "--out", tmp_path / "file" / "below"))
 
 
@@ -154,7 +154,7 @@ def test_a_file_is_no_folder_to_write_to(place: Path, tmp_path: Path) -> None:
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of drawn scenes by the default model, and one scene with a mask as files."""
     folder = tmp_path_factory.mktemp("search")
-    done = call("embed", "--data", "drawn:8", "--layers", "blocks.4,bn2", "--size", 96, "--out", folder / "store")
+    done = call("embed", "--data", "drawn:8", "--layers", "blocks.4,bn2", "--input-size", 96, "--out", folder / "store")
     assert done.exit_code == 0, done.output
     one = open_set("drawn:8", None)[3]
     one.photo.save(folder / "photo.png")
@@ -218,6 +218,6 @@ def test_a_search_that_cannot_be_is_refused(
 
 def test_search_of_an_empty_store_and_of_another_model_is_refused(embedded: Path, place: Path, tmp_path: Path) -> None:
     Store(tmp_path / "empty", create=True)
-    asked = ("--image", embedded / "photo.png", "--mask", embedded / "mask.png")
-    assert "holds no embeddings yet" in refused(call("search", tmp_path / "empty", *asked))
-    assert "is no conceptlens store" in refused(call("search", tmp_path / "nowhere", *asked))
+    settings = ("--image", embedded / "photo.png", "--mask", embedded / "mask.png")
+    assert "holds no embeddings yet" in refused(call("search", tmp_path / "empty", *settings))
+    assert "is no conceptlens store" in refused(call("search", tmp_path / "nowhere", *settings))

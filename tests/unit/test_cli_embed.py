@@ -19,7 +19,7 @@ def call(*words: object) -> Result:
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
-def rows_of(store: Path, image: str) -> list[tuple[str, float]]:
+def embed_photos(store: Path, image: str) -> list[tuple[str, float]]:
     """Return the concepts of a photo with the share that each mask covers."""
     opened = Store(store)
     ids = {row.id for row in opened.images() if row.name == image}
@@ -79,7 +79,7 @@ def _counts(corners: list[int]) -> list[int]:
         (["--crowds", "skip"], [("dog", 0.083), ("person", 0.411)]),
         (["--crowds", "skip", "--by", "instance"], [("dog", 0.083), ("person", 0.205), ("person", 0.206)]),
         (["--crowds", "skip", "--shape", "box"], [("dog", 0.083), ("person", 0.833)]),
-        (["--crowds", "skip", "--least-share", "0.1"], [("person", 0.411)]),
+        (["--crowds", "skip", "--min-area", "0.1"], [("person", 0.411)]),
     ],
 )
 def test_the_command_line_says_which_masks(
@@ -88,8 +88,8 @@ def test_the_command_line_says_which_masks(
     done = call("embed", "--data", f"coco:{coco}", "--layers", "blocks.4", "--out", tmp_path / "store", *words)
     assert done.exit_code == 1, done.output  # one photo is broken
     assert f"left out {BROKEN}: " in done.stderr
-    assert "of 1 photos at blocks.4 (contrast), 1 failed" in done.stdout
-    told = rows_of(tmp_path / "store", "000000000001.jpg")
+    assert "of 1 photos at blocks.4 (mean_difference), 1 failed" in done.stdout
+    told = embed_photos(tmp_path / "store", "000000000001.jpg")
     assert [name for name, _ in told] == [name for name, _ in found]
     assert [share for _, share in told] == pytest.approx([share for _, share in found], abs=0.004)
     masks = Store(tmp_path / "store").runs()[0].settings["masks"]
@@ -114,11 +114,11 @@ def test_a_photo_that_was_mended_is_tried_again(coco: Path, tmp_path: Path) -> N
     assert call(*words).exit_code == 1
     photo(coco / "val2017" / BROKEN, width=200, height=120)
     assert len(json.loads(call(*words, "--resume").stdout)["failures"]) == 1  # what is recorded stays
-    done = call(*words, "--retry")
+    done = call(*words, "--retry-failed")
     assert done.exit_code == 0, done.output
     said = json.loads(done.stdout)
     assert (said["photos"], said["embeddings"], said["failures"]) == (2, 4, [])
-    assert rows_of(tmp_path / "store", BROKEN) == rows_of(tmp_path / "store", "000000000001.jpg")
+    assert embed_photos(tmp_path / "store", BROKEN) == embed_photos(tmp_path / "store", "000000000001.jpg")
     assert Store(tmp_path / "store").runs()[0].counts == {"photos": 2, "embeddings": 4, "failures": 0}
 
 
@@ -132,7 +132,7 @@ def test_a_photo_that_was_mended_is_tried_again(coco: Path, tmp_path: Path) -> N
         (["--noise", "rain:1"], "rain"),
         (["--crowds", "never"], "crowds='never' was given; expected one of 'ignore', 'join', 'skip'"),
         (["--data", "drawn:2", "--shape", "box"], "shape was chosen, which the masks of drawn do not have"),
-        (["--size", "0"], "size"),
+        (["--input-size", "0"], "input_size"),
     ],
 )
 def test_what_cannot_be_is_one_sentence_and_leaves_nothing(
@@ -146,6 +146,6 @@ def test_what_cannot_be_is_one_sentence_and_leaves_nothing(
 
 
 def test_a_share_beyond_one_is_refused(coco: Path, tmp_path: Path) -> None:
-    done = call("embed", "--data", f"coco:{coco}", "--out", tmp_path / "store", "--least-share", "1.5")
+    done = call("embed", "--data", f"coco:{coco}", "--out", tmp_path / "store", "--min-area", "1.5")
     assert done.exit_code == 2
-    assert "--least-share" in done.stderr
+    assert "--min-area" in done.stderr

@@ -20,19 +20,20 @@ from PIL import Image
 
 import conceptlens as cl
 from conceptlens.data.masked_set import MaskedPhoto, MaskedSet
-from conceptlens.local_embeddings.runs.embed_run import Progress, embed
-from conceptlens.local_embeddings.runs.noise import Noise
-from conceptlens.local_embeddings.runs.plan import PUBLISHED
-from conceptlens.local_embeddings.runs.query import embed_query
+from conceptlens.local_embeddings.runs.embed_plan import PUBLISHED, Noise
+from conceptlens.local_embeddings.runs.embed_run import EmbedProgress, embed_batches
+from conceptlens.local_embeddings.runs.search_query import embed_query
 from conceptlens.store import Store
 
 PROCESS = Path(__file__).with_name("embed_process.py")
 
 
-def run(data: MaskedSet, folder: Path, model: cl.Backbone | None = None, **settings: Any) -> tuple[Store, Progress]:
+def run(
+    data: MaskedSet, folder: Path, model: cl.Backbone | None = None, **settings: Any
+) -> tuple[Store, EmbedProgress]:
     store = Store(folder, create=True)
     resume = settings.pop("resume", False)
-    *_, last = embed(data, model or small_model(), small_plan(**settings), store, resume)
+    *_, last = embed_batches(data, model or small_model(), small_plan(**settings), store, resume)
     return store, last
 
 
@@ -82,7 +83,7 @@ class Some:
 
 def test_each_row_is_what_loce_gives_for_its_photo_and_mask(tmp_path: Path) -> None:
     data = cl.open_set("drawn:5")
-    for mode in ("contrast", "exact", "paper"):
+    for mode in ("mean_difference", "exact", "paper"):
         store, last = run(data, tmp_path / mode, mode=mode)
         (row,) = store.runs()
         assert (last.photos, last.failures) == (5, 0)
@@ -106,7 +107,7 @@ def test_each_row_is_what_loce_gives_for_its_photo_and_mask(tmp_path: Path) -> N
                 assert rows.areas[number] == pytest.approx(mask.mean())
 
 
-@pytest.mark.parametrize("mode", ["contrast", "exact"])
+@pytest.mark.parametrize("mode", ["mean_difference", "exact"])
 def test_the_control_is_the_mask_nearest_in_size_of_the_next_three_photos(tmp_path: Path, mode: str) -> None:
     data = cl.open_set("drawn:6")
     store, _ = run(data, tmp_path / "with", mode=mode)
@@ -132,7 +133,7 @@ def test_the_control_is_the_mask_nearest_in_size_of_the_next_three_photos(tmp_pa
 
 def test_a_control_need_not_be_asked_for_and_one_photo_has_none(tmp_path: Path) -> None:
     without, _ = run(cl.open_set("drawn:4"), tmp_path / "without", control=False)
-    alone, last = run(cl.open_set("drawn:4"), tmp_path / "alone", most=1)
+    alone, last = run(cl.open_set("drawn:4"), tmp_path / "alone", max_photos=1)
     assert (last.photos, last.total) == (1, 1)
     for store in (without, alone):
         assert len(store.embeddings("second"))
@@ -195,7 +196,7 @@ def test_a_run_is_taken_up_only_where_it_is_asked_for(tmp_path: Path) -> None:
 def test_a_run_that_goes_on_further_with_other_batches_counts_each_photo_once(tmp_path: Path) -> None:
     data = cl.open_set("drawn:7")
     whole, wanted = run(data, tmp_path / "whole")
-    run(data, tmp_path / "store", batch_size=2, most=3)
+    run(data, tmp_path / "store", batch_size=2, max_photos=3)
     store, last = run(data, tmp_path / "store", batch_size=4, resume=True)
     assert (last.photos, last.total, last.embeddings) == (7, 7, wanted.embeddings)
     assert store.runs()[0].counts == whole.runs()[0].counts
@@ -270,26 +271,26 @@ def test_noise_does_what_it_says() -> None:
             Noise.parse(wrong)
 
 
-def test_the_published_reading_is_named_and_used(tmp_path: Path) -> None:
-    plan = small_plan(reading="published")
+def test_the_published_input_is_named_and_used(tmp_path: Path) -> None:
+    plan = small_plan(crop_mode="published")
     prepared = plan.prepared(small_model()).transform
     assert prepared == PUBLISHED
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (333, 500, 3), np.uint8))
     wanted = np.asarray(photo.resize((640, 480), Image.Resampling.BICUBIC), np.float32) / 255
     assert prepared is not None
     assert np.abs(prepared(photo).permute(1, 2, 0).numpy() - wanted).max() < 1e-6
-    store, _ = run(cl.open_set("drawn:2"), tmp_path / "store", reading="published")
+    store, _ = run(cl.open_set("drawn:2"), tmp_path / "store", crop_mode="published")
     (row,) = store.runs()
-    assert row.settings["reading"] == "published"
+    assert row.settings["crop_mode"] == "published"
 
 
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
         ({"batch_size": 0}, "batch_size=0"),
-        ({"least_area": 1.0}, "least_area=1.0"),
-        ({"size": (0, 5)}, "size="),
-        ({"reading": "mine"}, "reading='mine'"),
+        ({"min_area": 1.0}, "min_area=1.0"),
+        ({"input_size": (0, 5)}, "input_size="),
+        ({"crop_mode": "mine"}, "crop_mode='mine'"),
     ],
 )
 def test_a_plan_without_sense_is_refused(wrong: dict[str, Any], said: str) -> None:

@@ -21,10 +21,10 @@ from typer.testing import CliRunner
 import conceptlens as cl
 from conceptlens.cli import app
 from conceptlens.data.masked_set import MaskedSet
-from conceptlens.local_embeddings.runs import ray_cluster
-from conceptlens.local_embeddings.runs.embed_run import Engine, embed, local
-from conceptlens.local_embeddings.runs.ray_cluster import on_ray
+from conceptlens.local_embeddings.runs import ray_engine as engine_module
+from conceptlens.local_embeddings.runs.embed_run import Engine, embed_batches, local_engine
 from conceptlens.local_embeddings.runs.ray_connection import load_ray
+from conceptlens.local_embeddings.runs.ray_engine import ray_engine
 from conceptlens.store import Store
 
 pytest.importorskip("ray.data")
@@ -46,13 +46,13 @@ def address() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """What the local engine makes of twenty photos."""
-    return filled(cl.open_set("drawn:20"), tmp_path_factory.mktemp("whole") / "store", local)
+    return filled(cl.open_set("drawn:20"), tmp_path_factory.mktemp("whole") / "store", local_engine)
 
 
 def filled(data: MaskedSet, folder: Path, engine: Engine, **settings: Any) -> Store:
     store = Store(folder, create=True)
     resume, model = settings.pop("resume", False), settings.pop("model", None)
-    *_, last = embed(data, model or small_model(), small_plan(**settings), store, resume, engine)
+    *_, last = embed_batches(data, model or small_model(), small_plan(**settings), store, resume, engine)
     assert last.photos == last.total == len(data)
     assert store.runs()[0].counts == {"photos": last.photos, "embeddings": last.embeddings, "failures": last.failures}
     return store
@@ -84,7 +84,7 @@ def test_a_run_that_is_left_frees_its_workers_and_is_taken_up(address: str, whol
     ray = load_ray()
     data = cl.open_set("drawn:20")
     store = Store(tmp_path / "store", create=True)
-    run = embed(data, small_model(), small_plan(), store, engine=on_ray(address, 1))
+    run = embed_batches(data, small_model(), small_plan(), store, engine=ray_engine(address, 1))
     while next(run).photos < 9:
         pass
     run.close()
@@ -94,9 +94,9 @@ def test_a_run_that_is_left_frees_its_workers_and_is_taken_up(address: str, whol
     assert ray.available_resources()["CPU"] == 2
     (tmp_path / "seen").mkdir()
     watched = Watched(data, tmp_path / "seen", wrong=4)  # a photo that is done is read no more
-    filled(watched, tmp_path / "store", on_ray(None, 2), resume=True)
+    filled(watched, tmp_path / "store", ray_engine(None, 2), resume=True)
     assert told(store) == told(whole)
-    filled(watched, tmp_path / "store", on_ray(None, 2), resume=True)  # nothing is left, nobody is asked
+    filled(watched, tmp_path / "store", ray_engine(None, 2), resume=True)  # nothing is left, nobody is asked
     assert told(store) == told(whole)
 
 
@@ -105,22 +105,22 @@ def test_errors_come_as_the_sentences_of_the_local_engine(address: str, tmp_path
     data = cl.open_set("drawn:6")
     (tmp_path / "seen").mkdir()
     with pytest.raises(RuntimeError, match=r"^the disk is on fire$"):
-        filled(Watched(data, tmp_path / "seen", wrong=4), tmp_path / "a", on_ray(None, 1))
+        filled(Watched(data, tmp_path / "seen", wrong=4), tmp_path / "a", ray_engine(None, 1))
     with pytest.raises(cl.InputError, match=r"^a worker cannot open the model or the data set .*no folder 'photos'"):
-        filled(Lost(data), tmp_path / "b", on_ray(None, 1))
+        filled(Lost(data), tmp_path / "b", ray_engine(None, 1))
     with pytest.raises(cl.InputError, match=r"unsendable cannot be sent to workers .*it holds an open file"):
-        filled(Unsendable(data), tmp_path / "c", on_ray(None, 1))
+        filled(Unsendable(data), tmp_path / "c", ray_engine(None, 1))
     with pytest.raises(cl.InputError, match=r"3 workers were asked for and each needs one CPU, .* has 2 CPUs"):
-        filled(data, tmp_path / "d", on_ray(None, 3))
+        filled(data, tmp_path / "d", ray_engine(None, 3))
     with pytest.raises(cl.InputError, match=r"is connected to the Ray cluster at .* already, not to 127.0.0.1:1"):
-        next(ray_cluster._embedded("127.0.0.1:1", 1, *_task(data)))
+        next(engine_module._embedded("127.0.0.1:1", 1, *_task(data)))
     assert ray.is_initialized()  # it was there before
 
 
 def _task(data: MaskedSet) -> tuple[Any, list[range]]:
-    from conceptlens.local_embeddings.runs.embed_run import Task
+    from conceptlens.local_embeddings.runs.embed_run import EmbedTask
 
-    return Task(small_model(), small_plan(), data, "run", {}), [range(3)]
+    return EmbedTask(small_model(), small_plan(), data, "run", {}), [range(3)]
 
 
 @pytest.mark.slow
@@ -128,7 +128,7 @@ def test_a_photo_that_kills_every_worker_ends_the_run(address: str, tmp_path: Pa
     (tmp_path / "seen").mkdir()
     data = Watched(cl.open_set("drawn:4"), tmp_path / "seen", deadly=1, deaths=99)
     with pytest.raises(cl.InputError, match=r"workers died 3 times at the photos .* to .*; take a smaller batch"):
-        filled(data, tmp_path / "store", on_ray(None, 1), control=False)
+        filled(data, tmp_path / "store", ray_engine(None, 1), control=False)
     assert len(data.killed()) == 3
 
 
@@ -157,7 +157,7 @@ def test_the_command_line_prints_one_object_on_a_cluster(address: str, tmp_path:
 def test_what_cannot_be_is_said_at_once(wrong: tuple[str | None, int], said: str) -> None:
     start = time.monotonic()
     with pytest.raises(cl.InputError, match=said):
-        on_ray(*wrong)
+        ray_engine(*wrong)
     assert time.monotonic() - start < 10
 
 
@@ -174,7 +174,7 @@ def test_a_web_server_is_no_cluster() -> None:
         thread.start()
         try:
             with pytest.raises(cl.InputError, match="no Ray cluster answers"):
-                on_ray(f"127.0.0.1:{server.server_port}")
+                ray_engine(f"127.0.0.1:{server.server_port}")
         finally:
             server.shutdown()
             thread.join()
@@ -192,20 +192,20 @@ def test_without_ray_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPa
     with pytest.raises(
         cl.InputError, match=r'^the engine ray needs Ray; install it with: pip install "conceptlens\[ray\]"$'
     ):
-        on_ray(None, 1)
+        ray_engine(None, 1)
 
 
 def test_hands_are_even_and_complete() -> None:
     for count, workers in ((1, 1), (7, 2), (40, 2), (1000, 8), (100_000, 64)):
         batches = [range(3 * place, 3 * place + 3) for place in range(count)]
-        hands = ray_cluster._hands(batches, workers)
+        hands = engine_module._chunks(batches, workers)
         ends = [
             range(*pair)
             for hand in hands
             for pair in zip(*(hand[n].to_pylist() for n in ("start", "stop")), strict=True)
         ]
         assert ends == batches
-        assert len(hands) <= ray_cluster.HANDS
+        assert len(hands) <= engine_module.MAX_CHUNKS
         assert len(hands) >= min(count, 4 * workers)
 
 
@@ -214,5 +214,5 @@ def test_weights_are_sent_from_the_cpu_and_the_module_stays() -> None:
     model.module.register_buffer("there", torch.zeros(2, device="meta"))  # stands for another device
     kept = dict(model.module.named_parameters())
     with pytest.raises(NotImplementedError):  # what is on `meta` has no values to send
-        ray_cluster._on_cpu(model)
+        engine_module._on_cpu(model)
     assert all(kept[name] is value for name, value in model.module.named_parameters())

@@ -21,16 +21,16 @@ from written_sets import palette, photo, write_text
 import conceptlens as cl
 from conceptlens.data.coarse_masks import coarse_masks
 from conceptlens.data.coco import CocoPanoptic
-from conceptlens.data.mask_folder import MaskFolder
 from conceptlens.data.masked_set import MaskedPhoto, MaskedSet
+from conceptlens.data.mask_folder import MaskFolder
 from conceptlens.data.voc import Voc
-from conceptlens.local_embeddings.runs.embed_run import Progress, embed
+from conceptlens.local_embeddings.runs.embed_run import EmbedProgress, embed_batches
 from conceptlens.store import Store
 
 
-def run(data: MaskedSet, folder: Path, **settings: Any) -> tuple[Store, Progress]:
+def run(data: MaskedSet, folder: Path, **settings: Any) -> tuple[Store, EmbedProgress]:
     store = Store(folder, create=True)
-    *_, last = embed(data, settings.pop("model", None) or small_model(), small_plan(**settings), store)
+    *_, last = embed_batches(data, settings.pop("model", None) or small_model(), small_plan(**settings), store)
     return store, last
 
 
@@ -153,11 +153,11 @@ def test_small_masks_are_left_out_where_it_is_asked_for(tmp_path: Path) -> None:
     scenes = drawn(4)
     shares = sorted(mask.mean() for one in scenes for mask in one.masks)
     least = float(shares[len(shares) // 2])
-    store, _ = run(Given(*scenes), tmp_path / "some", least_area=least)
+    store, _ = run(Given(*scenes), tmp_path / "some", min_area=least)
     rows = store.embeddings("first")
     assert len(rows) == sum(share >= least for share in shares)
     assert rows.areas.min() >= least
-    none, last = run(Given(*scenes), tmp_path / "none", least_area=0.99)
+    none, last = run(Given(*scenes), tmp_path / "none", min_area=0.99)
     assert (last.photos, last.failures, last.embeddings) == (4, 0, 0)
     assert len(none.images()) == 4, "a photo without a concept was looked at"
 
@@ -231,7 +231,7 @@ def test_photos_that_a_layer_does_not_answer_have_vectors_of_zero(tmp_path: Path
 
     model.module.get_submodule("first").register_forward_hook(dark)
     grey = replace(scenes[1], photo=Image.new("RGB", scenes[1].photo.size, (90, 90, 90)))
-    for mode in ("contrast", "exact", "paper"):
+    for mode in ("mean_difference", "exact", "paper"):
         store, last = run(Given(scenes[0], grey, scenes[2]), tmp_path / mode, mode=mode, model=model)
         assert last.failures == 0
         rows = store.embeddings("first")
@@ -259,11 +259,11 @@ def test_a_blank_mask_is_neither_a_row_nor_a_control(tmp_path: Path) -> None:
     blank = replace(second, masks=np.concatenate([second.masks[:1], second.masks[1:] & False]))
     store, last = run(Given(first, blank), tmp_path / "store")
     assert last.embeddings == 2 * (len(first.masks) + 1)
-    own = store.embeddings("first", where=f"image != '{image_of(store, blank)}'")
+    own = store.embeddings("first", where=f"image != '{model_input(store, blank)}'")
     assert (own.control_ious > 0).all()
 
 
-def image_of(store: Store, one: MaskedPhoto) -> str:
+def model_input(store: Store, one: MaskedPhoto) -> str:
     return next(row.id for row in store.images() if row.name == one.name)
 
 

@@ -17,7 +17,7 @@ from conceptlens.local_embeddings.mask_fits import channel_scale
 from conceptlens.local_embeddings.problem import overlap
 from conceptlens.local_embeddings.soft_masks import soft_masks
 
-MODES: list[Any] = ["paper", "exact", "contrast", "mean"]
+MODES: list[Any] = ["paper", "exact", "mean_difference", "mean"]
 RED = 5  # the channel of `first` that is the red of the image
 
 
@@ -131,7 +131,7 @@ REFUSED: dict[str, tuple[int, Any, dict[str, Any], str]] = {
     "an empty mask": (2, np.concatenate([TWO, TWO & False], 1), {}, "mask 1 of image 0 is empty; leave that concept"),
     "a mask without pixels": (1, ONE[:0], {}, "mask 0 of image 0 is empty"),
     "too many labels": (1, ONE, {"labels": ["a", "b"]}, "2 labels were given for 1 masks of each image; give one for"),
-    "an unknown mode": (1, ONE, {"mode": "best"}, "mode is 'best'; expected paper, exact, contrast"),
+    "an unknown mode": (1, ONE, {"mode": "best"}, "mode is 'best'; expected paper, exact, mean_difference"),
     "no ridge": (
         1,
         ONE,
@@ -223,7 +223,7 @@ def test_a_channel_that_is_the_mask_gets_the_weight(mode: Any) -> None:
     own = vectors(found)[0, 0]
     assert int(own.argmax()) == RED
     assert int(weights(found)[0, 0].argmax()) == RED
-    if mode in ("exact", "contrast"):  # AdamW moves every channel by the same first step; a mean has them all
+    if mode in ("exact", "mean_difference"):  # AdamW moves every channel by the same first step; a mean has them all
         assert float(own[RED] / own.norm()) > 0.9
     if mode == "mean":
         return
@@ -241,7 +241,7 @@ def test_cuda_gives_what_the_processor_gives(mode: Any) -> None:
 
 
 @pytest.mark.parametrize("factor", [7.0, 0.01, 1000.0])
-@pytest.mark.parametrize("mode", ["exact", "contrast", "mean"])
+@pytest.mark.parametrize("mode", ["exact", "mean_difference", "mean"])
 def test_the_scale_of_the_activations_changes_nothing(mode: Any, factor: float) -> None:
     plain, other = (cl.loce(model(times).observe(noise()), blobs(), "first", mode) for times in (1.0, factor))
     unit, as_unit = F.normalize(vectors(plain), dim=2), F.normalize(vectors(other), dim=2)
@@ -260,10 +260,10 @@ def test_the_scale_of_the_activations_changes_the_published_vectors() -> None:
 
 def test_exact_tends_to_contrast_as_the_ridge_grows() -> None:
     observation = model().observe(noise())
-    contrast = vectors(cl.loce(observation, blobs(), "first", "contrast"))
+    mean_difference = vectors(cl.loce(observation, blobs(), "first", "mean_difference"))
     near = [
         F.cosine_similarity(
-            vectors(cl.loce(observation, blobs(), "first", "exact", ridge=ridge)), contrast, dim=2
+            vectors(cl.loce(observation, blobs(), "first", "exact", ridge=ridge)), mean_difference, dim=2
         ).mean()
         for ridge in (0.01, 1.0, 100.0)
     ]
@@ -281,7 +281,7 @@ def test_without_enough_steps_nothing_is_said_to_have_converged(monkeypatch: pyt
     observation = model().observe(noise())
     whole = cl.loce(observation, blobs(), "first", "exact", ridge=0.001)
     assert bool(whole.diagnostics["converged"].all())
-    monkeypatch.setattr(quasi_newton, "MOST_STEPS", 3)
+    monkeypatch.setattr(quasi_newton, "MAX_STEPS", 3)
     short = cl.loce(observation, blobs(), "first", "exact", ridge=0.001)
     assert not short.diagnostics["converged"].any()
     assert bool(vectors(short).norm(dim=2).gt(0).all()), "what was reached is kept"
@@ -294,7 +294,7 @@ def test_convergence_is_each_fit_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
     observation = model().observe(noise())
     flags = []
     for most in range(2, 40):
-        monkeypatch.setattr(quasi_newton, "MOST_STEPS", most)
+        monkeypatch.setattr(quasi_newton, "MAX_STEPS", most)
         flags.append(cl.loce(observation, blobs(), "first", "exact", ridge=0.01).diagnostics["converged"].flatten())
     done = torch.stack(flags)
     assert bool((done.diff(dim=0) >= 0).all())
@@ -321,9 +321,9 @@ def test_a_given_scale_makes_a_batch_equal_to_its_images(mode: Any) -> None:
 
 def test_the_own_scale_is_that_of_all_observed_images() -> None:
     observation = model().observe(noise())
-    own = cl.loce(observation, blobs(), "first", "contrast")
+    own = cl.loce(observation, blobs(), "first", "mean_difference")
     given = cl.loce(
-        observation, blobs(), "first", "contrast", scale={"first": channel_scale(observation.feature("first"))}
+        observation, blobs(), "first", "mean_difference", scale={"first": channel_scale(observation.feature("first"))}
     )
     assert own.source.settings["scale"] == "own"
     assert torch.equal(vectors(own), vectors(given))
@@ -334,7 +334,7 @@ def test_a_channel_without_a_scale_keeps_its_own_unit() -> None:
     observation = model().observe(noise())
     zero, one = torch.ones(12), torch.ones(12)
     zero[3] = 0
-    found = [cl.loce(observation, blobs(), "first", "contrast", scale={"first": scale}) for scale in (zero, one)]
+    found = [cl.loce(observation, blobs(), "first", "mean_difference", scale={"first": scale}) for scale in (zero, one)]
     assert torch.equal(vectors(found[0]), vectors(found[1]))
 
 
@@ -361,7 +361,7 @@ def test_several_layers_are_unit_vectors_one_after_the_other(mode: Any) -> None:
 
 
 def test_several_layers_are_drawn_together_above_their_common_bias() -> None:
-    found = cl.loce(model().observe(noise()), blobs(), ["first", "second"], "contrast")
+    found = cl.loce(model().observe(noise()), blobs(), ["first", "second"], "mean_difference")
     expected = torch.zeros(3, 2, 16, 16)
     for part in found.components:
         shifted = (part.maps + part.diagnostics["bias"][..., None, None]) / vectors(part).norm(dim=2)[..., None, None]
@@ -371,7 +371,7 @@ def test_several_layers_are_drawn_together_above_their_common_bias() -> None:
 
 def test_one_layer_in_a_list_is_that_layer() -> None:
     observation = model().observe(noise())
-    listed, named = (cl.loce(observation, blobs(), layer, "contrast") for layer in (["first"], "first"))
+    listed, named = (cl.loce(observation, blobs(), layer, "mean_difference") for layer in (["first"], "first"))
     assert torch.equal(vectors(listed), vectors(named))
     assert not listed.components
 
@@ -392,7 +392,7 @@ def test_selectivity_is_what_the_own_mask_fits_better_than_the_next_image_s(mode
     assert torch.equal(vectors(found), vectors(given))
 
 
-@pytest.mark.parametrize("mode", ["paper", "exact", "contrast"])
+@pytest.mark.parametrize("mode", ["paper", "exact", "mean_difference"])
 def test_a_planted_concept_is_selective_and_noise_is_not(mode: Any) -> None:
     mask, other = np.zeros((64, 64), bool), np.zeros((64, 64), bool)
     mask[12:40, 20:52], other[30:60, 4:34] = True, True
@@ -424,7 +424,7 @@ def test_the_mask_is_drawn_where_the_map_exceeds_less_the_bias(mode: Any) -> Non
     assert bool(found.diagnostics["bias"].any()) == (mode != "paper")
 
 
-@pytest.mark.parametrize("mode", ["contrast", "mean"])
+@pytest.mark.parametrize("mode", ["mean_difference", "mean"])
 def test_the_threshold_draws_better_and_changes_no_vector(mode: Any) -> None:
     observation = model().observe(noise())
     fitted, plain = (cl.loce(observation, blobs(), "first", mode, bias=bias) for bias in (True, False))
@@ -503,7 +503,7 @@ def test_cells_that_are_all_alike_tell_nothing_and_break_nothing(mode: Any, valu
     if value == 0.0:  # what is 0 everywhere has no direction, and no threshold draws anything
         assert not vectors(found).any()
         assert not any(found.diagnostics[name].any() for name in ("iou", "converged", "bias"))
-    if mode == "contrast":
+    if mode == "mean_difference":
         assert float(vectors(found).abs().max()) < 1e-5
 
 

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from conceptlens.cams.class_activation import project, source
 from conceptlens.data.masked_set import crop_masks
 from conceptlens.io.errors import InputError
-from conceptlens.local_embeddings.mask_fits import Embedded, channel_scale, embed_masks
-from conceptlens.local_embeddings.modes import Mode, Setting
+from conceptlens.local_embeddings.mask_fits import MaskEmbeddings, channel_scale, embed_masks
+from conceptlens.local_embeddings.modes import FitSettings, Mode
 from conceptlens.local_embeddings.soft_masks import soft_masks
 from conceptlens.model.forward import full_precision
 from conceptlens.model.observation import Observation
@@ -38,35 +38,49 @@ def loce(
     scale: Mapping[str, Float[Tensor, "channel"]] | None = None,
     control: Masks | None = None,
 ) -> Explanation:
-    """Return the vector of each masked concept in each image: its map is the mask, as nearly as the layer can draw it.
+    """Return the local concept embedding (LoCE, IJCV 2025) of each masked concept in each image.
 
-    `masks` are bool, over the whole photo at any size: `[rows columns]` or `[question rows columns]` of one image,
-    `[image question rows columns]` of several. (LoCE, IJCV 2025; the modes: `concept.local.fit`.)
+    An embedding is a vector of channel weights whose map `sum_c weights_c A_c` draws the mask, as nearly as the layer
+    can. Where there is no embedding, vector, `converged` and `iou` are 0: cells that are not finite or all 0, a mask in
+    a part of the photo that the model does not see, or one that covers all of that part.
 
-    - `vectors[image question channel]`: the embedding, to be compared by cosine: of `paper` as published, for raw
-      cells; of the other modes in units of `scale`, by default each channel's root mean square over these images. To
-      compare vectors of several observations, give the same `scale` for each layer. Of several layers, the unit
-      vectors of all, one after the other.
-    - `weights`, `maps`: `sum_c weights_c A_c`, signed; a mask is drawn where it exceeds `-measures["bias"]`. That is 0
-      in `paper`, fitted with the vector in `exact`, and the best threshold for the own mask in the others; `bias=False`
-      does without.
-    - `diagnostics`: `iou` with its own mask on 100 x 100 (also `scores`), `loss` (lower is better), `converged`,
-      `bias`. With `control`, masks of other images, by default the next image's: `control_iou`, how well the same fit
-      draws that mask, and `selectivity`, `iou` less that. One image alone has no control and none of the two.
-    - Where there is no vector it is 0, `converged` and `iou` too: cells that are not finite or all 0, a mask in a part
-      of the photo that the model did not see, or one that covers all it saw and leaves nothing to be told from.
+    Args:
+        observation: One forward pass of a batch of images.
+        masks: bool masks over the whole photo, at any size: `[rows columns]` or `[question rows columns]` of one image,
+            `[image question rows columns]` of several.
+        layer: A layer, or several: their vectors at unit length are concatenated. None takes the observed one.
+        mode: How a vector is made; the equations are those of `modes.fit`.
+        labels: A name for each mask of an image.
+        ridge: Ridge penalty of mode `exact`; None takes 0.03 for each channel.
+        bias: Whether the map has a constant: fitted in `exact`, the threshold of highest IoU in `mean_difference` and
+            `mean`, none in `paper`.
+        scale: Unit of each layer's channels `[channel]`; None takes their root mean square over these images. Give
+            the same scale to compare vectors of several observations.
+        control: Masks of other images, shaped as `masks`; None takes the next image's.
 
-    Raises `InputError` for masks of another shape, type or number, an empty one, and an unknown mode or layer.
+    Returns:
+        An explanation with `vectors[image question channel]`, to be compared by cosine: in units of `scale`, or as
+        published, for raw cells, in mode `paper`; `maps` and `weights` for raw cells, where a mask is drawn by
+        `map > -bias`; and `diagnostics[image question]`: `iou` with the own mask on 100 x 100 pixels (also `scores`),
+        `loss` (lower is better), `converged`, `bias`, and for several images or a given control `control_iou`, the
+        IoU of the same fit with the control mask, and `selectivity`, `iou` less `control_iou`.
+
+    Raises:
+        InputError: Masks have another shape, type or number, one is empty, or the mode or a layer is unknown.
+
+    Example:
+        >>> found = loce(model.observe("cat.png"), mask, "blocks.6", mode="exact")
+        >>> found.vectors.shape, found.diagnostics["iou"]
     """
-    setting = Setting(mode, ridge, bias)
+    settings = FitSettings(mode, ridge, bias)
     names = [layer] if isinstance(layer, str) else list(layer or [observation.layer])
     units = {name: _unit(observation, name, scale) for name in names}
     given = _four_axes(masks, len(observation.images), "masks")
-    truth = _as_seen(given, observation.image_info)
+    truth = _visible_soft_masks(given, observation.image_info)
     other = _controls(truth, control, observation)
     rows = _labels(labels, truth.shape[:2])
     with full_precision(observation.feature(names[0])):
-        parts = [_one_layer(observation, name, truth, other, setting, rows, *units[name]) for name in names]
+        parts = [_one_layer(observation, name, truth, other, settings, rows, *units[name]) for name in names]
     return parts[0] if len(parts) == 1 else _several(parts)
 
 
@@ -75,20 +89,22 @@ def _one_layer(
     layer: str,
     truth: Float[Tensor, "image question 100 100"],
     control: Tensor | None,
-    setting: Setting,
+    fit_settings: FitSettings,
     labels: tuple[tuple[str, ...], ...],
     unit: Float[Tensor, "channel"],
-    whose: str,
+    scale_source: str,
 ) -> Explanation:
     cells = observation.feature(layer)
     images, questions = truth.shape[:2]
     of = torch.arange(images, device=cells.device).repeat_interleave(questions)
-    found = embed_masks(cells, of, truth.flatten(0, 1).to(cells.device), setting, unit)
-    other = None if control is None else embed_masks(cells, of, control.flatten(0, 1).to(cells.device), setting, unit)
+    found = embed_masks(cells, of, truth.flatten(0, 1).to(cells.device), fit_settings, unit)
+    other = (
+        None if control is None else embed_masks(cells, of, control.flatten(0, 1).to(cells.device), fit_settings, unit)
+    )
     weights = found.weights.unflatten(0, (images, questions))[..., None, None]
-    settings: dict[str, object] = {"mode": setting.mode, "scale": whose}
-    settings |= {"ridge": setting.ridge} if setting.mode == "exact" else {}
-    settings |= {"bias": setting.bias} if setting.mode != "paper" else {}
+    settings: dict[str, object] = {"mode": fit_settings.mode, "scale": scale_source}
+    settings |= {"ridge": fit_settings.ridge} if fit_settings.mode == "exact" else {}
+    settings |= {"bias": fit_settings.bias} if fit_settings.mode != "paper" else {}
     measures = _measures(found, other, (images, questions))
     return Explanation(
         maps=project(weights, cells.float()),
@@ -105,7 +121,7 @@ def _one_layer(
 def _unit(
     observation: Observation, layer: str, scale: Mapping[str, Tensor] | None
 ) -> tuple[Float[Tensor, "channel"], str]:
-    """Return the scale of a layer's channels and whose it is: by default that of the images with finite cells."""
+    """Return the scale of a layer's channels, and its source: by default the images with finite cells, "own"."""
     cells = observation.feature(layer)
     if scale is None:
         finite = cells[cells.flatten(1).isfinite().all(1)]
@@ -121,7 +137,7 @@ def _unit(
     return unit, "given"
 
 
-def _measures(found: Embedded, other: Embedded | None, shape: tuple[int, int]) -> dict[str, Tensor]:
+def _measures(found: MaskEmbeddings, other: MaskEmbeddings | None, shape: tuple[int, int]) -> dict[str, Tensor]:
     measures = {name: getattr(found, name).float() for name in ("iou", "loss", "converged", "bias")}
     if other is not None:
         measures |= {"control_iou": other.iou, "selectivity": found.iou - other.iou}
@@ -175,23 +191,25 @@ def _four_axes(masks: Masks, images: int, what: str) -> np.ndarray:
     return four
 
 
-def _as_seen(masks: np.ndarray, pictures: Sequence[ImageInfo]) -> Float[Tensor, "image question 100 100"]:
-    """Return soft masks of the part of each photo that reached the model."""
-    return torch.stack([soft_masks(seen_part(rows, picture)) for rows, picture in zip(masks, pictures, strict=True)])
+def _visible_soft_masks(masks: np.ndarray, image_info: Sequence[ImageInfo]) -> Float[Tensor, "image question 100 100"]:
+    """Return soft masks of the part of each photo that the model sees."""
+    return torch.stack([soft_masks(visible_part(rows, info)) for rows, info in zip(masks, image_info, strict=True)])
 
 
-def seen_part(masks: np.ndarray, picture: ImageInfo) -> np.ndarray:
-    """Return `masks[mask rows columns]` of a whole photo over the part that reached the model, about as fine."""
-    if picture.box == WHOLE:
+def visible_part(masks: np.ndarray, info: ImageInfo) -> np.ndarray:
+    """Crop `masks[mask rows columns]` of a whole photo to the part that the model sees, about as finely."""
+    if info.box == WHOLE:
         return masks
-    left, top, right, bottom = picture.box
+    left, top, right, bottom = info.box
     size = (max(1, round(masks.shape[1] * (bottom - top))), max(1, round(masks.shape[2] * (right - left))))
-    return crop_masks(masks, picture.box, size)
+    return crop_masks(masks, info.box, size)
 
 
 def _controls(truth: Tensor, control: Masks | None, observation: Observation) -> Tensor | None:
     if control is not None:
-        given = _as_seen(_four_axes(control, len(observation.images), "control masks"), observation.image_info)
+        given = _visible_soft_masks(
+            _four_axes(control, len(observation.images), "control masks"), observation.image_info
+        )
         if given.shape != truth.shape:
             shapes = f"{tuple(given.shape[:2])} images and questions; expected {tuple(truth.shape[:2])}"
             raise InputError(f"control masks are for {shapes}")
@@ -200,7 +218,7 @@ def _controls(truth: Tensor, control: Masks | None, observation: Observation) ->
 
 
 def _labels(labels: Sequence[str] | None, shape: Sequence[int]) -> tuple[tuple[str, ...], ...]:
-    names = tuple(labels) if labels is not None else tuple(f"mask {place}" for place in range(shape[1]))
+    names = tuple(labels) if labels is not None else tuple(f"mask {index}" for index in range(shape[1]))
     if len(names) != shape[1]:
         raise InputError(f"{len(names)} labels were given for {shape[1]} masks of each image; give one for each")
     return (names,) * shape[0]

@@ -1,4 +1,4 @@
-"""Vectors for many masks at once, fitted in chunks of bounded memory."""
+"""Vectors for many masks at once, fitted in batches of bounded memory."""
 
 from __future__ import annotations
 
@@ -8,25 +8,30 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from conceptlens.local_embeddings.modes import Setting, fit
-from conceptlens.local_embeddings.problem import Problem
+from conceptlens.local_embeddings.modes import FitSettings, fit
+from conceptlens.local_embeddings.problem import FitProblem
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-# How many bytes of cells are fitted at once; they are held twice, in two orders. What a processor's cache holds.
-CHUNK_BYTES = 4 * 2**20
+# Bytes of cells in one batch of fits, which fit a processor's cache; they are stored twice, in two orders.
+BATCH_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
-class Embedded:
-    """Vectors of masks in one layer.
+class MaskEmbeddings:
+    """Embeddings of masks in one layer.
 
-    - `vectors[mask channel]`: the embedding, to be compared by cosine: in units of each channel's scale, or as
-      published, for raw cells, in mode `paper`.
-    - `weights[mask channel]`, `bias[mask]`: the same for raw cells; `sum_c weights_c A_c + bias > 0` draws the mask.
-    - `loss`, `converged`, `iou` `[mask]`: as in `Fitted`. Where a cell is not finite, a mask is empty or covers
-      everything, or all cells are 0, the vector is 0 and nothing has converged.
+    Where a cell is not finite, a mask is empty or covers everything, or all cells are 0, the vector is 0 and
+    `converged` is False.
+
+    Attributes:
+        vectors: The embeddings, to be compared by cosine: in units of each channel's scale, or for raw cells in mode
+            `paper`, as published.
+        weights: The same for raw cells; `sum_c weights_c A_c + bias > 0` draws the mask.
+        loss: Mean loss of a pixel (see `FittedVectors`).
+        converged: Whether the fit converged.
+        iou: Intersection over union with the own mask.
     """
 
     vectors: Float[Tensor, "mask channel"]
@@ -41,26 +46,30 @@ def embed_masks(
     cells: Float[Tensor, "image channel height width"],
     of: Int[Tensor, "mask"],
     truth: Float[Tensor, "mask 100 100"],
-    setting: Setting,
+    settings: FitSettings,
     scale: Float[Tensor, "channel"],
-) -> Embedded:
-    """Return the embedding of each mask in the image `of` that it belongs to.
+) -> MaskEmbeddings:
+    """Return the embedding of each mask.
 
-    `scale` is what one unit of each channel is. `paper` is fitted to raw cells and has no use for it; the other modes
-    see cells divided by it. Cells may have any float type; all work is float32.
+    Args:
+        cells: Features of one layer, of any float type; the computation is float32.
+        of: Index of the image that each mask belongs to.
+        truth: Soft masks, 0 to 1 (`soft_masks`).
+        settings: Mode and its parameters.
+        scale: Unit of each channel, by which cells are divided; mode `paper` takes raw cells.
     """
     unit = torch.where(scale > 0, scale, 1.0).float()
     of = of.to(cells.device)
     sound = _sound(cells)
     ready = torch.where(sound[:, None, None, None], cells, 0.0).float() if not sound.all() else cells.float()
-    ready = ready if setting.mode == "paper" else ready / unit[:, None, None]
+    ready = ready if settings.mode == "paper" else ready / unit[:, None, None]
     size = cells[0].numel() * 4
     parts = [
-        _embedded(ready[of[rows]], truth[rows], sound[of[rows]], setting, unit)
-        for rows in torch.arange(len(of), device=cells.device).split(max(1, CHUNK_BYTES // max(1, size)))
+        _embedded(ready[of[rows]], truth[rows], sound[of[rows]], settings, unit)
+        for rows in torch.arange(len(of), device=cells.device).split(max(1, BATCH_BYTES // max(1, size)))
     ]
-    names = Embedded.__dataclass_fields__
-    return Embedded(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+    names = MaskEmbeddings.__dataclass_fields__
+    return MaskEmbeddings(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
 
 def channel_scale(cells: Float[Tensor, "image channel height width"]) -> Float[Tensor, "channel"]:
@@ -75,16 +84,16 @@ def _sound(cells: Float[Tensor, "image channel height width"]) -> Bool[Tensor, "
     return low.isfinite() & high.isfinite() & ((low != 0) | (high != 0))
 
 
-def _embedded(cells: Tensor, truth: Tensor, sound: Tensor, setting: Setting, unit: Tensor) -> Embedded:
+def _embedded(cells: Tensor, truth: Tensor, sound: Tensor, settings: FitSettings, unit: Tensor) -> MaskEmbeddings:
     low, high = truth.flatten(1).aminmax(dim=1)
-    told = sound & (high > 0) & (low < 1)  # a blank mask, or one that covers everything, tells nothing apart
-    found = fit(Problem(cells, truth), setting)
-    vectors = torch.where(told[:, None], found.vectors, 0.0)
-    return Embedded(
+    valid = sound & (high > 0) & (low < 1)  # neither empty nor full masks
+    found = fit(FitProblem(cells, truth), settings)
+    vectors = torch.where(valid[:, None], found.vectors, 0.0)
+    return MaskEmbeddings(
         vectors=vectors,
-        weights=vectors if setting.mode == "paper" else vectors / unit,
-        bias=torch.where(told, found.bias, 0.0),
+        weights=vectors if settings.mode == "paper" else vectors / unit,
+        bias=torch.where(valid, found.bias, 0.0),
         loss=found.loss,
-        converged=found.converged & told,
-        iou=torch.where(told, found.iou, 0.0),
+        converged=found.converged & valid,
+        iou=torch.where(valid, found.iou, 0.0),
     )

@@ -1,4 +1,4 @@
-"""What a vector is fitted to: the cells of one layer, one soft mask each, and what they cost."""
+"""Cells of one layer with one soft mask each, to which vectors are fitted, and the class balance of the loss."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class FitProblem:
     """A batch of fits: `cells[fit channel height width]`, each with the soft mask `truth[fit 100 100]` it should give.
 
-    Whatever reads a map of a vector `v` works on the grid: the map is `U_rows (sum_c v_c A_c) U_columns'`.
+    The map of a vector `v` is computed on the layer's grid and then enlarged: `U_rows (sum_c v_c A_c) U_columns'`.
     """
 
     cells: Float[Tensor, "fit channel height width"]
@@ -57,7 +57,7 @@ class Problem:
 
     @cached_property
     def shares(self) -> tuple[Float[Tensor, "fit 100 100"], Float[Tensor, "fit 100 100"]]:
-        """What a pixel counts as a part of the concept, `alpha t`, and as a part of the rest, `beta (1 - t)`."""
+        """Weight of each pixel as part of the concept, `alpha t`, and as part of the rest, `beta (1 - t)`."""
         alpha = 1 - (self.truth > 0).to(self.truth.dtype).mean((1, 2), keepdim=True)
         return alpha * self.truth, (1 - alpha) * (1 - self.truth)
 
@@ -70,12 +70,12 @@ class Problem:
 
     @cached_property
     def importance(self) -> Float[Tensor, "fit 100 100"]:
-        """How much each pixel counts, 1 in all."""
+        """Total weight of each pixel; they sum to 1."""
         return self.weights[0] + self.weights[1]
 
     @cached_property
     def inside(self) -> Float[Tensor, "fit cell"]:
-        """How much of each cell the mask covers: the mean of the soft mask over the pixels that a cell feeds."""
+        """Share of each cell that the mask covers: the mean of the soft mask over the cell's pixels."""
         feeds = (self.rows.sum(0)[:, None] * self.columns.sum(0)).flatten()
         return self.onto_cells(self.truth) / feeds
 
@@ -84,7 +84,7 @@ class Problem:
         return self.rows @ values.unflatten(1, self.cells.shape[2:]) @ self.columns.T
 
     def onto_cells(self, pixels: Float[Tensor, "fit 100 100"]) -> Float[Tensor, "fit cell"]:
-        """Return the adjoint of `enlarged`: what the pixels' gradients are at the cells."""
+        """Return the adjoint of `enlarged`: gradients of pixels as gradients of cells."""
         return (self.rows.T @ pixels @ self.columns).flatten(1)
 
     def project(self, vectors: Float[Tensor, "fit channel"]) -> Float[Tensor, "fit 100 100"]:
@@ -95,13 +95,13 @@ class Problem:
         """Return the adjoint of `project`: the gradient of the vectors from that of the maps."""
         return (self.onto_cells(pixels)[:, None] @ self.turned)[:, 0]
 
-    def scaled(self, scale: Float[Tensor, "fit channel"]) -> Problem:
+    def scaled(self, scale: Float[Tensor, "fit channel"]) -> FitProblem:
         """Return the same with each channel divided by its scale."""
-        return Problem(self.cells / scale[..., None, None], self.truth)
+        return FitProblem(self.cells / scale[..., None, None], self.truth)
 
-    def pick(self, rows: Tensor) -> Problem:
-        """Return some of the fits, with what a minimiser has made of theirs already."""
-        picked = Problem(self.cells[rows], self.truth[rows])
+    def pick(self, rows: Tensor) -> FitProblem:
+        """Return some of the fits, with the cached values that the minimizer uses."""
+        picked = FitProblem(self.cells[rows], self.truth[rows])
         known = vars(self)
         if "turned" in known:
             vars(picked)["turned"] = self.turned[rows]
@@ -120,20 +120,20 @@ def overlap(maps: Float[Tensor, "fit rows columns"], truth: Float[Tensor, "fit r
 def best_bias(
     maps: Float[Tensor, "fit rows columns"], truth: Float[Tensor, "fit rows columns"]
 ) -> Float[Tensor, "fit"]:
-    """Return the constant to add to each map with which `map > 0` overlaps most with its own mask."""
+    """Return the constant to add to each map for the highest IoU of `map > 0` with its own mask."""
     values, inside = _falling(maps.flatten(1), truth.flatten(1) > 0.5)
     hits = inside.float().cumsum(1)  # whole numbers below 2^24
     taken = torch.arange(1.0, values.shape[1] + 1, device=maps.device)
     iou = hits / (hits[:, -1:] - hits).add_(taken)
     following = torch.cat([values[:, 1:], values[:, -1:] - 1], dim=1)
-    place = torch.where(values > following, iou, -1.0).argmax(1, keepdim=True)  # equal values go together
-    return -(values.gather(1, place) + following.gather(1, place))[:, 0] / 2
+    index = torch.where(values > following, iou, -1.0).argmax(1, keepdim=True)  # equal values go together
+    return -(values.gather(1, index) + following.gather(1, index))[:, 0] / 2
 
 
 def _falling(values: Float[Tensor, "fit pixel"], inside: Bool[Tensor, "fit pixel"]) -> tuple[Tensor, Tensor]:
     """Return values in falling order, to the last bit but one, and which of them are inside.
 
-    The last bit of a value says where it is from: whole numbers alone are sorted many times as fast as with places.
+    The last bit of a value says where it is from: whole numbers alone are sorted many times as fast as with indices.
     """
     bits = values.float().contiguous().view(torch.int32)
     rising = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # whole numbers in the order of their floats

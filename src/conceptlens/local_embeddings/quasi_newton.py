@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor
 
-from conceptlens.local_embeddings.problem import Problem
+from conceptlens.local_embeddings.problem import FitProblem
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
 # From a problem and maps `[fit 100 100]` of its fits to each one's loss and its slope at every pixel.
-LossAndSlope: TypeAlias = Callable[[Problem, Tensor], tuple[Tensor, Tensor]]
+LossAndSlope: TypeAlias = Callable[[FitProblem, Tensor], tuple[Tensor, Tensor]]
 
 MEMORY = 4
-MOST_STEPS = 200
-MOST_HALVINGS = 20
+MAX_STEPS = 200
+MAX_HALVINGS = 20
 TOLERANCE = 1e-3
 DESCENT = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
-class Minimum:
+class MinimizedFits:
     """`vectors[fit channel]`, `bias[fit]`, and where the gradient fell below `TOLERANCE` of its value at zero."""
 
     vectors: Float[Tensor, "fit channel"]
@@ -33,12 +33,12 @@ class Minimum:
     converged: Bool[Tensor, "fit"]
 
 
-def minimise(problem: Problem, loss_and_slope: LossAndSlope, ridge: float, bias: bool) -> Minimum:
+def minimize(problem: FitProblem, loss_and_slope: LossAndSlope, ridge: float, bias: bool) -> MinimizedFits:
     """Minimise `loss(maps of v + b) + ridge / 2 |v|^2` for every fit of `problem`, from zero; without `bias`, b = 0.
 
-    A quarter of a pixel's importance is taken for the most that the loss bends there. With a bias, cells are taken
+    A quarter of a pixel's importance bounds the curvature of its loss. With a bias, cells are taken
     about their mean by importance, which changes `b` alone and makes the problem rounder. Each fit has a step of its
-    own, and its answer is where it first converged, whatever the others need.
+    own, and its result is where it first converged, whatever the others need.
     """
     fits, channels = problem.flat.shape[:2]
     centre = problem.collect(problem.importance) if bias else None
@@ -49,14 +49,14 @@ def minimise(problem: Problem, loss_and_slope: LossAndSlope, ridge: float, bias:
     point, memory = found.clone(), _Memory(1 / (ridge + _spread(problem, centre) / 4))
     value, gradient = objective.at_zero()
     goal = TOLERANCE * gradient.norm(dim=1)
-    for _ in range(MOST_STEPS):
+    for _ in range(MAX_STEPS):
         done = gradient.norm(dim=1) <= goal
         if bool((done & ~converged[rows]).any()):
             found[rows] = torch.where(converged[rows, None], found[rows], point)
             converged[rows] |= done
         if done.all():
             break
-        if 2 * int(done.sum()) >= len(done):  # to leave some out is to copy the others' cells
+        if 2 * int(done.sum()) >= len(done):  # leaving some out copies the cells of the others
             left = ~done
             rows, point, value, gradient, goal = rows[left], point[left], value[left], gradient[left], goal[left]
             objective, memory = objective.pick(left), memory.pick(left)
@@ -70,14 +70,14 @@ def minimise(problem: Problem, loss_and_slope: LossAndSlope, ridge: float, bias:
     found[rows] = torch.where(converged[rows, None], found[rows], point)
     vectors = found[:, :channels]
     constant = found.new_zeros(fits) if centre is None else found[:, channels] - (vectors * centre).sum(1)
-    return Minimum(vectors, constant, converged)
+    return MinimizedFits(vectors, constant, converged)
 
 
 @dataclass(frozen=True, eq=False)
 class _Objective:
-    """What is minimised, at points `[fit channel]`, or `[fit channel+1]` where cells are taken about a `centre`."""
+    """The objective, at points `[fit channel]`, or `[fit channel+1]` where cells are taken about a `centre`."""
 
-    problem: Problem
+    problem: FitProblem
     loss_and_slope: LossAndSlope
     ridge: float
     centre: Float[Tensor, "fit channel"] | None
@@ -111,7 +111,7 @@ class _Objective:
         return _Objective(self.problem.pick(rows), self.loss_and_slope, self.ridge, centre)
 
 
-def _spread(problem: Problem, centre: Tensor | None) -> Float[Tensor, "fit"]:
+def _spread(problem: FitProblem, centre: Tensor | None) -> Float[Tensor, "fit"]:
     """Return the mean square length of cells about their centre: no direction has more than it."""
     lengths = torch.linalg.vector_norm(problem.turned, dim=2)
     square = (problem.onto_cells(problem.importance) * lengths.square()).sum(1)
@@ -126,13 +126,13 @@ def _search(
     step = torch.ones_like(value)
     new_value, new_gradient = objective(point + direction)
     high = new_value > value + DESCENT * fall
-    for _ in range(MOST_HALVINGS):
+    for _ in range(MAX_HALVINGS):
         if not high.any():
             break
         step[high] /= 2
-        place = high.nonzero()[:, 0]
-        tried = point[place] + step[place, None] * direction[place]
-        new_value[place], new_gradient[place] = objective.pick(place)(tried)
+        rows = high.nonzero()[:, 0]
+        tried = point[rows] + step[rows, None] * direction[rows]
+        new_value[rows], new_gradient[rows] = objective.pick(rows)(tried)
         high = new_value > value + DESCENT * step * fall
     step[high] = 0  # at the end of its precision
     new_value = torch.where(high, value, new_value)
@@ -151,7 +151,7 @@ class _Memory:
         self.pairs = pairs or []
 
     def direction(self, gradient: Float[Tensor, "fit channel"]) -> Float[Tensor, "fit channel"]:
-        """Return where to go."""
+        """Return the search direction."""
         found, shares = gradient.clone(), []
         for change, turn, inverse in reversed(self.pairs):
             share = (inverse * torch.linalg.vecdot(change, found))[:, None]

@@ -1,4 +1,4 @@
-"""Masks as LoCE reads them: shrunk to one grid with their edges blurred, and cells enlarged to the same grid."""
+"""Soft masks of LoCE (IJCV 2025): resized to 100 x 100 with anti-aliasing; cells are enlarged to the same grid."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def _blur(side: int) -> Float[Tensor, "side side"]:
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
     kernel = kernel / kernel.sum()
     rows = torch.arange(side)[:, None].expand(-1, len(kernel))
-    places = _mirrored(rows + offsets.long(), side)
-    return torch.zeros_like(matrix).index_put_((rows, places), kernel.expand(side, -1), accumulate=True)
+    indices = _mirrored(rows + offsets.long(), side)
+    return torch.zeros_like(matrix).index_put_((rows, indices), kernel.expand(side, -1), accumulate=True)
 
 
 def _sampled(side: int) -> Float[Tensor, "100 side"]:
@@ -69,16 +69,16 @@ def _sampled(side: int) -> Float[Tensor, "100 side"]:
     part = centres - lower
     matrix = torch.zeros(SIDE, side, dtype=torch.float64)
     rows = torch.arange(SIDE)
-    for places, weight in ((lower, 1 - part), (lower + 1, part)):
-        matrix.index_put_((rows, _mirrored(places.long(), side)), weight, accumulate=True)
+    for indices, weight in ((lower, 1 - part), (lower + 1, part)):
+        matrix.index_put_((rows, _mirrored(indices.long(), side)), weight, accumulate=True)
     return matrix
 
 
-def _mirrored(places: Tensor, side: int) -> Tensor:
-    """Return places beyond an edge turned back, the edge's pixel itself once: `d c b | a b c d | c b a`."""
+def _mirrored(indices: Tensor, side: int) -> Tensor:
+    """Return indices beyond an edge mirrored, the edge's pixel itself once: `d c b | a b c d | c b a`."""
     if side == 1:
-        return torch.zeros_like(places)
-    turned = places.remainder(2 * (side - 1))
+        return torch.zeros_like(indices)
+    turned = indices.remainder(2 * (side - 1))
     return torch.where(turned < side, turned, 2 * (side - 1) - turned)
 
 

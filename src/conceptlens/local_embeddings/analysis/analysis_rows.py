@@ -1,4 +1,4 @@
-"""The rows that a story is told of: the same masks at every layer, so that layers can be compared."""
+"""The embeddings that are analyzed: the same masks at every layer, so that layers can be compared."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from conceptlens.io.errors import InputError
-from conceptlens.local_embeddings.analysis.selection import Asked, Space, find_space
+from conceptlens.local_embeddings.analysis.analysis_settings import (
+    AnalysisSettings,
+    EmbeddingSpace,
+    find_embedding_space,
+)
 from conceptlens.statistics.vectors import sample_rows, usable
 
 if TYPE_CHECKING:
@@ -22,13 +26,13 @@ if TYPE_CHECKING:
 
     Texts = Shaped[np.ndarray, "row"]
 
-MOST_ROWS = 6000  # of all concepts: their distances take 0.3 GB
+MAX_ROWS = 6000  # of all concepts together: one matrix of their distances takes 0.3 GB
 Key = tuple[str, str, str, int]  # image, concept, mask, and a number where an image has several without a mask
 
 
 @dataclass(frozen=True, eq=False)
 class LayerRows:
-    """What one layer says of each row; `nan` where a number was not measured."""
+    """Embeddings of one layer; `nan` where a number was not measured."""
 
     vectors: Float[np.ndarray, "row channel"] = field(repr=False)
     ids: Texts
@@ -36,33 +40,40 @@ class LayerRows:
     control_ious: Float[np.ndarray, "row"]
     converged: Bool[np.ndarray, "row"]
 
-    def at(self, rows: np.ndarray) -> LayerRows:
+    def take(self, rows: np.ndarray) -> LayerRows:
         """Return these rows only."""
         return LayerRows(*(value[rows] for value in vars(self).values()))
 
 
 @dataclass(frozen=True, eq=False)
-class StoryRows:
-    """The rows of a story.
+class AnalysisRows:
+    """The rows of an analysis: one row is one mask of one concept in one image.
 
-    - `labels`, `images`, `masks`, `areas`: for each row, as the store has them. `layers`: from the input up.
-    - `pictures`: what the store knows of each image, by id.
-    - `sizes`: rows of each concept in the store, of which `most` at the most are here. `left_out`: rows whose vector
-      is zero at some layer, which has no direction. `unshared`: rows that not every layer has. `failed`: images that
-      could not be embedded, each with its reason.
+    Attributes:
+        labels: Concept of each row.
+        images: Image id of each row.
+        masks: Mask id of each row, empty where it has none.
+        areas: Share of the photo that each mask covers, 0 to 1.
+        layers: Embeddings by layer, from the input up, all in the order of these rows.
+        image_rows: The store's image records by id.
+        rows_in_store: Number of rows of each concept in the store.
+        max_rows: Most rows of each concept that were taken.
+        zero_vectors: Rows left out because their vector is zero at some layer.
+        incomplete: Rows left out because some layer lacks them.
+        failed: Images that could not be embedded, with the reason.
     """
 
-    space: Space
+    space: EmbeddingSpace
     labels: Texts
     images: Texts
     masks: Texts
     areas: Float[np.ndarray, "row"]
     layers: Mapping[str, LayerRows] = field(repr=False)
-    pictures: Mapping[str, ImageRow] = field(repr=False)
-    sizes: Mapping[str, int]
-    most: int
-    left_out: int = 0
-    unshared: int = 0
+    image_rows: Mapping[str, ImageRow] = field(repr=False)
+    rows_in_store: Mapping[str, int]
+    max_rows: int
+    zero_vectors: int = 0
+    incomplete: int = 0
     failed: tuple[ImageRow, ...] = ()
 
     def __len__(self) -> int:
@@ -70,62 +81,65 @@ class StoryRows:
 
     @property
     def concepts(self) -> tuple[str, ...]:
-        """The concepts of these rows in alphabetical order, as every table by label has them."""
+        """The concepts of these rows in alphabetical order, the order of all tables by label."""
         return tuple(np.unique(self.labels).tolist())
 
-    def drawn(self, count: int) -> tuple[str, ...]:
+    def most_frequent(self, count: int) -> tuple[str, ...]:
         """Return the `count` concepts of most rows in the store, in alphabetical order."""
-        order = sorted(self.concepts, key=lambda name: (-self.sizes[name], name))
+        order = sorted(self.concepts, key=lambda name: (-self.rows_in_store[name], name))
         return tuple(sorted(order[:count]))
 
 
-def read_rows(store: Store, asked: Asked) -> StoryRows:
-    """Read the same rows of every layer, at most `asked.most` of each concept and 6000 in all, drawn by the seed.
+def read_rows(store: Store, settings: AnalysisSettings) -> AnalysisRows:
+    """Read the same rows of every layer: at most `settings.max_rows` of each concept and 6000 in all.
 
-    Vectors pass by in a stream: those that are not looked at are not held. Raises `InputError` where nothing is left.
+    Vectors are streamed; only those of the sample are kept.
+
+    Raises:
+        InputError: Nothing is left, or two runs embedded one mask.
     """
-    space = find_space(store, asked)
-    shared, unshared = _shared(store, asked, space)
+    space = find_embedding_space(store, settings)
+    shared, incomplete = _shared(store, settings, space)
     labels = [key[1] for key in shared]
-    sizes = Counter(labels)
-    most = min(asked.most, max(2, MOST_ROWS // len(sizes)))
-    chosen = [shared[i] for i in sample_rows(labels, most, asked.seed)]
-    found = {layer: _chosen(store, asked, space, layer, chosen) for layer in space.layers}
+    in_store = Counter(labels)
+    max_rows = min(settings.max_rows, max(2, MAX_ROWS // len(in_store)))
+    chosen = [shared[i] for i in sample_rows(labels, max_rows, settings.seed)]
+    found = {layer: _chosen(store, settings, space, layer, chosen) for layer in space.layers}
     kept = np.logical_and.reduce([usable(part.vectors) for part, _ in found.values()])
     if not kept.any():
-        raise InputError(f"every vector asked for in {store.path} is zero at some layer; embed the images again")
+        raise InputError(f"every vector of {store.path} is zero at some layer; embed the images again")
     areas = next(iter(found.values()))[1]
-    pictures = {row.id: row for row in store.images(asked.run) if row.failure is None}
+    image_rows = {row.id: row for row in store.images(settings.run) if row.failure is None}
     texts = [np.array([key[part] for key in chosen], dtype=object)[kept] for part in range(3)]
-    return StoryRows(
+    return AnalysisRows(
         space=space, images=texts[0], labels=texts[1].astype(str), masks=texts[2], areas=areas[kept],
         layers={layer: part.take(kept) for layer, (part, _) in found.items()},
-        pictures=pictures, sizes=dict(sizes), most=most, left_out=int((~kept).sum()), unshared=unshared,
-        failed=tuple(store.failures(asked.run)),
+        image_rows=image_rows, rows_in_store=dict(in_store), max_rows=max_rows, zero_vectors=int((~kept).sum()),
+        incomplete=incomplete, failed=tuple(store.failures(settings.run)),
     )  # fmt: skip
 
 
-def _shared(store: Store, asked: Asked, space: Space) -> tuple[list[Key], int]:
+def _shared(store: Store, settings: AnalysisSettings, space: EmbeddingSpace) -> tuple[list[Key], int]:
     """Return the rows that every layer has, in the order of their keys, and how many some layer lacks."""
-    by_layer = [{key for keys, _ in _stream(store, asked, space, layer) for key in keys} for layer in space.layers]
+    by_layer = [{key for keys, _ in _stream(store, settings, space, layer) for key in keys} for layer in space.layers]
     shared = set.intersection(*by_layer)
     if not shared:
-        told = " and ".join(space.layers[:3])
-        raise InputError(f"no row of {store.path} is at all of {told}; name one run of them, or other concepts")
+        names = " and ".join(space.layers[:3])
+        raise InputError(f"no row of {store.path} is at all of {names}; name one run of them, or other concepts")
     return sorted(shared), len(set.union(*by_layer)) - len(shared)
 
 
 def _chosen(
-    store: Store, asked: Asked, space: Space, layer: str, chosen: list[Key]
+    store: Store, settings: AnalysisSettings, space: EmbeddingSpace, layer: str, chosen: list[Key]
 ) -> tuple[LayerRows, Float[np.ndarray, "row"]]:
     """Read the chosen rows of one layer in their order, and the areas of their masks."""
-    place = {key: number for number, key in enumerate(chosen)}
-    parts, places = [], []
-    for keys, rows in _stream(store, asked, space, layer):
-        own = [i for i, key in enumerate(keys) if key in place]
+    index = {key: number for number, key in enumerate(chosen)}
+    parts, positions = [], []
+    for keys, rows in _stream(store, settings, space, layer):
+        own = [i for i, key in enumerate(keys) if key in index]
         parts.append(rows.take(own))
-        places += [place[keys[i]] for i in own]
-    order = np.argsort(places)
+        positions += [index[keys[i]] for i in own]
+    order = np.argsort(positions)
 
     def joined(name: str) -> np.ndarray:
         return np.concatenate([getattr(part, name) for part in parts if len(part)])[order]
@@ -134,17 +148,19 @@ def _chosen(
     return LayerRows(*map(joined, names)), joined("areas").astype(np.float64)
 
 
-def _stream(store: Store, asked: Asked, space: Space, layer: str) -> Iterator[tuple[list[Key], Embeddings]]:
+def _stream(
+    store: Store, settings: AnalysisSettings, space: EmbeddingSpace, layer: str
+) -> Iterator[tuple[list[Key], Embeddings]]:
     """Yield rows of one layer with their keys; raises `InputError` where two runs embedded one mask."""
-    seen: dict[tuple[str, str, str], tuple[str, int]] = {}
-    for rows in store.stream(layer, space.model, space.mode, asked.concepts, run=asked.run):
+    known: dict[tuple[str, str, str], tuple[str, int]] = {}
+    for rows in store.stream(layer, space.model, space.mode, settings.concepts, run=settings.run):
         keys: list[Key] = []
         for image, concept, mask, run in zip(rows.images, rows.concepts, rows.masks, rows.runs, strict=True):
-            before, count = seen.get((image, concept, mask), (run, 0))
+            before, count = known.get((image, concept, mask), (run, 0))
             if before != run:
                 raise InputError(
                     f"'{concept}' of one image was embedded by two runs, {before} and {run}; give one of them as --run"
                 )
-            seen[image, concept, mask] = run, count + 1
+            known[image, concept, mask] = run, count + 1
             keys.append((image, concept, mask, count))
         yield keys, rows

@@ -1,4 +1,4 @@
-"""Every number of a story, as plain tables: what Parquet and JSON files hold, and figures only show."""
+"""The numbers of an analysis as plain tables, for Parquet and JSON files."""
 
 from __future__ import annotations
 
@@ -11,65 +11,70 @@ if TYPE_CHECKING:
     import numpy as np
 
     from conceptlens import statistics
-    from conceptlens.local_embeddings.analysis.layer_analysis import ConceptStory, LayerStory
-    from conceptlens.local_embeddings.analysis.store_analysis import Story
+    from conceptlens.local_embeddings.analysis.layer_analysis import ConceptAnalysis, LayerAnalysis
+    from conceptlens.local_embeddings.analysis.store_analysis import StoreAnalysis
     from conceptlens.statistics.bootstrap import Interval
 
 Record = dict[str, Any]
-PARTS = ("purity", "chance", "corrected", "adjusted_rand", "nmi", "ami", "clusters")
+# Column of each field of `Agreement`.
+AGREEMENT = {
+    "purity": "purity", "purity_chance": "chance", "purity_corrected": "corrected", "adjusted_rand": "adjusted_rand",
+    "nmi": "nmi", "ami": "ami", "n_clusters": "clusters",
+}  # fmt: skip
 
 
-def tables(story: Story) -> dict[str, list[Record]]:
-    """Return the tables of a story by name, each a list of records with the same keys; None where nothing applies.
+def analysis_tables(analysis: StoreAnalysis) -> dict[str, list[Record]]:
+    """Return the tables of an analysis by name, each a list of records with the same keys; None where not measured.
 
-    - `layers`, `concepts` (of each layer), `pairs` (ordered pairs of concepts of each layer), `sub_concepts` (of each
-      layer): the statistics.
-    - `rows`: each row of each layer, with its own numbers, clusters, parts, scores and place on the map.
-    - `merges`, `ellipses`: the tree and the mixtures of the layer told in full, as they are drawn.
+    Returns:
+        `layers`, `concepts` (of each layer), `pairs` (ordered pairs of concepts of each layer) and `sub_concepts` (of
+        each layer) hold the statistics; `rows` holds every row of each layer with its own numbers, cluster,
+        sub-concept, outlier scores and projection; `merges` and `ellipses` are the tree and the Gaussian mixtures of
+        the selected layer, as in the figures.
     """
-    told = story.layers.values()
+    layers = analysis.layers.values()
     return {
-        "layers": [_layer(story, layer) for layer in told],
-        "concepts": [{"layer": layer.layer, **_concept(story, one)} for layer in told for one in layer.concepts],
-        "pairs": [pair for layer in told for pair in _pairs(layer)],
-        "sub_concepts": [part for layer in told for part in _parts(layer)],
-        "rows": [row for layer in told for row in _rows(story, layer)],
+        "layers": [_layer(analysis, layer) for layer in layers],
+        "concepts": [{"layer": layer.layer, **_concept(analysis, one)} for layer in layers for one in layer.concepts],
+        "pairs": [pair for layer in layers for pair in _pairs(layer)],
+        "sub_concepts": [part for layer in layers for part in _parts(layer)],
+        "rows": [row for layer in layers for row in _rows(analysis, layer)],
         "merges": [
             {"left": int(left), "right": int(right), "distance": float(apart), "rows": int(rows)}
-            for left, right, apart, rows in story.told.drawn.tree.merges.tolist()
+            for left, right, apart, rows in analysis.selected.figure_data.tree.merges.tolist()
         ],
-        "ellipses": _ellipses(story.told),
+        "ellipses": _ellipses(analysis.selected),
     }
 
 
-def _layer(story: Story, layer: LayerStory) -> Record:
+def _layer(analysis: StoreAnalysis, layer: LayerAnalysis) -> Record:
     return {
         "layer": layer.layer,
         "channels": layer.channels,
-        "best": layer.layer == story.best,
-        **_spread("average_precision", layer.precision),
+        "best": layer.layer == analysis.best,
+        **_spread("average_precision", layer.average_precision),
         "average_precision_chance": layer.chance,
-        **_spread("behind_best", story.behind.get(layer.layer)),
+        **_spread("gap_to_best", analysis.gap_to_best.get(layer.layer)),
         **{k: v for at in CUTOFFS for k, v in _spread(f"precision_{at}", layer.precision_at[at]).items()},
         **{f"published_precision_{at}": layer.published_at[at] for at in CUTOFFS},
         **_spread("selectivity", layer.selectivity),
         "unconverged": layer.unconverged,
         "silhouette": layer.silhouette,
-        **{name: getattr(layer.agreement, name) for name in PARTS},
-        **{f"adaptive_{name}": getattr(layer.adaptive, name) for name in PARTS},
+        **{name: getattr(layer.agreement, of) for name, of in AGREEMENT.items()},
+        **{f"adaptive_{name}": getattr(layer.adaptive_agreement, of) for name, of in AGREEMENT.items()},
         "separation": layer.pairs.separation.mean(),
         "quantile_separation": layer.pairs.quantile_separation.mean(),
         "overlap": layer.pairs.overlap.mean(),
     }
 
 
-def _concept(story: Story, one: ConceptStory) -> Record:
+def _concept(analysis: StoreAnalysis, one: ConceptAnalysis) -> Record:
     return {
         "concept": one.concept,
         "rows": one.rows,
-        "rows_in_store": story.rows.sizes[one.concept],
+        "rows_in_store": analysis.rows.rows_in_store[one.concept],
         "images": one.images,
-        **_spread("average_precision", one.precision),
+        **_spread("average_precision", one.average_precision),
         "average_precision_chance": one.chance,
         **{f"precision_{at}": one.precision_at[at] for at in CUTOFFS},
         **_spread("selectivity", one.selectivity),
@@ -77,16 +82,16 @@ def _concept(story: Story, one: ConceptStory) -> Record:
         "control_iou": one.control_iou,
         "silhouette": one.silhouette,
         "category_separation": one.category_separation,
-        "confused_with": one.confused,
+        "confused_with": one.confused_with,
         "confused_share": one.confused_share,
         "nearest": one.nearest,
         "nearest_separation": one.nearest_separation,
-        "parts": one.parts,
+        "n_sub_concepts": one.n_sub_concepts,
         "stability": one.stability,
     }
 
 
-def _pairs(layer: LayerStory) -> list[Record]:
+def _pairs(layer: LayerAnalysis) -> list[Record]:
     found = vars(layer.pairs)
     names = layer.pairs.separation.labels
     return [
@@ -102,34 +107,36 @@ def _at(table: statistics.Score[np.ndarray], i: int, j: int) -> float | None:
     return float(table.values[i, j]) if table.applies[i, j] else None
 
 
-def _parts(layer: LayerStory) -> list[Record]:
+def _parts(layer: LayerAnalysis) -> list[Record]:
     return [
         {
-            "layer": layer.layer, "concept": name, "part": number, "rows": int((parts.assigned == number).sum()),
-            "found_again": float(parts.found_again[number]) if parts.count > 1 else None,
+            "layer": layer.layer, "concept": name, "sub_concept": number, "rows": int((parts.assigned == number).sum()),
+            "jaccard": float(parts.found_again[number]) if parts.count > 1 else None,
             "stability": parts.stability, "reason": parts.reason,
         }
-        for name, parts in layer.parts.items() for number in range(parts.count)
+        for name, parts in layer.sub_concepts.items() for number in range(parts.count)
     ]  # fmt: skip
 
 
-def _rows(story: Story, layer: LayerStory) -> list[Record]:
-    rows, own, found = story.rows, story.rows.layers[layer.layer], layer.retrieval
+def _rows(analysis: StoreAnalysis, layer: LayerAnalysis) -> list[Record]:
+    rows, own, found = analysis.rows, analysis.rows.layers[layer.layer], layer.retrieval
     part = {
-        int(row): int(p) for parts in layer.parts.values() for row, p in zip(parts.rows, parts.assigned, strict=True)
+        int(row): int(p)
+        for parts in layer.sub_concepts.values()
+        for row, p in zip(parts.rows, parts.assigned, strict=True)
     }
-    odd = {
+    outliers = {
         score: {int(row): float(s) for one in of.values() for row, s in zip(one.rows, one.scores, strict=True)}
-        for score, of in layer.odd.items()
+        for score, of in layer.outliers.items()
     }
-    place = {int(row): layer.drawn.points[i].tolist() for i, row in enumerate(layer.drawn.rows)}
-    leaf = {int(row): i for i, row in enumerate(layer.drawn.rows)}
+    point = {int(row): layer.figure_data.points[i].tolist() for i, row in enumerate(layer.figure_data.rows)}
+    leaf = {int(row): i for i, row in enumerate(layer.figure_data.rows)}
     return [
         {
             "layer": layer.layer,
             "id": own.ids[row],
             "image": rows.images[row],
-            "image_name": rows.pictures[rows.images[row]].name,
+            "image_name": rows.image_rows[rows.images[row]].name,
             "concept": str(rows.labels[row]),
             "mask": rows.masks[row] or None,
             "area": _number(rows.areas[row]),
@@ -145,19 +152,19 @@ def _rows(story: Story, layer: LayerStory) -> list[Record]:
             },
             "silhouette": float(layer.silhouettes.values[row]) if layer.silhouettes.applies[row] else None,
             "cluster": int(layer.clusters[row]),
-            "part": part[row],
-            **{f"odd_{score}": of.get(row) for score, of in odd.items()},
-            "x": place[row][0] if row in place else None,
-            "y": place[row][1] if row in place else None,
+            "sub_concept": part[row],
+            **{f"outlier_{score}": of.get(row) for score, of in outliers.items()},
+            "x": point[row][0] if row in point else None,
+            "y": point[row][1] if row in point else None,
             "leaf": leaf.get(row),
         }
         for row in range(len(rows))
     ]
 
 
-def _ellipses(layer: LayerStory) -> list[Record]:
+def _ellipses(layer: LayerAnalysis) -> list[Record]:
     found = []
-    for name, mixture in layer.drawn.mixtures.items():
+    for name, mixture in layer.figure_data.mixtures.items():
         drawn = mixture.ellipses()
         for number, (centre, radii, angle) in enumerate(zip(drawn.centres, drawn.radii, drawn.angles, strict=True)):
             found.append(

@@ -1,4 +1,4 @@
-"""What `conceptlens analyze` leaves behind: tables, numbers, figures, the page; and a summary in the terminal."""
+"""Outputs of `conceptlens analyze`: the page, numbers, tables and figures, and a table in the terminal."""
 
 from __future__ import annotations
 
@@ -15,134 +15,136 @@ from rich.table import Table
 
 from conceptlens.io.atomic import replacing
 from conceptlens.io.versions import versions
-from conceptlens.local_embeddings.report.analysis_page import AboutAtlas, Drawings, write_atlas_page
-from conceptlens.local_embeddings.report.analysis_sentences import ends
-from conceptlens.local_embeddings.report.curves import held_figure, layers_figure
-from conceptlens.local_embeddings.report.dendrogram import tree_figure
-from conceptlens.local_embeddings.report.figure_style import LOOKS, Look, png
+from conceptlens.local_embeddings.report.analysis_page import Drawings, PageDetails, analysis_page
+from conceptlens.local_embeddings.report.analysis_sentences import best_and_worst
+from conceptlens.local_embeddings.report.cluster_figures import dendrogram_figure, projection_figure
+from conceptlens.local_embeddings.report.figure_style import FIGURE_STYLES, FigureStyle, png
 from conceptlens.local_embeddings.report.matrix_figures import confusion_figure, separation_figure
-from conceptlens.local_embeddings.report.projection_figure import map_figure
-from conceptlens.local_embeddings.report.tiles import Shelf, Tiles, sheet
+from conceptlens.local_embeddings.report.measure_figures import layers_figure, retrieval_figure
+from conceptlens.local_embeddings.report.tiles import TileRow, Tiles, contact_sheet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from conceptlens.local_embeddings.analysis.store_analysis import Story
+    from conceptlens.local_embeddings.analysis.store_analysis import StoreAnalysis
 
 SCHEMA = "conceptlens.analyze/1"
-FILES_ALONE = ("pairs", "rows", "merges")
-FIGURES: dict[str, Callable[[Story, Look], Figure]] = {
-    "held": held_figure,
+PARQUET_ONLY = ("pairs", "rows", "merges")
+FIGURES: dict[str, Callable[[StoreAnalysis, FigureStyle], Figure]] = {
+    "retrieval": retrieval_figure,
     "confusion": confusion_figure,
     "separation": separation_figure,
-    "tree": tree_figure,
-    "map": map_figure,
+    "dendrogram": dendrogram_figure,
+    "projection": projection_figure,
     "layers": layers_figure,
 }
 
 
-def atlas_numbers(story: Story, found: Mapping[str, list[dict[str, Any]]], told: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the numbers of a story as `--json` prints them: tables as lists of records, six digits each.
+def analysis_numbers(
+    analysis: StoreAnalysis, tables: Mapping[str, list[dict[str, Any]]], details: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the numbers of an analysis as `--json` prints them: tables as lists of records, six digits each.
 
-    Tables with a line for each row or each pair of concepts are files alone.
+    The large tables, with a record for each row or each pair of concepts, are written to Parquet files only.
     """
-    rows = story.rows
+    rows = analysis.rows
     return {
         "schema": SCHEMA,
         "versions": versions(),
-        **told,
+        **details,
         "model": rows.space.model,
         "mode": rows.space.mode,
-        "layer": story.told.layer,
-        "best": story.best,
-        "drawn": list(story.drawn),
-        "rows_looked_at": len(rows),
-        "rows_in_store": sum(rows.sizes.values()),
-        "rows_left_out": rows.left_out,
-        "rows_unshared": rows.unshared,
+        "layer": analysis.selected.layer,
+        "best": analysis.best,
+        "figure_concepts": list(analysis.figure_concepts),
+        "rows": len(rows),
+        "rows_in_store": sum(rows.rows_in_store.values()),
+        "rows_with_zero_vector": rows.zero_vectors,
+        "rows_not_at_every_layer": rows.incomplete,
         **{
             name: [{key: _rounded(value) for key, value in one.items()} for one in of]
-            for name, of in found.items() if name not in FILES_ALONE
+            for name, of in tables.items() if name not in PARQUET_ONLY
         },
         "failures": [{"image": row.name, "error": row.failure} for row in rows.failed],
     }  # fmt: skip
 
 
-def write_atlas(
+def write_analysis(
     out: Path,
-    story: Story,
-    found: Mapping[str, Sequence[Mapping[str, Any]]],
+    analysis: StoreAnalysis,
+    tables: Mapping[str, Sequence[Mapping[str, Any]]],
     numbers: Mapping[str, Any],
     tiles: Tiles,
 ) -> list[Path]:
     """Write the page, the numbers, a Parquet file of each table and the figures into a folder; return the first two.
 
-    The folder holds `story.html`, `story.json`, `tables/NAME.parquet` and `figures/NAME.png`, or `.jpg` for photos.
+    The folder holds `analysis.html`, `analysis.json`, `tables/NAME.parquet` and `figures/NAME.png` (`.jpg` of photos).
     """
-    drawings = draw_figures(story)
+    drawings = draw_figures(analysis)
     now = datetime.datetime.now().astimezone()
     settings = {**numbers["settings"], "versions": ", ".join(f"{n} {v}" for n, v in versions().items())}
-    about = AboutAtlas(
+    about = PageDetails(
         numbers["store"], f"{now.day} {now:%B %Y, %H:%M}", settings, shlex.join(["conceptlens", *sys.argv[1:]])
     )
-    for name, records in found.items():
+    for name, records in tables.items():
         if records:
             _parquet(out / "tables" / f"{name}.parquet", records)
     for name, of in drawings.items():
-        _bytes(out / "figures" / f"{name}.png", of[Look()])
-    for name, shelves in _shelves(story).items():
-        if shelves:
-            _bytes(out / "figures" / f"{name}.jpg", sheet(shelves, tiles))
-    with replacing(out / "story.json") as temporary:
+        _bytes(out / "figures" / f"{name}.png", of[FigureStyle()])
+    for name, tile_rows in _tile_rows(analysis).items():
+        if tile_rows:
+            _bytes(out / "figures" / f"{name}.jpg", contact_sheet(tile_rows, tiles))
+    with replacing(out / "analysis.json") as temporary:
         temporary.write_text(json.dumps(numbers, allow_nan=False), "utf-8")
-    page = write_atlas_page(out / "story.html", story, drawings, tiles, about)
-    return [page, out / "story.json"]
+    with replacing(out / "analysis.html") as temporary:
+        temporary.write_text(analysis_page(analysis, drawings, tiles, about), encoding="utf-8", newline="\n")
+    return [out / "analysis.html", out / "analysis.json"]
 
 
-def draw_figures(story: Story) -> Drawings:
-    """Return every figure as PNG in every look."""
-    return {name: {look: png(draw(story, look)) for look in LOOKS} for name, draw in FIGURES.items()}
+def draw_figures(analysis: StoreAnalysis) -> Drawings:
+    """Return every figure as PNG in every style."""
+    return {name: {style: png(draw(analysis, style)) for style in FIGURE_STYLES} for name, draw in FIGURES.items()}
 
 
-def print_story(story: Story, console: Console | None = None) -> None:
-    """Print what each layer holds, and the concepts held best and worst."""
+def print_analysis(analysis: StoreAnalysis, console: Console | None = None) -> None:
+    """Print the numbers of each layer, and the concepts of highest and lowest average precision."""
     console = console or Console()
     table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
     table.add_column("layer", no_wrap=True)
     for title in ("mAP", "95%", "chance", "selectivity", "ARI", "overlap"):
         table.add_column(title, justify="right", no_wrap=True)
-    for layer in story.layers.values():
-        held, selective = layer.precision, layer.selectivity
-        spread = "-" if held is None or held.low is None else f"{held.low:.2f} to {held.high:.2f}"
-        numbers = (None if held is None else held.mean, layer.chance, None if selective is None else selective.mean,
-                   layer.agreement.adjusted_rand, layer.pairs.overlap.mean())  # fmt: skip
-        told = ["-" if number is None else f"{number:.3f}" for number in numbers]
-        table.add_row(layer.layer.replace("[", "\\["), told[0], spread, *told[1:])
+    for layer in analysis.layers.values():
+        precision, selective = layer.average_precision, layer.selectivity
+        spread = "-" if precision is None or precision.low is None else f"{precision.low:.2f} to {precision.high:.2f}"
+        means = [None if value is None else value.mean for value in (precision, selective)]
+        numbers = (means[0], layer.chance, means[1], layer.agreement.adjusted_rand, layer.pairs.overlap.mean())
+        texts = ["-" if number is None else f"{number:.3f}" for number in numbers]
+        table.add_row(layer.layer.replace("[", "\\["), texts[0], spread, *texts[1:])
     console.print(table)
-    first, last = (", ".join(one.concept for one in part) for part in ends(story))
+    first, last = (", ".join(one.concept for one in part) for part in best_and_worst(analysis))
     if first:
         worst = f"; worst: {last}" if last else ""
-        console.print(f"held best at {story.told.layer}: {first}{worst}", highlight=False, markup=False)
+        console.print(f"retrieved best at {analysis.selected.layer}: {first}{worst}", highlight=False, markup=False)
 
 
-def _shelves(story: Story) -> dict[str, list[Shelf]]:
-    shown, labels = story.shown, story.rows.labels
-    strips = []
-    for one in shown.strips:
-        told = ("right" if ok else f"wrong: {labels[row]}" for row, ok in zip(one.found, one.right, strict=True))
-        title = f"{one.concept}\nAP {one.precision:.2f}"
-        strips.append(Shelf(title, (one.query, *one.found), ("asked", *told), (None, *one.right)))
+def _tile_rows(analysis: StoreAnalysis) -> dict[str, list[TileRow]]:
+    examples, labels = analysis.examples, analysis.rows.labels
+    retrieval = []
+    for one in examples.retrieval:
+        captions = ("right" if ok else f"wrong: {labels[row]}" for row, ok in zip(one.found, one.right, strict=True))
+        title = f"{one.concept}\nAP {one.average_precision:.2f}"
+        retrieval.append(TileRow(title, (one.query, *one.found), ("query", *captions), (None, *one.right)))
     parts = [
-        Shelf(f"{one.concept}\n{part.size} embeddings\n{part.verdict}", part.rows, ("",) * len(part.rows))
-        for one in shown.parted
+        TileRow(f"{one.concept}\n{part.size} embeddings\n{part.verdict}", part.rows, ("",) * len(part.rows))
+        for one in examples.sub_concepts
         for part in one.parts
     ]
-    lines = [shown.odd[start : start + 9] for start in range(0, len(shown.odd), 9)]
-    odd = [
-        Shelf("", tuple(one.row for one in line), tuple(f"{one.concept} {one.times:.1f}×" for one in line))
+    lines = [examples.outliers[start : start + 9] for start in range(0, len(examples.outliers), 9)]
+    outliers = [
+        TileRow("", tuple(one.row for one in line), tuple(f"{one.concept} {one.distance_ratio:.1f}×" for one in line))
         for line in lines
     ]
-    return {"retrieval": strips, "sub_concepts": parts, "odd": odd}
+    return {"retrieval_examples": retrieval, "sub_concepts": parts, "outliers": outliers}
 
 
 def _parquet(file: Path, records: Sequence[Mapping[str, Any]]) -> None:
@@ -154,7 +156,7 @@ def _parquet(file: Path, records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _columns(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return records as columns; one without any value is of numbers."""
+    """Return records as columns; a column without any value is float64."""
     import pyarrow
 
     columns = {}

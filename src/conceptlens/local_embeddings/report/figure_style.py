@@ -1,4 +1,4 @@
-"""How figures of an atlas look: on light or dark paper, for a screen or a telephone, in colours of one lightness."""
+"""Styles of figures: light or dark, wide or narrow, with concept colours of equal lightness."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
 
-MARKERS = ("o", "s", "^", "D", "v")  # so that a concept is told by more than its colour
+MARKERS = ("o", "s", "^", "D", "v")  # so that a concept is known by more than its colour
 DENSITY, SHEET_DENSITY = 200, 130  # dots per inch; an inch is 100 pixels of a page
 _HUES = 10
 
 
 @dataclass(frozen=True)
-class Look:
+class FigureStyle:
     """`dark`: on dark paper. `narrow`: for a telephone, 370 pixels wide instead of 1060."""
 
     dark: bool = False
@@ -78,26 +78,26 @@ class Look:
         return found
 
 
-LOOKS = (Look(), Look(dark=True), Look(narrow=True), Look(dark=True, narrow=True))
+FIGURE_STYLES = (FigureStyle(), FigureStyle(dark=True), FigureStyle(narrow=True), FigureStyle(dark=True, narrow=True))
 
 
 @contextmanager
-def drawing(look: Look, height: float) -> Iterator[Figure]:
-    """Yield an empty figure with the look's letters and colours; nothing global is changed for longer."""
+def drawing(style: FigureStyle, height: float) -> Iterator[Figure]:
+    """Yield an empty figure with the style's letters and colours; nothing global is changed for longer."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    letters = look.ink
+    letters = style.ink
     settings: dict[Any, Any] = {
-        "font.family": "DejaVu Sans", "font.size": 8.4 if look.narrow else 9.4, "text.color": letters,
-        "axes.labelcolor": look.quiet, "axes.edgecolor": look.line, "axes.facecolor": look.paper,
-        "xtick.color": look.quiet, "ytick.color": look.quiet, "axes.titlesize": 9.2 if look.narrow else 10.4,
-        "axes.titlecolor": letters, "axes.titlelocation": "left", "axes.titlepad": 9, "axes.labelsize": look.small,
-        "xtick.labelsize": look.small, "ytick.labelsize": look.small, "axes.unicode_minus": True,
-        "xtick.major.size": 0, "ytick.major.size": 0, "figure.facecolor": look.paper, "text.parse_math": False,
+        "font.family": "DejaVu Sans", "font.size": 8.4 if style.narrow else 9.4, "text.color": letters,
+        "axes.labelcolor": style.quiet, "axes.edgecolor": style.line, "axes.facecolor": style.paper,
+        "xtick.color": style.quiet, "ytick.color": style.quiet, "axes.titlesize": 9.2 if style.narrow else 10.4,
+        "axes.titlecolor": letters, "axes.titlelocation": "left", "axes.titlepad": 9, "axes.labelsize": style.small,
+        "xtick.labelsize": style.small, "ytick.labelsize": style.small, "axes.unicode_minus": True,
+        "xtick.major.size": 0, "ytick.major.size": 0, "figure.facecolor": style.paper, "text.parse_math": False,
     }  # fmt: skip
     with matplotlib.rc_context(settings):
-        yield Figure(figsize=(look.width, height), dpi=100)
+        yield Figure(figsize=(style.width, height), dpi=100)
 
 
 def png(figure: Figure) -> bytes:
@@ -133,9 +133,9 @@ def bare(axes: Axes, *kept: str) -> None:
         spine.set_visible(side in kept)
 
 
-def short(name: str, most: int = 20) -> str:
+def short(name: str, max_length: int = 20) -> str:
     """Return a name that fits beside a figure."""
-    return name if len(name) <= most else f"{name[: most - 1].rstrip()}…"
+    return name if len(name) <= max_length else f"{name[: max_length - 1].rstrip()}…"
 
 
 def spread(places: Float[np.ndarray, "label"], apart: float, low: float, high: float) -> Float[np.ndarray, "label"]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from conceptlens.local_embeddings.report.figure_style import Look, bare, drawing, short
+from conceptlens.local_embeddings.report.figure_style import FigureStyle, bare, drawing, short
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
 
-    from conceptlens.local_embeddings.analysis.store_analysis import Story
+    from conceptlens.local_embeddings.analysis.store_analysis import StoreAnalysis
 
-LEAST_SHADE = 0.1  # the share of neighbours that has the full colour, where none is higher
+MIN_SHADE = 0.1  # the share of neighbours that has the full colour, where none is higher
 
 
-def separation_figure(story: Story, look: Look) -> Figure:
+def separation_figure(analysis: StoreAnalysis, style: FigureStyle) -> Figure:
     """Draw the separation of all pairs: below the diagonal by quantiles, above it as published; dark is near."""
-    names = story.told.drawn.order
-    pairs = story.told.pairs
+    names = analysis.selected.figure_data.order
+    pairs = analysis.selected.pairs
     places = [pairs.separation.labels.index(name) for name in names]
     robust, published = (
         np.where(table.applies, table.values, np.nan)[np.ix_(places, places)]
@@ -33,18 +33,18 @@ def separation_figure(story: Story, look: Look) -> Figure:
     below = np.tril(np.ones_like(robust, dtype=bool), -1)
     shown = np.where(below, robust, published)
     np.fill_diagonal(shown, np.nan)
-    with _square(look, names, len(names)) as (figure, axes):
+    with _square(style, names, len(names)) as (figure, axes):
         shade = np.where(below, 1 - _level(robust[below], robust), 1 - _level(published[~below], published))
-        _cells(axes, shown, shade, look)
-        _names(axes, names, names, look)
-        _note(axes, "above:\nas\npublished", "below:\nby\nquantiles", look)
+        _cells(axes, shown, shade, style)
+        _names(axes, names, names, style)
+        _note(axes, "above:\nas\npublished", "below:\nby\nquantiles", style)
     return figure
 
 
-def confusion_figure(story: Story, look: Look) -> Figure:
+def confusion_figure(analysis: StoreAnalysis, style: FigureStyle) -> Figure:
     """Draw whose rows the nearest neighbours are; the diagonal, which a concept keeps, is only written."""
-    names = story.told.drawn.order
-    table = story.told.pairs.neighbours
+    names = analysis.selected.figure_data.order
+    table = analysis.selected.pairs.neighbours
     places = [table.labels.index(name) for name in names]
     values = np.where(table.applies, table.values, np.nan)[np.ix_(places, places)]
     columns = names
@@ -54,32 +54,32 @@ def confusion_figure(story: Story, look: Look) -> Figure:
     shade = np.nan_to_num(values)
     shade[np.arange(len(names)), np.arange(len(names))] = 0
     shade[:, len(names) :] = 0  # many concepts at once are no confusion with one
-    with _square(look, names, len(columns)) as (figure, axes):
-        _cells(axes, values, shade / max(LEAST_SHADE, float(shade.max(initial=0))), look)
-        _diagonal(axes, len(names), look)
-        _names(axes, names, columns, look)
+    with _square(style, names, len(columns)) as (figure, axes):
+        _cells(axes, values, shade / max(MIN_SHADE, float(shade.max(initial=0))), style)
+        _diagonal(axes, len(names), style)
+        _names(axes, names, columns, style)
         if len(columns) > len(names):
-            axes.axvline(len(names) - 0.5, color=look.paper, lw=2 if look.narrow else 5)
-        if not look.narrow:
+            axes.axvline(len(names) - 0.5, color=style.paper, lw=2 if style.narrow else 5)
+        if not style.narrow:
             axes.set_xlabel("concept of the neighbours", labelpad=8)
             axes.set_ylabel("concept that asks", labelpad=8)
     return figure
 
 
 @contextmanager
-def _square(look: Look, rows: tuple[str, ...], columns: int) -> Iterator[tuple[Figure, Axes]]:
+def _square(style: FigureStyle, rows: tuple[str, ...], columns: int) -> Iterator[tuple[Figure, Axes]]:
     """Yield a figure with one plot of square cells, and room for names at the left and below."""
-    letters = max(len(_said(name, look)) for name in (*rows, "all others"))
-    names = 0.25 + letters * (0.062 if look.narrow else 0.082) + (0 if look.narrow else 0.25)
-    cell = min((look.width - names - (0.05 if look.narrow else 1.0)) / columns, 0.40)
-    height = cell * len(rows) + names + (0.05 if look.narrow else 0.25)
-    with drawing(look, height) as figure:
-        wide, tall = cell * columns / look.width, cell * len(rows) / height
-        yield figure, figure.add_axes((names / look.width, 1 - tall - 0.04 / height, wide, tall))
+    letters = max(len(_said(name, style)) for name in (*rows, "all others"))
+    names = 0.25 + letters * (0.062 if style.narrow else 0.082) + (0 if style.narrow else 0.25)
+    cell = min((style.width - names - (0.05 if style.narrow else 1.0)) / columns, 0.40)
+    height = cell * len(rows) + names + (0.05 if style.narrow else 0.25)
+    with drawing(style, height) as figure:
+        wide, tall = cell * columns / style.width, cell * len(rows) / height
+        yield figure, figure.add_axes((names / style.width, 1 - tall - 0.04 / height, wide, tall))
 
 
-def _said(name: str, look: Look) -> str:
-    return short(name, 13 if look.narrow else 20)
+def _said(name: str, style: FigureStyle) -> str:
+    return short(name, 13 if style.narrow else 20)
 
 
 def _level(told: np.ndarray, values: np.ndarray) -> Float[np.ndarray, "row column"]:
@@ -90,50 +90,52 @@ def _level(told: np.ndarray, values: np.ndarray) -> Float[np.ndarray, "row colum
     return np.nan_to_num((values - known.min()) / (known.max() - known.min()), nan=1.0)
 
 
-def _cells(axes: Axes, values: np.ndarray, shade: np.ndarray, look: Look) -> None:
+def _cells(axes: Axes, values: np.ndarray, shade: np.ndarray, style: FigureStyle) -> None:
     """Colour every cell, and write its value in hundredths where there is room."""
     shade = np.where(np.isfinite(values), shade, 0).clip(0, 1)
-    axes.imshow(shade, cmap=_colours(look), vmin=0, vmax=1, aspect="equal", interpolation="nearest")
+    axes.imshow(shade, cmap=_colours(style), vmin=0, vmax=1, aspect="equal", interpolation="nearest")
     axes.set_xticks(np.arange(values.shape[1]) - 0.5, minor=True)
     axes.set_yticks(np.arange(len(values)) - 0.5, minor=True)
-    axes.grid(which="minor", color=look.paper, lw=1)
+    axes.grid(which="minor", color=style.paper, lw=1)
     axes.tick_params(which="minor", length=0)
     bare(axes)
-    if look.narrow and len(values) > 10:
+    if style.narrow and len(values) > 10:
         return
     size = min(8.2, 190 / max(len(values), 1))
     for (i, j), value in np.ndenumerate(values):
         if np.isfinite(value) and round(100 * value):
-            strong = shade[i, j] > (0.58 if look.dark else 0.68)
+            strong = shade[i, j] > (0.58 if style.dark else 0.68)
             axes.text(
                 j, i, f"{100 * value:.0f}", ha="center", va="center_baseline", fontsize=size,
-                color=look.paper if strong else look.ink if shade[i, j] > 0.03 else look.quiet,
+                color=style.paper if strong else style.ink if shade[i, j] > 0.03 else style.quiet,
             )  # fmt: skip
 
 
-def _diagonal(axes: Axes, count: int, look: Look) -> None:
+def _diagonal(axes: Axes, count: int, style: FigureStyle) -> None:
     from matplotlib.patches import Rectangle
 
     for place in range(count):
-        axes.add_patch(Rectangle((place - 0.44, place - 0.44), 0.88, 0.88, fill=False, ec=look.quiet, lw=0.7, zorder=3))
+        axes.add_patch(
+            Rectangle((place - 0.44, place - 0.44), 0.88, 0.88, fill=False, ec=style.quiet, lw=0.7, zorder=3)
+        )
 
 
-def _names(axes: Axes, rows: tuple[str, ...], columns: tuple[str, ...], look: Look) -> None:
-    axes.set_yticks(range(len(rows)), [_said(name, look) for name in rows])
-    axes.set_xticks(range(len(columns)), [_said(name, look) for name in columns], rotation=90)
-    axes.tick_params(which="major", labelcolor=look.ink, pad=4, labelsize=7.4 if look.narrow else 9)
+def _names(axes: Axes, rows: tuple[str, ...], columns: tuple[str, ...], style: FigureStyle) -> None:
+    axes.set_yticks(range(len(rows)), [_said(name, style) for name in rows])
+    axes.set_xticks(range(len(columns)), [_said(name, style) for name in columns], rotation=90)
+    axes.tick_params(which="major", labelcolor=style.ink, pad=4, labelsize=7.4 if style.narrow else 9)
 
 
-def _note(axes: Axes, above: str, below: str, look: Look) -> None:
+def _note(axes: Axes, above: str, below: str, style: FigureStyle) -> None:
     """Say at the right what the two triangles are, where there is room."""
-    if look.narrow:
+    if style.narrow:
         return
-    axes.text(1.02, 0.98, above, transform=axes.transAxes, va="top", color=look.quiet, fontsize=look.small + 0.8)
-    axes.text(1.02, 0.02, below, transform=axes.transAxes, va="bottom", color=look.quiet, fontsize=look.small + 0.8)
+    axes.text(1.02, 0.98, above, transform=axes.transAxes, va="top", color=style.quiet, fontsize=style.small + 0.8)
+    axes.text(1.02, 0.02, below, transform=axes.transAxes, va="bottom", color=style.quiet, fontsize=style.small + 0.8)
 
 
-def _colours(look: Look) -> LinearSegmentedColormap:
+def _colours(style: FigureStyle) -> LinearSegmentedColormap:
     from matplotlib.colors import LinearSegmentedColormap
 
-    steps = ("#232830", "#2d4a6e", "#5c8fcb", "#b9d6fa") if look.dark else ("#f4f2ee", "#c5d5e8", "#6f98c8", "#1c4a82")
+    steps = ("#232830", "#2d4a6e", "#5c8fcb", "#b9d6fa") if style.dark else ("#f4f2ee", "#c5d5e8", "#6f98c8", "#1c4a82")
     return LinearSegmentedColormap.from_list("near", steps)

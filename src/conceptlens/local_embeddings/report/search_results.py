@@ -1,4 +1,4 @@
-"""What a search of a store found: numbers, a table in the terminal, and a page."""
+"""Results of a search of a store: numbers, a table in the terminal, and a page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -18,36 +18,17 @@ from conceptlens.io.errors import InputError
 from conceptlens.io.images import read_image
 from conceptlens.io.versions import versions
 from conceptlens.local_embeddings.report.analysis_page import tile_source
-from conceptlens.local_embeddings.report.photo_lookup import find_photos
-from conceptlens.local_embeddings.report.tiles import Tiles, masked_tile, row_tiles
+from conceptlens.local_embeddings.report.tiles import Tiles, find_photos, masked_tile, row_tiles
 from conceptlens.pages.static_page import static_page
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from conceptlens.local_embeddings.runs.search_query import QueryVector
     from conceptlens.store.embeddings import Nearest
     from conceptlens.store.store import Store
 
 SCHEMA = "conceptlens.search/1"
-
-
-class Query(Protocol):
-    """The embedding that asks: where it lives, whatever made it."""
-
-    @property
-    def model(self) -> str:
-        """The model that embedded it."""
-        ...
-
-    @property
-    def layer(self) -> str:
-        """The layer it is of."""
-        ...
-
-    @property
-    def mode(self) -> str:
-        """How it was fitted."""
-        ...
 
 
 def read_mask(file: Path, size: tuple[int, int]) -> np.ndarray:
@@ -78,29 +59,29 @@ def _see_through(file: Path) -> bool:
         return picture.has_transparency_data and int(np.asarray(picture.convert("RGBA"))[..., 3].min()) < 255
 
 
-def search_numbers(store: Store, query: Query, found: Nearest, told: Mapping[str, Any]) -> dict[str, Any]:
+def search_numbers(store: Store, query: QueryVector, found: Nearest, details: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `conceptlens search --json` prints; the nearest first."""
     names = {row.id: row.name for row in store.images()}
     rows = found.rows
     return {
         "schema": SCHEMA,
         "versions": versions(),
-        **told,
+        **details,
         "model": query.model,
         "layer": query.layer,
         "mode": query.mode,
         "found": [
             {
-                "rank": place + 1, "concept": str(rows.concepts[place]), "image": names[rows.images[place]],
-                "similarity": round(1 - float(found.distances[place]), 6), "area": _finite(rows.areas[place]),
-                "id": str(rows.ids[place]), "mask": str(rows.masks[place]) or None, "run": str(rows.runs[place]),
+                "rank": index + 1, "concept": str(rows.concepts[index]), "image": names[rows.images[index]],
+                "similarity": round(1 - float(found.distances[index]), 6), "area": _finite(rows.areas[index]),
+                "id": str(rows.ids[index]), "mask": str(rows.masks[index]) or None, "run": str(rows.runs[index]),
             }
-            for place in range(len(found))
+            for index in range(len(found))
         ],
     }  # fmt: skip
 
 
-def print_found(numbers: Mapping[str, Any], console: Console | None = None) -> None:
+def print_search(numbers: Mapping[str, Any], console: Console | None = None) -> None:
     """Print what was found, the nearest first."""
     console = console or Console()
     table = Table(box=None, header_style="dim", pad_edge=False)
@@ -112,7 +93,7 @@ def print_found(numbers: Mapping[str, Any], console: Console | None = None) -> N
     console.print(table if numbers["found"] else "nothing was found")
 
 
-def write_found(
+def write_search(
     out: Path,
     store: Store,
     photo: Image.Image,
@@ -134,15 +115,15 @@ def write_found(
         dict(enumerate(zip(rows.images.tolist(), rows.masks.tolist(), strict=True))),
         known, store, [] if photos is None else find_photos(photos, wanted, split),
     )  # fmt: skip
-    asked = Tiles({0: masked_tile(photo, mask)}, 1)
+    query = Tiles({0: masked_tile(photo, mask)}, 1)
     text = static_page(
         "conceptlens.local_embeddings.report",
         "search.html.j2",
         "analysis.css",
         numbers=numbers,
-        asked=tile_source(0, asked),
-        tiles=[{**tile_source(place, near), **one} for place, one in enumerate(numbers["found"])],
-        plain=near.plain and len(found) > 0,
+        query=tile_source(0, query),
+        tiles=[{**tile_source(index, near), **one} for index, one in enumerate(numbers["found"])],
+        no_photos=near.no_photos and len(found) > 0,
         command=shlex.join(["conceptlens", *sys.argv[1:]]),
     )
     with replacing(out) as temporary:

@@ -1,29 +1,34 @@
-"""A row of a store as a small picture: its photo around the mask, with the mask outlined; or the mask alone."""
+"""Tiles: small images of rows of a store, with the photo around the outlined mask, or the mask alone."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from conceptlens.data.masked_set import crop_masks
-from conceptlens.local_embeddings.report.figure_style import Look, drawing, jpeg
+from conceptlens.data.masked_sets import SETS, open_set
+from conceptlens.io.errors import InputError
+from conceptlens.io.images import find_images, read_image
+from conceptlens.local_embeddings.report.figure_style import FigureStyle, drawing, jpeg
 from conceptlens.pages.mask_outline import EDGE, LINE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from conceptlens.local_embeddings.analysis.analysis_rows import StoryRows
+    from conceptlens.local_embeddings.analysis.analysis_rows import AnalysisRows
     from conceptlens.store.row import ImageRow
     from conceptlens.store.store import Store
 
 SIDE = 168
-AROUND, LEAST = 1.45, 0.42  # of the mask's longer side; of the photo's shorter side
-TITLE, GAP = 1.45, 0.08  # inches of a sheet
+AROUND, MIN_SHARE = 1.45, 0.42  # of the mask's longer side; of the photo's shorter side
+TITLE, GAP = 1.45, 0.08  # inches of a contact_sheet
 DARKER = 0.3  # outside the mask; less than on a large photo
 GROUND, SHAPE = (74, 82, 92), (226, 230, 235)
 
@@ -32,20 +37,20 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, eq=False)
 class Tiles:
-    """Small pictures of rows, by number; `photos` of them have their photo, the others their mask alone."""
+    """Small images of rows, by row index; `photos` of them show their photo, the others their mask alone."""
 
-    pictures: Mapping[int, Image.Image] = field(repr=False)
+    images: Mapping[int, Image.Image] = field(repr=False)
     photos: int
 
     @property
-    def plain(self) -> bool:
+    def no_photos(self) -> bool:
         """Whether no photo was found at all."""
         return self.photos == 0
 
 
 @dataclass(frozen=True)
-class Shelf:
-    """A line of a sheet: a title, and tiles each with a caption and whether it is right; None, or none, is neither."""
+class TileRow:
+    """A row of a contact sheet: a title, and tiles with captions; `right` says which are right, None for neither."""
 
     title: str
     rows: tuple[int, ...]
@@ -54,10 +59,10 @@ class Shelf:
 
 
 def draw_tiles(
-    rows: StoryRows, store: Store, shown: Sequence[int], photos: Iterable[tuple[ImageRow, Image.Image]]
+    rows: AnalysisRows, store: Store, shown: Sequence[int], photos: Iterable[tuple[ImageRow, Image.Image]]
 ) -> Tiles:
-    """Return a picture of every row of a story that is shown."""
-    return row_tiles({row: (rows.images[row], rows.masks[row]) for row in shown}, rows.pictures, store, photos)
+    """Return a tile of each of these rows of an analysis."""
+    return row_tiles({row: (rows.images[row], rows.masks[row]) for row in shown}, rows.image_rows, store, photos)
 
 
 def row_tiles(
@@ -88,23 +93,23 @@ def tile_bytes(picture: Image.Image) -> tuple[bytes, str]:
     return buffer.getvalue(), "image/jpeg"
 
 
-def sheet(shelves: Sequence[Shelf], tiles: Tiles) -> bytes:
+def contact_sheet(tile_rows: Sequence[TileRow], tiles: Tiles) -> bytes:
     """Return tiles line by line as one JPEG: right ones in a whole frame, wrong ones in a broken one."""
-    look, most = Look(), max((len(one.rows) for one in shelves), default=1)
-    side = min(1.3, (look.width - TITLE) / most - GAP)
+    style, max_tiles = FigureStyle(), max((len(one.rows) for one in tile_rows), default=1)
+    side = min(1.3, (style.width - TITLE) / max_tiles - GAP)
     tall = side + 0.3
-    with drawing(look, max(1.0, tall * len(shelves) + 0.1)) as figure:
+    with drawing(style, max(1.0, tall * len(tile_rows) + 0.1)) as figure:
         axes = figure.add_axes((0, 0, 1, 1))
-        axes.set(xlim=(0, look.width), ylim=(figure.get_figheight(), 0))
+        axes.set(xlim=(0, style.width), ylim=(figure.get_figheight(), 0))
         axes.set_axis_off()
-        for line, shelf in enumerate(shelves):
+        for line, tile_row in enumerate(tile_rows):
             top = 0.08 + line * tall
-            axes.text(0.12, top, shelf.title, va="top", fontsize=9.2, linespacing=1.4)
-            for place, row in enumerate(shelf.rows):
-                box = _within(tiles.pictures[row], TITLE + place * (side + GAP), top, side)
-                axes.imshow(tiles.pictures[row].convert("RGB"), extent=(box[0], box[2], box[3], box[1]), aspect="auto")
-                _framed(axes, box, shelf.captions[place], shelf.right[place] if shelf.right else None, look)
-        axes.set(xlim=(0, look.width), ylim=(figure.get_figheight(), 0))
+            axes.text(0.12, top, tile_row.title, va="top", fontsize=9.2, linespacing=1.4)
+            for place, row in enumerate(tile_row.rows):
+                box = _within(tiles.images[row], TITLE + place * (side + GAP), top, side)
+                axes.imshow(tiles.images[row].convert("RGB"), extent=(box[0], box[2], box[3], box[1]), aspect="auto")
+                _framed(axes, box, tile_row.captions[place], tile_row.right[place] if tile_row.right else None, style)
+        axes.set(xlim=(0, style.width), ylim=(figure.get_figheight(), 0))
         return jpeg(figure)
 
 
@@ -116,14 +121,14 @@ def _within(picture: Image.Image, left: float, top: float, side: float) -> Box:
     return x, y, x + wide, y + tall
 
 
-def _framed(axes: Axes, box: Box, caption: str, right: bool | None, look: Look) -> None:
+def _framed(axes: Axes, box: Box, caption: str, right: bool | None, style: FigureStyle) -> None:
     from matplotlib.patches import Rectangle
 
-    colour = look.quiet if right is None else look.accent if right else look.warm
-    style = (0, (2, 1.4)) if right is False else "solid"
-    axes.add_patch(Rectangle(box[:2], box[2] - box[0], box[3] - box[1], fill=False, ec=colour, lw=1.8, ls=style))
+    colour = style.quiet if right is None else style.accent if right else style.warm
+    line = (0, (2, 1.4)) if right is False else "solid"
+    axes.add_patch(Rectangle(box[:2], box[2] - box[0], box[3] - box[1], fill=False, ec=colour, lw=1.8, ls=line))
     middle = (box[0] + box[2]) / 2
-    written = look.warm if right is False else look.quiet
+    written = style.warm if right is False else style.quiet
     axes.text(middle, box[3] + 0.05, caption, ha="center", va="top", fontsize=6.8, color=written)
 
 
@@ -174,8 +179,68 @@ def _around(mask: np.ndarray, size: tuple[int, int]) -> Box:
         return 0.0, 0.0, 1.0, 1.0
     left, right = columns[0] / mask.shape[1] * width, (columns[-1] + 1) / mask.shape[1] * width
     top, bottom = rows[0] / mask.shape[0] * height, (rows[-1] + 1) / mask.shape[0] * height
-    side = max(AROUND * max(right - left, bottom - top), LEAST * min(size))
+    side = max(AROUND * max(right - left, bottom - top), MIN_SHARE * min(size))
     across, down = min(side, width), min(side, height)
     x = min(max((left + right - across) / 2, 0.0), width - across)
     y = min(max((top + bottom - down) / 2, 0.0), height - down)
     return x / width, y / height, (x + across) / width, (y + down) / height
+
+
+def check_photos(source: str, split: str | None = None) -> None:
+    """Raise `InputError` where this is neither a folder of photos nor a data set `NAME:DIR`."""
+    if _is_set(source):
+        open_set(source, split)
+    elif not Path(source).is_dir():
+        raise InputError(f"--photos {source} is neither a folder nor a data set as NAME:DIR; give where the photos are")
+
+
+def find_photos(
+    source: str, wanted: Sequence[ImageRow], split: str | None = None
+) -> Iterator[tuple[ImageRow, Image.Image]]:
+    """Yield those photos that are found, one by one: of a folder, or of a data set `NAME:DIR`.
+
+    In a folder a photo is found by its relative path, or else by its file name, with its suffix or without, where
+    only one has it. A photo that cannot be read, or has another size than the one embedded, is skipped.
+    """
+    found = _of_set(source, wanted, split) if _is_set(source) else _of_folder(Path(source), wanted)
+    for row, photo in found:
+        if (row.width, row.height) in ((0, 0), photo.size):
+            yield row, photo
+
+
+def _is_set(source: str) -> bool:
+    return source.partition(":")[0] in SETS and not Path(source).is_dir()
+
+
+def _of_set(source: str, wanted: Sequence[ImageRow], split: str | None) -> Iterator[tuple[ImageRow, Image.Image]]:
+    opened = open_set(source, split)
+    left = {row.name: row for row in wanted}
+    for number in range(len(opened)):
+        if not left:
+            return
+        try:
+            one = opened[number]
+        except InputError:
+            continue
+        if one.name in left:
+            yield left.pop(one.name), one.photo
+
+
+def _of_folder(folder: Path, wanted: Sequence[ImageRow]) -> Iterator[tuple[ImageRow, Image.Image]]:
+    by_name: dict[str, list[Path]] = defaultdict(list)
+    for path in find_images(folder):
+        for name in _names(path.relative_to(folder).as_posix()):
+            by_name[name].append(path)
+    for row in wanted:
+        matches = next((by_name[name] for name in _names(row.name) if len(by_name.get(name, ())) == 1), [])
+        for path in matches:
+            try:
+                yield row, read_image(path)
+            except InputError:
+                continue
+
+
+def _names(name: str) -> tuple[str, ...]:
+    """Return the names by which a photo may be found, the most exact first."""
+    path = PurePosixPath(name)
+    return tuple(dict.fromkeys((name, path.with_suffix("").as_posix() if path.name else name, path.name, path.stem)))

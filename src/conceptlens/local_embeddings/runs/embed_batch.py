@@ -1,4 +1,4 @@
-"""From a batch of photos with masks to rows of a store."""
+"""Embedding of a batch of photos with masks: one forward pass, then one fit for each mask and layer."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from torch import Tensor
 from conceptlens.data.masked_set import MaskedPhoto
 from conceptlens.io.errors import InputError
 from conceptlens.io.images import fingerprint
-from conceptlens.local_embeddings.loce import seen_part
+from conceptlens.local_embeddings.loce import visible_part
 from conceptlens.local_embeddings.mask_fits import embed_masks
-from conceptlens.local_embeddings.runs.plan import EmbedPlan
+from conceptlens.local_embeddings.runs.embed_plan import EmbedPlan
 from conceptlens.local_embeddings.soft_masks import soft_masks
 from conceptlens.model.layer_cells import layer_cells
 from conceptlens.model.preprocess import Preprocess
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Read:
-    """One photo of a set, ready for the model, or why it could not be read.
+class PreparedPhoto:
+    """One photo of a set, prepared for the model, or why it could not be read.
 
-    `control[mask rows columns]` are masks of another photo; `None` where there is none.
+    `truth` are its soft masks, `control` those of another photo, one for each; None where there is none.
     """
 
     name: str
@@ -59,77 +59,79 @@ class Read:
         ]
 
     @cached_property
-    def marks(self) -> list[tuple[str, ...]]:
-        """What tells each mask from the others in every run: its concept, its pixels, and which of equal ones it is."""
+    def mask_keys(self) -> list[tuple[str, ...]]:
+        """The key of each mask, the same in every run: concept, hash of its pixels, number among equal ones."""
         if self.one is None:
             return []
         found: list[tuple[str, ...]] = []
         counts: Counter[tuple[str, ...]] = Counter()
         for concept, mask in zip(self.one.concepts, self.one.masks, strict=True):
             pixels = hashlib.blake2b(np.packbits(mask).tobytes(), digest_size=8).hexdigest()
-            mark = (concept.label, concept.type, pixels)
-            found.append((*mark, *([str(counts[mark])] if counts[mark] else [])))  # two boxes may be equal
-            counts[mark] += 1
+            key = (concept.label, concept.type, pixels)
+            found.append((*key, *([str(counts[key])] if counts[key] else [])))  # two boxes may be equal
+            counts[key] += 1
         return found
 
 
 @dataclass(frozen=True)
-class Rows:
-    """What one batch adds to a store."""
+class StoreRows:
+    """The rows that one batch adds to a store."""
 
     images: list[ImageRow] = field(default_factory=list)
     embeddings: list[EmbeddingRow] = field(default_factory=list)
     masks: list[MaskRow] = field(default_factory=list)
 
 
-def image_of(model: Backbone, plan: EmbedPlan, place: int, photo: Image.Image) -> Float[Tensor, "colour rows columns"]:
+def model_input(
+    model: Backbone, plan: EmbedPlan, index: int, photo: Image.Image
+) -> Float[Tensor, "colour rows columns"]:
     """Return a photo as the model reads it, with the plan's noise."""
     if model.transform is None:
         raise InputError(f"{model.name} has no transform, so it cannot read photos; give Backbone(..., transform=...)")
-    return model.transform(plan.noise.on(photo, (plan.seed, place)))
+    return model.transform(plan.noise.apply(photo, (plan.seed, index)))
 
 
-def prepare(
-    model: Backbone, plan: EmbedPlan, place: int, one: MaskedPhoto, control: Sequence[np.ndarray] | None
-) -> Read:
+def prepare_photo(
+    model: Backbone, plan: EmbedPlan, index: int, one: MaskedPhoto, control: Sequence[np.ndarray] | None
+) -> PreparedPhoto:
     """Return one photo as the model reads it, with its masks, and a mask of another photo for each, for control."""
-    image, transform, size = image_of(model, plan, place, one.photo), model.transform, one.photo.size
-    picture = ImageInfo(one.name, "", *size, transform.box(size) if isinstance(transform, Preprocess) else WHOLE)
-    truth = soft_masks(seen_part(one.masks, picture)) if len(one.masks) else torch.zeros(0, 100, 100)
-    soft = {id(mask): soft_masks(seen_part(mask[None], picture)) for mask in {id(m): m for m in control or ()}.values()}
-    other = torch.cat([soft[id(mask)] for mask in control]) if control else None  # one may be held against several
-    return Read(one.name, one, image, truth, other)
+    image, transform, size = model_input(model, plan, index, one.photo), model.transform, one.photo.size
+    info = ImageInfo(one.name, "", *size, transform.box(size) if isinstance(transform, Preprocess) else WHOLE)
+    truth = soft_masks(visible_part(one.masks, info)) if len(one.masks) else torch.zeros(0, 100, 100)
+    soft = {id(mask): soft_masks(visible_part(mask[None], info)) for mask in {id(m): m for m in control or ()}.values()}
+    other = torch.cat([soft[id(mask)] for mask in control]) if control else None  # one may serve several masks
+    return PreparedPhoto(one.name, one, image, truth, other)
 
 
-def rows_of(
-    model: Backbone, plan: EmbedPlan, run: str, data: str, scales: Mapping[str, Tensor], reads: Sequence[Read]
-) -> Rows:
+def embed_photos(
+    model: Backbone, plan: EmbedPlan, run: str, data: str, scales: Mapping[str, Tensor], reads: Sequence[PreparedPhoto]
+) -> StoreRows:
     """Return the rows of one batch: one forward pass for all photos and layers, then one fit for each mask and layer.
 
     A photo whose cells are not finite at some layer has a failure and no vectors.
     """
-    rows = Rows()
+    rows = StoreRows()
     sound = [read for read in reads if read.one is not None]
     cells = _cells(model, plan, sound)
     broken = {
-        place: name for name, values in cells.items()
-        for place in (~values.flatten(1).isfinite().all(1)).nonzero()[:, 0].tolist()
+        index: name for name, values in cells.items()
+        for index in (~values.flatten(1).isfinite().all(1)).nonzero()[:, 0].tolist()
     }  # fmt: skip
     for read in reads:
-        place = sound.index(read) if read in sound else None
+        index = sound.index(read) if read in sound else None
         failure = read.failure
-        if place in broken:
-            failure = f"layer '{broken[place]}' gives values that are not finite for this photo"
+        if index in broken:
+            failure = f"layer '{broken[index]}' gives values that are not finite for this photo"
         rows.images.append(_image_row(run, data, read, failure))
-    good = [place for place in range(len(sound)) if place not in broken]
+    good = [index for index in range(len(sound)) if index not in broken]
     for name, values in cells.items():
         rows.embeddings.extend(_embeddings(model, plan, run, data, name, scales[name], values, sound, good))
-    for place in good:
-        rows.masks.extend(_mask_rows(data, sound[place]))
+    for index in good:
+        rows.masks.extend(_mask_rows(data, sound[index]))
     return rows
 
 
-def _cells(model: Backbone, plan: EmbedPlan, reads: Sequence[Read]) -> dict[str, Tensor]:
+def _cells(model: Backbone, plan: EmbedPlan, reads: Sequence[PreparedPhoto]) -> dict[str, Tensor]:
     images = [read.image for read in reads if read.image is not None]
     if not images:
         return {}
@@ -145,21 +147,21 @@ def _embeddings(
     layer: str,
     scale: Tensor,
     cells: Tensor,
-    reads: Sequence[Read],
+    reads: Sequence[PreparedPhoto],
     good: Sequence[int],
 ) -> list[EmbeddingRow]:
-    of = [place for place in good for _ in reads[place].concepts]
+    of = [index for index in good for _ in reads[index].concepts]
     if not of:
         return []
-    truth = torch.cat([_given(reads[place].truth) for place in good])
-    found = embed_masks(cells, torch.tensor(of), truth.to(cells.device), plan.setting, scale.to(cells.device))
+    truth = torch.cat([_given(reads[index].truth) for index in good])
+    found = embed_masks(cells, torch.tensor(of), truth.to(cells.device), plan.fit_settings, scale.to(cells.device))
     controls = _controls(cells, plan, scale, reads, good)
     vectors = found.vectors.cpu().numpy()
     rows, number = [], 0
-    for place in good:
-        read = reads[place]
-        for index, label, type_, group, area in read.concepts:
-            mask = _mask_id(data, read, index)
+    for index in good:
+        read = reads[index]
+        for number_, label, type_, group, area in read.concepts:
+            mask = _mask_id(data, read, number_)
             rows.append(
                 EmbeddingRow(
                     id=row_id(run, mask, layer),
@@ -168,13 +170,13 @@ def _embeddings(
                     concept=label,
                     model=model.name,
                     layer=layer,
-                    mode=plan.setting.mode,
+                    mode=plan.fit_settings.mode,
                     vector=vectors[number],
                     type=type_,
                     group=group,
                     iou=float(found.iou[number]),
                     loss=float(found.loss[number]),
-                    control_iou=controls.get((place, index), float("nan")),
+                    control_iou=controls.get((index, number_), float("nan")),
                     converged=bool(found.converged[number]),
                     area=area,
                     mask=mask,
@@ -185,21 +187,19 @@ def _embeddings(
 
 
 def _controls(
-    cells: Tensor, plan: EmbedPlan, scale: Tensor, reads: Sequence[Read], good: Sequence[int]
+    cells: Tensor, plan: EmbedPlan, scale: Tensor, reads: Sequence[PreparedPhoto], good: Sequence[int]
 ) -> dict[tuple[int, int], float]:
     """Return how well the same fit draws another photo's mask, for each photo and mask that has a control."""
-    asked = [
-        (place, index) for place in good if reads[place].control is not None for index, *_ in reads[place].concepts
-    ]
-    if not asked:
+    wanted = [(index, mask) for index in good if reads[index].control is not None for mask, *_ in reads[index].concepts]
+    if not wanted:
         return {}
-    truth = torch.cat([_given(reads[place].control) for place in good if reads[place].control is not None])
-    of = torch.tensor([place for place, _ in asked])
-    found = embed_masks(cells, of, truth.to(cells.device), plan.setting, scale.to(cells.device))
-    return dict(zip(asked, found.iou.tolist(), strict=True))
+    truth = torch.cat([_given(reads[index].control) for index in good if reads[index].control is not None])
+    of = torch.tensor([index for index, _ in wanted])
+    found = embed_masks(cells, of, truth.to(cells.device), plan.fit_settings, scale.to(cells.device))
+    return dict(zip(wanted, found.iou.tolist(), strict=True))
 
 
-def _image_row(run: str, data: str, read: Read, failure: str | None) -> ImageRow:
+def _image_row(run: str, data: str, read: PreparedPhoto, failure: str | None) -> ImageRow:
     image = row_id(data, read.name)
     if read.one is None:
         return ImageRow(image, run, read.name, failure=failure)
@@ -207,7 +207,7 @@ def _image_row(run: str, data: str, read: Read, failure: str | None) -> ImageRow
     return ImageRow(image, run, read.name, fingerprint(read.one.photo), width, height, failure)
 
 
-def _mask_rows(data: str, read: Read) -> list[MaskRow]:
+def _mask_rows(data: str, read: PreparedPhoto) -> list[MaskRow]:
     one = read.one
     if one is None:
         return []
@@ -218,9 +218,9 @@ def _mask_rows(data: str, read: Read) -> list[MaskRow]:
     ]
 
 
-def _mask_id(data: str, read: Read, index: int) -> str:
-    """Return what one mask is known by in every run."""
-    return row_id(data, read.name, *read.marks[index])
+def _mask_id(data: str, read: PreparedPhoto, index: int) -> str:
+    """Return the id of a mask, the same in every run."""
+    return row_id(data, read.name, *read.mask_keys[index])
 
 
 def _given(masks: Tensor | None) -> Tensor:

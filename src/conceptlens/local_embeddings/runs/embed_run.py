@@ -1,7 +1,8 @@
-"""One run of embedding: begun or taken up again, batch after batch, into a store."""
+"""Runs that embed a data set into a store, batch after batch: started, or resumed."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -13,9 +14,10 @@ from torch import Tensor
 
 from conceptlens.data.masked_set import MaskedSet
 from conceptlens.io.errors import InputError
-from conceptlens.local_embeddings.runs.embed_batch import Rows, rows_of
-from conceptlens.local_embeddings.runs.plan import EmbedPlan, run_id
-from conceptlens.local_embeddings.runs.reader import Reader
+from conceptlens.local_embeddings.modes import FitSettings, Mode
+from conceptlens.local_embeddings.runs.embed_batch import StoreRows, embed_photos
+from conceptlens.local_embeddings.runs.embed_plan import EmbedPlan, run_id
+from conceptlens.local_embeddings.runs.photo_reader import PhotoReader
 from conceptlens.store.lance_tables import SPARED_AGE
 from conceptlens.store.row import RunRow, row_id
 from conceptlens.store.store import Store
@@ -23,13 +25,13 @@ from conceptlens.store.store import Store
 if TYPE_CHECKING:
     from conceptlens.model.backbone import Backbone
 
-# From the batches that are left to their rows, in any order.
-Engine = Callable[["Task", Sequence[range]], Iterator[Rows]]
+# A function from a run and the photo indices of the batches that are left to their rows, in any order.
+Engine = Callable[["EmbedTask", Sequence[range]], Iterator[StoreRows]]
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
-    """What every worker of a run needs: model, plan, data, and the channels' scales."""
+class EmbedTask:
+    """What every worker of a run needs: model, plan, data, and the channels' scales by layer."""
 
     model: Backbone
     plan: EmbedPlan
@@ -37,14 +39,14 @@ class Task:
     run: str
     scales: Mapping[str, Tensor]
 
-    def rows(self, reader: Reader, reads: Any) -> Rows:
-        """Return the rows of one batch."""
-        return rows_of(reader.model, self.plan, self.run, self.data.name, self.scales, reads)
+    def rows(self, reader: PhotoReader, photos: Any) -> StoreRows:
+        """Return the rows of one batch of photos."""
+        return embed_photos(reader.model, self.plan, self.run, self.data.name, self.scales, photos)
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far the run of an id is: photos of `total`, embeddings written, photos that failed."""
+class EmbedProgress:
+    """Progress of a run: photos done of `total`, embeddings written, photos that failed."""
 
     run: str
     photos: int
@@ -53,28 +55,74 @@ class Progress:
     failures: int
 
 
-def local(task: Task, batches: Sequence[range]) -> Iterator[Rows]:
-    """Embed here, in this process, while the next batches are read."""
-    reader = Reader(task.model, task.plan, task.data)
-    return (task.rows(reader, reads) for reads in reader.ahead(batches))
+def local_engine(task: EmbedTask, batches: Sequence[range]) -> Iterator[StoreRows]:
+    """Embed in this process, while a thread reads the next batches."""
+    reader = PhotoReader(task.model, task.plan, task.data)
+    return (task.rows(reader, photos) for photos in reader.ahead(batches))
 
 
 def embed(
     data: MaskedSet,
     model: Backbone,
+    store: Store | str | os.PathLike[str],
+    layers: Sequence[str] | None = None,
+    mode: Mode = "mean_difference",
+    *,
+    plan: EmbedPlan | None = None,
+    resume: bool = False,
+    retry_failed: bool = False,
+    engine: Engine = local_engine,
+    progress: Callable[[EmbedProgress], object] | None = None,
+) -> Store:
+    """Embed every mask of a data set at every layer (LoCE, IJCV 2025) and write the vectors to a store.
+
+    Args:
+        data: A data set with masks, such as `open_set("drawn:6")`.
+        model: The model; load it with a squashed input, so that no mask is cut.
+        store: A store, or the path of a folder, made where it is missing.
+        layers: Names of layers; None takes the model's default.
+        mode: How a vector is made (see `modes.fit`).
+        plan: All settings of the run, instead of `layers` and `mode`.
+        resume: Continue the run of the same settings after its last batch.
+        retry_failed: In a resumed run, try photos that failed again.
+        engine: Where batches are embedded: in this process, or on a cluster (`ray_engine`).
+        progress: Called after each batch.
+
+    Returns:
+        The store, to be searched, exported or analyzed.
+
+    Raises:
+        InputError: A layer is unknown, or the store has a part of this run and `resume` is False.
+
+    Example:
+        >>> store = embed(open_set("drawn:6"), load_model(crop_mode="squash"), "shapes", ["blocks.4"])
+        >>> store.embeddings("blocks.4").vectors.shape
+    """
+    plan = plan or EmbedPlan(tuple(layers or model.default_layers), FitSettings(mode))
+    opened = store if isinstance(store, Store) else Store(store, create=True)
+    for done in embed_batches(data, model, plan, opened, resume, engine, retry_failed):
+        if progress is not None:
+            progress(done)
+    return opened
+
+
+def embed_batches(
+    data: MaskedSet,
+    model: Backbone,
     plan: EmbedPlan,
     store: Store,
     resume: bool = False,
-    engine: Engine = local,
-    retry: bool = False,
-) -> Iterator[Progress]:
-    """Embed every mask of `data` at every layer of the plan, and yield how far it is after each batch.
+    engine: Engine = local_engine,
+    retry_failed: bool = False,
+) -> Iterator[EmbedProgress]:
+    """Embed every mask of a data set at every layer of a plan, and yield the progress after each batch.
 
-    A run is known by its settings, its model's weights and its data: with `resume` it goes on after the last batch
-    that is in the store, nothing is lost and nothing is there twice. A photo that fails is recorded with its reason,
-    and the rest goes on; with `retry`, a run that is resumed tries it again. Holds a few batches of photos and the
-    cells of one, whatever the size of the set. Raises `InputError` where the store has some of this run and `resume`
-    is not asked for, and for unknown layers.
+    A run is known by its settings, its model's weights and its data. A resumed run continues after the last batch in
+    the store; nothing is lost and nothing is there twice. A photo that fails is recorded with its reason. Memory
+    holds a few batches of photos and the cells of one, whatever the size of the set. Arguments as in `embed`.
+
+    Raises:
+        InputError: A layer is unknown, or the store has a part of this run and `resume` is False.
     """
     prepared = plan.prepared(model)
     _check_layers(prepared, plan)
@@ -88,35 +136,35 @@ def embed(
         )
     if resume and known is None:
         _check_other_runs(store, settings)
-    reader = Reader(prepared, plan, data)
-    row = known or _begun(run, settings, reader)
+    reader = PhotoReader(prepared, plan, data)
+    row = known or _new_run(run, settings, reader)
     store.write_run(row)
     scales = {name: torch.tensor(values) for name, values in row.settings["scales"].items()}
-    task = Task(prepared, plan, data, run, scales)
+    task = EmbedTask(prepared, plan, data, run, scales)
     failed = {image.id for image in store.failures(run)}
-    done -= failed if retry else set()
-    before = Progress(run, len(done), reader.total, store.count(run) if done else 0, len(failed & done))
+    done -= failed if retry_failed else set()
+    before = EmbedProgress(run, len(done), reader.total, store.count(run) if done else 0, len(failed & done))
     yield from _written(store, row, before, engine(task, _left(reader, done)))
 
 
 def _check_other_runs(store: Store, settings: Mapping[str, Any]) -> None:
-    """Raise `InputError` where there are runs but none to go on with, and say in what the last one differs."""
+    """Raise `InputError` where the store has runs but none to resume, and name the settings that differ."""
     runs = sorted(store.runs(), key=lambda row: row.started)
     if runs:
         last = runs[-1].settings
         differing = ", ".join(f"{name} {last.get(name)}" for name in settings if last.get(name) != settings[name])
         raise InputError(
             f"{store.path} has no run of these settings to resume; the last one has {differing}; give the same, or "
-            "leave resume out to begin another run"
+            "leave resume out to start another run"
         )
 
 
-def _begun(run: str, settings: Mapping[str, Any], reader: Reader) -> RunRow:
+def _new_run(run: str, settings: Mapping[str, Any], reader: PhotoReader) -> RunRow:
     scales = {name: values.tolist() for name, values in reader.scales().items()}
     return RunRow(run, {**settings, "scales": scales}, _now())
 
 
-def _written(store: Store, row: RunRow, before: Progress, found: Iterable[Rows]) -> Iterator[Progress]:
+def _written(store: Store, row: RunRow, before: EmbedProgress, found: Iterable[StoreRows]) -> Iterator[EmbedProgress]:
     photos, embeddings, failures = before.photos, before.embeddings, before.failures
     yield before
     for rows in found:
@@ -130,11 +178,11 @@ def _written(store: Store, row: RunRow, before: Progress, found: Iterable[Rows])
     for layer in row.settings["layers"]:
         store.index(layer)
     alone = all(other.finished is not None for other in store.runs())
-    store.compact(timedelta(0) if alone else SPARED_AGE)  # one piece for each batch, until now
+    store.compact(timedelta(0) if alone else SPARED_AGE)  # until now, one file for each batch
 
 
-def _left(reader: Reader, done: set[str]) -> list[range]:
-    """Return what is left of each batch: all of it, or the parts between photos that are in the store."""
+def _left(reader: PhotoReader, done: set[str]) -> list[range]:
+    """Return what is left of each batch: all of it, or the ranges between photos that are in the store."""
     if not done:
         return reader.batches()
     known = [row_id(reader.data.name, name) in done for name in reader.names]

@@ -1,10 +1,9 @@
-"""Connecting to a Ray cluster, or beginning one: what must hold, said in one sentence where it does not."""
+"""Connections to a Ray cluster, or a new one on this machine; each failure is one sentence."""
 
 from __future__ import annotations
 
 import logging
 import os
-import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,15 +11,12 @@ from typing import Any
 
 from conceptlens.io.errors import InputError
 
-# Seconds in which a cluster has to answer.
-PATIENCE = 5.0
-# An empty frame of settings after the preface of HTTP/2, in which Ray speaks; it answers with its own settings.
-_GREETING, _SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]), 4
+CONNECT_SECONDS = 5.0  # in which a cluster has to answer
 
 
 @contextmanager
 def connected(address: str | None) -> Iterator[Any]:
-    """Connect to a cluster, or begin one that ends here; a connection that is there already is used and left."""
+    """Connect to a cluster, or start one that ends with the block; an existing connection is used and left open."""
     ray = load_ray()
     if ray.is_initialized():
         known = ray.get_runtime_context().gcs_address
@@ -30,14 +26,14 @@ def connected(address: str | None) -> Iterator[Any]:
             yield ray
         return
     with _quiet():
-        place = address or os.environ.get("RAY_ADDRESS") or "local"
-        own = {"include_dashboard": False} if place == "local" else {}
+        target = address or os.environ.get("RAY_ADDRESS") or "local"
+        own = {"include_dashboard": False} if target == "local" else {}
         try:
             with warnings.catch_warnings():  # of forks, by the store's library; what is forked here is another program
                 warnings.filterwarnings("ignore", "lancedb fork support", RuntimeWarning)
-                ray.init(address=place, log_to_driver=False, logging_level=logging.CRITICAL, **own)
+                ray.init(address=target, log_to_driver=False, logging_level=logging.CRITICAL, **own)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            raise InputError(f"no Ray cluster at '{place}' ({first_line(error)}); see `ray status`") from None
+            raise InputError(f"no Ray cluster at '{target}' ({first_line(error)}); see `ray status`") from None
         try:
             with _silent(ray):
                 yield ray
@@ -47,7 +43,7 @@ def connected(address: str | None) -> Iterator[Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Within, Ray Data's own log stays in its file: what matters of it is raised."""
+    """Keep Ray Data's log off the terminal; errors are raised."""
     log = logging.getLogger("ray.data")
     level = log.level
     log.setLevel(logging.CRITICAL)
@@ -59,42 +55,46 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _silent(ray: Any) -> Iterator[None]:
-    """Within, Ray does not print the death of a worker on standard output, as it does whatever `log_to_driver` says."""
-    place, name = ray._private.worker, "print_to_stdstream"
-    before = getattr(place, name, None)
-    setattr(place, name, lambda *_, **__: None)
+    """Keep Ray from printing the death of a worker on standard output, which `log_to_driver` does not stop."""
+    module, name = ray._private.worker, "print_to_stdstream"
+    before = getattr(module, name, None)
+    setattr(module, name, lambda *_, **__: None)
     try:
         yield
     finally:
-        setattr(place, name, before)
+        setattr(module, name, before)
 
 
-def check_answers(address: str) -> None:
-    """Raise `InputError` where no Ray cluster answers: Ray itself would wait for minutes."""
+def check_address(address: str) -> None:
+    """Raise `InputError` where no gRPC server, as of a Ray cluster, answers in seconds: Ray waits for minutes."""
     if address in ("auto", "local"):
         return
     host, _, port = address.rpartition(":")
     if "/" in address or not host or not port.isdecimal():
         raise InputError(f"'{address}' is no address of a Ray cluster; expected HOST:PORT, as 10.0.0.1:6379, or auto")
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), PATIENCE) as line:
-            line.settimeout(PATIENCE)
-            line.sendall(_GREETING)
-            answers = os.environ.get("RAY_USE_TLS") == "1" or line.recv(9)[3:4] == bytes([_SETTINGS])
-    except (OSError, OverflowError):
-        answers = False
-    if not answers:
+    if os.environ.get("RAY_USE_TLS") != "1" and not _answers(address):
         raise InputError(
             f"no Ray cluster answers at {address}; start one with `ray start --head`, or give the address it prints"
         )
 
 
-def check_room(ray: Any, workers: int, graphics: int) -> None:
-    """Raise `InputError` where the cluster has fewer GPUs, or CPUs where no graphics are asked for, than workers."""
+def _answers(address: str) -> bool:
+    import grpc
+
+    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(CONNECT_SECONDS)
+        except grpc.FutureTimeoutError:
+            return False
+    return True
+
+
+def check_resources(ray: Any, workers: int, gpu: bool) -> None:
+    """Raise `InputError` where the cluster has fewer GPUs (or CPUs, where `gpu` is False) than workers."""
     there = ray.cluster_resources()
     cpus, gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))
-    if workers > (gpus if graphics else cpus):
-        needed = "one GPU" if graphics else "one CPU"
+    if workers > (gpus if gpu else cpus):
+        needed = "one GPU" if gpu else "one CPU"
         raise InputError(
             f"{workers} workers were asked for and each needs {needed}, but the Ray cluster has {cpus} CPUs and "
             f"{gpus} GPUs; ask for fewer, or add nodes"
@@ -108,11 +108,14 @@ def first_line(error: BaseException) -> str:
 
 
 def load_ray() -> Any:
-    """Return Ray, which tells nobody that it is used."""
+    """Import Ray with its usage statistics off, unless the environment sets them."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what it will be; without, Ray warns of it
+    os.environ.setdefault(
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
+    )  # Ray's future default; it warns where this is unset
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
+        import grpc as grpc
         import ray
         import ray.data
     except ImportError:

@@ -14,62 +14,62 @@ from playwright.sync_api import Page, expect
 from typer.testing import CliRunner
 
 from conceptlens.cli import app
-from conceptlens.local_embeddings.report.search_results import write_found
+from conceptlens.local_embeddings.report.search_results import write_search
 from conceptlens.store import EmbeddingRow, ImageRow, MaskRow, Store, row_id
 
 pytestmark = pytest.mark.web
 
-PLANTED = Path(__file__).parents[1] / "unit" / "story_store.py"
+PLANTED = Path(__file__).parents[1] / "unit" / "analysis_store.py"
 EVIL = """</style><script>alert(1)</script><img src=x onerror="document.title='broken'"> & "quoted" """
 Open = Callable[..., Page]
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def analysis(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of the planted store of twenty concepts, of which twelve are drawn."""
-    folder = tmp_path_factory.mktemp("atlas")
+    folder = tmp_path_factory.mktemp("analysis")
     subprocess.run([sys.executable, str(PLANTED), str(folder)], check=True, timeout=120)
     words = ["analyze", str(folder / "store"), "--out", str(folder / "out"), "--photos", str(folder / "photos")]
-    done = CliRunner().invoke(app, [*words, "--most", "12", "--drawn", "12"])
+    done = CliRunner().invoke(app, [*words, "--max-rows", "12", "--max-concepts", "12"])
     assert done.exit_code == 0, done.output
-    return folder / "out" / "story.html"
+    return folder / "out" / "analysis.html"
 
 
-def test_the_story_is_told_in_the_order_a_reader_asks(story: Path, visit: Open) -> None:
-    page = visit(story)
-    expect(page.get_by_role("heading", level=1)).to_have_text("How does timm:lite hold its concepts?")
-    asked = [text.split("\n")[0] for text in page.locator("section.below h2").all_inner_texts()]
-    assert asked[:5] == [
-        "How well is each concept held?",
-        "Which are confused?",
-        "Which have sub-concepts?",
-        "What are the odd ones?",
+def test_the_story_is_told_in_the_order_a_reader_asks(analysis: Path, visit: Open) -> None:
+    page = visit(analysis)
+    expect(page.get_by_role("heading", level=1)).to_have_text("How well does timm:lite separate concepts?")
+    settings = [text.split("\n")[0] for text in page.locator("section.below h2").all_inner_texts()]
+    assert settings[:5] == [
+        "How well is each concept found again? retrieval",
+        "Which concepts are confused?",
+        "Which concepts have sub-concepts?",
+        "Which embeddings are unusual? outliers",
         "Which layer is best?",
     ]
-    expect(page.locator(".short div")).to_have_count(5)
-    expect(page.locator(".short div", has_text="Confused").locator("dd")).to_contain_text("car for truck")
-    expect(page.locator(".short div", has_text="Best layer").locator("dd")).to_contain_text("layer2")
-    expect(page.locator("#parts h3")).to_contain_text(["bird"])
-    expect(page.locator("#odd figcaption").first).to_have_text(re.compile(r"^\w+ 1\.\d×$"))
+    expect(page.locator(".summary div")).to_have_count(5)
+    expect(page.locator(".summary div", has_text="Confusion").locator("dd")).to_contain_text("car with truck")
+    expect(page.locator(".summary div", has_text="Best layer").locator("dd")).to_contain_text("layer2")
+    expect(page.locator("#sub-concepts h3")).to_contain_text(["bird"])
+    expect(page.locator("#outliers figcaption").first).to_have_text(re.compile(r"^\w+ 1\.\d×$"))
     expect(page.locator("#layers tbody tr")).to_have_count(3)
     expect(page.locator("#layers .mark")).to_have_text("best")
     expect(page.locator("#published tbody tr")).to_have_count(4)
     expect(page.locator(".notice")).to_contain_text("Figures and tiles show the 12 most frequent of 20 concepts")
 
 
-def test_every_image_is_there_and_says_what_it_shows(story: Path, visit: Open) -> None:
-    page = visit(story)
+def test_every_image_is_there_and_says_what_it_shows(analysis: Path, visit: Open) -> None:
+    page = visit(analysis)
     page.evaluate("document.querySelectorAll('img').forEach(i => i.loading = 'eager')")
     page.wait_for_function("[...document.images].every(i => i.complete)")
     assert page.evaluate("[...document.images].every(i => i.naturalWidth > 20 && i.alt.length > 8)")
-    expect(page.locator("figure.drawn")).to_have_count(6)
-    expect(page.locator("#held .strip")).to_have_count(12)
-    expect(page.locator("#held .strip").first.locator("img")).to_have_count(9)
+    expect(page.locator("figure.plot")).to_have_count(6)
+    expect(page.locator("#retrieval .example")).to_have_count(12)
+    expect(page.locator("#retrieval .example").first.locator("img")).to_have_count(9)
     assert page.locator(".tile.wrong figcaption").first.inner_text().startswith("✗ ")
 
 
-def test_the_keyboard_opens_the_other_concepts_and_follows_the_questions(story: Path, visit: Open) -> None:
-    page = visit(story)
+def test_the_keyboard_opens_the_other_concepts_and_follows_the_questions(analysis: Path, visit: Open) -> None:
+    page = visit(analysis)
     summary = page.locator("details.more summary")
     expect(summary).to_have_text("8 more concepts, with fewer embeddings")
     expect(page.locator("details.more table")).to_be_hidden()
@@ -77,33 +77,33 @@ def test_the_keyboard_opens_the_other_concepts_and_follows_the_questions(story: 
     page.keyboard.press("Enter")
     expect(page.locator("details.more tbody tr")).to_have_count(8)
     expect(page.locator("details.more table")).to_be_visible()
-    page.locator(".short a").first.focus()
+    page.locator(".summary a").first.focus()
     page.keyboard.press("Enter")
-    assert page.evaluate("location.hash") == "#held"
-    assert abs(page.locator("#held").evaluate("e => e.getBoundingClientRect().top")) < 60
+    assert page.evaluate("location.hash") == "#retrieval"
+    assert abs(page.locator("#retrieval").evaluate("e => e.getBoundingClientRect().top")) < 60
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1280])
-def test_no_width_scrolls_sideways(story: Path, visit: Open, width: int) -> None:
-    page = visit(story, width)
+def test_no_width_scrolls_sideways(analysis: Path, visit: Open, width: int) -> None:
+    page = visit(analysis, width)
     page.locator("details.more summary").click()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    shown = page.locator("figure.drawn img").first
+    shown = page.locator("figure.plot img").first
     assert shown.evaluate("i => i.naturalWidth") == (740 if width <= 640 else 2120)
     if width < 760:
-        cell = page.locator("#held tbody td.lead").first
+        cell = page.locator("#retrieval tbody td.lead").first
         assert cell.evaluate("c => getComputedStyle(c, '::before').content") == '"mAP"'
 
 
-def test_dark_and_light_follow_the_reader(story: Path, visit: Open) -> None:
+def test_dark_and_light_follow_the_reader(analysis: Path, visit: Open) -> None:
     def lightness(page: Page) -> tuple[float, float]:
         colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        figure = page.locator("figure.drawn").first
+        figure = page.locator("figure.plot").first
         pixels = np.asarray(Image.open(BytesIO(figure.screenshot())).convert("L"))
         return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3, float(np.median(pixels))
 
-    assert min(lightness(visit(story))) > 200
-    assert max(lightness(visit(story, scheme="dark"))) < 60
+    assert min(lightness(visit(analysis))) > 200
+    assert max(lightness(visit(analysis, scheme="dark"))) < 60
 
 
 def test_names_from_a_store_are_text_and_no_markup(tmp_path: Path, visit: Open) -> None:
@@ -116,23 +116,23 @@ def test_names_from_a_store_are_text_and_no_markup(tmp_path: Path, visit: Open) 
     rows = [
         EmbeddingRow(
             id=row_id(one.id, "row"), run="run", image=one.id, concept=EVIL, model="timm:x", layer="<b>deep</b>",
-            mode="contrast", vector=draw.normal(1, 0.2, 6).astype(np.float32), mask=mask.id,
+            mode="mean_difference", vector=draw.normal(1, 0.2, 6).astype(np.float32), mask=mask.id,
         )
         for one, mask in zip(images, masks, strict=True)
     ]  # fmt: skip
     store.append(images, rows, masks)
     done = CliRunner().invoke(app, ["analyze", str(tmp_path / "store"), "--out", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
-    page = visit(tmp_path / "out" / "story.html", 390)
-    assert page.title() == "How timm:x holds its concepts"
+    page = visit(tmp_path / "out" / "analysis.html", 390)
+    assert page.title() == "Analysis of timm:x"
     assert page.locator("script").count() == 0
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    expect(page.locator("#held tbody th").first).to_contain_text("<script>alert(1)</script>")
+    expect(page.locator("#retrieval tbody th").first).to_contain_text("<script>alert(1)</script>")
 
     found = store.nearest(rows[0].vector, 4, layer="<b>deep</b>")
-    told = [{"concept": EVIL, "image": EVIL, "similarity": 0.5}] * 4
-    numbers = {"store": EVIL, "image": EVIL, "model": "m", "layer": "l", "mode": "contrast", "found": told}
-    write_found(tmp_path / "found.html", store, Image.new("RGB", (60, 40), "tan"), area, found, numbers)
+    results = [{"concept": EVIL, "image": EVIL, "similarity": 0.5}] * 4
+    numbers = {"store": EVIL, "image": EVIL, "model": "m", "layer": "l", "mode": "mean_difference", "found": results}
+    write_search(tmp_path / "found.html", store, Image.new("RGB", (60, 40), "tan"), area, found, numbers)
     page = visit(tmp_path / "found.html", 390)
     expect(page.locator(".tiles.found figure")).to_have_count(4)
     assert page.locator("script").count() == 0

@@ -18,7 +18,7 @@ CONCEPTS = (
 )  # fmt: skip
 CONFUSED, PARTED, ODD = ("car", "truck"), "bird", "cup"
 LAYERS = {"layer1": (24, 1.6), "layer2": (32, 0.95), "layer10": (40, 1.3)}
-MODEL, MODE, RUN = "timm:lite", "contrast", "0123456789abcdef"
+MODEL, MODE, RUN = "timm:lite", "mean_difference", "0123456789abcdef"
 SIZE = (160, 120)
 
 

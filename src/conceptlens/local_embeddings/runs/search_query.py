@@ -1,4 +1,4 @@
-"""A photo and a mask as a vector to search a store with."""
+"""The embedding of a photo and a mask, to search a store with."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from conceptlens.io.errors import InputError, near
 from conceptlens.io.fingerprint import weights_fingerprint
 from conceptlens.io.images import upright
 from conceptlens.local_embeddings.mask_fits import embed_masks
-from conceptlens.local_embeddings.modes import Setting
-from conceptlens.local_embeddings.runs.embed_batch import prepare
-from conceptlens.local_embeddings.runs.noise import Noise
-from conceptlens.local_embeddings.runs.plan import EmbedPlan
+from conceptlens.local_embeddings.modes import FitSettings
+from conceptlens.local_embeddings.runs.embed_batch import prepare_photo
+from conceptlens.local_embeddings.runs.embed_plan import EmbedPlan
 from conceptlens.model.layer_cells import layer_cells
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class QueryVector:
-    """A vector, and where it lives: only vectors of the same model, layer and mode can be compared."""
+    """A vector `[channel]` with its model, layer and mode: only vectors of the same three can be compared."""
 
     vector: np.ndarray
     model: str
@@ -48,11 +47,20 @@ def embed_query(
     model: Backbone | None = None,
     weights: str | None = None,
 ) -> QueryVector:
-    """Return the embedding of what `mask[rows columns]` covers in a photo, as a run of the store made its own.
+    """Embed what a mask covers in a photo, with the settings and channel scale of a run of the store.
 
-    The run's model is loaded by name, with the file of `weights`, where none is given. Raises `InputError` where the
-    store has no such run or layer, several runs and none named, a model with other weights than the run's, or a mask
-    that is empty or covers the whole photo.
+    Args:
+        store: The store to search.
+        photo: An RGB photo.
+        mask: bool `[rows columns]` over the whole photo, at any size.
+        layer: A layer of the run; None takes its last.
+        run: A run id; None takes the only one.
+        model: The run's model; None loads it by name.
+        weights: A file of weights for the model that is loaded.
+
+    Raises:
+        InputError: The store lacks the run or layer, has several runs and none is named, the model's weights are not
+            those of the run, or the mask is empty or covers the whole photo.
     """
     chosen = _run(store, run)
     settings = chosen.settings
@@ -70,14 +78,14 @@ def embed_query(
     plan = _plan(settings, name)
     prepared = plan.prepared(loaded)
     one = MaskedPhoto("query", upright(photo), (ConceptName("query"),), ("",), mask[None])
-    read = prepare(prepared, plan, 0, one, None)
+    read = prepare_photo(prepared, plan, 0, one, None)
     if read.image is None or read.truth is None:
         raise InputError("the photo could not be prepared; give a photo that opens")
     like = prepared.parameter
     cells = layer_cells(prepared, read.image[None].to(like.device, like.dtype), [name])[name]
     scale = torch.tensor(settings["scales"][name], device=cells.device)
-    found = embed_masks(cells, torch.zeros(1, dtype=torch.long), read.truth.to(cells.device), plan.setting, scale)
-    return QueryVector(found.vectors[0].cpu().numpy(), str(settings["model"]), name, plan.setting.mode)
+    found = embed_masks(cells, torch.zeros(1, dtype=torch.long), read.truth.to(cells.device), plan.fit_settings, scale)
+    return QueryVector(found.vectors[0].cpu().numpy(), str(settings["model"]), name, plan.fit_settings.mode)
 
 
 def _run(store: Store, run: str | None) -> RunRow:
@@ -85,8 +93,8 @@ def _run(store: Store, run: str | None) -> RunRow:
     if run is None and len(rows) == 1:
         return next(iter(rows.values()))
     if run is None or run not in rows:
-        asked = "has several runs" if run is None and rows else f"has no run '{run}'" if run else "has no run"
-        raise InputError(f"{store.path} {asked}; name one of: {near(run or '', list(rows)) or 'none'}")
+        problem = "has several runs" if run is None and rows else f"has no run '{run}'" if run else "has no run"
+        raise InputError(f"{store.path} {problem}; name one of: {near(run or '', list(rows)) or 'none'}")
     return rows[run]
 
 
@@ -97,11 +105,10 @@ def _loaded(settings: Mapping[str, Any], weights: str | None) -> Backbone:
 
 
 def _plan(settings: Mapping[str, Any], layer: str) -> EmbedPlan:
-    size = settings["size"]
+    size = settings["input_size"]
     return EmbedPlan(
         (layer,),
-        setting=Setting(**settings["setting"]),
-        size=None if size is None else (int(size[0]), int(size[1])),
-        reading=settings["reading"],
-        noise=Noise(),
+        FitSettings(**settings["fit_settings"]),
+        input_size=None if size is None else (int(size[0]), int(size[1])),
+        crop_mode=settings["crop_mode"],
     )
