@@ -1,4 +1,4 @@
-"""The atlas of a feature space: what local concept embeddings (LoCE, IJCV 2025) say together.
+"""Statistics of a set of embeddings, such as local concept embeddings (LoCE, IJCV 2025).
 
 Pure functions of `vectors[row channel]`, `labels[row]` and `images[row]`; each returns arrays or frozen records.
 """
