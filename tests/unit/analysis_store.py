@@ -1,4 +1,4 @@
-"""A store with a planted story, and the photos it is of; started as a program, it makes both in a folder."""
+"""A store of planted embeddings and its photos; run as a program, it makes both in a folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONCEPTS = (
     "car", "truck", "bus", "train", "person", "dog", "cat", "horse", "cow", "sheep",
     "bird", "boat", "chair", "dining table", "potted plant", "traffic light", "bicycle", "cup", "bottle", "aeroplane",
 )  # fmt: skip
-CONFUSED, PARTED, ODD = ("car", "truck"), "bird", "cup"
+CONFUSED, PARTED, OUTLIER = ("car", "truck"), "bird", "cup"
 LAYERS = {"layer1": (24, 1.6), "layer2": (32, 0.95), "layer10": (40, 1.3)}
 MODEL, MODE, RUN = "timm:lite", "mean_difference", "0123456789abcdef"
 SIZE = (160, 120)
@@ -80,7 +80,7 @@ def _vector(
         middle = middles[concepts.index(CONFUSED[0])] + 0.35 * middles[number]
     if concept == PARTED and turn % 2:
         middle = 0.4 * middle + 1.2 * middles[-1]
-    if concept == ODD and turn == 3:
+    if concept == OUTLIER and turn == 3:
         middle = -middle + middles[-2]
     return (middle + noise * draw.normal(0, 1, channels)).astype(np.float32)
 

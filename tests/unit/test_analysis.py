@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from analysis_store import CONFUSED, LAYERS, MODE, MODEL, ODD, PARTED, RUN, planted
+from analysis_store import CONFUSED, LAYERS, MODE, MODEL, OUTLIER, PARTED, RUN, planted
 
 from conceptlens.io.errors import InputError
 from conceptlens.local_embeddings.analysis import (
@@ -50,11 +50,11 @@ def test_what_was_planted_is_found(analysis: StoreAnalysis) -> None:
     for one, other in (CONFUSED, CONFUSED[::-1]):
         assert analysis.selected.of(one).confused_with == analysis.selected.of(one).nearest == other
     assert [one.concept for one in analysis.examples.sub_concepts] == [PARTED]
-    assert (analysis.examples.outliers[0].concept, analysis.examples.outliers[0].distance_ratio > 2) == (ODD, True)
+    assert (analysis.examples.outliers[0].concept, analysis.examples.outliers[0].distance_ratio > 2) == (OUTLIER, True)
     assert {pair["concept"] for pair in confused_pairs(analysis)[:2]} == set(CONFUSED)
 
 
-def test_parts_are_those_planted_and_the_odd_row_is_the_one_turned_round(store: Store, analysis: StoreAnalysis) -> None:
+def test_sub_concepts_and_the_outlier_are_those_planted(store: Store, analysis: StoreAnalysis) -> None:
     names = {row.id: row.name for row in store.images()}
     rows = analysis.rows
 
@@ -160,7 +160,7 @@ def test_what_is_not_there_is_named_with_what_is(store: Store, settings: dict[st
 
 
 @pytest.mark.parametrize("settings", [{"max_rows": 1}, {"max_concepts": 0}, {"n_bootstrap": 0}])
-def test_numbers_that_make_no_story_are_refused(settings: dict[str, int]) -> None:
+def test_settings_out_of_range_are_refused(settings: dict[str, int]) -> None:
     with pytest.raises(InputError, match="analysis needs at least 2 rows of a concept, 1 concept and 1 resample"):
         AnalysisSettings(**settings)  # pyright: ignore[reportArgumentType]
 
@@ -201,7 +201,7 @@ def test_two_photos_make_no_interval_and_no_place_among_the_best(tmp_path: Path)
     assert published_and_corrected(analysis.selected)[3]["corrected"] == "not measured"
 
 
-def test_a_store_with_nothing_to_find_is_told_without_numbers(tmp_path: Path) -> None:
+def test_a_store_with_nothing_to_retrieve_has_no_numbers(tmp_path: Path) -> None:
     rows = [(name, name, [1.0, place]) for place, name in enumerate("abc")]
     analysis = analyze(small(tmp_path / "store", rows), SETTINGS)
     assert analysis.best is None
@@ -213,7 +213,7 @@ def test_a_store_with_nothing_to_find_is_told_without_numbers(tmp_path: Path) ->
     assert other_best_layers(analysis) is None
 
 
-def test_rows_that_point_nowhere_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_zero_vectors_are_left_out_and_counted(tmp_path: Path) -> None:
     rows = [(f"{i}", "cat", [1.0, i]) for i in range(5)] + [("z", "cat", [0.0, 0.0])]
     found = read_rows(small(tmp_path / "store", rows), SETTINGS)
     assert (len(found), found.zero_vectors) == (5, 1)
@@ -222,7 +222,7 @@ def test_rows_that_point_nowhere_are_left_out_and_counted(tmp_path: Path) -> Non
         read_rows(nothing, SETTINGS)
 
 
-def test_a_mask_embedded_by_two_runs_is_told_of_one(tmp_path: Path) -> None:
+def test_a_mask_embedded_by_two_runs_needs_a_run(tmp_path: Path) -> None:
     rows = [(f"{i}", "cat", [1.0, i]) for i in range(3)]
     small(tmp_path / "store", rows)
     store = small(tmp_path / "store", rows, run="fedcba9876543210")
@@ -253,7 +253,7 @@ def test_tables_hold_every_row_and_pair_and_no_nan(analysis: StoreAnalysis) -> N
     assert sorted(parts.values()) == [10, 10]
 
 
-def test_published_numbers_stand_beside_mended_ones(analysis: StoreAnalysis) -> None:
+def test_published_numbers_stand_beside_corrected_ones(analysis: StoreAnalysis) -> None:
     told = published_and_corrected(analysis.selected)
     assert [one["what"] for one in told] == ["Retrieval", "Clusters", "Distance", "Fit"]
     assert told[0]["published"].startswith(number(analysis.selected.published_at[10]))
@@ -278,7 +278,7 @@ def test_labels_are_moved_apart_and_stay_inside() -> None:
     assert np.diff(spread(np.zeros(30), 1.0, 0.0, 10.0)).min() > 0.3  # too many: as far apart as there is room
 
 
-def test_one_concept_has_nothing_to_be_told_from(store: Store) -> None:
+def test_one_concept_cannot_be_confused(store: Store) -> None:
     settings = replace(SETTINGS, concepts=("cup",))
     retrieval, confused, *_ = summary_lines(analyze(store, settings))
     assert retrieval["answer"].startswith("There is one concept")

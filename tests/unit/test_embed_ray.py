@@ -113,7 +113,7 @@ def test_errors_come_as_the_sentences_of_the_local_engine(address: str, tmp_path
     with pytest.raises(cl.InputError, match=r"3 workers were asked for and each needs one CPU, .* has 2 CPUs"):
         filled(data, tmp_path / "d", ray_engine(None, 3))
     with pytest.raises(cl.InputError, match=r"is connected to the Ray cluster at .* already, not to 127.0.0.1:1"):
-        next(engine_module._embedded("127.0.0.1:1", 1, *_task(data)))
+        next(engine_module._embed_on_cluster("127.0.0.1:1", 1, *_task(data)))
     assert ray.is_initialized()  # it was there before
 
 
@@ -195,18 +195,18 @@ def test_without_ray_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPa
         ray_engine(None, 1)
 
 
-def test_hands_are_even_and_complete() -> None:
+def test_chunks_are_even_and_complete() -> None:
     for count, workers in ((1, 1), (7, 2), (40, 2), (1000, 8), (100_000, 64)):
         batches = [range(3 * place, 3 * place + 3) for place in range(count)]
-        hands = engine_module._chunks(batches, workers)
+        chunks = engine_module._chunks(batches, workers)
         ends = [
             range(*pair)
-            for hand in hands
-            for pair in zip(*(hand[n].to_pylist() for n in ("start", "stop")), strict=True)
+            for chunk in chunks
+            for pair in zip(*(chunk[n].to_pylist() for n in ("start", "stop")), strict=True)
         ]
         assert ends == batches
-        assert len(hands) <= engine_module.MAX_CHUNKS
-        assert len(hands) >= min(count, 4 * workers)
+        assert len(chunks) <= engine_module.MAX_CHUNKS
+        assert len(chunks) >= min(count, 4 * workers)
 
 
 def test_weights_are_sent_from_the_cpu_and_the_module_stays() -> None:

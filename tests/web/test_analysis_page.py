@@ -26,7 +26,7 @@ Open = Callable[..., Page]
 
 @pytest.fixture(scope="module")
 def analysis(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of the planted store of twenty concepts, of which twelve are drawn."""
+    """The page of the planted store of twenty concepts, of which twelve are in figures."""
     folder = tmp_path_factory.mktemp("analysis")
     subprocess.run([sys.executable, str(PLANTED), str(folder)], check=True, timeout=120)
     words = ["analyze", str(folder / "store"), "--out", str(folder / "out"), "--photos", str(folder / "photos")]
@@ -35,11 +35,11 @@ def analysis(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out" / "analysis.html"
 
 
-def test_the_story_is_told_in_the_order_a_reader_asks(analysis: Path, visit: Open) -> None:
+def test_the_page_answers_five_questions_in_order(analysis: Path, visit: Open) -> None:
     page = visit(analysis)
     expect(page.get_by_role("heading", level=1)).to_have_text("How well does timm:lite separate concepts?")
-    settings = [text.split("\n")[0] for text in page.locator("section.below h2").all_inner_texts()]
-    assert settings[:5] == [
+    headings = [text.split("\n")[0] for text in page.locator("section.below h2").all_inner_texts()]
+    assert headings[:5] == [
         "How well is each concept found again? retrieval",
         "Which concepts are confused?",
         "Which concepts have sub-concepts?",
