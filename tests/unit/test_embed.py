@@ -259,13 +259,13 @@ def test_noise_is_drawn_by_place_and_seed(tmp_path: Path) -> None:
 def test_noise_does_what_it_says() -> None:
     photo = cl.open_set("drawn:1")[0].photo
     plain = np.asarray(photo, float)
-    grainy = np.asarray(Noise("salt_and_pepper", 0.3).on(photo, (0, 1)), float)
+    grainy = np.asarray(Noise("salt_and_pepper", 0.3).apply(photo, (0, 1)), float)
     changed = (grainy != plain).any(2)
     assert changed.mean() == pytest.approx(0.3, abs=0.02)
     assert set(np.unique(grainy[changed])) == {0.0, 255.0}
-    wide = np.asarray(Noise("gaussian", 0.1).on(photo.point(lambda _: 128), (0, 1)), float)
+    wide = np.asarray(Noise("gaussian", 0.1).apply(photo.point(lambda _: 128), (0, 1)), float)
     assert wide.std() == pytest.approx(25.5, rel=0.05)
-    assert Noise().on(photo, (0,)) is photo
+    assert Noise().apply(photo, (0,)) is photo
     for wrong in ("gaussian", "gaussian:x", "fog:1", "none:0.5", "gaussian:2"):
         with pytest.raises(cl.InputError, match="noise"):
             Noise.parse(wrong)
