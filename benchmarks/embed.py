@@ -194,9 +194,7 @@ def forward_pass(data: MaskedSet, model: cl.Backbone, places: Sequence[int]) -> 
         model.module.eval()(images)
 
 
-def run_spent(
-    data: MaskedSet, model: cl.Backbone, prepared: cl.Backbone, how: EmbedPlan
-) -> tuple[float, float, float]:
+def run_spent(data: MaskedSet, model: cl.Backbone, prepared: cl.Backbone, how: EmbedPlan) -> tuple[float, float, float]:
     """Return processor seconds of a whole run into a new store, of it before its first batch, and of forward passes.
 
     The passes of a batch's photos come right after the batch, once the run's reading thread rests: whatever slows the

@@ -21,8 +21,8 @@ from written_sets import palette, photo, write_text
 import conceptlens as cl
 from conceptlens.data.coarse_masks import coarse_masks
 from conceptlens.data.coco import CocoPanoptic
-from conceptlens.data.masked_set import MaskedPhoto, MaskedSet
 from conceptlens.data.mask_folder import MaskFolder
+from conceptlens.data.masked_set import MaskedPhoto, MaskedSet
 from conceptlens.data.voc import Voc
 from conceptlens.local_embeddings.runs.embed_run import EmbedProgress, embed_batches
 from conceptlens.store import Store

@@ -132,7 +132,10 @@ def _settings(settings: AnalysisSettings, photos: str | None, split: str | None)
 def search(
     store: StoreFolder,
     image: Annotated[Path, typer.Option("--image", "-i", help="The photo of the query.", rich_help_panel=QUERY)],
-    mask: Annotated[Path, typer.Option("--mask", help="An image of the photo's shape: white is in, black is out.", rich_help_panel=QUERY)],
+    mask: Annotated[
+        Path,
+        typer.Option("--mask", help="An image of the photo's shape: white is in, black is out.", rich_help_panel=QUERY),
+    ],
     layer: Annotated[
         str | None, typer.Option(help="Layer; by default the last of the run.", rich_help_panel=ROWS)
     ] = None,

@@ -50,7 +50,11 @@ def embed(
     out: Annotated[
         Path,
         typer.Option(
-            "--out", "-o", metavar="FOLDER", help="The store: a folder, made where it is missing.", rich_help_panel=OUTPUT
+            "--out",
+            "-o",
+            metavar="FOLDER",
+            help="The store: a folder, made where it is missing.",
+            rich_help_panel=OUTPUT,
         ),
     ],
     split: Annotated[
