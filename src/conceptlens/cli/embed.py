@@ -72,9 +72,7 @@ def embed(
     ] = None,
     min_area: Annotated[
         float,
-        typer.Option(
-            min=0, max=0.99, help="Leave out masks that cover a smaller share of the photo.", rich_help_panel=DATA
-        ),
+        typer.Option(min=0, max=0.99, help="Leave out masks with a smaller share of the photo.", rich_help_panel=DATA),
     ] = 0.0,
     max_photos: Annotated[
         int | None, typer.Option(min=1, help="Embed at most so many photos.", rich_help_panel=DATA)
