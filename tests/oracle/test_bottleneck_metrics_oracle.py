@@ -30,6 +30,7 @@ from conceptlens.metrics import (
     keypoint_own,
     keypoint_pointing,
     keypoint_swap,
+    locate,
     locate_parts,
     niche_impurity,
     oracle_impurity,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from conceptlens.metrics import iou, pixel_precision, ranked_area, ranked_area_corrected
+from conceptlens.metrics import iou, locate, pixel_precision, ranked_area, ranked_area_corrected
 
 STEPS = 200  # parts of a pixel, for the area under a curve
 

@@ -89,7 +89,7 @@ def test_it_says_what_it_is(pairs: Pairs, kind: str) -> None:
 @pytest.mark.parametrize("kind", PAIRS)
 def test_a_text_is_encoded_once(pairs: Pairs, kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    owner, method = (encoder, "_encode_sentences") if kind == "classifier" else (None, "_encode")
+    owner, method = (encoders, "_encode_sentences") if kind == "classifier" else (None, "_encode")
     pair = pairs[kind](0)
     owner = owner or type(pair)
     encode = getattr(owner, method)
