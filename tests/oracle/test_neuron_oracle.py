@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from conceptlens.concept_regions.neurons import Probed, fit_clip_dissect, fit_www, soft_wpmi
+from conceptlens.concept_regions.neurons import ProbedNeurons, fit_clip_dissect, fit_www, soft_wpmi
 from conceptlens.concepts.vocabulary import ConceptName
 from planted_words import planted_model
 
@@ -48,12 +48,12 @@ def slow_www(cosines: list[list[float]], template: list[float], activations: lis
     return found
 
 
-def probed(photos: int = 60, neurons: int = 7) -> Probed:
+def probed(photos: int = 60, neurons: int = 7) -> ProbedNeurons:
     draw = torch.Generator().manual_seed(1)
     vectors = torch.nn.functional.normalize(torch.rand(photos, 6, generator=draw).double(), dim=1)
     model = planted_model()
     activations = torch.rand(photos, neurons, generator=draw).double()
-    return Probed(activations, vectors, "features", model, model.language)
+    return ProbedNeurons(activations, vectors, "features", model, model.language)
 
 
 @pytest.mark.parametrize(("top", "sharpness", "prior"), [(12, 10.0, 1.0), (5, 2.0, 0.6), (60, 10.0, 0.0)])
@@ -83,4 +83,4 @@ def test_www_sums_what_the_word_adds_to_the_template() -> None:
     assert torch.allclose(labels.similarity, slow, atol=1e-5)
     for k in range(7):
         kept = {WORDS[t] for t in range(len(WORDS)) if slow[t, k] > 0.95 * slow[:, k].max()}
-        assert set(labels.names(k)) == kept
+        assert set(labels.labels_of(k)) == kept

@@ -26,7 +26,7 @@ def test_every_colour_finds_its_own_neuron(name: str) -> None:
     labels = FITS[name](PROBED, COLOURS)
     best, _ = labels.best(COLOURS)
     assert best[:, 0].tolist() == list(range(len(LABELS)))
-    assert [labels.names(k)[0].label for k in range(len(LABELS))] == list(LABELS)
+    assert [labels.labels_of(k)[0].label for k in range(len(LABELS))] == list(LABELS)
     assert labels.matched(COLOURS) == (True,) * len(LABELS)
     assert (labels.method, labels.layer, labels.language, labels.photos) == (name, "features", "colours", 60)
 
@@ -54,7 +54,7 @@ def test_photos_stream_and_batches_do_not_matter() -> None:
 
 def test_another_backbones_pair_can_judge() -> None:
     judge = dataclasses.replace(planted_model(), name="judge")
-    given = probe_neurons(MODEL, SCENES, by=judge)
+    given = probe_neurons(MODEL, SCENES, vlm=judge)
     assert torch.allclose(given.vectors, PROBED.vectors)
     assert given.model is MODEL
 
@@ -82,7 +82,7 @@ def test_labels_come_back_from_their_file(tmp_path: Path) -> None:
 
 def test_a_neuron_without_a_positive_fit_bears_no_www_label() -> None:
     labels = NeuronLabels(-torch.ones(2, 3), tuple(COLOURS[:2]), "www", "m", "i", "l", "v", 10, keep=0.95)
-    assert labels.names(0) == ()
+    assert labels.labels_of(0) == ()
     assert labels.matched(COLOURS[:2]) == (False, False)
 
 
@@ -91,7 +91,7 @@ REFUSED = {
     "no examples": (lambda: fit_www(PROBED, COLOURS, examples=0), "at least 1"),
     "unknown concept": (
         lambda: fit_www(PROBED, COLOURS).best([ConceptName("redd", "colour")]),
-        "no neuron was asked about 'redd'",
+        "these labels have no concept 'redd'",
     ),
     "many neurons": (lambda: fit_www(PROBED, COLOURS).best(COLOURS, 8), "give 1 to 7"),
     "no file": (lambda: NeuronLabels.load("no.safetensors"), "no.safetensors"),

@@ -1,4 +1,4 @@
-"""How well each neuron of a layer fits each concept: what a labelling finds, kept in one file."""
+"""Similarities of concepts and neurons, saved in one file."""
 
 from __future__ import annotations
 
@@ -26,10 +26,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class NeuronLabels:
-    """The fit of every concept and neuron, `similarity[concept neuron]`, higher is better.
+    """Similarities of concepts and neurons of one layer.
 
-    `keep`: a neuron bears every concept above this share of its best one; where it is None, the best one alone.
-    `language` is the pair that scored the `photos` probe photos.
+    Args:
+        similarity: Higher is better.
+        concepts: Names and types of the concepts.
+        method: Name of the labelling, such as `clip_dissect`.
+        model: Name of the model.
+        identity: Fingerprint of its weights.
+        layer: Name of the layer.
+        language: Name of the vision-language pair that scored the probe photos.
+        photos: Number of probe photos.
+        keep: A neuron has every label above this share of its best similarity; `None`: its best label alone.
+        settings: Settings of the labelling.
     """
 
     similarity: Float[Tensor, "concept neuron"]
@@ -51,31 +60,31 @@ class NeuronLabels:
                 "expected concept neuron, with at least one concept"
             )
 
-    def borne(self) -> Bool[Tensor, "concept neuron"]:
-        """Return which concepts each neuron bears as its labels."""
+    def assigned(self) -> Bool[Tensor, "concept neuron"]:
+        """Return which concepts are labels of each neuron."""
         best = self.similarity.amax(0)
         if self.keep is None:
             return self.similarity == best
         return self.similarity > self.keep * best  # none where even the best is negative
 
-    def names(self, neuron: int) -> tuple[ConceptName, ...]:
+    def labels_of(self, neuron: int) -> tuple[ConceptName, ...]:
         """Return the labels of one neuron, the best first."""
         order = self.similarity[:, neuron].argsort(descending=True, stable=True)
-        borne = self.borne()[:, neuron]
-        return tuple(self.concepts[i] for i in order.tolist() if borne[i])
+        assigned = self.assigned()[:, neuron]
+        return tuple(self.concepts[i] for i in order.tolist() if assigned[i])
 
     def best(
         self, concepts: Sequence[ConceptName], count: int = 1
     ) -> tuple[Int[Tensor, "concept count"], Float[Tensor, "concept count"]]:
         """Return the `count` neurons that fit each concept best, and how well they do."""
         if not 1 <= count <= self.similarity.shape[1]:
-            raise InputError(f"{count} neurons were asked for; give 1 to {self.similarity.shape[1]}")
+            raise InputError(f"count is {count}; give 1 to {self.similarity.shape[1]}")
         found = self.similarity[self._rows(concepts)].topk(count, dim=1)
         return found.indices, found.values
 
     def matched(self, concepts: Sequence[ConceptName]) -> tuple[bool, ...]:
-        """Return for each concept whether any neuron bears it."""
-        return tuple(self.borne().any(1)[self._rows(concepts)].tolist())
+        """Return for each concept whether it is a label of any neuron."""
+        return tuple(self.assigned().any(1)[self._rows(concepts)].tolist())
 
     def check(self, model: Backbone) -> None:
         """Refuse a model that these labels were not made for: the same name with other weights is another model."""
@@ -88,10 +97,10 @@ class NeuronLabels:
 
     def save(self, file: str | Path) -> Path:
         """Write a safetensors file, atomically."""
-        told = {name: getattr(self, name) for name in _TOLD}
-        told |= {"settings": dict(self.settings), "concepts": [[c.label, c.type] for c in self.concepts]}
+        metadata = {name: getattr(self, name) for name in _FIELDS}
+        metadata |= {"settings": dict(self.settings), "concepts": [[c.label, c.type] for c in self.concepts]}
         with replacing(file) as temporary:
-            save_file({"similarity": self.similarity.cpu().contiguous()}, temporary, {"labels": json.dumps(told)})
+            save_file({"similarity": self.similarity.cpu().contiguous()}, temporary, {"labels": json.dumps(metadata)})
         return Path(file)
 
     @classmethod
@@ -99,21 +108,21 @@ class NeuronLabels:
         """Read a file written by `save`."""
         try:
             with safe_open(str(file), framework="pt") as stored:
-                told = json.loads(stored.metadata()["labels"])
+                metadata = json.loads(stored.metadata()["labels"])
                 similarity = stored.get_tensor("similarity")
-            concepts = tuple(ConceptName(label, kind) for label, kind in told.pop("concepts"))
-            return cls(similarity, concepts, **told)
+            concepts = tuple(ConceptName(label, kind) for label, kind in metadata.pop("concepts"))
+            return cls(similarity, concepts, **metadata)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            said = " ".join(str(error).split()) or type(error).__name__
-            raise InputError(f"cannot read neuron labels from {file} ({said}); give a file that save wrote") from None
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise InputError(f"cannot read neuron labels from {file} ({reason}); give a file that save wrote") from None
 
     def _rows(self, concepts: Sequence[ConceptName]) -> Int[Tensor, "concept"]:
-        places = {concept: i for i, concept in enumerate(self.concepts)}
-        missing = [concept for concept in concepts if concept not in places]
+        row_of = {concept: i for i, concept in enumerate(self.concepts)}
+        missing = [concept for concept in concepts if concept not in row_of]
         if missing:
             known = near(missing[0].label, [concept.label for concept in self.concepts])
-            raise InputError(f"no neuron was asked about '{missing[0].label}' ({missing[0].type}); known: {known}")
-        return torch.tensor([places[concept] for concept in concepts], dtype=torch.long)
+            raise InputError(f"these labels have no concept '{missing[0].label}' ({missing[0].type}); known: {known}")
+        return torch.tensor([row_of[concept] for concept in concepts], dtype=torch.long)
 
 
-_TOLD = ("method", "model", "identity", "layer", "language", "photos", "keep")
+_FIELDS = ("method", "model", "identity", "layer", "language", "photos", "keep")

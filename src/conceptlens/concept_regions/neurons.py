@@ -1,4 +1,4 @@
-"""What single neurons stand for, and where they fire: the labels of CLIP-Dissect and of WWW."""
+"""Labels of single neurons by CLIP-Dissect and by WWW, and the regions where labelled neurons are active."""
 
 from __future__ import annotations
 
@@ -25,20 +25,24 @@ if TYPE_CHECKING:
     from conceptlens.model.encoders import VisionLanguage
     from conceptlens.model.observation import Observation
 
-FEWEST = 10
-# Of the probe photos, at most this share counts as a neuron's own: where all do, every neuron has the same ones.
-SHARE = 0.2
-NEURONS_AT_ONCE = 64
-# How sure CLIP-Dissect is that a neuron's first and its last photo are really its own.
-FIRST, LAST = 0.998, 0.97
+MIN_PHOTOS = 10
+# At most this share of the probe photos are examples of a neuron: where all are, every neuron has the same ones.
+MAX_EXAMPLE_SHARE = 0.2
+BATCH_NEURONS = 64
+# CLIP-Dissect's probability that a neuron's first and its last example really are examples of it.
+FIRST_MEMBERSHIP, LAST_MEMBERSHIP = 0.998, 0.97
 
 
 @dataclass(frozen=True, eq=False)
-class Probed:
-    """What a layer's neurons, and a vision-language pair, make of the same photos.
+class ProbedNeurons:
+    """A layer's neurons and a vision-language pair on the same probe photos.
 
-    - `activations[photo neuron]`: the spatial mean of every channel.
-    - `vectors[photo dimension]`: the pair's image vectors, of length 1.
+    Args:
+        activations: Spatial mean of every channel.
+        vectors: The pair's image vectors, of length 1.
+        layer: Name of the layer.
+        model: The model whose neurons they are.
+        language: The vision-language pair.
     """
 
     activations: Float[Tensor, "photo neuron"]
@@ -52,25 +56,33 @@ class Probed:
         words = F.normalize(self.language.encode_text(texts).double().cpu(), dim=1)
         return self.vectors @ words.T
 
-    def most(self, asked: int) -> int:
-        """Return how many photos count as a neuron's own: as many as asked, but at most a fifth of all."""
-        if asked < 1:
-            raise InputError(f"{asked} photos for each neuron were asked for; give at least 1")
-        return min(asked, max(1, int(SHARE * len(self.vectors))))
+    def n_examples(self, limit: int) -> int:
+        """Return the number of examples of a neuron: `limit`, but at most a fifth of the photos."""
+        if limit < 1:
+            raise InputError(f"{limit} examples of each neuron are given; give at least 1")
+        return min(limit, max(1, int(MAX_EXAMPLE_SHARE * len(self.vectors))))
 
 
 def probe_neurons(
     model: Backbone,
     photos: Iterable[Photo],
     layer: str | None = None,
-    by: Backbone | None = None,
+    vlm: Backbone | None = None,
     batch_size: int = 16,
-) -> Probed:
-    """Show photos to `model`, and to the pair of `by` (by default the model's own), in one pass for every labelling.
+) -> ProbedNeurons:
+    """Run probe photos through a model and a vision-language pair, once for every labelling.
 
-    Photos are read as they are needed. Raises `InputError` for fewer than 10.
+    Args:
+        model: The model whose neurons are labelled.
+        photos: At least 10 photos, which are read as they are needed.
+        layer: Layer of the neurons; by default the model's last default layer.
+        vlm: Model whose vision-language pair scores the photos; by default `model` itself.
+        batch_size: Photos that run at once.
+
+    Raises:
+        InputError: For fewer than 10 photos.
     """
-    judge = by or model
+    judge = vlm or model
     activations, vectors, name = [], [], layer or model.default_layers[-1]
     for batch in _batches(photos, batch_size):
         observation = model.observe(batch, layers=name)
@@ -78,41 +90,51 @@ def probe_neurons(
         answer = observation if judge is model else judge.observe(batch)
         vectors.append(judge.language.encode_image(answer).detach().double().cpu())
     count = sum(len(part) for part in vectors)
-    if count < FEWEST:
-        raise InputError(f"{count} probe photos were given; what a neuron stands for needs at least {FEWEST}")
+    if count < MIN_PHOTOS:
+        raise InputError(f"{count} probe photos were given; neuron labels need at least {MIN_PHOTOS}")
     units = F.normalize(torch.cat(vectors), dim=1)
-    return Probed(torch.cat(activations), units, name, model, judge.language)
+    return ProbedNeurons(torch.cat(activations), units, name, model, judge.language)
 
 
 def fit_clip_dissect(
-    probed: Probed, concepts: Sequence[ConceptName], top: int = 100, sharpness: float = 10.0, prior: float = 1.0
+    probed: ProbedNeurons, concepts: Sequence[ConceptName], top: int = 100, sharpness: float = 10.0, prior: float = 1.0
 ) -> NeuronLabels:
     """Label neurons by CLIP-Dissect (Oikarinen & Weng, ICLR 2023) with its soft-WPMI; defaults as in its code.
 
-    Words stand alone, without a prompt. `top` is at most a fifth of the probe photos, where the paper has 100 of tens
-    of thousands.
+    Args:
+        probed: The neurons on probe photos.
+        concepts: Candidate labels; words are encoded without a prompt.
+        top: Examples of each neuron, at most a fifth of the probe photos; the paper has 100 of tens of thousands.
+        sharpness: Factor of the cosines before the softmax over concepts.
+        prior: Weight of `log p(t)`.
     """
-    own = probed.most(top)
+    count = probed.n_examples(top)
     words = probed.cosines([concept.label for concept in concepts])
-    similarity = soft_wpmi(words, probed.activations, own, sharpness, prior)
-    settings = {"top": own, "sharpness": sharpness, "prior": prior}
+    similarity = soft_wpmi(words, probed.activations, count, sharpness, prior)
+    settings = {"top": count, "sharpness": sharpness, "prior": prior}
     return _labels(probed, "clip_dissect", concepts, similarity, None, settings)
 
 
-def fit_www(probed: Probed, concepts: Sequence[ConceptName], examples: int = 40, keep: float = 0.95) -> NeuronLabels:
-    """Label neurons by WWW (Ahn et al., CVPR 2024): what its example photos have more than "a photo of a" has.
+def fit_www(
+    probed: ProbedNeurons, concepts: Sequence[ConceptName], examples: int = 40, keep: float = 0.95
+) -> NeuronLabels:
+    """Label neurons by WWW (Ahn et al., CVPR 2024): how much more its examples resemble a word than no word.
 
-    `similarity = sum over examples of cos(photo, "a photo of a w") - cos(photo, "a photo of a")`; a neuron bears every
-    concept above `keep` times its best. `examples` are at most a fifth of the probe photos, where the paper has 40 of
-    50,000.
+    `similarity = sum over examples of cos(photo, "a photo of a w") - cos(photo, "a photo of a")`.
+
+    Args:
+        probed: The neurons on probe photos.
+        concepts: Candidate labels.
+        examples: Examples of each neuron, at most a fifth of the probe photos; the paper has 40 of 50,000.
+        keep: A neuron has every label above this share of its best similarity.
     """
-    own = probed.most(examples)
+    count = probed.n_examples(examples)
     template = "a photo of a"
     cosines = probed.cosines([template, *(f"{template} {concept.label}" for concept in concepts)])
     risen = cosines[:, 1:] - cosines[:, :1]
-    chosen = probed.activations.topk(own, dim=0).indices
-    parts = [risen[part].sum(0) for part in chosen.split(NEURONS_AT_ONCE, dim=1)]
-    return _labels(probed, "www", concepts, torch.cat(parts).T, keep, {"examples": own})
+    chosen = probed.activations.topk(count, dim=0).indices
+    parts = [risen[part].sum(0) for part in chosen.split(BATCH_NEURONS, dim=1)]
+    return _labels(probed, "www", concepts, torch.cat(parts).T, keep, {"examples": count})
 
 
 def soft_wpmi(
@@ -127,13 +149,20 @@ def soft_wpmi(
     `log p(t|k) - prior log p(t)` with `p(t|k) = prod over the neuron's top photos x of 1 + m_x (P[x, t] - 1)`,
     `P = softmax over concepts of sharpness * cosines`, `m_x` falling from 0.998 to 0.97 along the rank of x, and `p(t)`
     the mean of `p(t|k)` over neurons. (Section 3 of the paper.)
+
+    Args:
+        cosines: Cosine of every photo and concept.
+        activations: Activation of every neuron on every photo.
+        top: Examples of each neuron.
+        sharpness: Factor of the cosines before the softmax.
+        prior: Weight of `log p(t)`.
     """
     table = (sharpness * cosines).softmax(1)
     chosen = activations.topk(top, dim=0).indices
-    member = FIRST - torch.arange(top, dtype=table.dtype) / top * (FIRST - LAST)
+    member = FIRST_MEMBERSHIP - torch.arange(top, dtype=table.dtype) / top * (FIRST_MEMBERSHIP - LAST_MEMBERSHIP)
     parts = [
         (1 + member[:, None, None] * (table[part] - 1) + 1e-7).log().sum(0)
-        for part in chosen.split(NEURONS_AT_ONCE, dim=1)
+        for part in chosen.split(BATCH_NEURONS, dim=1)
     ]
     given = torch.cat(parts)
     anyway = given.logsumexp(0) - torch.log(torch.tensor(float(len(given))))
@@ -155,8 +184,8 @@ def neuron_region(
             f"{observation.model.name} has {channels}; fit them for this model"
         )
     best, values = labels.best(concepts, count)
-    told = {"language": labels.language, "matched": labels.matched(concepts)}
-    parts = [_region(observation, labels, concepts, best[:, i], values[:, i], told) for i in range(count)]
+    settings = {"language": labels.language, "matched": labels.matched(concepts)}
+    parts = [_region(observation, labels, concepts, best[:, i], values[:, i], settings) for i in range(count)]
     return parts[0] if count == 1 else replace(parts[0], components=tuple(parts))
 
 
@@ -166,7 +195,7 @@ def _region(
     concepts: Sequence[ConceptName],
     neurons: Tensor,
     values: Tensor,
-    told: dict[str, object],
+    settings: dict[str, object],
 ) -> Explanation:
     feature = observation.feature(labels.layer)
     images = len(feature)
@@ -177,13 +206,13 @@ def _region(
         weights=weights,
         scores=values.to(feature).expand(images, -1),
         labels=(tuple(concept.label for concept in concepts),) * images,
-        source=source(observation, labels.layer, labels.method, {**told, "neurons": tuple(neurons.tolist())}),
+        source=source(observation, labels.layer, labels.method, {**settings, "neurons": tuple(neurons.tolist())}),
         concept_types=(tuple(concept.type for concept in concepts),) * images,
     )
 
 
 def _labels(
-    probed: Probed,
+    probed: ProbedNeurons,
     method: str,
     concepts: Sequence[ConceptName],
     similarity: Tensor,

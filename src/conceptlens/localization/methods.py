@@ -16,7 +16,7 @@ from conceptlens.concept_regions.ce_fam import ce_fam, layer_regions
 from conceptlens.concept_regions.competition import compete, pairs_of
 from conceptlens.concept_regions.concept_scores import ConceptScores, score_concepts
 from conceptlens.concept_regions.neuron_labels import NeuronLabels
-from conceptlens.concept_regions.neurons import Probed, fit_clip_dissect, fit_www, neuron_region, probe_neurons
+from conceptlens.concept_regions.neurons import ProbedNeurons, fit_clip_dissect, fit_www, neuron_region, probe_neurons
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.io.errors import InputError, near
 from conceptlens.io.images import fingerprint
@@ -56,7 +56,7 @@ class MethodContext:
     seed: int = 0
 
     @cached_property
-    def probed(self) -> Probed:
+    def probed(self) -> ProbedNeurons:
         """What the model and the pair make of the probe photos."""
         return probe_neurons(self.model, self.probe, vlm=self.by)
 
@@ -204,7 +204,7 @@ def _grad_cam(context: MethodContext) -> Method:
     return method
 
 
-def _neurons(fit: Callable[[Probed, Sequence[ConceptName]], NeuronLabels]) -> Callable[[MethodContext], Method]:
+def _neurons(fit: Callable[[ProbedNeurons, Sequence[ConceptName]], NeuronLabels]) -> Callable[[MethodContext], Method]:
     """Return the builder of a method whose region is that of the neuron which fits best."""
 
     def build(context: MethodContext) -> Method:
