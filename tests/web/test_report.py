@@ -101,6 +101,7 @@ def an_image(name: str = "cat.png", colour: str = "tan", extra_label: str | None
         "width": WIDTH,
         "height": HEIGHT,
         "box": BOX,
+        "box_known": True,
         "model": "timm:tf_efficientnet_lite0",
         "layer": "blocks.6",
         "target": classes[0],
@@ -527,6 +528,25 @@ def test_several_images_are_chosen_from_a_strip(open_report: Open) -> None:
     tab.keyboard.press("ArrowLeft")
     shown(tab, 0)
     assert tab.locator("#answer").inner_text() == "tabby"
+
+
+def test_a_map_of_ones_own_without_model_and_class_is_shown_without_empty_words(open_report: Open) -> None:
+    mine = {
+        **an_image(),
+        "target": None,
+        "predictions": [],
+        "contrast": None,
+        "command": "",
+        "box_known": False,
+        "questions": [{**a_question("custom", "mine", bump(0.5, 0.5), 1.0), "box": [0.0, 0.0, 1.0, 1.0]}],
+    }
+    tab = open_report(a_report(mine))
+    assert tab.locator("#answer").inner_text() == "cat.png"
+    assert "a map of your own" in tab.locator("tr[data-question='0']").inner_text()
+    assert tab.locator("#box-unknown").is_visible()
+    for hidden in ("#command-line", "#word-concept", "#word-unusual", "#word-contribution", "#predictions"):
+        assert not tab.locator(hidden).is_visible()
+    assert pixels(tab)[80, 120, 3] > 100  # the map's middle is the photo's middle
 
 
 def test_one_image_has_no_strip(open_report: Open) -> None:

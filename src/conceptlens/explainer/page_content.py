@@ -43,6 +43,7 @@ def _shown(result: PhotoResult) -> dict[str, Any]:
         "width": result.image_info.width,
         "height": result.image_info.height,
         "box": list(result.image_info.box),
+        "box_known": result.image_info.box_known,
         "model": result.model,
         "layer": result.layer,
         "target": prediction_json(result.target),

@@ -348,8 +348,8 @@
 
   function fillAnswer() {
     const { target, against, model, layer, predictions } = image();
-    find("source").textContent = [image().name, model, layer && `layer ${layer}`].filter(Boolean).join(" · ");
-    Object.assign(find("answer"), target === null ? { textContent: "No class", title: "" } : { textContent: target.short_name, title: fullName(target) });
+    find("source").textContent = [target && image().name, model, layer && `layer ${layer}`].filter(Boolean).join(" · ");
+    Object.assign(find("answer"), target === null ? { textContent: image().name, title: "" } : { textContent: target.short_name, title: fullName(target) });
     find("rather").hidden = against === null;
     if (against !== null) Object.assign(find("rather"), { textContent: `rather than ${against.short_name}`, title: fullName(against) });
     find("predictions").hidden = predictions.length === 0;
@@ -358,6 +358,9 @@
     find("word-dimmed").hidden = image().questions.every((one) => boxOf(one).join() === "0,0,1,1");
     find("contribution-words").textContent = contributionWords(target, against);
     find("concept-words").textContent = conceptWords();
+    const hasConcepts = image().questions.some((one) => one.kind === "concept");
+    for (const id of ["word-concept", "word-unusual", "word-contribution"]) find(id).hidden = !hasConcepts;
+    find("box-unknown").hidden = image().box_known;
     find("word-competing").hidden = !image().questions.some(isCompeting);
   }
 
@@ -415,7 +418,7 @@
       const names = chosenNames(image().contrast);
       return { name: image().contrast.target, detail: names.length > 0 ? `against ${list(names)}` : "against nothing" };
     }
-    const kinds = { class: "the class itself", contrast: "contrast", concept: asked.type ?? "concept" };
+    const kinds = { class: "the class itself", contrast: "contrast", concept: asked.type ?? "concept", custom: "a map of your own" };
     const layer = asked.layer ? ` · ${asked.layer}` : "";
     return { name: asked.short_label ?? asked.label, detail: `${kinds[asked.kind] ?? asked.kind}${layer}` };
   }
@@ -474,6 +477,7 @@
 
   function fillAgain() {
     find("command").textContent = image().command;
+    find("command-line").hidden = image().command === "";
     const facts = { ...image().settings, ...report.versions };
     const entry = ([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: Array.isArray(value) ? value.join(", ") : String(value) })];
     find("settings").replaceChildren(...Object.entries(facts).flatMap(entry));
