@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from conceptlens.explainer.html_report import report as report
     from conceptlens.io.errors import InputError as InputError
     from conceptlens.io.errors import InputTypeError as InputTypeError
+    from conceptlens.local_embeddings.analysis.store_analysis import analyze as analyze
     from conceptlens.local_embeddings.loce import loce as loce
     from conceptlens.local_embeddings.runs.embed_run import embed as embed
     from conceptlens.localization.evaluate_localization import evaluate as evaluate
@@ -68,6 +69,7 @@ _HOMES = {
     "Rule": "cams.rules",
     "Store": "store.store",
     "Translator": "concept_regions.translator",
+    "analyze": "local_embeddings.analysis.store_analysis",
     "cam": "cams.class_activation",
     "ce_fam": "concept_regions.ce_fam",
     "combine": "cams.class_activation",
