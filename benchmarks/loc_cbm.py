@@ -44,26 +44,26 @@ MODEL = "timm:tf_efficientnet_lite0"
 LAYERS = ("blocks.4", "blocks.5", "bn2")  # that the locator of parts sees
 Choices = Mapping[str, Any]
 
-LOCATED: Choices = {"recipe": "loc-cbm", "locator_layers": LAYERS}
+MAP_MASK_METRICS: Choices = {"recipe": "loc-cbm", "locator_layers": LAYERS}
 MAIN: dict[str, Choices] = {
     "label-free, 224": {"recipe": "label-free"},
     "ridge, 224": {"recipe": "ridge"},
     "random concepts, 224": {"recipe": "random"},
     "linear probe, 224": {"recipe": "probe"},
-    "parts from words, 224": LOCATED,
-    "parts from 1 photo a class, 224": {**LOCATED, "keypoints": 1},
+    "parts from words, 224": MAP_MASK_METRICS,
+    "parts from 1 photo a class, 224": {**MAP_MASK_METRICS, "keypoints": 1},
     "label-free, 448": {"recipe": "label-free", "size": 448},
     "ridge, 448": {"recipe": "ridge", "size": 448},
     "linear probe, 448": {"recipe": "probe", "size": 448},
-    "parts from words, 448": {**LOCATED, "size": 448},
-    "parts from 1 photo a class, 448": {**LOCATED, "size": 448, "keypoints": 1},
-    "parts from every photo, 448": {**LOCATED, "size": 448, "keypoints": 30},
+    "parts from words, 448": {**MAP_MASK_METRICS, "size": 448},
+    "parts from 1 photo a class, 448": {**MAP_MASK_METRICS, "size": 448, "keypoints": 1},
+    "parts from every photo, 448": {**MAP_MASK_METRICS, "size": 448, "keypoints": 30},
     "label-free, 448, NEC 5": {"recipe": "label-free", "size": 448, "nec": 5},
     "label-free, 448, NEC 5, refitted": {"recipe": "label-free", "size": 448, "nec": 5, "refit": True},
     "random concepts, 448, NEC 5": {"recipe": "random", "size": 448, "nec": 5},
     "ridge, 448, NEC 5": {"recipe": "ridge", "size": 448, "nec": 5},
-    "parts from words, 448, NEC 5": {**LOCATED, "size": 448, "nec": 5},
-    "parts from words, 224, last stage trained": {**LOCATED, "finetune": 8},
+    "parts from words, 448, NEC 5": {**MAP_MASK_METRICS, "size": 448, "nec": 5},
+    "parts from words, 224, last stage trained": {**MAP_MASK_METRICS, "finetune": 8},
 }
 # At the network's own size and grid (7 x 7), with the reviewed concepts alone; steps as many as the errors need.
 BRIEF: Choices = {"steps": 200, "batch": 128}

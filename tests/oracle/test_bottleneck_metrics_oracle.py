@@ -30,11 +30,11 @@ from conceptlens.metrics import (
     keypoint_own,
     keypoint_pointing,
     keypoint_swap,
-    locate,
-    locate_parts,
+    map_mask_scores,
     niche_impurity,
     oracle_impurity,
     part_discs,
+    part_mask_scores,
     part_purity,
     peak,
     swapped_error,
@@ -206,8 +206,8 @@ def test_masks_of_discs_and_boxes(seed: int) -> None:
             apart = nearest(k, n, c, at, diagonal(k, n))
             assert bool(discs[n, c, y, x]) == (bool(k.present[n, c]) and apart is not None and apart <= radius**2)
     maps = with_ties(seed, images=2)
-    together = locate(maps, discs)
-    for name, score in locate_parts(maps, k, (rows, columns), radius).items():
+    together = map_mask_scores(maps, discs)
+    for name, score in part_mask_scores(maps, k, (rows, columns), radius).items():
         assert torch.equal(score.values, together[name].values)
         assert torch.equal(score.applies, together[name].applies)
 
@@ -300,7 +300,7 @@ def test_the_interval_of_auroc_resamples_images() -> None:
     values, labels = labelled(3, 15)
     labels[:, 3] = False
     labels[0, 3] = True  # in about a third of the draws of one kind only
-    found = auroc_interval(values, labels, draws=60, level=0.8, seed=7)
+    found = auroc_interval(values, labels, n_bootstrap=60, level=0.8, seed=7)
     taken = np.random.default_rng(7).integers(15, size=(60, 15))
     means = []
     for rows in taken:
@@ -332,11 +332,11 @@ def test_oracle_impurity_fits_a_logistic_regression_for_each_pair(seed: int) -> 
             told = model.predict_proba(source[test, i : i + 1])[:, 1]
             matrices[m, i, j] = 1 if m == 1 and i == j else roc_auc_score(labels[test, j], told)
     found = oracle_impurity(values, labels, seed=seed)
-    np.testing.assert_allclose(found.told, matrices[0], atol=1e-12)
+    np.testing.assert_allclose(found.auroc, matrices[0], atol=1e-12)
     np.testing.assert_allclose(found.oracle, matrices[1], atol=1e-12)
     assert found.score == pytest.approx(math.sqrt(sum(float(d) ** 2 for d in (matrices[0] - matrices[1]).flat)) / 2)
     fitted = oracle_impurity(values, labels, LogisticRegression, seed=seed)
-    np.testing.assert_allclose(fitted.told, found.told, atol=1e-12)
+    np.testing.assert_allclose(fitted.auroc, found.auroc, atol=1e-12)
 
 
 def test_oracle_impurity_takes_any_predictor() -> None:
@@ -346,7 +346,7 @@ def test_oracle_impurity_takes_any_predictor() -> None:
     for i, j in product(range(4), range(4)):
         model = KNeighborsClassifier(7).fit(values[train, i : i + 1], labels[train, j])
         told = roc_auc_score(labels[test, j], model.predict_proba(values[test, i : i + 1])[:, 1])
-        assert float(found.told[i, j]) == pytest.approx(told)
+        assert float(found.auroc[i, j]) == pytest.approx(told)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from conceptlens.metrics import iou, locate, pixel_precision, ranked_area, ranked_area_corrected
+from conceptlens.metrics import iou, map_mask_scores, pixel_precision, ranked_area, ranked_area_corrected
 
 STEPS = 200  # parts of a pixel, for the area under a curve
 
@@ -110,7 +110,7 @@ def drawn(seed: int, height: int, width: int, levels: int) -> tuple[torch.Tensor
 def test_every_metric_is_its_definition(seed: int, height: int, width: int, levels: int) -> None:
     maps, masks = drawn(seed, height, width, levels)
     wanted = expected(maps.flatten().tolist(), masks.flatten().tolist())
-    scores = locate(maps, masks)
+    scores = map_mask_scores(maps, masks)
     assert list(scores) == list(wanted)
     for name, score in scores.items():
         if name == "hit" and abs(wanted["ranked_area"] - 0.5) < 1e-3:

@@ -36,11 +36,11 @@ from conceptlens.metrics import (
     keypoint_pointing,
     keypoint_swap,
     keypoints,
-    locate_parts,
     merge_sides,
     niche_impurity,
     oracle_impurity,
     part_discs,
+    part_mask_scores,
     part_purity,
     pointing_energy,
     prevalence_thresholds,
@@ -199,25 +199,25 @@ def test_pieces_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     k = birds()
     maps = (noise(20, 3, 4, 4) * 4).floor()
     whole = [metric(maps, k).values for metric in (keypoint_error, keypoint_swap, keypoint_own)]
-    monkeypatch.setattr(keypoints, "CELLS_AT_ONCE", 1)
-    monkeypatch.setattr(keypoints, "PEAKS_AT_ONCE", 3)
+    monkeypatch.setattr(keypoints, "BATCH_CELLS", 1)
+    monkeypatch.setattr(keypoints, "BATCH_PEAKS", 3)
     for one, metric in zip(whole, (keypoint_error, keypoint_swap, keypoint_own), strict=True):
         torch.testing.assert_close(metric(maps, k).values, one, atol=1e-12, rtol=0)
     some = torch.tensor([3, 7])
-    assert torch.equal(keypoint_error(maps[some], k.pick(some)).values, keypoint_error(maps, k).values[some])
+    assert torch.equal(keypoint_error(maps[some], k.select(some)).values, keypoint_error(maps, k).values[some])
 
 
 def test_discs_hold_the_energy_of_maps_that_point_there(monkeypatch: pytest.MonkeyPatch) -> None:
     k = birds()
     discs = part_discs(k, (28, 28), 0.15)
     assert torch.equal(discs.any((2, 3)), k.present)
-    perfect = locate_parts(discs.float(), k, (28, 28), 0.15)
+    perfect = part_mask_scores(discs.float(), k, (28, 28), 0.15)
     assert {name: score.mean() for name, score in perfect.items()} == pytest.approx(dict.fromkeys(perfect, 1.0))
     assert torch.equal(perfect["hit"].applies, k.present)
-    monkeypatch.setattr("conceptlens.metrics.part_masks.PIXELS_AT_ONCE", 1)
-    again = locate_parts(at_cells(k), k)
+    monkeypatch.setattr("conceptlens.metrics.part_masks.BATCH_PIXELS", 1)
+    again = part_mask_scores(at_cells(k), k)
     assert again["pointing_game"].mean() > 0.9  # pyright: ignore[reportOptionalOperand]
-    flat = locate_parts(torch.ones(20, 3, 7, 7), k)["pointing_energy"]
+    flat = part_mask_scores(torch.ones(20, 3, 7, 7), k)["pointing_energy"]
     share = part_discs(k).double().mean((2, 3))
     torch.testing.assert_close(flat.values, share)
 
@@ -248,11 +248,11 @@ def test_norms_of_known_maps() -> None:
     maps[0, 1] = 0.1
     maps[0, 2] = -2
     wanted = {"raw": [3, 0.8, 16], "cells": [1, 8, None], "share": [1 / 8, 1, None], "entropy": [0, math.log(8), None]}
-    for reading, values in wanted.items():
-        score = activation_norm(maps, reading)  # pyright: ignore[reportArgumentType]
+    for kind, values in wanted.items():
+        score = activation_norm(maps, kind)  # pyright: ignore[reportArgumentType]
         assert [score.of(0, c) for c in range(3)] == [None if v is None else pytest.approx(v, abs=1e-6) for v in values]
-        if reading != "raw":
-            scaled = activation_norm(maps * 7, reading)  # pyright: ignore[reportArgumentType]
+        if kind != "raw":
+            scaled = activation_norm(maps * 7, kind)  # pyright: ignore[reportArgumentType]
             torch.testing.assert_close(scaled.values, score.values)
     shown = activation_norm(maps, "raw", torch.tensor([[True, False, True]]))
     assert shown.applies.tolist() == [[True, False, True]]
@@ -394,7 +394,7 @@ def test_impurity_grows_with_what_concepts_say_of_one_another() -> None:
     assert scores[0] + 0.1 < scores[1] < scores[2] - 0.05
     values, labels = hidden_in(0, 0.6)
     found = oracle_impurity(values, labels)
-    told = found.told.fill_diagonal_(0.5)
+    told = found.auroc.fill_diagonal_(0.5)
     assert float((told[range(4), [3, 0, 1, 2]] - 0.5).min()) > 0.15
     assert oracle_impurity(labels.double(), labels).score == pytest.approx(0, abs=1e-12)
     assert oracle_impurity(noise(2000, 4, seed=9), labels).score == pytest.approx(0.5, abs=0.05)  # 1 / sqrt(k)
@@ -454,7 +454,7 @@ def test_an_explanation_is_taken_as_its_maps() -> None:
     explanation = cl.Explanation(maps, None, torch.zeros(1, 3), (("a", "b", "c"),), source)
     assert torch.equal(keypoint_error(explanation, k).values, keypoint_error(maps, k).values)
     assert torch.equal(activation_norm(explanation).values, activation_norm(maps).values)
-    assert torch.equal(locate_parts(explanation, k)["hit"].values, locate_parts(maps, k)["hit"].values)
+    assert torch.equal(part_mask_scores(explanation, k)["hit"].values, part_mask_scores(maps, k)["hit"].values)
 
 
 K = birds(4)
@@ -483,8 +483,8 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: part_discs(K, radius=0), "radius is 0"),
     (lambda: part_discs(K, (0, 3)), r"size is \(0, 3\)"),
     (lambda: box_masks(torch.ones(3)), r"boxes have shape \(3,\)"),
-    (lambda: locate_parts(MAPS[:, :2], K), r"for 4 images and 3 concepts of the keypoints"),
-    (lambda: activation_norm(MAPS, "mean"), "no reading 'mean'; there are: raw, cells, share, entropy"),  # pyright: ignore
+    (lambda: part_mask_scores(MAPS[:, :2], K), r"for 4 images and 3 concepts of the keypoints"),
+    (lambda: activation_norm(MAPS, "mean"), "no kind 'mean'; there are: raw, cells, share, entropy"),  # pyright: ignore
     (lambda: activation_norm(MAPS / 0), "expected finite maps"),
     (lambda: activation_norm(MAPS, present=FLAGS[0]), r"present has shape \(3,\)"),
     (lambda: part_purity(MAPS, K, PARTS[:2]), "2 names of parts, for keypoints of 4 images, 3 concepts and 3 parts"),

@@ -17,7 +17,7 @@ from conceptlens.cli.evaluate import DEFAULT_METHODS, app
 from conceptlens.data.drawn_set import DrawnSet
 from conceptlens.localization.methods import METHODS
 from conceptlens.localization.result_rows import read_rows
-from conceptlens.metrics import LOCATED
+from conceptlens.metrics import MAP_MASK_METRICS
 
 FEW = ("--data", "drawn:4", "--methods", "ce_fam,grad_cam,random")
 
@@ -33,7 +33,7 @@ def test_json_has_the_documented_fields_and_nothing_else_on_stdout() -> None:
     assert answer["schema"] == "conceptlens.evaluate-localization/2"
     assert (answer["data"], answer["model"], answer["photos"]) == ("drawn val", "timm:tf_efficientnet_lite0", 4)
     assert answer["groups"] == ["macro", "colour", "kind", "all"]
-    assert [m["name"] for m in answer["metrics"]] == list(LOCATED)
+    assert [m["name"] for m in answer["metrics"]] == list(MAP_MASK_METRICS)
     names = [(m["name"], m["oracle"]) for m in answer["methods"]]
     assert names == [("ce_fam", False), ("grad_cam", False), ("random", False), ("random (oracle)", True)]
     first, grad_cam = answer["methods"][:2]

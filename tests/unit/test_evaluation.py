@@ -23,8 +23,8 @@ from conceptlens.localization.localization_cases import choose_cases, load_cases
 from conceptlens.localization.methods import METHODS, MethodContext, build_methods, method_names
 from conceptlens.localization.result_rows import ORACLE, Row, read_rows, row_schema, write_rows
 from conceptlens.localization.summary import summarise, summary_numbers
-from conceptlens.metrics import LOCATED, bootstrap_difference, bootstrap_macro_mean, bootstrap_mean
-from conceptlens.metrics.map_mask import locate
+from conceptlens.metrics import MAP_MASK_METRICS, bootstrap_difference, bootstrap_macro_mean, bootstrap_mean
+from conceptlens.metrics.map_mask import map_mask_scores
 from conceptlens.record import Explanation, ImageInfo, Source
 from planted_words import OnlyColours, planted_model
 
@@ -187,7 +187,7 @@ def test_rows_hold_the_metrics_and_small_concepts_are_left_out() -> None:
     one = next(iter(data)).with_min_area(0.01)
     truth = truth_of(one, flat(one.photo, one.concepts), 20)
     assert truth.ignored is not None
-    by_hand = locate(flat(one.photo, one.concepts).maps, truth.masks[None], truth.ignored[None])
+    by_hand = map_mask_scores(flat(one.photo, one.concepts).maps, truth.masks[None], truth.ignored[None])
     assert found[0].scores == {name: score.of(0, 0) for name, score in by_hand.items()}
     both = rows_of(*evaluate(data, {"flat": flat}, min_area=0, resolution=None, wrong_concepts=False))
     assert [r.concept for r in both] == ["sky", "bird"] * 2
@@ -228,7 +228,7 @@ def test_rows_come_back_from_parquet(rows: list[Row], tmp_path: Path) -> None:
     file = write_rows(rows, tmp_path / "rows.parquet")
     assert read_rows(file) == tuple(rows)
     assert row_schema().names[:5] == ["photo", "concept", "type", "group", "method"]
-    assert {f"wrong_{name}" for name in LOCATED} < set(row_schema().names)
+    assert {f"wrong_{name}" for name in MAP_MASK_METRICS} < set(row_schema().names)
     assert list(tmp_path.iterdir()) == [file]
     (tmp_path / "other.parquet").write_text("no table")
     with pytest.raises(cl.InputError, match="cannot read rows"):
@@ -236,9 +236,18 @@ def test_rows_come_back_from_parquet(rows: list[Row], tmp_path: Path) -> None:
 
 
 def a_row(photo: str, group: str, method: str, value: float, wrong: float = 0.0) -> Row:
-    names = dict.fromkeys(LOCATED, value)
+    names = dict.fromkeys(MAP_MASK_METRICS, value)
     return Row(
-        photo, f"thing of {photo}", "object", group, method, 0.25, True, names, "x", dict.fromkeys(LOCATED, wrong)
+        photo,
+        f"thing of {photo}",
+        "object",
+        group,
+        method,
+        0.25,
+        True,
+        names,
+        "x",
+        dict.fromkeys(MAP_MASK_METRICS, wrong),
     )
 
 
@@ -265,7 +274,7 @@ def test_the_summary_is_made_of_the_metrics_own_intervals() -> None:
     assert found.best("all", LEAD) == best
     numbers = summary_numbers(found)
     assert numbers["methods"][1]["scores"]["all"][LEAD]["mean"] == pytest.approx(values["two"].mean())
-    assert [m["name"] for m in numbers["metrics"]] == list(LOCATED)
+    assert [m["name"] for m in numbers["metrics"]] == list(MAP_MASK_METRICS)
 
 
 @pytest.mark.parametrize(("photos", "few"), [(1, False), (2, True), (7, True), (8, False)])

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 import conceptlens as cl
 from conceptlens.metrics import (
-    LOCATED,
+    MAP_MASK_METRICS,
     Score,
     area,
     best_iou,
     hit,
     iou,
-    locate,
+    map_mask_scores,
     peak,
     pixel_precision,
     pixel_ranking,
@@ -98,18 +98,18 @@ def test_iou_by_hand() -> None:
 @given(st.integers(0, 999), st.sampled_from([0.02, 0.2, 0.5, 0.9]))
 def test_the_ideal_map_is_perfect_and_its_negative_the_worst(seed: int, ratio: float) -> None:
     masks = blob(24, ratio, seed)
-    ideal = locate(masks[None].float(), masks)
-    assert {name: score.of(0) for name, score in ideal.items()} == pytest.approx(dict.fromkeys(LOCATED, 1.0))
-    worst = locate(-masks[None].float(), masks)
+    ideal = map_mask_scores(masks[None].float(), masks)
+    assert {name: score.of(0) for name, score in ideal.items()} == pytest.approx(dict.fromkeys(MAP_MASK_METRICS, 1.0))
+    worst = map_mask_scores(-masks[None].float(), masks)
     assert worst["ranked_area"].of(0) == 0
-    assert LOCATED["ranked_area_corrected"].low < float(worst["ranked_area_corrected"].values) < 0
+    assert MAP_MASK_METRICS["ranked_area_corrected"].low < float(worst["ranked_area_corrected"].values) < 0
 
 
 @given(st.integers(0, 999), st.sampled_from([0.05, 0.1, 0.4, 0.8]))
 def test_chance(seed: int, ratio: float) -> None:
     masks = blob(80, ratio, seed)
     r = float(masks.double().mean())
-    known_nothing = locate(noise(1, 12, 80, 80, seed=seed + 1), masks)
+    known_nothing = map_mask_scores(noise(1, 12, 80, 80, seed=seed + 1), masks)
     means = {name: score.mean() for name, score in known_nothing.items()}
     assert means["ranked_area_corrected"] == pytest.approx(0, abs=0.02)
     assert 0.09 < means["ranked_area"] < 0.18
@@ -117,7 +117,7 @@ def test_chance(seed: int, ratio: float) -> None:
     assert means["pointing_energy"] == pytest.approx(r, rel=0.1)
     assert means["pixel_precision"] == pytest.approx(r, abs=0.05)
     assert means["best_iou"] >= r
-    uniform = {name: score.of(0) for name, score in locate(torch.full((1, 1, 7, 7), 0.1), masks).items()}
+    uniform = {name: score.of(0) for name, score in map_mask_scores(torch.full((1, 1, 7, 7), 0.1), masks).items()}
     k = r / (1 - r)
     nra = (k * (1 + k * math.log(r)) - r / 2) / (-r * math.log(r))
     shares = dict.fromkeys(("pointing_energy", "pointing_game", "best_iou", "iou", "pixel_precision"), r)
@@ -130,9 +130,9 @@ def test_chance(seed: int, ratio: float) -> None:
 def test_metrics_of_ranks_ignore_monotone_changes(seed: int) -> None:
     maps = (noise(2, 3, 9, 11, seed=seed) * 12).floor() - 4  # with ties
     masks = noise(2, 3, 9, 11, seed=seed + 1) > 0.7
-    plain = locate(maps, masks)
+    plain = map_mask_scores(maps, masks)
     for changed in (maps * 7 + 3, maps**3, maps.exp()):
-        other = locate(changed, masks)
+        other = map_mask_scores(changed, masks)
         for name in RANKED:
             torch.testing.assert_close(other[name].values, plain[name].values)
 
@@ -143,8 +143,8 @@ def test_ignored_pixels_might_as_well_not_be_there(seed: int) -> None:
     masks = noise(2, 2, 8, 12, seed=seed + 1) > 0.6
     ignored = torch.zeros(2, 8, 12, dtype=torch.bool)
     ignored[..., 9:] = True
-    with_them, without = locate(maps, masks, ignored), locate(maps[..., :9], masks[..., :9])
-    for name in LOCATED:
+    with_them, without = map_mask_scores(maps, masks, ignored), map_mask_scores(maps[..., :9], masks[..., :9])
+    for name in MAP_MASK_METRICS:
         torch.testing.assert_close(with_them[name].values, without[name].values)
     taken = [iou(maps, masks, ignored, 0.3, "area"), iou(maps[..., :9], masks[..., :9], None, 0.3, "area")]
     torch.testing.assert_close(taken[0].values, taken[1].values)
@@ -154,13 +154,13 @@ def test_a_batch_gives_what_its_parts_give(monkeypatch: pytest.MonkeyPatch) -> N
     maps = noise(3, 4, 7, 6).sub(0.5).relu()
     masks = noise(3, 4, 30, 25, seed=1) > 0.5
     ignored = noise(3, 30, 25, seed=2) > 0.8
-    whole = locate(maps, masks, ignored)
+    whole = map_mask_scores(maps, masks, ignored)
     seeded = ranked_area(maps, masks, ignored, ties="seeded", seed=5)
-    monkeypatch.setattr(pixel_ranking, "PIXELS_AT_ONCE", 1)
-    in_pieces = locate(maps, masks, ignored)
+    monkeypatch.setattr(pixel_ranking, "BATCH_PIXELS", 1)
+    in_pieces = map_mask_scores(maps, masks, ignored)
     for i in range(3):
-        single = locate(maps[i : i + 1], masks[i : i + 1], ignored[i : i + 1])
-        for name in LOCATED:
+        single = map_mask_scores(maps[i : i + 1], masks[i : i + 1], ignored[i : i + 1])
+        for name in MAP_MASK_METRICS:
             assert torch.equal(whole[name].values, in_pieces[name].values)
             assert torch.equal(whole[name].values[i : i + 1], single[name].values)
         alone = ranked_area(maps[i : i + 1], masks[i : i + 1], ignored[i : i + 1], ties="seeded", seed=5)
@@ -173,15 +173,15 @@ def test_a_batch_gives_what_its_parts_give(monkeypatch: pytest.MonkeyPatch) -> N
 def test_locate_is_the_functions_of_the_table() -> None:
     maps = noise(2, 3, 7, 7).sub(0.4)
     masks = torch.cat([blob(40, 0.2), blob(40, 0.4, seed=3)])
-    scores = locate(maps, masks)
-    assert list(scores) == list(LOCATED)
-    for name, metric in LOCATED.items():
+    scores = map_mask_scores(maps, masks)
+    assert list(scores) == list(MAP_MASK_METRICS)
+    for name, metric in MAP_MASK_METRICS.items():
         assert metric.name == name
         assert torch.equal(scores[name].values, metric.compute(maps, masks).values)
         assert bool(((scores[name].values >= metric.low) & (scores[name].values <= metric.high)).all())
     assert torch.equal(hit(maps, masks).values, (ranked_area(maps, masks).values > 0.5).double())
-    same = locate(maps, masks[:, None].expand(2, 3, 40, 40))
-    assert all(torch.equal(same[name].values, scores[name].values) for name in LOCATED)
+    same = map_mask_scores(maps, masks[:, None].expand(2, 3, 40, 40))
+    assert all(torch.equal(same[name].values, scores[name].values) for name in MAP_MASK_METRICS)
 
 
 def test_an_explanation_is_taken_as_its_maps() -> None:
@@ -198,12 +198,12 @@ def test_a_mask_without_an_inside_or_an_outside_has_no_answer() -> None:
     ignored = torch.zeros_like(masks)
     masks[0], masks[1] = False, True
     masks[2], ignored[2] = False, True
-    for name, score in locate(maps, masks, ignored).items():
+    for name, score in map_mask_scores(maps, masks, ignored).items():
         assert score.applies.tolist() == [[False] * 2] * 3 + [[True] * 2], name
         assert score.values[:3].eq(0).all()
         assert score.of(0) is None
         assert score.mean() == pytest.approx(float(score.values[3].mean()))
-    nowhere = locate(maps[:1], masks[:1])["ranked_area"]
+    nowhere = map_mask_scores(maps[:1], masks[:1])["ranked_area"]
     assert nowhere.mean() is None
     assert repr(nowhere) == "Score(applies nowhere, shape (1, 2))"
     ignored[3] = masks[3]  # what is left is all outside
@@ -236,7 +236,7 @@ def test_equal_cells_stay_equal_when_enlarged() -> None:
 def test_maps_that_are_not_finite_are_refused(value: float) -> None:
     maps = one([[1.0, value], [0.0, 2.0]])
     with pytest.raises(cl.InputError, match="1 of 4 cells of the maps are NaN or infinite"):
-        locate(maps, RIGHT)
+        map_mask_scores(maps, RIGHT)
 
 
 @pytest.mark.parametrize(
@@ -288,6 +288,20 @@ def test_the_area_of_masks_of_one_pixel_and_of_all_but_one() -> None:
 
 def test_the_page_holds_the_table_of_the_code() -> None:
     rows = re.findall(r"^\| (.+) \| `(\w+)` \| (.+) to (.+) \| (.+) \| (.+) \|$", PAGE.read_text("utf-8"), re.M)
-    told = [(m.title, m.name, f"{m.low:g}", f"{m.high:g}", m.chance, m.source) for m in LOCATED.values()]
+    told = [(m.title, m.name, f"{m.low:g}", f"{m.high:g}", m.chance, m.source) for m in MAP_MASK_METRICS.values()]
     assert rows == told
-    assert all(metric.higher_is_better for metric in LOCATED.values())  # the page says so once, for all
+    assert all(metric.higher_is_better for metric in MAP_MASK_METRICS.values())  # the page says so once, for all
+
+
+def test_arrays_and_records_of_given_maps_score_like_tensors() -> None:
+    maps = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    masks = torch.rand(2, 8, 8, generator=torch.Generator().manual_seed(1)) > 0.5
+    wanted = map_mask_scores(maps, masks)
+    for given_maps, given_masks in (
+        (maps.numpy(), masks.numpy()),
+        (cl.Explanation.from_maps(maps, ["a", "b", "c"], ["one.jpg", "two.jpg"]), masks),
+    ):
+        for name, score in map_mask_scores(given_maps, given_masks).items():
+            assert torch.equal(score.values, wanted[name].values), name
+    with pytest.raises(cl.InputError, match="maps are of type list"):
+        map_mask_scores([[1.0]], masks)  # pyright: ignore[reportArgumentType]

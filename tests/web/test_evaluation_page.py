@@ -15,7 +15,7 @@ from conceptlens.localization.localization_cases import CaseImages, choose_cases
 from conceptlens.localization.localization_page import About, evaluation_page, write_evaluation_page
 from conceptlens.localization.result_rows import Row
 from conceptlens.localization.summary import summarise
-from conceptlens.metrics import LOCATED
+from conceptlens.metrics import MAP_MASK_METRICS
 from conceptlens.pages.mask_outline import LINE, outlined
 
 pytestmark = pytest.mark.web
@@ -28,7 +28,10 @@ Open = Callable[..., Page]
 def a_row(photo: int, group: str, method: str, concept: str) -> Row:
     quality = {"ce_fam": 0.5, "grad_cam": 0.1, "random": 0.0, "random (oracle)": 0.2}[method]
     value = quality + (photo % 7 - 3) / 20
-    right, wrong = dict.fromkeys(LOCATED, value), dict.fromkeys(LOCATED, 0.05 if method == "ce_fam" else value)
+    right, wrong = (
+        dict.fromkeys(MAP_MASK_METRICS, value),
+        dict.fromkeys(MAP_MASK_METRICS, 0.05 if method == "ce_fam" else value),
+    )
     return Row(f"photo {photo:02}.jpg", concept, "object", group, method, 0.2, method != "random", right, "car", wrong)
 
 

@@ -15,7 +15,7 @@ from conceptlens.io.errors import InputError
 from conceptlens.io.failures import Failure
 from conceptlens.localization.methods import Method, precomputed
 from conceptlens.localization.result_rows import ORACLE, Row
-from conceptlens.metrics.map_mask import locate
+from conceptlens.metrics.map_mask import map_mask_scores
 from conceptlens.record import WHOLE, Explanation
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class MaskTruth:
     def scores(self, maps: Tensor) -> Scores:
         """Return every metric of `maps[question height width]`, one for each mask."""
         ignored = None if self.ignored is None else self.ignored[None]
-        found = locate(maps[None], self.masks[None], ignored)
+        found = map_mask_scores(maps[None], self.masks[None], ignored)
         return [{name: score.of(0, i) for name, score in found.items()} for i in range(len(maps))]
 
 

@@ -19,7 +19,7 @@ from conceptlens.localization.localization_cases import choose_cases, load_cases
 from conceptlens.localization.localization_page import LEAD, About, write_evaluation_page
 from conceptlens.localization.result_rows import Row, write_rows
 from conceptlens.localization.summary import MACRO, SCHEMA, LocalizationSummary, summary_numbers, title_of
-from conceptlens.metrics.map_mask import LOCATED
+from conceptlens.metrics.map_mask import MAP_MASK_METRICS
 
 if TYPE_CHECKING:
     from conceptlens.data.masked_set import MaskedSet
@@ -75,7 +75,13 @@ def print_summary(summary: LocalizationSummary, console: Console | None = None) 
     table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
     table.add_column("method", no_wrap=True)
     against = [] if summary.reference is None else [f"minus {title_of(summary.reference)}"]
-    titles = [LOCATED[LEAD].title, "95%", "minus wrong", *against, *(LOCATED[name].title for name in PRINTED)]
+    titles = [
+        MAP_MASK_METRICS[LEAD].title,
+        "95%",
+        "minus wrong",
+        *against,
+        *(MAP_MASK_METRICS[name].title for name in PRINTED),
+    ]
     for title in titles:
         table.add_column("\n".join(title.rsplit(" ", 1)), justify="right", no_wrap=True)
     for line in summary.methods:

@@ -15,7 +15,7 @@ from conceptlens.io.images import jpeg
 from conceptlens.localization.localization_cases import KINDS, CaseImages
 from conceptlens.localization.methods import METHODS
 from conceptlens.localization.summary import ALL, MACRO, Intervals, LocalizationSummary, MethodSummary, title_of
-from conceptlens.metrics.map_mask import LOCATED
+from conceptlens.metrics.map_mask import MAP_MASK_METRICS
 from conceptlens.pages.mask_outline import outlined
 from conceptlens.pages.number_format import interval_text, number, signed
 from conceptlens.pages.static_page import static_page
@@ -84,9 +84,11 @@ def evaluation_page(summary: LocalizationSummary, cases: Sequence[CaseImages], a
         primary=title_of(about.primary),
         against=None if summary.reference is None else title_of(summary.reference),
         sheets=[_sheet(summary, group) for group in summary.groups],
-        columns=[{"name": name, "title": LOCATED[name].title, "words": DESCRIPTIONS[name]} for name in DESCRIPTIONS],
+        columns=[
+            {"name": name, "title": MAP_MASK_METRICS[name].title, "words": DESCRIPTIONS[name]} for name in DESCRIPTIONS
+        ],
         methods=[METHODS[line.method] for line in summary.methods if line.method in METHODS],
-        lead=LOCATED[LEAD].title,
+        lead=MAP_MASK_METRICS[LEAD].title,
         kinds=[_kind(kind, cases) for kind in KINDS],
         settings={name: value for name, value in about.settings.items() if value is not None},
     )
@@ -170,7 +172,7 @@ def _plot(summary: LocalizationSummary, group: str) -> dict[str, Any]:
 
 
 def _chance(name: str, share: float) -> str:
-    chance = LOCATED[name].chance
+    chance = MAP_MASK_METRICS[name].chance
     return {"r": text(share), "r or more": f"{text(share)} or more"}.get(chance, chance)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from conceptlens.io.atomic import replacing
 from conceptlens.io.errors import InputError
-from conceptlens.metrics.map_mask import LOCATED
+from conceptlens.metrics.map_mask import MAP_MASK_METRICS
 
 if TYPE_CHECKING:
     import pyarrow
@@ -31,7 +31,7 @@ class Row:
         method: The method's name; ends in " (oracle)" where its map was chosen among several with the mask.
         mask_share: The share of what the model saw that the mask covers, 0 to 1; ignored pixels are left out.
         has_own_map: Whether the method has a map for the concept itself; False where no neuron is labelled with it.
-        scores: Every metric of `metrics.LOCATED` by name; None where it does not apply, such as for a mask that the
+        scores: Every metric of `metrics.MAP_MASK_METRICS` by name; None where it does not apply, such as for a mask that the
             crop cut away.
         wrong_concept: A concept that the photo does not show; None without this control.
         wrong_scores: How well the map of the wrong concept fits the same mask.
@@ -98,8 +98,8 @@ def row_schema() -> pyarrow.Schema:
     text, number, flag = pyarrow.string(), pyarrow.float64(), pyarrow.bool_()
     columns = [(name, text) for name in ("photo", "concept", "type", "group", "method")]
     columns += [("oracle", flag), ("mask_share", number), ("has_own_map", flag), ("applies", flag)]
-    scores = [(name, number) for name in LOCATED]
-    wrong = [(WRONG + "concept", text), *((WRONG + name, number) for name in LOCATED)]
+    scores = [(name, number) for name in MAP_MASK_METRICS]
+    wrong = [(WRONG + "concept", text), *((WRONG + name, number) for name in MAP_MASK_METRICS)]
     return pyarrow.schema([*columns, *scores, *wrong])
 
 
@@ -124,7 +124,7 @@ def _row(line: Mapping[str, Any]) -> Row:
     wrong = line[WRONG + "concept"]
     return Row(
         **{name: line[name] for name in columns},
-        scores={name: line[name] for name in LOCATED},
+        scores={name: line[name] for name in MAP_MASK_METRICS},
         wrong_concept=wrong,
-        wrong_scores={} if wrong is None else {name: line[WRONG + name] for name in LOCATED},
+        wrong_scores={} if wrong is None else {name: line[WRONG + name] for name in MAP_MASK_METRICS},
     )

@@ -11,7 +11,7 @@ import numpy as np
 from conceptlens.io.errors import InputError, near
 from conceptlens.localization.methods import METHODS
 from conceptlens.localization.result_rows import ORACLE, Row
-from conceptlens.metrics.map_mask import LOCATED
+from conceptlens.metrics.map_mask import MAP_MASK_METRICS
 from conceptlens.statistics.bootstrap import Interval, bootstrap_macro_mean, bootstrap_mean
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class LocalizationSummary:
         fair = [line for line in self.methods if not line.oracle and metric in line.scores.get(group, {})]
         if len(fair) < 2:
             return None
-        sign = 1 if LOCATED[metric].higher_is_better else -1
+        sign = 1 if MAP_MASK_METRICS[metric].higher_is_better else -1
         return max(fair, key=lambda line: sign * line.scores[group][metric].mean).method
 
 
@@ -149,7 +149,7 @@ def summary_numbers(summary: LocalizationSummary) -> dict[str, Any]:
                 "chance": metric.chance,
                 "source": metric.source,
             }
-            for metric in LOCATED.values()
+            for metric in MAP_MASK_METRICS.values()
         ],
         "methods": [_method_numbers(line) for line in summary.methods],
     }
@@ -232,13 +232,13 @@ def _method_summary(
 
 
 def _values(rows: Sequence[Row]) -> dict[str, Float[np.ndarray, "pair"]]:
-    return {metric: np.array([row.scores[metric] for row in rows], np.float64) for metric in LOCATED}
+    return {metric: np.array([row.scores[metric] for row in rows], np.float64) for metric in MAP_MASK_METRICS}
 
 
 def _wrong_values(rows: Sequence[Row]) -> dict[str, Float[np.ndarray, "pair"]]:
     if not all(row.wrong_scores for row in rows):
         return {}
-    return {metric: np.array([row.wrong_scores[metric] for row in rows], np.float64) for metric in LOCATED}
+    return {metric: np.array([row.wrong_scores[metric] for row in rows], np.float64) for metric in MAP_MASK_METRICS}
 
 
 def _method_numbers(line: MethodSummary) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Metrics, sorted by what they need.
 
-A map and a mask (`locate`), a map and keypoints (`keypoint`, with its controls and the masks made of them), the images
-that activate a concept most (`purity`), activations and labels (`auroc`, `leakage`, `impurity`), what else a bottleneck
-is measured by (`bottleneck`); and how sure their means are (`spread`).
+A map and a mask (`map_mask`), a map and keypoints (`keypoints`, with its baselines and the masks made of them), the
+images that activate a concept most (`purity`), activations and labels (`auroc`, `leakage`, `impurity`), what else a
+bottleneck is measured by (`bottleneck_metrics`); and confidence intervals of their means (`statistics.bootstrap`).
 """
 
 from conceptlens.metrics.auroc import auroc_interval, class_labels, concept_auroc
@@ -20,12 +20,12 @@ from conceptlens.metrics.keypoints import (
 )
 from conceptlens.metrics.leakage import LabelledActivations, Leakage, concept_leakage, prevalence_thresholds
 from conceptlens.metrics.map_mask import (
-    LOCATED,
+    MAP_MASK_METRICS,
     area,
     best_iou,
     hit,
     iou,
-    locate,
+    map_mask_scores,
     peak,
     pixel_precision,
     pointing_energy,
@@ -33,7 +33,7 @@ from conceptlens.metrics.map_mask import (
     ranked_area,
     ranked_area_corrected,
 )
-from conceptlens.metrics.part_masks import box_masks, locate_parts, part_discs
+from conceptlens.metrics.part_masks import box_masks, part_discs, part_mask_scores
 from conceptlens.metrics.purity import Purity, merge_sides, part_purity
 from conceptlens.metrics.score import Metric
 from conceptlens.statistics.bootstrap import Interval, bootstrap_difference, bootstrap_macro_mean, bootstrap_mean
@@ -41,7 +41,7 @@ from conceptlens.statistics.score import Score
 
 __all__ = [
     "BOTTLENECK_METRICS",
-    "LOCATED",
+    "MAP_MASK_METRICS",
     "Impurity",
     "Interval",
     "Keypoints",
@@ -73,12 +73,12 @@ __all__ = [
     "keypoint_own",
     "keypoint_pointing",
     "keypoint_swap",
-    "locate",
-    "locate_parts",
+    "map_mask_scores",
     "merge_sides",
     "niche_impurity",
     "oracle_impurity",
     "part_discs",
+    "part_mask_scores",
     "part_purity",
     "peak",
     "pixel_precision",

@@ -39,8 +39,8 @@ def concept_auroc(activations: Float[Tensor, "image concept"], labels: Bool[Tens
     `P(activation with the concept > activation without) + P(equal) / 2`. Applies where some images have the concept
     and some do not.
     """
-    values, positive = checked(activations, labels)
-    applies = applies_to(positive)
+    values, positive = check_activations(activations, labels)
+    applies = has_both_labels(positive)
     found = cross_auroc(values, positive, paired=True)
     return Score(torch.from_numpy(np.where(applies, found, 0))[None], torch.from_numpy(applies)[None])
 
@@ -70,8 +70,8 @@ def auroc_interval(
     Raises:
         InputError: No concept has images with and without it.
     """
-    values, positive = checked(activations, labels)
-    applies = applies_to(positive)
+    values, positive = check_activations(activations, labels)
+    applies = has_both_labels(positive)
     if not applies.any():
         raise InputError("no concept has images with and without it; expected at least one")
     values, positive = values[:, applies], positive[:, applies]
@@ -98,15 +98,15 @@ def cross_auroc(
     p = positive.sum(0).astype(np.float64)
     pairs = np.maximum(p * (len(values) - p), 1)
     sums = (ranks * positive).sum(0) if paired else ranks.T @ positive.astype(np.float64)
-    return np.where(applies_to(positive), (sums - p * (p + 1) / 2) / pairs, 0)
+    return np.where(has_both_labels(positive), (sums - p * (p + 1) / 2) / pairs, 0)
 
 
-def applies_to(positive: Bool[np.ndarray, "image concept"]) -> Bool[np.ndarray, "concept"]:
+def has_both_labels(positive: Bool[np.ndarray, "image concept"]) -> Bool[np.ndarray, "concept"]:
     """Return which concepts have images of both kinds."""
     return np.logical_and(positive.any(0), ~positive.all(0))
 
 
-def checked(activations: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def check_activations(activations: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Return activations in float64 and labels, both as arrays; `InputError` where they do not fit."""
     if activations.ndim != 2 or activations.shape != labels.shape or labels.dtype != torch.bool:
         raise InputError(

@@ -10,6 +10,7 @@ import torch
 
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.auroc import concept_auroc
+from conceptlens.metrics.given_maps import maps_of
 from conceptlens.metrics.keypoints import (
     keypoint_distance,
     keypoint_error,
@@ -24,19 +25,19 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
-    from conceptlens.metrics.pixel_ranking import Maps
+    from conceptlens.metrics.given_maps import Maps
 
-READINGS = ("raw", "cells", "share", "entropy")
+NORM_KINDS = ("raw", "cells", "share", "entropy")
 
 
 def activation_norm(
     explained: Maps,
-    reading: Literal["raw", "cells", "share", "entropy"] = "cells",
+    kind: Literal["raw", "cells", "share", "entropy"] = "cells",
     present: Bool[Tensor, "image concept"] | None = None,
 ) -> Score:
     """Return how far a concept's map spreads; lower is narrower, which is not yet better placed.
 
-    Loc-CBM's "concept activation L1-norm", whose definition is not public, in four readings of `A[height width]`:
+    Loc-CBM's "concept activation L1-norm", whose definition is not public, in four kinds of `A[height width]`:
 
     - `"raw"`: `sum |A|`. In the map's own unit: comparable only between maps of one normalisation and grid.
     - `"cells"`: `sum ReLU(A) / max A`, the area in cells of the map's own grid that a flat map of this height and
@@ -47,29 +48,29 @@ def activation_norm(
     All but `"raw"` apply to maps that are somewhere positive. `present` restricts the score to concepts that the image
     shows.
     """
-    if reading not in READINGS:
-        raise InputError(f"no reading '{reading}'; there are: {', '.join(READINGS)}")
-    maps = (explained if isinstance(explained, torch.Tensor) else explained.maps).detach().cpu().double()
+    if kind not in NORM_KINDS:
+        raise InputError(f"no kind '{kind}'; there are: {', '.join(NORM_KINDS)}")
+    maps = maps_of(explained).double()
     if maps.ndim != 4 or not bool(torch.isfinite(maps).all()):
         raise InputError(f"maps have shape {tuple(maps.shape)}; expected finite maps[image concept height width]")
     positive = maps.relu()
-    applies = torch.ones(maps.shape[:2], dtype=torch.bool) if reading == "raw" else positive.amax((2, 3)) > 0
+    applies = torch.ones(maps.shape[:2], dtype=torch.bool) if kind == "raw" else positive.amax((2, 3)) > 0
     if present is not None:
         if tuple(present.shape) != tuple(maps.shape[:2]) or present.dtype != torch.bool:
             raise InputError(f"present has shape {tuple(present.shape)}; expected bool, {tuple(maps.shape[:2])}")
         applies = applies & present.cpu()
-    return Score(torch.where(applies, _norm(maps, positive, reading), 0.0), applies)
+    return Score(torch.where(applies, _norm(maps, positive, kind), 0.0), applies)
 
 
-def _norm(maps: Tensor, positive: Tensor, reading: str) -> Float[Tensor, "image concept"]:
-    if reading == "raw":
+def _norm(maps: Tensor, positive: Tensor, kind: str) -> Float[Tensor, "image concept"]:
+    if kind == "raw":
         return maps.abs().sum((2, 3))
     scaled = positive / torch.where(positive.amax((2, 3)) > 0, positive.amax((2, 3)), 1.0)[..., None, None]
     area = scaled.sum((2, 3))
-    if reading == "entropy":
+    if kind == "entropy":
         p = scaled / area.clamp(min=1)[..., None, None]
         return -torch.special.xlogy(p, p).sum((2, 3))
-    return area if reading == "cells" else area / (maps.shape[2] * maps.shape[3])
+    return area if kind == "cells" else area / (maps.shape[2] * maps.shape[3])
 
 
 def accuracy(logits: Float[Tensor, "image class"], classes: Int[Tensor, "image"]) -> Score:
@@ -101,11 +102,11 @@ _POSTER, _OWN = "Loc-CBM, poster; definition not public", "this package"
 _FLAT = {"raw": "unknown", "cells": "H W if flat", "share": "1 if flat", "entropy": "ln H W if flat"}
 
 
-def _of_norm(reading: str) -> Metric:
-    compute = partial(activation_norm, reading=reading)  # pyright: ignore[reportArgumentType]
-    high = 1 if reading == "share" else math.inf
-    title = f"activation L1 norm, {reading}"
-    return Metric(f"activation_norm_{reading}", title, compute, False, 0, high, _FLAT[reading], _POSTER)
+def _of_norm(kind: str) -> Metric:
+    compute = partial(activation_norm, kind=kind)  # pyright: ignore[reportArgumentType]
+    high = 1 if kind == "share" else math.inf
+    title = f"activation L1 norm, {kind}"
+    return Metric(f"activation_norm_{kind}", title, compute, False, 0, high, _FLAT[kind], _POSTER)
 
 
 # What `compute` takes: `keypoint_...` maps or peaks, and keypoints; `activation_norm_...` maps; `concept_auroc`
@@ -118,7 +119,7 @@ BOTTLENECK_METRICS: dict[str, Metric] = {
         Metric("keypoint_pointing", "within 0.1 of the diagonal", keypoint_pointing, True, 0, 1, _READ, _OWN),
         Metric("keypoint_own", "nearest keypoint is its own", keypoint_own, True, 0, 1, _READ, _OWN),
         Metric("keypoint_swap", "swap", keypoint_swap, True, -math.inf, math.inf, "0", _OWN),
-        *(_of_norm(reading) for reading in READINGS),
+        *(_of_norm(kind) for kind in NORM_KINDS),
         Metric("concept_auroc", "concept AUROC", concept_auroc, True, 0, 1, "0.5", "common practice"),
         Metric("accuracy", "accuracy", accuracy, True, 0, 1, "1 / classes", "common practice"),
     )

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from conceptlens.io.errors import InputError
-from conceptlens.metrics.auroc import applies_to, checked, cross_auroc
+from conceptlens.metrics.auroc import check_activations, cross_auroc, has_both_labels
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 NICHES = np.linspace(0, 1, 21)  # the thresholds beta over which niche impurity is integrated
 
 
-class Predictor(Protocol):
+class ProbabilityClassifier(Protocol):
     """What predicts a label from activations: any of scikit-learn's classifiers with probabilities."""
 
     def fit(self, features: Any, labels: Any, /) -> Any:
@@ -36,13 +36,13 @@ class Impurity:
     """How much concepts tell about one another, beyond what their labels do.
 
     - `score`: the distance of the two matrices; 0 is pure, lower is better.
-    - `told[source target]`: AUROC of each concept's activation for each concept's label, on images held out.
+    - `auroc[source target]`: AUROC of each concept's activation for each concept's label, on images held out.
     - `oracle[source target]`: the same of each concept's true label; 1 on the diagonal.
     - `used[concept]`: concepts with both kinds of image on either side of the split; the matrices hold no others.
     """
 
     score: float
-    told: Float[Tensor, "source target"]
+    auroc: Float[Tensor, "source target"]
     oracle: Float[Tensor, "source target"]
     used: Bool[Tensor, "concept"]
 
@@ -50,16 +50,16 @@ class Impurity:
 def oracle_impurity(
     activations: Float[Tensor, "image concept"],
     labels: Bool[Tensor, "image concept"],
-    predictor: Callable[[], Predictor] | None = None,
+    predictor: Callable[[], ProbabilityClassifier] | None = None,
     held_out: float = 0.2,
     seed: int = 0,
 ) -> Impurity:
     """Return the oracle impurity score (OIS) of activations; 0 is pure, 1 where every entry is one half off.
 
-    `2 / k * ||told - oracle||_F` over k concepts, where `told[i, j]` is the AUROC, on held-out images, of a predictor
+    `2 / k * ||auroc - oracle||_F` over k concepts, where `auroc[i, j]` is the AUROC, on held-out images, of a predictor
     of concept j's label from concept i's activation, and `oracle` the same from i's label, its diagonal set to 1
     (definition and official code of Espinosa Zarlenga et al., AAAI 2023). A concept that tells too little raises it as
-    well: its own AUROC is on the diagonal, and labels that tell of one another must be told of as much.
+    well: its own AUROC is on the diagonal, and labels that tell of one another must be predicted as well.
 
     `predictor` makes an untrained classifier. The default is logistic regression, where the paper takes an MLP of 32
     units: of one activation it can only choose the direction, so nothing is fitted in steps; **what an activation tells
@@ -67,11 +67,11 @@ def oracle_impurity(
     split, by `seed`, serves both matrices, where the official code draws two.
     """
     values, positive, train, used = _prepared(activations, labels, held_out, seed)
-    told = _predicted(values, positive, train, predictor)
+    auroc = _predicted(values, positive, train, predictor)
     oracle = _predicted(positive.astype(np.float64), positive, train, predictor)
     np.fill_diagonal(oracle, 1)
-    score = 2 / len(told) * float(np.linalg.norm(told - oracle))
-    return Impurity(score, torch.from_numpy(told), torch.from_numpy(oracle), used)
+    score = 2 / len(auroc) * float(np.linalg.norm(auroc - oracle))
+    return Impurity(score, torch.from_numpy(auroc), torch.from_numpy(oracle), used)
 
 
 def niche_impurity(
@@ -110,13 +110,13 @@ def _prepared(
     activations: Tensor, labels: Tensor, held_out: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Tensor]:
     """Return the usable concepts' activations and labels, which images are for training, which concepts are usable."""
-    values, positive = checked(activations, labels)
+    values, positive = check_activations(activations, labels)
     if not 0 < held_out < 1:
         raise InputError(f"held_out is {held_out}; expected a share of the images between 0 and 1")
     order = np.random.default_rng(seed).permutation(len(values))
     train = np.ones(len(values), bool)
     train[order[: round(held_out * len(values))]] = False
-    used = applies_to(positive[train]) & applies_to(positive[~train])
+    used = has_both_labels(positive[train]) & has_both_labels(positive[~train])
     if used.sum() < 2:
         raise InputError(
             f"{int(used.sum())} of {len(used)} concepts have images with and without them on both sides of the split; "
@@ -126,7 +126,7 @@ def _prepared(
 
 
 def _predicted(
-    values: np.ndarray, positive: np.ndarray, train: np.ndarray, predictor: Callable[[], Predictor] | None
+    values: np.ndarray, positive: np.ndarray, train: np.ndarray, predictor: Callable[[], ProbabilityClassifier] | None
 ) -> Float[np.ndarray, "source target"]:
     """Return the AUROC on held-out images of each target's label, predicted from each source alone.
 
@@ -137,9 +137,9 @@ def _predicted(
         slope = np.sign(values[train].T @ centred)
         rising = cross_auroc(values[~train], positive[~train])
         return np.where(slope > 0, rising, np.where(slope < 0, 1 - rising, 0.5))
-    told = np.zeros((values.shape[1], positive.shape[1]))
+    auroc = np.zeros((values.shape[1], positive.shape[1]))
     for i, feature in enumerate(values.T[..., None]):
         for j, label in enumerate(positive.T):
             answer = predictor().fit(feature[train], label[train]).predict_proba(feature[~train])[:, 1:]
-            told[i, j] = cross_auroc(np.asarray(answer), label[~train, None], paired=True)[0]
-    return told
+            auroc[i, j] = cross_auroc(np.asarray(answer), label[~train, None], paired=True)[0]
+    return auroc

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from conceptlens.io.errors import InputError
-from conceptlens.metrics.keypoints import GRID, Keypoints, by_part, keypoint_error
+from conceptlens.metrics.keypoints import GRID, Keypoints, error_by_part, keypoint_error
 from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from conceptlens.metrics.keypoints import Where
+    from conceptlens.metrics.keypoints import MapsOrPeaks
 
 
 def centre_peaks(keypoints: Keypoints) -> Float[Tensor, "image concept 2"]:
@@ -54,7 +54,7 @@ def constant_peaks(train: Keypoints, images: int, grid: tuple[int, int] = GRID) 
 
 
 def swapped_error(
-    where: Where,
+    maps: MapsOrPeaks,
     keypoints: Keypoints,
     grid: tuple[int, int] = GRID,
     by: Literal["other_part", "absent"] = "other_part",
@@ -67,7 +67,7 @@ def swapped_error(
     """
     if by not in ("other_part", "absent"):
         raise InputError(f"no by '{by}'; there are: other_part, absent")
-    table, group = by_part(where, keypoints, grid)
+    table, group = error_by_part(maps, keypoints, grid)
     applies, present = keypoints.applies.cpu(), keypoints.present.cpu()
     member = torch.nn.functional.one_hot(group, table.shape[2]).double()
     asked = (1 - member) * applies[..., None] if by == "other_part" else (~present)[..., None].double()

@@ -1,6 +1,6 @@
 """Does a concept's map point at its part: metrics of maps, or their peaks, and keypoints.
 
-They take `where` and `Keypoints`. `where` is an explanation, raw `maps[image concept height width]`, or
+They take `maps` and `Keypoints`. `maps` is an explanation, raw `maps[image concept height width]`, or
 `peaks[image concept 2]`, `(x, y)` as shares of the width and height. A map says its highest cell's centre, at its own
 grid. **Of several highest cells, every metric is the mean over them**: what picking one at random would give. So a map
 without a peak is worth a random cell, neither the centre (as `peak` has it) nor a corner (as `argmax` has it).
@@ -18,21 +18,20 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from conceptlens.io.errors import InputError
+from conceptlens.metrics.given_maps import maps_of
 from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
-    from conceptlens.record import Explanation
+    from conceptlens.metrics.given_maps import Maps
 
-    Where: TypeAlias = (
-        Explanation | Float[Tensor, "image concept height width"] | Float[Tensor, "image concept coordinate"]
-    )
+    MapsOrPeaks: TypeAlias = Maps | Float[Tensor, "image concept coordinate"]
 
 GRID = (7, 7)  # rows and columns of the reference grid
-CELLS_AT_ONCE = 2**21  # bounds the memory, at up to 50 bytes a cell
-PEAKS_AT_ONCE = 2**16  # and at about 100 bytes for each peak and keypoint
+BATCH_CELLS = 2**21  # bounds the memory, at up to 50 bytes a cell
+BATCH_PEAKS = 2**16  # and at about 100 bytes for each peak and keypoint
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +83,7 @@ class Keypoints:
         """Where the concept is present and one of its keypoints visible."""
         return self.present & (self.visible.float() @ self.own.float().T > 0)
 
-    def pick(self, images: Int[Tensor, "some"] | slice) -> Keypoints:
+    def select(self, images: Int[Tensor, "some"] | slice) -> Keypoints:
         """Return the keypoints of some images."""
         sizes = None if self.sizes is None else self.sizes[images]
         return Keypoints(self.xy[images], self.visible[images], self.own, self.present[images], sizes)
@@ -100,7 +99,7 @@ class _Peaks:
     weight: Float[Tensor, "peak"]
 
 
-def keypoint_error(where: Where, keypoints: Keypoints, grid: tuple[int, int] = GRID) -> Score:
+def keypoint_error(maps: MapsOrPeaks, keypoints: Keypoints, grid: tuple[int, int] = GRID) -> Score:
     """Return the keypoint alignment error: squared cells from the peak to the nearest keypoint of the concept's part.
 
     `min over visible own parts of (columns (x - x_part))^2 + (rows (y - y_part))^2`, lower is better. The name is
@@ -109,25 +108,25 @@ def keypoint_error(where: Where, keypoints: Keypoints, grid: tuple[int, int] = G
     cell has at most 0.5, the mean over random cells is about 10, and a peak that is always in the centre may be better
     than a trained one: put `centre_peaks`, `constant_peaks` and `uniform_maps` beside it, and `keypoint_swap`.
     """
-    return _own_error(where, keypoints, _cells(keypoints, grid), lambda apart: apart)
+    return _own_error(maps, keypoints, _cells(keypoints, grid), lambda apart: apart)
 
 
-def keypoint_distance(where: Where, keypoints: Keypoints) -> Score:
+def keypoint_distance(maps: MapsOrPeaks, keypoints: Keypoints) -> Score:
     """Return the true distance to the nearest keypoint of the concept's part, as a share of the image's diagonal.
 
     0 to 1, lower is better. Near by `sizes`, where `keypoint_error` counts cells of a grid that may be squeezed.
     """
-    return _own_error(where, keypoints, _diagonals(keypoints), torch.sqrt)
+    return _own_error(maps, keypoints, _diagonals(keypoints), torch.sqrt)
 
 
-def keypoint_pointing(where: Where, keypoints: Keypoints, share: float = 0.1) -> Score:
+def keypoint_pointing(maps: MapsOrPeaks, keypoints: Keypoints, share: float = 0.1) -> Score:
     """Return 1 where `keypoint_distance` is below `share`, else 0; higher is better."""
     if not 0 < share <= 1:
         raise InputError(f"share is {share}; expected a share of the diagonal, above 0 up to 1")
-    return _own_error(where, keypoints, _diagonals(keypoints), lambda apart: (apart < share**2).double())
+    return _own_error(maps, keypoints, _diagonals(keypoints), lambda apart: (apart < share**2).double())
 
 
-def keypoint_own(where: Where, keypoints: Keypoints) -> Score:
+def keypoint_own(maps: MapsOrPeaks, keypoints: Keypoints) -> Score:
     """Return 1 where the visible keypoint nearest to the peak is of the concept's part, else 0; higher is better.
 
     Near by true distance, not by cells; of two keypoints equally near, the one listed first.
@@ -138,10 +137,10 @@ def keypoint_own(where: Where, keypoints: Keypoints) -> Score:
         nearest = _squared(peaks, keypoints, scale).argmin(1)
         return keypoints.own.cpu()[peaks.concept, nearest].double()
 
-    return _score(where, keypoints, owned)
+    return _score(maps, keypoints, owned)
 
 
-def keypoint_swap(where: Where, keypoints: Keypoints, grid: tuple[int, int] = GRID, paired: bool = False) -> Score:
+def keypoint_swap(maps: MapsOrPeaks, keypoints: Keypoints, grid: tuple[int, int] = GRID, paired: bool = False) -> Score:
     """Return, one value for each image, how much nearer concepts point to their own part than to one another's.
 
     `mean over pairs (a, b) of the error of a's peak at b's part - mean over b of b's error at its own`, over concepts
@@ -150,7 +149,7 @@ def keypoint_swap(where: Where, keypoints: Keypoints, grid: tuple[int, int] = GR
     mean counts b once for each pair, and nearly so without (-0.02 for the centre of CUB's birds), where it counts b
     once. Applies to images with such a pair.
     """
-    table, group = by_part(where, keypoints, grid)
+    table, group = error_by_part(maps, keypoints, grid)
     applies = keypoints.applies.cpu().double()
     member = torch.nn.functional.one_hot(group, table.shape[2]).double()
     weight = (applies @ member)[:, None] * (1 - member) * applies[..., None]  # of a's error at a part: its concepts b
@@ -162,17 +161,17 @@ def keypoint_swap(where: Where, keypoints: Keypoints, grid: tuple[int, int] = GR
     return Score(torch.where(some, swapped, 0.0)[:, None], some[:, None])
 
 
-def centre_distance(where: Where, keypoints: Keypoints, grid: tuple[int, int] = GRID) -> Score:
+def centre_distance(maps: MapsOrPeaks, keypoints: Keypoints, grid: tuple[int, int] = GRID) -> Score:
     """Return the squared cells of `grid` from the peak to the image's centre, for the pairs of `keypoint_error`.
 
     Neither high nor low is better. Read it beside the error: one that fell together with this one fell by centring.
     """
     scale = _cells(keypoints, grid)
-    return _score(where, keypoints, lambda peaks: ((peaks.xy - 0.5) * scale[peaks.image]).square().sum(1))
+    return _score(maps, keypoints, lambda peaks: ((peaks.xy - 0.5) * scale[peaks.image]).square().sum(1))
 
 
-def by_part(
-    where: Where, keypoints: Keypoints, grid: tuple[int, int] = GRID
+def error_by_part(
+    maps: MapsOrPeaks, keypoints: Keypoints, grid: tuple[int, int] = GRID
 ) -> tuple[Float[Tensor, "image concept group"], Int[Tensor, "concept"]]:
     """Return every concept's error at every part, and which part is each concept's own.
 
@@ -185,11 +184,11 @@ def by_part(
         apart = _squared(peaks, keypoints, scale)
         return torch.stack([torch.where(row, apart, torch.inf).amin(1) for row in rows], dim=1)
 
-    table = _expected(where, keypoints, at_each, (len(rows),))
+    table = _expected(maps, keypoints, at_each, (len(rows),))
     return torch.where(torch.isfinite(table), table, 0.0), group
 
 
-def _own_error(where: Where, keypoints: Keypoints, scale: Tensor, read: Callable[[Tensor], Tensor]) -> Score:
+def _own_error(maps: MapsOrPeaks, keypoints: Keypoints, scale: Tensor, read: Callable[[Tensor], Tensor]) -> Score:
     """Return a score of what `read` makes of the squared distance to the nearest visible own keypoint."""
     own = keypoints.own.cpu()
 
@@ -197,13 +196,13 @@ def _own_error(where: Where, keypoints: Keypoints, scale: Tensor, read: Callable
         apart = _squared(peaks, keypoints, scale)
         return read(torch.where(own[peaks.concept], apart, torch.inf).amin(1))
 
-    return _score(where, keypoints, nearest)
+    return _score(maps, keypoints, nearest)
 
 
-def _score(where: Where, keypoints: Keypoints, value: Callable[[_Peaks], Tensor]) -> Score:
+def _score(maps: MapsOrPeaks, keypoints: Keypoints, value: Callable[[_Peaks], Tensor]) -> Score:
     """Return a score of `value[peak]`, looked at only where it applies."""
     applies = keypoints.applies.cpu()
-    return Score(_expected(where, keypoints, value, only=applies), applies)
+    return Score(_expected(maps, keypoints, value, only=applies), applies)
 
 
 def _squared(peaks: _Peaks, keypoints: Keypoints, scale: Tensor) -> Float[Tensor, "peak part"]:
@@ -227,14 +226,14 @@ def _diagonals(keypoints: Keypoints) -> Float[Tensor, "image 2"]:
 
 
 def _expected(
-    where: Where,
+    maps: MapsOrPeaks,
     keypoints: Keypoints,
     value: Callable[[_Peaks], Tensor],
     more: tuple[int, ...] = (),
     only: Bool[Tensor, "image concept"] | None = None,
 ) -> Float[Tensor, "image concept *more"]:
     """Return the mean of `value[peak *more]` over the highest cells of each map; 0 outside of `only`."""
-    given = (where if isinstance(where, torch.Tensor) else where.maps).detach().cpu()
+    given = maps_of(maps)
     shape = tuple(keypoints.present.shape)
     if tuple(given.shape[:2]) != shape or not (given.ndim == 4 or (given.ndim == 3 and given.shape[2] == 2)):
         raise InputError(
@@ -254,17 +253,17 @@ def _expected(
 def _pieces(given: Tensor, only: Tensor) -> Iterator[_Peaks]:
     """Return the highest cells of maps, or the peaks given, a bounded number at a time."""
     if given.ndim == 3:
-        for image, concept in (pairs.T for pairs in only.nonzero().split(PEAKS_AT_ONCE)):
+        for image, concept in (pairs.T for pairs in only.nonzero().split(BATCH_PEAKS)):
             yield _Peaks(image, concept, given[image, concept].double(), torch.ones(len(image), dtype=torch.float64))
         return
     height, width = given.shape[2:]
-    step = max(1, CELLS_AT_ONCE // max(1, given[:1].numel()))
+    step = max(1, BATCH_CELLS // max(1, given[:1].numel()))
     for start in range(0, len(given), step):
         maps = given[start : start + step]
         highest = maps == maps.amax((2, 3), keepdim=True)
         share = 1 / highest.sum((2, 3)).double()
         highest &= only[start : start + step, :, None, None]
-        for cells in highest.nonzero().split(PEAKS_AT_ONCE):
+        for cells in highest.nonzero().split(BATCH_PEAKS):
             image, concept, row, column = cells.T
             xy = torch.stack([(column.double() + 0.5) / width, (row.double() + 0.5) / height], dim=1)
             yield _Peaks(image + start, concept, xy, share[image, concept])

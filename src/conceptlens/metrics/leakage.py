@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from conceptlens.io.errors import InputError
-from conceptlens.metrics.auroc import checked
+from conceptlens.metrics.auroc import check_activations
 from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LEVELS = (5, 95)  # percentiles of the train activations that stand for absent and present
 
 
-class Head(Protocol):
+class Classifier(Protocol):
     """What predicts classes from concepts: any of scikit-learn's classifiers."""
 
     def fit(self, features: Any, classes: Any, /) -> Any:
@@ -49,7 +49,7 @@ class LabelledActivations:
 
     def __post_init__(self) -> None:
         """Check shapes, types and finiteness."""
-        checked(self.activations, self.labels)
+        check_activations(self.activations, self.labels)
         if tuple(self.classes.shape) != (len(self.labels),) or not len(self.labels) or self.classes.is_floating_point():
             raise InputError(
                 f"classes have shape {tuple(self.classes.shape)} of {self.classes.dtype} for {len(self.labels)} "
@@ -108,7 +108,7 @@ def concept_leakage(
     train: LabelledActivations,
     test: LabelledActivations,
     thresholds: Float[Tensor, "concept"] | None = None,
-    head: Callable[[], Head] | None = None,
+    head: Callable[[], Classifier] | None = None,
 ) -> Leakage:
     """Return the five accuracies of `Leakage`, heads fitted on `train` and asked on `test`.
 
@@ -155,14 +155,14 @@ def prevalence_thresholds(
     Half-way between the two activations around it, so that of equal activations there all reach it; infinite for a
     concept that no image has, minus infinite for one that all have.
     """
-    values, positive = checked(activations, labels)
+    values, positive = check_activations(activations, labels)
     falling = -np.sort(-values, axis=0)
     edges = np.concatenate([np.full((1, values.shape[1]), np.inf), falling, np.full((1, values.shape[1]), -np.inf)])
     reached, concept = positive.sum(0), np.arange(values.shape[1])
     return torch.from_numpy((edges[reached, concept] + edges[reached + 1, concept]) / 2)
 
 
-def _right(head: Head, features: np.ndarray, classes: np.ndarray) -> Score:
+def _right(head: Classifier, features: np.ndarray, classes: np.ndarray) -> Score:
     right = torch.from_numpy(np.asarray(head.predict(features)) == classes).double()[:, None]
     return Score(right, torch.ones_like(right, dtype=torch.bool))
 
@@ -171,7 +171,7 @@ def _mean(score: Score) -> float:
     return float(score.values.mean())
 
 
-def _logistic() -> Head:
+def _logistic() -> Classifier:
     from sklearn.linear_model import LogisticRegression
 
     return LogisticRegression(max_iter=2000)

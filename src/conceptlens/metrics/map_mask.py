@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from conceptlens.io.errors import InputError
-from conceptlens.metrics.pixel_ranking import Ranking, Ties, measured
+from conceptlens.metrics.pixel_ranking import Ranking, Ties, score_pixels
 from conceptlens.metrics.score import Metric
 from conceptlens.statistics.score import Score
 
@@ -24,13 +24,19 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from conceptlens.metrics.pixel_ranking import Curve, Ignored, Maps, Masks, Values
+    from conceptlens.metrics.given_maps import Ignored, Maps, Masks
+    from conceptlens.metrics.pixel_ranking import Curve, Values
 
 
 def peak(maps: Float[Tensor, "image question height width"]) -> Float[Tensor, "image question 2"]:
-    """Return the centre of each map's highest cell as `(x, y)`, shares of the width and height that the map covers.
+    """Return the centre of each map's highest cell.
 
-    Of several highest cells, their mean: a map without a peak (all cells equal) points at the centre.
+    Args:
+        maps: `maps[image question height width]`.
+
+    Returns:
+        `(x, y)` as shares of the width and height that the map covers, 0 to 1. Of several highest cells, their mean: a
+        map without a peak (all cells equal) points at the centre.
     """
     height, width = maps.shape[2:]
     highest = (maps == maps.amax((2, 3), keepdim=True)).float()
@@ -43,7 +49,15 @@ def peak(maps: Float[Tensor, "image question height width"]) -> Float[Tensor, "i
 
 
 def area(maps: Float[Tensor, "image question height width"], share: float = 0.5) -> Float[Tensor, "image question"]:
-    """Return the share of cells that reach `share` of the map's highest value; 0 for a map that is nowhere positive."""
+    """Return how large the high part of each map is.
+
+    Args:
+        maps: `maps[image question height width]`.
+        share: The threshold as a share of the map's highest value.
+
+    Returns:
+        The share of cells that reach the threshold, 0 to 1; 0 for a map that is nowhere positive.
+    """
     highest = maps.amax((2, 3), keepdim=True)
     reached = (maps >= share * highest) & (highest > 0)
     return reached.float().mean((2, 3))
@@ -52,26 +66,48 @@ def area(maps: Float[Tensor, "image question height width"], share: float = 0.5)
 def pointing_energy(
     explained: Maps, masks: Masks, ignored: Ignored = None, normalise: Literal["none", "minmax"] = "none"
 ) -> Score:
-    """Return the share of each map's energy that lies inside the mask; 0 to 1, higher is better.
+    """Return the share of each map's energy that lies inside the mask; 0 to 1, higher is better, chance r.
 
-    The energy-based pointing game of Score-CAM (CVPRW 2020), with a mask instead of a box. `normalise="none"` counts
-    the positive part of the enlarged map; `"minmax"` first takes the map's lowest value off, as CE-FAM's code does,
-    so that negative evidence becomes background of little energy. A map without energy gives 0; a uniform map gives
-    the mask's share of the image, which is chance.
+    The energy-based pointing game of Score-CAM (Wang et al., CVPRW 2020), with a mask instead of a box.
+    `normalise="none"` counts the positive part of the enlarged map; `"minmax"` first takes the map's lowest value off,
+    as CE-FAM's code does, so that negative evidence becomes background of little energy. A map without energy gives 0.
+
+    Args:
+        explained: An explanation, or `maps[image question height width]`, finite, no larger than the masks.
+        masks: Bool `[image rows columns]`, the same for all questions, or `[image question rows columns]`.
+        ignored: Bool `[image rows columns]`, pixels to leave out.
+        normalise: `"none"` or `"minmax"`, as above.
+
+    Returns:
+        `values[image question]`; it applies where the mask has pixels both inside and outside.
+
+    Raises:
+        InputError: Shapes or types do not fit, or a map is not finite.
     """
     if normalise not in ("none", "minmax"):
         raise InputError(f"no normalise '{normalise}'; there are: none, minmax")
     measure = _energy if normalise == "none" else _energy_above_lowest
-    return measured(explained, masks, ignored, {"energy": measure})["energy"]
+    return score_pixels(explained, masks, ignored, {"energy": measure})["energy"]
 
 
 def pointing_game(explained: Maps, masks: Masks, ignored: Ignored = None) -> Score:
-    """Return 1 where the map's highest pixel lies inside the mask and 0 elsewhere; higher is better.
+    """Return 1 where the map's highest pixel lies inside the mask and 0 elsewhere; higher is better, chance r.
 
-    Of several highest pixels, the share inside: what picking one of them at random would give. Pointing game of
+    Of several highest pixels, the share inside: the expectation of picking one of them at random. Pointing game of
     Zhang et al. (excitation backpropagation, ECCV 2016), without its tolerance of 15 pixels.
+
+    Args:
+        explained: An explanation, or `maps[image question height width]`, finite, no larger than the masks.
+        masks: Bool `[image rows columns]`, the same for all questions, or `[image question rows columns]`.
+        ignored: Bool `[image rows columns]`, pixels to leave out.
+
+    Returns:
+        `values[image question]`; it applies where the mask has pixels both inside and outside.
+
+    Raises:
+        InputError: Shapes or types do not fit, or a map is not finite.
     """
-    return measured(explained, masks, ignored, {"game": _peak_inside})["game"]
+    return score_pixels(explained, masks, ignored, {"game": _peak_inside})["game"]
 
 
 def ranked_area(
@@ -85,17 +121,30 @@ def ranked_area(
     """Return CE-FAM's normalised rank accuracy (NRA), not corrected for chance; 0 to 1, higher is better.
 
     `max(AUC - r/2, 0) / (-r ln r)`, with AUC the area under the IoU of the mask and the highest share x of pixels,
-    x from 0 to 1, and r the mask's share of the image. The ideal map gives 1. **Chance is not 0** but 0.10 (r = 0.01)
-    to 0.17, because random pixels overlap by more than the `r x` that is taken off: see `ranked_area_corrected`.
+    x from 0 to 1, and r the mask's share of the image (official code). The ideal map gives 1. **Chance is not 0** but
+    0.10 (r = 0.01) to 0.17, because random pixels overlap by more than the `r x` that is taken off: see
+    `ranked_area_corrected`.
 
-    `ties` says in which order equal pixels come: `"average"` expects over all orders, `"seeded"` draws one,
-    `"official"` is NumPy's `argsort()[::-1]`, arbitrary but what the published code does. `bins="published"` sums AUC
-    and its ideal over about 100 bins as that code does, 0.01 off for most masks and up to 0.07 for those of 1 %.
+    Args:
+        explained: An explanation, or `maps[image question height width]`, finite, no larger than the masks.
+        masks: Bool `[image rows columns]`, the same for all questions, or `[image question rows columns]`.
+        ignored: Bool `[image rows columns]`, pixels to leave out.
+        ties: The order of equal pixels: `"average"` is the expectation over all orders, `"seeded"` draws one,
+            `"official"` is NumPy's `argsort()[::-1]`, arbitrary but what the published code does.
+        seed: Draws the order of `ties="seeded"`.
+        bins: `"published"` sums AUC and its ideal over about 100 bins as the official code does, 0.01 off for most
+            masks and up to 0.07 for those of 1 %.
+
+    Returns:
+        `values[image question]`; it applies where the mask has pixels both inside and outside.
+
+    Raises:
+        InputError: Shapes or types do not fit, or a map is not finite.
     """
     if bins not in ("exact", "published"):
         raise InputError(f"no bins '{bins}'; there are: exact, published")
     measure = _ranked_area if bins == "exact" else _ranked_area_in_bins
-    return measured(explained, masks, ignored, {"area": measure}, ties, seed)["area"]
+    return score_pixels(explained, masks, ignored, {"area": measure}, ties, seed)["area"]
 
 
 def ranked_area_corrected(
@@ -105,21 +154,59 @@ def ranked_area_corrected(
 
     `(AUC - AUC_random) / (AUC_ideal - AUC_random)`, with `AUC_random = k (1 + k ln r)`, `k = r / (1 - r)` and
     `AUC_ideal = r/2 - r ln r`. Not below -0.8. `ties` and AUC as in `ranked_area`. This package's own correction.
+
+    Args:
+        explained: An explanation, or `maps[image question height width]`, finite, no larger than the masks.
+        masks: Bool `[image rows columns]`, the same for all questions, or `[image question rows columns]`.
+        ignored: Bool `[image rows columns]`, pixels to leave out.
+        ties: As in `ranked_area`.
+        seed: Draws the order of `ties="seeded"`.
+
+    Returns:
+        `values[image question]`; it applies where the mask has pixels both inside and outside.
+
+    Raises:
+        InputError: Shapes or types do not fit, or a map is not finite.
     """
-    return measured(explained, masks, ignored, {"area": _ranked_area_corrected}, ties, seed)["area"]
+    return score_pixels(explained, masks, ignored, {"area": _ranked_area_corrected}, ties, seed)["area"]
 
 
 def hit(explained: Maps, masks: Masks, ignored: Ignored = None, ties: Ties = "average", seed: int = 0) -> Score:
-    """Return 1 where `ranked_area` is above one half, else 0; CE-FAM's hit, higher is better."""
-    return measured(explained, masks, ignored, {"hit": _hit}, ties, seed)["hit"]
+    """Return 1 where `ranked_area` is above one half, else 0; CE-FAM's hit, higher is better.
+
+    Args:
+        explained: An explanation, or `maps[image question height width]`, finite, no larger than the masks.
+        masks: Bool `[image rows columns]`, the same for all questions, or `[image question rows columns]`.
+        ignored: Bool `[image rows columns]`, pixels to leave out.
+        ties: As in `ranked_area`.
+        seed: Draws the order of `ties="seeded"`.
+
+    Returns:
+        `values[image question]`; it applies where the mask has pixels both inside and outside.
+
+    Raises:
+        InputError: Shapes or types do not fit, or a map is not finite.
+    """
+    return score_pixels(explained, masks, ignored, {"hit": _hit}, ties, seed)["hit"]
 
 
 def best_iou(explained: Maps, masks: Masks, ignored: Ignored = None) -> Score:
     """Return the highest IoU of the mask and the map cut at any threshold; 0 to 1, higher is better.
 
     **An oracle**: the threshold is chosen with the mask, for each map. At least r, by taking the whole image.
+
+    Args:
+        explained: An explanation, or `maps[image question height width]`, finite, no larger than the masks.
+        masks: Bool `[image rows columns]`, the same for all questions, or `[image question rows columns]`.
+        ignored: Bool `[image rows columns]`, pixels to leave out.
+
+    Returns:
+        `values[image question]`; it applies where the mask has pixels both inside and outside.
+
+    Raises:
+        InputError: Shapes or types do not fit, or a map is not finite.
     """
-    return measured(explained, masks, ignored, {"iou": _best_iou})["iou"]
+    return score_pixels(explained, masks, ignored, {"iou": _best_iou})["iou"]
 
 
 def iou(
@@ -133,11 +220,24 @@ def iou(
 
     `of="maximum"`: the pixels that reach `share` of the map's highest value, none in a map that is nowhere positive.
     `of="area"`: the highest `share` of the pixels, wherever the values lie; of equal pixels, the expected part.
+
+    Args:
+        explained: An explanation, or `maps[image question height width]`, finite, no larger than the masks.
+        masks: Bool `[image rows columns]`, the same for all questions, or `[image question rows columns]`.
+        ignored: Bool `[image rows columns]`, pixels to leave out.
+        share: The threshold, above 0 up to 1.
+        of: What `share` is a share of.
+
+    Returns:
+        `values[image question]`; it applies where the mask has pixels both inside and outside.
+
+    Raises:
+        InputError: Shapes or types do not fit, or a map is not finite.
     """
     if of not in ("maximum", "area") or not 0 < share <= 1:
         raise InputError(f"share is {share} of '{of}'; expected a share above 0 up to 1, of 'maximum' or 'area'")
     measure = partial(_iou if of == "maximum" else _iou_by_area, share=share)
-    return measured(explained, masks, ignored, {"iou": measure})["iou"]
+    return score_pixels(explained, masks, ignored, {"iou": measure})["iou"]
 
 
 def pixel_precision(explained: Maps, masks: Masks, ignored: Ignored = None) -> Score:
@@ -145,13 +245,40 @@ def pixel_precision(explained: Maps, masks: Masks, ignored: Ignored = None) -> S
 
     `sum over thresholds of (recall gained) x precision`, without interpolation; equal pixels make one threshold, as
     in scikit-learn's `average_precision_score`. Chance is r.
+
+    Args:
+        explained: An explanation, or `maps[image question height width]`, finite, no larger than the masks.
+        masks: Bool `[image rows columns]`, the same for all questions, or `[image question rows columns]`.
+        ignored: Bool `[image rows columns]`, pixels to leave out.
+
+    Returns:
+        `values[image question]`; it applies where the mask has pixels both inside and outside.
+
+    Raises:
+        InputError: Shapes or types do not fit, or a map is not finite.
     """
-    return measured(explained, masks, ignored, {"precision": _pixel_precision})["precision"]
+    return score_pixels(explained, masks, ignored, {"precision": _pixel_precision})["precision"]
 
 
-def locate(explained: Maps, masks: Masks, ignored: Ignored = None) -> dict[str, Score]:
-    """Return every metric of `LOCATED`, with its defaults, from one sort for each map."""
-    return measured(explained, masks, ignored, _MEASURES)
+def map_mask_scores(explained: Maps, masks: Masks, ignored: Ignored = None) -> dict[str, Score]:
+    """Return every metric of `MAP_MASK_METRICS`, with its defaults, from one sort for each map.
+
+    Args:
+        explained: An explanation, or `maps[image question height width]`, finite, no larger than the masks.
+        masks: Bool `[image rows columns]`, the same for all questions, or `[image question rows columns]`.
+        ignored: Bool `[image rows columns]`, pixels to leave out.
+
+    Returns:
+        A `Score` for each metric by its name.
+
+    Raises:
+        InputError: Shapes or types do not fit, or a map is not finite.
+
+    Example:
+        >>> explained = cl.Explanation.from_maps(array, "cat", photos)  # maps of any library
+        >>> cl.metrics.map_mask_scores(explained, masks)["ranked_area"].mean()
+    """
+    return score_pixels(explained, masks, ignored, _MEASURES)
 
 
 def _energy(ranking: Ranking) -> Values:
@@ -183,11 +310,11 @@ def _ranked_area(ranking: Ranking) -> Values:
 def _ranked_area_in_bins(ranking: Ranking) -> Values:
     """Sum IoU pixel by pixel over the first hundredth, then once for each hundredth; the ideal over the same places."""
     kept, size = ranking.kept[:, None], ranking.size[:, None]
-    place = np.arange(ranking.values.shape[1])
+    rank = np.arange(ranking.values.shape[1])
     width = np.maximum(kept // 100, 1)
-    weight = np.where(place < width, 1 / kept, np.where(place % width == 0, 1 / 100, 0)) * (place < kept)
+    weight = np.where(rank < width, 1 / kept, np.where(rank % width == 0, 1 / 100, 0)) * (rank < kept)
     area = (weight * ranking.overlap[:, 1:]).sum(1)
-    ideal = (weight * np.minimum(place / size, size / np.maximum(place, 1))).sum(1)
+    ideal = (weight * np.minimum(rank / size, size / np.maximum(rank, 1))).sum(1)
     return (area - ranking.ratio / 2).clip(0) / (ideal - ranking.ratio / 2)
 
 
@@ -240,7 +367,7 @@ _MEASURES: dict[str, Callable[[Ranking], Values]] = {
 _SHIFTED = partial(pointing_energy, normalise="minmax")
 _SCORE_CAM, _CE_FAM = "Score-CAM, Wang et al., CVPRW 2020", "CE-FAM, official code"
 
-LOCATED: dict[str, Metric] = {
+MAP_MASK_METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("pointing_energy", "energy inside", pointing_energy, True, 0, 1, "r", _SCORE_CAM),

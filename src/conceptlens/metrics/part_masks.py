@@ -1,4 +1,4 @@
-"""Masks made of keypoints and boxes, for the metrics of a map and a mask in `locate`."""
+"""Masks made of keypoints and boxes, for the metrics of a map and a mask in `map_mask`."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING
 import torch
 
 from conceptlens.io.errors import InputError
-from conceptlens.metrics.map_mask import locate
+from conceptlens.metrics.given_maps import maps_of
+from conceptlens.metrics.map_mask import map_mask_scores
 from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
 
+    from conceptlens.metrics.given_maps import Maps
     from conceptlens.metrics.keypoints import Keypoints
-    from conceptlens.metrics.pixel_ranking import Maps
 
 SIZE = (56, 56)  # rows and columns of a mask
-PIXELS_AT_ONCE = 2**24  # bounds the memory, at about 5 bytes a pixel
+BATCH_PIXELS = 2**24  # bounds the memory, at about 5 bytes a pixel
 
 
 def part_discs(
@@ -28,7 +29,7 @@ def part_discs(
 
     A pixel is inside if its centre lies within `radius` of a keypoint, as a share of the image's diagonal, by true
     distance: `sizes` are needed. 0.1 is the distance of `keypoint_pointing`. One byte for every pixel of every
-    concept: for many images, `locate_parts` makes them a few at a time.
+    concept: for many images, `part_mask_scores` makes them a few at a time.
     """
     if keypoints.sizes is None or not 0 < radius <= 1:
         raise InputError(
@@ -62,22 +63,22 @@ def box_masks(boxes: Float[Tensor, "*any 4"], size: tuple[int, int] = SIZE) -> B
     return down[..., None] & across[..., None, :]
 
 
-def locate_parts(
+def part_mask_scores(
     explained: Maps, keypoints: Keypoints, size: tuple[int, int] = SIZE, radius: float = 0.1
 ) -> dict[str, Score]:
-    """Return every metric of `LOCATED` against `part_discs`, for present concepts with a visible part."""
-    maps = explained if isinstance(explained, torch.Tensor) else explained.maps
+    """Return every metric of `MAP_MASK_METRICS` against `part_discs`, for present concepts with a visible part."""
+    maps = maps_of(explained)
     images, concepts = keypoints.present.shape
     if tuple(maps.shape[:2]) != (images, concepts):
         raise InputError(
             f"maps have shape {tuple(maps.shape)} for {images} images and {concepts} concepts of the keypoints; "
             "expected image concept height width"
         )
-    step = max(1, PIXELS_AT_ONCE // max(1, max(concepts, keypoints.own.shape[1]) * size[0] * size[1]))
+    step = max(1, BATCH_PIXELS // max(1, max(concepts, keypoints.own.shape[1]) * size[0] * size[1]))
     pieces: list[dict[str, Score]] = []
     for start in range(0, max(images, 1), step):
         some = slice(start, start + step)
-        pieces.append(locate(maps[some], part_discs(keypoints.pick(some), size, radius)))
+        pieces.append(map_mask_scores(maps[some], part_discs(keypoints.select(some), size, radius)))
     return {
         name: Score(torch.cat([p[name].values for p in pieces]), torch.cat([p[name].applies for p in pieces]))
         for name in pieces[0]

@@ -11,23 +11,21 @@ import numpy as np
 import torch
 
 from conceptlens.io.errors import InputError
+from conceptlens.metrics.given_maps import maps_of, tensor_of
 from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
-    from conceptlens.record import Explanation
+    from conceptlens.metrics.given_maps import Ignored, Maps, Masks
 
-    Maps: TypeAlias = Explanation | Float[Tensor, "image question height width"]
-    Masks: TypeAlias = Bool[Tensor, "image rows columns"] | Bool[Tensor, "image question rows columns"]
-    Ignored: TypeAlias = Bool[Tensor, "image rows columns"] | None
     Values: TypeAlias = Float[np.ndarray, "pair"]
     Curve: TypeAlias = Float[np.ndarray, "pair rank"]
 
 Ties: TypeAlias = Literal["average", "seeded", "official"]
 TIES = ("average", "seeded", "official")
-PIXELS_AT_ONCE = 2**18  # bounds the memory, at about 150 bytes a pixel; small chunks also stay in the cache
+BATCH_PIXELS = 2**18  # bounds the memory, at about 150 bytes a pixel; small chunks also stay in the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +78,7 @@ class Ranking:
         return np.where(rank < self.kept[:, None], parts, 0).sum(1) / self.kept
 
 
-def measured(
+def score_pixels(
     explained: Maps,
     masks: Masks,
     ignored: Ignored,
@@ -93,16 +91,16 @@ def measured(
     A mask that is empty or full, ignored pixels left out, says nothing about place: no measure applies.
     Raises `InputError` for shapes or types that do not fit, and for maps that are not finite.
     """
-    maps = (explained if isinstance(explained, torch.Tensor) else explained.maps).detach().cpu()
+    maps = maps_of(explained)
     if ties not in TIES:
         raise InputError(f"no ties '{ties}'; there are: {', '.join(TIES)}")
-    masks = masks.detach().cpu()
-    ignored = None if ignored is None else ignored.detach().cpu()
-    _check(maps, masks, ignored)
-    applies = _applies(maps, masks, ignored)
+    inside = tensor_of(masks, "masks")
+    outside = None if ignored is None else tensor_of(ignored, "ignored pixels")
+    _check(maps, inside, outside)
+    applies = _applies(maps, inside, outside)
     found = {name: torch.zeros(applies.shape, dtype=torch.float64) for name in measures}
-    for pairs in _chunks(applies, masks.shape[-2] * masks.shape[-1]):
-        ranking = _ranked(*_pixels(pairs, maps, masks, ignored), ties, seed)
+    for pairs in _chunks(applies, inside.shape[-2] * inside.shape[-1]):
+        ranking = _ranked(*_pixels(pairs, maps, inside, outside), ties, seed)
         for name, measure in measures.items():
             found[name][pairs[:, 0], pairs[:, 1]] = torch.from_numpy(np.asarray(measure(ranking), np.float64))
     return {name: Score(values, applies) for name, values in found.items()}
@@ -152,7 +150,7 @@ def _chunks(applies: Tensor, pixels: int) -> Iterator[Int[Tensor, "pair 2"]]:
     """Return the pairs of image and question that a mask applies to, a bounded number of pixels at a time."""
     pairs = applies.nonzero()
     if len(pairs):
-        yield from pairs.split(max(1, PIXELS_AT_ONCE // pixels))
+        yield from pairs.split(max(1, BATCH_PIXELS // pixels))
 
 
 def _pixels(

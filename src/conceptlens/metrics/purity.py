@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from conceptlens.io.errors import InputError
+from conceptlens.metrics.given_maps import maps_of
 from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
+    from conceptlens.metrics.given_maps import Maps
     from conceptlens.metrics.keypoints import Keypoints
-    from conceptlens.metrics.pixel_ranking import Maps
 
 SIDES = ("left", "right")
 
@@ -70,7 +71,7 @@ def part_purity(
     patches the official second number takes the part met first, here the purest; and its special case for 26 x 26
     cells is left out.
     """
-    maps = (explained if isinstance(explained, torch.Tensor) else explained.maps).detach().cpu()
+    maps = maps_of(explained)
     _check(maps, keypoints, parts)
     ranked = maps.amax((2, 3)) if activations is None else activations.detach().cpu()
     _check_ranked(ranked, maps, top, patch, pixels)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from conceptlens.bottleneck.evaluate.figure import OWN
-from conceptlens.metrics.bottleneck_metrics import READINGS, activation_norm
+from conceptlens.metrics.bottleneck_metrics import NORM_KINDS, activation_norm
 from conceptlens.metrics.keypoint_baselines import centre_peaks, swapped_error, uniform_maps
 from conceptlens.metrics.keypoints import (
     Keypoints,
@@ -21,8 +21,8 @@ from conceptlens.metrics.keypoints import (
     keypoint_pointing,
     keypoint_swap,
 )
-from conceptlens.metrics.map_mask import locate
-from conceptlens.metrics.part_masks import box_masks, locate_parts
+from conceptlens.metrics.map_mask import map_mask_scores
+from conceptlens.metrics.part_masks import box_masks, part_mask_scores
 from conceptlens.metrics.purity import merge_sides, part_purity
 from conceptlens.statistics.score import Score
 
@@ -71,11 +71,11 @@ class Known:
 def place_scores(maps: Maps, known: Known, seed: int = 0) -> Scores:
     """Return every score of place that `known` allows: figure, then control (`OWN`: the maps themselves)."""
     wrong = _wrong(maps, known, seed)
-    found = {f"norm_{reading}": _norm(maps, known.present, reading) for reading in READINGS}
+    found = {f"norm_{reading}": _norm(maps, known.present, reading) for reading in NORM_KINDS}
     if known.keypoints is not None:
         found |= _at_keypoints(maps, known.keypoints, known.constant)
         at_parts = {
-            control: locate_parts(own, known.keypoints, MASK) for control, own in (("", maps), ("wrong", wrong))
+            control: part_mask_scores(own, known.keypoints, MASK) for control, own in (("", maps), ("wrong", wrong))
         }
         found |= _named("part", {"": at_parts[""], "wrong": _both(at_parts["wrong"], known)})
     if known.boxes is not None:
@@ -128,7 +128,7 @@ def _in_boxes(maps: Maps, known: Known) -> dict[str, Score]:
     for start in range(0, max(len(maps), 1), step):
         some = slice(start, start + step)
         masks = box_masks(boxes[some], MASK)[:, None] & present[some][..., None, None]
-        parts.append(locate(maps[some], masks))
+        parts.append(map_mask_scores(maps[some], masks))
     return {
         name: Score(torch.cat([p[name].values for p in parts]), torch.cat([p[name].applies for p in parts]))
         for name in LOCATED_AS.values()
@@ -197,7 +197,7 @@ def purity_scores(top: TopMaps, keypoints: Keypoints, names: Sequence[str], used
             "random": (noise, others),
         }
         for control, (maps, which) in asked.items():
-            seen = keypoints.pick(which)
+            seen = keypoints.select(which)
             own = Keypoints(seen.xy, seen.visible, seen.own[[concept]], seen.present[:, [concept]], seen.sizes)
             pure = part_purity(maps, own, merged, torch.arange(len(maps), 0, -1)[:, None].float())
             for name in PURITIES:

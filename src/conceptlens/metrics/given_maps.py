@@ -1,0 +1,51 @@
+"""Maps and masks as metrics take them: an explanation, a tensor or an array."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import torch
+
+from conceptlens.io.errors import InputError
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from torch import Tensor
+
+    from conceptlens.record import Explanation
+
+    Maps: TypeAlias = (
+        Explanation | Float[Tensor, "image question height width"] | Float[np.ndarray, "image question height width"]
+    )
+    Masks: TypeAlias = (
+        Bool[Tensor, "image rows columns"]
+        | Bool[Tensor, "image question rows columns"]
+        | Bool[np.ndarray, "image rows columns"]
+        | Bool[np.ndarray, "image question rows columns"]
+    )
+    Ignored: TypeAlias = Bool[Tensor, "image rows columns"] | Bool[np.ndarray, "image rows columns"] | None
+
+
+def maps_of(given: Maps) -> Tensor:
+    """Return the maps of an explanation, such as `Explanation.from_maps` makes, or the tensor or array itself.
+
+    Args:
+        given: An `Explanation`, or maps as a tensor or an array.
+
+    Returns:
+        A tensor on the CPU without a gradient; its shape and values are not changed.
+
+    Raises:
+        InputError: It is none of these.
+    """
+    return tensor_of(getattr(given, "maps", given), "maps")
+
+
+def tensor_of(given: object, name: str) -> Tensor:
+    """Return a tensor or an array as a tensor on the CPU without a gradient."""
+    if isinstance(given, np.ndarray):
+        return torch.from_numpy(np.ascontiguousarray(given))
+    if not isinstance(given, torch.Tensor):
+        raise InputError(f"{name} are of type {type(given).__name__}; expected an Explanation, a tensor or an array")
+    return given.detach().cpu()
