@@ -39,7 +39,16 @@ Box = Sequence[float]
 
 @dataclass(frozen=True)
 class Scale:
-    """The values at the two ends of the colours; a signed scale has zero in its middle."""
+    """The values at the two ends of the colours.
+
+    Args:
+        low: The value of the first colour.
+        high: The value of the last colour, above `low`.
+        signed: Whether zero lies in the middle, `low` being `-high`: then one colour speaks for, another against.
+
+    Raises:
+        InputError: `low` is not below `high`, or a signed scale is not symmetric.
+    """
 
     low: float
     high: float
@@ -53,9 +62,17 @@ class Scale:
 
 
 def scale_of(maps: Iterable[Any], signed: bool) -> Scale:
-    """Return the one scale that fits all `maps`: 0 to the highest value, or, `signed`, the same distance around zero.
+    """Return the one scale that fits all maps: 0 to the highest value, or, `signed`, the same distance around zero.
 
-    Where there is nothing to show (no positive value, or, `signed`, zeros alone) it ends at 1.
+    Args:
+        maps: Each `height width`; numpy, torch or nested lists.
+        signed: Whether values below zero are evidence against.
+
+    Returns:
+        The scale; where there is nothing to show (no positive value, or, `signed`, zeros alone) it ends at 1.
+
+    Raises:
+        InputError: There is no map, or one holds NaN or infinite values.
     """
     grids = [_grid(m) for m in maps]
     if not grids:
@@ -86,7 +103,7 @@ def alpha_table(signed: bool) -> UInt8[np.ndarray, "colour"]:
 
 
 def colour(values: Any, scale: Scale) -> UInt8[np.ndarray, "height width 4"]:
-    """Return a map as red, green, blue, alpha; values beyond the scale take the colour of its end."""
+    """Return a map as red, green, blue, alpha (0 to 255); values beyond the scale take the colour of its end."""
     place = (_grid(values) - scale.low) / (scale.high - scale.low)
     index = np.rint(np.clip(place, 0.0, 1.0) * (COLOURS - 1)).astype(int)
     return np.concatenate([colour_table(scale.signed), alpha_table(scale.signed)[:, None]], axis=1)[index]
@@ -218,10 +235,26 @@ def panel(
     opacity: float = 0.6,
     width: int = 400,
 ) -> Image.Image:
-    """Return a sheet of overlays with titles and a stated scale: one for all (`"shared"` or given) or each its own.
+    """Return a sheet of overlays with titles and a stated scale.
 
-    `image` is one photo for all maps, or one for each. A map that is `None` shows the bare photo. `width` is that of
-    one overlay, in pixels.
+    Args:
+        image: One photo for all maps, or one for each.
+        maps: Each `height width`; `None` shows the bare photo.
+        titles: One for each map; too long ones are cut.
+        scale: One for all maps that is found ("shared") or given, or each its "own".
+        columns: How many overlays stand in a row; by default at most 4.
+        box: The part of the photos that the maps cover, as in `overlay`.
+        opacity: 0 (bare photo) to 1.
+        width: The width of one overlay, in pixels.
+
+    Returns:
+        An RGB image.
+
+    Raises:
+        InputError: Numbers of maps, titles and photos differ, or an option is out of range.
+
+    Example:
+        >>> cl.render.panel(photo, [None, plain.maps[0, 0], finer.maps[0, 0]], ["photo", "class", "contrast"])
     """
     if not maps or len(maps) != len(titles):
         raise InputError(f"{len(maps)} maps and {len(titles)} titles; expected one title for each of at least one map")

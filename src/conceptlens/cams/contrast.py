@@ -133,7 +133,19 @@ def _references(against: Any) -> tuple[ClassName | Concept | tuple[ClassName, ..
 def choose_references(
     observation: Observation, contrast: Contrast
 ) -> tuple[Int[Tensor, "image"], Int[Tensor, "image reference"], Float[Tensor, "image reference"]]:
-    """Return target classes, reference classes and reference weights (constants that sum to 1) of a contrast."""
+    """Return the classes of a contrast and the weights of its references.
+
+    Args:
+        observation: One forward pass of a batch.
+        contrast: A contrast of classes.
+
+    Returns:
+        Target classes `(image,)`, reference classes `(image, reference)`, and reference weights of the same shape,
+        constants that sum to 1.
+
+    Raises:
+        InputError: The contrast is of concepts, a class is unknown, or a class stands against itself.
+    """
     logits = wide(observation.logits.detach())
     if isinstance(contrast.target, Concept):
         raise InputError("a contrast of concepts has no reference classes; its references are the texts in against=")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MAX_DISPLAYED_IMAGES, MAX_DISPLAYED_QUESTIONS = 3, 4
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Explanation:
     """Maps for every image and question, with the weights that made them.
 
