@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 RUN := OMP_NUM_THREADS=1
 
-.PHONY: demo test check format test-slow benchmark docs notebook browser clean
+.PHONY: demo test quick check format test-slow benchmark docs notebook browser clean
 
 demo: .venv/demo
 	$(BIN)/python examples/demo.py
@@ -18,6 +18,10 @@ check: .venv/dev browser
 	$(BIN)/lint-imports
 	$(RUN) $(BIN)/pytest -n 2 -m "not slow and not gpu"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# Without processes, browser, documentation, Ray: for the minutes between two edits.
+quick: .venv/dev
+	$(RUN) $(BIN)/pytest -n 2 -m "not (slow or gpu or web or docs or process or ray)"
 
 test-slow: .venv/dev browser
 	$(RUN) $(BIN)/pytest -m "slow or gpu"

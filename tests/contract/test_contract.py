@@ -63,7 +63,13 @@ def close(a: Tensor, b: Tensor, tolerance: float = 1e-8) -> bool:
     return bool(((a - b).abs() <= tolerance * scale + 1e-12).all())
 
 
-@pytest.mark.parametrize(("name", "rule"), [(name, rule) for name in ARCHITECTURES for rule in cl.RULES])
+# One rule for each shape of weights on every architecture, and every rule on a few: the product is always the same.
+EQUATIONS = [
+    (name, rule) for name in ARCHITECTURES for rule in (cl.RULES if name in FEW else ("grad_cam", "hires_cam"))
+]
+
+
+@pytest.mark.parametrize(("name", "rule"), EQUATIONS)
 def test_the_equation_holds(name: str, rule: str) -> None:
     observation = observation_of(name)
     targets = targets_for(observation)

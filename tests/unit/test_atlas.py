@@ -252,6 +252,7 @@ def test_umap_lays_planted_labels_apart() -> None:
     np.testing.assert_array_equal(points, statistics.umap_points(vectors, n_neighbors=6))
 
 
+@pytest.mark.process
 def test_umap_leaves_torch_its_threads() -> None:
     """Numba tells an OpenMP how many threads to take: torch's own, once threadpoolctl has looked for all of them."""
     code = (

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[2]
 FIGURES = {
     "vit_b16_forwards_1", "vit_b16_forwards_3", "vit_b16_forwards_8", "resnet50_forwards_8",

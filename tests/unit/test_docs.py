@@ -24,6 +24,8 @@ from typer.testing import CliRunner
 import conceptlens as cl
 from conceptlens.cli import app
 
+pytestmark = pytest.mark.docs
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(p for p in DOCS.rglob("*.md") if "results" not in p.relative_to(DOCS).parts)

@@ -27,6 +27,8 @@ from conceptlens.local_embeddings.runs.ray_connection import load_ray
 from conceptlens.local_embeddings.runs.ray_engine import ray_engine
 from conceptlens.store import Store
 
+pytestmark = pytest.mark.ray
+
 pytest.importorskip("ray.data")
 
 PROCESS = Path(__file__).with_name("cluster_process.py")

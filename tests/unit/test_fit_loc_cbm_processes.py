@@ -22,6 +22,8 @@ from conceptlens.bottleneck.fit import locate_parts
 from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.data.labelled_sets import open_classes
 
+pytestmark = pytest.mark.process
+
 SCRIPT = Path(__file__).with_name("fit_bottleneck_process.py")
 FILES = ("bottleneck.safetensors", "config.json", "failures.json", "run.json")
 

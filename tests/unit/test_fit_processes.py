@@ -24,6 +24,8 @@ import conceptlens as cl
 from conceptlens.concept_regions.fit import pair_shards
 from conceptlens.concept_regions.fit.fit_ce_fam import fit_ce_fam
 
+pytestmark = pytest.mark.process
+
 SCRIPT = Path(__file__).with_name("fit_process.py")
 
 

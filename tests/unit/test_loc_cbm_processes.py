@@ -20,6 +20,8 @@ from test_fit_processes import launch
 import conceptlens as cl
 from conceptlens.training.checkpoint import FILE
 
+pytestmark = pytest.mark.process
+
 SCRIPT = Path(__file__).with_name("loc_cbm_process.py")
 
 

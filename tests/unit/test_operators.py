@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 _FOREIGN = """
 import torch
 own = torch.library.Library("torchvision", "DEF")

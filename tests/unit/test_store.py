@@ -309,6 +309,7 @@ def test_a_table_that_another_made_first_keeps_its_rows(store: Store, monkeypatc
     assert sorted(one.name for one in store.path.iterdir() if one.name.startswith(".")) == []
 
 
+@pytest.mark.process
 def test_tables_that_several_make_at_once_hold_the_rows_of_all(tmp_path: Path) -> None:
     """Lance let the later maker of a table overwrite it; this met it about once in 60 rounds."""
     for number in range(20):

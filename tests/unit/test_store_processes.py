@@ -21,6 +21,8 @@ from store_rows import batch as made
 from conceptlens.io.errors import InputError
 from conceptlens.store import Store, lance_tables, row_id
 
+pytestmark = pytest.mark.process
+
 LAST = 12  # batches
 SCRIPT = Path(__file__).with_name("store_rows.py")
 

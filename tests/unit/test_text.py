@@ -212,6 +212,7 @@ for i in range(200):
 """
 
 
+@pytest.mark.process
 def test_processes_that_write_at_once_leave_a_whole_file(folder: Path) -> None:
     writers = [subprocess.Popen([sys.executable, "-c", _WRITER, str(i)]) for i in range(2)]
     assert [writer.wait(120) for writer in writers] == [0, 0]
@@ -242,6 +243,7 @@ print(float(v[0] @ v[1]), float(v[0] @ v[2]))
 """
 
 
+@pytest.mark.process
 def test_sentences_need_no_network_and_make_no_noise(tmp_path: Path) -> None:
     environment = {**os.environ, "CONCEPTLENS_CACHE": str(tmp_path)}
     command = [sys.executable, "-W", "error", "-c", _ALONE]
