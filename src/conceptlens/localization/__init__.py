@@ -1,1 +1,1 @@
-"""Do maps point at what a concept names: methods against masks, with controls, tables and a page."""
+"""Maps of concepts compared with masks of them: methods, controls, tables and a page."""

@@ -1,4 +1,4 @@
-"""Maps that know nothing: what a method must beat before its numbers mean anything."""
+"""Baseline maps that use neither the model nor the concept: the scores that a method must exceed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Photos to look at: where a method did best, as usual, and worst, with what the other methods answered there."""
+"""Photos to look at: the best, median and worst of a method, with the maps of the other methods."""
 
 from __future__ import annotations
 
@@ -50,9 +50,18 @@ class CaseImages:
 
 
 def choose_cases(rows: Iterable[Row], method: str, per_kind: int = CASES_PER_KIND) -> tuple[Case, ...]:
-    """Return the `per_kind` best, median and worst cases of `method` by NRA above chance, no photo twice in a kind.
+    """Choose photos to look at: the best, median and worst of a method by NRA above chance, no photo twice in a kind.
 
-    Methods that chose with the mask are left out. Raises `InputError` where `method` has no row with a score.
+    Args:
+        rows: What `evaluate` yields; methods that chose with the mask are left out.
+        method: The method that is ranked.
+        per_kind: How many of each kind; fewer where there are fewer than three times as many pairs.
+
+    Returns:
+        The cases, best first, each with the rows of the other methods.
+
+    Raises:
+        InputError: `method` has no row with a score.
     """
     by_key: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
@@ -77,7 +86,16 @@ def choose_cases(rows: Iterable[Row], method: str, per_kind: int = CASES_PER_KIN
 
 
 def load_cases(data: MaskedSet, methods: Mapping[str, Method], cases: Sequence[Case]) -> Iterator[CaseImages]:
-    """Read the photos of `cases` again, and ask every method for its map; cases come in the order of the set."""
+    """Read the photos of cases again and compute every method's map.
+
+    Args:
+        data: The set that was evaluated.
+        methods: The methods of the rows, by name.
+        cases: What `choose_cases` returned.
+
+    Yields:
+        The cases with their images, in the order of the set.
+    """
     wanted: dict[str, list[Case]] = {}
     for case in cases:
         wanted.setdefault(case.key[0], []).append(case)

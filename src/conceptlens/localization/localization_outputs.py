@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: every row, the numbers, the page, and a table in the terminal."""
+"""The outputs of an evaluation: all rows, the JSON document, the page, and a table in the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An evaluation as one HTML file: the table with its intervals, and the cases behind it; no script at all."""
+"""An evaluation as one HTML file without a script: the table with its intervals, and cases to look at."""
 
 from __future__ import annotations
 

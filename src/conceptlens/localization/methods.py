@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from conceptlens.model.backbone import Backbone, Photo
     from conceptlens.model.observation import Observation
 
-# Where each concept is: one photo, any concepts, and maps `[1 question height width]` in their order, over the part of
-# the photo that the record's picture names. The map of a concept does not depend on which others are asked with it.
+# From one photo and any concepts to maps `[1 question height width]` in their order, over the part of the photo that
+# `source.image_info` of the record names. The map of a concept does not depend on the other concepts.
 Method: TypeAlias = Callable[[Image.Image, Sequence[ConceptName]], Explanation]
 
-# How many neurons or random maps stand ready where one is then chosen with the mask: CE-FAM's evaluation takes 4.
+# How many neurons or random maps the oracle chooses from with the mask; CE-FAM's evaluation takes 4.
 N_CANDIDATES = 4
 
 
@@ -42,10 +42,13 @@ N_CANDIDATES = 4
 class MethodContext:
     """What methods are built from.
 
-    - `vocabulary`: every concept of the set, whether or not a photo shows it.
-    - `translator`: a trained branch; without one, CE-FAM reads the last layer through the model's own pair.
-    - `probe`: photos for neuron labels, read once and only if a method needs them; `by`: another model whose pair
-      scores them.
+    Attributes:
+        model: The model to explain.
+        vocabulary: Every concept of the set, whether or not a photo shows it.
+        translator: A trained branch; without one, CE-FAM takes the model's own encoders and its last layer.
+        probe: Photos to find neuron labels on, read once and only if a method needs them.
+        by: Another model whose encoders score the probe photos; by default the model itself.
+        seed: Draws the random maps.
     """
 
     model: Backbone
@@ -63,7 +66,15 @@ class MethodContext:
 
 @dataclass(frozen=True)
 class MethodKind:
-    """One line of the table of methods; `probes` where it needs probe photos."""
+    """One entry of `METHODS`.
+
+    Attributes:
+        name: The name on the command line.
+        title: The name in tables.
+        about: What the method does, in one line.
+        build: Makes the method from its context.
+        probes: Whether it needs probe photos.
+    """
 
     name: str
     title: str
@@ -84,7 +95,18 @@ def method_names(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def build_methods(names: Iterable[str], context: MethodContext) -> dict[str, Method]:
-    """Return methods of `METHODS` by name, ready to run. Raises `InputError` for an unknown name, or none."""
+    """Return methods of `METHODS`, ready to run.
+
+    Args:
+        names: Names of `METHODS`.
+        context: The model, the concepts and what else methods are built from.
+
+    Returns:
+        The methods by name, for `evaluate`.
+
+    Raises:
+        InputError: A name is unknown, or none is given.
+    """
     return {name: METHODS[name].build(context) for name in method_names(names)}
 
 

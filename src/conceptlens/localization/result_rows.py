@@ -1,4 +1,4 @@
-"""What an evaluation finds: one row for each photo, concept and method, and the file that keeps them."""
+"""The result of an evaluation: one row for each photo, concept and method, and the Parquet file of all rows."""
 
 from __future__ import annotations
 
@@ -61,7 +61,16 @@ class Row:
 
 
 def write_rows(rows: Iterable[Row], file: str | Path) -> Path:
-    """Write rows as Parquet, atomically and a few thousand at a time; columns are those of `row_schema`."""
+    """Write rows as a Parquet file, atomically and a few thousand at a time.
+
+    Args:
+        rows: What `evaluate` yields.
+        file: The file to write.
+
+    Returns:
+        The file. Its columns are the fields of `Row`, one column per metric, and `wrong_` before those of the wrong
+        concept's map.
+    """
     from pyarrow import parquet
 
     schema = row_schema()
@@ -77,7 +86,14 @@ def write_rows(rows: Iterable[Row], file: str | Path) -> Path:
 
 
 def read_rows(file: str | Path) -> tuple[Row, ...]:
-    """Read what `write_rows` wrote."""
+    """Read what `write_rows` wrote.
+
+    Args:
+        file: A Parquet file of an evaluation.
+
+    Raises:
+        InputError: The file cannot be read, or lacks a column.
+    """
     import pyarrow
     from pyarrow import parquet
 

@@ -1,4 +1,4 @@
-"""Rows to a table: means by group with intervals, what the right concept adds, and how methods differ."""
+"""From rows to a table: means by group with intervals, differences to a wrong concept and to a reference method."""
 
 from __future__ import annotations
 
