@@ -18,15 +18,23 @@ if TYPE_CHECKING:
     from conceptlens.model.observation import Observation
     from conceptlens.model.probe import Anatomy, Layer
 
-MOST_LAYERS = 4
+MAX_LAYERS = 4
 
 
 class Branch(nn.Module):
     """`h(z)`: Linear-Tanh-Linear-Tanh-Linear from pooled layers to image vectors. (CE-FAM, ICCV 2025, figure 2.)
 
-    `layers` stand in the order of execution, `widths` are their channels, and the input holds the deepest first, as
-    published: 2048 + 1024 + 512 + 256 of a ResNet-50. `hidden` are the sizes between; left out, they are the
-    published ones (`hidden_sizes`), and `()` is a single linear map.
+    The input holds the deepest layer first, as published: 2048 + 1024 + 512 + 256 channels of a ResNet-50.
+
+    Args:
+        layers: Layers that are read, in the order of execution.
+        widths: Channels of each layer.
+        dimension: Length of an image vector.
+        hidden: Sizes of the hidden layers; by default the published ones (`hidden_sizes`), and `()` is a single
+            linear map.
+
+    Raises:
+        InputError: Where layers and widths differ in number, or a size is below 1.
     """
 
     def __init__(
@@ -39,7 +47,7 @@ class Branch(nn.Module):
         self.hidden = hidden_sizes(self.widths) if hidden is None else tuple(hidden)
         sizes = [self.width, *self.hidden, dimension]
         if min(sizes) < 1:
-            raise InputError(f"a branch of sizes {'-'.join(map(str, sizes))} was asked for; sizes are at least 1")
+            raise InputError(f"a branch of sizes {'-'.join(map(str, sizes))} is given; sizes are at least 1")
         parts: list[nn.Module] = [nn.Linear(sizes[0], sizes[1])]
         for inward, outward in pairwise(sizes[1:]):
             parts += [nn.Tanh(), nn.Linear(inward, outward)]
@@ -59,7 +67,10 @@ def hidden_sizes(widths: Sequence[int]) -> tuple[int, int]:
     """Return the published hidden sizes: 2048 and 1024 for several layers of 2048 channels or more, else 1024 twice.
 
     The paper's networks are 3840-2048-1024 (ResNet-50), 960-1024-1024 (ResNet-18) and 1024 twice for a single layer
-    (ViT-B/16); other networks go with the one they resemble.
+    (ViT-B/16); other networks take those of the one that they resemble.
+
+    Args:
+        widths: Channels of the layers that the branch reads.
     """
     return (2048, 1024) if len(widths) > 1 and sum(widths) >= 2048 else (1024, 1024)
 
@@ -67,7 +78,14 @@ def hidden_sizes(widths: Sequence[int]) -> tuple[int, int]:
 def pooled(observation: Observation, layers: Sequence[str]) -> Float[Tensor, "image width"]:
     """Return the mean over the cells of each layer, the last of `layers` first, in the graph of the observation.
 
-    A gradient of what is made from it reaches every layer, the earlier ones through the later ones too.
+    A gradient at the result reaches every layer, the earlier ones through the later ones too.
+
+    Args:
+        observation: Photos observed at `layers`.
+        layers: Layers in the order of execution.
+
+    Raises:
+        InputError: Where a layer was not observed.
     """
     missing = [name for name in layers if name not in observation.layer_outputs]
     if missing:
@@ -96,23 +114,31 @@ def branch_layers(model: Backbone) -> tuple[str, ...]:
         return model.default_layers[-1:]
     last = {_cells(layer): layer.name for layer in anatomy.layers if layer.trunk and _is_stage(layer, anatomy)}
     chosen = [last[size] for size in finer if size in last]
-    return (*chosen[1 - MOST_LAYERS :], own.name)
+    return (*chosen[1 - MAX_LAYERS :], own.name)
 
 
 def in_order(model: Backbone, layers: Sequence[str]) -> tuple[str, ...]:
-    """Return `layers` in the order of execution, each with a grid that reaches the answer, or say which has none."""
-    known = {layer.name: place for place, layer in enumerate(model.anatomy.layers) if layer.reached}
-    unfit = [name for name in layers if name not in known]
-    if unfit or not layers:
+    """Return layers in the order of execution, each once.
+
+    Args:
+        model: The classifier.
+        layers: Names of layers, in any order.
+
+    Raises:
+        InputError: Where there is no layer, or one has no grid of cells that reaches the output.
+    """
+    known = {layer.name: number for number, layer in enumerate(model.anatomy.layers) if layer.reached}
+    unusable = [name for name in layers if name not in known]
+    if unusable or not layers:
         raise InputError(
-            f"layer '{unfit[0] if unfit else ''}' of {model.name} has no grid of cells that reaches the answer; "
+            f"layer '{unusable[0] if unusable else ''}' of {model.name} has no grid of cells that reaches the output; "
             f"the layers chosen without --layers are {', '.join(branch_layers(model))}"
         )
     return tuple(sorted(set(layers), key=known.__getitem__))
 
 
 def layer_widths(model: Backbone, layers: Sequence[str]) -> tuple[int, ...]:
-    """Return the channels of `layers`."""
+    """Return the number of channels of each of `layers`."""
     channels = {layer.name: layer.grid.channels for layer in model.anatomy.layers}
     return tuple(channels[name] for name in layers)
 
@@ -130,8 +156,8 @@ def _is_stage(layer: Layer, anatomy: Anatomy) -> bool:
     """Whether a layer of the trunk is the output of a stage, not a part of the step to the next resolution.
 
     A step is a module that takes one resolution in and puts the next one out (a ResNet's layer2, a patch merging).
-    What stands in it at the old resolution is a preparation (a norm, an expansion), unless it has a shortcut of its
-    own: then it is a block, and the module around it is a whole network of two stages.
+    What such a module holds at the old resolution is a preparation (a norm, an expansion), unless it has a shortcut of
+    its own: then it is a block, and the module around it is a network of two stages.
     """
     if any(part.name.startswith(f"{layer.name}.") and part.reached and not part.trunk for part in anatomy.layers):
         return True

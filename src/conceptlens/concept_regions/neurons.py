@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -11,13 +11,11 @@ import torch
 from torch.nn import functional as F
 
 from conceptlens.cams.class_activation import project, source
-from conceptlens.concept_regions.neuron_labels import NeuronLabels
-from conceptlens.io.errors import InputError
-from conceptlens.io.fingerprint import weights_fingerprint
+from conceptlens.io.errors import InputError, near
 from conceptlens.record import Explanation
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
     from conceptlens.concepts.vocabulary import ConceptName
@@ -61,6 +59,59 @@ class ProbedNeurons:
         if limit < 1:
             raise InputError(f"{limit} examples of each neuron are given; give at least 1")
         return min(limit, max(1, int(MAX_EXAMPLE_SHARE * len(self.vectors))))
+
+
+@dataclass(frozen=True, eq=False)
+class NeuronLabels:
+    """Similarities of concepts and neurons of one layer.
+
+    Args:
+        similarity: Higher is better.
+        concepts: Names and types of the concepts.
+        method: Name of the labelling, such as `clip_dissect`.
+        model: Name of the model.
+        layer: Name of the layer.
+        language: Name of the vision-language pair that scored the probe photos.
+        keep: A neuron has every label above this share of its best similarity; `None`: its best label alone.
+        settings: Settings of the labelling.
+    """
+
+    similarity: Float[Tensor, "concept neuron"]
+    concepts: tuple[ConceptName, ...]
+    method: str
+    model: str
+    layer: str
+    language: str
+    keep: float | None = None
+    settings: Mapping[str, float] = field(default_factory=dict)
+
+    def assigned(self) -> Bool[Tensor, "concept neuron"]:
+        """Return which concepts are labels of each neuron."""
+        best = self.similarity.amax(0)
+        if self.keep is None:
+            return self.similarity == best
+        return self.similarity > self.keep * best  # none where even the best is negative
+
+    def best(
+        self, concepts: Sequence[ConceptName], count: int = 1
+    ) -> tuple[Int[Tensor, "concept count"], Float[Tensor, "concept count"]]:
+        """Return the `count` neurons that fit each concept best, and how well they do."""
+        if not 1 <= count <= self.similarity.shape[1]:
+            raise InputError(f"count is {count}; give 1 to {self.similarity.shape[1]}")
+        found = self.similarity[self._rows(concepts)].topk(count, dim=1)
+        return found.indices, found.values
+
+    def matched(self, concepts: Sequence[ConceptName]) -> tuple[bool, ...]:
+        """Return for each concept whether it is a label of any neuron."""
+        return tuple(self.assigned().any(1)[self._rows(concepts)].tolist())
+
+    def _rows(self, concepts: Sequence[ConceptName]) -> Int[Tensor, "concept"]:
+        row_of = {concept: i for i, concept in enumerate(self.concepts)}
+        missing = [concept for concept in concepts if concept not in row_of]
+        if missing:
+            known = near(missing[0].label, [concept.label for concept in self.concepts])
+            raise InputError(f"these labels have no concept '{missing[0].label}' ({missing[0].type}); known: {known}")
+        return torch.tensor([row_of[concept] for concept in concepts], dtype=torch.long)
 
 
 def probe_neurons(
@@ -172,10 +223,20 @@ def soft_wpmi(
 def neuron_region(
     observation: Observation, labels: NeuronLabels, concepts: Sequence[ConceptName], count: int = 1
 ) -> Explanation:
-    """Return where the neuron that fits each concept best is active: `ReLU(A_k)`, k = argmax of the similarity.
+    """Return the region of the neuron that fits each concept best: `ReLU(A_k)`, k = argmax of the similarity.
 
-    With `count` above 1, `components` are the regions of the best, the second best ... neuron. `scores` are
-    similarities; `source.settings["matched"]` says of each concept whether any neuron bears it as a label.
+    Args:
+        observation: Photos observed at the layer of the labels.
+        labels: Similarities of concepts and neurons.
+        concepts: Concepts to find, out of those of the labels.
+        count: With more than 1, `components` are the regions of the best, the second best ... neuron.
+
+    Returns:
+        Maps and, as `scores`, similarities; `source.settings["matched"]` says of each concept whether it is a label of
+        any neuron.
+
+    Raises:
+        InputError: Where the labels belong to a layer of another width, or lack a concept.
     """
     channels = observation.feature(labels.layer).shape[1]
     if channels != labels.similarity.shape[1]:
@@ -224,10 +285,8 @@ def _labels(
         concepts=tuple(concepts),
         method=method,
         model=probed.model.name,
-        identity=weights_fingerprint(probed.model.module),
         layer=probed.layer,
         language=probed.language.name,
-        photos=len(probed.vectors),
         keep=keep,
         settings=settings,
     )

@@ -1,4 +1,4 @@
-"""A trained branch with its teacher's text half: a vision-language pair that reads a classifier's own layers."""
+"""A trained branch with its teacher's text encoder: a vision-language pair that reads a classifier's own layers."""
 
 from __future__ import annotations
 
@@ -46,9 +46,15 @@ FOLDER_FORMAT = FolderFormat(
 
 @dataclass(frozen=True)
 class Teacher:
-    """The vision-language model that a branch imitates; `texts` is its name in the text cache, empty where it has none.
+    """The vision-language model that a branch imitates; it scores `scale <image, text> + bias`.
 
-    `scale`, `bias` and `normalised` say how it compares: `scale <image, text> + bias`, of unit vectors or plain ones.
+    Args:
+        name: Name by which it is loaded.
+        identity: Fingerprint of its image tower and its text encoder.
+        texts: Its name in the text cache; empty where it has none.
+        scale: Factor of the product.
+        bias: Summand of every score; 0 except for SigLIP.
+        normalised: Whether it compares unit vectors.
     """
 
     name: str
@@ -68,11 +74,18 @@ class Teacher:
 
 @dataclass(frozen=True, eq=False)
 class Translator:
-    """A `VisionLanguage` whose image half is a classifier followed by its branch, and whose text half is the teacher's.
+    """A vision-language pair of a classifier with its branch as image encoder, and the teacher's text encoder.
 
     The concept score is `S = scale <h(z), t>` of unit vectors (CLIP) or plain ones (CE-FAM, ICCV 2025, section 3.2).
-    It reads observations of `layers` alone: `model.observe(photo, layers=translator.layers)`. `vlm` is the teacher
-    itself; where it is not given, it is loaded by name once a text is asked for that the text cache lacks.
+    It reads observations of `layers` alone: `model.observe(photo, layers=translator.layers)`.
+
+    Args:
+        branch: The trained branch, which is frozen.
+        teacher: Description of the teacher.
+        model: Name of the classifier.
+        model_identity: Fingerprint of the classifier's weights.
+        training: Settings and outcome of the training.
+        vlm: The teacher itself; without it, it is loaded by its name when a text is not in the text cache.
     """
 
     branch: Branch
@@ -112,15 +125,19 @@ class Translator:
         """Whether the teacher compares unit vectors."""
         return self.teacher.normalised
 
-    def encode_image(self, answer: ModelOutput) -> Float[Tensor, "image dimension"]:
-        """Return `h(z)`, not normalised, in the graph of an observation of `layers`."""
-        if not isinstance(answer, Observation):
+    def encode_image(self, output: ModelOutput) -> Float[Tensor, "image dimension"]:
+        """Return `h(z)`, not normalised, in the graph of an observation of `layers`.
+
+        Raises:
+            InputError: For an output without observed layers, or of another model.
+        """
+        if not isinstance(output, Observation):
             raise InputError(
-                f"the branch reads {', '.join(self.layers)} inside {self.model}, and this answer holds only what came "
-                "out of the model; use model.observe(..., layers=translator.layers) and a rule with gradients"
+                f"the branch reads {', '.join(self.layers)} inside {self.model}, and this output holds none of them; "
+                "use model.observe(..., layers=translator.layers) and a rule with gradients"
             )
-        self.check(answer.model)
-        vector = pooled(answer, self.layers).float()
+        self.check(output.model)
+        vector = pooled(output, self.layers).float()
         return self.branch.to(vector.device)(vector)
 
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "text dimension"]:
@@ -130,7 +147,11 @@ class Translator:
         return cached(self.teacher.texts, texts, lambda missing: self._teacher().language.encode_text(missing))
 
     def check(self, model: Backbone) -> None:
-        """Refuse a model that the branch was not trained for: the same name with other weights is another model."""
+        """Refuse a model that the branch was not trained for.
+
+        Raises:
+            InputError: For a model with other weights, of whatever name.
+        """
         if model in self._known:
             return
         found = weights_fingerprint(model.module)
@@ -144,26 +165,34 @@ class Translator:
 
     def save(self, folder: str | Path) -> Path:
         """Write `branch.safetensors` and `config.json`, each atomically, and return the folder."""
-        place = Path(folder)
-        about = {
+        path = Path(folder)
+        config = {
             "kind": "conceptlens ce-fam branch",
             "branch": {name: getattr(self.branch, name) for name in ("layers", "widths", "hidden", "dimension")},
             "teacher": asdict(self.teacher),
             "model": {"name": self.model, "identity": self.model_identity},
             "training": dict(self.training),
         }
-        FOLDER_FORMAT.write(place, {name: value.float() for name, value in self.branch.state_dict().items()}, about)
-        return place
+        FOLDER_FORMAT.write(path, {name: value.float() for name, value in self.branch.state_dict().items()}, config)
+        return path
 
     @classmethod
     def load(cls, folder: str | Path, vlm: Backbone | None = None) -> Translator:
-        """Read what `save` wrote; `vlm` is the teacher, where it cannot be loaded by its name."""
-        place = Path(folder)
-        config = FOLDER_FORMAT.read_config(place)
+        """Read a branch that `save` or `conceptlens fit ce-fam` wrote.
+
+        Args:
+            folder: Folder of the branch.
+            vlm: The teacher, where it cannot be loaded by its name.
+
+        Raises:
+            InputError: Where the folder holds no whole branch, or `vlm` is another teacher.
+        """
+        path = Path(folder)
+        config = FOLDER_FORMAT.read_config(path)
         teacher = {name: config["teacher"][name] for name in Teacher.__dataclass_fields__}
-        about = config["model"]
-        branch = _read_branch(place, config["branch"])
-        made = cls(branch, Teacher(**teacher), about["name"], about["identity"], config["training"], vlm)
+        model = config["model"]
+        branch = _read_branch(path, config["branch"])
+        made = cls(branch, Teacher(**teacher), model["name"], model["identity"], config["training"], vlm)
         if vlm is not None:
             made._check_teacher(vlm)
         return made
@@ -194,11 +223,11 @@ class Translator:
             )
 
 
-def _read_branch(folder: Path, about: Mapping[str, Any]) -> Branch:
+def _read_branch(folder: Path, config: Mapping[str, Any]) -> Branch:
     """Build the network that a config describes, with its weights."""
     weights = FOLDER_FORMAT.read_weights(folder)
     try:
-        branch = Branch(about["layers"], about["widths"], about["dimension"], about["hidden"])
+        branch = Branch(config["layers"], config["widths"], config["dimension"], config["hidden"])
         branch.load_state_dict(weights)
     except InputError as error:
         raise FOLDER_FORMAT.damaged_error(folder, f"in {CONFIG}, branch does not fit together: {error}") from None

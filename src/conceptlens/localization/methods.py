@@ -15,8 +15,14 @@ from conceptlens.cams.rules import grad_cam
 from conceptlens.concept_regions.ce_fam import ce_fam, layer_regions
 from conceptlens.concept_regions.competition import compete, pairs_of
 from conceptlens.concept_regions.concept_scores import ConceptScores, score_concepts
-from conceptlens.concept_regions.neuron_labels import NeuronLabels
-from conceptlens.concept_regions.neurons import ProbedNeurons, fit_clip_dissect, fit_www, neuron_region, probe_neurons
+from conceptlens.concept_regions.neurons import (
+    NeuronLabels,
+    ProbedNeurons,
+    fit_clip_dissect,
+    fit_www,
+    neuron_region,
+    probe_neurons,
+)
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.io.errors import InputError, near
 from conceptlens.io.images import fingerprint

@@ -31,7 +31,12 @@ class DistillationLoss:
     """`L = L_embedding + weight L_similarity`. (CE-FAM, ICCV 2025, section 3.3.)
 
     `L_embedding` is the mean squared error to the teacher's vectors, not normalised; `L_similarity` that of the
-    scores `S = scale <h, t> + bias` of all `texts`. Without texts it is left out (the zero-shot variant).
+    scores `S = scale <h, t> + bias` of all texts.
+
+    Args:
+        language: The teacher's vision-language pair.
+        texts: Text vectors of the concepts; without them `L_similarity` is left out (the zero-shot variant).
+        weight: Weight of `L_similarity`.
     """
 
     language: VisionLanguage
@@ -40,7 +45,7 @@ class DistillationLoss:
 
     @property
     def bias(self) -> float:
-        """What the teacher adds to every score; only SigLIP does."""
+        """Summand of every score of the teacher; 0 except for SigLIP."""
         return getattr(self.language, "bias", 0.0)
 
     def losses(
