@@ -126,7 +126,7 @@ def upsample(values: Any, height: int, width: int) -> Any:
     Raises:
         InputError: There are fewer than two axes, a size is below 1, or values are NaN or infinite.
 
-    Example:
+    Examples:
         >>> cl.render.upsample(found.maps, 224, 224).shape
         torch.Size([1, 1, 224, 224])
     """
@@ -189,7 +189,7 @@ def overlay(
     Raises:
         InputError: The map has another number of axes or values that are not finite, or a number is out of range.
 
-    Example:
+    Examples:
         >>> cl.overlay(Image.open("cat.png"), found.maps[0, 0], box=found.source.image_info[0].box)
     """
     if not 0 <= opacity <= 1:
@@ -253,7 +253,7 @@ def panel(
     Raises:
         InputError: Numbers of maps, titles and photos differ, or an option is out of range.
 
-    Example:
+    Examples:
         >>> cl.render.panel(photo, [None, plain.maps[0, 0], finer.maps[0, 0]], ["photo", "class", "contrast"])
     """
     if not maps or len(maps) != len(titles):

@@ -53,7 +53,7 @@ def cam(
         InputError: The rule, the layer or a class is unknown, or a list of classes is not as long as the batch.
         InputTypeError: `target` is neither a class, a target nor a function, or `rule` is neither name nor `Rule`.
 
-    Example:
+    Examples:
         >>> observation = cl.load_model().observe(["cat.png", "dog.png", "bird.png"])
         >>> cl.cam(observation, ["tabby", "beagle", "jay"]).maps.shape  # one class for each of three images
         torch.Size([3, 1, 7, 7])
@@ -130,7 +130,7 @@ def combine(explanations: Sequence[Explanation], how: Literal["mean", "product",
     Raises:
         InputError: No explanation is given, they ask different questions, or `how` is unknown.
 
-    Example:
+    Examples:
         >>> cl.combine([cl.cam(observation, "tabby", layer=name) for name in ("layer3", "layer4")], "product")
     """
     if not explanations:

@@ -62,7 +62,7 @@ class Contrast:
         InputError: A number or word is out of range, a class is unknown, or a class stands against itself.
         InputTypeError: A class is neither a name nor an integer, or `gamma` is no number.
 
-    Example:
+    Examples:
         >>> cl.cam(observation, cl.Contrast("tiger cat", against=["tabby"]))
     """
 

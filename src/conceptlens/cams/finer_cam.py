@@ -172,7 +172,7 @@ def sweep(
         InputError: The rule runs the model again, or the objective is the official code's, which is not a fixed
             mixture of class gradients.
 
-    Example:
+    Examples:
         >>> swept = cl.sweep(observation, cl.Contrast("tiger cat"))
         >>> [swept.explanation(gamma).scores for gamma in (0.0, 0.3, 0.6)]
     """

@@ -46,7 +46,7 @@ def heatmaps(
         InputError: There are several questions, photos differ in size, or a class or layer is unknown.
         InputTypeError: `model` is neither a module nor a `Backbone`.
 
-    Example:
+    Examples:
         >>> maps = cl.heatmaps(torchvision.models.resnet18(), images, targets=labels)
         >>> maps.shape  # a batch of 8 x 3 x 224 x 224
         (8, 224, 224)

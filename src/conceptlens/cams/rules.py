@@ -35,7 +35,7 @@ class Rule:
         paper: Where the rule comes from.
         reads: "gradient" or "model".
 
-    Example:
+    Examples:
         >>> mean = cl.Rule("mean", lambda gradient, feature: gradient.mean((-2, -1), keepdim=True), "my notes")
         >>> cl.cam(observation, "tabby", mean)
     """

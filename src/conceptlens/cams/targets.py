@@ -93,7 +93,7 @@ class Logit:
         InputTypeError: A class is neither a name nor an integer.
         InputError: The model has no such class, or the number of classes is not that of the images.
 
-    Example:
+    Examples:
         >>> cl.cam(observation, cl.Logit("tabby"))  # one question
         >>> cl.cam(observation, [cl.Logit(281), cl.Logit(282)])  # two questions
     """
@@ -154,7 +154,7 @@ class Concept:
     Raises:
         InputError: The model has no text encoder and none was given, or no embedding.
 
-    Example:
+    Examples:
         >>> cl.cam(observation, cl.Concept("striped fur:texture"))
         >>> cl.cam(observation, cl.Concept("my probe", direction=vector))
     """

@@ -62,7 +62,7 @@ class Explanation:
     Raises:
         InputError: Two fields do not speak of the same images and questions.
 
-    Example:
+    Examples:
         >>> found = cl.cam(cl.load_model().observe("cat.png"), [cl.Logit("tabby"), cl.Logit("lynx")])
         >>> found.overlay(question="lynx").save("lynx.png")
         >>> figure, axes = found.plot()
@@ -143,7 +143,7 @@ class Explanation:
             InputError: Shapes, labels or images do not fit each other, or a map holds NaN or infinite values.
             InputTypeError: `array` is neither numpy nor torch, or an image is none of the kinds above.
 
-        Example:
+        Examples:
             >>> maps = captum.attr.LayerGradCam(model, layer).attribute(batch, target=3)  # image 1 height width
             >>> cl.Explanation.from_maps(maps, "tabby", ["a.jpg", "b.jpg"]).plot()
         """
@@ -226,7 +226,7 @@ class Explanation:
         Raises:
             InputError: No size is given and the photos differ in size, or their size is not known.
 
-        Example:
+        Examples:
             >>> found.upsampled().shape  # a photo of 480 x 640 pixels
             torch.Size([1, 1, 480, 640])
         """
@@ -284,7 +284,7 @@ class Explanation:
         Warns:
             UserWarning: It is not known which part of the photo the model saw; the map is laid over all of it.
 
-        Example:
+        Examples:
             >>> found.of(1).overlay(question="tabby").save("tabby.png")
         """
         from conceptlens.record.display import as_photo
@@ -325,7 +325,7 @@ class Explanation:
         Raises:
             InputError: `ax` holds another number of axes than there are maps.
 
-        Example:
+        Examples:
             >>> figure, axes = found.plot()
             >>> figure.savefig("maps.png")
         """
@@ -343,7 +343,7 @@ class Explanation:
         Raises:
             InputError: pandas is not installed.
 
-        Example:
+        Examples:
             >>> found.to_frame().sort_values("score").tail()
         """
         try:
