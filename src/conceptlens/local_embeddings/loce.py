@@ -1,4 +1,4 @@
-"""Local concept embeddings: the vector that holds one concept in one image."""
+"""Local concept embeddings (LoCE, IJCV 2025): one vector for one concept in one image."""
 
 from __future__ import annotations
 

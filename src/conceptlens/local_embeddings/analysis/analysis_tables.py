@@ -165,8 +165,8 @@ def _rows(analysis: StoreAnalysis, layer: LayerAnalysis) -> list[Record]:
 def _ellipses(layer: LayerAnalysis) -> list[Record]:
     found = []
     for name, mixture in layer.figure_data.mixtures.items():
-        drawn = mixture.ellipses()
-        for number, (centre, radii, angle) in enumerate(zip(drawn.centres, drawn.radii, drawn.angles, strict=True)):
+        shape = mixture.ellipses()
+        for number, (centre, radii, angle) in enumerate(zip(shape.centres, shape.radii, shape.angles, strict=True)):
             found.append(
                 {
                     "concept": name, "component": number, "weight": float(mixture.weights[number]),

@@ -40,10 +40,10 @@ def confused_pairs(analysis: StoreAnalysis) -> list[dict[str, str]]:
     Of the concepts in five photos or more; the other one may be any.
     """
     table = analysis.selected.pairs.neighbours
-    asks = [table.labels.index(one.concept) for one in analysis.compared()]
+    queries = [table.labels.index(one.concept) for one in analysis.compared()]
     found = [
         (float(table.values[i, j]), table.labels[i], second)
-        for i in asks
+        for i in queries
         for j, second in enumerate(table.labels)
         if i != j and table.applies[i, j] and table.values[i, j] >= 0.005
     ]
@@ -56,14 +56,14 @@ def best_layer(analysis: StoreAnalysis) -> str:
     if analysis.best is None:
         return "No concept is in two photos, so layers cannot be compared."
     precision = analysis.layers[analysis.best].average_precision
-    said = f"{analysis.best}, with a mean average precision of {number(precision.mean if precision else None)}"
+    text = f"{analysis.best}, with a mean average precision of {number(precision.mean if precision else None)}"
     if len(analysis.layers) == 1:
-        return f"{said}; the store has no other."
+        return f"{text}; the store has no other."
     close = [name for name, gap in analysis.gap_to_best.items() if gap.low is None or gap.low <= 0]
     if close:
-        return f"{said}; {_listed(close)} cannot be distinguished from it."
+        return f"{text}; {_listed(close)} cannot be distinguished from it."
     name, gap = min(analysis.gap_to_best.items(), key=lambda pair: pair[1].mean)
-    return f"{said}; the next, {name}, lies {number(gap.mean)} behind ({number(gap.low)} to {number(gap.high)})."
+    return f"{text}; the next, {name}, lies {number(gap.mean)} behind ({number(gap.low)} to {number(gap.high)})."
 
 
 def other_best_layers(analysis: StoreAnalysis) -> str | None:
@@ -139,7 +139,7 @@ def _retrieval(analysis: StoreAnalysis) -> str:
         return "There is one concept only, so every retrieved embedding is right whatever the vectors are."
     if not first:
         return "No concept is in two photos, so nothing can be retrieved."
-    said = [
+    text = [
         ", ".join(f"{one.concept} {interval_text(one.average_precision)['value']}" for one in part)
         for part in (first, last)
     ]
@@ -148,7 +148,7 @@ def _retrieval(analysis: StoreAnalysis) -> str:
         if len(analysis.compared()) < len(analysis.selected.concepts)
         else ""
     )
-    return f"{'; worst: '.join(filter(None, said))}. Chance is {number(analysis.selected.chance)}.{among}"
+    return f"{'; worst: '.join(filter(None, text))}. Chance is {number(analysis.selected.chance)}.{among}"
 
 
 def _confused(analysis: StoreAnalysis) -> str:
@@ -157,8 +157,8 @@ def _confused(analysis: StoreAnalysis) -> str:
         return "Not measured: it takes two concepts, and one of them in two photos."
     if not pairs:
         return "None: every nearest neighbour in another photo is of the same concept."
-    said = [f"{one['concept']} with {one['other']} ({one['share']})" for one in pairs[:3]]
-    return f"{', '.join(said)}, by nearest neighbours."
+    text = [f"{one['concept']} with {one['other']} ({one['share']})" for one in pairs[:3]]
+    return f"{', '.join(text)}, by nearest neighbours."
 
 
 def _sub_concepts(analysis: StoreAnalysis) -> str:

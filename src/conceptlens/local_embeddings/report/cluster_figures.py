@@ -21,47 +21,47 @@ if TYPE_CHECKING:
 
 
 def dendrogram_figure(analysis: StoreAnalysis, style: FigureStyle) -> Figure:
-    """Draw the tree with its root at the left, a strip with each row's concept, and what every cluster is made of."""
-    drawn = analysis.selected.figure_data
-    labels = analysis.rows.labels[drawn.rows]
-    colours = style.colours(drawn.order)
-    clusters = int(drawn.clusters.max()) + 1
+    """Draw the tree with its root at the left, a strip with each row's concept, and the concepts of every cluster."""
+    data = analysis.selected.figure_data
+    labels = analysis.rows.labels[data.rows]
+    colours = style.colours(data.order)
+    clusters = int(data.clusters.max()) + 1
     height = max(3.2, (0.205 if style.narrow else 0.265) * clusters + 0.55)
     with drawing(style, height) as figure:
         bottom, tall = 0.42 / height, 1 - 0.52 / height
         left, wide = (0.02, 0.40) if style.narrow else (0.015, 0.69)
         tree = figure.add_axes((left, bottom, wide, tall))
         strip = figure.add_axes((left + wide + 0.004, bottom, 0.05 if style.narrow else 0.026, tall), sharey=tree)
-        majority = _majority(drawn, labels)
-        order = drawn.tree.order()
-        _branches(tree, drawn, [colours[name] for name in majority], 72 * tall * height / len(order), style)
+        majority = _majority(data, labels)
+        order = data.tree.order()
+        _branches(tree, data, [colours[name] for name in majority], 72 * tall * height / len(order), style)
         strip.imshow(
             np.array([[colours[name]] for name in labels[order]]), aspect="auto", interpolation="nearest",
             extent=(0, 1, len(order) - 0.5, -0.5),
         )  # fmt: skip
         strip.set_axis_off()
         tree.set_ylim(len(order) - 0.5, -0.5)
-        _captions(strip, drawn, labels, majority, colours, style)
+        _captions(strip, data, labels, majority, colours, style)
     return figure
 
 
-def _majority(drawn: FigureData, labels: np.ndarray) -> list[str]:
-    made = composition(drawn.clusters, labels)
+def _majority(data: FigureData, labels: np.ndarray) -> list[str]:
+    made = composition(data.clusters, labels)
     return [made.labels[i] for i in made.counts[np.argsort([int(name) for name in made.clusters])].argmax(1)]
 
 
 def _branches(
-    axes: Axes, drawn: FigureData, colours: list[tuple[float, float, float]], pitch: float, style: FigureStyle
+    axes: Axes, data: FigureData, colours: list[tuple[float, float, float]], pitch: float, style: FigureStyle
 ) -> None:
     """Draw every merge as a bracket in its cluster's colour, those above the cut in grey; rows are `pitch` apart."""
     from matplotlib.collections import LineCollection
 
-    count = drawn.tree.rows
+    count = data.tree.rows
     y, x, own = np.zeros(2 * count - 1), np.zeros(2 * count - 1), np.full(2 * count - 1, -1)
-    y[drawn.tree.order()] = np.arange(count)
-    own[:count] = drawn.clusters
+    y[data.tree.order()] = np.arange(count)
+    own[:count] = data.clusters
     brackets, paint = [], []
-    for node, (left, right, apart, _) in enumerate(drawn.tree.merges, count):
+    for node, (left, right, apart, _) in enumerate(data.tree.merges, count):
         a, b = int(left), int(right)
         x[node], y[node] = apart, (y[a] + y[b]) / 2
         own[node] = own[a] if own[a] == own[b] else -1
@@ -80,32 +80,32 @@ def _branches(
 
 def _captions(
     axes: Axes,
-    drawn: FigureData,
+    data: FigureData,
     labels: np.ndarray,
     majority: list[str],
     colours: dict[str, tuple[float, float, float]],
     style: FigureStyle,
 ) -> None:
-    """Write beside every cluster what it is made of, the commonest first, moved apart where they would meet."""
-    made = composition(drawn.clusters, labels)
+    """Write the concepts of every cluster beside it, the most frequent first; captions do not overlap."""
+    made = composition(data.clusters, labels)
     counts = made.counts[np.argsort([int(name) for name in made.clusters])]
-    place = np.empty(drawn.tree.rows)
-    place[drawn.tree.order()] = np.arange(drawn.tree.rows)
-    middles = np.array([place[drawn.clusters == cluster].mean() for cluster in range(len(counts))])
-    rows = drawn.tree.rows
+    position = np.empty(data.tree.rows)
+    position[data.tree.order()] = np.arange(data.tree.rows)
+    middles = np.array([position[data.clusters == cluster].mean() for cluster in range(len(counts))])
+    rows = data.tree.rows
     texts = spread(middles, rows / max(len(counts) - 1, 1) * 0.8, 0.02 * rows, 0.98 * rows)
     reach = 1.9 if style.narrow else 2.2
     for cluster, (middle, text) in enumerate(zip(middles, texts, strict=True)):
-        own = place[drawn.clusters == cluster]
+        own = position[data.clusters == cluster]
         line = {"color": colours[majority[cluster]], "lw": 1, "clip_on": False}
         axes.plot([1.15, 1.15], [own.min() - 0.4, own.max() + 0.4], **line)
         axes.plot([1.15, reach], [middle, text], **line)
-        shown = [i for i in np.argsort(-counts[cluster], kind="stable") if counts[cluster][i] > 0]
+        present = [i for i in np.argsort(-counts[cluster], kind="stable") if counts[cluster][i] > 0]
         max_parts = 2 if style.narrow else 3
         parts = [
-            f"{short(made.labels[i], 12 if style.narrow else 20)} {counts[cluster][i]:.0f}" for i in shown[:max_parts]
+            f"{short(made.labels[i], 12 if style.narrow else 20)} {counts[cluster][i]:.0f}" for i in present[:max_parts]
         ]
-        rest = sum(counts[cluster][i] for i in shown[max_parts:])
+        rest = sum(counts[cluster][i] for i in present[max_parts:])
         axes.text(
             reach + (0.12 if style.narrow else 0.3), text, "  ".join([*parts, *([f"+ {rest:.0f}"] if rest else [])]),
             va="center_baseline", ha="left", fontsize=style.small, color=style.ink, clip_on=False,
@@ -114,35 +114,33 @@ def _captions(
 
 def projection_figure(analysis: StoreAnalysis, style: FigureStyle) -> Figure:
     """Draw the projection; ellipses are at one and two standard deviations of each component."""
-    drawn = analysis.selected.figure_data
-    labels = analysis.rows.labels[drawn.rows]
-    colours = style.colours(drawn.order)
+    data = analysis.selected.figure_data
+    labels = analysis.rows.labels[data.rows]
+    colours = style.colours(data.order)
     with drawing(style, 4.3 if style.narrow else 7.2) as figure:
         axes = figure.add_axes((0.012, 0.07 if style.narrow else 0.05, 0.976, 0.92 if style.narrow else 0.94))
         size = (8 if style.narrow else 22) * min(1.0, (1200 / len(labels)) ** 0.5)
-        for place, name in enumerate(drawn.order):
-            own = drawn.points[labels == name]
-            marker = MARKERS[place % len(MARKERS)]
+        for index, name in enumerate(data.order):
+            own = data.points[labels == name]
+            marker = MARKERS[index % len(MARKERS)]
             axes.scatter(*own.T, s=size, marker=marker, color=colours[name], alpha=0.7, linewidths=0, zorder=2)
-        for name, mixture in drawn.mixtures.items():
+        for name, mixture in data.mixtures.items():
             _draw_ellipses(axes, mixture, colours[name])
-        _set_limits(axes, drawn.points)
-        _write_names(
-            axes, figure, {name: _median(drawn.points[labels == name]) for name in drawn.order}, colours, style
-        )
-        if drawn.share is None:
-            said = "UMAP: neighbourhoods are kept, distances and gaps are not"
+        _set_limits(axes, data.points)
+        _write_names(axes, figure, {name: _median(data.points[labels == name]) for name in data.order}, colours, style)
+        if data.share is None:
+            label = "UMAP: neighbourhoods are kept, distances and gaps are not"
         else:
-            variance = f"{drawn.share[0]:.0%} and {drawn.share[1]:.0%} of the variance"
-            said = f"first two principal axes: {variance}; the others hold most of it"
-            said = (
+            variance = f"{data.share[0]:.0%} and {data.share[1]:.0%} of the variance"
+            label = f"first two principal axes: {variance}; the others hold most of it"
+            label = (
                 variance
                 if style.narrow
-                else said
-                if sum(drawn.share) < 0.5
+                else label
+                if sum(data.share) < 0.5
                 else f"first two principal axes: {variance}"
             )
-        axes.set_xlabel(said)
+        axes.set_xlabel(label)
     return figure
 
 
@@ -156,9 +154,19 @@ def _draw_ellipses(axes: Axes, mixture: Mixture, colour: tuple[float, float, flo
         for component in np.flatnonzero(rows >= MIN_SUB_CONCEPT_ROWS):
             centre, angle = found.centres[component], found.angles[component]
             width, height = (2 * found.radii[component]).tolist()
-            place = (float(centre[0]), float(centre[1]))
+            centre_point = (float(centre[0]), float(centre[1]))
             axes.add_patch(
-                Ellipse(place, width, height, angle=float(angle), fill=False, ec=colour, lw=wide, alpha=alpha, zorder=3)
+                Ellipse(
+                    centre_point,
+                    width,
+                    height,
+                    angle=float(angle),
+                    fill=False,
+                    ec=colour,
+                    lw=wide,
+                    alpha=alpha,
+                    zorder=3,
+                )
             )
 
 
@@ -197,10 +205,10 @@ def _write_names(
     boxes = np.array([_text_size(text, canvas.get_renderer()) for text in texts])
     frame = axes.get_window_extent()
     moved = _push_apart(at, boxes, (frame.x0, frame.y0, frame.x1, frame.y1))
-    for text, place, name, old in zip(texts, moved, middles, at, strict=True):
-        inside = axes.transData.inverted().transform([place, old])
+    for text, new, name, old in zip(texts, moved, middles, at, strict=True):
+        inside = axes.transData.inverted().transform([new, old])
         text.set(transform=axes.transData, position=tuple(inside[0]))
-        if np.abs(place - old).max() > 12:
+        if np.abs(new - old).max() > 12:
             axes.plot(*inside.T, color=colours[name], lw=0.8, zorder=5)
             axes.plot(*inside[1], "o", ms=3, color=colours[name], mec=style.paper, zorder=5)
 
@@ -211,10 +219,10 @@ def _text_size(text: Text, renderer: object) -> tuple[float, float]:
 
 
 def _push_apart(
-    places: np.ndarray, sizes: np.ndarray, frame: tuple[float, float, float, float], rounds: int = 400
+    positions: np.ndarray, sizes: np.ndarray, frame: tuple[float, float, float, float], rounds: int = 400
 ) -> np.ndarray:
     """Return the middles of boxes moved until none lies on another, where there is room; the same every time."""
-    moved = places + 1e-3 * np.arange(len(places))[:, None]
+    moved = positions + 1e-3 * np.arange(len(positions))[:, None]
     low, high = np.array(frame[:2]) + sizes / 2, np.array(frame[2:]) - sizes / 2
     for _ in range(rounds):
         gap = moved[:, None] - moved[None]

@@ -23,14 +23,14 @@ _HUES = 10
 
 @dataclass(frozen=True)
 class FigureStyle:
-    """`dark`: on dark paper. `narrow`: for a telephone, 370 pixels wide instead of 1060."""
+    """Style of a figure: `dark` for a dark page, `narrow` for a phone, 370 pixels wide instead of 1060."""
 
     dark: bool = False
     narrow: bool = False
 
     @property
     def paper(self) -> str:
-        """What all is drawn on."""
+        """Background."""
         return "#1b1f24" if self.dark else "#ffffff"
 
     @property
@@ -40,7 +40,7 @@ class FigureStyle:
 
     @property
     def quiet(self) -> str:
-        """Axes, and what is beside the point."""
+        """Axes and secondary text."""
         return "#a0a8b2" if self.dark else "#5f6772"
 
     @property
@@ -50,17 +50,17 @@ class FigureStyle:
 
     @property
     def accent(self) -> str:
-        """What is measured."""
+        """The measured values."""
         return "#8fb8ea" if self.dark else "#23538f"
 
     @property
     def warm(self) -> str:
-        """A second thing beside the first."""
+        """The second colour, such as for chance levels."""
         return "#e8a668" if self.dark else "#b4591b"
 
     @property
     def width(self) -> float:
-        """Inches."""
+        """Width in inches."""
         return 3.7 if self.narrow else 10.6
 
     @property
@@ -72,9 +72,9 @@ class FigureStyle:
         """Return a colour for each name: ten hues at two lightnesses, neighbours far apart; past twenty they repeat."""
         levels = (0.78, 0.60) if self.dark else (0.52, 0.70)
         found = {}
-        for place, name in enumerate(names):
-            hue = 2 * np.pi * ((place * 3) % _HUES + 0.5 * (place // _HUES % 2)) / _HUES
-            found[name] = _srgb(levels[place // _HUES % 2], 0.135, hue + 0.35)
+        for index, name in enumerate(names):
+            hue = 2 * np.pi * ((index * 3) % _HUES + 0.5 * (index // _HUES % 2)) / _HUES
+            found[name] = _srgb(levels[index // _HUES % 2], 0.135, hue + 0.35)
         return found
 
 
@@ -104,9 +104,9 @@ def png(figure: Figure) -> bytes:
     """Return a figure as PNG bytes at two pixels to a page's pixel, with a palette; the same every time."""
     from PIL import Image
 
-    drawn = _pixels(figure, DENSITY).quantize(256, dither=Image.Dither.NONE)
+    image = _pixels(figure, DENSITY).quantize(256, dither=Image.Dither.NONE)
     out = io.BytesIO()
-    drawn.save(out, format="PNG", dpi=(DENSITY, DENSITY))
+    image.save(out, format="PNG", dpi=(DENSITY, DENSITY))
     return out.getvalue()
 
 
@@ -128,24 +128,24 @@ def _pixels(figure: Figure, density: int) -> Image.Image:
 
 
 def bare(axes: Axes, *kept: str) -> None:
-    """Take away the frame of a plot, but for these sides."""
+    """Hide the frame of a plot except these sides."""
     for side, spine in axes.spines.items():
         spine.set_visible(side in kept)
 
 
 def short(name: str, max_length: int = 20) -> str:
-    """Return a name that fits beside a figure."""
+    """Return a name cut to `max_length` characters."""
     return name if len(name) <= max_length else f"{name[: max_length - 1].rstrip()}…"
 
 
-def spread(places: Float[np.ndarray, "label"], apart: float, low: float, high: float) -> Float[np.ndarray, "label"]:
-    """Return places at least `apart` from each other, as near to those given as may be, in the same order."""
-    order = np.argsort(places, kind="stable")
-    moved = places[order].astype(np.float64)
-    apart = min(apart, (high - low) / max(len(places) - 1, 1))
+def spread(positions: Float[np.ndarray, "label"], apart: float, low: float, high: float) -> Float[np.ndarray, "label"]:
+    """Return positions at least `apart` from each other, as near to those given as may be, in the same order."""
+    order = np.argsort(positions, kind="stable")
+    moved = positions[order].astype(np.float64)
+    apart = min(apart, (high - low) / max(len(positions) - 1, 1))
     blocks: list[list[float]] = []  # [sum of what each member wishes for the block's start, members]
-    for place, wish in enumerate(moved):
-        blocks.append([wish - apart * place, 1.0])
+    for index, wish in enumerate(moved):
+        blocks.append([wish - apart * index, 1.0])
         while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] > blocks[-1][0] / blocks[-1][1]:
             total, count = blocks.pop()
             blocks[-1] = [blocks[-1][0] + total, blocks[-1][1] + count]

@@ -1,4 +1,4 @@
-"""Concepts against concepts: how far apart two lie, and which is taken for which."""
+"""Matrix figures of concept pairs: separation, and confusion by nearest neighbours."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ if TYPE_CHECKING:
 
     from conceptlens.local_embeddings.analysis.store_analysis import StoreAnalysis
 
-MIN_SHADE = 0.1  # the share of neighbours that has the full colour, where none is higher
+MIN_SHADE = 0.1  # share of neighbours with the full colour, unless one is higher
 
 
 def separation_figure(analysis: StoreAnalysis, style: FigureStyle) -> Figure:
     """Draw the separation of all pairs: below the diagonal by quantiles, above it as published; dark is near."""
     names = analysis.selected.figure_data.order
     pairs = analysis.selected.pairs
-    places = [pairs.separation.labels.index(name) for name in names]
+    indices = [pairs.separation.labels.index(name) for name in names]
     robust, published = (
-        np.where(table.applies, table.values, np.nan)[np.ix_(places, places)]
+        np.where(table.applies, table.values, np.nan)[np.ix_(indices, indices)]
         for table in (pairs.quantile_separation, pairs.separation)
     )
     below = np.tril(np.ones_like(robust, dtype=bool), -1)
-    shown = np.where(below, robust, published)
-    np.fill_diagonal(shown, np.nan)
+    shown_values = np.where(below, robust, published)
+    np.fill_diagonal(shown_values, np.nan)
     with _square(style, names, len(names)) as (figure, axes):
         shade = np.where(below, 1 - _level(robust[below], robust), 1 - _level(published[~below], published))
-        _cells(axes, shown, shade, style)
+        _cells(axes, shown_values, shade, style)
         _names(axes, names, names, style)
         _note(axes, "above:\nas\npublished", "below:\nby\nquantiles", style)
     return figure
 
 
 def confusion_figure(analysis: StoreAnalysis, style: FigureStyle) -> Figure:
-    """Draw whose rows the nearest neighbours are; the diagonal, which a concept keeps, is only written."""
+    """Draw the concepts of the nearest neighbours; the diagonal is written but not coloured."""
     names = analysis.selected.figure_data.order
     table = analysis.selected.pairs.neighbours
-    places = [table.labels.index(name) for name in names]
-    values = np.where(table.applies, table.values, np.nan)[np.ix_(places, places)]
+    indices = [table.labels.index(name) for name in names]
+    values = np.where(table.applies, table.values, np.nan)[np.ix_(indices, indices)]
     columns = names
     if len(table.labels) > len(names):
         values = np.concatenate([values, 1 - values.sum(1, keepdims=True)], axis=1)
         columns = (*names, "all others")
     shade = np.nan_to_num(values)
     shade[np.arange(len(names)), np.arange(len(names))] = 0
-    shade[:, len(names) :] = 0  # many concepts at once are no confusion with one
+    shade[:, len(names) :] = 0  # the column of all others has no colour
     with _square(style, names, len(columns)) as (figure, axes):
         _cells(axes, values, shade / max(MIN_SHADE, float(shade.max(initial=0))), style)
         _diagonal(axes, len(names), style)
@@ -62,7 +62,7 @@ def confusion_figure(analysis: StoreAnalysis, style: FigureStyle) -> Figure:
             axes.axvline(len(names) - 0.5, color=style.paper, lw=2 if style.narrow else 5)
         if not style.narrow:
             axes.set_xlabel("concept of the neighbours", labelpad=8)
-            axes.set_ylabel("concept that asks", labelpad=8)
+            axes.set_ylabel("concept of the query", labelpad=8)
     return figure
 
 
@@ -82,9 +82,9 @@ def _said(name: str, style: FigureStyle) -> str:
     return short(name, 13 if style.narrow else 20)
 
 
-def _level(told: np.ndarray, values: np.ndarray) -> Float[np.ndarray, "row column"]:
-    """Return values from 0 at the least to 1 at the greatest of those told."""
-    known = told[np.isfinite(told)]
+def _level(range_of: np.ndarray, values: np.ndarray) -> Float[np.ndarray, "row column"]:
+    """Return values scaled from 0 at the least to 1 at the greatest of `range_of`."""
+    known = range_of[np.isfinite(range_of)]
     if not len(known) or known.max() == known.min():
         return np.where(np.isfinite(values), 0.5, 1.0)
     return np.nan_to_num((values - known.min()) / (known.max() - known.min()), nan=1.0)
@@ -114,9 +114,9 @@ def _cells(axes: Axes, values: np.ndarray, shade: np.ndarray, style: FigureStyle
 def _diagonal(axes: Axes, count: int, style: FigureStyle) -> None:
     from matplotlib.patches import Rectangle
 
-    for place in range(count):
+    for index in range(count):
         axes.add_patch(
-            Rectangle((place - 0.44, place - 0.44), 0.88, 0.88, fill=False, ec=style.quiet, lw=0.7, zorder=3)
+            Rectangle((index - 0.44, index - 0.44), 0.88, 0.88, fill=False, ec=style.quiet, lw=0.7, zorder=3)
         )
 
 

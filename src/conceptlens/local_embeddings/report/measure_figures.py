@@ -33,19 +33,19 @@ def retrieval_figure(analysis: StoreAnalysis, style: FigureStyle) -> Figure:
         room = style.width - left - 0.45
         for panel in range(panels):
             if style.narrow:
-                place = (left, one * (panels - 1 - panel) + 0.4, room, one - 0.75)
+                box = (left, one * (panels - 1 - panel) + 0.4, room, one - 0.75)
             else:
                 wide = room * (0.62 if panel == 0 else 0.38) - gap if selective else room
-                place = (left + panel * (room * 0.62 + gap), 0.4, wide, one - 0.75)
-            axes = figure.add_axes(_shares(place, figure))
+                box = (left + panel * (room * 0.62 + gap), 0.4, wide, one - 0.75)
+            axes = figure.add_axes(_shares(box, figure))
             (_retrieval if panel == 0 else _selectivity)(axes, concepts, style)
             _rows(axes, names if panel == 0 or style.narrow else [""] * len(names), style)
     return figure
 
 
-def _shares(place: tuple[float, ...], figure: Figure) -> tuple[float, float, float, float]:
+def _shares(box: tuple[float, ...], figure: Figure) -> tuple[float, float, float, float]:
     width, height = figure.get_figwidth(), figure.get_figheight()
-    return place[0] / width, place[1] / height, place[2] / width, place[3] / height
+    return box[0] / width, box[1] / height, box[2] / width, box[3] / height
 
 
 def _rows(axes: Axes, names: Sequence[str], style: FigureStyle) -> None:
@@ -58,10 +58,10 @@ def _rows(axes: Axes, names: Sequence[str], style: FigureStyle) -> None:
 
 
 def _retrieval(axes: Axes, concepts: Sequence[ConceptAnalysis], style: FigureStyle) -> None:
-    for place, one in enumerate(concepts):
-        _dot(axes, place, one.average_precision, style)
+    for index, one in enumerate(concepts):
+        _dot(axes, index, one.average_precision, style)
         if one.chance is not None:
-            axes.plot([one.chance] * 2, [place - 0.32, place + 0.32], color=style.warm, lw=2, solid_capstyle="butt")
+            axes.plot([one.chance] * 2, [index - 0.32, index + 0.32], color=style.warm, lw=2, solid_capstyle="butt")
     axes.set_xlim(0, 1)
     axes.set_xticks(np.linspace(0, 1, 6))
     axes.set_title("Retrieval (mAP); the bar is chance")
@@ -69,8 +69,8 @@ def _retrieval(axes: Axes, concepts: Sequence[ConceptAnalysis], style: FigureSty
 
 def _selectivity(axes: Axes, concepts: Sequence[ConceptAnalysis], style: FigureStyle) -> None:
     values = [one.selectivity for one in concepts]
-    for place, value in enumerate(values):
-        _dot(axes, place, value, style, 2)
+    for index, value in enumerate(values):
+        _dot(axes, index, value, style, 2)
     known = [n for v in values if v is not None for n in (v.mean, v.low, v.high) if n is not None]
     low, high = min(0.0, *known), max(0.0, *known)
     axes.set_xlim(low - 0.06 * (high - low + 1e-3), high + 0.06 * (high - low + 1e-3))
@@ -79,15 +79,15 @@ def _selectivity(axes: Axes, concepts: Sequence[ConceptAnalysis], style: FigureS
     axes.set_title("Selectivity; 0 is none")
 
 
-def _dot(axes: Axes, place: int, value: Interval | None, style: FigureStyle, digits: int = 2) -> None:
+def _dot(axes: Axes, index: int, value: Interval | None, style: FigureStyle, digits: int = 2) -> None:
     if value is None:
-        axes.text(1.02, place, "–", transform=axes.get_yaxis_transform(), va="center", color=style.quiet)
+        axes.text(1.02, index, "–", transform=axes.get_yaxis_transform(), va="center", color=style.quiet)
         return
     if value.low is not None and value.high is not None:
-        axes.plot([value.low, value.high], [place, place], color=style.accent, lw=2, solid_capstyle="butt")
-    axes.plot(value.mean, place, "o", color=style.accent, ms=4.6 if style.narrow else 5.6)
+        axes.plot([value.low, value.high], [index, index], color=style.accent, lw=2, solid_capstyle="butt")
+    axes.plot(value.mean, index, "o", color=style.accent, ms=4.6 if style.narrow else 5.6)
     text = f"{value.mean:.{digits}f}".replace("-", "−")
-    axes.text(1.02, place, text, transform=axes.get_yaxis_transform(), va="center_baseline", fontsize=style.small)
+    axes.text(1.02, index, text, transform=axes.get_yaxis_transform(), va="center_baseline", fontsize=style.small)
 
 
 def layers_figure(analysis: StoreAnalysis, style: FigureStyle) -> Figure:
@@ -96,10 +96,10 @@ def layers_figure(analysis: StoreAnalysis, style: FigureStyle) -> Figure:
     columns = 1 if style.narrow else 2
     tall = 1.95 if style.narrow else 2.6
     with drawing(style, tall * (len(PLOTS) // columns)) as figure:
-        for place, (title, curves) in enumerate(PLOTS.items()):
-            wide, row = style.width / columns, len(PLOTS) // columns - 1 - place // columns
+        for index, (title, curves) in enumerate(PLOTS.items()):
+            wide, row = style.width / columns, len(PLOTS) // columns - 1 - index // columns
             box = (
-                place % columns * wide + 0.42,
+                index % columns * wide + 0.42,
                 row * tall + 0.32,
                 wide - (1.35 if style.narrow else 1.65),
                 tall - 0.68,
@@ -136,7 +136,7 @@ PLOTS: dict[str, tuple[tuple[str, str, Value], ...]] = {
 def _curves(axes: Axes, curves: Sequence[tuple[str, str, list[Interval | float | None]]], style: FigureStyle) -> None:
     """Draw lines over layers with bars where there are intervals, and write each line's name at its end."""
     colours = {"o": style.accent, "s": style.warm}
-    ends_of = []
+    line_ends = []
     for number, (name, marker, values) in enumerate(curves):
         means = np.array([_mean(value) for value in values])
         aside = 0.05 * number if any(isinstance(value, Interval) for value in values) else 0  # intervals side by side
@@ -144,22 +144,22 @@ def _curves(axes: Axes, curves: Sequence[tuple[str, str, list[Interval | float |
         if not np.isfinite(means).any():
             continue
         axes.plot(np.arange(len(means)) + aside, means, marker, color=colour, ms=4.5, lw=1.7)
-        for place, value in enumerate(values):
+        for index, value in enumerate(values):
             low, high = getattr(value, "low", None), getattr(value, "high", None)
             if low is not None and high is not None:
-                axes.plot([place + aside] * 2, [low, high], color=colour, lw=4.5, alpha=0.35, solid_capstyle="butt")
-        ends_of.append((name, colour, float(means[np.isfinite(means)][-1])))
-    if not ends_of:
+                axes.plot([index + aside] * 2, [low, high], color=colour, lw=4.5, alpha=0.35, solid_capstyle="butt")
+        line_ends.append((name, colour, float(means[np.isfinite(means)][-1])))
+    if not line_ends:
         axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=style.quiet)
         return
     low, high = axes.get_ylim()
     low, high = min(0.0, low), max(high, 1.0 if high > 0.65 else high)
     axes.set_ylim(low, high)
-    ends = spread(np.array([end for *_, end in ends_of]), 0.13 * (high - low), low, high)
-    for (name, colour, _), end in zip(ends_of, ends, strict=True):
-        said = name.replace(" by ", "\nby ") if style.narrow else name
+    ends = spread(np.array([end for *_, end in line_ends]), 0.13 * (high - low), low, high)
+    for (name, colour, _), end in zip(line_ends, ends, strict=True):
+        label = name.replace(" by ", "\nby ") if style.narrow else name
         axes.text(
-            1.02, end, said, transform=axes.get_yaxis_transform(), va="center", color=colour, fontsize=style.small,
+            1.02, end, label, transform=axes.get_yaxis_transform(), va="center", color=colour, fontsize=style.small,
             linespacing=1.05,
         )  # fmt: skip
 

@@ -37,16 +37,16 @@ def read_mask(file: Path, size: tuple[int, int]) -> np.ndarray:
     Half of its brightest: a mask of 0 and 1 will do. It may be larger or smaller than the photo. Raises `InputError`
     for another shape, and for a mask that is blank.
     """
-    picture = read_image(file)
+    image = read_image(file)
     if _see_through(file):
         raise InputError(f"the mask {file} has transparency; save it as white on black, without an alpha channel")
     width, height = size
-    if abs(picture.width * height - picture.height * width) > 0.02 * picture.height * width:
+    if abs(image.width * height - image.height * width) > 0.02 * image.height * width:
         raise InputError(
-            f"the mask {file} is {picture.width} x {picture.height} pixels, the photo {width} x {height}; give a mask "
+            f"the mask {file} is {image.width} x {image.height} pixels, the photo {width} x {height}; give a mask "
             "of the photo's shape"
         )
-    light = np.asarray(picture).max(2)
+    light = np.asarray(image).max(2)
     if not light.any():
         raise InputError(f"the mask {file} is black all over; paint what is meant white")
     return light > light.max() / 2
@@ -55,8 +55,8 @@ def read_mask(file: Path, size: tuple[int, int]) -> np.ndarray:
 def _see_through(file: Path) -> bool:
     from PIL import Image
 
-    with Image.open(file) as picture:
-        return picture.has_transparency_data and int(np.asarray(picture.convert("RGBA"))[..., 3].min()) < 255
+    with Image.open(file) as image:
+        return image.has_transparency_data and int(np.asarray(image.convert("RGBA"))[..., 3].min()) < 255
 
 
 def search_numbers(store: Store, query: QueryVector, found: Nearest, details: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def write_search(
     photos: str | None = None,
     split: str | None = None,
 ) -> None:
-    """Write what was found to a page or as JSON, as the name of the file asks."""
+    """Write the results as a page or as JSON, by the suffix of `out`."""
     if out.suffix.lower() == ".json":
         with replacing(out) as temporary:
             temporary.write_text(json.dumps(numbers, allow_nan=False, indent=1), "utf-8")

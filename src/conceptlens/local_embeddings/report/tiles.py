@@ -59,42 +59,42 @@ class TileRow:
 
 
 def draw_tiles(
-    rows: AnalysisRows, store: Store, shown: Sequence[int], photos: Iterable[tuple[ImageRow, Image.Image]]
+    rows: AnalysisRows, store: Store, chosen: Sequence[int], photos: Iterable[tuple[ImageRow, Image.Image]]
 ) -> Tiles:
     """Return a tile of each of these rows of an analysis."""
-    return row_tiles({row: (rows.images[row], rows.masks[row]) for row in shown}, rows.image_rows, store, photos)
+    return row_tiles({row: (rows.images[row], rows.masks[row]) for row in chosen}, rows.image_rows, store, photos)
 
 
 def row_tiles(
-    shown: Mapping[int, tuple[str, str]],
+    chosen: Mapping[int, tuple[str, str]],
     known: Mapping[str, ImageRow],
     store: Store,
     photos: Iterable[tuple[ImageRow, Image.Image]],
 ) -> Tiles:
-    """Return a picture of every row, `shown[row]` being its image and mask; photos come one by one, tiles are kept."""
-    masks = {mask.id: mask.mask() for mask in store.masks([mask for _, mask in shown.values() if mask])}
-    pictures: dict[int, Image.Image] = {}
-    for image, photo in photos:
-        for row, (of, mask) in shown.items():
-            if of == image.id:
-                pictures[row] = masked_tile(photo, masks.get(mask))
-    found = len(pictures)
-    plain = {row: _plain(known[of], masks.get(mask)) for row, (of, mask) in shown.items() if row not in pictures}
-    return Tiles(pictures | plain, found)
+    """Return a tile of every row, given its image and mask ids; photos are read one by one."""
+    masks = {mask.id: mask.mask() for mask in store.masks([mask for _, mask in chosen.values() if mask])}
+    images: dict[int, Image.Image] = {}
+    for image_row, photo in photos:
+        for row, (of, mask) in chosen.items():
+            if of == image_row.id:
+                images[row] = masked_tile(photo, masks.get(mask))
+    found = len(images)
+    plain = {row: _plain(known[of], masks.get(mask)) for row, (of, mask) in chosen.items() if row not in images}
+    return Tiles(images | plain, found)
 
 
-def tile_bytes(picture: Image.Image) -> tuple[bytes, str]:
+def tile_bytes(image: Image.Image) -> tuple[bytes, str]:
     """Return a tile as a file for a page, and its media type: masks as PNG, photos as JPEG."""
     buffer = io.BytesIO()
-    if picture.mode == "P":
-        picture.save(buffer, format="PNG", optimize=True)
+    if image.mode == "P":
+        image.save(buffer, format="PNG", optimize=True)
         return buffer.getvalue(), "image/png"
-    picture.save(buffer, format="JPEG", quality=84)
+    image.save(buffer, format="JPEG", quality=84)
     return buffer.getvalue(), "image/jpeg"
 
 
 def contact_sheet(tile_rows: Sequence[TileRow], tiles: Tiles) -> bytes:
-    """Return tiles line by line as one JPEG: right ones in a whole frame, wrong ones in a broken one."""
+    """Return rows of tiles as one JPEG: right ones with a solid frame, wrong ones with a dashed one."""
     style, max_tiles = FigureStyle(), max((len(one.rows) for one in tile_rows), default=1)
     side = min(1.3, (style.width - TITLE) / max_tiles - GAP)
     tall = side + 0.3
@@ -105,18 +105,18 @@ def contact_sheet(tile_rows: Sequence[TileRow], tiles: Tiles) -> bytes:
         for line, tile_row in enumerate(tile_rows):
             top = 0.08 + line * tall
             axes.text(0.12, top, tile_row.title, va="top", fontsize=9.2, linespacing=1.4)
-            for place, row in enumerate(tile_row.rows):
-                box = _within(tiles.images[row], TITLE + place * (side + GAP), top, side)
+            for index, row in enumerate(tile_row.rows):
+                box = _within(tiles.images[row], TITLE + index * (side + GAP), top, side)
                 axes.imshow(tiles.images[row].convert("RGB"), extent=(box[0], box[2], box[3], box[1]), aspect="auto")
-                _framed(axes, box, tile_row.captions[place], tile_row.right[place] if tile_row.right else None, style)
+                _framed(axes, box, tile_row.captions[index], tile_row.right[index] if tile_row.right else None, style)
         axes.set(xlim=(0, style.width), ylim=(figure.get_figheight(), 0))
         return jpeg(figure)
 
 
-def _within(picture: Image.Image, left: float, top: float, side: float) -> Box:
-    """Return the left, top, right and bottom of a picture in the middle of a square."""
-    scale = side / max(picture.size)
-    wide, tall = picture.width * scale, picture.height * scale
+def _within(image: Image.Image, left: float, top: float, side: float) -> Box:
+    """Return the left, top, right and bottom of an image in the middle of a square."""
+    scale = side / max(image.size)
+    wide, tall = image.width * scale, image.height * scale
     x, y = left + (side - wide) / 2, top + (side - tall) / 2
     return x, y, x + wide, y + tall
 

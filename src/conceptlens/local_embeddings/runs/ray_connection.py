@@ -103,8 +103,8 @@ def check_resources(ray: Any, workers: int, gpu: bool) -> None:
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error, with its kind."""
-    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {said}"[:300]
+    message = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {message}"[:300]
 
 
 def load_ray() -> Any:
