@@ -93,7 +93,7 @@ def analyze(
     check_output(out, folder=True)
     if photos is not None:
         check_photos(photos, split)
-    analysis = analyze_store(opened, settings, partial(progress, description="layers"))
+    analysis = analyze_store(opened, settings, progress=partial(progress, description="layers"))
     _write(analysis, opened, out, photos, split, as_json)
     seconds = time.perf_counter() - start
     typer.echo(f"{len(analysis.rows)} embeddings at {len(analysis.layers)} layers in {seconds:.1f} s", err=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +14,7 @@ from conceptlens.local_embeddings.analysis.analysis_rows import AnalysisRows, re
 from conceptlens.local_embeddings.analysis.analysis_settings import AnalysisSettings
 from conceptlens.local_embeddings.analysis.layer_analysis import ConceptAnalysis, LayerAnalysis, analyze_layer
 from conceptlens.statistics.bootstrap import Interval, bootstrap_macro_mean
-
-if TYPE_CHECKING:
-    from conceptlens.store.store import Store
+from conceptlens.store.store import Store
 
 N_NEIGHBOURS, N_TYPICAL, MAX_OUTLIERS = 8, 6, 27
 MIN_DISTANCE_RATIO = 1.1  # an outlier is at least so many times as far from the others as the median row
@@ -147,16 +146,19 @@ class StoreAnalysis:
 
 
 def analyze(
-    store: Store,
+    store: Store | str | os.PathLike[str],
     settings: AnalysisSettings | None = None,
+    *,
     progress: Callable[[Iterable[str], int], Iterable[str]] | None = None,
+    **options: Any,
 ) -> StoreAnalysis:
     """Analyze the embeddings of a store: retrieval, confusion, sub-concepts and outliers, layer by layer.
 
     Args:
-        store: A store filled by `embed`.
+        store: A store filled by `embed`, or its path.
         settings: Which model, mode and layer, how many rows of each concept, how many bootstrap resamples.
         progress: Wraps the iteration over layers, given their names and number, such as a progress bar.
+        **options: Fields of `AnalysisSettings`, such as `max_rows=50`, that replace those of `settings`.
 
     Returns:
         Results by layer, the layer of highest mAP, and example rows. `analysis_tables` turns them into tables.
@@ -165,11 +167,11 @@ def analyze(
         InputError: The store is empty, lacks what is asked for, or has several models or modes and none is named.
 
     Example:
-        >>> analysis = analyze(Store("shapes"), AnalysisSettings(max_rows=50))
+        >>> analysis = analyze("shapes", max_rows=50)
         >>> analysis.best, analysis.layers[analysis.best].average_precision
     """
-    settings = settings or AnalysisSettings()
-    rows = read_rows(store, settings)
+    settings = replace(settings or AnalysisSettings(), **options)
+    rows = read_rows(store if isinstance(store, Store) else Store(store), settings)
     layers = list(rows.layers)
     return analyze_rows(rows, settings, layers if progress is None else progress(layers, len(layers)))
 

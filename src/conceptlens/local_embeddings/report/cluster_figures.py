@@ -154,18 +154,10 @@ def _draw_ellipses(axes: Axes, mixture: Mixture, colour: tuple[float, float, flo
         for component in np.flatnonzero(rows >= MIN_SUB_CONCEPT_ROWS):
             centre, angle = found.centres[component], found.angles[component]
             width, height = (2 * found.radii[component]).tolist()
-            centre_point = (float(centre[0]), float(centre[1]))
+            middle = (float(centre[0]), float(centre[1]))
             axes.add_patch(
                 Ellipse(
-                    centre_point,
-                    width,
-                    height,
-                    angle=float(angle),
-                    fill=False,
-                    ec=colour,
-                    lw=wide,
-                    alpha=alpha,
-                    zorder=3,
+                    middle, width, height, angle=float(angle), fill=False, ec=colour, lw=wide, alpha=alpha, zorder=3
                 )
             )
 
