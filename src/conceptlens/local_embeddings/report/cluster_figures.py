@@ -152,7 +152,7 @@ def _draw_ellipses(axes: Axes, mixture: Mixture, colour: tuple[float, float, flo
     for deviations, alpha, wide in ((1.0, 0.95, 1.3), (2.0, 0.35, 0.8)):
         found = mixture.ellipses(deviations)
         for component in np.flatnonzero(rows >= MIN_SUB_CONCEPT_ROWS):
-            centre, angle = found.centres[component], found.angles[component]
+            centre, angle = found.centres[component], float(found.angles[component])
             width, height = (2 * found.radii[component]).tolist()
             middle = (float(centre[0]), float(centre[1]))
             axes.add_patch(

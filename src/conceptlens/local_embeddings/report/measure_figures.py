@@ -120,7 +120,7 @@ PLOTS: dict[str, tuple[tuple[str, str, Value], ...]] = {
         ("chance", ":", lambda layer: layer.chance),
     ),
     "Selectivity": (("selectivity", "o-", lambda layer: layer.selectivity),),
-    "Clusters, blind to labels": (
+    "Clusters (cut without labels)": (
         ("ARI", "o-", lambda layer: layer.agreement.adjusted_rand),
         ("purity", "s--", lambda layer: layer.agreement.purity),
         ("purity by chance", ":", lambda layer: layer.agreement.chance),
