@@ -19,14 +19,13 @@ import torch
 
 import conceptlens as cl
 from conceptlens.bottleneck.evaluate.activation_table import BottleneckTable, read_table
-from conceptlens.bottleneck.evaluate.annotations import attributes_of
 from conceptlens.bottleneck.evaluate.intervention_curve import (
-    Corrections,
     by_percentile,
     by_presence_mean,
     concept_groups,
     intervention_curve,
 )
+from conceptlens.bottleneck.evaluate.photo_annotations import attribute_indices
 from conceptlens.bottleneck.sparse.sparse_head import fit_sparse_path, nec_accuracy
 from conceptlens.metrics import LabelledActivations, concept_leakage, niche_impurity
 from loc_cbm import MAIN, Bench, setting, summary, told
@@ -94,14 +93,14 @@ def used(bench: Bench, made: cl.Bottleneck, seed: int) -> dict[str, float]:
         found = nec_accuracy(path, test.activations, test.classes, unreached="last")
         figures |= {"anec_5": found.anec_5, "anec_avg": found.anec_average}
     truth = _truth(bench, made, read["test"])
-    ends = by_percentile(train.activations, truth, least=LEAST)
-    means = by_presence_mean(train.activations, _truth(bench, made, read["train"]), truth, least=LEAST)
-    shuffled = ends.of(torch.randperm(len(truth), generator=torch.Generator().manual_seed(seed)))
-    ways: dict[str, Corrections] = {"percentiles": ends, "means": means, "of_other_photos": shuffled}
+    ends = by_percentile(train.activations, truth)
+    means = by_presence_mean(train.activations, _truth(bench, made, read["train"]), truth)
+    shuffled = ends[torch.randperm(len(truth), generator=torch.Generator().manual_seed(seed))]
+    ways: dict[str, torch.Tensor] = {"percentiles": ends, "means": means, "of_other_photos": shuffled}
     groups = concept_groups(made.concepts)
     counts = sorted({round(share * len(set(groups))) for share in SHARES})
     for way, values in ways.items():
-        curve = intervention_curve(made, test.activations, test.classes, values, "random", groups, counts, 3, seed)
+        curve = intervention_curve(made, test.activations, test.classes, values, groups, counts, 3, seed)
         for share, point in zip(SHARES, curve.points, strict=True):
             figures[f"{way}_{share:.2f}"] = point.accuracy.mean
     return figures
@@ -112,7 +111,7 @@ def _truth(bench: Bench, made: cl.Bottleneck, read: BottleneckTable) -> torch.Te
     attributes = bench.train.annotation.attributes if bench.train.annotation else None
     if attributes is None:
         raise cl.InputError(f"{bench.train.name} has no class attributes")
-    columns = [column for column in attributes_of(made, bench.train) if column is not None]
+    columns = [column for column in attribute_indices(made, bench.train) if column is not None]
     return torch.tensor(attributes.shares, dtype=torch.float32)[read.classes][:, columns]
 
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 import conceptlens as cl
-from conceptlens.bottleneck.evaluate.activation_table import keypoints_seen, read_table
+from conceptlens.bottleneck.evaluate.activation_table import keypoints_in_input, read_table
 from conceptlens.data.cub_parts import cub_concepts
 from conceptlens.data.labelled_set import LabelledSet
 from conceptlens.metrics import (
@@ -160,7 +160,9 @@ class Bench:
         seconds = time.perf_counter() - start
         probe = made.training_record["loss"] == "channels"
         looked = [] if probe else [made.concept_index(label) for label in self.labels]
-        table = read_table(made, self.model, self.test, mapped=looked, cache=None if made.base.changed else self.cache)
+        table = read_table(
+            made, self.model, self.test, mapped=looked, cache=None if made.backbone.changed_weights else self.cache
+        )
         right = (table.predicted == table.classes).double().mean()
         used = (made.head.weight != 0).sum() / len(made.classes)
         figures = {"accuracy": float(right), "nec": float(used), "seconds": seconds}
@@ -168,7 +170,7 @@ class Bench:
         if looked:
             present = self.shown[table.classes]
             self.made = self.made or made
-            known = self._keypoints("test", self.test, table.places.tolist(), present)
+            known = self._keypoints("test", self.test, table.indices.tolist(), present)
             figures |= located(table.maps, known)
             scored = concept_auroc(table.activations[:, looked], present)
             figures["auroc"] = scored.mean() or float("nan")
@@ -185,7 +187,7 @@ class Bench:
     def _keypoints(self, name: str, photos: LabelledSet, places: list[int], present: Tensor) -> Keypoints:
         if name not in self.keypoints:
             looked = [self.made.concept_index(label) for label in self.labels]
-            self.keypoints[name] = keypoints_seen(self.made, self.model, photos, places, looked, present)
+            self.keypoints[name] = keypoints_in_input(self.made, self.model, photos, places, looked, present)
         return self.keypoints[name]
 
     def controls(self) -> dict[str, dict[str, float]]:

@@ -192,10 +192,10 @@ def zero_linear() -> nn.Linear:
     return linear
 
 
-def ours(drawn: Drawn, most_steps: int = 2000) -> Solution:
+def ours(drawn: Drawn, max_steps: int = 2000) -> Solution:
     """Solve from the beginning: z-scores, steps, certificate."""
     return elastic_net(
-        read_rows(drawn.train, drawn.train_labels, CLASSES), PENALTY.strength, ALPHA, most_steps=most_steps
+        read_rows(drawn.train, drawn.train_labels, CLASSES), PENALTY.strength, ALPHA, max_steps=max_steps
     )
 
 
@@ -281,7 +281,7 @@ def walk(drawn: Drawn) -> dict[str, Any]:
     """Time our path from the largest penalty to NEC 30, VLG-CBM's ratio."""
     found: list[tuple[Solution, ...]] = []
     rows = read_rows(drawn.train, drawn.train_labels, CLASSES)
-    took = seconds(lambda: found.append(elastic_net_path(rows, ALPHA, most_nec=30)), "cpu")
+    took = seconds(lambda: found.append(elastic_net_path(rows, ALPHA, max_nec=30)), "cpu")
     (points,) = found
     return {
         "points": len(points),

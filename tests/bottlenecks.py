@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import conceptlens as cl
-from conceptlens.bottleneck.base import Base
+from conceptlens.bottleneck.backbone_reference import BackboneReference
 from conceptlens.bottleneck.locator import Locator, Parts, Peaks, Pooling, WholeImage
 from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.concept_regions.branch import layer_widths
@@ -23,7 +23,7 @@ CONCEPTS = (
     BottleneckConcept("black wing", "wing", "trunk", "black", "colour"),
 )
 CLASSES = ("tern", "wren", "crow")
-KINDS = ("whole", "softmax", "one peak", "two peaks", "parts")
+METRICS = ("whole", "softmax", "one peak", "two peaks", "parts")
 
 
 def locator(kind: str, widths: Mapping[str, int] | None = None) -> Locator:
@@ -42,17 +42,21 @@ def filled(bottleneck: Bottleneck, seed: int = 0) -> Bottleneck:
     for value in bottleneck.parameters():
         value.copy_(torch.randn(value.shape, generator=generator) / value.shape[-1] ** 0.5)
     bottleneck.mean.copy_(torch.randn(bottleneck.mean.shape, generator=generator) / 4)
-    bottleneck.deviation.copy_(0.5 + torch.rand(bottleneck.mean.shape, generator=generator))
+    bottleneck.std.copy_(0.5 + torch.rand(bottleneck.mean.shape, generator=generator))
     return bottleneck
 
 
 def made(
-    kind: str = "whole", grid: tuple[int, int] = (5, 4), channels: int = 6, base: Base | None = None, seed: int = 0
+    kind: str = "whole",
+    grid: tuple[int, int] = (5, 4),
+    channels: int = 6,
+    backbone: BackboneReference | None = None,
+    seed: int = 0,
 ) -> Bottleneck:
     """Return a bottleneck that reads the layer `deep`, and with parts `early` too, of nobody's network."""
-    base = base or Base("nobody", "0" * 16)
+    backbone = backbone or BackboneReference("nobody", "0" * 16)
     found = locator(kind, {"early": 3, "deep": channels})
-    return filled(Bottleneck(CONCEPTS, CLASSES, "deep", channels, found, grid, base), seed).eval()
+    return filled(Bottleneck(CONCEPTS, CLASSES, "deep", channels, found, grid, backbone), seed).eval()
 
 
 def cells(images: int = 3, channels: int = 6, seed: int = 1) -> dict[str, Tensor]:
@@ -71,6 +75,6 @@ def bottleneck_of(model: cl.Backbone, kind: str = "whole", seed: int = 0) -> Bot
     own = next(part for part in layers if part.name == name)
     names = tuple(dict.fromkeys([layers[0].name, name]))
     widths = dict(zip(names, layer_widths(model, names), strict=True))
-    base = Base(model.name, weights_fingerprint(model.module))
+    backbone = BackboneReference(model.name, weights_fingerprint(model.module))
     grid = (own.grid.height, own.grid.width)
-    return filled(Bottleneck(CONCEPTS, CLASSES, name, widths[name], locator(kind, widths), grid, base), seed).eval()
+    return filled(Bottleneck(CONCEPTS, CLASSES, name, widths[name], locator(kind, widths), grid, backbone), seed).eval()

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import conceptlens as cl
-from conceptlens.bottleneck.base import Base
+from conceptlens.bottleneck.backbone_reference import BackboneReference
 from conceptlens.bottleneck.locator import WholeImage
 from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.concepts.concept_set import BottleneckConcept
@@ -122,14 +122,14 @@ def birds_seen(model: cl.Backbone, folder: Path) -> Bottleneck:
     """Return a bottleneck whose maps are the colours of its concepts, and whose head speaks for and against them."""
     view = model.transform if isinstance(model.transform, cl.Preprocess) else None
     grid = (HEIGHT // CELL, WIDTH // CELL)
-    base = Base(model.name, weights_fingerprint(model.module), view)
-    made = Bottleneck(CONCEPTS, tuple(CLASSES), "deep", 4, WholeImage(), grid, base, {"dropped": [DROPPED]})
+    backbone = BackboneReference(model.name, weights_fingerprint(model.module), view)
+    made = Bottleneck(CONCEPTS, tuple(CLASSES), "deep", 4, WholeImage(), grid, backbone, {"dropped": [DROPPED]})
     made.weight.copy_(torch.cat([torch.eye(4), torch.tensor([[-0.5, 0.3, 0.0, -0.2]])]))
     train = Cub(folder, "train")
     source = CellSource(model, train, ("deep",), grid)
     active = torch.cat([made.concept_maps(part.cells).mean((2, 3)) for part in source.batches(range(len(train)))])
     made.mean.copy_(active.mean(0))
-    made.deviation.copy_(active.std(0))
+    made.std.copy_(active.std(0))
     for k, colours in enumerate(CLASSES.values()):
         own = [any(word in concept.label for word in colours) for concept in CONCEPTS[:4]]
         made.head.weight[k, :4] = torch.where(torch.tensor(own), 1.0, -0.8)
@@ -142,12 +142,12 @@ def birds_seen(model: cl.Backbone, folder: Path) -> Bottleneck:
 def birds_guessed(model: cl.Backbone, name: str, channels: int) -> Bottleneck:
     """Return an untrained bottleneck of a layer of any model, with the birds' concepts and classes."""
     view = cl.Preprocess((64, 64), crop_mode="squash")
-    base = Base(model.name, weights_fingerprint(model.module), view)
-    made = Bottleneck(CONCEPTS, tuple(CLASSES), name, channels, WholeImage(), (4, 4), base, {"dropped": [DROPPED]})
+    backbone = BackboneReference(model.name, weights_fingerprint(model.module), view)
+    made = Bottleneck(CONCEPTS, tuple(CLASSES), name, channels, WholeImage(), (4, 4), backbone, {"dropped": [DROPPED]})
     random = torch.Generator().manual_seed(0)
     made.weight.copy_(torch.randn(made.weight.shape, generator=random) / channels**0.5)
     made.head.weight.copy_(torch.randn(made.head.weight.shape, generator=random))
-    made.deviation.fill_(0.1)
+    made.std.fill_(0.1)
     return made.eval().requires_grad_(False)
 
 

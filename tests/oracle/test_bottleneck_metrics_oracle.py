@@ -156,7 +156,7 @@ def test_swap_and_swapped_errors(seed: int) -> None:
     wanted: dict[tuple[int, int], float] = {}
     paired: dict[tuple[int, int], float] = {}
     other: dict[tuple[int, int], float] = {}
-    absent: dict[tuple[int, int], float] = {}
+    not_measured: dict[tuple[int, int], float] = {}
     for n in range(IMAGES):
         here = [c for m, c in pairs if m == n]
         swapped = [(a, b) for a, b in product(here, here) if differs(a, b)]
@@ -170,11 +170,11 @@ def test_swap_and_swapped_errors(seed: int) -> None:
                 other[n, b] = mean([error(k, maps, n, a, b) for a in others])
             wrong = [a for a in range(CONCEPTS) if not bool(k.present[n, a])]
             if wrong:
-                absent[n, b] = mean([error(k, maps, n, a, b) for a in wrong])
+                not_measured[n, b] = mean([error(k, maps, n, a, b) for a in wrong])
     agree(keypoint_swap(maps, k), wanted)
     agree(keypoint_swap(maps, k, paired=True), paired)
     agree(swapped_error(maps, k), other)
-    agree(swapped_error(maps, k, by="absent"), absent)
+    agree(swapped_error(maps, k, by="absent"), not_measured)
 
 
 @given(st.integers(0, 999))

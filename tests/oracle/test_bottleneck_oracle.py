@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from bottlenecks import KINDS, cells, made
-from conceptlens.bottleneck.edit import Edit
-from conceptlens.bottleneck.fit.alignment import ALIGNMENTS
+from bottlenecks import METRICS, cells, made
+from conceptlens.bottleneck.concept_edit import Edit
+from conceptlens.bottleneck.fit.alignment_losses import ALIGNMENT_LOSSES
 from conceptlens.bottleneck.fit.radius import SHAPES, radius_at
 from conceptlens.bottleneck.locator import Parts, Peaks, Pooling, find_peaks, peak_masks, resized
 from conceptlens.bottleneck.module import Bottleneck
@@ -129,7 +129,7 @@ def slow_logit(bottleneck: Bottleneck, activations: list[float], target: int) ->
 
 @pytest.mark.parametrize("edits", [(), EDITS])
 @pytest.mark.parametrize("grid", [(5, 4), (3, 2), (7, 9), (8, 3)])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", METRICS)
 def test_one_forward_pass_cell_by_cell(kind: str, grid: tuple[int, int], edits: tuple[Edit, ...]) -> None:
     bottleneck = made(kind, grid)
     bottleneck.edits = edits
@@ -196,7 +196,7 @@ def test_a_mask_has_no_gradient() -> None:
     for kind in ("one peak", "two peaks"):
         bottleneck = made(kind)
         seen = cells(2)
-        masks = bottleneck.locator(bottleneck.plain_maps(seen), seen)
+        masks = bottleneck.locator(bottleneck.unmasked_maps(seen), seen)
         assert not masks.requires_grad
         (gradient,) = torch.autograd.grad(bottleneck(seen).activations[1, 2], bottleneck.weight)
         slow = torch.zeros(6)
@@ -254,19 +254,19 @@ def slow_alignment(name: str, made_: list[float], wanted: list[float]) -> float:
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.02])  # similarities of a vision-language model differ by some hundredths
-@pytest.mark.parametrize("name", ALIGNMENTS)
+@pytest.mark.parametrize("name", ALIGNMENT_LOSSES)
 def test_alignment_losses_by_loops(name: str, scale: float) -> None:
     found, wanted = drawn(40, 3), torch.rand(40, 3, generator=torch.Generator().manual_seed(1)) * scale
-    values = ALIGNMENTS[name](found, wanted)
+    values = ALIGNMENT_LOSSES[name](found, wanted)
     slow = [slow_alignment(name, found[:, i].tolist(), wanted[:, i].tolist()) for i in range(3)]
     assert values.tolist() == pytest.approx(slow, rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ALIGNMENTS)
+@pytest.mark.parametrize("name", ALIGNMENT_LOSSES)
 def test_constant_columns_give_numbers_and_gradients(name: str) -> None:
     found = torch.stack([torch.full((9,), 0.3), drawn(9)], 1).requires_grad_()
     wanted = torch.stack([drawn(9, seed=1).sigmoid(), torch.full((9,), 0.5)], 1)
-    ALIGNMENTS[name](found, wanted).sum().backward()
+    ALIGNMENT_LOSSES[name](found, wanted).sum().backward()
     assert found.grad is not None
     assert bool(found.grad.isfinite().all())
 
@@ -287,26 +287,26 @@ def test_pooling_products_is_multiplying_the_pooled() -> None:
 def test_the_error_of_standardised_values_is_two_less_two_correlations() -> None:
     found, wanted = drawn(50, 4), drawn(50, 4, seed=1) + drawn(50, 4)
     rho = [float(np.corrcoef(found[:, i].numpy(), wanted[:, i].numpy())[0, 1]) for i in range(4)]
-    assert ALIGNMENTS["mse"](found, wanted).tolist() == pytest.approx([2 - 2 * r for r in rho], abs=1e-5)
-    assert ALIGNMENTS["cosine"](found, wanted).tolist() == pytest.approx([1 - r for r in rho], abs=1e-5)
-    scaled = ALIGNMENTS["mse"](7 * found - 3, wanted)
-    assert torch.allclose(scaled, ALIGNMENTS["mse"](found, wanted), atol=1e-5)
+    assert ALIGNMENT_LOSSES["mse"](found, wanted).tolist() == pytest.approx([2 - 2 * r for r in rho], abs=1e-5)
+    assert ALIGNMENT_LOSSES["cosine"](found, wanted).tolist() == pytest.approx([1 - r for r in rho], abs=1e-5)
+    scaled = ALIGNMENT_LOSSES["mse"](7 * found - 3, wanted)
+    assert torch.allclose(scaled, ALIGNMENT_LOSSES["mse"](found, wanted), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ALIGNMENTS)
+@pytest.mark.parametrize("name", ALIGNMENT_LOSSES)
 def test_a_mask_without_end_is_no_mask(name: str) -> None:
-    plain = made("whole").plain_maps(cells(30)).detach()
+    plain = made("whole").unmasked_maps(cells(30)).detach()
     wanted = torch.rand(30, 5, generator=torch.Generator().manual_seed(2))
 
     def loss(radius: float) -> Any:
-        return ALIGNMENTS[name]((peak_masks(plain, radius) * plain).sum((2, 3)), wanted)
+        return ALIGNMENT_LOSSES[name]((peak_masks(plain, radius) * plain).sum((2, 3)), wanted)
 
-    unmasked = ALIGNMENTS[name](plain.mean((2, 3)), wanted)
+    unmasked = ALIGNMENT_LOSSES[name](plain.mean((2, 3)), wanted)
     assert torch.allclose(loss(1e4), unmasked, atol=1e-5)
     assert not torch.allclose(loss(1.0), unmasked, atol=1e-2)
 
 
 def test_a_narrow_mask_is_the_highest_cell() -> None:
-    plain = made("whole").plain_maps(cells(3)).detach()
+    plain = made("whole").unmasked_maps(cells(3)).detach()
     masks = peak_masks(plain, 0.05)
     assert torch.equal((masks * plain).sum((2, 3)), plain.amax((2, 3)))

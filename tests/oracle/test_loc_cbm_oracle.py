@@ -20,21 +20,21 @@ from torch import Tensor
 from bottlenecks import cells, made
 from conceptlens.bottleneck.fit import concept_layer
 from conceptlens.bottleneck.fit.concept_layer import (
-    Alignment,
-    Layer,
-    MapTask,
+    AlignmentSettings,
+    ConceptMapTask,
+    ConceptVectors,
     PooledCells,
-    PooledTask,
+    PooledCellsTask,
     pool_cells,
     ridge,
 )
 from conceptlens.bottleneck.fit.hypercolumns import Hypercolumns
 from conceptlens.bottleneck.fit.part_discovery import (
-    Attentions,
-    Discovery,
-    DiscoveryTask,
-    GuidedTask,
-    Weights,
+    DiscoveryWeights,
+    GuidedAttentionTask,
+    PartAttentions,
+    PartDiscovery,
+    PartDiscoveryTask,
     pointed_at,
 )
 from conceptlens.bottleneck.locator import Parts, Peaks
@@ -171,7 +171,7 @@ def slow_centre(attention: Array, grid: tuple[int, int]) -> tuple[float, float]:
     return x, y
 
 
-def slow_discovery(weights: Named, batch: list[int], task: DiscoveryTask) -> float:
+def slow_discovery(weights: Named, batch: list[int], task: PartDiscoveryTask) -> float:
     """The loss as the module's docstring writes it, term by term."""
     columns, readings = task.seen.columns.double().numpy(), task.seen.readings.double().numpy()
     told, terms = task.told.double().numpy(), task.weights
@@ -198,40 +198,42 @@ def slow_discovery(weights: Named, batch: list[int], task: DiscoveryTask) -> flo
     return said + terms.apart * apart + terms.together * together + terms.small / 2 * small
 
 
-def discovery(terms: Weights) -> DiscoveryTask:
+def discovery(terms: DiscoveryWeights) -> PartDiscoveryTask:
     columns = (drawn(7, 4, 6) * 1.5).half()
     seen = Hypercolumns(columns, drawn(7, 6, 9, seed=1), {}, torch.arange(7), (2, 3))
     known = torch.tensor([[True, True], [True, False], [False, True]])
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = Discovery(3, 4, 2, hidden=3)
+        network = PartDiscovery(3, 4, 2, hidden=3)
     with torch.no_grad():
         network.attention.mul_(20)  # so that attentions differ from the start
-    return DiscoveryTask(network, seen, shares(7, 3, 2, seed=2), known, ((0, 1), (0, 2)), terms)
+    return PartDiscoveryTask(network, seen, shares(7, 3, 2, seed=2), known, ((0, 1), (0, 2)), terms)
 
 
 @pytest.mark.parametrize(
-    "terms", [Weights(), Weights(0.5, 1.0, 0.1), Weights(0.0, 0.0, 0.0)], ids=["default", "strong", "words alone"]
+    "terms",
+    [DiscoveryWeights(), DiscoveryWeights(0.5, 1.0, 0.1), DiscoveryWeights(0.0, 0.0, 0.0)],
+    ids=["default", "strong", "words alone"],
 )
-def test_finding_parts_step_by_step(tmp_path: Path, terms: Weights) -> None:
+def test_finding_parts_step_by_step(tmp_path: Path, terms: DiscoveryWeights) -> None:
     task = discovery(terms)
     steps = StepSchedule(4, 5, 0.02, 0.3)  # the last of them at half the rate
     check_steps(task, steps, lambda weights, batch, done: slow_discovery(weights, batch, task), tmp_path)
 
 
 def test_the_loss_over_all_photos_does_not_depend_on_chunks() -> None:
-    task = discovery(Weights())
+    task = discovery(DiscoveryWeights())
     more = Hypercolumns(
         task.seen.columns.repeat(75, 1, 1), task.seen.readings.repeat(75, 1, 1), {}, torch.arange(525), (2, 3)
     )
-    repeated = DiscoveryTask(task.network, more, task.told.repeat(75, 1, 1), task.known, task.regions)
+    repeated = PartDiscoveryTask(task.network, more, task.told.repeat(75, 1, 1), task.known, task.regions)
     weights = {name: value.detach().double().numpy() for name, value in task.network.named_parameters()}
     slow = slow_discovery(weights, list(range(7)), task)
     assert task.whole_loss() == pytest.approx(slow, rel=1e-5)
     assert repeated.whole_loss() == pytest.approx(slow, rel=1e-5)  # two full chunks and a small one
 
 
-def slow_guided(weights: Named, batch: list[int], task: GuidedTask) -> float:
+def slow_guided(weights: Named, batch: list[int], task: GuidedAttentionTask) -> float:
     """Cross-entropy over the cells, the mean over what is told."""
     found = []
     for n in batch:
@@ -248,7 +250,7 @@ def test_guided_attentions_step_by_step(tmp_path: Path) -> None:
     wanted = wanted / wanted.sum(2, keepdim=True).clamp_min(1e-12)
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        task = GuidedTask(Attentions(3, 5), drawn(6, 5, 8).half(), wanted)
+        task = GuidedAttentionTask(PartAttentions(3, 5), drawn(6, 5, 8).half(), wanted)
     steps = StepSchedule(4, 5, 0.05, 2.0)
     check_steps(task, steps, lambda weights, batch, done: slow_guided(weights, batch, task), tmp_path)
 
@@ -256,7 +258,7 @@ def test_guided_attentions_step_by_step(tmp_path: Path) -> None:
 # --- the concept layer, by maps
 
 
-def slow_radius(schedule: str, done: float, how: Alignment) -> float:
+def slow_radius(schedule: str, done: float, how: AlignmentSettings) -> float:
     """After the warm-up, from `first` to `last` over what is left."""
     t = (done - how.warmup) / (1 - how.warmup)
     if schedule == "fixed":
@@ -274,7 +276,9 @@ def slow_pooled(map_: Array, temperature: float | None) -> float:
     return sum(one * share for one, share in zip(map_.flatten(), raised, strict=True)) / sum(raised)
 
 
-def slow_map_loss(weights: Named, batch: list[int], done: float, seen: Array, wanted: Array, how: Alignment) -> float:
+def slow_map_loss(
+    weights: Named, batch: list[int], done: float, seen: Array, wanted: Array, how: AlignmentSettings
+) -> float:
     """`c'_i = sum_u G_i A_i / sum_u G_i` against its target, the mean over the concepts (specification A3, 6-10)."""
     concepts, total = len(weights["weight"]), 0.0
     for i in range(concepts):
@@ -296,28 +300,30 @@ def slow_map_loss(weights: Named, batch: list[int], done: float, seen: Array, wa
 
 
 HOWS = {
-    "label-free": Alignment("cos3"),
-    "correlation": Alignment("mse"),
-    "softmax": Alignment("mse", temperature=0.6),
-    "cos3 masked": Alignment("cos3", masked=True, first=4.0),
-    "mse masked": Alignment("mse", masked=True, first=4.0),
-    "cosine": Alignment("mse", masked=True, schedule="cosine", first=4.0, last=0.6),
-    "exponential": Alignment("cos3", masked=True, schedule="exponential", first=4.0, last=0.6, warmup=0.4),
-    "fixed, from the start": Alignment("mse", masked=True, schedule="fixed", warmup=0.0),
-    "two peaks, added": Alignment("mse", masked=True, first=4.0, peaks=2, replace=False),
-    "raw": Alignment("raw", masked=True, first=2.0),
+    "label-free": AlignmentSettings("cos3"),
+    "correlation": AlignmentSettings("mse"),
+    "softmax": AlignmentSettings("mse", temperature=0.6),
+    "cos3 masked": AlignmentSettings("cos3", masked=True, first=4.0),
+    "mse masked": AlignmentSettings("mse", masked=True, first=4.0),
+    "cosine": AlignmentSettings("mse", masked=True, schedule="cosine", first=4.0, last=0.6),
+    "exponential": AlignmentSettings("cos3", masked=True, schedule="exponential", first=4.0, last=0.6, warmup=0.4),
+    "fixed, from the start": AlignmentSettings("mse", masked=True, schedule="fixed", warmup=0.0),
+    "two peaks, added": AlignmentSettings("mse", masked=True, first=4.0, peaks=2, replace=False),
+    "raw": AlignmentSettings("raw", masked=True, first=2.0),
 }
 
 
-def map_task(how: Alignment) -> tuple[MapTask, Array]:
+def map_task(how: AlignmentSettings) -> tuple[ConceptMapTask, Array]:
     seen = drawn(9, 3, 4, 3, seed=7).relu()
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        return MapTask(Layer(2, 3), lambda rows: seen[rows], shares(9, 2, seed=8), how), seen.double().numpy()
+        return ConceptMapTask(
+            ConceptVectors(2, 3), lambda rows: seen[rows], shares(9, 2, seed=8), how
+        ), seen.double().numpy()
 
 
 @pytest.mark.parametrize("how", HOWS.values(), ids=list(HOWS))
-def test_concept_vectors_step_by_step(tmp_path: Path, how: Alignment) -> None:
+def test_concept_vectors_step_by_step(tmp_path: Path, how: AlignmentSettings) -> None:
     task, seen = map_task(how)
     wanted = task.targets.double().numpy()
     steps = StepSchedule(5, 7, 0.03, 0.1)
@@ -328,7 +334,7 @@ def test_concept_vectors_step_by_step(tmp_path: Path, how: Alignment) -> None:
     check_steps(task, steps, slow, tmp_path)
 
 
-def told(task: MapTask, done: float) -> float:
+def told(task: ConceptMapTask, done: float) -> float:
     every = torch.arange(task.rows)
     return float(task.loss(task.network, every, every, lambda mine: mine, done).detach())
 
@@ -336,9 +342,9 @@ def told(task: MapTask, done: float) -> float:
 @pytest.mark.parametrize("loss", ["cos3", "mse", "cosine", "raw"])
 def test_a_radius_without_end_is_the_unmasked_loss(loss: str) -> None:
     """Specification D, 2."""
-    plain = told(map_task(Alignment(loss))[0], 0.9)
-    endless = told(map_task(Alignment(loss, masked=True, schedule="fixed", last=1e4, first=1e4))[0], 0.9)
-    narrow = told(map_task(Alignment(loss, masked=True, schedule="fixed", last=0.7))[0], 0.9)
+    plain = told(map_task(AlignmentSettings(loss))[0], 0.9)
+    endless = told(map_task(AlignmentSettings(loss, masked=True, schedule="fixed", last=1e4, first=1e4))[0], 0.9)
+    narrow = told(map_task(AlignmentSettings(loss, masked=True, schedule="fixed", last=0.7))[0], 0.9)
     assert endless == pytest.approx(plain, abs=1e-5)
     assert narrow != pytest.approx(plain, abs=1e-3)
 
@@ -346,7 +352,7 @@ def test_a_radius_without_end_is_the_unmasked_loss(loss: str) -> None:
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "exponential"])
 def test_the_radius_only_shrinks_and_only_after_the_warm_up(monkeypatch: pytest.MonkeyPatch, schedule: str) -> None:
     """Specification D, 2."""
-    task, _ = map_task(Alignment("mse", masked=True, schedule=schedule, first=6.0, last=1.5, warmup=0.25))
+    task, _ = map_task(AlignmentSettings("mse", masked=True, schedule=schedule, first=6.0, last=1.5, warmup=0.25))
     asked: list[float] = []
     masks = concept_layer.peak_masks
 
@@ -361,7 +367,7 @@ def test_the_radius_only_shrinks_and_only_after_the_warm_up(monkeypatch: pytest.
     assert asked[0] == pytest.approx(6.0)
     assert all(before > after for before, after in pairwise(asked))
     assert 1.5 < asked[-1] < 1.6
-    assert told(task, 1.0) == pytest.approx(told(map_task(Alignment("mse", True, "fixed", last=1.5))[0], 1.0))
+    assert told(task, 1.0) == pytest.approx(told(map_task(AlignmentSettings("mse", True, "fixed", last=1.5))[0], 1.0))
 
 
 # --- the concept layer, by pooled cells
@@ -391,10 +397,10 @@ def test_pooling_by_parts(kind: str, grid: tuple[int, int]) -> None:
     bottleneck = made(kind, grid)
     seen = cells(5)
     pooled = pool_cells(given(seen, grid), [4, 0, 3], bottleneck.locator, "deep", grid, 5)
-    assert pooled.places.tolist() == [0, 3, 4]
+    assert pooled.indices.tolist() == [0, 3, 4]
     assert pooled.mask.tolist() == ([0, 0, 1, 2, 0] if kind == "parts" else [0] * 5)
     assert pooled.rows.shape == (3, 3 if kind == "parts" else 1, 6)
-    for row, n in enumerate(pooled.places.tolist()):
+    for row, n in enumerate(pooled.indices.tolist()):
         values = [slow_resized(one, grid) for one in seen["deep"][n].double().numpy()]
         for concept in range(5):
             mask = np.full(grid, 1 / (grid[0] * grid[1]))
@@ -408,7 +414,7 @@ def test_pooling_by_parts(kind: str, grid: tuple[int, int]) -> None:
             slow = [sum(mask[cell] * one[cell] for cell in np.ndindex(grid)) for one in values]
             assert pooled.rows[row, pooled.mask[concept]].tolist() == pytest.approx(slow, abs=1e-5)
     weight = bottleneck.weight.detach()
-    read = bottleneck({name: value[pooled.places] for name, value in seen.items()}).activations.detach()
+    read = bottleneck({name: value[pooled.indices] for name, value in seen.items()}).activations.detach()
     assert torch.allclose(pooled.activations(weight, slice(None)), read, atol=1e-5)  # specification D, 1
     assert torch.allclose(pooled.activations(weight, torch.tensor([2, 0])), read[[2, 0]], atol=1e-5)
 
@@ -423,7 +429,7 @@ def test_pooled_cells_step_by_step(tmp_path: Path) -> None:
     pooled = PooledCells(rows, torch.tensor([1, 0]), torch.arange(8))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        task = PooledTask(Layer(2, 3), pooled, wanted, "cos3")
+        task = PooledCellsTask(ConceptVectors(2, 3), pooled, wanted, "cos3")
 
     def slow(weights: Named, batch: list[int], done: float) -> float:
         total = 0.0
@@ -476,8 +482,8 @@ def test_ridge_does_not_see_the_scale_of_cells() -> None:
 def test_cells_held_are_cells_read_again() -> None:
     source = given({"deep": drawn(6, 3, 4, 4)}, (2, 2))
     places, asked = [1, 3, 4, 5], torch.tensor([3, 0, 0, 2])
-    near = concept_layer.value_cells(source, places, "deep", (2, 2))
-    far = concept_layer.value_cells(source, places, "deep", (2, 2), room=0)
+    near = concept_layer.layer_cells(source, places, "deep", (2, 2))
+    far = concept_layer.layer_cells(source, places, "deep", (2, 2), room=0)
     for row, place in enumerate([5, 1, 1, 4]):
         slow = np.stack([slow_resized(one, (2, 2)) for one in drawn(6, 3, 4, 4)[place].double().numpy()])
         assert np.allclose(far(asked)[row].numpy(), slow, atol=1e-6)
@@ -514,7 +520,7 @@ def test_keypoints_as_heat(grid: tuple[int, int]) -> None:
 
 
 def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path) -> None:
-    task, _ = map_task(Alignment("raw"))
+    task, _ = map_task(AlignmentSettings("raw"))
     task.targets[:] = torch.nan
     with pytest.raises(InputError, match="the loss is nan at step 1: training diverged; lower the rate"):
         train_network(
@@ -525,4 +531,4 @@ def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path) -> None:
 def test_a_batch_must_divide_by_the_processes(tmp_path: Path) -> None:
     three: Any = SimpleNamespace(num_processes=3)
     with pytest.raises(InputError, match=r"a batch of 10 rows cannot be shared by 3 processes; give a multiple of 3"):
-        train_network(map_task(Alignment())[0], StepSchedule(3, 10, 0.1), TrainingRun(three, tmp_path))
+        train_network(map_task(AlignmentSettings())[0], StepSchedule(3, 10, 0.1), TrainingRun(three, tmp_path))

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from conceptlens.bottleneck.sparse.certificate import Penalty, certify
 from conceptlens.bottleneck.sparse.elastic_net import elastic_net, elastic_net_path, largest_penalty
-from conceptlens.bottleneck.sparse.newton import levelled
+from conceptlens.bottleneck.sparse.newton import without_common_shift
 from conceptlens.bottleneck.sparse.sparse_head import fit_sparse_path, head_at, truncate
-from conceptlens.bottleneck.sparse.standardized_rows import Rows, read_rows
+from conceptlens.bottleneck.sparse.standardized_rows import StandardizedRows, read_rows
 
 
 def photos(count: int, concepts: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -178,7 +178,7 @@ def test_what_all_classes_share_is_taken_off_at_the_least_penalty(alpha: float, 
     weights = torch.randn(count, 8, generator=torch.Generator().manual_seed(count)).double() + 0.5
     weights[:2, :3] = 0
     penalty = Penalty(0.1, alpha)
-    found = levelled(weights, penalty, None)
+    found = without_common_shift(weights, penalty, None)
     for k in range(8):
         shift = weights[:, k] - found[:, k]
         assert torch.allclose(shift, shift[:1])
@@ -187,7 +187,7 @@ def test_what_all_classes_share_is_taken_off_at_the_least_penalty(alpha: float, 
         assert float(penalty.of(found[:, k])) >= min(tried) - 5e-3
     support = torch.ones_like(weights, dtype=torch.bool)
     support[0, 3] = False
-    assert torch.equal(levelled(weights, penalty, support)[:, 3], weights[:, 3])
+    assert torch.equal(without_common_shift(weights, penalty, support)[:, 3], weights[:, 3])
 
 
 def cut(weights: Tensor, target: int) -> Tensor:
@@ -201,7 +201,7 @@ def cut(weights: Tensor, target: int) -> Tensor:
 
 def test_heads_are_cut_as_published() -> None:
     features, labels = photos(300, 20, 4)
-    path = fit_sparse_path(features, labels, most_nec=12)
+    path = fit_sparse_path(features, labels, max_nec=12)
     for target in (1, 2, 5, 10):
         reaching = [s for s in path.solutions if int((s.weights != 0).sum()) / 4 >= target]
         solution, head = reaching[0], head_at(path, target)
@@ -219,8 +219,8 @@ def test_path_strengths_are_those_of_vlg_cbm() -> None:
 
 def test_z_scores_are_those_of_the_columns() -> None:
     features, labels = photos(30, 4, 2)
-    rows: Rows = read_rows(features, labels)
-    assert torch.allclose(rows.standard.apply(features), z_scores(features))
+    rows: StandardizedRows = read_rows(features, labels)
+    assert torch.allclose(rows.standardization.apply(features), z_scores(features))
     ((x, y),) = rows.chunks()
     assert torch.equal(y, labels)
     assert torch.allclose(x, z_scores(features))

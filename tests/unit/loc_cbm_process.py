@@ -13,9 +13,14 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from conceptlens.bottleneck.fit.concept_layer import Alignment, Layer, MapTask
+from conceptlens.bottleneck.fit.concept_layer import AlignmentSettings, ConceptMapTask, ConceptVectors
 from conceptlens.bottleneck.fit.hypercolumns import Hypercolumns
-from conceptlens.bottleneck.fit.part_discovery import Attentions, Discovery, DiscoveryTask, GuidedTask
+from conceptlens.bottleneck.fit.part_discovery import (
+    GuidedAttentionTask,
+    PartAttentions,
+    PartDiscovery,
+    PartDiscoveryTask,
+)
 from conceptlens.training.loop import TrainingRun, TrainingTask, train_network
 from conceptlens.training.run_folder import start_processes
 from conceptlens.training.schedule import StepSchedule
@@ -46,12 +51,12 @@ def task_called(name: str, data: Path) -> TrainingTask:
     torch.manual_seed(0)
     if name == "parts":
         seen = Hypercolumns(stored["columns"], stored["readings"], {}, torch.arange(50), (4, 3))
-        network = Discovery(3, 6, 2, hidden=8)
-        return DiscoveryTask(network, seen, stored["told"], torch.ones(3, 2).bool(), ((0, 2),))
+        network = PartDiscovery(3, 6, 2, hidden=8)
+        return PartDiscoveryTask(network, seen, stored["told"], torch.ones(3, 2).bool(), ((0, 2),))
     if name == "guided":
-        return GuidedTask(Attentions(3, 6), stored["columns"], stored["wanted"])
-    how = Alignment("mse", masked=True, first=4.0)  # standardised over the batch: halves of it are not enough
-    return MapTask(Layer(4, 5), lambda rows: stored["cells"][rows], stored["targets"], how)
+        return GuidedAttentionTask(PartAttentions(3, 6), stored["columns"], stored["wanted"])
+    how = AlignmentSettings("mse", masked=True, first=4.0)  # standardised over the batch: halves of it are not enough
+    return ConceptMapTask(ConceptVectors(4, 5), lambda rows: stored["cells"][rows], stored["targets"], how)
 
 
 class Recorded:

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 import architectures
 import conceptlens as cl
-from bottlenecks import CLASSES, CONCEPTS, KINDS, bottleneck_of, cells, filled, locator, made
-from conceptlens.bottleneck.base import Base
-from conceptlens.bottleneck.edit import Edit
+from bottlenecks import CLASSES, CONCEPTS, METRICS, bottleneck_of, cells, filled, locator, made
+from conceptlens.bottleneck.backbone_reference import BackboneReference
+from conceptlens.bottleneck.concept_edit import Edit
 from conceptlens.bottleneck.fit.radius import radius_at
 from conceptlens.bottleneck.locator import Parts, Peaks, Pooling, WholeImage, find_peaks, peak_masks
 from conceptlens.bottleneck.module import Bottleneck
@@ -51,7 +51,7 @@ def tower(seed: int = 0) -> cl.Backbone:
 
 
 def of_tower(model: cl.Backbone, kind: str = "whole", **changes: Any) -> Bottleneck:
-    return made(kind, base=Base(model.name, weights_fingerprint(model.module), **changes))
+    return made(kind, backbone=BackboneReference(model.name, weights_fingerprint(model.module), **changes))
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +69,13 @@ def refusal(act: Callable[[], Any]) -> str:
 
 
 @pytest.mark.parametrize("grid", [(5, 4), (3, 2), (9, 7)])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", METRICS)
 def test_the_mean_of_a_map_is_the_activation(kind: str, grid: tuple[int, int]) -> None:
     bottleneck = made(kind, grid)
     reading = bottleneck(cells())
     assert reading.maps.shape == (3, 5, *grid)
     assert torch.allclose(reading.maps.mean((2, 3)), reading.activations, atol=1e-6)
-    plain = bottleneck.plain_maps(cells())
+    plain = bottleneck.unmasked_maps(cells())
     masks = bottleneck.locator(plain, cells())
     assert torch.allclose(masks.sum((2, 3)), torch.ones(3, 5), atol=1e-5)
     assert bool((masks >= 0).all())
@@ -86,7 +86,7 @@ def test_the_mean_of_a_map_is_the_activation(kind: str, grid: tuple[int, int]) -
 
 def test_a_concept_without_a_part_takes_the_whole_image() -> None:
     bottleneck = made("parts")
-    plain = bottleneck.plain_maps(cells())
+    plain = bottleneck.unmasked_maps(cells())
     masks = bottleneck.locator(plain, cells())
     assert torch.allclose(masks[:, 3], torch.full((3, 5, 4), 1 / 20))
     masks = masks.detach()
@@ -96,7 +96,7 @@ def test_a_concept_without_a_part_takes_the_whole_image() -> None:
 
 
 @pytest.mark.parametrize("edits", [(), EDITS])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", METRICS)
 def test_contributions_and_bias_are_the_logit(kind: str, edits: tuple[Edit, ...]) -> None:
     bottleneck = made(kind)
     bottleneck.edits = edits
@@ -121,7 +121,7 @@ def test_an_edit_for_one_class_is_felt_by_no_other() -> None:
 
 
 def test_an_empty_batch_is_a_batch() -> None:
-    for kind in KINDS:
+    for kind in METRICS:
         bottleneck = made(kind)
         bottleneck.edits = EDITS
         reading = bottleneck({name: value[:0] for name, value in cells().items()})
@@ -129,7 +129,7 @@ def test_an_empty_batch_is_a_batch() -> None:
         assert bottleneck.contributions(reading, torch.zeros(0, dtype=torch.long)).shape == (0, 5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", METRICS)
 def test_gradients_reach_every_weight(kind: str) -> None:
     bottleneck = made(kind).train()
     bottleneck(cells()).logits.square().sum().backward()
@@ -138,7 +138,7 @@ def test_gradients_reach_every_weight(kind: str) -> None:
         assert float(parameter.grad.abs().max()) > 0, name
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", METRICS)
 def test_precision_is_the_bottlenecks_own(kind: str) -> None:
     exact = made(kind).double()
     assert exact(cells()).logits.dtype == torch.float64
@@ -151,10 +151,12 @@ def test_precision_is_the_bottlenecks_own(kind: str) -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    base = Base("nobody", "")
-    assert "0 concepts and 3 classes" in refusal(lambda: Bottleneck([], CLASSES, "x", 4, WholeImage(), (2, 2), base))
-    assert "two classes" in refusal(lambda: Bottleneck(CONCEPTS, ["one"], "x", 4, WholeImage(), (2, 2), base))
-    assert "0 x 2 cells" in refusal(lambda: Bottleneck(CONCEPTS, CLASSES, "x", 4, WholeImage(), (0, 2), base))
+    backbone = BackboneReference("nobody", "")
+    assert "0 concepts and 3 classes" in refusal(
+        lambda: Bottleneck([], CLASSES, "x", 4, WholeImage(), (2, 2), backbone)
+    )
+    assert "two classes" in refusal(lambda: Bottleneck(CONCEPTS, ["one"], "x", 4, WholeImage(), (2, 2), backbone))
+    assert "0 x 2 cells" in refusal(lambda: Bottleneck(CONCEPTS, CLASSES, "x", 4, WholeImage(), (0, 2), backbone))
     bottleneck = made()
     said = refusal(lambda: bottleneck(cells(channels=7)))
     assert said == "layer 'deep' has 7 channels; the bottleneck reads 6"
@@ -251,7 +253,7 @@ def test_a_call_on_an_observation_explains_the_highest_class(images: Tensor) -> 
     assert list(observation.layer_outputs) == ["early", "deep"] == list(bottleneck.layers)
     activations = bottleneck.output(observation).activations.detach()
     bottleneck.mean.copy_(activations.mean(0))
-    bottleneck.deviation.copy_(activations.std(0))
+    bottleneck.std.copy_(activations.std(0))
     found = bottleneck(observation)
     reading = bottleneck({name: observation.feature(name) for name in bottleneck.layers})
     best = reading.logits.argmax(1).tolist()
@@ -268,14 +270,14 @@ def test_a_call_on_an_observation_explains_the_highest_class(images: Tensor) -> 
 def test_tokens_and_channels_last_are_cells(name: str) -> None:
     model = architectures.backbone(name)
     observation = architectures.observation_of(name)
-    for kind in KINDS:
+    for kind in METRICS:
         bottleneck = bottleneck_of(model, kind)
         observation = bottleneck.observe(model, architectures.random_images(architectures.ARCHITECTURES[name].size))
         found = bottleneck(observation)
-        grid = observation.layer_output(bottleneck.values).grid
+        grid = observation.layer_output(bottleneck.layer).grid
         assert found.maps.shape == (2, 5, grid.height, grid.width)
         assert grid.height != grid.width or name == "torchvision vit"
-        feature, weight = observation.feature(bottleneck.values), bottleneck.weight.tolist()
+        feature, weight = observation.feature(bottleneck.layer), bottleneck.weight.tolist()
         for i in range(5):
             slow = torch.stack([weight[i][c] * feature[1, c] for c in range(feature.shape[1])]).sum(0)
             assert torch.allclose(found.components[0].maps[1, i], slow, atol=1e-4)
@@ -285,8 +287,8 @@ def test_tokens_and_channels_last_are_cells(name: str) -> None:
 def test_a_locator_may_read_the_layers_in_any_order(images: Tensor) -> None:
     model = tower()
     found = Parts(["wing"], [0, 0, 0, -1, 0], ["deep", "early"], [6, 3])
-    base = Base(model.name, weights_fingerprint(model.module))
-    bottleneck = filled(Bottleneck(CONCEPTS, CLASSES, "deep", 6, found, (5, 4), base))
+    backbone = BackboneReference(model.name, weights_fingerprint(model.module))
+    bottleneck = filled(Bottleneck(CONCEPTS, CLASSES, "deep", 6, found, (5, 4), backbone))
     assert bottleneck.layers == ("early", "deep")
     observation = bottleneck.observe(model, images)
     assert (observation.layer, bottleneck(observation).source.layer) == ("deep", "deep")
@@ -356,7 +358,7 @@ def test_changed_weights_are_applied_to_a_copy(tuned: tuple[cl.Backbone, Bottlen
     assert observation.model.module is not model.module
     assert all(torch.equal(value, kept[name]) for name, value in model.module.state_dict().items())
     for name, value in observation.model.module.state_dict().items():
-        assert torch.equal(value, bottleneck.base.changed.get(name, kept[name])), name
+        assert torch.equal(value, bottleneck.backbone.changed_weights.get(name, kept[name])), name
     assert not torch.allclose(observation.feature("deep"), model.observe(images).feature("deep"), atol=1e-2)
     assert torch.allclose(bottleneck(observation).maps.mean((2, 3)), bottleneck(observation).scores, atol=1e-6)
     assert of_tower(model).observe(model, images).model.module is model.module
@@ -394,14 +396,14 @@ def test_the_view_of_the_training_is_the_view_of_the_explanation() -> None:
 def whole(kind: str, tuned_too: bool = True) -> Bottleneck:
     """Everything a folder can hold."""
     changed = {"deep.0.bias": torch.arange(6.0)} if tuned_too else {}
-    view = cl.Preprocess((40, 32), resize=(44, 36), odd="down")
-    bottleneck = made(kind, base=Base("nobody", "0" * 16, view, changed))
+    view = cl.Preprocess((40, 32), resize=(44, 36), crop_rounding="down")
+    bottleneck = made(kind, backbone=BackboneReference("nobody", "0" * 16, view, changed))
     bottleneck.edits = EDITS
     bottleneck.training_record = {"seed": 3, "loss": {"mask": 0.1 + 0.2}}
     return bottleneck
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", METRICS)
 def test_a_bottleneck_survives_its_folder_to_the_last_bit(kind: str, tmp_path: Path) -> None:
     bottleneck = whole(kind)
     folder = bottleneck.save_pretrained(tmp_path / "deep" / "folder")
@@ -414,8 +416,14 @@ def test_a_bottleneck_survives_its_folder_to_the_last_bit(kind: str, tmp_path: P
         assert getattr(again, name) == getattr(bottleneck, name)
     assert type(again.locator) is type(bottleneck.locator)
     assert again.locator.settings() == bottleneck.locator.settings()
-    assert (again.base.name, again.base.identity, again.base.view) == ("nobody", "0" * 16, bottleneck.base.view)
-    assert {name: value.tolist() for name, value in again.base.changed.items()} == {"deep.0.bias": [0, 1, 2, 3, 4, 5]}
+    assert (again.backbone.name, again.backbone.identity, again.backbone.preprocess) == (
+        "nobody",
+        "0" * 16,
+        bottleneck.backbone.preprocess,
+    )
+    assert {name: value.tolist() for name, value in again.backbone.changed_weights.items()} == {
+        "deep.0.bias": [0, 1, 2, 3, 4, 5]
+    }
     assert not again.training
     assert not any(parameter.requires_grad for parameter in again.parameters())
     twice = Bottleneck.from_pretrained(again.save_pretrained(tmp_path / "again"))
@@ -445,11 +453,11 @@ for folder in Path(sys.argv[1]).glob("*/"):
 
 def test_a_fresh_process_reads_the_same_bits(tmp_path: Path) -> None:
     save_file(cells(), tmp_path / "cells.safetensors")
-    for kind in KINDS:
+    for kind in METRICS:
         whole(kind).save_pretrained(tmp_path / kind)
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-c", FRESH, str(tmp_path)], check=True, env=one_thread, timeout=120)
-    for kind in KINDS:
+    for kind in METRICS:
         found, expected = load_file(tmp_path / kind / "found.safetensors"), whole(kind)(cells())
         assert torch.equal(found["logits"], expected.logits)
         assert torch.equal(found["maps"], expected.maps)
@@ -463,7 +471,7 @@ def test_a_loaded_bottleneck_explains_the_network_it_was_tuned_with(
     before, after = (one(one.observe(tower(), images)) for one in (bottleneck, again))
     assert torch.equal(before.maps, after.maps)
     assert before.source.settings["logit"] == after.source.settings["logit"]
-    assert again.base.changed.keys() == bottleneck.base.changed.keys()
+    assert again.backbone.changed_weights.keys() == bottleneck.backbone.changed_weights.keys()
 
 
 def test_state_dicts_hold_what_is_trained_and_counted() -> None:
@@ -476,9 +484,9 @@ def test_state_dicts_hold_what_is_trained_and_counted() -> None:
     assert not torch.allclose(other(cells()).logits, bottleneck(cells()).logits, atol=1e-2)
     other.load_state_dict(state)
     assert torch.equal(other(cells()).logits, bottleneck(cells()).logits)
-    fresh = Bottleneck(CONCEPTS, CLASSES, "deep", 6, locator("whole"), (5, 4), Base("nobody", ""))
+    fresh = Bottleneck(CONCEPTS, CLASSES, "deep", 6, locator("whole"), (5, 4), BackboneReference("nobody", ""))
     assert not fresh(cells()).logits.any()
-    assert (fresh.mean.tolist(), fresh.deviation.tolist()) == ([0.0] * 5, [1.0] * 5)
+    assert (fresh.mean.tolist(), fresh.std.tolist()) == ([0.0] * 5, [1.0] * 5)
     assert filled(fresh)(cells()).logits.any()
 
 

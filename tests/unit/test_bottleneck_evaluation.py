@@ -20,24 +20,37 @@ from torch import Tensor
 
 import conceptlens as cl
 from coloured_birds import CLASSES, CONCEPTS, HEIGHT, WIDTH, birds_seen, eye, write_birds
-from conceptlens.bottleneck.edit import Edit
-from conceptlens.bottleneck.evaluate import measure as measuring
-from conceptlens.bottleneck.evaluate.activation_table import BottleneckTable, boxes_seen, keypoints_seen, read_table
-from conceptlens.bottleneck.evaluate.annotations import UNLABELLED, attributes_of, shown_in
-from conceptlens.bottleneck.evaluate.bottleneck_cases import Cases, Choice, choose_bottleneck_cases
-from conceptlens.bottleneck.evaluate.corrections import CONTROL, NO_TRAIN, NOT_ASKED, PERCENTILES, PRESENCE_MEANS
-from conceptlens.bottleneck.evaluate.figure import KINDS, Figure
-from conceptlens.bottleneck.evaluate.intervention_curve import by_percentile, by_presence_mean, intervention_curve
-from conceptlens.bottleneck.evaluate.leakage_figures import HEADS, LEAKAGES
-from conceptlens.bottleneck.evaluate.map_figures import AT_BOXES, AT_KEYPOINTS, PURITIES
-from conceptlens.bottleneck.evaluate.measure import measure_bottleneck
-from conceptlens.bottleneck.evaluate.measures import BottleneckMeasures, bottleneck_numbers
+from conceptlens.bottleneck.concept_edit import Edit
+from conceptlens.bottleneck.evaluate import bottleneck_evaluation as measuring
+from conceptlens.bottleneck.evaluate.activation_table import (
+    BottleneckTable,
+    boxes_in_input,
+    keypoints_in_input,
+    read_table,
+)
+from conceptlens.bottleneck.evaluate.bottleneck_evaluation import evaluate_bottleneck
+from conceptlens.bottleneck.evaluate.bottleneck_result import BottleneckResult, bottleneck_json
+from conceptlens.bottleneck.evaluate.case_selection import CaseSelection, SelectedCases, select_cases
+from conceptlens.bottleneck.evaluate.intervention_curve import (
+    CONTROL,
+    NO_TRAIN,
+    NOT_MEASURED,
+    PERCENTILES,
+    PRESENCE_MEANS,
+    by_percentile,
+    by_presence_mean,
+    intervention_curve,
+)
+from conceptlens.bottleneck.evaluate.leakage_metrics import HEADS, LEAKAGES
+from conceptlens.bottleneck.evaluate.map_metrics import AT_BOXES, AT_KEYPOINTS, PURITIES
+from conceptlens.bottleneck.evaluate.metric_result import METRICS, MetricResult
+from conceptlens.bottleneck.evaluate.photo_annotations import UNLABELLED, attribute_indices, concept_presence
 from conceptlens.bottleneck.intervention import intervene, remove, with_edits
 from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.bottleneck.report.bottleneck_sentences import BETTER, EQUAL, WORSE, adding_up, shown, verdict
+from conceptlens.bottleneck.report.case_images import CaseImages, region
 from conceptlens.bottleneck.report.case_view import CaseView
-from conceptlens.bottleneck.report.correction_view import corrected
-from conceptlens.bottleneck.report.pictures import Pictures, region
+from conceptlens.bottleneck.report.intervention_view import corrected
 from conceptlens.data.class_folder import ClassFolder
 from conceptlens.data.cub import Cub
 from conceptlens.metrics import (
@@ -51,13 +64,13 @@ from conceptlens.metrics import (
 )
 
 LABELS = [concept.label for concept in CONCEPTS]
-Measure = Callable[..., BottleneckMeasures]
+Measure = Callable[..., BottleneckResult]
 
 
 @pytest.fixture(scope="module")
-def measures(spotter: Bottleneck, bird_model: cl.Backbone, birds: Path) -> BottleneckMeasures:
+def measures(spotter: Bottleneck, bird_model: cl.Backbone, birds: Path) -> BottleneckResult:
     sets = Cub(birds, "test"), Cub(birds, "train")
-    return measure_bottleneck(spotter, bird_model, *sets, leakage=True, interventions=True, draws=200)
+    return evaluate_bottleneck(spotter, bird_model, *sets, leakage=True, interventions=True, n_bootstrap=200)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +125,7 @@ def errors(told: dict[str, Any], where: Callable[[int, int], list[tuple[float, f
     return found
 
 
-def mean(figure: Figure, control: str | None = None) -> float:
+def mean(figure: MetricResult, control: str | None = None) -> float:
     value = figure.value if control is None else next(c.value for c in figure.controls if c.name == control)
     assert value is not None
     return value.mean
@@ -122,22 +135,22 @@ def mean(figure: Figure, control: str | None = None) -> float:
 
 
 def test_answers_and_concepts_are_those_of_photos_seen_alone(
-    measures: BottleneckMeasures, spotter: Bottleneck, read_one_by_one: dict[str, Any]
+    measures: BottleneckResult, spotter: Bottleneck, read_one_by_one: dict[str, Any]
 ) -> None:
     told = read_one_by_one
     right = [int(logits.argmax()) == k for logits, k in zip(told["logits"], told["classes"], strict=True)]
     assert 0.5 < np.mean(right) < 1  # there are errors to speak of
-    assert mean(measures.figure("accuracy")) == pytest.approx(np.mean(right))
-    assert mean(measures.figure("accuracy"), "commonest") == 0.25
+    assert mean(measures.metric("accuracy")) == pytest.approx(np.mean(right))
+    assert mean(measures.metric("accuracy"), "commonest") == 0.25
     used = int((spotter.head.weight != 0).sum())
-    assert mean(measures.figure("concepts_per_class")) == used / 4
+    assert mean(measures.metric("concepts_per_class")) == used / 4
     areas = []
     for concept in range(4):
         own = told["activations"][:, concept]
         shows = torch.tensor([present(told, photo, concept) for photo in range(len(own))])
         pairs = [(float(a), float(b)) for a in own[shows] for b in own[~shows]]
         areas.append(np.mean([float(a > b) + 0.5 * float(a == b) for a, b in pairs]))
-    auroc = measures.figure("concept_auroc")
+    auroc = measures.metric("concept_auroc")
     assert mean(auroc) == pytest.approx(np.mean(areas))
     assert auroc.value is not None
     assert (auroc.value.count, auroc.value.images) == (4, 20)
@@ -145,9 +158,9 @@ def test_answers_and_concepts_are_those_of_photos_seen_alone(
 
 
 def test_places_of_peaks_stand_beside_those_that_know_less(
-    measures: BottleneckMeasures, read_one_by_one: dict[str, Any], birds: Path
+    measures: BottleneckResult, read_one_by_one: dict[str, Any], birds: Path
 ) -> None:
-    told, figure = read_one_by_one, measures.figure("keypoint_error")
+    told, figure = read_one_by_one, measures.metric("keypoint_error")
     own = errors(told, lambda photo, concept: peaks(told["maps"][photo, concept]))
     assert mean(figure) == pytest.approx(np.mean(own), rel=1e-5)
     assert figure.value is not None
@@ -169,9 +182,9 @@ def test_places_of_peaks_stand_beside_those_that_know_less(
     assert mean(figure, "constant") == pytest.approx(np.mean(fixed), rel=1e-5)
     gain = figure.control("constant")
     assert gain is not None
-    assert gain.gain is not None
-    assert gain.gain.mean == pytest.approx(np.mean(own) - np.mean(fixed), rel=1e-4)
-    assert verdict(figure, gain.gain) == BETTER
+    assert gain.difference is not None
+    assert gain.difference.mean == pytest.approx(np.mean(own) - np.mean(fixed), rel=1e-4)
+    assert verdict(figure, gain.difference) == BETTER
     by_concept = [one.keypoint_error for one in measures.concepts]
     assert by_concept[4] is None
     assert np.average([float(one or 0) for one in by_concept[:4]], weights=[10, 10, 8, 8]) == pytest.approx(
@@ -180,7 +193,7 @@ def test_places_of_peaks_stand_beside_those_that_know_less(
 
 
 def test_wrong_concepts_and_other_parts_are_measured_at_the_same_places(
-    measures: BottleneckMeasures, read_one_by_one: dict[str, Any]
+    measures: BottleneckResult, read_one_by_one: dict[str, Any]
 ) -> None:
     told, other, wrong = read_one_by_one, [], []
     for photo in range(20):
@@ -197,12 +210,12 @@ def test_wrong_concepts_and_other_parts_are_measured_at_the_same_places(
             ]
             other += [np.mean(others)] if others else []
             wrong.append(np.mean([made[b] for b in range(4) if not present(told, photo, b)]))
-    assert mean(measures.figure("keypoint_error"), "other_part") == pytest.approx(np.mean(other), rel=1e-5)
-    assert mean(measures.figure("keypoint_error"), "wrong") == pytest.approx(np.mean(wrong), rel=1e-5)
+    assert mean(measures.metric("keypoint_error"), "other_part") == pytest.approx(np.mean(other), rel=1e-5)
+    assert mean(measures.metric("keypoint_error"), "wrong") == pytest.approx(np.mean(wrong), rel=1e-5)
 
 
 def test_energy_lies_on_the_part_that_is_named(
-    measures: BottleneckMeasures,
+    measures: BottleneckResult,
     spotter: Bottleneck,
     bird_model: cl.Backbone,
     birds: Path,
@@ -210,12 +223,12 @@ def test_energy_lies_on_the_part_that_is_named(
 ) -> None:
     told, photos = read_one_by_one, Cub(birds, "test")
     shows = torch.tensor([[present(told, photo, concept) for concept in range(4)] for photo in range(20)])
-    points = keypoints_seen(spotter, bird_model, photos, range(20), range(4), shows)
+    points = keypoints_in_input(spotter, bird_model, photos, range(20), range(4), shows)
     maps = told["maps"][:, :4]
     score = pointing_energy(maps, part_discs(points))
-    assert mean(measures.figure("part_energy")) == pytest.approx(score.mean())
-    assert mean(measures.figure("part_energy"), "wrong") < 0.1 < mean(measures.figure("part_energy"))
-    box = boxes_seen(spotter, bird_model, photos, range(20))
+    assert mean(measures.metric("part_energy")) == pytest.approx(score.mean())
+    assert mean(measures.metric("part_energy"), "wrong") < 0.1 < mean(measures.metric("part_energy"))
+    box = boxes_in_input(spotter, bird_model, photos, range(20))
     assert photos.annotation is not None
     assert torch.allclose(box, torch.tensor(photos.annotation.boxes))
     inside = []
@@ -230,30 +243,30 @@ def test_energy_lies_on_the_part_that_is_named(
                 held = ((xs >= top) & (xs <= bottom))[:, None] & ((xs >= left) & (xs <= right))
                 energy = large[0, 0].clamp_min(0)
                 inside.append(float((energy * held).sum() / energy.sum().clamp_min(1e-9)))  # a hidden wing has none
-    assert mean(measures.figure("box_energy")) == pytest.approx(np.mean(inside), rel=1e-4)
+    assert mean(measures.metric("box_energy")) == pytest.approx(np.mean(inside), rel=1e-4)
 
 
 def test_purity_is_that_of_each_concept_alone(
-    measures: BottleneckMeasures,
+    measures: BottleneckResult,
     spotter: Bottleneck,
     bird_model: cl.Backbone,
     birds: Path,
     read_one_by_one: dict[str, Any],
 ) -> None:
     told, photos = read_one_by_one, Cub(birds, "test")
-    points = keypoints_seen(spotter, bird_model, photos, range(20), range(4), torch.ones(20, 4).bool())
+    points = keypoints_in_input(spotter, bird_model, photos, range(20), range(4), torch.ones(20, 4).bool())
     names = photos.annotation and photos.annotation.keypoints and photos.annotation.keypoints.names
     pure = part_purity(told["maps"][:, :4], points, merge_sides(names or ()), told["activations"][:, :4])
     for name in PURITIES:
         score = getattr(pure, name.removeprefix("purity_"))
-        assert mean(measures.figure(name)) == pytest.approx(score.mean())
-        assert mean(measures.figure(name), "random") < mean(measures.figure(name))
-    figure = measures.figure("purity_purest")
-    assert (figure.over, figure.value and figure.value.count) == ("concepts", 4)
+        assert mean(measures.metric(name)) == pytest.approx(score.mean())
+        assert mean(measures.metric(name), "random") < mean(measures.metric(name))
+    figure = measures.metric("purity_purest")
+    assert (figure.resampled, figure.value and figure.value.count) == ("concepts", 4)
 
 
 def test_norms_speak_of_present_concepts_beside_a_flat_map(
-    measures: BottleneckMeasures, read_one_by_one: dict[str, Any]
+    measures: BottleneckResult, read_one_by_one: dict[str, Any]
 ) -> None:
     told, cells = read_one_by_one, []
     for photo in range(20):
@@ -261,25 +274,25 @@ def test_norms_speak_of_present_concepts_beside_a_flat_map(
             grid = told["maps"][photo, concept].clamp_min(0)
             if present(told, photo, concept) and float(grid.max()) > 0:
                 cells.append(float((grid / grid.max()).sum()))
-    assert mean(measures.figure("norm_cells")) == pytest.approx(np.mean(cells), rel=1e-5)
-    assert mean(measures.figure("norm_cells"), "flat") == 48
-    assert mean(measures.figure("norm_entropy"), "flat") == pytest.approx(math.log(48))
-    assert measures.figure("norm_raw").controls == ()
+    assert mean(measures.metric("norm_cells")) == pytest.approx(np.mean(cells), rel=1e-5)
+    assert mean(measures.metric("norm_cells"), "flat") == 48
+    assert mean(measures.metric("norm_entropy"), "flat") == pytest.approx(math.log(48))
+    assert measures.metric("norm_raw").controls == ()
 
 
 def test_leakage_is_that_of_the_concepts_with_labels(
-    measures: BottleneckMeasures, spotter: Bottleneck, bird_model: cl.Backbone, birds: Path
+    measures: BottleneckResult, spotter: Bottleneck, bird_model: cl.Backbone, birds: Path
 ) -> None:
     tables = []
     for split in ("train", "test"):
         photos = Cub(birds, split)
         table = read_table(spotter, bird_model, photos)
-        shows = shown_in(spotter, photos, attributes_of(spotter, photos), table)[:, :4]
+        shows = concept_presence(spotter, photos, attribute_indices(spotter, photos), table)[:, :4]
         tables.append(LabelledActivations(table.activations[:, :4], shows, table.classes))
     found = concept_leakage(*tables)
     for name in HEADS:
-        assert mean(measures.figure(name)) == pytest.approx(getattr(found, name.removeprefix("leakage_")))
-    assert measures.figure("impurity_niche").control("labels") is not None
+        assert mean(measures.metric(name)) == pytest.approx(getattr(found, name.removeprefix("leakage_")))
+    assert measures.metric("impurity_niche").control("labels") is not None
 
 
 def true_labels(photos: Cub) -> Tensor:
@@ -290,7 +303,7 @@ def true_labels(photos: Cub) -> Tensor:
 
 
 def test_corrections_are_the_curves_of_what_classes_have(
-    measures: BottleneckMeasures, spotter: Bottleneck, bird_model: cl.Backbone, birds: Path
+    measures: BottleneckResult, spotter: Bottleneck, bird_model: cl.Backbone, birds: Path
 ) -> None:
     sets = Cub(birds, "test"), Cub(birds, "train")
     test, train = (read_table(spotter, bird_model, photos) for photos in sets)
@@ -299,24 +312,24 @@ def test_corrections_are_the_curves_of_what_classes_have(
     ways = {
         PERCENTILES: ends,
         PRESENCE_MEANS: by_presence_mean(train.activations, shown_in_train, truth),
-        CONTROL: ends.of(torch.randperm(20, generator=torch.Generator().manual_seed(0))),
+        CONTROL: ends[torch.randperm(20, generator=torch.Generator().manual_seed(0))],
     }
     groups = ("bill, color", "bill, color", "wing, color", "wing, color", "alone: shiny")
     found = measures.interventions
     assert (list(found.curves), found.reason) == (list(ways), "")
     for name, values in ways.items():
         wanted = intervention_curve(
-            spotter, test.activations, test.classes, values, groups=groups, counts=(0, 1, 2), draws=3
+            spotter, test.activations, test.classes, values, groups=groups, counts=(0, 1, 2), n_orders=3
         )
         assert found.curves[name].curve == wanted
         ends_at = wanted.points[-1].accuracy.mean - wanted.points[0].accuracy.mean
         gain = found.curves[name].gain
         assert gain.mean == pytest.approx(ends_at)
         assert gain.images == 20
-    told = bottleneck_numbers(measures)
+    told = bottleneck_json(measures)
     assert told["interventions_reason"] is None
     first, *_, control = told["interventions"]
-    assert (first["values"], first["order"], first["groups"], first["images"]) == ("percentiles", "random", 3, 20)
+    assert (first["values"], first["n_orders"], first["groups"], first["images"]) == ("percentiles", 3, 3, 20)
     assert control["values"] == "other photos (control)"
     for one, point in zip(first["points"], found.curves[PERCENTILES].curve.points, strict=True):
         assert (one["corrected"], one["concepts"]) == (point.corrected, point.concepts)
@@ -325,12 +338,12 @@ def test_corrections_are_the_curves_of_what_classes_have(
         )
 
 
-def test_the_truth_helps_drawn_birds_and_that_of_other_photos_harms(measures: BottleneckMeasures) -> None:
+def test_the_truth_helps_drawn_birds_and_that_of_other_photos_harms(measures: BottleneckResult) -> None:
     curves = measures.interventions.curves
     last = {name: one.curve.points[-1].accuracy.mean for name, one in curves.items()}
     assert last[PERCENTILES] == last[PRESENCE_MEANS] == 1.0
     assert last[CONTROL] < curves[CONTROL].curve.points[0].accuracy.mean
-    right = mean(measures.figure("accuracy"))
+    right = mean(measures.metric("accuracy"))
     assert [one.curve.points[0].accuracy.mean for one in curves.values()] == [pytest.approx(right)] * 3
     said = corrected(measures)
     assert f"{100 * right:.1f}% of photos are right as the bottleneck reads them" in said
@@ -353,7 +366,7 @@ def test_the_truth_helps_drawn_birds_and_that_of_other_photos_harms(measures: Bo
     ],
 )
 def test_what_corrections_do_is_said_as_surely_as_it_is_known(
-    measures: BottleneckMeasures, gain: Interval, said: str
+    measures: BottleneckResult, gain: Interval, said: str
 ) -> None:
     curves = measures.interventions.curves
     told = {**curves, PERCENTILES: replace(curves[PERCENTILES], gain=gain)}
@@ -373,15 +386,17 @@ def test_train_photos_are_read_once(
     test, train = Cub(birds, "test"), Cub(birds, "train")
     for curves, leakage in ((False, False), (True, False), (True, True)):
         reads.clear()
-        found = measure_bottleneck(spotter, bird_model, test, train, interventions=curves, leakage=leakage, draws=20)
+        found = evaluate_bottleneck(
+            spotter, bird_model, test, train, interventions=curves, leakage=leakage, n_bootstrap=20
+        )
         assert reads == ["cub train"] * curves
         assert bool(found.interventions.curves) == curves
-        assert (found.figure("leakage_task").value is not None) == leakage
+        assert (found.metric("leakage_task").value is not None) == leakage
     reads.clear()
-    alone = measure_bottleneck(spotter, bird_model, train, train, interventions=True, draws=20)
+    alone = evaluate_bottleneck(spotter, bird_model, train, train, interventions=True, n_bootstrap=20)
     assert reads == []  # its own photos are read already
     assert alone.interventions.curves[PERCENTILES].curve.images == 24
-    measure_bottleneck(spotter, bird_model, train, train, places=[0, 9, 20], interventions=True, draws=20)
+    evaluate_bottleneck(spotter, bird_model, train, train, indices=[0, 9, 20], interventions=True, n_bootstrap=20)
     assert reads == ["cub train"]  # of which only some were
 
 
@@ -395,26 +410,26 @@ def test_every_figure_is_there_and_one_without_a_value_says_why(
         file = tmp_path / list(CLASSES)[int(Cub(birds, "test").labels[place])] / f"{place}.png"
         file.parent.mkdir(exist_ok=True)
         photos.save(file)
-    found = measure_bottleneck(spotter, bird_model, ClassFolder(tmp_path, "all"), draws=50)
-    assert [one.name for one in found.figures] == list(KINDS)
-    without = {one.name for one in found.figures if one.value is None}
+    found = evaluate_bottleneck(spotter, bird_model, ClassFolder(tmp_path, "all"), n_bootstrap=50)
+    assert [one.name for one in found.metrics] == list(METRICS)
+    without = {one.name for one in found.metrics if one.value is None}
     assert without == {"concept_auroc", *AT_KEYPOINTS, *AT_BOXES, *PURITIES, *LEAKAGES}
-    assert all(bool(one.reason) == (one.value is None) for one in found.figures)
+    assert all(bool(one.reason) == (one.value is None) for one in found.metrics)
     assert "deviations above their mean" in found.presence
-    assert (found.labelled, found.train) == (0, None)
-    active = found.table.activations > spotter.mean + 1.2816 * spotter.deviation
+    assert (found.n_labelled, found.train) == (0, None)
+    active = found.table.activations > spotter.mean + 1.2816 * spotter.std
     assert torch.equal(found.present, active)
     assert bool(active.any())
-    assert found.figure("norm_cells").value is not None
+    assert found.metric("norm_cells").value is not None
 
 
 def test_of_a_view_of_ones_own_no_place_is_measured(birds: Path) -> None:
     model = eye()
     view = model.transform
     own = replace(model, transform=lambda photo: view(photo))  # pyright: ignore[reportOptionalCall]
-    found = measure_bottleneck(birds_seen(own, birds), own, Cub(birds, "test"), Cub(birds, "train"), draws=50)
-    assert [one.name for one in found.figures] == list(KINDS)
-    without = {one.name: one.reason for one in found.figures if one.value is None}
+    found = evaluate_bottleneck(birds_seen(own, birds), own, Cub(birds, "test"), Cub(birds, "train"), n_bootstrap=50)
+    assert [one.name for one in found.metrics] == list(METRICS)
+    without = {one.name: one.reason for one in found.metrics if one.value is None}
     assert set(without) == {*AT_KEYPOINTS, *AT_BOXES, *PURITIES, *LEAKAGES}
     assert all("preprocessing of its own" in without[name] for name in (*AT_KEYPOINTS, *AT_BOXES, *PURITIES))
 
@@ -422,13 +437,13 @@ def test_of_a_view_of_ones_own_no_place_is_measured(birds: Path) -> None:
 def test_without_train_photos_their_control_is_missing_with_its_reason(
     spotter: Bottleneck, bird_model: cl.Backbone, birds: Path
 ) -> None:
-    found = measure_bottleneck(spotter, bird_model, Cub(birds, "test"), leakage=True, draws=50)
-    control = found.figure("keypoint_error").control("constant")
+    found = evaluate_bottleneck(spotter, bird_model, Cub(birds, "test"), leakage=True, n_bootstrap=50)
+    control = found.metric("keypoint_error").control("constant")
     assert control is not None
     assert control.value is None
     assert "no train photos" in control.reason
-    assert "no train photos" in found.figure("leakage_task").reason
-    assert found.figure("impurity_oracle").value is not None
+    assert "no train photos" in found.metric("leakage_task").reason
+    assert found.metric("impurity_oracle").value is not None
 
 
 def test_without_labels_train_photos_or_a_wish_there_is_no_curve_and_a_reason(
@@ -437,21 +452,21 @@ def test_without_labels_train_photos_or_a_wish_there_is_no_curve_and_a_reason(
     test, train = Cub(birds, "test"), Cub(birds, "train")
     bare = Cub(write_birds(tmp_path, attributes=False), "test")
     for photos, known, asked, reason in (
-        (test, train, False, NOT_ASKED),
+        (test, train, False, NOT_MEASURED),
         (test, None, True, NO_TRAIN),
         (bare, train, True, UNLABELLED),
     ):
-        found = measure_bottleneck(spotter, bird_model, photos, known, interventions=asked, draws=20)
-        told = bottleneck_numbers(found)
+        found = evaluate_bottleneck(spotter, bird_model, photos, known, interventions=asked, n_bootstrap=20)
+        told = bottleneck_json(found)
         assert (told["interventions"], told["interventions_reason"]) == ([], reason)
     unknown = Cub(tmp_path, "train")  # nobody knows what its photos show, but what they activate
-    found = measure_bottleneck(spotter, bird_model, test, unknown, interventions=True, draws=20)
+    found = evaluate_bottleneck(spotter, bird_model, test, unknown, interventions=True, n_bootstrap=20)
     assert list(found.interventions.curves) == [PERCENTILES, CONTROL]
     assert "as means" not in corrected(found)
 
 
 def test_parts_of_the_set_give_what_the_whole_gives(
-    measures: BottleneckMeasures,
+    measures: BottleneckResult,
     spotter: Bottleneck,
     bird_model: cl.Backbone,
     birds: Path,
@@ -462,23 +477,23 @@ def test_parts_of_the_set_give_what_the_whole_gives(
 
     def watch(parts: Any, total: int) -> Any:
         for part in parts:
-            sizes.append(len(part.places))
+            sizes.append(len(part.indices))
             yield part
         assert total == 7
 
-    again = measure_bottleneck(
+    again = evaluate_bottleneck(
         spotter,
         bird_model,
         Cub(birds, "test"),
         Cub(birds, "train"),
         leakage=True,
         interventions=True,
-        draws=200,
-        batch=3,
-        watch=watch,
+        n_bootstrap=200,
+        batch_size=3,
+        progress=watch,
     )
     assert sizes == [3, 3, 3, 3, 3, 3, 2]
-    assert bottleneck_numbers(again) == bottleneck_numbers(measures)
+    assert bottleneck_json(again) == bottleneck_json(measures)
 
 
 def test_photos_that_cannot_be_read_are_told_and_left_out(
@@ -489,20 +504,20 @@ def test_photos_that_cannot_be_read_are_told_and_left_out(
     (folder / "images" / broken).write_bytes(b"no photo")
     (folder / "images" / Cub(folder, "train").names[0]).write_bytes(b"no photo either")
     with pytest.raises(cl.InputError):  # the sizes of boxes and points are read from the header of every photo
-        measure_bottleneck(spotter, bird_model, Cub(folder, "test"))
+        evaluate_bottleneck(spotter, bird_model, Cub(folder, "test"))
     for name in ("parts/part_locs.txt", "bounding_boxes.txt"):
         (folder / name).unlink()
-    found = measure_bottleneck(spotter, bird_model, Cub(folder, "test"), draws=50)
+    found = evaluate_bottleneck(spotter, bird_model, Cub(folder, "test"), n_bootstrap=50)
     assert found.photos == 7
     assert [failure.name for failure in found.failures] == [broken]
     assert broken not in found.table.names
 
 
-def test_numbers_are_json_without_nan(measures: BottleneckMeasures) -> None:
-    told = json.loads(json.dumps(bottleneck_numbers(measures), allow_nan=False))
+def test_numbers_are_json_without_nan(measures: BottleneckResult) -> None:
+    told = json.loads(json.dumps(bottleneck_json(measures), allow_nan=False))
     assert told["schema"] == "conceptlens.evaluate-bottleneck/1"
-    assert [one["name"] for one in told["figures"]] == list(KINDS)
-    error = next(one for one in told["figures"] if one["name"] == "keypoint_error")
+    assert [one["name"] for one in told["metrics"]] == list(METRICS)
+    error = next(one for one in told["metrics"] if one["name"] == "keypoint_error")
     assert set(error["controls"]) == {"centre", "constant", "uniform", "other_part", "wrong"}
     assert set(error["value"]) == {"mean", "low", "high", "count", "images"}
     assert [one["name"] for one in told["classes"]] == list(CLASSES)
@@ -512,19 +527,21 @@ def test_numbers_are_json_without_nan(measures: BottleneckMeasures) -> None:
 def test_keypoints_and_boxes_follow_the_view(spotter: Bottleneck, bird_model: cl.Backbone, birds: Path) -> None:
     cropped = copy.copy(spotter)
     view = replace(bird_model.transform, size=(32, 32), resize=(48, 64), crop_mode="center")  # pyright: ignore[reportArgumentType, reportCallIssue, reportGeneralTypeIssues]
-    cropped.base = replace(spotter.base, view=view)
+    cropped.backbone = replace(spotter.backbone, view=view)
     photos = Cub(birds, "test")
     annotation = photos.annotation
     assert annotation is not None
     assert annotation.boxes is not None
     # 32 of 64 columns from the 16th on, 32 of 48 rows from the 8th on
-    boxes = boxes_seen(cropped, bird_model, photos, [3])[0]
+    boxes = boxes_in_input(cropped, bird_model, photos, [3])[0]
     wanted = [
         (float(one) * side - start) / 32
         for one, side, start in zip(annotation.boxes[3], (WIDTH, HEIGHT) * 2, (16, 8) * 2, strict=True)
     ]
     assert boxes.tolist() == pytest.approx(wanted)
-    assert "no boxes" in _refusal(lambda: boxes_seen(spotter, bird_model, ClassFolder(birds / "images", "all"), [0]))
+    assert "no boxes" in _refusal(
+        lambda: boxes_in_input(spotter, bird_model, ClassFolder(birds / "images", "all"), [0])
+    )
 
 
 # --- cases
@@ -536,8 +553,8 @@ def table(spotter: Bottleneck, bird_model: cl.Backbone, birds: Path) -> Bottlene
 
 
 @pytest.fixture(scope="module")
-def cases(spotter: Bottleneck, table: BottleneckTable) -> Cases:
-    return choose_bottleneck_cases(spotter, table, Choice(top=3))
+def cases(spotter: Bottleneck, table: BottleneckTable) -> SelectedCases:
+    return select_cases(spotter, table, CaseSelection(max_concepts=3))
 
 
 def _refusal(act: Callable[[], Any]) -> str:
@@ -556,34 +573,36 @@ def test_a_photos_terms_add_up_to_its_logit(
     edited = with_edits(spotter, edits)
     photos = Cub(birds, "all")
     table = read_table(edited, bird_model, photos)
-    for one in choose_bottleneck_cases(edited, table, Choice(top=2, many=6)).photos:
-        explained = edited(edited.observe(bird_model, photos[int(table.places[one.row])]))
+    for one in select_cases(edited, table, CaseSelection(max_concepts=2, max_photos=6)).photos:
+        explained = edited(edited.observe(bird_model, photos[int(table.indices[one.row])]))
         settings = explained.source.settings
-        assert list(CLASSES)[one.answer] == settings["target"][0]  # pyright: ignore[reportIndexIssue]
-        assert one.score == pytest.approx(settings["logit"][0], abs=1e-4)  # pyright: ignore[reportIndexIssue]
-        assert one.bias + sum(term.adds for term in one.terms) + one.rest == pytest.approx(one.score, abs=1e-5)
+        assert list(CLASSES)[one.predicted] == settings["target"][0]  # pyright: ignore[reportIndexIssue]
+        assert one.logit == pytest.approx(settings["logit"][0], abs=1e-4)  # pyright: ignore[reportIndexIssue]
+        assert one.bias + sum(term.contribution for term in one.terms) + one.rest == pytest.approx(one.logit, abs=1e-5)
         given = explained.contributions
         assert given is not None
         for term in one.terms:
-            assert term.adds == pytest.approx(float(given[0, term.concept]), abs=1e-4)
-            assert term.adds == pytest.approx(term.weight * term.standard, abs=1e-4)
-        assert one.terms[0].adds == pytest.approx(float(given.abs().max()) * np.sign(one.terms[0].adds), abs=1e-4)
-        assert one.score >= one.second_score
+            assert term.contribution == pytest.approx(float(given[0, term.concept]), abs=1e-4)
+            assert term.contribution == pytest.approx(term.weight * term.standardized, abs=1e-4)
+        assert one.terms[0].contribution == pytest.approx(
+            float(given.abs().max()) * np.sign(one.terms[0].contribution), abs=1e-4
+        )
+        assert one.logit >= one.second_logit
 
 
 def test_a_pair_is_separated_by_weights_times_activations(spotter: Bottleneck, table: BottleneckTable) -> None:
-    (pair,) = choose_bottleneck_cases(spotter, table, Choice(pairs=(("robin", "jay"),), top=3)).pairs
-    standard = (table.activations - spotter.mean) / spotter.deviation
+    (pair,) = select_cases(spotter, table, CaseSelection(pairs=(("robin", "jay"),), max_concepts=3)).pairs
+    standard = (table.activations - spotter.mean) / spotter.std
     means = [standard[table.classes == k].mean(0) for k in (0, 1)]
     weight = spotter.head.weight
     wanted = (weight[0] - weight[1]) * (means[0] - means[1])
-    assert pair.places == (0, 1)
+    assert pair.classes == (0, 1)
     assert {term.concept for term in pair.terms[:2]} == {0, 1}  # the colour of the bill, planted
     for term in pair.terms:
-        assert term.apart == pytest.approx(float(wanted[term.concept]), abs=1e-4)
+        assert term.difference == pytest.approx(float(wanted[term.concept]), abs=1e-4)
         assert term.weights == pytest.approx([float(weight[k, term.concept]) for k in (0, 1)])
         assert term.means == pytest.approx([float(m[term.concept]) for m in means], abs=1e-4)
-    assert sum(term.apart for term in pair.terms) + pair.rest == pytest.approx(pair.total)
+    assert sum(term.difference for term in pair.terms) + pair.rest == pytest.approx(pair.total)
     gap = table.logits[:, 0] - table.logits[:, 1]
     assert pair.total == pytest.approx(
         float(gap[table.classes == 0].mean() - gap[table.classes == 1].mean()), abs=1e-4
@@ -592,28 +611,34 @@ def test_a_pair_is_separated_by_weights_times_activations(spotter: Bottleneck, t
 
 
 def test_an_errors_terms_add_up_and_setting_a_concept_is_an_intervention(
-    spotter: Bottleneck, bird_model: cl.Backbone, birds: Path, table: BottleneckTable, cases: Cases
+    spotter: Bottleneck, bird_model: cl.Backbone, birds: Path, table: BottleneckTable, cases: SelectedCases
 ) -> None:
     assert cases.errors
     assert cases.wrong == int((table.predicted != table.classes).sum())
     photos = Cub(birds, "all")
     for error in cases.errors:
-        reading = spotter.output(spotter.observe(bird_model, photos[int(table.places[error.row])]))
-        assert (int(table.classes[error.row]), int(reading.logits.argmax())) == (error.truth, error.answer)
-        assert error.bias + sum(term.adds for term in error.terms) + error.rest == pytest.approx(error.margin, abs=1e-5)
+        reading = spotter.output(spotter.observe(bird_model, photos[int(table.indices[error.row])]))
+        assert (int(table.classes[error.row]), int(reading.logits.argmax())) == (error.truth, error.predicted)
+        assert error.bias + sum(term.contribution for term in error.terms) + error.rest == pytest.approx(
+            error.margin, abs=1e-5
+        )
         assert error.margin == pytest.approx(
-            float(reading.logits[0, error.answer] - reading.logits[0, error.truth]), abs=1e-4
+            float(reading.logits[0, error.predicted] - reading.logits[0, error.truth]), abs=1e-4
         )
         for term in error.terms:
             then = intervene(spotter, reading, [remove(spotter, term.concept)])
-            assert term.answer == int(then.logits.argmax())
+            assert term.predicted_without == int(then.logits.argmax())
         every = intervene(spotter, reading, [remove(spotter, term.concept) for term in error.terms])
-        assert error.together == int(every.logits.argmax())
-        assert [term.adds for term in error.terms] == sorted((term.adds for term in error.terms), reverse=True)
+        assert error.predicted_without_all == int(every.logits.argmax())
+        assert [term.contribution for term in error.terms] == sorted(
+            (term.contribution for term in error.terms), reverse=True
+        )
 
 
-def test_misleaders_are_counted_over_all_errors(spotter: Bottleneck, table: BottleneckTable, cases: Cases) -> None:
-    weight, standard = spotter.head.weight, (table.activations - spotter.mean) / spotter.deviation
+def test_misleaders_are_counted_over_all_errors(
+    spotter: Bottleneck, table: BottleneckTable, cases: SelectedCases
+) -> None:
+    weight, standard = spotter.head.weight, (table.activations - spotter.mean) / spotter.std
     counts: dict[int, int] = {}
     righted = 0
     for row in (table.predicted != table.classes).nonzero()[:, 0].tolist():
@@ -623,10 +648,10 @@ def test_misleaders_are_counted_over_all_errors(spotter: Bottleneck, table: Bott
         then = standard[row].clone()
         then[most] = 0
         righted += int((spotter.head.bias + weight @ then).argmax()) == truth
-    led = cases.misled
-    assert {one.concept: one.errors for one in led.leaders} == counts
-    assert sum(one.righted for one in led.leaders) == led.righted == righted
-    for one in led.leaders:
+    led = cases.misleading
+    assert {one.concept: one.errors for one in led.concepts} == counts
+    assert sum(one.corrected for one in led.concepts) == led.corrected == righted
+    for one in led.concepts:
         now = (standard.index_fill(1, torch.tensor([one.concept]), 0.0) @ weight.T + spotter.head.bias).argmax(1)
         right, before = now == table.classes, table.predicted == table.classes
         assert (one.fixed, one.broken) == (int((right & ~before).sum()), int((before & ~right).sum()))
@@ -635,7 +660,7 @@ def test_misleaders_are_counted_over_all_errors(spotter: Bottleneck, table: Bott
 def test_a_class_shows_its_own_photos_for_what_speaks_for_it_and_any_for_what_speaks_against(
     spotter: Bottleneck, table: BottleneckTable
 ) -> None:
-    (jay,) = choose_bottleneck_cases(spotter, table, Choice(classes=("jay",), top=5)).classes
+    (jay,) = select_cases(spotter, table, CaseSelection(classes=("jay",), max_concepts=5)).classes
     assert [term.weight for term in jay.terms] == [float(spotter.head.weight[1, term.concept]) for term in jay.terms]
     assert [abs(term.weight) for term in jay.terms] == sorted((abs(t.weight) for t in jay.terms), reverse=True)
     for term, rows in zip(jay.terms, jay.prototypes, strict=True):
@@ -646,21 +671,23 @@ def test_a_class_shows_its_own_photos_for_what_speaks_for_it_and_any_for_what_sp
         assert len(set(rows)) == 3
 
 
-def test_what_is_shown_is_chosen_or_named(spotter: Bottleneck, table: BottleneckTable, cases: Cases) -> None:
+def test_what_is_shown_is_chosen_or_named(spotter: Bottleneck, table: BottleneckTable, cases: SelectedCases) -> None:
     right = table.predicted == table.classes
     assert len(cases.photos) == 6
     assert [bool(right[one.row]) for one in cases.photos] == [True] * 4 + [False] * 2
     assert len({int(table.classes[one.row]) for one in cases.photos[:4]}) == 4
     a, b, times = cases.confusions[0]
     assert times == int(((table.classes == a) & (table.predicted == b)).sum()) > 0
-    assert set(cases.pairs[0].places) in [{x, y} for x, y, _ in cases.confusions]
+    assert set(cases.pairs[0].classes) in [{x, y} for x, y, _ in cases.confusions]
     name = table.names[7]
-    named = choose_bottleneck_cases(
-        spotter, table, Choice(("tit",), (("tit", "robin"),), (name, table.names[3].partition("/")[2]), many=0)
+    named = select_cases(
+        spotter,
+        table,
+        CaseSelection(("tit",), (("tit", "robin"),), (name, table.names[3].partition("/")[2]), max_photos=0),
     )
-    assert [one.place for one in named.classes] == [3]
+    assert [one.index for one in named.classes] == [3]
     assert [one.row for one in named.photos] == [7, 3]
-    assert named.pairs[0].places == (3, 0)
+    assert named.pairs[0].classes == (3, 0)
     assert named.errors == ()
     needed = named.needed()
     assert needed[7] >= {term.concept for term in named.photos[0].terms}
@@ -669,16 +696,16 @@ def test_what_is_shown_is_chosen_or_named(spotter: Bottleneck, table: Bottleneck
 @pytest.mark.parametrize(
     ("choice", "part"),
     [
-        (Choice(classes=("robbin",)), "robin"),
-        (Choice(pairs=(("tit", "tit"),)), "is one class"),
-        (Choice(photos=("nobody.png",)), "no photo 'nobody.png'"),
-        (Choice(photos=(".png",)), "photos' names end in"),
+        (CaseSelection(classes=("robbin",)), "robin"),
+        (CaseSelection(pairs=(("tit", "tit"),)), "is one class"),
+        (CaseSelection(photos=("nobody.png",)), "no photo 'nobody.png'"),
+        (CaseSelection(photos=(".png",)), "photos' names end in"),
     ],
 )
 def test_what_cannot_be_shown_is_refused(
-    spotter: Bottleneck, table: BottleneckTable, choice: Choice, part: str
+    spotter: Bottleneck, table: BottleneckTable, choice: CaseSelection, part: str
 ) -> None:
-    assert part in _refusal(lambda: choose_bottleneck_cases(spotter, table, choice))
+    assert part in _refusal(lambda: select_cases(spotter, table, choice))
 
 
 def test_a_set_without_errors_or_without_a_class_shows_what_it_has(spotter: Bottleneck, table: BottleneckTable) -> None:
@@ -686,26 +713,26 @@ def test_a_set_without_errors_or_without_a_class_shows_what_it_has(spotter: Bott
     names = tuple(table.names[row] for row in rows.tolist())
     some = {name: getattr(table, name)[rows] for name in ("places", "classes", "activations", "logits", "area")}
     few = BottleneckTable(names=names, mapped=(), maps=table.maps[rows], **some)
-    found = choose_bottleneck_cases(spotter, few, Choice(pairs=(("robin", "finch"),)))
-    assert (found.wrong, found.errors, found.confusions, found.misled.leaders) == (0, (), (), ())
-    assert {one.place for one in found.classes} == {0, 1}
+    found = select_cases(spotter, few, CaseSelection(pairs=(("robin", "finch"),)))
+    assert (found.wrong, found.errors, found.confusions, found.misleading.concepts) == (0, (), (), ())
+    assert {one.index for one in found.classes} == {0, 1}
     (pair,) = found.pairs
     assert pair.terms == ()
     assert pair.rows[1] is None
-    assert choose_bottleneck_cases(spotter, few, Choice()).pairs  # those that come second most often
-    tit = choose_bottleneck_cases(spotter, few, Choice(classes=("tit",))).classes[0]
+    assert select_cases(spotter, few, CaseSelection()).pairs  # those that come second most often
+    tit = select_cases(spotter, few, CaseSelection(classes=("tit",))).classes[0]
     assert all(len(rows) == 3 for rows in tit.prototypes)  # of other classes, since it has no photo
 
 
 def test_what_has_no_concept_to_show_is_shown_without(
-    spotter: Bottleneck, measures: BottleneckMeasures, table: BottleneckTable
+    spotter: Bottleneck, measures: BottleneckResult, table: BottleneckTable
 ) -> None:
     silent = copy.deepcopy(spotter)
     with torch.no_grad():
         silent.head.weight.zero_()
-    cases = choose_bottleneck_cases(silent, table, Choice(classes=("tit",), pairs=(("robin", "jay"),)))
+    cases = select_cases(silent, table, CaseSelection(classes=("tit",), pairs=(("robin", "jay"),)))
     grey, whole = Image.new("RGB", (64, 48)), (0.0, 0.0, 1.0, 1.0)
-    pictures = Pictures(dict.fromkeys(cases.needed(), grey), dict.fromkeys(cases.needed(), whole), {})
+    pictures = CaseImages(dict.fromkeys(cases.needed(), grey), dict.fromkeys(cases.needed(), whole), {})
     view = CaseView(silent, replace(measures, table=table), pictures)
     told = view.of_pair(cases.pairs[0])
     assert (told["rows"], told["rest"], told["total"]) == ([], None, "0.00")
@@ -724,11 +751,11 @@ def test_shown_numbers_add_up_and_stray_by_less_than_their_last_digit(parts: lis
 
 
 def test_verdicts_follow_the_direction_and_the_interval() -> None:
-    lower, higher = Figure("keypoint_error", None), Figure("accuracy", None)
+    lower, higher = MetricResult("keypoint_error", None), MetricResult("accuracy", None)
     assert verdict(lower, Interval(-1, -2, -0.5, 9, 9)) == BETTER
     assert verdict(higher, Interval(-1, -2, -0.5, 9, 9)) == WORSE
     assert verdict(higher, Interval(0.1, -0.1, 0.3, 9, 9)) == EQUAL
-    assert verdict(Figure("norm_cells", None), Interval(1, 1, 1, 9, 9)) == ""
+    assert verdict(MetricResult("norm_cells", None), Interval(1, 1, 1, 9, 9)) == ""
     assert shown(higher, Interval(0.9512, 0.9504, 0.9521, 9, 9)) == {"value": "95.1%", "spread": "95.0% to 95.2%"}
     assert shown(lower, Interval(1.042, 0.999, 1.089, 9, 9)) == {"value": "1.04", "spread": "1.00 to 1.09"}
 
@@ -747,6 +774,6 @@ def test_an_empty_photo_has_a_picture_too(spotter: Bottleneck, bird_model: cl.Ba
     for name in CLASSES:
         (tmp_path / name).mkdir()
         Image.new("RGB", (64, 48), (128, 128, 128)).save(tmp_path / name / "grey.png")
-    found = measure_bottleneck(spotter, bird_model, ClassFolder(tmp_path, "all"), draws=20)
-    assert found.figure("norm_cells").value is None  # no map is above zero, and nothing is present
-    assert mean(found.figure("accuracy")) == 0.25
+    found = evaluate_bottleneck(spotter, bird_model, ClassFolder(tmp_path, "all"), n_bootstrap=20)
+    assert found.metric("norm_cells").value is None  # no map is above zero, and nothing is present
+    assert mean(found.metric("accuracy")) == 0.25

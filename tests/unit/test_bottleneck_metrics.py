@@ -178,10 +178,10 @@ def test_a_constant_cell_is_a_prior_of_its_part() -> None:
 def test_a_wrong_concept_is_one_that_the_image_does_not_show() -> None:
     k = birds()
     maps = at_cells(k, part=(0, 2, 0))  # forked tails are looked for at the eye
-    absent = swapped_error(maps, k, by="absent")
-    assert torch.equal(absent.applies, k.present & (~k.present).any(1, keepdim=True))
-    assert float(absent.values[:, 0].max()) <= 0.5
-    assert float(absent.values[:, 1][absent.applies[:, 1]].min()) > 5
+    not_measured = swapped_error(maps, k, by="absent")
+    assert torch.equal(not_measured.applies, k.present & (~k.present).any(1, keepdim=True))
+    assert float(not_measured.values[:, 0].max()) <= 0.5
+    assert float(not_measured.values[:, 1][not_measured.applies[:, 1]].min()) > 5
 
 
 def test_distances_are_true_and_cells_are_not() -> None:

@@ -17,8 +17,8 @@ from typer.testing import CliRunner, Result
 import conceptlens as cl
 from coloured_birds import CLASSES, CONCEPTS, birds_guessed, write_birds
 from conceptlens.bottleneck.evaluate.activation_table import read_table
-from conceptlens.bottleneck.evaluate.figure import KINDS
-from conceptlens.bottleneck.evaluate.measure import measure_bottleneck
+from conceptlens.bottleneck.evaluate.bottleneck_evaluation import evaluate_bottleneck
+from conceptlens.bottleneck.evaluate.metric_result import METRICS
 from conceptlens.bottleneck.intervention import effect, remove, set_to, with_edits
 from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.cli import app
@@ -93,16 +93,16 @@ def test_json_has_the_documented_fields_and_the_numbers_of_the_measure(place: Pa
     told = json.loads(done.stdout)
     assert set(told) == {
         "schema", "versions", "bottleneck", "settings", "data", "train", "model", "photos", "presence",
-        "concepts_with_labels", "figures", "classes", "concepts", "interventions", "interventions_reason", "failures",
+        "concepts_with_labels", "metrics", "classes", "concepts", "interventions", "interventions_reason", "failures",
     }  # fmt: skip
     assert told["schema"] == "conceptlens.evaluate-bottleneck/1"
     assert (told["data"], told["train"], told["photos"]) == ("cub test", "cub train", 12)
-    assert [one["name"] for one in told["figures"]] == list(KINDS)
+    assert [one["name"] for one in told["metrics"]] == list(METRICS)
     birds = place / "birds"
     made = Bottleneck.from_pretrained(place / "made")
-    own = measure_bottleneck(made, cl.load_model(), Cub(birds, "test"), Cub(birds, "train"), seed=3)
-    value = own.figure("keypoint_error").value
-    assert next(one for one in told["figures"] if one["name"] == "keypoint_error")["value"] == vars(value)
+    own = evaluate_bottleneck(made, cl.load_model(), Cub(birds, "test"), Cub(birds, "train"), seed=3)
+    value = own.metric("keypoint_error").value
+    assert next(one for one in told["metrics"] if one["name"] == "keypoint_error")["value"] == vars(value)
 
 
 def test_files_hold_the_page_the_numbers_and_the_tables(place: Path, tmp_path: Path) -> None:
@@ -122,8 +122,8 @@ def test_files_hold_the_page_the_numbers_and_the_tables(place: Path, tmp_path: P
         "percentiles", "presence_means", "other photos (control)",
     ]  # fmt: skip
     assert numbers["settings"]["interventions"] is True
-    right = next(one for one in numbers["figures"] if one["name"] == "accuracy")["value"]["mean"]
-    assert sum(row["right"] == "True" for row in photos) / len(photos) == pytest.approx(right)
+    right = next(one for one in numbers["metrics"] if one["name"] == "accuracy")["value"]["mean"]
+    assert sum(row["correct"] == "True" for row in photos) / len(photos) == pytest.approx(right)
     with (out / "concepts.csv").open(encoding="utf-8") as opened:
         concepts = list(csv.DictReader(opened))
     assert [row["label"] for row in concepts] == [concept.label for concept in CONCEPTS]
@@ -131,7 +131,7 @@ def test_files_hold_the_page_the_numbers_and_the_tables(place: Path, tmp_path: P
     assert "Right answers" in done.stdout
     assert any(cache.glob("*/*.safetensors"))
     again = evaluate(place, "--cache", str(cache), "--json")
-    assert json.loads(again.stdout)["figures"][0]["value"] == numbers["figures"][0]["value"]
+    assert json.loads(again.stdout)["metrics"][0]["value"] == numbers["metrics"][0]["value"]
 
 
 def test_a_limit_takes_photos_of_every_class(place: Path) -> None:

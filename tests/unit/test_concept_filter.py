@@ -11,11 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from conceptlens.bottleneck.concept_writing.concept_filter import LIMITS, PRESENCE, Limits, filter_concepts
+from conceptlens.bottleneck.concept_writing.concept_filter import (
+    FILTER_LIMITS,
+    PRESENCE_CUTOFFS,
+    FilterLimits,
+    filter_concepts,
+)
 from conceptlens.bottleneck.concept_writing.published_filters import (
-    Filtered,
-    Learned,
-    Shown,
+    ConceptLayerScores,
+    FilterResult,
+    ImageConceptScores,
     by_class_name,
     by_class_similarity,
     by_interpretability,
@@ -68,14 +73,14 @@ def alike(count: int, seed: int) -> np.ndarray:
     return values
 
 
-def kept(labels: Sequence[str], filtered: Filtered) -> list[str]:
+def kept(labels: Sequence[str], filtered: FilterResult) -> list[str]:
     assert sorted([*filtered.kept, *(labels.index(one.label) for one in filtered.dropped)]) == list(range(len(labels)))
     return [labels[place] for place in filtered.kept]
 
 
 def test_the_published_limits() -> None:
-    assert LIMITS["published"] == Limits(30, 0.85, 0.9, None, 0.45)
-    assert (PRESENCE["cifar10"], PRESENCE["cub"], PRESENCE["imagenet"]) == (0.25, 0.26, 0.28)
+    assert FILTER_LIMITS["published"] == FilterLimits(30, 0.85, 0.9, None, 0.45)
+    assert (PRESENCE_CUTOFFS["cifar10"], PRESENCE_CUTOFFS["cub"], PRESENCE_CUTOFFS["imagenet"]) == (0.25, 0.26, 0.28)
 
 
 def test_thirty_characters_are_kept() -> None:
@@ -173,7 +178,7 @@ def test_presence_is_the_mean_of_the_five_best(kind: type | torch.dtype) -> None
     means = [sum(sorted(row[column] for row in exact)[-5:]) / 5 for column in range(6)]
     cut = sorted(means)[2]
     labels = [f"c{n}" for n in range(6)]
-    found = by_presence(labels, Shown(given, "train"), cut + 1e-9)
+    found = by_presence(labels, ImageConceptScores(given, "train"), cut + 1e-9)
     assert kept(labels, found) == [f"c{n}" for n in range(6) if means[n] > cut + 1e-9]
     assert len(found.dropped) == 3
     assert {one.label: one.value for one in found.dropped}["c2"] == pytest.approx(means[2], abs=1e-6)
@@ -182,25 +187,29 @@ def test_presence_is_the_mean_of_the_five_best(kind: type | torch.dtype) -> None
 
 def test_a_score_at_the_cutoff_goes() -> None:
     scores = np.array([[0.25, 0.26]] * 5)
-    assert by_presence(["a", "b"], Shown(scores, "train"), 0.25).kept == (1,)
+    assert by_presence(["a", "b"], ImageConceptScores(scores, "train"), 0.25).kept == (1,)
 
 
 def test_usual_words_take_the_scale_out() -> None:
     scores = np.random.default_rng(1).normal(size=(30, 4)) * [1, 1, 3, 9]
     usual = np.random.default_rng(2).normal(size=(30, 50))
     labels = ["a", "b", "c", "d"]
-    plain = by_presence(labels, Shown(scores, "train", usual), PRESENCE["standardised"])
-    scaled = by_presence(labels, Shown(7 * scores - 3, "holdout", 7 * usual - 3), PRESENCE["standardised"])
+    plain = by_presence(labels, ImageConceptScores(scores, "train", usual), PRESENCE_CUTOFFS["standardised"])
+    scaled = by_presence(
+        labels, ImageConceptScores(7 * scores - 3, "holdout", 7 * usual - 3), PRESENCE_CUTOFFS["standardised"]
+    )
     assert plain.kept == scaled.kept == (2, 3)
     expected = [(value - usual.mean()) / usual.std() for value in sorted(scores[:, 0])[-5:]]
     assert plain.dropped[0].value == pytest.approx(sum(expected) / 5)
-    assert "all the same" in refusal(lambda: by_presence(labels, Shown(scores, "train", np.ones((30, 2))), 2.5))
+    assert "all the same" in refusal(
+        lambda: by_presence(labels, ImageConceptScores(scores, "train", np.ones((30, 2))), 2.5)
+    )
 
 
 @pytest.mark.parametrize("split", ["test", "val", "validation", "Train", "all"])
 def test_no_test_image_chooses_a_concept(split: str) -> None:
     scores = np.random.default_rng(0).normal(size=(30, 2))
-    shown, learned = Shown(scores, split), Learned(scores, scores, split)  # pyright: ignore[reportArgumentType]
+    shown, learned = ImageConceptScores(scores, split), ConceptLayerScores(scores, scores, split)  # pyright: ignore[reportArgumentType]
     for call in (lambda: by_presence(["a", "b"], shown, 0.1), lambda: by_interpretability(["a", "b"], learned)):
         said = refusal(call)
         assert f"images of split {split!r} were given to choose concepts by" in said
@@ -209,8 +218,10 @@ def test_no_test_image_chooses_a_concept(split: str) -> None:
 
 def test_what_was_fitted_does_not_judge_itself() -> None:
     scores = np.random.default_rng(0).normal(size=(30, 2))
-    assert by_presence(["a", "b"], Shown(scores, "train"), 0.1).kept == (0, 1)
-    assert "split 'train'" in refusal(lambda: by_interpretability(["a", "b"], Learned(scores, scores, "train")))
+    assert by_presence(["a", "b"], ImageConceptScores(scores, "train"), 0.1).kept == (0, 1)
+    assert "split 'train'" in refusal(
+        lambda: by_interpretability(["a", "b"], ConceptLayerScores(scores, scores, "train"))
+    )
 
 
 def test_interpretability_is_cos_cubed_on_the_holdout() -> None:
@@ -221,7 +232,7 @@ def test_interpretability_is_cos_cubed_on_the_holdout() -> None:
     expected = [published_cos_cubed(projected[:, n].tolist(), teacher[:, n].tolist()) for n in range(5)]
     np.testing.assert_allclose(cos_cubed(projected, teacher), expected, atol=1e-9)
     labels = list("abcde")
-    found = by_interpretability(labels, Learned(torch.tensor(projected), teacher, "holdout"))
+    found = by_interpretability(labels, ConceptLayerScores(torch.tensor(projected), teacher, "holdout"))
     assert kept(labels, found) == [label for label, value in zip(labels, expected, strict=True) if value > 0.45]
     assert 0 < len(found.kept) < 5
     assert found.dropped[0].value == pytest.approx(-1)
@@ -232,7 +243,7 @@ def test_what_is_the_same_in_every_image_says_so() -> None:
     varied = np.random.default_rng(0).normal(size=(20, 3))
     projected, teacher = varied.copy(), varied.copy()
     projected[:, 0], teacher[:, 1] = 0.1, 0.3
-    found = by_interpretability(["a", "b", "c"], Learned(projected, teacher, "holdout"))
+    found = by_interpretability(["a", "b", "c"], ConceptLayerScores(projected, teacher, "holdout"))
     assert found.kept == (2,)
     assert [one.reason for one in found.dropped] == [
         "its projection is the same in every image; above 0.45 is kept",
@@ -249,9 +260,9 @@ def test_cos_cubed_does_not_underflow() -> None:
 def test_values_that_are_none_are_named() -> None:
     scores = np.zeros((12, 2))
     scores[3, 1] = np.nan
-    said = refusal(lambda: by_presence(["a", "b"], Shown(scores, "train"), 0.1))
+    said = refusal(lambda: by_presence(["a", "b"], ImageConceptScores(scores, "train"), 0.1))
     assert "scores hold 1 values that are not finite, the first at image 3, concept 1" in said
-    learned = Learned(np.ones((12, 2)), scores, "holdout")
+    learned = ConceptLayerScores(np.ones((12, 2)), scores, "holdout")
     assert "teacher scores hold 1 values" in refusal(lambda: by_interpretability(["a", "b"], learned))
 
 
@@ -259,17 +270,26 @@ def test_values_that_are_none_are_named() -> None:
     ("call", "said"),
     [
         (
-            lambda: by_presence(["a"], Shown(np.zeros((4, 1)), "train"), 0.1),
+            lambda: by_presence(["a"], ImageConceptScores(np.zeros((4, 1)), "train"), 0.1),
             "4 images were given for the mean of",
         ),
-        (lambda: by_presence(["a"], Shown(np.zeros((9, 1)), "train", top=0), 0.1), "for the mean of the top 0"),
         (
-            lambda: by_presence(["a"], Shown(np.zeros((9, 2)), "train"), 0.1),
+            lambda: by_presence(["a"], ImageConceptScores(np.zeros((9, 1)), "train", top=0), 0.1),
+            "for the mean of the top 0",
+        ),
+        (
+            lambda: by_presence(["a"], ImageConceptScores(np.zeros((9, 2)), "train"), 0.1),
             "shape (9, 2) of float64; expected numbers",
         ),
-        (lambda: by_presence(["a"], Shown(np.array([["x"]]), "train"), 0.1), "expected numbers"),
-        (lambda: by_interpretability(["a"], Learned(np.ones((9, 1)), np.ones((9, 1)), "holdout")), "at least 10"),
-        (lambda: by_interpretability(["a"], Learned(np.ones((9, 1)), np.ones((8, 1)), "holdout")), "teacher scores"),
+        (lambda: by_presence(["a"], ImageConceptScores(np.array([["x"]]), "train"), 0.1), "expected numbers"),
+        (
+            lambda: by_interpretability(["a"], ConceptLayerScores(np.ones((9, 1)), np.ones((9, 1)), "holdout")),
+            "at least 10",
+        ),
+        (
+            lambda: by_interpretability(["a"], ConceptLayerScores(np.ones((9, 1)), np.ones((8, 1)), "holdout")),
+            "teacher scores",
+        ),
         (lambda: by_similarity(["a", "b"], np.ones((2, 3))), "expected numbers, concept concept (2, 2)"),
         (lambda: by_class_similarity(["a"], ["b"], np.ones(1)), "expected numbers, concept class (1, 1)"),
     ],
@@ -293,15 +313,15 @@ def test_the_filters_run_in_the_published_order_and_tell() -> None:
     scores[:, labels.index("moss")] = 0.2
     seen: list[tuple[str, ...]] = []
 
-    def learn(left: object) -> Learned:
+    def learn(left: object) -> ConceptLayerScores:
         names = left.labels  # pyright: ignore[reportAttributeAccessIssue]
         seen.append(names)
         teacher = np.random.default_rng(0).normal(size=(30, len(names)))
         projected = np.where(np.array(names) == "quill", -teacher, teacher)
-        return Learned(projected, teacher, "holdout")
+        return ConceptLayerScores(projected, teacher, "holdout")
 
-    limits = Limits(presence=0.25)
-    left = filter_concepts(found, ["cat"], limits, [(letters, 2.0)], Shown(scores, "train"), learn)
+    limits = FilterLimits(presence=0.25)
+    left = filter_concepts(found, ["cat"], limits, [(letters, 2.0)], ImageConceptScores(scores, "train"), learn)
     assert seen == [("NOPD", "reet", "quill")]
     assert left.labels == ("NOPD", "reet")
     assert [(one.label, one.filter) for one in left.dropped] == [
@@ -316,8 +336,8 @@ def test_the_filters_run_in_the_published_order_and_tell() -> None:
 
 def test_filters_can_be_left_out() -> None:
     found = collect(["tac", "x" * 31, "pond", "NOPD"], "mine")
-    off = Limits(None, None, None, None, None)
-    learn: Callable[[object], Learned] = lambda left: pytest.fail("it was not to be asked")  # noqa: E731
+    off = FilterLimits(None, None, None, None, None)
+    learn: Callable[[object], ConceptLayerScores] = lambda left: pytest.fail("it was not to be asked")  # noqa: E731
     assert filter_concepts(found, ["cat"], off, [(letters, 1.0)], learn=learn).labels == found.labels
 
 
@@ -331,9 +351,13 @@ def test_all_gone_says_which_filter_took_most() -> None:
 
 
 def test_presence_has_no_cutoff_of_its_own() -> None:
-    found, shown = collect(["pond"], "mine"), Shown(np.ones((9, 1)), "train")
-    assert "Limits(presence=...)" in refusal(lambda: filter_concepts(found, ["cat"], shown=shown))
-    said = refusal(lambda: filter_concepts(found, ["cat"], Limits(presence=0.1), shown=Shown(np.ones((9, 2)), "train")))
+    found, shown = collect(["pond"], "mine"), ImageConceptScores(np.ones((9, 1)), "train")
+    assert "FilterLimits(presence=...)" in refusal(lambda: filter_concepts(found, ["cat"], shown=shown))
+    said = refusal(
+        lambda: filter_concepts(
+            found, ["cat"], FilterLimits(presence=0.1), shown=ImageConceptScores(np.ones((9, 2)), "train")
+        )
+    )
     assert "scores have shape (9, 2)" in said
     assert "names of all classes" in refusal(lambda: filter_concepts(found, []))
     assert "names of all classes" in refusal(lambda: filter_concepts(found, "cat"))
@@ -345,7 +369,7 @@ def test_the_embedded_encoder_needs_cuts_of_its_own() -> None:
     classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
     gone = {
         name: set(labels) - set(filter_concepts(collect(labels, "paper"), classes, limits).labels)
-        for name, limits in LIMITS.items()
+        for name, limits in FILTER_LIMITS.items()
     }
     assert gone["published"] == {"aircraft", "car"}
     assert gone["minilm"] == {"a plane", "aircraft", "a car", "car", "vehicle", "animal"}

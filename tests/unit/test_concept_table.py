@@ -11,7 +11,7 @@ import pytest
 from written_classes import class_folders, cub
 from written_sets import refusal, write_text
 
-from conceptlens.concepts.concept_table import MOST_COMPARED, ConceptTable, KnownNames, read_concept_table
+from conceptlens.concepts.concept_table import MAX_COMPARED, ConceptTable, KnownNames, read_concept_table
 from conceptlens.data.class_folder import ClassFolder
 from conceptlens.data.cub import Cub
 
@@ -150,7 +150,7 @@ def test_the_rows_are_those_of_a_labelled_set(tmp_path: Path) -> None:
 
 
 def test_near_names_of_many_photos_are_found_without_a_long_wait() -> None:
-    names = [f"n{i % 7}/{i}.jpg" for i in range(3 * MOST_COMPARED)]
+    names = [f"n{i % 7}/{i}.jpg" for i in range(3 * MAX_COMPARED)]
     said = refusal(lambda: KnownNames(names, "photo").place("n6/34.jpeg"))
     assert said.startswith("no photo of the set is called 'n6/34.jpeg'; near: n6/34.jpg, n6/")
     assert "near: n0/0.jpg" in refusal(lambda: KnownNames(names, "photo").place("ß"))

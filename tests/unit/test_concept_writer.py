@@ -17,19 +17,16 @@ from typing import Any
 
 import pytest
 
-from conceptlens.bottleneck.concept_writing import chat
-from conceptlens.bottleneck.concept_writing.chat import Patience
 from conceptlens.bottleneck.concept_writing.concept_writer import (
     PROMPTS,
-    Completion,
-    Written,
+    ModelAnswer,
+    WrittenConcepts,
     parse_answer,
     write_concepts,
 )
 from conceptlens.io.errors import InputError
 
 KEY = "sk-secret-0123"
-AT_ONCE = Patience(timeout=5, tries=3, pause=0)
 ONE = {"important": "What shows a {}?"}
 
 
@@ -58,6 +55,7 @@ class Server:
     asked: list[dict[str, Any]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
 
     def next(self) -> Reply:
         return self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
@@ -77,6 +75,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             state.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             state.paths.append(self.path)
             state.keys.append(self.headers.get("Authorization"))
+            state.headers.append(dict(self.headers))
             reply = state.next()
             self.close_connection = True
             if reply.then == "close":
@@ -104,8 +103,16 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             thread.join()
 
 
-def write(server: Server, record: Path, **options: Any) -> Written:
-    given = {"classes": ["cardinal"], "model": "toy", "prompts": ONE, "samples": 1, "patience": AT_ONCE, **options}
+def write(server: Server, record: Path, **options: Any) -> WrittenConcepts:
+    given = {
+        "classes": ["cardinal"],
+        "model": "toy",
+        "prompts": ONE,
+        "samples": 1,
+        "timeout": 5,
+        "max_retries": 2,
+        **options,
+    }
     return write_concepts(url=given.pop("url", server.url), record=record, **given)
 
 
@@ -124,7 +131,7 @@ def lines(record: Path) -> list[dict[str, Any]]:
 def test_every_class_is_asked_every_prompt_twice_as_published(server: Server, tmp_path: Path) -> None:
     record, counts = tmp_path / "deep" / "answers.jsonl", []
     found = write_concepts(
-        ["cardinal", "tree {frog}", "cardinal"], server.url, "toy", record, answered=lambda *at: counts.append(at)
+        ["cardinal", "tree {frog}", "cardinal"], server.url, "toy", record, progress=lambda *at: counts.append(at)
     )
     assert len(server.asked) == 12
     assert counts == [(n, 12) for n in range(1, 13)]
@@ -153,13 +160,6 @@ def test_prompts_are_as_published() -> None:
     )
     assert PROMPTS["important"].count('for recognizing something as a "') == 3
     assert PROMPTS["around"].count("List the things most commonly seen around a ") == 3
-
-
-def test_each_class_keeps_what_was_said_of_it(server: Server, tmp_path: Path) -> None:
-    server.replies = [Reply("-red\n-a crest"), Reply("-Red\n-wings"), Reply("-green\n-wings")]
-    found = write(server, tmp_path / "a.jsonl", classes=["cardinal", "frog"], samples=2)
-    assert found.by_class() == {"cardinal": ("red", "crest", "Red", "wings"), "frog": ("green", "wings")}
-    assert found.concepts.labels == ("red", "crest", "wings", "green")
 
 
 def test_what_was_answered_is_not_asked_again(server: Server, tmp_path: Path) -> None:
@@ -316,22 +316,42 @@ def test_it_asks_again_where_that_may_help(server: Server, tmp_path: Path, statu
 @pytest.mark.parametrize("then", ["close", "cut", "wait"])
 def test_it_asks_again_after_a_broken_answer(server: Server, tmp_path: Path, then: str) -> None:
     server.replies = [Reply(then=then), Reply("-one")]
-    patience = Patience(timeout=0.3, tries=2, pause=0)
-    assert write(server, tmp_path / "a.jsonl", patience=patience).concepts.labels == ("one",)
+    assert write(server, tmp_path / "a.jsonl", timeout=0.3, max_retries=1).concepts.labels == ("one",)
     assert len(server.asked) == 2
 
 
-def test_pauses_double_and_heed_the_server(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pauses: list[float] = []
-    monkeypatch.setattr(chat.time, "sleep", pauses.append)
-    limited = {"error": {"message": f"slow down, {KEY}"}}
-    waits = [{}, {"Retry-After": "3"}, {"Retry-After": "900"}, {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}]
-    server.replies = [Reply(status=429, headers=wait, body=json.dumps(limited).encode()) for wait in [*waits, {}]]
-    patience = Patience(timeout=5, tries=5, pause=0.5, longest=60)
-    said = refusal(lambda: write(server, tmp_path / "a.jsonl", patience=patience))
-    assert "gave no answer, asked 5 times (429 slow down, ***); run it again later" in said
-    assert pauses == [0.5, 3, 60, 4]
-    assert len(server.asked) == 5
+def test_it_gives_up_after_its_retries(server: Server, tmp_path: Path) -> None:
+    server.replies = [Reply(status=429, body=json.dumps({"error": {"message": f"slow down, {KEY}"}}).encode())]
+    said = refusal(lambda: write(server, tmp_path / "a.jsonl"))
+    assert "gave no answer, asked 3 times (429 slow down, ***); run it again later" in said
+    assert len(server.asked) == 3
+    server.replies = [Reply(then="wait")]
+    said = refusal(lambda: write(server, tmp_path / "a.jsonl", timeout=0.2, max_retries=0))
+    assert "gave no answer, asked 1 times (no answer within 0.2 seconds)" in said
+
+
+def test_a_redirect_takes_no_key_elsewhere(server: Server, tmp_path: Path) -> None:
+    port = server.url.rpartition(":")[2]
+    server.replies = [Reply(status=307, headers={"Location": f"http://localhost:{port}/v1/chat/completions"})]
+    assert "sends on to" in refusal(lambda: write(server, tmp_path / "a.jsonl"))
+    assert len(server.asked) == 1
+
+
+def test_only_the_key_that_was_named_is_sent(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-secret")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "project-secret")
+    write(server, tmp_path / "a.jsonl", key_from=None)
+    assert not [
+        name for name in server.headers[0] if "secret" in server.headers[0][name] or KEY in server.headers[0][name]
+    ]
+
+
+def test_without_the_package_the_extra_is_named(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openai", None)
+    said = refusal(lambda: write(server, tmp_path / "a.jsonl"))
+    assert "needs the package openai; pip install 'conceptlens[chat]'" in said
 
 
 @pytest.mark.parametrize(
@@ -363,7 +383,7 @@ def test_what_does_not_help_is_not_asked_again(server: Server, tmp_path: Path, r
 def test_one_class_without_an_answer_does_not_stop_the_others(server: Server, tmp_path: Path) -> None:
     server.replies = [Reply(text=None, finish="content_filter"), Reply("-one")]
     found = write(server, tmp_path / "a.jsonl", classes=["a", "b"])
-    assert found.by_class() == {"a": (), "b": ("one",)}
+    assert found.concepts.labels == ("one",)
     assert found.answers[0].finish == "content_filter"
 
 
@@ -372,11 +392,10 @@ def test_nobody_there_is_said_at_once(server: Server, tmp_path: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     start = time.monotonic()
-    patience = Patience(timeout=5, tries=5, pause=5)
-    said = refusal(lambda: write(server, tmp_path / "a.jsonl", url=f"http://127.0.0.1:{port}", patience=patience))
+    said = refusal(lambda: write(server, tmp_path / "a.jsonl", url=f"http://127.0.0.1:{port}", max_retries=0))
     assert f"http://127.0.0.1:{port}/v1/chat/completions cannot be reached" in said
     assert "cannot be reached" in refusal(
-        lambda: write(server, tmp_path / "a.jsonl", url="http://no-such-host.invalid", patience=patience)
+        lambda: write(server, tmp_path / "a.jsonl", url="http://no-such-host.invalid", max_retries=0)
     )
     assert time.monotonic() - start < 5
 
@@ -401,8 +420,8 @@ def test_what_is_no_address_is_refused(server: Server, tmp_path: Path, url: str)
         ({"model": ""}, "give at least 1, and a model's name"),
         ({"options": {"seed": {1}}}, "give what JSON can hold"),
         ({"options": {"top_p": float("nan")}}, "give what JSON can hold"),
-        ({"patience": Patience(tries=0)}, "asks never"),
-        ({"patience": Patience(timeout=0)}, "asks never"),
+        ({"max_retries": -1}, "max_retries is -1"),
+        ({"timeout": 0}, "timeout 0"),
     ],
 )
 def test_wrong_settings_are_refused(server: Server, tmp_path: Path, wrong: dict[str, Any], said: str) -> None:
@@ -425,15 +444,7 @@ def test_wrong_settings_are_refused(server: Server, tmp_path: Path, wrong: dict[
     ],
 )  # fmt: skip
 def test_lists_are_read_as_models_write_them(text: str, labels: list[str]) -> None:
-    assert list(parse_answer(Completion("cardinal", "important", 0, text))) == labels
-
-
-def test_articles_stay_where_wanted_as_in_the_published_code(server: Server, tmp_path: Path) -> None:
-    answer = Completion("cardinal", "important", 0, "-a crown\n-crown\n-The crown")
-    assert parse_answer(answer, "keep") == ("a crown", "crown", "The crown")
-    found = write(server, tmp_path / "a.jsonl", articles="keep")
-    assert found.concepts.labels == ("a red crown", "long tail")
-    assert found.by_class() == {"cardinal": ("a red crown", "long tail")}
+    assert list(parse_answer(ModelAnswer("cardinal", "important", 0, text))) == labels
 
 
 def test_an_answer_that_was_cut_loses_its_last_line(server: Server, tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 import conceptlens as cl
-from conceptlens.bottleneck.fit import finetune, locate_parts
-from conceptlens.bottleneck.fit.finetune import FinetuneTask, Whole, last_stage
+from conceptlens.bottleneck.fit import finetune, part_fit
+from conceptlens.bottleneck.fit.bottleneck_task import at_size
+from conceptlens.bottleneck.fit.finetune import BackboneWithBottleneck, FinetuneTask, last_stage
 from conceptlens.bottleneck.fit.recipe import RECIPES
-from conceptlens.bottleneck.fit.task import at_size
 from conceptlens.bottleneck.locator import LOCATORS, Parts, WholeImage
 from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.concepts.concept_set import BottleneckConcept
@@ -51,7 +51,7 @@ def model() -> cl.Backbone:
 @pytest.fixture(autouse=True)
 def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FIND", "GUIDE", "POINT"):
-        monkeypatch.setattr(locate_parts, name, StepSchedule(12, 16, 0.02))
+        monkeypatch.setattr(part_fit, name, StepSchedule(12, 16, 0.02))
 
 
 def fit(model: cl.Backbone, data: str, out: Path, **choices: Any) -> Bottleneck:
@@ -72,7 +72,7 @@ def check(made: Bottleneck, model: cl.Backbone, data: str, out: Path) -> None:
     """What holds of every bottleneck: head(z(c)), contributions that add up, maps whose mean is c, and its folder."""
     seen = observed(made, model, data)
     reading, found = made.output(seen), made(seen)
-    standard = (reading.activations - made.mean) / made.deviation
+    standard = (reading.activations - made.mean) / made.std
     wanted = standard @ made.head.weight.T + made.head.bias
     assert torch.allclose(reading.logits, wanted, atol=1e-5)
     assert float(reading.logits.std(0).max()) > 0  # photos differ
@@ -198,7 +198,7 @@ def test_streamed_is_as_cached_to_half_precision(
 def test_inputs_of_another_size_and_maps_on_another_grid(model: cl.Backbone, data: str, tmp_path: Path) -> None:
     large = fit(model, data, tmp_path / "a", size=64)
     check(large, model, data, tmp_path / "a")
-    assert (large.base.view.size, large.grid) == ((64, 64), (8, 8))  # pyright: ignore[reportOptionalMemberAccess]
+    assert (large.backbone.preprocess.size, large.grid) == ((64, 64), (8, 8))  # pyright: ignore[reportOptionalMemberAccess]
     assert observed(large, model, data).images.shape[2:] == (64, 64)
     assert (tmp_path / "a" / "training" / "finer" / "logs").is_dir()  # found at the network's own size, taught at this
     assert sum("parts-" in file.name for file in (tmp_path / "a" / "training").glob("parts-*/logs")) == 0
@@ -227,7 +227,7 @@ def test_another_size_sees_the_same_part_of_a_photo(model: cl.Backbone) -> None:
 def test_keypoints_teach_parts(folder: Path, model: cl.Backbone, data: str, tmp_path: Path,
                                monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     asked: list[Any] = []
-    teach = locate_parts.teach_parts
+    teach = part_fit.teach_parts
 
     def noted(source: Any, pointed: Any, *others: Any) -> Any:
         asked.append(pointed)
@@ -355,8 +355,8 @@ def test_the_last_stage_is_trained_with_the_bottleneck(
     frozen = fit(model, data, tmp_path / "a", recipe="ridge", nec=1)
     made = fit(model, data, tmp_path / "b", recipe="ridge", nec=1, finetune=8)
     check(made, model, data, tmp_path / "b")
-    assert sorted(made.base.changed) == ["second.0.bias", "second.0.weight"]
-    for name, value in made.base.changed.items():
+    assert sorted(made.backbone.changed_weights) == ["second.0.bias", "second.0.weight"]
+    for name, value in made.backbone.changed_weights.items():
         assert not torch.equal(value, before[name])
     assert all(torch.equal(value, before[name]) for name, value in model.module.state_dict().items())
     assert [value.requires_grad for value in model.module.parameters()] == asking
@@ -386,7 +386,16 @@ def test_the_loss_of_the_last_stage(model: cl.Backbone, data: str, tmp_path: Pat
     places = list(range(0, 42, 3))
     labels = torch.tensor(train.labels)[places]
     task = FinetuneTask(
-        Whole(model, made, "first", ()), model, train, places, labels, targets[places], loss, 0.03, 10, 5
+        BackboneWithBottleneck(model, made, "first", ()),
+        model,
+        train,
+        places,
+        labels,
+        targets[places],
+        loss,
+        0.03,
+        10,
+        5,
     )
     rows = torch.tensor([5, 0, 13, 7, 7, 2])
     found = float(task.loss(task.network, rows, rows, lambda mine: mine, 0.3))

@@ -18,7 +18,7 @@ from fit_process import pupil
 from safetensors.torch import load_file
 from test_fit_processes import launch
 
-from conceptlens.bottleneck.fit import locate_parts
+from conceptlens.bottleneck.fit import part_fit
 from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.data.labelled_sets import open_classes
 
@@ -44,7 +44,7 @@ def whole(data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What this process makes, alone and undisturbed."""
     out = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(locate_parts, "FIND", FIND)
+        patch.setattr(part_fit, "FIND", FIND)
         fit_all(data, out)
     return out
 
@@ -71,7 +71,7 @@ def test_two_processes_make_the_bottleneck_of_one(data: str, whole: Path, tmp_pa
         assert {file.name for file in (tmp_path / name).iterdir()} == {*FILES, "training"}
         logs = list((tmp_path / name / "training").glob("*/logs/*"))
         assert len(logs) == len(list((tmp_path / name / "training").glob("*/logs")))  # only the main process writes
-    tuned = Bottleneck.from_pretrained(tmp_path / "tuned").base.changed
+    tuned = Bottleneck.from_pretrained(tmp_path / "tuned").backbone.changed_weights
     before = model.module.state_dict()
     assert all(not torch.allclose(value, before[key], atol=1e-4) for key, value in tuned.items())
 

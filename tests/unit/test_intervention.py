@@ -13,12 +13,9 @@ import torch
 from torch import Tensor
 
 import conceptlens as cl
-from bottlenecks import CLASSES, CONCEPTS, KINDS, cells, made
-from conceptlens.bottleneck.base import Base
+from bottlenecks import CLASSES, CONCEPTS, METRICS, cells, made
+from conceptlens.bottleneck.backbone_reference import BackboneReference
 from conceptlens.bottleneck.evaluate.intervention_curve import (
-    ORDERS,
-    Corrections,
-    by_class_mean,
     by_percentile,
     by_presence_mean,
     concept_groups,
@@ -35,7 +32,7 @@ from conceptlens.bottleneck.intervention import (
     without_edits,
 )
 from conceptlens.bottleneck.module import Bottleneck
-from conceptlens.bottleneck.output import Reading
+from conceptlens.bottleneck.output import BottleneckOutput
 
 ALL = torch.tensor([0, 1, 2])
 
@@ -46,7 +43,7 @@ def refusal(act: Callable[[], Any]) -> str:
     return str(caught.value)
 
 
-def counts_of(bottleneck: Bottleneck, reading: Reading) -> Tensor:
+def counts_of(bottleneck: Bottleneck, reading: BottleneckOutput) -> Tensor:
     """Contributions `[image class concept]`, each row checked against its logit."""
     rows = []
     for k in range(3):
@@ -73,7 +70,7 @@ def same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 # --- an image
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", METRICS)
 def test_a_concept_of_an_image_is_set(kind: str) -> None:
     bottleneck = made(kind)
     before, reading = frozen(bottleneck), bottleneck(cells())
@@ -86,7 +83,7 @@ def test_a_concept_of_an_image_is_set(kind: str) -> None:
     was, now = counts_of(bottleneck, reading), counts_of(bottleneck, changed)
     assert torch.equal(was[..., [1, 2, 4]], now[..., [1, 2, 4]])
     weight = bottleneck.head.weight.detach()
-    expected = weight[:, 0] * (2.0 - bottleneck.mean[0]) / bottleneck.deviation[0]
+    expected = weight[:, 0] * (2.0 - bottleneck.mean[0]) / bottleneck.std[0]
     assert torch.allclose(now[..., 0], expected.expand(3, -1), atol=1e-6)
     assert torch.equal(reading.activations, kept)
     assert same(before, frozen(bottleneck))
@@ -126,7 +123,7 @@ def test_an_intervention_that_an_edit_for_good_undoes_is_refused() -> None:
     assert free.edits == bottleneck.edits[1:]
     assert intervene(free, reading, [set_to(free, "water", 3.0)]).activations[0, 3] == 3
     changed = counts_of(bottleneck, intervene(bottleneck, reading, [set_to(bottleneck, "long tail", 9.0)]))
-    weight, mean, deviation = bottleneck.head.weight.detach()[:, 2], bottleneck.mean[2], bottleneck.deviation[2]
+    weight, mean, deviation = bottleneck.head.weight.detach()[:, 2], bottleneck.mean[2], bottleneck.std[2]
     expected = weight * (torch.tensor([9.0, 1.0, 9.0]) - mean) / deviation  # the wren sees what was set for it
     assert torch.allclose(changed[0, :, 2], expected, atol=1e-5)
 
@@ -173,17 +170,15 @@ def test_the_last_edit_of_a_concept_and_class_counts() -> None:
         (1, None, 1.0),
         (0, None, 3.0),
     ]
-    assert torch.equal(
-        second(cells()).standard[:, 0], (torch.tensor(3.0) - given.mean[0]).expand(3) / given.deviation[0]
-    )
+    assert torch.equal(second(cells()).standardized[:, 0], (torch.tensor(3.0) - given.mean[0]).expand(3) / given.std[0])
     assert len(first.edits) == 3
     assert without_edits(second, "red wing").edits == (second.edits[1],)
 
 
 def test_a_copy_shares_the_weights_of_the_network_that_were_trained_too() -> None:
-    given = made(base=Base("nobody", "", None, {"deep.weight": torch.ones(3)}))
+    given = made(backbone=BackboneReference("nobody", "", None, {"deep.weight": torch.ones(3)}))
     edited = with_edits(given, [])
-    assert edited.base is given.base
+    assert edited.backbone is given.backbone
     assert edited.weight.data_ptr() != given.weight.data_ptr()
     assert edited.training_record is not given.training_record
 
@@ -208,7 +203,7 @@ def test_a_changed_weight_changes_its_class_alone() -> None:
     assert torch.equal(was[:, [0, 2]], now[:, [0, 2]])
     counts = counts_of(edited, edited(cells()))
     assert not counts[:, 1, 3].any()
-    assert torch.allclose(counts[:, 1, 0], 2.5 * edited(cells()).standard[:, 0].detach())
+    assert torch.allclose(counts[:, 1, 0], 2.5 * edited(cells()).standardized[:, 0].detach())
     told = edited.training_record["weights_edited"]
     assert told[0] == {"class": 1, "concept": 3, "from": float(given.head.weight.detach()[1, 3]), "to": 0.0,
                        "note": "water is no sign of a wren"}  # fmt: skip
@@ -235,14 +230,14 @@ def test_weights_that_are_none_are_refused() -> None:
 def table(images: int = 60, seed: int = 4) -> tuple[Tensor, Tensor]:
     """Activations and classes that a bottleneck of random weights gets partly right."""
     activations = torch.randn(images, 5, generator=torch.Generator().manual_seed(seed))
-    logits = made().read(activations[..., None, None], activations).logits
+    logits = made().classify(activations[..., None, None], activations).logits
     noise = torch.randn(logits.shape, generator=torch.Generator().manual_seed(seed + 1))
     return activations, (logits.detach() + 1.5 * noise).argmax(1)
 
 
 def slow_guess(bottleneck: Bottleneck, row: Tensor) -> int:
     """The prediction for one row of a table."""
-    return int(bottleneck.read(row[None, :, None, None], row[None]).logits.argmax())
+    return int(bottleneck.classify(row[None, :, None, None], row[None]).logits.argmax())
 
 
 def test_an_effect_counts_image_by_image() -> None:
@@ -323,12 +318,11 @@ def test_an_effect_on_a_table_is_the_effect_on_its_photos() -> None:
 def test_a_table_that_does_not_fit_is_refused(activations: Tensor, classes: Any, said: str) -> None:
     given = made()
     assert said in refusal(lambda: effect(given, given, activations, classes))
-    corrections = Corrections(activations, torch.zeros(5), torch.ones(5))
-    assert said in refusal(lambda: intervention_curve(given, activations, classes, corrections))
+    assert said in refusal(lambda: intervention_curve(given, activations, classes, activations, given.labels, [0]))
 
 
 def test_an_effect_compares_one_bottleneck_with_itself() -> None:
-    other = Bottleneck(CONCEPTS[:4], CLASSES, "deep", 6, made().locator, (5, 4), Base("nobody", ""))
+    other = Bottleneck(CONCEPTS[:4], CLASSES, "deep", 6, made().locator, (5, 4), BackboneReference("nobody", ""))
     assert "other concepts or classes" in refusal(lambda: effect(made(), other, *table()))
 
 
@@ -344,7 +338,7 @@ def a_world(images: int = 240, seed: int = 0) -> tuple[Bottleneck, dict[str, Ten
     truth = shown[classes]
     activations = truth + 0.9 * torch.randn(truth.shape, generator=generator)
     concepts = [cl_concept(f"concept {i}", "wing" if i < 4 else "tail", "colour" if i % 2 else None) for i in range(8)]
-    bottleneck = Bottleneck(concepts, list("abcd"), "deep", 6, made().locator, (5, 4), Base("nobody", ""))
+    bottleneck = Bottleneck(concepts, list("abcd"), "deep", 6, made().locator, (5, 4), BackboneReference("nobody", ""))
     with torch.no_grad():
         bottleneck.head.weight.copy_(2 * shown - 1)
         bottleneck.mean.fill_(0.5)
@@ -365,11 +359,9 @@ def test_corrections_are_percentiles_of_training_activations() -> None:
     truth[0, 0], truth[1, 1], truth[2, 2] = torch.nan, 0.5, 0.49
     found = by_percentile(world["train"], truth)
     low, high = np.percentile(world["train"].numpy(), [5, 95], axis=0)
-    assert np.allclose(found.low, low, atol=1e-6)
-    assert np.allclose(found.high, high, atol=1e-6)
     for n in range(len(truth)):
         for i in range(8):
-            value = float(found.values[n, i])
+            value = float(found[n, i])
             if (n, i) == (0, 0):
                 assert np.isnan(value)
             else:
@@ -381,7 +373,7 @@ def test_corrections_by_presence_are_means_of_those_that_show_it() -> None:
     shown = world["truth"].roll(1, 0).clone()  # any labels: only means are asked
     shown[:, 7], shown[3, 0] = 1.0, torch.nan
     asked = torch.tensor([[1.0, 0.0, 0.6, 0.4, torch.nan, 0.0, 1.0, 1.0]])
-    found = by_presence_mean(world["train"], shown, asked).values[0].tolist()
+    found = by_presence_mean(world["train"], shown, asked)[0].tolist()
     for i, value in enumerate(found):
         if i in (4, 7):
             assert np.isnan(value), "not known, or shown by all"
@@ -392,35 +384,29 @@ def test_corrections_by_presence_are_means_of_those_that_show_it() -> None:
     assert "the truth of training images is (1, 8)" in refusal(lambda: by_presence_mean(world["train"], asked, asked))
 
 
-def test_corrections_by_class_are_means_of_training_images() -> None:
-    _, world = a_world()
-    asked = torch.tensor([2, 0, 5])
-    found = by_class_mean(world["train"], world["train classes"], asked)
-    for row, k in enumerate([2, 0]):
-        own = world["train"][world["train classes"] == k]
-        assert torch.allclose(found.values[row], own.mean(0), atol=1e-5)
-    assert bool(found.values[2].isnan().all())
-    assert torch.equal(found.low, by_percentile(world["train"], world["truth"]).low)
+def alone(bottleneck: Bottleneck) -> tuple[str, ...]:
+    """Each concept a group of its own."""
+    return bottleneck.labels
 
 
-@pytest.mark.parametrize("order", ORDERS)
-def test_true_values_help_and_others_do_not(order: str) -> None:
+def test_true_values_help_and_others_do_not() -> None:
     bottleneck, world = a_world()
     corrections = by_percentile(world["train"], world["truth"])
-    curve = intervention_curve(bottleneck, world["test"], world["classes"], corrections, order)
+    call = (bottleneck, world["test"], world["classes"])
+    curve = intervention_curve(*call, corrections, alone(bottleneck), range(9), n_orders=5)
     means = [point.accuracy.mean for point in curve.points]
     assert [point.corrected for point in curve.points] == list(range(9)) == [round(p.concepts) for p in curve.points]
     assert means[0] < 0.9
     assert means[-1] == 1.0
     assert means[4] > means[0] + 0.05
     assert all(p.accuracy.low <= p.accuracy.mean <= p.accuracy.high for p in curve.points)  # pyright: ignore
-    assert (curve.images, curve.groups, curve.draws) == (120, 8, 5 if order == "random" else 1)
-    shuffled = corrections.of((torch.arange(120) + 1) % 120)
-    control = intervention_curve(bottleneck, world["test"], world["classes"], shuffled, order)
+    assert (curve.images, curve.groups, curve.n_orders) == (120, 8, 5)
+    shuffled = corrections[(torch.arange(120) + 1) % 120]
+    control = intervention_curve(*call, shuffled, alone(bottleneck), range(9), n_orders=5)
     assert control.points[0] == curve.points[0]
     assert control.points[-1].accuracy.mean == 0.0
     first, _, *rows = str(curve).splitlines()
-    assert first == f"order {order}, 8 groups, 120 images"
+    assert first == "8 groups, 120 images"
     assert len(rows) == 9
 
 
@@ -435,62 +421,43 @@ def slow_right(
     return slow_guess(bottleneck, now) == truth
 
 
-@pytest.mark.parametrize("order", ["contribution", "uncertainty"])
 @pytest.mark.parametrize("grouped", [False, True])
-def test_a_curve_is_image_by_image(order: str, grouped: bool) -> None:
+def test_a_curve_is_image_by_image(grouped: bool) -> None:
     bottleneck, world = a_world(80)
     bottleneck = with_edits(bottleneck, [clamp(bottleneck, 5, high=0.8), set_to(bottleneck, 1, 0.9, "c")])
     truth = world["truth"].clone()
     truth[torch.rand(truth.shape, generator=torch.Generator().manual_seed(3)) < 0.3] = torch.nan
     corrections = by_percentile(world["train"], truth)
-    names = [c.label for c in bottleneck.concepts]
-    groups = list(concept_groups(bottleneck.concepts)) if grouped else names
+    groups = list(concept_groups(bottleneck.concepts)) if grouped else list(alone(bottleneck))
+    names = list(dict.fromkeys(groups))
     curve = intervention_curve(
-        bottleneck, world["test"], world["classes"], corrections, order, groups if grouped else None
+        bottleneck, world["test"], world["classes"], corrections, groups, range(len(names) + 1), n_orders=1
     )
+    noise = torch.rand((40, len(names)), generator=torch.Generator().manual_seed(0))
     for point in curve.points:
         right, put = 0, 0
         for n, row in enumerate(world["test"]):
-            guess = slow_guess(bottleneck, row)
-            counts = counts_at(bottleneck, row, guess)
             scores = {}
-            for name in dict.fromkeys(groups):
+            for column, name in enumerate(names):
                 own = [i for i, g in enumerate(groups) if g == name and not bool(truth[n, i].isnan())]
-                if order == "contribution":
-                    each = [abs(counts[i]) for i in own]
-                else:
-                    each = [uncertain(float(row[i]), corrections, i) for i in own]
-                scores[name] = sum(each) / len(own) if own else -np.inf
+                scores[name] = float(noise[n, column]) if own else -np.inf
             best = sorted(scores, key=lambda name: -scores[name])
             put += sum(not bool(truth[n, i].isnan()) for i, g in enumerate(groups) if g in best[: point.corrected])
             right += slow_right(
-                bottleneck, row, corrections.values[n], best, groups, point.corrected, int(world["classes"][n])
+                bottleneck, row, corrections[n], best, groups, point.corrected, int(world["classes"][n])
             )
         assert point.accuracy.mean == pytest.approx(right / 40)
         assert point.concepts == pytest.approx(put / 40)
 
 
-def counts_at(bottleneck: Bottleneck, row: Tensor, target: int) -> list[float]:
-    reading = bottleneck.read(row[None, :, None, None], row[None])
-    return bottleneck.contributions(reading, torch.tensor([target]))[0].tolist()
-
-
-def uncertain(value: float, corrections: Corrections, i: int) -> float:
-    """1 at the middle of the concept's range, 0 at its ends, negative beyond; any rising function of it will do."""
-    low, high = float(corrections.low[i]), float(corrections.high[i])
-    return 1 - abs(value - (low + high) / 2) / ((high - low) / 2)
-
-
 def test_concepts_of_one_part_and_kind_are_corrected_at_once() -> None:
     bottleneck, world = a_world()
-    assert concept_groups(bottleneck.concepts) == ("wing", "wing, colour") * 2 + ("tail", "tail, colour") * 2
-    assert concept_groups(bottleneck.concepts, ["part"]) == ("wing",) * 4 + ("tail",) * 4
+    groups = concept_groups(bottleneck.concepts)
+    assert groups == ("wing", "wing, colour") * 2 + ("tail", "tail, colour") * 2
     assert concept_groups(CONCEPTS)[2:] == ("tail, shape", "alone: water", "wing, colour")
     corrections = by_percentile(world["train"], world["truth"])
-    groups = concept_groups(bottleneck.concepts, ["part"])
-    curve = intervention_curve(bottleneck, world["test"], world["classes"], corrections, groups=groups)
-    assert [(p.corrected, p.concepts) for p in curve.points] == [(0, 0), (1, pytest.approx(4)), (2, pytest.approx(8))]
-    assert "no grouping by colour" in refusal(lambda: concept_groups(CONCEPTS, ["colour"]))
+    curve = intervention_curve(bottleneck, world["test"], world["classes"], corrections, groups, range(5))
+    assert [(p.corrected, p.concepts) for p in curve.points] == [(n, pytest.approx(2 * n)) for n in range(5)]
 
 
 def test_random_orders_are_seeded_and_averaged() -> None:
@@ -498,56 +465,34 @@ def test_random_orders_are_seeded_and_averaged() -> None:
     corrections = by_percentile(world["train"], world["truth"])
 
     def curve(**settings: Any) -> list[float]:
-        asked = intervention_curve(
-            bottleneck, world["test"], world["classes"], corrections, counts=[0, 2, 8], **settings
-        )
-        return [point.accuracy.mean for point in asked.points]
+        call = (bottleneck, world["test"], world["classes"], corrections, alone(bottleneck))
+        return [point.accuracy.mean for point in intervention_curve(*call, counts=[0, 2, 8], **settings).points]
 
     assert curve() == curve()
     assert curve(seed=1) != curve()
-    alone = [curve(draws=1, seed=0)[1], curve(draws=1, seed=1)[1], curve(draws=1, seed=2)[1]]
-    assert len(set(alone)) > 1
-    assert curve(draws=40)[1] == pytest.approx(curve(draws=40, seed=7)[1], abs=0.02)
-    assert curve()[0] == curve(draws=1)[0]
+    single = [curve(n_orders=1, seed=0)[1], curve(n_orders=1, seed=1)[1], curve(n_orders=1, seed=2)[1]]
+    assert len(set(single)) > 1
+    assert curve(n_orders=40)[1] == pytest.approx(curve(n_orders=40, seed=7)[1], abs=0.02)
+    assert curve()[0] == curve(n_orders=1)[0]
 
 
 def test_unknown_concepts_are_never_corrected() -> None:
     bottleneck, world = a_world()
     nothing = by_percentile(world["train"], torch.full_like(world["truth"], torch.nan))
-    for order in ORDERS:
-        curve = intervention_curve(bottleneck, world["test"], world["classes"], nothing, order)
-        assert len({point.accuracy.mean for point in curve.points}) == 1
-        assert {point.concepts for point in curve.points} == {0.0}
+    call = (bottleneck, world["test"], world["classes"])
+    curve = intervention_curve(*call, nothing, alone(bottleneck), range(9))
+    assert len({point.accuracy.mean for point in curve.points}) == 1
+    assert {point.concepts for point in curve.points} == {0.0}
     half = world["truth"].clone()
     half[:, ::2] = torch.nan  # known ones come first: four corrections are all there are
-    curve = intervention_curve(bottleneck, world["test"], world["classes"], by_percentile(world["train"], half))
+    curve = intervention_curve(*call, by_percentile(world["train"], half), alone(bottleneck), range(9))
     assert [point.concepts for point in curve.points] == pytest.approx([0, 1, 2, 3, 4, 4, 4, 4, 4])
-
-
-def test_many_concepts_are_corrected_in_twenty_steps() -> None:
-    concepts = [cl_concept(f"c {i}", None, None) for i in range(100)]
-    bottleneck = Bottleneck(concepts, list("ab"), "deep", 6, made().locator, (5, 4), Base("nobody", ""))
-    activations = torch.randn(4, 100, generator=torch.Generator().manual_seed(0))
-    corrections = by_percentile(activations, torch.ones(4, 100))
-    curve = intervention_curve(bottleneck, activations, [0, 1, 0, 1], corrections)
-    assert [point.corrected for point in curve.points] == list(range(0, 101, 5))
-
-
-def test_a_constant_concept_is_the_least_uncertain() -> None:
-    bottleneck, world = a_world()
-    train = world["train"].clone()
-    train[:, 0] = 0.3
-    corrections = by_percentile(train, world["truth"])
-    scores = ORDERS["uncertainty"](bottleneck, world["test"], corrections)  # pyright: ignore[reportOptionalCall]
-    assert bool(scores.isfinite().all())
-    assert scores.argmin(1).tolist() == [0] * 120
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"order": "by luck"}, "no order 'by luck'; orders: random, contribution, uncertainty"),
-        ({"draws": 0}, "at least one draw"),
+        ({"n_orders": 0}, "at least one order"),
         ({"groups": ["wing"]}, "1 groups are named for 8 concepts"),
         ({"counts": [0, 9]}, "counts are [0, 9]; give numbers of corrected groups from 0 to 8"),
         ({"counts": []}, "counts are []"),
@@ -556,15 +501,16 @@ def test_a_constant_concept_is_the_least_uncertain() -> None:
 def test_settings_of_a_curve_are_checked(settings: dict[str, Any], said: str) -> None:
     bottleneck, world = a_world()
     corrections = by_percentile(world["train"], world["truth"])
-    call = (bottleneck, world["test"], world["classes"], corrections)
-    assert said in refusal(lambda: intervention_curve(*call, **settings))
-    fewer = corrections.of([0, 1])
-    assert "corrections are (2, 8), activations (120, 8)" in refusal(lambda: intervention_curve(*call[:3], fewer))
+    call = (bottleneck, world["test"], world["classes"])
+    chosen: dict[str, Any] = {"groups": alone(bottleneck), "counts": [0, 1], **settings}
+    assert said in refusal(lambda: intervention_curve(*call, corrections, **chosen))
+    fewer = corrections[[0, 1]]
+    assert "corrections are (2, 8), activations (120, 8)" in refusal(
+        lambda: intervention_curve(*call, fewer, alone(bottleneck), [0])
+    )
 
 
 def test_truth_that_is_no_share_is_refused() -> None:
     _, world = a_world()
     assert "shares from 0 to 1 or NaN" in refusal(lambda: by_percentile(world["train"], 100 * world["truth"]))
     assert "expected finite image concept, 7" in refusal(lambda: by_percentile(world["train"], world["truth"][:, :7]))
-    assert "the lower one first" in refusal(lambda: by_percentile(world["train"], world["truth"], 0.9, 0.1))
-    assert "3 classes for 120" in refusal(lambda: by_class_mean(world["train"], ALL, ALL))

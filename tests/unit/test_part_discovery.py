@@ -13,11 +13,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from conceptlens.bottleneck.fit import locate_parts
+from conceptlens.bottleneck.fit import part_fit
 from conceptlens.bottleneck.fit.hypercolumns import hypercolumns
-from conceptlens.bottleneck.fit.locate_parts import Pointed, find_parts, teach_parts
-from conceptlens.bottleneck.fit.part_discovery import DiscoveryTask, Weights
-from conceptlens.bottleneck.fit.part_words import Words
+from conceptlens.bottleneck.fit.part_discovery import DiscoveryWeights, PartDiscoveryTask
+from conceptlens.bottleneck.fit.part_fit import PartKeypoints, find_parts, teach_parts
+from conceptlens.bottleneck.fit.part_vocabulary import PartVocabulary
 from conceptlens.concepts.concept_set import BottleneckConcept
 from conceptlens.features.cell_source import CellBatch, CellSource
 from conceptlens.io.errors import InputError
@@ -45,10 +45,10 @@ def test_words_are_read_as_parts_and_shared_properties() -> None:
         BottleneckConcept("a wing", "wing", "trunk"),  # nothing is said of it
         BottleneckConcept("red tail", "tail", "trunk", "red", "heat"),  # another kind of red, of one part alone
     ]
-    words = Words.of(concepts)
+    words = PartVocabulary.of(concepts)
     assert words.parts == ("wing", "belly", "beak", "tail")
     assert words.properties == ("red", "long")
-    assert words.place == {0: (0, 0), 2: (0, 0), 3: (1, 0), 5: (3, 1), 6: (2, 1)}
+    assert words.index == {0: (0, 0), 2: (0, 0), 3: (1, 0), 5: (3, 1), 6: (2, 1)}
     assert words.regions == ((0, 1, 3),)  # the head has one part alone
 
     targets = torch.arange(18).reshape(2, 9) / 20
@@ -72,7 +72,7 @@ def test_words_are_read_as_parts_and_shared_properties() -> None:
 )
 def test_words_without_structure_are_refused(concepts: list[BottleneckConcept], counts: str) -> None:
     with pytest.raises(InputError, match=f"these name {counts}; use locator='peaks'"):
-        Words.of(concepts)
+        PartVocabulary.of(concepts)
 
 
 # --- planted parts
@@ -133,12 +133,12 @@ def hits(weight: Tensor, seen: Planted) -> Tensor:
     """How often each part's attention is highest in the part's own cell."""
     logits = torch.einsum("nchw,pc->nphw", seen.cells, weight)
     logits = torch.nn.functional.adaptive_avg_pool2d(logits, seen.grid).flatten(2)
-    return (logits.argmax(2) == seen.place).float().mean(0)
+    return (logits.argmax(2) == seen.index).float().mean(0)
 
 
 def test_planted_parts_are_found_from_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locate_parts, "FIND", StepSchedule(300, 100, 0.02))
-    photos, others, words = planted(), planted(seed=1), Words.of(CONCEPTS)
+    monkeypatch.setattr(part_fit, "FIND", StepSchedule(300, 100, 0.02))
+    photos, others, words = planted(), planted(seed=1), PartVocabulary.of(CONCEPTS)
     before = torch.random.get_rng_state()
     (weight,) = find_parts(photos.source, range(300), words, photos.targets, run(tmp_path / "a"), restarts=2)
     assert torch.equal(torch.random.get_rng_state(), before)  # nobody else's numbers change
@@ -152,8 +152,8 @@ def test_planted_parts_are_found_from_words(tmp_path: Path, monkeypatch: pytest.
 
 def test_targets_are_those_of_the_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Places in any order, and photos that are left out: each keeps its own targets."""
-    monkeypatch.setattr(locate_parts, "FIND", StepSchedule(5, 20, 0.02))
-    photos, words = planted(60), Words.of(CONCEPTS)
+    monkeypatch.setattr(part_fit, "FIND", StepSchedule(5, 20, 0.02))
+    photos, words = planted(60), PartVocabulary.of(CONCEPTS)
     order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
     asked = [int(place) for place in order if place != 7]
 
@@ -164,9 +164,9 @@ def test_targets_are_those_of_the_places(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_of_many_photos_some_are_drawn_with_their_own_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locate_parts, "FIND", StepSchedule(300, 100, 0.02))
-    monkeypatch.setattr(locate_parts, "MOST_PHOTOS", 200)
-    photos, others, words = planted(600), planted(seed=1), Words.of(CONCEPTS)
+    monkeypatch.setattr(part_fit, "FIND", StepSchedule(300, 100, 0.02))
+    monkeypatch.setattr(part_fit, "MAX_PHOTOS", 200)
+    photos, others, words = planted(600), planted(seed=1), PartVocabulary.of(CONCEPTS)
     read: set[int] = set()
 
     class Watched(Planted):
@@ -174,7 +174,7 @@ def test_of_many_photos_some_are_drawn_with_their_own_targets(tmp_path: Path, mo
             read.update(places)
             return super().batches(places, size)
 
-    watched = Watched(photos.cells, photos.colours, photos.targets, photos.place)
+    watched = Watched(photos.cells, photos.colours, photos.targets, photos.index)
     (weight,) = find_parts(watched.source, range(600), words, photos.targets, run(tmp_path), restarts=1)
     assert len(read) == 200
     assert max(read) > 400  # not the first ones
@@ -182,8 +182,8 @@ def test_of_many_photos_some_are_drawn_with_their_own_targets(tmp_path: Path, mo
 
 
 def test_the_seed_says_where_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locate_parts, "FIND", StepSchedule(5, 20, 0.02))
-    photos, words = planted(60), Words.of(CONCEPTS)
+    monkeypatch.setattr(part_fit, "FIND", StepSchedule(5, 20, 0.02))
+    photos, words = planted(60), PartVocabulary.of(CONCEPTS)
     found = [
         find_parts(photos.source, range(60), words, photos.targets, run(tmp_path / name, seed), restarts=1)[0]
         for name, seed in (("a", 0), ("b", 0), ("c", 1))
@@ -193,17 +193,17 @@ def test_the_seed_says_where_it_begins(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_of_several_restarts_the_lowest_loss_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locate_parts, "FIND", StepSchedule(10, 20, 0.02))
-    photos, words = planted(60), Words.of(CONCEPTS)
+    monkeypatch.setattr(part_fit, "FIND", StepSchedule(10, 20, 0.02))
+    photos, words = planted(60), PartVocabulary.of(CONCEPTS)
     seen = hypercolumns(photos.source, range(60))
     tried: list[Tensor] = []
     losses = [0.3, 0.1, 0.2]
 
-    def told(self: DiscoveryTask) -> float:
+    def told(self: PartDiscoveryTask) -> float:
         tried.append(self.network.get_parameter("attention").detach().clone())
         return losses[len(tried) - 1]
 
-    monkeypatch.setattr(DiscoveryTask, "whole_loss", told)
+    monkeypatch.setattr(PartDiscoveryTask, "whole_loss", told)
     found = find_parts(photos.source, range(60), words, photos.targets, run(tmp_path), restarts=3)
     assert len(tried) == 3
     assert torch.allclose(found[0], seen.weights(tried[1])[0])
@@ -214,13 +214,13 @@ def test_of_several_restarts_the_lowest_loss_is_kept(tmp_path: Path, monkeypatch
 def test_a_good_minimum_is_told_by_its_loss() -> None:
     """Attentions in each other's places have a higher loss: what is said of one is not true of the other."""
     photos = planted(200)
-    seen, words = hypercolumns(photos.source, range(200)), Words.of(CONCEPTS)
+    seen, words = hypercolumns(photos.source, range(200)), PartVocabulary.of(CONCEPTS)
     told, known = words.told(photos.targets)
-    right = torch.zeros(200, 3, ROWS * COLUMNS).scatter_(2, photos.place[..., None], 1.0)
+    right = torch.zeros(200, 3, ROWS * COLUMNS).scatter_(2, photos.index[..., None], 1.0)
     losses = []
     for attention in (right, right[:, [1, 0, 2]], right.roll(1, 2)):
         network = _Pointing(attention, photos.colours.flatten(2))
-        task = DiscoveryTask(network, replace(seen, columns=_rows(200)), told, known, (), Weights(0, 0, 0))
+        task = PartDiscoveryTask(network, replace(seen, columns=_rows(200)), told, known, (), DiscoveryWeights(0, 0, 0))
         losses.append(task.whole_loss())
     assert losses[0] < 0.1 * min(losses[1:])
 
@@ -249,11 +249,11 @@ def _rows(count: int) -> Tensor:
 
 
 def test_finer_cells_learn_from_those_at_the_networks_own_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locate_parts, "FIND", StepSchedule(300, 100, 0.02))
-    monkeypatch.setattr(locate_parts, "GUIDE", StepSchedule(150, 100, 0.05))
+    monkeypatch.setattr(part_fit, "FIND", StepSchedule(300, 100, 0.02))
+    monkeypatch.setattr(part_fit, "GUIDE", StepSchedule(150, 100, 0.05))
     photos, sharp = planted(), planted(scale=2)
     turned = replace(sharp, cells=sharp.cells.flip(1))  # other channels: only what the coarse ones found can tell
-    words = Words.of(CONCEPTS)
+    words = PartVocabulary.of(CONCEPTS)
     (weight,) = find_parts(
         photos.source, range(300), words, photos.targets, run(tmp_path), finer=turned.source, restarts=1
     )
@@ -261,8 +261,8 @@ def test_finer_cells_learn_from_those_at_the_networks_own_size(tmp_path: Path, m
 
 
 def test_finer_cells_need_the_same_grid_and_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locate_parts, "FIND", StepSchedule(2, 20, 0.02))
-    photos, words = planted(40), Words.of(CONCEPTS)
+    monkeypatch.setattr(part_fit, "FIND", StepSchedule(2, 20, 0.02))
+    photos, words = planted(40), PartVocabulary.of(CONCEPTS)
     wider = replace(photos, grid=(ROWS, COLUMNS + 1), colours=torch.rand(40, 3, ROWS, COLUMNS + 1))
 
     fewer = replace(photos, unread=(7,))
@@ -277,15 +277,15 @@ def test_finer_cells_need_the_same_grid_and_photos(tmp_path: Path, monkeypatch: 
 def test_a_few_keypoints_teach_the_parts(tmp_path: Path) -> None:
     photos, others = planted(20), planted(seed=1)
     places = tuple(range(19, 3, -1))  # 16 photos, out of order
-    row, column = photos.place[list(places)] // COLUMNS, photos.place[list(places)] % COLUMNS
+    row, column = photos.index[list(places)] // COLUMNS, photos.index[list(places)] % COLUMNS
     xy = torch.stack([(column + 0.5) / COLUMNS, (row + 0.5) / ROWS], 2)
     xy = torch.cat([xy, torch.rand(16, 1, 2, generator=torch.Generator().manual_seed(0))], 1)  # a keypoint of no part
     visible = torch.ones(16, 4).bool()
     visible[[0, 5], [2, 1]] = False
     own = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]).bool()
-    (weight,) = teach_parts(photos.source, Pointed(places, xy, visible, own), run(tmp_path))
+    (weight,) = teach_parts(photos.source, PartKeypoints(places, xy, visible, own), run(tmp_path))
     assert float(hits(weight, others).min()) > 0.8  # by chance 1 in 30
-    swapped = Pointed(places, xy, visible, own[[1, 0, 2]])
+    swapped = PartKeypoints(places, xy, visible, own[[1, 0, 2]])
     (other,) = teach_parts(photos.source, swapped, run(tmp_path / "swapped"))
     assert float(hits(other[[1, 0, 2]], others).min()) > 0.8
 

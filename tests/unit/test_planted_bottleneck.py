@@ -17,11 +17,17 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from conceptlens.bottleneck.base import Base
-from conceptlens.bottleneck.fit import locate_parts
-from conceptlens.bottleneck.fit.concept_layer import Alignment, Layer, MapTask, pool_cells, ridge
-from conceptlens.bottleneck.fit.locate_parts import find_parts
-from conceptlens.bottleneck.fit.part_words import Words
+from conceptlens.bottleneck.backbone_reference import BackboneReference
+from conceptlens.bottleneck.fit import part_fit
+from conceptlens.bottleneck.fit.concept_layer import (
+    AlignmentSettings,
+    ConceptMapTask,
+    ConceptVectors,
+    pool_cells,
+    ridge,
+)
+from conceptlens.bottleneck.fit.part_fit import find_parts
+from conceptlens.bottleneck.fit.part_vocabulary import PartVocabulary
 from conceptlens.bottleneck.locator import Locator, Parts, WholeImage, cell_places, peak_masks
 from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.concepts.concept_set import BottleneckConcept
@@ -108,12 +114,12 @@ def run(folder: Path, seed: int) -> TrainingRun:
     return TrainingRun(Accelerator(cpu=True, device_placement=False), folder, seed=seed)
 
 
-def trained(photos: Planted, how: Alignment, folder: Path, seed: int, count: int = 200) -> Tensor:
+def trained(photos: Planted, how: AlignmentSettings, folder: Path, seed: int, count: int = 200) -> Tensor:
     """Concept vectors, trained by steps."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = Layer(COUNT, CHANNELS)
-    task = MapTask(network, lambda rows: photos.cells[rows], photos.targets, how)
+        network = ConceptVectors(COUNT, CHANNELS)
+    task = ConceptMapTask(network, lambda rows: photos.cells[rows], photos.targets, how)
     train_network(task, StepSchedule(count, 128, 0.01), run(folder, seed))
     return network.weight.detach()
 
@@ -159,10 +165,10 @@ def test_the_planted_set_is_fair() -> None:
 
 # --- loss x mask x inference (specification of Loc-CBM, section D, 7)
 
-MASKS: Mapping[str, Alignment] = {
-    "none": Alignment(),
-    "fixed": Alignment(masked=True, schedule="fixed"),
-    "shrinking": Alignment(masked=True),
+MASKS: Mapping[str, AlignmentSettings] = {
+    "none": AlignmentSettings(),
+    "fixed": AlignmentSettings(masked=True, schedule="fixed"),
+    "shrinking": AlignmentSettings(masked=True),
 }
 
 
@@ -237,8 +243,12 @@ def test_where_the_context_always_comes_the_published_locator_stays_with_it(tmp_
     Without a mask neither loss finds it. Parts do: see below.
     """
     photos, held = planted(ALWAYS, 0), planted(ALWAYS, 99)
-    sooner = Alignment("mse", masked=True, schedule="exponential", first=3.0, last=0.7)
-    hows = {"base": Alignment("cos3"), "mse": Alignment("mse"), "published": Alignment("mse", masked=True)}
+    sooner = AlignmentSettings("mse", masked=True, schedule="exponential", first=3.0, last=0.7)
+    hows = {
+        "base": AlignmentSettings("cos3"),
+        "mse": AlignmentSettings("mse"),
+        "published": AlignmentSettings("mse", masked=True),
+    }
     maps = {
         name: maps_of(trained(photos, how, tmp_path / name, 0, 300), held)
         for name, how in (hows | {"sooner": sooner}).items()
@@ -259,9 +269,11 @@ def test_where_the_context_always_comes_the_published_locator_stays_with_it(tmp_
 @pytest.mark.parametrize("agree", [MOSTLY, ALWAYS])
 def test_parts_find_the_place_from_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, agree: float) -> None:
     """Nothing else reads colours: a context that always comes has other colours than the part that is spoken of."""
-    monkeypatch.setattr(locate_parts, "FIND", StepSchedule(250, 120, 0.02))
+    monkeypatch.setattr(part_fit, "FIND", StepSchedule(250, 120, 0.02))
     photos, held = planted(agree, 0), planted(agree, 99)
-    (weight,) = find_parts(photos.source, range(500), Words.of(CONCEPTS), photos.targets, run(tmp_path, 0), restarts=1)
+    (weight,) = find_parts(
+        photos.source, range(500), PartVocabulary.of(CONCEPTS), photos.targets, run(tmp_path, 0), restarts=1
+    )
     located = Parts(PARTS, [i // len(COLOURS) for i in range(COUNT)], ["deep"], [CHANNELS])
     with torch.no_grad():
         located.weight[0].copy_(weight)
@@ -274,7 +286,9 @@ def test_parts_find_the_place_from_words(tmp_path: Path, monkeypatch: pytest.Mon
 
 def fitted(locator: Locator, photos: Planted, held: Planted) -> Tensor:
     """Ridge on pooled cells, as a bottleneck; return its maps of other photos."""
-    bottleneck = Bottleneck(CONCEPTS, ("a", "b"), "deep", CHANNELS, locator, (SIDE, SIDE), Base("nobody", "0" * 16))
+    bottleneck = Bottleneck(
+        CONCEPTS, ("a", "b"), "deep", CHANNELS, locator, (SIDE, SIDE), BackboneReference("nobody", "0" * 16)
+    )
     pooled = pool_cells(photos.source, range(len(photos.cells)), locator, "deep", (SIDE, SIDE), COUNT)
     with torch.no_grad():
         bottleneck.weight.copy_(ridge(pooled, photos.targets, 0.01))

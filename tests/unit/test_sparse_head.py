@@ -23,7 +23,7 @@ from conceptlens.bottleneck.sparse.sparse_head import (
     nec_accuracy,
     truncate,
 )
-from conceptlens.bottleneck.sparse.standardized_rows import Rows, read_rows
+from conceptlens.bottleneck.sparse.standardized_rows import StandardizedRows, read_rows
 from conceptlens.io.errors import InputError
 
 
@@ -40,7 +40,7 @@ def photos(count: int = 600, concepts: int = 24, classes: int = 6, seed: int = 0
     return scores * torch.linspace(0.1, 30, concepts) + torch.linspace(-5, 5, concepts), labels
 
 
-def some_rows() -> Rows:
+def some_rows() -> StandardizedRows:
     return read_rows(*photos())
 
 
@@ -78,7 +78,7 @@ def test_a_warm_start_ends_where_a_cold_one_does() -> None:
 
 
 def test_a_path_ends_at_the_first_point_above_the_nec_asked_for() -> None:
-    path = elastic_net_path(some_rows(), most_nec=5)
+    path = elastic_net_path(some_rows(), max_nec=5)
     assert path[-1].nec > 5
     assert all(s.nec <= 5 for s in path[:-1])
 
@@ -128,7 +128,7 @@ def test_a_gap_is_never_below_what_is_left_to_gain() -> None:
 
 def test_a_solution_stopped_early_says_so() -> None:
     given = some_rows()
-    found = elastic_net(given, 0.001, most_steps=3)
+    found = elastic_net(given, 0.001, max_steps=3)
     best = elastic_net(given, 0.001, tolerance=1e-10)
     assert not found.converged
     assert found.steps >= 3
@@ -155,11 +155,11 @@ def test_rows_read_in_chunks_are_the_same_rows(monkeypatch: pytest.MonkeyPatch) 
     bias = torch.arange(6).double() / 10
     columns = [torch.tensor([0, 3, 5]), torch.tensor([0, 24])]
 
-    def everything(given: Rows) -> list[Tensor]:
+    def everything(given: StandardizedRows) -> list[Tensor]:
         slope = given.slope(weights, bias)
         curved = [block.double() for block in given.curvature(weights, bias, (1, 4), columns)]
         entropy = torch.tensor(given.dual_entropy(weights, bias, 0 * bias, 0.1, (1.0, 0.5)))
-        scale = [given.standard.mean, given.standard.deviation, given.bias_curvature(weights, bias)]
+        scale = [given.standardization.mean, given.standardization.std, given.bias_curvature(weights, bias)]
         return [slope.loss, slope.weights, slope.bias, entropy, *scale, *curved]
 
     wanted = everything(whole)
@@ -194,7 +194,7 @@ def test_extrapolation_saves_steps_and_changes_no_solution(monkeypatch: pytest.M
 
 
 def test_the_same_rows_give_the_same_bits() -> None:
-    first, second = (fit_sparse_path(*photos(), most_nec=4) for _ in range(2))
+    first, second = (fit_sparse_path(*photos(), max_nec=4) for _ in range(2))
     for one, other in zip(first.solutions, second.solutions, strict=True):
         assert torch.equal(one.weights, other.weights)
         assert torch.equal(one.bias, other.bias)
@@ -224,7 +224,7 @@ def test_a_constant_concept_is_left_out_with_weight_0() -> None:
     features, labels = photos()
     features[:, 3], features[:, 9] = 7.3, 0.0
     given = read_rows(features, labels)
-    assert given.standard.constant == (3, 9)
+    assert given.standardization.constant == (3, 9)
     head = fit_sparse_head(features, labels, 0.001, alpha=0.5)
     assert not head.weights[:, [3, 9]].any()
     without = [k for k in range(24) if k not in (3, 9)]
@@ -257,7 +257,7 @@ def test_of_equal_weights_the_first_are_kept() -> None:
 
 @pytest.fixture(scope="module")
 def path() -> SparsePath:
-    return fit_sparse_path(*photos(), most_nec=8)
+    return fit_sparse_path(*photos(), max_nec=8)
 
 
 def test_a_head_has_the_nec_asked_for_and_its_points_bias(path: SparsePath) -> None:
@@ -298,7 +298,7 @@ def test_accuracy_at_each_nec_is_counted_on_held_out_rows(path: SparsePath, monk
     found = nec_accuracy(path, features, labels, targets=(1, 5))
     for target in (1, 5):
         head = head_at(path, target)
-        scores = path.rows.standard.apply(features) @ head.weights.T + head.bias
+        scores = path.rows.standardization.apply(features) @ head.weights.T + head.bias
         right = sum(int(row.argmax()) == int(label) for row, label in zip(scores, labels, strict=True))
         assert found.accuracy[target] == right / 300
     assert found.accuracy[5] > found.accuracy[1] + 0.1
@@ -340,7 +340,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "strength 0": (lambda: elastic_net(some_rows(), 0.0), r"strength is 0\.0"),
     "strength NaN": (lambda: elastic_net(some_rows(), math.nan), "strength is nan"),
     "tolerance": (lambda: elastic_net(some_rows(), 0.1, tolerance=0), "tolerance is 0"),
-    "steps": (lambda: elastic_net(some_rows(), 0.1, most_steps=0), "most_steps 0"),
+    "steps": (lambda: elastic_net(some_rows(), 0.1, max_steps=0), "max_steps 0"),
     "support": (lambda: elastic_net(some_rows(), 0.1, support=torch.ones(2, 3) > 0), r"support has shape \(2, 3\)"),
     "start": (lambda: elastic_net(some_rows(), 0.1, start=other_start()), r"start has shape \(3, 24\)"),
     "ratio": (lambda: elastic_net_path(some_rows(), ratio=1.1), r"ratio is 1\.1"),
@@ -355,11 +355,11 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "too few weights": (lambda: truncate(torch.eye(3), 2), "have NEC 1; expected 2 or more"),
     "other concepts": (lambda: fit_sparse_head(*photos(), 0.1)(torch.ones(2, 5)), r"shape \(2, 5\); expected row, 24"),
     "held-out labels": (
-        lambda: nec_accuracy(fit_sparse_path(*photos(), most_nec=0), photos()[0], photos()[1][:5]),
+        lambda: nec_accuracy(fit_sparse_path(*photos(), max_nec=0), photos()[0], photos()[1][:5]),
         "600 rows and labels",
     ),
     "unreached": (
-        lambda: nec_accuracy(fit_sparse_path(*photos(), most_nec=0), *photos(), unreached="skip"),  # pyright: ignore[reportArgumentType]
+        lambda: nec_accuracy(fit_sparse_path(*photos(), max_nec=0), *photos(), unreached="skip"),  # pyright: ignore[reportArgumentType]
         "no unreached 'skip'",
     ),
 }
@@ -380,8 +380,8 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(case: str) -> None:
 @pytest.mark.gpu
 def test_cuda_gives_what_the_processor_gives() -> None:
     features, labels = photos()
-    here = fit_sparse_path(features, labels, most_nec=5, tolerance=1e-9)
-    there = fit_sparse_path(features.cuda(), labels.cuda(), most_nec=5, tolerance=1e-9)
+    here = fit_sparse_path(features, labels, max_nec=5, tolerance=1e-9)
+    there = fit_sparse_path(features.cuda(), labels.cuda(), max_nec=5, tolerance=1e-9)
     for one, other in zip(here.solutions, there.solutions, strict=True):
         assert other.weights.is_cuda
         assert other.converged

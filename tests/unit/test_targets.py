@@ -20,7 +20,7 @@ from torch import Tensor
 
 import conceptlens as cl
 from conceptlens.bottleneck.fit import concept_targets
-from conceptlens.bottleneck.fit.concept_targets import Targets, asked_of, encode_photos, targets_for
+from conceptlens.bottleneck.fit.concept_targets import Targets, build_concept_targets, encode_photos, vlm_fingerprint
 from conceptlens.concepts.concept_set import BottleneckConcept, ConceptSet, collect
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.data.drawn_scene import SCENE_COLOURS
@@ -60,7 +60,7 @@ def pair() -> cl.Backbone:
 
 def told(photos: Held, concepts: Any, source: str, vlm: cl.Backbone | None = None) -> Targets:
     vectors = None if vlm is None else encode_photos(vlm, photos, range(len(photos)))
-    return targets_for(photos, concepts, source, vlm, vectors)
+    return build_concept_targets(photos, concepts, source, vlm, vectors)
 
 
 def of_classes(columns: Sequence[int]) -> Tensor:
@@ -194,7 +194,7 @@ def test_vectors_of_photos_are_those_of_one_at_a_time(pair: cl.Backbone) -> None
         encode_photos(pair, birds(None, unread=range(8)), range(8))
     with pytest.raises(cl.InputError, match=r"no photo of held train could be read; the first: planted has no preproc"):
         encode_photos(replace(pair, transform=None), birds(None), range(8))
-    assert asked_of(pair).startswith("planted ")
+    assert vlm_fingerprint(pair).startswith("planted ")
 
 
 def test_words_of_the_vocabulary_that_the_pair_sees(pair: cl.Backbone, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,37 +14,37 @@ from playwright.sync_api import Locator, Page, expect
 
 import conceptlens as cl
 from coloured_birds import CLASSES, CONCEPTS
-from conceptlens.bottleneck.edit import Edit
-from conceptlens.bottleneck.evaluate.bottleneck_cases import Choice, choose_bottleneck_cases
-from conceptlens.bottleneck.evaluate.corrections import CONTROL, NOT_ASKED, Interventions
-from conceptlens.bottleneck.evaluate.measure import measure_bottleneck
-from conceptlens.bottleneck.evaluate.measures import BottleneckMeasures
+from conceptlens.bottleneck.concept_edit import Edit
+from conceptlens.bottleneck.evaluate.bottleneck_evaluation import evaluate_bottleneck
+from conceptlens.bottleneck.evaluate.bottleneck_result import BottleneckResult
+from conceptlens.bottleneck.evaluate.case_selection import CaseSelection, select_cases
+from conceptlens.bottleneck.evaluate.intervention_curve import CONTROL, NOT_MEASURED, Interventions
 from conceptlens.bottleneck.intervention import with_edits, with_weights
 from conceptlens.bottleneck.module import Bottleneck
-from conceptlens.bottleneck.report.bottleneck_outputs import write_bottleneck_report
-from conceptlens.bottleneck.report.bottleneck_page import AboutBottleneck, bottleneck_page
-from conceptlens.bottleneck.report.correction_view import DRAWN, corrected
-from conceptlens.bottleneck.report.pictures import Pictures, read_pictures
+from conceptlens.bottleneck.report.bottleneck_files import write_bottleneck_report
+from conceptlens.bottleneck.report.bottleneck_page import PageRecord, bottleneck_page
+from conceptlens.bottleneck.report.case_images import CaseImages, read_case_images
+from conceptlens.bottleneck.report.intervention_view import DRAWN, corrected
 from conceptlens.data.cub import Cub
 
 pytestmark = pytest.mark.web
 
 EVIL = """</style><script>alert(1)</script><img src=x onerror="document.title='broken'"> & "quoted\""""
-CHOICE = Choice(classes=("robin", "jay"), pairs=(("robin", "jay"),), many=6, top=3)
+CHOICE = CaseSelection(classes=("robin", "jay"), pairs=(("robin", "jay"),), max_photos=6, max_concepts=3)
 Open = Callable[..., Page]
 
 
 @pytest.fixture(scope="module")
-def measures(spotter: Bottleneck, bird_model: cl.Backbone, birds: Path) -> BottleneckMeasures:
+def measures(spotter: Bottleneck, bird_model: cl.Backbone, birds: Path) -> BottleneckResult:
     sets = Cub(birds, "all"), Cub(birds, "train")
-    return measure_bottleneck(spotter, bird_model, *sets, interventions=True, draws=100)
+    return evaluate_bottleneck(spotter, bird_model, *sets, interventions=True, n_bootstrap=100)
 
 
 @pytest.fixture(scope="module")
 def report(
     spotter: Bottleneck,
     bird_model: cl.Backbone,
-    measures: BottleneckMeasures,
+    measures: BottleneckResult,
     birds: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
@@ -85,9 +85,9 @@ def test_what_is_shown_adds_up(opened: Open, kind: str, count: int | None) -> No
         assert sum(parts) == total
 
 
-def test_sums_are_those_of_the_bottleneck(opened: Open, spotter: Bottleneck, measures: BottleneckMeasures) -> None:
+def test_sums_are_those_of_the_bottleneck(opened: Open, spotter: Bottleneck, measures: BottleneckResult) -> None:
     page = opened()
-    cases = choose_bottleneck_cases(spotter, measures.table, CHOICE)
+    cases = select_cases(spotter, measures.table, CHOICE)
     for case, article in zip(cases.photos, page.locator("article.photo").all(), strict=True):
         logit = float(measures.table.logits[case.row].max())
         assert number(article.locator(".total .adds").inner_text()) == round(100 * logit)
@@ -100,8 +100,8 @@ def test_sums_are_those_of_the_bottleneck(opened: Open, spotter: Bottleneck, mea
     for case, article in zip(cases.errors, page.locator("article.error").all(), strict=True):
         texts = article.locator(".sum li:not(.plain):not(.total) .then").all_inner_texts()
         for term, text in zip(case.terms, texts, strict=True):
-            assert list(CLASSES)[term.answer] in text
-            assert ("which is right" in text) == (term.answer == case.truth)
+            assert list(CLASSES)[term.predicted_without] in text
+            assert ("which is right" in text) == (term.predicted_without == case.truth)
 
 
 def test_bars_stand_for_their_numbers(opened: Open) -> None:
@@ -118,7 +118,7 @@ def test_bars_stand_for_their_numbers(opened: Open) -> None:
         assert all((kind == "against") == (value < 0) for kind, value in zip(kinds, values, strict=True) if value)
 
 
-def test_every_section_is_there_with_its_pictures(opened: Open, measures: BottleneckMeasures) -> None:
+def test_every_section_is_there_with_its_pictures(opened: Open, measures: BottleneckResult) -> None:
     page = opened()
     expect(page.get_by_role("heading", level=1)).to_have_text("What does this bottleneck decide by?")
     for section in ("figures", "classes", "photos", "pairs", "errors", "concepts", "words"):
@@ -130,14 +130,14 @@ def test_every_section_is_there_with_its_pictures(opened: Open, measures: Bottle
         image.scroll_into_view_if_needed()
         assert image.evaluate("i => i.decode().then(() => i.naturalWidth)") > 30
         assert image.get_attribute("alt")
-    error = measures.figure("keypoint_error")
+    error = measures.metric("keypoint_error")
     row = page.locator(".measure", has_text="Keypoint alignment error")
     assert error.value is not None
     expect(row.locator(".value b")).to_have_text(f"{error.value.mean:.2f}")
     expect(row.locator(".controls li")).to_have_count(5)
     expect(row).to_contain_text("lower is better")
     page.get_by_text("What was not measured, and why").click()
-    expect(page.locator("#figures .reasons")).to_contain_text("it was not asked for")
+    expect(page.locator("#figures .reasons")).to_contain_text("it was not requested")
     page.get_by_text("1 concept left out of the fit, and why").click()
     expect(page.locator("#concepts .reasons")).to_contain_text("striped tail: nobody shows it")
     rows = page.locator("#concepts tbody tr")
@@ -146,7 +146,7 @@ def test_every_section_is_there_with_its_pictures(opened: Open, measures: Bottle
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_corrections_are_drawn_and_told(opened: Open, measures: BottleneckMeasures, width: int) -> None:
+def test_corrections_are_drawn_and_told(opened: Open, measures: BottleneckResult, width: int) -> None:
     page = opened(width)
     section, curves = page.locator("#corrections"), measures.interventions.curves
     expect(section.locator(".said")).to_have_text(corrected(measures))
@@ -179,13 +179,13 @@ def test_corrections_are_drawn_and_told(opened: Open, measures: BottleneckMeasur
 
 
 def test_corrections_that_were_not_measured_are_left_out_with_the_reason(
-    visit: Open, spotter: Bottleneck, measures: BottleneckMeasures, tmp_path: Path
+    visit: Open, spotter: Bottleneck, measures: BottleneckResult, tmp_path: Path
 ) -> None:
-    cases = choose_bottleneck_cases(spotter, measures.table, Choice(many=0))
+    cases = select_cases(spotter, measures.table, CaseSelection(max_photos=0))
     few = replace(cases, classes=(), pairs=(), errors=())
-    for told, count in ((measures.interventions, 1), (Interventions(reason=NOT_ASKED), 0)):
+    for told, count in ((measures.interventions, 1), (Interventions(reason=NOT_MEASURED), 0)):
         text = bottleneck_page(
-            spotter, replace(measures, interventions=told), few, Pictures({}, {}, {}), AboutBottleneck("b", "today")
+            spotter, replace(measures, interventions=told), few, CaseImages({}, {}, {}), PageRecord("b", "today")
         )
         file = tmp_path / f"{count}.html"
         file.write_text(text, "utf-8")
@@ -196,14 +196,14 @@ def test_corrections_that_were_not_measured_are_left_out_with_the_reason(
         reasons = page.locator("#figures .reasons div", has_text="What corrections do")
         expect(reasons).to_have_count(1 - count)
         if not count:
-            expect(reasons).to_contain_text("it was not asked for: it reads all train photos")
+            expect(reasons).to_contain_text("it was not requested: it reads all train photos")
 
 
 def test_a_map_is_drawn_where_the_bottleneck_sees(
-    spotter: Bottleneck, bird_model: cl.Backbone, measures: BottleneckMeasures, birds: Path
+    spotter: Bottleneck, bird_model: cl.Backbone, measures: BottleneckResult, birds: Path
 ) -> None:
     photos = Cub(birds, "all")
-    pictures = read_pictures(spotter, bird_model, photos, measures.table, {4: {0}, 20: {1, 2}})
+    pictures = read_case_images(spotter, bird_model, photos, measures.table, {4: {0}, 20: {1, 2}})
     assert set(pictures.maps) == {(4, 0), (20, 1), (20, 2)}
     assert photos.annotation is not None
     points = photos.annotation.keypoints
@@ -217,9 +217,9 @@ def test_a_map_is_drawn_where_the_bottleneck_sees(
         peak = np.unravel_index(grid.argmax(), grid.shape)
         assert abs(peak[0] - row_ / 8 + 0.5) <= 1
         assert abs(peak[1] - column / 8 + 0.5) <= 1
-        cut = pictures.cut(row, concept)
+        cut = pictures.crop(row, concept)
         assert cut["width"] == cut["height"]
-        assert pictures.laid(row, concept)["width"] == 64
+        assert pictures.overlay(row, concept)["width"] == 64
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1280])
@@ -267,19 +267,19 @@ def test_dark_and_light_follow_the_reader(opened: Open) -> None:
 
 
 def test_hostile_names_stay_text_and_nothing_runs(
-    visit: Open, spotter: Bottleneck, measures: BottleneckMeasures, tmp_path: Path
+    visit: Open, spotter: Bottleneck, measures: BottleneckResult, tmp_path: Path
 ) -> None:
     evil = with_weights(with_edits(spotter, [Edit(0, 0.0, 1.0, note=EVIL)]), {("robin", "shiny"): 0.0}, EVIL)
     evil.classes = (EVIL, *spotter.classes[1:])
     evil.concepts = (replace(spotter.concepts[0], label=EVIL), *spotter.concepts[1:])
     evil.training_record["dropped"] = [{"label": EVIL, "reason": EVIL}]
     told = replace(measures, data=EVIL)
-    cases = choose_bottleneck_cases(evil, measures.table, replace(CHOICE, classes=(EVIL,), pairs=()))
+    cases = select_cases(evil, measures.table, replace(CHOICE, classes=(EVIL,), pairs=()))
     grey = Image.new("RGB", (64, 48), (90, 90, 90))
     needed = cases.needed()
     maps = {(row, concept): np.ones((6, 8)) for row, own in needed.items() for concept in own}
-    pictures = Pictures(dict.fromkeys(needed, grey), dict.fromkeys(needed, (0.0, 0.0, 1.0, 1.0)), maps)
-    text = bottleneck_page(evil, told, cases, pictures, AboutBottleneck(EVIL, EVIL, {EVIL: EVIL}, EVIL))
+    pictures = CaseImages(dict.fromkeys(needed, grey), dict.fromkeys(needed, (0.0, 0.0, 1.0, 1.0)), maps)
+    text = bottleneck_page(evil, told, cases, pictures, PageRecord(EVIL, EVIL, {EVIL: EVIL}, EVIL))
     file = tmp_path / "evil.html"
     file.write_text(text, "utf-8")
     page = visit(file)
@@ -294,16 +294,16 @@ def test_hostile_names_stay_text_and_nothing_runs(
 
 
 def test_a_page_without_errors_or_shown_photos_is_whole(
-    visit: Open, spotter: Bottleneck, measures: BottleneckMeasures, tmp_path: Path
+    visit: Open, spotter: Bottleneck, measures: BottleneckResult, tmp_path: Path
 ) -> None:
     table = measures.table
     rows = (table.predicted == table.classes).nonzero()[:, 0]
     some = {name: getattr(table, name)[rows] for name in ("places", "classes", "activations", "logits", "area")}
     few = replace(table, names=tuple(table.names[row] for row in rows.tolist()), maps=table.maps[rows], **some)
-    cases = choose_bottleneck_cases(spotter, few, Choice(many=0))
+    cases = select_cases(spotter, few, CaseSelection(max_photos=0))
     bare = replace(cases, classes=(), pairs=())
     text = bottleneck_page(
-        spotter, replace(measures, table=few), bare, Pictures({}, {}, {}), AboutBottleneck("b", "today")
+        spotter, replace(measures, table=few), bare, CaseImages({}, {}, {}), PageRecord("b", "today")
     )
     file = tmp_path / "bare.html"
     file.write_text(text, "utf-8")

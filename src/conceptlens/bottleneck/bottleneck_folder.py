@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from conceptlens.bottleneck.base import Base
-from conceptlens.bottleneck.edit import Edit
+from conceptlens.bottleneck.backbone_reference import BackboneReference
+from conceptlens.bottleneck.concept_edit import Edit
 from conceptlens.bottleneck.locator import LOCATORS, Locator
 from conceptlens.io.errors import InputError
 from conceptlens.io.saved_folder import CONFIG, FolderFormat
@@ -26,14 +26,14 @@ FOLDER_FORMAT = FolderFormat(
     {
         "concepts": "a list of objects",
         "classes": "a list of texts",
-        "values": "a text",
+        "layer": "a text",
         "channels": "a whole number",
         "grid": "a list of whole numbers",
         "locator.kind": "a text",
         "locator.settings": "an object",
         "model.name": "a text",
         "model.identity": "a text",
-        "model.view": "an object",
+        "model.preprocess": "an object",
         "edits": "a list of objects",
         "training": "an object",
     },
@@ -77,16 +77,20 @@ def refusing(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def stored_base(base: Base) -> dict[str, Any]:
+def stored_backbone(backbone: BackboneReference) -> dict[str, Any]:
     """Return which network is read, as JSON holds it."""
-    return {"name": base.name, "identity": base.identity, "view": asdict(base.view) if base.view else {}}
+    return {
+        "name": backbone.name,
+        "identity": backbone.identity,
+        "preprocess": asdict(backbone.preprocess) if backbone.preprocess else {},
+    }
 
 
-def read_base(stored: Mapping[str, Any], changed: Mapping[str, Tensor]) -> Base:
+def read_backbone(stored: Mapping[str, Any], changed: Mapping[str, Tensor]) -> BackboneReference:
     """Return which network is read, with the weights that were trained too."""
-    view = stored["view"]
-    given: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in view.items()}
-    return Base(stored["name"], stored["identity"], Preprocess(**given) if view else None, changed)
+    preprocess = stored["preprocess"]
+    given: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in preprocess.items()}
+    return BackboneReference(stored["name"], stored["identity"], Preprocess(**given) if preprocess else None, changed)
 
 
 def stored_locator(locator: Locator) -> dict[str, Any]:

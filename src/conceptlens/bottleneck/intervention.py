@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from conceptlens.bottleneck.edit import LARGEST, Edit
+from conceptlens.bottleneck.concept_edit import LARGEST, Edit
 from conceptlens.io.errors import InputError
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
     from conceptlens.bottleneck.module import Bottleneck
-    from conceptlens.bottleneck.output import Reading
+    from conceptlens.bottleneck.output import BottleneckOutput
 
 AT_ONCE = 8192  # images whose class scores are held together
 
@@ -54,7 +54,7 @@ def remove(bottleneck: Bottleneck, concept: str | int, target: str | int | None 
 
 
 @torch.no_grad()
-def intervene(bottleneck: Bottleneck, reading: Reading, edits: Iterable[Edit]) -> Reading:
+def intervene(bottleneck: Bottleneck, reading: BottleneckOutput, edits: Iterable[Edit]) -> BottleneckOutput:
     """Return what the bottleneck says of the images of `reading` with some activations changed, in the order given.
 
     The maps stay: of a changed concept, their mean is no longer the activation. Raises `InputError` for an edit of one
@@ -66,8 +66,8 @@ def intervene(bottleneck: Bottleneck, reading: Reading, edits: Iterable[Edit]) -
         if edit.target is not None:
             name = bottleneck.classes[bottleneck.class_index(edit.target)]
             raise InputError(f"an image's concept is the same for all classes, and '{name}' was named; use with_edits")
-        place = bottleneck.concept_index(edit.concept)
-        activations[:, place] = activations[:, place].clamp(edit.low, edit.high)
+        index = bottleneck.concept_index(edit.concept)
+        activations[:, index] = activations[:, index].clamp(edit.low, edit.high)
     lasting = bottleneck.edited(activations)
     for edit in {edit.concept: edit for edit in changed}.values():
         values = lasting[:, edit.concept]
@@ -76,7 +76,7 @@ def intervene(bottleneck: Bottleneck, reading: Reading, edits: Iterable[Edit]) -
                 f"an edit for good does not let '{bottleneck.labels[edit.concept]}' be {_span(edit)}; "
                 "take it back first with without_edits"
             )
-    return bottleneck.read(reading.maps, activations)
+    return bottleneck.classify(reading.maps, activations)
 
 
 def with_edits(bottleneck: Bottleneck, edits: Iterable[Edit]) -> Bottleneck:
@@ -96,9 +96,9 @@ def with_edits(bottleneck: Bottleneck, edits: Iterable[Edit]) -> Bottleneck:
 
 def without_edits(bottleneck: Bottleneck, concept: str | int | None = None) -> Bottleneck:
     """Return a copy without the lasting edits of one concept, or without any."""
-    place = None if concept is None else bottleneck.concept_index(concept)
+    index = None if concept is None else bottleneck.concept_index(concept)
     made = _copied(bottleneck)
-    made.edits = tuple(edit for edit in bottleneck.edits if place is not None and edit.concept != place)
+    made.edits = tuple(edit for edit in bottleneck.edits if index is not None and edit.concept != index)
     return made
 
 
@@ -184,15 +184,15 @@ def effect(
 ) -> Effect:
     """Return what `after` does differently from `before`, from a table of activations and the true classes.
 
-    The table is what `before` or `after` read, unedited (`Reading.activations`): no photo is looked at again. Which
-    images it holds is the caller's choice; an edit chosen by a table is not to be judged by the same one. Raises
+    The table is what `before` or `after` read, unedited (`BottleneckOutput.activations`): no photo is looked at again.
+    Which images it holds is the caller's choice; an edit chosen by a table is not to be judged by the same one. Raises
     `InputError` where shapes, classes or numbers do not fit.
     """
     truth = torch.as_tensor(classes).to(before.weight.device)
     if (before.labels, before.classes) != (after.labels, after.classes):
         raise InputError("the two bottlenecks have other concepts or classes; compare one with its own edited copy")
     check_table(before, activations, truth)
-    was, now = predicted(before, activations), predicted(after, activations)
+    was, now = predict_classes(before, activations), predict_classes(after, activations)
     moved = was != now
     pairs = Counter(zip(was[moved].tolist(), now[moved].tolist(), strict=True))
     names = before.classes
@@ -215,10 +215,10 @@ def effect(
     )
 
 
-def predicted(bottleneck: Bottleneck, activations: Float[Tensor, "image concept"]) -> Int[Tensor, "image"]:
+def predict_classes(bottleneck: Bottleneck, activations: Float[Tensor, "image concept"]) -> Int[Tensor, "image"]:
     """Return the class with the highest score for each row of a table of activations; of equal ones, the first."""
     parts = activations.to(bottleneck.weight).split(AT_ONCE)
-    return torch.cat([bottleneck.read(part[..., None, None], part).logits.argmax(1) for part in parts])
+    return torch.cat([bottleneck.classify(part[..., None, None], part).logits.argmax(1) for part in parts])
 
 
 def check_table(bottleneck: Bottleneck, activations: Tensor, classes: Tensor) -> None:
@@ -245,4 +245,4 @@ def _span(edit: Edit) -> str:
 
 def _copied(bottleneck: Bottleneck) -> Bottleneck:
     """Return a deep copy; the network's own changed weights are shared, for nobody changes them."""
-    return copy.deepcopy(bottleneck, {id(bottleneck.base): bottleneck.base})
+    return copy.deepcopy(bottleneck, {id(bottleneck.backbone): bottleneck.backbone})

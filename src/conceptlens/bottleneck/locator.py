@@ -155,13 +155,13 @@ def peak_masks(maps: Maps, radius: float, count: int = 1) -> Masks:
     `count=1` takes the highest cell, the first of several.
     """
     height, width = maps.shape[2:]
-    places = cell_places(height, width, maps.device)
-    squared = (places[:, None] - places[None]).square().sum(2)
+    indices = cell_places(height, width, maps.device)
+    squared = (indices[:, None] - indices[None]).square().sum(2)
     gaussian = torch.exp(-squared / (2 * radius**2)).to(maps.dtype)  # [peak, cell]
     peaks = find_peaks(maps.detach(), count)
     masks = torch.zeros_like(maps).flatten(2)
-    for place in range(peaks.shape[2]):
-        at = peaks[:, :, place]
+    for index in range(peaks.shape[2]):
+        at = peaks[:, :, index]
         masks = torch.where((at >= 0)[..., None], torch.maximum(masks, gaussian[at.clamp_min(0)]), masks)
     return (masks / masks.sum(2, keepdim=True)).view_as(maps)
 

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 from torch import Tensor, nn
 
-from conceptlens.bottleneck.base import Base
+from conceptlens.bottleneck.backbone_reference import BackboneReference
 from conceptlens.bottleneck.bottleneck_folder import (
-    read_base,
+    read_backbone,
     read_edit,
     read_folder,
     read_locator,
     refusing,
-    stored_base,
+    stored_backbone,
     stored_edit,
     stored_locator,
     write_folder,
 )
-from conceptlens.bottleneck.edit import Edit
+from conceptlens.bottleneck.concept_edit import Edit
 from conceptlens.bottleneck.locator import Locator, resized
-from conceptlens.bottleneck.output import ClassContributions, Reading, bottleneck_explanation
+from conceptlens.bottleneck.output import BottleneckOutput, ClassContributions, bottleneck_explanation
 from conceptlens.cams.class_activation import source
 from conceptlens.concepts.concept_set import BottleneckConcept
 from conceptlens.io.errors import InputError, near
@@ -41,33 +41,45 @@ if TYPE_CHECKING:
 class Bottleneck(nn.Module):
     """A concept bottleneck whose concepts have maps. (Loc-CBM, ICCV 2025 poster; label-free CBM, ICLR 2023.)
 
-    With cells `F` of the layer `values`, concept vectors `w_i` (a 1 x 1 convolution without bias) and a locator's masks
+    With cells `F` of the layer `layer`, concept vectors `w_i` (a 1 x 1 convolution without bias) and a locator's masks
     `m_i`, which sum to 1:
 
         A_i(u) = <w_i, F(u)>        map M_i = cells m_i A_i        activation c_i = mean_u M_i(u) = sum_u m_i(u) A_i(u)
-        logit_k = sum_i W_ki (c_i - mean_i) / deviation_i + b_k
+        logit_k = sum_i W_ki (c_i - mean_i) / std_i + b_k
 
-    `values`, `channels`: the layer and its width. `grid`: rows and columns of the maps; products are brought there
-    bilinearly. A freshly made one has zero weights, means 0 and deviations 1.
+    A freshly made one has zero weights, means 0 and standard deviations 1.
+
+    Args:
+        concepts: What each map stands for, in order.
+        classes: The names of the classes, in the order of the logits.
+        layer: The layer whose cells carry the concepts.
+        channels: The width of that layer.
+        locator: Gives each concept its mask over the cells.
+        grid: Rows and columns of the maps; the products are resized to it bilinearly.
+        backbone: The network whose cells are read.
+        training: The record of the fit.
+
+    Raises:
+        InputError: There are no concepts, fewer than two classes, or an empty grid.
     """
 
     mean: Tensor
-    deviation: Tensor
+    std: Tensor
 
     def __init__(
         self,
         concepts: Sequence[BottleneckConcept],
         classes: Sequence[str],
-        values: str,
+        layer: str,
         channels: int,
         locator: Locator,
         grid: tuple[int, int],
-        base: Base,
+        backbone: BackboneReference,
         training: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.concepts, self.classes = tuple(concepts), tuple(classes)
-        self.values, self.grid, self.base = values, (int(grid[0]), int(grid[1])), base
+        self.layer, self.grid, self.backbone = layer, (int(grid[0]), int(grid[1])), backbone
         self.training_record = dict(training or {})
         self._edits: tuple[Edit, ...] = ()
         if not self.concepts or len(self.classes) < 2:
@@ -80,7 +92,7 @@ class Bottleneck(nn.Module):
         self.locator = locator
         self.weight = nn.Parameter(torch.zeros(len(self.concepts), channels))
         self.register_buffer("mean", torch.zeros(len(self.concepts)))
-        self.register_buffer("deviation", torch.ones(len(self.concepts)))
+        self.register_buffer("std", torch.ones(len(self.concepts)))
         self.head = nn.Linear(len(self.concepts), len(self.classes))
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -92,8 +104,8 @@ class Bottleneck(nn.Module):
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The layers that are read, the one whose cells carry the values last."""
-        return tuple(dict.fromkeys([name for name in self.locator.layers if name != self.values] + [self.values]))
+        """The layers that are read, the one whose cells carry the concepts last."""
+        return tuple(dict.fromkeys([name for name in self.locator.layers if name != self.layer] + [self.layer]))
 
     @property
     def edits(self) -> tuple[Edit, ...]:
@@ -111,45 +123,45 @@ class Bottleneck(nn.Module):
     @overload
     def forward(self, cells: Observation) -> Explanation: ...
     @overload
-    def forward(self, cells: Mapping[str, Float[Tensor, "image channel rows columns"]]) -> Reading: ...
-    def forward(self, cells: Observation | Mapping[str, Tensor]) -> Explanation | Reading:
+    def forward(self, cells: Mapping[str, Float[Tensor, "image channel rows columns"]]) -> BottleneckOutput: ...
+    def forward(self, cells: Observation | Mapping[str, Tensor]) -> Explanation | BottleneckOutput:
         """Return logits, activations and maps from the cells of `layers`; of an observation, an explanation."""
         if not isinstance(cells, Mapping):
             return self.explain(cells)
         with full_precision(self.weight):
             maps = self.concept_maps(cells)
-            return self.read(maps, maps.mean((2, 3)))
+            return self.classify(maps, maps.mean((2, 3)))
 
     def concept_maps(self, cells: Mapping[str, Tensor]) -> Float[Tensor, "image concept height width"]:
         """Return the maps, whose mean over the cells is the activation."""
-        plain = self.plain_maps(cells)
+        plain = self.unmasked_maps(cells)
         return plain * self.locator(plain, cells) * (self.grid[0] * self.grid[1])
 
-    def plain_maps(self, cells: Mapping[str, Tensor]) -> Float[Tensor, "image concept height width"]:
+    def unmasked_maps(self, cells: Mapping[str, Tensor]) -> Float[Tensor, "image concept height width"]:
         """Return `A`, the products at every cell, before the locator."""
-        values = cells[self.values].to(self.weight.dtype)
+        values = cells[self.layer].to(self.weight.dtype)
         if values.shape[1] != self.weight.shape[1]:
             raise InputError(
-                f"layer '{self.values}' has {values.shape[1]} channels; the bottleneck reads {self.weight.shape[1]}"
+                f"layer '{self.layer}' has {values.shape[1]} channels; the bottleneck reads {self.weight.shape[1]}"
             )
         return resized(torch.einsum("nchw,kc->nkhw", values, self.weight), self.grid)
 
-    def read(self, maps: Tensor, activations: Tensor) -> Reading:
+    def classify(self, maps: Tensor, activations: Tensor) -> BottleneckOutput:
         """Return what follows from activations: edits, standardisation, class scores."""
-        standard = (self.edited(activations) - self.mean) / self.deviation
-        logits = self.head(standard)
+        standardized = (self.edited(activations) - self.mean) / self.std
+        logits = self.head(standardized)
         for target in sorted({edit.target for edit in self.edits if edit.target is not None}):
-            shift = ((self._standard_for(activations, target) - standard) * self.head.weight[target]).sum(1)
+            shift = ((self.standardized(activations, target) - standardized) * self.head.weight[target]).sum(1)
             logits = logits.index_add(1, torch.tensor([target], device=logits.device), shift[:, None])
-        return Reading(logits, activations, standard, maps)
+        return BottleneckOutput(logits, activations, standardized, maps)
 
-    def contributions(self, reading: Reading, target: Tensor) -> Float[Tensor, "image concept"]:
+    def contributions(self, output: BottleneckOutput, target: Tensor) -> Float[Tensor, "image concept"]:
         """Return `W_ki z_i` for the class `target[image]` of each image: with the bias they add up to its logit."""
-        standard = reading.standard.clone()
+        standardized = output.standardized.clone()
         for one in {edit.target for edit in self.edits if edit.target is not None}:
             rows = target == one
-            standard[rows] = self._standard_for(reading.activations[rows], one)
-        return standard * self.head.weight[target]
+            standardized[rows] = self.standardized(output.activations[rows], one)
+        return standardized * self.head.weight[target]
 
     @torch.no_grad()
     def explain(
@@ -173,41 +185,41 @@ class Bottleneck(nn.Module):
         """
         if top is not None and top < 1:
             raise InputError(f"the top {top} concepts were asked for; give at least 1, or leave it out for all")
-        reading = self.output(observation)
-        index = self._targets(reading, target)
+        output = self.output(observation)
+        index = self._targets(output, target)
         counts = ClassContributions(
-            self.contributions(reading, index),
+            self.contributions(output, index),
             self.head.bias[index],
-            reading.logits.gather(1, index[:, None])[:, 0],
+            output.logits.gather(1, index[:, None])[:, 0],
             tuple(self.classes[k] for k in index.tolist()),
         )
         with full_precision(self.weight):
-            unmasked = self.plain_maps(self._cells(observation))
-        origin = source(observation, self.values, "loc_cbm", {"locator": type(self.locator).__name__.lower()})
-        return bottleneck_explanation(reading, unmasked, counts, self.weight.detach(), self.labels, origin, top)
+            unmasked = self.unmasked_maps(self._cells(observation))
+        origin = source(observation, self.layer, "loc_cbm", {"locator": type(self.locator).__name__.lower()})
+        return bottleneck_explanation(output, unmasked, counts, self.weight.detach(), self.labels, origin, top)
 
-    def output(self, observation: Observation) -> Reading:
+    def output(self, observation: Observation) -> BottleneckOutput:
         """Return what the bottleneck computes from an observation of its layers by its own model."""
         cells = self._cells(observation)
-        self.base.check(observation.model)
+        self.backbone.check(observation.model)
         return self(cells)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write `bottleneck.safetensors` and `config.json`, each atomically, and return the folder."""
-        base = self.base
+        backbone = self.backbone
         about = {
             "kind": "conceptlens bottleneck",
             "concepts": [dataclasses.asdict(concept) for concept in self.concepts],
             "classes": list(self.classes),
-            "values": self.values,
+            "layer": self.layer,
             "channels": self.weight.shape[1],
             "grid": list(self.grid),
             "locator": stored_locator(self.locator),
-            "model": stored_base(base),
+            "model": stored_backbone(backbone),
             "edits": [stored_edit(edit) for edit in self.edits],
             "training": self.training_record,
         }
-        return write_folder(Path(folder), self.state_dict(), base.changed, about)
+        return write_folder(Path(folder), self.state_dict(), backbone.changed_weights, about)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Bottleneck:
@@ -219,11 +231,11 @@ class Bottleneck(nn.Module):
             made = cls(
                 [BottleneckConcept(**one) for one in about["concepts"]],
                 about["classes"],
-                about["values"],
+                about["layer"],
                 about["channels"],
                 read_locator(about["locator"]),
                 (rows, columns),
-                read_base(about["model"], changed),
+                read_backbone(about["model"], changed),
                 about["training"],
             )
             made.edits = [read_edit(one) for one in about["edits"]]
@@ -232,7 +244,7 @@ class Bottleneck(nn.Module):
 
     def observe(self, model: Backbone, photos: Photo | Tensor | Sequence[Photo]) -> Observation:
         """Look at photos as this bottleneck needs them: its layers, its view, its changed weights."""
-        return self.base.of(model).observe(photos, layers=self.layers)
+        return self.backbone.prepare(model).observe(photos, layers=self.layers)
 
     def _cells(self, observation: Observation) -> dict[str, Tensor]:
         """Return the cells of the layers that are read."""
@@ -250,15 +262,17 @@ class Bottleneck(nn.Module):
             )
         return {name: observation.feature(name) for name in self.layers}
 
-    def _targets(self, reading: Reading, target: str | int | Sequence[str | int] | None) -> Int[Tensor, "image"]:
+    def _targets(
+        self, output: BottleneckOutput, target: str | int | Sequence[str | int] | None
+    ) -> Int[Tensor, "image"]:
         """Return the index of the class that is explained in each image."""
-        images = len(reading.logits)
+        images = len(output.logits)
         if target is None:
-            return reading.logits.argmax(1)
+            return output.logits.argmax(1)
         several = list(target) if isinstance(target, Sequence) and not isinstance(target, str) else [target] * images
         if len(several) != images:
             raise InputError(f"{len(several)} classes are given for {images} photos; give one, or one for each")
-        return torch.tensor([self.class_index(one) for one in several], device=reading.logits.device)
+        return torch.tensor([self.class_index(one) for one in several], device=output.logits.device)
 
     def concept_index(self, label: str | int) -> int:
         """Return the place of a concept; near labels are offered where there is none."""
@@ -278,9 +292,9 @@ class Bottleneck(nn.Module):
             edited[:, edit.concept] = edited[:, edit.concept].clamp(edit.low, edit.high)
         return edited
 
-    def _standard_for(self, activations: Tensor, target: int) -> Tensor:
+    def standardized(self, activations: Tensor, target: int) -> Tensor:
         """Return the standardised activations that one class sees."""
-        return (self.edited(self.edited(activations), target) - self.mean) / self.deviation
+        return (self.edited(self.edited(activations), target) - self.mean) / self.std
 
 
 def _index(name: str | int, names: Sequence[str], kind: str) -> int:

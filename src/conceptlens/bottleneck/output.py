@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -18,18 +17,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class BottleneckOutput:
     """What a bottleneck reads in a batch.
 
     - `maps[image concept height width]`: the mean over the cells of each is the concept's activation.
     - `activations[image concept]`: as the maps give them, or as `intervene` set them; before edits.
-    - `standard[image concept]`: after edits for all classes, less the training mean, over the training deviation.
-    - `logits[image class]`: `sum_concept weight standard + bias`, edits for one class included.
+    - `standardized[image concept]`: after edits for all classes, less the training mean, over the training deviation.
+    - `logits[image class]`: `sum_concept weight standardized + bias`, edits for one class included.
     """
 
     logits: Float[Tensor, "image class"]
     activations: Float[Tensor, "image concept"]
-    standard: Float[Tensor, "image concept"]
+    standardized: Float[Tensor, "image concept"]
     maps: Float[Tensor, "image concept height width"]
 
 
@@ -48,11 +47,11 @@ class ClassContributions:
 
 
 def bottleneck_explanation(
-    reading: Reading,
+    output: BottleneckOutput,
     unmasked: Float[Tensor, "image concept height width"],
     contributions: ClassContributions,
     weight: Float[Tensor, "concept channel"],
-    labels: Sequence[str],
+    labels: tuple[str, ...],
     source: Source,
     top: int | None,
 ) -> Explanation:
@@ -72,7 +71,7 @@ def bottleneck_explanation(
     }
     origin = replace(source, settings={**settings, **source.settings})
     products = _take(unmasked, chosen)
-    plain = Explanation(
+    unmasked_part = Explanation(
         maps=products,
         weights=weight[chosen][..., None, None],
         scores=products.mean((2, 3)),
@@ -82,14 +81,14 @@ def bottleneck_explanation(
         target_kinds=("concept",) * keep,
     )
     return replace(
-        plain,
-        maps=_take(reading.maps, chosen),
+        unmasked_part,
+        maps=_take(output.maps, chosen),
         weights=None,
-        scores=reading.activations.gather(1, chosen),
+        scores=output.activations.gather(1, chosen),
         source=origin,
         contributions=kept,
         explained_classes=contributions.classes,
-        components=(plain,),
+        components=(unmasked_part,),
     )
 
 

@@ -13,8 +13,8 @@ from conceptlens.cli.options import Json, answering
 from conceptlens.io.errors import InputError
 
 if TYPE_CHECKING:
-    from conceptlens.bottleneck.concept_writing.concept_filter import Limits
-    from conceptlens.bottleneck.concept_writing.published_filters import Shown
+    from conceptlens.bottleneck.concept_writing.concept_filter import FilterLimits
+    from conceptlens.bottleneck.concept_writing.published_filters import ImageConceptScores
     from conceptlens.concepts.concept_set import ConceptSet
     from conceptlens.data.labelled_set import LabelledSet
     from conceptlens.model.backbone import Backbone
@@ -52,13 +52,13 @@ def concepts(
     """Collect concepts and filter them as published, each dropped one with its reason; no test photo is looked at."""
     from dataclasses import replace
 
-    from conceptlens.bottleneck.concept_writing.concept_filter import LIMITS, filter_concepts
+    from conceptlens.bottleneck.concept_writing.concept_filter import FILTER_LIMITS, filter_concepts
     from conceptlens.concepts.concept_set import write_concept_set
     from conceptlens.data.labelled_sets import open_classes
     from conceptlens.io.output_path import check_output
 
-    if limits not in LIMITS:
-        raise InputError(f"--limits {limits} is given; expected one of {', '.join(LIMITS)}")
+    if limits not in FILTER_LIMITS:
+        raise InputError(f"--limits {limits} is given; expected one of {', '.join(FILTER_LIMITS)}")
     if (vlm is None) != (presence is None):
         raise InputError("--vlm and --presence go together: the pair scores photos, and the number is its threshold")
     if start is not None and start.resolve() == out.resolve():
@@ -66,7 +66,7 @@ def concepts(
     check_output(out, ".txt", ".tsv")
     photos = open_classes(data)
     found = _found(photos, start, ask, url, key_from, record, replay)
-    chosen = replace(LIMITS[limits], presence=presence, interpretability=None)
+    chosen = replace(FILTER_LIMITS[limits], presence=presence, interpretability=None)
     left = filter_concepts(found, photos.classes, chosen, shown=_shown(photos, found, vlm))
     write_concept_set(left, out)
     _say(left, chosen, out, as_json)
@@ -93,20 +93,20 @@ def _found(
     return attribute_concepts(known.concepts, known.shares, f"the class attributes of {photos.name}", least=0.1)
 
 
-def _shown(photos: LabelledSet, found: ConceptSet, vlm: str | None) -> Shown | None:
+def _shown(photos: LabelledSet, found: ConceptSet, vlm: str | None) -> ImageConceptScores | None:
     if vlm is None:
         return None
-    from conceptlens.bottleneck.concept_writing.published_filters import Shown
+    from conceptlens.bottleneck.concept_writing.published_filters import ImageConceptScores
     from conceptlens.bottleneck.fit.concept_targets import encode_photos, photo_cosines
     from conceptlens.model.zoo import load_model
 
     pair: Backbone = load_model(vlm)
     vectors = encode_photos(pair, photos, range(len(photos)))
     readable = ~vectors.isnan().any(1)
-    return Shown(photo_cosines(found.concepts, pair, vectors[readable]), "train")
+    return ImageConceptScores(photo_cosines(found.concepts, pair, vectors[readable]), "train")
 
 
-def _say(left: ConceptSet, limits: Limits, out: Path, as_json: bool) -> None:
+def _say(left: ConceptSet, limits: FilterLimits, out: Path, as_json: bool) -> None:
     if as_json:
         dropped = [vars(one) for one in left.dropped]
         numbers = {

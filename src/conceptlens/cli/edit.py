@@ -14,7 +14,7 @@ from conceptlens.io.errors import InputError, near
 from conceptlens.model.zoo import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from conceptlens.bottleneck.edit import Edit
+    from conceptlens.bottleneck.concept_edit import Edit
     from conceptlens.bottleneck.evaluate.activation_table import BottleneckTable
     from conceptlens.bottleneck.intervention import Effect
     from conceptlens.bottleneck.module import Bottleneck

@@ -15,8 +15,8 @@ from conceptlens.io.errors import InputError
 from conceptlens.model.zoo import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from conceptlens.bottleneck.evaluate.bottleneck_cases import Choice
-    from conceptlens.bottleneck.evaluate.measures import BottleneckMeasures
+    from conceptlens.bottleneck.evaluate.bottleneck_result import BottleneckResult
+    from conceptlens.bottleneck.evaluate.case_selection import CaseSelection
     from conceptlens.bottleneck.module import Bottleneck
     from conceptlens.data.labelled_set import LabelledSet
 
@@ -72,7 +72,7 @@ def bottleneck(
     as_json: Json = False,
 ) -> None:
     """Measure a bottleneck beside what knows less, and show classes, photos, pairs and errors with their maps."""
-    from conceptlens.bottleneck.evaluate.measure import measure_bottleneck
+    from conceptlens.bottleneck.evaluate.bottleneck_evaluation import evaluate_bottleneck
     from conceptlens.bottleneck.module import Bottleneck
     from conceptlens.data.labelled_sets import open_classes
     from conceptlens.explainer.run_outputs import report_failures
@@ -83,9 +83,9 @@ def bottleneck(
     made, opened = Bottleneck.from_pretrained(folder), open_classes(data, split)
     choice = _choice(made, opened, classes, pairs, photo, photos, top)
     backbone = load(model, weights, labels, pretrained, device=device)
-    measures = measure_bottleneck(
+    measures = evaluate_bottleneck(
         made.to(device), backbone, opened, _train(data, opened, train), _places(opened, limit), cache,
-        leakage, interventions, seed=seed, batch=batch_size, watch=_watched,
+        leakage, interventions, seed=seed, batch_size=batch_size, progress=_progress,
     )  # fmt: skip
     report_failures(measures.failures)
     for option, reason in _unmeasured(measures, leakage, interventions):
@@ -101,17 +101,17 @@ def bottleneck(
         raise typer.Exit(1)
 
 
-def _watched(parts: Iterable[Any], total: int) -> Iterable[Any]:
+def _progress(parts: Iterable[Any], total: int) -> Iterable[Any]:
     """Yield the parts of a set, and show how many are done."""
     from conceptlens.io.progress import progress
 
     return progress(parts, total, "parts of the set")
 
 
-def _unmeasured(measures: BottleneckMeasures, leakage: bool, interventions: bool) -> list[tuple[str, str]]:
+def _unmeasured(measures: BottleneckResult, leakage: bool, interventions: bool) -> list[tuple[str, str]]:
     """Return the options that were asked for in vain, each with the reason."""
     found = []
-    one = measures.figure("leakage_task")
+    one = measures.metric("leakage_task")
     if leakage and one.value is None:
         found.append(("--leakage", str(one.reason)))
     if interventions and not measures.interventions.curves:
@@ -131,24 +131,24 @@ def _finish(
     made: Bottleneck,
     backbone: Any,
     opened: LabelledSet,
-    measures: BottleneckMeasures,
-    choice: Choice,
+    measures: BottleneckResult,
+    choice: CaseSelection,
     out: Path | None,
     cache: Path | None,
     told: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Print the figures or the numbers, and write the files."""
-    from conceptlens.bottleneck.report.bottleneck_outputs import (
-        evaluated_numbers,
-        print_measures,
+    from conceptlens.bottleneck.report.bottleneck_files import (
+        evaluation_json,
+        print_result,
         write_bottleneck_report,
     )
 
     if as_json:
-        typer.echo(json.dumps(evaluated_numbers(measures, told), allow_nan=False))
+        typer.echo(json.dumps(evaluation_json(measures, told), allow_nan=False))
     else:
-        print_measures(measures)
+        print_result(measures)
     if out is not None:
         for file in write_bottleneck_report(out, made, backbone, opened, measures, choice, cache, told):
             kind = {"report.html": "report", "bottleneck.json": "numbers"}.get(file.name, "table")
@@ -163,14 +163,14 @@ def _choice(
     photo: list[str] | None,
     photos: int,
     top: int,
-) -> Choice:
+) -> CaseSelection:
     """Return what is shown; names of classes and photos are checked before any work is done."""
-    from conceptlens.bottleneck.evaluate.bottleneck_cases import Choice, photo_named
+    from conceptlens.bottleneck.evaluate.case_selection import CaseSelection, find_photo
 
     for name in photo or ():
-        photo_named(opened.names, name)
+        find_photo(opened.names, name)
     named = tuple(made.classes[made.class_index(name)] for name in classes or ())
-    return Choice(named, tuple(_pair(made, one) for one in pairs or ()), tuple(photo or ()), photos, top)
+    return CaseSelection(named, tuple(_pair(made, one) for one in pairs or ()), tuple(photo or ()), photos, top)
 
 
 def _pair(made: Bottleneck, text: str) -> tuple[str, str]:

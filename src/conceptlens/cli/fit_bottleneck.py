@@ -122,7 +122,7 @@ def _say(made: Bottleneck, out: Path, as_json: bool, seconds: float) -> None:
         )  # fmt: skip
         numbers = {
             "schema": "conceptlens.fit-loc-cbm/1",
-            "model": made.base.name,
+            "model": made.backbone.name,
             "classes": len(made.classes),
             "concepts": len(made.concepts),
             "dropped": record["dropped"],

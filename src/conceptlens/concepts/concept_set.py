@@ -106,11 +106,11 @@ class ConceptSet:
         """Return how many concepts each filter dropped, the most first."""
         return dict(Counter(one.filter for one in self.dropped).most_common())
 
-    def keep(self, places: Iterable[int], dropped: Sequence[Dropped] = ()) -> ConceptSet:
-        """Return the set of the concepts at `places`, with the columns of its targets, and `dropped` added."""
-        chosen = list(places)
+    def keep(self, indices: Iterable[int], dropped: Sequence[Dropped] = ()) -> ConceptSet:
+        """Return the set of the concepts at `indices`, with the columns of its targets, and `dropped` added."""
+        chosen = list(indices)
         targets = None if self.targets is None else self.targets[:, chosen]
-        kept = tuple(self.concepts[place] for place in chosen)
+        kept = tuple(self.concepts[index] for index in chosen)
         return ConceptSet(kept, self.source, (*self.dropped, *dropped), targets)
 
 
@@ -124,14 +124,14 @@ def collect(
     shares = None if targets is None else _shares(targets, [one.label for one in found])
     first: dict[str, int] = {}
     dropped = []
-    for place, concept in enumerate(found):
-        earlier = first.setdefault(_key(concept.label), place)
-        if earlier != place:
+    for index, concept in enumerate(found):
+        earlier = first.setdefault(_key(concept.label), index)
+        if earlier != index:
             reason = f"entry {place + 1} repeats entry {earlier + 1}, {found[earlier].label!r}"
             dropped.append(Dropped(concept.label, "duplicate", None, None, reason))
-    places = list(first.values())
-    kept = None if shares is None else shares[:, places]
-    return ConceptSet(tuple(found[place] for place in places), source, tuple(dropped), kept)
+    indices = list(first.values())
+    kept = None if shares is None else shares[:, indices]
+    return ConceptSet(tuple(found[index] for index in indices), source, tuple(dropped), kept)
 
 
 def attribute_concepts(
@@ -165,7 +165,7 @@ def attribute_concepts(
             reason = f"all {len(column)} classes show it in {most:.0%} of their images: it tells none apart"
             dropped.append(Dropped(label, "constant", 0.0, 0.0, reason))
     gone = {one.label for one in dropped}
-    return found.keep([place for place, label in enumerate(found.labels) if label not in gone], dropped)
+    return found.keep([index for index, label in enumerate(found.labels) if label not in gone], dropped)
 
 
 def read_concept_set(path: str | PathLike[str]) -> ConceptSet:

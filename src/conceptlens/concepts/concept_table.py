@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Of = Literal["class", "photo"]
 SEPARATORS: dict[str, str] = {".csv": ",", ".tsv": "\t"}
-MOST_COMPARED = 20_000  # spelling is compared slowly: all photos of ImageNet would take a minute
+MAX_COMPARED = 20_000  # spelling is compared slowly: all photos of ImageNet would take a minute
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -48,7 +48,7 @@ class KnownNames:
         for place, name in enumerate(names if of == "photo" else ()):
             self._files[PurePosixPath(name).name].append(place)
 
-    def places(self, name: str) -> list[int]:
+    def indices(self, name: str) -> list[int]:
         """Return all places that a name may mean."""
         if name in self._exact:
             return [self._exact[name]]
@@ -57,18 +57,18 @@ class KnownNames:
 
     def place(self, name: str) -> int:
         """Return the place of a name; raises `InputError` with near ones where it is unknown or has several."""
-        places = self.places(name)
-        if len(places) > 1:
-            both = " and ".join(repr(self._names[place]) for place in places[:2])
+        indices = self.indices(name)
+        if len(indices) > 1:
+            both = " and ".join(repr(self._names[place]) for place in indices[:2])
             raise InputError(f"{name!r} may be {both}; write more of its path")
-        if not places:
+        if not indices:
             raise InputError(f"no {self._of} of the set is called {name!r}; near: {self.near(name)}")
-        return places[0]
+        return indices[0]
 
     def near(self, name: str) -> str:
         """Return names like one that is unknown, of the same folder where that is known."""
         beside = [known for known in self._names if known.startswith(f"{PurePosixPath(name).parent}/")]
-        return near(name, (beside or self._names)[:MOST_COMPARED], 3)
+        return near(name, (beside or self._names)[:MAX_COMPARED], 3)
 
 
 def read_concept_table(path: str | Path, classes: Sequence[str], photos: Sequence[str]) -> ConceptTable:
@@ -105,9 +105,9 @@ def read_concept_table(path: str | Path, classes: Sequence[str], photos: Sequenc
 def _known(file: Path, names: Sequence[str], classes: Sequence[str], photos: Sequence[str]) -> tuple[Of, KnownNames]:
     """Say what the rows of a table are: classes where one of them is a class, else photos."""
     as_class, as_photo = KnownNames(classes, "class"), KnownNames(photos, "photo")
-    if any(map(as_class.places, names)):
+    if any(map(as_class.indices, names)):
         return "class", as_class
-    if any(map(as_photo.places, names)):
+    if any(map(as_photo.indices, names)):
         return "photo", as_photo
     raise InputError(
         f"{str(file)!r} has no row of a class or photo of the set; near {names[0]!r} are the classes "

@@ -1,155 +1,150 @@
-"""One question to a language model behind an OpenAI-compatible endpoint, with the standard library alone."""
+"""Questions to a language model behind an OpenAI-compatible endpoint, through the `openai` package."""
 
 from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from email.message import Message
-from http.client import HTTPException, InvalidURL
-from typing import IO, Any
-from urllib.error import HTTPError, URLError
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from conceptlens.io.errors import InputError
 
-# Statuses after which asking again may help; 529 is "overloaded".
-LATER = (408, 409, 425, 429, 500, 502, 503, 504, 529)
+if TYPE_CHECKING:
+    from openai import APIStatusError, OpenAI
+
+COMPLETIONS = "/chat/completions"
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long to wait for one answer, how often to ask, and the pause before the second time, doubled each time.
+class ChatEndpoint:
+    """A checked address of a language model, with the key for it.
 
-    In seconds. `longest` bounds a pause, also one that the server asks for.
+    Args:
+        base_url: The address without `/chat/completions`.
+        key: The key; `None` for servers that want none. It is never printed or stored.
+        key_from: The environment variable that holds the key.
+        timeout: Seconds to wait for one answer.
+        max_retries: How often a request that failed is sent again; the `openai` package decides which and when.
     """
 
-    timeout: float = 60.0
-    tries: int = 5
-    pause: float = 1.0
-    longest: float = 60.0
-
-
-class _LaterError(Exception):
-    """The server may answer if asked again, after so many seconds if it said."""
-
-    def __init__(self, reason: str, pause: float = 0.0) -> None:
-        super().__init__(reason)
-        self.pause = pause
-
-
-class _NoRedirect(HTTPRedirectHandler):
-    """Follows no redirect: the key would go along to wherever it leads."""
-
-    def redirect_request(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str) -> None:
-        """Leave the answer as it is, an error."""
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Where to ask, with the key; both checked."""
-
-    address: str
+    base_url: str
     key: str | None = field(repr=False)
     key_from: str | None
-    patience: Patience
+    timeout: float
+    max_retries: int
 
     @staticmethod
-    def at(url: str, key_from: str | None, patience: Patience) -> Endpoint:
-        """Return the endpoint of a base or whole address, its key read from the environment."""
+    def at(url: str, key_from: str | None, timeout: float, max_retries: int) -> ChatEndpoint:
+        """Return the endpoint at a base address or a whole one, its key read from the environment.
+
+        Raises:
+            InputError: The address, the key or the numbers are not valid, or the package `openai` is missing.
+        """
         try:
             parts = urlsplit(url)
+            _ = parts.port
         except ValueError:
             parts = urlsplit("")
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
             raise InputError(f"{url!r} is no address of a language model; expected http://HOST:PORT/v1 or https://...")
-        path = parts.path.rstrip("/")
-        if not path.endswith("/chat/completions"):
-            path = f"{path or '/v1'}/chat/completions"
+        path = parts.path.rstrip("/").removesuffix(COMPLETIONS) or "/v1"
         key = None if key_from is None else os.environ.get(key_from, "").strip()
         if key_from is not None and not (key and key.isascii() and key.isprintable()):
             raise InputError(
                 f"the environment variable {key_from} holds no key; set it, or name another (key_from), or none for "
                 "a server that wants no key"
             )
-        if patience.tries < 1 or not patience.timeout > 0:
-            raise InputError(f"{patience} asks never; give at least one try and a timeout above 0")
-        return Endpoint(urlunsplit(parts._replace(path=path)), key, key_from, patience)
+        if max_retries < 0 or not timeout > 0:
+            raise InputError(f"max_retries is {max_retries} and timeout {timeout}; give 0 or more, and above 0 seconds")
+        try:
+            import openai  # noqa: F401
+        except ImportError:
+            raise InputError(
+                "asking a language model needs the package openai; pip install 'conceptlens[chat]', or replay a record"
+            ) from None
+        return ChatEndpoint(urlunsplit(parts._replace(path=path)), key, key_from, timeout, max_retries)
 
     @property
-    def place(self) -> str:
-        """The address without its query, for sentences."""
-        return self.address.partition("?")[0]
+    def address(self) -> str:
+        """The address that is asked, without its query, for sentences."""
+        return f"{self.base_url.partition('?')[0]}{COMPLETIONS}"
 
     def ask(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the server's reply as JSON, asking again while it may help."""
-        reason = ""
-        for attempt in range(self.patience.tries):
-            try:
-                return self._post(body)
-            except _LaterError as later:
-                reason = str(later)
-                pause = max(later.pause, self.patience.pause * 2**attempt)
-            if attempt + 1 < self.patience.tries:
-                time.sleep(min(pause, self.patience.longest))
-        raise InputError(
-            f"{self.place} gave no answer, asked {self.patience.tries} times ({reason}); run it again later: what was "
-            "answered is kept"
-        )
+        """Return the server's answer to a request as JSON.
 
-    def _post(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "conceptlens"}
-        headers |= {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        request = Request(self.address, json.dumps(body).encode(), headers, method="POST")
+        Raises:
+            InputError: The server cannot be reached, refuses, or answers something else.
+        """
+        import openai
+
         try:
-            with build_opener(_NoRedirect).open(request, timeout=self.patience.timeout) as reply:
-                content = reply.read()
-        except HTTPError as error:
-            with error:
-                raise self._refusal(error) from None
-        except InvalidURL as error:
-            raise InputError(f"{self.place} is no address ({error}); expected http://HOST:PORT/v1") from None
-        except (URLError, OSError, HTTPException) as error:
-            raise self._silence(error.reason if isinstance(error, URLError) else error) from None
+            with self._client() as client:
+                text = client.chat.completions.with_raw_response.create(
+                    model=body["model"],
+                    messages=body["messages"],
+                    extra_headers=None if self.key else {"Authorization": openai.Omit()},
+                    extra_body={name: value for name, value in body.items() if name not in ("model", "messages")},
+                ).text
+        except openai.APIStatusError as error:
+            raise self._refusal(error) from None
+        except openai.APITimeoutError:
+            raise self._no_answer(f"no answer within {self.timeout:g} seconds") from None
+        except openai.APIConnectionError as error:
+            cause = error.__cause__
+            reason = f"{type(cause).__name__}: {cause}" if cause else str(error)
+            if type(cause).__name__ in ("ConnectError", "UnsupportedProtocol", "InvalidURL"):
+                raise InputError(
+                    f"{self.address} cannot be reached ({cause}); start the server, or give its address"
+                ) from None
+            raise self._no_answer(reason) from None
         try:
-            found = json.loads(content)
+            found = json.loads(text)
         except ValueError:
-            raise InputError(f"{self.place} answers {self._told(content)!r}, not JSON; check the address") from None
+            raise InputError(f"{self.address} answers {self._message(text)!r}, not JSON; check the address") from None
         if not isinstance(found, dict):
-            raise InputError(f"{self.place} answers {self._told(content)!r}; expected a JSON object; check the address")
+            raise InputError(
+                f"{self.address} answers {self._message(text)!r}; expected a JSON object; check the address"
+            )
         return found
 
-    def _silence(self, reason: object) -> Exception:
-        """Return what a connection that gave no whole answer means: one that was never made is not made later."""
-        broke = isinstance(reason, (TimeoutError, ConnectionError, HTTPException))
-        if broke and not isinstance(reason, ConnectionRefusedError):
-            return _LaterError(f"{type(reason).__name__}: {reason}")
-        return InputError(f"{self.place} cannot be reached ({reason}); start the server, or give its address")
+    def _client(self) -> OpenAI:
+        """Return a client that follows no redirect: the key would go along to wherever it leads."""
+        import openai
 
-    def _refusal(self, error: HTTPError) -> Exception:
-        """Return what a status outside 200 to 299 means."""
-        try:
-            told = self._told(error.read())
-        except (OSError, HTTPException):
-            told = ""
-        said = f"{error.code} {told}".strip()
-        if error.code in LATER:
-            wait = error.headers.get("Retry-After", "")
-            return _LaterError(said, float(wait) if wait.strip().isdigit() else 0.0)
-        if error.code in (401, 403):
+        client = openai.OpenAI(
+            api_key=self.key or "none",
+            base_url=self.base_url,
+            timeout=self.timeout,
+            max_retries=self.max_retries,
+            http_client=openai.DefaultHttpxClient(follow_redirects=False),
+        )
+        client.organization = client.project = None  # of api.openai.com alone, and read from the environment
+        return client
+
+    def _no_answer(self, reason: str) -> InputError:
+        return InputError(
+            f"{self.address} gave no answer, asked {self.max_retries + 1} times ({reason}); run it again later: what "
+            "was answered is kept"
+        )
+
+    def _refusal(self, error: APIStatusError) -> InputError:
+        """Return what a status outside 200 to 299 means, after the retries."""
+        code = error.status_code
+        reason = f"{code} {self._message(error.response.text)}".strip()
+        if code in (401, 403):
             whose = f"the key in {self.key_from}" if self.key else "a request without a key"
-            return InputError(f"{self.place} refuses {whose} ({said}); give a key that is valid there")
-        if 300 <= error.code < 400:
-            where = error.headers.get("Location", "elsewhere")
-            return InputError(f"{self.place} sends on to {where!r} ({error.code}); give that address, if it is right")
-        return InputError(f"{self.place} refuses the request ({said}); check address, model and options")
+            return InputError(f"{self.address} refuses {whose} ({reason}); give a key that is valid there")
+        if code in (408, 409, 429) or code >= 500:
+            return self._no_answer(reason)
+        if 300 <= code < 400:
+            where = error.response.headers.get("Location", "elsewhere")
+            return InputError(f"{self.address} sends on to {where!r} ({code}); give that address, if it is right")
+        return InputError(f"{self.address} refuses the request ({reason}); check address, model and options")
 
-    def _told(self, content: bytes) -> str:
+    def _message(self, text: str) -> str:
         """Return the message of a server in one line, without the key."""
-        text = content.decode("utf-8", "replace")
         try:
             found = json.loads(text)
             error = found.get("error", found) if isinstance(found, dict) else found

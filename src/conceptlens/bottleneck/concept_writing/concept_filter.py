@@ -12,11 +12,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from conceptlens.bottleneck.concept_writing.published_filters import (
-    EMBEDDED,
+    DEFAULT_ENCODERS,
+    ConceptLayerScores,
     Encode,
-    Filtered,
-    Learned,
-    Shown,
+    FilterResult,
+    ImageConceptScores,
     by_class_name,
     by_class_similarity,
     by_interpretability,
@@ -33,17 +33,17 @@ if TYPE_CHECKING:
 
 # The paper's presence cutoffs, cosines of CLIP ViT-B/16; and one for scores in standard deviations of everyday words:
 # of 33 words on 300 train photos of CUB-50 and the stand-in's cosines it kept 17 of 17 for birds and dropped 15 of 16.
-PRESENCE: Mapping[str, float] = MappingProxyType(
+PRESENCE_CUTOFFS: Mapping[str, float] = MappingProxyType(
     {"cifar10": 0.25, "cifar100": 0.25, "cub": 0.26, "places365": 0.28, "imagenet": 0.28, "standardised": 2.5}
 )
 
 
 @dataclass(frozen=True)
-class Limits:
+class FilterLimits:
     """Where the filters cut; `None` leaves one out.
 
     - `length`: at most so many characters. `class_similarity`, `similarity`: below.
-    - `presence`, `interpretability`: above. Presence depends on the vision-language model: see `PRESENCE`.
+    - `presence`, `interpretability`: above. Presence depends on the vision-language model: see `PRESENCE_CUTOFFS`.
     """
 
     length: int | None = 30
@@ -55,16 +55,19 @@ class Limits:
 
 # With MiniLM the published cuts find 2 of the 7 classes' likenesses and 5 of the 18 pairs that the paper's encoders
 # find among its CIFAR-10 concepts; those of "minilm" find 6 and 13, and 0 and 5 that the paper's do not.
-LIMITS: dict[str, Limits] = {"published": Limits(), "minilm": Limits(class_similarity=0.8, similarity=0.82)}
+FILTER_LIMITS: dict[str, FilterLimits] = {
+    "published": FilterLimits(),
+    "minilm": FilterLimits(class_similarity=0.8, similarity=0.82),
+}
 
 
 def filter_concepts(
     found: ConceptSet,
     classes: Sequence[str],
-    limits: Limits = LIMITS["published"],
-    encoders: Sequence[tuple[Encode, float]] = EMBEDDED,
-    shown: Shown | None = None,
-    learn: Callable[[ConceptSet], Learned] | None = None,
+    limits: FilterLimits = FILTER_LIMITS["published"],
+    encoders: Sequence[tuple[Encode, float]] = DEFAULT_ENCODERS,
+    shown: ImageConceptScores | None = None,
+    learn: Callable[[ConceptSet], ConceptLayerScores] | None = None,
 ) -> ConceptSet:
     """Return what the published filters leave of a set, in their order, with what each dropped.
 
@@ -75,7 +78,9 @@ def filter_concepts(
     if isinstance(classes, str) or not classes:
         raise InputError(f"classes are {classes!r}; give a list of the names of all classes")
     if shown is not None and limits.presence is None:
-        raise InputError("presence has no cutoff that suits every model; give Limits(presence=...), see PRESENCE")
+        raise InputError(
+            "presence has no cutoff that suits every model; give FilterLimits(presence=...), see PRESENCE_CUTOFFS"
+        )
     left = found
     if limits.length is not None:
         left = _after(left, by_length(left.labels, limits.length))
@@ -93,10 +98,10 @@ def filter_concepts(
     return left
 
 
-def _after(left: ConceptSet, filtered: Filtered) -> ConceptSet:
+def _after(left: ConceptSet, filtered: FilterResult) -> ConceptSet:
     return left.keep(filtered.kept, filtered.dropped)
 
 
-def _shown_of(shown: Shown, found: ConceptSet, left: ConceptSet) -> Shown:
-    place = {label: column for column, label in enumerate(found.labels)}
-    return shown.columns([place[label] for label in left.labels], len(found))
+def _shown_of(shown: ImageConceptScores, found: ConceptSet, left: ConceptSet) -> ImageConceptScores:
+    index = {label: column for column, label in enumerate(found.labels)}
+    return shown.columns([index[label] for label in left.labels], len(found))

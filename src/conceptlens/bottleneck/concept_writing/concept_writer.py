@@ -1,4 +1,4 @@
-"""Concepts asked of a language model behind any OpenAI-compatible endpoint; never needed, and replayed offline.
+"""Asks a language model behind an OpenAI-compatible endpoint for concepts, and replays recorded answers offline.
 
 Every answer is kept in a record, a JSONL file, under a hash of what was asked: a run that broke goes on where it
 stopped, and the same concepts come again without a network (`replay=True`). The key is in neither.
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
-from conceptlens.bottleneck.concept_writing.chat import Endpoint, Patience
+from conceptlens.bottleneck.concept_writing.chat import ChatEndpoint
 from conceptlens.concepts.concept_set import BottleneckConcept, ConceptSet, collect
 from conceptlens.io.errors import InputError
 
@@ -43,16 +43,15 @@ PROMPTS: dict[str, str] = {
         'List the things most commonly seen around a "{}":'
     ),
 }
-PATIENCE = Patience()
-Articles = Literal["drop", "keep"]
+TIMEOUT, MAX_RETRIES = 60.0, 4  # seconds for one answer; requests sent again
 _MARK = re.compile(r"^(?:[-*+•·‣–—]|\(?\d{1,3}(?:\)|\.(?=\s)))\s*")
 _ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
 _THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Completion:
-    """What the model said of a class; `finish` is why it stopped (`length`: cut), where it told."""
+class ModelAnswer:
+    """What the model answered for a class; `finish` is why it stopped (`length`: cut), where it told."""
 
     class_name: str
     prompt: str
@@ -62,19 +61,11 @@ class Completion:
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenConcepts:
     """The concepts of all classes, each once, and the answers they were read from."""
 
     concepts: ConceptSet
-    answers: tuple[Completion, ...]
-    articles: Articles = "drop"
-
-    def by_class(self) -> dict[str, tuple[str, ...]]:
-        """Return what was said of each class."""
-        said: dict[str, dict[str, None]] = {}
-        for answer in self.answers:
-            said.setdefault(answer.class_name, {}).update(dict.fromkeys(parse_answer(answer, self.articles)))
-        return {name: tuple(labels) for name, labels in said.items()}
+    answers: tuple[ModelAnswer, ...]
 
 
 def write_concepts(
@@ -87,22 +78,37 @@ def write_concepts(
     samples: int = 2,
     temperature: float | None = 0.7,
     options: Mapping[str, object] = MappingProxyType({"max_tokens": 256}),
-    articles: Articles = "drop",
-    patience: Patience = PATIENCE,
+    timeout: float = TIMEOUT,
+    max_retries: int = MAX_RETRIES,
     replay: bool = False,
-    answered: Callable[[int, int], None] | None = None,
-) -> Written:
-    """Ask `model` at `url` for the concepts of every class: every prompt of `prompts`, `samples` times.
+    progress: Callable[[int, int], None] | None = None,
+) -> WrittenConcepts:
+    """Ask a language model for the concepts of every class.
 
-    - `url`: `http://host:port`, `.../v1` or the whole address; `/v1/chat/completions` is added as needed.
-    - `key_from`: the environment variable that holds the key; `None` for servers that want none.
-    - `options`: further fields of the request, such as `max_completion_tokens` where a model wants that name.
-    - `replay`: nothing is asked; an answer that is not in `record` is an error. Neither `url` nor key is used.
-    - `answered`: called with how many answers are there, and of how many.
+    Each prompt is asked `samples` times for each class. Prompts and settings are those of Label-free CBM (Oikarinen et
+    al., ICLR 2023), except that leading articles are dropped. What was answered before an error is in `record`.
 
-    The settings are the paper's, less `articles="drop"`: its code keeps "a", "an" and "the" (`"keep"`). Raises
-    `InputError` for wrong settings, no key, a server that refuses, cannot be reached or speaks no such protocol, after
-    `patience`, and where no answer names a concept. What was answered by then is in `record`.
+    Args:
+        classes: Names of the classes.
+        url: An OpenAI-compatible address: `http://host:port`, `.../v1` or the whole one.
+        model: The model's name at that address.
+        record: A JSONL file of answers; what it holds is not asked again.
+        key_from: The environment variable that holds the key; `None` for servers that want none.
+        prompts: By name, texts with `{}` where the class's name goes.
+        samples: How often each prompt is asked.
+        temperature: Sampling temperature; `None` leaves it out of the request.
+        options: Further fields of the request, such as `max_completion_tokens`.
+        timeout: Seconds to wait for one answer.
+        max_retries: How often a request that failed is sent again.
+        replay: Ask nothing: an answer that is not in `record` is an error, and neither address nor key is used.
+        progress: Called with the number of answers so far, and of all.
+
+    Returns:
+        The concepts of all classes, each once, and the answers.
+
+    Raises:
+        InputError: Settings or key are not valid, the server cannot be reached, refuses or answers something else, or
+            no answer names a concept.
     """
     asked = list(_questions(classes, model, prompts, samples, temperature, options))
     known = _read_record(Path(record), mend=not replay)
@@ -111,23 +117,22 @@ def write_concepts(
         if question.key not in known:
             if replay:
                 raise InputError(f"{record} holds no answer for {question}; ask with replay=False, or as it was asked")
-            endpoint = endpoint or _ready(url, key_from, patience, Path(record))
+            endpoint = endpoint or _ready(url, key_from, timeout, max_retries, Path(record))
             known[question.key] = _answer(endpoint, question, Path(record))
-        if answered is not None:
-            answered(count, len(asked))
+        if progress is not None:
+            progress(count, len(asked))
     answers = tuple(
-        Completion(one.class_name, one.prompt, one.sample, known[one.key]["answer"], known[one.key].get("finish"))
+        ModelAnswer(one.class_name, one.prompt, one.sample, known[one.key]["answer"], known[one.key].get("finish"))
         for one in asked
     )
-    return Written(_union(answers, model, articles), answers, articles)
+    return WrittenConcepts(_union(answers, model), answers)
 
 
-def parse_answer(answer: Completion, articles: Articles = "drop") -> tuple[str, ...]:
+def parse_answer(answer: ModelAnswer) -> tuple[str, ...]:
     """Return the labels that an answer lists, each once: of bulleted or numbered lines, else of all lines.
 
-    Bullets, emphasis, quotes and closing punctuation are taken off, and with `articles="drop"` a leading a, an or
-    the. Headings (lines that end in a colon) and what a model thought aloud (`<think>`) are passed over, and so is
-    the last line of an answer that was cut.
+    Bullets, emphasis, quotes, closing punctuation and a leading a, an or the are taken off. Headings (lines that end
+    in a colon), what a model thought aloud (`<think>`) and the last line of a truncated answer are left out.
     """
     lines = [line.strip() for line in _THOUGHT.sub("", answer.text).splitlines() if line.strip()]
     lines = lines[:-1] if answer.finish == "length" else lines
@@ -138,7 +143,7 @@ def parse_answer(answer: Completion, articles: Articles = "drop") -> tuple[str, 
         if label.endswith((":", "：")):
             continue
         label = " ".join(label.strip(" \t.,;\"'“”‘’").split())
-        label = _ARTICLE.sub("", label) if articles == "drop" else label
+        label = _ARTICLE.sub("", label)
         if any(letter.isalnum() for letter in label):
             labels.setdefault(label.casefold(), label)
     return tuple(labels.values())
@@ -163,9 +168,9 @@ class ChatPrompt:
         return f"class {self.class_name!r}, prompt {self.prompt!r}, sample {self.sample + 1}"
 
 
-def _ready(url: str, key_from: str | None, patience: Patience, record: Path) -> Endpoint:
+def _ready(url: str, key_from: str | None, timeout: float, max_retries: int, record: Path) -> ChatEndpoint:
     """Return the endpoint, once the record is known to take an answer: answers may cost money."""
-    endpoint = Endpoint.at(url, key_from, patience)
+    endpoint = ChatEndpoint.at(url, key_from, timeout, max_retries)
     _append(record, b"")
     return endpoint
 
@@ -198,7 +203,7 @@ def _questions(
             yield from (ChatPrompt(name, prompt, sample, body) for sample in range(samples))
 
 
-def _answer(endpoint: Endpoint, question: ChatPrompt, record: Path) -> dict[str, Any]:
+def _answer(endpoint: ChatEndpoint, question: ChatPrompt, record: Path) -> dict[str, Any]:
     """Ask, check and record; the line is on the disk before the next question."""
     reply = endpoint.ask(question.body)
     try:
@@ -206,9 +211,11 @@ def _answer(endpoint: Endpoint, question: ChatPrompt, record: Path) -> dict[str,
         text, finish = choice["message"].get("content") or "", choice.get("finish_reason")
     except (KeyError, IndexError, TypeError, AttributeError):
         told = json.dumps(reply)[:200]
-        raise InputError(f"{endpoint.place} answers {told} for {question}; expected choices with a message") from None
+        raise InputError(f"{endpoint.address} answers {told} for {question}; expected choices with a message") from None
     if not isinstance(text, str) or (finish == "length" and not text.strip()):
-        raise InputError(f"{endpoint.place} answers no text for {question} ({finish}); allow more tokens with options")
+        raise InputError(
+            f"{endpoint.address} answers no text for {question} ({finish}); allow more tokens with options"
+        )
     line = {"key": question.key, "class": question.class_name, "prompt": question.prompt, "sample": question.sample}
     line |= {"request": question.body, "answer": text, "finish": finish, "model": reply.get("model")}
     _append(record, json.dumps(line).encode() + b"\n")
@@ -273,11 +280,11 @@ def _line(text: bytes) -> dict[str, Any] | None:
     return found if isinstance(found.get("key"), str) and isinstance(found.get("answer"), str) else None
 
 
-def _union(answers: Sequence[Completion], model: str, articles: Articles) -> ConceptSet:
+def _union(answers: Sequence[ModelAnswer], model: str) -> ConceptSet:
     """Return every label once, in the order of the answers: that two classes share one is no exclusion."""
     labels: dict[str, str] = {}
     for answer in answers:
-        for label in parse_answer(answer, articles):
+        for label in parse_answer(answer):
             labels.setdefault(label.casefold(), label)
     if not labels:
         raise InputError(

@@ -31,17 +31,17 @@ Split = Literal["train", "holdout"]
 Encode = Callable[[Sequence[str]], Tensor]
 ARTICLES = ("a", "an", "the")
 # cos-cubed of two columns means little for fewer images.
-FEWEST = 10
+MIN_IMAGES = 10
 # Row sums of similarities that differ by less are equal.
 ROUNDING = 1e-6
 
 # The paper's encoders are all-mpnet-base-v2 and CLIP ViT-B/16, weighted 1 and 3. This one is MiniLM alone, which
-# comes with the package and sees other likeness: see `concept_filter.LIMITS`.
-EMBEDDED: tuple[tuple[Encode, float], ...] = ((encode_sentences, 1.0),)
+# comes with the package and sees other likeness: see `concept_filter.FILTER_LIMITS`.
+DEFAULT_ENCODERS: tuple[tuple[Encode, float], ...] = ((encode_sentences, 1.0),)
 
 
 @dataclass(frozen=True)
-class Filtered:
+class FilterResult:
     """What one filter made of a list of labels: the places it kept, in order, and what it dropped."""
 
     kept: tuple[int, ...]
@@ -49,7 +49,7 @@ class Filtered:
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
+class ImageConceptScores:
     """How well images and concepts fit, by a vision-language model, and where the images are from.
 
     - `scores[image concept]`: cosines; of a stand-in too, whose plain products grow with a text's length.
@@ -63,14 +63,14 @@ class Shown:
     usual: Values | None = None
     top: int = 5
 
-    def columns(self, places: Sequence[int], concepts: int) -> Shown:
-        """Return this of the concepts at `places`, of all `concepts` that it must be of."""
+    def columns(self, indices: Sequence[int], concepts: int) -> ImageConceptScores:
+        """Return this of the concepts at `indices`, of all `concepts` that it must be of."""
         scores = _matrix(self.scores, (None, concepts), "scores", "image concept")
-        return Shown(scores[:, list(places)], self.split, self.usual, self.top)
+        return ImageConceptScores(scores[:, list(indices)], self.split, self.usual, self.top)
 
 
 @dataclass(frozen=True, eq=False)
-class Learned:
+class ConceptLayerScores:
     """`projected[image concept]` of a fitted concept layer, the `teacher[image concept]` it imitates, and the split."""
 
     projected: Values
@@ -79,7 +79,7 @@ class Learned:
 
 
 def text_similarity(
-    first: Sequence[str], second: Sequence[str], encoders: Sequence[tuple[Encode, float]] = EMBEDDED
+    first: Sequence[str], second: Sequence[str], encoders: Sequence[tuple[Encode, float]] = DEFAULT_ENCODERS
 ) -> Float[np.ndarray, "first second"]:
     """Return `sum_e w_e cos_e(first, second) / sum_e w_e`, float64, over `encoders`: pairs of `encode_text` and w."""
     weights = [weight for _, weight in encoders]
@@ -92,22 +92,22 @@ def text_similarity(
     return found
 
 
-def by_length(labels: Sequence[str], longest: int = 30) -> Filtered:
+def by_length(labels: Sequence[str], longest: int = 30) -> FilterResult:
     """Keep labels of at most `longest` characters."""
 
-    def why(place: int) -> tuple[float, str] | None:
-        size = len(labels[place])
+    def why(index: int) -> tuple[float, str] | None:
+        size = len(labels[index])
         return (size, f"it has {size} characters; at most {longest} are kept") if size > longest else None
 
     return _filtered("length", labels, longest, why)
 
 
-def by_class_name(labels: Sequence[str], classes: Sequence[str]) -> Filtered:
+def by_class_name(labels: Sequence[str], classes: Sequence[str]) -> FilterResult:
     """Drop labels that are a class's name, with or without an article, in any case and spacing."""
     named = {_bare(name): name for name in reversed(classes)}
 
-    def why(place: int) -> tuple[None, str] | None:
-        name = named.get(_bare(labels[place]))
+    def why(index: int) -> tuple[None, str] | None:
+        name = named.get(_bare(labels[index]))
         return None if name is None else (None, f"it is the name of class {name!r}")
 
     return _filtered("class name", labels, None, why)
@@ -115,20 +115,20 @@ def by_class_name(labels: Sequence[str], classes: Sequence[str]) -> Filtered:
 
 def by_class_similarity(
     labels: Sequence[str], classes: Sequence[str], similarity: Values, threshold: float = 0.85
-) -> Filtered:
+) -> FilterResult:
     """Drop labels whose `similarity[concept class]` to any class is `threshold` or more."""
     values = _matrix(similarity, (len(labels), len(classes)), "similarity", "concept class")
 
-    def why(place: int) -> tuple[float, str] | None:
-        nearest = int(values[place].argmax())
-        value = float(values[place, nearest])
+    def why(index: int) -> tuple[float, str] | None:
+        nearest = int(values[index].argmax())
+        value = float(values[index, nearest])
         reason = f"it resembles class {classes[nearest]!r} by {value:.3f}; below {threshold:g} is kept"
         return (value, reason) if value >= threshold else None
 
     return _filtered("class similarity", labels, threshold, why)
 
 
-def by_similarity(labels: Sequence[str], similarity: Values, threshold: float = 0.9) -> Filtered:
+def by_similarity(labels: Sequence[str], similarity: Values, threshold: float = 0.9) -> FilterResult:
     """Of two kept labels whose `similarity[concept concept]` is `threshold` or more, drop the one unlike the rest.
 
     "The rest" is the whole list: the one with the lower row sum goes, of equal ones the later. Pairs are visited in
@@ -136,7 +136,7 @@ def by_similarity(labels: Sequence[str], similarity: Values, threshold: float = 
     one that goes later itself ("a long tail" for "a short tail", that for "a tail").
 
     Texts that differ in one word are alike to such encoders, whatever the word: of CUB's attributes "white belly" goes
-    for "black belly". Leave this filter out (`Limits(similarity=None)`) for concepts that a person defined.
+    for "black belly". Leave this filter out (`FilterLimits(similarity=None)`) for concepts that a person defined.
     """
     count = len(labels)
     values = _matrix(similarity, (count, count), "similarity", "concept concept")
@@ -148,17 +148,17 @@ def by_similarity(labels: Sequence[str], similarity: Values, threshold: float = 
             loser, winner = (i, j) if total[i] < total[j] - ROUNDING else (j, i)
             gone[loser] = winner
 
-    def why(place: int) -> tuple[float, str] | None:
-        if place not in gone:
+    def why(index: int) -> tuple[float, str] | None:
+        if index not in gone:
             return None
-        value = float(values[place, gone[place]])
-        reason = f"it resembles {labels[gone[place]]!r} by {value:.3f}, which is more like the rest"
+        value = float(values[index, gone[index]])
+        reason = f"it resembles {labels[gone[index]]!r} by {value:.3f}, which is more like the rest"
         return value, f"{reason}; below {threshold:g} both are kept"
 
     return _filtered("similarity", labels, threshold, why)
 
 
-def by_presence(labels: Sequence[str], shown: Shown, threshold: float) -> Filtered:
+def by_presence(labels: Sequence[str], shown: ImageConceptScores, threshold: float) -> FilterResult:
     """Keep concepts whose `shown.top` (5) highest scores over the images have a mean above `threshold`.
 
     Raises `InputError` for images of another split than train, fewer than `top`, and scores that are not finite.
@@ -176,15 +176,15 @@ def by_presence(labels: Sequence[str], shown: Shown, threshold: float) -> Filter
         scores = (scores - usual.mean()) / usual.std()
     best = np.partition(scores, -shown.top, axis=0)[-shown.top :].mean(0)
 
-    def why(place: int) -> tuple[float, str] | None:
-        value = float(best[place])
+    def why(index: int) -> tuple[float, str] | None:
+        value = float(best[index])
         reason = f"no image shows it: its {shown.top} best score {value:.3f} on average; above {threshold:g} is kept"
         return None if value > threshold else (value, reason)
 
     return _filtered("presence", labels, threshold, why)
 
 
-def by_interpretability(labels: Sequence[str], learned: Learned, threshold: float = 0.45) -> Filtered:
+def by_interpretability(labels: Sequence[str], learned: ConceptLayerScores, threshold: float = 0.45) -> FilterResult:
     """Keep concepts whose projection has a cos-cubed with its teacher above `threshold`, on a held-out part of train.
 
     Raises `InputError` for images of another split, fewer than 10, and values that are not finite.
@@ -192,14 +192,14 @@ def by_interpretability(labels: Sequence[str], learned: Learned, threshold: floa
     _from_train(learned.split, ("holdout",))
     projected = _matrix(learned.projected, (None, len(labels)), "projected activations", "image concept")
     teacher = _matrix(learned.teacher, (len(projected), len(labels)), "teacher scores", "image concept")
-    if len(projected) < FEWEST:
-        raise InputError(f"{len(projected)} held-out images were given; interpretability needs at least {FEWEST}")
+    if len(projected) < MIN_IMAGES:
+        raise InputError(f"{len(projected)} held-out images were given; interpretability needs at least {MIN_IMAGES}")
     similarity = cos_cubed(projected, teacher)
     still = {"its projection": np.ptp(projected, 0) == 0, "its teacher": np.ptp(teacher, 0) == 0}
 
-    def why(place: int) -> tuple[float, str] | None:
-        value = float(similarity[place])
-        same = [name for name, constant in still.items() if constant[place]]
+    def why(index: int) -> tuple[float, str] | None:
+        value = float(similarity[index])
+        same = [name for name, constant in still.items() if constant[index]]
         what = f"{same[0]} is the same in every image" if same else f"its cos-cubed with its teacher is {value:.3f}"
         return None if value > threshold else (value, f"{what}; above {threshold:g} is kept")
 
@@ -221,11 +221,11 @@ def cos_cubed(
 
 def _filtered(
     name: str, labels: Sequence[str], threshold: float | None, why: Callable[[int], tuple[float | None, str] | None]
-) -> Filtered:
+) -> FilterResult:
     """Ask for each place why it should go; who has a reason goes."""
-    reasons = {place: reason for place in range(len(labels)) if (reason := why(place)) is not None}
-    dropped = tuple(Dropped(labels[place], name, value, threshold, text) for place, (value, text) in reasons.items())
-    return Filtered(tuple(place for place in range(len(labels)) if place not in reasons), dropped)
+    reasons = {index: reason for index in range(len(labels)) if (reason := why(index)) is not None}
+    dropped = tuple(Dropped(labels[index], name, value, threshold, text) for index, (value, text) in reasons.items())
+    return FilterResult(tuple(index for index in range(len(labels)) if index not in reasons), dropped)
 
 
 def _from_train(split: str, accepted: Sequence[str]) -> None:

@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 class BottleneckTable:
     """What a bottleneck reads in photos; those that could not be read are in `failures` and in no row.
 
-    - `places[photo]`: where each stands in the set. `classes[photo]`: its class among the bottleneck's.
+    - `indices[photo]`: where each stands in the set. `classes[photo]`: its class among the bottleneck's.
     - `activations[photo concept]`: before edits. `logits[photo class]`: edits included.
     - `area[photo concept]`: effective area of each map, as a share of it (`activation_norm`); NaN where nowhere
       positive.
     - `maps[photo chosen height width]`: of the concepts `mapped` alone.
     """
 
-    places: Int[Tensor, "photo"]
+    indices: Int[Tensor, "photo"]
     names: tuple[str, ...]
     classes: Int[Tensor, "photo"]
     activations: Float[Tensor, "photo concept"]
@@ -58,32 +58,45 @@ def read_table(
     bottleneck: Bottleneck,
     model: Backbone,
     photos: LabelledSet,
-    places: Sequence[int] | None = None,
+    indices: Sequence[int] | None = None,
     mapped: Sequence[int] = (),
     cache: str | Path | None = None,
-    batch: int = 16,
+    batch_size: int = 16,
 ) -> BottleneckTable:
-    """Return what `bottleneck` reads in the photos at `places`, all by default; maps of the concepts `mapped` are kept.
+    """Run a bottleneck on the photos of a labelled set.
 
-    `model` is the network as it was loaded. `cache` is a folder of cells, such as the fit's; without one every photo is
-    run. Raises `InputError` for another model, for classes that are not the bottleneck's, and where no photo can be
-    read.
+    Args:
+        bottleneck: The fitted bottleneck.
+        model: The network as it was loaded for the fit.
+        photos: The labelled set.
+        indices: Indices of the photos that are read; by default all.
+        mapped: Indices of the concepts whose maps are kept.
+        cache: A folder of cells, such as the fit's; without one, the network runs on every photo.
+        batch_size: Photos in a forward pass.
+
+    Raises:
+        InputError: The model or the classes are not the bottleneck's, or no photo can be read.
     """
     source = source_of(bottleneck, model, photos, cache)
-    every = range(len(photos)) if places is None else places
-    return joined(list(read_parts(bottleneck, source, every, mapped, batch, len(every) or 1)), source)
+    every = range(len(photos)) if indices is None else indices
+    return joined(list(read_parts(bottleneck, source, every, mapped, batch_size, len(every) or 1)), source)
 
 
 def source_of(bottleneck: Bottleneck, model: Backbone, photos: LabelledSet, cache: str | Path | None) -> CellSource:
     """Return where the cells of photos come from as the bottleneck reads them: see `read_table`."""
     folder = None if cache is None else Path(cache)
-    return CellSource(bottleneck.base.of(model), photos, bottleneck.layers, bottleneck.grid, folder)
+    return CellSource(bottleneck.backbone.prepare(model), photos, bottleneck.layers, bottleneck.grid, folder)
 
 
 def read_parts(
-    bottleneck: Bottleneck, source: CellSource, places: Sequence[int], mapped: Sequence[int], batch: int, most: int
+    bottleneck: Bottleneck,
+    source: CellSource,
+    indices: Sequence[int],
+    mapped: Sequence[int],
+    batch_size: int,
+    part_size: int,
 ) -> Iterator[BottleneckTable]:
-    """Yield what `read_table` returns in tables of about `most` photos, so that maps need not be held together.
+    """Yield what `read_table` returns in tables of about `part_size` photos, so that maps need not be held together.
 
     Photos that cannot be read are in no table; they are in `source.failures`.
     """
@@ -91,14 +104,14 @@ def read_parts(
     theirs, names = torch.tensor(classes_of(bottleneck, photos)), photos.names
     held: list[BottleneckTable] = []
     with torch.inference_mode():
-        for part in source.batches(places, batch):
+        for part in source.batches(indices, batch_size):
             read = bottleneck({name: cells.to(bottleneck.weight) for name, cells in part.cells.items()})
             norm = activation_norm(read.maps, "share")
             area = torch.where(norm.applies, norm.values, torch.nan).float()
             held.append(
                 BottleneckTable(
-                    places=part.indices,
-                    names=tuple(names[place] for place in part.indices.tolist()),
+                    indices=part.indices,
+                    names=tuple(names[index] for index in part.indices.tolist()),
                     classes=theirs[torch.tensor(photos.labels)[part.indices]],
                     activations=read.activations.cpu(),
                     logits=read.logits.cpu(),
@@ -107,7 +120,7 @@ def read_parts(
                     maps=read.maps[:, chosen].cpu(),
                 )
             )
-            if sum(len(one.places) for one in held) >= most:
+            if sum(len(one.indices) for one in held) >= part_size:
                 yield joined(held, source)
                 held = []
     if held:
@@ -118,38 +131,38 @@ def joined(parts: Sequence[BottleneckTable], source: CellSource, maps: bool = Tr
     """Return tables of one set as one, in the order of the set, with or without their maps."""
     if not parts:
         raise InputError(f"no photo of {source.photos.name} could be read; {_first(source.failures)}")
-    places = torch.cat([part.places for part in parts])
-    order = places.argsort()
+    indices = torch.cat([part.indices for part in parts])
+    order = indices.argsort()
     names = [name for part in parts for name in part.names]
     kept = ("classes", "activations", "logits", "area")
     table = {name: torch.cat([getattr(part, name) for part in parts])[order] for name in kept}
     return BottleneckTable(
-        places=places[order],
-        names=tuple(names[place] for place in order.tolist()),
+        indices=indices[order],
+        names=tuple(names[index] for index in order.tolist()),
         mapped=parts[0].mapped if maps else (),
         maps=torch.cat([part.maps if maps else part.maps[:, :0] for part in parts])[order],
-        failures=tuple(source.failures[place] for place in sorted(source.failures)),
+        failures=tuple(source.failures[index] for index in sorted(source.failures)),
         **table,
     )
 
 
 def classes_of(bottleneck: Bottleneck, photos: LabelledSet) -> list[int]:
     """Return which class of the bottleneck each class of the set is, by name."""
-    places = {name: place for place, name in enumerate(bottleneck.classes)}
-    missing = [name for name in photos.classes if name not in places]
+    indices = {name: index for index, name in enumerate(bottleneck.classes)}
+    missing = [name for name in photos.classes if name not in indices]
     if missing:
         raise InputError(
             f"{photos.name} has the class '{missing[0]}', which this bottleneck does not know; give photos of its "
-            f"{len(places)} classes ({', '.join(bottleneck.classes[:3])}, ...)"
+            f"{len(indices)} classes ({', '.join(bottleneck.classes[:3])}, ...)"
         )
-    return [places[name] for name in photos.classes]
+    return [indices[name] for name in photos.classes]
 
 
-def keypoints_seen(
+def keypoints_in_input(
     bottleneck: Bottleneck,
     model: Backbone,
     photos: LabelledSet,
-    places: Sequence[int],
+    indices: Sequence[int],
     concepts: Sequence[int],
     present: Bool[Tensor, "photo concept"],
 ) -> Keypoints:
@@ -159,25 +172,25 @@ def keypoints_seen(
     Raises `InputError` for a set without keypoints.
     """
     known = known_keypoints(photos)
-    seen = seen_keypoints(photos, places, bottleneck.base.of(model).transform)
+    seen = seen_keypoints(photos, indices, bottleneck.backbone.prepare(model).transform)
     parts = [known.parts.get(bottleneck.concepts[one].part or "", ()) for one in concepts]
     own = torch.tensor([[name in part for name in seen.names] for part in parts]).reshape(len(parts), len(seen.names))
     return Keypoints(seen.xy, seen.visible, own, present, seen.sizes)
 
 
-def boxes_seen(
-    bottleneck: Bottleneck, model: Backbone, photos: LabelledSet, places: Sequence[int]
+def boxes_in_input(
+    bottleneck: Bottleneck, model: Backbone, photos: LabelledSet, indices: Sequence[int]
 ) -> Float[Tensor, "photo 4"]:
     """Return the set's boxes as shares of what the network sees of each photo; parts that are cut off may lie beyond.
 
     Raises `InputError` for a set without boxes, and a view of which nobody knows what it cuts off.
     """
     known = photos.annotation.boxes if photos.annotation else None
-    view = bottleneck.base.of(model).transform
+    view = bottleneck.backbone.prepare(model).transform
     if known is None or not isinstance(view, Preprocess):
         raise InputError(f"{photos.name} has no boxes, or {model.name} a preprocessing of its own; boxes need both")
-    at = [int(place) for place in places]
-    left, top, right, bottom = np.array([view.box(photos[place].size) for place in at]).reshape(-1, 4).T
+    at = [int(index) for index in indices]
+    left, top, right, bottom = np.array([view.box(photos[index].size) for index in at]).reshape(-1, 4).T
     corners = known[at].reshape(-1, 2, 2)
     start, side = np.stack([left, top], 1)[:, None], np.stack([right - left, bottom - top], 1)[:, None]
     return torch.tensor(((corners - start) / side).reshape(-1, 4))

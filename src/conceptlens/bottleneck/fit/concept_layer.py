@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from conceptlens.bottleneck.fit.alignment import ALIGNMENTS
+from conceptlens.bottleneck.fit.alignment_losses import ALIGNMENT_LOSSES
 from conceptlens.bottleneck.fit.radius import radius_at
 from conceptlens.bottleneck.locator import Locator, Parts, WholeImage, peak_masks, resized
 from conceptlens.io.errors import InputError
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from conceptlens.features.cell_source import CellSource
     from conceptlens.training.loop import Gather
 
-IN_MEMORY = 2**31  # bytes of cells that a training by maps holds
-LARGEST = 6e4  # that half precision holds safely
+MAX_CELL_BYTES = 2**31  # bytes of cells that a training by maps holds
+MAX_HALF = 6e4  # that half precision holds safely
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,27 +33,27 @@ class PooledCells:
 
     rows: Float[Tensor, "image mask channel"]
     mask: Int[Tensor, "concept"]
-    places: Int[Tensor, "image"]
+    indices: Int[Tensor, "image"]
 
-    def activations(self, weight: Float[Tensor, "concept channel"], index: Tensor | slice) -> Tensor:
+    def activations(self, weight: Float[Tensor, "concept channel"], photos: Tensor | slice) -> Tensor:
         """Return `c_i = <w_i, pooled>` of some photos."""
-        rows = self.rows[index].to(weight.device)
+        rows = self.rows[photos].to(weight.device)
         made = rows.new_zeros(len(rows), len(self.mask))
-        for place in self.mask.unique().tolist():
-            own = (self.mask == place).nonzero()[:, 0]
-            made = made.index_copy(1, own, rows[:, place] @ weight[own].T)
+        for mask in self.mask.unique().tolist():
+            own = (self.mask == mask).nonzero()[:, 0]
+            made = made.index_copy(1, own, rows[:, mask] @ weight[own].T)
         return made
 
 
 def pool_cells(
-    source: CellSource, places: Sequence[int], locator: Locator, values: str, grid: tuple[int, int], concepts: int
+    source: CellSource, indices: Sequence[int], locator: Locator, layer: str, grid: tuple[int, int], concepts: int
 ) -> PooledCells:
     """Return the pooled cells of photos, one batch of cells in memory at a time."""
     if not isinstance(locator, (WholeImage, Parts)):
         raise InputError("only a locator that does not depend on the concepts' own maps can pool cells beforehand")
     kept, found = [], []
-    for batch in source.batches(places):
-        cells = resized(batch.cells[values], grid)
+    for batch in source.batches(indices):
+        cells = resized(batch.cells[layer], grid)
         whole = cells.mean((2, 3))[:, None]
         if isinstance(locator, Parts):
             with torch.no_grad():
@@ -78,9 +78,9 @@ def ridge(
     stay positive where a concept is: its map can be read as presence.
     """
     weight = torch.zeros(len(pooled.mask), pooled.rows.shape[2])
-    for place in pooled.mask.unique().tolist():
-        own = (pooled.mask == place).nonzero()[:, 0]
-        rows = pooled.rows[:, place].double()
+    for index in pooled.mask.unique().tolist():
+        own = (pooled.mask == index).nonzero()[:, 0]
+        rows = pooled.rows[:, index].double()
         gram = rows.T @ rows
         size = gram.diagonal().mean().clamp_min(1e-12)
         gram.diagonal().add_(strength * size)
@@ -89,8 +89,8 @@ def ridge(
 
 
 @dataclass(frozen=True)
-class Alignment:
-    """What a concept layer is trained for by steps: see `ALIGNMENTS`; `masked` turns the locator's Gaussians on.
+class AlignmentSettings:
+    """What a concept layer is trained for by steps: see `ALIGNMENT_LOSSES`; `masked` turns the locator's Gaussians on.
 
     With `schedule`, `first`, `last` as in `radius_at`, in cells; for the first `warmup` of the steps there is no mask.
     `replace`: the masked loss takes the place of the plain one after the warm-up, else it is added to it.
@@ -112,12 +112,12 @@ class Alignment:
     def __post_init__(self) -> None:
         """Check the names and numbers."""
         for loss in (self.loss, self.masked_loss or self.loss):
-            if loss not in ALIGNMENTS:
-                raise InputError(f"no alignment loss {loss!r}; losses: {', '.join(ALIGNMENTS)}")
+            if loss not in ALIGNMENT_LOSSES:
+                raise InputError(f"no alignment loss {loss!r}; losses: {', '.join(ALIGNMENT_LOSSES)}")
         radius_at(self.schedule, 0.0, self.first, self.last)
 
 
-class Layer(nn.Module):
+class ConceptVectors(nn.Module):
     """The concept vectors alone, as the optimiser sees them: a 1 x 1 convolution without bias."""
 
     def __init__(self, concepts: int, channels: int) -> None:
@@ -135,13 +135,13 @@ class Layer(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class MapTask:
+class ConceptMapTask:
     """Training by whole maps, for locators that look for the peaks of the maps themselves. (Loc-CBM's poster.)"""
 
     network: nn.Module
     take: Callable[[Tensor], Float[Tensor, "image channel height width"]]
     targets: Float[Tensor, "image concept"]
-    how: Alignment
+    how: AlignmentSettings
 
     @property
     def rows(self) -> int:
@@ -152,14 +152,14 @@ class MapTask:
         """Return the mean alignment loss over the concepts, plain while warming up, masked after it."""
         device = next(network.parameters()).device
         maps = network(self.take(mine).to(device))
-        align, wanted = ALIGNMENTS[self.how.loss], self.targets[whole].to(device)
+        align, wanted = ALIGNMENT_LOSSES[self.how.loss], self.targets[whole].to(device)
         plain = align(gather(self._pooled(maps)), wanted).mean()
         if not self.how.masked or done < self.how.warmup:
             return plain
         shrunk = (done - self.how.warmup) / max(1e-9, 1 - self.how.warmup)
         radius = radius_at(self.how.schedule, shrunk, self.how.first, self.how.last)
         masks = peak_masks(maps, radius, self.how.peaks)
-        align = ALIGNMENTS[self.how.masked_loss or self.how.loss]
+        align = ALIGNMENT_LOSSES[self.how.masked_loss or self.how.loss]
         located = align(gather((maps * masks).sum((2, 3))), wanted).mean()
         return located if self.how.replace else plain + located
 
@@ -171,10 +171,10 @@ class MapTask:
 
 
 @dataclass(frozen=True, eq=False)
-class PooledTask:
+class PooledCellsTask:
     """Training by pooled cells, for locators that do not look at the concepts' own maps."""
 
-    network: Layer
+    network: ConceptVectors
     pooled: PooledCells
     targets: Float[Tensor, "image concept"]
     loss_name: str
@@ -187,34 +187,34 @@ class PooledTask:
     def loss(self, network: nn.Module, mine: Tensor, whole: Tensor, gather: Gather, done: float) -> Tensor:
         """Return the mean alignment loss over the concepts."""
         made = network(self.pooled, mine)
-        return ALIGNMENTS[self.loss_name](gather(made), self.targets[whole].to(made.device)).mean()
+        return ALIGNMENT_LOSSES[self.loss_name](gather(made), self.targets[whole].to(made.device)).mean()
 
 
-def value_cells(
-    source: CellSource, places: Sequence[int], values: str, grid: tuple[int, int], room: int = IN_MEMORY
+def layer_cells(
+    source: CellSource, indices: Sequence[int], layer: str, grid: tuple[int, int], room: int = MAX_CELL_BYTES
 ) -> Callable[[Tensor], Float[Tensor, "image channel height width"]]:
-    """Return a function from rows of `places` to their cells on the maps' grid.
+    """Return a function from rows of `indices` to their cells on the maps' grid.
 
     They are held in memory, in half precision, where they take at most `room` bytes; else each batch is read again.
     """
-    one = next(iter(source.batches(places[:1])))
-    channels = one.cells[values].shape[1]
-    if 2 * len(places) * channels * grid[0] * grid[1] > room:
-        return lambda rows: _read_again(source, [int(places[row]) for row in rows.tolist()], values, grid)
-    held = torch.empty(len(places), channels, *grid, dtype=torch.float16)
-    row_of = {int(place): row for row, place in enumerate(places)}
-    for batch in source.batches(places):
-        cells = resized(batch.cells[values], grid)
-        if bool(cells.abs().amax() > LARGEST):  # too large for half precision
+    one = next(iter(source.batches(indices[:1])))
+    channels = one.cells[layer].shape[1]
+    if 2 * len(indices) * channels * grid[0] * grid[1] > room:
+        return lambda rows: _read_again(source, [int(indices[row]) for row in rows.tolist()], layer, grid)
+    held = torch.empty(len(indices), channels, *grid, dtype=torch.float16)
+    row_of = {int(index): row for row, index in enumerate(indices)}
+    for batch in source.batches(indices):
+        cells = resized(batch.cells[layer], grid)
+        if bool(cells.abs().amax() > MAX_HALF):  # too large for half precision
             held = held.float()
-        held[[row_of[place] for place in batch.indices.tolist()]] = cells.to(held.dtype)
+        held[[row_of[index] for index in batch.indices.tolist()]] = cells.to(held.dtype)
     return lambda rows: held[rows].float()
 
 
-def _read_again(source: CellSource, places: Sequence[int], values: str, grid: tuple[int, int]) -> Tensor:
+def _read_again(source: CellSource, indices: Sequence[int], layer: str, grid: tuple[int, int]) -> Tensor:
     """Return the cells of some photos, which may come more than once, in the order asked for."""
     found: dict[int, Tensor] = {}
-    for batch in source.batches(sorted(set(places))):
-        cells = resized(batch.cells[values], grid)
+    for batch in source.batches(sorted(set(indices))):
+        cells = resized(batch.cells[layer], grid)
         found.update(zip(batch.indices.tolist(), cells, strict=True))
-    return torch.stack([found[place] for place in places])
+    return torch.stack([found[index] for index in indices])

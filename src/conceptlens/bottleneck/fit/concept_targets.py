@@ -11,7 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conceptlens.bottleneck.concept_writing.concept_filter import LIMITS, PRESENCE, Shown, filter_concepts
+from conceptlens.bottleneck.concept_writing.concept_filter import (
+    FILTER_LIMITS,
+    PRESENCE_CUTOFFS,
+    ImageConceptScores,
+    filter_concepts,
+)
 from conceptlens.bottleneck.concept_writing.published_filters import by_class_name
 from conceptlens.bottleneck.fit.free_memory import check_memory
 from conceptlens.concept_regions.fit.pair_shards import image_vectors
@@ -50,7 +55,7 @@ class Targets:
     by: str
 
 
-def targets_for(
+def build_concept_targets(
     photos: LabelledSet,
     concepts: str | Path | ConceptSet | Iterable[str | BottleneckConcept],
     source: str,
@@ -86,26 +91,26 @@ def targets_for(
 
 
 @torch.no_grad()
-def encode_photos(vlm: Backbone, photos: LabelledSet, places: Sequence[int], batch: int = 32) -> Tensor:
+def encode_photos(vlm: Backbone, photos: LabelledSet, indices: Sequence[int], batch: int = 32) -> Tensor:
     """Return a pair's image vectors `[photo dimension]`, not normalised; NaN for a photo that cannot be read.
 
     Raises `InputError` where none of them can be read.
     """
     found: list[Tensor] = []
     reasons: list[str] = []
-    for start in range(0, len(places), batch):
-        some = list(places[start : start + batch])
+    for start in range(0, len(indices), batch):
+        some = list(indices[start : start + batch])
         inputs: dict[int, Tensor] = {}
-        for row, place in enumerate(some):
+        for row, index in enumerate(some):
             try:
-                inputs[row] = network_input(vlm, photos[place])
+                inputs[row] = network_input(vlm, photos[index])
             except InputError as error:
                 reasons.append(str(error))
         made = image_vectors(vlm, torch.stack(list(inputs.values()))) if inputs else torch.empty(0, 1)
         whole = torch.full((len(some), made.shape[1]), torch.nan)
         whole[list(inputs)] = made
         found.append(whole)
-    if len(reasons) == len(places):
+    if len(reasons) == len(indices):
         raise InputError(
             f"no photo of {photos.name} could be read; the first: {reasons[0] if reasons else 'none given'}"
         )
@@ -157,8 +162,8 @@ def _concepts(
         )
     words = collect([word.label for word in vocabulary()], "the vocabulary")
     scores = photo_cosines(words.concepts, vlm, vectors)
-    shown = Shown(scores[~scores.isnan().any(1)], "train", scores[~scores.isnan().any(1)])
-    limits = replace(LIMITS["minilm"], presence=PRESENCE["standardised"], interpretability=None)
+    shown = ImageConceptScores(scores[~scores.isnan().any(1)], "train", scores[~scores.isnan().any(1)])
+    limits = replace(FILTER_LIMITS["minilm"], presence=PRESENCE_CUTOFFS["standardised"], interpretability=None)
     return filter_concepts(words, photos.classes, limits, shown=shown)
 
 
@@ -176,14 +181,14 @@ def _told(named: ConceptSet, photos: LabelledSet, table: tuple[tuple[str, ...], 
     known = photos.annotation.attributes if photos.annotation else None
     columns: dict[str, Tensor] = {}
     if table is not None:
-        columns = {label.casefold(): table[1][:, place] for place, label in enumerate(table[0])}
+        columns = {label.casefold(): table[1][:, index] for index, label in enumerate(table[0])}
     elif known is not None:
         shares = torch.tensor(known.shares, dtype=torch.float32)[labels]
-        columns = {one.label.casefold(): shares[:, place] for place, one in enumerate(known.concepts)}
-        columns |= {name.casefold(): shares[:, place] for place, name in enumerate(known.names)}
-    for place, label in enumerate(named.labels):
+        columns = {one.label.casefold(): shares[:, index] for index, one in enumerate(known.concepts)}
+        columns |= {name.casefold(): shares[:, index] for index, name in enumerate(known.names)}
+    for index, label in enumerate(named.labels):
         if label.casefold() in columns:
-            values[:, place] = columns[label.casefold()]
+            values[:, index] = columns[label.casefold()]
     return values
 
 
@@ -193,16 +198,16 @@ def _seen(named: ConceptSet, photos: LabelledSet) -> Tensor:
     known, attributes = (annotation.photos, annotation.attributes) if annotation else (None, None)
     if known is None:
         raise InputError(f"{photos.name} has no attributes of single photos; give --targets labels, or a table")
-    columns = {name.casefold(): place for place, name in enumerate(known.names)}
+    columns = {name.casefold(): index for index, name in enumerate(known.names)}
     if attributes is not None:
         said = zip(attributes.concepts, attributes.names, strict=True)
         columns |= {one.label.casefold(): columns[name.casefold()] for one, name in said if name.casefold() in columns}
     values = torch.full((len(photos), len(named)), torch.nan)
-    for place, label in enumerate(named.labels):
+    for index, label in enumerate(named.labels):
         column = columns.get(label.casefold())
         if column is not None:
             seen = torch.tensor(known.present[:, column]).float()
-            values[:, place] = torch.where(torch.tensor(known.visible[:, column]), seen, torch.nan)
+            values[:, index] = torch.where(torch.tensor(known.visible[:, column]), seen, torch.nan)
     return values
 
 
@@ -244,10 +249,10 @@ def photo_cosines(
 def _with_reasons(named: ConceptSet, values: Tensor, by: str) -> Targets:
     """Leave out concepts of which nobody tells anything, or the same of every photo, each with its reason."""
     kept, dropped = [], []
-    for place, label in enumerate(named.labels):
-        lowest, highest = values[:, place].aminmax()
+    for index, label in enumerate(named.labels):
+        lowest, highest = values[:, index].aminmax()
         if bool(lowest < highest):
-            kept.append(place)
+            kept.append(index)
         elif bool(lowest.isnan()):
             dropped.append(Dropped(label, "targets", None, None, "nothing tells how much the photos show of it"))
         elif float(highest) == 0:
@@ -258,6 +263,6 @@ def _with_reasons(named: ConceptSet, values: Tensor, by: str) -> Targets:
     return Targets(named.keep(kept, dropped), values[:, kept], by)
 
 
-def asked_of(vlm: Backbone) -> str:
+def vlm_fingerprint(vlm: Backbone) -> str:
     """Return a pair's name and fingerprint, for the record."""
     return f"{vlm.name} {Teacher.of(vlm).identity}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from conceptlens.bottleneck.fit.alignment import ALIGNMENTS
+from conceptlens.bottleneck.fit.alignment_losses import ALIGNMENT_LOSSES
 from conceptlens.concept_regions.branch import branch_layers
 from conceptlens.io.errors import InputError
 from conceptlens.model.observation import ask
@@ -32,7 +32,7 @@ AREA = (0.5, 1.0)  # shares of the photo that crops have
 SMOOTHING = 0.1  # of labels: the frozen network's classes are told apart already, and only their margins would grow
 
 
-class Whole(nn.Module):
+class BackboneWithBottleneck(nn.Module):
     """The network and the bottleneck as one: photos in, logits and activations out.
 
     Whoever looks into a network runs it frozen. Its `learning` parameters thaw once the layer `after` has run.
@@ -76,10 +76,10 @@ class FinetuneTask:
     Photos enter as random parts of them, half of these mirrored; `seed` and the step decide which.
     """
 
-    network: Whole
+    network: BackboneWithBottleneck
     model: Backbone
     photos: LabelledSet
-    places: Sequence[int]
+    indices: Sequence[int]
     labels: Int[Tensor, "photo"]
     targets: Float[Tensor, "photo concept"]
     loss_name: str
@@ -90,7 +90,7 @@ class FinetuneTask:
     @property
     def rows(self) -> int:
         """The number of photos."""
-        return len(self.places)
+        return len(self.indices)
 
     def loss(self, network: nn.Module, mine: Tensor, whole: Tensor, gather: Gather, done: float) -> Tensor:
         """Return the loss of a batch."""
@@ -103,16 +103,16 @@ class FinetuneTask:
         loss = loss + self.strength / 2 * head.square().sum()
         wanted, spread = self.targets[whole].to(made.device), self.targets.std(0).to(made.device)
         told = spread > 0
-        if self.loss_name in ALIGNMENTS and bool(told.any()):
-            loss = loss + ALIGNMENTS[self.loss_name](made[:, told], wanted[:, told]).mean()
+        if self.loss_name in ALIGNMENT_LOSSES and bool(told.any()):
+            loss = loss + ALIGNMENT_LOSSES[self.loss_name](made[:, told], wanted[:, told]).mean()
         elif self.loss_name == "ridge" and bool(told.any()):
             loss = loss + ((made - wanted)[:, told] / spread[told]).square().mean()
         return loss
 
     def _seen(self, row: int, view: int) -> Float[Tensor, "colour rows columns"]:
-        place = self.places[row]
+        index = self.indices[row]
         return network_input(
-            self.model, random_crop(self.photos[place], self.photos.names[place], view, self.seed, AREA)
+            self.model, random_crop(self.photos[index], self.photos.names[index], view, self.seed, AREA)
         )
 
 
@@ -127,21 +127,21 @@ def finetuned(
     made: Bottleneck,
     model: Backbone,
     photos: LabelledSet,
-    places: Sequence[int],
+    indices: Sequence[int],
     targets: Float[Tensor, "photo concept"],
     recipe: Recipe,
     run: TrainingRun,
 ) -> Bottleneck:
-    """Return a bottleneck whose network's last stage was trained with it, for epochs over the photos at `places`.
+    """Return a bottleneck whose network's last stage was trained with it, for epochs over the photos at `indices`.
 
     What is trained: the weights of every layer after the second coarsest stage up to the one that is read, the concept
     vectors and the head, whose weights of 0 stay 0. The locator, normalisation statistics and all earlier layers stay.
     `targets` are those of the places.
     """
-    names = last_stage(model, made.values)
+    names = last_stage(model, made.layer)
     device = model.parameter.device
     tuned, own = copy.deepcopy(made).to(device), replace(model, module=copy.deepcopy(model.module).eval())
-    network = Whole(own, tuned, branch_layers(own)[-2], names)
+    network = BackboneWithBottleneck(own, tuned, branch_layers(own)[-2], names)
     network.requires_grad_(False)
     for name, value in own.module.named_parameters():
         value.requires_grad_(name in names)
@@ -149,20 +149,20 @@ def finetuned(
     tuned.head.requires_grad_(True)
     zero = tuned.head.weight == 0
     tuned.head.weight.register_hook(lambda gradient: gradient.masked_fill(zero, 0.0))
-    labels = torch.tensor(photos.labels)[list(places)]
-    steps = StepSchedule(max(1, recipe.finetune * len(places) // BATCH), BATCH, RATE, DECAY)
+    labels = torch.tensor(photos.labels)[list(indices)]
+    steps = StepSchedule(max(1, recipe.finetune * len(indices) // BATCH), BATCH, RATE, DECAY)
     strength = float(made.training_record["strength"])
     task = FinetuneTask(
-        network, own, photos, tuple(places), labels, targets, recipe.loss, strength, steps.steps, run.seed
+        network, own, photos, tuple(indices), labels, targets, recipe.loss, strength, steps.steps, run.seed
     )
     train_network(task, steps, run)
     changed = {name: value.detach().cpu().clone() for name, value in own.module.state_dict().items() if name in names}
-    tuned.base = replace(made.base, changed=changed)
+    tuned.backbone = replace(made.backbone, changed=changed)
     return tuned.cpu().eval().requires_grad_(False)
 
 
-def last_stage(model: Backbone, values: str) -> frozenset[str]:
-    """Return the parameters of the layers after the second coarsest stage, up to `values`, in the order of execution.
+def last_stage(model: Backbone, layer: str) -> frozenset[str]:
+    """Return the parameters of the layers after the second coarsest stage, up to `layer`, in the order of execution.
 
     Raises `InputError` for a network whose layers all share one grid: its last stage cannot be told.
     """
@@ -172,11 +172,11 @@ def last_stage(model: Backbone, values: str) -> frozenset[str]:
             f"the layers of {model.name} have one grid, so its last stage cannot be told; leave --finetune out"
         )
     order = [layer.name for layer in model.anatomy.layers]
-    before, last = order.index(stages[-2]), order.index(values)
+    before, last = order.index(stages[-2]), order.index(layer)
     late = [name for name in order[before + 1 : last + 1] if not stages[-2].startswith(f"{name}.")]
     found = frozenset(
         name for name, _ in model.module.named_parameters() if any(name.startswith(f"{one}.") for one in late)
     )
     if not found:
-        raise InputError(f"no layer of {model.name} after {stages[-2]} leads to {values}; read a later --layer")
+        raise InputError(f"no layer of {model.name} after {stages[-2]} leads to {layer}; read a later --layer")
     return found

@@ -12,15 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from conceptlens.bottleneck.base import Base
-from conceptlens.bottleneck.concept_writing.published_filters import Learned, by_interpretability
-from conceptlens.bottleneck.fit.concept_targets import Targets, asked_of, encode_photos, targets_for
-from conceptlens.bottleneck.fit.concept_weights import Photos, concept_weights, read_photos, unmasked
-from conceptlens.bottleneck.fit.finetune import finetuned
-from conceptlens.bottleneck.fit.fitted_locator import fitted_locator, of_concepts, part_names
-from conceptlens.bottleneck.fit.head_choice import Choice, HeadKind, choose, fit_head
-from conceptlens.bottleneck.fit.recipe import Recipe, recipe_named
-from conceptlens.bottleneck.fit.task import (
+from conceptlens.bottleneck.backbone_reference import BackboneReference
+from conceptlens.bottleneck.concept_writing.published_filters import ConceptLayerScores, by_interpretability
+from conceptlens.bottleneck.fit.bottleneck_task import (
     BottleneckTask,
     at_size,
     cell_sources,
@@ -31,6 +25,12 @@ from conceptlens.bottleneck.fit.task import (
     readable,
     settle,
 )
+from conceptlens.bottleneck.fit.concept_targets import Targets, build_concept_targets, encode_photos, vlm_fingerprint
+from conceptlens.bottleneck.fit.concept_vectors import PooledPhotos, concept_weights, read_photos, unmasked
+from conceptlens.bottleneck.fit.finetune import finetuned
+from conceptlens.bottleneck.fit.fitted_locator import fit_locator, of_concepts, part_names
+from conceptlens.bottleneck.fit.head_fit import HeadSettings, PenaltyChoice, choose, fit_head
+from conceptlens.bottleneck.fit.recipe import Recipe, recipe_named
 from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.bottleneck.sparse.sparse_head import nec
 from conceptlens.concept_regions.branch import layer_widths
@@ -79,7 +79,7 @@ def fit_loc_cbm(
 
     - `data`: a labelled set, or its name for `open_classes`, whose train split is read. The model's class names do not
       matter: classes are those of the photos.
-    - `concepts`, `targets`, `vlm`: see `targets_for`; `recipe` and `choices`: see `Recipe`, `RECIPES`.
+    - `concepts`, `targets`, `vlm`: see `build_concept_targets`; `recipe` and `choices`: see `Recipe`, `RECIPES`.
     - `layer`: whose cells carry the concepts, by default the model's own. `locator_layers`: what the locator `parts`
       sees, by default the two coarsest stages. `size`: rows and columns of the input, by default the model's own.
       `grid`: rows and columns of the maps, by default the layer's, and twice as fine for parts at the model's own size.
@@ -136,7 +136,7 @@ def _about(
     return {
         "model": f"{model.name} {weights_fingerprint(model.module)}",
         "view": json.loads(json.dumps(view)),  # as it is read again, with lists
-        "vlm": asked_of(vlm) if vlm else "",
+        "vlm": vlm_fingerprint(vlm) if vlm else "",
         "photos": f"{photos.name} {len(photos)} photos {texts_fingerprint(photos.names)}",
         "concepts": named,
         "targets": _content(targets),
@@ -175,21 +175,21 @@ def _targets(
         return Targets(channels, torch.zeros(len(photos), width), "nobody")
     vectors = None
     if vlm is not None:
-        file = folder / f"vectors-{texts_fingerprint([asked_of(vlm), photos.name, *photos.names])}.safetensors"
+        file = folder / f"vectors-{texts_fingerprint([vlm_fingerprint(vlm), photos.name, *photos.names])}.safetensors"
         if not file.exists():
             with replacing(file) as temporary:
                 save_file({"vectors": encode_photos(vlm, photos, range(len(photos))).contiguous()}, temporary)
         vectors = load_file(file)["vectors"]
-    return targets_for(photos, concepts, source, vlm, vectors)
+    return build_concept_targets(photos, concepts, source, vlm, vectors)
 
 
 def _fitted(task: BottleneckTask, sources: tuple[CellSource, CellSource], run: TrainingRun) -> Bottleneck:
     """Return the fitted bottleneck."""
     source, recipe = sources[1], task.recipe
-    places = readable(source)
-    locator = fitted_locator(task, sources, places, run)
-    photos = read_photos(source, places, locator, task.values, task.grid, len(task.targets.concepts))
-    labels = torch.tensor(task.photos.labels)[list(photos.places)]
+    indices = readable(source)
+    locator = fit_locator(task, sources, indices, run)
+    photos = read_photos(source, indices, locator, task.layer, task.grid, len(task.targets.concepts))
+    labels = torch.tensor(task.photos.labels)[list(photos.indices)]
     if recipe.interpretable is not None:
         task, photos = _interpretable(task, photos, labels, run)
 
@@ -198,41 +198,45 @@ def _fitted(task: BottleneckTask, sources: tuple[CellSource, CellSource], run: T
     def layer(rows: Tensor, penalty: float, draw: int) -> Tensor:
         return used.activations(_weights(task, photos, rows, penalty, run, f"layer-{draw}"))
 
-    kind = HeadKind(recipe.nec, recipe.refit)
+    kind = HeadSettings(recipe.nec, recipe.refit)
     penalties = recipe.penalties if recipe.loss == "ridge" else (1.0,)
     choice = choose(layer, labels, penalties, recipe.holdout, kind, run.seed)
     probe = choice
     if recipe.loss != "channels" or recipe.nec is not None:
-        probe = choose(lambda rows, penalty, draw: photos.whole, labels, (1.0,), recipe.holdout, HeadKind(), run.seed)
+        probe = choose(
+            lambda rows, penalty, draw: photos.whole, labels, (1.0,), recipe.holdout, HeadSettings(), run.seed
+        )
     weight = _weights(task, photos, torch.arange(len(labels)), choice.penalty, run, "layer")
     made = Bottleneck(
-        task.targets.concepts.concepts, task.photos.classes, task.values, photos.channels, used.locator, task.grid,
-        Base(task.model.name, weights_fingerprint(task.model.module), _view(task.model)),
+        task.targets.concepts.concepts, task.photos.classes, task.layer, photos.channels, used.locator, task.grid,
+        BackboneReference(task.model.name, weights_fingerprint(task.model.module), _view(task.model)),
         _record(task, run, choice, probe, source, photos),
     )  # fmt: skip
     made = _with_head(made, weight, used, labels, choice, kind)
     if not recipe.finetune:
         return made
-    stage, values = replace(run, folder=run.folder / "last-stage"), task.targets.values[list(photos.places)]
-    return finetuned(made, task.model, task.photos, photos.places, values, recipe, stage)
+    stage, values = replace(run, folder=run.folder / "last-stage"), task.targets.values[list(photos.indices)]
+    return finetuned(made, task.model, task.photos, photos.indices, values, recipe, stage)
 
 
-def _weights(task: BottleneckTask, photos: Photos, rows: Tensor, penalty: float, run: TrainingRun, name: str) -> Tensor:
+def _weights(
+    task: BottleneckTask, photos: PooledPhotos, rows: Tensor, penalty: float, run: TrainingRun, name: str
+) -> Tensor:
     """Return the concept vectors fitted to some of the photos."""
-    values = task.targets.values[list(photos.places)]
+    values = task.targets.values[list(photos.indices)]
     return concept_weights(photos, values, rows, penalty, task.recipe, replace(run, folder=run.folder / name))
 
 
 def _interpretable(
-    task: BottleneckTask, photos: Photos, labels: Tensor, run: TrainingRun
-) -> tuple[BottleneckTask, Photos]:
+    task: BottleneckTask, photos: PooledPhotos, labels: Tensor, run: TrainingRun
+) -> tuple[BottleneckTask, PooledPhotos]:
     """Leave out concepts that held-out train photos do not show as targets say. (Label-free CBM's last filter.)"""
     if task.recipe.interpretable is None:
         return task, photos
     kept, held = (torch.tensor(rows) for rows in hold_out(labels.numpy(), task.recipe.holdout, run.seed))
     made = photos.activations(_weights(task, photos, kept, task.recipe.penalties[0], run, "interpretable"))
     named, values = task.targets.concepts, task.targets.values
-    learned = Learned(made[held], values[list(photos.places)][held], "holdout")
+    learned = ConceptLayerScores(made[held], values[list(photos.indices)][held], "holdout")
     found = by_interpretability(named.labels, learned, task.recipe.interpretable)
     stay = list(found.kept)
     targets = Targets(named.keep(stay, found.dropped), values[:, stay], task.targets.by)
@@ -241,7 +245,7 @@ def _interpretable(
 
 
 def _with_head(
-    made: Bottleneck, weight: Tensor, photos: Photos, labels: Tensor, choice: Choice, kind: HeadKind
+    made: Bottleneck, weight: Tensor, photos: PooledPhotos, labels: Tensor, choice: PenaltyChoice, kind: HeadSettings
 ) -> Bottleneck:
     """Fill in the concept vectors and the head that is fitted to what they make of all photos."""
     activations = photos.activations(weight)
@@ -249,7 +253,7 @@ def _with_head(
     with torch.no_grad():
         made.weight.copy_(weight)
         made.mean.copy_(head.mean)
-        made.deviation.copy_(torch.where(head.deviation > 0, head.deviation, 1.0))
+        made.std.copy_(torch.where(head.std > 0, head.std, 1.0))
         made.head.weight.copy_(head.weights)
         made.head.bias.copy_(head.bias)
     made.training_record["concepts_per_class"] = nec(head.weights)
@@ -261,7 +265,12 @@ def _view(model: Backbone) -> Preprocess | None:
 
 
 def _record(
-    task: BottleneckTask, run: TrainingRun, choice: Choice, probe: Choice, source: CellSource, photos: Photos
+    task: BottleneckTask,
+    run: TrainingRun,
+    choice: PenaltyChoice,
+    probe: PenaltyChoice,
+    source: CellSource,
+    photos: PooledPhotos,
 ) -> dict[str, Any]:
     """Return what is known of the fit: its settings, what the holdout said, and what was left out."""
     concepts = task.targets.concepts
@@ -272,7 +281,7 @@ def _record(
         "concepts_from": concepts.source,
         "targets_by": task.targets.by,
         "dropped": [asdict(one) for one in concepts.dropped],
-        "photos_used": len(photos.places),
+        "photos_used": len(photos.indices),
         "failures": len(source.failures),
         "left_out": dict(task.photos.excluded),
         "penalty": choice.penalty,

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from conceptlens.bottleneck.fit.concept_weights import plain_locator
-from conceptlens.bottleneck.fit.locate_parts import Pointed, find_parts, teach_parts
-from conceptlens.bottleneck.fit.part_discovery import Weights
-from conceptlens.bottleneck.fit.part_words import Words
+from conceptlens.bottleneck.fit.concept_vectors import plain_locator
+from conceptlens.bottleneck.fit.part_discovery import DiscoveryWeights
+from conceptlens.bottleneck.fit.part_fit import PartKeypoints, find_parts, teach_parts
+from conceptlens.bottleneck.fit.part_vocabulary import PartVocabulary
 from conceptlens.bottleneck.locator import Locator, Parts
 from conceptlens.data.keypoints_in_view import known_keypoints, seen_keypoints
 from conceptlens.features.cell_source import CellSource
@@ -24,24 +24,21 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from conceptlens.bottleneck.fit.task import BottleneckTask
+    from conceptlens.bottleneck.fit.bottleneck_task import BottleneckTask
     from conceptlens.concepts.concept_set import BottleneckConcept
     from conceptlens.training.loop import TrainingRun
 
 
-def fitted_locator(
-    task: BottleneckTask, sources: tuple[CellSource, CellSource], places: list[int], run: TrainingRun
+def fit_locator(
+    task: BottleneckTask, sources: tuple[CellSource, CellSource], indices: list[int], run: TrainingRun
 ) -> Locator:
-    """Return the locator, trained on the photos at `places` where it has parts; kept in the run's folder."""
+    """Return the locator, trained on the photos at `indices` where it has parts; kept in the run's folder."""
     if task.recipe.locator != "parts":
         return plain_locator(task.recipe)
-    names, file = (
-        part_names(task),
-        run.folder / f"parts-{settings_fingerprint(dict(run.configuration))}.safetensors",
-    )
+    names, file = part_names(task), run.folder / f"parts-{settings_fingerprint(dict(run.configuration))}.safetensors"
     if not file.exists():
         made = _taught if task.recipe.keypoints else _found
-        found = made(task, names, sources, places, run)
+        found = made(task, names, sources, indices, run)
         if run.accelerator.is_main_process:
             with replacing(file) as temporary:
                 save_file({name: one.contiguous() for name, one in zip(task.layers, found, strict=True)}, temporary)
@@ -57,7 +54,7 @@ def of_concepts(locator: Locator, kept: Sequence[int]) -> Locator:
     """Return the locator of some of its concepts."""
     if not isinstance(locator, Parts):
         return locator
-    part = [int(locator.part[place]) for place in kept]
+    part = [int(locator.part[index]) for index in kept]
     return _parts(locator.names, part, locator.layers, list(locator.weight), locator.share)
 
 
@@ -77,7 +74,7 @@ def part_names(task: BottleneckTask) -> tuple[str, ...]:
         return ()
     concepts = task.targets.concepts.concepts
     if not task.recipe.keypoints:
-        return Words.of(concepts).parts
+        return PartVocabulary.of(concepts).parts
     known = known_keypoints(task.photos).parts
     names = tuple(dict.fromkeys(one.part for one in concepts if one.part is not None and one.part in known))
     if not names:
@@ -90,23 +87,23 @@ def part_names(task: BottleneckTask) -> tuple[str, ...]:
 
 def _read(concepts: Sequence[BottleneckConcept]) -> set[str]:
     """Return the parts of which a property is read; where the others are, nothing tells."""
-    words = Words.of(concepts)
-    return {words.parts[part] for part, _ in words.place.values()}
+    words = PartVocabulary.of(concepts)
+    return {words.parts[part] for part, _ in words.index.values()}
 
 
 def _found(
     task: BottleneckTask,
     names: tuple[str, ...],
     sources: tuple[CellSource, CellSource],
-    places: list[int],
+    indices: list[int],
     run: TrainingRun,
 ) -> list[Float[Tensor, "part channel"]]:
     """Find the parts from what the targets say of them, at the network's own size first."""
     own, source = sources
-    words = Words.of(task.targets.concepts.concepts)
-    weights = Weights(task.recipe.apart, task.recipe.together, task.recipe.small)
+    words = PartVocabulary.of(task.targets.concepts.concepts)
+    weights = DiscoveryWeights(task.recipe.apart, task.recipe.together, task.recipe.small)
     return find_parts(
-        own, places, words, task.targets.values[places], run, weights,
+        own, indices, words, task.targets.values[indices], run, weights,
         finer=None if own is source else source, restarts=task.recipe.restarts, layers=task.layers,
     )  # fmt: skip
 
@@ -115,16 +112,16 @@ def _taught(
     task: BottleneckTask,
     names: tuple[str, ...],
     sources: tuple[CellSource, CellSource],
-    places: list[int],
+    indices: list[int],
     run: TrainingRun,
 ) -> list[Float[Tensor, "part channel"]]:
     """Learn the parts from the keypoints of a few photos of each class, drawn by the seed."""
     draw = np.random.default_rng(run.seed)
-    labels = task.photos.labels[places]
+    labels = task.photos.labels[indices]
     drawn = [
         draw.permutation(np.flatnonzero(labels == number))[: task.recipe.keypoints] for number in np.unique(labels)
     ]
-    chosen = tuple(sorted(places[row] for rows in drawn for row in rows))
+    chosen = tuple(sorted(indices[row] for rows in drawn for row in rows))
     seen = seen_keypoints(task.photos, chosen, task.model.transform)
     known = known_keypoints(task.photos).parts
     own = torch.tensor([[keypoint in known[name] for keypoint in seen.names] for name in names])
@@ -134,4 +131,4 @@ def _taught(
             f"the part '{unseen[0]}' is visible in none of the {len(chosen)} photos whose keypoints are read; give "
             "more keypoints for each class, or leave out its concepts"
         )
-    return teach_parts(sources[1], Pointed(chosen, seen.xy, seen.visible, own), run, task.layers)
+    return teach_parts(sources[1], PartKeypoints(chosen, seen.xy, seen.visible, own), run, task.layers)

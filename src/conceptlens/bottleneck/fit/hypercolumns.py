@@ -46,7 +46,7 @@ class Hypercolumns:
     columns: Tensor
     readings: Float[Tensor, "image cell feature"]
     projections: Mapping[str, Projection]
-    places: Int[Tensor, "image"]
+    indices: Int[Tensor, "image"]
     grid: tuple[int, int]
 
     def weights(self, attention: Float[Tensor, "part component"]) -> list[Float[Tensor, "part channel"]]:
@@ -60,12 +60,12 @@ class Hypercolumns:
 
 
 def hypercolumns(
-    source: CellSource, places: Sequence[int], components: int = COMPONENTS, layers: Sequence[str] | None = None
+    source: CellSource, indices: Sequence[int], components: int = COMPONENTS, layers: Sequence[str] | None = None
 ) -> Hypercolumns:
     """Return what attentions see in photos of a set; two passes over them, one photo batch in memory at a time."""
-    projections = _projections(source, places, components, source.layers if layers is None else layers)
+    projections = _projections(source, indices, components, source.layers if layers is None else layers)
     columns, readings, kept = [], [], []
-    for batch in source.batches(places):
+    for batch in source.batches(indices):
         parts = [resized(make(batch.cells[name]), source.grid) for name, make in projections.items()]
         columns.append(torch.cat(parts, 1).flatten(2).half())
         readings.append(_colour_features(batch.colours.flatten(2).transpose(1, 2)))
@@ -84,11 +84,11 @@ def hypercolumns(
 
 
 def _projections(
-    source: CellSource, places: Sequence[int], components: int, layers: Sequence[str]
+    source: CellSource, indices: Sequence[int], components: int, layers: Sequence[str]
 ) -> dict[str, Projection]:
     """Return the principal components of each layer's cells, from moments in float64."""
     totals: dict[str, tuple[Tensor, Tensor, int]] = {}
-    for batch in source.batches(places):
+    for batch in source.batches(indices):
         for name in layers:
             cells = batch.cells[name]
             step = next(step for step in (3, 5, 7, 1) if cells.shape[3] % step or step == 1)  # no column left out

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Weights:
+class DiscoveryWeights:
     """The weights of the terms of the loss."""
 
     apart: float = 0.1
@@ -43,7 +43,7 @@ class Weights:
     small: float = 0.01
 
 
-class Discovery(nn.Module):
+class PartDiscovery(nn.Module):
     """The attentions of all parts, and the reader that they share."""
 
     def __init__(
@@ -60,7 +60,7 @@ class Discovery(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class DiscoveryTask:
+class PartDiscoveryTask:
     """Finding parts from what is said of them alone."""
 
     network: nn.Module
@@ -68,7 +68,7 @@ class DiscoveryTask:
     told: Float[Tensor, "image part property"]
     known: Bool[Tensor, "part property"]
     regions: tuple[tuple[int, ...], ...]
-    weights: Weights = Weights()
+    weights: DiscoveryWeights = DiscoveryWeights()
 
     @property
     def rows(self) -> int:
@@ -102,7 +102,7 @@ class DiscoveryTask:
 
 
 @dataclass(frozen=True, eq=False)
-class GuidedTask:
+class GuidedAttentionTask:
     """Attentions that are told where parts are: by other attentions, or by keypoints. Cross-entropy over the cells."""
 
     network: nn.Module
@@ -123,7 +123,7 @@ class GuidedTask:
         return -(wanted * logs).sum() / told.sum().clamp_min(1)  # 0 where no photo of the batch shows a part
 
 
-class Attentions(nn.Module):
+class PartAttentions(nn.Module):
     """The attentions of all parts alone."""
 
     def __init__(self, parts: int, components: int) -> None:
@@ -147,8 +147,8 @@ def pointed_at(
     `xy` are shares of what the network sees. A part none of whose keypoints is visible is 0 everywhere.
     """
     seen = visible[:, None] & own[None]
-    places = torch.where(visible[..., None], xy, torch.zeros_like(xy)).float()
-    squared = (places[:, :, None] - cell_centres(grid)[None, None]).square().sum(3)  # image keypoint cell
+    indices = torch.where(visible[..., None], xy, torch.zeros_like(xy)).float()
+    squared = (indices[:, :, None] - cell_centres(grid)[None, None]).square().sum(3)  # image keypoint cell
     nearest = torch.where(seen[..., None], squared[:, None], torch.inf).amin(2)
     heat = torch.exp(-nearest / (2 * width**2))
     return heat / heat.sum(2, keepdim=True).clamp_min(1e-12)

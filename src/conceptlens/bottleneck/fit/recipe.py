@@ -7,8 +7,8 @@ from math import isfinite
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from conceptlens.bottleneck.fit.alignment import ALIGNMENTS
-from conceptlens.bottleneck.fit.concept_layer import Alignment
+from conceptlens.bottleneck.fit.alignment_losses import ALIGNMENT_LOSSES
+from conceptlens.bottleneck.fit.concept_layer import AlignmentSettings
 from conceptlens.bottleneck.fit.radius import radius_at
 from conceptlens.bottleneck.locator import LOCATORS
 from conceptlens.io.errors import InputError, near
@@ -21,25 +21,42 @@ CLOSED = ("ridge", "random", "channels")  # concept layers that no steps train
 
 @dataclass(frozen=True)
 class Recipe:
-    """The choices of a fit.
+    """The settings of a fit.
 
-    - `locator`: where concepts may act, one of `LOCATORS`; `auto` is `parts` where the concepts name parts, else
-      `whole`. `masked`: whether it also acts when the bottleneck is used; without it, maps are averaged.
-    - `loss`: one of `ALIGNMENTS`, trained by `steps` of `batch` photos at `rate`; or `ridge`, the best squared error in
-      closed form, its penalty chosen from `penalties`; or a control: `random` directions, or `channels`, which takes
-      the layer's channels for concepts and so makes the head a linear probe.
-    - Peaks (Loc-CBM's poster): the `schedule` of their radius from `first` (left out: the longer side of the grid) to
-      `last` cells after a share `warmup` of the steps without a mask; at most `peaks` in a map; `replace`: the masked
-      loss takes the place of the plain one, else both count.
-    - Softmax pooling: `temperature`. Parts: the whole image's `share` in their masks, `restarts` of the search, the
-      weights of its terms `apart`, `together`, `small` (`fit.part_discovery`), and `keypoints`: learn parts from so
-      many annotated photos of each class instead of from words.
-    - `nec`: keep so many concepts for each class; left out, all may count, with the penalty that holds out best.
-      `refit`: with `nec`, the weights that are kept are fitted anew, as VLG-CBM's code does not.
-    - `interpretable`: leave out concepts whose held-out activations have no cos-cubed above this with their targets
-      (label-free CBM: 0.45); left out, all stay.
-    - `holdout`: the share of train photos by which penalties are chosen. All are then used for the fit.
-    - `finetune`: epochs in which the network's last stage is trained too.
+    Args:
+        locator: Where concepts may act: a key of `LOCATORS`, or `auto`: `parts` where the concepts name parts, else
+            `whole`.
+        masked: Whether the locator also acts when the bottleneck is used; without it, maps are averaged.
+        loss: A key of `ALIGNMENT_LOSSES`, trained by steps; or `ridge`, the least squared error in closed form; or a
+            control: `random` directions, or `channels`, where each channel of the layer is a concept and the head so a
+            linear probe.
+        penalties: Ridge penalties, of which the best on held-out photos is taken.
+        steps: Training steps of a loss by steps.
+        batch: Photos in each of them.
+        rate: Their learning rate.
+        schedule: How the radius of peaks shrinks: a key of `SHAPES`.
+        first: The radius it begins with, in cells; by default the longer side of the grid.
+        last: The radius it ends with, in cells.
+        warmup: The share of the steps before masks are used.
+        peaks: How many peaks of a map have a mask.
+        replace: Whether the masked loss takes the place of the plain one, else both are added.
+        masked_loss: Another loss for the masked activations.
+        temperature: Of softmax pooling.
+        share: The share of the whole image in the masks of parts, 0 to below 1.
+        restarts: How many searches for parts are made; the one with the lowest loss is taken.
+        apart: Weight of the term that keeps attentions of parts apart.
+        together: Weight of the term that keeps parts of one region near one another.
+        small: Weight decay of the attentions.
+        keypoints: Learn parts from this many annotated photos of each class, not from property words.
+        nec: Number of effective concepts of each class (NEC); by default all concepts may have a weight.
+        refit: With `nec`, fit the kept weights anew; VLG-CBM's code does not.
+        interpretable: Drop concepts whose held-out activations have a cos-cubed with their targets up to this
+            (label-free CBM: 0.45); by default all are kept.
+        holdout: The share of the train photos that chooses penalties; the final fit uses all.
+        finetune: Epochs in which the network's last stage is trained too.
+
+    Raises:
+        InputError: A name is unknown, or a number is out of its range.
     """
 
     locator: str = "auto"
@@ -72,11 +89,15 @@ class Recipe:
     def __post_init__(self) -> None:
         """Check names and numbers."""
         for choice in fields(self):
-            fits, kind = KINDS[str(choice.type)]
+            fits, kind = METRICS[str(choice.type)]
             if not fits(getattr(self, choice.name)):
                 raise InputError(f"{choice.name} is {getattr(self, choice.name)!r}; give {kind}")
-        losses = (*ALIGNMENTS, *CLOSED)
-        for name, known in (("locator", (*LOCATORS, "auto")), ("loss", losses), ("masked_loss", (*ALIGNMENTS, None))):
+        losses = (*ALIGNMENT_LOSSES, *CLOSED)
+        for name, known in (
+            ("locator", (*LOCATORS, "auto")),
+            ("loss", losses),
+            ("masked_loss", (*ALIGNMENT_LOSSES, None)),
+        ):
             given = getattr(self, name)
             if given not in known:
                 known = tuple(one for one in known if one is not None)
@@ -102,12 +123,12 @@ class Recipe:
         if self.keypoints and self.locator not in ("parts", "auto"):
             raise InputError(f"keypoints teach the locator 'parts', and '{self.locator}' was asked for; leave one out")
 
-    def alignment(self, grid: tuple[int, int]) -> Alignment:
+    def alignment(self, grid: tuple[int, int]) -> AlignmentSettings:
         """Return what a concept layer is trained for on maps of this grid."""
         first = max(float(max(grid)), self.last) if self.first is None else self.first
         masked = self.locator == "peaks"
         heat = self.temperature if self.locator == "softmax" else None
-        return Alignment(
+        return AlignmentSettings(
             self.loss,
             masked,
             self.schedule,
@@ -157,7 +178,7 @@ def _is_number(given: Any) -> bool:
 
 
 # By the type of a choice: what may be given for it, and how that is said.
-KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = MappingProxyType(
+METRICS: Mapping[str, tuple[Callable[[Any], bool], str]] = MappingProxyType(
     {
         "bool": (lambda given: isinstance(given, bool), "true or false"),
         "int": (lambda given: isinstance(given, int) and not isinstance(given, bool), "a whole number"),

@@ -1,4 +1,4 @@
-"""A bottleneck as one HTML file: how good it is, what it decides by, what misled it; no script at all."""
+"""A bottleneck as one HTML file: how good it is, which concepts it uses and which mislead it; no script."""
 
 from __future__ import annotations
 
@@ -8,35 +8,44 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conceptlens.bottleneck.evaluate.figure import CONTROLS, KINDS, Figure
-from conceptlens.bottleneck.report.bottleneck_sentences import counted, misled, opening, plainly, shown, verdict
+from conceptlens.bottleneck.evaluate.metric_result import CONTROLS, METRICS, MetricResult
+from conceptlens.bottleneck.report.bottleneck_sentences import (
+    counted,
+    misleading_sentence,
+    opening,
+    plainly,
+    shown,
+    verdict,
+)
 from conceptlens.bottleneck.report.case_view import CaseView
-from conceptlens.bottleneck.report.correction_view import TITLE, corrections
+from conceptlens.bottleneck.report.intervention_view import TITLE, corrections
 from conceptlens.io.atomic import replacing
 from conceptlens.pages.number_format import number, signed
 from conceptlens.pages.static_page import static_page
 
 if TYPE_CHECKING:
-    from conceptlens.bottleneck.evaluate.bottleneck_cases import Cases
-    from conceptlens.bottleneck.evaluate.measures import BottleneckMeasures, ConceptMeasure
+    from conceptlens.bottleneck.evaluate.bottleneck_result import BottleneckResult, ConceptResult
+    from conceptlens.bottleneck.evaluate.case_selection import SelectedCases
     from conceptlens.bottleneck.module import Bottleneck
-    from conceptlens.bottleneck.report.pictures import Pictures
+    from conceptlens.bottleneck.report.case_images import CaseImages
 
-FIRST = 12  # concepts of the table that are not folded away
+FOLD_AFTER = 12  # concepts of the table that are not folded away
 GROUPS = {
     "Answers": ("accuracy", "concepts_per_class", "concept_auroc"),
-    "Maps and the parts they speak of": tuple(name for name in KINDS if name.startswith(("keypoint", "peak", "part_"))),
+    "Maps and the parts they speak of": tuple(
+        name for name in METRICS if name.startswith(("keypoint", "peak", "part_"))
+    ),
     "Maps and the whole thing": ("box_energy", "box_ranking"),
-    "Parts at the peaks of each concept's ten most active photos": tuple(n for n in KINDS if n.startswith("purity")),
-    "How wide maps are (narrower is not yet better placed)": tuple(name for name in KINDS if name.startswith("norm")),
+    "Parts at the peaks of each concept's ten most active photos": tuple(n for n in METRICS if n.startswith("purity")),
+    "How wide maps are (narrower is not yet better placed)": tuple(name for name in METRICS if name.startswith("norm")),
     "What activations tell beyond their concepts": tuple(
-        name for name in KINDS if name.startswith(("leak", "impurity"))
+        name for name in METRICS if name.startswith(("leak", "impurity"))
     ),
 }
 
 
 @dataclass(frozen=True)
-class AboutBottleneck:
+class PageRecord:
     """What the page says of its making: the bottleneck's folder, when, every setting, the command."""
 
     bottleneck: str
@@ -48,76 +57,78 @@ class AboutBottleneck:
 def write_bottleneck_page(
     path: str | os.PathLike[str],
     bottleneck: Bottleneck,
-    measures: BottleneckMeasures,
-    cases: Cases,
-    pictures: Pictures,
-    about: AboutBottleneck,
+    result: BottleneckResult,
+    cases: SelectedCases,
+    images: CaseImages,
+    about: PageRecord,
 ) -> Path:
     """Write the page of a bottleneck, atomically, and return its path."""
-    text = bottleneck_page(bottleneck, measures, cases, pictures, about)
+    text = bottleneck_page(bottleneck, result, cases, images, about)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
     return Path(path)
 
 
 def bottleneck_page(
-    bottleneck: Bottleneck, measures: BottleneckMeasures, cases: Cases, pictures: Pictures, about: AboutBottleneck
+    bottleneck: Bottleneck, result: BottleneckResult, cases: SelectedCases, images: CaseImages, about: PageRecord
 ) -> str:
     """Return the page of a bottleneck as HTML that asks for nothing outside itself."""
-    view = CaseView(bottleneck, measures, pictures)
-    concepts = _concepts(bottleneck, measures)
+    view = CaseView(bottleneck, result, images)
+    concepts = _concepts(bottleneck, result)
     return static_page(
         "conceptlens.bottleneck.report",
         "bottleneck.html.j2",
         "bottleneck.css",
         about=about,
-        measures=measures,
-        facts=_facts(bottleneck, measures),
-        notices=_notices(bottleneck, measures),
-        short=opening(measures, cases, bottleneck.labels, bottleneck.training_record),
-        groups=_groups(measures),
-        absent=_absent(measures),
+        result=result,
+        facts=_facts(bottleneck, result),
+        notices=_notices(bottleneck, result),
+        short=opening(result, cases, bottleneck.labels, bottleneck.training_record),
+        groups=_groups(result),
+        absent=_not_measured(result),
         classes=[view.of_class(case) for case in cases.classes],
         photos=[view.of_photo(case) for case in cases.photos],
         pairs=[view.of_pair(case) for case in cases.pairs],
         errors=[view.of_error(case) for case in cases.errors],
         confusions=view.confusions(cases),
-        leaders=view.leaders(cases),
-        corrections=corrections(measures),
-        misled=misled(cases, bottleneck.labels),
-        concepts=concepts[:FIRST],
-        more=concepts[FIRST:],
-        placed=any(one.keypoint_error is not None for one in measures.concepts),
+        misleading=view.misleading(cases),
+        corrections=corrections(result),
+        misled=misleading_sentence(cases, bottleneck.labels),
+        concepts=concepts[:FOLD_AFTER],
+        more=concepts[FOLD_AFTER:],
+        placed=any(one.keypoint_error is not None for one in result.concepts),
         dropped=_dropped(bottleneck),
         settings={name: _plain(value) for name, value in about.settings.items() if value is not None},
-        failures=[failure.reason for failure in measures.failures],
+        failures=[failure.reason for failure in result.failures],
     )
 
 
-def _facts(bottleneck: Bottleneck, measures: BottleneckMeasures) -> str:
+def _facts(bottleneck: Bottleneck, result: BottleneckResult) -> str:
     many = (
-        (measures.photos, "photo"), (len(bottleneck.labels), "concept"),
+        (result.photos, "photo"), (len(bottleneck.labels), "concept"),
     )  # fmt: skip
-    said = [counted(count, what) for count, what in many]
-    return " · ".join([measures.data, *said, f"{len(bottleneck.classes)} classes", measures.model])
+    facts = [counted(count, what) for count, what in many]
+    return " · ".join([result.data, *facts, f"{len(bottleneck.classes)} classes", result.model])
 
 
-def _notices(bottleneck: Bottleneck, measures: BottleneckMeasures) -> list[str]:
-    told = []
+def _notices(bottleneck: Bottleneck, result: BottleneckResult) -> list[str]:
+    notices = []
     if bottleneck.edits:
         edited = sorted({bottleneck.labels[edit.concept] for edit in bottleneck.edits})
-        told.append(f"Edited by hand, and shown as edited: {', '.join(edited)}.")
+        notices.append(f"Edited by hand, and shown as edited: {', '.join(edited)}.")
     weights = bottleneck.training_record.get("weights_edited", [])
     if weights:
         changed = f"{counted(len(weights), 'weight')} of the last layer {'was' if len(weights) == 1 else 'were'}"
-        told.append(f"{changed} changed by hand.")
-    if measures.photos < 100:
-        told.append(f"{counted(measures.photos, 'photo')} are few: intervals are wide, and of fewer than 8 too narrow.")
-    return told
+        notices.append(f"{changed} changed by hand.")
+    if result.photos < 100:
+        notices.append(
+            f"{counted(result.photos, 'photo')} are few: intervals are wide, and of fewer than 8 too narrow."
+        )
+    return notices
 
 
-def _groups(measures: BottleneckMeasures) -> list[dict[str, Any]]:
-    by_name = {one.name: one for one in measures.figures}
+def _groups(result: BottleneckResult) -> list[dict[str, Any]]:
+    by_name = {one.name: one for one in result.metrics}
     found = []
     for title, names in GROUPS.items():
         rows = [_figure(by_name[name]) for name in names if name in by_name and by_name[name].value is not None]
@@ -126,23 +137,23 @@ def _groups(measures: BottleneckMeasures) -> list[dict[str, Any]]:
     return found
 
 
-def _figure(one: Figure) -> dict[str, Any]:
-    value, kind = one.value, one.kind
-    count = "" if value is None else counted(value.count, kind.of)
-    if value is not None and kind.of in ("map", "concept") and one.over == "photos":
+def _figure(one: MetricResult) -> dict[str, Any]:
+    value, description = one.value, one.description
+    count = "" if value is None else counted(value.count, description.counts)
+    if value is not None and description.counts in ("map", "concept") and one.resampled == "photos":
         count += f" in {counted(value.images, 'photo')}"
     return {
-        "title": kind.title,
-        "about": kind.about,
-        "unit": kind.unit,
-        "better": kind.better,
+        "title": description.title,
+        "about": description.about,
+        "unit": description.unit,
+        "better": description.better,
         "count": count,
         **shown(one, value),
         "controls": [
             {
                 "title": CONTROLS[control.name],
                 "reason": control.reason,
-                "verdict": verdict(one, control.gain),
+                "verdict": verdict(one, control.difference),
                 "value": plainly(one, control.value),
             }
             for control in one.controls
@@ -150,25 +161,25 @@ def _figure(one: Figure) -> dict[str, Any]:
     }
 
 
-def _absent(measures: BottleneckMeasures) -> list[dict[str, str]]:
+def _not_measured(result: BottleneckResult) -> list[dict[str, str]]:
     """Return what was not measured, by reason."""
     reasons: dict[str, list[str]] = {}
-    for one in measures.figures:
+    for one in result.metrics:
         if one.value is None:
-            reasons.setdefault(one.reason, []).append(one.kind.title)
-    if measures.interventions.reason:
-        reasons.setdefault(measures.interventions.reason, []).append(TITLE)
+            reasons.setdefault(one.reason, []).append(one.description.title)
+    if result.interventions.reason:
+        reasons.setdefault(result.interventions.reason, []).append(TITLE)
     return [{"what": ", ".join(names), "reason": reason} for reason, names in reasons.items()]
 
 
-def _concepts(bottleneck: Bottleneck, measures: BottleneckMeasures) -> list[dict[str, Any]]:
+def _concepts(bottleneck: Bottleneck, result: BottleneckResult) -> list[dict[str, Any]]:
     """Return all concepts, those that most classes use first."""
     weights = bottleneck.head.weight.detach().cpu()
-    order = sorted(range(len(measures.concepts)), key=lambda i: (-measures.concepts[i].classes, i))
-    return [_concept(measures.concepts[i], weights[:, i], bottleneck.classes) for i in order]
+    order = sorted(range(len(result.concepts)), key=lambda i: (-result.concepts[i].classes, i))
+    return [_concept(result.concepts[i], weights[:, i], bottleneck.classes) for i in order]
 
 
-def _concept(one: ConceptMeasure, weights: Any, classes: Sequence[str]) -> dict[str, Any]:
+def _concept(one: ConceptResult, weights: Any, classes: Sequence[str]) -> dict[str, Any]:
     best = int(weights.argmax())
     return {
         "label": one.label,
@@ -183,16 +194,16 @@ def _concept(one: ConceptMeasure, weights: Any, classes: Sequence[str]) -> dict[
         and one.constant_error is not None
         and one.keypoint_error < one.constant_error,
         "pointing": "–" if one.pointing is None else f"{one.pointing:.0%}",
-        "pairs": one.pairs,
+        "keypoint_photos": one.keypoint_photos,
     }
 
 
 def _dropped(bottleneck: Bottleneck) -> list[dict[str, str]]:
     """Return concepts that were left out of the fit, as its record tells them."""
-    told = bottleneck.training_record.get("dropped", [])
+    dropped = bottleneck.training_record.get("dropped", [])
     return [
         {"label": str(one.get("label", "")), "reason": str(one.get("reason", ""))}
-        for one in told
+        for one in dropped
         if isinstance(one, dict)
     ]
 

@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from conceptlens.bottleneck.evaluate.figure import CONTROLS, Figure
+from conceptlens.bottleneck.evaluate.metric_result import CONTROLS, MetricResult
 from conceptlens.pages.number_format import number
 
 if TYPE_CHECKING:
-    from conceptlens.bottleneck.evaluate.bottleneck_cases import Cases
-    from conceptlens.bottleneck.evaluate.measures import BottleneckMeasures
+    from conceptlens.bottleneck.evaluate.bottleneck_result import BottleneckResult
+    from conceptlens.bottleneck.evaluate.case_selection import SelectedCases
     from conceptlens.statistics.bootstrap import Interval
 
 SHARES = ("share of photos", "share of maps", "share of the map", "share of the cells", "share of the diagonal")
@@ -38,52 +38,52 @@ def counted(count: int, what: str) -> str:
     return f"{count:,} {what}{ending}".replace(",", " ")
 
 
-def shown(figure: Figure, value: Interval | None) -> dict[str, Any]:
+def shown(metric: MetricResult, value: Interval | None) -> dict[str, Any]:
     """Return a value of a figure and its interval in the figure's unit, shares in per cent, with a digit more where
     the ends of the interval would look alike."""
     if value is None:
         return {"value": "–", "spread": None}
-    write = _percent if figure.kind.unit in SHARES else _plain
+    write = _percent if metric.description.unit in SHARES else _plain
     if value.low is None or value.high is None or value.low == value.high:
         return {"value": write(value.mean), "spread": None}
-    told: list[str] = []
+    texts: list[str] = []
     for more in range(2):
-        told = [write(one, more) for one in (value.mean, value.low, value.high)]
-        if len(set(told)) == len(told):
+        texts = [write(one, more) for one in (value.mean, value.low, value.high)]
+        if len(set(texts)) == len(texts):
             break
-    return {"value": told[0], "spread": f"{told[1]} to {told[2]}"}
+    return {"value": texts[0], "spread": f"{texts[1]} to {texts[2]}"}
 
 
-def plainly(figure: Figure, value: Interval | None) -> str:
+def plainly(metric: MetricResult, value: Interval | None) -> str:
     """Return a value of a figure without its interval."""
-    return "–" if value is None else (_percent if figure.kind.unit in SHARES else _plain)(value.mean)
+    return "–" if value is None else (_percent if metric.description.unit in SHARES else _plain)(value.mean)
 
 
-def verdict(figure: Figure, gain: Interval | None) -> str:
+def verdict(metric: MetricResult, difference: Interval | None) -> str:
     """Return whether the bottleneck is surely better or worse than a control, as far as one is better at all."""
-    if gain is None or gain.low is None or gain.high is None or not figure.kind.better:
+    if difference is None or difference.low is None or difference.high is None or not metric.description.better:
         return ""
-    if gain.low <= 0 <= gain.high:
+    if difference.low <= 0 <= difference.high:
         return EQUAL
-    return BETTER if (gain.mean > 0) == (figure.kind.better == "higher") else WORSE
+    return BETTER if (difference.mean > 0) == (metric.description.better == "higher") else WORSE
 
 
 def opening(
-    measures: BottleneckMeasures, cases: Cases, labels: Sequence[str], record: Mapping[str, Any]
+    result: BottleneckResult, cases: SelectedCases, labels: Sequence[str], record: Mapping[str, Any]
 ) -> list[dict[str, str]]:
     """Return the answers in short, each with the section that tells more; `record` is that of the fit."""
     return [
-        {"to": "figures", "question": "Is it right?", "answer": _right(measures, record)},
-        {"to": "concepts", "question": "How many concepts decide?", "answer": _many(measures, labels)},
-        {"to": "concepts", "question": "Are concepts what they are called?", "answer": _meant(measures)},
-        {"to": "figures", "question": "Do maps point at what they name?", "answer": _pointing(measures)},
-        {"to": "errors", "question": "What misleads it?", "answer": misled(cases, labels)},
+        {"to": "figures", "question": "Is it right?", "answer": _right(result, record)},
+        {"to": "concepts", "question": "How many concepts decide?", "answer": _many(result, labels)},
+        {"to": "concepts", "question": "Are concepts what they are called?", "answer": _meant(result)},
+        {"to": "figures", "question": "Do maps point at what they name?", "answer": _pointing(result)},
+        {"to": "errors", "question": "What misleads it?", "answer": misleading_sentence(cases, labels)},
     ]
 
 
-def _right(measures: BottleneckMeasures, record: Mapping[str, Any]) -> str:
-    one = measures.figure("accuracy")
-    said = shown(one, one.value)
+def _right(result: BottleneckResult, record: Mapping[str, Any]) -> str:
+    one = result.metric("accuracy")
+    text = shown(one, one.value)
     common = one.control("commonest")
     other = f" Always saying the commonest class: {plainly(one, common.value)}." if common else ""
     own, probe = record.get("holdout_accuracy"), record.get("holdout_accuracy_of_linear_probe")
@@ -93,17 +93,17 @@ def _right(measures: BottleneckMeasures, record: Mapping[str, Any]) -> str:
             f" Of the training photos held out while fitting, {then} {_percent(own)} right; the same features without "
             f"concepts, {_percent(probe)}."
         )
-    return f"In {_value(said)} of {counted(measures.photos, 'photo')}.{other}"
+    return f"In {_value(text)} of {counted(result.photos, 'photo')}.{other}"
 
 
-def _many(measures: BottleneckMeasures, labels: Sequence[str]) -> str:
-    value = measures.figure("concepts_per_class").value
+def _many(result: BottleneckResult, labels: Sequence[str]) -> str:
+    value = result.metric("concepts_per_class").value
     most = "" if value is None else number(value.mean, 1)
     return f"{most} of {len(labels)} for each class on average; the others have a weight of exactly 0 there."
 
 
-def _meant(measures: BottleneckMeasures) -> str:
-    one = measures.figure("concept_auroc")
+def _meant(result: BottleneckResult) -> str:
+    one = result.metric("concept_auroc")
     if one.value is None:
         return f"Not measured: {one.reason}."
     return (
@@ -113,38 +113,38 @@ def _meant(measures: BottleneckMeasures) -> str:
     )
 
 
-def _pointing(measures: BottleneckMeasures) -> str:
-    one = measures.figure("keypoint_pointing")
+def _pointing(result: BottleneckResult) -> str:
+    one = result.metric("keypoint_pointing")
     if one.value is None:
         return f"Not measured: {one.reason}."
-    others = [f"{CONTROLS[own.name]} {plainly(one, own.value)}" for own in one.controls if own.value]
-    swap = measures.figure("keypoint_swap").value
+    controls = [f"{CONTROLS[own.name]} {plainly(one, own.value)}" for own in one.controls if own.value]
+    swap = result.metric("keypoint_swap").value
     parts = ""
     if swap is not None and swap.low is not None:
         parts = " It knows parts apart." if swap.low > 0 else " It does not surely know parts apart."
     maps = f"{_value(shown(one, one.value))} of {counted(one.value.count, 'map')}"
     return (
         f"{maps} have their highest point at the part that they speak of, within a tenth of the photo's diagonal. "
-        f"For comparison: {', '.join(others)}.{parts}"
+        f"For comparison: {', '.join(controls)}.{parts}"
     )
 
 
-def misled(cases: Cases, labels: Sequence[str]) -> str:
-    """Return what misled in all errors, and what it would take to be right."""
+def misleading_sentence(cases: SelectedCases, labels: Sequence[str]) -> str:
+    """Return which concepts mislead in the errors, and how many are right without them."""
     if not cases.wrong:
         return "No photo is wrong."
-    led = cases.misled
-    first = led.leaders[0]
+    found = cases.misleading
+    first = found.concepts[0]
     wrong = f"{counted(cases.wrong, 'photo')} {'is' if cases.wrong == 1 else 'are'} wrong"
     return (
         f"{wrong}. With the one concept that misled most in each set to its average, "
-        f"{led.righted} of them are right; with one drawn at random, {led.by_chance}. "
+        f"{found.corrected} of them are right; with one drawn at random, {found.corrected_at_random}. "
         f"Most often it is “{labels[first.concept]}” ({first.errors})."
     )
 
 
-def _value(said: dict[str, Any]) -> str:
-    return said["value"] + (f" ({said['spread']})" if said["spread"] else "")
+def _value(text: dict[str, Any]) -> str:
+    return text["value"] + (f" ({text['spread']})" if text["spread"] else "")
 
 
 def _percent(value: float, more: int = 0) -> str:

@@ -11,40 +11,39 @@ from conceptlens.bottleneck.report.bottleneck_sentences import adding_up, counte
 from conceptlens.pages.number_format import number, signed
 
 if TYPE_CHECKING:
-    from conceptlens.bottleneck.evaluate.bottleneck_cases import Cases
-    from conceptlens.bottleneck.evaluate.error_cases import ErrorCase
-    from conceptlens.bottleneck.evaluate.measures import BottleneckMeasures
-    from conceptlens.bottleneck.evaluate.sums import ClassCase, PairCase, PhotoCase
+    from conceptlens.bottleneck.evaluate.bottleneck_result import BottleneckResult
+    from conceptlens.bottleneck.evaluate.case_contributions import ClassCase, ErrorCase, PairCase, PhotoCase
+    from conceptlens.bottleneck.evaluate.case_selection import SelectedCases
     from conceptlens.bottleneck.module import Bottleneck
-    from conceptlens.bottleneck.report.pictures import Pictures
+    from conceptlens.bottleneck.report.case_images import CaseImages
 
-LISTED = 8  # confusions that are listed
+MAX_CONFUSIONS = 8  # confusions that are listed
 
 
 @dataclass(frozen=True, eq=False)
 class CaseView:
-    """What cases are shown with: the bottleneck's names, what was measured, the pictures."""
+    """Turns cases into what the template shows: texts, bars and embedded images."""
 
     bottleneck: Bottleneck
-    measures: BottleneckMeasures
-    pictures: Pictures
+    result: BottleneckResult
+    images: CaseImages
 
     def of_class(self, case: ClassCase) -> dict[str, Any]:
         """Return a class: its heaviest concepts, a bar for each weight, and prototypical regions."""
-        one, name = self.measures.classes[case.place], self._class(case.place)
+        one, name = self.result.classes[case.index], self._class(case.index)
         bars = _bars([term.weight for term in case.terms])
         return {
             "name": name,
             "photos": counted(one.photos, "photo"),
             "right": None if one.accuracy is None else f"{one.accuracy:.0%}",
-            "taken": None if one.taken_for is None else f"{one.taken_for} ({one.times})",
-            "concepts": case.concepts,
+            "confused": None if one.confused_with is None else f"{one.confused_with} ({one.confused})",
+            "concepts": case.n_concepts,
             "rows": [
                 {
                     **self._concept(term.concept),
                     "weight": signed(term.weight),
                     "bar": bar,
-                    "adds": signed(term.adds),
+                    "contribution": signed(term.contribution),
                     "speaks": "for" if term.weight > 0 else "against",
                     "tiles": [self._tile(row, term.concept) for row in rows],
                 }
@@ -54,35 +53,35 @@ class CaseView:
 
     def of_photo(self, case: PhotoCase) -> dict[str, Any]:
         """Return a photo and the sum that makes its score."""
-        rows, told = self._summed(case, case.score)
+        rows, summary = self._summed(case, case.logit)
         return {
-            **told,
-            "right": case.truth == case.answer,
+            **summary,
+            "right": case.truth == case.predicted,
             "second": self._class(case.second),
-            "second_score": number(case.second_score),
+            "second_logit": number(case.second_logit),
             "rows": [{**row, "weight": signed(term.weight)} for term, row in zip(case.terms, rows, strict=True)],
         }
 
     def of_pair(self, case: PairCase) -> dict[str, Any]:
         """Return two classes and what separates them."""
-        parts, told = _sum([term.apart for term in case.terms], case.rest, case.others, case.total)
-        names = [self._class(place) for place in case.places]
-        taken = [
+        parts, summary = _sum([term.difference for term in case.terms], case.rest, case.n_other, case.total)
+        names = [self._class(index) for index in case.classes]
+        confused = [
             f"Of {counted(photos, 'photo')} of {name}, {times} {'is' if times == 1 else 'are'} taken for {other}."
-            for photos, name, times, other in zip(case.photos, names, case.taken, names[::-1], strict=True)
+            for photos, name, times, other in zip(case.photos, names, case.confused, names[::-1], strict=True)
         ]
         return {
-            **told,
+            **summary,
             "names": names,
-            "taken": taken,
-            "pictures": [self._whole(row) for row in case.rows if row is not None],
+            "confused": confused,
+            "photos": [self._whole(row) for row in case.rows if row is not None],
             "rows": [
                 {
                     **self._concept(term.concept),
                     **part,
                     "weights": [signed(value) if value else "0" for value in term.weights],
                     "means": [_deviations(value) for value in term.means],
-                    "maps": [self.pictures.laid(row, term.concept) for row in case.rows if row is not None],
+                    "maps": [self.images.overlay(row, term.concept) for row in case.rows if row is not None],
                 }
                 for term, part in zip(case.terms, parts, strict=True)
             ],
@@ -90,86 +89,89 @@ class CaseView:
 
     def of_error(self, case: ErrorCase) -> dict[str, Any]:
         """Return a wrong photo, the sum that misled, and what setting concepts to their averages changes."""
-        rows, told = self._summed(case, case.margin)
+        rows, summary = self._summed(case, case.margin)
         return {
-            **told,
+            **summary,
             "rows": [
-                {**row, "then": self._then(case, term.answer)} for term, row in zip(case.terms, rows, strict=True)
+                {**row, "without": self._without(case, term.predicted_without)}
+                for term, row in zip(case.terms, rows, strict=True)
             ],
-            "together": self._then(case, case.together) if len(case.terms) > 1 else None,
+            "without_all": self._without(case, case.predicted_without_all) if len(case.terms) > 1 else None,
         }
 
-    def confusions(self, cases: Cases) -> list[dict[str, Any]]:
+    def confusions(self, cases: SelectedCases) -> list[dict[str, Any]]:
         """Return the commonest confusions."""
         return [
-            {"truth": self._class(a), "answer": self._class(b), "times": times, "of": self.measures.classes[a].photos}
-            for a, b, times in cases.confusions[:LISTED]
+            {"truth": self._class(a), "predicted": self._class(b), "times": times, "of": self.result.classes[a].photos}
+            for a, b, times in cases.confusions[:MAX_CONFUSIONS]
         ]
 
-    def leaders(self, cases: Cases) -> list[dict[str, Any]]:
+    def misleading(self, cases: SelectedCases) -> list[dict[str, Any]]:
         """Return the concepts that misled most often."""
         return [
             {
                 **self._concept(one.concept),
                 "errors": one.errors,
-                "righted": one.righted,
+                "corrected": one.corrected,
                 "fixed": one.fixed,
                 "broken": one.broken,
             }
-            for one in cases.misled.leaders
+            for one in cases.misleading.concepts
         ]
 
     def _summed(self, case: PhotoCase | ErrorCase, total: float) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """Return a row for each concept of a photo's sum, and the photo with what stands before and after them."""
-        (start, *parts), told = _sum([case.bias, *(term.adds for term in case.terms)], case.rest, case.others, total)
+        (start, *parts), summary = _sum(
+            [case.bias, *(term.contribution for term in case.terms)], case.rest, case.n_other, total
+        )
         rows = [
             {
                 **self._concept(term.concept),
                 **part,
-                "standard": _deviations(term.standard),
-                "map": self.pictures.laid(case.row, term.concept),
+                "standardized": _deviations(term.standardized),
+                "map": self.images.overlay(case.row, term.concept),
             }
             for term, part in zip(case.terms, parts, strict=True)
         ]
         return rows, {
-            **told,
+            **summary,
             "start": start,
-            "picture": self.pictures.photo(case.row),
+            "image": self.images.photo(case.row),
             "photo": self._named(case.row),
             "truth": self._class(case.truth),
-            "answer": self._class(case.answer),
+            "predicted": self._class(case.predicted),
         }
 
-    def _then(self, case: ErrorCase, answer: int) -> dict[str, Any]:
-        kind = "right" if answer == case.truth else "still" if answer == case.answer else "other"
-        return {"kind": kind, "name": self._class(answer)}
+    def _without(self, case: ErrorCase, predicted: int) -> dict[str, Any]:
+        kind = "right" if predicted == case.truth else "still" if predicted == case.predicted else "other"
+        return {"kind": kind, "name": self._class(predicted)}
 
     def _concept(self, concept: int) -> dict[str, Any]:
         one = self.bottleneck.concepts[concept]
         return {"concept": one.label, "part": one.part or ""}
 
-    def _class(self, place: int) -> str:
-        return self.bottleneck.classes[place]
+    def _class(self, index: int) -> str:
+        return self.bottleneck.classes[index]
 
     def _named(self, row: int) -> str:
-        return self.measures.table.names[row]
+        return self.result.table.names[row]
 
     def _whole(self, row: int) -> dict[str, Any]:
-        return {**self.pictures.photo(row), "photo": self._named(row)}
+        return {**self.images.photo(row), "photo": self._named(row)}
 
     def _tile(self, row: int, concept: int) -> dict[str, Any]:
-        place = int(self.measures.table.classes[row])
-        return {**self.pictures.cut(row, concept), "photo": self._named(row), "of": self._class(place)}
+        index = int(self.result.table.classes[row])
+        return {**self.images.crop(row, concept), "photo": self._named(row), "of": self._class(index)}
 
 
 def _sum(
-    values: Sequence[float], rest: float, others: int, total: float
+    values: Sequence[float], rest: float, n_other: int, total: float
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return each value as a text and a bar; and the total, with what the `others` add, where there are any, as one."""
-    every = [*values, rest] if others > 0 else list(values)
+    """Return each value as a text and a bar; and the total, with the sum of `n_other` concepts as one value."""
+    every = [*values, rest] if n_other > 0 else list(values)
     texts, whole = adding_up(every, total)
-    parts = [{"adds": text, "bar": bar} for text, bar in zip(texts, _bars(every), strict=True)]
-    left = {**parts.pop(), "others": counted(others, "other concept")} if others > 0 else None
+    parts = [{"contribution": text, "bar": bar} for text, bar in zip(texts, _bars(every), strict=True)]
+    left = {**parts.pop(), "others": counted(n_other, "other concept")} if n_other > 0 else None
     return parts, {"rest": left, "total": whole}
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from conceptlens.bottleneck.sparse.standardized_rows import Rows
+from conceptlens.bottleneck.sparse.standardized_rows import StandardizedRows
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -46,12 +46,12 @@ class Blocks:
     ) -> tuple[Float[Tensor, "class concept"], Float[Tensor, "class"]]:
         """Return weights and bias with the slots' values in their places."""
         found = torch.cat([bias[:, None], weights], 1)
-        rows, places = self.filled.nonzero().unbind(1)
-        found[rows, self.columns[rows, places]] = slots.T[rows, places]
+        rows, indices = self.filled.nonzero().unbind(1)
+        found[rows, self.columns[rows, indices]] = slots.T[rows, indices]
         return found[:, 1:].contiguous(), found[:, 0].contiguous()
 
 
-def no_blocks(rows: Rows) -> Blocks:
+def no_blocks(rows: StandardizedRows) -> Blocks:
     """Return blocks without members."""
     weights = rows.null.weights
     nothing = torch.zeros(rows.classes, 1, dtype=torch.long, device=weights.device)
@@ -71,13 +71,13 @@ def movable(weights: Tensor, wrong: Float[Tensor, "class concept"]) -> Bool[Tens
     count = on.sum(1, keepdim=True)
     room = (count + (count // 2).clamp_min(JOIN)).clamp_max(most)
     order = torch.where(on & (count < most), torch.inf, wrong).argsort(dim=1, descending=True, stable=True)
-    places = torch.arange(concepts, device=weights.device).expand(classes, concepts)
-    rank = torch.empty_like(order).scatter_(1, order, places)
+    indices = torch.arange(concepts, device=weights.device).expand(classes, concepts)
+    rank = torch.empty_like(order).scatter_(1, order, indices)
     return (on | (wrong > 0)) & (rank < room)
 
 
 def refreshed(
-    blocks: Blocks, rows: Rows, weights: Tensor, bias: Tensor, members: Tensor, stale: Bool[Tensor, "class"]
+    blocks: Blocks, rows: StandardizedRows, weights: Tensor, bias: Tensor, members: Tensor, stale: Bool[Tensor, "class"]
 ) -> Blocks:
     """Return the blocks with new members and curvature for the classes in `stale`."""
     classes = stale.nonzero()[:, 0].tolist()

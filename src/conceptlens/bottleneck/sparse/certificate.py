@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from conceptlens.bottleneck.sparse.standardized_rows import Rows, Slope
+from conceptlens.bottleneck.sparse.standardized_rows import LossGradient, StandardizedRows
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -62,7 +62,7 @@ class Certificate:
 
 
 def certify(
-    rows: Rows,
+    rows: StandardizedRows,
     weights: Float[Tensor, "class concept"],
     bias: Float[Tensor, "class"],
     penalty: Penalty,
@@ -96,11 +96,11 @@ def certify(
     return Certificate(objective, max(0.0, objective - max(bounds)), violation)
 
 
-def _unbalanced(rows: Rows, slope: Slope) -> float:
+def _unbalanced(rows: StandardizedRows, slope: LossGradient) -> float:
     return float((slope.bias / rows.frequency).max().clamp_min(0))
 
 
-def _balance(rows: Rows, weights: Tensor, bias: Tensor, slope: Slope) -> tuple[Tensor, Slope]:
+def _balance(rows: StandardizedRows, weights: Tensor, bias: Tensor, slope: LossGradient) -> tuple[Tensor, LossGradient]:
     """Return biases nearer to the best for these weights, and the slope there."""
     for _ in range(NEWTON_STEPS):
         if _unbalanced(rows, slope) <= BALANCED:

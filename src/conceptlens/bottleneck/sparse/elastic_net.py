@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from conceptlens.bottleneck.sparse.certificate import Certificate, Penalty
-from conceptlens.bottleneck.sparse.newton import Place, begin, minimise
-from conceptlens.bottleneck.sparse.standardized_rows import Rows
+from conceptlens.bottleneck.sparse.newton import SolverState, begin, minimise
+from conceptlens.bottleneck.sparse.standardized_rows import StandardizedRows
 from conceptlens.io.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # LF-CBM's and VLG-CBM's share of the lasso.
 ALPHA = 0.99
 TOLERANCE = 1e-6
-MOST_STEPS = 2000
+MAX_STEPS = 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class Solution:
         return float((self.weights != 0).sum()) / len(self.weights)
 
 
-def largest_penalty(rows: Rows, alpha: float = ALPHA) -> float:
+def largest_penalty(rows: StandardizedRows, alpha: float = ALPHA) -> float:
     """Return the smallest strength at which all weights are 0: `max |mean_n (f - y_n) x_n'| / alpha`, f frequencies.
 
     Raises `InputError` for an `alpha` that is not above 0 up to 1: without a lasso no weight is ever 0.
@@ -57,13 +57,13 @@ def largest_penalty(rows: Rows, alpha: float = ALPHA) -> float:
 
 
 def elastic_net(
-    rows: Rows,
+    rows: StandardizedRows,
     strength: float,
     alpha: float = ALPHA,
     start: Solution | None = None,
     support: Bool[Tensor, "class concept"] | None = None,
     tolerance: float = TOLERANCE,
-    most_steps: int = MOST_STEPS,
+    max_steps: int = MAX_STEPS,
 ) -> Solution:
     """Minimise `mean_n CE(softmax(W x_n + b), y_n) + strength (alpha |W|_1 + (1 - alpha) / 2 |W|^2)` over W and b.
 
@@ -75,7 +75,7 @@ def elastic_net(
     - `start`: where to begin; by default weights 0.
     - `support`: the only weights that may differ from 0.
     - `tolerance`: see `Solution.converged`. Double precision allows about 1e-12, and 1e-8 of a lasso alone. After
-      `most_steps`, or where nothing is gained any more, it returns what it has.
+      `max_steps`, or where nothing is gained any more, it returns what it has.
 
     Raises `InputError` for an alpha outside 0 to 1, a strength that is not above 0 (classes that can be told apart
     have no solution then), and a start or support of another shape.
@@ -85,22 +85,22 @@ def elastic_net(
     for name, given in (("start", start and start.weights), ("support", support)):
         if given is not None and given.shape != shape:
             raise InputError(f"{name} has shape {tuple(given.shape)}; expected class concept, {tuple(shape)}")
-    if not tolerance > 0 or most_steps < 1:
-        raise InputError(f"tolerance is {tolerance}, most_steps {most_steps}; expected above 0 and 1 or more")
-    place = begin(rows, start and start.weights, start and start.bias, support)
-    return _solve(rows, penalty, place, support, tolerance, most_steps)[0]
+    if not tolerance > 0 or max_steps < 1:
+        raise InputError(f"tolerance is {tolerance}, max_steps {max_steps}; expected above 0 and 1 or more")
+    index = begin(rows, start and start.weights, start and start.bias, support)
+    return _solve(rows, penalty, index, support, tolerance, max_steps)[0]
 
 
 def elastic_net_path(
-    rows: Rows,
+    rows: StandardizedRows,
     alpha: float = ALPHA,
     ratio: float = 2**-0.1,
     points: int = 150,
-    most_nec: float = float("inf"),
+    max_nec: float = float("inf"),
     largest: float | None = None,
     tolerance: float = TOLERANCE,
 ) -> tuple[Solution, ...]:
-    """Return solutions from the largest penalty down, each begun at the one before, up to the first above `most_nec`.
+    """Return solutions from the largest penalty down, each begun at the one before, up to the first above `max_nec`.
 
     Strengths are `largest * ratio**k`, k = 0 to `points - 1`; by default `largest` is `largest_penalty`, at which all
     weights are 0. VLG-CBM begins at 0.1 whatever the data, with these ratio and points, and ends above NEC 30.
@@ -111,11 +111,11 @@ def elastic_net_path(
     if not 0 < ratio < 1 or points < 1:
         raise InputError(f"ratio is {ratio}, points {points}; expected between 0 and 1, and 1 or more")
     found: list[Solution] = []
-    place = begin(rows)
+    index = begin(rows)
     for strength in accumulate(repeat(ratio, points - 1), lambda a, b: a * b, initial=top):
-        solution, place = _solve(rows, _penalty(strength, alpha), place, None, tolerance, MOST_STEPS)
+        solution, index = _solve(rows, _penalty(strength, alpha), index, None, tolerance, MAX_STEPS)
         found.append(solution)
-        if solution.nec > most_nec:
+        if solution.nec > max_nec:
             break
     return tuple(found)
 
@@ -129,10 +129,15 @@ def _penalty(strength: float, alpha: float) -> Penalty:
 
 
 def _solve(
-    rows: Rows, penalty: Penalty, place: Place, support: Tensor | None, tolerance: float, most_steps: int
-) -> tuple[Solution, Place]:
+    rows: StandardizedRows,
+    penalty: Penalty,
+    index: SolverState,
+    support: Tensor | None,
+    tolerance: float,
+    max_steps: int,
+) -> tuple[Solution, SolverState]:
     goal = tolerance * rows.entropy
-    found = minimise(rows, penalty, place, support, goal, most_steps)
-    at, certificate = found.place, found.certificate
+    found = minimise(rows, penalty, index, support, goal, max_steps)
+    at, certificate = found.index, found.certificate
     bias = at.bias - at.bias.mean()
     return Solution(at.weights, bias, penalty, certificate, certificate.gap <= goal, found.steps), at

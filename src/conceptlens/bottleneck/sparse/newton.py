@@ -10,7 +10,7 @@ from torch import Tensor
 
 from conceptlens.bottleneck.sparse.blocks import Blocks, descend, movable, no_blocks, refreshed
 from conceptlens.bottleneck.sparse.certificate import Certificate, Penalty, certify
-from conceptlens.bottleneck.sparse.standardized_rows import Rows, Slope
+from conceptlens.bottleneck.sparse.standardized_rows import LossGradient, StandardizedRows
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -29,7 +29,7 @@ REMEMBERED = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class SolverState:
     """Where a minimisation stands: a point with its slope, the blocks it has and for how many steps.
 
     `stiffness` is what the blocks' curvature is multiplied with. Of a support, the slope outside it is 0.
@@ -37,7 +37,7 @@ class Place:
 
     weights: Float[Tensor, "class concept"]
     bias: Float[Tensor, "class"]
-    slope: Slope
+    slope: LossGradient
     blocks: Blocks
     age: int = REFRESH
     stiffness: float = 1.0
@@ -48,27 +48,34 @@ class Place:
 
 
 @dataclass(frozen=True, eq=False)
-class Minimum:
+class SolverResult:
     """Where a minimisation ended, how good that is, and the number of steps tried."""
 
-    place: Place
+    index: SolverState
     certificate: Certificate
     steps: int
 
 
 def begin(
-    rows: Rows, weights: Tensor | None = None, bias: Tensor | None = None, support: Tensor | None = None
-) -> Place:
+    rows: StandardizedRows, weights: Tensor | None = None, bias: Tensor | None = None, support: Tensor | None = None
+) -> SolverState:
     """Return the place at some weights and bias, or at weights 0 and the best bias."""
     if weights is None or bias is None:
-        return Place(torch.zeros_like(rows.null.weights), rows.prior, _within(rows.null, support), no_blocks(rows))
+        return SolverState(
+            torch.zeros_like(rows.null.weights), rows.prior, _within(rows.null, support), no_blocks(rows)
+        )
     weights = weights if support is None else torch.where(support, weights, 0.0)
-    return Place(weights, bias, _within(rows.slope(weights, bias), support), no_blocks(rows))
+    return SolverState(weights, bias, _within(rows.slope(weights, bias), support), no_blocks(rows))
 
 
 def minimise(
-    rows: Rows, penalty: Penalty, place: Place, support: Bool[Tensor, "class concept"] | None, goal: float, most: int
-) -> Minimum:
+    rows: StandardizedRows,
+    penalty: Penalty,
+    index: SolverState,
+    support: Bool[Tensor, "class concept"] | None,
+    goal: float,
+    most: int,
+) -> SolverResult:
     """Step until the duality gap is at most `goal`, nothing is gained any more, or `most` steps were tried.
 
     At each step every class minimises its own quadratic model plus penalty over its movable weights and its bias, with
@@ -83,29 +90,29 @@ def minimise(
 
     What is returned is the outcome of a step, so its zeros are exact.
     """
-    small, steps, idle, trail = 0.3 * goal, 0, 0, [place]
+    small, steps, idle, trail = 0.3 * goal, 0, 0, [index]
     while steps < most:
-        before = place.objective(penalty)
-        place, tried = _step(rows, penalty, _with_blocks(rows, penalty, place), support)
+        before = index.objective(penalty)
+        index, tried = _step(rows, penalty, _with_blocks(rows, penalty, index), support)
         steps += tried
-        gained = before - place.objective(penalty)
+        gained = before - index.objective(penalty)
         idle = idle + 1 if gained <= ROUNDING * before else 0
         if gained <= small:
-            certificate = certify(rows, place.weights, place.bias, penalty, support)
+            certificate = certify(rows, index.weights, index.bias, penalty, support)
             if certificate.gap <= goal or idle >= IDLE:
-                return Minimum(place, certificate, steps)
+                return SolverResult(index, certificate, steps)
             small *= 0.1
-        trail.append(place)
+        trail.append(index)
         if len(trail) > REMEMBERED and steps < most:
             there = _extrapolate(rows, trail, support)
-            place = there if there.objective(penalty) < place.objective(penalty) else place
-            trail = [place]
-    return Minimum(place, certify(rows, place.weights, place.bias, penalty, support), steps)
+            index = there if there.objective(penalty) < index.objective(penalty) else index
+            trail = [index]
+    return SolverResult(index, certify(rows, index.weights, index.bias, penalty, support), steps)
 
 
-def _extrapolate(rows: Rows, trail: list[Place], support: Tensor | None) -> Place:
+def _extrapolate(rows: StandardizedRows, trail: list[SolverState], support: Tensor | None) -> SolverState:
     """Return the mean of the trail whose next change would be least, changes being linear; zeros and signs are kept."""
-    points = torch.stack([torch.cat([place.weights, place.bias[:, None]], 1) for place in trail])
+    points = torch.stack([torch.cat([index.weights, index.bias[:, None]], 1) for index in trail])
     changes = (points[1:] - points[:-1]).flatten(1)
     products = changes @ changes.T
     products.diagonal().add_(1e-12 * products.diagonal().sum() + 1e-300)
@@ -117,38 +124,40 @@ def _extrapolate(rows: Rows, trail: list[Place], support: Tensor | None) -> Plac
     return replace(last, weights=weights, bias=bias, slope=_within(rows.slope(weights, bias), support))
 
 
-def _with_blocks(rows: Rows, penalty: Penalty, place: Place) -> Place:
+def _with_blocks(rows: StandardizedRows, penalty: Penalty, index: SolverState) -> SolverState:
     """Return the place with blocks that hold every movable weight, and are not too old."""
-    members = movable(place.weights, penalty.violation(place.weights, place.slope.weights))
-    old = place.age >= REFRESH
-    stale = (members & ~place.blocks.members).any(1) | old
+    members = movable(index.weights, penalty.violation(index.weights, index.slope.weights))
+    old = index.age >= REFRESH
+    stale = (members & ~index.blocks.members).any(1) | old
     if not stale.any():
-        return place
-    blocks = refreshed(place.blocks, rows, place.weights, place.bias, members, stale)
-    return replace(place, blocks=blocks, age=0 if bool(stale.all()) else place.age)
+        return index
+    blocks = refreshed(index.blocks, rows, index.weights, index.bias, members, stale)
+    return replace(index, blocks=blocks, age=0 if bool(stale.all()) else index.age)
 
 
-def _step(rows: Rows, penalty: Penalty, place: Place, support: Tensor | None) -> tuple[Place, int]:
+def _step(
+    rows: StandardizedRows, penalty: Penalty, index: SolverState, support: Tensor | None
+) -> tuple[SolverState, int]:
     """Return the place after one step, and how often it was tried."""
-    blocks, stiffness, tried = place.blocks, place.stiffness, 0
-    slope = blocks.gather(place.slope.weights, place.slope.bias)
-    start = blocks.gather(place.weights, place.bias)
-    before = place.objective(penalty)
+    blocks, stiffness, tried = index.blocks, index.stiffness, 0
+    slope = blocks.gather(index.slope.weights, index.slope.bias)
+    start = blocks.gather(index.weights, index.bias)
+    before = index.objective(penalty)
     while stiffness < STIFFEST:
         slots, bent = descend(blocks.curvature, stiffness, slope, start, penalty.lasso, penalty.ridge)
-        weights, bias = blocks.scatter(slots, place.weights, place.bias)
-        there = replace(place, weights=weights, bias=bias, slope=_within(rows.slope(weights, bias), support))
+        weights, bias = blocks.scatter(slots, index.weights, index.bias)
+        there = replace(index, weights=weights, bias=bias, slope=_within(rows.slope(weights, bias), support))
         tried += 1
         moved = slots - start
-        promised = (slope * moved).sum() + (bent * moved).sum() / 2 + penalty.of(weights) - penalty.of(place.weights)
+        promised = (slope * moved).sum() + (bent * moved).sum() / 2 + penalty.of(weights) - penalty.of(index.weights)
         if there.objective(penalty) <= before + KEPT * float(promised) + ROUNDING * before:
-            weights = levelled(weights, penalty, support)
-            return replace(there, weights=weights, age=place.age + 1, stiffness=max(1.0, 0.7 * stiffness)), tried
+            weights = without_common_shift(weights, penalty, support)
+            return replace(there, weights=weights, age=index.age + 1, stiffness=max(1.0, 0.7 * stiffness)), tried
         stiffness *= 2
-    return replace(place, age=REFRESH, stiffness=1.0), tried
+    return replace(index, age=REFRESH, stiffness=1.0), tried
 
 
-def levelled(weights: Tensor, penalty: Penalty, support: Tensor | None) -> Tensor:
+def without_common_shift(weights: Tensor, penalty: Penalty, support: Tensor | None) -> Tensor:
     """Return weights less, for each concept, what makes their penalty least when it is taken off every class's.
 
     The minimum over t of `lasso sum |w_c - t| + ridge / 2 sum (w_c - t)^2` is the median of all w and of
@@ -167,5 +176,5 @@ def levelled(weights: Tensor, penalty: Penalty, support: Tensor | None) -> Tenso
     return weights - level
 
 
-def _within(slope: Slope, support: Tensor | None) -> Slope:
+def _within(slope: LossGradient, support: Tensor | None) -> LossGradient:
     return slope if support is None else replace(slope, weights=torch.where(support, slope.weights, 0.0))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from conceptlens.bottleneck.sparse.elastic_net import ALPHA, TOLERANCE, Solution, elastic_net, elastic_net_path
-from conceptlens.bottleneck.sparse.standardized_rows import Rows, Standard, read_rows
+from conceptlens.bottleneck.sparse.standardized_rows import Standardization, StandardizedRows, read_rows
 from conceptlens.io.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ AT_ONCE = 8192
 
 @dataclass(frozen=True, eq=False)
 class SparseHead:
-    """`weights[class concept]` and `bias[class]` on concepts z-scored by `standard`.
+    """`weights[class concept]` and `bias[class]` on concepts z-scored by `standardization`.
 
     `solution` is what they were cut from or are, with its certificate; of a head that was cut or refitted, the
     certificate speaks of the solution and not of the head.
@@ -39,27 +39,27 @@ class SparseHead:
 
     weights: Float[Tensor, "class concept"]
     bias: Float[Tensor, "class"]
-    standard: Standard
+    standardization: Standardization
     solution: Solution
 
     def __call__(self, features: Float[Tensor, "row concept"]) -> Float[Tensor, "row class"]:
         """Return logits of concepts as they are, not z-scored, in double precision."""
         if features.ndim != 2 or features.shape[1] != self.weights.shape[1]:
             raise InputError(f"features have shape {tuple(features.shape)}; expected row, {self.weights.shape[1]}")
-        return torch.addmm(self.bias, self.standard.apply(features), self.weights.T)
+        return torch.addmm(self.bias, self.standardization.apply(features), self.weights.T)
 
     def plain(self) -> tuple[Float[Tensor, "class concept"], Float[Tensor, "class"]]:
         """Return weights and bias for concepts as they are: the same logits without z-scores."""
-        deviation = self.standard.deviation
-        weights = torch.where(deviation > 0, self.weights / deviation, 0.0)
-        return weights, self.bias - weights @ self.standard.mean
+        std = self.standardization.std
+        weights = torch.where(std > 0, self.weights / std, 0.0)
+        return weights, self.bias - weights @ self.standardization.mean
 
 
 @dataclass(frozen=True, eq=False)
 class SparsePath:
     """Solutions from the largest penalty down, and the rows they were fitted to."""
 
-    rows: Rows
+    rows: StandardizedRows
     solutions: tuple[Solution, ...]
 
     def reach(self, target: float) -> Solution | None:
@@ -106,7 +106,7 @@ def fit_sparse_head(
     """
     rows = read_rows(features, labels, classes)
     solution = elastic_net(rows, strength, alpha, tolerance=tolerance)
-    return SparseHead(solution.weights, solution.bias, rows.standard, solution)
+    return SparseHead(solution.weights, solution.bias, rows.standardization, solution)
 
 
 def fit_sparse_path(
@@ -116,12 +116,12 @@ def fit_sparse_path(
     classes: int | None = None,
     ratio: float = RATIO,
     points: int = POINTS,
-    most_nec: float = max(TARGETS),
+    max_nec: float = max(TARGETS),
     tolerance: float = TOLERANCE,
 ) -> SparsePath:
-    """Return the path from weights 0 to the first point above `most_nec`; errors as in `fit_sparse_head`."""
+    """Return the path from weights 0 to the first point above `max_nec`; errors as in `fit_sparse_head`."""
     rows = read_rows(features, labels, classes)
-    return SparsePath(rows, elastic_net_path(rows, alpha, ratio, points, most_nec, tolerance=tolerance))
+    return SparsePath(rows, elastic_net_path(rows, alpha, ratio, points, max_nec, tolerance=tolerance))
 
 
 def nec(weights: Float[Tensor, "class concept"]) -> float:
@@ -160,14 +160,14 @@ def head_at(path: SparsePath, target: float, refit: bool = False) -> SparseHead:
     if solution is None:
         most = max(solution.nec for solution in path.solutions)
         raise InputError(
-            f"the path ends at NEC {most:g}, before {target}; take more points or a higher most_nec, or leave this out"
+            f"the path ends at NEC {most:g}, before {target}; take more points or a higher max_nec, or leave this out"
         )
     weights, bias = truncate(solution.weights, target), solution.bias
     if refit:
         kept = weights != 0
         again = elastic_net(path.rows, solution.penalty.strength, 0.0, support=kept)
         weights, bias = again.weights, again.bias
-    return SparseHead(weights, bias, path.rows.standard, solution)
+    return SparseHead(weights, bias, path.rows.standardization, solution)
 
 
 def nec_accuracy(
@@ -192,7 +192,7 @@ def nec_accuracy(
     for target in targets:
         if target in beyond and unreached == "last":
             last = path.solutions[-1]
-            head = SparseHead(last.weights, last.bias, path.rows.standard, last)
+            head = SparseHead(last.weights, last.bias, path.rows.standardization, last)
         else:
             head = head_at(path, target, refit)
         found[target] = _accuracy(head, features, labels)

@@ -20,28 +20,28 @@ CHUNK = 2**21
 
 
 @dataclass(frozen=True, eq=False)
-class Standard:
-    """How concepts are z-scored: `mean[concept]` and `deviation[concept]`, the sample's with N - 1, as LF-CBM has it.
+class Standardization:
+    """How concepts are z-scored: `mean[concept]` and `std[concept]`, the sample's with N - 1, as LF-CBM has it.
 
-    A concept with one value in all rows has `deviation` 0. Its z-score is 0, and so is its weight.
+    A concept with one value in all rows has `std` 0. Its z-score is 0, and so is its weight.
     """
 
     mean: Float[Tensor, "concept"]
-    deviation: Float[Tensor, "concept"]
+    std: Float[Tensor, "concept"]
 
     @property
     def constant(self) -> tuple[int, ...]:
         """The places of concepts that are the same in all rows and therefore left out."""
-        return tuple((self.deviation == 0).nonzero()[:, 0].tolist())
+        return tuple((self.std == 0).nonzero()[:, 0].tolist())
 
     def apply(self, features: Float[Tensor, "row concept"]) -> Float[Tensor, "row concept"]:
         """Return z-scores in double precision."""
-        inverse = torch.where(self.deviation > 0, 1 / self.deviation, 0.0)
+        inverse = torch.where(self.std > 0, 1 / self.std, 0.0)
         return (features.double() - self.mean).mul_(inverse)
 
 
 @dataclass(frozen=True, eq=False)
-class Slope:
+class LossGradient:
     """The mean cross-entropy at one place and its gradient; that of a bias is mean probability less frequency."""
 
     loss: Tensor
@@ -50,7 +50,7 @@ class Slope:
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class StandardizedRows:
     """`features[row concept]` and `labels[row]` of 0 to `classes - 1`.
 
     Every method makes one pass and holds about `CHUNK` doubles beside its result, however many rows there are.
@@ -59,14 +59,14 @@ class Rows:
     features: Float[Tensor, "row concept"]
     labels: Int[Tensor, "row"]
     classes: int
-    standard: Standard
+    standardization: Standardization
     frequency: Float[Tensor, "class"]
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield z-scores `[row concept]` and labels `[row]`."""
         most = _rows_at_once(self.features.shape[1], self.classes)
         for features, labels in zip(self.features.split(most), self.labels.split(most), strict=True):
-            yield self.standard.apply(features), labels
+            yield self.standardization.apply(features), labels
 
     @cached_property
     def entropy(self) -> float:
@@ -79,11 +79,11 @@ class Rows:
         return self.frequency.log() - self.frequency.log().mean()
 
     @cached_property
-    def null(self) -> Slope:
+    def null(self) -> LossGradient:
         """The slope at weights of 0 and the best bias."""
         return self.slope(self.frequency.new_zeros(self.classes, self.features.shape[1]), self.prior)
 
-    def slope(self, weights: Tensor, bias: Tensor) -> Slope:
+    def slope(self, weights: Tensor, bias: Tensor) -> LossGradient:
         """Return cross-entropy and gradient."""
         loss, by_weight, by_bias = bias.new_zeros(()), torch.zeros_like(weights), torch.zeros_like(bias)
         for x, labels in self.chunks():
@@ -94,7 +94,7 @@ class Rows:
             by_weight.addmm_(residual.T, x)
             by_bias += residual.sum(0)
         count = len(self.labels)
-        return Slope(loss / count, by_weight / count, by_bias / count)
+        return LossGradient(loss / count, by_weight / count, by_bias / count)
 
     def curvature(
         self, weights: Tensor, bias: Tensor, classes: Sequence[int], columns: Sequence[Tensor]
@@ -137,8 +137,8 @@ class Rows:
         return (found / len(self.labels)).tolist()
 
 
-def read_rows(features: Tensor, labels: Tensor, classes: int | None = None) -> Rows:
-    """Return checked rows, z-scored by their own mean and deviation.
+def read_rows(features: Tensor, labels: Tensor, classes: int | None = None) -> StandardizedRows:
+    """Return checked rows, z-scored by their own mean and std.
 
     Raises `InputError` for shapes or types that do not fit, values that are not finite, fewer than two classes or two
     rows, a label out of range, and a class without rows.
@@ -153,7 +153,7 @@ def read_rows(features: Tensor, labels: Tensor, classes: int | None = None) -> R
         named = ", ".join(map(str, empty[:5])) + (", …" if len(empty) > 5 else "")
         raise InputError(f"no row has class {named} of {count}; leave such classes out and number the rest from 0")
     standard = _standard(features, _rows_at_once(features.shape[1], count))
-    return Rows(features, labels.long(), count, standard, rows.double() / len(labels))
+    return StandardizedRows(features, labels.long(), count, standard, rows.double() / len(labels))
 
 
 def _rows_at_once(concepts: int, classes: int) -> int:
@@ -182,7 +182,7 @@ def _check_labels(labels: Tensor, classes: int) -> None:
         raise InputError("there is one class; expected 2 or more, since one leaves nothing to tell apart")
 
 
-def _standard(features: Tensor, most: int) -> Standard:
+def _standard(features: Tensor, most: int) -> Standardization:
     total = features.new_zeros(features.shape[1], dtype=torch.double)
     for chunk in features.split(most):
         total += chunk.double().sum(0)
@@ -196,4 +196,4 @@ def _standard(features: Tensor, most: int) -> Standard:
     for chunk in features.split(most):
         square += (chunk.double() - mean).square_().sum(0)
     varies = features.amax(0) > features.amin(0)
-    return Standard(mean, torch.where(varies, (square / (len(features) - 1)).sqrt(), 0.0))
+    return Standardization(mean, torch.where(varies, (square / (len(features) - 1)).sqrt(), 0.0))

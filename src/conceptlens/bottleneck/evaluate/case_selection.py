@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from conceptlens.bottleneck.evaluate.error_cases import ErrorCase, MisledSet, error_case, misleaders
-from conceptlens.bottleneck.evaluate.sums import (
+from conceptlens.bottleneck.evaluate.case_contributions import (
     ClassCase,
+    ErrorCase,
+    MisleadingConcepts,
     PairCase,
     PhotoCase,
     class_case,
+    error_case,
+    misleading_concepts,
     pair_case,
     photo_case,
 )
@@ -27,35 +30,40 @@ if TYPE_CHECKING:
     from conceptlens.bottleneck.evaluate.activation_table import BottleneckTable
     from conceptlens.bottleneck.module import Bottleneck
 
-PAIRS = 3
-FEW = 4  # concepts of a pair or an error that are shown, at the most
+MAX_PAIRS = 3
+MAX_CONCEPTS_OF_PAIR = 4  # concepts of a pair or an error that are shown, at the most
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What is shown; what is left out is chosen.
+class CaseSelection:
+    """Which cases a report shows; a tuple that is empty is chosen by the data.
 
-    - `classes`: the two best recognised and the two worst. `pairs`: the three most confused. `photos`: by name; right
-      and wrong ones. `many`: how many photos, and how many errors. `top`: how many concepts of each.
+    Args:
+        classes: Names; by default the two with the highest accuracy and the two with the lowest.
+        pairs: Pairs of class names; by default the three that are confused most often.
+        photos: Names of photos, or ends of names; by default right and wrong predictions.
+        max_photos: How count photos are chosen, and how count errors are shown.
+        max_concepts: How count concepts of each case are shown.
     """
 
     classes: tuple[str, ...] = ()
     pairs: tuple[tuple[str, str], ...] = ()
     photos: tuple[str, ...] = ()
-    many: int = 6
-    top: int = 6
+    max_photos: int = 6
+    max_concepts: int = 6
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if self.many < 0 or self.top < 1:
+        if self.max_photos < 0 or self.max_concepts < 1:
             raise InputError(
-                f"{self.many} photos with {self.top} concepts were asked for; give 0 or more, and 1 or more"
+                f"{self.max_photos} photos with {self.max_concepts} concepts were asked for; give 0 or more, and "
+                "1 or more"
             )
 
 
 @dataclass(frozen=True)
-class Cases:
-    """What is shown. `confusions`: `(true, taken for, photos)`, the most first. `wrong`: how many photos are."""
+class SelectedCases:
+    """Cases of a report. `confusions`: `(true, predicted, photos)`, most photos first. `wrong`: how many are wrong."""
 
     classes: tuple[ClassCase, ...]
     photos: tuple[PhotoCase, ...]
@@ -63,7 +71,7 @@ class Cases:
     errors: tuple[ErrorCase, ...]
     confusions: tuple[tuple[int, int, int], ...]
     wrong: int
-    misled: MisledSet
+    misleading: MisleadingConcepts
 
     def needed(self) -> dict[int, set[int]]:
         """Return which concepts' maps are shown of each row."""
@@ -83,32 +91,36 @@ class Cases:
         return found
 
 
-def choose_bottleneck_cases(bottleneck: Bottleneck, table: BottleneckTable, choice: Choice, seed: int = 0) -> Cases:
-    """Return what a report shows of what a bottleneck read. Raises `InputError` for unknown classes and photos."""
+def select_cases(bottleneck: Bottleneck, table: BottleneckTable, choice: CaseSelection, seed: int = 0) -> SelectedCases:
+    """Return the cases that a report shows. Raises `InputError` for unknown classes and photos."""
     wrong = (table.predicted != table.classes).nonzero()[:, 0]
     confusions = _confusions(table, wrong)
     classes = [bottleneck.class_index(name) for name in choice.classes] or _classes(table, len(bottleneck.classes))
     pairs = [_two(bottleneck, pair) for pair in choice.pairs] or _pairs(table, confusions)
-    rows = [photo_named(table.names, name) for name in choice.photos] or _photos(table, classes, choice.many)
-    errors = _errors(table, confusions, pairs if choice.pairs else [], choice.many)
-    misled = misleaders(bottleneck, table, wrong, seed)
-    return Cases(
-        classes=tuple(class_case(bottleneck, table, k, choice.top) for k in dict.fromkeys(classes)),
-        photos=tuple(photo_case(bottleneck, table, row, choice.top) for row in dict.fromkeys(rows)),
-        pairs=tuple(pair_case(bottleneck, table, a, b, min(choice.top, FEW)) for a, b in pairs),
-        errors=tuple(error_case(bottleneck, table, row, min(choice.top, FEW)) for row in errors),
+    rows = [find_photo(table.names, name) for name in choice.photos] or _photos(table, classes, choice.max_photos)
+    errors = _errors(table, confusions, pairs if choice.pairs else [], choice.max_photos)
+    misleading = misleading_concepts(bottleneck, table, wrong, seed)
+    return SelectedCases(
+        classes=tuple(class_case(bottleneck, table, k, choice.max_concepts) for k in dict.fromkeys(classes)),
+        photos=tuple(photo_case(bottleneck, table, row, choice.max_concepts) for row in dict.fromkeys(rows)),
+        pairs=tuple(
+            pair_case(bottleneck, table, a, b, min(choice.max_concepts, MAX_CONCEPTS_OF_PAIR)) for a, b in pairs
+        ),
+        errors=tuple(
+            error_case(bottleneck, table, row, min(choice.max_concepts, MAX_CONCEPTS_OF_PAIR)) for row in errors
+        ),
         confusions=confusions,
         wrong=len(wrong),
-        misled=misled,
+        misleading=misleading,
     )
 
 
-def photo_named(names: Sequence[str], name: str) -> int:
-    """Return the place of a photo, by its whole name or by an end of it that only one has."""
-    ends = [place for place, own in enumerate(names) if own.endswith(name)]
+def find_photo(names: Sequence[str], name: str) -> int:
+    """Return the index of a photo, by its whole name or by an end of it that only one has."""
+    ends = [index for index, own in enumerate(names) if own.endswith(name)]
     if name not in names and len(ends) != 1:
-        told = f"{len(ends)} photos' names end in {name!r}" if ends else f"there is no photo {name!r}"
-        raise InputError(f"{told}; near names: {near(name, names)}")
+        reason = f"{len(ends)} photos' names end in {name!r}" if ends else f"there is no photo {name!r}"
+        raise InputError(f"{reason}; near names: {near(name, names)}")
     return names.index(name) if name in names else ends[0]
 
 
@@ -141,28 +153,28 @@ def _pairs(table: BottleneckTable, confusions: Sequence[tuple[int, int, int]]) -
     if not times:
         second = table.logits.topk(2, dim=1).indices[:, 1].tolist()
         times.update((min(a, b), max(a, b)) for a, b in zip(table.classes.tolist(), second, strict=True))
-    found = sorted(times.items(), key=lambda one: (-one[1], one[0]))[:PAIRS]
+    found = sorted(times.items(), key=lambda one: (-one[1], one[0]))[:MAX_PAIRS]
     most = Counter({(a, b): count for a, b, count in confusions})
     return [(a, b) if most[a, b] >= most[b, a] else (b, a) for (a, b), _ in found]
 
 
-def _photos(table: BottleneckTable, classes: Sequence[int], many: int) -> list[int]:
+def _photos(table: BottleneckTable, classes: Sequence[int], count: int) -> list[int]:
     """Return rows: the usual right photo of the classes shown and then of others, and the surest wrong ones last."""
     right = table.predicted == table.classes
-    others = [k for k in table.classes.unique().tolist() if k not in classes]
-    usual = [_usual(table, (table.classes == k) & right) for k in (*classes, *others)]
+    n_other = [k for k in table.classes.unique().tolist() if k not in classes]
+    usual = [_usual(table, (table.classes == k) & right) for k in (*classes, *n_other)]
     surest = torch.where(right, -torch.inf, _margins(table)).argsort(descending=True, stable=True).tolist()
     sure = [row for row in surest if not bool(right[row])]
-    wrong = sure[: many // 3]
-    return [*[row for row in usual if row is not None][: many - len(wrong)], *wrong]
+    wrong = sure[: count // 3]
+    return [*[row for row in usual if row is not None][: count - len(wrong)], *wrong]
 
 
 def _errors(
-    table: BottleneckTable, confusions: Sequence[tuple[int, int, int]], pairs: Sequence[tuple[int, int]], many: int
+    table: BottleneckTable, confusions: Sequence[tuple[int, int, int]], pairs: Sequence[tuple[int, int]], count: int
 ) -> list[int]:
     """Return the usual photo of each of the commonest confusions, those of `pairs` first."""
     asked = {frozenset(pair) for pair in pairs}
-    ordered = sorted(confusions, key=lambda one: frozenset(one[:2]) not in asked)[:many]
+    ordered = sorted(confusions, key=lambda one: frozenset(one[:2]) not in asked)[:count]
     found = [_usual(table, (table.classes == a) & (table.predicted == b)) for a, b, _ in ordered]
     return [row for row in found if row is not None]
 

@@ -20,45 +20,48 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Base:
-    """The network under a bottleneck: its name, the fingerprint of its weights, how photos enter it.
+class BackboneReference:
+    """The network under a bottleneck.
 
-    `changed` are the weights and statistics that were trained together with the bottleneck, by their names in the
-    module.
+    Args:
+        name: Its name, such as `timm:resnet50`.
+        identity: The fingerprint of its weights.
+        preprocess: How photos enter it; `None` for the network's own transform.
+        changed_weights: Weights that were trained together with the bottleneck, by their names in the module.
     """
 
     name: str
     identity: str
-    view: Preprocess | None = None
-    changed: Mapping[str, Tensor] = field(default_factory=dict)
+    preprocess: Preprocess | None = None
+    changed_weights: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def of(self, model: Backbone) -> Backbone:
-        """Return `model` as the bottleneck needs it, with its view of a photo and its changed weights.
+    def prepare(self, model: Backbone) -> Backbone:
+        """Return `model` as the bottleneck needs it, with its preprocessing and its changed weights.
 
         Raises `InputError` for a model with other weights. The model that was given is left as it is.
         """
         self._recognise(model)
         module = model.module
-        if self.changed:
+        if self.changed_weights:
             sizes = {name: value.shape for name, value in module.state_dict().items()}
-            wrong = [name for name, value in self.changed.items() if sizes.get(name) != value.shape]
+            wrong = [name for name, value in self.changed_weights.items() if sizes.get(name) != value.shape]
             if wrong:
                 raise InputError(f"this bottleneck has another {wrong[0]} than {model.name}; fit it again")
             module = copy.deepcopy(module)
-            module.load_state_dict(dict(self.changed), strict=False)
-        view = self.view or model.transform
-        size = self.view.size if self.view else model.input_size
-        return dataclasses.replace(model, module=module, transform=view, input_size=size)
+            module.load_state_dict(dict(self.changed_weights), strict=False)
+        preprocess = self.preprocess or model.transform
+        size = self.preprocess.size if self.preprocess else model.input_size
+        return dataclasses.replace(model, module=module, transform=preprocess, input_size=size)
 
     def check(self, model: Backbone) -> None:
-        """Refuse the model of an observation that is not what `of` returns.
+        """Refuse the model of an observation that is not what `prepare` returns.
 
         Where weights were changed, they are what is compared: the fingerprint is of the model before.
         """
-        if not self.changed:
+        if not self.changed_weights:
             return self._recognise(model)
         own = model.module.state_dict()
-        if any(name not in own or not torch.equal(own[name].to(v), v) for name, v in self.changed.items()):
+        if any(name not in own or not torch.equal(own[name].to(v), v) for name, v in self.changed_weights.items()):
             raise InputError(
                 f"this bottleneck was trained together with weights of {self.name}, and {model.name} was observed "
                 "without them; use bottleneck.observe(model, photo)"

@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Words:
+class PartVocabulary:
     """What concepts say of parts, as a table.
 
     - `parts`, `properties`: their names; only properties said of at least two parts are read.
-    - `place[concept]`: `(part, property)` of each concept that takes part, by the concept's number.
+    - `index[concept]`: `(part, property)` of each concept that takes part, by the concept's number.
     - `regions`: for each region of several parts, their numbers.
     """
 
     parts: tuple[str, ...]
     properties: tuple[str, ...]
-    place: Mapping[int, tuple[int, int]]
+    index: Mapping[int, tuple[int, int]]
     regions: tuple[tuple[int, ...], ...]
 
     @classmethod
-    def of(cls, concepts: Sequence[BottleneckConcept]) -> Words:
+    def of(cls, concepts: Sequence[BottleneckConcept]) -> PartVocabulary:
         """Read the structure of concepts; refused where there is none to learn from."""
         said = [(i, c.part, (c.kind, c.property)) for i, c in enumerate(concepts) if c.part and c.property]
         parts = tuple(dict.fromkeys(c.part for c in concepts if c.part))
@@ -45,19 +45,19 @@ class Words:
                 f"parts are found where concepts say one property of several parts ('yellow belly', 'yellow wing'); "
                 f"these name {len(parts)} parts and {len(words)} shared properties; use locator='peaks'"
             )
-        place = {i: (parts.index(str(part)), words.index(word)) for i, part, word in said if word in words}
+        index = {i: (parts.index(str(part)), words.index(word)) for i, part, word in said if word in words}
         homes: dict[str, list[int]] = {}
         for concept in concepts:
             if concept.part and concept.region:
                 homes.setdefault(concept.region, []).append(parts.index(concept.part))
         regions = tuple(tuple(sorted(set(home))) for home in homes.values() if len(set(home)) > 1)
-        return cls(parts, tuple(str(word[1]) for word in words), place, regions)
+        return cls(parts, tuple(str(word[1]) for word in words), index, regions)
 
     def told(self, targets: Float[Tensor, "image concept"]) -> tuple[Tensor, Tensor]:
         """Return `t[image part property]`, and which pairs some concept speaks of, from targets from 0 to 1."""
         table = torch.zeros(len(targets), len(self.parts), len(self.properties))
         times = torch.zeros(table.shape[1:])
-        for concept, (part, word) in self.place.items():  # of several, such as upper and under tail, the mean
+        for concept, (part, word) in self.index.items():  # of several, such as upper and under tail, the mean
             table[:, part, word] += targets[:, concept]
             times[part, word] += 1
         return table / times.clamp_min(1), times > 0

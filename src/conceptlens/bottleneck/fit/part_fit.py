@@ -11,14 +11,14 @@ from torch import Tensor
 
 from conceptlens.bottleneck.fit.hypercolumns import Hypercolumns, hypercolumns
 from conceptlens.bottleneck.fit.part_discovery import (
-    Attentions,
-    Discovery,
-    DiscoveryTask,
-    GuidedTask,
-    Weights,
+    DiscoveryWeights,
+    GuidedAttentionTask,
+    PartAttentions,
+    PartDiscovery,
+    PartDiscoveryTask,
     pointed_at,
 )
-from conceptlens.bottleneck.fit.part_words import Words
+from conceptlens.bottleneck.fit.part_vocabulary import PartVocabulary
 from conceptlens.io.errors import InputError
 from conceptlens.training.loop import TrainingRun, train_network
 from conceptlens.training.schedule import StepSchedule
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
 FIND = StepSchedule(steps=400, batch_size=200, learning_rate=0.02)
 GUIDE = StepSchedule(steps=300, batch_size=200, learning_rate=0.01, weight_decay=1.0)
 RESTARTS = 4
-MOST_PHOTOS = 10_000  # that parts are found in: all that they see of these is held in memory
+MAX_PHOTOS = 10_000  # that parts are found in: all that they see of these is held in memory
 POINT = StepSchedule(steps=300, batch_size=50, learning_rate=0.01, weight_decay=3.0)
 Network = TypeVar("Network", bound=torch.nn.Module)
 
 
 @dataclass(frozen=True, eq=False)
-class Pointed:
+class PartKeypoints:
     """Keypoints of a few photos: `xy[photo keypoint 2]` as shares of what the network sees, and whose they are.
 
-    - `places[photo]`: their places in the set; `own[part keypoint]`: which keypoints belong to each part.
+    - `indices[photo]`: their indices in the set; `own[part keypoint]`: which keypoints belong to each part.
     """
 
-    places: tuple[int, ...]
+    indices: tuple[int, ...]
     xy: Float[Tensor, "photo keypoint 2"]
     visible: Bool[Tensor, "photo keypoint"]
     own: Bool[Tensor, "part keypoint"]
@@ -51,71 +51,71 @@ class Pointed:
 
 def find_parts(
     source: CellSource,
-    places: Sequence[int],
-    words: Words,
+    indices: Sequence[int],
+    words: PartVocabulary,
     targets: Float[Tensor, "photo concept"],
     run: TrainingRun,
-    weights: Weights | None = None,
+    weights: DiscoveryWeights | None = None,
     finer: CellSource | None = None,
     restarts: int = RESTARTS,
     layers: Sequence[str] | None = None,
 ) -> list[Float[Tensor, "part channel"]]:
-    """Return attention weights for each layer, learnt from what `targets[photo concept]` say of the photos at `places`.
+    """Return attention weights for each layer, learnt from `targets[photo concept]` of the photos at `indices`.
 
     Attentions see `layers`, by default all of the source's. `finer` is the same network at another input size: parts
     are found at the network's own size, where cells know their surroundings, and attentions there then teach those of
-    the finer cells. Of more than `MOST_PHOTOS` photos, so many are drawn.
+    the finer cells. Of more than `MAX_PHOTOS` photos, so many are drawn.
 
     The loss has poor minima, where parts of one region take the place of another's; they are told by a higher loss,
     so of `restarts` trainings the one with the lowest loss over all photos is kept.
     """
-    drawn = _sample(len(places), run.seed)
-    places, targets = [places[row] for row in drawn], targets[drawn]
-    seen = hypercolumns(source, places, layers=layers)
-    told, known = words.told(targets[_rows(seen, places)])
+    drawn = _sample(len(indices), run.seed)
+    indices, targets = [indices[row] for row in drawn], targets[drawn]
+    seen = hypercolumns(source, indices, layers=layers)
+    told, known = words.told(targets[_rows(seen, indices)])
     tries: list[tuple[float, Tensor]] = []
     for number in range(restarts):
         seed = run.seed * restarts + number
-        network = _new(lambda: Discovery(len(words.parts), seen.columns.shape[1], len(words.properties)), seed)
-        task = DiscoveryTask(network, seen, told, known, words.regions, weights or Weights())
+        network = _new(lambda: PartDiscovery(len(words.parts), seen.columns.shape[1], len(words.properties)), seed)
+        task = PartDiscoveryTask(network, seen, told, known, words.regions, weights or DiscoveryWeights())
         train_network(task, FIND, replace(run, folder=run.folder / f"parts-{number}", seed=seed))
         tries.append((task.whole_loss(), network.attention.detach()))
     attention = min(tries, key=lambda one: one[0])[1]
     if finer is None:
         return seen.weights(attention)
     found = torch.einsum("ncu,pc->npu", seen.columns.float(), attention).softmax(2)
-    sharp = hypercolumns(finer, places, layers=layers)
-    if seen.grid != sharp.grid or not torch.equal(seen.places, sharp.places):
+    sharp = hypercolumns(finer, indices, layers=layers)
+    if seen.grid != sharp.grid or not torch.equal(seen.indices, sharp.indices):
         raise InputError("the two sizes of a photo need one grid and the same photos")
     return _guided(sharp, found, GUIDE, replace(run, folder=run.folder / "finer"))
 
 
 def teach_parts(
-    source: CellSource, pointed: Pointed, run: TrainingRun, layers: Sequence[str] | None = None
+    source: CellSource, pointed: PartKeypoints, run: TrainingRun, layers: Sequence[str] | None = None
 ) -> list[Float[Tensor, "part channel"]]:
     """Return attention weights for each layer, learnt from a few photos with keypoints alone."""
-    seen = hypercolumns(source, pointed.places, layers=layers)
-    rows = _rows(seen, pointed.places)
+    seen = hypercolumns(source, pointed.indices, layers=layers)
+    rows = _rows(seen, pointed.indices)
     wanted = pointed_at(pointed.xy[rows], pointed.visible[rows], pointed.own, source.grid)
     return _guided(seen, wanted, POINT, replace(run, folder=run.folder / "pointed"))
 
 
 def _guided(seen: Hypercolumns, wanted: Tensor, steps: StepSchedule, run: TrainingRun) -> list[Tensor]:
-    network = _new(lambda: Attentions(wanted.shape[1], seen.columns.shape[1]), run.seed)
-    train_network(GuidedTask(network, seen.columns, wanted), steps, run)
+    network = _new(lambda: PartAttentions(wanted.shape[1], seen.columns.shape[1]), run.seed)
+    train_network(GuidedAttentionTask(network, seen.columns, wanted), steps, run)
     return seen.weights(network.attention.detach())
 
 
-def _rows(seen: Hypercolumns, places: Sequence[int]) -> Tensor:
-    """Return where the photos that could be read stand among `places`."""
-    order = {int(place): row for row, place in enumerate(places)}
-    return torch.tensor([order[place] for place in seen.places.tolist()])
+def _rows(seen: Hypercolumns, indices: Sequence[int]) -> Tensor:
+    """Return where the photos that could be read stand among `indices`."""
+    order = {int(index): row for row, index in enumerate(indices)}
+    return torch.tensor([order[index] for index in seen.indices.tolist()])
 
 
 def _sample(photos: int, seed: int) -> list[int]:
-    """Return the rows of at most `MOST_PHOTOS` photos, rising, drawn by the seed."""
+    """Return the rows of at most `MAX_PHOTOS` photos, rising, drawn by the seed."""
     order = torch.randperm(photos, generator=torch.Generator().manual_seed(seed))
-    return sorted(order[:MOST_PHOTOS].tolist())
+    return sorted(order[:MAX_PHOTOS].tolist())
 
 
 def _new(make: Callable[[], Network], seed: int) -> Network:

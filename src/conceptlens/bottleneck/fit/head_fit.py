@@ -23,22 +23,22 @@ TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
-class Head:
-    """`logits = (c - mean) / deviation . weights + bias`; a concept with deviation 0 counts nothing."""
+class DenseHead:
+    """`logits = (c - mean) / std . weights + bias`; a concept with std 0 counts nothing."""
 
     weights: Float[Tensor, "class concept"]
     bias: Float[Tensor, "class"]
     mean: Float[Tensor, "concept"]
-    deviation: Float[Tensor, "concept"]
+    std: Float[Tensor, "concept"]
 
     def __call__(self, activations: Float[Tensor, "photo concept"]) -> Float[Tensor, "photo class"]:
         """Return logits."""
-        scaled = (activations.double() - self.mean) / torch.where(self.deviation > 0, self.deviation, 1.0)
+        scaled = (activations.double() - self.mean) / torch.where(self.std > 0, self.std, 1.0)
         return scaled @ self.weights.T + self.bias
 
 
 @dataclass(frozen=True)
-class HeadKind:
+class HeadSettings:
     """A dense head, or one of `nec` concepts for each class, whose weights are fitted anew with `refit`.
 
     Where fewer tell all rows apart, the path ends before `nec`, and the head has as many as it reached.
@@ -49,7 +49,7 @@ class HeadKind:
 
 
 @dataclass(frozen=True)
-class Choice:
+class PenaltyChoice:
     """The penalties that held out best: the concept layer's, the head's strength, and the accuracy they reached."""
 
     penalty: float
@@ -62,9 +62,9 @@ def choose(
     labels: Int[Tensor, "photo"],
     penalties: Sequence[float],
     share: float,
-    kind: HeadKind,
+    kind: HeadSettings,
     seed: int,
-) -> Choice:
+) -> PenaltyChoice:
     """Return the choice with the highest mean accuracy over draws of held-out photos; of equals, the larger penalty.
 
     `layer(rows, penalty, draw)` fits a concept layer to `rows` and returns the activations of all photos.
@@ -78,12 +78,12 @@ def choose(
                 right = (head(made[held]).argmax(1) == labels[held]).double().mean()
                 found.setdefault((penalty, strength), []).append(float(right))
     best = max(found, key=lambda pair: (np.mean(found[pair]), pair))
-    return Choice(*best, accuracy=float(np.mean(found[best])))
+    return PenaltyChoice(*best, accuracy=float(np.mean(found[best])))
 
 
 def fit_head(
-    activations: Float[Tensor, "photo concept"], labels: Int[Tensor, "photo"], strength: float, kind: HeadKind
-) -> Head:
+    activations: Float[Tensor, "photo concept"], labels: Int[Tensor, "photo"], strength: float, kind: HeadSettings
+) -> DenseHead:
     """Return the head of all photos; of a dense one, `strength` is the ridge.
 
     Raises `InputError` where every concept has the same activation in all photos.
@@ -92,8 +92,8 @@ def fit_head(
 
 
 def _heads(
-    activations: Tensor, labels: Tensor, kind: HeadKind, strengths: Sequence[float] = STRENGTHS
-) -> Iterator[tuple[float, Head]]:
+    activations: Tensor, labels: Tensor, kind: HeadSettings, strengths: Sequence[float] = STRENGTHS
+) -> Iterator[tuple[float, DenseHead]]:
     if not bool((activations.amax(0) > activations.amin(0)).any()):
         raise InputError(
             "every concept has the same activation in all photos, so the layer's cells do not differ from photo to "
@@ -102,24 +102,24 @@ def _heads(
     nec = kind.nec
     if nec is not None:
         enough = nec - 0.5 / (int(labels.max()) + 1)  # half a weight less: the path ends where it has that many
-        path = fit_sparse_path(activations, labels, most_nec=enough, tolerance=TOLERANCE)
+        path = fit_sparse_path(activations, labels, max_nec=enough, tolerance=TOLERANCE)
         cut = head_at(path, min(nec, max(solution.nec for solution in path.solutions)), kind.refit)
-        yield 0.0, Head(cut.weights, cut.bias, cut.standard.mean, cut.standard.deviation)
+        yield 0.0, DenseHead(cut.weights, cut.bias, cut.standardization.mean, cut.standardization.std)
         return
     for strength in strengths:
         yield strength, _dense(activations, labels, strength)
 
 
-def _dense(activations: Tensor, labels: Tensor, strength: float) -> Head:
+def _dense(activations: Tensor, labels: Tensor, strength: float) -> DenseHead:
     """Return `argmin mean cross-entropy + strength / 2 |W|^2` on z-scored concepts; the bias is free."""
     from sklearn.linear_model import LogisticRegression
 
     rows = activations.double()
-    mean, deviation = rows.mean(0), rows.std(0, unbiased=False)
-    scaled = (rows - mean) / torch.where(deviation > 0, deviation, 1.0)
+    mean, std = rows.mean(0), rows.std(0, unbiased=False)
+    scaled = (rows - mean) / torch.where(std > 0, std, 1.0)
     fitted = LogisticRegression(C=1 / (strength * len(rows)), tol=TOLERANCE, max_iter=1000)
     fitted.fit(scaled.numpy(), labels.numpy())
     weights, bias = torch.from_numpy(fitted.coef_), torch.from_numpy(fitted.intercept_)
     if len(weights) == 1:  # of two classes it tells the second's margin alone
         weights, bias = torch.cat([-weights, weights]) / 2, torch.cat([-bias, bias]) / 2
-    return Head(weights, bias, mean, deviation)
+    return DenseHead(weights, bias, mean, std)

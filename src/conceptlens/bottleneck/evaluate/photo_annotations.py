@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from conceptlens.bottleneck.evaluate.activation_table import BottleneckTable, boxes_seen, keypoints_seen
-from conceptlens.bottleneck.evaluate.map_figures import Known
+from conceptlens.bottleneck.evaluate.activation_table import BottleneckTable, boxes_in_input, keypoints_in_input
+from conceptlens.bottleneck.evaluate.map_metrics import MapAnnotations
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.auroc import class_labels
 from conceptlens.metrics.keypoint_baselines import constant_peaks
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from conceptlens.model.backbone import Backbone
 
 LEAST = 0.5  # of a class's photos that must show an attribute for the class to have it
-ACTIVE = 1.2816  # training deviations above the mean: a tenth of a normal distribution
+MIN_ACTIVE_STD = 1.2816  # training deviations above the mean: a tenth of a normal distribution
 UNLABELLED = "the set has no class attributes that are concepts of the bottleneck"
 BY_CLASS = "a photo shows a concept where at least half of its class's photos do, by the set's class attributes"
 BY_ACTIVITY = (
@@ -33,85 +33,85 @@ BY_ACTIVITY = (
 )
 
 
-def attributes_of(bottleneck: Bottleneck, photos: LabelledSet) -> list[int | None]:
+def attribute_indices(bottleneck: Bottleneck, photos: LabelledSet) -> list[int | None]:
     """Return which class attribute of the set each concept is, by its words or its name."""
     known = photos.annotation.attributes if photos.annotation else None
     if known is None:
         return [None] * len(bottleneck.labels)
-    places: dict[str, int] = {}
+    indices: dict[str, int] = {}
     for spelled in ([concept.label for concept in known.concepts], known.names):
-        for place, name in enumerate(spelled):
-            places.setdefault(name.casefold(), place)
-    return [places.get(label.casefold()) for label in bottleneck.labels]
+        for index, name in enumerate(spelled):
+            indices.setdefault(name.casefold(), index)
+    return [indices.get(label.casefold()) for label in bottleneck.labels]
 
 
-def shown_in(
+def concept_presence(
     bottleneck: Bottleneck, photos: LabelledSet, of_set: Sequence[int | None], table: BottleneckTable
 ) -> Bool[Tensor, "photo concept"]:
     """Return whether each photo shows each concept, by its class, or by activity where nothing is known of any.
 
-    `of_set`: which attribute of the set each concept is (`attributes_of`); one that is none is shown by no photo.
+    `of_set`: which attribute of the set each concept is (`attribute_indices`); one that is none is shown by no photo.
     """
     attributes = photos.annotation.attributes if photos.annotation else None
-    if attributes is None or all(place is None for place in of_set):
-        bar = bottleneck.mean + ACTIVE * bottleneck.deviation
+    if attributes is None or all(index is None for index in of_set):
+        bar = bottleneck.mean + MIN_ACTIVE_STD * bottleneck.std
         return table.activations > bar.cpu()
     shares = torch.zeros(len(attributes.shares), len(of_set), dtype=torch.float64)
-    for concept, place in enumerate(of_set):
-        if place is not None:
-            shares[:, concept] = torch.from_numpy(attributes.shares[:, place])
-    return class_labels(shares, torch.tensor(photos.labels)[table.places], LEAST)
+    for concept, index in enumerate(of_set):
+        if index is not None:
+            shares[:, concept] = torch.from_numpy(attributes.shares[:, index])
+    return class_labels(shares, torch.tensor(photos.labels)[table.indices], LEAST)
 
 
-def known_labels(
+def concept_labels(
     bottleneck: Bottleneck, photos: LabelledSet, table: BottleneckTable
 ) -> Float[Tensor, "photo concept"] | None:
     """Return 1 where a photo's class has a concept, else 0; NaN for a concept without labels, `None` if all are."""
-    of_set = attributes_of(bottleneck, photos)
-    told = torch.tensor([place is not None for place in of_set])
+    of_set = attribute_indices(bottleneck, photos)
+    told = torch.tensor([index is not None for index in of_set])
     if not bool(told.any()):
         return None
-    return torch.where(told, shown_in(bottleneck, photos, of_set, table).float(), torch.nan)
+    return torch.where(told, concept_presence(bottleneck, photos, of_set, table).float(), torch.nan)
 
 
-def known_of(
+def map_annotations(
     bottleneck: Bottleneck,
     model: Backbone,
     photos: LabelledSet,
     part: BottleneckTable,
     present: Tensor,
     constant: Tensor | None,
-) -> Known:
+) -> MapAnnotations:
     """Return what is known of the photos of a table, for its mapped concepts, of which `present` says who is shown."""
-    places, annotation = part.places.tolist(), photos.annotation
+    indices, annotation = part.indices.tolist(), photos.annotation
     points = boxes = None
-    if not isinstance(bottleneck.base.of(model).transform, Preprocess):
-        return Known(places, present)  # nobody knows what such a view cuts off
+    if not isinstance(bottleneck.backbone.prepare(model).transform, Preprocess):
+        return MapAnnotations(indices, present)  # nobody knows what such a view cuts off
     if annotation and annotation.keypoints:
-        points = keypoints_seen(bottleneck, model, photos, places, part.mapped, present)
+        points = keypoints_in_input(bottleneck, model, photos, indices, part.mapped, present)
     if annotation and annotation.boxes is not None:
-        boxes = boxes_seen(bottleneck, model, photos, places)
-    return Known(places, present, points, boxes, constant)
+        boxes = boxes_in_input(bottleneck, model, photos, indices)
+    return MapAnnotations(indices, present, points, boxes, constant)
 
 
-def fixed_places(
+def constant_part_peaks(
     bottleneck: Bottleneck, model: Backbone, photos: LabelledSet, train: LabelledSet | None, looked: Sequence[int]
 ) -> tuple[Float[Tensor, "concept 2"] | None, str]:
     """Return the fixed cell of each concept's part, fitted on train photos, or the reason why there is none."""
     known = photos.annotation and photos.annotation.keypoints
-    if not known or not isinstance(bottleneck.base.of(model).transform, Preprocess):
+    if not known or not isinstance(bottleneck.backbone.prepare(model).transform, Preprocess):
         return None, ""
     if train is None:
         return None, "no train photos were given, on which it is fitted"
     if not (train.annotation and train.annotation.keypoints):
         return None, f"{train.name} has no keypoints, on which it is fitted"
-    places = []
-    for place in range(len(train)):
+    indices = []
+    for index in range(len(train)):
         try:
-            train[place]
+            train[index]
         except InputError:
             continue
-        places.append(place)
-    present = torch.ones(len(places), len(looked), dtype=torch.bool)
-    seen = keypoints_seen(bottleneck, model, train, places, looked, present)
+        indices.append(index)
+    present = torch.ones(len(indices), len(looked), dtype=torch.bool)
+    seen = keypoints_in_input(bottleneck, model, train, indices, looked, present)
     return constant_peaks(seen, 1, GRID)[0], ""

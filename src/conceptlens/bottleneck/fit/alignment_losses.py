@@ -48,7 +48,7 @@ def binary(made: Activations, wanted: Activations) -> Float[Tensor, "concept"]:
     return functional.binary_cross_entropy_with_logits(made, wanted, reduction="none").mean(0)
 
 
-ALIGNMENTS: dict[str, Callable[[Activations, Activations], Float[Tensor, "concept"]]] = {
+ALIGNMENT_LOSSES: dict[str, Callable[[Activations, Activations], Float[Tensor, "concept"]]] = {
     "cos3": cos_cubed,
     "cosine": cosine,
     "mse": standardised_error,

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from conceptlens.bottleneck.fit.concept_layer import (
-    Layer,
-    MapTask,
+    ConceptMapTask,
+    ConceptVectors,
     PooledCells,
-    PooledTask,
+    PooledCellsTask,
+    layer_cells,
     pool_cells,
     ridge,
-    value_cells,
 )
 from conceptlens.bottleneck.locator import Locator, Parts, Peaks, Pooling, WholeImage, resized
 from conceptlens.io.errors import InputError
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Photos:
+class PooledPhotos:
     """The photos that a concept layer is fitted to: their cells, and these pooled by the locator, row by row.
 
-    - `places[photo]`: of those that can be read, rising. `values`, `grid`: the layer that is read, and the maps'.
+    - `indices[photo]`: of those that can be read, rising. `layer`, `grid`: the layer that is read, and the maps'.
     """
 
     source: CellSource
-    places: tuple[int, ...]
-    values: str
+    indices: tuple[int, ...]
+    layer: str
     grid: tuple[int, int]
     pooled: PooledCells
     locator: Locator
@@ -58,41 +58,41 @@ class Photos:
         """Return what the concepts make of every photo with this locator."""
         if isinstance(self.locator, WholeImage | Parts):
             return self.pooled.activations(weight, slice(None))
-        found = torch.empty(len(self.places), len(weight))
-        row_of = {place: row for row, place in enumerate(self.places)}
-        for batch in self.source.batches(self.places):
-            cells = batch.cells[self.values]
+        found = torch.empty(len(self.indices), len(weight))
+        row_of = {index: row for row, index in enumerate(self.indices)}
+        for batch in self.source.batches(self.indices):
+            cells = batch.cells[self.layer]
             maps = resized(torch.einsum("nchw,kc->nkhw", cells, weight), self.grid)
-            rows = [row_of[place] for place in batch.indices.tolist()]
+            rows = [row_of[index] for index in batch.indices.tolist()]
             found[rows] = (maps * self.locator(maps, batch.cells)).sum((2, 3))
         return found
 
 
 def read_photos(
-    source: CellSource, places: Sequence[int], locator: Locator, values: str, grid: tuple[int, int], concepts: int
-) -> Photos:
-    """Return the photos at `places` with their pooled cells."""
+    source: CellSource, indices: Sequence[int], locator: Locator, layer: str, grid: tuple[int, int], concepts: int
+) -> PooledPhotos:
+    """Return the photos at `indices` with their pooled cells."""
     pooling = locator if isinstance(locator, Parts) else WholeImage()
-    pooled = pool_cells(source, places, pooling, values, grid, concepts)
-    order = pooled.places.argsort()
-    pooled = replace(pooled, rows=pooled.rows[order], places=pooled.places[order])
-    broken = pooled.places[~pooled.rows.isfinite().all((1, 2))].tolist()
+    pooled = pool_cells(source, indices, pooling, layer, grid, concepts)
+    order = pooled.indices.argsort()
+    pooled = replace(pooled, rows=pooled.rows[order], indices=pooled.indices[order])
+    broken = pooled.indices[~pooled.rows.isfinite().all((1, 2))].tolist()
     if broken:
         raise InputError(
-            f"layer '{values}' has values that are not finite for {len(broken)} of {len(order)} photos, first "
+            f"layer '{layer}' has values that are not finite for {len(broken)} of {len(order)} photos, first "
             f"{source.photos.names[broken[0]]}; leave such photos out, or read another --layer"
         )
-    return Photos(source, tuple(pooled.places.tolist()), values, grid, pooled, locator)
+    return PooledPhotos(source, tuple(pooled.indices.tolist()), layer, grid, pooled, locator)
 
 
-def unmasked(photos: Photos) -> Photos:
+def unmasked(photos: PooledPhotos) -> PooledPhotos:
     """Return the photos as they are read without masks."""
     whole = torch.full_like(photos.pooled.mask, photos.pooled.rows.shape[1] - 1)
     return replace(photos, pooled=replace(photos.pooled, mask=whole), locator=WholeImage())
 
 
 def concept_weights(
-    photos: Photos,
+    photos: PooledPhotos,
     targets: Float[Tensor, "photo concept"],
     rows: Int[Tensor, "row"],
     penalty: float,
@@ -108,18 +108,18 @@ def concept_weights(
     if recipe.loss == "random":
         drawn = torch.randn(concepts, photos.channels, generator=torch.Generator().manual_seed(run.seed))
         return torch.nn.functional.normalize(drawn, dim=1)
-    own = replace(photos.pooled, rows=photos.pooled.rows[rows], places=photos.pooled.places[rows])
+    own = replace(photos.pooled, rows=photos.pooled.rows[rows], indices=photos.pooled.indices[rows])
     if recipe.loss == "ridge":
         return ridge(own, targets[rows], penalty)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
-        layer = Layer(concepts, photos.channels)
+        layer = ConceptVectors(concepts, photos.channels)
     steps = StepSchedule(recipe.steps, recipe.batch, recipe.rate)
     if isinstance(photos.locator, Parts) or recipe.locator == "whole":
-        task = PooledTask(layer, own, targets[rows], recipe.loss)
+        task = PooledCellsTask(layer, own, targets[rows], recipe.loss)
     else:
-        take = value_cells(photos.source, [photos.places[row] for row in rows.tolist()], photos.values, photos.grid)
-        task = MapTask(layer, take, targets[rows], recipe.alignment(photos.grid))
+        take = layer_cells(photos.source, [photos.indices[row] for row in rows.tolist()], photos.layer, photos.grid)
+        task = ConceptMapTask(layer, take, targets[rows], recipe.alignment(photos.grid))
     train_network(task, steps, run)
     return layer.weight.detach()
 

@@ -1,4 +1,4 @@
-"""Pictures of a bottleneck's report: maps laid over photos, and the region of a map cut out of its photo."""
+"""Images of a bottleneck's report: maps laid over photos, and the region of a map cut out of its photo."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from conceptlens.data.labelled_set import LabelledSet
     from conceptlens.model.backbone import Backbone
 
-KEPT = 640  # the longest side of photos that are held, in pixels
+MAX_STORED_SIDE = 640  # the longest side of photos that are held, in pixels
 LARGE, SMALL, TILE = 520, 300, 200
 REGION = 0.5  # of a map's highest value: what its region reaches
-LEAST, ROUND = 0.42, 1.7  # a cut-out's side: of the photo's shorter side at least, and times its region's
+MIN_SIDE, MARGIN = 0.42, 1.7  # a cut-out's side: of the photo's shorter side at least, and times its region's
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures:
+class CaseImages:
     """Photos by their row, the part of each that the network sees, and maps by row and concept."""
 
     photos: Mapping[int, Image.Image] = field(repr=False)
@@ -41,9 +41,9 @@ class Pictures:
 
     def photo(self, row: int) -> dict[str, Any]:
         """Return a photo as the template shows it."""
-        return picture(_at_most(self.photos[row], LARGE))
+        return embedded(_at_most(self.photos[row], LARGE))
 
-    def laid(self, row: int, concept: int) -> dict[str, Any]:
+    def overlay(self, row: int, concept: int) -> dict[str, Any]:
         """Return a photo with a concept's map, its own colour scale, and a line around its region.
 
         A map that is mostly below zero is shown with blue for that, and without a line.
@@ -51,40 +51,40 @@ class Pictures:
         photo, values, box = _at_most(self.photos[row], SMALL), self.maps[row, concept], self.boxes[row]
         signed = bool(values.max() < -values.min())
         over = overlay(photo, values, scale_of([values], signed), box=box)
-        return picture(over if signed else _traced(over, region(values, box, over.size)))
+        return embedded(over if signed else _traced(over, region(values, box, over.size)))
 
-    def cut(self, row: int, concept: int) -> dict[str, Any]:
+    def crop(self, row: int, concept: int) -> dict[str, Any]:
         """Return the part of a photo around the region that holds a map's highest value."""
         photo, values, box = self.photos[row], self.maps[row, concept], self.boxes[row]
         inside = region(values, box, photo.size)
         left, top, side = _around(inside, values, box)
         part = _traced(photo, inside).crop((left, top, left + side, top + side))
-        return picture(part.resize((TILE, TILE)))
+        return embedded(part.resize((TILE, TILE)))
 
 
-def read_pictures(
+def read_case_images(
     bottleneck: Bottleneck,
     model: Backbone,
     photos: LabelledSet,
     table: BottleneckTable,
     needed: Mapping[int, set[int]],
     cache: str | Path | None = None,
-) -> Pictures:
+) -> CaseImages:
     """Read photos and maps again: `needed` says of which rows of the table, and which concepts of each."""
     if not needed:
-        return Pictures({}, {}, {})
-    places = {int(table.places[row]): row for row in sorted(needed)}
+        return CaseImages({}, {}, {})
+    indices = {int(table.indices[row]): row for row in sorted(needed)}
     concepts = sorted(set().union(*needed.values()))
-    again = read_table(bottleneck, model, photos, list(places), concepts, cache)
+    again = read_table(bottleneck, model, photos, list(indices), concepts, cache)
     column = {concept: at for at, concept in enumerate(concepts)}
-    view = bottleneck.base.of(model).transform
+    view = bottleneck.backbone.prepare(model).transform
     kept, boxes, maps = {}, {}, {}
-    for at, place in enumerate(again.places.tolist()):
-        row, photo = places[place], photos[place].convert("RGB")
+    for at, index in enumerate(again.indices.tolist()):
+        row, photo = indices[index], photos[index].convert("RGB")
         boxes[row] = _box(view.box(photo.size)) if isinstance(view, Preprocess) else WHOLE
-        kept[row] = _at_most(photo, KEPT)
+        kept[row] = _at_most(photo, MAX_STORED_SIDE)
         maps |= {(row, concept): again.maps[at, column[concept]].float().numpy() for concept in needed[row]}
-    return Pictures(kept, boxes, maps)
+    return CaseImages(kept, boxes, maps)
 
 
 def region(
@@ -106,7 +106,7 @@ def region(
     return found
 
 
-def picture(image: Image.Image) -> dict[str, Any]:
+def embedded(image: Image.Image) -> dict[str, Any]:
     """Return an image as the template shows it."""
     data = base64.b64encode(jpeg(image)).decode("ascii")
     return {"source": f"data:image/jpeg;base64,{data}", "width": image.width, "height": image.height}
@@ -126,7 +126,7 @@ def _around(
     pieces, _ = ndimage.label(inside)  # pyright: ignore[reportGeneralTypeIssues]
     rows, columns = np.nonzero(pieces == pieces[y, x]) if pieces[y, x] else (np.array([y]), np.array([x]))
     wide, short = max(np.ptp(rows), np.ptp(columns)) + 1, min(height, width)
-    side = min(short, max(round(ROUND * wide), round(LEAST * short)))
+    side = min(short, max(round(MARGIN * wide), round(MIN_SIDE * short)))
     left = int(np.clip((columns.min() + columns.max()) // 2 - side // 2, 0, width - side))
     top = int(np.clip((rows.min() + rows.max()) // 2 - side // 2, 0, height - side))
     return left, top, side

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from conceptlens.bottleneck.fit.concept_layer import IN_MEMORY
+from conceptlens.bottleneck.fit.concept_layer import MAX_CELL_BYTES
 from conceptlens.bottleneck.fit.finetune import last_stage
 from conceptlens.bottleneck.fit.free_memory import check_memory
 from conceptlens.bottleneck.fit.hypercolumns import COMPONENTS, FEATURES
-from conceptlens.bottleneck.fit.locate_parts import MOST_PHOTOS
-from conceptlens.bottleneck.fit.part_words import Words
+from conceptlens.bottleneck.fit.part_fit import MAX_PHOTOS
+from conceptlens.bottleneck.fit.part_vocabulary import PartVocabulary
 from conceptlens.bottleneck.fit.recipe import CLOSED, Recipe
 from conceptlens.concept_regions.branch import branch_layers, in_order, layer_widths
 from conceptlens.data.labelled_set import LabelledSet, hold_out, without_photos
@@ -41,7 +41,7 @@ class BottleneckTask:
     photos: LabelledSet
     targets: Targets
     recipe: Recipe
-    values: str
+    layer: str
     layers: tuple[str, ...]
     grid: tuple[int, int]
 
@@ -113,7 +113,7 @@ def settle(
 
 def _speaks_of_parts(concepts: ConceptSet) -> bool:
     try:
-        Words.of(concepts.concepts)
+        PartVocabulary.of(concepts.concepts)
     except InputError:
         return False
     return True
@@ -130,8 +130,8 @@ def check_before(task: BottleneckTask, parts: int, seed: int) -> None:
             "and a number that leaves a whole number of weights"
         )
     if recipe.finetune:
-        last_stage(task.model, task.values)
-    check_memory(len(photos), concepts, layer_widths(task.model, (task.values,))[0], parts + 1, _columns(task, parts))
+        last_stage(task.model, task.layer)
+    check_memory(len(photos), concepts, layer_widths(task.model, (task.layer,))[0], parts + 1, _columns(task, parts))
 
 
 def _columns(task: BottleneckTask, parts: int) -> int:
@@ -141,12 +141,12 @@ def _columns(task: BottleneckTask, parts: int) -> int:
     """
     recipe, cells = task.recipe, len(task.photos) * task.grid[0] * task.grid[1]
     if recipe.locator in ("peaks", "softmax") and recipe.loss not in CLOSED:
-        return min(IN_MEMORY // 4, cells * layer_widths(task.model, (task.values,))[0] // 2)
+        return min(MAX_CELL_BYTES // 4, cells * layer_widths(task.model, (task.layer,))[0] // 2)
     if recipe.locator != "parts" or recipe.keypoints:
         return 0  # few photos
     sizes = 1 if task.own is task.model else 2
     each = sizes * (len(task.layers) * COMPONENTS // 2 + FEATURES) + (sizes - 1) * parts
-    return min(len(task.photos), MOST_PHOTOS) * task.grid[0] * task.grid[1] * each
+    return min(len(task.photos), MAX_PHOTOS) * task.grid[0] * task.grid[1] * each
 
 
 def cell_sources(
@@ -154,7 +154,7 @@ def cell_sources(
 ) -> tuple[CellSource, CellSource]:
     """Return the cells at the network's own size, for finding parts, and at the size that the bottleneck reads."""
     parts = task.recipe.locator == "parts"
-    layers = tuple(dict.fromkeys([*(task.layers if parts else ()), task.values]))
+    layers = tuple(dict.fromkeys([*(task.layers if parts else ()), task.layer]))
     source = CellSource(task.model, task.photos, layers, task.grid, cache)
     if source.bytes_needed() > room * 1e9:
         source = replace(source, folder=None)
@@ -173,13 +173,13 @@ def cell_sources(
 def readable(source: CellSource) -> list[int]:
     """Return the places of the photos that can be read; refused where a class has none of them."""
     photos = source.photos
-    places = source.readable_indices(range(len(photos)))
+    indices = source.readable_indices(range(len(photos)))
     first = source.failures[min(source.failures)].reason if source.failures else ""
-    if not places:
+    if not indices:
         raise InputError(f"no photo of {photos.name} could be read; the first: {first}")
-    shown_classes = {int(number) for number in photos.labels[places]}
+    shown_classes = {int(number) for number in photos.labels[indices]}
     empty = [name for number, name in enumerate(photos.classes) if number not in shown_classes]
     if empty:
         more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
         raise InputError(f"no photo of class '{empty[0]}'{more} of {photos.name} could be read; the first: {first}")
-    return places
+    return indices

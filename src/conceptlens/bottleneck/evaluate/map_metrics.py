@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from conceptlens.bottleneck.evaluate.figure import OWN
+from conceptlens.bottleneck.evaluate.metric_result import OWN
 from conceptlens.metrics.bottleneck_metrics import NORM_KINDS, activation_norm
 from conceptlens.metrics.keypoint_baselines import centre_peaks, swapped_error, uniform_maps
 from conceptlens.metrics.keypoints import (
@@ -54,21 +54,21 @@ AT_ONCE = 2**24  # pixels of masks held together
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
+class MapAnnotations:
     """What is known of some photos, for the concepts whose maps are looked at.
 
     - `present[photo concept]`. `keypoints`: of the same concepts. `boxes[photo 4]`: as shares of what is seen.
     - `constant[concept 2]`: the one place that fits each concept's part best in other photos.
     """
 
-    places: Sequence[int]
+    indices: Sequence[int]
     present: Bool[Tensor, "photo concept"]
     keypoints: Keypoints | None = None
     boxes: Float[Tensor, "photo 4"] | None = None
     constant: Float[Tensor, "concept 2"] | None = None
 
 
-def place_scores(maps: Maps, known: Known, seed: int = 0) -> Scores:
+def map_scores(maps: Maps, known: MapAnnotations, seed: int = 0) -> Scores:
     """Return every score of place that `known` allows: figure, then control (`OWN`: the maps themselves)."""
     wrong = _wrong(maps, known, seed)
     found = {f"norm_{reading}": _norm(maps, known.present, reading) for reading in NORM_KINDS}
@@ -118,7 +118,7 @@ def _named(of: str, found: Mapping[str, Mapping[str, Score]]) -> Scores:
     }
 
 
-def _in_boxes(maps: Maps, known: Known) -> dict[str, Score]:
+def _in_boxes(maps: Maps, known: MapAnnotations) -> dict[str, Score]:
     """Return the scores of maps against boxes, for present concepts, a few photos at a time."""
     boxes, present = known.boxes, known.present
     if boxes is None:
@@ -135,18 +135,18 @@ def _in_boxes(maps: Maps, known: Known) -> dict[str, Score]:
     }
 
 
-def _wrong(maps: Maps, known: Known, seed: int) -> Maps:
+def _wrong(maps: Maps, known: MapAnnotations, seed: int) -> Maps:
     """Return for each photo and concept the map of one, drawn by seed and photo, that the photo does not show."""
     chosen = torch.arange(maps.shape[1]).repeat(len(maps), 1)
-    for row, place in enumerate(known.places):
+    for row, index in enumerate(known.indices):
         others = (~known.present[row]).nonzero()[:, 0].numpy()
         if len(others):
-            drawn = np.random.default_rng([seed, int(place)]).choice(others, maps.shape[1])
+            drawn = np.random.default_rng([seed, int(index)]).choice(others, maps.shape[1])
             chosen[row] = torch.from_numpy(drawn)
     return maps.gather(1, chosen[..., None, None].expand_as(maps))
 
 
-def _both(scores: Mapping[str, Score], known: Known) -> dict[str, Score]:
+def _both(scores: Mapping[str, Score], known: MapAnnotations) -> dict[str, Score]:
     """Return scores of wrong concepts where the photo lacks a concept at all."""
     some = (~known.present).any(1, keepdim=True)
     return {name: Score(one.values * (one.applies & some), one.applies & some) for name, one in scores.items()}
@@ -172,7 +172,7 @@ def most_active(table: BottleneckTable, before: TopMaps | None = None, count: in
         maps = torch.cat([before.maps, maps])
     best = active.sort(dim=0, descending=True, stable=True).indices[:count]
     chosen = maps.gather(0, best[..., None, None].expand(-1, -1, *maps.shape[2:]))
-    return TopMaps(active.gather(0, best), rows.gather(0, best), chosen, seen + len(table.places))
+    return TopMaps(active.gather(0, best), rows.gather(0, best), chosen, seen + len(table.indices))
 
 
 def purity_scores(top: TopMaps, keypoints: Keypoints, names: Sequence[str], used: Sequence[bool], seed: int) -> Scores:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from conceptlens.bottleneck.evaluate.corrections import CONTROL, PERCENTILES, PRESENCE_MEANS, Intervened
+from conceptlens.bottleneck.evaluate.intervention_curve import CONTROL, PERCENTILES, PRESENCE_MEANS, CurveWithGain
 from conceptlens.bottleneck.report.bottleneck_sentences import counted
 from conceptlens.pages.number_format import number
 
 if TYPE_CHECKING:
-    from conceptlens.bottleneck.evaluate.measures import BottleneckMeasures
+    from conceptlens.bottleneck.evaluate.bottleneck_result import BottleneckResult
     from conceptlens.statistics.bootstrap import Interval
 
 TITLE = "What corrections do"
@@ -25,60 +25,60 @@ HEIGHT = 260  # pixels from no photo that is right to all
 TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def corrections(measures: BottleneckMeasures) -> dict[str, Any] | None:
+def corrections(result: BottleneckResult) -> dict[str, Any] | None:
     """Return what the section shows; `None` where nothing was measured."""
-    curves = measures.interventions.curves
+    curves = result.interventions.curves
     if not curves:
         return None
     first = curves[PERCENTILES].curve
     most = first.points[-1].corrected or 1
     return {
-        "said": corrected(measures),
+        "text": corrected(result),
         "most": first.points[-1].corrected,
-        "draws": first.draws,
+        "n_orders": first.n_orders,
         "means": PRESENCE_MEANS in curves,
         "height": HEIGHT,
         "across": [{"at": _share(point.corrected / most), "text": point.corrected} for point in first.points],
         "up": [{"at": _high(tick), "text": f"{tick:.0%}"} for tick in TICKS],
         "curves": [_drawn(name, curves[name], most) for name in reversed(DRAWN) if name in curves],
         "columns": [DRAWN[name][1] for name in DRAWN if name in curves],
-        "rows": [_row(place, curves) for place in range(len(first.points))],
+        "rows": [_row(index, curves) for index in range(len(first.points))],
     }
 
 
-def corrected(measures: BottleneckMeasures) -> str:
+def corrected(result: BottleneckResult) -> str:
     """Return whether correcting helps or harms this bottleneck, by how many points, and what the control does."""
-    curves = measures.interventions.curves
+    curves = result.interventions.curves
     own, means = curves[PERCENTILES], curves.get(PRESENCE_MEANS)
     points = own.curve.points
-    told = (
+    text = (
         f"{_percent(points[0].accuracy)} of photos are right as the bottleneck reads them. With all "
         f"{counted(points[-1].corrected, 'group')} of concepts corrected, the truth put in as percentiles "
         f"{_does(own.gain)}: {_end(own)} are right."
     )
     if means is not None:
-        told += f" Put in as means, it {_does(means.gain)}: {_end(means)}."
-    return f"{told} Another photo's truth, the control, leaves {_end(curves[CONTROL])}."
+        text += f" Put in as means, it {_does(means.gain)}: {_end(means)}."
+    return f"{text} Another photo's truth, the control, leaves {_end(curves[CONTROL])}."
 
 
-def _end(one: Intervened) -> str:
+def _end(one: CurveWithGain) -> str:
     return _percent(one.curve.points[-1].accuracy)
 
 
-def _does(gain: Interval) -> str:
+def _does(difference: Interval) -> str:
     """Return what a difference of accuracies comes to, in points; `helps` or `harms` where its interval has no 0."""
-    points = f"{number(100 * abs(gain.mean), 1)} points"
-    if gain.low is None or gain.high is None:
-        return f"changes accuracy by {number(100 * gain.mean, 1)} points"
-    low, high = (number(100 * one, 1) for one in (gain.low, gain.high))
-    if gain.low <= 0 <= gain.high:
+    points = f"{number(100 * abs(difference.mean), 1)} points"
+    if difference.low is None or difference.high is None:
+        return f"changes accuracy by {number(100 * difference.mean, 1)} points"
+    low, high = (number(100 * one, 1) for one in (difference.low, difference.high))
+    if difference.low <= 0 <= difference.high:
         return f"neither surely helps nor surely harms (95%: {low} to {high} points)"
-    if gain.mean < 0:
-        low, high = (number(-100 * one, 1) for one in (gain.high, gain.low))
-    return f"{'helps' if gain.mean > 0 else 'harms'} by {points} (95%: {low} to {high})"
+    if difference.mean < 0:
+        low, high = (number(-100 * one, 1) for one in (difference.high, difference.low))
+    return f"{'helps' if difference.mean > 0 else 'harms'} by {points} (95%: {low} to {high})"
 
 
-def _drawn(name: str, one: Intervened, most: int) -> dict[str, Any]:
+def _drawn(name: str, one: CurveWithGain, most: int) -> dict[str, Any]:
     """Return a curve's places in the plot: dots with their intervals, and the lines between them."""
     style, title = DRAWN[name]
     dots = []
@@ -92,16 +92,16 @@ def _drawn(name: str, one: Intervened, most: int) -> dict[str, Any]:
     return {
         "style": style,
         "title": title,
-        "said": f"{title}: from {ends[0]} of photos right to {ends[1]}",
+        "text": f"{title}: from {ends[0]} of photos right to {ends[1]}",
         "dots": dots,
         "lines": [{"from": a, "to": b} for a, b in pairwise(dots)],
     }
 
 
-def _row(place: int, curves: Mapping[str, Intervened]) -> dict[str, Any]:
+def _row(index: int, curves: Mapping[str, CurveWithGain]) -> dict[str, Any]:
     """Return a row of the table: how much is corrected, and the accuracy of each curve."""
-    point = curves[PERCENTILES].curve.points[place]
-    values = [curves[name].curve.points[place].accuracy for name in DRAWN if name in curves]
+    point = curves[PERCENTILES].curve.points[index]
+    values = [curves[name].curve.points[index].accuracy for name in DRAWN if name in curves]
     return {
         "corrected": counted(point.corrected, "group"),
         "concepts": number(point.concepts, 1),

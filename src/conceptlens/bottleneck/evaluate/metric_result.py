@@ -1,4 +1,4 @@
-"""One figure of a bottleneck: its value, what it must be read beside, or why there is none."""
+"""One metric of a bottleneck: its value and its controls, or why there is none."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from conceptlens.io.errors import InputError
 from conceptlens.statistics.bootstrap import Interval, bootstrap_difference, bootstrap_mean
 from conceptlens.statistics.score import Score
 
-Over = Literal["photos", "concepts", "classes"]
-OWN = ""  # the bottleneck's own among the scores of a figure; the others are controls
+Resampled = Literal["photos", "concepts", "classes"]
+OWN = ""  # the key of the bottleneck's own score; the other keys are controls
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What a figure is, in words; `better` is `higher`, `lower` or nothing, `of` what its count counts."""
+class MetricDescription:
+    """A metric in words. `better`: which values are better, if any. `counts`: what `Interval.count` counts."""
 
     title: str
     better: Literal["higher", "lower", ""]
     unit: str
     about: str
-    of: Literal["photo", "map", "concept", "class"] = "map"
+    counts: Literal["photo", "map", "concept", "class"] = "map"
 
 
 KEYPOINT_CELLS = "squared cells of a 7 x 7 grid"
-KINDS: dict[str, Kind] = {
-    "accuracy": Kind(
+METRICS: dict[str, MetricDescription] = {
+    "accuracy": MetricDescription(
         "Right answers", "higher", "share of photos", "The class with the highest score is right.", "photo"
     ),
-    "concepts_per_class": Kind(
+    "concepts_per_class": MetricDescription(
         "Concepts for each class", "", "concepts", "Weights that are not 0, over the classes (NEC).", "class"
     ),
-    "concept_auroc": Kind(
+    "concept_auroc": MetricDescription(
         "Concepts told apart (AUROC)",
         "higher",
         "0 to 1",
@@ -43,28 +43,28 @@ KINDS: dict[str, Kind] = {
         "more active in the first. 0.5 is guessing.",
         "concept",
     ),
-    "keypoint_error": Kind(
+    "keypoint_error": MetricDescription(
         "Keypoint alignment error",
         "lower",
         KEYPOINT_CELLS,
         "Squared distance from the map's highest cell to the nearest keypoint of the concept's part.",
     ),
-    "keypoint_distance": Kind(
+    "keypoint_distance": MetricDescription(
         "Distance to the part", "lower", "share of the diagonal", "That distance over the photo's diagonal."
     ),
-    "keypoint_pointing": Kind(
+    "keypoint_pointing": MetricDescription(
         "Points at the part",
         "higher",
         "share of maps",
         "The highest cell is nearer to a keypoint of the part than a tenth of the photo's diagonal.",
     ),
-    "keypoint_own": Kind(
+    "keypoint_own": MetricDescription(
         "Nearest keypoint is its own",
         "higher",
         "share of maps",
         "Of all keypoints in the photo, the one nearest to the highest cell belongs to the concept's part.",
     ),
-    "keypoint_swap": Kind(
+    "keypoint_swap": MetricDescription(
         "Knows parts apart (swap)",
         "higher",
         KEYPOINT_CELLS,
@@ -72,30 +72,32 @@ KINDS: dict[str, Kind] = {
         "wherever they lie.",
         "photo",
     ),
-    "peak_to_centre": Kind(
+    "peak_to_centre": MetricDescription(
         "Peak to the photo's centre",
         "",
         KEYPOINT_CELLS,
         "Squared distance from the map's highest cell to the centre. An error that is low because this is low was won "
         "by centring.",
     ),
-    "part_energy": Kind(
+    "part_energy": MetricDescription(
         "Energy on the part", "higher", "share of the map", "What lies within a tenth of the diagonal of its keypoints."
     ),
-    "part_ranking": Kind(
+    "part_ranking": MetricDescription(
         "Part ranked first (NRA)",
         "higher",
         "0: chance, 1: ideal",
         "Whether the map's highest pixels are those of the part, chance taken off.",
     ),
-    "box_energy": Kind("Energy in the box", "higher", "share of the map", "What lies inside the thing's bounding box."),
-    "box_ranking": Kind(
+    "box_energy": MetricDescription(
+        "Energy in the box", "higher", "share of the map", "What lies inside the thing's bounding box."
+    ),
+    "box_ranking": MetricDescription(
         "Box ranked first (NRA)",
         "higher",
         "0: chance, 1: ideal",
         "Whether the map's highest pixels are those in the box, chance taken off.",
     ),
-    "purity_purest": Kind(
+    "purity_purest": MetricDescription(
         "Part purity (PIP-Net)",
         "higher",
         "share of photos",
@@ -103,17 +105,21 @@ KINDS: dict[str, Kind] = {
         "even if one photo shows it.",
         "concept",
     ),
-    "purity_frequent": Kind(
+    "purity_frequent": MetricDescription(
         "Part purity, most frequent", "higher", "share of photos", "The same for the part at most peaks.", "concept"
     ),
-    "purity_overall": Kind(
+    "purity_overall": MetricDescription(
         "Part purity, of all ten", "higher", "share of photos", "That part's share of all ten photos.", "concept"
     ),
-    "norm_raw": Kind("Map size, raw", "", "the map's own unit", "Sum of the map's absolute values."),
-    "norm_cells": Kind("Map size, in cells", "", "cells", "The cells of a flat map that is as high and as strong."),
-    "norm_share": Kind("Map size, as a share", "", "share of the cells", "Those cells over all cells."),
-    "norm_entropy": Kind("Map size, as entropy", "", "nats", "Entropy of the map's positive part over the cells."),
-    "leakage_task": Kind(
+    "norm_raw": MetricDescription("Map size, raw", "", "the map's own unit", "Sum of the map's absolute values."),
+    "norm_cells": MetricDescription(
+        "Map size, in cells", "", "cells", "The cells of a flat map that is as high and as strong."
+    ),
+    "norm_share": MetricDescription("Map size, as a share", "", "share of the cells", "Those cells over all cells."),
+    "norm_entropy": MetricDescription(
+        "Map size, as entropy", "", "nats", "Entropy of the map's positive part over the cells."
+    ),
+    "leakage_task": MetricDescription(
         "Leakage: values over presence",
         "lower",
         "share of photos",
@@ -121,35 +127,35 @@ KINDS: dict[str, Kind] = {
         "present. Part of it is labels that are hard to predict.",
         "photo",
     ),
-    "leakage_graded": Kind(
+    "leakage_graded": MetricDescription(
         "Leakage: how much over whether",
         "lower",
         "share of photos",
         "Accuracy of a head on activations, minus one on whether each reaches its threshold.",
         "photo",
     ),
-    "leakage_excess": Kind(
+    "leakage_excess": MetricDescription(
         "Leakage: more than the truth",
         "lower",
         "share of photos",
         "Accuracy of a head on activations, minus one on true labels. Above 0, they know more than the concepts.",
         "photo",
     ),
-    "leakage_interventional": Kind(
+    "leakage_interventional": MetricDescription(
         "Leakage: truth put in",
         "lower",
         "share of photos",
         "Accuracy on activations, minus accuracy once every concept is corrected. Above 0, the truth makes it worse.",
         "photo",
     ),
-    "impurity_oracle": Kind(
+    "impurity_oracle": MetricDescription(
         "Impurity (OIS)", "lower", "0: pure", "What concepts tell of one another beyond what labels do.", "concept"
     ),
-    "impurity_niche": Kind(
+    "impurity_niche": MetricDescription(
         "Impurity of sets (NIS)", "lower", "0.5 to 1", "How well other concepts alone tell a concept.", "concept"
     ),
 }
-# What is put in the bottleneck's place, in words.
+# Controls in words.
 CONTROLS: dict[str, str] = {
     "commonest": "always the commonest class",
     "guess": "guessing",
@@ -166,72 +172,81 @@ CONTROLS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Control:
-    """What knows less, in the bottleneck's place, or the reason why it cannot be had.
+    """A baseline that knows less, measured in the same way, or the reason why there is none.
 
-    `gain`: the bottleneck minus this, over the pairs that both apply to, paired by photo.
+    `difference`: the bottleneck minus this, over the pairs that both apply to, paired by photo.
     """
 
     name: str
     value: Interval | None
-    gain: Interval | None = None
+    difference: Interval | None = None
     reason: str = ""
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A figure with its interval, over resampled photos (or concepts); without a value, the reason why."""
+class MetricResult:
+    """A metric with its interval over resampled photos or concepts, and its controls; without a value, the reason."""
 
     name: str
     value: Interval | None
     controls: tuple[Control, ...] = ()
-    over: Over = "photos"
+    resampled: Resampled = "photos"
     reason: str = ""
 
     @property
-    def kind(self) -> Kind:
+    def description(self) -> MetricDescription:
         """What it is, in words."""
-        return KINDS[self.name]
+        return METRICS[self.name]
 
     def control(self, name: str) -> Control | None:
-        """Return a control by its name, where this figure has it."""
+        """Return a control by its name, where this metric has it."""
         return next((one for one in self.controls if one.name == name), None)
 
 
-def known(value: float, count: int, images: int) -> Interval:
+def fixed_value(value: float, count: int, images: int) -> Interval:
     """Return a value that does not depend on which photos were drawn."""
     return Interval(value, None, None, count, images)
 
 
-def absent(names: Iterable[str], reason: str) -> tuple[Figure, ...]:
-    """Return figures that do not apply, and why."""
-    return tuple(Figure(name, None, reason=reason) for name in names)
+def not_measured(names: Iterable[str], reason: str) -> tuple[MetricResult, ...]:
+    """Return results without a value, all for one reason."""
+    return tuple(MetricResult(name, None, reason=reason) for name in names)
 
 
-def figure(
+def metric_result(
     name: str,
     scores: Mapping[str, Score],
-    draws: int,
+    n_bootstrap: int,
     seed: int,
-    over: Over = "photos",
+    resampled: Resampled = "photos",
     missing: Mapping[str, str] = {},
-) -> Figure:
-    """Return a figure from the bottleneck's score (`OWN`) and those of its controls; `missing`: controls to reasons."""
+) -> MetricResult:
+    """Return the interval of a metric and of its controls, by a bootstrap over photos.
+
+    Args:
+        name: A key of `METRICS`.
+        scores: The bottleneck's own score under `OWN`, and those of controls by name (keys of `CONTROLS`).
+        n_bootstrap: How many bootstrap samples.
+        seed: Seed of the samples.
+        resampled: What the rows of the scores are.
+        missing: Controls that could not be measured, with the reasons.
+    """
     own = scores[OWN]
     if not own.count:
-        return Figure(name, None, reason="no photo shows a concept with what this is measured by")
+        return MetricResult(name, None, reason="no photo shows a concept with what this is measured by")
     controls = [
-        Control(other, _interval(score, draws, seed), _gain(own, score, draws, seed))
+        Control(other, _interval(score, n_bootstrap, seed), _difference(own, score, n_bootstrap, seed))
         if score.count
         else Control(other, None, reason="it applies to no photo")
         for other, score in scores.items()
         if other != OWN
     ]
     controls += [Control(other, None, reason=reason) for other, reason in missing.items()]
-    return Figure(name, _interval(own, draws, seed), tuple(controls), over)
+    return MetricResult(name, _interval(own, n_bootstrap, seed), tuple(controls), resampled)
 
 
 def joined_scores(parts: Sequence[Mapping[str, Mapping[str, Score]]]) -> dict[str, dict[str, Score]]:
-    """Return scores of several parts of a set as those of the whole: figure, then control, then score."""
+    """Return scores of several parts of a set as those of the whole: metric, then control, then score."""
     if not parts:
         raise InputError("there are no scores to join; read at least one photo")
     return {
@@ -246,22 +261,22 @@ def joined_scores(parts: Sequence[Mapping[str, Mapping[str, Score]]]) -> dict[st
     }
 
 
-def figure_numbers(one: Figure) -> dict[str, Any]:
-    """Return a figure as JSON holds it."""
-    kind = one.kind
+def metric_json(one: MetricResult) -> dict[str, Any]:
+    """Return a result as JSON holds it."""
+    description = one.description
     return {
         "name": one.name,
-        "title": kind.title,
-        "unit": kind.unit,
-        "better": kind.better or None,
+        "title": description.title,
+        "unit": description.unit,
+        "better": description.better or None,
         "value": _interval_numbers(one.value),
         "reason": one.reason or None,
-        "resampled": one.over,
+        "resampled": one.resampled,
         "controls": {
             control.name: {
                 "title": CONTROLS[control.name],
                 "value": _interval_numbers(control.value),
-                "gain": _interval_numbers(control.gain),
+                "difference": _interval_numbers(control.difference),
                 "reason": control.reason or None,
             }
             for control in one.controls
@@ -269,18 +284,18 @@ def figure_numbers(one: Figure) -> dict[str, Any]:
     }
 
 
-def _interval(score: Score, draws: int, seed: int) -> Interval:
+def _interval(score: Score, n_bootstrap: int, seed: int) -> Interval:
     values, images = score.pairs()
-    return bootstrap_mean(values.numpy(), images.numpy(), draws, seed=seed)
+    return bootstrap_mean(values.numpy(), images.numpy(), n_bootstrap, seed=seed)
 
 
-def _gain(own: Score, other: Score, draws: int, seed: int) -> Interval | None:
+def _difference(own: Score, other: Score, n_bootstrap: int, seed: int) -> Interval | None:
     """Return the paired difference where both apply."""
     both = own.applies & other.applies
     if not bool(both.any()):
         return None
     images = both.nonzero()[:, 0].numpy()
-    return bootstrap_difference(own.values[both].numpy(), other.values[both].numpy(), images, draws, seed=seed)
+    return bootstrap_difference(own.values[both].numpy(), other.values[both].numpy(), images, n_bootstrap, seed=seed)
 
 
 def _interval_numbers(value: Interval | None) -> dict[str, Any] | None:

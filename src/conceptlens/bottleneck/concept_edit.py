@@ -15,7 +15,7 @@ class Edit:
     """The activation of a concept is kept between `low` and `high`, for one class (`target`) or for all (`None`).
 
     `low == high` sets it; an infinite bound leaves that side open. In units of the activation, as
-    `Reading.activations`. `note` says why, for the record. Made by name with `set_to`, `clamp` and `remove`.
+    `BottleneckOutput.activations`. `note` says why, for the record. Made by name with `set_to`, `clamp` and `remove`.
     """
 
     concept: int

@@ -1,0 +1,99 @@
+"""The result of an evaluation: metrics, and what is known of each class and concept; and the same as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from conceptlens.bottleneck.evaluate.intervention_curve import Interventions, interventions_json
+from conceptlens.bottleneck.evaluate.metric_result import MetricResult, metric_json
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool
+    from torch import Tensor
+
+    from conceptlens.bottleneck.evaluate.activation_table import BottleneckTable
+    from conceptlens.io.failures import Failure
+
+SCHEMA = "conceptlens.evaluate-bottleneck/2"
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """One class: its photos, its accuracy (0 to 1), the class most often predicted instead, and in how many photos."""
+
+    name: str
+    photos: int
+    accuracy: float | None
+    confused_with: str | None
+    confused: int
+
+
+@dataclass(frozen=True)
+class ConceptResult:
+    """One concept; what does not apply is `None`.
+
+    - `classes`: how many classes it has a weight for. `photos`: how many show it, as far as that is known.
+    - `keypoint_error`, `pointing`: means over `keypoint_photos` photos; `constant_error`: of the control's fixed cell.
+    """
+
+    label: str
+    part: str | None
+    classes: int
+    photos: int | None = None
+    auroc: float | None = None
+    keypoint_photos: int = 0
+    keypoint_error: float | None = None
+    constant_error: float | None = None
+    pointing: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class BottleneckResult:
+    """What `evaluate_bottleneck` found.
+
+    - `metrics`: every metric, also those without a value. `interventions`: what correcting concepts does.
+    - `presence`: when a photo is taken to show a concept.
+    - `table`: what the bottleneck read, without maps. `present[photo concept]`: of all concepts, false where unknown.
+    """
+
+    data: str
+    model: str
+    photos: int
+    metrics: tuple[MetricResult, ...]
+    classes: tuple[ClassResult, ...]
+    concepts: tuple[ConceptResult, ...]
+    presence: str
+    n_labelled: int
+    train: str | None
+    interventions: Interventions
+    table: BottleneckTable = field(repr=False)
+    present: Bool[Tensor, "photo concept"] = field(repr=False)
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """The photos that could not be read."""
+        return self.table.failures
+
+    def metric(self, name: str) -> MetricResult:
+        """Return a metric by its name."""
+        return next(one for one in self.metrics if one.name == name)
+
+
+def bottleneck_json(result: BottleneckResult) -> dict[str, Any]:
+    """Return a result as JSON holds it: see docs/json.md."""
+    return {
+        "schema": SCHEMA,
+        "data": result.data,
+        "train": result.train,
+        "model": result.model,
+        "photos": result.photos,
+        "presence": result.presence,
+        "concepts_with_labels": result.n_labelled,
+        "metrics": [metric_json(one) for one in result.metrics],
+        "classes": [vars(one) for one in result.classes],
+        "concepts": [vars(one) for one in result.concepts],
+        "interventions": interventions_json(result.interventions),
+        "interventions_reason": result.interventions.reason or None,
+        "failures": [{"image": failure.name, "error": failure.reason} for failure in result.failures],
+    }

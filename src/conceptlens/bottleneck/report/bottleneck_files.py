@@ -1,0 +1,118 @@
+"""What an evaluation of a bottleneck leaves behind: numbers, tables of photos and concepts, the page; a short print."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from conceptlens.bottleneck.evaluate.bottleneck_result import SCHEMA, bottleneck_json
+from conceptlens.bottleneck.evaluate.case_selection import CaseSelection, select_cases
+from conceptlens.bottleneck.evaluate.metric_result import CONTROLS
+from conceptlens.bottleneck.report.bottleneck_page import PageRecord, write_bottleneck_page
+from conceptlens.bottleneck.report.bottleneck_sentences import plainly, shown
+from conceptlens.bottleneck.report.case_images import read_case_images
+from conceptlens.io.atomic import replacing
+from conceptlens.io.versions import versions
+
+if TYPE_CHECKING:
+    from conceptlens.bottleneck.evaluate.bottleneck_result import BottleneckResult
+    from conceptlens.bottleneck.module import Bottleneck
+    from conceptlens.data.labelled_set import LabelledSet
+    from conceptlens.model.backbone import Backbone
+
+PRINTED = ("accuracy", "concepts_per_class", "concept_auroc", "keypoint_error", "keypoint_pointing", "keypoint_swap")
+
+
+def evaluation_json(result: BottleneckResult, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `conceptlens evaluate bottleneck --json` prints; `record` says what was evaluated, and how."""
+    numbers = bottleneck_json(result)
+    return {"schema": SCHEMA, "versions": versions(), **record, **numbers}
+
+
+def write_bottleneck_report(
+    out: Path,
+    bottleneck: Bottleneck,
+    model: Backbone,
+    photos: LabelledSet,
+    result: BottleneckResult,
+    choice: CaseSelection | None = None,
+    cache: str | Path | None = None,
+    record: Mapping[str, Any] | None = None,
+) -> list[Path]:
+    """Write `report.html`, `bottleneck.json`, `photos.csv` and `concepts.csv` into a folder, and return them.
+
+    `record`: `bottleneck`, where it was read from, and `settings`. Photos that are shown are read again.
+    """
+    about_run = dict(record or {"bottleneck": "", "settings": {}})
+    cases = select_cases(bottleneck, result.table, choice or CaseSelection())
+    images = read_case_images(bottleneck, model, photos, result.table, cases.needed(), cache)
+    now = datetime.datetime.now().astimezone()
+    settings = {**about_run["settings"], "versions": ", ".join(f"{name} {value}" for name, value in versions().items())}
+    about = PageRecord(
+        str(about_run["bottleneck"]),
+        f"{now.day} {now:%B %Y, %H:%M}",
+        settings,
+        shlex.join(["conceptlens", *sys.argv[1:]]),
+    )
+    files = [out / name for name in ("report.html", "bottleneck.json", "photos.csv", "concepts.csv")]
+    write_bottleneck_page(files[0], bottleneck, result, cases, images, about)
+    with replacing(files[1]) as temporary:
+        temporary.write_text(json.dumps(evaluation_json(result, about_run), allow_nan=False, indent=1), "utf-8")
+    _write_rows(files[2], _photo_rows(bottleneck, result))
+    _write_rows(files[3], [dict(vars(one)) for one in result.concepts])
+    return files
+
+
+def print_result(result: BottleneckResult, console: Console | None = None) -> None:
+    """Print the leading figures with their intervals and controls."""
+    console = console or Console()
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column("figure")
+    for title in ("value", "95%"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for name in PRINTED:
+        one = result.metric(name)
+        text = shown(one, one.value)
+        table.add_row(one.description.title, text["value"], text["spread"] or "-")
+        if one.reason:
+            table.add_row(f"  {one.reason}", style="dim")
+        for own in one.controls:
+            if own.value:
+                table.add_row(f"  {CONTROLS[own.name]}", plainly(one, own.value), style="dim")
+    console.print(table)
+
+
+def _photo_rows(bottleneck: Bottleneck, result: BottleneckResult) -> list[dict[str, Any]]:
+    """Return each photo's class and prediction with their logits."""
+    table, names = result.table, bottleneck.classes
+    rows = []
+    for row, name in enumerate(table.names):
+        truth, predicted = int(table.classes[row]), int(table.predicted[row])
+        rows.append(
+            {
+                "photo": name,
+                "class": names[truth],
+                "predicted": names[predicted],
+                "correct": truth == predicted,
+                "class_logit": float(table.logits[row, truth]),
+                "predicted_logit": float(table.logits[row, predicted]),
+            }
+        )
+    return rows
+
+
+def _write_rows(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a CSV file; what does not apply is empty."""
+    with replacing(file) as temporary, temporary.open("w", encoding="utf-8", newline="") as opened:
+        writer = csv.DictWriter(opened, list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
