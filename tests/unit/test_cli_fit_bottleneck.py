@@ -84,7 +84,7 @@ def test_programs_read_its_numbers(folder: Path, tmp_path: Path, asked: dict[str
     (tmp_path / "named.txt").write_text("cat\ncar\nCat\n")
     out = tmp_path / "out"
     done = call("--data", own, "--out", out, "--vlm", "toy:pair", "--concepts", tmp_path / "named.txt", "--json",
-                "--recipe", "label-free", "--view", "center", "--cache-gb", 0)  # fmt: skip
+                "--recipe", "label-free", "--crop-mode", "center", "--cache-gb", 0)  # fmt: skip
     assert done.exit_code == 0, done.output
     assert asked["toy:pupil"]["crop_mode"] == "center"
     assert "toy:pair" in asked
@@ -157,8 +157,8 @@ def test_every_option_reaches_the_fit(folder: Path, tmp_path: Path, monkeypatch:
     [
         (["--set", "schedule"], "--set schedule is given; expected NAME=VALUE, such as --set schedule=cosine"),
         (["--set", "=3"], "--set =3 is given; expected NAME=VALUE"),
-        (["--set", "shedule=cosine"], "--set shedule=cosine is given, and there is no such choice; near: schedule"),
-        (["--set", "seed=3"], "--set seed=3 is given, and there is no such choice"),
+        (["--set", "shedule=cosine"], "--set shedule=cosine is given, and there is no such setting; near: schedule"),
+        (["--set", "seed=3"], "--set seed=3 is given, and there is no such setting"),
         (["--set", "masked=False"], "masked is 'False'; give true or false"),
         (["--set", "penalties=0.1"], "penalties is 0.1; give a list of numbers"),
         (["--set", "share=most"], "share is 'most'; give a number"),

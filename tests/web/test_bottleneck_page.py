@@ -121,7 +121,7 @@ def test_bars_stand_for_their_numbers(opened: Open) -> None:
 def test_every_section_is_there_with_its_pictures(opened: Open, measures: BottleneckResult) -> None:
     page = opened()
     expect(page.get_by_role("heading", level=1)).to_have_text("What does this bottleneck decide by?")
-    for section in ("figures", "classes", "photos", "pairs", "errors", "concepts", "words"):
+    for section in ("metrics", "classes", "photos", "pairs", "errors", "concepts", "words"):
         expect(page.locator(f"#{section}")).to_be_visible()
         expect(page.locator(f".contents a[href='#{section}']")).to_have_count(1)
     expect(page.locator("#classes article h3")).to_have_text(["robin", "jay"])
@@ -137,7 +137,7 @@ def test_every_section_is_there_with_its_pictures(opened: Open, measures: Bottle
     expect(row.locator(".controls li")).to_have_count(5)
     expect(row).to_contain_text("lower is better")
     page.get_by_text("What was not measured, and why").click()
-    expect(page.locator("#figures .reasons")).to_contain_text("it was not requested")
+    expect(page.locator("#metrics .reasons")).to_contain_text("it was not requested")
     page.get_by_text("1 concept left out of the fit, and why").click()
     expect(page.locator("#concepts .reasons")).to_contain_text("striped tail: nobody shows it")
     rows = page.locator("#concepts tbody tr")
@@ -193,7 +193,7 @@ def test_corrections_that_were_not_measured_are_left_out_with_the_reason(
         expect(page.locator("#corrections")).to_have_count(count)
         expect(page.locator("a[href='#corrections']")).to_have_count(count)
         page.get_by_text("What was not measured, and why").click()
-        reasons = page.locator("#figures .reasons div", has_text="What corrections do")
+        reasons = page.locator("#metrics .reasons div", has_text="What corrections do")
         expect(reasons).to_have_count(1 - count)
         if not count:
             expect(reasons).to_contain_text("it was not requested: it reads all train photos")

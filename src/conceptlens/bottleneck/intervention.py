@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from conceptlens.bottleneck.module import Bottleneck
     from conceptlens.bottleneck.output import BottleneckOutput
 
-AT_ONCE = 8192  # images whose class scores are held together
+BATCH_IMAGES = 8192  # images whose logits are held together
 
 
 def set_to(
@@ -215,9 +215,32 @@ def effect(
     )
 
 
+def effect_json(bottleneck: Bottleneck, edits: Sequence[Edit], found: Effect) -> dict[str, Any]:
+    """Return edits and their effect as JSON holds them: an open bound is null."""
+    return {
+        "edits": [
+            {
+                "concept": bottleneck.labels[one.concept],
+                "class": None if one.target is None else bottleneck.classes[one.target],
+                "low": one.low if math.isfinite(one.low) else None,
+                "high": one.high if math.isfinite(one.high) else None,
+            }
+            for one in edits
+        ],
+        "images": found.images,
+        "before": found.before,
+        "after": found.after,
+        "changed": found.changed,
+        "fixed": found.fixed,
+        "broken": found.broken,
+        "classes": [vars(one) for one in found.classes],
+        "moves": [{"from": a, "to": b, "images": count} for a, b, count in found.moves],
+    }
+
+
 def predict_classes(bottleneck: Bottleneck, activations: Float[Tensor, "image concept"]) -> Int[Tensor, "image"]:
     """Return the class with the highest score for each row of a table of activations; of equal ones, the first."""
-    parts = activations.to(bottleneck.weight).split(AT_ONCE)
+    parts = activations.to(bottleneck.weight).split(BATCH_IMAGES)
     return torch.cat([bottleneck.classify(part[..., None, None], part).logits.argmax(1) for part in parts])
 
 

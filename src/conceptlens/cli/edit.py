@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conceptlens.cli.options import Device, Json, Labels, Model, Pretrained, Weights, answering, load
-from conceptlens.io.errors import InputError, near
+from conceptlens.io.errors import InputError
 from conceptlens.model.zoo import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from conceptlens.bottleneck.module import Bottleneck
 
 SCHEMA = "conceptlens.edit/1"
-BY_HEART = 0.985  # accuracy above which photos can show what an edit breaks, and hardly what it mends
+MAX_ACCURACY = 0.985  # above it, photos can show what an edit breaks, and hardly what it corrects
 
 Folder = Annotated[Path, typer.Argument(help="A folder made by `conceptlens fit loc-cbm`.", show_default=False)]
 Data = Annotated[str, typer.Option("--data", "-d", help="NAME:DIR: the photos on which the effect is looked at.")]
@@ -67,7 +67,7 @@ def edit(
 ) -> None:
     """Change what a bottleneck makes of concepts, and show what that does to every class; kept only with --out."""
     from conceptlens.bottleneck.evaluate.activation_table import read_table
-    from conceptlens.bottleneck.intervention import effect
+    from conceptlens.bottleneck.intervention import effect, effect_json
     from conceptlens.bottleneck.module import Bottleneck
     from conceptlens.data.labelled_sets import open_classes
 
@@ -81,8 +81,8 @@ def edit(
         typer.echo(f"conceptlens: {failure.reason}", err=True)
     found = effect(before, after.to(device), table.activations.to(device), table.classes.to(device))
     if as_json:
-        told = {"bottleneck": str(folder), "data": opened.name, "out": None if out is None else str(out)}
-        typer.echo(json.dumps(_numbers(before, edits, found, told), allow_nan=False))
+        record = {"bottleneck": str(folder), "data": opened.name, "out": None if out is None else str(out)}
+        typer.echo(json.dumps({"schema": SCHEMA, **record, **effect_json(before, edits, found)}, allow_nan=False))
     else:
         _show(before, after, edits, table, found, opened.name)
     if out is not None:
@@ -150,30 +150,21 @@ def _span(text: str) -> tuple[str, float, float]:
 
 
 def _weight(made: Bottleneck, text: str) -> tuple[tuple[str | int, str | int], float]:
-    """Return class, concept and number of `CLASS,CONCEPT=NUMBER`; either name may hold commas of its own."""
+    """Return class, concept and number of `CLASS,CONCEPT=NUMBER`; either name may hold commas."""
+    from conceptlens.bottleneck.module import split_names
+
     names, value = _assigned("--weight", text)
-    parts = names.split(",")
-    cuts = [(",".join(parts[:at]), ",".join(parts[at:])) for at in range(1, len(parts))]
-    if not cuts:
+    found = split_names(names, made.classes, made.labels)
+    if found is not None:
+        return found, value
+    name, comma, concept = names.partition(",")
+    if not comma:
         raise InputError(
             f"--weight {text} is given; expected CLASS,CONCEPT=NUMBER, such as --weight 'crow,black wing=0'"
         )
-    for name, concept in cuts:
-        if _known(name, made.classes) and _known(concept, made.labels):
-            return (made.class_index(name), made.concept_index(concept)), value
-    name, concept = cuts[0]
-    if not _known(name, made.classes):
-        raise InputError(
-            f"no class '{name.strip()}' in this bottleneck; near names: {near(name.strip(), made.classes)}"
-        )
-    raise InputError(
-        f"no concept '{concept.strip()}' in this bottleneck; near names: {near(concept.strip(), made.labels)}"
-    )
-
-
-def _known(name: str, names: tuple[str, ...]) -> bool:
-    wanted = " ".join(name.split()).casefold()
-    return any(one.casefold() == wanted for one in names)
+    made.class_index(name.strip())  # says which of the two is unknown
+    made.concept_index(concept.strip())
+    raise InputError(f"--weight {text} is given; expected a class and a concept of the bottleneck")
 
 
 def _check_out(folder: Path, out: Path | None, overwrite: bool) -> None:
@@ -202,21 +193,21 @@ def _show(
             f"{before.labels[one.concept]} for {where}: {_kept(one)}; in these photos mostly {seen[0]:.3g} to "
             f"{seen[1]:.3g}, in training {float(before.mean[one.concept]):.3g} on average"
         )
-    told = len(before.training_record.get("weights_edited", []))
-    for change in after.training_record.get("weights_edited", [])[told:]:
+    earlier = len(before.training_record.get("weights_edited", []))
+    for change in after.training_record.get("weights_edited", [])[earlier:]:
         name, concept = before.classes[change["class"]], before.labels[change["concept"]]
         typer.echo(f"weight of {concept} for {name}: {change['from']:.3g} becomes {change['to']:.3g}")
     gone = [one for one in before.edits if one not in after.edits]
     for one in gone:
         typer.echo(f"taken back: {before.labels[one.concept]}, {_kept(one)}")
     typer.echo(f"\n{data}: {found}")
-    if found.before > BY_HEART:
+    if found.before > MAX_ACCURACY:
         typer.echo(
-            "nearly all of these photos were right, as training photos are: others show what is mended (--split)"
+            "nearly all of these photos were right, as training photos are: others show what is corrected (--split)"
         )
     if found.moves:
         moves = ", ".join(f"{a} -> {b} ({count})" for a, b, count in found.moves[:5])
-        typer.echo(f"answers that change most: {moves}")
+        typer.echo(f"predictions that change most: {moves}")
 
 
 def _kept(one: Edit) -> str:
@@ -227,28 +218,3 @@ def _kept(one: Edit) -> str:
     return (
         f"kept at {one.low:.3g} or above" if one.high == math.inf else f"kept between {one.low:.3g} and {one.high:.3g}"
     )
-
-
-def _numbers(before: Bottleneck, edits: list[Edit], found: Effect, told: dict[str, Any]) -> dict[str, Any]:
-    """Return what `--json` prints: a side that is open is null."""
-    return {
-        "schema": SCHEMA,
-        **told,
-        "edits": [
-            {
-                "concept": before.labels[one.concept],
-                "class": None if one.target is None else before.classes[one.target],
-                "low": one.low if math.isfinite(one.low) else None,
-                "high": one.high if math.isfinite(one.high) else None,
-            }
-            for one in edits
-        ],
-        "images": found.images,
-        "before": found.before,
-        "after": found.after,
-        "changed": found.changed,
-        "fixed": found.fixed,
-        "broken": found.broken,
-        "classes": [vars(one) for one in found.classes],
-        "moves": [{"from": a, "to": b, "images": count} for a, b, count in found.moves],
-    }

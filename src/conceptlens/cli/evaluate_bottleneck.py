@@ -1,4 +1,4 @@
-"""`conceptlens evaluate bottleneck`: what a bottleneck is worth, and what it decides by."""
+"""`conceptlens evaluate bottleneck`: metrics of a bottleneck and a report of the concepts behind its predictions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conceptlens.cli.options import BatchSize, Device, Json, Labels, Model, Pretrained, Weights, answering, load
+from conceptlens.cli.options import (
+    OUTPUT,
+    RUN,
+    BatchSize,
+    Device,
+    Json,
+    Labels,
+    Model,
+    Pretrained,
+    Weights,
+    answering,
+    load,
+)
 from conceptlens.io.errors import InputError
 from conceptlens.model.zoo import DEFAULT_MODEL
 
@@ -20,30 +32,78 @@ if TYPE_CHECKING:
     from conceptlens.bottleneck.module import Bottleneck
     from conceptlens.data.labelled_set import LabelledSet
 
-Folder = Annotated[Path, typer.Option("--bottleneck", "-b", help="A folder made by `conceptlens fit loc-cbm`.")]
-Data = Annotated[str, typer.Option("--data", "-d", help="NAME:DIR with the bottleneck's classes: cub:DIR, folder:DIR.")]
-Split = Annotated[str, typer.Option(help="Whose photos are measured.")]
+MEASURED, SHOWN = "What is measured", "What the report shows"
+Folder = Annotated[
+    Path, typer.Option("--bottleneck", "-b", metavar="FOLDER", help="A folder made by `conceptlens fit loc-cbm`.")
+]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data", "-d", metavar="NAME:DIR", help="Photos of the bottleneck's classes: cub:DIR, folder:DIR, ..."
+    ),
+]
+Split = Annotated[str, typer.Option(help="The split that is measured.", rich_help_panel=MEASURED)]
 Train = Annotated[
     str | None,
-    typer.Option("--train", help="The split it was fitted on, for controls; by default train, where there is one."),
+    typer.Option(
+        "--train",
+        help="The split it was fitted on, for controls; by default train, where there is one.",
+        rich_help_panel=MEASURED,
+    ),
 ]
-OutFolder = Annotated[Path | None, typer.Option("--out", "-o", help="A folder for the page, the numbers, the tables.")]
-Cache = Annotated[Path | None, typer.Option(help="A folder for what the network sees: the next run reads it.")]
+Leakage = Annotated[
+    bool,
+    typer.Option("--leakage", help="Measure leakage and impurity too; fits linear heads.", rich_help_panel=MEASURED),
+]
+Interventions = Annotated[
+    bool,
+    typer.Option(
+        "--interventions",
+        help="Measure accuracy with corrected concepts too; reads all train photos.",
+        rich_help_panel=MEASURED,
+    ),
+]
+Limit = Annotated[
+    int | None, typer.Option(min=1, help="Measure this many photos only, evenly spaced.", rich_help_panel=MEASURED)
+]
+OutFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", metavar="FOLDER", help="A folder for page, numbers and tables.", rich_help_panel=OUTPUT
+    ),
+]
 Classes = Annotated[
     list[str] | None,
-    typer.Option("--class", help="Show this class; repeat for several. By default the best and the worst."),
+    typer.Option(
+        "--class", help="Show this class; repeat for several. By default the best and the worst.", rich_help_panel=SHOWN
+    ),
 ]
 Pairs = Annotated[
-    list[str] | None, typer.Option("--pair", help="Show what separates A,B; repeat. By default the most confused.")
+    list[str] | None,
+    typer.Option(
+        "--pair",
+        metavar="A,B",
+        help="Show what separates two classes; repeat. By default the most confused.",
+        rich_help_panel=SHOWN,
+    ),
 ]
 Shown = Annotated[
-    list[str] | None, typer.Option("--photo", help="Show this photo, by its name or its end; repeat for several.")
+    list[str] | None,
+    typer.Option(
+        "--photo", help="Show this photo, by its name or the end of it; repeat for several.", rich_help_panel=SHOWN
+    ),
 ]
-Leakage = Annotated[bool, typer.Option("--leakage", help="Measure leakage and impurity too; slow.")]
-Interventions = Annotated[
-    bool, typer.Option("--interventions", help="Measure what correcting concepts does too; reads all train photos.")
+MaxPhotos = Annotated[
+    int, typer.Option("--photos", min=0, help="How many photos and how many errors are shown.", rich_help_panel=SHOWN)
 ]
-Limit = Annotated[int | None, typer.Option(min=1, help="Measure only so many photos, evenly taken.")]
+MaxConcepts = Annotated[
+    int, typer.Option("--top", min=1, help="How many concepts of each are shown.", rich_help_panel=SHOWN)
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Keep the cells of the photos here, for the next run.", rich_help_panel=RUN),
+]
+Seed = Annotated[int, typer.Option(help="Seed of intervals, drawn concepts and random maps.", rich_help_panel=RUN)]
 
 
 @answering
@@ -60,18 +120,18 @@ def bottleneck(
     classes: Classes = None,
     pairs: Pairs = None,
     photo: Shown = None,
-    photos: Annotated[int, typer.Option(min=0, help="How many photos and errors are shown.")] = 6,
-    top: Annotated[int, typer.Option(min=1, help="How many concepts of each are shown.")] = 6,
+    photos: MaxPhotos = 6,
+    top: MaxConcepts = 6,
     leakage: Leakage = False,
     interventions: Interventions = False,
     cache: Cache = None,
     limit: Limit = None,
     batch_size: BatchSize = 16,
-    seed: Annotated[int, typer.Option(help="Decides what is drawn: intervals, wrong concepts, random maps.")] = 0,
+    seed: Seed = 0,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Measure a bottleneck beside what knows less, and show classes, photos, pairs and errors with their maps."""
+    """Measure accuracy, concepts and maps of a bottleneck beside controls, and report classes, photos and errors."""
     from conceptlens.bottleneck.evaluate.bottleneck_evaluation import evaluate_bottleneck
     from conceptlens.bottleneck.module import Bottleneck
     from conceptlens.data.labelled_sets import open_classes
@@ -83,21 +143,21 @@ def bottleneck(
     made, opened = Bottleneck.from_pretrained(folder), open_classes(data, split)
     choice = _choice(made, opened, classes, pairs, photo, photos, top)
     backbone = load(model, weights, labels, pretrained, device=device)
-    measures = evaluate_bottleneck(
-        made.to(device), backbone, opened, _train(data, opened, train), _places(opened, limit), cache,
+    result = evaluate_bottleneck(
+        made.to(device), backbone, opened, _train(data, opened, train), _evenly(opened, limit), cache,
         leakage, interventions, seed=seed, batch_size=batch_size, progress=_progress,
     )  # fmt: skip
-    report_failures(measures.failures)
-    for option, reason in _unmeasured(measures, leakage, interventions):
+    report_failures(result.failures)
+    for option, reason in _unmeasured(result, leakage, interventions):
         typer.echo(f"conceptlens: {option} measured nothing: {reason}", err=True)
-    told = _told(
-        folder, split=split, train=measures.train, weights=weights if pretrained else "random", limit=limit,
+    record = _record(
+        folder, split=split, train=result.train, weights=weights if pretrained else "random", limit=limit,
         leakage=leakage, interventions=interventions, seed=seed,
     )  # fmt: skip
-    _finish(made, backbone, opened, measures, choice, out, cache, told, as_json)
-    bad = f", {len(measures.failures)} failed" if measures.failures else ""
-    typer.echo(f"{measures.photos} photos{bad} in {time.perf_counter() - start:.1f} s", err=True)
-    if measures.failures:
+    _finish(made, backbone, opened, result, choice, out, cache, record, as_json)
+    bad = f", {len(result.failures)} failed" if result.failures else ""
+    typer.echo(f"{result.photos} photos{bad} in {time.perf_counter() - start:.1f} s", err=True)
+    if result.failures:
         raise typer.Exit(1)
 
 
@@ -108,19 +168,19 @@ def _progress(parts: Iterable[Any], total: int) -> Iterable[Any]:
     return progress(parts, total, "parts of the set")
 
 
-def _unmeasured(measures: BottleneckResult, leakage: bool, interventions: bool) -> list[tuple[str, str]]:
-    """Return the options that were asked for in vain, each with the reason."""
+def _unmeasured(result: BottleneckResult, leakage: bool, interventions: bool) -> list[tuple[str, str]]:
+    """Return the options that measured nothing, each with the reason."""
     found = []
-    one = measures.metric("leakage_task")
+    one = result.metric("leakage_task")
     if leakage and one.value is None:
         found.append(("--leakage", str(one.reason)))
-    if interventions and not measures.interventions.curves:
-        found.append(("--interventions", measures.interventions.reason))
+    if interventions and not result.interventions.curves:
+        found.append(("--interventions", result.interventions.reason))
     return found
 
 
-def _told(folder: Path, **settings: object) -> dict[str, Any]:
-    """Return what was evaluated and how; a setting that is `None` is left out."""
+def _record(folder: Path, **settings: object) -> dict[str, Any]:
+    """Return the bottleneck and the settings, without those that are `None`."""
     return {
         "bottleneck": str(folder),
         "settings": {name: value for name, value in settings.items() if value is not None},
@@ -131,14 +191,14 @@ def _finish(
     made: Bottleneck,
     backbone: Any,
     opened: LabelledSet,
-    measures: BottleneckResult,
+    result: BottleneckResult,
     choice: CaseSelection,
     out: Path | None,
     cache: Path | None,
-    told: dict[str, Any],
+    record: dict[str, Any],
     as_json: bool,
 ) -> None:
-    """Print the figures or the numbers, and write the files."""
+    """Print the metrics or the JSON, and write the files."""
     from conceptlens.bottleneck.report.bottleneck_files import (
         evaluation_json,
         print_result,
@@ -146,11 +206,11 @@ def _finish(
     )
 
     if as_json:
-        typer.echo(json.dumps(evaluation_json(measures, told), allow_nan=False))
+        typer.echo(json.dumps(evaluation_json(result, record), allow_nan=False))
     else:
-        print_result(measures)
+        print_result(result)
     if out is not None:
-        for file in write_bottleneck_report(out, made, backbone, opened, measures, choice, cache, told):
+        for file in write_bottleneck_report(out, made, backbone, opened, result, choice, cache, record):
             kind = {"report.html": "report", "bottleneck.json": "numbers"}.get(file.name, "table")
             typer.echo(f"{kind}: {file}", err=True)
 
@@ -164,7 +224,7 @@ def _choice(
     photos: int,
     top: int,
 ) -> CaseSelection:
-    """Return what is shown; names of classes and photos are checked before any work is done."""
+    """Return the cases to show; names of classes and photos are checked before anything is computed."""
     from conceptlens.bottleneck.evaluate.case_selection import CaseSelection, find_photo
 
     for name in photo or ():
@@ -174,13 +234,13 @@ def _choice(
 
 
 def _pair(made: Bottleneck, text: str) -> tuple[str, str]:
-    """Return two classes of `A,B`, wherever a class name itself holds a comma."""
+    """Return the two classes of `A,B`; a class name may hold commas."""
+    from conceptlens.bottleneck.module import split_names
+
+    found = split_names(text, made.classes, made.classes)
+    if found is not None:
+        return made.classes[found[0]], made.classes[found[1]]
     parts = text.split(",")
-    for at in range(1, len(parts)):
-        names = [" ".join(",".join(some).split()).casefold() for some in (parts[:at], parts[at:])]
-        places = [[k for k, one in enumerate(made.classes) if one.casefold() == name] for name in names]
-        if all(places):
-            return made.classes[places[0][0]], made.classes[places[1][0]]
     if len(parts) != 2:
         raise InputError(f"--pair {text} is given; expected two classes with a comma between, such as --pair wren,crow")
     for part in parts:
@@ -197,9 +257,9 @@ def _train(data: str, opened: LabelledSet, split: str | None) -> LabelledSet | N
     return open_classes(data, split or "train")
 
 
-def _places(opened: LabelledSet, limit: int | None) -> list[int] | None:
-    """Return places of so many photos, evenly over the set, which lists its classes one after the other."""
+def _evenly(opened: LabelledSet, limit: int | None) -> list[int] | None:
+    """Return the indices of `limit` photos, evenly spaced: a set lists its classes one after the other."""
     total = len(opened)
     if limit is None or limit >= total:
         return None
-    return [place * total // limit for place in range(limit)]
+    return [index * total // limit for index in range(limit)]

@@ -11,85 +11,199 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conceptlens.cli.options import Device, Json, Model, Pretrained, Weights, answering, load
+from conceptlens.cli.options import MODEL, RUN, Device, Json, Model, Pretrained, Weights, answering, load
 from conceptlens.io.errors import InputError, near
 from conceptlens.model.zoo import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from conceptlens.bottleneck.module import Bottleneck
 
+CONCEPTS, FITTING = "Concepts", "Fitting"
 Data = Annotated[
-    str, typer.Option("--data", "-d", help="cub:DIR, folder:DIR (a folder for each class), cifar10:DIR, ...")
+    str,
+    typer.Option(
+        "--data", "-d", metavar="NAME:DIR", help="Labelled photos: cub:DIR, folder:DIR (a folder per class), ..."
+    ),
+]
+OutFolder = Annotated[
+    Path, typer.Option("--out", "-o", metavar="FOLDER", help="A folder for the bottleneck and its logs.")
+]
+Vlm = Annotated[
+    str | None,
+    typer.Option(
+        "--vlm",
+        metavar="SOURCE:NAME",
+        help="A vision-language model that scores concepts in photos: open_clip:NAME/WEIGHTS, hf:OWNER/CLIP.",
+        rich_help_panel=CONCEPTS,
+    ),
 ]
 Concepts = Annotated[
     str,
-    typer.Option("--concepts", "-c", help="A file (.txt a concept a line, .tsv with parts); auto: labels or words."),
+    typer.Option(
+        "--concepts",
+        "-c",
+        metavar="FILE|auto",
+        help="A file (.txt with one concept per line, .tsv with parts); auto: class attributes or the vocabulary.",
+        rich_help_panel=CONCEPTS,
+    ),
 ]
 Targets = Annotated[
     str,
-    typer.Option("--targets", help="labels, photos, vlm, both, or a file: a table (.csv, .tsv) or detections (.json)."),
+    typer.Option(
+        "--targets",
+        metavar="SOURCE|FILE",
+        help="How much each photo shows of each concept: labels, photos, vlm, both, or a file: a table (.csv, .tsv) or "
+        "detections (.json).",
+        rich_help_panel=CONCEPTS,
+    ),
 ]
-Locator = Annotated[str | None, typer.Option(help="whole, softmax, peaks, parts; auto: parts where concepts name any.")]
-Loss = Annotated[str | None, typer.Option(help="ridge, cos3, cosine, mse, raw, bce; controls: random, channels.")]
+RecipeName = Annotated[
+    str,
+    typer.Option(
+        "--recipe",
+        help="A set of settings: loc-cbm; poster, label-free, ridge, vlg; controls: random, probe.",
+        rich_help_panel=FITTING,
+    ),
+]
+Locator = Annotated[
+    str | None,
+    typer.Option(
+        help="Where concepts may act: whole, softmax, peaks, parts; auto: parts where concepts name parts.",
+        rich_help_panel=FITTING,
+    ),
+]
+Loss = Annotated[
+    str | None,
+    typer.Option(
+        help="Loss of the concept layer: ridge, cos3, cosine, mse, raw, bce; controls: random, channels.",
+        rich_help_panel=FITTING,
+    ),
+]
+Keypoints = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Learn parts from this many annotated photos per class, not from words.",
+        rich_help_panel=FITTING,
+    ),
+]
+Nec = Annotated[
+    float | None,
+    typer.Option(
+        help="Number of effective concepts per class (a sparse head); by default all.", rich_help_panel=FITTING
+    ),
+]
+Finetune = Annotated[
+    int,
+    typer.Option(min=0, help="Epochs in which the network's last stage is trained too.", rich_help_panel=FITTING),
+]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Any other choice of a recipe, such as schedule=cosine; repeat for several."),
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Any other setting of the recipe, such as schedule=cosine; repeat for several.",
+        rich_help_panel=FITTING,
+    ),
 ]
-Vlm = Annotated[str | None, typer.Option("--vlm", help="open_clip:NAME/WEIGHTS, hf:OWNER/CLIP or a classifier.")]
-Nec = Annotated[float | None, typer.Option(help="Concepts for each class (a sparse head); by default all.")]
-View = Annotated[str, typer.Option(help="squash: the whole photo; center: what the model was trained to see.")]
-CacheGb = Annotated[float, typer.Option(min=0, help="Above so many GB nothing is kept: each pass runs the network.")]
+LayerOfConcepts = Annotated[
+    str | None,
+    typer.Option(
+        "--layer",
+        help="The layer whose cells carry concepts; by default the last with a grid.",
+        rich_help_panel=MODEL,
+    ),
+]
+LocatorLayers = Annotated[
+    str | None,
+    typer.Option(help="Comma-separated layers from which parts are found.", rich_help_panel=MODEL),
+]
+Size = Annotated[
+    int | None,
+    typer.Option(min=32, help="Rows and columns of the input in pixels, such as 448.", rich_help_panel=MODEL),
+]
+Crop = Annotated[
+    str,
+    typer.Option(
+        "--crop-mode",
+        metavar="center|squash",
+        help="How a photo is brought to the input size: center: a central crop; squash: the whole photo, its sides "
+        "scaled separately.",
+        rich_help_panel=MODEL,
+    ),
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Keep the cells of all photos here; by default in --out until the end.",
+        rich_help_panel=RUN,
+    ),
+]
+CacheGb = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        help="Keep no cells where they take more GB: each pass runs the network.",
+        rich_help_panel=RUN,
+    ),
+]
+Seed = Annotated[
+    int,
+    typer.Option(help="Seed of initial weights, photo order and held-out photos.", rich_help_panel=RUN),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run in --out.", rich_help_panel=RUN)]
 
 
 @answering
 def loc_cbm(
     data: Data,
-    out: Annotated[Path, typer.Option("--out", "-o", help="A folder for the bottleneck and its logs.")],
+    out: OutFolder,
     model: Model = DEFAULT_MODEL,
     weights: Weights = None,
     pretrained: Pretrained = True,
     vlm: Vlm = None,
     concepts: Concepts = "auto",
     targets: Targets = "auto",
-    recipe: Annotated[str, typer.Option(help="loc-cbm; poster, label-free, ridge, vlg; random, probe.")] = "loc-cbm",
+    recipe: RecipeName = "loc-cbm",
     locator: Locator = None,
     loss: Loss = None,
-    keypoints: Annotated[int, typer.Option(min=0, help="Learn parts from so many annotated photos of a class.")] = 0,
+    keypoints: Keypoints = 0,
     nec: Nec = None,
-    finetune: Annotated[int, typer.Option(min=0, help="Epochs in which the last stage is trained too.")] = 0,
-    choices: Set = None,
-    layer: Annotated[str | None, typer.Option(help="Whose cells carry the concepts.")] = None,
-    locator_layers: Annotated[str | None, typer.Option(help="Comma-separated: what finding parts looks at.")] = None,
-    size: Annotated[int | None, typer.Option(min=32, help="Rows and columns of the input, such as 448.")] = None,
-    view: View = "squash",
-    cache: Annotated[Path | None, typer.Option(help="A folder for what the network sees, kept afterwards.")] = None,
+    finetune: Finetune = 0,
+    settings: Set = None,
+    layer: LayerOfConcepts = None,
+    locator_layers: LocatorLayers = None,
+    size: Size = None,
+    crop_mode: Crop = "squash",
+    cache: Cache = None,
     cache_gb: CacheGb = 8.0,
-    seed: Annotated[int, typer.Option(help="Decides first weights, order, held-out photos.")] = 0,
+    seed: Seed = 0,
     device: Device = "cpu",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was broken off.")] = False,
+    resume: Resume = False,
     as_json: Json = False,
 ) -> None:
-    """Fit a concept bottleneck: class scores from concepts, each with a map of where it is (Loc-CBM)."""
+    """Fit a concept bottleneck: class logits from named concepts, each with a map of its location (Loc-CBM)."""
     from conceptlens.bottleneck.fit.fit_loc_cbm import fit_loc_cbm
     from conceptlens.io.output_path import check_output
     from conceptlens.model.zoo import load_model
 
     check_output(out, folder=True)
     start = time.perf_counter()
-    chosen = {"keypoints": keypoints, "nec": nec, "finetune": finetune, **_choices(choices)}
+    chosen = {"keypoints": keypoints, "nec": nec, "finetune": finetune, **_settings(settings)}
     chosen |= {name: value for name, value in (("locator", locator), ("loss", loss)) if value is not None}
     made = fit_loc_cbm(
-        load(model, weights, None, pretrained, fit=view, device=device), data, out,
+        load(model, weights, None, pretrained, fit=crop_mode, device=device), data, out,
         vlm=load_model(vlm) if vlm else None, concepts=concepts, targets=targets, recipe=recipe, layer=layer,
         locator_layers=[name.strip() for name in locator_layers.split(",")] if locator_layers else None,
         size=size, cache=cache, cache_gb=cache_gb, seed=seed, device=device, resume=resume, **chosen,
     )  # fmt: skip
     if int(os.environ.get("RANK", "0")) == 0:
-        _say(made, out, as_json, time.perf_counter() - start)
+        _print_result(made, out, as_json, time.perf_counter() - start)
 
 
-def _choices(given: list[str] | None) -> dict[str, Any]:
-    """Return `NAME=VALUE` as numbers, truth values, lists of numbers or texts; refused for what is no such choice."""
+def _settings(given: list[str] | None) -> dict[str, Any]:
+    """Return `NAME=VALUE` as numbers, booleans, lists of numbers or texts; refuses unknown names."""
     from conceptlens.bottleneck.fit.recipe import Recipe
 
     known = [*(field.name for field in fields(Recipe)), "grid", "checkpoint_seconds"]
@@ -99,7 +213,7 @@ def _choices(given: list[str] | None) -> dict[str, Any]:
         if not sign or not name.strip():
             raise InputError(f"--set {one} is given; expected NAME=VALUE, such as --set schedule=cosine")
         if name.strip() not in known:
-            raise InputError(f"--set {one} is given, and there is no such choice; near: {near(name.strip(), known)}")
+            raise InputError(f"--set {one} is given, and there is no such setting; near: {near(name.strip(), known)}")
         try:
             read = json.loads(value)
         except ValueError:
@@ -108,7 +222,7 @@ def _choices(given: list[str] | None) -> dict[str, Any]:
     return found
 
 
-def _say(made: Bottleneck, out: Path, as_json: bool, seconds: float) -> None:
+def _print_result(made: Bottleneck, out: Path, as_json: bool, seconds: float) -> None:
     record = made.training_record
     failures = json.loads((out / "failures.json").read_text("utf-8"))
     for failure in failures:

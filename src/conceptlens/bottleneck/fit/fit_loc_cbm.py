@@ -172,7 +172,7 @@ def _targets(
     if recipe.loss == "channels":
         width = layer_widths(model, (layer,))[0]
         channels = collect([f"channel {number}" for number in range(width)], f"the channels of {layer}")
-        return Targets(channels, torch.zeros(len(photos), width), "nobody")
+        return Targets(channels, torch.zeros(len(photos), width), "none")
     vectors = None
     if vlm is not None:
         file = folder / f"vectors-{texts_fingerprint([vlm_fingerprint(vlm), photos.name, *photos.names])}.safetensors"

@@ -76,7 +76,7 @@ def print_result(result: BottleneckResult, console: Console | None = None) -> No
     """Print the leading figures with their intervals and controls."""
     console = console or Console()
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column("figure")
+    table.add_column("metric")
     for title in ("value", "95%"):
         table.add_column(title, justify="right", no_wrap=True)
     for name in PRINTED:

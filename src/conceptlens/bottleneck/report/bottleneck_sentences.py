@@ -73,10 +73,10 @@ def opening(
 ) -> list[dict[str, str]]:
     """Return the answers in short, each with the section that tells more; `record` is that of the fit."""
     return [
-        {"to": "figures", "question": "Is it right?", "answer": _right(result, record)},
+        {"to": "metrics", "question": "Is it right?", "answer": _right(result, record)},
         {"to": "concepts", "question": "How many concepts decide?", "answer": _many(result, labels)},
         {"to": "concepts", "question": "Are concepts what they are called?", "answer": _meant(result)},
-        {"to": "figures", "question": "Do maps point at what they name?", "answer": _pointing(result)},
+        {"to": "metrics", "question": "Do maps point at what they name?", "answer": _pointing(result)},
         {"to": "errors", "question": "What misleads it?", "answer": misleading_sentence(cases, labels)},
     ]
 
