@@ -348,7 +348,7 @@ def tuned() -> tuple[cl.Backbone, Bottleneck]:
     other = Tower(7).state_dict()
     changed = {name: value for name, value in other.items() if name.startswith("deep") or "running" in name}
     changed["early.1.running_mean"] = torch.full((3,), 0.3)
-    return model, of_tower(model, "two peaks", changed=changed)
+    return model, of_tower(model, "two peaks", changed_weights=changed)
 
 
 def test_changed_weights_are_applied_to_a_copy(tuned: tuple[cl.Backbone, Bottleneck], images: Tensor) -> None:
@@ -375,14 +375,14 @@ def test_an_observation_without_the_changed_weights_is_refused(
 @pytest.mark.parametrize("changed", [{"deep.0.bias": torch.zeros(4)}, {"deep.9.bias": torch.zeros(6)}])
 def test_changed_weights_of_another_network_are_refused(changed: dict[str, Tensor], images: Tensor) -> None:
     model = tower()
-    bottleneck = of_tower(model, changed=changed)
+    bottleneck = of_tower(model, changed_weights=changed)
     assert f"another {next(iter(changed))} than tower 0" in refusal(lambda: bottleneck.observe(model, images))
 
 
 def test_the_view_of_the_training_is_the_view_of_the_explanation() -> None:
     model = tower()
     view = cl.Preprocess((80, 64), mean=(0.1, 0.2, 0.3), crop_mode="squash")
-    bottleneck = of_tower(model, view=view)
+    bottleneck = of_tower(model, preprocess=view)
     observation = bottleneck.observe(model, Image.new("RGB", (50, 90), (200, 10, 90)))
     assert observation.images.shape == (1, 3, 80, 64)
     assert observation.feature("deep").shape[2:] == (10, 8)
@@ -410,7 +410,7 @@ def test_a_bottleneck_survives_its_folder_to_the_last_bit(kind: str, tmp_path: P
     assert sorted(path.name for path in folder.iterdir()) == ["bottleneck.safetensors", "config.json"]
     again = Bottleneck.from_pretrained(folder)
     before, after = bottleneck(cells()), again(cells())
-    for field in ("logits", "activations", "standard", "maps"):
+    for field in ("logits", "activations", "standardized", "maps"):
         assert torch.equal(getattr(before, field), getattr(after, field))
     for name in ("concepts", "classes", "values", "grid", "edits", "training_record", "labels", "layers"):
         assert getattr(again, name) == getattr(bottleneck, name)
@@ -478,7 +478,7 @@ def test_state_dicts_hold_what_is_trained_and_counted() -> None:
     bottleneck = made("parts")
     state = bottleneck.state_dict()
     assert set(state) == {
-        "weight", "mean", "deviation", "head.weight", "head.bias", "locator.weight.0", "locator.weight.1",
+        "weight", "mean", "std", "head.weight", "head.bias", "locator.weight.0", "locator.weight.1",
     }  # fmt: skip
     other = made("parts", seed=9)
     assert not torch.allclose(other(cells()).logits, bottleneck(cells()).logits, atol=1e-2)
@@ -538,7 +538,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "locator.settings.radius": (-1, "config.json does not fit together: the radius is -1"),
     "locator.settings.speed": (3, "config.json does not fit together"),
     "model": ("tower", "config.json lacks model.name; expected a text"),
-    "model.view.speed": (3, "config.json does not fit together"),
+    "model.preprocess.speed": (3, "config.json does not fit together"),
     "edits.0.concept": (9, "config.json does not fit together: concept 9 was asked for; there are 5"),
     "edits.0.target": ("tern", "config.json does not fit together: concept 0 of class 'tern'"),
     "edits.0.low": ("a", "config.json does not fit together"),

@@ -472,7 +472,7 @@ def test_parts_of_the_set_give_what_the_whole_gives(
     birds: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(measuring, "PART", 3)
+    monkeypatch.setattr(measuring, "MAX_PART", 3)
     sizes: list[int] = []
 
     def watch(parts: Any, total: int) -> Any:
@@ -515,19 +515,19 @@ def test_photos_that_cannot_be_read_are_told_and_left_out(
 
 def test_numbers_are_json_without_nan(measures: BottleneckResult) -> None:
     told = json.loads(json.dumps(bottleneck_json(measures), allow_nan=False))
-    assert told["schema"] == "conceptlens.evaluate-bottleneck/1"
+    assert told["schema"] == "conceptlens.evaluate-bottleneck/2"
     assert [one["name"] for one in told["metrics"]] == list(METRICS)
     error = next(one for one in told["metrics"] if one["name"] == "keypoint_error")
     assert set(error["controls"]) == {"centre", "constant", "uniform", "other_part", "wrong"}
     assert set(error["value"]) == {"mean", "low", "high", "count", "images"}
     assert [one["name"] for one in told["classes"]] == list(CLASSES)
-    assert sum(one["times"] for one in told["classes"]) >= 1
+    assert sum(one["confused"] for one in told["classes"]) >= 1
 
 
 def test_keypoints_and_boxes_follow_the_view(spotter: Bottleneck, bird_model: cl.Backbone, birds: Path) -> None:
     cropped = copy.copy(spotter)
     view = replace(bird_model.transform, size=(32, 32), resize=(48, 64), crop_mode="center")  # pyright: ignore[reportArgumentType, reportCallIssue, reportGeneralTypeIssues]
-    cropped.backbone = replace(spotter.backbone, view=view)
+    cropped.backbone = replace(spotter.backbone, preprocess=view)
     photos = Cub(birds, "test")
     annotation = photos.annotation
     assert annotation is not None
@@ -711,7 +711,7 @@ def test_what_cannot_be_shown_is_refused(
 def test_a_set_without_errors_or_without_a_class_shows_what_it_has(spotter: Bottleneck, table: BottleneckTable) -> None:
     rows = ((table.predicted == table.classes) & (table.classes < 2)).nonzero()[:, 0]
     names = tuple(table.names[row] for row in rows.tolist())
-    some = {name: getattr(table, name)[rows] for name in ("places", "classes", "activations", "logits", "area")}
+    some = {name: getattr(table, name)[rows] for name in ("indices", "classes", "activations", "logits", "area")}
     few = BottleneckTable(names=names, mapped=(), maps=table.maps[rows], **some)
     found = select_cases(spotter, few, CaseSelection(pairs=(("robin", "finch"),)))
     assert (found.wrong, found.errors, found.confusions, found.misleading.concepts) == (0, (), (), ())

@@ -95,7 +95,7 @@ def test_json_has_the_documented_fields_and_the_numbers_of_the_measure(place: Pa
         "schema", "versions", "bottleneck", "settings", "data", "train", "model", "photos", "presence",
         "concepts_with_labels", "metrics", "classes", "concepts", "interventions", "interventions_reason", "failures",
     }  # fmt: skip
-    assert told["schema"] == "conceptlens.evaluate-bottleneck/1"
+    assert told["schema"] == "conceptlens.evaluate-bottleneck/2"
     assert (told["data"], told["train"], told["photos"]) == ("cub test", "cub train", 12)
     assert [one["name"] for one in told["metrics"]] == list(METRICS)
     birds = place / "birds"

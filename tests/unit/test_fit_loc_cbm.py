@@ -239,12 +239,12 @@ def test_keypoints_teach_parts(folder: Path, model: cl.Backbone, data: str, tmp_
     assert isinstance(made.locator, Parts)
     assert (made.locator.names, made.locator.part.tolist()) == (("belly", "tail"), [0, 0, 1, 1])
     train = open_classes(data)
-    assert np.bincount(train.labels[list(asked[0].places)]).tolist() == [2, 2, 2]
+    assert np.bincount(train.labels[list(asked[0].indices)]).tolist() == [2, 2, 2]
     known = train.annotation.keypoints  # pyright: ignore[reportOptionalMemberAccess]
     view = model.transform
     assert isinstance(view, cl.Preprocess)
     left, top, right, bottom = view.box((48, 40))
-    for row, place in enumerate(asked[0].places):
+    for row, place in enumerate(asked[0].indices):
         x, y = known.xy[place, 0]  # pyright: ignore[reportOptionalMemberAccess]
         wanted = ((x - left) / (right - left), (y - top) / (bottom - top))
         inside = all(0 <= value <= 1 for value in wanted)

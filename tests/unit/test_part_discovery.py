@@ -85,7 +85,7 @@ class Planted:
     cells: Tensor
     colours: Tensor
     targets: Tensor
-    place: Tensor
+    index: Tensor
     grid: tuple[int, int] = (ROWS, COLUMNS)
     unread: tuple[int, ...] = ()
     early: Tensor | None = None
