@@ -1,6 +1,6 @@
 """Three schedules for CE-FAM's branch on the same cached pairs: validation loss by steps, three seeds.
 
-`python benchmarks/fit.py [--json] [--views 2] [--seeds 3] [--cache FOLDER] [--photos FOLDER]`. The classifier is
+`python benchmarks/fit.py [--json] [--crops 2] [--seeds 3] [--cache FOLDER] [--photos FOLDER]`. The classifier is
 EfficientNet-Lite0, the teacher EfficientNet-Lite2 with its stand-in for a text encoder; the photos are the folder
 `nips2017` of CONCEPTLENS_DATA. Both networks see every crop once, before anything is trained.
 """
@@ -46,51 +46,51 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--photos", type=Path, default=data / "nips2017")
-    parser.add_argument("--views", type=int, default=2)
+    parser.add_argument("--crops", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, help="of `paper` and `code`; `modern` has a fifth of them")
     parser.add_argument("--jobs", type=int, default=max(1, min(2, os.cpu_count() or 1)))
     parser.add_argument("--cache", type=Path, default=cache_folder() / "fit-benchmark")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     started = time.perf_counter()
-    found = measure(asked)
+    found = measure(options)
     found["setting"] |= {"minutes": round((time.perf_counter() - started) / 60, 1)}
     result = {"name": "fit", "figures": figures(found["runs"]), "details": found}
-    print(json.dumps(result, indent=2)) if asked.json else show(result)
+    print(json.dumps(result, indent=2)) if options.json else show(result)
 
 
-def measure(asked: argparse.Namespace) -> dict[str, Any]:
+def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Return what every run gave, and what it was measured on."""
     model, vlm = cl.load_model("timm:tf_efficientnet_lite0"), cl.load_model("timm:tf_efficientnet_lite2")
-    pupil = StudentTeacher(model, branch_layers(model), vlm)
-    files = list(extract_pairs(pupil, find_images(asked.photos), CropPlan(asked.views), asked.cache))
+    networks = StudentTeacher(model, branch_layers(model), vlm)
+    files = list(extract_pairs(networks, find_images(options.photos), CropPlan(options.crops), options.cache))
     texts = vlm.language.encode_text([prompt(concept) for concept in vocabulary()])
-    widths = layer_widths(model, pupil.layers)
+    widths = layer_widths(model, networks.layers)
     pairs = read_pairs(files)
     targets = pairs.validation_vectors.take(torch.arange(len(pairs.validation_vectors)))
     mean = pairs.vectors.take(torch.arange(len(pairs.vectors))).mean(0)
-    with ProcessPoolExecutor(asked.jobs, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
         futures = [
             pool.submit(
                 trained,
                 files,
-                pupil.layers,
+                networks.layers,
                 widths,
                 DistillationLoss(vlm.language, texts, 0.001),
                 case,
                 seed,
-                asked.epochs,
+                options.epochs,
             )
             for case in CASES
-            for seed in range(asked.seeds)
+            for seed in range(options.seeds)
         ]
         runs = [future.result() for future in futures]
     return {
         "runs": runs,
         "pairs": {
             "photos": pairs.photos, "training": len(pairs.features), "held_out": len(pairs.validation_features),
-            "concepts": len(texts), "layers": pupil.layers, "width": sum(widths),
+            "concepts": len(texts), "layers": networks.layers, "width": sum(widths),
             "loss_of_the_mean": round(float((targets - mean).square().mean()), 5),
         },
         "setting": setting(),

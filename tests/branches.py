@@ -34,8 +34,8 @@ class Words:
     normalised: bool = True
     name: str = "words"
 
-    def encode_image(self, answer: ModelOutput) -> Tensor:
-        return answer.embedding
+    def encode_image(self, output: ModelOutput) -> Tensor:
+        return output.embedding
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         return torch.stack([text_vector(text) for text in texts])

@@ -23,8 +23,8 @@ class Colours:
     scale: float = 1.0
     normalised: bool = False
 
-    def encode_image(self, answer: object) -> Tensor:
-        return answer.embedding[:, : len(LABELS)]  # pyright: ignore[reportAttributeAccessIssue]
+    def encode_image(self, output: object) -> Tensor:
+        return output.embedding[:, : len(LABELS)]  # pyright: ignore[reportAttributeAccessIssue]
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         return torch.tensor([[float(label in text.split()) for label in LABELS] for text in texts])

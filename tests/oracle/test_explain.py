@@ -125,8 +125,8 @@ class Unit(nn.Module):
 
     name, scale, normalised = "unit", 14.0, True
 
-    def encode_image(self, answer: cl.Observation) -> Tensor:
-        return answer.embedding
+    def encode_image(self, output: cl.Observation) -> Tensor:
+        return output.embedding
 
     def encode_text(self, texts: list[str]) -> Tensor:
         return torch.stack([torch.randn(7, generator=torch.Generator().manual_seed(len(t))) for t in texts])

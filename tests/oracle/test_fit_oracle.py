@@ -28,7 +28,7 @@ class Language:
     normalised: bool
     name: str = "oracle"
 
-    def encode_image(self, answer: object) -> Tensor:
+    def encode_image(self, output: object) -> Tensor:
         raise NotImplementedError
 
     def encode_text(self, texts: object) -> Tensor:

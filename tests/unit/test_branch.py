@@ -241,8 +241,8 @@ def test_a_teacher_of_another_kind_is_never_cached(model: cl.Backbone) -> None:
         scale = 2.0
         normalised = True
 
-        def encode_image(self, answer: cl.Observation) -> Tensor:
-            return answer.embedding
+        def encode_image(self, output: cl.Observation) -> Tensor:
+            return output.embedding
 
         def encode_text(self, texts: Sequence[str]) -> Tensor:
             return torch.ones(len(texts), 12)

@@ -42,8 +42,8 @@ class Resized:
     def __init__(self, dimension: int, normalised: bool = True) -> None:
         self.dimension, self.normalised = dimension, normalised
 
-    def encode_image(self, answer: cl.Observation) -> Tensor:
-        return answer.embedding
+    def encode_image(self, output: cl.Observation) -> Tensor:
+        return output.embedding
 
     def encode_text(self, texts: list[str]) -> Tensor:
         return torch.stack([text_vector(text, self.dimension) for text in texts])

@@ -241,8 +241,8 @@ class Silent:
     scale = 3.0
     normalised = True
 
-    def encode_image(self, answer: cl.Observation) -> Tensor:
-        return answer.embedding
+    def encode_image(self, output: cl.Observation) -> Tensor:
+        return output.embedding
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         raise AssertionError("a concept was read")

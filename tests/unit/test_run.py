@@ -26,8 +26,8 @@ class Words:
 
     name, scale, bias, normalised = "words", 10.0, 0.0, True
 
-    def encode_image(self, answer: cl.Observation) -> torch.Tensor:
-        return answer.embedding
+    def encode_image(self, output: cl.Observation) -> torch.Tensor:
+        return output.embedding
 
     def encode_text(self, texts: list[str]) -> torch.Tensor:
         return torch.stack([torch.randn(12, generator=torch.Generator().manual_seed(len(t))) for t in texts])

@@ -264,8 +264,8 @@ class Words:
     scale: float = 10.0
     normalised: bool = True
 
-    def encode_image(self, answer: ModelOutput) -> Tensor:
-        return answer.embedding
+    def encode_image(self, output: ModelOutput) -> Tensor:
+        return output.embedding
 
     def encode_text(self, texts: Any) -> Tensor:
         return torch.stack([torch.eye(64)[self.axes[text]] for text in texts])
@@ -273,8 +273,8 @@ class Words:
 
 @dataclass(frozen=True)
 class OtherWords(Words):
-    def encode_image(self, answer: ModelOutput) -> Tensor:
-        return 2 * answer.embedding
+    def encode_image(self, output: ModelOutput) -> Tensor:
+        return 2 * output.embedding
 
 
 WORDS = Words({"red": 0, "bird": 1, "leaf": 2})

@@ -133,18 +133,18 @@ def probe_neurons(
     Raises:
         InputError: For fewer than 10 photos.
     """
-    judge = vlm or model
+    scorer = vlm or model
     activations, vectors, name = [], [], layer or model.default_layers[-1]
     for batch in _batches(photos, batch_size):
         observation = model.observe(batch, layers=name)
         activations.append(observation.feature(name).flatten(2).mean(2).double().cpu())
-        answer = observation if judge is model else judge.observe(batch)
-        vectors.append(judge.language.encode_image(answer).detach().double().cpu())
+        output = observation if scorer is model else scorer.observe(batch)
+        vectors.append(scorer.language.encode_image(output).detach().double().cpu())
     count = sum(len(part) for part in vectors)
     if count < MIN_PHOTOS:
         raise InputError(f"{count} probe photos were given; neuron labels need at least {MIN_PHOTOS}")
     units = F.normalize(torch.cat(vectors), dim=1)
-    return ProbedNeurons(torch.cat(activations), units, name, model, judge.language)
+    return ProbedNeurons(torch.cat(activations), units, name, model, scorer.language)
 
 
 def fit_clip_dissect(

@@ -44,8 +44,8 @@ class VisionLanguage(Protocol):
         """Whether the pair compares unit vectors (CLIP, SigLIP) or plain ones (the stand-in)."""
         ...
 
-    def encode_image(self, answer: ModelOutput) -> Float[Tensor, "image dimension"]:
-        """Return the image vectors of an answer, in its graph."""
+    def encode_image(self, output: ModelOutput) -> Float[Tensor, "image dimension"]:
+        """Return the image vectors of a model output, in its graph."""
         ...
 
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "text dimension"]:
@@ -73,9 +73,9 @@ class Towers(ABC):
         bias = getattr(self.model, "logit_bias", None)
         return 0.0 if bias is None else float(bias.detach())
 
-    def encode_image(self, answer: ModelOutput) -> Tensor:
+    def encode_image(self, output: ModelOutput) -> Tensor:
         """Return the image tower's output."""
-        return answer.embedding
+        return output.embedding
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Return unnormalised text vectors, float32."""
@@ -136,9 +136,9 @@ class ClassifierText:
     scale: float = 1.0
     normalised: bool = False
 
-    def encode_image(self, answer: ModelOutput) -> Tensor:
+    def encode_image(self, output: ModelOutput) -> Tensor:
         """Return what enters the classifier."""
-        return answer.embedding
+        return output.embedding
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Return a direction per text in the classifier's feature space, float32."""

@@ -87,20 +87,22 @@ def fit_ce_fam(
         InputError: For an argument out of its range, photos that are missing or too few, a folder of another run, or a
             training that diverges.
     """
-    accelerator, place = start_processes(device)
-    model, vlm = model.to(place), vlm.to(place)
+    accelerator, own_device = start_processes(device)
+    model, vlm = model.to(own_device), vlm.to(own_device)
     networks, crops = StudentTeacher(model, _layers(model, layers), vlm), CropPlan(n_crops, validation, seed)
-    plan = schedule_named(schedule, epochs, batch_size)
+    training_schedule = schedule_named(schedule, epochs, batch_size)
     photos, named = _photos(images), _concepts(concepts, similarity_weight)
-    about = _about(networks, photos, crops, plan, schedule, similarity_weight, named, hidden)
+    configuration = _configuration(
+        networks, photos, crops, training_schedule, schedule, similarity_weight, named, hidden
+    )
     folder = Path(out)
-    if claim_folder(folder, about, resume, accelerator):
+    if claim_folder(folder, configuration, resume, accelerator):
         return Translator.load(folder, vlm)
     pairs, failed = _pairs(networks, photos, crops, folder / "cache", accelerator)
     objective = _objective(vlm, named, similarity_weight, accelerator)
-    run = TrainingRun(accelerator, folder, about, seed, checkpoint_seconds, torch.device(place))
-    branch, state = train_branch(_new_branch(networks, pairs, hidden, seed), pairs, objective, plan, run)
-    training = {**about, **_outcome(state, pairs, failed)}
+    run = TrainingRun(accelerator, folder, configuration, seed, checkpoint_seconds, torch.device(own_device))
+    branch, state = train_branch(_new_branch(networks, pairs, hidden, seed), pairs, objective, training_schedule, run)
+    training = {**configuration, **_outcome(state, pairs, failed)}
     translator = Translator(branch, Teacher.of(vlm), model.name, weights_fingerprint(model.module), training, vlm)
     _publish(translator, state, folder, accelerator)
     return translator
@@ -130,11 +132,11 @@ def _concepts(concepts: str | Iterable[str | ConceptName] | None, weight: float)
     return vocabulary() if concepts is None else parse_concepts(concepts)
 
 
-def _about(
+def _configuration(
     networks: StudentTeacher,
     photos: Sequence[Path],
     crops: CropPlan,
-    plan: EpochSchedule,
+    training_schedule: EpochSchedule,
     schedule: str,
     similarity_weight: float,
     named: Sequence[ConceptName],
@@ -157,7 +159,7 @@ def _about(
         "validation": crops.validation,
         "seed": crops.seed,
         "schedule": schedule,
-        **{f"schedule_{name}": value for name, value in asdict(plan).items()},
+        **{f"schedule_{name}": value for name, value in asdict(training_schedule).items()},
     }
 
 

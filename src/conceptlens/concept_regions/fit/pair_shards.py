@@ -205,8 +205,8 @@ def pooled_layers(model: Backbone, images: Tensor, layers: Sequence[str]) -> Flo
 @torch.no_grad()
 def image_vectors(vlm: Backbone, images: Tensor) -> Float[Tensor, "image dimension"]:
     """Return the teacher's image vectors, not normalised, in float32."""
-    answer = ask(vlm, images.to(vlm.parameter.device, vlm.parameter.dtype), {})
-    return vlm.language.encode_image(answer).float().cpu()
+    output = ask(vlm, images.to(vlm.parameter.device, vlm.parameter.dtype), {})
+    return vlm.language.encode_image(output).float().cpu()
 
 
 def _is_whole(file: Path) -> bool:
