@@ -6,7 +6,6 @@ import datetime
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,55 +16,43 @@ from conceptlens.io.atomic import replacing
 from conceptlens.io.versions import versions
 from conceptlens.localization.localization_cases import choose_cases, load_cases
 from conceptlens.localization.localization_page import LEAD, About, write_evaluation_page
-from conceptlens.localization.result_rows import Row, write_rows
+from conceptlens.localization.result_rows import write_rows
 from conceptlens.localization.summary import MACRO, SCHEMA, LocalizationSummary, summary_numbers, title_of
 from conceptlens.metrics.map_mask import MAP_MASK_METRICS
 
 if TYPE_CHECKING:
-    from conceptlens.data.masked_set import MaskedSet
-    from conceptlens.io.failures import Failure
-    from conceptlens.localization.methods import Method
+    from conceptlens.localization.localization_run import LocalizationRun
 
 PRINTED = ("ranked_area", "pointing_energy")
 
 
-def evaluation_numbers(
-    summary: LocalizationSummary, failures: Sequence[Failure], description: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the JSON document of an evaluation; `description` names the data, the model and the settings."""
+def evaluation_json(run: LocalizationRun) -> dict[str, Any]:
+    """Return the JSON document of a run: what `conceptlens evaluate localization --json` prints."""
     return {
         "schema": SCHEMA,
         "versions": versions(),
-        **description,
-        **summary_numbers(summary),
-        "failures": [{"image": failure.name, "error": failure.reason} for failure in failures],
+        **run.description,
+        **summary_numbers(run.summary),
+        "failures": [{"image": failure.name, "error": failure.reason} for failure in run.failures],
     }
 
 
-def write_evaluation(
-    out: Path,
-    data: MaskedSet,
-    methods: Mapping[str, Method],
-    rows: Sequence[Row],
-    failures: Sequence[Failure],
-    summary: LocalizationSummary,
-    numbers: Mapping[str, Any],
-) -> list[Path]:
+def write_evaluation(out: Path, run: LocalizationRun) -> list[Path]:
     """Write `localization.html`, `.json` and `.parquet` into a folder, and return them; cases are read again."""
-    primary = next(iter(methods))
-    chosen = choose_cases(rows, primary)
-    cases = sorted(load_cases(data, methods, chosen), key=lambda one: chosen.index(one.case))
+    primary = next(iter(run.methods))
+    chosen = choose_cases(run.rows, primary)
+    cases = sorted(load_cases(run.data, run.methods, chosen), key=lambda one: chosen.index(one.case))
     now = datetime.datetime.now().astimezone()
-    settings = {**numbers["settings"], "versions": ", ".join(f"{n} {v}" for n, v in versions().items())}
+    settings = {**run.description["settings"], "versions": ", ".join(f"{n} {v}" for n, v in versions().items())}
     about = About(
-        numbers["data"], numbers["model"], primary, f"{now.day} {now:%B %Y, %H:%M}", settings,
-        shlex.join(["conceptlens", *sys.argv[1:]]), failures,
+        run.description["data"], run.description["model"], primary, f"{now.day} {now:%B %Y, %H:%M}", settings,
+        shlex.join(["conceptlens", *sys.argv[1:]]), run.failures,
     )  # fmt: skip
     files = [out / f"localization.{suffix}" for suffix in ("html", "json", "parquet")]
-    write_evaluation_page(files[0], summary, cases, about)
+    write_evaluation_page(files[0], run.summary, cases, about)
     with replacing(files[1]) as temporary:
-        temporary.write_text(json.dumps(numbers, allow_nan=False, indent=1), "utf-8")
-    write_rows(rows, files[2])
+        temporary.write_text(json.dumps(evaluation_json(run), allow_nan=False, indent=1), "utf-8")
+    write_rows(run.rows, files[2])
     return files
 
 

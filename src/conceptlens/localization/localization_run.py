@@ -1,0 +1,75 @@
+"""One run of an evaluation by the command line: probe photos, reference method, and the record of its results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conceptlens.data.masked_sets import open_set
+from conceptlens.io.errors import InputError
+from conceptlens.io.images import find_images
+from conceptlens.localization.methods import METHODS
+
+if TYPE_CHECKING:
+    from conceptlens.data.masked_set import MaskedSet
+    from conceptlens.io.failures import Failure
+    from conceptlens.localization.methods import Method
+    from conceptlens.localization.result_rows import Row
+    from conceptlens.localization.summary import LocalizationSummary
+    from conceptlens.model.image_batch import Photo
+
+READS_BRANCH = ("ce_fam", "competing", "per_cell")
+
+
+@dataclass(frozen=True)
+class LocalizationRun:
+    """All that one run gave; `description` holds the data, the model and the settings."""
+
+    data: MaskedSet
+    methods: Mapping[str, Method]
+    rows: Sequence[Row]
+    failures: Sequence[Failure]
+    summary: LocalizationSummary
+    description: Mapping[str, Any]
+
+
+def needs_probe(methods: Sequence[str]) -> bool:
+    """Whether a method needs probe photos."""
+    return any(METHODS[name].probes for name in methods)
+
+
+def probe_photos(data: str, folder: Path | None, methods: Sequence[str]) -> Iterable[Photo]:
+    """Return photos for neuron labels, read one by one: of a folder, or of the set's own train split."""
+    if not needs_probe(methods):
+        return ()
+    if folder is not None:
+        return find_images(folder)
+    try:
+        return (one.photo for one in open_set(data, "train"))
+    except InputError as error:
+        raise InputError(
+            f"clip_dissect and www need probe photos, and {data} gives no train split ({error}); "
+            "give photos with --probe FOLDER, or leave these methods out"
+        ) from None
+
+
+def reference_method(compare_with: str | None, methods: Sequence[str]) -> str | None:
+    """Return the method to compare the others with: by default Grad-CAM, where it takes part."""
+    if compare_with is None:
+        return "grad_cam" if "grad_cam" in methods and len(methods) > 1 else None
+    if compare_with not in methods:
+        raise InputError(
+            f"--compare-with {compare_with} is none of the methods {', '.join(methods)}; add it to --methods"
+        )
+    return compare_with
+
+
+def check_use(methods: Sequence[str], branch: Path | None, probe: Path | None) -> None:
+    """Refuse options that none of the methods uses."""
+    if branch is not None and not set(READS_BRANCH) & set(methods):
+        raise InputError(f"--branch has no effect without one of the methods {', '.join(READS_BRANCH)}; leave it out")
+    if probe is not None and not needs_probe(methods):
+        names = ", ".join(name for name, kind in METHODS.items() if kind.probes)
+        raise InputError(f"--probe has no effect without one of the methods {names}; leave it out")
