@@ -13,7 +13,7 @@ import conceptlens as cl
 from conceptlens.concept_regions.branch import Branch, branch_layers, layer_widths
 from conceptlens.concept_regions.translator import Teacher, Translator
 from conceptlens.io.fingerprint import weights_fingerprint
-from conceptlens.model.observation import ModelOutput
+from conceptlens.model.model_output import ModelOutput
 
 DIMENSION = 9
 

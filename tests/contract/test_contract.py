@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 import conceptlens as cl
 from architectures import ARCHITECTURES, FEW, backbone, fresh, make_symmetric, observation_of, random_images, wrap
-from conceptlens.model.observation import ModelOutput, Observation
+from conceptlens.model.model_output import ModelOutput
+from conceptlens.model.observation import Observation
 
 EXACT = torch.float64  # the contract is about equations, so it is checked where rounding cannot blur them
 GRADIENT_RULES = [name for name, rule in cl.RULES.items() if rule.reads == "gradient"]

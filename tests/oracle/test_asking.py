@@ -17,7 +17,8 @@ from torch import Tensor
 import conceptlens as cl
 from architectures import build, observation_of, random_images
 from conceptlens.cams import gradient_free
-from conceptlens.model.observation import ModelOutput, Observation
+from conceptlens.model.model_output import ModelOutput
+from conceptlens.model.observation import Observation
 from conceptlens.record import ImageInfo
 from counted import DOUBLE, cosine, look, module_of
 

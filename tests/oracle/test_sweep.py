@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 import conceptlens as cl
 from architectures import LABELS, backbone, observation_of, random_images
 from conceptlens.cams.finer_cam import LINEAR, sweep
+from conceptlens.model import observation as observing
 from conceptlens.model.observation import Observation
 
 GRADIENT_RULES = [name for name, rule in cl.RULES.items() if rule.reads == "gradient"]
@@ -94,15 +96,15 @@ def test_nothing_of_the_model_runs_afterwards() -> None:
 
 def test_one_product_a_class_and_none_in_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    through = Observation._pull_through_graph
+    through = observing.gradient_through_graph
 
-    def counted(self: Observation, root: Tensor, cotangents: Tensor, layer: str) -> Tensor:
+    def counted(root: Tensor, cotangents: Tensor, *layer: Any) -> Tensor:
         asked.append(cotangents.shape[1])
-        return through(self, root, cotangents, layer)
+        return through(root, cotangents, *layer)
 
     vit, resnet = look("timm vit"), look("timm resnet")
     assert resnet.readout(resnet.logits) is not None
-    monkeypatch.setattr(Observation, "_pull_through_graph", counted)
+    monkeypatch.setattr(observing, "gradient_through_graph", counted)
     sweep(vit, cl.Contrast(3, nearest=3))
     assert asked == [4]
     sweep(resnet, cl.Contrast(3, nearest=3))

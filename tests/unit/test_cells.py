@@ -19,7 +19,7 @@ from torch.nn import functional as F
 import conceptlens as cl
 from conceptlens.data.labelled_set import LabelledSet
 from conceptlens.features import cell_source
-from conceptlens.features.cell_source import CellBatch, CellSource, network_input
+from conceptlens.features.cell_source import CellBatch, CellSource
 from conceptlens.io.failures import Failure
 
 LAYERS, GRID, COUNT = ("first", "second"), (5, 3), 21
@@ -73,7 +73,7 @@ def test_cells_are_what_the_network_sees(model: cl.Backbone) -> None:
     (batch,) = source(model, photos, None).batches([6, 2])
     assert batch.indices.tolist() == [2, 6]
     for row, place in enumerate((2, 6)):
-        image = network_input(model, photos[place])
+        image = model.read_photo(photos[place])
         seen = image[None]
         for name in LAYERS:  # one follows the other
             seen = model.module.get_submodule(name)(seen).detach()

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 import conceptlens as cl
 from architectures import CLASSES, observation_of
-from conceptlens.model.observation import ModelOutput, Observation
+from conceptlens.model.model_output import ModelOutput
+from conceptlens.model.observation import Observation
 
 DOUBLE = torch.float64
 

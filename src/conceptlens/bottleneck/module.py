@@ -33,7 +33,8 @@ from conceptlens.model.forward import full_precision
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-    from conceptlens.model.backbone import Backbone, Photo
+    from conceptlens.model.backbone import Backbone
+    from conceptlens.model.image_batch import Photo
     from conceptlens.model.observation import Observation
     from conceptlens.record import Explanation
 

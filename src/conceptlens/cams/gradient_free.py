@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from conceptlens.cams.targets import BoundTarget
-from conceptlens.model.observation import ModelOutput, Observation
+from conceptlens.model.model_output import ModelOutput
+from conceptlens.model.observation import Observation
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -62,7 +63,7 @@ def masked_scores(
     scores = []
     for chunk in distinct.split(_at_once(MASKED_BYTES, bytes_each, cells)):
         masks = channel_masks(cells[chunk], (one.shape[1], one.shape[2])).to(one.dtype)
-        scores.append(_score_all(questions, observation.forward(one * masks[:, None]), image, len(chunk)))
+        scores.append(_score_all(questions, observation.forward(one * masks[:, None], image), image, len(chunk)))
     column = torch.where(same, len(distinct) - 1, (~same).cumsum(0) - 1)
     return torch.cat(scores, dim=1)[:, column]
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from conceptlens.concepts.vocabulary import parse_concepts, prompt
 from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.model.forward import full_precision
-from conceptlens.model.observation import ModelOutput, Observation
+from conceptlens.model.model_output import ModelOutput
+from conceptlens.model.observation import Observation
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -94,9 +94,7 @@ def pooled(observation: Observation, layers: Sequence[str]) -> Float[Tensor, "im
             "use model.observe(..., layers=translator.layers)"
         )
     layer_outputs = [observation.layer_outputs[name] for name in reversed(layers)]
-    return torch.cat(
-        [layer_output.grid.read(layer_output.raw).flatten(2).mean(2) for layer_output in layer_outputs], dim=1
-    )
+    return torch.cat([layer_output.cells.flatten(2).mean(2) for layer_output in layer_outputs], dim=1)
 
 
 def branch_layers(model: Backbone) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from conceptlens.cams.targets import similarity
 from conceptlens.concepts.vocabulary import ConceptName, prompt
 from conceptlens.io.errors import InputError
-from conceptlens.model.observation import ModelOutput
+from conceptlens.model.model_output import ModelOutput
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from conceptlens.concepts.vocabulary import ConceptName
-    from conceptlens.model.backbone import Backbone, Photo
+    from conceptlens.model.backbone import Backbone
     from conceptlens.model.encoders import VisionLanguage
+    from conceptlens.model.image_batch import Photo
     from conceptlens.model.observation import Observation
 
 MIN_PHOTOS = 10

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
     from conceptlens.model.backbone import Backbone
-    from conceptlens.model.observation import ModelOutput
+    from conceptlens.model.model_output import ModelOutput
 
 FOLDER_FORMAT = FolderFormat(
     "branch",

@@ -21,11 +21,10 @@ from conceptlens.io.images import fingerprint, jpeg, read_image, upright
 from conceptlens.io.output_path import check_output
 from conceptlens.model.observation import Observation
 from conceptlens.model.predictions import predictions
-from conceptlens.model.preprocess import Preprocess
 from conceptlens.record import Explanation, ImageInfo
 
 if TYPE_CHECKING:
-    from conceptlens.model.backbone import Photo
+    from conceptlens.model.image_batch import Photo
 
 
 def report(
@@ -163,9 +162,9 @@ def _photo(observation: Observation, image: int) -> Image.Image:
     if photo is not None:
         return photo
     values = observation.images[image].detach().float().cpu().numpy().transpose(1, 2, 0)
-    transform = observation.model.transform
-    if isinstance(transform, Preprocess):
-        values = values * np.array(transform.std) + np.array(transform.mean)
+    known = observation.model.preprocess
+    if known is not None:
+        values = values * np.array(known.std) + np.array(known.mean)
     else:
         values = (values - values.min()) / max(float(values.max() - values.min()), 1e-12)
     return Image.fromarray((values.clip(0, 1) * 255).astype(np.uint8)).convert("RGB")

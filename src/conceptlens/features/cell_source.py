@@ -19,12 +19,11 @@ from conceptlens.io.atomic import replacing
 from conceptlens.io.errors import InputError
 from conceptlens.io.failures import Failure
 from conceptlens.io.fingerprint import settings_fingerprint, texts_fingerprint, weights_fingerprint
-from conceptlens.model.observation import ask
+from conceptlens.model.layer_cells import layer_cells
 from conceptlens.model.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
-    from PIL import Image
 
     from conceptlens.data.labelled_set import LabelledSet
     from conceptlens.model.backbone import Backbone
@@ -165,31 +164,14 @@ class CellSource:
             except InputError as error:
                 self.failures[index] = Failure(self.photos.names[index], str(error))
                 continue
-            inputs.append(network_input(self.model, photo))
+            inputs.append(self.model.read_photo(photo))
             kept.append(index)
         if not kept:
             return
         images = torch.stack(inputs).to(self.model.parameter.device, self.model.parameter.dtype)
-        size = (images.shape[0], images.shape[2], images.shape[3])
-        cells: dict[str, Tensor] = {}
-
-        def keeping(name: str) -> object:
-            def keep(raw: Tensor) -> None:
-                read = self.model.grid_of(raw.shape, size, name).read(raw)
-                cells[name] = read.to("cpu", torch.float32, copy=True)  # what follows may work in index
-
-            return keep
-
-        ask(self.model, images, {name: keeping(name) for name in self.layers})  # pyright: ignore[reportArgumentType]
+        cells = {name: value.cpu() for name, value in layer_cells(self.model, images, self.layers).items()}
         colours = functional.adaptive_avg_pool2d(images.float(), self.grid).cpu()
         yield CellBatch(torch.tensor(kept), cells, colours)
-
-
-def network_input(model: Backbone, photo: Image.Image) -> Float[Tensor, "colour rows columns"]:
-    """Return the input that a network makes of a photo."""
-    if model.transform is None:
-        raise InputError(f"{model.name} has no preprocessing, so photos cannot be read; give Backbone(..., transform=)")
-    return model.transform(photo)
 
 
 def _to_half(values: Tensor) -> Tensor:

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
     from conceptlens.concept_regions.translator import Translator
-    from conceptlens.model.backbone import Backbone, Photo
+    from conceptlens.model.backbone import Backbone
+    from conceptlens.model.image_batch import Photo
     from conceptlens.model.observation import Observation
 
 # From one photo and any concepts to maps `[1 question height width]` in their order, over the part of the photo that

@@ -6,41 +6,59 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from conceptlens.io.errors import InputError, near
-from conceptlens.io.images import fingerprint, read_image, upright
+from conceptlens.io.images import fingerprint
+from conceptlens.model.class_names import class_index
 from conceptlens.model.encoders import ClassifierText, VisionLanguage
+from conceptlens.model.forward import Watch, colours_of, forward, map_tensors, unwrap
+from conceptlens.model.image_batch import load_photo, photos_or_tensor, title
+from conceptlens.model.layer_keeper import LayerKeeper
 from conceptlens.model.layout import Grid, find_grid, prefix_tokens
-from conceptlens.model.observation import Observation, observe
+from conceptlens.model.model_input import ModelInput, first_of_batch, split_inputs
+from conceptlens.model.model_output import LayerOutput, ModelOutput, output_tensor
+from conceptlens.model.observation import Observation
 from conceptlens.model.preprocess import Preprocess
 from conceptlens.model.probe import Anatomy, anatomy
+from conceptlens.model.torchvision_transform import read_transform
 from conceptlens.record import WHOLE, ImageInfo
 
-Photo = str | Path | Image.Image | np.ndarray
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 @dataclass(frozen=True, eq=False)
 class Backbone:
-    """A PyTorch vision module, left as it is, with what it takes to ask it questions.
+    """A PyTorch vision module, left as it is, with what it takes to observe it.
 
-    - `module`: any `nn.Module` that takes `image colour rows columns`; `torch.compile` and `DataParallel` wrappers
-      are taken off.
-    - `layers`: names to observe; where empty, one is chosen by rule (see `probe.anatomy`) and reported in every
-      record.
-    - `transform`: from an RGB photo to an input tensor; a `Preprocess` also says which part of the photo is seen.
-    - `class_names`: class names in the order of the logits.
-    - `output`: from the module's raw output to `image class`; by default tensors, `.logits` and the like are found.
-    - `embeds`: the output is an embedding (a CLIP tower), not class scores.
-    - `classifier`: the final linear layer; found where not named.
-    - `text`: the text encoder that shares the model's space; a stand-in is built where a classifier has class names.
-    - `prefix_tokens`, `channels_last`: how to read token and four-axis outputs; found where not given.
+    Args:
+        module: Any `nn.Module` that takes `image colour rows columns`; `torch.compile` and `DataParallel` wrappers
+            are taken off.
+        name: What the model is called in records and messages.
+        layers: Names of the layers to observe; where empty, one is chosen by rule (see `probe.anatomy`) and reported
+            in every record.
+        transform: From an RGB photo to an input tensor `(colour, rows, columns)`. A `Preprocess` also says which part
+            of the photo is seen, and so does a torchvision transform that is read as one (see `preprocess`).
+        class_names: Class names in the order of the logits.
+        output: From the module's raw output to `(image, class)`; by default tensors, `.logits` and the like are found.
+        embeds: The output is an embedding (a CLIP tower), not class scores.
+        classifier: The name of the final linear layer; found where not named.
+        prefix_tokens: How many tokens stand before those of the patches; counted where not given.
+        channels_last: Whether outputs of four axes have their channels last; found where not given.
+        input_size: Rows and columns of the input, where `transform` does not tell.
+        text: The text encoder that shares the model's space; a stand-in is built where a classifier has class names.
+
+    Raises:
+        InputError: A layer is named that the module does not have, or the module is a TorchScript module.
+
+    Example:
+        >>> model = cl.Backbone(net, "my net", transform=cl.Preprocess((224, 224)), class_names=("cat", "dog"))
+        >>> observation = model.observe("cat.png")
     """
 
     module: nn.Module
@@ -68,17 +86,35 @@ class Backbone:
             object.__setattr__(self, "prefix_tokens", prefix_tokens(self.module))
 
     def __repr__(self) -> str:
-        """Name, default layers as far as they are known without a forward pass, and what it answers."""
+        """Show the model in four lines, as far as it is known without a forward pass."""
+        weights = sum(parameter.numel() for parameter in self.module.parameters())
         known = self.layers or self.__dict__.get("default_layers", ())
-        answers = (
-            "an embedding"
-            if self.embeds
-            else f"{len(self.class_names)} classes"
-            if self.class_names
-            else "unnamed classes"
+        like = self.parameter
+        return "\n".join(
+            [
+                f"Backbone {self.name}",
+                f"  module: {type(self.module).__name__}, {weights / 1e6:.3g} M weights, "
+                f"{str(like.dtype).removeprefix('torch.')} on {like.device}",
+                f"  input:  {self._input_in_words()}",
+                f"  output: {self._output_in_words()}",
+                f"  layers: {', '.join(known) or 'chosen at the first observation'}",
+            ]
         )
-        where = f", at {' and '.join(known)}" if known else ""
-        return f"Backbone({self.name}: {type(self.module).__name__}{where}, {answers})"
+
+    def _input_in_words(self) -> str:
+        if self.transform is None:
+            return "preprocessed tensors (no transform)"
+        if self.preprocess is None:
+            return f"photos, by {type(self.transform).__name__}; which part of them is seen is not known"
+        rows, columns = self.preprocess.size
+        return f"photos, {self.preprocess.crop_mode} to {rows} x {columns}, {self.preprocess.interpolation}"
+
+    def _output_in_words(self) -> str:
+        if self.embeds:
+            return "an embedding"
+        if not self.class_names:
+            return "class scores without names"
+        return f"{len(self.class_names)} classes ({', '.join(self.class_names[:3])}, …)"
 
     @property
     def parameter(self) -> Tensor:
@@ -87,12 +123,79 @@ class Backbone:
         return torch.zeros(()) if found is None else found
 
     @cached_property
+    def preprocess(self) -> Preprocess | None:
+        """How photos are resized, cropped and normalised: `transform` itself or what a torchvision transform says.
+
+        `None` where there is no transform, or one that does something else: it is then not known which part of a
+        photo the model sees.
+        """
+        return self.transform if isinstance(self.transform, Preprocess) else read_transform(self.transform)
+
+    def known_preprocess(self, consequence: str) -> Preprocess:
+        """Return `preprocess`, or refuse.
+
+        Args:
+            consequence: What is not possible without, for the message, such as "its input size cannot be set".
+
+        Raises:
+            InputError: There is no transform, or it is not known what it does to a photo.
+        """
+        if self.preprocess is None:
+            what = "no transform" if self.transform is None else "a transform of its own"
+            raise InputError(
+                f"{self.name} has {what}, so {consequence}; "
+                "give Backbone(..., transform=cl.Preprocess(size, mean, std))"
+            )
+        return self.preprocess
+
+    def read_photo(self, photo: Image.Image) -> Float[Tensor, "colour rows columns"]:
+        """Return the input tensor of an upright RGB photo.
+
+        Raises:
+            InputError: The model has no transform, or it gives something else than `colour rows columns`.
+        """
+        if self.transform is None:
+            raise InputError(
+                f"{self.name} has no transform, so photos cannot be read; give Backbone(..., transform=...) "
+                "or observe an already preprocessed tensor"
+            )
+        tensor = self.transform(photo)
+        if not isinstance(tensor, Tensor) or tensor.ndim != 3:
+            given = f"shape {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else f"a {type(tensor).__name__}"
+            raise InputError(f"transform gave {given}; expected a tensor of colour rows columns")
+        return tensor
+
+    def image_info(self, name: str, size: tuple[int, int], fingerprint: str = "") -> ImageInfo:
+        """Return the record of a photo of `size` (width, height): which part of it the model sees."""
+        known = self.preprocess
+        return ImageInfo(name, fingerprint, *size, WHOLE if known is None else known.box(size), known is not None)
+
+    @cached_property
     def anatomy(self) -> Anatomy:
-        """What one probing forward pass on noise tells of the module; made when first needed."""
-        rows, columns = self.transform.size if isinstance(self.transform, Preprocess) else self.input_size
-        noise = torch.randn(2, _colours(self.module), rows, columns, generator=torch.Generator().manual_seed(0))
-        images = noise.to(self.parameter.device, self.parameter.dtype)
-        return anatomy(self.module, images, self._any_vector, self.prefix_tokens, self.channels_last)
+        """What one probing forward pass on noise tells of the module; made when first needed.
+
+        Raises:
+            InputError: No layer has a grid of cells that reaches the output, or the module needs other inputs too.
+        """
+        rows, columns = self.input_size if self.preprocess is None else self.preprocess.size
+        return self._probe(ModelInput(torch.zeros(2, colours_of(self.module), rows, columns)))
+
+    def _probe(self, given: ModelInput) -> Anatomy:
+        """Run the module on two images of noise of the size of those given, with their other inputs."""
+        given.check(self.module, self.name)
+        noise = torch.randn(2, *given.images.shape[1:], generator=torch.Generator().manual_seed(0))
+        like = given.of_one(0, noise.to(self.parameter.device, self.parameter.dtype))
+        return anatomy(self.module, like, self._any_vector, self.prefix_tokens, self.channels_last)
+
+    @cached_property
+    def _known_grids(self) -> Mapping[str, Grid]:
+        """How each layer is read, as the probing forward pass found it: the same for all batches and input sizes."""
+        try:
+            return self.anatomy.grids
+        except torch.OutOfMemoryError:
+            raise
+        except (InputError, RuntimeError, ValueError, AssertionError):  # a module that cannot be probed
+            return {}
 
     @cached_property
     def default_layers(self) -> tuple[str, ...]:
@@ -114,7 +217,11 @@ class Backbone:
 
     @cached_property
     def language(self) -> VisionLanguage:
-        """The pair that reads texts for this model: its own, or the stand-in built from its classifier and names."""
+        """The pair that reads texts for this model: its own, or the stand-in built from its classifier and names.
+
+        Raises:
+            InputError: The model has neither.
+        """
         if self.text is not None:
             return self.text
         linear = self.classifier_module
@@ -127,83 +234,136 @@ class Backbone:
 
     def observe(
         self,
-        photos: Photo | Tensor | Sequence[Photo],
+        photos: Any = None,
         layers: str | Iterable[str] | None = None,
         titles: Sequence[str] | None = None,
-    ) -> Observation:
-        """Run the model once on one or several photos, or on a tensor `image colour rows columns`, and keep `layers`.
+        **inputs: Any,
+    ) -> Observation[Backbone]:
+        """Run the model once on one or several images and keep the output of `layers`.
 
-        Photos may be paths, PIL images or `height width 3` arrays of uint8. Tensors are taken as already
-        preprocessed. `titles` name the photos in records; files name themselves.
+        Args:
+            photos: One image or several: paths, PIL images, uint8 arrays `(height, width, 3)` or `(3, height, width)`
+                or uint8 tensors `(3, height, width)`, alone, as a list or as a batch; these are photos and are
+                prepared by `transform`. Floating arrays and tensors `(image, colour, rows, columns)` or `(colour,
+                rows, columns)` are taken as already preprocessed. Of `(images, labels)`, as a loader gives it, the
+                images are taken; a dictionary holds them under `pixel_values`, `images`, `image`, `inputs`, `x` ...,
+                and those of its other entries are passed on that the module's `forward` names, labels left out.
+            layers: Names of layers; by default `default_layers`.
+            titles: What the images are called in records; files name themselves.
+            **inputs: Other inputs of the module by name, such as `mask=`, or the images themselves, such as
+                `pixel_values=`. A tensor with one row per image is repeated where an image is run again.
+
+        Returns:
+            The observation, with the graph from the first observed layer on.
+
+        Raises:
+            InputError: No image was given, it cannot be read, or there is no such layer.
+            InputTypeError: Something else was given.
+
+        Example:
+            >>> for images, labels in loader:
+            ...     observation = model.observe(images)
+            ...     maps = cl.cam(observation, labels).maps
         """
-        names = _names(layers) if layers is not None else self.default_layers
-        for name in names:
+        names = _names(layers) if layers is not None else None
+        for name in names or ():
             self.check_layer(name)
-        if isinstance(photos, Tensor):
-            return self._observe_tensor(photos, names)
-        if not isinstance(photos, (*Photo.__args__, list, tuple)):
-            raise InputError(f"a {type(photos).__name__} was given; expected a path, a PIL image, an array or a tensor")
-        several = [photos] if isinstance(photos, Photo) else list(photos)
-        if not several:
-            raise InputError("no photo was given; give a path, a PIL image, an array, a tensor or a list of them")
-        known = titles or [_title(photo, i) for i, photo in enumerate(several)]
-        named = [(title, _load(photo)) for title, photo in zip(known, several, strict=True)]
-        images = torch.stack([self._input(photo) for _, photo in named])
-        image_info = tuple(ImageInfo(n, fingerprint(p), *p.size, self._box(p)) for n, p in named)
-        images = images.to(self.parameter.device, self.parameter.dtype)
-        return observe(self, images, names, image_info, tuple(photo for _, photo in named))
-
-    def _observe_tensor(self, images: Tensor, layers: tuple[str, ...]) -> Observation:
-        if images.ndim != 4 or not images.is_floating_point():
-            raise InputError(
-                f"a tensor of shape {tuple(images.shape)} and type {images.dtype} was given; expected floating "
-                "image colour rows columns, already preprocessed (add the batch axis with tensor[None])"
+        given, keyword, others = split_inputs(photos, inputs, self.module)
+        ready = photos_or_tensor(first_of_batch(given), colours_of(self.module))
+        if isinstance(ready, Tensor):
+            rows, columns = ready.shape[2:]
+            called = _titles(titles, [f"tensor[{i}]" for i in range(len(ready))])
+            images, known = ready, tuple(ImageInfo(name, "", columns, rows) for name in called)
+            loaded: tuple[Image.Image | None, ...] = (None,) * len(ready)
+        else:
+            called = _titles(titles, [title(photo, i) for i, photo in enumerate(ready)])
+            loaded = tuple(load_photo(photo) for photo in ready)
+            images = _stacked([self.read_photo(photo) for photo in loaded])
+            known = tuple(
+                self.image_info(name, photo.size, fingerprint(photo))
+                for name, photo in zip(called, loaded, strict=True)
             )
-        rows, columns = images.shape[2:]
-        image_info = tuple(ImageInfo(f"tensor[{i}]", "", columns, rows) for i in range(len(images)))
-        images = images.to(self.parameter.device, self.parameter.dtype)
-        return observe(self, images, layers, image_info, (None,) * len(images))
+        like = self.parameter
+        moved = {name: map_tensors(value, lambda tensor: tensor.to(like.device)) for name, value in others.items()}
+        whole = ModelInput(images.to(like.device, like.dtype), keyword, moved)
+        return self._observe(whole, names, known, loaded)
 
-    def read(self, output: Any, entered: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """Return `(class scores, embedding)` of a raw output; `entered` is what went into the classifier."""
-        tensor = self.output(output) if self.output else answer_tensor(output)
+    def _observe(
+        self,
+        given: ModelInput,
+        layers: tuple[str, ...] | None,
+        image_info: tuple[ImageInfo, ...],
+        photos: tuple[Image.Image | None, ...],
+    ) -> Observation[Backbone]:
+        given.check(self.module, self.name)
+        if given.others and "anatomy" not in self.__dict__:  # what the module needs is known only now
+            self.__dict__["anatomy"] = self._probe(given)
+        kept = LayerKeeper(self.default_layers if layers is None else layers)
+        found = self.run(given, kept.watches)
+        outputs = {name: self.layer_output(name, raw, given.images) for name, raw in kept.raw().items()}
+        return Observation(
+            found.model_name, found.output, found.class_scores, found.vector, self, given, outputs, image_info,
+            photos,
+        )  # fmt: skip
+
+    def run(self, given: ModelInput, watches: Mapping[str, Watch] | None = None) -> ModelOutput:
+        """Run the module once; a graph exists only where a watch begins one.
+
+        Args:
+            given: The images and the other inputs, on the device of the model.
+            watches: What sees, and may replace, the raw output of layers by name.
+        """
+        entered: list[Tensor] = []
+        classifier = self.classifier_name
+        inputs = {} if classifier is None else {classifier: lambda tensor: entered.append(tensor)}
+        output = forward(self.module, given, watches or {}, inputs)
+        tensor = self.output(output) if self.output else output_tensor(output)
         flat = tensor if tensor is not None and tensor.ndim == 2 else None
         if self.embeds:
-            return None, flat
-        vector = entered if entered is not None and entered.ndim == 2 else None
-        return flat, vector
+            return ModelOutput(self.name, output, None, flat)
+        vector = entered[-1] if entered and entered[-1].ndim == 2 else None
+        return ModelOutput(self.name, output, flat, vector)
 
-    def grid_of(self, shape: Sequence[int], image: tuple[int, int, int], layer: str) -> Grid:
-        """Return how to read the output of `layer`; the error names the layer and those with a grid."""
+    def layer_output(self, layer: str, raw: Tensor, images: Tensor) -> LayerOutput:
+        """Return the output of `layer` with how to read it: the one place where that is decided.
+
+        Args:
+            layer: The name of the layer.
+            raw: What it returned for `images`.
+            images: The input tensor `image colour rows columns`.
+
+        Raises:
+            InputError: The output has no grid of cells, or it is not clear which; the message says what to give.
+        """
+        size = (images.shape[0], images.shape[2], images.shape[3])
+        known = self._known_grids.get(layer)
         try:
-            return find_grid(tuple(shape), image, self.prefix_tokens, self.channels_last)
+            return LayerOutput(raw, find_grid(tuple(raw.shape), size, self.prefix_tokens, self.channels_last, known))
         except InputError as error:
             raise InputError(f"layer '{layer}' of {self.name}: {error}") from None
 
     def class_index(self, name: str | int) -> int:
-        """Return the index of a class given by name or index; near names are offered where there is none."""
-        if isinstance(name, int):
-            return name
-        if self.class_names is None:
-            raise InputError(
-                f"'{name}' was asked of {self.name}, whose classes have no names; give an index or class_names="
-            )
-        wanted, lower = name.strip().lower(), [label.lower() for label in self.class_names]
-        whole = [i for i, label in enumerate(lower) if wanted == label]
-        parts = [i for i, label in enumerate(lower) if wanted in [p.strip() for p in label.split(",")]]
-        found = whole or parts
-        if len(found) > 1:
-            raise InputError(f"'{name}' names classes {', '.join(map(str, found))} of {self.name}; give the index")
-        if found:
-            return found[0]
-        raise InputError(f"no class '{name}' in {self.name}; near names: {near(name, self.class_names)}")
+        """Return the index of a class by name or index.
+
+        Args:
+            name: A class name (whole, or one of its synonyms), or an integer of Python, numpy or torch.
+
+        Raises:
+            InputError: No class or several have that name; near names are offered.
+            InputTypeError: It is neither a name nor an integer.
+        """
+        return class_index(name, self.class_names, self.name)
 
     def class_name(self, index: int) -> str:
-        """Return the name of a class, or `class 7` where classes have no names."""
+        """Return the full name of a class, or `class 7` where classes have no names."""
         return self.class_names[index] if self.class_names and index < len(self.class_names) else f"class {index}"
 
     def to(self, *place: Any) -> Backbone:
-        """Return this backbone with its module moved, as `nn.Module.to` does it."""
+        """Return this backbone with its module moved, as `nn.Module.to` does it.
+
+        Raises:
+            InputError: There is no such device.
+        """
         try:
             moved = self.module.to(*place)
         except (RuntimeError, AssertionError) as error:  # torch's answers to a device it does not know or have
@@ -211,80 +371,37 @@ class Backbone:
             raise InputError(f"{self.name} cannot be moved to {place[0]}: {reason}; use cpu, cuda or mps") from None
         return dataclasses.replace(self, module=moved)
 
-    def _input(self, photo: Image.Image) -> Tensor:
-        if self.transform is None:
-            raise InputError(
-                f"{self.name} has no preprocessing, so photos cannot be read; give Backbone(..., transform=...) "
-                "or observe an already preprocessed tensor"
-            )
-        tensor = self.transform(photo)
-        if tensor.ndim != 3:
-            raise InputError(f"transform gave shape {tuple(tensor.shape)}; expected colour rows columns")
-        return tensor
-
-    def _box(self, photo: Image.Image) -> tuple[float, float, float, float]:
-        return self.transform.box(photo.size) if isinstance(self.transform, Preprocess) else WHOLE
-
-    def _any_vector(self, output: Any) -> Tensor:
-        tensor = self.output(output) if self.output else answer_tensor(output)
-        if tensor is None:
-            raise InputError(f"{self.name} put out {type(output).__name__}; say how to read it with output=")
-        return tensor
-
     def check_layer(self, name: str) -> None:
-        """Raise `InputError` where the module has no such layer."""
+        """Raise `InputError` where the module has no layer of that name; near names are offered."""
         names = [n for n, _ in self.module.named_modules() if n]
         if name not in names:
             raise InputError(f"no layer '{name}' in {self.name}; near names: {near(name, names)}")
 
-
-def unwrap(module: nn.Module) -> nn.Module:
-    """Take `torch.compile`, `DataParallel` and `DistributedDataParallel` off; refuse what hooks cannot enter."""
-    if not isinstance(module, nn.Module):
-        raise InputError(f"a {type(module).__name__} was given; expected a torch.nn.Module")
-    if isinstance(module, torch.jit.ScriptModule):
-        raise InputError("a TorchScript module was given, whose layers cannot be watched; give the original nn.Module")
-    inner = getattr(module, "_orig_mod", None)
-    if inner is None and isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        inner = module.module
-    return module if inner is None else unwrap(inner)
+    def _any_vector(self, output: Any) -> Tensor:
+        tensor = self.output(output) if self.output else output_tensor(output)
+        if tensor is None:
+            raise InputError(f"{self.name} put out {type(output).__name__}; say how to read it with output=")
+        return tensor
 
 
-def _colours(module: nn.Module) -> int:
-    """How many channels the images of a module have, as its first convolution tells."""
-    first = next((part for part in module.modules() if isinstance(part, nn.Conv2d)), None)
-    return 3 if first is None else first.in_channels
+def _stacked(images: Sequence[Tensor]) -> Tensor:
+    shapes = {tuple(image.shape) for image in images}
+    if len(shapes) > 1:
+        raise InputError(
+            f"transform gave tensors of {' and '.join(map(str, sorted(shapes)))} for the photos of one batch; "
+            "crop to one size, or observe them one at a time"
+        )
+    return torch.stack(list(images))
 
 
-def answer_tensor(output: Any) -> Tensor | None:
-    """Return the tensor a model's output is about: itself, its logits, an image embedding or a pooled output."""
-    if isinstance(output, Tensor):
-        return output
-    for name in ("logits", "image_embeds", "pooler_output", "last_hidden_state"):
-        value = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
-        if isinstance(value, Tensor):
-            return value
-    if isinstance(output, (tuple, list)) and output:
-        return answer_tensor(output[0])
-    return None
+def _titles(titles: Sequence[str] | None, own: Sequence[str]) -> Sequence[str]:
+    if titles is None:
+        return own
+    if isinstance(titles, str) or len(titles) != len(own):
+        given = "one text" if isinstance(titles, str) else f"{len(titles)} titles"
+        raise InputError(f"{given} was given for {len(own)} images; give a list with one title for each")
+    return titles
 
 
 def _names(layers: str | Iterable[str]) -> tuple[str, ...]:
     return (layers,) if isinstance(layers, str) else tuple(layers)
-
-
-def _title(photo: Photo, index: int) -> str:
-    return str(photo) if isinstance(photo, (str, Path)) else f"photo[{index}]"
-
-
-def _load(photo: Photo) -> Image.Image:
-    if isinstance(photo, (str, Path)):
-        return read_image(photo)
-    if isinstance(photo, Image.Image):
-        return upright(photo)
-    array = np.asarray(photo)
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        raise InputError(
-            f"an array of shape {array.shape} and type {array.dtype} was given; expected uint8 height width 3"
-        )
-    return Image.fromarray(array)

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from conceptlens.io.errors import InputError
+import numpy as np
+import torch
+from torch import Tensor
+
+from conceptlens.io.errors import InputError, InputTypeError, near
+
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def short_name(name: str) -> str:
@@ -58,3 +64,34 @@ def checked_class_names(class_names: Sequence[str], classes: int, name: str) -> 
             "or pretrained=False or weights= for a model with classes of your own"
         )
     return tuple(class_names)
+
+
+def class_index(name: object, class_names: Sequence[str] | None, model: str) -> int:
+    """Return the index of a class given by name or index.
+
+    Args:
+        name: A whole class name or one of its synonyms, in any case; or an integer of Python, numpy or torch.
+        class_names: The names of all classes, where they have names.
+        model: What the model is called, for messages.
+
+    Raises:
+        InputError: No class or several have that name; near names are offered.
+        InputTypeError: `name` is neither a text nor an integer.
+    """
+    if isinstance(name, (int, np.integer)) and not isinstance(name, bool):
+        return int(name)
+    if isinstance(name, Tensor) and name.ndim == 0 and name.dtype in _INTEGERS:
+        return int(name)
+    if not isinstance(name, str):
+        raise InputTypeError(f"a class is given as {type(name).__name__}; expected a name or an integer")
+    if class_names is None:
+        raise InputError(f"'{name}' was asked of {model}, whose classes have no names; give an index or class_names=")
+    wanted, lower = name.strip().lower(), [label.lower() for label in class_names]
+    whole = [i for i, label in enumerate(lower) if wanted == label]
+    parts = [i for i, label in enumerate(lower) if wanted in [part.strip() for part in label.split(",")]]
+    found = whole or parts
+    if len(found) > 1:
+        raise InputError(f"'{name}' names classes {', '.join(map(str, found))} of {model}; give the index")
+    if found:
+        return found[0]
+    raise InputError(f"no class '{name}' in {model}; near names: {near(name, class_names)}")

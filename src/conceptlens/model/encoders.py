@@ -16,17 +16,16 @@ from torch.nn import functional as F
 from conceptlens.concepts.vocabulary import prompt, vocabulary
 from conceptlens.io.cache import cached
 from conceptlens.io.fingerprint import weights_fingerprint
+from conceptlens.model.model_output import ModelOutput
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-
-    from conceptlens.model.observation import ModelOutput
 
 
 class VisionLanguage(Protocol):
     """A pair of encoders into one space, where `scale <image, text>` says how well a text fits an image.
 
-    The image half is a `Backbone` of its own; a pair reads that backbone's answers, and encodes texts.
+    The image half is a `Backbone` of its own; a pair reads the output of that backbone, and encodes texts.
     """
 
     @property
@@ -45,7 +44,7 @@ class VisionLanguage(Protocol):
         ...
 
     def encode_image(self, output: ModelOutput) -> Float[Tensor, "image dimension"]:
-        """Return the image vectors of a model output, in its graph."""
+        """Return the image vectors `(image, dimension)` of an output, in its graph."""
         ...
 
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "text dimension"]:
@@ -83,10 +82,10 @@ class Towers(ABC):
 
     @torch.no_grad()
     def _encode(self, texts: Sequence[str]) -> Tensor:
-        return self._answer(texts).float().cpu()
+        return self._text_vectors(texts).float().cpu()
 
     @abstractmethod
-    def _answer(self, texts: Sequence[str]) -> Tensor:
+    def _text_vectors(self, texts: Sequence[str]) -> Tensor:
         """Return the text tower's output."""
 
 
@@ -94,7 +93,7 @@ class Towers(ABC):
 class OpenClip(Towers):
     """An open_clip model's towers."""
 
-    def _answer(self, texts: Sequence[str]) -> Tensor:
+    def _text_vectors(self, texts: Sequence[str]) -> Tensor:
         return self.model.encode_text(self.tokenizer(list(texts)).to(self.model.logit_scale.device))
 
 
@@ -102,7 +101,7 @@ class OpenClip(Towers):
 class Transformers(Towers):
     """A CLIP or SigLIP model of transformers."""
 
-    def _answer(self, texts: Sequence[str]) -> Tensor:
+    def _text_vectors(self, texts: Sequence[str]) -> Tensor:
         config = self.model.config
         # SigLIP was trained on texts padded to its full length, and reads the padding; CLIP's attention ignores it.
         reads_padding = config.model_type == "siglip"

@@ -10,13 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from conceptlens.io.errors import InputError, InputTypeError
+from conceptlens.model.model_input import ModelInput
+
 Watch = Callable[[Tensor], Tensor | None]
 
 
 def forward(
-    module: nn.Module, images: Tensor, outputs: Mapping[str, Watch], inputs: Mapping[str, Watch] | None = None
+    module: nn.Module, given: ModelInput, outputs: Mapping[str, Watch], inputs: Mapping[str, Watch] | None = None
 ) -> Any:
-    """Run `module(images)` in eval mode with its parameters frozen, watching layers by name; leave it as found.
+    """Run `module` in eval mode with its parameters frozen, watching layers by name; leave it as found.
 
     Each watch sees its layer's output (or input) tensor and may return another one to be used in its place. Nothing
     builds a graph until a watch returns a tensor that requires grad: the trunk below costs no memory.
@@ -29,23 +32,41 @@ def forward(
         for name, watch in (inputs or {}).items():
             handle = module.get_submodule(name).register_forward_pre_hook(_on_input(watch))
             stack.callback(handle.remove)
-        return module(images.clone() if images.is_inference() else images)
+        return given.call(module)
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """Take `torch.compile`, `DataParallel` and `DistributedDataParallel` off; refuse what hooks cannot enter."""
+    if not isinstance(module, nn.Module):
+        raise InputTypeError(f"a {type(module).__name__} was given; expected a torch.nn.Module")
+    if isinstance(module, torch.jit.ScriptModule):
+        raise InputError("a TorchScript module was given, whose layers cannot be watched; give the original nn.Module")
+    inner = getattr(module, "_orig_mod", None)
+    if inner is None and isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        inner = module.module
+    return module if inner is None else unwrap(inner)
+
+
+def colours_of(module: nn.Module) -> int:
+    """How many channels the images of a module have, as its first convolution tells; 3 where it has none."""
+    first = next((part for part in module.modules() if isinstance(part, nn.Conv2d)), None)
+    return 3 if first is None else first.in_channels
 
 
 @contextmanager
-def trunk_kept(module: nn.Module, images: Tensor, layer: str) -> Iterator[None]:
-    """Within, `module(images)` runs only what follows `layer`: the parts before it give back what they gave once.
+def trunk_kept(module: nn.Module, given: ModelInput, layer: str) -> Iterator[None]:
+    """Within, a call of `module` runs only what follows `layer`: the parts before it give back what they gave once.
 
     A part that is called twice runs each time, and so does what stands between the parts.
     """
     with ExitStack() as stack:
-        for part, output in _outputs_until(module, images, layer).items():
+        for part, output in _outputs_until(module, given, layer).items():
             part.forward = lambda *_, output=output, **__: map_tensors(output, Tensor.clone)
             stack.callback(delattr, part, "forward")
         yield
 
 
-def _outputs_until(module: nn.Module, images: Tensor, layer: str) -> dict[nn.Module, Any]:
+def _outputs_until(module: nn.Module, given: ModelInput, layer: str) -> dict[nn.Module, Any]:
     """Return what each part gave by the time that `layer` had run, of parts within parts the outer one's."""
     end = module.get_submodule(layer)
     outputs: dict[nn.Module, Any] = {}
@@ -60,7 +81,7 @@ def _outputs_until(module: nn.Module, images: Tensor, layer: str) -> dict[nn.Mod
         for part in module.modules():
             if "forward" not in vars(part) and not isinstance(part, torch.jit.ScriptModule):
                 stack.callback(part.register_forward_hook(keep).remove)
-        forward(module, images, {})
+        forward(module, given, {})
     once = {part: output for part, output in outputs.items() if calls[part] == 1}
     inner = {child for part in once for child in part.modules() if child is not part}
     return {part: output for part, output in once.items() if part not in inner}

@@ -40,7 +40,7 @@ def response(
         cells = {layer: grid.read(raw)}
         watches: dict[str, Watch] = {layer: lambda _: raw.clone()}  # what follows may work in place
         watches.update({name: _keeping(cells, name, observation) for name in after})
-        forward(observation.model.module, observation.images, watches)
+        forward(observation.model.module, observation.given, watches)
         return read(cells)
 
     def product(channel: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def response(
     at_once = max(1, TANGENT_BYTES // max(1, raw.numel() * raw.element_size()))
     with ExitStack() as stack:
         stack.enter_context(frozen(observation.model.module))
-        stack.enter_context(trunk_kept(observation.model.module, observation.images, layer))
+        stack.enter_context(trunk_kept(observation.model.module, observation.given, layer))
         stack.enter_context(full_precision(raw))
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(warnings.catch_warnings())

@@ -11,15 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from conceptlens.io.errors import InputError
-from conceptlens.model.forward import Watch, forward
-from conceptlens.model.layout import Grid
+from conceptlens.model.forward import forward
+from conceptlens.model.layer_cells import input_cells
+from conceptlens.model.model_input import ModelInput
 from conceptlens.model.observation import Observation
 from conceptlens.model.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-
-    from conceptlens.model.backbone import Backbone
 
 STEP = 32  # input sizes other than the model's own are multiples of it
 
@@ -27,11 +26,15 @@ STEP = 32  # input sizes other than the model's own are multiples of it
 def larger_sizes(observation: Observation, factors: Sequence[float]) -> list[tuple[int, int]]:
     """Return the input sizes `(rows, columns)` that are the model's own times `factors` and that it accepts.
 
-    A model with a transform of its own, or one that reads a single size (a ViT with fixed position embeddings), is
-    left at its own size.
+    A model with a transform of its own or with other inputs, and one that reads a single size (a ViT with fixed
+    position embeddings), are left at their own size.
+
+    Args:
+        observation: What was observed.
+        factors: Factors of the model's own rows and columns; the results are rounded to multiples of 32.
     """
     own = (observation.images.shape[2], observation.images.shape[3])
-    if not isinstance(observation.model.transform, Preprocess):
+    if observation.model.preprocess is None or observation.given.others:
         return [own]
     wanted = [own if f == 1 else (_stepped(own[0] * f), _stepped(own[1] * f)) for f in factors]
     others = [size for size in wanted if size != own]
@@ -47,57 +50,42 @@ def _stepped(side: float) -> int:
 def cells_at(
     observation: Observation, image: int, size: tuple[int, int], layers: Iterable[str], mirrored: bool
 ) -> dict[str, list[Float[Tensor, "channel height width"]]]:
-    """Return the cells of `layers` for one photo shown at `size`, and for its mirror image turned back."""
+    """Return the cells of `layers` for one photo shown at `size`, and for its mirror image turned back.
+
+    Raises:
+        InputError: A tensor was observed and another size is asked for; or the model has other inputs, which cannot
+            be mirrored or resized with the photo.
+    """
+    given, own = observation.given, tuple(observation.images.shape[2:])
+    if given.others and (mirrored or size != own):
+        raise InputError(
+            f"{observation.model.name} was observed with {', '.join(given.others)}, which cannot be mirrored or "
+            "resized with the photo; use Competition(sizes=(1.0,), mirrored=False)"
+        )
     shown = _shown(observation, image, size)
     images = torch.cat([shown, shown.flip(3)]) if mirrored else shown
-    cells: dict[str, Tensor] = {}
-    known = {part.name: part.grid for part in observation.model.anatomy.layers}
-    known.update({name: layer_output.grid for name, layer_output in observation.layer_outputs.items()})
-
-    def keeping(name: str) -> Watch:
-        def watch(raw: Tensor) -> None:
-            grid = grid_at(observation.model, known.get(name), name, raw.shape, (len(images), *size))
-            cells[name] = grid.read(raw.detach()).to(torch.float32, copy=True)  # what follows may work in place
-
-        return watch
-
-    with torch.no_grad():
-        forward(observation.model.module, images, {name: keeping(name) for name in layers})
+    cells = input_cells(observation.model, given.of_one(image, images), layers)
     return {name: [value[0], *(part.flip(2) for part in value[1:])] for name, value in cells.items()}
-
-
-def grid_at(model: Backbone, known: Grid | None, layer: str, shape: torch.Size, image: tuple[int, int, int]) -> Grid:
-    """Return how to read `layer` at another input size: four axes keep the order `known` at the model's own size.
-
-    `image` is the number of images, and their rows and columns.
-    """
-    order = known.order if known is not None else None
-    if order == "image channel height width":
-        return Grid(order, shape[2], shape[3], shape[1])
-    if order == "image height width channel":
-        return Grid(order, shape[1], shape[2], shape[3])
-    return model.grid_of(shape, image, layer)
 
 
 def _shown(observation: Observation, image: int, size: tuple[int, int]) -> Float[Tensor, "1 colour rows columns"]:
     """Return one photo as an input of `size`, cropped or squashed as the model does it."""
     if size == tuple(observation.images.shape[2:]):
         return observation.images[image : image + 1]
-    transform = observation.model.transform
-    photo = observation.photos[image]
-    if photo is None or not isinstance(transform, Preprocess):
+    known, photo = observation.model.preprocess, observation.photos[image]
+    if photo is None or known is None:
         raise InputError("a tensor was observed, which cannot be shown at another size; observe the photo itself")
-    return resized(transform, size)(photo)[None].to(observation.images)
+    return resized(known, size)(photo)[None].to(observation.images)
 
 
 def resized(transform: Preprocess, size: tuple[int, int]) -> Preprocess:
-    """Return the same preparation of photos for another input size: the same part of each photo is observation."""
+    """Return the same preparation of photos for another input size `(rows, columns)`: the same part is seen."""
     factor = size[0] / transform.size[0]
     resize = transform.resize
     if isinstance(resize, tuple):
-        resize = (round(resize[0] * factor), round(resize[1] * factor))
+        resize = (max(size[0], round(resize[0] * factor)), max(size[1], round(resize[1] * factor)))
     elif resize is not None:
-        resize = round(resize * factor)
+        resize = max(min(size), round(resize * factor))
     return dataclasses.replace(transform, size=size, resize=resize)
 
 
@@ -114,7 +102,7 @@ def _accepts(observation: Observation, size: tuple[int, int]) -> bool:
 
 
 def _runs(observation: Observation, size: tuple[int, int]) -> bool:
-    blank = observation.images.new_zeros(1, observation.images.shape[1], *size)
+    blank = ModelInput(observation.images.new_zeros(1, observation.images.shape[1], *size))
     try:
         with torch.no_grad():
             forward(observation.model.module, blank, {})

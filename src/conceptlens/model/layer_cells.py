@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from conceptlens.model.forward import Watch, forward
-from conceptlens.model.input_sizes import grid_at
+from conceptlens.model.backbone import Backbone
+from conceptlens.model.layer_keeper import LayerKeeper
+from conceptlens.model.model_input import ModelInput
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-    from conceptlens.model.backbone import Backbone
-
 
 def layer_cells(
-    model: Backbone, images: Float[Tensor, "image colour rows columns"], layers: Sequence[str]
+    model: Backbone, images: Float[Tensor, "image colour rows columns"], layers: Iterable[str]
 ) -> dict[str, Float[Tensor, "image channel height width"]]:
-    """Return the cells of each layer, float32, for images that are prepared already."""
-    cells: dict[str, Tensor] = {}
-    size = (images.shape[2], images.shape[3])
-    known = {part.name: part.grid for part in model.anatomy.layers}
+    """Run the model once without a graph and return the cells of the layers named.
 
-    def keeping(name: str) -> Watch:
-        def watch(raw: Tensor) -> None:
-            grid = grid_at(model, known.get(name), name, raw.shape, (len(images), *size))
-            cells[name] = grid.read(raw.detach()).to(torch.float32, copy=True)  # what follows may work in place
+    Layers are read as `Backbone.observe` reads them, whatever the size of the batch and of the input.
 
-        return watch
+    Args:
+        model: The model; its modes and random state are left as they are.
+        images: Images that are prepared already; they are moved to the device and the precision of the model.
+        layers: Names of layers.
 
+    Returns:
+        For each layer its cells in float32, on the device of the model.
+
+    Raises:
+        InputError: There is no such layer, it runs more than once, or its output has no grid of cells.
+    """
+    return input_cells(model, ModelInput(images.to(model.parameter.device, model.parameter.dtype)), layers)
+
+
+def input_cells(
+    model: Backbone, given: ModelInput, layers: Iterable[str]
+) -> dict[str, Float[Tensor, "image channel height width"]]:
+    """Return what `layer_cells` does, for a call with other inputs beside the images."""
+    names = tuple(dict.fromkeys(layers))
+    for name in names:
+        model.check_layer(name)
+    kept = LayerKeeper(names, graph=False)
     with torch.no_grad():
-        forward(model.module, images, {name: keeping(name) for name in layers})
-    return cells
+        model.run(given, kept.watches)
+    outputs = {name: model.layer_output(name, raw, given.images) for name, raw in kept.raw().items()}
+    return {name: output.cells.float() for name, output in outputs.items()}

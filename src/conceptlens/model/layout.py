@@ -71,13 +71,27 @@ def find_grid(
     image: tuple[int, int, int],
     prefix: int | None = None,
     channels_last: bool | None = None,
+    known: Grid | None = None,
 ) -> Grid:
     """Return the grid of an output of `shape` for a batch of `image = (images, height, width)`.
 
     Four axes are channels-first or channels-last, whichever gives cells in the image's own proportions; three axes
-    are tokens, less the `prefix` tokens (class, registers, distillation) that the model declares. Raises
-    `InputError` where no reading, or more than one, fits: an unknown layout is never guessed.
+    are tokens, less the `prefix` tokens (class, registers, distillation) that the model declares.
+
+    Args:
+        shape: The shape of the raw output.
+        image: The number of images, and the rows and columns of each.
+        prefix: How many tokens stand before those of the cells.
+        channels_last: The order of four axes, where it was said.
+        known: How the same layer was read in another batch or at another size: its order of axes and its prefix are
+            kept, whatever the new shape would suggest.
+
+    Raises:
+        InputError: No reading fits, or more than one: an unknown layout is never guessed.
     """
+    found = None if known is None else _as_known(shape, image, known)
+    if found is not None:
+        return found
     if len(shape) == 4:
         return _find_map(shape, image, channels_last)
     if len(shape) == 3:
@@ -100,6 +114,18 @@ def prefix_tokens(module: nn.Module) -> int:
         if leaf in _PREFIX_PARAMETERS:
             found[leaf] = parameter.shape[-2] if parameter.ndim > 1 else 1
     return sum(found.values())
+
+
+def _as_known(shape: tuple[int, ...], image: tuple[int, int, int], known: Grid) -> Grid | None:
+    """Return the grid of `shape` in the order of `known`; `None` where it does not fit that order."""
+    axes = known.order.split()
+    if len(shape) != len(axes) or shape[axes.index("image")] != image[0]:
+        return None
+    size = dict(zip(axes, shape, strict=True))
+    if "token" not in size:
+        return Grid(known.order, size["height"], size["width"], size["channel"])
+    cells = _factor(size["token"] - known.prefix, (image[1], image[2]))
+    return None if cells is None else Grid(known.order, *cells, channels=size["channel"], prefix=known.prefix)
 
 
 def _find_map(shape: tuple[int, ...], image: tuple[int, int, int], channels_last: bool | None) -> Grid:

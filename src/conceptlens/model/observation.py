@@ -2,80 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from conceptlens.io.errors import InputError
-from conceptlens.model.forward import Watch, forward, full_precision, map_tensors
-from conceptlens.model.layout import Grid
+from conceptlens.model.forward import Watch, full_precision, map_tensors
+from conceptlens.model.gradients import close, gradient_through_graph, linear_readout, through_graph
+from conceptlens.model.model_input import ModelInput
+from conceptlens.model.model_output import LayerOutput, ModelOutput
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from PIL import Image
 
-    from conceptlens.model.backbone import Backbone
     from conceptlens.record import ImageInfo
 
-# How many bytes of gradients at the layer one batched vector-Jacobian product may make. What lies behind the layer
-# holds some twenty times as much meanwhile, and larger products are slower on a processor: they leave its cache.
-GRADIENT_BYTES = 2 * 2**20
+
+class Runnable(Protocol):
+    """What an observation needs of its model, to run it again: a `Backbone` has it."""
+
+    @property
+    def name(self) -> str:
+        """The name of the model, for records and messages."""
+        ...
+
+    @property
+    def classifier_module(self) -> nn.Linear | None:
+        """The final linear layer."""
+        ...
+
+    def class_name(self, index: int) -> str:
+        """Return the full name of a class."""
+        ...
+
+    def run(self, given: ModelInput, watches: Mapping[str, Watch] | None = None) -> ModelOutput:
+        """Run the module once."""
+        ...
+
+
+Model = TypeVar("Model", bound=Runnable)
 
 
 @dataclass(frozen=True, eq=False)
-class ModelOutput:
-    """What one forward pass gave: the raw output and, where the model has them, class scores and an embedding."""
-
-    model: Backbone
-    output: Any
-    class_scores: Tensor | None
-    vector: Tensor | None
-
-    @property
-    def logits(self) -> Float[Tensor, "image class"]:
-        """Class scores before the softmax; refused where the model has none."""
-        if self.class_scores is None:
-            raise InputError(
-                f"{self.model.name} gives no class scores (image class); ask with cl.Concept or a callable target, "
-                "give a CLIP model class names with class_names= (--class-names), "
-                "or say how to read scores with Backbone(..., output=)"
-            )
-        return self.class_scores
-
-    @property
-    def embedding(self) -> Float[Tensor, "image dimension"]:
-        """The vector that enters the classifier, or the output of a model that embeds."""
-        if self.vector is None:
-            raise InputError(
-                f"{self.model.name} has no embedding: no linear classifier was found at its end; "
-                "name it with Backbone(..., classifier=...)"
-            )
-        return self.vector
-
-
-@dataclass(frozen=True)
-class LayerOutput:
-    """One layer's output, kept with its graph, and how to read its cells."""
-
-    raw: Tensor
-    grid: Grid
-
-
-@dataclass(frozen=True, eq=False)
-class Observation(ModelOutput):
+class Observation(ModelOutput, Generic[Model]):
     """One forward pass of a batch, ready for any number of questions.
 
-    The graph begins at the first tapped layer and lives exactly as long as this object.
+    The graph begins at the first observed layer and lives exactly as long as this object.
+
+    Args:
+        model: The model that was run.
+        given: What it was called with.
+        layer_outputs: The outputs of the observed layers, by name.
+        image_info: One record for each image: its name, size and the part of it that the model saw.
+        photos: The upright photos; `None` where a tensor was observed.
     """
 
-    images: Float[Tensor, "image colour rows columns"]
+    model: Model
+    given: ModelInput
     layer_outputs: Mapping[str, LayerOutput]
     image_info: tuple[ImageInfo, ...]
     photos: tuple[Image.Image | None, ...]
     _readouts: dict[tuple[str, str], Tensor | None] = field(default_factory=dict, repr=False)
+
+    def __repr__(self) -> str:
+        """Show the observation in a few lines: images, layers, and the predicted classes."""
+        count, colours, rows, columns = self.images.shape
+        names = [info.name for info in self.image_info]
+        lines = [
+            f"Observation of {self.model.name}: {count} image{'s' if count > 1 else ''} of "
+            f"{colours} x {rows} x {columns} on {self.images.device}",
+            f"  images: {_shortened(names)}",
+        ]
+        for name, layer_output in self.layer_outputs.items():
+            grid = layer_output.grid
+            lines.append(f"  layer {name}: {grid.channels} channels, {grid.height} x {grid.width} cells")
+        if self.class_scores is not None:
+            best = self.class_scores.detach().argmax(1).tolist()
+            lines.append(f"  predicted: {_shortened([self.model.class_name(index) for index in best])}")
+        return "\n".join(lines)
+
+    @property
+    def images(self) -> Float[Tensor, "image colour rows columns"]:
+        """The input tensor, as it entered the model."""
+        return self.given.images
 
     @property
     def layer(self) -> str:
@@ -83,7 +96,11 @@ class Observation(ModelOutput):
         return list(self.layer_outputs)[-1]
 
     def layer_output(self, layer: str | None = None) -> LayerOutput:
-        """Return the tapped output of `layer`, or say which layers were observed."""
+        """Return the output of a layer, with its graph; by default of the last one observed.
+
+        Raises:
+            InputError: The layer was not observed; the message says which were.
+        """
         name = layer or self.layer
         if name not in self.layer_outputs:
             raise InputError(
@@ -93,12 +110,19 @@ class Observation(ModelOutput):
         return self.layer_outputs[name]
 
     def feature(self, layer: str | None = None) -> Float[Tensor, "image channel height width"]:
-        """Return the cells of `layer`, detached, whatever its own layout."""
-        layer_output = self.layer_output(layer)
-        return layer_output.grid.read(layer_output.raw.detach())
+        """Return the cells of a layer, detached, whatever its own layout; by default of the last one observed."""
+        return self.layer_output(layer).cells.detach()
 
     def gradient(self, score: Tensor, layer: str | None = None) -> Float[Tensor, "image question channel height width"]:
-        """Return d score / d feature at `layer` for a differentiable `score[image]` or `score[image question]`."""
+        """Return d score / d feature at a layer.
+
+        Args:
+            score: A differentiable `(image,)` or `(image, question)` in the graph of this observation.
+            layer: An observed layer; by default the last one.
+
+        Raises:
+            InputError: The score does not depend on the layer.
+        """
         columns = score if score.ndim == 2 else score[:, None]
         cotangents = torch.eye(columns.shape[1], dtype=columns.dtype, device=columns.device)
         return self.pull(columns, cotangents.expand(columns.shape[0], -1, -1), layer)
@@ -106,17 +130,24 @@ class Observation(ModelOutput):
     def pull(
         self, root: Tensor, cotangents: Float[Tensor, "image question dimension"], layer: str | None = None
     ) -> Float[Tensor, "image question channel height width"]:
-        """Return the gradient of every `cotangent . root` at `layer`, by batched vector-Jacobian products.
+        """Return the gradient of every `cotangent . root` at a layer, by batched vector-Jacobian products.
 
-        `root[image dimension]` hangs in the graph: logits, an embedding, a score. Images are independent, so one
-        product answers a question for all of them. Where the cells reach `root` only through their mean and one
-        linear map, the closed form answers without a backward; the result is then an expanded view that holds one
-        value per channel.
+        Images are independent, so one product answers a question for all of them. Where the cells reach `root` only
+        through their mean and one linear map, the closed form answers without a backward; the result is then an
+        expanded view that holds one value per channel.
+
+        Args:
+            root: A tensor `(image, dimension)` in the graph: logits, an embedding, a score.
+            cotangents: Directions `(image, question, dimension)`.
+            layer: An observed layer; by default the last one.
+
+        Raises:
+            InputError: `root` does not depend on the layer.
         """
         name = layer or self.layer
         matrix = self.readout(root, name)
         if matrix is None:
-            return self._pull_through_graph(root, cotangents, name)
+            return gradient_through_graph(root, cotangents, name, self.layer_output(name))
         grid = self.layer_outputs[name].grid
         with full_precision(matrix):
             own = cotangents.to(matrix.dtype)  # an embedding that is the mean of the cells itself needs no product
@@ -124,7 +155,7 @@ class Observation(ModelOutput):
         return weights[..., None, None].expand(*weights.shape, grid.height, grid.width)
 
     def reaches(self, root: Tensor, layer: str | None = None) -> bool:
-        """Whether the cells of `layer` change `root`: the patches of a ViT's last block do not reach its class."""
+        """Whether the cells of a layer change `root`: the patches of a ViT's last block do not reach its class."""
         name = layer or self.layer
         if self.readout(root, name) is not None:
             return True
@@ -135,86 +166,47 @@ class Observation(ModelOutput):
         return bool(self.layer_output(name).grid.read(gradient).any())
 
     def readout(self, root: Tensor, layer: str | None = None) -> Float[Tensor, "dimension channel"] | None:
-        """Return `M` where `root = M . (mean over cells of the feature) + constant`, verified here, else `None`.
+        """Return `M` where `root = M . (mean over cells of the feature) + constant`, verified, else `None`.
 
-        The candidates are the identity and the classifier's own weights. One counts only if it reproduces the values
-        of `root` and its gradient in a random direction, to 1e-5 of the largest entry.
+        The candidates are the identity and the classifier's own weights; see `gradients.linear_readout`.
         """
         name = layer or self.layer
         kind = "logits" if root is self.class_scores else "embedding" if root is self.vector else None
         if kind is None:
             return None
         if (name, kind) not in self._readouts:
+            linear = None if kind == "embedding" else self.model.classifier_module
             with full_precision(root):
-                self._readouts[name, kind] = self._find_readout(root, name)
+                found = None
+                if kind == "embedding" or linear is not None:
+                    found = linear_readout(root, linear, name, self.layer_output(name))
+                self._readouts[name, kind] = found
         return self._readouts[name, kind]
-
-    def _find_readout(self, root: Tensor, layer: str) -> Tensor | None:
-        layer_output = self.layer_output(layer)
-        mean = layer_output.grid.read(layer_output.raw.detach()).flatten(2).mean(2)
-        matrix, constant = self._readout_candidate(root, mean)
-        if matrix is None or root.dtype not in (torch.float32, torch.float64):
-            return None
-        if not _close(mean @ matrix.T + constant, root.detach()):
-            return None
-        generator = torch.Generator().manual_seed(0)
-        direction = torch.randn(root.shape[1], generator=generator).to(root)
-        exact = self._pull_through_graph(root, direction.expand(root.shape[0], 1, -1), layer)
-        closed = (direction @ matrix / (layer_output.grid.height * layer_output.grid.width))[None, None, :, None, None]
-        return matrix if _close(closed.expand_as(exact), exact) else None
-
-    def _readout_candidate(self, root: Tensor, mean: Tensor) -> tuple[Tensor | None, Tensor | float]:
-        if root is self.vector:
-            same = root.shape == mean.shape
-            return (torch.eye(mean.shape[1], dtype=mean.dtype, device=mean.device) if same else None), 0.0
-        linear = self.model.classifier_module
-        if linear is None or tuple(linear.weight.shape) != (root.shape[1], mean.shape[1]):
-            return None, 0.0
-        return linear.weight.detach(), 0.0 if linear.bias is None else linear.bias.detach()
-
-    def _pull_through_graph(self, root: Tensor, cotangents: Tensor, layer: str) -> Tensor:
-        layer_output = self.layer_output(layer)
-        (found,) = self._products(root, cotangents, [layer], lambda gradient: gradient)
-        return layer_output.grid.read(found).transpose(0, 1)
 
     def pull_means(
         self, root: Tensor, cotangents: Float[Tensor, "image question dimension"], layers: Sequence[str]
     ) -> dict[str, Float[Tensor, "image question channel"]]:
         """Return the spatial mean of the gradient of every `cotangent . root` at several layers.
 
-        One product a question serves all layers, and only the means are kept.
+        One product a question serves all layers, and only the means are kept. Arguments as in `pull`.
         """
-        grids = {name: self.layer_output(name).grid for name in layers}
-        read = {name: (lambda raw, grid=grid: grid.read(raw).flatten(3).mean(3)) for name, grid in grids.items()}
-        found = self._products(root, cotangents, list(layers), *read.values())
+        chosen = {name: self.layer_output(name) for name in layers}
+        read = [lambda raw, grid=one.grid: grid.read(raw).flatten(3).mean(3) for one in chosen.values()]
+        found = through_graph(root, cotangents, chosen, *read)
         return {name: means.transpose(0, 1) for name, means in zip(layers, found, strict=True)}
-
-    def _products(
-        self, root: Tensor, cotangents: Tensor, layers: list[str], *read: Callable[[Tensor], Tensor]
-    ) -> list[Tensor]:
-        """Return what `read` makes of the gradients at each of `layers`, `question image ...`, chunk by chunk."""
-        if not root.requires_grad:
-            raise InputError(
-                f"no gradient reaches layer '{layers[0]}': the answer does not depend on it, or the model turns "
-                "gradients off after it; choose another layer"
-            )
-        raws = [self.layer_output(name).raw for name in layers]
-        by_question = cotangents.to(root.dtype).transpose(0, 1)
-        at_once = max(1, GRADIENT_BYTES // max(1, max(raw.numel() * raw.element_size() for raw in raws)))
-        with full_precision(root):
-            chunks = [
-                [reader(gradient) for reader, gradient in zip(read, _products(root, raws, chunk), strict=True)]
-                for chunk in by_question.split(at_once)
-            ]
-        return [torch.cat(parts) for parts in zip(*chunks, strict=True)]
 
     def rerun(
         self, cells: Float[Tensor, "variant channel height width"], image: int = 0, layer: str | None = None
     ) -> ModelOutput:
-        """Return the model's answers for one image with the cells of `layer` replaced, a variant a row.
+        """Return the model's output for one image with the cells of a layer replaced, a variant a row.
 
         What lies before the layer runs once, not once a variant, wherever the model lets its batch grow there. An
         unchanged copy rides along to prove it; where it comes out changed, the whole model runs on every variant.
+
+        Args:
+            cells: The cells of each variant.
+            image: The index of the image; its other inputs go with every variant.
+            layer: An observed layer; by default the last one.
         """
         name = layer or self.layer
         grid = self.layer_output(name).grid
@@ -229,89 +221,53 @@ class Observation(ModelOutput):
             return raw.shape[1 if grid.order == "token image channel" else 0]
 
         try:
-            answer = ask(self.model, one, {name: replace})
-            if self._control_holds(answer, image, len(variants)):
-                return _without_control(answer, len(variants))
+            found = self.model.run(self.given.of_one(image, one), {name: replace})
+            if self._control_holds(found, image, len(variants)):
+                return _without_control(found, len(variants))
         except RuntimeError:  # a shape taken from the batch before the layer: the batch cannot grow there
             pass
-        answer = ask(self.model, one.expand(len(variants), -1, -1, -1), {name: replace})
-        return _without_control(answer, len(variants))
+        whole = self.given.of_one(image, one.expand(len(variants), -1, -1, -1))
+        return _without_control(self.model.run(whole, {name: replace}), len(variants))
 
-    def _control_holds(self, answer: ModelOutput, image: int, variants: int) -> bool:
-        pairs = [(answer.class_scores, self.class_scores), (answer.vector, self.vector)]
+    def _control_holds(self, found: ModelOutput, image: int, variants: int) -> bool:
+        pairs = [(found.class_scores, self.class_scores), (found.vector, self.vector)]
         return all(
-            new is not None and new.shape[0] == variants and _close(new[0], old[image].detach(), 1e-3)
+            new is not None and new.shape[0] == variants and close(new[0], old[image].detach(), 1e-3)
             for new, old in pairs
             if old is not None
         )
 
-    def forward(self, images: Float[Tensor, "image colour rows columns"]) -> ModelOutput:
-        """Return the model's plain answers for other input tensors: no taps, no graph."""
-        return ask(self.model, images, {})
+    def forward(self, images: Float[Tensor, "row colour rows columns"], image: int | None = None) -> ModelOutput:
+        """Return the model's output for other input tensors: no layers kept, no graph.
+
+        Args:
+            images: Inputs: as many as were observed, or variants of one image.
+            image: The index of the image that all are variants of; its other inputs go with each of them.
+
+        Raises:
+            InputError: The model has other inputs, and it is not said which image the variants are of.
+        """
+        if image is not None:
+            return self.model.run(self.given.of_one(image, images))
+        if self.given.others and len(images) != len(self.images):
+            raise InputError(
+                f"{len(images)} images were given to a model that was observed with {', '.join(self.given.others)} "
+                f"for {len(self.images)} images; say which one they are variants of: forward(images, image=0)"
+            )
+        return self.model.run(self.given.with_images(images))
 
 
-def ask(model: Backbone, images: Tensor, watches: Mapping[str, Watch]) -> ModelOutput:
-    """Run `model` on a batch and return what it answers; a graph exists only where a watch begins one."""
-    entered: list[Tensor] = []
-    classifier = model.classifier_name
-    inputs = {} if classifier is None else {classifier: lambda tensor: entered.append(tensor)}
-    output = forward(model.module, images, watches, inputs)
-    scores, vector = model.read(output, entered[-1] if entered else None)
-    return ModelOutput(model, output, scores, vector)
-
-
-def observe(
-    model: Backbone,
-    images: Tensor,
-    layers: tuple[str, ...],
-    image_info: tuple[ImageInfo, ...],
-    photos: tuple[Image.Image | None, ...],
-) -> Observation:
-    """Run `model` once on `images[image colour rows columns]`, keeping the output of every layer named."""
-    raw: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Watch:
-        def watch(tensor: Tensor) -> Tensor:
-            if name in raw:
-                raise InputError(f"layer '{name}' runs more than once in one forward pass; choose one that runs once")
-            with torch.enable_grad():
-                raw[name] = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
-                return raw[name].clone()  # an in-place operation downstream must not touch what is kept
-
-        return watch
-
-    answer = ask(model, images, {name: keep(name) for name in layers})
-    size = (images.shape[0], images.shape[2], images.shape[3])
-    missing = [name for name in layers if name not in raw]
-    if missing:
-        raise InputError(f"layer '{missing[0]}' gave no tensor in this forward pass; choose another layer")
-    layer_outputs = {name: LayerOutput(raw[name], model.grid_of(raw[name].shape, size, name)) for name in layers}
-    return Observation(
-        answer.model, answer.output, answer.class_scores, answer.vector, images, layer_outputs, image_info, photos
-    )
-
-
-def _products(root: Tensor, raws: Sequence[Tensor], cotangents: Tensor) -> list[Tensor]:
-    """Vector-Jacobian products of `root` at each of `raws` for `cotangents[question image dimension]`."""
-    if len(cotangents) == 1:
-        gradients = torch.autograd.grad(root, raws, cotangents[0], retain_graph=True, materialize_grads=True)
-        return [gradient[None] for gradient in gradients]
-    return list(
-        torch.autograd.grad(root, raws, cotangents, retain_graph=True, is_grads_batched=True, materialize_grads=True)
-    )
-
-
-def _without_control(answer: ModelOutput, rows: int) -> ModelOutput:
-    """Return `answer` less its first row, in its raw output too."""
+def _without_control(found: ModelOutput, rows: int) -> ModelOutput:
+    """Return an output less its first row, in its raw output too."""
 
     def cut(tensor: Tensor) -> Tensor:
         return tensor[1:] if tensor.ndim and len(tensor) == rows else tensor
 
-    return ModelOutput(
-        answer.model, *(map_tensors(part, cut) for part in (answer.output, answer.class_scores, answer.vector))
-    )
+    parts = (map_tensors(part, cut) for part in (found.output, found.class_scores, found.vector))
+    return ModelOutput(found.model_name, *parts)
 
 
-def _close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> bool:
-    """Whether two tensors differ by at most `tolerance` of the largest entry."""
-    return bool((a - b).abs().max() <= tolerance * b.abs().max().clamp_min(1e-30))
+def _shortened(names: Sequence[str], at_most: int = 3) -> str:
+    """Return a few names and how many more there are."""
+    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
+    return ", ".join(names[:at_most]) + more

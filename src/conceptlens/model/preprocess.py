@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from conceptlens.io.errors import InputError
+
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
@@ -32,6 +34,24 @@ class Preprocess:
     evaluated; `crop_mode="squash"` scales the whole photo to `size`, so that nothing is cut off and proportions change.
     Where an odd number of pixels is cut off, `crop_rounding` says where the crop begins: at the even half, as
     torchvision and timm round it, or at the half rounded down, as transformers does.
+
+    Args:
+        size: Rows and columns of the input.
+        mean: The mean of each colour, of values in 0..1, that is subtracted.
+        std: The standard deviation of each colour that values are divided by.
+        interpolation: How the photo is scaled: nearest, bilinear, bicubic or lanczos.
+        share: The part of the scaled photo's side that the crop keeps (timm's `crop_pct`), above 0 and up to 1; read
+            where `resize` is not given.
+        resize: The length of the short side after scaling, or rows and columns, at least as large as the crop.
+        crop_mode: "center" or "squash".
+        crop_rounding: "even" or "down".
+
+    Raises:
+        InputError: A value is out of its range, or the crop is larger than the scaled photo.
+
+    Example:
+        >>> cl.Preprocess((224, 224), share=0.875)(photo).shape
+        torch.Size([3, 224, 224])
     """
 
     size: tuple[int, int]
@@ -43,8 +63,34 @@ class Preprocess:
     crop_mode: CropMode = "center"
     crop_rounding: Literal["even", "down"] = "even"
 
+    def __post_init__(self) -> None:
+        """Check every setting."""
+        object.__setattr__(self, "size", tuple(self.size))
+        chosen = {
+            "size": len(self.size) == 2 and min(self.size) > 0,
+            "mean": len(self.mean) == len(self.std),
+            "std": min(self.std) > 0,
+            "interpolation": self.interpolation in _RESAMPLING,
+            "share": 0 < self.share <= 1,
+            "resize": self._keeps_the_crop(),
+            "crop_mode": self.crop_mode in ("center", "squash"),
+            "crop_rounding": self.crop_rounding in ("even", "down"),
+        }
+        wrong = [f"{name}={getattr(self, name)!r}" for name, right in chosen.items() if not right]
+        if wrong:
+            raise InputError(
+                f"a Preprocess with {', '.join(wrong)} was asked for; size is rows and columns, share above 0 and up "
+                "to 1, resize at least the size, crop_mode center or squash, crop_rounding even or down"
+            )
+
+    def _keeps_the_crop(self) -> bool:
+        """Whether the crop lies within the scaled photo, as far as that can be known without a photo."""
+        if isinstance(self.resize, int):
+            return self.resize >= min(self.size)
+        return self.resize is None or (self.resize[0] >= self.size[0] and self.resize[1] >= self.size[1])
+
     def __call__(self, photo: Image.Image) -> Float[Tensor, "colour height width"]:
-        """Return the normalised input of an RGB photo, float32."""
+        """Return the normalised input `(colour, height, width)` of an RGB photo, float32."""
         values = np.asarray(self.view(photo), dtype=np.float32) / 255.0
         normal = (values - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return torch.from_numpy(normal.transpose(2, 0, 1).copy())
@@ -57,15 +103,33 @@ class Preprocess:
         return resized.crop((left, top, left + self.size[1], top + self.size[0]))
 
     def box(self, photo_size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """Return the part of a photo of `(width, height)` that is seen: left, top, right, bottom as shares of it.
+        """Return the part of a photo of `(width, height)` that is seen.
 
-        A share below 0 or above 1 is black padding, where the photo is smaller than the crop.
+        Args:
+            photo_size: Width and height of the upright photo in pixels.
+
+        Returns:
+            Left, top, right and bottom as shares of the photo, each in 0..1.
+
+        Raises:
+            InputError: The photo, once scaled, is smaller than the crop.
         """
         width, height = self._resized(photo_size)
         top, left = self._corner(width, height)
         return left / width, top / height, (left + self.size[1]) / width, (top + self.size[0]) / height
 
     def _resized(self, photo_size: tuple[int, int]) -> tuple[int, int]:
+        """Return the photo's `(width, height)` after scaling, which the crop lies within."""
+        width, height = self._scaled(photo_size)
+        if width < self.size[1] or height < self.size[0]:
+            raise InputError(
+                f"a photo of {photo_size[0]} x {photo_size[1]} is scaled to {width} x {height} (width x height), which "
+                f"is less than the crop of {self.size[1]} x {self.size[0]}; give Preprocess a larger resize, or "
+                'crop_mode="squash"'
+            )
+        return width, height
+
+    def _scaled(self, photo_size: tuple[int, int]) -> tuple[int, int]:
         """Return the photo's `(width, height)` after scaling: the short side as torchvision's Resize rounds it."""
         if self.crop_mode == "squash":
             return self.size[1], self.size[0]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -13,13 +14,14 @@ from torch import Tensor, nn
 from conceptlens.io.errors import InputError
 from conceptlens.model.forward import forward
 from conceptlens.model.layout import Grid, find_grid
+from conceptlens.model.model_input import ModelInput
 
 
 @dataclass(frozen=True)
 class Layer:
     """A layer whose output is a grid of cells.
 
-    `reached`: the answer depends on those cells. `trunk`: it depends on the image through this output alone, with no
+    `reached`: the output depends on those cells. `trunk`: it depends on the image through this output alone, with no
     shortcut around it.
     """
 
@@ -31,11 +33,19 @@ class Layer:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What one probing forward pass found: layers with a grid in order of execution, and the final classifier."""
+    """What one probing forward pass found.
+
+    Args:
+        layers: Layers with a grid of more than one row and column, in order of execution.
+        default: The layer to look at where none is named.
+        classifier: The final linear layer, whose output is the model's output; `None` where there is none.
+        grids: How every layer that ran once was read, also those that are not worth looking at.
+    """
 
     layers: tuple[Layer, ...]
     default: str
     classifier: str | None
+    grids: Mapping[str, Grid] = field(default_factory=dict)
 
 
 # Modules that hand their input on unchanged in eval mode: never worth naming as a layer.
@@ -44,14 +54,14 @@ _PASSIVE = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten)
 
 def anatomy(
     module: nn.Module,
-    images: Tensor,
+    given: ModelInput,
     read: Callable[[Any], Tensor],
     prefix: int | None,
     channels_last: bool | None,
 ) -> Anatomy:
-    """Run `module` once on `images` of seeded noise and find its layers with a grid, its default and its classifier.
+    """Run `module` once on images of seeded noise and find its layers with a grid, its default and its classifier.
 
-    The default is the last layer to finish, outside attention blocks, whose cells still reach the answer: the feature
+    The default is the last layer to finish, outside attention blocks, whose cells still reach the output: the feature
     map before pooling in a CNN or Swin, the final norm of a ViT that averages its tokens, and the norm before the
     last attention of a ViT that reads its class token (after it, patch tokens have no gradient). `read` turns the
     raw output into `image dimension`.
@@ -76,28 +86,30 @@ def anatomy(
     entered: dict[str, Tensor] = {}
     names = [name for name, _ in module.named_modules() if name]
     linear = [name for name in names if isinstance(module.get_submodule(name), nn.Linear)]
-    noise = images.detach().clone().requires_grad_()
+    noise = given.images.detach().clone().requires_grad_()
     raw = forward(
         module,
-        noise,
+        given.with_images(noise),
         {name: partial(watch, name) for name in names},
         {name: lambda tensor, name=name: entered.update({name: tensor}) for name in linear},
     )
-    answer = read(raw)
-    classifier = _find_classifier(module, seen, answer)
+    output = read(raw)
+    classifier = _find_classifier(module, seen, output)
     if classifier is not None:  # a head initialised with zeros must not hide what it reads
-        answer = entered[classifier]
-    size = (images.shape[0], images.shape[2], images.shape[3])
+        output = entered[classifier]
+    size = (noise.shape[0], noise.shape[2], noise.shape[3])
     queries = _queries(raw)
     seen = [(name, tensor) for name, tensor in seen if tensor.ndim != 3 or tensor.shape[1] != queries]
-    grids = _grids(module, seen, size, prefix, channels_last)
-    reached = _reached([tensor for _, tensor, _ in grids], [grid for _, _, grid in grids], answer)
-    cuts = _cuts(answer, noise)
+    every = _grids(seen, size, prefix, channels_last)
+    grids = [one for one in every if _is_worth_naming(module, one[0], one[2])]
+    reached = _reached([tensor for _, tensor, _ in grids], [grid for _, _, grid in grids], output)
+    cuts = _cuts(output, noise)
     layers = tuple(
         Layer(name, grid, hit, hit and nodes[id(tensor)] in cuts)
         for (name, tensor, grid), hit in zip(grids, reached, strict=True)
     )
-    return Anatomy(layers, _default(module, grids, reached, origins), classifier)
+    known = {name: grid for name, _, grid in every}
+    return Anatomy(layers, _default(module, grids, reached, origins), classifier, known)
 
 
 def _same_for_all(values: Tensor) -> bool:
@@ -111,36 +123,36 @@ def _queries(output: Any) -> int | None:
 
 
 def _grids(
-    module: nn.Module,
     seen: list[tuple[str, Tensor]],
     size: tuple[int, int, int],
     prefix: int | None,
     channels_last: bool | None,
 ) -> list[tuple[str, Tensor, Grid]]:
-    times: dict[str, int] = {}
-    for name, _ in seen:
-        times[name] = times.get(name, 0) + 1
+    """Return the grid of every layer that ran once and whose output can be read as cells."""
+    times = Counter(name for name, _ in seen)
     found = []
     for name, tensor in seen:
-        if times[name] > 1 or isinstance(module.get_submodule(name), _PASSIVE):
+        if times[name] > 1:
             continue
         try:
-            grid = find_grid(tuple(tensor.shape), size, prefix, channels_last)
+            found.append((name, tensor, find_grid(tuple(tensor.shape), size, prefix, channels_last)))
         except InputError:
             continue
-        if min(grid.height, grid.width) > 1:
-            found.append((name, tensor, grid))
     return found
 
 
-def _reached(tensors: list[Tensor], grids: list[Grid], answer: Tensor) -> list[bool]:
-    """Whether a random direction of `answer` has a gradient at the cells of each tensor."""
+def _is_worth_naming(module: nn.Module, name: str, grid: Grid) -> bool:
+    return min(grid.height, grid.width) > 1 and not isinstance(module.get_submodule(name), _PASSIVE)
+
+
+def _reached(tensors: list[Tensor], grids: list[Grid], output: Tensor) -> list[bool]:
+    """Whether a random direction of `output` has a gradient at the cells of each tensor."""
     generator = torch.Generator().manual_seed(0)
-    direction = torch.randn(answer.shape, generator=generator).to(answer)
+    direction = torch.randn(output.shape, generator=generator).to(output)
     asked = [t for t in tensors if t.requires_grad]
-    if not asked or not answer.requires_grad:
+    if not asked or not output.requires_grad:
         return [False] * len(tensors)
-    gradients = iter(torch.autograd.grad(answer, asked, direction, allow_unused=True))
+    gradients = iter(torch.autograd.grad(output, asked, direction, allow_unused=True))
     hits = []
     for tensor, grid in zip(tensors, grids, strict=True):
         gradient = next(gradients) if tensor.requires_grad else None
@@ -148,13 +160,13 @@ def _reached(tensors: list[Tensor], grids: list[Grid], answer: Tensor) -> list[b
     return hits
 
 
-def _cuts(answer: Tensor, images: Tensor) -> set[Any]:
-    """Return the nodes of the graph that every path from `answer` to `images` passes.
+def _cuts(output: Tensor, images: Tensor) -> set[Any]:
+    """Return the nodes of the graph that every path from `output` to `images` passes.
 
     In a topological order, these are the nodes that no edge jumps over. What does not lead to the images (position
     biases that a layer computes) is left out.
     """
-    order = _topological(answer.grad_fn)
+    order = _topological(output.grad_fn)
     leading = {node for node in order if getattr(node, "variable", None) is images}
     for node in reversed(order):
         if any(child in leading for child, _ in node.next_functions):
@@ -196,7 +208,7 @@ def _default(
     ]
     if not usable:
         raise InputError(
-            "no layer of this model has a grid of cells that reaches its answer; "
+            "no layer of this model has a grid of cells that reaches its output; "
             "name one with layers=[...] (conceptlens models --layers NAME lists them)"
         )
     last = origins[id(usable[-1][1])]
@@ -216,10 +228,10 @@ def _inside_attention(module: nn.Module) -> list[str]:
     ]
 
 
-def _find_classifier(module: nn.Module, seen: list[tuple[str, Tensor]], answer: Tensor) -> str | None:
-    """Return the last linear layer whose output is the answer itself."""
+def _find_classifier(module: nn.Module, seen: list[tuple[str, Tensor]], output: Tensor) -> str | None:
+    """Return the last linear layer whose output is the output itself."""
     for name, tensor in reversed(seen):
         linear = isinstance(module.get_submodule(name), nn.Linear)
-        if linear and tensor.shape == answer.shape and torch.equal(tensor.detach(), answer.detach()):
+        if linear and tensor.shape == output.shape and torch.equal(tensor.detach(), output.detach()):
             return name
     return None

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from conceptlens.io.errors import InputError
 from conceptlens.model.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -77,12 +76,7 @@ def network_input(model: Backbone, crop: Image.Image) -> Float[Tensor, "colour h
 
 def known_preprocess(model: Backbone) -> Preprocess:
     """Return a model's `Preprocess`; another transform is refused, for it cannot be given a chosen crop."""
-    if not isinstance(model.transform, Preprocess):
-        raise InputError(
-            f"{model.name} has {'no transform' if model.transform is None else 'a transform of its own'}, so it cannot "
-            "be shown a given crop; give Backbone(..., transform=cl.Preprocess(size, mean, std))"
-        )
-    return model.transform
+    return model.known_preprocess("it cannot be shown a given crop")
 
 
 def _random_box(

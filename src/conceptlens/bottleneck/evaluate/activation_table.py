@@ -16,7 +16,6 @@ from conceptlens.io.errors import InputError
 from conceptlens.io.failures import Failure
 from conceptlens.metrics.bottleneck_metrics import activation_norm
 from conceptlens.metrics.keypoints import Keypoints
-from conceptlens.model.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -172,7 +171,7 @@ def keypoints_in_input(
     Raises `InputError` for a set without keypoints.
     """
     known = known_keypoints(photos)
-    seen = seen_keypoints(photos, indices, bottleneck.backbone.prepare(model).transform)
+    seen = seen_keypoints(photos, indices, bottleneck.backbone.prepare(model).preprocess)
     parts = [known.parts.get(bottleneck.concepts[one].part or "", ()) for one in concepts]
     own = torch.tensor([[name in part for name in seen.names] for part in parts]).reshape(len(parts), len(seen.names))
     return Keypoints(seen.xy, seen.visible, own, present, seen.sizes)
@@ -186,8 +185,8 @@ def boxes_in_input(
     Raises `InputError` for a set without boxes, and a view of which nobody knows what it cuts off.
     """
     known = photos.annotation.boxes if photos.annotation else None
-    view = bottleneck.backbone.prepare(model).transform
-    if known is None or not isinstance(view, Preprocess):
+    view = bottleneck.backbone.prepare(model).preprocess
+    if known is None or view is None:
         raise InputError(f"{photos.name} has no boxes, or {model.name} a preprocessing of its own; boxes need both")
     at = [int(index) for index in indices]
     left, top, right, bottom = np.array([view.box(photos[index].size) for index in at]).reshape(-1, 4).T

@@ -13,7 +13,6 @@ from conceptlens.io.errors import InputError
 from conceptlens.metrics.auroc import class_labels
 from conceptlens.metrics.keypoint_baselines import constant_peaks
 from conceptlens.metrics.keypoints import GRID
-from conceptlens.model.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -85,7 +84,7 @@ def map_annotations(
     """Return what is known of the photos of a table, for its mapped concepts, of which `present` says who is shown."""
     indices, annotation = part.indices.tolist(), photos.annotation
     points = boxes = None
-    if not isinstance(bottleneck.backbone.prepare(model).transform, Preprocess):
+    if bottleneck.backbone.prepare(model).preprocess is None:
         return MapAnnotations(indices, present)  # nobody knows what such a view cuts off
     if annotation and annotation.keypoints:
         points = keypoints_in_input(bottleneck, model, photos, indices, part.mapped, present)
@@ -99,7 +98,7 @@ def constant_part_peaks(
 ) -> tuple[Float[Tensor, "concept 2"] | None, str]:
     """Return the fixed cell of each concept's part, fitted on train photos, or the reason why there is none."""
     known = photos.annotation and photos.annotation.keypoints
-    if not known or not isinstance(bottleneck.backbone.prepare(model).transform, Preprocess):
+    if not known or bottleneck.backbone.prepare(model).preprocess is None:
         return None, ""
     if train is None:
         return None, "no train photos were given, on which it is fitted"

@@ -22,7 +22,6 @@ from conceptlens.features.cell_source import PHOTOS_PER_FILE, CellSource
 from conceptlens.io.errors import InputError
 from conceptlens.io.progress import progress
 from conceptlens.model.input_sizes import resized
-from conceptlens.model.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -59,9 +58,7 @@ def checked(photos: LabelledSet) -> LabelledSet:
 
 def at_size(model: Backbone, size: int | None) -> Backbone:
     """Return the network with inputs of another size, in which the same part of each photo is seen."""
-    view = model.transform
-    if not isinstance(view, Preprocess):
-        raise InputError(f"{model.name} has no preprocessing of its own; give Backbone(..., transform=Preprocess(...))")
+    view = model.known_preprocess("a bottleneck does not know what it sees of a photo")
     if size is None or view.size == (size, size):
         return model
     if size < 32:

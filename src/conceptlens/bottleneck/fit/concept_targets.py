@@ -32,7 +32,6 @@ from conceptlens.concepts.concept_set import (
 from conceptlens.concepts.concept_table import read_concept_table
 from conceptlens.concepts.vocabulary import vocabulary
 from conceptlens.data.detections import read_detections
-from conceptlens.features.cell_source import network_input
 from conceptlens.io.errors import InputError, near
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ def encode_photos(vlm: Backbone, photos: LabelledSet, indices: Sequence[int], ba
         inputs: dict[int, Tensor] = {}
         for row, index in enumerate(some):
             try:
-                inputs[row] = network_input(vlm, photos[index])
+                inputs[row] = vlm.read_photo(photos[index])
             except InputError as error:
                 reasons.append(str(error))
         made = image_vectors(vlm, torch.stack(list(inputs.values()))) if inputs else torch.empty(0, 1)

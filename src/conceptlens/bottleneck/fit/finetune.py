@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from conceptlens.bottleneck.fit.alignment_losses import ALIGNMENT_LOSSES
 from conceptlens.concept_regions.branch import branch_layers
 from conceptlens.io.errors import InputError
-from conceptlens.model.observation import ask
+from conceptlens.model.model_input import ModelInput
 from conceptlens.training.crops import network_input, random_crop
 from conceptlens.training.loop import TrainingRun, train_network
 from conceptlens.training.schedule import StepSchedule
@@ -47,7 +47,6 @@ class BackboneWithBottleneck(nn.Module):
     def forward(self, images: Float[Tensor, "image colour rows columns"]) -> tuple[Tensor, Tensor]:
         """Return logits and activations."""
         model = self._model[0]
-        size = (images.shape[0], images.shape[2], images.shape[3])
         cells: dict[str, Tensor] = {}
 
         def keeping(name: str) -> object:
@@ -56,13 +55,13 @@ class BackboneWithBottleneck(nn.Module):
                     for parameter in self._learning:
                         self.module.get_parameter(parameter).requires_grad_(True)
                 if name in self.bottleneck.layers:
-                    cells[name] = model.grid_of(raw.shape, size, name).read(raw).float()
+                    cells[name] = model.layer_output(name, raw, images).cells.float()
                 return raw.clone()  # an in-place operation downstream must not touch what is kept
 
             return watch
 
         names = dict.fromkeys([self._after, *self.bottleneck.layers])
-        ask(model, images, {name: keeping(name) for name in names})  # pyright: ignore[reportArgumentType]
+        model.run(ModelInput(images), {name: keeping(name) for name in names})  # pyright: ignore[reportArgumentType]
         read = self.bottleneck(cells)
         return read.logits, read.activations
 

@@ -132,7 +132,7 @@ def _about(
         named = texts_fingerprint([*map(str, concepts.concepts), *told])
     else:
         named = texts_fingerprint([str(one) for one in concepts])
-    view = asdict(model.transform) if isinstance(model.transform, Preprocess) else ""
+    view = asdict(model.preprocess) if model.preprocess is not None else ""
     return {
         "model": f"{model.name} {weights_fingerprint(model.module)}",
         "view": json.loads(json.dumps(view)),  # as it is read again, with lists
@@ -261,7 +261,7 @@ def _with_head(
 
 
 def _view(model: Backbone) -> Preprocess | None:
-    return model.transform if isinstance(model.transform, Preprocess) else None
+    return model.preprocess
 
 
 def _record(

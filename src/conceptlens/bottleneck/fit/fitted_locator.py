@@ -122,7 +122,7 @@ def _taught(
         draw.permutation(np.flatnonzero(labels == number))[: task.recipe.keypoints] for number in np.unique(labels)
     ]
     chosen = tuple(sorted(indices[row] for rows in drawn for row in rows))
-    seen = seen_keypoints(task.photos, chosen, task.model.transform)
+    seen = seen_keypoints(task.photos, chosen, task.model.preprocess)
     known = known_keypoints(task.photos).parts
     own = torch.tensor([[keypoint in known[name] for keypoint in seen.names] for name in names])
     unseen = [name for name, mine in zip(names, own, strict=True) if not bool(seen.visible[:, mine].any())]

@@ -13,7 +13,6 @@ from scipy import ndimage
 
 from conceptlens.bottleneck.evaluate.activation_table import BottleneckTable, read_table
 from conceptlens.io.images import jpeg
-from conceptlens.model.preprocess import Preprocess
 from conceptlens.pages.mask_outline import EDGE, LINE
 from conceptlens.render import WHOLE, overlay, scale_of, upsample
 
@@ -77,11 +76,11 @@ def read_case_images(
     concepts = sorted(set().union(*needed.values()))
     again = read_table(bottleneck, model, photos, list(indices), concepts, cache)
     column = {concept: at for at, concept in enumerate(concepts)}
-    view = bottleneck.backbone.prepare(model).transform
+    view = bottleneck.backbone.prepare(model).preprocess
     kept, boxes, maps = {}, {}, {}
     for at, index in enumerate(again.indices.tolist()):
         row, photo = indices[index], photos[index].convert("RGB")
-        boxes[row] = _box(view.box(photo.size)) if isinstance(view, Preprocess) else WHOLE
+        boxes[row] = WHOLE if view is None else _box(view.box(photo.size))
         kept[row] = _at_most(photo, MAX_STORED_SIDE)
         maps |= {(row, concept): again.maps[at, column[concept]].float().numpy() for concept in needed[row]}
     return CaseImages(kept, boxes, maps)

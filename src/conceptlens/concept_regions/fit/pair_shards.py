@@ -22,7 +22,8 @@ from conceptlens.io.errors import InputError
 from conceptlens.io.failures import Failure
 from conceptlens.io.fingerprint import files_fingerprint, settings_fingerprint, weights_fingerprint
 from conceptlens.io.images import fingerprint, read_image
-from conceptlens.model.observation import ask
+from conceptlens.model.layer_cells import layer_cells
+from conceptlens.model.model_input import ModelInput
 from conceptlens.training.crops import centre_crop, is_validation, known_preprocess, network_input, random_crop
 
 if TYPE_CHECKING:
@@ -191,21 +192,14 @@ def _batches(rows: Iterator[_Crop], size: int) -> Iterator[list[_Crop]]:
 @torch.no_grad()
 def pooled_layers(model: Backbone, images: Tensor, layers: Sequence[str]) -> Float[Tensor, "image width"]:
     """Return what `pooled` returns of an observation, in float32, without a graph."""
-    size = (images.shape[0], images.shape[2], images.shape[3])
-    means: dict[str, Tensor] = {}
-
-    def watch(name: str, raw: Tensor) -> None:
-        means[name] = model.grid_of(raw.shape, size, name).read(raw).flatten(2).mean(2)
-
-    moved = images.to(model.parameter.device, model.parameter.dtype)
-    ask(model, moved, {name: lambda raw, name=name: watch(name, raw) for name in layers})
-    return torch.cat([means[name] for name in reversed(layers)], dim=1).float().cpu()
+    cells = layer_cells(model, images, layers)
+    return torch.cat([cells[name].flatten(2).mean(2) for name in reversed(layers)], dim=1).cpu()
 
 
 @torch.no_grad()
 def image_vectors(vlm: Backbone, images: Tensor) -> Float[Tensor, "image dimension"]:
     """Return the teacher's image vectors, not normalised, in float32."""
-    output = ask(vlm, images.to(vlm.parameter.device, vlm.parameter.dtype), {})
+    output = vlm.run(ModelInput(images.to(vlm.parameter.device, vlm.parameter.dtype)))
     return vlm.language.encode_image(output).float().cpu()
 
 

@@ -14,15 +14,12 @@ import torch
 from torch import Tensor
 
 from conceptlens.data.masked_set import MaskedPhoto
-from conceptlens.io.errors import InputError
 from conceptlens.io.images import fingerprint
 from conceptlens.local_embeddings.loce import visible_part
 from conceptlens.local_embeddings.mask_fits import embed_masks
 from conceptlens.local_embeddings.runs.embed_plan import EmbedPlan
 from conceptlens.local_embeddings.soft_masks import soft_masks
 from conceptlens.model.layer_cells import layer_cells
-from conceptlens.model.preprocess import Preprocess
-from conceptlens.record import WHOLE, ImageInfo
 from conceptlens.store.row import EmbeddingRow, ImageRow, MaskRow, row_id
 
 if TYPE_CHECKING:
@@ -86,17 +83,14 @@ def model_input(
     model: Backbone, plan: EmbedPlan, index: int, photo: Image.Image
 ) -> Float[Tensor, "colour rows columns"]:
     """Return a photo as the model reads it, with the plan's noise."""
-    if model.transform is None:
-        raise InputError(f"{model.name} has no transform, so it cannot read photos; give Backbone(..., transform=...)")
-    return model.transform(plan.noise.apply(photo, (plan.seed, index)))
+    return model.read_photo(plan.noise.apply(photo, (plan.seed, index)))
 
 
 def prepare_photo(
     model: Backbone, plan: EmbedPlan, index: int, one: MaskedPhoto, control: Sequence[np.ndarray] | None
 ) -> PreparedPhoto:
     """Return one photo as the model reads it, with its masks, and a mask of another photo for each, for control."""
-    image, transform, size = model_input(model, plan, index, one.photo), model.transform, one.photo.size
-    info = ImageInfo(one.name, "", *size, transform.box(size) if isinstance(transform, Preprocess) else WHOLE)
+    image, info = model_input(model, plan, index, one.photo), model.image_info(one.name, one.photo.size)
     truth = soft_masks(visible_part(one.masks, info)) if len(one.masks) else torch.zeros(0, 100, 100)
     soft = {id(mask): soft_masks(visible_part(mask[None], info)) for mask in {id(m): m for m in control or ()}.values()}
     other = torch.cat([soft[id(mask)] for mask in control]) if control else None  # one may serve several masks
@@ -135,8 +129,7 @@ def _cells(model: Backbone, plan: EmbedPlan, reads: Sequence[PreparedPhoto]) -> 
     images = [read.image for read in reads if read.image is not None]
     if not images:
         return {}
-    like = model.parameter
-    return layer_cells(model, torch.stack(images).to(like.device, like.dtype), plan.layers)
+    return layer_cells(model, torch.stack(images), plan.layers)
 
 
 def _embeddings(

@@ -125,14 +125,10 @@ class EmbedPlan:
 
     def prepared(self, model: Backbone) -> Backbone:
         """Return the model with the preparation of photos that the plan asks for."""
-        transform = PUBLISHED if self.crop_mode == "published" else model.transform
-        if not isinstance(transform, Preprocess):
-            if self.input_size is None and self.crop_mode is None:
-                return model
-            raise InputError(
-                f"{model.name} has a transform of its own, so its input size and crop mode cannot be set; leave "
-                "input_size and crop_mode out"
-            )
+        if self.input_size is None and self.crop_mode is None:
+            return model
+        known = "its input size and crop mode cannot be set"
+        transform = PUBLISHED if self.crop_mode == "published" else model.known_preprocess(known)
         if self.crop_mode in ("center", "squash"):
             transform = replace(transform, crop_mode=self.crop_mode)
         return replace(model, transform=transform if self.input_size is None else resized(transform, self.input_size))
@@ -143,8 +139,8 @@ class EmbedPlan:
         `batch_size` and `max_photos` are left out: a run may be resumed with less memory, or continued.
         """
         values = {name: value for name, value in asdict(self).items() if name not in ("batch_size", "max_photos")}
-        if isinstance(model.transform, Preprocess) and self.crop_mode is None:
-            values["crop_mode"] = model.transform.crop_mode
+        if model.preprocess is not None and self.crop_mode is None:
+            values["crop_mode"] = model.preprocess.crop_mode
         values |= {
             "mode": self.fit_settings.mode, "model": model.name, "weights": weights_fingerprint(model.module),
             "data": data.name, "masks": getattr(data, "choices", {}),

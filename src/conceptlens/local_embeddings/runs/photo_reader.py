@@ -80,10 +80,10 @@ class PhotoReader:
         indices = sorted({round(index * (self.total - 1) / max(1, count - 1)) for index in range(count)})
         sums: dict[str, list[Tensor]] = {name: [] for name in self.plan.layers}
         for index in indices:
-            image, like = self._image(index), self.model.parameter
+            image = self._image(index)
             if image is None:
                 continue
-            cells = layer_cells(self.model, image[None].to(like.device, like.dtype), self.plan.layers)
+            cells = layer_cells(self.model, image[None], self.plan.layers)
             if all(bool(values.isfinite().all()) for values in cells.values()):
                 for name, values in cells.items():
                     sums[name].append(values.square().mean((0, 2, 3)).cpu())

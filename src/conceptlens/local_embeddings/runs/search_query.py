@@ -81,8 +81,7 @@ def embed_query(
     read = prepare_photo(prepared, plan, 0, one, None)
     if read.image is None or read.truth is None:
         raise InputError("the photo could not be prepared; give a photo that opens")
-    like = prepared.parameter
-    cells = layer_cells(prepared, read.image[None].to(like.device, like.dtype), [name])[name]
+    cells = layer_cells(prepared, read.image[None], [name])[name]
     scale = torch.tensor(settings["scales"][name], device=cells.device)
     found = embed_masks(cells, torch.zeros(1, dtype=torch.long), read.truth.to(cells.device), plan.fit_settings, scale)
     return QueryVector(found.vectors[0].cpu().numpy(), str(settings["model"]), name, plan.fit_settings.mode)

@@ -85,13 +85,10 @@ def load_model(
 def _with_crop_mode(model: Backbone, crop_mode: str) -> Backbone:
     import dataclasses
 
-    from conceptlens.model.preprocess import Preprocess
-
     if crop_mode not in ("center", "squash"):
         raise InputError(f"crop_mode is '{crop_mode}'; expected center or squash")
-    if not isinstance(model.transform, Preprocess):
-        raise InputError(f"{model.name} has a transform of its own, so crop_mode= cannot change it")
-    return dataclasses.replace(model, transform=dataclasses.replace(model.transform, crop_mode=crop_mode))
+    known = model.known_preprocess("crop_mode= cannot change it")
+    return dataclasses.replace(model, transform=dataclasses.replace(known, crop_mode=crop_mode))
 
 
 def model_names(source: str) -> list[str]:

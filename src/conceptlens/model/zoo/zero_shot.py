@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conceptlens.io.errors import InputError
-from conceptlens.model.backbone import Backbone, answer_tensor
+from conceptlens.model.backbone import Backbone
+from conceptlens.model.model_output import output_tensor
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -28,7 +29,7 @@ class ZeroShot(nn.Module):
 
     def forward(self, images: Float[Tensor, "image colour rows columns"]) -> Float[Tensor, "image class"]:
         """Return the scores of every class, of the unit image vector that enters `classifier`."""
-        embedding = answer_tensor(self.tower(images))
+        embedding = output_tensor(self.tower(images))
         if embedding is None:
             raise InputError("the image tower gave no tensor; expected image dimension")
         return self.classifier(F.normalize(embedding, dim=-1))

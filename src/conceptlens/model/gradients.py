@@ -1,0 +1,105 @@
+"""Gradients at layers, by batched vector-Jacobian products or in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from conceptlens.io.errors import InputError
+from conceptlens.model.forward import full_precision
+from conceptlens.model.model_output import LayerOutput
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+# How many bytes of gradients at the layer one batched vector-Jacobian product may make. What lies behind the layer
+# holds some twenty times as much meanwhile, and larger products are slower on a processor: they leave its cache.
+GRADIENT_BYTES = 2 * 2**20
+
+
+def through_graph(
+    root: Tensor, cotangents: Float[Tensor, "image question dimension"], layer_outputs: dict[str, LayerOutput],
+    *read: Callable[[Tensor], Tensor],
+) -> list[Tensor]:  # fmt: skip
+    """Return what `read` makes of the gradients at each layer, `question image ...`, chunk by chunk.
+
+    Args:
+        root: A tensor `(image, dimension)` in the graph of the layers.
+        cotangents: The directions `(image, question, dimension)`: the gradient of `cotangent . root` is taken.
+        layer_outputs: The layers, by name.
+        read: For each layer, from its raw gradients `(question, ...)` to what is kept of them.
+
+    Raises:
+        InputError: `root` does not depend on the layers.
+    """
+    if not root.requires_grad:
+        raise InputError(
+            f"no gradient reaches layer '{next(iter(layer_outputs))}': the output does not depend on it, or the model "
+            "turns gradients off after it; choose another layer"
+        )
+    raws = [layer_output.raw for layer_output in layer_outputs.values()]
+    by_question = cotangents.to(root.dtype).transpose(0, 1)
+    at_once = max(1, GRADIENT_BYTES // max(1, max(raw.numel() * raw.element_size() for raw in raws)))
+    with full_precision(root):
+        chunks = [
+            [reader(gradient) for reader, gradient in zip(read, _products(root, raws, chunk), strict=True)]
+            for chunk in by_question.split(at_once)
+        ]
+    return [torch.cat(parts) for parts in zip(*chunks, strict=True)]
+
+
+def gradient_through_graph(
+    root: Tensor, cotangents: Float[Tensor, "image question dimension"], name: str, layer_output: LayerOutput
+) -> Float[Tensor, "image question channel height width"]:
+    """Return the gradient of every `cotangent . root` at the cells of one layer."""
+    (found,) = through_graph(root, cotangents, {name: layer_output}, lambda gradient: gradient)
+    return layer_output.grid.read(found).transpose(0, 1)
+
+
+def linear_readout(
+    root: Float[Tensor, "image dimension"], linear: nn.Linear | None, name: str, layer_output: LayerOutput
+) -> Float[Tensor, "dimension channel"] | None:
+    """Return `M` where `root = M . (mean over cells of the layer) + constant`, verified here, else `None`.
+
+    The candidate is the weight of `linear`, or the identity where `linear` is `None`. It counts only if it reproduces
+    the values of `root` and its gradient in a random direction, to 1e-5 of the largest entry.
+    """
+    mean = layer_output.cells.detach().flatten(2).mean(2)
+    matrix, constant = _candidate(root, mean, linear)
+    if matrix is None or root.dtype not in (torch.float32, torch.float64):
+        return None
+    if not close(mean @ matrix.T + constant, root.detach()):
+        return None
+    generator = torch.Generator().manual_seed(0)
+    direction = torch.randn(root.shape[1], generator=generator).to(root)
+    exact = gradient_through_graph(root, direction.expand(root.shape[0], 1, -1), name, layer_output)
+    closed = (direction @ matrix / (layer_output.grid.height * layer_output.grid.width))[None, None, :, None, None]
+    return matrix if close(closed.expand_as(exact), exact) else None
+
+
+def close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> bool:
+    """Whether two tensors differ by at most `tolerance` of the largest entry."""
+    return bool((a - b).abs().max() <= tolerance * b.abs().max().clamp_min(1e-30))
+
+
+def _candidate(root: Tensor, mean: Tensor, linear: nn.Linear | None) -> tuple[Tensor | None, Tensor | float]:
+    """Return the matrix and the constant that may lead from the mean of the cells to `root`."""
+    if linear is None:
+        same = root.shape == mean.shape
+        return (torch.eye(mean.shape[1], dtype=mean.dtype, device=mean.device) if same else None), 0.0
+    if tuple(linear.weight.shape) != (root.shape[1], mean.shape[1]):
+        return None, 0.0
+    return linear.weight.detach(), 0.0 if linear.bias is None else linear.bias.detach()
+
+
+def _products(root: Tensor, raws: Sequence[Tensor], cotangents: Tensor) -> list[Tensor]:
+    """Vector-Jacobian products of `root` at each of `raws` for `cotangents[question image dimension]`."""
+    if len(cotangents) == 1:
+        gradients = torch.autograd.grad(root, raws, cotangents[0], retain_graph=True, materialize_grads=True)
+        return [gradient[None] for gradient in gradients]
+    return list(
+        torch.autograd.grad(root, raws, cotangents, retain_graph=True, is_grads_batched=True, materialize_grads=True)
+    )

@@ -1,0 +1,116 @@
+"""What a transform of torchvision does to a photo, read from its steps and held against its own output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from conceptlens.model.preprocess import Interpolation, Preprocess
+
+# Libraries whose steps are what their names say.
+_LIBRARIES = ("torchvision.transforms", "timm.data", "open_clip")
+_TO_TENSOR = ("ToTensor", "MaybeToTensor", "PILToTensor", "ToImage", "ToPureTensor", "ConvertImageDtype", "ToDtype")
+_NOTHING = ("_convert_to_rgb", "RGB", "Identity")  # photos are RGB already
+_INTERPOLATIONS: tuple[Interpolation, ...] = ("nearest", "bilinear", "bicubic", "lanczos")
+# How far a `Preprocess` may be from the transform's own output on average, in normalised units: torchvision resizes
+# tensors a little differently from photos.
+_TOLERANCE = 0.03
+
+
+def read_transform(transform: Callable[[Image.Image], Tensor] | None) -> Preprocess | None:
+    """Return the `Preprocess` that does what a torchvision transform does, or `None` where it does something else.
+
+    Understood are `Compose` (of `transforms` and `transforms.v2`) of Resize, CenterCrop, conversion to a tensor and
+    Normalize, and the presets of `torchvision.models` weights (`ImageClassification`). The result is compared with
+    the transform's own output on two drawn photos, one wide and one tall.
+
+    Args:
+        transform: Any callable from a photo to a tensor, or `None`.
+    """
+    steps = None if transform is None else _steps(transform)
+    found = None if steps is None else _from_steps(steps)
+    return found if found is not None and _same(found, transform) else None
+
+
+def _steps(transform: Any) -> list[tuple[str, Any]] | None:
+    """Return name and object of every step; `None` where one is unknown. A preset is told as the steps that it is."""
+    if not type(transform).__module__.startswith(_LIBRARIES) and not _is_known_function(transform):
+        return None
+    name = getattr(transform, "__name__", type(transform).__name__)
+    if name in ("Compose", "Sequential"):
+        parts = [_steps(step) for step in getattr(transform, "transforms", ())]
+        return None if any(part is None for part in parts) else [step for part in parts for step in part or ()]
+    return [(name, transform)]
+
+
+def _is_known_function(step: Any) -> bool:
+    return str(getattr(step, "__module__", "")).startswith(_LIBRARIES) and hasattr(step, "__name__")
+
+
+def _from_steps(steps: Iterable[tuple[str, Any]]) -> Preprocess | None:
+    """Return the steps as a `Preprocess`; `None` where there is an unknown one, or one out of place."""
+    resize: int | tuple[int, int] | None = None
+    crop: tuple[int, int] | None = None
+    how: dict[str, Any] = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+    for name, step in steps:
+        if name == "ImageClassification":
+            resize, crop = _side(step.resize_size), _pair(step.crop_size)
+            how |= {"mean": tuple(step.mean), "std": tuple(step.std), "interpolation": _interpolation(step)}
+        elif name == "Resize" and resize is None and crop is None and getattr(step, "max_size", None) is None:
+            resize = _side(step.size)
+            how["interpolation"] = _interpolation(step)
+        elif name == "CenterCrop" and crop is None:
+            crop = _pair(step.size)
+        elif name == "Normalize" and len(step.mean) == 3:
+            how |= {"mean": tuple(map(float, step.mean)), "std": tuple(map(float, step.std))}
+        elif name not in (*_TO_TENSOR, *_NOTHING):
+            return None
+    if how.get("interpolation", "") is None or resize is None:
+        return None
+    if isinstance(resize, tuple) and crop in (None, resize):
+        return Preprocess(resize, crop_mode="squash", **how)
+    return None if crop is None or _too_small(resize, crop) else Preprocess(crop, resize=resize, **how)
+
+
+def _too_small(resize: int | tuple[int, int], crop: tuple[int, int]) -> bool:
+    """Whether a crop is larger than what it is cut from: it would be filled up with black."""
+    rows, columns = resize if isinstance(resize, tuple) else (resize, resize)
+    return rows < crop[0] or columns < crop[1]
+
+
+def _interpolation(step: Any) -> Interpolation | None:
+    value = getattr(step.interpolation, "value", step.interpolation)
+    return value if value in _INTERPOLATIONS else None
+
+
+def _side(size: Any) -> int | tuple[int, int]:
+    """Return a short side, or rows and columns."""
+    if isinstance(size, (list, tuple)):
+        return int(size[0]) if len(size) == 1 else (int(size[0]), int(size[1]))
+    return int(size)
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    found = _side(size)
+    return found if isinstance(found, tuple) else (found, found)
+
+
+def _same(found: Preprocess, transform: Any) -> bool:
+    """Whether both give the same of a wide and of a tall photo."""
+    for width, height in ((373, 291), (211, 340)):
+        noise = np.random.default_rng(0).integers(0, 256, (height // 10, width // 10, 3), dtype=np.uint8)
+        photo = Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+        try:
+            expected = transform(photo)
+        except (TypeError, ValueError, RuntimeError, AttributeError):  # it takes something else than photos
+            return False
+        ours = found(photo)
+        if not isinstance(expected, Tensor) or expected.shape != ours.shape:
+            return False
+        if float((expected.float() - ours).abs().mean()) > _TOLERANCE:
+            return False
+    return True
