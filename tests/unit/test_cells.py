@@ -218,5 +218,5 @@ def test_what_can_be_read_is_known_before(model: cl.Backbone, tmp_path: Path, ke
 
 def test_a_network_without_a_view_is_refused(model: cl.Backbone) -> None:
     blind = dataclasses.replace(model, transform=None)
-    with pytest.raises(cl.InputError, match=r"pupil 0 has no preprocessing, so photos cannot be read; give Backbone"):
+    with pytest.raises(cl.InputError, match=r"pupil 0 has no transform, so photos cannot be read; give Backbone"):
         list(source(blind, Photos(), None).batches([0]))

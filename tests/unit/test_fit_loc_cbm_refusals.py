@@ -226,7 +226,9 @@ def test_choices_that_cannot_be(
 
 def test_a_network_needs_its_preprocessing(model: cl.Backbone, data: str, tmp_path: Path) -> None:
     blind = replace(model, transform=None)
-    assert said(blind, data, tmp_path).startswith("pupil 0 has no preprocessing of its own; give Backbone(")
+    assert said(blind, data, tmp_path).startswith(
+        "pupil 0 has no transform, so a bottleneck does not know what it sees of a photo; give Backbone("
+    )
 
 
 def test_where_a_path_ends_before_nec_its_end_is_taken() -> None:

@@ -105,7 +105,6 @@ def test_one_photo_in_every_form(given: Callable[[np.ndarray], Any]) -> None:
 READY: dict[str, Callable[[Tensor], Any]] = {
     "a tensor": lambda t: t,
     "a list of tensors": lambda t: list(t),
-    "a list of images of one axis more": lambda t: [one[None] for one in t],
     "an array": lambda t: t.numpy(),
     "an array in double precision": lambda t: t.double().numpy(),
     "an array, colours last": lambda t: t.numpy().transpose(0, 2, 3, 1),

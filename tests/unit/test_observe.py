@@ -82,7 +82,7 @@ class TestGradient:
         observation = seen_by(small(), "2")
         at_once = observation.gradient(observation.logits[:, :5])
         products: list[int] = []
-        plain = observing._products
+        plain = gradients._products
 
         def counted(root: Tensor, raw: Tensor, cotangents: Tensor) -> Tensor:
             products.append(len(cotangents))

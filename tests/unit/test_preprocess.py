@@ -138,3 +138,31 @@ def test_the_observation_records_the_box() -> None:
     (picture,) = seen.image_info
     assert (picture.width, picture.height, picture.box) == (96, 48, (0.25, 0.0, 0.75, 1.0))
     assert seen.images.shape == (1, 3, 48, 48)
+
+
+WRONG: dict[str, dict[str, Any]] = {
+    "a share above 1": {"share": 1.2},
+    "a share of nothing": {"share": 0.0},
+    "a resize below the crop": {"resize": 40},
+    "one side below the crop": {"resize": (64, 40)},
+    "another mode": {"crop_mode": "crop"},
+    "another rounding": {"crop_rounding": "up"},
+    "another interpolation": {"interpolation": "cubic"},
+    "means that do not fit": {"mean": (0.5,)},
+    "no deviation": {"std": (0.5, 0.0, 0.5)},
+    "three sides": {"size": (3, 48, 48)},
+}
+
+
+@pytest.mark.parametrize("settings", WRONG.values(), ids=WRONG)
+def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(cl.InputError, match=f"a Preprocess with {next(iter(settings))}="):
+        cl.Preprocess(**{"size": (48, 48), **settings})
+
+
+def test_a_photo_that_the_crop_leaves_is_refused() -> None:
+    wide = cl.Preprocess((48, 96), resize=60)
+    assert wide.box((200, 100)) == pytest.approx((0.1, 0.1, 0.9, 0.9))
+    for ask in (wide.box, lambda size: wide(photo(size))):
+        with pytest.raises(cl.InputError, match=r"of 50 x 100 is scaled to 60 x 120 .* less than the crop of 96 x 48"):
+            ask((50, 100))

@@ -376,5 +376,5 @@ def test_asking_again_of_other_rows() -> None:
     """A question is fixed on its observation: rows say which image each variant is of."""
     question = cl.Contrast([3, 7], nearest=2).bind(observation())
     rows = torch.tensor([1, 0, 1])
-    answer = ModelOutput(observation().model, None, observation().logits.detach()[rows], None)
+    answer = ModelOutput("a model", None, observation().logits.detach()[rows], None)
     agree(question.score(answer, rows), question.score_and_gradient(observation())[1][rows])

@@ -14,7 +14,7 @@ from conceptlens.model.preprocess import Interpolation, Preprocess
 # Libraries whose steps are what their names say.
 _LIBRARIES = ("torchvision.transforms", "timm.data", "open_clip")
 _TO_TENSOR = ("ToTensor", "MaybeToTensor", "PILToTensor", "ToImage", "ToPureTensor", "ConvertImageDtype", "ToDtype")
-_NOTHING = ("_convert_to_rgb", "RGB", "Identity")  # photos are RGB already
+_NOTHING = ("_convert_to_rgb", "MaybeConvertMode", "RGB", "Identity")  # photos are RGB already
 _INTERPOLATIONS: tuple[Interpolation, ...] = ("nearest", "bilinear", "bicubic", "lanczos")
 # How far a `Preprocess` may be from the transform's own output on average, in normalised units: torchvision resizes
 # tensors a little differently from photos.
@@ -59,14 +59,14 @@ def _from_steps(steps: Iterable[tuple[str, Any]]) -> Preprocess | None:
     for name, step in steps:
         if name == "ImageClassification":
             resize, crop = _side(step.resize_size), _pair(step.crop_size)
-            how |= {"mean": tuple(step.mean), "std": tuple(step.std), "interpolation": _interpolation(step)}
+            how |= {"mean": _numbers(step.mean), "std": _numbers(step.std), "interpolation": _interpolation(step)}
         elif name == "Resize" and resize is None and crop is None and getattr(step, "max_size", None) is None:
             resize = _side(step.size)
             how["interpolation"] = _interpolation(step)
         elif name == "CenterCrop" and crop is None:
             crop = _pair(step.size)
         elif name == "Normalize" and len(step.mean) == 3:
-            how |= {"mean": tuple(map(float, step.mean)), "std": tuple(map(float, step.std))}
+            how |= {"mean": _numbers(step.mean), "std": _numbers(step.std)}
         elif name not in (*_TO_TENSOR, *_NOTHING):
             return None
     if how.get("interpolation", "") is None or resize is None:
@@ -74,6 +74,11 @@ def _from_steps(steps: Iterable[tuple[str, Any]]) -> Preprocess | None:
     if isinstance(resize, tuple) and crop in (None, resize):
         return Preprocess(resize, crop_mode="squash", **how)
     return None if crop is None or _too_small(resize, crop) else Preprocess(crop, resize=resize, **how)
+
+
+def _numbers(values: Any) -> tuple[float, ...]:
+    """Return means or deviations as they were written: timm keeps them in single precision."""
+    return tuple(round(float(value), 6) for value in values)
 
 
 def _too_small(resize: int | tuple[int, int], crop: tuple[int, int]) -> bool:
