@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from conceptlens.localization.methods import Method
     from conceptlens.localization.result_rows import Row
     from conceptlens.localization.summary import LocalizationSummary
-    from conceptlens.model.backbone import Photo
+    from conceptlens.model.image_batch import Photo
 
 READS_BRANCH = ("ce_fam", "competing", "per_cell")
 
