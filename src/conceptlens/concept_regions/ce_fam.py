@@ -59,7 +59,7 @@ def ce_fam(
     Raises:
         InputError: Where the branch was trained for another model, or does not read `layer`.
 
-    Example:
+    Examples:
         >>> observation = model.observe("cat.png", layers=translator.layers)
         >>> ce_fam(observation, translator, ["whiskers"]).maps.shape
     """

@@ -69,7 +69,7 @@ def explain(
     Raises:
         InputError: A name is unknown, or options exclude each other.
 
-    Example:
+    Examples:
         >>> found = cl.explain(model.observe("cat.png"), "whiskers, wheel", target="tabby")
         >>> found.labels[0], found.z_scores[0]
     """

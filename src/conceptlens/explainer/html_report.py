@@ -46,7 +46,7 @@ def report(
     Raises:
         InputError: An explanation speaks of other photos, or there is nothing to show.
 
-    Example:
+    Examples:
         >>> observation = model.observe("cat.png")
         >>> cl.report("cat.html", observation, cl.cam(observation), cl.explain(observation, "whiskers"))
     """

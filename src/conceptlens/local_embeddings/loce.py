@@ -68,7 +68,7 @@ def loce(
     Raises:
         InputError: Masks have another shape, type or number, one is empty, or the mode or a layer is unknown.
 
-    Example:
+    Examples:
         >>> found = loce(model.observe("cat.png"), mask, "blocks.6", mode="exact")
         >>> found.vectors.shape, found.diagnostics["iou"]
     """

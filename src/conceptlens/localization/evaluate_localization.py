@@ -65,7 +65,7 @@ def evaluate(
     Raises:
         InputError: A number is out of its range, or no method is given.
 
-    Example:
+    Examples:
         >>> methods = build_methods(["ce_fam", "grad_cam"], MethodContext(model, data.concepts))
         >>> rows = [row for rows in evaluate(data, methods) if isinstance(rows, tuple) for row in rows]
     """

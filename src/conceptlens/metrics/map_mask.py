@@ -274,7 +274,7 @@ def map_mask_scores(explained: Maps, masks: Masks, ignored: Ignored = None) -> d
     Raises:
         InputError: Shapes or types do not fit, or a map is not finite.
 
-    Example:
+    Examples:
         >>> explained = cl.Explanation.from_maps(array, "cat", photos)  # maps of any library
         >>> cl.metrics.map_mask_scores(explained, masks)["ranked_area"].mean()
     """

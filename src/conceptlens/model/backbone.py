@@ -56,7 +56,7 @@ class Backbone:
     Raises:
         InputError: A layer is named that the module does not have, or the module is a TorchScript module.
 
-    Example:
+    Examples:
         >>> model = cl.Backbone(net, "my net", transform=cl.Preprocess((224, 224)), class_names=("cat", "dog"))
         >>> observation = model.observe("cat.png")
     """
@@ -260,7 +260,7 @@ class Backbone:
             InputError: No image was given, it cannot be read, or there is no such layer.
             InputTypeError: Something else was given.
 
-        Example:
+        Examples:
             >>> for images, labels in loader:
             ...     observation = model.observe(images)
             ...     maps = cl.cam(observation, labels).maps

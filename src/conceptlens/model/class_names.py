@@ -25,7 +25,7 @@ def short_name(name: str) -> str:
     Returns:
         The text before the first comma ("giant panda"); the whole name where there is none.
 
-    Example:
+    Examples:
         >>> short_name("giant panda, panda, panda bear, coon bear, Ailuropoda melanoleuca")
         'giant panda'
     """

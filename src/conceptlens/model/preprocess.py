@@ -49,7 +49,7 @@ class Preprocess:
     Raises:
         InputError: A value is out of its range, or the crop is larger than the scaled photo.
 
-    Example:
+    Examples:
         >>> cl.Preprocess((224, 224), share=0.875)(photo).shape
         torch.Size([3, 224, 224])
     """

@@ -63,7 +63,7 @@ def bootstrap_mean(
     Raises:
         InputError: There is no value, a value is not finite, or the lengths differ.
 
-    Example:
+    Examples:
         >>> cl.metrics.bootstrap_mean(*score.pairs())
     """
     return bootstrap_macro_mean(values, np.zeros(np.shape(values)), images, n_bootstrap, level, seed)

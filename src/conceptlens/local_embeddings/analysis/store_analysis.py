@@ -166,7 +166,7 @@ def analyze(
     Raises:
         InputError: The store is empty, lacks what is asked for, or has several models or modes and none is named.
 
-    Example:
+    Examples:
         >>> analysis = analyze("shapes", max_rows=50)
         >>> analysis.best, analysis.layers[analysis.best].average_precision
     """

@@ -94,7 +94,7 @@ def embed(
     Raises:
         InputError: A layer is unknown, or the store has a part of this run and `resume` is False.
 
-    Example:
+    Examples:
         >>> store = embed(open_set("drawn:6"), load_model(crop_mode="squash"), "shapes", ["blocks.4"])
         >>> store.embeddings("blocks.4").vectors.shape
     """
