@@ -32,8 +32,7 @@ class Row:
         mask_share: The share of what the model saw that the mask covers, 0 to 1; ignored pixels are left out.
         has_own_map: Whether the method has a map for the concept itself; False where no neuron is labelled with it.
         scores: Every metric of `metrics.MAP_MASK_METRICS` by name; None where it does not apply, such as for a mask
-            that the
-            crop cut away.
+            that the crop cut away.
         wrong_concept: A concept that the photo does not show; None without this control.
         wrong_scores: How well the map of the wrong concept fits the same mask.
     """
