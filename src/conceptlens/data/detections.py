@@ -58,7 +58,18 @@ def read_detections(
     Labels are compared as there: in lower case, without `-,.()` and a first "a" or "an". By default the concepts are
     all labels, by alphabet; VLG-CBM asks for the names of classes as well, which giving `labels` leaves out.
 
-    Raises `InputError` for unknown photos, for what is no box or confidence, and where none of `labels` was found.
+    Args:
+        path: The folder or file.
+        photos: Names of the photos of the set.
+        labels: Concepts to look for; by default all labels.
+        threshold: The smallest confidence, 0 to 1.
+        numbered: The photo that each number of the folder means.
+
+    Returns:
+        Which photo shows which concept, and the boxes.
+
+    Raises:
+        InputError: A photo is unknown, an entry is no box or confidence, or none of `labels` was found.
     """
     if not 0 <= threshold <= 1:
         raise InputError(f"the threshold is {threshold}; expected a confidence from 0 to 1, as 0.15")

@@ -36,7 +36,17 @@ class KeypointsInView:
 
 
 def known_keypoints(photos: LabelledSet) -> PhotoKeypoints:
-    """Return the keypoints of a set; `InputError` where it has none."""
+    """Return the keypoints of a set.
+
+    Args:
+        photos: A labelled set.
+
+    Returns:
+        Its keypoints.
+
+    Raises:
+        InputError: The set has none.
+    """
     known = photos.annotation.keypoints if photos.annotation else None
     if known is None:
         raise InputError(f"{photos.name} has no keypoints; give a set that has them, such as cub:FOLDER")
@@ -48,7 +58,16 @@ def seen_keypoints(
 ) -> KeypointsInView:
     """Return the keypoints of the photos at `places` through a network's view of a photo.
 
-    Raises `InputError` for a set without keypoints, and a view of which nobody knows what it cuts off.
+    Args:
+        photos: A labelled set with keypoints.
+        places: Indices of photos.
+        view: The `Preprocess` of the network.
+
+    Returns:
+        Keypoints as shares of what the network sees.
+
+    Raises:
+        InputError: The set has no keypoints, or the view is not a `Preprocess`.
     """
     known = known_keypoints(photos)
     if not isinstance(view, Preprocess):

@@ -225,7 +225,14 @@ def check_split(split: str, splits: Sequence[str], what: str) -> str:
 
 
 def without_photos(labelled: LabelledSet) -> tuple[str, ...]:
-    """Return the classes that no photo of this split has: nothing can be learnt, or measured, of them."""
+    """Return the classes that no photo of this split has: nothing can be learnt, or measured, of them.
+
+    Args:
+        labelled: A labelled set.
+
+    Returns:
+        Names of classes.
+    """
     counts = np.bincount(labelled.labels, minlength=len(labelled.classes))
     return tuple(name for name, count in zip(labelled.classes, counts, strict=True) if not count)
 
@@ -237,7 +244,18 @@ def hold_out(
 
     A float below 1 is a share of each class (rounded, at least one photo), an int a number of photos. Which photos of
     a class are drawn depends on the seed and on that class alone. Places are of the split whose labels are given, so
-    no other split can be touched. Raises `InputError` where a class would keep no photo.
+    no other split can be touched.
+
+    Args:
+        labels: The class number of each photo.
+        per_class: A share of each class between 0 and 1, or a number of photos.
+        seed: Decides which photos.
+
+    Returns:
+        Indices of photos to keep and of photos held out, both rising.
+
+    Raises:
+        InputError: A class would keep no photo, or an argument is out of range.
     """
     given = np.asarray(labels)
     if given.ndim != 1 or given.dtype.kind not in "iu" or not given.size or given.min() < 0:

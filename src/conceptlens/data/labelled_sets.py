@@ -28,8 +28,21 @@ def open_classes(text: str, split: str | None = None) -> LabelledSet:
     """Return the labelled set that `NAME` or `NAME:DIR` means; names are in `LABELLED_SETS`.
 
     A folder alone is `folder:DIR`. Without `DIR` the folder is `$CONCEPTLENS_DATA/NAME`. Without `split` it is `train`,
-    or `all` for a folder of classes that is not split. Raises `InputError` for an unknown name or split, a folder that
-    is missing, or a folder without what the set needs.
+    or `all` for a folder of classes that is not split.
+
+    Args:
+        text: `NAME`, `NAME:DIR`, or a folder.
+        split: A split of the set.
+
+    Returns:
+        The set; its photos are read one by one.
+
+    Raises:
+        InputError: The name or split is unknown, the folder is missing, or it lacks what the set needs.
+
+    Example:
+        >>> photos = cl.open_classes("folder:birds", "train")
+        >>> photos.classes, photos.labels  # names, and a class number for each photo
     """
     name, colon, argument = text.strip().partition(":")
     if name and name not in LABELLED_SETS and Path(text.strip()).expanduser().is_dir():

@@ -56,7 +56,14 @@ class MaskedPhoto:
             )
 
     def with_min_area(self, share: float) -> MaskedPhoto:
-        """Return this photo with the concepts that cover at least `share` of it (of the pixels not ignored)."""
+        """Return this photo with the concepts that cover at least `share` of it (of the pixels not ignored).
+
+        Args:
+            share: The smallest area of a mask, as a share of the pixels that are not ignored.
+
+        Returns:
+            The photo; `n_excluded` counts the masks that it lost.
+        """
         counted = self.masks if self.ignored is None else self.masks & ~self.ignored
         size = self.masks[:1].size if self.ignored is None else int((~self.ignored).sum())
         kept = [i for i, mask in enumerate(counted) if mask.sum() >= share * max(size, 1) and mask.any()]
@@ -182,7 +189,17 @@ def check_share(min_area: float) -> float:
 def resize_mask(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Return `masks[... rows columns]` at another size `(rows, columns)`: each pixel takes the value at its centre.
 
-    Nothing is blended, so a mask does not grow when it is resized. Raises `InputError` for a size below 1 x 1.
+    Nothing is blended, so a mask does not grow when it is resized.
+
+    Args:
+        masks: `[... rows columns]`.
+        size: Rows and columns.
+
+    Returns:
+        `[... rows columns]` of the same type.
+
+    Raises:
+        InputError: The size is below 1 x 1.
     """
     return crop_masks(masks, WHOLE, size)
 
@@ -194,7 +211,19 @@ def crop_masks(
 
     `box` is `Picture.box`: left, top, right, bottom as shares of the whole photo. What lies beyond the photo is
     padding and takes the value `outside`: give `True` for a mask of ignored pixels. Each pixel takes the value at
-    its centre. Raises `InputError` for an empty box or a size below 1 x 1.
+    its centre.
+
+    Args:
+        masks: `[... rows columns]`.
+        box: `ImageInfo.box`: left, top, right, bottom as shares of the photo.
+        size: Rows and columns.
+        outside: The value of padding beyond the photo.
+
+    Returns:
+        `[... rows columns]` of the same type.
+
+    Raises:
+        InputError: The box is empty or the size below 1 x 1.
     """
     left, top, right, bottom = box
     if not (left < right and top < bottom) or min(size) < 1 or masks.ndim < 2:

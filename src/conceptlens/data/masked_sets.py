@@ -35,8 +35,22 @@ def open_set(text: str, split: str | None = None, **choices: str) -> MaskedSet:
     """Return the data set that `NAME` or `NAME:DIR` means (`drawn:COUNT` for drawn scenes); names are in `SETS`.
 
     A folder alone is `masks:DIR`. Without `DIR` the folder is `$CONCEPTLENS_DATA/NAME`. `choices` say which masks, as
-    `crowds="skip"`, where the set has them (`SETS[name].choices`). Raises `InputError` for an unknown name or choice, a
-    folder that is missing, or a folder without what the set needs.
+    `crowds="skip"`, where the set has them (`SETS[name].choices`).
+
+    Args:
+        text: `NAME`, `NAME:DIR`, or a folder.
+        split: A split of the set; by default the one for evaluation.
+        **choices: Which masks, such as `crowds="skip"`.
+
+    Returns:
+        The set; its photos are read one by one.
+
+    Raises:
+        InputError: The name or a choice is unknown, the folder is missing, or it lacks what the set needs.
+
+    Example:
+        >>> scenes = cl.open_set("drawn:20")
+        >>> scenes[0].masks.shape  # concept rows columns
     """
     name, colon, argument = text.strip().partition(":")
     if name and name not in SETS and Path(text.strip()).expanduser().is_dir():

@@ -25,6 +25,17 @@ def class_labels(
     """Return each image's labels from its class: whether `threshold` or more of the class's images have the concept.
 
     An image may lack what its class has: an AUROC of these labels judges knowledge of the class.
+
+    Args:
+        shares: `[class concept]`, the share of each class's images that have each concept, 0 to 1.
+        classes: The class number of each image.
+        threshold: The share from which a class has a concept.
+
+    Returns:
+        Bool `[image concept]`.
+
+    Raises:
+        InputError: A class number or a share is out of range.
     """
     if shares.ndim != 2 or not bool(torch.isfinite(shares).all()):
         raise InputError(f"shares have shape {tuple(shares.shape)}; expected finite shares[class concept]")
@@ -38,6 +49,16 @@ def concept_auroc(activations: Float[Tensor, "image concept"], labels: Bool[Tens
 
     `P(activation with the concept > activation without) + P(equal) / 2`. Applies where some images have the concept
     and some do not.
+
+    Args:
+        activations: `[image concept]`, finite.
+        labels: Bool `[image concept]`.
+
+    Returns:
+        `values[1 concept]`.
+
+    Raises:
+        InputError: Shapes do not fit, or an activation is not finite.
     """
     values, positive = check_activations(activations, labels)
     applies = has_both_labels(positive)

@@ -47,6 +47,17 @@ def activation_norm(
 
     All but `"raw"` apply to maps that are somewhere positive. `present` restricts the score to concepts that the image
     shows.
+
+    Args:
+        explained: An explanation, or `maps[image concept height width]`, finite.
+        kind: Which of the four, as above.
+        present: Bool `[image concept]`.
+
+    Returns:
+        `values[image concept]`.
+
+    Raises:
+        InputError: The kind is unknown, or shapes do not fit.
     """
     if kind not in NORM_KINDS:
         raise InputError(f"no kind '{kind}'; there are: {', '.join(NORM_KINDS)}")
@@ -77,6 +88,16 @@ def accuracy(logits: Float[Tensor, "image class"], classes: Int[Tensor, "image"]
     """Return 1 where the highest logit is the image's class, else 0, as `[image 1]`; of equal logits, the first.
 
     Its mean is the accuracy, its `pairs` what `interval` and `difference` ask for.
+
+    Args:
+        logits: `[image class]`, finite.
+        classes: The class number of each image.
+
+    Returns:
+        `values[image 1]`; chance is 1 / classes for balanced classes.
+
+    Raises:
+        InputError: Shapes do not fit, or a logit is not finite.
     """
     if logits.ndim != 2 or tuple(classes.shape) != (len(logits),) or not bool(torch.isfinite(logits).all()):
         raise InputError(
@@ -91,6 +112,15 @@ def effective_concepts(weights: Float[Tensor, "class concept"]) -> float:
     """Return the number of effective concepts (NEC): weights that are not 0, over classes (VLG-CBM, NeurIPS 2024).
 
     Exactly 0: a head whose small weights were not cut off has all of them.
+
+    Args:
+        weights: `[class concept]`, finite.
+
+    Returns:
+        Concepts per class, 0 to the number of concepts.
+
+    Raises:
+        InputError: `weights` has another shape, or is not finite.
     """
     if weights.ndim != 2 or not len(weights) or not bool(torch.isfinite(weights).all()):
         raise InputError(f"weights have shape {tuple(weights.shape)}; expected finite weights[class concept]")

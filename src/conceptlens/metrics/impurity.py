@@ -65,6 +65,19 @@ def oracle_impurity(
     units: of one activation it can only choose the direction, so nothing is fitted in steps; **what an activation tells
     in ways that neither rise nor fall is not seen**. For the paper's, `lambda: MLPClassifier((32,))`, k^2 fits. One
     split, by `seed`, serves both matrices, where the official code draws two.
+
+    Args:
+        activations: `[image concept]`, finite.
+        labels: Bool `[image concept]`.
+        predictor: Makes an untrained scikit-learn classifier.
+        held_out: Share of the images that the AUROC is measured on.
+        seed: Decides which images.
+
+    Returns:
+        The score with both matrices.
+
+    Raises:
+        InputError: Fewer than 2 concepts have images with and without them on both sides of the split.
     """
     values, positive, train, used = _prepared(activations, labels, held_out, seed)
     auroc = _predicted(values, positive, train, predictor)
@@ -90,6 +103,18 @@ def niche_impurity(
     f is a logistic regression for each concept, where the paper takes one MLP of 20 and 20 units. Differs from the
     official code in three ways: activations are standardised, so that 0 is the mean; beta runs to 1, not 0.95; and
     outputs are ranked as they are, where that code first takes a softmax over concepts.
+
+    Args:
+        activations: `[image concept]`, finite.
+        labels: Bool `[image concept]`.
+        held_out: Share of the images that the AUROC is measured on.
+        seed: Decides which images.
+
+    Returns:
+        The score, 1/2 to 1.
+
+    Raises:
+        InputError: Fewer than 2 concepts have images with and without them on both sides of the split.
     """
     from sklearn.linear_model import LogisticRegression
 

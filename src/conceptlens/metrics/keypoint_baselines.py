@@ -21,12 +21,27 @@ if TYPE_CHECKING:
 
 
 def centre_peaks(keypoints: Keypoints) -> Float[Tensor, "image concept 2"]:
-    """Return the image's centre for every concept: the middle cell of a grid with an odd number of cells."""
+    """Return the image's centre for every concept: the middle cell of a grid with an odd number of cells.
+
+    Args:
+        keypoints: Their images and concepts give the shape.
+
+    Returns:
+        `peaks[image concept 2]`, all 0.5.
+    """
     return torch.full((*keypoints.present.shape, 2), 0.5)
 
 
 def uniform_maps(keypoints: Keypoints, grid: tuple[int, int] = GRID) -> Float[Tensor, "image concept rows columns"]:
-    """Return maps without a peak, of which every metric gives the exact expectation over a random cell of `grid`."""
+    """Return maps without a peak, of which every metric gives the exact expectation over a random cell of `grid`.
+
+    Args:
+        keypoints: Their images and concepts give the shape.
+        grid: Rows and columns.
+
+    Returns:
+        `maps[image concept rows columns]`, all 0.
+    """
     return torch.zeros(1, 1, *grid).expand(*keypoints.present.shape, *grid)
 
 
@@ -36,6 +51,17 @@ def constant_peaks(train: Keypoints, images: int, grid: tuple[int, int] = GRID) 
     A prior on where a part is: a map that looks at the image must do better. Fitted for each part on every train image
     that shows a keypoint of it, whether or not the concept is present; of equal cells, the first by rows. The centre
     where no train image shows the part.
+
+    Args:
+        train: Keypoints of train images.
+        images: How many images the peaks are for.
+        grid: Rows and columns of the reference grid, the unit of the result.
+
+    Returns:
+        `peaks[image concept 2]`, the same for every image.
+
+    Raises:
+        InputError: `images` is negative.
     """
     if images < 0:
         raise InputError(f"images is {images}; expected how many images the peaks are for")
@@ -64,6 +90,19 @@ def swapped_error(
     `by="other_part"`: concepts of the image whose part is another, the control of `keypoint_swap`. `by="absent"`: wrong
     concepts, those that the image does not show, whatever their part. Applies where `keypoint_error` does and there is
     such a concept.
+
+    Args:
+        maps: An explanation, `maps[image concept height width]`, or `peaks[image concept 2]` as shares of width and
+            height.
+        keypoints: Where the parts are, of the same images and concepts.
+        grid: Rows and columns of the reference grid, the unit of the result.
+        by: Which other concepts, as above.
+
+    Returns:
+        `values[image concept]`, in squared cells.
+
+    Raises:
+        InputError: `by` is unknown, or as in `keypoint_error`.
     """
     if by not in ("other_part", "absent"):
         raise InputError(f"no by '{by}'; there are: other_part, absent")

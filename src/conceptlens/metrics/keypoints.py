@@ -107,6 +107,18 @@ def keypoint_error(maps: MapsOrPeaks, keypoints: Keypoints, grid: tuple[int, int
     columns), whatever the map's own grid: a finer map has finer peaks, in the same unit. At 7 x 7 a peak in the true
     cell has at most 0.5, the mean over random cells is about 10, and a peak that is always in the centre may be better
     than a trained one: put `centre_peaks`, `constant_peaks` and `uniform_maps` beside it, and `keypoint_swap`.
+
+    Args:
+        maps: An explanation, `maps[image concept height width]`, or `peaks[image concept 2]` as shares of width and
+            height.
+        keypoints: Where the parts are, of the same images and concepts.
+        grid: Rows and columns of the reference grid, the unit of the result.
+
+    Returns:
+        `values[image concept]`; it applies where the concept is present and a keypoint of its part is visible.
+
+    Raises:
+        InputError: Shapes do not fit, or maps are not finite.
     """
     return _own_error(maps, keypoints, _cells(keypoints, grid), lambda apart: apart)
 
@@ -115,12 +127,36 @@ def keypoint_distance(maps: MapsOrPeaks, keypoints: Keypoints) -> Score:
     """Return the true distance to the nearest keypoint of the concept's part, as a share of the image's diagonal.
 
     0 to 1, lower is better. Near by `sizes`, where `keypoint_error` counts cells of a grid that may be squeezed.
+
+    Args:
+        maps: An explanation, `maps[image concept height width]`, or `peaks[image concept 2]` as shares of width and
+            height.
+        keypoints: Where the parts are, of the same images and concepts.
+
+    Returns:
+        `values[image concept]`; it applies where the concept is present and a keypoint of its part is visible.
+
+    Raises:
+        InputError: Shapes do not fit, or maps are not finite. `keypoints.sizes` is missing.
     """
     return _own_error(maps, keypoints, _diagonals(keypoints), torch.sqrt)
 
 
 def keypoint_pointing(maps: MapsOrPeaks, keypoints: Keypoints, share: float = 0.1) -> Score:
-    """Return 1 where `keypoint_distance` is below `share`, else 0; higher is better."""
+    """Return 1 where `keypoint_distance` is below `share`, else 0; higher is better.
+
+    Args:
+        maps: An explanation, `maps[image concept height width]`, or `peaks[image concept 2]` as shares of width and
+            height.
+        keypoints: Where the parts are, of the same images and concepts.
+        share: The greatest distance that counts, as a share of the diagonal.
+
+    Returns:
+        `values[image concept]`; it applies where the concept is present and a keypoint of its part is visible.
+
+    Raises:
+        InputError: Shapes do not fit, or maps are not finite. `keypoints.sizes` is missing.
+    """
     if not 0 < share <= 1:
         raise InputError(f"share is {share}; expected a share of the diagonal, above 0 up to 1")
     return _own_error(maps, keypoints, _diagonals(keypoints), lambda apart: (apart < share**2).double())
@@ -130,6 +166,17 @@ def keypoint_own(maps: MapsOrPeaks, keypoints: Keypoints) -> Score:
     """Return 1 where the visible keypoint nearest to the peak is of the concept's part, else 0; higher is better.
 
     Near by true distance, not by cells; of two keypoints equally near, the one listed first.
+
+    Args:
+        maps: An explanation, `maps[image concept height width]`, or `peaks[image concept 2]` as shares of width and
+            height.
+        keypoints: Where the parts are, of the same images and concepts.
+
+    Returns:
+        `values[image concept]`; it applies where the concept is present and a keypoint of its part is visible.
+
+    Raises:
+        InputError: Shapes do not fit, or maps are not finite. `keypoints.sizes` is missing.
     """
     scale = _diagonals(keypoints)
 
@@ -148,6 +195,19 @@ def keypoint_swap(maps: MapsOrPeaks, keypoints: Keypoints, grid: tuple[int, int]
     knowledge of parts**, wherever the maps point: for maps that are all alike exactly so if `paired`, where the second
     mean counts b once for each pair, and nearly so without (-0.02 for the centre of CUB's birds), where it counts b
     once. Applies to images with such a pair.
+
+    Args:
+        maps: An explanation, `maps[image concept height width]`, or `peaks[image concept 2]` as shares of width and
+            height.
+        keypoints: Where the parts are, of the same images and concepts.
+        grid: Rows and columns of the reference grid, the unit of the result.
+        paired: Whether the second mean counts a concept once for each pair.
+
+    Returns:
+        `values[image 1]`, in squared cells.
+
+    Raises:
+        InputError: Shapes do not fit, or maps are not finite.
     """
     table, group = error_by_part(maps, keypoints, grid)
     applies = keypoints.applies.cpu().double()
@@ -165,6 +225,18 @@ def centre_distance(maps: MapsOrPeaks, keypoints: Keypoints, grid: tuple[int, in
     """Return the squared cells of `grid` from the peak to the image's centre, for the pairs of `keypoint_error`.
 
     Neither high nor low is better. Read it beside the error: one that fell together with this one fell by centring.
+
+    Args:
+        maps: An explanation, `maps[image concept height width]`, or `peaks[image concept 2]` as shares of width and
+            height.
+        keypoints: Where the parts are, of the same images and concepts.
+        grid: Rows and columns of the reference grid, the unit of the result.
+
+    Returns:
+        `values[image concept]`; it applies where the concept is present and a keypoint of its part is visible.
+
+    Raises:
+        InputError: Shapes do not fit, or maps are not finite.
     """
     scale = _cells(keypoints, grid)
     return _score(maps, keypoints, lambda peaks: ((peaks.xy - 0.5) * scale[peaks.image]).square().sum(1))
@@ -176,6 +248,18 @@ def error_by_part(
     """Return every concept's error at every part, and which part is each concept's own.
 
     A part here is a set of keypoints that some concept calls its own; 0 where none of them is visible.
+
+    Args:
+        maps: An explanation, `maps[image concept height width]`, or `peaks[image concept 2]` as shares of width and
+            height.
+        keypoints: Where the parts are, of the same images and concepts.
+        grid: Rows and columns of the reference grid, the unit of the result.
+
+    Returns:
+        `error[image concept part]` in squared cells, and the index of each concept's own part.
+
+    Raises:
+        InputError: Shapes do not fit, or maps are not finite.
     """
     rows, group = torch.unique(keypoints.own.cpu(), dim=0, return_inverse=True)
     scale = _cells(keypoints, grid)

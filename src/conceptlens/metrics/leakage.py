@@ -116,6 +116,18 @@ def concept_leakage(
     the train images. Activations are standardised by the train images' mean and spread first, labels are 0 and 1. A
     concept is corrected to the 5th or 95th percentile of its train activations, as Koh et al. (ICML 2020) intervene
     on logits. `head` makes an untrained classifier, by default logistic regression with an L2 penalty of 1.
+
+    Args:
+        train: The images that heads are fitted on.
+        test: The images that they are asked about.
+        thresholds: `[concept]`, from which activation on a concept counts as present.
+        head: Makes an untrained scikit-learn classifier.
+
+    Returns:
+        What each head gets right, image by image.
+
+    Raises:
+        InputError: Concepts differ, the train images are of one class, or thresholds do not fit.
     """
     if train.labels.shape[1] != test.labels.shape[1]:
         raise InputError(f"train has {train.labels.shape[1]} concepts and test {test.labels.shape[1]}; give the same")
@@ -154,6 +166,13 @@ def prevalence_thresholds(
 
     Half-way between the two activations around it, so that of equal activations there all reach it; infinite for a
     concept that no image has, minus infinite for one that all have.
+
+    Args:
+        activations: `[image concept]`, finite.
+        labels: Bool `[image concept]`.
+
+    Returns:
+        `thresholds[concept]`, in the unit of the activations.
     """
     values, positive = check_activations(activations, labels)
     falling = -np.sort(-values, axis=0)

@@ -30,6 +30,17 @@ def part_discs(
     A pixel is inside if its centre lies within `radius` of a keypoint, as a share of the image's diagonal, by true
     distance: `sizes` are needed. 0.1 is the distance of `keypoint_pointing`. One byte for every pixel of every
     concept: for many images, `part_mask_scores` makes them a few at a time.
+
+    Args:
+        keypoints: With `sizes`.
+        size: Rows and columns of the masks.
+        radius: Share of the image's diagonal, above 0 up to 1.
+
+    Returns:
+        Bool `[image concept rows columns]`.
+
+    Raises:
+        InputError: `sizes` are missing, or `radius` is out of range.
     """
     if keypoints.sizes is None or not 0 < radius <= 1:
         raise InputError(
@@ -52,6 +63,16 @@ def box_masks(boxes: Float[Tensor, "*any 4"], size: tuple[int, int] = SIZE) -> B
 
     A pixel is inside if its centre is. `boxes[image 4]` gives masks that hold for all concepts, `[image concept 4]` one
     for each. A box without an inside gives an empty mask, to which no metric applies.
+
+    Args:
+        boxes: `[... 4]`, finite shares.
+        size: Rows and columns of the masks.
+
+    Returns:
+        Bool `[... rows columns]`.
+
+    Raises:
+        InputError: Boxes have another shape, or are not finite.
     """
     if boxes.shape[-1:] != (4,) or not bool(torch.isfinite(boxes).all()):
         raise InputError(
@@ -66,7 +87,20 @@ def box_masks(boxes: Float[Tensor, "*any 4"], size: tuple[int, int] = SIZE) -> B
 def part_mask_scores(
     explained: Maps, keypoints: Keypoints, size: tuple[int, int] = SIZE, radius: float = 0.1
 ) -> dict[str, Score]:
-    """Return every metric of `MAP_MASK_METRICS` against `part_discs`, for present concepts with a visible part."""
+    """Return every metric of `MAP_MASK_METRICS` against `part_discs`, for present concepts with a visible part.
+
+    Args:
+        explained: An explanation, or `maps[image concept height width]`.
+        keypoints: Of the same images and concepts, with `sizes`.
+        size: Rows and columns of the masks.
+        radius: Of the discs, a share of the image's diagonal.
+
+    Returns:
+        A `Score` for each metric by its name.
+
+    Raises:
+        InputError: Shapes do not fit, or `sizes` are missing.
+    """
     maps = maps_of(explained)
     images, concepts = keypoints.present.shape
     if tuple(maps.shape[:2]) != (images, concepts):

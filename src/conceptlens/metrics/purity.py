@@ -41,7 +41,14 @@ class Purity:
 
 
 def merge_sides(parts: Sequence[str]) -> tuple[str, ...]:
-    """Return part names without the words left and right, so that both sides of a part have one name."""
+    """Return part names without the words left and right, so that both sides of a part have one name.
+
+    Args:
+        parts: Names of keypoints, such as `left_wing`.
+
+    Returns:
+        The names without the words, such as `wing`.
+    """
     words = (name.replace("_", " ").split() for name in parts)
     return tuple(" ".join(word for word in name if word.lower() not in SIDES) for name in words)
 
@@ -70,6 +77,21 @@ def part_purity(
     nothing depends on the parts: measure it, with random maps. Differs in two rarities: among parts in equally many
     patches the official second number takes the part met first, here the purest; and its special case for 26 x 26
     cells is left out.
+
+    Args:
+        explained: An explanation, or `maps[image concept height width]`.
+        keypoints: Of the same images and concepts.
+        parts: The name of each keypoint.
+        activations: `[image concept]`, ranks the images.
+        top: How many images of each concept.
+        patch: Side of a patch, in pixels.
+        pixels: Side of what the model sees, in pixels.
+
+    Returns:
+        Purity of each concept.
+
+    Raises:
+        InputError: Shapes do not fit, or a number is out of range.
     """
     maps = maps_of(explained)
     _check(maps, keypoints, parts)

@@ -68,6 +68,13 @@ def cluster_confusion(clusters: Names, labels: Names) -> Score[np.ndarray]:
 
     `sum_k n_ik / n_i * (n_jk - [i = j]) / (n_k - 1)` over clusters of at least two rows, with `n_i` counted there;
     0 to 1, rows sum to 1. The diagonal is what a label keeps. Does not apply to a label whose rows are all alone.
+
+    Args:
+        clusters: The cluster of each row.
+        labels: The label of each row, by name or number.
+
+    Returns:
+        `values[label label]`.
     """
     table = composition(clusters, labels)
     counts = table.counts[table.counts.sum(1) > 1]
@@ -83,6 +90,18 @@ def neighbour_votes(
     """Return the labels of every row's nearest neighbours, itself left out, and with `images` all of its image.
 
     Two concepts of one photo share its light and its scene, so a neighbour of the same photo says little.
+
+    Args:
+        distance: `distance[row row]`, as `distances` gives it.
+        labels: The label of each row, by name or number.
+        n_neighbors: How many neighbours of each row.
+        images: The image of each row; rows of the same image are left out.
+
+    Returns:
+        Shares of labels for each row.
+
+    Raises:
+        InputError: `n_neighbors` is below 1.
     """
     codes, names = encode_labels(labels)
     distance = check_distances(distance, len(codes))
@@ -98,6 +117,18 @@ def neighbour_confusion(
     `mean_{a in i} |{b in N_k(a) : label(b) = j}| / |N_k(a)|`; 0 to 1, rows sum to 1, the diagonal is what a label
     keeps. Chance for `(i, j)` is about `n_j / n`: read it against the sizes of the labels. Does not apply to a label
     whose rows have no neighbour.
+
+    Args:
+        distance: `distance[row row]`, as `distances` gives it.
+        labels: The label of each row, by name or number.
+        n_neighbors: How many neighbours of each row.
+        images: The image of each row; rows of the same image are left out.
+
+    Returns:
+        `values[label label]`.
+
+    Raises:
+        InputError: `n_neighbors` is below 1.
     """
     votes = neighbour_votes(distance, labels, n_neighbors, images)
     inside = one_hot(encode_labels(labels)[0], len(votes.labels)) * (votes.n_neighbors > 0)[:, None]

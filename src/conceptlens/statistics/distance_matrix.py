@@ -27,6 +27,16 @@ def distances(vectors: Vectors, metric: DistanceMetric = "cosine") -> Float[np.n
     From one matrix product. Pairs so near that it would lose digits are computed once more from their difference, so
     equal rows are exactly 0 apart. Takes `8 rows^2` bytes; raises `InputError` above 20 000 rows, and for rows that
     `usable` does not name.
+
+    Args:
+        vectors: `vectors[row channel]`.
+        metric: `"cosine"` or `"euclidean"`.
+
+    Returns:
+        `[row row]`, float64.
+
+    Raises:
+        InputError: There are more than 20 000 rows, or rows that `usable` does not name.
     """
     rows = check_vectors(vectors, metric)
     if len(rows) > MAX_ROWS:
@@ -40,7 +50,19 @@ def distances(vectors: Vectors, metric: DistanceMetric = "cosine") -> Float[np.n
 def distances_between(
     new: Vectors, vectors: Vectors, metric: DistanceMetric = "cosine"
 ) -> Float[np.ndarray, "new row"]:
-    """Return the distance of every new row to every row, as `distances` defines it."""
+    """Return the distance of every new row to every row, as `distances` defines it.
+
+    Args:
+        new: `[new channel]`.
+        vectors: `vectors[row channel]`.
+        metric: `"cosine"` or `"euclidean"`.
+
+    Returns:
+        `[new row]`, float64.
+
+    Raises:
+        InputError: The channels differ, or a row is not finite, or zero for cosines.
+    """
     first, second = check_vectors(new, metric), check_vectors(vectors, metric)
     if first.shape[1] != second.shape[1]:
         raise InputError(

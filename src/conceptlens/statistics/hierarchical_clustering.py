@@ -49,6 +49,17 @@ def cluster(vectors: Vectors, method: Method = "ward", metric: DistanceMetric = 
 
     LoCE (IJCV 2025) takes `ward` with `euclidean` on raw vectors, or `complete` with `cosine`. Ward's distance is
     defined for euclidean distances only: for directions, give it `unit_vectors(vectors)`.
+
+    Args:
+        vectors: `vectors[row channel]`.
+        method: `"ward"`, `"complete"`, `"average"` or `"single"`.
+        metric: `"cosine"` or `"euclidean"`.
+
+    Returns:
+        The tree (SciPy's `linkage`).
+
+    Raises:
+        InputError: The method is unknown, or `ward` is asked for with cosines.
     """
     return cluster_distances(distances(vectors, metric), method, metric)
 
@@ -78,6 +89,19 @@ def adaptive_cut(
     category.
 
     The cut looks at the labels, so its purity is high by construction. Compare it with `agreement(..., recut=...)`.
+
+    Args:
+        tree: From `cluster`.
+        labels: The label of each row, by name or number.
+        min_share: `S` as a share of the rows.
+        min_purity: From which share of one label on a node is a cluster.
+        n_loaded: `N`, by default the number of rows.
+
+    Returns:
+        The cluster of each row, numbered from left to right.
+
+    Raises:
+        InputError: `labels` are not one for each row.
     """
     codes, names = encode_labels(labels, tree.rows)
     counts = _counts(tree, one_hot(codes, len(names)))
@@ -90,6 +114,16 @@ def count_cut(tree: Tree, clusters: int) -> Int[np.ndarray, "row"]:
     """Return the cluster of every row by undoing the last `clusters - 1` merges.
 
     Blind to labels and to the unit of the vectors, so it compares models fairly.
+
+    Args:
+        tree: From `cluster`.
+        clusters: How many clusters, 1 to the number of rows.
+
+    Returns:
+        The cluster of each row, numbered from left to right.
+
+    Raises:
+        InputError: `clusters` is out of range.
     """
     if not 1 <= clusters <= tree.rows:
         raise InputError(f"{clusters} clusters of {tree.rows} rows were asked for; give 1 to {tree.rows}")

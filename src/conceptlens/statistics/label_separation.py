@@ -22,6 +22,13 @@ def separation(distance: Float[np.ndarray, "row row"], labels: Names) -> Score[n
 
     LoCE (IJCV 2025), with euclidean distances; symmetric, 0 to 1, higher is further apart. Two single pairs of rows
     make the number, so one outlier ruins it and it falls as rows are added. The diagonal does not apply.
+
+    Args:
+        distance: `distance[row row]`, as `distances` gives it.
+        labels: The label of each row, by name or number.
+
+    Returns:
+        `values[label label]`.
     """
     codes, names, distance = _given(distance, labels)
     count = len(names)
@@ -41,6 +48,18 @@ def quantile_separation(
     `separation` made robust: many pairs of rows make each number, and it does not drift with the number of rows.
     Symmetric; 0 to 1 but for unusual shapes; higher is further apart. Quantiles are values that occur (inverse of the
     distribution function). Does not apply on the diagonal, nor where all rows of both labels are equal.
+
+    Args:
+        distance: `distance[row row]`, as `distances` gives it.
+        labels: The label of each row, by name or number.
+        low: Quantile of the distances between the labels.
+        high: Quantile of the distances in their union.
+
+    Returns:
+        `values[label label]`.
+
+    Raises:
+        InputError: The quantiles are not `0 <= low <= high <= 1`.
     """
     codes, names, distance = _given(distance, labels)
     if not 0 <= low <= high <= 1:
@@ -59,6 +78,13 @@ def category_separation(distance: Float[np.ndarray, "row row"], labels: Names) -
 
     LoCE (IJCV 2025); 0 and up, higher is further apart. Does not apply where there is no other label, or no pair of
     unequal rows within.
+
+    Args:
+        distance: `distance[row row]`, as `distances` gives it.
+        labels: The label of each row, by name or number.
+
+    Returns:
+        `values[label]`.
     """
     codes, names, distance = _given(distance, labels)
     inside = one_hot(codes, len(names))
@@ -78,6 +104,13 @@ def overlap(distance: Float[np.ndarray, "row row"], labels: Names) -> Score[np.n
     LoCE (IJCV 2025); 0 to 1, lower is better apart, and not symmetric: a spread label lies in a dense one more than
     the other way round. Chance is about `n_j / (n_i - 1 + n_j)`, so it rises with the size of j. Does not apply on the
     diagonal, nor to a label i of one row.
+
+    Args:
+        distance: `distance[row row]`, as `distances` gives it.
+        labels: The label of each row, by name or number.
+
+    Returns:
+        `values[label label]`.
     """
     codes, names, distance = _given(distance, labels)
     inside = one_hot(codes, len(names))

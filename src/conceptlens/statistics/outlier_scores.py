@@ -52,6 +52,18 @@ def outliers(vectors: Vectors, labels: Names, score: OutlierScore = "distance", 
 
     The published code sorts the last two from the most unusual up and then shows the other end: the most ordinary rows.
     Rows of equal score stand in their own order. A label of fewer than 3 rows is not ranked.
+
+    Args:
+        vectors: `vectors[row channel]`.
+        labels: The label of each row, by name or number.
+        score: `"distance"`, `"lof"` or `"isolation"`.
+        seed: Of the isolation forest.
+
+    Returns:
+        The ranked rows of each label by its name.
+
+    Raises:
+        InputError: The score is unknown.
     """
     if score not in SCORES:
         raise InputError(f"no score '{score}'; there are: {', '.join(SCORES)}")

@@ -42,7 +42,18 @@ class Principal:
 
 
 def principal(vectors: Vectors, axes: int = 2) -> Principal:
-    """Return the rows on their first principal axes; exact and without a seed."""
+    """Return the rows on their first principal axes; exact and without a seed.
+
+    Args:
+        vectors: `vectors[row channel]`.
+        axes: How many axes.
+
+    Returns:
+        The rows on their axes, exact and without a seed.
+
+    Raises:
+        InputError: `axes` is below 1.
+    """
     rows = check_vectors(vectors)
     if axes < 1:
         raise InputError(f"{axes} axes were asked for; give at least 1")
@@ -66,7 +77,18 @@ def umap_points(
     least 2 and fewer than the rows. Distances on the map mean little beyond the neighbourhood: clusters look apart
     that are not, so a Gaussian mixture on it says less than one on `principal`.
 
-    Needs `umap-learn`. Raises `InputError` where it is missing, and for fewer than 5 rows.
+    Args:
+        vectors: `vectors[row channel]`.
+        n_neighbors: UMAP's `n_neighbors`, cut to 2 to rows - 1.
+        metric: `"cosine"` or `"euclidean"`.
+        axes: How many axes.
+        seed: UMAP's `random_state`.
+
+    Returns:
+        `[row axis]`, without a unit.
+
+    Raises:
+        InputError: `umap-learn` is missing, or there are fewer than 5 rows.
     """
     rows = check_vectors(vectors, metric, MIN_ROWS)
     layout = _umap().UMAP(

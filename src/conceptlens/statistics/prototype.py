@@ -40,6 +40,18 @@ def prototypes(vectors: Vectors, labels: Names, parts: Names | None = None, unit
     LoCE (IJCV 2025), generalised embeddings: the centroid of a cluster. `parts[row]` are clusters, components or
     sub-concepts; rows of a negative part, as dropped components leave them, are left out. For clusters whatever their
     labels, give the clusters as labels. `unit=True` means directions: no embedding counts for more because it is long.
+
+    Args:
+        vectors: `vectors[row channel]`.
+        labels: The label of each row, by name or number.
+        parts: The part of each row, a number; negative ones are left out.
+        unit: Whether rows are scaled to length 1 first.
+
+    Returns:
+        One mean vector for each label or part.
+
+    Raises:
+        InputError: No row is left, or `parts` are no numbers.
     """
     rows = unit_vectors(vectors) if unit else check_vectors(vectors)
     codes, names = encode_labels(labels, len(rows))

@@ -80,6 +80,18 @@ def retrieve(
 
     Rows of equal similarity count with the expectation over their orders, so duplicates do no harm. Chunked: memory
     stays at some 300 MB for any number of rows.
+
+    Args:
+        vectors: `vectors[row channel]`.
+        labels: The label of each row, by name or number.
+        images: The image of each row, by name or number.
+        cutoffs: The values of k.
+
+    Returns:
+        Average precision, precision@k and their chance levels, for each row.
+
+    Raises:
+        InputError: A cutoff is below 1, or as in `unit_vectors`.
     """
     rows = unit_vectors(vectors)
     codes, _ = encode_labels(labels, len(rows))
@@ -125,6 +137,18 @@ def search(
     """Return for every query vector the rows of highest cosine, exactly and from the nearest on.
 
     `allowed` says which rows may be found, such as `images != this_image`. Equal cosines stand in the order of rows.
+
+    Args:
+        query: `[query channel]`.
+        vectors: `vectors[row channel]`.
+        max_hits: The greatest number of hits of each query; `None` for all rows.
+        allowed: Bool `[row]`.
+
+    Returns:
+        The hits of each query.
+
+    Raises:
+        InputError: Shapes do not fit.
     """
     asked, rows = unit_vectors(query), unit_vectors(vectors)
     free = np.ones(len(rows), bool) if allowed is None else np.asarray(allowed)

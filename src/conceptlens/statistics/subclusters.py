@@ -66,6 +66,23 @@ def sub_concepts(
     label's images as it has, with replacement, and looks for the same number of parts among the rows so drawn.
 
     A number of parts alone says nothing: any cloud can be cut in two. Believe parts that are found again.
+
+    Args:
+        vectors: `vectors[row channel]`.
+        labels: The label of each row, by name or number.
+        images: The image of each row, by name or number.
+        by: `"cluster"` or `"mixture"`.
+        max_parts: The greatest number of parts that is tried.
+        axes: How many principal axes parts are looked for on.
+        unit: Whether rows are scaled to length 1 first.
+        n_bootstrap: How many resamples of images measure the stability.
+        seed: Decides the resamples.
+
+    Returns:
+        The parts of each label by its name.
+
+    Raises:
+        InputError: An option is unknown or below 1.
     """
     rows = unit_vectors(vectors) if unit else check_vectors(vectors)
     codes, names = encode_labels(labels, len(rows))

@@ -27,6 +27,13 @@ def usable(vectors: Vectors, metric: DistanceMetric = "cosine") -> Bool[np.ndarr
 
     A vector of zeros has no direction. Every function of `conceptlens.statistics` refuses such rows; take them out
     first: `kept = usable(vectors); vectors, labels = vectors[kept], labels[kept]`.
+
+    Args:
+        vectors: `vectors[row channel]`.
+        metric: `"cosine"` or `"euclidean"`.
+
+    Returns:
+        Bool `[row]`.
     """
     rows = _rows(vectors)
     finite = np.isfinite(rows).all(1)
@@ -48,6 +55,17 @@ def sample_rows(labels: Names, max_per_label: int = 100, seed: int = 0) -> Int[n
 
     LoCE (IJCV 2025) clusters up to 100 of each category. Its code takes the first of a list that is shuffled anew
     at every call; here one seed gives one sample.
+
+    Args:
+        labels: The label of each row, by name or number.
+        max_per_label: The greatest number of rows of a label.
+        seed: Decides which rows.
+
+    Returns:
+        Indices of rows, rising.
+
+    Raises:
+        InputError: `max_per_label` is below 1.
     """
     codes, names = encode_labels(labels)
     if max_per_label < 1:

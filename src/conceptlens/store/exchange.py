@@ -54,8 +54,18 @@ def export(store: Store, folder: str | PathLike[str], form: str = "parquet") -> 
     - *numpy*: `.npz` files with an array for each column, read without pickle; `vector[row channel]` is float32.
     - *safetensors*: the same, with texts as UTF-8 (`name`, uint8) that `name.ends` (int64) divides.
 
-    `format.json` comes last: a folder without it is not whole. Raises `InputError` for an unknown form, and for a
-    folder that has things in it.
+    `format.json` comes last: a folder without it is not whole.
+
+    Args:
+        store: The store.
+        folder: A new or empty folder.
+        form: `"parquet"`, `"numpy"` or `"safetensors"`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: The form is unknown, or the folder has things in it.
     """
     target = Path(folder)
     kind = _form(form)
@@ -78,8 +88,17 @@ def import_export(folder: str | PathLike[str], path: str | PathLike[str]) -> Sto
     """Make a store at `path` from what was exported to `folder`, in any form, with the same rows; return it.
 
     A store that is at `path` already keeps its rows and gets those that it lacks: so an import that was broken off is
-    completed, and stores are joined. Raises `InputError` for a folder that is no whole export, for an older or newer
-    one, and for damaged files.
+    completed, and stores are joined.
+
+    Args:
+        folder: A folder written by `export`.
+        path: The folder of the store, made where it is missing.
+
+    Returns:
+        The store.
+
+    Raises:
+        InputError: The folder is no whole export, of another version, or damaged.
     """
     origin = Path(folder)
     lance_tables.check(origin, FORMAT, VERSION)

@@ -18,7 +18,16 @@ from conceptlens.io.run_lengths import decode_mask
 def row_id(*parts: str) -> str:
     """Return the id of what `parts` name: 16 hexadecimal digits, the same in every process and on every machine.
 
-    `("a", "bc")` and `("ab", "c")` are two ids. Raises `InputError` where there is no part, or one that is not text.
+    `("a", "bc")` and `("ab", "c")` are two ids.
+
+    Args:
+        *parts: What the row is of, such as a run, an image and a concept.
+
+    Returns:
+        16 hexadecimal digits.
+
+    Raises:
+        InputError: There is no part, or one is not text.
     """
     if not parts or not all(isinstance(part, str) for part in parts):
         raise InputError(f"an id was asked for of {parts!r}; give texts, such as a run, an image and a concept")

@@ -54,10 +54,15 @@ class Store:
         """Write a batch: all that one run says of these images.
 
         The images are written last, and what belongs to them is shown from then on. An embedding or a mask whose id
-        is there already stays as it is; an image is replaced, so that one that failed can be tried again. Raises
-        `InputError` where rows do not belong together (see `check_batch`), before anything is written, and where
-        there is no room: then nothing of the batch is seen, and the store can be read and written to as before. What a
-        later batch adds to an image and run that are there already is seen as it is written.
+        is there already stays as it is; an image is replaced, so that one that failed can be tried again.
+
+        Args:
+            images: The images of the batch; failed ones say why.
+            embeddings: Vectors of these images.
+            masks: Masks that the embeddings name.
+
+        Raises:
+            InputError: Rows do not belong together, or there is no room.
         """
         self._check_lengths(check_batch(images, embeddings, masks))
         tables = {"masks": columns.mask_columns(masks)}
@@ -69,17 +74,38 @@ class Store:
         lance_tables.merge(self.path, self._database, "images", images_last, replace=True)
 
     def committed_images(self, run: str) -> set[str]:
-        """Return the ids of the images that a run need not read again: those committed, failed ones among them."""
+        """Return the ids of the images that a run need not read again: those committed, failed ones among them.
+
+        Args:
+            run: The id of a run.
+
+        Returns:
+            Ids of images.
+        """
         where = f"run = {quoted(run)}"
         return set(lance_tables.read(self.path, self._database, "images", ("id",), where)["id"].to_pylist())
 
     def images(self, run: str | None = None) -> tuple[ImageRow, ...]:
-        """Return images, failed ones too, of all runs or of one: one row for each image and run."""
+        """Return images, failed ones too, of all runs or of one: one row for each image and run.
+
+        Args:
+            run: The id of a run; `None` for all.
+
+        Returns:
+            Images in the order of their ids.
+        """
         where = None if run is None else f"run = {quoted(run)}"
         return columns.image_rows(lance_tables.read(self.path, self._database, "images", where=where))
 
     def failures(self, run: str | None = None) -> tuple[ImageRow, ...]:
-        """Return the images that failed, each with its reason, of all runs or of one."""
+        """Return the images that failed, each with its reason, of all runs or of one.
+
+        Args:
+            run: The id of a run; `None` for all.
+
+        Returns:
+            Images in the order of their ids.
+        """
         return tuple(row for row in self.images(run) if row.failure is not None)
 
     def embeddings(
@@ -95,7 +121,20 @@ class Store:
 
         `where` is a condition in SQL on the columns of `EmbeddingRow`: `"iou > 0.5 AND area >= 0.02"`; a column
         named like a word of SQL stands between backticks (`group`), a text between single quotes, doubled within it.
-        Raises `InputError` where the vectors found differ in length: name a layer, and a model where two share it.
+
+        Args:
+            layer: A layer's name.
+            model: A model's name.
+            mode: A mode of embedding.
+            concepts: Concepts by label.
+            where: A condition in SQL, as above.
+            run: The id of a run.
+
+        Returns:
+            Vectors, all of one length, with what is known of each.
+
+        Raises:
+            InputError: The vectors found differ in length.
         """
         return embeddings_of(self._snapshot().found(condition(layer, model, mode, concepts, where, run)).all())
 
@@ -112,6 +151,21 @@ class Store:
         """Yield what `embeddings` returns, `size` rows after the other; only they are held, and the ids' places.
 
         All rows are of the moment of the first. `compact` with a short `older_than` may end a stream that is under way.
+
+        Args:
+            layer: A layer's name.
+            model: A model's name.
+            mode: A mode of embedding.
+            concepts: Concepts by label.
+            where: A condition in SQL, as above.
+            run: The id of a run.
+            size: Rows of a batch.
+
+        Returns:
+            Batches of embeddings.
+
+        Raises:
+            InputError: `size` is below 1, or the vectors found differ in length.
         """
         if size < 1:
             raise InputError(f"batches of {size} rows were asked for; expected at least 1")
@@ -137,8 +191,24 @@ class Store:
           search, so `k` are found where there are that many.
         - `exact`: compare with every vector, also where `index` has made an index; without an index it is so anyway.
 
-        Vectors of zeros are near nothing. Raises `InputError` for a vector that is zero, not finite, or of another
-        length than the layer's, and where what is near comes from two models or modes that share the layer's name.
+        Vectors of zeros are near nothing.
+
+        Args:
+            vector: `[channel]`, finite and not zero.
+            k: The greatest number of hits.
+            layer: A layer's name.
+            model: A model's name.
+            mode: A mode of embedding.
+            concepts: Concepts by label, to search among.
+            exclude_image: The id of an image whose rows are left out.
+            where: A condition in SQL.
+            exact: Whether every vector is compared, index or not.
+
+        Returns:
+            Rows and distances, the nearest first.
+
+        Raises:
+            InputError: The vector does not fit, or what is near comes from two models or modes.
         """
         asked = checked_vector(vector, "the vector to search for")
         if not asked.any() or k < 1:
@@ -159,6 +229,12 @@ class Store:
         """Make or renew the index that `nearest` uses at a layer; `False` where there are too few rows to need one.
 
         It holds one byte for each channel. Rows written later are found without it, and taken in by `compact`.
+
+        Args:
+            layer: A layer's name.
+
+        Returns:
+            Whether there is an index now.
         """
         indexed = False
         for channels, _ in self._snapshot().columns(("id",), condition(layer, None, None, None, None)):
@@ -170,7 +246,14 @@ class Store:
         return indexed
 
     def count(self, run: str | None = None) -> int:
-        """Return how many embeddings there are, of all runs or of one; no vector is read."""
+        """Return how many embeddings there are, of all runs or of one; no vector is read.
+
+        Args:
+            run: The id of a run; `None` for all.
+
+        Returns:
+            How many embeddings are committed.
+        """
         where = condition(None, None, None, None, None, run)
         return sum(rows.num_rows for _, rows in self._snapshot().columns(("id",), where))
 
@@ -191,7 +274,14 @@ class Store:
         return dict(sorted(Counter(pairs["concept"].to_pylist()).items()))
 
     def masks(self, ids: Iterable[str] | None = None) -> tuple[MaskRow, ...]:
-        """Return all masks, or those with these ids, in the order of ids; ids that are not there are passed over."""
+        """Return all masks, or those with these ids, in the order of ids; ids that are not there are passed over.
+
+        Args:
+            ids: Ids of masks; `None` for all.
+
+        Returns:
+            Masks in the order of their ids.
+        """
         where = None
         if ids is not None:
             wanted = [ids] if isinstance(ids, str) else sorted(set(ids))
@@ -202,14 +292,31 @@ class Store:
         )
 
     def mask(self, id: str) -> np.ndarray:
-        """Return the mask `[rows columns]`, bool, with an id; raises `InputError` where there is none."""
+        """Return the mask `[rows columns]`, bool, with an id.
+
+        Args:
+            id: The id of a mask.
+
+        Returns:
+            Bool `[rows columns]`.
+
+        Raises:
+            InputError: There is no such mask.
+        """
         found = self.masks([id])
         if not found:
             raise InputError(f"no mask '{id}' in {self.path}; embeddings say the ids of theirs in `masks`")
         return found[0].mask()
 
     def write_run(self, run: RunRow) -> None:
-        """Keep what is known of a run; what was known of it before is replaced."""
+        """Keep what is known of a run; what was known of it before is replaced.
+
+        Args:
+            run: The run, known by its id.
+
+        Raises:
+            InputError: Settings hold other values than texts, numbers, truths, `None`, tuples, lists and mappings.
+        """
         lance_tables.merge(self.path, self._database, "runs", columns.run_columns([run]), replace=True)
 
     def runs(self) -> tuple[RunRow, ...]:
@@ -221,6 +328,9 @@ class Store:
 
         Writing does some of it by itself. Who still reads a version that is removed meets an error: with an
         `older_than` of zero, nobody else should be at work.
+
+        Args:
+            older_than: Versions of this age and more are removed.
         """
         for name in lance_tables.tables(self.path):
             opened = self._database.open_table(name)
