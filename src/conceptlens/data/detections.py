@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _NUMBERED = re.compile(r"(0|[1-9]\d*)\.json", re.ASCII)
 _MARKS = re.compile(r"[-,.()]")
-_MOST = 1e9  # no photo has so many pixels on a side, and no number that is none is below
+_MAX_NUMBER = 1e9  # no photo has so many pixels on a side, and no number that is none is below
 
 
 class Detections(NamedTuple):
@@ -185,7 +185,7 @@ def _found(entry: Any, where: str) -> _Found:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MAX_NUMBER
 
 
 def _wanted(labels: Sequence[str]) -> dict[str, str]:

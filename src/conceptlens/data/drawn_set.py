@@ -13,7 +13,7 @@ _COLOURS = {colour: ConceptName(colour, "colour") for colour in SCENE_COLOURS}
 _KINDS = {kind: ConceptName(kind) for kind in KINDS}
 # Scenes of different splits never share a seed.
 FIRST_SEED: dict[str, int] = {"train": 0, "val": 1_000_000}
-MOST = 1_000_000
+MAX_SCENES = 1_000_000
 
 
 class DrawnSet(ListedMaskedSet[int]):
@@ -26,8 +26,8 @@ class DrawnSet(ListedMaskedSet[int]):
     def __init__(self, count: int = 100, split: str = "val", size: int = 224) -> None:
         if split not in FIRST_SEED:
             raise InputError(f"drawn scenes have no split {split!r}; splits: {', '.join(FIRST_SEED)}")
-        if not 1 <= count <= MOST:
-            raise InputError(f"{count} scenes were asked for; give 1 to {MOST}, such as drawn:200")
+        if not 1 <= count <= MAX_SCENES:
+            raise InputError(f"{count} scenes were asked for; give 1 to {MAX_SCENES}, such as drawn:200")
         self.name = f"drawn {split}"
         self.concepts = (*_COLOURS.values(), *_KINDS.values())
         self._entries = range(FIRST_SEED[split], FIRST_SEED[split] + count)

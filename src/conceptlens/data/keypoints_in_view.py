@@ -54,13 +54,13 @@ def known_keypoints(photos: LabelledSet) -> PhotoKeypoints:
 
 
 def seen_keypoints(
-    photos: LabelledSet, places: Sequence[int], view: Preprocess | Callable[[Image.Image], Tensor] | None
+    photos: LabelledSet, indices: Sequence[int], view: Preprocess | Callable[[Image.Image], Tensor] | None
 ) -> KeypointsInView:
-    """Return the keypoints of the photos at `places` through a network's view of a photo.
+    """Return the keypoints of the photos at `indices` through a network's view of a photo.
 
     Args:
         photos: A labelled set with keypoints.
-        places: Indices of photos.
+        indices: Indices of photos.
         view: The `Preprocess` of the network.
 
     Returns:
@@ -72,10 +72,10 @@ def seen_keypoints(
     known = known_keypoints(photos)
     if not isinstance(view, Preprocess):
         raise InputError("keypoints are lost in a preprocessing of one's own; give a conceptlens.Preprocess")
-    at = [int(place) for place in places]
+    at = [int(index) for index in indices]
     boxes, sizes = [], []
-    for place in at:
-        width, height = photos[place].size
+    for index in at:
+        width, height = photos[index].size
         left, top, right, bottom = view.box((width, height))
         boxes.append((left, top, right, bottom))
         sizes.append(((right - left) * width, (bottom - top) * height))

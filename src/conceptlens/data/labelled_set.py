@@ -74,7 +74,7 @@ class PhotoAttributes:
 class PhotoKeypoints:
     """Where the parts of each photo are: `xy[photo part 2]`, as shares of the upright photo's width and height.
 
-    `visible[photo part]` says which parts can be seen; the places of the others are NaN. `parts` names the keypoints
+    `visible[photo part]` says which parts can be seen; the others are NaN. `parts` names the keypoints
     that count as one part, such as left and right wing; by default each keypoint is a part.
     """
 
@@ -142,7 +142,7 @@ class LabelledSet(Protocol):
 
     @property
     def labels(self) -> Int64[np.ndarray, "photo"]:
-        """The number of each photo's class, in the order of their places: no photo is read for it."""
+        """The number of each photo's class, in the order of the photos: no photo is read for it."""
         ...
 
     @property
@@ -159,8 +159,8 @@ class LabelledSet(Protocol):
         """Return the number of photos."""
         ...
 
-    def __getitem__(self, place: int) -> Image.Image:
-        """Read the photo at a place, from 0, upright and RGB, grey ones too; an `InputError` leaves others readable."""
+    def __getitem__(self, index: int) -> Image.Image:
+        """Read the photo at an index from 0, upright and RGB, grey ones too; an `InputError` leaves others readable."""
         ...
 
 
@@ -178,11 +178,11 @@ class ListedPhotos(ABC):
     _labels: Int64[np.ndarray, "photo"]
 
     @abstractmethod
-    def _name_of(self, place: int) -> str:
+    def _name_of(self, index: int) -> str:
         """Return what a photo is called, before it is read."""
 
     @abstractmethod
-    def _read(self, place: int) -> Image.Image:
+    def _read(self, index: int) -> Image.Image:
         """Read one photo."""
 
     @cached_property
@@ -192,13 +192,13 @@ class ListedPhotos(ABC):
 
     @property
     def labels(self) -> Int64[np.ndarray, "photo"]:
-        """The number of each photo's class, in the order of their places: no photo is read for it."""
+        """The number of each photo's class, in the order of the photos: no photo is read for it."""
         return self._labels
 
     @property
     def names(self) -> list[str]:
-        """What each photo is called, in the order of their places: no photo is read for it."""
-        return [self._name_of(place) for place in range(len(self))]
+        """What each photo is called, in the order of the photos: no photo is read for it."""
+        return [self._name_of(index) for index in range(len(self))]
 
     @property
     def annotation(self) -> Annotation | None:
@@ -210,11 +210,11 @@ class ListedPhotos(ABC):
 
     def __iter__(self) -> Iterator[Image.Image]:
         """Read one photo after the other; only one is held at a time."""
-        return (self[place] for place in range(len(self)))
+        return (self[index] for index in range(len(self)))
 
-    def __getitem__(self, place: int) -> Image.Image:
-        """Read the photo at a place."""
-        return self._read(range(len(self))[place])
+    def __getitem__(self, index: int) -> Image.Image:
+        """Read the photo at an index."""
+        return self._read(range(len(self))[index])
 
 
 def check_split(split: str, splits: Sequence[str], what: str) -> str:
@@ -240,10 +240,10 @@ def without_photos(labelled: LabelledSet) -> tuple[str, ...]:
 def hold_out(
     labels: Int64[np.ndarray, "photo"], per_class: float, seed: int = 0
 ) -> tuple[Int64[np.ndarray, "kept"], Int64[np.ndarray, "held"]]:
-    """Return places of `labels` to keep and to hold out, both ascending: `per_class` photos of every class are held.
+    """Return indices of `labels` to keep and to hold out, both ascending: `per_class` photos of every class are held.
 
     A float below 1 is a share of each class (rounded, at least one photo), an int a number of photos. Which photos of
-    a class are drawn depends on the seed and on that class alone. Places are of the split whose labels are given, so
+    a class are drawn depends on the seed and on that class alone. Indices are of the split whose labels are given, so
     no other split can be touched.
 
     Args:
@@ -278,8 +278,8 @@ def hold_out(
     _refuse_small(classes[held_counts >= counts], counts[held_counts >= counts], per_class)
     held = np.zeros(given.size, bool)
     by_class = np.split(np.argsort(given, kind="stable"), np.cumsum(counts)[:-1])
-    for number, count, places in zip(classes.tolist(), held_counts.tolist(), by_class, strict=True):
-        held[np.random.default_rng([seed, number]).permutation(places)[:count]] = True
+    for number, count, indices in zip(classes.tolist(), held_counts.tolist(), by_class, strict=True):
+        held[np.random.default_rng([seed, number]).permutation(indices)[:count]] = True
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 

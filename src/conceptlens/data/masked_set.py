@@ -1,4 +1,4 @@
-"""Photos whose concepts have a known place: what every data set with masks gives, one photo at a time."""
+"""Photos whose concepts have known masks: what every data set with masks gives, one photo at a time."""
 
 from __future__ import annotations
 
@@ -91,15 +91,15 @@ class MaskedSet(Protocol):
 
     @property
     def names(self) -> list[str]:
-        """What each photo is called, in the order of their places: nothing is read for it."""
+        """What each photo is called, in the order of the photos: nothing is read for it."""
         ...
 
     def __len__(self) -> int:
         """Return the number of photos."""
         ...
 
-    def __getitem__(self, place: int) -> MaskedPhoto:
-        """Read the photo at a place, from 0; an `InputError` about one photo leaves the others readable."""
+    def __getitem__(self, index: int) -> MaskedPhoto:
+        """Read the photo at an index, from 0; an `InputError` about one photo leaves the others readable."""
         ...
 
     def __iter__(self) -> Iterator[MaskedPhoto]:
@@ -135,7 +135,7 @@ class ListedMaskedSet(ABC, Generic[Entry]):
 
     @property
     def names(self) -> list[str]:
-        """What each photo is called, in the order of their places: nothing is read for it."""
+        """What each photo is called, in the order of the photos: nothing is read for it."""
         return [self._name_of(entry) for entry in self._entries]
 
     @property
@@ -150,11 +150,11 @@ class ListedMaskedSet(ABC, Generic[Entry]):
 
     def __iter__(self) -> Iterator[MaskedPhoto]:
         """Read one photo after the other."""
-        return (self[place] for place in range(len(self)))
+        return (self[index] for index in range(len(self)))
 
-    def __getitem__(self, place: int) -> MaskedPhoto:
-        """Read the photo at a place."""
-        one = self._read(self._entries[place])
+    def __getitem__(self, index: int) -> MaskedPhoto:
+        """Read the photo at an index."""
+        one = self._read(self._entries[index])
         return one.with_min_area(self._min_area) if self._min_area else one
 
     def _masked_photo(

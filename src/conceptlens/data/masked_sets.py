@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from conceptlens.data.broden import Broden
 from conceptlens.data.coco import CocoPanoptic, open_instances
-from conceptlens.data.drawn_set import MOST, DrawnSet
+from conceptlens.data.drawn_set import MAX_SCENES, DrawnSet
 from conceptlens.data.imagenet_s import ImageNetS
 from conceptlens.data.mask_folder import MaskFolder
 from conceptlens.data.masked_set import MaskedSet
@@ -94,8 +94,10 @@ def _drawn(argument: str | None, split: str) -> MaskedSet:
     """Draw as many scenes as were asked for."""
     if argument is None:
         return DrawnSet(split=split)
-    if not (argument.isdecimal() and len(argument) < 8 and 1 <= int(argument) <= MOST):
-        raise InputError(f"'drawn:{argument}' counts no scenes; write a number from 1 to {MOST}, such as drawn:200")
+    if not (argument.isdecimal() and len(argument) < 8 and 1 <= int(argument) <= MAX_SCENES):
+        raise InputError(
+            f"'drawn:{argument}' counts no scenes; write a number from 1 to {MAX_SCENES}, such as drawn:200"
+        )
     return DrawnSet(int(argument), split)
 
 

@@ -17,7 +17,7 @@ class InputTypeError(InputError, TypeError):
     """An argument has a type that the function does not take; an `InputError` that is a `TypeError` too."""
 
 
-def near(name: str, known: Iterable[str], most: int = 5) -> str:
+def near(name: str, known: Iterable[str], max_names: int = 5) -> str:
     """Return `known` names that resemble `name`, comma-separated, for the end of an error sentence.
 
     Names that contain `name` come first, then names of a similar spelling; the first few of `known` where
@@ -26,9 +26,9 @@ def near(name: str, known: Iterable[str], most: int = 5) -> str:
     known = list(dict.fromkeys(known))
     lowered = name.lower()
     holds = [k for k in known if lowered and lowered in k.lower()]
-    spelled = difflib.get_close_matches(lowered, [k.lower() for k in known], n=max(1, most), cutoff=0.5)
+    spelled = difflib.get_close_matches(lowered, [k.lower() for k in known], n=max(1, max_names), cutoff=0.5)
     similar = [k for s in spelled for k in known if k.lower() == s]
-    found = list(dict.fromkeys([*holds, *similar]))[:most]
+    found = list(dict.fromkeys([*holds, *similar]))[:max_names]
     if found:
         return ", ".join(found)
-    return ", ".join(known[:most]) + (", …" if len(known) > most else "")
+    return ", ".join(known[:max_names]) + (", …" if len(known) > max_names else "")

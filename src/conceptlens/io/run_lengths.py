@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-FAR = 100_000  # pixels
+MAX_COORDINATE = 100_000  # pixels
 
 
 def decode_mask(drawn: Any, size: tuple[int, int]) -> np.ndarray:
@@ -22,7 +22,7 @@ def decode_mask(drawn: Any, size: tuple[int, int]) -> np.ndarray:
         for polygon in drawn:
             if len(polygon) < 6 or len(polygon) % 2:
                 raise ValueError("a polygon needs at least 3 points, each with x and y")
-            if not (np.abs(np.asarray(polygon, float)) <= FAR).all():  # its edges are walked pixel by pixel
+            if not (np.abs(np.asarray(polygon, float)) <= MAX_COORDINATE).all():  # its edges are walked pixel by pixel
                 raise ValueError("a polygon far outside its photo")
             for filled in coco_mask.frPyObjects([polygon], *size):
                 mask |= _filled(unpacked(filled["counts"]), size)
