@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from conceptlens.cli.options import Json, answering
+from conceptlens.cli.options import OUTPUT, Json, answering
 from conceptlens.io.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,18 +19,76 @@ if TYPE_CHECKING:
     from conceptlens.data.labelled_set import LabelledSet
     from conceptlens.model.backbone import Backbone
 
-Data = Annotated[str, typer.Option("--data", "-d", help="Whose classes: cub:DIR, folder:DIR, ...; train photos only.")]
-From = Annotated[Path | None, typer.Option("--from", help="Begin with the concepts of a file (.txt, .tsv).")]
-Ask = Annotated[str | None, typer.Option("--ask", help="Ask this language model, as its server calls it.")]
-Url = Annotated[str, typer.Option(help="Any OpenAI-compatible endpoint.")]
-KeyFrom = Annotated[str, typer.Option(help="The environment variable that holds the key; none: no key.")]
-Record = Annotated[Path | None, typer.Option(help="Where answers are kept; asked again, they come from here.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="FILE.txt, or FILE.tsv with parts; dropped ones as comments.")]
-Limited = Annotated[str, typer.Option("--limits", help="published, or minilm: as strict with the built-in encoder.")]
-Pair = Annotated[str | None, typer.Option("--vlm", help="Sees which concepts the train photos show.")]
+SOURCES, FILTERS = "Where concepts come from", "Filters"
+
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data", "-d", metavar="NAME:DIR", help="The data set whose classes are described: cub:DIR, folder:DIR, ...; "
+        "only its train photos are read.", rich_help_panel=SOURCES,
+    ),
+]  # fmt: skip
+From = Annotated[
+    Path | None,
+    typer.Option(
+        "--from", metavar="FILE", help="Start with the concepts of a .txt or .tsv file.", rich_help_panel=SOURCES
+    ),
+]
+Ask = Annotated[
+    str | None,
+    typer.Option(
+        "--ask", metavar="MODEL", help="Ask this language model, as its server calls it.", rich_help_panel=SOURCES
+    ),
+]
+Url = Annotated[str, typer.Option(help="The server: any OpenAI-compatible endpoint.", rich_help_panel=SOURCES)]
+KeyFrom = Annotated[
+    str,
+    typer.Option(help="The environment variable that holds the API key; none: no key.", rich_help_panel=SOURCES),
+]
+Record = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="A file that keeps the model's replies and is read first.", rich_help_panel=SOURCES
+    ),
+]
+Replay = Annotated[
+    bool,
+    typer.Option("--replay", help="Take all replies from --record; send no request.", rich_help_panel=SOURCES),
+]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="FILE",
+        help="FILE.txt, or FILE.tsv with parts; dropped concepts are comments.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Limited = Annotated[
+    str,
+    typer.Option(
+        "--limits",
+        metavar="published|minilm",
+        rich_help_panel=FILTERS,
+        help="Thresholds as published, or as strict for the built-in sentence encoder.",
+    ),
+]
+Pair = Annotated[
+    str | None,
+    typer.Option(
+        "--vlm",
+        metavar="SOURCE:NAME",
+        help="A vision-language model that scores concepts on the train photos.",
+        rich_help_panel=FILTERS,
+    ),
+]
 Presence = Annotated[
     float | None,
-    typer.Option(help="With --vlm: drop concepts that no photo shows; .26 for CLIP ViT-B/16 on birds, see the docs."),
+    typer.Option(
+        help="With --vlm: drop concepts that no photo shows above this score; .26 for CLIP ViT-B/16 on birds.",
+        rich_help_panel=FILTERS,
+    ),
 ]
 
 
@@ -43,13 +101,13 @@ def concepts(
     url: Url = "https://api.openai.com/v1",
     key_from: KeyFrom = "OPENAI_API_KEY",
     record: Record = None,
-    replay: Annotated[bool, typer.Option("--replay", help="Take all answers from --record; ask nobody.")] = False,
+    replay: Replay = False,
     limits: Limited = "published",
     vlm: Pair = None,
     presence: Presence = None,
     as_json: Json = False,
 ) -> None:
-    """Collect concepts and filter them as published, each dropped one with its reason; no test photo is looked at."""
+    """Collect concepts for a bottleneck and filter them as published, with a reason for each dropped one."""
     from dataclasses import replace
 
     from conceptlens.bottleneck.concept_writing.concept_filter import FILTER_LIMITS, filter_concepts

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conceptlens.cli.options import Device, Json, Labels, Model, Pretrained, Weights, answering, load
+from conceptlens.cli.options import OUTPUT, RUN, Device, Json, Model, Pretrained, Weights, answering, load
 from conceptlens.io.errors import InputError
 from conceptlens.model.zoo import DEFAULT_MODEL
 
@@ -22,24 +22,72 @@ if TYPE_CHECKING:
 SCHEMA = "conceptlens.edit/1"
 MAX_ACCURACY = 0.985  # above it, photos can show what an edit breaks, and hardly what it corrects
 
-Folder = Annotated[Path, typer.Argument(help="A folder made by `conceptlens fit loc-cbm`.", show_default=False)]
-Data = Annotated[str, typer.Option("--data", "-d", help="NAME:DIR: the photos on which the effect is looked at.")]
-SetTo = Annotated[list[str] | None, typer.Option("--set", help="'CONCEPT=0.2' gives it one activation; repeat.")]
+EDITS, EFFECT = "Edits", "Photos that show the effect"
+
+Folder = Annotated[
+    Path, typer.Argument(metavar="BOTTLENECK", help="A folder made by `conceptlens fit loc-cbm`.", show_default=False)
+]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        "-d",
+        metavar="NAME:DIR",
+        help="The data set on whose photos the effect is measured.",
+        rich_help_panel=EFFECT,
+    ),
+]
+Split = Annotated[str, typer.Option(help="Its split; not the one you report results on later.", rich_help_panel=EFFECT)]
+SetTo = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="'CONCEPT=0.2' fixes its activation; repeat for several.", rich_help_panel=EDITS),
+]
 Remove = Annotated[
-    list[str] | None, typer.Option("--remove", help="CONCEPT is kept at its training mean, where it adds nothing.")
+    list[str] | None,
+    typer.Option("--remove", help="Keep CONCEPT at its training mean, where it adds nothing.", rich_help_panel=EDITS),
 ]
 Clamp = Annotated[
-    list[str] | None, typer.Option("--clamp", help="'CONCEPT=0..1' keeps it between; a side may be left out: '0..'.")
+    list[str] | None,
+    typer.Option(
+        "--clamp",
+        help="'CONCEPT=0..1' keeps its activation between; a side may be left out: '0..'.",
+        rich_help_panel=EDITS,
+    ),
 ]
-Restore = Annotated[list[str] | None, typer.Option("--restore", help="Take back all earlier edits of CONCEPT.")]
+Restore = Annotated[
+    list[str] | None, typer.Option("--restore", help="Take back all earlier edits of CONCEPT.", rich_help_panel=EDITS)
+]
 WeightOf = Annotated[
-    list[str] | None, typer.Option("--weight", help="'CLASS,CONCEPT=0.5' sets a weight of the last layer; repeat.")
+    list[str] | None,
+    typer.Option(
+        "--weight",
+        help="'CLASS,CONCEPT=0.5' sets a weight of the last layer; repeat for several.",
+        rich_help_panel=EDITS,
+    ),
 ]
 For = Annotated[
-    str | None, typer.Option("--for", help="The class that --set, --remove and --clamp are for; by default all.")
+    str | None,
+    typer.Option(
+        "--for", help="The class that --set, --remove and --clamp apply to; by default all.", rich_help_panel=EDITS
+    ),
 ]
+Note = Annotated[str, typer.Option(help="The reason, which is kept with the edit.", rich_help_panel=EDITS)]
 OutFolder = Annotated[
-    Path | None, typer.Option("--out", "-o", help="Keep the edited bottleneck here; else nothing is.")
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="FOLDER",
+        help="Save the edited bottleneck here; without it nothing is saved.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Let --out replace a bottleneck.", rich_help_panel=OUTPUT)]
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="A folder that keeps the network's features for the next call.", rich_help_panel=RUN
+    ),
 ]
 
 
@@ -47,25 +95,24 @@ OutFolder = Annotated[
 def edit(
     folder: Folder,
     data: Data,
-    split: Annotated[str, typer.Option(help="Whose photos; not those you report on later.")] = "train",
+    split: Split = "train",
     set_to: SetTo = None,
     remove: Remove = None,
     clamp: Clamp = None,
     restore: Restore = None,
     weight: WeightOf = None,
     target: For = None,
-    note: Annotated[str, typer.Option(help="Why, for the record.")] = "",
+    note: Note = "",
     out: OutFolder = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Let --out replace a bottleneck.")] = False,
+    overwrite: Overwrite = False,
     model: Model = DEFAULT_MODEL,
     weights: Weights = None,
-    labels: Labels = None,
     pretrained: Pretrained = True,
-    cache: Annotated[Path | None, typer.Option(help="A folder for what the network sees.")] = None,
+    cache: Cache = None,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Change what a bottleneck makes of concepts, and show what that does to every class; kept only with --out."""
+    """Change concepts or weights of a bottleneck and show the effect on every class; saved only with --out."""
     from conceptlens.bottleneck.evaluate.activation_table import read_table
     from conceptlens.bottleneck.intervention import effect, effect_json
     from conceptlens.bottleneck.module import Bottleneck
@@ -75,7 +122,7 @@ def edit(
     before = Bottleneck.from_pretrained(folder)
     after, edits = _edited(before, set_to or (), remove or (), clamp or (), restore or (), weight or (), target, note)
     opened = open_classes(data, split)
-    backbone = load(model, weights, labels, pretrained, device=device)
+    backbone = load(model, weights, None, pretrained, device=device)
     table = read_table(before.to(device), backbone, opened, cache=cache)
     for failure in table.failures:
         typer.echo(f"conceptlens: {failure.reason}", err=True)

@@ -16,7 +16,6 @@ from conceptlens.cli.options import (
     RUN,
     Device,
     Json,
-    Labels,
     Model,
     Pretrained,
     Weights,
@@ -79,7 +78,6 @@ def embed(
     ] = None,
     model: Model = DEFAULT_MODEL,
     weights: Weights = None,
-    labels: Labels = None,
     pretrained: Pretrained = True,
     layers: Annotated[
         str | None,
@@ -146,7 +144,7 @@ def embed(
     start = time.perf_counter()
     choices = {name: value for name, value in (("by", by), ("crowds", crowds), ("shape", shape)) if value is not None}
     opened = open_set(data, split, **choices)
-    backbone = load(model, weights, labels, pretrained, fit="squash", device=device)
+    backbone = load(model, weights, None, pretrained, crop_mode="squash", device=device)
     plan = EmbedPlan(
         layers=_names(layers) or backbone.default_layers, fit_settings=FitSettings(mode, ridge), min_area=min_area,  # pyright: ignore[reportArgumentType]
         control=control, batch_size=batch_size, input_size=None if input_size is None else (input_size, input_size),

@@ -15,9 +15,9 @@ from conceptlens.cli.options import (
     OUTPUT,
     SETTINGS,
     BranchFolder,
+    ClassNames,
     Device,
     Json,
-    Labels,
     Model,
     Pretrained,
     Weights,
@@ -99,7 +99,7 @@ def localization(
     ] = 0,
     model: Model = DEFAULT_MODEL,
     weights: Weights = None,
-    labels: Labels = None,
+    class_names: ClassNames = None,
     pretrained: Pretrained = True,
     branch: BranchFolder = None,
     out: Annotated[
@@ -136,7 +136,8 @@ def localization(
     check_settings(min_area, size, max_photos)
     check_output(out, folder=True)
     opened, translator, photos = open_set(data, split), load_branch(branch), probe_photos(data, probe, names)
-    backbone = load(model, weights, labels, pretrained, fit="squash", device=device)  # masks and maps cover the same
+    # The whole photo, so that maps and masks cover the same.
+    backbone = load(model, weights, class_names, pretrained, crop_mode="squash", device=device)
     built = build_methods(names, MethodContext(backbone, opened.concepts, translator, photos, seed=seed))
     found = evaluate(opened, built, min_area, size, seed=seed, max_photos=max_photos)
     rows, failures = _collected(found, len(opened) if max_photos is None else min(max_photos, len(opened)))

@@ -16,7 +16,6 @@ from conceptlens.cli.options import (
     BatchSize,
     Device,
     Json,
-    Labels,
     Model,
     Pretrained,
     Weights,
@@ -114,7 +113,6 @@ def bottleneck(
     train: Train = None,
     model: Model = DEFAULT_MODEL,
     weights: Weights = None,
-    labels: Labels = None,
     pretrained: Pretrained = True,
     out: OutFolder = None,
     classes: Classes = None,
@@ -142,7 +140,7 @@ def bottleneck(
     check_output(out, folder=True)
     made, opened = Bottleneck.from_pretrained(folder), open_classes(data, split)
     choice = _choice(made, opened, classes, pairs, photo, photos, top)
-    backbone = load(model, weights, labels, pretrained, device=device)
+    backbone = load(model, weights, None, pretrained, device=device)
     result = evaluate_bottleneck(
         made.to(device), backbone, opened, _train(data, opened, train), _evenly(opened, limit), cache,
         leakage, interventions, seed=seed, batch_size=batch_size, progress=_progress,

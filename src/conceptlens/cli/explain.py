@@ -15,12 +15,12 @@ from conceptlens.cli.options import (
     QUESTION,
     BatchSize,
     BranchFolder,
+    ClassNames,
     Concepts,
     ConceptsFile,
+    CropMode,
     Device,
-    Fit,
     Json,
-    Labels,
     LayerName,
     Model,
     Out,
@@ -90,10 +90,10 @@ def explain(
     ] = None,
     model: Model = DEFAULT_MODEL,
     weights: Weights = None,
-    labels: Labels = None,
+    class_names: ClassNames = None,
     pretrained: Pretrained = True,
     layer: LayerName = None,
-    fit: Fit = None,
+    crop_mode: CropMode = None,
     branch: BranchFolder = None,
     calibration: Annotated[
         Path | None,
@@ -136,7 +136,7 @@ def explain(
         regions=_regions(regions),
         layer=None if branch is None else layer,
     )
-    backbone = load(model, weights, labels, pretrained, layer if branch is None else None, fit, device)
+    backbone = load(model, weights, class_names, pretrained, layer if branch is None else None, crop_mode, device)
     _run(backbone, photos, options, batch_size, out, as_json, "explain", explain_json)
 
 
@@ -184,10 +184,10 @@ def contrast(
     rule: Annotated[str, typer.Option("--rule", help=RULE_HELP, rich_help_panel=MAPS)] = "grad_cam",
     model: Model = DEFAULT_MODEL,
     weights: Weights = None,
-    labels: Labels = None,
+    class_names: ClassNames = None,
     pretrained: Pretrained = True,
     layer: LayerName = None,
-    fit: Fit = None,
+    crop_mode: CropMode = None,
     out: Out = None,
     as_json: Json = False,
     device: Device = "cpu",
@@ -207,7 +207,7 @@ def contrast(
     options = ExplainOptions(
         target=_class(target), contrast=finer, rule=rule, with_concepts=False, for_page=wants_page(out)
     )
-    backbone = load(model, weights, labels, pretrained, layer, fit, device)
+    backbone = load(model, weights, class_names, pretrained, layer, crop_mode, device)
     _run(backbone, photos, options, batch_size, out, as_json, "contrast", contrast_json)
 
 

@@ -15,11 +15,11 @@ from conceptlens.cli.options import (
     OUTPUT,
     RUN,
     SETTINGS,
+    ClassNames,
     Concepts,
     ConceptsFile,
     Device,
     Json,
-    Labels,
     Model,
     Pretrained,
     Weights,
@@ -119,7 +119,7 @@ def ce_fam(
     ] = 0,
     model: Model = DEFAULT_MODEL,
     weights: Weights = None,
-    labels: Labels = None,
+    class_names: ClassNames = None,
     pretrained: Pretrained = True,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue a run that was interrupted.", rich_help_panel=RUN)
@@ -136,7 +136,7 @@ def ce_fam(
     named, sizes = named_concepts(concepts, concepts_file), _sizes(hidden)
     start = time.perf_counter()
     made = fit_ce_fam(
-        load(model, weights, labels, pretrained), load_model(vlm), images, out,
+        load(model, weights, class_names, pretrained), load_model(vlm), images, out,
         concepts=named, layers=_names(layers), schedule=schedule, similarity_weight=similarity_weight, hidden=sizes,
         n_crops=crops, validation=validation, batch_size=batch_size, epochs=epochs, seed=seed, device=device,
         resume=resume,

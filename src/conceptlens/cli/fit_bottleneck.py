@@ -193,7 +193,7 @@ def loc_cbm(
     chosen = {"keypoints": keypoints, "nec": nec, "finetune": finetune, **_settings(settings)}
     chosen |= {name: value for name, value in (("locator", locator), ("loss", loss)) if value is not None}
     made = fit_loc_cbm(
-        load(model, weights, None, pretrained, fit=crop_mode, device=device), data, out,
+        load(model, weights, None, pretrained, crop_mode=crop_mode, device=device), data, out,
         vlm=load_model(vlm) if vlm else None, concepts=concepts, targets=targets, recipe=recipe, layer=layer,
         locator_layers=[name.strip() for name in locator_layers.split(",")] if locator_layers else None,
         size=size, cache=cache, cache_gb=cache_gb, seed=seed, device=device, resume=resume, **chosen,

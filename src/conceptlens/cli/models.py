@@ -11,10 +11,10 @@ import typer
 from conceptlens.cli.options import (
     OUTPUT,
     BatchSize,
+    ClassNames,
+    CropMode,
     Device,
-    Fit,
     Json,
-    Labels,
     Model,
     Photos,
     Pretrained,
@@ -65,9 +65,9 @@ def calibrate(
     photos: Photos,
     model: Model = DEFAULT_MODEL,
     weights: Weights = None,
-    labels: Labels = None,
+    class_names: ClassNames = None,
     pretrained: Pretrained = True,
-    fit: Fit = None,
+    crop_mode: CropMode = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -92,7 +92,7 @@ def calibrate(
     from conceptlens.io.progress import progress
 
     check_output(out, ".safetensors")
-    backbone = load(model, weights, labels, pretrained, None, fit, device)
+    backbone = load(model, weights, class_names, pretrained, None, crop_mode, device)
     paths = find_images(*photos)
     failures: list[Failure] = []
     stream = observe_photos(backbone, paths, batch_size, failures)

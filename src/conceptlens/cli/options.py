@@ -41,7 +41,7 @@ Weights = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
-Labels = Annotated[
+ClassNames = Annotated[
     Path | None,
     typer.Option(
         "--class-names",
@@ -58,7 +58,7 @@ LayerName = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
-Fit = Annotated[
+CropMode = Annotated[
     str | None,
     typer.Option(
         "--crop-mode",
@@ -137,28 +137,28 @@ def answering(command: Callable[..., None]) -> Callable[..., None]:
 def load(
     name: str,
     weights: str | None,
-    labels: Path | None,
+    class_names: Path | None,
     pretrained: bool,
     layer: str | None = None,
-    fit: str | None = None,
+    crop_mode: str | None = None,
     device: str = "cpu",
 ) -> Backbone:
     """Load a model as the options say."""
     from conceptlens.model.zoo import load_model
 
-    names = None if labels is None else _class_names(labels)
+    names = None if class_names is None else _read_class_names(class_names)
     return load_model(
         name,
         pretrained=pretrained,
         weights=weights,
         class_names=names,
         layers=layer or (),
-        crop_mode=fit,
+        crop_mode=crop_mode,
         device=device,
     )
 
 
-def _class_names(file: Path) -> list[str]:
+def _read_class_names(file: Path) -> list[str]:
     if not file.is_file():
         raise InputError(f"no file {file} for --class-names; give a text file with one class name per line")
     return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
