@@ -11,7 +11,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from conceptlens.io.failures import Failure
-from conceptlens.localization.localization_cases import CaseImages, choose_cases
+from conceptlens.localization.localization_cases import LoadedCase, choose_cases
 from conceptlens.localization.localization_page import About, evaluation_page, write_evaluation_page
 from conceptlens.localization.result_rows import Row
 from conceptlens.localization.summary import summarise
@@ -40,13 +40,13 @@ def some_rows(concept: str = "cat") -> list[Row]:
     return [a_row(p, g, m, f"{concept} {g}") for p, g in asked for m in METHODS]
 
 
-def shown(rows: list[Row], tall: bool = False) -> list[CaseImages]:
+def shown(rows: list[Row], tall: bool = False) -> list[LoadedCase]:
     size = (90, 160) if tall else (160, 90)
     mask = np.zeros(size[::-1], bool)
     mask[20:60, 30:70] = True
     grid = np.random.default_rng(0).random((7, 7))
     return [
-        CaseImages(
+        LoadedCase(
             case,
             Image.new("RGB", size, "tan"),
             mask,

@@ -38,7 +38,7 @@ class Case:
 
 
 @dataclass(frozen=True, eq=False)
-class CaseImages:
+class LoadedCase:
     """A case with its photo, the concept's mask over the whole photo, and per_kind method's raw map over `box`."""
 
     case: Case
@@ -85,7 +85,7 @@ def choose_cases(rows: Iterable[Row], method: str, per_kind: int = CASES_PER_KIN
     return tuple(sorted(cases, key=lambda case: KINDS.index(case.kind)))
 
 
-def load_cases(data: MaskedSet, methods: Mapping[str, Method], cases: Sequence[Case]) -> Iterator[CaseImages]:
+def load_cases(data: MaskedSet, methods: Mapping[str, Method], cases: Sequence[Case]) -> Iterator[LoadedCase]:
     """Read the photos of cases again and compute every method's map.
 
     Args:
@@ -111,7 +111,7 @@ def load_cases(data: MaskedSet, methods: Mapping[str, Method], cases: Sequence[C
             maps = {name: explained.maps[0, 0].float().cpu().numpy() for name, explained in given.items()}
             signed = {name: explained.signed for name, explained in given.items()}
             box = next(iter(given.values())).source.image_info[0].box
-            yield CaseImages(case, one.photo, mask, maps, signed, box)
+            yield LoadedCase(case, one.photo, mask, maps, signed, box)
         if not wanted:
             return
 

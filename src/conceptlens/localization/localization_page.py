@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from conceptlens.io.atomic import replacing
 from conceptlens.io.images import jpeg
-from conceptlens.localization.localization_cases import KINDS, CaseImages
+from conceptlens.localization.localization_cases import KINDS, LoadedCase
 from conceptlens.localization.methods import METHODS
 from conceptlens.localization.summary import ALL, MACRO, Intervals, LocalizationSummary, MethodSummary, title_of
 from conceptlens.metrics.map_mask import MAP_MASK_METRICS
@@ -62,7 +62,7 @@ class About:
 
 
 def write_evaluation_page(
-    path: str | os.PathLike[str], summary: LocalizationSummary, cases: Sequence[CaseImages], about: About
+    path: str | os.PathLike[str], summary: LocalizationSummary, cases: Sequence[LoadedCase], about: About
 ) -> Path:
     """Write the page of an evaluation, atomically, and return its path."""
     html = evaluation_page(summary, cases, about)
@@ -71,7 +71,7 @@ def write_evaluation_page(
     return Path(path)
 
 
-def evaluation_page(summary: LocalizationSummary, cases: Sequence[CaseImages], about: About) -> str:
+def evaluation_page(summary: LocalizationSummary, cases: Sequence[LoadedCase], about: About) -> str:
     """Return the page of an evaluation as HTML that asks for nothing outside itself."""
     return static_page(
         "conceptlens.localization",
@@ -176,12 +176,12 @@ def _chance(name: str, share: float) -> str:
     return {"r": text(share), "r or more": f"{text(share)} or more"}.get(chance, chance)
 
 
-def _kind(kind: str, cases: Sequence[CaseImages]) -> dict[str, Any]:
+def _kind(kind: str, cases: Sequence[LoadedCase]) -> dict[str, Any]:
     title, words = HEADINGS[kind]
     return {"title": title, "words": words, "cases": [_case(shown) for shown in cases if shown.case.kind == kind]}
 
 
-def _case(shown: CaseImages) -> dict[str, Any]:
+def _case(shown: LoadedCase) -> dict[str, Any]:
     row = shown.case.rows[0]
     large, small = _at_most(shown.photo, LARGE), _at_most(shown.photo, SMALL)
     ratio = shown.photo.width / shown.photo.height
@@ -204,7 +204,7 @@ def _case(shown: CaseImages) -> dict[str, Any]:
     }
 
 
-def _overlay(photo: Image.Image, shown: CaseImages, method: str) -> Image.Image:
+def _overlay(photo: Image.Image, shown: LoadedCase, method: str) -> Image.Image:
     values = shown.maps[method]
     box = [min(max(side, 0.0), 1.0) for side in shown.box]
     return overlay(photo, values, scale_of([values], shown.signed[method] and bool((values < 0).any())), box=box)

@@ -20,6 +20,7 @@ from conceptlens.bottleneck.report.bottleneck_sentences import (
 from conceptlens.bottleneck.report.case_view import CaseView
 from conceptlens.bottleneck.report.intervention_view import TITLE, corrections
 from conceptlens.io.atomic import replacing
+from conceptlens.model.class_names import short_names
 from conceptlens.pages.number_format import number, signed
 from conceptlens.pages.static_page import static_page
 
@@ -176,7 +177,8 @@ def _concepts(bottleneck: Bottleneck, result: BottleneckResult) -> list[dict[str
     """Return all concepts, those that most classes use first."""
     weights = bottleneck.head.weight.detach().cpu()
     order = sorted(range(len(result.concepts)), key=lambda i: (-result.concepts[i].classes, i))
-    return [_concept(result.concepts[i], weights[:, i], bottleneck.classes) for i in order]
+    classes = short_names(bottleneck.classes)
+    return [_concept(result.concepts[i], weights[:, i], classes) for i in order]
 
 
 def _concept(one: ConceptResult, weights: Any, classes: Sequence[str]) -> dict[str, Any]:

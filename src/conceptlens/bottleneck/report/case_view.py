@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.bottleneck.report.bottleneck_sentences import adding_up, counted
+from conceptlens.model.class_names import short_name, short_names
 from conceptlens.pages.number_format import number, signed
 
 if TYPE_CHECKING:
@@ -34,9 +35,10 @@ class CaseView:
         bars = _bars([term.weight for term in case.terms])
         return {
             "name": name,
+            "full_name": self.bottleneck.classes[case.index],
             "photos": counted(one.photos, "photo"),
             "right": None if one.accuracy is None else f"{one.accuracy:.0%}",
-            "confused": None if one.confused_with is None else f"{one.confused_with} ({one.confused})",
+            "confused": None if one.confused_with is None else f"{short_name(one.confused_with)} ({one.confused})",
             "concepts": case.n_concepts,
             "rows": [
                 {
@@ -151,7 +153,8 @@ class CaseView:
         return {"concept": one.label, "part": one.part or ""}
 
     def _class(self, index: int) -> str:
-        return self.bottleneck.classes[index]
+        """Return the short name of a class; records and tooltips have the full one."""
+        return short_names(self.bottleneck.classes)[index]
 
     def _named(self, row: int) -> str:
         return self.result.table.names[row]
