@@ -83,6 +83,13 @@ class TestHeatmaps:
         signed = cl.heatmaps(small(), batch, 1, rule="hires_cam", layer="0", signed=True)
         assert float(signed.min()) < 0
 
+    def test_batches_of_a_loader_with_their_labels(self) -> None:
+        images, labels = torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
+        loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, labels), batch_size=2)
+        module = small()
+        found = np.concatenate([cl.heatmaps(module, batch, batch[1]) for batch in loader])
+        np.testing.assert_allclose(found, cl.heatmaps(module, images, labels), atol=1e-6)
+
     def test_what_it_cannot_draw_is_refused(self) -> None:
         batch = torch.rand(2, 3, 32, 32)
         with pytest.raises(cl.InputError, match="2 questions were asked, and heatmaps returns one map for each image"):

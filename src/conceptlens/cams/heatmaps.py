@@ -31,8 +31,8 @@ def heatmaps(
 
     Args:
         model: A PyTorch module, or a `Backbone` that says how to read its output, class names and photos.
-        batch: Preprocessed images `image colour height width`; for a `Backbone` with preprocessing also photos, all
-            of one size.
+        batch: Preprocessed images `image colour height width`, or whatever else `Backbone.observe` takes: a loader's
+            `(images, labels)`, a dictionary, and, for a `Backbone` with preprocessing, photos, all of one size.
         targets: One question, as in `cam`: `None` for the predicted classes, a class, one class for each image (a
             list, tensor or array), or a target such as `cl.Contrast(3)`.
         rule: A name in `cl.RULES`, or a `cl.Rule`.

@@ -1,4 +1,4 @@
-"""What is asked of a model: a class, a concept, or any function of its output."""
+"""Targets: the score that a map explains, of a class, a concept, or any function of the model's output."""
 
 from __future__ import annotations
 
@@ -173,8 +173,8 @@ class Concept:
             return BoundTarget(labels, embedding_of, lambda e, rows: wide(e) @ vector.to(wide(e)), "concept")
         language = self.by or observation.model.language
         (concept,) = parse_concepts([self.text])
-        asked = prompt(concept) if self.prompt is None else self.prompt.format(concept.label)
-        vector = language.encode_text([asked])[0]
+        sentence = prompt(concept) if self.prompt is None else self.prompt.format(concept.label)
+        vector = language.encode_text([sentence])[0]
         return BoundTarget(
             (concept.label,) * len(observation.images),
             language.encode_image,
