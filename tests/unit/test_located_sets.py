@@ -18,7 +18,7 @@ from written_sets import by_label, refusal, write_json, write_text
 import conceptlens
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.data.broden import Broden
-from conceptlens.data.coarse_masks import coarse_mask, coarse_masks
+from conceptlens.data.coarse_mask import coarse_mask
 from conceptlens.data.coco import CocoInstances, CocoPanoptic
 from conceptlens.data.drawn_scene import random_scene
 from conceptlens.data.drawn_set import DrawnSet
@@ -114,23 +114,6 @@ def test_an_ellipse_has_its_area_and_touches_its_box() -> None:
         [20, 59],
         [10, 89],
     )
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_coarse_masks_lie_in_the_box_around_their_pixels(seed: int) -> None:
-    draw = np.random.default_rng(seed)
-    mask = np.zeros((40, 50), bool)
-    mask[tuple(draw.integers(0, 40, (2, int(draw.integers(1, 6)))))] = True
-    masks = np.stack([mask, np.zeros_like(mask)])
-    box, ellipse = coarse_masks(masks), coarse_masks(masks, "ellipse")
-    rows, columns = np.nonzero(mask)
-    expected = np.zeros_like(mask)
-    expected[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = True
-    np.testing.assert_array_equal(box[0], expected)
-    assert ellipse[0].any()
-    assert not (ellipse[0] & ~box[0]).any()
-    assert not box[1].any()
-    assert not ellipse[1].any()
 
 
 def test_a_coarse_shape_is_one_there_is() -> None:

@@ -20,7 +20,7 @@ from conceptlens.data.annotation_files import (
     read_json,
     union_masks,
 )
-from conceptlens.data.coarse_masks import coarse_mask
+from conceptlens.data.coarse_mask import coarse_mask
 from conceptlens.data.masked_set import ListedMaskedSet, MaskedPhoto, check_share
 from conceptlens.io.errors import InputError, near
 from conceptlens.io.run_lengths import decode_mask

@@ -100,4 +100,4 @@ def _digest(tensor: Tensor) -> bytes:
     if values.layout != torch.strided:
         values = values.to_dense()
     values = values.resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
-    return xxhash.xxh3_128_digest(values.view(torch.uint8).numpy())
+    return xxhash.xxh3_128_digest(values.view(torch.uint8).numpy())  # pyright: ignore[reportArgumentType]

@@ -21,8 +21,18 @@ SHAPES: dict[str, Callable[[np.ndarray, np.ndarray, float, float], np.ndarray]] 
 def coarse_mask(box: tuple[float, float, float, float], size: tuple[int, int], shape: Coarse = "box") -> np.ndarray:
     """Return a `box` (left, top, right, bottom, in pixels), or the ellipse in it, as a mask: bool `rows columns`.
 
-    `size` is the photo's rows and columns; what lies beyond them is cut. A pixel belongs to the shape where its centre
-    does, so a sliver may be blank. Raises `InputError` for another shape, or a box without height or width.
+    A pixel belongs to the shape where its centre does, so a sliver may be blank.
+
+    Args:
+        box: Left, top, right, bottom, in pixels.
+        size: The photo's rows and columns; what lies beyond them is cut.
+        shape: `"box"` or `"ellipse"`.
+
+    Returns:
+        Bool `[rows columns]`.
+
+    Raises:
+        InputError: The shape is another, or the box has no height or width.
     """
     if shape not in SHAPES:
         raise InputError(f"no coarse shape {shape!r}; shapes: {near(shape, SHAPES, len(SHAPES))}")
@@ -32,22 +42,3 @@ def coarse_mask(box: tuple[float, float, float, float], size: tuple[int, int], s
     x = np.arange(size[1])[None, :] + 0.5 - (left + right) / 2
     y = np.arange(size[0])[:, None] + 0.5 - (top + bottom) / 2
     return SHAPES[shape](x, y, (right - left) / 2, (bottom - top) / 2)
-
-
-def coarse_masks(masks: np.ndarray, shape: Coarse = "box") -> np.ndarray:
-    """Return `masks[concept rows columns]`, each as the box around its pixels, or the ellipse in that box.
-
-    A blank mask stays blank. Give masks of one object each (`by="instance"`): the box around two objects holds what
-    lies between them. An ellipse leaves out corners that the mask may have.
-    """
-    coarse = np.zeros(masks.shape, bool)
-    for mask, made in zip(masks, coarse, strict=True):
-        if mask.any():
-            made[:] = coarse_mask(_around(mask), mask.shape, shape)
-    return coarse
-
-
-def _around(mask: np.ndarray) -> tuple[float, float, float, float]:
-    """Return the box around the pixels of a mask that has some."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
