@@ -125,7 +125,7 @@ def test_models_lists_and_finds(tmp_path: Path) -> None:
     assert "timm:tf_efficientnet_lite0" in run("models", "efficientnet_lite").stdout
     rows = json.loads(run("models", "--layers", "timm:test_vit", "--json").stdout)["layers"]
     assert [r["name"] for r in rows if r["default"]] == ["blocks.5.norm1"]
-    assert not next(r for r in rows if r["name"] == "norm")["reaches_answer"]
+    assert not next(r for r in rows if r["name"] == "norm")["reaches_output"]
 
 
 def test_calibrate_writes_a_reference_that_explain_takes(tmp_path: Path) -> None:

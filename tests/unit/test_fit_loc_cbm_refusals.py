@@ -207,7 +207,7 @@ def test_more_concepts_than_there_is_memory_for(
         ({"size": 16}, "inputs of 16 pixels were asked for; give at least 32"),
         ({"grid": (0, 3)}, "the grid is (0, 3); give rows and columns, two whole numbers above 0"),
         ({"grid": 7}, "the grid is 7; give rows and columns, two whole numbers above 0"),
-        ({"layer": "head"}, "layer 'head' of pupil 0 has no grid of cells that reaches the answer"),
+        ({"layer": "head"}, "layer 'head' of pupil 0 has no grid of cells that reaches the output"),
         ({"locator": "parts", "concepts": LABELS[:2]}, "parts are found where concepts say one property of several p"),
         ({"locator": "parts", "concepts": CONCEPTS[:2]}, "these name 1 parts and 0 shared properties"),
         ({"interpretable": 0.5}, "3 held-out images were given; interpretability needs at least 10"),

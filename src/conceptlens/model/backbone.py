@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from conceptlens.io.errors import InputError, near
 from conceptlens.io.images import fingerprint
-from conceptlens.model.class_names import class_index
+from conceptlens.model.class_names import class_index, short_name
 from conceptlens.model.encoders import ClassifierText, VisionLanguage
 from conceptlens.model.forward import Watch, colours_of, forward, map_tensors, unwrap
 from conceptlens.model.image_batch import load_photo, photos_or_tensor, title
@@ -114,7 +114,8 @@ class Backbone:
             return "an embedding"
         if not self.class_names:
             return "class scores without names"
-        return f"{len(self.class_names)} classes ({', '.join(self.class_names[:3])}, …)"
+        shown = [short_name(name) for name in self.class_names[:3]]
+        return f"{len(self.class_names)} classes ({', '.join(shown)}{', …' if len(self.class_names) > 3 else ''})"
 
     @property
     def parameter(self) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from conceptlens.io.errors import InputError
+from conceptlens.model.class_names import short_name
 from conceptlens.model.forward import Watch, full_precision, map_tensors
 from conceptlens.model.gradients import close, gradient_through_graph, linear_readout, through_graph
 from conceptlens.model.model_input import ModelInput
@@ -82,7 +83,7 @@ class Observation(ModelOutput, Generic[Model]):
             lines.append(f"  layer {name}: {grid.channels} channels, {grid.height} x {grid.width} cells")
         if self.class_scores is not None:
             best = self.class_scores.detach().argmax(1).tolist()
-            lines.append(f"  predicted: {_shortened([self.model.class_name(index) for index in best])}")
+            lines.append(f"  predicted: {_shortened([short_name(self.model.class_name(index)) for index in best])}")
         return "\n".join(lines)
 
     @property

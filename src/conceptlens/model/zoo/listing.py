@@ -22,10 +22,10 @@ def layered(name: str) -> tuple[list[str], dict[str, Any]]:
     model = load_model(name, pretrained=False)  # layers do not depend on the weights
     rows = [
         {"name": x.name, "channels": x.grid.channels, "height": x.grid.height, "width": x.grid.width,
-         "reaches_answer": x.reached, "default": x.name in model.default_layers}
+         "reaches_output": x.reached, "default": x.name in model.default_layers}
         for x in model.anatomy.layers
     ]  # fmt: skip
-    notes = ["default" if r["default"] else "" if r["reaches_answer"] else "does not reach the answer" for r in rows]
+    notes = ["default" if r["default"] else "" if r["reaches_output"] else "does not reach the output" for r in rows]
     lines = [
         f"{r['name']:<40} {r['channels']:>5} x {r['height']} x {r['width']}  {note}".rstrip()
         for r, note in zip(rows, notes, strict=True)
