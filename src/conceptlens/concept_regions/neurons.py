@@ -96,7 +96,12 @@ class NeuronLabels:
     def best(
         self, concepts: Sequence[ConceptName], count: int = 1
     ) -> tuple[Int[Tensor, "concept count"], Float[Tensor, "concept count"]]:
-        """Return the `count` neurons that fit each concept best, and how well they do."""
+        """Return the `count` neurons of the highest similarity to each concept, the best first, and these similarities.
+
+        Args:
+            concepts: Concepts out of those of the labels.
+            count: From 1 to the number of neurons.
+        """
         if not 1 <= count <= self.similarity.shape[1]:
             raise InputError(f"count is {count}; give 1 to {self.similarity.shape[1]}")
         found = self.similarity[self._rows(concepts)].topk(count, dim=1)

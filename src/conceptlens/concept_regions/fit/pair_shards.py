@@ -90,7 +90,14 @@ class StudentTeacher:
 def shard_files(
     networks: StudentTeacher, photos: Sequence[Path], plan: CropPlan, folder: Path
 ) -> list[tuple[Path, Sequence[Path]]]:
-    """Return the shard of every few photos, named by their paths, sizes and times of change."""
+    """Return the file of each shard, with its photos; it is named by their paths, sizes and times of change.
+
+    Args:
+        networks: Student and teacher.
+        photos: All photos.
+        plan: The crops of each photo.
+        folder: Folder of the cache.
+    """
     cache = folder / networks.key(plan)
     groups = [photos[i : i + PHOTOS_PER_SHARD] for i in range(0, len(photos), PHOTOS_PER_SHARD)]
     return [(cache / f"{files_fingerprint(group)}.safetensors", group) for group in groups]
@@ -191,7 +198,13 @@ def _batches(rows: Iterator[_Crop], size: int) -> Iterator[list[_Crop]]:
 
 @torch.no_grad()
 def pooled_layers(model: Backbone, images: Tensor, layers: Sequence[str]) -> Float[Tensor, "image width"]:
-    """Return what `pooled` returns of an observation, in float32, without a graph."""
+    """Return what `pooled` returns of an observation, in float32 on the processor, without a graph.
+
+    Args:
+        model: The classifier.
+        images: Its inputs `[image colour height width]`.
+        layers: Layers in the order of execution.
+    """
     cells = layer_cells(model, images, layers)
     return torch.cat([cells[name].flatten(2).mean(2) for name in reversed(layers)], dim=1).cpu()
 

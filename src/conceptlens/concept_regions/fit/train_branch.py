@@ -51,7 +51,12 @@ class DistillationLoss:
     def losses(
         self, student: Float[Tensor, "row dimension"], teacher: Float[Tensor, "row dimension"]
     ) -> tuple[Float[Tensor, "row"], Float[Tensor, "row"]]:
-        """Return `L_embedding` and `L_similarity` of every row, before the weight."""
+        """Return `L_embedding` and `L_similarity` of every row, before the weight.
+
+        Args:
+            student: Vectors of the branch.
+            teacher: Vectors of the teacher for the same crops.
+        """
         embedding = (student - teacher).square().mean(1)
         if self.texts is None or self.weight == 0:
             return embedding, torch.zeros_like(embedding)
