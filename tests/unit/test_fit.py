@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 import conceptlens as cl
 from conceptlens.cli.fit import app
 from conceptlens.concept_regions.branch import pooled
-from conceptlens.concept_regions.fit import pair_shards
+from conceptlens.concept_regions.fit import pair_shards, pairs
 from conceptlens.concept_regions.fit.fit_ce_fam import fit_ce_fam
 from conceptlens.concept_regions.fit.pair_shards import (
     CropPlan,
@@ -104,10 +104,13 @@ def test_the_held_out_share_is_by_photo_and_about_as_asked() -> None:
     assert held != [is_validation(f"{i:016x}", 0.1, 1) for i in range(4000)]
 
 
-def test_pairs_hold_what_both_networks_say(model: cl.Backbone, vlm: cl.Backbone, photos: Path, tmp_path: Path) -> None:
+def test_pairs_hold_what_both_networks_say(
+    model: cl.Backbone, vlm: cl.Backbone, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pair_shards, "BATCH_CROPS", 5)
     layers = ("first", "second")
     paths, views = sorted(photos.iterdir()), CropPlan(2, 0.2, 7)
-    files = list(extract_pairs(StudentTeacher(model, layers, vlm), paths, views, tmp_path, batch=5))
+    files = list(extract_pairs(StudentTeacher(model, layers, vlm), paths, views, tmp_path))
     shard = load_file(files[0])
     row = 0
     for path in paths:
@@ -164,14 +167,17 @@ def test_rows_are_the_same_from_memory_and_from_mapped_files(
     files = list(
         extract_pairs(StudentTeacher(model, ("second",), vlm), sorted(photos.iterdir()), CropPlan(2, 0.2, 0), tmp_path)
     )
-    near, far = read_pairs(files), read_pairs(files, in_memory=0)
+    near = read_pairs(files)
+    monkeypatch.setattr(pairs, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(pairs, "BATCH_ROWS", 5)
+    far = read_pairs(files)
     assert len(far.features.parts) == 6
     index = torch.randperm(len(near.features), generator=torch.Generator().manual_seed(0))
     assert torch.equal(near.features.take(index), far.features.take(index))
     assert torch.equal(near.vectors.take(index), far.vectors.take(index))
     assert len(near.validation_features) == len(far.validation_features) > 0
     assert near.photos == 40
-    mean, deviation = mean_and_deviation(far.features, batch=5)
+    mean, deviation = mean_and_deviation(far.features)
     rows = near.features.take(index)
     assert torch.allclose(mean, rows.mean(0), atol=1e-5)
     unused = rows.std(0) == 0

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from conceptlens.model.backbone import Backbone
 
 PHOTOS_PER_SHARD = 64
+BATCH_CROPS = 32  # that run through both networks at once
 FORMAT = 2
 
 
@@ -109,7 +110,6 @@ def extract_pairs(
     plan: CropPlan,
     folder: Path,
     share: tuple[int, int] = (0, 1),
-    batch: int = 32,
 ) -> Iterator[Path]:
     """Write the shards that are not there yet, and yield each file.
 
@@ -121,12 +121,11 @@ def extract_pairs(
         plan: The crops of each photo.
         folder: Folder of the cache.
         share: Number of this process and number of processes, which divide the shards.
-        batch: Crops that run through the networks at once.
     """
     process, processes = share
     for file, group in shard_files(networks, photos, plan, folder)[process::processes]:
         if not _is_whole(file):
-            _make(networks, group, plan, file, batch)
+            _make(networks, group, plan, file)
         yield file
 
 
@@ -135,10 +134,10 @@ def failures_of(files: Sequence[Path]) -> tuple[Failure, ...]:
     return tuple(Failure(*entry) for file in files for entry in json.loads(_metadata(file)["failures"]))
 
 
-def _make(networks: StudentTeacher, group: Sequence[Path], plan: CropPlan, file: Path, batch: int) -> None:
+def _make(networks: StudentTeacher, group: Sequence[Path], plan: CropPlan, file: Path) -> None:
     failures: list[tuple[str, str]] = []
     features, vectors, validation, made = [], [], [], []
-    for rows in _batches(_crops(networks, group, plan, failures), batch):
+    for rows in _batches(_crops(networks, group, plan, failures), BATCH_CROPS):
         features.append(
             pooled_layers(networks.model, torch.stack([row.student_input for row in rows]), networks.layers)
         )

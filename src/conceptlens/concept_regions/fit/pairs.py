@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Up to here pairs are copied into memory; more are read from the mapped files, a batch at a time.
 IN_MEMORY_BYTES = 2 * 2**30
+BATCH_ROWS = 8192  # that mean and deviation are summed over at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,12 +77,11 @@ class DistillationPairs:
     photos: int
 
 
-def read_pairs(files: Sequence[Path], in_memory: int = IN_MEMORY_BYTES) -> DistillationPairs:
+def read_pairs(files: Sequence[Path]) -> DistillationPairs:
     """Read the shards of a run.
 
     Args:
         files: The shards, as `extract_pairs` yields them.
-        in_memory: Largest number of bytes that are copied into memory; more stay in the mapped files.
 
     Raises:
         InputError: Where no photo is left for training or for validation.
@@ -100,7 +100,7 @@ def read_pairs(files: Sequence[Path], in_memory: int = IN_MEMORY_BYTES) -> Disti
     def rows_of(name: str, of_validation: bool) -> ShardedRows:
         rows = [(mask if of_validation else ~mask).nonzero()[:, 0] for mask in validation]
         parts = [shard[name] for shard in shards]
-        if size > in_memory:
+        if size > IN_MEMORY_BYTES:
             return ShardedRows(tuple(parts), tuple(rows))
         kept = torch.cat([part[index] for part, index in zip(parts, rows, strict=True)])
         return ShardedRows((kept,), (torch.arange(len(kept)),))
@@ -118,10 +118,10 @@ def read_pairs(files: Sequence[Path], in_memory: int = IN_MEMORY_BYTES) -> Disti
     return pairs
 
 
-def mean_and_deviation(table: ShardedRows, batch: int = 8192) -> tuple[Tensor, Tensor]:
+def mean_and_deviation(table: ShardedRows) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of every column, summed in float64; 1 for a constant column."""
     total = torch.zeros(2, table.width, dtype=torch.float64)
-    for index in torch.arange(len(table)).split(batch):
+    for index in torch.arange(len(table)).split(BATCH_ROWS):
         part = table.take(index).double()
         total += torch.stack([part.sum(0), part.square().sum(0)])
     mean, square = total / len(table)
