@@ -29,7 +29,7 @@ Crowds = Literal["ignore", "join", "skip"]
 MaskShape = Literal["outline", "box", "ellipse"]
 Segments = Sequence[dict[str, Any]]
 
-# Names of COCO whose words stand in an order, or a form, that nobody writes.
+# COCO's category names in an unusual order of words, with the usual one.
 READABLE_NAMES: dict[str, str] = {
     "floor-wood": "wooden floor",
     "playingfield": "playing field",

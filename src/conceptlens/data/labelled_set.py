@@ -54,7 +54,7 @@ class ClassAttributes:
 class PhotoAttributes:
     """What annotators saw in each photo: `present` and `visible`, both `[photo attribute]`, bool.
 
-    Where an attribute is not `visible`, nobody could tell, or nobody was asked, and `present` says nothing.
+    Where an attribute is not `visible`, annotators could not see it or were not asked, and `present` has no meaning.
     """
 
     names: tuple[str, ...]

@@ -21,15 +21,20 @@ Entry = TypeVar("Entry")
 
 @dataclass(frozen=True, eq=False)
 class MaskedPhoto:
-    """One photo, the concepts in it, and where each of them is.
+    """One photo, the concepts in it, and a mask of each.
 
-    - `name`: what the photo is called, unique in its set.
-    - `concepts`: a set read by instance names a concept once for each object of it, any other set names it once.
-    - `masks[concept rows columns]`: bool, over the whole upright photo, at the annotation's own resolution. One that
-      covers the whole photo is kept, though metrics that need a rest are undefined for it.
-    - `groups[concept]`: what a table of results sorts each concept under (thing, stuff, part, colour ...).
-    - `ignored[rows columns]`: pixels that belong neither to a concept nor to the rest; `None` where there are none.
-    - `n_excluded`: how many masks of the annotation are not among these: blank, too small, or crowds that are skipped.
+    Attributes:
+        name: What the photo is called, unique in its set.
+        photo: The upright photo, RGB.
+        concepts: The concept of each mask; a set read by instance names a concept once for each object of it.
+        groups: What a table of results sorts each concept under, such as thing, stuff, part or colour.
+        masks: Bool `[concept rows columns]`, over the whole photo, at the annotation's own resolution. One that covers
+            the whole photo is kept, though metrics that need a rest are undefined for it.
+        ignored: Bool `[rows columns]`, pixels that belong neither to a concept nor to the rest; `None` for none.
+        n_excluded: How many masks of the annotation are not among these: blank, too small, or crowds that are skipped.
+
+    Raises:
+        InputError: The fields speak of different concepts or pixels.
     """
 
     name: str

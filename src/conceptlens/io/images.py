@@ -33,7 +33,7 @@ def read_image(path: str | Path) -> Image.Image:
 
     EXIF orientation is applied, transparency laid on white, 16-bit and float values scaled from their range;
     colour profiles are not applied. Raises `InputError` for a file that is missing, unreadable, broken, animated,
-    smaller than 8 x 8 or larger than 100 megapixels; the size is told from the header, before decoding.
+    smaller than 8 x 8 or larger than 100 megapixels; the size is read from the header, before decoding.
     """
     with opened(path) as image:
         _check_header(image, repr(str(path)))

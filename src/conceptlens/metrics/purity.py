@@ -108,9 +108,9 @@ def part_purity(
     best = (held + share / 2).argmax(1, keepdim=True)  # most patches, then the purest
     applies = (shown > 0).any(1)
     frequent, overall = share.gather(1, best)[:, 0], held.gather(1, best)[:, 0] / len(chosen)
-    told = tuple(names[int(b)] if h.any() else "" for b, h in zip(best[:, 0], held, strict=True))
+    most_frequent = tuple(names[int(b)] if h.any() else "" for b, h in zip(best[:, 0], held, strict=True))
     purest, frequent, overall = (Score(value[None], applies[None]) for value in (share.amax(1), frequent, overall))
-    return Purity(purest, frequent, overall, told)
+    return Purity(purest, frequent, overall, most_frequent)
 
 
 def _any(

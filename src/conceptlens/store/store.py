@@ -327,7 +327,7 @@ class Store:
         """Join small pieces, renew indices, and remove older versions.
 
         Writing does some of it by itself. Who still reads a version that is removed meets an error: with an
-        `older_than` of zero, nobody else should be at work.
+        `older_than` of zero, no other process may use the store.
 
         Args:
             older_than: Versions of this age and more are removed.
