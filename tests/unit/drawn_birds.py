@@ -49,13 +49,13 @@ class Held(ListedPhotos):
     def annotation(self) -> Annotation | None:
         return self._known
 
-    def _name_of(self, place: int) -> str:
-        return f"{place:03}.png"
+    def _name_of(self, index: int) -> str:
+        return f"{index:03}.png"
 
-    def _read(self, place: int) -> Image.Image:
-        found = self.photos[place]
+    def _read(self, index: int) -> Image.Image:
+        found = self.photos[index]
         if found is None:
-            raise InputError(f"{self._name_of(place)} is cut short; copy it again")
+            raise InputError(f"{self._name_of(index)} is cut short; copy it again")
         return found
 
 

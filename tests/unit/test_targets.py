@@ -250,8 +250,8 @@ def test_a_detector_numbers_photos_by_their_classes_folders(tmp_path: Path) -> N
     """CUB lists photos in another order than the folders have; 'a b' comes after 'a', though ' ' is before '/'."""
 
     class Named(Held):
-        def _name_of(self, place: int) -> str:
-            return ("c/0.png", "a/1.png", "a b/2.png", "a/0.png")[place]
+        def _name_of(self, index: int) -> str:
+            return ("c/0.png", "a/1.png", "a b/2.png", "a/0.png")[index]
 
     for number in range(4):
         found = [{"label": "spot", "box": [1, 2, 9, 12], "logit": 0.9}] if number == 2 else []

@@ -76,12 +76,12 @@ class Cifar(ListedPhotos):
         self._entries = [(file, i) for file, labels in zip(files, read, strict=True) for i in range(len(labels))]
         self._labels = np.concatenate(read)
 
-    def _name_of(self, place: int) -> str:
-        file, number = self._entries[place]
+    def _name_of(self, index: int) -> str:
+        file, number = self._entries[index]
         return f"{file.removesuffix('.bin')}/{number:05d}"
 
-    def _read(self, place: int) -> Image.Image:
-        file, number = self._entries[place]
+    def _read(self, index: int) -> Image.Image:
+        file, number = self._entries[index]
         path = self._folder / file
         try:
             with path.open("rb") as photos:

@@ -71,11 +71,11 @@ class ClassFolder(ListedPhotos):
         self._photos = [photo for photo, _ in entries]
         self._labels = np.array([number for _, number in entries], np.int64)
 
-    def _name_of(self, place: int) -> str:
-        return self._photos[place]
+    def _name_of(self, index: int) -> str:
+        return self._photos[index]
 
-    def _read(self, place: int) -> Image.Image:
-        return read_image(self._folder / self._photos[place])
+    def _read(self, index: int) -> Image.Image:
+        return read_image(self._folder / self._photos[index])
 
     @staticmethod
     def _path(part: str, name: str = "") -> str:

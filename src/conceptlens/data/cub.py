@@ -102,11 +102,11 @@ class Cub(ListedPhotos):
         )
         return read if any(value is not None for value in vars(read).values()) else None
 
-    def _name_of(self, place: int) -> str:
-        return self._paths[place]
+    def _name_of(self, index: int) -> str:
+        return self._paths[index]
 
-    def _read(self, place: int) -> Image.Image:
-        return read_image(self._folder / "images" / self._paths[place])
+    def _read(self, index: int) -> Image.Image:
+        return read_image(self._folder / "images" / self._paths[index])
 
     def _named(self, file: str) -> dict[int, str]:
         """Read lines of an id and a name, in their order."""

@@ -65,11 +65,11 @@ class Places(ListedPhotos):
             )
         self._root = self._folder / there[0]
 
-    def _name_of(self, place: int) -> str:
-        return self._photos[place]
+    def _name_of(self, index: int) -> str:
+        return self._photos[index]
 
-    def _read(self, place: int) -> Image.Image:
-        return read_image(self._root / self._photos[place])
+    def _read(self, index: int) -> Image.Image:
+        return read_image(self._root / self._photos[index])
 
 
 def open_places(folder: str | Path, split: str = "train") -> ListedPhotos:
