@@ -100,7 +100,7 @@
   }
 
   /** Where a map peaks (0..1 of the photo) and the share of the photo that reaches half of it. */
-  function placeOf(asked) {
+  function locationOf(asked) {
     const { height, width, values } = gridOf(asked);
     const highest = Math.max(...values);
     if (highest <= 0 && !isSigned(asked)) return { peak: null, area: 0 };
@@ -114,7 +114,7 @@
     return { peak: [left + x * (right - left), top + y * (bottom - top)], area: half * (right - left) * (bottom - top) };
   }
 
-  function placeWords({ peak, area }) {
+  function locationWords({ peak, area }) {
     if (peak === null || area === 0) return "nowhere";
     const third = (share, ...words) => words[Math.min(2, Math.floor(share * 3))];
     const words = `${third(peak[1], "upper", "middle", "lower")} ${third(peak[0], "left", "centre", "right")}`;
@@ -209,7 +209,7 @@
     find("scale-words").textContent = scaleWords(question(), scale);
     showScaleChoice();
     find("opacity-value").textContent = `${Math.round(100 * state.opacity)}%`;
-    showPlace();
+    showLocation();
     showContrast();
     showReadout();
   }
@@ -229,9 +229,9 @@
     return `The same scale for ${kin(asked).length} ${asked.kind === "concept" ? "concepts" : "class maps"}.${meaning}`;
   }
 
-  function showPlace() {
-    const place = placeOf(question());
-    const words = placeWords(place);
+  function showLocation() {
+    const place = locationOf(question());
+    const words = locationWords(place);
     const ring = find("peak");
     ring.hidden = words === "nowhere" || state.opacity === 0;
     if (!ring.hidden) [ring.style.left, ring.style.top] = place.peak.map((share) => `${100 * share}%`);
@@ -449,8 +449,8 @@
     for (const element of find("table").querySelectorAll("tbody tr")) {
       const index = Number(element.dataset.question);
       const asked = image().questions[index];
-      const place = placeOf(asked);
-      const words = placeWords(place);
+      const place = locationOf(asked);
+      const words = locationWords(place);
       const { name, detail } = titleOf(asked);
       Object.assign(element.querySelector(".what b"), { textContent: name, title: asked.label });
       element.querySelector(".what small").textContent = detail;
