@@ -174,7 +174,7 @@ def slow_centre(attention: Array, grid: tuple[int, int]) -> tuple[float, float]:
 def slow_discovery(weights: Named, batch: list[int], task: PartDiscoveryTask) -> float:
     """The loss as the module's docstring writes it, term by term."""
     columns, readings = task.seen.columns.double().numpy(), task.seen.readings.double().numpy()
-    told, terms = task.told.double().numpy(), task.weights
+    told, terms = task.labels.double().numpy(), task.weights
     parts, properties = task.known.shape
     said = apart = together = 0.0
     for n in batch:
@@ -226,7 +226,7 @@ def test_the_loss_over_all_photos_does_not_depend_on_chunks() -> None:
     more = Hypercolumns(
         task.seen.columns.repeat(75, 1, 1), task.seen.readings.repeat(75, 1, 1), {}, torch.arange(525), (2, 3)
     )
-    repeated = PartDiscoveryTask(task.network, more, task.told.repeat(75, 1, 1), task.known, task.regions)
+    repeated = PartDiscoveryTask(task.network, more, task.labels.repeat(75, 1, 1), task.known, task.regions)
     weights = {name: value.detach().double().numpy() for name, value in task.network.named_parameters()}
     slow = slow_discovery(weights, list(range(7)), task)
     assert task.whole_loss() == pytest.approx(slow, rel=1e-5)

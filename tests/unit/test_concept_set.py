@@ -130,18 +130,18 @@ def test_attributes_become_concepts_whose_targets_are_shares() -> None:
     assert "all 3 classes show it in 100%" in why["everywhere", "constant"].reason
 
 
-def test_how_many_classes_must_show_an_attribute_is_for_you_to_say() -> None:
+def test_how_often_a_class_must_show_an_attribute_can_be_set() -> None:
     shares = np.array([[0.9, 0.3], [0.1, 0.3], [0.5, 0.2]])
-    assert attribute_concepts(["a", "b"], shares, "cub", classes=2).labels == ("a",)
-    assert attribute_concepts(["a", "b"], shares, "cub", least=0.3, classes=2).labels == ("a", "b")
-    said = refusal(lambda: attribute_concepts(["a", "b"], shares, "cub", classes=3))
+    assert attribute_concepts(["a", "b"], shares, "cub").labels == ("a",)
+    assert attribute_concepts(["a", "b"], shares, "cub", min_share=0.3).labels == ("a", "b")
+    said = refusal(lambda: attribute_concepts(["a", "b"], shares, "cub", min_share=0.95))
     assert said.startswith("cub leaves no concept (presence dropped 2)")
 
 
-@pytest.mark.parametrize(("least", "classes"), [(1.5, 1), (-0.1, 1), (float("nan"), 1), (0.5, 0)])
-def test_a_minimum_that_is_none_is_refused(least: float, classes: int) -> None:
+@pytest.mark.parametrize("min_share", [1.5, -0.1, float("nan")])
+def test_a_minimum_that_is_none_is_refused(min_share: float) -> None:
     shares = np.array([[0.9], [0.1]])
-    assert "expected a share from 0 to 1" in refusal(lambda: attribute_concepts(["a"], shares, "cub", least, classes))
+    assert "expected a share from 0 to 1" in refusal(lambda: attribute_concepts(["a"], shares, "cub", min_share))
 
 
 def test_one_class_has_nothing_to_be_told_from() -> None:

@@ -52,7 +52,7 @@ def test_words_are_read_as_parts_and_shared_properties() -> None:
     assert words.regions == ((0, 1, 3),)  # the head has one part alone
 
     targets = torch.arange(18).reshape(2, 9) / 20
-    told, known = words.told(targets)
+    told, known = words.part_labels(targets)
     assert known.nonzero().tolist() == [[0, 0], [1, 0], [2, 1], [3, 1]]
     for n in range(2):
         t = targets[n]
@@ -215,7 +215,7 @@ def test_a_good_minimum_is_told_by_its_loss() -> None:
     """Attentions in each other's places have a higher loss: what is said of one is not true of the other."""
     photos = planted(200)
     seen, words = hypercolumns(photos.source, range(200)), PartVocabulary.of(CONCEPTS)
-    told, known = words.told(photos.targets)
+    told, known = words.part_labels(photos.targets)
     right = torch.zeros(200, 3, ROWS * COLUMNS).scatter_(2, photos.index[..., None], 1.0)
     losses = []
     for attention in (right, right[:, [1, 0, 2]], right.roll(1, 2)):

@@ -31,7 +31,15 @@ BATCH_IMAGES = 8192  # images whose logits are held together
 def set_to(
     bottleneck: Bottleneck, concept: str | int, value: float, target: str | int | None = None, note: str = ""
 ) -> Edit:
-    """Return the edit that gives a concept one activation, for the class `target` or for all."""
+    """Return the edit that gives a concept one activation, for the class `target` or for all.
+
+    Args:
+        bottleneck: The bottleneck that is edited.
+        concept: Its label or index.
+        value: The activation, in the concept's own unit.
+        target: The class the edit is for; by default all classes.
+        note: The reason, which is saved with the edit.
+    """
     return clamp(bottleneck, concept, value, value, target, note)
 
 
@@ -43,7 +51,16 @@ def clamp(
     target: str | int | None = None,
     note: str = "",
 ) -> Edit:
-    """Return the edit that keeps a concept's activation between `low` and `high`; a side left out stays open."""
+    """Return the edit that keeps a concept's activation between two bounds.
+
+    Args:
+        bottleneck: The bottleneck that is edited.
+        concept: Its label or index.
+        low: The lower bound; by default open.
+        high: The upper bound; by default open.
+        target: The class the edit is for; by default all classes.
+        note: The reason, which is saved with the edit.
+    """
     index = None if target is None else bottleneck.class_index(target)
     return Edit(bottleneck.concept_index(concept), float(low), float(high), index, note)
 
@@ -55,10 +72,17 @@ def remove(bottleneck: Bottleneck, concept: str | int, target: str | int | None 
 
 @torch.no_grad()
 def intervene(bottleneck: Bottleneck, reading: BottleneckOutput, edits: Iterable[Edit]) -> BottleneckOutput:
-    """Return what the bottleneck says of the images of `reading` with some activations changed, in the order given.
+    """Return the output with some activations of its images changed, in the order given.
 
-    The maps stay: of a changed concept, their mean is no longer the activation. Raises `InputError` for an edit of one
-    class, and where an edit for good does not let the value be.
+    The maps stay: the mean of a changed concept's map is no longer its activation.
+
+    Args:
+        bottleneck: The bottleneck whose output it is.
+        output: Maps and activations of the images.
+        edits: Changes for all classes; of one concept, all are applied in turn.
+
+    Raises:
+        InputError: An edit is of one class, or a lasting edit of the bottleneck does not allow the value.
     """
     changed = tuple(edits)
     activations = reading.activations.clone()
@@ -112,7 +136,7 @@ def with_weights(
     `weights_edited`, with what it was and `note`.
     """
     made = _copied(bottleneck)
-    told = made.training_record.setdefault("weights_edited", [])
+    changes = made.training_record.setdefault("weights_edited", [])
     for (name, concept), value in weights.items():
         k, i = made.class_index(name), made.concept_index(concept)
         if not abs(value) <= LARGEST:
@@ -121,7 +145,7 @@ def with_weights(
             )
         was = float(made.head.weight[k, i])
         made.head.weight[k, i] = value
-        told.append({"class": k, "concept": i, "from": was, "to": float(value), "note": note})
+        changes.append({"class": k, "concept": i, "from": was, "to": float(value), "note": note})
     return made
 
 
@@ -182,11 +206,18 @@ def effect(
     activations: Float[Tensor, "image concept"],
     classes: Int[Tensor, "image"] | Sequence[int],
 ) -> Effect:
-    """Return what `after` does differently from `before`, from a table of activations and the true classes.
+    """Compare the predictions of two versions of a bottleneck on a table of activations.
 
-    The table is what `before` or `after` read, unedited (`BottleneckOutput.activations`): no photo is looked at again.
-    Which images it holds is the caller's choice; an edit chosen by a table is not to be judged by the same one. Raises
-    `InputError` where shapes, classes or numbers do not fit.
+    An edit that was chosen by some images looks better on them than on others.
+
+    Args:
+        before: The bottleneck before the edit.
+        after: Its edited copy.
+        activations: Activations before edits, `[image concept]`.
+        classes: The true class of each image, an index.
+
+    Raises:
+        InputError: Shapes, classes or numbers do not fit.
     """
     truth = torch.as_tensor(classes).to(before.weight.device)
     if (before.labels, before.classes) != (after.labels, after.classes):

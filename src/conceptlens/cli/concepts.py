@@ -148,7 +148,7 @@ def _found(
     known = photos.annotation.attributes if photos.annotation else None
     if known is None:
         raise InputError(f"{photos.name} has no class attributes; give --from FILE, or --ask MODEL with --record FILE")
-    return attribute_concepts(known.concepts, known.shares, f"the class attributes of {photos.name}", least=0.1)
+    return attribute_concepts(known.concepts, known.shares, f"the class attributes of {photos.name}", min_share=0.1)
 
 
 def _shown(photos: LabelledSet, found: ConceptSet, vlm: str | None) -> ImageConceptScores | None:

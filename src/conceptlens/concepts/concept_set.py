@@ -138,43 +138,51 @@ def attribute_concepts(
     names: Sequence[str | BottleneckConcept],
     shares: Float[np.ndarray, "class attribute"],
     source: str,
-    least: float = 0.5,
-    classes: int = 1,
+    min_share: float = 0.5,
 ) -> ConceptSet:
     """Return class attributes as concepts whose targets are the shares of each class's images that show them.
 
-    An attribute stays where at least `classes` classes show it in at least the share `least` of their images. One
-    that no image shows, that too few classes show, or that every class shows alike is dropped with its reason.
-    Raises `InputError` for shares outside 0 to 1 or not finite, for fewer than two classes, and where none is left.
+    Attributes that no class shows often enough, or that every class shows alike, are dropped with a reason.
+
+    Args:
+        names: The attributes' labels, or concepts with their structure.
+        shares: The share of each class's images that show the attribute, 0 to 1.
+        source: Where they come from, in words.
+        min_share: An attribute is kept where some class shows it in at least this share of its images.
+
+    Raises:
+        InputError: Shares are outside 0 to 1, there are fewer than two classes, or no attribute is left.
     """
-    if not 0 <= least <= 1 or classes < 1:
-        raise InputError(f"least is {least} of {classes} classes; expected a share from 0 to 1 and at least one class")
+    if not 0 <= min_share <= 1:
+        raise InputError(f"min_share is {min_share}; expected a share from 0 to 1")
     found = collect(names, source, np.asarray(shares))
     values = found.targets
     if values is None or len(values) < 2:
         raise InputError(f"the shares of {source} are of fewer than 2 classes; a bottleneck tells classes apart")
     dropped = []
     for label, column in zip(found.labels, values.T, strict=True):
-        many, most = int((column >= least).sum()), float(column.max())
-        if most == 0:
-            dropped.append(Dropped(label, "presence", 0.0, least, "no image of any class shows it"))
-        elif many < classes:
-            reason = f"{many} classes show it in {least:.0%} of their images or more; at least {classes} were asked for"
-            dropped.append(Dropped(label, "presence", most, least, reason))
+        highest = float(column.max())
+        if highest == 0:
+            dropped.append(Dropped(label, "presence", 0.0, min_share, "no image of any class shows it"))
+        elif highest < min_share:
+            reason = f"0 classes show it in {min_share:.0%} of their images or more; at least 1 were asked for"
+            dropped.append(Dropped(label, "presence", highest, min_share, reason))
         elif np.ptp(column) == 0:
-            reason = f"all {len(column)} classes show it in {most:.0%} of their images: it tells none apart"
+            reason = f"all {len(column)} classes show it in {highest:.0%} of their images: it tells none apart"
             dropped.append(Dropped(label, "constant", 0.0, 0.0, reason))
     gone = {one.label for one in dropped}
     return found.keep([index for index, label in enumerate(found.labels) if label not in gone], dropped)
 
 
 def read_concept_set(path: str | PathLike[str]) -> ConceptSet:
-    """Read concepts from a UTF-8 file: `.tsv` with a header, or a text file with one concept a line.
+    """Read concepts from a UTF-8 file: `.tsv` with a header, or a text file with one concept per line.
 
-    - Text: `label` or `label:type`, as `vocabulary.read_concepts` understands them; a `#` starts a comment.
-    - TSV: a column `label` and any of `COLUMNS`, in any order; lines before the header may be comments.
+    Args:
+        path: A text file with `label` or `label:type` on each line, `#` starting a comment; or a `.tsv` with a column
+            `label` and any of `COLUMNS`, whose lines before the header may be comments.
 
-    Raises `InputError`, naming file and line, for what cannot be read, and where no concept is left.
+    Raises:
+        InputError: The file cannot be read, with its name and line, or no concept is left.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -188,9 +196,14 @@ def read_concept_set(path: str | PathLike[str]) -> ConceptSet:
 
 
 def write_concept_set(concepts: ConceptSet, path: str | PathLike[str]) -> None:
-    """Write a set that `read_concept_set` reads: `.tsv`, else text; source and what was dropped as comments.
+    """Write a set for `read_concept_set`, with its source and dropped concepts as comments; targets are not written.
 
-    Targets are not written. Raises `InputError` where a text file cannot hold a label or its structure.
+    Args:
+        concepts: The set.
+        path: A `.tsv` file, or another for plain text.
+
+    Raises:
+        InputError: A text file cannot hold a label or its structure.
     """
     table = Path(path).suffix.lower() == ".tsv"
     lines = [f"# source: {' '.join(concepts.source.split())}"]

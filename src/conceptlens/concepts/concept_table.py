@@ -72,13 +72,16 @@ class KnownNames:
 
 
 def read_concept_table(path: str | Path, classes: Sequence[str], photos: Sequence[str]) -> ConceptTable:
-    """Read targets from a UTF-8 table, `.csv` or `.tsv`, with the header `name` and a concept for each other column.
+    """Read targets from a UTF-8 table with a row for each class or photo and a column for each concept.
 
-    Rows are classes, each of which must have one, or photos, some of which may. Photos are called as in
-    `LabelledSet.names`, or by the end of that path where it is the end of one alone. Values are 0 to 1: no, yes, or
-    the share that shows it. An empty cell of a photo, and a photo without a row, is NaN.
+    Args:
+        path: A `.csv` or `.tsv` file whose first column is `name`. Values are 0 to 1: no, yes, or the share that shows
+            the concept. An empty cell of a photo, and a photo without a row, is NaN.
+        classes: The names of the classes; if rows are classes, each needs one.
+        photos: The names of the photos (`LabelledSet.names`); a row may give the end of a name that only one has.
 
-    Raises `InputError`, naming file and line, for names that are unknown, repeated or missing, and for other cells.
+    Raises:
+        InputError: A name is unknown, repeated or missing, or a cell is no such number; with file and line.
     """
     file = Path(path)
     labels, rows = _read_rows(file)

@@ -210,8 +210,10 @@ def _answer(endpoint: ChatEndpoint, question: ChatPrompt, record: Path) -> dict[
         choice = reply["choices"][0]
         text, finish = choice["message"].get("content") or "", choice.get("finish_reason")
     except (KeyError, IndexError, TypeError, AttributeError):
-        told = json.dumps(reply)[:200]
-        raise InputError(f"{endpoint.address} answers {told} for {question}; expected choices with a message") from None
+        answer = json.dumps(reply)[:200]
+        raise InputError(
+            f"{endpoint.address} answers {answer} for {question}; expected choices with a message"
+        ) from None
     if not isinstance(text, str) or (finish == "length" and not text.strip()):
         raise InputError(
             f"{endpoint.address} answers no text for {question} ({finish}); allow more tokens with options"

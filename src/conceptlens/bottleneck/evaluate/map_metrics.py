@@ -55,7 +55,7 @@ AT_ONCE = 2**24  # pixels of masks held together
 
 @dataclass(frozen=True, eq=False)
 class MapAnnotations:
-    """What is known of some photos, for the concepts whose maps are looked at.
+    """Annotations of some photos, for the concepts whose maps are measured.
 
     - `present[photo concept]`. `keypoints`: of the same concepts. `boxes[photo 4]`: as shares of what is seen.
     - `constant[concept 2]`: the one place that fits each concept's part best in other photos.
@@ -69,9 +69,9 @@ class MapAnnotations:
 
 
 def map_scores(maps: Maps, known: MapAnnotations, seed: int = 0) -> Scores:
-    """Return every score of place that `known` allows: figure, then control (`OWN`: the maps themselves)."""
+    """Return all scores of maps that the annotations allow: by metric, then by control (`OWN`: the maps themselves)."""
     wrong = _wrong(maps, known, seed)
-    found = {f"norm_{reading}": _norm(maps, known.present, reading) for reading in NORM_KINDS}
+    found = {f"norm_{norm_kind}": _norm(maps, known.present, norm_kind) for norm_kind in NORM_KINDS}
     if known.keypoints is not None:
         found |= _at_keypoints(maps, known.keypoints, known.constant)
         at_parts = {
@@ -102,12 +102,12 @@ def _at_keypoints(maps: Maps, keypoints: Keypoints, constant: Tensor | None) -> 
     return found
 
 
-def _norm(maps: Maps, present: Tensor, reading: str) -> dict[str, Score]:
+def _norm(maps: Maps, present: Tensor, norm_kind: str) -> dict[str, Score]:
     """Return a reading of the norm, beside that of a flat map, which has no raw one."""
-    own = activation_norm(maps, reading, present)  # pyright: ignore[reportArgumentType]
-    if reading == "raw":
+    own = activation_norm(maps, norm_kind, present)  # pyright: ignore[reportArgumentType]
+    if norm_kind == "raw":
         return {OWN: own}
-    flat = activation_norm(torch.ones(1, 1, *maps.shape[2:]), reading)  # pyright: ignore[reportArgumentType]
+    flat = activation_norm(torch.ones(1, 1, *maps.shape[2:]), norm_kind)  # pyright: ignore[reportArgumentType]
     return {OWN: own, "flat": Score(flat.values.expand_as(own.values) * own.applies, own.applies)}
 
 

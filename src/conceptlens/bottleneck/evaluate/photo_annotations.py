@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from conceptlens.data.labelled_set import LabelledSet
     from conceptlens.model.backbone import Backbone
 
-LEAST = 0.5  # of a class's photos that must show an attribute for the class to have it
+MIN_SHARE = 0.5  # of a class's photos that must show an attribute for the class to have it
 MIN_ACTIVE_STD = 1.2816  # training deviations above the mean: a tenth of a normal distribution
 UNLABELLED = "the set has no class attributes that are concepts of the bottleneck"
 BY_CLASS = "a photo shows a concept where at least half of its class's photos do, by the set's class attributes"
@@ -45,32 +45,33 @@ def attribute_indices(bottleneck: Bottleneck, photos: LabelledSet) -> list[int |
 
 
 def concept_presence(
-    bottleneck: Bottleneck, photos: LabelledSet, of_set: Sequence[int | None], table: BottleneckTable
+    bottleneck: Bottleneck, photos: LabelledSet, attributes_of_concepts: Sequence[int | None], table: BottleneckTable
 ) -> Bool[Tensor, "photo concept"]:
     """Return whether each photo shows each concept, by its class, or by activity where nothing is known of any.
 
-    `of_set`: which attribute of the set each concept is (`attribute_indices`); one that is none is shown by no photo.
+    `attributes_of_concepts`: the attribute of the set that each concept is (`attribute_indices`); no photo shows a
+    concept that is none.
     """
     attributes = photos.annotation.attributes if photos.annotation else None
-    if attributes is None or all(index is None for index in of_set):
+    if attributes is None or all(index is None for index in attributes_of_concepts):
         bar = bottleneck.mean + MIN_ACTIVE_STD * bottleneck.std
         return table.activations > bar.cpu()
-    shares = torch.zeros(len(attributes.shares), len(of_set), dtype=torch.float64)
-    for concept, index in enumerate(of_set):
+    shares = torch.zeros(len(attributes.shares), len(attributes_of_concepts), dtype=torch.float64)
+    for concept, index in enumerate(attributes_of_concepts):
         if index is not None:
             shares[:, concept] = torch.from_numpy(attributes.shares[:, index])
-    return class_labels(shares, torch.tensor(photos.labels)[table.indices], LEAST)
+    return class_labels(shares, torch.tensor(photos.labels)[table.indices], MIN_SHARE)
 
 
 def concept_labels(
     bottleneck: Bottleneck, photos: LabelledSet, table: BottleneckTable
 ) -> Float[Tensor, "photo concept"] | None:
     """Return 1 where a photo's class has a concept, else 0; NaN for a concept without labels, `None` if all are."""
-    of_set = attribute_indices(bottleneck, photos)
-    told = torch.tensor([index is not None for index in of_set])
-    if not bool(told.any()):
+    attributes_of_concepts = attribute_indices(bottleneck, photos)
+    labelled = torch.tensor([index is not None for index in attributes_of_concepts])
+    if not bool(labelled.any()):
         return None
-    return torch.where(told, concept_presence(bottleneck, photos, of_set, table).float(), torch.nan)
+    return torch.where(labelled, concept_presence(bottleneck, photos, attributes_of_concepts, table).float(), torch.nan)
 
 
 def map_annotations(
@@ -94,7 +95,7 @@ def map_annotations(
 
 
 def constant_part_peaks(
-    bottleneck: Bottleneck, model: Backbone, photos: LabelledSet, train: LabelledSet | None, looked: Sequence[int]
+    bottleneck: Bottleneck, model: Backbone, photos: LabelledSet, train: LabelledSet | None, concepts: Sequence[int]
 ) -> tuple[Float[Tensor, "concept 2"] | None, str]:
     """Return the fixed cell of each concept's part, fitted on train photos, or the reason why there is none."""
     known = photos.annotation and photos.annotation.keypoints
@@ -111,6 +112,6 @@ def constant_part_peaks(
         except InputError:
             continue
         indices.append(index)
-    present = torch.ones(len(indices), len(looked), dtype=torch.bool)
-    seen = keypoints_in_input(bottleneck, model, train, indices, looked, present)
-    return constant_peaks(seen, 1, GRID)[0], ""
+    present = torch.ones(len(indices), len(concepts), dtype=torch.bool)
+    keypoints = keypoints_in_input(bottleneck, model, train, indices, concepts, present)
+    return constant_peaks(keypoints, 1, GRID)[0], ""

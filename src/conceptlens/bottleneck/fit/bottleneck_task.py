@@ -74,11 +74,13 @@ def at_size(model: Backbone, size: int | None) -> Backbone:
     return wider
 
 
-def read_layers(model: Backbone, layer: str | None, seen: Iterable[str] | None) -> tuple[str, tuple[str, ...]]:
+def read_layers(
+    model: Backbone, layer: str | None, locator_layers: Iterable[str] | None
+) -> tuple[str, tuple[str, ...]]:
     """Return the layer whose cells are read, and those that the locator `parts` sees."""
-    values = in_order(model, [layer])[0] if layer else model.default_layers[-1]
-    looked = in_order(model, list(seen)) if seen is not None else branch_layers(model)[-2:]
-    return values, looked
+    concept_layer = in_order(model, [layer])[0] if layer else model.default_layers[-1]
+    locator_layers = in_order(model, list(locator_layers)) if locator_layers is not None else branch_layers(model)[-2:]
+    return concept_layer, locator_layers
 
 
 def check_grid(grid: object) -> None:
@@ -92,20 +94,20 @@ def settle(
     own: Backbone,
     model: Backbone,
     photos: LabelledSet,
-    told: Targets,
+    targets: Targets,
     recipe: Recipe,
     read: tuple[str, tuple[str, ...]],
     grid: tuple[int, int] | None,
 ) -> BottleneckTask:
     """Settle what was left open: the locator and the grid of the maps."""
     if recipe.locator == "auto":
-        recipe = replace(recipe, locator="parts" if recipe.keypoints or _speaks_of_parts(told.concepts) else "whole")
+        recipe = replace(recipe, locator="parts" if recipe.keypoints or _speaks_of_parts(targets.concepts) else "whole")
     layers = {layer.name: layer.grid for layer in model.anatomy.layers}
     found = (layers[read[0]].height, layers[read[0]].width)
     if recipe.locator == "parts" and own is model:
         finest = max(layers[name].height for name in read[1]), max(layers[name].width for name in read[1])
         found = min(2 * found[0], max(finest[0], found[0])), min(2 * found[1], max(finest[1], found[1]))
-    return BottleneckTask(own, model, photos, told, recipe, read[0], read[1], grid or found)
+    return BottleneckTask(own, model, photos, targets, recipe, read[0], read[1], grid or found)
 
 
 def _speaks_of_parts(concepts: ConceptSet) -> bool:

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from conceptlens.model.backbone import Backbone
 
 SOURCES = ("auto", "labels", "photos", "vlm", "both")
-LEAST_SHARE = 0.1  # a class attribute is a concept where some class shows it in a tenth of its photos
-RANGE = (0.01, 0.99)  # a pair's cosines become shares between these quantiles of the train photos
+MIN_SHARE = 0.1  # a class attribute is a concept where some class shows it in a tenth of its photos
+QUANTILES = (0.01, 0.99)  # a pair's cosines become shares between these quantiles of the train photos
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,30 +63,36 @@ def build_concept_targets(
 ) -> Targets:
     """Return the concepts and targets of a train set.
 
-    - `concepts`: a set, labels, a file (`read_concept_set`), or `auto`: the set's own class attributes, else the words
-      of the vocabulary that the pair sees in the photos and that are no class names (the published filters).
-    - `source`: `labels` are the set's class attributes; `photos` what annotators saw of them in each photo; `vlm`
-      cosines of photos and labels, stretched to 0 to 1; `both` labels where there are any, the pair for the rest;
-      `auto` is `labels` where all concepts have them, else `both`; a file is a table of one's own
-      (`read_concept_table`), or a detector's boxes (`read_detections`).
-    - `vectors`: the pair's vectors of the photos, in their order (`encode_photos`).
+    A photo without a target for a concept gets the mean of its class, else of all photos. Concepts without targets, or
+    with the same target for all photos, are dropped with a reason.
 
-    Of a concept that is told of some photos, the others have the mean of their class, else of all. Concepts of which
-    nothing is told, or the same of all photos, are dropped with their reasons. Raises `InputError` where none is left.
+    Args:
+        photos: The train photos.
+        concepts: A set, labels, a file (`read_concept_set`), or `auto`: the set's class attributes, else the words of the
+            vocabulary that the vision-language model sees in the photos and that are no class names.
+        source: `labels` are class attributes; `photos` annotations of single photos; `vlm` cosines of photos and labels,
+            scaled to 0 to 1; `both` labels where there are any and `vlm` for the rest; `auto` is `labels` where all
+            concepts have them, else `both`; a file is a table (`read_concept_table`) or a detector's boxes
+            (`read_detections`).
+        vlm: The vision-language model.
+        vectors: Its image vectors of the photos, `[photo dimension]` (`encode_photos`).
+
+    Raises:
+        InputError: Names or files are unknown, or no concept is left.
     """
     table = _table(photos, source)
     named = _concepts(photos, concepts, table, vlm, vectors)
     check_memory(len(photos), len(named))
-    told = torch.full((len(photos), len(named)), torch.nan)
+    values = torch.full((len(photos), len(named)), torch.nan)
     if source != "vlm":
-        told = _filled(_seen(named, photos) if source == "photos" else _told(named, photos, table), photos)
-    untold = told.isnan().all(0)
-    needed = source in ("both", "vlm") or (source == "auto" and (vlm is not None or bool(untold.all())))
-    asked = untold if needed else torch.zeros_like(untold)
-    if bool(asked.any()):
-        told[:, asked] = _imitated([named.concepts[i] for i in asked.nonzero()[:, 0].tolist()], vlm, vectors)
-    by = "labels" if not bool(asked.any()) else "vlm" if bool(asked.all()) else "both"
-    return _with_reasons(named, told, by)
+        values = _filled(_from_photos(named, photos) if source == "photos" else _labelled(named, photos, table), photos)
+    missing = values.isnan().all(0)
+    needed = source in ("both", "vlm") or (source == "auto" and (vlm is not None or bool(missing.all())))
+    imitated = missing if needed else torch.zeros_like(missing)
+    if bool(imitated.any()):
+        values[:, imitated] = _from_vlm([named.concepts[i] for i in imitated.nonzero()[:, 0].tolist()], vlm, vectors)
+    by = "labels" if not bool(imitated.any()) else "vlm" if bool(imitated.all()) else "both"
+    return _without_constant(named, values, by)
 
 
 @torch.no_grad()
@@ -153,7 +159,7 @@ def _concepts(
         bare = by_class_name(named.labels, photos.classes)  # detectors are asked for these too
         return named.keep(bare.kept, bare.dropped)
     if known is not None:
-        return attribute_concepts(known.concepts, known.shares, f"the class attributes of {photos.name}", LEAST_SHARE)
+        return attribute_concepts(known.concepts, known.shares, f"the class attributes of {photos.name}", MIN_SHARE)
     if vlm is None or vectors is None:
         raise InputError(
             f"{photos.name} has no attributes, so concepts cannot be chosen from labels alone; name concepts, or give "
@@ -166,7 +172,7 @@ def _concepts(
     return filter_concepts(words, photos.classes, limits, shown=shown)
 
 
-def _told(named: ConceptSet, photos: LabelledSet, table: tuple[tuple[str, ...], Tensor] | None) -> Tensor:
+def _labelled(named: ConceptSet, photos: LabelledSet, table: tuple[tuple[str, ...], Tensor] | None) -> Tensor:
     """Return `[photo concept]` as labels tell them, NaN where they do not."""
     values = torch.full((len(photos), len(named)), torch.nan)
     labels = torch.tensor(photos.labels)
@@ -191,7 +197,7 @@ def _told(named: ConceptSet, photos: LabelledSet, table: tuple[tuple[str, ...], 
     return values
 
 
-def _seen(named: ConceptSet, photos: LabelledSet) -> Tensor:
+def _from_photos(named: ConceptSet, photos: LabelledSet) -> Tensor:
     """Return `[photo concept]`, 1 or 0, of the attributes that annotators saw in single photos; NaN where hidden."""
     annotation = photos.annotation
     known, attributes = (annotation.photos, annotation.attributes) if annotation else (None, None)
@@ -199,8 +205,8 @@ def _seen(named: ConceptSet, photos: LabelledSet) -> Tensor:
         raise InputError(f"{photos.name} has no attributes of single photos; give --targets labels, or a table")
     columns = {name.casefold(): index for index, name in enumerate(known.names)}
     if attributes is not None:
-        said = zip(attributes.concepts, attributes.names, strict=True)
-        columns |= {one.label.casefold(): columns[name.casefold()] for one, name in said if name.casefold() in columns}
+        names = zip(attributes.concepts, attributes.names, strict=True)
+        columns |= {one.label.casefold(): columns[name.casefold()] for one, name in names if name.casefold() in columns}
     values = torch.full((len(photos), len(named)), torch.nan)
     for index, label in enumerate(named.labels):
         column = columns.get(label.casefold())
@@ -210,19 +216,19 @@ def _seen(named: ConceptSet, photos: LabelledSet) -> Tensor:
     return values
 
 
-def _filled(told: Tensor, photos: LabelledSet) -> Tensor:
+def _filled(values: Tensor, photos: LabelledSet) -> Tensor:
     """Give a photo of which a concept is not told the mean of its class, or else of all; the rest stays NaN."""
-    if not bool(told.isnan().any()):
-        return told
+    if not bool(values.isnan().any()):
+        return values
     labels = torch.tensor(photos.labels)
-    filled = told.clone()
+    filled = values.clone()
     for number in labels.unique().tolist():
         rows = labels == number
-        filled[rows] = torch.where(told[rows].isnan(), told[rows].nanmean(0), told[rows])
-    return torch.where(filled.isnan(), told.nanmean(0), filled)
+        filled[rows] = torch.where(values[rows].isnan(), values[rows].nanmean(0), values[rows])
+    return torch.where(filled.isnan(), values.nanmean(0), filled)
 
 
-def _imitated(concepts: Sequence[BottleneckConcept], vlm: Backbone | None, vectors: Tensor | None) -> Tensor:
+def _from_vlm(concepts: Sequence[BottleneckConcept], vlm: Backbone | None, vectors: Tensor | None) -> Tensor:
     """Return the pair's cosines between two quantiles as shares."""
     if vlm is None or vectors is None:
         raise InputError(
@@ -232,7 +238,7 @@ def _imitated(concepts: Sequence[BottleneckConcept], vlm: Backbone | None, vecto
         )
     cosines = photo_cosines(concepts, vlm, vectors)
     known = cosines[~cosines.isnan().any(1)]
-    low, high = (torch.tensor(np.quantile(known.numpy(), share, axis=0)).float() for share in RANGE)
+    low, high = (torch.tensor(np.quantile(known.numpy(), share, axis=0)).float() for share in QUANTILES)
     return ((cosines - low) / (high - low).clamp_min(1e-12)).clamp(0, 1).nan_to_num(0.0)
 
 
@@ -245,7 +251,7 @@ def photo_cosines(
     return unit(vectors.float(), dim=1) @ unit(texts, dim=1).T
 
 
-def _with_reasons(named: ConceptSet, values: Tensor, by: str) -> Targets:
+def _without_constant(named: ConceptSet, values: Tensor, by: str) -> Targets:
     """Leave out concepts of which nobody tells anything, or the same of every photo, each with its reason."""
     kept, dropped = [], []
     for index, label in enumerate(named.labels):

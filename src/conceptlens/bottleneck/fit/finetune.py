@@ -101,11 +101,11 @@ class FinetuneTask:
         head = next(value for name, value in network.named_parameters() if name.endswith("bottleneck.head.weight"))
         loss = loss + self.strength / 2 * head.square().sum()
         wanted, spread = self.targets[whole].to(made.device), self.targets.std(0).to(made.device)
-        told = spread > 0
-        if self.loss_name in ALIGNMENT_LOSSES and bool(told.any()):
-            loss = loss + ALIGNMENT_LOSSES[self.loss_name](made[:, told], wanted[:, told]).mean()
-        elif self.loss_name == "ridge" and bool(told.any()):
-            loss = loss + ((made - wanted)[:, told] / spread[told]).square().mean()
+        varying = spread > 0
+        if self.loss_name in ALIGNMENT_LOSSES and bool(varying.any()):
+            loss = loss + ALIGNMENT_LOSSES[self.loss_name](made[:, varying], wanted[:, varying]).mean()
+        elif self.loss_name == "ridge" and bool(varying.any()):
+            loss = loss + ((made - wanted)[:, varying] / spread[varying]).square().mean()
         return loss
 
     def _seen(self, row: int, view: int) -> Float[Tensor, "colour rows columns"]:

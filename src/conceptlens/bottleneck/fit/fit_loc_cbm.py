@@ -75,37 +75,57 @@ def fit_loc_cbm(
     checkpoint_seconds: float = 30.0,
     **choices: Any,
 ) -> Bottleneck:
-    """Fit a bottleneck to the train photos of `data` and return it, saved in `out`.
+    """Fit a concept bottleneck to labelled photos and save it in a folder.
 
-    - `data`: a labelled set, or its name for `open_classes`, whose train split is read. The model's class names do not
-      matter: classes are those of the photos.
-    - `concepts`, `targets`, `vlm`: see `build_concept_targets`; `recipe` and `choices`: see `Recipe`, `RECIPES`.
-    - `layer`: whose cells carry the concepts, by default the model's own. `locator_layers`: what the locator `parts`
-      sees, by default the two coarsest stages. `size`: rows and columns of the input, by default the model's own.
-      `grid`: rows and columns of the maps, by default the layer's, and twice as fine for parts at the model's own size.
-    - `cache`: a folder for cells, kept after the fit; by default one in `out`, removed at the end. Where cells take
-      more than `cache_gb` they are made again for each pass instead of being kept.
+    Args:
+        model: The network whose cells are read; it is not changed.
+        data: A labelled set, or its name for `open_classes`, whose train split is read. The classes are those of the
+            photos, whatever the model's own.
+        out: The folder of the bottleneck, `failures.json` (photos that could not be read) and the logs.
+        vlm: A vision-language model that scores concepts in photos.
+        concepts: A set, labels, a file, or `auto`: see `build_concept_targets`.
+        targets: How much each photo shows of each concept: see `build_concept_targets`.
+        recipe: A key of `RECIPES`.
+        layer: The layer whose cells carry the concepts; by default the model's own.
+        locator_layers: The layers from which the locator `parts` finds parts; by default the two coarsest stages.
+        size: Rows and columns of the input in pixels; by default the model's own.
+        grid: Rows and columns of the maps; by default the layer's, and twice as fine for parts at the model's own size.
+        cache: A folder for cells, kept after the fit; by default one in `out`, removed at the end.
+        cache_gb: Where the cells take more gigabytes, they are computed again for each pass.
+        seed: Seed of initial weights, of the order of photos and of held-out photos.
+        device: Where to compute, such as `cuda`.
+        resume: Continue an interrupted fit; it ends with the same weights.
+        checkpoint_seconds: Seconds between checkpoints.
+        **choices: Settings that replace those of the recipe: see `Recipe`.
 
-    Photos that cannot be read are in `failures.json`, what the holdout said in `Bottleneck.training_record`. A fit
-    that was broken off goes on with `resume=True`, and ends as it would have. Raises `InputError` for fewer than two
-    classes, classes without photos, and choices that do not fit one another.
+    Returns:
+        The fitted bottleneck; `training_record` holds settings, held-out accuracy and dropped concepts.
+
+    Raises:
+        InputError: There are fewer than two classes, a class has no photo, or settings do not fit one another.
+
+    Example:
+        >>> birds = cl.fit_loc_cbm(cl.load_model(), "cub:CUB_200_2011", "birds/", size=448)
+        >>> birds(birds.observe(cl.load_model(), "bird.jpg")).explained_classes
     """
     accelerator, place = start_processes(device)
     photos = checked(open_classes(data) if isinstance(data, str) else data)
-    chosen = recipe_named(recipe, **choices)
+    chosen_recipe = recipe_named(recipe, **choices)
     own = model.to(place)
-    seen = at_size(own, size)
+    resized_model = at_size(own, size)
     pair = None if vlm is None else vlm.to(place)
-    read = read_layers(seen, layer, locator_layers)
+    read = read_layers(resized_model, layer, locator_layers)
     check_grid(grid)
-    asked = concepts if isinstance(concepts, (str, Path, ConceptSet)) else tuple(concepts)
+    given_concepts = concepts if isinstance(concepts, (str, Path, ConceptSet)) else tuple(concepts)
     folder = Path(out)
-    about = _about(seen, photos, pair, asked, targets, chosen, read, grid, seed)
+    about = _about(resized_model, photos, pair, given_concepts, targets, chosen_recipe, read, grid, seed)
     if claim_folder(folder, about, resume, accelerator, "bottleneck"):
         return Bottleneck.from_pretrained(folder)
     run = TrainingRun(accelerator, folder / "training", about, seed, checkpoint_seconds)
-    told = _targets(photos, asked, str(targets), pair, chosen, seen, read[0], folder)
-    task = settle(own, seen, photos, told, chosen, read, grid)
+    targets_of_concepts = _targets(
+        photos, given_concepts, str(targets), pair, chosen_recipe, resized_model, read[0], folder
+    )
+    task = settle(own, resized_model, photos, targets_of_concepts, chosen_recipe, read, grid)
     check_before(task, len(part_names(task)), seed)
     sources = cell_sources(task, Path(cache) if cache else folder / "cells", cache_gb, accelerator)
     fitted = _fitted(task, sources, run)
@@ -128,8 +148,8 @@ def _about(
     if isinstance(concepts, str | Path):
         named = _content(concepts)
     elif isinstance(concepts, ConceptSet):
-        told = [] if concepts.targets is None else [json.dumps(concepts.targets.tolist())]
-        named = texts_fingerprint([*map(str, concepts.concepts), *told])
+        class_targets = [] if concepts.targets is None else [json.dumps(concepts.targets.tolist())]
+        named = texts_fingerprint([*map(str, concepts.concepts), *class_targets])
     else:
         named = texts_fingerprint([str(one) for one in concepts])
     view = asdict(model.preprocess) if model.preprocess is not None else ""
@@ -144,7 +164,7 @@ def _about(
         "locator_layers": list(read[1]),
         "grid": list(grid) if grid else [],
         "seed": seed,
-        **recipe.told(),
+        **recipe.settings(),
     }
 
 

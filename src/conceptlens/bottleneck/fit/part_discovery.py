@@ -1,13 +1,14 @@
-"""Where the parts of things are, learnt from what is said of them: no keypoint, no box.
+"""Where the parts of things are, learnt from properties of parts: without keypoints or boxes.
 
 Concepts that say a property of a part ("yellow belly", "black wing") share their property words. A reader that sees a
 cell's colours alone says which properties it shows, the same reader for all parts; each part has one attention, which
-sees the network's deep cells. Reading where a part is attended to must give what is said of that part in each image.
+sees the network's deep cells. Reading where a part is attended to must give the
+properties that the targets of each image name.
 Only a place with the part's own colours can do that for all classes, and deep cells know a place by what is there.
 
 The loss of a batch, for images n, parts p and properties q:
 
-    mean_np sum_q (sum_u a_np(u) g_q(colour_n(u)) - t_npq)^2            what is said of the parts
+    mean_np sum_q (sum_u a_np(u) g_q(colour_n(u)) - t_npq)^2            properties of the parts
     + apart * mean_(p != p') cos(a_np, a_np')                           different parts are at different places
     + together * mean_n sum_regions mean_p |centre_np - mean centre|^2  parts of one region are near one another
     + small / 2 * |attention weights|^2                                 a place is known by what many images share
@@ -61,11 +62,11 @@ class PartDiscovery(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class PartDiscoveryTask:
-    """Finding parts from what is said of them alone."""
+    """Finding parts from the properties that concepts name, without keypoints."""
 
     network: nn.Module
     seen: Hypercolumns
-    told: Float[Tensor, "image part property"]
+    labels: Float[Tensor, "image part property"]
     known: Bool[Tensor, "part property"]
     regions: tuple[tuple[int, ...], ...]
     weights: DiscoveryWeights = DiscoveryWeights()
@@ -73,17 +74,17 @@ class PartDiscoveryTask:
     @property
     def rows(self) -> int:
         """The number of photos."""
-        return len(self.told)
+        return len(self.labels)
 
     def loss(self, network: nn.Module, mine: Tensor, whole: Tensor, gather: Gather, done: float) -> Tensor:
         """Return the loss of the module's docstring."""
         device = _attention(network).device
         logs, read = network(self.seen.columns[mine].to(device).float(), self.seen.readings[mine].to(device))
         logs, read = gather(logs), gather(read)
-        told, known = self.told[whole].to(device), self.known.to(device)
+        labels, known = self.labels[whole].to(device), self.known.to(device)
         attention = logs.exp()
         parts = attention.shape[1]
-        loss = ((read - told).square() * known).sum((1, 2)).mean() / parts
+        loss = ((read - labels).square() * known).sum((1, 2)).mean() / parts
         unit = nn.functional.normalize(attention, dim=2)
         alike = (torch.einsum("npu,nqu->npq", unit, unit).sum((1, 2)) - parts).mean() / (parts * (parts - 1))
         loss = loss + self.weights.apart * alike + self.weights.small / 2 * _attention(network).square().sum()
@@ -103,7 +104,7 @@ class PartDiscoveryTask:
 
 @dataclass(frozen=True, eq=False)
 class GuidedAttentionTask:
-    """Attentions that are told where parts are: by other attentions, or by keypoints. Cross-entropy over the cells."""
+    """Attentions trained to follow given ones, of other cells or of keypoints, by cross-entropy over the cells."""
 
     network: nn.Module
     columns: Tensor
@@ -115,12 +116,12 @@ class GuidedAttentionTask:
         return len(self.wanted)
 
     def loss(self, network: nn.Module, mine: Tensor, whole: Tensor, gather: Gather, done: float) -> Tensor:
-        """Return `-mean_(n, p told) sum_u h log a`."""
+        """Return `-mean_(n, p visible) sum_u h log a`."""
         device = _attention(network).device
         logs = gather(network(self.columns[mine].to(device).float()))
         wanted = self.wanted[whole].to(device)
-        told = wanted.sum(2) > 0
-        return -(wanted * logs).sum() / told.sum().clamp_min(1)  # 0 where no photo of the batch shows a part
+        visible = wanted.sum(2) > 0
+        return -(wanted * logs).sum() / visible.sum().clamp_min(1)  # 0 where no photo of the batch shows a part
 
 
 class PartAttentions(nn.Module):

@@ -52,7 +52,7 @@ class PartKeypoints:
 def find_parts(
     source: CellSource,
     indices: Sequence[int],
-    words: PartVocabulary,
+    vocabulary: PartVocabulary,
     targets: Float[Tensor, "photo concept"],
     run: TrainingRun,
     weights: DiscoveryWeights | None = None,
@@ -72,12 +72,14 @@ def find_parts(
     drawn = _sample(len(indices), run.seed)
     indices, targets = [indices[row] for row in drawn], targets[drawn]
     seen = hypercolumns(source, indices, layers=layers)
-    told, known = words.told(targets[_rows(seen, indices)])
+    labels, known = vocabulary.part_labels(targets[_rows(seen, indices)])
     tries: list[tuple[float, Tensor]] = []
     for number in range(restarts):
         seed = run.seed * restarts + number
-        network = _new(lambda: PartDiscovery(len(words.parts), seen.columns.shape[1], len(words.properties)), seed)
-        task = PartDiscoveryTask(network, seen, told, known, words.regions, weights or DiscoveryWeights())
+        network = _new(
+            lambda: PartDiscovery(len(vocabulary.parts), seen.columns.shape[1], len(vocabulary.properties)), seed
+        )
+        task = PartDiscoveryTask(network, seen, labels, known, vocabulary.regions, weights or DiscoveryWeights())
         train_network(task, FIND, replace(run, folder=run.folder / f"parts-{number}", seed=seed))
         tries.append((task.whole_loss(), network.attention.detach()))
     attention = min(tries, key=lambda one: one[0])[1]

@@ -34,18 +34,22 @@ class PartVocabulary:
     @classmethod
     def of(cls, concepts: Sequence[BottleneckConcept]) -> PartVocabulary:
         """Read the structure of concepts; refused where there is none to learn from."""
-        said = [(i, c.part, (c.kind, c.property)) for i, c in enumerate(concepts) if c.part and c.property]
+        properties_of_parts = [
+            (i, c.part, (c.kind, c.property)) for i, c in enumerate(concepts) if c.part and c.property
+        ]
         parts = tuple(dict.fromkeys(c.part for c in concepts if c.part))
-        spoken: dict[tuple[str | None, str | None], set[str | None]] = {}
-        for _, part, word in said:
-            spoken.setdefault(word, set()).add(part)
-        words = tuple(word for word, of in spoken.items() if len(of) > 1)
+        parts_of: dict[tuple[str | None, str | None], set[str | None]] = {}
+        for _, part, word in properties_of_parts:
+            parts_of.setdefault(word, set()).add(part)
+        words = tuple(word for word, of in parts_of.items() if len(of) > 1)
         if len(parts) < 2 or not words:
             raise InputError(
                 f"parts are found where concepts say one property of several parts ('yellow belly', 'yellow wing'); "
                 f"these name {len(parts)} parts and {len(words)} shared properties; use locator='peaks'"
             )
-        index = {i: (parts.index(str(part)), words.index(word)) for i, part, word in said if word in words}
+        index = {
+            i: (parts.index(str(part)), words.index(word)) for i, part, word in properties_of_parts if word in words
+        }
         homes: dict[str, list[int]] = {}
         for concept in concepts:
             if concept.part and concept.region:
@@ -53,7 +57,7 @@ class PartVocabulary:
         regions = tuple(tuple(sorted(set(home))) for home in homes.values() if len(set(home)) > 1)
         return cls(parts, tuple(str(word[1]) for word in words), index, regions)
 
-    def told(self, targets: Float[Tensor, "image concept"]) -> tuple[Tensor, Tensor]:
+    def part_labels(self, targets: Float[Tensor, "image concept"]) -> tuple[Tensor, Tensor]:
         """Return `t[image part property]`, and which pairs some concept speaks of, from targets from 0 to 1."""
         table = torch.zeros(len(targets), len(self.parts), len(self.properties))
         times = torch.zeros(table.shape[1:])

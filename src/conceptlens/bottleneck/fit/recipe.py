@@ -141,7 +141,7 @@ class Recipe:
             self.masked_loss,
         )
 
-    def told(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """Return every choice, for the record."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 

@@ -130,10 +130,16 @@ def nec(weights: Float[Tensor, "class concept"]) -> float:
 
 
 def truncate(weights: Float[Tensor, "class concept"], target: float) -> Float[Tensor, "class concept"]:
-    """Return the weights with all but the largest set to 0, so that NEC is `target` exactly. (VLG-CBM, NeurIPS 2024)
+    """Return the weights with all but the largest absolute ones set to 0. (VLG-CBM, NeurIPS 2024)
 
-    The largest over all classes by absolute value; of equal ones the first class's, and there the first concept's.
-    Raises `InputError` where there are too few weights to keep, and where `target` times classes is no whole number.
+    Of equal weights the first class's are kept, and there the first concept's.
+
+    Args:
+        weights: `[class concept]`.
+        target: The number of effective concepts (NEC) that is left, weights over classes.
+
+    Raises:
+        InputError: There are fewer weights, or `target` times classes is no whole number.
     """
     count = round(target * len(weights))
     if count < 1 or abs(count - target * len(weights)) > 1e-6:
@@ -149,12 +155,16 @@ def truncate(weights: Float[Tensor, "class concept"], target: float) -> Float[Te
 
 
 def head_at(path: SparsePath, target: float, refit: bool = False) -> SparseHead:
-    """Return the head with NEC `target` exactly: the first point of the path that reaches it, cut by `truncate`.
+    """Return the head with a number of effective concepts, from the first solution of a path that has as many.
 
-    The bias is left as it was. `refit` then fits the kept weights and the bias anew to the path's rows, with the
-    solution's strength as a ridge alone: this package's own, not VLG-CBM's.
+    Args:
+        path: Solutions from the largest penalty down.
+        target: The NEC; the solution's weights are cut by `truncate`, its bias is kept.
+        refit: Fit the kept weights and the bias anew to the path's rows, with the solution's strength as a ridge alone.
+            Our own, not VLG-CBM's.
 
-    Raises `InputError` where the path ends before `target`; VLG-CBM's code takes its last point there and says nothing.
+    Raises:
+        InputError: The path ends before `target`; VLG-CBM's code takes its last solution there.
     """
     solution = path.reach(target)
     if solution is None:
