@@ -68,11 +68,11 @@ def build_concept_targets(
 
     Args:
         photos: The train photos.
-        concepts: A set, labels, a file (`read_concept_set`), or `auto`: the set's class attributes, else the words of the
-            vocabulary that the vision-language model sees in the photos and that are no class names.
-        source: `labels` are class attributes; `photos` annotations of single photos; `vlm` cosines of photos and labels,
-            scaled to 0 to 1; `both` labels where there are any and `vlm` for the rest; `auto` is `labels` where all
-            concepts have them, else `both`; a file is a table (`read_concept_table`) or a detector's boxes
+        concepts: A set, labels, a file (`read_concept_set`), or `auto`: the set's class attributes, else the words
+            of the vocabulary that the vision-language model sees in the photos and that are no class names.
+        source: `labels` are class attributes; `photos` annotations of single photos; `vlm` cosines of photos and
+            labels, scaled to 0 to 1; `both` labels where there are any and `vlm` for the rest; `auto` is `labels` where
+            all concepts have them, else `both`; a file is a table (`read_concept_table`) or a detector's boxes
             (`read_detections`).
         vlm: The vision-language model.
         vectors: Its image vectors of the photos, `[photo dimension]` (`encode_photos`).
