@@ -123,7 +123,7 @@ def slow_logit(bottleneck: Bottleneck, activations: list[float], target: int) ->
             for edit in bottleneck.edits:
                 if edit.concept == i and edit.target == aim:
                     value = min(max(value, edit.low), edit.high)
-        total += state["head.weight"][target, i] * (value - state["mean"][i]) / state["deviation"][i]
+        total += state["head.weight"][target, i] * (value - state["mean"][i]) / state["std"][i]
     return float(total)
 
 
