@@ -127,7 +127,7 @@ def collect(
     for index, concept in enumerate(found):
         earlier = first.setdefault(_key(concept.label), index)
         if earlier != index:
-            reason = f"entry {place + 1} repeats entry {earlier + 1}, {found[earlier].label!r}"
+            reason = f"entry {index + 1} repeats entry {earlier + 1}, {found[earlier].label!r}"
             dropped.append(Dropped(concept.label, "duplicate", None, None, reason))
     indices = list(first.values())
     kept = None if shares is None else shares[:, indices]
