@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import conceptlens as cl
 from conceptlens.model import forward_mode as responses
 from conceptlens.model.forward import forward, trunk_kept
-from conceptlens.model.forward_mode import response
+from conceptlens.model.forward_mode import channel_derivatives
 
 
 class Shared(nn.Module):
@@ -77,9 +77,9 @@ def test_responses_do_not_depend_on_how_many_channels_go_at_once(
     def read(cells: Mapping[str, Tensor]) -> Tensor:
         return cells["head"].flatten(2).mean(2) ** 2
 
-    whole = response(observation, layer, ("head",), read)
+    whole = channel_derivatives(observation, layer, ("head",), read)
     monkeypatch.setattr(responses, "TANGENT_BYTES", 1)
-    assert torch.allclose(response(observation, layer, ("head",), read), whole, atol=1e-12)
+    assert torch.allclose(channel_derivatives(observation, layer, ("head",), read), whole, atol=1e-12)
     raw = observation.layer_output(layer).raw.detach()
     for channel in range(raw.shape[1]):
         shift = torch.zeros_like(raw)

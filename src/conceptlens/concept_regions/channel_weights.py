@@ -11,7 +11,7 @@ from torch import Tensor
 from conceptlens.concept_regions.branch import pooled
 from conceptlens.concept_regions.translator import Translator
 from conceptlens.model.forward import full_precision
-from conceptlens.model.forward_mode import response
+from conceptlens.model.forward_mode import channel_derivatives
 from conceptlens.model.observation import Observation
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _forward(
         def read(cells: Mapping[str, Tensor], order: Sequence[str] = order) -> Tensor:
             return torch.cat([cells[part].flatten(2).mean(2) for part in order], dim=1)
 
-        change = response(observation, name, after, read)
+        change = channel_derivatives(observation, name, after, read)
         with full_precision(back):
             found[name] = back[..., : change.shape[2]] @ change.transpose(1, 2)
     return found

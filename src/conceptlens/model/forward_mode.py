@@ -22,15 +22,21 @@ if TYPE_CHECKING:
 TANGENT_BYTES = 2 * 2**20
 
 
-def response(
+def channel_derivatives(
     observation: Observation, layer: str, after: Sequence[str], read: Callable[[Mapping[str, Tensor]], Tensor]
 ) -> Float[Tensor, "image channel dimension"]:
     """Return the derivative of `read(cells)` for a uniform shift of each channel of `layer`, over its cells' number.
 
     `read` turns the cells of `layer` and of the layers `after` it, each `image channel height width`, into
-    `image dimension`. For any direction `v` in that space, `response @ v` is the spatial mean of the gradient of
+    `image dimension`. For any direction `v` in that space, `channel_derivatives @ v` is the spatial mean of the gradient of
     `v . read` at `layer`: the weights of Grad-CAM and CE-FAM, for any number of questions at the price of one
     forward-mode product a channel. A product of the other mode costs one backward pass a question.
+
+    Args:
+        observation: What was observed, with the graph of `layer`.
+        layer: The layer whose channels are shifted.
+        after: Later layers whose cells `read` needs too.
+        read: From the cells of these layers, by name, to `(image, dimension)`; differentiable in forward mode.
     """
     layer_output = observation.layer_output(layer)
     grid, raw = layer_output.grid, layer_output.raw.detach()

@@ -60,13 +60,26 @@ def load_model(
 ) -> Backbone:
     """Return a model by `source:name`, such as `timm:resnet50`, with its own preprocessing and class names.
 
-    - `timm:NAME`, `torchvision:NAME`, `hf:OWNER/MODEL` (transformers), `open_clip:MODEL/PRETRAINED`.
-    - `pretrained=False` gives random weights; `weights` is a file of your own, safetensors or a `weights_only`
-      checkpoint.
-    - `class_names` names the classes; given to a CLIP model they become a zero-shot classifier over these texts.
-    - `crop_mode="squash"` shows the model the whole photo instead of its central crop.
-
     The default model's weights come from a pip package; others are fetched by their own libraries when first used.
+
+    Args:
+        name: `timm:NAME`, `torchvision:NAME`, `hf:OWNER/MODEL` or `hf:FOLDER` (transformers), or
+            `open_clip:MODEL/PRETRAINED`.
+        pretrained: False gives random weights.
+        weights: A file of your own weights, safetensors or a `weights_only` checkpoint; it is not unpickled.
+        class_names: One name for each class, in the order of the logits; given to a CLIP model they become a
+            zero-shot classifier over these texts.
+        layers: Names of the layers to observe; by default one is chosen.
+        crop_mode: "center" shows the model the central crop that it was evaluated with, "squash" the whole photo in
+            changed proportions; by default what the model's own configuration says.
+        device: "cpu", "cuda", "mps" or another name that torch knows.
+
+    Raises:
+        InputError: There is no such model, its weights cannot be fetched or do not fit, or an option is out of range.
+
+    Example:
+        >>> model = cl.load_model("timm:resnet50", crop_mode="squash")
+        >>> observation = model.observe("cat.png")
     """
     source, _, rest = name.partition(":")
     if source not in LOADERS or not rest:
