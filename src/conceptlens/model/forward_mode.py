@@ -28,9 +28,9 @@ def channel_derivatives(
     """Return the derivative of `read(cells)` for a uniform shift of each channel of `layer`, over its cells' number.
 
     `read` turns the cells of `layer` and of the layers `after` it, each `image channel height width`, into
-    `image dimension`. For any direction `v` in that space, `channel_derivatives @ v` is the spatial mean of the gradient of
-    `v . read` at `layer`: the weights of Grad-CAM and CE-FAM, for any number of questions at the price of one
-    forward-mode product a channel. A product of the other mode costs one backward pass a question.
+    `image dimension`. For any direction `v` in that space, `channel_derivatives @ v` is the spatial mean of the
+    gradient of `v . read` at `layer`: the weights of Grad-CAM and CE-FAM, for any number of questions at the price of
+    one forward-mode product a channel. A product of the other mode costs one backward pass a question.
 
     Args:
         observation: What was observed, with the graph of `layer`.
