@@ -86,7 +86,7 @@ def test_a_head_of_zeros_hides_nothing() -> None:
 
 def test_a_model_without_a_grid_says_so() -> None:
     module = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 48, 5))
-    with pytest.raises(cl.InputError, match="no layer of this model has a grid of cells that reaches its answer"):
+    with pytest.raises(cl.InputError, match="no layer of this model has a grid of cells that reaches its output"):
         cl.Backbone(module, input_size=(32, 48)).observe(torch.randn(1, 3, 32, 48))
 
 

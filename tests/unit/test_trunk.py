@@ -12,6 +12,7 @@ import conceptlens as cl
 from conceptlens.model import forward_mode as responses
 from conceptlens.model.forward import forward, trunk_kept
 from conceptlens.model.forward_mode import channel_derivatives
+from conceptlens.model.model_input import ModelInput
 
 
 class Shared(nn.Module):
@@ -40,8 +41,8 @@ def test_answers_are_the_same_with_the_trunk_kept(net: Shared, layer: str) -> No
     images = torch.randn(2, 3, 6, 7)
     with torch.no_grad():
         wanted = net(images)
-    with trunk_kept(net, images, layer):
-        again = [forward(net, images, {}) for _ in range(3)]
+    with trunk_kept(net, ModelInput(images), layer):
+        again = [forward(net, ModelInput(images), {}) for _ in range(3)]
     assert all(torch.equal(found, wanted) for found in again)
     assert all("forward" not in vars(part) for part in net.modules())
     with torch.no_grad():
@@ -51,16 +52,16 @@ def test_answers_are_the_same_with_the_trunk_kept(net: Shared, layer: str) -> No
 def test_parts_before_the_layer_run_once(net: Shared) -> None:
     images = torch.randn(1, 3, 6, 7)
     kept = net.block[0].weight
-    with trunk_kept(net, images, "block.1"):
+    with trunk_kept(net, ModelInput(images), "block.1"):
         with torch.no_grad():
             kept.fill_(float("nan"))
-        assert bool(forward(net, images, {}).isfinite().all())
+        assert bool(forward(net, ModelInput(images), {}).isfinite().all())
     with torch.no_grad():
         assert not net(images).isfinite().any()
 
 
 def test_a_trunk_leaves_no_trace_when_the_work_fails(net: Shared) -> None:
-    with pytest.raises(RuntimeError, match="stopped"), trunk_kept(net, torch.randn(1, 3, 6, 7), "block"):
+    with pytest.raises(RuntimeError, match="stopped"), trunk_kept(net, ModelInput(torch.randn(1, 3, 6, 7)), "block"):
         raise RuntimeError("stopped")
     assert all("forward" not in vars(part) and not part._forward_hooks for part in net.modules())
 
@@ -85,6 +86,8 @@ def test_responses_do_not_depend_on_how_many_channels_go_at_once(
         shift = torch.zeros_like(raw)
         shift[:, channel] = 1e-6
         with torch.no_grad():
-            moved = [forward(net, images, {layer: lambda raw, s=sign * shift: raw + s}) ** 2 for sign in (1, -1)]
+            moved = [
+                forward(net, ModelInput(images), {layer: lambda raw, s=sign * shift: raw + s}) ** 2 for sign in (1, -1)
+            ]
         change = (moved[0] - moved[1]) / 2e-6 / (raw.shape[2] * raw.shape[3])
         assert torch.allclose(whole[:, channel], change, atol=1e-7)
