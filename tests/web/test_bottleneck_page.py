@@ -196,7 +196,7 @@ def test_corrections_that_were_not_measured_are_left_out_with_the_reason(
         reasons = page.locator("#metrics .reasons div", has_text="What corrections do")
         expect(reasons).to_have_count(1 - count)
         if not count:
-            expect(reasons).to_contain_text("it was not requested: it reads all train photos")
+            expect(reasons).to_contain_text("it was not requested (--interventions): it reads all train photos")
 
 
 def test_a_map_is_drawn_where_the_bottleneck_sees(
