@@ -156,7 +156,7 @@ def finetuned(
     )
     train_network(task, steps, run)
     changed = {name: value.detach().cpu().clone() for name, value in own.module.state_dict().items() if name in names}
-    tuned.backbone = replace(made.backbone, changed=changed)
+    tuned.backbone = replace(made.backbone, changed_weights=changed)
     return tuned.cpu().eval().requires_grad_(False)
 
 
