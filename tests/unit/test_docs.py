@@ -28,7 +28,7 @@ pytestmark = pytest.mark.docs
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = sorted(p for p in DOCS.rglob("*.md") if "results" not in p.relative_to(DOCS).parts)
+PAGES = [*sorted(p for p in DOCS.rglob("*.md") if "results" not in p.relative_to(DOCS).parts), ROOT / "README.md"]
 PHOTOS = {"cat.png": "chelsea.png", "coffee.png": "coffee.png", "rocket.jpg": "rocket.jpg"}
 FENCE = re.compile(
     r"(?:<!-- not run: (?P<reason>[^>]+?) -->\n)?^```(?P<kind>\w+)[^\n]*\n(?P<text>.*?)^```$", re.M | re.S
@@ -70,8 +70,8 @@ def commands(block: Block) -> list[tuple[list[str], str]]:
     calls: list[tuple[list[str], str]] = []
     shown = False
     for line in block.text.replace("\\\n", " ").splitlines():
-        if line.startswith("$ "):
-            shown = line.startswith("$ conceptlens ")
+        if line.startswith(("$ ", "conceptlens ")):
+            shown = line.removeprefix("$ ").startswith("conceptlens ")
             if shown:
                 calls.append((words_of(line), ""))
         elif shown:
@@ -81,7 +81,7 @@ def commands(block: Block) -> list[tuple[list[str], str]]:
 
 def words_of(line: str) -> list[str]:
     """Return the arguments of a shown call, without prompt, program, comment and whatever its output is sent to."""
-    words = shlex.split(line, comments=True)[2:]
+    words = shlex.split(line.removeprefix("$ "), comments=True)[1:]
     return list(itertools.takewhile(lambda word: word not in (">", "|"), words))
 
 
@@ -118,7 +118,7 @@ def runnable(page: Path) -> list[Block]:
     return [b for b in blocks(page) if b.kind == "python" and b.reason is None]
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if runnable(p)], ids=lambda p: str(p.relative_to(DOCS)))
+@pytest.mark.parametrize("page", [p for p in PAGES if runnable(p)], ids=lambda p: str(p.relative_to(ROOT)))
 def test_python_runs_and_prints_what_is_shown(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rules = dict(cl.RULES)
     names: dict[str, object] = {"__name__": "page"}
@@ -136,7 +136,7 @@ def test_python_runs_and_prints_what_is_shown(page: Path, folder: Path, monkeypa
 
 
 CALLS = [
-    pytest.param(words, shown, block.reason, id=f"{page.relative_to(DOCS)}:{block.line}:{i}")
+    pytest.param(words, shown, block.reason, id=f"{page.relative_to(ROOT)}:{block.line}:{i}")
     for page in PAGES
     for block in blocks(page)
     if block.kind in ("console", "bash")
