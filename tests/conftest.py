@@ -32,9 +32,9 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """Small models on many threads wait more than they compute."""
-    torch.set_num_threads(1)
+def _threads() -> None:
+    """Set torch's threads: one, since small models on many threads wait more than they compute, or as many as asked."""
+    torch.set_num_threads(int(os.environ.get("CONCEPTLENS_TEST_THREADS", "1")))
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from conceptlens.concept_regions.competition import Competition, compete
 from conceptlens.concept_regions.translator import Translator
 from conceptlens.concepts.vocabulary import parse_concepts
 from conceptlens.model.observation import Observation
+from tolerance import assert_agree
 
 CONCEPTS = parse_concepts("cat, wheel, red:colour")
 
@@ -41,7 +42,7 @@ def test_the_equation_holds_for_every_part_of_a_ce_fam(name: str) -> None:
             own = parts[translator.layers.index(layer)].maps[i : i + 1, q : q + 1]
             size = found.maps.shape[-2:]
             large = nn.functional.interpolate(own, size=size, mode="bilinear", align_corners=False)
-            assert torch.equal(found.maps[i, q], large[0, 0])
+            assert_agree(found.maps[i, q], large[0, 0])
     kept = [t for part in (found, *parts) for t in (part.maps, part.weights, part.scores, part.contributions)]
     assert not any(t.requires_grad for t in kept if t is not None)
     assert all(bool(t.isfinite().all()) for t in kept if t is not None)

@@ -16,6 +16,7 @@ import conceptlens as cl
 from architectures import ARCHITECTURES, FEW, backbone, fresh, make_symmetric, observation_of, random_images, wrap
 from conceptlens.model.model_output import ModelOutput
 from conceptlens.model.observation import Observation
+from tolerance import assert_agree
 
 EXACT = torch.float64  # the contract is about equations, so it is checked where rounding cannot blur them
 GRADIENT_RULES = [name for name, rule in cl.RULES.items() if rule.reads == "gradient"]
@@ -82,7 +83,7 @@ def test_the_equation_holds(name: str, rule: str) -> None:
     weights = signed.weights.expand(*signed.weights.shape[:3], *feature.shape[2:])
     expected = torch.einsum("nqkhw,nkhw->nqhw", weights, feature)
     assert close(signed.maps, expected, 1e-5)
-    assert torch.equal(rectified.maps, signed.maps.relu())
+    assert_agree(rectified.maps, signed.maps.relu())
     assert bool(signed.maps.isfinite().all())
     assert bool((signed.maps.abs().amax((2, 3)) > 0).all()), "a map of zeros proves nothing"
     assert not any(t.requires_grad for t in (signed.maps, signed.weights, signed.scores))
@@ -187,8 +188,8 @@ def test_what_is_seen_does_not_depend_on_the_mode_it_was_found_in(name: str) -> 
     model, _ = in_use(name)
     observation = model.observe(random_images(ARCHITECTURES[name].size))
     expected = observation_of(name)
-    assert torch.equal(observation.feature(), expected.feature())
-    assert torch.equal(cl.cam(observation, spread).maps, cl.cam(expected, spread).maps)
+    assert_agree(observation.feature(), expected.feature())
+    assert_agree(cl.cam(observation, spread).maps, cl.cam(expected, spread).maps)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

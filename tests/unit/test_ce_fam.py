@@ -36,6 +36,7 @@ from conceptlens.model.observation import Observation
 from planted import LABELS as COLOURS
 from planted import ManyNet, pixels
 from planted_words import Colours
+from tolerance import assert_agree
 
 CAT = Path(skimage.__file__).parent / "data" / "chelsea.png"
 EXACT = torch.float64
@@ -168,9 +169,9 @@ def test_it_does_not_matter_whether_gradients_are_turned_off(how: Callable[[], t
         observation = model.observe(images, translator.layers)
         found = ce_fam(observation, translator, ASKED)
         competed = compete(observation, ASKED, translator).maps
-    assert torch.equal(found.maps, wanted.maps)
-    assert torch.equal(found.contributions, wanted.contributions)
-    assert torch.equal(competed, region)
+    assert_agree(found.maps, wanted.maps)
+    assert_agree(found.contributions, wanted.contributions)
+    assert_agree(competed, region)
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -192,7 +193,7 @@ def test_without_counting_nothing_is_counted() -> None:
     assert left_out.explained_classes == ()
     assert counted.contributions is not None
     assert counted.explained_classes == tuple(LABELS[i] for i in observation.logits.argmax(1).tolist())
-    assert torch.equal(counted.maps, left_out.maps)
+    assert_agree(counted.maps, left_out.maps)
     assert counted.layers == left_out.layers
 
 
@@ -228,12 +229,12 @@ def test_one_layer_of_several() -> None:
         one = ce_fam(observation, translator, ASKED, layer=layer)
         assert one.source.layer == layer
         assert (one.components, one.layers) == ((), ())
-        assert torch.equal(one.maps, whole.components[place].maps)
-        assert torch.equal(one.weights, whole.components[place].weights)
+        assert_agree(one.maps, whole.components[place].maps)
+        assert_agree(one.weights, whole.components[place].weights)
         for i in range(2):
             for q in range(len(ASKED)):
                 if whole.layers[i][q] == layer:
-                    assert torch.equal(one.contributions[i, q], whole.contributions[i, q])
+                    assert_agree(one.contributions[i, q], whole.contributions[i, q])
     with pytest.raises(cl.InputError, match=r"does not read layer 'layer5'; it reads layer1, layer2, layer3, layer4"):
         ce_fam(observation, translator, ASKED, layer="layer5")
 
@@ -413,8 +414,8 @@ def test_explain_takes_a_branch_and_refuses_what_it_cannot_do() -> None:
     observation, translator = look("timm resnet")
     found = cl.explain(observation, ASKED, branch=translator)
     direct = ce_fam(observation, translator, ASKED)
-    assert torch.equal(found.maps, direct.maps)
-    assert torch.equal(found.contributions, direct.contributions)
+    assert_agree(found.maps, direct.maps)
+    assert_agree(found.contributions, direct.contributions)
     assert found.z_scores is None
     with pytest.raises(cl.InputError, match="both branch and against are given"):
         cl.explain(observation, ASKED, branch=translator, against=3)
@@ -431,11 +432,11 @@ def test_explain_with_competing_regions_keeps_all_but_the_maps(with_branch: bool
     found = cl.explain(observation, asked, branch=branch, top=3, regions="competing")
     assert found.maps.shape[-2:] == (28, 28)
     assert found.labels == official.labels
-    assert torch.equal(found.scores, official.scores)
-    assert torch.equal(found.contributions, official.contributions)
+    assert_agree(found.scores, official.scores)
+    assert_agree(found.contributions, official.contributions)
     assert (found.weights, found.layers) == (None, ())
     (kept,) = found.components
-    assert torch.equal(kept.maps, official.maps)
+    assert_agree(kept.maps, official.maps)
     assert kept.layers == official.layers
     assert found.source.method == "ce_fam with competing regions"
     language = pairs_of(observation.model, branch)

@@ -188,7 +188,7 @@ def test_rows_hold_the_metrics_and_small_concepts_are_left_out() -> None:
     truth = truth_of(one, flat(one.photo, one.concepts), 20)
     assert truth.ignored is not None
     by_hand = map_mask_scores(flat(one.photo, one.concepts).maps, truth.masks[None], truth.ignored[None])
-    assert found[0].scores == {name: score.of(0, 0) for name, score in by_hand.items()}
+    assert found[0].scores == pytest.approx({name: score.of(0, 0) for name, score in by_hand.items()}, rel=1e-6)
     both = rows_of(*evaluate(data, {"flat": flat}, min_area=0, resolution=None, wrong_concepts=False))
     assert [r.concept for r in both] == ["sky", "bird"] * 2
     assert both[0].wrong_scores == {}

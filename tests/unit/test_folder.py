@@ -273,12 +273,14 @@ def test_postscript_is_not_run(tmp_path: Path) -> None:
     assert "not a known kind of image" in refusal(tmp_path / "drawing.eps")
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "tif", "ppm", "gif", "jp2"])
+# One format for each way a decoder ends early: a stream with markers (jpg), with checksums (png), rows as they are
+# (bmp), strips found by their offsets (tif), and a decoder outside Pillow's own loop (webp).
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "tif"])
 def test_cut_short(tmp_path: Path, suffix: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / f"whole.{suffix}")
     whole = (tmp_path / f"whole.{suffix}").read_bytes()
-    for part in (0.1, 0.5, 0.9):
+    for part in (0.1, 0.9):
         (tmp_path / f"cut.{suffix}").write_bytes(whole[: int(len(whole) * part)])
         refusal(tmp_path / f"cut.{suffix}")
 
@@ -289,13 +291,13 @@ def test_truncated_jpeg_says_so(tmp_path: Path) -> None:
     assert "broken or cut short (image file is truncated" in refusal(tmp_path / "cut.jpg")
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "tif", "ppm", "gif"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "gif"])
 def test_damaged_bytes_never_leak_another_error(tmp_path: Path, suffix: str) -> None:
     quarters().save(tmp_path / f"whole.{suffix}")
     whole = np.frombuffer((tmp_path / f"whole.{suffix}").read_bytes(), np.uint8)
     draw = np.random.default_rng(1)
     path = tmp_path / f"damaged.{suffix}"
-    for _ in range(60):
+    for _ in range(50):
         damaged = whole.copy()
         damaged[draw.integers(0, min(len(whole), 400), 6)] = draw.integers(0, 256, 6)
         path.write_bytes(damaged.tobytes())

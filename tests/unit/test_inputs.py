@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import conceptlens as cl
 from conceptlens.model.layer_cells import layer_cells
+from tolerance import assert_agree
 
 SIZE = (32, 48)
 
@@ -80,7 +81,7 @@ PHOTOS: dict[str, Callable[[np.ndarray], Any]] = {
 def test_photos_in_every_form(given: Callable[[np.ndarray], Any]) -> None:
     expected = model().observe([Image.fromarray(one) for one in pixels()])
     found = model().observe(given(pixels()))
-    assert torch.equal(found.images, expected.images)
+    assert_agree(found.images, expected.images)
     assert [info.fingerprint for info in found.image_info] == [info.fingerprint for info in expected.image_info]
     assert [(info.width, info.height) for info in found.image_info] == [(60, 40)] * 2
 
@@ -99,7 +100,7 @@ ONE: dict[str, Callable[[np.ndarray], Any]] = {
 @pytest.mark.parametrize("given", ONE.values(), ids=ONE)
 def test_one_photo_in_every_form(given: Callable[[np.ndarray], Any]) -> None:
     (one,) = pixels(count=1)
-    assert torch.equal(model().observe(given(one)).images, model().observe(Image.fromarray(one)).images)
+    assert_agree(model().observe(given(one)).images, model().observe(Image.fromarray(one)).images)
 
 
 READY: dict[str, Callable[[Tensor], Any]] = {
@@ -206,22 +207,22 @@ class TestOtherInputs:
     def test_they_reach_the_module(self) -> None:
         network = model(Masked)
         observation = network.observe(floats(), mask=self.MASK, scale=2.0)
-        assert torch.equal(observation.logits.detach(), network.module(floats(), self.MASK, 2.0).detach())
+        assert_agree(observation.logits.detach(), network.module(floats(), self.MASK, 2.0).detach())
         assert network.default_layers == ("body",)
 
     def test_a_dictionary_passes_on_what_forward_names(self) -> None:
         network = model(Masked)
         given = {"images": floats(), "mask": self.MASK, "path": ["a", "b"], "label": torch.tensor([1, 2])}
-        assert torch.equal(network.observe(given).logits.detach(), network.module(floats(), self.MASK).detach())
+        assert_agree(network.observe(given).logits.detach(), network.module(floats(), self.MASK).detach())
         again = network.observe({"images": floats()}, mask=self.MASK)
-        assert torch.equal(again.logits.detach(), network.module(floats(), self.MASK).detach())
+        assert_agree(again.logits.detach(), network.module(floats(), self.MASK).detach())
 
     def test_images_under_the_module_s_own_name(self) -> None:
         network = model(Named)
         expected = network.module(floats()).detach()
-        assert torch.equal(network.observe(pixel_values=floats()).logits.detach(), expected)
-        assert torch.equal(network.observe({"pixel_values": floats(), "labels": 3}).logits.detach(), expected)
-        assert torch.equal(model().observe(pixel_values=floats()).logits.detach(), model().module(floats()).detach())
+        assert_agree(network.observe(pixel_values=floats()).logits.detach(), expected)
+        assert_agree(network.observe({"pixel_values": floats(), "labels": 3}).logits.detach(), expected)
+        assert_agree(model().observe(pixel_values=floats()).logits.detach(), model().module(floats()).detach())
 
     def test_what_cannot_be_called_is_said(self) -> None:
         with pytest.raises(cl.InputError, match=r"net cannot be called so \(missing .*'mask'\); its forward takes"):
@@ -308,7 +309,7 @@ def test_the_layout_of_a_layer_does_not_depend_on_the_batch(count: int) -> None:
     for i in (0, count - 1):
         alone = network.observe(floats(count)[i : i + 1], layers="mix").feature()
         torch.testing.assert_close(observation.feature()[i : i + 1], alone)
-    assert torch.equal(layer_cells(network, floats(count), ["mix"])["mix"], observation.feature())
+    assert_agree(layer_cells(network, floats(count), ["mix"])["mix"], observation.feature())
 
 
 def test_layers_are_read_alike_everywhere() -> None:
@@ -317,7 +318,7 @@ def test_layers_are_read_alike_everywhere() -> None:
         network = model(**settings)
         observation = network.observe(floats(), layers=layers)
         for name, cells in layer_cells(network, floats(), layers).items():
-            assert torch.equal(cells, observation.feature(name))
+            assert_agree(cells, observation.feature(name))
             assert not cells.requires_grad
     with pytest.raises(cl.InputError, match="no layer 'tail' in net"):
         layer_cells(model(), floats(), ["tail"])

@@ -16,6 +16,7 @@ from conceptlens.local_embeddings import quasi_newton
 from conceptlens.local_embeddings.mask_fits import channel_scale
 from conceptlens.local_embeddings.problem import overlap
 from conceptlens.local_embeddings.soft_masks import soft_masks
+from tolerance import assert_agree
 
 MODES: list[Any] = ["paper", "exact", "mean_difference", "mean"]
 RED = 5  # the channel of `first` that is the red of the image
@@ -100,7 +101,7 @@ def test_masks_of_two_three_and_four_axes_are_the_same_question(mode: Any) -> No
     found = [cl.loce(observation, form, mode=mode) for m in shapes for form in (m, torch.from_numpy(m), m.tolist())]
     for other in found:
         assert tuple(vectors(other).shape) == (1, 1, 20)
-        assert torch.equal(vectors(other), vectors(found[0]))
+        assert_agree(vectors(other), vectors(found[0]))
     assert found[0].labels == (("mask 0",),)
 
 
@@ -179,8 +180,8 @@ def test_a_mask_is_cut_to_what_a_crop_left(mode: Any, finer: int) -> None:
     cropped = cl.loce(model(crop_mode="center").observe(photo), fine, mode=mode)
     by_hand = cl.loce(model(crop_mode="squash").observe(photo[:, 32:96]), fine[:, 32 * finer : 96 * finer], mode=mode)
     assert cropped.source.image_info[0].box == (0.25, 0.0, 0.75, 1.0)
-    assert torch.equal(vectors(cropped), vectors(by_hand))
-    assert torch.equal(cropped.maps, by_hand.maps)
+    assert_agree(vectors(cropped), vectors(by_hand))
+    assert_agree(cropped.maps, by_hand.maps)
     whole = cl.loce(model(crop_mode="squash").observe(photo), mask, mode=mode)
     assert float(F.cosine_similarity(vectors(whole), vectors(cropped), dim=2)) < 0.99
 
@@ -274,7 +275,7 @@ def test_exact_tends_to_contrast_as_the_ridge_grows() -> None:
 def test_the_default_ridge_grows_with_the_channels() -> None:
     observation = model().observe(noise())
     own, same = (cl.loce(observation, blobs(), "first", "exact", ridge=ridge) for ridge in (None, 0.03 * 12))
-    assert torch.equal(vectors(own), vectors(same))
+    assert_agree(vectors(own), vectors(same))
 
 
 def test_without_enough_steps_nothing_is_said_to_have_converged(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,7 +327,7 @@ def test_the_own_scale_is_that_of_all_observed_images() -> None:
         observation, blobs(), "first", "mean_difference", scale={"first": channel_scale(observation.feature("first"))}
     )
     assert own.source.settings["scale"] == "own"
-    assert torch.equal(vectors(own), vectors(given))
+    assert_agree(vectors(own), vectors(given))
 
 
 def test_a_channel_without_a_scale_keeps_its_own_unit() -> None:
@@ -335,7 +336,7 @@ def test_a_channel_without_a_scale_keeps_its_own_unit() -> None:
     zero, one = torch.ones(12), torch.ones(12)
     zero[3] = 0
     found = [cl.loce(observation, blobs(), "first", "mean_difference", scale={"first": scale}) for scale in (zero, one)]
-    assert torch.equal(vectors(found[0]), vectors(found[1]))
+    assert_agree(vectors(found[0]), vectors(found[1]))
 
 
 # Several layers
@@ -352,7 +353,7 @@ def test_several_layers_are_unit_vectors_one_after_the_other(mode: Any) -> None:
     assert found.source.layer == "first + second"
     assert found.maps.shape == (3, 2, 16, 16)
     for part, one in zip(found.components, alone, strict=True):
-        assert torch.equal(vectors(part), vectors(one))
+        assert_agree(vectors(part), vectors(one))
         expected = torch.einsum("nqc,nchw->nqhw", weights(part), observation.feature(part.source.layer))
         assert torch.allclose(part.maps, expected, rtol=1e-4, atol=1e-5)
     mean = torch.stack([one.diagnostics["selectivity"] for one in alone]).mean(0)
@@ -372,7 +373,7 @@ def test_several_layers_are_drawn_together_above_their_common_bias() -> None:
 def test_one_layer_in_a_list_is_that_layer() -> None:
     observation = model().observe(noise())
     listed, named = (cl.loce(observation, blobs(), layer, "mean_difference") for layer in (["first"], "first"))
-    assert torch.equal(vectors(listed), vectors(named))
+    assert_agree(vectors(listed), vectors(named))
     assert not listed.components
 
 
@@ -387,9 +388,9 @@ def test_selectivity_is_what_the_own_mask_fits_better_than_the_next_image_s(mode
     given = cl.loce(observation, blobs(), "first", mode, control=following)
     as_own = cl.loce(observation, following, "first", mode)
     assert torch.allclose(found.diagnostics["control_iou"], as_own.diagnostics["iou"])
-    assert torch.equal(found.diagnostics["control_iou"], given.diagnostics["control_iou"])
+    assert_agree(found.diagnostics["control_iou"], given.diagnostics["control_iou"])
     assert torch.equal(found.diagnostics["selectivity"], found.diagnostics["iou"] - found.diagnostics["control_iou"])
-    assert torch.equal(vectors(found), vectors(given))
+    assert_agree(vectors(found), vectors(given))
 
 
 @pytest.mark.parametrize("mode", ["paper", "exact", "mean_difference"])
@@ -428,8 +429,8 @@ def test_the_mask_is_drawn_where_the_map_exceeds_less_the_bias(mode: Any) -> Non
 def test_the_threshold_draws_better_and_changes_no_vector(mode: Any) -> None:
     observation = model().observe(noise())
     fitted, plain = (cl.loce(observation, blobs(), "first", mode, bias=bias) for bias in (True, False))
-    assert torch.equal(vectors(fitted), vectors(plain))
-    assert torch.equal(fitted.maps, plain.maps)
+    assert_agree(vectors(fitted), vectors(plain))
+    assert_agree(fitted.maps, plain.maps)
     assert not plain.diagnostics["bias"].any()
     assert bool((fitted.diagnostics["iou"] >= plain.diagnostics["iou"]).all())
     assert float((fitted.diagnostics["iou"] - plain.diagnostics["iou"]).max()) > 0.01
@@ -450,7 +451,7 @@ def test_the_constant_of_exact_is_fitted_with_the_vector_and_lowers_the_objectiv
 def test_the_published_vectors_have_no_bias() -> None:
     observation = model().observe(noise())
     asked, not_asked = (cl.loce(observation, blobs(), "first", bias=bias) for bias in (True, False))
-    assert torch.equal(asked.diagnostics["iou"], not_asked.diagnostics["iou"])
+    assert_agree(asked.diagnostics["iou"], not_asked.diagnostics["iou"])
     assert "bias" not in asked.source.settings
 
 
@@ -475,8 +476,8 @@ def test_surroundings_change_nothing(mode: Any, around: str) -> None:
         )  # the model rounds there, the fit does not
         found = cl.loce(observed, blobs(), ["first", "second"], mode)
         uncommon = cl.loce(observed, masks, "first", mode)
-    assert torch.equal(vectors(found), vectors(expected))
-    assert torch.equal(vectors(uncommon), vectors(wanted))
+    assert_agree(vectors(found), vectors(expected))
+    assert_agree(vectors(uncommon), vectors(wanted))
     kept = [found.maps, vectors(found), *found.diagnostics.values(), weights(found.components[0])]
     assert not any(value.requires_grad for value in kept)
     assert all(value.dtype == torch.float32 for value in kept)

@@ -20,6 +20,7 @@ from PIL import Image
 import conceptlens as cl
 from conceptlens import render
 from conceptlens.record import ImageInfo, Source
+from tolerance import assert_agree
 
 WIDTH, HEIGHT = 80, 40
 SEEN = (0.25, 0.0, 0.75, 1.0)  # the middle square of a photo twice as wide as high
@@ -56,7 +57,7 @@ class TestUpsampled:
         found = record([ImageInfo("a", "", WIDTH, HEIGHT)])
         large = found.upsampled()
         assert large.shape == (1, 2, HEIGHT, WIDTH)
-        assert torch.equal(large, render.upsample(found.maps, HEIGHT, WIDTH))
+        assert_agree(large, render.upsample(found.maps, HEIGHT, WIDTH))
 
     @pytest.mark.parametrize("size", [None, (HEIGHT, WIDTH), (20, 60), 33])
     def test_the_box_tells_where_the_map_lies(self, size: Any) -> None:
@@ -67,7 +68,7 @@ class TestUpsampled:
         assert bool((large[..., :left] == -1).all())
         assert bool((large[..., right:] == -1).all())
         inside = render.upsample(cropped().maps, rows, right - left)
-        assert torch.equal(large[..., left:right], inside)
+        assert_agree(large[..., left:right], inside)
         assert bool((cropped().upsampled(size)[..., :left] == 0).all())
 
     def test_the_peak_stays_where_the_crop_saw_it(self) -> None:
@@ -81,7 +82,7 @@ class TestUpsampled:
     def test_padding_beyond_the_photo_is_cut(self) -> None:
         info = ImageInfo("a", "", 20, 40, (-0.5, 0.0, 1.5, 1.0))
         found = cl.Explanation.from_maps(torch.rand(1, 6, 6), "a", [info])
-        assert torch.equal(found.upsampled()[0, 0], render.upsample(found.maps[0, 0], 40, 40)[:, 10:30])
+        assert_agree(found.upsampled()[0, 0], render.upsample(found.maps[0, 0], 40, 40)[:, 10:30])
         assert found.overlay(photo(size=(20, 40))).size == (20, 40)
 
     def test_an_observation_of_photos_and_of_tensors(self) -> None:
