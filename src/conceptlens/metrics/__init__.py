@@ -33,9 +33,9 @@ from conceptlens.metrics.map_mask import (
     ranked_area,
     ranked_area_corrected,
 )
+from conceptlens.metrics.metric_table import Metric
 from conceptlens.metrics.part_masks import box_masks, part_discs, part_mask_scores
 from conceptlens.metrics.purity import Purity, merge_sides, part_purity
-from conceptlens.metrics.score import Metric
 from conceptlens.statistics.bootstrap import Interval, bootstrap_difference, bootstrap_macro_mean, bootstrap_mean
 from conceptlens.statistics.score import Score
 

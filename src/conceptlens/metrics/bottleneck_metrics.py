@@ -18,7 +18,7 @@ from conceptlens.metrics.keypoints import (
     keypoint_pointing,
     keypoint_swap,
 )
-from conceptlens.metrics.score import Metric
+from conceptlens.metrics.metric_table import Metric
 from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:

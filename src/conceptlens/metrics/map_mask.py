@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from conceptlens.io.errors import InputError
+from conceptlens.metrics.metric_table import Metric
 from conceptlens.metrics.pixel_ranking import Ranking, Ties, score_pixels
-from conceptlens.metrics.score import Metric
 from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:

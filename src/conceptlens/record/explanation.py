@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from conceptlens.record.given_maps import Images, Labels
+    from conceptlens.record.external_maps import Images, Labels
     from conceptlens.render import Scale
 
 # How much of an explanation its notebook display draws.
@@ -147,7 +147,7 @@ class Explanation:
             >>> maps = captum.attr.LayerGradCam(model, layer).attribute(batch, target=3)  # image 1 height width
             >>> cl.Explanation.from_maps(maps, "tabby", ["a.jpg", "b.jpg"]).plot()
         """
-        from conceptlens.record.given_maps import read_maps
+        from conceptlens.record.external_maps import read_maps
 
         return Explanation(**read_maps(array, labels, images, scores, signed, method, model))
 
