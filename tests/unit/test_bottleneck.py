@@ -413,7 +413,7 @@ def test_a_bottleneck_survives_its_folder_to_the_last_bit(kind: str, tmp_path: P
     before, after = bottleneck(cells()), again(cells())
     for field in ("logits", "activations", "standardized", "maps"):
         assert torch.equal(getattr(before, field), getattr(after, field))
-    for name in ("concepts", "classes", "values", "grid", "edits", "training_record", "labels", "layers"):
+    for name in ("concepts", "classes", "layer", "grid", "edits", "training_record", "labels", "layers"):
         assert getattr(again, name) == getattr(bottleneck, name)
     assert type(again.locator) is type(bottleneck.locator)
     assert again.locator.settings() == bottleneck.locator.settings()
