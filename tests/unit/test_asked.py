@@ -98,12 +98,12 @@ def test_the_maps_of_a_difference_keep_the_channels_that_speak_for_a_side(observ
 
 @pytest.mark.parametrize("photos", [None, 3, {"a": 1}])
 def test_what_is_no_photo_is_refused(observation: cl.Observation, photos: Any) -> None:
-    with pytest.raises(cl.InputError, match="was given; expected a path"):
+    with pytest.raises(cl.InputError, match=r"was given; expected (a path|photos or a tensor)"):
         observation.model.observe(photos)
 
 
 def test_a_report_is_a_page_of_explanations(observation: cl.Observation, tmp_path: Any) -> None:
-    with pytest.raises(cl.InputError, match="so name it"):
+    with pytest.raises(cl.InputError, match=r"ends in '.pdf'; expected .html"):
         cl.report(tmp_path / "page.pdf", observation, cl.cam(observation))
     with pytest.raises(cl.InputError, match="a str was given"):
         cl.report(tmp_path / "page.html", observation, "map")  # pyright: ignore[reportArgumentType]
