@@ -51,7 +51,7 @@ def test_references_may_be_named_for_each_image(observation: cl.Observation) -> 
     logits = observation.logits.detach()
     first = logits[0, 0] - 0.6 * (logits[0, 1] + logits[0, 3]) / 2
     second = logits[1, 1] - 0.6 * (logits[1, 0] + logits[1, 4]) / 2
-    assert torch.allclose(found.scores[:, 0], torch.stack([first, second]))
+    assert_agree(found.scores[:, 0], torch.stack([first, second]))
     for wrong in ([["dog"]], [["dog"], ["cat", "b"]], [["dog"], "cat"]):
         with pytest.raises(cl.InputError, match="expected one for each of 2 images"):
             cl.cam(observation, cl.Contrast([0, 1], against=wrong))  # pyright: ignore[reportArgumentType]
@@ -74,7 +74,7 @@ def test_a_concept_is_asked_about_by_its_type_as_in_explain(
     assert asked.labels[0] == named.labels[0] == (concept.label,)
     assert torch.allclose(asked.scores, named.scores, atol=1e-5)
     assert torch.allclose(asked.maps, named.maps, atol=1e-6)
-    assert torch.allclose(asked.scores, own.scores)
+    assert_agree(asked.scores, own.scores)
 
 
 def test_the_maps_of_a_difference_keep_the_channels_that_speak_for_a_side(observation: cl.Observation) -> None:

@@ -347,7 +347,7 @@ def test_several_layers_are_unit_vectors_one_after_the_other(mode: Any) -> None:
     observation = model().observe(noise())
     found = cl.loce(observation, blobs(), ["first", "second"], mode)
     alone = [cl.loce(observation, blobs(), layer, mode) for layer in ("first", "second")]
-    assert torch.allclose(vectors(found), torch.cat([F.normalize(vectors(one), dim=2) for one in alone], 2))
+    assert_agree(vectors(found), torch.cat([F.normalize(vectors(one), dim=2) for one in alone], 2))
     assert torch.allclose(vectors(found).norm(dim=2), torch.tensor(2.0).sqrt())
     assert found.weights is None
     assert found.source.layer == "first + second"
@@ -387,7 +387,9 @@ def test_selectivity_is_what_the_own_mask_fits_better_than_the_next_image_s(mode
     following = np.roll(blobs(), -1, axis=0)
     given = cl.loce(observation, blobs(), "first", mode, control=following)
     as_own = cl.loce(observation, following, "first", mode)
-    assert torch.allclose(found.diagnostics["control_iou"], as_own.diagnostics["iou"])
+    assert torch.allclose(
+        found.diagnostics["control_iou"], as_own.diagnostics["iou"], atol=2e-3
+    )  # a pixel at the threshold may fall on either side
     assert_agree(found.diagnostics["control_iou"], given.diagnostics["control_iou"])
     assert torch.equal(found.diagnostics["selectivity"], found.diagnostics["iou"] - found.diagnostics["control_iou"])
     assert_agree(vectors(found), vectors(given))

@@ -46,14 +46,14 @@ def test_the_region_is_the_neurons_own_map_and_keeps_the_equation() -> None:
 
 def test_photos_stream_and_batches_do_not_matter() -> None:
     again = probe_neurons(MODEL, (photo for photo in SCENES), batch_size=7)
-    assert torch.allclose(again.activations, PROBED.activations)
-    assert torch.allclose(again.vectors, PROBED.vectors)
+    assert torch.allclose(again.activations, PROBED.activations, rtol=1e-4, atol=1e-6)
+    assert torch.allclose(again.vectors, PROBED.vectors, rtol=1e-4, atol=1e-6)
 
 
 def test_another_backbones_pair_can_judge() -> None:
     judge = dataclasses.replace(planted_model(), name="judge")
     given = probe_neurons(MODEL, SCENES, vlm=judge)
-    assert torch.allclose(given.vectors, PROBED.vectors)
+    assert torch.allclose(given.vectors, PROBED.vectors, rtol=1e-4, atol=1e-6)
     assert given.model is MODEL
 
 
