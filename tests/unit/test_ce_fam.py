@@ -457,13 +457,14 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_with_a_branch_and_competing_regions(saved: Path) -> None:
-    options = ExplainOptions(concepts=ASKED, branch=Translator.load(saved), regions="competing")
+    options = ExplainOptions(concepts=ASKED, branch=Translator.load(saved), regions="competing", for_page=True)
     (found,) = explain_photos(cl.load_model(), [CAT], options)
     assert isinstance(found, PhotoResult)
     assert found.concepts is not None
     assert found.concepts.maps.shape == (1, 4, 28, 28)
     assert found.concepts.contributions is not None
     assert found.concepts.components[0].source.layer == "blocks.1 + blocks.2 + blocks.4 + bn2"
+    assert found.class_map is not None
     assert found.class_map.source.layer == found.layer == "bn2"
 
 
