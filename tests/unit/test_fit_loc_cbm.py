@@ -104,7 +104,7 @@ def test_every_recipe_fits(model: cl.Backbone, data: str, tmp_path: Path, recipe
     assert made.classes == CLASSES
     assert made.labels == (LABELS if recipe != "probe" else tuple(f"channel {i}" for i in range(12)))
     assert (record["photos_used"], record["failures"]) == (42, 0)
-    assert record["targets_by"] == ("nobody" if recipe == "probe" else "labels")
+    assert record["targets_by"] == ("none" if recipe == "probe" else "labels")
     chosen = RECIPES[recipe].get("locator", "parts")  # auto: these concepts speak of parts
     assert record["locator"] == chosen
     assert type(made.locator) is (LOCATORS[chosen] if recipe != "poster" else WholeImage)
