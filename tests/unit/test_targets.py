@@ -192,7 +192,9 @@ def test_vectors_of_photos_are_those_of_one_at_a_time(pair: cl.Backbone) -> None
             assert torch.allclose(vectors[place], wanted, atol=1e-6)
     with pytest.raises(cl.InputError, match=r"no photo of held train could be read; the first: 000.png is cut short"):
         encode_photos(pair, birds(None, unread=range(8)), range(8))
-    with pytest.raises(cl.InputError, match=r"no photo of held train could be read; the first: planted has no preproc"):
+    with pytest.raises(
+        cl.InputError, match=r"no photo of held train could be read; the first: planted has no transform"
+    ):
         encode_photos(replace(pair, transform=None), birds(None), range(8))
     assert vlm_fingerprint(pair).startswith("planted ")
 

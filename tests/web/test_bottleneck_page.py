@@ -298,7 +298,7 @@ def test_a_page_without_errors_or_shown_photos_is_whole(
 ) -> None:
     table = measures.table
     rows = (table.predicted == table.classes).nonzero()[:, 0]
-    some = {name: getattr(table, name)[rows] for name in ("places", "classes", "activations", "logits", "area")}
+    some = {name: getattr(table, name)[rows] for name in ("indices", "classes", "activations", "logits", "area")}
     few = replace(table, names=tuple(table.names[row] for row in rows.tolist()), maps=table.maps[rows], **some)
     cases = select_cases(spotter, few, CaseSelection(max_photos=0))
     bare = replace(cases, classes=(), pairs=())
