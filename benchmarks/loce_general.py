@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import multivariate_normal
 from torch import Tensor
 from torch.nn import functional as F
 
 from cam import processor
 from conceptlens import statistics
 from conceptlens.local_embeddings.mask_fits import embed_masks
-from conceptlens.local_embeddings.modes import FitSettings, Mode, fit_shared
+from conceptlens.local_embeddings.modes import FitSettings, Mode
 from conceptlens.local_embeddings.problem import FitProblem, best_bias, overlap
 from conceptlens.metrics import ranked_area_corrected
 from loce_quality import Masks, collect, drawn, grouped_mean, with_interval
@@ -49,11 +50,18 @@ def mean_of(mode: Mode, parts: int = 1) -> General:
 
 
 def components(masks: Masks, layer: str, own: np.ndarray) -> Tensor:
-    """Return the mean of each component of a mixture of Gaussians on the first two principal axes."""
+    """Return the mean of each component of a mixture of Gaussians on the first two principal axes.
+
+    Rows are weighted by how far they belong to a component.
+    """
     embedded = unit_vectors(masks, layer, own, "exact").double().numpy()
-    names, points = ["one"] * len(own), statistics.principal(embedded, 2).points
-    found = statistics.component_prototypes(embedded, names, points, statistics.fit_label_mixtures(points, names))
-    return F.normalize(torch.from_numpy(found.vectors).float(), dim=1)
+    points = statistics.principal(embedded, 2).points
+    found = statistics.fit_label_mixtures(points, ["one"] * len(own))["one"]
+    gaussians = zip(found.weights, found.means, found.covariances, strict=True)
+    density = np.stack([weight * multivariate_normal(mean, cov).pdf(points) for weight, mean, cov in gaussians], 1)
+    shares = density / density.sum(1, keepdims=True) * (found.assigned >= 0)[:, None]
+    means = shares.T @ embedded / shares.sum(0)[:, None]
+    return F.normalize(torch.from_numpy(means).float(), dim=1)
 
 
 def unit_vectors(masks: Masks, layer: str, own: np.ndarray, mode: Mode) -> Tensor:
@@ -67,10 +75,16 @@ def unit_vectors(masks: Masks, layer: str, own: np.ndarray, mode: Mode) -> Tenso
 
 
 def net2vec(masks: Masks, layer: str, own: np.ndarray) -> Tensor:
-    """Return one vector fitted to all photos, to raw cells as published."""
+    """Return one vector fitted to all photos, to raw cells as published: the mode `paper`, one vector for all masks."""
     raw = masks.cells[layer][masks.photo[own]] * masks.scales[layer][:, None, None]
-    vector = fit_shared(FitProblem(raw, masks.truth[torch.from_numpy(own)]))
-    return F.normalize(vector * masks.scales[layer], dim=0)[None]
+    problem = FitProblem(raw, masks.truth[torch.from_numpy(own)])
+    vector = torch.zeros(raw.shape[1], requires_grad=True)
+    optimizer = torch.optim.AdamW([vector], lr=0.1)
+    for _ in range(50):
+        probability = problem.project(vector.detach().expand(len(own), -1)).sigmoid()
+        vector.grad = -problem.collect(probability * (1 - probability) * problem.balance).mean(0)
+        optimizer.step()
+    return F.normalize(vector.detach() * masks.scales[layer], dim=0)[None]
 
 
 METHODS: dict[str, General] = {

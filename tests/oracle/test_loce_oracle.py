@@ -12,7 +12,7 @@ from skimage.transform import resize
 from torch import Tensor
 from torch.nn import functional as F
 
-from conceptlens.local_embeddings.modes import FitSettings, fit, fit_shared
+from conceptlens.local_embeddings.modes import FitSettings, fit
 from conceptlens.local_embeddings.problem import FitProblem, best_bias, overlap
 from conceptlens.local_embeddings.soft_masks import soft_masks
 from tolerance import assert_agree
@@ -71,21 +71,6 @@ def test_paper_mode_is_the_published_optimiser(shape: tuple[int, int, int]) -> N
         assert float(found.iou[i]) == pytest.approx(
             int(((map_ > 0) & (problem.truth[i] > 0.5)).sum()) / union, abs=0.002
         )
-
-
-def test_a_shared_vector_is_one_vector_for_all_photos() -> None:
-    problem = cells_and_masks(24, 28, 20)
-    cells = F.interpolate(problem.cells, size=(100, 100), mode="bilinear")
-    truth = problem.truth[:, None]
-    alpha = 1 - (truth > 0).float().mean((1, 2, 3), keepdim=True)
-    vector = torch.zeros(1, 24, 1, 1, requires_grad=True)
-    optimiser = torch.optim.AdamW([vector], lr=0.1)
-    for _ in range(50):
-        optimiser.zero_grad()
-        probability = torch.sigmoid((vector * cells).sum(1, keepdim=True))
-        (-(alpha * truth * probability + (1 - alpha) * (1 - truth) * (1 - probability)).sum()).backward()
-        optimiser.step()
-    assert float(F.cosine_similarity(fit_shared(problem), vector.detach().flatten(), dim=0)) > 0.99999
 
 
 def slow_loss(vector: np.ndarray, bias: float, cells: np.ndarray, truth: np.ndarray, ridge: float) -> float:

@@ -101,25 +101,14 @@ def _paper(problem: FitProblem, _settings: FitSettings) -> FittedVectors:
     return FittedVectors(vectors, torch.zeros_like(loss), loss, iou > 0, iou)
 
 
-def fit_shared(problem: FitProblem) -> Float[Tensor, "channel"]:
-    """Fit one vector to all cells and masks together: the baseline of generalised embeddings.
-
-    Mode `paper` with the mean of all gradients at every step. (Net2Vec, CVPR 2018, eq. 2, with LoCE's loss and
-    optimiser)
-    """
-    return _adamw(problem, shared=True)[0]
-
-
-def _adamw(problem: FitProblem, shared: bool = False) -> Float[Tensor, "fit channel"]:
+def _adamw(problem: FitProblem) -> Float[Tensor, "fit channel"]:
     """Return fifty steps of `torch.optim.AdamW(lr=0.1)` from zero, by the gradient in closed form."""
-    fits, channels = problem.flat.shape[:2]
-    vectors = problem.flat.new_zeros(1 if shared else fits, channels)
+    vectors = problem.flat.new_zeros(problem.flat.shape[:2])
     mean, square = torch.zeros_like(vectors), torch.zeros_like(vectors)
     for step in range(1, N_STEPS + 1):
-        probability = problem.project(vectors.expand(fits, -1)).sigmoid_()
+        probability = problem.project(vectors).sigmoid_()
         slope = probability * (1 - probability) * problem.balance
         gradient = -problem.collect(slope)
-        gradient = gradient.mean(0, keepdim=True) if shared else gradient
         mean.lerp_(gradient, 1 - BETA_1)
         square.mul_(BETA_2).addcmul_(gradient, gradient, value=1 - BETA_2)
         root = (square.sqrt() / (1 - BETA_2**step) ** 0.5).add_(EPSILON)

@@ -44,32 +44,10 @@ def distances(vectors: Vectors, metric: DistanceMetric = "cosine") -> Float[np.n
             f"the distances of {len(rows)} vectors take {8e-9 * len(rows) ** 2:.0f} GB; give at most {MAX_ROWS}, "
             "such as vectors[sample_rows(labels, 100)]"
         )
-    return _distances(rows, rows, metric)
-
-
-def distances_between(
-    new: Vectors, vectors: Vectors, metric: DistanceMetric = "cosine"
-) -> Float[np.ndarray, "new row"]:
-    """Return the distance of every new row to every row, as `distances` defines it.
-
-    Args:
-        new: `[new channel]`.
-        vectors: `vectors[row channel]`.
-        metric: `"cosine"` or `"euclidean"`.
-
-    Returns:
-        `[new row]`, float64.
-
-    Raises:
-        InputError: The channels differ, or a row is not finite, or zero for cosines.
-    """
-    first, second = check_vectors(new, metric), check_vectors(vectors, metric)
-    if first.shape[1] != second.shape[1]:
-        raise InputError(
-            f"vectors of {first.shape[1]} and of {second.shape[1]} channels are of different layers; "
-            "only vectors of one layer can be compared"
-        )
-    return _distances(first, second, metric)
+    if metric == "cosine":
+        return _squared(unit_vectors(rows)) / 2  # |u - v|^2 = 2 - 2 cos
+    scale = float(np.abs(rows).max()) or 1.0
+    return np.sqrt(_squared(rows / scale)) * scale
 
 
 def check_distances(distance: np.ndarray, rows: int) -> Float[np.ndarray, "row row"]:
@@ -87,29 +65,16 @@ def check_distances(distance: np.ndarray, rows: int) -> Float[np.ndarray, "row r
     return given
 
 
-def _distances(first: np.ndarray, second: np.ndarray, metric: DistanceMetric) -> np.ndarray:
-    same = first is second
-    if metric == "cosine":
-        first = unit_vectors(first)
-        second = first if same else unit_vectors(second)
-        return _squared(first, second) / 2  # |u - v|^2 = 2 - 2 cos
-    scale = max(float(np.abs(first).max()), float(np.abs(second).max())) or 1.0
-    first = first / scale
-    second = first if same else second / scale
-    return np.sqrt(_squared(first, second)) * scale
-
-
-def _squared(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def _squared(vectors: np.ndarray) -> np.ndarray:
     """Return squared euclidean distances by `|a|^2 + |b|^2 - 2 <a, b>`, exact where that cancels."""
-    same, centre = first is second, second.mean(0)
-    first = first - centre
-    second = first if same else second - centre
-    sizes = np.einsum("ij,ij->i", first, first)[:, None] + np.einsum("ij,ij->i", second, second)
-    found = np.maximum(sizes - 2 * (first @ second.T), 0)
+    centred = vectors - vectors.mean(0)
+    lengths = np.einsum("ij,ij->i", centred, centred)
+    sizes = lengths[:, None] + lengths
+    found = np.maximum(sizes - 2 * (centred @ centred.T), 0)
     rows, columns = (found <= CANCELLATION * sizes).nonzero()
-    step = max(1, BATCH_NUMBERS // first.shape[1])
+    step = max(1, BATCH_NUMBERS // vectors.shape[1])
     for start in range(0, len(rows), step):
         a, b = rows[start : start + step], columns[start : start + step]
-        distance = first[a] - second[b]
+        distance = centred[a] - centred[b]
         found[a, b] = np.einsum("ij,ij->i", distance, distance)
     return found

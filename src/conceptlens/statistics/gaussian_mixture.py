@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,19 +33,7 @@ class Mixture:
     covariances: Float[np.ndarray, "component axis axis"]
     weights: Float[np.ndarray, "component"]
     assigned: Int[np.ndarray, "row"]
-    bic: tuple[float, ...] = field(default=())
-
-    def memberships(self, points: Vectors) -> Float[np.ndarray, "point component"]:
-        """Return how far each point belongs to each component (`GaussianMixture.predict_proba`); rows sum to 1."""
-        from sklearn.mixture import GaussianMixture
-
-        rows = check_vectors(points)
-        if rows.shape[1] != self.means.shape[1]:
-            raise InputError(f"points have {rows.shape[1]} axes; this mixture has {self.means.shape[1]}")
-        model = GaussianMixture(len(self.weights), covariance_type="full")
-        model.weights_, model.means_, model.covariances_ = self.weights, self.means, self.covariances
-        model.precisions_cholesky_ = np.linalg.inv(np.linalg.cholesky(self.covariances)).transpose(0, 2, 1)
-        return model.predict_proba(rows)
+    bic: tuple[float, ...]
 
     def ellipses(self, deviations: float = 1.0) -> Ellipses:
         """Return where each component lies at so many standard deviations, on its first two axes.
@@ -103,10 +91,9 @@ def fit_mixture(points: Vectors, max_components: int = 5, min_weight: float = 0.
     return _mixture(fitted[int(np.argmin(bic))], rows, min_weight, tuple(bic))
 
 
-def fit_count(points: Vectors, count: int, seed: int = 0) -> Mixture:
-    """Return the mixture of exactly `count` Gaussians."""
-    rows = check_vectors(points, min_rows=max(2, count))
-    return _mixture(_fitted(rows, count, seed), rows, 0.0, ())
+def fit_count(rows: np.ndarray, count: int) -> Mixture:
+    """Return the mixture of exactly `count` Gaussians, of more rows than that."""
+    return _mixture(_fitted(rows, count, 0), rows, 0.0, ())
 
 
 def fit_label_mixtures(
@@ -138,6 +125,6 @@ def _mixture(found: Any, rows: np.ndarray, min_weight: float, bic: tuple[float, 
         raise InputError(
             f"every component weighs {min_weight} or less, so none would be left; give a smaller min_weight"
         )
-    place = np.full(len(order), -1)
-    place[kept] = np.arange(len(kept))
-    return Mixture(found.means_[kept], found.covariances_[kept], found.weights_[kept], place[found.predict(rows)], bic)
+    number = np.full(len(order), -1)
+    number[kept] = np.arange(len(kept))
+    return Mixture(found.means_[kept], found.covariances_[kept], found.weights_[kept], number[found.predict(rows)], bic)

@@ -78,15 +78,12 @@ def cluster_distances(distance: np.ndarray, method: Method, metric: DistanceMetr
     return Tree(merges, method, metric)
 
 
-def adaptive_cut(
-    tree: Tree, labels: Names, min_share: float = 0.05, min_purity: float = 0.8, n_loaded: int | None = None
-) -> Int[np.ndarray, "row"]:
+def adaptive_cut(tree: Tree, labels: Names, min_share: float = 0.05, min_purity: float = 0.8) -> Int[np.ndarray, "row"]:
     """Return the cluster of every row by LoCE's label-aware cut, its default: split until pure or small.
 
     From the root down, a node is a cluster where at least `min_purity` of its rows bear one label, or where it has at
     most `S = int(N min_share)` rows; else it is split. Relaxed: .05 and .8; strict: .025 and .9. N is the number of
-    rows, or `n_loaded`: the published code counts all embeddings that it loaded, though it clusters 100 of each
-    category.
+    rows; the published code counts all embeddings that it loaded, though it clusters 100 of each category.
 
     The cut looks at the labels, so its purity is high by construction. Compare it with `agreement(..., recut=...)`.
 
@@ -95,7 +92,6 @@ def adaptive_cut(
         labels: The label of each row, by name or number.
         min_share: `S` as a share of the rows.
         min_purity: From which share of one label on a node is a cluster.
-        n_loaded: `N`, by default the number of rows.
 
     Returns:
         The cluster of each row, numbered from left to right.
@@ -106,8 +102,7 @@ def adaptive_cut(
     codes, names = encode_labels(labels, tree.rows)
     counts = _counts(tree, one_hot(codes, len(names)))
     size = counts.sum(1)
-    smallest = int((tree.rows if n_loaded is None else n_loaded) * min_share)
-    return _clusters(tree, (size <= smallest) | (counts.max(1) / size >= min_purity))
+    return _clusters(tree, (size <= int(tree.rows * min_share)) | (counts.max(1) / size >= min_purity))
 
 
 def count_cut(tree: Tree, clusters: int) -> Int[np.ndarray, "row"]:

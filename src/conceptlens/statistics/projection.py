@@ -11,7 +11,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from conceptlens.io.errors import InputError
-from conceptlens.statistics.vectors import DistanceMetric, check_vectors
+from conceptlens.statistics.vectors import check_vectors
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -36,10 +36,6 @@ class Principal:
     mean: Float[np.ndarray, "channel"]
     axes: Float[np.ndarray, "axis channel"]
 
-    def project(self, vectors: Vectors) -> Float[np.ndarray, "row axis"]:
-        """Return other rows on the same axes."""
-        return (check_vectors(vectors) - self.mean) @ self.axes.T
-
 
 def principal(vectors: Vectors, axes: int = 2) -> Principal:
     """Return the rows on their first principal axes; exact and without a seed.
@@ -56,7 +52,7 @@ def principal(vectors: Vectors, axes: int = 2) -> Principal:
     """
     rows = check_vectors(vectors)
     if axes < 1:
-        raise InputError(f"{axes} axes were asked for; give at least 1")
+        raise InputError(f"axes is {axes}; give at least 1")
     mean = rows.mean(0)
     _, singular, directions = np.linalg.svd(rows - mean, full_matrices=False)
     real = int((singular > 1e-12 * max(float(np.abs(rows).max()), 1e-300) * max(rows.shape)).sum())
@@ -68,10 +64,8 @@ def principal(vectors: Vectors, axes: int = 2) -> Principal:
     return Principal((rows - mean) @ found.T, share, mean, found)
 
 
-def umap_points(
-    vectors: Vectors, n_neighbors: int, metric: DistanceMetric = "euclidean", axes: int = 2, seed: int = 42
-) -> Float[np.ndarray, "row axis"]:
-    """Return the rows laid out by UMAP (McInnes et al., 2018).
+def umap_points(vectors: Vectors, n_neighbors: int, seed: int = 42) -> Float[np.ndarray, "row 2"]:
+    """Return the rows laid out in the plane by UMAP (McInnes et al., 2018).
 
     LoCE (IJCV 2025): 2 axes, euclidean, seed 42, and as many neighbours as the cut's `S`, `int(N min_share)`; here at
     least 2 and fewer than the rows. Distances on the map mean little beyond the neighbourhood: clusters look apart
@@ -80,24 +74,20 @@ def umap_points(
     Args:
         vectors: `vectors[row channel]`.
         n_neighbors: UMAP's `n_neighbors`, cut to 2 to rows - 1.
-        metric: `"cosine"` or `"euclidean"`.
-        axes: How many axes.
         seed: UMAP's `random_state`.
 
     Returns:
-        `[row axis]`, without a unit.
+        `[row 2]`, without a unit.
 
     Raises:
         InputError: `umap-learn` is missing, or there are fewer than 5 rows.
     """
-    rows = check_vectors(vectors, metric, MIN_ROWS)
+    rows = check_vectors(vectors, min_rows=MIN_ROWS)
     layout = _umap().UMAP(
-        n_components=axes,
         n_neighbors=int(np.clip(n_neighbors, 2, len(rows) - 1)),
-        metric=metric,
         random_state=seed,
-        n_jobs=1,  # what the seed implies; said so that it is not warned of
-        init="spectral" if len(rows) > 4 * axes else "random",
+        n_jobs=1,  # what the seed implies; without it UMAP warns
+        init="spectral" if len(rows) > 8 else "random",
     )
     with threadpool_limits(1, "openmp"):  # numba would leave its own number of threads to torch
         return np.asarray(layout.fit_transform(rows.astype(np.float32)), np.float64)

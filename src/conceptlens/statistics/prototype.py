@@ -1,15 +1,13 @@
-"""Generalised embeddings: one vector for a label, a cluster or a component, and the label of a new vector."""
+"""Generalised embeddings: one vector for a label, a cluster or a component of a Gaussian mixture."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from conceptlens.io.errors import InputError
-from conceptlens.statistics.gaussian_mixture import Mixture
 from conceptlens.statistics.vectors import check_vectors, encode_labels, one_hot, unit_vectors
 
 if TYPE_CHECKING:
@@ -64,37 +62,7 @@ def prototypes(vectors: Vectors, labels: Names, parts: Names | None = None, unit
     if not kept.any():
         raise InputError("every row's part is negative, so none is left to mean")
     found, which = np.unique(np.stack([codes, part], 1)[kept], axis=0, return_inverse=True)
-    return _means(rows[kept], one_hot(which.reshape(-1), len(found)), [(names[c], int(p)) for c, p in found])
-
-
-def component_prototypes(
-    vectors: Vectors, labels: Names, points: Vectors, mixtures: Mapping[str, Mixture], unit: bool = False
-) -> Prototypes:
-    """Return the mean vector of each component of each label's mixture, weighted by how far the rows belong to it.
-
-    `mixtures` were fitted to `points`, such as principal axes, whose means are no weights for channels; the means of
-    the rows themselves with the same memberships are. Labels without a mixture are left out.
-    """
-    rows = unit_vectors(vectors) if unit else check_vectors(vectors)
-    codes, names = encode_labels(labels, len(rows))
-    placed = check_vectors(points)
-    if len(placed) != len(rows):
-        raise InputError(f"{len(placed)} points were given for {len(rows)} vectors; expected one for each")
-    shares, of = [], []
-    for code, name in enumerate(names):
-        if name not in mixtures:
-            continue
-        own = codes == code
-        belongs = np.zeros((len(rows), len(mixtures[name].weights)))
-        belongs[own] = mixtures[name].memberships(placed[own]) * (mixtures[name].assigned >= 0)[:, None]
-        shares.append(belongs)
-        of += [(name, component) for component in range(belongs.shape[1])]
-    if not shares:
-        raise InputError(f"no label has a mixture; labels: {', '.join(names)}, mixtures of: {', '.join(mixtures)}")
-    return _means(rows, np.concatenate(shares, axis=1), of)
-
-
-def _means(rows: np.ndarray, shares: Float[np.ndarray, "row prototype"], of: list[tuple[str, int]]) -> Prototypes:
-    support = shares.sum(0)
-    means = shares.T @ rows / np.maximum(support, 1e-300)[:, None]
-    return Prototypes(means, tuple(name for name, _ in of), tuple(part for _, part in of), support)
+    members = one_hot(which.reshape(-1), len(found))
+    support = members.sum(0)
+    means = members.T @ rows[kept] / support[:, None]
+    return Prototypes(means, tuple(names[c] for c, _ in found), tuple(int(p) for _, p in found), support)

@@ -12,9 +12,9 @@ from conceptlens.io.errors import InputError
 from conceptlens.statistics.cluster_agreement import adjusted_rand, contingency
 from conceptlens.statistics.distance_matrix import distances
 from conceptlens.statistics.gaussian_mixture import fit_count, fit_mixture
-from conceptlens.statistics.hierarchical_clustering import Tree, cluster_distances, count_cut
+from conceptlens.statistics.hierarchical_clustering import cluster_distances, count_cut
 from conceptlens.statistics.projection import principal
-from conceptlens.statistics.vectors import check_vectors, encode_labels, unit_vectors
+from conceptlens.statistics.vectors import encode_labels, unit_vectors
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 By = Literal["cluster", "mixture"]
 MIN_ROWS = 6  # rows of a label in which parts are looked for
+MAX_PARTS, N_AXES = 5, 5  # of a label; principal axes on which its parts are looked for
 STRUCTURE = 0.25  # a mean silhouette below it is "no substantial structure" (Kaufman and Rousseeuw, 1990)
 
 
@@ -53,9 +54,6 @@ def sub_concepts(
     labels: Names,
     images: Names | None = None,
     by: By = "cluster",
-    max_parts: int = 5,
-    axes: int = 5,
-    unit: bool = True,
     n_bootstrap: int = 50,
     seed: int = 0,
 ) -> dict[str, SubConcepts]:
@@ -72,9 +70,6 @@ def sub_concepts(
         labels: The label of each row, by name or number.
         images: The image of each row, by name or number.
         by: `"cluster"` or `"mixture"`.
-        max_parts: The greatest number of parts that is tried.
-        axes: How many principal axes parts are looked for on.
-        unit: Whether rows are scaled to length 1 first.
         n_bootstrap: How many resamples of images measure the stability.
         seed: Decides the resamples.
 
@@ -84,13 +79,12 @@ def sub_concepts(
     Raises:
         InputError: An option is unknown or below 1.
     """
-    rows = unit_vectors(vectors) if unit else check_vectors(vectors)
+    rows = unit_vectors(vectors)
     codes, names = encode_labels(labels, len(rows))
     image_codes = np.arange(len(rows)) if images is None else encode_labels(images, len(rows), "images")[0]
-    if by not in ASSIGN or max_parts < 1 or n_bootstrap < 1:
+    if by not in ASSIGN or n_bootstrap < 1:
         raise InputError(
-            f"by is '{by}', max_parts {max_parts}, n_bootstrap {n_bootstrap}; expected one of {', '.join(ASSIGN)} "
-            "and at least 1"
+            f"by is '{by}', n_bootstrap {n_bootstrap}; expected one of {', '.join(ASSIGN)}, and at least 1"
         )
     found = {}
     for code, name in enumerate(names):
@@ -99,10 +93,8 @@ def sub_concepts(
             reason = f"{len(own)} rows; parts are looked for in at least {MIN_ROWS}"
             found[name] = SubConcepts(own, np.zeros(len(own), np.int64), 1, None, np.empty(0), reason)
             continue
-        points = principal(rows[own], min(axes, rows.shape[1])).points
-        assigned = _sorted(
-            _ward_parts(points, max_parts) if by == "cluster" else fit_mixture(points, max_parts).assigned
-        )
+        points = principal(rows[own], min(N_AXES, rows.shape[1])).points
+        assigned = _sorted(_ward_parts(points) if by == "cluster" else fit_mixture(points, MAX_PARTS).assigned)
         again = stability(points, assigned, image_codes[own], ASSIGN[by], n_bootstrap, seed)
         found[name] = SubConcepts(own, assigned, int(assigned.max()) + 1, *again)
     return found
@@ -139,14 +131,14 @@ def stability(
     return float(np.mean(agreed)), np.where(finite, overlaps, 0).sum(0) / np.maximum(finite.sum(0), 1)
 
 
-def _ward_parts(points: np.ndarray, max_parts: int) -> Int[np.ndarray, "row"]:
+def _ward_parts(points: np.ndarray) -> Int[np.ndarray, "row"]:
     """Return the cut of highest mean silhouette; one part where none shows structure."""
     from sklearn.metrics import silhouette_score
 
     distance = distances(points, "euclidean")
     tree = cluster_distances(distance, "ward", "euclidean")
     best, parts = STRUCTURE, np.zeros(len(points), np.int64)
-    for count in range(2, min(max_parts, len(points) - 1) + 1):
+    for count in range(2, min(MAX_PARTS, len(points) - 1) + 1):
         cut = count_cut(tree, count)
         mean = float(silhouette_score(distance, cut, metric="precomputed"))  # a row alone counts as 0
         if mean > best:
@@ -155,8 +147,7 @@ def _ward_parts(points: np.ndarray, max_parts: int) -> Int[np.ndarray, "row"]:
 
 
 def _ward_count(points: np.ndarray, count: int) -> Int[np.ndarray, "row"]:
-    tree: Tree = cluster_distances(distances(points, "euclidean"), "ward", "euclidean")
-    return count_cut(tree, count)
+    return count_cut(cluster_distances(distances(points, "euclidean"), "ward", "euclidean"), count)
 
 
 def _mixture_count(points: np.ndarray, count: int) -> Int[np.ndarray, "row"]:

@@ -69,7 +69,7 @@ def sample_rows(labels: Names, max_per_label: int = 100, seed: int = 0) -> Int[n
     """
     codes, names = encode_labels(labels)
     if max_per_label < 1:
-        raise InputError(f"{max_per_label} rows of each label were asked for; give at least 1")
+        raise InputError(f"max_per_label is {max_per_label}; give at least 1")
     draw = np.random.default_rng(seed)
     taken = [draw.permutation(np.flatnonzero(codes == code))[:max_per_label] for code in range(len(names))]
     return np.sort(np.concatenate(taken)) if taken else np.empty(0, np.int64)
@@ -87,9 +87,9 @@ def check_vectors(
     wrong = np.flatnonzero(~usable(rows, metric))
     if len(wrong):
         which = ", ".join(str(row) for row in wrong[:MAX_LISTED]) + (", …" if len(wrong) > MAX_LISTED else "")
-        said = "are zero, NaN or infinite" if metric == "cosine" else "are NaN or infinite"
+        problem = "are zero, NaN or infinite" if metric == "cosine" else "are NaN or infinite"
         raise InputError(
-            f"{len(wrong)} of {len(rows)} vectors {said} (rows {which}); "
+            f"{len(wrong)} of {len(rows)} vectors {problem} (rows {which}); "
             f"leave them out with usable(vectors, '{metric}')"
         )
     return rows
@@ -109,9 +109,7 @@ def encode_labels(names: Names, rows: int | None = None, what: str = "labels") -
 
 def one_hot(codes: np.ndarray, count: int) -> Float[np.ndarray, "row label"]:
     """Return 1 where a row bears a label, else 0."""
-    table = np.zeros((len(codes), count))
-    table[np.arange(len(codes)), codes] = 1
-    return table
+    return np.eye(count)[codes]
 
 
 def masked_ratio(

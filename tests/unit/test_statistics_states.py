@@ -80,7 +80,6 @@ def test_one_row_is_a_state_of_its_own() -> None:
         assert statistic(apart, labels).mean() is None
     assert statistics.quantile_separation(apart, labels).of("a", "a") is None
     assert statistics.neighbour_confusion(apart, labels).of("a", "a") is None
-    assert statistics.neighbour_votes(apart, labels).best() == (None,)
     assert statistics.cluster_confusion([0], labels).mean() is None
     retrieval = statistics.retrieve(vectors, labels)
     assert (retrieval.mean(), retrieval.candidates.tolist(), retrieval.precision.sum()) == (None, [0], 0)
@@ -153,7 +152,6 @@ def test_equal_rows_do_no_harm() -> None:
     assert retrieval.precision == pytest.approx(5 / 11)
     fitted = statistics.fit_mixture(vectors)
     assert fitted.weights.tolist() == [1]
-    assert np.isfinite(fitted.memberships(vectors)).all()
     for score in ("distance", "lof", "isolation"):
         found = statistics.outliers(vectors, labels, score)["a"]
         assert np.isfinite(found.scores).all()
@@ -199,11 +197,10 @@ REFUSED: list[tuple[Callable[[np.ndarray, list[str]], object], str]] = [
     (lambda v, n: statistics.separation(statistics.distances(v) + 1, n), "zeros on the diagonal"),
     (lambda v, n: statistics.quantile_separation(statistics.distances(v), n, 0.9, 0.1), "0 <= low <= high <= 1"),
     (lambda v, n: statistics.overlap(statistics.distances(v), n).of("dog", "a"), "no label 'dog'; labels: a, b"),
-    (lambda v, n: statistics.neighbour_votes(statistics.distances(v), n, 0), "0 neighbours"),
+    (lambda v, n: statistics.neighbour_confusion(statistics.distances(v), n, 0), "n_neighbors is 0"),
     (lambda v, n: statistics.retrieve(v, n, cutoffs=(0,)), "each at least 1"),
     (lambda v, n: statistics.retrieve(v, n, images=[1.5] * 8), "images have shape"),
     (lambda v, n: statistics.search(v[:, :2], v), "queries have 2 channels and rows 3"),
-    (lambda v, n: statistics.distances_between(v[:, :2], v), "of different layers"),
     (lambda v, n: statistics.outliers(v, n, "forest"), "no score 'forest'; there are: distance, lof, isolation"),
     (lambda v, n: statistics.sub_concepts(v, n, by="size"), "expected one of cluster, mixture"),
     (lambda v, n: statistics.fit_mixture(v, 0), "at least 1 component"),
@@ -211,10 +208,9 @@ REFUSED: list[tuple[Callable[[np.ndarray, list[str]], object], str]] = [
         lambda v, n: statistics.fit_mixture(v, 1).ellipses() and statistics.fit_mixture(v[:, :1]).ellipses(),
         "at least 2 axes",
     ),
-    (lambda v, n: statistics.fit_mixture(v, 1).memberships(v[:, :1]), "points have 1 axes"),
     (lambda v, n: statistics.prototypes(v, n, [0.5] * 8), "expected a number for each of 8 rows"),
     (lambda v, n: statistics.prototypes(v, n, [-1] * 8), "none is left"),
-    (lambda v, n: statistics.principal(v, 0), "0 axes"),
+    (lambda v, n: statistics.principal(v, 0), "axes is 0"),
     (lambda v, n: statistics.sample_rows(n, 0), "at least 1"),
 ]
 
