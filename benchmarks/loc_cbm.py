@@ -26,7 +26,6 @@ from torch import Tensor
 
 import conceptlens as cl
 from conceptlens.bottleneck.evaluate.activation_table import keypoints_in_input, read_table
-from conceptlens.data.cub_parts import cub_concepts
 from conceptlens.data.labelled_set import LabelledSet
 from conceptlens.metrics import (
     Keypoints,
@@ -146,10 +145,11 @@ class Bench:
         attributes = annotation.attributes if annotation else None
         if attributes is None:
             raise cl.InputError(f"{data} has no class attributes; give cub:FOLDER with its attributes")
-        reviewed = cub_concepts(attributes, min_classes=3)
-        self.labels = [attributes.concepts[place].label for place in reviewed.attributes]
-        self.concepts = [attributes.concepts[place] for place in reviewed.attributes]
-        self.shown = torch.tensor(reviewed.present)
+        present = attributes.shares >= 0.5
+        reviewed = [i for i, one in enumerate(attributes.concepts) if one.part and present[:, i].sum() >= 3]
+        self.concepts = [attributes.concepts[i] for i in reviewed]
+        self.labels = [concept.label for concept in self.concepts]
+        self.shown = torch.tensor(present[:, reviewed])
         self.keypoints: dict[str, Keypoints] = {}
         self.made: Any = None
 

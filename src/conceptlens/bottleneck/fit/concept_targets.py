@@ -128,8 +128,8 @@ def _table(photos: LabelledSet, source: str) -> tuple[tuple[str, ...], Tensor] |
     if source in SOURCES:
         return None
     if Path(source).is_dir() or (Path(source).is_file() and Path(source).suffix.lower() == ".json"):
-        seen = read_detections(source, photos.names).presence
-        return tuple(seen.labels), torch.tensor(seen.targets, dtype=torch.float32)
+        found = read_detections(source, photos.names)
+        return found.labels, torch.tensor(found.targets, dtype=torch.float32)
     if not Path(source).is_file():
         raise InputError(
             f"no targets '{source}'; there are: {near(source, SOURCES, len(SOURCES))}, or the file of a table with a "
