@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 
 import conceptlens as cl
-from conceptlens.data.drawn_set import DrawnSet
+from conceptlens.data.drawn_scene import DrawnSet
 from conceptlens.data.masked_set import MaskedPhoto
 from planted import LABELS, ColourNet
 

@@ -42,7 +42,7 @@ class Held(ListedPhotos):
         annotation: Annotation | None = None,
     ) -> None:
         self.name, self.split, self.splits = "held train", "train", ("train",)
-        self.classes, self._labels = tuple(classes), np.array(labels, np.int64)
+        self.classes, self.labels = tuple(classes), np.array(labels, np.int64)
         self.photos, self._known = photos, annotation
 
     @property

@@ -102,7 +102,8 @@ def test_photos_without_a_place_are_counted(tmp_path: Path) -> None:
 
 
 def test_small_masks_may_be_left_out(tmp_path: Path) -> None:
-    every, large = (only(Broden(broden(tmp_path), "val", share)) for share in (0.0, 0.3))
+    every = only(Broden(broden(tmp_path), "val"))
+    large = every.with_min_area(0.3)
     assert every.n_excluded == 0
     assert {c.label for c in large.concepts} < {c.label for c in every.concepts}
     assert large.n_excluded == len(every.masks) - len(large.masks)

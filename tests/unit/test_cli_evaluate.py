@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from conceptlens.cli.evaluate import DEFAULT_METHODS, app
-from conceptlens.data.drawn_set import DrawnSet
+from conceptlens.data.drawn_scene import DrawnSet
 from conceptlens.localization.methods import METHODS
 from conceptlens.localization.result_rows import read_rows
 from conceptlens.metrics import MAP_MASK_METRICS

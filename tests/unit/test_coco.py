@@ -10,9 +10,10 @@ import pytest
 from pycocotools import mask as run_lengths
 from written_sets import by_label, colours, left_half, only, photo, red, refusal, write_json
 
-from conceptlens.data.annotation_files import TURNS
+from conceptlens.data.annotation_files import _turned
 from conceptlens.data.coco import CocoInstances, CocoPanoptic, readable_name
 from conceptlens.data.masked_sets import open_set
+from conceptlens.io.image_file import TURNS
 from conceptlens.io.images import read_image
 from conceptlens.io.run_lengths import decode_mask
 
@@ -129,7 +130,7 @@ def test_a_mask_turns_with_its_photo(tmp_path: Path, turn: int) -> None:
 
 
 def test_a_mask_drawn_on_the_turned_photo_stays(tmp_path: Path) -> None:
-    upright = TURNS[6](left_half(code=PERSON))
+    upright = _turned(left_half(code=PERSON), TURNS[6])
     one = only(CocoPanoptic(panoptic(tmp_path, upright, turn=6)))
     assert (by_label(one)["person"] == red(one.photo)).mean() > 0.98
 
@@ -299,8 +300,6 @@ def test_options_are_those_there_are(tmp_path: Path) -> None:
     assert "'ignore', 'join', 'skip'" in refusal(lambda: CocoPanoptic(folder, crowds="drop"))  # pyright: ignore
     assert "'category', 'instance'" in refusal(lambda: CocoPanoptic(folder, by="object"))  # pyright: ignore
     assert "'outline', 'box', 'ellipse'" in refusal(lambda: instances(tmp_path, shape="disc"))
-    for share in (-0.1, 1.0, float("nan")):
-        assert "smallest area" in refusal(lambda share=share: instances(tmp_path, min_area=share))
 
 
 # One mask for each object, coarse masks, and what is left out
@@ -359,15 +358,14 @@ def test_a_box_that_cannot_be_read_is_refused(tmp_path: Path, given: dict[str, A
     assert "instances_val2017.json" in refusal(lambda: instances(tmp_path, given, shape="box"))
 
 
-def test_small_masks_may_be_left_out_and_blank_ones_are(tmp_path: Path) -> None:
+def test_blank_masks_are_left_out(tmp_path: Path) -> None:
     entries = [
         {"segmentation": box(0, 0, 12, 4)},
         {"segmentation": box(0, 0, 2, 2), "category_id": 18},
         {"segmentation": box(30, 30, 40, 40), "category_id": 18},
     ]
-    every, large = (only(instances(tmp_path, *entries, by="instance", min_area=a)) for a in (0.0, 0.1))
-    assert ([c.label for c in every.concepts], every.n_excluded) == (["person", "dog"], 1)
-    assert ([c.label for c in large.concepts], large.n_excluded) == (["person"], 2)
+    one = only(instances(tmp_path, *entries, by="instance"))
+    assert ([c.label for c in one.concepts], one.n_excluded) == (["person", "dog"], 1)
 
 
 def test_a_mask_of_the_whole_photo_is_kept(tmp_path: Path) -> None:

@@ -19,10 +19,9 @@ from test_voc import voc
 from written_sets import palette, photo, write_text
 
 import conceptlens as cl
-from conceptlens.data.coarse_mask import coarse_mask
 from conceptlens.data.coco import CocoPanoptic
 from conceptlens.data.mask_folder import MaskFolder
-from conceptlens.data.masked_set import MaskedPhoto, MaskedSet
+from conceptlens.data.masked_set import MaskedPhoto, MaskedSet, coarse_mask
 from conceptlens.data.voc import Voc
 from conceptlens.local_embeddings.runs.embed_run import EmbedProgress, embed_batches
 from conceptlens.store import Store
@@ -71,9 +70,6 @@ SOURCES: dict[str, Callable[[Path], MaskedSet]] = {
     "COCO crowds ignored": lambda f: instances(f, *TWO, crowds="ignore"),
     "COCO crowds joined": lambda f: instances(f, *TWO, crowds="join"),
     "COCO crowds skipped": lambda f: instances(f, *TWO, crowds="skip"),
-    "COCO small left out": lambda f: instances(
-        f, TWO[0], {"segmentation": box(0, 0, 2, 2), "category_id": 18}, min_area=0.1
-    ),
     "COCO objects": lambda f: instances(
         f, TWO[0], {"segmentation": box(1, 1, 9, 8)}, {"segmentation": box(12, 2, 18, 10)}, by="instance"
     ),

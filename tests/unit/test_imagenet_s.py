@@ -109,11 +109,6 @@ def test_a_photo_without_its_class_shows_no_concept(tmp_path: Path) -> None:
     assert one.n_excluded == 1
 
 
-def test_small_masks_may_be_left_out(tmp_path: Path) -> None:
-    one = only(ImageNetS(imagenet_s(tmp_path, "n01443537", left_half(code=GOLDFISH)), min_area=0.6))
-    assert (one.concepts, one.n_excluded) == ((), 1)
-
-
 def test_a_resized_photo_keeps_its_mask_and_another_shape_does_not(tmp_path: Path) -> None:
     folder = imagenet_s(tmp_path, "n01440764", left_half(code=TENCH))
     photo(folder / "validation/n01440764/ILSVRC2012_val_00000293.JPEG", 40, 24)

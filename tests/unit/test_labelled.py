@@ -14,21 +14,14 @@ from written_sets import refusal
 from conceptlens.data.cifar import Cifar
 from conceptlens.data.class_folder import ClassFolder
 from conceptlens.data.cub import Cub
-from conceptlens.data.labelled_set import (
-    ClassAttributes,
-    ListedPhotos,
-    PhotoAttributes,
-    PhotoKeypoints,
-    hold_out,
-    without_photos,
-)
+from conceptlens.data.labelled_set import ClassAttributes, ListedPhotos, hold_out, without_photos
 from conceptlens.data.places365 import Places
 
 
 @pytest.mark.parametrize("kind", [Cifar, ClassFolder, Cub, Places])
 def test_every_set_says_only_how_one_photo_is_called_and_read(kind: type) -> None:
     assert issubclass(kind, ListedPhotos)
-    assert not {"__len__", "__iter__", "__getitem__", "labels", "names", "annotation"} & set(vars(kind))
+    assert not {"__len__", "__iter__", "__getitem__", "names"} & set(vars(kind))
 
 
 def test_places_are_those_of_a_sequence(tmp_path: Path) -> None:
@@ -42,7 +35,7 @@ def test_places_are_those_of_a_sequence(tmp_path: Path) -> None:
 def test_classes_that_a_split_does_not_show(tmp_path: Path) -> None:
     photos = Cub(cub(tmp_path))
     assert without_photos(photos) == ()
-    photos._labels = np.ones(3, np.int64)
+    photos.labels = np.ones(3, np.int64)
     assert without_photos(photos) == ("Laysan Albatross",)
 
 
@@ -85,24 +78,9 @@ def test_a_part_that_is_none_is_refused(per_class: float) -> None:
     assert "a share between 0 and 1 such as 0.2" in refusal(lambda: hold_out(np.zeros(9, np.int64), per_class))
 
 
-@pytest.mark.parametrize("labels", [np.zeros(0, np.int64), np.zeros((4, 1), np.int64), np.zeros(4), np.array([0, -1])])
-def test_labels_are_one_number_for_each_photo(labels: np.ndarray) -> None:
-    assert "one class number from 0 for each photo" in refusal(lambda: hold_out(labels, 1))
-
-
 # Annotation
 
 
 def test_shares_are_shares() -> None:
     for wrong in (75.0, -0.1, np.nan):
         assert "divide percentages by 100" in refusal(lambda wrong=wrong: ClassAttributes(("a",), np.array([[wrong]])))
-    assert "expected class attribute" in refusal(lambda: ClassAttributes(("a", "b"), np.zeros((3, 1))))
-
-
-def test_tables_speak_of_the_same_photos() -> None:
-    yes = np.ones((4, 2), bool)
-    assert PhotoKeypoints(("a", "b"), np.zeros((4, 2, 2)), yes).visible.all()
-    assert "photo part 2" in refusal(lambda: PhotoKeypoints(("a", "b"), np.zeros((3, 2, 2)), yes))
-    assert "photo part 2" in refusal(lambda: PhotoKeypoints(("a",), np.zeros((4, 2, 2)), yes))
-    assert "photo attribute for both" in refusal(lambda: PhotoAttributes(("a", "b"), yes, yes[:3]))
-    assert "photo attribute for both" in refusal(lambda: PhotoAttributes(("a",), yes, yes))

@@ -18,13 +18,11 @@ from written_sets import by_label, refusal, write_json, write_text
 import conceptlens
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.data.broden import Broden
-from conceptlens.data.coarse_mask import coarse_mask
 from conceptlens.data.coco import CocoInstances, CocoPanoptic
-from conceptlens.data.drawn_scene import random_scene
-from conceptlens.data.drawn_set import DrawnSet
+from conceptlens.data.drawn_scene import DrawnSet, random_scene
 from conceptlens.data.imagenet_s import ImageNetS
 from conceptlens.data.mask_folder import MaskFolder
-from conceptlens.data.masked_set import ListedMaskedSet, MaskedPhoto, crop_masks, resize_mask
+from conceptlens.data.masked_set import ListedMaskedSet, MaskedPhoto, coarse_mask, crop_masks, resize_mask
 from conceptlens.data.masked_sets import FOLDER, SETS, open_set
 from conceptlens.data.voc import Voc
 
@@ -117,7 +115,7 @@ def test_an_ellipse_has_its_area_and_touches_its_box() -> None:
 
 
 def test_a_coarse_shape_is_one_there_is() -> None:
-    assert "box, ellipse" in refusal(lambda: coarse_mask((0, 0, 4, 4), (8, 8), "disc"))  # pyright: ignore
+    assert "'box', 'ellipse'" in refusal(lambda: coarse_mask((0, 0, 4, 4), (8, 8), "disc"))  # pyright: ignore
     for empty in ((4, 0, 4, 4), (4, 4, 0, 0), (0, 0, float("nan"), 4)):
         assert "is empty" in refusal(lambda empty=empty: coarse_mask(empty, (8, 8)))
 

@@ -53,19 +53,6 @@ def test_a_table_gives_types_and_groups_and_may_list_0_and_255(tmp_path: Path) -
     assert one.ignored is None
 
 
-def test_nothing_need_be_ignored(tmp_path: Path) -> None:
-    write_text(folder_of(tmp_path, indices()) / "labels.txt", "cat", "dog", "fur")
-    assert "index 255" in refusal(lambda: MaskFolder(tmp_path, ignored=None))
-
-
-def test_another_index_may_be_ignored(tmp_path: Path) -> None:
-    write_text(folder_of(tmp_path, left_half(code=2)) / "labels.txt", "cat")
-    one = only(MaskFolder(tmp_path, ignored=2))
-    assert one.concepts == ()
-    assert one.ignored is not None
-    assert one.ignored.sum() == 120
-
-
 def test_a_split_is_a_folder_within(tmp_path: Path) -> None:
     for split, code in (("train", 1), ("val", 2)):
         folder_of(tmp_path, left_half(code=code), split=split)
@@ -92,10 +79,8 @@ def test_a_mask_of_another_size_turns_with_its_photo(tmp_path: Path, turn: int) 
     assert (one.masks[0] == seen).mean() > 0.98
 
 
-def test_small_masks_may_be_left_out_and_whole_ones_are_kept(tmp_path: Path) -> None:
+def test_masks_of_whole_photos_are_kept(tmp_path: Path) -> None:
     write_text(folder_of(tmp_path, indices()) / "labels.txt", "cat", "dog", "fur")
-    one = only(MaskFolder(tmp_path, min_area=0.1))
-    assert ([c.label for c in one.concepts], one.n_excluded) == (["cat"], 1)
     palette(tmp_path / "masks" / "cat.png", np.ones((12, 20), np.int32))
     whole = only(MaskFolder(tmp_path))
     assert whole.masks.all()

@@ -8,7 +8,7 @@ import torch
 import conceptlens as cl
 from conceptlens.concept_regions.neurons import NeuronLabels, fit_clip_dissect, fit_www, neuron_region, probe_neurons
 from conceptlens.concepts.vocabulary import ConceptName
-from conceptlens.data.drawn_set import DrawnSet
+from conceptlens.data.drawn_scene import DrawnSet
 from planted import LABELS
 from planted_words import planted_model
 from tolerance import assert_agree

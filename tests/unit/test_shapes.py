@@ -20,10 +20,9 @@ def shows(scene: Scene, colour: str) -> np.ndarray:
 # Scenes
 
 
-@pytest.mark.parametrize("background", ["noise", "flat"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_mask_is_where_the_colour_is(kind: str, background: str) -> None:
-    scene = draw_scene([Shape(kind, "red", (0.4, 0.6), 0.3)], 96, 3, background)  # pyright: ignore[reportArgumentType]
+def test_mask_is_where_the_colour_is(kind: str) -> None:
+    scene = draw_scene([Shape(kind, "red", (0.4, 0.6), 0.3)], 96, 3)
     assert scene.image.mode == "RGB"
     assert scene.image.size == (96, 96)
     assert scene.masks["red"].dtype == bool
@@ -80,8 +79,6 @@ def test_empty_scene_has_no_colour() -> None:
     scene = draw_scene([], 64, 5)
     assert scene.masks == {}
     assert not any(shows(scene, colour).any() for colour in SCENE_COLOURS)
-    flat = np.asarray(draw_scene([], 64, background="flat").image)
-    assert (flat == 128).all()
 
 
 def test_same_seed_same_scene() -> None:
@@ -106,7 +103,8 @@ def test_random_scenes_keep_their_promise() -> None:
 
 
 def test_random_scene_of_given_kinds() -> None:
-    assert {s.kind for seed in range(9) for s in random_scene(seed, 32, kinds=("disc",), most=1).shapes} == {"disc"}
+    kinds = ("disc", "ring", "cross")
+    assert {s.kind for seed in range(9) for s in random_scene(seed, 32, kinds=kinds).shapes} == set(kinds)
 
 
 @pytest.mark.parametrize(
@@ -117,9 +115,6 @@ def test_random_scene_of_given_kinds() -> None:
         (lambda: Shape("disc", "red", (0.5, 1.5)), "from 0 to 1"),
         (lambda: Shape("disc", "red", radius=0.0), "from 0 to 1"),
         (lambda: draw_scene([], 4), "at least 8"),
-        (lambda: draw_scene([], background="sky"), "backgrounds: noise, flat"),  # pyright: ignore[reportArgumentType]
-        (lambda: random_scene(0, most=5), "1 to 4"),
-        (lambda: random_scene(0, kinds=("disc",)), "a kind for each"),
     ],
 )
 def test_errors_teach(wrong, said: str) -> None:

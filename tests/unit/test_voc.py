@@ -90,8 +90,3 @@ def test_objects_of_another_size_are_refused(tmp_path: Path) -> None:
     assert "SegmentationObject" in refusal(lambda: Voc(folder, by="instance"))
     palette(folder / "SegmentationObject" / "2007_000033.png", left_half(10, 6))
     assert "SegmentationObject" in refusal(lambda: Voc(folder, by="instance"))
-
-
-def test_small_masks_may_be_left_out(tmp_path: Path) -> None:
-    one = only(Voc(voc(tmp_path, indices()), min_area=0.1))
-    assert ([c.label for c in one.concepts], one.n_excluded) == (["person"], 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -14,23 +14,11 @@ import numpy as np
 from PIL import Image
 
 from conceptlens.io.errors import InputError
-from conceptlens.io.image_file import opened, orientation
+from conceptlens.io.image_file import TURNS, Turn, opened, orientation
 from conceptlens.io.images import read_image
 
 MaskBy = Literal["category", "instance"]
 _Option = TypeVar("_Option", bound=str)
-
-# EXIF orientation to the turn that makes stored pixels upright, on the last two axes; 1 is upright already.
-TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    2: lambda codes: codes[..., :, ::-1],
-    3: lambda codes: codes[..., ::-1, ::-1],
-    4: lambda codes: codes[..., ::-1, :],
-    5: lambda codes: codes.swapaxes(-2, -1),
-    6: lambda codes: codes.swapaxes(-2, -1)[..., :, ::-1],
-    7: lambda codes: codes.swapaxes(-2, -1)[..., ::-1, ::-1],
-    8: lambda codes: codes.swapaxes(-2, -1)[..., ::-1, :],
-}
-_SIDEWAYS = (5, 6, 7, 8)
 
 
 def read_colours(path: Path) -> np.ndarray:
@@ -74,9 +62,8 @@ def read_aligned(path: Path, codes: np.ndarray, exact: bool = True) -> tuple[Ima
     photo = read_image(path)
     turn = _turn(path)
     width, height = photo.size
-    stored = (height, width) if turn in _SIDEWAYS else (width, height)
-    if turn in TURNS and _fits(codes, stored, exact):
-        return photo, np.ascontiguousarray(TURNS[turn](codes))
+    if turn in TURNS and _fits(codes, (height, width) if TURNS[turn].swapped else (width, height), exact):
+        return photo, np.ascontiguousarray(_turned(codes, TURNS[turn]))
     if not _fits(codes, photo.size, exact):
         rows, columns = codes.shape[-2:]
         raise InputError(
@@ -186,6 +173,12 @@ def _turn(path: Path) -> int:
         if image.format == "PNG":
             image.load()  # its EXIF may come after its pixels
         return orientation(image)
+
+
+def _turned(codes: np.ndarray, turn: Turn) -> np.ndarray:
+    """Return `codes[... rows columns]` of stored pixels upright."""
+    swapped = codes.swapaxes(-2, -1) if turn.swapped else codes
+    return swapped[..., :: -1 if turn.down else 1, :: -1 if turn.across else 1]
 
 
 def _fits(codes: np.ndarray, size: tuple[int, int], exact: bool) -> bool:

@@ -16,7 +16,7 @@ from conceptlens.data.annotation_files import (
     read_table,
     union_masks,
 )
-from conceptlens.data.masked_set import ListedMaskedSet, MaskedPhoto, check_share
+from conceptlens.data.masked_set import ListedMaskedSet, MaskedPhoto
 from conceptlens.io.errors import InputError
 
 # Broden's category to our type. Scenes and textures are said of whole images, so they have no place and are left out.
@@ -35,14 +35,12 @@ class Broden(ListedMaskedSet[tuple[str, tuple[str, ...]]]):
     - A label's type is the first category that `label.csv` lists, the commonest; `-c` and `-s` are cut from names.
       Groups are the types. Photos come in the order of `index.csv`.
     - Numbers in a cell hold for a whole image: they are left out, and `n_excluded` counts the photos with no others.
-    - `min_area`: masks that cover a smaller share of their photo are left out.
 
     Raises `InputError` where a file is missing or broken, a PNG holds a label that is not listed, or the PNGs of one
     photo differ in size.
     """
 
-    def __init__(self, folder: str | Path, split: str = "all", min_area: float = 0.0) -> None:
-        self._min_area = check_share(min_area)
+    def __init__(self, folder: str | Path, split: str = "all") -> None:
         self._folder = existing_folder(folder, "Broden")
         self.name = f"broden {split}"
         labels, index = self._folder / "label.csv", self._folder / "index.csv"

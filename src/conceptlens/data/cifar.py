@@ -74,7 +74,7 @@ class Cifar(ListedPhotos):
         files = [file for part in ("train", "test") if split in (part, "all") for file in kind.files[part]]
         read = [_labels(self._folder / file, kind.labels, version) for file in files]
         self._entries = [(file, i) for file, labels in zip(files, read, strict=True) for i in range(len(labels))]
-        self._labels = np.concatenate(read)
+        self.labels = np.concatenate(read)
 
     def _name_of(self, index: int) -> str:
         file, number = self._entries[index]

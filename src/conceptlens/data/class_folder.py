@@ -69,7 +69,7 @@ class ClassFolder(ListedPhotos):
             for photo in _photos(self._folder, self._path(part, name))
         ]
         self._photos = [photo for photo, _ in entries]
-        self._labels = np.array([number for _, number in entries], np.int64)
+        self.labels = np.array([number for _, number in entries], np.int64)
 
     def _name_of(self, index: int) -> str:
         return self._photos[index]

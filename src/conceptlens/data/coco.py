@@ -20,8 +20,7 @@ from conceptlens.data.annotation_files import (
     read_json,
     union_masks,
 )
-from conceptlens.data.coarse_mask import coarse_mask
-from conceptlens.data.masked_set import ListedMaskedSet, MaskedPhoto, check_share
+from conceptlens.data.masked_set import ListedMaskedSet, MaskedPhoto, coarse_mask
 from conceptlens.io.errors import InputError, near
 from conceptlens.io.run_lengths import decode_mask
 
@@ -51,7 +50,6 @@ class CocoPanoptic(ListedMaskedSet[tuple[str, str, Segments]]):
       `thing` and `stuff`, names as one would say them.
     - `crowds="ignore"`: pixels of a segment marked as a crowd are ignored, as in COCO's own evaluation;
       `"join"`: they belong to their category, as a segment of it; `"skip"`: they are rest.
-    - `min_area`: masks that cover a smaller share of their photo are left out.
     - Photos come by file name; `n_excluded` counts those that are listed without an annotation.
 
     Raises `InputError` where a file is missing or broken, names a category or segment that is not listed, or a photo
@@ -64,12 +62,10 @@ class CocoPanoptic(ListedMaskedSet[tuple[str, str, Segments]]):
         split: str = "val2017",
         crowds: Crowds = "ignore",
         by: MaskBy = "category",
-        min_area: float = 0.0,
     ) -> None:
         self._folder = existing_folder(folder, "COCO panoptic")
         self._crowds: Crowds = check_option(crowds, "crowds", Crowds)
         self._by: MaskBy = check_option(by, "by", MaskBy)
-        self._min_area = check_share(min_area)
         self._split = _dated(self._folder, "panoptic", split)
         self.name = f"coco_panoptic {self._split}"
         self._file = self._folder / "annotations" / f"panoptic_{self._split}.json"
@@ -121,7 +117,6 @@ class CocoInstances(ListedMaskedSet[tuple[str, tuple[int, int], Segments]]):
       their category, as an instance of it; `"skip"`: they are rest.
     - `shape="outline"`: masks as drawn; `"box"` and `"ellipse"`: the annotated box of each instance, or the ellipse
       in it, so that a set without outlines can be read too (see `coarse_mask`).
-    - `min_area`: masks that cover a smaller share of their photo are left out.
 
     Raises `InputError` where a file is missing or broken, an entry names a photo or category that is not listed, a
     mask cannot be decoded, or a photo differs in size from its entry.
@@ -134,14 +129,12 @@ class CocoInstances(ListedMaskedSet[tuple[str, tuple[int, int], Segments]]):
         crowds: Crowds = "ignore",
         by: MaskBy = "category",
         shape: MaskShape = "outline",
-        min_area: float = 0.0,
     ) -> None:
         self._images = existing_folder(images, "COCO's photos")
         self._file = Path(annotations)
         self._crowds: Crowds = check_option(crowds, "crowds", Crowds)
         self._by: MaskBy = check_option(by, "by", MaskBy)
         self._shape: MaskShape = check_option(shape, "shape", MaskShape)
-        self._min_area = check_share(min_area)
         self.name = f"coco_instances {self._file.stem.removeprefix('instances_')}"
         read = read_json(self._file, "images", "annotations", "categories")
         with entry_errors(self._file, "COCO instances"):

@@ -20,29 +20,16 @@ from conceptlens.data.labelled_set import (
     check_split,
 )
 from conceptlens.io.errors import InputError
-from conceptlens.io.image_file import opened, orientation
+from conceptlens.io.image_file import TURNS, opened, orientation
 from conceptlens.io.images import read_image
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from jaxtyping import Float64
     from PIL import Image
 
 SPLITS = ("train", "test", "all")
 NOT_VISIBLE = 1  # certainty 1 of 4: the annotator could not see it
 _OUTSIDE = 0.01  # of the visible points: more than this beyond their photos means that they are not of these photos
-
-# EXIF orientation to the turn that makes a point, as shares of the stored width and height, upright.
-_TURNS: dict[int, Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]] = {
-    2: lambda x, y: (1 - x, y),
-    3: lambda x, y: (1 - x, 1 - y),
-    4: lambda x, y: (x, 1 - y),
-    5: lambda x, y: (y, x),
-    6: lambda x, y: (1 - y, x),
-    7: lambda x, y: (1 - y, 1 - x),
-    8: lambda x, y: (y, 1 - x),
-}
 
 
 class Cub(ListedPhotos):
@@ -86,14 +73,15 @@ class Cub(ListedPhotos):
         self._ids = [photo for photo in paths if split == "all" or (in_train[photo] == 1) == (split == "train")]
         self._paths = [paths[photo] for photo in self._ids]
         places = {number: place for place, number in enumerate(self._kept)}
-        self._labels = np.array([places[of_photo[photo]] for photo in self._ids], np.int64)
+        self.labels = np.array([places[of_photo[photo]] for photo in self._ids], np.int64)
         if not self._ids:
             raise InputError(
                 f"{str(self._folder)!r} lists no photo of the split {split!r}; splits: {', '.join(SPLITS)}"
             )
 
     @cached_property
-    def _annotation(self) -> Annotation | None:
+    def annotation(self) -> Annotation | None:
+        """Boxes, keypoints and attributes, as far as their files are there."""
         read = Annotation(
             attributes=self._class_attributes(),
             photos=self._photo_attributes(),
@@ -224,9 +212,10 @@ class Cub(ListedPhotos):
         """Return `xy[photo point 2]` in stored pixels as shares of the upright photos."""
         sizes, turns = self._stored
         shares = xy / sizes[:, None]
-        for turn in set(turns.tolist()) & set(_TURNS):
-            turned = turns == turn
-            shares[turned] = np.stack(_TURNS[turn](shares[turned, :, 0], shares[turned, :, 1]), -1)
+        for number in set(turns.tolist()) & set(TURNS):
+            turn, own = TURNS[number], turns == number
+            upright = shares[own][..., ::-1] if turn.swapped else shares[own]
+            shares[own] = np.where([turn.across, turn.down], 1 - upright, upright)
         return shares
 
     def _places(self, ids: np.ndarray) -> np.ndarray:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 from PIL import Image
 
+from conceptlens.concepts.vocabulary import ConceptName
+from conceptlens.data.masked_set import ListedMaskedSet, MaskedPhoto
 from conceptlens.io.errors import InputError, near
 
 # Six corners of the colour cube, a little inside: one linear filter and a threshold tell each from the rest.
@@ -57,6 +58,14 @@ KINDS: dict[str, Callable[[Grid, Grid], Grid]] = {
 }
 
 
+_COLOUR_CONCEPTS = {colour: ConceptName(colour, "colour") for colour in SCENE_COLOURS}
+_KIND_CONCEPTS = {kind: ConceptName(kind) for kind in KINDS}
+# Scenes of different splits never share a seed.
+FIRST_SEED: dict[str, int] = {"train": 0, "val": 1_000_000}
+MAX_SCENES = 1_000_000
+MAX_SHAPES = 3
+
+
 @dataclass(frozen=True)
 class Shape:
     """One coloured shape; lengths are fractions of the image's side, `x` to the right and `y` down.
@@ -98,22 +107,24 @@ class Scene:
     shapes: tuple[Shape, ...]
 
 
-def draw_scene(
-    shapes: Iterable[Shape],
-    size: int = 224,
-    seed: int = 0,
-    background: Literal["noise", "flat"] = "noise",
-) -> Scene:
-    """Draw `shapes` on a square of `size` pixels, later ones over earlier ones, with no blended edges.
+def draw_scene(shapes: Iterable[Shape], size: int = 224, seed: int = 0) -> Scene:
+    """Draw shapes on a square, later ones over earlier ones, with no blended edges.
 
-    A pixel belongs to a shape where its centre does. The background is mid-grey, `flat` or with `noise` from
-    `seed`; it never comes near a colour of the table. Raises `InputError` for a size below 8 or an unknown
-    background.
+    A pixel belongs to a shape where its centre does. The background is grey with noise, and never comes near a colour
+    of `SCENE_COLOURS`.
+
+    Args:
+        shapes: The shapes; none gives the bare background.
+        size: Pixels of a side.
+        seed: Of the noise.
+
+    Raises:
+        InputError: The size is below 8.
     """
     shapes = tuple(shapes)
     if size < 8:
-        raise InputError(f"a scene of {size} pixels was asked for; give a size of at least 8")
-    pixels = _background(size, seed, background)
+        raise InputError(f"a scene has {size} pixels a side; give a size of at least 8")
+    pixels = _background(size, seed)
     centres = (np.arange(size) + 0.5) / size
     owner = np.full((size, size), -1)
     for index, shape in enumerate(shapes):
@@ -132,26 +143,20 @@ def draw_scene(
     )
 
 
-def random_scene(
-    seed: int,
-    size: int = 224,
-    background: Literal["noise", "flat"] = "noise",
-    kinds: Sequence[str] = tuple(KINDS),
-    most: int = 3,
-) -> Scene:
-    """Draw 1 to `most` shapes that do not overlap, each of another colour and kind, the same for the same `seed`.
+def random_scene(seed: int, size: int = 224, kinds: Sequence[str] = tuple(KINDS)) -> Scene:
+    """Draw 1 to 3 shapes that do not overlap, each of another colour and kind, the same for the same seed.
 
-    One shape may lie anywhere, several lie in different quarters, so `most` is 1 to 4 and at most the number
-    of `kinds`; radii are 0.16 to 0.24 of the side. Raises `InputError` otherwise.
+    One shape may lie anywhere, several lie in different quarters; radii are 0.16 to 0.24 of the side.
+
+    Args:
+        seed: Decides everything, the noise of the background too.
+        size: Pixels of a side.
+        kinds: The kinds of shape to choose from, at least three.
     """
-    if not 1 <= most <= min(4, len(set(kinds))):
-        raise InputError(
-            f"at most {most} shapes of {len(set(kinds))} kinds were asked for; give 1 to 4, a kind for each"
-        )
     draw = np.random.default_rng(seed)
-    count = int(draw.integers(1, most + 1))
+    count = int(draw.integers(1, MAX_SHAPES + 1))
     named = zip(
-        draw.choice(list(dict.fromkeys(kinds)), count, replace=False).tolist(),
+        draw.choice(list(kinds), count, replace=False).tolist(),
         draw.choice(list(SCENE_COLOURS), count, replace=False).tolist(),
         draw.choice(4, count, replace=False).tolist(),
         strict=True,
@@ -163,15 +168,49 @@ def random_scene(
         corner = (0.0, 0.0) if count == 1 else (0.5 * (quarter % 2), 0.5 * (quarter // 2))
         x, y = (c + float(draw.uniform(radius, side - radius)) for c in corner)
         shapes.append(Shape(kind, colour, (x, y), radius))
-    return draw_scene(shapes, size, seed, background)
+    return draw_scene(shapes, size, seed)
 
 
-def _background(size: int, seed: int, background: str) -> np.ndarray:
+class DrawnSet(ListedMaskedSet[int]):
+    """Random scenes as a data set with exact masks, without a download, always the same for one split.
+
+    Each shape is two concepts, its colour (group `colour`) and its kind (group `kind`); nothing is left out.
+
+    Args:
+        count: How many scenes, from 1 to a million.
+        split: `train` or `val`; they share no scene.
+        size: Pixels of a side.
+
+    Raises:
+        InputError: The count is out of range, or there is no such split.
+    """
+
+    def __init__(self, count: int = 100, split: str = "val", size: int = 224) -> None:
+        if split not in FIRST_SEED:
+            raise InputError(f"drawn scenes have no split {split!r}; splits: {', '.join(FIRST_SEED)}")
+        if not 1 <= count <= MAX_SCENES:
+            raise InputError(f"{count} scenes were asked for; give 1 to {MAX_SCENES}, such as drawn:200")
+        self.name = f"drawn {split}"
+        self.concepts = (*_COLOUR_CONCEPTS.values(), *_KIND_CONCEPTS.values())
+        self._entries = range(FIRST_SEED[split], FIRST_SEED[split] + count)
+        self._size = size
+
+    def _name_of(self, entry: int) -> str:
+        return f"scene {entry}"
+
+    def _read(self, entry: int) -> MaskedPhoto:
+        scene = random_scene(entry, self._size)
+        return MaskedPhoto(
+            name=self._name_of(entry),
+            photo=scene.image,
+            concepts=(*(_COLOUR_CONCEPTS[c] for c in scene.masks), *(_KIND_CONCEPTS[k] for k in scene.kinds)),
+            groups=("colour",) * len(scene.masks) + ("kind",) * len(scene.kinds),
+            masks=np.stack([*scene.masks.values(), *scene.kinds.values()]),
+        )
+
+
+def _background(size: int, seed: int) -> np.ndarray:
     """Paint the background: uint8 `height width 3`, grey within 40 of 128 and hardly coloured."""
-    if background == "flat":
-        return np.full((size, size, 3), 128, np.uint8)
-    if background != "noise":
-        raise InputError(f"no background {background!r}; backgrounds: noise, flat")
     draw = np.random.default_rng(seed)
     grey = draw.integers(-32, 33, (size, size, 1))
     tint = draw.integers(-8, 9, (size, size, 3))

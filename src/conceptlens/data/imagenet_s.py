@@ -9,7 +9,7 @@ import numpy as np
 
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.data.annotation_files import existing_folder, read_aligned, read_colours, read_text
-from conceptlens.data.masked_set import ListedMaskedSet, MaskedPhoto, check_share
+from conceptlens.data.masked_set import ListedMaskedSet, MaskedPhoto
 from conceptlens.io.errors import InputError, near
 from conceptlens.io.image_file import SUFFIXES
 from conceptlens.model.torchvision_operators import mend_torchvision
@@ -46,13 +46,11 @@ class ImageNetS(ListedMaskedSet[Path]):
       under either name.
     - The group is `object`, and a photo is called `WNID/FILE`; photos come in that order. Photos without a mask are
       not listed, and one whose mask lacks its class shows no concept.
-    - `min_area`: masks that cover a smaller share of their photo are left out.
 
     Raises `InputError` where a file is missing or broken, or a PNG holds a number that is no class.
     """
 
-    def __init__(self, folder: str | Path, split: str = "validation", min_area: float = 0.0) -> None:
-        self._min_area = check_share(min_area)
+    def __init__(self, folder: str | Path, split: str = "validation") -> None:
         given = existing_folder(folder, "ImageNet-S")
         inner = [place for place in given.glob("ImageNetS*") if (place / f"{split}-segmentation").is_dir()]
         own = not inner or (given / f"{split}-segmentation").is_dir()

@@ -39,13 +39,6 @@ class ClassAttributes:
         """Check the shares, and say the attributes by their names where no other words are given."""
         if not self.concepts:
             object.__setattr__(self, "concepts", tuple(BottleneckConcept(name) for name in self.names))
-        if len(self.concepts) != len(self.names):
-            raise InputError(f"{len(self.concepts)} concepts say {len(self.names)} class attributes; give one for each")
-        if self.shares.ndim != 2 or self.shares.shape[1] != len(self.names):
-            raise InputError(
-                f"class attributes have shares of shape {self.shares.shape} for {len(self.names)} names; "
-                "expected class attribute"
-            )
         if not ((self.shares >= 0) & (self.shares <= 1)).all():
             raise InputError("class attributes hold a share that is not from 0 to 1; divide percentages by 100")
 
@@ -60,14 +53,6 @@ class PhotoAttributes:
     names: tuple[str, ...]
     present: Bool[np.ndarray, "photo attribute"] = field(repr=False)
     visible: Bool[np.ndarray, "photo attribute"] = field(repr=False)
-
-    def __post_init__(self) -> None:
-        """Check that both speak of the same photos and attributes."""
-        if self.present.shape != self.visible.shape or self.present.shape[1:] != (len(self.names),):
-            raise InputError(
-                f"photo attributes have present {self.present.shape} and visible {self.visible.shape} for "
-                f"{len(self.names)} names; expected photo attribute for both"
-            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,18 +69,9 @@ class PhotoKeypoints:
     parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        """Check that both speak of the same photos and parts."""
-        shape = (len(self.visible), len(self.names))
-        if self.visible.shape != shape or self.xy.shape != (*shape, 2):
-            raise InputError(
-                f"keypoints have xy {self.xy.shape} and visible {self.visible.shape} for {len(self.names)} names; "
-                "expected photo part 2, and photo part"
-            )
+        """Count each keypoint as a part where parts are not given."""
         if not self.parts:
             object.__setattr__(self, "parts", {name: (name,) for name in self.names})
-        unknown = [name for own in self.parts.values() for name in own if name not in self.names]
-        if unknown:
-            raise InputError(f"a part has the keypoint {unknown[0]!r}; keypoints: {', '.join(self.names)}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +151,7 @@ class ListedPhotos(ABC):
     splits: tuple[str, ...]
     classes: tuple[str, ...]
     excluded: Mapping[str, str] = NOTHING_EXCLUDED
-    _labels: Int64[np.ndarray, "photo"]
+    labels: Int64[np.ndarray, "photo"]
 
     @abstractmethod
     def _name_of(self, index: int) -> str:
@@ -186,27 +162,17 @@ class ListedPhotos(ABC):
         """Read one photo."""
 
     @cached_property
-    def _annotation(self) -> Annotation | None:
-        """Read what else is known."""
+    def annotation(self) -> Annotation | None:
+        """What else is known; `None` where nothing is. Read when first asked for."""
         return None
-
-    @property
-    def labels(self) -> Int64[np.ndarray, "photo"]:
-        """The number of each photo's class, in the order of the photos: no photo is read for it."""
-        return self._labels
 
     @property
     def names(self) -> list[str]:
         """What each photo is called, in the order of the photos: no photo is read for it."""
         return [self._name_of(index) for index in range(len(self))]
 
-    @property
-    def annotation(self) -> Annotation | None:
-        """What else is known; `None` where nothing is. Read when first asked for."""
-        return self._annotation
-
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self.labels)
 
     def __iter__(self) -> Iterator[Image.Image]:
         """Read one photo after the other; only one is held at a time."""
@@ -258,11 +224,6 @@ def hold_out(
         InputError: A class would keep no photo, or an argument is out of range.
     """
     given = np.asarray(labels)
-    if given.ndim != 1 or given.dtype.kind not in "iu" or not given.size or given.min() < 0:
-        raise InputError(
-            f"labels of shape {given.shape} and type {given.dtype} were given to hold out from; expected one class "
-            "number from 0 for each photo"
-        )
     share = isinstance(per_class, float) and 0 < per_class < 1
     if not (share or (isinstance(per_class, int | np.integer) and per_class > 0)) or seed < 0:
         raise InputError(

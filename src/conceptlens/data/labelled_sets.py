@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 from conceptlens.data.cifar import Cifar
 from conceptlens.data.class_folder import ClassFolder, open_imagenet
 from conceptlens.data.cub import Cub
 from conceptlens.data.labelled_set import LabelledSet
-from conceptlens.data.masked_sets import folder_of
+from conceptlens.data.masked_sets import folder_of, parse_name
 from conceptlens.data.places365 import open_places
-from conceptlens.io.errors import InputError, near
 
 
 class LabelledSetKind(NamedTuple):
@@ -44,15 +42,8 @@ def open_classes(text: str, split: str | None = None) -> LabelledSet:
         >>> photos = cl.open_classes("folder:birds", "train")
         >>> photos.classes, photos.labels  # names, and a class number for each photo
     """
-    name, colon, argument = text.strip().partition(":")
-    if name and name not in LABELLED_SETS and Path(text.strip()).expanduser().is_dir():
-        name, colon, argument = "folder", ":", text.strip()
-    if name not in LABELLED_SETS:
-        raise InputError(
-            f"no labelled data set {name!r}; data sets: {near(name, LABELLED_SETS, len(LABELLED_SETS))}; write NAME or "
-            "NAME:FOLDER"
-        )
-    folder = folder_of(name, argument if colon else None)
+    name, argument = parse_name(text, LABELLED_SETS, "folder")
+    folder = folder_of(name, argument)
     kind = LABELLED_SETS[name]
     return kind.open(folder) if split is None else kind.open(folder, split)
 

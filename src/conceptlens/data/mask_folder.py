@@ -17,11 +17,11 @@ from conceptlens.data.annotation_files import (
     read_text,
     union_masks,
 )
-from conceptlens.data.masked_set import ListedMaskedSet, MaskedPhoto, check_share
+from conceptlens.data.masked_set import ListedMaskedSet, MaskedPhoto
 from conceptlens.io.errors import InputError
 from conceptlens.io.images import find_images
 
-BACKGROUND = 0
+BACKGROUND, IGNORED = 0, 255
 
 
 class MaskFolder(ListedMaskedSet[tuple[str, Path, Path]]):
@@ -29,23 +29,19 @@ class MaskFolder(ListedMaskedSet[tuple[str, Path, Path]]):
 
     - `labels.csv` has the columns `index` and `label`, and may have `type` (see `CONCEPT_TYPES`) and `group`, by
       default the type. Line n of `labels.txt` is the label of index n, from 1, with `:type` where it is not an object.
-    - Index 0 is background and `ignored` (255; `None` for none) is ignored, unless `labels.csv` lists them.
+    - Index 0 is background and 255 is ignored, unless `labels.csv` lists them.
     - A mask may be smaller or larger than its photo, not of another shape. Folders within are kept apart by name; a
       `split` other than `all` is such a folder.
     - Photos come by name, and every one is read; a mask without a photo is not.
-    - `min_area`: masks that cover a smaller share of their photo are left out.
 
     Raises `InputError` where a file is missing or broken, a photo has no mask, or a mask holds an index without label.
     """
 
-    def __init__(
-        self, folder: str | Path, split: str = "all", ignored: int | None = 255, min_area: float = 0.0
-    ) -> None:
-        self._min_area = check_share(min_area)
+    def __init__(self, folder: str | Path, split: str = "all") -> None:
         self._folder = existing_folder(folder, "images/, masks/ and labels.csv or labels.txt")
         self.name = f"masks {self._folder.resolve().name}" + ("" if split == "all" else f" {split}")
         self._read_labels()
-        self._ignored = [] if ignored is None or ignored in self._numbers else [ignored]
+        self._ignored = [] if IGNORED in self._numbers else [IGNORED]
         images, masks = self._folder / "images", self._folder / "masks"
         if split != "all":
             images, masks = images / split, masks / split

@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 
 from conceptlens.concepts.vocabulary import ConceptName
+from conceptlens.data.annotation_files import check_option
 from conceptlens.io.errors import InputError
 from conceptlens.record import WHOLE
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Entry = TypeVar("Entry")
+Coarse = Literal["box", "ellipse"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,10 +119,8 @@ class ListedMaskedSet(ABC, Generic[Entry]):
 
     A loader sets the fields and reads one photo from its entry in the list.
 
-    - `n_excluded`: how many photos the set lists and leaves out, for they have no mask at all. Every other photo is
-      read, also one that shows no concept.
-    - `_min_area`: masks that cover less of their photo are left out, as by `MaskedPhoto.with_min_area`; with 0, the
-      blank.
+    `n_excluded` says how many photos the set lists and leaves out, for they have no mask at all. Every other photo is
+    read, also one that shows no concept.
     """
 
     name: str
@@ -128,7 +128,6 @@ class ListedMaskedSet(ABC, Generic[Entry]):
     n_excluded: int = 0
     _groups: Sequence[str]
     _entries: Sequence[Entry]
-    _min_area: float = 0.0
 
     @abstractmethod
     def _name_of(self, entry: Entry) -> str:
@@ -145,7 +144,7 @@ class ListedMaskedSet(ABC, Generic[Entry]):
 
     @property
     def choices(self) -> dict[str, str | float]:
-        """What this set was asked to do with masks: crowds, shapes, min_area, as it has them."""
+        """How this set reads masks, by option: `by`, `crowds`, `shape`, as it has them."""
         other = ("name", "size", "split", "n_excluded")
         known = {name.strip("_"): value for name, value in vars(self).items() if isinstance(value, str | float | int)}
         return {name: value for name, value in sorted(known.items()) if name not in other}
@@ -159,8 +158,7 @@ class ListedMaskedSet(ABC, Generic[Entry]):
 
     def __getitem__(self, index: int) -> MaskedPhoto:
         """Read the photo at an index."""
-        one = self._read(self._entries[index])
-        return one.with_min_area(self._min_area) if self._min_area else one
+        return self._read(self._entries[index])
 
     def _masked_photo(
         self,
@@ -184,11 +182,29 @@ class ListedMaskedSet(ABC, Generic[Entry]):
         )
 
 
-def check_share(min_area: float) -> float:
-    """Return the least share of its photo that a mask must cover; raises `InputError` where it is no such share."""
-    if not 0 <= min_area < 1:
-        raise InputError(f"the smallest area is {min_area}; expected a share of the photo from 0 to below 1, as 0.01")
-    return min_area
+def coarse_mask(box: tuple[float, float, float, float], size: tuple[int, int], shape: Coarse = "box") -> np.ndarray:
+    """Return a box, or the ellipse in it, as a mask. A pixel belongs to it where its centre does.
+
+    Args:
+        box: Left, top, right, bottom, in pixels.
+        size: The photo's rows and columns; what lies beyond them is cut.
+        shape: `"box"` or `"ellipse"`.
+
+    Returns:
+        Bool `[rows columns]`.
+
+    Raises:
+        InputError: The shape is another, or the box has no height or width.
+    """
+    left, top, right, bottom = box
+    if not (left < right and top < bottom):
+        raise InputError(f"the box {box} is empty; expected left < right and top < bottom, in pixels")
+    x = np.arange(size[1])[None, :] + 0.5 - (left + right) / 2
+    y = np.arange(size[0])[:, None] + 0.5 - (top + bottom) / 2
+    a, b = (right - left) / 2, (bottom - top) / 2  # half the sides
+    if check_option(shape, "shape", Coarse) == "box":
+        return (-a <= x) & (x < a) & (-b <= y) & (y < b)
+    return (x * b) ** 2 + (y * a) ** 2 <= (a * b) ** 2
 
 
 def resize_mask(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -212,17 +228,13 @@ def resize_mask(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def crop_masks(
     masks: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int], outside: bool = False
 ) -> np.ndarray:
-    """Return `masks[... rows columns]` as a model saw the photo: the part in `box`, at `size` (rows, columns).
-
-    `box` is `Picture.box`: left, top, right, bottom as shares of the whole photo. What lies beyond the photo is
-    padding and takes the value `outside`: give `True` for a mask of ignored pixels. Each pixel takes the value at
-    its centre.
+    """Return `masks[... rows columns]` as a model saw the photo; each pixel takes the value at its centre.
 
     Args:
         masks: `[... rows columns]`.
-        box: `ImageInfo.box`: left, top, right, bottom as shares of the photo.
-        size: Rows and columns.
-        outside: The value of padding beyond the photo.
+        box: The part that the model saw, `ImageInfo.box`: left, top, right, bottom as shares of the photo.
+        size: Rows and columns of the result.
+        outside: The value of padding beyond the photo; `True` for a mask of ignored pixels.
 
     Returns:
         `[... rows columns]` of the same type.
@@ -245,7 +257,6 @@ def crop_masks(
 def _nearest(start: float, end: float, count: int, total: int) -> tuple[np.ndarray, np.ndarray]:
     """Return where the centres of `count` pixels between two shares of a side fall, and whether they are on it."""
     centres = (start + (np.arange(count) + 0.5) * ((end - start) / count)) * total
-    index = np.floor(centres + 1e-6).astype(
-        int
-    )  # a centre on an edge belongs to the later pixel, whatever the rounding
+    # a centre on an edge belongs to the later pixel, whatever the rounding
+    index = np.floor(centres + 1e-6).astype(int)
     return index.clip(0, total - 1), (index >= 0) & (index < total)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from conceptlens.data.broden import Broden
 from conceptlens.data.coco import CocoPanoptic, open_instances
-from conceptlens.data.drawn_set import MAX_SCENES, DrawnSet
+from conceptlens.data.drawn_scene import MAX_SCENES, DrawnSet
 from conceptlens.data.imagenet_s import ImageNetS
 from conceptlens.data.mask_folder import MaskFolder
 from conceptlens.data.masked_set import MaskedSet
@@ -52,17 +52,36 @@ def open_set(text: str, split: str | None = None, **choices: str) -> MaskedSet:
         >>> scenes = cl.open_set("drawn:20")
         >>> scenes[0].masks.shape  # concept rows columns
     """
-    name, colon, argument = text.strip().partition(":")
-    if name and name not in SETS and Path(text.strip()).expanduser().is_dir():
-        name, colon, argument = "masks", ":", text.strip()
-    if name not in SETS:
-        raise InputError(f"no data set {name!r}; data sets: {near(name, SETS, len(SETS))}; write NAME or NAME:FOLDER")
+    name, argument = parse_name(text, SETS, "masks")
     kind = SETS[name]
     unknown = [choice for choice in choices if choice not in kind.choices]
     if unknown:
         known = ", ".join(kind.choices) or "none"
         raise InputError(f"{unknown[0]} was chosen, which the masks of {name} do not have; their choices: {known}")
-    return kind.open(argument if colon else None, kind.split if split is None else split, **choices)
+    return kind.open(argument, kind.split if split is None else split, **choices)
+
+
+def parse_name(text: str, known: Iterable[str], folder_name: str) -> tuple[str, str | None]:
+    """Return the two parts of `NAME:ARGUMENT`, where a folder alone means `folder_name:FOLDER`.
+
+    Args:
+        text: `NAME`, `NAME:ARGUMENT`, or a folder that exists.
+        known: The names that there are.
+        folder_name: The name that reads any folder.
+
+    Returns:
+        The name, and what follows the colon; `None` without one.
+
+    Raises:
+        InputError: There is no such name.
+    """
+    whole, names = text.strip(), list(known)
+    name, colon, argument = whole.partition(":")
+    if name in names:
+        return name, argument if colon else None
+    if name and Path(whole).expanduser().is_dir():
+        return folder_name, whole
+    raise InputError(f"no data set {name!r}; data sets: {near(name, names, len(names))}; write NAME or NAME:FOLDER")
 
 
 def folder_of(name: str, argument: str | None) -> Path:

@@ -51,10 +51,10 @@ class Places(ListedPhotos):
         list_name, folders = _FILES[split]
         listed = _lines(self._folder / list_name)
         self._photos = [name.lstrip("/") for name, _ in listed]
-        self._labels = np.array([number for _, number in listed], np.int64)
-        if self._labels.min() < 0 or self._labels.max() >= len(categories):
+        self.labels = np.array([number for _, number in listed], np.int64)
+        if self.labels.min() < 0 or self.labels.max() >= len(categories):
             raise InputError(
-                f"{str(self._folder / list_name)!r} has a class from {self._labels.min()} to {self._labels.max()}, "
+                f"{str(self._folder / list_name)!r} has a class from {self.labels.min()} to {self.labels.max()}, "
                 f"expected 0 to {len(categories) - 1}; take it and {_CATEGORIES} from one archive"
             )
         there = [name for name in folders if (self._folder / name).is_dir()]

@@ -16,7 +16,7 @@ from conceptlens.data.annotation_files import (
     read_indices,
     read_text,
 )
-from conceptlens.data.masked_set import ListedMaskedSet, MaskedPhoto, check_share
+from conceptlens.data.masked_set import ListedMaskedSet, MaskedPhoto
 from conceptlens.io.errors import InputError
 
 # In the order of their index in the palette, from 1; 0 is background.
@@ -38,13 +38,12 @@ class Voc(ListedMaskedSet[str]):
 
     - `by="category"`: the objects of one class are one mask; `"instance"`: each object has its own, from
       `SegmentationObject/`.
-    - `min_area`: masks that cover a smaller share of their photo are left out.
 
     Raises `InputError` where a file is missing or broken, holds another index, or a photo and its PNG differ in size.
     """
 
-    def __init__(self, folder: str | Path, split: str = "val", by: MaskBy = "category", min_area: float = 0.0) -> None:
-        self._by, self._min_area = check_option(by, "by", MaskBy), check_share(min_area)
+    def __init__(self, folder: str | Path, split: str = "val", by: MaskBy = "category") -> None:
+        self._by = check_option(by, "by", MaskBy)
         given = existing_folder(folder, "Pascal VOC")
         places = [given, given / "VOC2012", given / "VOCdevkit" / "VOC2012"]
         self._folder = next((place for place in places if (place / "ImageSets/Segmentation").is_dir()), given)

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
@@ -31,6 +32,25 @@ FORMATS: dict[str, tuple[str, ...]] = {
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
 _ORIENTATION = 0x0112  # the EXIF tag; its value 1 is upright, the others need a turn
+
+
+class Turn(NamedTuple):
+    """What makes stored pixels upright: their axes are swapped, then mirrored across and down."""
+
+    swapped: bool
+    across: bool
+    down: bool
+
+
+TURNS: dict[int, Turn] = {
+    2: Turn(False, True, False),
+    3: Turn(False, True, True),
+    4: Turn(False, False, True),
+    5: Turn(True, False, False),
+    6: Turn(True, True, False),
+    7: Turn(True, True, True),
+    8: Turn(True, False, True),
+}
 
 
 @contextmanager

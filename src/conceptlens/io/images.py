@@ -12,20 +12,9 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from conceptlens.io.errors import InputError
-from conceptlens.io.image_file import FORMATS, SUFFIXES, a_path, opened, orientation
+from conceptlens.io.image_file import FORMATS, SUFFIXES, TURNS, a_path, opened, orientation
 
 MIN_SIDE = 8
-
-# EXIF orientation to the turn that makes a photo upright; 1 is upright already.
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 def read_image(path: str | Path) -> Image.Image:
@@ -47,9 +36,11 @@ def upright(image: Image.Image) -> Image.Image:
     """
     image.load()
     rgb = _rgb(image)
-    turn = _TURNS.get(orientation(image))
+    turn = TURNS.get(orientation(image))
     if turn is not None:
-        rgb = rgb.transpose(turn)
+        rgb = rgb.transpose(Image.Transpose.TRANSPOSE) if turn.swapped else rgb
+        rgb = rgb.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if turn.across else rgb
+        rgb = rgb.transpose(Image.Transpose.FLIP_TOP_BOTTOM) if turn.down else rgb
     profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA", "P") else None
     rgb.info = {"icc_profile": profile} if profile else {}
     return rgb
