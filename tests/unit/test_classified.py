@@ -39,9 +39,9 @@ def test_a_folder_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("cup", "no labelled data set 'cup'; data sets: cub"),
+        ("cup", "no data set 'cup'; data sets: cub"),
         ("", "write NAME or NAME:FOLDER"),
-        ("voc:somewhere", "no labelled data set 'voc'"),
+        ("voc:somewhere", "no data set 'voc'"),
         ("cub:/nowhere/at/all", "/nowhere/at/all"),
         ("folder:/nowhere/at/all", "/nowhere/at/all"),
         ("places:/nowhere/at/all", "/nowhere/at/all"),

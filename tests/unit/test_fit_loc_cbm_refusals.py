@@ -211,7 +211,7 @@ def test_more_concepts_than_there_is_memory_for(
         ({"locator": "parts", "concepts": LABELS[:2]}, "parts are found where concepts say one property of several p"),
         ({"locator": "parts", "concepts": CONCEPTS[:2]}, "these name 1 parts and 0 shared properties"),
         ({"interpretable": 0.5}, "3 held-out images were given; interpretability needs at least 10"),
-        ({"data": "cubs:nowhere"}, "no labelled data set 'cubs'; data sets: cub"),
+        ({"data": "cubs:nowhere"}, "no data set 'cubs'; data sets: cub"),
         ({"concepts": "no file"}, "cannot read concepts from no file"),
     ],
 )  # fmt: skip
