@@ -5,88 +5,52 @@ images that activate a concept most (`purity`), activations and labels (`auroc`,
 bottleneck is measured by (`bottleneck_metrics`); and confidence intervals of their means (`statistics.bootstrap`).
 """
 
-from conceptlens.metrics.auroc import auroc_interval, class_labels, concept_auroc
-from conceptlens.metrics.bottleneck_metrics import BOTTLENECK_METRICS, accuracy, activation_norm, effective_concepts
-from conceptlens.metrics.impurity import Impurity, niche_impurity, oracle_impurity
-from conceptlens.metrics.keypoint_baselines import centre_peaks, constant_peaks, swapped_error, uniform_maps
-from conceptlens.metrics.keypoints import (
-    Keypoints,
-    centre_distance,
-    keypoint_distance,
-    keypoint_error,
-    keypoint_own,
-    keypoint_pointing,
-    keypoint_swap,
-)
-from conceptlens.metrics.leakage import LabelledActivations, Leakage, concept_leakage, prevalence_thresholds
-from conceptlens.metrics.map_mask import (
-    MAP_MASK_METRICS,
-    area,
-    best_iou,
-    hit,
-    iou,
-    map_mask_scores,
-    peak,
-    pixel_precision,
-    pointing_energy,
-    pointing_game,
-    ranked_area,
-    ranked_area_corrected,
-)
-from conceptlens.metrics.metric_table import Metric
-from conceptlens.metrics.part_masks import box_masks, part_discs, part_mask_scores
-from conceptlens.metrics.purity import Purity, merge_sides, part_purity
-from conceptlens.statistics.bootstrap import Interval, bootstrap_difference, bootstrap_macro_mean, bootstrap_mean
-from conceptlens.statistics.score import Score
-
-__all__ = [
-    "BOTTLENECK_METRICS",
-    "MAP_MASK_METRICS",
-    "Impurity",
-    "Interval",
-    "Keypoints",
-    "LabelledActivations",
-    "Leakage",
-    "Metric",
-    "Purity",
-    "Score",
-    "accuracy",
-    "activation_norm",
-    "area",
-    "auroc_interval",
-    "best_iou",
-    "bootstrap_difference",
-    "bootstrap_macro_mean",
-    "bootstrap_mean",
-    "box_masks",
-    "centre_distance",
-    "centre_peaks",
-    "class_labels",
-    "concept_auroc",
-    "concept_leakage",
-    "constant_peaks",
-    "effective_concepts",
-    "hit",
-    "iou",
-    "keypoint_distance",
-    "keypoint_error",
-    "keypoint_own",
-    "keypoint_pointing",
-    "keypoint_swap",
-    "map_mask_scores",
-    "merge_sides",
-    "niche_impurity",
-    "oracle_impurity",
-    "part_discs",
-    "part_mask_scores",
-    "part_purity",
-    "peak",
-    "pixel_precision",
-    "pointing_energy",
-    "pointing_game",
-    "prevalence_thresholds",
-    "ranked_area",
-    "ranked_area_corrected",
-    "swapped_error",
-    "uniform_maps",
-]
+from conceptlens.metrics.auroc import auroc_interval as auroc_interval
+from conceptlens.metrics.auroc import class_labels as class_labels
+from conceptlens.metrics.auroc import concept_auroc as concept_auroc
+from conceptlens.metrics.bottleneck_metrics import BOTTLENECK_METRICS as BOTTLENECK_METRICS
+from conceptlens.metrics.bottleneck_metrics import accuracy as accuracy
+from conceptlens.metrics.bottleneck_metrics import activation_norm as activation_norm
+from conceptlens.metrics.bottleneck_metrics import effective_concepts as effective_concepts
+from conceptlens.metrics.impurity import Impurity as Impurity
+from conceptlens.metrics.impurity import niche_impurity as niche_impurity
+from conceptlens.metrics.impurity import oracle_impurity as oracle_impurity
+from conceptlens.metrics.keypoint_baselines import centre_peaks as centre_peaks
+from conceptlens.metrics.keypoint_baselines import constant_peaks as constant_peaks
+from conceptlens.metrics.keypoint_baselines import swapped_error as swapped_error
+from conceptlens.metrics.keypoint_baselines import uniform_maps as uniform_maps
+from conceptlens.metrics.keypoints import Keypoints as Keypoints
+from conceptlens.metrics.keypoints import centre_distance as centre_distance
+from conceptlens.metrics.keypoints import keypoint_distance as keypoint_distance
+from conceptlens.metrics.keypoints import keypoint_error as keypoint_error
+from conceptlens.metrics.keypoints import keypoint_own as keypoint_own
+from conceptlens.metrics.keypoints import keypoint_pointing as keypoint_pointing
+from conceptlens.metrics.keypoints import keypoint_swap as keypoint_swap
+from conceptlens.metrics.leakage import LabelledActivations as LabelledActivations
+from conceptlens.metrics.leakage import Leakage as Leakage
+from conceptlens.metrics.leakage import concept_leakage as concept_leakage
+from conceptlens.metrics.leakage import prevalence_thresholds as prevalence_thresholds
+from conceptlens.metrics.map_mask import MAP_MASK_METRICS as MAP_MASK_METRICS
+from conceptlens.metrics.map_mask import area as area
+from conceptlens.metrics.map_mask import best_iou as best_iou
+from conceptlens.metrics.map_mask import hit as hit
+from conceptlens.metrics.map_mask import iou as iou
+from conceptlens.metrics.map_mask import map_mask_scores as map_mask_scores
+from conceptlens.metrics.map_mask import peak as peak
+from conceptlens.metrics.map_mask import pixel_precision as pixel_precision
+from conceptlens.metrics.map_mask import pointing_energy as pointing_energy
+from conceptlens.metrics.map_mask import pointing_game as pointing_game
+from conceptlens.metrics.map_mask import ranked_area as ranked_area
+from conceptlens.metrics.map_mask import ranked_area_corrected as ranked_area_corrected
+from conceptlens.metrics.part_masks import box_masks as box_masks
+from conceptlens.metrics.part_masks import part_discs as part_discs
+from conceptlens.metrics.part_masks import part_mask_scores as part_mask_scores
+from conceptlens.metrics.purity import Purity as Purity
+from conceptlens.metrics.purity import merge_sides as merge_sides
+from conceptlens.metrics.purity import part_purity as part_purity
+from conceptlens.statistics.bootstrap import Interval as Interval
+from conceptlens.statistics.bootstrap import bootstrap_difference as bootstrap_difference
+from conceptlens.statistics.bootstrap import bootstrap_macro_mean as bootstrap_macro_mean
+from conceptlens.statistics.bootstrap import bootstrap_mean as bootstrap_mean
+from conceptlens.statistics.score import Metric as Metric
+from conceptlens.statistics.score import Score as Score

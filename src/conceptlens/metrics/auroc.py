@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scipy.stats import rankdata
 
 from conceptlens.io.errors import InputError
 from conceptlens.statistics.bootstrap import Interval, bootstrap
@@ -115,7 +116,7 @@ def cross_auroc(
     `(sum of ranks of positives - p (p + 1) / 2) / (p n)`, equal values sharing their mean rank; 0 where a target has
     one kind only.
     """
-    ranks = np.stack([_ranks(column) for column in values.T], axis=1) if values.size else values
+    ranks = rankdata(values, axis=0)  # from 1; equal values share their mean rank
     p = positive.sum(0).astype(np.float64)
     pairs = np.maximum(p * (len(values) - p), 1)
     sums = (ranks * positive).sum(0) if paired else ranks.T @ positive.astype(np.float64)
@@ -139,12 +140,6 @@ def check_activations(activations: Tensor, labels: Tensor) -> tuple[np.ndarray, 
     if len(wrong):
         raise InputError(f"activations of concepts {wrong[:5].tolist()} are NaN or infinite; leave these concepts out")
     return values, labels.cpu().numpy()
-
-
-def _ranks(values: Float[np.ndarray, "image"]) -> Float[np.ndarray, "image"]:
-    """Return ranks from 1, the mean rank for equal values."""
-    _, at, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[at]
 
 
 def _weighted(

@@ -18,8 +18,7 @@ from conceptlens.metrics.keypoints import (
     keypoint_pointing,
     keypoint_swap,
 )
-from conceptlens.metrics.metric_table import Metric
-from conceptlens.statistics.score import Score
+from conceptlens.statistics.score import Metric, Score
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

@@ -165,6 +165,7 @@ def _predicted(
     auroc = np.zeros((values.shape[1], positive.shape[1]))
     for i, feature in enumerate(values.T[..., None]):
         for j, label in enumerate(positive.T):
-            answer = predictor().fit(feature[train], label[train]).predict_proba(feature[~train])[:, 1:]
-            auroc[i, j] = cross_auroc(np.asarray(answer), label[~train, None], paired=True)[0]
+            fitted = predictor().fit(feature[train], label[train])
+            present = np.asarray(fitted.predict_proba(feature[~train]))[:, 1:]
+            auroc[i, j] = cross_auroc(present, label[~train, None], paired=True)[0]
     return auroc

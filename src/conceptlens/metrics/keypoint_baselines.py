@@ -1,6 +1,6 @@
 """What a keypoint error must be compared with: peaks and maps that know nothing, and peaks that know something else.
 
-`centre_peaks`, `constant_peaks` and `uniform_maps` go where a map goes, into every metric of `keypoint`.
+`centre_peaks`, `constant_peaks` and `uniform_maps` go where a map goes, into every metric of `keypoints`.
 """
 
 from __future__ import annotations
@@ -67,14 +67,14 @@ def constant_peaks(train: Keypoints, images: int, grid: tuple[int, int] = GRID) 
         raise InputError(f"images is {images}; expected how many images the peaks are for")
     rows, columns = grid
     part, group = torch.unique(train.own, dim=0, return_inverse=True)
-    seen = torch.ones(len(train.visible), len(part), dtype=torch.bool)
-    asked = Keypoints(train.xy, train.visible, part, seen.to(part.device), train.sizes)
+    everywhere = torch.ones(len(train.visible), len(part), dtype=torch.bool)
+    parts = Keypoints(train.xy, train.visible, part, everywhere.to(part.device), train.sizes)
     cells = [((column + 0.5) / columns, (row + 0.5) / rows) for row in range(rows) for column in range(columns)]
     totals = torch.stack(
-        [keypoint_error(torch.tensor(cell).expand(*seen.shape, 2), asked, grid).values.sum(0) for cell in cells]
+        [keypoint_error(torch.tensor(cell).expand(*everywhere.shape, 2), parts, grid).values.sum(0) for cell in cells]
     )
     best = torch.tensor(cells)[totals.argmin(0)]
-    shown = asked.applies.any(0).cpu()
+    shown = parts.applies.any(0).cpu()
     best = torch.where(shown[:, None], best, 0.5)
     return best[group.cpu()].expand(images, -1, -1)
 
@@ -92,9 +92,8 @@ def swapped_error(
     such a concept.
 
     Args:
-        maps: An explanation, `maps[image concept height width]`, or `peaks[image concept 2]` as shares of width and
-            height.
-        keypoints: Where the parts are, of the same images and concepts.
+        maps: Maps or peaks, as in `keypoints`.
+        keypoints: Where the parts are.
         grid: Rows and columns of the reference grid, the unit of the result.
         by: Which other concepts, as above.
 
@@ -109,8 +108,8 @@ def swapped_error(
     table, group = error_by_part(maps, keypoints, grid)
     applies, present = keypoints.applies.cpu(), keypoints.present.cpu()
     member = torch.nn.functional.one_hot(group, table.shape[2]).double()
-    asked = (1 - member) * applies[..., None] if by == "other_part" else (~present)[..., None].double()
-    weight = asked.expand_as(table)
+    counted = (1 - member) * applies[..., None] if by == "other_part" else (~present)[..., None].double()
+    weight = counted.expand_as(table)
     others = weight.sum(1)
     mean = (table * weight).sum(1) / others.clamp(min=1)
     some = applies & (others[:, group] > 0)

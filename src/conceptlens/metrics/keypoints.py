@@ -1,11 +1,14 @@
 """Does a concept's map point at its part: metrics of maps, or their peaks, and keypoints.
 
-They take `maps` and `Keypoints`. `maps` is an explanation, raw `maps[image concept height width]`, or
-`peaks[image concept 2]`, `(x, y)` as shares of the width and height. A map says its highest cell's centre, at its own
-grid. **Of several highest cells, every metric is the mean over them**: what picking one at random would give. So a map
-without a peak is worth a random cell, neither the centre (as `peak` has it) nor a corner (as `argmax` has it).
+They take `maps`, which is an explanation, raw `maps[image concept height width]`, or `peaks[image concept 2]`, `(x, y)`
+as shares of the width and height; the `Keypoints` of the same images and concepts; and the rows and columns of the
+reference `grid`, the unit of errors in cells. A map says its highest cell's centre, at its own grid. **Of several
+highest cells, every metric is the mean over them**: what picking one at random would give. So a map without a peak is
+worth a random cell, neither the centre (as `peak` has it) nor a corner (as `argmax` has it).
 
-A metric applies where the concept is present and at least one keypoint of its part is visible.
+They return a `Score` with `values[image concept]`, which applies where the concept is present and at least one keypoint
+of its part is visible, and raise `InputError` where shapes do not fit, maps are not finite, or a share of the diagonal
+lacks `Keypoints.sizes`.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ class Keypoints:
       A concept without a part has no answer anywhere.
     - `present[image concept]`: whether the image shows the concept.
     - `sizes[image 2]`: width and height of what the model saw, before it was squeezed to the model's input, in any
-      unit. Asked for by what measures a share of the diagonal, and by nothing else.
+      unit. Needed only for shares of the diagonal.
     """
 
     xy: Float[Tensor, "image part 2"]
@@ -69,8 +72,8 @@ class Keypoints:
         for name in ("visible", "own", "present"):
             if getattr(self, name).dtype != torch.bool:
                 raise InputError(f"{name} has type {getattr(self, name).dtype}; expected torch.bool: compare it first")
-        seen = self.xy[self.visible]
-        if not bool(((seen >= 0) & (seen <= 1)).all()):
+        visible = self.xy[self.visible]
+        if not bool(((visible >= 0) & (visible <= 1)).all()):
             raise InputError(
                 "a visible keypoint lies outside 0 to 1; give shares of the width and height of what the model saw, "
                 "and call a keypoint that was cut off not visible"
@@ -109,16 +112,12 @@ def keypoint_error(maps: MapsOrPeaks, keypoints: Keypoints, grid: tuple[int, int
     than a trained one: put `centre_peaks`, `constant_peaks` and `uniform_maps` beside it, and `keypoint_swap`.
 
     Args:
-        maps: An explanation, `maps[image concept height width]`, or `peaks[image concept 2]` as shares of width and
-            height.
-        keypoints: Where the parts are, of the same images and concepts.
-        grid: Rows and columns of the reference grid, the unit of the result.
+        maps: Maps or peaks.
+        keypoints: Where the parts are.
+        grid: Rows and columns of the reference grid.
 
     Returns:
-        `values[image concept]`; it applies where the concept is present and a keypoint of its part is visible.
-
-    Raises:
-        InputError: Shapes do not fit, or maps are not finite.
+        `values[image concept]`.
     """
     return _own_error(maps, keypoints, _cells(keypoints, grid), lambda apart: apart)
 
@@ -129,15 +128,11 @@ def keypoint_distance(maps: MapsOrPeaks, keypoints: Keypoints) -> Score:
     0 to 1, lower is better. Near by `sizes`, where `keypoint_error` counts cells of a grid that may be squeezed.
 
     Args:
-        maps: An explanation, `maps[image concept height width]`, or `peaks[image concept 2]` as shares of width and
-            height.
-        keypoints: Where the parts are, of the same images and concepts.
+        maps: Maps or peaks.
+        keypoints: Where the parts are.
 
     Returns:
-        `values[image concept]`; it applies where the concept is present and a keypoint of its part is visible.
-
-    Raises:
-        InputError: Shapes do not fit, or maps are not finite. `keypoints.sizes` is missing.
+        `values[image concept]`.
     """
     return _own_error(maps, keypoints, _diagonals(keypoints), torch.sqrt)
 
@@ -146,16 +141,12 @@ def keypoint_pointing(maps: MapsOrPeaks, keypoints: Keypoints, share: float = 0.
     """Return 1 where `keypoint_distance` is below `share`, else 0; higher is better.
 
     Args:
-        maps: An explanation, `maps[image concept height width]`, or `peaks[image concept 2]` as shares of width and
-            height.
-        keypoints: Where the parts are, of the same images and concepts.
+        maps: Maps or peaks.
+        keypoints: Where the parts are.
         share: The greatest distance that counts, as a share of the diagonal.
 
     Returns:
-        `values[image concept]`; it applies where the concept is present and a keypoint of its part is visible.
-
-    Raises:
-        InputError: Shapes do not fit, or maps are not finite. `keypoints.sizes` is missing.
+        `values[image concept]`.
     """
     if not 0 < share <= 1:
         raise InputError(f"share is {share}; expected a share of the diagonal, above 0 up to 1")
@@ -168,15 +159,11 @@ def keypoint_own(maps: MapsOrPeaks, keypoints: Keypoints) -> Score:
     Near by true distance, not by cells; of two keypoints equally near, the one listed first.
 
     Args:
-        maps: An explanation, `maps[image concept height width]`, or `peaks[image concept 2]` as shares of width and
-            height.
-        keypoints: Where the parts are, of the same images and concepts.
+        maps: Maps or peaks.
+        keypoints: Where the parts are.
 
     Returns:
-        `values[image concept]`; it applies where the concept is present and a keypoint of its part is visible.
-
-    Raises:
-        InputError: Shapes do not fit, or maps are not finite. `keypoints.sizes` is missing.
+        `values[image concept]`.
     """
     scale = _diagonals(keypoints)
 
@@ -197,17 +184,13 @@ def keypoint_swap(maps: MapsOrPeaks, keypoints: Keypoints, grid: tuple[int, int]
     once. Applies to images with such a pair.
 
     Args:
-        maps: An explanation, `maps[image concept height width]`, or `peaks[image concept 2]` as shares of width and
-            height.
-        keypoints: Where the parts are, of the same images and concepts.
-        grid: Rows and columns of the reference grid, the unit of the result.
+        maps: Maps or peaks.
+        keypoints: Where the parts are.
+        grid: Rows and columns of the reference grid.
         paired: Whether the second mean counts a concept once for each pair.
 
     Returns:
         `values[image 1]`, in squared cells.
-
-    Raises:
-        InputError: Shapes do not fit, or maps are not finite.
     """
     table, group = error_by_part(maps, keypoints, grid)
     applies = keypoints.applies.cpu().double()
@@ -227,16 +210,12 @@ def centre_distance(maps: MapsOrPeaks, keypoints: Keypoints, grid: tuple[int, in
     Neither high nor low is better. Read it beside the error: one that fell together with this one fell by centring.
 
     Args:
-        maps: An explanation, `maps[image concept height width]`, or `peaks[image concept 2]` as shares of width and
-            height.
-        keypoints: Where the parts are, of the same images and concepts.
-        grid: Rows and columns of the reference grid, the unit of the result.
+        maps: Maps or peaks.
+        keypoints: Where the parts are.
+        grid: Rows and columns of the reference grid.
 
     Returns:
-        `values[image concept]`; it applies where the concept is present and a keypoint of its part is visible.
-
-    Raises:
-        InputError: Shapes do not fit, or maps are not finite.
+        `values[image concept]`.
     """
     scale = _cells(keypoints, grid)
     return _score(maps, keypoints, lambda peaks: ((peaks.xy - 0.5) * scale[peaks.image]).square().sum(1))
@@ -250,16 +229,12 @@ def error_by_part(
     A part here is a set of keypoints that some concept calls its own; 0 where none of them is visible.
 
     Args:
-        maps: An explanation, `maps[image concept height width]`, or `peaks[image concept 2]` as shares of width and
-            height.
-        keypoints: Where the parts are, of the same images and concepts.
-        grid: Rows and columns of the reference grid, the unit of the result.
+        maps: Maps or peaks.
+        keypoints: Where the parts are.
+        grid: Rows and columns of the reference grid.
 
     Returns:
         `error[image concept part]` in squared cells, and the index of each concept's own part.
-
-    Raises:
-        InputError: Shapes do not fit, or maps are not finite.
     """
     rows, group = torch.unique(keypoints.own.cpu(), dim=0, return_inverse=True)
     scale = _cells(keypoints, grid)

@@ -1,9 +1,15 @@
 """Where a map points: metrics that need a map, or a map and a mask.
 
-Those with a mask take an explanation or raw `maps[image question height width]`, bool `masks[image rows columns]` (the
-same for all questions) or `[image question rows columns]`, and optionally bool `ignored[image rows columns]`, pixels
-to leave out. Masks speak of what the model saw: cut them as the photo was cut. Maps are enlarged bilinearly to the
-masks' size, cell centres keep their place. In formulas, r is the mask's share of the pixels that are not ignored.
+Those with a mask take
+
+- `explained`: an explanation, or raw `maps[image question height width]`, finite, no larger than the masks;
+- `masks`: bool `[image rows columns]`, the same for all questions, or `[image question rows columns]`. They are of what
+  the model saw: cut them as the photo was cut;
+- `ignored`: optionally bool `[image rows columns]`, pixels to leave out.
+
+They return a `Score` with `values[image question]` that applies where the mask has pixels both inside and outside, and
+raise `InputError` where shapes or types do not fit or a map is not finite. Maps are enlarged bilinearly to the masks'
+size, cell centres keep their place. In formulas, r is the mask's share of the pixels that are not ignored.
 """
 
 from __future__ import annotations
@@ -16,9 +22,9 @@ import numpy as np
 import torch
 
 from conceptlens.io.errors import InputError
-from conceptlens.metrics.metric_table import Metric
+from conceptlens.metrics.given_maps import maps_of
 from conceptlens.metrics.pixel_ranking import Ranking, Ties, score_pixels
-from conceptlens.statistics.score import Score
+from conceptlens.statistics.score import Metric, Score
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -28,38 +34,39 @@ if TYPE_CHECKING:
     from conceptlens.metrics.pixel_ranking import Curve, Values
 
 
-def peak(maps: Float[Tensor, "image question height width"]) -> Float[Tensor, "image question 2"]:
+def peak(explained: Maps) -> Float[Tensor, "image question 2"]:
     """Return the centre of each map's highest cell.
 
     Args:
-        maps: `maps[image question height width]`.
+        explained: An explanation, or `maps[image question height width]`, a tensor or an array.
 
     Returns:
         `(x, y)` as shares of the width and height that the map covers, 0 to 1. Of several highest cells, their mean: a
         map without a peak (all cells equal) points at the centre.
     """
+    maps = maps_of(explained)
     height, width = maps.shape[2:]
     highest = (maps == maps.amax((2, 3), keepdim=True)).float()
     total = highest.sum((2, 3))
-    xs = (torch.arange(width, device=maps.device) + 0.5) / width
-    ys = (torch.arange(height, device=maps.device) + 0.5) / height
+    xs = (torch.arange(width) + 0.5) / width
+    ys = (torch.arange(height) + 0.5) / height
     x = (highest.sum(2) * xs).sum(2) / total
     y = (highest.sum(3) * ys).sum(2) / total
     return torch.stack([x, y], dim=2)
 
 
-def area(maps: Float[Tensor, "image question height width"], share: float = 0.5) -> Float[Tensor, "image question"]:
+def area(explained: Maps) -> Float[Tensor, "image question"]:
     """Return how large the high part of each map is.
 
     Args:
-        maps: `maps[image question height width]`.
-        share: The threshold as a share of the map's highest value.
+        explained: An explanation, or `maps[image question height width]`, a tensor or an array.
 
     Returns:
-        The share of cells that reach the threshold, 0 to 1; 0 for a map that is nowhere positive.
+        The share of cells that reach half of the map's highest value, 0 to 1; 0 for a map that is nowhere positive.
     """
+    maps = maps_of(explained)
     highest = maps.amax((2, 3), keepdim=True)
-    reached = (maps >= share * highest) & (highest > 0)
+    reached = (maps >= 0.5 * highest) & (highest > 0)
     return reached.float().mean((2, 3))
 
 
@@ -73,16 +80,13 @@ def pointing_energy(
     as CE-FAM's code does, so that negative evidence becomes background of little energy. A map without energy gives 0.
 
     Args:
-        explained: An explanation, or `maps[image question height width]`, finite, no larger than the masks.
-        masks: Bool `[image rows columns]`, the same for all questions, or `[image question rows columns]`.
-        ignored: Bool `[image rows columns]`, pixels to leave out.
+        explained: The maps.
+        masks: The masks.
+        ignored: Pixels to leave out.
         normalise: `"none"` or `"minmax"`, as above.
 
     Returns:
-        `values[image question]`; it applies where the mask has pixels both inside and outside.
-
-    Raises:
-        InputError: Shapes or types do not fit, or a map is not finite.
+        `values[image question]`.
     """
     if normalise not in ("none", "minmax"):
         raise InputError(f"no normalise '{normalise}'; there are: none, minmax")
@@ -97,15 +101,12 @@ def pointing_game(explained: Maps, masks: Masks, ignored: Ignored = None) -> Sco
     Zhang et al. (excitation backpropagation, ECCV 2016), without its tolerance of 15 pixels.
 
     Args:
-        explained: An explanation, or `maps[image question height width]`, finite, no larger than the masks.
-        masks: Bool `[image rows columns]`, the same for all questions, or `[image question rows columns]`.
-        ignored: Bool `[image rows columns]`, pixels to leave out.
+        explained: The maps.
+        masks: The masks.
+        ignored: Pixels to leave out.
 
     Returns:
-        `values[image question]`; it applies where the mask has pixels both inside and outside.
-
-    Raises:
-        InputError: Shapes or types do not fit, or a map is not finite.
+        `values[image question]`.
     """
     return score_pixels(explained, masks, ignored, {"game": _peak_inside})["game"]
 
@@ -126,9 +127,9 @@ def ranked_area(
     `ranked_area_corrected`.
 
     Args:
-        explained: An explanation, or `maps[image question height width]`, finite, no larger than the masks.
-        masks: Bool `[image rows columns]`, the same for all questions, or `[image question rows columns]`.
-        ignored: Bool `[image rows columns]`, pixels to leave out.
+        explained: The maps.
+        masks: The masks.
+        ignored: Pixels to leave out.
         ties: The order of equal pixels: `"average"` is the expectation over all orders, `"seeded"` draws one,
             `"official"` is NumPy's `argsort()[::-1]`, arbitrary but what the published code does.
         seed: Draws the order of `ties="seeded"`.
@@ -136,10 +137,7 @@ def ranked_area(
             masks and up to 0.07 for those of 1 %.
 
     Returns:
-        `values[image question]`; it applies where the mask has pixels both inside and outside.
-
-    Raises:
-        InputError: Shapes or types do not fit, or a map is not finite.
+        `values[image question]`.
     """
     if bins not in ("exact", "published"):
         raise InputError(f"no bins '{bins}'; there are: exact, published")
@@ -147,47 +145,35 @@ def ranked_area(
     return score_pixels(explained, masks, ignored, {"area": measure}, ties, seed)["area"]
 
 
-def ranked_area_corrected(
-    explained: Maps, masks: Masks, ignored: Ignored = None, ties: Ties = "average", seed: int = 0
-) -> Score:
+def ranked_area_corrected(explained: Maps, masks: Masks, ignored: Ignored = None) -> Score:
     """Return NRA corrected for chance: 0 for a random map, 1 for the ideal one, negative below chance.
 
     `(AUC - AUC_random) / (AUC_ideal - AUC_random)`, with `AUC_random = k (1 + k ln r)`, `k = r / (1 - r)` and
-    `AUC_ideal = r/2 - r ln r`. Not below -0.8. `ties` and AUC as in `ranked_area`. This package's own correction.
+    `AUC_ideal = r/2 - r ln r`. Not below -0.8. AUC as in `ranked_area`. This package's own correction.
 
     Args:
-        explained: An explanation, or `maps[image question height width]`, finite, no larger than the masks.
-        masks: Bool `[image rows columns]`, the same for all questions, or `[image question rows columns]`.
-        ignored: Bool `[image rows columns]`, pixels to leave out.
-        ties: As in `ranked_area`.
-        seed: Draws the order of `ties="seeded"`.
+        explained: The maps.
+        masks: The masks.
+        ignored: Pixels to leave out.
 
     Returns:
-        `values[image question]`; it applies where the mask has pixels both inside and outside.
-
-    Raises:
-        InputError: Shapes or types do not fit, or a map is not finite.
+        `values[image question]`.
     """
-    return score_pixels(explained, masks, ignored, {"area": _ranked_area_corrected}, ties, seed)["area"]
+    return score_pixels(explained, masks, ignored, {"area": _ranked_area_corrected})["area"]
 
 
-def hit(explained: Maps, masks: Masks, ignored: Ignored = None, ties: Ties = "average", seed: int = 0) -> Score:
+def hit(explained: Maps, masks: Masks, ignored: Ignored = None) -> Score:
     """Return 1 where `ranked_area` is above one half, else 0; CE-FAM's hit, higher is better.
 
     Args:
-        explained: An explanation, or `maps[image question height width]`, finite, no larger than the masks.
-        masks: Bool `[image rows columns]`, the same for all questions, or `[image question rows columns]`.
-        ignored: Bool `[image rows columns]`, pixels to leave out.
-        ties: As in `ranked_area`.
-        seed: Draws the order of `ties="seeded"`.
+        explained: The maps.
+        masks: The masks.
+        ignored: Pixels to leave out.
 
     Returns:
-        `values[image question]`; it applies where the mask has pixels both inside and outside.
-
-    Raises:
-        InputError: Shapes or types do not fit, or a map is not finite.
+        `values[image question]`.
     """
-    return score_pixels(explained, masks, ignored, {"hit": _hit}, ties, seed)["hit"]
+    return score_pixels(explained, masks, ignored, {"hit": _hit})["hit"]
 
 
 def best_iou(explained: Maps, masks: Masks, ignored: Ignored = None) -> Score:
@@ -196,48 +182,33 @@ def best_iou(explained: Maps, masks: Masks, ignored: Ignored = None) -> Score:
     **An oracle**: the threshold is chosen with the mask, for each map. At least r, by taking the whole image.
 
     Args:
-        explained: An explanation, or `maps[image question height width]`, finite, no larger than the masks.
-        masks: Bool `[image rows columns]`, the same for all questions, or `[image question rows columns]`.
-        ignored: Bool `[image rows columns]`, pixels to leave out.
+        explained: The maps.
+        masks: The masks.
+        ignored: Pixels to leave out.
 
     Returns:
-        `values[image question]`; it applies where the mask has pixels both inside and outside.
-
-    Raises:
-        InputError: Shapes or types do not fit, or a map is not finite.
+        `values[image question]`.
     """
     return score_pixels(explained, masks, ignored, {"iou": _best_iou})["iou"]
 
 
-def iou(
-    explained: Maps,
-    masks: Masks,
-    ignored: Ignored = None,
-    share: float = 0.5,
-    of: Literal["maximum", "area"] = "maximum",
-) -> Score:
+def iou(explained: Maps, masks: Masks, ignored: Ignored = None, share: float = 0.5) -> Score:
     """Return the IoU of the mask and the map cut at a fixed threshold; 0 to 1, higher is better.
 
-    `of="maximum"`: the pixels that reach `share` of the map's highest value, none in a map that is nowhere positive.
-    `of="area"`: the highest `share` of the pixels, wherever the values lie; of equal pixels, the expected part.
+    The map is cut to the pixels that reach `share` of its highest value, none in a map that is nowhere positive.
 
     Args:
-        explained: An explanation, or `maps[image question height width]`, finite, no larger than the masks.
-        masks: Bool `[image rows columns]`, the same for all questions, or `[image question rows columns]`.
-        ignored: Bool `[image rows columns]`, pixels to leave out.
-        share: The threshold, above 0 up to 1.
-        of: What `share` is a share of.
+        explained: The maps.
+        masks: The masks.
+        ignored: Pixels to leave out.
+        share: The threshold as a share of the map's highest value, above 0 up to 1.
 
     Returns:
-        `values[image question]`; it applies where the mask has pixels both inside and outside.
-
-    Raises:
-        InputError: Shapes or types do not fit, or a map is not finite.
+        `values[image question]`.
     """
-    if of not in ("maximum", "area") or not 0 < share <= 1:
-        raise InputError(f"share is {share} of '{of}'; expected a share above 0 up to 1, of 'maximum' or 'area'")
-    measure = partial(_iou if of == "maximum" else _iou_by_area, share=share)
-    return score_pixels(explained, masks, ignored, {"iou": measure})["iou"]
+    if not 0 < share <= 1:
+        raise InputError(f"share is {share}; expected a share of the highest value, above 0 up to 1")
+    return score_pixels(explained, masks, ignored, {"iou": partial(_iou, share=share)})["iou"]
 
 
 def pixel_precision(explained: Maps, masks: Masks, ignored: Ignored = None) -> Score:
@@ -247,15 +218,12 @@ def pixel_precision(explained: Maps, masks: Masks, ignored: Ignored = None) -> S
     in scikit-learn's `average_precision_score`. Chance is r.
 
     Args:
-        explained: An explanation, or `maps[image question height width]`, finite, no larger than the masks.
-        masks: Bool `[image rows columns]`, the same for all questions, or `[image question rows columns]`.
-        ignored: Bool `[image rows columns]`, pixels to leave out.
+        explained: The maps.
+        masks: The masks.
+        ignored: Pixels to leave out.
 
     Returns:
-        `values[image question]`; it applies where the mask has pixels both inside and outside.
-
-    Raises:
-        InputError: Shapes or types do not fit, or a map is not finite.
+        `values[image question]`.
     """
     return score_pixels(explained, masks, ignored, {"precision": _pixel_precision})["precision"]
 
@@ -264,15 +232,12 @@ def map_mask_scores(explained: Maps, masks: Masks, ignored: Ignored = None) -> d
     """Return every metric of `MAP_MASK_METRICS`, with its defaults, from one sort for each map.
 
     Args:
-        explained: An explanation, or `maps[image question height width]`, finite, no larger than the masks.
-        masks: Bool `[image rows columns]`, the same for all questions, or `[image question rows columns]`.
-        ignored: Bool `[image rows columns]`, pixels to leave out.
+        explained: The maps.
+        masks: The masks.
+        ignored: Pixels to leave out.
 
     Returns:
         A `Score` for each metric by its name.
-
-    Raises:
-        InputError: Shapes or types do not fit, or a map is not finite.
 
     Examples:
         >>> explained = cl.Explanation.from_maps(array, "cat", photos)  # maps of any library
@@ -308,7 +273,7 @@ def _ranked_area(ranking: Ranking) -> Values:
 
 
 def _ranked_area_in_bins(ranking: Ranking) -> Values:
-    """Sum IoU pixel by pixel over the first hundredth, then once for each hundredth; the ideal over the same places."""
+    """Sum IoU pixel by pixel over the first hundredth, then once for each hundredth; the ideal over the same ranks."""
     kept, size = ranking.kept[:, None], ranking.size[:, None]
     rank = np.arange(ranking.values.shape[1])
     width = np.maximum(kept // 100, 1)
@@ -338,14 +303,6 @@ def _iou(ranking: Ranking, share: float = 0.5) -> Values:
     highest = ranking.values[:, :1]
     reached = ((ranking.values >= share * highest) & (highest > 0)).sum(1, keepdims=True)
     return np.take_along_axis(ranking.overlap, reached, 1)[:, 0]
-
-
-def _iou_by_area(ranking: Ranking, share: float) -> Values:
-    taken = share * ranking.kept[:, None]
-    below = np.floor(taken).astype(int).clip(max=ranking.found.shape[1] - 2)
-    low, high = (np.take_along_axis(ranking.found, at, 1) for at in (below, below + 1))
-    found = low + (taken - below) * (high - low)
-    return (found / (ranking.size[:, None] + taken - found))[:, 0]
 
 
 def _pixel_precision(ranking: Ranking) -> Values:

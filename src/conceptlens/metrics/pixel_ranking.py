@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     Curve: TypeAlias = Float[np.ndarray, "pair rank"]
 
 Ties: TypeAlias = Literal["average", "seeded", "official"]
-TIES = ("average", "seeded", "official")
 BATCH_PIXELS = 2**18  # bounds the memory, at about 150 bytes a pixel; small chunks also stay in the cache
 
 
@@ -92,14 +91,15 @@ def score_pixels(
     Raises `InputError` for shapes or types that do not fit, and for maps that are not finite.
     """
     maps = maps_of(explained)
-    if ties not in TIES:
-        raise InputError(f"no ties '{ties}'; there are: {', '.join(TIES)}")
+    if ties not in get_args(Ties):
+        raise InputError(f"no ties '{ties}'; there are: {', '.join(get_args(Ties))}")
     inside = tensor_of(masks, "masks")
     outside = None if ignored is None else tensor_of(ignored, "ignored pixels")
     _check(maps, inside, outside)
     applies = _applies(maps, inside, outside)
     found = {name: torch.zeros(applies.shape, dtype=torch.float64) for name in measures}
-    for pairs in _chunks(applies, inside.shape[-2] * inside.shape[-1]):
+    step = max(1, BATCH_PIXELS // max(1, inside.shape[-2] * inside.shape[-1]))
+    for pairs in applies.nonzero().split(step) if applies.any() else ():
         ranking = _ranked(*_pixels(pairs, maps, inside, outside), ties, seed)
         for name, measure in measures.items():
             found[name][pairs[:, 0], pairs[:, 1]] = torch.from_numpy(np.asarray(measure(ranking), np.float64))
@@ -144,13 +144,6 @@ def _applies(maps: Tensor, masks: Tensor, ignored: Tensor | None) -> Bool[Tensor
         size = mask.sum((1, 2))
         rows.append(((size > 0) & (size < kept)).expand(maps.shape[1]))
     return torch.stack(rows) if rows else torch.zeros(maps.shape[:2], dtype=torch.bool)
-
-
-def _chunks(applies: Tensor, pixels: int) -> Iterator[Int[Tensor, "pair 2"]]:
-    """Return the pairs of image and question that a mask applies to, a bounded number of pixels at a time."""
-    pairs = applies.nonzero()
-    if len(pairs):
-        yield from pairs.split(max(1, BATCH_PIXELS // pixels))
 
 
 def _pixels(

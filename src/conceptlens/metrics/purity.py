@@ -102,13 +102,13 @@ def part_purity(
     names = list(dict.fromkeys(parts))
     member = torch.tensor([[name == part for part in parts] for name in names])
     inside = _inside(maps, keypoints.xy.cpu(), chosen, patch, pixels) & visible[chosen]
-    held = _any(inside, member).sum(0).double()  # concept name
+    within = _any(inside, member).sum(0).double()  # concept name
     shown = _any(visible[chosen], member).sum(0).double()
-    share = held / shown.clamp(min=1)
-    best = (held + share / 2).argmax(1, keepdim=True)  # most patches, then the purest
+    share = within / shown.clamp(min=1)
+    best = (within + share / 2).argmax(1, keepdim=True)  # most patches, then the purest
     applies = (shown > 0).any(1)
-    frequent, overall = share.gather(1, best)[:, 0], held.gather(1, best)[:, 0] / len(chosen)
-    most_frequent = tuple(names[int(b)] if h.any() else "" for b, h in zip(best[:, 0], held, strict=True))
+    frequent, overall = share.gather(1, best)[:, 0], within.gather(1, best)[:, 0] / len(chosen)
+    most_frequent = tuple(names[int(b)] if own.any() else "" for b, own in zip(best[:, 0], within, strict=True))
     purest, frequent, overall = (Score(value[None], applies[None]) for value in (share.amax(1), frequent, overall))
     return Purity(purest, frequent, overall, most_frequent)
 

@@ -1,7 +1,8 @@
-"""What a metric or a statistic returns: values, and where they are defined."""
+"""What a metric or a statistic returns: values, and where they are defined; how a table describes a metric."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic
 
@@ -85,6 +86,31 @@ class Score(Generic[Values]):
         mean, total = self.mean(), int(np.prod(self.values.shape))
         found = "applies nowhere" if mean is None else f"mean {mean:.4f} over {self.count} of {total}"
         return f"Score({found}, shape {tuple(self.values.shape)})"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One line of a table of metrics.
+
+    Attributes:
+        name: Its key in JSON and on pages.
+        title: Its name for readers.
+        compute: Returns a `Score`; the table says what it takes.
+        higher_is_better: Whether a higher value is better.
+        low: The lowest possible value.
+        high: The highest possible value.
+        chance: What a map that knows nothing gets, with `r` the mask's share of the image.
+        source: The paper it is from.
+    """
+
+    name: str
+    title: str
+    compute: Callable[..., Score]
+    higher_is_better: bool
+    low: float
+    high: float
+    chance: str
+    source: str
 
 
 def _index(key: int | str, labels: tuple[str, ...]) -> int:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from conceptlens.metrics import iou, map_mask_scores, pixel_precision, ranked_area, ranked_area_corrected
+from conceptlens.metrics import map_mask_scores, pixel_precision, ranked_area, ranked_area_corrected
 
 STEPS = 200  # parts of a pixel, for the area under a curve
 
@@ -124,19 +124,6 @@ def test_pixel_precision_is_scikit_learns(levels: int) -> None:
         maps, masks = drawn(seed, 9, 13, levels)
         wanted = average_precision_score(masks.flatten().numpy(), maps.flatten().numpy())
         assert pixel_precision(maps, masks).of(0) == pytest.approx(float(wanted), abs=1e-9)
-
-
-@pytest.mark.parametrize("share", [0.01, 0.1, 0.33, 1.0])
-def test_iou_of_the_highest_share_takes_equal_pixels_in_part(share: float) -> None:
-    for seed in range(10):
-        maps, masks = drawn(seed, 6, 7, 3)
-        left, within = share * 42, 0.0
-        for count, hits in falling_blocks(maps.flatten().tolist(), masks.flatten().tolist()):
-            within += hits * min(left, count) / count
-            left -= min(left, count)
-        size = int(masks.sum())
-        wanted = within / (size + share * 42 - within)
-        assert iou(maps, masks, share=share, of="area").of(0) == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize(("ratio", "most"), [(0.01, 0.08), (0.03, 0.015), (0.15, 0.01), (0.5, 0.01)])

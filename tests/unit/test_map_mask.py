@@ -51,6 +51,7 @@ def one(rows: list[list[float]]) -> torch.Tensor:
 )
 def test_peak(rows: list[list[float]], expected: tuple[float, float]) -> None:
     assert peak(one(rows))[0, 0].tolist() == pytest.approx(list(expected))
+    assert torch.equal(peak(one(rows).numpy()), peak(one(rows)))
 
 
 @pytest.mark.parametrize(
@@ -59,6 +60,7 @@ def test_peak(rows: list[list[float]], expected: tuple[float, float]) -> None:
 )
 def test_area(rows: list[list[float]], expected: float) -> None:
     assert float(area(one(rows))) == pytest.approx(expected)
+    assert torch.equal(area(one(rows).numpy()), area(one(rows)))
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -89,9 +91,7 @@ def test_iou_by_hand() -> None:
     maps = one([[4.0, 3.0], [2.0, 1.0]])
     assert iou(maps, RIGHT).of(0) == pytest.approx(1 / 4)  # three pixels reach 2
     assert iou(maps, RIGHT, share=0.6).of(0) == pytest.approx(1 / 3)
-    assert iou(maps, RIGHT, share=0.5, of="area").of(0) == pytest.approx(1 / 3)
     assert iou(maps - 9, RIGHT).of(0) == 0.0  # nowhere positive: nothing reaches a share of the maximum
-    assert iou(maps - 9, RIGHT, share=0.5, of="area").of(0) == pytest.approx(1 / 3)
     assert best_iou(maps, RIGHT).of(0) == pytest.approx(1 / 2)
     assert pixel_precision(maps, RIGHT).of(0) == pytest.approx((1 / 2 + 2 / 4) / 2)
 
@@ -147,8 +147,6 @@ def test_ignored_pixels_might_as_well_not_be_there(seed: int) -> None:
     with_them, without = map_mask_scores(maps, masks, ignored), map_mask_scores(maps[..., :9], masks[..., :9])
     for name in MAP_MASK_METRICS:
         torch.testing.assert_close(with_them[name].values, without[name].values)
-    taken = [iou(maps, masks, ignored, 0.3, "area"), iou(maps[..., :9], masks[..., :9], None, 0.3, "area")]
-    torch.testing.assert_close(taken[0].values, taken[1].values)
 
 
 def test_a_batch_gives_what_its_parts_give(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,7 +265,7 @@ def test_unknown_settings_are_refused() -> None:
         ranked_area(maps, RIGHT, bins="fine")  # pyright: ignore[reportArgumentType]
     with pytest.raises(cl.InputError, match="no normalise 'max'"):
         pointing_energy(maps, RIGHT, normalise="max")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(cl.InputError, match="share is 0 of 'maximum'"):
+    with pytest.raises(cl.InputError, match="share is 0; expected a share of the highest value"):
         iou(maps, RIGHT, share=0)
     with pytest.raises(cl.InputError, match="maps have 3 axes"):
         iou(maps[0], RIGHT)
