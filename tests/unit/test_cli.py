@@ -53,7 +53,7 @@ def test_explain_json_has_the_documented_fields_and_nothing_else_on_stdout() -> 
 
 
 def test_several_photos_an_against_and_a_folder_of_results(tmp_path: Path) -> None:
-    done = run("explain", CAT, COFFEE, "--against", "tabby", "--top", "3", "--out", str(tmp_path / "out"))
+    done = run("explain", CAT, COFFEE, "--against", "tabby", "--top", "3", "--out-dir", str(tmp_path / "out"))
     assert done.exit_code == 0, done.output
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["explain.json", "report.html"]
     numbers = json.loads((tmp_path / "out" / "explain.json").read_text())

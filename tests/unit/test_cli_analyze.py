@@ -53,7 +53,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def result(place: Path) -> Result:
-    return call("analyze", place / "store", "--out", place / "out", "--photos", place / "photos", "--json")
+    return call("analyze", place / "store", "--out-dir", place / "out", "--photos", place / "photos", "--json")
 
 
 def test_analyze_leaves_a_page_numbers_tables_and_figures(place: Path, result: Result) -> None:
@@ -106,7 +106,7 @@ def test_without_a_folder_a_table_is_printed_and_nothing_written(place: Path, tm
 
 def test_tiles_show_masks_where_there_are_no_photos(place: Path) -> None:
     out = place / "plain"
-    done = call("analyze", place / "store", "--out", out, "--max-rows", 6, "--max-concepts", 2)
+    done = call("analyze", place / "store", "--out-dir", out, "--max-rows", 6, "--max-concepts", 2)
     assert done.exit_code == 0, done.output
     page = (out / "analysis.html").read_text(encoding="utf-8")
     assert "No photos were given, so tiles show masks alone" in page
@@ -127,7 +127,7 @@ def test_tiles_show_masks_where_there_are_no_photos(place: Path) -> None:
 def test_what_cannot_be_told_is_refused_and_nothing_written(
     place: Path, tmp_path: Path, words: list[str], sentence: str
 ) -> None:
-    said = refused(call("analyze", place / "store", "--out", tmp_path / "out", *words))
+    said = refused(call("analyze", place / "store", "--out-dir", tmp_path / "out", *words))
     assert sentence in said
     assert not (tmp_path / "out").exists()
 
@@ -136,7 +136,7 @@ def test_a_place_that_is_no_store_is_refused(tmp_path: Path, place: Path) -> Non
     (tmp_path / "other").mkdir()
     assert "is no conceptlens store" in refused(call("analyze", tmp_path / "other"))
     Store(tmp_path / "empty", create=True)
-    assert "holds no embeddings yet" in refused(call("analyze", tmp_path / "empty", "--out", tmp_path / "out"))
+    assert "holds no embeddings yet" in refused(call("analyze", tmp_path / "empty", "--out-dir", tmp_path / "out"))
     assert not (tmp_path / "out").exists()
     shutil.copytree(place / "store", tmp_path / "newer")
     (tmp_path / "newer" / FILE).write_text('{"format": "conceptlens store", "version": 99}', encoding="utf-8")
@@ -145,16 +145,16 @@ def test_a_place_that_is_no_store_is_refused(tmp_path: Path, place: Path) -> Non
 
 def test_a_file_is_no_folder_to_write_to(place: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")
-    assert "is a file, not a folder" in refused(call("analyze", place / "store", "--out", tmp_path / "file"))
-    assert "expected a folder" in refused(call("analyze", place / "store", "--out", tmp_path / "analysis.html"))
-    assert "where there is a file" in refused(call("analyze", place / "store", "--out", tmp_path / "file" / "below"))
+    assert "is a file; expected a folder" in refused(call("analyze", place / "store", "--out-dir", tmp_path / "file"))
+    assert "expected a folder" in refused(call("analyze", place / "store", "--out-dir", tmp_path / "analysis.html"))
+    assert "where there is a file" in refused(call("analyze", place / "store", "--out-dir", tmp_path / "file" / "below"))
 
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of drawn scenes by the default model, and one scene with a mask as files."""
     folder = tmp_path_factory.mktemp("search")
-    done = call("embed", "--data", "drawn:8", "--layers", "blocks.4,bn2", "--input-size", 96, "--out", folder / "store")
+    done = call("embed", "--data", "drawn:8", "--layers", "blocks.4,bn2", "--input-size", 96, "--out-dir", folder / "store")
     assert done.exit_code == 0, done.output
     one = open_set("drawn:8", None)[3]
     one.photo.save(folder / "photo.png")

@@ -109,7 +109,7 @@ def test_json_has_the_documented_fields_and_the_numbers_of_the_measure(place: Pa
 
 def test_files_hold_the_page_the_numbers_and_the_tables(place: Path, tmp_path: Path) -> None:
     out, cache = tmp_path / "out", tmp_path / "cells"
-    words = ("--out", str(out), "--cache", str(cache), "--class", "Robin", "--pair", "tit,jay", "--photos", "3")
+    words = ("--out-dir", str(out), "--cache", str(cache), "--class", "Robin", "--pair", "tit,jay", "--photos", "3")
     done = evaluate(place, *words, "--leakage", "--interventions")
     assert done.exit_code == 0, done.output
     assert {file.name for file in out.iterdir()} == {"report.html", "bottleneck.json", "photos.csv", "concepts.csv"}
@@ -137,7 +137,7 @@ def test_files_hold_the_page_the_numbers_and_the_tables(place: Path, tmp_path: P
 
 
 def test_a_limit_takes_photos_of_every_class(place: Path) -> None:
-    done = evaluate(place, "--limit", "4", "--json")
+    done = evaluate(place, "--max-photos", "4", "--json")
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
     assert told["photos"] == 4
@@ -164,7 +164,7 @@ def test_a_photo_that_fails_is_reported_and_ends_with_code_1(place: Path, tmp_pa
         (["--pair", "tit,jayy"], "no class 'jayy'"),
         (["--photo", "nobody.png"], "no photo 'nobody.png'"),
         (["--split", "validation"], "no split 'validation'"),
-        (["--out", "page.html"], "expected a folder"),
+        (["--out-dir", "page.html"], "expected a folder"),
         (["--model", "timm:resnet18", "--no-pretrained"], "was trained on timm:tf_efficientnet_lite0"),
         (["--top", "0"], ""),
     ],
@@ -213,7 +213,7 @@ def test_an_edit_is_shown_and_not_kept(place: Path) -> None:
 def test_an_edit_is_kept_where_it_is_told_after_it_was_shown(place: Path, tmp_path: Path) -> None:
     out = tmp_path / "edited"
     words = ("--remove", "Red  Bill", "--clamp", "blue bill=..0.1", "--weight", "jay,shiny=-2.5", "--note", "why")
-    done = edit(place, *words, "--out", str(out))
+    done = edit(place, *words, "--out-dir", str(out))
     assert done.exit_code == 0, done.output
     made, kept = Bottleneck.from_pretrained(place / "made"), Bottleneck.from_pretrained(out)
     assert [(one.concept, one.target, one.note) for one in kept.edits] == [(0, None, "why"), (1, None, "why")]
@@ -227,7 +227,7 @@ def test_an_edit_is_kept_where_it_is_told_after_it_was_shown(place: Path, tmp_pa
     assert "12 images: accuracy" in done.stdout
     assert "bottleneck: " in done.stderr
     undone = tmp_path / "undone"
-    back = run(place, "edit", str(out), "-d", "BIRDS", "--restore", "red bill", "--out", str(undone))
+    back = run(place, "edit", str(out), "-d", "BIRDS", "--restore", "red bill", "--out-dir", str(undone))
     assert back.exit_code == 0, back.output
     assert "taken back: red bill" in back.stdout
     assert [one.concept for one in Bottleneck.from_pretrained(undone).edits] == [1]
@@ -236,11 +236,11 @@ def test_an_edit_is_kept_where_it_is_told_after_it_was_shown(place: Path, tmp_pa
 
 def test_nothing_is_written_over_unless_it_is_said(place: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(place / "made", tmp_path / "made")
-    words = ("edit", str(copied), "-d", "BIRDS", "--set", "shiny=0", "--out", str(copied))
+    words = ("edit", str(copied), "-d", "BIRDS", "--set", "shiny=0", "--out-dir", str(copied))
     done = run(place, *words)
     assert done.exit_code == 2
     assert "is the bottleneck that is edited" in done.stderr
-    other = run(place, "edit", "MADE", "-d", "BIRDS", "--set", "shiny=0", "--out", str(copied))
+    other = run(place, "edit", "MADE", "-d", "BIRDS", "--set", "shiny=0", "--out-dir", str(copied))
     assert other.exit_code == 2
     assert "not empty" in other.stderr
     assert Bottleneck.from_pretrained(copied).edits == ()
@@ -265,7 +265,7 @@ def test_nothing_is_written_over_unless_it_is_said(place: Path, tmp_path: Path) 
         (["--weight", "jay,shine=1"], "no concept 'shine'"),
         (["--weight", "jay,shiny=1", "--for", "jay"], "--for jay is given without"),
         (["--remove", "shiny", "--for", "crow"], "no class 'crow'"),
-        (["--remove", "shiny", "--overwrite"], "without --out"),
+        (["--remove", "shiny", "--overwrite"], "without --out-dir"),
         (["--restore", "gold"], "no concept 'gold'"),
     ],
 )

@@ -85,7 +85,7 @@ def _counts(corners: list[int]) -> list[int]:
 def test_the_command_line_says_which_masks(
     coco: Path, tmp_path: Path, words: list[str], found: list[tuple[str, float]]
 ) -> None:
-    done = call("embed", "--data", f"coco:{coco}", "--layers", "blocks.4", "--out", tmp_path / "store", *words)
+    done = call("embed", "--data", f"coco:{coco}", "--layers", "blocks.4", "--out-dir", tmp_path / "store", *words)
     assert done.exit_code == 1, done.output  # one photo is broken
     assert f"left out {BROKEN}: " in done.stderr
     assert "of 1 photos at blocks.4 (mean_difference), 1 failed" in done.stdout
@@ -97,7 +97,7 @@ def test_the_command_line_says_which_masks(
 
 
 def test_numbers_name_failures_and_a_run_that_is_there_is_only_resumed(coco: Path, tmp_path: Path) -> None:
-    words = ["embed", "--data", f"coco:{coco}", "--layers", "blocks.4", "--json", "--out", tmp_path / "store"]
+    words = ["embed", "--data", f"coco:{coco}", "--layers", "blocks.4", "--json", "--out-dir", tmp_path / "store"]
     done = call(*words)
     said = json.loads(done.stdout)
     assert (said["photos"], said["embeddings"], [one["name"] for one in said["failures"]]) == (2, 2, [BROKEN])
@@ -110,7 +110,7 @@ def test_numbers_name_failures_and_a_run_that_is_there_is_only_resumed(coco: Pat
 
 
 def test_a_photo_that_was_mended_is_tried_again(coco: Path, tmp_path: Path) -> None:
-    words = ["embed", "--data", f"coco:{coco}", "--layers", "blocks.4", "--json", "--out", tmp_path / "store"]
+    words = ["embed", "--data", f"coco:{coco}", "--layers", "blocks.4", "--json", "--out-dir", tmp_path / "store"]
     assert call(*words).exit_code == 1
     photo(coco / "val2017" / BROKEN, width=200, height=120)
     assert len(json.loads(call(*words, "--resume").stdout)["failures"]) == 1  # what is recorded stays
@@ -138,7 +138,7 @@ def test_a_photo_that_was_mended_is_tried_again(coco: Path, tmp_path: Path) -> N
 def test_what_cannot_be_is_one_sentence_and_leaves_nothing(
     coco: Path, tmp_path: Path, words: list[str], sentence: str
 ) -> None:
-    done = call("embed", "--data", f"coco:{coco}", "--out", tmp_path / "store", *words)
+    done = call("embed", "--data", f"coco:{coco}", "--out-dir", tmp_path / "store", *words)
     assert done.exit_code == 2, done.output
     assert (done.stdout, done.stderr.count("\n")) == ("", 1)
     assert sentence in done.stderr
@@ -146,6 +146,6 @@ def test_what_cannot_be_is_one_sentence_and_leaves_nothing(
 
 
 def test_a_share_beyond_one_is_refused(coco: Path, tmp_path: Path) -> None:
-    done = call("embed", "--data", f"coco:{coco}", "--out", tmp_path / "store", "--min-area", "1.5")
+    done = call("embed", "--data", f"coco:{coco}", "--out-dir", tmp_path / "store", "--min-area", "1.5")
     assert done.exit_code == 2
     assert "--min-area" in done.stderr

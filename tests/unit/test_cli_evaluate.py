@@ -48,7 +48,7 @@ def test_json_has_the_documented_fields_and_nothing_else_on_stdout() -> None:
 
 def test_files_hold_every_row_the_numbers_and_the_page(tmp_path: Path) -> None:
     out = tmp_path / "results"
-    done = run(*FEW, "--max-photos", "3", "--resolution", "0", "--compare-with", "random", "--out", str(out))
+    done = run(*FEW, "--max-photos", "3", "--resolution", "0", "--compare-with", "random", "--out-dir", str(out))
     assert done.exit_code == 0, done.output
     assert sorted(p.name for p in out.iterdir()) == [f"localization.{s}" for s in ("html", "json", "parquet")]
     rows = read_rows(out / "localization.parquet")
@@ -123,7 +123,7 @@ REFUSED = {
     "huge resolution": ([*FEW, "--resolution", "100000"], "2 to 2048 pixels"),
     "missing weights": ([*FEW, "--weights", "no.safetensors"], "no.safetensors"),
     "missing labels": ([*FEW, "--class-names", "no.txt"], "no.txt"),
-    "out is a file": ([*FEW, "--out", "page.html"], "expected a folder"),
+    "out is a file": ([*FEW, "--out-dir", "page.html"], "expected a folder"),
     "no probe": (["--data", "masks:SET", "--methods", "www"], "--probe"),
     "few photos": (["--data", "drawn:2", "--methods", "www"], "at least 10"),
     "empty probe": (["--data", "drawn:2", "--methods", "www", "--probe", "nowhere"], "nowhere"),

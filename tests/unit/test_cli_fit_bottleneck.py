@@ -48,7 +48,7 @@ def call(*words: object) -> Result:
 
 def test_it_says_what_came_of_it(folder: Path, tmp_path: Path, asked: dict[str, dict[str, Any]]) -> None:
     out = tmp_path / "out"
-    done = call("--data", f"cub:{folder}", "--out", out, "--weights", "own.safetensors", "--no-pretrained")
+    done = call("--data", f"cub:{folder}", "--out-dir", out, "--weights", "own.safetensors", "--no-pretrained")
     assert done.exit_code == 0, done.output
     assert asked["toy:pupil"]["weights"] == "own.safetensors"
     assert asked["toy:pupil"]["pretrained"] is False
@@ -67,12 +67,12 @@ def test_it_says_what_came_of_it(folder: Path, tmp_path: Path, asked: dict[str, 
     ]
     assert done.stderr.startswith("18 photos in ")
 
-    again = call("--data", f"cub:{folder}", "--out", out)
+    again = call("--data", f"cub:{folder}", "--out-dir", out)
     assert again.exit_code == 2
     assert "holds a run already; go on with it by resume=True (--resume)" in again.stderr
-    resumed = call("--data", f"cub:{folder}", "--out", out, "--resume")
+    resumed = call("--data", f"cub:{folder}", "--out-dir", out, "--resume")
     assert (resumed.exit_code, resumed.stdout) == (0, done.stdout)
-    other = call("--data", f"cub:{folder}", "--out", out, "--resume", "--seed", 1)
+    other = call("--data", f"cub:{folder}", "--out-dir", out, "--resume", "--seed", 1)
     assert other.exit_code == 2
     assert "was another one: seed was 0 and is 1" in other.stderr
 
@@ -83,7 +83,7 @@ def test_programs_read_its_numbers(folder: Path, tmp_path: Path, asked: dict[str
     bad.write_bytes(bad.read_bytes()[:60])
     (tmp_path / "named.txt").write_text("cat\ncar\nCat\n")
     out = tmp_path / "out"
-    done = call("--data", own, "--out", out, "--vlm", "toy:pair", "--concepts", tmp_path / "named.txt", "--json",
+    done = call("--data", own, "--out-dir", out, "--vlm", "toy:pair", "--concepts", tmp_path / "named.txt", "--json",
                 "--recipe", "label-free", "--crop-mode", "center", "--cache-gb", 0)  # fmt: skip
     assert done.exit_code == 0, done.output
     assert asked["toy:pupil"]["crop_mode"] == "center"
@@ -135,7 +135,7 @@ def test_every_option_reaches_the_fit(folder: Path, tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr("conceptlens.bottleneck.fit.fit_loc_cbm.fit_loc_cbm", fit_loc_cbm)
     done = call(
-        "-d", "cub:birds", "-o", tmp_path, "-c", "words.tsv", "--targets", "both", "--recipe", "poster", "--locator",
+        "-d", "cub:birds", "--out-dir", tmp_path, "-c", "words.tsv", "--targets", "both", "--recipe", "poster", "--locator",
         "softmax", "--loss", "cosine", "--keypoints", 2, "--nec", 5, "--finetune", 3, "--layer", "second",
         "--locator-layers", "first, second", "--size", 64, "--cache", tmp_path / "cells", "--cache-gb", 2.5,
         "--seed", 4, "--device", "cuda:1", "--resume", "--set", "schedule=cosine", "--set", "masked=false",
@@ -176,7 +176,7 @@ def test_every_option_reaches_the_fit(folder: Path, tmp_path: Path, monkeypatch:
     ],
 )
 def test_mistakes_are_one_sentence(folder: Path, tmp_path: Path, words: list[str], text: str) -> None:
-    done = call("--data", f"cub:{folder}", "--out", tmp_path / "out", *words)
+    done = call("--data", f"cub:{folder}", "--out-dir", tmp_path / "out", *words)
     assert done.exit_code == 2, done.output
     assert done.stdout == ""
     assert done.stderr.startswith("conceptlens: ")
@@ -188,7 +188,7 @@ def test_concepts_named_in_a_table_have_their_parts(folder: Path, tmp_path: Path
     rows = ["red belly\tbelly\ttrunk\tred\tcolor", "green belly\tbelly\ttrunk\tgreen\tcolor"]
     rows += ["red upper tail\ttail\ttail\tred\tcolor", "green upper tail\ttail\ttail\tgreen\tcolor"]
     (tmp_path / "named.tsv").write_text("\n".join(["label\tpart\tregion\tproperty\tkind", *rows]))
-    done = call("--data", f"cub:{folder}", "--out", tmp_path / "out", "--concepts", tmp_path / "named.tsv", "--json")
+    done = call("--data", f"cub:{folder}", "--out-dir", tmp_path / "out", "--concepts", tmp_path / "named.tsv", "--json")
     assert json.loads(done.stdout)["locator"] == "parts"
     made = Bottleneck.from_pretrained(tmp_path / "out")
     assert made.labels == LABELS

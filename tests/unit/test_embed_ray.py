@@ -135,7 +135,7 @@ def test_a_photo_that_kills_every_worker_ends_the_run(address: str, tmp_path: Pa
 
 
 def test_the_command_line_prints_one_object_on_a_cluster(address: str, tmp_path: Path) -> None:
-    words = ["embed", "--data", "drawn:4", "--json", "--layers", "blocks.2,blocks.4", "--out"]
+    words = ["embed", "--data", "drawn:4", "--json", "--layers", "blocks.2,blocks.4", "--out-dir"]
     here = CliRunner().invoke(app, [*words, str(tmp_path / "local")])
     call = [sys.executable, "-m", "conceptlens", *words, str(tmp_path / "ray"), "--engine", "ray"]
     done = subprocess.run([*call, "--ray-address", address], capture_output=True, text=True, check=False, timeout=120)

@@ -370,7 +370,7 @@ def test_the_command_trains_and_says_what_came_of_it(
     bad.write_bytes(b"no photo")
     out = str(tmp_path / "out")
     call = ["ce-fam", "--model", "toy:pupil", "--vlm", "toy:teacher", "--images", str(photos), "-i", str(bad)]
-    call += ["--out", out, "--epochs", "2", "--crops", "1", "--hidden", "8,6", "--concepts", "cat, red:colour"]
+    call += ["--out-dir", out, "--epochs", "2", "--crops", "1", "--hidden", "8,6", "--concepts", "cat, red:colour"]
     (tmp_path / "names.txt").write_text("cat\ndog\ncar\ntree\n")
     own = ["--weights", "own.safetensors", "--class-names", str(tmp_path / "names.txt"), "--no-pretrained"]
     done = CliRunner().invoke(app, [*call, *own, "--layers", "second", "--batch-size", "16", "--json"])

@@ -7,44 +7,46 @@ from pathlib import Path
 import pytest
 
 import conceptlens as cl
-from conceptlens.io.output_path import check_output
+from conceptlens.io.output_path import check_file, check_folder
 from conceptlens.io.progress import progress, progress_bar
 
 
 @pytest.mark.parametrize(
-    ("out", "suffixes", "folder", "message"),
+    ("out", "suffixes", "message"),
     [
-        ("photo.txt", (".html", ".json"), True, "ends in '.txt'; expected .html, .json or a folder"),
-        ("report", (".html", ".json"), False, "has no suffix; expected .html or .json"),
-        ("report.html", (), True, "ends in '.html'; expected a folder"),
-        ("file", (), True, "is a file, not a folder"),
-        ("file", (".json",), True, "is a file, not a folder"),
-        ("folder.json", (".json",), False, "is a folder; give a file name in it, such as"),
-        ("file/report.html", (".html",), False, "where there is a file"),
-        ("file/new/more", (), True, "where there is a file"),
+        ("photo.txt", (".html", ".json"), "ends in '.txt'; expected .html or .json"),
+        ("report", (".html", ".json"), "has no suffix; expected .html or .json"),
+        ("folder.json", (".json",), "is a folder; give a file name in it, such as"),
+        ("file/report.html", (".html",), "where there is a file"),
+        ("report.html", (), "ends in '.html'; expected a folder"),
+        ("file", (), "is a file; expected a folder"),
+        ("file/new/more", (), "where there is a file"),
     ],
 )
 def test_a_path_that_cannot_be_written_is_refused(
-    tmp_path: Path, out: str, suffixes: tuple[str, ...], folder: bool, message: str
+    tmp_path: Path, out: str, suffixes: tuple[str, ...], message: str
 ) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder.json").mkdir()
     with pytest.raises(cl.InputError, match=message):
-        check_output(tmp_path / out, *suffixes, folder=folder)
+        check_file(tmp_path / out, *suffixes) if suffixes else check_folder(tmp_path / out)
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(cl.InputError, match="cannot be written in"):
-        check_output(tmp_path / "new" / "report.html", ".html")
+        check_file(tmp_path / "new" / "report.html", ".html")
+    with pytest.raises(cl.InputError, match="cannot be written in"):
+        check_folder(tmp_path)
 
 
 def test_a_path_that_can_be_written_passes_and_nothing_is_made(tmp_path: Path) -> None:
-    check_output(None, ".html")
-    check_output(tmp_path / "new" / "report.HTML", ".html")
-    check_output(tmp_path / "new" / "folder", ".html", folder=True)
-    check_output(tmp_path / "version.2", folder=True)
-    check_output(tmp_path, ".html", folder=True)
+    check_file(None, ".html")
+    check_folder(None)
+    check_file(tmp_path / "new" / "report.HTML", ".html")
+    check_folder(tmp_path / "new" / "folder")
+    check_folder(tmp_path / "version.2")
+    check_folder(tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -29,7 +29,7 @@ def analysis(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of the planted store of twenty concepts, of which twelve are in figures."""
     folder = tmp_path_factory.mktemp("analysis")
     subprocess.run([sys.executable, str(PLANTED), str(folder)], check=True, timeout=120)
-    words = ["analyze", str(folder / "store"), "--out", str(folder / "out"), "--photos", str(folder / "photos")]
+    words = ["analyze", str(folder / "store"), "--out-dir", str(folder / "out"), "--photos", str(folder / "photos")]
     done = CliRunner().invoke(app, [*words, "--max-rows", "12", "--max-concepts", "12"])
     assert done.exit_code == 0, done.output
     return folder / "out" / "analysis.html"
@@ -121,7 +121,7 @@ def test_names_from_a_store_are_text_and_no_markup(tmp_path: Path, visit: Open) 
         for one, mask in zip(images, masks, strict=True)
     ]  # fmt: skip
     store.append(images, rows, masks)
-    done = CliRunner().invoke(app, ["analyze", str(tmp_path / "store"), "--out", str(tmp_path / "out")])
+    done = CliRunner().invoke(app, ["analyze", str(tmp_path / "store"), "--out-dir", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     page = visit(tmp_path / "out" / "analysis.html", 390)
     assert page.title() == "Analysis of timm:x"

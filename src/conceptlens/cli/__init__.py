@@ -47,4 +47,4 @@ app.add_typer(evaluate, name="evaluate")
 
 def main() -> None:
     """Run the command line."""
-    app()
+    app(prog_name="conceptlens")

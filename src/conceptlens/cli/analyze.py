@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from functools import partial
 from pathlib import Path
@@ -10,76 +9,56 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conceptlens.cli.options import OUTPUT, Json, Weights, answering
+from conceptlens.cli import options as shared
+from conceptlens.cli.options import answering, option_group, output_option
+from conceptlens.cli.printing import print_end, print_files, print_json
+from conceptlens.io.output_path import check_file, check_folder
+from conceptlens.io.progress import progress
 
 if TYPE_CHECKING:
     from conceptlens.local_embeddings.analysis import AnalysisSettings, StoreAnalysis
 
-QUERY, ROWS, FIGURES = "Query", "Embeddings", "Statistics and figures"
+query_option = option_group("Query")
+rows_option = option_group("Embeddings")
+figure_option = option_group("Statistics and figures")
 
 StoreFolder = Annotated[
     Path, typer.Argument(metavar="STORE", help="A store of embeddings, made by `conceptlens embed`.")
 ]
-Run = Annotated[str | None, typer.Option("--run", help="Run id; by default all runs.", rich_help_panel=ROWS)]
+Run = Annotated[str | None, rows_option(help="Id of a run of `conceptlens embed`; by default all runs.")]
+Concepts = Annotated[
+    str | None, rows_option("--concepts", "-c", help="Only these concepts, comma-separated; by default all.")
+]
 Photos = Annotated[
     str | None,
-    typer.Option(
-        "--photos",
-        help="Photos for the tiles: a folder, or a data set as NAME:DIR; without them tiles show masks.",
-        rich_help_panel=OUTPUT,
-    ),
+    output_option(help="Photos for the tiles: a folder, or a data set as NAME:DIR; without them tiles show masks."),
 ]
-Split = Annotated[str | None, typer.Option(help="Split of the data set that --photos names.", rich_help_panel=OUTPUT)]
+Split = Annotated[str | None, output_option(help="The split of the data set that --photos names.")]
 
 
 @answering
 def analyze(
     store: StoreFolder,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Model, where the store has several.", rich_help_panel=ROWS)
-    ] = None,
-    mode: Annotated[
-        str | None, typer.Option("--mode", help="Mode, where the store has several.", rich_help_panel=ROWS)
-    ] = None,
+    model: Annotated[str | None, rows_option("--model", "-m", help="The model, where the store has several.")] = None,
+    mode: Annotated[str | None, rows_option(help="The mode of the vectors, where the store has several.")] = None,
     run: Run = None,
-    concepts: Annotated[
-        str | None,
-        typer.Option("--concepts", "-c", help="Comma-separated concepts; by default all.", rich_help_panel=ROWS),
-    ] = None,
-    max_rows: Annotated[
-        int, typer.Option(min=2, help="Most embeddings of each concept, drawn by --seed.", rich_help_panel=ROWS)
-    ] = 100,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of every random draw.", rich_help_panel=ROWS)] = 0,
+    concepts: Concepts = None,
+    max_rows: Annotated[int, rows_option(min=2, help="Most embeddings of each concept, drawn by --seed.")] = 100,
+    seed: Annotated[int, rows_option(min=0, help="Seed of every random draw.")] = 0,
     layer: Annotated[
-        str | None,
-        typer.Option(help="Layer of figures and examples; by default the one of highest mAP.", rich_help_panel=FIGURES),
+        str | None, figure_option(help="Layer of figures and examples; by default the one of highest mAP.")
     ] = None,
-    max_concepts: Annotated[
-        int, typer.Option(min=1, help="Most concepts in figures, the most frequent first.", rich_help_panel=FIGURES)
-    ] = 20,
+    max_concepts: Annotated[int, figure_option(min=1, help="Most concepts in figures, the most frequent first.")] = 20,
     n_bootstrap: Annotated[
-        int, typer.Option(min=1, help="Bootstrap resamples of photos behind each interval.", rich_help_panel=FIGURES)
+        int, figure_option(min=1, help="Bootstrap resamples of photos behind each interval.")
     ] = 1000,
-    umap: Annotated[
-        bool, typer.Option("--umap", help="Project by UMAP instead of principal axes.", rich_help_panel=FIGURES)
-    ] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="FOLDER",
-            help="A folder for page, numbers, tables and figures.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
+    umap: Annotated[bool, figure_option("--umap", help="Project by UMAP instead of principal axes.")] = False,
+    out_dir: Annotated[Path | None, shared.out_dir("the page, the numbers, tables and figures")] = None,
     photos: Photos = None,
     split: Split = None,
-    as_json: Json = False,
+    as_json: shared.Json = False,
 ) -> None:
     """Analyze a store: how well concepts are retrieved, which are confused, have sub-concepts or outliers, by layer."""
-    from conceptlens.io.output_path import check_output
-    from conceptlens.io.progress import progress
     from conceptlens.local_embeddings.analysis import AnalysisSettings
     from conceptlens.local_embeddings.analysis import analyze as analyze_store
     from conceptlens.local_embeddings.report.tiles import check_photos
@@ -90,18 +69,18 @@ def analyze(
         model, mode, run, layer, _names(concepts), max_rows, max_concepts, umap, n_bootstrap, seed
     )
     opened = Store(store)
-    check_output(out, folder=True)
+    check_folder(out_dir)
     if photos is not None:
         check_photos(photos, split)
-    analysis = analyze_store(opened, settings, progress=partial(progress, description="layers"))
-    _write(analysis, opened, out, photos, split, as_json)
-    seconds = time.perf_counter() - start
-    typer.echo(f"{len(analysis.rows)} embeddings at {len(analysis.layers)} layers in {seconds:.1f} s", err=True)
+    analysis = analyze_store(opened, settings, progress=partial(progress, description="analyzing layers"))
+    written = _write(analysis, opened, out_dir, photos, split, as_json)
+    print_end(f"{len(analysis.rows)} embeddings at {len(analysis.layers)} layers", 0, start)
+    print_files(written)
 
 
 def _write(
     analysis: StoreAnalysis, store: Any, out: Path | None, photos: str | None, split: str | None, as_json: bool
-) -> None:
+) -> list[Path]:
     """Print the numbers or a table, and write the files."""
     from conceptlens.local_embeddings.analysis import analysis_tables
     from conceptlens.local_embeddings.report.analysis_outputs import analysis_numbers, print_analysis, write_analysis
@@ -111,16 +90,15 @@ def _write(
     details = {"store": str(store.path), "settings": _settings(analysis.settings, photos, split)}
     numbers = analysis_numbers(analysis, tables, details)
     if as_json:
-        typer.echo(json.dumps(numbers, allow_nan=False))
+        print_json(numbers)
     else:
         print_analysis(analysis)
     if out is None:
-        return
+        return []
     rows, examples = analysis.rows, analysis.examples.rows
     images = [rows.image_rows[image] for image in dict.fromkeys(rows.images[list(examples)].tolist())]
     tiles = draw_tiles(rows, store, examples, [] if photos is None else find_photos(photos, images, split))
-    page, file = write_analysis(out, analysis, tables, numbers, tiles)
-    typer.echo(f"page: {page}\nnumbers: {file}, {out / 'tables'}\nfigures: {out / 'figures'}", err=True)
+    return [*write_analysis(out, analysis, tables, numbers, tiles), out / "tables", out / "figures"]
 
 
 def _settings(settings: AnalysisSettings, photos: str | None, split: str | None) -> dict[str, Any]:
@@ -131,37 +109,23 @@ def _settings(settings: AnalysisSettings, photos: str | None, split: str | None)
 @answering
 def search(
     store: StoreFolder,
-    image: Annotated[Path, typer.Option("--image", "-i", help="The photo of the query.", rich_help_panel=QUERY)],
+    image: Annotated[Path, query_option("--image", "-i", metavar="FILE", help="The photo of the query.")],
     mask: Annotated[
-        Path,
-        typer.Option("--mask", help="An image of the photo's shape: white is in, black is out.", rich_help_panel=QUERY),
+        Path, query_option(metavar="FILE", help="An image of the photo's shape: white is in, black is out.")
     ],
-    layer: Annotated[
-        str | None, typer.Option(help="Layer; by default the last of the run.", rich_help_panel=ROWS)
-    ] = None,
+    layer: Annotated[str | None, rows_option(help="The layer; by default the last of the run.")] = None,
     run: Run = None,
-    weights: Weights = None,
-    concepts: Annotated[
-        str | None,
-        typer.Option("--concepts", "-c", help="Search only these, comma-separated.", rich_help_panel=ROWS),
-    ] = None,
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Number of results.", rich_help_panel=ROWS)] = 10,
-    exact: Annotated[
-        bool, typer.Option("--exact", help="Compare with every vector, without the index.", rich_help_panel=ROWS)
-    ] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "-o", metavar="FILE", help="FILE.html for a page, FILE.json for numbers.", rich_help_panel=OUTPUT
-        ),
-    ] = None,
+    concepts: Concepts = None,
+    top_k: Annotated[int, rows_option("--top-k", "-k", min=1, help="Number of results.")] = 10,
+    exact: Annotated[bool, rows_option("--exact", help="Compare with every vector, without the index.")] = False,
+    weights: shared.Weights = None,
+    out: Annotated[Path | None, shared.out_file("FILE.html for a page, or FILE.json for the numbers.")] = None,
     photos: Photos = None,
     split: Split = None,
-    as_json: Json = False,
+    as_json: shared.Json = False,
 ) -> None:
     """Find the embeddings nearest to a masked part of a photo, embedded with the settings of the store's run."""
     from conceptlens.io.images import read_image
-    from conceptlens.io.output_path import check_output
     from conceptlens.local_embeddings.analysis import check_concepts
     from conceptlens.local_embeddings.report.search_results import (
         print_search,
@@ -174,7 +138,7 @@ def search(
     from conceptlens.store import Store
 
     start = time.perf_counter()
-    check_output(out, ".html", ".json")
+    check_file(out, ".html", ".json")
     if photos is not None:
         check_photos(photos, split)
     opened = Store(store)
@@ -189,14 +153,14 @@ def search(
     )  # fmt: skip
     numbers = search_numbers(opened, query, found, {"store": str(store), "image": str(image), "mask": str(mask)})
     if as_json:
-        typer.echo(json.dumps(numbers, allow_nan=False))
+        print_json(numbers)
     else:
         print_search(numbers)
     if out is not None:
         write_search(out, opened, photo, inside, found, numbers, photos, split)
-        typer.echo(f"{'page' if out.suffix.lower() == '.html' else 'numbers'}: {out}", err=True)
-    typer.echo(f"{len(found)} found in {time.perf_counter() - start:.1f} s", err=True)
+    print_end(f"{len(found)} found", 0, start)
+    print_files([] if out is None else [out])
 
 
 def _names(concepts: str | None) -> tuple[str, ...] | None:
-    return None if concepts is None else tuple(name.strip() for name in concepts.split(",") if name.strip())
+    return None if concepts is None else tuple(shared.names_in(concepts))

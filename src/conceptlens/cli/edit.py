@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conceptlens.cli.options import OUTPUT, RUN, Device, Json, Model, Pretrained, Weights, answering, load
+from conceptlens.cli import options as shared
+from conceptlens.cli.options import answering, load, option_group, output_option
+from conceptlens.cli.printing import print_failures, print_json
 from conceptlens.io.errors import InputError
-from conceptlens.model.zoo import DEFAULT_MODEL
+from conceptlens.io.output_path import check_folder
 
 if TYPE_CHECKING:
     from conceptlens.bottleneck.concept_edit import Edit
@@ -22,121 +23,70 @@ if TYPE_CHECKING:
 SCHEMA = "conceptlens.edit/1"
 MAX_ACCURACY = 0.985  # above it, photos can show what an edit breaks, and hardly what it corrects
 
-EDITS, EFFECT = "Edits", "Photos that show the effect"
-
-Folder = Annotated[
-    Path, typer.Argument(metavar="BOTTLENECK", help="A folder made by `conceptlens fit loc-cbm`.", show_default=False)
-]
-Data = Annotated[
-    str,
-    typer.Option(
-        "--data",
-        "-d",
-        metavar="NAME:DIR",
-        help="The data set on whose photos the effect is measured.",
-        rich_help_panel=EFFECT,
-    ),
-]
-Split = Annotated[str, typer.Option(help="Its split; not the one you report results on later.", rich_help_panel=EFFECT)]
-SetTo = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="'CONCEPT=0.2' fixes its activation; repeat for several.", rich_help_panel=EDITS),
-]
-Remove = Annotated[
-    list[str] | None,
-    typer.Option("--remove", help="Keep CONCEPT at its training mean, where it adds nothing.", rich_help_panel=EDITS),
-]
-Clamp = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--clamp",
-        help="'CONCEPT=0..1' keeps its activation between; a side may be left out: '0..'.",
-        rich_help_panel=EDITS,
-    ),
-]
-Restore = Annotated[
-    list[str] | None, typer.Option("--restore", help="Take back all earlier edits of CONCEPT.", rich_help_panel=EDITS)
-]
-WeightOf = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--weight",
-        help="'CLASS,CONCEPT=0.5' sets a weight of the last layer; repeat for several.",
-        rich_help_panel=EDITS,
-    ),
-]
-For = Annotated[
-    str | None,
-    typer.Option(
-        "--for", help="The class that --set, --remove and --clamp apply to; by default all.", rich_help_panel=EDITS
-    ),
-]
-Note = Annotated[str, typer.Option(help="The reason, which is kept with the edit.", rich_help_panel=EDITS)]
-OutFolder = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        "-o",
-        metavar="FOLDER",
-        help="Save the edited bottleneck here; without it nothing is saved.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Let --out replace a bottleneck.", rich_help_panel=OUTPUT)]
-Cache = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FOLDER", help="A folder that keeps the network's features for the next call.", rich_help_panel=RUN
-    ),
-]
+edit_option = option_group("Edits")
 
 
 @answering
 def edit(
-    folder: Folder,
-    data: Data,
-    split: Split = "train",
-    set_to: SetTo = None,
-    remove: Remove = None,
-    clamp: Clamp = None,
-    restore: Restore = None,
-    weight: WeightOf = None,
-    target: For = None,
-    note: Note = "",
-    out: OutFolder = None,
-    overwrite: Overwrite = False,
-    model: Model = DEFAULT_MODEL,
-    weights: Weights = None,
-    pretrained: Pretrained = True,
-    cache: Cache = None,
-    device: Device = "cpu",
-    as_json: Json = False,
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="BOTTLENECK", help="A folder made by `conceptlens fit loc-cbm`.", show_default=False),
+    ],
+    data: shared.ClassData,
+    split: shared.Split = "train",
+    set_to: Annotated[
+        list[str] | None, edit_option("--set", help="'CONCEPT=0.2' fixes its activation; repeat for several.")
+    ] = None,
+    remove: Annotated[
+        list[str] | None, edit_option(help="Keep CONCEPT at its training mean, where it adds nothing.")
+    ] = None,
+    clamp: Annotated[
+        list[str] | None,
+        edit_option(help="'CONCEPT=0..1' keeps its activation between; a side may be left out: '0..'."),
+    ] = None,
+    restore: Annotated[list[str] | None, edit_option(help="Take back all earlier edits of CONCEPT.")] = None,
+    weight: Annotated[
+        list[str] | None,
+        edit_option(help="'CLASS,CONCEPT=0.5' sets a weight of the last layer; repeat for several."),
+    ] = None,
+    target: Annotated[
+        str | None,
+        edit_option("--for", help="The class that --set, --remove and --clamp apply to; by default all."),
+    ] = None,
+    note: Annotated[str, edit_option(help="The reason, which is saved with the edit.")] = "",
+    model: shared.Model = shared.DEFAULT_MODEL,
+    weights: shared.Weights = None,
+    pretrained: shared.Pretrained = True,
+    out_dir: Annotated[Path | None, shared.out_dir("the edited bottleneck")] = None,
+    overwrite: Annotated[bool, output_option("--overwrite", help="Let --out-dir replace a bottleneck.")] = False,
+    as_json: shared.Json = False,
+    device: shared.Device = "cpu",
+    cache: shared.Cache = None,
 ) -> None:
-    """Change concepts or weights of a bottleneck and show the effect on every class; saved only with --out."""
+    """Change concepts or weights of a bottleneck and show the effect on every class; saved only with --out-dir."""
     from conceptlens.bottleneck.evaluate.activation_table import read_table
     from conceptlens.bottleneck.intervention import effect, effect_json
     from conceptlens.bottleneck.module import Bottleneck
     from conceptlens.data.labelled_sets import open_classes
 
-    _check_out(folder, out, overwrite)
+    _check_out(folder, out_dir, overwrite)
     before = Bottleneck.from_pretrained(folder)
     after, edits = _edited(before, set_to or (), remove or (), clamp or (), restore or (), weight or (), target, note)
     opened = open_classes(data, split)
-    backbone = load(model, weights, None, pretrained, device=device)
+    backbone = load(model, weights, pretrained, device)
     table = read_table(before.to(device), backbone, opened, cache=cache)
-    for failure in table.failures:
-        typer.echo(f"conceptlens: {failure.reason}", err=True)
+    print_failures(failure.reason for failure in table.failures)
     found = effect(before, after.to(device), table.activations.to(device), table.classes.to(device))
     if as_json:
-        record = {"bottleneck": str(folder), "data": opened.name, "out": None if out is None else str(out)}
-        typer.echo(json.dumps({"schema": SCHEMA, **record, **effect_json(before, edits, found)}, allow_nan=False))
+        record = {"bottleneck": str(folder), "data": opened.name, "out": None if out_dir is None else str(out_dir)}
+        print_json({"schema": SCHEMA, **record, **effect_json(before, edits, found)})
     else:
-        _show(before, after, edits, table, found, opened.name)
-    if out is not None:
-        after.cpu().save_pretrained(out)
-        typer.echo(f"bottleneck: {out}", err=True)
+        _print_effect(before, after, edits, table, found, opened.name)
+    if out_dir is not None:
+        after.cpu().save_pretrained(out_dir)
+        typer.echo(f"bottleneck: {out_dir}", err=True)
     elif not as_json:
-        typer.echo("nothing is kept; add --out FOLDER to keep it", err=True)
+        typer.echo("nothing is saved; add --out-dir DIR to save the edited bottleneck", err=True)
 
 
 def _edited(
@@ -198,38 +148,28 @@ def _span(text: str) -> tuple[str, float, float]:
 
 def _weight(made: Bottleneck, text: str) -> tuple[tuple[str | int, str | int], float]:
     """Return class, concept and number of `CLASS,CONCEPT=NUMBER`; either name may hold commas."""
-    from conceptlens.bottleneck.module import split_names
-
     names, value = _assigned("--weight", text)
-    found = split_names(names, made.classes, made.labels)
-    if found is not None:
-        return found, value
-    name, comma, concept = names.partition(",")
-    if not comma:
+    if "," not in names:
         raise InputError(
             f"--weight {text} is given; expected CLASS,CONCEPT=NUMBER, such as --weight 'crow,black wing=0'"
         )
-    made.class_index(name.strip())  # says which of the two is unknown
-    made.concept_index(concept.strip())
-    raise InputError(f"--weight {text} is given; expected a class and a concept of the bottleneck")
+    return shared.name_pair(names, made.class_index, made.concept_index), value
 
 
 def _check_out(folder: Path, out: Path | None, overwrite: bool) -> None:
-    """Refuse to write over a bottleneck, or anything else, without being told to."""
-    from conceptlens.io.output_path import check_output
-
+    """Refuse to write over a bottleneck, or anything else, without `--overwrite`."""
     if out is None:
         if overwrite:
-            raise InputError("--overwrite is given without --out; name the folder that may be replaced with --out")
+            raise InputError("--overwrite is given without --out-dir, which names the folder that may be replaced")
         return
-    check_output(out, folder=True)
+    check_folder(out)
     same = out.exists() and out.resolve() == folder.resolve()
     if not overwrite and (same or (out.is_dir() and any(out.iterdir()))):
         what = "the bottleneck that is edited" if same else "a folder that is not empty"
-        raise InputError(f"--out {out} is {what}; give another folder, or add --overwrite")
+        raise InputError(f"--out-dir {out} is {what}; give another folder, or add --overwrite")
 
 
-def _show(
+def _print_effect(
     before: Bottleneck, after: Bottleneck, edits: list[Edit], table: BottleneckTable, found: Effect, data: str
 ) -> None:
     """Print what changes, in the activations' own units, and what that does."""

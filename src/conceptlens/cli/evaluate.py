@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,32 +9,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from conceptlens.cli import options as shared
 from conceptlens.cli.evaluate_bottleneck import bottleneck
-from conceptlens.cli.options import (
-    OUTPUT,
-    SETTINGS,
-    BranchFolder,
-    ClassNames,
-    Device,
-    Json,
-    Model,
-    Pretrained,
-    Weights,
-    answering,
-    load,
-    load_branch,
-)
-from conceptlens.model.zoo import DEFAULT_MODEL
+from conceptlens.cli.options import answering, data_option, load, option_group, run_option
+from conceptlens.cli.printing import print_end, print_failures, print_files, print_json
+from conceptlens.io.output_path import check_folder
+from conceptlens.io.progress import progress
 
 if TYPE_CHECKING:
     from conceptlens.io.failures import Failure
-    from conceptlens.localization.localization_run import LocalizationRun
     from conceptlens.localization.result_rows import Row
 
 DEFAULT_METHODS = "ce_fam,competing,per_cell,grad_cam,clip_dissect,www,centre,random"
-DATA, MEASURE = "Data", "What to measure"
 
-app = typer.Typer(help="Measure explanations where the truth is known.", **SETTINGS)
+measured_option = option_group("What is measured")
+
+app = typer.Typer(**shared.SETTINGS)
 app.command()(bottleneck)
 
 
@@ -47,78 +36,44 @@ def evaluate() -> None:
 @app.command()
 @answering
 def localization(
-    data: Annotated[
-        str,
-        typer.Option(
-            "--data",
-            "-d",
-            metavar="NAME[:DIR]",
-            help="The data set, such as coco_panoptic:DIR or drawn:50.",
-            rich_help_panel=DATA,
-        ),
-    ],
-    split: Annotated[
-        str | None, typer.Option(help="Its split; by default the one for evaluation.", rich_help_panel=DATA)
-    ] = None,
-    max_photos: Annotated[
-        int | None, typer.Option(min=1, help="Evaluate at most this many photos.", rich_help_panel=DATA)
-    ] = None,
-    min_area: Annotated[
-        float,
-        typer.Option(help="Leave out concepts that cover less than this share of the photo.", rich_help_panel=DATA),
-    ] = 0.01,
+    data: shared.MaskedData,
+    split: shared.EvaluationSplit = None,
+    max_photos: Annotated[int | None, data_option(min=1, help="Evaluate at most this many photos.")] = None,
+    min_area: Annotated[float, data_option(help="Leave out concepts that cover a smaller share of the photo.")] = 0.01,
     methods: Annotated[
-        str,
-        typer.Option("--methods", help="Comma-separated; the page shows cases of the first.", rich_help_panel=MEASURE),
+        str, measured_option(help="Comma-separated methods; the page shows cases of the first.")
     ] = DEFAULT_METHODS,
     compare_with: Annotated[
         str | None,
-        typer.Option(
-            help="The method to compare the others with; by default grad_cam, where it takes part.",
-            rich_help_panel=MEASURE,
-        ),
+        measured_option(help="The method to compare the others with; by default grad_cam, where it takes part."),
     ] = None,
     resolution: Annotated[
         int,
-        typer.Option(
-            help="Rows and columns at which maps and masks are compared, in pixels; 0: the annotation's own.",
-            rich_help_panel=MEASURE,
+        measured_option(
+            help="Rows and columns at which maps and masks are compared, in pixels; 0: the annotation's own."
         ),
     ] = 112,
     probe: Annotated[
         Path | None,
-        typer.Option(
-            "--probe",
-            metavar="FOLDER",
-            help="Photos to find neuron labels on (clip_dissect, www); by default the set's train split.",
-            rich_help_panel=MEASURE,
+        measured_option(
+            metavar="DIR",
+            help="Photos on which clip_dissect and www find neuron labels; by default the set's train split.",
         ),
     ] = None,
-    seed: Annotated[
-        int, typer.Option(help="Seed of the wrong concepts and of the random maps.", rich_help_panel=MEASURE)
-    ] = 0,
-    model: Model = DEFAULT_MODEL,
-    weights: Weights = None,
-    class_names: ClassNames = None,
-    pretrained: Pretrained = True,
-    branch: BranchFolder = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="FOLDER",
-            help="A folder for the page, the numbers and all rows.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
-    as_json: Json = False,
-    device: Device = "cpu",
+    model: shared.Model = shared.DEFAULT_MODEL,
+    weights: shared.Weights = None,
+    class_names: shared.ClassNames = None,
+    pretrained: shared.Pretrained = True,
+    branch: shared.BranchFolder = None,
+    out_dir: Annotated[Path | None, shared.out_dir("the page, the numbers and a table of all rows")] = None,
+    as_json: shared.Json = False,
+    device: shared.Device = "cpu",
+    seed: Annotated[int, run_option(help="Seed of the wrong concepts and of the random maps.")] = 0,
 ) -> None:
     """Measure how well maps of concepts fit masks of them, with a wrong concept as control."""
     from conceptlens.data.masked_sets import open_set
-    from conceptlens.io.output_path import check_output
     from conceptlens.localization.evaluate_localization import check_settings, evaluate
+    from conceptlens.localization.localization_outputs import evaluation_json, print_summary, write_evaluation
     from conceptlens.localization.localization_run import (
         LocalizationRun,
         check_use,
@@ -134,10 +89,10 @@ def localization(
     reference = reference_method(compare_with, names)
     check_use(names, branch, probe)
     check_settings(min_area, size, max_photos)
-    check_output(out, folder=True)
-    opened, translator, photos = open_set(data, split), load_branch(branch), probe_photos(data, probe, names)
+    check_folder(out_dir)
+    opened, translator, photos = open_set(data, split), shared.load_branch(branch), probe_photos(data, probe, names)
     # The whole photo, so that maps and masks cover the same.
-    backbone = load(model, weights, class_names, pretrained, crop_mode="squash", device=device)
+    backbone = load(model, weights, pretrained, device, class_names, crop_mode="squash")
     built = build_methods(names, MethodContext(backbone, opened.concepts, translator, photos, seed=seed))
     found = evaluate(opened, built, min_area, size, seed=seed, max_photos=max_photos)
     rows, failures = _collected(found, len(opened) if max_photos is None else min(max_photos, len(opened)))
@@ -150,37 +105,25 @@ def localization(
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
     description = {"data": opened.name, "model": backbone.name, "settings": plain}
     run = LocalizationRun(opened, built, rows, failures, summarise(rows, reference), description)
-    _finish(run, out, as_json, time.perf_counter() - start)
+    if as_json:
+        print_json(evaluation_json(run))
+    else:
+        print_summary(run.summary)
+    written = [] if out_dir is None else write_evaluation(out_dir, run)
+    print_end(f"{run.summary.photos} photos, {run.summary.pairs['all']} pairs", len(failures), start)
+    print_files(written)
     if failures:
         raise typer.Exit(1)
 
 
 def _collected(found: Iterable[tuple[Row, ...] | Failure], total: int) -> tuple[list[Row], list[Failure]]:
     """Run the evaluation, and tell rows from photos that failed."""
-    from conceptlens.explainer.run_outputs import report_failures
-    from conceptlens.io.progress import progress
-
     rows: list[Row] = []
     failures: list[Failure] = []
-    for one in progress(found, total, "photos"):
+    for one in progress(found, total, "evaluating photos"):
         if isinstance(one, tuple):
             rows += one
         else:
             failures.append(one)
-    report_failures(failures)
+    print_failures(failure.reason for failure in failures)
     return rows, failures
-
-
-def _finish(run: LocalizationRun, out: Path | None, as_json: bool, seconds: float) -> None:
-    """Print the table or the JSON document, write the files, and say what was done."""
-    from conceptlens.localization.localization_outputs import evaluation_json, print_summary, write_evaluation
-
-    if as_json:
-        typer.echo(json.dumps(evaluation_json(run), allow_nan=False))
-    else:
-        print_summary(run.summary)
-    written = [] if out is None else write_evaluation(out, run)
-    bad = f", {len(run.failures)} failed" if run.failures else ""
-    typer.echo(f"{run.summary.photos} photos, {run.summary.pairs['all']} pairs{bad} in {seconds:.1f} s", err=True)
-    for file in written:
-        typer.echo(f"{ {'.html': 'report', '.json': 'numbers'}.get(file.suffix, 'rows') }: {file}", err=True)

@@ -2,41 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import shlex
+import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conceptlens.cli.options import (
-    MODEL,
-    QUESTION,
-    BatchSize,
-    BranchFolder,
-    ClassNames,
-    Concepts,
-    ConceptsFile,
-    CropMode,
-    Device,
-    Json,
-    LayerName,
-    Model,
-    Out,
-    Photos,
-    Pretrained,
-    TargetName,
-    Weights,
-    answering,
-    load,
-    load_branch,
-    named_concepts,
-)
+from conceptlens.cli import options as shared
+from conceptlens.cli.options import answering, load, model_option, option_group, question_option
+from conceptlens.cli.printing import print_end, print_failures, print_files, print_json
+from conceptlens.io.atomic import write_json
 from conceptlens.io.errors import InputError
-from conceptlens.model.zoo import DEFAULT_MODEL
-
-MAPS = "Maps"
+from conceptlens.io.output_path import check_file, check_folder
+from conceptlens.io.progress import progress
 
 if TYPE_CHECKING:
     from conceptlens.explainer.photo_result import PhotoResult
@@ -44,81 +26,70 @@ if TYPE_CHECKING:
     from conceptlens.io.failures import Failure
     from conceptlens.model.backbone import Backbone
 
-RULE_HELP = "How channels are weighed in class maps and contrasts: grad_cam, layer_cam …"
-RegionsName = Annotated[
-    str,
-    typer.Option(
-        "--regions",
-        metavar="official|competing",
-        help="Maps of concepts as published, or of concepts that compete with everyday words (sharper, slower).",
-        rich_help_panel=MAPS,
+map_option = option_group("Maps")
+
+RuleName = Annotated[
+    str | None,
+    map_option(
+        "--rule",
+        metavar="NAME",
+        help="How channels are weighted in maps of classes: grad_cam (default), layer_cam, ...",
     ),
 ]
-AgainstSeveral = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--against",
-        "-a",
-        help="A class to compare with; repeat for several. By default the most similar classes.",
-        rich_help_panel=QUESTION,
-    ),
-]
+OutFile = Annotated[Path | None, shared.out_file("FILE.html for a page, or FILE.json for the numbers.")]
+OutDir = Annotated[Path | None, shared.out_dir("the page and the numbers")]
 
 
 @answering
 def explain(
-    photos: Photos,
-    concepts: Concepts = None,
-    concepts_file: ConceptsFile = None,
+    photos: shared.Photos,
+    concepts: shared.Concepts = None,
+    concepts_file: shared.ConceptsFile = None,
     top: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="How many concepts of the vocabulary to show, where none are named; by default 8.",
-            rich_help_panel=QUESTION,
-        ),
+        question_option(min=1, help="How many concepts of the vocabulary to show, where none are named; by default 8."),
     ] = None,
-    target: TargetName = None,
+    target: shared.TargetName = None,
     against: Annotated[
         str | None,
-        typer.Option("--against", "-a", help="Another class: explain the difference to it.", rich_help_panel=QUESTION),
+        question_option("--against", "-a", metavar="CLASS", help="Another class: explain the difference to it."),
     ] = None,
-    regions: RegionsName = "official",
-    rule: Annotated[
-        str | None,
-        typer.Option("--rule", help=f"{RULE_HELP}; by default grad_cam. Shown on the page.", rich_help_panel=MAPS),
-    ] = None,
-    model: Model = DEFAULT_MODEL,
-    weights: Weights = None,
-    class_names: ClassNames = None,
-    pretrained: Pretrained = True,
-    layer: LayerName = None,
-    crop_mode: CropMode = None,
-    branch: BranchFolder = None,
+    regions: Annotated[
+        str,
+        map_option(
+            metavar="official|competing",
+            help="Maps of concepts as published, or of concepts that compete with everyday words (sharper, slower).",
+        ),
+    ] = "official",
+    rule: RuleName = None,
+    model: shared.Model = shared.DEFAULT_MODEL,
+    weights: shared.Weights = None,
+    class_names: shared.ClassNames = None,
+    pretrained: shared.Pretrained = True,
+    layer: shared.LayerName = None,
+    crop_mode: shared.CropMode = None,
+    branch: shared.BranchFolder = None,
     calibration: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="The spread of scores over usual photos, made by `conceptlens calibrate`, for z-scores.",
-            rich_help_panel=MODEL,
-        ),
+        model_option(metavar="FILE", help="A file made by `conceptlens calibrate`, for z-scores of your own model."),
     ] = None,
-    out: Out = None,
-    as_json: Json = False,
-    device: Device = "cpu",
-    batch_size: BatchSize = 8,
+    out: OutFile = None,
+    out_dir: OutDir = None,
+    as_json: shared.Json = False,
+    device: shared.Device = "cpu",
+    batch_size: shared.BatchSize = 8,
 ) -> None:
     """Show which concepts are in photos, where they are, and how much each one counts for the class."""
     from conceptlens.cams.contrast import Contrast
     from conceptlens.explainer.calibration import ScoreCalibration
     from conceptlens.explainer.explain_json import explain_json
     from conceptlens.explainer.photo_run import ExplainOptions
-    from conceptlens.explainer.run_outputs import wants_page
 
-    named = named_concepts(concepts, concepts_file)
+    named = shared.named_concepts(concepts, concepts_file)
+    for_page = _wants_page(out, out_dir)
     if top is not None and named is not None:
         raise InputError("--top has no effect where concepts are named; leave it out")
-    if rule is not None and not wants_page(out):
+    if rule is not None and not for_page:
         raise InputError("--rule has no effect without a page, where class maps are shown; add --out FILE.html")
     if calibration is not None and branch is not None:
         raise InputError("--calibration has no effect with --branch, which has no z-scores; leave one of them out")
@@ -130,85 +101,82 @@ def explain(
         top=top or 8,
         contrast=Contrast(_class(target), () if other is None else (other,)),
         rule=rule or "grad_cam",
-        for_page=wants_page(out),
+        for_page=for_page,
         calibration=None if calibration is None else ScoreCalibration.load(calibration),
-        branch=load_branch(branch),
-        regions=_regions(regions),
+        branch=shared.load_branch(branch),
+        regions=regions,  # pyright: ignore[reportArgumentType]
         layer=None if branch is None else layer,
     )
-    backbone = load(model, weights, class_names, pretrained, layer if branch is None else None, crop_mode, device)
-    _run(backbone, photos, options, batch_size, out, as_json, "explain", explain_json)
+    layers = layer if branch is None and layer else ()
+    backbone = load(model, weights, pretrained, device, class_names, layers=layers, crop_mode=crop_mode)
+    _run(backbone, photos, options, batch_size, out, out_dir, as_json, "explain", explain_json)
 
 
 @answering
 def contrast(
-    photos: Photos,
-    target: TargetName = None,
-    against: AgainstSeveral = None,
+    photos: shared.Photos,
+    target: shared.TargetName = None,
+    against: Annotated[
+        list[str] | None,
+        question_option(
+            "--against",
+            "-a",
+            metavar="CLASS",
+            help="A class to compare with; repeat for several. By default the most similar classes.",
+        ),
+    ] = None,
     nearest: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="How many similar classes to compare with, where none are named; by default 3.",
-            rich_help_panel=QUESTION,
-        ),
+        question_option(min=1, help="How many similar classes to compare with, where none are named; by default 3."),
     ] = None,
     by: Annotated[
         str | None,
-        typer.Option(
+        question_option(
             metavar="logit|rank|weight",
             help="How similar classes are found, where none are named; by default by logit.",
-            rich_help_panel=QUESTION,
         ),
     ] = None,
     gamma: Annotated[
-        float,
-        typer.Option(
-            help="Strength of the comparison, 0 or more; 0 gives the map of the class alone.", rich_help_panel=MAPS
-        ),
+        float, map_option(help="Strength of the comparison, 0 or more; 0 gives the map of the class alone.")
     ] = 0.6,
     references: Annotated[
         str,
-        typer.Option(
-            metavar="uniform|softmax|cosine",
-            help="How the classes to compare with are weighted.",
-            rich_help_panel=MAPS,
-        ),
+        map_option(metavar="uniform|softmax|cosine", help="How the classes to compare with are weighted."),
     ] = "uniform",
     of: Annotated[
-        str,
-        typer.Option(
-            metavar="logits|probabilities", help="What is compared: logits as published.", rich_help_panel=MAPS
-        ),
+        str, map_option(metavar="logits|probabilities", help="What is compared: logits as published.")
     ] = "logits",
-    rule: Annotated[str, typer.Option("--rule", help=RULE_HELP, rich_help_panel=MAPS)] = "grad_cam",
-    model: Model = DEFAULT_MODEL,
-    weights: Weights = None,
-    class_names: ClassNames = None,
-    pretrained: Pretrained = True,
-    layer: LayerName = None,
-    crop_mode: CropMode = None,
-    out: Out = None,
-    as_json: Json = False,
-    device: Device = "cpu",
-    batch_size: BatchSize = 8,
+    rule: RuleName = None,
+    model: shared.Model = shared.DEFAULT_MODEL,
+    weights: shared.Weights = None,
+    class_names: shared.ClassNames = None,
+    pretrained: shared.Pretrained = True,
+    layer: shared.LayerName = None,
+    crop_mode: shared.CropMode = None,
+    out: OutFile = None,
+    out_dir: OutDir = None,
+    as_json: shared.Json = False,
+    device: shared.Device = "cpu",
+    batch_size: shared.BatchSize = 8,
 ) -> None:
     """Show where the evidence lies that a class has and similar classes lack (Finer-CAM)."""
     from conceptlens.cams.contrast import Contrast
     from conceptlens.explainer.explain_json import contrast_json
     from conceptlens.explainer.photo_run import ExplainOptions
-    from conceptlens.explainer.run_outputs import wants_page
 
     others = tuple(_class(name) for name in against or ())
     if others and (nearest is not None or by is not None):
         raise InputError("--nearest and --by have no effect where classes are named by --against; leave them out")
     settings: Any = {"by": by or "logit", "references": references, "of": of}
-    finer = Contrast(_class(target), others, nearest or 3, gamma, **settings)
     options = ExplainOptions(
-        target=_class(target), contrast=finer, rule=rule, with_concepts=False, for_page=wants_page(out)
+        target=_class(target),
+        contrast=Contrast(_class(target), others, nearest or 3, gamma, **settings),
+        rule=rule or "grad_cam",
+        with_concepts=False,
+        for_page=_wants_page(out, out_dir),
     )
-    backbone = load(model, weights, class_names, pretrained, layer, crop_mode, device)
-    _run(backbone, photos, options, batch_size, out, as_json, "contrast", contrast_json)
+    backbone = load(model, weights, pretrained, device, class_names, layers=layer or (), crop_mode=crop_mode)
+    _run(backbone, photos, options, batch_size, out, out_dir, as_json, "contrast", contrast_json)
 
 
 def _run(
@@ -217,43 +185,58 @@ def _run(
     options: ExplainOptions,
     batch_size: int,
     out: Path | None,
+    out_dir: Path | None,
     as_json: bool,
     command: str,
     document: Callable[[Sequence[PhotoResult], Sequence[Failure]], dict[str, Any]],
 ) -> None:
-    """Find, print, write; end with 2 where nothing could be explained, with 1 where something could not."""
+    """Explain, print, write; end with 2 where no photo could be explained, with 1 where some could not."""
     from conceptlens.explainer.photo_result import PhotoResult
     from conceptlens.explainer.photo_run import explain_photos
-    from conceptlens.explainer.run_outputs import report_failures, summary, write
     from conceptlens.explainer.terminal import print_result
     from conceptlens.io.failures import Failure
     from conceptlens.io.images import find_images
-    from conceptlens.io.output_path import check_output
-    from conceptlens.io.progress import progress
 
     start = time.perf_counter()
     paths = find_images(*photos)
-    check_output(out, ".html", ".json", folder=True)
-    found = list(progress(explain_photos(backbone, paths, options, batch_size), len(paths), "photos"))
+    check_file(out, ".html", ".json")
+    check_folder(out_dir)
+    found = list(progress(explain_photos(backbone, paths, options, batch_size), len(paths), "explaining photos"))
     results = [r for r in found if isinstance(r, PhotoResult)]
     failures = [f for f in found if isinstance(f, Failure)]
+    numbers = document(results, failures)
     if as_json:
-        typer.echo(json.dumps(document(results, failures), allow_nan=False))
+        print_json(numbers)
     else:
         for result in results:
             print_result(result)
-    report_failures(failures)
-    written = write(out, results, failures, document, command) if results else []
-    summary(results, failures, written, time.perf_counter() - start)
+    print_failures(f.reason for f in failures)
+    files = [] if out is None else [out]
+    files += [] if out_dir is None else [out_dir / "report.html", out_dir / f"{command}.json"]
+    for file in files if results else ():
+        _write(file, results, numbers)
+    print_end(f"{len(results)} photo{'s' * (len(results) != 1)} explained", len(failures), start)
+    print_files(files if results else ())
     if failures:
         raise typer.Exit(1 if results else 2)
 
 
+def _write(file: Path, results: Sequence[PhotoResult], numbers: dict[str, Any]) -> None:
+    """Write the page or the numbers, as the suffix of the file says."""
+    from conceptlens.explainer.page_content import page_content
+    from conceptlens.explainer.report_page import write_page
+
+    if file.suffix.lower() == ".json":
+        write_json(file, numbers)
+    else:
+        command = shlex.join(["conceptlens", *sys.argv[1:]])
+        write_page(page_content([replace(result, command=command) for result in results]), file)
+
+
+def _wants_page(out: Path | None, out_dir: Path | None) -> bool:
+    """Whether an HTML page is written, so that photos must be kept."""
+    return out_dir is not None or (out is not None and out.suffix.lower() == ".html")
+
+
 def _class(name: str | None) -> Any:
     return int(name) if name is not None and name.strip().isdigit() else name
-
-
-def _regions(name: str) -> Any:
-    if name not in ("official", "competing"):
-        raise InputError(f"--regions {name} is given; expected official or competing")
-    return name

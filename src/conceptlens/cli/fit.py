@@ -10,36 +10,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from conceptlens.cli import options as shared
 from conceptlens.cli.fit_bottleneck import loc_cbm
-from conceptlens.cli.options import (
-    OUTPUT,
-    RUN,
-    SETTINGS,
-    ClassNames,
-    Concepts,
-    ConceptsFile,
-    Device,
-    Json,
-    Model,
-    Pretrained,
-    Weights,
-    answering,
-    load,
-    named_concepts,
-)
+from conceptlens.cli.options import answering, data_option, load, option_group, run_option
+from conceptlens.cli.printing import print_end, print_failures, print_json
 from conceptlens.io.errors import InputError
-from conceptlens.model.zoo import DEFAULT_MODEL
+from conceptlens.io.output_path import check_folder
 
 if TYPE_CHECKING:
     from conceptlens.concept_regions.translator import Translator
 
 DEFAULT_TEACHER = "timm:tf_efficientnet_lite2"
 
-TRAIN, DATA = "Training", "Photos and teacher"
+training_option = option_group("Training")
 
-app = typer.Typer(help="Train what explains a model; the model itself stays as it is.", **SETTINGS)
-
-
+app = typer.Typer(**shared.SETTINGS)
 app.command("loc-cbm")(loc_cbm)
 
 
@@ -53,106 +38,81 @@ def fit() -> None:
 def ce_fam(
     images: Annotated[
         list[str],
-        typer.Option(
-            "--images", "-i", help="A folder, file or glob pattern of photos; repeat for several.", rich_help_panel=DATA
-        ),
+        data_option("--images", "-i", help="A folder, file or glob pattern of photos; repeat for several."),
     ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="FOLDER",
-            help="A folder for the branch, its cache and its logs.",
-            rich_help_panel=OUTPUT,
-        ),
-    ],
+    out_dir: Annotated[Path, shared.out_dir("the branch, its cache and its logs")],
+    crops: Annotated[int, data_option(min=1, help="Random crops of each photo.")] = 4,
+    validation: Annotated[float, data_option(help="Share of the photos that is kept for validation, 0 to 1.")] = 0.1,
     vlm: Annotated[
         str,
-        typer.Option(
-            "--vlm",
+        training_option(
             metavar="SOURCE:NAME",
-            rich_help_panel=DATA,
-            help="The teacher: open_clip:NAME/WEIGHTS, hf:OWNER/CLIP or a classifier.",
+            help="The teacher, a vision-language model: open_clip:NAME/WEIGHTS, hf:OWNER/CLIP; or a classifier.",
         ),
     ] = DEFAULT_TEACHER,
-    crops: Annotated[int, typer.Option(min=1, help="Random crops of each photo.", rich_help_panel=DATA)] = 4,
-    validation: Annotated[
-        float, typer.Option(help="Share of validation photos, between 0 and 1.", rich_help_panel=DATA)
-    ] = 0.1,
-    concepts: Concepts = None,
-    concepts_file: ConceptsFile = None,
-    schedule: Annotated[
-        str,
-        typer.Option(
-            metavar="modern|paper|code",
-            help="The training schedule; paper and code as published.",
-            rich_help_panel=TRAIN,
-        ),
-    ] = "modern",
+    concepts: shared.Concepts = None,
+    concepts_file: shared.ConceptsFile = None,
     similarity_weight: Annotated[
-        float, typer.Option(help="Weight of the similarity loss; 0 uses no concepts.", rich_help_panel=TRAIN)
+        float, training_option(help="Weight of the similarity loss; 0 uses no concepts.")
     ] = 0.001,
+    layers: Annotated[
+        str | None, training_option(help="Comma-separated layers to read; by default the model's stages.")
+    ] = None,
     hidden: Annotated[
         str | None,
-        typer.Option(
-            "--hidden",
-            help="Widths of the hidden layers, such as 1024,1024; none: a linear branch.",
-            rich_help_panel=TRAIN,
-        ),
+        training_option(help="Widths of the hidden layers, such as 1024,1024; none: a linear branch."),
     ] = None,
-    layers: Annotated[
-        str | None,
-        typer.Option(
-            "--layers", help="Comma-separated layers to read; by default the model's stages.", rich_help_panel=TRAIN
-        ),
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="By default those of the schedule.", rich_help_panel=TRAIN)
-    ] = None,
+    schedule: Annotated[
+        str,
+        training_option(metavar="modern|paper|code", help="The training schedule; paper and code as published."),
+    ] = "modern",
+    epochs: Annotated[int | None, training_option(min=1, help="Most epochs; by default those of the schedule.")] = None,
     batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Crops per step; by default those of the schedule.", rich_help_panel=TRAIN),
+        int | None, training_option(min=1, help="Crops per step; by default those of the schedule.")
     ] = None,
-    seed: Annotated[
-        int, typer.Option(help="Seed of crops, validation photos, first weights and order.", rich_help_panel=TRAIN)
-    ] = 0,
-    model: Model = DEFAULT_MODEL,
-    weights: Weights = None,
-    class_names: ClassNames = None,
-    pretrained: Pretrained = True,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue a run that was interrupted.", rich_help_panel=RUN)
-    ] = False,
-    device: Device = "cpu",
-    as_json: Json = False,
+    model: shared.Model = shared.DEFAULT_MODEL,
+    weights: shared.Weights = None,
+    class_names: shared.ClassNames = None,
+    pretrained: shared.Pretrained = True,
+    as_json: shared.Json = False,
+    resume: shared.Resume = False,
+    device: shared.Device = "cpu",
+    seed: Annotated[int, run_option(help="Seed of crops, validation photos, first weights and order.")] = 0,
 ) -> None:
     """Train a branch that reads a classifier's layers in the words of a vision-language model (CE-FAM)."""
     from conceptlens.concept_regions.fit.fit_ce_fam import fit_ce_fam
-    from conceptlens.io.output_path import check_output
-    from conceptlens.model.zoo import load_model
 
-    check_output(out, folder=True)
-    named, sizes = named_concepts(concepts, concepts_file), _sizes(hidden)
+    check_folder(out_dir)
     start = time.perf_counter()
     made = fit_ce_fam(
-        load(model, weights, class_names, pretrained), load_model(vlm), images, out,
-        concepts=named, layers=_names(layers), schedule=schedule, similarity_weight=similarity_weight, hidden=sizes,
-        n_crops=crops, validation=validation, batch_size=batch_size, epochs=epochs, seed=seed, device=device,
+        load(model, weights, pretrained, class_names=class_names),
+        shared.load_model(vlm),
+        images,
+        out_dir,
+        concepts=shared.named_concepts(concepts, concepts_file),
+        layers=None if layers is None else shared.names_in(layers),
+        schedule=schedule,
+        similarity_weight=similarity_weight,
+        hidden=_widths(hidden),
+        n_crops=crops,
+        validation=validation,
+        batch_size=batch_size,
+        epochs=epochs,
+        seed=seed,
+        device=device,
         resume=resume,
-    )  # fmt: skip
+    )
     if int(os.environ.get("RANK", "0")) == 0:
-        _print(made, out, as_json, time.perf_counter() - start)
+        _print_result(made, out_dir, as_json, start)
 
 
-def _print(made: Translator, out: Path, as_json: bool, seconds: float) -> None:
+def _print_result(made: Translator, out: Path, as_json: bool, start: float) -> None:
     failures = json.loads((out / "failures.json").read_text("utf-8"))
-    for failure in failures:
-        typer.echo(f"conceptlens: {failure['reason']}", err=True)
+    print_failures(failure["reason"] for failure in failures)
     training = made.training
     if as_json:
         kept = ("photos", "pairs", "validation_pairs", "steps", "epochs", "best_epoch", "validation_loss")
-        numbers = {
+        print_json({
             "schema": "conceptlens.fit-ce-fam/2",
             "model": made.model,
             "vlm": made.teacher.name,
@@ -161,25 +121,18 @@ def _print(made: Translator, out: Path, as_json: bool, seconds: float) -> None:
             **{name: training[name] for name in kept},
             "failures": failures,
             "out": str(out),
-        }
-        typer.echo(json.dumps(numbers, allow_nan=False))
+        })  # fmt: skip
     else:
         typer.echo(f"layers: {', '.join(made.layers)}")
         typer.echo(f"validation loss {training['validation_loss']:.4g} after epoch {training['best_epoch']}")
         typer.echo(f"branch: {out}")
-    done = f"{training['photos']} photos, {training['steps']} steps"
-    bad = f", {len(failures)} failed" if failures else ""
-    typer.echo(f"{done}{bad} in {seconds:.1f} s", err=True)
+    print_end(f"{training['photos']} photos, {training['steps']} steps", len(failures), start)
 
 
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [name.strip() for name in text.split(",")]
-
-
-def _sizes(text: str | None) -> tuple[int, ...] | None:
+def _widths(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     words = [] if text.strip() == "none" else text.split(",")
     if not all(word.strip().isdigit() for word in words):
-        raise InputError(f"--hidden {text} is given; expected sizes such as 1024,1024, or none")
+        raise InputError(f"--hidden {text} is given; expected widths such as 1024,1024, or none")
     return tuple(int(word) for word in words)

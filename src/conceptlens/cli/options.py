@@ -1,4 +1,4 @@
-"""What the commands share: options, one sentence for wrong input, and loading a model."""
+"""What the commands share: options and their groups, one sentence for wrong input, and loading a model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from conceptlens.concepts.vocabulary import parse_concepts, read_concepts
 from conceptlens.io.errors import InputError
+from conceptlens.model.zoo import DEFAULT_MODEL as DEFAULT_MODEL
+from conceptlens.model.zoo import load_model
 
 if TYPE_CHECKING:
     from conceptlens.concept_regions.translator import Translator
@@ -23,101 +26,117 @@ SETTINGS: dict[str, Any] = {
     "context_settings": {"help_option_names": ["-h", "--help"]},
 }
 
-# The headings that `--help` groups options under.
-QUESTION, MODEL, OUTPUT, RUN = "What to explain", "Model", "Output", "Run"
 
-Photos = Annotated[list[str], typer.Argument(help="Photos, folders or glob patterns.", show_default=False)]
-Model = Annotated[
-    str,
-    typer.Option(
-        "--model", "-m", metavar="SOURCE:NAME", help="The model; see `conceptlens models`.", rich_help_panel=MODEL
+def option_group(heading: str) -> Callable[..., Any]:
+    """Return `typer.Option` for options that `--help` lists under a heading."""
+    return functools.partial(typer.Option, rich_help_panel=heading)
+
+
+question_option = option_group("What to explain")
+data_option = option_group("Data")
+model_option = option_group("Model")
+output_option = option_group("Output")
+run_option = option_group("Run")
+
+Photos = Annotated[
+    list[str], typer.Argument(metavar="PHOTO", help="Photos, folders or glob patterns.", show_default=False)
+]
+TargetName = Annotated[
+    str | None,
+    question_option(
+        "--target", "-t", metavar="CLASS", help="The class to explain, by name or index; by default the predicted one."
     ),
+]
+Concepts = Annotated[
+    str | None,
+    question_option(
+        "--concepts",
+        "-c",
+        metavar="A,B",
+        help="Comma-separated concepts, such as 'whiskers, striped fur:texture'; by default the vocabulary.",
+    ),
+]
+ConceptsFile = Annotated[
+    Path | None, question_option(metavar="FILE", help="A text file with one concept per line, for --concepts.")
+]
+
+MaskedData = Annotated[
+    str,
+    data_option(
+        "--data", "-d", metavar="NAME[:DIR]", help="The data set with masks, such as coco_panoptic:DIR or drawn:50."
+    ),
+]
+ClassData = Annotated[
+    str,
+    data_option(
+        "--data",
+        "-d",
+        metavar="NAME:DIR",
+        help="The data set with classes: cub:DIR, or folder:DIR with a folder of photos for each class, ...",
+    ),
+]
+Split = Annotated[str, data_option(metavar="NAME", help="The split of the data set.")]
+EvaluationSplit = Annotated[
+    str | None, data_option(metavar="NAME", help="The split of the data set; by default the one for evaluation.")
+]
+
+Model = Annotated[
+    str, model_option("--model", "-m", metavar="SOURCE:NAME", help="The model; see `conceptlens models`.")
 ]
 Weights = Annotated[
     str | None,
-    typer.Option(
-        metavar="FILE",
-        help="Your own weights: a safetensors file, or a PyTorch file of tensors alone.",
-        rich_help_panel=MODEL,
-    ),
+    model_option(metavar="FILE", help="Your own weights: a safetensors file, or a PyTorch file of tensors alone."),
 ]
+Pretrained = Annotated[bool, model_option(help="--no-pretrained takes random weights, to try things out.")]
 ClassNames = Annotated[
     Path | None,
-    typer.Option(
-        "--class-names",
-        metavar="FILE",
-        help="A text file with one class name per line, in the order of the logits.",
-        rich_help_panel=MODEL,
-    ),
+    model_option(metavar="FILE", help="A text file with one class name per line, in the order of the logits."),
 ]
 LayerName = Annotated[
     str | None,
-    typer.Option(
+    model_option(
         "--layer",
+        metavar="NAME",
         help="The layer to take maps from; by default the last with a grid that the output depends on.",
-        rich_help_panel=MODEL,
     ),
 ]
 CropMode = Annotated[
     str | None,
-    typer.Option(
-        "--crop-mode",
+    model_option(
         metavar="center|squash",
         help="How a photo is brought to the input size: center: a central crop; squash: the whole photo, its sides "
         "scaled separately. By default as the model was trained.",
-        rich_help_panel=MODEL,
     ),
-]
-Pretrained = Annotated[
-    bool, typer.Option(help="--no-pretrained takes random weights, to try things out.", rich_help_panel=MODEL)
-]
-Concepts = Annotated[
-    str | None,
-    typer.Option(
-        "--concepts",
-        "-c",
-        help="Comma-separated concepts, such as 'whiskers, striped fur:texture'; by default the vocabulary.",
-        rich_help_panel=QUESTION,
-    ),
-]
-ConceptsFile = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="A text file with one concept per line.", rich_help_panel=QUESTION),
 ]
 BranchFolder = Annotated[
     Path | None,
-    typer.Option(
+    model_option(
         "--branch",
-        metavar="FOLDER",
+        metavar="DIR",
         help="A branch trained by `conceptlens fit ce-fam`, which scores concepts as its teacher does.",
-        rich_help_panel=MODEL,
     ),
 ]
-TargetName = Annotated[
-    str | None,
-    typer.Option(
-        "--target",
-        "-t",
-        help="The class to explain, by name or index; by default the predicted one.",
-        rich_help_panel=QUESTION,
-    ),
-]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.", rich_help_panel=RUN)]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Photos per forward pass.", rich_help_panel=RUN)]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        "-o",
-        metavar="FILE|FOLDER",
-        help="FILE.html for a report page, FILE.json for the numbers, or a folder for both.",
-        rich_help_panel=OUTPUT,
-    ),
-]
+
 Json = Annotated[
-    bool,
-    typer.Option("--json", help="Print one JSON document on standard output and nothing else.", rich_help_panel=OUTPUT),
+    bool, output_option("--json", help="Print one JSON document on standard output and nothing else there.")
 ]
+
+Device = Annotated[str, run_option(metavar="NAME", help="Where to compute: cpu, cuda, cuda:1, mps.")]
+BatchSize = Annotated[int, run_option("--batch-size", min=1, help="Photos per forward pass.")]
+Resume = Annotated[bool, run_option("--resume", help="Continue a run that was interrupted.")]
+Cache = Annotated[
+    Path | None, run_option(metavar="DIR", help="Keep the network's features of all photos here, for the next run.")
+]
+
+
+def out_file(help: str) -> Any:
+    """Return the option `--out FILE`."""
+    return output_option("--out", "-o", metavar="FILE", help=help)
+
+
+def out_dir(contents: str) -> Any:
+    """Return the option `--out-dir DIR`, for what a command writes into a folder."""
+    return output_option("--out-dir", metavar="DIR", help=f"A folder for {contents}; made where it is missing.")
 
 
 def answering(command: Callable[..., None]) -> Callable[..., None]:
@@ -137,31 +156,18 @@ def answering(command: Callable[..., None]) -> Callable[..., None]:
 def load(
     name: str,
     weights: str | None,
-    class_names: Path | None,
     pretrained: bool,
-    layer: str | None = None,
-    crop_mode: str | None = None,
     device: str = "cpu",
+    class_names: Path | None = None,
+    **options: Any,
 ) -> Backbone:
-    """Load a model as the options say."""
-    from conceptlens.model.zoo import load_model
-
-    names = None if class_names is None else _read_class_names(class_names)
-    return load_model(
-        name,
-        pretrained=pretrained,
-        weights=weights,
-        class_names=names,
-        layers=layer or (),
-        crop_mode=crop_mode,
-        device=device,
-    )
-
-
-def _read_class_names(file: Path) -> list[str]:
-    if not file.is_file():
-        raise InputError(f"no file {file} for --class-names; give a text file with one class name per line")
-    return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    """Load a model as the options say; `class_names` is a file with one name per line."""
+    names = None
+    if class_names is not None:
+        if not class_names.is_file():
+            raise InputError(f"no file {class_names} for --class-names; give a text file with one class name per line")
+        names = [line.strip() for line in class_names.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return load_model(name, pretrained=pretrained, weights=weights, class_names=names, device=device, **options)
 
 
 def load_branch(folder: Path | None) -> Translator | None:
@@ -173,10 +179,34 @@ def load_branch(folder: Path | None) -> Translator | None:
 
 def named_concepts(concepts: str | None, concepts_file: Path | None) -> Any:
     """Return the concepts that were named on the command line or in a file; `None` where neither was given."""
-    from conceptlens.concepts.vocabulary import parse_concepts, read_concepts
-
     if concepts is not None and concepts_file is not None:
         raise InputError("both --concepts and --concepts-file are given; give one of them")
     if concepts_file is not None:
         return read_concepts(concepts_file)
     return None if concepts is None else parse_concepts(concepts)
+
+
+def names_in(text: str) -> list[str]:
+    """Return the names in a text, each once, without blanks around them; refuses a text without any."""
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise InputError(f"{text!r} is given, which holds no name; give names with commas between, or leave it out")
+    return names
+
+
+def name_pair(text: str, first: Callable[[str], int], second: Callable[[str], int]) -> tuple[int, int]:
+    """Return the indices of the two names of `A,B`, of which each may hold commas.
+
+    Args:
+        text: The two names, with at least one comma.
+        first: Returns the index of the first name; raises `InputError` for an unknown one.
+        second: The same of the second name.
+    """
+    parts = text.split(",")
+    errors = []
+    for cut in range(1, len(parts)):
+        try:
+            return first(",".join(parts[:cut])), second(",".join(parts[cut:]))
+        except InputError as error:
+            errors.append(error)
+    raise errors[0]

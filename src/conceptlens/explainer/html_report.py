@@ -18,7 +18,7 @@ from conceptlens.explainer.photo_result import PhotoResult
 from conceptlens.explainer.report_page import write_page
 from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.io.images import fingerprint, jpeg, read_image, upright
-from conceptlens.io.output_path import check_output
+from conceptlens.io.output_path import check_file
 from conceptlens.model.observation import Observation
 from conceptlens.model.predictions import predictions
 from conceptlens.record import Explanation, ImageInfo
@@ -50,7 +50,7 @@ def report(
         >>> observation = model.observe("cat.png")
         >>> cl.report("cat.html", observation, cl.cam(observation), cl.explain(observation, "whiskers"))
     """
-    check_output(path, ".html", ".htm", name="the report's path")
+    check_file(path, ".html", ".htm", name="the report's path")
     for given in explanations:
         if not isinstance(given, (Explanation, ContrastSweep)):
             raise InputTypeError(f"a {type(given).__name__} was given; expected explanations or sweeps of the images")

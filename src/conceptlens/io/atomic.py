@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from conceptlens.io.errors import InputError
 
@@ -34,6 +36,17 @@ def replacing(file: str | os.PathLike[str]) -> Iterator[Path]:
         raise InputError(f"cannot write {place} ({error.strerror}); choose another place") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(file: str | os.PathLike[str], text: str) -> None:
+    """Write a text in UTF-8, with `\\n` at the end of lines, by `replacing`."""
+    with replacing(file) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(file: str | os.PathLike[str], document: Mapping[str, Any]) -> None:
+    """Write a JSON document, indented, by `replacing`; NaN and infinity are refused with a `ValueError`."""
+    write_text(file, json.dumps(document, allow_nan=False, indent=1))
 
 
 def _umask() -> int:
