@@ -87,7 +87,7 @@ def test_the_command_line_says_which_masks(
 ) -> None:
     done = call("embed", "--data", f"coco:{coco}", "--layers", "blocks.4", "--out-dir", tmp_path / "store", *words)
     assert done.exit_code == 1, done.output  # one photo is broken
-    assert f"left out {BROKEN}: " in done.stderr
+    assert f"{BROKEN} is left out: " in done.stderr
     assert "of 1 photos at blocks.4 (mean_difference), 1 failed" in done.stdout
     told = embed_photos(tmp_path / "store", "000000000001.jpg")
     assert [name for name, _ in told] == [name for name, _ in found]
@@ -125,9 +125,9 @@ def test_a_photo_that_was_mended_is_tried_again(coco: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--layers", ","], "--layers is ',', which names no layer"),
+        (["--layers", ","], "--layers is ',', which names nothing"),
         (["--layers", "blocks.44"], "blocks.4"),
-        (["--engine", "spark"], "engine is 'spark'; expected local or ray"),
+        (["--engine", "spark"], "--engine spark is given; expected local or ray"),
         (["--mode", "fast"], "fast"),
         (["--noise", "rain:1"], "rain"),
         (["--crowds", "never"], "crowds='never' was given; expected one of 'ignore', 'join', 'skip'"),

@@ -163,4 +163,4 @@ def search(
 
 
 def _names(concepts: str | None) -> tuple[str, ...] | None:
-    return None if concepts is None else tuple(shared.names_in(concepts))
+    return None if concepts is None else tuple(shared.names_in(concepts, "--concepts"))

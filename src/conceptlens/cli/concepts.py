@@ -120,8 +120,9 @@ def _shown(photos: LabelledSet, found: ConceptSet, vlm: str | None) -> ImageConc
         return None
     from conceptlens.bottleneck.concept_writing.published_filters import ImageConceptScores
     from conceptlens.bottleneck.fit.concept_targets import encode_photos, photo_cosines
+    from conceptlens.model.zoo import load_model
 
-    pair = shared.load_model(vlm)
+    pair = load_model(vlm)
     vectors = encode_photos(pair, photos, range(len(photos)))
     readable = ~vectors.isnan().any(1)
     return ImageConceptScores(photo_cosines(found.concepts, pair, vectors[readable]), "train")

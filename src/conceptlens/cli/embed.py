@@ -93,7 +93,7 @@ def embed(
     opened = open_set(data, split, **choices)
     backbone = load(model, weights, pretrained, device, crop_mode="squash")
     plan = EmbedPlan(
-        layers=backbone.default_layers if layers is None else tuple(shared.names_in(layers)),
+        layers=backbone.default_layers if layers is None else tuple(shared.names_in(layers, "--layers")),
         fit_settings=FitSettings(mode, ridge),  # pyright: ignore[reportArgumentType]
         min_area=min_area,
         control=control,

@@ -81,16 +81,17 @@ def ce_fam(
 ) -> None:
     """Train a branch that reads a classifier's layers in the words of a vision-language model (CE-FAM)."""
     from conceptlens.concept_regions.fit.fit_ce_fam import fit_ce_fam
+    from conceptlens.model.zoo import load_model
 
     check_folder(out_dir)
     start = time.perf_counter()
     made = fit_ce_fam(
         load(model, weights, pretrained, class_names=class_names),
-        shared.load_model(vlm),
+        load_model(vlm),
         images,
         out_dir,
         concepts=shared.named_concepts(concepts, concepts_file),
-        layers=None if layers is None else shared.names_in(layers),
+        layers=None if layers is None else shared.names_in(layers, "--layers"),
         schedule=schedule,
         similarity_weight=similarity_weight,
         hidden=_widths(hidden),

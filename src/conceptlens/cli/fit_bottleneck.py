@@ -114,6 +114,7 @@ def loc_cbm(
 ) -> None:
     """Fit a concept bottleneck: class logits from named concepts, each with a map of its location (Loc-CBM)."""
     from conceptlens.bottleneck.fit.fit_loc_cbm import fit_loc_cbm
+    from conceptlens.model.zoo import load_model
 
     check_folder(out_dir)
     start = time.perf_counter()
@@ -123,12 +124,12 @@ def loc_cbm(
         load(model, weights, pretrained, device, crop_mode=crop_mode),
         data,
         out_dir,
-        vlm=shared.load_model(vlm) if vlm else None,
+        vlm=load_model(vlm) if vlm else None,
         concepts=concepts,
         targets=targets,
         recipe=recipe,
         layer=layer,
-        locator_layers=None if locator_layers is None else shared.names_in(locator_layers),
+        locator_layers=None if locator_layers is None else shared.names_in(locator_layers, "--locator-layers"),
         size=size,
         cache=cache,
         cache_gb=cache_gb,

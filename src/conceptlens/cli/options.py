@@ -12,7 +12,6 @@ import typer
 from conceptlens.concepts.vocabulary import parse_concepts, read_concepts
 from conceptlens.io.errors import InputError
 from conceptlens.model.zoo import DEFAULT_MODEL as DEFAULT_MODEL
-from conceptlens.model.zoo import load_model
 
 if TYPE_CHECKING:
     from conceptlens.concept_regions.translator import Translator
@@ -162,6 +161,8 @@ def load(
     **options: Any,
 ) -> Backbone:
     """Load a model as the options say; `class_names` is a file with one name per line."""
+    from conceptlens.model.zoo import load_model
+
     names = None
     if class_names is not None:
         if not class_names.is_file():
@@ -186,11 +187,11 @@ def named_concepts(concepts: str | None, concepts_file: Path | None) -> Any:
     return None if concepts is None else parse_concepts(concepts)
 
 
-def names_in(text: str) -> list[str]:
-    """Return the names in a text, each once, without blanks around them; refuses a text without any."""
+def names_in(text: str, option: str) -> list[str]:
+    """Return the comma-separated names of an option, each once, without blanks around them; refuses none."""
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
-        raise InputError(f"{text!r} is given, which holds no name; give names with commas between, or leave it out")
+        raise InputError(f"{option} is {text!r}, which names nothing; give names with commas between, or leave it out")
     return names
 
 
