@@ -147,14 +147,18 @@ def test_a_file_is_no_folder_to_write_to(place: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")
     assert "is a file; expected a folder" in refused(call("analyze", place / "store", "--out-dir", tmp_path / "file"))
     assert "expected a folder" in refused(call("analyze", place / "store", "--out-dir", tmp_path / "analysis.html"))
-    assert "where there is a file" in refused(call("analyze", place / "store", "--out-dir", tmp_path / "file" / "below"))
+    assert "where there is a file" in refused(
+        call("analyze", place / "store", "--out-dir", tmp_path / "file" / "below")
+    )
 
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of drawn scenes by the default model, and one scene with a mask as files."""
     folder = tmp_path_factory.mktemp("search")
-    done = call("embed", "--data", "drawn:8", "--layers", "blocks.4,bn2", "--input-size", 96, "--out-dir", folder / "store")
+    done = call(
+        "embed", "--data", "drawn:8", "--layers", "blocks.4,bn2", "--input-size", 96, "--out-dir", folder / "store"
+    )
     assert done.exit_code == 0, done.output
     one = open_set("drawn:8", None)[3]
     one.photo.save(folder / "photo.png")

@@ -135,8 +135,8 @@ def test_every_option_reaches_the_fit(folder: Path, tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr("conceptlens.bottleneck.fit.fit_loc_cbm.fit_loc_cbm", fit_loc_cbm)
     done = call(
-        "-d", "cub:birds", "--out-dir", tmp_path, "-c", "words.tsv", "--targets", "both", "--recipe", "poster", "--locator",
-        "softmax", "--loss", "cosine", "--keypoints", 2, "--nec", 5, "--finetune", 3, "--layer", "second",
+        "-d", "cub:birds", "--out-dir", tmp_path, "-c", "words.tsv", "--targets", "both", "--recipe", "poster",
+        "--locator", "softmax", "--loss", "cosine", "--keypoints", 2, "--nec", 5, "--finetune", 3, "--layer", "second",
         "--locator-layers", "first, second", "--size", 64, "--cache", tmp_path / "cells", "--cache-gb", 2.5,
         "--seed", 4, "--device", "cuda:1", "--resume", "--set", "schedule=cosine", "--set", "masked=false",
         "--set", "first=3.5", "--set", "grid=[3,5]", "--set", "rate=1e-2", "--set", "interpretable=null",
@@ -188,7 +188,9 @@ def test_concepts_named_in_a_table_have_their_parts(folder: Path, tmp_path: Path
     rows = ["red belly\tbelly\ttrunk\tred\tcolor", "green belly\tbelly\ttrunk\tgreen\tcolor"]
     rows += ["red upper tail\ttail\ttail\tred\tcolor", "green upper tail\ttail\ttail\tgreen\tcolor"]
     (tmp_path / "named.tsv").write_text("\n".join(["label\tpart\tregion\tproperty\tkind", *rows]))
-    done = call("--data", f"cub:{folder}", "--out-dir", tmp_path / "out", "--concepts", tmp_path / "named.tsv", "--json")
+    done = call(
+        "--data", f"cub:{folder}", "--out-dir", tmp_path / "out", "--concepts", tmp_path / "named.tsv", "--json"
+    )
     assert json.loads(done.stdout)["locator"] == "parts"
     made = Bottleneck.from_pretrained(tmp_path / "out")
     assert made.labels == LABELS

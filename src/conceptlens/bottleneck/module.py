@@ -298,20 +298,6 @@ class Bottleneck(nn.Module):
         return (self.edited(self.edited(activations), target) - self.mean) / self.std
 
 
-def split_names(text: str, first: Sequence[str], second: Sequence[str]) -> tuple[int, int] | None:
-    """Return the indices of the two names of `A,B`, of which each may hold commas; `None` where no split fits."""
-    parts = text.split(",")
-    for cut in range(1, len(parts)):
-        names = [" ".join(",".join(some).split()).casefold() for some in (parts[:cut], parts[cut:])]
-        found = [
-            next((k for k, one in enumerate(known) if one.casefold() == name), None)
-            for name, known in zip(names, (first, second), strict=True)
-        ]
-        if found[0] is not None and found[1] is not None:
-            return found[0], found[1]
-    return None
-
-
 def _index(name: str | int, names: Sequence[str], kind: str) -> int:
     if isinstance(name, int):
         if not 0 <= name < len(names):
