@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from conceptlens.io.atomic import replacing
+from conceptlens.io.atomic import write_text
 from conceptlens.io.errors import InputError
 from conceptlens.pages.static_page import colours_css
 from conceptlens.render import DIM, alpha_table, colour_table
@@ -26,8 +26,7 @@ def write_page(data: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
     if file.is_dir():
         raise InputError(f"cannot write a page to '{file}', which is a folder; give a file name in it")
     text = page_html(data)
-    with replacing(file) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+    write_text(file, text)
     return file
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from conceptlens.io.atomic import replacing
+from conceptlens.io.atomic import write_json
 from conceptlens.io.versions import versions
 from conceptlens.localization.localization_cases import choose_cases, load_cases
 from conceptlens.localization.localization_page import LEAD, About, write_evaluation_page
@@ -50,8 +49,7 @@ def write_evaluation(out: Path, run: LocalizationRun) -> list[Path]:
     )  # fmt: skip
     files = [out / f"localization.{suffix}" for suffix in ("html", "json", "parquet")]
     write_evaluation_page(files[0], run.summary, cases, about)
-    with replacing(files[1]) as temporary:
-        temporary.write_text(json.dumps(evaluation_json(run), allow_nan=False, indent=1), "utf-8")
+    write_json(files[1], evaluation_json(run))
     write_rows(run.rows, files[2])
     return files
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conceptlens.io.atomic import replacing
+from conceptlens.io.atomic import write_text
 from conceptlens.io.images import jpeg
 from conceptlens.localization.localization_cases import KINDS, LoadedCase
 from conceptlens.localization.methods import METHODS
@@ -66,8 +66,7 @@ def write_evaluation_page(
 ) -> Path:
     """Write the page of an evaluation, atomically, and return its path."""
     html = evaluation_page(summary, cases, about)
-    with replacing(path) as temporary:
-        temporary.write_text(html, encoding="utf-8", newline="\n")
+    write_text(path, html)
     return Path(path)
 
 

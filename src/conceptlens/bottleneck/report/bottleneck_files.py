@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import datetime
-import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from conceptlens.bottleneck.evaluate.metric_result import CONTROLS
 from conceptlens.bottleneck.report.bottleneck_page import PageRecord, write_bottleneck_page
 from conceptlens.bottleneck.report.bottleneck_sentences import plainly, shown
 from conceptlens.bottleneck.report.case_images import read_case_images
-from conceptlens.io.atomic import replacing
+from conceptlens.io.atomic import replacing, write_json
 from conceptlens.io.versions import versions
 
 if TYPE_CHECKING:
@@ -65,8 +64,7 @@ def write_bottleneck_report(
     )
     files = [out / name for name in ("report.html", "bottleneck.json", "photos.csv", "concepts.csv")]
     write_bottleneck_page(files[0], bottleneck, result, cases, images, about)
-    with replacing(files[1]) as temporary:
-        temporary.write_text(json.dumps(evaluation_json(result, about_run), allow_nan=False, indent=1), "utf-8")
+    write_json(files[1], evaluation_json(result, about_run))
     _write_rows(files[2], _photo_rows(bottleneck, result))
     _write_rows(files[3], [dict(vars(one)) for one in result.concepts])
     return files

@@ -19,7 +19,7 @@ from conceptlens.bottleneck.report.bottleneck_sentences import (
 )
 from conceptlens.bottleneck.report.case_view import CaseView
 from conceptlens.bottleneck.report.intervention_view import TITLE, corrections
-from conceptlens.io.atomic import replacing
+from conceptlens.io.atomic import write_text
 from conceptlens.model.class_names import short_names
 from conceptlens.pages.number_format import number, signed
 from conceptlens.pages.static_page import static_page
@@ -65,8 +65,7 @@ def write_bottleneck_page(
 ) -> Path:
     """Write the page of a bottleneck, atomically, and return its path."""
     text = bottleneck_page(bottleneck, result, cases, images, about)
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+    write_text(path, text)
     return Path(path)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from conceptlens.io.atomic import replacing
+from conceptlens.io.atomic import replacing, write_text
 from conceptlens.io.versions import versions
 from conceptlens.local_embeddings.report.analysis_page import Drawings, PageDetails, analysis_page
 from conceptlens.local_embeddings.report.analysis_sentences import best_and_worst
@@ -96,8 +96,7 @@ def write_analysis(
             _bytes(out / "figures" / f"{name}.jpg", contact_sheet(tile_rows, tiles))
     with replacing(out / "analysis.json") as temporary:
         temporary.write_text(json.dumps(numbers, allow_nan=False), "utf-8")
-    with replacing(out / "analysis.html") as temporary:
-        temporary.write_text(analysis_page(analysis, drawings, tiles, about), encoding="utf-8", newline="\n")
+    write_text(out / "analysis.html", analysis_page(analysis, drawings, tiles, about))
     return [out / "analysis.html", out / "analysis.json"]
 
 

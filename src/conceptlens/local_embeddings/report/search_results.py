@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from conceptlens.io.atomic import replacing
+from conceptlens.io.atomic import write_json, write_text
 from conceptlens.io.errors import InputError
 from conceptlens.io.images import read_image
 from conceptlens.io.versions import versions
@@ -105,8 +104,7 @@ def write_search(
 ) -> None:
     """Write the results as a page or as JSON, by the suffix of `out`."""
     if out.suffix.lower() == ".json":
-        with replacing(out) as temporary:
-            temporary.write_text(json.dumps(numbers, allow_nan=False, indent=1), "utf-8")
+        write_json(out, numbers)
         return
     rows = found.rows
     known = {row.id: row for row in store.images() if row.failure is None}
@@ -126,8 +124,7 @@ def write_search(
         no_photos=near.no_photos and len(found) > 0,
         command=shlex.join(["conceptlens", *sys.argv[1:]]),
     )
-    with replacing(out) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+    write_text(out, text)
 
 
 def _finite(value: float) -> float | None:
