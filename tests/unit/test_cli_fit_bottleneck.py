@@ -57,8 +57,7 @@ def test_it_says_what_came_of_it(folder: Path, tmp_path: Path, asked: dict[str, 
     lines = done.stdout.splitlines()
     assert lines == [
         "4 concepts for 3 classes, from the class attributes of cub train",
-        "1 left out, such as small (5 - 9 in) size: 0 classes show it in 10% of their images or more; at "
-        "least 1 were asked for",
+        "1 left out, such as small (5 - 9 in) size: no class shows it in 10% of its images or more",
         "4 concepts count for each class",
         "maps of 8 x 8 cells, locator parts",
         f"accuracy on held-out train photos {record['holdout_accuracy']:.3f}; of a linear probe "
@@ -167,7 +166,7 @@ def test_every_option_reaches_the_fit(folder: Path, tmp_path: Path, monkeypatch:
         (["--locator", "peak"], "no locator 'peak'; there are: peaks"),
         (["--targets", "label"], "no targets 'label'; there are: labels"),
         (["--targets", "vlm"], "nothing tells how much the photos show of 'red belly' and 3 more; give a vision-lang"),
-        (["--concepts", "nowhere.txt"], "cannot read concepts from nowhere.txt"),
+        (["--concepts", "nowhere.txt"], "cannot read 'nowhere.txt'"),
         (["--layer", "third"], "layer 'third' of pupil 0 has no grid of cells"),
         (["--vlm", "toy:nobody"], "no model 'toy:nobody'"),
         (["--nec", "9"], "9 of 4 concepts for each of 3 classes were asked for"),

@@ -126,12 +126,12 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, lines: tuple[str, 
 def test_what_is_no_number_is_refused(tmp_path: Path, cell: str, name: str) -> None:
     said = said_of(tmp_path, "name,tail", f'{name},"{cell}"')
     assert said.startswith(f"line 2: 'tail' is {cell!r}; expected a number from 0 to 1, as 0.25")
-    assert said.endswith("nothing where nobody told") == (name == "3.png")
+    assert said.endswith("nothing where it is unknown") == (name == "3.png")
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     said = refusal(lambda: read_concept_table(tmp_path / "none.csv", CLASSES, PHOTOS))
-    assert f"cannot read the table {str(tmp_path / 'none.csv')!r} (No such file or directory)" in said
+    assert f"cannot read {str(tmp_path / 'none.csv')!r} (No such file or directory)" in said
     (tmp_path / "told.csv").write_bytes("name,küche\nowl,1\n".encode("latin-1"))
     assert "is not UTF-8 text" in refusal(lambda: read_concept_table(tmp_path / "told.csv", CLASSES, PHOTOS))
     assert "expected .csv, with commas, or .tsv" in said_of(tmp_path, "name,tail", "owl,1", name="told.txt")
@@ -151,6 +151,6 @@ def test_the_rows_are_those_of_a_labelled_set(tmp_path: Path) -> None:
 
 def test_near_names_of_many_photos_are_found_without_a_long_wait() -> None:
     names = [f"n{i % 7}/{i}.jpg" for i in range(3 * MAX_COMPARED)]
-    said = refusal(lambda: KnownNames(names, "photo").place("n6/34.jpeg"))
+    said = refusal(lambda: KnownNames(names, "photo").index("n6/34.jpeg"))
     assert said.startswith("no photo of the set is called 'n6/34.jpeg'; near: n6/34.jpg, n6/")
-    assert "near: n0/0.jpg" in refusal(lambda: KnownNames(names, "photo").place("ß"))
+    assert "near: n0/0.jpg" in refusal(lambda: KnownNames(names, "photo").index("ß"))

@@ -212,7 +212,7 @@ def test_more_concepts_than_there_is_memory_for(
         ({"locator": "parts", "concepts": CONCEPTS[:2]}, "these name 1 parts and 0 shared properties"),
         ({"interpretable": 0.5}, "3 held-out images were given; interpretability needs at least 10"),
         ({"data": "cubs:nowhere"}, "no data set 'cubs'; data sets: cub"),
-        ({"concepts": "no file"}, "cannot read concepts from no file"),
+        ({"concepts": "no file"}, "cannot read 'no file'"),
     ],
 )  # fmt: skip
 def test_choices_that_cannot_be(

@@ -134,22 +134,6 @@ def test_the_file_says_whose_it_is():
     assert len(lines) == 2 + len(vocabulary())
 
 
-def test_vocabulary_of_some_types():
-    some = vocabulary(["texture", "part"])
-    assert {concept.type for concept in some} == {"texture", "part"}
-    assert some == tuple(c for c in vocabulary() if c.type in ("texture", "part"))
-    assert some == vocabulary(kind for kind in ("part", "texture"))
-    assert vocabulary("colour") == vocabulary(["colour"])
-    assert vocabulary([]) == ()
-    assert vocabulary() is vocabulary()
-
-
-def test_vocabulary_of_an_unknown_type():
-    expected = "unknown type 'colr' for the vocabulary: use one of object, part, material, colour, texture, scene"
-    with pytest.raises(InputError, match=f"^{expected}$"):
-        vocabulary(["part", "colr"])
-
-
 @pytest.mark.parametrize(
     ("concept", "sentence"),
     [
@@ -297,13 +281,13 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(InputError, match=message) as caught:
         read_concepts(path)
-    assert str(caught.value).startswith(str(path))
+    assert str(path) in str(caught.value)
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(InputError, match=r"cannot read concepts from .*missing\.txt \(No such file"):
+    with pytest.raises(InputError, match=r"cannot read '.*missing\.txt' \(No such file"):
         read_concepts(tmp_path / "missing.txt")
-    with pytest.raises(InputError, match="cannot read concepts from"):
+    with pytest.raises(InputError, match="cannot read"):
         read_concepts(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""The concepts of a bottleneck: what they are called, what they speak of, where they came from, what was left out."""
+"""The concepts of a bottleneck: their names and parts, where they came from, and which were left out."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from conceptlens.concepts.vocabulary import ConceptName, parse_concepts
-from conceptlens.io.atomic import replacing
+from conceptlens.io.atomic import write_text
 from conceptlens.io.errors import InputError, near
+from conceptlens.io.text_file import read_text
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -165,7 +166,7 @@ def attribute_concepts(
         if highest == 0:
             dropped.append(Dropped(label, "presence", 0.0, min_share, "no image of any class shows it"))
         elif highest < min_share:
-            reason = f"0 classes show it in {min_share:.0%} of their images or more; at least 1 were asked for"
+            reason = f"no class shows it in {min_share:.0%} of its images or more"
             dropped.append(Dropped(label, "presence", highest, min_share, reason))
         elif np.ptp(column) == 0:
             reason = f"all {len(column)} classes show it in {highest:.0%} of their images: it tells none apart"
@@ -184,13 +185,7 @@ def read_concept_set(path: str | PathLike[str]) -> ConceptSet:
     Raises:
         InputError: The file cannot be read, with its name and line, or no concept is left.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise InputError(f"cannot read concepts from {path} ({reason}); give a text or .tsv file") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text; expected one concept a line, or a .tsv with a header") from error
+    text = read_text(path, "give a text file with one concept a line, or a .tsv with a header")
     read = _from_table if Path(path).suffix.lower() == ".tsv" else _from_lines
     return collect(read(text, path), str(path))
 
@@ -209,8 +204,7 @@ def write_concept_set(concepts: ConceptSet, path: str | PathLike[str]) -> None:
     lines = [f"# source: {' '.join(concepts.source.split())}"]
     lines += [f"# dropped: {' '.join(f'{one.label} ({one.filter}): {one.reason}'.split())}" for one in concepts.dropped]
     text = _table(concepts.concepts) if table else "".join(f"{_line(one, path)}\n" for one in concepts.concepts)
-    with replacing(path) as temporary:
-        temporary.write_text("\n".join([*lines, text]), encoding="utf-8", newline="\n")
+    write_text(path, "\n".join([*lines, text]))
 
 
 def _key(label: str) -> str:
@@ -227,7 +221,7 @@ def _shares(values: np.ndarray, labels: Sequence[str]) -> Float[np.ndarray, "cla
         row, column = wrong[0]
         raise InputError(
             f"the share of class {row} for {labels[column]!r} is {shares[row, column]:g}; expected 0 to 1: divide "
-            "percentages by 100, leave out what was not asked"
+            "percentages by 100, leave out what is not known"
         )
     return shares
 

@@ -1,4 +1,4 @@
-"""What a person tells of concepts: a table with a row for each class or photo and a column for each concept."""
+"""Tables of concepts that people write: a row for each class or photo and a column for each concept."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from conceptlens.io.errors import InputError, near
+from conceptlens.io.text_file import read_text
 
 if TYPE_CHECKING:
     from jaxtyping import Float64
@@ -27,7 +28,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 @dataclass(frozen=True, eq=False)
 class ConceptTable:
-    """How much classes or photos show concepts: `targets[row concept]`, 0 to 1, NaN where nobody told.
+    """How much classes or photos show concepts: `targets[row concept]`, 0 to 1, NaN where it is unknown.
 
     `of` says what the rows are: all the classes, or all the photos, in their order. The photos of a set have the rows
     of their classes: `table.targets[photos.labels]`.
@@ -43,23 +44,23 @@ class KnownNames:
 
     def __init__(self, names: Sequence[str], of: Of) -> None:
         self._names, self._of = names, of
-        self._exact = {name: place for place, name in enumerate(names)}
+        self._exact = {name: index for index, name in enumerate(names)}
         self._files: dict[str, list[int]] = defaultdict(list)
-        for place, name in enumerate(names if of == "photo" else ()):
-            self._files[PurePosixPath(name).name].append(place)
+        for index, name in enumerate(names if of == "photo" else ()):
+            self._files[PurePosixPath(name).name].append(index)
 
     def indices(self, name: str) -> list[int]:
-        """Return all places that a name may mean."""
+        """Return the indices of all names that this one may mean."""
         if name in self._exact:
             return [self._exact[name]]
         same = self._files.get(PurePosixPath(name).name, ())
-        return [place for place in same if _one_ends_as_other(name, self._names[place])]
+        return [index for index in same if _one_ends_as_other(name, self._names[index])]
 
-    def place(self, name: str) -> int:
-        """Return the place of a name; raises `InputError` with near ones where it is unknown or has several."""
+    def index(self, name: str) -> int:
+        """Return the index of a name; raises `InputError` with near ones where it is unknown or has several."""
         indices = self.indices(name)
         if len(indices) > 1:
-            both = " and ".join(repr(self._names[place]) for place in indices[:2])
+            both = " and ".join(repr(self._names[index]) for index in indices[:2])
             raise InputError(f"{name!r} may be {both}; write more of its path")
         if not indices:
             raise InputError(f"no {self._of} of the set is called {name!r}; near: {self.near(name)}")
@@ -91,14 +92,14 @@ def read_concept_table(path: str | Path, classes: Sequence[str], photos: Sequenc
     lines: dict[int, int] = {}
     for row in rows:
         try:
-            place = known.place(row.name)
-            if place in lines:
-                raise InputError(f"{row.name!r} has line {lines[place]} too; leave one of them out")
-            targets[place] = [_value(*pair, of) for pair in zip(row.cells, labels, strict=True)]
+            index = known.index(row.name)
+            if index in lines:
+                raise InputError(f"{row.name!r} has line {lines[index]} too; leave one of them out")
+            targets[index] = [_value(*pair, of) for pair in zip(row.cells, labels, strict=True)]
         except InputError as error:
             raise InputError(f"{str(file)!r}, line {row.line}: {error}") from error
-        lines[place] = row.line
-    lacks = [name for place, name in enumerate(names) if place not in lines]
+        lines[index] = row.line
+    lacks = [name for index, name in enumerate(names) if index not in lines]
     if of == "class" and lacks:
         more = f" and {len(lacks) - 1} more" if len(lacks) > 1 else ""
         raise InputError(f"{str(file)!r} has no row for the class {lacks[0]!r}{more}; write one for each class")
@@ -129,7 +130,8 @@ def _read_rows(file: Path) -> tuple[tuple[str, ...], list[_Row]]:
     separator = SEPARATORS.get(file.suffix.lower())
     if separator is None:
         raise InputError(f"{str(file)!r} is not called as a table; expected .csv, with commas, or .tsv, with tabs")
-    reader = csv.reader(io.StringIO(_text(file), newline=""), delimiter=separator, strict=True)
+    text = read_text(file, "check the path, and save the table as UTF-8")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     rows = []
     try:
         header = [" ".join(cell.split()) for cell in next(reader, [])]
@@ -154,11 +156,11 @@ def _check(header: Sequence[str]) -> None:
     labels = [label.casefold() for label in header[1:]]
     if not any(labels):
         raise InputError("the header names no concept; expected 'name', and then the concepts")
-    for place, label in enumerate(labels):
+    for index, label in enumerate(labels):
         if not label:
-            raise InputError(f"column {place + 2} has no name; write its concept there, or take it out")
-        if label in labels[:place]:
-            raise InputError(f"the concept {header[place + 1]!r} has two columns; leave one of them out")
+            raise InputError(f"column {index + 2} has no name; write its concept there, or take it out")
+        if label in labels[:index]:
+            raise InputError(f"the concept {header[index + 1]!r} has two columns; leave one of them out")
 
 
 def _value(cell: str, label: str, of: Of) -> float:
@@ -167,7 +169,7 @@ def _value(cell: str, label: str, of: Of) -> float:
     if not text and of == "photo":
         return math.nan
     if not _NUMBER.fullmatch(text):
-        empty = ", or nothing where nobody told" if of == "photo" else ""
+        empty = ", or nothing where it is unknown" if of == "photo" else ""
         raise InputError(f"{label!r} is {text!r}; expected a number from 0 to 1, as 0.25{empty}")
     if not 0 <= float(text) <= 1:
         raise InputError(f"{label!r} is {text}; expected 0 to 1: divide percentages by 100")
@@ -178,12 +180,3 @@ def _one_ends_as_other(first: str, second: str) -> bool:
     """Whether the shorter of two paths is the end of the longer."""
     parts = (reversed(PurePosixPath(path).parts) for path in (first, second))
     return all(one == other for one, other in zip(*parts, strict=False))
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"cannot read the table {str(file)!r} ({error.strerror or error}); check the path") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{str(file)!r} is not UTF-8 text; save the table as UTF-8") from error

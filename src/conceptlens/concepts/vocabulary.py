@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from os import PathLike
-from pathlib import Path
 
 from conceptlens.io.errors import InputError, InputTypeError
+from conceptlens.io.text_file import read_text
 
 # As published in CE-FAM (ICCV 2025), where it describes its concepts. The scene prompt is the paper's too,
 # though it reads oddly for most scenes: changing it would change what its numbers mean.
@@ -40,7 +40,10 @@ class ConceptName:
         """Check both fields."""
         if not isinstance(self.label, str) or not self.label.strip():
             raise InputError(f"a concept is called {self.label!r}; give it a label such as 'striped fur'")
-        _check_type(self.type, f"concept {self.label!r}")
+        if self.type not in CONCEPT_TYPES:
+            raise InputError(
+                f"unknown type {self.type!r} for concept {self.label!r}: use one of {', '.join(CONCEPT_TYPES)}"
+            )
 
 
 def prompt(concept: ConceptName) -> str:
@@ -48,17 +51,12 @@ def prompt(concept: ConceptName) -> str:
     return PROMPTS[concept.type].format(concept.label)
 
 
-def vocabulary(types: Iterable[str] | None = None) -> tuple[ConceptName, ...]:
-    """Return the everyday visual concepts that come with the package, of all types or of `types` only.
-
-    The order is the file's, whatever the order of `types`. Raises `InputError` for an unknown type.
-    """
-    if types is None:
-        return _everyday()
-    wanted = (types,) if isinstance(types, str) else tuple(types)
-    for kind in wanted:
-        _check_type(kind, "the vocabulary")
-    return tuple(concept for concept in _everyday() if concept.type in wanted)
+@cache
+def vocabulary() -> tuple[ConceptName, ...]:
+    """Return the everyday visual concepts that come with the package, in the order of their file."""
+    text = files("conceptlens.concepts").joinpath("vocabulary.tsv").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return tuple(ConceptName(*line.split("\t")) for line in lines[1:])
 
 
 def parse_concepts(given: str | Iterable[str | ConceptName]) -> tuple[ConceptName, ...]:
@@ -89,13 +87,7 @@ def read_concepts(path: str | PathLike[str]) -> tuple[ConceptName, ...]:
 
     A `#` starts a comment. Raises `InputError`, naming the file, where it cannot be read or holds no concept.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise InputError(f"cannot read concepts from {path} ({reason}); give a text file") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text; expected a text file with one concept a line") from error
+    text = read_text(path, "give a text file with one concept a line")
     try:
         return parse_concepts(line.partition("#")[0] for line in text.splitlines())
     except InputError as error:
@@ -120,21 +112,7 @@ def _parse(entry: str | ConceptName) -> ConceptName | None:
     return ConceptName(known.label, kind) if colon else known
 
 
-def _check_type(kind: object, where: str) -> None:
-    """Raise `InputError` unless `kind` is one of `CONCEPT_TYPES`."""
-    if not isinstance(kind, str) or kind not in PROMPTS:
-        raise InputError(f"unknown type {kind!r} for {where}: use one of {', '.join(CONCEPT_TYPES)}")
-
-
-@cache
-def _everyday() -> tuple[ConceptName, ...]:
-    """Read the package's own list once."""
-    text = files("conceptlens.concepts").joinpath("vocabulary.tsv").read_text(encoding="utf-8")
-    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-    return tuple(ConceptName(*line.split("\t")) for line in lines[1:])
-
-
 @cache
 def _by_label() -> dict[str, ConceptName]:
     """Index the vocabulary by label, for any case."""
-    return {concept.label.casefold(): concept for concept in _everyday()}
+    return {concept.label.casefold(): concept for concept in vocabulary()}

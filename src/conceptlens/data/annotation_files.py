@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar, get_args
 import numpy as np
 from PIL import Image
 
+from conceptlens.io import text_file
 from conceptlens.io.errors import InputError
 from conceptlens.io.image_file import TURNS, Turn, opened, orientation
 from conceptlens.io.images import read_image
@@ -119,13 +120,7 @@ def read_table(path: Path, *columns: str) -> list[dict[str, str]]:
 
 def read_text(path: Path) -> str:
     """Return the text of an annotation file (UTF-8); raises `InputError` naming the file."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise InputError(f"cannot read {str(path)!r} ({reason}); check the folder's layout or download it") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{str(path)!r} is not UTF-8 text; download it again") from error
+    return text_file.read_text(path, "check the folder's layout, or download it again")
 
 
 def check_option(given: _Option, what: str, among: Any) -> _Option:

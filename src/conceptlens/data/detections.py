@@ -105,7 +105,7 @@ def _from_file(file: Path, known: KnownNames) -> Iterator[tuple[int, list[_Found
 
 def _index(name: str, known: KnownNames, where: str) -> int:
     try:
-        return known.place(name)
+        return known.index(name)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
 

@@ -37,14 +37,15 @@ def evaluate(
     methods: Mapping[str, Method | Explanation],
     min_area: float = 0.01,
     resolution: int | None = 112,
-    wrong_concepts: bool = True,
     seed: int = 0,
     max_photos: int | None = None,
 ) -> Iterator[tuple[Row, ...] | Failure]:
     """Measure, photo by photo, how well each method's maps fit the masks of the concepts that the photo shows.
 
     A method whose explanation has several `components` (layers, neurons) is scored twice: as it answers, and as
-    "NAME (oracle)", by the component that fits the mask best by NRA, which nobody without the mask could choose.
+    "NAME (oracle)", by the component that fits the mask best by NRA, which nobody without the mask could choose. Each
+    mask is also compared with the map of a wrong concept, one that the photo does not show: a map that is as good for
+    it shows no concept.
 
     Args:
         data: Photos with masks of concepts.
@@ -54,8 +55,6 @@ def evaluate(
         min_area: Leave out concepts whose mask covers less than this share of the photo, from 0 to below 1.
         resolution: Rows and columns at which maps and masks are compared, 2 to 2048; masks are cut to what the model
             saw and take the nearest pixel, maps are enlarged bilinearly. None: the annotation's own pixels.
-        wrong_concepts: Whether each mask is also compared with the map of a concept that the photo does not show. A
-            map that is as good for a wrong concept shows no concept.
         seed: Draws the wrong concepts, the same for all methods.
         max_photos: Stop after this many photos.
 
@@ -78,7 +77,7 @@ def evaluate(
             yield one
             continue
         try:
-            names = _wrong_names(one, data.concepts, seed) if wrong_concepts else {}
+            names = _wrong_names(one, data.concepts, seed)
             yield tuple(_rows(one.with_min_area(min_area), callables, names, resolution))
         except (InputError, RuntimeError) as error:  # torch's own: out of memory, shapes
             yield Failure(one.name, f"{one.name}: {' '.join(str(error).split())}")

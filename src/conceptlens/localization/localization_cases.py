@@ -39,7 +39,7 @@ class Case:
 
 @dataclass(frozen=True, eq=False)
 class LoadedCase:
-    """A case with its photo, the concept's mask over the whole photo, and per_kind method's raw map over `box`."""
+    """A case with its photo, the concept's mask over the whole photo, and each method's raw map over `box`."""
 
     case: Case
     photo: Image.Image
@@ -49,36 +49,29 @@ class LoadedCase:
     box: tuple[float, float, float, float]
 
 
-def choose_cases(rows: Iterable[Row], method: str, per_kind: int = CASES_PER_KIND) -> tuple[Case, ...]:
+def choose_cases(rows: Iterable[Row], method: str) -> tuple[Case, ...]:
     """Choose photos to look at: the best, median and worst of a method by NRA above chance, no photo twice in a kind.
 
     Args:
         rows: What `evaluate` yields; methods that chose with the mask are left out.
         method: The method that is ranked.
-        per_kind: How many of each kind; fewer where there are fewer than three times as many pairs.
 
     Returns:
-        The cases, best first, each with the rows of the other methods.
-
-    Raises:
-        InputError: `method` has no row with a score.
+        The cases, best first, each with the rows of the other methods: three of each kind, fewer where there are fewer
+        than three times as many pairs.
     """
     by_key: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         if row.applies and not row.oracle:
             by_key.setdefault(_key(row), []).append(row)
-    ranked: list[tuple[float, Row]] = []
-    for own in by_key.values():
-        ranked += [(row.scores[RANKING_METRIC] or 0.0, row) for row in own if row.method == method]
-    if not ranked:
-        raise InputError(f"no row of '{method}' has a score, so there is no case of it to show")
-    ordered = [row for _, row in sorted(ranked, key=lambda pair: -pair[0])]
+    own = [row for group in by_key.values() for row in group if row.method == method]
+    ordered = sorted(own, key=lambda row: -(row.scores[RANKING_METRIC] or 0.0))
     middle = sorted(range(len(ordered)), key=lambda index: abs(index - (len(ordered) - 1) / 2))
     orders = {"best": ordered, "median": [ordered[index] for index in middle], "worst": ordered[::-1]}
     taken: set[tuple[str, str, str]] = set()
     cases: list[Case] = []
     for kind in ("best", "worst", "median"):
-        for row in _first_of_photos(orders[kind], taken, min(per_kind, max(1, len(ordered) // 3))):
+        for row in _first_of_photos(orders[kind], taken, min(CASES_PER_KIND, max(1, len(ordered) // 3))):
             taken.add(_key(row))
             others = [other for other in by_key[_key(row)] if other.method != method]
             cases.append(Case(kind, (row, *others)))

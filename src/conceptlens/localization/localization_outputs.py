@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from conceptlens.io.atomic import write_json
+from conceptlens.io.atomic import write_json, write_text
 from conceptlens.io.versions import versions
 from conceptlens.localization.localization_cases import choose_cases, load_cases
-from conceptlens.localization.localization_page import LEAD, About, write_evaluation_page
+from conceptlens.localization.localization_page import LEAD, evaluation_page
 from conceptlens.localization.result_rows import write_rows
 from conceptlens.localization.summary import MACRO, SCHEMA, LocalizationSummary, summary_numbers, title_of
 from conceptlens.metrics.map_mask import MAP_MASK_METRICS
@@ -38,25 +35,18 @@ def evaluation_json(run: LocalizationRun) -> dict[str, Any]:
 
 def write_evaluation(out: Path, run: LocalizationRun) -> list[Path]:
     """Write `localization.html`, `.json` and `.parquet` into a folder, and return them; cases are read again."""
-    primary = next(iter(run.methods))
-    chosen = choose_cases(run.rows, primary)
+    chosen = choose_cases(run.rows, run.primary)
     cases = sorted(load_cases(run.data, run.methods, chosen), key=lambda one: chosen.index(one.case))
-    now = datetime.datetime.now().astimezone()
-    settings = {**run.description["settings"], "versions": ", ".join(f"{n} {v}" for n, v in versions().items())}
-    about = About(
-        run.description["data"], run.description["model"], primary, f"{now.day} {now:%B %Y, %H:%M}", settings,
-        shlex.join(["conceptlens", *sys.argv[1:]]), run.failures,
-    )  # fmt: skip
     files = [out / f"localization.{suffix}" for suffix in ("html", "json", "parquet")]
-    write_evaluation_page(files[0], run.summary, cases, about)
+    write_text(files[0], evaluation_page(run, cases))
     write_json(files[1], evaluation_json(run))
     write_rows(run.rows, files[2])
     return files
 
 
-def print_summary(summary: LocalizationSummary, console: Console | None = None) -> None:
+def print_summary(summary: LocalizationSummary) -> None:
     """Print the leading metric with its interval and differences, and the published ones, as means of groups."""
-    console = console or Console()
+    console = Console()
     table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
     table.add_column("method", no_wrap=True)
     against = [] if summary.reference is None else [f"minus {title_of(summary.reference)}"]

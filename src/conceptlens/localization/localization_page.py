@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import base64
 import functools
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from conceptlens.io.atomic import write_text
 from conceptlens.io.images import jpeg
 from conceptlens.localization.localization_cases import KINDS, LoadedCase
 from conceptlens.localization.methods import METHODS
@@ -18,13 +14,13 @@ from conceptlens.localization.summary import ALL, MACRO, Intervals, Localization
 from conceptlens.metrics.map_mask import MAP_MASK_METRICS
 from conceptlens.pages.mask_outline import outlined
 from conceptlens.pages.number_format import interval_text, number, signed
-from conceptlens.pages.static_page import static_page
+from conceptlens.pages.static_page import page_origin, static_page
 from conceptlens.render import overlay, scale_of
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from conceptlens.io.failures import Failure
+    from conceptlens.localization.localization_run import LocalizationRun
     from conceptlens.statistics.bootstrap import Interval
 
 LEAD = "ranked_area_corrected"
@@ -48,39 +44,26 @@ HEADINGS = {
 }
 
 
-@dataclass(frozen=True)
-class About:
-    """What the page says of the run: the set, the model, the method whose cases are shown, and every setting."""
+def evaluation_page(run: LocalizationRun, cases: Sequence[LoadedCase]) -> str:
+    """Return the page of an evaluation as HTML that loads nothing from outside.
 
-    data: str
-    model: str
-    primary: str
-    created: str
-    settings: Mapping[str, object] = field(default_factory=dict)
-    command: str = ""
-    failures: Sequence[Failure] = ()
-
-
-def write_evaluation_page(
-    path: str | os.PathLike[str], summary: LocalizationSummary, cases: Sequence[LoadedCase], about: About
-) -> Path:
-    """Write the page of an evaluation, atomically, and return its path."""
-    html = evaluation_page(summary, cases, about)
-    write_text(path, html)
-    return Path(path)
-
-
-def evaluation_page(summary: LocalizationSummary, cases: Sequence[LoadedCase], about: About) -> str:
-    """Return the page of an evaluation as HTML that asks for nothing outside itself."""
+    Args:
+        run: The evaluation, with its summary.
+        cases: What `load_cases` yields, in the order in which they are shown.
+    """
+    summary = run.summary
     return static_page(
         "conceptlens.localization",
         "localization.html.j2",
         "table.css",
         "localization.css",
         groups=range(len(summary.groups)),
-        about=about,
+        **page_origin(run.description["settings"]),
+        data=run.description["data"],
+        model=run.description["model"],
+        failures=run.failures,
         summary=summary,
-        primary=title_of(about.primary),
+        primary=title_of(run.primary),
         against=None if summary.reference is None else title_of(summary.reference),
         sheets=[_sheet(summary, group) for group in summary.groups],
         columns=[
@@ -89,7 +72,6 @@ def evaluation_page(summary: LocalizationSummary, cases: Sequence[LoadedCase], a
         methods=[METHODS[line.method] for line in summary.methods if line.method in METHODS],
         lead=MAP_MASK_METRICS[LEAD].title,
         kinds=[_kind(kind, cases) for kind in KINDS],
-        settings={name: value for name, value in about.settings.items() if value is not None},
     )
 
 
@@ -140,7 +122,8 @@ def _plot(summary: LocalizationSummary, group: str) -> dict[str, Any]:
     for line in sorted(summary.methods, key=lambda line: line.oracle):
         value = line.scores[group][LEAD]
         wrong = line.wrong_scores[group][LEAD].mean if group in line.wrong_scores else None
-        rows.append((line, value.mean, value.low or value.mean, value.high or value.mean, wrong))
+        ends = (value.mean if end is None else end for end in (value.low, value.high))
+        rows.append((line, value.mean, *ends, wrong))
     numbers = [n for _, *row in rows for n in row if n is not None] + [0.0]
     low, high = min(numbers), max(numbers)
     step = next(s for s in (0.05, 0.1, 0.2, 0.5, 1.0) if (high - low) / s <= 9)

@@ -34,6 +34,11 @@ class LocalizationRun:
     summary: LocalizationSummary
     description: Mapping[str, Any]
 
+    @property
+    def primary(self) -> str:
+        """The first method, whose cases are shown."""
+        return next(iter(self.methods))
+
 
 def needs_probe(methods: Sequence[str]) -> bool:
     """Whether a method needs probe photos."""

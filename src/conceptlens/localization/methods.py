@@ -54,7 +54,7 @@ class MethodContext:
         vocabulary: Every concept of the set, whether or not a photo shows it.
         translator: A trained branch; without one, CE-FAM takes the model's own encoders and its last layer.
         probe: Photos to find neuron labels on, read once and only if a method needs them.
-        by: Another model whose encoders score the probe photos; by default the model itself.
+        vlm: Another model whose encoders score the probe photos; by default the model itself.
         seed: Draws the random maps.
     """
 
@@ -62,13 +62,13 @@ class MethodContext:
     vocabulary: tuple[ConceptName, ...]
     translator: Translator | None = None
     probe: Iterable[Photo] = ()
-    by: Backbone | None = None
+    vlm: Backbone | None = None
     seed: int = 0
 
     @cached_property
     def probed(self) -> ProbedNeurons:
         """What the model and the pair make of the probe photos."""
-        return probe_neurons(self.model, self.probe, vlm=self.by)
+        return probe_neurons(self.model, self.probe, vlm=self.vlm)
 
 
 @dataclass(frozen=True)

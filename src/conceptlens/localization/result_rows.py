@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.io.atomic import replacing
-from conceptlens.io.errors import InputError
 from conceptlens.metrics.map_mask import MAP_MASK_METRICS
 
 if TYPE_CHECKING:
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 
 ORACLE = " (oracle)"
 WRONG = "wrong_"
-BATCH_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -59,52 +57,21 @@ class Row:
         return any(value is not None for value in self.scores.values())
 
 
-def write_rows(rows: Iterable[Row], file: str | Path) -> Path:
-    """Write rows as a Parquet file, atomically and a few thousand at a time.
+def write_rows(rows: Iterable[Row], file: str | Path) -> None:
+    """Write rows as a Parquet file, atomically.
+
+    Its columns are the fields of `Row`, one column per metric, and `wrong_` before those of the wrong concept's map.
 
     Args:
         rows: What `evaluate` yields.
         file: The file to write.
-
-    Returns:
-        The file. Its columns are the fields of `Row`, one column per metric, and `wrong_` before those of the wrong
-        concept's map.
-    """
-    from pyarrow import parquet
-
-    schema = row_schema()
-    with replacing(file) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
-        waiting: list[Row] = []
-        for row in rows:
-            waiting.append(row)
-            if len(waiting) == BATCH_ROWS:
-                writer.write_table(_table(waiting, schema))
-                waiting = []
-        writer.write_table(_table(waiting, schema))
-    return Path(file)
-
-
-def read_rows(file: str | Path) -> tuple[Row, ...]:
-    """Read what `write_rows` wrote.
-
-    Args:
-        file: A Parquet file of an evaluation.
-
-    Raises:
-        InputError: The file cannot be read, or lacks a column.
     """
     import pyarrow
     from pyarrow import parquet
 
-    try:
-        found = parquet.read_table(str(file))
-    except (OSError, pyarrow.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"cannot read rows from {file} ({reason}); give a .parquet file of an evaluation") from None
-    missing = [name for name in row_schema().names if name not in found.column_names]
-    if missing:
-        raise InputError(f"{file} lacks the column '{missing[0]}'; give a .parquet file of an evaluation")
-    return tuple(_row(line) for line in found.to_pylist())
+    table = pyarrow.Table.from_pylist([_line(row) for row in rows], row_schema())
+    with replacing(file) as temporary:
+        parquet.write_table(table, temporary)
 
 
 def row_schema() -> pyarrow.Schema:
@@ -119,12 +86,6 @@ def row_schema() -> pyarrow.Schema:
     return pyarrow.schema([*columns, *scores, *wrong])
 
 
-def _table(rows: list[Row], schema: pyarrow.Schema) -> pyarrow.Table:
-    import pyarrow
-
-    return pyarrow.Table.from_pylist([_line(row) for row in rows], schema=schema)
-
-
 def _line(row: Row) -> dict[str, Any]:
     names = ("photo", "concept", "type", "group", "method", "oracle", "mask_share", "has_own_map", "applies")
     return {
@@ -133,14 +94,3 @@ def _line(row: Row) -> dict[str, Any]:
         WRONG + "concept": row.wrong_concept,
         **{WRONG + name: value for name, value in row.wrong_scores.items()},
     }
-
-
-def _row(line: Mapping[str, Any]) -> Row:
-    columns = ("photo", "concept", "type", "group", "method", "mask_share", "has_own_map")
-    wrong = line[WRONG + "concept"]
-    return Row(
-        **{name: line[name] for name in columns},
-        scores={name: line[name] for name in MAP_MASK_METRICS},
-        wrong_concept=wrong,
-        wrong_scores={} if wrong is None else {name: line[WRONG + name] for name in MAP_MASK_METRICS},
-    )

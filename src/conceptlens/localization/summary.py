@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from conceptlens.io.errors import InputError, near
+from conceptlens.io.errors import InputError
 from conceptlens.localization.methods import METHODS
 from conceptlens.localization.result_rows import ORACLE, Row
 from conceptlens.metrics.map_mask import MAP_MASK_METRICS
@@ -21,7 +21,7 @@ MACRO, ALL = "macro", "all"
 SCHEMA = "conceptlens.evaluate-localization/2"
 N_BOOTSTRAP = 1000
 LEVEL = 0.95
-# A bootstrap of fewer photos n_bootstrap from too few: its intervals are too narrow, and may miss the truth.
+# A bootstrap of fewer photos draws from too few: its intervals are too narrow, and may miss the truth.
 MIN_PHOTOS = 8
 
 # Intervals by group, then by metric.
@@ -79,13 +79,6 @@ class LocalizationSummary:
         if not 1 < self.photos < MIN_PHOTOS:
             return None
         return f"{self.photos} photos are few: intervals of fewer than {MIN_PHOTOS} are too narrow to rely on"
-
-    def method(self, method: str) -> MethodSummary:
-        """Return the summary of one method."""
-        names = [line.method for line in self.methods]
-        if method not in names:
-            raise InputError(f"no method '{method}' in these results; methods: {near(method, names, len(names))}")
-        return self.methods[names.index(method)]
 
     def best(self, group: str, metric: str) -> str | None:
         """Return the method with the best mean, oracles left out; None where there is nothing to compare."""
@@ -250,11 +243,7 @@ def _method_numbers(line: MethodSummary) -> dict[str, Any]:
     }
     for part in ("scores", "wrong_scores", "minus_wrong", "minus_reference"):
         numbers[part] = {
-            group: {metric: _interval_numbers(value) for metric, value in row.items()}
+            group: {metric: asdict(value) for metric, value in row.items()}
             for group, row in getattr(line, part).items()
         }
     return numbers
-
-
-def _interval_numbers(value: Interval) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in ("mean", "low", "high", "count", "images")}

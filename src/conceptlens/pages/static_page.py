@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import shlex
+import sys
+from collections.abc import Mapping
+from datetime import datetime
 from importlib.resources import files
 from typing import Any
+
+from conceptlens.io.versions import versions
 
 SHARED = ("base.css", "table.css")
 
@@ -13,6 +19,28 @@ SHARED = ("base.css", "table.css")
 def colours_css() -> str:
     """Return the colours that all pages share, in light and in dark."""
     return (files("conceptlens.pages") / "templates" / "colours.css").read_text(encoding="utf-8")
+
+
+def page_origin(settings: Mapping[str, object]) -> dict[str, Any]:
+    """Return what a page says of how it was made: when, with which settings and versions, by which command.
+
+    Args:
+        settings: By name; those that are None are left out.
+
+    Returns:
+        `created`, `settings` and `command`.
+    """
+    now = datetime.now().astimezone()
+    plain = {
+        name: ("yes" if value else "no") if isinstance(value, bool) else value
+        for name, value in settings.items()
+        if value is not None
+    }
+    return {
+        "created": f"{now.day} {now:%B %Y, %H:%M}",
+        "settings": {**plain, "versions": ", ".join(f"{name} {version}" for name, version in versions().items())},
+        "command": shlex.join(["conceptlens", *sys.argv[1:]]),
+    }
 
 
 def static_page(room: str, name: str, *styles: str, **content: Any) -> str:

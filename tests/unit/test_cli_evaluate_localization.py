@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pyarrow import parquet
 from typer.testing import CliRunner, Result
 
 from conceptlens.cli.evaluate import DEFAULT_METHODS, app
 from conceptlens.data.drawn_scene import DrawnSet
 from conceptlens.localization.methods import METHODS
-from conceptlens.localization.result_rows import read_rows
 from conceptlens.metrics import MAP_MASK_METRICS
 
 FEW = ("--data", "drawn:4", "--methods", "ce_fam,grad_cam,random")
@@ -51,9 +51,9 @@ def test_files_hold_every_row_the_numbers_and_the_page(tmp_path: Path) -> None:
     done = run(*FEW, "--max-photos", "3", "--resolution", "0", "--compare-with", "random", "--out-dir", str(out))
     assert done.exit_code == 0, done.output
     assert sorted(p.name for p in out.iterdir()) == [f"localization.{s}" for s in ("html", "json", "parquet")]
-    rows = read_rows(out / "localization.parquet")
+    rows = parquet.read_table(out / "localization.parquet").to_pylist()
     numbers = json.loads((out / "localization.json").read_text())
-    assert len({row.photo for row in rows}) == numbers["photos"] == 3
+    assert len({row["photo"] for row in rows}) == numbers["photos"] == 3
     assert len(rows) == 4 * numbers["pairs"]["all"]
     assert numbers["reference"] == "random"
     assert "<script" not in (out / "localization.html").read_text()

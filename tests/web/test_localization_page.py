@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from playwright.sync_api import Page, expect
 
 from conceptlens.io.failures import Failure
 from conceptlens.localization.localization_cases import LoadedCase, choose_cases
-from conceptlens.localization.localization_page import About, evaluation_page, write_evaluation_page
+from conceptlens.localization.localization_page import evaluation_page
+from conceptlens.localization.localization_run import LocalizationRun
 from conceptlens.localization.result_rows import Row
 from conceptlens.localization.summary import summarise
 from conceptlens.metrics import MAP_MASK_METRICS
@@ -36,8 +38,8 @@ def a_row(photo: int, group: str, method: str, concept: str) -> Row:
 
 
 def some_rows(concept: str = "cat") -> list[Row]:
-    asked = [(p, g) for p in range(20) for g in ("thing", "stuff")]
-    return [a_row(p, g, m, f"{concept} {g}") for p, g in asked for m in METHODS]
+    pairs = [(p, g) for p in range(20) for g in ("thing", "stuff")]
+    return [a_row(p, g, m, f"{concept} {g}") for p, g in pairs for m in METHODS]
 
 
 def shown(rows: list[Row], tall: bool = False) -> list[LoadedCase]:
@@ -58,16 +60,24 @@ def shown(rows: list[Row], tall: bool = False) -> list[LoadedCase]:
     ]
 
 
-ABOUT = About(
-    "coco_panoptic val", "timm:x", "ce_fam", "1 May 2026, 10:00", {"seed": 0}, "conceptlens evaluate localization"
-)
+def page_of(
+    rows: list[Row],
+    reference: str | None = "grad_cam",
+    data: str = "coco_panoptic val",
+    failures: Sequence[Failure] = (),
+) -> str:
+    description = {"data": data, "model": "timm:x", "settings": {"seed": 0, "split": data}}
+    methods = dict.fromkeys(METHODS)
+    run = LocalizationRun(None, methods, rows, failures, summarise(rows, reference), description)  # pyright: ignore
+    return evaluation_page(run, shown(rows))
 
 
 @pytest.fixture
 def opened(visit: Open, tmp_path: Path) -> Open:
-    def show(width: int = 1280, scheme: str = "light", concept: str = "cat", about: About = ABOUT) -> Page:
-        rows = some_rows(concept)
-        return visit(write_evaluation_page(tmp_path / "page.html", summarise(rows), shown(rows), about), width, scheme)
+    def show(width: int = 1280, scheme: str = "light", concept: str = "cat", **about: Any) -> Page:
+        file = tmp_path / "page.html"
+        file.write_text(page_of(some_rows(concept), **about), encoding="utf-8")
+        return visit(file, width, scheme)
 
     return show
 
@@ -76,7 +86,7 @@ def test_the_table_holds_the_numbers_and_marks_the_best(opened: Open) -> None:
     page = opened()
     expect(page.get_by_role("heading", level=1)).to_have_text("Where do methods point when a concept is named?")
     rows = some_rows()
-    line = summarise(rows).method("ce_fam")
+    line = summarise(rows).methods[0]
     mean = line.scores["macro"]["ranked_area_corrected"].mean
     sheet = page.locator(".sheet:visible")
     expect(sheet).to_have_count(1)
@@ -146,8 +156,7 @@ def test_dark_and_light_follow_the_reader(opened: Open) -> None:
 
 
 def test_hostile_names_stay_text_and_nothing_runs(opened: Open) -> None:
-    about = dataclasses.replace(ABOUT, data=EVIL, command=EVIL, failures=[Failure(EVIL, EVIL)], settings={EVIL: EVIL})
-    page = opened(concept=EVIL, about=about)
+    page = opened(concept=EVIL, data=EVIL, failures=[Failure(EVIL, EVIL)])
     assert page.title().startswith("Where methods point: </style>")
     assert page.locator("script").count() == 0
     assert page.locator("article h3").first.inner_text().startswith("</style>")
@@ -157,9 +166,9 @@ def test_hostile_names_stay_text_and_nothing_runs(opened: Open) -> None:
     assert "script-src" not in policy
 
 
-def test_one_method_alone_makes_a_page_without_comparisons(tmp_path: Path) -> None:
+def test_one_method_alone_makes_a_page_without_comparisons() -> None:
     rows = [dataclasses.replace(r, wrong_scores={}, wrong_concept=None) for r in some_rows() if r.method == "ce_fam"]
-    text = evaluation_page(summarise(rows, reference=None), shown(rows), ABOUT)
+    text = page_of(rows, reference=None)
     assert "minus Grad-CAM" not in text
     assert 'class="figure lead best"' not in text
 
