@@ -13,18 +13,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from conceptlens.io.errors import InputError
+from conceptlens.palette import SEQUENTIAL, SIGNED
 
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt8
 
-# Perceptually uniform, and told apart with every common colour blindness.
-SEQUENTIAL = "plasma"
-# Orange for negative (speaks against), blue for positive (speaks for), a neutral middle: the halves of ColorBrewer's
-# PuOr and RdBu that every common colour blindness tells apart.
-SIGNED = (
-    *("#7f3b08", "#b35806", "#e08214", "#fdb863", "#fee0b6", "#f7f7f7"),
-    *("#d1e5f0", "#92c5de", "#4393c3", "#2166ac", "#053061"),
-)
 COLOURS = 256
 # The part of a scale over which a colour fades in, so that weak evidence leaves the photo visible: for maps from zero
 # up most of it, since real maps are seldom zero anywhere; for signed ones less, since their middle is pale already.

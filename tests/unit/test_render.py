@@ -88,7 +88,7 @@ def test_the_sequential_table_grows_lighter_all_the_way() -> None:
 def test_the_signed_table_is_neutral_in_the_middle_and_as_dark_at_both_ends() -> None:
     table = render.colour_table(True).astype(int)
     assert np.ptp(table[127:129], axis=1).max() < 8
-    assert table[30, 0] > table[30, 2]  # orange below zero
+    assert table[30, 0] > table[30, 2]  # red below zero
     assert table[225, 2] > table[225, 0]  # blue above it
     lightness = luminance(table)
     assert np.abs(lightness - lightness[::-1]).max() < 15

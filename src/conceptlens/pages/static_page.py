@@ -12,13 +12,16 @@ from importlib.resources import files
 from typing import Any
 
 from conceptlens.io.versions import versions
+from conceptlens.palette import PAGE
 
 SHARED = ("base.css", "table.css")
 
 
 def colours_css() -> str:
-    """Return the colours that all pages share, in light and in dark."""
-    return (files("conceptlens.pages") / "templates" / "colours.css").read_text(encoding="utf-8")
+    """Return the colours that all pages share, in light and in dark, as variables named as in `palette.PAGE`."""
+    colours = "\n".join(f"  --{name}: light-dark({light}, {dark});" for name, (light, dark) in PAGE.items())
+    rest = (files("conceptlens.pages") / "templates" / "colours.css").read_text(encoding="utf-8")
+    return f":root {{\n{colours}\n}}\n{rest}"
 
 
 def page_origin(settings: Mapping[str, object]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class CaseImages:
     def overlay(self, row: int, concept: int) -> dict[str, Any]:
         """Return a photo with a concept's map, its own colour scale, and a line around its region.
 
-        A map that is mostly below zero is shown with blue for that, and without a line.
+        A map that is mostly below zero is shown with red for that, and without a line.
         """
         photo, values, box = _at_most(self.photos[row], SMALL), self.maps[row, concept], self.boxes[row]
         signed = bool(values.max() < -values.min())

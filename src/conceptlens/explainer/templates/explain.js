@@ -223,7 +223,7 @@
   }
 
   function scaleWords(asked, scale) {
-    const meaning = scale.signed ? " Blue speaks for it, orange against." : "";
+    const meaning = scale.signed ? " Blue speaks for it, red against." : "";
     if (isCompeting(asked)) return "This map’s own scale; competing regions have none in common.";
     if (!isShared(asked)) return `This map’s own scale.${meaning}`;
     return `The same scale for ${kin(asked).length} ${asked.kind === "concept" ? "concepts" : "class maps"}.${meaning}`;
@@ -340,7 +340,7 @@
   function countWords() {
     const { target, against, questions } = image();
     if (target === null || questions.every((one) => one.contribution === null)) return "";
-    return ` “How much”: blue, to the right, speaks for ${target.short_name}; orange, to the left, ${against === null ? "against it" : `for ${against.short_name}`}.`;
+    return ` “How much”: blue, to the right, speaks for ${target.short_name}; red, to the left, ${against === null ? "against it" : `for ${against.short_name}`}.`;
   }
 
   /** All names of a class and its index, for tooltips. */

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from conceptlens.palette import PAGE
+
 if TYPE_CHECKING:
     from jaxtyping import Float
     from matplotlib.axes import Axes
@@ -31,32 +33,32 @@ class FigureStyle:
     @property
     def paper(self) -> str:
         """Background."""
-        return "#1b1f24" if self.dark else "#ffffff"
+        return PAGE["card"][self.dark]
 
     @property
     def ink(self) -> str:
         """Names and numbers."""
-        return "#e8e6e1" if self.dark else "#1d2127"
+        return PAGE["ink"][self.dark]
 
     @property
     def quiet(self) -> str:
         """Axes and secondary text."""
-        return "#a0a8b2" if self.dark else "#5f6772"
+        return PAGE["quiet"][self.dark]
 
     @property
     def line(self) -> str:
         """Grids."""
-        return "#2e343b" if self.dark else "#e3e1dc"
+        return PAGE["line"][self.dark]
 
     @property
     def accent(self) -> str:
         """The measured values."""
-        return "#8fb8ea" if self.dark else "#23538f"
+        return PAGE["accent"][self.dark]
 
     @property
     def warm(self) -> str:
         """The second colour, such as for chance levels."""
-        return "#e8a668" if self.dark else "#b4591b"
+        return PAGE["warm"][self.dark]
 
     @property
     def width(self) -> float:
