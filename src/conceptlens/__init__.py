@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from conceptlens.bottleneck.module import Bottleneck as Bottleneck
     from conceptlens.cams.class_activation import cam as cam
     from conceptlens.cams.class_activation import combine as combine
+    from conceptlens.cams.class_activation import heatmaps as heatmaps
     from conceptlens.cams.contrast import Contrast as Contrast
     from conceptlens.cams.finer_cam import sweep as sweep
-    from conceptlens.cams.heatmaps import heatmaps as heatmaps
     from conceptlens.cams.rules import RULES as RULES
     from conceptlens.cams.rules import Rule as Rule
     from conceptlens.cams.targets import Concept as Concept
@@ -79,7 +79,7 @@ _HOMES = {
     "explain": "explainer.explain",
     "fit_ce_fam": "concept_regions.fit.fit_ce_fam",
     "fit_loc_cbm": "bottleneck.fit.fit_loc_cbm",
-    "heatmaps": "cams.heatmaps",
+    "heatmaps": "cams.class_activation",
     "load_model": "model.zoo",
     "loce": "local_embeddings.loce",
     "open_classes": "data.labelled_sets",

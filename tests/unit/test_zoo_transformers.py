@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import conceptlens as cl
 from conceptlens.model.encoders import Transformers
 from conceptlens.model.preprocess import Preprocess
-from conceptlens.model.zoo.image_processor import check_same, preprocess_of
+from conceptlens.model.zoo.from_transformers import check_same, preprocess_of
 
 CLASSIFIERS = ("vit", "deit distilled", "swin", "convnext", "efficientnet", "dinov2 registers")
 ENCODERS = ("vit encoder", "dinov2 encoder")

@@ -19,13 +19,13 @@ from conceptlens.cams.targets import (
     Concept,
     class_index,
     class_indices,
-    is_class,
     logits_of,
     plain_classes,
     take,
     wide,
 )
 from conceptlens.io.errors import InputError, InputTypeError
+from conceptlens.model.class_names import is_class
 from conceptlens.model.observation import Observation
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 By = Literal["logit", "rank", "weight"]
 Weighting = Literal["uniform", "softmax", "cosine"]
 Of = Literal["logits", "probabilities"]
-Objective = Literal["paper", "official", "torchcam"]
+Objective = Literal["paper", "official"]
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Contrast:
         references: How references are weighted, always as constants that sum to 1: equally ("uniform", the paper), by
             the "softmax" of their logits, or by the "cosine" of their classifier rows.
         of: "logits", or "probabilities" for `p_c - gamma sum_t pi_t p_{d_t}`.
-        objective: "paper"; or, only to compare results, "official" (the released code: `sum p_t (y_c - gamma y_t) /
-            (sum p_t + 1e-9)` with its weights inside the gradient) or "torchcam".
+        objective: "paper" (and torch-cam); or, only to compare results, "official" (the released code: `sum p_t (y_c -
+            gamma y_t) / (sum p_t + 1e-9)` with its weights inside the gradient).
 
     Raises:
         InputError: A number or word is out of range, a class is unknown, or a class stands against itself.

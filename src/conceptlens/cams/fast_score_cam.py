@@ -13,7 +13,6 @@ from torch import Tensor
 
 from conceptlens.cams.gradient_free import EPSILON, masked_scores, precise, varies
 from conceptlens.cams.targets import BoundTarget
-from conceptlens.io.errors import InputError
 from conceptlens.model.observation import Observation
 
 if TYPE_CHECKING:
@@ -21,23 +20,20 @@ if TYPE_CHECKING:
 
     Weights = Float[Tensor, "image question channel 1 1"]
 
+# How many channels are run at least, which part of them where that is more, and how many only measure the error.
+MIN_CHANNELS, FRACTION, N_VALIDATION = 52, 1 / 16, 8
 # How many possible maps stand behind an estimated correlation.
 N_DRAWS = 64
 
 
 def score_cam_fast(
-    observation: Observation,
-    questions: Sequence[BoundTarget],
-    layer: str,
-    min_channels: int = 52,
-    fraction: float = 1 / 16,
-    n_validation: int = 8,
+    observation: Observation, questions: Sequence[BoundTarget], layer: str
 ) -> tuple[Weights, dict[str, object]]:
     """Score-CAM from a few masked images, with an estimate of how near its map is to the exact one.
 
-    Of the channels that vary over the image, `max(min_channels, fraction * channels)` are run as masks:
+    Of the channels that vary over the image, a sixteenth but at least 52 are run as masks:
 
-    - `n_validation` of them, drawn at random, only measure the error of the prediction;
+    - 8 of them, drawn at random, only measure the error of the prediction;
     - two thirds of the rest are spread over the masks: farthest first, distance times the channel's norm;
     - a kernel regression from mask to score predicts all others, and the last third of the runs goes to the channels
       with the largest predicted part in any question's map.
@@ -49,28 +45,17 @@ def score_cam_fast(
         observation: One forward pass of a batch.
         questions: Targets bound to `observation`.
         layer: An observed layer.
-        min_channels: How many channels are run at least.
-        fraction: Which part of the channels is run, where that is more.
-        n_validation: How many of them only measure the error.
 
     Returns:
         The weights `image question channel 1 1`, and notes for `Explanation.source.settings`: for each image `channels`
         and `masked_images` (how many were run), and for each question `estimated_correlation` of the map with the
         exact one: the mean over maps that the regression holds possible, its errors scaled to the measured ones.
-
-    Raises:
-        InputError: `n_validation` is 0, or leaves fewer than 6 channels to learn from.
     """
-    if n_validation < 1 or min_channels - n_validation < 6:
-        raise InputError(
-            f"n_validation is {n_validation} and min_channels {min_channels}; expected 1 validation channel or more, "
-            "and 6 others to learn from"
-        )
     features = precise(observation.feature(layer))
     found = []
     for image, cells in enumerate(features):
-        budget = max(min_channels, int(fraction * int(varies(cells).sum())))
-        found.append(_predict(observation, questions, cells, image, budget, n_validation))
+        budget = max(MIN_CHANNELS, int(FRACTION * int(varies(cells).sum())))
+        found.append(_predict(observation, questions, cells, image, budget))
     notes: dict[str, object] = {
         "channels": [len(cells) for cells in features],
         "masked_images": [one.runs for one in found],
@@ -89,14 +74,9 @@ class Predicted:
 
 
 def _predict(
-    observation: Observation,
-    questions: Sequence[BoundTarget],
-    cells: Tensor,
-    image: int,
-    budget: int,
-    n_validation: int,
+    observation: Observation, questions: Sequence[BoundTarget], cells: Tensor, image: int, budget: int
 ) -> Predicted:
-    """Run `budget` channels that vary, `n_validation` of them to measure the error, and predict the rest."""
+    """Run `budget` channels that vary, `N_VALIDATION` of them to measure the error, and predict the rest."""
     score = partial(masked_scores, observation, questions, cells, image)
     varying, constant = varies(cells).nonzero()[:, 0], (~varies(cells)).nonzero()[:, 0]
     if len(varying) <= budget:
@@ -106,15 +86,15 @@ def _predict(
     masks = masks / (masks.amax(1, keepdim=True) + EPSILON)
     size = cells.flatten(1).norm(dim=1)
     order = torch.randperm(len(varying), generator=torch.Generator().manual_seed(0)).to(cells.device)
-    validation, others = varying[order[:n_validation]], varying[order[n_validation:]]
+    validation, others = varying[order[:N_VALIDATION]], varying[order[N_VALIDATION:]]
 
-    run = others[_farthest(masks[others], size[others], (budget - n_validation) * 2 // 3)]
+    run = others[_farthest(masks[others], size[others], (budget - N_VALIDATION) * 2 // 3)]
     if len(constant):
         run = torch.cat([run, constant[:1]])
     measured = score(run)
     part = (regress(masks[run], measured).predict(masks) + size.log()).log_softmax(1).amax(0)
     part[torch.cat([run, validation, constant])] = -math.inf
-    leading = part.topk(budget - n_validation - len(run) + bool(len(constant))).indices
+    leading = part.topk(budget - N_VALIDATION - len(run) + bool(len(constant))).indices
     run, measured = torch.cat([run, leading]), torch.cat([measured, score(leading)], dim=1)
 
     learned, validation_scores = regress(masks[run], measured), score(validation)

@@ -86,11 +86,6 @@ class ContrastSweep:
             source=replace(self.source, settings={**self.source.settings, "gamma": strength}),
         )
 
-    @property
-    def baseline(self) -> Explanation:
-        """The base method's map: no references."""
-        return self.explanation(0.0)
-
     def linear_maps(self) -> Float[Tensor, "image class height width"]:
         """Return the raw signed maps of target and references; a contrast is a mixture of them, then a ReLU.
 
@@ -103,13 +98,6 @@ class ContrastSweep:
             )
         weights = self.rule.weights(self.gradients, self.feature[:, None])
         return project(weights, self.feature)
-
-    def of(self, image: int) -> ContrastSweep:
-        """Return the sweep of one image of the batch, as a batch of one."""
-        one = slice(image, image + 1)
-        batched = ("gradients", "feature", "scores", "classes", "names", "reference_weights")
-        fields = {name: getattr(self, name)[one] for name in batched}
-        return replace(self, **fields, source=replace(self.source, image_info=self.source.image_info[one]))
 
     def contrast_maps(self) -> tuple[ContrastMaps, ...]:
         """Return the linear maps of every image, without gradients and features: small enough to keep."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from conceptlens.concepts.vocabulary import parse_concepts, prompt
 from conceptlens.io.errors import InputError, InputTypeError
+from conceptlens.model.class_names import is_class, is_integer
 from conceptlens.model.forward import full_precision
 from conceptlens.model.model_output import ModelOutput
 from conceptlens.model.observation import Observation
@@ -107,9 +108,7 @@ class Logit:
 
     def bind(self, observation: Observation) -> BoundTarget:
         """Fix the class of every image."""
-        index = class_indices(observation, self.target)
-        labels = tuple(observation.model.class_name(int(i)) for i in index)
-        return BoundTarget(labels, logits_of, lambda logits, rows: take(logits, index[rows]))
+        return _bind_classes(observation, self.target, lambda logits: logits)
 
 
 @dataclass(frozen=True)
@@ -134,9 +133,14 @@ class Probability:
 
     def bind(self, observation: Observation) -> BoundTarget:
         """Fix the class of every image."""
-        index = class_indices(observation, self.target)
-        labels = tuple(observation.model.class_name(int(i)) for i in index)
-        return BoundTarget(labels, logits_of, lambda logits, rows: take(wide(logits).softmax(1), index[rows]))
+        return _bind_classes(observation, self.target, lambda logits: wide(logits).softmax(1))
+
+
+def _bind_classes(observation: Observation, target: Classes, values: Callable[[Tensor], Tensor]) -> BoundTarget:
+    """Ask for the value of one class of every image, where `values` makes `(row, class)` of logits."""
+    index = class_indices(observation, target)
+    labels = tuple(observation.model.class_name(int(i)) for i in index)
+    return BoundTarget(labels, logits_of, lambda logits, rows: take(values(logits), index[rows]))
 
 
 @dataclass(frozen=True)
@@ -194,13 +198,6 @@ def similarity(
     return language.scale * images @ texts.T
 
 
-def is_class(value: Any) -> bool:
-    """Say whether `value` is one class: a name, or an integer of Python, numpy or torch; booleans are not."""
-    if isinstance(value, Tensor):
-        return value.ndim == 0 and _is_integer(value.dtype)
-    return isinstance(value, (str, int, np.integer)) and not isinstance(value, bool)
-
-
 def plain_classes(target: Classes) -> ClassName | tuple[ClassName, ...] | None:
     """Return one class, or one for each image, as plain names and integers."""
     if target is None or is_class(target):
@@ -218,7 +215,7 @@ def _plain_class(value: object) -> ClassName:
 
 def _from_array(classes: Tensor | np.ndarray) -> tuple[ClassName, ...]:
     """Return the classes in a tensor or an array, refusing scores, one-hot rows and booleans."""
-    whole = _is_integer(classes.dtype) if isinstance(classes, Tensor) else classes.dtype.kind in "iuU"
+    whole = is_integer(classes.dtype) if isinstance(classes, Tensor) else classes.dtype.kind in "iuU"
     if not whole:
         raise InputTypeError(
             f"classes are given as {classes.dtype}; expected integers, one for each image (scores.argmax(1))"
@@ -226,10 +223,6 @@ def _from_array(classes: Tensor | np.ndarray) -> tuple[ClassName, ...]:
     if classes.ndim != 1:
         raise InputError(f"classes have shape {tuple(classes.shape)}; expected (image,), one class for each image")
     return tuple(classes.tolist())
-
-
-def _is_integer(dtype: torch.dtype) -> bool:
-    return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
 
 
 def class_indices(observation: Observation, target: Classes) -> Int[Tensor, "image"]:
@@ -301,8 +294,6 @@ def as_target(target: AnyTarget) -> Target:
         return target  # pyright: ignore[reportReturnType]
     if target is None or is_class(target) or isinstance(target, (Tensor, np.ndarray)):
         return Logit(target)  # pyright: ignore[reportArgumentType]
-    if isinstance(target, Sequence) and len(target) and all(is_class(one) for one in target):
-        return Logit(target)
     if callable(target):
         return _Custom(target)
     raise InputTypeError(
@@ -324,7 +315,7 @@ def as_targets(target: AnyTargets) -> list[Target]:
         raise InputError("the list of targets is empty; give at least one, or None for the predicted class")
     classes = [is_class(one) for one in target]
     if all(classes):
-        return [as_target(target)]  # pyright: ignore[reportArgumentType]
+        return [Logit(target)]  # pyright: ignore[reportArgumentType]
     if any(classes):
         raise InputError(
             "the list mixes classes and targets; give one class for each image, such as [3, 5], or targets alone, "

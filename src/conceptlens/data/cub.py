@@ -79,9 +79,13 @@ class Cub(ListedPhotos):
                 f"{str(self._folder)!r} lists no photo of the split {split!r}; splits: {', '.join(SPLITS)}"
             )
 
-    @cached_property
+    @property
     def annotation(self) -> Annotation | None:
         """Boxes, keypoints and attributes, as far as their files are there."""
+        return self._annotation
+
+    @cached_property
+    def _annotation(self) -> Annotation | None:
         read = Annotation(
             attributes=self._class_attributes(),
             photos=self._photo_attributes(),

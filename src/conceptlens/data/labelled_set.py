@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
@@ -161,7 +160,7 @@ class ListedPhotos(ABC):
     def _read(self, index: int) -> Image.Image:
         """Read one photo."""
 
-    @cached_property
+    @property
     def annotation(self) -> Annotation | None:
         """What else is known; `None` where nothing is. Read when first asked for."""
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,17 @@ from torch import Tensor
 
 from conceptlens.io.errors import InputError, InputTypeError, near
 
-_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+def is_class(value: Any) -> bool:
+    """Say whether `value` is one class: a name, or an integer of Python, numpy or torch; booleans are not."""
+    if isinstance(value, Tensor):
+        return value.ndim == 0 and is_integer(value.dtype)
+    return isinstance(value, (str, int, np.integer)) and not isinstance(value, bool)
+
+
+def is_integer(dtype: torch.dtype) -> bool:
+    """Say whether tensors of a type hold integers; booleans are none."""
+    return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
 
 
 def short_name(name: str) -> str:
@@ -66,7 +77,7 @@ def checked_class_names(class_names: Sequence[str], classes: int, name: str) -> 
     return tuple(class_names)
 
 
-def class_index(name: object, class_names: Sequence[str] | None, model: str) -> int:
+def class_index(name: Any, class_names: Sequence[str] | None, model: str) -> int:
     """Return the index of a class given by name or index.
 
     Args:
@@ -78,12 +89,10 @@ def class_index(name: object, class_names: Sequence[str] | None, model: str) -> 
         InputError: No class or several have that name; near names are offered.
         InputTypeError: `name` is neither a text nor an integer.
     """
-    if isinstance(name, (int, np.integer)) and not isinstance(name, bool):
-        return int(name)
-    if isinstance(name, Tensor) and name.ndim == 0 and name.dtype in _INTEGERS:
-        return int(name)
-    if not isinstance(name, str):
+    if not is_class(name):
         raise InputTypeError(f"a class is given as {type(name).__name__}; expected a name or an integer")
+    if not isinstance(name, str):
+        return int(name)
     if class_names is None:
         raise InputError(f"'{name}' was asked of {model}, whose classes have no names; give an index or class_names=")
     wanted, lower = name.strip().lower(), [label.lower() for label in class_names]

@@ -67,7 +67,7 @@ class Towers(ABC):
     model: Any
     tokenizer: Any
     name: str
-    normalised: bool = True
+    normalised = True
 
     @property
     def scale(self) -> float:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from conceptlens.model.observation import Observation
 
 
+N_PREDICTIONS = 5
+
+
 @dataclass(frozen=True)
 class Prediction:
     """One class of one photo: its index, its full and short name, its logit, and its probability after the softmax."""
@@ -25,16 +28,13 @@ class Prediction:
     probability: float
 
 
-def predictions(
-    observation: Observation, image: int, classes: Tensor | None = None, top: int = 5
-) -> tuple[Prediction, ...]:
+def predictions(observation: Observation, image: int, classes: Tensor | None = None) -> tuple[Prediction, ...]:
     """Return the predictions of one image of a batch.
 
     Args:
         observation: The forward pass of a classifier.
         image: The index of the image in the batch.
-        classes: The indices of the classes to return; by default the `top` classes with the highest logits.
-        top: How many classes to return where `classes` is not given.
+        classes: The indices of the classes to return; by default the five with the highest logits.
 
     Returns:
         One `Prediction` per class, in the order of `classes`, or from the highest logit down.
@@ -45,7 +45,7 @@ def predictions(
     model = observation.model
     logits = observation.logits[image].detach().float()
     probability = logits.softmax(0)
-    chosen = logits.topk(min(top, len(logits))).indices if classes is None else classes
+    chosen = logits.topk(min(N_PREDICTIONS, len(logits))).indices if classes is None else classes
     names = tuple(model.class_name(i) for i in range(len(logits)))
     short = _short_names(names)
     return tuple(Prediction(i, names[i], short[i], float(logits[i]), float(probability[i])) for i in chosen.tolist())

@@ -1,4 +1,4 @@
-"""What a transform of torchvision does to a photo, read from its steps and held against its own output."""
+"""What a transform of torchvision does to a photo, read from its steps and compared with its own output."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def read_transform(transform: Callable[[Image.Image], Tensor] | None) -> Preproc
     """
     steps = None if transform is None else _steps(transform)
     found = None if steps is None else _from_steps(steps)
-    return found if found is not None and _same(found, transform) else None
+    return found if found is not None and agrees(found, transform) else None
 
 
 def _steps(transform: Any) -> list[tuple[str, Any]] | None:
@@ -104,8 +104,13 @@ def _pair(size: Any) -> tuple[int, int]:
     return found if isinstance(found, tuple) else (found, found)
 
 
-def _same(found: Preprocess, transform: Any) -> bool:
-    """Whether both give the same of a wide and of a tall photo."""
+def agrees(found: Preprocess, transform: Callable[[Image.Image], Any]) -> bool:
+    """Whether `found` gives what another transform gives, of a wide and of a tall photo.
+
+    Args:
+        found: What the transform was read as.
+        transform: From a photo to a tensor `(colour, rows, columns)`.
+    """
     for width, height in ((373, 291), (211, 340)):
         noise = np.random.default_rng(0).integers(0, 256, (height // 10, width // 10, 3), dtype=np.uint8)
         photo = Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from conceptlens.io.errors import InputError
-from conceptlens.store.json_values import from_json, to_json
+from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.store.row import EmbeddingRow, ImageRow, MaskRow, RunRow
 
 Columns = dict[str, pa.DataType]
@@ -101,25 +100,20 @@ def mask_rows(table: pa.Table) -> tuple[MaskRow, ...]:
 def run_rows(table: pa.Table) -> tuple[RunRow, ...]:
     """Return columns as runs."""
     return tuple(
-        RunRow(
-            row["id"],
-            from_json(json.loads(row["settings"])),
-            row["started"],
-            row["finished"] or None,
-            from_json(json.loads(row["counts"])),
-        )
+        RunRow(**{
+            **row, "settings": json.loads(row["settings"]), "finished": row["finished"] or None,
+            "counts": json.loads(row["counts"]),
+        })
         for row in table.to_pylist()
-    )
+    )  # fmt: skip
 
 
 def _run(row: RunRow) -> dict[str, str]:
-    settings, counts = (
-        json.dumps(to_json(value, f"{what} of run {row.id}"))
-        for what, value in (("settings", row.settings), ("counts", row.counts))
-    )
-    return {
-        "id": row.id, "settings": settings, "started": row.started, "finished": row.finished or "", "counts": counts
-    }  # fmt: skip
+    try:
+        settings = json.dumps(row.settings)
+    except TypeError as error:
+        raise InputTypeError(f"the settings of run {row.id} cannot be kept ({error}); give what JSON holds") from None
+    return {**vars(row), "settings": settings, "finished": row.finished or "", "counts": json.dumps(row.counts)}
 
 
 def _embedding_columns(channels: int) -> Columns:

@@ -118,10 +118,10 @@ class MaskRow:
 
 @dataclass(frozen=True)
 class RunRow:
-    """One run: what it was asked (`settings`), when it began and ended, and what it counted.
+    """One run: its settings, when it began and ended, and what it counted.
 
     `started` and `finished` are ISO 8601 with a time zone; `finished` is `None` until the run has ended. Settings are
-    texts, numbers, truths, `None`, and tuples, lists and mappings of them.
+    what JSON holds; tuples come back as lists.
     """
 
     id: str

@@ -148,16 +148,16 @@ class Store:
         run: str | None = None,
         size: int = 10_000,
     ) -> Iterator[Embeddings]:
-        """Yield what `embeddings` returns, `size` rows after the other; only they are held, and the ids' places.
+        """Yield what `embeddings` returns, batch by batch; memory holds one batch, and a number for each row.
 
         All rows are of the moment of the first. `compact` with a short `older_than` may end a stream that is under way.
 
         Args:
-            layer: A layer's name.
+            layer: As in `embeddings`, and so are the other filters.
             model: A model's name.
             mode: A mode of embedding.
             concepts: Concepts by label.
-            where: A condition in SQL, as above.
+            where: A condition in SQL.
             run: The id of a run.
             size: Rows of a batch.
 
@@ -185,13 +185,9 @@ class Store:
         where: str | None = None,
         exact: bool = False,
     ) -> Nearest:
-        """Return the at most `k` embeddings nearest to `vector[channel]` by `1 - cosine`, the nearest first.
+        """Return the at most `k` embeddings nearest to a vector by `1 - cosine`, the nearest first.
 
-        - `exclude_image`: the id of an image that is left out, such as the one asked about; filters apply before the
-          search, so `k` are found where there are that many.
-        - `exact`: compare with every vector, also where `index` has made an index; without an index it is so anyway.
-
-        Vectors of zeros are near nothing.
+        Filters apply before the search, so `k` are found where there are that many. Vectors of zeros are near nothing.
 
         Args:
             vector: `[channel]`, finite and not zero.
@@ -200,9 +196,9 @@ class Store:
             model: A model's name.
             mode: A mode of embedding.
             concepts: Concepts by label, to search among.
-            exclude_image: The id of an image whose rows are left out.
+            exclude_image: The id of an image whose rows are left out, such as the one that the vector is of.
             where: A condition in SQL.
-            exact: Whether every vector is compared, index or not.
+            exact: Whether every vector is compared, also where `index` has made an index.
 
         Returns:
             Rows and distances, the nearest first.
@@ -210,14 +206,15 @@ class Store:
         Raises:
             InputError: The vector does not fit, or what is near comes from two models or modes.
         """
-        asked = checked_vector(vector, "the vector to search for")
-        if not asked.any() or k < 1:
-            raise InputError(f"{k} rows near a vector of length {np.linalg.norm(asked):g} were asked for; give k >= 1 "
-                             "and a vector that is not zero")  # fmt: skip
+        query = checked_vector(vector, "the vector to search for")
+        if not query.any() or k < 1:
+            raise InputError(
+                f"k is {k}, the vector has length {np.linalg.norm(query):g}; give k >= 1 and a vector that is not zero"
+            )
         where = condition(layer, model, mode, concepts, where, exclude_image=exclude_image)
-        found = self._snapshot().nearest(asked, k, where, exact)
+        found = self._snapshot().nearest(query, k, where, exact)
         if not found.num_rows:
-            self._check_asked(layer, len(asked))
+            self._check_channels(layer, len(query))
         rows = embeddings_of(found)
         spaces = sorted(set(zip(rows.models, rows.modes, strict=True)))
         if len(spaces) > 1:
@@ -315,7 +312,7 @@ class Store:
             run: The run, known by its id.
 
         Raises:
-            InputError: Settings hold other values than texts, numbers, truths, `None`, tuples, lists and mappings.
+            InputTypeError: Settings hold values that JSON does not.
         """
         lance_tables.merge(self.path, self._database, "runs", columns.run_columns([run]), replace=True)
 
@@ -357,8 +354,8 @@ class Store:
                 self._lengths[space] = next(there, given)
             check_length(space, given, self._lengths[space])
 
-    def _check_asked(self, layer: str, channels: int) -> None:
-        """Check that nothing was found although what was asked is there."""
+    def _check_channels(self, layer: str, channels: int) -> None:
+        """Refuse a vector that is not as long as those of its layer."""
         known = [row for row in self.layers() if row.layer == layer]
         if known and all(row.channels != channels for row in known):
             raise InputError(f"a vector of {channels} channels was searched at {layer}, which has {known[0].channels}")

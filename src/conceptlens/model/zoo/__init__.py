@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+import dataclasses
+import importlib
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from conceptlens.io.errors import InputError, near
 from conceptlens.model.torchvision_operators import mend_torchvision
@@ -16,35 +18,12 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "timm:tf_efficientnet_lite0"
 
 
-def _timm(name: str, **options: Any) -> Backbone:
-    from conceptlens.model.zoo.from_timm import load
-
-    return load(name, **options)
-
-
-def _torchvision(name: str, **options: Any) -> Backbone:
-    from conceptlens.model.zoo.from_torchvision import load
-
-    return load(name, **options)
-
-
-def _transformers(name: str, **options: Any) -> Backbone:
-    from conceptlens.model.zoo.from_transformers import load
-
-    return load(name, **options)
-
-
-def _open_clip(name: str, **options: Any) -> Backbone:
-    from conceptlens.model.zoo.from_open_clip import load
-
-    return load(name, **options)
-
-
-LOADERS: dict[str, Callable[..., Backbone]] = {
-    "timm": _timm,
-    "torchvision": _torchvision,
-    "hf": _transformers,
-    "open_clip": _open_clip,
+# Where a model comes from, to the module of this package whose `load` builds it.
+LOADERS: dict[str, str] = {
+    "timm": "from_timm",
+    "torchvision": "from_torchvision",
+    "hf": "from_transformers",
+    "open_clip": "from_open_clip",
 }
 
 
@@ -88,20 +67,15 @@ def load_model(
         )
     mend_torchvision()
     names = (layers,) if isinstance(layers, str) else tuple(layers)
-    model = LOADERS[source](rest, pretrained=pretrained, weights=weights, class_names=class_names, layers=names)
+    loader = importlib.import_module(f"conceptlens.model.zoo.{LOADERS[source]}")
+    model = loader.load(rest, pretrained and weights is None, weights, class_names, names)
     if crop_mode is not None:
-        model = _with_crop_mode(model, crop_mode)
+        if crop_mode not in ("center", "squash"):
+            raise InputError(f"crop_mode is '{crop_mode}'; expected center or squash")
+        known = model.known_preprocess("crop_mode= cannot change it")
+        model = dataclasses.replace(model, transform=dataclasses.replace(known, crop_mode=crop_mode))
     model.module.eval()  # a forward pass of the user's own must not move a batch norm's statistics
     return model.to(device)
-
-
-def _with_crop_mode(model: Backbone, crop_mode: str) -> Backbone:
-    import dataclasses
-
-    if crop_mode not in ("center", "squash"):
-        raise InputError(f"crop_mode is '{crop_mode}'; expected center or squash")
-    known = model.known_preprocess("crop_mode= cannot change it")
-    return dataclasses.replace(model, transform=dataclasses.replace(known, crop_mode=crop_mode))
 
 
 def model_names(source: str) -> list[str]:

@@ -16,41 +16,28 @@ from conceptlens.model.zoo.zero_shot import with_class_names
 
 
 def load(
-    name: str,
-    *,
-    pretrained: bool,
-    weights: str | Path | None,
-    class_names: Sequence[str] | None,
-    layers: tuple[str, ...],
+    name: str, pretrained: bool, weights: str | Path | None, class_names: Sequence[str] | None, layers: tuple[str, ...]
 ) -> Backbone:
     """Return an open_clip model by `MODEL/PRETRAINED`, `hf-hub:OWNER/REPO` or `local-dir:PATH`; see `load_model`."""
     open_clip = _import()
     called = f"open_clip:{name}"
-    ready = pretrained and weights is None
-    architecture, tag = _parts(open_clip, name, ready)
+    architecture, tag = _parts(open_clip, name, pretrained)
     with fetching(called):
         model = open_clip.create_model(
-            architecture, pretrained=tag if ready else None, load_weights=ready, pretrained_text=False
+            architecture, pretrained=tag if pretrained else None, load_weights=pretrained, pretrained_text=False
         )
         tokenizer = open_clip.get_tokenizer(architecture)
     if weights is not None:
         load_weights(model, weights)
-    return adapt(model.eval(), tokenizer, called, class_names, layers)
+    transform = preprocess_of(model.eval().visual.preprocess_cfg, called)
+    language = OpenClip(model, tokenizer, called)
+    tower = Backbone(model.visual, called, layers, transform, embeds=True, text=language)
+    return tower if class_names is None else with_class_names(tower, class_names)
 
 
 def names() -> list[str]:
     """Return every `MODEL/PRETRAINED` that open_clip knows."""
     return ["/".join(pair) for pair in _import().list_pretrained()]
-
-
-def adapt(
-    model: Any, tokenizer: Any, name: str, class_names: Sequence[str] | None = None, layers: tuple[str, ...] = ()
-) -> Backbone:
-    """Return an open_clip model's image tower as a backbone that knows its text tower."""
-    transform = preprocess_of(model.visual.preprocess_cfg, name)
-    language = OpenClip(model, tokenizer, name)
-    tower = Backbone(model.visual, name, layers, transform, embeds=True, text=language)
-    return tower if class_names is None else with_class_names(tower, class_names)
 
 
 def preprocess_of(settings: Mapping[str, Any], name: str) -> Preprocess:

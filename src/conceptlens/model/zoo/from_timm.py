@@ -30,17 +30,12 @@ _ELSEWHERE = ("hf-hub:", "local-dir:")
 
 
 def load(
-    name: str,
-    *,
-    pretrained: bool,
-    weights: str | Path | None,
-    class_names: Sequence[str] | None,
-    layers: tuple[str, ...],
+    name: str, pretrained: bool, weights: str | Path | None, class_names: Sequence[str] | None, layers: tuple[str, ...]
 ) -> Backbone:
     """Return a timm model by `NAME`, `NAME.TAG`, `hf-hub:OWNER/REPO` or `local-dir:PATH`; see `load_model`."""
     called = f"timm:{name}"
     _check_name(name)
-    if pretrained and weights is None:
+    if pretrained:
         config = _PACKAGED_CONFIG if name in PACKAGED else None
         with fetching(called, hub=config is None):
             module = _packaged(name) if config else timm.create_model(name, pretrained=True)

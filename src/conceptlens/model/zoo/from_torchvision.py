@@ -18,12 +18,7 @@ from conceptlens.model.zoo.weights import load_weights
 
 
 def load(
-    name: str,
-    *,
-    pretrained: bool,
-    weights: str | Path | None,
-    class_names: Sequence[str] | None,
-    layers: tuple[str, ...],
+    name: str, pretrained: bool, weights: str | Path | None, class_names: Sequence[str] | None, layers: tuple[str, ...]
 ) -> Backbone:
     """Return a torchvision classifier by name, with its default weights' transform and categories; see `load_model`."""
     known = torchvision.models.list_models(module=torchvision.models)
@@ -32,7 +27,7 @@ def load(
     default: WeightsEnum = torchvision.models.get_model_weights(name)["DEFAULT"]
     categories: list[str] = default.meta["categories"]
     transform = preprocess_of(default)
-    if pretrained and weights is None:
+    if pretrained:
         names = checked_class_names(class_names or categories, len(categories), f"torchvision:{name}")
         with fetching(f"torchvision:{name}", hub=False):
             module = torchvision.models.get_model(name, weights=default)

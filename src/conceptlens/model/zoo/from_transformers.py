@@ -21,62 +21,46 @@ from conceptlens.io.errors import InputError
 from conceptlens.model.backbone import Backbone
 from conceptlens.model.class_names import checked_class_names
 from conceptlens.model.encoders import Transformers
-from conceptlens.model.preprocess import Preprocess
+from conceptlens.model.preprocess import Interpolation, Preprocess
+from conceptlens.model.torchvision_transform import agrees
 from conceptlens.model.zoo.fetch import fetching
-from conceptlens.model.zoo.image_processor import check_same, preprocess_of
 from conceptlens.model.zoo.weights import load_weights
 from conceptlens.model.zoo.zero_shot import with_class_names
 
+_RESAMPLING: dict[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+_ADVICE = "give its module and a transform of your own to cl.Backbone"
+
 
 def load(
-    name: str,
-    *,
-    pretrained: bool,
-    weights: str | Path | None,
-    class_names: Sequence[str] | None,
-    layers: tuple[str, ...],
+    name: str, pretrained: bool, weights: str | Path | None, class_names: Sequence[str] | None, layers: tuple[str, ...]
 ) -> Backbone:
     """Return a transformers model by hub name or local folder; see `load_model`."""
     called = f"hf:{name}"
-    ready = pretrained and weights is None
     with fetching(called, hub=not Path(name).is_dir()):
         config = AutoConfig.from_pretrained(name)
         kind = _kind(config)
-        if not ready:
+        if not pretrained:
             _empty(config, kind, class_names)
         processor = AutoImageProcessor.from_pretrained(name)
         transform = preprocess_of(processor, called)
         tokenizer = AutoTokenizer.from_pretrained(name) if _is_pair(config) else None
-        module = _pretrained(kind, name, called) if ready else kind.from_config(config)
+        module = _pretrained(kind, name, called) if pretrained else kind.from_config(config)
     if kind is not AutoModelForObjectDetection:
         check_same(transform, processor, called)
     if weights is not None:
         load_weights(module, weights)
-    return adapt(module.float().eval(), transform, called, tokenizer, class_names, layers)
-
-
-def adapt(
-    module: nn.Module,
-    transform: Preprocess,
-    name: str,
-    tokenizer: Any = None,
-    class_names: Sequence[str] | None = None,
-    layers: tuple[str, ...] = (),
-) -> Backbone:
-    """Return a transformers module as a backbone: its class scores, its detections read as such, or its embedding."""
-    config: Any = module.config
-    if _is_pair(config):
-        language = Transformers(module, tokenizer, name)
-        tower = Backbone(ImageTower(module), name, layers, transform, embeds=True, text=language)
+    module = module.float().eval()
+    if tokenizer is not None:
+        language = Transformers(module, tokenizer, called)
+        tower = Backbone(ImageTower(module), called, layers, transform, embeds=True, text=language)
         return tower if class_names is None else with_class_names(tower, class_names)
-    if _kind(config) is AutoModel:
+    if kind is AutoModel:
         if class_names is not None:
-            raise InputError(f"{name} gives an embedding and no class scores, so class_names= has nothing to name")
-        return Backbone(module, name, layers, transform, embeds=True)
-    names = _class_names(config) if class_names is None else checked_class_names(class_names, config.num_labels, name)
-    detector = _kind(config) is AutoModelForObjectDetection
-    output = partial(best_query, classes=config.num_labels) if detector else None
-    return Backbone(module, name, layers, transform, names, output)
+            raise InputError(f"{called} gives an embedding and no class scores, so class_names= has nothing to name")
+        return Backbone(module, called, layers, transform, embeds=True)
+    names = checked_class_names(class_names, config.num_labels, called) if class_names else _class_names(config)
+    output = partial(best_query, classes=config.num_labels) if kind is AutoModelForObjectDetection else None
+    return Backbone(module, called, layers, transform, names, output)
 
 
 class ImageTower(nn.Module):
@@ -149,3 +133,45 @@ def _class_names(config: Any) -> tuple[str, ...] | None:
     names = tuple(str(name) for _, name in sorted(config.id2label.items()))
     numbered = all(name == f"LABEL_{i}" for i, name in enumerate(names))
     return None if numbered else names
+
+
+def preprocess_of(processor: Any, name: str) -> Preprocess:
+    """Return the settings of a transformers image processor as a `Preprocess`.
+
+    Detectors take photos of any size; here they see a square of their short side, the photo squashed into it, so
+    that batches stay whole.
+    """
+    settings = processor.to_dict()
+    size, crop = settings.get("size") or {}, settings.get("crop_size") or {}
+    short, share = size.get("shortest_edge"), settings.get("crop_pct")
+    mean, std = _colours(settings)
+    how: dict[str, Any] = {"mean": mean, "std": std, "crop_rounding": "down"}
+    how["interpolation"] = _RESAMPLING[int(settings.get("resample", 2))]
+    if settings.get("do_center_crop") and crop:
+        resize = int(short / (share or 1.0)) if short else (size["height"], size["width"])
+        return Preprocess((crop["height"], crop["width"]), resize=resize, **how)
+    if short and share and short < 384:  # ConvNeXt: from 384 on, nothing is cut off
+        return Preprocess((short, short), resize=int(short / share), **how)
+    rows, columns = (short, short) if short else (size.get("height"), size.get("width"))
+    if not rows or not columns:
+        raise InputError(f"{name} resizes photos to {dict(size)}, which is not understood; {_ADVICE}")
+    return Preprocess((rows, columns), crop_mode="squash", **how)
+
+
+def check_same(transform: Preprocess, processor: Any, name: str) -> None:
+    """Refuse a processor that does something to a photo that `transform` does not."""
+    if not agrees(transform, lambda photo: processor(photo, return_tensors="pt")["pixel_values"][0]):
+        raise InputError(
+            f"the {type(processor).__name__} of {name} does more than resize, crop and normalise; {_ADVICE}"
+        )
+
+
+def _colours(settings: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation for pixels in 0..1, whatever factor the processor scales them by."""
+    mean, std = (0.0,) * 3, (1.0,) * 3
+    if settings.get("do_normalize"):
+        mean, std = settings["image_mean"], settings["image_std"]
+        if settings.get("include_top"):  # EfficientNet divides by the deviation twice
+            std = [s * s for s in std]
+    factor = 255 * settings["rescale_factor"] if settings.get("do_rescale", True) else 255.0
+    return tuple(m / factor for m in mean), tuple(s / factor for s in std)
