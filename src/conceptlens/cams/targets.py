@@ -315,7 +315,7 @@ def as_targets(target: AnyTargets) -> list[Target]:
         raise InputError("the list of targets is empty; give at least one, or None for the predicted class")
     classes = [is_class(one) for one in target]
     if all(classes):
-        return [Logit(target)]  # pyright: ignore[reportArgumentType]
+        return [Logit(target)]  # pyright: ignore[reportArgumentType, reportReturnType]
     if any(classes):
         raise InputError(
             "the list mixes classes and targets; give one class for each image, such as [3, 5], or targets alone, "

@@ -33,7 +33,7 @@ def read_transform(transform: Callable[[Image.Image], Tensor] | None) -> Preproc
     """
     steps = None if transform is None else _steps(transform)
     found = None if steps is None else _from_steps(steps)
-    return found if found is not None and agrees(found, transform) else None
+    return found if found and transform and agrees(found, transform) else None
 
 
 def _steps(transform: Any) -> list[tuple[str, Any]] | None:

@@ -37,7 +37,7 @@ def load(
     """Return a transformers model by hub name or local folder; see `load_model`."""
     called = f"hf:{name}"
     with fetching(called, hub=not Path(name).is_dir()):
-        config = AutoConfig.from_pretrained(name)
+        config: Any = AutoConfig.from_pretrained(name)
         kind = _kind(config)
         if not pretrained:
             _empty(config, kind, class_names)
