@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from conceptlens import render
+from conceptlens.render import overlays
 from conceptlens.io.errors import InputError
 from tolerance import assert_agree
 
@@ -226,11 +227,11 @@ def test_a_shared_panel_shows_weak_maps_as_weak() -> None:
 
 
 def test_long_titles_are_cut() -> None:
-    font = render._font(14)
-    cut = render._fit("a very long title\nthat does not fit", font, 80)
+    font = overlays._font(14)
+    cut = overlays._fit("a very long title\nthat does not fit", font, 80)
     assert cut.endswith("…")
     assert font.getlength(cut) <= 80
-    assert render._fit("short", font, 80) == "short"
+    assert overlays._fit("short", font, 80) == "short"
 
 
 @pytest.mark.parametrize(
