@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from conceptlens import render
-from conceptlens.render import overlays
 from conceptlens.io.errors import InputError
+from conceptlens.render import overlays
 from tolerance import assert_agree
 
 GREY = Image.new("RGB", (60, 40), (120, 130, 140))
