@@ -50,6 +50,17 @@ def test_everything_given_is_shown_with_its_own_numbers(observation: cl.Observat
         assert "cl.Contrast" in image["command"] or "Contrast(" in image["command"]
 
 
+def test_a_page_says_where_it_is_not_known_which_part_of_the_photo_a_map_covers(tmp_path: Path) -> None:
+    photo = Image.fromarray(data.coffee())
+    pages = []
+    for known in (True, False):
+        info = ImageInfo("coffee", "", *photo.size, box_known=known)
+        found = cl.Explanation.from_maps(torch.rand(1, 7, 7), "cup", [info])
+        (image,) = shown(cl.report(tmp_path / "page.html", photo, found))
+        pages.append(image["box_known"])
+    assert pages == [True, False]
+
+
 def test_a_tensor_is_shown_as_the_model_saw_it(tmp_path: Path) -> None:
     model = cl.load_model()
     assert model.transform is not None

@@ -213,8 +213,8 @@ def test_an_overlay_says_where_it_is_not_known_what_the_model_saw() -> None:
         assert found.overlay().size == (WIDTH, HEIGHT)
     figure, axes = found.plot()
     plt.close(figure)
-    assert axes[0, 0].get_title() == "cat\n7\n(part of the photo not known)"
-    assert found._repr_html_().count("(part of the photo not known)") == 2
+    assert axes[0, 0].get_title() == "cat\n7\n(which part of the photo\nthe model saw is not known)"
+    assert found._repr_html_().count("(which part of the photo\nthe model saw is not known)") == 2
 
 
 class TestFrame:

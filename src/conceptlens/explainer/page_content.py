@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from conceptlens.cams.finer_cam import ContrastMaps
     from conceptlens.explainer.photo_result import PhotoResult
-    from conceptlens.record import Explanation
+    from conceptlens.record import Explanation, ImageInfo
 
 SCHEMA = "conceptlens.report/2"
 
@@ -43,7 +43,7 @@ def _shown(result: PhotoResult) -> dict[str, Any]:
         "width": result.image_info.width,
         "height": result.image_info.height,
         "box": list(result.image_info.box),
-        "box_known": result.image_info.box_known,
+        "box_known": all(info.box_known for info in (result.image_info, *_own_infos(result))),
         "model": result.model,
         "layer": result.layer,
         "target": prediction_json(result.target),
@@ -55,6 +55,11 @@ def _shown(result: PhotoResult) -> dict[str, Any]:
         "settings": dict(result.settings),
         "command": result.command,
     }
+
+
+def _own_infos(result: PhotoResult) -> list[ImageInfo]:
+    """Return what the explanations say of the photo: maps that were made elsewhere may cover another part of it."""
+    return [info for e in result.explanations for info in e.source.image_info]
 
 
 def _encoders(explanations: Sequence[Explanation]) -> dict[str, list[str]]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # The longer side of a picture, in pixels: in a figure, and in a notebook's table.
 FIGURE_PIXELS, THUMBNAIL_PIXELS = 512, 144
 MAX_NAME = 60
-UNKNOWN_BOX = "(part of the photo not known)"
+UNKNOWN_BOX = "(which part of the photo\nthe model saw is not known)"
 
 
 @dataclass(frozen=True, eq=False)
