@@ -138,8 +138,8 @@ def _with_progress(batches: Iterable[EmbedProgress]) -> EmbedProgress:
                 rate = (last.photos - first) / max(1e-9, time.perf_counter() - start)
                 if update is not None:
                     update(last.photos, last.total, f"embedding photos, {rate:.1f} a second")
-                elif time.perf_counter() - logged > LOG_SECONDS:  # a log has no bar
-                    logged, left = time.perf_counter(), (last.total - last.photos) / max(1e-9, rate)
+                elif rate and time.perf_counter() - logged > LOG_SECONDS:  # a log has no bar
+                    logged, left = time.perf_counter(), (last.total - last.photos) / rate
                     done = f"{last.photos} of {last.total} photos"
                     typer.echo(f"{done}, {rate:.1f} a second, {left:.0f} s left", err=True)
         except KeyboardInterrupt:
