@@ -23,9 +23,7 @@ def explain_picture() -> None:
     maps = [None, plain.maps[0, 0], finer.maps[0, 0], *named.maps[0]]
     titles = ["the photo", "espresso (Grad-CAM)", "not similar classes (Finer-CAM)", *named.labels[0]]
     box = observation.image_info[0].box
-    panel(observation.photos[0], maps, titles, scale="own", columns=3, box=box).save(
-        IMAGES / "explain.jpg", quality=88
-    )
+    panel(observation.photos[0], maps, titles, scale="own", columns=3, box=box).save(IMAGES / "explain.jpg", quality=88)
 
 
 def quick_start_picture() -> None:
