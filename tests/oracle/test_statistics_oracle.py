@@ -240,6 +240,21 @@ def test_retrieval(by_image: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     assert near(found.mean(), float(np.mean(found.average_precision[found.applies])))
 
 
+def test_rounding_of_float32_makes_no_equal_rows_unequal() -> None:
+    draw = np.random.default_rng(3)
+    labels, images = ["disc", "red", "ring", "red"] * 30, [str(i // 2) for i in range(120)]
+    twice = np.repeat(draw.normal(size=(60, 40)), 2, axis=0).astype(np.float32)  # one mask under two names
+    rounded = twice * (1 + draw.uniform(-6e-8, 6e-8, twice.shape)).astype(np.float32)
+    same, other = (statistics.retrieve(rows, labels, images) for rows in (twice, rounded))
+    assert other.average_precision == pytest.approx(same.average_precision, abs=1e-9)
+    assert other.precision == pytest.approx(same.precision, abs=1e-9)
+    votes = [
+        statistics.neighbour_confusion(statistics.distances(rows, "cosine"), labels, 5, images).values
+        for rows in (twice, rounded)
+    ]
+    assert votes[1] == pytest.approx(votes[0], abs=1e-9)
+
+
 def test_retrieval_of_equal_rows_is_the_mean_over_all_orders() -> None:
     vectors = np.array([[1, 0], [1, 1], [1, 1], [2, 2], [1, 3], [1, 3.0]])
     labels = ["a", "a", "b", "a", "b", "a"]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from conceptlens.statistics.vectors import Names
 
-TIED = 1e-9  # of the distance
+TIED = 1e-6  # of the distance: float32 vectors of equal masks are equal up to their rounding
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CUTOFFS = (1, 5, 10, 20, 30, 40)
 BATCH_PAIRS = 2**21  # bounds the memory, at about 150 bytes a pair
-TIED = 1e-12
+TIED = 1e-6  # of a cosine: float32 vectors of equal masks are equal up to their rounding
 EXCLUDED = 3.0  # further than any cosine can fall
 
 
@@ -78,8 +78,8 @@ def retrieve(
     With `images`, one name for each row, all rows of the query's own image are left out too. Without it other concepts
     of the same photo stand among the wrong hits, and other masks of it among the right ones.
 
-    Rows of equal similarity count with the expectation over their orders, so duplicates do no harm. Chunked: memory
-    stays at some 300 MB for any number of rows.
+    Rows of equal similarity (up to 1e-6, the rounding of float32 vectors) count with the expectation over their orders,
+    so duplicates do no harm. Chunked: memory stays at some 300 MB for any number of rows.
 
     Args:
         vectors: `vectors[row channel]`.
