@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from conceptlens.io.images import jpeg
 from conceptlens.localization.localization_cases import KINDS, LoadedCase
 from conceptlens.localization.methods import METHODS
 from conceptlens.localization.summary import ALL, MACRO, Intervals, LocalizationSummary, MethodSummary, title_of
 from conceptlens.metrics.map_mask import MAP_MASK_METRICS
 from conceptlens.pages.mask_outline import outlined
 from conceptlens.pages.number_format import interval_text, number, signed
-from conceptlens.pages.static_page import page_origin, static_page
+from conceptlens.pages.static_page import embedded_photo, page_origin, static_page
 from conceptlens.render import overlay, scale_of
 
 if TYPE_CHECKING:
@@ -173,11 +171,11 @@ def _case(shown: LoadedCase) -> dict[str, Any]:
         "group": row.group,
         "share": f"{row.mask_share:.0%}" if row.mask_share >= 0.01 else "under 1%",
         "tall": ratio < 0.9,
-        "truth": _picture(outlined(large, shown.mask)),
+        "truth": embedded_photo(outlined(large, shown.mask)),
         "maps": [
             {
                 "title": title_of(own.method),
-                "picture": _picture(_overlay(small if index else large, shown, own.method)),
+                "picture": embedded_photo(_overlay(small if index else large, shown, own.method)),
                 "lead": text(own.scores[LEAD] or 0.0),
                 "energy": text(own.scores["pointing_energy"] or 0.0),
             }
@@ -196,8 +194,3 @@ def _at_most(photo: Image.Image, longest: int) -> Image.Image:
     small = photo.convert("RGB")
     small.thumbnail((longest, longest))
     return small
-
-
-def _picture(image: Image.Image) -> dict[str, Any]:
-    data = base64.b64encode(jpeg(image)).decode("ascii")
-    return {"source": f"data:image/jpeg;base64,{data}", "width": image.width, "height": image.height}

@@ -9,10 +9,15 @@ import sys
 from collections.abc import Mapping
 from datetime import datetime
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from conceptlens.io.images import jpeg
 from conceptlens.io.versions import versions
 from conceptlens.palette import PAGE
+from conceptlens.pages.number_format import interval_text, number, signed
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SHARED = ("base.css", "table.css")
 
@@ -22,6 +27,16 @@ def colours_css() -> str:
     colours = "\n".join(f"  --{name}: light-dark({light}, {dark});" for name, (light, dark) in PAGE.items())
     rest = (files("conceptlens.pages") / "templates" / "colours.css").read_text(encoding="utf-8")
     return f":root {{\n{colours}\n}}\n{rest}"
+
+
+def embedded(data: bytes, kind: str) -> str:
+    """Return a file as the address of an image that is part of the page; `kind` is its media type."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def embedded_photo(image: Image.Image) -> dict[str, Any]:
+    """Return the address, width and height of an image, as JPEG."""
+    return {"source": embedded(jpeg(image), "image/jpeg"), "width": image.width, "height": image.height}
 
 
 def page_origin(settings: Mapping[str, object]) -> dict[str, Any]:
@@ -49,12 +64,14 @@ def page_origin(settings: Mapping[str, object]) -> dict[str, Any]:
 def static_page(room: str, name: str, *styles: str, **content: Any) -> str:
     """Return a page: a template of a room, with the shared style and then the room's own, filled in with `content`.
 
-    The style is allowed by its hash; images are embedded; the page makes no outside request.
+    The style is allowed by its hash; images are embedded; the page makes no outside request. Templates write numbers
+    with `number`, `signed` and `interval` of `number_format`.
     """
     import jinja2
 
     shared, own = (files(package) / "templates" for package in ("conceptlens.pages", room))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.globals |= {"number": number, "signed": signed, "interval": interval_text}
     page, *parts = (
         environment.from_string(((shared if file in SHARED else own) / file).read_text(encoding="utf-8"))
         for file in (name, "base.css", *styles)

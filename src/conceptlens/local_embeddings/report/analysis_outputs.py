@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
 import json
-import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +12,7 @@ from rich.table import Table
 
 from conceptlens.io.atomic import replacing, write_text
 from conceptlens.io.versions import versions
-from conceptlens.local_embeddings.report.analysis_page import Drawings, PageDetails, analysis_page
+from conceptlens.local_embeddings.report.analysis_page import analysis_page
 from conceptlens.local_embeddings.report.analysis_sentences import best_and_worst
 from conceptlens.local_embeddings.report.cluster_figures import dendrogram_figure, projection_figure
 from conceptlens.local_embeddings.report.figure_style import FIGURE_STYLES, FigureStyle, png
@@ -80,12 +77,7 @@ def write_analysis(
 
     The folder holds `analysis.html`, `analysis.json`, `tables/NAME.parquet` and `figures/NAME.png` (`.jpg` of photos).
     """
-    drawings = draw_figures(analysis)
-    now = datetime.datetime.now().astimezone()
-    settings = {**numbers["settings"], "versions": ", ".join(f"{n} {v}" for n, v in versions().items())}
-    about = PageDetails(
-        numbers["store"], f"{now.day} {now:%B %Y, %H:%M}", settings, shlex.join(["conceptlens", *sys.argv[1:]])
-    )
+    drawings = {name: {style: png(draw(analysis, style)) for style in FIGURE_STYLES} for name, draw in FIGURES.items()}
     for name, records in tables.items():
         if records:
             _parquet(out / "tables" / f"{name}.parquet", records)
@@ -94,20 +86,14 @@ def write_analysis(
     for name, tile_rows in _tile_rows(analysis).items():
         if tile_rows:
             _bytes(out / "figures" / f"{name}.jpg", contact_sheet(tile_rows, tiles))
-    with replacing(out / "analysis.json") as temporary:
-        temporary.write_text(json.dumps(numbers, allow_nan=False), "utf-8")
-    write_text(out / "analysis.html", analysis_page(analysis, drawings, tiles, about))
+    write_text(out / "analysis.json", json.dumps(numbers, allow_nan=False))
+    write_text(out / "analysis.html", analysis_page(analysis, drawings, tiles, numbers))
     return [out / "analysis.html", out / "analysis.json"]
 
 
-def draw_figures(analysis: StoreAnalysis) -> Drawings:
-    """Return every figure as PNG in every style."""
-    return {name: {style: png(draw(analysis, style)) for style in FIGURE_STYLES} for name, draw in FIGURES.items()}
-
-
-def print_analysis(analysis: StoreAnalysis, console: Console | None = None) -> None:
+def print_analysis(analysis: StoreAnalysis) -> None:
     """Print the numbers of each layer, and the concepts of highest and lowest average precision."""
-    console = console or Console()
+    console = Console()
     table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
     table.add_column("layer", no_wrap=True)
     for title in ("mAP", "95%", "chance", "selectivity", "ARI", "overlap"):

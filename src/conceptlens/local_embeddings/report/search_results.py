@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +16,7 @@ from conceptlens.io.images import read_image
 from conceptlens.io.versions import versions
 from conceptlens.local_embeddings.report.analysis_page import tile_source
 from conceptlens.local_embeddings.report.tiles import Tiles, find_photos, masked_tile, row_tiles
-from conceptlens.pages.static_page import static_page
+from conceptlens.pages.static_page import page_origin, static_page
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -80,16 +78,15 @@ def search_numbers(store: Store, query: QueryVector, found: Nearest, details: Ma
     }  # fmt: skip
 
 
-def print_search(numbers: Mapping[str, Any], console: Console | None = None) -> None:
+def print_search(numbers: Mapping[str, Any]) -> None:
     """Print what was found, the nearest first."""
-    console = console or Console()
     table = Table(box=None, header_style="dim", pad_edge=False)
     table.add_column("cosine", justify="right")
     table.add_column("concept")
     table.add_column("image")
     for one in numbers["found"]:
         table.add_row(f"{one['similarity']:.3f}", *(str(one[key]).replace("[", "\\[") for key in ("concept", "image")))
-    console.print(table if numbers["found"] else "nothing was found")
+    Console().print(table if numbers["found"] else "nothing was found")
 
 
 def write_search(
@@ -122,7 +119,7 @@ def write_search(
         query=tile_source(0, query),
         tiles=[{**tile_source(index, near), **one} for index, one in enumerate(numbers["found"])],
         no_photos=near.no_photos and len(found) > 0,
-        command=shlex.join(["conceptlens", *sys.argv[1:]]),
+        command=page_origin({})["command"],
     )
     write_text(out, text)
 
