@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from conceptlens.io.images import jpeg
 from conceptlens.io.versions import versions
-from conceptlens.palette import PAGE
 from conceptlens.pages.number_format import interval_text, number, signed
+from conceptlens.palette import PAGE
 
 if TYPE_CHECKING:
     from PIL import Image
