@@ -491,7 +491,7 @@ def test_state_dicts_hold_what_is_trained_and_counted() -> None:
     assert filled(fresh)(cells()).logits.any()
 
 
-def test_a_folder_that_is_none_or_newer_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_none_older_or_newer_is_refused(tmp_path: Path) -> None:
     said = refusal(lambda: Bottleneck.from_pretrained(tmp_path / "nothing"))
     assert "holds no bottleneck (config.json cannot be read: No such file" in said
     assert said.endswith("give a folder made by conceptlens fit loc-cbm")
@@ -500,10 +500,12 @@ def test_a_folder_that_is_none_or_newer_is_refused(tmp_path: Path) -> None:
     for text in ("{", "[]", "3", '{"format": "1"}', kept[:-40]):
         config.write_text(text)
         assert "holds no bottleneck" in refusal(lambda: Bottleneck.from_pretrained(tmp_path))
-    config.write_text(json.dumps({**json.loads(kept), "format": 2}))
-    assert "has format 2, and this version reads up to 1; update" in refusal(
-        lambda: Bottleneck.from_pretrained(tmp_path)
-    )
+    for number, expected in (
+        (1, "has the old format 1, and this version reads format 2; make the bottleneck again with conceptlens fit"),
+        (3, "has format 3, and this version reads format 2; update"),
+    ):
+        config.write_text(json.dumps({**json.loads(kept), "format": number}))
+        assert expected in refusal(lambda: Bottleneck.from_pretrained(tmp_path))
     config.write_text(json.dumps({**json.loads(kept), "told later": [1]}))
     assert torch.equal(Bottleneck.from_pretrained(tmp_path)(cells()).logits, whole("whole")(cells()).logits)
 

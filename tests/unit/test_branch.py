@@ -270,7 +270,7 @@ def test_broken_and_newer_files_are_refused(model: cl.Backbone, vlm: cl.Backbone
     kept, state = config.read_text(), load_file(weights)
 
     config.write_text(json.dumps({**json.loads(kept), "format": 2}))
-    with pytest.raises(cl.InputError, match=r"has format 2, and this version reads up to 1; update it"):
+    with pytest.raises(cl.InputError, match=r"has format 2, and this version reads format 1; update it"):
         Translator.load(folder)
     for broken in ("{", "[]", '{"format": "new"}'):
         config.write_text(broken)

@@ -22,7 +22,7 @@ FOLDER_FORMAT = FolderFormat(
     "bottleneck",
     "bottleneck.safetensors",
     "conceptlens fit loc-cbm",
-    1,
+    2,
     {
         "concepts": "a list of objects",
         "classes": "a list of texts",

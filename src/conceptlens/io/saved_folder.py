@@ -37,7 +37,7 @@ class FolderFormat:
         piece: What the folder holds, for messages, such as `branch`.
         weights_file: The name of its safetensors file.
         made_by: The command that makes it, for messages.
-        version: The newest version of the format that is read, and the one that is written.
+        version: The version of the format that is written, and the only one that is read.
         fields: The kind of each required field of the description, one of `KINDS`, by its path, such as
             `branch.layers`.
     """
@@ -71,8 +71,13 @@ class FolderFormat:
         number = self._field(folder, config, "format", "a whole number", self.missing_error)
         if number > self.version:
             raise InputError(
-                f"{folder / CONFIG} has format {number}, and this version reads up to {self.version}; "
+                f"{folder / CONFIG} has format {number}, and this version reads format {self.version}; "
                 "update it with pip install --upgrade conceptlens"
+            )
+        if number < self.version:
+            raise InputError(
+                f"{folder / CONFIG} has the old format {number}, and this version reads format {self.version}; "
+                f"make the {self.piece} again with {self.made_by}"
             )
         for path, kind in self.fields.items():
             self._field(folder, config, path, kind, self.damaged_error)
