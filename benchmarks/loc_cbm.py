@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 import conceptlens as cl
-from conceptlens.bottleneck.evaluate.activation_table import keypoints_in_input, read_table
+from conceptlens.bottleneck.evaluate.activation_table import read_table
+from conceptlens.bottleneck.evaluate.photo_annotations import keypoints_in_input
 from conceptlens.data.labelled_set import LabelledSet
 from conceptlens.metrics import (
     Keypoints,

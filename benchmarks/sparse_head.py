@@ -69,7 +69,7 @@ class Drawn:
     def quality(self, weights: Tensor, bias: Tensor) -> dict[str, float]:
         """Return accuracy on the other photos, NEC as glm-saga counts it, and the gap to the best objective."""
         right = (self.test.double() @ weights.double().T + bias.double()).argmax(1) == self.test_labels
-        rows = read_rows(self.train, self.train_labels, CLASSES)
+        rows = read_rows(self.train, self.train_labels)
         found = certify(rows, weights.double(), bias.double(), PENALTY)
         return {
             "objective": self.objective(weights, bias),
@@ -194,9 +194,7 @@ def zero_linear() -> nn.Linear:
 
 def ours(drawn: Drawn, max_steps: int = 2000) -> Solution:
     """Solve from the beginning: z-scores, steps, certificate."""
-    return elastic_net(
-        read_rows(drawn.train, drawn.train_labels, CLASSES), PENALTY.strength, ALPHA, max_steps=max_steps
-    )
+    return elastic_net(read_rows(drawn.train, drawn.train_labels), PENALTY.strength, ALPHA, max_steps=max_steps)
 
 
 def until(drawn: Drawn, objective: float, least: int = 1) -> tuple[int, float]:
@@ -280,7 +278,7 @@ def to_the_end(drawn: Drawn) -> dict[str, Any]:
 def walk(drawn: Drawn) -> dict[str, Any]:
     """Time our path from the largest penalty to NEC 30, VLG-CBM's ratio."""
     found: list[tuple[Solution, ...]] = []
-    rows = read_rows(drawn.train, drawn.train_labels, CLASSES)
+    rows = read_rows(drawn.train, drawn.train_labels)
     took = seconds(lambda: found.append(elastic_net_path(rows, ALPHA, max_nec=30)), "cpu")
     (points,) = found
     return {

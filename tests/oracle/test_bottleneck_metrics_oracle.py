@@ -402,7 +402,7 @@ def test_leakage_is_five_heads_on_the_same_images() -> None:
     for name, answer in wanted.items():
         right = [float(a == int(b)) for a, b in zip(answer, classes[50:], strict=True)]
         assert getattr(found, name).values[:, 0].tolist() == right
-    assert found.task == pytest.approx(found.soft.mean() - found.hard.mean())  # pyright: ignore[reportOperatorIssue]
+    assert found.gap("hard").mean() == pytest.approx(found.soft.mean() - found.hard.mean())  # pyright: ignore[reportOperatorIssue]
 
 
 def test_peaks_given_are_the_maps_own() -> None:

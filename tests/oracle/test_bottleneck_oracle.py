@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from bottlenecks import METRICS, cells, made
 from conceptlens.bottleneck.concept_edit import Edit
 from conceptlens.bottleneck.fit.alignment_losses import ALIGNMENT_LOSSES
-from conceptlens.bottleneck.fit.radius import SHAPES, radius_at
+from conceptlens.bottleneck.fit.recipe import RADIUS_SCHEDULES, radius_at
 from conceptlens.bottleneck.locator import Parts, Peaks, Pooling, find_peaks, peak_masks, resized
 from conceptlens.bottleneck.module import Bottleneck
 
@@ -209,7 +209,7 @@ def test_a_mask_has_no_gradient() -> None:
 # --- schedules
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", RADIUS_SCHEDULES)
 def test_a_radius_goes_from_first_to_last_and_never_grows(shape: str) -> None:
     steps = [radius_at(shape, step / 200, 7.0, 0.5) for step in range(-20, 240)]
     assert all(before >= after for before, after in pairwise(steps))

@@ -211,10 +211,12 @@ def test_heads_are_cut_as_published() -> None:
         assert torch.equal(truncate(solution.weights, target), wanted)
 
 
-def test_path_strengths_are_those_of_vlg_cbm() -> None:
+def test_path_strengths_fall_as_those_of_vlg_cbm() -> None:
     features, labels = photos(60, 5, 3)
-    path = elastic_net_path(read_rows(features, labels), points=12, largest=0.1)
-    assert [s.penalty.strength for s in path] == pytest.approx([0.1 / 2 ** (0.1 * k) for k in range(12)])
+    rows = read_rows(features, labels)
+    path = elastic_net_path(rows, points=12)
+    largest = largest_penalty(rows)
+    assert [s.penalty.strength for s in path] == pytest.approx([largest / 2 ** (0.1 * k) for k in range(12)])
 
 
 def test_z_scores_are_those_of_the_columns() -> None:

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from conceptlens.bottleneck.fit.concept_layer import AlignmentSettings, ConceptMapTask, ConceptVectors
+from conceptlens.bottleneck.fit.concept_layer import ConceptMapTask, ConceptVectors
 from conceptlens.bottleneck.fit.hypercolumns import Hypercolumns
 from conceptlens.bottleneck.fit.part_discovery import (
     GuidedAttentionTask,
@@ -21,6 +21,7 @@ from conceptlens.bottleneck.fit.part_discovery import (
     PartDiscovery,
     PartDiscoveryTask,
 )
+from conceptlens.bottleneck.fit.recipe import Recipe
 from conceptlens.training.loop import TrainingRun, TrainingTask, train_network
 from conceptlens.training.run_folder import start_processes
 from conceptlens.training.schedule import StepSchedule
@@ -51,11 +52,11 @@ def task_called(name: str, data: Path) -> TrainingTask:
     torch.manual_seed(0)
     if name == "parts":
         seen = Hypercolumns(stored["columns"], stored["readings"], {}, torch.arange(50), (4, 3))
-        network = PartDiscovery(3, 6, 2, hidden=8)
-        return PartDiscoveryTask(network, seen, stored["told"], torch.ones(3, 2).bool(), ((0, 2),))
+        network = PartDiscovery(3, 6, 2)
+        return PartDiscoveryTask(network, seen, stored["told"], torch.ones(3, 2).bool(), ((0, 2),), Recipe())
     if name == "guided":
         return GuidedAttentionTask(PartAttentions(3, 6), stored["columns"], stored["wanted"])
-    how = AlignmentSettings("mse", masked=True, first=4.0)  # standardised over the batch: halves of it are not enough
+    how = Recipe(locator="peaks", loss="mse", first=4.0)  # standardised over the batch: halves of it are not enough
     return ConceptMapTask(ConceptVectors(4, 5), lambda rows: stored["cells"][rows], stored["targets"], how)
 
 

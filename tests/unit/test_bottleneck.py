@@ -24,7 +24,7 @@ import conceptlens as cl
 from bottlenecks import CLASSES, CONCEPTS, METRICS, bottleneck_of, cells, filled, locator, made
 from conceptlens.bottleneck.backbone_reference import BackboneReference
 from conceptlens.bottleneck.concept_edit import Edit
-from conceptlens.bottleneck.fit.radius import radius_at
+from conceptlens.bottleneck.fit.recipe import radius_at
 from conceptlens.bottleneck.locator import Parts, Peaks, Pooling, WholeImage, find_peaks, peak_masks
 from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.io.fingerprint import weights_fingerprint

@@ -71,11 +71,14 @@ def test_a_language_model_is_asked_once_and_replayed(pets: Path, tmp_path: Path)
     unkept = call(*words, "--out", tmp_path / "no.txt")
     assert unkept.exit_code == 2
     assert "--record" in unkept.output
-    asked = call(*words, "--record", record, "--out", tmp_path / "asked.txt")
+    asked = call(*words, "--record", record, "--request", '{"seed": 3}', "--out", tmp_path / "asked.txt")
     server.shutdown()
     server.server_close()
     assert asked.exit_code == 0, asked.output
-    replayed = call(*words, "--record", record, "--replay", "--out", tmp_path / "replayed.txt")
+    assert json.loads(record.read_text("utf-8").splitlines()[0])["request"]["seed"] == 3
+    replayed = call(
+        *words, "--record", record, "--request", '{"seed": 3}', "--replay", "--out", tmp_path / "replayed.txt"
+    )
     assert replayed.exit_code == 0, replayed.output
     assert read_concept_set(tmp_path / "replayed.txt").labels == ("long tail", "whiskers")
     assert (tmp_path / "asked.txt").read_bytes() == (tmp_path / "replayed.txt").read_bytes()
@@ -89,6 +92,7 @@ def test_a_language_model_is_asked_once_and_replayed(pets: Path, tmp_path: Path)
         (("--vlm", "timm:resnet18"), "--vlm and --presence go together"),
         (("--from", "a.txt", "--ask", "toy"), "--from and --ask are both given"),
         (("--from", "nowhere.txt"), "nowhere.txt"),
+        (("--ask", "toy", "--record", "a.jsonl", "--request", "hot"), "--request hot is given; expected a JSON object"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_sentence(pets: Path, tmp_path: Path, words: tuple[str, ...], said: str) -> None:

@@ -17,13 +17,9 @@ from typing import Any
 
 import pytest
 
-from conceptlens.bottleneck.concept_writing.concept_writer import (
-    PROMPTS,
-    ModelAnswer,
-    WrittenConcepts,
-    parse_answer,
-    write_concepts,
-)
+from conceptlens.bottleneck.concept_writing import concept_writer
+from conceptlens.bottleneck.concept_writing.concept_writer import PROMPTS, parse_answer, write_concepts
+from conceptlens.concepts.concept_set import ConceptSet
 from conceptlens.io.errors import InputError
 
 KEY = "sk-secret-0123"
@@ -103,17 +99,20 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             thread.join()
 
 
-def write(server: Server, record: Path, **options: Any) -> WrittenConcepts:
-    given = {
-        "classes": ["cardinal"],
-        "model": "toy",
-        "prompts": ONE,
-        "samples": 1,
-        "timeout": 5,
-        "max_retries": 2,
-        **options,
-    }
-    return write_concepts(url=given.pop("url", server.url), record=record, **given)
+@pytest.fixture(autouse=True)
+def one_short_question(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "published" not in request.node.name:
+        asking(monkeypatch, PROMPTS=ONE, SAMPLES=1, TIMEOUT=5.0, MAX_RETRIES=2)
+
+
+def asking(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
+    for name, value in settings.items():
+        monkeypatch.setattr(concept_writer, name, value)
+
+
+def write(server: Server, record: Path, **options: Any) -> ConceptSet:
+    given = {"classes": ["cardinal"], "model": "toy", "url": server.url, **options}
+    return write_concepts(record=record, **given)
 
 
 def refusal(call: Callable[[], object]) -> str:
@@ -129,12 +128,9 @@ def lines(record: Path) -> list[dict[str, Any]]:
 
 
 def test_every_class_is_asked_every_prompt_twice_as_published(server: Server, tmp_path: Path) -> None:
-    record, counts = tmp_path / "deep" / "answers.jsonl", []
-    found = write_concepts(
-        ["cardinal", "tree {frog}", "cardinal"], server.url, "toy", record, progress=lambda *at: counts.append(at)
-    )
+    record = tmp_path / "deep" / "answers.jsonl"
+    found = write_concepts(["cardinal", "tree {frog}", "cardinal"], server.url, "toy", record)
     assert len(server.asked) == 12
-    assert counts == [(n, 12) for n in range(1, 13)]
     first = server.asked[0]
     assert {name: value for name, value in first.items() if name != "messages"} == {
         "model": "toy", "temperature": 0.7, "max_tokens": 256,
@@ -144,10 +140,10 @@ def test_every_class_is_asked_every_prompt_twice_as_published(server: Server, tm
     assert asked[-1].endswith('List the things most commonly seen around a "tree {frog}":')
     assert set(server.paths) == {"/v1/chat/completions"}
     assert set(server.keys) == {f"Bearer {KEY}"}
-    assert found.concepts.labels == ("red crown", "long tail")
-    assert found.concepts.source == "language model toy"
-    assert found.concepts.dropped == ()
-    assert [(one.class_name, one.prompt, one.sample) for one in found.answers[:3]] == [
+    assert found.labels == ("red crown", "long tail")
+    assert found.source == "language model toy"
+    assert found.dropped == ()
+    assert [(line["class"], line["prompt"], line["sample"]) for line in lines(record)[:3]] == [
         ("cardinal", "important", 0), ("cardinal", "important", 1), ("cardinal", "superclass", 0),
     ]  # fmt: skip
 
@@ -172,15 +168,15 @@ def test_what_was_answered_is_not_asked_again(server: Server, tmp_path: Path) ->
     server.replies = [Reply("-three")]
     found = write(server, record, classes=["a", "b", "c"])
     assert [body["messages"][0]["content"] for body in server.asked] == ["What shows a c?"]
-    assert found.concepts.labels == ("one", "two", "three")
+    assert found.labels == ("one", "two", "three")
     again = write(server, record, classes=["a", "b", "c"], url="http://127.0.0.1:9", key_from="NO_SUCH_KEY")
-    assert again.answers == found.answers
+    assert again.labels == found.labels
     assert KEY not in record.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
     "other",
-    [{"model": "toy-2"}, {"temperature": 0.0}, {"options": {"max_tokens": 9}}, {"prompts": {"important": "Show a {}"}}],
+    [{"model": "toy-2"}, {"request": {"temperature": 0.0}}],
 )
 def test_another_question_is_another_answer(server: Server, tmp_path: Path, other: dict[str, Any]) -> None:
     write(server, tmp_path / "a.jsonl")
@@ -189,10 +185,12 @@ def test_another_question_is_another_answer(server: Server, tmp_path: Path, othe
     assert len({line["key"] for line in lines(tmp_path / "a.jsonl")}) == 2
 
 
-def test_samples_are_asked_one_by_one(server: Server, tmp_path: Path) -> None:
+def test_samples_are_asked_one_by_one(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.replies = [Reply("-one"), Reply("-two"), Reply("-three")]
-    write(server, tmp_path / "a.jsonl", samples=2)
-    assert write(server, tmp_path / "a.jsonl", samples=3).concepts.labels == ("one", "two", "three")
+    asking(monkeypatch, SAMPLES=2)
+    write(server, tmp_path / "a.jsonl")
+    asking(monkeypatch, SAMPLES=3)
+    assert write(server, tmp_path / "a.jsonl").labels == ("one", "two", "three")
     assert len(server.asked) == 3
 
 
@@ -205,7 +203,7 @@ def test_a_line_cut_by_a_crash_is_asked_again(server: Server, tmp_path: Path) ->
         record.write_bytes(whole[: -1 - cut])
         server.asked.clear()
         server.replies = [Reply("-two")]
-        assert write(server, record, classes=["a", "b"]).concepts.labels == ("one", "two")
+        assert write(server, record, classes=["a", "b"]).labels == ("one", "two")
         assert len(server.asked) == 1
         assert record.read_bytes() == whole
 
@@ -218,11 +216,12 @@ def test_a_last_line_without_its_end_counts(server: Server, tmp_path: Path) -> N
     assert len(server.asked) == len(lines(record)) == 2
 
 
-def test_a_killed_run_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_where_it_stopped(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = tmp_path / "a.jsonl"
+    asking(monkeypatch, PROMPTS={"p": "a {}"})
     code = (
-        "from conceptlens.bottleneck.concept_writing.concept_writer import write_concepts as w; import sys; "
-        "w(list('abcdefgh'), sys.argv[1], 'toy', sys.argv[2], prompts={'p': 'a {}'}, samples=1)"
+        "from conceptlens.bottleneck.concept_writing import concept_writer as w; import sys; "
+        "w.PROMPTS, w.SAMPLES = {'p': 'a {}'}, 1; w.write_concepts(list('abcdefgh'), sys.argv[1], 'toy', sys.argv[2])"
     )
     server.replies = [Reply(f"-{n}") for n in range(3)] + [Reply(then="wait")]
     run = subprocess.Popen([sys.executable, "-c", code, server.url, str(record)])
@@ -234,9 +233,9 @@ def test_a_killed_run_goes_on_where_it_stopped(server: Server, tmp_path: Path) -
     assert [line["answer"] for line in lines(record)] == ["-0", "-1", "-2"]
     server.asked.clear()
     server.replies = [Reply("-more")]
-    found = write(server, record, classes=list("abcdefgh"), prompts={"p": "a {}"})
+    found = write(server, record, classes=list("abcdefgh"))
     assert len(server.asked) == 5
-    assert found.concepts.labels == ("0", "1", "2", "more")
+    assert found.labels == ("0", "1", "2", "more")
 
 
 def test_replay_asks_nobody(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +247,7 @@ def test_replay_asks_nobody(server: Server, tmp_path: Path, monkeypatch: pytest.
     server.asked.clear()
     monkeypatch.delenv("OPENAI_API_KEY")
     again = write(server, record, classes=["b"], url="", replay=True)
-    assert again.answers == found.answers[1:]
+    assert again.labels == found.labels
     said = refusal(lambda: write(server, record, classes=["b", "frog"], replay=True))
     assert "holds no answer for class 'frog', prompt 'important', sample 1" in said
     assert "class 'b'" in refusal(lambda: write(server, tmp_path / "none.jsonl", classes=["b"], replay=True))
@@ -287,8 +286,8 @@ def test_a_base_or_the_whole_address_will_do(server: Server, tmp_path: Path, end
     assert server.paths == [f"{path}/chat/completions"]
 
 
-def test_options_replace_what_is_sent(server: Server, tmp_path: Path) -> None:
-    write(server, tmp_path / "a.jsonl", temperature=None, options={"max_completion_tokens": 7, "seed": 1})
+def test_request_replaces_the_fields_that_are_sent(server: Server, tmp_path: Path) -> None:
+    write(server, tmp_path / "a.jsonl", request={"max_completion_tokens": 7, "seed": 1})
     message = {"role": "user", "content": "What shows a cardinal?"}
     assert server.asked == [{"model": "toy", "messages": [message], "max_completion_tokens": 7, "seed": 1}]
 
@@ -308,25 +307,29 @@ def test_a_key_is_needed_unless_none_is_wanted(server: Server, tmp_path: Path, m
 @pytest.mark.parametrize("status", [429, 500, 503, 529])
 def test_it_asks_again_where_that_may_help(server: Server, tmp_path: Path, status: int) -> None:
     server.replies = [Reply(status=status, body=b"later"), Reply(status=status, body=b"{}"), Reply("-one")]
-    assert write(server, tmp_path / "a.jsonl").concepts.labels == ("one",)
+    assert write(server, tmp_path / "a.jsonl").labels == ("one",)
     assert len(server.asked) == 3
     assert len(lines(tmp_path / "a.jsonl")) == 1
 
 
 @pytest.mark.parametrize("then", ["close", "cut", "wait"])
-def test_it_asks_again_after_a_broken_answer(server: Server, tmp_path: Path, then: str) -> None:
+def test_it_asks_again_after_a_broken_answer(
+    server: Server, tmp_path: Path, then: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking(monkeypatch, TIMEOUT=0.3, MAX_RETRIES=1)
     server.replies = [Reply(then=then), Reply("-one")]
-    assert write(server, tmp_path / "a.jsonl", timeout=0.3, max_retries=1).concepts.labels == ("one",)
+    assert write(server, tmp_path / "a.jsonl").labels == ("one",)
     assert len(server.asked) == 2
 
 
-def test_it_gives_up_after_its_retries(server: Server, tmp_path: Path) -> None:
+def test_it_gives_up_after_its_retries(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.replies = [Reply(status=429, body=json.dumps({"error": {"message": f"slow down, {KEY}"}}).encode())]
     said = refusal(lambda: write(server, tmp_path / "a.jsonl"))
     assert "gave no answer, asked 3 times (429 slow down, ***); run it again later" in said
     assert len(server.asked) == 3
     server.replies = [Reply(then="wait")]
-    said = refusal(lambda: write(server, tmp_path / "a.jsonl", timeout=0.2, max_retries=0))
+    asking(monkeypatch, TIMEOUT=0.2, MAX_RETRIES=0)
+    said = refusal(lambda: write(server, tmp_path / "a.jsonl"))
     assert "gave no answer, asked 1 times (no answer within 0.2 seconds)" in said
 
 
@@ -383,19 +386,20 @@ def test_what_does_not_help_is_not_asked_again(server: Server, tmp_path: Path, r
 def test_one_class_without_an_answer_does_not_stop_the_others(server: Server, tmp_path: Path) -> None:
     server.replies = [Reply(text=None, finish="content_filter"), Reply("-one")]
     found = write(server, tmp_path / "a.jsonl", classes=["a", "b"])
-    assert found.concepts.labels == ("one",)
-    assert found.answers[0].finish == "content_filter"
+    assert found.labels == ("one",)
+    assert lines(tmp_path / "a.jsonl")[0]["finish"] == "content_filter"
 
 
-def test_nobody_there_is_said_at_once(server: Server, tmp_path: Path) -> None:
+def test_nobody_there_is_said_at_once(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asking(monkeypatch, MAX_RETRIES=0)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     start = time.monotonic()
-    said = refusal(lambda: write(server, tmp_path / "a.jsonl", url=f"http://127.0.0.1:{port}", max_retries=0))
+    said = refusal(lambda: write(server, tmp_path / "a.jsonl", url=f"http://127.0.0.1:{port}"))
     assert f"http://127.0.0.1:{port}/v1/chat/completions cannot be reached" in said
     assert "cannot be reached" in refusal(
-        lambda: write(server, tmp_path / "a.jsonl", url="http://no-such-host.invalid", max_retries=0)
+        lambda: write(server, tmp_path / "a.jsonl", url="http://no-such-host.invalid")
     )
     assert time.monotonic() - start < 5
 
@@ -414,14 +418,9 @@ def test_what_is_no_address_is_refused(server: Server, tmp_path: Path, url: str)
         ({"classes": []}, "classes are []; give a list of names"),
         ({"classes": "cardinal"}, "give a list of names"),
         ({"classes": ["a", " "]}, "none of them blank"),
-        ({"prompts": {}}, "prompts are none; give texts with {}"),
-        ({"prompts": {"p": "a bird"}}, "prompts ['p']; give texts with {}"),
-        ({"samples": 0}, "0 samples of model 'toy'"),
-        ({"model": ""}, "give at least 1, and a model's name"),
-        ({"options": {"seed": {1}}}, "give what JSON can hold"),
-        ({"options": {"top_p": float("nan")}}, "give what JSON can hold"),
-        ({"max_retries": -1}, "max_retries is -1"),
-        ({"timeout": 0}, "timeout 0"),
+        ({"model": ""}, "the model's name is empty"),
+        ({"request": {"seed": {1}}}, "give what JSON can hold"),
+        ({"request": {"top_p": float("nan")}}, "give what JSON can hold"),
     ],
 )
 def test_wrong_settings_are_refused(server: Server, tmp_path: Path, wrong: dict[str, Any], said: str) -> None:
@@ -444,13 +443,13 @@ def test_wrong_settings_are_refused(server: Server, tmp_path: Path, wrong: dict[
     ],
 )  # fmt: skip
 def test_lists_are_read_as_models_write_them(text: str, labels: list[str]) -> None:
-    assert list(parse_answer(ModelAnswer("cardinal", "important", 0, text))) == labels
+    assert list(parse_answer(text)) == labels
 
 
 def test_an_answer_that_was_cut_loses_its_last_line(server: Server, tmp_path: Path) -> None:
     server.replies = [Reply("-red crown\n-long tail\n-short, strong be", finish="length")]
-    assert write(server, tmp_path / "a.jsonl").concepts.labels == ("red crown", "long tail")
-    assert write(server, tmp_path / "a.jsonl", replay=True).concepts.labels == ("red crown", "long tail")
+    assert write(server, tmp_path / "a.jsonl").labels == ("red crown", "long tail")
+    assert write(server, tmp_path / "a.jsonl", replay=True).labels == ("red crown", "long tail")
 
 
 def test_nothing_loads_the_writer_unasked() -> None:

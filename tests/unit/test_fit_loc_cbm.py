@@ -230,9 +230,9 @@ def test_keypoints_teach_parts(folder: Path, model: cl.Backbone, data: str, tmp_
     asked: list[Any] = []
     teach = part_fit.teach_parts
 
-    def noted(source: Any, pointed: Any, *others: Any) -> Any:
-        asked.append(pointed)
-        return teach(source, pointed, *others)
+    def noted(source: Any, indices: Any, keypoints: Any, *others: Any) -> Any:
+        asked.extend([indices, keypoints])
+        return teach(source, indices, keypoints, *others)
 
     monkeypatch.setattr("conceptlens.bottleneck.fit.fitted_locator.teach_parts", noted)
     made = fit(model, data, tmp_path / "a", keypoints=2)
@@ -240,17 +240,17 @@ def test_keypoints_teach_parts(folder: Path, model: cl.Backbone, data: str, tmp_
     assert isinstance(made.locator, Parts)
     assert (made.locator.names, made.locator.part.tolist()) == (("belly", "tail"), [0, 0, 1, 1])
     train = open_classes(data)
-    assert np.bincount(train.labels[list(asked[0].indices)]).tolist() == [2, 2, 2]
+    assert np.bincount(train.labels[list(asked[0])]).tolist() == [2, 2, 2]
     known = train.annotation.keypoints  # pyright: ignore[reportOptionalMemberAccess]
     view = model.transform
     assert isinstance(view, cl.Preprocess)
     left, top, right, bottom = view.box((48, 40))
-    for row, place in enumerate(asked[0].indices):
+    for row, place in enumerate(asked[0]):
         x, y = known.xy[place, 0]  # pyright: ignore[reportOptionalMemberAccess]
         wanted = ((x - left) / (right - left), (y - top) / (bottom - top))
         inside = all(0 <= value <= 1 for value in wanted)
-        assert bool(asked[0].visible[row, 0]) == inside
-        assert asked[0].xy[row, 0].tolist() == pytest.approx(wanted if inside else (0, 0), abs=1e-6)
+        assert bool(asked[1].visible[row, 0]) == inside
+        assert asked[1].xy[row, 0].tolist() == pytest.approx(wanted if inside else (0, 0), abs=1e-6)
     words = fit(model, data, tmp_path / "b")
     assert isinstance(words.locator, Parts)
     assert not torch.allclose(words.locator.weight[1], made.locator.weight[1], atol=1e-3)
@@ -259,8 +259,6 @@ def test_keypoints_teach_parts(folder: Path, model: cl.Backbone, data: str, tmp_
     ):
         fit(model, data, tmp_path / "c", keypoints=1, concepts=["red belly", "green belly"])
     assert not (tmp_path / "c" / "cells").exists()
-    with pytest.raises(cl.InputError, match="keypoints are lost in a preprocessing of one's own"):
-        seen_keypoints(train, [0], None)
     with pytest.raises(cl.InputError, match="has no keypoints; give a set that has them, such as cub:FOLDER"):
         seen_keypoints(open_classes(f"folder:{folder / 'images'}"), [0], view)
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 import conceptlens as cl
 from conceptlens.bottleneck.fit.concept_vectors import concept_weights
 from conceptlens.bottleneck.fit.free_memory import check_memory
-from conceptlens.bottleneck.fit.head_fit import HeadSettings, choose, fit_head
-from conceptlens.bottleneck.fit.recipe import recipe_named
+from conceptlens.bottleneck.fit.head_fit import choose, fit_head
+from conceptlens.bottleneck.fit.recipe import Recipe, recipe_named
 from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.concepts.concept_set import ConceptSet, collect
 from conceptlens.data.labelled_set import Annotation, PhotoKeypoints
@@ -235,10 +235,10 @@ def test_where_a_path_ends_before_nec_its_end_is_taken() -> None:
     random = torch.Generator().manual_seed(0)
     rows = torch.randn(60, 1, generator=random) + 3 * (torch.arange(60) % 3)[:, None]
     rows = torch.cat([rows, torch.zeros(60, 3)], 1)  # three concepts are never used
-    head = fit_head(rows, torch.arange(60) % 3, 0.0, HeadSettings(2))
+    head = fit_head(rows, torch.arange(60) % 3, 0.0, Recipe(nec=2))
     assert 0 < int((head.weights != 0).sum()) < 6
     assert not bool(head.weights[:, 1:].any())
-    head = fit_head(rows + torch.randn(60, 4, generator=random) / 9, torch.arange(60) % 3, 0.0, HeadSettings(1))
+    head = fit_head(rows + torch.randn(60, 4, generator=random) / 9, torch.arange(60) % 3, 0.0, Recipe(nec=1))
     assert int((head.weights != 0).sum()) == 3
 
 
@@ -305,12 +305,12 @@ def test_of_equal_choices_the_stronger_penalty_and_held_out_photos_alone() -> No
             made[held] = 1 - made[held]
         return made
 
-    found = choose(layer, labels, (0.1, 0.6, 0.9), 0.25, HeadSettings(), 3)
+    found = choose(layer, labels, Recipe(penalties=(0.1, 0.6, 0.9), holdout=0.25), 3)
     assert (found.penalty, found.strength, found.accuracy) == (0.9, 0.1, 1.0)
     assert {draw for _, _, draw in seen} == {0, 1}
     assert all(len(rows) == 30 for rows, _, _ in seen)
     assert len({rows for rows, _, _ in seen}) == 2
-    assert choose(layer, labels, (0.1,), 0.25, HeadSettings(), 3).accuracy == 0.0
+    assert choose(layer, labels, Recipe(penalties=(0.1,), holdout=0.25), 3).accuracy == 0.0
 
 
 def test_open_failures_are_json(model: cl.Backbone, tmp_path: Path) -> None:

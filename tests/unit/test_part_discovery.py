@@ -13,12 +13,15 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from conceptlens.bottleneck.fit import hypercolumns as hypercolumns_module
 from conceptlens.bottleneck.fit import part_fit
 from conceptlens.bottleneck.fit.hypercolumns import hypercolumns
-from conceptlens.bottleneck.fit.part_discovery import DiscoveryWeights, PartDiscoveryTask
-from conceptlens.bottleneck.fit.part_fit import PartKeypoints, find_parts, teach_parts
+from conceptlens.bottleneck.fit.part_discovery import PartDiscoveryTask
+from conceptlens.bottleneck.fit.part_fit import find_parts, teach_parts
 from conceptlens.bottleneck.fit.part_vocabulary import PartVocabulary
+from conceptlens.bottleneck.fit.recipe import Recipe
 from conceptlens.concepts.concept_set import BottleneckConcept
+from conceptlens.data.keypoints_in_view import KeypointsInView
 from conceptlens.features.cell_source import CellBatch, CellSource
 from conceptlens.io.errors import InputError
 from conceptlens.training.loop import TrainingRun
@@ -30,6 +33,7 @@ CONCEPTS = tuple(
     BottleneckConcept(f"{colour} {part}", part, None, colour, "colour") for part in PARTS for colour in COLOURS
 )
 ROWS, COLUMNS = 5, 6
+LAYERS, ONCE, TWICE = ("deep",), Recipe(restarts=1), Recipe(restarts=2)
 
 # --- words
 
@@ -141,13 +145,15 @@ def test_planted_parts_are_found_from_words(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(part_fit, "FIND", StepSchedule(300, 100, 0.02))
     photos, others, words = planted(), planted(seed=1), PartVocabulary.of(CONCEPTS)
     before = torch.random.get_rng_state()
-    (weight,) = find_parts(photos.source, range(300), words, photos.targets, run(tmp_path / "a"), restarts=2)
+    (weight,) = find_parts(
+        photos.source, range(300), words, photos.targets, run(tmp_path / "a"), Recipe(restarts=2), LAYERS
+    )
     assert torch.equal(torch.random.get_rng_state(), before)  # nobody else's numbers change
     assert weight.shape == (3, 8)
     assert float(hits(weight, others).min()) > 0.9
     assert float(hits(weight[[1, 2, 0]], others).max()) < 0.1  # each its own part, not another's
     shuffled = photos.targets[torch.randperm(300, generator=torch.Generator().manual_seed(0))]
-    (lost,) = find_parts(photos.source, range(300), words, shuffled, run(tmp_path / "b"), restarts=1)
+    (lost,) = find_parts(photos.source, range(300), words, shuffled, run(tmp_path / "b"), ONCE, LAYERS)
     assert float(hits(lost, others).mean()) < 0.5  # what is said of other photos tells nothing
 
 
@@ -158,9 +164,11 @@ def test_targets_are_those_of_the_places(tmp_path: Path, monkeypatch: pytest.Mon
     order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
     asked = [int(place) for place in order if place != 7]
 
-    first = find_parts(photos.source, sorted(asked), words, photos.targets[sorted(asked)], run(tmp_path / "a"))
+    first = find_parts(
+        photos.source, sorted(asked), words, photos.targets[sorted(asked)], run(tmp_path / "a"), ONCE, LAYERS
+    )
     lossy = replace(photos, unread=(7,))
-    second = find_parts(lossy.source, order.tolist(), words, photos.targets[order], run(tmp_path / "b"))
+    second = find_parts(lossy.source, order.tolist(), words, photos.targets[order], run(tmp_path / "b"), ONCE, LAYERS)
     assert_agree(first[0], second[0])
 
 
@@ -176,7 +184,7 @@ def test_of_many_photos_some_are_drawn_with_their_own_targets(tmp_path: Path, mo
             return super().batches(places, size)
 
     watched = Watched(photos.cells, photos.colours, photos.targets, photos.index)
-    (weight,) = find_parts(watched.source, range(600), words, photos.targets, run(tmp_path), restarts=1)
+    (weight,) = find_parts(watched.source, range(600), words, photos.targets, run(tmp_path), ONCE, LAYERS)
     assert len(read) == 200
     assert max(read) > 400  # not the first ones
     assert float(hits(weight, others).min()) > 0.9
@@ -186,7 +194,7 @@ def test_the_seed_says_where_it_begins(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(part_fit, "FIND", StepSchedule(5, 20, 0.02))
     photos, words = planted(60), PartVocabulary.of(CONCEPTS)
     found = [
-        find_parts(photos.source, range(60), words, photos.targets, run(tmp_path / name, seed), restarts=1)[0]
+        find_parts(photos.source, range(60), words, photos.targets, run(tmp_path / name, seed), ONCE, LAYERS)[0]
         for name, seed in (("a", 0), ("b", 0), ("c", 1))
     ]
     assert torch.equal(found[0], found[1])
@@ -196,7 +204,7 @@ def test_the_seed_says_where_it_begins(tmp_path: Path, monkeypatch: pytest.Monke
 def test_of_several_restarts_the_lowest_loss_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(part_fit, "FIND", StepSchedule(10, 20, 0.02))
     photos, words = planted(60), PartVocabulary.of(CONCEPTS)
-    seen = hypercolumns(photos.source, range(60))
+    seen = hypercolumns(photos.source, range(60), LAYERS)
     tried: list[Tensor] = []
     losses = [0.3, 0.1, 0.2]
 
@@ -205,7 +213,7 @@ def test_of_several_restarts_the_lowest_loss_is_kept(tmp_path: Path, monkeypatch
         return losses[len(tried) - 1]
 
     monkeypatch.setattr(PartDiscoveryTask, "whole_loss", told)
-    found = find_parts(photos.source, range(60), words, photos.targets, run(tmp_path), restarts=3)
+    found = find_parts(photos.source, range(60), words, photos.targets, run(tmp_path), Recipe(restarts=3), LAYERS)
     assert len(tried) == 3
     assert torch.allclose(found[0], seen.weights(tried[1])[0])
     assert not torch.allclose(tried[0], tried[1], atol=1e-2)
@@ -215,13 +223,15 @@ def test_of_several_restarts_the_lowest_loss_is_kept(tmp_path: Path, monkeypatch
 def test_a_good_minimum_is_told_by_its_loss() -> None:
     """Attentions in each other's places have a higher loss: what is said of one is not true of the other."""
     photos = planted(200)
-    seen, words = hypercolumns(photos.source, range(200)), PartVocabulary.of(CONCEPTS)
+    seen, words = hypercolumns(photos.source, range(200), LAYERS), PartVocabulary.of(CONCEPTS)
     told, known = words.part_labels(photos.targets)
     right = torch.zeros(200, 3, ROWS * COLUMNS).scatter_(2, photos.index[..., None], 1.0)
     losses = []
     for attention in (right, right[:, [1, 0, 2]], right.roll(1, 2)):
         network = _Pointing(attention, photos.colours.flatten(2))
-        task = PartDiscoveryTask(network, replace(seen, columns=_rows(200)), told, known, (), DiscoveryWeights(0, 0, 0))
+        task = PartDiscoveryTask(
+            network, replace(seen, columns=_rows(200)), told, known, (), Recipe(apart=0, together=0, small=0)
+        )
         losses.append(task.whole_loss())
     assert losses[0] < 0.1 * min(losses[1:])
 
@@ -255,9 +265,7 @@ def test_finer_cells_learn_from_those_at_the_networks_own_size(tmp_path: Path, m
     photos, sharp = planted(), planted(scale=2)
     turned = replace(sharp, cells=sharp.cells.flip(1))  # other channels: only what the coarse ones found can tell
     words = PartVocabulary.of(CONCEPTS)
-    (weight,) = find_parts(
-        photos.source, range(300), words, photos.targets, run(tmp_path), finer=turned.source, restarts=1
-    )
+    (weight,) = find_parts(photos.source, range(300), words, photos.targets, run(tmp_path), ONCE, LAYERS, turned.source)
     assert float(hits(weight, turned).min()) > 0.9
 
 
@@ -270,8 +278,8 @@ def test_finer_cells_need_the_same_grid_and_photos(tmp_path: Path, monkeypatch: 
     for number, finer in enumerate((wider, fewer)):
         with pytest.raises(InputError, match="the two sizes of a photo need one grid and the same photos"):
             find_parts(
-                photos.source, range(40), words, photos.targets, run(tmp_path / str(number)), finer=finer.source,
-                restarts=1,
+                photos.source, range(40), words, photos.targets, run(tmp_path / str(number)), ONCE, LAYERS,
+                finer.source,
             )  # fmt: skip
 
 
@@ -284,21 +292,22 @@ def test_a_few_keypoints_teach_the_parts(tmp_path: Path) -> None:
     visible = torch.ones(16, 4).bool()
     visible[[0, 5], [2, 1]] = False
     own = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]).bool()
-    (weight,) = teach_parts(photos.source, PartKeypoints(places, xy, visible, own), run(tmp_path))
+    seen = KeypointsInView(("wing", "tail", "beak", "eye"), xy, visible, torch.ones(16, 2))
+    (weight,) = teach_parts(photos.source, places, seen, own, run(tmp_path), LAYERS)
     assert float(hits(weight, others).min()) > 0.8  # by chance 1 in 30
-    swapped = PartKeypoints(places, xy, visible, own[[1, 0, 2]])
-    (other,) = teach_parts(photos.source, swapped, run(tmp_path / "swapped"))
+    (other,) = teach_parts(photos.source, places, seen, own[[1, 0, 2]], run(tmp_path / "swapped"), LAYERS)
     assert float(hits(other[[1, 0, 2]], others).min()) > 0.8
 
 
 # --- hypercolumns
 
 
-def test_weights_in_channels_attend_as_weights_of_components_do() -> None:
+def test_weights_in_channels_attend_as_weights_of_components_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hypercolumns_module, "COMPONENTS", 4)
     photos = planted(50)
     early = torch.rand(50, 5, 2 * ROWS, 2 * COLUMNS, generator=torch.Generator().manual_seed(3)) * 30
     two = replace(photos, early=early)
-    seen = hypercolumns(two.source, range(50), components=4)
+    seen = hypercolumns(two.source, range(50), two.layers)
     assert seen.columns.shape == (50, 8, ROWS * COLUMNS)
     attention = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
     wanted = torch.einsum("ncu,pc->npu", seen.columns.float(), attention).softmax(2)
@@ -308,13 +317,14 @@ def test_weights_in_channels_attend_as_weights_of_components_do() -> None:
     finer = torch.einsum("nchw,pc->nphw", early, own)
     logits = (logits + torch.nn.functional.adaptive_avg_pool2d(finer, photos.grid)).flatten(2)
     assert torch.allclose(logits.softmax(2), wanted, atol=2e-3)
-    alone = hypercolumns(two.source, range(50), components=4, layers=["early"])
+    alone = hypercolumns(two.source, range(50), ["early"])
     assert list(alone.projections) == ["early"]
 
 
-def test_components_are_the_principal_ones_at_one_scale() -> None:
+def test_components_are_the_principal_ones_at_one_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hypercolumns_module, "COMPONENTS", 3)
     photos = planted(200)
-    seen = hypercolumns(photos.source, range(200), components=3)
+    seen = hypercolumns(photos.source, range(200), LAYERS)
     basis = seen.projections["deep"].basis
     assert torch.allclose(basis.T @ basis, torch.eye(3), atol=1e-5)
     rows = photos.cells.transpose(0, 1).flatten(1).T.double().numpy()
@@ -331,4 +341,4 @@ def test_components_are_the_principal_ones_at_one_scale() -> None:
 def test_without_any_photo_there_is_nothing_to_see() -> None:
     nothing = replace(planted(5), unread=(0, 1, 2, 3, 4))
     with pytest.raises(InputError, match="no photo could be read"):
-        hypercolumns(nothing.source, range(5))
+        hypercolumns(nothing.source, range(5), LAYERS)

@@ -20,7 +20,6 @@ from torch import Tensor
 from conceptlens.bottleneck.backbone_reference import BackboneReference
 from conceptlens.bottleneck.fit import part_fit
 from conceptlens.bottleneck.fit.concept_layer import (
-    AlignmentSettings,
     ConceptMapTask,
     ConceptVectors,
     pool_cells,
@@ -28,7 +27,8 @@ from conceptlens.bottleneck.fit.concept_layer import (
 )
 from conceptlens.bottleneck.fit.part_fit import find_parts
 from conceptlens.bottleneck.fit.part_vocabulary import PartVocabulary
-from conceptlens.bottleneck.locator import Locator, Parts, WholeImage, cell_places, peak_masks
+from conceptlens.bottleneck.fit.recipe import Recipe
+from conceptlens.bottleneck.locator import Parts, WholeImage, cell_places, peak_masks
 from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.concepts.concept_set import BottleneckConcept
 from conceptlens.features.cell_source import CellBatch, CellSource
@@ -114,7 +114,7 @@ def run(folder: Path, seed: int) -> TrainingRun:
     return TrainingRun(Accelerator(cpu=True, device_placement=False), folder, seed=seed)
 
 
-def trained(photos: Planted, how: AlignmentSettings, folder: Path, seed: int, count: int = 200) -> Tensor:
+def trained(photos: Planted, how: Recipe, folder: Path, seed: int, count: int = 200) -> Tensor:
     """Concept vectors, trained by steps."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -165,10 +165,10 @@ def test_the_planted_set_is_fair() -> None:
 
 # --- loss x mask x inference (specification of Loc-CBM, section D, 7)
 
-MASKS: Mapping[str, AlignmentSettings] = {
-    "none": AlignmentSettings(),
-    "fixed": AlignmentSettings(masked=True, schedule="fixed"),
-    "shrinking": AlignmentSettings(masked=True),
+MASKS: Mapping[str, Recipe] = {
+    "none": Recipe(locator="whole"),
+    "fixed": Recipe(locator="peaks", schedule="fixed", first=7.0),
+    "shrinking": Recipe(locator="peaks", first=7.0),
 }
 
 
@@ -243,11 +243,11 @@ def test_where_the_context_always_comes_the_published_locator_stays_with_it(tmp_
     Without a mask neither loss finds it. Parts do: see below.
     """
     photos, held = planted(ALWAYS, 0), planted(ALWAYS, 99)
-    sooner = AlignmentSettings("mse", masked=True, schedule="exponential", first=3.0, last=0.7)
+    sooner = Recipe(locator="peaks", loss="mse", schedule="exponential", first=3.0, last=0.7)
     hows = {
-        "base": AlignmentSettings("cos3"),
-        "mse": AlignmentSettings("mse"),
-        "published": AlignmentSettings("mse", masked=True),
+        "base": Recipe(locator="whole", loss="cos3"),
+        "mse": Recipe(locator="whole", loss="mse"),
+        "published": Recipe(locator="peaks", loss="mse", first=7.0),
     }
     maps = {
         name: maps_of(trained(photos, how, tmp_path / name, 0, 300), held)
@@ -272,7 +272,13 @@ def test_parts_find_the_place_from_words(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(part_fit, "FIND", StepSchedule(250, 120, 0.02))
     photos, held = planted(agree, 0), planted(agree, 99)
     (weight,) = find_parts(
-        photos.source, range(500), PartVocabulary.of(CONCEPTS), photos.targets, run(tmp_path, 0), restarts=1
+        photos.source,
+        range(500),
+        PartVocabulary.of(CONCEPTS),
+        photos.targets,
+        run(tmp_path, 0),
+        Recipe(restarts=1),
+        ["deep"],
     )
     located = Parts(PARTS, [i // len(COLOURS) for i in range(COUNT)], ["deep"], [CHANNELS])
     with torch.no_grad():
@@ -284,7 +290,7 @@ def test_parts_find_the_place_from_words(tmp_path: Path, monkeypatch: pytest.Mon
     assert drawn(base, held) > (0.3 if agree < 1 else 0.9)
 
 
-def fitted(locator: Locator, photos: Planted, held: Planted) -> Tensor:
+def fitted(locator: WholeImage | Parts, photos: Planted, held: Planted) -> Tensor:
     """Ridge on pooled cells, as a bottleneck; return its maps of other photos."""
     bottleneck = Bottleneck(
         CONCEPTS, ("a", "b"), "deep", CHANNELS, locator, (SIDE, SIDE), BackboneReference("nobody", "0" * 16)

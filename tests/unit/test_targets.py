@@ -180,9 +180,10 @@ def test_both_take_labels_first(pair: cl.Backbone) -> None:
     assert alone.values[:, 0].tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
 
 
-def test_vectors_of_photos_are_those_of_one_at_a_time(pair: cl.Backbone) -> None:
+def test_vectors_of_photos_are_those_of_one_at_a_time(pair: cl.Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(concept_targets, "BATCH_PHOTOS", 2)
     photos = birds(None, unread=(0, 1, 4))
-    vectors = encode_photos(pair, photos, range(8), batch=2)  # the first batch has no photo at all
+    vectors = encode_photos(pair, photos, range(8))  # the first batch has no photo at all
     assert vectors.shape == (8, len(SCENE_COLOURS))
     for place in range(8):
         if place in (0, 1, 4):

@@ -24,7 +24,7 @@ from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.bottleneck.report.bottleneck_files import write_bottleneck_report
 from conceptlens.bottleneck.report.bottleneck_page import PageRecord, bottleneck_page
 from conceptlens.bottleneck.report.case_images import CaseImages, read_case_images
-from conceptlens.bottleneck.report.intervention_view import DRAWN, corrected
+from conceptlens.bottleneck.report.intervention_view import DRAWN, intervention_sentence
 from conceptlens.data.cub import Cub
 
 pytestmark = pytest.mark.web
@@ -50,7 +50,7 @@ def report(
 ) -> Path:
     out = tmp_path_factory.mktemp("report")
     told = {"bottleneck": "birds", "settings": {"split": "all", "leakage": False}}
-    return write_bottleneck_report(out, spotter, bird_model, Cub(birds, "all"), measures, CHOICE, None, told)[0]
+    return write_bottleneck_report(out, spotter, bird_model, Cub(birds, "all"), measures, CHOICE, told)[0]
 
 
 @pytest.fixture
@@ -149,12 +149,12 @@ def test_every_section_is_there_with_its_pictures(opened: Open, measures: Bottle
 def test_corrections_are_drawn_and_told(opened: Open, measures: BottleneckResult, width: int) -> None:
     page = opened(width)
     section, curves = page.locator("#corrections"), measures.interventions.curves
-    expect(section.locator(".said")).to_have_text(corrected(measures))
+    expect(section.locator(".said")).to_have_text(intervention_sentence(measures))
     plot = section.locator(".curves svg").bounding_box()
     assert plot is not None
     assert 0 <= plot["x"] < plot["x"] + plot["width"] <= width
     for name, one in curves.items():
-        points = one.curve.points
+        points = one.points
         dots = [dot.bounding_box() for dot in section.locator(f"g.{DRAWN[name][0]} circle").all()]
         assert len(dots) == len(points) == 3
         for dot, point in zip(dots, points, strict=True):
@@ -170,7 +170,7 @@ def test_corrections_are_drawn_and_told(opened: Open, measures: BottleneckResult
     expect(section.locator("tbody th")).to_have_text(["0 groups", "1 group", "2 groups"])
     cells = section.locator("tbody tr").last.locator("td").all_inner_texts()
     for name, cell in zip(curves, cells[1:], strict=True):
-        assert f"{100 * curves[name].curve.points[-1].accuracy.mean:.1f}%" in cell
+        assert f"{100 * curves[name].points[-1].accuracy.mean:.1f}%" in cell
     stroke = "e => getComputedStyle(e).stroke"
     strokes = {name: section.locator(f"g.{DRAWN[name][0]} circle").first.evaluate(stroke) for name in curves}
     red, green, blue = (int(one) for one in re.findall(r"\d+", strokes[CONTROL]))
@@ -185,7 +185,7 @@ def test_corrections_that_were_not_measured_are_left_out_with_the_reason(
     few = replace(cases, classes=(), pairs=(), errors=())
     for told, count in ((measures.interventions, 1), (Interventions(reason=NOT_MEASURED), 0)):
         text = bottleneck_page(
-            spotter, replace(measures, interventions=told), few, CaseImages({}, {}, {}), PageRecord("b", "today")
+            spotter, replace(measures, interventions=told), few, CaseImages({}, {}, {}), PageRecord("today")
         )
         file = tmp_path / f"{count}.html"
         file.write_text(text, "utf-8")
@@ -279,7 +279,7 @@ def test_hostile_names_stay_text_and_nothing_runs(
     needed = cases.needed()
     maps = {(row, concept): np.ones((6, 8)) for row, own in needed.items() for concept in own}
     pictures = CaseImages(dict.fromkeys(needed, grey), dict.fromkeys(needed, (0.0, 0.0, 1.0, 1.0)), maps)
-    text = bottleneck_page(evil, told, cases, pictures, PageRecord(EVIL, EVIL, {EVIL: EVIL}, EVIL))
+    text = bottleneck_page(evil, told, cases, pictures, PageRecord(EVIL, {EVIL: EVIL}, EVIL))
     file = tmp_path / "evil.html"
     file.write_text(text, "utf-8")
     page = visit(file)
@@ -302,9 +302,7 @@ def test_a_page_without_errors_or_shown_photos_is_whole(
     few = replace(table, names=tuple(table.names[row] for row in rows.tolist()), maps=table.maps[rows], **some)
     cases = select_cases(spotter, few, CaseSelection(max_photos=0))
     bare = replace(cases, classes=(), pairs=())
-    text = bottleneck_page(
-        spotter, replace(measures, table=few), bare, CaseImages({}, {}, {}), PageRecord("b", "today")
-    )
+    text = bottleneck_page(spotter, replace(measures, table=few), bare, CaseImages({}, {}, {}), PageRecord("today"))
     file = tmp_path / "bare.html"
     file.write_text(text, "utf-8")
     page = visit(file)

@@ -24,7 +24,7 @@ from conceptlens.bottleneck.bottleneck_folder import (
 )
 from conceptlens.bottleneck.concept_edit import Edit
 from conceptlens.bottleneck.locator import Locator, resized
-from conceptlens.bottleneck.output import BottleneckOutput, ClassContributions, bottleneck_explanation
+from conceptlens.bottleneck.output import BottleneckOutput, bottleneck_explanation
 from conceptlens.cams.class_activation import source
 from conceptlens.concepts.concept_set import BottleneckConcept
 from conceptlens.io.errors import InputError, near
@@ -188,16 +188,20 @@ class Bottleneck(nn.Module):
             raise InputError(f"the top {top} concepts were asked for; give at least 1, or leave it out for all")
         output = self.output(observation)
         index = self._targets(output, target)
-        counts = ClassContributions(
-            self.contributions(output, index),
-            self.head.bias[index],
-            output.logits.gather(1, index[:, None])[:, 0],
-            tuple(self.classes[k] for k in index.tolist()),
-        )
+        names = tuple(self.classes[k] for k in index.tolist())
+        settings = {
+            "target": list(names),
+            "bias": self.head.bias[index].tolist(),
+            "logit": output.logits.gather(1, index[:, None])[:, 0].tolist(),
+            "locator": type(self.locator).__name__.lower(),
+        }
         with full_precision(self.weight):
             unmasked = self.unmasked_maps(self._cells(observation))
-        origin = source(observation, self.layer, "loc_cbm", {"locator": type(self.locator).__name__.lower()})
-        return bottleneck_explanation(output, unmasked, counts, self.weight.detach(), self.labels, origin, top)
+        origin = source(observation, self.layer, "loc_cbm", settings)
+        contributions = self.contributions(output, index)
+        return bottleneck_explanation(
+            output, unmasked, contributions, names, self.weight.detach(), self.labels, origin, top
+        )
 
     def output(self, observation: Observation) -> BottleneckOutput:
         """Return what the bottleneck computes from an observation of its layers by its own model."""
@@ -225,9 +229,8 @@ class Bottleneck(nn.Module):
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Bottleneck:
         """Read what `save_pretrained` wrote; on the same kind of processor, logits are equal to the last bit."""
-        place = Path(folder)
-        about, state, changed = read_folder(place)
-        with refusing(place):
+        about, state, changed = read_folder(Path(folder))
+        with refusing(Path(folder)):
             rows, columns = about["grid"]
             made = cls(
                 [BottleneckConcept(**one) for one in about["concepts"]],
@@ -244,7 +247,7 @@ class Bottleneck(nn.Module):
         return made.eval().requires_grad_(False)
 
     def observe(self, model: Backbone, photos: Photo | Tensor | Sequence[Photo]) -> Observation:
-        """Look at photos as this bottleneck needs them: its layers, its view, its changed weights."""
+        """Observe photos as this bottleneck needs them: its layers, its preprocessing, its changed weights."""
         return self.backbone.prepare(model).observe(photos, layers=self.layers)
 
     def _cells(self, observation: Observation) -> dict[str, Tensor]:
@@ -276,11 +279,11 @@ class Bottleneck(nn.Module):
         return torch.tensor([self.class_index(one) for one in several], device=output.logits.device)
 
     def concept_index(self, label: str | int) -> int:
-        """Return the place of a concept; near labels are offered where there is none."""
+        """Return the index of a concept; near labels are offered where there is none."""
         return _index(label, self.labels, "concept")
 
     def class_index(self, name: str | int) -> int:
-        """Return the place of a class; near names are offered where there is none."""
+        """Return the index of a class; near names are offered where there is none."""
         return _index(name, self.classes, "class")
 
     def edited(self, activations: Tensor, target: int | None = None) -> Tensor:
@@ -294,7 +297,7 @@ class Bottleneck(nn.Module):
         return edited
 
     def standardized(self, activations: Tensor, target: int) -> Tensor:
-        """Return the standardised activations that one class sees."""
+        """Return the standardised activations with the edits for one class."""
         return (self.edited(self.edited(activations), target) - self.mean) / self.std
 
 
@@ -304,7 +307,7 @@ def _index(name: str | int, names: Sequence[str], kind: str) -> int:
             raise InputError(f"{kind} {name} was asked for; there are {len(names)}, from 0")
         return name
     wanted = " ".join(name.split()).casefold()
-    found = [place for place, one in enumerate(names) if one.casefold() == wanted]
+    found = [index for index, one in enumerate(names) if one.casefold() == wanted]
     if not found:
         raise InputError(f"no {kind} '{name}' in this bottleneck; near names: {near(name, names)}")
     return found[0]

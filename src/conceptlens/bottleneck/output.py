@@ -11,7 +11,7 @@ from torch import Tensor
 from conceptlens.record import Explanation
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
 
     from conceptlens.record import Source
 
@@ -32,24 +32,11 @@ class BottleneckOutput:
     maps: Float[Tensor, "image concept height width"]
 
 
-@dataclass(frozen=True, eq=False)
-class ClassContributions:
-    """What the concepts contribute to the logit of one class in each image.
-
-    - `values[image concept]`: the contributions. With `bias[image]`, they add up to `logit[image]`.
-    - `classes[image]`: the names of the classes.
-    """
-
-    values: Float[Tensor, "image concept"]
-    bias: Float[Tensor, "image"]
-    logit: Float[Tensor, "image"]
-    classes: tuple[str, ...]
-
-
 def bottleneck_explanation(
     output: BottleneckOutput,
     unmasked: Float[Tensor, "image concept height width"],
-    contributions: ClassContributions,
+    contributions: Float[Tensor, "image concept"],
+    classes: tuple[str, ...],
     weight: Float[Tensor, "concept channel"],
     labels: tuple[str, ...],
     source: Source,
@@ -57,19 +44,23 @@ def bottleneck_explanation(
 ) -> Explanation:
     """Return maps, activations and contributions of the `top` concepts of each image, or of all.
 
-    `unmasked`: the maps before the locator. `labels`, `weight`: the concepts' labels and their vectors over channels.
+    Args:
+        output: What the bottleneck reads in the images.
+        unmasked: The maps before the locator.
+        contributions: What each concept contributes to the logit of the image's class.
+        classes: The names of these classes, one for each image.
+        weight: The concepts' vectors over channels.
+        labels: The concepts' labels.
+        source: Where the explanation comes from; `rest`, what the other concepts contribute, is added to its settings.
+        top: How many concepts; `None` for all.
     """
-    counts = contributions.values
-    keep = counts.shape[1] if top is None else min(top, counts.shape[1])
-    chosen = counts.abs().sort(dim=1, descending=True, stable=True).indices[:, :keep] if top else _all(counts)
-    kept = counts.gather(1, chosen)
-    settings: dict[str, object] = {
-        "target": list(contributions.classes),
-        "bias": contributions.bias.tolist(),
-        "logit": contributions.logit.tolist(),
-        "rest": (counts.sum(1) - kept.sum(1)).tolist(),
-    }
-    origin = replace(source, settings={**settings, **source.settings})
+    count = contributions.shape[1]
+    if top is None:
+        chosen = torch.arange(count, device=contributions.device).expand(len(contributions), -1)
+    else:
+        chosen = contributions.abs().sort(dim=1, descending=True, stable=True).indices[:, : min(top, count)]
+    kept = contributions.gather(1, chosen)
+    origin = replace(source, settings={**source.settings, "rest": (contributions.sum(1) - kept.sum(1)).tolist()})
     products = _take(unmasked, chosen)
     unmasked_part = Explanation(
         maps=products,
@@ -78,7 +69,7 @@ def bottleneck_explanation(
         labels=tuple(tuple(labels[i] for i in row) for row in chosen.tolist()),
         source=replace(origin, method="loc_cbm without its locator"),
         activation="identity",
-        target_kinds=("concept",) * keep,
+        target_kinds=("concept",) * chosen.shape[1],
     )
     return replace(
         unmasked_part,
@@ -87,13 +78,9 @@ def bottleneck_explanation(
         scores=output.activations.gather(1, chosen),
         source=origin,
         contributions=kept,
-        explained_classes=contributions.classes,
+        explained_classes=classes,
         components=(unmasked_part,),
     )
-
-
-def _all(counts: Tensor) -> Int[Tensor, "image concept"]:
-    return torch.arange(counts.shape[1], device=counts.device).expand(len(counts), -1)
 
 
 def _take(maps: Tensor, chosen: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,9 @@ from conceptlens.io.errors import InputError
 from conceptlens.io.output_path import check_file
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from conceptlens.bottleneck.concept_writing.concept_filter import FilterLimits
-    from conceptlens.bottleneck.concept_writing.published_filters import ImageConceptScores
     from conceptlens.concepts.concept_set import ConceptSet
     from conceptlens.data.labelled_set import LabelledSet
 
@@ -47,6 +49,14 @@ def concepts(
         Path | None,
         source_option(
             metavar="FILE", help="With --ask: a .jsonl file of the replies; what it holds is not asked again."
+        ),
+    ] = None,
+    request: Annotated[
+        str | None,
+        source_option(
+            metavar="JSON",
+            help="With --ask: fields of each request, such as '{\"max_tokens\": 4096}'; by default temperature 0.7 and "
+            "256 tokens.",
         ),
     ] = None,
     replay: Annotated[
@@ -87,17 +97,25 @@ def concepts(
         raise InputError(f"--from and --out are both {out}; give another --out, for dropped concepts would be lost")
     check_file(out, ".txt", ".tsv")
     photos = open_classes(data)
-    found = _found(photos, start, ask, url, key_from, record, replay)
-    chosen = replace(FILTER_LIMITS[limits], presence=presence, interpretability=None)
-    left = filter_concepts(found, photos.classes, chosen, shown=_shown(photos, found, vlm))
+    found = _found(photos, start, ask, url, key_from, record, request, replay)
+    chosen = replace(FILTER_LIMITS[limits], presence=presence)
+    left = filter_concepts(found, photos.classes, chosen, _scores(photos, found, vlm))
     write_concept_set(left, out)
     _print_result(left, chosen, out, as_json)
 
 
 def _found(
-    photos: LabelledSet, start: Path | None, ask: str | None, url: str, key_from: str, record: Path | None, replay: bool
+    photos: LabelledSet,
+    start: Path | None,
+    ask: str | None,
+    url: str,
+    key_from: str,
+    record: Path | None,
+    request: str | None,
+    replay: bool,
 ) -> ConceptSet:
-    from conceptlens.bottleneck.concept_writing.concept_writer import write_concepts
+    """Return the concepts before the filters: of a file, of a language model, or the class attributes."""
+    from conceptlens.bottleneck.concept_writing.concept_writer import REQUEST, write_concepts
     from conceptlens.concepts.concept_set import attribute_concepts, read_concept_set
 
     if start is not None and ask is not None:
@@ -108,24 +126,35 @@ def _found(
         if record is None:
             raise InputError("--ask needs --record FILE.jsonl, where replies are kept, so that nothing is asked twice")
         key = None if key_from == "none" else key_from
-        return write_concepts(photos.classes, url, ask, record, key, replay=replay).concepts
+        fields = REQUEST if request is None else _fields(request)
+        return write_concepts(photos.classes, url, ask, record, key, fields, replay)
     known = photos.annotation.attributes if photos.annotation else None
     if known is None:
         raise InputError(f"{photos.name} has no class attributes; give --from FILE, or --ask MODEL with --record FILE")
     return attribute_concepts(known.concepts, known.shares, f"the class attributes of {photos.name}", min_share=0.1)
 
 
-def _shown(photos: LabelledSet, found: ConceptSet, vlm: str | None) -> ImageConceptScores | None:
+def _fields(text: str) -> dict[str, object]:
+    """Return the JSON object of `--request`."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(f"--request {text} is given; expected a JSON object, such as '{{\"temperature\": 0}}'")
+    return found
+
+
+def _scores(photos: LabelledSet, found: ConceptSet, vlm: str | None) -> Tensor | None:
+    """Return the cosines of train photos and concepts by a vision-language model, `[photo concept]`."""
     if vlm is None:
         return None
-    from conceptlens.bottleneck.concept_writing.published_filters import ImageConceptScores
     from conceptlens.bottleneck.fit.concept_targets import encode_photos, photo_cosines
     from conceptlens.model.zoo import load_model
 
     pair = load_model(vlm)
     vectors = encode_photos(pair, photos, range(len(photos)))
-    readable = ~vectors.isnan().any(1)
-    return ImageConceptScores(photo_cosines(found.concepts, pair, vectors[readable]), "train")
+    return photo_cosines(found.concepts, pair, vectors[~vectors.isnan().any(1)])
 
 
 def _print_result(left: ConceptSet, limits: FilterLimits, out: Path, as_json: bool) -> None:

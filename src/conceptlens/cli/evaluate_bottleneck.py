@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +13,6 @@ from conceptlens.cli.options import answering, data_option, load, option_group, 
 from conceptlens.cli.printing import print_end, print_failures, print_files, print_json
 from conceptlens.io.errors import InputError
 from conceptlens.io.output_path import check_folder
-from conceptlens.io.progress import progress
 
 if TYPE_CHECKING:
     from conceptlens.bottleneck.evaluate.bottleneck_result import BottleneckResult
@@ -91,7 +89,6 @@ def bottleneck(
     result = evaluate_bottleneck(
         made.to(device), backbone, opened, _train(data, opened, train), _evenly(opened, max_photos), cache,
         leakage, interventions, seed=seed, batch_size=batch_size,
-        progress=partial(progress, description="measuring parts of the set"),
     )  # fmt: skip
     print_failures(failure.reason for failure in result.failures)
     print_failures(
@@ -111,7 +108,7 @@ def bottleneck(
         print_result(result)
     files = []
     if out_dir is not None:
-        files = write_bottleneck_report(out_dir, made, backbone, opened, result, choice, cache, record)
+        files = write_bottleneck_report(out_dir, made, backbone, opened, result, choice, record, cache)
     print_end(f"{result.photos} photos", len(result.failures), start)
     print_files(files)
     if result.failures:

@@ -1,4 +1,4 @@
-"""Where keypoints stand in what a network sees of a photo."""
+"""Where keypoints are in what a network sees of a photo."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ import torch
 
 from conceptlens.data.labelled_set import LabelledSet, PhotoKeypoints
 from conceptlens.io.errors import InputError
-from conceptlens.model.preprocess import Preprocess
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from jaxtyping import Bool, Float
-    from PIL import Image
     from torch import Tensor
+
+    from conceptlens.model.preprocess import Preprocess
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +51,7 @@ def known_keypoints(photos: LabelledSet) -> PhotoKeypoints:
     return known
 
 
-def seen_keypoints(
-    photos: LabelledSet, indices: Sequence[int], view: Preprocess | Callable[[Image.Image], Tensor] | None
-) -> KeypointsInView:
+def seen_keypoints(photos: LabelledSet, indices: Sequence[int], view: Preprocess) -> KeypointsInView:
     """Return the keypoints of the photos at `indices` through a network's view of a photo.
 
     Args:
@@ -67,11 +63,9 @@ def seen_keypoints(
         Keypoints as shares of what the network sees.
 
     Raises:
-        InputError: The set has no keypoints, or the view is not a `Preprocess`.
+        InputError: The set has no keypoints.
     """
     known = known_keypoints(photos)
-    if not isinstance(view, Preprocess):
-        raise InputError("keypoints are lost in a preprocessing of one's own; give a conceptlens.Preprocess")
     at = [int(index) for index in indices]
     boxes, sizes = [], []
     for index in at:

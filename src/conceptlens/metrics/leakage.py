@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -74,34 +74,18 @@ class Leakage:
     true: Score
     corrected: Score
 
-    @property
-    def task(self) -> float:
-        """Accuracy of `soft` minus `hard`, the gap that Havasi et al. (NeurIPS 2022) set out to close; 0 is none.
+    def gap(self, head: Literal["binary", "hard", "true", "corrected"]) -> Score:
+        """Return `soft` minus another head, image by image; its mean is a difference of accuracies, 0 no leakage.
 
-        Part of it is not leakage but labels that a threshold predicts badly; `binary` lies between.
+        Args:
+            head: `hard`: the gap that Havasi et al. (NeurIPS 2022) set out to close. Part of it is not leakage but
+                labels that a threshold predicts badly; `binary` lies between. `binary`: what lies in the values beyond
+                the side of the threshold. `true`: above 0, activations surely know more than the concepts do; negative
+                says nothing, since labels that are constant within a class tell the class by themselves. `corrected`:
+                above 0, the truth about the concepts makes the head worse; below 0, correcting helps.
         """
-        return _mean(self.soft) - _mean(self.hard)
-
-    @property
-    def graded(self) -> float:
-        """Accuracy of `soft` minus `binary`: what lies in the values beyond the side of the threshold."""
-        return _mean(self.soft) - _mean(self.binary)
-
-    @property
-    def excess(self) -> float:
-        """Accuracy of `soft` minus `true`: above 0, activations surely know more than the concepts do.
-
-        Negative says nothing: labels that are constant within a class tell the class by themselves.
-        """
-        return _mean(self.soft) - _mean(self.true)
-
-    @property
-    def interventional(self) -> float:
-        """Accuracy of `soft` minus `corrected`: above 0, the truth about the concepts makes the head worse.
-
-        What the head read from activations was not the concepts. A pure bottleneck is below 0, since correcting helps.
-        """
-        return _mean(self.soft) - _mean(self.corrected)
+        other: Score = getattr(self, head)
+        return Score(self.soft.values - other.values, self.soft.applies)
 
 
 def concept_leakage(
@@ -110,7 +94,7 @@ def concept_leakage(
     thresholds: Float[Tensor, "concept"] | None = None,
     head: Callable[[], Classifier] | None = None,
 ) -> Leakage:
-    """Return the five accuracies of `Leakage`, heads fitted on `train` and asked on `test`.
+    """Return the five accuracies of `Leakage`, heads fitted on `train` and tested on `test`.
 
     `thresholds` say which activation counts as present, 0.5 for probabilities; by default `prevalence_thresholds` of
     the train images. Activations are standardised by the train images' mean and spread first, labels are 0 and 1. A
@@ -119,12 +103,12 @@ def concept_leakage(
 
     Args:
         train: The images that heads are fitted on.
-        test: The images that they are asked about.
+        test: The images that they are tested on.
         thresholds: `[concept]`, from which activation on a concept counts as present.
         head: Makes an untrained scikit-learn classifier.
 
     Returns:
-        What each head gets right, image by image.
+        Which images each head gets right.
 
     Raises:
         InputError: Concepts differ, the train images are of one class, or thresholds do not fit.
@@ -133,7 +117,7 @@ def concept_leakage(
         raise InputError(f"train has {train.labels.shape[1]} concepts and test {test.labels.shape[1]}; give the same")
     if len(train.classes.unique()) < 2:
         raise InputError("the train images are of one class; a head needs at least two")
-    soft, asked = (c.activations.detach().cpu().double().numpy() for c in (train, test))
+    soft, tested = (c.activations.detach().cpu().double().numpy() for c in (train, test))
     if thresholds is None:
         thresholds = prevalence_thresholds(train.activations, train.labels)
     elif tuple(thresholds.shape) != (soft.shape[1],):
@@ -149,9 +133,9 @@ def concept_leakage(
         for features in ((soft - mean) / spread, (soft >= cut).astype(float), labels.astype(float))
     )
     classes = test.classes.cpu().numpy()
-    binary = (asked >= cut).astype(float)
+    binary = (tested >= cut).astype(float)
     return Leakage(
-        soft=_right(on_soft, (asked - mean) / spread, classes),
+        soft=_right(on_soft, (tested - mean) / spread, classes),
         binary=_right(on_binary, binary, classes),
         hard=_right(on_true, binary, classes),
         true=_right(on_true, truth.astype(float), classes),
@@ -184,10 +168,6 @@ def prevalence_thresholds(
 def _right(head: Classifier, features: np.ndarray, classes: np.ndarray) -> Score:
     right = torch.from_numpy(np.asarray(head.predict(features)) == classes).double()[:, None]
     return Score(right, torch.ones_like(right, dtype=torch.bool))
-
-
-def _mean(score: Score) -> float:
-    return float(score.values.mean())
 
 
 def _logistic() -> Classifier:

@@ -40,7 +40,7 @@ class ChatEndpoint:
         """Return the endpoint at a base address or a whole one, its key read from the environment.
 
         Raises:
-            InputError: The address, the key or the numbers are not valid, or the package `openai` is missing.
+            InputError: The address or the key is not valid, or the package `openai` is missing.
         """
         try:
             parts = urlsplit(url)
@@ -56,8 +56,6 @@ class ChatEndpoint:
                 f"the environment variable {key_from} holds no key; set it, or name another (key_from), or none for "
                 "a server that wants no key"
             )
-        if max_retries < 0 or not timeout > 0:
-            raise InputError(f"max_retries is {max_retries} and timeout {timeout}; give 0 or more, and above 0 seconds")
         try:
             import openai  # noqa: F401
         except ImportError:
@@ -68,7 +66,7 @@ class ChatEndpoint:
 
     @property
     def address(self) -> str:
-        """The address that is asked, without its query, for sentences."""
+        """The address that requests go to, without its query, for sentences."""
         return f"{self.base_url.partition('?')[0]}{COMPLETIONS}"
 
     def ask(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,7 +139,7 @@ class ChatEndpoint:
         if 300 <= code < 400:
             where = error.response.headers.get("Location", "elsewhere")
             return InputError(f"{self.address} sends on to {where!r} ({code}); give that address, if it is right")
-        return InputError(f"{self.address} refuses the request ({reason}); check address, model and options")
+        return InputError(f"{self.address} refuses the request ({reason}); check address, model and --request")
 
     def _message(self, text: str) -> str:
         """Return the message of a server in one line, without the key."""

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -18,8 +18,9 @@ from types import MappingProxyType
 from typing import Any
 
 from conceptlens.bottleneck.concept_writing.chat import ChatEndpoint
-from conceptlens.concepts.concept_set import BottleneckConcept, ConceptSet, collect
+from conceptlens.concepts.concept_set import ConceptSet, collect
 from conceptlens.io.errors import InputError
+from conceptlens.io.progress import progress
 
 # As published with Label-free CBM (Oikarinen et al., ICLR 2023), for GPT-3; for CUB it asked "important" only.
 PROMPTS: dict[str, str] = {
@@ -43,29 +44,12 @@ PROMPTS: dict[str, str] = {
         'List the things most commonly seen around a "{}":'
     ),
 }
+SAMPLES = 2  # times that each prompt is asked
+REQUEST: Mapping[str, object] = MappingProxyType({"temperature": 0.7, "max_tokens": 256})
 TIMEOUT, MAX_RETRIES = 60.0, 4  # seconds for one answer; requests sent again
 _MARK = re.compile(r"^(?:[-*+•·‣–—]|\(?\d{1,3}(?:\)|\.(?=\s)))\s*")
 _ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
 _THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class ModelAnswer:
-    """What the model answered for a class; `finish` is why it stopped (`length`: cut), where it told."""
-
-    class_name: str
-    prompt: str
-    sample: int
-    text: str
-    finish: str | None = None
-
-
-@dataclass(frozen=True)
-class WrittenConcepts:
-    """The concepts of all classes, each once, and the answers they were read from."""
-
-    concepts: ConceptSet
-    answers: tuple[ModelAnswer, ...]
 
 
 def write_concepts(
@@ -74,19 +58,13 @@ def write_concepts(
     model: str,
     record: str | PathLike[str],
     key_from: str | None = "OPENAI_API_KEY",
-    prompts: Mapping[str, str] = PROMPTS,
-    samples: int = 2,
-    temperature: float | None = 0.7,
-    options: Mapping[str, object] = MappingProxyType({"max_tokens": 256}),
-    timeout: float = TIMEOUT,
-    max_retries: int = MAX_RETRIES,
+    request: Mapping[str, object] = REQUEST,
     replay: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> WrittenConcepts:
+) -> ConceptSet:
     """Ask a language model for the concepts of every class.
 
-    Each prompt is asked `samples` times for each class. Prompts and settings are those of Label-free CBM (Oikarinen et
-    al., ICLR 2023), except that leading articles are dropped. What was answered before an error is in `record`.
+    Each prompt is asked twice for each class. Prompts and settings are those of Label-free CBM (Oikarinen et al., ICLR
+    2023), except that leading articles are dropped. What was answered before an error is in `record`.
 
     Args:
         classes: Names of the classes.
@@ -94,48 +72,44 @@ def write_concepts(
         model: The model's name at that address.
         record: A JSONL file of answers; what it holds is not asked again.
         key_from: The environment variable that holds the key; `None` for servers that want none.
-        prompts: By name, texts with `{}` where the class's name goes.
-        samples: How often each prompt is asked.
-        temperature: Sampling temperature; `None` leaves it out of the request.
-        options: Further fields of the request, such as `max_completion_tokens`.
-        timeout: Seconds to wait for one answer.
-        max_retries: How often a request that failed is sent again.
-        replay: Ask nothing: an answer that is not in `record` is an error, and neither address nor key is used.
-        progress: Called with the number of answers so far, and of all.
+        request: The other fields of each request, such as `{"max_completion_tokens": 4096}`.
+        replay: Send nothing: an answer that is not in `record` is an error, and neither address nor key is used.
 
     Returns:
-        The concepts of all classes, each once, and the answers.
+        The concepts of all classes, each once, in the order of the answers.
 
     Raises:
         InputError: Settings or key are not valid, the server cannot be reached, refuses or answers something else, or
             no answer names a concept.
     """
-    asked = list(_questions(classes, model, prompts, samples, temperature, options))
+    prompts = list(_questions(classes, model, request))
     known = _read_record(Path(record), mend=not replay)
     endpoint = None
-    for count, question in enumerate(asked, 1):
+    for question in progress(prompts, len(prompts), "questions"):
         if question.key not in known:
             if replay:
                 raise InputError(f"{record} holds no answer for {question}; ask with replay=False, or as it was asked")
-            endpoint = endpoint or _ready(url, key_from, timeout, max_retries, Path(record))
+            endpoint = endpoint or _ready(url, key_from, Path(record))
             known[question.key] = _answer(endpoint, question, Path(record))
-        if progress is not None:
-            progress(count, len(asked))
-    answers = tuple(
-        ModelAnswer(one.class_name, one.prompt, one.sample, known[one.key]["answer"], known[one.key].get("finish"))
-        for one in asked
-    )
-    return WrittenConcepts(_union(answers, model), answers)
+    labels: dict[str, str] = {}
+    for answer in [known[question.key] for question in prompts]:
+        for label in parse_answer(answer["answer"], cut=answer.get("finish") == "length"):
+            labels.setdefault(label.casefold(), label)
+    if not labels:
+        raise InputError(
+            f"none of {len(prompts)} answers of {model} names a concept; look at what it says in the record"
+        )
+    return collect(labels.values(), f"language model {model}")
 
 
-def parse_answer(answer: ModelAnswer) -> tuple[str, ...]:
+def parse_answer(text: str, cut: bool = False) -> tuple[str, ...]:
     """Return the labels that an answer lists, each once: of bulleted or numbered lines, else of all lines.
 
     Bullets, emphasis, quotes, closing punctuation and a leading a, an or the are taken off. Headings (lines that end
-    in a colon), what a model thought aloud (`<think>`) and the last line of a truncated answer are left out.
+    in a colon), what a model thought aloud (`<think>`) and the last line of an answer that was `cut` are left out.
     """
-    lines = [line.strip() for line in _THOUGHT.sub("", answer.text).splitlines() if line.strip()]
-    lines = lines[:-1] if answer.finish == "length" else lines
+    lines = [line.strip() for line in _THOUGHT.sub("", text).splitlines() if line.strip()]
+    lines = lines[:-1] if cut else lines
     listed = [line for line in lines if _MARK.match(line)] or lines
     labels: dict[str, str] = {}
     for line in listed:
@@ -151,7 +125,7 @@ def parse_answer(answer: ModelAnswer) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class ChatPrompt:
-    """One request: what is asked, for which class, prompt and sample."""
+    """One request, and the class, prompt and sample that it is for."""
 
     class_name: str
     prompt: str
@@ -160,51 +134,40 @@ class ChatPrompt:
 
     @property
     def key(self) -> str:
-        """The hash of what is asked; the address is no part of it."""
-        asked = json.dumps({"request": self.body, "sample": self.sample}, sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(asked.encode("utf-8", "surrogatepass")).hexdigest()
+        """The hash of the request and the sample; the address is no part of it."""
+        content = json.dumps({"request": self.body, "sample": self.sample}, sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
 
     def __str__(self) -> str:
         return f"class {self.class_name!r}, prompt {self.prompt!r}, sample {self.sample + 1}"
 
 
-def _ready(url: str, key_from: str | None, timeout: float, max_retries: int, record: Path) -> ChatEndpoint:
+def _ready(url: str, key_from: str | None, record: Path) -> ChatEndpoint:
     """Return the endpoint, once the record is known to take an answer: answers may cost money."""
-    endpoint = ChatEndpoint.at(url, key_from, timeout, max_retries)
+    endpoint = ChatEndpoint.at(url, key_from, TIMEOUT, MAX_RETRIES)
     _append(record, b"")
     return endpoint
 
 
-def _questions(
-    classes: Sequence[str],
-    model: str,
-    prompts: Mapping[str, str],
-    samples: int,
-    temperature: float | None,
-    options: Mapping[str, object],
-) -> Iterator[ChatPrompt]:
+def _questions(classes: Sequence[str], model: str, request: Mapping[str, object]) -> Iterator[ChatPrompt]:
     names = [] if isinstance(classes, str) else list(dict.fromkeys(classes))
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
         raise InputError(f"classes are {classes!r}; give a list of names, none of them blank")
-    lacking = [name for name, text in prompts.items() if "{}" not in text]
-    if not prompts or lacking:
-        raise InputError(f"prompts {lacking or 'are none'}; give texts with {{}} where the class's name goes")
-    if samples < 1 or not model:
-        raise InputError(f"{samples} samples of model {model!r} were asked for; give at least 1, and a model's name")
+    if not model:
+        raise InputError("the model's name is empty; give the name by which its server calls it")
     try:
-        json.dumps(dict(options), allow_nan=False)
+        json.dumps(dict(request), allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise InputError(f"options are {dict(options)} ({error}); give what JSON can hold") from None
-    heat = {} if temperature is None else {"temperature": temperature}
+        raise InputError(f"the request's fields are {dict(request)} ({error}); give what JSON can hold") from None
     for name in names:
-        for prompt, text in prompts.items():
+        for prompt, text in PROMPTS.items():
             message = {"role": "user", "content": text.replace("{}", name)}
-            body = {"model": model, "messages": [message], **heat, **options}
-            yield from (ChatPrompt(name, prompt, sample, body) for sample in range(samples))
+            body = {"model": model, "messages": [message], **request}
+            yield from (ChatPrompt(name, prompt, sample, body) for sample in range(SAMPLES))
 
 
 def _answer(endpoint: ChatEndpoint, question: ChatPrompt, record: Path) -> dict[str, Any]:
-    """Ask, check and record; the line is on the disk before the next question."""
+    """Send a request, check the answer and record it; the line is on the disk before the next request."""
     reply = endpoint.ask(question.body)
     try:
         choice = reply["choices"][0]
@@ -216,7 +179,7 @@ def _answer(endpoint: ChatEndpoint, question: ChatPrompt, record: Path) -> dict[
         ) from None
     if not isinstance(text, str) or (finish == "length" and not text.strip()):
         raise InputError(
-            f"{endpoint.address} answers no text for {question} ({finish}); allow more tokens with options"
+            f"{endpoint.address} answers no text for {question} ({finish}); allow more tokens (request, --request)"
         )
     line = {"key": question.key, "class": question.class_name, "prompt": question.prompt, "sample": question.sample}
     line |= {"request": question.body, "answer": text, "finish": finish, "model": reply.get("model")}
@@ -232,7 +195,7 @@ def _append(record: Path, line: bytes) -> None:
             whole = file.write(line) == len(line)
             os.fsync(file.fileno())
     except OSError as error:
-        raise InputError(f"cannot write {record} ({error.strerror}); choose another place") from None
+        raise InputError(f"cannot write {record} ({error.strerror}); choose another file") from None
     if not whole:
         raise InputError(f"cannot write all of an answer to {record}; make room on its disk and run it again")
 
@@ -280,16 +243,3 @@ def _line(text: bytes) -> dict[str, Any] | None:
     if not isinstance(found, dict):
         return None
     return found if isinstance(found.get("key"), str) and isinstance(found.get("answer"), str) else None
-
-
-def _union(answers: Sequence[ModelAnswer], model: str) -> ConceptSet:
-    """Return every label once, in the order of the answers: that two classes share one is no exclusion."""
-    labels: dict[str, str] = {}
-    for answer in answers:
-        for label in parse_answer(answer):
-            labels.setdefault(label.casefold(), label)
-    if not labels:
-        raise InputError(
-            f"none of {len(answers)} answers of {model} names a concept; look at what it says in the record"
-        )
-    return collect([BottleneckConcept(label) for label in labels.values()], f"language model {model}")

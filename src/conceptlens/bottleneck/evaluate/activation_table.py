@@ -7,18 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
-from conceptlens.data.keypoints_in_view import known_keypoints, seen_keypoints
 from conceptlens.features.cell_source import CellSource
 from conceptlens.io.errors import InputError
 from conceptlens.io.failures import Failure
 from conceptlens.metrics.bottleneck_metrics import activation_norm
-from conceptlens.metrics.keypoints import Keypoints
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Float, Int
     from torch import Tensor
 
     from conceptlens.bottleneck.module import Bottleneck
@@ -155,44 +152,6 @@ def classes_of(bottleneck: Bottleneck, photos: LabelledSet) -> list[int]:
             f"{len(indices)} classes ({', '.join(bottleneck.classes[:3])}, ...)"
         )
     return [indices[name] for name in photos.classes]
-
-
-def keypoints_in_input(
-    bottleneck: Bottleneck,
-    model: Backbone,
-    photos: LabelledSet,
-    indices: Sequence[int],
-    concepts: Sequence[int],
-    present: Bool[Tensor, "photo concept"],
-) -> Keypoints:
-    """Return the set's keypoints as shares of what the network sees of each photo, for some concepts.
-
-    A keypoint that is cut off is not visible. `present[photo concept]`: of the same photos and concepts.
-    Raises `InputError` for a set without keypoints.
-    """
-    known = known_keypoints(photos)
-    seen = seen_keypoints(photos, indices, bottleneck.backbone.prepare(model).preprocess)
-    parts = [known.parts.get(bottleneck.concepts[one].part or "", ()) for one in concepts]
-    own = torch.tensor([[name in part for name in seen.names] for part in parts]).reshape(len(parts), len(seen.names))
-    return Keypoints(seen.xy, seen.visible, own, present, seen.sizes)
-
-
-def boxes_in_input(
-    bottleneck: Bottleneck, model: Backbone, photos: LabelledSet, indices: Sequence[int]
-) -> Float[Tensor, "photo 4"]:
-    """Return the set's boxes as shares of what the network sees of each photo; parts that are cut off may lie beyond.
-
-    Raises `InputError` for a set without boxes, and a view of which nobody knows what it cuts off.
-    """
-    known = photos.annotation.boxes if photos.annotation else None
-    view = bottleneck.backbone.prepare(model).preprocess
-    if known is None or view is None:
-        raise InputError(f"{photos.name} has no boxes, or {model.name} a preprocessing of its own; boxes need both")
-    at = [int(index) for index in indices]
-    left, top, right, bottom = np.array([view.box(photos[index].size) for index in at]).reshape(-1, 4).T
-    corners = known[at].reshape(-1, 2, 2)
-    start, side = np.stack([left, top], 1)[:, None], np.stack([right - left, bottom - top], 1)[:, None]
-    return torch.tensor(((corners - start) / side).reshape(-1, 4))
 
 
 def _first(failures: dict[int, Failure]) -> str:

@@ -2,64 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from conceptlens.bottleneck.evaluate.activation_table import BottleneckTable, joined, read_parts, read_table, source_of
 from conceptlens.bottleneck.evaluate.bottleneck_result import BottleneckResult, ClassResult, ConceptResult
+from conceptlens.bottleneck.evaluate.evaluation_metrics import (
+    LEAKAGES,
+    Evaluation,
+    accuracy_metrics,
+    concept_metrics,
+    leakage_metrics,
+    location_metrics,
+    purity_metrics,
+)
 from conceptlens.bottleneck.evaluate.intervention_curve import NOT_MEASURED, Interventions, evaluate_interventions
-from conceptlens.bottleneck.evaluate.leakage_metrics import LEAKAGES, leakage_metrics
-from conceptlens.bottleneck.evaluate.map_metrics import (
-    AT_BOXES,
-    AT_KEYPOINTS,
-    PURITIES,
-    MapAnnotations,
-    TopMaps,
-    map_scores,
-    most_active,
-    purity_scores,
-)
-from conceptlens.bottleneck.evaluate.metric_result import (
-    METRICS,
-    OWN,
-    Control,
-    MetricResult,
-    fixed_value,
-    joined_scores,
-    metric_result,
-    not_measured,
-)
+from conceptlens.bottleneck.evaluate.map_metrics import TopMaps, map_scores, most_active
+from conceptlens.bottleneck.evaluate.metric_result import METRICS, OWN, joined_scores, not_measured
 from conceptlens.bottleneck.evaluate.photo_annotations import (
     BY_ACTIVITY,
     BY_CLASS,
-    UNLABELLED,
     attribute_indices,
     concept_presence,
     constant_part_peaks,
     map_annotations,
 )
-from conceptlens.metrics.auroc import auroc_interval, concept_auroc
-from conceptlens.metrics.bottleneck_metrics import accuracy, effective_concepts
+from conceptlens.io.progress import progress
+from conceptlens.metrics.auroc import concept_auroc
 from conceptlens.metrics.keypoints import Keypoints
-from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool
-    from torch import Tensor
-
     from conceptlens.bottleneck.module import Bottleneck
     from conceptlens.data.labelled_set import LabelledSet
-    from conceptlens.features.cell_source import CellSource
     from conceptlens.model.backbone import Backbone
+    from conceptlens.statistics.score import Score
 
 MAX_MAP_CELLS = 2**25  # cells of maps held together, 128 MiB
 MAX_PART = 256  # and photos, so that progress is seen
 NOT_REQUESTED = "it was not requested (--leakage): it fits heads of its own, which takes a while"
-UNKNOWN_CROP = "the network has a preprocessing of its own, and it is unknown what that cuts off"
 
 
 def evaluate_bottleneck(
@@ -74,7 +58,6 @@ def evaluate_bottleneck(
     n_bootstrap: int = 2000,
     seed: int = 0,
     batch_size: int = 16,
-    progress: Callable[[Iterable[Any], int], Iterable[Any]] | None = None,
 ) -> BottleneckResult:
     """Measure accuracy, concepts and maps of a bottleneck on a labelled set, each metric beside its controls.
 
@@ -94,7 +77,6 @@ def evaluate_bottleneck(
         n_bootstrap: Bootstrap samples of each 95 % interval, which resample photos.
         seed: Seed of intervals, of drawn concepts and of random maps.
         batch_size: Photos in a forward pass.
-        progress: Is given the parts of the set and their number, and yields the parts: for a progress bar.
 
     Returns:
         The metrics, results for each class and concept, and a table of activations and logits.
@@ -103,203 +85,66 @@ def evaluate_bottleneck(
         InputError: The model or the classes are not the bottleneck's, or no photo can be read.
     """
     attributes = attribute_indices(bottleneck, photos)
-    map_concepts = [i for i, index in enumerate(attributes) if index is not None] or list(range(len(attributes)))
+    labelled = any(index is not None for index in attributes)
+    map_concepts = [i for i, index in enumerate(attributes) if index is not None or not labelled]
     constant, no_constant = constant_part_peaks(bottleneck, model, photos, train, map_concepts)
     source = source_of(bottleneck, model, photos, cache)
     every = list(range(len(photos)) if indices is None else indices)
-    part_size = max(
-        batch_size, min(MAX_PART, MAX_MAP_CELLS // (len(map_concepts) * bottleneck.grid[0] * bottleneck.grid[1]))
-    )
+    cells = len(map_concepts) * bottleneck.grid[0] * bottleneck.grid[1]
+    part_size = max(batch_size, min(MAX_PART, MAX_MAP_CELLS // cells))
+    scores: list[dict[str, dict[str, Score]]] = []
+    tables: list[BottleneckTable] = []
+    points: list[Keypoints] = []
+    top: TopMaps | None = None
     parts = read_parts(bottleneck, source, every, map_concepts, batch_size, part_size)
-
-    def annotations_of(part: BottleneckTable) -> MapAnnotations:
-        shown = concept_presence(bottleneck, photos, attributes, part)[:, map_concepts]
-        return map_annotations(bottleneck, model, photos, part, shown, constant)
-
-    maps = _read_maps(progress(parts, -(-len(every) // part_size)) if progress else parts, source, annotations_of, seed)
-    labelled = any(index is not None for index in attributes)
-    present = concept_presence(bottleneck, photos, attributes, maps.table)
-    evaluation = _Evaluation(bottleneck, photos, maps, present, map_concepts, labelled, n_bootstrap, seed)
-    read = _read_train(evaluation, model, train, cache, batch_size) if leakage or interventions else None
-    metrics = [
-        *_accuracy(evaluation),
-        *_concepts(evaluation),
-        *_locations(evaluation, no_constant),
-        *_purities(evaluation),
-    ]
-    metrics += _leakage(evaluation, train, read) if leakage else not_measured(LEAKAGES, NOT_REQUESTED)
-    curves = Interventions(reason=NOT_MEASURED)
-    if interventions:
-        curves = evaluate_interventions(bottleneck, photos, maps.table, train, read, n_bootstrap, seed)
-    return _result(evaluation, model, train, metrics, curves)
-
-
-@dataclass(frozen=True, eq=False)
-class _MapResults:
-    """What is kept of all parts of a set: without maps, but for the most active photos of each concept.
-
-    `scores`: by metric, then by control. `points`: of each part, where the set has keypoints.
-    """
-
-    table: BottleneckTable
-    scores: dict[str, dict[str, Score]]
-    points: list[Keypoints]
-    top: TopMaps | None
-
-
-def _read_maps(
-    parts: Iterable[BottleneckTable],
-    source: CellSource,
-    annotations_of: Callable[[BottleneckTable], MapAnnotations],
-    seed: int,
-) -> _MapResults:
-    """Return what is kept of all parts, reading the maps of one at a time."""
-    scores, tables, points, top = [], [], [], None
-    for part in parts:
-        found = annotations_of(part)
-        scores.append(map_scores(part.maps, found, seed))
+    for part in progress(parts, -(-len(every) // part_size), "measuring parts of the set"):
+        present = concept_presence(bottleneck, photos, attributes, part)[:, map_concepts]
+        known = map_annotations(bottleneck, model, photos, part, present, constant)
+        scores.append(map_scores(part.maps, known, seed))
         top = most_active(part, top)
         tables.append(joined([part], source, maps=False))
-        points += [found.keypoints] if found.keypoints else []
-    return _MapResults(joined(tables, source, maps=False), joined_scores(scores), points, top)
-
-
-@dataclass(frozen=True, eq=False)
-class _Evaluation:
-    """What metrics are made of. `map_concepts`: concepts whose maps are read; `labelled`: the set labels them."""
-
-    bottleneck: Bottleneck
-    photos: LabelledSet
-    maps: _MapResults
-    present: Bool[Tensor, "photo concept"]
-    map_concepts: list[int]
-    labelled: bool
-    n_bootstrap: int
-    seed: int
-
-    @property
-    def table(self) -> BottleneckTable:
-        """What the bottleneck read."""
-        return self.maps.table
-
-    @property
-    def labels(self) -> Bool[Tensor, "photo concept"] | None:
-        """Which photos show the concepts of `map_concepts`; `None` without labels."""
-        return self.present[:, self.map_concepts] if self.labelled else None
-
-
-def _result(
-    evaluation: _Evaluation,
-    model: Backbone,
-    train: LabelledSet | None,
-    metrics: Sequence[MetricResult],
-    curves: Interventions,
-) -> BottleneckResult:
-    """Return the metrics in their order, with the results of each class and concept."""
+        points += [known.keypoints] if known.keypoints else []
+    table = joined(tables, source, maps=False)
+    present = concept_presence(bottleneck, photos, attributes, table)
+    evaluation = Evaluation(
+        bottleneck, photos, table, present, map_concepts, labelled, joined_scores(scores), _joined_points(points),
+        top, n_bootstrap, seed,
+    )  # fmt: skip
+    read = None
+    if (leakage or interventions) and train is not None and labelled:
+        whole = train is photos and len(table.indices) + len(table.failures) == len(train)
+        read = table if whole else read_table(bottleneck, model, train, cache=cache, batch_size=batch_size)
+    metrics = [
+        *accuracy_metrics(evaluation),
+        *concept_metrics(evaluation),
+        *location_metrics(evaluation, no_constant),
+        *purity_metrics(evaluation),
+        *(leakage_metrics(evaluation, train, read) if leakage else not_measured(LEAKAGES, NOT_REQUESTED)),
+    ]
+    curves = Interventions(reason=NOT_MEASURED)
+    if interventions:
+        curves = evaluate_interventions(bottleneck, photos, table, train, read, n_bootstrap, seed)
     return BottleneckResult(
-        data=evaluation.photos.name,
+        data=photos.name,
         train=None if train is None else train.name,
         model=model.name,
-        photos=len(evaluation.table.indices),
+        photos=len(table.indices),
         metrics=tuple(sorted(metrics, key=lambda one: list(METRICS).index(one.name))),
-        classes=_by_class(evaluation.bottleneck, evaluation.table),
+        classes=_by_class(bottleneck, table),
         concepts=_by_concept(evaluation),
-        presence=BY_CLASS if evaluation.labelled else BY_ACTIVITY,
-        n_labelled=len(evaluation.map_concepts) if evaluation.labelled else 0,
+        presence=BY_CLASS if labelled else BY_ACTIVITY,
+        n_labelled=len(map_concepts) if labelled else 0,
         interventions=curves,
-        table=evaluation.table,
-        present=evaluation.present,
+        table=table,
     )
 
 
-def _read_train(
-    evaluation: _Evaluation, model: Backbone, train: LabelledSet | None, cache: str | Path | None, batch_size: int
-) -> BottleneckTable | None:
-    """Return the table of all train photos, where there are any and the set has labels of concepts."""
-    if train is None or not evaluation.labelled:
+def _joined_points(parts: Sequence[Keypoints]) -> Keypoints | None:
+    """Return the keypoints of all parts of a set, where it has any."""
+    if not parts:
         return None
-    if train is evaluation.photos and len(evaluation.table.indices) + len(evaluation.table.failures) == len(train):
-        return evaluation.table
-    return read_table(evaluation.bottleneck, model, train, cache=cache, batch_size=batch_size)
-
-
-def _leakage(
-    evaluation: _Evaluation, train: LabelledSet | None, read: BottleneckTable | None
-) -> tuple[MetricResult, ...]:
-    """Return leakage and impurity."""
-    return leakage_metrics(
-        evaluation.bottleneck,
-        train,
-        read,
-        evaluation.table,
-        evaluation.labels,
-        evaluation.map_concepts,
-        evaluation.n_bootstrap,
-        evaluation.seed,
-    )
-
-
-def _accuracy(evaluation: _Evaluation) -> list[MetricResult]:
-    """Return accuracy, beside always saying the commonest class, and the number of effective concepts."""
-    classes = evaluation.table.classes
-    own = accuracy(evaluation.table.logits, classes)
-    common = (classes == classes.bincount().argmax()).double()[:, None]
-    right = {OWN: own, "commonest": Score(common, own.applies)}
-    weights = evaluation.bottleneck.head.weight
-    count = fixed_value(effective_concepts(weights), len(weights), len(weights))
-    answers = metric_result("accuracy", right, evaluation.n_bootstrap, evaluation.seed)
-    return [answers, MetricResult("concepts_per_class", count, resampled="classes")]
-
-
-def _concepts(evaluation: _Evaluation) -> list[MetricResult]:
-    """Return the mean AUROC of concepts against the class attributes."""
-    if evaluation.labels is None:
-        return list(not_measured(["concept_auroc"], UNLABELLED))
-    active = evaluation.table.activations[:, evaluation.map_concepts]
-    if not concept_auroc(active, evaluation.labels).count:
-        return list(not_measured(["concept_auroc"], "no concept is shown by some of the photos and not by others"))
-    value = auroc_interval(active, evaluation.labels, evaluation.n_bootstrap, seed=evaluation.seed)
-    guess = Control("guess", fixed_value(0.5, value.count, value.images))
-    return [MetricResult("concept_auroc", value, (guess,))]
-
-
-def _locations(evaluation: _Evaluation, no_constant: str) -> list[MetricResult]:
-    """Return the metrics of maps; `no_constant`: why there is no control of constant peaks, where there is none."""
-    found = []
-    for name, scores in evaluation.maps.scores.items():
-        lacking = {"constant": no_constant} if no_constant and name.startswith("keypoint_") else {}
-        found.append(metric_result(name, scores, evaluation.n_bootstrap, evaluation.seed, missing=lacking))
-    annotation = evaluation.photos.annotation
-    if "keypoint_error" not in evaluation.maps.scores:
-        found += not_measured(
-            AT_KEYPOINTS, UNKNOWN_CROP if annotation and annotation.keypoints else "the set has no keypoints"
-        )
-    if "box_energy" not in evaluation.maps.scores:
-        has = annotation is not None and annotation.boxes is not None
-        found += not_measured(AT_BOXES, UNKNOWN_CROP if has else "the set has no boxes")
-    return found
-
-
-def _purities(evaluation: _Evaluation) -> list[MetricResult]:
-    """Return the purities of concepts that some class uses, intervals over concepts."""
-    annotation, points, top = evaluation.photos.annotation, evaluation.maps.points, evaluation.maps.top
-    if not points or top is None or not (annotation and annotation.keypoints):
-        return list(
-            not_measured(PURITIES, UNKNOWN_CROP if annotation and annotation.keypoints else "the set has no keypoints")
-        )
-    whole = Keypoints(
-        torch.cat([one.xy for one in points]),
-        torch.cat([one.visible for one in points]),
-        points[0].own,
-        torch.cat([one.present for one in points]),
-    )
-    used = (evaluation.bottleneck.head.weight != 0).any(0)[evaluation.map_concepts].tolist()
-    scores = purity_scores(top, whole, annotation.keypoints.names, used, evaluation.seed)
-    if not scores:
-        return list(not_measured(PURITIES, "no class uses a concept whose maps were read"))
-    return [
-        metric_result(name, own, evaluation.n_bootstrap, evaluation.seed, "concepts") for name, own in scores.items()
-    ]
+    columns = [torch.cat([getattr(one, name) for one in parts]) for name in ("xy", "visible", "present")]
+    return Keypoints(columns[0], columns[1], parts[0].own, columns[2])
 
 
 def _by_class(bottleneck: Bottleneck, table: BottleneckTable) -> tuple[ClassResult, ...]:
@@ -314,13 +159,13 @@ def _by_class(bottleneck: Bottleneck, table: BottleneckTable) -> tuple[ClassResu
     return tuple(found)
 
 
-def _by_concept(evaluation: _Evaluation) -> tuple[ConceptResult, ...]:
+def _by_concept(evaluation: Evaluation) -> tuple[ConceptResult, ...]:
     used = (evaluation.bottleneck.head.weight != 0).sum(0).tolist()
     found = [ConceptResult(one.label, one.part, used[i]) for i, one in enumerate(evaluation.bottleneck.concepts)]
     labels = evaluation.labels
-    auroc = None if labels is None else concept_auroc(evaluation.table.activations[:, evaluation.map_concepts], labels)
-    at = evaluation.maps.scores.get("keypoint_error", {})
-    pointing = evaluation.maps.scores.get("keypoint_pointing", {})
+    auroc = None if labels is None else concept_auroc(evaluation.activations, labels)
+    at = evaluation.map_scores.get("keypoint_error", {})
+    pointing = evaluation.map_scores.get("keypoint_pointing", {})
     for column, concept in enumerate(evaluation.map_concepts):
         found[concept] = replace(
             found[concept],

@@ -9,9 +9,6 @@ from conceptlens.bottleneck.evaluate.intervention_curve import Interventions, in
 from conceptlens.bottleneck.evaluate.metric_result import MetricResult, metric_json
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool
-    from torch import Tensor
-
     from conceptlens.bottleneck.evaluate.activation_table import BottleneckTable
     from conceptlens.io.failures import Failure
 
@@ -54,7 +51,7 @@ class BottleneckResult:
 
     - `metrics`: every metric, also those without a value. `interventions`: what correcting concepts does.
     - `presence`: when a photo is taken to show a concept.
-    - `table`: what the bottleneck read, without maps. `present[photo concept]`: of all concepts, false where unknown.
+    - `table`: what the bottleneck read, without maps.
     """
 
     data: str
@@ -68,7 +65,6 @@ class BottleneckResult:
     train: str | None
     interventions: Interventions
     table: BottleneckTable = field(repr=False)
-    present: Bool[Tensor, "photo concept"] = field(repr=False)
 
     @property
     def failures(self) -> tuple[Failure, ...]:
@@ -83,7 +79,6 @@ class BottleneckResult:
 def bottleneck_json(result: BottleneckResult) -> dict[str, Any]:
     """Return a result as JSON holds it: see docs/json.md."""
     return {
-        "schema": SCHEMA,
         "data": result.data,
         "train": result.train,
         "model": result.model,

@@ -270,7 +270,7 @@ def error_case(bottleneck: Bottleneck, table: BottleneckTable, row: int, top: in
 
 
 def misleading_concepts(
-    bottleneck: Bottleneck, table: BottleneckTable, wrong: Int[Tensor, "error"], seed: int = 0
+    bottleneck: Bottleneck, table: BottleneckTable, wrong: Int[Tensor, "error"]
 ) -> MisleadingConcepts:
     """Return which concept misled most in each error, and how many errors are right without it.
 
@@ -278,7 +278,6 @@ def misleading_concepts(
         bottleneck: The bottleneck whose outputs the table holds.
         table: Activations, classes and logits of the photos.
         wrong: Rows of the table with a wrong prediction.
-        seed: Decides which concept is drawn for the control.
     """
     if not len(wrong):
         return MisleadingConcepts((), 0, 0)
@@ -289,7 +288,7 @@ def misleading_concepts(
             if bool(rows.any()):
                 excess[rows] += sign * class_contributions(bottleneck, activations[rows], k)[0]
     largest = excess.argmax(1)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     drawn = torch.where(excess != 0, torch.rand(excess.shape, generator=generator), -1.0).argmax(1)
     right = _without(bottleneck, activations, largest[:, None].tolist()) == truth
     chance = _without(bottleneck, activations, drawn[:, None].tolist()) == truth

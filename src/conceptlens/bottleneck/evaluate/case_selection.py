@@ -42,8 +42,8 @@ class CaseSelection:
         classes: Names; by default the two with the highest accuracy and the two with the lowest.
         pairs: Pairs of class names; by default the three that are confused most often.
         photos: Names of photos, or ends of names; by default right and wrong predictions.
-        max_photos: How count photos are chosen, and how count errors are shown.
-        max_concepts: How count concepts of each case are shown.
+        max_photos: How many photos are chosen, and how many errors are shown.
+        max_concepts: How many concepts of each case are shown.
     """
 
     classes: tuple[str, ...] = ()
@@ -91,7 +91,7 @@ class SelectedCases:
         return found
 
 
-def select_cases(bottleneck: Bottleneck, table: BottleneckTable, choice: CaseSelection, seed: int = 0) -> SelectedCases:
+def select_cases(bottleneck: Bottleneck, table: BottleneckTable, choice: CaseSelection) -> SelectedCases:
     """Return the cases that a report shows. Raises `InputError` for unknown classes and photos."""
     wrong = (table.predicted != table.classes).nonzero()[:, 0]
     confusions = _confusions(table, wrong)
@@ -99,7 +99,7 @@ def select_cases(bottleneck: Bottleneck, table: BottleneckTable, choice: CaseSel
     pairs = [_two(bottleneck, pair) for pair in choice.pairs] or _pairs(table, confusions)
     rows = [find_photo(table.names, name) for name in choice.photos] or _photos(table, classes, choice.max_photos)
     errors = _errors(table, confusions, pairs if choice.pairs else [], choice.max_photos)
-    misleading = misleading_concepts(bottleneck, table, wrong, seed)
+    misleading = misleading_concepts(bottleneck, table, wrong)
     return SelectedCases(
         classes=tuple(class_case(bottleneck, table, k, choice.max_concepts) for k in dict.fromkeys(classes)),
         photos=tuple(photo_case(bottleneck, table, row, choice.max_concepts) for row in dict.fromkeys(rows)),
@@ -173,8 +173,8 @@ def _errors(
     table: BottleneckTable, confusions: Sequence[tuple[int, int, int]], pairs: Sequence[tuple[int, int]], count: int
 ) -> list[int]:
     """Return the usual photo of each of the commonest confusions, those of `pairs` first."""
-    asked = {frozenset(pair) for pair in pairs}
-    ordered = sorted(confusions, key=lambda one: frozenset(one[:2]) not in asked)[:count]
+    wanted = {frozenset(pair) for pair in pairs}
+    ordered = sorted(confusions, key=lambda one: frozenset(one[:2]) not in wanted)[:count]
     found = [_usual(table, (table.classes == a) & (table.predicted == b)) for a, b, _ in ordered]
     return [row for row in found if row is not None]
 

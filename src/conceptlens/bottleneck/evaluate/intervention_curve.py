@@ -113,12 +113,16 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class InterventionCurve:
-    """Accuracy against the number of corrected groups, over `images` images and `n_orders` random orders of each."""
+    """Accuracy against the number of corrected groups, over `images` images and `n_orders` random orders of each.
+
+    `gain`: accuracy with all groups corrected minus accuracy with none, paired by image.
+    """
 
     groups: int
     images: int
     n_orders: int
     points: tuple[CurvePoint, ...]
+    gain: Interval
 
     def __str__(self) -> str:
         """One point a line."""
@@ -136,6 +140,7 @@ def intervention_curve(
     groups: Sequence[str],
     counts: Sequence[int],
     n_orders: int = N_ORDERS,
+    n_bootstrap: int = 2000,
     seed: int = 0,
 ) -> InterventionCurve:
     """Return accuracy against the number of corrected groups of concepts.
@@ -152,6 +157,7 @@ def intervention_curve(
         groups: The name of each concept's group; concepts of one name are corrected together.
         counts: At which numbers of corrected groups accuracy is measured.
         n_orders: How many random orders of the groups are drawn for each image.
+        n_bootstrap: Bootstrap samples of the gain's interval.
         seed: Seed of the orders and of the intervals, which are of 95 % and resample images.
 
     Raises:
@@ -183,15 +189,11 @@ def intervention_curve(
         CurvePoint(count, concepts, bootstrap_mean(shares.cpu().numpy(), np.arange(len(table)), seed=seed))
         for count, concepts, shares in zip(counts, put, right, strict=True)
     ]
-    return InterventionCurve(member.shape[1], len(truth), n_orders, tuple(points))
-
-
-@dataclass(frozen=True)
-class CurveWithGain:
-    """A curve and its gain: accuracy with all groups corrected minus accuracy with none, paired by photo."""
-
-    curve: InterventionCurve
-    gain: Interval
+    after, before = (
+        (predict_classes(bottleneck, one) == truth).cpu().numpy() for one in (torch.where(known, values, table), table)
+    )
+    gain = bootstrap_difference(after, before, np.arange(len(before)), n_bootstrap, seed=seed)
+    return InterventionCurve(member.shape[1], len(truth), n_orders, tuple(points), gain)
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,7 @@ class Interventions:
     random, so that it shows what wrong corrections do.
     """
 
-    curves: Mapping[str, CurveWithGain] = field(default_factory=dict)
+    curves: Mapping[str, InterventionCurve] = field(default_factory=dict)
     reason: str = ""
 
 
@@ -243,10 +245,11 @@ def evaluate_interventions(
     known = (~truth.isnan()).any(0).tolist()
     total = len({group for group, is_known in zip(groups, known, strict=True) if is_known})
     counts = sorted({round(total * step / N_STEPS) for step in range(N_STEPS + 1)})
-    curves = {}
-    for name, values in corrections.items():
-        curve = intervention_curve(bottleneck, table.activations, table.classes, values, groups, counts, seed=seed)
-        curves[name] = CurveWithGain(curve, _gain(bottleneck, table, values, n_bootstrap, seed))
+    read_photos = (bottleneck, table.activations, table.classes)
+    curves = {
+        name: intervention_curve(*read_photos, values, groups, counts, n_bootstrap=n_bootstrap, seed=seed)
+        for name, values in corrections.items()
+    }
     return Interventions(curves)
 
 
@@ -255,9 +258,9 @@ def interventions_json(found: Interventions) -> list[dict[str, Any]]:
     return [
         {
             "values": name,
-            "n_orders": one.curve.n_orders,
-            "groups": one.curve.groups,
-            "images": one.curve.images,
+            "n_orders": one.n_orders,
+            "groups": one.groups,
+            "images": one.images,
             "gain": dict(vars(one.gain)),
             "points": [
                 {
@@ -267,19 +270,11 @@ def interventions_json(found: Interventions) -> list[dict[str, Any]]:
                     "low": point.accuracy.low,
                     "high": point.accuracy.high,
                 }
-                for point in one.curve.points
+                for point in one.points
             ],
         }
         for name, one in found.curves.items()
     ]
-
-
-def _gain(bottleneck: Bottleneck, table: BottleneckTable, values: Table, n_bootstrap: int, seed: int) -> Interval:
-    """Return accuracy with all known concepts corrected, minus accuracy with none corrected."""
-    put = torch.where(values.isnan(), table.activations, values.to(table.activations))
-    with torch.no_grad():
-        after, before = (predict_classes(bottleneck, one).cpu() == table.classes for one in (put, table.activations))
-    return bootstrap_difference(after.numpy(), before.numpy(), np.arange(len(before)), n_bootstrap, seed=seed)
 
 
 def _rank(order: Float[Tensor, "image group"], known: Tensor) -> Int[Tensor, "image group"]:

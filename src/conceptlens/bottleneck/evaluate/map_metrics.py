@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from conceptlens.bottleneck.evaluate.metric_result import OWN
+from conceptlens.bottleneck.evaluate.metric_result import OWN, joined_score
 from conceptlens.metrics.bottleneck_metrics import NORM_KINDS, activation_norm
 from conceptlens.metrics.keypoint_baselines import centre_peaks, swapped_error, uniform_maps
 from conceptlens.metrics.keypoints import (
@@ -58,7 +58,7 @@ class MapAnnotations:
     """Annotations of some photos, for the concepts whose maps are measured.
 
     - `present[photo concept]`. `keypoints`: of the same concepts. `boxes[photo 4]`: as shares of what is seen.
-    - `constant[concept 2]`: the one place that fits each concept's part best in other photos.
+    - `constant[concept 2]`: the one location that fits each concept's part best in other photos.
     """
 
     indices: Sequence[int]
@@ -74,12 +74,12 @@ def map_scores(maps: Maps, known: MapAnnotations, seed: int = 0) -> Scores:
     found = {f"norm_{norm_kind}": _norm(maps, known.present, norm_kind) for norm_kind in NORM_KINDS}
     if known.keypoints is not None:
         found |= _at_keypoints(maps, known.keypoints, known.constant)
-        at_parts = {
-            control: part_mask_scores(own, known.keypoints, MASK) for control, own in (("", maps), ("wrong", wrong))
-        }
-        found |= _named("part", {"": at_parts[""], "wrong": _both(at_parts["wrong"], known)})
+        own, other = (part_mask_scores(one, known.keypoints, MASK) for one in (maps, wrong))
+        found |= _named("part", {OWN: own, "wrong": _both(other, known)})
     if known.boxes is not None:
-        at_boxes = {control: _in_boxes(own, known) for control, own in (("", maps), ("wrong", wrong))}
+        at_boxes = {
+            control: _in_boxes(own, known.boxes, known.present) for control, own in (("", maps), ("wrong", wrong))
+        }
         found |= _named("box", {"": at_boxes[""], "wrong": _both(at_boxes["wrong"], known)})
     return found
 
@@ -118,21 +118,15 @@ def _named(of: str, found: Mapping[str, Mapping[str, Score]]) -> Scores:
     }
 
 
-def _in_boxes(maps: Maps, known: MapAnnotations) -> dict[str, Score]:
+def _in_boxes(maps: Maps, boxes: Float[Tensor, "photo 4"], present: Bool[Tensor, "photo concept"]) -> dict[str, Score]:
     """Return the scores of maps against boxes, for present concepts, a few photos at a time."""
-    boxes, present = known.boxes, known.present
-    if boxes is None:
-        return {}
     step = max(1, AT_ONCE // max(1, present.shape[1] * MASK[0] * MASK[1]))
     parts = []
     for start in range(0, max(len(maps), 1), step):
         some = slice(start, start + step)
         masks = box_masks(boxes[some], MASK)[:, None] & present[some][..., None, None]
         parts.append(map_mask_scores(maps[some], masks))
-    return {
-        name: Score(torch.cat([p[name].values for p in parts]), torch.cat([p[name].applies for p in parts]))
-        for name in LOCATED_AS.values()
-    }
+    return {name: joined_score([part[name] for part in parts]) for name in LOCATED_AS.values()}
 
 
 def _wrong(maps: Maps, known: MapAnnotations, seed: int) -> Maps:
@@ -162,15 +156,15 @@ class TopMaps:
     seen: int
 
 
-def most_active(table: BottleneckTable, before: TopMaps | None = None, count: int = TOP) -> TopMaps:
-    """Return the `count` photos in which each mapped concept is most active, of `table` and of those read before it."""
+def most_active(table: BottleneckTable, before: TopMaps | None) -> TopMaps:
+    """Return the `TOP` photos in which each mapped concept is most active, of `table` and of those read before it."""
     seen = before.seen if before else 0
     active, maps = table.activations[:, list(table.mapped)], table.maps
     rows = (torch.arange(len(active)) + seen)[:, None].expand_as(active)
     if before:
         active, rows = torch.cat([before.activations, active]), torch.cat([before.rows, rows])
         maps = torch.cat([before.maps, maps])
-    best = active.sort(dim=0, descending=True, stable=True).indices[:count]
+    best = active.sort(dim=0, descending=True, stable=True).indices[:TOP]
     chosen = maps.gather(0, best[..., None, None].expand(-1, -1, *maps.shape[2:]))
     return TopMaps(active.gather(0, best), rows.gather(0, best), chosen, seen + len(table.indices))
 
@@ -203,10 +197,7 @@ def purity_scores(top: TopMaps, keypoints: Keypoints, names: Sequence[str], used
             for name in PURITIES:
                 found[name][control].append(getattr(pure, name.removeprefix("purity_")))
     return {
-        name: {
-            control: Score(torch.cat([o.values for o in parts]), torch.cat([o.applies for o in parts]))
-            for control, parts in controls.items()
-        }
+        name: {control: joined_score(parts) for control, parts in controls.items()}
         for name, controls in found.items()
         if controls[OWN]
     }

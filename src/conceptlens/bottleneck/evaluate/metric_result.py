@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 
-from conceptlens.io.errors import InputError
 from conceptlens.statistics.bootstrap import Interval, bootstrap_difference, bootstrap_mean
 from conceptlens.statistics.score import Score
 
@@ -208,9 +207,9 @@ def fixed_value(value: float, count: int, images: int) -> Interval:
     return Interval(value, None, None, count, images)
 
 
-def not_measured(names: Iterable[str], reason: str) -> tuple[MetricResult, ...]:
+def not_measured(names: Iterable[str], reason: str) -> list[MetricResult]:
     """Return results without a value, all for one reason."""
-    return tuple(MetricResult(name, None, reason=reason) for name in names)
+    return [MetricResult(name, None, reason=reason) for name in names]
 
 
 def metric_result(
@@ -247,18 +246,15 @@ def metric_result(
 
 def joined_scores(parts: Sequence[Mapping[str, Mapping[str, Score]]]) -> dict[str, dict[str, Score]]:
     """Return scores of several parts of a set as those of the whole: metric, then control, then score."""
-    if not parts:
-        raise InputError("there are no scores to join; read at least one photo")
     return {
-        name: {
-            control: Score(
-                torch.cat([part[name][control].values for part in parts]),
-                torch.cat([part[name][control].applies for part in parts]),
-            )
-            for control in controls
-        }
+        name: {control: joined_score([part[name][control] for part in parts]) for control in controls}
         for name, controls in parts[0].items()
     }
+
+
+def joined_score(parts: Sequence[Score]) -> Score:
+    """Return scores below one another as one."""
+    return Score(torch.cat([one.values for one in parts]), torch.cat([one.applies for one in parts]))
 
 
 def metric_json(one: MetricResult) -> dict[str, Any]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
-from conceptlens.bottleneck.evaluate.activation_table import BottleneckTable, boxes_in_input, keypoints_in_input
+from conceptlens.bottleneck.evaluate.activation_table import BottleneckTable
 from conceptlens.bottleneck.evaluate.map_metrics import MapAnnotations
+from conceptlens.data.keypoints_in_view import known_keypoints, seen_keypoints
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.auroc import class_labels
 from conceptlens.metrics.keypoint_baselines import constant_peaks
-from conceptlens.metrics.keypoints import GRID
+from conceptlens.metrics.keypoints import GRID, Keypoints
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -21,14 +23,16 @@ if TYPE_CHECKING:
     from conceptlens.bottleneck.module import Bottleneck
     from conceptlens.data.labelled_set import LabelledSet
     from conceptlens.model.backbone import Backbone
+    from conceptlens.model.preprocess import Preprocess
 
 MIN_SHARE = 0.5  # of a class's photos that must show an attribute for the class to have it
 MIN_ACTIVE_STD = 1.2816  # training deviations above the mean: a tenth of a normal distribution
+LOST = "it is not known where keypoints are in its input"  # without a Preprocess
 UNLABELLED = "the set has no class attributes that are concepts of the bottleneck"
 BY_CLASS = "a photo shows a concept where at least half of its class's photos do, by the set's class attributes"
 BY_ACTIVITY = (
     "the set says of no concept which photos show it, so a photo is taken to show those that are 1.28 training "
-    "deviations above their mean in it: figures of maps then speak of the concepts' own choice of photos"
+    "deviations above their mean in it: metrics of maps then speak of the concepts' own choice of photos"
 )
 
 
@@ -74,6 +78,49 @@ def concept_labels(
     return torch.where(labelled, concept_presence(bottleneck, photos, attributes_of_concepts, table).float(), torch.nan)
 
 
+def keypoints_in_input(
+    bottleneck: Bottleneck,
+    model: Backbone,
+    photos: LabelledSet,
+    indices: Sequence[int],
+    concepts: Sequence[int],
+    present: Bool[Tensor, "photo concept"],
+) -> Keypoints:
+    """Return the set's keypoints as shares of what the network sees of each photo; one that is cut off is not visible.
+
+    Args:
+        bottleneck: The bottleneck, whose concepts name parts.
+        model: The network as it was loaded for the fit.
+        photos: The labelled set.
+        indices: Indices of photos.
+        concepts: Indices of concepts.
+        present: Which of these photos show which of these concepts.
+
+    Raises:
+        InputError: The set has no keypoints, or it is not known what the network sees of a photo.
+    """
+    known, view = known_keypoints(photos), bottleneck.backbone.prepare(model).known_preprocess(LOST)
+    seen = seen_keypoints(photos, indices, view)
+    parts = [known.parts.get(bottleneck.concepts[one].part or "", ()) for one in concepts]
+    own = torch.tensor([[name in part for name in seen.names] for part in parts]).reshape(len(parts), len(seen.names))
+    return Keypoints(seen.xy, seen.visible, own, present, seen.sizes)
+
+
+def boxes_in_input(view: Preprocess, photos: LabelledSet, indices: Sequence[int]) -> Float[Tensor, "photo 4"]:
+    """Return the set's boxes as shares of what the network sees of each photo; parts that are cut off may lie beyond.
+
+    Raises `InputError` for a set without boxes.
+    """
+    known = photos.annotation.boxes if photos.annotation else None
+    if known is None:
+        raise InputError(f"{photos.name} has no boxes; give a set that has them, such as cub:FOLDER")
+    at = [int(index) for index in indices]
+    left, top, right, bottom = np.array([view.box(photos[index].size) for index in at]).reshape(-1, 4).T
+    corners = known[at].reshape(-1, 2, 2)
+    start, side = np.stack([left, top], 1)[:, None], np.stack([right - left, bottom - top], 1)[:, None]
+    return torch.tensor(((corners - start) / side).reshape(-1, 4))
+
+
 def map_annotations(
     bottleneck: Bottleneck,
     model: Backbone,
@@ -82,15 +129,16 @@ def map_annotations(
     present: Tensor,
     constant: Tensor | None,
 ) -> MapAnnotations:
-    """Return what is known of the photos of a table, for its mapped concepts, of which `present` says who is shown."""
+    """Return what is known of the photos of a table and its mapped concepts; nothing where the crop is unknown."""
     indices, annotation = part.indices.tolist(), photos.annotation
     points = boxes = None
-    if bottleneck.backbone.prepare(model).preprocess is None:
-        return MapAnnotations(indices, present)  # nobody knows what such a view cuts off
+    view = bottleneck.backbone.prepare(model).preprocess
+    if view is None:
+        return MapAnnotations(indices, present)
     if annotation and annotation.keypoints:
         points = keypoints_in_input(bottleneck, model, photos, indices, part.mapped, present)
     if annotation and annotation.boxes is not None:
-        boxes = boxes_in_input(bottleneck, model, photos, indices)
+        boxes = boxes_in_input(view, photos, indices)
     return MapAnnotations(indices, present, points, boxes, constant)
 
 

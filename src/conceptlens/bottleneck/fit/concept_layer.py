@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from conceptlens.bottleneck.fit.alignment_losses import ALIGNMENT_LOSSES
-from conceptlens.bottleneck.fit.radius import radius_at
-from conceptlens.bottleneck.locator import Locator, Parts, WholeImage, peak_masks, resized
-from conceptlens.io.errors import InputError
+from conceptlens.bottleneck.fit.recipe import Recipe, radius_at
+from conceptlens.bottleneck.locator import Parts, WholeImage, peak_masks, resized
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -46,11 +45,14 @@ class PooledCells:
 
 
 def pool_cells(
-    source: CellSource, indices: Sequence[int], locator: Locator, layer: str, grid: tuple[int, int], concepts: int
+    source: CellSource,
+    indices: Sequence[int],
+    locator: WholeImage | Parts,
+    layer: str,
+    grid: tuple[int, int],
+    concepts: int,
 ) -> PooledCells:
     """Return the pooled cells of photos, one batch of cells in memory at a time."""
-    if not isinstance(locator, (WholeImage, Parts)):
-        raise InputError("only a locator that does not depend on the concepts' own maps can pool cells beforehand")
     kept, found = [], []
     for batch in source.batches(indices):
         cells = resized(batch.cells[layer], grid)
@@ -88,35 +90,6 @@ def ridge(
     return weight
 
 
-@dataclass(frozen=True)
-class AlignmentSettings:
-    """What a concept layer is trained for by steps: see `ALIGNMENT_LOSSES`; `masked` turns the locator's Gaussians on.
-
-    With `schedule`, `first`, `last` as in `radius_at`, in cells; for the first `warmup` of the steps there is no mask.
-    `replace`: the masked loss takes the place of the plain one after the warm-up, else it is added to it.
-    `masked_loss`: another loss for what the masks let through. With `temperature`, the plain activation is softmax
-    pooling, `sum_u softmax_u(A / temperature) A`, else the mean.
-    """
-
-    loss: str = "cos3"
-    masked: bool = False
-    schedule: str = "linear"
-    first: float = 7.0
-    last: float = 1.0
-    warmup: float = 0.2
-    peaks: int = 1
-    replace: bool = True
-    temperature: float | None = None
-    masked_loss: str | None = None
-
-    def __post_init__(self) -> None:
-        """Check the names and numbers."""
-        for loss in (self.loss, self.masked_loss or self.loss):
-            if loss not in ALIGNMENT_LOSSES:
-                raise InputError(f"no alignment loss {loss!r}; losses: {', '.join(ALIGNMENT_LOSSES)}")
-        radius_at(self.schedule, 0.0, self.first, self.last)
-
-
 class ConceptVectors(nn.Module):
     """The concept vectors alone, as the optimiser sees them: a 1 x 1 convolution without bias."""
 
@@ -136,12 +109,16 @@ class ConceptVectors(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class ConceptMapTask:
-    """Training by whole maps, for locators that look for the peaks of the maps themselves. (Loc-CBM's poster.)"""
+    """Training by whole maps, for locators that look for the peaks of the maps themselves. (Loc-CBM's poster.)
+
+    Of `recipe`: its losses; with the locator `peaks`, the schedule of their radius after `warmup`; with `softmax`, the
+    temperature of the pooling, `sum_u softmax_u(A / temperature) A`, where else the activation is the mean.
+    """
 
     network: nn.Module
     take: Callable[[Tensor], Float[Tensor, "image channel height width"]]
     targets: Float[Tensor, "image concept"]
-    how: AlignmentSettings
+    recipe: Recipe
 
     @property
     def rows(self) -> int:
@@ -150,24 +127,24 @@ class ConceptMapTask:
 
     def loss(self, network: nn.Module, mine: Tensor, whole: Tensor, gather: Gather, done: float) -> Tensor:
         """Return the mean alignment loss over the concepts, plain while warming up, masked after it."""
-        device = next(network.parameters()).device
+        recipe, device = self.recipe, next(network.parameters()).device
         maps = network(self.take(mine).to(device))
-        align, wanted = ALIGNMENT_LOSSES[self.how.loss], self.targets[whole].to(device)
+        align, wanted = ALIGNMENT_LOSSES[recipe.loss], self.targets[whole].to(device)
         plain = align(gather(self._pooled(maps)), wanted).mean()
-        if not self.how.masked or done < self.how.warmup:
+        if recipe.locator != "peaks" or done < recipe.warmup:
             return plain
-        shrunk = (done - self.how.warmup) / max(1e-9, 1 - self.how.warmup)
-        radius = radius_at(self.how.schedule, shrunk, self.how.first, self.how.last)
-        masks = peak_masks(maps, radius, self.how.peaks)
-        align = ALIGNMENT_LOSSES[self.how.masked_loss or self.how.loss]
+        shrunk = (done - recipe.warmup) / max(1e-9, 1 - recipe.warmup)
+        first = max(float(max(maps.shape[2:])), recipe.last) if recipe.first is None else recipe.first
+        masks = peak_masks(maps, radius_at(recipe.schedule, shrunk, first, recipe.last), recipe.peaks)
+        align = ALIGNMENT_LOSSES[recipe.masked_loss or recipe.loss]
         located = align(gather((maps * masks).sum((2, 3))), wanted).mean()
-        return located if self.how.replace else plain + located
+        return located if recipe.replace else plain + located
 
     def _pooled(self, maps: Tensor) -> Float[Tensor, "image concept"]:
-        if self.how.temperature is None:
+        if self.recipe.locator != "softmax":
             return maps.mean((2, 3))
         flat = maps.flatten(2)
-        return (flat * (flat / self.how.temperature).softmax(2)).sum(2)
+        return (flat * (flat / self.recipe.temperature).softmax(2)).sum(2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,15 +168,15 @@ class PooledCellsTask:
 
 
 def layer_cells(
-    source: CellSource, indices: Sequence[int], layer: str, grid: tuple[int, int], room: int = MAX_CELL_BYTES
+    source: CellSource, indices: Sequence[int], layer: str, grid: tuple[int, int]
 ) -> Callable[[Tensor], Float[Tensor, "image channel height width"]]:
     """Return a function from rows of `indices` to their cells on the maps' grid.
 
-    They are held in memory, in half precision, where they take at most `room` bytes; else each batch is read again.
+    They are held in memory, in half precision, where they take at most `MAX_CELL_BYTES`; else each batch is read again.
     """
     one = next(iter(source.batches(indices[:1])))
     channels = one.cells[layer].shape[1]
-    if 2 * len(indices) * channels * grid[0] * grid[1] > room:
+    if 2 * len(indices) * channels * grid[0] * grid[1] > MAX_CELL_BYTES:
         return lambda rows: _read_again(source, [int(indices[row]) for row in rows.tolist()], layer, grid)
     held = torch.empty(len(indices), channels, *grid, dtype=torch.float16)
     row_of = {int(index): row for row, index in enumerate(indices)}

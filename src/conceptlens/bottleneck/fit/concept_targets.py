@@ -14,10 +14,9 @@ from torch import Tensor
 from conceptlens.bottleneck.concept_writing.concept_filter import (
     FILTER_LIMITS,
     PRESENCE_CUTOFFS,
-    ImageConceptScores,
+    by_class_name,
     filter_concepts,
 )
-from conceptlens.bottleneck.concept_writing.published_filters import by_class_name
 from conceptlens.bottleneck.fit.free_memory import check_memory
 from conceptlens.concept_regions.fit.pair_shards import image_vectors
 from conceptlens.concept_regions.translator import Teacher
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from conceptlens.model.backbone import Backbone
 
 SOURCES = ("auto", "labels", "photos", "vlm", "both")
+BATCH_PHOTOS = 32
 MIN_SHARE = 0.1  # a class attribute is a concept where some class shows it in a tenth of its photos
 QUANTILES = (0.01, 0.99)  # a pair's cosines become shares between these quantiles of the train photos
 
@@ -96,31 +96,31 @@ def build_concept_targets(
 
 
 @torch.no_grad()
-def encode_photos(vlm: Backbone, photos: LabelledSet, indices: Sequence[int], batch: int = 32) -> Tensor:
-    """Return a pair's image vectors `[photo dimension]`, not normalised; NaN for a photo that cannot be read.
+def encode_photos(vlm: Backbone, photos: LabelledSet, indices: Sequence[int]) -> Float[Tensor, "photo dimension"]:
+    """Return a vision-language model's image vectors, not normalised; NaN for a photo that cannot be read.
 
     Raises `InputError` where none of them can be read.
     """
-    found: list[Tensor] = []
-    reasons: list[str] = []
-    for start in range(0, len(indices), batch):
-        some = list(indices[start : start + batch])
-        inputs: dict[int, Tensor] = {}
-        for row, index in enumerate(some):
+    rows, found, reasons = [], [], []
+    for start in range(0, len(indices), BATCH_PHOTOS):
+        inputs = []
+        for row in range(start, min(start + BATCH_PHOTOS, len(indices))):
             try:
-                inputs[row] = vlm.read_photo(photos[index])
+                inputs.append(vlm.read_photo(photos[indices[row]]))
             except InputError as error:
                 reasons.append(str(error))
-        made = image_vectors(vlm, torch.stack(list(inputs.values()))) if inputs else torch.empty(0, 1)
-        whole = torch.full((len(some), made.shape[1]), torch.nan)
-        whole[list(inputs)] = made
-        found.append(whole)
-    if len(reasons) == len(indices):
+            else:
+                rows.append(row)
+        if inputs:
+            found.append(image_vectors(vlm, torch.stack(inputs)))
+    if not found:
         raise InputError(
             f"no photo of {photos.name} could be read; the first: {reasons[0] if reasons else 'none given'}"
         )
-    width = max(one.shape[1] for one in found)
-    return torch.cat([one if one.shape[1] == width else one.expand(-1, width) for one in found])
+    vectors = torch.cat(found)
+    whole = torch.full((len(indices), vectors.shape[1]), torch.nan)
+    whole[rows] = vectors
+    return whole
 
 
 def _table(photos: LabelledSet, source: str) -> tuple[tuple[str, ...], Tensor] | None:
@@ -166,10 +166,10 @@ def _concepts(
             "a vision-language model (--vlm)"
         )
     words = collect([word.label for word in vocabulary()], "the vocabulary")
-    scores = photo_cosines(words.concepts, vlm, vectors)
-    shown = ImageConceptScores(scores[~scores.isnan().any(1)], "train", scores[~scores.isnan().any(1)])
-    limits = replace(FILTER_LIMITS["minilm"], presence=PRESENCE_CUTOFFS["standardised"], interpretability=None)
-    return filter_concepts(words, photos.classes, limits, shown=shown)
+    cosines = photo_cosines(words.concepts, vlm, vectors)
+    known = cosines[~cosines.isnan().any(1)].double()
+    limits = replace(FILTER_LIMITS["minilm"], presence=PRESENCE_CUTOFFS["standardised"])
+    return filter_concepts(words, photos.classes, limits, (known - known.mean()) / known.std(correction=0))
 
 
 def _labelled(named: ConceptSet, photos: LabelledSet, table: tuple[tuple[str, ...], Tensor] | None) -> Tensor:

@@ -99,7 +99,7 @@ def concept_weights(
     recipe: Recipe,
     run: TrainingRun,
 ) -> Float[Tensor, "concept channel"]:
-    """Return the concept vectors fitted to the photos `rows`; `penalty` is the ridge's, and nobody else's."""
+    """Return the concept vectors fitted to the photos `rows`; `penalty` is that of the loss `ridge` alone."""
     concepts = targets.shape[1]
     if recipe.loss == "channels":
         if concepts != photos.channels:
@@ -119,7 +119,7 @@ def concept_weights(
         task = PooledCellsTask(layer, own, targets[rows], recipe.loss)
     else:
         take = layer_cells(photos.source, [photos.indices[row] for row in rows.tolist()], photos.layer, photos.grid)
-        task = ConceptMapTask(layer, take, targets[rows], recipe.alignment(photos.grid))
+        task = ConceptMapTask(layer, take, targets[rows], recipe)
     train_network(task, steps, run)
     return layer.weight.detach()
 

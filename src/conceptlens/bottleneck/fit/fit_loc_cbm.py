@@ -1,4 +1,4 @@
-"""Fitting a concept bottleneck whose concepts have places: labelled photos in, a `Bottleneck` out."""
+"""Fitting a concept bottleneck whose concepts have maps: labelled photos in, a `Bottleneck` out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conceptlens.bottleneck.backbone_reference import BackboneReference
-from conceptlens.bottleneck.concept_writing.published_filters import ConceptLayerScores, by_interpretability
+from conceptlens.bottleneck.concept_writing.concept_filter import by_interpretability
 from conceptlens.bottleneck.fit.bottleneck_task import (
     BottleneckTask,
     at_size,
@@ -29,7 +29,7 @@ from conceptlens.bottleneck.fit.concept_targets import Targets, build_concept_ta
 from conceptlens.bottleneck.fit.concept_vectors import PooledPhotos, concept_weights, read_photos, unmasked
 from conceptlens.bottleneck.fit.finetune import finetuned
 from conceptlens.bottleneck.fit.fitted_locator import fit_locator, of_concepts, part_names
-from conceptlens.bottleneck.fit.head_fit import HeadSettings, PenaltyChoice, choose, fit_head
+from conceptlens.bottleneck.fit.head_fit import PenaltyChoice, choose, fit_head
 from conceptlens.bottleneck.fit.recipe import Recipe, recipe_named
 from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.bottleneck.sparse.sparse_head import nec
@@ -40,7 +40,6 @@ from conceptlens.data.labelled_sets import open_classes
 from conceptlens.features.cell_source import CellSource
 from conceptlens.io.atomic import replacing
 from conceptlens.io.fingerprint import bytes_fingerprint, texts_fingerprint, weights_fingerprint
-from conceptlens.model.preprocess import Preprocess
 from conceptlens.training.checkpoint import FILE
 from conceptlens.training.loop import TrainingRun
 from conceptlens.training.run_folder import claim_folder, start_processes, write_json
@@ -218,21 +217,18 @@ def _fitted(task: BottleneckTask, sources: tuple[CellSource, CellSource], run: T
     def layer(rows: Tensor, penalty: float, draw: int) -> Tensor:
         return used.activations(_weights(task, photos, rows, penalty, run, f"layer-{draw}"))
 
-    kind = HeadSettings(recipe.nec, recipe.refit)
-    penalties = recipe.penalties if recipe.loss == "ridge" else (1.0,)
-    choice = choose(layer, labels, penalties, recipe.holdout, kind, run.seed)
+    choice = choose(layer, labels, recipe, run.seed)
     probe = choice
     if recipe.loss != "channels" or recipe.nec is not None:
-        probe = choose(
-            lambda rows, penalty, draw: photos.whole, labels, (1.0,), recipe.holdout, HeadSettings(), run.seed
-        )
+        linear = Recipe(loss="channels", holdout=recipe.holdout)
+        probe = choose(lambda rows, penalty, draw: photos.whole, labels, linear, run.seed)
     weight = _weights(task, photos, torch.arange(len(labels)), choice.penalty, run, "layer")
     made = Bottleneck(
         task.targets.concepts.concepts, task.photos.classes, task.layer, photos.channels, used.locator, task.grid,
-        BackboneReference(task.model.name, weights_fingerprint(task.model.module), _view(task.model)),
+        BackboneReference(task.model.name, weights_fingerprint(task.model.module), task.model.preprocess),
         _record(task, run, choice, probe, source, photos),
     )  # fmt: skip
-    made = _with_head(made, weight, used, labels, choice, kind)
+    made = _with_head(made, weight, used, labels, choice, recipe)
     if not recipe.finetune:
         return made
     stage, values = replace(run, folder=run.folder / "last-stage"), task.targets.values[list(photos.indices)]
@@ -256,8 +252,8 @@ def _interpretable(
     kept, held = (torch.tensor(rows) for rows in hold_out(labels.numpy(), task.recipe.holdout, run.seed))
     made = photos.activations(_weights(task, photos, kept, task.recipe.penalties[0], run, "interpretable"))
     named, values = task.targets.concepts, task.targets.values
-    learned = ConceptLayerScores(made[held], values[list(photos.indices)][held], "holdout")
-    found = by_interpretability(named.labels, learned, task.recipe.interpretable)
+    wanted = values[list(photos.indices)][held]
+    found = by_interpretability(named.labels, made[held], wanted, task.recipe.interpretable)
     stay = list(found.kept)
     targets = Targets(named.keep(stay, found.dropped), values[:, stay], task.targets.by)
     pooled = replace(photos.pooled, mask=photos.pooled.mask[stay])
@@ -265,11 +261,11 @@ def _interpretable(
 
 
 def _with_head(
-    made: Bottleneck, weight: Tensor, photos: PooledPhotos, labels: Tensor, choice: PenaltyChoice, kind: HeadSettings
+    made: Bottleneck, weight: Tensor, photos: PooledPhotos, labels: Tensor, choice: PenaltyChoice, recipe: Recipe
 ) -> Bottleneck:
     """Fill in the concept vectors and the head that is fitted to what they make of all photos."""
     activations = photos.activations(weight)
-    head = fit_head(activations, labels, choice.strength, kind)
+    head = fit_head(activations, labels, choice.strength, recipe)
     with torch.no_grad():
         made.weight.copy_(weight)
         made.mean.copy_(head.mean)
@@ -278,10 +274,6 @@ def _with_head(
         made.head.bias.copy_(head.bias)
     made.training_record["concepts_per_class"] = nec(head.weights)
     return made.eval().requires_grad_(False)
-
-
-def _view(model: Backbone) -> Preprocess | None:
-    return model.preprocess
 
 
 def _record(

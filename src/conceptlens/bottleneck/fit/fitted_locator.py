@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conceptlens.bottleneck.fit.concept_vectors import plain_locator
-from conceptlens.bottleneck.fit.part_discovery import DiscoveryWeights
-from conceptlens.bottleneck.fit.part_fit import PartKeypoints, find_parts, teach_parts
+from conceptlens.bottleneck.fit.part_fit import find_parts, teach_parts
 from conceptlens.bottleneck.fit.part_vocabulary import PartVocabulary
 from conceptlens.bottleneck.locator import Locator, Parts
 from conceptlens.data.keypoints_in_view import known_keypoints, seen_keypoints
@@ -101,11 +100,8 @@ def _found(
     """Find the parts from what the targets say of them, at the network's own size first."""
     own, source = sources
     words = PartVocabulary.of(task.targets.concepts.concepts)
-    weights = DiscoveryWeights(task.recipe.apart, task.recipe.together, task.recipe.small)
-    return find_parts(
-        own, indices, words, task.targets.values[indices], run, weights,
-        finer=None if own is source else source, restarts=task.recipe.restarts, layers=task.layers,
-    )  # fmt: skip
+    finer = None if own is source else source
+    return find_parts(own, indices, words, task.targets.values[indices], run, task.recipe, task.layers, finer)
 
 
 def _taught(
@@ -122,7 +118,8 @@ def _taught(
         draw.permutation(np.flatnonzero(labels == number))[: task.recipe.keypoints] for number in np.unique(labels)
     ]
     chosen = tuple(sorted(indices[row] for rows in drawn for row in rows))
-    seen = seen_keypoints(task.photos, chosen, task.model.preprocess)
+    view = task.model.known_preprocess("it is not known where keypoints are in its input")
+    seen = seen_keypoints(task.photos, chosen, view)
     known = known_keypoints(task.photos).parts
     own = torch.tensor([[keypoint in known[name] for keypoint in seen.names] for name in names])
     unseen = [name for name, mine in zip(names, own, strict=True) if not bool(seen.visible[:, mine].any())]
@@ -131,4 +128,4 @@ def _taught(
             f"the part '{unseen[0]}' is visible in none of the {len(chosen)} photos whose keypoints are read; give "
             "more keypoints for each class, or leave out its concepts"
         )
-    return teach_parts(sources[1], PartKeypoints(chosen, seen.xy, seen.visible, own), run, task.layers)
+    return teach_parts(sources[1], chosen, seen, own, run, task.layers)

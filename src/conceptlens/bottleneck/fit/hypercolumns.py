@@ -59,11 +59,9 @@ class Hypercolumns:
         return found
 
 
-def hypercolumns(
-    source: CellSource, indices: Sequence[int], components: int = COMPONENTS, layers: Sequence[str] | None = None
-) -> Hypercolumns:
+def hypercolumns(source: CellSource, indices: Sequence[int], layers: Sequence[str]) -> Hypercolumns:
     """Return what attentions see in photos of a set; two passes over them, one photo batch in memory at a time."""
-    projections = _projections(source, indices, components, source.layers if layers is None else layers)
+    projections = _projections(source, indices, layers)
     columns, readings, kept = [], [], []
     for batch in source.batches(indices):
         parts = [resized(make(batch.cells[name]), source.grid) for name, make in projections.items()]
@@ -83,9 +81,7 @@ def hypercolumns(
     )
 
 
-def _projections(
-    source: CellSource, indices: Sequence[int], components: int, layers: Sequence[str]
-) -> dict[str, Projection]:
+def _projections(source: CellSource, indices: Sequence[int], layers: Sequence[str]) -> dict[str, Projection]:
     """Return the principal components of each layer's cells, from moments in float64."""
     totals: dict[str, tuple[Tensor, Tensor, int]] = {}
     for batch in source.batches(indices):
@@ -99,9 +95,9 @@ def _projections(
     for name, (total, square, count) in totals.items():
         mean = total / count
         values, vectors = torch.linalg.eigh(square / count - mean[:, None] * mean[None])
-        basis = vectors[:, -components:].flip(1)
+        basis = vectors[:, -COMPONENTS:].flip(1)
         basis = basis * torch.where(basis.sum(0) < 0, -1.0, 1.0)
-        scale = float(values[-components:].clamp_min(0).mean().sqrt().clamp_min(1e-12))
+        scale = float(values[-COMPONENTS:].clamp_min(0).mean().sqrt().clamp_min(1e-12))
         found[name] = Projection(mean.float(), basis.float(), scale)
     return found
 

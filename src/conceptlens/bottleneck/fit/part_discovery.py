@@ -32,27 +32,21 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
     from conceptlens.bottleneck.fit.hypercolumns import Hypercolumns
+    from conceptlens.bottleneck.fit.recipe import Recipe
     from conceptlens.training.loop import Gather
 
 
-@dataclass(frozen=True)
-class DiscoveryWeights:
-    """The weights of the terms of the loss."""
-
-    apart: float = 0.1
-    together: float = 3.0
-    small: float = 0.01
+HIDDEN = 32  # units of the reader of colours
+KEYPOINT_WIDTH = 0.6 / 7  # deviation of the Gaussian about a keypoint, as a share of the image
 
 
 class PartDiscovery(nn.Module):
     """The attentions of all parts, and the reader that they share."""
 
-    def __init__(
-        self, parts: int, components: int, properties: int, features: int = FEATURES, hidden: int = 32
-    ) -> None:
+    def __init__(self, parts: int, components: int, properties: int) -> None:
         super().__init__()
         self.attention = nn.Parameter(torch.randn(parts, components) * 0.02)
-        self.reader = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, properties))
+        self.reader = nn.Sequential(nn.Linear(FEATURES, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, properties))
 
     def forward(self, columns: Tensor, readings: Tensor) -> tuple[Tensor, Tensor]:
         """Return `log a[image part cell]`, and what is read `[image part property]`."""
@@ -69,7 +63,7 @@ class PartDiscoveryTask:
     labels: Float[Tensor, "image part property"]
     known: Bool[Tensor, "part property"]
     regions: tuple[tuple[int, ...], ...]
-    weights: DiscoveryWeights = DiscoveryWeights()
+    recipe: Recipe
 
     @property
     def rows(self) -> int:
@@ -87,11 +81,11 @@ class PartDiscoveryTask:
         loss = ((read - labels).square() * known).sum((1, 2)).mean() / parts
         unit = nn.functional.normalize(attention, dim=2)
         alike = (torch.einsum("npu,nqu->npq", unit, unit).sum((1, 2)) - parts).mean() / (parts * (parts - 1))
-        loss = loss + self.weights.apart * alike + self.weights.small / 2 * _attention(network).square().sum()
+        loss = loss + self.recipe.apart * alike + self.recipe.small / 2 * _attention(network).square().sum()
         centres = torch.einsum("npu,ud->npd", attention, cell_centres(self.seen.grid).to(device))
         for region in self.regions:
             own = centres[:, region]
-            loss = loss + self.weights.together * (own - own.mean(1, keepdim=True)).square().sum(2).mean()
+            loss = loss + self.recipe.together * (own - own.mean(1, keepdim=True)).square().sum(2).mean()
         return loss
 
     @torch.no_grad()
@@ -141,9 +135,8 @@ def pointed_at(
     visible: Bool[Tensor, "image keypoint"],
     own: Bool[Tensor, "part keypoint"],
     grid: tuple[int, int],
-    width: float = 0.6 / 7,
 ) -> Float[Tensor, "image part cell"]:
-    """Return where each part's keypoints say it is: a Gaussian about the nearest of them, `width` a share of the image.
+    """Return where each part's keypoints say it is: a Gaussian about the nearest of them.
 
     `xy` are shares of what the network sees. A part none of whose keypoints is visible is 0 everywhere.
     """
@@ -151,7 +144,7 @@ def pointed_at(
     indices = torch.where(visible[..., None], xy, torch.zeros_like(xy)).float()
     squared = (indices[:, :, None] - cell_centres(grid)[None, None]).square().sum(3)  # image keypoint cell
     nearest = torch.where(seen[..., None], squared[:, None], torch.inf).amin(2)
-    heat = torch.exp(-nearest / (2 * width**2))
+    heat = torch.exp(-nearest / (2 * KEYPOINT_WIDTH**2))
     return heat / heat.sum(2, keepdim=True).clamp_min(1e-12)
 
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
-from math import isfinite
+from math import cos, isfinite, pi
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.bottleneck.fit.alignment_losses import ALIGNMENT_LOSSES
-from conceptlens.bottleneck.fit.concept_layer import AlignmentSettings
-from conceptlens.bottleneck.fit.radius import radius_at
 from conceptlens.bottleneck.locator import LOCATORS
 from conceptlens.io.errors import InputError, near
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+# How the radius of peaks falls from 1 to 0 over a share of the steps.
+RADIUS_SCHEDULES: Mapping[str, Callable[[float], float]] = {
+    "linear": lambda done: 1 - done,
+    "cosine": lambda done: 0.5 * (1 + cos(pi * done)),
+    "exponential": lambda done: done,  # in the exponent, see radius_at
+    "fixed": lambda done: 0.0,
+}
 CLOSED = ("ridge", "random", "channels")  # concept layers that no steps train
 
 
@@ -34,7 +39,7 @@ class Recipe:
         steps: Training steps of a loss by steps.
         batch: Photos in each of them.
         rate: Their learning rate.
-        schedule: How the radius of peaks shrinks: a key of `SHAPES`.
+        schedule: How the radius of peaks shrinks: a key of `RADIUS_SCHEDULES`.
         first: The radius it begins with, in cells; by default the longer side of the grid.
         last: The radius it ends with, in cells.
         warmup: The share of the steps before masks are used.
@@ -89,7 +94,7 @@ class Recipe:
     def __post_init__(self) -> None:
         """Check names and numbers."""
         for choice in fields(self):
-            fits, kind = METRICS[str(choice.type)]
+            fits, kind = SETTING_KINDS[str(choice.type)]
             if not fits(getattr(self, choice.name)):
                 raise InputError(f"{choice.name} is {getattr(self, choice.name)!r}; give {kind}")
         losses = (*ALIGNMENT_LOSSES, *CLOSED)
@@ -123,24 +128,6 @@ class Recipe:
         if self.keypoints and self.locator not in ("parts", "auto"):
             raise InputError(f"keypoints teach the locator 'parts', and '{self.locator}' was asked for; leave one out")
 
-    def alignment(self, grid: tuple[int, int]) -> AlignmentSettings:
-        """Return what a concept layer is trained for on maps of this grid."""
-        first = max(float(max(grid)), self.last) if self.first is None else self.first
-        masked = self.locator == "peaks"
-        heat = self.temperature if self.locator == "softmax" else None
-        return AlignmentSettings(
-            self.loss,
-            masked,
-            self.schedule,
-            first,
-            self.last,
-            self.warmup,
-            self.peaks,
-            self.replace,
-            heat,
-            self.masked_loss,
-        )
-
     def settings(self) -> dict[str, Any]:
         """Return every choice, for the record."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
@@ -173,12 +160,30 @@ def recipe_named(name: str = "loc-cbm", **choices: Any) -> Recipe:
     return replace(Recipe(**RECIPES[name]), **choices)
 
 
+def radius_at(shape: str, done: float, first: float, last: float) -> float:
+    """Return the radius in cells after a share `done` (0 to 1) of the shrinking: from `first` to `last`, never growing.
+
+    linear `first + (last - first) t`; cosine along half a period; exponential `first (last / first)^t`; fixed `last`.
+    Loc-CBM's poster (ICCV 2025) says that the radius shrinks and not how. Raises `InputError` for an unknown shape,
+    and radii that are not positive or that grow.
+    """
+    if shape not in RADIUS_SCHEDULES:
+        known = near(shape, RADIUS_SCHEDULES, len(RADIUS_SCHEDULES))
+        raise InputError(f"no radius schedule {shape!r}; schedules: {known}")
+    if not first >= last > 0:
+        raise InputError(f"the radius goes from {first} to {last}; give a first radius of at least the last, above 0")
+    done = min(1.0, max(0.0, done))
+    if shape == "exponential":
+        return first * (last / first) ** done
+    return last + (first - last) * RADIUS_SCHEDULES[shape](done)
+
+
 def _is_number(given: Any) -> bool:
     return isinstance(given, int | float) and not isinstance(given, bool) and isfinite(given)
 
 
 # By the type of a choice: what may be given for it, and how that is said.
-METRICS: Mapping[str, tuple[Callable[[Any], bool], str]] = MappingProxyType(
+SETTING_KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = MappingProxyType(
     {
         "bool": (lambda given: isinstance(given, bool), "true or false"),
         "int": (lambda given: isinstance(given, int) and not isinstance(given, bool), "a whole number"),

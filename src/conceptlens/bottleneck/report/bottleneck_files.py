@@ -14,16 +14,17 @@ from rich.console import Console
 from rich.table import Table
 
 from conceptlens.bottleneck.evaluate.bottleneck_result import SCHEMA, bottleneck_json
-from conceptlens.bottleneck.evaluate.case_selection import CaseSelection, select_cases
+from conceptlens.bottleneck.evaluate.case_selection import select_cases
 from conceptlens.bottleneck.evaluate.metric_result import CONTROLS
-from conceptlens.bottleneck.report.bottleneck_page import PageRecord, write_bottleneck_page
+from conceptlens.bottleneck.report.bottleneck_page import PageRecord, bottleneck_page
 from conceptlens.bottleneck.report.bottleneck_sentences import plainly, shown
 from conceptlens.bottleneck.report.case_images import read_case_images
-from conceptlens.io.atomic import replacing, write_json
+from conceptlens.io.atomic import replacing, write_json, write_text
 from conceptlens.io.versions import versions
 
 if TYPE_CHECKING:
     from conceptlens.bottleneck.evaluate.bottleneck_result import BottleneckResult
+    from conceptlens.bottleneck.evaluate.case_selection import CaseSelection
     from conceptlens.bottleneck.module import Bottleneck
     from conceptlens.data.labelled_set import LabelledSet
     from conceptlens.model.backbone import Backbone
@@ -33,8 +34,7 @@ PRINTED = ("accuracy", "concepts_per_class", "concept_auroc", "keypoint_error", 
 
 def evaluation_json(result: BottleneckResult, record: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `conceptlens evaluate bottleneck --json` prints; `record` says what was evaluated, and how."""
-    numbers = bottleneck_json(result)
-    return {"schema": SCHEMA, "versions": versions(), **record, **numbers}
+    return {"schema": SCHEMA, "versions": versions(), **record, **bottleneck_json(result)}
 
 
 def write_bottleneck_report(
@@ -43,36 +43,44 @@ def write_bottleneck_report(
     model: Backbone,
     photos: LabelledSet,
     result: BottleneckResult,
-    choice: CaseSelection | None = None,
+    choice: CaseSelection,
+    record: Mapping[str, Any],
     cache: str | Path | None = None,
-    record: Mapping[str, Any] | None = None,
 ) -> list[Path]:
-    """Write `report.html`, `bottleneck.json`, `photos.csv` and `concepts.csv` into a folder, and return them.
+    """Write `report.html`, `bottleneck.json`, `photos.csv` and `concepts.csv` into a folder.
 
-    `record`: `bottleneck`, where it was read from, and `settings`. Photos that are shown are read again.
+    Args:
+        out: The folder.
+        bottleneck: The bottleneck.
+        model: The network as it was loaded for the fit.
+        photos: The photos that were measured; those that are shown are read again.
+        result: The evaluation.
+        choice: Which cases the page shows.
+        record: `bottleneck`, the folder that it was read from, and `settings`.
+        cache: A folder of cells.
+
+    Returns:
+        The files.
     """
-    about_run = dict(record or {"bottleneck": "", "settings": {}})
-    cases = select_cases(bottleneck, result.table, choice or CaseSelection())
+    cases = select_cases(bottleneck, result.table, choice)
     images = read_case_images(bottleneck, model, photos, result.table, cases.needed(), cache)
     now = datetime.datetime.now().astimezone()
-    settings = {**about_run["settings"], "versions": ", ".join(f"{name} {value}" for name, value in versions().items())}
+    packages = ", ".join(f"{name} {value}" for name, value in versions().items())
     about = PageRecord(
-        str(about_run["bottleneck"]),
         f"{now.day} {now:%B %Y, %H:%M}",
-        settings,
+        {**record["settings"], "versions": packages},
         shlex.join(["conceptlens", *sys.argv[1:]]),
     )
     files = [out / name for name in ("report.html", "bottleneck.json", "photos.csv", "concepts.csv")]
-    write_bottleneck_page(files[0], bottleneck, result, cases, images, about)
-    write_json(files[1], evaluation_json(result, about_run))
+    write_text(files[0], bottleneck_page(bottleneck, result, cases, images, about))
+    write_json(files[1], evaluation_json(result, record))
     _write_rows(files[2], _photo_rows(bottleneck, result))
     _write_rows(files[3], [dict(vars(one)) for one in result.concepts])
     return files
 
 
-def print_result(result: BottleneckResult, console: Console | None = None) -> None:
-    """Print the leading figures with their intervals and controls."""
-    console = console or Console()
+def print_result(result: BottleneckResult) -> None:
+    """Print the leading metrics with their intervals and controls."""
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("metric")
     for title in ("value", "95%"):
@@ -86,7 +94,7 @@ def print_result(result: BottleneckResult, console: Console | None = None) -> No
         for own in one.controls:
             if own.value:
                 table.add_row(f"  {CONTROLS[own.name]}", plainly(one, own.value), style="dim")
-    console.print(table)
+    Console().print(table)
 
 
 def _photo_rows(bottleneck: Bottleneck, result: BottleneckResult) -> list[dict[str, Any]]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.bottleneck.evaluate.metric_result import CONTROLS, METRICS, MetricResult
@@ -19,7 +17,6 @@ from conceptlens.bottleneck.report.bottleneck_sentences import (
 )
 from conceptlens.bottleneck.report.case_view import CaseView
 from conceptlens.bottleneck.report.intervention_view import TITLE, corrections
-from conceptlens.io.atomic import write_text
 from conceptlens.model.class_names import short_names
 from conceptlens.pages.number_format import number, signed
 from conceptlens.pages.static_page import static_page
@@ -47,26 +44,11 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class PageRecord:
-    """What the page says of its making: the bottleneck's folder, when, every setting, the command."""
+    """What the page says of its making: when, every setting, the command."""
 
-    bottleneck: str
     created: str
     settings: Mapping[str, object] = field(default_factory=dict)
     command: str = ""
-
-
-def write_bottleneck_page(
-    path: str | os.PathLike[str],
-    bottleneck: Bottleneck,
-    result: BottleneckResult,
-    cases: SelectedCases,
-    images: CaseImages,
-    about: PageRecord,
-) -> Path:
-    """Write the page of a bottleneck, atomically, and return its path."""
-    text = bottleneck_page(bottleneck, result, cases, images, about)
-    write_text(path, text)
-    return Path(path)
 
 
 def bottleneck_page(
@@ -104,11 +86,14 @@ def bottleneck_page(
 
 
 def _facts(bottleneck: Bottleneck, result: BottleneckResult) -> str:
-    many = (
-        (result.photos, "photo"), (len(bottleneck.labels), "concept"),
-    )  # fmt: skip
-    facts = [counted(count, what) for count, what in many]
-    return " · ".join([result.data, *facts, f"{len(bottleneck.classes)} classes", result.model])
+    facts = [
+        result.data,
+        counted(result.photos, "photo"),
+        counted(len(bottleneck.labels), "concept"),
+        f"{len(bottleneck.classes)} classes",
+        result.model,
+    ]
+    return " · ".join(facts)
 
 
 def _notices(bottleneck: Bottleneck, result: BottleneckResult) -> list[str]:
@@ -201,12 +186,7 @@ def _concept(one: ConceptResult, weights: Any, classes: Sequence[str]) -> dict[s
 
 def _dropped(bottleneck: Bottleneck) -> list[dict[str, str]]:
     """Return concepts that were left out of the fit, as its record tells them."""
-    dropped = bottleneck.training_record.get("dropped", [])
-    return [
-        {"label": str(one.get("label", "")), "reason": str(one.get("reason", ""))}
-        for one in dropped
-        if isinstance(one, dict)
-    ]
+    return [{"label": one["label"], "reason": one["reason"]} for one in bottleneck.training_record.get("dropped", [])]
 
 
 def _plain(value: object) -> object:

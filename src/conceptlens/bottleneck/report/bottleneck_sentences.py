@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.bottleneck.evaluate.metric_result import CONTROLS, MetricResult
-from conceptlens.pages.number_format import number
+from conceptlens.pages.number_format import number, signed
 
 if TYPE_CHECKING:
     from conceptlens.bottleneck.evaluate.bottleneck_result import BottleneckResult
@@ -18,18 +18,17 @@ SHARES = ("share of photos", "share of maps", "share of the map", "share of the 
 BETTER, WORSE, EQUAL = "better", "worse", "not told apart"
 
 
-def adding_up(parts: Sequence[float], total: float, digits: int = 2) -> tuple[list[str], str]:
-    """Return numbers with their signs that add up to the total as they stand, each at most one last digit off.
+def adding_up(parts: Sequence[float], total: float) -> tuple[list[str], str]:
+    """Return numbers with their signs that add up to the total as they stand, each at most 0.01 off.
 
     Those with the largest rounding errors give way, as where seats are shared out.
     """
-    scale = 10**digits
-    whole = [math.floor(part * scale) for part in parts]
-    missing = round(total * scale) - sum(whole)
-    order = sorted(range(len(parts)), key=lambda at: whole[at] - parts[at] * scale)
+    whole = [math.floor(part * 100) for part in parts]
+    missing = round(total * 100) - sum(whole)
+    order = sorted(range(len(parts)), key=lambda at: whole[at] - parts[at] * 100)
     for turn in range(abs(missing)):
         whole[order[turn % len(parts)] if missing > 0 else order[-1 - turn % len(parts)]] += 1 if missing > 0 else -1
-    return [_signed(value / scale, digits) for value in whole], number(round(total * scale) / scale, digits)
+    return [signed(value / 100) for value in whole], number(round(total * 100) / 100)
 
 
 def counted(count: int, what: str) -> str:
@@ -39,8 +38,10 @@ def counted(count: int, what: str) -> str:
 
 
 def shown(metric: MetricResult, value: Interval | None) -> dict[str, Any]:
-    """Return a value of a figure and its interval in the figure's unit, shares in per cent, with a digit more where
-    the ends of the interval would look alike."""
+    """Return a value and its interval in the unit of a metric, shares in per cent.
+
+    There is a digit more where the ends of the interval would look alike.
+    """
     if value is None:
         return {"value": "–", "spread": None}
     write = _percent if metric.description.unit in SHARES else _plain
@@ -55,7 +56,7 @@ def shown(metric: MetricResult, value: Interval | None) -> dict[str, Any]:
 
 
 def plainly(metric: MetricResult, value: Interval | None) -> str:
-    """Return a value of a figure without its interval."""
+    """Return a value of a metric without its interval."""
     return "–" if value is None else (_percent if metric.description.unit in SHARES else _plain)(value.mean)
 
 
@@ -154,8 +155,3 @@ def _percent(value: float, more: int = 0) -> str:
 
 def _plain(value: float, more: int = 0) -> str:
     return number(value, more + (2 if abs(value) < 99.95 else 0))
-
-
-def _signed(value: float, digits: int) -> str:
-    text = number(value, digits)
-    return text if text.startswith("−") or float(text) == 0 else f"+{text}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from conceptlens.bottleneck.evaluate.intervention_curve import CONTROL, PERCENTILES, PRESENCE_MEANS, CurveWithGain
+from conceptlens.bottleneck.evaluate.intervention_curve import CONTROL, PERCENTILES, PRESENCE_MEANS, InterventionCurve
 from conceptlens.bottleneck.report.bottleneck_sentences import counted
 from conceptlens.pages.number_format import number
 
@@ -30,10 +30,10 @@ def corrections(result: BottleneckResult) -> dict[str, Any] | None:
     curves = result.interventions.curves
     if not curves:
         return None
-    first = curves[PERCENTILES].curve
+    first = curves[PERCENTILES]
     most = first.points[-1].corrected or 1
     return {
-        "text": corrected(result),
+        "text": intervention_sentence(result),
         "most": first.points[-1].corrected,
         "n_orders": first.n_orders,
         "means": PRESENCE_MEANS in curves,
@@ -46,11 +46,11 @@ def corrections(result: BottleneckResult) -> dict[str, Any] | None:
     }
 
 
-def corrected(result: BottleneckResult) -> str:
+def intervention_sentence(result: BottleneckResult) -> str:
     """Return whether correcting helps or harms this bottleneck, by how many points, and what the control does."""
     curves = result.interventions.curves
     own, means = curves[PERCENTILES], curves.get(PRESENCE_MEANS)
-    points = own.curve.points
+    points = own.points
     text = (
         f"{_percent(points[0].accuracy)} of photos are right as the bottleneck reads them. With all "
         f"{counted(points[-1].corrected, 'group')} of concepts corrected, the truth put in as percentiles "
@@ -61,8 +61,8 @@ def corrected(result: BottleneckResult) -> str:
     return f"{text} Another photo's truth, the control, leaves {_end(curves[CONTROL])}."
 
 
-def _end(one: CurveWithGain) -> str:
-    return _percent(one.curve.points[-1].accuracy)
+def _end(one: InterventionCurve) -> str:
+    return _percent(one.points[-1].accuracy)
 
 
 def _does(difference: Interval) -> str:
@@ -78,17 +78,17 @@ def _does(difference: Interval) -> str:
     return f"{'helps' if difference.mean > 0 else 'harms'} by {points} (95%: {low} to {high})"
 
 
-def _drawn(name: str, one: CurveWithGain, most: int) -> dict[str, Any]:
-    """Return a curve's places in the plot: dots with their intervals, and the lines between them."""
+def _drawn(name: str, one: InterventionCurve, most: int) -> dict[str, Any]:
+    """Return where a curve is in the plot: dots with their intervals, and the lines between them."""
     style, title = DRAWN[name]
     dots = []
-    for point in one.curve.points:
+    for point in one.points:
         value = point.accuracy
         low, high = (value.mean if end is None else end for end in (value.low, value.high))
         dots.append(
             {"x": _share(point.corrected / most), "y": _high(value.mean), "low": _high(low), "high": _high(high)}
         )
-    ends = [_percent(point.accuracy) for point in (one.curve.points[0], one.curve.points[-1])]
+    ends = [_percent(point.accuracy) for point in (one.points[0], one.points[-1])]
     return {
         "style": style,
         "title": title,
@@ -98,10 +98,10 @@ def _drawn(name: str, one: CurveWithGain, most: int) -> dict[str, Any]:
     }
 
 
-def _row(index: int, curves: Mapping[str, CurveWithGain]) -> dict[str, Any]:
+def _row(index: int, curves: Mapping[str, InterventionCurve]) -> dict[str, Any]:
     """Return a row of the table: how much is corrected, and the accuracy of each curve."""
-    point = curves[PERCENTILES].curve.points[index]
-    values = [curves[name].curve.points[index].accuracy for name in DRAWN if name in curves]
+    point = curves[PERCENTILES].points[index]
+    values = [curves[name].points[index].accuracy for name in DRAWN if name in curves]
     return {
         "corrected": counted(point.corrected, "group"),
         "concepts": number(point.concepts, 1),

@@ -60,7 +60,6 @@ def elastic_net(
     rows: StandardizedRows,
     strength: float,
     alpha: float = ALPHA,
-    start: Solution | None = None,
     support: Bool[Tensor, "class concept"] | None = None,
     tolerance: float = TOLERANCE,
     max_steps: int = MAX_STEPS,
@@ -72,23 +71,18 @@ def elastic_net(
 
     By proximal Newton steps, one block for each class (`sparse.newton`).
 
-    - `start`: where to begin; by default weights 0.
-    - `support`: the only weights that may differ from 0.
-    - `tolerance`: see `Solution.converged`. Double precision allows about 1e-12, and 1e-8 of a lasso alone. After
-      `max_steps`, or where nothing is gained any more, it returns what it has.
+    Args:
+        rows: Z-scored concepts and classes.
+        strength: The penalty's strength, above 0: classes that can be told apart have no solution without one.
+        alpha: The share of the lasso, 0 to 1.
+        support: The only weights that may differ from 0; by default all.
+        tolerance: See `Solution.converged`. Double precision allows about 1e-12, and 1e-8 of a lasso alone.
+        max_steps: After so many steps, or where nothing is gained any more, the solution so far is returned.
 
-    Raises `InputError` for an alpha outside 0 to 1, a strength that is not above 0 (classes that can be told apart
-    have no solution then), and a start or support of another shape.
+    Raises:
+        InputError: `alpha` or `strength` is out of range.
     """
-    penalty = _penalty(strength, alpha)
-    shape = rows.null.weights.shape
-    for name, given in (("start", start and start.weights), ("support", support)):
-        if given is not None and given.shape != shape:
-            raise InputError(f"{name} has shape {tuple(given.shape)}; expected class concept, {tuple(shape)}")
-    if not tolerance > 0 or max_steps < 1:
-        raise InputError(f"tolerance is {tolerance}, max_steps {max_steps}; expected above 0 and 1 or more")
-    index = begin(rows, start and start.weights, start and start.bias, support)
-    return _solve(rows, penalty, index, support, tolerance, max_steps)[0]
+    return _solve(rows, _penalty(strength, alpha), begin(rows, support), support, tolerance, max_steps)[0]
 
 
 def elastic_net_path(
@@ -97,23 +91,28 @@ def elastic_net_path(
     ratio: float = 2**-0.1,
     points: int = 150,
     max_nec: float = float("inf"),
-    largest: float | None = None,
     tolerance: float = TOLERANCE,
 ) -> tuple[Solution, ...]:
     """Return solutions from the largest penalty down, each begun at the one before, up to the first above `max_nec`.
 
-    Strengths are `largest * ratio**k`, k = 0 to `points - 1`; by default `largest` is `largest_penalty`, at which all
-    weights are 0. VLG-CBM begins at 0.1 whatever the data, with these ratio and points, and ends above NEC 30.
+    Strengths are `largest_penalty * ratio**k`, k = 0 to `points - 1`; at the first all weights are 0. VLG-CBM begins at
+    0.1 whatever the data, with these ratio and points, and ends above NEC 30.
 
-    Raises `InputError` for a ratio outside 0 to 1, no points, a `largest` not above 0, and as `largest_penalty` does.
+    Args:
+        rows: Z-scored concepts and classes.
+        alpha: The share of the lasso, above 0 up to 1.
+        ratio: Each strength over the one before, between 0 and 1.
+        points: The largest number of solutions.
+        max_nec: The number of effective concepts after which the path ends.
+        tolerance: See `Solution.converged`.
+
+    Raises:
+        InputError: `alpha` is out of range, or every concept is the same in all rows.
     """
-    top = largest_penalty(rows, alpha) if largest is None else largest
-    if not 0 < ratio < 1 or points < 1:
-        raise InputError(f"ratio is {ratio}, points {points}; expected between 0 and 1, and 1 or more")
     found: list[Solution] = []
-    index = begin(rows)
-    for strength in accumulate(repeat(ratio, points - 1), lambda a, b: a * b, initial=top):
-        solution, index = _solve(rows, _penalty(strength, alpha), index, None, tolerance, MAX_STEPS)
+    state = begin(rows)
+    for strength in accumulate(repeat(ratio, points - 1), lambda a, b: a * b, initial=largest_penalty(rows, alpha)):
+        solution, state = _solve(rows, Penalty(strength, alpha), state, None, tolerance, MAX_STEPS)
         found.append(solution)
         if solution.nec > max_nec:
             break
@@ -131,13 +130,12 @@ def _penalty(strength: float, alpha: float) -> Penalty:
 def _solve(
     rows: StandardizedRows,
     penalty: Penalty,
-    index: SolverState,
+    state: SolverState,
     support: Tensor | None,
     tolerance: float,
     max_steps: int,
 ) -> tuple[Solution, SolverState]:
     goal = tolerance * rows.entropy
-    found = minimise(rows, penalty, index, support, goal, max_steps)
-    at, certificate = found.index, found.certificate
+    at, certificate, steps = minimise(rows, penalty, state, support, goal, max_steps)
     bias = at.bias - at.bias.mean()
-    return Solution(at.weights, bias, penalty, certificate, certificate.gap <= goal, found.steps), at
+    return Solution(at.weights, bias, penalty, certificate, certificate.gap <= goal, steps), at

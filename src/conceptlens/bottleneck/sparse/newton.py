@@ -47,36 +47,22 @@ class SolverState:
         return float(self.slope.loss + penalty.of(self.weights))
 
 
-@dataclass(frozen=True, eq=False)
-class SolverResult:
-    """Where a minimisation ended, how good that is, and the number of steps tried."""
-
-    index: SolverState
-    certificate: Certificate
-    steps: int
-
-
-def begin(
-    rows: StandardizedRows, weights: Tensor | None = None, bias: Tensor | None = None, support: Tensor | None = None
-) -> SolverState:
-    """Return the place at some weights and bias, or at weights 0 and the best bias."""
-    if weights is None or bias is None:
-        return SolverState(
-            torch.zeros_like(rows.null.weights), rows.prior, _within(rows.null, support), no_blocks(rows)
-        )
-    weights = weights if support is None else torch.where(support, weights, 0.0)
-    return SolverState(weights, bias, _within(rows.slope(weights, bias), support), no_blocks(rows))
+def begin(rows: StandardizedRows, support: Tensor | None = None) -> SolverState:
+    """Return the state at weights 0 and the best bias."""
+    return SolverState(torch.zeros_like(rows.null.weights), rows.prior, _within(rows.null, support), no_blocks(rows))
 
 
 def minimise(
     rows: StandardizedRows,
     penalty: Penalty,
-    index: SolverState,
+    state: SolverState,
     support: Bool[Tensor, "class concept"] | None,
     goal: float,
     most: int,
-) -> SolverResult:
+) -> tuple[SolverState, Certificate, int]:
     """Step until the duality gap is at most `goal`, nothing is gained any more, or `most` steps were tried.
+
+    Returns the last state, its certificate, and the number of steps that were tried.
 
     At each step every class minimises its own quadratic model plus penalty over its movable weights and its bias, with
     the second derivatives `mean p (1 - p) x x'` of one of the last `REFRESH` steps. Classes know nothing of one another
@@ -90,29 +76,29 @@ def minimise(
 
     What is returned is the outcome of a step, so its zeros are exact.
     """
-    small, steps, idle, trail = 0.3 * goal, 0, 0, [index]
+    small, steps, idle, trail = 0.3 * goal, 0, 0, [state]
     while steps < most:
-        before = index.objective(penalty)
-        index, tried = _step(rows, penalty, _with_blocks(rows, penalty, index), support)
+        before = state.objective(penalty)
+        state, tried = _step(rows, penalty, _with_blocks(rows, penalty, state), support)
         steps += tried
-        gained = before - index.objective(penalty)
+        gained = before - state.objective(penalty)
         idle = idle + 1 if gained <= ROUNDING * before else 0
         if gained <= small:
-            certificate = certify(rows, index.weights, index.bias, penalty, support)
+            certificate = certify(rows, state.weights, state.bias, penalty, support)
             if certificate.gap <= goal or idle >= IDLE:
-                return SolverResult(index, certificate, steps)
+                return state, certificate, steps
             small *= 0.1
-        trail.append(index)
+        trail.append(state)
         if len(trail) > REMEMBERED and steps < most:
             there = _extrapolate(rows, trail, support)
-            index = there if there.objective(penalty) < index.objective(penalty) else index
-            trail = [index]
-    return SolverResult(index, certify(rows, index.weights, index.bias, penalty, support), steps)
+            state = there if there.objective(penalty) < state.objective(penalty) else state
+            trail = [state]
+    return state, certify(rows, state.weights, state.bias, penalty, support), steps
 
 
 def _extrapolate(rows: StandardizedRows, trail: list[SolverState], support: Tensor | None) -> SolverState:
     """Return the mean of the trail whose next change would be least, changes being linear; zeros and signs are kept."""
-    points = torch.stack([torch.cat([index.weights, index.bias[:, None]], 1) for index in trail])
+    points = torch.stack([torch.cat([state.weights, state.bias[:, None]], 1) for state in trail])
     changes = (points[1:] - points[:-1]).flatten(1)
     products = changes @ changes.T
     products.diagonal().add_(1e-12 * products.diagonal().sum() + 1e-300)
@@ -124,37 +110,37 @@ def _extrapolate(rows: StandardizedRows, trail: list[SolverState], support: Tens
     return replace(last, weights=weights, bias=bias, slope=_within(rows.slope(weights, bias), support))
 
 
-def _with_blocks(rows: StandardizedRows, penalty: Penalty, index: SolverState) -> SolverState:
-    """Return the place with blocks that hold every movable weight, and are not too old."""
-    members = movable(index.weights, penalty.violation(index.weights, index.slope.weights))
-    old = index.age >= REFRESH
-    stale = (members & ~index.blocks.members).any(1) | old
+def _with_blocks(rows: StandardizedRows, penalty: Penalty, state: SolverState) -> SolverState:
+    """Return the state with blocks that hold every movable weight, and are not too old."""
+    members = movable(state.weights, penalty.violation(state.weights, state.slope.weights))
+    old = state.age >= REFRESH
+    stale = (members & ~state.blocks.members).any(1) | old
     if not stale.any():
-        return index
-    blocks = refreshed(index.blocks, rows, index.weights, index.bias, members, stale)
-    return replace(index, blocks=blocks, age=0 if bool(stale.all()) else index.age)
+        return state
+    blocks = refreshed(state.blocks, rows, state.weights, state.bias, members, stale)
+    return replace(state, blocks=blocks, age=0 if bool(stale.all()) else state.age)
 
 
 def _step(
-    rows: StandardizedRows, penalty: Penalty, index: SolverState, support: Tensor | None
+    rows: StandardizedRows, penalty: Penalty, state: SolverState, support: Tensor | None
 ) -> tuple[SolverState, int]:
-    """Return the place after one step, and how often it was tried."""
-    blocks, stiffness, tried = index.blocks, index.stiffness, 0
-    slope = blocks.gather(index.slope.weights, index.slope.bias)
-    start = blocks.gather(index.weights, index.bias)
-    before = index.objective(penalty)
+    """Return the state after one step, and how often it was tried."""
+    blocks, stiffness, tried = state.blocks, state.stiffness, 0
+    slope = blocks.gather(state.slope.weights, state.slope.bias)
+    start = blocks.gather(state.weights, state.bias)
+    before = state.objective(penalty)
     while stiffness < STIFFEST:
         slots, bent = descend(blocks.curvature, stiffness, slope, start, penalty.lasso, penalty.ridge)
-        weights, bias = blocks.scatter(slots, index.weights, index.bias)
-        there = replace(index, weights=weights, bias=bias, slope=_within(rows.slope(weights, bias), support))
+        weights, bias = blocks.scatter(slots, state.weights, state.bias)
+        there = replace(state, weights=weights, bias=bias, slope=_within(rows.slope(weights, bias), support))
         tried += 1
         moved = slots - start
-        promised = (slope * moved).sum() + (bent * moved).sum() / 2 + penalty.of(weights) - penalty.of(index.weights)
+        promised = (slope * moved).sum() + (bent * moved).sum() / 2 + penalty.of(weights) - penalty.of(state.weights)
         if there.objective(penalty) <= before + KEPT * float(promised) + ROUNDING * before:
             weights = without_common_shift(weights, penalty, support)
-            return replace(there, weights=weights, age=index.age + 1, stiffness=max(1.0, 0.7 * stiffness)), tried
+            return replace(there, weights=weights, age=state.age + 1, stiffness=max(1.0, 0.7 * stiffness)), tried
         stiffness *= 2
-    return replace(index, age=REFRESH, stiffness=1.0), tried
+    return replace(state, age=REFRESH, stiffness=1.0), tried
 
 
 def without_common_shift(weights: Tensor, penalty: Penalty, support: Tensor | None) -> Tensor:

@@ -8,51 +8,35 @@ and adelie penalises a concept's weights of all classes together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from conceptlens.bottleneck.sparse.elastic_net import ALPHA, TOLERANCE, Solution, elastic_net, elastic_net_path
-from conceptlens.bottleneck.sparse.standardized_rows import Standardization, StandardizedRows, read_rows
+from conceptlens.bottleneck.sparse.elastic_net import TOLERANCE, Solution, elastic_net, elastic_net_path
+from conceptlens.bottleneck.sparse.standardized_rows import StandardizedRows, read_rows
 from conceptlens.io.errors import InputError
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-# VLG-CBM's: ANEC-5 is the first, ANEC-avg the mean of all.
-TARGETS = (5, 10, 15, 20, 25, 30)
-RATIO, POINTS = 2**-0.1, 150
-# Held-out rows in one product.
-AT_ONCE = 8192
+MAX_NEC = 30.0  # where VLG-CBM's path ends
 
 
 @dataclass(frozen=True, eq=False)
-class SparseHead:
-    """`weights[class concept]` and `bias[class]` on concepts z-scored by `standardization`.
-
-    `solution` is what they were cut from or are, with its certificate; of a head that was cut or refitted, the
-    certificate speaks of the solution and not of the head.
-    """
+class LinearHead:
+    """`logits = (c - mean) / std . weights + bias`; a concept with std 0 counts nothing."""
 
     weights: Float[Tensor, "class concept"]
     bias: Float[Tensor, "class"]
-    standardization: Standardization
-    solution: Solution
+    mean: Float[Tensor, "concept"]
+    std: Float[Tensor, "concept"]
 
-    def __call__(self, features: Float[Tensor, "row concept"]) -> Float[Tensor, "row class"]:
-        """Return logits of concepts as they are, not z-scored, in double precision."""
-        if features.ndim != 2 or features.shape[1] != self.weights.shape[1]:
-            raise InputError(f"features have shape {tuple(features.shape)}; expected row, {self.weights.shape[1]}")
-        return torch.addmm(self.bias, self.standardization.apply(features), self.weights.T)
-
-    def plain(self) -> tuple[Float[Tensor, "class concept"], Float[Tensor, "class"]]:
-        """Return weights and bias for concepts as they are: the same logits without z-scores."""
-        std = self.standardization.std
-        weights = torch.where(std > 0, self.weights / std, 0.0)
-        return weights, self.bias - weights @ self.standardization.mean
+    def __call__(self, activations: Float[Tensor, "row concept"]) -> Float[Tensor, "row class"]:
+        """Return logits of activations in double precision."""
+        scaled = (activations.double() - self.mean) / torch.where(self.std > 0, self.std, 1.0)
+        return scaled @ self.weights.T + self.bias
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,61 +51,25 @@ class SparsePath:
         return next((solution for solution in self.solutions if solution.nec >= target), None)
 
 
-@dataclass(frozen=True)
-class NecAccuracy:
-    """Accuracy at each NEC. Those in `unreached` are of the path's last point, with fewer concepts than they claim."""
-
-    accuracy: dict[float, float]
-    unreached: tuple[float, ...] = ()
-
-    @property
-    def anec_5(self) -> float:
-        """Accuracy at NEC 5."""
-        return self._mean(TARGETS[:1])
-
-    @property
-    def anec_average(self) -> float:
-        """The mean accuracy at NEC 5, 10, 15, 20, 25 and 30."""
-        return self._mean(TARGETS)
-
-    def _mean(self, targets: Sequence[float]) -> float:
-        missing = [target for target in targets if target not in self.accuracy]
-        if missing:
-            raise InputError(f"accuracy at NEC {', '.join(map(str, missing))} was not asked for; add it to the targets")
-        return sum(self.accuracy[target] for target in targets) / len(targets)
-
-
-def fit_sparse_head(
-    features: Float[Tensor, "row concept"],
-    labels: Int[Tensor, "row"],
-    strength: float,
-    alpha: float = ALPHA,
-    classes: int | None = None,
-    tolerance: float = TOLERANCE,
-) -> SparseHead:
-    """Return the head of one penalty (`sparse.elastic_net`); LF-CBM's lam is `strength = lam / 0.99`.
-
-    `classes` is by default the highest label and one more. Raises `InputError` for rows that do not fit one another,
-    values that are not finite, one class, a class without rows, and a wrong strength or alpha.
-    """
-    rows = read_rows(features, labels, classes)
-    solution = elastic_net(rows, strength, alpha, tolerance=tolerance)
-    return SparseHead(solution.weights, solution.bias, rows.standardization, solution)
-
-
 def fit_sparse_path(
     features: Float[Tensor, "row concept"],
     labels: Int[Tensor, "row"],
-    alpha: float = ALPHA,
-    classes: int | None = None,
-    ratio: float = RATIO,
-    points: int = POINTS,
-    max_nec: float = max(TARGETS),
+    max_nec: float = MAX_NEC,
     tolerance: float = TOLERANCE,
 ) -> SparsePath:
-    """Return the path from weights 0 to the first point above `max_nec`; errors as in `fit_sparse_head`."""
-    rows = read_rows(features, labels, classes)
-    return SparsePath(rows, elastic_net_path(rows, alpha, ratio, points, max_nec, tolerance=tolerance))
+    """Return the solutions from weights 0 to the first one above `max_nec` effective concepts.
+
+    Args:
+        features: Activations, `[row concept]`.
+        labels: The class of each row, from 0.
+        max_nec: The number of effective concepts (NEC) after which the path ends.
+        tolerance: See `Solution.converged`.
+
+    Raises:
+        InputError: Rows do not fit one another, a value is not finite, there is one class, or a class has no row.
+    """
+    rows = read_rows(features, labels)
+    return SparsePath(rows, elastic_net_path(rows, max_nec=max_nec, tolerance=tolerance))
 
 
 def nec(weights: Float[Tensor, "class concept"]) -> float:
@@ -154,7 +102,7 @@ def truncate(weights: Float[Tensor, "class concept"], target: float) -> Float[Te
     return found.view_as(weights)
 
 
-def head_at(path: SparsePath, target: float, refit: bool = False) -> SparseHead:
+def head_at(path: SparsePath, target: float, refit: bool = False) -> LinearHead:
     """Return the head with a number of effective concepts, from the first solution of a path that has as many.
 
     Args:
@@ -177,38 +125,4 @@ def head_at(path: SparsePath, target: float, refit: bool = False) -> SparseHead:
         kept = weights != 0
         again = elastic_net(path.rows, solution.penalty.strength, 0.0, support=kept)
         weights, bias = again.weights, again.bias
-    return SparseHead(weights, bias, path.rows.standardization, solution)
-
-
-def nec_accuracy(
-    path: SparsePath,
-    features: Float[Tensor, "row concept"],
-    labels: Int[Tensor, "row"],
-    targets: Sequence[float] = TARGETS,
-    refit: bool = False,
-    unreached: Literal["raise", "last"] = "raise",
-) -> NecAccuracy:
-    """Return the accuracy on held-out rows at each NEC.
-
-    `unreached="last"` takes the path's last point for a target beyond its end, as VLG-CBM's code does, and names the
-    target in the result. Raises `InputError` as `head_at` does, and for rows that do not fit.
-    """
-    if unreached not in ("raise", "last"):
-        raise InputError(f"no unreached '{unreached}'; there are: raise, last")
-    if labels.ndim != 1 or len(labels) != len(features) or not len(labels):
-        raise InputError(f"there are {len(features)} rows and labels {tuple(labels.shape)}; expected one for each row")
-    beyond = tuple(target for target in targets if path.reach(target) is None)
-    found: dict[float, float] = {}
-    for target in targets:
-        if target in beyond and unreached == "last":
-            last = path.solutions[-1]
-            head = SparseHead(last.weights, last.bias, path.rows.standardization, last)
-        else:
-            head = head_at(path, target, refit)
-        found[target] = _accuracy(head, features, labels)
-    return NecAccuracy(found, beyond)
-
-
-def _accuracy(head: SparseHead, features: Tensor, labels: Tensor) -> float:
-    parts = zip(features.split(AT_ONCE), labels.split(AT_ONCE), strict=True)
-    return sum(int((head(rows).argmax(1) == truth).sum()) for rows, truth in parts) / len(labels)
+    return LinearHead(weights, bias, path.rows.standardization.mean, path.rows.standardization.std)

@@ -29,11 +29,6 @@ class Standardization:
     mean: Float[Tensor, "concept"]
     std: Float[Tensor, "concept"]
 
-    @property
-    def constant(self) -> tuple[int, ...]:
-        """The places of concepts that are the same in all rows and therefore left out."""
-        return tuple((self.std == 0).nonzero()[:, 0].tolist())
-
     def apply(self, features: Float[Tensor, "row concept"]) -> Float[Tensor, "row concept"]:
         """Return z-scores in double precision."""
         inverse = torch.where(self.std > 0, 1 / self.std, 0.0)
@@ -137,23 +132,30 @@ class StandardizedRows:
         return (found / len(self.labels)).tolist()
 
 
-def read_rows(features: Tensor, labels: Tensor, classes: int | None = None) -> StandardizedRows:
+def read_rows(features: Tensor, labels: Tensor) -> StandardizedRows:
     """Return checked rows, z-scored by their own mean and std.
 
-    Raises `InputError` for shapes or types that do not fit, values that are not finite, fewer than two classes or two
-    rows, a label out of range, and a class without rows.
+    Args:
+        features: Activations, `[row concept]`.
+        labels: The class of each row, from 0; the highest is the last class.
+
+    Raises:
+        InputError: Shapes or types do not fit, a value is not finite, there are fewer than two classes or rows, a label
+            is negative, or a class has no row.
     """
     _check_shapes(features, labels)
     features = features.detach()
-    count = int(labels.max()) + 1 if classes is None else classes
-    _check_labels(labels, count)
-    rows = torch.bincount(labels.long(), minlength=count)
+    if int(labels.min()) < 0:
+        raise InputError(f"labels begin at {int(labels.min())}; expected 0 or more")
+    rows = torch.bincount(labels.long())
+    if len(rows) < 2:
+        raise InputError("there is one class; expected 2 or more, since one leaves nothing to tell apart")
     empty = (rows == 0).nonzero()[:, 0].tolist()
     if empty:
         named = ", ".join(map(str, empty[:5])) + (", …" if len(empty) > 5 else "")
-        raise InputError(f"no row has class {named} of {count}; leave such classes out and number the rest from 0")
-    standard = _standard(features, _rows_at_once(features.shape[1], count))
-    return StandardizedRows(features, labels.long(), count, standard, rows.double() / len(labels))
+        raise InputError(f"no row has class {named} of {len(rows)}; leave such classes out and number the rest from 0")
+    standard = _standard(features, _rows_at_once(features.shape[1], len(rows)))
+    return StandardizedRows(features, labels.long(), len(rows), standard, rows.double() / len(labels))
 
 
 def _rows_at_once(concepts: int, classes: int) -> int:
@@ -172,14 +174,6 @@ def _check_shapes(features: Tensor, labels: Tensor) -> None:
         raise InputError(f"features are on {features.device}, labels on {labels.device}; bring them to one device")
     if len(features) < 2:
         raise InputError(f"there are {len(features)} rows; expected 2 or more")
-
-
-def _check_labels(labels: Tensor, classes: int) -> None:
-    least, most = int(labels.min()), int(labels.max())
-    if least < 0 or most >= classes:
-        raise InputError(f"labels go from {least} to {most}; expected 0 to {classes - 1} for {classes} classes")
-    if classes < 2:
-        raise InputError("there is one class; expected 2 or more, since one leaves nothing to tell apart")
 
 
 def _standard(features: Tensor, most: int) -> Standardization:
