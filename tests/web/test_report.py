@@ -350,7 +350,7 @@ def test_competing_regions_have_no_scale_in_common(open_report: Open) -> None:
 
 def test_the_words_say_that_the_models_own_pair_read_the_concepts(open_report: Open) -> None:
     tab = open_report()
-    assert "Words are read by the model itself" in tab.locator("#concept-words").inner_text()
+    assert "Texts are encoded by the model itself" in tab.locator("#concept-words").inner_text()
     assert not tab.locator("#word-competing").is_visible()
 
 
@@ -374,7 +374,7 @@ def test_a_branch_is_shown_with_who_read_the_words_and_the_layer_of_each_concept
     assert official.concepts is not None
     assert competing.concepts is not None
     words = tab.locator("#concept-words")
-    assert f"read by the {name}, trained" in words.inner_text()
+    assert f"encoded by the {name}, trained" in words.inner_text()
     assert "stand-in" not in words.inner_text()
     first = 2  # after the class and its contrast
     for q, (label, layer) in enumerate(zip(("cat", "wheel"), official.concepts.layers[0], strict=True)):

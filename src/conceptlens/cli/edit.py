@@ -99,7 +99,7 @@ def _edited(
     target: str | None,
     note: str,
 ) -> tuple[Bottleneck, list[Edit]]:
-    """Return an edited copy, and the edits that were asked for."""
+    """Return an edited copy, and the edits of its options."""
     from conceptlens.bottleneck import intervention
 
     after = before

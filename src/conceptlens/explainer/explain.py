@@ -1,4 +1,4 @@
-"""The main job: what is in a photo, where it is, and how much it contribution for a class."""
+"""The main job: what is in a photo, where it is, and how much it contributes to a class."""
 
 from __future__ import annotations
 

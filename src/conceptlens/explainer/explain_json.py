@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.io.versions import versions
@@ -83,7 +84,7 @@ def _contrasted(result: PhotoResult) -> dict[str, Any]:
     return {
         **_opening(result),
         "gamma": result.gamma,
-        "references": [{**_prediction(r.prediction), "weight": r.weight} for r in result.references],
+        "references": [{**asdict(r.prediction), "weight": r.weight} for r in result.references],
         "margin": float(result.contrast.scores[0, 0]),
         "contrast_map": peak_and_area(result.image_info, result.contrast, 0),
         "class_map": peak_and_area(result.image_info, result.class_map, 0),
@@ -91,18 +92,8 @@ def _contrasted(result: PhotoResult) -> dict[str, Any]:
 
 
 def prediction_json(prediction: Prediction | None) -> dict[str, Any] | None:
-    """Return a class with its names, logit and probability; `None` for none."""
-    return None if prediction is None else _prediction(prediction)
-
-
-def _prediction(prediction: Prediction) -> dict[str, Any]:
-    return {
-        "index": prediction.index,
-        "name": prediction.name,
-        "short_name": prediction.short_name,
-        "logit": prediction.logit,
-        "probability": prediction.probability,
-    }
+    """Return a class with its index, names, logit and probability; `None` for none."""
+    return None if prediction is None else asdict(prediction)
 
 
 def is_competing(explanation: Explanation) -> bool:
@@ -118,7 +109,12 @@ def branch_of(explanation: Explanation) -> str | None:
 
 
 def concepts_json(image_info: ImageInfo, concepts: Explanation) -> list[dict[str, Any]]:
-    """Return one entry for every concept of one photo's explanation."""
+    """Return one entry for every concept of one photo's explanation.
+
+    Args:
+        image_info: The photo, with the part of it that the maps cover.
+        concepts: The explanation of this photo alone.
+    """
     return [
         {
             "label": concepts.labels[0][q],
@@ -134,7 +130,16 @@ def concepts_json(image_info: ImageInfo, concepts: Explanation) -> list[dict[str
 
 
 def peak_and_area(image_info: ImageInfo, explanation: Explanation, question: int) -> dict[str, Any]:
-    """Return where a map peaks, `[x, y]`, and the area of at least half of it, both as shares of the whole photo."""
+    """Return where a map has its highest value, and how large the area of at least half of it is.
+
+    Args:
+        image_info: The photo, with the part of it that the map covers.
+        explanation: The explanation of this photo alone.
+        question: The index of the question.
+
+    Returns:
+        `peak`: `[x, y]`, and `area`; both as shares of the whole photo, 0 to 1.
+    """
     left, top, right, bottom = image_info.box
     x, y = peak(explanation.maps)[0, question].tolist()
     share = float(area(explanation.maps)[0, question])

@@ -73,20 +73,19 @@ def _encoders(explanations: Sequence[Explanation]) -> dict[str, list[str]]:
 def _questions(result: PhotoResult, explanation: Explanation) -> list[dict[str, Any]]:
     """Return the explanation of one photo as rows of the page's table."""
     image_info, names = result.image_info, _short_names(result)
-    own = explanation.source.image_info
-    seen = replace(image_info, box=own[0].box) if own else image_info
-    box = {} if seen.box == image_info.box else {"box": list(seen.box)}
-    concepts = concepts_json(seen, explanation) if explanation.concept_types else []
+    covered = replace(image_info, box=explanation.source.image_info[0].box)
+    box = {} if covered.box == image_info.box else {"box": list(covered.box)}
+    concepts = concepts_json(covered, explanation) if explanation.concept_types else []
     return [
         {
-            "kind": _kind(explanation, q),
+            "kind": explanation.target_kinds[q],
             "label": explanation.labels[0][q],
             "short_label": names.get(explanation.labels[0][q], explanation.labels[0][q]),
             "type": None,
             "score": float(explanation.scores[0, q]),
             "z_score": None,
             "contribution": None,
-            **peak_and_area(seen, explanation, q),
+            **peak_and_area(covered, explanation, q),
             **(concepts[q] if concepts else {}),
             **({"regions": "competing"} if is_competing(explanation) else {}),
             **box,
@@ -101,13 +100,6 @@ def _short_names(result: PhotoResult) -> dict[str, str]:
     """Return the short name of every class that the result names."""
     classes = [result.target, result.against, *result.predictions, *(r.prediction for r in result.references)]
     return {c.name: c.short_name for c in classes if c is not None}
-
-
-def _kind(explanation: Explanation, question: int) -> str:
-    """Return what kind of question a map answers; maps that somebody else made do not say."""
-    if explanation.concept_types:
-        return "concept"
-    return explanation.target_kinds[question] if explanation.target_kinds else "custom"
 
 
 def _contrast(mixture: ContrastMaps, short_names: Mapping[str, str]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class PhotoResult:
         gamma: The strength of the contrast.
         mixture: The raw maps of target and reference classes, for the page's slider; `None` where the rule is not
             linear in the gradient.
-        photo: The photo as a small JPEG, where a page is asked for.
+        photo: The photo as a small JPEG, where a page is written.
         settings: What else the page says about how the maps were made.
         command: The command or the lines of Python that make the result again.
     """
@@ -71,4 +71,4 @@ class PhotoResult:
         return next((e for e in self.explanations if e.concept_types), None)
 
     def _of_kind(self, kind: str) -> Explanation | None:
-        return next((e for e in self.explanations if not e.concept_types and kind in e.target_kinds), None)
+        return next((e for e in self.explanations if kind in e.target_kinds), None)

@@ -36,9 +36,9 @@ class ExplainOptions:
     Attributes:
         target: The class to explain; by default the predicted one of each photo.
         against: Another class: contributions are then to the difference of the two.
-        concepts: The concepts to look for; by default the `top` most unusual ones of the vocabulary.
+        concepts: The concepts to look for; by default the `top` of the vocabulary with the highest z-scores.
         top: How many concepts of the vocabulary to show.
-        contrast: The contrast of the class with its look-alikes.
+        contrast: The contrast of the class with similar classes.
         rule: How channels are weighed in class maps and contrasts.
         with_concepts: Whether concepts are explained; without them, only the contrast is.
         for_page: Whether a report page follows: it shows the photo, and class maps beside the concepts.
@@ -102,7 +102,14 @@ def explain_photos(
 def observe_photos(
     model: Backbone, photos: Sequence[Path], batch_size: int, failures: list[Failure]
 ) -> Iterator[Observation]:
-    """Yield one observation per batch of photo files; files that cannot be read are added to `failures`."""
+    """Yield one observation per batch of photo files.
+
+    Args:
+        model: The model.
+        photos: The files.
+        batch_size: Photos per forward pass.
+        failures: A list to which the files are added that cannot be read.
+    """
     for start in range(0, len(photos), batch_size):
         read = [_try_to_read(path) for path in photos[start : start + batch_size]]
         failures.extend(item for item in read if isinstance(item, Failure))
@@ -191,7 +198,7 @@ def _classes(observation: Observation, name: ClassName | None) -> list[Predictio
 def _contrasts(observation: Observation, options: ExplainOptions) -> list[tuple[Explanation, dict[str, Any]]] | None:
     """Return each photo's contrast and the fields of its result that belong to it; `None` for a single class.
 
-    Beside concepts, a contrast takes at most as many look-alikes as the model has.
+    Beside concepts, a contrast takes at most as many similar classes as the model has.
     """
     others = observation.logits.shape[1] - 1
     if others < 1:

@@ -21,7 +21,15 @@ _UNSAFE = {sign: f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
 
 
 def write_page(data: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
-    """Write the report page of `data`, atomically, and return its path."""
+    """Write the report page, and return its path.
+
+    Args:
+        data: What `page_content` returned.
+        path: The file; its folder is made where it is missing.
+
+    Raises:
+        InputError: The path is a folder, cannot be written, or a number is NaN or infinite.
+    """
     file = Path(path)
     if file.is_dir():
         raise InputError(f"cannot write a page to '{file}', which is a folder; give a file name in it")

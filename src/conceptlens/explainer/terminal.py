@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 
 def print_result(result: PhotoResult, console: Console | None = None) -> None:
-    """Print the concepts of one photo, or, without concepts, its class against the reference classes."""
+    """Print the concepts of one photo, or, without concepts, its class against the reference classes.
+
+    Args:
+        result: The explained photo.
+        console: Where to print; by default standard output.
+    """
     console = console or Console()
     console.print(f"\n[bold]{_safe(result.image_info.name)}[/bold]")
     if result.target is not None:

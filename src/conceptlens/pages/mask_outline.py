@@ -18,7 +18,15 @@ DIM = 0.45
 
 
 def outlined(photo: Image.Image, mask: Bool[np.ndarray, "rows columns"]) -> Image.Image:
-    """Return the photo with the mask's border as a white line with a dark edge, and the rest a little darker."""
+    """Return a photo with the border of a mask as a white line with a dark edge, and the rest a little darker.
+
+    Args:
+        photo: The photo.
+        mask: The mask, of any size; it covers the whole photo.
+
+    Returns:
+        An RGB image of the photo's size.
+    """
     inside = resize_mask(mask, (photo.height, photo.width))
     pixels = np.asarray(photo.convert("RGB")).astype(np.float64)
     pixels[~inside] *= 1 - DIM

@@ -10,7 +10,15 @@ if TYPE_CHECKING:
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """Return a number with a true minus sign, and no minus before zero; a dash for none."""
+    """Return a number as text.
+
+    Args:
+        value: The number.
+        digits: Digits after the point.
+
+    Returns:
+        The number with a true minus sign, and none before zero; a dash for `None`.
+    """
     if value is None:
         return "–"
     text = f"{value:.{digits}f}"
@@ -18,7 +26,7 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def signed(value: float | None, digits: int = 2) -> str:
-    """Return a number with its sign."""
+    """Return a number as `number` does, and with a plus sign where it is above zero."""
     text = number(value, digits)
     return text if value is None or text.startswith("−") or float(text) == 0 else f"+{text}"
 
@@ -26,7 +34,16 @@ def signed(value: float | None, digits: int = 2) -> str:
 def interval_text(
     value: Interval | None, write: Callable[[float | None], str] = number, flip: bool = False
 ) -> dict[str, Any]:
-    """Return a mean and its interval as the template shows them; `flip` turns the sign."""
+    """Return a mean and its interval as texts for a template.
+
+    Args:
+        value: The mean with its interval.
+        write: Writes one number, such as `number` or `signed`.
+        flip: Whether the sign of all three numbers is turned.
+
+    Returns:
+        `value`, and `spread`, which is `None` where there is no interval.
+    """
     if value is None:
         return {"value": "–", "spread": None}
     sign = -1 if flip else 1

@@ -66,6 +66,15 @@ def static_page(room: str, name: str, *styles: str, **content: Any) -> str:
 
     The style is allowed by its hash; images are embedded; the page makes no outside request. Templates write numbers
     with `number`, `signed` and `interval` of `number_format`.
+
+    Args:
+        room: The package whose `templates` hold the page and its own styles, such as `"conceptlens.localization"`.
+        name: The file of the page.
+        *styles: Files of styles, of this room or of `SHARED`, after the base style.
+        **content: What templates and styles are filled in with.
+
+    Returns:
+        The HTML text.
     """
     import jinja2
 

@@ -16,7 +16,7 @@
   const image = () => report.images[state.image];
   const question = () => image().questions[state.question];
   /** The part of the photo that a map covers; maps that were made elsewhere have their own. */
-  const boxOf = (asked) => asked.box ?? image().box;
+  const boxOf = (item) => item.box ?? image().box;
 
   function make(tag, properties = {}, ...children) {
     const element = document.createElement(tag);
@@ -47,14 +47,14 @@
 
   // ---------------------------------------------------------------- maps and scales
 
-  const isLive = (asked) => asked.kind === "contrast" && image().contrast !== null;
+  const isLive = (item) => item.kind === "contrast" && image().contrast !== null;
 
   /** The map of a question; a contrast is computed here from its parts. */
-  function gridOf(asked) {
-    return isLive(asked) ? contrastGrid(image().contrast, state.gamma, state.chosen) : asked.map;
+  function gridOf(item) {
+    return isLive(item) ? contrastGrid(image().contrast, state.gamma, state.chosen) : item.map;
   }
 
-  const isSigned = (asked) => asked.signed && !isLive(asked);
+  const isSigned = (item) => item.signed && !isLive(item);
 
   /** Weights of the chosen references, scaled to sum to 1; the others weigh 0. */
   function weightsOf(references, chosen) {
@@ -83,29 +83,29 @@
     return { low: signed ? -high : 0, high, signed };
   }
 
-  const isCompeting = (asked) => asked.regions === "competing";
+  const isCompeting = (item) => item.regions === "competing";
 
   /** The questions whose maps have the unit of this one: concepts among themselves, classes and contrasts too.
    *  Competing regions are powers of shares, so one says nothing about the height of another. */
-  function kin(asked) {
-    if (isCompeting(asked)) return [asked];
-    const isConcept = asked.kind === "concept";
-    return image().questions.filter((q) => !isCompeting(q) && (q.kind === "concept") === isConcept && isSigned(q) === isSigned(asked));
+  function kin(item) {
+    if (isCompeting(item)) return [item];
+    const isConcept = item.kind === "concept";
+    return image().questions.filter((q) => !isCompeting(q) && (q.kind === "concept") === isConcept && isSigned(q) === isSigned(item));
   }
 
-  const isShared = (asked) => state.shared && kin(asked).length > 1;
+  const isShared = (item) => state.shared && kin(item).length > 1;
 
-  function scaleFor(asked) {
-    return scaleOf((isShared(asked) ? kin(asked) : [asked]).map(gridOf), isSigned(asked));
+  function scaleFor(item) {
+    return scaleOf((isShared(item) ? kin(item) : [item]).map(gridOf), isSigned(item));
   }
 
   /** Where a map peaks (0..1 of the photo) and the share of the photo that reaches half of it. */
-  function locationOf(asked) {
-    const { height, width, values } = gridOf(asked);
+  function locationOf(item) {
+    const { height, width, values } = gridOf(item);
     const highest = Math.max(...values);
-    if (highest <= 0 && !isSigned(asked)) return { peak: null, area: 0 };
-    if (!isLive(asked)) return { peak: asked.peak, area: asked.area };
-    const [left, top, right, bottom] = boxOf(asked);
+    if (highest <= 0 && !isSigned(item)) return { peak: null, area: 0 };
+    if (!isLive(item)) return { peak: item.peak, area: item.area };
+    const [left, top, right, bottom] = boxOf(item);
     const cells = values.flatMap((value, i) => (value === highest ? [i] : []));
     const mean = (of) => cells.reduce((sum, i) => sum + of(i), 0) / cells.length;
     const x = mean((i) => ((i % width) + 0.5) / width);
@@ -122,14 +122,14 @@
   }
 
   /** The score of a question; that of a contrast follows the sliders where it is a margin of logits. */
-  function scoreOf(asked) {
-    if (!isLive(asked)) return asked.score;
+  function scoreOf(item) {
+    if (!isLive(item)) return item.score;
     const { contrast, target } = image();
     const margin = (gamma, chosen) =>
       weightsOf(contrast.references, chosen).reduce((sum, weight, i) => sum - gamma * weight * contrast.references[i].score, target.logit);
     const whole = new Set(contrast.references.keys());
-    const fits = Math.abs(margin(contrast.gamma, whole) - asked.score) <= 1e-3 * (1 + Math.abs(asked.score));
-    return fits ? margin(state.gamma, state.chosen) : asked.score;
+    const fits = Math.abs(margin(contrast.gamma, whole) - item.score) <= 1e-3 * (1 + Math.abs(item.score));
+    return fits ? margin(state.gamma, state.chosen) : item.score;
   }
 
   // ---------------------------------------------------------------- pixels
@@ -137,9 +137,9 @@
   /** For each pixel the cells before and after it, and how far it is from the one to the other. */
   function between(cells, size, stepped) {
     return Array.from({ length: size }, (_, pixel) => {
-      const place = ((pixel + 0.5) * cells) / size;
-      if (stepped) return [Math.floor(place), Math.floor(place), 0];
-      const centred = clamp(place - 0.5, 0, cells - 1);
+      const position = ((pixel + 0.5) * cells) / size;
+      if (stepped) return [Math.floor(position), Math.floor(position), 0];
+      const centred = clamp(position - 0.5, 0, cells - 1);
       const before = Math.floor(centred);
       return [before, Math.min(before + 1, cells - 1), centred - before];
     });
@@ -179,11 +179,11 @@
   }
 
   /** The part of the photo that the model saw, small, with its map. */
-  function paintThumb(canvas, asked) {
-    const [left, top, right, bottom] = boxOf(asked);
+  function paintThumb(canvas, item) {
+    const [left, top, right, bottom] = boxOf(item);
     const { naturalWidth, naturalHeight } = find("photo");
     const layer = make("canvas", { width: canvas.width, height: canvas.height });
-    paint(layer, gridOf(asked), scaleFor(asked), [0, 0, 1, 1], 0.75, state.cells);
+    paint(layer, gridOf(item), scaleFor(item), [0, 0, 1, 1], 0.75, state.cells);
     const context = canvas.getContext("2d");
     const [x, y] = [left * naturalWidth, top * naturalHeight];
     context.drawImage(find("photo"), x, y, (right - left) * naturalWidth, (bottom - top) * naturalHeight, 0, 0, canvas.width, canvas.height);
@@ -222,28 +222,28 @@
     }
   }
 
-  function scaleWords(asked, scale) {
+  function scaleWords(item, scale) {
     const meaning = scale.signed ? " Blue speaks for it, red against." : "";
-    if (isCompeting(asked)) return "This map’s own scale; competing regions have none in common.";
-    if (!isShared(asked)) return `This map’s own scale.${meaning}`;
-    return `The same scale for ${kin(asked).length} ${asked.kind === "concept" ? "concepts" : "class maps"}.${meaning}`;
+    if (isCompeting(item)) return "This map’s own scale; competing regions have none in common.";
+    if (!isShared(item)) return `This map’s own scale.${meaning}`;
+    return `The same scale for ${kin(item).length} ${item.kind === "concept" ? "concepts" : "class maps"}.${meaning}`;
   }
 
   function showLocation() {
-    const place = locationOf(question());
-    const words = locationWords(place);
+    const spot = locationOf(question());
+    const words = locationWords(spot);
     const ring = find("peak");
     ring.hidden = words === "nowhere" || state.opacity === 0;
-    if (!ring.hidden) [ring.style.left, ring.style.top] = place.peak.map((share) => `${100 * share}%`);
-    const where = words === "nowhere" ? " has no evidence in this photo." : ` peaks at the ${words}; half the peak or more on ${percent(place.area)} of the photo.`;
+    if (!ring.hidden) [ring.style.left, ring.style.top] = spot.peak.map((share) => `${100 * share}%`);
+    const where = words === "nowhere" ? " has no evidence in this photo." : ` peaks at the ${words}; half the peak or more on ${percent(spot.area)} of the photo.`;
     const { name, detail } = titleOf(question());
     find("caption").replaceChildren(make("b", { textContent: name }), isLive(question()) ? ` ${detail}` : "", where, mapWords(question()));
   }
 
   /** Where the map comes from, where that is not the one layer that is named above. */
-  function mapWords(asked) {
-    if (isCompeting(asked)) return " It competes with everyday words for every cell.";
-    return asked.layer ? ` Its map is from layer ${asked.layer}.` : "";
+  function mapWords(item) {
+    if (isCompeting(item)) return " It competes with everyday words for every cell.";
+    return item.layer ? ` Its map is from layer ${item.layer}.` : "";
   }
 
   function showReadout() {
@@ -382,14 +382,14 @@
     return `By how much the probability of ${target.short_name}, when only it and ${against.short_name} are compared, falls ${silenced} Positive: the concept speaks for ${target.short_name}; negative: for ${against.short_name}.`;
   }
 
-  /** Who read the words of this photo's concepts: trained branches, the model's own pair, or both. */
+  /** What encoded the texts of this photo's concepts: trained branches, the model's own pair, or both. */
   function conceptWords() {
     const { texts = [], branches = [] } = image();
     const own = texts.filter((name) => !branches.includes(name));
-    const trained = branches.map((name) => `the ${name}, trained to answer from this model’s layers as its teacher does`);
-    const untrained = "with its text encoder or, where a classifier has none, a stand-in that only knows what its classes tell apart";
+    const trained = branches.map((name) => `the ${name}, trained to score concepts from this model’s layers as its teacher does`);
+    const untrained = "with its text encoder or, where a classifier has none, a stand-in that knows only what distinguishes its classes";
     const readers = [...trained, ...(own.length > 0 || trained.length === 0 ? [`${list(own) || "the model"} itself, ${untrained}`] : [])];
-    return `Words are read by ${readers.join("; and by ")}.`;
+    return `Texts are encoded by ${readers.join("; and by ")}.`;
   }
 
   function fillTable() {
@@ -400,11 +400,11 @@
     for (const group of groups.filter((one) => one.length > 0)) find("table").append(make("tbody", { role: "rowgroup" }, ...group));
   }
 
-  function row(asked, index) {
+  function row(item, index) {
     const radio = make("input", { type: "radio", name: "question", value: String(index), checked: index === state.question });
     const words = make("span", {}, make("b"), make("small"));
-    const what = make("label", { className: "what" }, radio, thumb(asked), words);
-    const cells = [make("td", {}, what), make("td", { className: "where" }), figure("score", ""), figure("unusual", sigma(asked.z_score)), much(asked)];
+    const what = make("label", { className: "what" }, radio, thumb(item), words);
+    const cells = [make("td", {}, what), make("td", { className: "where" }), figure("score", ""), figure("unusual", sigma(item.z_score)), much(item)];
     cells.forEach((cell) => cell.setAttribute("role", "cell"));
     const element = make("tr", { role: "row", "data-question": String(index) }, ...cells);
     radio.addEventListener("change", () => choose(index));
@@ -413,18 +413,18 @@
   }
 
   /** What a question is called, and what kind it is; a contrast names the classes that are chosen now. */
-  function titleOf(asked) {
-    if (isLive(asked)) {
+  function titleOf(item) {
+    if (isLive(item)) {
       const names = chosenNames(image().contrast);
       return { name: image().contrast.target, detail: names.length > 0 ? `against ${list(names)}` : "against nothing" };
     }
-    const kinds = { class: "the class itself", contrast: "contrast", concept: asked.type ?? "concept", custom: "a map of your own" };
-    const layer = asked.layer ? ` · ${asked.layer}` : "";
-    return { name: asked.short_label ?? asked.label, detail: `${kinds[asked.kind] ?? asked.kind}${layer}` };
+    const kinds = { class: "the class itself", contrast: "contrast", concept: item.type ?? "concept", custom: "a map of your own" };
+    const layer = item.layer ? ` · ${item.layer}` : "";
+    return { name: item.short_label ?? item.label, detail: `${kinds[item.kind] ?? item.kind}${layer}` };
   }
 
-  function thumb(asked) {
-    const [left, top, right, bottom] = boxOf(asked);
+  function thumb(item) {
+    const [left, top, right, bottom] = boxOf(item);
     const shape = ((right - left) * image().width) / ((bottom - top) * image().height);
     return make("canvas", { width: Math.round(THUMB * clamp(shape, 0.5, 2)), height: THUMB, "aria-hidden": "true" });
   }
@@ -435,31 +435,31 @@
     return make("td", { className: text === null ? "figure none" : "figure", "data-name": name, textContent: text ?? "–" });
   }
 
-  function much(asked) {
-    if (asked.contribution === null) return make("td", { className: "much none" }, make("span", { className: "share", textContent: "–" }));
+  function much(item) {
+    if (item.contribution === null) return make("td", { className: "much none" }, make("span", { className: "share", textContent: "–" }));
     const most = Math.max(...image().questions.map((q) => Math.abs(q.contribution ?? 0))) || 1;
-    const fill = make("i", { className: asked.contribution < 0 ? "against" : "for" });
-    fill.hidden = asked.contribution === 0;
-    fill.style.width = `${(50 * Math.abs(asked.contribution)) / most}%`;
-    const share = make("span", { className: "share", textContent: plus(asked.contribution, percent(Math.abs(asked.contribution))) });
+    const fill = make("i", { className: item.contribution < 0 ? "against" : "for" });
+    fill.hidden = item.contribution === 0;
+    fill.style.width = `${(50 * Math.abs(item.contribution)) / most}%`;
+    const share = make("span", { className: "share", textContent: plus(item.contribution, percent(Math.abs(item.contribution))) });
     return make("td", { className: "much" }, make("div", { className: "signed", "aria-hidden": "true" }, fill), share);
   }
 
   function showRows() {
     for (const element of find("table").querySelectorAll("tbody tr")) {
       const index = Number(element.dataset.question);
-      const asked = image().questions[index];
-      const place = locationOf(asked);
-      const words = locationWords(place);
-      const { name, detail } = titleOf(asked);
-      Object.assign(element.querySelector(".what b"), { textContent: name, title: asked.label });
+      const item = image().questions[index];
+      const spot = locationOf(item);
+      const words = locationWords(spot);
+      const { name, detail } = titleOf(item);
+      Object.assign(element.querySelector(".what b"), { textContent: name, title: item.label });
       element.querySelector(".what small").textContent = detail;
       element.classList.toggle("chosen", index === state.question);
       element.querySelector("input").checked = index === state.question;
-      const share = words === "nowhere" ? [] : [make("small", { textContent: `${percent(place.area)} of the photo` })];
+      const share = words === "nowhere" ? [] : [make("small", { textContent: `${percent(spot.area)} of the photo` })];
       element.querySelector(".where").replaceChildren(words, ...share);
-      element.querySelector("[data-name=score]").textContent = number(scoreOf(asked));
-      paintThumb(element.querySelector("canvas"), asked);
+      element.querySelector("[data-name=score]").textContent = number(scoreOf(item));
+      paintThumb(element.querySelector("canvas"), item);
     }
   }
 
@@ -496,7 +496,7 @@
 
   function say(label, sentence) {
     find("copy").textContent = label;
-    find("said").textContent = sentence;
+    find("announcement").textContent = sentence;
     setTimeout(() => (find("copy").textContent = "Copy"), 2000);
   }
 
