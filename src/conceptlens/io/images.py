@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile
 
-from conceptlens.io.errors import InputError
+from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.io.image_file import FORMATS, SUFFIXES, TURNS, a_path, opened, orientation
 
 MIN_SIDE = 8
@@ -44,6 +44,29 @@ def upright(image: Image.Image) -> Image.Image:
     profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA", "P") else None
     rgb.info = {"icc_profile": profile} if profile else {}
     return rgb
+
+
+def as_photo(given: Image.Image | np.ndarray | str | Path) -> Image.Image:
+    """Return a photo as an upright RGB image.
+
+    Args:
+        given: A PIL image, a uint8 array `height width 3`, or a path.
+
+    Raises:
+        InputError: The array has another shape or type, or the file is no image (see `read_image`).
+        InputTypeError: It is none of these.
+    """
+    if isinstance(given, Image.Image):
+        return upright(given)
+    if isinstance(given, (str, Path)):
+        return read_image(given)
+    if not isinstance(given, np.ndarray):
+        raise InputTypeError(f"a photo is given as {type(given).__name__}; expected a PIL image, an array or a path")
+    if given.dtype != np.uint8 or given.ndim != 3 or given.shape[2] != 3:
+        raise InputError(
+            f"a photo of shape {given.shape} and type {given.dtype} was given; expected uint8 height width 3"
+        )
+    return Image.fromarray(given)
 
 
 def find_images(*sources: str | Path) -> tuple[Path, ...]:

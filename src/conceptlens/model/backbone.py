@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from conceptlens.io.errors import InputError, near
-from conceptlens.io.images import fingerprint
+from conceptlens.io.images import as_photo, fingerprint
 from conceptlens.model.class_names import class_index, short_name
 from conceptlens.model.encoders import ClassifierText, VisionLanguage
 from conceptlens.model.forward import Watch, colours_of, forward, map_tensors, unwrap
-from conceptlens.model.image_batch import load_photo, photos_or_tensor, title
+from conceptlens.model.image_batch import photos_or_tensor, title
 from conceptlens.model.layer_keeper import LayerKeeper
 from conceptlens.model.layout import Grid, find_grid, prefix_tokens
 from conceptlens.model.model_input import ModelInput, first_of_batch, split_inputs
@@ -278,7 +278,7 @@ class Backbone:
             loaded: tuple[Image.Image | None, ...] = (None,) * len(ready)
         else:
             called = _titles(titles, [title(photo, i) for i, photo in enumerate(ready)])
-            loaded = tuple(load_photo(photo) for photo in ready)
+            loaded = tuple(as_photo(photo) for photo in ready)
             images = _stacked([self.read_photo(photo) for photo in loaded])
             known = tuple(
                 self.image_info(name, photo.size, fingerprint(photo))

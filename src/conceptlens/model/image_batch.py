@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from conceptlens.io.errors import InputError, InputTypeError
-from conceptlens.io.images import read_image, upright
 
 Photo = str | Path | Image.Image | np.ndarray
 
@@ -49,13 +48,6 @@ def photos_or_tensor(given: Any, colours: int) -> list[Photo] | Tensor:
     if not given:
         raise InputError("no photo was given; give a path, a PIL image, an array, a tensor or a list of them")
     return _from_list(given, colours)
-
-
-def load_photo(photo: Photo) -> Image.Image:
-    """Return one photo as an upright RGB image."""
-    if isinstance(photo, (str, Path)):
-        return read_image(photo)
-    return upright(photo if isinstance(photo, Image.Image) else Image.fromarray(photo))
 
 
 def title(photo: Photo, index: int) -> str:

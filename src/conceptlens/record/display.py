@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from conceptlens.io.errors import InputError, InputTypeError
+from conceptlens.io.errors import InputError
 from conceptlens.render import Box, colour, number, overlay, scale_of, upsample_in_box
 
 if TYPE_CHECKING:
@@ -58,23 +58,6 @@ class Tile:
         white = Image.new("RGBA", (columns, rows), (255, 255, 255, 255))
         white.alpha_composite(Image.fromarray(colour(upsample_in_box(values, rows, columns), scale)))
         return white.convert("RGB")
-
-
-def as_photo(given: Image.Image | np.ndarray | str | Path) -> Image.Image:
-    """Return a photo, upright, from a PIL image, a uint8 array `height width 3` or a path."""
-    from conceptlens.io.images import read_image, upright
-
-    if isinstance(given, Image.Image):
-        return upright(given)
-    if isinstance(given, (str, Path)):
-        return read_image(given)
-    if not isinstance(given, np.ndarray):
-        raise InputTypeError(f"a photo is given as {type(given).__name__}; expected a PIL image, an array or a path")
-    if given.dtype != np.uint8 or given.ndim != 3 or given.shape[2] != 3:
-        raise InputError(
-            f"a photo of shape {given.shape} and type {given.dtype} was given; expected uint8 height width 3"
-        )
-    return Image.fromarray(given)
 
 
 def plot_overlays(

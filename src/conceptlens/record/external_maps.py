@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -12,34 +12,17 @@ from PIL import Image
 from torch import Tensor
 
 from conceptlens.io.errors import InputError, InputTypeError
-from conceptlens.io.images import fingerprint, read_image
-from conceptlens.record.display import as_photo
+from conceptlens.io.images import as_photo, fingerprint
 from conceptlens.record.source import ImageInfo, Source, hold_weakly
 
 if TYPE_CHECKING:
-
-    class Observed(Protocol):
-        """An observation, as far as it matters here: the photos that were observed."""
-
-        @property
-        def image_info(self) -> tuple[ImageInfo, ...]:
-            """One entry for each image."""
-            ...
-
-        @property
-        def photos(self) -> tuple[Image.Image | None, ...]:
-            """The photos, `None` for tensors."""
-            ...
-
     Labels: TypeAlias = str | Sequence[str] | Sequence[Sequence[str]]
-    OneImage: TypeAlias = Image.Image | np.ndarray | str | Path | ImageInfo
-    Images: TypeAlias = OneImage | Sequence[OneImage] | Observed | None
 
 
 def read_maps(
     array: np.ndarray | Tensor,
     labels: Labels,
-    images: Images,
+    images: Any,
     scores: np.ndarray | Tensor | None,
     signed: bool | None,
     method: str,
@@ -112,15 +95,15 @@ def _labels(labels: Labels, one_question: bool, images: int, questions: int) -> 
     return rows
 
 
-def _image_info(images: Images, count: int) -> tuple[tuple[ImageInfo, ...], tuple[Any, ...]]:
+def _image_info(images: Any, count: int) -> tuple[tuple[ImageInfo, ...], tuple[Any, ...]]:
     """Return what the maps speak of, and weak references to the photos given."""
     if images is None:
         return tuple(ImageInfo(f"image[{i}]") for i in range(count)), ()
     observed = getattr(images, "image_info", None)
     if observed is not None:
-        several, photos = list(observed), list(images.photos)  # pyright: ignore
+        several, photos = list(observed), list(images.photos)
     else:
-        several = [images] if isinstance(images, (str, Path, Image.Image, ImageInfo)) else list(images)  # pyright: ignore
+        several = [images] if isinstance(images, (str, Path, Image.Image, ImageInfo)) else list(images)
         if isinstance(images, np.ndarray) and images.ndim == 3:
             several = [images]
         photos = [one if isinstance(one, Image.Image) else None for one in several]
@@ -137,7 +120,7 @@ def _info(given: Any, index: int) -> ImageInfo:
     if isinstance(given, (str, Path)):
         if not Path(given).is_file():
             return ImageInfo(str(given))
-        photo, name = read_image(given), str(given)
+        photo, name = as_photo(given), str(given)
     else:
         photo, name = as_photo(given), f"photo[{index}]"
     return ImageInfo(name, fingerprint(photo), *photo.size)
