@@ -46,7 +46,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "types too few": ({"concept_types": (("part",),) * 2}, "concept_types must name 3 questions"),
     "labels of one image": ({"labels": (("cat", "dog", "tree"),)}, "name 3 questions for each of 2 images"),
     "labels too few": ({"labels": (("cat", "dog"), ("car", "dog"))}, "name 3 questions for each of 2 images"),
-    "weights of other images": ({"weights": torch.zeros(1, 3, 5, 1, 1)}, r"weights has shape \(1, 3, 5, 1, 1\); expected \(2, 3\) and more"),
+    "weights of other images": (
+        {"weights": torch.zeros(1, 3, 5, 1, 1)},
+        "weights has shape .* expected .2, 3. and",
+    ),
 }
 
 

@@ -30,11 +30,11 @@ def models(
     as_json: shared.Json = False,
 ) -> None:
     """List models by source, or the layers of one model that have a grid."""
-    from conceptlens.model.zoo.listing import layered, named
+    from conceptlens.model.zoo import find_models, list_layers
 
     if layers is not None and search:
         raise InputError(f"both a part of a name ('{search}') and --layers are given; give one of them")
-    lines, numbers = named(search) if layers is None else layered(layers)
+    lines, numbers = find_models(search) if layers is None else list_layers(layers)
     if not lines:
         typer.echo(f"no model name contains '{search}'", err=True)
     if as_json:

@@ -13,27 +13,23 @@ from PIL import Image
 from torch import Tensor, nn
 
 from conceptlens.io.errors import InputError, near
-from conceptlens.io.images import as_photo, fingerprint
 from conceptlens.model.class_names import class_index, short_name
 from conceptlens.model.encoders import ClassifierText, VisionLanguage
-from conceptlens.model.forward import Watch, colours_of, forward, map_tensors, unwrap
-from conceptlens.model.image_batch import photos_or_tensor, title
-from conceptlens.model.layer_keeper import LayerKeeper
+from conceptlens.model.forward import LayerKeeper, Watch, colours_of, forward, map_tensors, unwrap
+from conceptlens.model.image_batch import PhotoInput
 from conceptlens.model.layout import Grid, find_grid, prefix_tokens
 from conceptlens.model.model_input import ModelInput, first_of_batch, split_inputs
 from conceptlens.model.model_output import LayerOutput, ModelOutput, output_tensor
 from conceptlens.model.observation import Observation
-from conceptlens.model.preprocess import Preprocess
 from conceptlens.model.probe import Anatomy, anatomy
-from conceptlens.model.torchvision_transform import read_transform
-from conceptlens.record import WHOLE, ImageInfo
+from conceptlens.record import ImageInfo
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    pass
 
 
 @dataclass(frozen=True, eq=False)
-class Backbone:
+class Backbone(PhotoInput):
     """A PyTorch vision module, left as it is, with what it takes to observe it.
 
     Args:
@@ -116,60 +112,6 @@ class Backbone:
             return "class scores without names"
         shown = [short_name(name) for name in self.class_names[:3]]
         return f"{len(self.class_names)} classes ({', '.join(shown)}{', …' if len(self.class_names) > 3 else ''})"
-
-    @property
-    def parameter(self) -> Tensor:
-        """One floating parameter: it tells the device and the precision of inputs."""
-        found = next((p for p in self.module.parameters() if p.is_floating_point()), None)
-        return torch.zeros(()) if found is None else found
-
-    @cached_property
-    def preprocess(self) -> Preprocess | None:
-        """How photos are resized, cropped and normalised: `transform` itself or what a torchvision transform says.
-
-        `None` where there is no transform, or one that does something else: it is then not known which part of a
-        photo the model sees.
-        """
-        return self.transform if isinstance(self.transform, Preprocess) else read_transform(self.transform)
-
-    def known_preprocess(self, consequence: str) -> Preprocess:
-        """Return `preprocess`, or refuse.
-
-        Args:
-            consequence: What is not possible without, for the message, such as "its input size cannot be set".
-
-        Raises:
-            InputError: There is no transform, or it is not known what it does to a photo.
-        """
-        if self.preprocess is None:
-            what = "no transform" if self.transform is None else "a transform of its own"
-            raise InputError(
-                f"{self.name} has {what}, so {consequence}; "
-                "give Backbone(..., transform=cl.Preprocess(size, mean, std))"
-            )
-        return self.preprocess
-
-    def read_photo(self, photo: Image.Image) -> Float[Tensor, "colour rows columns"]:
-        """Return the input tensor of an upright RGB photo.
-
-        Raises:
-            InputError: The model has no transform, or it gives something else than `colour rows columns`.
-        """
-        if self.transform is None:
-            raise InputError(
-                f"{self.name} has no transform, so photos cannot be read; give Backbone(..., transform=...) "
-                "or observe an already preprocessed tensor"
-            )
-        tensor = self.transform(photo)
-        if not isinstance(tensor, Tensor) or tensor.ndim != 3:
-            given = f"shape {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else f"a {type(tensor).__name__}"
-            raise InputError(f"transform gave {given}; expected a tensor of colour rows columns")
-        return tensor
-
-    def image_info(self, name: str, size: tuple[int, int], fingerprint: str = "") -> ImageInfo:
-        """Return the record of a photo of `size` (width, height): which part of it the model sees."""
-        known = self.preprocess
-        return ImageInfo(name, fingerprint, *size, WHOLE if known is None else known.box(size), known is not None)
 
     @cached_property
     def anatomy(self) -> Anatomy:
@@ -270,20 +212,7 @@ class Backbone:
         for name in names or ():
             self.check_layer(name)
         given, keyword, others = split_inputs(photos, inputs, self.module)
-        ready = photos_or_tensor(first_of_batch(given), colours_of(self.module))
-        if isinstance(ready, Tensor):
-            rows, columns = ready.shape[2:]
-            called = _titles(titles, [f"tensor[{i}]" for i in range(len(ready))])
-            images, known = ready, tuple(ImageInfo(name, "", columns, rows) for name in called)
-            loaded: tuple[Image.Image | None, ...] = (None,) * len(ready)
-        else:
-            called = _titles(titles, [title(photo, i) for i, photo in enumerate(ready)])
-            loaded = tuple(as_photo(photo) for photo in ready)
-            images = _stacked([self.read_photo(photo) for photo in loaded])
-            known = tuple(
-                self.image_info(name, photo.size, fingerprint(photo))
-                for name, photo in zip(called, loaded, strict=True)
-            )
+        images, known, loaded = self.read_batch(first_of_batch(given), titles)
         like = self.parameter
         moved = {name: map_tensors(value, lambda tensor: tensor.to(like.device)) for name, value in others.items()}
         whole = ModelInput(images.to(like.device, like.dtype), keyword, moved)
@@ -298,7 +227,7 @@ class Backbone:
     ) -> Observation[Backbone]:
         given.check(self.module, self.name)
         if given.others and "anatomy" not in self.__dict__:  # what the module needs is known only now
-            self.__dict__["anatomy"] = self._probe(given)
+            vars(self)["anatomy"] = self._probe(given)
         kept = LayerKeeper(self.default_layers if layers is None else layers)
         found = self.run(given, kept.watches)
         outputs = {name: self.layer_output(name, raw, given.images) for name, raw in kept.raw().items()}
@@ -383,25 +312,6 @@ class Backbone:
         if tensor is None:
             raise InputError(f"{self.name} put out {type(output).__name__}; say how to read it with output=")
         return tensor
-
-
-def _stacked(images: Sequence[Tensor]) -> Tensor:
-    shapes = {tuple(image.shape) for image in images}
-    if len(shapes) > 1:
-        raise InputError(
-            f"transform gave tensors of {' and '.join(map(str, sorted(shapes)))} for the photos of one batch; "
-            "crop to one size, or observe them one at a time"
-        )
-    return torch.stack(list(images))
-
-
-def _titles(titles: Sequence[str] | None, own: Sequence[str]) -> Sequence[str]:
-    if titles is None:
-        return own
-    if isinstance(titles, str) or len(titles) != len(own):
-        given = "one text" if isinstance(titles, str) else f"{len(titles)} titles"
-        raise InputError(f"{given} was given for {len(own)} images; give a list with one title for each")
-    return titles
 
 
 def _names(layers: str | Iterable[str]) -> tuple[str, ...]:

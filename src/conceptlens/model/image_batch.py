@@ -2,21 +2,117 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from conceptlens.io.errors import InputError, InputTypeError
+from conceptlens.io.images import as_photo, fingerprint
+from conceptlens.model.forward import colours_of
+from conceptlens.model.preprocess import Preprocess
+from conceptlens.model.torchvision_transform import read_transform
+from conceptlens.record import WHOLE, ImageInfo
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 Photo = str | Path | Image.Image | np.ndarray
 
 _WANTED = "expected a path, a PIL image, an array, a tensor, a list of them, or a batch of a loader"
+
+
+class PhotoInput(ABC):
+    """The half of a `Backbone` that reads photos: its transform, and what is known of it."""
+
+    module: nn.Module
+    name: str
+    transform: Callable[[Image.Image], Tensor] | None
+
+    @property
+    def parameter(self) -> Tensor:
+        """One floating parameter: it tells the device and the precision of inputs."""
+        found = next((p for p in self.module.parameters() if p.is_floating_point()), None)
+        return torch.zeros(()) if found is None else found
+
+    @cached_property
+    def preprocess(self) -> Preprocess | None:
+        """How photos are resized, cropped and normalised: `transform` itself or what a torchvision transform says.
+
+        `None` where there is no transform, or one that does something else: it is then not known which part of a
+        photo the model sees.
+        """
+        return self.transform if isinstance(self.transform, Preprocess) else read_transform(self.transform)
+
+    def known_preprocess(self, consequence: str) -> Preprocess:
+        """Return `preprocess`, or refuse.
+
+        Args:
+            consequence: What is not possible without, for the message, such as "its input size cannot be set".
+
+        Raises:
+            InputError: There is no transform, or it is not known what it does to a photo.
+        """
+        if self.preprocess is None:
+            what = "no transform" if self.transform is None else "a transform of its own"
+            raise InputError(
+                f"{self.name} has {what}, so {consequence}; "
+                "give Backbone(..., transform=cl.Preprocess(size, mean, std))"
+            )
+        return self.preprocess
+
+    def read_photo(self, photo: Image.Image) -> Float[Tensor, "colour rows columns"]:
+        """Return the input tensor of an upright RGB photo.
+
+        Raises:
+            InputError: The model has no transform, or it gives something else than `colour rows columns`.
+        """
+        if self.transform is None:
+            raise InputError(
+                f"{self.name} has no transform, so photos cannot be read; give Backbone(..., transform=...) "
+                "or observe an already preprocessed tensor"
+            )
+        tensor = self.transform(photo)
+        if not isinstance(tensor, Tensor) or tensor.ndim != 3:
+            given = f"shape {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else f"a {type(tensor).__name__}"
+            raise InputError(f"transform gave {given}; expected a tensor of colour rows columns")
+        return tensor
+
+    def image_info(self, name: str, size: tuple[int, int], fingerprint: str = "") -> ImageInfo:
+        """Return the record of a photo of `size` (width, height): which part of it the model sees."""
+        known = self.preprocess
+        return ImageInfo(name, fingerprint, *size, WHOLE if known is None else known.box(size), known is not None)
+
+    def read_batch(
+        self, given: Any, titles: Sequence[str] | None
+    ) -> tuple[Float[Tensor, "image colour rows columns"], tuple[ImageInfo, ...], tuple[Image.Image | None, ...]]:
+        """Return the input tensor of photos or preprocessed tensors, a record of each image, and the photos.
+
+        Args:
+            given: As `photos_or_tensor` takes it.
+            titles: What the images are called in records; by default files name themselves.
+
+        Raises:
+            InputError: An image cannot be read, or the photos give inputs of several sizes.
+            InputTypeError: Something else than images was given.
+        """
+        ready = photos_or_tensor(given, colours_of(self.module))
+        if isinstance(ready, Tensor):
+            rows, columns = ready.shape[2:]
+            called = _titles(titles, [f"tensor[{i}]" for i in range(len(ready))])
+            return ready, tuple(ImageInfo(name, "", columns, rows) for name in called), (None,) * len(ready)
+        called = _titles(titles, [_title(photo, i) for i, photo in enumerate(ready)])
+        photos = tuple(as_photo(photo) for photo in ready)
+        images = _stacked([self.read_photo(photo) for photo in photos])
+        named = zip(called, photos, strict=True)
+        return images, tuple(self.image_info(name, one.size, fingerprint(one)) for name, one in named), photos
 
 
 def photos_or_tensor(given: Any, colours: int) -> list[Photo] | Tensor:
@@ -50,7 +146,7 @@ def photos_or_tensor(given: Any, colours: int) -> list[Photo] | Tensor:
     return _from_list(given, colours)
 
 
-def title(photo: Photo, index: int) -> str:
+def _title(photo: Photo, index: int) -> str:
     """Return what a photo is called in records: its path, or its index in the batch."""
     return str(photo) if isinstance(photo, (str, Path)) else f"photo[{index}]"
 
@@ -115,3 +211,22 @@ def _from_array(array: np.ndarray, colours: int) -> list[Photo] | Tensor:
 def _photo(pixels: np.ndarray) -> Image.Image:
     """Return `height width colour` bytes as a photo; one colour is grey."""
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)).convert("RGB")
+
+
+def _stacked(images: Sequence[Tensor]) -> Tensor:
+    shapes = {tuple(image.shape) for image in images}
+    if len(shapes) > 1:
+        raise InputError(
+            f"transform gave tensors of {' and '.join(map(str, sorted(shapes)))} for the photos of one batch; "
+            "crop to one size, or observe them one at a time"
+        )
+    return torch.stack(list(images))
+
+
+def _titles(titles: Sequence[str] | None, own: Sequence[str]) -> Sequence[str]:
+    if titles is None:
+        return own
+    if isinstance(titles, str) or len(titles) != len(own):
+        given = "one text" if isinstance(titles, str) else f"{len(titles)} titles"
+        raise InputError(f"{given} was given for {len(own)} images; give a list with one title for each")
+    return titles

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from conceptlens.model.backbone import Backbone
-from conceptlens.model.layer_keeper import LayerKeeper
+from conceptlens.model.forward import LayerKeeper
 from conceptlens.model.model_input import ModelInput
 
 if TYPE_CHECKING:
