@@ -98,7 +98,7 @@ def measure(case: Case, data: str, split: str, most: int, device: str) -> dict[s
         row[f"{mode}_megabytes"] = round(growth(fit, device), 1)
         row[f"{mode}_converged"] = round(float(found.converged.float().mean()), 3)
         if mode == "paper":
-            row["cosine"] = float(F.cosine_similarity(found.weights.double(), theirs[0].double()).min())
+            row["cosine"] = float(F.cosine_similarity(found.vectors.double(), theirs[0].double()).min())
     rounds = [{mode: seconds(fit, device) for mode, fit in fits.items()} for _ in range(ROUNDS)]
     for mode in MODES:
         row[f"{mode}_ms"] = round(1000 * median(taken[mode] for taken in rounds) / len(of), 3)

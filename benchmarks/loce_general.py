@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from cam import processor
 from conceptlens import statistics
-from conceptlens.local_embeddings.mask_fits import embed_masks
+from conceptlens.local_embeddings.mask_fits import channel_weights, embed_masks
 from conceptlens.local_embeddings.modes import FitSettings, Mode
 from conceptlens.local_embeddings.problem import FitProblem, best_bias, overlap
 from conceptlens.metrics import ranked_area_corrected
@@ -71,7 +71,7 @@ def unit_vectors(masks: Masks, layer: str, own: np.ndarray, mode: Mode) -> Tenso
     cells = masks.cells[layer][masks.photo[own]] * raw
     scale = masks.scales[layer] if mode == "paper" else ones
     found = embed_masks(cells, torch.arange(len(own)), masks.truth[rows], FitSettings(mode), scale)
-    return F.normalize(found.weights * raw[:, 0, 0], dim=1)
+    return F.normalize(channel_weights(found.vectors, FitSettings(mode), scale) * raw[:, 0, 0], dim=1)
 
 
 def net2vec(masks: Masks, layer: str, own: np.ndarray) -> Tensor:

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 import conceptlens as cl
 from cam import processor
 from conceptlens import statistics
-from conceptlens.local_embeddings.mask_fits import embed_masks
+from conceptlens.local_embeddings.mask_fits import channel_weights, embed_masks
 from conceptlens.local_embeddings.modes import FitSettings
 from conceptlens.local_embeddings.runs.embed_plan import EmbedPlan
 from conceptlens.local_embeddings.runs.photo_reader import PhotoReader
@@ -148,7 +148,8 @@ def embedded(masks: Masks, layer: str, setting: FitSettings) -> Embedding:
     scale, of = masks.scales[layer], torch.from_numpy(masks.photo)
     raw = masks.cells[layer] * scale[:, None, None]
     own, other = (embed_masks(raw, of, truth, setting, scale) for truth in (masks.truth, masks.control))
-    return Embedding(own.vectors, {layer: F.normalize(own.weights * scale, dim=1)}, own.iou, other.iou)
+    weights = channel_weights(own.vectors, setting, scale)
+    return Embedding(own.vectors, {layer: F.normalize(weights * scale, dim=1)}, own.iou, other.iou)
 
 
 def joined(parts: Sequence[Embedding]) -> Embedding:

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from conceptlens.cams.class_activation import project, source
 from conceptlens.data.masked_set import crop_masks
 from conceptlens.io.errors import InputError
-from conceptlens.local_embeddings.mask_fits import MaskEmbeddings, channel_scale, embed_masks
-from conceptlens.local_embeddings.modes import FitSettings, Mode
+from conceptlens.local_embeddings.mask_fits import channel_scale, channel_weights, embed_masks
+from conceptlens.local_embeddings.modes import FitSettings, FittedVectors, Mode
 from conceptlens.local_embeddings.soft_masks import soft_masks
 from conceptlens.model.forward import full_precision
 from conceptlens.model.observation import Observation
@@ -101,7 +101,7 @@ def _one_layer(
     other = (
         None if control is None else embed_masks(cells, of, control.flatten(0, 1).to(cells.device), fit_settings, unit)
     )
-    weights = found.weights.unflatten(0, (images, questions))[..., None, None]
+    weights = channel_weights(found.vectors, fit_settings, unit).unflatten(0, (images, questions))[..., None, None]
     settings: dict[str, object] = {"mode": fit_settings.mode, "scale": scale_source}
     settings |= {"ridge": fit_settings.ridge} if fit_settings.mode == "exact" else {}
     settings |= {"bias": fit_settings.bias} if fit_settings.mode != "paper" else {}
@@ -137,7 +137,7 @@ def _unit(
     return unit, "given"
 
 
-def _measures(found: MaskEmbeddings, other: MaskEmbeddings | None, shape: tuple[int, int]) -> dict[str, Tensor]:
+def _measures(found: FittedVectors, other: FittedVectors | None, shape: tuple[int, int]) -> dict[str, Tensor]:
     measures = {name: getattr(found, name).float() for name in ("iou", "loss", "converged", "bias")}
     if other is not None:
         measures |= {"control_iou": other.iou, "selectivity": found.iou - other.iou}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from conceptlens.local_embeddings.modes import FitSettings, fit
+from conceptlens.local_embeddings.modes import FitSettings, FittedVectors, fit
 from conceptlens.local_embeddings.problem import FitProblem
 
 if TYPE_CHECKING:
@@ -18,37 +18,13 @@ if TYPE_CHECKING:
 BATCH_BYTES = 4 * 2**20
 
 
-@dataclass(frozen=True, eq=False)
-class MaskEmbeddings:
-    """Embeddings of masks in one layer.
-
-    Where a cell is not finite, a mask is empty or covers everything, or all cells are 0, the vector is 0 and
-    `converged` is False.
-
-    Attributes:
-        vectors: The embeddings, to be compared by cosine: in units of each channel's scale, or for raw cells in mode
-            `paper`, as published.
-        weights: The same for raw cells; `sum_c weights_c A_c + bias > 0` draws the mask.
-        loss: Mean loss of a pixel (see `FittedVectors`).
-        converged: Whether the fit converged.
-        iou: Intersection over union with the own mask.
-    """
-
-    vectors: Float[Tensor, "mask channel"]
-    weights: Float[Tensor, "mask channel"]
-    bias: Float[Tensor, "mask"]
-    loss: Float[Tensor, "mask"]
-    converged: Bool[Tensor, "mask"]
-    iou: Float[Tensor, "mask"]
-
-
 def embed_masks(
     cells: Float[Tensor, "image channel height width"],
     of: Int[Tensor, "mask"],
     truth: Float[Tensor, "mask 100 100"],
     settings: FitSettings,
     scale: Float[Tensor, "channel"],
-) -> MaskEmbeddings:
+) -> FittedVectors:
     """Return the embedding of each mask.
 
     Args:
@@ -57,6 +33,11 @@ def embed_masks(
         truth: Soft masks, 0 to 1 (`soft_masks`).
         settings: Mode and its parameters.
         scale: Unit of each channel, by which cells are divided; mode `paper` takes raw cells.
+
+    Returns:
+        The vectors, to be compared by cosine: in units of each channel's scale, or for raw cells in mode `paper`, as
+        published. Where a cell is not finite, a mask is empty or covers everything, or all cells are 0, the vector is
+        0 and `converged` is False.
     """
     unit = torch.where(scale > 0, scale, 1.0).float()
     of = of.to(cells.device)
@@ -65,11 +46,18 @@ def embed_masks(
     ready = ready if settings.mode == "paper" else ready / unit[:, None, None]
     size = cells[0].numel() * 4
     parts = [
-        _embedded(ready[of[rows]], truth[rows], sound[of[rows]], settings, unit)
+        _embedded(ready[of[rows]], truth[rows], sound[of[rows]], settings)
         for rows in torch.arange(len(of), device=cells.device).split(max(1, BATCH_BYTES // max(1, size)))
     ]
-    names = MaskEmbeddings.__dataclass_fields__
-    return MaskEmbeddings(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+    names = FittedVectors.__dataclass_fields__
+    return FittedVectors(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
+
+def channel_weights(
+    vectors: Float[Tensor, "mask channel"], settings: FitSettings, scale: Float[Tensor, "channel"]
+) -> Float[Tensor, "mask channel"]:
+    """Return the weights of a map of raw cells: the vectors over `scale`, in mode `paper` the vectors themselves."""
+    return vectors if settings.mode == "paper" else vectors / torch.where(scale > 0, scale, 1.0).float()
 
 
 def channel_scale(cells: Float[Tensor, "image channel height width"]) -> Float[Tensor, "channel"]:
@@ -84,16 +72,14 @@ def _sound(cells: Float[Tensor, "image channel height width"]) -> Bool[Tensor, "
     return low.isfinite() & high.isfinite() & ((low != 0) | (high != 0))
 
 
-def _embedded(cells: Tensor, truth: Tensor, sound: Tensor, settings: FitSettings, unit: Tensor) -> MaskEmbeddings:
+def _embedded(cells: Tensor, truth: Tensor, sound: Tensor, settings: FitSettings) -> FittedVectors:
     low, high = truth.flatten(1).aminmax(dim=1)
     valid = sound & (high > 0) & (low < 1)  # neither empty nor full masks
     found = fit(FitProblem(cells, truth), settings)
-    vectors = torch.where(valid[:, None], found.vectors, 0.0)
-    return MaskEmbeddings(
-        vectors=vectors,
-        weights=vectors if settings.mode == "paper" else vectors / unit,
+    return replace(
+        found,
+        vectors=torch.where(valid[:, None], found.vectors, 0.0),
         bias=torch.where(valid, found.bias, 0.0),
-        loss=found.loss,
         converged=found.converged & valid,
         iou=torch.where(valid, found.iou, 0.0),
     )

@@ -58,7 +58,7 @@ class FittedVectors:
     """Vectors with their losses.
 
     Attributes:
-        vectors: In the units of the cells.
+        vectors: In the units of the cells; `sum_c v_c A_c + bias > 0` draws the mask.
         bias: Constant that is added to each map.
         loss: Mean loss of a pixel. Modes have different losses: compare within one.
         converged: Whether the gradient is small enough. `paper` always takes fifty steps; there it means that the map
@@ -117,9 +117,10 @@ def _adamw(problem: FitProblem) -> Float[Tensor, "fit channel"]:
 
 
 def _exact(problem: FitProblem, settings: FitSettings) -> FittedVectors:
-    found = minimize(problem, _loss_and_slope, settings.ridge or RIDGE * problem.cells.shape[1], settings.bias)
-    maps = problem.project(found.vectors) + found.bias[:, None, None]
-    return FittedVectors(found.vectors, found.bias, _loss(problem, maps), found.converged, overlap(maps, problem.truth))
+    ridge = settings.ridge or RIDGE * problem.cells.shape[1]
+    vectors, bias, converged = minimize(problem, _loss_and_slope, ridge, settings.bias)
+    maps = problem.project(vectors) + bias[:, None, None]
+    return FittedVectors(vectors, bias, _loss(problem, maps), converged, overlap(maps, problem.truth))
 
 
 def _loss(problem: FitProblem, maps: Float[Tensor, "fit 100 100"]) -> Float[Tensor, "fit"]:

@@ -24,16 +24,9 @@ TOLERANCE = 1e-3
 DESCENT = 1e-4
 
 
-@dataclass(frozen=True, eq=False)
-class MinimizedFits:
-    """`vectors[fit channel]`, `bias[fit]`, and where the gradient fell below `TOLERANCE` of its value at zero."""
-
-    vectors: Float[Tensor, "fit channel"]
-    bias: Float[Tensor, "fit"]
-    converged: Bool[Tensor, "fit"]
-
-
-def minimize(problem: FitProblem, loss_and_slope: LossAndSlope, ridge: float, bias: bool) -> MinimizedFits:
+def minimize(
+    problem: FitProblem, loss_and_slope: LossAndSlope, ridge: float, bias: bool
+) -> tuple[Float[Tensor, "fit channel"], Float[Tensor, "fit"], Bool[Tensor, "fit"]]:
     """Minimise `loss(maps of v + b) + ridge / 2 |v|^2` for every fit of `problem`, from zero; without `bias`, b = 0.
 
     A quarter of a pixel's importance bounds the curvature of its loss. With a bias, cells are taken
@@ -70,7 +63,7 @@ def minimize(problem: FitProblem, loss_and_slope: LossAndSlope, ridge: float, bi
     found[rows] = torch.where(converged[rows, None], found[rows], point)
     vectors = found[:, :channels]
     constant = found.new_zeros(fits) if centre is None else found[:, channels] - (vectors * centre).sum(1)
-    return MinimizedFits(vectors, constant, converged)
+    return vectors, constant, converged
 
 
 @dataclass(frozen=True, eq=False)

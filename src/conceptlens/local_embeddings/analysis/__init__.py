@@ -8,4 +8,3 @@ from conceptlens.local_embeddings.analysis.analysis_tables import analysis_table
 from conceptlens.local_embeddings.analysis.layer_analysis import LayerAnalysis as LayerAnalysis
 from conceptlens.local_embeddings.analysis.store_analysis import StoreAnalysis as StoreAnalysis
 from conceptlens.local_embeddings.analysis.store_analysis import analyze as analyze
-from conceptlens.local_embeddings.analysis.store_analysis import analyze_rows as analyze_rows

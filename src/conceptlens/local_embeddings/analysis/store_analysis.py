@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -173,12 +173,8 @@ def analyze(
     settings = replace(settings or AnalysisSettings(), **options)
     rows = read_rows(store if isinstance(store, Store) else Store(store), settings)
     layers = list(rows.layers)
-    return analyze_rows(rows, settings, layers if progress is None else progress(layers, len(layers)))
-
-
-def analyze_rows(rows: AnalysisRows, settings: AnalysisSettings, layers: Iterable[str] | None = None) -> StoreAnalysis:
-    """Return the analysis of rows that were read; `layers` is the iteration over their layers, None for all."""
-    found = dict(_layers(rows, settings, rows.layers if layers is None else layers))
+    shown = layers if progress is None else progress(layers, len(layers))
+    found = {layer: analyze_layer(rows, layer, settings) for layer in shown}
     precision = {name: one.average_precision.mean for name, one in found.items() if one.average_precision is not None}
     best = max(precision, key=lambda name: precision[name]) if precision else None
     selected = found[settings.layer or best or list(found)[-1]]
@@ -191,13 +187,6 @@ def analyze_rows(rows: AnalysisRows, settings: AnalysisSettings, layers: Iterabl
         selected=selected,
         examples=_examples(rows, selected, rows.most_frequent(settings.max_concepts)),
     )
-
-
-def _layers(
-    rows: AnalysisRows, settings: AnalysisSettings, layers: Iterable[str]
-) -> Iterator[tuple[str, LayerAnalysis]]:
-    for layer in layers:
-        yield layer, analyze_layer(rows, layer, settings)
 
 
 def _gaps(

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from conceptlens.local_embeddings.analysis.store_analysis import StoreAnalysis
     from conceptlens.statistics import Mixture
 
+MAX_ROUNDS = 400  # in which names are pushed apart
+
 
 def dendrogram_figure(analysis: StoreAnalysis, style: FigureStyle) -> Figure:
     """Draw the tree with its root at the left, a strip with each row's concept, and the concepts of every cluster."""
@@ -127,19 +129,15 @@ def projection_figure(analysis: StoreAnalysis, style: FigureStyle) -> Figure:
         for name, mixture in data.mixtures.items():
             _draw_ellipses(axes, mixture, colours[name])
         _set_limits(axes, data.points)
-        _write_names(axes, figure, {name: _median(data.points[labels == name]) for name in data.order}, colours, style)
+        _write_names(
+            axes, figure, {name: np.median(data.points[labels == name], axis=0) for name in data.order}, colours, style
+        )
         if data.share is None:
             label = "UMAP: neighbourhoods are kept, distances and gaps are not"
         else:
             variance = f"{data.share[0]:.0%} and {data.share[1]:.0%} of the variance"
-            label = f"first two principal axes: {variance}; the others hold most of it"
-            label = (
-                variance
-                if style.narrow
-                else label
-                if sum(data.share) < 0.5
-                else f"first two principal axes: {variance}"
-            )
+            rest = "; the others hold most of it" if sum(data.share) < 0.5 else ""
+            label = variance if style.narrow else f"first two principal axes: {variance}{rest}"
         axes.set_xlabel(label)
     return figure
 
@@ -169,10 +167,6 @@ def _set_limits(axes: Axes, points: np.ndarray) -> None:
     axes.set_ylim(low[1] - margin[1], high[1] + margin[1])
     axes.set_xticks([])
     axes.set_yticks([])
-
-
-def _median(points: np.ndarray) -> np.ndarray:
-    return np.median(points, axis=0)
 
 
 def _write_names(
@@ -210,13 +204,11 @@ def _text_size(text: Text, renderer: object) -> tuple[float, float]:
     return extent.width + 4, extent.height + 2
 
 
-def _push_apart(
-    positions: np.ndarray, sizes: np.ndarray, frame: tuple[float, float, float, float], rounds: int = 400
-) -> np.ndarray:
+def _push_apart(positions: np.ndarray, sizes: np.ndarray, frame: tuple[float, float, float, float]) -> np.ndarray:
     """Return the middles of boxes moved until none lies on another, where there is room; the same every time."""
     moved = positions + 1e-3 * np.arange(len(positions))[:, None]
     low, high = np.array(frame[:2]) + sizes / 2, np.array(frame[2:]) - sizes / 2
-    for _ in range(rounds):
+    for _ in range(MAX_ROUNDS):
         gap = moved[:, None] - moved[None]
         least = (sizes[:, None] + sizes[None]) / 2
         over = np.where(np.eye(len(moved), dtype=bool)[..., None], 0, least - np.abs(gap))

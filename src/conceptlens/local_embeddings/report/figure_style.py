@@ -142,20 +142,14 @@ def short(name: str, max_length: int = 20) -> str:
 
 def spread(positions: Float[np.ndarray, "label"], apart: float, low: float, high: float) -> Float[np.ndarray, "label"]:
     """Return positions at least `apart` from each other, as near to those given as may be, in the same order."""
+    from scipy.optimize import isotonic_regression
+
     order = np.argsort(positions, kind="stable")
-    moved = positions[order].astype(np.float64)
     apart = min(apart, (high - low) / max(len(positions) - 1, 1))
-    blocks: list[list[float]] = []  # [sum of what each member wishes for the block's start, members]
-    for index, wish in enumerate(moved):
-        blocks.append([wish - apart * index, 1.0])
-        while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] > blocks[-1][0] / blocks[-1][1]:
-            total, count = blocks.pop()
-            blocks[-1] = [blocks[-1][0] + total, blocks[-1][1] + count]
-    starts = np.concatenate([np.full(int(count), total / count) for total, count in blocks]) if blocks else moved
-    steps = apart * np.arange(len(moved))
-    starts = np.clip(starts, low, max(low, high - apart * (len(moved) - 1)))
-    found = np.empty(len(moved))
-    found[order] = starts + steps
+    steps = apart * np.arange(len(positions))
+    starts = isotonic_regression(positions[order] - steps).x
+    found = np.empty(len(positions))
+    found[order] = np.clip(starts, low, max(low, high - apart * (len(positions) - 1))) + steps
     return found
 
 

@@ -70,7 +70,7 @@ def _retrieval(axes: Axes, concepts: Sequence[ConceptAnalysis], style: FigureSty
 def _selectivity(axes: Axes, concepts: Sequence[ConceptAnalysis], style: FigureStyle) -> None:
     values = [one.selectivity for one in concepts]
     for index, value in enumerate(values):
-        _dot(axes, index, value, style, 2)
+        _dot(axes, index, value, style)
     known = [n for v in values if v is not None for n in (v.mean, v.low, v.high) if n is not None]
     low, high = min(0.0, *known), max(0.0, *known)
     axes.set_xlim(low - 0.06 * (high - low + 1e-3), high + 0.06 * (high - low + 1e-3))
@@ -79,14 +79,14 @@ def _selectivity(axes: Axes, concepts: Sequence[ConceptAnalysis], style: FigureS
     axes.set_title("Selectivity; 0 is none")
 
 
-def _dot(axes: Axes, index: int, value: Interval | None, style: FigureStyle, digits: int = 2) -> None:
+def _dot(axes: Axes, index: int, value: Interval | None, style: FigureStyle) -> None:
     if value is None:
         axes.text(1.02, index, "–", transform=axes.get_yaxis_transform(), va="center", color=style.quiet)
         return
     if value.low is not None and value.high is not None:
         axes.plot([value.low, value.high], [index, index], color=style.accent, lw=2, solid_capstyle="butt")
     axes.plot(value.mean, index, "o", color=style.accent, ms=4.6 if style.narrow else 5.6)
-    text = f"{value.mean:.{digits}f}".replace("-", "−")
+    text = f"{value.mean:.2f}".replace("-", "−")
     axes.text(1.02, index, text, transform=axes.get_yaxis_transform(), va="center_baseline", fontsize=style.small)
 
 

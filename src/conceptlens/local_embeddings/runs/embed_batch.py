@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from conceptlens.data.masked_set import MaskedPhoto
+from conceptlens.io.failures import Failure
 from conceptlens.io.images import fingerprint
 from conceptlens.local_embeddings.loce import visible_part
 from conceptlens.local_embeddings.mask_fits import embed_masks
@@ -31,35 +32,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class PreparedPhoto:
-    """One photo of a set, prepared for the model, or why it could not be read.
+    """One photo of a set, prepared for the model.
 
-    `truth` are its soft masks, `control` those of another photo, one for each; None where there is none.
+    Attributes:
+        one: The photo with its masks.
+        image: The photo as the model reads it.
+        truth: Its soft masks.
+        control: A mask of another photo for each mask; None without controls.
     """
 
-    name: str
-    one: MaskedPhoto | None = None
-    image: Float[Tensor, "colour rows columns"] | None = None
-    truth: Float[Tensor, "mask 100 100"] | None = None
-    control: Float[Tensor, "mask 100 100"] | None = None
-    failure: str | None = None
+    one: MaskedPhoto
+    image: Float[Tensor, "colour rows columns"]
+    truth: Float[Tensor, "mask 100 100"]
+    control: Float[Tensor, "mask 100 100"] | None
 
     @cached_property
     def concepts(self) -> list[tuple[int, str, str, str, float]]:
         """Number, name, type, group and share of the photo of each mask."""
         one = self.one
-        if one is None or not len(one.masks):
-            return []
-        shares = np.count_nonzero(one.masks, (1, 2)) / one.masks[0].size
         return [
-            (index, concept.label, concept.type, group, share)
-            for index, (concept, group, share) in enumerate(zip(one.concepts, one.groups, shares.tolist(), strict=True))
+            (index, concept.label, concept.type, group, float(mask.mean()))
+            for index, (concept, group, mask) in enumerate(zip(one.concepts, one.groups, one.masks, strict=True))
         ]
 
     @cached_property
     def mask_keys(self) -> list[tuple[str, ...]]:
         """The key of each mask, the same in every run: concept, hash of its pixels, number among equal ones."""
-        if self.one is None:
-            return []
         found: list[tuple[str, ...]] = []
         counts: Counter[tuple[str, ...]] = Counter()
         for concept, mask in zip(self.one.concepts, self.one.masks, strict=True):
@@ -94,42 +92,47 @@ def prepare_photo(
     truth = soft_masks(visible_part(one.masks, info)) if len(one.masks) else torch.zeros(0, 100, 100)
     soft = {id(mask): soft_masks(visible_part(mask[None], info)) for mask in {id(m): m for m in control or ()}.values()}
     other = torch.cat([soft[id(mask)] for mask in control]) if control else None  # one may serve several masks
-    return PreparedPhoto(one.name, one, image, truth, other)
+    return PreparedPhoto(one, image, truth, other)
 
 
 def embed_photos(
-    model: Backbone, plan: EmbedPlan, run: str, data: str, scales: Mapping[str, Tensor], reads: Sequence[PreparedPhoto]
+    model: Backbone,
+    plan: EmbedPlan,
+    run: str,
+    data: str,
+    scales: Mapping[str, Tensor],
+    reads: Sequence[PreparedPhoto | Failure],
 ) -> StoreRows:
     """Return the rows of one batch: one forward pass for all photos and layers, then one fit for each mask and layer.
 
-    A photo whose cells are not finite at some layer has a failure and no vectors.
+    A photo with an activation that is not finite is a failure, since such an activation spreads to every cell.
     """
     rows = StoreRows()
-    sound = [read for read in reads if read.one is not None]
-    cells = _cells(model, plan, sound)
+    sound = [read for read in reads if isinstance(read, PreparedPhoto)]
+    cells = layer_cells(model, torch.stack([read.image for read in sound]), plan.layers) if sound else {}
     broken = {
         index: name for name, values in cells.items()
         for index in (~values.flatten(1).isfinite().all(1)).nonzero()[:, 0].tolist()
     }  # fmt: skip
     for read in reads:
-        index = sound.index(read) if read in sound else None
-        failure = read.failure
-        if index in broken:
-            failure = f"layer '{broken[index]}' gives values that are not finite for this photo"
-        rows.images.append(_image_row(run, data, read, failure))
-    good = [index for index in range(len(sound)) if index not in broken]
+        if isinstance(read, Failure):
+            rows.images.append(ImageRow(row_id(data, read.name), run, read.name, failure=read.reason))
+            continue
+        layer, one = broken.get(sound.index(read)), read.one
+        failure = None if layer is None else f"layer '{layer}' gives values that are not finite for this photo"
+        image = ImageRow(row_id(data, one.name), run, one.name, fingerprint(one.photo), *one.photo.size, failure)
+        rows.images.append(image)
+    photos = {index: read for index, read in enumerate(sound) if index not in broken}
     for name, values in cells.items():
-        rows.embeddings.extend(_embeddings(model, plan, run, data, name, scales[name], values, sound, good))
-    for index in good:
-        rows.masks.extend(_mask_rows(data, sound[index]))
+        rows.embeddings.extend(
+            _embeddings(model, plan, run, data, name, scales[name].to(values.device), values, photos)
+        )
+    for read in photos.values():
+        rows.masks.extend(
+            MaskRow.from_mask(_mask_id(data, read, index), row_id(data, read.one.name), concept.label, mask)
+            for index, (concept, mask) in enumerate(zip(read.one.concepts, read.one.masks, strict=True))
+        )
     return rows
-
-
-def _cells(model: Backbone, plan: EmbedPlan, reads: Sequence[PreparedPhoto]) -> dict[str, Tensor]:
-    images = [read.image for read in reads if read.image is not None]
-    if not images:
-        return {}
-    return layer_cells(model, torch.stack(images), plan.layers)
 
 
 def _embeddings(
@@ -140,81 +143,54 @@ def _embeddings(
     layer: str,
     scale: Tensor,
     cells: Tensor,
-    reads: Sequence[PreparedPhoto],
-    good: Sequence[int],
+    photos: Mapping[int, PreparedPhoto],
 ) -> list[EmbeddingRow]:
-    of = [index for index in good for _ in reads[index].concepts]
+    """Return a row for each mask of these photos, by their index among the cells."""
+    of = [index for index, read in photos.items() for _ in read.concepts]
     if not of:
         return []
-    truth = torch.cat([_given(reads[index].truth) for index in good])
-    found = embed_masks(cells, torch.tensor(of), truth.to(cells.device), plan.fit_settings, scale.to(cells.device))
-    controls = _controls(cells, plan, scale, reads, good)
+    truth = torch.cat([read.truth for read in photos.values()])
+    found = embed_masks(cells, torch.tensor(of), truth.to(cells.device), plan.fit_settings, scale)
+    controls = _controls(cells, plan, scale, photos)
     vectors = found.vectors.cpu().numpy()
-    rows, number = [], 0
-    for index in good:
-        read = reads[index]
-        for number_, label, type_, group, area in read.concepts:
-            mask = _mask_id(data, read, number_)
-            rows.append(
-                EmbeddingRow(
-                    id=row_id(run, mask, layer),
-                    run=run,
-                    image=row_id(data, read.name),
-                    concept=label,
-                    model=model.name,
-                    layer=layer,
-                    mode=plan.fit_settings.mode,
-                    vector=vectors[number],
-                    type=type_,
-                    group=group,
-                    iou=float(found.iou[number]),
-                    loss=float(found.loss[number]),
-                    control_iou=controls.get((index, number_), float("nan")),
-                    converged=bool(found.converged[number]),
-                    area=area,
-                    mask=mask,
-                )
-            )
-            number += 1
-    return rows
+    masks = [(index, read, *concept) for index, read in photos.items() for concept in read.concepts]
+    return [
+        EmbeddingRow(
+            id=row_id(run, _mask_id(data, read, number), layer),
+            run=run,
+            image=row_id(data, read.one.name),
+            concept=label,
+            model=model.name,
+            layer=layer,
+            mode=plan.fit_settings.mode,
+            vector=vectors[row],
+            type=type_,
+            group=group,
+            iou=float(found.iou[row]),
+            loss=float(found.loss[row]),
+            control_iou=controls.get((index, number), float("nan")),
+            converged=bool(found.converged[row]),
+            area=area,
+            mask=_mask_id(data, read, number),
+        )
+        for row, (index, read, number, label, type_, group, area) in enumerate(masks)
+    ]
 
 
 def _controls(
-    cells: Tensor, plan: EmbedPlan, scale: Tensor, reads: Sequence[PreparedPhoto], good: Sequence[int]
+    cells: Tensor, plan: EmbedPlan, scale: Tensor, photos: Mapping[int, PreparedPhoto]
 ) -> dict[tuple[int, int], float]:
     """Return how well the same fit draws another photo's mask, for each photo and mask that has a control."""
-    wanted = [(index, mask) for index in good if reads[index].control is not None for mask, *_ in reads[index].concepts]
+    controls = {index: read.control for index, read in photos.items() if read.control is not None}
+    wanted = [(index, mask) for index in controls for mask, *_ in photos[index].concepts]
     if not wanted:
         return {}
-    truth = torch.cat([_given(reads[index].control) for index in good if reads[index].control is not None])
+    truth = torch.cat(list(controls.values()))
     of = torch.tensor([index for index, _ in wanted])
-    found = embed_masks(cells, of, truth.to(cells.device), plan.fit_settings, scale.to(cells.device))
+    found = embed_masks(cells, of, truth.to(cells.device), plan.fit_settings, scale)
     return dict(zip(wanted, found.iou.tolist(), strict=True))
-
-
-def _image_row(run: str, data: str, read: PreparedPhoto, failure: str | None) -> ImageRow:
-    image = row_id(data, read.name)
-    if read.one is None:
-        return ImageRow(image, run, read.name, failure=failure)
-    width, height = read.one.photo.size
-    return ImageRow(image, run, read.name, fingerprint(read.one.photo), width, height, failure)
-
-
-def _mask_rows(data: str, read: PreparedPhoto) -> list[MaskRow]:
-    one = read.one
-    if one is None:
-        return []
-    image = row_id(data, read.name)
-    return [
-        MaskRow.from_mask(_mask_id(data, read, index), image, concept.label, mask)
-        for index, (concept, mask) in enumerate(zip(one.concepts, one.masks, strict=True))
-    ]
 
 
 def _mask_id(data: str, read: PreparedPhoto, index: int) -> str:
     """Return the id of a mask, the same in every run."""
-    return row_id(data, read.name, *read.mask_keys[index])
-
-
-def _given(masks: Tensor | None) -> Tensor:
-    return torch.zeros(0, 100, 100) if masks is None else masks
+    return row_id(data, read.one.name, *read.mask_keys[index])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -145,15 +146,9 @@ class EmbedPlan:
             "mode": self.fit_settings.mode, "model": model.name, "weights": weights_fingerprint(model.module),
             "data": data.name, "masks": getattr(data, "choices", {}),
         }  # fmt: skip
-        return {name: _as_json(value) for name, value in values.items()}
+        return json.loads(json.dumps(values))  # tuples become lists, as they come back from a store
 
 
 def run_id(settings: Mapping[str, Any]) -> str:
     """Return the id of a run with these settings: the same wherever and whenever it runs."""
     return row_id("run", *(f"{name}={settings[name]}" for name in sorted(settings)))
-
-
-def _as_json(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return list(value)
-    return {name: _as_json(part) for name, part in value.items()} if isinstance(value, dict) else value

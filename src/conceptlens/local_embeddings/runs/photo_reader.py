@@ -14,6 +14,7 @@ from torch import Tensor
 
 from conceptlens.data.masked_set import MaskedPhoto, MaskedSet
 from conceptlens.io.errors import InputError
+from conceptlens.io.failures import Failure
 from conceptlens.local_embeddings.mask_fits import channel_scale
 from conceptlens.local_embeddings.runs.embed_batch import PreparedPhoto, model_input, prepare_photo
 from conceptlens.local_embeddings.runs.embed_plan import EmbedPlan
@@ -57,11 +58,11 @@ class PhotoReader:
         size = self.plan.batch_size
         return [range(start, min(start + size, self.total)) for start in range(0, self.total, size)]
 
-    def read(self, indices: Sequence[int]) -> list[PreparedPhoto]:
-        """Return the photos at these indices; one that cannot be read holds the reason."""
+    def read(self, indices: Sequence[int]) -> list[PreparedPhoto | Failure]:
+        """Return the photos at these indices, or why one cannot be read."""
         return [self._read(index, self.plan.control) for index in indices]
 
-    def ahead(self, batches: Sequence[Sequence[int]]) -> Iterator[list[PreparedPhoto]]:
+    def ahead(self, batches: Sequence[Sequence[int]]) -> Iterator[list[PreparedPhoto | Failure]]:
         """Yield batch after batch, the next ones being read meanwhile."""
         with ThreadPoolExecutor(1, "reader") as pool:
             waiting = [pool.submit(self.read, indices) for indices in batches[:N_READ_AHEAD]]
@@ -88,9 +89,11 @@ class PhotoReader:
                 for name, values in cells.items():
                     sums[name].append(values.square().mean((0, 2, 3)).cpu())
         if not all(sums.values()):
+            first = self._read(indices[0], control=False)
+            reason = first.reason if isinstance(first, Failure) else "the model gives values that are not finite"
             raise InputError(
-                f"none of the {len(indices)} photos that set the channels' scale could be embedded; the first one: "
-                f"{self._read(indices[0], control=False).failure or 'the model gives values that are not finite'}"
+                f"none of the {len(indices)} photos that set the channels' scale could be embedded; "
+                f"the first one: {reason}"
             )
         squares = {name: torch.stack(found).mean(0) for name, found in sums.items()}
         return {name: channel_scale(square.sqrt()[None, :, None, None]) for name, square in squares.items()}
@@ -110,17 +113,17 @@ class PhotoReader:
         except (InputError, OSError, ValueError):
             return None  # its batch will say why
 
-    def _read(self, index: int, control: bool) -> PreparedPhoto:
+    def _read(self, index: int, control: bool) -> PreparedPhoto | Failure:
         one = self._one(index)  # pyright: ignore[reportAttributeAccessIssue]
         if isinstance(one, str):
-            return PreparedPhoto(self.names[index], failure=one)
+            return Failure(self.names[index], one)
         try:
             kept = one.with_min_area(self.plan.min_area)
             return prepare_photo(
                 self.model, self.plan, index, kept, self._control(index, kept.masks) if control else None
             )
         except (InputError, OSError, ValueError) as error:
-            return PreparedPhoto(one.name, failure=" ".join(str(error).split()))
+            return Failure(one.name, " ".join(str(error).split()))
 
     def _control(self, index: int, own: np.ndarray) -> list[np.ndarray] | None:
         """Return for each mask one of the next photos' masks, the nearest in size; the first photos follow the last."""

@@ -79,8 +79,6 @@ def embed_query(
     prepared = plan.prepared(loaded)
     one = MaskedPhoto("query", upright(photo), (ConceptName("query"),), ("",), mask[None])
     read = prepare_photo(prepared, plan, 0, one, None)
-    if read.image is None or read.truth is None:
-        raise InputError("the photo could not be prepared; give a photo that opens")
     cells = layer_cells(prepared, read.image[None], [name])[name]
     scale = torch.tensor(settings["scales"][name], device=cells.device)
     found = embed_masks(cells, torch.zeros(1, dtype=torch.long), read.truth.to(cells.device), plan.fit_settings, scale)
