@@ -210,6 +210,7 @@ def test_search_reads_masks_of_ones_and_writes_numbers(embedded: Path) -> None:
         ("mask.png", ["--concepts", "kat"], "no concept 'kat'"),
         ("mask.png", ["--photos", "nowhere"], "neither a folder nor a data set"),
         ("mask.png", ["--out", "found.txt"], "expected .html or .json"),
+        ("mask.png", ["--split", "val"], "no effect without --photos"),
     ],
 )
 def test_a_search_that_cannot_be_is_refused(

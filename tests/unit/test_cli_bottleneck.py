@@ -163,6 +163,7 @@ def test_a_photo_that_fails_is_reported_and_ends_with_code_1(place: Path, tmp_pa
         (["--pair", "tit"], "expected two classes with a comma"),
         (["--pair", "tit,jayy"], "no class 'jayy'"),
         (["--photo", "nobody.png"], "no photo 'nobody.png'"),
+        (["--pair", "tit,jay"], "no effect without a page"),
         (["--split", "validation"], "no split 'validation'"),
         (["--out-dir", "page.html"], "expected a folder"),
         (["--model", "timm:resnet18", "--no-pretrained"], "was trained on timm:tf_efficientnet_lite0"),
@@ -286,5 +287,6 @@ def test_names_with_commas_are_found(place: Path, tmp_path: Path) -> None:
     words = ("-d", f"cub:{birds}", "--json")
     done = run(place, "edit", str(tmp_path / "commas"), *words, "--weight", "robin, red,red bill=0")
     assert done.exit_code == 0, done.output
-    shown = run(place, "evaluate", "bottleneck", "-b", str(tmp_path / "commas"), *words, "--pair", "tit,robin, red")
+    folders = ("-b", str(tmp_path / "commas"), "--out-dir", str(tmp_path / "out"))
+    shown = run(place, "evaluate", "bottleneck", *folders, *words, "--pair", "tit,robin, red")
     assert shown.exit_code == 0, shown.output

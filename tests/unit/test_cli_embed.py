@@ -127,6 +127,7 @@ def test_a_photo_that_was_mended_is_tried_again(coco: Path, tmp_path: Path) -> N
     [
         (["--layers", ","], "--layers is ',', which names nothing"),
         (["--layers", "blocks.44"], "blocks.4"),
+        (["--workers", "2"], "no effect without --engine ray"),
         (["--engine", "spark"], "--engine spark is given; expected local or ray"),
         (["--mode", "fast"], "fast"),
         (["--noise", "rain:1"], "rain"),

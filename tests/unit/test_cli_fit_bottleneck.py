@@ -136,7 +136,7 @@ def test_every_option_reaches_the_fit(folder: Path, tmp_path: Path, monkeypatch:
     done = call(
         "-d", "cub:birds", "--out-dir", tmp_path, "-c", "words.tsv", "--targets", "both", "--recipe", "poster",
         "--locator", "softmax", "--loss", "cosine", "--keypoints", 2, "--nec", 5, "--finetune", 3, "--layer", "second",
-        "--locator-layers", "first, second", "--size", 64, "--cache", tmp_path / "cells", "--cache-gb", 2.5,
+        "--locator-layers", "first, second", "--input-size", 64, "--cache", tmp_path / "cells", "--cache-gb", 2.5,
         "--seed", 4, "--device", "cuda:1", "--resume", "--set", "schedule=cosine", "--set", "masked=false",
         "--set", "first=3.5", "--set", "grid=[3,5]", "--set", "rate=1e-2", "--set", "interpretable=null",
     )  # fmt: skip

@@ -70,8 +70,7 @@ def analyze(
     )
     opened = Store(store)
     check_folder(out_dir)
-    if photos is not None:
-        check_photos(photos, split)
+    check_photos(photos, split)
     analysis = analyze_store(opened, settings, progress=partial(progress, description="analyzing layers"))
     written = _write(analysis, opened, out_dir, photos, split, as_json)
     print_end(f"{len(analysis.rows)} embeddings at {len(analysis.layers)} layers", 0, start)
@@ -139,8 +138,7 @@ def search(
 
     start = time.perf_counter()
     check_file(out, ".html", ".json")
-    if photos is not None:
-        check_photos(photos, split)
+    check_photos(photos, split)
     opened = Store(store)
     names = _names(concepts)
     check_concepts(opened, names)

@@ -120,6 +120,8 @@ def _found(
 
     if start is not None and ask is not None:
         raise InputError("--from and --ask are both given; concepts come from a file or from a language model")
+    if ask is None and (record is not None or request is not None or replay):
+        raise InputError("--record, --request and --replay have no effect without --ask; leave them out")
     if start is not None:
         return read_concept_set(start)
     if ask is not None:

@@ -35,23 +35,35 @@ def edit(
     data: shared.ClassData,
     split: shared.Split = "train",
     set_to: Annotated[
-        list[str] | None, edit_option("--set", help="'CONCEPT=0.2' fixes its activation; repeat for several.")
+        list[str] | None,
+        edit_option("--set", metavar="CONCEPT=NUMBER", help="'CONCEPT=0.2' fixes its activation; repeat for several."),
     ] = None,
     remove: Annotated[
-        list[str] | None, edit_option(help="Keep CONCEPT at its training mean, where it adds nothing.")
+        list[str] | None,
+        edit_option(metavar="CONCEPT", help="Keep CONCEPT at its training mean, where it adds nothing."),
     ] = None,
     clamp: Annotated[
         list[str] | None,
-        edit_option(help="'CONCEPT=0..1' keeps its activation between; a side may be left out: '0..'."),
+        edit_option(
+            metavar="CONCEPT=LOW..HIGH",
+            help="'CONCEPT=0..1' keeps its activation between; a side may be left out: '0..'.",
+        ),
     ] = None,
-    restore: Annotated[list[str] | None, edit_option(help="Take back all earlier edits of CONCEPT.")] = None,
+    restore: Annotated[
+        list[str] | None, edit_option(metavar="CONCEPT", help="Take back all earlier edits of CONCEPT.")
+    ] = None,
     weight: Annotated[
         list[str] | None,
-        edit_option(help="'CLASS,CONCEPT=0.5' sets a weight of the last layer; repeat for several."),
+        edit_option(
+            metavar="CLASS,CONCEPT=NUMBER",
+            help="'CLASS,CONCEPT=0.5' sets a weight of the last layer; repeat for several.",
+        ),
     ] = None,
     target: Annotated[
         str | None,
-        edit_option("--for", help="The class that --set, --remove and --clamp apply to; by default all."),
+        edit_option(
+            "--for", metavar="CLASS", help="The class that --set, --remove and --clamp apply to; by default all."
+        ),
     ] = None,
     note: Annotated[str, edit_option(help="The reason, which is saved with the edit.")] = "",
     model: shared.Model = shared.DEFAULT_MODEL,

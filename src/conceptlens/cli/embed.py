@@ -50,8 +50,7 @@ def embed(
         str,
         model_option(
             metavar="center|squash|published",
-            help="How a photo is brought to the input size: center: a central crop; squash: the whole photo, its "
-            "sides scaled separately; published: LoCE's 640 x 480 pixels, not normalised.",
+            help=f"{shared.CROP_HELP}; published: LoCE's 640 x 480 pixels, not normalised.",
         ),
     ] = "squash",
     mode: Annotated[
@@ -116,6 +115,8 @@ def embed(
 
 def _engine(name: str, address: str | None, workers: int) -> Engine:
     if name == "local":
+        if address is not None or workers > 1:
+            raise InputError("--ray-address and --workers have no effect without --engine ray; leave them out")
         from conceptlens.local_embeddings.runs.embed_run import local_engine
 
         return local_engine

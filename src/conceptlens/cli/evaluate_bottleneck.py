@@ -85,6 +85,8 @@ def bottleneck(
         find_photo(opened.names, name)  # before anything is computed
     named = tuple(made.classes[made.class_index(name)] for name in classes or ())
     choice = CaseSelection(named, tuple(_pair(made, one) for one in pairs or ()), tuple(photo or ()), photos, top)
+    if out_dir is None and (classes or pairs or photo):
+        raise InputError("--class, --pair and --photo have no effect without a page; add --out-dir DIR")
     backbone = load(model, weights, pretrained, device)
     result = evaluate_bottleneck(
         made.to(device), backbone, opened, _train(data, opened, train), _evenly(opened, max_photos), cache,

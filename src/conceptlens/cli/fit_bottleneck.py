@@ -99,10 +99,10 @@ def loc_cbm(
         str | None,
         model_option(help="Comma-separated layers from which parts are found; by default the two coarsest stages."),
     ] = None,
-    size: Annotated[
-        int | None, model_option(min=32, help="Rows and columns of the input in pixels, such as 448.")
+    input_size: Annotated[
+        int | None, model_option(min=32, help="Rows and columns of the input in pixels; by default the model's own.")
     ] = None,
-    crop_mode: shared.CropMode = "squash",
+    crop_mode: Annotated[str, model_option(metavar="center|squash", help=f"{shared.CROP_HELP}.")] = "squash",
     as_json: shared.Json = False,
     resume: shared.Resume = False,
     device: shared.Device = "cpu",
@@ -130,7 +130,7 @@ def loc_cbm(
         recipe=recipe,
         layer=layer,
         locator_layers=None if locator_layers is None else shared.names_in(locator_layers, "--locator-layers"),
-        size=size,
+        size=input_size,
         cache=cache,
         cache_gb=cache_gb,
         seed=seed,

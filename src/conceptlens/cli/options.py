@@ -99,13 +99,12 @@ LayerName = Annotated[
         help="The layer to take maps from; by default the last with a grid that the output depends on.",
     ),
 ]
+CROP_HELP = (
+    "How a photo is brought to the input size: center: a central crop; squash: the whole photo, its sides scaled "
+    "separately"
+)
 CropMode = Annotated[
-    str | None,
-    model_option(
-        metavar="center|squash",
-        help="How a photo is brought to the input size: center: a central crop; squash: the whole photo, its sides "
-        "scaled separately. By default as the model was trained.",
-    ),
+    str | None, model_option(metavar="center|squash", help=f"{CROP_HELP}. By default as the model was trained.")
 ]
 BranchFolder = Annotated[
     Path | None,

@@ -186,9 +186,12 @@ def _around(mask: np.ndarray, size: tuple[int, int]) -> Box:
     return x / width, y / height, (x + across) / width, (y + down) / height
 
 
-def check_photos(source: str, split: str | None = None) -> None:
-    """Raise `InputError` where this is neither a folder of photos nor a data set `NAME:DIR`."""
-    if _is_set(source):
+def check_photos(source: str | None, split: str | None = None) -> None:
+    """Raise `InputError` where this is neither a folder of photos nor a data set `NAME:DIR`; `None` is right."""
+    if source is None:
+        if split is not None:
+            raise InputError("--split has no effect without --photos, whose split it is; leave it out")
+    elif _is_set(source):
         open_set(source, split)
     elif not Path(source).is_dir():
         raise InputError(f"--photos {source} is neither a folder nor a data set as NAME:DIR; give where the photos are")
