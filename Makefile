@@ -16,12 +16,12 @@ check: .venv/dev browser
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(RUN) $(BIN)/pytest -n 2 -m "not slow and not gpu"
+	$(RUN) $(BIN)/pytest -n 2 --dist worksteal -m "not slow and not gpu"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Without processes, browser, documentation, Ray: for the minutes between two edits.
 quick: .venv/dev
-	$(RUN) $(BIN)/pytest -n 2 -m "not (slow or gpu or web or docs or process or ray)"
+	$(RUN) $(BIN)/pytest -n 2 --dist worksteal -m "not (slow or gpu or web or docs or process or ray)"
 
 test-slow: .venv/dev browser
 	$(RUN) $(BIN)/pytest -m "slow or gpu"

@@ -180,7 +180,14 @@ def test_pages_name_no_local_path_and_load_nothing_from_elsewhere() -> None:
         assert not re.search(r"<(?:script|iframe|link)\b", text), page
 
 
-@pytest.mark.parametrize("notebook", sorted((ROOT / "examples").glob("*.ipynb")), ids=lambda p: p.stem)
+# The others train or embed for half a minute and more.
+NOTEBOOKS = [
+    pytest.param(path, id=path.stem, marks=[] if path.stem == "explain_a_photo" else pytest.mark.slow)
+    for path in sorted((ROOT / "examples").glob("*.ipynb"))
+]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
 def test_notebook_executes_and_its_outputs_are_kept(notebook: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copy(notebook, tmp_path))
     call = [sys.executable, str(ROOT / "examples" / "execute.py"), str(copy)]

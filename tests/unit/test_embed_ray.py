@@ -74,7 +74,7 @@ def told(store: Store) -> dict[str, Any]:
 def test_a_killed_worker_leaves_store_and_output_identical(address: str, whole: Store, tmp_path: Path) -> None:
     (tmp_path / "seen").mkdir()
     call = [sys.executable, str(PROCESS), str(tmp_path / "store"), str(tmp_path / "seen"), address]
-    done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)  # one object and nothing else
     assert (said["photos"], said["killed"]) == (20, 1)
@@ -82,6 +82,7 @@ def test_a_killed_worker_leaves_store_and_output_identical(address: str, whole: 
     assert told(Store(tmp_path / "store")) == told(whole)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_left_frees_its_workers_and_is_taken_up(address: str, whole: Store, tmp_path: Path) -> None:
     ray = load_ray()
     data = cl.open_set("drawn:20")
@@ -102,6 +103,7 @@ def test_a_run_that_is_left_frees_its_workers_and_is_taken_up(address: str, whol
     assert told(store) == told(whole)
 
 
+@pytest.mark.slow
 def test_errors_come_as_the_sentences_of_the_local_engine(address: str, tmp_path: Path) -> None:
     ray = load_ray()
     data = cl.open_set("drawn:6")
@@ -134,11 +136,12 @@ def test_a_photo_that_kills_every_worker_ends_the_run(address: str, tmp_path: Pa
     assert len(data.killed()) == 3
 
 
+@pytest.mark.slow
 def test_the_command_line_prints_one_object_on_a_cluster(address: str, tmp_path: Path) -> None:
     words = ["embed", "--data", "drawn:4", "--json", "--layers", "blocks.2,blocks.4", "--out-dir"]
     here = CliRunner().invoke(app, [*words, str(tmp_path / "local")])
     call = [sys.executable, "-m", "conceptlens", *words, str(tmp_path / "ray"), "--engine", "ray"]
-    done = subprocess.run([*call, "--ray-address", address], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([*call, "--ray-address", address], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == here.exit_code == 0, done.stderr
     assert "Traceback" not in done.stderr
     said, wanted = json.loads(done.stdout), json.loads(here.stdout)
