@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 RUN := OMP_NUM_THREADS=1
 
-.PHONY: demo test quick check format test-slow benchmark docs notebook browser clean
+.PHONY: demo test quick coverage check format test-slow benchmark docs notebook browser clean
 
 demo: .venv/demo
 	$(BIN)/python examples/demo.py
@@ -25,6 +25,10 @@ quick: .venv/dev
 
 test-slow: .venv/dev browser
 	$(RUN) $(BIN)/pytest -m "slow or gpu"
+
+# Lines of the package that the tests run, without those that only other processes run.
+coverage: .venv/dev browser
+	$(RUN) $(BIN)/pytest -n 2 --dist worksteal -m "not slow and not gpu" --cov --cov-report=term:skip-covered
 
 benchmark: .venv/dev
 	$(BIN)/python benchmarks/cam.py
