@@ -175,11 +175,13 @@ def pixels(tab: Page, selector: str = "#overlay") -> np.ndarray:
           const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", {willReadFrequently: true});
           copy.drawImage(canvas, 0, 0);
           const {data} = copy.getImageData(0, 0, canvas.width, canvas.height);
-          return [Array.from(data), canvas.width, canvas.height];
+          const text = [];
+          for (let i = 0; i < data.length; i += 32768) text.push(String.fromCharCode(...data.subarray(i, i + 32768)));
+          return [btoa(text.join("")), canvas.width, canvas.height];
         }""",
         selector,
     )
-    return np.array(flat, dtype=int).reshape(height, width, 4)
+    return np.frombuffer(base64.b64decode(flat), np.uint8).astype(int).reshape(height, width, 4)
 
 
 def computed(tab: Page) -> np.ndarray:
@@ -265,7 +267,7 @@ def test_a_table_row_says_what_where_and_how_much(open_report: Open) -> None:
     assert "nowhere" in tab.locator("tr[data-question='5']").inner_text()
 
 
-@pytest.mark.parametrize("gamma", [0.0, 0.35, 0.6, 1.5, 2.0])
+@pytest.mark.parametrize("gamma", [0.0, 0.6, 1.5])
 def test_the_gamma_slider_gives_the_map_of_the_formula(open_report: Open, gamma: float) -> None:
     tab = open_report()
     choose(tab, 1)
@@ -477,7 +479,7 @@ def test_a_choice_holds_for_other_tabs_once_it_is_stored(open_report: Open) -> N
     assert is_dark(other)
 
 
-@pytest.mark.parametrize("width", [360, 620, 800, 1179, 1180, 1600])
+@pytest.mark.parametrize("width", [360, 800, 1179, 1180])
 def test_no_width_needs_horizontal_scrolling(open_report: Open, width: int) -> None:
     long = "a very long name of a concept, Donaudampfschifffahrtsgesellschaftskapitän included"
     tab = open_report(a_report(*[an_image(f"{i} {long}.png", extra_label=long) for i in range(3)]), width=width)
