@@ -165,14 +165,14 @@ def test_what_does_not_fit_is_refused() -> None:
     assert "no concept 'blue wing' in this bottleneck; near names: black wing, red wing" in refusal(
         lambda: bottleneck.concept_index("blue wing")
     )
-    assert "concept 5 was asked for; there are 5, from 0" in refusal(lambda: bottleneck.concept_index(5))
+    assert "concept 5 was given; there are 5, from 0" in refusal(lambda: bottleneck.concept_index(5))
     assert bottleneck.concept_index(" RED  wing ") == 0
 
 
 @pytest.mark.parametrize("edit", [Edit(5, 0, 1), Edit(-1, 0, 1), Edit(0, 0, 1, 3), Edit(0, 0, 1, -1)])
 def test_an_edit_of_nothing_is_refused(edit: Edit) -> None:
     bottleneck = made()
-    assert "was asked for; there are" in refusal(lambda: setattr(bottleneck, "edits", (edit,)))
+    assert "was given; there are" in refusal(lambda: setattr(bottleneck, "edits", (edit,)))
     assert bottleneck.edits == ()
 
 
@@ -542,7 +542,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "locator.settings.speed": (3, "config.json does not fit together"),
     "model": ("tower", "config.json lacks model.name; expected a text"),
     "model.preprocess.speed": (3, "config.json does not fit together"),
-    "edits.0.concept": (9, "config.json does not fit together: concept 9 was asked for; there are 5"),
+    "edits.0.concept": (9, "config.json does not fit together: concept 9 was given; there are 5"),
     "edits.0.target": ("tern", "config.json does not fit together: concept 0 of class 'tern'"),
     "edits.0.low": ("a", "config.json does not fit together"),
     "training": (None, "in config.json, training is None; expected an object"),

@@ -115,7 +115,7 @@ def test_files_hold_the_page_the_numbers_and_the_tables(place: Path, tmp_path: P
     assert {file.name for file in out.iterdir()} == {"report.html", "bottleneck.json", "photos.csv", "concepts.csv"}
     page = (out / "report.html").read_text("utf-8")
     assert "tit and jay" in page
-    assert "What corrections do" in page
+    assert "Corrected concepts" in page
     assert "striped tail" in page  # left out of the fit
     with (out / "photos.csv").open(encoding="utf-8") as opened:
         photos = list(csv.DictReader(opened))
@@ -130,7 +130,7 @@ def test_files_hold_the_page_the_numbers_and_the_tables(place: Path, tmp_path: P
         concepts = list(csv.DictReader(opened))
     assert [row["label"] for row in concepts] == [concept.label for concept in CONCEPTS]
     assert concepts[4]["keypoint_error"] == ""  # does not apply, and is not zero
-    assert "Right answers" in done.stdout
+    assert "Accuracy" in done.stdout
     assert any(cache.glob("*/*.safetensors"))
     again = evaluate(place, "--cache", str(cache), "--json")
     assert json.loads(again.stdout)["metrics"][0]["value"] == numbers["metrics"][0]["value"]

@@ -308,7 +308,7 @@ def test_words_come_from_a_pair_where_there_are_no_labels(folder: Path, model: c
     assert made.training_record["vlm"].startswith("teacher 9 ")
     assert made.labels == ("cat", "dog", "tree")
     assert not list((tmp_path / "a").glob("vectors*"))
-    with pytest.raises(cl.InputError, match=r"nothing tells how much the photos show of 'cat' and 2 more; give a vis"):
+    with pytest.raises(cl.InputError, match=r"no target says how much the photos show of 'cat' and 2 more; give a vis"):
         fit(model, data, tmp_path / "b", concepts=["cat", "dog", "tree"])
 
 
@@ -425,7 +425,7 @@ def test_the_loss_of_the_last_stage(model: cl.Backbone, data: str, tmp_path: Pat
 def test_a_network_of_one_grid_has_no_last_stage(data: str, tmp_path: Path) -> None:
     vit = cl.load_model(f"hf:{tiny_models.save_transformers('vit', tmp_path / 'vit')}")
     with pytest.raises(
-        cl.InputError, match=r"have one grid, so its last stage cannot be told; leave --finetune out"
+        cl.InputError, match=r"have one grid, so it has no last stage to train; leave --finetune out"
     ) as said:
         fit(vit, data, tmp_path / "a", recipe="ridge", finetune=1)
     assert "\n" not in str(said.value)

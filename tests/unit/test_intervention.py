@@ -222,7 +222,7 @@ def test_changed_weights_survive_their_folder(tmp_path: Path) -> None:
 
 def test_weights_that_are_none_are_refused() -> None:
     assert "'water' for 'wren' is nan" in refusal(lambda: with_weights(made(), {("wren", "water"): float("nan")}))
-    assert "class 3 was asked for" in refusal(lambda: with_weights(made(), {(3, 0): 1.0}))
+    assert "class 3 was given" in refusal(lambda: with_weights(made(), {(3, 0): 1.0}))
 
 
 # --- the effect on all classes
@@ -312,7 +312,7 @@ def test_an_effect_on_a_table_is_the_effect_on_its_photos() -> None:
         (torch.full((4, 5), torch.nan), [0] * 4, "NaN or infinite"),
         (torch.zeros(4, 5), [0] * 3, "(3,) classes for 4 images"),
         (torch.zeros(4, 5), [0.0] * 4, "one number for each"),
-        (torch.zeros(4, 5), [0, 1, 2, 3], "classes go from 0 to 3; the bottleneck knows 0 to 2"),
+        (torch.zeros(4, 5), [0, 1, 2, 3], "classes go from 0 to 3; the bottleneck has 0 to 2"),
         (torch.zeros(4, 5), [0, 1, -1, 2], "from -1"),
     ],
 )

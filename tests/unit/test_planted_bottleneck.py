@@ -28,7 +28,7 @@ from conceptlens.bottleneck.fit.concept_layer import (
 from conceptlens.bottleneck.fit.part_fit import find_parts
 from conceptlens.bottleneck.fit.part_vocabulary import PartVocabulary
 from conceptlens.bottleneck.fit.recipe import Recipe
-from conceptlens.bottleneck.locator import Parts, WholeImage, cell_places, peak_masks
+from conceptlens.bottleneck.locator import Parts, WholeImage, cell_coordinates, peak_masks
 from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.concepts.concept_set import BottleneckConcept
 from conceptlens.features.cell_source import CellBatch, CellSource
@@ -78,7 +78,7 @@ def planted(agree: float, seed: int, count: int = 500, context: float = 0.4) -> 
     corners = torch.tensor([[0, 0], [0, 2], [2, 0], [2, 2]])
     order = torch.rand(count, 4, generator=random).argsort(1)[:, : len(PARTS)]
     place = torch.randint(SIDE - 2, (count, 1, 2), generator=random) + corners[order]
-    grid = cell_places(SIDE, SIDE)
+    grid = cell_coordinates(SIDE, SIDE)
     blob = torch.exp(-(grid - place[:, :, None]).square().sum(3) / (2 * 0.7**2))  # image part cell
     away = (grid - place.float().mean(1, keepdim=True)).norm(dim=2) > 2
     present, told = (_hot(one).flatten(1) for one in (own, around))
@@ -130,7 +130,7 @@ def maps_of(weight: Tensor, photos: Planted) -> Tensor:
 
 def found(maps: Tensor, photos: Planted) -> float:
     """How often the peak is at most a cell from the part, where the concept is present."""
-    peak = cell_places(SIDE, SIDE)[maps.flatten(2).argmax(2)]
+    peak = cell_coordinates(SIDE, SIDE)[maps.flatten(2).argmax(2)]
     miss = (peak - photos.place.repeat_interleave(len(COLOURS), 1)).square().sum(2)
     return float((miss[photos.present] <= 1).float().mean())
 

@@ -113,13 +113,13 @@ def test_what_nothing_tells_is_dropped_or_refused() -> None:
     assert dropped(found) == {
         "Red Belly": ("duplicate", "entry 3 repeats entry 1, 'red belly'"),
         "red belly": ("duplicate", "entry 2 repeats entry 1, 'red belly'"),
-        "hat": ("targets", "nothing tells how much the photos show of it"),
+        "hat": ("targets", "no target says how much the photos show of it"),
     }
     with pytest.raises(cl.InputError, match=r"leaves no concept \(targets dropped 2\); give other concepts"):
         told(birds(), ["hat", "shoe"], "labels")
     for source in ("auto", "vlm", "both"):
         with pytest.raises(
-            cl.InputError, match=r"nothing tells how much the photos show of 'hat' and 1 more; give a v"
+            cl.InputError, match=r"no target says how much the photos show of 'hat' and 1 more; give a v"
         ):
             told(birds(), ["hat", "shoe"], source)
     with pytest.raises(cl.InputError, match=r"of 'hat'; give a vision-language model \(--vlm\), or a table of targets"):
@@ -143,7 +143,7 @@ def test_what_annotators_saw_in_single_photos() -> None:
     assert found.values[:, 0].tolist() == [1, 0, 0.5, 0.75, 0.75, 0.75, 1, 1]
     assert found.by == "labels"
     assert dropped(found)["tiny size"][1] == "no train photo shows it"
-    assert dropped(found)["green belly"][1] == "nothing tells how much the photos show of it"
+    assert dropped(found)["green belly"][1] == "no target says how much the photos show of it"
     with pytest.raises(cl.InputError, match=r"^held train has no attributes of single photos; give --targets labels"):
         told(birds(), ["red belly"], "photos")
 
@@ -243,7 +243,7 @@ def test_a_table_tells_what_was_named_whatever_its_order(tmp_path: Path) -> None
     table = written(tmp_path, "round,Red", "0,.5", "1,.25", ".5,0")
     found = told(birds(), ["red", "round", "tall"], table)
     assert torch.equal(found.values, torch.tensor([[0.5, 0], [0.25, 1], [0, 0.5]])[list(LABELS)])
-    assert dropped(found)["tall"] == ("targets", "nothing tells how much the photos show of it")
+    assert dropped(found)["tall"] == ("targets", "no target says how much the photos show of it")
     nothing = written(tmp_path, "red,round", "0,0", "0,0", "0,0")
     with pytest.raises(cl.InputError, match=r"the table of targets leaves no concept \(targets dropped 2\)"):
         told(birds(), "auto", nothing)

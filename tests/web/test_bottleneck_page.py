@@ -120,7 +120,7 @@ def test_bars_stand_for_their_numbers(opened: Open) -> None:
 
 def test_every_section_is_there_with_its_pictures(opened: Open, measures: BottleneckResult) -> None:
     page = opened()
-    expect(page.get_by_role("heading", level=1)).to_have_text("What does this bottleneck decide by?")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Which concepts does this bottleneck use, and how well?")
     for section in ("metrics", "classes", "photos", "pairs", "errors", "concepts", "words"):
         expect(page.locator(f"#{section}")).to_be_visible()
         expect(page.locator(f".contents a[href='#{section}']")).to_have_count(1)
@@ -149,7 +149,7 @@ def test_every_section_is_there_with_its_pictures(opened: Open, measures: Bottle
 def test_corrections_are_drawn_and_told(opened: Open, measures: BottleneckResult, width: int) -> None:
     page = opened(width)
     section, curves = page.locator("#corrections"), measures.interventions.curves
-    expect(section.locator(".said")).to_have_text(intervention_sentence(measures))
+    expect(section.locator(".finding")).to_have_text(intervention_sentence(measures))
     plot = section.locator(".curves svg").bounding_box()
     assert plot is not None
     assert 0 <= plot["x"] < plot["x"] + plot["width"] <= width
@@ -193,7 +193,7 @@ def test_corrections_that_were_not_measured_are_left_out_with_the_reason(
         expect(page.locator("#corrections")).to_have_count(count)
         expect(page.locator("a[href='#corrections']")).to_have_count(count)
         page.get_by_text("What was not measured, and why").click()
-        reasons = page.locator("#metrics .reasons div", has_text="What corrections do")
+        reasons = page.locator("#metrics .reasons div", has_text="Corrected concepts")
         expect(reasons).to_have_count(1 - count)
         if not count:
             expect(reasons).to_contain_text("it was not requested (--interventions): it reads all train photos")
@@ -283,7 +283,7 @@ def test_hostile_names_stay_text_and_nothing_runs(
     file = tmp_path / "evil.html"
     file.write_text(text, "utf-8")
     page = visit(file)
-    assert page.title().startswith("What a bottleneck decides by: </style>")
+    assert page.title().startswith("Concepts of a bottleneck: </style>")
     assert page.locator("script").count() == 0
     assert page.locator("#classes h3").first.inner_text().startswith("</style>")
     expect(page.locator(".notice")).to_contain_text("Edited by hand")

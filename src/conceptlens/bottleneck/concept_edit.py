@@ -1,4 +1,4 @@
-"""Lasting changes of a bottleneck: what a person says of a concept, for one class or for all."""
+"""Lasting changes of a bottleneck: bounds of a concept's activation, for one class or for all."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What a person changes in a bottleneck: concepts of an image, of a class or for good, and weights; and what it does.
 
-`set_to`, `clamp` and `remove` say the change as an `Edit`; `intervene` makes it for the images of a reading,
-`with_edits` for a class or for good, in a copy. `effect` tells what a copy does before it is saved.
+`set_to`, `clamp` and `remove` return the change as an `Edit`; `intervene` makes it for the images of an output,
+`with_edits` for a class or for good, in a copy. `effect` measures what a copy changes before it is saved.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def remove(bottleneck: Bottleneck, concept: str | int, target: str | int | None 
 
 
 @torch.no_grad()
-def intervene(bottleneck: Bottleneck, reading: BottleneckOutput, edits: Iterable[Edit]) -> BottleneckOutput:
+def intervene(bottleneck: Bottleneck, output: BottleneckOutput, edits: Iterable[Edit]) -> BottleneckOutput:
     """Return the output with some activations of its images changed, in the order given.
 
     The maps stay: the mean of a changed concept's map is no longer its activation.
@@ -85,7 +85,7 @@ def intervene(bottleneck: Bottleneck, reading: BottleneckOutput, edits: Iterable
         InputError: An edit is of one class, or a lasting edit of the bottleneck does not allow the value.
     """
     changed = tuple(edits)
-    activations = reading.activations.clone()
+    activations = output.activations.clone()
     for edit in changed:
         if edit.target is not None:
             name = bottleneck.classes[bottleneck.class_index(edit.target)]
@@ -100,7 +100,7 @@ def intervene(bottleneck: Bottleneck, reading: BottleneckOutput, edits: Iterable
                 f"an edit for good does not let '{bottleneck.labels[edit.concept]}' be {_span(edit)}; "
                 "take it back first with without_edits"
             )
-    return bottleneck.classify(reading.maps, activations)
+    return bottleneck.classify(output.maps, activations)
 
 
 def with_edits(bottleneck: Bottleneck, edits: Iterable[Edit]) -> Bottleneck:
@@ -288,7 +288,7 @@ def check_table(bottleneck: Bottleneck, activations: Tensor, classes: Tensor) ->
         raise InputError(f"{tuple(classes.shape)} classes for {len(activations)} images; give one number for each")
     if int(classes.min()) < 0 or int(classes.max()) >= len(bottleneck.classes):
         raise InputError(
-            f"classes go from {int(classes.min())} to {int(classes.max())}; the bottleneck knows 0 to "
+            f"classes go from {int(classes.min())} to {int(classes.max())}; the bottleneck has 0 to "
             f"{len(bottleneck.classes) - 1}"
         )
 
@@ -298,5 +298,5 @@ def _span(edit: Edit) -> str:
 
 
 def _copied(bottleneck: Bottleneck) -> Bottleneck:
-    """Return a deep copy; the network's own changed weights are shared, for nobody changes them."""
+    """Return a deep copy; the network's own changed weights are shared."""
     return copy.deepcopy(bottleneck, {id(bottleneck.backbone): bottleneck.backbone})

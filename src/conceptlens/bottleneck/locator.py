@@ -71,7 +71,7 @@ class Peaks(nn.Module):
         super().__init__()
         self.radius = _positive(radius, "radius")
         if count < 1:
-            raise InputError(f"{count} peaks were asked for; give at least 1")
+            raise InputError(f"{count} peaks were given; give at least 1")
         self.count = count
 
     def forward(self, maps: Maps, cells: Cells) -> Masks:
@@ -155,7 +155,7 @@ def peak_masks(maps: Maps, radius: float, count: int = 1) -> Masks:
     `count=1` takes the highest cell, the first of several.
     """
     height, width = maps.shape[2:]
-    indices = cell_places(height, width, maps.device)
+    indices = cell_coordinates(height, width, maps.device)
     squared = (indices[:, None] - indices[None]).square().sum(2)
     gaussian = torch.exp(-squared / (2 * radius**2)).to(maps.dtype)  # [peak, cell]
     peaks = find_peaks(maps.detach(), count)
@@ -181,7 +181,7 @@ def find_peaks(maps: Maps, count: int = 1) -> Int[Tensor, "image concept peak"]:
     return torch.where(ranked.values.isfinite(), ranked.indices, -1)
 
 
-def cell_places(height: int, width: int, device: torch.device | str = "cpu") -> Float[Tensor, "cell 2"]:
+def cell_coordinates(height: int, width: int, device: torch.device | str = "cpu") -> Float[Tensor, "cell 2"]:
     """Return the row and column of every cell, in cells."""
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     return torch.stack([rows, columns], 2).reshape(-1, 2).float().to(device)

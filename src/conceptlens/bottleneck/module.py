@@ -85,11 +85,11 @@ class Bottleneck(nn.Module):
         self._edits: tuple[Edit, ...] = ()
         if not self.concepts or len(self.classes) < 2:
             raise InputError(
-                f"a bottleneck of {len(self.concepts)} concepts and {len(self.classes)} classes was asked for; "
+                f"a bottleneck of {len(self.concepts)} concepts and {len(self.classes)} classes was given; "
                 "give at least one concept and two classes"
             )
         if min(self.grid) < 1:
-            raise InputError(f"maps of {self.grid[0]} x {self.grid[1]} cells were asked for; give at least one cell")
+            raise InputError(f"maps of {self.grid[0]} x {self.grid[1]} cells were given; give at least one cell")
         self.locator = locator
         self.weight = nn.Parameter(torch.zeros(len(self.concepts), channels))
         self.register_buffer("mean", torch.zeros(len(self.concepts)))
@@ -185,7 +185,7 @@ class Bottleneck(nn.Module):
             InputError: A layer was not observed, or the observation is of another model.
         """
         if top is not None and top < 1:
-            raise InputError(f"the top {top} concepts were asked for; give at least 1, or leave it out for all")
+            raise InputError(f"the top {top} concepts were given; give at least 1, or leave it out for all")
         output = self.output(observation)
         index = self._targets(output, target)
         names = tuple(self.classes[k] for k in index.tolist())
@@ -304,7 +304,7 @@ class Bottleneck(nn.Module):
 def _index(name: str | int, names: Sequence[str], kind: str) -> int:
     if isinstance(name, int):
         if not 0 <= name < len(names):
-            raise InputError(f"{kind} {name} was asked for; there are {len(names)}, from 0")
+            raise InputError(f"{kind} {name} was given; there are {len(names)}, from 0")
         return name
     wanted = " ".join(name.split()).casefold()
     found = [index for index, one in enumerate(names) if one.casefold() == wanted]

@@ -1,1 +1,1 @@
-"""The concepts of a bottleneck, asked of a language model and filtered."""
+"""The concepts of a bottleneck: from a language model, and filtered."""

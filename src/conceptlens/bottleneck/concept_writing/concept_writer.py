@@ -1,6 +1,6 @@
 """Asks a language model behind an OpenAI-compatible endpoint for concepts, and replays recorded answers offline.
 
-Every answer is kept in a record, a JSONL file, under a hash of what was asked: a run that broke goes on where it
+Every answer is kept in a record, a JSONL file, under a hash of the request: a run that broke goes on where it
 stopped, and the same concepts come again without a network (`replay=True`). The key is in neither.
 """
 
@@ -22,7 +22,7 @@ from conceptlens.concepts.concept_set import ConceptSet, collect
 from conceptlens.io.errors import InputError
 from conceptlens.io.progress import progress
 
-# As published with Label-free CBM (Oikarinen et al., ICLR 2023), for GPT-3; for CUB it asked "important" only.
+# As published with Label-free CBM (Oikarinen et al., ICLR 2023), for GPT-3; for CUB "important" only.
 PROMPTS: dict[str, str] = {
     "important": (
         'List the most important features for recognizing something as a "goldfish":\n\n'
@@ -44,7 +44,7 @@ PROMPTS: dict[str, str] = {
         'List the things most commonly seen around a "{}":'
     ),
 }
-SAMPLES = 2  # times that each prompt is asked
+SAMPLES = 2  # requests of each prompt
 REQUEST: Mapping[str, object] = MappingProxyType({"temperature": 0.7, "max_tokens": 256})
 TIMEOUT, MAX_RETRIES = 60.0, 4  # seconds for one answer; requests sent again
 _MARK = re.compile(r"^(?:[-*+•·‣–—]|\(?\d{1,3}(?:\)|\.(?=\s)))\s*")
@@ -63,7 +63,7 @@ def write_concepts(
 ) -> ConceptSet:
     """Ask a language model for the concepts of every class.
 
-    Each prompt is asked twice for each class. Prompts and settings are those of Label-free CBM (Oikarinen et al., ICLR
+    Each prompt is sent twice for each class. Prompts and settings are those of Label-free CBM (Oikarinen et al., ICLR
     2023), except that leading articles are dropped. What was answered before an error is in `record`.
 
     Args:

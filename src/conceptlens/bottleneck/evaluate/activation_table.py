@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class BottleneckTable:
     """What a bottleneck reads in photos; those that could not be read are in `failures` and in no row.
 
-    - `indices[photo]`: where each stands in the set. `classes[photo]`: its class among the bottleneck's.
+    - `indices[photo]`: its index in the set. `classes[photo]`: its class among the bottleneck's.
     - `activations[photo concept]`: before edits. `logits[photo class]`: edits included.
     - `area[photo concept]`: effective area of each map, as a share of it (`activation_norm`); NaN where nowhere
       positive.
@@ -92,19 +92,19 @@ def read_parts(
     batch_size: int,
     part_size: int,
 ) -> Iterator[BottleneckTable]:
-    """Yield what `read_table` returns in tables of about `part_size` photos, so that maps need not be held together.
+    """Yield what `read_table` returns in tables of about `part_size` photos, so that not all maps are in memory.
 
     Photos that cannot be read are in no table; they are in `source.failures`.
     """
     photos, chosen = source.photos, list(mapped)
     theirs, names = torch.tensor(classes_of(bottleneck, photos)), photos.names
-    held: list[BottleneckTable] = []
+    tables: list[BottleneckTable] = []
     with torch.inference_mode():
         for part in source.batches(indices, batch_size):
             read = bottleneck({name: cells.to(bottleneck.weight) for name, cells in part.cells.items()})
             norm = activation_norm(read.maps, "share")
             area = torch.where(norm.applies, norm.values, torch.nan).float()
-            held.append(
+            tables.append(
                 BottleneckTable(
                     indices=part.indices,
                     names=tuple(names[index] for index in part.indices.tolist()),
@@ -116,11 +116,11 @@ def read_parts(
                     maps=read.maps[:, chosen].cpu(),
                 )
             )
-            if sum(len(one.indices) for one in held) >= part_size:
-                yield joined(held, source)
-                held = []
-    if held:
-        yield joined(held, source)
+            if sum(len(one.indices) for one in tables) >= part_size:
+                yield joined(tables, source)
+                tables = []
+    if tables:
+        yield joined(tables, source)
 
 
 def joined(parts: Sequence[BottleneckTable], source: CellSource, maps: bool = True) -> BottleneckTable:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from conceptlens.statistics.score import Score
 
 MAX_MAP_CELLS = 2**25  # cells of maps held together, 128 MiB
-MAX_PART = 256  # and photos, so that progress is seen
+MAX_PART = 256  # photos of a part, so that progress shows
 NOT_REQUESTED = "it was not requested (--leakage): it fits heads of its own, which takes a while"
 
 
@@ -61,8 +61,8 @@ def evaluate_bottleneck(
 ) -> BottleneckResult:
     """Measure accuracy, concepts and maps of a bottleneck on a labelled set, each metric beside its controls.
 
-    Maps are held for one part of the set at a time. A metric that the set has no labels for is in the result without a
-    value and with the reason.
+    Maps of one part of the set are in memory at a time. A metric for which the set has no labels has no value, and
+    the reason instead.
 
     Args:
         bottleneck: The fitted bottleneck.

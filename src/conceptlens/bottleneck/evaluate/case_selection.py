@@ -56,8 +56,7 @@ class CaseSelection:
         """Check the numbers."""
         if self.max_photos < 0 or self.max_concepts < 1:
             raise InputError(
-                f"{self.max_photos} photos with {self.max_concepts} concepts were asked for; give 0 or more, and "
-                "1 or more"
+                f"{self.max_photos} photos with {self.max_concepts} concepts were given; give 0 or more, and 1 or more"
             )
 
 

@@ -57,7 +57,7 @@ AT_ONCE = 2**24  # pixels of masks held together
 class MapAnnotations:
     """Annotations of some photos, for the concepts whose maps are measured.
 
-    - `present[photo concept]`. `keypoints`: of the same concepts. `boxes[photo 4]`: as shares of what is seen.
+    - `present[photo concept]`. `keypoints`: of the same concepts. `boxes[photo 4]`: as shares of the network's input.
     - `constant[concept 2]`: the one location that fits each concept's part best in other photos.
     """
 
@@ -185,12 +185,12 @@ def purity_scores(top: TopMaps, keypoints: Keypoints, names: Sequence[str], used
         rows = top.rows[:, concept]
         others = torch.randperm(top.seen, generator=draw)[: len(rows)]
         noise = torch.rand(len(rows), 1, *size, generator=draw)
-        asked = {
+        measured = {
             OWN: (top.maps[:, [concept]], rows),
             "centre": (middle.expand_as(noise), rows),
             "random": (noise, others),
         }
-        for control, (maps, which) in asked.items():
+        for control, (maps, which) in measured.items():
             seen = keypoints.select(which)
             own = Keypoints(seen.xy, seen.visible, seen.own[[concept]], seen.present[:, [concept]], seen.sizes)
             pure = part_purity(maps, own, merged, torch.arange(len(maps), 0, -1)[:, None].float())

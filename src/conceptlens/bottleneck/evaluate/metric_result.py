@@ -29,13 +29,13 @@ class MetricDescription:
 KEYPOINT_CELLS = "squared cells of a 7 x 7 grid"
 METRICS: dict[str, MetricDescription] = {
     "accuracy": MetricDescription(
-        "Right answers", "higher", "share of photos", "The class with the highest score is right.", "photo"
+        "Accuracy", "higher", "share of photos", "The class with the highest score is the true one.", "photo"
     ),
     "concepts_per_class": MetricDescription(
         "Concepts for each class", "", "concepts", "Weights that are not 0, over the classes (NEC).", "class"
     ),
     "concept_auroc": MetricDescription(
-        "Concepts told apart (AUROC)",
+        "Concept AUROC",
         "higher",
         "0 to 1",
         "Of two photos, one of a class that has the concept and one of a class that has not: how often the concept is "
@@ -64,11 +64,11 @@ METRICS: dict[str, MetricDescription] = {
         "Of all keypoints in the photo, the one nearest to the highest cell belongs to the concept's part.",
     ),
     "keypoint_swap": MetricDescription(
-        "Knows parts apart (swap)",
+        "Own part against others (swap)",
         "higher",
         KEYPOINT_CELLS,
-        "How much larger the error is at other concepts' parts than at a concept's own. 0: maps know no parts, "
-        "wherever they lie.",
+        "How much larger the error is at other concepts' parts than at a concept's own. 0: maps do not differ "
+        "from part to part, wherever they lie.",
         "photo",
     ),
     "peak_to_centre": MetricDescription(
@@ -88,7 +88,7 @@ METRICS: dict[str, MetricDescription] = {
         "Whether the map's highest pixels are those of the part, chance taken off.",
     ),
     "box_energy": MetricDescription(
-        "Energy in the box", "higher", "share of the map", "What lies inside the thing's bounding box."
+        "Energy in the box", "higher", "share of the map", "What lies inside the object's bounding box."
     ),
     "box_ranking": MetricDescription(
         "Box ranked first (NRA)",
@@ -127,7 +127,7 @@ METRICS: dict[str, MetricDescription] = {
         "photo",
     ),
     "leakage_graded": MetricDescription(
-        "Leakage: how much over whether",
+        "Leakage: values over thresholds",
         "lower",
         "share of photos",
         "Accuracy of a head on activations, minus one on whether each reaches its threshold.",
@@ -141,17 +141,21 @@ METRICS: dict[str, MetricDescription] = {
         "photo",
     ),
     "leakage_interventional": MetricDescription(
-        "Leakage: truth put in",
+        "Leakage: corrected concepts",
         "lower",
         "share of photos",
         "Accuracy on activations, minus accuracy once every concept is corrected. Above 0, the truth makes it worse.",
         "photo",
     ),
     "impurity_oracle": MetricDescription(
-        "Impurity (OIS)", "lower", "0: pure", "What concepts tell of one another beyond what labels do.", "concept"
+        "Impurity (OIS)", "lower", "0: pure", "How much concepts predict one another beyond what labels do.", "concept"
     ),
     "impurity_niche": MetricDescription(
-        "Impurity of sets (NIS)", "lower", "0.5 to 1", "How well other concepts alone tell a concept.", "concept"
+        "Impurity of sets (NIS)",
+        "lower",
+        "0.5: chance",
+        "How well other concepts alone predict a concept (AUROC).",
+        "concept",
     ),
 }
 # Controls in words.

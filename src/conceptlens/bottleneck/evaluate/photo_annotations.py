@@ -1,4 +1,4 @@
-"""What a labelled set knows of the concepts of a bottleneck: which photos show them, where their parts are."""
+"""The annotations of a labelled set for the concepts of a bottleneck: which photos show them, where their parts are."""
 
 from __future__ import annotations
 

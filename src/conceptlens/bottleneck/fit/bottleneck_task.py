@@ -62,7 +62,7 @@ def at_size(model: Backbone, size: int | None) -> Backbone:
     if size is None or view.size == (size, size):
         return model
     if size < 32:
-        raise InputError(f"inputs of {size} pixels were asked for; give at least 32, such as twice the model's own")
+        raise InputError(f"inputs of {size} pixels were given; give at least 32, such as twice the model's own")
     wider = replace(model, transform=resized(view, (size, size)), input_size=(size, size))
     try:
         _ = wider.anatomy
@@ -119,13 +119,13 @@ def _speaks_of_parts(concepts: ConceptSet) -> bool:
 
 
 def check_before(task: BottleneckTask, parts: int, seed: int) -> None:
-    """Refuse what would only fail once the network has seen all photos; `parts` have a mask each."""
+    """Refuse what would only fail after the network has run on all photos; `parts` have a mask each."""
     photos, concepts, recipe = task.photos, len(task.targets.concepts), task.recipe
     hold_out(photos.labels, recipe.holdout, seed)
     nec, classes = recipe.nec, len(photos.classes)
     if nec is not None and (nec > concepts or abs(nec * classes - round(nec * classes)) > 1e-6):
         raise InputError(
-            f"{nec:g} of {concepts} concepts for each of {classes} classes were asked for; give at most {concepts}, "
+            f"{nec:g} of {concepts} concepts for each of {classes} classes were given; give at most {concepts}, "
             "and a number that leaves a whole number of weights"
         )
     if recipe.finetune:
@@ -134,7 +134,7 @@ def check_before(task: BottleneckTask, parts: int, seed: int) -> None:
 
 
 def _columns(task: BottleneckTask, parts: int) -> int:
-    """Return how many numbers of 4 bytes are held of single cells.
+    """Return how many numbers of 4 bytes single cells take.
 
     That is what finding parts sees (components, colours, attentions), and the cells that a training by maps reads.
     """
@@ -170,7 +170,7 @@ def cell_sources(
 
 
 def readable(source: CellSource) -> list[int]:
-    """Return the places of the photos that can be read; refused where a class has none of them."""
+    """Return the indices of the photos that can be read; refused where a class has none of them."""
     photos = source.photos
     indices = source.readable_indices(range(len(photos)))
     first = source.failures[min(source.failures)].reason if source.failures else ""

@@ -47,7 +47,7 @@ QUANTILES = (0.01, 0.99)  # a pair's cosines become shares between these quantil
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """Concepts, and `values[photo concept]`, 0 to 1: how much each train photo shows of each. `by` says who told."""
+    """Concepts, and `values[photo concept]`, 0 to 1: how much each train photo shows of each. `by`: their source."""
 
     concepts: ConceptSet
     values: Float[Tensor, "photo concept"]
@@ -173,7 +173,7 @@ def _concepts(
 
 
 def _labelled(named: ConceptSet, photos: LabelledSet, table: tuple[tuple[str, ...], Tensor] | None) -> Tensor:
-    """Return `[photo concept]` as labels tell them, NaN where they do not."""
+    """Return `[photo concept]` by labels, NaN where these are missing."""
     values = torch.full((len(photos), len(named)), torch.nan)
     labels = torch.tensor(photos.labels)
     if named.targets is not None and table is None:
@@ -217,7 +217,7 @@ def _from_photos(named: ConceptSet, photos: LabelledSet) -> Tensor:
 
 
 def _filled(values: Tensor, photos: LabelledSet) -> Tensor:
-    """Give a photo of which a concept is not told the mean of its class, or else of all; the rest stays NaN."""
+    """Fill a missing target with the mean of the photo's class, or else of all photos; the rest stays NaN."""
     if not bool(values.isnan().any()):
         return values
     labels = torch.tensor(photos.labels)
@@ -232,7 +232,7 @@ def _from_vlm(concepts: Sequence[BottleneckConcept], vlm: Backbone | None, vecto
     """Return the pair's cosines between two quantiles as shares."""
     if vlm is None or vectors is None:
         raise InputError(
-            f"nothing tells how much the photos show of '{concepts[0].label}'"
+            f"no target says how much the photos show of '{concepts[0].label}'"
             + (f" and {len(concepts) - 1} more" if len(concepts) > 1 else "")
             + "; give a vision-language model (--vlm), or a table of targets (--targets FILE)"
         )
@@ -252,14 +252,14 @@ def photo_cosines(
 
 
 def _without_constant(named: ConceptSet, values: Tensor, by: str) -> Targets:
-    """Leave out concepts of which nobody tells anything, or the same of every photo, each with its reason."""
+    """Leave out concepts without targets, or with the same target for every photo, each with its reason."""
     kept, dropped = [], []
     for index, label in enumerate(named.labels):
         lowest, highest = values[:, index].aminmax()
         if bool(lowest < highest):
             kept.append(index)
         elif bool(lowest.isnan()):
-            dropped.append(Dropped(label, "targets", None, None, "nothing tells how much the photos show of it"))
+            dropped.append(Dropped(label, "targets", None, None, "no target says how much the photos show of it"))
         elif float(highest) == 0:
             dropped.append(Dropped(label, "targets", 0.0, None, "no train photo shows it"))
         else:

@@ -50,7 +50,7 @@ class BackboneWithBottleneck(nn.Module):
         cells: dict[str, Tensor] = {}
 
         def keeping(name: str) -> object:
-            def watch(raw: Tensor) -> Tensor:
+            def keep(raw: Tensor) -> Tensor:
                 if name == self._after:
                     for parameter in self._learning:
                         self.module.get_parameter(parameter).requires_grad_(True)
@@ -58,7 +58,7 @@ class BackboneWithBottleneck(nn.Module):
                     cells[name] = model.layer_output(name, raw, images).cells.float()
                 return raw.clone()  # an in-place operation downstream must not touch what is kept
 
-            return watch
+            return keep
 
         names = dict.fromkeys([self._after, *self.bottleneck.layers])
         model.run(ModelInput(images), {name: keeping(name) for name in names})  # pyright: ignore[reportArgumentType]
@@ -93,7 +93,7 @@ class FinetuneTask:
 
     def loss(self, network: nn.Module, mine: Tensor, whole: Tensor, gather: Gather, done: float) -> Tensor:
         """Return the loss of a batch."""
-        views = round(done * self.steps) * len(whole) + _places(mine, whole)
+        views = round(done * self.steps) * len(whole) + _batch_rows(mine, whole)
         images = torch.stack([self._seen(row, view) for row, view in zip(mine.tolist(), views.tolist(), strict=True)])
         logits, made = network(images.to(self.model.parameter.device, self.model.parameter.dtype))
         logits, made = gather(logits), gather(made)
@@ -115,8 +115,8 @@ class FinetuneTask:
         )
 
 
-def _places(mine: Tensor, whole: Tensor) -> Int[Tensor, "row"]:
-    """Return where this process's rows stood in the batch as it was drawn, before processes shared it."""
+def _batch_rows(mine: Tensor, whole: Tensor) -> Int[Tensor, "row"]:
+    """Return the indices of this process's rows in the batch as it was drawn, before it was shared out."""
     processes = len(whole) // len(mine)
     rank = torch.distributed.get_rank() if processes > 1 else 0
     return torch.arange(len(mine)) * processes + rank
@@ -135,7 +135,7 @@ def finetuned(
 
     What is trained: the weights of every layer after the second coarsest stage up to the one that is read, the concept
     vectors and the head, whose weights of 0 stay 0. The locator, normalisation statistics and all earlier layers stay.
-    `targets` are those of the places.
+    `targets`: of these photos.
     """
     names = last_stage(model, made.layer)
     device = model.parameter.device
@@ -163,12 +163,12 @@ def finetuned(
 def last_stage(model: Backbone, layer: str) -> frozenset[str]:
     """Return the parameters of the layers after the second coarsest stage, up to `layer`, in the order of execution.
 
-    Raises `InputError` for a network whose layers all share one grid: its last stage cannot be told.
+    Raises `InputError` for a network whose layers all share one grid: it has no last stage.
     """
     stages = branch_layers(model)
     if len(stages) < 2:
         raise InputError(
-            f"the layers of {model.name} have one grid, so its last stage cannot be told; leave --finetune out"
+            f"the layers of {model.name} have one grid, so it has no last stage to train; leave --finetune out"
         )
     order = [layer.name for layer in model.anatomy.layers]
     before, last = order.index(stages[-2]), order.index(layer)

@@ -107,12 +107,12 @@ def fit_loc_cbm(
         >>> birds = cl.fit_loc_cbm(cl.load_model(), "cub:CUB_200_2011", "birds/", size=448)
         >>> birds(birds.observe(cl.load_model(), "bird.jpg")).explained_classes
     """
-    accelerator, place = start_processes(device)
+    accelerator, own_device = start_processes(device)
     photos = checked(open_classes(data) if isinstance(data, str) else data)
     chosen_recipe = recipe_named(recipe, **choices)
-    own = model.to(place)
+    own = model.to(own_device)
     resized_model = at_size(own, size)
-    pair = None if vlm is None else vlm.to(place)
+    pair = None if vlm is None else vlm.to(own_device)
     read = read_layers(resized_model, layer, locator_layers)
     check_grid(grid)
     given_concepts = concepts if isinstance(concepts, (str, Path, ConceptSet)) else tuple(concepts)
@@ -169,11 +169,11 @@ def _about(
 
 def _content(named: str | Path) -> str:
     """Return a name, and where it is a file's, a mark of what is in it; of a folder, of the sizes of its files."""
-    place = Path(named)
-    if place.is_file():
-        return f"{named} {bytes_fingerprint(place.read_bytes())}"
-    if place.is_dir():
-        return f"{named} {texts_fingerprint([f'{one.name} {one.stat().st_size}' for one in sorted(place.iterdir())])}"
+    path = Path(named)
+    if path.is_file():
+        return f"{named} {bytes_fingerprint(path.read_bytes())}"
+    if path.is_dir():
+        return f"{named} {texts_fingerprint([f'{one.name} {one.stat().st_size}' for one in sorted(path.iterdir())])}"
     return str(named)
 
 
@@ -284,7 +284,7 @@ def _record(
     source: CellSource,
     photos: PooledPhotos,
 ) -> dict[str, Any]:
-    """Return what is known of the fit: its settings, what the holdout said, and what was left out."""
+    """Return what is known of the fit: its settings, the accuracy on held-out photos, and what was left out."""
     concepts = task.targets.concepts
     return {
         **run.configuration,
@@ -307,7 +307,7 @@ def _publish(made: Bottleneck, folder: Path, source: CellSource, accelerator: Ac
     """Write the bottleneck once, and remove what only the fit needed."""
     accelerator.wait_for_everyone()  # others may still be reading cells
     if accelerator.is_main_process:
-        failures = [asdict(source.failures[place]) for place in sorted(source.failures)]
+        failures = [asdict(source.failures[index]) for index in sorted(source.failures)]
         write_json(folder / "failures.json", failures)
         made.save_pretrained(folder)
         for checkpoint in (folder / "training").glob(f"**/{FILE}"):

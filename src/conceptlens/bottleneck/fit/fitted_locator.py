@@ -85,7 +85,7 @@ def part_names(task: BottleneckTask) -> tuple[str, ...]:
 
 
 def _read(concepts: Sequence[BottleneckConcept]) -> set[str]:
-    """Return the parts of which a property is read; where the others are, nothing tells."""
+    """Return the parts of which a property is read; the others cannot be found."""
     words = PartVocabulary.of(concepts)
     return {words.parts[part] for part, _ in words.index.values()}
 
@@ -97,7 +97,7 @@ def _found(
     indices: list[int],
     run: TrainingRun,
 ) -> list[Float[Tensor, "part channel"]]:
-    """Find the parts from what the targets say of them, at the network's own size first."""
+    """Find the parts from the targets of their properties, at the network's own size first."""
     own, source = sources
     words = PartVocabulary.of(task.targets.concepts.concepts)
     finer = None if own is source else source

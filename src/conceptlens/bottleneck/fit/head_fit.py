@@ -1,4 +1,4 @@
-"""Penalties chosen on held-out train photos: the concept layer's and the head's; no other split is ever looked at."""
+"""Penalties chosen on held-out train photos: the concept layer's and the head's; no other split is read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class PenaltyChoice:
-    """The penalties that held out best: the concept layer's, the head's strength, and the accuracy they reached."""
+    """The penalties with the highest held-out accuracy, of the concept layer and of the head, and that accuracy."""
 
     penalty: float
     strength: float

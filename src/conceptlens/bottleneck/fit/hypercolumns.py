@@ -1,4 +1,4 @@
-"""What finding parts looks at in a photo: principal components of several layers on one grid, and colours."""
+"""The features of a photo by which parts are found: principal components of several layers on one grid, and colours."""
 
 from __future__ import annotations
 

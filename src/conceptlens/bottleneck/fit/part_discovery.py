@@ -4,14 +4,14 @@ Concepts that say a property of a part ("yellow belly", "black wing") share thei
 cell's colours alone says which properties it shows, the same reader for all parts; each part has one attention, which
 sees the network's deep cells. Reading where a part is attended to must give the
 properties that the targets of each image name.
-Only a place with the part's own colours can do that for all classes, and deep cells know a place by what is there.
+Only a cell with the part's own colours can do that for all classes, and deep cells encode what is there.
 
 The loss of a batch, for images n, parts p and properties q:
 
     mean_np sum_q (sum_u a_np(u) g_q(colour_n(u)) - t_npq)^2            properties of the parts
-    + apart * mean_(p != p') cos(a_np, a_np')                           different parts are at different places
+    + apart * mean_(p != p') cos(a_np, a_np')                           different parts are at different cells
     + together * mean_n sum_regions mean_p |centre_np - mean centre|^2  parts of one region are near one another
-    + small / 2 * |attention weights|^2                                 a place is known by what many images share
+    + small / 2 * |attention weights|^2                                 a location is found by what many images share
 
 Where a few images have keypoints, attentions are trained on those alone, by cross-entropy over the cells.
 
@@ -136,7 +136,7 @@ def pointed_at(
     own: Bool[Tensor, "part keypoint"],
     grid: tuple[int, int],
 ) -> Float[Tensor, "image part cell"]:
-    """Return where each part's keypoints say it is: a Gaussian about the nearest of them.
+    """Return where each part is by its keypoints: a Gaussian about the nearest of them.
 
     `xy` are shares of what the network sees. A part none of whose keypoints is visible is 0 everywhere.
     """

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FIND = StepSchedule(steps=400, batch_size=200, learning_rate=0.02)
 GUIDE = StepSchedule(steps=300, batch_size=200, learning_rate=0.01, weight_decay=1.0)
-MAX_PHOTOS = 10_000  # that parts are found in: all that they see of these is held in memory
+MAX_PHOTOS = 10_000  # in which parts are found: their hypercolumns are in memory
 POINT = StepSchedule(steps=300, batch_size=50, learning_rate=0.01, weight_decay=3.0)
 Network = TypeVar("Network", bound=torch.nn.Module)
 
@@ -116,7 +116,7 @@ def _guided(seen: Hypercolumns, wanted: Tensor, steps: StepSchedule, run: Traini
 
 
 def _rows(seen: Hypercolumns, indices: Sequence[int]) -> Tensor:
-    """Return where the photos that could be read stand among `indices`."""
+    """Return the positions in `indices` of the photos that could be read."""
     order = {int(index): row for row, index in enumerate(indices)}
     return torch.tensor([order[index] for index in seen.indices.tolist()])
 

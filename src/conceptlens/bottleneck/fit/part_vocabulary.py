@@ -1,4 +1,4 @@
-"""What concepts say of parts: which properties of which parts, and what targets then tell of each photo."""
+"""Which properties of which parts the concepts name, and the targets of these for each photo."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PartVocabulary:
-    """What concepts say of parts, as a table.
+    """Which properties of which parts the concepts name.
 
-    - `parts`, `properties`: their names; only properties said of at least two parts are read.
+    - `parts`, `properties`: their names; only properties of at least two parts are read.
     - `index[concept]`: `(part, property)` of each concept that takes part, by the concept's number.
     - `regions`: for each region of several parts, their numbers.
     """

@@ -126,7 +126,7 @@ class Recipe:
             raise InputError(f"weights are {self.apart}, {self.together}, {self.small}; give none below 0")
         radius_at(self.schedule, 0.0, max(7.0, self.last) if self.first is None else self.first, self.last)
         if self.keypoints and self.locator not in ("parts", "auto"):
-            raise InputError(f"keypoints teach the locator 'parts', and '{self.locator}' was asked for; leave one out")
+            raise InputError(f"keypoints teach the locator 'parts', and '{self.locator}' was given; leave one out")
 
     def settings(self) -> dict[str, Any]:
         """Return every choice, for the record."""
@@ -182,7 +182,7 @@ def _is_number(given: Any) -> bool:
     return isinstance(given, int | float) and not isinstance(given, bool) and isfinite(given)
 
 
-# By the type of a choice: what may be given for it, and how that is said.
+# By the type of a setting: what is accepted, and its description in messages.
 SETTING_KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = MappingProxyType(
     {
         "bool": (lambda given: isinstance(given, bool), "true or false"),

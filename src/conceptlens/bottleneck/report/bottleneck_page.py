@@ -1,4 +1,4 @@
-"""A bottleneck as one HTML file: how good it is, which concepts it uses and which mislead it; no script."""
+"""A bottleneck as one HTML file: how accurate it is, which concepts it uses and which mislead it; no script."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 FOLD_AFTER = 12  # concepts of the table that are not folded away
 GROUPS = {
-    "Answers": ("accuracy", "concepts_per_class", "concept_auroc"),
-    "Maps and the parts they speak of": tuple(
+    "Predictions": ("accuracy", "concepts_per_class", "concept_auroc"),
+    "Maps and the parts that concepts name": tuple(
         name for name in METRICS if name.startswith(("keypoint", "peak", "part_"))
     ),
-    "Maps and the whole thing": ("box_energy", "box_ranking"),
+    "Maps and the whole object": ("box_energy", "box_ranking"),
     "Parts at the peaks of each concept's ten most active photos": tuple(n for n in METRICS if n.startswith("purity")),
     "How wide maps are (narrower is not yet better placed)": tuple(name for name in METRICS if name.startswith("norm")),
-    "What activations tell beyond their concepts": tuple(
+    "Leakage and impurity: what activations reveal beyond their concepts": tuple(
         name for name in METRICS if name.startswith(("leak", "impurity"))
     ),
 }
@@ -106,9 +106,8 @@ def _notices(bottleneck: Bottleneck, result: BottleneckResult) -> list[str]:
         changed = f"{counted(len(weights), 'weight')} of the last layer {'was' if len(weights) == 1 else 'were'}"
         notices.append(f"{changed} changed by hand.")
     if result.photos < 100:
-        notices.append(
-            f"{counted(result.photos, 'photo')} are few: intervals are wide, and of fewer than 8 too narrow."
-        )
+        trust = "wide" if result.photos >= 8 else "narrower than they should be"
+        notices.append(f"Only {counted(result.photos, 'photo')}: intervals are {trust}.")
     return notices
 
 
@@ -185,7 +184,7 @@ def _concept(one: ConceptResult, weights: Any, classes: Sequence[str]) -> dict[s
 
 
 def _dropped(bottleneck: Bottleneck) -> list[dict[str, str]]:
-    """Return concepts that were left out of the fit, as its record tells them."""
+    """Return concepts that were left out of the fit, by its record."""
     return [{"label": one["label"], "reason": one["reason"]} for one in bottleneck.training_record.get("dropped", [])]
 
 

@@ -1,4 +1,4 @@
-"""What a bottleneck's numbers say, in sentences; and numbers that add up as they are shown."""
+"""The results of a bottleneck in sentences; and numbers that add up as they are shown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from conceptlens.statistics.bootstrap import Interval
 
 SHARES = ("share of photos", "share of maps", "share of the map", "share of the cells", "share of the diagonal")
-BETTER, WORSE, EQUAL = "better", "worse", "not told apart"
+BETTER, WORSE, EQUAL = "better", "worse", "no clear difference"
 
 
 def adding_up(parts: Sequence[float], total: float) -> tuple[list[str], str]:
@@ -72,11 +72,11 @@ def verdict(metric: MetricResult, difference: Interval | None) -> str:
 def opening(
     result: BottleneckResult, cases: SelectedCases, labels: Sequence[str], record: Mapping[str, Any]
 ) -> list[dict[str, str]]:
-    """Return the answers in short, each with the section that tells more; `record` is that of the fit."""
+    """Return the findings in short, each with the section that has the details; `record` is that of the fit."""
     return [
-        {"to": "metrics", "question": "Is it right?", "answer": _right(result, record)},
-        {"to": "concepts", "question": "How many concepts decide?", "answer": _many(result, labels)},
-        {"to": "concepts", "question": "Are concepts what they are called?", "answer": _meant(result)},
+        {"to": "metrics", "question": "How accurate is it?", "answer": _right(result, record)},
+        {"to": "concepts", "question": "How many concepts does a class use?", "answer": _many(result, labels)},
+        {"to": "concepts", "question": "Do concepts mean what they are called?", "answer": _meant(result)},
         {"to": "metrics", "question": "Do maps point at what they name?", "answer": _pointing(result)},
         {"to": "errors", "question": "What misleads it?", "answer": misleading_sentence(cases, labels)},
     ]
@@ -86,7 +86,7 @@ def _right(result: BottleneckResult, record: Mapping[str, Any]) -> str:
     one = result.metric("accuracy")
     text = shown(one, one.value)
     common = one.control("commonest")
-    other = f" Always saying the commonest class: {plainly(one, common.value)}." if common else ""
+    other = f" Always the commonest class: {plainly(one, common.value)}." if common else ""
     own, probe = record.get("holdout_accuracy"), record.get("holdout_accuracy_of_linear_probe")
     if isinstance(own, float) and isinstance(probe, float):
         then = "before its last stage was trained, it had" if record.get("finetune") else "it had"
@@ -94,7 +94,7 @@ def _right(result: BottleneckResult, record: Mapping[str, Any]) -> str:
             f" Of the training photos held out while fitting, {then} {_percent(own)} right; the same features without "
             f"concepts, {_percent(probe)}."
         )
-    return f"In {_value(text)} of {counted(result.photos, 'photo')}.{other}"
+    return f"{_value(text)} of {counted(result.photos, 'photo')} are right.{other}"
 
 
 def _many(result: BottleneckResult, labels: Sequence[str]) -> str:
@@ -122,7 +122,9 @@ def _pointing(result: BottleneckResult) -> str:
     swap = result.metric("keypoint_swap").value
     parts = ""
     if swap is not None and swap.low is not None:
-        parts = " It knows parts apart." if swap.low > 0 else " It does not surely know parts apart."
+        parts = (
+            " Maps differ from part to part." if swap.low > 0 else " It is not sure that maps differ from part to part."
+        )
     maps = f"{_value(shown(one, one.value))} of {counted(one.value.count, 'map')}"
     return (
         f"{maps} have their highest point at the part that they speak of, within a tenth of the photo's diagonal. "

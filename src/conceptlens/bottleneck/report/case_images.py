@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from conceptlens.data.labelled_set import LabelledSet
     from conceptlens.model.backbone import Backbone
 
-MAX_STORED_SIDE = 640  # the longest side of photos that are held, in pixels
+MAX_STORED_SIDE = 640  # the longest side of photos in memory, in pixels
 LARGE, SMALL, TILE = 520, 300, 200
 REGION = 0.5  # of a map's highest value: what its region reaches
 MIN_SIDE, MARGIN = 0.42, 1.7  # a cut-out's side: of the photo's shorter side at least, and times its region's

@@ -122,7 +122,7 @@ class CaseView:
         ]
 
     def _summed(self, case: PhotoCase | ErrorCase, total: float) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """Return a row for each concept of a photo's sum, and the photo with what stands before and after them."""
+        """Return a row for each concept of a photo's sum, and the photo with the texts before and after them."""
         (start, *parts), summary = _sum(
             [case.bias, *(term.contribution for term in case.terms)], case.rest, case.n_other, total
         )

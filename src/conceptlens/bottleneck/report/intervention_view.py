@@ -1,4 +1,4 @@
-"""What corrections do to a bottleneck, as its page shows it: a sentence, a plot, the numbers behind it."""
+"""Test-time intervention as the page of a bottleneck shows it: a sentence, a plot, the numbers behind it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from conceptlens.bottleneck.evaluate.bottleneck_result import BottleneckResult
     from conceptlens.statistics.bootstrap import Interval
 
-TITLE = "What corrections do"
+TITLE = "Corrected concepts"
 # What each curve puts in: its style, and its name in the legend and the table.
 DRAWN: dict[str, tuple[str, str]] = {
     PERCENTILES: ("ends", "the truth, as percentiles"),

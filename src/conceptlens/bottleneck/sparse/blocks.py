@@ -44,7 +44,7 @@ class Blocks:
     def scatter(
         self, slots: Float[Tensor, "slot class"], weights: Tensor, bias: Tensor
     ) -> tuple[Float[Tensor, "class concept"], Float[Tensor, "class"]]:
-        """Return weights and bias with the slots' values in their places."""
+        """Return weights and bias with the values of the slots."""
         found = torch.cat([bias[:, None], weights], 1)
         rows, indices = self.filled.nonzero().unbind(1)
         found[rows, self.columns[rows, indices]] = slots.T[rows, indices]

@@ -30,7 +30,7 @@ REMEMBERED = 8
 
 @dataclass(frozen=True, eq=False)
 class SolverState:
-    """Where a minimisation stands: a point with its slope, the blocks it has and for how many steps.
+    """The state of a minimisation: a point with its slope, the blocks, and for how many steps these were kept.
 
     `stiffness` is what the blocks' curvature is multiplied with. Of a support, the slope outside it is 0.
     """

@@ -37,7 +37,7 @@ class Standardization:
 
 @dataclass(frozen=True, eq=False)
 class LossGradient:
-    """The mean cross-entropy at one place and its gradient; that of a bias is mean probability less frequency."""
+    """The mean cross-entropy at one point and its gradient; that of a bias is mean probability minus frequency."""
 
     loss: Tensor
     weights: Float[Tensor, "class concept"]
