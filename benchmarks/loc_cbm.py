@@ -30,6 +30,7 @@ from conceptlens.bottleneck.evaluate.photo_annotations import keypoints_in_input
 from conceptlens.data.labelled_set import LabelledSet
 from conceptlens.metrics import (
     Keypoints,
+    activation_norm,
     centre_peaks,
     concept_auroc,
     constant_peaks,
@@ -175,8 +176,7 @@ class Bench:
             figures |= located(table.maps, known)
             scored = concept_auroc(table.activations[:, looked], present)
             figures["auroc"] = scored.mean() or float("nan")
-            area = table.area[:, looked][present]
-            figures["area"] = float(area[~area.isnan()].mean())
+            figures["area"] = activation_norm(table.maps, "share", present).mean() or float("nan")
         return figures
 
     def fitted(self, choices: Choices, seed: int) -> cl.Bottleneck:

@@ -708,7 +708,7 @@ def test_what_cannot_be_shown_is_refused(
 def test_a_set_without_errors_or_without_a_class_shows_what_it_has(spotter: Bottleneck, table: BottleneckTable) -> None:
     rows = ((table.predicted == table.classes) & (table.classes < 2)).nonzero()[:, 0]
     names = tuple(table.names[row] for row in rows.tolist())
-    some = {name: getattr(table, name)[rows] for name in ("indices", "classes", "activations", "logits", "area")}
+    some = {name: getattr(table, name)[rows] for name in ("indices", "classes", "activations", "logits")}
     few = BottleneckTable(names=names, mapped=(), maps=table.maps[rows], **some)
     found = select_cases(spotter, few, CaseSelection(pairs=(("robin", "finch"),)))
     assert (found.wrong, found.errors, found.confusions, found.misleading.concepts) == (0, (), (), ())

@@ -22,7 +22,7 @@ from conceptlens.bottleneck.evaluate.intervention_curve import CONTROL, NOT_MEAS
 from conceptlens.bottleneck.intervention import with_edits, with_weights
 from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.bottleneck.report.bottleneck_files import write_bottleneck_report
-from conceptlens.bottleneck.report.bottleneck_page import PageRecord, bottleneck_page
+from conceptlens.bottleneck.report.bottleneck_page import bottleneck_page
 from conceptlens.bottleneck.report.case_images import CaseImages, read_case_images
 from conceptlens.bottleneck.report.intervention_view import DRAWN, intervention_sentence
 from conceptlens.data.cub import Cub
@@ -184,16 +184,14 @@ def test_corrections_that_were_not_measured_are_left_out_with_the_reason(
     cases = select_cases(spotter, measures.table, CaseSelection(max_photos=0))
     few = replace(cases, classes=(), pairs=(), errors=())
     for told, count in ((measures.interventions, 1), (Interventions(reason=NOT_MEASURED), 0)):
-        text = bottleneck_page(
-            spotter, replace(measures, interventions=told), few, CaseImages({}, {}, {}), PageRecord("today")
-        )
+        text = bottleneck_page(spotter, replace(measures, interventions=told), few, CaseImages({}, {}, {}), {})
         file = tmp_path / f"{count}.html"
         file.write_text(text, "utf-8")
         page = visit(file)
         expect(page.locator("#corrections")).to_have_count(count)
         expect(page.locator("a[href='#corrections']")).to_have_count(count)
         page.get_by_text("What was not measured, and why").click()
-        reasons = page.locator("#metrics .reasons div", has_text="Corrected concepts")
+        reasons = page.locator("#metrics .reasons div", has_text="Test-time intervention")
         expect(reasons).to_have_count(1 - count)
         if not count:
             expect(reasons).to_contain_text("it was not requested (--interventions): it reads all train photos")
@@ -279,7 +277,7 @@ def test_hostile_names_stay_text_and_nothing_runs(
     needed = cases.needed()
     maps = {(row, concept): np.ones((6, 8)) for row, own in needed.items() for concept in own}
     pictures = CaseImages(dict.fromkeys(needed, grey), dict.fromkeys(needed, (0.0, 0.0, 1.0, 1.0)), maps)
-    text = bottleneck_page(evil, told, cases, pictures, PageRecord(EVIL, {EVIL: EVIL}, EVIL))
+    text = bottleneck_page(evil, told, cases, pictures, {EVIL: EVIL})
     file = tmp_path / "evil.html"
     file.write_text(text, "utf-8")
     page = visit(file)
@@ -298,11 +296,11 @@ def test_a_page_without_errors_or_shown_photos_is_whole(
 ) -> None:
     table = measures.table
     rows = (table.predicted == table.classes).nonzero()[:, 0]
-    some = {name: getattr(table, name)[rows] for name in ("indices", "classes", "activations", "logits", "area")}
+    some = {name: getattr(table, name)[rows] for name in ("indices", "classes", "activations", "logits")}
     few = replace(table, names=tuple(table.names[row] for row in rows.tolist()), maps=table.maps[rows], **some)
     cases = select_cases(spotter, few, CaseSelection(max_photos=0))
     bare = replace(cases, classes=(), pairs=())
-    text = bottleneck_page(spotter, replace(measures, table=few), bare, CaseImages({}, {}, {}), PageRecord("today"))
+    text = bottleneck_page(spotter, replace(measures, table=few), bare, CaseImages({}, {}, {}), {})
     file = tmp_path / "bare.html"
     file.write_text(text, "utf-8")
     page = visit(file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def write_text(file: str | os.PathLike[str], text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-def write_json(file: str | os.PathLike[str], document: Mapping[str, Any]) -> None:
+def write_json(file: str | os.PathLike[str], document: Mapping[str, Any] | Sequence[Any]) -> None:
     """Write a JSON document, indented, by `replacing`; NaN and infinity are refused with a `ValueError`."""
     write_text(file, json.dumps(document, allow_nan=False, indent=1))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from conceptlens.io.atomic import replacing
+from conceptlens.io.atomic import write_json
 from conceptlens.io.errors import InputError
 from conceptlens.io.saved_folder import CONFIG
 from conceptlens.training.checkpoint import FILE
@@ -93,12 +93,6 @@ def claim_folder(
             left.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     return (folder / CONFIG).exists()
-
-
-def write_json(file: Path, content: Any) -> None:
-    """Write a JSON file atomically."""
-    with replacing(file) as temporary:
-        temporary.write_text(json.dumps(content, indent=1), "utf-8")
 
 
 def read_json(file: Path) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -30,20 +30,9 @@ class StepSchedule:
     learning_rate: float
     weight_decay: float = 0.0
 
-    @property
-    def epochs(self) -> int:
-        """One: all steps are one pass."""
-        return 1
-
-    @property
-    def stop(self) -> int | None:
-        """Training by steps has no early stopping."""
-        return None
-
-    @property
-    def remedy(self) -> str:
-        """What to change where training diverges."""
-        return "lower the rate"
+    epochs: ClassVar[int] = 1  # all steps are one pass
+    stop: ClassVar[int | None] = None  # no early stopping
+    remedy: ClassVar[str] = "lower the rate"  # what to change where training diverges
 
     def steps_per_epoch(self, rows: int) -> int:
         """Return the number of steps, whatever the number of rows."""
@@ -102,10 +91,7 @@ class EpochSchedule:
     standardise: bool = False
     mixed: bool = False
 
-    @property
-    def remedy(self) -> str:
-        """What to change where training diverges."""
-        return "use schedule='modern' (--schedule modern), or a smaller similarity weight"
+    remedy: ClassVar[str] = "use schedule='modern' (--schedule modern), or a smaller similarity weight"
 
     def steps_per_epoch(self, rows: int) -> int:
         """Return the number of batches of an epoch."""

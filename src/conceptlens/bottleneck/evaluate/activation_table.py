@@ -12,7 +12,6 @@ import torch
 from conceptlens.features.cell_source import CellSource
 from conceptlens.io.errors import InputError
 from conceptlens.io.failures import Failure
-from conceptlens.metrics.bottleneck_metrics import activation_norm
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -29,8 +28,6 @@ class BottleneckTable:
 
     - `indices[photo]`: its index in the set. `classes[photo]`: its class among the bottleneck's.
     - `activations[photo concept]`: before edits. `logits[photo class]`: edits included.
-    - `area[photo concept]`: effective area of each map, as a share of it (`activation_norm`); NaN where nowhere
-      positive.
     - `maps[photo chosen height width]`: of the concepts `mapped` alone.
     """
 
@@ -39,7 +36,6 @@ class BottleneckTable:
     classes: Int[Tensor, "photo"]
     activations: Float[Tensor, "photo concept"]
     logits: Float[Tensor, "photo class"]
-    area: Float[Tensor, "photo concept"]
     mapped: tuple[int, ...]
     maps: Float[Tensor, "photo chosen height width"]
     failures: tuple[Failure, ...] = field(default=())
@@ -102,8 +98,6 @@ def read_parts(
     with torch.inference_mode():
         for part in source.batches(indices, batch_size):
             read = bottleneck({name: cells.to(bottleneck.weight) for name, cells in part.cells.items()})
-            norm = activation_norm(read.maps, "share")
-            area = torch.where(norm.applies, norm.values, torch.nan).float()
             tables.append(
                 BottleneckTable(
                     indices=part.indices,
@@ -111,7 +105,6 @@ def read_parts(
                     classes=theirs[torch.tensor(photos.labels)[part.indices]],
                     activations=read.activations.cpu(),
                     logits=read.logits.cpu(),
-                    area=area,
                     mapped=tuple(chosen),
                     maps=read.maps[:, chosen].cpu(),
                 )
@@ -130,7 +123,7 @@ def joined(parts: Sequence[BottleneckTable], source: CellSource, maps: bool = Tr
     indices = torch.cat([part.indices for part in parts])
     order = indices.argsort()
     names = [name for part in parts for name in part.names]
-    kept = ("classes", "activations", "logits", "area")
+    kept = ("classes", "activations", "logits")
     table = {name: torch.cat([getattr(part, name) for part in parts])[order] for name in kept}
     return BottleneckTable(
         indices=indices[order],

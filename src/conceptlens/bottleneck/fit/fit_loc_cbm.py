@@ -38,11 +38,11 @@ from conceptlens.concepts.concept_set import BottleneckConcept, ConceptSet, coll
 from conceptlens.data.labelled_set import LabelledSet, hold_out
 from conceptlens.data.labelled_sets import open_classes
 from conceptlens.features.cell_source import CellSource
-from conceptlens.io.atomic import replacing
+from conceptlens.io.atomic import replacing, write_json
 from conceptlens.io.fingerprint import bytes_fingerprint, texts_fingerprint, weights_fingerprint
 from conceptlens.training.checkpoint import FILE
 from conceptlens.training.loop import TrainingRun
-from conceptlens.training.run_folder import claim_folder, start_processes, write_json
+from conceptlens.training.run_folder import claim_folder, start_processes
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import csv
-import datetime
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +13,7 @@ from rich.table import Table
 from conceptlens.bottleneck.evaluate.bottleneck_result import SCHEMA, bottleneck_json
 from conceptlens.bottleneck.evaluate.case_selection import select_cases
 from conceptlens.bottleneck.evaluate.metric_result import CONTROLS
-from conceptlens.bottleneck.report.bottleneck_page import PageRecord, bottleneck_page
+from conceptlens.bottleneck.report.bottleneck_page import bottleneck_page
 from conceptlens.bottleneck.report.bottleneck_sentences import plainly, shown
 from conceptlens.bottleneck.report.case_images import read_case_images
 from conceptlens.io.atomic import replacing, write_json, write_text
@@ -64,15 +61,8 @@ def write_bottleneck_report(
     """
     cases = select_cases(bottleneck, result.table, choice)
     images = read_case_images(bottleneck, model, photos, result.table, cases.needed(), cache)
-    now = datetime.datetime.now().astimezone()
-    packages = ", ".join(f"{name} {value}" for name, value in versions().items())
-    about = PageRecord(
-        f"{now.day} {now:%B %Y, %H:%M}",
-        {**record["settings"], "versions": packages},
-        shlex.join(["conceptlens", *sys.argv[1:]]),
-    )
     files = [out / name for name in ("report.html", "bottleneck.json", "photos.csv", "concepts.csv")]
-    write_text(files[0], bottleneck_page(bottleneck, result, cases, images, about))
+    write_text(files[0], bottleneck_page(bottleneck, result, cases, images, record["settings"]))
     write_json(files[1], evaluation_json(result, record))
     _write_rows(files[2], _photo_rows(bottleneck, result))
     _write_rows(files[3], [dict(vars(one)) for one in result.concepts])

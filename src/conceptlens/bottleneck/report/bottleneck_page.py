@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.bottleneck.evaluate.metric_result import CONTROLS, METRICS, MetricResult
@@ -19,7 +18,7 @@ from conceptlens.bottleneck.report.case_view import CaseView
 from conceptlens.bottleneck.report.intervention_view import TITLE, corrections
 from conceptlens.model.class_names import short_names
 from conceptlens.pages.number_format import number, signed
-from conceptlens.pages.static_page import static_page
+from conceptlens.pages.static_page import page_origin, static_page
 
 if TYPE_CHECKING:
     from conceptlens.bottleneck.evaluate.bottleneck_result import BottleneckResult, ConceptResult
@@ -42,26 +41,28 @@ GROUPS = {
 }
 
 
-@dataclass(frozen=True)
-class PageRecord:
-    """What the page says of its making: when, every setting, the command."""
-
-    created: str
-    settings: Mapping[str, object] = field(default_factory=dict)
-    command: str = ""
-
-
 def bottleneck_page(
-    bottleneck: Bottleneck, result: BottleneckResult, cases: SelectedCases, images: CaseImages, about: PageRecord
+    bottleneck: Bottleneck,
+    result: BottleneckResult,
+    cases: SelectedCases,
+    images: CaseImages,
+    settings: Mapping[str, object],
 ) -> str:
-    """Return the page of a bottleneck as HTML that asks for nothing outside itself."""
+    """Return the page of a bottleneck as HTML that requests nothing outside itself.
+
+    Args:
+        bottleneck: The bottleneck.
+        result: Its evaluation.
+        cases: Classes, photos, pairs and errors that are shown.
+        images: Their photos and maps.
+        settings: The settings of the evaluation.
+    """
     view = CaseView(bottleneck, result, images)
     concepts = _concepts(bottleneck, result)
     return static_page(
         "conceptlens.bottleneck.report",
         "bottleneck.html.j2",
         "bottleneck.css",
-        about=about,
         result=result,
         facts=_facts(bottleneck, result),
         notices=_notices(bottleneck, result),
@@ -80,7 +81,7 @@ def bottleneck_page(
         more=concepts[FOLD_AFTER:],
         placed=any(one.keypoint_error is not None for one in result.concepts),
         dropped=_dropped(bottleneck),
-        settings={name: _plain(value) for name, value in about.settings.items() if value is not None},
+        **page_origin(settings),
         failures=[failure.reason for failure in result.failures],
     )
 
@@ -186,7 +187,3 @@ def _concept(one: ConceptResult, weights: Any, classes: Sequence[str]) -> dict[s
 def _dropped(bottleneck: Bottleneck) -> list[dict[str, str]]:
     """Return concepts that were left out of the fit, by its record."""
     return [{"label": one["label"], "reason": one["reason"]} for one in bottleneck.training_record.get("dropped", [])]
-
-
-def _plain(value: object) -> object:
-    return ("yes" if value else "no") if isinstance(value, bool) else value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +11,8 @@ import numpy as np
 from scipy import ndimage
 
 from conceptlens.bottleneck.evaluate.activation_table import BottleneckTable, read_table
-from conceptlens.io.images import jpeg
-from conceptlens.pages.mask_outline import EDGE, LINE
+from conceptlens.pages.mask_outline import draw_outline
+from conceptlens.pages.static_page import embedded_photo
 from conceptlens.render import WHOLE, overlay, scale_of, upsample
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ class CaseImages:
 
     def photo(self, row: int) -> dict[str, Any]:
         """Return a photo as the template shows it."""
-        return embedded(_at_most(self.photos[row], LARGE))
+        return embedded_photo(_at_most(self.photos[row], LARGE))
 
     def overlay(self, row: int, concept: int) -> dict[str, Any]:
         """Return a photo with a concept's map, its own colour scale, and a line around its region.
@@ -50,15 +49,15 @@ class CaseImages:
         photo, values, box = _at_most(self.photos[row], SMALL), self.maps[row, concept], self.boxes[row]
         signed = bool(values.max() < -values.min())
         over = overlay(photo, values, scale_of([values], signed), box=box)
-        return embedded(over if signed else _traced(over, region(values, box, over.size)))
+        return embedded_photo(over if signed else draw_outline(over, region(values, box, over.size)))
 
     def crop(self, row: int, concept: int) -> dict[str, Any]:
         """Return the part of a photo around the region that holds a map's highest value."""
         photo, values, box = self.photos[row], self.maps[row, concept], self.boxes[row]
         inside = region(values, box, photo.size)
         left, top, side = _around(inside, values, box)
-        part = _traced(photo, inside).crop((left, top, left + side, top + side))
-        return embedded(part.resize((TILE, TILE)))
+        part = draw_outline(photo, inside).crop((left, top, left + side, top + side))
+        return embedded_photo(part.resize((TILE, TILE)))
 
 
 def read_case_images(
@@ -105,12 +104,6 @@ def region(
     return found
 
 
-def embedded(image: Image.Image) -> dict[str, Any]:
-    """Return an image as the template shows it."""
-    data = base64.b64encode(jpeg(image)).decode("ascii")
-    return {"source": f"data:image/jpeg;base64,{data}", "width": image.width, "height": image.height}
-
-
 def _around(
     inside: Bool[np.ndarray, "rows columns"],
     values: Float[np.ndarray, "height width"],
@@ -129,19 +122,6 @@ def _around(
     left = int(np.clip((columns.min() + columns.max()) // 2 - side // 2, 0, width - side))
     top = int(np.clip((rows.min() + rows.max()) // 2 - side // 2, 0, height - side))
     return left, top, side
-
-
-def _traced(image: Image.Image, inside: Bool[np.ndarray, "rows columns"]) -> Image.Image:
-    """Return an image with a white line with a dark edge around a region; the image's own border is no border of it."""
-    from PIL import Image as Pictured
-
-    wide = max(1, round(max(image.size) / 240))
-    around = np.ones((3, 3), bool)
-    line = inside & ~np.asarray(ndimage.binary_erosion(inside, around, wide, border_value=1), bool)
-    edge = np.asarray(ndimage.binary_dilation(line, around, 1), bool) & ~line
-    pixels = np.asarray(image.convert("RGB")).copy()
-    pixels[edge], pixels[line] = EDGE, LINE
-    return Pictured.fromarray(pixels)
 
 
 def _box(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:

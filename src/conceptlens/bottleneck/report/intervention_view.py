@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from conceptlens.bottleneck.evaluate.bottleneck_result import BottleneckResult
     from conceptlens.statistics.bootstrap import Interval
 
-TITLE = "Corrected concepts"
+TITLE = "Test-time intervention"
 # What each curve puts in: its style, and its name in the legend and the table.
 DRAWN: dict[str, tuple[str, str]] = {
     PERCENTILES: ("ends", "the truth, as percentiles"),

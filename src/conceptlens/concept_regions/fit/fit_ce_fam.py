@@ -21,6 +21,7 @@ from conceptlens.concept_regions.fit.pairs import DistillationPairs, read_pairs
 from conceptlens.concept_regions.fit.train_branch import DistillationLoss, train_branch
 from conceptlens.concept_regions.translator import Teacher, Translator
 from conceptlens.concepts.vocabulary import ConceptName, parse_concepts, prompt, vocabulary
+from conceptlens.io.atomic import write_json
 from conceptlens.io.errors import InputError
 from conceptlens.io.fingerprint import texts_fingerprint, weights_fingerprint
 from conceptlens.io.images import find_images
@@ -28,7 +29,7 @@ from conceptlens.io.progress import progress
 from conceptlens.training.checkpoint import FILE, TrainingState
 from conceptlens.training.crops import known_preprocess
 from conceptlens.training.loop import TrainingRun
-from conceptlens.training.run_folder import claim_folder, start_processes, write_json
+from conceptlens.training.run_folder import claim_folder, start_processes
 from conceptlens.training.schedule import EpochSchedule, schedule_named
 
 if TYPE_CHECKING:
