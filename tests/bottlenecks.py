@@ -23,7 +23,7 @@ CONCEPTS = (
     BottleneckConcept("black wing", "wing", "trunk", "black", "colour"),
 )
 CLASSES = ("tern", "wren", "crow")
-METRICS = ("whole", "softmax", "one peak", "two peaks", "parts")
+LOCATOR_KINDS = ("whole", "softmax", "one peak", "two peaks", "parts")
 
 
 def locator(kind: str, widths: Mapping[str, int] | None = None) -> Locator:

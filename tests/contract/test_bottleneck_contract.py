@@ -8,7 +8,7 @@ from test_contract import EXACT, close, in_use, untouched
 
 import conceptlens as cl
 from architectures import ARCHITECTURES, backbone, fresh, make_symmetric, random_images, wrap
-from bottlenecks import METRICS, bottleneck_of
+from bottlenecks import LOCATOR_KINDS, bottleneck_of
 from conceptlens.bottleneck.module import Bottleneck
 from tolerance import assert_agree
 
@@ -19,6 +19,9 @@ def seen_with(name: str, kind: str, precision: torch.dtype = torch.float32) -> t
     return bottleneck.observe(model, random_images(ARCHITECTURES[name].size)), bottleneck
 
 
+DEPENDENT = ("two peaks", "parts")  # locators that read the maps, and those that read layers
+
+
 def counted(found: cl.Explanation) -> torch.Tensor:
     assert found.contributions is not None
     return found.contributions
@@ -26,7 +29,7 @@ def counted(found: cl.Explanation) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_equation_holds_before_the_locator_and_the_pooled_map_is_the_activation(name: str) -> None:
-    for kind in METRICS:
+    for kind in LOCATOR_KINDS:
         observation, bottleneck = seen_with(name, kind)
         found = bottleneck(observation)
         (part,) = found.components
@@ -47,7 +50,7 @@ def test_the_equation_holds_before_the_locator_and_the_pooled_map_is_the_activat
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_batch_read_by_a_bottleneck_equals_its_images_one_by_one(name: str) -> None:
-    for kind in METRICS:
+    for kind in DEPENDENT:
         observation, bottleneck = seen_with(name, kind, EXACT)
         together = bottleneck.explain(observation, 1)
         for i in range(2):
@@ -61,7 +64,7 @@ def test_a_batch_read_by_a_bottleneck_equals_its_images_one_by_one(name: str) ->
 def test_a_bottleneck_leaves_the_module_as_found(name: str) -> None:
     model, trouble = in_use(name)
     images = random_images(ARCHITECTURES[name].size)
-    for kind in METRICS:
+    for kind in DEPENDENT:
         bottleneck = bottleneck_of(backbone(name), kind)
         with untouched(model.module), untouched(bottleneck):
             observation = bottleneck.observe(model, images)
@@ -83,7 +86,7 @@ def test_a_flipped_image_gives_flipped_concept_maps(name: str) -> None:
     symmetric = make_symmetric(fresh(name, EXACT).module, columns=size[1] // 16)
     model = cl.Backbone(wrap(name, symmetric).module, name, backbone(name).default_layers, input_size=size)
     images = random_images(size)
-    for kind in METRICS:
+    for kind in DEPENDENT:
         bottleneck = bottleneck_of(model, kind).double()
         plain, mirrored = (bottleneck.explain(bottleneck.observe(model, i), 0) for i in (images, images.flip(-1)))
         assert not close(plain.maps, plain.maps.flip(-1), 1e-3), "a map that is its own mirror image proves nothing"

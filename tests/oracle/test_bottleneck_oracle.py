@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from bottlenecks import METRICS, cells, made
+from bottlenecks import LOCATOR_KINDS, cells, made
 from conceptlens.bottleneck.concept_edit import Edit
 from conceptlens.bottleneck.fit.alignment_losses import ALIGNMENT_LOSSES
 from conceptlens.bottleneck.fit.recipe import RADIUS_SCHEDULES, radius_at
@@ -129,7 +129,7 @@ def slow_logit(bottleneck: Bottleneck, activations: list[float], target: int) ->
 
 @pytest.mark.parametrize("edits", [(), EDITS])
 @pytest.mark.parametrize("grid", [(5, 4), (3, 2), (7, 9), (8, 3)])
-@pytest.mark.parametrize("kind", METRICS)
+@pytest.mark.parametrize("kind", LOCATOR_KINDS)
 def test_one_forward_pass_cell_by_cell(kind: str, grid: tuple[int, int], edits: tuple[Edit, ...]) -> None:
     bottleneck = made(kind, grid)
     bottleneck.edits = edits

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import architectures
 import conceptlens as cl
-from bottlenecks import CLASSES, CONCEPTS, METRICS, bottleneck_of, cells, filled, locator, made
+from bottlenecks import CLASSES, CONCEPTS, LOCATOR_KINDS, bottleneck_of, cells, filled, locator, made
 from conceptlens.bottleneck.backbone_reference import BackboneReference
 from conceptlens.bottleneck.concept_edit import Edit
 from conceptlens.bottleneck.fit.recipe import radius_at
@@ -70,7 +70,7 @@ def refusal(act: Callable[[], Any]) -> str:
 
 
 @pytest.mark.parametrize("grid", [(5, 4), (3, 2), (9, 7)])
-@pytest.mark.parametrize("kind", METRICS)
+@pytest.mark.parametrize("kind", LOCATOR_KINDS)
 def test_the_mean_of_a_map_is_the_activation(kind: str, grid: tuple[int, int]) -> None:
     bottleneck = made(kind, grid)
     reading = bottleneck(cells())
@@ -97,7 +97,7 @@ def test_a_concept_without_a_part_takes_the_whole_image() -> None:
 
 
 @pytest.mark.parametrize("edits", [(), EDITS])
-@pytest.mark.parametrize("kind", METRICS)
+@pytest.mark.parametrize("kind", LOCATOR_KINDS)
 def test_contributions_and_bias_are_the_logit(kind: str, edits: tuple[Edit, ...]) -> None:
     bottleneck = made(kind)
     bottleneck.edits = edits
@@ -122,7 +122,7 @@ def test_an_edit_for_one_class_is_felt_by_no_other() -> None:
 
 
 def test_an_empty_batch_is_a_batch() -> None:
-    for kind in METRICS:
+    for kind in LOCATOR_KINDS:
         bottleneck = made(kind)
         bottleneck.edits = EDITS
         reading = bottleneck({name: value[:0] for name, value in cells().items()})
@@ -130,7 +130,7 @@ def test_an_empty_batch_is_a_batch() -> None:
         assert bottleneck.contributions(reading, torch.zeros(0, dtype=torch.long)).shape == (0, 5)
 
 
-@pytest.mark.parametrize("kind", METRICS)
+@pytest.mark.parametrize("kind", LOCATOR_KINDS)
 def test_gradients_reach_every_weight(kind: str) -> None:
     bottleneck = made(kind).train()
     bottleneck(cells()).logits.square().sum().backward()
@@ -139,7 +139,7 @@ def test_gradients_reach_every_weight(kind: str) -> None:
         assert float(parameter.grad.abs().max()) > 0, name
 
 
-@pytest.mark.parametrize("kind", METRICS)
+@pytest.mark.parametrize("kind", LOCATOR_KINDS)
 def test_precision_is_the_bottlenecks_own(kind: str) -> None:
     exact = made(kind).double()
     assert exact(cells()).logits.dtype == torch.float64
@@ -271,7 +271,7 @@ def test_a_call_on_an_observation_explains_the_highest_class(images: Tensor) -> 
 def test_tokens_and_channels_last_are_cells(name: str) -> None:
     model = architectures.backbone(name)
     observation = architectures.observation_of(name)
-    for kind in METRICS:
+    for kind in LOCATOR_KINDS:
         bottleneck = bottleneck_of(model, kind)
         observation = bottleneck.observe(model, architectures.random_images(architectures.ARCHITECTURES[name].size))
         found = bottleneck(observation)
@@ -404,7 +404,7 @@ def whole(kind: str, tuned_too: bool = True) -> Bottleneck:
     return bottleneck
 
 
-@pytest.mark.parametrize("kind", METRICS)
+@pytest.mark.parametrize("kind", LOCATOR_KINDS)
 def test_a_bottleneck_survives_its_folder_to_the_last_bit(kind: str, tmp_path: Path) -> None:
     bottleneck = whole(kind)
     folder = bottleneck.save_pretrained(tmp_path / "deep" / "folder")
@@ -454,11 +454,11 @@ for folder in Path(sys.argv[1]).glob("*/"):
 
 def test_a_fresh_process_reads_the_same_bits(tmp_path: Path) -> None:
     save_file(cells(), tmp_path / "cells.safetensors")
-    for kind in METRICS:
+    for kind in LOCATOR_KINDS:
         whole(kind).save_pretrained(tmp_path / kind)
     threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     subprocess.run([sys.executable, "-c", FRESH, str(tmp_path)], check=True, env=threads, timeout=120)
-    for kind in METRICS:
+    for kind in LOCATOR_KINDS:
         found, expected = load_file(tmp_path / kind / "found.safetensors"), whole(kind)(cells())
         assert torch.equal(found["logits"], expected.logits)
         assert torch.equal(found["maps"], expected.maps)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import conceptlens as cl
-from bottlenecks import CLASSES, CONCEPTS, METRICS, cells, made
+from bottlenecks import CLASSES, CONCEPTS, LOCATOR_KINDS, cells, made
 from conceptlens.bottleneck.backbone_reference import BackboneReference
 from conceptlens.bottleneck.evaluate.intervention_curve import (
     by_percentile,
@@ -71,7 +71,7 @@ def same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 # --- an image
 
 
-@pytest.mark.parametrize("kind", METRICS)
+@pytest.mark.parametrize("kind", LOCATOR_KINDS)
 def test_a_concept_of_an_image_is_set(kind: str) -> None:
     bottleneck = made(kind)
     before, reading = frozen(bottleneck), bottleneck(cells())

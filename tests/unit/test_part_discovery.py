@@ -142,7 +142,7 @@ def hits(weight: Tensor, seen: Planted) -> Tensor:
 
 
 def test_planted_parts_are_found_from_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(part_fit, "FIND", StepSchedule(300, 100, 0.02))
+    monkeypatch.setattr(part_fit, "FIND", StepSchedule(200, 100, 0.02))
     photos, others, words = planted(), planted(seed=1), PartVocabulary.of(CONCEPTS)
     before = torch.random.get_rng_state()
     (weight,) = find_parts(
@@ -173,7 +173,7 @@ def test_targets_are_those_of_the_places(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_of_many_photos_some_are_drawn_with_their_own_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(part_fit, "FIND", StepSchedule(300, 100, 0.02))
+    monkeypatch.setattr(part_fit, "FIND", StepSchedule(200, 100, 0.02))
     monkeypatch.setattr(part_fit, "MAX_PHOTOS", 200)
     photos, others, words = planted(600), planted(seed=1), PartVocabulary.of(CONCEPTS)
     read: set[int] = set()
@@ -260,7 +260,7 @@ def _rows(count: int) -> Tensor:
 
 
 def test_finer_cells_learn_from_those_at_the_networks_own_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(part_fit, "FIND", StepSchedule(300, 100, 0.02))
+    monkeypatch.setattr(part_fit, "FIND", StepSchedule(200, 100, 0.02))
     monkeypatch.setattr(part_fit, "GUIDE", StepSchedule(150, 100, 0.05))
     photos, sharp = planted(), planted(scale=2)
     turned = replace(sharp, cells=sharp.cells.flip(1))  # other channels: only what the coarse ones found can tell

@@ -16,11 +16,11 @@ from conceptlens.bottleneck.sparse.sparse_head import (
     SparsePath,
     fit_sparse_path,
     head_at,
-    nec,
     truncate,
 )
 from conceptlens.bottleneck.sparse.standardized_rows import StandardizedRows, read_rows
 from conceptlens.io.errors import InputError
+from conceptlens.metrics import effective_concepts
 
 
 def photos(count: int = 600, concepts: int = 24, classes: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -217,7 +217,7 @@ def test_a_constant_concept_is_left_out_with_weight_0() -> None:
 
 def test_truncation_keeps_exactly_the_largest() -> None:
     weights = torch.tensor([[0.1, -5.0, 0.0, 2.0], [3.0, 0.2, -0.3, 0.0]])
-    assert nec(weights) == 3
+    assert effective_concepts(weights) == 3
     assert truncate(weights, 1.5).tolist() == [[0.0, -5.0, 0.0, 2.0], [3.0, 0.0, 0.0, 0.0]]
     assert torch.equal(truncate(weights, 3), weights)
 
@@ -238,7 +238,7 @@ def test_a_head_has_the_nec_asked_for_and_its_points_bias(path: SparsePath) -> N
     for target in (0.5, 1, 3.5, 8):
         head = head_at(path, target)
         first = next(s for s in path.solutions if s.nec >= target)
-        assert nec(head.weights) == target
+        assert effective_concepts(head.weights) == target
         assert torch.equal(head.bias, first.bias)
         kept = head.weights != 0
         assert torch.equal(head.weights[kept], first.weights[kept])
@@ -270,12 +270,11 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "label below 0": (lambda: read_rows(photos()[0], photos()[1] - 1), "labels begin at -1"),
     "NaN": (lambda: read_rows(*nan_at_one_place()), "1 values of the features are not finite"),
     "infinity": (lambda: read_rows(photos()[0] / 0, photos()[1]), "14400 values of the features are not finite"),
-    "rows": (lambda: read_rows(photos()[0][:9], photos()[1]), r"shape \(9, 24\) and labels \(600,\)"),
+    "rows": (lambda: read_rows(photos()[0][:9], photos()[1]), r"shape \(9, 24\) and labels \(600,\) of torch.int64"),
     "axes": (lambda: read_rows(photos()[0][:, 0], photos()[1]), r"shape \(600,\)"),
     "no concepts": (lambda: read_rows(photos()[0][:, :0], photos()[1]), r"shape \(600, 0\)"),
-    "one row": (lambda: read_rows(photos()[0][:1], photos()[1][:1]), "there are 1 rows"),
-    "whole features": (lambda: read_rows(photos()[0].long(), photos()[1]), "features are torch.int64"),
-    "broken labels": (lambda: read_rows(photos()[0], photos()[1].double()), "labels torch.float64"),
+    "one row": (lambda: read_rows(photos()[0][:1], photos()[1][:1]), "there is one class"),
+    "broken labels": (lambda: read_rows(photos()[0], photos()[1].double()), r"labels \(600,\) of torch.float64"),
     "alpha above 1": (lambda: elastic_net(some_rows(), 0.1, 1.5), r"alpha is 1\.5; expected 0"),
     "alpha below 0": (lambda: elastic_net(some_rows(), 0.1, -0.1), r"alpha is -0\.1; expected 0"),
     "ridge path": (lambda: elastic_net_path(some_rows(), 0.0), r"alpha is 0\.0; expected above 0"),

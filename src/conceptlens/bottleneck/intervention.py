@@ -66,7 +66,14 @@ def clamp(
 
 
 def remove(bottleneck: Bottleneck, concept: str | int, target: str | int | None = None, note: str = "") -> Edit:
-    """Return the edit that gives a concept its mean over the training images: its contribution is then 0."""
+    """Return the edit that gives a concept its mean over the training images: its contribution is then 0.
+
+    Args:
+        bottleneck: The bottleneck that is edited.
+        concept: Its label or index.
+        target: The class the edit is for; by default all classes.
+        note: The reason, which is saved with the edit.
+    """
     return set_to(bottleneck, concept, float(bottleneck.mean[bottleneck.concept_index(concept)]), target, note)
 
 
@@ -108,6 +115,10 @@ def with_edits(bottleneck: Bottleneck, edits: Iterable[Edit]) -> Bottleneck:
 
     An edit takes the place of an earlier one of the same concept and class. Edits for all classes apply first, then
     those for one, to what is left.
+
+    Args:
+        bottleneck: The bottleneck.
+        edits: The edits, from `set_to`, `clamp` or `remove`.
     """
     kept = {(edit.concept, edit.target): edit for edit in bottleneck.edits}
     for edit in edits:
@@ -119,7 +130,12 @@ def with_edits(bottleneck: Bottleneck, edits: Iterable[Edit]) -> Bottleneck:
 
 
 def without_edits(bottleneck: Bottleneck, concept: str | int | None = None) -> Bottleneck:
-    """Return a copy without the lasting edits of one concept, or without any."""
+    """Return a copy without lasting edits.
+
+    Args:
+        bottleneck: The bottleneck.
+        concept: The label or index of the concept whose edits are taken back; by default all.
+    """
     index = None if concept is None else bottleneck.concept_index(concept)
     made = _copied(bottleneck)
     made.edits = tuple(edit for edit in bottleneck.edits if index is not None and edit.concept != index)
@@ -132,8 +148,16 @@ def with_weights(
 ) -> Bottleneck:
     """Return a copy with other head weights `W[class, concept]`; the given bottleneck stays as it is.
 
-    A weight counts a concept in training deviations. The copy's `training_record` lists each change under
-    `weights_edited`, with what it was and `note`.
+    The copy's `training_record` lists each change under `weights_edited`, with the earlier weight and `note`.
+
+    Args:
+        bottleneck: The bottleneck.
+        weights: By class and concept, each a name or an index: what one training deviation more of the concept adds to
+            the logit of the class.
+        note: The reason, which is saved with the change.
+
+    Raises:
+        InputError: A class or concept is unknown, or a weight is not finite in single precision.
     """
     made = _copied(bottleneck)
     changes = made.training_record.setdefault("weights_edited", [])

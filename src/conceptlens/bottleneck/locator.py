@@ -152,7 +152,10 @@ LOCATORS: dict[str, type[Locator]] = {"whole": WholeImage, "softmax": Pooling, "
 def peak_masks(maps: Maps, radius: float, count: int = 1) -> Masks:
     """Return `max_m exp(-|u - p_m|^2 / 2 radius^2)` around each map's peaks, divided by its sum; no gradient.
 
-    `count=1` takes the highest cell, the first of several.
+    Args:
+        maps: Concept maps, `[image concept height width]`.
+        radius: In cells.
+        count: The largest number of peaks; 1 takes the highest cell, the first of several.
     """
     height, width = maps.shape[2:]
     indices = cell_coordinates(height, width, maps.device)

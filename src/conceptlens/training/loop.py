@@ -41,13 +41,7 @@ class TrainingTask(Protocol):
         ...
 
     def loss(
-        self,
-        network: nn.Module,
-        own: Int[Tensor, "own"],
-        batch: Int[Tensor, "row"],
-        gather: Gather,
-        done: float,
-        /,
+        self, network: nn.Module, own: Int[Tensor, "own"], batch: Int[Tensor, "row"], gather: Gather, done: float, /
     ) -> Tensor:
         """Return the loss of one batch; the mean over processes is the loss of the whole batch.
 
@@ -187,11 +181,7 @@ class _Loop:
             )
         if self.plateau is not None:
             self.plateau.step(loss)
-            ended = replace(
-                ended,
-                plateau=dict(self.plateau.state_dict()),
-                rate=self.optimiser.param_groups[0]["lr"],
-            )
+            ended = replace(ended, plateau=dict(self.plateau.state_dict()), rate=self.optimiser.param_groups[0]["lr"])
         self.log(state.step, {f"loss/{name}": value for name, value in losses.items()})
         row = {"epoch": ended.epoch, "step": state.step, "train": state.loss_sum / self.task.rows, **losses}
         ended = replace(ended, history=[*state.history, row], since_best=state.since_best + 1)

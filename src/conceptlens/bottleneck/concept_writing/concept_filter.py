@@ -151,7 +151,14 @@ def by_class_similarity(
     similarity: Float[np.ndarray, "concept class"],
     threshold: float = 0.85,
 ) -> FilterResult:
-    """Drop labels whose similarity to any class is `threshold` or more."""
+    """Drop labels whose similarity to any class is `threshold` or more.
+
+    Args:
+        labels: The concepts' labels.
+        classes: The names of the classes.
+        similarity: Cosines of labels and names, `[concept class]`.
+        threshold: The published cutoff is 0.85.
+    """
 
     def why(index: int) -> tuple[float, str] | None:
         nearest = int(similarity[index].argmax())
@@ -173,6 +180,11 @@ def by_similarity(
 
     Texts that differ in one word are alike to such encoders, whatever the word: of CUB's attributes "white belly" goes
     for "black belly". Leave this filter out (`FilterLimits(similarity=None)`) for concepts that a person defined.
+
+    Args:
+        labels: The concepts' labels.
+        similarity: Cosines of labels, `[concept concept]`.
+        threshold: The published cutoff is 0.9.
     """
     total, rank = similarity.sum(1), np.argsort(np.argsort(np.array(labels, dtype=object)))
     pairs = np.argwhere(similarity >= threshold)
@@ -193,9 +205,15 @@ def by_similarity(
 
 
 def by_presence(labels: Sequence[str], scores: Values, threshold: float) -> FilterResult:
-    """Keep concepts whose five highest scores over the train images, `[image concept]`, have a mean above `threshold`.
+    """Keep concepts whose five highest scores have a mean above `threshold`.
 
-    Raises `InputError` for fewer than five images.
+    Args:
+        labels: The concepts' labels.
+        scores: Scores of train images by a vision-language model, `[image concept]`.
+        threshold: Depends on the model: see `PRESENCE_CUTOFFS`.
+
+    Raises:
+        InputError: There are fewer than five images.
     """
     values = _array(scores)
     if len(values) < TOP_IMAGES:

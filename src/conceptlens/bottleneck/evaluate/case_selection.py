@@ -52,13 +52,6 @@ class CaseSelection:
     max_photos: int = 6
     max_concepts: int = 6
 
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        if self.max_photos < 0 or self.max_concepts < 1:
-            raise InputError(
-                f"{self.max_photos} photos with {self.max_concepts} concepts were given; give 0 or more, and 1 or more"
-            )
-
 
 @dataclass(frozen=True)
 class SelectedCases:
@@ -91,7 +84,16 @@ class SelectedCases:
 
 
 def select_cases(bottleneck: Bottleneck, table: BottleneckTable, choice: CaseSelection) -> SelectedCases:
-    """Return the cases that a report shows. Raises `InputError` for unknown classes and photos."""
+    """Return the cases that a report shows.
+
+    Args:
+        bottleneck: The bottleneck.
+        table: What it reads in the photos of a set.
+        choice: Which cases are shown.
+
+    Raises:
+        InputError: A class or photo is unknown, or a pair is one class.
+    """
     wrong = (table.predicted != table.classes).nonzero()[:, 0]
     confusions = _confusions(table, wrong)
     classes = [bottleneck.class_index(name) for name in choice.classes] or _classes(table, len(bottleneck.classes))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from conceptlens.bottleneck.evaluate.activation_table import BottleneckTable
+from conceptlens.bottleneck.evaluate.activation_table import BottleneckTable, source_of
 from conceptlens.bottleneck.evaluate.map_metrics import MapAnnotations
 from conceptlens.data.keypoints_in_view import known_keypoints, seen_keypoints
 from conceptlens.io.errors import InputError
@@ -153,13 +153,7 @@ def constant_part_peaks(
         return None, "no train photos were given, on which it is fitted"
     if not (train.annotation and train.annotation.keypoints):
         return None, f"{train.name} has no keypoints, on which it is fitted"
-    indices = []
-    for index in range(len(train)):
-        try:
-            train[index]
-        except InputError:
-            continue
-        indices.append(index)
+    indices = source_of(bottleneck, model, train, None).readable_indices(range(len(train)))
     present = torch.ones(len(indices), len(concepts), dtype=torch.bool)
     keypoints = keypoints_in_input(bottleneck, model, train, indices, concepts, present)
     return constant_peaks(keypoints, 1, GRID)[0], ""

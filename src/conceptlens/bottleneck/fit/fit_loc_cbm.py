@@ -32,7 +32,6 @@ from conceptlens.bottleneck.fit.fitted_locator import fit_locator, of_concepts, 
 from conceptlens.bottleneck.fit.head_fit import PenaltyChoice, choose, fit_head
 from conceptlens.bottleneck.fit.recipe import Recipe, recipe_named
 from conceptlens.bottleneck.module import Bottleneck
-from conceptlens.bottleneck.sparse.sparse_head import nec
 from conceptlens.concept_regions.branch import layer_widths
 from conceptlens.concepts.concept_set import BottleneckConcept, ConceptSet, collect
 from conceptlens.data.labelled_set import LabelledSet, hold_out
@@ -40,6 +39,7 @@ from conceptlens.data.labelled_sets import open_classes
 from conceptlens.features.cell_source import CellSource
 from conceptlens.io.atomic import replacing, write_json
 from conceptlens.io.fingerprint import bytes_fingerprint, texts_fingerprint, weights_fingerprint
+from conceptlens.metrics.bottleneck_metrics import effective_concepts
 from conceptlens.training.checkpoint import FILE
 from conceptlens.training.loop import TrainingRun
 from conceptlens.training.run_folder import claim_folder, start_processes
@@ -272,7 +272,7 @@ def _with_head(
         made.std.copy_(torch.where(head.std > 0, head.std, 1.0))
         made.head.weight.copy_(head.weights)
         made.head.bias.copy_(head.bias)
-    made.training_record["concepts_per_class"] = nec(head.weights)
+    made.training_record["concepts_per_class"] = effective_concepts(head.weights)
     return made.eval().requires_grad_(False)
 
 

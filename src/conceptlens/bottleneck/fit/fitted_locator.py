@@ -36,8 +36,13 @@ def fit_locator(
         return plain_locator(task.recipe)
     names, file = part_names(task), run.folder / f"parts-{settings_fingerprint(dict(run.configuration))}.safetensors"
     if not file.exists():
-        made = _taught if task.recipe.keypoints else _found
-        found = made(task, names, sources, indices, run)
+        own, source = sources
+        if task.recipe.keypoints:
+            found = _taught(task, names, source, indices, run)
+        else:  # at the network's own size first
+            words, values = PartVocabulary.of(task.targets.concepts.concepts), task.targets.values[indices]
+            finer = None if own is source else source
+            found = find_parts(own, indices, words, values, run, task.recipe, task.layers, finer)
         if run.accelerator.is_main_process:
             with replacing(file) as temporary:
                 save_file({name: one.contiguous() for name, one in zip(task.layers, found, strict=True)}, temporary)
@@ -90,26 +95,8 @@ def _read(concepts: Sequence[BottleneckConcept]) -> set[str]:
     return {words.parts[part] for part, _ in words.index.values()}
 
 
-def _found(
-    task: BottleneckTask,
-    names: tuple[str, ...],
-    sources: tuple[CellSource, CellSource],
-    indices: list[int],
-    run: TrainingRun,
-) -> list[Float[Tensor, "part channel"]]:
-    """Find the parts from the targets of their properties, at the network's own size first."""
-    own, source = sources
-    words = PartVocabulary.of(task.targets.concepts.concepts)
-    finer = None if own is source else source
-    return find_parts(own, indices, words, task.targets.values[indices], run, task.recipe, task.layers, finer)
-
-
 def _taught(
-    task: BottleneckTask,
-    names: tuple[str, ...],
-    sources: tuple[CellSource, CellSource],
-    indices: list[int],
-    run: TrainingRun,
+    task: BottleneckTask, names: tuple[str, ...], source: CellSource, indices: list[int], run: TrainingRun
 ) -> list[Float[Tensor, "part channel"]]:
     """Learn the parts from the keypoints of a few photos of each class, drawn by the seed."""
     draw = np.random.default_rng(run.seed)
@@ -128,4 +115,4 @@ def _taught(
             f"the part '{unseen[0]}' is visible in none of the {len(chosen)} photos whose keypoints are read; give "
             "more keypoints for each class, or leave out its concepts"
         )
-    return teach_parts(sources[1], chosen, seen, own, run, task.layers)
+    return teach_parts(source, chosen, seen, own, run, task.layers)

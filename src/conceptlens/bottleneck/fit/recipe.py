@@ -164,8 +164,16 @@ def radius_at(shape: str, done: float, first: float, last: float) -> float:
     """Return the radius in cells after a share `done` (0 to 1) of the shrinking: from `first` to `last`, never growing.
 
     linear `first + (last - first) t`; cosine along half a period; exponential `first (last / first)^t`; fixed `last`.
-    Loc-CBM's poster (ICCV 2025) says that the radius shrinks and not how. Raises `InputError` for an unknown shape,
-    and radii that are not positive or that grow.
+    Loc-CBM's poster (ICCV 2025) says that the radius shrinks and not how.
+
+    Args:
+        shape: A key of `RADIUS_SCHEDULES`.
+        done: The share of the shrinking that is done; values outside 0 to 1 count as the nearer end.
+        first: The radius at the beginning, in cells.
+        last: The radius at the end, in cells.
+
+    Raises:
+        InputError: The shape is unknown, or the radii are not positive or grow.
     """
     if shape not in RADIUS_SCHEDULES:
         known = near(shape, RADIUS_SCHEDULES, len(RADIUS_SCHEDULES))

@@ -68,7 +68,16 @@ def read_case_images(
     needed: Mapping[int, set[int]],
     cache: str | Path | None = None,
 ) -> CaseImages:
-    """Read photos and maps again: `needed` says of which rows of the table, and which concepts of each."""
+    """Read photos and maps again.
+
+    Args:
+        bottleneck: The bottleneck.
+        model: The network as it was loaded for the fit.
+        photos: The labelled set.
+        table: What the bottleneck reads in it.
+        needed: The concepts whose maps are shown, by the row of the photo in the table.
+        cache: A folder of cells.
+    """
     if not needed:
         return CaseImages({}, {}, {})
     indices = {int(table.indices[row]): row for row in sorted(needed)}

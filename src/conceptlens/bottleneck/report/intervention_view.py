@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from conceptlens.bottleneck.evaluate.intervention_curve import CONTROL, PERCENTILES, PRESENCE_MEANS, InterventionCurve
 from conceptlens.bottleneck.report.bottleneck_sentences import counted
-from conceptlens.pages.number_format import number
+from conceptlens.pages.number_format import interval_text, number
 
 if TYPE_CHECKING:
     from conceptlens.bottleneck.evaluate.bottleneck_result import BottleneckResult
@@ -105,13 +105,7 @@ def _row(index: int, curves: Mapping[str, InterventionCurve]) -> dict[str, Any]:
     return {
         "corrected": counted(point.corrected, "group"),
         "concepts": number(point.concepts, 1),
-        "values": [
-            {
-                "value": _percent(one),
-                "spread": "" if one.low is None or one.high is None else f"{_write(one.low)} to {_write(one.high)}",
-            }
-            for one in values
-        ],
+        "values": [interval_text(one, _write) for one in values],
     }
 
 
@@ -119,8 +113,8 @@ def _percent(value: Interval) -> str:
     return _write(value.mean)
 
 
-def _write(share: float) -> str:
-    return f"{number(100 * share, 1)}%"
+def _write(share: float | None) -> str:
+    return "–" if share is None else f"{number(100 * share, 1)}%"
 
 
 def _share(share: float) -> str:

@@ -68,7 +68,7 @@ def certify(
     penalty: Penalty,
     support: Bool[Tensor, "class concept"] | None = None,
 ) -> Certificate:
-    """Return the certificate of any weights and bias, whoever found them; with `support`, among weights within it.
+    """Return the certificate of any weights and bias, from any solver; with `support`, among weights within it.
 
     For probabilities q with `mean_n (q_n - y_n) = 0`, y one-hot, and `V = -mean_n (q_n - y_n) x_n'`, every solution's
     objective is at least

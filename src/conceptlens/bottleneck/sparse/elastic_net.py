@@ -12,6 +12,7 @@ from conceptlens.bottleneck.sparse.certificate import Certificate, Penalty
 from conceptlens.bottleneck.sparse.newton import SolverState, begin, minimise
 from conceptlens.bottleneck.sparse.standardized_rows import StandardizedRows
 from conceptlens.io.errors import InputError
+from conceptlens.metrics.bottleneck_metrics import effective_concepts
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -40,7 +41,7 @@ class Solution:
     @property
     def nec(self) -> float:
         """The number of effective concepts: weights that are not 0, for each class."""
-        return float((self.weights != 0).sum()) / len(self.weights)
+        return effective_concepts(self.weights)
 
 
 def largest_penalty(rows: StandardizedRows, alpha: float = ALPHA) -> float:

@@ -17,6 +17,7 @@ from torch import Tensor
 from conceptlens.bottleneck.sparse.elastic_net import TOLERANCE, Solution, elastic_net, elastic_net_path
 from conceptlens.bottleneck.sparse.standardized_rows import StandardizedRows, read_rows
 from conceptlens.io.errors import InputError
+from conceptlens.metrics.bottleneck_metrics import effective_concepts
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -72,11 +73,6 @@ def fit_sparse_path(
     return SparsePath(rows, elastic_net_path(rows, max_nec=max_nec, tolerance=tolerance))
 
 
-def nec(weights: Float[Tensor, "class concept"]) -> float:
-    """Return the number of effective concepts: weights that are not 0, for each class. (VLG-CBM, NeurIPS 2024)"""
-    return int((weights != 0).sum()) / len(weights)
-
-
 def truncate(weights: Float[Tensor, "class concept"], target: float) -> Float[Tensor, "class concept"]:
     """Return the weights with all but the largest absolute ones set to 0. (VLG-CBM, NeurIPS 2024)
 
@@ -89,13 +85,13 @@ def truncate(weights: Float[Tensor, "class concept"], target: float) -> Float[Te
     Raises:
         InputError: There are fewer weights, or `target` times classes is no whole number.
     """
-    count = round(target * len(weights))
+    count, found_nec = round(target * len(weights)), effective_concepts(weights)
     if count < 1 or abs(count - target * len(weights)) > 1e-6:
         raise InputError(
             f"NEC {target} of {len(weights)} classes is {target * len(weights):g} weights; expected a whole number"
         )
-    if count > int((weights != 0).sum()):
-        raise InputError(f"the weights have NEC {nec(weights):g}; expected {target} or more, so take a smaller penalty")
+    if target > found_nec:
+        raise InputError(f"the weights have NEC {found_nec:g}; expected {target} or more, so take a smaller penalty")
     kept = weights.abs().flatten().argsort(descending=True, stable=True)[:count]
     found = torch.zeros_like(weights).flatten()
     found[kept] = weights.flatten()[kept]

@@ -140,11 +140,15 @@ def read_rows(features: Tensor, labels: Tensor) -> StandardizedRows:
         labels: The class of each row, from 0; the highest is the last class.
 
     Raises:
-        InputError: Shapes or types do not fit, a value is not finite, there are fewer than two classes or rows, a label
-            is negative, or a class has no row.
+        InputError: Shapes or types do not fit, a value is not finite, there is one class, a label is negative, or a
+            class has no row.
     """
-    _check_shapes(features, labels)
-    features = features.detach()
+    features, shape = features.detach(), tuple(features.shape)
+    if len(shape) != 2 or tuple(labels.shape) != shape[:1] or 0 in shape or labels.is_floating_point():
+        raise InputError(
+            f"features have shape {shape} and labels {tuple(labels.shape)} of {labels.dtype}; expected row concept and "
+            "one whole number for each row"
+        )
     if int(labels.min()) < 0:
         raise InputError(f"labels begin at {int(labels.min())}; expected 0 or more")
     rows = torch.bincount(labels.long())
@@ -160,20 +164,6 @@ def read_rows(features: Tensor, labels: Tensor) -> StandardizedRows:
 
 def _rows_at_once(concepts: int, classes: int) -> int:
     return max(256, CHUNK // (2 * concepts + 4 * classes))
-
-
-def _check_shapes(features: Tensor, labels: Tensor) -> None:
-    if features.ndim != 2 or labels.ndim != 1 or len(features) != len(labels) or not features.shape[1]:
-        raise InputError(
-            f"features have shape {tuple(features.shape)} and labels {tuple(labels.shape)}; expected row concept and "
-            "row, one label for each row"
-        )
-    if not features.is_floating_point() or labels.is_floating_point() or labels.is_complex():
-        raise InputError(f"features are {features.dtype}, labels {labels.dtype}; expected floats and whole numbers")
-    if features.device != labels.device:
-        raise InputError(f"features are on {features.device}, labels on {labels.device}; bring them to one device")
-    if len(features) < 2:
-        raise InputError(f"there are {len(features)} rows; expected 2 or more")
 
 
 def _standard(features: Tensor, most: int) -> Standardization:

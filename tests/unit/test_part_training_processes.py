@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from loc_cbm_process import STEPS, TASKS, WEIGHTS, make_data, task_called, train
+from part_training_process import STEPS, TASKS, WEIGHTS, make_data, task_called, train
 from safetensors.torch import load_file
 from test_fit_processes import launch
 
@@ -22,7 +22,7 @@ from conceptlens.training.checkpoint import FILE
 
 pytestmark = pytest.mark.process
 
-SCRIPT = Path(__file__).with_name("loc_cbm_process.py")
+SCRIPT = Path(__file__).with_name("part_training_process.py")
 
 
 @pytest.fixture(scope="module")
