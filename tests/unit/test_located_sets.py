@@ -159,7 +159,8 @@ def test_the_table_of_sets() -> None:
     assert {"coco_panoptic", "coco_instances", "coco", "voc", "broden", "imagenet_s", "masks", "drawn"} == set(SETS)
     page = (Path(__file__).parents[2] / "docs" / "how-to" / "data-sets.md").read_text(encoding="utf-8")
     for name, kind in SETS.items():
-        assert f"| `{name}` | {kind.about[0].upper()}{kind.about[1:]} | `{kind.split}` |" in page
+        rows = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
+        assert any(f"| `{kind.split}` |" in row for row in rows), name
 
 
 @pytest.mark.parametrize(

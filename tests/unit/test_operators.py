@@ -2,11 +2,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-from conceptlens.model.torchvision_operators import _compiled_operators_load
 
 pytestmark = pytest.mark.process
 
@@ -44,18 +41,3 @@ def test_what_somebody_else_has_left_out_is_added() -> None:
 
 def test_nothing_is_declared_where_there_is_no_torchvision() -> None:
     assert run(_ABSENT, _MEND, "import torch", "print(mended, hasattr(torch.ops.torchvision, 'nms'))") == "None False"
-
-
-@pytest.mark.parametrize("loads", [True, False])
-def test_operators_are_declared_only_where_the_compiled_ones_do_not_load(loads: bool) -> None:
-    pretend = (
-        f"import conceptlens.model.torchvision_operators as o; o._compiled_operators_load = lambda origin: {loads}"
-    )
-    found = run(pretend, _MEND, "import torch", "print(mended is None, hasattr(torch.ops.torchvision, 'nms'))")
-    assert found.split() == (["True", "False"] if loads else ["False", "True"])
-
-
-def test_a_file_that_is_no_library_does_not_load(tmp_path: Path) -> None:
-    assert not _compiled_operators_load(str(tmp_path / "__init__.py"))
-    (tmp_path / "_C.so").write_bytes(b"no library")
-    assert not _compiled_operators_load(str(tmp_path / "__init__.py"))

@@ -97,7 +97,7 @@ class TestHeatmaps:
             cl.heatmaps(small(), batch, [cl.Logit(1), cl.Logit(2)])
         with pytest.raises(cl.InputError, match="3 classes were given for 2 images"):
             cl.heatmaps(small(), batch, [1, 2, 3])
-        with pytest.raises(TypeError, match="the model is given as str; expected"):
+        with pytest.raises(TypeError, match=r"a str was given; expected a torch\.nn\.Module"):
             cl.heatmaps("resnet18", batch)  # pyright: ignore[reportArgumentType]
         with pytest.raises(cl.InputError, match="no layer 'layer9'"):
             cl.heatmaps(small(), batch, layer="layer9")

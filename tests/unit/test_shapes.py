@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from conceptlens.data.drawn_scene import KINDS, SCENE_COLOURS, Scene, Shape, draw_scene, random_scene
-from conceptlens.io.errors import InputError
 from planted import LABELS, SOLID, ColourNet, TokenNet, pixels
 
 
@@ -105,21 +104,6 @@ def test_random_scenes_keep_their_promise() -> None:
 def test_random_scene_of_given_kinds() -> None:
     kinds = ("disc", "ring", "cross")
     assert {s.kind for seed in range(9) for s in random_scene(seed, 32, kinds=kinds).shapes} == set(kinds)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "said"),
-    [
-        (lambda: Shape("disk", "red"), "no kind of shape 'disk'; kinds: disc"),
-        (lambda: Shape("disc", "rad"), "no colour 'rad'; colours: red"),
-        (lambda: Shape("disc", "red", (0.5, 1.5)), "from 0 to 1"),
-        (lambda: Shape("disc", "red", radius=0.0), "from 0 to 1"),
-        (lambda: draw_scene([], 4), "at least 8"),
-    ],
-)
-def test_errors_teach(wrong, said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        wrong()
 
 
 # Planted networks

@@ -123,13 +123,13 @@ def test_a_vision_transformer_has_the_size_of_its_transform(monkeypatch: pytest.
 
 def test_an_embedding_model_has_no_classes() -> None:
     module = timm.create_model("test_vit", num_classes=0)
-    model = from_timm.adapt(module, "timm:headless")
+    model = from_timm.adapt(module, "timm:headless", None, (), {})
     observation = model.observe(photo())
     assert (model.class_names, observation.embedding.shape) == (None, (1, 64))
     with pytest.raises(cl.InputError, match="no class scores"):
         _ = observation.logits
     with pytest.raises(cl.InputError, match="class_names= has nothing to name"):
-        from_timm.adapt(module, "timm:headless", ["cat", "dog"])
+        from_timm.adapt(module, "timm:headless", ["cat", "dog"], (), {})
 
 
 def test_labels_of_ones_own() -> None:

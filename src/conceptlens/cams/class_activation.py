@@ -198,8 +198,6 @@ def heatmaps(
         >>> maps.shape  # a batch of 8 x 3 x 224 x 224
         (8, 224, 224)
     """
-    if not isinstance(model, (nn.Module, Backbone)):
-        raise InputTypeError(f"the model is given as {type(model).__name__}; expected a torch.nn.Module or cl.Backbone")
     known = model if isinstance(model, Backbone) else Backbone(model, type(model).__name__)
     found = cam(known.observe(batch, layer), targets, rule, signed=signed)
     questions = found.maps.shape[1]

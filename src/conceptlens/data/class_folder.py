@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from conceptlens.data.annotation_files import existing_folder, read_text
-from conceptlens.data.imagenet_s import NAMES
+from conceptlens.data.imagenet_s import NAMES, imagenet_names
 from conceptlens.data.labelled_set import ListedPhotos, check_split
 from conceptlens.io.errors import InputError
 from conceptlens.io.image_file import SUFFIXES
 from conceptlens.io.images import read_image
-from conceptlens.model.torchvision_operators import mend_torchvision
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -151,7 +150,7 @@ def _class_names(folders: tuple[str, ...], given: Path) -> tuple[str, ...]:
     if not all(_WNID.fullmatch(name) for name in folders):
         return folders
     listed = given / _SYNSETS
-    known = _from_timm() | (_synsets(listed) if listed.is_file() else {})
+    known = imagenet_names() | (_synsets(listed) if listed.is_file() else {})
     first = [NAMES.get(name) or known.get(name, name).split(",")[0].strip() for name in folders]
     # Two classes are called maillot; both get all their names.
     named = [one if first.count(one) == 1 else known[name] for one, name in zip(first, folders, strict=True)]
@@ -162,12 +161,3 @@ def _synsets(path: Path) -> dict[str, str]:
     """Read lines such as `n01440764 tench, Tinca tinca`."""
     pairs = [line.split(maxsplit=1) for line in read_text(path).splitlines()]
     return {pair[0]: pair[1].strip() for pair in pairs if len(pair) == 2}
-
-
-def _from_timm() -> dict[str, str]:
-    """Return all the names of each class of ImageNet-1k."""
-    mend_torchvision()
-    from timm.data.imagenet_info import ImageNetInfo
-
-    known = ImageNetInfo()
-    return {wnid: known.label_name_to_description(wnid) for wnid in known.label_names()}

@@ -131,14 +131,19 @@ def _classes(folder: Path, folders: list[str]) -> list[str]:
     )
 
 
-def _names(wnids: list[str]) -> list[str]:
-    """Return a name for each class, as ImageNet calls it."""
+def imagenet_names() -> dict[str, str]:
+    """Return all the names of each class of ImageNet-1k, by its WordNet number."""
     mend_torchvision()
     from timm.data.imagenet_info import ImageNetInfo
 
     known = ImageNetInfo()
-    labels = set(known.label_names())
-    strange = [wnid for wnid in wnids if wnid not in labels]
+    return {wnid: known.label_name_to_description(wnid) for wnid in known.label_names()}
+
+
+def _names(wnids: list[str]) -> list[str]:
+    """Return a name for each class, as ImageNet calls it."""
+    known = imagenet_names()
+    strange = [wnid for wnid in wnids if wnid not in known]
     if strange:
         raise InputError(f"{strange[0]!r} is no class of ImageNet-1k; check the list of categories")
-    return [NAMES.get(wnid) or known.label_name_to_description(wnid).split(",")[0] for wnid in wnids]
+    return [NAMES.get(wnid) or known[wnid].split(",")[0] for wnid in wnids]

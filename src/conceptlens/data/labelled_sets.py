@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 from conceptlens.data.cifar import Cifar
 from conceptlens.data.class_folder import ClassFolder, open_imagenet
@@ -12,14 +11,6 @@ from conceptlens.data.cub import Cub
 from conceptlens.data.labelled_set import LabelledSet
 from conceptlens.data.masked_sets import folder_of, parse_name
 from conceptlens.data.places365 import open_places
-
-
-class LabelledSetKind(NamedTuple):
-    """One kind of labelled set: how to open its folder and split, its splits, its line."""
-
-    open: Callable[..., LabelledSet]
-    splits: tuple[str, ...]
-    about: str
 
 
 def open_classes(text: str, split: str | None = None) -> LabelledSet:
@@ -43,20 +34,16 @@ def open_classes(text: str, split: str | None = None) -> LabelledSet:
         >>> photos.classes, photos.labels  # names, and a class number for each photo
     """
     name, argument = parse_name(text, LABELLED_SETS, "folder")
-    folder = folder_of(name, argument)
-    kind = LABELLED_SETS[name]
-    return kind.open(folder) if split is None else kind.open(folder, split)
+    folder, opener = folder_of(name, argument), LABELLED_SETS[name]
+    return opener(folder) if split is None else opener(folder, split)
 
 
-LABELLED_SETS: dict[str, LabelledSetKind] = {
-    "cub": LabelledSetKind(Cub, ("train", "test", "all"), "CUB-200-2011: birds, with boxes, parts and attributes"),
-    "folder": LabelledSetKind(
-        ClassFolder, ("train", "val", "test", "all"), "any folder with a folder of photos for each class"
-    ),
-    "cifar10": LabelledSetKind(Cifar, Cifar.splits, "CIFAR-10, the binary version"),
-    "cifar100": LabelledSetKind(
-        partial(Cifar, version=100), Cifar.splits, "CIFAR-100, the binary version, fine classes"
-    ),
-    "places": LabelledSetKind(open_places, ("train", "val"), "Places365-Standard: scenes"),
-    "imagenet": LabelledSetKind(open_imagenet, ("train", "val"), "ImageNet: folders called by WordNet numbers"),
+# The name of a set, to what opens its folder and, where one is given, its split.
+LABELLED_SETS: dict[str, Callable[..., LabelledSet]] = {
+    "cub": Cub,
+    "folder": ClassFolder,
+    "cifar10": Cifar,
+    "cifar100": partial(Cifar, version=100),
+    "places": open_places,
+    "imagenet": open_imagenet,
 }

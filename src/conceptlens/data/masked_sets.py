@@ -17,17 +17,20 @@ from conceptlens.data.voc import Voc
 from conceptlens.io.errors import InputError, near
 
 FOLDER = "CONCEPTLENS_DATA"
+DRAWN = "drawn"
 
 
 class MaskedSetKind(NamedTuple):
-    """One kind of set: how to open it from what follows its name's colon (`None` without), its split, its line.
+    """One kind of set.
 
-    `choices` are the options of its masks: `by`, `crowds`, `shape`.
+    Attributes:
+        open: From a folder (for `drawn` a count, or `None`), a split and the options of its masks to the set.
+        split: The split that is opened by default: the one for evaluation.
+        choices: The options of its masks: `by`, `crowds`, `shape`.
     """
 
     open: Callable[..., MaskedSet]
     split: str
-    about: str
     choices: tuple[str, ...] = ()
 
 
@@ -58,7 +61,8 @@ def open_set(text: str, split: str | None = None, **choices: str) -> MaskedSet:
     if unknown:
         known = ", ".join(kind.choices) or "none"
         raise InputError(f"{unknown[0]} was chosen, which the masks of {name} do not have; their choices: {known}")
-    return kind.open(argument, kind.split if split is None else split, **choices)
+    source = argument if name == DRAWN else folder_of(name, argument)
+    return kind.open(source, kind.split if split is None else split, **choices)
 
 
 def parse_name(text: str, known: Iterable[str], folder_name: str) -> tuple[str, str | None]:
@@ -100,15 +104,6 @@ def folder_of(name: str, argument: str | None) -> Path:
     return folder
 
 
-def _within(name: str, opener: Callable[..., MaskedSet]) -> Callable[..., MaskedSet]:
-    """Let a set that needs a folder find it by name."""
-
-    def opened(argument: str | None, split: str, **choices: str) -> MaskedSet:
-        return opener(folder_of(name, argument), split, **choices)
-
-    return opened
-
-
 def _drawn(argument: str | None, split: str) -> MaskedSet:
     """Draw as many scenes as were asked for."""
     if argument is None:
@@ -122,18 +117,12 @@ def _drawn(argument: str | None, split: str) -> MaskedSet:
 
 INSTANCES = ("by", "crowds", "shape")
 SETS: dict[str, MaskedSetKind] = {
-    "coco_panoptic": MaskedSetKind(
-        _within("coco_panoptic", CocoPanoptic), "val2017", "COCO panoptic: things and stuff", ("by", "crowds")
-    ),
-    "coco_instances": MaskedSetKind(
-        _within("coco_instances", open_instances), "val2017", "COCO instances: things", INSTANCES
-    ),
-    "coco": MaskedSetKind(_within("coco", open_instances), "val2017", "the same as coco_instances", INSTANCES),
-    "voc": MaskedSetKind(_within("voc", Voc), "val", "Pascal VOC: twenty classes", ("by",)),
-    "broden": MaskedSetKind(_within("broden", Broden), "all", "Broden: objects, parts, materials and colours"),
-    "imagenet_s": MaskedSetKind(_within("imagenet_s", ImageNetS), "validation", "ImageNet-S: the class of each photo"),
-    "masks": MaskedSetKind(
-        _within("masks", MaskFolder), "all", "any folder with images/, masks/ and labels.csv or labels.txt"
-    ),
-    "drawn": MaskedSetKind(_drawn, "val", "drawn scenes: colours and kinds of shape, exact masks, no download"),
+    "coco_panoptic": MaskedSetKind(CocoPanoptic, "val2017", ("by", "crowds")),
+    "coco_instances": MaskedSetKind(open_instances, "val2017", INSTANCES),
+    "coco": MaskedSetKind(open_instances, "val2017", INSTANCES),
+    "voc": MaskedSetKind(Voc, "val", ("by",)),
+    "broden": MaskedSetKind(Broden, "all"),
+    "imagenet_s": MaskedSetKind(ImageNetS, "validation"),
+    "masks": MaskedSetKind(MaskFolder, "all"),
+    DRAWN: MaskedSetKind(_drawn, "val"),
 }

@@ -8,7 +8,9 @@ exist`. Declaring the two schemas first mends it; nothing in ConceptLens calls t
 from __future__ import annotations
 
 import importlib.util
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 
 _SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -23,35 +25,25 @@ def mend_torchvision() -> object:
     Call it before importing torchvision or anything built on it. A no-op where torchvision works as it is, or where
     somebody else has declared them.
     """
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or spec.origin is None or not _missing():
+        return None
     import torch
 
-    spec = importlib.util.find_spec("torchvision")
-    if spec is None or spec.origin is None or _declared("nms") or _compiled_operators_load(spec.origin):
+    for extension in Path(spec.origin).parent.glob("_C.*"):
+        with suppress(OSError):  # built for another torch
+            torch.ops.load_library(str(extension))
+    missing = _missing()
+    if not missing:
         return None
     library = torch.library.Library("torchvision", "FRAGMENT")
-    for name, schema in _SCHEMAS.items():
-        if not _declared(name):
-            library.define(schema)
+    for schema in missing:
+        library.define(schema)
     return library
 
 
-def _declared(name: str) -> bool:
+def _missing() -> list[str]:
+    """Return the operators that nobody has declared."""
     import torch
 
-    return hasattr(torch.ops.torchvision, name)
-
-
-def _compiled_operators_load(origin: str) -> bool:
-    """Whether torchvision's compiled extension, beside its `__init__` at `origin`, loads into this torch."""
-    from pathlib import Path
-
-    import torch
-
-    extensions = [p for p in Path(origin).parent.glob("_C*") if p.suffix in {".so", ".pyd", ".dylib"}]
-    if not extensions:
-        return False
-    try:
-        torch.ops.load_library(str(extensions[0]))
-    except OSError:
-        return False
-    return _declared("nms")
+    return [schema for name, schema in _SCHEMAS.items() if not hasattr(torch.ops.torchvision, name)]

@@ -43,7 +43,11 @@ def check_batch(
         numbers = (row.iou, row.loss, row.control_iou, row.area)
         if not all(isinstance(number, Real) for number in numbers):
             raise InputError(f"embedding {row.id} has iou, loss, control_iou, area = {numbers!r}; give numbers, or nan")
-    return _lengths(embeddings)
+    lengths: dict[Space, int] = {}
+    for row in embeddings:
+        size = len(checked_vector(row.vector, f"the vector of '{row.concept}' in image {row.image} at {row.layer}"))
+        check_length(row.space, size, lengths.setdefault(row.space, size))
+    return lengths
 
 
 def by_length(embeddings: Iterable[EmbeddingRow]) -> dict[int, list[EmbeddingRow]]:
@@ -67,14 +71,6 @@ def checked_vector(vector: object, what: str) -> np.ndarray:
             f"{what} has {bad} of {array.size} values that are NaN or infinite; record the failure of its image instead"
         )
     return single
-
-
-def _lengths(embeddings: Sequence[EmbeddingRow]) -> dict[Space, int]:
-    lengths: dict[Space, int] = {}
-    for row in embeddings:
-        size = len(checked_vector(row.vector, f"the vector of '{row.concept}' in image {row.image} at {row.layer}"))
-        check_length((row.model, row.layer, row.mode), size, lengths.setdefault((row.model, row.layer, row.mode), size))
-    return lengths
 
 
 def check_length(space: Space, given: int, known: int) -> None:

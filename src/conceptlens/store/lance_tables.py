@@ -95,7 +95,9 @@ def merge(path: Path, database: lancedb.DBConnection, name: str, rows: pa.Table,
     if not rows.num_rows:
         return
     with readable_errors(path, "write to"):
-        table = _opened_or_made(path, database, name)
+        if not exists(path, name):
+            _make_table(path, name)
+        table = database.open_table(name)
         writer = table.merge_insert(list(keys(name))).when_not_matched_insert_all()
         done = (writer.when_matched_update_all() if replace else writer).execute(rows)
     if done.version % MAX_COMMITS == 0:
@@ -141,12 +143,6 @@ def readable_errors(path: Path, doing: str) -> Iterator[None]:
                 f"there is no room to {doing} {path} ({said}); free some and run again: what was finished is whole"
             ) from None
         raise InputError(f"cannot {doing} {path} ({said}); see that the folder is whole and may be used") from None
-
-
-def _opened_or_made(path: Path, database: lancedb.DBConnection, name: str) -> Table:
-    if not exists(path, name):
-        _make_table(path, name)
-    return database.open_table(name)
 
 
 def _make_table(path: Path, name: str) -> None:

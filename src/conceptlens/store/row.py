@@ -82,6 +82,11 @@ class EmbeddingRow:
     mask: str | None = None
 
     @property
+    def space(self) -> tuple[str, str, str]:
+        """Model, layer and mode: vectors of one space can be compared."""
+        return self.model, self.layer, self.mode
+
+    @property
     def selectivity(self) -> float:
         """How much better the vector fits its own mask than another image's: `iou - control_iou`."""
         return self.iou - self.control_iou

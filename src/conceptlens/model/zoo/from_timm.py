@@ -36,26 +36,30 @@ def load(
     called = f"timm:{name}"
     _check_name(name)
     if pretrained:
-        config = _PACKAGED_CONFIG if name in PACKAGED else None
-        with fetching(called, hub=config is None):
-            module = _packaged(name) if config else timm.create_model(name, pretrained=True)
-        return adapt(module, called, class_names, layers, config)
+        packaged = name in PACKAGED
+        with fetching(called, hub=not packaged):
+            module = _packaged(name) if packaged else timm.create_model(name, pretrained=True)
+        return adapt(module, called, class_names, layers, _PACKAGED_CONFIG if packaged else {})
     classes: dict[str, Any] = {} if class_names is None else {"num_classes": len(class_names)}
     with fetching(called, hub=name.startswith(_ELSEWHERE)):
         module = timm.create_model(name, pretrained=False, **classes)
     if weights is not None:
         load_weights(module, weights)
-    return adapt(module, called, class_names, layers)
+    return adapt(module, called, class_names, layers, {})
 
 
 def adapt(
-    module: nn.Module,
-    name: str,
-    class_names: Sequence[str] | None = None,
-    layers: tuple[str, ...] = (),
-    config: dict[str, Any] | None = None,
+    module: nn.Module, name: str, class_names: Sequence[str] | None, layers: tuple[str, ...], config: dict[str, Any]
 ) -> Backbone:
-    """Return a timm module as a backbone, with the preprocessing and class names of its own configuration."""
+    """Return a timm module as a backbone, with the preprocessing and class names of its own configuration.
+
+    Args:
+        module: A timm model.
+        name: What it is called in records.
+        class_names: Names of classes, where they are not those of its configuration.
+        layers: Layers to observe.
+        config: Settings of its data configuration that are replaced.
+    """
     classes = int(getattr(module, "num_classes", 0))
     if classes == 0 and class_names:
         raise InputError(f"{name} gives an embedding and no class scores, so class_names= has nothing to name")
@@ -63,9 +67,9 @@ def adapt(
     return Backbone(module, name, layers, preprocess_of(module, config), names, embeds=classes == 0)
 
 
-def preprocess_of(module: nn.Module, config: dict[str, Any] | None = None) -> Preprocess:
+def preprocess_of(module: nn.Module, config: dict[str, Any]) -> Preprocess:
     """Return a timm module's own data configuration as a `Preprocess`; `config` overrides it."""
-    data = resolve_data_config(config or {}, model=module)
+    data = resolve_data_config(config, model=module)
     rows, columns = data["input_size"][1:]
     resize = None
     if data["crop_mode"] == "squash":  # each side on its own, to a little more than is kept

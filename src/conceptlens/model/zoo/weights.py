@@ -17,7 +17,15 @@ _PREFIX = "module."
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:
-    """Load a safetensors file or a `weights_only` checkpoint into `module`, every entry and no other."""
+    """Load a file of weights into a module, every entry and no other; nothing is unpickled.
+
+    Args:
+        module: The module, changed in place.
+        path: A safetensors file or a `weights_only` checkpoint.
+
+    Raises:
+        InputError: The file cannot be read, or its entries are not the module's by name and shape.
+    """
     file = Path(path)
     if not file.is_file():
         raise InputError(f"no weights file {file}; give a .safetensors file or a checkpoint of tensors")
@@ -28,18 +36,10 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     module.load_state_dict(state, strict=True)
 
 
-def load_by_position(module: nn.Module, path: str | Path) -> None:
+def load_by_position(module: nn.Module, path: Path) -> None:
     """Load a checkpoint whose entries stand in the module's own order under other names; shapes must agree."""
-    file = Path(path)
-    values = list(_state(_read(file), file).values())
-    names = list(module.state_dict())
-    if len(values) != len(names):
-        raise InputError(f"{file} holds {len(values)} entries; this model has {len(names)}")
-    state = dict(zip(names, values, strict=True))
-    problem = _misfit(module, state)
-    if problem:
-        raise InputError(f"{file} does not fit this model: {problem}")
-    module.load_state_dict(state, strict=True)
+    values = _state(_read(path), path).values()
+    module.load_state_dict(dict(zip(module.state_dict(), values, strict=True)), strict=True)
 
 
 def _misfit(module: nn.Module, state: Mapping[str, Tensor]) -> str:
