@@ -24,7 +24,7 @@ import conceptlens as cl
 from cam import processor
 from conceptlens.cams.class_activation import project
 from conceptlens.concept_regions.branch import Branch, branch_layers, layer_widths
-from conceptlens.concept_regions.channel_weights import channel_weights
+from conceptlens.concept_regions.ce_fam import channel_weights
 from conceptlens.concept_regions.translator import Teacher, Translator
 from conceptlens.io.fingerprint import weights_fingerprint
 from measure import growth, median_seconds, seconds

@@ -20,9 +20,8 @@ import conceptlens as cl
 from architectures import random_images
 from branches import PAIRS, PLAIN, Words, branch_of, text_vector
 from conceptlens.concept_regions import channel_masking
-from conceptlens.concept_regions.ce_fam import ce_fam
+from conceptlens.concept_regions.ce_fam import ce_fam, channel_weights
 from conceptlens.concept_regions.channel_masking import associations
-from conceptlens.concept_regions.channel_weights import channel_weights
 from conceptlens.concept_regions.concept_scores import score_concepts
 from conceptlens.concept_regions.translator import Translator
 from conceptlens.concepts.vocabulary import ConceptName, parse_concepts, prompt, vocabulary

@@ -21,9 +21,8 @@ from branches import CLIP, PAIRS, PLAIN, SIGLIP, branch_of
 from conceptlens.cams.targets import similarity
 from conceptlens.cli import app
 from conceptlens.concept_regions.branch import Branch, branch_layers, layer_widths
-from conceptlens.concept_regions.ce_fam import ce_fam
+from conceptlens.concept_regions.ce_fam import ce_fam, channel_weights
 from conceptlens.concept_regions.channel_masking import contributions
-from conceptlens.concept_regions.channel_weights import channel_weights
 from conceptlens.concept_regions.competition import Competition, compete, pairs_of
 from conceptlens.concept_regions.concept_scores import score_concepts
 from conceptlens.concept_regions.translator import Teacher, Translator

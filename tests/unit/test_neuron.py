@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import conceptlens as cl
+from conceptlens.concept_regions import neurons
 from conceptlens.concept_regions.neurons import NeuronLabels, fit_clip_dissect, fit_www, neuron_region, probe_neurons
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.data.drawn_scene import DrawnSet
@@ -44,8 +45,9 @@ def test_the_region_is_the_neurons_own_map_and_keeps_the_equation() -> None:
     assert neuron_region(observation, labels, COLOURS).components == ()
 
 
-def test_photos_stream_and_batches_do_not_matter() -> None:
-    again = probe_neurons(MODEL, (photo for photo in SCENES), batch_size=7)
+def test_photos_stream_and_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neurons, "BATCH_PHOTOS", 7)
+    again = probe_neurons(MODEL, (photo for photo in SCENES))
     assert torch.allclose(again.activations, PROBED.activations, rtol=1e-4, atol=1e-6)
     assert torch.allclose(again.vectors, PROBED.vectors, rtol=1e-4, atol=1e-6)
 
@@ -58,9 +60,7 @@ def test_another_backbones_pair_can_judge() -> None:
 
 
 def test_at_most_a_fifth_of_the_photos_are_a_neurons_own() -> None:
-    assert fit_clip_dissect(PROBED, COLOURS).settings["top"] == 12
-    assert fit_www(PROBED, COLOURS).settings["examples"] == 12
-    assert fit_www(PROBED, COLOURS, examples=4).settings["examples"] == 4
+    assert [PROBED.n_examples(limit) for limit in (100, 12, 4)] == [12, 12, 4]
 
 
 def test_a_neuron_without_a_positive_fit_bears_no_www_label() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ from conceptlens.cli.options import answering, data_option, load, model_option, 
 from conceptlens.cli.printing import print_failures, print_json
 from conceptlens.io.errors import InputError
 from conceptlens.io.output_path import check_folder
-from conceptlens.io.progress import progress_bar
+from conceptlens.io.progress import progress_bar, speed_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -131,18 +132,18 @@ def _with_progress(batches: Iterable[EmbedProgress]) -> EmbedProgress:
     """Show photos done, their rate and the time left; return the last progress; Ctrl-C says how to continue."""
     last = None
     with progress_bar("embedding photos") as update:
-        start, first = time.perf_counter(), 0
-        logged = start
+        start = logged = time.perf_counter()
+        first = None  # photos that a resumed run has already
         try:
             for last in batches:
-                first = first or last.photos
-                rate = (last.photos - first) / max(1e-9, time.perf_counter() - start)
+                now, first = time.perf_counter(), last.photos if first is None else first
+                pace = speed_text(last.photos - first, now - start)
                 if update is not None:
-                    update(last.photos, last.total, f"embedding photos, {rate:.1f} a second")
-                elif rate and time.perf_counter() - logged > LOG_SECONDS:  # a log has no bar
-                    logged, left = time.perf_counter(), (last.total - last.photos) / rate
-                    done = f"{last.photos} of {last.total} photos"
-                    typer.echo(f"{done}, {rate:.1f} a second, {left:.0f} s left", err=True)
+                    update(last.photos, last.total, f"embedding photos{pace}")
+                elif pace and now - logged > LOG_SECONDS:  # a log has no bar
+                    logged = now
+                    left = round((last.total - last.photos) * (now - start) / (last.photos - first))
+                    typer.echo(f"{last.photos} of {last.total} photos{pace}, {timedelta(seconds=left)} left", err=True)
         except KeyboardInterrupt:
             at = "before the first photo" if last is None else f"after {last.photos} of {last.total} photos"
             typer.echo(f"interrupted {at}; continue with --resume", err=True)

@@ -65,7 +65,7 @@ class Competition:
         wrong += [f"centering={self.centering}"] if not 0 <= self.centering <= 1 else []
         if wrong:
             raise InputError(
-                f"a competition with {', '.join(wrong)} was named for; sizes, grid, affinity_temperature and power are "
+                f"a competition with {', '.join(wrong)} was given; sizes, grid, affinity_temperature and power are "
                 "above 0, sharpness and propagation_steps at least 0, centering between 0 and 1"
             )
 

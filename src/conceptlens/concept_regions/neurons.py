@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 MIN_PHOTOS = 10
 # At most this share of the probe photos are examples of a neuron: where all are, every neuron has the same ones.
 MAX_EXAMPLE_SHARE = 0.2
-BATCH_NEURONS = 64
+BATCH_NEURONS, BATCH_PHOTOS = 64, 16
+KEPT_SHARE = 0.95  # of a neuron's best similarity, above which WWW gives it a label
 # CLIP-Dissect's probability that a neuron's first and its last example really are examples of it.
 FIRST_MEMBERSHIP, LAST_MEMBERSHIP = 0.998, 0.97
 
@@ -74,7 +75,6 @@ class NeuronLabels:
         layer: Name of the layer.
         language: Name of the vision-language pair that scored the probe photos.
         keep: A neuron has every label above this share of its best similarity; `None`: its best label alone.
-        settings: Settings of the labelling.
     """
 
     similarity: Float[Tensor, "concept neuron"]
@@ -84,7 +84,6 @@ class NeuronLabels:
     layer: str
     language: str
     keep: float | None = None
-    settings: Mapping[str, float] = field(default_factory=dict)
 
     def assigned(self) -> Bool[Tensor, "concept neuron"]:
         """Return which concepts are labels of each neuron."""
@@ -123,25 +122,24 @@ class NeuronLabels:
 def probe_neurons(
     model: Backbone,
     photos: Iterable[Photo],
-    layer: str | None = None,
     vlm: Backbone | None = None,
-    batch_size: int = 16,
 ) -> ProbedNeurons:
     """Run probe photos through a model and a vision-language pair, once for every labelling.
 
     Args:
         model: The model whose neurons are labelled.
         photos: At least 10 photos, which are read as they are needed.
-        layer: Layer of the neurons; by default the model's last default layer.
         vlm: Model whose vision-language pair scores the photos; by default `model` itself.
-        batch_size: Photos that run at once.
+
+    Returns:
+        The neurons of the model's last default layer.
 
     Raises:
-        InputError: For fewer than 10 photos.
+        InputError: There are fewer than 10 photos.
     """
-    scorer = vlm or model
-    activations, vectors, name = [], [], layer or model.default_layers[-1]
-    for batch in _batches(photos, batch_size):
+    scorer, stream = vlm or model, iter(photos)
+    activations, vectors, name = [], [], model.default_layers[-1]
+    while batch := list(islice(stream, BATCH_PHOTOS)):
         observation = model.observe(batch, layers=name)
         activations.append(observation.feature(name).flatten(2).mean(2).double().cpu())
         output = observation if scorer is model else scorer.observe(batch)
@@ -153,28 +151,22 @@ def probe_neurons(
     return ProbedNeurons(torch.cat(activations), units, name, model, scorer.language)
 
 
-def fit_clip_dissect(
-    probed: ProbedNeurons, concepts: Sequence[ConceptName], top: int = 100, sharpness: float = 10.0, prior: float = 1.0
-) -> NeuronLabels:
+def fit_clip_dissect(probed: ProbedNeurons, concepts: Sequence[ConceptName], top: int = 100) -> NeuronLabels:
     """Label neurons by CLIP-Dissect (Oikarinen & Weng, ICLR 2023) with its soft-WPMI; defaults as in its code.
 
     Args:
         probed: The neurons on probe photos.
         concepts: Candidate labels; words are encoded without a prompt.
         top: Examples of each neuron, at most a fifth of the probe photos; the paper has 100 of tens of thousands.
-        sharpness: Factor of the cosines before the softmax over concepts.
-        prior: Weight of `log p(t)`.
+
+    Returns:
+        The labels; each neuron has its best one.
     """
-    count = probed.n_examples(top)
     words = probed.cosines([concept.label for concept in concepts])
-    similarity = soft_wpmi(words, probed.activations, count, sharpness, prior)
-    settings = {"top": count, "sharpness": sharpness, "prior": prior}
-    return _labels(probed, "clip_dissect", concepts, similarity, None, settings)
+    return _labels(probed, "clip_dissect", concepts, soft_wpmi(words, probed.activations, probed.n_examples(top)), None)
 
 
-def fit_www(
-    probed: ProbedNeurons, concepts: Sequence[ConceptName], examples: int = 40, keep: float = 0.95
-) -> NeuronLabels:
+def fit_www(probed: ProbedNeurons, concepts: Sequence[ConceptName], examples: int = 40) -> NeuronLabels:
     """Label neurons by WWW (Ahn et al., CVPR 2024): how much more its examples resemble a word than no word.
 
     `similarity = sum over examples of cos(photo, "a photo of a w") - cos(photo, "a photo of a")`.
@@ -183,15 +175,16 @@ def fit_www(
         probed: The neurons on probe photos.
         concepts: Candidate labels.
         examples: Examples of each neuron, at most a fifth of the probe photos; the paper has 40 of 50,000.
-        keep: A neuron has every label above this share of its best similarity.
+
+    Returns:
+        The labels; each neuron has every one above 0.95 of its best similarity.
     """
-    count = probed.n_examples(examples)
     template = "a photo of a"
     cosines = probed.cosines([template, *(f"{template} {concept.label}" for concept in concepts)])
     risen = cosines[:, 1:] - cosines[:, :1]
-    chosen = probed.activations.topk(count, dim=0).indices
+    chosen = probed.activations.topk(probed.n_examples(examples), dim=0).indices
     parts = [risen[part].sum(0) for part in chosen.split(BATCH_NEURONS, dim=1)]
-    return _labels(probed, "www", concepts, torch.cat(parts).T, keep, {"examples": count})
+    return _labels(probed, "www", concepts, torch.cat(parts).T, KEPT_SHARE)
 
 
 def soft_wpmi(
@@ -279,26 +272,7 @@ def _region(
 
 
 def _labels(
-    probed: ProbedNeurons,
-    method: str,
-    concepts: Sequence[ConceptName],
-    similarity: Tensor,
-    keep: float | None,
-    settings: dict[str, float],
+    probed: ProbedNeurons, method: str, concepts: Sequence[ConceptName], similarity: Tensor, keep: float | None
 ) -> NeuronLabels:
-    return NeuronLabels(
-        similarity=similarity.float().contiguous(),
-        concepts=tuple(concepts),
-        method=method,
-        model=probed.model.name,
-        layer=probed.layer,
-        language=probed.language.name,
-        keep=keep,
-        settings=settings,
-    )
-
-
-def _batches(photos: Iterable[Photo], size: int) -> Iterator[list[Photo]]:
-    stream = iter(photos)
-    while batch := list(islice(stream, size)):
-        yield batch
+    values, model, language = similarity.float().contiguous(), probed.model.name, probed.language.name
+    return NeuronLabels(values, tuple(concepts), method, model, probed.layer, language, keep)

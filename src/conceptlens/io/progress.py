@@ -8,6 +8,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+SPEED_SECONDS = 600  # over which the speed is measured: one step may take minutes
+
 Update = Callable[[int, int | None, str | None], None]
 
 
@@ -32,6 +34,14 @@ def progress(items: Iterable[T], total: int, description: str, *, visible: bool 
     return track(items, description=description, total=total, console=console, transient=True)
 
 
+def speed_text(count: int, seconds: float) -> str:
+    """Return `, 3.2 a second` or `, 5.0 a minute` for `count` in so many seconds; nothing before the first one."""
+    if not count or seconds <= 0:
+        return ""
+    speed = count / seconds
+    return f", {speed:.1f} a second" if speed >= 1 else f", {60 * speed:.1f} a minute"
+
+
 @contextmanager
 def progress_bar(description: str, total: int | None = None, *, visible: bool = True) -> Iterator[Update | None]:
     """Yield a function that draws how far a loop is, for a loop that counts by itself.
@@ -53,7 +63,7 @@ def progress_bar(description: str, total: int | None = None, *, visible: bool = 
         yield None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, speed_estimate_period=SPEED_SECONDS) as bar:
         task = bar.add_task(description, total=total)
 
         def update(completed: int, total: int | None, description: str | None) -> None:

@@ -167,7 +167,7 @@ def _configuration(
 def _pairs(
     networks: StudentTeacher, photos: Sequence[Path], crops: CropPlan, cache: Path, accelerator: Accelerator
 ) -> tuple[DistillationPairs, int]:
-    """Make what is not there yet, wait for the other start_processes, note failed photos, and read all pairs."""
+    """Make what is not there yet, wait for the other processes, note failed photos, and read all pairs."""
     work = extract_pairs(networks, photos, crops, cache, (accelerator.process_index, accelerator.num_processes))
     files = [file for file, _ in shard_files(networks, photos, crops, cache)]
     parts = -(-len(files) // accelerator.num_processes)

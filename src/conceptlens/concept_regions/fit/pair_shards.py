@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -137,7 +138,8 @@ def failures_of(files: Sequence[Path]) -> tuple[Failure, ...]:
 def _make(networks: StudentTeacher, group: Sequence[Path], plan: CropPlan, file: Path) -> None:
     failures: list[tuple[str, str]] = []
     features, vectors, validation, made = [], [], [], []
-    for rows in _batches(_crops(networks, group, plan, failures), BATCH_CROPS):
+    crops = _crops(networks, group, plan, failures)
+    while rows := list(islice(crops, BATCH_CROPS)):
         features.append(
             pooled_layers(networks.model, torch.stack([row.student_input for row in rows]), networks.layers)
         )
@@ -182,17 +184,6 @@ def _crops(
         for view in range(1 if validation else plan.n_crops):
             crop = centre_crop(photo) if validation else random_crop(photo, mark, view, plan.seed)
             yield _Crop(str(path), validation, network_input(networks.model, crop), network_input(networks.vlm, crop))
-
-
-def _batches(rows: Iterator[_Crop], size: int) -> Iterator[list[_Crop]]:
-    batch: list[_Crop] = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 @torch.no_grad()
