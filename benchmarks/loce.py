@@ -23,8 +23,7 @@ from torch.nn import functional as F
 
 import conceptlens as cl
 from cam import processor
-from conceptlens.local_embeddings.mask_fits import channel_scale, embed_masks
-from conceptlens.local_embeddings.modes import FitSettings
+from conceptlens.local_embeddings.modes import FitSettings, channel_scale, embed_masks
 from conceptlens.local_embeddings.runs.embed_plan import EmbedPlan
 from conceptlens.local_embeddings.runs.photo_reader import PhotoReader
 from conceptlens.model.layer_cells import layer_cells

@@ -21,8 +21,7 @@ from torch.nn import functional as F
 
 from cam import processor
 from conceptlens import statistics
-from conceptlens.local_embeddings.mask_fits import channel_weights, embed_masks
-from conceptlens.local_embeddings.modes import FitSettings, Mode
+from conceptlens.local_embeddings.modes import FitSettings, Mode, channel_weights, embed_masks
 from conceptlens.local_embeddings.problem import FitProblem, best_bias, overlap
 from conceptlens.metrics import ranked_area_corrected
 from loce_quality import Masks, collect, drawn, grouped_mean, with_interval

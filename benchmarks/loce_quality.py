@@ -22,8 +22,7 @@ from torch.nn import functional as F
 import conceptlens as cl
 from cam import processor
 from conceptlens import statistics
-from conceptlens.local_embeddings.mask_fits import channel_weights, embed_masks
-from conceptlens.local_embeddings.modes import FitSettings
+from conceptlens.local_embeddings.modes import FitSettings, channel_weights, embed_masks
 from conceptlens.local_embeddings.runs.embed_plan import EmbedPlan
 from conceptlens.local_embeddings.runs.photo_reader import PhotoReader
 from conceptlens.metrics import ranked_area_corrected

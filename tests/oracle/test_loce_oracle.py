@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from conceptlens.local_embeddings.modes import FitSettings, fit
-from conceptlens.local_embeddings.problem import FitProblem, best_bias, overlap
-from conceptlens.local_embeddings.soft_masks import soft_masks
+from conceptlens.local_embeddings.problem import FitProblem, best_bias, overlap, soft_masks
 from tolerance import assert_agree
 
 SHAPES = [(16, 7, 7), (24, 28, 20), (40, 1, 5), (12, 10, 130)]

@@ -13,9 +13,8 @@ from torch.nn import functional as F
 
 import conceptlens as cl
 from conceptlens.local_embeddings import quasi_newton
-from conceptlens.local_embeddings.mask_fits import channel_scale
-from conceptlens.local_embeddings.problem import overlap
-from conceptlens.local_embeddings.soft_masks import soft_masks
+from conceptlens.local_embeddings.modes import channel_scale
+from conceptlens.local_embeddings.problem import overlap, soft_masks
 from tolerance import assert_agree
 
 MODES: list[Any] = ["paper", "exact", "mean_difference", "mean"]

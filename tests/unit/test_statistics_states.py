@@ -223,6 +223,6 @@ def test_errors_teach(call: Callable[[np.ndarray, list[str]], object], said: str
 
 
 def test_too_many_rows_for_a_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("conceptlens.statistics.distance_matrix.MAX_ROWS", 5)
+    monkeypatch.setattr("conceptlens.statistics.vectors.MAX_ROWS", 5)
     with pytest.raises(InputError, match="give at most 5"):
         statistics.distances(np.ones((6, 2)))

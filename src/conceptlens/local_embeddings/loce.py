@@ -14,9 +14,15 @@ from torch.nn import functional as F
 from conceptlens.cams.class_activation import project, source
 from conceptlens.data.masked_set import crop_masks
 from conceptlens.io.errors import InputError
-from conceptlens.local_embeddings.mask_fits import channel_scale, channel_weights, embed_masks
-from conceptlens.local_embeddings.modes import FitSettings, FittedVectors, Mode
-from conceptlens.local_embeddings.soft_masks import soft_masks
+from conceptlens.local_embeddings.modes import (
+    FitSettings,
+    FittedVectors,
+    Mode,
+    channel_scale,
+    channel_weights,
+    embed_masks,
+)
+from conceptlens.local_embeddings.problem import soft_masks
 from conceptlens.model.forward import full_precision
 from conceptlens.model.observation import Observation
 from conceptlens.record import WHOLE, Explanation, ImageInfo

@@ -135,15 +135,9 @@ def _check(maps: Tensor, masks: Tensor, ignored: Tensor | None) -> None:
 
 def _applies(maps: Tensor, masks: Tensor, ignored: Tensor | None) -> Bool[Tensor, "image question"]:
     """Return where a mask has pixels both inside and outside."""
-    rows = []
-    for image in range(len(maps)):
-        mask = masks[image] if masks.ndim == 4 else masks[image, None]
-        if ignored is not None:
-            mask = mask & ~ignored[image]
-        kept = mask[0].numel() if ignored is None else int((~ignored[image]).sum())
-        size = mask.sum((1, 2))
-        rows.append(((size > 0) & (size < kept)).expand(maps.shape[1]))
-    return torch.stack(rows) if rows else torch.zeros(maps.shape[:2], dtype=torch.bool)
+    kept = torch.ones_like(masks[:, 0] if masks.ndim == 4 else masks) if ignored is None else ~ignored
+    size = ((masks if masks.ndim == 4 else masks[:, None]) & kept[:, None]).sum((2, 3))
+    return ((size > 0) & (size < kept.sum((1, 2))[:, None])).expand(maps.shape[:2])
 
 
 def _pixels(

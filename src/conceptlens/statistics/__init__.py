@@ -3,12 +3,11 @@
 Pure functions of `vectors[row channel]`, `labels[row]` and `images[row]`; each returns arrays or frozen records.
 """
 
-from conceptlens.statistics.cluster_agreement import Agreement as Agreement
-from conceptlens.statistics.cluster_agreement import agreement as agreement
+from conceptlens.statistics.confusion import Agreement as Agreement
+from conceptlens.statistics.confusion import agreement as agreement
 from conceptlens.statistics.confusion import cluster_confusion as cluster_confusion
 from conceptlens.statistics.confusion import composition as composition
 from conceptlens.statistics.confusion import neighbour_confusion as neighbour_confusion
-from conceptlens.statistics.distance_matrix import distances as distances
 from conceptlens.statistics.gaussian_mixture import Mixture as Mixture
 from conceptlens.statistics.gaussian_mixture import fit_label_mixtures as fit_label_mixtures
 from conceptlens.statistics.gaussian_mixture import fit_mixture as fit_mixture
@@ -33,6 +32,7 @@ from conceptlens.statistics.retrieval import search as search
 from conceptlens.statistics.score import Score as Score
 from conceptlens.statistics.subclusters import SubConcepts as SubConcepts
 from conceptlens.statistics.subclusters import sub_concepts as sub_concepts
+from conceptlens.statistics.vectors import distances as distances
 from conceptlens.statistics.vectors import sample_rows as sample_rows
 from conceptlens.statistics.vectors import unit_vectors as unit_vectors
 from conceptlens.statistics.vectors import usable as usable

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
 from conceptlens.io.errors import InputError
-from conceptlens.statistics.distance_matrix import check_distances, distances
-from conceptlens.statistics.vectors import DistanceMetric, encode_labels, one_hot
+from conceptlens.statistics.vectors import DistanceMetric, check_distances, distances, encode_labels, one_hot
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from conceptlens.statistics.vectors import Names, Vectors
 
 Method = Literal["ward", "complete", "average", "single"]
-METHODS = ("ward", "complete", "average", "single")
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +64,8 @@ def cluster(vectors: Vectors, method: Method = "ward", metric: DistanceMetric = 
 
 def cluster_distances(distance: np.ndarray, method: Method, metric: DistanceMetric) -> Tree:
     """Return the tree of rows whose `distances` are at hand."""
-    if method not in METHODS:
-        raise InputError(f"no method '{method}'; there are: {', '.join(METHODS)}")
+    if method not in get_args(Method):
+        raise InputError(f"no method '{method}'; there are: {', '.join(get_args(Method))}")
     if method == "ward" and metric != "euclidean":
         raise InputError(
             f"ward's distance is not defined for metric '{metric}'; give unit_vectors(vectors) with 'euclidean', "

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from conceptlens.io.errors import InputError
-from conceptlens.statistics.distance_matrix import check_distances
 from conceptlens.statistics.score import Score
-from conceptlens.statistics.vectors import encode_labels, masked_ratio, one_hot
+from conceptlens.statistics.vectors import check_distances, encode_labels, masked_ratio, one_hot
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

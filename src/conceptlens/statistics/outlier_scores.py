@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from conceptlens.io.errors import InputError
-from conceptlens.statistics.distance_matrix import distances
-from conceptlens.statistics.vectors import check_vectors, encode_labels
+from conceptlens.statistics.vectors import check_vectors, distances, encode_labels
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

@@ -185,7 +185,8 @@ def _scores(
 ) -> dict[str, np.ndarray]:
     """Return the numbers of a `Retrieval` for some queries."""
     relevant = same.sum(1)
-    gained, hits = _expected(*_sorted(negated, same))
+    order = np.argsort(negated, axis=1)
+    gained, hits = _expected(np.take_along_axis(negated, order, 1), np.take_along_axis(same, order, 1))
     total, found = np.cumsum(gained, axis=1), np.cumsum(hits, axis=1)
     divisor = np.maximum(np.minimum(relevant[:, None], cutoffs), 1)
     last = np.maximum(np.minimum(candidates[:, None], cutoffs), 1)
@@ -195,21 +196,12 @@ def _scores(
     return {
         "average_precision_at": at * applies,
         "precision": precise * applies,
-        "chance_at": _chance_at(relevant, candidates, cutoffs),
+        "chance_at": np.stack([expected_average_precision(relevant, candidates, int(k)) for k in cutoffs], axis=1),
         "relevant": relevant,
         "candidates": candidates,
         "average_precision": total[:, -1] / np.maximum(relevant, 1),
         "chance": expected_average_precision(relevant, candidates),
     }
-
-
-def _chance_at(relevant: np.ndarray, candidates: np.ndarray, cutoffs: np.ndarray) -> np.ndarray:
-    return np.stack([expected_average_precision(relevant, candidates, int(k)) for k in cutoffs], axis=1)
-
-
-def _sorted(negated: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    order = np.argsort(negated, axis=1)
-    return np.take_along_axis(negated, order, 1), np.take_along_axis(same, order, 1)
 
 
 def _expected(negated: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from conceptlens.io.errors import InputError
-from conceptlens.statistics.cluster_agreement import adjusted_rand, contingency
-from conceptlens.statistics.distance_matrix import distances
+from conceptlens.statistics.confusion import adjusted_rand, contingency
 from conceptlens.statistics.gaussian_mixture import fit_count, fit_mixture
 from conceptlens.statistics.hierarchical_clustering import cluster_distances, count_cut
 from conceptlens.statistics.projection import principal
-from conceptlens.statistics.vectors import encode_labels, unit_vectors
+from conceptlens.statistics.vectors import distances, encode_labels, unit_vectors
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING, Any
 from conceptlens.local_embeddings.analysis.layer_analysis import CUTOFFS
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from conceptlens import statistics
     from conceptlens.local_embeddings.analysis.layer_analysis import ConceptAnalysis, LayerAnalysis
     from conceptlens.local_embeddings.analysis.store_analysis import StoreAnalysis
     from conceptlens.statistics.bootstrap import Interval
@@ -97,14 +94,10 @@ def _pairs(layer: LayerAnalysis) -> list[Record]:
     return [
         {
             "layer": layer.layer, "concept": first, "other": second,
-            **{name: _at(table, i, j) for name, table in found.items()},
+            **{name: table.of(i, j) for name, table in found.items()},
         }
         for i, first in enumerate(names) for j, second in enumerate(names)
     ]  # fmt: skip
-
-
-def _at(table: statistics.Score[np.ndarray], i: int, j: int) -> float | None:
-    return float(table.values[i, j]) if table.applies[i, j] else None
 
 
 def _parts(layer: LayerAnalysis) -> list[Record]:

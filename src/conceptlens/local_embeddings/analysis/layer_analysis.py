@@ -16,8 +16,7 @@ from conceptlens.statistics.hierarchical_clustering import cluster_distances
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-    from conceptlens.local_embeddings.analysis.analysis_rows import AnalysisRows, LayerRows
-    from conceptlens.local_embeddings.analysis.analysis_settings import AnalysisSettings
+    from conceptlens.local_embeddings.analysis.analysis_rows import AnalysisRows, AnalysisSettings, LayerRows
 
 CUTOFFS = (1, 5, 10)
 N_NEIGHBOURS = 5

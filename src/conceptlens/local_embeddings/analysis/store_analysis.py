@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from conceptlens import statistics
-from conceptlens.local_embeddings.analysis.analysis_rows import AnalysisRows, read_rows
-from conceptlens.local_embeddings.analysis.analysis_settings import AnalysisSettings
+from conceptlens.local_embeddings.analysis.analysis_rows import AnalysisRows, AnalysisSettings, read_rows
 from conceptlens.local_embeddings.analysis.layer_analysis import ConceptAnalysis, LayerAnalysis, analyze_layer
 from conceptlens.statistics.bootstrap import Interval, bootstrap_macro_mean
 from conceptlens.store.store import Store

@@ -17,9 +17,9 @@ from conceptlens.data.masked_set import MaskedPhoto
 from conceptlens.io.failures import Failure
 from conceptlens.io.images import fingerprint
 from conceptlens.local_embeddings.loce import visible_part
-from conceptlens.local_embeddings.mask_fits import embed_masks
+from conceptlens.local_embeddings.modes import embed_masks
+from conceptlens.local_embeddings.problem import soft_masks
 from conceptlens.local_embeddings.runs.embed_plan import EmbedPlan
-from conceptlens.local_embeddings.soft_masks import soft_masks
 from conceptlens.model.layer_cells import layer_cells
 from conceptlens.store.row import EmbeddingRow, ImageRow, MaskRow, row_id
 

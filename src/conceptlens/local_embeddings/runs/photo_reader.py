@@ -15,7 +15,7 @@ from torch import Tensor
 from conceptlens.data.masked_set import MaskedPhoto, MaskedSet
 from conceptlens.io.errors import InputError
 from conceptlens.io.failures import Failure
-from conceptlens.local_embeddings.mask_fits import channel_scale
+from conceptlens.local_embeddings.modes import channel_scale
 from conceptlens.local_embeddings.runs.embed_batch import PreparedPhoto, model_input, prepare_photo
 from conceptlens.local_embeddings.runs.embed_plan import EmbedPlan
 from conceptlens.model.layer_cells import layer_cells

@@ -14,8 +14,7 @@ from conceptlens.data.masked_set import MaskedPhoto
 from conceptlens.io.errors import InputError, near
 from conceptlens.io.fingerprint import weights_fingerprint
 from conceptlens.io.images import upright
-from conceptlens.local_embeddings.mask_fits import embed_masks
-from conceptlens.local_embeddings.modes import FitSettings
+from conceptlens.local_embeddings.modes import FitSettings, embed_masks
 from conceptlens.local_embeddings.runs.embed_batch import prepare_photo
 from conceptlens.local_embeddings.runs.embed_plan import EmbedPlan
 from conceptlens.model.layer_cells import layer_cells
