@@ -20,7 +20,7 @@ import conceptlens as cl
 from cam import processor
 from conceptlens.concept_regions.translator import Translator
 from conceptlens.data.masked_set import MaskedPhoto, MaskedSet
-from conceptlens.io.failures import Failure
+from conceptlens.io.errors import Failure
 from conceptlens.localization.evaluate_localization import evaluate
 from conceptlens.localization.methods import Method, MethodContext, build_methods
 from conceptlens.localization.result_rows import Row

@@ -20,7 +20,7 @@ import conceptlens as cl
 from conceptlens.data.labelled_set import LabelledSet
 from conceptlens.features import cell_source
 from conceptlens.features.cell_source import CellBatch, CellSource
-from conceptlens.io.failures import Failure
+from conceptlens.io.errors import Failure
 
 LAYERS, GRID, COUNT = ("first", "second"), (5, 3), 21
 

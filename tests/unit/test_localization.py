@@ -16,7 +16,7 @@ from conceptlens.concept_regions.branch import Branch
 from conceptlens.concept_regions.translator import Teacher, Translator
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.data.masked_set import MaskedPhoto
-from conceptlens.io.failures import Failure
+from conceptlens.io.errors import Failure
 from conceptlens.io.fingerprint import weights_fingerprint
 from conceptlens.io.images import fingerprint
 from conceptlens.localization.evaluate_localization import check_settings, evaluate, truth_of

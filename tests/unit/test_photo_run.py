@@ -15,7 +15,7 @@ from branches import PLAIN, branch_of
 from conceptlens.explainer.explain_json import explain_json
 from conceptlens.explainer.photo_result import PhotoResult
 from conceptlens.explainer.photo_run import ExplainOptions, explain_photos
-from conceptlens.io.failures import Failure
+from conceptlens.io.errors import Failure
 from tolerance import assert_agree
 
 PHOTOS = Path(skimage.__file__).parent / "data"

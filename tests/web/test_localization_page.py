@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from conceptlens.io.failures import Failure
+from conceptlens.io.errors import Failure
 from conceptlens.localization.localization_cases import LoadedCase, choose_cases
 from conceptlens.localization.localization_page import evaluation_page
 from conceptlens.localization.localization_run import LocalizationRun

@@ -17,7 +17,7 @@ from conceptlens.io.output_path import check_folder
 from conceptlens.io.progress import progress
 
 if TYPE_CHECKING:
-    from conceptlens.io.failures import Failure
+    from conceptlens.io.errors import Failure
     from conceptlens.localization.result_rows import Row
 
 DEFAULT_METHODS = "ce_fam,competing,per_cell,grad_cam,clip_dissect,www,centre,random"

@@ -23,7 +23,7 @@ from conceptlens.io.progress import progress
 if TYPE_CHECKING:
     from conceptlens.explainer.photo_result import PhotoResult
     from conceptlens.explainer.photo_run import ExplainOptions
-    from conceptlens.io.failures import Failure
+    from conceptlens.io.errors import Failure
     from conceptlens.model.backbone import Backbone
 
 map_option = option_group("Maps")
@@ -194,7 +194,7 @@ def _run(
     from conceptlens.explainer.photo_result import PhotoResult
     from conceptlens.explainer.photo_run import explain_photos
     from conceptlens.explainer.terminal import print_result
-    from conceptlens.io.failures import Failure
+    from conceptlens.io.errors import Failure
     from conceptlens.io.images import find_images
 
     start = time.perf_counter()

@@ -15,7 +15,7 @@ from conceptlens.io.output_path import check_file
 from conceptlens.io.progress import progress
 
 if TYPE_CHECKING:
-    from conceptlens.io.failures import Failure
+    from conceptlens.io.errors import Failure
 
 
 @answering

@@ -235,19 +235,15 @@ def hold_out(
         if share
         else np.full(len(classes), int(per_class))
     )
-    _refuse_small(classes[held_counts >= counts], counts[held_counts >= counts], per_class)
+    small, sizes = classes[held_counts >= counts], counts[held_counts >= counts]
+    if len(small):
+        more = f" and {len(small) - 1} more" if len(small) > 1 else ""
+        raise InputError(
+            f"class {small[0]}{more} would keep no photo: it has {sizes[0]} and {per_class} of each class is held out; "
+            "hold out fewer, or leave out classes that are so small"
+        )
     held = np.zeros(given.size, bool)
     by_class = np.split(np.argsort(given, kind="stable"), np.cumsum(counts)[:-1])
     for number, count, indices in zip(classes.tolist(), held_counts.tolist(), by_class, strict=True):
         held[np.random.default_rng([seed, number]).permutation(indices)[:count]] = True
     return np.flatnonzero(~held), np.flatnonzero(held)
-
-
-def _refuse_small(classes: np.ndarray, counts: np.ndarray, per_class: float) -> None:
-    """Raise `InputError` where there are classes too small to hold photos out."""
-    if len(classes):
-        more = f" and {len(classes) - 1} more" if len(classes) > 1 else ""
-        raise InputError(
-            f"class {classes[0]}{more} would keep no photo: it has {counts[0]} and {per_class} of each class is held "
-            "out; hold out fewer, or leave out classes that are so small"
-        )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from conceptlens.explainer.photo_result import PhotoResult
-    from conceptlens.io.failures import Failure
+    from conceptlens.io.errors import Failure
     from conceptlens.model.predictions import Prediction
     from conceptlens.record import Explanation, ImageInfo
 

@@ -16,8 +16,7 @@ from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.explainer.calibration import ScoreCalibration
 from conceptlens.explainer.explain import Regions, explain
 from conceptlens.explainer.photo_result import PhotoResult, ReferenceClass
-from conceptlens.io.errors import InputError, InputTypeError
-from conceptlens.io.failures import Failure
+from conceptlens.io.errors import Failure, InputError, InputTypeError
 from conceptlens.io.images import jpeg, read_image
 from conceptlens.model.predictions import Prediction, predictions
 from conceptlens.record import Explanation

@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from conceptlens.io.atomic import replacing
-from conceptlens.io.errors import InputError
-from conceptlens.io.failures import Failure
+from conceptlens.io.errors import Failure, InputError
 from conceptlens.io.fingerprint import settings_fingerprint, texts_fingerprint, weights_fingerprint
 from conceptlens.model.layer_cells import layer_cells
 from conceptlens.model.preprocess import Preprocess

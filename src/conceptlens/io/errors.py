@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 
 class InputError(ValueError):
@@ -15,6 +16,14 @@ class InputError(ValueError):
 
 class InputTypeError(InputError, TypeError):
     """An argument has a type that the function does not take; an `InputError` that is a `TypeError` too."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A photo that could not be used, and why, so that the others go on."""
+
+    name: str
+    reason: str
 
 
 def near(name: str, known: Iterable[str], max_names: int = 5) -> str:

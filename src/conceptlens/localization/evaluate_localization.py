@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from conceptlens.data.masked_set import MaskedPhoto, MaskedSet, crop_masks
-from conceptlens.io.errors import InputError
-from conceptlens.io.failures import Failure
+from conceptlens.io.errors import Failure, InputError
 from conceptlens.localization.methods import Method, precomputed
 from conceptlens.localization.result_rows import ORACLE, Row
 from conceptlens.metrics.map_mask import map_mask_scores

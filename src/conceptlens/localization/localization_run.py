@@ -14,7 +14,7 @@ from conceptlens.localization.methods import METHODS
 
 if TYPE_CHECKING:
     from conceptlens.data.masked_set import MaskedSet
-    from conceptlens.io.failures import Failure
+    from conceptlens.io.errors import Failure
     from conceptlens.localization.methods import Method
     from conceptlens.localization.result_rows import Row
     from conceptlens.localization.summary import LocalizationSummary

@@ -79,11 +79,7 @@ class Source:
 
 def hold_weakly(photos: Iterable[Image.Image | None]) -> tuple[Callable[[], Image.Image | None], ...]:
     """Return weak references to photos, for `Source.photos`: they live as long as somebody else holds them."""
-    return tuple(_nothing if photo is None else weakref.ref(photo) for photo in photos)
-
-
-def _nothing() -> None:
-    """Stand where there is no photo."""
+    return tuple((lambda: None) if photo is None else weakref.ref(photo) for photo in photos)
 
 
 def _from_file(info: ImageInfo) -> Image.Image | None:

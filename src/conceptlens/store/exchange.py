@@ -10,6 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
+import lancedb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -71,7 +72,7 @@ def export(store: Store, folder: str | PathLike[str], form: str = "parquet") -> 
     kind = _form(form)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} has things in it; choose an empty or a new folder to export to")
-    database = lance_tables.connect(store.path)
+    database = lancedb.connect(store.path)
     images = lance_tables.read(store.path, database, "images")
     snapshot = Snapshot(store.path, database, images.filter(pc.field("failure") == ""))
     rows: Counter[str] = Counter()
@@ -105,7 +106,7 @@ def import_export(folder: str | PathLike[str], path: str | PathLike[str]) -> Sto
     about = json.loads((origin / lance_tables.FILE).read_text(encoding="utf-8"))
     kind, expected = _form(about.get("form")), dict(about.get("rows", {}))
     store = Store(path, create=True)
-    database = lance_tables.connect(store.path)
+    database = lancedb.connect(store.path)
     rows: Counter[str] = Counter()
     for name in sorted(expected, key="images".__eq__):  # what belongs to images comes before them
         for piece in _counted(_read(kind, origin / f"{name}{kind.ending}", name), rows, name):

@@ -58,11 +58,6 @@ def check(path: Path, form: str = FORMAT, version: int = VERSION) -> None:
         )
 
 
-def connect(path: Path) -> lancedb.DBConnection:
-    """Open the folder; tables that are opened from it show what is newest."""
-    return lancedb.connect(path)
-
-
 def exists(path: Path, table: str) -> bool:
     """Whether a table has been made."""
     return (path / f"{table}.lance").is_dir()

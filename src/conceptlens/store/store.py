@@ -8,6 +8,7 @@ from datetime import timedelta
 from os import PathLike
 from pathlib import Path
 
+import lancedb
 import numpy as np
 import pyarrow as pa
 from lancedb.index import BTree, IvfSq
@@ -39,7 +40,7 @@ class Store:
         if create:
             lance_tables.make(self.path)
         lance_tables.check(self.path)
-        self._database = lance_tables.connect(self.path)
+        self._database = lancedb.connect(self.path)
         self._lengths: dict[Space, int] = {}
 
     def __reduce__(self) -> tuple[type[Store], tuple[Path]]:

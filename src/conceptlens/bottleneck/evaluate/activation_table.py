@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from conceptlens.features.cell_source import CellSource
-from conceptlens.io.errors import InputError
-from conceptlens.io.failures import Failure
+from conceptlens.io.errors import Failure, InputError
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -10,7 +10,7 @@ from conceptlens.bottleneck.evaluate.metric_result import MetricResult, metric_j
 
 if TYPE_CHECKING:
     from conceptlens.bottleneck.evaluate.activation_table import BottleneckTable
-    from conceptlens.io.failures import Failure
+    from conceptlens.io.errors import Failure
 
 SCHEMA = "conceptlens.evaluate-bottleneck/2"
 

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from conceptlens.concept_regions.translator import Teacher
 from conceptlens.io.atomic import replacing
-from conceptlens.io.errors import InputError
-from conceptlens.io.failures import Failure
+from conceptlens.io.errors import Failure, InputError
 from conceptlens.io.fingerprint import files_fingerprint, settings_fingerprint, weights_fingerprint
 from conceptlens.io.images import fingerprint, read_image
 from conceptlens.model.layer_cells import layer_cells

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from conceptlens.data.masked_set import MaskedPhoto
-from conceptlens.io.failures import Failure
+from conceptlens.io.errors import Failure
 from conceptlens.io.images import fingerprint
 from conceptlens.local_embeddings.loce import visible_part
 from conceptlens.local_embeddings.modes import embed_masks

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from conceptlens.data.masked_set import MaskedPhoto, MaskedSet
-from conceptlens.io.errors import InputError
-from conceptlens.io.failures import Failure
+from conceptlens.io.errors import Failure, InputError
 from conceptlens.local_embeddings.modes import channel_scale
 from conceptlens.local_embeddings.runs.embed_batch import PreparedPhoto, model_input, prepare_photo
 from conceptlens.local_embeddings.runs.embed_plan import EmbedPlan
