@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from PIL import Image
 
 from conceptlens.cams.finer_cam import LINEAR, ContrastSweep
@@ -20,7 +21,7 @@ from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.io.images import fingerprint, jpeg, read_image, upright
 from conceptlens.io.output_path import check_file
 from conceptlens.model.observation import Observation
-from conceptlens.model.predictions import predictions
+from conceptlens.model.predictions import Prediction, predictions
 from conceptlens.record import Explanation, ImageInfo
 
 if TYPE_CHECKING:
@@ -69,13 +70,15 @@ def _observed(observation: Observation, explained: list[Explanation]) -> list[Ph
     results = []
     for i, image_info in enumerate(observation.image_info if explained else ()):
         top = () if observation.class_scores is None else predictions(observation, i)
+        target, against = _explained(observation, explained, i) if top else (None, None)
         results.append(
             PhotoResult(
                 image_info=image_info,
                 model=observation.model.name,
                 layer=explained[0].source.layer,
                 explanations=tuple(e.of(i) for e in explained),
-                target=top[0] if top else None,
+                target=target or (top[0] if top else None),
+                against=against,
                 predictions=top,
                 photo=jpeg(_photo(observation, i)),
                 command="\n".join(_code(observation, explained, i)),
@@ -83,6 +86,18 @@ def _observed(observation: Observation, explained: list[Explanation]) -> list[Ph
             )
         )
     return results
+
+
+def _explained(
+    observation: Observation, explained: list[Explanation], image: int
+) -> tuple[Prediction | None, Prediction | None]:
+    """Return the class that contributions are about, and the one they are compared with; `None` where there is none."""
+    label = next((e.explained_classes[image] for e in explained if e.explained_classes), None)
+    known = observation.model.class_names or ()
+    names = [label] if label in known else (label or "").split(" / ", 1)
+    indices = [known.index(name) for name in names if name in known]
+    found = predictions(observation, image, torch.tensor(indices)) if indices else ()
+    return (found[0] if found else None), (found[1] if len(found) > 1 else None)
 
 
 def _photographed(photos: Photo | Sequence[Photo], explained: list[Explanation]) -> list[PhotoResult]:

@@ -39,6 +39,11 @@
     return `${value >= 9.95 || value === 0 ? Math.round(value) : value.toFixed(1)}%`;
   }
 
+  function signedPercent(share) {
+    const text = plus(share, percent(Math.abs(share)));
+    return text.replace("+<", "<+").replace("−<", ">−");
+  }
+
   const plus = (value, text) => (value > 0 ? `+${text}` : value < 0 ? `−${text}` : text);
 
   function list(words) {
@@ -441,7 +446,7 @@
     const fill = make("i", { className: item.contribution < 0 ? "against" : "for" });
     fill.hidden = item.contribution === 0;
     fill.style.width = `${(50 * Math.abs(item.contribution)) / most}%`;
-    const share = make("span", { className: "share", textContent: plus(item.contribution, percent(Math.abs(item.contribution))) });
+    const share = make("span", { className: "share", textContent: signedPercent(item.contribution) });
     return make("td", { className: "much" }, make("div", { className: "signed", "aria-hidden": "true" }, fill), share);
   }
 
