@@ -36,7 +36,7 @@ from conceptlens.bottleneck.fit.part_discovery import (
     pointed_at,
 )
 from conceptlens.bottleneck.fit.recipe import Recipe
-from conceptlens.bottleneck.locator import Parts
+from conceptlens.bottleneck.locator import Parts, WholeImage
 from conceptlens.features.cell_source import CellBatch, CellSource
 from conceptlens.io.errors import InputError
 from conceptlens.training.loop import TrainingRun, TrainingTask, train_network
@@ -257,13 +257,14 @@ def test_guided_attentions_step_by_step(tmp_path: Path) -> None:
 
 def slow_radius(schedule: str, done: float, how: Recipe) -> float:
     """After the warm-up, from `first` to `last` over what is left."""
+    first = how.first or 7.0
     t = (done - how.warmup) / (1 - how.warmup)
     if schedule == "fixed":
         return how.last
     if schedule == "exponential":
-        return math.exp((1 - t) * math.log(how.first) + t * math.log(how.last))
+        return math.exp((1 - t) * math.log(first) + t * math.log(how.last))
     fallen = t if schedule == "linear" else math.sin(math.pi * t / 2) ** 2
-    return how.first - (how.first - how.last) * fallen
+    return first - (first - how.last) * fallen
 
 
 def slow_pooled(map_: Array, temperature: float | None) -> float:
@@ -393,6 +394,7 @@ def given(seen: Mapping[str, Tensor], grid: tuple[int, int]) -> CellSource:
 def test_pooling_by_parts(kind: str, grid: tuple[int, int]) -> None:
     bottleneck = made(kind, grid)
     seen = cells(5)
+    assert isinstance(bottleneck.locator, WholeImage | Parts)
     pooled = pool_cells(given(seen, grid), [4, 0, 3], bottleneck.locator, "deep", grid, 5)
     assert pooled.indices.tolist() == [0, 3, 4]
     assert pooled.mask.tolist() == ([0, 0, 1, 2, 0] if kind == "parts" else [0] * 5)

@@ -31,8 +31,9 @@ def draw_outline(photo: Image.Image, inside: Bool[np.ndarray, "rows columns"]) -
 
     The photo's own border is no border of the mask.
     """
-    line = inside & ndimage.binary_dilation(~inside, iterations=max(1, round(max(photo.size) / 230)))
+    wide = max(1, round(max(photo.size) / 230))
+    line = inside & np.asarray(ndimage.binary_dilation(~inside, iterations=wide), bool)
     pixels = np.array(photo.convert("RGB"))
-    pixels[ndimage.binary_dilation(line) & ~line] = EDGE
+    pixels[np.asarray(ndimage.binary_dilation(line), bool) & ~line] = EDGE
     pixels[line] = LINE
     return Image.fromarray(pixels)

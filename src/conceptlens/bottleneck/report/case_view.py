@@ -174,7 +174,8 @@ def _sum(
     every = [*values, rest] if n_other > 0 else list(values)
     texts, whole = adding_up(every, total)
     parts = [{"contribution": text, "bar": bar} for text, bar in zip(texts, _bars(every), strict=True)]
-    left = {**parts.pop(), "others": counted(n_other, "other concept")} if n_other > 0 else None
+    others = counted(n_other, "other concept") + (" together" if n_other > 1 else "")
+    left = {**parts.pop(), "others": others} if n_other > 0 else None
     return parts, {"rest": left, "total": whole}
 
 
