@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from conceptlens.localization.localization_cases import KINDS, LoadedCase
 from conceptlens.localization.methods import METHODS
-from conceptlens.localization.summary import ALL, MACRO, Intervals, LocalizationSummary, MethodSummary, title_of
+from conceptlens.localization.summary import ALL, MACRO, LocalizationSummary, title_of
 from conceptlens.metrics.map_mask import MAP_MASK_METRICS
 from conceptlens.pages.mask_outline import outlined
-from conceptlens.pages.number_format import interval_text, number, signed
+from conceptlens.pages.number_format import number, signed
 from conceptlens.pages.static_page import embedded_photo, page_origin, static_page
 from conceptlens.render import overlay, scale_of
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from conceptlens.localization.localization_run import LocalizationRun
-    from conceptlens.statistics.bootstrap import Interval
 
 LEAD = "ranked_area_corrected"
 # The metrics in the table, each described in one line; the other metrics are in the JSON file.
@@ -64,54 +63,27 @@ def evaluation_page(run: LocalizationRun, cases: Sequence[LoadedCase]) -> str:
         primary=title_of(run.primary),
         against=None if summary.reference is None else title_of(summary.reference),
         sheets=[_sheet(summary, group) for group in summary.groups],
-        columns=[
-            {"name": name, "title": MAP_MASK_METRICS[name].title, "words": DESCRIPTIONS[name]} for name in DESCRIPTIONS
-        ],
+        columns={name: MAP_MASK_METRICS[name].title for name in DESCRIPTIONS},
+        words=DESCRIPTIONS,
+        text=text,
+        signed_text=signed_text,
         methods=[METHODS[line.method] for line in summary.methods if line.method in METHODS],
-        lead=MAP_MASK_METRICS[LEAD].title,
+        lead=LEAD,
         kinds=[_kind(kind, cases) for kind in KINDS],
     )
 
 
 def _sheet(summary: LocalizationSummary, group: str) -> dict[str, Any]:
-    """Return one group's plot and table."""
+    """Return one group's plot, and what a map that knows nothing gets in each column."""
     title = {MACRO: "mean of groups", ALL: "all pairs"}.get(group, group)
     share = summary.mask_shares[group]
     return {
+        "group": group,
         "title": title,
-        "count": summary.pairs[group],
-        "share": text(share),
-        "fair": [_line(summary, line, group) for line in summary.methods if not line.oracle],
-        "oracles": [_line(summary, line, group) for line in summary.methods if line.oracle],
+        "share": share,
         "plot": _plot(summary, group),
-        "chance": [_chance(name, share) for name in DESCRIPTIONS],
+        "chance": {name: _chance(name, share) for name in DESCRIPTIONS},
     }
-
-
-def _line(summary: LocalizationSummary, line: MethodSummary, group: str) -> dict[str, Any]:
-    """Return one row of the table: the leading metric with its two differences, then the other metrics."""
-    cells = [_cell(line.scores[group][name], summary.best(group, name) == line.method) for name in DESCRIPTIONS]
-    return {
-        "title": title_of(line.method),
-        "own_map_share": None if line.own_map_share > 0.9995 else f"{line.own_map_share:.0%}",
-        "lead": cells[0],
-        "minus_wrong": _difference(line.minus_wrong, group),
-        "minus_reference": _difference(line.minus_reference, group),
-        "rest": cells[1:],
-    }
-
-
-def _cell(value: Interval, best: bool = False) -> dict[str, Any]:
-    return {**interval_text(value, text), "best": best}
-
-
-def _difference(found: Intervals, group: str) -> dict[str, Any] | None:
-    """Return a difference with its sign; `sure` where its interval leaves out zero."""
-    if group not in found:
-        return None
-    value = found[group][LEAD]
-    sure = value.low is not None and value.high is not None and (value.low > 0 or value.high < 0)
-    return {**interval_text(value, signed_text), "sure": sure}
 
 
 def _plot(summary: LocalizationSummary, group: str) -> dict[str, Any]:
@@ -138,7 +110,7 @@ def _plot(summary: LocalizationSummary, group: str) -> dict[str, Any]:
         "ticks": [{"at": at(t), "text": number(t)} for t in ticks],
         "rows": [
             {
-                "title": title_of(line.method),
+                "title": line.title,
                 "oracle": line.oracle,
                 "mean": at(mean),
                 "low": at(below),
