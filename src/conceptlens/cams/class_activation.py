@@ -91,7 +91,13 @@ def cam(
 def gradients(
     observation: Observation, questions: Sequence[BoundTarget], layer: str
 ) -> tuple[Float[Tensor, "image question"], Float[Tensor, "image question channel height width"]]:
-    """Return scores and gradients of every question at `layer`; questions that share a root share their products."""
+    """Return scores and gradients of every question at `layer`; questions that share a root share their products.
+
+    Args:
+        observation: One forward pass of a batch.
+        questions: Targets bound to it.
+        layer: An observed layer.
+    """
     bound = [question.score_and_gradient(observation) for question in questions]
     roots = {id(root): root for root, _, _ in bound}
     scores = torch.stack([score for _, score, _ in bound], dim=1)
@@ -109,7 +115,15 @@ def project(
     weights: Float[Tensor, "image question channel rows columns"],
     feature: Float[Tensor, "image channel height width"],
 ) -> Float[Tensor, "image question height width"]:
-    """Return `sum_k w_k A_k` for weights that are one number per channel, or one per channel and cell."""
+    """Return `sum_k w_k A_k` for weights that are one number per channel, or one per channel and cell.
+
+    Args:
+        weights: `image question channel (1|height) (1|width)`.
+        feature: The cells of the layer.
+
+    Returns:
+        Maps before the activation, in the precision of `feature`.
+    """
     with full_precision(feature):
         if weights.shape[-2:] == (1, 1):
             return torch.einsum("nqk,nkhw->nqhw", weights[..., 0, 0].to(feature.dtype), feature)
@@ -221,6 +235,13 @@ def find_rule(rule: str | Rule) -> Rule:
 
 
 def source(observation: Observation, layer: str, method: str, settings: dict[str, object]) -> Source:
-    """Return where an explanation of `observation` comes from."""
+    """Return where an explanation of `observation` comes from.
+
+    Args:
+        observation: What was observed.
+        layer: The layer whose features were weighed.
+        method: The rule or method.
+        settings: What else the method was given or chose.
+    """
     photos = hold_weakly(observation.photos)
     return Source(observation.model.name, layer, method, observation.image_info, settings, versions(), photos)

@@ -243,6 +243,11 @@ def _concept_contrast(contrast: Contrast, target: Concept, observation: Observat
 
 
 def contrast_label(target: str, references: Sequence[str]) -> str:
-    """Return `target / reference, reference`, each by the first of its names."""
+    """Return `target / reference, reference`, each by the first of its names.
+
+    Args:
+        target: A class name.
+        references: Names of its references; without any, the whole name of the target is returned.
+    """
     short = [name.split(",")[0] for name in (target, *references)]
     return f"{short[0]} / {', '.join(short[1:])}" if references else target

@@ -55,6 +55,13 @@ def masked_scores(
     """Score one image under the masks of `channels`, in chunks of at most `MASKED_BYTES`, masks included.
 
     Channels that are the same everywhere (often half of them) have the same empty mask, which is run once.
+
+    Args:
+        observation: One forward pass of a batch.
+        questions: Targets bound to it.
+        cells: The cells of one image.
+        image: Its index in the batch.
+        channels: Indices of the channels whose masks are run.
     """
     one = observation.images[image]
     same = ~varies(cells[channels])

@@ -48,7 +48,12 @@ class BoundTarget:
     kind: str = "class"
 
     def score(self, output: ModelOutput, rows: Int[Tensor, "row"]) -> Float[Tensor, "row"]:
-        """Return the score of every row of another output of the model."""
+        """Return the score of every row of another output of the model.
+
+        Args:
+            output: Another output of the model.
+            rows: The index of the image that each of its rows is a variant of.
+        """
         return self.measure(self.root(output), rows)
 
     def score_and_gradient(
@@ -190,7 +195,13 @@ class Concept:
 def similarity(
     images: Float[Tensor, "image dimension"], texts: Float[Tensor, "text dimension"], language: VisionLanguage
 ) -> Float[Tensor, "image text"]:
-    """Return `scale <image, text>`, of unit vectors where the pair is trained so; in float32 or better."""
+    """Return `scale <image, text>`, of unit vectors where the pair is trained so; in float32 or better.
+
+    Args:
+        images: Image vectors.
+        texts: Text vectors.
+        language: The pair that made them.
+    """
     images = wide(images)
     texts = texts.to(images)
     if language.normalised:
@@ -226,7 +237,15 @@ def _from_array(classes: Tensor | np.ndarray) -> tuple[ClassName, ...]:
 
 
 def class_indices(observation: Observation, target: Classes) -> Int[Tensor, "image"]:
-    """Return one class index for each image; `None` means the predicted one."""
+    """Return one class index for each image; `None` means the predicted one.
+
+    Args:
+        observation: One forward pass of a batch.
+        target: A class for all images, one for each, or `None`.
+
+    Raises:
+        InputError: The model has no such class, or the number of classes is not that of the images.
+    """
     logits = observation.logits
     classes = plain_classes(target)
     if classes is None:
@@ -242,7 +261,15 @@ def class_indices(observation: Observation, target: Classes) -> Int[Tensor, "ima
 
 
 def class_index(observation: Observation, name: ClassName) -> int:
-    """Return the index of a class by name or index; refused where the model has no such class."""
+    """Return the index of a class by name or index; refused where the model has no such class.
+
+    Args:
+        observation: One forward pass of a batch.
+        name: The class.
+
+    Raises:
+        InputError: The model has no such class.
+    """
     index, classes = observation.model.class_index(_plain_class(name)), observation.logits.shape[1]
     if not 0 <= index < classes:
         raise InputError(f"no class {index} in {observation.model.name}; it has classes 0 to {classes - 1}")

@@ -59,6 +59,17 @@ def read_aligned(path: Path, codes: np.ndarray, exact: bool = True) -> tuple[Ima
     Annotations are taken to be drawn on the pixels as stored, before the turn that EXIF asks for, wherever their
     sizes allow it; on the upright photo otherwise. With `exact`, both must have one size, else one shape.
     Raises `InputError` where they fit neither way.
+
+    Args:
+        path: The photo.
+        codes: Annotations `[... rows columns]`, as stored.
+        exact: Whether photo and annotation must have one size, or one shape.
+
+    Returns:
+        The upright photo, and the codes on its pixels.
+
+    Raises:
+        InputError: They fit neither way.
     """
     photo = read_image(path)
     turn = _turn(path)

@@ -105,7 +105,12 @@ class ClassFolder(ListedPhotos):
 
 
 def open_imagenet(folder: str | Path, split: str = "train") -> ClassFolder:
-    """Open ImageNet's `train/WNID/` and `val/WNID/`; raises `InputError` where a class folder is called otherwise."""
+    """Open ImageNet's `train/WNID/` and `val/WNID/`; raises `InputError` where a class folder is called otherwise.
+
+    Args:
+        folder: The folder that holds `train/` and `val/`.
+        split: `train`, `val` or `all`.
+    """
     opened = ClassFolder(folder, split)
     strange = [name for name in opened.folders if not _WNID.fullmatch(name)]
     if strange:

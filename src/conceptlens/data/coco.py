@@ -244,7 +244,15 @@ def open_instances(
     by: MaskBy = "category",
     shape: MaskShape = "outline",
 ) -> CocoInstances:
-    """Return the instances of COCO's own layout: `annotations/instances_SPLIT.json`, with the photos in `SPLIT/`."""
+    """Return the instances of COCO's own layout: `annotations/instances_SPLIT.json`, with the photos in `SPLIT/`.
+
+    Args:
+        folder: The folder that holds `annotations/` and the photos.
+        split: A split, with or without its year.
+        crowds: As in `CocoInstances`.
+        by: As in `CocoInstances`.
+        shape: As in `CocoInstances`.
+    """
     place = existing_folder(folder, "COCO instances")
     split = _dated(place, "instances", split)
     return CocoInstances(place / split, place / "annotations" / f"instances_{split}.json", crowds, by, shape)

@@ -183,7 +183,13 @@ class ListedPhotos(ABC):
 
 
 def check_split(split: str, splits: Sequence[str], what: str) -> str:
-    """Return a split that a set has; raises `InputError` naming all of them."""
+    """Return a split that a set has; raises `InputError` naming all of them.
+
+    Args:
+        split: The split that was given.
+        splits: Those that there are.
+        what: What the set is called, for the message.
+    """
     if split not in splits:
         raise InputError(f"{what} has no split {split!r}; splits: {', '.join(splits)}")
     return split

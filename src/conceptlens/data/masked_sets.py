@@ -92,6 +92,10 @@ def folder_of(name: str, argument: str | None) -> Path:
     """Return the folder that a set is read from: the one named, else `$CONCEPTLENS_DATA/NAME`.
 
     Raises `InputError` where none is named and that one is not there.
+
+    Args:
+        name: The name of the set.
+        argument: A folder; `None` or empty where none is named.
     """
     if argument:
         return Path(argument).expanduser()

@@ -73,7 +73,12 @@ class Places(ListedPhotos):
 
 
 def open_places(folder: str | Path, split: str = "train") -> ListedPhotos:
-    """Open Places365 from its lists where they are there, else as `SPLIT/CLASS/*.jpg`."""
+    """Open Places365 from its lists where they are there, else as `SPLIT/CLASS/*.jpg`.
+
+    Args:
+        folder: The folder of the lists and photos.
+        split: `train` or `val`.
+    """
     given = existing_folder(folder, "Places365")
     return Places(given, split) if (given / _CATEGORIES).is_file() else ClassFolder(given, split)
 

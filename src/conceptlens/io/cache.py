@@ -37,6 +37,15 @@ def cached(
     `shipped` is a file of vectors that came with the package. What is made here goes to one safetensors file per
     model, replaced whole; an unreadable one is written anew, and a place that cannot be written is passed over, for
     everything in it can be computed again. Of two processes that write at once, the last one's file stays.
+
+    Args:
+        model: The name of the encoder, with the fingerprint of its weights.
+        texts: At least one text.
+        encode: From texts to vectors `(text, dimension)`.
+        shipped: A file of vectors that came with the package.
+
+    Raises:
+        InputError: No text was given.
     """
     if isinstance(texts, str) or not texts:
         raise InputError(f"texts are {texts!r}; give a list of at least one text")

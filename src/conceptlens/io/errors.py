@@ -31,6 +31,11 @@ def near(name: str, known: Iterable[str], max_names: int = 5) -> str:
 
     Names that contain `name` come first, then names of a similar spelling; the first few of `known` where
     nothing resembles it.
+
+    Args:
+        name: A name that is unknown.
+        known: The names that there are.
+        max_names: How many are returned at most.
     """
     known = list(dict.fromkeys(known))
     lowered = name.lower()

@@ -59,6 +59,13 @@ def opened(path: str | Path, formats: list[str] | None = None) -> Iterator[Image
 
     Whatever goes wrong with it within the block comes out as an `InputError` that names the file: missing,
     unreadable, broken, or larger than 100 megapixels, which the header tells.
+
+    Args:
+        path: The file.
+        formats: Pillow's names of the formats that are read; by default those of `FORMATS`.
+
+    Raises:
+        InputError: The file is missing, unreadable, broken or too large.
     """
     place = _file(path)
     name = repr(str(place))

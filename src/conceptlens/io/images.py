@@ -86,7 +86,12 @@ def find_images(*sources: str | Path) -> tuple[Path, ...]:
 
 
 def jpeg(photo: Image.Image, longest: int = 900) -> bytes:
-    """Return a photo as JPEG bytes, scaled down until neither side is longer than `longest` pixels."""
+    """Return a photo as JPEG bytes, scaled down until neither side is longer than `longest` pixels.
+
+    Args:
+        photo: The photo.
+        longest: The longer side at most, in pixels.
+    """
     small = photo.copy()
     small.thumbnail((longest, longest))
     buffer = io.BytesIO()

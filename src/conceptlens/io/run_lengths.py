@@ -16,6 +16,13 @@ def decode_mask(drawn: Any, size: tuple[int, int]) -> np.ndarray:
 
     Polygons are filled by pycocotools, so that their edges fall where COCO's own tools put them. Raises `ValueError`
     or `TypeError`, saying why, where it is not drawn for such a photo.
+
+    Args:
+        drawn: Polygons, or run lengths `{"size", "counts"}`, plain or packed.
+        size: Rows and columns of the photo.
+
+    Returns:
+        Bool `[rows columns]`.
     """
     if isinstance(drawn, list):
         mask = np.zeros(size, bool)

@@ -49,7 +49,13 @@ class FolderFormat:
     fields: Mapping[str, str]
 
     def write(self, folder: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-        """Write the weights and, last, the description, each atomically."""
+        """Write the weights and, last, the description, each atomically.
+
+        Args:
+            folder: The folder, made where it is missing.
+            tensors: Weights by name.
+            about: The description; format and versions are added.
+        """
         whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         with replacing(folder / self.weights_file) as temporary:
             save_file(whole, temporary)

@@ -67,7 +67,16 @@ def short_names(class_names: Sequence[str]) -> tuple[str, ...]:
 
 
 def checked_class_names(class_names: Sequence[str], classes: int, name: str) -> tuple[str, ...]:
-    """Return `class_names` where there is one for each of the `classes` of the model called `name`."""
+    """Return `class_names` where there is one for each of the `classes` of the model called `name`.
+
+    Args:
+        class_names: One name for each class, in the order of the logits.
+        classes: How many classes the model has.
+        name: What the model is called, for the message.
+
+    Raises:
+        InputError: There is another number of names.
+    """
     if isinstance(class_names, str) or len(class_names) != classes:
         given = "one string" if isinstance(class_names, str) else f"{len(class_names)} class names"
         raise InputError(

@@ -23,6 +23,15 @@ def forward(
 
     Each watch sees its layer's output (or input) tensor and may return another one to be used in its place. Nothing
     builds a graph until a watch returns a tensor that requires grad: the trunk below costs no memory.
+
+    Args:
+        module: The module; its modes, `requires_grad` and the random state are given back.
+        given: What it is called with.
+        outputs: For each layer's name, what sees its output.
+        inputs: For each layer's name, what sees its input.
+
+    Returns:
+        What the module returns, untouched.
     """
     with ExitStack() as stack:
         stack.enter_context(frozen(module))
@@ -98,6 +107,11 @@ def trunk_kept(module: nn.Module, given: ModelInput, layer: str) -> Iterator[Non
     """Within, a call of `module` runs only what follows `layer`: the parts before it give back what they gave once.
 
     A part that is called twice runs each time, and so does what stands between the parts.
+
+    Args:
+        module: The module, in eval mode.
+        given: The inputs of every call within.
+        layer: The name of the layer after which parts run again.
     """
     with ExitStack() as stack:
         for part, output in _outputs_until(module, given, layer).items():
@@ -145,7 +159,12 @@ def full_precision(like: Tensor) -> AbstractContextManager[Any]:
 
 
 def map_tensors(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Return `output` with each of its tensors changed, whatever tuples and model outputs hold them."""
+    """Return `output` with each of its tensors changed, whatever tuples and model outputs hold them.
+
+    Args:
+        output: A tensor, or tuples, lists, mappings and model outputs of them; other values stay.
+        change: From a tensor to what takes its place.
+    """
     if isinstance(output, Tensor):
         return change(output)
     if isinstance(output, Mapping):

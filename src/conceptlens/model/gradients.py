@@ -54,7 +54,14 @@ def through_graph(
 def gradient_through_graph(
     root: Tensor, cotangents: Float[Tensor, "image question dimension"], name: str, layer_output: LayerOutput
 ) -> Float[Tensor, "image question channel height width"]:
-    """Return the gradient of every `cotangent . root` at the cells of one layer."""
+    """Return the gradient of every `cotangent . root` at the cells of one layer.
+
+    Args:
+        root: A tensor `(image, dimension)` in the graph of the layer.
+        cotangents: Directions `(image, question, dimension)`.
+        name: The layer's name, for messages.
+        layer_output: Its output.
+    """
     (found,) = through_graph(root, cotangents, {name: layer_output}, lambda gradient: gradient)
     return layer_output.grid.read(found).transpose(0, 1)
 
@@ -66,6 +73,12 @@ def linear_readout(
 
     The candidate is the weight of `linear`, or the identity where `linear` is `None`. It counts only if it reproduces
     the values of `root` and its gradient in a random direction, to 1e-5 of the largest entry.
+
+    Args:
+        root: A tensor `(image, dimension)` in the graph of the layer.
+        linear: The linear layer that may lead to it.
+        name: The layer's name, for messages.
+        layer_output: Its output.
     """
     mean = layer_output.cells.detach().flatten(2).mean(2)
     matrix, constant = _candidate(root, mean, linear)

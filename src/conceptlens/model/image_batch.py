@@ -86,7 +86,13 @@ class PhotoInput(ABC):
         return tensor
 
     def image_info(self, name: str, size: tuple[int, int], fingerprint: str = "") -> ImageInfo:
-        """Return the record of a photo of `size` (width, height): which part of it the model sees."""
+        """Return the record of a photo of `size` (width, height): which part of it the model sees.
+
+        Args:
+            name: The file's path, or a title.
+            size: Width and height of the upright photo in pixels.
+            fingerprint: That of the photo's pixels.
+        """
         known = self.preprocess
         return ImageInfo(name, fingerprint, *size, WHOLE if known is None else known.box(size), known is not None)
 

@@ -55,6 +55,16 @@ def cells_at(
     Raises:
         InputError: A tensor was observed and another size is asked for; or the model has other inputs, which cannot
             be mirrored or resized with the photo.
+
+    Args:
+        observation: What was observed.
+        image: The index of the photo in the batch.
+        size: Rows and columns of the input.
+        layers: Names of layers.
+        mirrored: Whether the mirror image is run too.
+
+    Returns:
+        For each layer a list of cells, one entry or, `mirrored`, two.
     """
     given, own = observation.given, tuple(observation.images.shape[2:])
     if given.others and (mirrored or size != own):
@@ -79,7 +89,12 @@ def _shown(observation: Observation, image: int, size: tuple[int, int]) -> Float
 
 
 def resized(transform: Preprocess, size: tuple[int, int]) -> Preprocess:
-    """Return the same preparation of photos for another input size `(rows, columns)`: the same part is seen."""
+    """Return the same preparation of photos for another input size `(rows, columns)`: the same part is seen.
+
+    Args:
+        transform: The preparation of photos.
+        size: Rows and columns of the input.
+    """
     factor = size[0] / transform.size[0]
     resize = transform.resize
     if isinstance(resize, tuple):

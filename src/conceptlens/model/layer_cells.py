@@ -40,7 +40,13 @@ def layer_cells(
 def input_cells(
     model: Backbone, given: ModelInput, layers: Iterable[str]
 ) -> dict[str, Float[Tensor, "image channel height width"]]:
-    """Return what `layer_cells` does, for a call with other inputs beside the images."""
+    """Return what `layer_cells` does, for a call with other inputs beside the images.
+
+    Args:
+        model: The model.
+        given: The inputs, on the device and in the precision of the model.
+        layers: Names of layers.
+    """
     names = tuple(dict.fromkeys(layers))
     for name in names:
         model.check_layer(name)

@@ -46,7 +46,12 @@ class ModelInput:
         return replace(self, images=images)
 
     def of_one(self, image: int, images: Float[Tensor, "variant colour rows columns"]) -> ModelInput:
-        """Return the call with variants of one image: each comes with the other inputs of that image."""
+        """Return the call with variants of one image: each comes with the other inputs of that image.
+
+        Args:
+            image: The index of the image.
+            images: Its variants.
+        """
         count = len(self.images)
 
         def rows(value: Any) -> Any:

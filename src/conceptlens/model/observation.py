@@ -156,7 +156,12 @@ class Observation(ModelOutput, Generic[Model]):
         return weights[..., None, None].expand(*weights.shape, grid.height, grid.width)
 
     def reaches(self, root: Tensor, layer: str | None = None) -> bool:
-        """Whether the cells of a layer change `root`: the patches of a ViT's last block do not reach its class."""
+        """Whether the cells of a layer change `root`: the patches of a ViT's last block do not reach its class.
+
+        Args:
+            root: A tensor `(image, dimension)` in the graph.
+            layer: An observed layer; by default the last one.
+        """
         name = layer or self.layer
         if self.readout(root, name) is not None:
             return True
@@ -170,6 +175,10 @@ class Observation(ModelOutput, Generic[Model]):
         """Return `M` where `root = M . (mean over cells of the feature) + constant`, verified, else `None`.
 
         The candidates are the identity and the classifier's own weights; see `gradients.linear_readout`.
+
+        Args:
+            root: The class scores or the embedding of this observation; there is no readout of other tensors.
+            layer: An observed layer; by default the last one.
         """
         name = layer or self.layer
         kind = "logits" if root is self.class_scores else "embedding" if root is self.vector else None

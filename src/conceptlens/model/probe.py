@@ -65,6 +65,16 @@ def anatomy(
     map before pooling in a CNN or Swin, the final norm of a ViT that averages its tokens, and the norm before the
     last attention of a ViT that reads its class token (after it, patch tokens have no gradient). `read` turns the
     raw output into `image dimension`.
+
+    Args:
+        module: The module; it is left as it is.
+        given: Images, whose values are replaced by noise, and the other inputs.
+        read: From the raw output to `image dimension`.
+        prefix: How many tokens stand before those of the cells, where it is known.
+        channels_last: The order of four axes, where it is known.
+
+    Raises:
+        InputError: No layer has a grid of cells that reaches the output.
     """
     seen: list[tuple[str, Tensor]] = []
     origins: dict[int, int] = {}

@@ -53,7 +53,16 @@ class RecordOutputs(ABC):
         return self.activation != "relu"
 
     def question_index(self, question: str | int, image: int = 0) -> int:
-        """Return the index of a question, given by label, by the first name in its label, or by index."""
+        """Return the index of a question, given by label, by the first name in its label, or by index.
+
+        Args:
+            question: A label, the first name in it, or an index.
+            image: The image whose labels are meant.
+
+        Raises:
+            InputError: There is no such question.
+            InputTypeError: It is neither a text nor an integer.
+        """
         row = self.labels[image]
         if isinstance(question, str):
             short = [label.split(",")[0] for label in row]

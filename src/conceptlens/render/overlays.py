@@ -56,7 +56,13 @@ def overlay(
 
 
 def colour_bar(scale: Scale, width: int, height: int) -> Image.Image:
-    """Return the colours of a scale from low to high, as see-through as on a photo, with its numbers below."""
+    """Return the colours of a scale from low to high, as see-through as on a photo, with its numbers below.
+
+    Args:
+        scale: The values at the two ends.
+        width: Pixels of the result.
+        height: Pixels of the result, numbers included.
+    """
     size = max(8, round(height * 0.42))
     font = _font(size)
     thick = max(1, height - round(size * 1.5))

@@ -94,7 +94,15 @@ def alpha_table(signed: bool) -> UInt8[np.ndarray, "colour"]:
 
 
 def colour(values: Any, scale: Scale) -> UInt8[np.ndarray, "height width 4"]:
-    """Return a map as red, green, blue, alpha (0 to 255); values beyond the scale take the colour of its end."""
+    """Return a map as red, green, blue, alpha (0 to 255); values beyond the scale take the colour of its end.
+
+    Args:
+        values: One map, `height width`; numpy, torch or nested lists.
+        scale: The values at the two ends of the colours.
+
+    Raises:
+        InputError: The map has another number of axes, or values that are not finite.
+    """
     place = (grid_of(values) - scale.low) / (scale.high - scale.low)
     index = np.rint(np.clip(place, 0.0, 1.0) * (COLOURS - 1)).astype(int)
     return np.concatenate([colour_table(scale.signed), alpha_table(scale.signed)[:, None]], axis=1)[index]

@@ -64,6 +64,13 @@ def upsample_in_box(values: Any, height: int, width: int, box: Box = WHOLE, fill
     """Enlarge maps `... height width` to whole photos of `height` x `width`: they cover `box`, the rest is `fill`.
 
     A box that reaches beyond the photo (padding) is cut at its border. Type and precision stay, as in `upsample`.
+
+    Args:
+        values: `... height width`, numpy or torch.
+        height: Rows of the photo.
+        width: Columns of the photo.
+        box: The part that the maps cover: left, top, right, bottom as shares of the photo.
+        fill: The value outside of it.
     """
     left, top, right, bottom = pixels_of(box, width, height)
     large = upsample(values, bottom - top, right - left)

@@ -23,6 +23,14 @@ def check_batch(
     Raises `InputError` for an id or a name that is blank or not clean text, two rows with one id, an embedding or a
     mask of an image that is not in the batch (or failed), an embedding whose mask is not in it, and vectors that are
     not one row of finite numbers, or have another length than others of their layer.
+
+    Args:
+        images: Images of the batch.
+        embeddings: Vectors of these images.
+        masks: Masks that the embeddings name.
+
+    Returns:
+        The length of the vectors by model, layer and mode.
     """
     _once("images", [f"{row.id} of run {row.run}" for row in images], [(row.id, row.run, row.name) for row in images])
     _once("embeddings", [row.id for row in embeddings], map(attrgetter("id", "concept", "layer"), embeddings))

@@ -91,7 +91,17 @@ def condition(
     run: str | None = None,
     exclude_image: str | None = None,
 ) -> str | None:
-    """Return the filter that all of these make together, or `None` where nothing is asked."""
+    """Return the filter that all of these make together, or `None` where nothing is asked.
+
+    Args:
+        layer: A layer's name.
+        model: A model's name.
+        mode: A mode of embedding.
+        concepts: Concepts by label.
+        where: A condition in SQL.
+        run: The id of a run.
+        exclude_image: The id of an image whose rows are left out.
+    """
     named = {"layer": layer, "model": model, "mode": mode, "run": run}
     parts = [f"`{column}` = {quoted(value)}" for column, value in named.items() if value is not None]
     if concepts is not None:

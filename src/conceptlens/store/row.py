@@ -105,7 +105,14 @@ class MaskRow:
 
     @classmethod
     def from_mask(cls, id: str, image: str, concept: str, mask: np.ndarray) -> MaskRow:
-        """Pack a mask `[rows columns]`, bool; raises `InputError` for any other array."""
+        """Pack a mask `[rows columns]`, bool; raises `InputError` for any other array.
+
+        Args:
+            id: The id of the mask.
+            image: The id of its image.
+            concept: The label of its concept.
+            mask: Bool `[rows columns]`.
+        """
         if mask.dtype != np.bool_ or mask.ndim != 2 or not mask.size:
             raise InputError(f"a mask has shape {mask.shape} and type {mask.dtype}; expected bool rows columns")
         rows, columns = mask.shape

@@ -21,6 +21,13 @@ def fetching(name: str, hub: bool = True) -> Iterator[None]:
 
     While the host of Hugging Face cannot be reached, its client is held offline: it then reads its cache or fails at
     once, instead of trying again for a minute. With `hub=False` nothing may be asked of that host at all.
+
+    Args:
+        name: What the model is called in the message.
+        hub: Whether the host of Hugging Face may be asked.
+
+    Raises:
+        InputError: Whatever was raised within, in one sentence.
     """
     from huggingface_hub import constants
 

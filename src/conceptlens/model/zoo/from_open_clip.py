@@ -18,7 +18,18 @@ from conceptlens.model.zoo.zero_shot import with_class_names
 def load(
     name: str, pretrained: bool, weights: str | Path | None, class_names: Sequence[str] | None, layers: tuple[str, ...]
 ) -> Backbone:
-    """Return an open_clip model by `MODEL/PRETRAINED`, `hf-hub:OWNER/REPO` or `local-dir:PATH`; see `load_model`."""
+    """Return an open_clip model by `MODEL/PRETRAINED`, `hf-hub:OWNER/REPO` or `local-dir:PATH`; see `load_model`.
+
+    Args:
+        name: What follows `open_clip:`.
+        pretrained: Whether its own weights are loaded.
+        weights: A file of weights to load instead.
+        class_names: Names of classes; the number of classes where no weights of its own are loaded.
+        layers: Layers to observe.
+
+    Raises:
+        InputError: There is no such model, or its weights cannot be fetched or do not fit.
+    """
     open_clip = _import()
     called = f"open_clip:{name}"
     architecture, tag = _parts(open_clip, name, pretrained)

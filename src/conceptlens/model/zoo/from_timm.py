@@ -32,7 +32,18 @@ _ELSEWHERE = ("hf-hub:", "local-dir:")
 def load(
     name: str, pretrained: bool, weights: str | Path | None, class_names: Sequence[str] | None, layers: tuple[str, ...]
 ) -> Backbone:
-    """Return a timm model by `NAME`, `NAME.TAG`, `hf-hub:OWNER/REPO` or `local-dir:PATH`; see `load_model`."""
+    """Return a timm model by `NAME`, `NAME.TAG`, `hf-hub:OWNER/REPO` or `local-dir:PATH`; see `load_model`.
+
+    Args:
+        name: What follows `timm:`.
+        pretrained: Whether its own weights are loaded.
+        weights: A file of weights to load instead.
+        class_names: Names of classes; the number of classes where no weights of its own are loaded.
+        layers: Layers to observe.
+
+    Raises:
+        InputError: There is no such model, or its weights cannot be fetched or do not fit.
+    """
     called = f"timm:{name}"
     _check_name(name)
     if pretrained:

@@ -20,7 +20,18 @@ from conceptlens.model.zoo.weights import load_weights
 def load(
     name: str, pretrained: bool, weights: str | Path | None, class_names: Sequence[str] | None, layers: tuple[str, ...]
 ) -> Backbone:
-    """Return a torchvision classifier by name, with its default weights' transform and categories; see `load_model`."""
+    """Return a torchvision classifier by name, with its default weights' transform and categories; see `load_model`.
+
+    Args:
+        name: What follows `torchvision:`.
+        pretrained: Whether its own weights are loaded.
+        weights: A file of weights to load instead.
+        class_names: Names of classes; the number of classes where no weights of its own are loaded.
+        layers: Layers to observe.
+
+    Raises:
+        InputError: There is no such model, or its weights cannot be fetched or do not fit.
+    """
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise InputError(f"no torchvision model '{name}'; near names: {near(name, known)}")

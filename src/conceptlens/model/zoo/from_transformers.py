@@ -34,7 +34,18 @@ _ADVICE = "give its module and a transform of your own to cl.Backbone"
 def load(
     name: str, pretrained: bool, weights: str | Path | None, class_names: Sequence[str] | None, layers: tuple[str, ...]
 ) -> Backbone:
-    """Return a transformers model by hub name or local folder; see `load_model`."""
+    """Return a transformers model by hub name or local folder; see `load_model`.
+
+    Args:
+        name: What follows `hf:`: `OWNER/MODEL` or a folder.
+        pretrained: Whether its own weights are loaded.
+        weights: A file of weights to load instead.
+        class_names: Names of classes; the number of classes where no weights of its own are loaded.
+        layers: Layers to observe.
+
+    Raises:
+        InputError: There is no such model, or its weights cannot be fetched or do not fit.
+    """
     called = f"hf:{name}"
     with fetching(called, hub=not Path(name).is_dir()):
         config: Any = AutoConfig.from_pretrained(name)

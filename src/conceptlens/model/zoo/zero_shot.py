@@ -36,7 +36,16 @@ class ZeroShot(nn.Module):
 
 
 def with_class_names(tower: Backbone, class_names: Sequence[str], prompt: str = "a photo of a {}") -> Backbone:
-    """Return a backbone that embeds, as a zero-shot classifier over `class_names`."""
+    """Return a backbone that embeds, as a zero-shot classifier over `class_names`.
+
+    Args:
+        tower: A backbone that embeds and has a text encoder.
+        class_names: At least two.
+        prompt: The sentence that a class name is put into.
+
+    Raises:
+        InputError: There are fewer than two class names, or one text.
+    """
     if isinstance(class_names, str) or len(class_names) < 2:
         raise InputError(
             f"a zero-shot classifier needs at least two class names, a list of texts; given: {class_names!r}"
