@@ -148,5 +148,5 @@ class TestNames:
     def test_classes_without_names(self) -> None:
         model = cl.Backbone(build("timm resnet"), "mine", input_size=(96, 160))
         assert model.class_name(3) == "class 3"
-        with pytest.raises(cl.InputError, match=r"'tabby' was asked of mine, whose classes have no names"):
+        with pytest.raises(cl.InputError, match=r"'tabby' is no class of mine: its classes have no names"):
             model.class_index("tabby")

@@ -1,4 +1,4 @@
-"""`map = activation(sum over channel of weights * features)`: the one place where weights and features meet."""
+"""`map = activation(sum over channel of weights * features)`: here weights and features meet."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def cam(
 
     Args:
         observation: One forward pass of a batch, from `model.observe(photos)`.
-        target: What is asked.
+        target: One question or several.
 
             - `None`: the class that each image is predicted as; one question.
             - a class name or index: that class of every image; one question.
@@ -217,7 +217,7 @@ def heatmaps(
     questions = found.maps.shape[1]
     if questions != 1:
         raise InputError(
-            f"{questions} questions were asked, and heatmaps returns one map for each image; use cl.cam for several, "
+            f"{questions} questions were given, and heatmaps returns one map for each image; use cl.cam for several, "
             "or give one class for each image"
         )
     return found.upsampled().float().cpu().numpy()[:, 0]

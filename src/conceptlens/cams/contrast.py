@@ -39,7 +39,7 @@ Objective = Literal["paper", "official"]
 
 @dataclass(frozen=True)
 class Contrast:
-    """What tells a class from its look-alikes: `y_c - gamma sum_t pi_t y_{d_t}`.
+    """The evidence for a class against its look-alikes: `y_c - gamma sum_t pi_t y_{d_t}`.
 
     Finer-CAM (CVPR 2025, equations 5 to 8): aggregated before the ReLU, gamma 0.6, three references by default.
 

@@ -1,4 +1,7 @@
-"""Rules without a gradient: `(observation, questions, layer) -> weights`, from more forward passes or features alone.
+"""Rules without a gradient, from more forward passes or from features alone.
+
+Each rule takes an `Observation`, the targets bound to it, and the name of an observed layer; it returns `weights[image
+question channel 1 1]`.
 
 Every forward pass serves all questions. Memory is bounded: one pass takes at most `MASKED_BYTES` of masked images or
 `CELL_BYTES` of changed cells, and at least one variant (`ACCELERATOR_FACTOR` times as much on a GPU, which small

@@ -1,4 +1,8 @@
-"""The rules: each turns a gradient and a feature into weights of the channels; `RULES` lists them."""
+"""Rules that turn a gradient and a feature into weights of the channels; `RULES` lists all rules.
+
+Each function takes `gradient[image question channel height width]`, `G` in the formulas, and `feature[image 1 channel
+height width]`, `A`; it returns `weights[image question channel (1|height) (1|width)]`. Their papers stand in `RULES`.
+"""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class BoundTarget:
         labels: What the question is called, for each image.
         root: From a `ModelOutput` to the tensor `row dimension` that the score depends on, such as the logits.
         measure: From that tensor and the image index of each row to the score of each row.
-        kind: What is asked about: "class", "contrast", "concept" or a word of your own.
+        kind: What the question is about: "class", "contrast", "concept" or a word of your own.
     """
 
     labels: tuple[str, ...]

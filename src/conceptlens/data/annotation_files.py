@@ -25,7 +25,8 @@ _Option = TypeVar("_Option", bound=str)
 def read_colours(path: Path) -> np.ndarray:
     """Return `red + 256 green + 65536 blue` for each pixel of a colour PNG: int32 `rows columns`.
 
-    Raises `InputError` where the file is missing, broken, not a PNG or without colours.
+    Raises:
+        InputError: The file is missing, broken, not a PNG or without colours.
     """
     image = _png(path)
     if image.mode not in ("RGB", "RGBA", "P"):
@@ -42,7 +43,8 @@ def read_colours(path: Path) -> np.ndarray:
 def read_indices(path: Path) -> np.ndarray:
     """Return the index of each pixel of a palette or grey PNG: int32 `rows columns`, whatever the palette's colours.
 
-    Raises `InputError` where the file is missing, broken, not a PNG or has colours without a palette.
+    Raises:
+        InputError: The file is missing, broken, not a PNG or has colours without a palette.
     """
     image = _png(path)
     if image.mode not in ("P", "L", "1", "I", "I;16"):
@@ -58,7 +60,6 @@ def read_aligned(path: Path, codes: np.ndarray, exact: bool = True) -> tuple[Ima
 
     Annotations are taken to be drawn on the pixels as stored, before the turn that EXIF asks for, wherever their
     sizes allow it; on the upright photo otherwise. With `exact`, both must have one size, else one shape.
-    Raises `InputError` where they fit neither way.
 
     Args:
         path: The photo.

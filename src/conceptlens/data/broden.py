@@ -19,7 +19,7 @@ from conceptlens.data.annotation_files import (
 from conceptlens.data.masked_set import ListedMaskedSet, MaskedPhoto
 from conceptlens.io.errors import InputError
 
-# Broden's category to our type. Scenes and textures are said of whole images, so they have no place and are left out.
+# Broden's category to our type. Scenes and textures describe whole images, so they have no mask and are left out.
 CATEGORIES: dict[str, str] = {"object": "object", "part": "part", "material": "material", "color": "colour"}
 _IMAGE_LEVEL = ("scene", "texture")
 
@@ -36,8 +36,13 @@ class Broden(ListedMaskedSet[tuple[str, tuple[str, ...]]]):
       Groups are the types. Photos come in the order of `index.csv`.
     - Numbers in a cell hold for a whole image: they are left out, and `n_excluded` counts the photos with no others.
 
-    Raises `InputError` where a file is missing or broken, a PNG holds a label that is not listed, or the PNGs of one
-    photo differ in size.
+    Args:
+        folder: The folder that holds `index.csv`.
+        split: `train`, `val` or `all`.
+
+    Raises:
+        InputError: A file is missing or broken, a PNG holds a label that is not listed, or the PNGs of one photo differ
+            in size.
     """
 
     def __init__(self, folder: str | Path, split: str = "all") -> None:
@@ -67,8 +72,8 @@ class Broden(ListedMaskedSet[tuple[str, tuple[str, ...]]]):
         self._known = {0, *types}
         kept = {number: ConceptName(_short(n), CATEGORIES[c]) for number, (n, c) in types.items() if c in CATEGORIES}
         self.concepts = tuple(dict.fromkeys(kept.values()))
-        place = {concept: i for i, concept in enumerate(self.concepts)}
-        self._numbers = {number: place[concept] for number, concept in kept.items()}
+        index = {concept: i for i, concept in enumerate(self.concepts)}
+        self._numbers = {number: index[concept] for number, concept in kept.items()}
         self._groups = tuple(concept.type for concept in self.concepts)
 
     def _name_of(self, entry: tuple[str, tuple[str, ...]]) -> str:

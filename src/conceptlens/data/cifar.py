@@ -56,8 +56,14 @@ class Cifar(ListedPhotos):
     Expects the *binary version*, `cifar-10-batches-bin` or `cifar-100-binary`, in the folder or as the folder. A photo
     is called by its file and its number in it, from 0; one photo is read from disk at a time.
 
-    Raises `InputError` for the version pickled for Python, whose files could run any code, for files that are missing
-    or cut short, and for a label that is no class.
+    Args:
+        folder: The folder of the set.
+        split: `train`, `test` or `all`.
+        version: 10 or 100.
+
+    Raises:
+        InputError: The folder holds the version pickled for Python, whose files could run any code; files are missing
+            or cut short; or a label is no class.
     """
 
     splits = ("train", "test", "all")
@@ -97,11 +103,11 @@ class Cifar(ListedPhotos):
 def _binary(folder: Path, kind: _Version) -> Path:
     """Return the folder of the binary files."""
     first = kind.files["train"][0]
-    for place in (folder, folder / kind.folder):
-        if (place / first).is_file():
-            return place
+    for candidate in (folder, folder / kind.folder):
+        if (candidate / first).is_file():
+            return candidate
     inner, file = kind.pickled
-    pickled = [place for place in (folder, folder / inner) if (place / file).is_file()]
+    pickled = [candidate for candidate in (folder, folder / inner) if (candidate / file).is_file()]
     if pickled:
         raise InputError(
             f"{str(pickled[0])!r} is {kind.name} pickled for Python, and nothing is unpickled here; download the "

@@ -40,7 +40,12 @@ class ClassFolder(ListedPhotos):
     - Folders that are all called as ImageNet numbers its classes (`n01440764`) have ImageNet's names: from
       `LOC_synset_mapping.txt` in the folder, else timm's; of several names the first.
 
-    Raises `InputError` for fewer than two classes, for photos that lie beside class folders, and for an unknown split.
+    Args:
+        folder: The folder of the classes or splits.
+        split: A split, or `all`; by default `train` where there is one.
+
+    Raises:
+        InputError: There are fewer than two classes, photos beside class folders, or no such split.
     """
 
     def __init__(self, folder: str | Path, split: str | None = None) -> None:
@@ -140,9 +145,9 @@ def _photos(folder: Path, inner: str) -> Iterator[str]:
         raise InputError(f"the folder {str(error.filename)!r} cannot be listed; allow it or leave it out") from error
 
     start = str(folder / inner)
-    for place, below, files in os.walk(start, onerror=refuse):
+    for root, below, files in os.walk(start, onerror=refuse):
         below[:] = sorted(name for name in below if not name.startswith("."))
-        path = inner + place[len(start) :].replace(os.sep, "/")
+        path = inner + root[len(start) :].replace(os.sep, "/")
         yield from (f"{path}/{name}" for name in sorted(files) if _is_photo(name))
 
 

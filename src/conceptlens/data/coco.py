@@ -52,8 +52,15 @@ class CocoPanoptic(ListedMaskedSet[tuple[str, str, Segments]]):
       `"join"`: they belong to their category, as a segment of it; `"skip"`: they are rest.
     - Photos come by file name; `n_excluded` counts those that are listed without an annotation.
 
-    Raises `InputError` where a file is missing or broken, names a category or segment that is not listed, or a photo
-    and its PNG differ in size.
+    Args:
+        folder: The folder that holds `annotations/` and the photos.
+        split: A split, with or without its year.
+        crowds: `"ignore"`, `"join"` or `"skip"`, see above.
+        by: `"category"` or `"instance"`, see above.
+
+    Raises:
+        InputError: A file is missing or broken, names a category or segment that is not listed, or a photo and its PNG
+            differ in size.
     """
 
     def __init__(
@@ -118,8 +125,16 @@ class CocoInstances(ListedMaskedSet[tuple[str, tuple[int, int], Segments]]):
     - `shape="outline"`: masks as drawn; `"box"` and `"ellipse"`: the annotated box of each instance, or the ellipse
       in it, so that a set without outlines can be read too (see `coarse_mask`).
 
-    Raises `InputError` where a file is missing or broken, an entry names a photo or category that is not listed, a
-    mask cannot be decoded, or a photo differs in size from its entry.
+    Args:
+        images: The folder of the photos.
+        annotations: The JSON file.
+        crowds: `"ignore"`, `"join"` or `"skip"`, see above.
+        by: `"category"` or `"instance"`, see above.
+        shape: `"outline"`, `"box"` or `"ellipse"`, see above.
+
+    Raises:
+        InputError: A file is missing or broken, an entry names a photo or category that is not listed, a mask cannot be
+            decoded, or a photo differs in size from its entry.
     """
 
     def __init__(
@@ -170,7 +185,7 @@ class CocoInstances(ListedMaskedSet[tuple[str, tuple[int, int], Segments]]):
         return self._masked_photo(name, photo, turned, layers.shape[1:], layers[-1], skipped)
 
     def _mask(self, entry: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
-        """Draw one instance in the shape that was asked for: bool `rows columns`."""
+        """Draw one instance in the shape that was chosen: bool `rows columns`."""
         if self._shape == "outline":
             return _decoded(entry, size, self._file)
         left, top, width, height = map(float, entry["bbox"])
@@ -189,19 +204,19 @@ def readable_name(name: str) -> str:
 def _categories(
     listed: Sequence[dict[str, Any]], file: Path
 ) -> tuple[dict[int, int], tuple[ConceptName, ...], tuple[str, ...]]:
-    """Return the place of each category id, the concepts and their groups; distinct names stay distinct."""
+    """Return the index of each category id, the concepts and their groups; distinct names stay distinct."""
     names = [str(category["name"]) for category in listed]
     ids = [category["id"] for category in listed]
     if len(set(names)) < len(names) or len(set(ids)) < len(ids):
         raise InputError(f"{str(file)!r} lists a category twice; give each category one id and one name")
-    said = [readable_name(name) for name in names]
-    labels = [one if said.count(one) == 1 else name for one, name in zip(said, names, strict=True)]
+    readable = [readable_name(name) for name in names]
+    labels = [one if readable.count(one) == 1 else name for one, name in zip(readable, names, strict=True)]
     groups = tuple("thing" if category.get("isthing", 1) else "stuff" for category in listed)
     return {id_: number for number, id_ in enumerate(ids)}, tuple(map(ConceptName, labels)), groups
 
 
 def _number(category: int, numbers: dict[int, int], file: Path) -> int:
-    """Return the place of a category by its id."""
+    """Return the index of a category by its id."""
     if category not in numbers:
         raise InputError(f"{str(file)!r} uses category {category}, which it does not list; add it to 'categories'")
     return numbers[category]
@@ -253,6 +268,6 @@ def open_instances(
         by: As in `CocoInstances`.
         shape: As in `CocoInstances`.
     """
-    place = existing_folder(folder, "COCO instances")
-    split = _dated(place, "instances", split)
-    return CocoInstances(place / split, place / "annotations" / f"instances_{split}.json", crowds, by, shape)
+    root = existing_folder(folder, "COCO instances")
+    split = _dated(root, "instances", split)
+    return CocoInstances(root / split, root / "annotations" / f"instances_{split}.json", crowds, by, shape)

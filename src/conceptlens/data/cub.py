@@ -45,8 +45,14 @@ class Cub(ListedPhotos):
     boxes are taken to lie on the pixels as stored; a point beyond them counts as not visible. The header of each photo
     is read for its size.
 
-    A class without any photo is left out. Raises `InputError` where a file is missing, broken or speaks of an unknown
-    id, or where the points lie beyond the photos.
+    A class without any photo is left out.
+
+    Args:
+        folder: The folder of the set.
+        split: `train`, `test` or `all`.
+
+    Raises:
+        InputError: A file is missing, broken or speaks of an unknown id, or where the points lie beyond the photos.
     """
 
     splits = SPLITS
@@ -72,8 +78,8 @@ class Cub(ListedPhotos):
         self.classes = _readable([classes[number] for number in self._kept])
         self._ids = [photo for photo in paths if split == "all" or (in_train[photo] == 1) == (split == "train")]
         self._paths = [paths[photo] for photo in self._ids]
-        places = {number: place for place, number in enumerate(self._kept)}
-        self.labels = np.array([places[of_photo[photo]] for photo in self._ids], np.int64)
+        indices = {number: index for index, number in enumerate(self._kept)}
+        self.labels = np.array([indices[of_photo[photo]] for photo in self._ids], np.int64)
         if not self._ids:
             raise InputError(
                 f"{str(self._folder)!r} lists no photo of the split {split!r}; splits: {', '.join(SPLITS)}"
@@ -128,8 +134,8 @@ class Cub(ListedPhotos):
     @cached_property
     def _attribute_names(self) -> dict[int, str]:
         """Read the attributes by their ids, wherever the file lies."""
-        places = (self._folder / "attributes", self._folder, self._folder.resolve().parent)
-        found = [place / "attributes.txt" for place in places if (place / "attributes.txt").is_file()]
+        folders = (self._folder / "attributes", self._folder, self._folder.resolve().parent)
+        found = [folder / "attributes.txt" for folder in folders if (folder / "attributes.txt").is_file()]
         return _named(found[0]) if found else {}
 
     def _class_attributes(self) -> ClassAttributes | None:
@@ -156,7 +162,7 @@ class Cub(ListedPhotos):
             return None
         table = _numbers(path, 4, np.int64)
         names = tuple(self._attribute_names.values())
-        photo, attribute = self._places(table[:, 0]), _places(table[:, 1], list(self._attribute_names), path)
+        photo, attribute = self._indices(table[:, 0]), _indices(table[:, 1], list(self._attribute_names), path)
         table, photo, attribute = table[photo >= 0], photo[photo >= 0], attribute[photo >= 0]
         present, visible = (np.zeros((len(self._ids), len(names)), bool) for _ in range(2))
         present[photo, attribute] = table[:, 2] == 1
@@ -170,7 +176,7 @@ class Cub(ListedPhotos):
             return None
         parts = _named(self._folder / "parts" / "parts.txt")
         table = _numbers(path, 5, np.float64)
-        photo, part = self._places(table[:, 0]), _places(table[:, 1], list(parts), path)
+        photo, part = self._indices(table[:, 0]), _indices(table[:, 1], list(parts), path)
         seen = (photo >= 0) & (table[:, 4] == 1)
         xy = np.full((len(self._ids), len(parts), 2), np.nan)
         xy[photo[seen], part[seen]] = table[seen, 2:4]
@@ -194,7 +200,7 @@ class Cub(ListedPhotos):
         if not path.is_file():
             return None
         table = _numbers(path, 5, np.float64)
-        photo = self._places(table[:, 0])
+        photo = self._indices(table[:, 0])
         corners = np.full((len(self._ids), 2, 2), np.nan)
         own = photo >= 0
         corners[photo[own], 0], corners[photo[own], 1] = table[own, 1:3], table[own, 1:3] + table[own, 3:5]
@@ -222,28 +228,28 @@ class Cub(ListedPhotos):
             shares[own] = np.where([turn.across, turn.down], 1 - upright, upright)
         return shares
 
-    def _places(self, ids: np.ndarray) -> np.ndarray:
-        """Return the place of each photo id in this split; -1 for photos of another."""
+    def _indices(self, ids: np.ndarray) -> np.ndarray:
+        """Return the index of each photo id in this split; -1 for photos of another."""
         return _lookup(ids, self._ids)
 
 
-def _places(ids: np.ndarray, known: list[int], path: Path) -> np.ndarray:
-    """Return the place of each id among those known."""
-    places = _lookup(ids, known)
-    if (places < 0).any():
+def _indices(ids: np.ndarray, known: list[int], path: Path) -> np.ndarray:
+    """Return the index of each id among those known."""
+    indices = _lookup(ids, known)
+    if (indices < 0).any():
         raise InputError(
-            f"{str(path)!r} has id {int(ids[places < 0][0])} in its second column, expected one of {len(known)} from "
+            f"{str(path)!r} has id {int(ids[indices < 0][0])} in its second column, expected one of {len(known)} from "
             f"{min(known)} to {max(known)}; take the files from one copy"
         )
-    return places
+    return indices
 
 
 def _lookup(ids: np.ndarray, known: list[int]) -> np.ndarray:
-    """Return the place of each id in `known`, -1 where it is not there."""
+    """Return the index of each id in `known`, -1 where it is not there."""
     order = np.argsort(known)
     ordered = np.asarray(known)[order]
-    place = np.searchsorted(ordered, ids).clip(0, len(known) - 1)
-    return np.where(ordered[place] == ids, order[place], -1)
+    index = np.searchsorted(ordered, ids).clip(0, len(known) - 1)
+    return np.where(ordered[index] == ids, order[index], -1)
 
 
 def _named(path: Path) -> dict[int, str]:

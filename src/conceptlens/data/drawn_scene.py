@@ -171,7 +171,7 @@ class DrawnSet(ListedMaskedSet[int]):
         if split not in FIRST_SEED:
             raise InputError(f"drawn scenes have no split {split!r}; splits: {', '.join(FIRST_SEED)}")
         if not 1 <= count <= MAX_SCENES:
-            raise InputError(f"{count} scenes were asked for; give 1 to {MAX_SCENES}, such as drawn:200")
+            raise InputError(f"count is {count}; give 1 to {MAX_SCENES}, such as drawn:200")
         self.name = f"drawn {split}"
         self.concepts = (*_COLOUR_CONCEPTS.values(), *_KIND_CONCEPTS.values())
         self._entries = range(FIRST_SEED[split], FIRST_SEED[split] + count)

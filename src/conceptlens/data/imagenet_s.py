@@ -47,17 +47,22 @@ class ImageNetS(ListedMaskedSet[Path]):
     - The group is `object`, and a photo is called `WNID/FILE`; photos come in that order. Photos without a mask are
       not listed, and one whose mask lacks its class shows no concept.
 
-    Raises `InputError` where a file is missing or broken, or a PNG holds a number that is no class.
+    Args:
+        folder: The folder of the set.
+        split: `validation` or `train-semi`.
+
+    Raises:
+        InputError: A file is missing or broken, or a PNG holds a number that is no class.
     """
 
     def __init__(self, folder: str | Path, split: str = "validation") -> None:
         given = existing_folder(folder, "ImageNet-S")
-        inner = [place for place in given.glob("ImageNetS*") if (place / f"{split}-segmentation").is_dir()]
+        inner = [candidate for candidate in given.glob("ImageNetS*") if (candidate / f"{split}-segmentation").is_dir()]
         own = not inner or (given / f"{split}-segmentation").is_dir()
-        self._folder = given if own else max(inner, key=lambda place: (len(place.name), place.name))  # the largest
+        self._folder = given if own else max(inner, key=lambda one: (len(one.name), one.name))  # the largest
         self._split = split
         self._masks = existing_folder(self._folder / f"{split}-segmentation", f"ImageNet-S {split}")
-        folders = sorted(place.name for place in self._masks.iterdir() if place.is_dir())
+        folders = sorted(candidate.name for candidate in self._masks.iterdir() if candidate.is_dir())
         self._wnids = _classes(self._folder, folders)
         self._ids = {wnid: number for number, wnid in enumerate(self._wnids, start=1)}
         for name in folders:
@@ -113,7 +118,8 @@ class ImageNetS(ListedMaskedSet[Path]):
 
 def _classes(folder: Path, folders: list[str]) -> list[str]:
     """Return the classes by number: the authors' list, sorted, or else the folders where all are there."""
-    lists = [path for place in (folder, folder.resolve().parent) for path in place.glob("ImageNetS_categories_im*.txt")]
+    folders_above = (folder, folder.resolve().parent)
+    lists = [path for one in folders_above for path in one.glob("ImageNetS_categories_im*.txt")]
     sized = re.search(r"\d+$", folder.resolve().name)
     own = [path for path in lists if sized and path.stem.endswith(f"im{sized[0]}")] or lists
     if len({path.name for path in own}) > 1:

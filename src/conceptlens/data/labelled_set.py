@@ -127,7 +127,7 @@ class LabelledSet(Protocol):
 
     @property
     def annotation(self) -> Annotation | None:
-        """What else is known; `None` where nothing is. Read when first asked for."""
+        """What else is known; `None` where nothing is. Read at the first use."""
         ...
 
     def __len__(self) -> int:
@@ -162,7 +162,7 @@ class ListedPhotos(ABC):
 
     @property
     def annotation(self) -> Annotation | None:
-        """What else is known; `None` where nothing is. Read when first asked for."""
+        """What else is known; `None` where nothing is. Read at the first use."""
         return None
 
     @property

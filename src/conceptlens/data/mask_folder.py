@@ -34,7 +34,12 @@ class MaskFolder(ListedMaskedSet[tuple[str, Path, Path]]):
       `split` other than `all` is such a folder.
     - Photos come by name, and every one is read; a mask without a photo is not.
 
-    Raises `InputError` where a file is missing or broken, a photo has no mask, or a mask holds an index without label.
+    Args:
+        folder: The folder that holds `images/`, `masks/` and the labels.
+        split: `all`, or a folder within `images/` and `masks/`.
+
+    Raises:
+        InputError: A file is missing or broken, a photo has no mask, or a mask holds an index without label.
     """
 
     def __init__(self, folder: str | Path, split: str = "all") -> None:
@@ -75,8 +80,8 @@ class MaskFolder(ListedMaskedSet[tuple[str, Path, Path]]):
         if not listed:
             raise InputError(f"{str(self._file)!r} names no label; write one a line")
         self.concepts = tuple(dict.fromkeys(concept for concept, _ in listed.values()))
-        place = {concept: number for number, concept in enumerate(self.concepts)}
-        self._numbers = {index: place[concept] for index, (concept, _) in listed.items()}
+        positions = {concept: number for number, concept in enumerate(self.concepts)}
+        self._numbers = {index: positions[concept] for index, (concept, _) in listed.items()}
         groups = dict(listed.values())
         self._groups = tuple(groups[concept] for concept in self.concepts)
 

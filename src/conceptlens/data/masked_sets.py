@@ -91,25 +91,26 @@ def parse_name(text: str, known: Iterable[str], folder_name: str) -> tuple[str, 
 def folder_of(name: str, argument: str | None) -> Path:
     """Return the folder that a set is read from: the one named, else `$CONCEPTLENS_DATA/NAME`.
 
-    Raises `InputError` where none is named and that one is not there.
-
     Args:
         name: The name of the set.
         argument: A folder; `None` or empty where none is named.
+
+    Raises:
+        InputError: None is named and that one is not there.
     """
     if argument:
         return Path(argument).expanduser()
-    place = os.environ.get(FOLDER)
-    if not place:
+    data = os.environ.get(FOLDER)
+    if not data:
         raise InputError(f"the data set {name!r} needs its folder; write {name}:FOLDER, or set {FOLDER}")
-    folder = Path(place) / name
+    folder = Path(data) / name
     if not folder.is_dir():
         raise InputError(f"no folder {str(folder)!r}, where {FOLDER} says {name!r} is; write {name}:FOLDER")
     return folder
 
 
 def _drawn(argument: str | None, split: str) -> MaskedSet:
-    """Draw as many scenes as were asked for."""
+    """Draw a number of scenes."""
     if argument is None:
         return DrawnSet(split=split)
     if not (argument.isdecimal() and len(argument) < 8 and 1 <= int(argument) <= MAX_SCENES):

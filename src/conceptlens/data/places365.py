@@ -32,7 +32,12 @@ class Places(ListedPhotos):
     one is read. The test split has no labels. A photo is called as in its list, and `/a/apartment_building/outdoor` is
     the class `apartment building, outdoor`.
 
-    Raises `InputError` where a list is missing or broken or names a class that is not in the categories.
+    Args:
+        folder: The folder of the lists and photos.
+        split: `train` or `val`.
+
+    Raises:
+        InputError: A list is missing or broken or names a class that is not in the categories.
     """
 
     splits = tuple(_FILES)

@@ -25,7 +25,7 @@ CLASSES: tuple[str, ...] = (
     "horse", "motorbike", "person", "potted plant", "sheep", "sofa", "train", "tv monitor",
 )  # fmt: skip
 IGNORED = 255  # the white border around objects, and what is too hard to tell
-# Class and object of a pixel in one code, `class + 256 object`, to the place of the class; object 0 is any.
+# Class and object of a pixel in one code, `class + 256 object`, to the index of the class; object 0 is any.
 _NUMBERS = {256 * thing + index + 1: index for thing in range(256) for index in range(len(CLASSES))}
 
 
@@ -39,14 +39,20 @@ class Voc(ListedMaskedSet[str]):
     - `by="category"`: the objects of one class are one mask; `"instance"`: each object has its own, from
       `SegmentationObject/`.
 
-    Raises `InputError` where a file is missing or broken, holds another index, or a photo and its PNG differ in size.
+    Args:
+        folder: The folder of the set.
+        split: A file of `ImageSets/Segmentation`, such as `val`.
+        by: `"category"` or `"instance"`, see above.
+
+    Raises:
+        InputError: A file is missing or broken, holds another index, or a photo and its PNG differ in size.
     """
 
     def __init__(self, folder: str | Path, split: str = "val", by: MaskBy = "category") -> None:
         self._by = check_option(by, "by", MaskBy)
         given = existing_folder(folder, "Pascal VOC")
-        places = [given, given / "VOC2012", given / "VOCdevkit" / "VOC2012"]
-        self._folder = next((place for place in places if (place / "ImageSets/Segmentation").is_dir()), given)
+        candidates = [given, given / "VOC2012", given / "VOCdevkit" / "VOC2012"]
+        self._folder = next((one for one in candidates if (one / "ImageSets/Segmentation").is_dir()), given)
         self.name = f"voc {split}"
         self.concepts = tuple(map(ConceptName, CLASSES))
         self._groups = ("thing",) * len(CLASSES)

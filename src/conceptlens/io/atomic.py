@@ -17,23 +17,25 @@ from conceptlens.io.errors import InputError
 def replacing(file: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `file` to write to; it takes the place of `file` when the block ends well.
 
-    The folder is made where it is missing. Whatever goes wrong, `file` stays as it was. Raises `InputError` where
-    the place cannot be written.
+    The folder is made where it is missing. Whatever goes wrong, `file` stays as it was.
+
+    Raises:
+        InputError: The path cannot be written.
     """
-    place = Path(file)
+    target = Path(file)
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{place.name}.", suffix=".part", dir=place.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
     except OSError as error:
-        raise InputError(f"cannot write {place} ({error.strerror}); choose another place") from None
+        raise InputError(f"cannot write {target} ({error.strerror}); choose another path") from None
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
-        temporary.replace(place)
+        temporary.replace(target)
     except OSError as error:
-        raise InputError(f"cannot write {place} ({error.strerror}); choose another place") from None
+        raise InputError(f"cannot write {target} ({error.strerror}); choose another path") from None
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -35,7 +35,7 @@ def cached(
     """Return `encode(texts)`, encoding only the texts that are not yet on disk for `model`.
 
     `shipped` is a file of vectors that came with the package. What is made here goes to one safetensors file per
-    model, replaced whole; an unreadable one is written anew, and a place that cannot be written is passed over, for
+    model, replaced whole; an unreadable one is written anew, and a folder that cannot be written is passed over, for
     everything in it can be computed again. Of two processes that write at once, the last one's file stays.
 
     Args:

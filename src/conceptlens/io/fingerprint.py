@@ -71,10 +71,10 @@ def weights_fingerprint(module: nn.Module) -> str:
             continue
         if value.is_meta:
             raise InputError(f"weight '{name}' lies on the meta device and holds no values; load the weights first")
-        place = _memory(value)
-        digest = known.get(place) or _digest(value)
-        if place is not None:
-            known[place] = digest
+        memory = _memory(value)
+        digest = known.get(memory) or _digest(value)
+        if memory is not None:
+            known[memory] = digest
         whole.update(_header(name, value.dtype, *value.shape) + digest)
     return whole.hexdigest()
 

@@ -58,7 +58,7 @@ def opened(path: str | Path, formats: list[str] | None = None) -> Iterator[Image
     """Open an image file, of any of `FORMATS` or of those named, while its pixels are not decoded yet.
 
     Whatever goes wrong with it within the block comes out as an `InputError` that names the file: missing,
-    unreadable, broken, or larger than 100 megapixels, which the header tells.
+    unreadable, broken, or larger than 100 megapixels, as the header says.
 
     Args:
         path: The file.
@@ -67,10 +67,10 @@ def opened(path: str | Path, formats: list[str] | None = None) -> Iterator[Image
     Raises:
         InputError: The file is missing, unreadable, broken or too large.
     """
-    place = _file(path)
-    name = repr(str(place))
+    file = _file(path)
+    name = repr(str(file))
     try:
-        with _quiet(), Image.open(place, formats=_formats() if formats is None else formats) as image:
+        with _quiet(), Image.open(file, formats=_formats() if formats is None else formats) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise InputError(_oversize(name, f"{width} x {height} pixels ({width * height / 1e6:.0f} megapixels)"))
@@ -153,8 +153,8 @@ def _reason(name: str, error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         pixels = re.search(r"\((\d+) pixels\)", str(error))
         return _oversize(name, f"{int(pixels[1]) / 1e6:.0f} megapixels" if pixels else "too large")
-    said = " ".join(str(error).split()) or type(error).__name__
-    return f"{name} is broken or cut short ({said}); copy, download or save it again"
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"{name} is broken or cut short ({reason}); copy, download or save it again"
 
 
 class _Readers:

@@ -21,8 +21,11 @@ def read_image(path: str | Path) -> Image.Image:
     """Read one still photo as an upright RGB image, or refuse it with a sentence that names the file.
 
     EXIF orientation is applied, transparency laid on white, 16-bit and float values scaled from their range;
-    colour profiles are not applied. Raises `InputError` for a file that is missing, unreadable, broken, animated,
-    smaller than 8 x 8 or larger than 100 megapixels; the size is read from the header, before decoding.
+    colour profiles are not applied.
+
+    Raises:
+        InputError: The file is missing, unreadable, broken, animated, smaller than 8 x 8 or larger than 100 megapixels;
+            the size is read from the header, before decoding.
     """
     with opened(path) as image:
         _check_header(image, repr(str(path)))
@@ -32,7 +35,10 @@ def read_image(path: str | Path) -> Image.Image:
 def upright(image: Image.Image) -> Image.Image:
     """Return a copy of `image` as RGB, turned as its EXIF orientation says, with transparency on white.
 
-    The copy carries no EXIF, so it cannot be turned twice. Raises `InputError` for values that are not finite.
+    The copy carries no EXIF, so it cannot be turned twice.
+
+    Raises:
+        InputError: It holds values that are not finite.
     """
     image.load()
     rgb = _rgb(image)
@@ -74,7 +80,9 @@ def find_images(*sources: str | Path) -> tuple[Path, ...]:
 
     A folder is searched all the way down, sorted, for image suffixes; hidden entries and linked folders are
     left out. A file that is named is always kept, even if missing: `read_image` says what is wrong with it.
-    Raises `InputError` where a folder or a pattern holds no image.
+
+    Raises:
+        InputError: A folder or a pattern holds no image.
     """
     if not sources:
         raise InputError("no images were given; give files, folders or patterns such as 'photos/**/*.jpg'")
@@ -184,7 +192,7 @@ def _walk(folder: Path) -> list[Path]:
         raise InputError(f"the folder {name} cannot be listed; allow it or leave it out") from error
 
     found: list[Path] = []
-    for place, folders, files in os.walk(folder, onerror=refuse):
+    for root, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [path for path in (Path(place, name) for name in files) if _is_image(path)]
+        found += [path for path in (Path(root, name) for name in files) if _is_image(path)]
     return sorted(found)

@@ -46,7 +46,7 @@ class Backbone(PhotoInput):
         classifier: The name of the final linear layer; found where not named.
         prefix_tokens: How many tokens stand before those of the patches; counted where not given.
         channels_last: Whether outputs of four axes have their channels last; found where not given.
-        input_size: Rows and columns of the input, where `transform` does not tell.
+        input_size: Rows and columns of the input, where `transform` does not say.
         text: The text encoder that shares the model's space; a stand-in is built where a classifier has class names.
 
     Raises:
@@ -115,7 +115,7 @@ class Backbone(PhotoInput):
 
     @cached_property
     def anatomy(self) -> Anatomy:
-        """What one probing forward pass on noise tells of the module; made when first needed.
+        """What one probing forward pass on noise finds in the module; made when first needed.
 
         Raises:
             InputError: No layer has a grid of cells that reaches the output, or the module needs other inputs too.
@@ -255,7 +255,7 @@ class Backbone(PhotoInput):
         return ModelOutput(self.name, output, flat, vector)
 
     def layer_output(self, layer: str, raw: Tensor, images: Tensor) -> LayerOutput:
-        """Return the output of `layer` with how to read it: the one place where that is decided.
+        """Return the output of `layer` with how to read it: every reading of a layer goes through here.
 
         Args:
             layer: The name of the layer.
@@ -288,17 +288,17 @@ class Backbone(PhotoInput):
         """Return the full name of a class, or `class 7` where classes have no names."""
         return self.class_names[index] if self.class_names and index < len(self.class_names) else f"class {index}"
 
-    def to(self, *place: Any) -> Backbone:
+    def to(self, *device: Any) -> Backbone:
         """Return this backbone with its module moved, as `nn.Module.to` does it.
 
         Raises:
             InputError: There is no such device.
         """
         try:
-            moved = self.module.to(*place)
+            moved = self.module.to(*device)
         except (RuntimeError, AssertionError) as error:  # torch's answers to a device it does not know or have
             reason = str(error).splitlines()[0]
-            raise InputError(f"{self.name} cannot be moved to {place[0]}: {reason}; use cpu, cuda or mps") from None
+            raise InputError(f"{self.name} cannot be moved to {device[0]}: {reason}; use cpu, cuda or mps") from None
         return dataclasses.replace(self, module=moved)
 
     def check_layer(self, name: str) -> None:

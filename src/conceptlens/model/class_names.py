@@ -103,7 +103,7 @@ def class_index(name: Any, class_names: Sequence[str] | None, model: str) -> int
     if not isinstance(name, str):
         return int(name)
     if class_names is None:
-        raise InputError(f"'{name}' was asked of {model}, whose classes have no names; give an index or class_names=")
+        raise InputError(f"'{name}' is no class of {model}: its classes have no names; give an index or class_names=")
     wanted, lower = name.strip().lower(), [label.lower() for label in class_names]
     whole = [i for i, label in enumerate(lower) if wanted == label]
     parts = [i for i, label in enumerate(lower) if wanted in [part.strip() for part in label.split(",")]]

@@ -97,7 +97,7 @@ def unwrap(module: nn.Module) -> nn.Module:
 
 
 def colours_of(module: nn.Module) -> int:
-    """How many channels the images of a module have, as its first convolution tells; 3 where it has none."""
+    """How many channels the images of a module have, as its first convolution has it; 3 where it has none."""
     first = next((part for part in module.modules() if isinstance(part, nn.Conv2d)), None)
     return 3 if first is None else first.in_channels
 

@@ -38,7 +38,7 @@ class PhotoInput(ABC):
 
     @property
     def parameter(self) -> Tensor:
-        """One floating parameter: it tells the device and the precision of inputs."""
+        """One floating parameter: it has the device and the precision of inputs."""
         found = next((p for p in self.module.parameters() if p.is_floating_point()), None)
         return torch.zeros(()) if found is None else found
 
@@ -128,7 +128,7 @@ def photos_or_tensor(given: Any, colours: int) -> list[Photo] | Tensor:
 
     Args:
         given: A path, a PIL image, a numpy array or a torch tensor of one image or of a batch, or a list of them.
-        colours: How many colours the model's inputs have, which tells `colour rows columns` from
+        colours: How many colours the model's inputs have, which distinguishes `colour rows columns` from
             `rows columns colour` in arrays. Tensors always have their colours first.
 
     Raises:

@@ -53,7 +53,7 @@ def cells_at(
     """Return the cells of `layers` for one photo shown at `size`, and for its mirror image turned back.
 
     Raises:
-        InputError: A tensor was observed and another size is asked for; or the model has other inputs, which cannot
+        InputError: A tensor was observed and another size is wanted; or the model has other inputs, which cannot
             be mirrored or resized with the photo.
 
     Args:
@@ -104,7 +104,7 @@ def resized(transform: Preprocess, size: tuple[int, int]) -> Preprocess:
     return dataclasses.replace(transform, size=size, resize=resize)
 
 
-# What each model said when it was tried, for as long as it lives.
+# Whether each model ran when it was tried, for as long as it lives.
 _TRIED: WeakKeyDictionary[nn.Module, dict[tuple[int, int], bool]] = WeakKeyDictionary()
 
 

@@ -82,7 +82,7 @@ def find_grid(
         shape: The shape of the raw output.
         image: The number of images, and the rows and columns of each.
         prefix: How many tokens stand before those of the cells.
-        channels_last: The order of four axes, where it was said.
+        channels_last: The order of four axes, where it is known.
         known: How the same layer was read in another batch or at another size: its order of axes and its prefix are
             kept, whatever the new shape would suggest.
 

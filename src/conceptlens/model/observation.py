@@ -93,7 +93,7 @@ class Observation(ModelOutput, Generic[Model]):
 
     @property
     def layer(self) -> str:
-        """The layer that is asked when none is named: the last one observed."""
+        """The layer that is meant when none is named: the last one observed."""
         return list(self.layer_outputs)[-1]
 
     def layer_output(self, layer: str | None = None) -> LayerOutput:
@@ -255,7 +255,7 @@ class Observation(ModelOutput, Generic[Model]):
             image: The index of the image that all are variants of; its other inputs go with each of them.
 
         Raises:
-            InputError: The model has other inputs, and it is not said which image the variants are of.
+            InputError: The model has other inputs, and it is unknown which image the variants are of.
         """
         if image is not None:
             return self.model.run(self.given.of_one(image, images))

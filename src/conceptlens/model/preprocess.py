@@ -79,7 +79,7 @@ class Preprocess:
         wrong = [f"{name}={getattr(self, name)!r}" for name, right in chosen.items() if not right]
         if wrong:
             raise InputError(
-                f"a Preprocess with {', '.join(wrong)} was asked for; size is rows and columns, share above 0 and up "
+                f"a Preprocess with {', '.join(wrong)} is impossible; size is rows and columns, share above 0 and up "
                 "to 1, resize at least the size, crop_mode center or squash, crop_rounding even or down"
             )
 

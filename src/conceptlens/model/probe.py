@@ -127,7 +127,7 @@ def _same_for_all(values: Tensor) -> bool:
 
 
 def _queries(output: Any) -> int | None:
-    """How many objects a detector asks for: their vectors lie in no place, yet 100 of them would pass for 10 x 10."""
+    """How many objects a detector asks for: their vectors are no cells, yet 100 of them would pass for 10 x 10."""
     logits = getattr(output, "logits", None)
     return logits.shape[1] if isinstance(logits, Tensor) and logits.ndim == 3 else None
 
@@ -159,10 +159,10 @@ def _reached(tensors: list[Tensor], grids: list[Grid], output: Tensor) -> list[b
     """Whether a random direction of `output` has a gradient at the cells of each tensor."""
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(output.shape, generator=generator).to(output)
-    asked = [t for t in tensors if t.requires_grad]
-    if not asked or not output.requires_grad:
+    wanted = [t for t in tensors if t.requires_grad]
+    if not wanted or not output.requires_grad:
         return [False] * len(tensors)
-    gradients = iter(torch.autograd.grad(output, asked, direction, allow_unused=True))
+    gradients = iter(torch.autograd.grad(output, wanted, direction, allow_unused=True))
     hits = []
     for tensor, grid in zip(tensors, grids, strict=True):
         gradient = next(gradients) if tensor.requires_grad else None
@@ -182,12 +182,12 @@ def _cuts(output: Tensor, images: Tensor) -> set[Any]:
         if any(child in leading for child, _ in node.next_functions):
             leading.add(node)
     order = [node for node in order if node in leading]
-    place = {node: i for i, node in enumerate(order)}
+    position = {node: i for i, node in enumerate(order)}
     cuts, furthest = set(), 0
     for i, node in enumerate(order):
         if furthest <= i:
             cuts.add(node)
-        furthest = max([furthest, *(place[child] for child, _ in node.next_functions if child in leading)])
+        furthest = max([furthest, *(position[child] for child, _ in node.next_functions if child in leading)])
     return cuts
 
 
@@ -227,7 +227,7 @@ def _default(
 
 
 def _inside_attention(module: nn.Module) -> list[str]:
-    """Names of attention blocks: what they put out mixes places, and what is in them is not a feature map."""
+    """Names of attention blocks: what they put out mixes cells, and what is in them is not a feature map."""
     words = ("attention", "attn")
     return [
         name

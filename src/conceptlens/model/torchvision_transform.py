@@ -37,7 +37,7 @@ def read_transform(transform: Callable[[Image.Image], Tensor] | None) -> Preproc
 
 
 def _steps(transform: Any) -> list[tuple[str, Any]] | None:
-    """Return name and object of every step; `None` where one is unknown. A preset is told as the steps that it is."""
+    """Return name and object of every step; `None` where one is unknown. A preset is a single step."""
     if not type(transform).__module__.startswith(_LIBRARIES) and not _is_known_function(transform):
         return None
     name = getattr(transform, "__name__", type(transform).__name__)

@@ -22,7 +22,7 @@ class ImageInfo:
 
     Args:
         name: The file's path, or a title.
-        fingerprint: 16 hexadecimal digits that tell the photo's pixels; empty where no photo was given.
+        fingerprint: 16 hexadecimal digits that identify the photo's pixels; empty where no photo was given.
         width: The photo's width in pixels, upright; 0 where it is not known.
         height: Its height in pixels.
         box: The part of the upright photo that reached the model, `(left, top, right, bottom)` as shares of its width

@@ -1,4 +1,4 @@
-"""Maps to pictures: the only place where a map is scaled, enlarged or coloured."""
+"""Maps to pictures: only here is a map scaled, enlarged or coloured."""
 
 from conceptlens.render.overlays import DIM, colour_bar, number, overlay, panel
 from conceptlens.render.scale import Scale, alpha_table, colour, colour_table, scale_of

@@ -87,8 +87,8 @@ def colour_table(signed: bool) -> UInt8[np.ndarray, "colour 3"]:
 @functools.cache
 def alpha_table(signed: bool) -> UInt8[np.ndarray, "colour"]:
     """Return how opaque each colour is: nothing at zero, rising smoothly to all at the end of its fade."""
-    place = np.linspace(0.0, 1.0, COLOURS)
-    strength = np.abs(2 * place - 1) if signed else place
+    position = np.linspace(0.0, 1.0, COLOURS)
+    strength = np.abs(2 * position - 1) if signed else position
     rise = np.clip(strength / (FADE_SIGNED if signed else FADE), 0.0, 1.0)
     return np.rint(255 * rise**2 * (3 - 2 * rise)).astype(np.uint8)
 
@@ -103,8 +103,8 @@ def colour(values: Any, scale: Scale) -> UInt8[np.ndarray, "height width 4"]:
     Raises:
         InputError: The map has another number of axes, or values that are not finite.
     """
-    place = (grid_of(values) - scale.low) / (scale.high - scale.low)
-    index = np.rint(np.clip(place, 0.0, 1.0) * (COLOURS - 1)).astype(int)
+    position = (grid_of(values) - scale.low) / (scale.high - scale.low)
+    index = np.rint(np.clip(position, 0.0, 1.0) * (COLOURS - 1)).astype(int)
     return np.concatenate([colour_table(scale.signed), alpha_table(scale.signed)[:, None]], axis=1)[index]
 
 

@@ -16,7 +16,7 @@ Box = Sequence[float]
 
 
 def upsample(values: Any, height: int, width: int) -> Any:
-    """Enlarge one map or a batch of maps bilinearly; cell centres keep their place.
+    """Enlarge one map or a batch of maps bilinearly; cell centres stay where they are.
 
     Pixel centres lie at half pixels, as with torch's `align_corners=False`.
 
@@ -101,9 +101,9 @@ def checked(maps: Any) -> Any:
 
 def _between(cells: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return for each pixel the cells before and after it and how far it is from the one to the other."""
-    place = np.clip((np.arange(size) + 0.5) * cells / size - 0.5, 0, cells - 1)
-    before = np.floor(place).astype(int)
-    return before, np.minimum(before + 1, cells - 1), place - before
+    position = np.clip((np.arange(size) + 0.5) * cells / size - 0.5, 0, cells - 1)
+    before = np.floor(position).astype(int)
+    return before, np.minimum(before + 1, cells - 1), position - before
 
 
 def pixels_of(box: Box, width: int, height: int) -> tuple[int, int, int, int]:

@@ -20,10 +20,6 @@ def check_batch(
 ) -> dict[Space, int]:
     """Check that rows belong together, and return the length of the vectors of each model, layer and mode.
 
-    Raises `InputError` for an id or a name that is blank or not clean text, two rows with one id, an embedding or a
-    mask of an image that is not in the batch (or failed), an embedding whose mask is not in it, and vectors that are
-    not one row of finite numbers, or have another length than others of their layer.
-
     Args:
         images: Images of the batch.
         embeddings: Vectors of these images.
@@ -31,6 +27,11 @@ def check_batch(
 
     Returns:
         The length of the vectors by model, layer and mode.
+
+    Raises:
+        InputError: An id or a name is blank or not clean text, two rows have one id, an embedding or a mask is of an
+            image that is not in the batch (or failed), an embedding's mask is not in it, or vectors are not one row of
+            finite numbers, or as long as others of their layer.
     """
     _once("images", [f"{row.id} of run {row.run}" for row in images], [(row.id, row.run, row.name) for row in images])
     _once("embeddings", [row.id for row in embeddings], map(attrgetter("id", "concept", "layer"), embeddings))

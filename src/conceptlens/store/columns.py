@@ -25,7 +25,7 @@ RUNS: Columns = {name: pa.string() for name in ("id", "settings", "started", "fi
 _TEXTS = ("id", "run", "image", "concept", "type", "group", "model", "layer", "mode", "mask")
 _NUMBERS = ("iou", "loss", "control_iou", "selectivity", "area")
 _EMBEDDINGS = re.compile(r"embeddings_([1-9][0-9]*)")
-_KEYS = {"images": ("id", "run")}  # what tells one row of a table from another, where it is not the id alone
+_KEYS = {"images": ("id", "run")}  # what identifies a row of a table, where it is not the id alone
 _TABLES = {"masks": MASKS, "images": IMAGES, "runs": RUNS}
 
 
@@ -41,23 +41,24 @@ def channels_of(table: str) -> int | None:
 
 
 def keys(table: str) -> tuple[str, ...]:
-    """Return the columns that tell one row of a table from another."""
+    """Return the columns that identify a row of a table."""
     return _KEYS.get(table, ("id",))
 
 
 def schema(table: str) -> pa.Schema:
     """Return the columns of a table; its keys are marked, so that two writers at once never write a row twice.
 
-    Raises `InputError` for a table that no store has.
+    Raises:
+        InputError: No store has such a table.
     """
     channels = channels_of(table)
     columns = _embedding_columns(channels) if channels else _TABLES.get(table)
     if columns is None:
         raise InputError(f"no table '{table}' in a store; expected one of {', '.join(_TABLES)}, embeddings_<length>")
-    place = {name: str(number) for number, name in enumerate(keys(table), 1)}
+    position = {name: str(number) for number, name in enumerate(keys(table), 1)}
     mark = "lance-schema:unenforced-primary-key"
     return pa.schema(
-        pa.field(name, kind, False, {mark: "true", f"{mark}:position": place[name]} if name in place else None)
+        pa.field(name, kind, False, {mark: "true", f"{mark}:position": position[name]} if name in position else None)
         for name, kind in columns.items()
     )
 

@@ -91,7 +91,7 @@ def condition(
     run: str | None = None,
     exclude_image: str | None = None,
 ) -> str | None:
-    """Return the filter that all of these make together, or `None` where nothing is asked.
+    """Return the filter that all of these make together, or `None` where nothing is given.
 
     Args:
         layer: A layer's name.

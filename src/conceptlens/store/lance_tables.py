@@ -132,12 +132,12 @@ def readable_errors(path: Path, doing: str) -> Iterator[None]:
     except InputError:
         raise
     except (OSError, RuntimeError, ValueError) as error:
-        said = re.split(r",? ?/\S*\.rs:\d+|\n", str(error))[0].strip()
-        if any(sign in said for sign in _FULL):
+        reason = re.split(r",? ?/\S*\.rs:\d+|\n", str(error))[0].strip()
+        if any(sign in reason for sign in _FULL):
             raise InputError(
-                f"there is no room to {doing} {path} ({said}); free some and run again: what was finished is whole"
+                f"there is no room to {doing} {path} ({reason}); free some and run again: what was finished is whole"
             ) from None
-        raise InputError(f"cannot {doing} {path} ({said}); see that the folder is whole and may be used") from None
+        raise InputError(f"cannot {doing} {path} ({reason}); see that the folder is whole and may be used") from None
 
 
 def _make_table(path: Path, name: str) -> None:

@@ -30,7 +30,7 @@ def row_id(*parts: str) -> str:
         InputError: There is no part, or one is not text.
     """
     if not parts or not all(isinstance(part, str) for part in parts):
-        raise InputError(f"an id was asked for of {parts!r}; give texts, such as a run, an image and a concept")
+        raise InputError(f"the parts of an id are {parts!r}; give texts, such as a run, an image and a concept")
     named = b"".join(b"%d:%s" % (len(raw), raw) for raw in (part.encode("utf-8", "surrogatepass") for part in parts))
     return hashlib.blake2b(named, digest_size=8).hexdigest()
 

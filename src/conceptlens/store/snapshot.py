@@ -17,7 +17,7 @@ from conceptlens.io.errors import InputError
 from conceptlens.store import lance_tables
 from conceptlens.store.columns import embeddings_table, schema
 
-_SPARE = 16  # rows asked for beyond those wanted, for some may not be committed
+_SPARE = 16  # rows searched beyond those wanted, for some may not be committed
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Snapshot:
         found = [one for one in tables if len(one.row_ids)]
         if len(found) > 1:
             lengths = " and ".join(str(one.channels) for one in found)
-            raise InputError(f"vectors of {lengths} channels were asked for at once; name one layer and model")
+            raise InputError(f"vectors of {lengths} channels were found at once; name one layer and model")
         return found[0] if found else FoundRows(self.path, 0, None, np.zeros(0, np.int64))
 
     def found_in(self, name: str, where: str | None = None) -> FoundRows:
@@ -72,15 +72,15 @@ class Snapshot:
         name = embeddings_table(len(vector))
         if not lance_tables.exists(self.path, name):
             return schema(name).empty_table().append_column("_distance", pa.array([], pa.float32()))
-        table, asked = _pinned(self.database, name), max_rows + _SPARE
+        table, limit = _pinned(self.database, name), max_rows + _SPARE
         while True:
             with lance_tables.readable_errors(self.path, "search"):
-                rows = _search(table, vector, where, exact).limit(asked).to_arrow()
+                rows = _search(table, vector, where, exact).limit(limit).to_arrow()
             seen = self.visible(rows)
-            if seen.num_rows >= max_rows or rows.num_rows < asked:
+            if seen.num_rows >= max_rows or rows.num_rows < limit:
                 order = [("_distance", "ascending"), ("id", "ascending")]
                 return seen.sort_by(order).slice(0, max_rows)
-            asked *= 4
+            limit *= 4
 
 
 @dataclass(frozen=True)

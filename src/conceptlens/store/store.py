@@ -1,4 +1,4 @@
-"""A store of embeddings: rows go in by batches that are seen whole or not at all, and come out by what is asked."""
+"""A store of embeddings: rows go in by batches that are seen whole or not at all, and come out by filters."""
 
 from __future__ import annotations
 
@@ -31,8 +31,13 @@ class Store:
     - Several processes may write and read at once. None of them may be forked from one that has used a store.
     - Every read shows what is there when it is called. Rows come in the order of their ids.
 
-    `create` makes the folder where it is missing or empty. Raises `InputError` for a folder that is no store, and for
-    one in an older or a newer format. Every method raises it where the folder cannot be read or written.
+    Args:
+        path: The folder.
+        create: Make the folder where it is missing or empty.
+
+    Raises:
+        InputError: The folder is no store, or one in an older or a newer format; every method raises it where the
+            folder cannot be read or written.
     """
 
     def __init__(self, path: str | PathLike[str], create: bool = False) -> None:
@@ -169,7 +174,7 @@ class Store:
             InputError: `size` is below 1, or the vectors found differ in length.
         """
         if size < 1:
-            raise InputError(f"batches of {size} rows were asked for; expected at least 1")
+            raise InputError(f"size is {size}; expected at least 1")
         found = self._snapshot().found(condition(layer, model, mode, concepts, where, run))
         return map(embeddings_of, found.batches(size))
 

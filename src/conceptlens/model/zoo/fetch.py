@@ -20,11 +20,11 @@ def fetching(name: str, hub: bool = True) -> Iterator[None]:
     """Load `name` inside; whatever a library or its network raises becomes one sentence.
 
     While the host of Hugging Face cannot be reached, its client is held offline: it then reads its cache or fails at
-    once, instead of trying again for a minute. With `hub=False` nothing may be asked of that host at all.
+    once, instead of trying again for a minute. With `hub=False` that host is never contacted.
 
     Args:
         name: What the model is called in the message.
-        hub: Whether the host of Hugging Face may be asked.
+        hub: Whether the host of Hugging Face may be contacted.
 
     Raises:
         InputError: Whatever was raised within, in one sentence.

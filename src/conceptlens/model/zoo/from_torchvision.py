@@ -64,7 +64,7 @@ def preprocess_of(weights: WeightsEnum) -> Preprocess:
 
 
 def _empty(name: str, side: int) -> dict[str, Any]:
-    """Return what an architecture must be told when it is built without its default weights."""
+    """Return what an architecture is given when it is built without its default weights."""
     if name.startswith("vit_"):
         return {"image_size": side}  # its position embeddings have the size that its transform gives
     return {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
