@@ -65,6 +65,9 @@ def test_a_batch_comes_back(store: Store) -> None:
         assert getattr(rows, name).tolist() == [getattr(row, column) for row in expected], name
     assert rows.selectivities.tolist() == [row.selectivity for row in expected]
     assert rows.vectors.flags.writeable
+    assert rows.take([2, 0]).ids.tolist() == [rows.ids[2], rows.ids[0]]
+    assert rows.take(rows.concepts == "cat").concepts.tolist() == ["cat"] * 4
+    assert len(rows.take([])) == 0
     assert store.masks() == tuple(sorted(given["masks"], key=lambda row: row.id))
     assert (store.mask(given["masks"][0].id) == blob(24, 32, 0)).all()
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,6 +54,12 @@ class Embeddings:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> Embeddings:
+        """Return these rows only: numbers of rows, or a truth for each."""
+        chosen = np.asarray(rows)
+        chosen = chosen if chosen.dtype == np.bool_ else chosen.astype(np.intp)
+        return Embeddings(**{one.name: getattr(self, one.name)[chosen] for one in fields(self)})
 
 
 @dataclass(frozen=True, eq=False)
