@@ -236,18 +236,16 @@ def _chosen(
 ) -> tuple[LayerRows, Float[np.ndarray, "row"]]:
     """Read the chosen rows of one layer in their order, and the areas of their masks."""
     index = {key: number for number, key in enumerate(chosen)}
+    names = ("vectors", "ids", "ious", "control_ious", "converged", "areas")
     parts, positions = [], []
     for keys, rows in _stream(store, settings, space, layer):
         own = [i for i, key in enumerate(keys) if key in index]
-        parts.append(rows.take(own))
-        positions += [index[keys[i]] for i in own]
+        if own:
+            parts.append([getattr(rows, name)[own] for name in names])
+            positions += [index[keys[i]] for i in own]
     order = np.argsort(positions)
-
-    def joined(name: str) -> np.ndarray:
-        return np.concatenate([getattr(part, name) for part in parts if len(part)])[order]
-
-    names = ("vectors", "ids", "ious", "control_ious", "converged")
-    return LayerRows(*map(joined, names)), joined("areas").astype(np.float64)
+    *fields, areas = (np.concatenate(part)[order] for part in zip(*parts, strict=True))
+    return LayerRows(*fields), areas.astype(np.float64)
 
 
 def _stream(
