@@ -114,7 +114,7 @@ def test_errors_come_as_the_sentences_of_the_local_engine(address: str, tmp_path
         filled(Lost(data), tmp_path / "b", ray_engine(None, 1))
     with pytest.raises(cl.InputError, match=r"unsendable cannot be sent to workers .*it holds an open file"):
         filled(Unsendable(data), tmp_path / "c", ray_engine(None, 1))
-    with pytest.raises(cl.InputError, match=r"3 workers were asked for and each needs one CPU, .* has 2 CPUs"):
+    with pytest.raises(cl.InputError, match=r"3 workers need one CPU each, .* has 2 CPUs"):
         filled(data, tmp_path / "d", ray_engine(None, 3))
     with pytest.raises(cl.InputError, match=r"is connected to the Ray cluster at .* already, not to 127.0.0.1:1"):
         next(engine_module._embed_on_cluster("127.0.0.1:1", 1, *_task(data)))
@@ -156,7 +156,7 @@ def test_the_command_line_prints_one_object_on_a_cluster(address: str, tmp_path:
         (("no-such-host.invalid:6379", 1), "no Ray cluster answers at no-such-host.invalid:6379"),
         (("ray://127.0.0.1:10001", 1), "is no address of a Ray cluster; expected HOST:PORT"),
         (("127.0.0.1", 1), "is no address of a Ray cluster"),
-        ((None, 0), "0 workers were asked for"),
+        ((None, 0), "workers is 0"),
     ],
 )
 def test_what_cannot_be_is_said_at_once(wrong: tuple[str | None, int], said: str) -> None:

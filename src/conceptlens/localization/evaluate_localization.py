@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # CE-FAM's evaluation chooses among a method's candidates by this metric, and with the mask.
 ORACLE_METRIC = "ranked_area"
-# Masks and enlarged maps of every concept of a photo are held at once; beyond this they say nothing more.
+# Masks and enlarged maps of every concept of a photo are in memory together; more pixels change no metric.
 MAX_PIXELS = 2048
 
 Scores = list[dict[str, float | None]]
@@ -41,7 +41,7 @@ def evaluate(
 ) -> Iterator[tuple[Row, ...] | Failure]:
     """Measure, photo by photo, how well each method's maps fit the masks of the concepts that the photo shows.
 
-    A method whose explanation has several `components` (layers, neurons) is scored twice: as it answers, and as
+    A method whose explanation has several `components` (layers, neurons) is scored twice: as it is, and as
     "NAME (oracle)", by the component that fits the mask best by NRA, which nobody without the mask could choose. Each
     mask is also compared with the map of a wrong concept, one that the photo does not show: a map that is as good for
     it shows no concept.
@@ -104,7 +104,7 @@ class MaskTruth:
 
 
 def truth_of(one: MaskedPhoto, explained: Explanation, resolution: int | None) -> MaskTruth:
-    """Return the masks of the part of the photo that an explanation speaks of."""
+    """Return the masks of the part of the photo that an explanation covers."""
     box = explained.source.image_info[0].box
     rows, columns = one.masks.shape[1:]
     own = (max(1, round(rows * (box[3] - box[1]))), max(1, round(columns * (box[2] - box[0]))))
@@ -175,7 +175,7 @@ def _rows(
 def _scored(
     name: str, explained: Explanation, truth: MaskTruth, right: Sequence[int], wrong: Sequence[int]
 ) -> Iterator[tuple[str, Scores, Scores]]:
-    """Yield a method's scores and those of its control, as it answers and, of several parts, by the best."""
+    """Yield a method's scores and those of its control, as it is and, of several parts, by the best."""
     yield (
         name,
         truth.scores(explained.maps[0, list(right)]),

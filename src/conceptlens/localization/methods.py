@@ -214,7 +214,7 @@ def _per_cell(context: MethodContext) -> Method:
 
 
 def _grad_cam(context: MethodContext) -> Method:
-    """Grad-CAM of the class that the model predicts: one map, whatever is asked."""
+    """Grad-CAM of the class that the model predicts: the same map for every concept."""
 
     def method(photo: Image.Image, concepts: Sequence[ConceptName]) -> Explanation:
         explained = cam(context.model.observe(photo))

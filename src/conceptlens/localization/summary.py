@@ -75,7 +75,7 @@ class LocalizationSummary:
 
     @property
     def warning(self) -> str | None:
-        """What to say of intervals that resample only a few photos; None where there are enough, or no interval."""
+        """A warning that few photos make intervals too narrow; None where there are enough, or no interval."""
         if not 1 < self.photos < MIN_PHOTOS:
             return None
         return f"{self.photos} photos are few: intervals of fewer than {MIN_PHOTOS} are too narrow to rely on"

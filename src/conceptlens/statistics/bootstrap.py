@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Resampled = Callable[[Float[np.ndarray, "draw image"]], Float[np.ndarray, "draw"]]
 
-BATCH_DRAWS = 2**21  # bounds the memory: images times draws held together
+BATCH_DRAWS = 2**21  # bounds the memory: images times draws in memory
 
 
 @dataclass(frozen=True)

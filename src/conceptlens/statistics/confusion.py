@@ -26,7 +26,7 @@ class Agreement:
     Attributes:
         purity: `sum_k max_l n_kl / n`, 0 to 1 (LoCE, IJCV 2025). Rises with the number of clusters, to 1 for clusters
             of one row: never compare it without `clusters`.
-        chance: The mean purity of shuffled labels; `None` where no shuffle was asked for.
+        chance: The mean purity of shuffled labels; `None` without shuffles.
         adjusted_rand: Adjusted Rand index (Hubert and Arabie, 1985; scikit-learn's `adjusted_rand_score`), -0.5 to 1,
             0 for independent partitions.
         nmi: Normalised mutual information, `2 I / (H + H')` (`normalized_mutual_info_score`), 0 to 1; not corrected
@@ -111,7 +111,7 @@ def contingency(clusters: Int[np.ndarray, "row"], codes: Int[np.ndarray, "row"])
 
 
 def purity(table: Float[np.ndarray, "cluster label"]) -> float:
-    """Return the share of rows that bear the commonest label of their cluster."""
+    """Return the share of rows that have the most frequent label of their cluster."""
     return float(table.max(1).sum() / table.sum())
 
 
@@ -141,7 +141,7 @@ class Composition:
 
 
 def composition(clusters: Names, labels: Names) -> Composition:
-    """Return which labels every cluster, or component of a Gaussian mixture, is made of."""
+    """Return which labels every cluster, or component of a Gaussian mixture, consists of."""
     codes, names = encode_labels(labels)
     found, kinds = encode_labels(clusters, len(codes), "clusters")
     if not len(codes):
@@ -150,7 +150,7 @@ def composition(clusters: Names, labels: Names) -> Composition:
 
 
 def cluster_confusion(clusters: Names, labels: Names) -> Score[np.ndarray]:
-    """Return for labels `(i, j)` the chance that another row of a row's cluster bears j, over the rows of i.
+    """Return for labels `(i, j)` the chance that another row of a row's cluster has label j, over the rows of i.
 
     `sum_k n_ik / n_i * (n_jk - [i = j]) / (n_k - 1)` over clusters of at least two rows, with `n_i` counted there;
     0 to 1, rows sum to 1. The diagonal is what a label keeps. Does not apply to a label whose rows are all alone.

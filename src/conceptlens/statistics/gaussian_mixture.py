@@ -1,4 +1,4 @@
-"""Mixtures of Gaussians over embeddings: how many lumps a label has, where they lie, and whose region is where."""
+"""Mixtures of Gaussians over embeddings: how many components a label has, and where they lie."""
 
 from __future__ import annotations
 

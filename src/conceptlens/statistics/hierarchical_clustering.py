@@ -57,13 +57,13 @@ def cluster(vectors: Vectors, method: Method = "ward", metric: DistanceMetric = 
         The tree (SciPy's `linkage`).
 
     Raises:
-        InputError: The method is unknown, or `ward` is asked for with cosines.
+        InputError: The method is unknown, or is `ward` with cosines.
     """
     return cluster_distances(distances(vectors, metric), method, metric)
 
 
 def cluster_distances(distance: np.ndarray, method: Method, metric: DistanceMetric) -> Tree:
-    """Return the tree of rows whose `distances` are at hand."""
+    """Return the tree of rows from their `distances`."""
     if method not in get_args(Method):
         raise InputError(f"no method '{method}'; there are: {', '.join(get_args(Method))}")
     if method == "ward" and metric != "euclidean":
@@ -79,7 +79,7 @@ def cluster_distances(distance: np.ndarray, method: Method, metric: DistanceMetr
 def adaptive_cut(tree: Tree, labels: Names, min_share: float = 0.05, min_purity: float = 0.8) -> Int[np.ndarray, "row"]:
     """Return the cluster of every row by LoCE's label-aware cut, its default: split until pure or small.
 
-    From the root down, a node is a cluster where at least `min_purity` of its rows bear one label, or where it has at
+    From the root down, a node is a cluster where at least `min_purity` of its rows have one label, or where it has at
     most `S = int(N min_share)` rows; else it is split. Relaxed: .05 and .8; strict: .025 and .9. N is the number of
     rows; the published code counts all embeddings that it loaded, though it clusters 100 of each category.
 
@@ -119,7 +119,7 @@ def count_cut(tree: Tree, clusters: int) -> Int[np.ndarray, "row"]:
         InputError: `clusters` is out of range.
     """
     if not 1 <= clusters <= tree.rows:
-        raise InputError(f"{clusters} clusters of {tree.rows} rows were asked for; give 1 to {tree.rows}")
+        raise InputError(f"clusters is {clusters} for {tree.rows} rows; give 1 to {tree.rows}")
     return _clusters(tree, np.arange(2 * tree.rows - 1) < 2 * tree.rows - clusters)
 
 

@@ -28,7 +28,7 @@ class Principal:
     - `points[row axis]`: in the unit of the vectors; the axis of most variance first.
     - `share[axis]`: the axis' share of the variance, 0 to 1; all zeros for equal rows.
     - `mean[channel]`, `axes[axis channel]`: axes of length 1, the largest entry of each positive; zeros where there
-      are fewer than were asked for.
+      are fewer than `axes`.
     """
 
     points: Float[np.ndarray, "row axis"]

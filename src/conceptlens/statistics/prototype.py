@@ -23,7 +23,7 @@ class Prototypes:
     - `vectors[prototype channel]`: in the unit of the embeddings, or means of unit vectors (which are shorter than 1,
       the more the embeddings disagree).
     - `labels`, `parts`: what each stands for; part 0 where a label has one.
-    - `support[prototype]`: how many rows, or how much membership, it was made of.
+    - `support[prototype]`: the number of rows that it is the mean of.
     """
 
     vectors: Float[np.ndarray, "prototype channel"]

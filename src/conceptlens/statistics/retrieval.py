@@ -150,16 +150,16 @@ def search(
     Raises:
         InputError: Shapes do not fit.
     """
-    asked, rows = unit_vectors(query), unit_vectors(vectors)
+    queries, rows = unit_vectors(query), unit_vectors(vectors)
     free = np.ones(len(rows), bool) if allowed is None else np.asarray(allowed)
-    if asked.shape[1] != rows.shape[1] or free.shape != (len(rows),) or free.dtype != np.bool_:
+    if queries.shape[1] != rows.shape[1] or free.shape != (len(rows),) or free.dtype != np.bool_:
         raise InputError(
-            f"queries have {asked.shape[1]} channels and rows {rows.shape[1]}, allowed has shape {free.shape}; "
+            f"queries have {queries.shape[1]} channels and rows {rows.shape[1]}, allowed has shape {free.shape}; "
             f"expected as many channels, and one truth value for each of {len(rows)} rows"
         )
     kept = np.flatnonzero(free)
     found = []
-    for similar in np.clip(asked @ rows[kept].T, -1, 1):
+    for similar in np.clip(queries @ rows[kept].T, -1, 1):
         order = np.argsort(-similar, kind="stable")[:max_hits]
         found.append(SearchHits(kept[order], similar[order]))
     return tuple(found)

@@ -1,4 +1,4 @@
-"""Sub-concepts: the lumps that a label falls into, and whether another sample of images would show them again."""
+"""Sub-concepts: the parts that a label falls into, and whether another sample of images would show them again."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def encode_labels(names: Names, rows: int | None = None, what: str = "labels") -
 
 
 def one_hot(codes: np.ndarray, count: int) -> Float[np.ndarray, "row label"]:
-    """Return 1 where a row bears a label, else 0."""
+    """Return 1 where a row has a label, else 0."""
     return np.eye(count)[codes]
 
 

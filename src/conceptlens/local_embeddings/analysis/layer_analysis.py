@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CUTOFFS = (1, 5, 10)
 N_NEIGHBOURS = 5
 N_SHUFFLES = 20
-MIN_IMAGES = 5  # of a concept, for an interval and for a place among the best or the worst
+MIN_IMAGES = 5  # of a concept, for an interval, and to be among the best or the worst
 OUTLIER_SCORES = ("distance", "lof")  # the isolation forest takes longer than all else together
 
 

@@ -48,8 +48,8 @@ def dendrogram_figure(analysis: StoreAnalysis, style: FigureStyle) -> Figure:
 
 
 def _majority(data: FigureData, labels: np.ndarray) -> list[str]:
-    made = composition(data.clusters, labels)
-    return [made.labels[i] for i in made.counts[np.argsort([int(name) for name in made.clusters])].argmax(1)]
+    found = composition(data.clusters, labels)
+    return [found.labels[i] for i in found.counts[np.argsort([int(name) for name in found.clusters])].argmax(1)]
 
 
 def _branches(
@@ -89,8 +89,8 @@ def _captions(
     style: FigureStyle,
 ) -> None:
     """Write the concepts of every cluster beside it, the most frequent first; captions do not overlap."""
-    made = composition(data.clusters, labels)
-    counts = made.counts[np.argsort([int(name) for name in made.clusters])]
+    found = composition(data.clusters, labels)
+    counts = found.counts[np.argsort([int(name) for name in found.clusters])]
     position = np.empty(data.tree.rows)
     position[data.tree.order()] = np.arange(data.tree.rows)
     middles = np.array([position[data.clusters == cluster].mean() for cluster in range(len(counts))])
@@ -105,7 +105,8 @@ def _captions(
         present = [i for i in np.argsort(-counts[cluster], kind="stable") if counts[cluster][i] > 0]
         max_parts = 2 if style.narrow else 3
         parts = [
-            f"{short(made.labels[i], 12 if style.narrow else 20)} {counts[cluster][i]:.0f}" for i in present[:max_parts]
+            f"{short(found.labels[i], 12 if style.narrow else 20)} {counts[cluster][i]:.0f}"
+            for i in present[:max_parts]
         ]
         rest = sum(counts[cluster][i] for i in present[max_parts:])
         axes.text(

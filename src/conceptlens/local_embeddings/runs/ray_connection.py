@@ -96,8 +96,8 @@ def check_resources(ray: Any, workers: int, gpu: bool) -> None:
     if workers > (gpus if gpu else cpus):
         needed = "one GPU" if gpu else "one CPU"
         raise InputError(
-            f"{workers} workers were asked for and each needs {needed}, but the Ray cluster has {cpus} CPUs and "
-            f"{gpus} GPUs; ask for fewer, or add nodes"
+            f"{workers} workers need {needed} each, but the Ray cluster has {cpus} CPUs and "
+            f"{gpus} GPUs; take fewer workers, or add nodes"
         )
 
 

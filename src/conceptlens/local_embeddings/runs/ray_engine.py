@@ -60,7 +60,7 @@ def ray_engine(address: str | None = None, workers: int = 1) -> Engine:
         InputError: Ray is missing, no cluster answers, or it lacks CPUs or GPUs for the workers.
     """
     if workers < 1:
-        raise InputError(f"{workers} workers were asked for; expected at least 1")
+        raise InputError(f"workers is {workers}; expected at least 1")
     load_ray()
     if address is not None:
         check_address(address)
