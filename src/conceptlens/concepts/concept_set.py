@@ -120,7 +120,19 @@ def collect(
     source: str,
     targets: Float[np.ndarray, "class concept"] | None = None,
 ) -> ConceptSet:
-    """Return a set of concepts in their order; of labels that differ in case or spaces only, the first is kept."""
+    """Return a set of concepts in their order; of labels that differ in case or spaces only, the first is kept.
+
+    Args:
+        concepts: Labels or concepts.
+        source: Where they came from, in words.
+        targets: Shares `[class concept]`, 0 to 1, in the order of `concepts`.
+
+    Returns:
+        The set; what repeats another concept is among its dropped ones.
+
+    Raises:
+        InputError: There is no concept, or targets do not fit.
+    """
     found = [one if isinstance(one, BottleneckConcept) else BottleneckConcept(one) for one in concepts]
     shares = None if targets is None else _shares(targets, [one.label for one in found])
     first: dict[str, int] = {}

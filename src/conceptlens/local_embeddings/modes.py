@@ -89,6 +89,13 @@ def fit(problem: FitProblem, settings: FitSettings) -> FittedVectors:
     - `mean`: the mean of the cells under the mask.
 
     All but `paper` expect cells in units of their channels' root mean square (`FitProblem.scaled`).
+
+    Args:
+        problem: Cells with their masks.
+        settings: Mode, ridge and bias.
+
+    Returns:
+        A vector for each pair, with its loss and its IoU.
     """
     return FITS[settings.mode](problem, settings)
 
@@ -208,7 +215,13 @@ def embed_masks(
 def channel_weights(
     vectors: Float[Tensor, "mask channel"], settings: FitSettings, scale: Float[Tensor, "channel"]
 ) -> Float[Tensor, "mask channel"]:
-    """Return the weights of a map of raw cells: the vectors over `scale`, in mode `paper` the vectors themselves."""
+    """Return the weights of a map of raw cells: the vectors over `scale`, in mode `paper` the vectors themselves.
+
+    Args:
+        vectors: Of `embed_masks`.
+        settings: Their mode.
+        scale: Unit of each channel, as `embed_masks` took it.
+    """
     return vectors if settings.mode == "paper" else vectors / torch.where(scale > 0, scale, 1.0).float()
 
 

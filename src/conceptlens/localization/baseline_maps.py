@@ -43,6 +43,12 @@ def random_maps(
 
     They depend on the photo's pixels, the concept and `seed` alone. `components` holds several, where `candidates` is
     above 1, to show what choosing the best of them with the mask is worth.
+
+    Args:
+        observation: The photos.
+        concepts: One map for each.
+        seed: Draws the numbers.
+        candidates: How many maps of each concept.
     """
     grid = observation.layer_output().grid
     photos = [

@@ -117,14 +117,10 @@ def truth_of(one: MaskedPhoto, explained: Explanation, resolution: int | None) -
     return MaskTruth(masks, cut if cut is not None and bool(cut.any()) else None)
 
 
-def best_parts(truth: MaskTruth, parts: Sequence[Explanation], rows: Sequence[int]) -> tuple[list[int], Scores]:
-    """Return for each mask the part whose map fits it best by NRA, an oracle, and that map's scores."""
+def _best_scores(truth: MaskTruth, parts: Sequence[Explanation], rows: Sequence[int]) -> Scores:
+    """Return for each mask the scores of the part whose map fits it best by NRA, an oracle."""
     tried = [truth.scores(part.maps[0, list(rows)]) for part in parts]
-    chosen = [
-        max(range(len(parts)), key=lambda part: -1.0 if (v := tried[part][i][ORACLE_METRIC]) is None else v)
-        for i in range(len(rows))
-    ]
-    return chosen, [tried[part][i] for i, part in enumerate(chosen)]
+    return [max(own, key=lambda scores: -1.0 if (v := scores[ORACLE_METRIC]) is None else v) for own in zip(*tried, strict=True)]
 
 
 def _read(data: MaskedSet, max_photos: int | None) -> Iterator[MaskedPhoto | Failure]:
@@ -182,8 +178,8 @@ def _scored(
         truth.scores(explained.maps[0, list(wrong)]) if wrong else [],
     )
     if len(explained.components) > 1:
-        _, scores = best_parts(truth, explained.components, right)
-        yield name + ORACLE, scores, best_parts(truth, explained.components, wrong)[1] if wrong else []
+        parts = explained.components
+        yield name + ORACLE, _best_scores(truth, parts, right), _best_scores(truth, parts, wrong) if wrong else []
 
 
 def check_settings(min_area: float, resolution: int | None, max_photos: int | None) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LEAD = "ranked_area_corrected"
 # The metrics in the table, each described in one line; the other metrics are in the JSON file.
 DESCRIPTIONS: dict[str, str] = {
-    LEAD: "Do the map's highest pixels lie inside the mask? Chance is taken off: 0 knows nothing, 1 is ideal.",
+    LEAD: "Do the map's highest pixels lie inside the mask? Corrected for chance: 0 is chance, 1 is ideal.",
     "ranked_area": "The same as published, chance left in: a random map gets 0.10 to 0.17.",
     "hit": "The share of maps whose NRA is above one half.",
     "pointing_energy": "The share of the map's energy inside the mask.",

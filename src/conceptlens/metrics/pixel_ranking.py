@@ -87,8 +87,21 @@ def score_pixels(
 ) -> dict[str, Score]:
     """Return a score for each measure, from one sort per map and with bounded memory; computed on the CPU.
 
-    A mask that is empty or full, ignored pixels left out, says nothing about place: no measure applies.
-    Raises `InputError` for shapes or types that do not fit, and for maps that are not finite.
+    No measure applies to a mask that is empty or full, ignored pixels left out.
+
+    Args:
+        explained: The maps, as in `map_mask`.
+        masks: The masks.
+        ignored: Pixels to leave out.
+        measures: Functions of a `Ranking`, by name.
+        ties: The order of equal pixels, as in `ranked_area`.
+        seed: Draws the order of `ties="seeded"`.
+
+    Returns:
+        A score by name.
+
+    Raises:
+        InputError: Shapes or types do not fit, or a map is not finite.
     """
     maps = maps_of(explained)
     if ties not in get_args(Ties):

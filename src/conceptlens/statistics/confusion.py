@@ -141,7 +141,18 @@ class Composition:
 
 
 def composition(clusters: Names, labels: Names) -> Composition:
-    """Return which labels every cluster, or component of a Gaussian mixture, consists of."""
+    """Return which labels every cluster, or component of a Gaussian mixture, consists of.
+
+    Args:
+        clusters: The cluster of each row, by number or name.
+        labels: The label of each row.
+
+    Returns:
+        The table of counts.
+
+    Raises:
+        InputError: There are no rows, or clusters and labels differ in length.
+    """
     codes, names = encode_labels(labels)
     found, kinds = encode_labels(clusters, len(codes), "clusters")
     if not len(codes):

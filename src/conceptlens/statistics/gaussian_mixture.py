@@ -99,7 +99,18 @@ def fit_count(rows: np.ndarray, count: int) -> Mixture:
 def fit_label_mixtures(
     points: Vectors, labels: Names, max_components: int = 5, min_weight: float = 0.1, seed: int = 0
 ) -> dict[str, Mixture]:
-    """Return `fit_mixture` of each label's own rows; labels of one row have none and are left out."""
+    """Return `fit_mixture` of each label's own rows; labels of one row have none and are left out.
+
+    Args:
+        points: `points[row axis]`.
+        labels: The label of each row, by name or number.
+        max_components: The greatest number of components that is tried.
+        min_weight: Components of this weight or less are dropped, 0.1 as published.
+        seed: Decides where fits start.
+
+    Returns:
+        A mixture by label.
+    """
     rows = check_vectors(points)
     codes, names = encode_labels(labels, len(rows))
     own = {name: rows[codes == code] for code, name in enumerate(names)}

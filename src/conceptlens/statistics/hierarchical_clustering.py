@@ -63,7 +63,16 @@ def cluster(vectors: Vectors, method: Method = "ward", metric: DistanceMetric = 
 
 
 def cluster_distances(distance: np.ndarray, method: Method, metric: DistanceMetric) -> Tree:
-    """Return the tree of rows from their `distances`."""
+    """Return the tree of rows from their `distances`.
+
+    Args:
+        distance: `distance[row row]`, as `distances` gives it.
+        method: As in `cluster`.
+        metric: The metric of `distance`.
+
+    Raises:
+        InputError: The method is unknown, or is `ward` with cosines.
+    """
     if method not in get_args(Method):
         raise InputError(f"no method '{method}'; there are: {', '.join(get_args(Method))}")
     if method == "ward" and metric != "euclidean":

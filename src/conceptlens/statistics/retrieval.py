@@ -116,6 +116,14 @@ def published_precision(
 
     Whatever stands at rank 0 is taken for the query itself, so of two equal vectors one may find itself; hits in the
     query's own image count. For comparison with published figures; `retrieve` for everything else.
+
+    Args:
+        vectors: `vectors[row channel]`.
+        labels: The label of each row, by name or number.
+        cutoffs: The numbers k.
+
+    Returns:
+        `[query cutoff]`, 0 to 1.
     """
     rows = unit_vectors(vectors)
     codes, _ = encode_labels(labels, len(rows))
@@ -171,6 +179,14 @@ def expected_average_precision(
     """Return the expected average precision of a random order: `sum_{r <= k} (m / n) (1 + (r - 1) q) / r / min(k, m)`.
 
     `m` relevant rows of `n` candidates, `q = (m - 1) / (n - 1)`, `k = n` where no cutoff is given; exact.
+
+    Args:
+        relevant: `m` of each query.
+        candidates: `n` of each query.
+        cutoff: `k`; None for all candidates.
+
+    Returns:
+        `[query]`, 0 to 1; 0 where nothing is relevant.
     """
     m, n = np.asarray(relevant, np.float64), np.asarray(candidates, np.float64)
     last = n if cutoff is None else np.minimum(n, cutoff)

@@ -197,6 +197,13 @@ def read_rows(store: Store, settings: AnalysisSettings) -> AnalysisRows:
 
     Vectors are streamed; only those of the sample are kept.
 
+    Args:
+        store: The store.
+        settings: Which model, mode, run and concepts, how many rows, and the seed that draws them.
+
+    Returns:
+        The rows of every layer in one order.
+
     Raises:
         InputError: Nothing is left, or two runs embedded one mask.
     """

@@ -43,6 +43,11 @@ def analysis_numbers(
     """Return the numbers of an analysis as `--json` prints them: tables as lists of records, six digits each.
 
     The large tables, with a record for each row or each pair of concepts, are written to Parquet files only.
+
+    Args:
+        analysis: The analysis.
+        tables: What `analysis_tables` returns.
+        details: `store` and `settings`, which are written as they are.
     """
     rows = analysis.rows
     return {
@@ -76,6 +81,13 @@ def write_analysis(
     """Write the page, the numbers, a Parquet file of each table and the figures into a folder; return the first two.
 
     The folder holds `analysis.html`, `analysis.json`, `tables/NAME.parquet` and `figures/NAME.png` (`.jpg` of photos).
+
+    Args:
+        out: The folder.
+        analysis: The analysis.
+        tables: What `analysis_tables` returns.
+        numbers: What `analysis_numbers` returns.
+        tiles: Of all example rows, as `draw_tiles` returns them.
     """
     drawings = {name: {style: png(draw(analysis, style)) for style in FIGURE_STYLES} for name, draw in FIGURES.items()}
     for name, records in tables.items():

@@ -99,7 +99,18 @@ def write_search(
     photos: str | None = None,
     split: str | None = None,
 ) -> None:
-    """Write the results as a page or as JSON, by the suffix of `out`."""
+    """Write the results as a page or as JSON, by the suffix of `out`.
+
+    Args:
+        out: A `.json` file, or any other for the page.
+        store: The store that was searched.
+        photo: The photo of the query.
+        mask: Bool `[rows columns]`, what the query covers.
+        found: The hits, the nearest first.
+        numbers: What `search_numbers` returns.
+        photos: A folder of photos or a data set `NAME:DIR`, for tiles with photos.
+        split: The split of that data set.
+    """
     if out.suffix.lower() == ".json":
         write_json(out, numbers)
         return

@@ -71,7 +71,14 @@ def row_tiles(
     store: Store,
     photos: Iterable[tuple[ImageRow, Image.Image]],
 ) -> Tiles:
-    """Return a tile of every row, given its image and mask ids; photos are read one by one."""
+    """Return a tile of every row, given its image and mask ids; photos are read one by one.
+
+    Args:
+        chosen: Image and mask id of each row, by the row's index.
+        known: The store's rows of images, by id.
+        store: Where masks are read from.
+        photos: Photos with their rows, such as `find_photos` yields.
+    """
     masks = {mask.id: mask.mask() for mask in store.masks([mask for _, mask in chosen.values() if mask])}
     images: dict[int, Image.Image] = {}
     for image_row, photo in photos:
@@ -204,6 +211,14 @@ def find_photos(
 
     In a folder a photo is found by its relative path, or else by its file name, with its suffix or without, where
     only one has it. A photo that cannot be read, or has another size than the one embedded, is skipped.
+
+    Args:
+        source: A folder, or a data set `NAME:DIR`.
+        wanted: The store's rows of the images.
+        split: The split of the data set.
+
+    Yields:
+        A row and its photo.
     """
     found = _of_set(source, wanted, split) if _is_set(source) else _of_folder(Path(source), wanted)
     for row, photo in found:

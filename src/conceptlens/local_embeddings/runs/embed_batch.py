@@ -106,6 +106,14 @@ def embed_photos(
     """Return the rows of one batch: one forward pass for all photos and layers, then one fit for each mask and layer.
 
     A photo with an activation that is not finite is a failure, since such an activation spreads to every cell.
+
+    Args:
+        model: The model, prepared as the plan says.
+        plan: How the run embeds.
+        run: Id of the run.
+        data: Name of the data set.
+        scales: Unit of each channel, by layer.
+        reads: Photos of the batch, or why one could not be read.
     """
     rows = StoreRows()
     sound = [read for read in reads if isinstance(read, PreparedPhoto)]

@@ -119,7 +119,19 @@ def embed_batches(
 
     A run is known by its settings, its model's weights and its data. A resumed run continues after the last batch in
     the store; nothing is lost and nothing is there twice. A photo that fails is recorded with its reason. Memory
-    holds a few batches of photos and the cells of one, whatever the size of the set. Arguments as in `embed`.
+    holds a few batches of photos and the cells of one, whatever the size of the set.
+
+    Args:
+        data: Photos with masks.
+        model: The model.
+        plan: Layers, mode, and everything else that decides the rows.
+        store: Where rows are written.
+        resume: Continue a run that the store has a part of.
+        engine: Where batches are embedded: in this process, or by `ray_engine(...)`.
+        retry_failed: Embed photos again that failed before.
+
+    Yields:
+        The progress of the run; first that of the rows that the store has already.
 
     Raises:
         InputError: A layer is unknown, or the store has a part of this run and `resume` is False.
