@@ -16,7 +16,7 @@ from drawn_birds import write_birds
 from fit_bottleneck_process import FIND, FITS, fit_all
 from fit_process import pupil
 from safetensors.torch import load_file
-from test_fit_processes import launch
+from test_fit_ce_fam_processes import launch
 
 from conceptlens.bottleneck.fit import part_fit
 from conceptlens.bottleneck.module import Bottleneck

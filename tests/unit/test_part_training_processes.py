@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from part_training_process import STEPS, TASKS, WEIGHTS, make_data, task_called, train
 from safetensors.torch import load_file
-from test_fit_processes import launch
+from test_fit_ce_fam_processes import launch
 
 import conceptlens as cl
 from conceptlens.training.checkpoint import FILE

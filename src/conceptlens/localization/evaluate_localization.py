@@ -120,7 +120,10 @@ def truth_of(one: MaskedPhoto, explained: Explanation, resolution: int | None) -
 def _best_scores(truth: MaskTruth, parts: Sequence[Explanation], rows: Sequence[int]) -> Scores:
     """Return for each mask the scores of the part whose map fits it best by NRA, an oracle."""
     tried = [truth.scores(part.maps[0, list(rows)]) for part in parts]
-    return [max(own, key=lambda scores: -1.0 if (v := scores[ORACLE_METRIC]) is None else v) for own in zip(*tried, strict=True)]
+    return [
+        max(own, key=lambda scores: -1.0 if (v := scores[ORACLE_METRIC]) is None else v)
+        for own in zip(*tried, strict=True)
+    ]
 
 
 def _read(data: MaskedSet, max_photos: int | None) -> Iterator[MaskedPhoto | Failure]:

@@ -107,7 +107,7 @@ def _plot(summary: LocalizationSummary, group: str) -> dict[str, Any]:
     ticks = [start + step * i for i in range(count + 1)]
     return {
         "zero": at(0.0),
-        "ticks": [{"at": at(t), "text": number(t)} for t in ticks],
+        "ticks": [{"at": at(t), "text": number(t), "minor": bool(round(t / step) % 2)} for t in ticks],
         "rows": [
             {
                 "title": line.title,
