@@ -188,7 +188,8 @@ class Bench:
     def _keypoints(self, name: str, photos: LabelledSet, places: list[int], present: Tensor) -> Keypoints:
         if name not in self.keypoints:
             looked = [self.made.concept_index(label) for label in self.labels]
-            self.keypoints[name] = keypoints_in_input(self.made, self.model, photos, places, looked, present)
+            view = self.made.backbone.prepare(self.model).known_preprocess("it is not known where keypoints are")
+            self.keypoints[name] = keypoints_in_input(self.made, view, photos, places, looked, present)
         return self.keypoints[name]
 
     def controls(self) -> dict[str, dict[str, float]]:

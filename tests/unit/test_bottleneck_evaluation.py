@@ -224,7 +224,8 @@ def test_energy_lies_on_the_part_that_is_named(
 ) -> None:
     told, photos = read_one_by_one, Cub(birds, "test")
     shows = torch.tensor([[present(told, photo, concept) for concept in range(4)] for photo in range(20)])
-    points = keypoints_in_input(spotter, bird_model, photos, range(20), range(4), shows)
+    view = bird_model.known_preprocess("no keypoint")
+    points = keypoints_in_input(spotter, view, photos, range(20), range(4), shows)
     maps = told["maps"][:, :4]
     score = pointing_energy(maps, part_discs(points))
     assert mean(measures.metric("part_energy")) == pytest.approx(score.mean())
@@ -255,7 +256,8 @@ def test_purity_is_that_of_each_concept_alone(
     read_one_by_one: dict[str, Any],
 ) -> None:
     told, photos = read_one_by_one, Cub(birds, "test")
-    points = keypoints_in_input(spotter, bird_model, photos, range(20), range(4), torch.ones(20, 4).bool())
+    view = bird_model.known_preprocess("no keypoint")
+    points = keypoints_in_input(spotter, view, photos, range(20), range(4), torch.ones(20, 4).bool())
     names = photos.annotation and photos.annotation.keypoints and photos.annotation.keypoints.names
     pure = part_purity(told["maps"][:, :4], points, merge_sides(names or ()), told["activations"][:, :4])
     for name in PURITIES:

@@ -87,8 +87,8 @@ def evaluate_bottleneck(
     attributes = attribute_indices(bottleneck, photos)
     labelled = any(index is not None for index in attributes)
     map_concepts = [i for i, index in enumerate(attributes) if index is not None or not labelled]
-    constant, no_constant = constant_part_peaks(bottleneck, model, photos, train, map_concepts)
     source = source_of(bottleneck, model, photos, cache)
+    constant, no_constant = constant_part_peaks(bottleneck, source, train, map_concepts)
     every = list(range(len(photos)) if indices is None else indices)
     cells = len(map_concepts) * bottleneck.grid[0] * bottleneck.grid[1]
     part_size = max(batch_size, min(MAX_PART, MAX_MAP_CELLS // cells))
@@ -99,7 +99,7 @@ def evaluate_bottleneck(
     parts = read_parts(bottleneck, source, every, map_concepts, batch_size, part_size)
     for part in progress(parts, -(-len(every) // part_size), "measuring parts of the set"):
         present = concept_presence(bottleneck, photos, attributes, part)[:, map_concepts]
-        known = map_annotations(bottleneck, model, photos, part, present, constant)
+        known = map_annotations(bottleneck, source, part, present, constant)
         scores.append(map_scores(part.maps, known, seed))
         top = most_active(part, top)
         tables.append(joined([part], source, maps=False))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from conceptlens.bottleneck.evaluate.activation_table import BottleneckTable, source_of
+from conceptlens.bottleneck.evaluate.activation_table import BottleneckTable
 from conceptlens.bottleneck.evaluate.map_metrics import MapAnnotations
 from conceptlens.data.keypoints_in_view import known_keypoints, seen_keypoints
 from conceptlens.io.errors import InputError
@@ -22,12 +23,11 @@ if TYPE_CHECKING:
 
     from conceptlens.bottleneck.module import Bottleneck
     from conceptlens.data.labelled_set import LabelledSet
-    from conceptlens.model.backbone import Backbone
+    from conceptlens.features.cell_source import CellSource
     from conceptlens.model.preprocess import Preprocess
 
 MIN_SHARE = 0.5  # of a class's photos that must show an attribute for the class to have it
 MIN_ACTIVE_STD = 1.2816  # training deviations above the mean: a tenth of a normal distribution
-LOST = "it is not known where keypoints are in its input"  # without a Preprocess
 UNLABELLED = "the set has no class attributes that are concepts of the bottleneck"
 BY_CLASS = "a photo shows a concept where at least half of its class's photos do, by the set's class attributes"
 BY_ACTIVITY = (
@@ -80,7 +80,7 @@ def concept_labels(
 
 def keypoints_in_input(
     bottleneck: Bottleneck,
-    model: Backbone,
+    view: Preprocess,
     photos: LabelledSet,
     indices: Sequence[int],
     concepts: Sequence[int],
@@ -90,16 +90,16 @@ def keypoints_in_input(
 
     Args:
         bottleneck: The bottleneck, whose concepts name parts.
-        model: The network as it was loaded for the fit.
+        view: How photos enter the network.
         photos: The labelled set.
         indices: Indices of photos.
         concepts: Indices of concepts.
         present: Which of these photos show which of these concepts.
 
     Raises:
-        InputError: The set has no keypoints, or it is not known what the network sees of a photo.
+        InputError: The set has no keypoints.
     """
-    known, view = known_keypoints(photos), bottleneck.backbone.prepare(model).known_preprocess(LOST)
+    known = known_keypoints(photos)
     seen = seen_keypoints(photos, indices, view)
     parts = [known.parts.get(bottleneck.concepts[one].part or "", ()) for one in concepts]
     own = torch.tensor([[name in part for name in seen.names] for part in parts]).reshape(len(parts), len(seen.names))
@@ -122,38 +122,32 @@ def boxes_in_input(view: Preprocess, photos: LabelledSet, indices: Sequence[int]
 
 
 def map_annotations(
-    bottleneck: Bottleneck,
-    model: Backbone,
-    photos: LabelledSet,
-    part: BottleneckTable,
-    present: Tensor,
-    constant: Tensor | None,
+    bottleneck: Bottleneck, source: CellSource, part: BottleneckTable, present: Tensor, constant: Tensor | None
 ) -> MapAnnotations:
     """Return what is known of the photos of a table and its mapped concepts; nothing where the crop is unknown."""
-    indices, annotation = part.indices.tolist(), photos.annotation
-    points = boxes = None
-    view = bottleneck.backbone.prepare(model).preprocess
+    indices, photos, view = part.indices.tolist(), source.photos, source.model.preprocess
     if view is None:
         return MapAnnotations(indices, present)
+    annotation, points, boxes = photos.annotation, None, None
     if annotation and annotation.keypoints:
-        points = keypoints_in_input(bottleneck, model, photos, indices, part.mapped, present)
+        points = keypoints_in_input(bottleneck, view, photos, indices, part.mapped, present)
     if annotation and annotation.boxes is not None:
         boxes = boxes_in_input(view, photos, indices)
     return MapAnnotations(indices, present, points, boxes, constant)
 
 
 def constant_part_peaks(
-    bottleneck: Bottleneck, model: Backbone, photos: LabelledSet, train: LabelledSet | None, concepts: Sequence[int]
+    bottleneck: Bottleneck, source: CellSource, train: LabelledSet | None, concepts: Sequence[int]
 ) -> tuple[Float[Tensor, "concept 2"] | None, str]:
     """Return the fixed cell of each concept's part, fitted on train photos, or the reason why there is none."""
-    known = photos.annotation and photos.annotation.keypoints
-    if not known or bottleneck.backbone.prepare(model).preprocess is None:
+    annotation, view = source.photos.annotation, source.model.preprocess
+    if not (annotation and annotation.keypoints) or view is None:
         return None, ""
     if train is None:
         return None, "no train photos were given, on which it is fitted"
     if not (train.annotation and train.annotation.keypoints):
         return None, f"{train.name} has no keypoints, on which it is fitted"
-    indices = source_of(bottleneck, model, train, None).readable_indices(range(len(train)))
+    indices = replace(source, photos=train, folder=None, failures={}).readable_indices(range(len(train)))
     present = torch.ones(len(indices), len(concepts), dtype=torch.bool)
-    keypoints = keypoints_in_input(bottleneck, model, train, indices, concepts, present)
+    keypoints = keypoints_in_input(bottleneck, view, train, indices, concepts, present)
     return constant_peaks(keypoints, 1, GRID)[0], ""
