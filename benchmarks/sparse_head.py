@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader
 
 from cam import processor
 from conceptlens.bottleneck.sparse.certificate import Penalty, certify
-from conceptlens.bottleneck.sparse.elastic_net import Solution, elastic_net, elastic_net_path
+from conceptlens.bottleneck.sparse.sparse_head import Solution, elastic_net, elastic_net_path
 from conceptlens.bottleneck.sparse.standardized_rows import read_rows
 from measure import growth, seconds
 

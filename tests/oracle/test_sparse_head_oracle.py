@@ -12,9 +12,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from conceptlens.bottleneck.sparse.certificate import Penalty, certify
-from conceptlens.bottleneck.sparse.elastic_net import elastic_net, elastic_net_path, largest_penalty
 from conceptlens.bottleneck.sparse.newton import without_common_shift
-from conceptlens.bottleneck.sparse.sparse_head import fit_sparse_path, head_at, truncate
+from conceptlens.bottleneck.sparse.sparse_head import (
+    elastic_net,
+    elastic_net_path,
+    fit_sparse_path,
+    head_at,
+    largest_penalty,
+    truncate,
+)
 from conceptlens.bottleneck.sparse.standardized_rows import StandardizedRows, read_rows
 
 

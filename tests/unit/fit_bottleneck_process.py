@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from fit_process import pupil
 
-from conceptlens.bottleneck.fit import part_fit
+from conceptlens.bottleneck.fit import fitted_locator
 from conceptlens.bottleneck.fit.fit_loc_cbm import fit_loc_cbm
 from conceptlens.training import loop
 
-FIND = replace(part_fit.FIND, steps=40, batch_size=24)
+FIND = replace(fitted_locator.FIND, steps=40, batch_size=24)
 QUICK: dict[str, Any] = {"penalties": (0.1,), "restarts": 2, "checkpoint_seconds": 0.1}
 # What is fitted, by name: parts from words, the last stage, and maps that look for peaks.
 FITS: dict[str, dict[str, Any]] = {
@@ -36,7 +36,7 @@ def main() -> None:
     """Fit as a process: DATA OUT [--slow] [--resume]."""
     torch.set_num_threads(1)
     data, out, *options = sys.argv[1:]
-    part_fit.FIND = FIND
+    fitted_locator.FIND = FIND
     if "--slow" in options:  # so that there is a middle to be killed in
         shares: Callable[..., Any] = loop._shares
 

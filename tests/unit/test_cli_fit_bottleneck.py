@@ -13,7 +13,7 @@ from fit_process import pupil, teacher_of
 from typer.testing import CliRunner, Result
 
 import conceptlens as cl
-from conceptlens.bottleneck.fit import part_fit
+from conceptlens.bottleneck.fit import fitted_locator
 from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.cli import app
 from conceptlens.training.schedule import StepSchedule
@@ -38,7 +38,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
         return pupil() if name == "toy:pupil" else teacher_of()
 
     monkeypatch.setattr("conceptlens.model.zoo.load_model", load_model)
-    monkeypatch.setattr(part_fit, "FIND", StepSchedule(5, 16, 0.02))
+    monkeypatch.setattr(fitted_locator, "FIND", StepSchedule(5, 16, 0.02))
     return options
 
 

@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 import conceptlens as cl
-from conceptlens.bottleneck.fit import finetune, part_fit
+from conceptlens.bottleneck.fit import finetune, fitted_locator
 from conceptlens.bottleneck.fit.bottleneck_task import at_size
 from conceptlens.bottleneck.fit.finetune import BackboneWithBottleneck, FinetuneTask, last_stage
 from conceptlens.bottleneck.fit.recipe import RECIPES
@@ -52,7 +52,7 @@ def model() -> cl.Backbone:
 @pytest.fixture(autouse=True)
 def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FIND", "GUIDE", "POINT"):
-        monkeypatch.setattr(part_fit, name, StepSchedule(12, 16, 0.02))
+        monkeypatch.setattr(fitted_locator, name, StepSchedule(12, 16, 0.02))
 
 
 def fit(model: cl.Backbone, data: str, out: Path, **choices: Any) -> Bottleneck:
@@ -228,7 +228,7 @@ def test_another_size_sees_the_same_part_of_a_photo(model: cl.Backbone) -> None:
 def test_keypoints_teach_parts(folder: Path, model: cl.Backbone, data: str, tmp_path: Path,
                                monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     asked: list[Any] = []
-    teach = part_fit.teach_parts
+    teach = fitted_locator.teach_parts
 
     def noted(source: Any, indices: Any, keypoints: Any, *others: Any) -> Any:
         asked.extend([indices, keypoints])

@@ -18,7 +18,7 @@ from fit_process import pupil
 from safetensors.torch import load_file
 from test_fit_ce_fam_processes import launch
 
-from conceptlens.bottleneck.fit import part_fit
+from conceptlens.bottleneck.fit import fitted_locator
 from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.data.labelled_sets import open_classes
 
@@ -44,7 +44,7 @@ def whole(data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What this process makes, alone and undisturbed."""
     out = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(part_fit, "FIND", FIND)
+        patch.setattr(fitted_locator, "FIND", FIND)
         fit_all(data, out)
     return out
 

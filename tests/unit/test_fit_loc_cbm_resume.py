@@ -12,7 +12,7 @@ from drawn_birds import CONCEPTS, LABELS, write_birds
 from fit_process import pupil, teacher_of
 
 import conceptlens as cl
-from conceptlens.bottleneck.fit import fit_loc_cbm, fitted_locator, part_fit
+from conceptlens.bottleneck.fit import fit_loc_cbm, fitted_locator
 from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.training import loop
 from conceptlens.training.run_folder import read_json
@@ -38,7 +38,7 @@ def model() -> cl.Backbone:
 @pytest.fixture(autouse=True)
 def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FIND", "GUIDE", "POINT"):
-        monkeypatch.setattr(part_fit, name, StepSchedule(8, 16, 0.02))
+        monkeypatch.setattr(fitted_locator, name, StepSchedule(8, 16, 0.02))
 
 
 def fit(model: cl.Backbone, data: str, out: Path, **choices: Any) -> Bottleneck:
@@ -97,7 +97,7 @@ def test_a_fit_that_was_killed_ends_as_if_it_had_not_been(
             train(task, how, run)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("part_fit", "finetune", "concept_vectors"):
+        for module in ("fitted_locator", "finetune", "concept_vectors"):
             patch.setattr(f"conceptlens.bottleneck.fit.{module}.train_network", counting)
         made = fit(model, data, tmp_path / "broken", resume=True, **choices[where])
     assert taken[0] == 5  # it goes on, it does not begin anew

@@ -13,11 +13,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from conceptlens.bottleneck.fit import fitted_locator
 from conceptlens.bottleneck.fit import hypercolumns as hypercolumns_module
-from conceptlens.bottleneck.fit import part_fit
+from conceptlens.bottleneck.fit.fitted_locator import find_parts, teach_parts
 from conceptlens.bottleneck.fit.hypercolumns import hypercolumns
 from conceptlens.bottleneck.fit.part_discovery import PartDiscoveryTask
-from conceptlens.bottleneck.fit.part_fit import find_parts, teach_parts
 from conceptlens.bottleneck.fit.part_vocabulary import PartVocabulary
 from conceptlens.bottleneck.fit.recipe import Recipe
 from conceptlens.concepts.concept_set import BottleneckConcept
@@ -142,7 +142,7 @@ def hits(weight: Tensor, seen: Planted) -> Tensor:
 
 
 def test_planted_parts_are_found_from_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(part_fit, "FIND", StepSchedule(200, 100, 0.02))
+    monkeypatch.setattr(fitted_locator, "FIND", StepSchedule(200, 100, 0.02))
     photos, others, words = planted(), planted(seed=1), PartVocabulary.of(CONCEPTS)
     before = torch.random.get_rng_state()
     (weight,) = find_parts(
@@ -159,7 +159,7 @@ def test_planted_parts_are_found_from_words(tmp_path: Path, monkeypatch: pytest.
 
 def test_targets_are_those_of_the_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Places in any order, and photos that are left out: each keeps its own targets."""
-    monkeypatch.setattr(part_fit, "FIND", StepSchedule(5, 20, 0.02))
+    monkeypatch.setattr(fitted_locator, "FIND", StepSchedule(5, 20, 0.02))
     photos, words = planted(60), PartVocabulary.of(CONCEPTS)
     order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
     asked = [int(place) for place in order if place != 7]
@@ -173,8 +173,8 @@ def test_targets_are_those_of_the_places(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_of_many_photos_some_are_drawn_with_their_own_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(part_fit, "FIND", StepSchedule(200, 100, 0.02))
-    monkeypatch.setattr(part_fit, "MAX_PHOTOS", 200)
+    monkeypatch.setattr(fitted_locator, "FIND", StepSchedule(200, 100, 0.02))
+    monkeypatch.setattr(fitted_locator, "MAX_PHOTOS", 200)
     photos, others, words = planted(600), planted(seed=1), PartVocabulary.of(CONCEPTS)
     read: set[int] = set()
 
@@ -191,7 +191,7 @@ def test_of_many_photos_some_are_drawn_with_their_own_targets(tmp_path: Path, mo
 
 
 def test_the_seed_says_where_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(part_fit, "FIND", StepSchedule(5, 20, 0.02))
+    monkeypatch.setattr(fitted_locator, "FIND", StepSchedule(5, 20, 0.02))
     photos, words = planted(60), PartVocabulary.of(CONCEPTS)
     found = [
         find_parts(photos.source, range(60), words, photos.targets, run(tmp_path / name, seed), ONCE, LAYERS)[0]
@@ -202,7 +202,7 @@ def test_the_seed_says_where_it_begins(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_of_several_restarts_the_lowest_loss_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(part_fit, "FIND", StepSchedule(10, 20, 0.02))
+    monkeypatch.setattr(fitted_locator, "FIND", StepSchedule(10, 20, 0.02))
     photos, words = planted(60), PartVocabulary.of(CONCEPTS)
     seen = hypercolumns(photos.source, range(60), LAYERS)
     tried: list[Tensor] = []
@@ -260,8 +260,8 @@ def _rows(count: int) -> Tensor:
 
 
 def test_finer_cells_learn_from_those_at_the_networks_own_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(part_fit, "FIND", StepSchedule(200, 100, 0.02))
-    monkeypatch.setattr(part_fit, "GUIDE", StepSchedule(150, 100, 0.05))
+    monkeypatch.setattr(fitted_locator, "FIND", StepSchedule(200, 100, 0.02))
+    monkeypatch.setattr(fitted_locator, "GUIDE", StepSchedule(150, 100, 0.05))
     photos, sharp = planted(), planted(scale=2)
     turned = replace(sharp, cells=sharp.cells.flip(1))  # other channels: only what the coarse ones found can tell
     words = PartVocabulary.of(CONCEPTS)
@@ -270,7 +270,7 @@ def test_finer_cells_learn_from_those_at_the_networks_own_size(tmp_path: Path, m
 
 
 def test_finer_cells_need_the_same_grid_and_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(part_fit, "FIND", StepSchedule(2, 20, 0.02))
+    monkeypatch.setattr(fitted_locator, "FIND", StepSchedule(2, 20, 0.02))
     photos, words = planted(40), PartVocabulary.of(CONCEPTS)
     wider = replace(photos, grid=(ROWS, COLUMNS + 1), colours=torch.rand(40, 3, ROWS, COLUMNS + 1))
 

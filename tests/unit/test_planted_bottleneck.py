@@ -18,14 +18,14 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from conceptlens.bottleneck.backbone_reference import BackboneReference
-from conceptlens.bottleneck.fit import part_fit
+from conceptlens.bottleneck.fit import fitted_locator
 from conceptlens.bottleneck.fit.concept_layer import (
     ConceptMapTask,
     ConceptVectors,
     pool_cells,
     ridge,
 )
-from conceptlens.bottleneck.fit.part_fit import find_parts
+from conceptlens.bottleneck.fit.fitted_locator import find_parts
 from conceptlens.bottleneck.fit.part_vocabulary import PartVocabulary
 from conceptlens.bottleneck.fit.recipe import Recipe
 from conceptlens.bottleneck.locator import Parts, WholeImage, cell_coordinates, peak_masks
@@ -269,7 +269,7 @@ def test_where_the_context_always_comes_the_published_locator_stays_with_it(tmp_
 @pytest.mark.parametrize("agree", [MOSTLY, ALWAYS])
 def test_parts_find_the_place_from_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, agree: float) -> None:
     """Nothing else reads colours: a context that always comes has other colours than the part that is spoken of."""
-    monkeypatch.setattr(part_fit, "FIND", StepSchedule(250, 120, 0.02))
+    monkeypatch.setattr(fitted_locator, "FIND", StepSchedule(250, 120, 0.02))
     photos, held = planted(agree, 0), planted(agree, 99)
     (weight,) = find_parts(
         photos.source,

@@ -11,11 +11,13 @@ from torch import Tensor
 
 from conceptlens.bottleneck.sparse import blocks, newton, standardized_rows
 from conceptlens.bottleneck.sparse.certificate import Penalty, certify
-from conceptlens.bottleneck.sparse.elastic_net import elastic_net, elastic_net_path, largest_penalty
 from conceptlens.bottleneck.sparse.sparse_head import (
     SparsePath,
+    elastic_net,
+    elastic_net_path,
     fit_sparse_path,
     head_at,
+    largest_penalty,
     truncate,
 )
 from conceptlens.bottleneck.sparse.standardized_rows import StandardizedRows, read_rows

@@ -12,8 +12,7 @@ import torch
 from conceptlens.bottleneck.fit.concept_layer import MAX_CELL_BYTES
 from conceptlens.bottleneck.fit.finetune import last_stage
 from conceptlens.bottleneck.fit.free_memory import check_memory
-from conceptlens.bottleneck.fit.hypercolumns import COMPONENTS, FEATURES
-from conceptlens.bottleneck.fit.part_fit import MAX_PHOTOS
+from conceptlens.bottleneck.fit.hypercolumns import COMPONENTS, FEATURES, MAX_PHOTOS
 from conceptlens.bottleneck.fit.part_vocabulary import PartVocabulary
 from conceptlens.bottleneck.fit.recipe import CLOSED, Recipe
 from conceptlens.concept_regions.branch import branch_layers, in_order, layer_widths

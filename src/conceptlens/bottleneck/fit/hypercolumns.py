@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from conceptlens.features.cell_source import CellSource
 
 COMPONENTS = 64  # principal components of each layer that an attention sees
+MAX_PHOTOS = 10_000  # in which parts are found: their hypercolumns are in memory
 FEATURES = 9  # of a cell's three colours: they, their squares and products
 
 
