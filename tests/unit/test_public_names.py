@@ -93,7 +93,7 @@ class TestHeatmaps:
 
     def test_what_it_cannot_draw_is_refused(self) -> None:
         batch = torch.rand(2, 3, 32, 32)
-        with pytest.raises(cl.InputError, match="2 questions were asked, and heatmaps returns one map for each image"):
+        with pytest.raises(cl.InputError, match="2 questions were given, and heatmaps returns one map for each image"):
             cl.heatmaps(small(), batch, [cl.Logit(1), cl.Logit(2)])
         with pytest.raises(cl.InputError, match="3 classes were given for 2 images"):
             cl.heatmaps(small(), batch, [1, 2, 3])
