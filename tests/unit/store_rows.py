@@ -66,7 +66,7 @@ def contents(store: Store) -> dict[str, Any]:
 def main() -> None:
     """Write batches, once all who write have been told to begin."""
     path, first, last = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    lance_tables.COMMITS_BETWEEN = 8  # so that what tidies meets what writes and what reads
+    lance_tables.MAX_COMMITS = 8  # so that what tidies meets what writes and what reads
     print("ready", flush=True)
     sys.stdin.readline()
     store = Store(path, create=True)

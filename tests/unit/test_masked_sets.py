@@ -74,13 +74,6 @@ def test_beyond_the_photo_is_padding() -> None:
     np.testing.assert_array_equal(ignored, ~seen[0])
 
 
-@pytest.mark.parametrize(
-    ("box", "size"), [((0.5, 0.0, 0.5, 1.0), (8, 8)), ((0.0, 1.0, 1.0, 0.0), (8, 8)), ((0.0, 0.0, 1.0, 1.0), (0, 8))]
-)
-def test_an_empty_cut_is_refused(box: tuple[float, float, float, float], size: tuple[int, int]) -> None:
-    assert "rows columns" in refusal(lambda: crop_masks(np.ones((1, 8, 8), bool), box, size))
-
-
 def test_a_photo_without_concepts_has_none_large_enough() -> None:
     bare = MaskedPhoto("bare", Image.new("RGB", (8, 8)), (), (), np.zeros((0, 8, 8), bool))
     assert bare.with_min_area(0.01).concepts == ()

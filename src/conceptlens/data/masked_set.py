@@ -218,9 +218,6 @@ def resize_mask(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
     Returns:
         `[... rows columns]` of the same type.
-
-    Raises:
-        InputError: The size is below 1 x 1.
     """
     return crop_masks(masks, WHOLE, size)
 
@@ -238,16 +235,8 @@ def crop_masks(
 
     Returns:
         `[... rows columns]` of the same type.
-
-    Raises:
-        InputError: The box is empty or the size below 1 x 1.
     """
     left, top, right, bottom = box
-    if not (left < right and top < bottom) or min(size) < 1 or masks.ndim < 2:
-        raise InputError(
-            f"masks of shape {masks.shape} were to be cut at {box} and sized {tuple(size)}; expected ... rows columns, "
-            "a box of left < right and top < bottom, and at least 1 row and 1 column"
-        )
     rows, in_rows = _nearest(top, bottom, size[0], masks.shape[-2])
     columns, in_columns = _nearest(left, right, size[1], masks.shape[-1])
     seen = masks[..., rows[:, None], columns[None, :]]

@@ -112,17 +112,13 @@ def _accepts(observation: Observation, size: tuple[int, int]) -> bool:
     """Whether the model runs on inputs of another size: tried on a blank one, once for each model and size."""
     tried = _TRIED.setdefault(observation.model.module, {})
     if size not in tried:
-        tried[size] = _runs(observation, size)
+        blank = ModelInput(observation.images.new_zeros(1, observation.images.shape[1], *size))
+        try:
+            with torch.no_grad():
+                forward(observation.model.module, blank, {})
+            tried[size] = True
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, AssertionError):
+            tried[size] = False
     return tried[size]
-
-
-def _runs(observation: Observation, size: tuple[int, int]) -> bool:
-    blank = ModelInput(observation.images.new_zeros(1, observation.images.shape[1], *size))
-    try:
-        with torch.no_grad():
-            forward(observation.model.module, blank, {})
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, ValueError, AssertionError):
-        return False
-    return True

@@ -38,17 +38,14 @@ def read_transform(transform: Callable[[Image.Image], Tensor] | None) -> Preproc
 
 def _steps(transform: Any) -> list[tuple[str, Any]] | None:
     """Return name and object of every step; `None` where one is unknown. A preset is a single step."""
-    if not type(transform).__module__.startswith(_LIBRARIES) and not _is_known_function(transform):
+    made_by = transform if hasattr(transform, "__name__") else type(transform)  # a function, or the class of a step
+    if not str(made_by.__module__).startswith(_LIBRARIES):
         return None
-    name = getattr(transform, "__name__", type(transform).__name__)
+    name = made_by.__name__
     if name in ("Compose", "Sequential"):
         parts = [_steps(step) for step in getattr(transform, "transforms", ())]
         return None if any(part is None for part in parts) else [step for part in parts for step in part or ()]
     return [(name, transform)]
-
-
-def _is_known_function(step: Any) -> bool:
-    return str(getattr(step, "__module__", "")).startswith(_LIBRARIES) and hasattr(step, "__name__")
 
 
 def _from_steps(steps: Iterable[tuple[str, Any]]) -> Preprocess | None:
@@ -73,18 +70,15 @@ def _from_steps(steps: Iterable[tuple[str, Any]]) -> Preprocess | None:
         return None
     if isinstance(resize, tuple) and crop in (None, resize):
         return Preprocess(resize, crop_mode="squash", **how)
-    return None if crop is None or _too_small(resize, crop) else Preprocess(crop, resize=resize, **how)
+    rows, columns = resize if isinstance(resize, tuple) else (resize, resize)
+    if crop is None or rows < crop[0] or columns < crop[1]:  # a larger crop would be filled up with black
+        return None
+    return Preprocess(crop, resize=resize, **how)
 
 
 def _numbers(values: Any) -> tuple[float, ...]:
     """Return means or deviations as they were written: timm keeps them in single precision."""
     return tuple(round(float(value), 6) for value in values)
-
-
-def _too_small(resize: int | tuple[int, int], crop: tuple[int, int]) -> bool:
-    """Whether a crop is larger than what it is cut from: it would be filled up with black."""
-    rows, columns = resize if isinstance(resize, tuple) else (resize, resize)
-    return rows < crop[0] or columns < crop[1]
 
 
 def _interpolation(step: Any) -> Interpolation | None:

@@ -39,7 +39,8 @@ def fetching(name: str, hub: bool = True) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # libraries and their networks raise their own kinds
-        reason = f"{type(error).__name__}: {_first_sentence(error)}"
+        first_sentence = str(error).strip().split("\n")[0].split(". ")[0].rstrip(".")
+        reason = f"{type(error).__name__}: {first_sentence}"
         if hub and constants.HF_HUB_OFFLINE:
             reason += f"; {constants.ENDPOINT} is {'switched off by HF_HUB_OFFLINE' if found else 'out of reach'}"
         raise InputError(
@@ -48,10 +49,6 @@ def fetching(name: str, hub: bool = True) -> Iterator[None]:
         ) from error
     finally:
         constants.HF_HUB_OFFLINE = found
-
-
-def _first_sentence(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].split(". ")[0].rstrip(".")
 
 
 def reachable(address: str) -> bool:
