@@ -43,14 +43,15 @@ class OnlyColours:
     def __init__(self, count: int, split: str = "val") -> None:
         self.drawn = DrawnSet(count, split)
         self.name = f"colours {split}"
+        self.names = self.drawn.names
 
     def __len__(self) -> int:
         return len(self.drawn)
 
     def __iter__(self) -> Iterator[MaskedPhoto]:
-        return (self[place] for place in range(len(self)))
+        return (self[index] for index in range(len(self)))
 
-    def __getitem__(self, place: int) -> MaskedPhoto:
-        one = self.drawn[place]
+    def __getitem__(self, index: int) -> MaskedPhoto:
+        one = self.drawn[index]
         count = one.groups.count("colour")
         return MaskedPhoto(one.name, one.photo, one.concepts[:count], one.groups[:count], one.masks[:count])

@@ -26,7 +26,7 @@ from conceptlens.localization.result_rows import ORACLE, Row, row_schema, write_
 from conceptlens.localization.summary import summarise, summary_numbers
 from conceptlens.metrics import MAP_MASK_METRICS, bootstrap_difference, bootstrap_macro_mean, bootstrap_mean
 from conceptlens.metrics.map_mask import map_mask_scores
-from conceptlens.record import Explanation, ImageInfo, Source
+from conceptlens.record import WHOLE, Explanation, ImageInfo, Source
 from planted_words import OnlyColours, planted_model
 
 LEAD = "ranked_area_corrected"
@@ -134,9 +134,9 @@ def test_random_maps_depend_on_photo_concept_and_seed_alone() -> None:
     assert not torch.allclose(first, other(photos[0], asked).maps)
 
 
-def flat(photo: Image.Image, concepts: Sequence[ConceptName], box: tuple = (0.0, 0.0, 1.0, 1.0)) -> Explanation:
+def flat(photo: Image.Image, concepts: Sequence[ConceptName]) -> Explanation:
     maps = torch.linspace(0, 1, 16).reshape(1, 1, 4, 4).expand(1, len(concepts), 4, 4)
-    source = Source("m", "l", "flat", (ImageInfo("p", "", *photo.size, box),))
+    source = Source("m", "l", "flat", (ImageInfo("p", "", *photo.size),))
     return Explanation(maps, None, torch.zeros(1, len(concepts)), (tuple(c.label for c in concepts),), source)
 
 
@@ -144,6 +144,7 @@ class TwoPhotos:
     """A wide photo, half sky, a strip ignored, a speck of bird; and a second one."""
 
     name = "two"
+    names = ("a", "b")
     concepts = (ConceptName("sky"), ConceptName("bird"), ConceptName("car"))
 
     def __len__(self) -> int:
@@ -164,17 +165,17 @@ class TwoPhotos:
 
 def test_masks_are_those_of_the_part_that_the_model_saw() -> None:
     one = next(iter(TwoPhotos())).with_min_area(0.01)
-    whole = truth_of(one, flat(one.photo, one.concepts), 20)
+    whole = truth_of(one, WHOLE, 20)
     assert whole.masks.shape == (1, 20, 20)
     assert whole.ignored is not None
     assert whole.ignored[:, 15:].all()
     assert not whole.ignored[:, :15].any()
     assert whole.shares() == [0.5]
-    upper = truth_of(one, flat(one.photo, one.concepts, (0.0, 0.0, 0.5, 0.75)), None)
+    upper = truth_of(one, (0.0, 0.0, 0.5, 0.75), None)
     assert upper.masks.shape == (1, 30, 40)
     assert upper.ignored is None
     assert upper.shares() == [pytest.approx(2 / 3)]
-    beyond = truth_of(one, flat(one.photo, one.concepts, (0.0, -0.5, 1.0, 1.0)), 60)
+    beyond = truth_of(one, (0.0, -0.5, 1.0, 1.0), 60)
     assert beyond.ignored is not None
     assert beyond.ignored[:20].all()
 
@@ -187,7 +188,7 @@ def test_rows_hold_the_metrics_and_small_concepts_are_left_out() -> None:
         ("b", "sky", "stuff", "car"),
     ]
     one = next(iter(data)).with_min_area(0.01)
-    truth = truth_of(one, flat(one.photo, one.concepts), 20)
+    truth = truth_of(one, WHOLE, 20)
     assert truth.ignored is not None
     by_hand = map_mask_scores(flat(one.photo, one.concepts).maps, truth.masks[None], truth.ignored[None])
     assert found[0].scores == pytest.approx({name: score.of(0, 0) for name, score in by_hand.items()}, rel=1e-6)

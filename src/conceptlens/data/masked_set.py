@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
 
@@ -112,6 +113,23 @@ class MaskedSet(Protocol):
     def __iter__(self) -> Iterator[MaskedPhoto]:
         """Read one photo after the other; only one is held at a time."""
         ...
+
+
+def read_named(data: MaskedSet, names: Sequence[str]) -> Iterator[MaskedPhoto]:
+    """Read the photos of these names alone, in the order of the set; one that cannot be read is passed over.
+
+    Args:
+        data: The set.
+        names: The photos' names; one that the set does not have is passed over.
+
+    Yields:
+        The photos, one at a time.
+    """
+    wanted = set(names)
+    for index, name in enumerate(data.names):
+        if name in wanted:
+            with suppress(InputError):
+                yield data[index]
 
 
 class ListedMaskedSet(ABC, Generic[Entry]):

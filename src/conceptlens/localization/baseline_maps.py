@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from conceptlens.cams.class_activation import source
-from conceptlens.io.images import fingerprint
 from conceptlens.record import Explanation
 
 if TYPE_CHECKING:
@@ -51,10 +50,7 @@ def random_maps(
         candidates: How many maps of each concept.
     """
     grid = observation.layer_output().grid
-    photos = [
-        info.fingerprint if photo is None else fingerprint(photo)
-        for photo, info in zip(observation.photos, observation.image_info, strict=True)
-    ]
+    photos = [info.fingerprint for info in observation.image_info]
     parts = []
     for turn in range(candidates):
         rows = [

@@ -103,9 +103,8 @@ class MaskTruth:
         return [{name: score.of(0, i) for name, score in found.items()} for i in range(len(maps))]
 
 
-def truth_of(one: MaskedPhoto, explained: Explanation, resolution: int | None) -> MaskTruth:
-    """Return the masks of the part of the photo that an explanation covers."""
-    box = explained.source.image_info[0].box
+def truth_of(one: MaskedPhoto, box: tuple[float, float, float, float], resolution: int | None) -> MaskTruth:
+    """Return the masks of the part of the photo that a map covers."""
     rows, columns = one.masks.shape[1:]
     own = (max(1, round(rows * (box[3] - box[1]))), max(1, round(columns * (box[2] - box[0]))))
     size = own if resolution is None else (resolution, resolution)
@@ -153,6 +152,7 @@ def _rows(
     wrong = [names[concept] for concept in one.concepts] if names else []
     concepts = tuple(dict.fromkeys([*one.concepts, *wrong]))
     right, other = ([concepts.index(concept) for concept in group] for group in (one.concepts, wrong))
+    truths: dict[tuple[float, ...], MaskTruth] = {}
     for name, method in methods.items():
         explained = method(one.photo, concepts)
         if tuple(explained.maps.shape[:2]) != (1, len(concepts)):
@@ -160,7 +160,10 @@ def _rows(
                 f"method '{name}' gave maps of shape {tuple(explained.maps.shape)}; "
                 f"expected 1 image and {len(concepts)} questions"
             )
-        truth = truth_of(one, explained, resolution)
+        box = explained.source.image_info[0].box
+        if box not in truths:  # the methods of one model cover the same part of the photo
+            truths[box] = truth_of(one, box, resolution)
+        truth = truths[box]
         has_own_map: Any = explained.source.settings.get("matched") or (True,) * len(concepts)
         shares = truth.shares()
         for title, scores, control in _scored(name, explained, truth, right, other):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from conceptlens.io.errors import InputError
+from conceptlens.data.masked_set import read_named
 from conceptlens.localization.methods import Method
 from conceptlens.localization.result_rows import Row
 
@@ -92,12 +92,8 @@ def load_cases(data: MaskedSet, methods: Mapping[str, Method], cases: Sequence[C
     wanted: dict[str, list[Case]] = {}
     for case in cases:
         wanted.setdefault(case.key[0], []).append(case)
-    for index in range(len(data)):
-        try:
-            one = data[index]
-        except InputError:  # reported when it was evaluated
-            continue
-        for case in wanted.pop(one.name, []):
+    for one in read_named(data, list(wanted)):
+        for case in wanted[one.name]:
             concept = next(c for c in one.concepts if (c.label, c.type) == case.key[1:])
             mask = one.masks[one.concepts.index(concept)]
             given = {row.method: methods[row.method](one.photo, [concept]) for row in case.rows}
@@ -105,8 +101,6 @@ def load_cases(data: MaskedSet, methods: Mapping[str, Method], cases: Sequence[C
             signed = {name: explained.signed for name, explained in given.items()}
             box = next(iter(given.values())).source.image_info[0].box
             yield LoadedCase(case, one.photo, mask, maps, signed, box)
-        if not wanted:
-            return
 
 
 def _key(row: Row) -> tuple[str, str, str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from conceptlens.data.masked_set import crop_masks
+from conceptlens.data.masked_set import crop_masks, read_named
 from conceptlens.data.masked_sets import SETS, open_set
 from conceptlens.io.errors import InputError
 from conceptlens.io.images import find_images, read_image
@@ -231,17 +231,9 @@ def _is_set(source: str) -> bool:
 
 
 def _of_set(source: str, wanted: Sequence[ImageRow], split: str | None) -> Iterator[tuple[ImageRow, Image.Image]]:
-    opened = open_set(source, split)
-    left = {row.name: row for row in wanted}
-    for number in range(len(opened)):
-        if not left:
-            return
-        try:
-            one = opened[number]
-        except InputError:
-            continue
-        if one.name in left:
-            yield left.pop(one.name), one.photo
+    rows = {row.name: row for row in wanted}
+    for one in read_named(open_set(source, split), list(rows)):
+        yield rows[one.name], one.photo
 
 
 def _of_folder(folder: Path, wanted: Sequence[ImageRow]) -> Iterator[tuple[ImageRow, Image.Image]]:
