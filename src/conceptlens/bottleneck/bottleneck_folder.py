@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -42,13 +42,45 @@ BACKBONE = "backbone "  # before the names of weights of the network that were t
 
 
 def write_folder(
-    folder: Path, state: Mapping[str, Tensor], changed: Mapping[str, Tensor], about: Mapping[str, Any]
+    folder: Path,
+    state: Mapping[str, Tensor],
+    about: Mapping[str, Any],
+    backbone: BackboneReference,
+    locator: Locator,
+    edits: Sequence[Edit],
 ) -> Path:
-    """Write the weights of a bottleneck and its description, each atomically, and return the folder.
+    """Write a bottleneck's weights, those of the network that were trained too, and its description, each atomically.
 
-    `changed`: weights of the network that were trained too.
+    Args:
+        folder: The folder.
+        state: The bottleneck's weights by name.
+        about: Concepts, classes, layer, channels, grid and training.
+        backbone: The network under the bottleneck.
+        locator: The locator.
+        edits: The lasting edits; an open side is null in JSON.
+
+    Returns:
+        The folder.
     """
-    FOLDER_FORMAT.write(folder, {**state, **{f"{BACKBONE}{name}": value for name, value in changed.items()}}, about)
+    changed = {f"{BACKBONE}{name}": value for name, value in backbone.changed_weights.items()}
+    description = {
+        "kind": "conceptlens bottleneck",
+        **about,
+        "locator": {
+            "kind": next(name for name, made in LOCATORS.items() if type(locator) is made),
+            "settings": locator.settings(),
+        },
+        "model": {
+            "name": backbone.name,
+            "identity": backbone.identity,
+            "preprocess": asdict(backbone.preprocess) if backbone.preprocess else {},
+        },
+        "edits": [
+            {name: None if value in (-math.inf, math.inf) else value for name, value in asdict(edit).items()}
+            for edit in edits
+        ],
+    }
+    FOLDER_FORMAT.write(folder, {**state, **changed}, description)
     return folder
 
 
@@ -77,39 +109,16 @@ def refusing(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def stored_backbone(backbone: BackboneReference) -> dict[str, Any]:
-    """Return which network is read, as JSON holds it."""
-    return {
-        "name": backbone.name,
-        "identity": backbone.identity,
-        "preprocess": asdict(backbone.preprocess) if backbone.preprocess else {},
-    }
-
-
-def read_backbone(stored: Mapping[str, Any], changed: Mapping[str, Tensor]) -> BackboneReference:
-    """Return which network is read, with the weights that were trained too."""
-    preprocess = stored["preprocess"]
-    given: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in preprocess.items()}
-    return BackboneReference(stored["name"], stored["identity"], Preprocess(**given) if preprocess else None, changed)
-
-
-def stored_locator(locator: Locator) -> dict[str, Any]:
-    """Return a locator's kind and settings, as JSON holds them."""
-    kind = next(name for name, made in LOCATORS.items() if type(locator) is made)
-    return {"kind": kind, "settings": locator.settings()}
-
-
-def read_locator(stored: Mapping[str, Any]) -> Locator:
-    """Return a locator of its kind, with its settings."""
-    return LOCATORS[stored["kind"]](**stored["settings"])
-
-
-def stored_edit(edit: Edit) -> dict[str, Any]:
-    """Return an edit without infinite bounds, which JSON cannot hold: an open side is null."""
-    return {name: None if value in (-math.inf, math.inf) else value for name, value in asdict(edit).items()}
-
-
-def read_edit(stored: Mapping[str, Any]) -> Edit:
-    """Return an edit, its open sides infinite."""
-    bounds = {n: side if stored[n] is None else stored[n] for n, side in (("low", -math.inf), ("high", math.inf))}
-    return Edit(**{**stored, **bounds})
+def read_parts(
+    about: Mapping[str, Any], changed: Mapping[str, Tensor]
+) -> tuple[BackboneReference, Locator, list[Edit]]:
+    """Return the network, the locator and the edits of a description; `changed`: weights that were trained too."""
+    model, locator = about["model"], about["locator"]
+    given: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in model["preprocess"].items()}
+    backbone = BackboneReference(model["name"], model["identity"], Preprocess(**given) if given else None, changed)
+    open_sides = {"low": -math.inf, "high": math.inf}
+    edits = [
+        Edit(**{name: open_sides.get(name) if value is None else value for name, value in edit.items()})
+        for edit in about["edits"]
+    ]
+    return backbone, LOCATORS[locator["kind"]](**locator["settings"]), edits

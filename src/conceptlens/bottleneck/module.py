@@ -11,17 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from conceptlens.bottleneck.backbone_reference import BackboneReference
-from conceptlens.bottleneck.bottleneck_folder import (
-    read_backbone,
-    read_edit,
-    read_folder,
-    read_locator,
-    refusing,
-    stored_backbone,
-    stored_edit,
-    stored_locator,
-    write_folder,
-)
+from conceptlens.bottleneck.bottleneck_folder import read_folder, read_parts, refusing, write_folder
 from conceptlens.bottleneck.concept_edit import Edit
 from conceptlens.bottleneck.locator import Locator, resized
 from conceptlens.bottleneck.output import BottleneckOutput, bottleneck_explanation
@@ -211,38 +201,28 @@ class Bottleneck(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write `bottleneck.safetensors` and `config.json`, each atomically, and return the folder."""
-        backbone = self.backbone
         about = {
-            "kind": "conceptlens bottleneck",
             "concepts": [dataclasses.asdict(concept) for concept in self.concepts],
             "classes": list(self.classes),
             "layer": self.layer,
             "channels": self.weight.shape[1],
             "grid": list(self.grid),
-            "locator": stored_locator(self.locator),
-            "model": stored_backbone(backbone),
-            "edits": [stored_edit(edit) for edit in self.edits],
             "training": self.training_record,
         }
-        return write_folder(Path(folder), self.state_dict(), backbone.changed_weights, about)
+        return write_folder(Path(folder), self.state_dict(), about, self.backbone, self.locator, self.edits)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Bottleneck:
         """Read what `save_pretrained` wrote; on the same kind of processor, logits are equal to the last bit."""
         about, state, changed = read_folder(Path(folder))
         with refusing(Path(folder)):
-            rows, columns = about["grid"]
+            backbone, locator, edits = read_parts(about, changed)
+            concepts = [BottleneckConcept(**one) for one in about["concepts"]]
+            layer, channels, (rows, columns) = about["layer"], about["channels"], about["grid"]
             made = cls(
-                [BottleneckConcept(**one) for one in about["concepts"]],
-                about["classes"],
-                about["layer"],
-                about["channels"],
-                read_locator(about["locator"]),
-                (rows, columns),
-                read_backbone(about["model"], changed),
-                about["training"],
+                concepts, about["classes"], layer, channels, locator, (rows, columns), backbone, about["training"]
             )
-            made.edits = [read_edit(one) for one in about["edits"]]
+            made.edits = edits
             made.load_state_dict(state)
         return made.eval().requires_grad_(False)
 
