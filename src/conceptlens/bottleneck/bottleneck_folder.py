@@ -116,9 +116,9 @@ def read_parts(
     model, locator = about["model"], about["locator"]
     given: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in model["preprocess"].items()}
     backbone = BackboneReference(model["name"], model["identity"], Preprocess(**given) if given else None, changed)
-    open_sides = {"low": -math.inf, "high": math.inf}
-    edits = [
-        Edit(**{name: open_sides.get(name) if value is None else value for name, value in edit.items()})
-        for edit in about["edits"]
-    ]
+    edits = []
+    for edit in about["edits"]:
+        low, high = edit["low"], edit["high"]
+        bounds = {"low": -math.inf if low is None else low, "high": math.inf if high is None else high}
+        edits.append(Edit(**{**edit, **bounds}))
     return backbone, LOCATORS[locator["kind"]](**locator["settings"]), edits
