@@ -12,14 +12,9 @@ import pytest
 from analysis_store import CONFUSED, LAYERS, MODE, MODEL, OUTLIER, PARTED, RUN, planted
 
 from conceptlens.io.errors import InputError
-from conceptlens.local_embeddings.analysis import (
-    AnalysisRows,
-    AnalysisSettings,
-    StoreAnalysis,
-    analysis_tables,
-    analyze,
-    read_rows,
-)
+from conceptlens.local_embeddings.analysis.analysis_rows import AnalysisRows, AnalysisSettings, read_rows
+from conceptlens.local_embeddings.analysis.analysis_tables import analysis_tables
+from conceptlens.local_embeddings.analysis.store_analysis import StoreAnalysis, analyze
 from conceptlens.local_embeddings.report.analysis_sentences import (
     confused_pairs,
     other_best_layers,

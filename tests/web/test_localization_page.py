@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 
 from conceptlens.io.errors import Failure
 from conceptlens.localization.localization_cases import LoadedCase, choose_cases
-from conceptlens.localization.localization_page import evaluation_page
+from conceptlens.localization.localization_outputs import evaluation_page
 from conceptlens.localization.localization_run import LocalizationRun
 from conceptlens.localization.result_rows import Row
 from conceptlens.localization.summary import summarise

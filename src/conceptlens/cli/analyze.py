@@ -16,7 +16,8 @@ from conceptlens.io.output_path import check_file, check_folder
 from conceptlens.io.progress import progress
 
 if TYPE_CHECKING:
-    from conceptlens.local_embeddings.analysis import AnalysisSettings, StoreAnalysis
+    from conceptlens.local_embeddings.analysis.analysis_rows import AnalysisSettings
+    from conceptlens.local_embeddings.analysis.store_analysis import StoreAnalysis
 
 query_option = option_group("Query")
 rows_option = option_group("Embeddings")
@@ -59,8 +60,8 @@ def analyze(
     as_json: shared.Json = False,
 ) -> None:
     """Analyze a store: how well concepts are retrieved, which are confused, have sub-concepts or outliers, by layer."""
-    from conceptlens.local_embeddings.analysis import AnalysisSettings
-    from conceptlens.local_embeddings.analysis import analyze as analyze_store
+    from conceptlens.local_embeddings.analysis.analysis_rows import AnalysisSettings
+    from conceptlens.local_embeddings.analysis.store_analysis import analyze as analyze_store
     from conceptlens.local_embeddings.report.tiles import check_photos
     from conceptlens.store import Store
 
@@ -81,7 +82,7 @@ def _write(
     analysis: StoreAnalysis, store: Any, out: Path | None, photos: str | None, split: str | None, as_json: bool
 ) -> list[Path]:
     """Print the numbers or a table, and write the files."""
-    from conceptlens.local_embeddings.analysis import analysis_tables
+    from conceptlens.local_embeddings.analysis.analysis_tables import analysis_tables
     from conceptlens.local_embeddings.report.analysis_outputs import analysis_numbers, print_analysis, write_analysis
     from conceptlens.local_embeddings.report.tiles import draw_tiles, find_photos
 
@@ -125,7 +126,7 @@ def search(
 ) -> None:
     """Find the embeddings nearest to a masked part of a photo, embedded with the settings of the store's run."""
     from conceptlens.io.images import read_image
-    from conceptlens.local_embeddings.analysis import check_concepts
+    from conceptlens.local_embeddings.analysis.analysis_rows import check_concepts
     from conceptlens.local_embeddings.report.search_results import (
         print_search,
         read_mask,

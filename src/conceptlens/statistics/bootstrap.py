@@ -135,9 +135,6 @@ def bootstrap_macro_mean(
     def resampled(times: Float[np.ndarray, "draw image"]) -> Float[np.ndarray, "draw"]:
         return _mean_of_means(times @ sums, times @ sizes)
 
-    if shape[0] == 1:
-        check_draws(n_bootstrap, level)
-        return Interval(mean, None, None, len(numbers), 1)
     return bootstrap(mean, resampled, shape[0], len(numbers), n_bootstrap, level, seed)
 
 
@@ -156,7 +153,12 @@ def bootstrap(
         level: The confidence level, between 0 and 1.
         seed: Decides the draws.
     """
-    check_draws(n_bootstrap, level)
+    if n_bootstrap < 1 or not 0 < level < 1:
+        raise InputError(
+            f"n_bootstrap is {n_bootstrap} and level {level}; expected at least 1 draw and a level between 0 and 1"
+        )
+    if images == 1:
+        return Interval(mean, None, None, count, 1)
     generator = np.random.default_rng(seed)
     found: list[np.ndarray] = []
     step = max(1, BATCH_DRAWS // images)
@@ -170,14 +172,6 @@ def bootstrap(
         return Interval(mean, None, None, count, images)
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return Interval(mean, float(low), float(high), count, images)
-
-
-def check_draws(n_bootstrap: int, level: float) -> None:
-    """Refuse a bootstrap without a draw, or a level that is no share."""
-    if n_bootstrap < 1 or not 0 < level < 1:
-        raise InputError(
-            f"n_bootstrap is {n_bootstrap} and level {level}; expected at least 1 draw and a level between 0 and 1"
-        )
 
 
 def _mean_of_means(

@@ -102,7 +102,7 @@ def _notices(analysis: StoreAnalysis, tiles: Tiles) -> list[str]:
         lines.append(f"{rows.zero_vectors} embeddings are left out: their vector is zero at some layer.")
     if rows.incomplete:
         lines.append(f"{rows.incomplete} embeddings are left out, since some layer lacks them.")
-    if analysis.examples.rows and tiles.no_photos:
+    if analysis.examples.rows and not tiles.photos:
         lines.append("No photos were given, so tiles show masks alone; --photos FOLDER brings the photos.")
     elif tiles.photos < len(analysis.examples.rows):
         missing = len(analysis.examples.rows) - tiles.photos

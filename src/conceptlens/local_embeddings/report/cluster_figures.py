@@ -68,7 +68,7 @@ def _branches(
         x[node], y[node] = apart, (y[a] + y[b]) / 2
         own[node] = own[a] if own[a] == own[b] else -1
         brackets.append([(x[a], y[a]), (apart, y[a]), (apart, y[b]), (x[b], y[b])])
-        paint.append(style.quiet if own[node] < 0 else colours[own[node]])
+        paint.append(style.colour("quiet") if own[node] < 0 else colours[own[node]])
     wide = min(1.1, max(0.25, 0.45 * pitch))
     axes.add_collection(LineCollection(brackets, colors=paint, linewidths=wide, capstyle="projecting"))
     top = float(x.max()) or 1.0
@@ -111,7 +111,7 @@ def _captions(
         rest = sum(counts[cluster][i] for i in present[max_parts:])
         axes.text(
             reach + (0.12 if style.narrow else 0.3), text, "  ".join([*parts, *([f"+ {rest:.0f}"] if rest else [])]),
-            va="center_baseline", ha="left", fontsize=style.small, color=style.ink, clip_on=False,
+            va="center_baseline", ha="left", fontsize=style.small, color=style.colour("ink"), clip_on=False,
         )  # fmt: skip
 
 
@@ -187,7 +187,7 @@ def _write_names(
     for name, (x, y) in zip(middles, at.tolist(), strict=True):
         text = axes.text(x, y, short(name, 16 if style.narrow else 20), transform=None, ha="center", va="center")
         text.set(fontsize=7.6 if style.narrow else 9.6, fontweight="bold", color=colours[name], zorder=6)
-        text.set_path_effects([withStroke(linewidth=2.6, foreground=style.paper)])
+        text.set_path_effects([withStroke(linewidth=2.6, foreground=style.colour("card"))])
         texts.append(text)
     boxes = np.array([_text_size(text, canvas.get_renderer()) for text in texts])
     frame = axes.get_window_extent()
@@ -197,7 +197,7 @@ def _write_names(
         text.set(transform=axes.transData, position=tuple(inside[0]))
         if np.abs(new - old).max() > 12:
             axes.plot(*inside.T, color=colours[name], lw=0.8, zorder=5)
-            axes.plot(*inside[1], "o", ms=3, color=colours[name], mec=style.paper, zorder=5)
+            axes.plot(*inside[1], "o", ms=3, color=colours[name], mec=style.colour("card"), zorder=5)
 
 
 def _text_size(text: Text, renderer: object) -> tuple[float, float]:

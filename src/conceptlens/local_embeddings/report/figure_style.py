@@ -30,35 +30,9 @@ class FigureStyle:
     dark: bool = False
     narrow: bool = False
 
-    @property
-    def paper(self) -> str:
-        """Background."""
-        return PAGE["card"][self.dark]
-
-    @property
-    def ink(self) -> str:
-        """Names and numbers."""
-        return PAGE["ink"][self.dark]
-
-    @property
-    def quiet(self) -> str:
-        """Axes and secondary text."""
-        return PAGE["quiet"][self.dark]
-
-    @property
-    def line(self) -> str:
-        """Grids."""
-        return PAGE["line"][self.dark]
-
-    @property
-    def accent(self) -> str:
-        """The measured values."""
-        return PAGE["accent"][self.dark]
-
-    @property
-    def warm(self) -> str:
-        """The second colour, such as for chance levels."""
-        return PAGE["warm"][self.dark]
+    def colour(self, name: str) -> str:
+        """Return a colour of `palette.PAGE`: figures have those of the page that they are on."""
+        return PAGE[name][self.dark]
 
     @property
     def width(self) -> float:
@@ -89,14 +63,14 @@ def drawing(style: FigureStyle, height: float) -> Iterator[Figure]:
     import matplotlib
     from matplotlib.figure import Figure
 
-    letters = style.ink
+    ink, quiet, line, card = (style.colour(name) for name in ("ink", "quiet", "line", "card"))
     settings: dict[Any, Any] = {
-        "font.family": "DejaVu Sans", "font.size": 8.4 if style.narrow else 9.4, "text.color": letters,
-        "axes.labelcolor": style.quiet, "axes.edgecolor": style.line, "axes.facecolor": style.paper,
-        "xtick.color": style.quiet, "ytick.color": style.quiet, "axes.titlesize": 9.2 if style.narrow else 10.4,
-        "axes.titlecolor": letters, "axes.titlelocation": "left", "axes.titlepad": 9, "axes.labelsize": style.small,
+        "font.family": "DejaVu Sans", "font.size": 8.4 if style.narrow else 9.4, "text.color": ink,
+        "axes.labelcolor": quiet, "axes.edgecolor": line, "axes.facecolor": card,
+        "xtick.color": quiet, "ytick.color": quiet, "axes.titlesize": 9.2 if style.narrow else 10.4,
+        "axes.titlecolor": ink, "axes.titlelocation": "left", "axes.titlepad": 9, "axes.labelsize": style.small,
         "xtick.labelsize": style.small, "ytick.labelsize": style.small, "axes.unicode_minus": True,
-        "xtick.major.size": 0, "ytick.major.size": 0, "figure.facecolor": style.paper, "text.parse_math": False,
+        "xtick.major.size": 0, "ytick.major.size": 0, "figure.facecolor": card, "text.parse_math": False,
     }  # fmt: skip
     with matplotlib.rc_context(settings):
         yield Figure(figsize=(style.width, height), dpi=100)

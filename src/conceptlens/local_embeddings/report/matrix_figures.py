@@ -59,7 +59,7 @@ def confusion_figure(analysis: StoreAnalysis, style: FigureStyle) -> Figure:
         _diagonal(axes, len(names), style)
         _names(axes, names, columns, style)
         if len(columns) > len(names):
-            axes.axvline(len(names) - 0.5, color=style.paper, lw=2 if style.narrow else 5)
+            axes.axvline(len(names) - 0.5, color=style.colour("card"), lw=2 if style.narrow else 5)
         if not style.narrow:
             axes.set_xlabel("concept of the neighbours", labelpad=8)
             axes.set_ylabel("concept of the query", labelpad=8)
@@ -96,7 +96,7 @@ def _cells(axes: Axes, values: np.ndarray, shade: np.ndarray, style: FigureStyle
     axes.imshow(shade, cmap=_colours(style), vmin=0, vmax=1, aspect="equal", interpolation="nearest")
     axes.set_xticks(np.arange(values.shape[1]) - 0.5, minor=True)
     axes.set_yticks(np.arange(len(values)) - 0.5, minor=True)
-    axes.grid(which="minor", color=style.paper, lw=1)
+    axes.grid(which="minor", color=style.colour("card"), lw=1)
     axes.tick_params(which="minor", length=0)
     bare(axes)
     if style.narrow and len(values) > 10:
@@ -107,31 +107,32 @@ def _cells(axes: Axes, values: np.ndarray, shade: np.ndarray, style: FigureStyle
             strong = shade[i, j] > (0.58 if style.dark else 0.68)
             axes.text(
                 j, i, f"{100 * value:.0f}", ha="center", va="center_baseline", fontsize=size,
-                color=style.paper if strong else style.ink if shade[i, j] > 0.03 else style.quiet,
+                color=style.colour("card" if strong else "ink" if shade[i, j] > 0.03 else "quiet"),
             )  # fmt: skip
 
 
 def _diagonal(axes: Axes, count: int, style: FigureStyle) -> None:
     from matplotlib.patches import Rectangle
 
+    colour = style.colour("quiet")
     for index in range(count):
-        axes.add_patch(
-            Rectangle((index - 0.44, index - 0.44), 0.88, 0.88, fill=False, ec=style.quiet, lw=0.7, zorder=3)
-        )
+        corner = (index - 0.44, index - 0.44)
+        axes.add_patch(Rectangle(corner, 0.88, 0.88, fill=False, ec=colour, lw=0.7, zorder=3))
 
 
 def _names(axes: Axes, rows: tuple[str, ...], columns: tuple[str, ...], style: FigureStyle) -> None:
     axes.set_yticks(range(len(rows)), [_said(name, style) for name in rows])
     axes.set_xticks(range(len(columns)), [_said(name, style) for name in columns], rotation=90)
-    axes.tick_params(which="major", labelcolor=style.ink, pad=4, labelsize=7.4 if style.narrow else 9)
+    axes.tick_params(which="major", labelcolor=style.colour("ink"), pad=4, labelsize=7.4 if style.narrow else 9)
 
 
 def _note(axes: Axes, above: str, below: str, style: FigureStyle) -> None:
     """Say at the right what the two triangles are, where there is room."""
     if style.narrow:
         return
-    axes.text(1.02, 0.98, above, transform=axes.transAxes, va="top", color=style.quiet, fontsize=style.small + 0.8)
-    axes.text(1.02, 0.02, below, transform=axes.transAxes, va="bottom", color=style.quiet, fontsize=style.small + 0.8)
+    size, colour = style.small + 0.8, style.colour("quiet")
+    for y, text, align in ((0.98, above, "top"), (0.02, below, "bottom")):
+        axes.text(1.02, y, text, transform=axes.transAxes, va=align, color=colour, fontsize=size)
 
 
 def _colours(style: FigureStyle) -> LinearSegmentedColormap:

@@ -51,8 +51,8 @@ def _shares(box: tuple[float, ...], figure: Figure) -> tuple[float, float, float
 def _rows(axes: Axes, names: Sequence[str], style: FigureStyle) -> None:
     axes.set_yticks(range(len(names)), [short(name, 15 if style.narrow else 20) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.tick_params(axis="y", labelcolor=style.ink, labelsize=7.8 if style.narrow else 9.2, pad=6)
-    axes.grid(axis="x", color=style.line, lw=0.8)
+    axes.tick_params(axis="y", labelcolor=style.colour("ink"), labelsize=7.8 if style.narrow else 9.2, pad=6)
+    axes.grid(axis="x", color=style.colour("line"), lw=0.8)
     axes.set_axisbelow(True)
     bare(axes)
 
@@ -61,7 +61,9 @@ def _retrieval(axes: Axes, concepts: Sequence[ConceptAnalysis], style: FigureSty
     for index, one in enumerate(concepts):
         _dot(axes, index, one.average_precision, style)
         if one.chance is not None:
-            axes.plot([one.chance] * 2, [index - 0.32, index + 0.32], color=style.warm, lw=2, solid_capstyle="butt")
+            axes.plot(
+                [one.chance] * 2, [index - 0.32, index + 0.32], color=style.colour("warm"), lw=2, solid_capstyle="butt"
+            )
     axes.set_xlim(0, 1)
     axes.set_xticks(np.linspace(0, 1, 6))
     axes.set_title("Retrieval (mAP); the bar is chance")
@@ -74,18 +76,18 @@ def _selectivity(axes: Axes, concepts: Sequence[ConceptAnalysis], style: FigureS
     known = [n for v in values if v is not None for n in (v.mean, v.low, v.high) if n is not None]
     low, high = min(0.0, *known), max(0.0, *known)
     axes.set_xlim(low - 0.06 * (high - low + 1e-3), high + 0.06 * (high - low + 1e-3))
-    axes.axvline(0, color=style.warm, lw=2)
+    axes.axvline(0, color=style.colour("warm"), lw=2)
     axes.locator_params(axis="x", nbins=5)
     axes.set_title("Selectivity; 0 is none")
 
 
 def _dot(axes: Axes, index: int, value: Interval | None, style: FigureStyle) -> None:
     if value is None:
-        axes.text(1.02, index, "–", transform=axes.get_yaxis_transform(), va="center", color=style.quiet)
+        axes.text(1.02, index, "–", transform=axes.get_yaxis_transform(), va="center", color=style.colour("quiet"))
         return
     if value.low is not None and value.high is not None:
-        axes.plot([value.low, value.high], [index, index], color=style.accent, lw=2, solid_capstyle="butt")
-    axes.plot(value.mean, index, "o", color=style.accent, ms=4.6 if style.narrow else 5.6)
+        axes.plot([value.low, value.high], [index, index], color=style.colour("accent"), lw=2, solid_capstyle="butt")
+    axes.plot(value.mean, index, "o", color=style.colour("accent"), ms=4.6 if style.narrow else 5.6)
     text = f"{value.mean:.2f}".replace("-", "−")
     axes.text(1.02, index, text, transform=axes.get_yaxis_transform(), va="center_baseline", fontsize=style.small)
 
@@ -107,7 +109,7 @@ def layers_figure(analysis: StoreAnalysis, style: FigureStyle) -> Figure:
             axes = figure.add_axes(_shares(box, figure))
             if analysis.best is not None and len(layers) > 1:
                 best = list(analysis.layers).index(analysis.best)
-                axes.axvspan(best - 0.3, best + 0.3, color=style.line, alpha=0.8, lw=0)
+                axes.axvspan(best - 0.3, best + 0.3, color=style.colour("line"), alpha=0.8, lw=0)
             _curves(axes, [(name, marker, [value(one) for one in layers]) for name, marker, value in curves], style)
             _layer_axis(axes, list(analysis.layers), title, style)
     return figure
@@ -135,12 +137,12 @@ PLOTS: dict[str, tuple[tuple[str, str, Value], ...]] = {
 
 def _curves(axes: Axes, curves: Sequence[tuple[str, str, list[Interval | float | None]]], style: FigureStyle) -> None:
     """Draw lines over layers with bars where there are intervals, and write each line's name at its end."""
-    colours = {"o": style.accent, "s": style.warm}
+    colours = {"o": style.colour("accent"), "s": style.colour("warm")}
     line_ends = []
     for number, (name, marker, values) in enumerate(curves):
         means = np.array([_mean(value) for value in values])
         aside = 0.05 * number if any(isinstance(value, Interval) for value in values) else 0  # intervals side by side
-        colour = colours.get(marker[0], style.quiet)
+        colour = colours.get(marker[0], style.colour("quiet"))
         if not np.isfinite(means).any():
             continue
         axes.plot(np.arange(len(means)) + aside, means, marker, color=colour, ms=4.5, lw=1.7)
@@ -150,7 +152,7 @@ def _curves(axes: Axes, curves: Sequence[tuple[str, str, list[Interval | float |
                 axes.plot([index + aside] * 2, [low, high], color=colour, lw=4.5, alpha=0.35, solid_capstyle="butt")
         line_ends.append((name, colour, float(means[np.isfinite(means)][-1])))
     if not line_ends:
-        axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=style.quiet)
+        axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=style.colour("quiet"))
         return
     low, high = axes.get_ylim()
     low, high = min(0.0, low), max(high, 1.0 if high > 0.65 else high)
@@ -174,8 +176,8 @@ def _layer_axis(axes: Axes, names: Sequence[str], title: str, style: FigureStyle
     axes.set_xticks(range(0, len(names), step), [_tail(names[i], room) for i in range(0, len(names), step)])
     axes.set_xlim(-0.45, len(names) - 0.55)
     axes.locator_params(axis="y", nbins=5)
-    axes.tick_params(axis="x", labelcolor=style.ink)
-    axes.grid(axis="y", color=style.line, lw=0.8)
+    axes.tick_params(axis="x", labelcolor=style.colour("ink"))
+    axes.grid(axis="y", color=style.colour("line"), lw=0.8)
     axes.set_axisbelow(True)
     axes.set_title(title)
     bare(axes)

@@ -129,7 +129,7 @@ def write_search(
         numbers=numbers,
         query=tile_source(0, query),
         tiles=[{**tile_source(index, near), **one} for index, one in enumerate(numbers["found"])],
-        no_photos=near.no_photos and len(found) > 0,
+        no_photos=not near.photos and len(found) > 0,
         command=page_origin({})["command"],
     )
     write_text(out, text)

@@ -42,11 +42,6 @@ class Tiles:
     images: Mapping[int, Image.Image] = field(repr=False)
     photos: int
 
-    @property
-    def no_photos(self) -> bool:
-        """Whether no photo was found at all."""
-        return self.photos == 0
-
 
 @dataclass(frozen=True)
 class TileRow:
@@ -131,11 +126,11 @@ def _within(image: Image.Image, left: float, top: float, side: float) -> Box:
 def _framed(axes: Axes, box: Box, caption: str, right: bool | None, style: FigureStyle) -> None:
     from matplotlib.patches import Rectangle
 
-    colour = style.quiet if right is None else style.accent if right else style.warm
+    colour = style.colour("quiet") if right is None else style.colour("accent") if right else style.colour("warm")
     line = (0, (2, 1.4)) if right is False else "solid"
     axes.add_patch(Rectangle(box[:2], box[2] - box[0], box[3] - box[1], fill=False, ec=colour, lw=1.8, ls=line))
     middle = (box[0] + box[2]) / 2
-    written = style.warm if right is False else style.quiet
+    written = style.colour("warm") if right is False else style.colour("quiet")
     axes.text(middle, box[3] + 0.05, caption, ha="center", va="top", fontsize=6.8, color=written)
 
 
