@@ -8,7 +8,7 @@ import pytest
 
 import conceptlens as cl
 from conceptlens.io.output_path import check_file, check_folder
-from conceptlens.io.progress import progress, progress_bar
+from conceptlens.io.progress import progress, progress_bar, speed_text
 
 
 @pytest.mark.parametrize(
@@ -68,3 +68,9 @@ def test_a_bar_is_drawn_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "epoch 1" in capsys.readouterr().err
     assert list(progress([1, 2], 2, "photos", visible=False)) == [1, 2]
     assert capsys.readouterr().err == ""
+
+
+def test_a_speed_is_written_in_the_unit_that_fits_and_not_before_the_first_step() -> None:
+    assert speed_text(0, 5.0) == ""
+    assert speed_text(32, 10.0) == ", 3.2 a second"
+    assert speed_text(1, 12.0) == ", 5.0 a minute"

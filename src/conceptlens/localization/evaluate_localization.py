@@ -91,9 +91,7 @@ class MaskTruth:
 
     def shares(self) -> list[float]:
         """Return how much of the pixels that count each mask covers."""
-        if self.ignored is None:
-            return self.masks.double().mean((1, 2)).tolist()
-        counted = ~self.ignored
+        counted = torch.ones_like(self.masks[0]) if self.ignored is None else ~self.ignored
         return ((self.masks & counted).sum((1, 2)).double() / counted.sum().clamp_min(1)).tolist()
 
     def scores(self, maps: Tensor) -> Scores:
@@ -178,11 +176,8 @@ def _scored(
     name: str, explained: Explanation, truth: MaskTruth, right: Sequence[int], wrong: Sequence[int]
 ) -> Iterator[tuple[str, Scores, Scores]]:
     """Yield a method's scores and those of its control, as it is and, of several parts, by the best."""
-    yield (
-        name,
-        truth.scores(explained.maps[0, list(right)]),
-        truth.scores(explained.maps[0, list(wrong)]) if wrong else [],
-    )
+    control = truth.scores(explained.maps[0, list(wrong)]) if wrong else []
+    yield name, truth.scores(explained.maps[0, list(right)]), control
     if len(explained.components) > 1:
         parts = explained.components
         yield name + ORACLE, _best_scores(truth, parts, right), _best_scores(truth, parts, wrong) if wrong else []

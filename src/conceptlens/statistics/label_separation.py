@@ -31,10 +31,8 @@ def separation(distance: Float[np.ndarray, "row row"], labels: Names) -> Score[n
     """
     codes, names, distance = _given(distance, labels)
     count = len(names)
-    lowest, highest = (
-        _by_label(nearest(distance, codes, count), codes, count, np.minimum),
-        _widest(distance, codes, count),
-    )
+    lowest = _by_label(nearest(distance, codes, count), codes, count, np.minimum)
+    highest = _widest(distance, codes, count)
     widest = np.maximum(highest, np.maximum.outer(np.diagonal(highest), np.diagonal(highest)))
     return masked_ratio(np.where(np.isfinite(lowest), lowest, 0), widest + 1e-6, ~np.eye(count, dtype=bool), names)
 

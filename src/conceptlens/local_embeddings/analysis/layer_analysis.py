@@ -168,10 +168,8 @@ def analyze_layer(rows: AnalysisRows, layer: str, settings: AnalysisSettings) ->
     cut = statistics.adaptive_cut(tree, rows.labels)
     agree = partial(statistics.agreement, labels=rows.labels, n_shuffles=N_SHUFFLES, seed=settings.seed)
     pairs = _pairs(apart, own, rows, clusters)
-    silhouettes, apart_from = (
-        statistics.silhouettes(apart, rows.labels),
-        statistics.category_separation(apart, rows.labels),
-    )
+    silhouettes = statistics.silhouettes(apart, rows.labels)
+    apart_from = statistics.category_separation(apart, rows.labels)
     parts = statistics.sub_concepts(own.vectors, rows.labels, rows.images, seed=settings.seed)
     queries = np.asarray(found.applies)
     published = statistics.published_precision(own.vectors, rows.labels, CUTOFFS).mean(0)

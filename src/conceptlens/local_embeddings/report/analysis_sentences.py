@@ -81,14 +81,10 @@ def _highest(analysis: StoreAnalysis, value: Callable[[LayerAnalysis], float | N
     return max(measured, key=lambda name: measured[name]) if measured else None
 
 
-def _negative(value: float | None) -> float | None:
-    return None if value is None else -value
-
-
 MEASURES: dict[str, Callable[[LayerAnalysis], float | None]] = {
     "selectivity": lambda layer: None if layer.selectivity is None else layer.selectivity.mean,
     "ARI": lambda layer: layer.agreement.adjusted_rand,
-    "overlap": lambda layer: _negative(layer.pairs.overlap.mean()),
+    "overlap": lambda layer: None if (overlap := layer.pairs.overlap.mean()) is None else -overlap,
     "silhouette": lambda layer: layer.silhouette,
 }
 
