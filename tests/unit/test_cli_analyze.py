@@ -127,8 +127,8 @@ def test_tiles_show_masks_where_there_are_no_photos(place: Path) -> None:
 def test_what_cannot_be_told_is_refused_and_nothing_written(
     place: Path, tmp_path: Path, words: list[str], sentence: str
 ) -> None:
-    said = refused(call("analyze", place / "store", "--out-dir", tmp_path / "out", *words))
-    assert sentence in said
+    message = refused(call("analyze", place / "store", "--out-dir", tmp_path / "out", *words))
+    assert sentence in message
     assert not (tmp_path / "out").exists()
 
 

@@ -30,10 +30,10 @@ def test_a_file_is_filtered_by_the_classes_of_the_train_photos(pets: Path, tmp_p
     write_text(words, "cat", "long whiskers", "a very long list of things that nobody reads")
     answer = call("concepts", "--data", f"folder:{pets}", "--from", words, "--out", out, "--json")
     assert answer.exit_code == 0, answer.output
-    told = json.loads(answer.stdout)
-    assert told["schema"] == "conceptlens.concepts/1"
-    assert told["concepts"] == ["long whiskers"]
-    assert {one["label"]: one["filter"] for one in told["dropped"]} == {
+    printed = json.loads(answer.stdout)
+    assert printed["schema"] == "conceptlens.concepts/1"
+    assert printed["concepts"] == ["long whiskers"]
+    assert {one["label"]: one["filter"] for one in printed["dropped"]} == {
         "cat": "class name", "a very long list of things that nobody reads": "length",
     }  # fmt: skip
     assert read_concept_set(tmp_path / "kept.txt").labels == ("long whiskers",)
@@ -71,10 +71,10 @@ def test_a_language_model_is_asked_once_and_replayed(pets: Path, tmp_path: Path)
     unkept = call(*words, "--out", tmp_path / "no.txt")
     assert unkept.exit_code == 2
     assert "--record" in unkept.output
-    asked = call(*words, "--record", record, "--request", '{"seed": 3}', "--out", tmp_path / "asked.txt")
+    written = call(*words, "--record", record, "--request", '{"seed": 3}', "--out", tmp_path / "asked.txt")
     server.shutdown()
     server.server_close()
-    assert asked.exit_code == 0, asked.output
+    assert written.exit_code == 0, written.output
     assert json.loads(record.read_text("utf-8").splitlines()[0])["request"]["seed"] == 3
     replayed = call(
         *words, "--record", record, "--request", '{"seed": 3}', "--replay", "--out", tmp_path / "replayed.txt"
@@ -85,7 +85,7 @@ def test_a_language_model_is_asked_once_and_replayed(pets: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ((), "has no class attributes; give --from FILE"),
         (("--limits", "strict"), "--limits strict is given; expected one of published, minilm"),
@@ -96,10 +96,12 @@ def test_a_language_model_is_asked_once_and_replayed(pets: Path, tmp_path: Path)
         (("--ask", "toy", "--record", "a.jsonl", "--request", "hot"), "--request hot is given; expected a JSON object"),
     ],
 )
-def test_what_cannot_be_is_said_in_one_sentence(pets: Path, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+def test_what_cannot_be_is_said_in_one_sentence(
+    pets: Path, tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
     answer = call("concepts", "--data", f"folder:{pets}", "--out", tmp_path / "kept.txt", *words)
     assert answer.exit_code == 2
-    assert said in answer.output
+    assert message in answer.output
     assert not (tmp_path / "kept.txt").exists()
 
 

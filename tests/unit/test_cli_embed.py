@@ -89,9 +89,9 @@ def test_the_command_line_says_which_masks(
     assert done.exit_code == 1, done.output  # one photo is broken
     assert f"{BROKEN} is left out: " in done.stderr
     assert "of 1 photos at blocks.4 (mean_difference), 1 failed" in done.stdout
-    told = embed_photos(tmp_path / "store", "000000000001.jpg")
-    assert [name for name, _ in told] == [name for name, _ in found]
-    assert [share for _, share in told] == pytest.approx([share for _, share in found], abs=0.004)
+    printed = embed_photos(tmp_path / "store", "000000000001.jpg")
+    assert [name for name, _ in printed] == [name for name, _ in found]
+    assert [share for _, share in printed] == pytest.approx([share for _, share in found], abs=0.004)
     masks = Store(tmp_path / "store").runs()[0].settings["masks"]
     assert masks["crowds"] == (words[1] if "--crowds" in words else "ignore")
 
@@ -99,14 +99,14 @@ def test_the_command_line_says_which_masks(
 def test_numbers_name_failures_and_a_run_that_is_there_is_only_resumed(coco: Path, tmp_path: Path) -> None:
     words = ["embed", "--data", f"coco:{coco}", "--layers", "blocks.4", "--json", "--out-dir", tmp_path / "store"]
     done = call(*words)
-    said = json.loads(done.stdout)
-    assert (said["photos"], said["embeddings"], [one["name"] for one in said["failures"]]) == (2, 2, [BROKEN])
+    printed = json.loads(done.stdout)
+    assert (printed["photos"], printed["embeddings"], [one["name"] for one in printed["failures"]]) == (2, 2, [BROKEN])
     again = call(*words)
     assert again.exit_code == 2
     assert "--resume" in again.stderr
     resumed = call(*words, "--resume")
     assert resumed.exit_code == 1
-    assert {**json.loads(resumed.stdout), "seconds": 0} == {**said, "seconds": 0}
+    assert {**json.loads(resumed.stdout), "seconds": 0} == {**printed, "seconds": 0}
 
 
 def test_a_photo_that_was_mended_is_tried_again(coco: Path, tmp_path: Path) -> None:
@@ -116,8 +116,8 @@ def test_a_photo_that_was_mended_is_tried_again(coco: Path, tmp_path: Path) -> N
     assert len(json.loads(call(*words, "--resume").stdout)["failures"]) == 1  # what is recorded stays
     done = call(*words, "--retry-failed")
     assert done.exit_code == 0, done.output
-    said = json.loads(done.stdout)
-    assert (said["photos"], said["embeddings"], said["failures"]) == (2, 4, [])
+    printed = json.loads(done.stdout)
+    assert (printed["photos"], printed["embeddings"], printed["failures"]) == (2, 4, [])
     assert embed_photos(tmp_path / "store", BROKEN) == embed_photos(tmp_path / "store", "000000000001.jpg")
     assert Store(tmp_path / "store").runs()[0].counts == {"photos": 2, "embeddings": 4, "failures": 0}
 

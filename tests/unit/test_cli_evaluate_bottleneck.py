@@ -33,10 +33,10 @@ def _one_model() -> Iterator[None]:
     kept: dict[str, cl.Backbone] = {}
 
     def load(name: str = zoo.DEFAULT_MODEL, **options: Any) -> cl.Backbone:
-        asked = f"{name} {options}"
-        if asked not in kept:
-            kept[asked] = real(name, **options)
-        return kept[asked]
+        key = f"{name} {options}"
+        if key not in kept:
+            kept[key] = real(name, **options)
+        return kept[key]
 
     real = zoo.load_model
     with pytest.MonkeyPatch.context() as patch:
@@ -90,19 +90,19 @@ def test_a_number_that_single_precision_does_not_hold(place: Path, words: tuple[
 def test_json_has_the_documented_fields_and_the_numbers_of_the_measure(place: Path) -> None:
     done = evaluate(place, "--json", "--seed", "3")
     assert done.exit_code == 0, done.output
-    told = json.loads(done.stdout)
-    assert set(told) == {
+    printed = json.loads(done.stdout)
+    assert set(printed) == {
         "schema", "versions", "bottleneck", "settings", "data", "train", "model", "photos", "presence",
         "concepts_with_labels", "metrics", "classes", "concepts", "interventions", "interventions_reason", "failures",
     }  # fmt: skip
-    assert told["schema"] == "conceptlens.evaluate-bottleneck/2"
-    assert (told["data"], told["train"], told["photos"]) == ("cub test", "cub train", 12)
-    assert [one["name"] for one in told["metrics"]] == list(METRICS)
+    assert printed["schema"] == "conceptlens.evaluate-bottleneck/2"
+    assert (printed["data"], printed["train"], printed["photos"]) == ("cub test", "cub train", 12)
+    assert [one["name"] for one in printed["metrics"]] == list(METRICS)
     birds = place / "birds"
     made = Bottleneck.from_pretrained(place / "made")
     own = evaluate_bottleneck(made, cl.load_model(), Cub(birds, "test"), Cub(birds, "train"), seed=3)
     value = own.metric("keypoint_error").value
-    assert next(one for one in told["metrics"] if one["name"] == "keypoint_error")["value"] == pytest.approx(
+    assert next(one for one in printed["metrics"] if one["name"] == "keypoint_error")["value"] == pytest.approx(
         vars(value)
     )
 
@@ -139,9 +139,9 @@ def test_files_hold_the_page_the_numbers_and_the_tables(place: Path, tmp_path: P
 def test_a_limit_takes_photos_of_every_class(place: Path) -> None:
     done = evaluate(place, "--max-photos", "4", "--json")
     assert done.exit_code == 0, done.output
-    told = json.loads(done.stdout)
-    assert told["photos"] == 4
-    assert [one["photos"] for one in told["classes"]] == [1, 1, 1, 1]
+    printed = json.loads(done.stdout)
+    assert printed["photos"] == 4
+    assert [one["photos"] for one in printed["classes"]] == [1, 1, 1, 1]
 
 
 def test_a_photo_that_fails_is_reported_and_ends_with_code_1(place: Path, tmp_path: Path) -> None:
@@ -151,8 +151,8 @@ def test_a_photo_that_fails_is_reported_and_ends_with_code_1(place: Path, tmp_pa
     (birds / "images" / Cub(birds, "test").names[2]).write_bytes(b"no photo")
     done = run(place, "evaluate", "bottleneck", "-b", "MADE", "-d", f"cub:{birds}", "--json")
     assert done.exit_code == 1, done.output
-    told = json.loads(done.stdout)
-    assert (told["photos"], len(told["failures"])) == (11, 1)
+    printed = json.loads(done.stdout)
+    assert (printed["photos"], len(printed["failures"])) == (11, 1)
     assert "conceptlens: " in done.stderr
 
 
@@ -198,16 +198,16 @@ def test_an_edit_is_shown_and_not_kept(place: Path) -> None:
     before = {file.name: file.read_bytes() for file in (place / "made").iterdir()}
     done = edit(place, "--set", "red bill=9", "--for", "robin", "--json")
     assert done.exit_code == 0, done.output
-    told = json.loads(done.stdout)
+    printed = json.loads(done.stdout)
     made = Bottleneck.from_pretrained(place / "made")
     table = read_table(made, cl.load_model(), Cub(place / "birds", "train"))
     found = effect(made, with_edits(made, [set_to(made, "red bill", 9, "robin")]), table.activations, table.classes)
     assert found.changed > 0
-    assert (told["before"], told["after"], told["changed"]) == (found.before, found.after, found.changed)
-    assert [one["name"] for one in told["classes"]] == list(CLASSES)
-    assert told["classes"] == [vars(one) for one in found.classes]
-    assert told["edits"] == [{"concept": "red bill", "class": "robin", "low": 9.0, "high": 9.0}]
-    assert told["out"] is None
+    assert (printed["before"], printed["after"], printed["changed"]) == (found.before, found.after, found.changed)
+    assert [one["name"] for one in printed["classes"]] == list(CLASSES)
+    assert printed["classes"] == [vars(one) for one in found.classes]
+    assert printed["edits"] == [{"concept": "red bill", "class": "robin", "low": 9.0, "high": 9.0}]
+    assert printed["out"] is None
     assert {file.name: file.read_bytes() for file in (place / "made").iterdir()} == before
 
 

@@ -1,4 +1,4 @@
-"""`conceptlens fit loc-cbm`, from the command line to the folder: what is said, to people and to programs."""
+"""`conceptlens fit loc-cbm`, from the command line to the folder: what it prints, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
+def loaded_models(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
     """Toy models by name, with the options that each was loaded with; parts are sought in few steps."""
     options: dict[str, dict[str, Any]] = {}
 
@@ -46,13 +46,13 @@ def call(*words: object) -> Result:
     return CliRunner().invoke(app, ["fit", "loc-cbm", "--model", "toy:pupil", *QUICK, *map(str, words)])
 
 
-def test_it_says_what_came_of_it(folder: Path, tmp_path: Path, asked: dict[str, dict[str, Any]]) -> None:
+def test_it_says_what_came_of_it(folder: Path, tmp_path: Path, loaded_models: dict[str, dict[str, Any]]) -> None:
     out = tmp_path / "out"
     done = call("--data", f"cub:{folder}", "--out-dir", out, "--weights", "own.safetensors", "--no-pretrained")
     assert done.exit_code == 0, done.output
-    assert asked["toy:pupil"]["weights"] == "own.safetensors"
-    assert asked["toy:pupil"]["pretrained"] is False
-    assert asked["toy:pupil"]["crop_mode"] == "squash"
+    assert loaded_models["toy:pupil"]["weights"] == "own.safetensors"
+    assert loaded_models["toy:pupil"]["pretrained"] is False
+    assert loaded_models["toy:pupil"]["crop_mode"] == "squash"
     record = Bottleneck.from_pretrained(out).training_record
     lines = done.stdout.splitlines()
     assert lines == [
@@ -76,7 +76,7 @@ def test_it_says_what_came_of_it(folder: Path, tmp_path: Path, asked: dict[str, 
     assert "was another one: seed was 0 and is 1" in other.stderr
 
 
-def test_programs_read_its_numbers(folder: Path, tmp_path: Path, asked: dict[str, dict[str, Any]]) -> None:
+def test_programs_read_its_numbers(folder: Path, tmp_path: Path, loaded_models: dict[str, dict[str, Any]]) -> None:
     own = Path(shutil.copytree(folder / "images", tmp_path / "images"))
     bad = next((own / "002.Bay_Tern").glob("0003*"))
     bad.write_bytes(bad.read_bytes()[:60])
@@ -85,8 +85,8 @@ def test_programs_read_its_numbers(folder: Path, tmp_path: Path, asked: dict[str
     done = call("--data", own, "--out-dir", out, "--vlm", "toy:pair", "--concepts", tmp_path / "named.txt", "--json",
                 "--recipe", "label-free", "--crop-mode", "center", "--cache-gb", 0)  # fmt: skip
     assert done.exit_code == 0, done.output
-    assert asked["toy:pupil"]["crop_mode"] == "center"
-    assert "toy:pair" in asked
+    assert loaded_models["toy:pupil"]["crop_mode"] == "center"
+    assert "toy:pair" in loaded_models
     (line,) = done.stdout.splitlines()
     numbers = json.loads(line)
     record = Bottleneck.from_pretrained(out).training_record

@@ -49,8 +49,8 @@ def report(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     out = tmp_path_factory.mktemp("report")
-    told = {"bottleneck": "birds", "settings": {"split": "all", "leakage": False}}
-    return write_bottleneck_report(out, spotter, bird_model, Cub(birds, "all"), measures, CHOICE, told)[0]
+    record = {"bottleneck": "birds", "settings": {"split": "all", "leakage": False}}
+    return write_bottleneck_report(out, spotter, bird_model, Cub(birds, "all"), measures, CHOICE, record)[0]
 
 
 @pytest.fixture
@@ -183,8 +183,8 @@ def test_corrections_that_were_not_measured_are_left_out_with_the_reason(
 ) -> None:
     cases = select_cases(spotter, measures.table, CaseSelection(max_photos=0))
     few = replace(cases, classes=(), pairs=(), errors=())
-    for told, count in ((measures.interventions, 1), (Interventions(reason=NOT_MEASURED), 0)):
-        text = bottleneck_page(spotter, replace(measures, interventions=told), few, CaseImages({}, {}, {}), {})
+    for measured, count in ((measures.interventions, 1), (Interventions(reason=NOT_MEASURED), 0)):
+        text = bottleneck_page(spotter, replace(measures, interventions=measured), few, CaseImages({}, {}, {}), {})
         file = tmp_path / f"{count}.html"
         file.write_text(text, "utf-8")
         page = visit(file)
@@ -271,13 +271,13 @@ def test_hostile_names_stay_text_and_nothing_runs(
     evil.classes = (EVIL, *spotter.classes[1:])
     evil.concepts = (replace(spotter.concepts[0], label=EVIL), *spotter.concepts[1:])
     evil.training_record["dropped"] = [{"label": EVIL, "reason": EVIL}]
-    told = replace(measures, data=EVIL)
+    record = replace(measures, data=EVIL)
     cases = select_cases(evil, measures.table, replace(CHOICE, classes=(EVIL,), pairs=()))
     grey = Image.new("RGB", (64, 48), (90, 90, 90))
     needed = cases.needed()
     maps = {(row, concept): np.ones((6, 8)) for row, own in needed.items() for concept in own}
     pictures = CaseImages(dict.fromkeys(needed, grey), dict.fromkeys(needed, (0.0, 0.0, 1.0, 1.0)), maps)
-    text = bottleneck_page(evil, told, cases, pictures, {EVIL: EVIL})
+    text = bottleneck_page(evil, record, cases, pictures, {EVIL: EVIL})
     file = tmp_path / "evil.html"
     file.write_text(text, "utf-8")
     page = visit(file)

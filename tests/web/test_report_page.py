@@ -361,8 +361,8 @@ def branched() -> tuple[str, list[PhotoResult]]:
     """A trained branch's name, and what it finds: with its own regions, and with competing ones."""
     model = cl.load_model()
     translator = branch_of(model, PLAIN)
-    asked: dict[str, Any] = {"concepts": parse_concepts("cat, wheel"), "branch": translator, "for_page": True}
-    cases = [ExplainOptions(**asked), ExplainOptions(**asked, regions="competing")]
+    settings: dict[str, Any] = {"concepts": parse_concepts("cat, wheel"), "branch": translator, "for_page": True}
+    cases = [ExplainOptions(**settings), ExplainOptions(**settings, regions="competing")]
     cat = Path(skimage.__file__).parent / "data" / "chelsea.png"
     found = [result for options in cases for result in explain_photos(model, [cat], options)]
     return translator.name, [one for one in found if isinstance(one, PhotoResult)]
