@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from conceptlens.explainer.photo_result import PhotoResult
     from conceptlens.io.errors import Failure
     from conceptlens.model.predictions import Prediction
-    from conceptlens.record import Explanation, ImageInfo
+    from conceptlens.record import Explanation
 
 EXPLAIN_SCHEMA = "conceptlens.explain/2"
 CONTRAST_SCHEMA = "conceptlens.contrast/2"
@@ -44,7 +44,7 @@ def contrast_json(results: Sequence[PhotoResult], failures: Sequence[Failure]) -
     Returns:
         A dictionary of JSON's own types, with the schema `conceptlens.contrast/2`.
     """
-    return _document(CONTRAST_SCHEMA, [_contrasted(r) for r in results], failures)
+    return _document(CONTRAST_SCHEMA, [contrasted_json(r) for r in results], failures)
 
 
 def _document(schema: str, images: list[dict[str, Any]], failures: Sequence[Failure]) -> dict[str, Any]:
@@ -75,10 +75,11 @@ def _explained(result: PhotoResult) -> dict[str, Any]:
         "branch": branch_of(concepts),
         "regions": "competing" if is_competing(concepts) else "official",
     }
-    return {**_opening(result), **against, **made, "concepts": concepts_json(result.image_info, concepts)}
+    return {**_opening(result), **against, **made, "concepts": concepts_json(concepts)}
 
 
-def _contrasted(result: PhotoResult) -> dict[str, Any]:
+def contrasted_json(result: PhotoResult) -> dict[str, Any]:
+    """Return the entry of one photo in the document of `conceptlens contrast --json`."""
     if result.contrast is None or result.class_map is None:
         return _opening(result)
     return {
@@ -86,8 +87,8 @@ def _contrasted(result: PhotoResult) -> dict[str, Any]:
         "gamma": result.gamma,
         "references": [{**asdict(r.prediction), "weight": r.weight} for r in result.references],
         "margin": float(result.contrast.scores[0, 0]),
-        "contrast_map": peak_and_area(result.image_info, result.contrast, 0),
-        "class_map": peak_and_area(result.image_info, result.class_map, 0),
+        "contrast_map": peak_and_area(result.contrast, 0),
+        "class_map": peak_and_area(result.class_map, 0),
     }
 
 
@@ -108,11 +109,10 @@ def branch_of(explanation: Explanation) -> str | None:
     return None if name is None else str(name)
 
 
-def concepts_json(image_info: ImageInfo, concepts: Explanation) -> list[dict[str, Any]]:
+def concepts_json(concepts: Explanation) -> list[dict[str, Any]]:
     """Return one entry for every concept of one photo's explanation.
 
     Args:
-        image_info: The photo, with the part of it that the maps cover.
         concepts: The explanation of this photo alone.
     """
     return [
@@ -123,24 +123,23 @@ def concepts_json(image_info: ImageInfo, concepts: Explanation) -> list[dict[str
             "z_score": _number(concepts.z_scores, q),
             "contribution": _number(concepts.contributions, q),
             **_layer(concepts, q),
-            **peak_and_area(image_info, concepts, q),
+            **peak_and_area(concepts, q),
         }
         for q in range(concepts.maps.shape[1])
     ]
 
 
-def peak_and_area(image_info: ImageInfo, explanation: Explanation, question: int) -> dict[str, Any]:
+def peak_and_area(explanation: Explanation, question: int) -> dict[str, Any]:
     """Return where a map has its highest value, and how large the area of at least half of it is.
 
     Args:
-        image_info: The photo, with the part of it that the map covers.
-        explanation: The explanation of this photo alone.
+        explanation: The explanation of this photo alone; its record holds the part of the photo that the map covers.
         question: The index of the question.
 
     Returns:
         `peak`: `[x, y]`, and `area`; both as shares of the whole photo, 0 to 1.
     """
-    left, top, right, bottom = image_info.box
+    left, top, right, bottom = explanation.source.image_info[0].box
     x, y = peak(explanation.maps)[0, question].tolist()
     share = float(area(explanation.maps)[0, question])
     return {

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.explainer.explain_json import branch_of, concepts_json, is_competing, peak_and_area, prediction_json
 from conceptlens.io.errors import InputError
 from conceptlens.io.versions import versions
+from conceptlens.pages.static_page import embedded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +38,7 @@ def page_content(results: Sequence[PhotoResult]) -> dict[str, Any]:
 def _shown(result: PhotoResult) -> dict[str, Any]:
     return {
         "name": Path(result.image_info.name).name,
-        "photo": "data:image/jpeg;base64," + base64.b64encode(result.photo).decode("ascii"),
+        "photo": embedded(result.photo, "image/jpeg"),
         "width": result.image_info.width,
         "height": result.image_info.height,
         "box": list(result.image_info.box),
@@ -72,10 +71,10 @@ def _encoders(explanations: Sequence[Explanation]) -> dict[str, list[str]]:
 
 def _questions(result: PhotoResult, explanation: Explanation) -> list[dict[str, Any]]:
     """Return the explanation of one photo as rows of the page's table."""
-    image_info, names = result.image_info, _short_names(result)
-    covered = replace(image_info, box=explanation.source.image_info[0].box)
-    box = {} if covered.box == image_info.box else {"box": list(covered.box)}
-    concepts = concepts_json(covered, explanation) if explanation.concept_types else []
+    names = _short_names(result)
+    own = explanation.source.image_info[0].box
+    box = {} if own == result.image_info.box else {"box": list(own)}
+    concepts = concepts_json(explanation) if explanation.concept_types else []
     return [
         {
             "kind": explanation.target_kinds[q],
@@ -85,7 +84,7 @@ def _questions(result: PhotoResult, explanation: Explanation) -> list[dict[str, 
             "score": float(explanation.scores[0, q]),
             "z_score": None,
             "contribution": None,
-            **peak_and_area(covered, explanation, q),
+            **peak_and_area(explanation, q),
             **(concepts[q] if concepts else {}),
             **({"regions": "competing"} if is_competing(explanation) else {}),
             **box,

@@ -135,7 +135,7 @@ def _explain_batch(
     observation = model.observe([item.photo for item in loaded], layers, titles=[item.name for item in loaded])
     reasons = _predicted_as_reference(observation, options)
     if not any(reasons):
-        return list(_results(observation, loaded, options))
+        return list(_results(observation, options))
     rest = iter(_explain_batch(model, [o for o, reason in zip(loaded, reasons, strict=True) if not reason], options))
     return [Failure(o.name, reason) if reason else next(rest) for o, reason in zip(loaded, reasons, strict=True)]
 
@@ -155,7 +155,7 @@ def _predicted_as_reference(observation: Observation, options: ExplainOptions) -
     ]
 
 
-def _results(observation: Observation, loaded: Sequence[LoadedPhoto], options: ExplainOptions) -> Iterator[PhotoResult]:
+def _results(observation: Observation, options: ExplainOptions) -> Iterator[PhotoResult]:
     """Explain one batch, with class maps and contrast only where something shows them."""
     shown = options.for_page or not options.with_concepts
     class_map = cam(observation, Logit(options.target), options.rule) if shown else None
@@ -167,8 +167,8 @@ def _results(observation: Observation, loaded: Sequence[LoadedPhoto], options: E
             layer=options.layer, calibration=options.calibration, branch=options.branch, regions=options.regions,
         )  # fmt: skip
     targets = _classes(observation, options.target)
-    others = [None] * len(loaded) if options.against is None else _classes(observation, options.against)
-    for i, item in enumerate(loaded):
+    others = [None] * len(targets) if options.against is None else _classes(observation, options.against)
+    for i, photo in enumerate(observation.photos):
         contrast, fields = (None, {}) if contrasts is None else contrasts[i]
         yield PhotoResult(
             image_info=observation.image_info[i],
@@ -178,7 +178,7 @@ def _results(observation: Observation, loaded: Sequence[LoadedPhoto], options: E
             target=targets[i],
             against=others[i],
             predictions=predictions(observation, i),
-            photo=jpeg(item.photo) if options.for_page else b"",
+            photo=jpeg(photo) if options.for_page and photo is not None else b"",
             settings={"rule": options.rule},
             **fields,
         )

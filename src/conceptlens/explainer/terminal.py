@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from conceptlens.explainer.explain_json import concepts_json, contrast_json
+from conceptlens.explainer.explain_json import concepts_json, contrasted_json
 
 if TYPE_CHECKING:
     from conceptlens.explainer.photo_result import PhotoResult
@@ -47,7 +47,7 @@ def _concepts(result: PhotoResult, concepts: Explanation) -> Table:
     for name, justify in (("concept", "left"), ("type", "left"), ("score", "right"), ("z-score", "right"),
                           ("contribution", "right"), ("where", "left")):  # fmt: skip
         table.add_column(name, justify=justify)  # pyright: ignore[reportArgumentType]
-    for row in concepts_json(result.image_info, concepts):
+    for row in concepts_json(concepts):
         table.add_row(
             _safe(row["label"]),
             row["type"],
@@ -60,7 +60,7 @@ def _concepts(result: PhotoResult, concepts: Explanation) -> Table:
 
 
 def _contrast(result: PhotoResult) -> Table:
-    numbers: dict[str, Any] = contrast_json([result], [])["images"][0]
+    numbers = contrasted_json(result)
     table = Table(box=None, header_style="dim", pad_edge=False)
     for name in ("map", "where"):
         table.add_column(name)

@@ -93,6 +93,13 @@ def find_images(*sources: str | Path) -> tuple[Path, ...]:
     return tuple(found.values())
 
 
+def shrunk(photo: Image.Image, longest: int) -> Image.Image:
+    """Return a copy of a photo, scaled down until neither side is longer than `longest` pixels."""
+    small = photo.copy()
+    small.thumbnail((longest, longest))
+    return small
+
+
 def jpeg(photo: Image.Image, longest: int = 900) -> bytes:
     """Return a photo as JPEG bytes, scaled down until neither side is longer than `longest` pixels.
 
@@ -100,10 +107,8 @@ def jpeg(photo: Image.Image, longest: int = 900) -> bytes:
         photo: The photo.
         longest: The longer side at most, in pixels.
     """
-    small = photo.copy()
-    small.thumbnail((longest, longest))
     buffer = io.BytesIO()
-    small.save(buffer, format="JPEG", quality=88)
+    shrunk(photo, longest).save(buffer, format="JPEG", quality=88)
     return buffer.getvalue()
 
 

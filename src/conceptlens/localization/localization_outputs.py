@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from conceptlens.io.atomic import write_json, write_text
+from conceptlens.io.images import shrunk
 from conceptlens.io.versions import versions
 from conceptlens.localization.localization_cases import KINDS, LoadedCase, choose_cases, load_cases
 from conceptlens.localization.methods import METHODS
@@ -142,7 +143,7 @@ def _kind(kind: str, cases: Sequence[LoadedCase]) -> dict[str, Any]:
 
 def _case(shown: LoadedCase) -> dict[str, Any]:
     row = shown.case.rows[0]
-    large, small = _at_most(shown.photo, LARGE), _at_most(shown.photo, SMALL)
+    large, small = shrunk(shown.photo, LARGE), shrunk(shown.photo, SMALL)
     ratio = shown.photo.width / shown.photo.height
     return {
         "photo": row.photo,
@@ -167,12 +168,6 @@ def _overlay(photo: Image.Image, shown: LoadedCase, method: str) -> Image.Image:
     values = shown.maps[method]
     box = [min(max(side, 0.0), 1.0) for side in shown.box]
     return overlay(photo, values, scale_of([values], shown.signed[method] and bool((values < 0).any())), box=box)
-
-
-def _at_most(photo: Image.Image, longest: int) -> Image.Image:
-    small = photo.convert("RGB")
-    small.thumbnail((longest, longest))
-    return small
 
 
 PRINTED = ("ranked_area", "pointing_energy")

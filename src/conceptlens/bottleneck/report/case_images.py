@@ -11,6 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 from conceptlens.bottleneck.evaluate.activation_table import BottleneckTable, read_table
+from conceptlens.io.images import shrunk
 from conceptlens.pages.mask_outline import draw_outline
 from conceptlens.pages.static_page import embedded_photo
 from conceptlens.render import WHOLE, overlay, scale_of, upsample
@@ -39,14 +40,14 @@ class CaseImages:
 
     def photo(self, row: int) -> dict[str, Any]:
         """Return a photo as the template shows it."""
-        return embedded_photo(_at_most(self.photos[row], LARGE))
+        return embedded_photo(shrunk(self.photos[row], LARGE))
 
     def overlay(self, row: int, concept: int) -> dict[str, Any]:
         """Return a photo with a concept's map, its own colour scale, and a line around its region.
 
         A map that is mostly below zero is shown with red for that, and without a line.
         """
-        photo, values, box = _at_most(self.photos[row], SMALL), self.maps[row, concept], self.boxes[row]
+        photo, values, box = shrunk(self.photos[row], SMALL), self.maps[row, concept], self.boxes[row]
         signed = bool(values.max() < -values.min())
         over = overlay(photo, values, scale_of([values], signed), box=box)
         return embedded_photo(over if signed else draw_outline(over, region(values, box, over.size)))
@@ -89,7 +90,7 @@ def read_case_images(
     for at, index in enumerate(again.indices.tolist()):
         row, photo = indices[index], photos[index].convert("RGB")
         boxes[row] = WHOLE if view is None else _box(view.box(photo.size))
-        kept[row] = _at_most(photo, MAX_STORED_SIDE)
+        kept[row] = shrunk(photo, MAX_STORED_SIDE)
         maps |= {(row, concept): again.maps[at, column[concept]].float().numpy() for concept in needed[row]}
     return CaseImages(kept, boxes, maps)
 
@@ -137,9 +138,3 @@ def _box(box: tuple[float, float, float, float]) -> tuple[float, float, float, f
     """Return a box within the photo: where the network sees padding beside it, there is nothing to show."""
     left, top, right, bottom = (min(max(side, 0.0), 1.0) for side in box)
     return left, top, right, bottom
-
-
-def _at_most(photo: Image.Image, longest: int) -> Image.Image:
-    small = photo.copy()
-    small.thumbnail((longest, longest))
-    return small
