@@ -76,9 +76,6 @@ class Broden(ListedMaskedSet[tuple[str, tuple[str, ...]]]):
         self._numbers = {number: index[concept] for number, concept in kept.items()}
         self._groups = tuple(concept.type for concept in self.concepts)
 
-    def _name_of(self, entry: tuple[str, tuple[str, ...]]) -> str:
-        return entry[0]
-
     def _read(self, entry: tuple[str, tuple[str, ...]]) -> MaskedPhoto:
         image, pngs = entry
         photo, layers = read_aligned(self._folder / "images" / image, self._layers(image, pngs), exact=False)

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,10 +14,6 @@ from conceptlens.data.imagenet_s import NAMES, imagenet_names
 from conceptlens.data.labelled_set import ListedPhotos, check_split
 from conceptlens.io.errors import InputError
 from conceptlens.io.image_file import SUFFIXES
-from conceptlens.io.images import read_image
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 SPLITS = ("train", "val", "valid", "validation", "test")
 ALL = "all"
@@ -50,12 +45,12 @@ class ClassFolder(ListedPhotos):
 
     def __init__(self, folder: str | Path, split: str | None = None) -> None:
         given = existing_folder(folder, "a folder of classes")
-        self._folder = given / _KAGGLE if (given / _KAGGLE).is_dir() else given
-        found = [name for name in SPLITS if _is_split(self._folder / name)]
+        self._root = given / _KAGGLE if (given / _KAGGLE).is_dir() else given
+        found = [name for name in SPLITS if _is_split(self._root / name)]
         self.splits = (*found, ALL)
         self.split = check_split(split or ("train" if "train" in found else ALL), self.splits, repr(str(given)))
         self.name = f"{given.resolve().name} {self.split}"
-        inner = {name: _subfolders(self._folder / name) for name in found} or {ALL: _subfolders(self._folder)}
+        inner = {name: _subfolders(self._root / name) for name in found} or {ALL: _subfolders(self._root)}
         self.folders, empty = self._shown(inner)
         self.excluded = dict.fromkeys(empty, "no photo")
         if len(self.folders) < 2:
@@ -70,16 +65,10 @@ class ClassFolder(ListedPhotos):
             for part in opened
             for number, name in enumerate(self.folders)
             if name in inner[part]
-            for photo in _photos(self._folder, self._path(part, name))
+            for photo in _photos(self._root, self._path(part, name))
         ]
         self._photos = [photo for photo, _ in entries]
         self.labels = np.array([number for _, number in entries], np.int64)
-
-    def _name_of(self, index: int) -> str:
-        return self._photos[index]
-
-    def _read(self, index: int) -> Image.Image:
-        return read_image(self._folder / self._photos[index])
 
     @staticmethod
     def _path(part: str, name: str = "") -> str:
@@ -90,21 +79,21 @@ class ClassFolder(ListedPhotos):
         """Return the class folders that have a photo in any split, and those that have none, both sorted."""
         shown: dict[str, set[str]] = {}
         for part, names in inner.items():
-            root = self._folder / self._path(part)
+            root = self._root / self._path(part)
             astray = next((entry for entry in root.iterdir() if _is_photo(entry.name) and entry.is_file()), None)
             if astray is not None:
                 raise InputError(
                     f"{str(astray)!r} lies in no class folder; expected every photo of {str(root)!r} in a folder "
                     "that is called as its class, move it there"
                 )
-            shown[part] = {name for name in names if any(_photos(self._folder, self._path(part, name)))}
+            shown[part] = {name for name in names if any(_photos(self._root, self._path(part, name)))}
         every = set().union(*shown.values())
         for part, names in shown.items():
             strange = sorted(names - shown.get("train", every))
             if strange:
                 raise InputError(
-                    f"the class {strange[0]!r} has photos in {str(self._folder / part)!r} and none in "
-                    f"{str(self._folder / 'train')!r}; add some there, or take its folder away"
+                    f"the class {strange[0]!r} has photos in {str(self._root / part)!r} and none in "
+                    f"{str(self._root / 'train')!r}; add some there, or take its folder away"
                 )
         return tuple(sorted(every)), sorted({name for names in inner.values() for name in names} - every)
 

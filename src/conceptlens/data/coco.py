@@ -87,9 +87,6 @@ class CocoPanoptic(ListedMaskedSet[tuple[str, str, Segments]]):
             self._entries = sorted(entries, key=lambda entry: entry[0])
         self.n_excluded = len(set(photos.values()) - {name for name, _, _ in self._entries})
 
-    def _name_of(self, entry: tuple[str, str, Segments]) -> str:
-        return entry[0]
-
     def _read(self, entry: tuple[str, str, Segments]) -> MaskedPhoto:
         name, png, segments = entry
         ids = read_colours(self._folder / "annotations" / f"panoptic_{self._split}" / png)
@@ -160,9 +157,6 @@ class CocoInstances(ListedMaskedSet[tuple[str, tuple[int, int], Segments]]):
             for entry in read["annotations"]:
                 drawn[_photo_of(entry, photos, self._file)].append(entry)
         self._entries = [(name, sizes[name], entries) for name, entries in drawn.items()]
-
-    def _name_of(self, entry: tuple[str, tuple[int, int], Segments]) -> str:
-        return entry[0]
 
     def _read(self, entry: tuple[str, tuple[int, int], Segments]) -> MaskedPhoto:
         name, size, drawn = entry

@@ -21,11 +21,9 @@ from conceptlens.data.labelled_set import (
 )
 from conceptlens.io.errors import InputError
 from conceptlens.io.image_file import TURNS, opened, orientation
-from conceptlens.io.images import read_image
 
 if TYPE_CHECKING:
     from jaxtyping import Float64
-    from PIL import Image
 
 SPLITS = ("train", "test", "all")
 NOT_VISIBLE = 1  # certainty 1 of 4: the annotator could not see it
@@ -77,7 +75,7 @@ class Cub(ListedPhotos):
         self._kept = [number for number in classes if number in shown]
         self.classes = _readable([classes[number] for number in self._kept])
         self._ids = [photo for photo in paths if split == "all" or (in_train[photo] == 1) == (split == "train")]
-        self._paths = [paths[photo] for photo in self._ids]
+        self._root, self._photos = self._folder / "images", [paths[photo] for photo in self._ids]
         indices = {number: index for index, number in enumerate(self._kept)}
         self.labels = np.array([indices[of_photo[photo]] for photo in self._ids], np.int64)
         if not self._ids:
@@ -99,12 +97,6 @@ class Cub(ListedPhotos):
             boxes=self._boxes(),
         )
         return read if any(value is not None for value in vars(read).values()) else None
-
-    def _name_of(self, index: int) -> str:
-        return self._paths[index]
-
-    def _read(self, index: int) -> Image.Image:
-        return read_image(self._folder / "images" / self._paths[index])
 
     def _named(self, file: str) -> dict[int, str]:
         """Read lines of an id and a name, in their order."""
@@ -205,7 +197,7 @@ class Cub(ListedPhotos):
         own = photo >= 0
         corners[photo[own], 0], corners[photo[own], 1] = table[own, 1:3], table[own, 1:3] + table[own, 3:5]
         if not np.isfinite(corners).all():
-            lacks = self._paths[int(np.argmin(np.isfinite(corners).all((1, 2))))]
+            lacks = self._photos[int(np.argmin(np.isfinite(corners).all((1, 2))))]
             raise InputError(f"{str(path)!r} has no box for {lacks!r}; unpack it again")
         return np.sort(self._upright(corners), axis=1).clip(0, 1).reshape(-1, 4)
 
@@ -213,8 +205,8 @@ class Cub(ListedPhotos):
     def _stored(self) -> tuple[np.ndarray, np.ndarray]:
         """Read width and height of each photo as stored, and its EXIF orientation, from its header."""
         read = []
-        for name in self._paths:
-            with opened(self._folder / "images" / name) as image:
+        for name in self._photos:
+            with opened(self._root / name) as image:
                 read.append((image.size, orientation(image)))
         return np.array([size for size, _ in read], float), np.array([turn for _, turn in read])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -12,8 +12,11 @@ import numpy as np
 
 from conceptlens.concepts.concept_set import BottleneckConcept
 from conceptlens.io.errors import InputError
+from conceptlens.io.images import read_image
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from jaxtyping import Bool, Float64, Int64
     from PIL import Image
 
@@ -142,7 +145,8 @@ class LabelledSet(Protocol):
 class ListedPhotos(ABC):
     """A labelled set whose photos are listed when it is opened and read one at a time: what the loaders share.
 
-    A loader sets the fields, and says how one photo is called and read and what else is known.
+    A loader sets the fields; `_photos` are the names of the photos, their paths in `_root`. One whose photos are not
+    files says itself how a photo is called and read.
     """
 
     name: str
@@ -152,13 +156,16 @@ class ListedPhotos(ABC):
     excluded: Mapping[str, str] = NOTHING_EXCLUDED
     labels: Int64[np.ndarray, "photo"]
 
-    @abstractmethod
+    _root: Path
+    _photos: Sequence[str]
+
     def _name_of(self, index: int) -> str:
         """Return what a photo is called, before it is read."""
+        return self._photos[index]
 
-    @abstractmethod
     def _read(self, index: int) -> Image.Image:
         """Read one photo."""
+        return read_image(self._root / self._photos[index])
 
     @property
     def annotation(self) -> Annotation | None:

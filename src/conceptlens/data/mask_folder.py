@@ -89,9 +89,6 @@ class MaskFolder(ListedMaskedSet[tuple[str, Path, Path]]):
         if index in listed:
             raise InputError(f"{str(self._file)!r} names index {index} twice; give each index one label")
 
-    def _name_of(self, entry: tuple[str, Path, Path]) -> str:
-        return entry[0]
-
     def _read(self, entry: tuple[str, Path, Path]) -> MaskedPhoto:
         name, path, mask = entry
         indices = read_indices(mask)

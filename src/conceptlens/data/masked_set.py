@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -147,9 +147,9 @@ class ListedMaskedSet(ABC, Generic[Entry]):
     _groups: Sequence[str]
     _entries: Sequence[Entry]
 
-    @abstractmethod
-    def _name_of(self, entry: Entry) -> str:
-        """Return what a photo is called, before it is read."""
+    def _name_of(self, entry: Any) -> str:
+        """Return what a photo is called, before it is read: the first part of its entry."""
+        return entry[0]
 
     @abstractmethod
     def _read(self, entry: Entry) -> MaskedPhoto:

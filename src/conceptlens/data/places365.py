@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,10 +10,6 @@ from conceptlens.data.annotation_files import entry_errors, existing_folder, rea
 from conceptlens.data.class_folder import ClassFolder
 from conceptlens.data.labelled_set import ListedPhotos, check_split
 from conceptlens.io.errors import InputError
-from conceptlens.io.images import read_image
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 _CATEGORIES = "categories_places365.txt"
 # The list of each split, and the folders where torchvision or the archives put its photos, the small ones first.
@@ -69,12 +64,6 @@ class Places(ListedPhotos):
                 "belong; unpack them there"
             )
         self._root = self._folder / there[0]
-
-    def _name_of(self, index: int) -> str:
-        return self._photos[index]
-
-    def _read(self, index: int) -> Image.Image:
-        return read_image(self._root / self._photos[index])
 
 
 def open_places(folder: str | Path, split: str = "train") -> ListedPhotos:
