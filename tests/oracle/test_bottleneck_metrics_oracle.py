@@ -8,7 +8,7 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -108,6 +108,7 @@ def answered(k: Keypoints) -> list[tuple[int, int]]:
     return [(n, c) for n, c in pairs if bool(k.present[n, c]) and nearest(k, n, c, (0, 0), (1, 1)) is not None]
 
 
+@settings(max_examples=20)
 @given(st.integers(0, 999), st.sampled_from([(7, 7), (3, 9)]))
 def test_keypoint_metrics(seed: int, grid: tuple[int, int]) -> None:
     k, maps = drawn(seed), with_ties(seed)
@@ -150,6 +151,7 @@ def differs(a: int, b: int) -> bool:
     return OWN[a].tolist() != OWN[b].tolist()
 
 
+@settings(max_examples=20)
 @given(st.integers(0, 999))
 def test_swap_and_swapped_errors(seed: int) -> None:
     k, maps = drawn(seed), with_ties(seed)
@@ -178,6 +180,7 @@ def test_swap_and_swapped_errors(seed: int) -> None:
     agree(swapped_error(maps, k, by="absent"), not_measured)
 
 
+@settings(max_examples=20)
 @given(st.integers(0, 999))
 def test_constant_peaks(seed: int) -> None:
     k = drawn(seed, images=3)
@@ -247,6 +250,7 @@ def patch(index: int, cells: int, pixels: int, size: int) -> tuple[int, int]:
     return low, high
 
 
+@settings(max_examples=20)
 @given(st.integers(0, 999), st.sampled_from([(7, 7, 32), (5, 4, 60), (14, 14, 32), (3, 28, 100)]))
 def test_purity(seed: int, shape: tuple[int, int, int]) -> None:
     height, width, size = shape

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
@@ -106,6 +106,7 @@ def drawn(seed: int, height: int, width: int, levels: int) -> tuple[torch.Tensor
     return torch.tensor(values, dtype=torch.float64)[None, None], torch.tensor(inside)[None]
 
 
+@settings(max_examples=20)
 @given(st.integers(0, 10_000), st.integers(2, 7), st.integers(2, 7), st.sampled_from([1, 2, 4, 1000]))
 def test_every_metric_is_its_definition(seed: int, height: int, width: int, levels: int) -> None:
     maps, masks = drawn(seed, height, width, levels)

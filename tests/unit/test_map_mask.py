@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import conceptlens as cl
@@ -96,6 +96,7 @@ def test_iou_by_hand() -> None:
     assert pixel_precision(maps, RIGHT).of(0) == pytest.approx((1 / 2 + 2 / 4) / 2)
 
 
+@settings(max_examples=20)
 @given(st.integers(0, 999), st.sampled_from([0.02, 0.2, 0.5, 0.9]))
 def test_the_ideal_map_is_perfect_and_its_negative_the_worst(seed: int, ratio: float) -> None:
     masks = blob(24, ratio, seed)
@@ -106,6 +107,7 @@ def test_the_ideal_map_is_perfect_and_its_negative_the_worst(seed: int, ratio: f
     assert MAP_MASK_METRICS["ranked_area_corrected"].low < float(worst["ranked_area_corrected"].values) < 0
 
 
+@settings(max_examples=20)
 @given(st.integers(0, 999), st.sampled_from([0.05, 0.1, 0.4, 0.8]))
 def test_chance(seed: int, ratio: float) -> None:
     masks = blob(80, ratio, seed)
@@ -127,6 +129,7 @@ def test_chance(seed: int, ratio: float) -> None:
     )
 
 
+@settings(max_examples=20)
 @given(st.integers(0, 999))
 def test_metrics_of_ranks_ignore_monotone_changes(seed: int) -> None:
     maps = (noise(2, 3, 9, 11, seed=seed) * 12).floor() - 4  # with ties
@@ -138,6 +141,7 @@ def test_metrics_of_ranks_ignore_monotone_changes(seed: int) -> None:
             torch.testing.assert_close(other[name].values, plain[name].values)
 
 
+@settings(max_examples=20)
 @given(st.integers(0, 999))
 def test_ignored_pixels_might_as_well_not_be_there(seed: int) -> None:
     maps = (noise(2, 2, 8, 12, seed=seed) * 9).floor() - 3
