@@ -50,18 +50,14 @@ class MaskedPhoto:
 
     def __post_init__(self) -> None:
         """Check that every field speaks of the same concepts and pixels."""
-        count = len(self.concepts)
-        if self.masks.dtype != np.bool_ or self.masks.ndim != 3 or len(self.masks) != count:
+        count, pixels = len(self.concepts), self.masks.shape[1:]
+        if self.masks.dtype != np.bool_ or self.masks.ndim != 3 or not len(self.masks) == len(self.groups) == count:
             raise InputError(
-                f"{self.name} has masks of shape {self.masks.shape} and type {self.masks.dtype} for {count} concepts; "
-                "expected bool concept rows columns"
+                f"{self.name} has masks of shape {self.masks.shape} and type {self.masks.dtype} and {len(self.groups)} "
+                f"groups for {count} concepts; expected bool concept rows columns, and a group for each concept"
             )
-        if len(self.groups) != count:
-            raise InputError(f"{self.name} has {len(self.groups)} groups for {count} concepts; give one for each")
-        if self.ignored is not None and self.ignored.shape != self.masks.shape[1:]:
-            raise InputError(
-                f"{self.name} ignores pixels of shape {self.ignored.shape}; expected {self.masks.shape[1:]}"
-            )
+        if self.ignored is not None and self.ignored.shape != pixels:
+            raise InputError(f"{self.name} ignores pixels of shape {self.ignored.shape}; expected {pixels}")
 
     def with_min_area(self, share: float) -> MaskedPhoto:
         """Return this photo with the concepts that cover at least `share` of it (of the pixels not ignored).

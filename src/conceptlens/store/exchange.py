@@ -164,11 +164,8 @@ def _write_parquet(file: Path, columns: pa.Schema, pieces: Iterator[pa.Table]) -
 
 def _read_parquet(file: Path, columns: pa.Schema) -> Iterator[pa.Table]:
     with pq.ParquetFile(file) as stored:
-        yield from map(_as_table, stored.iter_batches(_ROWS, columns=columns.names))
-
-
-def _as_table(batch: pa.RecordBatch) -> pa.Table:
-    return pa.Table.from_batches([batch])
+        for batch in stored.iter_batches(_ROWS, columns=columns.names):
+            yield pa.Table.from_batches([batch])
 
 
 def _write_numpy(file: Path, columns: pa.Schema, pieces: Iterator[pa.Table]) -> None:
