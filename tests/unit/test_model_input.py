@@ -231,6 +231,8 @@ class TestOtherInputs:
             model().observe(floats(), mask=self.MASK)
         with pytest.raises(cl.InputError, match="images are given twice"):
             model(Named).observe(floats(), pixel_values=floats())
+        with pytest.raises(cl.InputError, match=r"mask with 3 rows was given for 2 images, .*; give one row for each"):
+            model(Masked).observe(floats(), mask=torch.ones(3))
         with pytest.raises(cl.InputError, match="only mask was given"):
             model(Masked).observe(mask=self.MASK)
 

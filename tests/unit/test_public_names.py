@@ -6,7 +6,9 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,6 +67,75 @@ def small() -> torch.nn.Module:
     torch.manual_seed(0)
     layers = (torch.nn.Conv2d(3, 6, 8, 8), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
     return torch.nn.Sequential(*layers, torch.nn.Linear(6, 4))
+
+
+ENTRIES = {
+    "cam": cl.cam,
+    "explain": cl.explain,
+    "compete": lambda given: cl.compete(given, "stripes"),
+    "sweep": cl.sweep,
+    "loce": lambda given: cl.loce(given, np.ones((32, 32), bool)),
+    "ce_fam": lambda given: cl.ce_fam(given, None),  # pyright: ignore[reportArgumentType]
+}
+
+
+class TestWrongTypes:
+    @pytest.mark.parametrize("name", ENTRIES)
+    @pytest.mark.parametrize("given", ["cat.png", torch.rand(1, 3, 32, 32), small()], ids=["path", "tensor", "module"])
+    def test_what_is_no_observation(self, name: str, given: object) -> None:
+        message = rf"a {type(given).__name__} was given; expected an Observation: model\.observe\(images\)"
+        with pytest.raises(cl.InputTypeError, match=message):
+            ENTRIES[name](given)  # pyright: ignore[reportArgumentType]
+
+    def test_layers(self) -> None:
+        observation = cl.Backbone(small(), "small").observe(torch.rand(1, 3, 32, 32))
+        with pytest.raises(cl.InputTypeError, match="a layer is given as 3; expected its name"):
+            cl.cam(observation, layer=3)  # pyright: ignore[reportArgumentType]
+        with pytest.raises(cl.InputTypeError, match="a layer is given as 3; expected its name"):
+            cl.loce(observation, np.ones((32, 32), bool), [3])  # pyright: ignore[reportArgumentType]
+        with pytest.raises(cl.InputTypeError, match="layer is 3; expected the name of a layer, such as '1'"):
+            cl.sweep(observation, layer=3)  # pyright: ignore[reportArgumentType]
+
+    @pytest.mark.parametrize("size", ["x", "ab", 2.5, (1, 2, 3), (4.5, 4)])
+    def test_sizes(self, size: object) -> None:
+        found = cl.Explanation.from_maps(np.ones((1, 4, 4)), "tabby")
+        with pytest.raises(cl.InputTypeError, match=r"size is .*; expected an integer, or \(rows, columns\)"):
+            found.upsampled(size)  # pyright: ignore[reportArgumentType]
+
+    def test_models_data_and_records(self, tmp_path: Path) -> None:
+        given: Any = "timm:resnet50"
+        refused: dict[str, Callable[[], object]] = {
+            "a str was given as the model; expected a Backbone": lambda: cl.embed(
+                cl.open_set("drawn:1"), given, tmp_path
+            ),
+            "as the model; expected a Backbone: cl.load_model": lambda: cl.fit_ce_fam(given, given, tmp_path, tmp_path),
+            r"cl\.load_model\(name\) or cl\.Backbone": lambda: cl.fit_loc_cbm(given, given, tmp_path),
+            "a str was given as the data; expected a data set": lambda: cl.embed("drawn:1", given, tmp_path),  # pyright: ignore[reportArgumentType]
+            r"expected a data set with masks: cl\.open_set": lambda: next(cl.evaluate(given, {})),
+            "methods are given as str; expected a dictionary": lambda: next(cl.evaluate(cl.open_set("drawn:1"), given)),
+            "a str was given to combine; expected a list": lambda: cl.combine(given),
+            "a NoneType was given to combine": lambda: cl.combine([None]),  # pyright: ignore[reportArgumentType]
+            "the photo is given as str; expected a PIL image": lambda: cl.overlay(given, np.ones((2, 2))),
+            "image is 'timm:resnet50'; expected the index": lambda: cl.Explanation.from_maps(
+                np.ones((1, 4, 4)), "a"
+            ).of(given),
+        }
+        for message, call in refused.items():
+            with pytest.raises(cl.InputTypeError, match=message):
+                call()
+
+    def test_names_of_models_and_data_sets(self) -> None:
+        with pytest.raises(cl.InputTypeError, match="a int was given as the model; expected SOURCE:NAME"):
+            cl.load_model(3)  # pyright: ignore[reportArgumentType]
+        for opened in (cl.open_set, cl.open_classes):
+            with pytest.raises(cl.InputTypeError, match="a int was given as the data set; expected a text, NAME or"):
+                opened(3)  # pyright: ignore[reportArgumentType]
+
+    @pytest.mark.parametrize("images", [3, [None], cl.Explanation.from_maps(np.ones((1, 4, 4)), "tabby")], ids=repr)
+    def test_images_of_a_report(self, images: object, tmp_path: Path) -> None:
+        found = cl.Explanation.from_maps(np.ones((1, 4, 4)), "tabby")
+        with pytest.raises(cl.InputTypeError, match="was given as the images; expected an Observation, or photos"):
+            cl.report(tmp_path / "page.html", images, found)  # pyright: ignore[reportArgumentType]
 
 
 class TestHeatmaps:

@@ -19,13 +19,13 @@ from conceptlens.cams.class_activation import source
 from conceptlens.concepts.concept_set import BottleneckConcept
 from conceptlens.io.errors import InputError, near
 from conceptlens.model.forward import full_precision
+from conceptlens.model.observation import Observation, check_observation
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
     from conceptlens.model.backbone import Backbone
     from conceptlens.model.image_batch import Photo
-    from conceptlens.model.observation import Observation
     from conceptlens.record import Explanation
 
 
@@ -232,6 +232,7 @@ class Bottleneck(nn.Module):
 
     def _cells(self, observation: Observation) -> dict[str, Tensor]:
         """Return the cells of the layers that are read."""
+        check_observation(observation)
         missing = [name for name in self.layers if name not in observation.layer_outputs]
         if missing:
             raise InputError(

@@ -15,7 +15,7 @@ from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.io.versions import versions
 from conceptlens.model.backbone import Backbone
 from conceptlens.model.forward import full_precision
-from conceptlens.model.observation import Observation
+from conceptlens.model.observation import Observation, check_observation, layer_names
 from conceptlens.record import Explanation, Source, hold_weakly
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ def cam(
 
     Raises:
         InputError: The rule, the layer or a class is unknown, or a list of classes is not as long as the batch.
-        InputTypeError: `target` is neither a class, a target nor a function, or `rule` is neither name nor `Rule`.
+        InputTypeError: `observation` is no `Observation`, `target` neither a class, a target nor a function, `rule`
+            neither name nor `Rule`, or `layer` neither a name nor several.
 
     Examples:
         >>> observation = cl.load_model().observe(["cat.png", "dog.png", "bird.png"])
@@ -62,8 +63,9 @@ def cam(
         >>> cl.cam(observation, [cl.Logit("tabby"), cl.Logit("lynx")]).maps.shape  # two questions about each image
         torch.Size([3, 2, 7, 7])
     """
+    check_observation(observation)
     if layer is not None and not isinstance(layer, str):
-        return combine([cam(observation, target, rule, name, signed) for name in layer])
+        return combine([cam(observation, target, rule, name, signed) for name in layer_names(layer)])
     name = layer or observation.layer
     chosen = find_rule(rule)
     targets = as_targets(target)
@@ -145,10 +147,15 @@ def combine(explanations: Sequence[Explanation], how: Literal["mean", "product",
 
     Raises:
         InputError: No explanation is given, they ask different questions, or `how` is unknown.
+        InputTypeError: Something else than a list of explanations is given.
 
     Examples:
         >>> cl.combine([cl.cam(observation, "tabby", layer=name) for name in ("layer3", "layer4")], "product")
     """
+    several = explanations if isinstance(explanations, (list, tuple)) else (explanations,)
+    wrong = [type(one).__name__ for one in several if one is explanations or not isinstance(one, Explanation)]
+    if wrong:
+        raise InputTypeError(f"a {wrong[0]} was given to combine; expected a list of explanations")
     if not explanations:
         raise InputError("no explanations were given to combine; expected at least one")
     first = explanations[0]

@@ -13,8 +13,8 @@ from conceptlens.cams.class_activation import find_rule, gradients, project, sou
 from conceptlens.cams.contrast import Contrast, choose_references, contrast_label
 from conceptlens.cams.rules import Rule
 from conceptlens.cams.targets import Logit, Probability
-from conceptlens.io.errors import InputError, near
-from conceptlens.model.observation import Observation
+from conceptlens.io.errors import InputError, InputTypeError, near
+from conceptlens.model.observation import Observation, check_observation
 from conceptlens.record import Explanation, Source
 
 if TYPE_CHECKING:
@@ -161,11 +161,15 @@ def sweep(
     Raises:
         InputError: The rule runs the model again, or the objective is the official code's, which is not a fixed
             mixture of class gradients.
+        InputTypeError: `observation` is no `Observation`, or `contrast` no `Contrast`.
 
     Examples:
         >>> swept = cl.sweep(observation, cl.Contrast("tiger cat"))
         >>> [swept.explanation(gamma).scores for gamma in (0.0, 0.3, 0.6)]
     """
+    check_observation(observation)
+    if contrast is not None and not isinstance(contrast, Contrast):
+        raise InputTypeError(f"a {type(contrast).__name__} was given as the contrast; expected cl.Contrast(target)")
     contrast = contrast or Contrast()
     chosen, name = find_rule(rule), layer or observation.layer
     if chosen.reads != "gradient":

@@ -19,7 +19,7 @@ from conceptlens.concepts.vocabulary import ConceptName, parse_concepts, vocabul
 from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.model.forward import full_precision
 from conceptlens.model.forward_mode import channel_derivatives
-from conceptlens.model.observation import Observation
+from conceptlens.model.observation import Observation, check_observation
 from conceptlens.record import Explanation
 
 if TYPE_CHECKING:
@@ -62,11 +62,13 @@ def ce_fam(
 
     Raises:
         InputError: Where the branch was trained for another model, or does not read `layer`.
+        InputTypeError: `observation` is no `Observation`, or `translator` no `Translator`.
 
     Examples:
         >>> observation = model.observe("cat.png", layers=translator.layers)
         >>> ce_fam(observation, translator, ["whiskers"]).maps.shape
     """
+    check_observation(observation)
     if not isinstance(translator, Translator):
         raise InputTypeError(
             f"a {type(translator).__name__} was given as the branch; load one with cl.Translator.load(folder)"

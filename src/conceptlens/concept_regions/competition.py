@@ -17,7 +17,7 @@ from conceptlens.concepts.vocabulary import ConceptName, parse_concepts, vocabul
 from conceptlens.io.errors import InputError
 from conceptlens.model.forward import full_precision
 from conceptlens.model.input_sizes import cells_at, larger_sizes
-from conceptlens.model.observation import Observation
+from conceptlens.model.observation import Observation, check_observation
 from conceptlens.record import Explanation
 
 if TYPE_CHECKING:
@@ -105,7 +105,9 @@ def compete(
     Raises:
         InputError: For a batch tensor, which has no other sizes, unless the model or `Competition(sizes=(1.0,))` needs
             none.
+        InputTypeError: `observation` is no `Observation`.
     """
+    check_observation(observation)
     settings = competition or Competition()
     name = layer or observation.layer
     pairs = _several(language or observation.model.language)

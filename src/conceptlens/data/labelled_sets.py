@@ -28,6 +28,7 @@ def open_classes(text: str, split: str | None = None) -> LabelledSet:
 
     Raises:
         InputError: The name or split is unknown, the folder is missing, or it lacks what the set needs.
+        InputTypeError: `text` is no text.
 
     Example:
         >>> photos = cl.open_classes("folder:birds", "train")

@@ -12,7 +12,7 @@ import numpy as np
 
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.data.annotation_files import check_option
-from conceptlens.io.errors import InputError
+from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.record import WHOLE
 
 if TYPE_CHECKING:
@@ -109,6 +109,14 @@ class MaskedSet(Protocol):
     def __iter__(self) -> Iterator[MaskedPhoto]:
         """Read one photo after the other; only one is held at a time."""
         ...
+
+
+def check_masked_set(given: object) -> None:
+    """Raise `InputTypeError` where something else than a data set with masks is given."""
+    if not hasattr(given, "concepts") or not hasattr(given, "__getitem__"):
+        raise InputTypeError(
+            f"a {type(given).__name__} was given as the data; expected a data set with masks: cl.open_set(name)"
+        )
 
 
 def read_named(data: MaskedSet, names: Sequence[str]) -> Iterator[MaskedPhoto]:

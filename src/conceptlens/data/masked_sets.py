@@ -14,7 +14,7 @@ from conceptlens.data.imagenet_s import ImageNetS
 from conceptlens.data.mask_folder import MaskFolder
 from conceptlens.data.masked_set import MaskedSet
 from conceptlens.data.voc import Voc
-from conceptlens.io.errors import InputError, near
+from conceptlens.io.errors import InputError, InputTypeError, near
 
 FOLDER = "CONCEPTLENS_DATA"
 DRAWN = "drawn"
@@ -50,6 +50,7 @@ def open_set(text: str, split: str | None = None, **choices: str) -> MaskedSet:
 
     Raises:
         InputError: The name or a choice is unknown, the folder is missing, or it lacks what the set needs.
+        InputTypeError: `text` is no text.
 
     Example:
         >>> scenes = cl.open_set("drawn:20")
@@ -78,7 +79,10 @@ def parse_name(text: str, known: Iterable[str], folder_name: str) -> tuple[str, 
 
     Raises:
         InputError: There is no such name.
+        InputTypeError: `text` is no text.
     """
+    if not isinstance(text, str):
+        raise InputTypeError(f"a {type(text).__name__} was given as the data set; expected a text, NAME or NAME:FOLDER")
     whole, names = text.strip(), list(known)
     name, colon, argument = whole.partition(":")
     if name in names:

@@ -19,7 +19,7 @@ from conceptlens.concept_regions.translator import Translator
 from conceptlens.concepts.vocabulary import ConceptName, parse_concepts, vocabulary
 from conceptlens.explainer.calibration import ScoreCalibration, find_calibration
 from conceptlens.io.errors import InputError
-from conceptlens.model.observation import Observation
+from conceptlens.model.observation import Observation, check_observation
 from conceptlens.record import Explanation
 
 if TYPE_CHECKING:
@@ -68,11 +68,13 @@ def explain(
 
     Raises:
         InputError: A name is unknown, or options exclude each other.
+        InputTypeError: `observation` is no `Observation`.
 
     Examples:
         >>> found = cl.explain(model.observe("cat.png"), "whiskers, wheel", target="tabby")
         >>> found.labels[0], found.z_scores[0]
     """
+    check_observation(observation)
     if regions not in get_args(Regions):
         raise InputError(f"regions are '{regions}'; expected {' or '.join(get_args(Regions))}")
     if branch is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,9 @@ from conceptlens.record import Explanation, ImageInfo
 if TYPE_CHECKING:
     from conceptlens.model.image_batch import Photo
 
+# What a photo may be given as; a list of them is several photos.
+PHOTO_TYPES = (str, Path, Image.Image, np.ndarray)
+
 
 def report(
     path: str | os.PathLike[str],
@@ -46,6 +49,7 @@ def report(
 
     Raises:
         InputError: An explanation speaks of other photos, or there is nothing to show.
+        InputTypeError: `images` is neither an observation nor photos, or an explanation is none.
 
     Examples:
         >>> observation = model.observe("cat.png")
@@ -102,7 +106,12 @@ def _explained(
 
 def _photographed(photos: Photo | Sequence[Photo], explained: list[Explanation]) -> list[PhotoResult]:
     """Return one result for each photo, of maps that were made without an observation."""
-    several = [photos] if isinstance(photos, (str, Path, Image.Image, np.ndarray)) else list(photos)
+    several = list(photos) if isinstance(photos, Iterable) and not isinstance(photos, PHOTO_TYPES) else [photos]
+    wrong = next((type(one).__name__ for one in several if not isinstance(one, PHOTO_TYPES)), None)
+    if wrong is not None:
+        raise InputTypeError(
+            f"a {wrong} was given as the images; expected an Observation, or photos as paths, PIL or arrays"
+        )
     loaded = [_load(photo) for photo in several]
     names = [str(photo) if isinstance(photo, (str, Path)) else f"photo[{i}]" for i, photo in enumerate(several)]
     infos = [ImageInfo(name, fingerprint(p), *p.size) for name, p in zip(names, loaded, strict=True)]

@@ -24,7 +24,7 @@ from conceptlens.local_embeddings.modes import (
 )
 from conceptlens.local_embeddings.problem import soft_masks
 from conceptlens.model.forward import full_precision
-from conceptlens.model.observation import Observation
+from conceptlens.model.observation import Observation, check_observation, layer_names
 from conceptlens.record import WHOLE, Explanation, ImageInfo
 
 if TYPE_CHECKING:
@@ -73,13 +73,15 @@ def loce(
 
     Raises:
         InputError: Masks have another shape, type or number, one is empty, or the mode or a layer is unknown.
+        InputTypeError: `observation` is no `Observation`, or `layer` neither a name nor several.
 
     Examples:
         >>> found = loce(model.observe("cat.png"), mask, "blocks.6", mode="exact")
         >>> found.vectors.shape, found.diagnostics["iou"]
     """
+    check_observation(observation)
     settings = FitSettings(mode, ridge, bias)
-    names = [layer] if isinstance(layer, str) else list(layer or [observation.layer])
+    names = layer_names(observation.layer if layer is None or layer == [] else layer)
     units = {name: _unit(observation, name, scale) for name in names}
     given = _four_axes(masks, len(observation.images), "masks")
     truth = _visible_soft_masks(given, observation.image_info)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from conceptlens.data.masked_set import MaskedPhoto, MaskedSet, crop_masks
-from conceptlens.io.errors import Failure, InputError
+from conceptlens.data.masked_set import MaskedPhoto, MaskedSet, check_masked_set, crop_masks
+from conceptlens.io.errors import Failure, InputError, InputTypeError
 from conceptlens.localization.methods import Method, precomputed
 from conceptlens.localization.result_rows import ORACLE, Row
 from conceptlens.metrics.map_mask import map_mask_scores
@@ -62,11 +62,17 @@ def evaluate(
 
     Raises:
         InputError: A number is out of its range, or no method is given.
+        InputTypeError: `data` is no data set with masks, or `methods` no dictionary.
 
     Examples:
         >>> methods = build_methods(["ce_fam", "grad_cam"], MethodContext(model, data.concepts))
         >>> rows = [row for rows in evaluate(data, methods) if isinstance(rows, tuple) for row in rows]
     """
+    check_masked_set(data)
+    if not isinstance(methods, Mapping):
+        raise InputTypeError(
+            f"methods are given as {type(methods).__name__}; expected a dictionary from name to method"
+        )
     check_settings(min_area, resolution, max_photos)
     if not methods:
         raise InputError("no method was given; give at least one, such as those of build_methods")

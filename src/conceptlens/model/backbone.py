@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from conceptlens.io.errors import InputError, near
+from conceptlens.io.errors import InputError, InputTypeError, near
 from conceptlens.model.class_names import class_index, short_name
 from conceptlens.model.encoders import ClassifierText, VisionLanguage
 from conceptlens.model.forward import LayerKeeper, Watch, colours_of, forward, map_tensors, unwrap
@@ -20,7 +20,7 @@ from conceptlens.model.image_batch import PhotoInput
 from conceptlens.model.layout import Grid, find_grid, prefix_tokens
 from conceptlens.model.model_input import ModelInput, first_of_batch, split_inputs
 from conceptlens.model.model_output import LayerOutput, ModelOutput, output_tensor
-from conceptlens.model.observation import Observation
+from conceptlens.model.observation import Observation, layer_names
 from conceptlens.model.probe import Anatomy, anatomy
 from conceptlens.record import ImageInfo
 
@@ -73,7 +73,7 @@ class Backbone(PhotoInput):
     def __post_init__(self) -> None:
         """Take wrappers off, and check the names."""
         object.__setattr__(self, "module", unwrap(self.module))
-        object.__setattr__(self, "layers", _names(self.layers))
+        object.__setattr__(self, "layers", layer_names(self.layers))
         for name in self.layers:
             self.check_layer(name)
         if self.class_names is not None:
@@ -208,7 +208,7 @@ class Backbone(PhotoInput):
             ...     observation = model.observe(images)
             ...     maps = cl.cam(observation, labels).maps
         """
-        names = _names(layers) if layers is not None else None
+        names = layer_names(layers) if layers is not None else None
         for name in names or ():
             self.check_layer(name)
         given, keyword, others = split_inputs(photos, inputs, self.module)
@@ -226,10 +226,11 @@ class Backbone(PhotoInput):
         photos: tuple[Image.Image | None, ...],
     ) -> Observation[Backbone]:
         given.check(self.module, self.name)
-        if given.others and "anatomy" not in self.__dict__:  # what the module needs is known only now
-            vars(self)["anatomy"] = self._probe(given)
-        kept = LayerKeeper(self.default_layers if layers is None else layers)
-        found = self.run(given, kept.watches)
+        with given.explaining_rows():
+            if given.others and "anatomy" not in self.__dict__:  # what the module needs is known only now
+                vars(self)["anatomy"] = self._probe(given)
+            kept = LayerKeeper(self.default_layers if layers is None else layers)
+            found = self.run(given, kept.watches)
         outputs = {name: self.layer_output(name, raw, given.images) for name, raw in kept.raw().items()}
         return Observation(
             found.model_name, found.output, found.class_scores, found.vector, self, given, outputs, image_info,
@@ -314,5 +315,10 @@ class Backbone(PhotoInput):
         return tensor
 
 
-def _names(layers: str | Iterable[str]) -> tuple[str, ...]:
-    return (layers,) if isinstance(layers, str) else tuple(layers)
+def check_backbone(given: object) -> None:
+    """Raise `InputTypeError` where something else than a backbone is given."""
+    if not isinstance(given, Backbone):
+        raise InputTypeError(
+            f"a {type(given).__name__} was given as the model; expected a Backbone: cl.load_model(name) or "
+            "cl.Backbone(module)"
+        )

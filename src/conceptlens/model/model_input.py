@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from conceptlens.io.errors import InputError
@@ -64,6 +66,22 @@ class ModelInput:
             return value
 
         return replace(self, images=images, others={name: rows(value) for name, value in self.others.items()})
+
+    @contextmanager
+    def explaining_rows(self) -> Iterator[None]:
+        """Where the module fails within, name the inputs that have another number of rows than there are images."""
+        try:
+            yield
+        except RuntimeError as error:
+            count = len(self.images)
+            rows = {n: len(v) for n, v in self.others.items() if isinstance(v, Tensor) and v.ndim and len(v) != count}
+            if not rows or isinstance(error, torch.OutOfMemoryError):
+                raise
+            given = " and ".join(f"{name} with {number} rows" for name, number in rows.items())
+            raise InputError(
+                f"{given} was given for {count} image{'s' * (count != 1)}, which the module cannot use "
+                f"({str(error).splitlines()[0]}); give one row for each image"
+            ) from error
 
     def check(self, module: nn.Module, name: str) -> None:
         """Raise `InputError` where `module.forward` cannot be called so; `name` is what the model is called."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from conceptlens.io.errors import InputError
+from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.model.class_names import short_name
 from conceptlens.model.forward import Watch, full_precision, map_tensors
 from conceptlens.model.gradients import close, gradient_through_graph, linear_readout, through_graph
@@ -101,7 +101,10 @@ class Observation(ModelOutput, Generic[Model]):
 
         Raises:
             InputError: The layer was not observed; the message says which were.
+            InputTypeError: The layer is given as something else than its name.
         """
+        if layer is not None and not isinstance(layer, str):
+            raise InputTypeError(f"layer is {layer!r}; expected the name of a layer, such as '{self.layer}'")
         name = layer or self.layer
         if name not in self.layer_outputs:
             raise InputError(
@@ -265,6 +268,30 @@ class Observation(ModelOutput, Generic[Model]):
                 f"for {len(self.images)} images; say which one they are variants of: forward(images, image=0)"
             )
         return self.model.run(self.given.with_images(images))
+
+
+def check_observation(given: object) -> None:
+    """Raise `InputTypeError` where something else than an observation is given."""
+    if not isinstance(given, Observation):
+        raise InputTypeError(f"a {type(given).__name__} was given; expected an Observation: model.observe(images)")
+
+
+def layer_names(layers: str | Iterable[str]) -> tuple[str, ...]:
+    """Return one or several names of layers as a tuple.
+
+    Args:
+        layers: A name or several.
+
+    Raises:
+        InputTypeError: It is neither a text nor several.
+    """
+    if isinstance(layers, str):
+        return (layers,)
+    names = tuple(layers) if isinstance(layers, Iterable) else (layers,)
+    wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
+        raise InputTypeError(f"a layer is given as {wrong[0]!r}; expected its name, or a list of names")
+    return names
 
 
 def _without_control(found: ModelOutput, rows: int) -> ModelOutput:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from conceptlens.io.errors import InputError
+from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.record.outputs import RecordOutputs
 from conceptlens.record.source import Source
 
@@ -145,6 +145,8 @@ class Explanation(RecordOutputs):
 
     def of(self, image: int) -> Explanation:
         """Return the explanation of one image of the batch, as a batch of one."""
+        if not hasattr(image, "__index__"):
+            raise InputTypeError(f"image is {image!r}; expected the index of an image")
         if not -len(self.maps) <= image < len(self.maps):
             raise InputError(f"no image {image} in this explanation; it holds images 0 to {len(self.maps) - 1}")
         image %= len(self.maps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
 from abc import ABC
 from collections.abc import Mapping, Sequence
@@ -98,6 +99,7 @@ class RecordOutputs(ABC):
 
         Raises:
             InputError: No size is given and the photos differ in size, or their size is not known.
+            InputTypeError: The size is neither an integer nor two.
 
         Examples:
             >>> found.upsampled().shape  # a photo of 480 x 640 pixels
@@ -115,7 +117,11 @@ class RecordOutputs(ABC):
     def _size(self, size: int | tuple[int, int] | None) -> tuple[int, int]:
         """Return rows and columns of `upsampled`."""
         if size is not None:
-            rows, columns = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+            try:
+                sides = (size, size) if isinstance(size, (int, np.integer)) else size
+                rows, columns = map(operator.index, sides)
+            except (TypeError, ValueError):
+                raise InputTypeError(f"size is {size!r}; expected an integer, or (rows, columns)") from None
             if rows < 1 or columns < 1:
                 raise InputError(f"size is {rows} x {columns}; expected at least one pixel each way")
             return rows, columns

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from conceptlens.io.errors import InputError
+from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.render.scale import Scale, colour, grid_of, own_scale
 from conceptlens.render.upsampling import WHOLE, Box, pixels_of, upsample_in_box
 
@@ -36,10 +36,15 @@ def overlay(
 
     Raises:
         InputError: The map has another number of axes or values that are not finite, or a number is out of range.
+        InputTypeError: `image` is no PIL image.
 
     Examples:
         >>> cl.overlay(Image.open("cat.png"), found.maps[0, 0], box=found.source.image_info[0].box)
     """
+    if not isinstance(image, Image.Image):
+        raise InputTypeError(
+            f"the photo is given as {type(image).__name__}; expected a PIL image, such as Image.open(file)"
+        )
     if not 0 <= opacity <= 1:
         raise InputError(f"opacity is {opacity}; expected 0 (bare photo) to 1")
     left, top, right, bottom = pixels_of(box, image.width, image.height)

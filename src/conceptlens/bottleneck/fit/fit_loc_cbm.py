@@ -40,6 +40,7 @@ from conceptlens.features.cell_source import CellSource
 from conceptlens.io.atomic import replacing, write_json
 from conceptlens.io.fingerprint import bytes_fingerprint, texts_fingerprint, weights_fingerprint
 from conceptlens.metrics.bottleneck_metrics import effective_concepts
+from conceptlens.model.backbone import Backbone, check_backbone
 from conceptlens.training.checkpoint import FILE
 from conceptlens.training.loop import TrainingRun
 from conceptlens.training.run_folder import claim_folder, start_processes
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
 
-    from conceptlens.model.backbone import Backbone
 
 CACHE_GB = 8.0
 
@@ -102,11 +102,14 @@ def fit_loc_cbm(
 
     Raises:
         InputError: There are fewer than two classes, a class has no photo, or settings do not fit one another.
+        InputTypeError: A model is no `Backbone`.
 
     Example:
         >>> birds = cl.fit_loc_cbm(cl.load_model(), "cub:CUB_200_2011", "birds/", size=448)
         >>> birds(birds.observe(cl.load_model(), "bird.jpg")).explained_classes
     """
+    for one in (model,) if vlm is None else (model, vlm):
+        check_backbone(one)
     accelerator, own_device = start_processes(device)
     photos = checked(open_classes(data) if isinstance(data, str) else data)
     chosen_recipe = recipe_named(recipe, **choices)

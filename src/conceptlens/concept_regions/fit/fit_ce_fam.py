@@ -26,6 +26,7 @@ from conceptlens.io.errors import InputError
 from conceptlens.io.fingerprint import texts_fingerprint, weights_fingerprint
 from conceptlens.io.images import find_images
 from conceptlens.io.progress import progress
+from conceptlens.model.backbone import Backbone, check_backbone
 from conceptlens.training.checkpoint import FILE, TrainingState
 from conceptlens.training.crops import known_preprocess
 from conceptlens.training.loop import TrainingRun
@@ -34,8 +35,6 @@ from conceptlens.training.schedule import EpochSchedule, schedule_named
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-    from conceptlens.model.backbone import Backbone
 
 
 def fit_ce_fam(
@@ -87,7 +86,10 @@ def fit_ce_fam(
     Raises:
         InputError: For an argument out of its range, photos that are missing or too few, a folder of another run, or a
             training that diverges.
+        InputTypeError: A model is no `Backbone`.
     """
+    check_backbone(model)
+    check_backbone(vlm)
     accelerator, own_device = start_processes(device)
     model, vlm = model.to(own_device), vlm.to(own_device)
     networks, crops = StudentTeacher(model, _layers(model, layers), vlm), CropPlan(n_crops, validation, seed)

@@ -7,23 +7,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from conceptlens.data.masked_set import MaskedSet
+from conceptlens.data.masked_set import MaskedSet, check_masked_set
 from conceptlens.io.errors import InputError
 from conceptlens.local_embeddings.modes import FitSettings, Mode
 from conceptlens.local_embeddings.runs.embed_batch import StoreRows, embed_photos
 from conceptlens.local_embeddings.runs.embed_plan import EmbedPlan, run_id
 from conceptlens.local_embeddings.runs.photo_reader import PhotoReader
+from conceptlens.model.backbone import Backbone, check_backbone
 from conceptlens.store.lance_tables import SPARED_AGE
 from conceptlens.store.row import RunRow, row_id
 from conceptlens.store.store import Store
-
-if TYPE_CHECKING:
-    from conceptlens.model.backbone import Backbone
 
 # A function from a run and the photo indices of the batches that are left to their rows, in any order.
 Engine = Callable[["EmbedTask", Sequence[range]], Iterator[StoreRows]]
@@ -93,11 +91,14 @@ def embed(
 
     Raises:
         InputError: A layer is unknown, or the store has a part of this run and `resume` is False.
+        InputTypeError: `data` is no data set with masks, or `model` no `Backbone`.
 
     Examples:
         >>> store = embed(open_set("drawn:6"), load_model(crop_mode="squash"), "shapes", ["blocks.4"])
         >>> store.embeddings("blocks.4").vectors.shape
     """
+    check_masked_set(data)
+    check_backbone(model)
     plan = plan or EmbedPlan(tuple(layers or model.default_layers), FitSettings(mode))
     opened = store if isinstance(store, Store) else Store(store, create=True)
     for done in embed_batches(data, model, plan, opened, resume, engine, retry_failed):

@@ -8,7 +8,7 @@ import importlib.util
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from conceptlens.io.errors import InputError, near
+from conceptlens.io.errors import InputError, InputTypeError, near
 from conceptlens.model.torchvision_operators import mend_torchvision
 
 if TYPE_CHECKING:
@@ -56,11 +56,16 @@ def load_model(
 
     Raises:
         InputError: There is no such model, its weights cannot be fetched or do not fit, or an option is out of range.
+        InputTypeError: `name` is no text.
 
     Example:
         >>> model = cl.load_model("timm:resnet50", crop_mode="squash")
         >>> observation = model.observe("cat.png")
     """
+    if not isinstance(name, str):
+        raise InputTypeError(
+            f"a {type(name).__name__} was given as the model; expected SOURCE:NAME, such as {DEFAULT_MODEL}"
+        )
     source, _, rest = name.partition(":")
     if source not in LOADERS or not rest:
         raise InputError(
