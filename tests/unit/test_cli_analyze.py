@@ -132,6 +132,19 @@ def test_what_cannot_be_told_is_refused_and_nothing_written(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--photos", "photos"], "--photos has no effect without a page; add --out-dir DIR"),
+        (["--photos", "photos", "--json"], "--photos has no effect without a page"),
+        (["--umap"], "--umap has no effect on what is printed; add --out-dir DIR or --json"),
+        (["--umap", "--max-concepts", "3"], "--umap and --max-concepts have no effect on what is printed"),
+    ],
+)
+def test_options_of_the_page_are_refused_without_one(place: Path, words: list[str], sentence: str) -> None:
+    assert sentence in refused(call("analyze", place / "store", *words))
+
+
 def test_a_place_that_is_no_store_is_refused(tmp_path: Path, place: Path) -> None:
     (tmp_path / "other").mkdir()
     assert "is no conceptlens store" in refused(call("analyze", tmp_path / "other"))
@@ -208,9 +221,11 @@ def test_search_reads_masks_of_ones_and_writes_numbers(embedded: Path) -> None:
         ("mask.png", ["--layer", "blocks.9"], "no layer 'blocks.9'; it has blocks.4, bn2"),
         ("mask.png", ["--run", "other"], "has no run 'other'"),
         ("mask.png", ["--concepts", "kat"], "no concept 'kat'"),
-        ("mask.png", ["--photos", "nowhere"], "neither a folder nor a data set"),
+        ("mask.png", ["--photos", "nowhere", "--out", "found.html"], "neither a folder nor a data set"),
         ("mask.png", ["--out", "found.txt"], "expected .html or .json"),
-        ("mask.png", ["--split", "val"], "no effect without --photos"),
+        ("mask.png", ["--split", "val", "--out", "found.html"], "no effect without --photos"),
+        ("mask.png", ["--photos", "."], "--photos has no effect without a page; add --out FILE.html"),
+        ("mask.png", ["--photos", ".", "--split", "val", "--out", "found.json"], "--photos and --split have no effect"),
     ],
 )
 def test_a_search_that_cannot_be_is_refused(

@@ -92,7 +92,8 @@ def test_a_language_model_is_asked_once_and_replayed(pets: Path, tmp_path: Path)
         (("--vlm", "timm:resnet18"), "--vlm and --presence go together"),
         (("--from", "a.txt", "--ask", "toy"), "--from and --ask are both given"),
         (("--from", "nowhere.txt"), "nowhere.txt"),
-        (("--record", "a.jsonl"), "no effect without --ask"),
+        (("--record", "a.jsonl"), "--record has no effect without --ask"),
+        (("--url", "http://localhost", "--key-from", "FOO"), "--url and --key-from have no effect without --ask"),
         (("--ask", "toy", "--record", "a.jsonl", "--request", "hot"), "--request hot is given; expected a JSON object"),
     ],
 )

@@ -131,6 +131,8 @@ def test_a_photo_that_was_mended_is_tried_again(coco: Path, tmp_path: Path) -> N
         (["--engine", "spark"], "--engine spark is given; expected local or ray"),
         (["--mode", "fast"], "fast"),
         (["--noise", "rain:1"], "rain"),
+        (["--seed", "7"], "--seed has no effect without --noise"),
+        (["--ridge", "0.5"], "a ridge was given for mode mean_difference; only exact has one"),
         (["--crowds", "never"], "crowds='never' was given; expected one of 'ignore', 'join', 'skip'"),
         (["--data", "drawn:2", "--shape", "box"], "shape was chosen, which the masks of drawn do not have"),
         (["--input-size", "0"], "input_size"),

@@ -132,6 +132,12 @@ REFUSED: dict[str, tuple[int, Any, dict[str, Any], str]] = {
     "a mask without pixels": (1, ONE[:0], {}, "mask 0 of image 0 is empty"),
     "too many labels": (1, ONE, {"labels": ["a", "b"]}, "2 labels were given for 1 masks of each image; give one for"),
     "an unknown mode": (1, ONE, {"mode": "best"}, "mode is 'best'; expected paper, exact, mean_difference"),
+    "a ridge of paper": (
+        1,
+        ONE,
+        {"mode": "paper", "ridge": 0.5},
+        "a ridge was given for mode paper; only exact has one",
+    ),
     "no ridge": (
         1,
         ONE,

@@ -47,9 +47,11 @@ def analyze(
     max_rows: Annotated[int, rows_option(min=2, help="Most embeddings of each concept, drawn by --seed.")] = 100,
     seed: Annotated[int, rows_option(min=0, help="Seed of every random draw.")] = 0,
     layer: Annotated[
-        str | None, figure_option(help="Layer of figures and examples; by default the one of highest mAP.")
+        str | None, figure_option(help="Layer of figures, examples and best concepts; by default that of highest mAP.")
     ] = None,
-    max_concepts: Annotated[int, figure_option(min=1, help="Most concepts in figures, the most frequent first.")] = 20,
+    max_concepts: Annotated[
+        int | None, figure_option(min=1, help="Most concepts in figures, the most frequent first; by default 20.")
+    ] = None,
     n_bootstrap: Annotated[
         int, figure_option(min=1, help="Bootstrap resamples of photos behind each interval.")
     ] = 1000,
@@ -67,8 +69,15 @@ def analyze(
 
     start = time.perf_counter()
     settings = AnalysisSettings(
-        model, mode, run, layer, _names(concepts), max_rows, max_concepts, umap, n_bootstrap, seed
+        model, mode, run, layer, _names(concepts), max_rows, max_concepts or 20, umap, n_bootstrap, seed
     )
+    if out_dir is None:
+        shared.refuse_unused({"--photos": photos, "--split": split}, "without a page; add --out-dir DIR")
+        if not as_json:
+            shared.refuse_unused(
+                {"--umap": umap or None, "--max-concepts": max_concepts},
+                "on what is printed; add --out-dir DIR or --json",
+            )
     opened = Store(store)
     check_folder(out_dir)
     check_photos(photos, split)
@@ -139,6 +148,8 @@ def search(
 
     start = time.perf_counter()
     check_file(out, ".html", ".json")
+    if out is None or out.suffix.lower() == ".json":
+        shared.refuse_unused({"--photos": photos, "--split": split}, "without a page; add --out FILE.html")
     check_photos(photos, split)
     opened = Store(store)
     names = _names(concepts)

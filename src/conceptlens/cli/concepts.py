@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 source_option = option_group("Where concepts come from")
 filter_option = option_group("Filters")
+API_URL, API_KEY = "https://api.openai.com/v1", "OPENAI_API_KEY"
 
 
 @answering
@@ -40,11 +41,17 @@ def concepts(
         source_option(metavar="MODEL", help="Ask a language model, by the name that its server gives it."),
     ] = None,
     url: Annotated[
-        str, source_option(help="With --ask: the server, any OpenAI-compatible address.")
-    ] = "https://api.openai.com/v1",
+        str | None,
+        source_option(
+            help="With --ask: the server, any OpenAI-compatible address; by default https://api.openai.com/v1."
+        ),
+    ] = None,
     key_from: Annotated[
-        str, source_option(help="With --ask: the environment variable that holds the API key; none: no key.")
-    ] = "OPENAI_API_KEY",
+        str | None,
+        source_option(
+            help="With --ask: the environment variable that holds the API key, by default OPENAI_API_KEY; none: no key."
+        ),
+    ] = None,
     record: Annotated[
         Path | None,
         source_option(
@@ -108,8 +115,8 @@ def _found(
     photos: LabelledSet,
     start: Path | None,
     ask: str | None,
-    url: str,
-    key_from: str,
+    url: str | None,
+    key_from: str | None,
     record: Path | None,
     request: str | None,
     replay: bool,
@@ -120,16 +127,20 @@ def _found(
 
     if start is not None and ask is not None:
         raise InputError("--from and --ask are both given; concepts come from a file or from a language model")
-    if ask is None and (record is not None or request is not None or replay):
-        raise InputError("--record, --request and --replay have no effect without --ask; leave them out")
+    if ask is None:
+        shared.refuse_unused(
+            {"--url": url, "--key-from": key_from, "--record": record, "--request": request,
+             "--replay": replay or None},
+            "without --ask; add --ask MODEL, or leave out what belongs to it",
+        )  # fmt: skip
     if start is not None:
         return read_concept_set(start)
     if ask is not None:
         if record is None:
             raise InputError("--ask needs --record FILE.jsonl, where replies are kept, so that nothing is asked twice")
-        key = None if key_from == "none" else key_from
+        key = None if key_from == "none" else key_from or API_KEY
         fields = REQUEST if request is None else _fields(request)
-        return write_concepts(photos.classes, url, ask, record, key, fields, replay)
+        return write_concepts(photos.classes, url or API_URL, ask, record, key, fields, replay)
     known = photos.annotation.attributes if photos.annotation else None
     if known is None:
         raise InputError(f"{photos.name} has no class attributes; give --from FILE, or --ask MODEL with --record FILE")

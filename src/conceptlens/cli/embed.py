@@ -66,7 +66,7 @@ def embed(
     noise: Annotated[
         str, embedding_option(help="Noise on photos: none, gaussian:0.1 or salt_and_pepper:0.05.")
     ] = "none",
-    seed: Annotated[int, embedding_option(min=0, help="Seed of the noise.")] = 0,
+    seed: Annotated[int | None, embedding_option(min=0, help="With --noise: its seed; by default 0.")] = None,
     as_json: shared.Json = False,
     resume: shared.Resume = False,
     retry_failed: Annotated[
@@ -89,6 +89,8 @@ def embed(
 
     start = time.perf_counter()
     check_folder(out_dir)
+    if seed is not None and noise == "none":
+        raise InputError("--seed has no effect without --noise, which it draws; leave it out")
     choices = {name: value for name, value in (("by", by), ("crowds", crowds), ("shape", shape)) if value is not None}
     opened = open_set(data, split, **choices)
     backbone = load(model, weights, pretrained, device, crop_mode="squash")
@@ -101,7 +103,7 @@ def embed(
         input_size=None if input_size is None else (input_size, input_size),
         crop_mode=crop_mode,  # pyright: ignore[reportArgumentType]
         noise=Noise.parse(noise),
-        seed=seed,
+        seed=seed or 0,
         max_photos=max_photos,
     )
     for name in plan.layers:

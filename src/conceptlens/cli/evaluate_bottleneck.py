@@ -59,8 +59,12 @@ def bottleneck(
         list[str] | None,
         shown_option(help="This photo, by its name or the end of it; repeat for several."),
     ] = None,
-    photos: Annotated[int, shown_option("--photos", min=0, help="How many photos, and how many errors.")] = 6,
-    top: Annotated[int, shown_option(min=1, help="How many concepts of each class and photo.")] = 6,
+    photos: Annotated[
+        int | None, shown_option("--photos", min=0, help="How many photos, and how many errors; by default 6.")
+    ] = None,
+    top: Annotated[
+        int | None, shown_option(min=1, help="How many concepts of each class and photo; by default 6.")
+    ] = None,
     model: shared.Model = shared.DEFAULT_MODEL,
     weights: shared.Weights = None,
     pretrained: shared.Pretrained = True,
@@ -84,9 +88,18 @@ def bottleneck(
     for name in photo or ():
         find_photo(opened.names, name)  # before anything is computed
     named = tuple(made.classes[made.class_index(name)] for name in classes or ())
-    choice = CaseSelection(named, tuple(_pair(made, one) for one in pairs or ()), tuple(photo or ()), photos, top)
-    if out_dir is None and (classes or pairs or photo):
-        raise InputError("--class, --pair and --photo have no effect without a page; add --out-dir DIR")
+    choice = CaseSelection(
+        named,
+        tuple(_pair(made, one) for one in pairs or ()),
+        tuple(photo or ()),
+        6 if photos is None else photos,
+        top or 6,
+    )
+    if out_dir is None:
+        shared.refuse_unused(
+            {"--class": classes, "--pair": pairs, "--photo": photo, "--photos": photos, "--top": top},
+            "without a page; add --out-dir DIR",
+        )
     backbone = load(model, weights, pretrained, device)
     result = evaluate_bottleneck(
         made.to(device), backbone, opened, _train(data, opened, train), _evenly(opened, max_photos), cache,

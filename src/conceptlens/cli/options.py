@@ -177,6 +177,18 @@ def load_branch(folder: Path | None) -> Translator | None:
     return None if folder is None else Translator.load(folder)
 
 
+def refuse_unused(options: dict[str, Any], why: str) -> None:
+    """Raise `InputError` where options are given that have no effect.
+
+    Args:
+        options: What each option was given as, by its name; `None` or an empty list where it was not given.
+        why: The end of the sentence: why it has none, and what to do.
+    """
+    given = [name for name, value in options.items() if value is not None and value != []]
+    if given:
+        raise InputError(f"{' and '.join(given)} {'have' if len(given) > 1 else 'has'} no effect {why}")
+
+
 def named_concepts(concepts: str | None, concepts_file: Path | None) -> Any:
     """Return the concepts that were named on the command line or in a file; `None` where neither was given."""
     if concepts is not None and concepts_file is not None:

@@ -40,7 +40,7 @@ class FitSettings:
             highest IoU with the own mask, and changes no vector.
 
     Raises:
-        InputError: The mode is unknown, or the ridge is not a number above 0.
+        InputError: The mode is unknown, the ridge is not a number above 0, or the mode has none.
     """
 
     mode: Mode = "paper"
@@ -53,6 +53,8 @@ class FitSettings:
             raise InputError(f"mode is '{self.mode}'; expected {', '.join(get_args(Mode))}")
         if self.ridge is not None and not 0 < self.ridge < float("inf"):
             raise InputError(f"ridge is {self.ridge}; expected a number above 0, or none for the default")
+        if self.ridge is not None and self.mode != "exact":
+            raise InputError(f"a ridge was given for mode {self.mode}; only exact has one: leave it out")
 
 
 @dataclass(frozen=True, eq=False)
