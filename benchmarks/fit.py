@@ -123,7 +123,7 @@ def trained(
     return {
         "case": case, "seed": seed, "steps": done.step, "epochs": len(done.history), "best_epoch": done.best_epoch,
         "validation_loss": round(done.best_loss, 6), "seconds": round(time.perf_counter() - started, 1),
-        "sizes": [sum(widths), *branch.hidden, branch.dimension], "schedule": asdict(schedule),
+        "layer_widths": [sum(widths), *branch.hidden, branch.dimension], "schedule": asdict(schedule),
         "curve": [[row["step"], round(row["validation"], 6)] for row in done.history],
     }  # fmt: skip
 

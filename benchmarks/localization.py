@@ -27,11 +27,11 @@ from conceptlens.localization.result_rows import Row
 from conceptlens.metrics import bootstrap_difference, bootstrap_mean
 
 FULL = cl.Competition()
-PLAIN = replace(FULL, sizes=(1.0,), mirrored=False, centering=1.0, propagation_steps=0, power=1.0)
+PLAIN = replace(FULL, input_scales=(1.0,), mirrored=False, centering=1.0, propagation_steps=0, power=1.0)
 STEPS: dict[str, cl.Competition] = {
     "competition with the vocabulary": PLAIN,
-    "+ input sizes 1, 2, 4": replace(PLAIN, sizes=FULL.sizes),
-    "+ mirrored": replace(PLAIN, sizes=FULL.sizes, mirrored=True),
+    "+ input sizes 1, 2, 4": replace(PLAIN, input_scales=FULL.input_scales),
+    "+ mirrored": replace(PLAIN, input_scales=FULL.input_scales, mirrored=True),
     "+ flow to cells alike": replace(FULL, centering=1.0, power=1.0),
     "+ contrast": replace(FULL, centering=1.0),
     "+ less of the mean cell taken away": FULL,

@@ -23,7 +23,7 @@ SIZE = (32, 64)
 STAGES = ("first", "second")
 ASKED = parse_concepts("cat, a made-up thing, zebra print:texture")
 KNOWN = tuple(c for c in vocabulary() if c.label in ("cat", "dog", "wheel", "grass", "red", "wood", "sky", "car"))
-HOW = Competition(sizes=(1.0, 2.0), grid=5, propagation_steps=2)
+HOW = Competition(input_scales=(1.0, 2.0), grid=5, propagation_steps=2)
 
 
 class Staged(nn.Module):
@@ -84,7 +84,7 @@ def flat(cells: Tensor) -> list[Tensor]:
 
 def slow_regions(net: Staged, betas: dict[ConceptName, Tensor], picture: Image.Image, how: Competition, squash: bool):
     """Return `(share * words)^power` of every asked concept, step by step."""
-    sizes = [(round(SIZE[0] * f), round(SIZE[1] * f)) for f in how.sizes]
+    sizes = [(round(SIZE[0] * f), round(SIZE[1] * f)) for f in how.input_scales]
     looks, stages = [], []
     with torch.no_grad():
         for size in sizes:
@@ -183,8 +183,8 @@ def test_regions_are_those_of_the_description(
     observation = model.observe(pictures, layers=STAGES)
     found = compete(observation, ASKED, translator, competition=how)
     assert found.maps.shape == (2, len(ASKED), how.grid, how.grid)
-    wanted_sizes = tuple((round(SIZE[0] * f), round(SIZE[1] * f)) for f in how.sizes)
-    assert found.source.settings["sizes"] == wanted_sizes
+    wanted_sizes = tuple((round(SIZE[0] * f), round(SIZE[1] * f)) for f in how.input_scales)
+    assert found.source.settings["input_sizes"] == wanted_sizes
     concepts = [*ASKED, *(word for word in KNOWN if word not in ASKED)]
     for i, picture in enumerate(pictures):
         betas = slow_betas(

@@ -172,7 +172,7 @@ def slow_centre(attention: Array, grid: tuple[int, int]) -> tuple[float, float]:
 
 def slow_discovery(weights: Named, batch: list[int], task: PartDiscoveryTask) -> float:
     """The loss as the module's docstring writes it, term by term."""
-    columns, readings = task.seen.columns.double().numpy(), task.seen.readings.double().numpy()
+    columns, readings = task.hypercolumns.columns.double().numpy(), task.hypercolumns.readings.double().numpy()
     told, terms = task.labels.double().numpy(), task.recipe
     parts, properties = task.known.shape
     said = apart = together = 0.0
@@ -189,7 +189,7 @@ def slow_discovery(weights: Named, batch: list[int], task: PartDiscoveryTask) ->
                 size = math.sqrt(attention[p] @ attention[p]) * math.sqrt(attention[other] @ attention[other])
                 apart += dot / size / (len(batch) * parts * (parts - 1))
         for region in task.regions:
-            centres = [slow_centre(attention[p], task.seen.grid) for p in region]
+            centres = [slow_centre(attention[p], task.hypercolumns.grid) for p in region]
             middle = [sum(one[axis] for one in centres) / len(region) for axis in range(2)]
             for x, y in centres:
                 together += ((x - middle[0]) ** 2 + (y - middle[1]) ** 2) / (len(region) * len(batch))
@@ -219,7 +219,11 @@ def test_finding_parts_step_by_step(tmp_path: Path) -> None:
 def test_the_loss_over_all_photos_does_not_depend_on_chunks() -> None:
     task = discovery(Recipe())
     more = Hypercolumns(
-        task.seen.columns.repeat(75, 1, 1), task.seen.readings.repeat(75, 1, 1), {}, torch.arange(525), (2, 3)
+        task.hypercolumns.columns.repeat(75, 1, 1),
+        task.hypercolumns.readings.repeat(75, 1, 1),
+        {},
+        torch.arange(525),
+        (2, 3),
     )
     repeated = PartDiscoveryTask(
         task.network, more, task.labels.repeat(75, 1, 1), task.known, task.regions, task.recipe

@@ -537,7 +537,7 @@ def test_other_precisions(precision: torch.dtype) -> None:
     assert wanted.weights is not None
     alike = nn.functional.cosine_similarity(found.weights.float().flatten(2), wanted.weights.flatten(2), dim=2)
     assert float(alike.min()) > 0.99
-    once = Competition(sizes=(1.0,))
+    once = Competition(input_scales=(1.0,))
     competed = compete(observation, ASKED, translator, competition=once).maps
     assert bool(competed.isfinite().all())
     assert competed.dtype == torch.float32

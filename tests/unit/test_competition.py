@@ -27,7 +27,7 @@ from planted_words import Colours, planted_model
 from tolerance import assert_agree
 
 ASKED = parse_concepts("cat, wheel, a made-up thing")
-ONCE = Competition(sizes=(1.0,))
+ONCE = Competition(input_scales=(1.0,))
 
 
 def reading(name: str) -> cl.Backbone:
@@ -148,7 +148,7 @@ FIXED = ("timm vit3", "timm vit_relpos", "timm coatnet", "hf vit", "hf clip visi
 def test_a_model_of_one_input_size_keeps_to_it_and_says_so(name: str) -> None:
     observation, words = looking(name)
     found = compete(observation, ASKED, words)
-    assert found.source.settings["sizes"] == (ARCHITECTURES[name].size,)
+    assert found.source.settings["input_sizes"] == (ARCHITECTURES[name].size,)
     assert_agree(found.maps, compete(observation, ASKED, words, competition=ONCE).maps)
     with pytest.raises((RuntimeError, ValueError, AssertionError)):
         observation.forward(observation.images.new_zeros(1, 3, *(4 * side for side in ARCHITECTURES[name].size)))
@@ -206,11 +206,11 @@ def test_a_tensor_is_explained_at_its_own_size_alone() -> None:
     fixed = reading("hf vit")
     at_its_size = fixed.observe(random_images((48, 64), 1))
     words = Resized(at_its_size.embedding.shape[1])
-    assert compete(at_its_size, ASKED, words).source.settings["sizes"] == ((48, 64),)
+    assert compete(at_its_size, ASKED, words).source.settings["input_sizes"] == ((48, 64),)
     its_own_transform = dataclasses.replace(model, transform=None)
     observation = its_own_transform.observe(random_images((96, 160), 1))
     words = Resized(observation.embedding.shape[1])
-    assert compete(observation, ASKED, words).source.settings["sizes"] == ((96, 160),)
+    assert compete(observation, ASKED, words).source.settings["input_sizes"] == ((96, 160),)
 
 
 def test_a_size_that_is_no_multiple_of_a_step_is_kept_as_it_is() -> None:
@@ -249,7 +249,7 @@ def test_maps_of_every_transform_are_finite_and_show_something(name: str) -> Non
     observation = model.observe(photo())
     found = compete(observation, ASKED, Resized(observation.embedding.shape[1]))
     own = TRANSFORMS[name].size
-    assert found.source.settings["sizes"] == tuple((own[0] * f, own[1] * f) for f in (1, 2, 4))
+    assert found.source.settings["input_sizes"] == tuple((own[0] * f, own[1] * f) for f in (1, 2, 4))
     assert bool(found.maps.isfinite().all())
     assert bool((found.maps.amax((2, 3)) > found.maps.amin((2, 3))).all())
 
@@ -259,8 +259,8 @@ def test_the_record_tells_how_it_was_made() -> None:
     how = Competition((1.0, 2.0), False, 0.5, 14, 2.0, 0.2, 1, 2.0)
     found = compete(observation, ASKED, words, competition=how)
     settings = found.source.settings
-    assert {name: settings[name] for name in dataclasses.asdict(how) if name != "sizes"} == {
-        name: value for name, value in dataclasses.asdict(how).items() if name != "sizes"
+    assert {name: settings[name] for name in dataclasses.asdict(how) if name != "input_scales"} == {
+        name: value for name, value in dataclasses.asdict(how).items() if name != "input_scales"
     }
     assert (found.source.method, found.source.layer, settings["text"]) == ("competition", "layer4", "resized")
     assert found.maps.shape == (2, 3, 14, 14)
@@ -305,7 +305,7 @@ def test_the_planted_colour_is_found_and_no_other(several_sizes: bool) -> None:
         observation = model.observe(scene.image)
         names = [f"{colour}:colour" for colour in scene.masks]
         found = compete(observation, names)
-        assert len(found.source.settings["sizes"]) == (3 if several_sizes else 1)
+        assert len(found.source.settings["input_sizes"]) == (3 if several_sizes else 1)
         right, wrong = masks_of(scene)
         own.append(pointing_energy(found, right).values)
         other.append(pointing_energy(found, wrong).values)
@@ -346,8 +346,8 @@ def test_two_pairs_share_the_mean_of_their_scores() -> None:
     "wrong",
     [
         {"grid": 0},
-        {"sizes": ()},
-        {"sizes": (-1.0,)},
+        {"input_scales": ()},
+        {"input_scales": (-1.0,)},
         {"affinity_temperature": 0.0},
         {"sharpness": math.nan},
         {"propagation_steps": -1},

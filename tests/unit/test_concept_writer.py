@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from conceptlens.bottleneck.concept_writing import concept_writer
-from conceptlens.bottleneck.concept_writing.concept_writer import PROMPTS, parse_answer, write_concepts
+from conceptlens.bottleneck.concept_writing.concept_writer import WRITER_PROMPTS, parse_answer, write_concepts
 from conceptlens.concepts.concept_set import ConceptSet
 from conceptlens.io.errors import InputError
 
@@ -102,7 +102,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 @pytest.fixture(autouse=True)
 def one_short_question(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if "published" not in request.node.name:
-        asking(monkeypatch, PROMPTS=ONE, SAMPLES=1, TIMEOUT=5.0, MAX_RETRIES=2)
+        asking(monkeypatch, WRITER_PROMPTS=ONE, SAMPLES=1, TIMEOUT=5.0, MAX_RETRIES=2)
 
 
 def asking(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
@@ -136,7 +136,7 @@ def test_every_class_is_asked_every_prompt_twice_as_published(server: Server, tm
         "model": "toy", "temperature": 0.7, "max_tokens": 256,
     }  # fmt: skip
     asked = [body["messages"][0]["content"] for body in server.asked]
-    assert asked[:2] == [PROMPTS["important"].replace("{}", "cardinal")] * 2
+    assert asked[:2] == [WRITER_PROMPTS["important"].replace("{}", "cardinal")] * 2
     assert asked[-1].endswith('List the things most commonly seen around a "tree {frog}":')
     assert set(server.paths) == {"/v1/chat/completions"}
     assert set(server.keys) == {f"Bearer {KEY}"}
@@ -149,13 +149,13 @@ def test_every_class_is_asked_every_prompt_twice_as_published(server: Server, tm
 
 
 def test_prompts_are_as_published() -> None:
-    assert list(PROMPTS) == ["important", "superclass", "around"]
-    assert PROMPTS["superclass"] == (
+    assert list(WRITER_PROMPTS) == ["important", "superclass", "around"]
+    assert WRITER_PROMPTS["superclass"] == (
         'Give superclasses for the word "tench":\n\n-fish\n-vertebrate\n-animal\n\nGive superclasses for the word '
         '"beer glass":\n\n-glass\n-container\n-object\n\nGive superclasses for the word "{}":'
     )
-    assert PROMPTS["important"].count('for recognizing something as a "') == 3
-    assert PROMPTS["around"].count("List the things most commonly seen around a ") == 3
+    assert WRITER_PROMPTS["important"].count('for recognizing something as a "') == 3
+    assert WRITER_PROMPTS["around"].count("List the things most commonly seen around a ") == 3
 
 
 def test_what_was_answered_is_not_asked_again(server: Server, tmp_path: Path) -> None:
@@ -218,10 +218,11 @@ def test_a_last_line_without_its_end_counts(server: Server, tmp_path: Path) -> N
 
 def test_a_killed_run_goes_on_where_it_stopped(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = tmp_path / "a.jsonl"
-    asking(monkeypatch, PROMPTS={"p": "a {}"})
+    asking(monkeypatch, WRITER_PROMPTS={"p": "a {}"})
     code = (
         "from conceptlens.bottleneck.concept_writing import concept_writer as w; import sys; "
-        "w.PROMPTS, w.SAMPLES = {'p': 'a {}'}, 1; w.write_concepts(list('abcdefgh'), sys.argv[1], 'toy', sys.argv[2])"
+        "w.WRITER_PROMPTS, w.SAMPLES = {'p': 'a {}'}, 1\n"
+        "w.write_concepts(list('abcdefgh'), sys.argv[1], 'toy', sys.argv[2])"
     )
     server.replies = [Reply(f"-{n}") for n in range(3)] + [Reply(then="wait")]
     run = subprocess.Popen([sys.executable, "-c", code, server.url, str(record)])

@@ -380,7 +380,7 @@ def test_the_command_trains_and_says_what_came_of_it(
     numbers = json.loads(done.stdout)
     assert numbers["schema"] == "conceptlens.fit-ce-fam/2"
     assert (numbers["photos"], numbers["epochs"], numbers["layers"]) == (40, 2, ["second"])
-    assert numbers["sizes"] == [12, 8, 6, 14]
+    assert numbers["layer_widths"] == [12, 8, 6, 14]
     assert [Path(failure["name"]).name for failure in numbers["failures"]] == ["bad.png"]
     assert "bad.png" in done.stderr
     assert "40 photos" in done.stderr

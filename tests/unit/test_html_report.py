@@ -119,7 +119,7 @@ def test_concepts_of_a_branch_and_in_competition_are_shown_with_the_call_that_ma
 ) -> None:
     translator = branch_of(observation.model, PLAIN)
     observed = observation.model.observe(data.chelsea(), translator.layers)
-    once = cl.Competition(sizes=(1.0,), mirrored=False)
+    once = cl.Competition(input_scales=(1.0,), mirrored=False)
     explanations = [
         cl.ce_fam(observed, translator, ["cat"]),
         cl.explain(observed, ["cat"], branch=translator, regions="competing"),

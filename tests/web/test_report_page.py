@@ -546,7 +546,7 @@ def test_a_map_of_ones_own_without_model_and_class_is_shown_without_empty_words(
     assert tab.locator("#answer").inner_text() == "cat.png"
     assert "a map of your own" in tab.locator("tr[data-question='0']").inner_text()
     assert tab.locator("#box-unknown").is_visible()
-    for hidden in ("#command-line", "#word-concept", "#word-unusual", "#word-contribution", "#predictions"):
+    for hidden in ("#command-line", "#word-concept", "#word-z-score", "#word-contribution", "#predictions"):
         assert not tab.locator(hidden).is_visible()
     assert pixels(tab)[80, 120, 3] > 100  # the map's middle is the photo's middle
 

@@ -118,7 +118,7 @@ def _print_result(made: Translator, out: Path, as_json: bool, start: float) -> N
             "model": made.model,
             "vlm": made.teacher.name,
             "layers": list(made.layers),
-            "sizes": [made.branch.width, *made.branch.hidden, made.branch.dimension],
+            "layer_widths": [made.branch.width, *made.branch.hidden, made.branch.dimension],
             **{name: training[name] for name in kept},
             "failures": failures,
             "out": str(out),

@@ -32,7 +32,7 @@ class Competition:
     """Settings of `compete`; the defaults were chosen by localisation on the train photos of a COCO sample.
 
     Args:
-        sizes: Input sizes, as multiples of the model's own, as far as it accepts others.
+        input_scales: Input sizes, as multiples of the model's own, as far as it accepts others.
         mirrored: Whether each size is also run mirrored.
         centering: Share of the photo's mean cell that is subtracted from every cell, from 0 to 1: large values favour
             small things, small ones what covers most of a photo.
@@ -46,7 +46,7 @@ class Competition:
         InputError: For a number out of its range.
     """
 
-    sizes: tuple[float, ...] = (1.0, 2.0, 4.0)
+    input_scales: tuple[float, ...] = (1.0, 2.0, 4.0)
     mirrored: bool = True
     centering: float = 0.5
     grid: int = 28
@@ -59,14 +59,15 @@ class Competition:
         """Check every number."""
         above = {"grid": self.grid, "affinity_temperature": self.affinity_temperature, "power": self.power}
         wrong = [f"{name}={value}" for name, value in above.items() if not 0 < value < float("inf")]
-        wrong += [f"sizes={self.sizes}"] if not self.sizes or not all(0 < f < 100 for f in self.sizes) else []
+        scales = self.input_scales
+        wrong += [f"input_scales={scales}"] if not scales or not all(0 < f < 100 for f in scales) else []
         wrong += [f"sharpness={self.sharpness}"] if not 0 <= self.sharpness < float("inf") else []
         wrong += [f"propagation_steps={self.propagation_steps}"] if self.propagation_steps < 0 else []
         wrong += [f"centering={self.centering}"] if not 0 <= self.centering <= 1 else []
         if wrong:
             raise InputError(
-                f"a competition with {', '.join(wrong)} was given; sizes, grid, affinity_temperature and power are "
-                "above 0, sharpness and propagation_steps at least 0, centering between 0 and 1"
+                f"a competition with {', '.join(wrong)} was given; input_scales, grid, affinity_temperature "
+                "and power are above 0, sharpness and propagation_steps at least 0, centering between 0 and 1"
             )
 
 
@@ -103,8 +104,8 @@ def compete(
         a cell. They have no channel weights.
 
     Raises:
-        InputError: For a batch tensor, which has no other sizes, unless the model or `Competition(sizes=(1.0,))` needs
-            none.
+        InputError: For a batch tensor, which has no other sizes, unless the model or `Competition(input_scales=(1.0,))`
+            needs none.
         InputTypeError: `observation` is no `Observation`.
     """
     check_observation(observation)
@@ -114,14 +115,14 @@ def compete(
     named = parse_concepts(concepts)
     gathered = [score_concepts(observation, pair, _with_rivals(named)) for pair in pairs]
     weights = torch.stack([_last_weights(observation, scored, name).float() for scored in gathered], dim=1)
-    sizes = larger_sizes(observation, settings.sizes)
+    sizes = larger_sizes(observation, settings.input_scales)
     regions = [
         _region_shares(_photo_cells(observation, i, name, sizes, settings), weights[i], named, settings)
         for i in range(len(observation.image_info))
     ]
     scored = gathered[0]
     chosen = scored.all_indices()[:, : len(named)]
-    record = {"text": " + ".join(pair.name for pair in pairs), **asdict(settings), "sizes": tuple(sizes)}
+    record = {"text": " + ".join(pair.name for pair in pairs), **asdict(settings), "input_sizes": tuple(sizes)}
     return Explanation(
         maps=(torch.stack(regions) * len(vocabulary())) ** settings.power,
         weights=None,

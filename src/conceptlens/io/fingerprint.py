@@ -36,14 +36,14 @@ def settings_fingerprint(settings: Any) -> str:
 def files_fingerprint(files: Iterable[Path]) -> str:
     """Return a fingerprint of files by path, size and time of change, without reading them."""
 
-    def described(file: Path) -> str:
+    def file_mark(file: Path) -> str:
         try:
             about = file.stat()
         except OSError:
             return f"{file.absolute()} missing"
         return f"{file.absolute()} {about.st_size} {about.st_mtime_ns}"
 
-    return texts_fingerprint(map(described, files))
+    return texts_fingerprint(map(file_mark, files))
 
 
 def weights_fingerprint(module: nn.Module) -> str:

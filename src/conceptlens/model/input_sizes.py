@@ -70,7 +70,7 @@ def cells_at(
     if given.others and (mirrored or size != own):
         raise InputError(
             f"{observation.model.name} was observed with {', '.join(given.others)}, which cannot be mirrored or "
-            "resized with the photo; use Competition(sizes=(1.0,), mirrored=False)"
+            "resized with the photo; use Competition(input_scales=(1.0,), mirrored=False)"
         )
     shown = _shown(observation, image, size)
     images = torch.cat([shown, shown.flip(3)]) if mirrored else shown

@@ -76,7 +76,7 @@ def anatomy(
     Raises:
         InputError: No layer has a grid of cells that reaches the output.
     """
-    seen: list[tuple[str, Tensor]] = []
+    outputs: list[tuple[str, Tensor]] = []
     origins: dict[int, int] = {}
     nodes: dict[int, Any] = {}
 
@@ -88,8 +88,8 @@ def anatomy(
         with torch.enable_grad():  # a trunk may turn gradients off; what its last layer puts out still counts
             # a copy, since a model output may hold more than this tensor: only a changed one tells whether it is read
             handed = (tensor if tensor.requires_grad else tensor.detach().requires_grad_()).clone()
-        origins[id(handed)] = origins.get(id(tensor), len(seen))
-        seen.append((name, handed))
+        origins[id(handed)] = origins.get(id(tensor), len(outputs))
+        outputs.append((name, handed))
         nodes[id(handed)] = handed.grad_fn  # now: an in-place operation may give it another one
         return handed
 
@@ -104,13 +104,13 @@ def anatomy(
         {name: lambda tensor, name=name: entered.update({name: tensor}) for name in linear},
     )
     output = read(raw)
-    classifier = _find_classifier(module, seen, output)
+    classifier = _find_classifier(module, outputs, output)
     if classifier is not None:  # a head initialised with zeros must not hide what it reads
         output = entered[classifier]
     size = (noise.shape[0], noise.shape[2], noise.shape[3])
     queries = _queries(raw)
-    seen = [(name, tensor) for name, tensor in seen if tensor.ndim != 3 or tensor.shape[1] != queries]
-    every = _grids(seen, size, prefix, channels_last)
+    outputs = [(name, tensor) for name, tensor in outputs if tensor.ndim != 3 or tensor.shape[1] != queries]
+    every = _grids(outputs, size, prefix, channels_last)
     grids = [one for one in every if _is_worth_naming(module, one[0], one[2])]
     reached = _reached([tensor for _, tensor, _ in grids], [grid for _, _, grid in grids], output)
     cuts = _cuts(output, noise)
@@ -133,15 +133,15 @@ def _queries(output: Any) -> int | None:
 
 
 def _grids(
-    seen: list[tuple[str, Tensor]],
+    outputs: list[tuple[str, Tensor]],
     size: tuple[int, int, int],
     prefix: int | None,
     channels_last: bool | None,
 ) -> list[tuple[str, Tensor, Grid]]:
     """Return the grid of every layer that ran once and whose output can be read as cells."""
-    times = Counter(name for name, _ in seen)
+    times = Counter(name for name, _ in outputs)
     found = []
-    for name, tensor in seen:
+    for name, tensor in outputs:
         if times[name] > 1:
             continue
         try:
@@ -238,9 +238,9 @@ def _inside_attention(module: nn.Module) -> list[str]:
     ]
 
 
-def _find_classifier(module: nn.Module, seen: list[tuple[str, Tensor]], output: Tensor) -> str | None:
+def _find_classifier(module: nn.Module, outputs: list[tuple[str, Tensor]], output: Tensor) -> str | None:
     """Return the last linear layer whose output is the output itself."""
-    for name, tensor in reversed(seen):
+    for name, tensor in reversed(outputs):
         linear = isinstance(module.get_submodule(name), nn.Linear)
         if linear and tensor.shape == output.shape and torch.equal(tensor.detach(), output.detach()):
             return name

@@ -75,9 +75,9 @@ def outliers(vectors: Vectors, labels: Names, score: OutlierScore = "distance", 
             reason = f"{len(own)} rows; outliers are ranked among at least {MIN_ROWS}"
             found[name] = Outliers(np.empty(0, np.int64), np.empty(0), np.empty(0, bool), reason)
             continue
-        unusual = SCORES[score](rows[own], seed)
-        order = np.argsort(-unusual, kind="stable")
-        found[name] = Outliers(own[order], unusual[order], unusual[order] > np.quantile(unusual, 1 - SHARE))
+        values = SCORES[score](rows[own], seed)
+        order = np.argsort(-values, kind="stable")
+        found[name] = Outliers(own[order], values[order], values[order] > np.quantile(values, 1 - SHARE))
     return found
 
 

@@ -122,7 +122,7 @@ def train_network(
             for rows in islice(schedule.batches(task.rows, shuffler), state.batch, None):
                 state = loop.step(state, rows, total)
                 if update is not None:
-                    update(state.step, None, _described(state, schedule, run))
+                    update(state.step, None, _progress_text(state, schedule, run))
             losses = {} if validate is None else validate()
             state = loop.epoch(replace(state, generator=shuffler.get_state()), losses)
         loop.save(state)
@@ -215,7 +215,7 @@ def _restored(
     return state
 
 
-def _described(state: TrainingState, schedule: Schedule, run: TrainingRun) -> str:
+def _progress_text(state: TrainingState, schedule: Schedule, run: TrainingRun) -> str:
     """Return the text beside the progress bar."""
     if not state.history:
         return run.folder.name

@@ -23,7 +23,7 @@ from conceptlens.io.errors import InputError
 from conceptlens.io.progress import progress
 
 # As published with Label-free CBM (Oikarinen et al., ICLR 2023), for GPT-3; for CUB "important" only.
-PROMPTS: dict[str, str] = {
+WRITER_PROMPTS: dict[str, str] = {
     "important": (
         'List the most important features for recognizing something as a "goldfish":\n\n'
         "-bright orange color\n-a small, round body\n-a long, flowing tail\n-a small mouth\n-orange fins\n\n"
@@ -160,7 +160,7 @@ def _questions(classes: Sequence[str], model: str, request: Mapping[str, object]
     except (TypeError, ValueError) as error:
         raise InputError(f"the request's fields are {dict(request)} ({error}); give what JSON can hold") from None
     for name in names:
-        for prompt, text in PROMPTS.items():
+        for prompt, text in WRITER_PROMPTS.items():
             message = {"role": "user", "content": text.replace("{}", name)}
             body = {"model": model, "messages": [message], **request}
             yield from (ChatPrompt(name, prompt, sample, body) for sample in range(SAMPLES))

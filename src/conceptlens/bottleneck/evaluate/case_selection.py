@@ -155,8 +155,8 @@ def _pairs(table: BottleneckTable, confusions: Sequence[tuple[int, int, int]]) -
         second = table.logits.topk(2, dim=1).indices[:, 1].tolist()
         times.update((min(a, b), max(a, b)) for a, b in zip(table.classes.tolist(), second, strict=True))
     found = sorted(times.items(), key=lambda one: (-one[1], one[0]))[:MAX_PAIRS]
-    most = Counter({(a, b): count for a, b, count in confusions})
-    return [(a, b) if most[a, b] >= most[b, a] else (b, a) for (a, b), _ in found]
+    counts = Counter({(a, b): count for a, b, count in confusions})
+    return [(a, b) if counts[a, b] >= counts[b, a] else (b, a) for (a, b), _ in found]
 
 
 def _photos(table: BottleneckTable, classes: Sequence[int], count: int) -> list[int]:

@@ -148,25 +148,25 @@ def _both(scores: Mapping[str, Score], known: MapAnnotations) -> dict[str, Score
 
 @dataclass(frozen=True, eq=False)
 class TopMaps:
-    """The most active of `seen` photos for each concept: their activations, their rows in the set, their maps."""
+    """The most active of `photos_read` photos for each concept: activations, rows in the set, maps."""
 
     activations: Float[Tensor, "rank concept"]
     rows: Int[Tensor, "rank concept"]
     maps: Float[Tensor, "rank concept height width"]
-    seen: int
+    photos_read: int
 
 
 def most_active(table: BottleneckTable, before: TopMaps | None) -> TopMaps:
     """Return the `TOP` photos in which each mapped concept is most active, of `table` and of those read before it."""
-    seen = before.seen if before else 0
+    photos_read = before.photos_read if before else 0
     active, maps = table.activations[:, list(table.mapped)], table.maps
-    rows = (torch.arange(len(active)) + seen)[:, None].expand_as(active)
+    rows = (torch.arange(len(active)) + photos_read)[:, None].expand_as(active)
     if before:
         active, rows = torch.cat([before.activations, active]), torch.cat([before.rows, rows])
         maps = torch.cat([before.maps, maps])
     best = active.sort(dim=0, descending=True, stable=True).indices[:TOP]
     chosen = maps.gather(0, best[..., None, None].expand(-1, -1, *maps.shape[2:]))
-    return TopMaps(active.gather(0, best), rows.gather(0, best), chosen, seen + len(table.indices))
+    return TopMaps(active.gather(0, best), rows.gather(0, best), chosen, photos_read + len(table.indices))
 
 
 def purity_scores(top: TopMaps, keypoints: Keypoints, names: Sequence[str], used: Sequence[bool], seed: int) -> Scores:
@@ -183,7 +183,7 @@ def purity_scores(top: TopMaps, keypoints: Keypoints, names: Sequence[str], used
             continue
         draw = torch.Generator().manual_seed(seed * len(used) + concept)
         rows = top.rows[:, concept]
-        others = torch.randperm(top.seen, generator=draw)[: len(rows)]
+        others = torch.randperm(top.photos_read, generator=draw)[: len(rows)]
         noise = torch.rand(len(rows), 1, *size, generator=draw)
         measured = {
             OWN: (top.maps[:, [concept]], rows),
@@ -191,8 +191,8 @@ def purity_scores(top: TopMaps, keypoints: Keypoints, names: Sequence[str], used
             "random": (noise, others),
         }
         for control, (maps, which) in measured.items():
-            seen = keypoints.select(which)
-            own = Keypoints(seen.xy, seen.visible, seen.own[[concept]], seen.present[:, [concept]], seen.sizes)
+            those = keypoints.select(which)
+            own = Keypoints(those.xy, those.visible, those.own[[concept]], those.present[:, [concept]], those.sizes)
             pure = part_purity(maps, own, merged, torch.arange(len(maps), 0, -1)[:, None].float())
             for name in PURITIES:
                 found[name][control].append(getattr(pure, name.removeprefix("purity_")))

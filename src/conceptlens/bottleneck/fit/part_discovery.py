@@ -59,7 +59,7 @@ class PartDiscoveryTask:
     """Finding parts from the properties that concepts name, without keypoints."""
 
     network: nn.Module
-    seen: Hypercolumns
+    hypercolumns: Hypercolumns
     labels: Float[Tensor, "image part property"]
     known: Bool[Tensor, "part property"]
     regions: tuple[tuple[int, ...], ...]
@@ -73,7 +73,9 @@ class PartDiscoveryTask:
     def loss(self, network: nn.Module, mine: Tensor, whole: Tensor, gather: Gather, done: float) -> Tensor:
         """Return the loss of the module's docstring."""
         device = _attention(network).device
-        logs, read = network(self.seen.columns[mine].to(device).float(), self.seen.readings[mine].to(device))
+        logs, read = network(
+            self.hypercolumns.columns[mine].to(device).float(), self.hypercolumns.readings[mine].to(device)
+        )
         logs, read = gather(logs), gather(read)
         labels, known = self.labels[whole].to(device), self.known.to(device)
         attention = logs.exp()
@@ -82,7 +84,7 @@ class PartDiscoveryTask:
         unit = nn.functional.normalize(attention, dim=2)
         alike = (torch.einsum("npu,nqu->npq", unit, unit).sum((1, 2)) - parts).mean() / (parts * (parts - 1))
         loss = loss + self.recipe.apart * alike + self.recipe.small / 2 * _attention(network).square().sum()
-        centres = torch.einsum("npu,ud->npd", attention, cell_centres(self.seen.grid).to(device))
+        centres = torch.einsum("npu,ud->npd", attention, cell_centres(self.hypercolumns.grid).to(device))
         for region in self.regions:
             own = centres[:, region]
             loss = loss + self.recipe.together * (own - own.mean(1, keepdim=True)).square().sum(2).mean()

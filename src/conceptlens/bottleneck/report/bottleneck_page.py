@@ -171,7 +171,7 @@ def _concept(one: ConceptResult, weights: Any, classes: Sequence[str]) -> dict[s
         "label": one.label,
         "part": one.part or "",
         "classes": one.classes,
-        "most": f"{classes[best]} {signed(float(weights[best]))}" if float(weights[best]) > 0 else "–",
+        "top_class": f"{classes[best]} {signed(float(weights[best]))}" if float(weights[best]) > 0 else "–",
         "photos": "–" if one.photos is None else one.photos,
         "auroc": number(one.auroc),
         "error": number(one.keypoint_error),

@@ -99,8 +99,8 @@ def _right(result: BottleneckResult, record: Mapping[str, Any]) -> str:
 
 def _many(result: BottleneckResult, labels: Sequence[str]) -> str:
     value = result.metric("concepts_per_class").value
-    most = "" if value is None else number(value.mean)
-    return f"{most} of {len(labels)} for each class on average; the others have a weight of exactly 0 there."
+    mean = "" if value is None else number(value.mean)
+    return f"{mean} of {len(labels)} for each class on average; the others have a weight of exactly 0 there."
 
 
 def _meant(result: BottleneckResult) -> str:

@@ -31,16 +31,16 @@ def corrections(result: BottleneckResult) -> dict[str, Any] | None:
     if not curves:
         return None
     first = curves[PERCENTILES]
-    most = first.points[-1].corrected or 1
+    max_corrected = first.points[-1].corrected or 1
     return {
         "text": intervention_sentence(result),
-        "most": first.points[-1].corrected,
+        "max_corrected": first.points[-1].corrected,
         "n_orders": first.n_orders,
         "means": PRESENCE_MEANS in curves,
         "height": HEIGHT,
-        "across": [{"at": _share(point.corrected / most), "text": point.corrected} for point in first.points],
+        "across": [{"at": _share(point.corrected / max_corrected), "text": point.corrected} for point in first.points],
         "up": [{"at": _high(tick), "text": f"{tick:.0%}"} for tick in TICKS],
-        "curves": [_drawn(name, curves[name], most) for name in reversed(DRAWN) if name in curves],
+        "curves": [_drawn(name, curves[name], max_corrected) for name in reversed(DRAWN) if name in curves],
         "columns": [DRAWN[name][1] for name in DRAWN if name in curves],
         "rows": [_row(index, curves) for index in range(len(first.points))],
     }
@@ -78,7 +78,7 @@ def _does(difference: Interval) -> str:
     return f"{'helps' if difference.mean > 0 else 'harms'} by {points} (95%: {low} to {high})"
 
 
-def _drawn(name: str, one: InterventionCurve, most: int) -> dict[str, Any]:
+def _drawn(name: str, one: InterventionCurve, max_corrected: int) -> dict[str, Any]:
     """Return where a curve is in the plot: dots with their intervals, and the lines between them."""
     style, title = DRAWN[name]
     dots = []
@@ -86,7 +86,12 @@ def _drawn(name: str, one: InterventionCurve, most: int) -> dict[str, Any]:
         value = point.accuracy
         low, high = (value.mean if end is None else end for end in (value.low, value.high))
         dots.append(
-            {"x": _share(point.corrected / most), "y": _high(value.mean), "low": _high(low), "high": _high(high)}
+            {
+                "x": _share(point.corrected / max_corrected),
+                "y": _high(value.mean),
+                "low": _high(low),
+                "high": _high(high),
+            }
         )
     ends = [_percent(point.accuracy) for point in (one.points[0], one.points[-1])]
     return {

@@ -66,11 +66,11 @@ def movable(weights: Tensor, wrong: Float[Tensor, "class concept"]) -> Bool[Tens
     the weights that violate it most, be they 0 or not.
     """
     classes, concepts = weights.shape
-    most = max(1, int((HELD / classes) ** 0.5) - 1)
+    max_size = max(1, int((HELD / classes) ** 0.5) - 1)
     on = weights != 0
     count = on.sum(1, keepdim=True)
-    room = (count + (count // 2).clamp_min(JOIN)).clamp_max(most)
-    order = torch.where(on & (count < most), torch.inf, wrong).argsort(dim=1, descending=True, stable=True)
+    room = (count + (count // 2).clamp_min(JOIN)).clamp_max(max_size)
+    order = torch.where(on & (count < max_size), torch.inf, wrong).argsort(dim=1, descending=True, stable=True)
     indices = torch.arange(concepts, device=weights.device).expand(classes, concepts)
     rank = torch.empty_like(order).scatter_(1, order, indices)
     return (on | (wrong > 0)) & (rank < room)

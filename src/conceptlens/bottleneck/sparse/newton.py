@@ -58,9 +58,9 @@ def minimise(
     state: SolverState,
     support: Bool[Tensor, "class concept"] | None,
     goal: float,
-    most: int,
+    max_steps: int,
 ) -> tuple[SolverState, Certificate, int]:
-    """Step until the duality gap is at most `goal`, nothing is gained any more, or `most` steps were tried.
+    """Step until the duality gap is at most `goal`, nothing is gained any more, or `max_steps` steps were tried.
 
     Returns the last state, its certificate, and the number of steps that were tried.
 
@@ -77,7 +77,7 @@ def minimise(
     What is returned is the outcome of a step, so its zeros are exact.
     """
     small, steps, idle, trail = 0.3 * goal, 0, 0, [state]
-    while steps < most:
+    while steps < max_steps:
         before = state.objective(penalty)
         state, tried = _step(rows, penalty, _with_blocks(rows, penalty, state), support)
         steps += tried
@@ -89,7 +89,7 @@ def minimise(
                 return state, certificate, steps
             small *= 0.1
         trail.append(state)
-        if len(trail) > REMEMBERED and steps < most:
+        if len(trail) > REMEMBERED and steps < max_steps:
             there = _extrapolate(rows, trail, support)
             state = there if there.objective(penalty) < state.objective(penalty) else state
             trail = [state]

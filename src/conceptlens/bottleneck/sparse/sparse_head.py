@@ -237,9 +237,9 @@ def head_at(path: SparsePath, target: float, refit: bool = False) -> LinearHead:
     """
     solution = path.reach(target)
     if solution is None:
-        most = max(solution.nec for solution in path.solutions)
+        end = max(solution.nec for solution in path.solutions)
         raise InputError(
-            f"the path ends at NEC {most:g}, before {target}; take more points or a higher max_nec, or leave this out"
+            f"the path ends at NEC {end:g}, before {target}; take more points or a higher max_nec, or leave this out"
         )
     weights, bias = truncate(solution.weights, target), solution.bias
     if refit:

@@ -59,8 +59,8 @@ class StandardizedRows:
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield z-scores `[row concept]` and labels `[row]`."""
-        most = _rows_at_once(self.features.shape[1], self.classes)
-        for features, labels in zip(self.features.split(most), self.labels.split(most), strict=True):
+        chunk_rows = _rows_at_once(self.features.shape[1], self.classes)
+        for features, labels in zip(self.features.split(chunk_rows), self.labels.split(chunk_rows), strict=True):
             yield self.standardization.apply(features), labels
 
     @cached_property
@@ -166,9 +166,9 @@ def _rows_at_once(concepts: int, classes: int) -> int:
     return max(256, CHUNK // (2 * concepts + 4 * classes))
 
 
-def _standard(features: Tensor, most: int) -> Standardization:
+def _standard(features: Tensor, chunk_rows: int) -> Standardization:
     total = features.new_zeros(features.shape[1], dtype=torch.double)
-    for chunk in features.split(most):
+    for chunk in features.split(chunk_rows):
         total += chunk.double().sum(0)
     mean = total / len(features)
     if not bool(mean.isfinite().all()):
@@ -177,7 +177,7 @@ def _standard(features: Tensor, most: int) -> Standardization:
             f"{wrong} values of the features are not finite; expected none, so mend or leave out those rows"
         )
     square = torch.zeros_like(mean)
-    for chunk in features.split(most):
+    for chunk in features.split(chunk_rows):
         square += (chunk.double() - mean).square_().sum(0)
     varies = features.amax(0) > features.amin(0)
     return Standardization(mean, torch.where(varies, (square / (len(features) - 1)).sqrt(), 0.0))

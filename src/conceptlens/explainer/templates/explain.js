@@ -364,7 +364,7 @@
     find("contribution-words").textContent = contributionWords(target, against);
     find("concept-words").textContent = conceptWords();
     const hasConcepts = image().questions.some((one) => one.kind === "concept");
-    for (const id of ["word-concept", "word-unusual", "word-contribution"]) find(id).hidden = !hasConcepts;
+    for (const id of ["word-concept", "word-z-score", "word-contribution"]) find(id).hidden = !hasConcepts;
     find("box-unknown").hidden = image().box_known;
     find("word-competing").hidden = !image().questions.some(isCompeting);
   }
@@ -409,7 +409,7 @@
     const radio = make("input", { type: "radio", name: "question", value: String(index), checked: index === state.question });
     const words = make("span", {}, make("b"), make("small"));
     const what = make("label", { className: "what" }, radio, thumb(item), words);
-    const cells = [make("td", {}, what), make("td", { className: "where" }), figure("score", ""), figure("unusual", sigma(item.z_score)), much(item)];
+    const cells = [make("td", {}, what), make("td", { className: "where" }), figure("score", ""), figure("z-score", sigma(item.z_score)), much(item)];
     cells.forEach((cell) => cell.setAttribute("role", "cell"));
     const element = make("tr", { role: "row", "data-question": String(index) }, ...cells);
     radio.addEventListener("change", () => choose(index));
