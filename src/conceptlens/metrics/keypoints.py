@@ -117,7 +117,10 @@ def keypoint_error(maps: MapsOrPeaks, keypoints: Keypoints, grid: tuple[int, int
         grid: Rows and columns of the reference grid.
 
     Returns:
-        `values[image concept]`.
+        `values[image concept]`, in squared cells.
+
+    Raises:
+        InputError: `grid` has no cells, maps or peaks and keypoints do not fit, or a value is not finite.
     """
     return _own_error(maps, keypoints, _cells(keypoints, grid), lambda apart: apart)
 
@@ -133,6 +136,9 @@ def keypoint_distance(maps: MapsOrPeaks, keypoints: Keypoints) -> Score:
 
     Returns:
         `values[image concept]`.
+
+    Raises:
+        InputError: `sizes` are missing, maps or peaks and keypoints do not fit, or a value is not finite.
     """
     return _own_error(maps, keypoints, _diagonals(keypoints), torch.sqrt)
 
@@ -147,6 +153,10 @@ def keypoint_pointing(maps: MapsOrPeaks, keypoints: Keypoints, share: float = 0.
 
     Returns:
         `values[image concept]`.
+
+    Raises:
+        InputError: `share` is not above 0 up to 1, `sizes` are missing, maps or peaks and keypoints
+            do not fit, or a value is not finite.
     """
     if not 0 < share <= 1:
         raise InputError(f"share is {share}; expected a share of the diagonal, above 0 up to 1")
@@ -164,6 +174,9 @@ def keypoint_own(maps: MapsOrPeaks, keypoints: Keypoints) -> Score:
 
     Returns:
         `values[image concept]`.
+
+    Raises:
+        InputError: `sizes` are missing, maps or peaks and keypoints do not fit, or a value is not finite.
     """
     scale = _diagonals(keypoints)
 

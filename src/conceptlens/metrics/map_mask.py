@@ -87,6 +87,9 @@ def pointing_energy(
 
     Returns:
         `values[image question]`.
+
+    Raises:
+        InputError: `normalise` is unknown, or shapes or types do not fit, or a map is not finite.
     """
     if normalise not in ("none", "minmax"):
         raise InputError(f"no normalise '{normalise}'; there are: none, minmax")
@@ -107,6 +110,9 @@ def pointing_game(explained: Maps, masks: Masks, ignored: Ignored = None) -> Sco
 
     Returns:
         `values[image question]`.
+
+    Raises:
+        InputError: Shapes or types do not fit, or a map is not finite.
     """
     return score_pixels(explained, masks, ignored, {"game": _peak_inside})["game"]
 
@@ -138,6 +144,9 @@ def ranked_area(
 
     Returns:
         `values[image question]`.
+
+    Raises:
+        InputError: `ties` or `bins` is unknown, or shapes or types do not fit, or a map is not finite.
     """
     if bins not in ("exact", "published"):
         raise InputError(f"no bins '{bins}'; there are: exact, published")
@@ -158,6 +167,9 @@ def ranked_area_corrected(explained: Maps, masks: Masks, ignored: Ignored = None
 
     Returns:
         `values[image question]`.
+
+    Raises:
+        InputError: Shapes or types do not fit, or a map is not finite.
     """
     return score_pixels(explained, masks, ignored, {"area": _ranked_area_corrected})["area"]
 
@@ -172,6 +184,9 @@ def hit(explained: Maps, masks: Masks, ignored: Ignored = None) -> Score:
 
     Returns:
         `values[image question]`.
+
+    Raises:
+        InputError: Shapes or types do not fit, or a map is not finite.
     """
     return score_pixels(explained, masks, ignored, {"hit": _hit})["hit"]
 
@@ -188,6 +203,9 @@ def best_iou(explained: Maps, masks: Masks, ignored: Ignored = None) -> Score:
 
     Returns:
         `values[image question]`.
+
+    Raises:
+        InputError: Shapes or types do not fit, or a map is not finite.
     """
     return score_pixels(explained, masks, ignored, {"iou": _best_iou})["iou"]
 
@@ -205,6 +223,9 @@ def iou(explained: Maps, masks: Masks, ignored: Ignored = None, share: float = 0
 
     Returns:
         `values[image question]`.
+
+    Raises:
+        InputError: `share` is out of range, shapes or types do not fit, or a map is not finite.
     """
     if not 0 < share <= 1:
         raise InputError(f"share is {share}; expected a share of the highest value, above 0 up to 1")
@@ -224,6 +245,9 @@ def pixel_precision(explained: Maps, masks: Masks, ignored: Ignored = None) -> S
 
     Returns:
         `values[image question]`.
+
+    Raises:
+        InputError: Shapes or types do not fit, or a map is not finite.
     """
     return score_pixels(explained, masks, ignored, {"precision": _pixel_precision})["precision"]
 
@@ -238,6 +262,9 @@ def map_mask_scores(explained: Maps, masks: Masks, ignored: Ignored = None) -> d
 
     Returns:
         A `Score` for each metric by its name.
+
+    Raises:
+        InputError: Shapes or types do not fit, or a map is not finite.
 
     Examples:
         >>> explained = cl.Explanation.from_maps(array, "cat", photos)  # maps of any library

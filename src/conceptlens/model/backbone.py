@@ -242,7 +242,11 @@ class Backbone(PhotoInput):
 
         Args:
             given: The images and the other inputs, on the device of the model.
-            watches: What sees, and may replace, the raw output of layers by name.
+            watches: Functions by layer name: each is called with the layer's raw output and may return a replacement.
+
+        Returns:
+            The raw output, class scores `(image, class)` where the model does not embed, and the embedding `(image,
+            dimension)` where it is known; `None` for what the model does not give.
         """
         entered: list[Tensor] = []
         classifier = self.classifier_name
@@ -263,6 +267,9 @@ class Backbone(PhotoInput):
             raw: What it returned for `images`.
             images: The input tensor `image colour rows columns`.
 
+        Returns:
+            The output `raw` and the grid that reads it as `image channel height width`.
+
         Raises:
             InputError: The output has no grid of cells, or it is not clear which; the message says what to give.
         """
@@ -279,6 +286,9 @@ class Backbone(PhotoInput):
         Args:
             name: A class name (whole, or one of its synonyms), or an integer of Python, numpy or torch.
 
+        Returns:
+            The index of the class in the logits, from 0.
+
         Raises:
             InputError: No class or several have that name; near names are offered.
             InputTypeError: It is neither a name nor an integer.
@@ -286,11 +296,24 @@ class Backbone(PhotoInput):
         return class_index(name, self.class_names, self.name)
 
     def class_name(self, index: int) -> str:
-        """Return the full name of a class, or `class 7` where classes have no names."""
+        """Return the full name of a class, or `class 7` where classes have no names.
+
+        Args:
+            index: Index of the class in the logits, from 0.
+
+        Returns:
+            The name as `class_names` has it, not shortened.
+        """
         return self.class_names[index] if self.class_names and index < len(self.class_names) else f"class {index}"
 
     def to(self, *device: Any) -> Backbone:
-        """Return this backbone with its module moved, as `nn.Module.to` does it.
+        """Return this backbone with its module moved, as `nn.Module.to` does it: in place.
+
+        Args:
+            *device: What `nn.Module.to` takes: a device such as `"cuda"`, a floating dtype, or both.
+
+        Returns:
+            A backbone of the moved module, with everything else unchanged.
 
         Raises:
             InputError: There is no such device.
@@ -303,7 +326,14 @@ class Backbone(PhotoInput):
         return dataclasses.replace(self, module=moved)
 
     def check_layer(self, name: str) -> None:
-        """Raise `InputError` where the module has no layer of that name; near names are offered."""
+        """Refuse a name that no layer of the module has.
+
+        Args:
+            name: As in `module.named_modules()`, such as `layer4.1`.
+
+        Raises:
+            InputError: There is no such layer; near names are offered.
+        """
         names = [n for n, _ in self.module.named_modules() if n]
         if name not in names:
             raise InputError(f"no layer '{name}' in {self.name}; near names: {near(name, names)}")

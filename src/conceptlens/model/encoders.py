@@ -153,11 +153,31 @@ class ClassifierText:
     normalised: bool = False
 
     def encode_image(self, output: ModelOutput) -> Tensor:
-        """Return what enters the classifier."""
+        """Return what enters the classifier.
+
+        Args:
+            output: Of the model whose classifier this is built from.
+
+        Returns:
+            The embedding `(image, dimension)`, in the graph of the output.
+
+        Raises:
+            InputError: The output has no embedding.
+        """
         return output.embedding
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Return a direction per text in the classifier's feature space, float32."""
+        """Return a direction per text in the classifier's feature space.
+
+        Args:
+            texts: At least one text.
+
+        Returns:
+            Directions `(text, dimension)`, float32 on the CPU, not normalised.
+
+        Raises:
+            InputError: No text was given.
+        """
         names = encode_sentences([self.prompt.format(label) for label in self.class_names])
         usual = (encode_sentences([prompt(concept) for concept in vocabulary()]) @ names.T).mean(0)
         closeness = encode_sentences(texts) @ names.T - usual
@@ -173,6 +193,9 @@ def encode_sentences(texts: Sequence[str]) -> Float[Tensor, "text 384"]:
 
     Args:
         texts: At least one text.
+
+    Returns:
+        Unit vectors `(text, 384)`, float32 on the CPU.
 
     Raises:
         InputError: No text was given.

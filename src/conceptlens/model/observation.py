@@ -55,6 +55,12 @@ class Observation(ModelOutput, Generic[Model]):
     The graph begins at the first observed layer and lives exactly as long as this object.
 
     Args:
+        model_name: The name of the model, for records and messages.
+        output: What the module returned, untouched, in the graph.
+        class_scores: Scores `(image, class)` before the softmax, in the graph; `None` where the model has none.
+            `logits` gives the same or refuses.
+        vector: The embedding `(image, dimension)`, in the graph; `None` where it is unknown. `embedding` gives the
+            same or refuses.
         model: The model that was run.
         given: What it was called with.
         layer_outputs: The outputs of the observed layers, by name.
@@ -97,7 +103,13 @@ class Observation(ModelOutput, Generic[Model]):
         return list(self.layer_outputs)[-1]
 
     def layer_output(self, layer: str | None = None) -> LayerOutput:
-        """Return the output of a layer, with its graph; by default of the last one observed.
+        """Return the output of a layer, with its graph.
+
+        Args:
+            layer: An observed layer; by default the last one.
+
+        Returns:
+            The tensor that the layer returned and the grid that reads it as cells.
 
         Raises:
             InputError: The layer was not observed; the message says which were.
@@ -114,7 +126,17 @@ class Observation(ModelOutput, Generic[Model]):
         return self.layer_outputs[name]
 
     def feature(self, layer: str | None = None) -> Float[Tensor, "image channel height width"]:
-        """Return the cells of a layer, detached, whatever its own layout; by default of the last one observed."""
+        """Return the cells of a layer, detached from the graph, whatever its own layout.
+
+        Args:
+            layer: An observed layer; by default the last one.
+
+        Returns:
+            The features `(image, channel, height, width)`, on the model's device.
+
+        Raises:
+            InputError: The layer was not observed.
+        """
         return self.layer_output(layer).cells.detach()
 
     def gradient(self, score: Tensor, layer: str | None = None) -> Float[Tensor, "image question channel height width"]:
@@ -123,6 +145,9 @@ class Observation(ModelOutput, Generic[Model]):
         Args:
             score: A differentiable `(image,)` or `(image, question)` in the graph of this observation.
             layer: An observed layer; by default the last one.
+
+        Returns:
+            `(image, question, channel, height, width)`, in the unit of the score per unit of the feature.
 
         Raises:
             InputError: The score does not depend on the layer.
@@ -145,6 +170,9 @@ class Observation(ModelOutput, Generic[Model]):
             cotangents: Directions `(image, question, dimension)`.
             layer: An observed layer; by default the last one.
 
+        Returns:
+            `(image, question, channel, height, width)`; do not write into it.
+
         Raises:
             InputError: `root` does not depend on the layer.
         """
@@ -164,6 +192,12 @@ class Observation(ModelOutput, Generic[Model]):
         Args:
             root: A tensor `(image, dimension)` in the graph.
             layer: An observed layer; by default the last one.
+
+        Returns:
+            False where the gradient of `root` is 0 at every cell, or `root` has no graph.
+
+        Raises:
+            InputError: The layer was not observed.
         """
         name = layer or self.layer
         if self.readout(root, name) is not None:
@@ -182,6 +216,9 @@ class Observation(ModelOutput, Generic[Model]):
         Args:
             root: The class scores or the embedding of this observation; there is no readout of other tensors.
             layer: An observed layer; by default the last one.
+
+        Returns:
+            `M[dimension channel]`, or `None` where `root` is not linear in the mean cell.
         """
         name = layer or self.layer
         kind = "logits" if root is self.class_scores else "embedding" if root is self.vector else None
@@ -201,7 +238,18 @@ class Observation(ModelOutput, Generic[Model]):
     ) -> dict[str, Float[Tensor, "image question channel"]]:
         """Return the spatial mean of the gradient of every `cotangent . root` at several layers.
 
-        One product a question serves all layers, and only the means are kept. Arguments as in `pull`.
+        One product a question serves all layers, and only the means are kept.
+
+        Args:
+            root: A tensor `(image, dimension)` in the graph: logits, an embedding, a score.
+            cotangents: Directions `(image, question, dimension)`.
+            layers: Observed layers.
+
+        Returns:
+            `(image, question, channel)` for each layer, by name: the channel weights of Grad-CAM.
+
+        Raises:
+            InputError: A layer was not observed, or `root` does not depend on the layers.
         """
         chosen = {name: self.layer_output(name) for name in layers}
         read = [lambda raw, grid=one.grid: grid.read(raw).flatten(3).mean(3) for one in chosen.values()]
@@ -220,6 +268,12 @@ class Observation(ModelOutput, Generic[Model]):
             cells: The cells of each variant.
             image: The index of the image; its other inputs go with every variant.
             layer: An observed layer; by default the last one.
+
+        Returns:
+            The output, with one row per variant.
+
+        Raises:
+            InputError: The layer was not observed.
         """
         name = layer or self.layer
         grid = self.layer_output(name).grid
@@ -256,6 +310,9 @@ class Observation(ModelOutput, Generic[Model]):
         Args:
             images: Inputs: as many as were observed, or variants of one image.
             image: The index of the image that all are variants of; its other inputs go with each of them.
+
+        Returns:
+            The output, with one row per input.
 
         Raises:
             InputError: The model has other inputs, and it is unknown which image the variants are of.

@@ -96,7 +96,17 @@ class Preprocess:
         return torch.from_numpy(normal.transpose(2, 0, 1).copy())
 
     def view(self, photo: Image.Image) -> Image.Image:
-        """Return what the model sees, before its colours are normalised."""
+        """Return what the model sees, before its colours are normalised.
+
+        Args:
+            photo: An upright photo of any size.
+
+        Returns:
+            A photo of `size`, scaled and cropped.
+
+        Raises:
+            InputError: The photo, once scaled, is smaller than the crop.
+        """
         width, height = self._resized(photo.size)
         resized = photo.resize((width, height), _RESAMPLING[self.interpolation])
         top, left = self._corner(width, height)

@@ -144,7 +144,18 @@ class Explanation(RecordOutputs):
         return f"Explanation({self._heading()})"
 
     def of(self, image: int) -> Explanation:
-        """Return the explanation of one image of the batch, as a batch of one."""
+        """Return the explanation of one image of the batch, as a batch of one.
+
+        Args:
+            image: Its index in the batch; negative ones count from the end.
+
+        Returns:
+            An explanation whose tensors and rows keep the image's axis, of length 1.
+
+        Raises:
+            InputError: The batch has no such image.
+            InputTypeError: `image` is no integer.
+        """
         if not hasattr(image, "__index__"):
             raise InputTypeError(f"image is {image!r}; expected the index of an image")
         if not -len(self.maps) <= image < len(self.maps):

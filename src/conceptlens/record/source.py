@@ -65,12 +65,26 @@ class Source:
         return {**vars(self), "photos": ()}
 
     def of(self, image: int) -> Source:
-        """Return the source of one image of the batch."""
+        """Return the source of one image of the batch.
+
+        Args:
+            image: Its index in the batch, from 0.
+
+        Returns:
+            The same source with that image's record and photo alone.
+        """
         one = slice(image, image + 1)
         return replace(self, image_info=self.image_info[one], photos=self.photos[one])
 
     def photo(self, image: int = 0) -> Image.Image | None:
-        """Return a photo, upright, while it is in memory or where its file still holds it; else `None`."""
+        """Return a photo, upright, while it is in memory or where its file still holds it.
+
+        Args:
+            image: Its index in the batch, from 0.
+
+        Returns:
+            The photo with the turn of its EXIF orientation applied; `None` where it is nowhere.
+        """
         from conceptlens.io.images import upright
 
         held = self.photos[image]() if image < len(self.photos) else None

@@ -109,7 +109,17 @@ def colour(values: Any, scale: Scale) -> UInt8[np.ndarray, "height width 4"]:
 
 
 def grid_of(values: Any) -> Float[np.ndarray, "height width"]:
-    """Return one map (array, list or tensor) as float64, refusing all that has no two axes or is not finite."""
+    """Return one map as a float64 array.
+
+    Args:
+        values: `height width`: an array, a tensor on any device, or nested lists.
+
+    Returns:
+        The values, `height width`, on the CPU and without a graph.
+
+    Raises:
+        InputError: There are not two axes, there is no cell, or a value is NaN or infinite.
+    """
     detached = values.detach().cpu().float() if is_tensor(values) else values
     grid = np.asarray(detached, dtype=np.float64)
     if grid.ndim != 2:

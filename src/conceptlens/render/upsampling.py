@@ -71,6 +71,12 @@ def upsample_in_box(values: Any, height: int, width: int, box: Box = WHOLE, fill
         width: Columns of the photo.
         box: The part that the maps cover: left, top, right, bottom as shares of the photo.
         fill: The value outside of it.
+
+    Returns:
+        `... height width` of the whole photo; type, precision and device as in `upsample`.
+
+    Raises:
+        InputError: There are fewer than two axes, the box is empty or outside of the photo, or values are NaN or infinite.
     """
     left, top, right, bottom = pixels_of(box, width, height)
     large = upsample(values, bottom - top, right - left)

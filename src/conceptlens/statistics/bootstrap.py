@@ -60,8 +60,12 @@ def bootstrap_mean(
         level: The confidence level, between 0 and 1.
         seed: Decides the draws.
 
+    Returns:
+        The mean and its interval, in the unit of the values; one image has no interval.
+
     Raises:
-        InputError: There is no value, a value is not finite, or the lengths differ.
+        InputError: There is no value, a value is not finite, the lengths differ, `n_bootstrap` is below 1, or `level`
+            is not between 0 and 1.
 
     Examples:
         >>> cl.metrics.bootstrap_mean(*score.pairs())
@@ -89,6 +93,9 @@ def bootstrap_difference(
         n_bootstrap: How many draws.
         level: The confidence level, between 0 and 1.
         seed: Decides the draws.
+
+    Returns:
+        The mean and its interval, in the unit of the values; one image has no interval.
 
     Raises:
         InputError: `a` and `b` differ in shape, or as in `bootstrap_mean`.
@@ -119,6 +126,9 @@ def bootstrap_macro_mean(
         n_bootstrap: How many draws.
         level: The confidence level, between 0 and 1.
         seed: Decides the draws.
+
+    Returns:
+        The mean and its interval, in the unit of the values; one image has no interval.
 
     Raises:
         InputError: As in `bootstrap_mean`.
@@ -152,6 +162,12 @@ def bootstrap(
         n_bootstrap: How many draws.
         level: The confidence level, between 0 and 1.
         seed: Decides the draws.
+
+    Returns:
+        The interval, in the unit of the statistic; without ends where there is one image, or no draw is defined.
+
+    Raises:
+        InputError: `n_bootstrap` is below 1, or `level` is not between 0 and 1.
     """
     if n_bootstrap < 1 or not 0 < level < 1:
         raise InputError(

@@ -39,6 +39,15 @@ class Mixture:
         """Return where each component lies at so many standard deviations, on its first two axes.
 
         One deviation holds 39 % of a Gaussian in the plane, two hold 86 %. The published figures draw .71 as one.
+
+        Args:
+            deviations: Half axes in standard deviations, above 0.
+
+        Returns:
+            One ellipse per component, in the unit of the points.
+
+        Raises:
+            InputError: The mixture has fewer than two axes.
         """
         if self.means.shape[1] < 2:
             raise InputError("an ellipse needs at least 2 axes; this mixture has 1")
