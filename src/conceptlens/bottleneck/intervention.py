@@ -39,6 +39,12 @@ def set_to(
         value: The activation, in the concept's own unit.
         target: The class the edit is for; by default all classes.
         note: The reason, which is saved with the edit.
+
+    Returns:
+        The edit, for `with_edits` or `intervene`.
+
+    Raises:
+        InputError: There is no such concept or class, or the value is not allowed.
     """
     return clamp(bottleneck, concept, value, value, target, note)
 
@@ -60,6 +66,12 @@ def clamp(
         high: The upper bound; by default open.
         target: The class the edit is for; by default all classes.
         note: The reason, which is saved with the edit.
+
+    Returns:
+        The edit, for `with_edits` or `intervene`.
+
+    Raises:
+        InputError: There is no such concept or class, or the bounds are not allowed.
     """
     index = None if target is None else bottleneck.class_index(target)
     return Edit(bottleneck.concept_index(concept), float(low), float(high), index, note)
@@ -73,6 +85,12 @@ def remove(bottleneck: Bottleneck, concept: str | int, target: str | int | None 
         concept: Its label or index.
         target: The class the edit is for; by default all classes.
         note: The reason, which is saved with the edit.
+
+    Returns:
+        The edit, for `with_edits` or `intervene`.
+
+    Raises:
+        InputError: There is no such concept or class.
     """
     return set_to(bottleneck, concept, float(bottleneck.mean[bottleneck.concept_index(concept)]), target, note)
 
@@ -87,6 +105,9 @@ def intervene(bottleneck: Bottleneck, output: BottleneckOutput, edits: Iterable[
         bottleneck: The bottleneck whose output it is.
         output: Maps and activations of the images.
         edits: Changes for all classes; of one concept, all are applied in turn.
+
+    Returns:
+        Logits of the changed activations, which it holds too; the maps are those given.
 
     Raises:
         InputError: An edit is of one class, or a lasting edit of the bottleneck does not allow the value.
@@ -119,6 +140,9 @@ def with_edits(bottleneck: Bottleneck, edits: Iterable[Edit]) -> Bottleneck:
     Args:
         bottleneck: The bottleneck.
         edits: The edits, from `set_to`, `clamp` or `remove`.
+
+    Returns:
+        The copy.
     """
     kept = {(edit.concept, edit.target): edit for edit in bottleneck.edits}
     for edit in edits:
@@ -135,6 +159,12 @@ def without_edits(bottleneck: Bottleneck, concept: str | int | None = None) -> B
     Args:
         bottleneck: The bottleneck.
         concept: The label or index of the concept whose edits are taken back; by default all.
+
+    Returns:
+        The copy.
+
+    Raises:
+        InputError: There is no such concept.
     """
     index = None if concept is None else bottleneck.concept_index(concept)
     made = _copied(bottleneck)
@@ -155,6 +185,9 @@ def with_weights(
         weights: By class and concept, each a name or an index: what one training deviation more of the concept adds to
             the logit of the class.
         note: The reason, which is saved with the change.
+
+    Returns:
+        The copy.
 
     Raises:
         InputError: A class or concept is unknown, or a weight is not finite in single precision.
@@ -240,6 +273,9 @@ def effect(
         activations: Activations before edits, `[image concept]`.
         classes: The true class of each image, an index.
 
+    Returns:
+        Accuracies, changed predictions, and their counts for every class.
+
     Raises:
         InputError: Shapes, classes or numbers do not fit.
     """
@@ -271,7 +307,16 @@ def effect(
 
 
 def effect_json(bottleneck: Bottleneck, edits: Sequence[Edit], found: Effect) -> dict[str, Any]:
-    """Return edits and their effect as JSON holds them: an open bound is null."""
+    """Return edits and their effect as JSON holds them: an open bound is null.
+
+    Args:
+        bottleneck: The bottleneck that was edited.
+        edits: The edits.
+        found: Their effect.
+
+    Returns:
+        A dictionary of plain values.
+    """
     return {
         "edits": [
             {
@@ -294,13 +339,30 @@ def effect_json(bottleneck: Bottleneck, edits: Sequence[Edit], found: Effect) ->
 
 
 def predict_classes(bottleneck: Bottleneck, activations: Float[Tensor, "image concept"]) -> Int[Tensor, "image"]:
-    """Return the class with the highest score for each row of a table of activations; of equal ones, the first."""
+    """Return the class with the highest score for each row of a table of activations; of equal ones, the first.
+
+    Args:
+        bottleneck: The bottleneck.
+        activations: Activations before edits, `[image concept]`.
+
+    Returns:
+        The index of a class for each image, `[image]`.
+    """
     parts = activations.to(bottleneck.weight).split(BATCH_IMAGES)
     return torch.cat([bottleneck.classify(part[..., None, None], part).logits.argmax(1) for part in parts])
 
 
 def check_table(bottleneck: Bottleneck, activations: Tensor, classes: Tensor) -> None:
-    """Refuse a table of activations that is not `[image concept]`, finite, with the class of every image."""
+    """Refuse a table of activations that is not `[image concept]`, finite, with the class of every image.
+
+    Args:
+        bottleneck: The bottleneck that the activations are of.
+        activations: `[image concept]`.
+        classes: The index of the true class of each image, `[image]`.
+
+    Raises:
+        InputError: A shape, a value or a class does not fit.
+    """
     if activations.ndim != 2 or activations.shape[1] != len(bottleneck.labels) or not len(activations):
         raise InputError(
             f"activations have shape {tuple(activations.shape)}; expected image concept, at least one image and "

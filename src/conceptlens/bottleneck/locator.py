@@ -28,11 +28,23 @@ class WholeImage(nn.Module):
     layers: tuple[str, ...] = ()
 
     def forward(self, maps: Maps, cells: Cells) -> Masks:
-        """Return the mask of all cells."""
+        """Return the mask of all cells.
+
+        Args:
+            maps: Concept maps, `[image concept height width]`.
+            cells: Cells of `layers`, `[image channel rows columns]` by layer.
+
+        Returns:
+            `masks[image concept height width]`, each with the sum 1.
+        """
         return torch.full_like(maps, 1 / (maps.shape[2] * maps.shape[3]))
 
     def settings(self) -> dict[str, object]:
-        """Return what the constructor needs."""
+        """Return what the constructor needs.
+
+        Returns:
+            Keyword arguments of the constructor, as JSON holds them.
+        """
         return {}
 
 
@@ -49,11 +61,23 @@ class Pooling(nn.Module):
         self.temperature = _positive(temperature, "temperature")
 
     def forward(self, maps: Maps, cells: Cells) -> Masks:
-        """Return the softmax over the cells of each map."""
+        """Return the softmax over the cells of each map.
+
+        Args:
+            maps: Concept maps, `[image concept height width]`.
+            cells: Cells of `layers`, `[image channel rows columns]` by layer.
+
+        Returns:
+            `masks[image concept height width]`, each with the sum 1.
+        """
         return (maps / self.temperature).flatten(2).softmax(2).view_as(maps)
 
     def settings(self) -> dict[str, object]:
-        """Return what the constructor needs."""
+        """Return what the constructor needs.
+
+        Returns:
+            Keyword arguments of the constructor, as JSON holds them.
+        """
         return {"temperature": self.temperature}
 
 
@@ -75,11 +99,23 @@ class Peaks(nn.Module):
         self.count = count
 
     def forward(self, maps: Maps, cells: Cells) -> Masks:
-        """Return the Gaussian masks of the maps' peaks."""
+        """Return the Gaussian masks of the maps' peaks.
+
+        Args:
+            maps: Concept maps, `[image concept height width]`.
+            cells: Cells of `layers`, `[image channel rows columns]` by layer.
+
+        Returns:
+            `masks[image concept height width]`, each with the sum 1.
+        """
         return peak_masks(maps, self.radius, self.count)
 
     def settings(self) -> dict[str, object]:
-        """Return what the constructor needs."""
+        """Return what the constructor needs.
+
+        Returns:
+            Keyword arguments of the constructor, as JSON holds them.
+        """
         return {"radius": self.radius, "count": self.count}
 
 
@@ -120,7 +156,15 @@ class Parts(nn.Module):
         self.weight = nn.ParameterList(nn.Parameter(torch.zeros(len(self.names), width)) for width in self.widths)
 
     def attention(self, cells: Cells, size: tuple[int, int]) -> Float[Tensor, "image part height width"]:
-        """Return each part's attention over a grid, which sums to 1."""
+        """Return each part's attention over a grid, which sums to 1.
+
+        Args:
+            cells: Cells of `layers`, `[image channel rows columns]` by layer.
+            size: Rows and columns of the grid.
+
+        Returns:
+            `[image part height width]`.
+        """
         logits = sum(
             resized(torch.einsum("nchw,pc->nphw", cells[name].to(weight.dtype), weight), size)
             for name, weight in zip(self.layers, self.weight, strict=True)
@@ -128,14 +172,26 @@ class Parts(nn.Module):
         return logits.flatten(2).softmax(2).view_as(logits) if isinstance(logits, Tensor) else torch.empty(0)
 
     def forward(self, maps: Maps, cells: Cells) -> Masks:
-        """Return the mask of each concept's part."""
+        """Return the mask of each concept's part.
+
+        Args:
+            maps: Concept maps, `[image concept height width]`.
+            cells: Cells of `layers`, `[image channel rows columns]` by layer.
+
+        Returns:
+            `masks[image concept height width]`, each with the sum 1.
+        """
         height, width = maps.shape[2:]
         found = self.attention(cells, (height, width)) * (1 - self.share) + self.share / (height * width)
         whole = torch.full_like(found[:, :1], 1 / (height * width))
         return torch.cat([found, whole], 1)[:, self.part]  # -1 is the last: the whole image
 
     def settings(self) -> dict[str, object]:
-        """Return what the constructor needs."""
+        """Return what the constructor needs.
+
+        Returns:
+            Keyword arguments of the constructor, as JSON holds them.
+        """
         return {
             "names": list(self.names),
             "part": self.part.tolist(),
@@ -156,6 +212,9 @@ def peak_masks(maps: Maps, radius: float, count: int = 1) -> Masks:
         maps: Concept maps, `[image concept height width]`.
         radius: In cells.
         count: The largest number of peaks; 1 takes the highest cell, the first of several.
+
+    Returns:
+        `masks[image concept height width]`, each with the sum 1.
     """
     height, width = maps.shape[2:]
     indices = cell_coordinates(height, width, maps.device)
@@ -171,7 +230,15 @@ def peak_masks(maps: Maps, radius: float, count: int = 1) -> Masks:
 
 def find_peaks(maps: Maps, count: int = 1) -> Int[Tensor, "image concept peak"]:
     """Return the cells of the highest local maxima (3 x 3) that reach half of the highest value, -1 where there are
-    fewer than `count`; the highest cell is always the first."""
+    fewer than `count`; the highest cell is always the first.
+
+    Args:
+        maps: `[image concept height width]`.
+        count: The largest number of peaks.
+
+    Returns:
+        Indices of cells, row by row, `[image concept peak]`.
+    """
     flat = maps.flatten(2)
     best = flat.argmax(2, keepdim=True)
     if count == 1:
@@ -185,13 +252,30 @@ def find_peaks(maps: Maps, count: int = 1) -> Int[Tensor, "image concept peak"]:
 
 
 def cell_coordinates(height: int, width: int, device: torch.device | str = "cpu") -> Float[Tensor, "cell 2"]:
-    """Return the row and column of every cell, in cells."""
+    """Return the row and column of every cell, in cells.
+
+    Args:
+        height: Rows of the grid.
+        width: Columns of the grid.
+        device: Where the result lies.
+
+    Returns:
+        `[cell 2]`, float32, row by row.
+    """
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     return torch.stack([rows, columns], 2).reshape(-1, 2).float().to(device)
 
 
 def resized(maps: Maps, size: tuple[int, int]) -> Maps:
-    """Return maps on another grid: bilinearly enlarged with cell centres kept, or averaged from a finer one."""
+    """Return maps on another grid: bilinearly enlarged with cell centres kept, or averaged from a finer one.
+
+    Args:
+        maps: `[image concept height width]`.
+        size: Rows and columns of the result.
+
+    Returns:
+        `[image concept rows columns]`; the maps themselves where they have that size.
+    """
     height, width = maps.shape[2:]
     if (height, width) == tuple(size):
         return maps

@@ -124,12 +124,32 @@ class Bottleneck(nn.Module):
             return self.classify(maps, maps.mean((2, 3)))
 
     def concept_maps(self, cells: Mapping[str, Tensor]) -> Float[Tensor, "image concept height width"]:
-        """Return the maps, whose mean over the cells is the activation."""
+        """Return the maps, whose mean over the cells is the activation.
+
+        Args:
+            cells: Cells of `layers`, `[image channel rows columns]` by layer.
+
+        Returns:
+            `maps[image concept height width]` on `grid`.
+
+        Raises:
+            InputError: The layer has another number of channels.
+        """
         plain = self.unmasked_maps(cells)
         return plain * self.locator(plain, cells) * (self.grid[0] * self.grid[1])
 
     def unmasked_maps(self, cells: Mapping[str, Tensor]) -> Float[Tensor, "image concept height width"]:
-        """Return `A`, the products at every cell, before the locator."""
+        """Return `A`, the products at every cell, before the locator.
+
+        Args:
+            cells: Cells of `layers`, `[image channel rows columns]` by layer.
+
+        Returns:
+            `A[image concept height width]` on `grid`.
+
+        Raises:
+            InputError: The layer has another number of channels.
+        """
         values = cells[self.layer].to(self.weight.dtype)
         if values.shape[1] != self.weight.shape[1]:
             raise InputError(
@@ -138,7 +158,15 @@ class Bottleneck(nn.Module):
         return resized(torch.einsum("nchw,kc->nkhw", values, self.weight), self.grid)
 
     def classify(self, maps: Tensor, activations: Tensor) -> BottleneckOutput:
-        """Return what follows from activations: edits, standardisation, class scores."""
+        """Return what follows from activations: edits, standardisation, class scores.
+
+        Args:
+            maps: Concept maps, `[image concept height width]`, which are handed on.
+            activations: Activations before edits, `[image concept]`.
+
+        Returns:
+            Logits `[image class]` with everything they are computed from.
+        """
         standardized = (self.edited(activations) - self.mean) / self.std
         logits = self.head(standardized)
         for target in sorted({edit.target for edit in self.edits if edit.target is not None}):
@@ -147,7 +175,15 @@ class Bottleneck(nn.Module):
         return BottleneckOutput(logits, activations, standardized, maps)
 
     def contributions(self, output: BottleneckOutput, target: Tensor) -> Float[Tensor, "image concept"]:
-        """Return `W_ki z_i` for the class `target[image]` of each image: with the bias they add up to its logit."""
+        """Return `W_ki z_i` for the class `target[image]` of each image: with the bias they add up to its logit.
+
+        Args:
+            output: What the bottleneck computed.
+            target: The index of a class for each image, `[image]`.
+
+        Returns:
+            `[image concept]`, in the unit of the logits.
+        """
         standardized = output.standardized.clone()
         for one in {edit.target for edit in self.edits if edit.target is not None}:
             rows = target == one
@@ -194,13 +230,33 @@ class Bottleneck(nn.Module):
         )
 
     def output(self, observation: Observation) -> BottleneckOutput:
-        """Return what the bottleneck computes from an observation of its layers by its own model."""
+        """Return what the bottleneck computes from an observation of its layers by its own model.
+
+        Args:
+            observation: Images observed with `observe`.
+
+        Returns:
+            Logits, activations and maps of every image.
+
+        Raises:
+            InputError: A layer was not observed, the observation is of another model, or it is on another device.
+        """
         cells = self._cells(observation)
         self.backbone.check(observation.model)
         return self(cells)
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write `bottleneck.safetensors` and `config.json`, each atomically, and return the folder."""
+        """Write `bottleneck.safetensors` and `config.json`, each atomically, and return the folder.
+
+        Args:
+            folder: The folder to write; it is made where there is none.
+
+        Returns:
+            The folder.
+
+        Raises:
+            InputError: The folder cannot be written.
+        """
         about = {
             "concepts": [dataclasses.asdict(concept) for concept in self.concepts],
             "classes": list(self.classes),
@@ -213,7 +269,17 @@ class Bottleneck(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Bottleneck:
-        """Read what `save_pretrained` wrote; on the same kind of processor, logits are equal to the last bit."""
+        """Read what `save_pretrained` wrote; on the same kind of processor, logits are equal to the last bit.
+
+        Args:
+            folder: A folder written by `save_pretrained`.
+
+        Returns:
+            The bottleneck in evaluation mode, without gradients, on the CPU.
+
+        Raises:
+            InputError: The folder holds no whole bottleneck.
+        """
         about, state, changed = read_folder(Path(folder))
         with refusing(Path(folder)):
             backbone, locator, edits = read_parts(about, changed)
@@ -227,7 +293,18 @@ class Bottleneck(nn.Module):
         return made.eval().requires_grad_(False)
 
     def observe(self, model: Backbone, photos: Photo | Tensor | Sequence[Photo]) -> Observation:
-        """Observe photos as this bottleneck needs them: its layers, its preprocessing, its changed weights."""
+        """Observe photos as this bottleneck needs them: its layers, its preprocessing, its changed weights.
+
+        Args:
+            model: The network that the bottleneck was fitted to; it stays as it is.
+            photos: As in `Backbone.observe`.
+
+        Returns:
+            An observation of `layers`, ready for `explain` and `output`.
+
+        Raises:
+            InputError: The model is another one, or a photo cannot be read.
+        """
         return self.backbone.prepare(model).observe(photos, layers=self.layers)
 
     def _cells(self, observation: Observation) -> dict[str, Tensor]:
@@ -260,15 +337,43 @@ class Bottleneck(nn.Module):
         return torch.tensor([self.class_index(one) for one in several], device=output.logits.device)
 
     def concept_index(self, label: str | int) -> int:
-        """Return the index of a concept; near labels are offered where there is none."""
+        """Return the index of a concept; near labels are offered where there is none.
+
+        Args:
+            label: A label in any case and spacing, or an index.
+
+        Returns:
+            The index, from 0.
+
+        Raises:
+            InputError: There is no such concept.
+        """
         return _index(label, self.labels, "concept")
 
     def class_index(self, name: str | int) -> int:
-        """Return the index of a class; near names are offered where there is none."""
+        """Return the index of a class; near names are offered where there is none.
+
+        Args:
+            name: A class name in any case and spacing, or an index.
+
+        Returns:
+            The index, from 0.
+
+        Raises:
+            InputError: There is no such class.
+        """
         return _index(name, self.classes, "class")
 
     def edited(self, activations: Tensor, target: int | None = None) -> Tensor:
-        """Return activations within the bounds of the edits for `target` (`None`: for all classes)."""
+        """Return activations within the bounds of the edits for `target` (`None`: for all classes).
+
+        Args:
+            activations: Activations, `[image concept]`.
+            target: The index of the class whose edits apply; `None` for the edits for all classes.
+
+        Returns:
+            `[image concept]`; the given activations themselves where there is no edit.
+        """
         chosen = [edit for edit in self.edits if edit.target == target]
         if not chosen:
             return activations
@@ -278,7 +383,15 @@ class Bottleneck(nn.Module):
         return edited
 
     def standardized(self, activations: Tensor, target: int) -> Tensor:
-        """Return the standardised activations with the edits for one class."""
+        """Return the standardised activations with the edits for one class.
+
+        Args:
+            activations: Activations before edits, `[image concept]`.
+            target: The index of the class.
+
+        Returns:
+            `[image concept]`, in standard deviations of the training images.
+        """
         return (self.edited(self.edited(activations), target) - self.mean) / self.std
 
 

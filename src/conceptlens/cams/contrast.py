@@ -91,7 +91,17 @@ class Contrast:
                 raise InputError(f"'{value}' is not known to Contrast; expected one of {', '.join(allowed.__args__)}")
 
     def bind(self, observation: Observation) -> BoundTarget:
-        """Fix target, references and their weights for every image."""
+        """Fix target, references and their weights for every image.
+
+        Args:
+            observation: One forward pass of a batch.
+
+        Returns:
+            One question, labelled `target / references` for every image.
+
+        Raises:
+            InputError: A class is unknown or stands against itself, or a concept and its bases have other encoders.
+        """
         if isinstance(self.target, Concept):
             return _concept_contrast(self, self.target, observation)
         index, others, weights = choose_references(observation, self)

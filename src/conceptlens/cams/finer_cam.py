@@ -90,6 +90,12 @@ class ContrastSweep:
         """Return the raw signed maps of target and references; a contrast is a mixture of them, then a ReLU.
 
         Only for rules that are linear in the gradient; others are refused.
+
+        Returns:
+            `maps[image 1+reference height width]`, the target first.
+
+        Raises:
+            InputError: The rule is not linear in the gradient.
         """
         if self.rule.name not in LINEAR:
             raise InputError(
@@ -100,7 +106,14 @@ class ContrastSweep:
         return project(weights, self.feature)
 
     def contrast_maps(self) -> tuple[ContrastMaps, ...]:
-        """Return the linear maps of every image, without gradients and features: small enough to keep."""
+        """Return the linear maps of every image, without gradients and features: small enough to keep.
+
+        Returns:
+            One `ContrastMaps` for each image.
+
+        Raises:
+            InputError: The rule is not linear in the gradient.
+        """
         maps = self.linear_maps()
         return tuple(
             ContrastMaps(

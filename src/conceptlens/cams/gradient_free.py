@@ -40,6 +40,17 @@ def score_cam(observation: Observation, questions: Sequence[BoundTarget], layer:
     Score-CAM, Wang et al., CVPRW 2020. Its baseline term `- S(x_b)` is the same for every channel, so the softmax
     cancels it; for a `Contrast`, the scores are Finer-CAM's equation 9. Channels are enlarged bilinearly with aligned
     corners, as in pytorch-grad-cam, so that the maps are equal to its maps.
+
+    Args:
+        observation: One forward pass of a batch.
+        questions: Targets bound to it.
+        layer: An observed layer.
+
+    Returns:
+        `weights[image question channel 1 1]`, which sum to 1 over the channels.
+
+    Raises:
+        InputError: The layer was not observed.
     """
     scores = []
     for image, cells in enumerate(observation.feature(layer)):
@@ -65,6 +76,9 @@ def masked_scores(
         cells: The cells of one image.
         image: Its index in the batch.
         channels: Indices of the channels whose masks are run.
+
+    Returns:
+        `scores[question masked]`, in the order of `channels`.
     """
     one = observation.images[image]
     same = ~varies(cells[channels])
@@ -81,7 +95,15 @@ def masked_scores(
 def channel_masks(
     cells: Float[Tensor, "channel height width"], size: tuple[int, int]
 ) -> Float[Tensor, "channel rows columns"]:
-    """Return each channel enlarged to `size` and brought to 0..1; a channel that is the same everywhere gives zeros."""
+    """Return each channel enlarged to `size` and brought to 0..1; a channel that is the same everywhere gives zeros.
+
+    Args:
+        cells: `[channel height width]`.
+        size: Rows and columns of the masks, in pixels.
+
+    Returns:
+        Masks `[channel rows columns]` from 0 to 1, float32 or float64.
+    """
     large = interpolate(precise(cells)[None], size=size, mode="bilinear", align_corners=True)[0]
     low, high = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
     scaled = large.sub_(low).div_(high - low + EPSILON)
@@ -89,12 +111,26 @@ def channel_masks(
 
 
 def varies(cells: Float[Tensor, "channel height width"]) -> Bool[Tensor, "channel"]:
-    """Say which channels are not the same everywhere."""
+    """Say which channels are not the same everywhere.
+
+    Args:
+        cells: `[channel height width]`.
+
+    Returns:
+        A bool for each channel.
+    """
     return cells.flatten(1).amax(1) != cells.flatten(1).amin(1)
 
 
 def precise(values: Tensor) -> Tensor:
-    """Return half-precision values as float32, others as they are."""
+    """Return half-precision values as float32, others as they are.
+
+    Args:
+        values: A tensor of any shape.
+
+    Returns:
+        The values in float32 or better.
+    """
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
@@ -104,6 +140,17 @@ def ablation_cam(observation: Observation, questions: Sequence[BoundTarget], lay
     Ablation-CAM, Desai and Ramaswamy, WACV 2020. The paper divides by `S`, which turns the map around
     where a score is negative, as a margin can be; its absolute value does not. A score of zero divides nothing. Where
     the cells reach the root through their mean and one linear map, the model is not run at all.
+
+    Args:
+        observation: One forward pass of a batch.
+        questions: Targets bound to it.
+        layer: An observed layer.
+
+    Returns:
+        `weights[image question channel 1 1]`: the share of the score that is lost without the channel.
+
+    Raises:
+        InputError: The layer was not observed.
     """
     feature = observation.feature(layer)
     rows = torch.arange(len(feature), device=feature.device)
@@ -124,6 +171,17 @@ def eigen_cam(observation: Observation, questions: Sequence[BoundTarget], layer:
 
     Eigen-CAM, Muhammad and Yeasin, IJCNN 2020. The matrix is not centred, as in the paper (grad-cam
     centres it). Found from the smaller Gram matrix. A singular vector has no sign; here the map's sum is positive.
+
+    Args:
+        observation: One forward pass of a batch.
+        questions: Targets bound to it.
+        layer: An observed layer.
+
+    Returns:
+        `weights[image question channel 1 1]`, of length 1 over the channels.
+
+    Raises:
+        InputError: The layer was not observed.
     """
     feature = observation.feature(layer)
     cells = feature.flatten(2).transpose(1, 2).double()
@@ -143,6 +201,17 @@ def random(observation: Observation, questions: Sequence[BoundTarget], layer: st
 
     Seeded by the photo's fingerprint, or by the input tensor's own values where there is none, so an image has the
     same weights alone and in a batch.
+
+    Args:
+        observation: One forward pass of a batch.
+        questions: Targets bound to it.
+        layer: An observed layer.
+
+    Returns:
+        `weights[image question channel 1 1]`.
+
+    Raises:
+        InputError: The layer was not observed.
     """
     feature = observation.feature(layer)
     drawn = []

@@ -51,12 +51,28 @@ class Rule:
 
 
 def grad_cam(gradient: Gradient, feature: Feature) -> Weights:
-    """`w_k = mean_ij G_k`."""
+    """`w_k = mean_ij G_k`.
+
+    Args:
+        gradient: Gradient of each score at the cells, `[image question channel height width]`.
+        feature: The cells, `[image 1 channel height width]`.
+
+    Returns:
+        One weight for each channel, `[image question channel 1 1]`.
+    """
     return gradient.mean((-2, -1), keepdim=True)
 
 
 def grad_cam_plus_plus(gradient: Gradient, feature: Feature) -> Weights:
-    """`w_k = sum_ij a ReLU(G)`, `a = G^2 / (2 G^2 + (sum_ij A) G^3)` (equation 19, exact for an exponential score)."""
+    """`w_k = sum_ij a ReLU(G)`, `a = G^2 / (2 G^2 + (sum_ij A) G^3)` (equation 19, exact for an exponential score).
+
+    Args:
+        gradient: Gradient of each score at the cells, `[image question channel height width]`.
+        feature: The cells, `[image 1 channel height width]`.
+
+    Returns:
+        One weight for each channel, `[image question channel 1 1]`.
+    """
     total = feature.sum((-2, -1), keepdim=True)
     below = 2 * gradient**2 + total * gradient**3
     share = torch.where(below != 0, gradient**2 / torch.where(below != 0, below, 1), 0)
@@ -64,24 +80,56 @@ def grad_cam_plus_plus(gradient: Gradient, feature: Feature) -> Weights:
 
 
 def xgrad_cam(gradient: Gradient, feature: Feature) -> Weights:
-    """`w_k = sum_ij (A / sum_ij A) G`; a channel that sums to zero gets no weight."""
+    """`w_k = sum_ij (A / sum_ij A) G`; a channel that sums to zero gets no weight.
+
+    Args:
+        gradient: Gradient of each score at the cells, `[image question channel height width]`.
+        feature: The cells, `[image 1 channel height width]`.
+
+    Returns:
+        One weight for each channel, `[image question channel 1 1]`.
+    """
     total = feature.sum((-2, -1), keepdim=True)
     pulled = (gradient * feature).sum((-2, -1), keepdim=True)
     return torch.where(total != 0, pulled / torch.where(total != 0, total, 1), 0)
 
 
 def hires_cam(gradient: Gradient, feature: Feature) -> Weights:
-    """`w = G`, cell by cell."""
+    """`w = G`, cell by cell.
+
+    Args:
+        gradient: Gradient of each score at the cells, `[image question channel height width]`.
+        feature: The cells, `[image 1 channel height width]`.
+
+    Returns:
+        A weight for each channel and cell, `[image question channel height width]`.
+    """
     return gradient
 
 
 def element_wise_grad_cam(gradient: Gradient, feature: Feature) -> Weights:
-    """`w = G where G A > 0`, so that the map is `sum_k ReLU(G A)`."""
+    """`w = G where G A > 0`, so that the map is `sum_k ReLU(G A)`.
+
+    Args:
+        gradient: Gradient of each score at the cells, `[image question channel height width]`.
+        feature: The cells, `[image 1 channel height width]`.
+
+    Returns:
+        A weight for each channel and cell, `[image question channel height width]`.
+    """
     return torch.where(gradient * feature > 0, gradient, 0)
 
 
 def layer_cam(gradient: Gradient, feature: Feature) -> Weights:
-    """`w = ReLU(G)`, cell by cell."""
+    """`w = ReLU(G)`, cell by cell.
+
+    Args:
+        gradient: Gradient of each score at the cells, `[image question channel height width]`.
+        feature: The cells, `[image 1 channel height width]`.
+
+    Returns:
+        A weight for each channel and cell, `[image question channel height width]`.
+    """
     return gradient.relu()
 
 

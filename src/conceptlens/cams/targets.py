@@ -53,13 +53,24 @@ class BoundTarget:
         Args:
             output: Another output of the model.
             rows: The index of the image that each of its rows is a variant of.
+
+        Returns:
+            `scores[row]`, in the graph of `output`.
         """
         return self.measure(self.root(output), rows)
 
     def score_and_gradient(
         self, observation: Observation
     ) -> tuple[Tensor, Float[Tensor, "image"], Float[Tensor, "image dimension"]]:
-        """Return the root in the graph of `observation`, the score of each image, and its gradient at the root."""
+        """Return the root in the graph of `observation`, the score of each image, and its gradient at the root.
+
+        Args:
+            observation: The observation that the target was bound to.
+
+        Returns:
+            The root `(image, dimension)` in the graph; the score of each image and its gradient at the root, both
+            detached.
+        """
         with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has turned off
             root = self.root(observation)
             rows = torch.arange(len(self.labels), device=root.device)
@@ -74,7 +85,14 @@ class Target(Protocol):
     """Anything that can be fixed on an observation as a question."""
 
     def bind(self, observation: Observation) -> BoundTarget:
-        """Return this target as a question about `observation`."""
+        """Return this target as a question about `observation`.
+
+        Args:
+            observation: One forward pass of a batch.
+
+        Returns:
+            One question, with a label and a score for every image.
+        """
         ...
 
 
@@ -112,7 +130,18 @@ class Logit:
         object.__setattr__(self, "target", plain_classes(self.target))
 
     def bind(self, observation: Observation) -> BoundTarget:
-        """Fix the class of every image."""
+        """Fix the class of every image.
+
+        Args:
+            observation: One forward pass of a batch.
+
+        Returns:
+            One question, with the class of every image and its score.
+
+        Raises:
+            InputError: The model has no class scores or no such class, or the number of classes is not that of the
+            images.
+        """
         return _bind_classes(observation, self.target, lambda logits: logits)
 
 
@@ -137,7 +166,18 @@ class Probability:
         object.__setattr__(self, "target", plain_classes(self.target))
 
     def bind(self, observation: Observation) -> BoundTarget:
-        """Fix the class of every image."""
+        """Fix the class of every image.
+
+        Args:
+            observation: One forward pass of a batch.
+
+        Returns:
+            One question, with the class of every image and its score.
+
+        Raises:
+            InputError: The model has no class scores or no such class, or the number of classes is not that of the
+            images.
+        """
         return _bind_classes(observation, self.target, lambda logits: wide(logits).softmax(1))
 
 
@@ -175,7 +215,17 @@ class Concept:
     prompt: str | None = None
 
     def bind(self, observation: Observation) -> BoundTarget:
-        """Encode the text once; the same vector serves every image."""
+        """Encode the text once; the same vector serves every image.
+
+        Args:
+            observation: One forward pass of a batch.
+
+        Returns:
+            One question, with the same label for every image; its scores are `scale <E(x), t>`, or `E(x) . direction`.
+
+        Raises:
+            InputError: The model has no text encoder and none was given.
+        """
         if self.direction is not None:
             labels = (self.text or "direction",) * len(observation.images)
             vector = torch.as_tensor(self.direction)

@@ -59,7 +59,14 @@ class Branch(nn.Module):
         return sum(self.widths)
 
     def forward(self, pooled: Float[Tensor, "image width"]) -> Float[Tensor, "image dimension"]:
-        """Return image vectors, not normalised."""
+        """Return image vectors, not normalised.
+
+        Args:
+            pooled: Means over the cells of the layers (`pooled`), `[image width]`.
+
+        Returns:
+            Vectors `[image dimension]`.
+        """
         return self.network(pooled)
 
 
@@ -104,6 +111,12 @@ def branch_layers(model: Backbone) -> tuple[str, ...]:
     stages of a ResNet, EfficientNet, ConvNeXt or Swin. Where all layers share one grid (ViT): the model's own default
     layer alone. The paper takes a ViT's last block after the final norm, whose patches do not reach the class, so that
     it has no contributions there; the default is the last layer that does reach it.
+
+    Args:
+        model: The backbone; it is probed where that has not been done.
+
+    Returns:
+        Names of layers.
     """
     anatomy = model.anatomy
     own = next((layer for layer in anatomy.layers if layer.name == anatomy.default), None)

@@ -62,7 +62,11 @@ class ConceptScores:
         return self.language.scale * (texts - cosine * unit) / length
 
     def all_indices(self) -> Int[Tensor, "image question"]:
-        """Return the indices of all concepts in their order, the same for each image."""
+        """Return the indices of all concepts in their order, the same for each image.
+
+        Returns:
+            `[image concept]`, from 0.
+        """
         return torch.arange(len(self.concepts), device=self.scores.device).expand(len(self.scores), -1)
 
     def top_indices(
@@ -96,11 +100,25 @@ class ConceptScores:
         return torch.stack([row[:count] for row in rows])
 
     def labels(self, chosen: Int[Tensor, "image question"]) -> tuple[tuple[str, ...], ...]:
-        """Return the label of each chosen concept."""
+        """Return the label of each chosen concept.
+
+        Args:
+            chosen: Indices of concepts, for each image.
+
+        Returns:
+            Labels, a tuple for each image.
+        """
         return tuple(tuple(self.concepts[int(c)].label for c in row) for row in chosen)
 
     def types(self, chosen: Int[Tensor, "image question"]) -> tuple[tuple[str, ...], ...]:
-        """Return the type of each chosen concept."""
+        """Return the type of each chosen concept.
+
+        Args:
+            chosen: Indices of concepts, for each image.
+
+        Returns:
+            Types, a tuple for each image.
+        """
         return tuple(tuple(self.concepts[int(c)].type for c in row) for row in chosen)
 
 
@@ -111,6 +129,9 @@ def score_concepts(output: ModelOutput, language: VisionLanguage, concepts: Sequ
         output: An observation, or what the model gave for a batch.
         language: The vision-language pair that encodes images and texts.
         concepts: Names and types of the concepts.
+
+    Returns:
+        The scores `[image concept]`, with the image vectors in the graph of `output`.
     """
     with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has turned off
         vectors = language.encode_image(output)

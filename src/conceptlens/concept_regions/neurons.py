@@ -86,7 +86,11 @@ class NeuronLabels:
     keep: float | None = None
 
     def assigned(self) -> Bool[Tensor, "concept neuron"]:
-        """Return which concepts are labels of each neuron."""
+        """Return which concepts are labels of each neuron.
+
+        Returns:
+            A bool for each concept and neuron.
+        """
         best = self.similarity.amax(0)
         if self.keep is None:
             return self.similarity == best
@@ -100,6 +104,12 @@ class NeuronLabels:
         Args:
             concepts: Concepts out of those of the labels.
             count: From 1 to the number of neurons.
+
+        Returns:
+            Indices of neurons and similarities, both `[concept count]`.
+
+        Raises:
+            InputError: `count` is out of range, or a concept is not among those of the labels.
         """
         if not 1 <= count <= self.similarity.shape[1]:
             raise InputError(f"count is {count}; give 1 to {self.similarity.shape[1]}")
@@ -107,7 +117,17 @@ class NeuronLabels:
         return found.indices, found.values
 
     def matched(self, concepts: Sequence[ConceptName]) -> tuple[bool, ...]:
-        """Return for each concept whether it is a label of any neuron."""
+        """Return for each concept whether it is a label of any neuron.
+
+        Args:
+            concepts: Concepts out of those of the labels.
+
+        Returns:
+            A bool for each of them.
+
+        Raises:
+            InputError: A concept is not among those of the labels.
+        """
         return tuple(self.assigned().any(1)[self._rows(concepts)].tolist())
 
     def _rows(self, concepts: Sequence[ConceptName]) -> Int[Tensor, "concept"]:

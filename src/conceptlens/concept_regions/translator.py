@@ -66,7 +66,14 @@ class Teacher:
 
     @classmethod
     def of(cls, vlm: Backbone) -> Teacher:
-        """Describe a backbone with a text encoder."""
+        """Describe a backbone with a text encoder.
+
+        Args:
+            vlm: A backbone whose vision-language pair is the teacher.
+
+        Returns:
+            Its names, fingerprint, scale and bias.
+        """
         language = vlm.language
         bias = getattr(language, "bias", 0.0)  # only SigLIP has one
         return cls(vlm.name, _identity(vlm), _texts(vlm), language.scale, float(bias), language.normalised)
@@ -128,6 +135,12 @@ class Translator:
     def encode_image(self, output: ModelOutput) -> Float[Tensor, "image dimension"]:
         """Return `h(z)`, not normalised, in the graph of an observation of `layers`.
 
+        Args:
+            output: An observation of `layers` of the classifier.
+
+        Returns:
+            Vectors `(image, dimension)`, float32.
+
         Raises:
             InputError: For an output without observed layers, or of another model.
         """
@@ -141,13 +154,26 @@ class Translator:
         return self.branch.to(vector.device)(vector)
 
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "text dimension"]:
-        """Return the teacher's vector of each text; the teacher is not needed for those in the text cache."""
+        """Return the teacher's vector of each text; the teacher is not needed for those in the text cache.
+
+        Args:
+            texts: At least one text.
+
+        Returns:
+            Vectors `(text, dimension)`, float32.
+
+        Raises:
+            InputError: A text is not in the cache and the teacher cannot be loaded, or no text was given.
+        """
         if not self.teacher.texts:
             return self._teacher().language.encode_text(texts)
         return cached(self.teacher.texts, texts, lambda missing: self._teacher().language.encode_text(missing))
 
     def check(self, model: Backbone) -> None:
         """Refuse a model that the branch was not trained for.
+
+        Args:
+            model: A backbone, compared by the fingerprint of its weights.
 
         Raises:
             InputError: For a model with other weights, of whatever name.
@@ -164,7 +190,14 @@ class Translator:
         self._known.add(model)
 
     def save(self, folder: str | Path) -> Path:
-        """Write `branch.safetensors` and `config.json`, each atomically, and return the folder."""
+        """Write `branch.safetensors` and `config.json`, each atomically, and return the folder.
+
+        Args:
+            folder: The folder to write; it is made where there is none.
+
+        Returns:
+            The folder.
+        """
         path = Path(folder)
         config = {
             "kind": "conceptlens ce-fam branch",
@@ -183,6 +216,9 @@ class Translator:
         Args:
             folder: Folder of the branch.
             vlm: The teacher, where it cannot be loaded by its name.
+
+        Returns:
+            The translator, on the CPU.
 
         Raises:
             InputError: Where the folder holds no whole branch, or `vlm` is another teacher.

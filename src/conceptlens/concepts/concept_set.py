@@ -52,7 +52,11 @@ class BottleneckConcept:
         ConceptName(self.label or "", self.type)
 
     def name(self) -> ConceptName:
-        """Return what to ask a text model for (see `conceptlens.concepts.vocabulary.prompt`)."""
+        """Return what to ask a text model for (see `conceptlens.concepts.vocabulary.prompt`).
+
+        Returns:
+            Its label and type.
+        """
         return ConceptName(self.label, self.type)
 
 
@@ -104,11 +108,26 @@ class ConceptSet:
         return len(self.concepts)
 
     def tally(self) -> dict[str, int]:
-        """Return how many concepts each filter dropped, the most first."""
+        """Return how many concepts each filter dropped, the most first.
+
+        Returns:
+            A count by the name of the filter.
+        """
         return dict(Counter(one.filter for one in self.dropped).most_common())
 
     def keep(self, indices: Iterable[int], dropped: Sequence[Dropped] = ()) -> ConceptSet:
-        """Return the set of the concepts at `indices`, with the columns of its targets, and `dropped` added."""
+        """Return the set of the concepts at `indices`, with the columns of its targets, and `dropped` added.
+
+        Args:
+            indices: Indices of the concepts that are kept, in their new order.
+            dropped: What was left out now.
+
+        Returns:
+            Another set; this one stays as it is.
+
+        Raises:
+            InputError: No concept is left.
+        """
         chosen = list(indices)
         targets = None if self.targets is None else self.targets[:, chosen]
         kept = tuple(self.concepts[index] for index in chosen)
@@ -163,6 +182,9 @@ def attribute_concepts(
         source: Where they come from, in words.
         min_share: An attribute is kept where some class shows it in at least this share of its images.
 
+    Returns:
+        The attributes that are kept, with their shares as targets.
+
     Raises:
         InputError: Shares are outside 0 to 1, there are fewer than two classes, or no attribute is left.
     """
@@ -193,6 +215,9 @@ def read_concept_set(path: str | PathLike[str]) -> ConceptSet:
     Args:
         path: A text file with `label` or `label:type` on each line, `#` starting a comment; or a `.tsv` with a column
             `label` and any of `COLUMNS`, whose lines before the header may be comments.
+
+    Returns:
+        The concepts in the order of the file.
 
     Raises:
         InputError: The file cannot be read, with its name and line, or no concept is left.

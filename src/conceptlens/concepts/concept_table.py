@@ -81,6 +81,9 @@ def read_concept_table(path: str | Path, classes: Sequence[str], photos: Sequenc
         classes: The names of the classes; if rows are classes, each needs one.
         photos: The names of the photos (`LabelledSet.names`); a row may give the end of a name that only one has.
 
+    Returns:
+        Concepts in the order of the columns, with targets `[class concept]` or `[photo concept]`.
+
     Raises:
         InputError: A name is unknown, repeated or missing, or a cell is no such number; with file and line.
     """

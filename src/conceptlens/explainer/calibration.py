@@ -88,7 +88,14 @@ class ScoreCalibration:
         return ((texts @ self.basis).square().sum(1) + texts.square() @ self.rest).sqrt()
 
     def save(self, file: str | Path) -> Path:
-        """Write a safetensors file, atomically."""
+        """Write a safetensors file, atomically.
+
+        Args:
+            file: The file to write; its folder is made where there is none.
+
+        Returns:
+            The file.
+        """
         tensors = {name: getattr(self, name).half().contiguous() for name in ("basis", "rest")}
         metadata = {name: str(getattr(self, name)) for name in ("model", "identity", "count", "normalised")}
         with replacing(file) as temporary:
@@ -97,7 +104,17 @@ class ScoreCalibration:
 
     @classmethod
     def load(cls, file: str | Path) -> ScoreCalibration:
-        """Read a file written by `save`."""
+        """Read a file written by `save`.
+
+        Args:
+            file: A file written by `save` or `conceptlens calibrate`.
+
+        Returns:
+            The calibration, in float32.
+
+        Raises:
+            InputError: It is no such file, or cannot be read.
+        """
         try:
             with safe_open(str(file), framework="pt") as stored:
                 about = stored.metadata()
@@ -122,6 +139,9 @@ def fit_calibration(model: Backbone, observations: Iterable[Observation]) -> Sco
         model: The model.
         observations: Observations of at least 30 photos; some hundreds are better.
 
+    Returns:
+        Mean and covariance of the image vectors of those photos, float32.
+
     Raises:
         InputError: There are fewer than 30 photos.
     """
@@ -143,6 +163,15 @@ def find_calibration(model: Backbone) -> ScoreCalibration | None:
     """Return the calibration of this very model, by its weights: from the user's cache, else from the package.
 
     `None` where there is none, or only one for another kind of text encoder.
+
+    Args:
+        model: The model whose concepts are to be scored.
+
+    Returns:
+        The calibration, or `None`.
+
+    Raises:
+        InputError: The file in the cache is damaged.
     """
     name = f"{weights_fingerprint(model.module)}.safetensors"
     own = cache_folder() / "reference" / name

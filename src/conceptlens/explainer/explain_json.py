@@ -114,6 +114,9 @@ def concepts_json(concepts: Explanation) -> list[dict[str, Any]]:
 
     Args:
         concepts: The explanation of this photo alone.
+
+    Returns:
+        A dictionary for each concept, in the order of the explanation.
     """
     return [
         {

@@ -108,6 +108,9 @@ def observe_photos(
         photos: The files.
         batch_size: Photos per forward pass.
         failures: A list to which the files are added that cannot be read.
+
+    Returns:
+        An iterator of observations; files that cannot be read are left out.
     """
     for start in range(0, len(photos), batch_size):
         read = [_try_to_read(path) for path in photos[start : start + batch_size]]

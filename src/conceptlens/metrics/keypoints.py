@@ -48,6 +48,10 @@ class Keypoints:
     - `present[image concept]`: whether the image shows the concept.
     - `sizes[image 2]`: width and height of what the model saw, before it was squeezed to the model's input, in any
       unit. Needed only for shares of the diagonal.
+
+    Raises:
+        InputError: Shapes do not fit, a mask is not bool, a visible keypoint lies outside 0 to 1, or a size is not
+        finite and above 0.
     """
 
     xy: Float[Tensor, "image part 2"]
@@ -87,7 +91,14 @@ class Keypoints:
         return self.present & (self.visible.float() @ self.own.float().T > 0)
 
     def select(self, images: Int[Tensor, "some"] | slice) -> Keypoints:
-        """Return the keypoints of some images."""
+        """Return the keypoints of some images.
+
+        Args:
+            images: Indices of images, `[some]`, or a slice.
+
+        Returns:
+            The keypoints of these images, in that order.
+        """
         sizes = None if self.sizes is None else self.sizes[images]
         return Keypoints(self.xy[images], self.visible[images], self.own, self.present[images], sizes)
 

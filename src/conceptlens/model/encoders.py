@@ -48,6 +48,9 @@ class VisionLanguage(Protocol):
 
         Args:
             output: What the model gave; usually its `embedding` is the vector.
+
+        Returns:
+            Vectors `(image, dimension)`, not normalised, in the graph of the output.
         """
         ...
 
@@ -56,6 +59,9 @@ class VisionLanguage(Protocol):
 
         Args:
             texts: At least one text.
+
+        Returns:
+            Vectors `(text, dimension)`, float32.
         """
         ...
 

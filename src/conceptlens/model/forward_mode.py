@@ -37,6 +37,9 @@ def channel_derivatives(
         layer: The layer whose channels are shifted.
         after: Later layers whose cells `read` needs too.
         read: From the cells of these layers, by name, to `(image, dimension)`; differentiable in forward mode.
+
+    Returns:
+        `[image channel dimension]`.
     """
     layer_output = observation.layer_output(layer)
     grid, raw = layer_output.grid, layer_output.raw.detach()

@@ -67,6 +67,9 @@ def colour_bar(scale: Scale, width: int, height: int) -> Image.Image:
         scale: The values at the two ends.
         width: Pixels of the result.
         height: Pixels of the result, numbers included.
+
+    Returns:
+        An RGB image of that size.
     """
     size = max(8, round(height * 0.42))
     font = _font(size)
@@ -132,7 +135,14 @@ def panel(
 
 
 def number(value: float) -> str:
-    """Return three significant digits, with a true minus sign."""
+    """Return three significant digits, with a true minus sign.
+
+    Args:
+        value: A finite number.
+
+    Returns:
+        The digits, with an exponent below 0.001 and from 100000 on.
+    """
     plain = value == 0 or 1e-3 <= abs(value) < 1e5
     text = f"{float(f'{value:.3g}'):g}" if plain else f"{value:.1e}"
     return text.replace("-", "−")

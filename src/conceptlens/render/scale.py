@@ -68,14 +68,31 @@ def scale_of(maps: Iterable[Any], signed: bool) -> Scale:
 
 
 def own_scale(maps: Iterable[Any]) -> Scale:
-    """Return the scale of maps that do not say whether they are signed: they are where one goes below zero."""
+    """Return the scale of maps that do not say whether they are signed: they are where one goes below zero.
+
+    Args:
+        maps: Maps, each `height width`.
+
+    Returns:
+        A scale that all of them share.
+
+    Raises:
+        InputError: A map has another number of axes, or values that are not finite.
+    """
     grids = [grid_of(m) for m in maps]
     return scale_of(grids, signed=any(bool((g < 0).any()) for g in grids))
 
 
 @functools.cache
 def colour_table(signed: bool) -> UInt8[np.ndarray, "colour 3"]:
-    """Return the 256 colours from the low to the high end of a scale."""
+    """Return the 256 colours from the low to the high end of a scale.
+
+    Args:
+        signed: Whether the scale has values for and against.
+
+    Returns:
+        `[256 3]`: red, green, blue, 0 to 255.
+    """
     from matplotlib import colormaps
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -86,7 +103,14 @@ def colour_table(signed: bool) -> UInt8[np.ndarray, "colour 3"]:
 
 @functools.cache
 def alpha_table(signed: bool) -> UInt8[np.ndarray, "colour"]:
-    """Return how opaque each colour is: nothing at zero, rising smoothly to all at the end of its fade."""
+    """Return how opaque each colour is: nothing at zero, rising smoothly to all at the end of its fade.
+
+    Args:
+        signed: Whether the scale has values for and against.
+
+    Returns:
+        `[256]`: 0 is clear, 255 opaque.
+    """
     position = np.linspace(0.0, 1.0, COLOURS)
     strength = np.abs(2 * position - 1) if signed else position
     rise = np.clip(strength / (FADE_SIGNED if signed else FADE), 0.0, 1.0)
@@ -99,6 +123,9 @@ def colour(values: Any, scale: Scale) -> UInt8[np.ndarray, "height width 4"]:
     Args:
         values: One map, `height width`; numpy, torch or nested lists.
         scale: The values at the two ends of the colours.
+
+    Returns:
+        `[height width 4]`, uint8.
 
     Raises:
         InputError: The map has another number of axes, or values that are not finite.

@@ -76,7 +76,8 @@ def upsample_in_box(values: Any, height: int, width: int, box: Box = WHOLE, fill
         `... height width` of the whole photo; type, precision and device as in `upsample`.
 
     Raises:
-        InputError: There are fewer than two axes, the box is empty or outside of the photo, or values are NaN or infinite.
+        InputError: There are fewer than two axes, the box is empty or outside of the photo, or values are NaN or
+            infinite.
     """
     left, top, right, bottom = pixels_of(box, width, height)
     large = upsample(values, bottom - top, right - left)
@@ -91,12 +92,29 @@ def upsample_in_box(values: Any, height: int, width: int, box: Box = WHOLE, fill
 
 
 def is_tensor(values: Any) -> bool:
-    """Say whether values are a torch tensor; nothing here loads torch."""
+    """Say whether values are a torch tensor; nothing here loads torch.
+
+    Args:
+        values: Anything.
+
+    Returns:
+        Whether it has `detach`.
+    """
     return hasattr(values, "detach")
 
 
 def checked(maps: Any) -> Any:
-    """Return maps `... height width` as they are, refusing those without cells or with values that are not finite."""
+    """Return maps `... height width` as they are, refusing those without cells or with values that are not finite.
+
+    Args:
+        maps: `... height width`, an array or a tensor.
+
+    Returns:
+        The maps.
+
+    Raises:
+        InputError: There are fewer than two axes, no cell, or a value is NaN or infinite.
+    """
     if maps.ndim < 2 or 0 in maps.shape[-2:]:
         raise InputError(f"map has shape {tuple(maps.shape)}; expected ... height width, at least one cell each way")
     finite = maps.isfinite() if is_tensor(maps) else np.isfinite(maps)
@@ -113,7 +131,19 @@ def _between(cells: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def pixels_of(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
-    """Return a box in pixels, at least one each way; beyond the photo where the box is."""
+    """Return a box in pixels, at least one each way; beyond the photo where the box is.
+
+    Args:
+        box: Left, top, right, bottom as shares of the photo.
+        width: Columns of the photo.
+        height: Rows of the photo.
+
+    Returns:
+        Left, top, right, bottom in pixels.
+
+    Raises:
+        InputError: The box is empty or lies outside of the photo.
+    """
     if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3] and max(box[0], box[1]) < 1 and min(box[2:]) > 0):
         raise InputError(f"box is {tuple(box)}; expected left, top, right, bottom of the photo, as shares of its size")
     left = min(math.floor(box[0] * width + 0.5), width - 1)

@@ -57,7 +57,11 @@ class Score(Generic[Values]):
         return int(self.applies.sum())
 
     def mean(self) -> float | None:
-        """Return the mean over the values that apply; `None` where there is none."""
+        """Return the mean over the values that apply; `None` where there is none.
+
+        Returns:
+            The mean in the unit of the values, or `None`.
+        """
         if not self.count:
             return None
         if isinstance(self.values, Tensor):
@@ -70,6 +74,9 @@ class Score(Generic[Values]):
         Args:
             *index: An index or a label for each axis, such as image and question, or two labels; 0 for axes left out.
 
+        Returns:
+            The value, or `None`.
+
         Raises:
             InputError: No label has this name.
         """
@@ -77,7 +84,11 @@ class Score(Generic[Values]):
         return float(self.values[where]) if bool(self.applies[where]) else None
 
     def pairs(self) -> tuple[Float[Any, "pair"], Int[Any, "pair"]]:
-        """Return the values that apply, and the index of the image of each: what `bootstrap_mean` takes."""
+        """Return the values that apply, and the index of the image of each: what `bootstrap_mean` takes.
+
+        Returns:
+            `values[pair]` and `images[pair]`, arrays or tensors as the score holds them.
+        """
         if isinstance(self.applies, Tensor):
             return self.values[self.applies], self.applies.nonzero()[:, 0]
         return self.values[self.applies], self.applies.nonzero()[0]

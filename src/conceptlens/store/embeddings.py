@@ -56,7 +56,14 @@ class Embeddings:
         return len(self.ids)
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Embeddings:
-        """Return these rows only: numbers of rows, or a truth for each."""
+        """Return these rows only: numbers of rows, or a truth for each.
+
+        Args:
+            rows: Indices of rows, or a bool for each row.
+
+        Returns:
+            These rows, in the order of the indices.
+        """
         chosen = np.asarray(rows)
         chosen = chosen if chosen.dtype == np.bool_ else chosen.astype(np.intp)
         return Embeddings(**{one.name: getattr(self, one.name)[chosen] for one in fields(self)})

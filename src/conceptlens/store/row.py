@@ -105,13 +105,19 @@ class MaskRow:
 
     @classmethod
     def from_mask(cls, id: str, image: str, concept: str, mask: np.ndarray) -> MaskRow:
-        """Pack a mask `[rows columns]`, bool; raises `InputError` for any other array.
+        """Pack a mask `[rows columns]`, bool.
 
         Args:
             id: The id of the mask.
             image: The id of its image.
             concept: The label of its concept.
             mask: Bool `[rows columns]`.
+
+        Returns:
+            The row, with the mask in packed run lengths.
+
+        Raises:
+            InputError: The array is not bool, not two-dimensional, or empty.
         """
         if mask.dtype != np.bool_ or mask.ndim != 2 or not mask.size:
             raise InputError(f"a mask has shape {mask.shape} and type {mask.dtype}; expected bool rows columns")
@@ -120,7 +126,14 @@ class MaskRow:
         return cls(id, image, concept, rows, columns, packed.encode() if isinstance(packed, str) else packed)
 
     def mask(self) -> np.ndarray:
-        """Return the mask `[rows columns]`, bool; raises `InputError` where the run lengths are no such mask."""
+        """Return the mask `[rows columns]`, bool.
+
+        Returns:
+            Bool `[rows columns]`.
+
+        Raises:
+            InputError: The run lengths are no such mask.
+        """
         size = (self.rows, self.columns)
         try:
             return decode_mask({"size": size, "counts": self.counts}, size)

@@ -98,17 +98,40 @@ class EpochSchedule:
         return -(-rows // self.batch_size)
 
     def batches(self, rows: int, generator: torch.Generator) -> Iterable[Tensor]:
-        """Return row indices of one epoch's batches: every row once, in random order."""
+        """Return row indices of one epoch's batches: every row once, in random order.
+
+        Args:
+            rows: How many rows there are.
+            generator: Draws the order.
+
+        Returns:
+            Row indices of each batch; the last one may be smaller.
+        """
         return torch.randperm(rows, generator=generator).split(self.batch_size)
 
     def new_optimiser(self, network: nn.Module) -> torch.optim.Optimizer:
-        """Return SGD or AdamW over all parameters."""
+        """Return SGD or AdamW over all parameters.
+
+        Args:
+            network: The module that is trained.
+
+        Returns:
+            The optimiser at the `initial` rate.
+        """
         if self.optimiser == "sgd":
             return torch.optim.SGD(network.parameters(), lr=self.initial)
         return torch.optim.AdamW(network.parameters(), lr=self.initial, weight_decay=self.weight_decay)
 
     def rate(self, step: int, steps_per_epoch: int) -> float | None:
-        """Return the learning rate of a step, counted from 0; `None` where the plateau scheduler decides it."""
+        """Return the learning rate of a step, counted from 0; `None` where the plateau scheduler decides it.
+
+        Args:
+            step: The step, from 0.
+            steps_per_epoch: How many steps an epoch has.
+
+        Returns:
+            The learning rate, or `None`.
+        """
         warm = self.warmup * steps_per_epoch
         if step < warm:
             return self.initial + (self.peak - self.initial) * step / warm
@@ -118,7 +141,14 @@ class EpochSchedule:
         return self.peak * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
     def plateau(self, optimiser: torch.optim.Optimizer) -> ReduceLROnPlateau | None:
-        """Return the scheduler that lowers the rate by the validation loss, with `decay="plateau"`."""
+        """Return the scheduler that lowers the rate by the validation loss, with `decay="plateau"`.
+
+        Args:
+            optimiser: The optimiser whose rate is lowered.
+
+        Returns:
+            The scheduler, or `None` with another `decay`.
+        """
         if self.decay != "plateau":
             return None
         return ReduceLROnPlateau(optimiser, factor=self.factor, patience=self.patience)

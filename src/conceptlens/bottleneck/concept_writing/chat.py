@@ -39,6 +39,15 @@ class ChatEndpoint:
     def at(url: str, key_from: str | None, timeout: float, max_retries: int) -> ChatEndpoint:
         """Return the endpoint at a base address or a whole one, its key read from the environment.
 
+        Args:
+            url: `http://HOST:PORT/v1` or `https://...`, with or without `/chat/completions`.
+            key_from: The environment variable that holds the key; `None` where the server wants none.
+            timeout: Seconds to wait for one answer.
+            max_retries: How often a request that failed is sent again.
+
+        Returns:
+            The endpoint; nothing has been sent.
+
         Raises:
             InputError: The address or the key is not valid, or the package `openai` is missing.
         """
@@ -71,6 +80,12 @@ class ChatEndpoint:
 
     def ask(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return the server's answer to a request as JSON.
+
+        Args:
+            body: The request: `model`, `messages`, and what else the server takes.
+
+        Returns:
+            The answer, a dictionary.
 
         Raises:
             InputError: The server cannot be reached, refuses, or answers something else.

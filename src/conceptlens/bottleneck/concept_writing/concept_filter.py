@@ -95,6 +95,9 @@ def filter_concepts(
         scores: Scores of train images, `[image concept]`, by a vision-language model; without them presence is not
             filtered.
 
+    Returns:
+        The concepts that are left, with everything that was dropped on the way.
+
     Raises:
         InputError: No concept is left (the message says which filter dropped most), or there are too few images.
     """
@@ -118,14 +121,30 @@ def filter_concepts(
 
 
 def text_similarity(first: Sequence[str], second: Sequence[str]) -> Float[np.ndarray, "first second"]:
-    """Return the cosines of texts by MiniLM, float64."""
+    """Return the cosines of texts by MiniLM, float64.
+
+    Args:
+        first: Texts, at least one.
+        second: Texts, at least one.
+
+    Returns:
+        `[first second]`, -1 to 1.
+    """
     left, right = (_array(encode_sentences(list(texts))) for texts in (first, second))
     unit = [one / np.maximum(np.linalg.norm(one, axis=1, keepdims=True), 1e-300) for one in (left, right)]
     return unit[0] @ unit[1].T
 
 
 def by_length(labels: Sequence[str], longest: int = 30) -> FilterResult:
-    """Keep labels of at most `longest` characters."""
+    """Keep labels of at most `longest` characters.
+
+    Args:
+        labels: The concepts' labels.
+        longest: The largest number of characters.
+
+    Returns:
+        The labels that are kept, and what is dropped with its value and reason.
+    """
 
     def why(index: int) -> tuple[float, str] | None:
         size = len(labels[index])
@@ -135,7 +154,15 @@ def by_length(labels: Sequence[str], longest: int = 30) -> FilterResult:
 
 
 def by_class_name(labels: Sequence[str], classes: Sequence[str]) -> FilterResult:
-    """Drop labels that are a class's name, with or without an article, in any case and spacing."""
+    """Drop labels that are a class's name, with or without an article, in any case and spacing.
+
+    Args:
+        labels: The concepts' labels.
+        classes: The names of the classes.
+
+    Returns:
+        The labels that are kept, and what is dropped with its value and reason.
+    """
     named = {_bare(name): name for name in reversed(classes)}
 
     def why(index: int) -> tuple[None, str] | None:
@@ -158,6 +185,9 @@ def by_class_similarity(
         classes: The names of the classes.
         similarity: Cosines of labels and names, `[concept class]`.
         threshold: The published cutoff is 0.85.
+
+    Returns:
+        The labels that are kept, and what is dropped with its value and reason.
     """
 
     def why(index: int) -> tuple[float, str] | None:
@@ -185,6 +215,9 @@ def by_similarity(
         labels: The concepts' labels.
         similarity: Cosines of labels, `[concept concept]`.
         threshold: The published cutoff is 0.9.
+
+    Returns:
+        The labels that are kept, and what is dropped with its value and reason.
     """
     total, rank = similarity.sum(1), np.argsort(np.argsort(np.array(labels, dtype=object)))
     pairs = np.argwhere(similarity >= threshold)
@@ -211,6 +244,9 @@ def by_presence(labels: Sequence[str], scores: Values, threshold: float) -> Filt
         labels: The concepts' labels.
         scores: Scores of train images by a vision-language model, `[image concept]`.
         threshold: Depends on the model: see `PRESENCE_CUTOFFS`.
+
+    Returns:
+        The labels that are kept, and what is dropped with its value and reason.
 
     Raises:
         InputError: There are fewer than five images.
@@ -239,6 +275,9 @@ def by_interpretability(
         teacher: What the layer imitates, of the same shape.
         threshold: The published cutoff is 0.45.
 
+    Returns:
+        The labels that are kept, and what is dropped with its value and reason.
+
     Raises:
         InputError: There are fewer than 10 images.
     """
@@ -260,7 +299,15 @@ def by_interpretability(
 def cos_cubed(
     first: Float[np.ndarray, "image concept"], second: Float[np.ndarray, "image concept"]
 ) -> Float[np.ndarray, "concept"]:
-    """Return `cos((x - mean x)^3, (y - mean y)^3)` for each column, -1 to 1; 0 where a column is constant."""
+    """Return `cos((x - mean x)^3, (y - mean y)^3)` for each column, -1 to 1; 0 where a column is constant.
+
+    Args:
+        first: `[image concept]`.
+        second: Values of the same shape.
+
+    Returns:
+        A similarity for each concept, `[concept]`.
+    """
     cubed = []
     for values in (first, second):
         centred = np.where(np.ptp(values, 0) == 0, 0, values - values.mean(0))

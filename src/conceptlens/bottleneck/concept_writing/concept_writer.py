@@ -107,6 +107,13 @@ def parse_answer(text: str, cut: bool = False) -> tuple[str, ...]:
 
     Bullets, emphasis, quotes, closing punctuation and a leading a, an or the are taken off. Headings (lines that end
     in a colon), what a model thought aloud (`<think>`) and the last line of an answer that was `cut` are left out.
+
+    Args:
+        text: The answer of a language model.
+        cut: Whether it ended because it was too long.
+
+    Returns:
+        Labels in their order, in the spelling of their first mention.
     """
     lines = [line.strip() for line in _THOUGHT.sub("", text).splitlines() if line.strip()]
     lines = lines[:-1] if cut else lines

@@ -97,6 +97,12 @@ def concept_groups(concepts: Sequence[BottleneckConcept]) -> tuple[str, ...]:
 
     These are the groups in which CUB's attributes were annotated, and in which Koh et al. correct them. A concept
     without part and kind is alone.
+
+    Args:
+        concepts: Concepts with their structure.
+
+    Returns:
+        A name for each concept, equal within a group.
     """
     names = [", ".join(filter(None, (concept.part, concept.kind))) for concept in concepts]
     return tuple(name or f"alone: {concept.label}" for name, concept in zip(names, concepts, strict=True))
@@ -229,6 +235,9 @@ def evaluate_interventions(
         read: The activations of `train`.
         n_bootstrap: Bootstrap samples of the gains' intervals, which resample photos.
         seed: Seed of orders, intervals and the control.
+
+    Returns:
+        A curve for each way to correct, or the reason why there is none.
     """
     truth = concept_labels(bottleneck, photos, table)
     if truth is None:
@@ -254,7 +263,14 @@ def evaluate_interventions(
 
 
 def interventions_json(found: Interventions) -> list[dict[str, Any]]:
-    """Return curves as JSON holds them."""
+    """Return curves as JSON holds them.
+
+    Args:
+        found: What `evaluate_interventions` found.
+
+    Returns:
+        A dictionary for each curve.
+    """
     return [
         {
             "values": name,

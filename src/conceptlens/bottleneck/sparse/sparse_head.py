@@ -55,7 +55,15 @@ class Solution:
 def largest_penalty(rows: StandardizedRows, alpha: float = ALPHA) -> float:
     """Return the smallest strength at which all weights are 0: `max |mean_n (f - y_n) x_n'| / alpha`, f frequencies.
 
-    Raises `InputError` for an `alpha` that is not above 0 up to 1: without a lasso no weight is ever 0.
+    Args:
+        rows: Z-scored concepts and classes.
+        alpha: The share of the lasso, above 0 up to 1: without a lasso no weight is ever 0.
+
+    Returns:
+        The strength, above 0.
+
+    Raises:
+        InputError: `alpha` is out of range, or every concept is the same in all rows.
     """
     if not 0 < alpha <= 1:
         raise InputError(f"alpha is {alpha}; expected above 0 up to 1, since only the lasso makes weights 0")
@@ -88,6 +96,9 @@ def elastic_net(
         tolerance: See `Solution.converged`. Double precision allows about 1e-12, and 1e-8 of a lasso alone.
         max_steps: After so many steps, or where nothing is gained any more, the solution so far is returned.
 
+    Returns:
+        The solution, with a certificate of how far it is from the best.
+
     Raises:
         InputError: `alpha` or `strength` is out of range.
     """
@@ -114,6 +125,9 @@ def elastic_net_path(
         points: The largest number of solutions.
         max_nec: The number of effective concepts after which the path ends.
         tolerance: See `Solution.converged`.
+
+    Returns:
+        The solutions, the strongest penalty first.
 
     Raises:
         InputError: `alpha` is out of range, or every concept is the same in all rows.
@@ -173,7 +187,14 @@ class SparsePath:
     solutions: tuple[Solution, ...]
 
     def reach(self, target: float) -> Solution | None:
-        """Return the first solution with NEC `target` or more, none where the path ends before."""
+        """Return the first solution with NEC `target` or more, none where the path ends before.
+
+        Args:
+            target: The number of effective concepts (NEC).
+
+        Returns:
+            The solution, or `None`.
+        """
         return next((solution for solution in self.solutions if solution.nec >= target), None)
 
 
@@ -191,6 +212,9 @@ def fit_sparse_path(
         max_nec: The number of effective concepts (NEC) after which the path ends.
         tolerance: See `Solution.converged`.
 
+    Returns:
+        The rows as they were z-scored, and the solutions.
+
     Raises:
         InputError: Rows do not fit one another, a value is not finite, there is one class, or a class has no row.
     """
@@ -206,6 +230,9 @@ def truncate(weights: Float[Tensor, "class concept"], target: float) -> Float[Te
     Args:
         weights: `[class concept]`.
         target: The number of effective concepts (NEC) that is left, weights over classes.
+
+    Returns:
+        Weights of the same shape with that NEC.
 
     Raises:
         InputError: There are fewer weights, or `target` times classes is no whole number.
@@ -231,6 +258,9 @@ def head_at(path: SparsePath, target: float, refit: bool = False) -> LinearHead:
         target: The NEC; the solution's weights are cut by `truncate`, its bias is kept.
         refit: Fit the kept weights and the bias anew to the path's rows, with the solution's strength as a ridge alone.
             Our own, not VLG-CBM's.
+
+    Returns:
+        The head, in double precision.
 
     Raises:
         InputError: The path ends before `target`; VLG-CBM's code takes its last solution there.

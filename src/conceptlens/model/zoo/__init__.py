@@ -54,6 +54,9 @@ def load_model(
             changed proportions; by default what the model's own configuration says.
         device: "cpu", "cuda", "mps" or another name that torch knows.
 
+    Returns:
+        The model in evaluation mode on `device`, ready to `observe`.
+
     Raises:
         InputError: There is no such model, its weights cannot be fetched or do not fit, or an option is out of range.
         InputTypeError: `name` is no text.
