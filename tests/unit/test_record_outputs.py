@@ -114,7 +114,7 @@ class TestOverlay:
         assert np.array_equal(found.overlay(question="<b>dog</b>"), expected)
         del own
         gc.collect()
-        with pytest.raises(cl.InputError, match=r"the photo of 'photo\[0\]' is neither in memory nor in a file"):
+        with pytest.raises(cl.InputError, match=r"the photo of 'photo\[0\]' is neither in memory as a PIL image nor"):
             found.overlay()
 
     def test_a_photo_in_its_file(self, tmp_path: Path) -> None:
@@ -124,7 +124,9 @@ class TestOverlay:
         assert found.source.image_info[0].fingerprint
         assert np.array_equal(found.overlay(), found.overlay(photo()))
         photo(1).save(file)  # another photo of that name is not the one that was observed
-        with pytest.raises(cl.InputError, match="is neither in memory nor in a file of that name; give it"):
+        with pytest.raises(
+            cl.InputError, match="is neither in memory as a PIL image nor in a file of that name; give it"
+        ):
             found.overlay()
 
     def test_the_photo_that_was_observed(self) -> None:
@@ -133,7 +135,15 @@ class TestOverlay:
         found = cl.cam(observation)
         assert found.overlay().size == (300, 240)
         assert np.array_equal(found.overlay(), found.overlay(own))
+        expected = found.overlay(own)
+        del observation  # and with it its upright copy
+        gc.collect()
+        assert np.array_equal(found.overlay(), expected)
+        assert found.source.photo() is not None
         assert np.array_equal(cl.combine([found]).overlay(opacity=0), own)
+        own.paste((0, 0, 0), (0, 0, 99, 99))  # it is no longer the photo that was observed
+        with pytest.raises(cl.InputError, match="is neither in memory"):
+            found.overlay()
 
     @pytest.mark.parametrize("kind", ["pil", "array", "path", "text"])
     def test_a_photo_given(self, kind: str, tmp_path: Path) -> None:

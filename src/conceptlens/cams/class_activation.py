@@ -16,7 +16,7 @@ from conceptlens.io.versions import versions
 from conceptlens.model.backbone import Backbone
 from conceptlens.model.forward import full_precision
 from conceptlens.model.observation import Observation, check_observation, layer_names
-from conceptlens.record import Explanation, Source, hold_weakly
+from conceptlens.record import Explanation, Source
 
 if TYPE_CHECKING:
     import numpy as np
@@ -250,5 +250,5 @@ def source(observation: Observation, layer: str, method: str, settings: dict[str
         method: The rule or method.
         settings: What else the method was given or chose.
     """
-    photos = hold_weakly(observation.photos)
+    photos = observation.photo_references
     return Source(observation.model.name, layer, method, observation.image_info, settings, versions(), photos)

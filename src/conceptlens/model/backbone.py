@@ -212,11 +212,11 @@ class Backbone(PhotoInput):
         for name in names or ():
             self.check_layer(name)
         given, keyword, others = split_inputs(photos, inputs, self.module)
-        images, known, loaded = self.read_batch(first_of_batch(given), titles)
+        images, known, loaded, references = self.read_batch(first_of_batch(given), titles)
         like = self.parameter
         moved = {name: map_tensors(value, lambda tensor: tensor.to(like.device)) for name, value in others.items()}
         whole = ModelInput(images.to(like.device, like.dtype), keyword, moved)
-        return self._observe(whole, names, known, loaded)
+        return self._observe(whole, names, known, loaded, references)
 
     def _observe(
         self,
@@ -224,6 +224,7 @@ class Backbone(PhotoInput):
         layers: tuple[str, ...] | None,
         image_info: tuple[ImageInfo, ...],
         photos: tuple[Image.Image | None, ...],
+        references: tuple[Callable[[], Image.Image | None], ...],
     ) -> Observation[Backbone]:
         given.check(self.module, self.name)
         with given.explaining_rows():
@@ -234,7 +235,7 @@ class Backbone(PhotoInput):
         outputs = {name: self.layer_output(name, raw, given.images) for name, raw in kept.raw().items()}
         return Observation(
             found.model_name, found.output, found.class_scores, found.vector, self, given, outputs, image_info,
-            photos,
+            photos, references,
         )  # fmt: skip
 
     def run(self, given: ModelInput, watches: Mapping[str, Watch] | None = None) -> ModelOutput:

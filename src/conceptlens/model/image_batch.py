@@ -19,7 +19,7 @@ from conceptlens.io.images import as_photo, fingerprint
 from conceptlens.model.forward import colours_of
 from conceptlens.model.preprocess import Preprocess
 from conceptlens.model.torchvision_transform import read_transform
-from conceptlens.record import WHOLE, ImageInfo
+from conceptlens.record import WHOLE, ImageInfo, hold_weakly
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -98,8 +98,15 @@ class PhotoInput(ABC):
 
     def read_batch(
         self, given: Any, titles: Sequence[str] | None
-    ) -> tuple[Float[Tensor, "image colour rows columns"], tuple[ImageInfo, ...], tuple[Image.Image | None, ...]]:
+    ) -> tuple[
+        Float[Tensor, "image colour rows columns"],
+        tuple[ImageInfo, ...],
+        tuple[Image.Image | None, ...],
+        tuple[Callable[[], Image.Image | None], ...],
+    ]:
         """Return the input tensor of photos or preprocessed tensors, a record of each image, and the photos.
+
+        The upright photos come last but one, weak references to them and to the PIL images given last.
 
         Args:
             given: As `photos_or_tensor` takes it.
@@ -113,12 +120,14 @@ class PhotoInput(ABC):
         if isinstance(ready, Tensor):
             rows, columns = ready.shape[2:]
             called = _titles(titles, [f"tensor[{i}]" for i in range(len(ready))])
-            return ready, tuple(ImageInfo(name, "", columns, rows) for name in called), (None,) * len(ready)
+            none = (None,) * len(ready)
+            return ready, tuple(ImageInfo(name, "", columns, rows) for name in called), none, hold_weakly(none)
         called = _titles(titles, [_title(photo, i) for i, photo in enumerate(ready)])
         photos = tuple(as_photo(photo) for photo in ready)
         images = _stacked([self.read_photo(photo) for photo in photos])
         named = zip(called, photos, strict=True)
-        return images, tuple(self.image_info(name, one.size, fingerprint(one)) for name, one in named), photos
+        info = tuple(self.image_info(name, one.size, fingerprint(one)) for name, one in named)
+        return images, info, photos, hold_weakly(photos, ready)
 
 
 def photos_or_tensor(given: Any, colours: int) -> list[Photo] | Tensor:

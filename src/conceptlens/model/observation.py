@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -66,6 +66,7 @@ class Observation(ModelOutput, Generic[Model]):
         layer_outputs: The outputs of the observed layers, by name.
         image_info: One record for each image: its name, size and the part of it that the model saw.
         photos: The upright photos; `None` where a tensor was observed.
+        photo_references: Weak references to the photos, and to the PIL images that they are copies of.
     """
 
     model: Model
@@ -73,6 +74,7 @@ class Observation(ModelOutput, Generic[Model]):
     layer_outputs: Mapping[str, LayerOutput]
     image_info: tuple[ImageInfo, ...]
     photos: tuple[Image.Image | None, ...]
+    photo_references: tuple[Callable[[], Image.Image | None], ...]
     _readouts: dict[tuple[str, str], Tensor | None] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:

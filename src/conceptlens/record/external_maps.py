@@ -101,16 +101,16 @@ def _image_info(images: Any, count: int) -> tuple[tuple[ImageInfo, ...], tuple[A
         return tuple(ImageInfo(f"image[{i}]") for i in range(count)), ()
     observed = getattr(images, "image_info", None)
     if observed is not None:
-        several, photos = list(observed), list(images.photos)
+        several, held = list(observed), images.photo_references
     else:
         several = [images] if isinstance(images, (str, Path, Image.Image, ImageInfo)) else list(images)
         if isinstance(images, np.ndarray) and images.ndim == 3:
             several = [images]
-        photos = [one if isinstance(one, Image.Image) else None for one in several]
+        held = hold_weakly(several)
     if len(several) != count:
         raise InputError(f"{len(several)} images were given for {count} maps; expected one for each")
     info = tuple(_info(one, i) for i, one in enumerate(several))
-    return info, hold_weakly(photos)
+    return info, held
 
 
 def _info(given: Any, index: int) -> ImageInfo:

@@ -173,7 +173,7 @@ class RecordOutputs(ABC):
         photo = self.source.photo() if image is None else as_photo(image)
         if photo is None:
             raise InputError(
-                f"the photo of '{info.name}' is neither in memory nor in a file of that name; "
+                f"the photo of '{info.name}' is neither in memory as a PIL image nor in a file of that name; "
                 "give it, explanation.overlay(photo)"
             )
         if not info.box_known:

@@ -85,15 +85,32 @@ class Source:
         Returns:
             The photo with the turn of its EXIF orientation applied; `None` where it is nowhere.
         """
-        from conceptlens.io.images import upright
+        from conceptlens.io.images import fingerprint, upright
 
+        info = self.image_info[image]
         held = self.photos[image]() if image < len(self.photos) else None
-        return _from_file(self.image_info[image]) if held is None else upright(held)
+        photo = None if held is None else upright(held)
+        if photo is None or (info.fingerprint and fingerprint(photo) != info.fingerprint):  # it was drawn on since
+            return _from_file(info)
+        return photo
 
 
-def hold_weakly(photos: Iterable[Image.Image | None]) -> tuple[Callable[[], Image.Image | None], ...]:
-    """Return weak references to photos, for `Source.photos`: they live as long as somebody else holds them."""
-    return tuple((lambda: None) if photo is None else weakref.ref(photo) for photo in photos)
+def hold_weakly(*photos: Iterable[object]) -> tuple[Callable[[], Image.Image | None], ...]:
+    """Return weak references to photos, for `Source.photos`: they live as long as somebody else holds them.
+
+    Args:
+        *photos: Photos, one for each image; several sequences hold copies of the same photos, of which the first that
+            is alive is taken. What is no PIL image is not held.
+    """
+    return tuple(_weak_reference(copies) for copies in zip(*photos, strict=True))
+
+
+def _weak_reference(copies: Iterable[object]) -> Callable[[], Image.Image | None]:
+    """Return what gives the first of these copies of a photo that is alive."""
+    from PIL import Image
+
+    references = [weakref.ref(one) for one in copies if isinstance(one, Image.Image)]
+    return lambda: next((photo for photo in (reference() for reference in references) if photo is not None), None)
 
 
 def _from_file(info: ImageInfo) -> Image.Image | None:
