@@ -99,11 +99,17 @@ class ClassFolder(ListedPhotos):
 
 
 def open_imagenet(folder: str | Path, split: str = "train") -> ClassFolder:
-    """Open ImageNet's `train/WNID/` and `val/WNID/`; raises `InputError` where a class folder is called otherwise.
+    """Open ImageNet's `train/WNID/` and `val/WNID/`.
 
     Args:
         folder: The folder that holds `train/` and `val/`.
         split: `train`, `val` or `all`.
+
+    Returns:
+        The labelled photos.
+
+    Raises:
+        InputError: A class folder is called otherwise, or there is no such split.
     """
     opened = ClassFolder(folder, split)
     strange = [name for name in opened.folders if not _WNID.fullmatch(name)]

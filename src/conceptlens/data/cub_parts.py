@@ -30,7 +30,11 @@ class BirdPart:
 
 @cache
 def cub_parts() -> dict[str, BirdPart]:
-    """Return the twelve parts by name; together they have each of CUB's fifteen keypoints once."""
+    """Return the twelve parts by name; together they have each of CUB's fifteen keypoints once.
+
+    Returns:
+        Parts with their keypoints, region and words.
+    """
     return {
         row["part"]: BirdPart(row["part"], tuple(row["keypoints"].split(", ")), row["region"],
                               tuple(row["words"].split(", ")))

@@ -104,6 +104,9 @@ def draw_scene(shapes: Iterable[Shape], size: int = 224, seed: int = 0) -> Scene
         shapes: The shapes; none gives the bare background.
         size: Pixels of a side.
         seed: Of the noise.
+
+    Returns:
+        The image, with exact masks of its colours, kinds and shapes, `[row column]`.
     """
     shapes = tuple(shapes)
     pixels = _background(size, seed)
@@ -134,6 +137,9 @@ def random_scene(seed: int, size: int = 224, kinds: Sequence[str] = tuple(KINDS)
         seed: Decides everything, the noise of the background too.
         size: Pixels of a side.
         kinds: The kinds of shape to choose from, at least three.
+
+    Returns:
+        The image, with exact masks of its colours, kinds and shapes, `[row column]`.
     """
     draw = np.random.default_rng(seed)
     count = int(draw.integers(1, MAX_SHAPES + 1))

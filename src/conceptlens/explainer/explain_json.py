@@ -79,7 +79,14 @@ def _explained(result: PhotoResult) -> dict[str, Any]:
 
 
 def contrasted_json(result: PhotoResult) -> dict[str, Any]:
-    """Return the entry of one photo in the document of `conceptlens contrast --json`."""
+    """Return the entry of one photo in the document of `conceptlens contrast --json`.
+
+    Args:
+        result: What was computed for one photo.
+
+    Returns:
+        A dictionary of plain values.
+    """
     if result.contrast is None or result.class_map is None:
         return _opening(result)
     return {
@@ -93,18 +100,39 @@ def contrasted_json(result: PhotoResult) -> dict[str, Any]:
 
 
 def prediction_json(prediction: Prediction | None) -> dict[str, Any] | None:
-    """Return a class with its index, names, logit and probability; `None` for none."""
+    """Return a class with its index, names, logit and probability; `None` for none.
+
+    Args:
+        prediction: A predicted class, or `None`.
+
+    Returns:
+        A dictionary of plain values, or `None`.
+    """
     return None if prediction is None else asdict(prediction)
 
 
 def is_competing(explanation: Explanation) -> bool:
-    """Whether the maps are regions of concepts that compete with everyday words."""
+    """Whether the maps are regions of concepts that compete with everyday words.
+
+    Args:
+        explanation: An explanation of concepts.
+
+    Returns:
+        Whether they are.
+    """
     method = explanation.source.method
     return method == "competition" or method.endswith("competing regions")
 
 
 def branch_of(explanation: Explanation) -> str | None:
-    """Return the name of the trained branch that scored the concepts; `None` where the model's own encoders did."""
+    """Return the name of the trained branch that scored the concepts; `None` where the model's own encoders did.
+
+    Args:
+        explanation: An explanation of concepts.
+
+    Returns:
+        The name, or `None`.
+    """
     name = explanation.source.settings.get("branch")
     return None if name is None else str(name)
 

@@ -81,7 +81,15 @@ class LocalizationSummary:
         return f"{self.photos} photos are few: intervals of fewer than {MIN_PHOTOS} are too narrow to rely on"
 
     def best(self, group: str, metric: str) -> str | None:
-        """Return the method with the best mean, oracles left out; None where there is nothing to compare."""
+        """Return the method with the best mean, oracles left out; None where there is nothing to compare.
+
+        Args:
+            group: The name of a group of pairs.
+            metric: The name of a metric of `MAP_MASK_METRICS`.
+
+        Returns:
+            The name of the method, or `None`.
+        """
         fair = [line for line in self.methods if not line.oracle and metric in line.scores.get(group, {})]
         if len(fair) < 2:
             return None

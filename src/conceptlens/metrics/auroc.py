@@ -115,6 +115,14 @@ def cross_auroc(
 
     `(sum of ranks of positives - p (p + 1) / 2) / (p n)`, equal values sharing their mean rank; 0 where a target has
     one kind only.
+
+    Args:
+        values: `[image source]`.
+        positive: Bool `[image target]`.
+        paired: Whether source and target of one number are compared alone.
+
+    Returns:
+        `[source target]`, or `[target]` if `paired`; 0 to 1.
     """
     ranks = rankdata(values, axis=0)  # from 1; equal values share their mean rank
     p = positive.sum(0).astype(np.float64)
@@ -124,12 +132,30 @@ def cross_auroc(
 
 
 def has_both_labels(positive: Bool[np.ndarray, "image concept"]) -> Bool[np.ndarray, "concept"]:
-    """Return which concepts have images of both kinds."""
+    """Return which concepts have images of both kinds.
+
+    Args:
+        positive: Bool `[image concept]`.
+
+    Returns:
+        Bool `[concept]`.
+    """
     return np.logical_and(positive.any(0), ~positive.all(0))
 
 
 def check_activations(activations: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return activations in float64 and labels, both as arrays; `InputError` where they do not fit."""
+    """Return activations in float64 and labels, both as arrays.
+
+    Args:
+        activations: `[image concept]`, on any device.
+        labels: Bool `[image concept]`.
+
+    Returns:
+        Both as arrays `[image concept]`.
+
+    Raises:
+        InputError: Shapes or types do not fit, or an activation is not finite.
+    """
     if activations.ndim != 2 or activations.shape != labels.shape or labels.dtype != torch.bool:
         raise InputError(
             f"activations have shape {tuple(activations.shape)}, labels {tuple(labels.shape)} of {labels.dtype}; "

@@ -38,9 +38,15 @@ class Classifier(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class LabelledActivations:
-    """Images as a bottleneck sees them: `activations[image concept]`, true bool `labels` alike, and `classes[image]`.
+    """Images as a bottleneck sees them: what it reads in them, and what is true of them.
 
-    Raises `InputError` where they do not fit, or an activation is not finite.
+    Args:
+        activations: `[image concept]`, finite.
+        labels: Bool `[image concept]`: whether the image shows the concept.
+        classes: The class of each image, `[image]`, whole numbers.
+
+    Raises:
+        InputError: Shapes or types do not fit, there is no image, or an activation is not finite.
     """
 
     activations: Float[Tensor, "image concept"]
@@ -83,6 +89,9 @@ class Leakage:
                 the side of the threshold. `true`: above 0, activations surely know more than the concepts do; negative
                 says nothing, since labels that are constant within a class tell the class by themselves. `corrected`:
                 above 0, the truth about the concepts makes the head worse; below 0, correcting helps.
+
+        Returns:
+            A value for each image, -1 to 1.
         """
         other: Score = getattr(self, head)
         return Score(self.soft.values - other.values, self.soft.applies)
@@ -157,6 +166,9 @@ def prevalence_thresholds(
 
     Returns:
         `thresholds[concept]`, in the unit of the activations.
+
+    Raises:
+        InputError: Shapes or types do not fit, or an activation is not finite.
     """
     values, positive = check_activations(activations, labels)
     falling = -np.sort(-values, axis=0)

@@ -76,6 +76,9 @@ def agreement(
             that looks at the labels needs it, or its chance level is taken too low. The other three scores of such a
             cut stay too high.
 
+    Returns:
+        Purity with its chance level, and the scores that are corrected for chance or normalised.
+
     Raises:
         InputError: There are no rows, or clusters and labels differ in length.
     """

@@ -38,7 +38,11 @@ class Tree:
         return len(self.merges) + 1
 
     def order(self) -> Int[np.ndarray, "row"]:
-        """Return the rows from left to right, as a dendrogram draws them; without recursion."""
+        """Return the rows from left to right, as a dendrogram draws them; without recursion.
+
+        Returns:
+            Indices of rows, `[row]`.
+        """
         return hierarchy.leaves_list(self.merges).astype(np.int64) if len(self.merges) else np.zeros(1, np.int64)
 
 
@@ -69,6 +73,9 @@ def cluster_distances(distance: np.ndarray, method: Method, metric: DistanceMetr
         distance: `distance[row row]`, as `distances` gives it.
         method: As in `cluster`.
         metric: The metric of `distance`.
+
+    Returns:
+        The tree (SciPy's `linkage`).
 
     Raises:
         InputError: The method is unknown, or is `ward` with cosines.

@@ -66,7 +66,11 @@ class Retrieval:
         return self.relevant > 0
 
     def mean(self) -> float | None:
-        """Return mAP, the mean average precision; `None` where no query has anything to find."""
+        """Return mAP, the mean average precision; `None` where no query has anything to find.
+
+        Returns:
+            mAP, 0 to 1, or `None`.
+        """
         return float(self.average_precision[self.applies].mean()) if self.applies.any() else None
 
 

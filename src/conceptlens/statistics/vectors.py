@@ -46,7 +46,14 @@ def usable(vectors: Vectors, metric: DistanceMetric = "cosine") -> Bool[np.ndarr
 def unit_vectors(vectors: Vectors) -> Float[np.ndarray, "row channel"]:
     """Return every row at length 1, in float64; without overflow for very long rows or underflow for very short ones.
 
-    Raises `InputError` for rows of zeros and for rows that are not finite.
+    Args:
+        vectors: `vectors[row channel]`.
+
+    Returns:
+        `[row channel]`, float64.
+
+    Raises:
+        InputError: A row is all zeros or not finite.
     """
     rows = check_vectors(vectors, "cosine")
     rows = rows / np.abs(rows).max(1, keepdims=True)

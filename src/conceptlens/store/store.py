@@ -261,7 +261,11 @@ class Store:
         return sum(rows.num_rows for _, rows in self._snapshot().columns(("id",), where))
 
     def layers(self) -> tuple[LayerRow, ...]:
-        """Return what each model, layer and mode holds."""
+        """Return what each model, layer and mode holds.
+
+        Returns:
+            A row for each, sorted by model, layer and mode.
+        """
         counts: Counter[tuple[str, str, str, int]] = Counter()
         for channels, rows in self._snapshot().columns(("model", "layer", "mode")):
             for row in rows.group_by(["model", "layer", "mode"]).aggregate([([], "count_all")]).to_pylist():
@@ -269,7 +273,11 @@ class Store:
         return tuple(LayerRow(*space, rows) for space, rows in sorted(counts.items()))
 
     def concepts(self) -> dict[str, int]:
-        """Return the concepts by name, each with the number of images that it has embeddings of."""
+        """Return the concepts by name, each with the number of images that it has embeddings of.
+
+        Returns:
+            Counts of images by label, in alphabetical order.
+        """
         columns = [rows.select(["concept", "image"]) for _, rows in self._snapshot().columns(("concept", "image"))]
         if not columns:
             return {}
@@ -323,7 +331,11 @@ class Store:
         lance_tables.merge(self.path, self._database, "runs", columns.run_columns([run]), replace=True)
 
     def runs(self) -> tuple[RunRow, ...]:
-        """Return all runs."""
+        """Return all runs.
+
+        Returns:
+            A row for each run, finished or not.
+        """
         return columns.run_rows(lance_tables.read(self.path, self._database, "runs"))
 
     def compact(self, older_than: timedelta = lance_tables.SPARED_AGE) -> None:
@@ -345,7 +357,11 @@ class Store:
             lance_tables.optimize(self.path, opened, older_than)
 
     def bytes(self) -> dict[str, int]:
-        """Return the bytes on disk of each table, with all versions that are kept."""
+        """Return the bytes on disk of each table, with all versions that are kept.
+
+        Returns:
+            Bytes by the name of the table.
+        """
         return lance_tables.sizes(self.path)
 
     def _snapshot(self) -> Snapshot:

@@ -94,7 +94,14 @@ class EpochSchedule:
     remedy: ClassVar[str] = "use schedule='modern' (--schedule modern), or a smaller similarity weight"
 
     def steps_per_epoch(self, rows: int) -> int:
-        """Return the number of batches of an epoch."""
+        """Return the number of batches of an epoch.
+
+        Args:
+            rows: How many rows there are.
+
+        Returns:
+            How many batches an epoch has, the last one counted where it is smaller.
+        """
         return -(-rows // self.batch_size)
 
     def batches(self, rows: int, generator: torch.Generator) -> Iterable[Tensor]:

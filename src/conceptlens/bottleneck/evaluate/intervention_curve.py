@@ -166,6 +166,9 @@ def intervention_curve(
         n_bootstrap: Bootstrap samples of the gain's interval.
         seed: Seed of the orders and of the intervals, which are of 95 % and resample images.
 
+    Returns:
+        A point for each of `counts`, and the gain of correcting all groups.
+
     Raises:
         InputError: Tables, names or counts do not fit.
     """

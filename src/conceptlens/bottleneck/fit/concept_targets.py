@@ -77,6 +77,9 @@ def build_concept_targets(
         vlm: The vision-language model.
         vectors: Its image vectors of the photos, `[photo dimension]` (`encode_photos`).
 
+    Returns:
+        The concepts that are left, their targets `[photo concept]`, and where they come from.
+
     Raises:
         InputError: Names or files are unknown, or no concept is left.
     """

@@ -129,7 +129,11 @@ class Recipe:
             raise InputError(f"keypoints teach the locator 'parts', and '{self.locator}' was given; leave one out")
 
     def settings(self) -> dict[str, Any]:
-        """Return every choice, for the record."""
+        """Return every choice, for the record.
+
+        Returns:
+            Values by name, as JSON holds them.
+        """
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
