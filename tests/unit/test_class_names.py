@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from timm.data.imagenet_info import ImageNetInfo
 
-from conceptlens.model.class_names import short_name, short_names
+from conceptlens.concepts.short_names import short_name, short_names
 
 
 @pytest.mark.parametrize(

@@ -270,6 +270,21 @@ class TestNotebook:
         assert "33 more maps; see .plot()" in text
         assert not re.search(r"(?:src|href)=\"(?!data:image/jpeg;base64,)", text)
 
+    def test_classes_have_short_names_and_the_full_ones_in_a_tooltip(self) -> None:
+        kinds = ("class", "class", "concept")
+        labels = (("maillot", "maillot, tank suit", "a long, thin tail"),)
+        found = dataclasses.replace(
+            cl.Explanation.from_maps(np.ones((1, 3, 4, 4)), labels[0]), labels=labels, target_kinds=kinds
+        )
+        text = found._repr_html_()
+        assert '<br><span title="maillot, tank suit">tank suit</span><br>' in text
+        assert "<br>maillot<br>" in text
+        assert "<br>a long, thin tail<br>" in text
+        assert "3 questions (maillot; tank suit; a long, thin tail)" in repr(found)
+        _, axes = found.plot()
+        assert [one.get_title().split("\n")[0] for one in axes[0]] == ["maillot", "tank suit", "a long, thin tail"]
+        assert found.to_frame()["question"].tolist() == list(labels[0])
+
     def test_without_photos_the_maps_alone_are_shown(self) -> None:
         text = cropped("<i>gone</i>.png")._repr_html_()
         assert text.count("<img ") == 2

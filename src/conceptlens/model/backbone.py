@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from conceptlens.concepts.short_names import short_name
 from conceptlens.io.errors import InputError, InputTypeError, near
-from conceptlens.model.class_names import class_index, short_name
+from conceptlens.model.class_names import class_index
 from conceptlens.model.encoders import ClassifierText, VisionLanguage
 from conceptlens.model.forward import LayerKeeper, Watch, colours_of, forward, map_tensors, unwrap
 from conceptlens.model.image_batch import PhotoInput

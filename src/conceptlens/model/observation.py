@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from conceptlens.concepts.short_names import short_name
 from conceptlens.io.errors import InputError, InputTypeError
-from conceptlens.model.class_names import short_name
 from conceptlens.model.forward import Watch, full_precision, map_tensors
 from conceptlens.model.gradients import close, gradient_through_graph, linear_readout, through_graph
 from conceptlens.model.model_input import ModelInput

@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from conceptlens.model.class_names import short_names
+from conceptlens.concepts.short_names import short_names
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -29,13 +29,14 @@ UNKNOWN_BOX = "(which part of the photo\nthe model saw is not known)"
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """One map with what it takes to draw it: its photo where there is one, and the part of it that was seen."""
+    """One map with what it takes to draw it: its photo where there is one, the part that was seen, its label."""
 
     photo: Image.Image | None
     values: Any
     box: Box
     signed: bool
     label: str
+    full_label: str
     score: float
     box_known: bool = True
 
@@ -108,10 +109,11 @@ def _cell(tile: Tile) -> str:
     buffer = io.BytesIO()
     tile.draw(THUMBNAIL_PIXELS).save(buffer, format="JPEG", quality=80)
     picture = base64.b64encode(buffer.getvalue()).decode("ascii")
-    label = html.escape(_short(tile.label))
+    label, full = html.escape(_short(tile.label)), html.escape(" ".join(tile.full_label.split()))
+    shown = label if tile.label == tile.full_label else f'<span title="{full}">{label}</span>'
     return (
         f'<td style="text-align:center"><img alt="map of {label}" src="data:image/jpeg;base64,{picture}">'
-        f"<br>{label}<br>{number(tile.score)}{'<br>' * bool(tile.note)}{tile.note}</td>"
+        f"<br>{shown}<br>{number(tile.score)}{'<br>' * bool(tile.note)}{tile.note}</td>"
     )
 
 

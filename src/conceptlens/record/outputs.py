@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from conceptlens.concepts.short_names import short_names
 from conceptlens.io.errors import InputError, InputTypeError, near
 from conceptlens.io.images import as_photo
 from conceptlens.record.display import Tile, html_table, plot_overlays
@@ -253,7 +254,7 @@ class RecordOutputs(ABC):
     def _heading(self) -> str:
         images, questions, height, width = self.maps.shape
         same = len(set(self.labels)) == 1
-        names = f" ({'; '.join(self.labels[0][:3])}{'; …' * (questions > 3)})" if same else ""
+        names = f" ({'; '.join(self._short_labels(0)[:3])}{'; …' * (questions > 3)})" if same else ""
         what = f"{images} image{'s' * (images != 1)}, {questions} question{'s' * (questions != 1)}"
         where = " of ".join(part for part in (self.source.layer, self.source.model) if part)
         return f"{self.source.method}{' at ' * bool(where)}{where}: {what}{names}, maps {height} x {width}"
@@ -263,6 +264,16 @@ class RecordOutputs(ABC):
 
         photo, info = self.source.photo(image), self.source.image_info[image]
         return [
-            Tile(photo, self.maps[image, q], info.box, self.signed, label, float(self.scores[image, q]), info.box_known)
-            for q, label in enumerate(self.labels[image])
-        ]
+            Tile(
+                photo, self.maps[image, q], info.box, self.signed, label, full, float(self.scores[image, q]),
+                info.box_known,
+            )
+            for q, (label, full) in enumerate(zip(self._short_labels(image), self.labels[image], strict=True))
+        ]  # fmt: skip
+
+    def _short_labels(self, image: int) -> list[str]:
+        """Return the labels of an image's questions, classes by their short names."""
+        row = self.labels[image]
+        classes = list(dict.fromkeys(label for q, label in enumerate(row) if self.target_kinds[q] == "class"))
+        short = dict(zip(classes, short_names(classes), strict=True))
+        return [short[label] if self.target_kinds[q] == "class" else label for q, label in enumerate(row)]

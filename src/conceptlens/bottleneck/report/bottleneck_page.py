@@ -16,7 +16,7 @@ from conceptlens.bottleneck.report.bottleneck_sentences import (
 )
 from conceptlens.bottleneck.report.case_view import CaseView
 from conceptlens.bottleneck.report.intervention_view import TITLE, corrections
-from conceptlens.model.class_names import short_names
+from conceptlens.concepts.short_names import short_names
 from conceptlens.pages.number_format import number, signed
 from conceptlens.pages.static_page import page_origin, static_page
 

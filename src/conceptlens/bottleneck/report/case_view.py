@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.bottleneck.report.bottleneck_sentences import adding_up, counted
-from conceptlens.model.class_names import short_name, short_names
+from conceptlens.concepts.short_names import short_name, short_names
 from conceptlens.pages.number_format import number, signed
 
 if TYPE_CHECKING:
