@@ -25,7 +25,7 @@ from conceptlens.bottleneck.fit.recipe import RECIPES
 from conceptlens.bottleneck.locator import LOCATORS, Parts, WholeImage
 from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.concepts.concept_set import BottleneckConcept
-from conceptlens.data.keypoints_in_view import seen_keypoints
+from conceptlens.data.keypoints_in_view import keypoints_in_view
 from conceptlens.data.labelled_sets import open_classes
 from conceptlens.training.crops import network_input, random_crop
 from conceptlens.training.schedule import StepSchedule
@@ -260,7 +260,7 @@ def test_keypoints_teach_parts(folder: Path, model: cl.Backbone, data: str, tmp_
         fit(model, data, tmp_path / "c", keypoints=1, concepts=["red belly", "green belly"])
     assert not (tmp_path / "c" / "cells").exists()
     with pytest.raises(cl.InputError, match="has no keypoints; give a set that has them, such as cub:FOLDER"):
-        seen_keypoints(open_classes(f"folder:{folder / 'images'}"), [0], view)
+        keypoints_in_view(open_classes(f"folder:{folder / 'images'}"), [0], view)
 
 
 def test_parts_that_nothing_tells_take_the_whole_image(model: cl.Backbone, data: str, tmp_path: Path) -> None:

@@ -186,11 +186,11 @@ def _print_effect(
 ) -> None:
     """Print what changes, in the activations' own units, and what that does."""
     for one in edits:
-        seen = table.activations[:, one.concept].float().quantile(table.activations.new_tensor([0.05, 0.95]))
+        span = table.activations[:, one.concept].float().quantile(table.activations.new_tensor([0.05, 0.95]))
         where = "all classes" if one.target is None else before.classes[one.target]
         typer.echo(
-            f"{before.labels[one.concept]} for {where}: {_kept(one)}; in these photos mostly {seen[0]:.3g} to "
-            f"{seen[1]:.3g}, in training {float(before.mean[one.concept]):.3g} on average"
+            f"{before.labels[one.concept]} for {where}: {_kept(one)}; in these photos mostly {span[0]:.3g} to "
+            f"{span[1]:.3g}, in training {float(before.mean[one.concept]):.3g} on average"
         )
     earlier = len(before.training_record.get("weights_edited", []))
     for change in after.training_record.get("weights_edited", [])[earlier:]:

@@ -169,14 +169,14 @@ class Cub(ListedPhotos):
         parts = _named(self._folder / "parts" / "parts.txt")
         table = _numbers(path, 5, np.float64)
         photo, part = self._indices(table[:, 0]), _indices(table[:, 1], list(parts), path)
-        seen = (photo >= 0) & (table[:, 4] == 1)
+        marked = (photo >= 0) & (table[:, 4] == 1)
         xy = np.full((len(self._ids), len(parts), 2), np.nan)
-        xy[photo[seen], part[seen]] = table[seen, 2:4]
+        xy[photo[marked], part[marked]] = table[marked, 2:4]
         xy = self._upright(xy)
-        seen = np.isfinite(xy).all(-1)
-        visible = np.asarray(seen & ((xy >= 0) & (xy <= 1)).all(-1))
-        outside = 1 - visible.sum() / max(seen.sum(), 1)
-        if seen.any() and outside > _OUTSIDE:
+        marked = np.isfinite(xy).all(-1)
+        visible = np.asarray(marked & ((xy >= 0) & (xy <= 1)).all(-1))
+        outside = 1 - visible.sum() / max(marked.sum(), 1)
+        if marked.any() and outside > _OUTSIDE:
             raise InputError(
                 f"{str(path)!r} has {outside:.0%} of its visible points beyond their photos; use the photos that were "
                 "annotated, or resize the points with them"

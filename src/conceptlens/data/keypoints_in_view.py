@@ -51,7 +51,7 @@ def known_keypoints(photos: LabelledSet) -> PhotoKeypoints:
     return known
 
 
-def seen_keypoints(photos: LabelledSet, indices: Sequence[int], view: Preprocess) -> KeypointsInView:
+def keypoints_in_view(photos: LabelledSet, indices: Sequence[int], view: Preprocess) -> KeypointsInView:
     """Return the keypoints of the photos at `indices` through a network's view of a photo.
 
     Args:

@@ -261,8 +261,8 @@ def crop_masks(
     left, top, right, bottom = box
     rows, in_rows = _nearest(top, bottom, size[0], masks.shape[-2])
     columns, in_columns = _nearest(left, right, size[1], masks.shape[-1])
-    seen = masks[..., rows[:, None], columns[None, :]]
-    return np.where(in_rows[:, None] & in_columns[None, :], seen, np.asarray(outside, masks.dtype))
+    taken = masks[..., rows[:, None], columns[None, :]]
+    return np.where(in_rows[:, None] & in_columns[None, :], taken, np.asarray(outside, masks.dtype))
 
 
 def _nearest(start: float, end: float, count: int, total: int) -> tuple[np.ndarray, np.ndarray]:

@@ -76,10 +76,10 @@ class Snapshot:
         while True:
             with lance_tables.readable_errors(self.path, "search"):
                 rows = _search(table, vector, where, exact).limit(limit).to_arrow()
-            seen = self.visible(rows)
-            if seen.num_rows >= max_rows or rows.num_rows < limit:
+            visible = self.visible(rows)
+            if visible.num_rows >= max_rows or rows.num_rows < limit:
                 order = [("_distance", "ascending"), ("id", "ascending")]
-                return seen.sort_by(order).slice(0, max_rows)
+                return visible.sort_by(order).slice(0, max_rows)
             limit *= 4
 
 

@@ -11,7 +11,7 @@ import torch
 
 from conceptlens.bottleneck.evaluate.activation_table import BottleneckTable
 from conceptlens.bottleneck.evaluate.map_metrics import MapAnnotations
-from conceptlens.data.keypoints_in_view import known_keypoints, seen_keypoints
+from conceptlens.data.keypoints_in_view import keypoints_in_view, known_keypoints
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.auroc import class_labels
 from conceptlens.metrics.keypoint_baselines import constant_peaks
@@ -100,10 +100,12 @@ def keypoints_in_input(
         InputError: The set has no keypoints.
     """
     known = known_keypoints(photos)
-    seen = seen_keypoints(photos, indices, view)
+    in_view = keypoints_in_view(photos, indices, view)
     parts = [known.parts.get(bottleneck.concepts[one].part or "", ()) for one in concepts]
-    own = torch.tensor([[name in part for name in seen.names] for part in parts]).reshape(len(parts), len(seen.names))
-    return Keypoints(seen.xy, seen.visible, own, present, seen.sizes)
+    own = torch.tensor([[name in part for name in in_view.names] for part in parts]).reshape(
+        len(parts), len(in_view.names)
+    )
+    return Keypoints(in_view.xy, in_view.visible, own, present, in_view.sizes)
 
 
 def boxes_in_input(view: Preprocess, photos: LabelledSet, indices: Sequence[int]) -> Float[Tensor, "photo 4"]:

@@ -214,8 +214,8 @@ def _from_photos(named: ConceptSet, photos: LabelledSet) -> Tensor:
     for index, label in enumerate(named.labels):
         column = columns.get(label.casefold())
         if column is not None:
-            seen = torch.tensor(known.present[:, column]).float()
-            values[:, index] = torch.where(torch.tensor(known.visible[:, column]), seen, torch.nan)
+            present = torch.tensor(known.present[:, column]).float()
+            values[:, index] = torch.where(torch.tensor(known.visible[:, column]), present, torch.nan)
     return values
 
 

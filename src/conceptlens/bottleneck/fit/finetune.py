@@ -94,7 +94,9 @@ class FinetuneTask:
     def loss(self, network: nn.Module, mine: Tensor, whole: Tensor, gather: Gather, done: float) -> Tensor:
         """Return the loss of a batch."""
         views = round(done * self.steps) * len(whole) + _batch_rows(mine, whole)
-        images = torch.stack([self._seen(row, view) for row, view in zip(mine.tolist(), views.tolist(), strict=True)])
+        images = torch.stack(
+            [self._random_view(row, view) for row, view in zip(mine.tolist(), views.tolist(), strict=True)]
+        )
         logits, made = network(images.to(self.model.parameter.device, self.model.parameter.dtype))
         logits, made = gather(logits), gather(made)
         loss = nn.functional.cross_entropy(logits, self.labels[whole].to(logits.device), label_smoothing=SMOOTHING)
@@ -108,7 +110,7 @@ class FinetuneTask:
             loss = loss + ((made - wanted)[:, varying] / spread[varying]).square().mean()
         return loss
 
-    def _seen(self, row: int, view: int) -> Float[Tensor, "colour rows columns"]:
+    def _random_view(self, row: int, view: int) -> Float[Tensor, "colour rows columns"]:
         index = self.indices[row]
         return network_input(
             self.model, random_crop(self.photos[index], self.photos.names[index], view, self.seed, AREA)

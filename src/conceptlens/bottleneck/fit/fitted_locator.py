@@ -25,7 +25,7 @@ from conceptlens.bottleneck.fit.part_discovery import (
 )
 from conceptlens.bottleneck.fit.part_vocabulary import PartVocabulary
 from conceptlens.bottleneck.locator import Locator, Parts
-from conceptlens.data.keypoints_in_view import known_keypoints, seen_keypoints
+from conceptlens.data.keypoints_in_view import keypoints_in_view, known_keypoints
 from conceptlens.features.cell_source import CellSource
 from conceptlens.io.atomic import replacing
 from conceptlens.io.errors import InputError
@@ -125,16 +125,16 @@ def _taught(
     ]
     chosen = tuple(sorted(indices[row] for rows in drawn for row in rows))
     view = task.model.known_preprocess("it is not known where keypoints are in its input")
-    seen = seen_keypoints(task.photos, chosen, view)
+    in_view = keypoints_in_view(task.photos, chosen, view)
     known = known_keypoints(task.photos).parts
-    own = torch.tensor([[keypoint in known[name] for keypoint in seen.names] for name in names])
-    unseen = [name for name, mine in zip(names, own, strict=True) if not bool(seen.visible[:, mine].any())]
-    if unseen:
+    own = torch.tensor([[keypoint in known[name] for keypoint in in_view.names] for name in names])
+    invisible = [name for name, mine in zip(names, own, strict=True) if not bool(in_view.visible[:, mine].any())]
+    if invisible:
         raise InputError(
-            f"the part '{unseen[0]}' is visible in none of the {len(chosen)} photos whose keypoints are read; give "
+            f"the part '{invisible[0]}' is visible in none of the {len(chosen)} photos whose keypoints are read; give "
             "more keypoints for each class, or leave out its concepts"
         )
-    return teach_parts(source, chosen, seen, own, run, task.layers)
+    return teach_parts(source, chosen, in_view, own, run, task.layers)
 
 
 def find_parts(
@@ -165,23 +165,23 @@ def find_parts(
     """
     drawn = _sample(len(indices), run.seed)
     indices, targets = [indices[row] for row in drawn], targets[drawn]
-    seen = hypercolumns(source, indices, layers)
-    labels, known = vocabulary.part_labels(targets[_rows(seen, indices)])
+    cells = hypercolumns(source, indices, layers)
+    labels, known = vocabulary.part_labels(targets[_rows(cells, indices)])
     tries: list[tuple[float, Tensor]] = []
     for number in range(recipe.restarts):
         seed = run.seed * recipe.restarts + number
         network = _new(
-            lambda: PartDiscovery(len(vocabulary.parts), seen.columns.shape[1], len(vocabulary.properties)), seed
+            lambda: PartDiscovery(len(vocabulary.parts), cells.columns.shape[1], len(vocabulary.properties)), seed
         )
-        task = PartDiscoveryTask(network, seen, labels, known, vocabulary.regions, recipe)
+        task = PartDiscoveryTask(network, cells, labels, known, vocabulary.regions, recipe)
         train_network(task, FIND, replace(run, folder=run.folder / f"parts-{number}", seed=seed))
         tries.append((task.whole_loss(), network.attention.detach()))
     attention = min(tries, key=lambda one: one[0])[1]
     if finer is None:
-        return seen.weights(attention)
-    found = torch.einsum("ncu,pc->npu", seen.columns.float(), attention).softmax(2)
+        return cells.weights(attention)
+    found = torch.einsum("ncu,pc->npu", cells.columns.float(), attention).softmax(2)
     sharp = hypercolumns(finer, indices, layers)
-    if seen.grid != sharp.grid or not torch.equal(seen.indices, sharp.indices):
+    if cells.grid != sharp.grid or not torch.equal(cells.indices, sharp.indices):
         raise InputError("the two sizes of a photo need one grid and the same photos")
     return _guided(sharp, found, GUIDE, replace(run, folder=run.folder / "finer"))
 
@@ -204,22 +204,22 @@ def teach_parts(
         run: Processes, folder and seed.
         layers: The layers that attentions see.
     """
-    seen = hypercolumns(source, indices, layers)
-    rows = _rows(seen, indices)
+    cells = hypercolumns(source, indices, layers)
+    rows = _rows(cells, indices)
     wanted = pointed_at(keypoints.xy[rows], keypoints.visible[rows], own, source.grid)
-    return _guided(seen, wanted, POINT, replace(run, folder=run.folder / "pointed"))
+    return _guided(cells, wanted, POINT, replace(run, folder=run.folder / "pointed"))
 
 
-def _guided(seen: Hypercolumns, wanted: Tensor, steps: StepSchedule, run: TrainingRun) -> list[Tensor]:
-    network = _new(lambda: PartAttentions(wanted.shape[1], seen.columns.shape[1]), run.seed)
-    train_network(GuidedAttentionTask(network, seen.columns, wanted), steps, run)
-    return seen.weights(network.attention.detach())
+def _guided(cells: Hypercolumns, wanted: Tensor, steps: StepSchedule, run: TrainingRun) -> list[Tensor]:
+    network = _new(lambda: PartAttentions(wanted.shape[1], cells.columns.shape[1]), run.seed)
+    train_network(GuidedAttentionTask(network, cells.columns, wanted), steps, run)
+    return cells.weights(network.attention.detach())
 
 
-def _rows(seen: Hypercolumns, indices: Sequence[int]) -> Tensor:
+def _rows(cells: Hypercolumns, indices: Sequence[int]) -> Tensor:
     """Return the positions in `indices` of the photos that could be read."""
     order = {int(index): row for row, index in enumerate(indices)}
-    return torch.tensor([order[index] for index in seen.indices.tolist()])
+    return torch.tensor([order[index] for index in cells.indices.tolist()])
 
 
 def _sample(photos: int, seed: int) -> list[int]:

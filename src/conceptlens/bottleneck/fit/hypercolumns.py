@@ -71,11 +71,11 @@ def hypercolumns(source: CellSource, indices: Sequence[int], layers: Sequence[st
         kept.append(batch.indices)
     if not columns:
         raise InputError("no photo could be read; give photos that open (JPEG, PNG, WebP ...)")
-    seen = torch.cat(readings)
-    deviation = seen.std((0, 1), keepdim=True).clamp_min(1e-6)
+    values = torch.cat(readings)
+    deviation = values.std((0, 1), keepdim=True).clamp_min(1e-6)
     return Hypercolumns(
         torch.cat(columns),
-        (seen - seen.mean((0, 1), keepdim=True)) / deviation,
+        (values - values.mean((0, 1), keepdim=True)) / deviation,
         projections,
         torch.cat(kept),
         source.grid,

@@ -142,10 +142,10 @@ def pointed_at(
 
     `xy` are shares of what the network sees. A part none of whose keypoints is visible is 0 everywhere.
     """
-    seen = visible[:, None] & own[None]
+    counted = visible[:, None] & own[None]
     indices = torch.where(visible[..., None], xy, torch.zeros_like(xy)).float()
     squared = (indices[:, :, None] - cell_centres(grid)[None, None]).square().sum(3)  # image keypoint cell
-    nearest = torch.where(seen[..., None], squared[:, None], torch.inf).amin(2)
+    nearest = torch.where(counted[..., None], squared[:, None], torch.inf).amin(2)
     heat = torch.exp(-nearest / (2 * KEYPOINT_WIDTH**2))
     return heat / heat.sum(2, keepdim=True).clamp_min(1e-12)
 

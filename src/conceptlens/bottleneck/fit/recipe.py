@@ -109,8 +109,8 @@ class Recipe:
                 raise InputError(f"no {name} '{given}'; there are: {near(given, known, len(known))}")
         if not self.penalties or any(not penalty > 0 for penalty in self.penalties):
             raise InputError(f"penalties are {self.penalties}; give at least one, each above 0")
-        least = {"steps": 1, "batch": 2, "peaks": 1, "restarts": 1, "keypoints": 0, "finetune": 0}
-        for name, lowest in least.items():
+        minimum = {"steps": 1, "batch": 2, "peaks": 1, "restarts": 1, "keypoints": 0, "finetune": 0}
+        for name, lowest in minimum.items():
             value = getattr(self, name)
             if value < lowest:
                 raise InputError(f"{name} is {value!r}; give a whole number of at least {lowest}")

@@ -211,8 +211,8 @@ def _push_apart(positions: np.ndarray, sizes: np.ndarray, frame: tuple[float, fl
     low, high = np.array(frame[:2]) + sizes / 2, np.array(frame[2:]) - sizes / 2
     for _ in range(MAX_ROUNDS):
         gap = moved[:, None] - moved[None]
-        least = (sizes[:, None] + sizes[None]) / 2
-        over = np.where(np.eye(len(moved), dtype=bool)[..., None], 0, least - np.abs(gap))
+        min_gap = (sizes[:, None] + sizes[None]) / 2
+        over = np.where(np.eye(len(moved), dtype=bool)[..., None], 0, min_gap - np.abs(gap))
         both = np.asarray((over > 0).all(2))
         if not both.any():
             break

@@ -69,7 +69,7 @@ def confusion_figure(analysis: StoreAnalysis, style: FigureStyle) -> Figure:
 @contextmanager
 def _square(style: FigureStyle, rows: tuple[str, ...], columns: int) -> Iterator[tuple[Figure, Axes]]:
     """Yield a figure with one plot of square cells, and room for names at the left and below."""
-    letters = max(len(_said(name, style)) for name in (*rows, "all others"))
+    letters = max(len(_short_label(name, style)) for name in (*rows, "all others"))
     names = 0.25 + letters * (0.062 if style.narrow else 0.082) + (0 if style.narrow else 0.25)
     cell = min((style.width - names - (0.05 if style.narrow else 1.0)) / columns, 0.40)
     height = cell * len(rows) + names + (0.05 if style.narrow else 0.25)
@@ -78,7 +78,7 @@ def _square(style: FigureStyle, rows: tuple[str, ...], columns: int) -> Iterator
         yield figure, figure.add_axes((names / style.width, 1 - tall - 0.04 / height, wide, tall))
 
 
-def _said(name: str, style: FigureStyle) -> str:
+def _short_label(name: str, style: FigureStyle) -> str:
     return short(name, 13 if style.narrow else 20)
 
 
@@ -121,8 +121,8 @@ def _diagonal(axes: Axes, count: int, style: FigureStyle) -> None:
 
 
 def _names(axes: Axes, rows: tuple[str, ...], columns: tuple[str, ...], style: FigureStyle) -> None:
-    axes.set_yticks(range(len(rows)), [_said(name, style) for name in rows])
-    axes.set_xticks(range(len(columns)), [_said(name, style) for name in columns], rotation=90)
+    axes.set_yticks(range(len(rows)), [_short_label(name, style) for name in rows])
+    axes.set_xticks(range(len(columns)), [_short_label(name, style) for name in columns], rotation=90)
     axes.tick_params(which="major", labelcolor=style.colour("ink"), pad=4, labelsize=7.4 if style.narrow else 9)
 
 
