@@ -67,6 +67,17 @@ def test_a_photo_predicted_as_the_class_to_tell_it_from_fails_alone(model: cl.Ba
     assert [r.prediction.name for r in coffee.references] == ["tiger cat"]
 
 
+def test_a_class_is_not_explained_against_itself(model: cl.Backbone) -> None:
+    with pytest.raises(cl.InputError, match="against is 'espresso', which is the target too"):
+        list(explain_photos(model, [COFFEE], ExplainOptions(target="espresso", against=967)))
+    with pytest.raises(cl.InputError, match="against is 'espresso', which is the predicted class of an image"):
+        cl.explain(model.observe(COFFEE), ["cup"], against="espresso")
+    cat, coffee = explain_photos(model, [CAT, COFFEE], ExplainOptions(against="espresso", top=2))
+    assert isinstance(cat, PhotoResult)
+    assert isinstance(coffee, Failure)
+    assert "is predicted as espresso, one to compare with" in coffee.reason
+
+
 def test_a_model_of_two_classes_has_one_look_alike(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(3, 12, 8, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 2))

@@ -67,7 +67,7 @@ def explain(
           (see `contributions`); positive speaks for `target`, negative for `against`. `None` without classes.
 
     Raises:
-        InputError: A name is unknown, or options exclude each other.
+        InputError: A name is unknown, a class stands against itself, or options exclude each other.
         InputTypeError: `observation` is no `Observation`.
 
     Examples:
@@ -107,6 +107,12 @@ def _by_own_encoders(
         z_scores = calibration.z_scores(scores.cpu(), evidence.text_vectors.cpu(), language).to(scores)
     index = None if target is None and observation.class_scores is None else class_indices(observation, target)
     other = None if against is None else class_indices(observation, against)
+    if index is not None and other is not None and bool((index == other).any()):
+        itself = observation.model.class_name(int(index[index == other][0]))
+        which = "the predicted class of an image" if target is None else "the target too"
+        raise InputError(
+            f"against is '{itself}', which is {which}; a class cannot stand against itself, so name two classes"
+        )
     wanted = top if other is None else 2 * top
     chosen = evidence.top_indices(wanted, z_scores) if given is None else evidence.all_indices()
     weights = grad_cam(

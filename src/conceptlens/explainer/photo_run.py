@@ -146,7 +146,8 @@ def _explain_batch(
 def _predicted_as_reference(observation: Observation, options: ExplainOptions) -> list[str]:
     """Say for each photo, where no target is named, whether its predicted class is one of those to compare with."""
     against = options.contrast.against
-    named = against if isinstance(against, (list, tuple)) else (against,)
+    named = [*(against if isinstance(against, (list, tuple)) else (against,))]
+    named += [] if options.against is None else [options.against]
     if options.target is not None or not named:
         return [""] * len(observation.image_info)
     against = {observation.model.class_index(name) for name in named if isinstance(name, (str, int))}
