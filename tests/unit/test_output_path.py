@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import conceptlens as cl
-from conceptlens.io.output_path import check_file, check_folder
+from conceptlens.io.output_path import check_file, check_folder, check_new_folder
 from conceptlens.io.progress import progress, progress_bar, speed_text
 
 
@@ -48,6 +48,16 @@ def test_a_path_that_can_be_written_passes_and_nothing_is_made(tmp_path: Path) -
     check_folder(tmp_path / "version.2")
     check_folder(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_new_folder_is_missing_or_empty(tmp_path: Path) -> None:
+    check_new_folder(tmp_path)
+    check_new_folder(tmp_path / "new")
+    (tmp_path / "file").touch()
+    with pytest.raises(cl.InputError, match=r"the copy .* is a folder that is not empty; give a new or"):
+        check_new_folder(tmp_path, "the copy")
+    with pytest.raises(cl.InputError, match=r"is a file; expected a folder"):
+        check_new_folder(tmp_path / "file")
 
 
 def test_no_bar_is_drawn_where_standard_error_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:

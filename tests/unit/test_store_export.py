@@ -73,7 +73,7 @@ def test_an_empty_store_is_exported_too(tmp_path: Path, form: str) -> None:
 def test_what_is_no_export_or_no_place_for_one(store: Store, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no form 'csv' of an export; expected one of parquet, numpy, safetensors"):
         export(store, tmp_path / "out", "csv")
-    with pytest.raises(InputError, match="has things in it; choose an empty"):
+    with pytest.raises(InputError, match="is a folder that is not empty; give a new or an empty folder"):
         export(store, store.path)
     with pytest.raises(
         InputError, match="is a 'conceptlens store' of version 2; give the folder of a conceptlens store"

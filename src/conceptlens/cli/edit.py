@@ -12,7 +12,7 @@ from conceptlens.cli import options as shared
 from conceptlens.cli.options import answering, load, option_group, output_option
 from conceptlens.cli.printing import print_failures, print_json
 from conceptlens.io.errors import InputError
-from conceptlens.io.output_path import check_folder
+from conceptlens.io.output_path import check_folder, check_new_folder
 
 if TYPE_CHECKING:
     from conceptlens.bottleneck.concept_edit import Edit
@@ -175,10 +175,11 @@ def _check_out(folder: Path, out: Path | None, overwrite: bool) -> None:
             raise InputError("--overwrite is given without --out-dir, which names the folder that may be replaced")
         return
     check_folder(out)
-    same = out.exists() and out.resolve() == folder.resolve()
-    if not overwrite and (same or (out.is_dir() and any(out.iterdir()))):
-        what = "the bottleneck that is edited" if same else "a folder that is not empty"
-        raise InputError(f"--out-dir {out} is {what}; give another folder, or add --overwrite")
+    if overwrite:
+        return
+    if out.exists() and out.resolve() == folder.resolve():
+        raise InputError(f"--out-dir {out} is the bottleneck that is edited; give another folder, or add --overwrite")
+    check_new_folder(out, hint=", or add --overwrite")
 
 
 def _print_effect(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -13,7 +11,7 @@ from typing import Any
 
 from conceptlens.io.atomic import write_text
 from conceptlens.io.errors import InputError
-from conceptlens.pages.static_page import colours_css
+from conceptlens.pages.static_page import colours_css, page_policy
 from conceptlens.render import DIM, alpha_table, colour_table
 
 # A script element ends at the first "</script", whatever the quotes around it; JSON may write these signs as escapes.
@@ -31,8 +29,6 @@ def write_page(data: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
         InputError: The path is a folder, cannot be written, or a number is NaN or infinite.
     """
     file = Path(path)
-    if file.is_dir():
-        raise InputError(f"cannot write a page to '{file}', which is a folder; give a file name in it")
     text = page_html(data)
     write_text(file, text)
     return file
@@ -50,7 +46,7 @@ def page_html(data: Mapping[str, Any]) -> str:
     )
     return template.render(
         title=data["title"],
-        policy=_policy(style, script),
+        policy=page_policy(style, script),
         style=style,
         script=script,
         data=embed({**data, "colours": _colours()}),
@@ -71,15 +67,3 @@ def _colours() -> dict[str, Any]:
     names = {"sequential": False, "signed": True}
     tables = {name: colour_table(signed).tolist() for name, signed in names.items()}
     return {**tables, "alpha": {name: alpha_table(signed).tolist() for name, signed in names.items()}, "dim": DIM}
-
-
-def _policy(style: str, script: str) -> str:
-    """Return a content policy that allows this one style, this one script, images in the page, and nothing else."""
-
-    def only(text: str) -> str:
-        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode('utf-8')).digest()).decode('ascii')}'"
-
-    return (
-        f"default-src 'none'; img-src data:; style-src {only(style)}; script-src {only(script)}; "
-        "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
-    )

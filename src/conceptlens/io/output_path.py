@@ -56,6 +56,22 @@ def check_folder(out: str | os.PathLike[str] | None, name: str = "--out-dir") ->
     _check_parent(path, name)
 
 
+def check_new_folder(out: str | os.PathLike[str], name: str = "--out-dir", hint: str = "") -> None:
+    """Refuse the path of a folder that holds something already, or cannot be written; nothing is made.
+
+    Args:
+        out: The path.
+        name: What the path is called in the message.
+        hint: What else can be done than to choose another folder, such as `", or add --overwrite"`.
+
+    Raises:
+        InputError: The folder is not empty, or the path is refused by `check_folder`.
+    """
+    check_folder(out, name)
+    if Path(out).is_dir() and any(Path(out).iterdir()):
+        raise InputError(f"{name} {out} is a folder that is not empty; give a new or an empty folder{hint}")
+
+
 def _check_parent(path: Path, name: str) -> None:
     """Refuse a path below a file, or in a folder that cannot be written."""
     folder = path if path.is_dir() else next(above for above in path.absolute().parents if above.exists())

@@ -61,6 +61,24 @@ def page_origin(settings: Mapping[str, object]) -> dict[str, Any]:
     }
 
 
+def page_policy(style: str, script: str | None = None) -> str:
+    """Return a content policy that allows this style, this script, images in the page, and nothing else.
+
+    Args:
+        style: The text of the page's style element.
+        script: The text of its script element; by default no script is allowed.
+    """
+
+    def only(text: str) -> str:
+        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode('utf-8')).digest()).decode('ascii')}'"
+
+    rules = ["default-src 'none'", "img-src data:", f"style-src {only(style)}"]
+    rules += [] if script is None else [f"script-src {only(script)}"]
+    rules += ["base-uri 'none'", "form-action 'none'"]
+    rules += [] if script is None else ["require-trusted-types-for 'script'"]
+    return "; ".join(rules)
+
+
 def static_page(room: str, name: str, *styles: str, **content: Any) -> str:
     """Return a page: a template of a room, with the shared style and then the room's own, filled in with `content`.
 
@@ -86,6 +104,4 @@ def static_page(room: str, name: str, *styles: str, **content: Any) -> str:
         for file in (name, "base.css", *styles)
     )
     css = "\n".join([colours_css(), *(part.render(**content) for part in parts)])
-    digest = base64.b64encode(hashlib.sha256(css.encode("utf-8")).digest()).decode("ascii")
-    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    return page.render(style=css, policy=policy, **content)
+    return page.render(style=css, policy=page_policy(css), **content)

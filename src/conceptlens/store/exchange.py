@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 from conceptlens.io.atomic import replacing
 from conceptlens.io.errors import InputError
+from conceptlens.io.output_path import check_new_folder
 from conceptlens.store import lance_tables
 from conceptlens.store.columns import channels_of, schema
 from conceptlens.store.snapshot import Snapshot
@@ -66,12 +67,11 @@ def export(store: Store, folder: str | PathLike[str], form: str = "parquet") -> 
         The folder.
 
     Raises:
-        InputError: The form is unknown, or the folder has things in it.
+        InputError: The form is unknown, or the folder is not empty.
     """
     target = Path(folder)
     kind = _form(form)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{target} has things in it; choose an empty or a new folder to export to")
+    check_new_folder(target, "the folder of the export")
     database = lancedb.connect(store.path)
     images = lance_tables.read(store.path, database, "images")
     snapshot = Snapshot(store.path, database, images.filter(pc.field("failure") == ""))
