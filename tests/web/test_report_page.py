@@ -280,6 +280,19 @@ def test_the_gamma_slider_gives_the_map_of_the_formula(open_report: Open, gamma:
     assert score == render.number(9.0 - gamma * (0.75 * 8 + 0.25 * 6))
 
 
+def test_a_peak_on_the_border_of_two_thirds_has_one_name(open_report: Open) -> None:
+    box = [5 / 24, 0.0625, 19 / 24, 0.9375]  # the crop of a photo of 3 x 2: its second of 7 columns lies at 1/3
+    image = {**an_image(), "box": box}
+    image["questions"][2]["peak"] = [round(1 / 3, 4), 0.5]
+    image["contrast"]["maps"]["target"] = grid(bump(1.5 / 7, 0.5))
+    tab = open_report(a_report(image))
+    choose(tab, 1)
+    slide(tab, "#gamma", 0.0)
+    assert "peaks at the middle left;" in tab.locator("#caption").inner_text()
+    choose(tab, 2)
+    assert "peaks at the middle left;" in tab.locator("#caption").inner_text()
+
+
 def test_the_reference_chooser_renormalises_the_weights(open_report: Open) -> None:
     tab = open_report()
     choose(tab, 1)

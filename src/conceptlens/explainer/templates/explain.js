@@ -116,7 +116,12 @@
     const x = mean((i) => ((i % width) + 0.5) / width);
     const y = mean((i) => (Math.floor(i / width) + 0.5) / height);
     const half = values.filter((value) => value >= highest / 2).length / values.length;
-    return { peak: [left + x * (right - left), top + y * (bottom - top)], area: half * (right - left) * (bottom - top) };
+    // Rounded as `conceptlens explain` does it: a peak on the border of two thirds has one name in both.
+    const rounded = (share) => Number(share.toFixed(4));
+    return {
+      peak: [rounded(left + x * (right - left)), rounded(top + y * (bottom - top))],
+      area: rounded(half * (right - left) * (bottom - top)),
+    };
   }
 
   function locationWords({ peak, area }) {
