@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
-from torchvision.models import resnet18
+from torchvision import transforms
+from torchvision.models import ResNet18_Weights, resnet18
 
 import conceptlens as cl
 
@@ -52,3 +55,53 @@ def test_showing_a_backbone_runs_nothing() -> None:
     assert module.times == 0
     assert model.default_layers == ("network.layer4",)
     assert "layers: network.layer4" in repr(model)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (ResNet18_Weights.DEFAULT, r"transform is the weights; .*transform=weights.transforms\(\)"),
+        (ResNet18_Weights.DEFAULT.transforms, r"the class ImageClassification; .*transform=weights.transforms\(\)"),
+        (transforms.ToTensor, r"the class ToTensor; .*transform=ToTensor\(\.\.\.\)"),
+        ([transforms.ToTensor()], r"transform is a list; .*Compose\(steps\)"),
+        ("x", "transform is a str; expected a function from a PIL image to a tensor"),
+    ],
+)
+def test_what_cannot_read_a_photo_is_no_transform(given: Any, words: str) -> None:
+    with pytest.raises(TypeError, match=words) as refused:
+        cl.Backbone(nn.Identity(), transform=given)
+    assert isinstance(refused.value, cl.InputError)
+
+
+def test_a_transform_that_fails_on_a_photo_is_named() -> None:
+    model = cl.Backbone(nn.Identity(), transform=transforms.Normalize((0.5,) * 3, (0.5,) * 3))
+    with pytest.raises(cl.InputError, match=r"transform \(Normalize\) cannot read a photo"):
+        model.observe(Image.new("RGB", (32, 32)))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("abc", "class_names is a str"),
+        ({0: "cat", 1: "dog"}, r"class_names is a dict; .*list\(names.values\(\)\)"),
+        (3, "class_names is a int"),
+        (["cat", 1, "dog"], "class_names hold 1; expected one text for each class"),
+    ],
+)
+def test_class_names_are_a_list_of_texts(given: Any, words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        cl.Backbone(nn.Identity(), class_names=given)
+
+
+@pytest.mark.parametrize("names", [("cat", "dog"), ("a", "b", "c", "d"), ()])
+def test_every_class_score_has_a_name(names: tuple[str, ...]) -> None:
+    model = cl.Backbone(Counted().eval(), "counted", ("network.layer4",), class_names=names, input_size=(32, 32))
+    with pytest.raises(cl.InputError, match=f"counted gives 3 class scores .* and has {len(names)} class names"):
+        model.observe(torch.zeros(1, 3, 32, 32))
+
+
+def test_name_and_output_of_another_type_are_refused() -> None:
+    with pytest.raises(TypeError, match="name is a tuple; expected what the model is called"):
+        cl.Backbone(nn.Identity(), ("layer4",))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="output is a str; expected a function"):
+        cl.Backbone(nn.Identity(), output="logits")  # pyright: ignore[reportArgumentType]

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from conceptlens.concepts.short_names import short_name
 from conceptlens.io.errors import InputError, InputTypeError, near
-from conceptlens.model.class_names import class_index
+from conceptlens.model.class_names import class_index, class_name_texts
 from conceptlens.model.encoders import ClassifierText, VisionLanguage
 from conceptlens.model.forward import LayerKeeper, Watch, colours_of, forward, map_tensors, unwrap
-from conceptlens.model.image_batch import PhotoInput
+from conceptlens.model.image_batch import PhotoInput, check_transform
 from conceptlens.model.layout import Grid, find_grid, prefix_tokens
 from conceptlens.model.model_input import ModelInput, first_of_batch, split_inputs
 from conceptlens.model.model_output import LayerOutput, ModelOutput, output_tensor
@@ -52,6 +52,8 @@ class Backbone(PhotoInput):
 
     Raises:
         InputError: A layer is named that the module does not have, or the module is a TorchScript module.
+        InputTypeError: The module is no `nn.Module`, `transform` or `output` cannot be called, or `class_names` is
+            no list of texts.
 
     Examples:
         >>> model = cl.Backbone(net, "my net", transform=cl.Preprocess((224, 224)), class_names=("cat", "dog"))
@@ -72,13 +74,21 @@ class Backbone(PhotoInput):
     text: VisionLanguage | None = None
 
     def __post_init__(self) -> None:
-        """Take wrappers off, and check the names."""
+        """Take wrappers off, and check names and functions."""
         object.__setattr__(self, "module", unwrap(self.module))
+        if not isinstance(self.name, str):
+            raise InputTypeError(f"name is a {type(self.name).__name__}; expected what the model is called, a text")
         object.__setattr__(self, "layers", layer_names(self.layers))
         for name in self.layers:
             self.check_layer(name)
+        check_transform(self.transform)
+        if self.output is not None and not callable(self.output):
+            raise InputTypeError(
+                f"output is a {type(self.output).__name__}; expected a function from what the module returns to scores "
+                "(image, class), such as output=lambda found: found.logits"
+            )
         if self.class_names is not None:
-            object.__setattr__(self, "class_names", tuple(self.class_names))
+            object.__setattr__(self, "class_names", class_name_texts(self.class_names))
         if self.prefix_tokens is None:
             object.__setattr__(self, "prefix_tokens", prefix_tokens(self.module))
 
@@ -249,6 +259,9 @@ class Backbone(PhotoInput):
         Returns:
             The raw output, class scores `(image, class)` where the model does not embed, and the embedding `(image,
             dimension)` where it is known; `None` for what the model does not give.
+
+        Raises:
+            InputError: There is another number of class names than of class scores.
         """
         entered: list[Tensor] = []
         classifier = self.classifier_name
@@ -258,6 +271,11 @@ class Backbone(PhotoInput):
         flat = tensor if tensor is not None and tensor.ndim == 2 else None
         if self.embeds:
             return ModelOutput(self.name, output, None, flat)
+        if flat is not None and self.class_names is not None and len(self.class_names) != flat.shape[1]:
+            raise InputError(
+                f"{self.name} gives {flat.shape[1]} class scores for each image and has {len(self.class_names)} class "
+                "names; give one name for each score, in their order: Backbone(..., class_names=...)"
+            )
         vector = entered[-1] if entered and entered[-1].ndim == 2 else None
         return ModelOutput(self.name, output, flat, vector)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,28 @@ def is_class(value: Any) -> bool:
 def is_integer(dtype: torch.dtype) -> bool:
     """Say whether tensors of a type hold integers; booleans are none."""
     return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
+
+
+def class_name_texts(given: Any) -> tuple[str, ...]:
+    """Return class names as a tuple.
+
+    Args:
+        given: One text for each class.
+
+    Raises:
+        InputTypeError: It is one text, no sequence, or holds something else than texts.
+    """
+    if isinstance(given, (str, bytes, Mapping, Set)) or not isinstance(given, Iterable):
+        hint = ": list(names.values())" if isinstance(given, Mapping) else ""
+        raise InputTypeError(
+            f"class_names is a {type(given).__name__}; expected a list with one text for each class, in the order of "
+            f"the scores{hint}"
+        )
+    names = tuple(given)
+    wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
+        raise InputTypeError(f"class_names hold {wrong[0]!r}; expected one text for each class")
+    return tuple(map(str, names))
 
 
 def checked_class_names(class_names: Sequence[str], classes: int, name: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -72,14 +73,22 @@ class PhotoInput(ABC):
         """Return the input tensor of an upright RGB photo.
 
         Raises:
-            InputError: The model has no transform, or it gives something else than `colour rows columns`.
+            InputError: The model has no transform, it fails, or it gives something else than `colour rows columns`.
         """
         if self.transform is None:
             raise InputError(
                 f"{self.name} has no transform, so photos cannot be read; give Backbone(..., transform=...) "
                 "or observe an already preprocessed tensor"
             )
-        tensor = self.transform(photo)
+        try:
+            tensor = self.transform(photo)
+        except (TypeError, AttributeError) as error:  # a step that takes tensors, or none that takes a single photo
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"transform ({_called(self.transform)}) cannot read a photo ({_first_line(error)}); expected a "
+                "function from an RGB PIL image to a tensor colour rows columns"
+            ) from error
         if not isinstance(tensor, Tensor) or tensor.ndim != 3:
             given = f"shape {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else f"a {type(tensor).__name__}"
             raise InputError(f"transform gave {given}; expected a tensor of colour rows columns")
@@ -130,6 +139,32 @@ class PhotoInput(ABC):
         return images, info, photos, hold_weakly(photos, ready)
 
 
+def check_transform(transform: object) -> None:
+    """Raise `InputTypeError` where a transform is neither `None` nor a function that can read a photo.
+
+    Args:
+        transform: What was given as `Backbone(transform=)`.
+    """
+    if transform is None:
+        return
+    made = transform.func if isinstance(transform, functools.partial) else transform
+    if isinstance(made, type):  # such as `weights.transforms`, which makes a transform
+        how = "weights.transforms()" if transform is not made else f"{made.__name__}(...)"
+        raise InputTypeError(
+            f"transform is the class {made.__name__}; expected a transform made from it, so call it: transform={how}"
+        )
+    weights = callable(getattr(transform, "transforms", None))  # an entry of an enumeration, which can be called
+    if callable(transform) and not weights:
+        return
+    if weights:
+        what, how = "the weights", "transform=weights.transforms()"
+    elif isinstance(transform, (list, tuple)):
+        what, how = f"a {type(transform).__name__}", "transform=torchvision.transforms.Compose(steps)"
+    else:
+        what, how = f"a {type(transform).__name__}", "such as cl.Preprocess((224, 224))"
+    raise InputTypeError(f"transform is {what}; expected a function from a PIL image to a tensor: {how}")
+
+
 def photos_or_tensor(given: Any, colours: int) -> list[Photo] | Tensor:
     """Return photos that are still to be prepared, or a floating tensor `image colour rows columns` that is ready.
 
@@ -159,6 +194,15 @@ def photos_or_tensor(given: Any, colours: int) -> list[Photo] | Tensor:
     if not given:
         raise InputError("no photo was given; give a path, a PIL image, an array, a tensor or a list of them")
     return _from_list(given, colours)
+
+
+def _called(transform: object) -> str:
+    """Return the name of a function, or of an object's class."""
+    return getattr(transform, "__name__", type(transform).__name__)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _title(photo: Photo, index: int) -> str:

@@ -111,7 +111,7 @@ def _class_names(module: nn.Module) -> tuple[str, ...] | None:
     """Return the names of an ImageNet model's classes; `None` for other models."""
     config = getattr(module, "pretrained_cfg", None)
     named = config.get("label_names") if isinstance(config, dict) else None
-    if named:
+    if named and len(named) == getattr(module, "num_classes", 0):
         return tuple(named)
     subset = infer_imagenet_subset(module) if config and getattr(module, "num_classes", 0) else None
     if subset is None:
