@@ -335,6 +335,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "unknown weights": (lambda: cl.Contrast(3, references="mean"), "'mean' is not known .* uniform, softmax, cosine"),
     "an unknown scale": (lambda: cl.Contrast(3, of="odds"), "'odds' is not known .* logits, probabilities"),
     "an unknown objective": (lambda: cl.Contrast(3, objective="x"), "'x' is not known .* paper, official"),
+    "floats": (lambda: [3.0, 5.0], "one class for each image, by name or integer index"),
     "nothing to ask": (lambda: 3.5, "a float is no target; expected cl.Logit"),
     "a score that is no tensor": (lambda: lambda answer: 1.0, "a callable target gave float"),
     "a score that is a batch of rows": (lambda: lambda answer: answer.logits, r"gave shape \(2, 12\); expected one"),

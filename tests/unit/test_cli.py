@@ -90,7 +90,13 @@ REFUSED = {
     "unknown model": (["explain", CAT, "--model", "timm:resnet5"], "resnet50"),
     "no source": (["explain", CAT, "--model", "resnet50"], "timm"),
     "unknown layer": (["explain", CAT, "--layer", "bn22"], "bn2"),
+    "negative class index": (["explain", CAT, "--target", "-1"], "no class -1 in"),
+    "no near class": (["explain", CAT, "--target", "qqqqqqq"], "no name is near; give an index, 0 to 999"),
     "unknown rule": (["explain", CAT, "--rule", "gradcam"], "grad_cam"),
+    "unknown rule without a page": (
+        ["explain", CAT, "--rule", "gradcam", "--out", "numbers.json"],
+        "no rule 'gradcam'",
+    ),
     "no concepts": (["explain", CAT, "--concepts", " , "], "concept"),
     "unknown concept type": (["explain", CAT, "--concepts", "red:colr"], "colour"),
     "gamma nan": (["contrast", CAT, "--gamma", "nan"], "gamma is nan"),
@@ -118,6 +124,15 @@ def test_bad_input_ends_in_one_sentence_and_code_2(case: str, tmp_path: Path) ->
     assert len(lines) == 1
     assert part in lines[0]
     assert "Traceback" not in done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--out", "--out-dir"])
+def test_an_empty_path_is_refused(option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run("explain", CAT, option, "")
+    assert done.exit_code == 2
+    assert "the path is empty" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -309,3 +309,5 @@ def test_arrays_and_records_of_given_maps_score_like_tensors() -> None:
             assert torch.equal(score.values, wanted[name].values), name
     with pytest.raises(cl.InputError, match="maps are of type list"):
         map_mask_scores([[1.0]], masks)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(cl.InputError, match="masks are of type list; expected a tensor or an array"):
+        map_mask_scores(maps, masks.tolist())  # pyright: ignore[reportArgumentType]

@@ -149,7 +149,12 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "sizes that differ": ([torch.zeros(3, 32, 48), torch.zeros(3, 32, 32)], "were given in one list; give one size"),
     "photos and tensors": ([np.zeros((9, 9, 3), np.uint8), torch.zeros(3, 32, 48)], "are mixed in one list"),
     "lists in a list": ([[np.zeros((9, 9, 3), np.uint8)]], "a list of lists was given"),
-    "a dictionary without images": ({"mask": 3}, "was given; expected photos or a tensor first, or under one of"),
+    "a dictionary without images": ({"foo": 3}, "only foo was given; expected photos or a tensor first"),
+    "an empty dictionary": ({}, "nothing was given; expected photos or a tensor first, or under one of"),
+    "images under two names": (
+        {"image": floats(), "pixel_values": floats()},
+        "images are given twice, as pixel_values and as image",
+    ),
 }
 
 

@@ -16,6 +16,7 @@ from conceptlens.io.progress import progress, progress_bar, speed_text
     [
         ("photo.txt", (".html", ".json"), "ends in '.txt'; expected .html or .json"),
         ("report", (".html", ".json"), "has no suffix; expected .html or .json"),
+        ("folder", (".html", ".json"), "is a folder; give a file name in it, such as .*result.html"),
         ("folder.json", (".json",), "is a folder; give a file name in it, such as"),
         ("file/report.html", (".html",), "where there is a file"),
         ("report.html", (), "ends in '.html'; expected a folder"),
@@ -28,16 +29,33 @@ def test_a_path_that_cannot_be_written_is_refused(
 ) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder.json").mkdir()
+    (tmp_path / "folder").mkdir()
     with pytest.raises(cl.InputError, match=message):
         check_file(tmp_path / out, *suffixes) if suffixes else check_folder(tmp_path / out)
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.access", lambda *_: False)
-    with pytest.raises(cl.InputError, match="cannot be written in"):
+    def refuse(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(cl.InputError, match=r"cannot be written in .* \(permission denied\)"):
         check_file(tmp_path / "new" / "report.html", ".html")
     with pytest.raises(cl.InputError, match="cannot be written in"):
         check_folder(tmp_path)
+
+
+def test_an_empty_path_is_no_file() -> None:
+    with pytest.raises(cl.InputError, match=r"--out is empty or the current folder; .* such as result\.html"):
+        check_file("", ".html")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc here")
+def test_a_folder_in_which_not_even_root_can_write_is_refused() -> None:
+    with pytest.raises(cl.InputError, match="cannot be written in /proc"):
+        check_file("/proc/x.html", ".html")
+    with pytest.raises(cl.InputError, match="cannot be written in /proc"):
+        check_folder("/proc/zz")
 
 
 def test_a_path_that_can_be_written_passes_and_nothing_is_made(tmp_path: Path) -> None:

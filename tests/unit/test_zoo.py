@@ -149,6 +149,7 @@ def test_labels_of_ones_own() -> None:
         ("resnet18", "write SOURCE:NAME with one of timm, torchvision, hf, open_clip"),
         ("tim:resnet18", "no model source in 'tim:resnet18'"),
         ("timm:resnet19", "no timm model 'resnet19'; near names: resnet18"),
+        ("timm:qqqqqqqq", "no timm model 'qqqqqqqq'; no name is near"),
         ("timm:resnet18.a9_in1k", r"no weights 'a9_in1k' for resnet18; near names: resnet18\.a"),
         ("torchvision:resnt18", "no torchvision model 'resnt18'; near names: resnet18"),
         ("open_clip:ViT-B32/openai", "no open_clip model 'ViT-B32'; near names: ViT-B-32"),
@@ -168,7 +169,7 @@ def test_fit_and_device() -> None:
     assert whole.transform.box((300, 200)) == (0.0, 0.0, 1.0, 1.0)
     with pytest.raises(cl.InputError, match="expected center or squash"):
         cl.load_model("timm:test_resnet", pretrained=False, crop_mode="stretch")
-    with pytest.raises(cl.InputError, match="cannot be moved to abacus"):
+    with pytest.raises(cl.InputError, match="cannot be moved to abacus: torch knows no such device; use cpu"):
         cl.load_model("timm:test_resnet", pretrained=False, device="abacus")
 
 

@@ -17,7 +17,7 @@ from conceptlens.bottleneck.locator import Locator, resized
 from conceptlens.bottleneck.output import BottleneckOutput, bottleneck_explanation
 from conceptlens.cams.class_activation import source
 from conceptlens.concepts.concept_set import BottleneckConcept
-from conceptlens.io.errors import InputError, near
+from conceptlens.io.errors import InputError, near_names
 from conceptlens.model.forward import full_precision
 from conceptlens.model.observation import Observation, check_observation
 
@@ -403,5 +403,5 @@ def _index(name: str | int, names: Sequence[str], kind: str) -> int:
     wanted = " ".join(name.split()).casefold()
     found = [index for index, one in enumerate(names) if one.casefold() == wanted]
     if not found:
-        raise InputError(f"no {kind} '{name}' in this bottleneck; near names: {near(name, names)}")
+        raise InputError(f"no {kind} '{name}' in this bottleneck; {near_names(name, names)}")
     return found[0]

@@ -266,7 +266,7 @@ def plain_classes(target: Classes) -> ClassName | tuple[ClassName, ...] | None:
     if isinstance(target, (Tensor, np.ndarray)):
         return _from_array(target)
     if not isinstance(target, Sequence) or not all(is_class(one) for one in target):
-        raise InputTypeError(f"{target!r} is no class; give a name, an index, or one of them for each image")
+        raise InputTypeError(f"{target!r} is no class; give a name, an integer index, or one of them for each image")
     return tuple(_plain_class(one) for one in target)
 
 
@@ -375,7 +375,7 @@ def as_target(target: AnyTarget) -> Target:
         return _Custom(target)
     raise InputTypeError(
         f"a {type(target).__name__} is no target; expected cl.Logit, cl.Contrast, cl.Concept or a callable, "
-        "or classes by name or index"
+        "or classes by name or integer index"
     )
 
 
@@ -401,6 +401,7 @@ def as_targets(target: AnyTargets) -> list[Target]:
     refused = [type(one).__name__ for one in target if not (hasattr(one, "bind") or callable(one))]
     if refused:
         raise InputTypeError(
-            f"the list of targets holds {refused[0]}; expected cl.Logit, cl.Contrast, cl.Concept or callables"
+            f"the list of targets holds {refused[0]}; expected cl.Logit, cl.Contrast, cl.Concept or callables, "
+            "or one class for each image, by name or integer index"
         )
     return [as_target(one) for one in target]

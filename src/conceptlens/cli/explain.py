@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 import time
@@ -80,6 +81,7 @@ def explain(
     batch_size: shared.BatchSize = 8,
 ) -> None:
     """Show which concepts are in photos, where they are, and how much each one counts for the class."""
+    from conceptlens.cams.class_activation import find_rule
     from conceptlens.cams.contrast import Contrast
     from conceptlens.explainer.calibration import ScoreCalibration
     from conceptlens.explainer.explain_json import explain_json
@@ -89,6 +91,8 @@ def explain(
     for_page = _wants_page(out, out_dir)
     if top is not None and named is not None:
         raise InputError("--top has no effect where concepts are named; leave it out")
+    if rule is not None:
+        find_rule(rule)
     if rule is not None and not for_page:
         raise InputError("--rule has no effect without a page, where class maps are shown; add --out FILE.html")
     if calibration is not None and branch is not None:
@@ -239,4 +243,4 @@ def _wants_page(out: Path | None, out_dir: Path | None) -> bool:
 
 
 def _class(name: str | None) -> Any:
-    return int(name) if name is not None and name.strip().isdigit() else name
+    return int(name) if name is not None and re.fullmatch(r"\s*[+-]?\d+\s*", name) else name

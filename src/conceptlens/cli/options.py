@@ -127,14 +127,22 @@ Cache = Annotated[
 ]
 
 
+def _path(text: str) -> Path:
+    """Return the path of an output; refuses an empty one, which would be the current folder."""
+    if not str(text).strip():
+        raise typer.BadParameter("the path is empty; give the name of a file or folder, such as result")
+    return Path(text)
+
+
 def out_file(help: str) -> Any:
     """Return the option `--out FILE`."""
-    return output_option("--out", "-o", metavar="FILE", help=help)
+    return output_option("--out", "-o", metavar="FILE", parser=_path, help=help)
 
 
 def out_dir(contents: str) -> Any:
     """Return the option `--out-dir DIR`, for what a command writes into a folder."""
-    return output_option("--out-dir", metavar="DIR", help=f"A folder for {contents}; made where it is missing.")
+    help = f"A folder for {contents}; made where it is missing."
+    return output_option("--out-dir", metavar="DIR", parser=_path, help=help)
 
 
 def answering(command: Callable[..., None]) -> Callable[..., None]:

@@ -10,7 +10,7 @@ import numpy as np
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.data.annotation_files import existing_folder, read_aligned, read_colours, read_text
 from conceptlens.data.masked_set import ListedMaskedSet, MaskedPhoto
-from conceptlens.io.errors import InputError, near
+from conceptlens.io.errors import InputError, near_names
 from conceptlens.io.image_file import SUFFIXES
 from conceptlens.model.torchvision_operators import mend_torchvision
 
@@ -99,7 +99,7 @@ class ImageNetS(ListedMaskedSet[Path]):
         if number is None:
             raise InputError(
                 f"the folder {str(self._masks / wnid)!r} is no class of ImageNet-S with {len(self._wnids)} classes; "
-                f"near names: {near(wnid, self._wnids)}; check the list of categories"
+                f"{near_names(wnid, self._wnids)}; check the list of categories"
             )
         return number
 

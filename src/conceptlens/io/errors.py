@@ -27,7 +27,7 @@ class Failure:
 
 
 def near(name: str, known: Iterable[str], max_names: int = 5) -> str:
-    """Return `known` names that resemble `name`, comma-separated, for the end of an error sentence.
+    """Return `known` names that resemble `name`, as a list in words, for the end of an error sentence.
 
     Names that contain `name` come first, then names of a similar spelling; the first few of `known` where
     nothing resembles it.
@@ -38,11 +38,34 @@ def near(name: str, known: Iterable[str], max_names: int = 5) -> str:
         max_names: How many are returned at most.
     """
     known = list(dict.fromkeys(known))
-    lowered = name.lower()
+    return _listed(_similar(name, known, max_names)) or _listed(known[:max_names], len(known) > max_names)
+
+
+def near_names(name: str, known: Iterable[str], max_names: int = 5) -> str:
+    """Return the end of an error sentence about an unknown name: which names are near it, or that none is.
+
+    Args:
+        name: A name that is unknown.
+        known: The names that there are; all of them are listed where none is near and they are few.
+        max_names: How many are listed at most.
+    """
+    known = list(dict.fromkeys(known))
+    similar = _similar(name, known, max_names)
+    if similar:
+        return f"near names: {_listed(similar)}"
+    return f"names: {_listed(known)}" if 0 < len(known) <= max_names else "no name is near"
+
+
+def _similar(name: str, known: list[str], max_names: int) -> list[str]:
+    """Return the names that contain `name`, then those of a similar spelling."""
+    lowered = name.strip().lower()
     holds = [k for k in known if lowered and lowered in k.lower()]
     spelled = difflib.get_close_matches(lowered, [k.lower() for k in known], n=max(1, max_names), cutoff=0.5)
     similar = [k for s in spelled for k in known if k.lower() == s]
-    found = list(dict.fromkeys([*holds, *similar]))[:max_names]
-    if found:
-        return ", ".join(found)
-    return ", ".join(known[:max_names]) + (", …" if len(known) > max_names else "")
+    return list(dict.fromkeys([*holds, *similar]))[:max_names]
+
+
+def _listed(names: list[str], more: bool = False) -> str:
+    """Return names with commas between, or with semicolons where a name holds a comma."""
+    comma = "; " if any("," in name for name in names) else ", "
+    return comma.join([*names, *["…"] * more])

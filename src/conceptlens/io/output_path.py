@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 from conceptlens.io.errors import InputError
@@ -28,11 +29,14 @@ def check_file(out: str | os.PathLike[str] | None, *suffixes: str, name: str = "
         return
     path = Path(out)
     suffix = path.suffix.lower()
+    example = "result" + (suffix if suffix in suffixes else suffixes[0])
+    if path == Path():
+        raise InputError(f"{name} is empty or the current folder; give the name of a file, such as {example}")
+    if path.is_dir():
+        raise InputError(f"{name} {path} is a folder; give a file name in it, such as {path / example}")
     if suffix not in suffixes:
         found = f"ends in '{suffix}'" if suffix else "has no suffix"
         raise InputError(f"{name} {path} {found}; expected {' or '.join(suffixes)}")
-    if path.is_dir():
-        raise InputError(f"{name} {path} is a folder; give a file name in it, such as {path / ('result' + suffix)}")
     _check_parent(path, name)
 
 
@@ -77,5 +81,11 @@ def _check_parent(path: Path, name: str) -> None:
     folder = path if path.is_dir() else next(above for above in path.absolute().parents if above.exists())
     if not folder.is_dir():
         raise InputError(f"{name} {path} needs a folder at {folder}, where there is a file; choose another path")
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"{name} {path} cannot be written in {folder}; choose a path that can be written")
+    try:
+        with tempfile.TemporaryFile(dir=folder):  # os.access says yes to root, in folders where nobody can write too
+            pass
+    except OSError as error:
+        reason = (error.strerror or "no file can be made there").lower()
+        raise InputError(
+            f"{name} {path} cannot be written in {folder} ({reason}); choose a path that can be written"
+        ) from None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import torch
 
-from conceptlens.io.errors import InputError
+from conceptlens.io.errors import InputTypeError
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -37,7 +37,7 @@ def maps_of(given: Maps) -> Tensor:
         A tensor on the CPU without a gradient; its shape and values are not changed.
 
     Raises:
-        InputError: It is none of these.
+        InputTypeError: It is none of these.
     """
     return tensor_of(getattr(given, "maps", given), "maps")
 
@@ -47,5 +47,6 @@ def tensor_of(given: object, name: str) -> Tensor:
     if isinstance(given, np.ndarray):
         return torch.from_numpy(np.ascontiguousarray(given))
     if not isinstance(given, torch.Tensor):
-        raise InputError(f"{name} are of type {type(given).__name__}; expected an Explanation, a tensor or an array")
+        wanted = "an Explanation, a tensor or an array" if name == "maps" else "a tensor or an array"
+        raise InputTypeError(f"{name} are of type {type(given).__name__}; expected {wanted}")
     return given.detach().cpu()

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from conceptlens.concepts.short_names import short_name
-from conceptlens.io.errors import InputError, InputTypeError, near
+from conceptlens.io.errors import InputError, InputTypeError, near_names
 from conceptlens.model.class_names import class_index, class_name_texts
 from conceptlens.model.encoders import ClassifierText, VisionLanguage
 from conceptlens.model.forward import LayerKeeper, Watch, colours_of, forward, map_tensors, unwrap
@@ -341,8 +341,9 @@ class Backbone(PhotoInput):
         try:
             moved = self.module.to(*device)
         except (RuntimeError, AssertionError) as error:  # torch's answers to a device it does not know or have
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{self.name} cannot be moved to {device[0]}: {reason}; use cpu, cuda or mps") from None
+            raise InputError(
+                f"{self.name} cannot be moved to {device[0]}: {_device_reason(device[0], error)}"
+            ) from None
         return dataclasses.replace(self, module=moved)
 
     def check_layer(self, name: str) -> None:
@@ -356,13 +357,25 @@ class Backbone(PhotoInput):
         """
         names = [n for n, _ in self.module.named_modules() if n]
         if name not in names:
-            raise InputError(f"no layer '{name}' in {self.name}; near names: {near(name, names)}")
+            raise InputError(f"no layer '{name}' in {self.name}; {near_names(name, names)}")
 
     def _any_vector(self, output: Any) -> Tensor:
         tensor = self.output(output) if self.output else output_tensor(output)
         if tensor is None:
             raise InputError(f"{self.name} put out {type(output).__name__}; say how to read it with output=")
         return tensor
+
+
+def _device_reason(device: Any, error: Exception) -> str:
+    """Say why a module cannot be moved to a device, and which kinds of devices there are here."""
+    usable = ["cpu", *["cuda"] * torch.cuda.is_available(), *["mps"] * torch.backends.mps.is_available()]
+    here = f"use {' or '.join(usable)}" + ", the only device here" * (len(usable) == 1)
+    try:
+        kind = torch.device(device).type
+    except (RuntimeError, TypeError):
+        return f"torch knows no such device; {here}"
+    reason = str(error).splitlines()[0]
+    return f"{reason}; {here}" if kind in usable else f"there is no {kind} device here; {here}"
 
 
 def check_backbone(given: object) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conceptlens.io.errors import InputError, InputTypeError, near
+from conceptlens.io.errors import InputError, InputTypeError, near_names
 
 
 def is_class(value: Any) -> bool:
@@ -92,4 +92,6 @@ def class_index(name: Any, class_names: Sequence[str] | None, model: str) -> int
         raise InputError(f"'{name}' names classes {', '.join(map(str, found))} of {model}; give the index")
     if found:
         return found[0]
-    raise InputError(f"no class '{name}' in {model}; near names: {near(name, class_names)}")
+    near = near_names(name, class_names)
+    index = f"; give an index, 0 to {len(class_names) - 1}" if near.startswith("no name") else ""
+    raise InputError(f"no class '{name}' in {model}; {near}{index}")

@@ -111,7 +111,9 @@ def split_inputs(batch: Any, named: Mapping[str, Any], module: nn.Module) -> tup
     """
     takes = inspect.signature(module.forward).parameters
     others = dict(named)
+    keys_given: list[Any] = list(named)
     if isinstance(batch, Mapping):
+        keys_given = [*batch, *named]
         others = {k: v for k, v in batch.items() if k in IMAGE_KEYS or (k in takes and k not in LABEL_KEYS)} | others
         batch = None
     keys = [key for key in IMAGE_KEYS if key in others]
@@ -121,10 +123,14 @@ def split_inputs(batch: Any, named: Mapping[str, Any], module: nn.Module) -> tup
             raise InputError(f"images are given twice, as the first argument and as {doubled[0]}=; give them once")
         return batch, None, others
     if not keys:
-        given = f"only {', '.join(others)}" if others else "nothing"
+        given = f"only {', '.join(map(str, keys_given))}" if keys_given else "nothing"
         raise InputError(
             f"{given} was given; expected photos or a tensor first, or under one of {', '.join(IMAGE_KEYS)}"
         )
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in takes.values())
+    twice = [key for key in keys[1:] if key not in takes and not open_ended]
+    if twice:
+        raise InputError(f"images are given twice, as {keys[0]} and as {twice[0]}; give one of them")
     images = others.pop(keys[0])
     return images, keys[0] if keys[0] in takes else None, others
 

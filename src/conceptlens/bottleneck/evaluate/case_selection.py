@@ -21,7 +21,7 @@ from conceptlens.bottleneck.evaluate.case_contributions import (
     pair_case,
     photo_case,
 )
-from conceptlens.io.errors import InputError, near
+from conceptlens.io.errors import InputError, near_names
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -121,7 +121,7 @@ def find_photo(names: Sequence[str], name: str) -> int:
     ends = [index for index, own in enumerate(names) if own.endswith(name)]
     if name not in names and len(ends) != 1:
         reason = f"{len(ends)} photos' names end in {name!r}" if ends else f"there is no photo {name!r}"
-        raise InputError(f"{reason}; near names: {near(name, names)}")
+        raise InputError(f"{reason}; {near_names(name, names)}")
     return names.index(name) if name in names else ends[0]
 
 

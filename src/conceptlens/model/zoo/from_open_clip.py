@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from conceptlens.io.errors import InputError, near
+from conceptlens.io.errors import InputError, near_names
 from conceptlens.model.backbone import Backbone
 from conceptlens.model.encoders import OpenClip
 from conceptlens.model.preprocess import Preprocess
@@ -76,7 +76,7 @@ def _parts(open_clip: Any, name: str, ready: bool) -> tuple[str, str | None]:
     architecture, _, tag = name.partition("/")
     known = open_clip.list_models()
     if architecture not in known:
-        raise InputError(f"no open_clip model '{architecture}'; near names: {near(architecture, known)}")
+        raise InputError(f"no open_clip model '{architecture}'; {near_names(architecture, known)}")
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if ready and tag not in tags:
         found = f"has no weights '{tag}'" if tag else "was named without weights"

@@ -12,7 +12,7 @@ from timm.data.config import resolve_data_config
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
-from conceptlens.io.errors import InputError, near
+from conceptlens.io.errors import InputError, near_names
 from conceptlens.model.backbone import Backbone
 from conceptlens.model.class_names import checked_class_names
 from conceptlens.model.preprocess import Preprocess
@@ -101,10 +101,10 @@ def _check_name(name: str) -> None:
     if name.startswith(_ELSEWHERE):
         return
     if not timm.is_model(architecture):
-        raise InputError(f"no timm model '{architecture}'; near names: {near(architecture, timm.list_models())}")
+        raise InputError(f"no timm model '{architecture}'; {near_names(architecture, timm.list_models())}")
     known = timm.list_pretrained(f"{architecture}.*")
     if tag and name not in known:
-        raise InputError(f"timm has no weights '{tag}' for {architecture}; near names: {near(name, known) or 'none'}")
+        raise InputError(f"timm has no weights '{tag}' for {architecture}; {near_names(name, known)}")
 
 
 def _class_names(module: nn.Module) -> tuple[str, ...] | None:

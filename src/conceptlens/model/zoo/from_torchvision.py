@@ -9,7 +9,7 @@ from typing import Any
 import torchvision
 from torchvision.models import WeightsEnum
 
-from conceptlens.io.errors import InputError, near
+from conceptlens.io.errors import InputError, near_names
 from conceptlens.model.backbone import Backbone
 from conceptlens.model.class_names import checked_class_names
 from conceptlens.model.preprocess import Preprocess
@@ -34,7 +34,7 @@ def load(
     """
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
-        raise InputError(f"no torchvision model '{name}'; near names: {near(name, known)}")
+        raise InputError(f"no torchvision model '{name}'; {near_names(name, known)}")
     default: WeightsEnum = torchvision.models.get_model_weights(name)["DEFAULT"]
     categories: list[str] = default.meta["categories"]
     transform = preprocess_of(default)
