@@ -1,5 +1,6 @@
 """Explain real photos with real weights, offline, and write a report: `make demo`."""
 
+import sys
 from pathlib import Path
 
 import skimage
@@ -13,7 +14,8 @@ def main() -> None:
     folder = Path(skimage.__file__).parent / "data"
     photos = [str(folder / name) for name in PHOTOS]
     out = Path("demo") / "report.html"
-    app(["explain", *photos, "--out", str(out)])
+    sys.argv[1:] = ["explain", *photos, "--out", str(out)]  # the page shows the command that makes it again
+    app()
 
 
 if __name__ == "__main__":

@@ -108,6 +108,7 @@ REFUSED = {
     "odd out": (["explain", CAT, "--out", "report.pdf"], ".html"),
     "unknown crop mode": (["explain", CAT, "--crop-mode", "stretch"], "squash"),
     "missing labels": (["explain", CAT, "--class-names", "no.txt"], "no.txt"),
+    "a photo as labels": (["explain", CAT, "--class-names", CAT], "is not UTF-8 text"),
     "odd device": (["explain", CAT, "--device", "gpu"], "gpu"),
     "missing weights": (["explain", CAT, "--weights", "no.safetensors"], "no.safetensors"),
 }

@@ -80,10 +80,10 @@ def test_neuron_labels_take_the_train_split_or_a_folder(tmp_path: Path) -> None:
         one.photo.save(tmp_path / f"{i}.png")
     given = ("--data", "drawn:12", "--max-photos", "1", "--methods", "clip_dissect", "--json")
     own = json.loads(run(*given).stdout)
-    assert own["settings"]["probe photos"] == "the set's own, of its train split"
+    assert own["settings"]["probe_photos"] == "the set's own, of its train split"
     other = run(*given, "--probe", str(tmp_path))
     assert other.exit_code == 0, other.output
-    assert json.loads(other.stdout)["settings"]["probe photos"] == str(tmp_path)
+    assert json.loads(other.stdout)["settings"]["probe_photos"] == str(tmp_path)
 
 
 def masks(folder: Path, broken: bool) -> Path:

@@ -196,6 +196,14 @@ def test_an_explanation_is_taken_as_its_maps() -> None:
     assert torch.equal(ranked_area(explanation, masks).values, ranked_area(maps, masks).values)
 
 
+def test_maps_of_a_part_of_a_photo_are_not_stretched_over_the_whole() -> None:
+    source = Source("m", "l", "grad_cam", (ImageInfo("cat.png", "", 30, 20, (0.25, 0.0, 0.75, 1.0)),))
+    explanation = cl.Explanation(noise(1, 1, 3, 3), None, torch.zeros(1, 1), (("a",),), source)
+    for metric in (iou, ranked_area, pointing_energy):
+        with pytest.raises(cl.InputError, match=r"cat\.png cover a part of the photo \(0\.25 to 0\.75 of its width"):
+            metric(explanation, blob(12, 0.3))
+
+
 def test_a_mask_without_an_inside_or_an_outside_has_no_answer() -> None:
     maps = noise(4, 2, 5, 5).requires_grad_()
     masks = noise(4, 5, 5, seed=1) > 0.5

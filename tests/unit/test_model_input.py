@@ -155,6 +155,9 @@ REFUSED: dict[str, tuple[Any, str]] = {
         {"image": floats(), "pixel_values": floats()},
         "images are given twice, as pixel_values and as image",
     ),
+    "no image": (torch.zeros(0, 3, 32, 48), "expected at least one image"),
+    "not a number": (torch.full((1, 3, 32, 48), float("nan")), "NaN or infinite values"),
+    "infinite": (np.full((1, 3, 32, 48), np.inf, np.float32), "NaN or infinite values"),
 }
 
 

@@ -99,8 +99,8 @@ def localization(
     probed = (probe or "the set's own, of its train split") if needs_probe(names) else None
     settings = {
         "split": opened.name, "methods": ", ".join(names), "weights": weights if pretrained else "random",
-        "branch": branch, "probe photos": probed, "resolution": size or "the annotation's own",
-        "min area": min_area, "max photos": max_photos, "seed": seed,
+        "branch": branch, "probe_photos": probed, "resolution": size or "the annotation's own",
+        "min_area": min_area, "max_photos": max_photos, "seed": seed,
     }  # fmt: skip
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
     description = {"data": opened.name, "model": backbone.name, "settings": plain}

@@ -11,6 +11,7 @@ import typer
 
 from conceptlens.concepts.vocabulary import parse_concepts, read_concepts
 from conceptlens.io.errors import InputError
+from conceptlens.io.text_file import read_text
 from conceptlens.model.zoo import DEFAULT_MODEL as DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -172,9 +173,8 @@ def load(
 
     names = None
     if class_names is not None:
-        if not class_names.is_file():
-            raise InputError(f"no file {class_names} for --class-names; give a text file with one class name per line")
-        names = [line.strip() for line in class_names.read_text(encoding="utf-8").splitlines() if line.strip()]
+        text = read_text(class_names, "give --class-names a text file with one class name per line")
+        names = [line.strip() for line in text.splitlines() if line.strip()]
     return load_model(name, pretrained=pretrained, weights=weights, class_names=names, device=device, **options)
 
 

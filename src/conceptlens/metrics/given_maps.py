@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import torch
 
-from conceptlens.io.errors import InputTypeError
+from conceptlens.io.errors import InputError, InputTypeError
+from conceptlens.record import WHOLE, Explanation
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
-
-    from conceptlens.record import Explanation
 
     Maps: TypeAlias = (
         Explanation | Float[Tensor, "image question height width"] | Float[np.ndarray, "image question height width"]
@@ -38,8 +37,19 @@ def maps_of(given: Maps) -> Tensor:
 
     Raises:
         InputTypeError: It is none of these.
+        InputError: The maps of an explanation cover only a part of a photo.
     """
-    return tensor_of(getattr(given, "maps", given), "maps")
+    if isinstance(given, Explanation):
+        for info in given.source.image_info:
+            if info.box != WHOLE:
+                left, top, right, bottom = (f"{side:.2f}" for side in info.box)
+                raise InputError(
+                    f"the maps of {info.name} cover a part of the photo ({left} to {right} of its width, {top} to "
+                    f"{bottom} of its height), masks and points the whole; give explanation.upsampled(), or load the "
+                    "model with crop_mode='squash'"
+                )
+        return given.maps.detach().cpu()
+    return tensor_of(given, "maps")
 
 
 def tensor_of(given: object, name: str) -> Tensor:

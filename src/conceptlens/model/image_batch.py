@@ -127,6 +127,7 @@ class PhotoInput(ABC):
         """
         ready = photos_or_tensor(given, colours_of(self.module))
         if isinstance(ready, Tensor):
+            _check_values(ready)
             rows, columns = ready.shape[2:]
             called = _titles(titles, [f"tensor[{i}]" for i in range(len(ready))])
             none = (None,) * len(ready)
@@ -163,6 +164,14 @@ def check_transform(transform: object) -> None:
     else:
         what, how = f"a {type(transform).__name__}", "such as cl.Preprocess((224, 224))"
     raise InputTypeError(f"transform is {what}; expected a function from a PIL image to a tensor: {how}")
+
+
+def _check_values(images: Tensor) -> None:
+    """Refuse a batch of no image, and values that are not finite, whose answers would look like any others."""
+    if not images.numel():
+        raise InputError(f"a tensor of shape {tuple(images.shape)} was given; expected at least one image")
+    if not bool(images.isfinite().all()):
+        raise InputError("the images hold NaN or infinite values; give finite ones")
 
 
 def photos_or_tensor(given: Any, colours: int) -> list[Photo] | Tensor:

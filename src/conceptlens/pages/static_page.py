@@ -50,7 +50,7 @@ def page_origin(settings: Mapping[str, object]) -> dict[str, Any]:
     """
     now = datetime.now().astimezone()
     plain = {
-        name: ("yes" if value else "no") if isinstance(value, bool) else value
+        name.replace("_", " "): ("yes" if value else "no") if isinstance(value, bool) else value
         for name, value in settings.items()
         if value is not None
     }
