@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -105,3 +106,33 @@ def test_name_and_output_of_another_type_are_refused() -> None:
         cl.Backbone(nn.Identity(), ("layer4",))  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match="output is a str; expected a function"):
         cl.Backbone(nn.Identity(), output="logits")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (np.zeros((0, 20, 3), np.uint8), "a photo of 20 x 0 pixels was given"),
+        (Image.new("RGB", (0, 9)), "a photo of 0 x 9 pixels was given"),
+        (torch.zeros(1, 3, 0, 0), "which has no pixels; expected at least one row"),
+        (np.zeros((1, 3, 8, 0), np.float32), "which has no pixels; expected at least one row"),
+        (torch.zeros(1, 5, 32, 32), r"counted cannot be run on images of shape 1 x 5 x 32 x 32, .* 3 channels"),
+    ],
+)
+def test_images_that_cannot_be_run_are_refused(images: Any, words: str) -> None:
+    model = cl.Backbone(Counted().eval(), "counted", ("network.layer4",), cl.Preprocess((32, 32)))
+    with pytest.raises(cl.InputError, match=words):
+        model.observe(images)
+
+
+def test_a_module_that_takes_no_images_is_refused() -> None:
+    with pytest.raises(cl.InputError, match="Linear cannot be run on images of shape 2 x 3 x 224 x 224"):
+        cl.heatmaps(nn.Linear(4, 2), torch.zeros(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("titles", "words"), [([1], "a title is 1; expected one text"), (5, "titles are given as int")]
+)
+def test_titles_are_texts(titles: Any, words: str) -> None:
+    model = cl.Backbone(Counted().eval(), "counted", ("network.layer4",), input_size=(32, 32))
+    with pytest.raises(TypeError, match=words):
+        model.observe(torch.zeros(1, 3, 32, 32), titles=titles)

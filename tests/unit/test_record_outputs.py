@@ -93,6 +93,22 @@ class TestUpsampled:
         by_tensor = cl.cam(model.observe(torch.rand(2, 3, 224, 192)))
         assert by_tensor.upsampled().shape == (2, 1, 224, 192)
 
+    @pytest.mark.parametrize("size", ["a", 2.5, (5,), (1, 2, 3), True, (True, 4), [4, None]])
+    def test_what_is_no_size_is_refused(self, size: Any) -> None:
+        with pytest.raises(TypeError, match=r"size is .*; expected an integer, or \(rows, columns\)") as refused:
+            cropped().upsampled(size)
+        assert isinstance(refused.value, cl.InputError)
+
+    @pytest.mark.parametrize("size", [(4, 6), [4, 6], np.array([4, 6]), torch.tensor([4, 6]), torch.Size((4, 6))])
+    def test_sizes_of_numpy_and_torch(self, size: Any) -> None:
+        assert cropped().upsampled(size, fill=np.float32(2)).shape == (1, 2, 4, 6)
+        assert cropped().upsampled(size[0]).shape == (1, 2, 4, 4)
+
+    @pytest.mark.parametrize("fill", [None, "0", True])
+    def test_what_is_no_fill_is_refused(self, fill: Any) -> None:
+        with pytest.raises(TypeError, match=r"fill is .*; expected a number"):
+            cropped().upsampled(5, fill=fill)
+
     def test_photos_of_different_sizes_need_a_size(self) -> None:
         found = record([ImageInfo("a", "", 80, 40), ImageInfo("b", "", 40, 80)])
         assert found.upsampled(16).shape == (2, 2, 16, 16)
@@ -172,11 +188,24 @@ class TestOverlay:
             (lambda: cropped().overlay(np.zeros((4, 4))), r"a photo of shape \(4, 4\) and type float64 was given"),
             (lambda: cropped().overlay("gone.png"), "no file 'gone.png'"),
             (lambda: cropped().overlay(photo(), opacity=60), "opacity is 60"),
+            (lambda: cropped().overlay(photo(), opacity="x"), "opacity is 'x'; expected 0"),
+            (lambda: cropped().overlay(photo(), scale="x"), "scale is 'x'; expected a Scale"),
+            (lambda: record([photo()]).overlay(photo(1)), r"is not 'photo\[0\]', which the map explains: its pixels"),
+            (lambda: record([photo(), photo(1)]).of(0).overlay(photo(1)), "give the photo that was observed"),
         ],
     )
     def test_refused(self, call: Any, words: str) -> None:
         with pytest.raises(cl.InputError, match=words):
             call()
+
+
+@pytest.mark.parametrize("image", ["photo[0]", 1.5, None, True, np.array([0, 1]), torch.tensor([0, 1])])
+def test_an_image_is_chosen_by_its_index(image: Any) -> None:
+    with pytest.raises(TypeError, match=r"image is .*; expected the index of an image, 0 to 0"):
+        cropped().of(image)
+    with pytest.raises(cl.InputError, match=r"question is .*; expected a label or an index|no question"):
+        cropped().overlay(photo(), question=image)
+    assert len(record([photo(), photo(1)]).of(torch.tensor(-1)).maps) == 1
 
 
 class TestPlot:
@@ -294,6 +323,20 @@ class TestNotebook:
 
 
 class TestFromMaps:
+    @pytest.mark.parametrize(
+        ("labels", "images", "words"),
+        [
+            ([3, 4, 5], None, "labels hold 3 in a list of int; expected texts"),
+            ([["a"], [2], ["c"]], None, "labels hold 2 in a list of list; expected texts"),
+            ("a", 5, "images are given as int; expected a list of photos, paths, names"),
+            ("a", {"a.png"}, "images are given as set"),
+        ],
+    )
+    def test_labels_and_images_of_another_type(self, labels: Any, images: Any, words: str) -> None:
+        with pytest.raises(TypeError, match=words) as refused:
+            cl.Explanation.from_maps(np.ones((3, 2, 2)), labels, images)
+        assert isinstance(refused.value, cl.InputError)
+
     @pytest.mark.parametrize("kind", ["numpy", "torch"])
     @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "uint8", "bool"])
     def test_numbers_of_any_type(self, kind: str, dtype: str) -> None:
@@ -374,7 +417,7 @@ class TestFromMaps:
             "1 labels were given; expected 3, one for each question",
         ),
         (np.ones((1, 2, 2)), 7, None, {}, TypeError, "labels are given as int; expected a text or a list of texts"),
-        (np.ones((2, 1, 2, 2)), ["a", ["b"]], None, {}, TypeError, "labels mix texts and other things"),
+        (np.ones((2, 1, 2, 2)), ["a", ["b"]], None, {}, TypeError, "labels hold 'a' in a list of list and str"),
         (
             np.ones((2, 2, 2)),
             "a",

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -262,3 +264,23 @@ def test_several_photos_on_one_scale() -> None:
     )
     with pytest.raises(InputError, match="2 photos and 1 maps"):
         render.panel(photos, maps[:1], ["strong"])
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: render.Scale("a", 1, False), "an end of the scale is 'a'; expected two numbers"),
+        (lambda: render.overlay(GREY, [[1, 2]], box=5), "box is 5; expected left, top, right, bottom"),
+        (lambda: render.overlay(GREY, [[1, 2]], box="abcd"), "box is 'abcd'"),
+        (lambda: render.overlay(GREY, [[1, 2]], opacity=None), "opacity is None"),
+        (lambda: render.panel(GREY, 5, ["a"]), "maps are given as int; expected a list"),
+        (lambda: render.panel(GREY, [[[1, 2]]], "a"), "titles are given as str"),
+        (lambda: render.panel(GREY, [[[1, 2]]], ["a"], width="x"), "width is 'x'; expected an integer"),
+        (lambda: render.panel(GREY, [[[1, 2]]], ["a"], columns=1.5), "columns is 1.5; expected an integer"),
+        (lambda: render.panel(3, [[[1, 2]]], ["a"]), "the photo is given as int"),
+    ],
+)
+def test_arguments_of_another_type_are_refused(call: Callable[[], Any], words: str) -> None:
+    with pytest.raises(TypeError, match=words) as refused:
+        call()
+    assert isinstance(refused.value, InputError)

@@ -59,11 +59,11 @@ def as_photo(given: Image.Image | np.ndarray | str | Path) -> Image.Image:
         given: A PIL image, a uint8 array `height width 3`, or a path.
 
     Raises:
-        InputError: The array has another shape or type, or the file is no image (see `read_image`).
+        InputError: The array has another shape or type, there is no pixel, or the file is no image (see `read_image`).
         InputTypeError: It is none of these.
     """
     if isinstance(given, Image.Image):
-        return upright(given)
+        return upright(_with_pixels(given))
     if isinstance(given, (str, Path)):
         return read_image(given)
     if not isinstance(given, np.ndarray):
@@ -72,7 +72,14 @@ def as_photo(given: Image.Image | np.ndarray | str | Path) -> Image.Image:
         raise InputError(
             f"a photo of shape {given.shape} and type {given.dtype} was given; expected uint8 height width 3"
         )
-    return Image.fromarray(given)
+    return _with_pixels(Image.fromarray(given))
+
+
+def _with_pixels(photo: Image.Image) -> Image.Image:
+    """Return a photo as it is; refused where it has no rows or no columns."""
+    if not (photo.width and photo.height):
+        raise InputError(f"a photo of {photo.width} x {photo.height} pixels was given; expected at least one each way")
+    return photo
 
 
 def find_images(*sources: str | Path) -> tuple[Path, ...]:

@@ -132,7 +132,10 @@ class Backbone(PhotoInput):
             InputError: No layer has a grid of cells that reaches the output, or the module needs other inputs too.
         """
         rows, columns = self.input_size if self.preprocess is None else self.preprocess.size
-        return self._probe(ModelInput(torch.zeros(2, colours_of(self.module), rows, columns)))
+        given = ModelInput(torch.zeros(2, colours_of(self.module), rows, columns))
+        hint = "if it takes images of another size, give Backbone(..., input_size=(rows, columns))"
+        with given.explaining_failures(self.name, hint):
+            return self._probe(given)
 
     def _probe(self, given: ModelInput) -> Anatomy:
         """Run the module on two images of noise of the size of those given, with their other inputs."""
@@ -238,7 +241,7 @@ class Backbone(PhotoInput):
         references: tuple[Callable[[], Image.Image | None], ...],
     ) -> Observation[Backbone]:
         given.check(self.module, self.name)
-        with given.explaining_rows():
+        with given.explaining_failures(self.name, "give images with the colours and of the size that it takes"):
             if given.others and "anatomy" not in self.__dict__:  # what the module needs is known only now
                 vars(self)["anatomy"] = self._probe(given)
             kept = LayerKeeper(self.default_layers if layers is None else layers)

@@ -252,7 +252,7 @@ def _from_tensor(tensor: Tensor, colours: int) -> list[Photo] | Tensor:
         wanted = "1 or 3" if bytes_ else str(colours)
         raise InputError(f"{about} was given; expected {wanted} colours first: (image) colour rows columns")
     if not bytes_:
-        return batch
+        return _with_pixels(batch, about)
     return [_photo(one.permute(1, 2, 0).cpu().numpy()) for one in batch]
 
 
@@ -273,7 +273,14 @@ def _from_array(array: np.ndarray, colours: int) -> list[Photo] | Tensor:
         )
     if array.dtype == np.uint8:
         return [_photo(one.transpose(1, 2, 0) if first else one) for one in batch]
-    return torch.from_numpy(np.ascontiguousarray(batch if first else batch.transpose(0, 3, 1, 2)))
+    return _with_pixels(torch.from_numpy(np.ascontiguousarray(batch if first else batch.transpose(0, 3, 1, 2))), about)
+
+
+def _with_pixels(batch: Tensor, about: str) -> Tensor:
+    """Return a batch as it is; refused where its images have no rows, columns or colours."""
+    if 0 in batch.shape[1:]:
+        raise InputError(f"{about} was given, which has no pixels; expected at least one row and one column")
+    return batch
 
 
 def _photo(pixels: np.ndarray) -> Image.Image:
@@ -294,7 +301,14 @@ def _stacked(images: Sequence[Tensor]) -> Tensor:
 def _titles(titles: Sequence[str] | None, own: Sequence[str]) -> Sequence[str]:
     if titles is None:
         return own
+    if not isinstance(titles, (str, Sequence)):
+        raise InputTypeError(
+            f"titles are given as {type(titles).__name__}; expected a list with one text for each image"
+        )
     if isinstance(titles, str) or len(titles) != len(own):
         given = "one text" if isinstance(titles, str) else f"{len(titles)} titles"
         raise InputError(f"{given} was given for {len(own)} images; give a list with one title for each")
-    return titles
+    wrong = [title for title in titles if not isinstance(title, (str, Path))]
+    if wrong:
+        raise InputTypeError(f"a title is {wrong[0]!r}; expected one text for each image")
+    return [str(title) for title in titles]

@@ -68,19 +68,30 @@ class ModelInput:
         return replace(self, images=images, others={name: rows(value) for name, value in self.others.items()})
 
     @contextmanager
-    def explaining_rows(self) -> Iterator[None]:
-        """Where the module fails within, name the inputs that have another number of rows than there are images."""
+    def explaining_failures(self, name: str, hint: str) -> Iterator[None]:
+        """Where the module fails within, name inputs that do not fit the images, or the shape of the images.
+
+        Args:
+            name: What the model is called.
+            hint: What to do where the images have a shape that the module does not take.
+        """
         try:
             yield
-        except RuntimeError as error:
+        except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+            if isinstance(error, (InputError, torch.OutOfMemoryError)):
+                raise
             count = len(self.images)
             rows = {n: len(v) for n, v in self.others.items() if isinstance(v, Tensor) and v.ndim and len(v) != count}
-            if not rows or isinstance(error, torch.OutOfMemoryError):
-                raise
+            why = next(iter(str(error).splitlines()), type(error).__name__)
+            if not rows:
+                shape = " x ".join(map(str, self.images.shape))
+                raise InputError(
+                    f"{name} cannot be run on images of shape {shape}, image x colour x rows x columns ({why}); {hint}"
+                ) from error
             given = " and ".join(f"{name} with {number} rows" for name, number in rows.items())
             raise InputError(
                 f"{given} was given for {count} image{'s' * (count != 1)}, which the module cannot use "
-                f"({str(error).splitlines()[0]}); give one row for each image"
+                f"({why}); give one row for each image"
             ) from error
 
     def check(self, module: nn.Module, name: str) -> None:

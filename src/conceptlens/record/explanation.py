@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.io.errors import InputError, InputTypeError
-from conceptlens.record.outputs import RecordOutputs
+from conceptlens.record.outputs import RecordOutputs, plain_index
 from conceptlens.record.source import Source
 
 if TYPE_CHECKING:
@@ -156,12 +156,13 @@ class Explanation(RecordOutputs):
             InputError: The batch has no such image.
             InputTypeError: `image` is no integer.
         """
-        if not hasattr(image, "__index__"):
-            raise InputTypeError(f"image is {image!r}; expected the index of an image")
-        if not -len(self.maps) <= image < len(self.maps):
-            raise InputError(f"no image {image} in this explanation; it holds images 0 to {len(self.maps) - 1}")
-        image %= len(self.maps)
-        one = slice(image, image + 1)
+        index = plain_index(image)
+        if index is None:
+            raise InputTypeError(f"image is {image!r}; expected the index of an image, 0 to {len(self.maps) - 1}")
+        if not -len(self.maps) <= index < len(self.maps):
+            raise InputError(f"no image {index} in this explanation; it holds images 0 to {len(self.maps) - 1}")
+        index %= len(self.maps)
+        one = slice(index, index + 1)
         tensors = {
             name: None if getattr(self, name) is None else getattr(self, name)[one]
             for name in ("maps", "weights", "scores", "contributions", "z_scores", "vectors")
@@ -172,6 +173,6 @@ class Explanation(RecordOutputs):
             **tensors,
             **rows,
             diagnostics={name: value[one] for name, value in self.diagnostics.items()},
-            source=self.source.of(image),
-            components=tuple(part.of(image) for part in self.components),
+            source=self.source.of(index),
+            components=tuple(part.of(index) for part in self.components),
         )

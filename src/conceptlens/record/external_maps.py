@@ -82,9 +82,15 @@ def _labels(labels: Labels, one_question: bool, images: int, questions: int) -> 
     if not isinstance(labels, Sequence):
         raise InputTypeError(f"labels are given as {type(labels).__name__}; expected a text or a list of texts")
     if not all(isinstance(one, str) for one in labels):
+        wrong = [one for one in labels if isinstance(one, str) or not isinstance(one, Sequence)]
+        wrong += [one for row in labels if isinstance(row, Sequence) for one in row if not isinstance(one, str)]
+        if wrong:
+            kinds = sorted({type(one).__name__ for one in labels})
+            raise InputTypeError(
+                f"labels hold {wrong[0]!r} in a list of {' and '.join(kinds)}; expected texts, or a list of texts for "
+                "each image"
+            )
         rows = tuple(tuple(row) for row in labels)
-        if any(isinstance(one, str) for one in labels) or not all(isinstance(one, str) for row in rows for one in row):
-            raise InputTypeError("labels mix texts and other things; expected texts, or a list of texts for each image")
     elif one_question and len(labels) == images:
         rows = tuple((str(one),) for one in labels)
     else:
@@ -103,7 +109,13 @@ def _image_info(images: Any, count: int) -> tuple[tuple[ImageInfo, ...], tuple[A
     if observed is not None:
         several, held = list(observed), images.photo_references
     else:
-        several = [images] if isinstance(images, (str, Path, Image.Image, ImageInfo)) else list(images)
+        one = isinstance(images, (str, Path, Image.Image, ImageInfo))
+        if not one and not isinstance(images, (Sequence, np.ndarray)):
+            raise InputTypeError(
+                f"images are given as {type(images).__name__}; expected a list of photos, paths, names or ImageInfo, "
+                "or an observation"
+            )
+        several = [images] if one else list(images)
         if isinstance(images, np.ndarray) and images.ndim == 3:
             several = [images]
         held = hold_weakly(several)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import operator
 import warnings
 from abc import ABC
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from conceptlens.concepts.short_names import short_names
 from conceptlens.io.errors import InputError, InputTypeError, near
-from conceptlens.io.images import as_photo
+from conceptlens.io.images import as_photo, fingerprint
 from conceptlens.record.display import Tile, html_table, plot_overlays
 from conceptlens.record.source import Source
 from conceptlens.render import overlay, scale_of, upsample_in_box
@@ -31,6 +32,14 @@ if TYPE_CHECKING:
 
 # How much of an explanation its notebook display draws.
 MAX_DISPLAYED_IMAGES, MAX_DISPLAYED_QUESTIONS = 3, 4
+
+
+def plain_index(value: Any) -> int | None:
+    """Return an integer of Python, numpy or torch as a plain one; `None` for anything else, booleans too."""
+    try:
+        return None if isinstance(value, (bool, np.bool_)) else operator.index(value)
+    except TypeError:
+        return None
 
 
 class RecordOutputs(ABC):
@@ -73,9 +82,9 @@ class RecordOutputs(ABC):
                     f"no question '{question}' in this explanation; it has: {near(question, row, len(row))}"
                 )
             return row.index(question) if question in row else short.index(question)
-        if not hasattr(question, "__index__") or isinstance(question, bool):
+        index = plain_index(question)
+        if index is None:
             raise InputTypeError(f"question is {question!r}; expected a label or an index")
-        index = question.__index__()
         if not -len(row) <= index < len(row):
             raise InputError(f"no question {index} in this explanation; it has questions 0 to {len(row) - 1}")
         return index % len(row)
@@ -100,7 +109,7 @@ class RecordOutputs(ABC):
 
         Raises:
             InputError: No size is given and the photos differ in size, or their size is not known.
-            InputTypeError: The size is neither an integer nor two.
+            InputTypeError: The size is neither an integer nor two, or `fill` is no number.
 
         Examples:
             >>> found.upsampled().shape  # a photo of 480 x 640 pixels
@@ -109,6 +118,9 @@ class RecordOutputs(ABC):
         import torch
 
         rows, columns = self._size(size)
+        if isinstance(fill, bool) or not isinstance(fill, (Real, np.number)):
+            raise InputTypeError(f"fill is {fill!r}; expected a number, the value of pixels that the model did not see")
+        fill = float(fill)
         whole = [
             upsample_in_box(one, rows, columns, info.box, fill)
             for one, info in zip(self.maps, self.source.image_info, strict=True)
@@ -118,11 +130,11 @@ class RecordOutputs(ABC):
     def _size(self, size: int | tuple[int, int] | None) -> tuple[int, int]:
         """Return rows and columns of `upsampled`."""
         if size is not None:
-            try:
-                sides = (size, size) if isinstance(size, (int, np.integer)) else size
-                rows, columns = map(operator.index, sides)
-            except (TypeError, ValueError):
-                raise InputTypeError(f"size is {size!r}; expected an integer, or (rows, columns)") from None
+            several = isinstance(size, Iterable) and getattr(size, "ndim", 1) > 0
+            sides: Iterable[Any] = size if several else (size, size)  # pyright: ignore[reportAssignmentType]
+            rows, columns, *more = [*map(plain_index, sides), None, None]
+            if rows is None or columns is None or len(more) > 2:
+                raise InputTypeError(f"size is {size!r}; expected an integer, or (rows, columns)")
             if rows < 1 or columns < 1:
                 raise InputError(f"size is {rows} x {columns}; expected at least one pixel each way")
             return rows, columns
@@ -157,7 +169,7 @@ class RecordOutputs(ABC):
 
         Raises:
             InputError: The explanation holds several images (choose one with `.of(index)`), there is no such question,
-                or the photo cannot be found and none was given.
+                the photo cannot be found and none was given, or another one was given than the one that was observed.
 
         Warns:
             UserWarning: It is not known which part of the photo the model saw; the map is laid over all of it.
@@ -176,6 +188,11 @@ class RecordOutputs(ABC):
             raise InputError(
                 f"the photo of '{info.name}' is neither in memory as a PIL image nor in a file of that name; "
                 "give it, explanation.overlay(photo)"
+            )
+        if image is not None and info.fingerprint and fingerprint(photo) != info.fingerprint:
+            raise InputError(
+                f"the photo given is not '{info.name}', which the map explains: its pixels differ; "
+                "give the photo that was observed, or lay the map over another picture with cl.overlay(picture, map)"
             )
         if not info.box_known:
             warnings.warn(

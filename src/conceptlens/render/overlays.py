@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from conceptlens.io.errors import InputError, InputTypeError
-from conceptlens.render.scale import Scale, colour, grid_of, own_scale
-from conceptlens.render.upsampling import WHOLE, Box, pixels_of, upsample_in_box
+from conceptlens.render.scale import Scale, check_number, colour, grid_of, own_scale
+from conceptlens.render.upsampling import WHOLE, Box, is_tensor, pixels_of, upsample_in_box
 
 # How much of the black that covers what the model did not see, times the opacity of the overlay.
 DIM = 0.55
@@ -36,7 +36,7 @@ def overlay(
 
     Raises:
         InputError: The map has another number of axes or values that are not finite, or a number is out of range.
-        InputTypeError: `image` is no PIL image.
+        InputTypeError: `image` is no PIL image, `scale` no `Scale`, or `opacity` or `box` no numbers.
 
     Examples:
         >>> cl.overlay(Image.open("cat.png"), found.maps[0, 0], box=found.source.image_info[0].box)
@@ -45,8 +45,11 @@ def overlay(
         raise InputTypeError(
             f"the photo is given as {type(image).__name__}; expected a PIL image, such as Image.open(file)"
         )
+    check_number(opacity, "opacity", "0 (bare photo) to 1")
     if not 0 <= opacity <= 1:
         raise InputError(f"opacity is {opacity}; expected 0 (bare photo) to 1")
+    if scale is not None and not isinstance(scale, Scale):
+        raise InputTypeError(f"scale is {scale!r}; expected a Scale, such as cl.render.Scale(0.0, 1.0, signed=False)")
     left, top, right, bottom = pixels_of(box, image.width, image.height)
     grid = grid_of(values)
     large = upsample_in_box(grid, image.height, image.width, box)
@@ -114,14 +117,25 @@ def panel(
 
     Raises:
         InputError: Numbers of maps, titles and photos differ, or an option is out of range.
+        InputTypeError: An argument has another type than those above.
 
     Examples:
         >>> cl.render.panel(photo, [None, plain.maps[0, 0], finer.maps[0, 0]], ["photo", "class", "contrast"])
     """
-    if not maps or len(maps) != len(titles):
+    for name, given in (("maps", maps), ("titles", titles)):
+        if isinstance(given, str) or not (isinstance(given, (Sequence, np.ndarray)) or is_tensor(given)):
+            raise InputTypeError(f"{name} are given as {type(given).__name__}; expected a list, one for each overlay")
+    for name, given in (("width", width), ("columns", columns)):
+        if isinstance(given, bool) or not isinstance(given, (int, np.integer, type(None))):
+            raise InputTypeError(f"{name} is {given!r}; expected an integer")
+    if width is None or width < 1:
+        raise InputError(f"width is {width}; expected at least one pixel")
+    if not len(maps) or len(maps) != len(titles):
         raise InputError(f"{len(maps)} maps and {len(titles)} titles; expected one title for each of at least one map")
-    if scale not in ("shared", "own") and not isinstance(scale, Scale):
+    if not isinstance(scale, Scale) and not (isinstance(scale, str) and scale in ("shared", "own")):
         raise InputError(f"scale is {scale!r}; expected 'shared', 'own' or a Scale")
+    if not isinstance(image, (Image.Image, Sequence)):
+        raise InputTypeError(f"the photo is given as {type(image).__name__}; expected a PIL image, or a list of them")
     photos = [image] * len(maps) if isinstance(image, Image.Image) else list(image)
     if len(photos) != len(maps):
         raise InputError(f"{len(photos)} photos and {len(maps)} maps; expected one photo, or one for each map")

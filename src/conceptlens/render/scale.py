@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from conceptlens.io.errors import InputError
+from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.palette import SEQUENTIAL, SIGNED
 from conceptlens.render.upsampling import checked, is_tensor
 
@@ -33,6 +34,7 @@ class Scale:
 
     Raises:
         InputError: `low` is not below `high`, or a signed scale is not symmetric.
+        InputTypeError: `low` or `high` is no number.
     """
 
     low: float
@@ -40,10 +42,24 @@ class Scale:
     signed: bool
 
     def __post_init__(self) -> None:
+        for end in (self.low, self.high):
+            check_number(end, "an end of the scale", "two numbers, the smaller first")
         if not (np.isfinite(self.low) and np.isfinite(self.high) and self.low < self.high):
             raise InputError(f"scale from {self.low} to {self.high}; expected two numbers, the smaller first")
         if self.signed and self.low != -self.high:
             raise InputError(f"signed scale from {self.low} to {self.high}; expected the same distance from zero")
+
+
+def check_number(value: object, name: str, expected: str) -> None:
+    """Raise `InputTypeError` where a value is no real number.
+
+    Args:
+        value: What was given.
+        name: What it is called in the message.
+        expected: What was expected, for the message.
+    """
+    if isinstance(value, bool) or not isinstance(value, (Real, np.number)):
+        raise InputTypeError(f"{name} is {value!r}; expected {expected}")
 
 
 def scale_of(maps: Iterable[Any], signed: bool) -> Scale:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from conceptlens.io.errors import InputError
+from conceptlens.io.errors import InputError, InputTypeError
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
@@ -144,6 +145,9 @@ def pixels_of(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
     Raises:
         InputError: The box is empty or lies outside of the photo.
     """
+    sides = tuple(box) if isinstance(box, (Sequence, np.ndarray)) and not isinstance(box, str) else ()
+    if not all(isinstance(side, (Real, np.number)) for side in sides or ("",)):
+        raise InputTypeError(f"box is {box!r}; expected left, top, right, bottom of the photo, as shares of its size")
     if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3] and max(box[0], box[1]) < 1 and min(box[2:]) > 0):
         raise InputError(f"box is {tuple(box)}; expected left, top, right, bottom of the photo, as shares of its size")
     left = min(math.floor(box[0] * width + 0.5), width - 1)
