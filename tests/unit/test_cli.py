@@ -137,6 +137,30 @@ def test_an_empty_path_is_refused(option: str, tmp_path: Path, monkeypatch: pyte
     assert list(tmp_path.iterdir()) == []
 
 
+HELP = [
+    "",
+    "explain",
+    "contrast",
+    "embed",
+    "analyze",
+    "search",
+    "models",
+    "calibrate",
+    "concepts",
+    "edit",
+    "fit ce-fam",
+]
+
+
+@pytest.mark.parametrize("command", [*HELP, "fit loc-cbm", "evaluate localization", "evaluate bottleneck"])
+def test_help_in_80_columns_cuts_nothing_and_gives_flags_no_type(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 80)
+    text = run(*command.split(), "--help").stdout
+    assert "--help" in text
+    assert "…" not in text
+    assert "<bool>" not in text
+
+
 def test_models_lists_and_finds(tmp_path: Path) -> None:
     assert "timm:tf_efficientnet_lite0" in run("models", "efficientnet_lite").stdout
     rows = json.loads(run("models", "--layers", "timm:test_vit", "--json").stdout)["layers"]

@@ -15,7 +15,7 @@ from conceptlens.cli.evaluate import app as evaluate
 from conceptlens.cli.explain import contrast, explain
 from conceptlens.cli.fit import app as fit
 from conceptlens.cli.models import calibrate, models
-from conceptlens.cli.options import SETTINGS
+from conceptlens.cli.options import SETTINGS, Command
 
 app = typer.Typer(**SETTINGS)
 
@@ -28,7 +28,7 @@ def _print_version(wanted: bool) -> None:
 
 
 for command in (explain, contrast, embed, analyze, search, models, calibrate, concepts, edit):
-    app.command()(command)
+    app.command(cls=Command)(command)
 
 
 @app.callback()

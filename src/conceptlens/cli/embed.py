@@ -45,12 +45,13 @@ def embed(
         str | None, model_option(help="Comma-separated layers to embed at; by default the last with a grid.")
     ] = None,
     input_size: Annotated[
-        int | None, model_option(help="Rows and columns of the input in pixels; by default the model's own.")
+        int | None,
+        model_option(metavar="N", help="Rows and columns of the input in pixels; by default the model's own."),
     ] = None,
     crop_mode: Annotated[
         str,
         model_option(
-            metavar="center|squash|published",
+            metavar="MODE",
             help=f"{shared.CROP_HELP}; published: LoCE's 640 x 480 pixels, not normalised.",
         ),
     ] = "squash",

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from conceptlens.io.errors import Failure
     from conceptlens.localization.result_rows import Row
 
-DEFAULT_METHODS = "ce_fam,competing,per_cell,grad_cam,clip_dissect,www,centre,random"
+DEFAULT_METHODS = "ce_fam, competing, per_cell, grad_cam, clip_dissect, www, centre, random"
 
 measured_option = option_group("What is measured")
 
 app = typer.Typer(**shared.SETTINGS)
-app.command()(bottleneck)
+app.command(cls=shared.Command)(bottleneck)
 
 
 @app.callback()
@@ -33,7 +33,7 @@ def evaluate() -> None:
     """Measure explanations where the truth is known."""
 
 
-@app.command()
+@app.command(cls=shared.Command)
 @answering
 def localization(
     data: shared.MaskedData,

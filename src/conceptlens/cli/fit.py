@@ -25,7 +25,7 @@ DEFAULT_TEACHER = "timm:tf_efficientnet_lite2"
 training_option = option_group("Training")
 
 app = typer.Typer(**shared.SETTINGS)
-app.command("loc-cbm")(loc_cbm)
+app.command("loc-cbm", cls=shared.Command)(loc_cbm)
 
 
 @app.callback()
@@ -33,7 +33,7 @@ def fit() -> None:
     """Train what explains a model; the model itself stays as it is."""
 
 
-@app.command("ce-fam")
+@app.command("ce-fam", cls=shared.Command)
 @answering
 def ce_fam(
     images: Annotated[

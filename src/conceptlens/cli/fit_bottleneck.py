@@ -100,9 +100,10 @@ def loc_cbm(
         model_option(help="Comma-separated layers from which parts are found; by default the two coarsest stages."),
     ] = None,
     input_size: Annotated[
-        int | None, model_option(min=32, help="Rows and columns of the input in pixels; by default the model's own.")
+        int | None,
+        model_option(metavar="N", min=32, help="Rows and columns of the input in pixels; by default the model's own."),
     ] = None,
-    crop_mode: Annotated[str, model_option(metavar="center|squash", help=f"{shared.CROP_HELP}.")] = "squash",
+    crop_mode: Annotated[str, model_option(metavar="MODE", help=f"{shared.CROP_HELP}.")] = "squash",
     as_json: shared.Json = False,
     resume: shared.Resume = False,
     device: shared.Device = "cpu",

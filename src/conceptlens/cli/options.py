@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from conceptlens.concepts.vocabulary import parse_concepts, read_concepts
 from conceptlens.io.errors import InputError
@@ -18,7 +19,33 @@ if TYPE_CHECKING:
     from conceptlens.concept_regions.translator import Translator
     from conceptlens.model.backbone import Backbone
 
+
+class Command(TyperCommand):
+    """A command whose help shows no type beside flags."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """Return the options and arguments, flags with nothing to fill in."""
+        return without_flag_types(super().get_params(ctx))
+
+
+class Group(TyperGroup):
+    """A group of commands whose help shows no type beside flags."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """Return the options and arguments, flags with nothing to fill in."""
+        return without_flag_types(super().get_params(ctx))
+
+
+def without_flag_types(parameters: list[Any]) -> list[Any]:
+    """Return parameters with an empty metavar for flags, which typer shows as `<bool>`."""
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return parameters
+
+
 SETTINGS: dict[str, Any] = {
+    "cls": Group,
     "no_args_is_help": True,
     "add_completion": False,
     "pretty_exceptions_enable": False,
@@ -81,7 +108,14 @@ EvaluationSplit = Annotated[
 ]
 
 Model = Annotated[
-    str, model_option("--model", "-m", metavar="SOURCE:NAME", help="The model; see `conceptlens models`.")
+    str,
+    model_option(
+        "--model",
+        "-m",
+        metavar="SOURCE:NAME",
+        help="The model, one of `conceptlens models`; by default {1} of {0}.".format(*DEFAULT_MODEL.split(":")),
+        show_default=False,  # in one word it is cut in a terminal of 80 columns
+    ),
 ]
 Weights = Annotated[
     str | None,
@@ -105,7 +139,7 @@ CROP_HELP = (
     "separately"
 )
 CropMode = Annotated[
-    str | None, model_option(metavar="center|squash", help=f"{CROP_HELP}. By default as the model was trained.")
+    str | None, model_option(metavar="MODE", help=f"{CROP_HELP}. By default as the model was trained.")
 ]
 BranchFolder = Annotated[
     Path | None,
