@@ -52,7 +52,7 @@ def test_the_source_says_how_to_make_it_again() -> None:
     source = cl.cam(observation(), cl.Logit(3), rule="xgrad_cam", layer="layer3").source
     assert (source.model, source.layer, source.method) == ("timm resnet", "layer3", "xgrad_cam")
     assert [picture.name for picture in source.image_info] == ["tensor[0]", "tensor[1]"]
-    assert source.versions["torch"] == torch.__version__
+    assert torch.__version__.startswith(source.versions["torch"])
 
 
 def test_questions_at_different_roots_keep_their_order() -> None:

@@ -115,10 +115,9 @@ def kill_and_resume(path: Path, after: int, delay: float, last: int) -> int:
     time.sleep(delay)
     os.kill(process.pid, signal.SIGKILL)
     assert end(process) == [-signal.SIGKILL]
-    if not (path / "format.json").is_file():
-        return 0
-    store = Store(path)
-    seen = check_whole_batches(store, last)
+    begun = (path / "format.json").is_file()
+    store = Store(path, create=True)
+    seen = check_whole_batches(store, last) if begun else 0
     assert seen >= after
     done = store.committed_images(RUN)
     for number in range(last):
