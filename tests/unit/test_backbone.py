@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 from torchvision import transforms
 from torchvision.models import ResNet18_Weights, resnet18
 
@@ -127,6 +127,20 @@ def test_images_that_cannot_be_run_are_refused(images: Any, words: str) -> None:
 def test_a_module_that_takes_no_images_is_refused() -> None:
     with pytest.raises(cl.InputError, match="Linear cannot be run on images of shape 2 x 3 x 224 x 224"):
         cl.heatmaps(nn.Linear(4, 2), torch.zeros(1, 3, 32, 32))
+
+
+class Unready(nn.Module):
+    """Fails for a reason of its own, which has nothing to do with its input."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Fail."""
+        raise RuntimeError("the index has not been loaded")
+
+
+def test_a_failure_of_the_module_itself_is_raised_as_it_is() -> None:
+    with pytest.raises(RuntimeError, match="the index has not been loaded") as raised:
+        cl.Backbone(Unready()).observe(torch.zeros(1, 3, 32, 32))
+    assert not isinstance(raised.value, cl.InputError)
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,39 @@ def embedding_of(output: ModelOutput) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Logit:
+class _ClassScore:
+    """A value of one class of every image, made of the logits."""
+
+    target: Classes = None
+
+    def __post_init__(self) -> None:
+        """Keep classes as plain names and integers."""
+        object.__setattr__(self, "target", plain_classes(self.target))
+
+    def bind(self, observation: Observation) -> BoundTarget:
+        """Fix the class of every image.
+
+        Args:
+            observation: One forward pass of a batch.
+
+        Returns:
+            One question, with the class of every image and its score.
+
+        Raises:
+            InputError: The model has no class scores or no such class, or the number of classes is not that of the
+            images.
+        """
+        index = class_indices(observation, self.target)
+        labels = tuple(observation.model.class_name(int(i)) for i in index)
+        return BoundTarget(labels, logits_of, lambda logits, rows: take(self._values(logits), index[rows]))
+
+    def _values(self, logits: Tensor) -> Tensor:
+        """Return what is asked about, `(row, class)`."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Logit(_ClassScore):
     """The score of a class before the softmax: `y_c`.
 
     Args:
@@ -123,30 +155,12 @@ class Logit:
         >>> cl.cam(observation, [cl.Logit(281), cl.Logit(282)])  # two questions
     """
 
-    target: Classes = None
-
-    def __post_init__(self) -> None:
-        """Keep classes as plain names and integers."""
-        object.__setattr__(self, "target", plain_classes(self.target))
-
-    def bind(self, observation: Observation) -> BoundTarget:
-        """Fix the class of every image.
-
-        Args:
-            observation: One forward pass of a batch.
-
-        Returns:
-            One question, with the class of every image and its score.
-
-        Raises:
-            InputError: The model has no class scores or no such class, or the number of classes is not that of the
-            images.
-        """
-        return _bind_classes(observation, self.target, lambda logits: logits)
+    def _values(self, logits: Tensor) -> Tensor:
+        return logits
 
 
 @dataclass(frozen=True)
-class Probability:
+class Probability(_ClassScore):
     """The probability of a class after the softmax: `p_c`.
 
     Where the model is sure, the gradient of `p_c` is close to zero, and with it the map; `Logit` has no such limit.
@@ -159,33 +173,8 @@ class Probability:
         InputError: The model has no such class, or the number of classes is not that of the images.
     """
 
-    target: Classes = None
-
-    def __post_init__(self) -> None:
-        """Keep classes as plain names and integers."""
-        object.__setattr__(self, "target", plain_classes(self.target))
-
-    def bind(self, observation: Observation) -> BoundTarget:
-        """Fix the class of every image.
-
-        Args:
-            observation: One forward pass of a batch.
-
-        Returns:
-            One question, with the class of every image and its score.
-
-        Raises:
-            InputError: The model has no class scores or no such class, or the number of classes is not that of the
-            images.
-        """
-        return _bind_classes(observation, self.target, lambda logits: wide(logits).softmax(1))
-
-
-def _bind_classes(observation: Observation, target: Classes, values: Callable[[Tensor], Tensor]) -> BoundTarget:
-    """Ask for the value of one class of every image, where `values` makes `(row, class)` of logits."""
-    index = class_indices(observation, target)
-    labels = tuple(observation.model.class_name(int(i)) for i in index)
-    return BoundTarget(labels, logits_of, lambda logits, rows: take(values(logits), index[rows]))
+    def _values(self, logits: Tensor) -> Tensor:
+        return wide(logits).softmax(1)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from PIL import Image
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from conceptlens.concepts.short_names import short_name
 from conceptlens.io.errors import InputError, InputTypeError, near_names
 from conceptlens.model.class_names import class_index, class_name_texts
+from conceptlens.model.device import move_module
 from conceptlens.model.encoders import ClassifierText, VisionLanguage
 from conceptlens.model.forward import LayerKeeper, Watch, colours_of, forward, map_tensors, unwrap
 from conceptlens.model.image_batch import PhotoInput, check_transform
@@ -24,9 +25,6 @@ from conceptlens.model.model_output import LayerOutput, ModelOutput, output_tens
 from conceptlens.model.observation import Observation, layer_names
 from conceptlens.model.probe import Anatomy, anatomy
 from conceptlens.record import ImageInfo
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -341,13 +339,7 @@ class Backbone(PhotoInput):
         Raises:
             InputError: There is no such device.
         """
-        try:
-            moved = self.module.to(*device)
-        except (RuntimeError, AssertionError) as error:  # torch's answers to a device it does not know or have
-            raise InputError(
-                f"{self.name} cannot be moved to {device[0]}: {_device_reason(device[0], error)}"
-            ) from None
-        return dataclasses.replace(self, module=moved)
+        return dataclasses.replace(self, module=move_module(self.module, device, self.name))
 
     def check_layer(self, name: str) -> None:
         """Refuse a name that no layer of the module has.
@@ -367,18 +359,6 @@ class Backbone(PhotoInput):
         if tensor is None:
             raise InputError(f"{self.name} put out {type(output).__name__}; say how to read it with output=")
         return tensor
-
-
-def _device_reason(device: Any, error: Exception) -> str:
-    """Say why a module cannot be moved to a device, and which kinds of devices there are here."""
-    usable = ["cpu", *["cuda"] * torch.cuda.is_available(), *["mps"] * torch.backends.mps.is_available()]
-    here = f"use {' or '.join(usable)}" + ", the only device here" * (len(usable) == 1)
-    try:
-        kind = torch.device(device).type
-    except (RuntimeError, TypeError):
-        return f"torch knows no such device; {here}"
-    reason = str(error).splitlines()[0]
-    return f"{reason}; {here}" if kind in usable else f"there is no {kind} device here; {here}"
 
 
 def check_backbone(given: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 # Names under which batches hold images, the first one found is taken, and names of what a model is trained on.
 IMAGE_KEYS = ("pixel_values", "images", "image", "inputs", "input", "x", "img")
 LABEL_KEYS = ("labels", "label", "targets", "target", "y")
+# What torch, timm and transformers say where a tensor has another shape than a module takes.
+SHAPE_WORDS = re.compile(
+    r"\b(shapes?|sizes?|dim|dimensions?|channels?|height|width|resolution|elements)\b", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +74,9 @@ class ModelInput:
 
     @contextmanager
     def explaining_failures(self, name: str, hint: str) -> Iterator[None]:
-        """Where the module fails within, name inputs that do not fit the images, or the shape of the images.
+        """Where the module fails within at a shape, name inputs that do not fit the images, or the images' own shape.
+
+        Any other failure is the module's own and is raised as it is.
 
         Args:
             name: What the model is called.
@@ -78,7 +85,7 @@ class ModelInput:
         try:
             yield
         except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-            if isinstance(error, (InputError, torch.OutOfMemoryError)):
+            if isinstance(error, (InputError, torch.OutOfMemoryError)) or not SHAPE_WORDS.search(str(error)):
                 raise
             count = len(self.images)
             rows = {n: len(v) for n, v in self.others.items() if isinstance(v, Tensor) and v.ndim and len(v) != count}

@@ -1,4 +1,4 @@
-"""What a person may name: classes, references and concepts, and what is refused."""
+"""How targets are named: classes, references and concepts, and what is refused."""
 
 from __future__ import annotations
 
