@@ -114,6 +114,7 @@ def test_two_processes_read_concepts_as_one_does(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "two" / "run.json").read_text())["concepts"].startswith("3 concepts")
 
 
+@pytest.mark.slow
 def test_killed_while_the_teacher_speaks_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     photos = make_photos(tmp_path / "photos", 40)
     whole, broken = tmp_path / "whole", tmp_path / "broken"

@@ -227,6 +227,7 @@ def test_sampling_takes_as_many_of_each() -> None:
 
 
 @pytest.mark.process
+@pytest.mark.slow
 def test_umap_lays_planted_labels_apart_and_leaves_torch_its_threads() -> None:
     """Numba sets the number of OpenMP threads, torch's too, once threadpoolctl has looked for all libraries."""
     code = """
