@@ -19,9 +19,9 @@ check: .venv/dev browser
 	$(RUN) $(BIN)/pytest -n 2 --dist worksteal -m "not slow and not gpu"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-# Without processes, browser, documentation, Ray: for the minutes between two edits.
+# Without processes, browser, documentation, Ray and what is wide: for the time between two edits.
 quick: .venv/dev
-	$(RUN) $(BIN)/pytest -n 2 --dist worksteal -m "not (slow or gpu or web or docs or process or ray)"
+	$(RUN) $(BIN)/pytest -n 2 --dist worksteal -m "not (slow or gpu or web or docs or process or ray or wide)"
 
 test-slow: .venv/dev browser
 	$(RUN) $(BIN)/pytest -m "slow or gpu"

@@ -33,6 +33,8 @@ from conceptlens.metrics import hit, pointing_energy, ranked_area, ranked_area_c
 from planted import LABELS, SOLID, ManyNet, pixels
 from planted_words import Colours
 
+pytestmark = pytest.mark.wide
+
 FILE = Path(__file__).parent / "ce_fam.json"
 LAYERS = ("detect", "features")
 FROM_FEATURES = LABELS[:3]

@@ -41,6 +41,8 @@ from conceptlens.metrics import (
 )
 from tolerance import assert_agree
 
+pytestmark = pytest.mark.wide
+
 IMAGES, CONCEPTS, PARTS = 6, 5, 4
 OWN = torch.tensor([[1, 0, 0, 0], [0, 1, 1, 0], [1, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0]]).bool()
 

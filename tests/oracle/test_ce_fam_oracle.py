@@ -27,6 +27,8 @@ from conceptlens.concept_regions.translator import Translator
 from conceptlens.concepts.vocabulary import ConceptName, parse_concepts, prompt, vocabulary
 from conceptlens.metrics import hit, pointing_energy, ranked_area, ranked_area_corrected
 
+pytestmark = pytest.mark.wide
+
 DOUBLE = torch.float64
 TOP = 20
 CLASSES = 6

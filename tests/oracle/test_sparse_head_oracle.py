@@ -23,6 +23,8 @@ from conceptlens.bottleneck.sparse.sparse_head import (
 )
 from conceptlens.bottleneck.sparse.standardized_rows import StandardizedRows, read_rows
 
+pytestmark = pytest.mark.wide
+
 
 def photos(count: int, concepts: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Correlated concepts of classes that overlap, classes unequal in size."""

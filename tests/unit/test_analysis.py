@@ -25,6 +25,8 @@ from conceptlens.local_embeddings.report.figure_style import spread
 from conceptlens.pages.number_format import interval_text, number, signed
 from conceptlens.store import EmbeddingRow, ImageRow, RunRow, Store, row_id
 
+pytestmark = pytest.mark.wide
+
 FEW = ("car", "truck", "bird", "cup", "dog", "boat")
 SETTINGS = AnalysisSettings(n_bootstrap=200)
 

@@ -22,6 +22,8 @@ from conceptlens.concept_regions.translator import Teacher, Translator
 from conceptlens.io.fingerprint import weights_fingerprint
 from tolerance import assert_agree
 
+pytestmark = pytest.mark.wide
+
 NAMES = ("cat", "dog", "car", "tree")
 STAGES = {
     "timm resnet": ("layer1", "layer2", "layer3", "layer4"),

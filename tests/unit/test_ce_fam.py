@@ -37,6 +37,8 @@ from planted import ManyNet, pixels
 from planted_words import Colours
 from tolerance import assert_agree
 
+pytestmark = pytest.mark.wide
+
 CAT = Path(skimage.__file__).parent / "data" / "chelsea.png"
 EXACT = torch.float64
 ASKED = parse_concepts("cat, wheel, red:colour, striped fur:texture")

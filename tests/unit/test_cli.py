@@ -15,6 +15,8 @@ from typer.testing import CliRunner, Result
 
 from conceptlens.cli import app
 
+pytestmark = pytest.mark.wide
+
 PHOTOS = Path(skimage.__file__).parent / "data"
 CAT, COFFEE = str(PHOTOS / "chelsea.png"), str(PHOTOS / "coffee.png")
 

@@ -19,6 +19,8 @@ from conceptlens.data.masked_sets import open_set
 from conceptlens.store import Store
 from conceptlens.store.lance_tables import FILE
 
+pytestmark = pytest.mark.wide
+
 FEW = ("car", "truck", "bird", "cup")
 FIGURES = {"retrieval.png", "confusion.png", "separation.png", "dendrogram.png", "projection.png", "layers.png"}
 SHEETS = {"retrieval_examples.jpg", "sub_concepts.jpg", "outliers.jpg"}

@@ -12,6 +12,8 @@ from written_sets import photo, write_json
 from conceptlens.cli import app
 from conceptlens.store import Store
 
+pytestmark = pytest.mark.wide
+
 BROKEN = "000000000002.jpg"
 
 

@@ -26,6 +26,8 @@ from conceptlens.concept_regions.branch import layer_widths
 from conceptlens.data.cub import Cub
 from conceptlens.model import zoo
 
+pytestmark = pytest.mark.wide
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_model() -> Iterator[None]:

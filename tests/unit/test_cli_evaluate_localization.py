@@ -19,6 +19,8 @@ from conceptlens.data.drawn_scene import DrawnSet
 from conceptlens.localization.methods import METHODS
 from conceptlens.metrics import MAP_MASK_METRICS
 
+pytestmark = pytest.mark.wide
+
 FEW = ("--data", "drawn:4", "--methods", "ce_fam,grad_cam,random")
 
 

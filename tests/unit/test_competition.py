@@ -26,6 +26,8 @@ from planted import SOLID, ColourNet
 from planted_words import Colours, planted_model
 from tolerance import assert_agree
 
+pytestmark = pytest.mark.wide
+
 ASKED = parse_concepts("cat, wheel, a made-up thing")
 ONCE = Competition(input_scales=(1.0,))
 

@@ -25,6 +25,8 @@ from conceptlens.local_embeddings.runs.embed_run import EmbedProgress, embed_bat
 from conceptlens.local_embeddings.runs.search_query import embed_query
 from conceptlens.store import Store
 
+pytestmark = pytest.mark.wide
+
 PROCESS = Path(__file__).with_name("embed_process.py")
 
 

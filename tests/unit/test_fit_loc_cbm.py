@@ -31,6 +31,8 @@ from conceptlens.training.crops import network_input, random_crop
 from conceptlens.training.schedule import StepSchedule
 from tolerance import assert_agree
 
+pytestmark = pytest.mark.wide
+
 LITTLE = {"steps": 12, "batch": 16, "restarts": 2, "penalties": (0.1,)}
 
 

@@ -17,6 +17,8 @@ from branches import PLAIN, branch_of
 from conceptlens.metrics import peak
 from conceptlens.record import ImageInfo, Source
 
+pytestmark = pytest.mark.wide
+
 
 @pytest.fixture(scope="module")
 def observation() -> cl.Observation:

@@ -29,6 +29,8 @@ from conceptlens.metrics.map_mask import map_mask_scores
 from conceptlens.record import WHOLE, Explanation, ImageInfo, Source
 from planted_words import OnlyColours, planted_model
 
+pytestmark = pytest.mark.wide
+
 LEAD = "ranked_area_corrected"
 MODEL = planted_model()
 DATA = OnlyColours(24)

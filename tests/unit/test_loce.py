@@ -18,6 +18,8 @@ from conceptlens.local_embeddings.problem import overlap, soft_masks
 from conceptlens.model import image_batch
 from tolerance import assert_agree
 
+pytestmark = pytest.mark.wide
+
 MODES: list[Any] = ["paper", "exact", "mean_difference", "mean"]
 RED = 5  # the channel of `first` that is the red of the image
 

@@ -28,6 +28,8 @@ from conceptlens.training.loop import TrainingRun
 from conceptlens.training.schedule import StepSchedule
 from tolerance import assert_agree
 
+pytestmark = pytest.mark.wide
+
 PARTS, COLOURS = ("wing", "tail", "beak"), ("red", "green", "blue")
 CONCEPTS = tuple(
     BottleneckConcept(f"{colour} {part}", part, None, colour, "colour") for part in PARTS for colour in COLOURS

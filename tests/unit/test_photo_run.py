@@ -18,6 +18,8 @@ from conceptlens.explainer.photo_run import ExplainOptions, explain_photos
 from conceptlens.io.errors import Failure
 from tolerance import assert_agree
 
+pytestmark = pytest.mark.wide
+
 PHOTOS = Path(skimage.__file__).parent / "data"
 CAT, COFFEE = PHOTOS / "chelsea.png", PHOTOS / "coffee.png"
 

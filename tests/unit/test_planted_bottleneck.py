@@ -35,6 +35,8 @@ from conceptlens.features.cell_source import CellBatch, CellSource
 from conceptlens.training.loop import TrainingRun, train_network
 from conceptlens.training.schedule import StepSchedule
 
+pytestmark = pytest.mark.wide
+
 PARTS, COLOURS, SIDE, CHANNELS = ("wing", "tail", "beak"), ("red", "green", "blue"), 7, 24
 CONCEPTS = tuple(BottleneckConcept(f"{c} {part}", part, None, c, "colour") for part in PARTS for c in COLOURS)
 COUNT = len(CONCEPTS)

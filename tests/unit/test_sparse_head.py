@@ -24,6 +24,8 @@ from conceptlens.bottleneck.sparse.standardized_rows import StandardizedRows, re
 from conceptlens.io.errors import InputError
 from conceptlens.metrics import effective_concepts
 
+pytestmark = pytest.mark.wide
+
 
 def photos(count: int = 600, concepts: int = 24, classes: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Concepts that share few traits, so that they are correlated, in units of their own."""

@@ -15,6 +15,8 @@ from conceptlens.model.encoders import Transformers
 from conceptlens.model.preprocess import Preprocess
 from conceptlens.model.zoo.from_transformers import check_same, preprocess_of
 
+pytestmark = pytest.mark.wide
+
 CLASSIFIERS = ("vit", "deit distilled", "swin", "convnext", "efficientnet", "dinov2 registers")
 ENCODERS = ("vit encoder", "dinov2 encoder")
 
