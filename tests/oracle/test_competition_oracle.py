@@ -18,6 +18,8 @@ from conceptlens.concept_regions import competition
 from conceptlens.concept_regions.competition import Competition, compete
 from conceptlens.concepts.vocabulary import ConceptName, parse_concepts, prompt, vocabulary
 
+pytestmark = pytest.mark.wide
+
 DOUBLE = torch.float64
 SIZE = (32, 64)
 STAGES = ("first", "second")

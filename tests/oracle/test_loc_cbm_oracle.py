@@ -42,6 +42,8 @@ from conceptlens.io.errors import InputError
 from conceptlens.training.loop import TrainingRun, TrainingTask, train_network
 from conceptlens.training.schedule import StepSchedule
 
+pytestmark = pytest.mark.wide
+
 Array = np.ndarray
 Named = dict[str, Array]
 

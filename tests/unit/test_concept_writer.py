@@ -22,6 +22,8 @@ from conceptlens.bottleneck.concept_writing.concept_writer import WRITER_PROMPTS
 from conceptlens.concepts.concept_set import ConceptSet
 from conceptlens.io.errors import InputError
 
+pytestmark = pytest.mark.wide
+
 KEY = "sk-secret-0123"
 ONE = {"important": "What shows a {}?"}
 

@@ -26,6 +26,8 @@ from conceptlens.data.voc import Voc
 from conceptlens.local_embeddings.runs.embed_run import EmbedProgress, embed_batches
 from conceptlens.store import Store
 
+pytestmark = pytest.mark.wide
+
 
 def run(data: MaskedSet, folder: Path, **settings: Any) -> tuple[Store, EmbedProgress]:
     store = Store(folder, create=True)

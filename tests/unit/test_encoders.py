@@ -23,6 +23,8 @@ from conceptlens.io.cache import cache_folder, cached
 from conceptlens.model import encoders
 from conceptlens.model.encoders import ClassifierText, OpenClip, Towers, Transformers, VisionLanguage, encode_sentences
 
+pytestmark = pytest.mark.wide
+
 PHOTOS = Path(skimage.__file__).parent / "data"
 TEXTS = ["a cat", "a motorcycle on the beach", "blue"]
 PAIRS = ("open_clip", "clip", "siglip", "classifier")

@@ -82,7 +82,8 @@ def check_alike(first: Path, second: Path, *losses: str) -> None:
         assert torch.allclose(value, weights[1][name], atol=2e-3), name
 
 
-@pytest.mark.parametrize("schedule", ["modern", pytest.param("code", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["modern", "code"])
 def test_two_processes_follow_the_curve_of_one(tmp_path: Path, schedule: str) -> None:
     photos = make_photos(tmp_path / "photos", 71)  # two shards, and batches that do not divide by two
     subprocess.run([sys.executable, str(SCRIPT), str(photos), str(tmp_path / "one"), schedule], check=True, timeout=300)

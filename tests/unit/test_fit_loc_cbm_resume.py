@@ -18,6 +18,8 @@ from conceptlens.training import loop
 from conceptlens.training.run_folder import read_json
 from conceptlens.training.schedule import StepSchedule
 
+pytestmark = pytest.mark.wide
+
 FILES = ("bottleneck.safetensors", "config.json", "failures.json")
 
 

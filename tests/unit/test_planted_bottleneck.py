@@ -200,6 +200,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], dict
     return rows
 
 
+@pytest.mark.slow
 def test_the_label_free_base_is_drawn_to_the_context(grid: dict[tuple[str, str], dict[str, Tensor]]) -> None:
     base = grid["cos3", "none"]
     assert base["found"].max() < 0.6

@@ -20,6 +20,8 @@ from conceptlens.store import EmbeddingRow, ImageRow, MaskRow, RunRow, Store, co
 from conceptlens.store import store as the_store
 from conceptlens.store.row import LayerRow
 
+pytestmark = pytest.mark.wide
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:

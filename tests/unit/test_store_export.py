@@ -16,6 +16,8 @@ from conceptlens.io.errors import InputError
 from conceptlens.store import RunRow, Store, export, import_export, lance_tables
 from conceptlens.store.exchange import FORMS
 
+pytestmark = pytest.mark.wide
+
 ENDINGS = {"parquet": ".parquet", "numpy": ".npz", "safetensors": ".safetensors"}
 
 

@@ -25,6 +25,8 @@ from conceptlens.io.images import read_image
 from conceptlens.model.preprocess import Preprocess
 from conceptlens.model.zoo import LOADERS, from_timm, from_torchvision, model_names
 
+pytestmark = pytest.mark.wide
+
 PHOTOS = Path(skimage.__file__).parent / "data"
 PACKAGED = ("timm:tf_efficientnet_lite0", "timm:tf_efficientnet_lite1", "timm:tf_efficientnet_lite2")
 DATA = Path(os.environ.get("CONCEPTLENS_DATA", Path(__file__).parents[3] / "shared" / "data")) / "nips2017"
