@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from conceptlens.concept_regions.competition import compete as compete
     from conceptlens.concept_regions.fit.fit_ce_fam import fit_ce_fam as fit_ce_fam
     from conceptlens.concept_regions.translator import Translator as Translator
+    from conceptlens.concepts.class_knowledge import ClassKnowledge as ClassKnowledge
+    from conceptlens.concepts.class_knowledge import read_knowledge as read_knowledge
     from conceptlens.concepts.concept_set import BottleneckConcept as BottleneckConcept
     from conceptlens.data.labelled_sets import open_classes as open_classes
     from conceptlens.data.masked_sets import open_set as open_set
@@ -54,6 +56,7 @@ _HOMES = {
     "Backbone": "model.backbone",
     "Bottleneck": "bottleneck.module",
     "BottleneckConcept": "concepts.concept_set",
+    "ClassKnowledge": "concepts.class_knowledge",
     "Competition": "concept_regions.competition",
     "Concept": "cams.targets",
     "Contrast": "cams.contrast",
@@ -85,6 +88,7 @@ _HOMES = {
     "open_classes": "data.labelled_sets",
     "open_set": "data.masked_sets",
     "overlay": "render",
+    "read_knowledge": "concepts.class_knowledge",
     "report": "explainer.html_report",
     "sweep": "cams.finer_cam",
 }

@@ -24,7 +24,7 @@ from conceptlens.concept_regions.ce_fam import ce_fam, channel_weights
 from conceptlens.concept_regions.channel_masking import associations
 from conceptlens.concept_regions.concept_scores import score_concepts
 from conceptlens.concept_regions.translator import Translator
-from conceptlens.concepts.vocabulary import ConceptName, parse_concepts, prompt, vocabulary
+from conceptlens.concepts.vocabulary import ConceptName, everyday_words, parse_concepts, prompt
 from conceptlens.metrics import hit, pointing_energy, ranked_area, ranked_area_corrected
 
 pytestmark = pytest.mark.wide
@@ -34,7 +34,8 @@ TOP = 20
 CLASSES = 6
 STAGES = ("first", "second", "third")
 ASKED = parse_concepts("zebra print:texture, cat, wheel, red:colour, a made-up thing")
-FEW_WORDS = tuple(c for c in vocabulary() if c.label in ("cat", "dog", "wheel", "grass", "red", "wood", "sky", "car"))
+FEW = ("cat", "dog", "wheel", "grass", "red", "wood", "sky", "car")
+FEW_WORDS = tuple(concept for concept in everyday_words() if concept.label in FEW)
 
 
 class Staged(nn.Module):
@@ -177,7 +178,7 @@ def make(
     with torch.no_grad():
         translator.branch.network[0].weight.mul_(3)
         translator.branch.network[-1].weight.mul_(3)
-    monkeypatch.setattr(channel_masking, "vocabulary", lambda: tuple(known))
+    monkeypatch.setattr(channel_masking, "everyday_words", lambda: tuple(known))
     photos = random_images((24, 40), images, seed=seed + 2).double()
     return model.observe(photos, layers=STAGES), translator, Oracle(net, translator, words, known)
 
@@ -233,8 +234,8 @@ def test_the_contribution_of_each_layer_to_a_class_of_ones_own(monkeypatch: pyte
 
 def test_images_of_a_batch_keep_their_own_concepts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without names, each image is explained by its own best words of the vocabulary, each in its own layer."""
-    seen, translator, oracle = make(monkeypatch, PLAIN, images=3, seed=4, known=vocabulary()[::60])
-    monkeypatch.setattr("conceptlens.concept_regions.ce_fam.vocabulary", lambda: vocabulary()[::60])
+    seen, translator, oracle = make(monkeypatch, PLAIN, images=3, seed=4, known=everyday_words()[::60])
+    monkeypatch.setattr("conceptlens.concept_regions.ce_fam.everyday_words", lambda: everyday_words()[::60])
     found = ce_fam(seen, translator, top=4)
     assert found.contributions is not None
     assert len(set(found.labels)) > 1
@@ -269,7 +270,7 @@ def test_a_concept_that_is_all_but_excluded_has_a_small_score_not_a_huge_one(
 
 def test_a_long_vocabulary_is_the_rival(monkeypatch: pytest.MonkeyPatch) -> None:
     """And it is the same whether all variants are scored in one go or in small chunks."""
-    seen, translator, oracle = make(monkeypatch, PAIRS["clip"], (6, 5, 7), known=vocabulary()[::9])
+    seen, translator, oracle = make(monkeypatch, PAIRS["clip"], (6, 5, 7), known=everyday_words()[::9])
     evidence = score_concepts(seen, translator, ASKED)
     chosen = torch.tensor([[0, 3, 1], [4, 2, 0]])  # other concepts in the second image
     weights = channel_weights(seen, translator, evidence.score_gradients(chosen), STAGES)

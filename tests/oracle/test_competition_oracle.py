@@ -16,7 +16,7 @@ import conceptlens as cl
 from branches import CLIP, DIMENSION, PLAIN, Words, branch_of, text_vector
 from conceptlens.concept_regions import competition
 from conceptlens.concept_regions.competition import Competition, compete
-from conceptlens.concepts.vocabulary import ConceptName, parse_concepts, prompt, vocabulary
+from conceptlens.concepts.vocabulary import ConceptName, everyday_words, parse_concepts, prompt
 
 pytestmark = pytest.mark.wide
 
@@ -24,7 +24,7 @@ DOUBLE = torch.float64
 SIZE = (32, 64)
 STAGES = ("first", "second")
 ASKED = parse_concepts("cat, a made-up thing, zebra print:texture")
-KNOWN = tuple(c for c in vocabulary() if c.label in ("cat", "dog", "wheel", "grass", "red", "wood", "sky", "car"))
+KNOWN = tuple(c for c in everyday_words() if c.label in ("cat", "dog", "wheel", "grass", "red", "wood", "sky", "car"))
 HOW = Competition(input_scales=(1.0, 2.0), grid=5, propagation_steps=2)
 
 
@@ -176,7 +176,7 @@ def slow_betas(
 def test_regions_are_those_of_the_description(
     monkeypatch: pytest.MonkeyPatch, how: Competition, with_branch: bool, words: Words, squash: bool
 ) -> None:
-    monkeypatch.setattr(competition, "vocabulary", lambda: KNOWN)
+    monkeypatch.setattr(competition, "everyday_words", lambda: KNOWN)
     net = Staged().double().eval()
     transform = cl.Preprocess(SIZE, (0.5,) * 3, (0.25,) * 3, crop_mode="squash" if squash else "center")
     model = cl.Backbone(net, "staged", ("second",), transform, embeds=True, text=words, input_size=SIZE)

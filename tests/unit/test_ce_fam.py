@@ -26,7 +26,7 @@ from conceptlens.concept_regions.channel_masking import contributions
 from conceptlens.concept_regions.competition import Competition, compete, pairs_of
 from conceptlens.concept_regions.concept_scores import score_concepts
 from conceptlens.concept_regions.translator import Teacher, Translator
-from conceptlens.concepts.vocabulary import parse_concepts, vocabulary
+from conceptlens.concepts.vocabulary import everyday_words, parse_concepts
 from conceptlens.data.drawn_scene import Shape, draw_scene
 from conceptlens.explainer.photo_result import PhotoResult
 from conceptlens.explainer.photo_run import ExplainOptions, explain_photos
@@ -202,7 +202,7 @@ def test_the_top_of_the_vocabulary_is_explained_where_nothing_is_named() -> None
     observation, translator = look("timm resnet", words=PLAIN)
     found = ce_fam(observation, translator, top=5)
     assert found.maps.shape[:2] == (2, 5)
-    every = score_concepts(observation, translator, vocabulary()).scores
+    every = score_concepts(observation, translator, everyday_words()).scores
     for i in range(2):
         assert float(found.scores[i, 0]) == pytest.approx(float(every[i].max()), rel=1e-5)
         assert found.scores[i].tolist() == sorted(found.scores[i].tolist(), reverse=True)
@@ -428,9 +428,8 @@ def test_explain_takes_a_branch_and_refuses_what_it_cannot_do() -> None:
 def test_explain_with_competing_regions_keeps_all_but_the_maps(with_branch: bool) -> None:
     observation, translator = look("timm resnet", words=SIGLIP)
     branch = translator if with_branch else None
-    asked = ASKED if with_branch else None
-    official = cl.explain(observation, asked, branch=branch, top=3)
-    found = cl.explain(observation, asked, branch=branch, top=3, regions="competing")
+    official = cl.explain(observation, ASKED, branch=branch)
+    found = cl.explain(observation, ASKED, branch=branch, regions="competing")
     assert found.maps.shape[-2:] == (28, 28)
     assert found.labels == official.labels
     assert_agree(found.scores, official.scores)

@@ -203,7 +203,7 @@ def test_vectors_of_photos_are_those_of_one_at_a_time(pair: cl.Backbone, monkeyp
 def test_words_of_the_vocabulary_that_the_pair_sees(pair: cl.Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = "cat dog tree car road window chair glass paper stone grass water cloud hill lamp spoon fork shoe coat hat"
     words = ["blue sky", "red petals", "bay tern", "magenta", *plain.split()]
-    monkeypatch.setattr(concept_targets, "vocabulary", lambda: tuple(ConceptName(word) for word in words))
+    monkeypatch.setattr(concept_targets, "everyday_words", lambda: tuple(ConceptName(word) for word in words))
     found = told(birds(None, labels=[0, 1, 2] * 5), "auto", "auto", pair)
     assert sorted(found.concepts.labels) == ["blue sky", "red petals"]
     assert found.by == "vlm"

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from conceptlens.concepts.class_knowledge import UNNAMED_RATE
 from conceptlens.concepts.vocabulary import parse_concepts, prompt
 from conceptlens.io.errors import InputError, InputTypeError
+from conceptlens.model.class_concepts import rate_of
 from conceptlens.model.class_names import is_class, is_integer
 from conceptlens.model.forward import full_precision
 from conceptlens.model.model_output import ModelOutput
@@ -187,20 +189,25 @@ class Concept:
     Args:
         text: What to look for; encoded by the model's own vision-language pair, or by `by`.
         direction: A vector `(dimension,)` in the space of the model's embedding, used as it is instead of a text.
-        by: The pair that encodes image and text, where it is not the model's own.
+        by: The pair that encodes image and text, where it is not the model's own; or "classes": the log-odds of the
+            classes whose photos show the concept against those whose photos do not,
+            `log sum_c r_c e^{y_c} - log sum_c (1 - r_c) e^{y_c}`, where `r_c` is how often photos of class `c` show it
+            (see `ClassKnowledge`). It is the contrast of two sets of classes.
         prompt: A sentence of your own, with {} for the text.
 
     Raises:
-        InputError: The model has no text encoder and none was given, or no embedding.
+        InputError: The model has no text encoder and none was given, or no embedding; or, by classes, nothing is known
+            of its classes, or none of them shows the concept.
 
     Examples:
         >>> cl.cam(observation, cl.Concept("striped fur:texture"))
+        >>> cl.cam(observation, cl.Concept("whiskers", by="classes"))
         >>> cl.cam(observation, cl.Concept("my probe", direction=vector))
     """
 
     text: str = ""
     direction: Tensor | None = None
-    by: VisionLanguage | None = None
+    by: VisionLanguage | Literal["classes"] | None = None
     prompt: str | None = None
 
     def bind(self, observation: Observation) -> BoundTarget:
@@ -219,6 +226,8 @@ class Concept:
             labels = (self.text or "direction",) * len(observation.images)
             vector = torch.as_tensor(self.direction)
             return BoundTarget(labels, embedding_of, lambda e, rows: wide(e) @ vector.to(wide(e)), "concept")
+        if self.by == "classes":
+            return self._by_classes(observation)
         language = self.by or observation.model.language
         (concept,) = parse_concepts([self.text])
         sentence = prompt(concept) if self.prompt is None else self.prompt.format(concept.label)
@@ -229,6 +238,28 @@ class Concept:
             lambda e, rows: similarity(e, vector.to(e.device)[None], language)[:, 0],
             "concept",
         )
+
+    def _by_classes(self, observation: Observation) -> BoundTarget:
+        """Ask for the log-odds of the classes that show the concept."""
+        (concept,) = parse_concepts([self.text])
+        known = observation.model.class_concepts
+        if known is None or not bool(known.linked.any()):
+            raise InputError(
+                f"nothing is known of the classes of {observation.model.name}, so no concept can be asked about by "
+                "them; give a table of what their photos show: Backbone(..., knowledge=cl.read_knowledge(file))"
+            )
+        rates = rate_of(known.rates, known, [concept])[:, 0].clamp(max=1 - UNNAMED_RATE)
+        if not bool((rates[known.linked] > UNNAMED_RATE).any()):
+            raise InputError(f"no class of {observation.model.name} is known to show '{concept.label}'")
+        shown, hidden = (
+            r.log().masked_fill(~known.linked, -torch.inf).to(observation.images.device) for r in (rates, 1 - rates)
+        )
+
+        def log_odds(logits: Tensor, rows: Tensor) -> Tensor:
+            scores = wide(logits)
+            return (scores + shown).logsumexp(1) - (scores + hidden).logsumexp(1)
+
+        return BoundTarget((concept.label,) * len(observation.images), logits_of, log_odds, "concept")
 
 
 def similarity(

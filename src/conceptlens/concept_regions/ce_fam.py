@@ -15,7 +15,7 @@ from conceptlens.concept_regions.branch import pooled
 from conceptlens.concept_regions.channel_masking import associations, contributions
 from conceptlens.concept_regions.concept_scores import ConceptScores, score_concepts
 from conceptlens.concept_regions.translator import Translator
-from conceptlens.concepts.vocabulary import ConceptName, parse_concepts, vocabulary
+from conceptlens.concepts.vocabulary import ConceptName, everyday_words, parse_concepts
 from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.model.forward import full_precision
 from conceptlens.model.forward_mode import channel_derivatives
@@ -75,7 +75,7 @@ def ce_fam(
         )
     translator.check(observation.model)
     given = None if concepts is None else parse_concepts(concepts)
-    scored = score_concepts(observation, translator, vocabulary() if given is None else given)
+    scored = score_concepts(observation, translator, everyday_words() if given is None else given)
     chosen = scored.top_indices(top) if given is None else scored.all_indices()
     layers = translator.layers if layer is None else (_one_of(layer, translator.layers),)
     weights = channel_weights(observation, translator, scored.score_gradients(chosen), layers)

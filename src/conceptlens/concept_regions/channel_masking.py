@@ -12,7 +12,7 @@ from conceptlens.cams.targets import similarity
 from conceptlens.concept_regions.branch import pooled
 from conceptlens.concept_regions.concept_scores import ConceptScores, encode_concepts
 from conceptlens.concept_regions.translator import Translator
-from conceptlens.concepts.vocabulary import vocabulary
+from conceptlens.concepts.vocabulary import everyday_words
 from conceptlens.model.observation import Observation
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def associations(
     Returns:
         One score for each image, concept and layer, in the order of `translator.layers`.
     """
-    known = vocabulary()
+    known = everyday_words()
     rest = encode_concepts(translator, known).to(scored.text_vectors)
     row_of = {concept: i for i, concept in enumerate(known)}
     own_index = torch.tensor([row_of.get(concept, -1) for concept in scored.concepts], device=chosen.device)[chosen]

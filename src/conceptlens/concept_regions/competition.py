@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from conceptlens.cams.class_activation import source
 from conceptlens.concept_regions.branch import branch_layers
 from conceptlens.concept_regions.concept_scores import ConceptScores, score_concepts
-from conceptlens.concepts.vocabulary import ConceptName, parse_concepts, vocabulary
+from conceptlens.concepts.vocabulary import ConceptName, everyday_words, parse_concepts
 from conceptlens.io.errors import InputError
 from conceptlens.model.forward import full_precision
 from conceptlens.model.input_sizes import cells_at, larger_sizes
@@ -124,7 +124,7 @@ def compete(
     chosen = scored.all_indices()[:, : len(named)]
     record = {"text": " + ".join(pair.name for pair in pairs), **asdict(settings), "input_sizes": tuple(sizes)}
     return Explanation(
-        maps=(torch.stack(regions) * len(vocabulary())) ** settings.power,
+        maps=(torch.stack(regions) * len(everyday_words())) ** settings.power,
         weights=None,
         scores=scored.scores[:, : len(named)],
         labels=scored.labels(chosen),
@@ -135,7 +135,7 @@ def compete(
 
 def _with_rivals(named: Sequence[ConceptName]) -> list[ConceptName]:
     """Return the concepts, followed by every other word of the vocabulary."""
-    return [*named, *(word for word in vocabulary() if word not in named)]
+    return [*named, *(word for word in everyday_words() if word not in named)]
 
 
 def pairs_of(model: Backbone, branch: VisionLanguage | None) -> list[VisionLanguage]:
@@ -223,7 +223,7 @@ def _region_shares(
     photo: _PhotoCells, weights: Float[Tensor, "pair text channel"], named: Sequence[ConceptName], settings: Competition
 ) -> Float[Tensor, "concept row column"]:
     """Return each concept's share of one photo's cells; `weights` are those of `_with_rivals(named)`."""
-    known = set(vocabulary())
+    known = set(everyday_words())
     rivals = torch.tensor([word in known for word in _with_rivals(named)], device=weights.device)
     scores = torch.stack([_standardised(weight @ photo.cells) for weight in weights]).mean(0)
     share = _shares(scores, len(named), rivals, settings.sharpness)

@@ -53,14 +53,48 @@ def prompt(concept: ConceptName) -> str:
 
 @cache
 def vocabulary() -> tuple[ConceptName, ...]:
-    """Return the everyday visual concepts that come with the package, in the order of their file.
+    """Return the visual concepts that come with the package, in the order of their file.
 
     Returns:
-        About 1400 names with their types.
+        About 3100 names with their types: everyday words, kinds of things, and what their photos show.
     """
+    return tuple(_rates())
+
+
+@cache
+def everyday_words() -> tuple[ConceptName, ...]:
+    """Return the everyday words of the vocabulary, which compete for the cells of a photo (see `compete`).
+
+    Returns:
+        About 1400 names with their types; hardly any is a kind of another.
+    """
+    return tuple(ConceptName(row[0], row[1]) for row in _rows() if row[3] == "yes")
+
+
+def base_rate(concept: ConceptName) -> float | None:
+    """Return the share of everyday photos that show a concept of the vocabulary, as estimated by hand.
+
+    Args:
+        concept: A concept; its label alone counts.
+
+    Returns:
+        From 0 to 1; `None` for a concept that is not in the vocabulary.
+    """
+    known = _by_label().get(concept.label.casefold())
+    return None if known is None else _rates()[known]
+
+
+@cache
+def _rates() -> dict[ConceptName, float]:
+    return {ConceptName(label, kind): float(rate) for label, kind, rate, _ in _rows()}
+
+
+@cache
+def _rows() -> tuple[list[str], ...]:
+    """Return the lines of the vocabulary: label, type, rate, and whether it is an everyday word."""
     text = files("conceptlens.concepts").joinpath("vocabulary.tsv").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-    return tuple(ConceptName(*line.split("\t")) for line in lines[1:])
+    return tuple(line.split("\t") for line in lines[1:])
 
 
 def parse_concepts(given: str | Iterable[str | ConceptName]) -> tuple[ConceptName, ...]:

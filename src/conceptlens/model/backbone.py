@@ -12,8 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from conceptlens.concepts.class_knowledge import ClassKnowledge, imagenet_knowledge
 from conceptlens.concepts.short_names import short_name
 from conceptlens.io.errors import InputError, InputTypeError, near_names
+from conceptlens.model.class_concepts import ClassConcepts, link_classes
 from conceptlens.model.class_names import class_index, class_name_texts
 from conceptlens.model.device import move_module
 from conceptlens.model.encoders import ClassifierText, VisionLanguage
@@ -47,6 +49,7 @@ class Backbone(PhotoInput):
         channels_last: Whether outputs of four axes have their channels last; found where not given.
         input_size: Rows and columns of the input, where `transform` does not say.
         text: The text encoder that shares the model's space; a stand-in is built where a classifier has class names.
+        knowledge: What photos of classes show, which the class names are linked to; by default that of ImageNet.
 
     Raises:
         InputError: A layer is named that the module does not have, or the module is a TorchScript module.
@@ -70,6 +73,7 @@ class Backbone(PhotoInput):
     channels_last: bool | None = None
     input_size: tuple[int, int] = (224, 224)
     text: VisionLanguage | None = None
+    knowledge: ClassKnowledge | None = None
 
     def __post_init__(self) -> None:
         """Take wrappers off, and check names and functions."""
@@ -186,6 +190,13 @@ class Backbone(PhotoInput):
                 "use an open_clip or CLIP model, or give Backbone(..., text=...)"
             )
         return ClassifierText(linear.weight.detach(), self.class_names, self.name)
+
+    @cached_property
+    def class_concepts(self) -> ClassConcepts | None:
+        """What a photo of each class shows, by the class names' links to `knowledge`; `None` without class names."""
+        if self.embeds or not self.class_names:
+            return None
+        return link_classes(self.class_names, self.knowledge or imagenet_knowledge())
 
     def observe(
         self,

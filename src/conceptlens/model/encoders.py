@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from conceptlens.concepts.vocabulary import prompt, vocabulary
+from conceptlens.concepts.vocabulary import everyday_words, prompt
 from conceptlens.io.cache import cached
 from conceptlens.io.fingerprint import weights_fingerprint
 from conceptlens.model.model_output import ModelOutput
@@ -185,7 +185,7 @@ class ClassifierText:
             InputError: No text was given.
         """
         names = encode_sentences([self.prompt.format(label) for label in self.class_names])
-        usual = (encode_sentences([prompt(concept) for concept in vocabulary()]) @ names.T).mean(0)
+        usual = (encode_sentences([prompt(concept) for concept in everyday_words()]) @ names.T).mean(0)
         closeness = encode_sentences(texts) @ names.T - usual
         rows = self.rows.float().cpu()
         return (closeness / self.temperature).softmax(1) @ (rows - rows.mean(0))

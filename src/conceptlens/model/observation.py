@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from PIL import Image
 
+    from conceptlens.model.class_concepts import ClassConcepts
     from conceptlens.record import ImageInfo
 
 
@@ -34,6 +35,11 @@ class Runnable(Protocol):
     @property
     def classifier_module(self) -> nn.Linear | None:
         """The final linear layer."""
+        ...
+
+    @property
+    def class_concepts(self) -> ClassConcepts | None:
+        """What a photo of each class shows; `None` without class names."""
         ...
 
     def class_name(self, index: int) -> str:

@@ -29,7 +29,7 @@ from conceptlens.concepts.concept_set import (
     read_concept_set,
 )
 from conceptlens.concepts.concept_table import read_concept_table
-from conceptlens.concepts.vocabulary import vocabulary
+from conceptlens.concepts.vocabulary import everyday_words
 from conceptlens.data.detections import read_detections
 from conceptlens.io.errors import InputError, near
 
@@ -168,7 +168,7 @@ def _concepts(
             f"{photos.name} has no attributes, so concepts cannot be chosen from labels alone; name concepts, or give "
             "a vision-language model (--vlm)"
         )
-    words = collect([word.label for word in vocabulary()], "the vocabulary")
+    words = collect([word.label for word in everyday_words()], "the vocabulary")
     cosines = photo_cosines(words.concepts, vlm, vectors)
     known = cosines[~cosines.isnan().any(1)].double()
     limits = replace(FILTER_LIMITS["minilm"], presence=PRESENCE_CUTOFFS["standardised"])

@@ -20,7 +20,7 @@ from conceptlens.concept_regions.fit.pair_shards import (
 from conceptlens.concept_regions.fit.pairs import DistillationPairs, read_pairs
 from conceptlens.concept_regions.fit.train_branch import DistillationLoss, train_branch
 from conceptlens.concept_regions.translator import Teacher, Translator
-from conceptlens.concepts.vocabulary import ConceptName, parse_concepts, prompt, vocabulary
+from conceptlens.concepts.vocabulary import ConceptName, everyday_words, parse_concepts, prompt
 from conceptlens.io.atomic import write_json
 from conceptlens.io.errors import InputError
 from conceptlens.io.fingerprint import texts_fingerprint, weights_fingerprint
@@ -66,7 +66,7 @@ def fit_ce_fam(
         vlm: The teacher: a backbone with a text encoder.
         images: Photos without labels: files, folders or patterns.
         out: Folder of the branch, its cache, its logs, and `failures.json` with the photos that cannot be used.
-        concepts: Concepts of the similarity loss; by default the vocabulary.
+        concepts: Concepts of the similarity loss; by default the everyday words of the vocabulary.
         layers: Layers that the branch reads; by default those of `branch_layers`.
         schedule: `modern`, or as published: `paper`, `code`.
         similarity_weight: Weight of the similarity loss; with 0 no concept is read.
@@ -132,7 +132,7 @@ def _concepts(concepts: str | Iterable[str | ConceptName] | None, weight: float)
         raise InputError(f"similarity_weight is {weight}; give a weight of 0 or more, such as 0.001")
     if weight == 0:
         return ()
-    return vocabulary() if concepts is None else parse_concepts(concepts)
+    return everyday_words() if concepts is None else parse_concepts(concepts)
 
 
 def _configuration(
