@@ -48,10 +48,13 @@ def test_explain_json_has_the_documented_fields_and_nothing_else_on_stdout() -> 
     assert [c["label"] for c in image["concepts"]] == ["cat", "wheel", "striped fur"]
     assert image["concepts"][2]["type"] == "texture"
     for concept in image["concepts"]:
-        assert set(concept) == {"label", "type", "score", "z_score", "contribution", "peak", "area"}
+        assert set(concept) == {
+            "label", "type", "score", "presence", "z_score", "implied", "base_rate", "contribution", "peak", "area"
+        }  # fmt: skip
         assert all(0 <= share <= 1 for share in (*concept["peak"], concept["area"]))
     cat, wheel = image["concepts"][:2]
     assert cat["z_score"] > 4 > wheel["z_score"]
+    assert cat["presence"] > 0.9 > 0.2 > wheel["presence"]
 
 
 def test_several_photos_an_against_and_a_folder_of_results(tmp_path: Path) -> None:

@@ -88,7 +88,18 @@ def an_image(name: str = "cat.png", colour: str = "tan", extra_label: str | None
     questions = [
         a_question("class", "tabby", np.maximum(TARGET, 0), 9.0),
         a_question("contrast", "tabby against tiger cat, lynx", finer(0.6, WEIGHTS), 9.0 - 0.6 * (0.75 * 8 + 0.25 * 6)),
-        a_question("concept", "whiskers", 0.04 * bump(0.2, 0.8), 0.21, type="part", z_score=3.14, contribution=0.184),
+        a_question(
+            "concept",
+            "whiskers",
+            0.04 * bump(0.2, 0.8),
+            0.21,
+            type="part",
+            z_score=3.14,
+            contribution=0.184,
+            presence=0.87,
+            implied=0.6,
+            base_rate=0.02,
+        ),
         a_question("concept", "water", 0.01 * bump(0.8, 0.2), 0.05, type="thing", z_score=-0.6, contribution=-0.092),
         a_question("concept", "warmth", 0.02 * (bump(0.3, 0.3) - bump(0.7, 0.7)), 0.02),
         a_question("concept", "nothing", np.zeros((7, 7)), -0.01, area=0.0, z_score=-1.0, contribution=0.0),
@@ -257,7 +268,7 @@ def test_a_table_row_says_what_where_and_how_much(open_report: Open) -> None:
     assert [" ".join(cell.split()) for cell in cells] == [
         "whiskers part",
         "lower left 8.0% of the photo",
-        "0.21",
+        "87% 0.21",
         "+3.1 σ",
         "+18%",
     ]
@@ -504,7 +515,7 @@ def test_no_width_needs_horizontal_scrolling(open_report: Open, width: int) -> N
 def test_every_number_of_a_row_is_there_on_a_phone(open_report: Open) -> None:
     tab = open_report(width=360, height=740)
     row = tab.locator("tr[data-question='2']")
-    for text in ("whiskers", "0.21", "+3.1 σ", "+18%", "8.0% of the photo"):
+    for text in ("whiskers", "87%", "0.21", "+3.1 σ", "+18%", "8.0% of the photo"):
         assert row.get_by_text(text).is_visible()
 
 

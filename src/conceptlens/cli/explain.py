@@ -74,6 +74,7 @@ def explain(
         Path | None,
         model_option(metavar="FILE", help="A file made by `conceptlens calibrate`, for z-scores of your own model."),
     ] = None,
+    knowledge: shared.KnowledgeFile = None,
     out: OutFile = None,
     out_dir: OutDir = None,
     as_json: shared.Json = False,
@@ -97,6 +98,8 @@ def explain(
         raise InputError("--rule has no effect without a page, where class maps are shown; add --out FILE.html")
     if calibration is not None and branch is not None:
         raise InputError("--calibration has no effect with --branch, which has no z-scores; leave one of them out")
+    if knowledge is not None and branch is not None:
+        raise InputError("--knowledge has no effect with --branch, which knows no classes; leave one of them out")
     other = _class(against)
     options = ExplainOptions(
         target=_class(target),
@@ -112,7 +115,7 @@ def explain(
         layer=None if branch is None else layer,
     )
     layers = layer if branch is None and layer else ()
-    backbone = load(model, weights, pretrained, device, class_names, layers=layers, crop_mode=crop_mode)
+    backbone = load(model, weights, pretrained, device, class_names, knowledge, layers=layers, crop_mode=crop_mode)
     _run(backbone, photos, options, batch_size, out, out_dir, as_json, "explain", explain_json)
 
 

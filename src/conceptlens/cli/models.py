@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from conceptlens.cli import options as shared
-from conceptlens.cli.options import answering, load, model_option
+from conceptlens.cli.options import answering, data_option, load, model_option
 from conceptlens.cli.printing import print_failures, print_json
 from conceptlens.io.errors import InputError
 from conceptlens.io.output_path import check_file
@@ -46,12 +46,28 @@ def models(
 
 @answering
 def calibrate(
-    photos: shared.Photos,
+    photos: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PHOTO]...", help="Photos, folders or glob patterns.", show_default=False),
+    ] = None,
+    data: Annotated[
+        str | None,
+        data_option(
+            "--data",
+            "-d",
+            metavar="NAME[:DIR]",
+            help="A data set with masks, such as coco_panoptic:DIR, that says which concepts are in each photo: "
+            "presence is fitted to it. Its photos are the usual ones where no others are given.",
+        ),
+    ] = None,
+    split: shared.EvaluationSplit = None,
+    min_area: Annotated[float, data_option(help="The smallest share of a photo at which a concept is in it.")] = 0.01,
     model: shared.Model = shared.DEFAULT_MODEL,
     weights: shared.Weights = None,
     class_names: shared.ClassNames = None,
     pretrained: shared.Pretrained = True,
     crop_mode: shared.CropMode = None,
+    knowledge: shared.KnowledgeFile = None,
     out: Annotated[
         Path | None, shared.out_file("A .safetensors file; by default in the cache, where `explain` finds it.")
     ] = None,
@@ -59,18 +75,36 @@ def calibrate(
     device: shared.Device = "cpu",
     batch_size: shared.BatchSize = 32,
 ) -> None:
-    """Measure how concepts score on at least 30 usual photos, so that `explain` can give z-scores."""
-    from conceptlens.explainer.calibration import fit_calibration
-    from conceptlens.explainer.photo_run import observe_photos
+    """Measure how concepts score on at least 30 usual photos, for z-scores, and fit presence where labels are given."""
+    from conceptlens.data.masked_sets import open_set
+    from conceptlens.explainer.calibration import calibrate_presence, fit_calibration
+    from conceptlens.explainer.photo_run import observe_labelled, observe_photos
     from conceptlens.io.cache import cache_folder
     from conceptlens.io.images import find_images
 
     check_file(out, ".safetensors")
-    backbone = load(model, weights, pretrained, device, class_names, crop_mode=crop_mode)
-    paths = find_images(*photos)
+    if not photos and data is None:
+        raise InputError("no photos are given; name photos or folders, or a data set with masks: --data NAME:DIR")
+    opened = None if data is None else open_set(data, split)
+    backbone = load(model, weights, pretrained, device, class_names, knowledge, crop_mode=crop_mode)
     failures: list[Failure] = []
-    stream = observe_photos(backbone, paths, batch_size, failures)
-    found = fit_calibration(backbone, progress(stream, -(-len(paths) // batch_size), "observing batches of photos"))
+
+    def labelled(label: str) -> Any:
+        assert opened is not None
+        return progress(observe_labelled(backbone, opened, min_area, batch_size), -(-len(opened) // batch_size), label)
+
+    if photos:
+        paths = find_images(*photos)
+        stream = observe_photos(backbone, paths, batch_size, failures)
+        usual = progress(stream, -(-len(paths) // batch_size), "observing batches of photos")
+    else:
+        usual = (observation for observation, _ in labelled("observing batches of photos"))
+    found = fit_calibration(backbone, usual)
+    if opened is not None:
+        source = f"{len(opened)} photos of {data}" + (f", {split}" if split else "")
+        found = calibrate_presence(
+            backbone, found, labelled("observing batches of labelled photos"), opened.concepts, source
+        )
     file = found.save(out or cache_folder() / "reference" / f"{found.identity}.safetensors")
     print_failures(failure.reason for failure in failures)
     if as_json:
@@ -78,7 +112,9 @@ def calibrate(
             "schema": "conceptlens.calibrate/1",
             "photos": found.count,
             "failures": len(failures),
+            "presence": None if found.presence is None else found.presence.fitted_on,
             "out": str(file),
         })  # fmt: skip
     else:
-        typer.echo(f"{found.count} photos, {len(failures)} failed; calibration: {file}")
+        fitted = "" if found.presence is None else f"; presence fitted on {found.presence.fitted_on}"
+        typer.echo(f"{found.count} photos, {len(failures)} failed{fitted}; calibration: {file}")

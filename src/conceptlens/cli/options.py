@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -126,6 +127,13 @@ ClassNames = Annotated[
     Path | None,
     model_option(metavar="FILE", help="A text file with one class name per line, in the order of the logits."),
 ]
+KnowledgeFile = Annotated[
+    Path | None,
+    model_option(
+        metavar="FILE",
+        help="A table (.tsv, .csv) of what photos of your classes show: class, kinds, always, often, sometimes.",
+    ),
+]
 LayerName = Annotated[
     str | None,
     model_option(
@@ -200,16 +208,20 @@ def load(
     pretrained: bool,
     device: str = "cpu",
     class_names: Path | None = None,
+    knowledge: Path | None = None,
     **options: Any,
 ) -> Backbone:
-    """Load a model as the options say; `class_names` is a file with one name per line."""
+    """Load a model as the options say; `class_names` is a file with one name per line, `knowledge` a table."""
+    from conceptlens.concepts.class_knowledge import read_knowledge
     from conceptlens.model.zoo import load_model
 
     names = None
     if class_names is not None:
         text = read_text(class_names, "give --class-names a text file with one class name per line")
         names = [line.strip() for line in text.splitlines() if line.strip()]
-    return load_model(name, pretrained=pretrained, weights=weights, class_names=names, device=device, **options)
+    table = None if knowledge is None else read_knowledge(knowledge)
+    model = load_model(name, pretrained=pretrained, weights=weights, class_names=names, device=device, **options)
+    return model if table is None else replace(model, knowledge=table)
 
 
 def load_branch(folder: Path | None) -> Translator | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,14 +14,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from conceptlens.cams.targets import similarity
+from conceptlens.concept_regions.concept_scores import encode_concepts
+from conceptlens.explainer.presence import PresenceWeights, fit_presence, presence_features
 from conceptlens.io.atomic import replacing
 from conceptlens.io.cache import cache_folder
 from conceptlens.io.errors import InputError
 from conceptlens.io.fingerprint import weights_fingerprint
+from conceptlens.model.class_concepts import known_words, rate_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+    from conceptlens.concepts.vocabulary import ConceptName
     from conceptlens.model.backbone import Backbone
     from conceptlens.model.encoders import VisionLanguage
     from conceptlens.model.observation import Observation
@@ -45,6 +51,7 @@ class ScoreCalibration:
         model: The name of the model.
         identity: The fingerprint of the model's weights.
         normalised: Whether the vectors have length 1.
+        presence: Weights for the probability that a concept is in a photo, where they were fitted.
     """
 
     mean: Float[Tensor, "dimension"]
@@ -54,6 +61,7 @@ class ScoreCalibration:
     model: str
     identity: str
     normalised: bool = False
+    presence: PresenceWeights | None = None
 
     def z_scores(
         self, scores: Float[Tensor, "image text"], texts: Float[Tensor, "text dimension"], language: VisionLanguage
@@ -98,6 +106,8 @@ class ScoreCalibration:
         """
         tensors = {name: getattr(self, name).half().contiguous() for name in ("basis", "rest")}
         metadata = {name: str(getattr(self, name)) for name in ("model", "identity", "count", "normalised")}
+        if self.presence is not None:
+            metadata["presence"] = json.dumps(asdict(self.presence))
         with replacing(file) as temporary:
             save_file({"mean": self.mean.float(), **tensors}, temporary, metadata)
         return Path(file)
@@ -125,8 +135,9 @@ class ScoreCalibration:
                     model=about["model"],
                     identity=about["identity"],
                     normalised=about["normalised"] == "True",
+                    presence=PresenceWeights(**json.loads(about["presence"])) if "presence" in about else None,
                 )
-        except (OSError, SafetensorError, KeyError, TypeError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{file} is no calibration file ({error}); make one with conceptlens calibrate FOLDER"
             ) from None
@@ -157,6 +168,48 @@ def fit_calibration(model: Backbone, observations: Iterable[Observation]) -> Sco
     return ScoreCalibration(
         mean, basis, rest, len(vectors), model.name, weights_fingerprint(model.module), model.language.normalised
     )
+
+
+def calibrate_presence(
+    model: Backbone,
+    calibration: ScoreCalibration,
+    labelled: Iterable[tuple[Observation, Sequence[Set[ConceptName]]]],
+    concepts: Sequence[ConceptName],
+    source: str,
+) -> ScoreCalibration:
+    """Return a calibration with the weights of presence, fitted on photos whose concepts are known.
+
+    Args:
+        model: The model.
+        calibration: The mean and covariance of its image vectors.
+        labelled: Observations, and for each of their images the concepts that are in it.
+        concepts: The concepts that are labelled wherever they are in a photo.
+        source: What the photos are, for records.
+
+    Returns:
+        The same calibration with `presence`, whose base rates are counted in these photos.
+
+    Raises:
+        InputError: There are fewer than 30 photos.
+    """
+    language, known = model.language, model.class_concepts
+    texts, words = encode_concepts(language, concepts), known_words(concepts)
+    evidence, implied, present = [], [], []
+    for observation, rows in labelled:
+        vectors = language.encode_image(observation).detach().float().cpu()
+        evidence.append(calibration.z_scores(similarity(vectors, texts, language), texts, language))
+        present.append(torch.tensor([[float(concept in row) for concept in concepts] for row in rows]))
+        if known is not None and observation.class_scores is not None:
+            implied.append(rate_of(known.implied(observation.logits.detach().cpu()), known, words))
+    count = sum(map(len, present))
+    if count < MIN_PHOTOS:
+        raise InputError(f"{count} labelled photos were given; presence needs at least {MIN_PHOTOS}")
+    labels = torch.cat(present)
+    rates = (labels.sum(0) + 0.5) / (count + 1)
+    features = presence_features(concepts, torch.cat(implied) if implied else None, torch.cat(evidence), rates, count)
+    counted = {concept.label: round(float(rate), 5) for concept, rate in zip(concepts, rates, strict=True)}
+    found = fit_presence(features.flatten(0, 1), labels.flatten(), penalty=1e-5)
+    return replace(calibration, presence=PresenceWeights.from_vector(found, source, counted))
 
 
 def find_calibration(model: Backbone) -> ScoreCalibration | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, get_args
 
+import torch
 from torch import Tensor
 
 from conceptlens.cams.class_activation import gradients
@@ -14,18 +15,23 @@ from conceptlens.cams.targets import ClassName, Logit, class_indices
 from conceptlens.concept_regions.ce_fam import ce_fam, layer_regions
 from conceptlens.concept_regions.channel_masking import contributions
 from conceptlens.concept_regions.competition import competing
-from conceptlens.concept_regions.concept_scores import score_concepts
+from conceptlens.concept_regions.concept_scores import ConceptScores, score_concepts
 from conceptlens.concept_regions.translator import Translator
-from conceptlens.concepts.vocabulary import ConceptName, parse_concepts, vocabulary
+from conceptlens.concepts.class_knowledge import imagenet_knowledge
+from conceptlens.concepts.vocabulary import ConceptName, everyday_words, parse_concepts, vocabulary
 from conceptlens.explainer.calibration import ScoreCalibration, find_calibration
+from conceptlens.explainer.presence import Presence, PresenceWeights, presence, present_concepts
 from conceptlens.io.errors import InputError
+from conceptlens.model.class_concepts import ClassConcepts
 from conceptlens.model.observation import Observation, check_observation
 from conceptlens.record import Explanation
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
 Regions = Literal["official", "competing"]
+# Concepts are found by presence where at least this much of the probability lies on classes that are known.
+MIN_LINKED = 0.5
 
 
 def explain(
@@ -43,10 +49,12 @@ def explain(
 
     Args:
         observation: The images, as the model saw them.
-        concepts: Texts or `ConceptName`s, or one comma-separated text; by default, of the vocabulary, the `top`
-            concepts with the highest z-scores (highest scores where there are none), one of each group of synonyms.
+        concepts: Texts or `ConceptName`s, or one comma-separated text; by default the concepts of the vocabulary that
+            are likely in the photo (see `presence`), at most `top`, the most specific of each kind. Where presence is
+            not known, those with the highest z-scores or scores.
         target: The class to explain, by name or index, or one for each image; by default the predicted class.
-        top: How many concepts of the vocabulary to return.
+        top: How many concepts of the vocabulary to return at most. A photo of a batch with fewer likely concepts than
+            another is filled up with the next ones, whose `presence` is below one half.
         against: Another class: contributions are then to the difference of the two, and the `top` are those that
             count most among the `2 top` most unusual; maps keep only the channels through which a concept speaks for
             its side.
@@ -61,6 +69,7 @@ def explain(
         - `scores[image question]`: the similarity of image and concept.
         - `z_scores[image question]`: how many standard deviations the score lies above the concept's mean over
           reference photos; `None` without a calibration.
+        - `presence[image question]`: the probability that the concept is in the photo; `None` where it is not known.
         - `maps[image question height width]`: `ReLU(sum_k beta_k A_k)` with `beta_k = mean_ij dS/dA_k` (CE-FAM,
           ICCV 2025, section 3).
         - `contributions[image question]`: the mean relative drop of the class's probability, by the masking curve
@@ -98,13 +107,18 @@ def _by_own_encoders(
     """Explain with the model's own image and text encoders, in one layer."""
     name, language = layer or observation.layer, observation.model.language
     given = None if concepts is None else parse_concepts(concepts)
-    known = vocabulary() if given is None else given
+    calibration = calibration or find_calibration(observation.model)
+    fitted = None if calibration is None else calibration.presence
+    known_classes = _known_classes(observation, fitted, given is None)
+    by_presence = fitted is not None or known_classes is not None
+    known = given or (vocabulary() if by_presence else everyday_words())
     evidence = score_concepts(observation, language, known)
     scores = evidence.scores
-    calibration = calibration or find_calibration(observation.model)
     z_scores = None
     if calibration is not None:
         z_scores = calibration.z_scores(scores.cpu(), evidence.text_vectors.cpu(), language).to(scores)
+    logits = None if known_classes is None else observation.logits.detach()
+    found = presence(known, known_classes, logits, z_scores, fitted)
     index = None if target is None and observation.class_scores is None else class_indices(observation, target)
     other = None if against is None else class_indices(observation, against)
     if index is not None and other is not None and bool((index == other).any()):
@@ -114,7 +128,7 @@ def _by_own_encoders(
             f"against is '{itself}', which is {which}; a class cannot stand against itself, so name two classes"
         )
     wanted = top if other is None else 2 * top
-    chosen = evidence.top_indices(wanted, z_scores) if given is None else evidence.all_indices()
+    chosen = evidence.all_indices() if given is not None else _chosen(observation, evidence, z_scores, found, wanted)
     weights = grad_cam(
         observation.pull(evidence.image_vectors, evidence.score_gradients(chosen), name),
         observation.feature(name)[:, None],
@@ -131,8 +145,53 @@ def _by_own_encoders(
         layer_regions(observation, name, weights[..., 0, 0], evidence, chosen, settings),
         contributions=contribution,
         z_scores=None if z_scores is None else z_scores.gather(1, chosen),
+        presence=None if found is None else found.probability.gather(1, chosen),
+        implied=None if found is None or found.implied is None else found.implied.gather(1, chosen),
+        base_rates=None if found is None else found.base_rates[chosen],
         explained_classes=() if index is None else tuple(_class_names(observation, index, other)),
     )
+
+
+def _known_classes(observation: Observation, fitted: PresenceWeights | None, by_presence: bool) -> ClassConcepts | None:
+    """Return what photos of the model's classes show; `None` where that is not known for most of its answer.
+
+    The weights that come with the package hold for classifiers without a text encoder of their own; a model with one,
+    such as CLIP, whose classes are whatever texts it was given, needs a calibration of its own. Raises `InputError`
+    where concepts are to be found by presence and nothing is known of the classes.
+    """
+    known = observation.model.class_concepts
+    if known is None or observation.class_scores is None or (observation.model.text is not None and fitted is None):
+        return None
+    if float(known.linked_probability(observation.logits.detach()).min()) >= MIN_LINKED:
+        return known
+    if not by_presence or observation.model.text is not None:
+        return None
+    unlinked = [link.class_name for link in known.links if link.way == "none"]
+    raise InputError(
+        f"nothing is known of {len(unlinked)} of the {len(known.links)} classes of {observation.model.name}, such as "
+        f"'{unlinked[0]}', so their concepts cannot be named; name concepts yourself, or give a table of what photos "
+        "of these classes show: --knowledge FILE, or Backbone(..., knowledge=cl.read_knowledge(file))"
+    )
+
+
+def _chosen(
+    observation: Observation, evidence: ConceptScores, z_scores: Tensor | None, found: Presence | None, top: int
+) -> Int[Tensor, "image question"]:
+    """Return the concepts that are likely in each photo; by z-score or score where presence is not known.
+
+    Photos with fewer than another one of the batch are filled up with the next in order.
+    """
+    if found is None:
+        return evidence.top_indices(top, z_scores)
+    knowledge = observation.model.knowledge or imagenet_knowledge()
+    rows = present_concepts(found, evidence.concepts, knowledge.broader, evidence.text_vectors, top)
+    count = max(1, *map(len, rows))  # a record has at least one question; its presence says that it is not likely
+    order = found.order().argsort(dim=1, descending=True).tolist()
+    filled = [
+        [*row, *[index for index in more if index not in row][: count - len(row)]]
+        for row, more in zip(rows, order, strict=True)
+    ]
+    return torch.tensor(filled, dtype=torch.long, device=evidence.scores.device).reshape(len(rows), count)
 
 
 def _channels_of_side(

@@ -16,6 +16,7 @@ from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.explainer.calibration import ScoreCalibration
 from conceptlens.explainer.explain import Regions, explain
 from conceptlens.explainer.photo_result import PhotoResult, ReferenceClass
+from conceptlens.explainer.presence import MIN_PRESENCE
 from conceptlens.io.errors import Failure, InputError, InputTypeError
 from conceptlens.io.images import jpeg, read_image
 from conceptlens.model.predictions import Prediction, predictions
@@ -24,6 +25,7 @@ from conceptlens.record import Explanation
 if TYPE_CHECKING:
     from PIL import Image
 
+    from conceptlens.data.masked_set import MaskedSet
     from conceptlens.model.backbone import Backbone
     from conceptlens.model.observation import Observation
 
@@ -120,6 +122,22 @@ def observe_photos(
             yield model.observe(good)
 
 
+def observe_labelled(
+    model: Backbone, data: MaskedSet, min_area: float, batch_size: int
+) -> Iterator[tuple[Observation, list[frozenset[ConceptName]]]]:
+    """Yield one observation per batch of a data set with masks, and the concepts that each photo shows.
+
+    Args:
+        model: The model.
+        data: Photos whose concepts have masks.
+        min_area: The smallest share of a photo at which a concept is in it.
+        batch_size: Photos per forward pass.
+    """
+    for start in range(0, len(data), batch_size):
+        batch = [data[index].with_min_area(min_area) for index in range(start, min(start + batch_size, len(data)))]
+        yield model.observe([one.photo for one in batch]), [frozenset(one.concepts) for one in batch]
+
+
 def _try_to_read(path: Path) -> LoadedPhoto | Failure:
     try:
         return LoadedPhoto(str(path), read_image(path))
@@ -178,7 +196,9 @@ def _results(observation: Observation, options: ExplainOptions) -> Iterator[Phot
             image_info=observation.image_info[i],
             model=observation.model.name,
             layer=options.layer or observation.layer,
-            explanations=tuple(e for e in (_one(class_map, i), contrast, _one(concepts, i)) if e is not None),
+            explanations=tuple(
+                e for e in (_one(class_map, i), contrast, _present(concepts, i, options)) if e is not None
+            ),
             target=targets[i],
             against=others[i],
             predictions=predictions(observation, i),
@@ -190,6 +210,14 @@ def _results(observation: Observation, options: ExplainOptions) -> Iterator[Phot
 
 def _one(explanation: Explanation | None, image: int) -> Explanation | None:
     return None if explanation is None else explanation.of(image)
+
+
+def _present(explanation: Explanation | None, image: int, options: ExplainOptions) -> Explanation | None:
+    """Return the concepts of one photo, without those that only fill up its batch."""
+    one = _one(explanation, image)
+    if one is None or one.presence is None or options.concepts is not None:
+        return one
+    return one.select([q for q, value in enumerate(one.presence[0].tolist()) if value >= MIN_PRESENCE])
 
 
 def _classes(observation: Observation, name: ClassName | None) -> list[Prediction]:

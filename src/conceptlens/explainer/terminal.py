@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from conceptlens.record import Explanation
 
 
+NONE_LIKELY = "no concept of the vocabulary is likely in this photo; name concepts to see where they would be"
+
+
 def print_result(result: PhotoResult, console: Console | None = None) -> None:
     """Print the concepts of one photo, or, without concepts, its class against the reference classes.
 
@@ -31,7 +34,11 @@ def print_result(result: PhotoResult, console: Console | None = None) -> None:
             highlight=False,
         )
     console.print(f"[dim]{_safe(result.model)}, layer {_safe(result.layer)}[/dim]", highlight=False)
-    console.print(_contrast(result) if result.concepts is None else _concepts(result, result.concepts))
+    concepts = result.concepts
+    if concepts is not None and concepts.maps.shape[1] == 0:
+        console.print(NONE_LIKELY, highlight=False)
+    else:
+        console.print(_contrast(result) if concepts is None else _concepts(result, concepts))
 
 
 def location_text(peak: list[float], area: float) -> str:
@@ -44,14 +51,14 @@ def location_text(peak: list[float], area: float) -> str:
 
 def _concepts(result: PhotoResult, concepts: Explanation) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for name, justify in (("concept", "left"), ("type", "left"), ("score", "right"), ("z-score", "right"),
+    for name, justify in (("concept", "left"), ("type", "left"), ("in the photo", "right"), ("z-score", "right"),
                           ("contribution", "right"), ("where", "left")):  # fmt: skip
         table.add_column(name, justify=justify)  # pyright: ignore[reportArgumentType]
     for row in concepts_json(concepts):
         table.add_row(
             _safe(row["label"]),
             row["type"],
-            f"{row['score']:.2f}",
+            "-" if row["presence"] is None else f"{row['presence']:.0%}",
             "-" if row["z_score"] is None else f"{row['z_score']:+.1f}",
             "-" if row["contribution"] is None else f"{row['contribution']:+.2f}",
             location_text(row["peak"], row["area"]),

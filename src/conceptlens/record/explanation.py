@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from conceptlens.record.external_maps import Labels
+
+
+# The fields with one number for each image and question.
+NUMBERS = ("scores", "contributions", "z_scores", "presence", "implied", "base_rates")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -39,6 +43,9 @@ class Explanation(RecordOutputs):
         contributions: `image question`; how much each concept counts, where the method defines it.
         z_scores: `image question`; how many standard deviations a score lies above the concept's mean over reference
             photos, where there is a reference.
+        presence: `image question`; the probability that a concept is in the photo, where it is known.
+        implied: `image question`; the probability that the predicted classes imply, part of `presence`.
+        base_rates: `image question`; the share of everyday photos that show a concept, part of `presence`.
         explained_classes: The class that `contributions` are about, for each image.
         concept_types: `concept_types[image][question]`, where questions are concepts of a vocabulary.
         target_kinds: What each question is about: "class", "contrast", "concept" or "custom".
@@ -67,6 +74,9 @@ class Explanation(RecordOutputs):
     activation: str = "relu"
     contributions: Float[Tensor, "image question"] | None = None
     z_scores: Float[Tensor, "image question"] | None = None
+    presence: Float[Tensor, "image question"] | None = None
+    implied: Float[Tensor, "image question"] | None = None
+    base_rates: Float[Tensor, "image question"] | None = None
     explained_classes: tuple[str, ...] = ()
     concept_types: tuple[tuple[str, ...], ...] = ()
     target_kinds: tuple[str, ...] = ()
@@ -80,7 +90,7 @@ class Explanation(RecordOutputs):
         if self.maps.ndim != 4:
             raise InputError(f"maps have {self.maps.ndim} axes; expected image question height width")
         images, questions = self.maps.shape[:2]
-        values = {name: getattr(self, name) for name in ("scores", "contributions", "z_scores", "weights", "vectors")}
+        values = {name: getattr(self, name) for name in (*NUMBERS, "weights", "vectors")}
         for name, value in {**values, **self.diagnostics}.items():
             longer = name in ("weights", "vectors")
             if value is not None and tuple(value.shape[: 2 if longer else None]) != (images, questions):
@@ -165,7 +175,7 @@ class Explanation(RecordOutputs):
         one = slice(index, index + 1)
         tensors = {
             name: None if getattr(self, name) is None else getattr(self, name)[one]
-            for name in ("maps", "weights", "scores", "contributions", "z_scores", "vectors")
+            for name in (*NUMBERS, "maps", "weights", "vectors")
         }
         rows = {name: getattr(self, name)[one] for name in ("labels", "explained_classes", "concept_types", "layers")}
         return replace(
@@ -175,4 +185,31 @@ class Explanation(RecordOutputs):
             diagnostics={name: value[one] for name, value in self.diagnostics.items()},
             source=self.source.of(index),
             components=tuple(part.of(index) for part in self.components),
+        )
+
+    def select(self, questions: Sequence[int]) -> Explanation:
+        """Return the explanation of some of its questions, the same for all images.
+
+        Args:
+            questions: Their indices, in the order wanted; none leaves an explanation without questions.
+
+        Returns:
+            An explanation whose tensors and rows hold these questions alone.
+        """
+        index = list(questions)
+        tensors = {
+            name: None if getattr(self, name) is None else getattr(self, name)[:, index]
+            for name in (*NUMBERS, "maps", "weights", "vectors")
+        }
+        rows = {
+            name: tuple(tuple(row[q] for q in index) for row in getattr(self, name))
+            for name in ("labels", "concept_types", "layers")
+        }
+        return replace(
+            self,
+            **tensors,
+            **rows,
+            target_kinds=tuple(self.target_kinds[q] for q in index),
+            diagnostics={name: value[:, index] for name, value in self.diagnostics.items()},
+            components=tuple(part.select(index) for part in self.components),
         )

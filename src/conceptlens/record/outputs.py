@@ -52,6 +52,9 @@ class RecordOutputs(ABC):
     activation: str
     contributions: Float[Tensor, "image question"] | None
     z_scores: Float[Tensor, "image question"] | None
+    presence: Float[Tensor, "image question"] | None
+    implied: Float[Tensor, "image question"] | None
+    base_rates: Float[Tensor, "image question"] | None
     explained_classes: tuple[str, ...]
     concept_types: tuple[tuple[str, ...], ...]
     target_kinds: tuple[str, ...]
@@ -230,7 +233,8 @@ class RecordOutputs(ABC):
 
         Returns:
             Columns `image`, `question`, `kind`, `layer`, `score`, and where the method defines them `concept_type`,
-            `explained_class`, `contribution`, `z_score` and every one of `diagnostics`.
+            `explained_class`, `contribution`, `presence`, `z_score`, `implied`, `base_rate` and every one of
+            `diagnostics`.
 
         Raises:
             InputError: pandas is not installed.
@@ -244,7 +248,14 @@ class RecordOutputs(ABC):
             raise InputError("to_frame needs pandas: pip install 'conceptlens[pandas]'") from None
         images, questions = self.maps.shape[:2]
         pairs = [(i, q) for i in range(images) for q in range(questions)]
-        tensors = {"score": self.scores, "contribution": self.contributions, "z_score": self.z_scores}
+        tensors = {
+            "score": self.scores,
+            "contribution": self.contributions,
+            "presence": self.presence,
+            "z_score": self.z_scores,
+            "implied": self.implied,
+            "base_rate": self.base_rates,
+        }
         columns: dict[str, list[Any]] = {
             "image": [self.source.image_info[i].name for i, _ in pairs],
             "question": [self.labels[i][q] for i, q in pairs],

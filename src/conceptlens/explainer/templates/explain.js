@@ -364,12 +364,13 @@
     if (against !== null) Object.assign(find("rather"), { textContent: `rather than ${against.short_name}`, title: fullName(against) });
     find("predictions").hidden = predictions.length === 0;
     find("predictions").replaceChildren(...predictions.map((one) => prediction(one, one.index === target?.index)));
-    find("table-words").textContent = `Choose a row to see where.${countWords()}`;
+    const none = image().none_likely ? " No concept of the vocabulary is likely in this photo." : "";
+    find("table-words").textContent = `Choose a row to see where.${none}${countWords()}`;
     find("word-dimmed").hidden = image().questions.every((one) => boxOf(one).join() === "0,0,1,1");
     find("contribution-words").textContent = contributionWords(target, against);
     find("concept-words").textContent = conceptWords();
     const hasConcepts = image().questions.some((one) => one.kind === "concept");
-    for (const id of ["word-concept", "word-z-score", "word-contribution"]) find(id).hidden = !hasConcepts;
+    for (const id of ["word-concept", "word-presence", "word-z-score", "word-contribution"]) find(id).hidden = !hasConcepts;
     find("box-unknown").hidden = image().box_known;
     find("word-competing").hidden = !image().questions.some(isCompeting);
   }
@@ -414,7 +415,7 @@
     const radio = make("input", { type: "radio", name: "question", value: String(index), checked: index === state.question });
     const words = make("span", {}, make("b"), make("small"));
     const what = make("label", { className: "what" }, radio, thumb(item), words);
-    const cells = [make("td", {}, what), make("td", { className: "where" }), figure("score", ""), figure("z-score", sigma(item.z_score)), much(item)];
+    const cells = [make("td", {}, what), make("td", { className: "where" }), presenceOf(item), figure("z-score", sigma(item.z_score)), much(item)];
     cells.forEach((cell) => cell.setAttribute("role", "cell"));
     const element = make("tr", { role: "row", "data-question": String(index) }, ...cells);
     radio.addEventListener("change", () => choose(index));
@@ -437,6 +438,18 @@
     const [left, top, right, bottom] = boxOf(item);
     const shape = ((right - left) * image().width) / ((bottom - top) * image().height);
     return make("canvas", { width: Math.round(THUMB * clamp(shape, 0.5, 2)), height: THUMB, "aria-hidden": "true" });
+  }
+
+  /** How likely the concept is in the photo, above its score; the tooltip says what that rests on. */
+  function presenceOf(item) {
+    const known = item.presence !== null && item.presence !== undefined;
+    const score = make("small", { "data-name": "score" });
+    if (!known) return make("td", { className: "figure" }, score);
+    const unusual = item.z_score === null ? [] : [`the score is ${sigma(item.z_score)} from usual`];
+    const usual = item.implied === null || item.implied === undefined ? [] : [`photos of the predicted classes show it in ${percent(item.implied)}`];
+    const everyday = item.base_rate === null || item.base_rate === undefined ? [] : [`photos in general in ${percent(item.base_rate)}`];
+    const title = `This rests on: ${list([...unusual, ...usual, ...everyday])}.`;
+    return make("td", { className: "figure", title }, make("span", { "data-name": "presence", textContent: percent(item.presence) }), score);
   }
 
   const sigma = (value) => (value === null ? null : plus(value, `${Math.abs(value).toFixed(1)} σ`));
