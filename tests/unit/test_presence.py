@@ -203,3 +203,18 @@ def test_a_table_of_ones_own_names_the_concepts_of_a_model_of_ones_own(model: cl
     named = cl.explain(own.observe(torch.zeros(1, 3, 224, 224)), "rusty hinge, whiskers")
     assert named.implied is not None
     assert named.implied[0].tolist() == pytest.approx([0.93, 0.93], abs=1e-3)
+
+
+def test_the_committed_result_holds_what_the_pages_claim() -> None:
+    import json
+
+    root = Path(__file__).parents[2]
+    result = json.loads((root / "docs" / "results" / "answers.json").read_text())
+    page, readme = (root / "docs" / "trust.md").read_text(), (root / "README.md").read_text()
+    test, ranked = result["judged"]["test"], result["coco"]["mean_average_precision"]
+    row = f"| 8.0 | {test['clearly_judged']} | **{test['named_right']:.0%}** | **{test['first_right']:.0%} of"
+    assert row.replace("%", " %") in page
+    assert f"| presence | **{ranked['presence'][0]:.3f}**".replace("0.", ".") in page
+    assert f"{test['named_right']:.0%} are in the photo".replace("%", " %") in readme
+    assert test["unjudged"] == 0
+    assert result["figures"]["calibration_error"] <= 0.05

@@ -66,8 +66,9 @@ class PresenceWeights:
             fitted_on: What photos the weights were fitted on.
             base_rates: The share of those photos that show a concept, by label.
         """
-        offsets = dict(zip(CONCEPT_TYPES, vector[3:], strict=True))
-        return cls(*vector[:3], offsets, fitted_on, base_rates or {})
+        z_score, implied, rate, *offsets = vector
+        by_type = dict(zip(CONCEPT_TYPES, offsets, strict=True))
+        return cls(z_score, implied, rate, by_type, fitted_on, base_rates or {})
 
     @property
     def vector(self) -> tuple[float, ...]:

@@ -191,9 +191,13 @@ class Backbone(PhotoInput):
             )
         return ClassifierText(linear.weight.detach(), self.class_names, self.name)
 
-    @cached_property
+    @property
     def class_concepts(self) -> ClassConcepts | None:
         """What a photo of each class shows, by the class names' links to `knowledge`; `None` without class names."""
+        return self._class_concepts
+
+    @cached_property
+    def _class_concepts(self) -> ClassConcepts | None:
         if self.embeds or not self.class_names:
             return None
         return link_classes(self.class_names, self.knowledge or imagenet_knowledge())
