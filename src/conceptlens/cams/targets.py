@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -109,7 +110,7 @@ def embedding_of(output: ModelOutput) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _ClassScore:
+class _ClassScore(ABC):
     """A value of one class of every image, made of the logits."""
 
     target: Classes = None
@@ -135,9 +136,9 @@ class _ClassScore:
         labels = tuple(observation.model.class_name(int(i)) for i in index)
         return BoundTarget(labels, logits_of, lambda logits, rows: take(self._values(logits), index[rows]))
 
+    @abstractmethod
     def _values(self, logits: Tensor) -> Tensor:
         """Return what is asked about, `(row, class)`."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,6 @@ MIN_SENTENCE_COSINE = 0.85
 MIN_COSINE_WITHIN_KIND = 0.75
 # The share of the classes linked by name that must be of one kind for the others to be taken for it too.
 MIN_SHARE_OF_KIND = 0.9
-PROMPT = "a photo of a {}"
 
 
 @dataclass(frozen=True)
@@ -174,8 +173,8 @@ def _by_sentence(
     ]
     if not entries:
         return [((), ClassLink(name, "", "none", 0.0)) for name in names]
-    theirs = encode_sentences([PROMPT.format(entry) for entry in entries])
-    cosines = encode_sentences([PROMPT.format(_plain(name)) for name in names]) @ theirs.T
+    theirs = encode_sentences([prompt(ConceptName(entry)) for entry in entries])
+    cosines = encode_sentences([prompt(ConceptName(_plain(name) or name)) for name in names]) @ theirs.T
     least = MIN_SENTENCE_COSINE if shared is None else MIN_COSINE_WITHIN_KIND
     found = []
     for name, row in zip(names, cosines, strict=True):
