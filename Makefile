@@ -4,20 +4,24 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 RUN := OMP_NUM_THREADS=1
 
-.PHONY: demo test quick coverage check format test-slow benchmark docs notebook browser clean
+.PHONY: demo test tests quick coverage check format test-slow benchmark docs notebook browser clean
 
 demo: .venv/demo
 	$(BIN)/python examples/demo.py
 
-test: check
+# What is read and what is run, side by side: neither fills two cores alone.
+test: .venv/dev browser
+	$(MAKE) --no-print-directory --jobs=2 check tests
 
-check: .venv/dev browser
+check: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(RUN) $(BIN)/pytest -n 2 --dist worksteal -m "not slow and not gpu"
+	$(BIN)/pyright
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+tests: .venv/dev browser
+	$(RUN) $(BIN)/pytest -n 2 --dist worksteal -m "not slow and not gpu"
 
 # Without processes, browser, documentation, Ray and what is wide: for the time between two edits.
 quick: .venv/dev

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Literal
 
+import pytest
 import timm
 import torch
 import transformers
@@ -152,6 +153,14 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 # One of each kind of layout: for checks too dear to hold everyone to.
 FEW = ("timm resnet", "timm vit", "hf swin", "hf dinov2 registers", "open_clip vit", "torchvision swin")
+FEW_FLIPPED = ("timm efficientnet", "timm vit", "torchvision resnet18")
+# What rests on the observation, which is tested on every architecture, is tested on a few; on the others if asked.
+MOST_SLOW = [pytest.param(name, marks=() if name in FEW else pytest.mark.slow) for name in ARCHITECTURES]
+MOST_FLIPPED_SLOW = [
+    pytest.param(name, marks=() if name in FEW_FLIPPED else pytest.mark.slow)
+    for name, architecture in ARCHITECTURES.items()
+    if architecture.flips
+]
 
 
 @torch.no_grad()

@@ -7,7 +7,16 @@ import torch
 from test_contract import EXACT, close, in_use, untouched
 
 import conceptlens as cl
-from architectures import ARCHITECTURES, backbone, fresh, make_symmetric, random_images, wrap
+from architectures import (
+    ARCHITECTURES,
+    MOST_FLIPPED_SLOW,
+    MOST_SLOW,
+    backbone,
+    fresh,
+    make_symmetric,
+    random_images,
+    wrap,
+)
 from bottlenecks import LOCATOR_KINDS, bottleneck_of
 from conceptlens.bottleneck.module import Bottleneck
 from tolerance import assert_agree
@@ -48,7 +57,7 @@ def test_the_equation_holds_before_the_locator_and_the_pooled_map_is_the_activat
         assert all(bool(t.isfinite().all()) for t in kept if t is not None)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", MOST_SLOW)
 def test_a_batch_read_by_a_bottleneck_equals_its_images_one_by_one(name: str) -> None:
     for kind in DEPENDENT:
         observation, bottleneck = seen_with(name, kind, EXACT)
@@ -60,7 +69,7 @@ def test_a_batch_read_by_a_bottleneck_equals_its_images_one_by_one(name: str) ->
             assert_agree(counted(alone), counted(together)[i : i + 1])
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", MOST_SLOW)
 def test_a_bottleneck_leaves_the_module_as_found(name: str) -> None:
     model, trouble = in_use(name)
     images = random_images(ARCHITECTURES[name].size)
@@ -79,7 +88,7 @@ def test_a_bottleneck_leaves_the_module_as_found(name: str) -> None:
         bottleneck.observe(model, images)
 
 
-@pytest.mark.parametrize("name", [n for n, a in ARCHITECTURES.items() if a.flips])
+@pytest.mark.parametrize("name", MOST_FLIPPED_SLOW)
 def test_a_flipped_image_gives_flipped_concept_maps(name: str) -> None:
     size = ARCHITECTURES[name].flips
     assert size is not None

@@ -7,7 +7,16 @@ import torch
 from test_contract import EXACT, close, in_use, untouched
 from torch import nn
 
-from architectures import ARCHITECTURES, backbone, fresh, make_symmetric, random_images, wrap
+from architectures import (
+    ARCHITECTURES,
+    MOST_FLIPPED_SLOW,
+    MOST_SLOW,
+    backbone,
+    fresh,
+    make_symmetric,
+    random_images,
+    wrap,
+)
 from branches import branch_of
 from conceptlens.concept_regions.ce_fam import ce_fam
 from conceptlens.concept_regions.competition import Competition, compete
@@ -65,7 +74,7 @@ def test_a_ce_fam_of_a_batch_equals_its_images_one_by_one(name: str) -> None:
             assert torch.allclose(alone.contributions, together.contributions[i : i + 1], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", MOST_SLOW)
 def test_a_ce_fam_leaves_module_and_branch_as_found(name: str) -> None:
     model, trouble = in_use(name)
     translator = branch_of(model)
@@ -80,7 +89,7 @@ def test_a_ce_fam_leaves_module_and_branch_as_found(name: str) -> None:
         compete(observation, CONCEPTS, translator, competition=Competition(input_scales=(1.0,)))
 
 
-@pytest.mark.parametrize("name", [n for n, a in ARCHITECTURES.items() if a.flips])
+@pytest.mark.parametrize("name", MOST_FLIPPED_SLOW)
 def test_a_flipped_image_gives_a_flipped_ce_fam(name: str) -> None:
     size = ARCHITECTURES[name].flips
     assert size is not None

@@ -13,7 +13,17 @@ import torch
 from torch import Tensor, nn
 
 import conceptlens as cl
-from architectures import ARCHITECTURES, FEW, backbone, fresh, make_symmetric, observation_of, random_images, wrap
+from architectures import (
+    ARCHITECTURES,
+    FEW,
+    MOST_SLOW,
+    backbone,
+    fresh,
+    make_symmetric,
+    observation_of,
+    random_images,
+    wrap,
+)
 from conceptlens.model.model_output import ModelOutput
 from conceptlens.model.observation import Observation
 from tolerance import assert_agree
@@ -192,7 +202,7 @@ def test_what_is_seen_does_not_depend_on_the_mode_it_was_found_in(name: str) -> 
     assert_agree(cl.cam(observation, spread).maps, cl.cam(expected, spread).maps)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", MOST_SLOW)
 def test_memory_is_freed_with_the_observation(name: str) -> None:
     model = backbone(name)
     model.observe(random_images(ARCHITECTURES[name].size))  # what a module builds on first use is its own
@@ -227,7 +237,7 @@ def test_a_flipped_image_gives_a_flipped_map(name: str) -> None:
         assert close(flipped, plain.flip(-1)), rule
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", MOST_SLOW)
 def test_a_frozen_model_gives_the_same_maps(name: str) -> None:
     model = fresh(name, EXACT)
     model.module.requires_grad_(False)

@@ -13,7 +13,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import conceptlens as cl
-from architectures import ARCHITECTURES, FEW, backbone, fresh, make_symmetric, observation_of, random_images, wrap
+from architectures import (
+    ARCHITECTURES,
+    FEW,
+    MOST_FLIPPED_SLOW,
+    MOST_SLOW,
+    backbone,
+    fresh,
+    make_symmetric,
+    observation_of,
+    random_images,
+    wrap,
+)
 from tolerance import assert_agree
 
 MODES: list[Any] = ["mean_difference", "exact", "paper", "mean"]
@@ -70,7 +81,7 @@ def test_the_equation_holds_for_a_loce(name: str, mode: Any) -> None:
     assert torch.equal(vectors(again), vectors(found)), "the same question has the same answer"
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", MOST_SLOW)
 def test_layers_of_one_forward_pass_are_unit_vectors_side_by_side(name: str) -> None:
     model = fresh(name)
     layers = two_layers(model)
@@ -105,7 +116,7 @@ def test_a_loce_of_a_batch_equals_its_images_one_by_one(name: str, mode: Any) ->
         assert torch.allclose(alone.scores, together.scores[i : i + 1], atol=5e-3)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", MOST_SLOW)
 def test_a_loce_leaves_the_module_as_found(name: str) -> None:
     model, trouble = in_use(name)
     layer = backbone(name).default_layers
@@ -120,7 +131,7 @@ def test_a_loce_leaves_the_module_as_found(name: str) -> None:
         cl.loce(model.observe(random_images(ARCHITECTURES[name].size), layer), masks())
 
 
-@pytest.mark.parametrize("name", [n for n, a in ARCHITECTURES.items() if a.flips])
+@pytest.mark.parametrize("name", MOST_FLIPPED_SLOW)
 def test_a_flipped_image_and_mask_give_the_same_vector(name: str) -> None:
     size = ARCHITECTURES[name].flips
     assert size is not None

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import conceptlens as cl
-from architectures import ARCHITECTURES, LABELS, backbone, fresh, observation_of, random_images, stir
+from architectures import ARCHITECTURES, FEW, LABELS, backbone, fresh, observation_of, random_images, stir
 from branches import CLIP, PAIRS, PLAIN, SIGLIP, branch_of
 from conceptlens.cams.targets import similarity
 from conceptlens.cli import app
@@ -79,8 +79,13 @@ def own_way(observation: Observation, translator: Translator, cotangents: Tensor
 @pytest.mark.parametrize(
     ("name", "precision", "tolerance"),
     [
-        *((name, torch.float32, 1e-5) for name in sorted(DEAR)),
-        *((name, EXACT, 1e-5 if name in ROUNDED else 1e-9) for name in ARCHITECTURES if name not in DEAR),
+        pytest.param(
+            name,
+            torch.float32 if name in DEAR else EXACT,
+            1e-5 if name in DEAR or name in ROUNDED else 1e-9,
+            marks=() if name in FEW else pytest.mark.slow,
+        )
+        for name in ARCHITECTURES
     ],
 )
 def test_every_way_gives_the_same_weights(name: str, precision: torch.dtype, tolerance: float) -> None:

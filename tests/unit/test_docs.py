@@ -118,7 +118,16 @@ def runnable(page: Path) -> list[Block]:
     return [b for b in blocks(page) if b.kind == "python" and b.reason is None]
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if runnable(p)], ids=lambda p: str(p.relative_to(ROOT)))
+# These fit, embed or find rivals for many seconds; `make test-slow` runs them.
+LONG_PAGES = {"ce-fam", "embed", "fit-a-bottleneck", "folders", "store"}
+RUN_PAGES = [
+    pytest.param(page, id=str(page.relative_to(ROOT)), marks=pytest.mark.slow if page.stem in LONG_PAGES else ())
+    for page in PAGES
+    if runnable(page)
+]
+
+
+@pytest.mark.parametrize("page", RUN_PAGES)
 def test_python_runs_and_prints_what_is_shown(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rules = dict(cl.RULES)
     names: dict[str, object] = {"__name__": "page"}
@@ -180,14 +189,8 @@ def test_pages_name_no_local_path_and_load_nothing_from_elsewhere() -> None:
         assert not re.search(r"<(?:script|iframe|link)\b", text), page
 
 
-# The others train or embed for half a minute and more.
-NOTEBOOKS = [
-    pytest.param(path, id=path.stem, marks=[] if path.stem == "explain_a_photo" else pytest.mark.slow)
-    for path in sorted((ROOT / "examples").glob("*.ipynb"))
-]
-
-
-@pytest.mark.parametrize("notebook", NOTEBOOKS)
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", sorted((ROOT / "examples").glob("*.ipynb")), ids=lambda path: path.stem)
 def test_notebook_executes_and_its_outputs_are_kept(notebook: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copy(notebook, tmp_path))
     call = [sys.executable, str(ROOT / "examples" / "execute.py"), str(copy)]

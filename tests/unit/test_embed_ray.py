@@ -71,6 +71,7 @@ def told(store: Store) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_killed_worker_leaves_store_and_output_identical(address: str, whole: Store, tmp_path: Path) -> None:
     (tmp_path / "seen").mkdir()
     call = [sys.executable, str(PROCESS), str(tmp_path / "store"), str(tmp_path / "seen"), address]

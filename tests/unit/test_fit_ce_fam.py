@@ -332,7 +332,8 @@ def test_training_ends_once_the_loss_has_not_fallen_for_as_long_as_the_schedule_
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("schedule", ["modern", pytest.param("code", marks=pytest.mark.slow)])
+@pytest.mark.slow  # the loop is held to the same in make test, by the tasks of test_part_training_processes
+@pytest.mark.parametrize("schedule", ["modern", "code"])
 def test_killed_in_the_middle_it_ends_as_if_it_had_not_been(photos: Path, tmp_path: Path, schedule: str) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     call = [sys.executable, str(Path(__file__).with_name("fit_process.py")), str(photos)]

@@ -49,6 +49,7 @@ def whole(data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_bottleneck_of_one(data: str, whole: Path, tmp_path: Path) -> None:
     launch(SCRIPT, data, tmp_path, 2)  # pyright: ignore[reportArgumentType]
     photos, model = open_classes(data, "test"), pupil()

@@ -162,17 +162,17 @@ def test_presence_is_fitted_to_photos_with_masks(model: cl.Backbone, tmp_path: P
     from conceptlens.explainer.calibration import ScoreCalibration
 
     out = tmp_path / "drawn.safetensors"
-    done = CliRunner().invoke(app, ["calibrate", "--data", "drawn:40", "--split", "train", "--out", str(out)])
+    done = CliRunner().invoke(app, ["calibrate", "--data", "drawn:30", "--split", "train", "--out", str(out)])
     assert done.exit_code == 0, done.output
-    assert "presence fitted on 40 photos" in done.output
-    scenes = cl.open_set("drawn:40", "train")
+    assert "presence fitted on 30 photos" in done.output
+    scenes = cl.open_set("drawn:30", "train")
     calibration = ScoreCalibration.load(out)
     assert calibration.presence is not None
     for concept in scenes.concepts:
-        shown = sum(concept in scenes[i].with_min_area(0.01).concepts for i in range(40))
-        assert calibration.presence.base_rates[concept.label] == pytest.approx((shown + 0.5) / 41, abs=1e-5)
+        shown = sum(concept in scenes[i].with_min_area(0.01).concepts for i in range(30))
+        assert calibration.presence.base_rates[concept.label] == pytest.approx((shown + 0.5) / 31, abs=1e-5)
     right, mean = 0.0, 0.0
-    for i in range(40):
+    for i in range(30):
         scene = scenes[i].with_min_area(0.01)
         named = cl.explain(model.observe(scene.photo), scenes.concepts, calibration=calibration)
         assert named.presence is not None

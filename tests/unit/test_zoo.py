@@ -46,6 +46,7 @@ def test_packaged_weights_name_what_is_there(name: str, file: str, kinds: tuple[
     assert any(kind in first.lower() for kind in kinds), first
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (DATA / "images.csv").is_file(), reason="no folder nips2017 in CONCEPTLENS_DATA")
 def test_packaged_weights_are_right_on_four_of_five_photos() -> None:
     model = cl.load_model()
