@@ -58,7 +58,7 @@ def test_the_equation_holds_for_every_part_of_a_ce_fam(name: str) -> None:
     assert (found.contributions is None) == (observation.class_scores is None)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", MOST_SLOW)
 def test_a_ce_fam_of_a_batch_equals_its_images_one_by_one(name: str) -> None:
     observation, translator = with_a_branch(name, EXACT)
     together = ce_fam(observation, translator, CONCEPTS)

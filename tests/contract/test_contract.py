@@ -256,7 +256,7 @@ def alike(maps: Tensor, expected: Tensor) -> float:
 @pytest.mark.parametrize(
     ("name", "how"),
     [
-        *((name, "bfloat16") for name in ARCHITECTURES),
+        *(pytest.param(name, "bfloat16", marks=() if name in FEW else pytest.mark.slow) for name in ARCHITECTURES),
         *((name, how) for name in FEW for how in ("autocast", "autocast, asked outside")),
     ],
 )

@@ -68,9 +68,9 @@ def test_layers_are_found_in_every_architecture_and_gradients_reach_them(name: s
 @pytest.mark.parametrize(
     ("build", "sizes"),
     [
-        (torchvision.models.resnet50, (3840, 2048, 1024)),
+        pytest.param(torchvision.models.resnet50, (3840, 2048, 1024), marks=pytest.mark.slow),
         (torchvision.models.resnet18, (960, 1024, 1024)),
-        (torchvision.models.vit_b_16, (768, 1024, 1024)),
+        pytest.param(torchvision.models.vit_b_16, (768, 1024, 1024), marks=pytest.mark.slow),
     ],
 )
 def test_the_published_sizes(build: Callable[[], nn.Module], sizes: tuple[int, ...]) -> None:

@@ -119,7 +119,10 @@ def runnable(page: Path) -> list[Block]:
 
 
 # These fit, embed or find rivals for many seconds; `make test-slow` runs them.
-LONG_PAGES = {"ce-fam", "embed", "fit-a-bottleneck", "folders", "store"}
+LONG_PAGES = {
+    "analyze", "ce-fam", "class-knowledge", "embed", "evaluate", "fit-a-bottleneck", "folders", "loce", "maps",
+    "reading", "store", "text-encoder",
+}  # fmt: skip
 RUN_PAGES = [
     pytest.param(page, id=str(page.relative_to(ROOT)), marks=pytest.mark.slow if page.stem in LONG_PAGES else ())
     for page in PAGES
@@ -145,7 +148,13 @@ def test_python_runs_and_prints_what_is_shown(page: Path, folder: Path, monkeypa
 
 
 CALLS = [
-    pytest.param(words, shown, block.reason, id=f"{page.relative_to(ROOT)}:{block.line}:{i}")
+    pytest.param(
+        words,
+        shown,
+        block.reason,
+        id=f"{page.relative_to(ROOT)}:{block.line}:{i}",
+        marks=pytest.mark.slow if page.stem == "evaluate" and shown else (),
+    )
     for page in PAGES
     for block in blocks(page)
     if block.kind in ("console", "bash")

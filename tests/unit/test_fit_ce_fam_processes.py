@@ -94,6 +94,7 @@ def test_two_processes_follow_the_curve_of_one(tmp_path: Path, schedule: str) ->
     launch(SCRIPT, photos, tmp_path / "two", 2, schedule, "--resume")  # finished: both give what is there
 
 
+@pytest.mark.slow
 def test_accelerate_launch_runs_it(tmp_path: Path) -> None:
     photos = make_photos(tmp_path / "photos", 20)
     call = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1"]

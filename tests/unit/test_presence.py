@@ -172,7 +172,7 @@ def test_presence_is_fitted_to_photos_with_masks(model: cl.Backbone, tmp_path: P
         shown = sum(concept in scenes[i].with_min_area(0.01).concepts for i in range(30))
         assert calibration.presence.base_rates[concept.label] == pytest.approx((shown + 0.5) / 31, abs=1e-5)
     right, mean = 0.0, 0.0
-    for i in range(30):
+    for i in range(10):
         scene = scenes[i].with_min_area(0.01)
         named = cl.explain(model.observe(scene.photo), scenes.concepts, calibration=calibration)
         assert named.presence is not None

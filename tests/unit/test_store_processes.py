@@ -84,6 +84,7 @@ def written(path: Path, first: int, last: int) -> Store:
     return store
 
 
+@pytest.mark.slow
 def test_two_write_at_once_and_a_reader_never_sees_half_a_batch(tmp_path: Path) -> None:
     path = tmp_path / "store"
     both = [start(path, 0, 12), start(path, 9, 21)]  # three batches are written by both
