@@ -18,6 +18,7 @@ import torch
 
 import conceptlens as cl
 from cam import processor
+from conceptlens.concept_regions.competition import FINE
 from conceptlens.concept_regions.translator import Translator
 from conceptlens.data.masked_set import MaskedPhoto, MaskedSet
 from conceptlens.io.errors import Failure
@@ -26,15 +27,15 @@ from conceptlens.localization.methods import Method, MethodContext, build_method
 from conceptlens.localization.result_rows import Row
 from conceptlens.metrics import bootstrap_difference, bootstrap_mean
 
-FULL = cl.Competition()
-PLAIN = replace(FULL, input_scales=(1.0,), mirrored=False, centering=1.0, propagation_steps=0, power=1.0)
+DEFAULT = cl.Competition()
+PLAIN = replace(DEFAULT, input_scales=(1.0,), centering=1.0, propagation_steps=0)
 STEPS: dict[str, cl.Competition] = {
     "competition with the vocabulary": PLAIN,
-    "+ input sizes 1, 2, 4": replace(PLAIN, input_scales=FULL.input_scales),
-    "+ mirrored": replace(PLAIN, input_scales=FULL.input_scales, mirrored=True),
-    "+ flow to cells alike": replace(FULL, centering=1.0, power=1.0),
-    "+ contrast": replace(FULL, centering=1.0),
-    "+ less of the mean cell taken away": FULL,
+    "+ flow to cells alike": replace(PLAIN, propagation_steps=DEFAULT.propagation_steps),
+    "+ less of the mean cell taken away": replace(DEFAULT, input_scales=(1.0,)),
+    "1.3 times the input size (competing)": DEFAULT,
+    "1, 2 and 4 times": replace(FINE, mirrored=False),
+    "+ mirrored (fine)": FINE,
 }
 METRICS = ("ranked_area", "ranked_area_corrected", "hit", "pointing_energy")
 

@@ -16,6 +16,7 @@ import conceptlens as cl
 from branches import CLIP, DIMENSION, PLAIN, Words, branch_of, text_vector
 from conceptlens.concept_regions import competition
 from conceptlens.concept_regions.competition import Competition, compete
+from conceptlens.concepts.class_knowledge import imagenet_knowledge
 from conceptlens.concepts.vocabulary import ConceptName, everyday_words, parse_concepts, prompt
 
 pytestmark = pytest.mark.wide
@@ -25,7 +26,7 @@ SIZE = (32, 64)
 STAGES = ("first", "second")
 ASKED = parse_concepts("cat, a made-up thing, zebra print:texture")
 KNOWN = tuple(c for c in everyday_words() if c.label in ("cat", "dog", "wheel", "grass", "red", "wood", "sky", "car"))
-HOW = Competition(input_scales=(1.0, 2.0), grid=5, propagation_steps=2)
+HOW = Competition(input_scales=(1.0, 2.0), mirrored=True, centering=0.5, grid=5, propagation_steps=2)
 
 
 class Staged(nn.Module):
@@ -84,7 +85,15 @@ def flat(cells: Tensor) -> list[Tensor]:
     return [cells[:, y, x] for y in range(cells.shape[1]) for x in range(cells.shape[2])]
 
 
-def slow_regions(net: Staged, betas: dict[ConceptName, Tensor], picture: Image.Image, how: Competition, squash: bool):
+def slow_regions(
+    net: Staged,
+    betas: dict[ConceptName, Tensor],
+    picture: Image.Image,
+    how: Competition,
+    squash: bool,
+    asked: Sequence[ConceptName] = ASKED,
+    by_classes: dict[ConceptName, Tensor] | None = None,
+) -> Tensor:
     """Return `(share * words)^power` of every asked concept, step by step."""
     sizes = [(round(SIZE[0] * f), round(SIZE[1] * f)) for f in how.input_scales]
     looks, stages = [], []
@@ -108,11 +117,16 @@ def slow_regions(net: Staged, betas: dict[ConceptName, Tensor], picture: Image.I
         total += on_grid(unit, how.grid)
     cells = flat(total / len(looks))
     scores: dict[ConceptName, list[float]] = {}
-    for concept, beta in betas.items():
-        raw = [float(beta @ cell) for cell in cells]
-        mean = sum(raw) / len(raw)
-        spread = math.sqrt(sum((v - mean) ** 2 for v in raw) / (len(raw) - 1))
-        scores[concept] = [(v - mean) / spread for v in raw]
+    for concept, own in betas.items():
+        readers = [own, *([] if by_classes is None or concept not in by_classes else [by_classes[concept]])]
+        scores[concept] = [0.0] * len(cells)
+        for beta in readers:
+            raw = [float(beta @ cell) for cell in cells]
+            mean = sum(raw) / len(raw)
+            spread = math.sqrt(sum((v - mean) ** 2 for v in raw) / (len(raw) - 1))
+            scores[concept] = [
+                s + (v - mean) / spread / len(readers) for s, v in zip(scores[concept], raw, strict=True)
+            ]
     # 4. how alike cells are, in the mean over the stages at the middle size
     middle = stages[len(stages) // 2]
     alike = [[0.0] * len(cells) for _ in cells]
@@ -126,7 +140,7 @@ def slow_regions(net: Staged, betas: dict[ConceptName, Tensor], picture: Image.I
     flow = [[v / sum(row) for v in row] for row in flow]
     # 3. shares, each against all words but the concept itself
     found = []
-    for concept in ASKED:
+    for concept in asked:
         share = []
         for c in range(len(cells)):
             own = math.exp(how.sharpness * scores[concept][c])
@@ -194,3 +208,46 @@ def test_regions_are_those_of_the_description(
         )
         wanted = slow_regions(net, betas, picture, how, squash)
         assert float((found.maps[i].double() - wanted).abs().max()) < 2e-4 * float(wanted.max())
+
+
+class Classified(Staged):
+    """The same with a linear classifier behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(DIMENSION, len(CLASSES))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(super().forward(images))
+
+
+CLASSES = ("tabby, tabby cat", "golden retriever", "sports car, sport car", "park bench", "zebra")
+
+
+def test_what_classes_show_is_read_beside_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`r_c / sum r - (1 - r_c) / sum (1 - r)` over the classes is a second direction where a class shows the word."""
+    monkeypatch.setattr(competition, "everyday_words", lambda: KNOWN)
+    net = Classified().double().eval()
+    transform = cl.Preprocess(SIZE, (0.5,) * 3, (0.25,) * 3, crop_mode="squash")
+    model = cl.Backbone(net, "staged", ("second",), transform, class_names=CLASSES, classifier="head", input_size=SIZE)
+    asked = parse_concepts("cat, wheel, grass, wheelbarrow")
+    found = compete(model.observe(photo(0)), asked, competition=HOW)
+    rows = net.head.weight.detach()
+    table = imagenet_knowledge()
+    column = {concept.label: i for i, concept in enumerate(table.concepts)}
+    places = [[short.name for short in table.classes].index(name) for name in CLASSES]
+    betas, by_classes = {}, {}
+    for concept in [*asked, *(word for word in KNOWN if word not in asked)]:
+        betas[concept] = model.language.encode_text([prompt(concept)])[0].double()
+        shown = [
+            float(table.rates[place, column[concept.label]]) if concept.label in column else 0.005 for place in places
+        ]
+        if max(shown) > 0.005:
+            shown = [min(rate, 0.995) for rate in shown]
+            hidden = [1 - rate for rate in shown]
+            by_classes[concept] = sum(
+                (r / sum(shown) - h / sum(hidden)) * row for r, h, row in zip(shown, hidden, rows, strict=True)
+            )
+    assert 0 < len(by_classes) < len(betas)
+    wanted = slow_regions(net, betas, photo(0), HOW, True, asked, by_classes)
+    assert float((found.maps[0].double() - wanted).abs().max()) < 2e-4 * float(wanted.max())

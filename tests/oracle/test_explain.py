@@ -100,7 +100,7 @@ def test_contribution_runs_on_a_vision_transformer() -> None:
 def test_region_is_the_mean_gradient_of_the_similarity() -> None:
     observation = observed("1")
     concepts = [ConceptName("cat"), ConceptName("wood", "material")]
-    found = explain(observation, concepts)
+    found = explain(observation, concepts, regions="official")
     texts = observation.model.language.encode_text([prompt(c) for c in concepts])
     for q in range(2):
         score = observation.embedding @ texts[q]

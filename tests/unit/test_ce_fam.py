@@ -418,14 +418,14 @@ def test_a_real_pair_is_the_teacher(name: str, teachers: dict[str, cl.Backbone],
 
 def test_explain_takes_a_branch_and_refuses_what_it_cannot_do() -> None:
     observation, translator = look("timm resnet")
-    found = cl.explain(observation, ASKED, branch=translator)
+    found = cl.explain(observation, ASKED, branch=translator, regions="official")
     direct = ce_fam(observation, translator, ASKED)
     assert_agree(found.maps, direct.maps)
     assert_agree(found.contributions, direct.contributions)
     assert found.z_scores is None
     with pytest.raises(cl.InputError, match="both branch and against are given"):
         cl.explain(observation, ASKED, branch=translator, against=3)
-    with pytest.raises(cl.InputError, match="regions are 'mine'; expected official or competing"):
+    with pytest.raises(cl.InputError, match="regions are 'mine'; expected competing, fine or official"):
         cl.explain(observation, ASKED, branch=translator, regions="mine")  # pyright: ignore[reportArgumentType]
 
 
@@ -433,7 +433,7 @@ def test_explain_takes_a_branch_and_refuses_what_it_cannot_do() -> None:
 def test_explain_with_competing_regions_keeps_all_but_the_maps(with_branch: bool) -> None:
     observation, translator = look("timm resnet", words=SIGLIP)
     branch = translator if with_branch else None
-    official = cl.explain(observation, ASKED, branch=branch)
+    official = cl.explain(observation, ASKED, branch=branch, regions="official")
     found = cl.explain(observation, ASKED, branch=branch, regions="competing")
     assert found.maps.shape[-2:] == (28, 28)
     assert found.labels == official.labels
@@ -489,7 +489,7 @@ def test_the_command_explains_with_a_branch(saved: Path, regions: str) -> None:
 def test_the_command_refuses_in_one_sentence(saved: Path, tmp_path: Path) -> None:
     for arguments, said in (
         (["--branch", str(tmp_path)], "holds no branch"),
-        (["--branch", str(saved), "--regions", "mine"], "expected official or competing"),
+        (["--branch", str(saved), "--regions", "mine"], "expected competing, fine or official"),
         (["--branch", str(saved), "--against", "tabby"], "both branch and against"),
         (
             ["--branch", str(saved), "--model", "timm:tf_efficientnet_lite0", "--no-pretrained"],

@@ -39,7 +39,7 @@ def test_explain_json_has_the_documented_fields_and_nothing_else_on_stdout() -> 
     assert answer["failures"] == []
     (image,) = answer["images"]
     assert set(image) == {"image", "model", "layer", "target", "method", "branch", "regions", "concepts"}
-    assert (image["method"], image["branch"], image["regions"]) == ("ce_fam", None, "official")
+    assert (image["method"], image["branch"], image["regions"]) == ("ce_fam with competing regions", None, "competing")
     assert image["image"] == CAT
     assert image["model"] == "timm:tf_efficientnet_lite0"
     assert image["layer"] == "bn2"

@@ -16,7 +16,7 @@ from architectures import ARCHITECTURES, LABELS, backbone, fresh, make_symmetric
 from branches import PLAIN, branch_of, text_vector
 from conceptlens.concept_regions import competition
 from conceptlens.concept_regions.branch import branch_layers
-from conceptlens.concept_regions.competition import Competition, compete, competing, pairs_of
+from conceptlens.concept_regions.competition import FINE, Competition, compete, competing, pairs_of
 from conceptlens.concepts.vocabulary import ConceptName, everyday_words, parse_concepts
 from conceptlens.data.drawn_scene import Scene, random_scene
 from conceptlens.metrics import pixel_precision, pointing_energy, ranked_area_corrected
@@ -129,7 +129,7 @@ def test_looking_in_a_mirror_too_takes_a_networks_own_handedness_away() -> None:
     model = reading("timm resnet")
     picture = photo(160, 96)
     words = Resized(model.observe(picture).embedding.shape[1], normalised=False)
-    how = dataclasses.replace(ONCE, propagation_steps=0)
+    how = dataclasses.replace(ONCE, propagation_steps=0, mirrored=True)
     squashed = dataclasses.replace(model, transform=Preprocess((96, 160), crop_mode="squash"))
     maps, turned = (
         compete(squashed.observe(p), ASKED, words, competition=how).maps for p in (picture, ImageOps.mirror(picture))
@@ -198,14 +198,17 @@ def test_a_layer_whose_channels_could_be_rows_is_read_as_at_the_models_own_size(
     assert torch.allclose(cells, larger.feature()[0], atol=1e-5)
 
 
-def test_a_tensor_is_explained_at_its_own_size_alone() -> None:
-    """It cannot be shown larger: that would need the photo."""
+def test_a_tensor_is_interpolated_where_the_model_takes_other_sizes() -> None:
     model = reading("timm resnet")
-    observation = model.observe(random_images((96, 160), 1))
+    images = random_images((96, 160), 1)
+    observation = model.observe(images)
     words = Resized(observation.embedding.shape[1])
-    with pytest.raises(cl.InputError, match=r"a tensor was observed, .*; observe the photo itself"):
-        compete(observation, ASKED, words)
-    assert bool(compete(observation, ASKED, words, competition=ONCE).maps.isfinite().all())
+    found = compete(observation, ASKED, words)
+    assert found.source.settings["input_sizes"] == ((128, 192),)
+    larger = torch.nn.functional.interpolate(images, size=(128, 192), mode="bilinear", align_corners=False)
+    seen = compete(model.observe(larger), ASKED, words, competition=dataclasses.replace(ONCE, mirrored=False))
+    share = (seen.maps / found.maps).sqrt().sqrt()  # the weights are those of the other size
+    assert float(share.std()) < 0.25
     fixed = reading("hf vit")
     at_its_size = fixed.observe(random_images((48, 64), 1))
     words = Resized(at_its_size.embedding.shape[1])
@@ -213,7 +216,7 @@ def test_a_tensor_is_explained_at_its_own_size_alone() -> None:
     its_own_transform = dataclasses.replace(model, transform=None)
     observation = its_own_transform.observe(random_images((96, 160), 1))
     words = Resized(observation.embedding.shape[1])
-    assert compete(observation, ASKED, words).source.settings["input_sizes"] == ((96, 160),)
+    assert compete(observation, ASKED, words).source.settings["input_sizes"] == ((128, 192),)
 
 
 def test_a_size_that_is_no_multiple_of_a_step_is_kept_as_it_is() -> None:
@@ -250,7 +253,7 @@ def test_a_larger_look_shows_the_same_part_of_the_photo(name: str, sides: tuple[
 def test_maps_of_every_transform_are_finite_and_show_something(name: str) -> None:
     model = dataclasses.replace(backbone("timm resnet"), transform=TRANSFORMS[name])
     observation = model.observe(photo())
-    found = compete(observation, ASKED, Resized(observation.embedding.shape[1]))
+    found = compete(observation, ASKED, Resized(observation.embedding.shape[1]), competition=FINE)
     own = TRANSFORMS[name].size
     assert found.source.settings["input_sizes"] == tuple((own[0] * f, own[1] * f) for f in (1, 2, 4))
     assert bool(found.maps.isfinite().all())
@@ -307,7 +310,7 @@ def test_the_planted_colour_is_found_and_no_other(several_sizes: bool) -> None:
     for scene in SCENES[:8]:
         observation = model.observe(scene.image)
         names = [f"{colour}:colour" for colour in scene.masks]
-        found = compete(observation, names)
+        found = compete(observation, names, competition=FINE if several_sizes else None)
         assert len(found.source.settings["input_sizes"]) == (3 if several_sizes else 1)
         right, wrong = masks_of(scene)
         own.append(pointing_energy(found, right).values)

@@ -116,8 +116,10 @@ def test_a_contrast_by_a_rule_that_is_not_linear_has_no_slider(model: cl.Backbon
 def test_the_numbers_say_how_concepts_were_found_and_who_read_their_words(model: cl.Backbone) -> None:
     branch = branch_of(model, PLAIN)
     cases = {
-        ("ce_fam", None, "official"): ExplainOptions(top=2),
-        ("ce_fam", branch.name, "official"): ExplainOptions(top=2, branch=branch),
+        ("ce_fam", None, "official"): ExplainOptions(top=2, regions="official"),
+        ("ce_fam", branch.name, "official"): ExplainOptions(top=2, branch=branch, regions="official"),
+        ("ce_fam with competing regions", None, "competing"): ExplainOptions(top=2),
+        ("ce_fam with fine competing regions", None, "fine"): ExplainOptions(top=2, regions="fine"),
         ("ce_fam with competing regions", branch.name, "competing"): ExplainOptions(
             top=2, branch=branch, regions="competing"
         ),
@@ -132,7 +134,9 @@ def test_the_numbers_say_how_concepts_were_found_and_who_read_their_words(model:
 
 def test_a_branch_of_one_layer_says_which(model: cl.Backbone) -> None:
     branch = branch_of(model, PLAIN)
-    (found,) = explain_photos(model, [CAT], ExplainOptions(top=2, branch=branch, layer=branch.layers[1]))
+    (found,) = explain_photos(
+        model, [CAT], ExplainOptions(top=2, branch=branch, layer=branch.layers[1], regions="official")
+    )
     assert isinstance(found, PhotoResult)
     (image,) = explain_json([found], [])["images"]
     assert [concept["layer"] for concept in image["concepts"]] == [branch.layers[1]] * 2

@@ -69,7 +69,7 @@ def test_a_concept_is_asked_about_by_its_type_as_in_explain(
     observation: cl.Observation, text: str, concept: ConceptName
 ) -> None:
     asked = cl.cam(observation, cl.Concept(text))
-    named = cl.explain(observation, [text])
+    named = cl.explain(observation, [text], regions="official")
     own = cl.cam(observation, cl.Concept(concept.label, prompt=prompt(concept).replace(concept.label, "{}")))
     assert asked.labels[0] == named.labels[0] == (concept.label,)
     assert torch.allclose(asked.scores, named.scores, atol=1e-5)
@@ -78,8 +78,8 @@ def test_a_concept_is_asked_about_by_its_type_as_in_explain(
 
 
 def test_the_maps_of_a_difference_keep_the_channels_that_speak_for_a_side(observation: cl.Observation) -> None:
-    plain = cl.explain(observation, "cat, dog", target=0)
-    versus = cl.explain(observation, "cat, dog", target=0, against=1)
+    plain = cl.explain(observation, "cat, dog", target=0, regions="official")
+    versus = cl.explain(observation, "cat, dog", target=0, against=1, regions="official")
     assert plain.weights is not None
     assert versus.weights is not None
     assert versus.contributions is not None

@@ -56,12 +56,13 @@ def explain(
         question_option("--against", "-a", metavar="CLASS", help="Another class: explain the difference to it."),
     ] = None,
     regions: Annotated[
-        str,
+        str | None,
         map_option(
-            metavar="official|competing",
-            help="Maps of concepts as published, or of concepts that compete with everyday words (sharper, slower).",
+            metavar="competing|fine|official",
+            help="Maps of concepts that compete with everyday words, the same from more input sizes (10 times slower), "
+            "or as CE-FAM published them; by default competing where that is quick, else official.",
         ),
-    ] = "official",
+    ] = None,
     rule: RuleName = None,
     model: shared.Model = shared.DEFAULT_MODEL,
     weights: shared.Weights = None,

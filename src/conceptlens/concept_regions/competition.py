@@ -15,6 +15,7 @@ from conceptlens.concept_regions.branch import branch_layers
 from conceptlens.concept_regions.concept_scores import ConceptScores, score_concepts
 from conceptlens.concepts.vocabulary import ConceptName, everyday_words, parse_concepts
 from conceptlens.io.errors import InputError
+from conceptlens.model.encoders import ClassifierText
 from conceptlens.model.forward import full_precision
 from conceptlens.model.input_sizes import cells_at, larger_sizes
 from conceptlens.model.observation import Observation, check_observation
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 class Competition:
     """Settings of `compete`; the defaults were chosen by localisation on the train photos of a COCO sample.
 
+    By default a photo is run once more, at 1.3 times its rows and columns; `FINE` runs it at three sizes and mirrored.
+
     Args:
         input_scales: Input sizes, as multiples of the model's own, as far as it accepts others.
         mirrored: Whether each size is also run mirrored.
@@ -46,9 +49,9 @@ class Competition:
         InputError: For a number out of its range.
     """
 
-    input_scales: tuple[float, ...] = (1.0, 2.0, 4.0)
-    mirrored: bool = True
-    centering: float = 0.5
+    input_scales: tuple[float, ...] = (1.3,)
+    mirrored: bool = False
+    centering: float = 0.25
     grid: int = 28
     sharpness: float = 1.5
     affinity_temperature: float = 0.15
@@ -71,6 +74,10 @@ class Competition:
             )
 
 
+# About fourteen times the arithmetic of the default.
+FINE = Competition(input_scales=(1.0, 2.0, 4.0), mirrored=True)
+
+
 def compete(
     observation: Observation,
     concepts: str | Iterable[str | ConceptName],
@@ -82,10 +89,11 @@ def compete(
 
     Beyond CE-FAM, whose region of a concept does not depend on whether another word fits a cell better:
 
-    1. `beta`, CE-FAM's channel weights of each concept and of every word of the vocabulary, at `layer`.
+    1. `beta`, CE-FAM's channel weights of each concept and of every word of the vocabulary, at `layer`; and those of
+       the direction that tells the classes that show it from the others, where they are known (`ClassConcepts`).
     2. Cells of several input sizes and of the mirrored photo, each less a part of the photo's mean cell and of unit
-       length, averaged on one grid; a word's score at a cell is `beta . cell`, standardised over the photo. Of several
-       `language` pairs (the model's own and a trained branch), the mean of their scores.
+       length, averaged on one grid; a word's score at a cell is `beta . cell`, standardised over the photo, and the
+       mean over texts, classes, and several `language` pairs (the model's own and a trained branch).
     3. The share of concept `t` in a cell: `e^(s z_t) / (e^(s z_t) + sum_w e^(s z_w))` over all words `w` but `t`. It
        does not depend on the other concepts.
     4. Shares are averaged over cells that are alike in all stages of the network, so that a region fills its object.
@@ -104,8 +112,7 @@ def compete(
         a cell. They have no channel weights.
 
     Raises:
-        InputError: For a batch tensor, which has no other sizes, unless the model or `Competition(input_scales=(1.0,))`
-            needs none.
+        InputError: The model was observed with other inputs, which cannot be mirrored with the photo.
         InputTypeError: `observation` is no `Observation`.
     """
     check_observation(observation)
@@ -114,7 +121,7 @@ def compete(
     pairs = _several(language or observation.model.language)
     named = parse_concepts(concepts)
     gathered = [score_concepts(observation, pair, _with_rivals(named)) for pair in pairs]
-    weights = torch.stack([_last_weights(observation, scored, name).float() for scored in gathered], dim=1)
+    weights = torch.stack([row for scored in gathered for row in _channel_weights(observation, scored, name)], dim=1)
     sizes = larger_sizes(observation, settings.input_scales)
     regions = [
         _region_shares(_photo_cells(observation, i, name, sizes, settings), weights[i], named, settings)
@@ -136,6 +143,21 @@ def compete(
 def _with_rivals(named: Sequence[ConceptName]) -> list[ConceptName]:
     """Return the concepts, followed by every other word of the vocabulary."""
     return [*named, *(word for word in everyday_words() if word not in named)]
+
+
+def competes_quickly(observation: Observation, layer: str | None = None) -> bool:
+    """Whether all words can be weighed at a layer in closed form: their score is linear in the mean cell.
+
+    So it is at the last layer of most convolutional classifiers. Where it is not, as in transformers, `compete` takes
+    a backward product for each entry of the image vector: many times as long as the photo's forward pass.
+
+    Args:
+        observation: What was observed.
+        layer: The layer; by default the observation's.
+    """
+    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has turned off
+        vectors = observation.model.language.encode_image(observation)
+    return observation.readout(vectors, layer) is not None
 
 
 def pairs_of(model: Backbone, branch: VisionLanguage | None) -> list[VisionLanguage]:
@@ -163,6 +185,7 @@ def competing(
     explained: Explanation,
     branch: VisionLanguage | None = None,
     layer: str | None = None,
+    competition: Competition | None = None,
 ) -> Explanation:
     """Return an explanation of concepts with the regions of `compete` in place of its own.
 
@@ -171,37 +194,55 @@ def competing(
         explained: The explanation; it is kept in `components` of the result.
         branch: A trained branch whose scores are averaged with those of the model's own pair.
         layer: Layer whose cells are scored; by default the observation's.
+        competition: Settings; by default `Competition()`.
     """
     rows = [
         [ConceptName(label, kind) for label, kind in zip(labels, types, strict=True)]
         for labels, types in zip(explained.labels, explained.concept_types, strict=True)
     ]
     named = list(dict.fromkeys(concept for row in rows for concept in row))
-    found = compete(observation, named, pairs_of(observation.model, branch), layer)
+    found = compete(observation, named, pairs_of(observation.model, branch), layer, competition)
     number = torch.tensor([[named.index(concept) for concept in row] for row in rows], device=found.maps.device)
     maps = found.maps.take_along_dim(number[..., None, None], dim=1)
     settings = {**explained.source.settings, **found.source.settings}
-    method = f"{explained.source.method} with competing regions"
+    kind = "fine competing" if competition == FINE else "competing"
+    method = f"{explained.source.method} with {kind} regions"
     origin = replace(explained.source, layer=found.source.layer, method=method, settings=settings)
     return replace(explained, maps=maps, weights=None, source=origin, layers=(), components=(explained,))
 
 
-def _last_weights(observation: Observation, scored: ConceptScores, layer: str) -> Float[Tensor, "image text channel"]:
-    """Return `beta` of every concept: as many products as the image vector has entries, however many the concepts."""
+def _channel_weights(
+    observation: Observation, scored: ConceptScores, layer: str
+) -> list[Float[Tensor, "image text channel"]]:
+    """Return `beta` of every concept by its text and, of a classifier whose classes are known, by its classes.
+
+    It takes as many products as the image vector has entries, however many the concepts.
+    """
     root = scored.image_vectors
-    basis = torch.eye(root.shape[1], dtype=root.dtype, device=root.device).expand(len(root), -1, -1)
+    vectors = [scored.score_gradients(scored.all_indices())]
+    if isinstance(scored.language, ClassifierText) and (known := observation.model.class_concepts) is not None:
+        by_classes = known.directions(scored.concepts, scored.language.rows).to(vectors[0])
+        vectors.append(by_classes.expand(len(root), -1, -1))
     matrix = observation.readout(root, layer)
+    if matrix is not None and root is observation.vector:  # the image vector is the mean cell itself
+        return vectors
+    basis = torch.eye(root.shape[1], dtype=root.dtype, device=root.device).expand(len(root), -1, -1)
     change = observation.pull_means(root, basis, [layer])[layer] if matrix is None else matrix.expand(len(root), -1, -1)
     with full_precision(change):
-        return scored.score_gradients(scored.all_indices()).to(change) @ change
+        return [(vector.to(change) @ change).float() for vector in vectors]
 
 
 @dataclass(frozen=True, eq=False)
 class _PhotoCells:
-    """One photo's unit cells, averaged over sizes and mirror, and the weight of each cell in the mean of another."""
+    """One photo's unit cells, a tensor for each size and mirror, and the weight of each cell in the mean of another."""
 
-    cells: Float[Tensor, "channel cell"]
+    looks: list[Float[Tensor, "channel height width"]]
     affinity: Float[Tensor, "cell cell"]
+
+    def scores(self, weights: Float[Tensor, "text channel"], grid: int) -> Float[Tensor, "text cell"]:
+        """Return `weights . cell` on the grid, the mean over all looks: put on the grid after the product."""
+        maps = [torch.einsum("tc,chw->thw", weights, cells) for cells in self.looks]
+        return torch.stack([_on_grid(one, grid) for one in maps]).mean(0).flatten(1)
 
 
 def _photo_cells(
@@ -209,14 +250,10 @@ def _photo_cells(
 ) -> _PhotoCells:
     stages = branch_layers(observation.model)
     by_size = [cells_at(observation, image, size, {layer, *stages}, settings.mirrored) for size in sizes]
-    units = [
-        _on_grid(F.normalize(_centred(cells, settings.centering), dim=0), settings.grid)
-        for found in by_size
-        for cells in found[layer]
-    ]
+    looks = [F.normalize(_centred(cells, settings.centering), dim=0) for found in by_size for cells in found[layer]]
     middle = by_size[len(by_size) // 2]
     similarities = torch.stack([_cell_cosines(middle[name][0], settings.grid) for name in stages]).mean(0)
-    return _PhotoCells(torch.stack(units).mean(0).flatten(1), (similarities / settings.affinity_temperature).softmax(1))
+    return _PhotoCells(looks, (similarities / settings.affinity_temperature).softmax(1))
 
 
 def _region_shares(
@@ -225,7 +262,9 @@ def _region_shares(
     """Return each concept's share of one photo's cells; `weights` are those of `_with_rivals(named)`."""
     known = set(everyday_words())
     rivals = torch.tensor([word in known for word in _with_rivals(named)], device=weights.device)
-    scores = torch.stack([_standardised(weight @ photo.cells) for weight in weights]).mean(0)
+    found = torch.stack([_standardised(photo.scores(weight, settings.grid)) for weight in weights])
+    known = (weights != 0).any(2, keepdim=True)  # no class is known to show some words
+    scores = (found * known).sum(0) / known.sum(0).clamp_min(1)
     share = _shares(scores, len(named), rivals, settings.sharpness)
     for _ in range(settings.propagation_steps):
         share = share @ photo.affinity.T
@@ -233,9 +272,19 @@ def _region_shares(
 
 
 def _cell_cosines(cells: Float[Tensor, "channel height width"], grid: int) -> Float[Tensor, "cell cell"]:
-    """Return the cosine of every two cells, each less the mean cell."""
-    unit = F.normalize(_centred(_on_grid(cells, grid)), dim=0).flatten(1)
-    return unit.T @ unit
+    """Return the cosine of every two cells of the grid, each less the mean cell of the grid.
+
+    Cells of the grid are weighted means `A c` of the layer's, so where these are fewer, products are `A c^T c A^T`.
+    """
+    if cells[0].numel() > grid * grid:
+        unit = F.normalize(_centred(_on_grid(cells, grid)), dim=0).flatten(1)
+        return unit.T @ unit
+    weights = _on_grid(torch.eye(cells[0].numel()).to(cells).unflatten(1, cells.shape[1:]), grid).flatten(1).T
+    own = cells.flatten(1)
+    centred = weights - weights.mean(0)
+    products = centred @ (own.T @ own) @ centred.T
+    lengths = products.diagonal().clamp_min(1e-24).sqrt()
+    return products / lengths / lengths[:, None]
 
 
 def _shares(

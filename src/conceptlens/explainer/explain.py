@@ -14,7 +14,7 @@ from conceptlens.cams.rules import grad_cam
 from conceptlens.cams.targets import ClassName, Logit, class_indices
 from conceptlens.concept_regions.ce_fam import ce_fam, layer_regions
 from conceptlens.concept_regions.channel_masking import contributions
-from conceptlens.concept_regions.competition import competing
+from conceptlens.concept_regions.competition import FINE, Competition, competes_quickly, competing
 from conceptlens.concept_regions.concept_scores import ConceptScores, score_concepts
 from conceptlens.concept_regions.translator import Translator
 from conceptlens.concepts.class_knowledge import imagenet_knowledge
@@ -29,7 +29,7 @@ from conceptlens.record import Explanation
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-Regions = Literal["official", "competing"]
+Regions = Literal["competing", "fine", "official"]
 # Concepts are found by presence where at least this much of the probability lies on classes that are known.
 MIN_LINKED = 0.5
 
@@ -43,7 +43,7 @@ def explain(
     layer: str | None = None,
     calibration: ScoreCalibration | None = None,
     branch: Translator | None = None,
-    regions: Regions = "official",
+    regions: Regions | None = None,
 ) -> Explanation:
     """Return which concepts each image shows, where they are, and how much they count for a class.
 
@@ -56,12 +56,15 @@ def explain(
         top: How many concepts of the vocabulary to return at most. A photo of a batch with fewer likely concepts than
             another is filled up with the next ones, whose `presence` is below one half.
         against: Another class: contributions are then to the difference of the two, and the `top` are those that
-            count most among the `2 top` most unusual; maps keep only the channels through which a concept speaks for
-            its side.
+            count most among the `2 top` most likely. Official maps keep only the channels through which a concept
+            speaks for its side.
         layer: The layer to take maps from; by default the observation's.
         calibration: The spread of scores over reference photos, for z-scores; by default the model's own, if any.
         branch: A trained branch: scores, maps and layers then come from `ce_fam`, without z-scores.
-        regions: "official" maps as published, or those of "competing" concepts (`compete`): sharper and slower.
+        regions: Maps of "competing" concepts (`compete`), from one more look at each photo; "fine" ones, from six,
+            which take about ten times as long; or "official" ones, as CE-FAM has published them. By default competing
+            ones where they are quick (`competes_quickly`: most convolutional classifiers), else official ones;
+            `source.method` says which.
 
     Returns:
         An explanation with one question per concept:
@@ -70,8 +73,9 @@ def explain(
         - `z_scores[image question]`: how many standard deviations the score lies above the concept's mean over
           reference photos; `None` without a calibration.
         - `presence[image question]`: the probability that the concept is in the photo; `None` where it is not known.
-        - `maps[image question height width]`: `ReLU(sum_k beta_k A_k)` with `beta_k = mean_ij dS/dA_k` (CE-FAM,
-          ICCV 2025, section 3).
+        - `maps[image question height width]`: how much better the concept fits a cell than everyday words do, 1 where
+          it does no better (`compete`). With "official" regions, `ReLU(sum_k beta_k A_k)` with
+          `beta_k = mean_ij dS/dA_k` (CE-FAM, ICCV 2025, section 3); otherwise these are in `components`.
         - `contributions[image question]`: the mean relative drop of the class's probability, by the masking curve
           (see `contributions`); positive speaks for `target`, negative for `against`. `None` without classes.
 
@@ -84,15 +88,19 @@ def explain(
         >>> found.labels[0], found.z_scores[0]
     """
     check_observation(observation)
-    if regions not in get_args(Regions):
-        raise InputError(f"regions are '{regions}'; expected {' or '.join(get_args(Regions))}")
+    if regions is not None and regions not in get_args(Regions):
+        raise InputError(f"regions are '{regions}'; expected competing, fine or official")
     if branch is not None:
         if against is not None:
             raise InputError("both branch and against are given; a branch explains one class, so leave one of them out")
         found = ce_fam(observation, branch, concepts, target, top, layer)
     else:
         found = _by_own_encoders(observation, concepts, target, top, against, layer, calibration)
-    return found if regions == "official" else competing(observation, found, branch, layer)
+    if regions is None:
+        regions = "competing" if branch is None and competes_quickly(observation, layer) else "official"
+    if regions == "official":
+        return found
+    return competing(observation, found, branch, layer, FINE if regions == "fine" else Competition())
 
 
 def _by_own_encoders(

@@ -73,7 +73,7 @@ def _explained(result: PhotoResult) -> dict[str, Any]:
     made = {
         "method": concepts.source.method,
         "branch": branch_of(concepts),
-        "regions": "competing" if is_competing(concepts) else "official",
+        "regions": regions_of(concepts),
     }
     return {**_opening(result), **against, **made, "concepts": concepts_json(concepts)}
 
@@ -122,6 +122,20 @@ def is_competing(explanation: Explanation) -> bool:
     """
     method = explanation.source.method
     return method == "competition" or method.endswith("competing regions")
+
+
+def regions_of(explanation: Explanation) -> str:
+    """Return what `explain(regions=...)` made the maps with: "competing", "fine" or "official".
+
+    Args:
+        explanation: An explanation of concepts.
+
+    Returns:
+        The word.
+    """
+    if not is_competing(explanation):
+        return "official"
+    return "fine" if explanation.source.method.endswith("fine competing regions") else "competing"
 
 
 def branch_of(explanation: Explanation) -> str | None:

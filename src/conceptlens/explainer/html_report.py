@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from conceptlens.cams.finer_cam import LINEAR, ContrastSweep
-from conceptlens.explainer.explain_json import is_competing
+from conceptlens.explainer.explain_json import regions_of
 from conceptlens.explainer.page_content import page_content
 from conceptlens.explainer.photo_result import PhotoResult
 from conceptlens.explainer.report_page import write_page
@@ -169,8 +169,7 @@ def _explain_code(explanation: Explanation, settings: Mapping[str, object], imag
     arguments = [concepts, *(f"{name}={settings[name]}" for name in ("target", "against") if name in settings)]
     if "branch" in settings:
         arguments.append("branch=cl.Translator.load(folder)")
-    if is_competing(explanation):
-        arguments.append('regions="competing"')
+    arguments.append(f'regions="{regions_of(explanation)}"')
     return f"cl.explain(observation, {', '.join(arguments)})"
 
 

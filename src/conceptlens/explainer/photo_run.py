@@ -45,7 +45,8 @@ class ExplainOptions:
         for_page: Whether a report page follows: it shows the photo, and class maps beside the concepts.
         calibration: The spread of scores over reference photos, for z-scores; by default the model's own.
         branch: A trained branch that scores the concepts.
-        regions: "official" maps as published, or maps of "competing" concepts.
+        regions: Maps of "competing" concepts, "fine" ones, or "official" maps as published; see `explain` for the
+            default.
         layer: The one layer of the branch to take the maps from.
     """
 
@@ -59,7 +60,7 @@ class ExplainOptions:
     for_page: bool = False
     calibration: ScoreCalibration | None = None
     branch: Translator | None = None
-    regions: Regions = "official"
+    regions: Regions | None = None
     layer: str | None = None
 
     def __post_init__(self) -> None:

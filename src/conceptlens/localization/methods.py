@@ -13,7 +13,7 @@ from torch import Tensor
 from conceptlens.cams.class_activation import cam, project
 from conceptlens.cams.rules import grad_cam
 from conceptlens.concept_regions.ce_fam import ce_fam, layer_regions
-from conceptlens.concept_regions.competition import compete, pairs_of
+from conceptlens.concept_regions.competition import FINE, Competition, compete, pairs_of
 from conceptlens.concept_regions.concept_scores import ConceptScores, score_concepts
 from conceptlens.concept_regions.neurons import (
     NeuronLabels,
@@ -183,10 +183,15 @@ def _pulled(
     )[..., 0, 0]
 
 
-def _competing(context: MethodContext) -> Method:
-    layers = None if context.translator is None else context.translator.layers
-    pairs = pairs_of(context.model, context.translator)
-    return lambda photo, concepts: compete(context.model.observe(photo, layers), concepts, pairs)
+def _competing(competition: Competition) -> Callable[[MethodContext], Method]:
+    def build(context: MethodContext) -> Method:
+        layers = None if context.translator is None else context.translator.layers
+        pairs = pairs_of(context.model, context.translator)
+        return lambda photo, concepts: compete(
+            context.model.observe(photo, layers), concepts, pairs, competition=competition
+        )
+
+    return build
 
 
 def _per_cell(context: MethodContext) -> Method:
@@ -261,9 +266,10 @@ _TABLE = (
     MethodKind(
         "competing",
         "competing concepts",
-        "the concept competes with everyday words for every cell, at several sizes of the photo",
-        _competing,
+        "the concept competes with everyday words for every cell, as in `explain`",
+        _competing(Competition()),
     ),
+    MethodKind("fine", "competing, fine", "the same at three sizes of the photo, each mirrored too", _competing(FINE)),
     MethodKind("per_cell", "per cell", "the concept's direction times each cell of the last layer", _per_cell),
     MethodKind("grad_cam", "Grad-CAM", "the predicted class, the same map for every concept", _grad_cam),
     MethodKind(

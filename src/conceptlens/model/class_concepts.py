@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from conceptlens.concepts.class_knowledge import UNNAMED_RATE, ClassKnowledge
 from conceptlens.concepts.vocabulary import ConceptName, base_rate, prompt, vocabulary
-from conceptlens.model.encoders import encode_sentences
+from conceptlens.model.encoders import KeptRows, encode_sentences
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -60,6 +60,7 @@ class ClassConcepts:
     rates: Float[Tensor, "class concept"]
     links: tuple[ClassLink, ...]
     source: str
+    _kept: KeptRows = field(default_factory=KeptRows, repr=False)
 
     @property
     def linked(self) -> Bool[Tensor, "class"]:
@@ -80,6 +81,35 @@ class ClassConcepts:
         without = ~self.linked.to(logits.device)
         shares = logits.float().masked_fill(without, -torch.inf).softmax(1)
         return shares.nan_to_num(0.0) @ self.rates.to(logits.device)
+
+    def directions(
+        self, concepts: Sequence[ConceptName], classifier: Float[Tensor, "class dimension"]
+    ) -> Float[Tensor, "concept dimension"]:
+        """Return the direction that tells the classes that show a concept from the others.
+
+        `sum_c (r_c / sum_c r_c - (1 - r_c) / sum_c (1 - r_c)) w_c` over the classes `c` that are linked, with the rows
+        `w_c` of the classifier: the gradient of the log-odds of `Concept(..., by="classes")` where all classes are
+        equally likely.
+
+        Args:
+            concepts: Concepts of any source.
+            classifier: The weight of the linear classifier.
+
+        Returns:
+            One direction for each concept, float32; 0 where no class is known to show it.
+        """
+        return self._kept.rows(
+            tuple(concepts), classifier, lambda missing: self._among_classes(missing).to(classifier) @ classifier
+        ).float()
+
+    def _among_classes(self, concepts: Sequence[ConceptName]) -> Float[Tensor, "concept class"]:
+        words = known_words(concepts)
+        rates = rate_of(self.rates, self, words).T
+        shown = (rates > UNNAMED_RATE).any(1, keepdim=True)
+        linked = self.linked.to(rates)
+        rates = rates.clamp(UNNAMED_RATE, 1 - UNNAMED_RATE)
+        sides = [side * linked / (side * linked).sum(1, keepdim=True).clamp_min(1e-12) for side in (rates, 1 - rates)]
+        return (sides[0] - sides[1]) * shown
 
     def linked_probability(self, logits: Float[Tensor, "image class"]) -> Float[Tensor, "image"]:
         """Return the probability that the model gives to the classes that are linked.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import as_file, files
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,6 +20,35 @@ from conceptlens.model.model_output import ModelOutput
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+
+
+class KeptRows:
+    """Rows that were computed from a classifier's weights, kept until the weights change or there are too many."""
+
+    MAX = 20_000
+
+    def __init__(self) -> None:
+        self._rows: dict[Hashable, Tensor] = {}
+        self._made_from: tuple[Tensor, int] | None = None
+
+    def rows(self, keys: Sequence[Hashable], weights: Tensor, compute: Callable[[Sequence[Any]], Tensor]) -> Tensor:
+        """Return one row for each key, computing those that are not there.
+
+        Args:
+            keys: What the rows are of.
+            weights: What they are computed from.
+            compute: From keys to rows.
+        """
+        if not keys or weights.is_inference():  # such tensors do not tell whether they were changed
+            return compute(keys)
+        changed = self._made_from is None or self._made_from[0] is not weights
+        if changed or self._made_from[1] != weights._version or len(self._rows) > self.MAX:  # pyright: ignore[reportOptionalSubscript]
+            self._rows.clear()
+            self._made_from = (weights, weights._version)
+        missing = [key for key in dict.fromkeys(keys) if key not in self._rows]
+        if missing:
+            self._rows.update(zip(missing, compute(missing), strict=True))
+        return torch.stack([self._rows[key] for key in keys])
 
 
 class VisionLanguage(Protocol):
@@ -157,6 +186,7 @@ class ClassifierText:
     prompt: str = "a photo of a {}"
     scale: float = 1.0
     normalised: bool = False
+    _kept: KeptRows = field(default_factory=KeptRows, repr=False)
 
     def encode_image(self, output: ModelOutput) -> Tensor:
         """Return what enters the classifier.
@@ -184,6 +214,9 @@ class ClassifierText:
         Raises:
             InputError: No text was given.
         """
+        return self._kept.rows(tuple(texts), self.rows, self._directions)
+
+    def _directions(self, texts: Sequence[str]) -> Tensor:
         names = encode_sentences([self.prompt.format(label) for label in self.class_names])
         usual = (encode_sentences([prompt(concept) for concept in everyday_words()]) @ names.T).mean(0)
         closeness = encode_sentences(texts) @ names.T - usual

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from conceptlens.io.errors import InputError
 from conceptlens.model.forward import forward
@@ -26,15 +27,15 @@ STEP = 32  # input sizes other than the model's own are multiples of it
 def larger_sizes(observation: Observation, factors: Sequence[float]) -> list[tuple[int, int]]:
     """Return the input sizes `(rows, columns)` that are the model's own times `factors` and that it accepts.
 
-    A model with a transform of its own or with other inputs, and one that reads a single size (a ViT with fixed
-    position embeddings), are left at their own size.
+    A model with other inputs, and one that reads a single size (a ViT with fixed position embeddings), are left at
+    their own size.
 
     Args:
         observation: What was observed.
         factors: Factors of the model's own rows and columns; the results are rounded to multiples of 32.
     """
     own = (observation.images.shape[2], observation.images.shape[3])
-    if observation.model.preprocess is None or observation.given.others:
+    if observation.given.others:
         return [own]
     wanted = [own if f == 1 else (_stepped(own[0] * f), _stepped(own[1] * f)) for f in factors]
     others = [size for size in wanted if size != own]
@@ -53,8 +54,7 @@ def cells_at(
     """Return the cells of `layers` for one photo shown at `size`, and for its mirror image turned back.
 
     Raises:
-        InputError: A tensor was observed and another size is wanted; or the model has other inputs, which cannot
-            be mirrored or resized with the photo.
+        InputError: The model has other inputs, which cannot be mirrored or resized with the photo.
 
     Args:
         observation: What was observed.
@@ -79,12 +79,13 @@ def cells_at(
 
 
 def _shown(observation: Observation, image: int, size: tuple[int, int]) -> Float[Tensor, "1 colour rows columns"]:
-    """Return one photo as an input of `size`, cropped or squashed as the model does it."""
+    """Return one photo as an input of `size`, cropped or squashed as the model does it; a tensor is interpolated."""
     if size == tuple(observation.images.shape[2:]):
         return observation.images[image : image + 1]
     known, photo = observation.model.preprocess, observation.photos[image]
     if photo is None or known is None:
-        raise InputError("a tensor was observed, which cannot be shown at another size; observe the photo itself")
+        own = observation.images[image : image + 1]
+        return F.interpolate(own, size=size, mode="bilinear", align_corners=False)
     return resized(known, size)(photo)[None].to(observation.images)
 
 

@@ -1,0 +1,96 @@
+"""What the main job costs: forward passes of arithmetic and of time, by default and with other regions.
+
+`python benchmarks/explain.py [--json] [--rounds 5]`. One photo, the whole vocabulary, against a plain forward pass of
+the same model in the same run. ViT-B/16 has random weights and ImageNet's class names; its regions are official ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable
+from functools import partial
+from typing import Any, get_args
+
+import torch
+from PIL import Image
+from skimage import data
+
+import conceptlens as cl
+from cam import processor
+from conceptlens.concept_regions.competition import competes_quickly
+from conceptlens.explainer.explain import Regions
+from measure import flops, seconds
+
+MODELS = {"lite0": ("timm:tf_efficientnet_lite0", True), "vit_b16": ("timm:vit_base_patch16_224", False)}
+
+
+def main() -> None:
+    """Measure every model, then print a table or one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each is timed, in turns; the median counts")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    photo = Image.fromarray(data.chelsea())
+    rows = [row for name in MODELS for row in measured(name, photo, asked.rounds)]
+    default = {row["model"]: row for row in reversed(rows) if row["regions"] in ("competing", "official")}
+    result: dict[str, Any] = {
+        "name": "explain",
+        **{f"forwards_{name}": row["forward_passes"] for name, row in default.items()},
+        **{f"time_{name}": row["times_a_forward"] for name, row in default.items()},
+        "rows": rows,
+        "setting": {"command": "python benchmarks/explain.py --json", "rounds": asked.rounds, "device": processor()},
+    }
+    print(json.dumps(result, indent=2)) if asked.json else show(rows)
+
+
+def measured(name: str, photo: Image.Image, rounds: int) -> list[dict[str, Any]]:
+    """Return one row for each kind of regions."""
+    reference, pretrained = MODELS[name]
+    model = cl.load_model(reference, pretrained=pretrained)
+
+    images = model.observe(photo, layers=[]).images
+
+    def plain() -> None:
+        with torch.no_grad():
+            model.module(images)
+
+    def explained(regions: Regions) -> None:
+        cl.explain(model.observe(photo), regions=regions)
+
+    kinds = get_args(Regions) if competes_quickly(model.observe(photo)) else ("official",)
+    calls: dict[str, Callable[[], None]] = {kind: partial(explained, kind) for kind in kinds}
+    for call in (plain, *calls.values()):
+        call()  # what is built once: directions of the vocabulary, the table of classes
+    whole = flops(plain)
+    times: dict[str, list[float]] = {kind: [] for kind in ("plain", *calls)}
+    for _ in range(rounds):
+        for kind, call in (("plain", plain), *calls.items()):
+            times[kind].append(seconds(call, "cpu"))
+    return [
+        {
+            "model": name,
+            "regions": kind,
+            "forward_passes": round(flops(call) / whole, 2),
+            "times_a_forward": round(statistics.median(times[kind]) / statistics.median(times["plain"]), 2),
+            "seconds": round(statistics.median(times[kind]), 3),
+        }
+        for kind, call in calls.items()
+    ]
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Print the rows as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    printed = Table(*rows[0])
+    for row in rows:
+        printed.add_row(*(str(value) for value in row.values()))
+    Console().print(printed)
+
+
+if __name__ == "__main__":
+    main()
