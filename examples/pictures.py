@@ -19,7 +19,7 @@ def explain_picture() -> None:
     observation = cl.load_model(crop_mode="squash").observe(data.coffee())
     plain = cl.cam(observation, cl.Logit("espresso"))
     finer = cl.cam(observation, cl.Contrast("espresso", nearest=3))
-    named = cl.explain(observation, concepts="cup, spoon, wooden table", target="espresso", regions="competing")
+    named = cl.explain(observation, concepts="cup, saucer, wooden table", target="espresso")
     maps = [None, plain.maps[0, 0], finer.maps[0, 0], *named.maps[0]]
     titles = ["the photo", "espresso (Grad-CAM)", "not similar classes (Finer-CAM)", *named.labels[0]]
     box = observation.image_info[0].box
