@@ -36,7 +36,7 @@ def counted(found: cl.Explanation) -> torch.Tensor:
     return found.contributions
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", MOST_SLOW)
 def test_the_equation_holds_before_the_locator_and_the_pooled_map_is_the_activation(name: str) -> None:
     for kind in LOCATOR_KINDS:
         observation, bottleneck = seen_with(name, kind)

@@ -106,6 +106,7 @@ def test_without_a_folder_a_table_is_printed_and_nothing_written(place: Path, tm
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_tiles_show_masks_where_there_are_no_photos(place: Path) -> None:
     out = place / "plain"
     done = call("analyze", place / "store", "--out-dir", out, "--max-rows", 6, "--max-concepts", 2)

@@ -148,7 +148,7 @@ def test_bad_input_ends_in_one_sentence_and_code_2(case: str, tmp_path: Path) ->
 
 
 def test_the_tables_of_command_and_page_are_those_of_the_code() -> None:
-    assert DEFAULT_METHODS.split(", ") == list(METHODS)
+    assert DEFAULT_METHODS.split(", ") == [name for name in METHODS if name != "fine"]  # it takes seconds a photo
     page = (Path(__file__).parents[2] / "docs" / "how-to" / "evaluate.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| `(\w+)` \|", page, re.M) == list(METHODS)
 

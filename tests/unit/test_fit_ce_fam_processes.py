@@ -106,6 +106,7 @@ def test_accelerate_launch_runs_it(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "branch.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_two_processes_read_concepts_as_one_does(tmp_path: Path) -> None:
     photos = make_photos(tmp_path / "photos", 71)
     launch(Path(__file__), photos, tmp_path / "one", 1, "--similar")

@@ -240,6 +240,7 @@ def test_masks_at_inference_go_with_masks_in_training(grid: dict[tuple[str, str]
 # --- a context that never fails to come: labels alone cannot tell it from the part
 
 
+@pytest.mark.slow
 def test_where_the_context_always_comes_the_published_locator_stays_with_it(tmp_path: Path) -> None:
     """It begins at the context and leaves it slowly; a radius that narrows sooner brings most peaks to the place.
 

@@ -67,6 +67,7 @@ def test_along_the_path_the_loss_falls_and_the_penalty_grows() -> None:
     assert path[-1].nec > 10
 
 
+@pytest.mark.slow
 def test_a_warm_start_ends_where_a_cold_one_does() -> None:
     given = some_rows()
     path = elastic_net_path(given, ratio=0.6, points=10, tolerance=1e-10)
@@ -169,6 +170,7 @@ def test_rows_read_in_chunks_are_the_same_rows(monkeypatch: pytest.MonkeyPatch) 
     )
 
 
+@pytest.mark.slow
 def test_less_room_for_blocks_gives_the_same_solution(monkeypatch: pytest.MonkeyPatch) -> None:
     given = some_rows()
     wanted = elastic_net(given, 0.003, tolerance=1e-9)
@@ -180,6 +182,7 @@ def test_less_room_for_blocks_gives_the_same_solution(monkeypatch: pytest.Monkey
     assert torch.allclose(found.weights, wanted.weights, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_extrapolation_saves_steps_and_changes_no_solution(monkeypatch: pytest.MonkeyPatch) -> None:
     given = some_rows()
     found = elastic_net(given, 0.0005, tolerance=1e-9)

@@ -40,6 +40,7 @@ def test_what_somebody_else_has_mended_stays() -> None:
     assert run(_FOREIGN, _MEND, "print(mended)", "import torchvision") == "None"
 
 
+@pytest.mark.slow
 @where_mended
 def test_what_somebody_else_has_left_out_is_added() -> None:
     partly = _FOREIGN.replace('own.define("nms', '#("nms')

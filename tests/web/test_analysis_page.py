@@ -106,6 +106,7 @@ def test_dark_and_light_follow_the_reader(analysis: Path, visit: Open) -> None:
     assert max(lightness(visit(analysis, scheme="dark"))) < 60
 
 
+@pytest.mark.slow
 def test_names_from_a_store_are_text_and_no_markup(tmp_path: Path, visit: Open) -> None:
     store = Store(tmp_path / "store", create=True)
     images = [ImageRow(row_id(f"{i}"), "run", f"{EVIL}{i}", width=60, height=40) for i in range(6)]
