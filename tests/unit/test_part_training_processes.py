@@ -49,7 +49,7 @@ def losses_of(folder: Path, process: int = 0) -> dict[int, float]:
     return {int(step): loss for step, loss in losses.items()}
 
 
-@pytest.mark.slow  # fit_ce_fam is held to the same in make test
+@pytest.mark.slow
 def test_two_processes_train_as_one(data: Path, whole: Path, tmp_path: Path) -> None:
     launch(SCRIPT, data, tmp_path, 2)
     for name in TASKS:

@@ -120,11 +120,17 @@ def compete(
     name = layer or observation.layer
     pairs = _several(language or observation.model.language)
     named = parse_concepts(concepts)
-    gathered = [score_concepts(observation, pair, _with_rivals(named)) for pair in pairs]
+    words = _with_rivals(named)
+    known = set(everyday_words())
+    rivals = torch.tensor([word in known for word in words])
+    gathered = [score_concepts(observation, pair, words) for pair in pairs]
     weights = torch.stack([row for scored in gathered for row in _channel_weights(observation, scored, name)], dim=1)
     sizes = larger_sizes(observation, settings.input_scales)
+    stages = branch_layers(observation.model)
     regions = [
-        _region_shares(_photo_cells(observation, i, name, sizes, settings), weights[i], named, settings)
+        _region_shares(
+            _photo_cells(observation, i, name, stages, sizes, settings), weights[i], rivals, settings, len(named)
+        )
         for i in range(len(observation.image_info))
     ]
     scored = gathered[0]
@@ -142,7 +148,8 @@ def compete(
 
 def _with_rivals(named: Sequence[ConceptName]) -> list[ConceptName]:
     """Return the concepts, followed by every other word of the vocabulary."""
-    return [*named, *(word for word in everyday_words() if word not in named)]
+    own = set(named)
+    return [*named, *(word for word in everyday_words() if word not in own)]
 
 
 def competes_quickly(observation: Observation, layer: str | None = None) -> bool:
@@ -227,11 +234,10 @@ def _channel_weights(
     if isinstance(scored.language, ClassifierText) and (known := observation.model.class_concepts) is not None:
         by_classes = known.directions(scored.concepts, scored.language.rows).to(vectors[0])
         vectors.append(by_classes.expand(len(root), -1, -1))
-    matrix = observation.readout(root, layer)
-    if matrix is not None and root is observation.vector:  # the image vector is the mean cell itself
-        return vectors
+    if observation.readout(root, layer) is not None:  # every cell has the same gradient
+        return [observation.pull(root, vector.to(root), layer)[..., 0, 0].float() for vector in vectors]
     basis = torch.eye(root.shape[1], dtype=root.dtype, device=root.device).expand(len(root), -1, -1)
-    change = observation.pull_means(root, basis, [layer])[layer] if matrix is None else matrix.expand(len(root), -1, -1)
+    change = observation.pull_means(root, basis, [layer])[layer]
     with full_precision(change):
         return [(vector.to(change) @ change).float() for vector in vectors]
 
@@ -250,9 +256,13 @@ class _PhotoCells:
 
 
 def _photo_cells(
-    observation: Observation, image: int, layer: str, sizes: Sequence[tuple[int, int]], settings: Competition
+    observation: Observation,
+    image: int,
+    layer: str,
+    stages: Sequence[str],
+    sizes: Sequence[tuple[int, int]],
+    settings: Competition,
 ) -> _PhotoCells:
-    stages = branch_layers(observation.model)
     by_size = [cells_at(observation, image, size, {layer, *stages}, settings.mirrored) for size in sizes]
     looks = [F.normalize(_centred(cells, settings.centering), dim=0) for found in by_size for cells in found[layer]]
     middle = by_size[len(by_size) // 2]
@@ -261,15 +271,13 @@ def _photo_cells(
 
 
 def _region_shares(
-    photo: _PhotoCells, weights: Float[Tensor, "pair text channel"], named: Sequence[ConceptName], settings: Competition
+    photo: _PhotoCells, weights: Float[Tensor, "pair text channel"], rivals: Tensor, settings: Competition, count: int
 ) -> Float[Tensor, "concept row column"]:
-    """Return each concept's share of one photo's cells; `weights` are those of `_with_rivals(named)`."""
-    known = set(everyday_words())
-    rivals = torch.tensor([word in known for word in _with_rivals(named)], device=weights.device)
+    """Return the share of the first `count` texts in one photo's cells; `rivals` are those that are everyday words."""
     found = torch.stack([_standardised(photo.scores(weight, settings.grid)) for weight in weights])
     known = (weights != 0).any(2, keepdim=True)  # no class is known to show some words
     scores = (found * known).sum(0) / known.sum(0).clamp_min(1)
-    share = _shares(scores, len(named), rivals, settings.sharpness)
+    share = _shares(scores, count, rivals.to(scores.device), settings.sharpness)
     for _ in range(settings.propagation_steps):
         share = share @ photo.affinity.T
     return share.unflatten(1, (settings.grid, settings.grid))

@@ -60,7 +60,7 @@ class ClassConcepts:
     rates: Float[Tensor, "class concept"]
     links: tuple[ClassLink, ...]
     source: str
-    _kept: KeptRows = field(default_factory=KeptRows, repr=False)
+    _kept: KeptRows = field(default_factory=KeptRows, init=False, repr=False)
 
     @property
     def linked(self) -> Bool[Tensor, "class"]:

@@ -186,7 +186,7 @@ class ClassifierText:
     prompt: str = "a photo of a {}"
     scale: float = 1.0
     normalised: bool = False
-    _kept: KeptRows = field(default_factory=KeptRows, repr=False)
+    _kept: KeptRows = field(default_factory=KeptRows, init=False, repr=False)
 
     def encode_image(self, output: ModelOutput) -> Tensor:
         """Return what enters the classifier.
