@@ -190,7 +190,7 @@ def slow_betas(
 def test_regions_are_those_of_the_description(
     monkeypatch: pytest.MonkeyPatch, how: Competition, with_branch: bool, words: Words, squash: bool
 ) -> None:
-    monkeypatch.setattr(competition, "everyday_words", lambda: KNOWN)
+    monkeypatch.setattr(competition, "rival_words", lambda: KNOWN)
     net = Staged().double().eval()
     transform = cl.Preprocess(SIZE, (0.5,) * 3, (0.25,) * 3, crop_mode="squash" if squash else "center")
     model = cl.Backbone(net, "staged", ("second",), transform, embeds=True, text=words, input_size=SIZE)
@@ -226,7 +226,7 @@ CLASSES = ("tabby, tabby cat", "golden retriever", "sports car, sport car", "par
 
 def test_what_classes_show_is_read_beside_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """`r_c / sum r - (1 - r_c) / sum (1 - r)` over the classes is a second direction where a class shows the word."""
-    monkeypatch.setattr(competition, "everyday_words", lambda: KNOWN)
+    monkeypatch.setattr(competition, "rival_words", lambda: KNOWN)
     net = Classified().double().eval()
     transform = cl.Preprocess(SIZE, (0.5,) * 3, (0.25,) * 3, crop_mode="squash")
     model = cl.Backbone(net, "staged", ("second",), transform, class_names=CLASSES, classifier="head", input_size=SIZE)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import conceptlens as cl
-from conceptlens.concept_regions.channel_masking import contributions
+from conceptlens.concept_regions.channel_masking import masking_contributions
 from conceptlens.concept_regions.concept_scores import score_concepts
 from conceptlens.concepts.vocabulary import ConceptName, prompt
 from conceptlens.explainer.explain import explain
@@ -71,7 +71,7 @@ def test_contribution_equals_twenty_masked_forwards(layer: str, last: bool, agai
     beta = torch.randn(2, 3, channels, generator=torch.Generator().manual_seed(2))
     target = torch.tensor([1, 2])
     other = None if against is None else torch.tensor([against, against])
-    found = contributions(observation, beta, target, other, layer)
+    found = masking_contributions(observation, beta, target, other, layer)
     for i in range(2):
         for q in range(3):
             slow = slow_contribution(observation, beta[i, q], i, int(target[i]), against, last, layer)
@@ -85,7 +85,7 @@ def test_contribution_runs_on_a_vision_transformer() -> None:
     model = cl.Backbone(module, "vit", class_names=names, input_size=(160, 160))
     observation = model.observe(torch.randn(1, 3, 160, 160, generator=torch.Generator().manual_seed(1)))
     beta = torch.randn(1, 2, observation.feature().shape[1], generator=torch.Generator().manual_seed(2))
-    found = contributions(observation, beta, torch.tensor([3]))
+    found = masking_contributions(observation, beta, torch.tensor([3]))
     feature = observation.feature()[0]
     order = (beta[0, 0] * feature.mean((1, 2))).argsort(descending=True)[:20]
     before, total, masked = float(observation.logits.detach().softmax(1)[0, 3]), 0.0, feature.clone()

@@ -22,7 +22,7 @@ from conceptlens.cams.targets import similarity
 from conceptlens.cli import app
 from conceptlens.concept_regions.branch import Branch, branch_layers, layer_widths
 from conceptlens.concept_regions.ce_fam import ce_fam, channel_weights
-from conceptlens.concept_regions.channel_masking import contributions
+from conceptlens.concept_regions.channel_masking import masking_contributions
 from conceptlens.concept_regions.competition import Competition, compete, pairs_of
 from conceptlens.concept_regions.concept_scores import score_concepts
 from conceptlens.concept_regions.translator import Teacher, Translator
@@ -335,7 +335,7 @@ def test_no_false_zero_where_a_mean_is_all_that_is_read(name: str) -> None:
     observation = observation_of(name)
     weights = torch.randn(2, 3, observation.feature().shape[1], generator=torch.Generator().manual_seed(0))
     assert observation.readout(observation.logits) is None
-    found = contributions(observation, weights, torch.tensor([1, 2]))
+    found = masking_contributions(observation, weights, torch.tensor([1, 2]))
     assert float(found.abs().min()) > 1e-4
 
 
@@ -418,11 +418,13 @@ def test_a_real_pair_is_the_teacher(name: str, teachers: dict[str, cl.Backbone],
 
 def test_explain_takes_a_branch_and_refuses_what_it_cannot_do() -> None:
     observation, translator = look("timm resnet")
-    found = cl.explain(observation, ASKED, branch=translator, regions="official")
+    found = cl.explain(observation, ASKED, branch=translator, regions="official", contribution="masking")
     direct = ce_fam(observation, translator, ASKED)
     assert_agree(found.maps, direct.maps)
     assert_agree(found.contributions, direct.contributions)
     assert found.z_scores is None
+    with pytest.raises(cl.InputError, match="contribution is 'all'; expected evidence or masking"):
+        cl.explain(observation, ASKED, branch=translator, contribution="all")  # pyright: ignore[reportArgumentType]
     with pytest.raises(cl.InputError, match="both branch and against are given"):
         cl.explain(observation, ASKED, branch=translator, against=3)
     with pytest.raises(cl.InputError, match="regions are 'mine'; expected competing, fine or official"):
@@ -438,7 +440,7 @@ def test_explain_with_competing_regions_keeps_all_but_the_maps(with_branch: bool
     assert found.maps.shape[-2:] == (28, 28)
     assert found.labels == official.labels
     assert_agree(found.scores, official.scores)
-    assert_agree(found.contributions, official.contributions)
+    assert_agree(found.margins, official.margins)
     assert (found.weights, found.layers) == (None, ())
     (kept,) = found.components
     assert_agree(kept.maps, official.maps)

@@ -35,10 +35,17 @@ def test_explain_json_has_the_documented_fields_and_nothing_else_on_stdout() -> 
     done = shell("explain", CAT, "--concepts", "cat, wheel, striped fur:texture", "--json")
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
-    assert answer["schema"] == "conceptlens.explain/2"
+    assert answer["schema"] == "conceptlens.explain/3"
     assert answer["failures"] == []
     (image,) = answer["images"]
-    assert set(image) == {"image", "model", "layer", "target", "method", "branch", "regions", "concepts"}
+    assert set(image) == {
+        "image", "model", "layer", "target", "method", "branch", "regions", "contribution_measure", "margin", "concepts"
+    }  # fmt: skip
+    margin = image["margin"]
+    assert set(margin) == {"value", "named", "unnamed", "unplaced", "residual"}
+    assert margin["value"] == pytest.approx(margin["named"] + margin["unnamed"] + margin["residual"], rel=1e-5)
+    assert margin["named"] == pytest.approx(sum(c["contribution"] for c in image["concepts"]), rel=1e-5)
+    assert (margin["unplaced"], margin["residual"]) == (0, 0)
     assert (image["method"], image["branch"], image["regions"]) == ("ce_fam with competing regions", None, "competing")
     assert image["image"] == CAT
     assert image["model"] == "timm:tf_efficientnet_lite0"
@@ -49,7 +56,8 @@ def test_explain_json_has_the_documented_fields_and_nothing_else_on_stdout() -> 
     assert image["concepts"][2]["type"] == "texture"
     for concept in image["concepts"]:
         assert set(concept) == {
-            "label", "type", "score", "presence", "z_score", "implied", "base_rate", "contribution", "peak", "area"
+            "label", "type", "score", "presence", "z_score", "implied", "base_rate", "contribution",
+            "contribution_range", "place_contrast", "place_vague", "peak", "area",
         }  # fmt: skip
         assert all(0 <= share <= 1 for share in (*concept["peak"], concept["area"]))
     cat, wheel = image["concepts"][:2]

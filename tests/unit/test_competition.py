@@ -16,8 +16,8 @@ from architectures import ARCHITECTURES, LABELS, backbone, fresh, make_symmetric
 from branches import PLAIN, branch_of, text_vector
 from conceptlens.concept_regions import competition
 from conceptlens.concept_regions.branch import branch_layers
-from conceptlens.concept_regions.competition import FINE, Competition, compete, competing, pairs_of
-from conceptlens.concepts.vocabulary import ConceptName, everyday_words, parse_concepts
+from conceptlens.concept_regions.competition import FINE, Competition, compete, competing, pairs_of, rival_words
+from conceptlens.concepts.vocabulary import ConceptName, parse_concepts
 from conceptlens.data.drawn_scene import Scene, random_scene
 from conceptlens.metrics import pixel_precision, pointing_energy, ranked_area_corrected
 from conceptlens.model.input_sizes import cells_at, larger_sizes
@@ -67,7 +67,7 @@ def test_what_else_is_asked_does_not_matter() -> None:
     for q, concept in enumerate(ASKED):
         alone = compete(observation, [concept], words, competition=ONCE).maps
         assert torch.allclose(alone[:, 0], together[:, q], rtol=1e-4)
-        assert len(everyday_words()) ** ONCE.power >= float(alone.max()) > float(alone.min()) >= 0
+        assert len(rival_words()) ** ONCE.power >= float(alone.max()) > float(alone.min()) >= 0
 
 
 def test_images_of_a_batch_do_not_matter_to_each_other() -> None:
@@ -82,15 +82,15 @@ def test_a_concept_is_not_its_own_rival(monkeypatch: pytest.MonkeyPatch) -> None
     observation, words = looking("timm resnet")
     cat, wheel, made_up = ASKED
     plain = dataclasses.replace(ONCE, propagation_steps=0, power=1.0)
-    monkeypatch.setattr(competition, "everyday_words", lambda: (cat,))
+    monkeypatch.setattr(competition, "rival_words", lambda: (cat,))
     alone = compete(observation, ASKED, words, competition=plain).maps
     assert torch.allclose(alone[:, 0], torch.ones_like(alone[:, 0]))  # cat has nobody to share with
-    monkeypatch.setattr(competition, "everyday_words", lambda: (cat, wheel))
+    monkeypatch.setattr(competition, "rival_words", lambda: (cat, wheel))
     both = compete(observation, ASKED, words, competition=plain).maps
     both = both / 2  # maps are multiples of the even share of two words
     assert torch.allclose(both[:, 0] + both[:, 1], torch.ones_like(both[:, 0]), atol=1e-5)
     assert bool((both[:, 2] < 1 - 1e-6).any())  # a word of one's own competes with both, and they not with it
-    assert made_up not in everyday_words()
+    assert made_up not in rival_words()
 
 
 def test_contrast_changes_no_ranking_and_evens_out_without_sharpness() -> None:
@@ -100,7 +100,7 @@ def test_contrast_changes_no_ranking_and_evens_out_without_sharpness() -> None:
     )
     assert torch.allclose(plain**4, strong, rtol=1e-4)
     even = compete(observation, ASKED, words, competition=dataclasses.replace(ONCE, sharpness=0.0, power=1.0)).maps
-    words_known = len(everyday_words())
+    words_known = len(rival_words())
     known = torch.tensor([words_known, words_known, words_known + 1.0]) / words_known
     assert torch.allclose(even, (1 / known)[None, :, None, None].expand_as(even), atol=1e-6)
 

@@ -63,6 +63,22 @@ def explain(
             "or as CE-FAM published them; by default competing where that is quick, else official.",
         ),
     ] = None,
+    contribution: Annotated[
+        str,
+        map_option(
+            metavar="evidence|masking",
+            help="How contributions are measured: by the evidence where a concept is, which adds up to the margin of "
+            "the class; or by masking channels, as CE-FAM published it.",
+        ),
+    ] = "evidence",
+    intervals: Annotated[
+        bool,
+        map_option(
+            "--intervals",
+            help="Also give the range of each contribution among six small changes of the photo (about six times as "
+            "long).",
+        ),
+    ] = False,
     rule: RuleName = None,
     model: shared.Model = shared.DEFAULT_MODEL,
     weights: shared.Weights = None,
@@ -113,6 +129,8 @@ def explain(
         calibration=None if calibration is None else ScoreCalibration.load(calibration),
         branch=shared.load_branch(branch),
         regions=regions,  # pyright: ignore[reportArgumentType]
+        contribution=contribution,  # pyright: ignore[reportArgumentType]
+        intervals=intervals,
         layer=None if branch is None else layer,
     )
     layers = layer if branch is None and layer else ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from conceptlens.model.backbone import Backbone
     from conceptlens.model.observation import Observation
-    from conceptlens.model.probe import Anatomy, Layer
+    from conceptlens.model.probe import Layer
 
 MAX_LAYERS = 4
 
@@ -118,12 +119,17 @@ def branch_layers(model: Backbone) -> tuple[str, ...]:
     Returns:
         Names of layers.
     """
-    anatomy = model.anatomy
-    own = next((layer for layer in anatomy.layers if layer.name == anatomy.default), None)
-    finer = [] if own is None else [s for s in _resolutions(anatomy) if s > own.grid.height * own.grid.width]
+    return _stages(model.anatomy.layers, model.anatomy.default) or model.default_layers[-1:]
+
+
+@lru_cache(maxsize=32)
+def _stages(layers: tuple[Layer, ...], default: str) -> tuple[str, ...]:
+    """Return the last output of each of the coarsest resolutions, the default layer's last; none where it is alone."""
+    own = next((layer for layer in layers if layer.name == default), None)
+    finer = [] if own is None else [s for s in _resolutions(layers) if s > own.grid.height * own.grid.width]
     if own is None or not finer:
-        return model.default_layers[-1:]
-    last = {_cells(layer): layer.name for layer in anatomy.layers if layer.trunk and _is_stage(layer, anatomy)}
+        return ()
+    last = {_cells(layer): layer.name for layer in layers if layer.trunk and _is_stage(layer, layers)}
     chosen = [last[size] for size in finer if size in last]
     return (*chosen[1 - MAX_LAYERS :], own.name)
 
@@ -158,30 +164,30 @@ def _cells(layer: Layer) -> int:
     return layer.grid.height * layer.grid.width
 
 
-def _resolutions(anatomy: Anatomy) -> list[int]:
+def _resolutions(layers: Sequence[Layer]) -> list[int]:
     """Return the numbers of cells that the trunk has, from fine to coarse."""
-    return sorted({_cells(layer) for layer in anatomy.layers if layer.trunk}, reverse=True)
+    return sorted({_cells(layer) for layer in layers if layer.trunk}, reverse=True)
 
 
-def _is_stage(layer: Layer, anatomy: Anatomy) -> bool:
+def _is_stage(layer: Layer, layers: Sequence[Layer]) -> bool:
     """Whether a layer of the trunk is the output of a stage, not a part of the step to the next resolution.
 
     A step is a module that takes one resolution in and puts the next one out (a ResNet's layer2, a patch merging).
     What such a module holds at the old resolution is a preparation (a norm, an expansion), unless it has a shortcut of
     its own: then it is a block, and the module around it is a network of two stages.
     """
-    if any(part.name.startswith(f"{layer.name}.") and part.reached and not part.trunk for part in anatomy.layers):
+    if any(part.name.startswith(f"{layer.name}.") and part.reached and not part.trunk for part in layers):
         return True
     names = layer.name.split(".")
     around = {".".join(names[:depth]) for depth in range(1, len(names))}
-    return not any(_steps_from(_cells(layer), outer, anatomy) for outer in anatomy.layers if outer.name in around)
+    return not any(_steps_from(_cells(layer), outer, layers) for outer in layers if outer.name in around)
 
 
-def _steps_from(cells: int, outer: Layer, anatomy: Anatomy) -> bool:
+def _steps_from(cells: int, outer: Layer, layers: Sequence[Layer]) -> bool:
     """Whether `outer` takes `cells` in and puts the next coarser resolution out."""
-    levels = _resolutions(anatomy)
+    levels = _resolutions(layers)
     if _cells(outer) not in levels or levels.index(_cells(outer)) != levels.index(cells) + 1:
         return False
-    begun = next(i for i, part in enumerate(anatomy.layers) if part.name.startswith(f"{outer.name}."))
-    entered = [_cells(part) for part in anatomy.layers[:begun] if part.trunk]
+    begun = next(i for i, part in enumerate(layers) if part.name.startswith(f"{outer.name}."))
+    entered = [_cells(part) for part in layers[:begun] if part.trunk]
     return bool(entered) and entered[-1] == cells

@@ -12,7 +12,7 @@ from torch import Tensor
 from conceptlens.cams.class_activation import project, source
 from conceptlens.cams.targets import ClassName, class_indices
 from conceptlens.concept_regions.branch import pooled
-from conceptlens.concept_regions.channel_masking import associations, contributions
+from conceptlens.concept_regions.channel_masking import associations, masking_contributions
 from conceptlens.concept_regions.concept_scores import ConceptScores, score_concepts
 from conceptlens.concept_regions.translator import Translator
 from conceptlens.concepts.vocabulary import ConceptName, everyday_words, parse_concepts
@@ -44,7 +44,7 @@ def ce_fam(
     - region: `ReLU(sum_k beta_k A_k)` with `beta_k = mean_ij dS/dA_k`, where `S` is the concept's score before any
       softmax; early layers receive gradient through the classifier's later layers too.
     - layer: the one with the highest association score (see `associations`), for each image and concept.
-    - contribution: the masking curve on the classifier in that layer (see `contributions`), negative values kept.
+    - contribution: the masking curve on the classifier in that layer (`masking_contributions`), negative values kept.
 
     Args:
         observation: Photos observed at `translator.layers`.
@@ -231,7 +231,7 @@ def _contributions(
             continue
         if not observation.reaches(observation.logits, name):
             return None
-        found = contributions(observation, weight, classes, layer=name, selected=selected)
+        found = masking_contributions(observation, weight, classes, layer=name, selected=selected)
         shares = torch.where(selected, found.to(shares), shares)
     return shares
 

@@ -24,7 +24,7 @@ MAX_LOGITS = 2**24  # numbers that the closed form holds at once
 MAX_SCORES = 2**24  # numbers that the scores of one chunk of masked branch inputs hold at once
 
 
-def contributions(
+def masking_contributions(
     observation: Observation,
     weights: Float[Tensor, "image question channel"],
     target: Int[Tensor, "image"],

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence, Set
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,6 +63,7 @@ class ScoreCalibration:
     identity: str
     normalised: bool = False
     presence: PresenceWeights | None = None
+    _last: list[Tensor] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def z_scores(
         self, scores: Float[Tensor, "image text"], texts: Float[Tensor, "text dimension"], language: VisionLanguage
@@ -84,9 +86,14 @@ class ScoreCalibration:
                 f"this calibration of {self.model} was made for {'unit' if self.normalised else 'plain'} vectors, and "
                 f"{language.name} compares others; make one with conceptlens calibrate FOLDER"
             )
-        centre = language.scale * self._units(texts, language) @ self.mean
-        spread = language.scale * self._deviation(self._units(texts, language))
-        return (scores - centre) / spread.clamp_min(1e-12)
+        centre, spread = self._usual(self._units(texts, language))
+        return (scores - language.scale * centre) / (language.scale * spread).clamp_min(1e-12)
+
+    def _usual(self, texts: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation of each text's score; those of the last texts are kept, mostly the vocabulary's."""
+        if not self._last or not torch.equal(self._last[0], texts):
+            self._last[:] = [texts, texts @ self.mean, self._deviation(texts)]
+        return self._last[1], self._last[2]
 
     def _units(self, texts: Tensor, language: VisionLanguage) -> Tensor:
         texts = texts.float()
@@ -229,13 +236,18 @@ def find_calibration(model: Backbone) -> ScoreCalibration | None:
     name = f"{weights_fingerprint(model.module)}.safetensors"
     own = cache_folder() / "reference" / name
     if own.is_file():
-        found = ScoreCalibration.load(own)
+        found = _loaded(own, own.stat().st_mtime_ns)
     elif (shipped := files("conceptlens.explainer") / "calibration_data" / name).is_file():
         with as_file(shipped) as file:
-            found = ScoreCalibration.load(file)
+            found = _loaded(file, file.stat().st_mtime_ns)
     else:
         return None
     return found if found.normalised == model.language.normalised else None
+
+
+@lru_cache(maxsize=4)
+def _loaded(file: Path, _changed: int) -> ScoreCalibration:
+    return ScoreCalibration.load(file)
 
 
 def _vectors(model: Backbone, observation: Observation) -> Tensor:

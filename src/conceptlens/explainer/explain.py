@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from conceptlens.cams.class_activation import gradients
 from conceptlens.cams.rules import grad_cam
-from conceptlens.cams.targets import ClassName, Logit, class_indices
+from conceptlens.cams.targets import ClassName, class_indices
 from conceptlens.concept_regions.ce_fam import ce_fam, layer_regions
-from conceptlens.concept_regions.channel_masking import contributions
+from conceptlens.concept_regions.channel_masking import masking_contributions
 from conceptlens.concept_regions.competition import FINE, Competition, competes_quickly, competing
 from conceptlens.concept_regions.concept_scores import ConceptScores, score_concepts
 from conceptlens.concept_regions.translator import Translator
 from conceptlens.concepts.class_knowledge import imagenet_knowledge
 from conceptlens.concepts.vocabulary import ConceptName, everyday_words, parse_concepts, vocabulary
 from conceptlens.explainer.calibration import ScoreCalibration, find_calibration
+from conceptlens.explainer.class_evidence import class_names, that_count_most, with_evidence
+from conceptlens.explainer.photo_changes import with_intervals
 from conceptlens.explainer.presence import Presence, PresenceWeights, presence, present_concepts
 from conceptlens.io.errors import InputError
 from conceptlens.model.class_concepts import ClassConcepts
@@ -27,9 +29,10 @@ from conceptlens.model.observation import Observation, check_observation
 from conceptlens.record import Explanation
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Int
 
 Regions = Literal["competing", "fine", "official"]
+Contribution = Literal["evidence", "masking"]
 # Concepts are found by presence where at least this much of the probability lies on classes that are known.
 MIN_LINKED = 0.5
 
@@ -44,6 +47,8 @@ def explain(
     calibration: ScoreCalibration | None = None,
     branch: Translator | None = None,
     regions: Regions | None = None,
+    contribution: Contribution = "evidence",
+    intervals: bool = False,
 ) -> Explanation:
     """Return which concepts each image shows, where they are, and how much they count for a class.
 
@@ -54,10 +59,9 @@ def explain(
             not known, those with the highest z-scores or scores.
         target: The class to explain, by name or index, or one for each image; by default the predicted class.
         top: How many concepts of the vocabulary to return at most. A photo of a batch with fewer likely concepts than
-            another is filled up with the next ones, whose `presence` is below one half.
+            another is filled up with the next ones, whose `presence` is below one half and whose contribution is 0.
         against: Another class: contributions are then to the difference of the two, and the `top` are those that
-            count most among the `2 top` most likely. Official maps keep only the channels through which a concept
-            speaks for its side.
+            count most among the `2 top` most likely.
         layer: The layer to take maps from; by default the observation's.
         calibration: The spread of scores over reference photos, for z-scores; by default the model's own, if any.
         branch: A trained branch: scores, maps and layers then come from `ce_fam`, without z-scores.
@@ -65,6 +69,10 @@ def explain(
             which take about twelve times as long; or "official" ones, as CE-FAM has published them. By default
             competing ones where they are quick (`competes_quickly`: most convolutional classifiers), else official
             ones; `source.method` says which.
+        contribution: How contributions are measured: by the "evidence" of the cells where the concept is, which adds
+            up to the margin of the class; or by "masking" channels, as CE-FAM has published it.
+        intervals: Whether to explain six small changes of each photo too (mirrored, shifted, cropped), for
+            `contributions_low` and `contributions_high`.
 
     Returns:
         An explanation with one question per concept:
@@ -76,8 +84,11 @@ def explain(
         - `maps[image question height width]`: how much better the concept fits a cell than everyday words do, 1 where
           it does no better (`compete`). With "official" regions, `ReLU(sum_k beta_k A_k)` with
           `beta_k = mean_ij dS/dA_k` (CE-FAM, ICCV 2025, section 3); otherwise these are in `components`.
-        - `contributions[image question]`: the mean relative drop of the class's probability, by the masking curve
-          (see `contributions`); positive speaks for `target`, negative for `against`. `None` without classes.
+        - `contributions[image question]`: the evidence for the class against its rivals in the cells where the concept
+          is, `sum_u m(u) e(u)`, in units of the logits (`cell_shares`, `cell_evidence`). Positive speaks for `target`,
+          negative for its rivals or `against`; all of them, `unnamed` and `residuals` add up to `margins`. With
+          "masking", the mean relative drop of the class's probability (`masking_contributions`), which adds up to
+          nothing. `None` without classes, and where the layer's cells do not reach them.
 
     Raises:
         InputError: A name is unknown, a class stands against itself, or options exclude each other.
@@ -85,22 +96,50 @@ def explain(
 
     Examples:
         >>> found = cl.explain(model.observe("cat.png"), "whiskers, wheel", target="tabby")
-        >>> found.labels[0], found.z_scores[0]
+        >>> found.labels[0], found.contributions[0], found.unnamed[0], found.margins[0]
     """
     check_observation(observation)
     if regions is not None and regions not in get_args(Regions):
         raise InputError(f"regions are '{regions}'; expected competing, fine or official")
-    if branch is not None:
-        if against is not None:
-            raise InputError("both branch and against are given; a branch explains one class, so leave one of them out")
-        found = ce_fam(observation, branch, concepts, target, top, layer)
-    else:
-        found = _by_own_encoders(observation, concepts, target, top, against, layer, calibration)
+    if contribution not in get_args(Contribution):
+        raise InputError(f"contribution is '{contribution}'; expected evidence or masking")
+    if branch is not None and against is not None:
+        raise InputError("both branch and against are given; a branch explains one class, so leave one of them out")
     if regions is None:
         regions = "competing" if branch is None and competes_quickly(observation, layer) else "official"
-    if regions == "official":
-        return found
-    return competing(observation, found, branch, layer, FINE if regions == "fine" else Competition())
+    again = partial(
+        _explained, target=target, top=top, against=against, layer=layer, calibration=calibration, branch=branch,
+        regions=regions, masked=contribution == "masking",
+    )  # fmt: skip
+    found = again(observation, concepts)
+    return with_intervals(observation, found, again, target, against) if intervals else found
+
+
+def _explained(
+    observation: Observation,
+    concepts: str | Iterable[str | ConceptName] | None,
+    *,
+    target: ClassName | Sequence[ClassName] | None,
+    top: int,
+    against: ClassName | Sequence[ClassName] | None,
+    layer: str | None,
+    calibration: ScoreCalibration | None,
+    branch: Translator | None,
+    regions: Regions,
+    masked: bool,
+) -> Explanation:
+    """Explain once: names and scores, then regions, then contributions."""
+    named = concepts is not None
+    if branch is not None:
+        found = ce_fam(observation, branch, concepts, target, top, layer, with_contributions=masked)
+    else:
+        wanted = top if named or against is None else 2 * top
+        found = _by_own_encoders(observation, concepts, target, wanted, against, layer, calibration, masked)
+    if regions != "official":
+        found = competing(observation, found, branch, layer, FINE if regions == "fine" else Competition())
+    if not masked:
+        found = with_evidence(observation, found, target, against, None if branch is not None else layer, named)
+    return found if named or against is None else that_count_most(found, top)
 
 
 def _by_own_encoders(
@@ -111,8 +150,9 @@ def _by_own_encoders(
     against: ClassName | Sequence[ClassName] | None,
     layer: str | None,
     calibration: ScoreCalibration | None,
+    masked: bool,
 ) -> Explanation:
-    """Explain with the model's own image and text encoders, in one layer."""
+    """Explain with the model's own image and text encoders, in one layer; contributions only by masking."""
     name, language = layer or observation.layer, observation.model.language
     given = None if concepts is None else parse_concepts(concepts)
     calibration = calibration or find_calibration(observation.model)
@@ -127,6 +167,31 @@ def _by_own_encoders(
         z_scores = calibration.z_scores(scores.cpu(), evidence.text_vectors.cpu(), language).to(scores)
     logits = None if known_classes is None else observation.logits.detach()
     found = presence(known, known_classes, logits, z_scores, fitted)
+    index, other = _compared(observation, target, against)
+    chosen = evidence.all_indices() if given is not None else _chosen(observation, evidence, z_scores, found, top)
+    weights = grad_cam(
+        observation.pull(evidence.image_vectors, evidence.score_gradients(chosen), name),
+        observation.feature(name)[:, None],
+    )[..., 0, 0]
+    explained = masked and index is not None
+    settings = {"text": language.name, "target": repr(target), "against": repr(against), "top": top}
+    return replace(
+        layer_regions(observation, name, weights, evidence, chosen, settings),
+        contributions=masking_contributions(observation, weights, index, other, name) if explained else None,
+        z_scores=None if z_scores is None else z_scores.gather(1, chosen),
+        presence=None if found is None else found.probability.gather(1, chosen),
+        implied=None if found is None or found.implied is None else found.implied.gather(1, chosen),
+        base_rates=None if found is None else found.base_rates[chosen],
+        explained_classes=tuple(class_names(observation, index, other)) if explained else (),
+    )
+
+
+def _compared(
+    observation: Observation,
+    target: ClassName | Sequence[ClassName] | None,
+    against: ClassName | Sequence[ClassName] | None,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the indices of the explained classes and of those that they are compared with; `None` without."""
     index = None if target is None and observation.class_scores is None else class_indices(observation, target)
     other = None if against is None else class_indices(observation, against)
     if index is not None and other is not None and bool((index == other).any()):
@@ -135,29 +200,7 @@ def _by_own_encoders(
         raise InputError(
             f"against is '{itself}', which is {which}; a class cannot stand against itself, so name two classes"
         )
-    wanted = top if other is None else 2 * top
-    chosen = evidence.all_indices() if given is not None else _chosen(observation, evidence, z_scores, found, wanted)
-    weights = grad_cam(
-        observation.pull(evidence.image_vectors, evidence.score_gradients(chosen), name),
-        observation.feature(name)[:, None],
-    )
-    contribution = None if index is None else contributions(observation, weights[..., 0, 0], index, other, name)
-    if given is None and other is not None and contribution is not None:
-        best = contribution.abs().topk(min(top, contribution.shape[1]), dim=1).indices
-        chosen, contribution = chosen.gather(1, best), contribution.gather(1, best)
-        weights = weights.gather(1, best[..., None, None, None].expand(-1, -1, *weights.shape[2:]))
-    if other is not None and index is not None and contribution is not None:
-        weights = weights * _channels_of_side(observation, name, weights, contribution, index, other)
-    settings = {"text": language.name, "target": repr(target), "against": repr(against), "top": top}
-    return replace(
-        layer_regions(observation, name, weights[..., 0, 0], evidence, chosen, settings),
-        contributions=contribution,
-        z_scores=None if z_scores is None else z_scores.gather(1, chosen),
-        presence=None if found is None else found.probability.gather(1, chosen),
-        implied=None if found is None or found.implied is None else found.implied.gather(1, chosen),
-        base_rates=None if found is None else found.base_rates[chosen],
-        explained_classes=() if index is None else tuple(_class_names(observation, index, other)),
-    )
+    return index, other
 
 
 def _known_classes(observation: Observation, fitted: PresenceWeights | None, by_presence: bool) -> ClassConcepts | None:
@@ -200,20 +243,3 @@ def _chosen(
         for row, more in zip(rows, order, strict=True)
     ]
     return torch.tensor(filled, dtype=torch.long, device=evidence.scores.device).reshape(len(rows), count)
-
-
-def _channels_of_side(
-    observation: Observation, layer: str, weights: Tensor, contribution: Tensor, index: Tensor, other: Tensor
-) -> Float[Tensor, "image question channel 1 1"]:
-    """Return 1 for channels whose part in `y_target - y_against` has the sign of the concept's contribution, else 0."""
-    sides = [Logit(classes.tolist()).bind(observation) for classes in (index, other)]
-    _, pulled = gradients(observation, sides, layer)
-    difference = (pulled[:, :1] - pulled[:, 1:]).mean((-2, -1), keepdim=True)
-    return (weights * difference * contribution[..., None, None, None] > 0).to(weights.dtype)
-
-
-def _class_names(observation: Observation, index: Tensor, other: Tensor | None) -> list[str]:
-    names = [observation.model.class_name(int(i)) for i in index]
-    if other is None:
-        return names
-    return [f"{n} / {observation.model.class_name(int(o))}" for n, o in zip(names, other, strict=True)]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from conceptlens.concept_regions.competition import MIN_PLACE_CONTRAST, is_competing
 from conceptlens.io.versions import versions
 from conceptlens.metrics.map_mask import area, peak
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from conceptlens.model.predictions import Prediction
     from conceptlens.record import Explanation
 
-EXPLAIN_SCHEMA = "conceptlens.explain/2"
+EXPLAIN_SCHEMA = "conceptlens.explain/3"
 CONTRAST_SCHEMA = "conceptlens.contrast/2"
 
 
@@ -29,7 +30,7 @@ def explain_json(results: Sequence[PhotoResult], failures: Sequence[Failure]) ->
         failures: The photos that could not be explained.
 
     Returns:
-        A dictionary of JSON's own types, with the schema `conceptlens.explain/2`.
+        A dictionary of JSON's own types, with the schema `conceptlens.explain/3`.
     """
     return _document(EXPLAIN_SCHEMA, [_explained(r) for r in results], failures)
 
@@ -74,6 +75,8 @@ def _explained(result: PhotoResult) -> dict[str, Any]:
         "method": concepts.source.method,
         "branch": branch_of(concepts),
         "regions": regions_of(concepts),
+        "contribution_measure": "masking" if concepts.margins is None else "evidence",
+        "margin": margin_json(concepts),
     }
     return {**_opening(result), **against, **made, "concepts": concepts_json(concepts)}
 
@@ -109,19 +112,6 @@ def prediction_json(prediction: Prediction | None) -> dict[str, Any] | None:
         A dictionary of plain values, or `None`.
     """
     return None if prediction is None else asdict(prediction)
-
-
-def is_competing(explanation: Explanation) -> bool:
-    """Whether the maps are regions of concepts that compete with everyday words.
-
-    Args:
-        explanation: An explanation of concepts.
-
-    Returns:
-        Whether they are.
-    """
-    method = explanation.source.method
-    return method == "competition" or method.endswith("competing regions")
 
 
 def regions_of(explanation: Explanation) -> str:
@@ -170,11 +160,35 @@ def concepts_json(concepts: Explanation) -> list[dict[str, Any]]:
             "implied": _number(concepts.implied, q),
             "base_rate": _number(concepts.base_rates, q),
             "contribution": _number(concepts.contributions, q),
+            "contribution_range": _range(concepts, q),
+            **_place(concepts, q),
             **_layer(concepts, q),
             **peak_and_area(concepts, q),
         }
         for q in range(concepts.maps.shape[1])
     ]
+
+
+def margin_json(concepts: Explanation) -> dict[str, float] | None:
+    """Return the margin of one photo and what it consists of; `None` where contributions do not add up to one.
+
+    Args:
+        concepts: The explanation of this photo alone.
+
+    Returns:
+        `value = named + unnamed + residual`, in units of the logits; `unplaced` is the part of `unnamed` that no cell
+        of the layer holds.
+    """
+    unnamed = concepts.unnamed
+    if concepts.margins is None or concepts.contributions is None or unnamed is None:
+        return None
+    return {
+        "value": float(concepts.margins[0]),
+        "named": float(concepts.contributions[0].sum()),
+        "unnamed": float(unnamed[0]),
+        "unplaced": 0.0 if concepts.unplaced is None else float(concepts.unplaced[0]),
+        "residual": 0.0 if concepts.residuals is None else float(concepts.residuals[0]),
+    }
 
 
 def peak_and_area(explanation: Explanation, question: int) -> dict[str, Any]:
@@ -201,6 +215,21 @@ def _layer(concepts: Explanation, question: int) -> dict[str, str]:
     if concepts.layers:
         return {"layer": concepts.layers[0][question]}
     return {} if branch_of(concepts) is None or is_competing(concepts) else {"layer": concepts.source.layer}
+
+
+def _place(concepts: Explanation, question: int) -> dict[str, Any]:
+    """Return how far a competing region is told from its surroundings, and whether that is too little to point at."""
+    if "place_contrast" not in concepts.diagnostics:
+        return {}
+    contrast = float(concepts.diagnostics["place_contrast"][0, question])
+    return {"place_contrast": round(contrast, 4), "place_vague": contrast < MIN_PLACE_CONTRAST}
+
+
+def _range(concepts: Explanation, question: int) -> list[float] | None:
+    """Return the lowest and the highest contribution among small changes of the photo; `None` without these."""
+    if concepts.contributions_low is None or concepts.contributions_high is None:
+        return None
+    return [float(concepts.contributions_low[0, question]), float(concepts.contributions_high[0, question])]
 
 
 def _number(values: Tensor | None, question: int) -> float | None:

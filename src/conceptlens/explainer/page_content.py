@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conceptlens.explainer.explain_json import branch_of, concepts_json, is_competing, peak_and_area, prediction_json
+from conceptlens.concept_regions.competition import is_competing
+from conceptlens.explainer.explain_json import branch_of, concepts_json, margin_json, peak_and_area, prediction_json
 from conceptlens.io.errors import InputError
 from conceptlens.io.versions import versions
 from conceptlens.pages.static_page import embedded
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from conceptlens.explainer.photo_result import PhotoResult
     from conceptlens.record import Explanation, ImageInfo
 
-SCHEMA = "conceptlens.report/2"
+SCHEMA = "conceptlens.report/3"
 
 
 def page_content(results: Sequence[PhotoResult]) -> dict[str, Any]:
@@ -49,6 +50,7 @@ def _shown(result: PhotoResult) -> dict[str, Any]:
         "target": prediction_json(result.target),
         "against": prediction_json(result.against),
         "predictions": [prediction_json(p) for p in result.predictions],
+        "margin": None if result.concepts is None else margin_json(result.concepts),
         **_encoders(result.explanations),
         "questions": [question for e in result.explanations for question in _questions(result, e)],
         "contrast": None if result.mixture is None else _contrast(result.mixture, _short_names(result)),
@@ -86,6 +88,7 @@ def _questions(result: PhotoResult, explanation: Explanation) -> list[dict[str, 
             "presence": None,
             "z_score": None,
             "contribution": None,
+            "contribution_range": None,
             **peak_and_area(explanation, q),
             **(concepts[q] if concepts else {}),
             **({"regions": "competing"} if is_competing(explanation) else {}),

@@ -14,7 +14,7 @@ from conceptlens.cams.targets import ClassName, Logit, class_indices
 from conceptlens.concept_regions.translator import Translator
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.explainer.calibration import ScoreCalibration
-from conceptlens.explainer.explain import Regions, explain
+from conceptlens.explainer.explain import Contribution, Regions, explain
 from conceptlens.explainer.photo_result import PhotoResult, ReferenceClass
 from conceptlens.explainer.presence import MIN_PRESENCE
 from conceptlens.io.errors import Failure, InputError, InputTypeError
@@ -48,6 +48,8 @@ class ExplainOptions:
         regions: Maps of "competing" concepts, "fine" ones, or "official" maps as published; see `explain` for the
             default.
         layer: The one layer of the branch to take the maps from.
+        contribution: Contributions by the "evidence" where a concept is, or by "masking" channels.
+        intervals: Whether contributions come with their range among small changes of the photo.
     """
 
     target: ClassName | None = None
@@ -62,6 +64,8 @@ class ExplainOptions:
     branch: Translator | None = None
     regions: Regions | None = None
     layer: str | None = None
+    contribution: Contribution = "evidence"
+    intervals: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a branch that is not loaded, such as its folder."""
@@ -188,6 +192,7 @@ def _results(observation: Observation, options: ExplainOptions) -> Iterator[Phot
         concepts = explain(
             observation, options.concepts, options.target, options.top, options.against,
             layer=options.layer, calibration=options.calibration, branch=options.branch, regions=options.regions,
+            contribution=options.contribution, intervals=options.intervals,
         )  # fmt: skip
     targets = _classes(observation, options.target)
     others = [None] * len(targets) if options.against is None else _classes(observation, options.against)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -76,14 +77,6 @@ class PresenceWeights:
         offsets = (self.offsets[kind] for kind in CONCEPT_TYPES)
         return (self.z_score, self.implied, self.base_rate, *offsets)
 
-    def rate_of(self, concept: ConceptName) -> float:
-        """Return the base rate of a concept: counted, else that of the vocabulary, else `USUAL_BASE_RATE`.
-
-        Args:
-            concept: A concept; its label alone counts.
-        """
-        return self.base_rates.get(concept.label) or base_rate(concept) or USUAL_BASE_RATE
-
 
 FITTED_ON = "40 photos of ImageNet's kind, judged by eye"
 WITH_Z_SCORES = PresenceWeights(
@@ -140,7 +133,7 @@ def presence_features(
     none = torch.zeros(shape, device=base_rates.device)
     evidence = none if z_scores is None else z_scores.float().clamp(MIN_Z, MAX_Z)
     odds = none if implied is None else torch.logit(implied.float().clamp(MIN_IMPLIED, 1 - MIN_IMPLIED))
-    types = torch.tensor([CONCEPT_TYPES.index(concept.type) for concept in concepts], device=base_rates.device)
+    types = torch.tensor(_type_numbers(tuple(concepts)), device=base_rates.device)
     numbers = torch.stack([evidence, odds, base_rates.log().expand(shape)], dim=2)
     return torch.cat([numbers, F.one_hot(types, len(CONCEPT_TYPES)).expand(*shape, -1)], dim=2)
 
@@ -174,13 +167,27 @@ def presence(
     if like is None:
         return None
     words = known_words(concepts)
-    rates = [
-        weights.base_rates.get(one.label) or weights.rate_of(word) for one, word in zip(concepts, words, strict=True)
-    ]
-    rates = torch.tensor(rates, device=like.device)
+    everyday = _everyday_rates(words)
+    if weights.base_rates:
+        counted = [
+            weights.base_rates.get(c.label) or weights.base_rates.get(w.label)
+            for c, w in zip(concepts, words, strict=True)
+        ]
+        everyday = [own or rate for own, rate in zip(counted, everyday, strict=True)]
+    rates = torch.tensor(everyday, device=like.device)
     implied = None if known is None or logits is None else rate_of(known.implied(logits), known, words)
     features = presence_features(concepts, implied, z_scores, rates, len(like))
     return Presence((features @ features.new_tensor(weights.vector)).sigmoid(), implied, rates, weights.fitted_on)
+
+
+@lru_cache(maxsize=64)
+def _type_numbers(concepts: tuple[ConceptName, ...]) -> Sequence[int]:
+    return [CONCEPT_TYPES.index(concept.type) for concept in concepts]
+
+
+@lru_cache(maxsize=64)
+def _everyday_rates(words: tuple[ConceptName, ...]) -> Sequence[float]:
+    return [base_rate(word) or USUAL_BASE_RATE for word in words]
 
 
 def fit_presence(

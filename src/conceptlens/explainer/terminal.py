@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from conceptlens.explainer.explain_json import concepts_json, contrasted_json
+from conceptlens.explainer.explain_json import concepts_json, contrasted_json, margin_json
 
 if TYPE_CHECKING:
     from conceptlens.explainer.photo_result import PhotoResult
@@ -39,6 +40,25 @@ def print_result(result: PhotoResult, console: Console | None = None) -> None:
         console.print(NONE_LIKELY, highlight=False)
     else:
         console.print(_contrast(result) if concepts is None else _concepts(result, concepts))
+    if concepts is not None and (margin := margin_json(concepts)) is not None:
+        console.print(margin_text(result, margin), highlight=False)
+
+
+def margin_text(result: PhotoResult, margin: Mapping[str, float]) -> str:
+    """Return in one sentence what contributions add up to, and how much of it has a name.
+
+    Args:
+        result: The explained photo.
+        margin: What `margin_json` says of it.
+    """
+    names = "the class" if result.target is None else result.target.short_name
+    rivals = "all other classes" if result.against is None else result.against.short_name
+    parts = [f"named {margin['named']:+.2f}", f"unnamed {margin['unnamed']:+.2f}"]
+    if margin["unplaced"]:
+        parts[-1] += f" (of which {margin['unplaced']:+.2f} lies in no cell)"
+    if abs(margin["residual"]) >= 0.005:
+        parts.append(f"residual {margin['residual']:+.2f}")
+    return f"{_safe(names)} over {_safe(rivals)}: {margin['value']:+.2f} = {', '.join(parts)} (logits)"
 
 
 def location_text(peak: list[float], area: float) -> str:
@@ -60,10 +80,17 @@ def _concepts(result: PhotoResult, concepts: Explanation) -> Table:
             row["type"],
             "-" if row["presence"] is None else f"{row['presence']:.0%}",
             "-" if row["z_score"] is None else f"{row['z_score']:+.1f}",
-            "-" if row["contribution"] is None else f"{row['contribution']:+.2f}",
-            location_text(row["peak"], row["area"]),
+            _contribution(row),
+            location_text(row["peak"], row["area"]) + ", no clear place" * row.get("place_vague", False),
         )
     return table
+
+
+def _contribution(row: Mapping[str, Any]) -> str:
+    if row["contribution"] is None:
+        return "-"
+    low_high = "" if row["contribution_range"] is None else " [{:+.2f}, {:+.2f}]".format(*row["contribution_range"])
+    return _safe(f"{row['contribution']:+.2f}{low_high}")
 
 
 def _contrast(result: PhotoResult) -> Table:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import version
 
 
 def versions() -> dict[str, str]:
     """Return the versions of ConceptLens and torch, without loading either."""
-    return {name: version(name) for name in ("conceptlens", "torch")}
+    return {name: _installed(name) for name in ("conceptlens", "torch")}
+
+
+@cache
+def _installed(name: str) -> str:
+    return version(name)

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -227,9 +228,14 @@ def known_words(concepts: Sequence[ConceptName]) -> tuple[ConceptName, ...]:
     Args:
         concepts: Concepts of any source.
     """
+    return _nearest_words(tuple(concepts))
+
+
+@lru_cache(maxsize=64)
+def _nearest_words(concepts: tuple[ConceptName, ...]) -> tuple[ConceptName, ...]:
     unknown = [concept for concept in concepts if base_rate(concept) is None]
     if not unknown:
-        return tuple(concepts)
+        return concepts
     words = vocabulary()
     theirs = encode_sentences([prompt(word) for word in words])
     cosines = encode_sentences([prompt(concept) for concept in unknown]) @ theirs.T
@@ -248,8 +254,14 @@ def rate_of(rates: Float[Tensor, "image concept"], known: ClassConcepts, concept
         known: Whose concepts the columns are.
         concepts: The concepts to read, by label.
     """
-    index = {concept.label.casefold(): i for i, concept in enumerate(known.concepts)}
-    columns = [index.get(concept.label.casefold(), -1) for concept in concepts]
-    chosen = rates[:, [max(column, 0) for column in columns]]
-    unnamed = torch.tensor([column < 0 for column in columns], device=rates.device)
+    columns = torch.tensor(_columns(tuple(known.concepts), tuple(concepts)), device=rates.device)
+    chosen = rates[:, columns.clamp_min(0)]
+    unnamed = columns < 0
     return torch.where(unnamed, torch.full_like(chosen, UNNAMED_RATE), chosen)
+
+
+@lru_cache(maxsize=64)
+def _columns(known: tuple[ConceptName, ...], concepts: tuple[ConceptName, ...]) -> tuple[int, ...]:
+    """Return where each concept stands among those known, by label; -1 where it does not."""
+    index = {concept.label.casefold(): i for i, concept in enumerate(known)}
+    return tuple(index.get(concept.label.casefold(), -1) for concept in concepts)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from conceptlens.model.backbone import Backbone
 from conceptlens.model.forward import LayerKeeper
@@ -14,6 +16,9 @@ from conceptlens.model.model_input import ModelInput
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+
+# The cells that a module has for an empty input, for each layer, size and state of its weights.
+_EMPTY: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], Tensor]] = WeakKeyDictionary()
 
 
 def layer_cells(
@@ -55,3 +60,26 @@ def input_cells(
         model.run(given, kept.watches)
     outputs = {name: model.layer_output(name, raw, given.images) for name, raw in kept.raw().items()}
     return {name: output.cells.float() for name, output in outputs.items()}
+
+
+def empty_cells(model: Backbone, given: ModelInput, layer: str) -> Float[Tensor, "image channel height width"]:
+    """Return the cells of a layer for inputs of zeros: photos of the mean colour, where inputs are normalised.
+
+    They are computed once for each size and layer, and again when the weights have changed in place; with other inputs
+    beside the images, each time.
+
+    Args:
+        model: The model.
+        given: A call, whose images say how many, of what size and on what device.
+        layer: The name of the layer.
+    """
+    if given.others:
+        return input_cells(model, given.with_images(torch.zeros_like(given.images)), [layer])[layer]
+    tensors = chain(model.module.parameters(), model.module.buffers())
+    changes = sum(0 if tensor.is_inference() else tensor._version for tensor in tensors)
+    one = given.images[:1]
+    key = (layer, tuple(one.shape), one.dtype, one.device, changes)
+    known = _EMPTY.setdefault(model.module, {})
+    if key not in known:
+        known[key] = input_cells(model, ModelInput(torch.zeros_like(one)), [layer])[layer]
+    return known[key].expand(len(given.images), -1, -1, -1)

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 
 # The fields with one number for each image and question.
-NUMBERS = ("scores", "contributions", "z_scores", "presence", "implied", "base_rates")
+NUMBERS = (
+    "scores", "contributions", "contributions_low", "contributions_high", "z_scores", "presence", "implied",
+    "base_rates",
+)  # fmt: skip
+# The fields with one number for each image.
+MARGIN_PARTS = ("margins", "unplaced", "residuals")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -41,6 +46,13 @@ class Explanation(RecordOutputs):
         source: Model, layer, method, photos and settings.
         activation: "relu", or "identity" for maps that can be negative.
         contributions: `image question`; how much each concept counts, where the method defines it.
+        contributions_low: `image question`; the lowest contribution among small changes of the photo, where these were
+            made.
+        contributions_high: `image question`; the highest one.
+        margins: `image`; the margin of logits that the contributions and `unnamed` add up to; `None` where the method's
+            contributions do not add up.
+        unplaced: `image`; the part of the margin that no cell of the layer holds, part of `unnamed`.
+        residuals: `image`; what the sum misses, 0 where it is exact.
         z_scores: `image question`; how many standard deviations a score lies above the concept's mean over reference
             photos, where there is a reference.
         presence: `image question`; the probability that a concept is in the photo, where it is known.
@@ -73,6 +85,11 @@ class Explanation(RecordOutputs):
     source: Source
     activation: str = "relu"
     contributions: Float[Tensor, "image question"] | None = None
+    contributions_low: Float[Tensor, "image question"] | None = None
+    contributions_high: Float[Tensor, "image question"] | None = None
+    margins: Float[Tensor, "image"] | None = None
+    unplaced: Float[Tensor, "image"] | None = None
+    residuals: Float[Tensor, "image"] | None = None
     z_scores: Float[Tensor, "image question"] | None = None
     presence: Float[Tensor, "image question"] | None = None
     implied: Float[Tensor, "image question"] | None = None
@@ -96,6 +113,10 @@ class Explanation(RecordOutputs):
             if value is not None and tuple(value.shape[: 2 if longer else None]) != (images, questions):
                 expected = f"{(images, questions)}{' and more' * longer}"
                 raise InputError(f"{name} has shape {tuple(value.shape)}; expected {expected}")
+        for name in MARGIN_PARTS:
+            value = getattr(self, name)
+            if value is not None and tuple(value.shape) != (images,):
+                raise InputError(f"{name} has shape {tuple(value.shape)}; expected {(images,)}")
         for name in ("labels", "concept_types", "layers"):
             rows = getattr(self, name)
             if (rows or name == "labels") and (len(rows) != images or any(len(row) != questions for row in rows)):
@@ -175,7 +196,7 @@ class Explanation(RecordOutputs):
         one = slice(index, index + 1)
         tensors = {
             name: None if getattr(self, name) is None else getattr(self, name)[one]
-            for name in (*NUMBERS, "maps", "weights", "vectors")
+            for name in (*NUMBERS, *MARGIN_PARTS, "maps", "weights", "vectors")
         }
         rows = {name: getattr(self, name)[one] for name in ("labels", "explained_classes", "concept_types", "layers")}
         return replace(
@@ -187,29 +208,48 @@ class Explanation(RecordOutputs):
             components=tuple(part.of(index) for part in self.components),
         )
 
-    def select(self, questions: Sequence[int]) -> Explanation:
-        """Return the explanation of some of its questions, the same for all images.
+    @property
+    def unnamed(self) -> Float[Tensor, "image"] | None:
+        """The part of each margin that belongs to none of the named concepts.
+
+        `margins = contributions.sum(1) + unnamed + residuals`; `None` where contributions do not add up to a margin.
+        """
+        if self.margins is None or self.residuals is None or self.contributions is None:
+            return None
+        return self.margins - self.residuals - self.contributions.sum(1)
+
+    def select(self, questions: Sequence[int] | Sequence[Sequence[int]]) -> Explanation:
+        """Return the explanation of some of its questions.
 
         Args:
-            questions: Their indices, in the order wanted; none leaves an explanation without questions.
+            questions: Their indices in the order wanted, the same for all images, or as many for each image; none
+                leaves an explanation without questions.
 
         Returns:
-            An explanation whose tensors and rows hold these questions alone.
+            An explanation whose tensors and rows hold these questions alone; what contributions they had counts to
+            `unnamed`.
         """
-        index = list(questions)
+        import torch
+
+        images = len(self.maps)
+        each: list[list[int]] = [list(row) for row in questions if isinstance(row, Sequence)] or [
+            list(questions)
+        ] * images
+        index = torch.tensor(each, dtype=torch.long, device=self.maps.device).reshape(images, -1)
+        image = torch.arange(images, device=self.maps.device)[:, None]
         tensors = {
-            name: None if getattr(self, name) is None else getattr(self, name)[:, index]
+            name: None if getattr(self, name) is None else getattr(self, name)[image, index]
             for name in (*NUMBERS, "maps", "weights", "vectors")
         }
         rows = {
-            name: tuple(tuple(row[q] for q in index) for row in getattr(self, name))
+            name: tuple(tuple(row[q] for q in chosen) for row, chosen in zip(getattr(self, name), each, strict=False))
             for name in ("labels", "concept_types", "layers")
         }
         return replace(
             self,
             **tensors,
             **rows,
-            target_kinds=tuple(self.target_kinds[q] for q in index),
-            diagnostics={name: value[:, index] for name, value in self.diagnostics.items()},
-            components=tuple(part.select(index) for part in self.components),
+            target_kinds=tuple(self.target_kinds[q] for q in each[0]) if each else self.target_kinds,
+            diagnostics={name: value[image, index] for name, value in self.diagnostics.items()},
+            components=tuple(part.select(each) for part in self.components),
         )

@@ -51,6 +51,8 @@ class RecordOutputs(ABC):
     source: Source
     activation: str
     contributions: Float[Tensor, "image question"] | None
+    contributions_low: Float[Tensor, "image question"] | None
+    contributions_high: Float[Tensor, "image question"] | None
     z_scores: Float[Tensor, "image question"] | None
     presence: Float[Tensor, "image question"] | None
     implied: Float[Tensor, "image question"] | None
@@ -233,8 +235,8 @@ class RecordOutputs(ABC):
 
         Returns:
             Columns `image`, `question`, `kind`, `layer`, `score`, and where the method defines them `concept_type`,
-            `explained_class`, `contribution`, `presence`, `z_score`, `implied`, `base_rate` and every one of
-            `diagnostics`.
+            `explained_class`, `contribution`, `contribution_low`, `contribution_high`, `presence`, `z_score`,
+            `implied`, `base_rate` and every one of `diagnostics`.
 
         Raises:
             InputError: pandas is not installed.
@@ -251,6 +253,8 @@ class RecordOutputs(ABC):
         tensors = {
             "score": self.scores,
             "contribution": self.contributions,
+            "contribution_low": self.contributions_low,
+            "contribution_high": self.contributions_high,
             "presence": self.presence,
             "z_score": self.z_scores,
             "implied": self.implied,

@@ -386,9 +386,13 @@
 
   function contributionWords(target, against) {
     if (target === null) return "By how much a class depends on the concept; this model has no classes.";
+    if (image().margin) {
+      const rivals = against === null ? "its rivals, the other classes" : against.short_name;
+      return `The evidence for ${target.short_name} over ${rivals} that lies where the concept is, in units of the logits. Concepts at the same place share it; all of them and what has no name add up to the margin. Negative: what lies there speaks for ${against === null ? "other classes" : against.short_name}. It says where the evidence lies, not what would happen if the concept were removed.`;
+    }
     const silenced = "when the channels that carry the concept are silenced, averaged over 20 steps.";
     if (against === null) {
-      return `By how much the probability of ${target.short_name} falls ${silenced} Negative: the concept speaks against the class.`;
+      return `By how much the probability of ${target.short_name} falls ${silenced} Negative: the concept speaks against the class. Silencing any strong channel lowers a class, so concepts that have nothing to do with it get some too.`;
     }
     return `By how much the probability of ${target.short_name}, when only it and ${against.short_name} are compared, falls ${silenced} Positive: the concept speaks for ${target.short_name}; negative: for ${against.short_name}.`;
   }
@@ -464,8 +468,46 @@
     const fill = make("i", { className: item.contribution < 0 ? "against" : "for" });
     fill.hidden = item.contribution === 0;
     fill.style.width = `${(50 * Math.abs(item.contribution)) / most}%`;
-    const share = make("span", { className: "share", textContent: signedPercent(item.contribution) });
-    return make("td", { className: "much" }, make("div", { className: "signed", "aria-hidden": "true" }, fill), share);
+    const share = make("span", { className: "share", textContent: image().margin ? logits(item.contribution) : signedPercent(item.contribution) });
+    const range = item.contribution_range ? [make("small", { textContent: `${logits(item.contribution_range[0])} to ${logits(item.contribution_range[1])}` })] : [];
+    return make("td", { className: "much" }, make("div", { className: "signed", "aria-hidden": "true" }, fill), share, ...range);
+  }
+
+  /** A number of logits with its sign. */
+  const logits = (value) => plus(value, Math.abs(value).toFixed(2));
+
+  /** The margin as a bar: what speaks for the class to the right of zero, what speaks against it to the left. */
+  function fillMargin() {
+    const { margin, target, against, questions } = image();
+    find("margin").hidden = !margin || target === null;
+    if (find("margin").hidden) return;
+    const rivals = against === null ? "all other classes" : against.short_name;
+    const named = questions.flatMap((one, index) => (one.contribution === null ? [] : [{ name: one.label, value: one.contribution, index }]));
+    const rest = { name: "no name", value: margin.unnamed, index: null };
+    const parts = [...named.sort((a, b) => Math.abs(b.value) - Math.abs(a.value)), rest].filter((one) => one.value !== 0);
+    const length = parts.reduce((sum, one) => sum + Math.abs(one.value), 0) || 1;
+    const piece = (one) => {
+      const kind = one.index === null ? "unnamed" : one.value < 0 ? "against" : "for";
+      const element = make("button", { type: "button", className: kind, title: `${one.name} ${logits(one.value)}`, textContent: one.name, tabIndex: -1 });
+      element.style.flexGrow = String(Math.abs(one.value) / length);
+      element.classList.toggle("thin", Math.abs(one.value) / length < 0.012 * (one.name.length + 2));
+      if (one.index === null) element.disabled = true;
+      else element.addEventListener("click", () => choose(one.index));
+      return element;
+    };
+    const below = parts.filter((one) => one.value < 0).reverse().map(piece);
+    const above = parts.filter((one) => one.value > 0).map(piece);
+    find("margin-bar").replaceChildren(...below, make("i", { className: "zero" }), ...above);
+    find("margin-words").textContent = marginWords(margin, target.short_name, rivals);
+    const spoken = parts.map((one) => `${one.name} ${logits(one.value)}`);
+    find("margin-bar").setAttribute("aria-label", `${list(spoken)}: together ${logits(margin.value)}`);
+  }
+
+  function marginWords(margin, name, rivals) {
+    const share = margin.value > 0 && margin.named > 0 ? `, ${percent(Math.min(1, margin.named / margin.value))} of it` : "";
+    const unplaced = margin.unplaced === 0 ? "" : ` (${logits(margin.unplaced)} of this lies in no part of the photo that the layer sees)`;
+    const residual = Math.abs(margin.residual) < 0.005 ? "" : ` The sum misses ${logits(margin.residual)}.`;
+    return `${name} leads ${rivals} by ${logits(margin.value)} (margin of the logits). Named concepts: ${logits(margin.named)}${share}; without a name: ${logits(margin.unnamed)}${unplaced}.${residual}`;
   }
 
   function showRows() {
@@ -480,7 +522,8 @@
       element.classList.toggle("chosen", index === state.question);
       element.querySelector("input").checked = index === state.question;
       const share = words === "nowhere" ? [] : [make("small", { textContent: `${percent(spot.area)} of the photo` })];
-      element.querySelector(".where").replaceChildren(words, ...share);
+      const vague = item.place_vague && share.length > 0 ? [make("small", { className: "vague", textContent: "no clear place" })] : [];
+      element.querySelector(".where").replaceChildren(words, ...share, ...vague);
       element.querySelector("[data-name=score]").textContent = number(scoreOf(item));
       paintThumb(element.querySelector("canvas"), item);
     }
@@ -582,6 +625,7 @@
     find("stage").style.setProperty("--ratio", String(width / height));
     Object.assign(find("photo"), { src: photo, alt: target === null ? `The photo ${name}` : `The photo ${name}, seen as ${target.short_name}` });
     fillAnswer();
+    fillMargin();
     fillTable();
     fillReferences();
     fillAgain();

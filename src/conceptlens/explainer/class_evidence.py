@@ -1,0 +1,93 @@
+"""From regions of concepts to contributions that add up to the margin of a class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from conceptlens.cams.cell_evidence import cell_evidence
+from conceptlens.cams.targets import ClassName, class_indices
+from conceptlens.concept_regions.competition import is_competing
+from conceptlens.concept_regions.evidence_contributions import (
+    cell_shares,
+    evidence_contributions,
+    relative_strengths,
+)
+from conceptlens.explainer.presence import MIN_PRESENCE
+from conceptlens.model.observation import Observation
+from conceptlens.record import Explanation
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def with_evidence(
+    observation: Observation,
+    found: Explanation,
+    target: ClassName | Sequence[ClassName] | None = None,
+    against: ClassName | Sequence[ClassName] | None = None,
+    layer: str | None = None,
+    named: bool = True,
+) -> Explanation:
+    """Return an explanation of concepts with the evidence for a class that lies in their regions.
+
+    Args:
+        observation: The photos that were explained.
+        found: Their explanation.
+        target: The class; by default the predicted one.
+        against: The class that it is compared with; by default all others.
+        layer: The layer whose cells are weighed; by default the observation's.
+        named: Whether the concepts were named by the user; those that were found get nothing where they are unlikely.
+
+    Returns:
+        The explanation with `contributions`, `margins`, `unplaced` and `residuals`; without them where the model has no
+        classes or the layer does not reach them.
+    """
+    if observation.class_scores is None:
+        return found
+    evidence = cell_evidence(observation, target, against, layer)
+    if evidence is None:
+        return found
+    strengths = found.maps if is_competing(found) else relative_strengths(found.maps)
+    likely = found.presence
+    if likely is not None and not named:
+        likely = likely.where(likely >= MIN_PRESENCE, 0.0)
+    shares = cell_shares(strengths, likely, (evidence.cells.shape[1], evidence.cells.shape[2]))
+    index = class_indices(observation, target)
+    other = None if against is None else class_indices(observation, against)
+    return replace(
+        found,
+        contributions=evidence_contributions(evidence, shares).float(),
+        margins=evidence.margins,
+        unplaced=evidence.unplaced,
+        residuals=evidence.residuals,
+        explained_classes=tuple(class_names(observation, index, other)),
+    )
+
+
+def that_count_most(found: Explanation, top: int) -> Explanation:
+    """Return the concepts of the largest contributions, whatever their sign.
+
+    Args:
+        found: An explanation of concepts.
+        top: How many to keep at most.
+    """
+    if found.contributions is None:
+        return found.select(range(min(top, found.maps.shape[1])))
+    best = found.contributions.abs().topk(min(top, found.maps.shape[1]), dim=1).indices
+    return found.select(best.tolist())
+
+
+def class_names(observation: Observation, index: Tensor, other: Tensor | None) -> list[str]:
+    """Return what the contributions to each image are about: its class, or `class / other class`.
+
+    Args:
+        observation: What was observed.
+        index: The class of each image.
+        other: The class that it is compared with, or `None`.
+    """
+    names = [observation.model.class_name(int(i)) for i in index]
+    if other is None:
+        return names
+    return [f"{n} / {observation.model.class_name(int(o))}" for n, o in zip(names, other, strict=True)]
