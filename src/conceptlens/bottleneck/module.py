@@ -97,9 +97,8 @@ class Bottleneck(nn.Module):
     @property
     def map_evidence(self) -> tuple[MapEvidence, ...]:
         """How far each concept's map can be trusted, in order: what it was learned from, how its place was checked."""
-        locator = self.locator
-        taught = [part >= 0 for part in locator.part.tolist()] if isinstance(locator, Parts) else [False] * len(self.labels)
-        return read_evidence(self.training_record, self.labels, taught)
+        parts = self.locator.part.tolist() if isinstance(self.locator, Parts) else [-1] * len(self.labels)
+        return read_evidence(self.training_record, self.labels, [part >= 0 for part in parts])
 
     @property
     def layers(self) -> tuple[str, ...]:

@@ -164,6 +164,8 @@ def _settings(given: list[str] | None) -> dict[str, Any]:
 
 
 def _print_result(made: Bottleneck, out: Path, as_json: bool, start: float) -> None:
+    from conceptlens.bottleneck.map_evidence import TARGETS_OF, evidence_lines
+
     record = made.training_record
     failures = json.loads((out / "failures.json").read_text("utf-8"))
     print_failures(failure["reason"] for failure in failures)
@@ -180,6 +182,7 @@ def _print_result(made: Bottleneck, out: Path, as_json: bool, start: float) -> N
             "concepts": len(made.concepts),
             "dropped": record["dropped"],
             **{name: record[name] for name in kept},
+            "targets_of": record.get(TARGETS_OF),
             "failures": failures,
             "out": str(out),
         })  # fmt: skip
@@ -199,5 +202,7 @@ def _print_result(made: Bottleneck, out: Path, as_json: bool, start: float) -> N
             f"of a linear probe {record['holdout_accuracy_of_linear_probe']:.3f}"
             + ("; both before the last stage was trained" if record["finetune"] else "")
         )
+        for line in evidence_lines(made.labels, made.map_evidence):
+            typer.echo(line)
         typer.echo(f"bottleneck: {out}")
     print_end(f"{record['photos_used']} photos", len(failures), start)

@@ -1,4 +1,4 @@
-"""How much classes or photos show concepts, by a file (a table, or a detector's boxes), and sets that are labelled by it."""
+"""How much classes or photos show concepts, by a table or a detector's boxes; and sets that are labelled by it."""
 
 from __future__ import annotations
 

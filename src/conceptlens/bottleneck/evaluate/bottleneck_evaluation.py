@@ -146,8 +146,8 @@ def _read(
     table = joined(tables, source, maps=False)
     present, known = concept_presence(bottleneck, photos, attributes, table), concept_known(photos, attributes, table)
     evaluation = Evaluation(
-        bottleneck, photos, table, present, known, map_concepts, labelled, joined_scores(scores), _joined_points(points),
-        top, n_bootstrap, seed,
+        bottleneck, photos, table, present, known, map_concepts, labelled, joined_scores(scores),
+        _joined_points(points), top, n_bootstrap, seed,
     )  # fmt: skip
     return evaluation, no_constant
 

@@ -56,8 +56,8 @@ LEAKAGES = (*HEADS, *IMPURITIES)
 class Evaluation:
     """What the metrics of a bottleneck on a set are computed from.
 
-    - `table`: what the bottleneck read, without maps. `present[photo concept]`: which photos show which concepts, as far
-      as it is `known[photo concept]`.
+    - `table`: what the bottleneck read, without maps. `present[photo concept]`: which photos show which concepts, as
+      far as it is `known[photo concept]`.
     - `map_concepts`: concepts whose maps were read; `labelled`: whether the set labels them.
     - `map_scores`: scores of the maps, by metric and then by control. `points`: keypoints of the photos, where the set
       has them. `top`: the most active photos of each concept.

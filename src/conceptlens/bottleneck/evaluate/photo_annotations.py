@@ -29,12 +29,14 @@ if TYPE_CHECKING:
 
 MIN_SHARE = 0.5  # of a class's photos that must show an attribute for the class to have it
 MIN_ACTIVE_STD = 1.2816  # training deviations above the mean: a tenth of a normal distribution
-UNLABELLED = "the set has no class attributes that are concepts of the bottleneck; a table of concepts says it (--table)"
+UNLABELLED = (
+    "the set has no class attributes that are concepts of the bottleneck; a table of concepts says it (--table)"
+)
 BY_CLASS = "a photo shows a concept where at least half of its class's photos do, by the set's class attributes"
 BY_CLASS_TABLE = "a photo shows a concept where its class does, by at least a half, in the table of concepts"
 BY_PHOTO = (
-    "a photo shows a concept where what is known of this one photo says so; photos of which nothing is known do not count "
-    "for the concept"
+    "a photo shows a concept where what is known of this one photo says so; photos of which nothing is known do not "
+    "count for the concept"
 )
 BY_ACTIVITY = (
     "the set says of no concept which photos show it, so a photo is taken to show those that are 1.28 training "
@@ -63,7 +65,7 @@ def attribute_indices(bottleneck: Bottleneck, photos: LabelledSet) -> list[int |
 def concept_presence(
     bottleneck: Bottleneck, photos: LabelledSet, attributes_of_concepts: Sequence[int | None], table: BottleneckTable
 ) -> Bool[Tensor, "photo concept"]:
-    """Return whether each photo shows each concept, by its class or itself, or by activity where nothing is known of any.
+    """Return whether each photo shows each concept, by its labels or its class's; by activity where none has any.
 
     `attributes_of_concepts`: the attribute of the set that each concept is (`attribute_indices`); no photo shows a
     concept that is none, or of which nothing is known (`concept_known`).

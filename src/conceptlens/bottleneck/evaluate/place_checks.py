@@ -19,7 +19,9 @@ def evidence_with_checks(
 ) -> tuple[MapEvidence, ...]:
     """Return what is known of each map, with what an evaluation on `data` found in the stead of earlier checks."""
     checks = (_check(one, data) for one in concepts)
-    return tuple(one if check is None else replace(one, check=check) for one, check in zip(evidence, checks, strict=True))
+    return tuple(
+        one if check is None else replace(one, check=check) for one, check in zip(evidence, checks, strict=True)
+    )
 
 
 def record_checks(folder: str | Path, bottleneck: Bottleneck, result: BottleneckResult) -> int:

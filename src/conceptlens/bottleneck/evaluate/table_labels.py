@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from conceptlens.bottleneck.evaluate.activation_table import classes_of
 from conceptlens.bottleneck.fit.content_mark import photos_mark, same_content
 from conceptlens.data.target_table import labelled_by, read_target_table
-from conceptlens.io.errors import InputError, near
+from conceptlens.io.errors import InputError, near_names
 
 if TYPE_CHECKING:
     from conceptlens.bottleneck.module import Bottleneck
@@ -58,8 +58,8 @@ def _check_concepts(bottleneck: Bottleneck, table: ConceptTable, path: str | Pat
     if strange and not same_content(path, str(record.get("targets", ""))):
         more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
         raise InputError(
-            f"{str(path)!r} has the column {strange[0]!r}{more}, which is no concept of the bottleneck; near: "
-            f"{near(strange[0], bottleneck.labels)}; write it so, or take the column out"
+            f"{str(path)!r} has the column {strange[0]!r}{more}, which is no concept of the bottleneck; "
+            f"{near_names(strange[0], bottleneck.labels)}; write it as the bottleneck does, or take the column out"
         )
 
 
@@ -69,6 +69,6 @@ def _check_photos(bottleneck: Bottleneck, photos: LabelledSet, path: str | Path)
     fitted_on = str(record.get("photos", ""))
     if same_content(path, str(record.get("targets", ""))) and fitted_on != photos_mark(photos):
         raise InputError(
-            f"{str(path)!r} speaks of the photos of the fit ({fitted_on.rpartition(' ')[0]}), and those of {photos.name} "
-            "were given; give a table of these, a table with a row for each class, or the photos of the fit"
+            f"{str(path)!r} speaks of the photos of the fit ({fitted_on.rpartition(' ')[0]}), and {photos.name} was "
+            "given; give a table of these, a table with a row for each class, or the photos of the fit"
         )

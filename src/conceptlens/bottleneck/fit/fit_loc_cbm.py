@@ -27,9 +27,9 @@ from conceptlens.bottleneck.fit.bottleneck_task import (
 )
 from conceptlens.bottleneck.fit.concept_targets import Targets, build_concept_targets, encode_photos, vlm_fingerprint
 from conceptlens.bottleneck.fit.concept_vectors import PooledPhotos, concept_weights, read_photos, unmasked
+from conceptlens.bottleneck.fit.content_mark import content_mark, photos_mark
 from conceptlens.bottleneck.fit.finetune import finetuned
 from conceptlens.bottleneck.fit.fitted_locator import fit_locator, of_concepts, part_names
-from conceptlens.bottleneck.fit.content_mark import content_mark, photos_mark
 from conceptlens.bottleneck.fit.head_fit import PenaltyChoice, choose, fit_head
 from conceptlens.bottleneck.fit.recipe import Recipe, recipe_named
 from conceptlens.bottleneck.map_evidence import NONE, TARGETS_OF
