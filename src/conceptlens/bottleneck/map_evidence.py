@@ -130,7 +130,7 @@ def evidence_lines(labels: Sequence[str], evidence: Sequence[MapEvidence]) -> li
         groups: dict[str, list[str]] = {}
         for label, sentence in zip(labels, sentences, strict=True):
             groups.setdefault(sentence, []).append(label)
-        lines += [f"{_some(names, len(labels))}: {sentence}" for sentence, names in groups.items()]
+        lines += [f"{sentence} ({_some(names, len(labels))})" for sentence, names in groups.items()]
     return lines
 
 

@@ -191,7 +191,7 @@ def _of_known(
     known: Bool[np.ndarray, "image concept"],
 ) -> tuple[Float[np.ndarray, "concept"], Bool[np.ndarray, "concept"]]:
     """Return the AUROC of each concept over the images whose label is known, and for which concepts it is defined."""
-    applies = (positive & known).any(0) & (~positive & known).any(0)
+    applies = np.logical_and((positive & known).any(0), (~positive & known).any(0))
     if known.all():
         return cross_auroc(values, positive, paired=True), applies
     found = [

@@ -87,7 +87,7 @@ def opening(
         {"to": "concepts", "question": "How many concepts does a class use?", "answer": _many(result, labels)},
         {"to": "concepts", "question": "Do concepts mean what they are called?", "answer": _meant(result)},
         {"to": "metrics", "question": "Do maps point at what they name?", "answer": _pointing(result)},
-        {"to": "concepts", "question": "Was that checked of every concept?", "answer": _known(result)},
+        {"to": "concepts", "question": "Were all maps checked?", "answer": _known(result)},
         {"to": "errors", "question": "What misleads it?", "answer": misleading_sentence(cases, labels)},
     ]
 
