@@ -92,6 +92,18 @@ def test_a_bottleneck_from_before_says_that_it_is_not_known(
     assert "map_evidence" not in found.components[0].source.settings  # of maps before the locator nothing was checked
 
 
+@pytest.mark.parametrize(
+    "record", [{"targets_of": "classes"}, {"place_checks": {"red bill": {"photos": 8}}}, {"place_checks": 3}]
+)
+def test_a_record_that_is_broken_is_refused(spotter: Bottleneck, tmp_path: Path, record: dict[str, object]) -> None:
+    spotter.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text("utf-8"))
+    config["training"] |= record
+    (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
+    with pytest.raises(cl.InputError, match=r"config\.json does not fit together"):
+        Bottleneck.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize("kind", LEARNED_FROM)
 def test_what_a_concept_was_learned_from_is_said_in_plain_words(kind: str) -> None:
     one = MapEvidence(kind)

@@ -112,7 +112,7 @@ def read_evidence(
         labels: The concepts' labels.
         with_part: Whether the place of each concept is that of a part.
     """
-    targets, checks = record.get(TARGETS_OF, {}), record.get(PLACE_CHECKS, {})
+    targets, checks = (dict(record.get(name, {})) for name in (TARGETS_OF, PLACE_CHECKS))
     return tuple(
         MapEvidence(
             targets.get(label) if targets.get(label) in LEARNED_FROM else None,

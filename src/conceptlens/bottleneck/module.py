@@ -298,6 +298,7 @@ class Bottleneck(nn.Module):
                 concepts, about["classes"], layer, channels, locator, (rows, columns), backbone, about["training"]
             )
             made.edits = edits
+            _ = made.map_evidence  # a record that is broken is refused
             made.load_state_dict(state)
         return made.eval().requires_grad_(False)
 

@@ -104,10 +104,8 @@ def bottleneck(
     made, opened = Bottleneck.from_pretrained(folder), open_classes(data, split)
     choice = _choice(made, opened, classes, pairs, photo, photos, top)
     if out_dir is None:
-        shared.refuse_unused(
-            {"--class": classes, "--pair": pairs, "--photo": photo, "--photos": photos, "--top": top},
-            "without a page; add --out-dir DIR",
-        )
+        of_page = {"--class": classes, "--pair": pairs, "--photo": photo, "--photos": photos, "--top": top}
+        shared.refuse_unused(of_page, "without a page; add --out-dir DIR")
     if record:
         _check_keypoints(opened)
     backbone = load(model, weights, pretrained, device)
@@ -122,10 +120,8 @@ def bottleneck(
         "split": split, "train": result.train, "weights": weights if pretrained else "random",
         "max_photos": max_photos, "table": table, "leakage": leakage, "interventions": interventions, "seed": seed,
     }  # fmt: skip
-    about = {
-        "bottleneck": str(folder),
-        "settings": {name: value for name, value in settings.items() if value is not None},
-    }
+    kept = {name: value for name, value in settings.items() if value is not None}
+    about = {"bottleneck": str(folder), "settings": kept}
     if as_json:
         print_json(evaluation_json(result, about))
     else:

@@ -187,7 +187,6 @@ def _print_result(made: Bottleneck, out: Path, as_json: bool, start: float) -> N
             "out": str(out),
         })  # fmt: skip
     else:
-        grid = " x ".join(map(str, record["grid"]))
         typer.echo(f"{len(made.concepts)} concepts for {len(made.classes)} classes, from {record['concepts_from']}")
         if record["dropped"]:
             first = record["dropped"][0]
@@ -196,13 +195,11 @@ def _print_result(made: Bottleneck, out: Path, as_json: bool, start: float) -> N
         fewer = wanted is not None and record["concepts_per_class"] < wanted - 1e-9
         why = f", not {wanted:g}: fewer tell the train photos apart" if fewer else ""
         typer.echo(f"{record['concepts_per_class']:g} concepts count for each class{why}")
-        typer.echo(f"maps of {grid} cells, locator {record['locator']}")
+        typer.echo(f"maps of {' x '.join(map(str, record['grid']))} cells, locator {record['locator']}")
         typer.echo(
             f"accuracy on held-out train photos {record['holdout_accuracy']:.3f}; "
             f"of a linear probe {record['holdout_accuracy_of_linear_probe']:.3f}"
             + ("; both before the last stage was trained" if record["finetune"] else "")
         )
-        for line in evidence_lines(made.labels, made.map_evidence):
-            typer.echo(line)
-        typer.echo(f"bottleneck: {out}")
+        typer.echo("\n".join([*evidence_lines(made.labels, made.map_evidence), f"bottleneck: {out}"]))
     print_end(f"{record['photos_used']} photos", len(failures), start)
