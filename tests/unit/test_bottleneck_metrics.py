@@ -312,6 +312,28 @@ def test_labels_of_a_class_are_those_of_half_its_images() -> None:
         class_labels(shares, torch.tensor([2]))
 
 
+def test_an_image_whose_label_is_not_known_does_not_count() -> None:
+    values, labels = noise(40, 3), noise(40, 3, seed=1) > 0.4
+    known = noise(40, 3, seed=2) > 0.3
+    known[:, 2] = False
+    found = concept_auroc(values, labels, known)
+    for concept in (0, 1):
+        rows = known[:, concept]
+        assert 0 < rows.sum() < 40
+        alone = concept_auroc(values[rows][:, [concept]], labels[rows][:, [concept]])
+        assert found.of(0, concept) == alone.of(0, 0) != concept_auroc(values, labels).of(0, concept)
+    assert found.applies.tolist() == [[True, True, False]]
+    interval = auroc_interval(values, labels, n_bootstrap=50, known=known)
+    assert interval.mean == pytest.approx(found.mean())
+    assert interval.count == 2
+    assert interval.low is not None
+    assert interval.low < interval.mean
+    every = torch.ones_like(labels)
+    assert auroc_interval(values, labels, 50, known=every) == auroc_interval(values, labels, 50)
+    with pytest.raises(cl.InputError, match="expected bool"):
+        concept_auroc(values, labels, known[:, :2])
+
+
 def test_the_interval_of_auroc_narrows_with_images() -> None:
     widths = []
     for images in (40, 640):

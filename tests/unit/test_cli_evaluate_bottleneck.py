@@ -95,7 +95,8 @@ def test_json_has_the_documented_fields_and_the_numbers_of_the_measure(place: Pa
     printed = json.loads(done.stdout)
     assert set(printed) == {
         "schema", "versions", "bottleneck", "settings", "data", "train", "model", "photos", "presence",
-        "concepts_with_labels", "metrics", "classes", "concepts", "interventions", "interventions_reason", "failures",
+        "labels_of", "concepts_with_labels", "metrics", "classes", "concepts", "interventions", "interventions_reason",
+        "failures",
     }  # fmt: skip
     assert printed["schema"] == "conceptlens.evaluate-bottleneck/2"
     assert (printed["data"], printed["train"], printed["photos"]) == ("cub test", "cub train", 12)
@@ -131,11 +132,62 @@ def test_files_hold_the_page_the_numbers_and_the_tables(place: Path, tmp_path: P
     with (out / "concepts.csv").open(encoding="utf-8") as opened:
         concepts = list(csv.DictReader(opened))
     assert [row["label"] for row in concepts] == [concept.label for concept in CONCEPTS]
+    assert [row["place_checked"] for row in concepts] == ["True"] * 4 + ["False"]
+    assert concepts[4]["place"] == "place not checked: no mask or keypoint says where this is"
+    assert {row["learned"] for row in concepts} == {"not known how its targets were made"}
+    assert "place checked against keypoints" in done.stdout
+    assert "not known how its targets were made (all 5 concepts)" in done.stdout
     assert concepts[4]["keypoint_error"] == ""  # does not apply, and is not zero
     assert "Accuracy" in done.stdout
     assert any(cache.glob("*/*.safetensors"))
     again = evaluate(place, "--cache", str(cache), "--json")
     assert json.loads(again.stdout)["metrics"][0]["value"] == numbers["metrics"][0]["value"]
+
+
+def test_what_was_checked_is_recorded_where_it_is_told_to(place: Path, tmp_path: Path) -> None:
+    made = shutil.copytree(place / "made", tmp_path / "made")
+    words = ("evaluate", "bottleneck", "-b", str(made), "-d", "BIRDS", "--json")
+    before = (made / "config.json").read_bytes()
+    assert run(place, *words).exit_code == 0
+    assert (made / "config.json").read_bytes() == before
+    done = run(place, *words, "--record")
+    assert done.exit_code == 0, done.output
+    told = {one["label"]: one["place"] for one in json.loads(done.stdout)["concepts"]}
+    kept = Bottleneck.from_pretrained(made)
+    assert {one: known.place for one, known in zip(kept.labels, kept.map_evidence, strict=True)} == told
+    assert told["red bill"].startswith("place checked against keypoints in 6 photos of cub test: ")
+    assert (made / "bottleneck.safetensors").read_bytes() == (place / "made" / "bottleneck.safetensors").read_bytes()
+
+
+def test_a_plain_folder_is_measured_by_a_table_of_concepts(place: Path, tmp_path: Path) -> None:
+    own = Cub(place / "birds", "test")
+    for photo, name, label in zip(own, own.names, own.labels, strict=True):
+        file = tmp_path / "plain" / own.classes[label] / Path(name).name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        photo.save(file)
+    rows = [f"{name},{int(bill == 'red')},{int(bill == 'blue')}" for name, (bill, _) in CLASSES.items()]
+    table = tmp_path / "shown.csv"
+    table.write_text("\n".join(["name,red bill,blue bill", *rows]))
+    words = ("evaluate", "bottleneck", "-b", "MADE", "-d", str(tmp_path / "plain"), "--split", "all")
+    done = run(place, *words, "--table", str(table), "--json")
+    assert done.exit_code == 0, done.output
+    printed, known = json.loads(done.stdout), json.loads(evaluate(place, "--json").stdout)
+    assert (printed["labels_of"], printed["concepts_with_labels"], printed["settings"]["table"]) == (
+        "classes", 2, str(table),
+    )  # fmt: skip
+    assert "in the table of concepts" in printed["presence"]
+    both = [[one["auroc"] for one in numbers["concepts"]] for numbers in (printed, known)]
+    assert both[0][:2] == pytest.approx(both[1][:2])
+    assert both[0][2:] == [None] * 3
+    table.write_text(table.read_text().replace("blue bill", "blue bil"))
+    bad = run(place, *words, "--table", str(table))
+    assert bad.exit_code == 2
+    assert bad.stdout == ""
+    assert bad.stderr.count("\n") == 1
+    assert "has the column 'blue bil', which is no concept of the bottleneck; near names: blue bill" in bad.stderr
+    recorded = run(place, *words, "--record")
+    assert recorded.exit_code == 2
+    assert "plain all has no keypoints, by which maps are checked; give a set that has them" in recorded.stderr
 
 
 def test_a_limit_takes_photos_of_every_class(place: Path) -> None:
@@ -170,6 +222,7 @@ def test_a_photo_that_fails_is_reported_and_ends_with_code_1(place: Path, tmp_pa
         (["--split", "validation"], "no split 'validation'"),
         (["--out-dir", "page.html"], "expected a folder"),
         (["--model", "timm:resnet18", "--no-pretrained"], "was trained on timm:tf_efficientnet_lite0"),
+        (["--table", "nowhere.csv"], "cannot read 'nowhere.csv'"),
         (["--top", "0"], ""),
     ],
 )

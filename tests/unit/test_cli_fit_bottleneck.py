@@ -62,6 +62,8 @@ def test_it_says_what_came_of_it(folder: Path, tmp_path: Path, loaded_models: di
         "maps of 8 x 8 cells, locator parts",
         f"accuracy on held-out train photos {record['holdout_accuracy']:.3f}; of a linear probe "
         f"{record['holdout_accuracy_of_linear_probe']:.3f}",
+        "place not checked: no mask or keypoint says where this is (all 4 concepts)",
+        "learned from class labels only: the map may follow the class, not the concept (all 4 concepts)",
         f"bottleneck: {out}",
     ]
     assert done.stderr.startswith("18 photos in ")
@@ -109,6 +111,7 @@ def test_programs_read_its_numbers(folder: Path, tmp_path: Path, loaded_models: 
         "grid": [4, 4],
         "concepts_from": str(tmp_path / "named.txt"),
         "targets_by": "vlm",
+        "targets_of": {"cat": "vlm", "car": "vlm"},
         "penalty": 1.0,
         "strength": record["strength"],
         "concepts_per_class": 2.0,

@@ -71,6 +71,30 @@ def dropped(found: Targets) -> dict[str, tuple[str, str]]:
     return {one.label: (one.filter, one.reason) for one in found.concepts.dropped}
 
 
+# --- what each concept is learned from
+
+
+def test_each_concept_keeps_what_it_is_learned_from(tmp_path: Path, pair: cl.Backbone) -> None:
+    photos, of_classes = birds(), "name,hat,scarf\nash wren,1,0\nbay tern,0,1\ncliff crow,0,0\n"
+    (tmp_path / "classes.csv").write_text(of_classes)
+    own = [f"{name},{number % 2},{int(LABELS[number] == 1)}" for number, name in enumerate(photos.names)]
+    (tmp_path / "photos.csv").write_text("\n".join(["name,hat,scarf", *own]))
+    boxes = [[{"label": "hat", "box": [0, 0, 9, 9], "score": 0.9}] if number % 2 else [] for number in range(8)]
+    (tmp_path / "boxes.json").write_text(json.dumps(dict(zip(photos.names, boxes, strict=True))))
+    sources = {
+        "classes.csv": {"hat": "classes", "scarf": "classes"},
+        "photos.csv": {"hat": "photos", "scarf": "classes"},  # no two photos of a class differ: it says no more
+        "boxes.json": {"hat": "detections"},
+    }
+    for name, expected in sources.items():
+        found = told(photos, "auto", str(tmp_path / name))
+        assert dict(zip(found.concepts.labels, found.learned_from, strict=True)) == expected
+    found = told(photos, ["green belly", "red"], "both", pair)
+    assert found.learned_from == ("classes", "vlm")
+    assert told(photos, ["green belly", "an eye", "red belly"], "labels").keep([1], ()).learned_from == ("classes",)
+    assert told(photos, ["red"], "vlm", pair).learned_from == ("vlm",)
+
+
 # --- labels
 
 

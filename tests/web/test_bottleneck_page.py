@@ -146,6 +146,50 @@ def test_every_section_is_there_with_its_pictures(opened: Open, measures: Bottle
 
 
 @pytest.mark.parametrize("width", [390, 1280])
+def test_how_far_it_can_be_trusted_stands_beside_every_map(opened: Open, width: int) -> None:
+    page = opened(width)
+    rows = page.locator(".sum li:has(img), .weights li, #concepts tbody tr").all()
+    assert len(rows) > 20
+    names = set()
+    for row in rows:
+        known = row.locator(".known")
+        expect(known).to_be_visible()
+        name = row.locator("b, th").first.inner_text().split("\n")[0]
+        names.add(name.split(" ")[0])
+        place = "place not checked" if name == "shiny" else re.compile(r"at its part in \d+% of \d+ checked")
+        expect(known.locator("span").first).to_have_text(place)
+        expect(known.locator("span").first).to_have_class("doubt" if name == "shiny" else "")
+        expect(known.locator("span").last).to_have_text("not known how its targets were made")
+    assert "shiny" in names
+    meanings = page.locator("#photos .prose.small")
+    expect(meanings).to_contain_text("Place not checked: no mask or keypoint says where this is.")
+    expect(meanings).to_contain_text("fit it again to know")
+    short = page.locator(".short div", has_text="Were all maps checked?").locator("dd")
+    expect(short).to_contain_text("Place not checked: no mask or keypoint says where this is (shiny).")
+
+
+def test_doubts_are_in_colour_and_what_is_known_is_not(
+    visit: Open, spotter: Bottleneck, bird_model: cl.Backbone, measures: BottleneckResult, birds: Path, tmp_path: Path
+) -> None:
+    kinds = zip(measures.map_evidence, ("classes", "photos", "detections", "vlm", "none"), strict=True)
+    told = replace(measures, map_evidence=tuple(replace(one, targets=kind) for one, kind in kinds))
+    record = {"bottleneck": "birds", "settings": {}}
+    choice = replace(CHOICE, max_concepts=5)
+    page = visit(write_bottleneck_report(tmp_path, spotter, bird_model, Cub(birds, "all"), told, choice, record)[0])
+    colours = {}
+    for row, concept in zip(page.locator("#concepts tbody tr").all(), ("red", "blue", "green", "yellow"), strict=False):
+        span = row.locator(".known span").last
+        assert row.inner_text().startswith(concept)
+        colours[span.inner_text()] = span.evaluate("e => getComputedStyle(e).color")
+    assert len(colours) == 4
+    quiet = colours.pop("learned from labels of whole photos")
+    assert "learned from class labels only" in colours
+    assert len(set(colours.values())) == 1
+    assert quiet not in colours.values()
+    expect(page.locator("#classes .prose.small")).to_contain_text("the map may follow the class, not the concept")
+
+
+@pytest.mark.parametrize("width", [390, 1280])
 def test_corrections_are_drawn_and_told(opened: Open, measures: BottleneckResult, width: int) -> None:
     page = opened(width)
     section, curves = page.locator("#corrections"), measures.interventions.curves

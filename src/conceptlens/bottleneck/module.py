@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from conceptlens.bottleneck.backbone_reference import BackboneReference
 from conceptlens.bottleneck.bottleneck_folder import read_folder, read_parts, refusing, write_folder
 from conceptlens.bottleneck.concept_edit import Edit
-from conceptlens.bottleneck.locator import Locator, resized
+from conceptlens.bottleneck.locator import Locator, Parts, resized
+from conceptlens.bottleneck.map_evidence import MapEvidence, read_evidence
 from conceptlens.bottleneck.output import BottleneckOutput, bottleneck_explanation
 from conceptlens.cams.class_activation import source
 from conceptlens.concepts.concept_set import BottleneckConcept
@@ -92,6 +93,12 @@ class Bottleneck(nn.Module):
     def labels(self) -> tuple[str, ...]:
         """The concepts' labels, in order."""
         return tuple(concept.label for concept in self.concepts)
+
+    @property
+    def map_evidence(self) -> tuple[MapEvidence, ...]:
+        """How far each concept's map can be trusted, in order: what it was learned from, how its place was checked."""
+        parts = self.locator.part.tolist() if isinstance(self.locator, Parts) else [-1] * len(self.labels)
+        return read_evidence(self.training_record, self.labels, [part >= 0 for part in parts])
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -205,7 +212,9 @@ class Bottleneck(nn.Module):
             An explanation whose `maps` are `cells m_i A_i`: their mean over the cells is the activation. Its
             `components` hold the maps before the locator, `A_i = <w_i, F>`, where the equation holds with `weights`.
             `contributions` and the class's `bias` add up to its `logit`; with `top`, so does `rest`. All three are in
-            `source.settings`, one for each image.
+            `source.settings`, one for each image. There too, by label: `map_evidence`, whether the place of the map was
+            ever checked and what the concept was learned from, in words. `diagnostics["pointing"]`: how often the map's
+            highest point was at the concept's part in photos with keypoints; NaN where it was never checked.
 
         Raises:
             InputError: A layer was not observed, or the observation is of another model.
@@ -226,7 +235,7 @@ class Bottleneck(nn.Module):
         origin = source(observation, self.layer, "loc_cbm", settings)
         contributions = self.contributions(output, index)
         return bottleneck_explanation(
-            output, unmasked, contributions, names, self.weight.detach(), self.labels, origin, top
+            output, unmasked, contributions, names, self.weight.detach(), self.labels, self.map_evidence, origin, top
         )
 
     def output(self, observation: Observation) -> BottleneckOutput:
@@ -289,6 +298,7 @@ class Bottleneck(nn.Module):
                 concepts, about["classes"], layer, channels, locator, (rows, columns), backbone, about["training"]
             )
             made.edits = edits
+            _ = made.map_evidence  # a record that is broken is refused
             made.load_state_dict(state)
         return made.eval().requires_grad_(False)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from conceptlens.bottleneck.map_evidence import MapEvidence
 from conceptlens.record import Explanation
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ def bottleneck_explanation(
     classes: tuple[str, ...],
     weight: Float[Tensor, "concept channel"],
     labels: tuple[str, ...],
+    evidence: Sequence[MapEvidence],
     source: Source,
     top: int | None,
 ) -> Explanation:
@@ -51,7 +54,9 @@ def bottleneck_explanation(
         classes: The names of these classes, one for each image.
         weight: The concepts' vectors over channels.
         labels: The concepts' labels.
-        source: Where the explanation comes from; `rest`, what the other concepts contribute, is added to its settings.
+        evidence: What is known of their maps.
+        source: Where the explanation comes from; `rest`, what the other concepts contribute, and `map_evidence` are
+            added to its settings.
         top: How many concepts; `None` for all.
     """
     count = contributions.shape[1]
@@ -61,6 +66,8 @@ def bottleneck_explanation(
         chosen = contributions.abs().sort(dim=1, descending=True, stable=True).indices[:, : min(top, count)]
     kept = contributions.gather(1, chosen)
     origin = replace(source, settings={**source.settings, "rest": (contributions.sum(1) - kept.sum(1)).tolist()})
+    told = {labels[i]: [evidence[i].place, evidence[i].learned] for i in sorted(set(chosen.flatten().tolist()))}
+    pointing = torch.tensor([torch.nan if one.check is None else one.check.pointing for one in evidence])
     products = _take(unmasked, chosen)
     unmasked_part = Explanation(
         maps=products,
@@ -76,9 +83,10 @@ def bottleneck_explanation(
         maps=_take(output.maps, chosen),
         weights=None,
         scores=output.activations.gather(1, chosen),
-        source=origin,
+        source=replace(origin, settings={**origin.settings, "map_evidence": told}),
         contributions=kept,
         explained_classes=classes,
+        diagnostics={"pointing": pointing.to(kept)[chosen]},
         components=(unmasked_part,),
     )
 

@@ -16,6 +16,7 @@ from conceptlens.io.output_path import check_folder
 
 if TYPE_CHECKING:
     from conceptlens.bottleneck.evaluate.bottleneck_result import BottleneckResult
+    from conceptlens.bottleneck.evaluate.case_selection import CaseSelection
     from conceptlens.bottleneck.module import Bottleneck
     from conceptlens.data.labelled_set import LabelledSet
 
@@ -38,6 +39,14 @@ def bottleneck(
     max_photos: Annotated[
         int | None, data_option(min=1, help="Measure at most this many photos, evenly spaced in the split.")
     ] = None,
+    table: Annotated[
+        str | None,
+        measured_option(
+            metavar="FILE",
+            help="Which photos show which concepts: a table (.csv, .tsv) or detections (.json), as `fit loc-cbm "
+            "--targets` takes them; by default what the data set knows.",
+        ),
+    ] = None,
     leakage: Annotated[
         bool, measured_option("--leakage", help="Measure leakage and impurity too; fits linear heads.")
     ] = False,
@@ -45,6 +54,14 @@ def bottleneck(
         bool,
         measured_option(
             "--interventions", help="Measure accuracy with corrected concepts too; reads all train photos."
+        ),
+    ] = False,
+    record: Annotated[
+        bool,
+        measured_option(
+            "--record",
+            help="Write into the bottleneck's folder which maps were checked against keypoints, so that its "
+            "explanations say it.",
         ),
     ] = False,
     classes: Annotated[
@@ -77,7 +94,7 @@ def bottleneck(
 ) -> None:
     """Measure accuracy, concepts and maps of a bottleneck beside controls, and report classes, photos and errors."""
     from conceptlens.bottleneck.evaluate.bottleneck_evaluation import evaluate_bottleneck
-    from conceptlens.bottleneck.evaluate.case_selection import CaseSelection, find_photo
+    from conceptlens.bottleneck.evaluate.place_checks import record_checks
     from conceptlens.bottleneck.module import Bottleneck
     from conceptlens.bottleneck.report.bottleneck_files import evaluation_json, print_result, write_bottleneck_report
     from conceptlens.data.labelled_sets import open_classes
@@ -85,49 +102,74 @@ def bottleneck(
     start = time.perf_counter()
     check_folder(out_dir)
     made, opened = Bottleneck.from_pretrained(folder), open_classes(data, split)
-    for name in photo or ():
-        find_photo(opened.names, name)  # before anything is computed
-    named = tuple(made.classes[made.class_index(name)] for name in classes or ())
-    choice = CaseSelection(
-        named,
-        tuple(_pair(made, one) for one in pairs or ()),
-        tuple(photo or ()),
-        6 if photos is None else photos,
-        top or 6,
-    )
+    choice = _choice(made, opened, classes, pairs, photo, photos, top)
     if out_dir is None:
-        shared.refuse_unused(
-            {"--class": classes, "--pair": pairs, "--photo": photo, "--photos": photos, "--top": top},
-            "without a page; add --out-dir DIR",
-        )
+        of_page = {"--class": classes, "--pair": pairs, "--photo": photo, "--photos": photos, "--top": top}
+        shared.refuse_unused(of_page, "without a page; add --out-dir DIR")
+    if record:
+        _check_keypoints(opened)
     backbone = load(model, weights, pretrained, device)
     result = evaluate_bottleneck(
         made.to(device), backbone, opened, _train(data, opened, train), _evenly(opened, max_photos), cache,
-        leakage, interventions, seed=seed, batch_size=batch_size,
+        leakage, interventions, seed=seed, batch_size=batch_size, table=table,
     )  # fmt: skip
+    recorded = record_checks(folder, made, result) if record else 0
     print_failures(failure.reason for failure in result.failures)
-    print_failures(
-        f"{option} measured nothing: {reason}" for option, reason in _unmeasured(result, leakage, interventions)
-    )
+    print_failures(_without_effect(result, leakage, interventions, record and not recorded))
     settings = {
         "split": split, "train": result.train, "weights": weights if pretrained else "random",
-        "max_photos": max_photos, "leakage": leakage, "interventions": interventions, "seed": seed,
+        "max_photos": max_photos, "table": table, "leakage": leakage, "interventions": interventions, "seed": seed,
     }  # fmt: skip
-    record = {
-        "bottleneck": str(folder),
-        "settings": {name: value for name, value in settings.items() if value is not None},
-    }
+    kept = {name: value for name, value in settings.items() if value is not None}
+    about = {"bottleneck": str(folder), "settings": kept}
     if as_json:
-        print_json(evaluation_json(result, record))
+        print_json(evaluation_json(result, about))
     else:
         print_result(result)
     files = []
     if out_dir is not None:
-        files = write_bottleneck_report(out_dir, made, backbone, opened, result, choice, record, cache)
+        files = write_bottleneck_report(out_dir, made, backbone, opened, result, choice, about, cache)
     print_end(f"{result.photos} photos", len(result.failures), start)
     print_files(files)
     if result.failures:
         raise typer.Exit(1)
+
+
+def _choice(
+    made: Bottleneck,
+    opened: LabelledSet,
+    classes: list[str] | None,
+    pairs: list[str] | None,
+    photo: list[str] | None,
+    photos: int | None,
+    top: int | None,
+) -> CaseSelection:
+    """Return what the page shows; names are looked up before anything is computed."""
+    from conceptlens.bottleneck.evaluate.case_selection import CaseSelection, find_photo
+
+    for name in photo or ():
+        find_photo(opened.names, name)
+    named = tuple(made.classes[made.class_index(name)] for name in classes or ())
+    paired = tuple(_pair(made, one) for one in pairs or ())
+    return CaseSelection(named, paired, tuple(photo or ()), 6 if photos is None else photos, top or 6)
+
+
+def _check_keypoints(opened: LabelledSet) -> None:
+    """Refuse to record checks of maps where there is nothing to check them by."""
+    if opened.annotation is None or opened.annotation.keypoints is None:
+        raise InputError(
+            f"--record is given, and {opened.name} has no keypoints, by which maps are checked; give a set that has "
+            "them, such as cub:FOLDER, or leave --record out"
+        )
+
+
+def _without_effect(result: BottleneckResult, leakage: bool, interventions: bool, unrecorded: bool) -> list[str]:
+    """Say which options had no effect, and why."""
+    found = [f"{option} measured nothing: {reason}" for option, reason in _unmeasured(result, leakage, interventions)]
+    if unrecorded:
+        reason = result.metric("keypoint_error").reason or "no keypoint is of a concept's part"
+        found.append(f"--record recorded nothing: {reason}")
+    return found
 
 
 def _unmeasured(result: BottleneckResult, leakage: bool, interventions: bool) -> list[tuple[str, str]]:

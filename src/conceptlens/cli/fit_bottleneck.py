@@ -164,6 +164,8 @@ def _settings(given: list[str] | None) -> dict[str, Any]:
 
 
 def _print_result(made: Bottleneck, out: Path, as_json: bool, start: float) -> None:
+    from conceptlens.bottleneck.map_evidence import TARGETS_OF, evidence_lines
+
     record = made.training_record
     failures = json.loads((out / "failures.json").read_text("utf-8"))
     print_failures(failure["reason"] for failure in failures)
@@ -180,11 +182,11 @@ def _print_result(made: Bottleneck, out: Path, as_json: bool, start: float) -> N
             "concepts": len(made.concepts),
             "dropped": record["dropped"],
             **{name: record[name] for name in kept},
+            "targets_of": record.get(TARGETS_OF),
             "failures": failures,
             "out": str(out),
         })  # fmt: skip
     else:
-        grid = " x ".join(map(str, record["grid"]))
         typer.echo(f"{len(made.concepts)} concepts for {len(made.classes)} classes, from {record['concepts_from']}")
         if record["dropped"]:
             first = record["dropped"][0]
@@ -193,11 +195,11 @@ def _print_result(made: Bottleneck, out: Path, as_json: bool, start: float) -> N
         fewer = wanted is not None and record["concepts_per_class"] < wanted - 1e-9
         why = f", not {wanted:g}: fewer tell the train photos apart" if fewer else ""
         typer.echo(f"{record['concepts_per_class']:g} concepts count for each class{why}")
-        typer.echo(f"maps of {grid} cells, locator {record['locator']}")
+        typer.echo(f"maps of {' x '.join(map(str, record['grid']))} cells, locator {record['locator']}")
         typer.echo(
             f"accuracy on held-out train photos {record['holdout_accuracy']:.3f}; "
             f"of a linear probe {record['holdout_accuracy_of_linear_probe']:.3f}"
             + ("; both before the last stage was trained" if record["finetune"] else "")
         )
-        typer.echo(f"bottleneck: {out}")
+        typer.echo("\n".join([*evidence_lines(made.labels, made.map_evidence), f"bottleneck: {out}"]))
     print_end(f"{record['photos_used']} photos", len(failures), start)

@@ -1,6 +1,7 @@
 """Do activations tell images with a concept from those without: the area under the ROC curve, by concept.
 
-They take `activations[image concept]` and bool `labels[image concept]`. Only the order of activations counts.
+They take `activations[image concept]` and bool `labels[image concept]`. Only the order of activations counts. Where
+`known[image concept]` is false, the label is not known, and the image does not count for that concept.
 """
 
 from __future__ import annotations
@@ -45,7 +46,11 @@ def class_labels(
     return (shares >= threshold)[classes]
 
 
-def concept_auroc(activations: Float[Tensor, "image concept"], labels: Bool[Tensor, "image concept"]) -> Score:
+def concept_auroc(
+    activations: Float[Tensor, "image concept"],
+    labels: Bool[Tensor, "image concept"],
+    known: Bool[Tensor, "image concept"] | None = None,
+) -> Score:
     """Return the AUROC of each concept over the images, as a score of one row; 0 to 1, higher is better, chance 0.5.
 
     `P(activation with the concept > activation without) + P(equal) / 2`. Applies where some images have the concept
@@ -54,6 +59,7 @@ def concept_auroc(activations: Float[Tensor, "image concept"], labels: Bool[Tens
     Args:
         activations: `[image concept]`, finite.
         labels: Bool `[image concept]`.
+        known: Which labels are known; by default all.
 
     Returns:
         `values[1 concept]`.
@@ -62,8 +68,7 @@ def concept_auroc(activations: Float[Tensor, "image concept"], labels: Bool[Tens
         InputError: Shapes do not fit, or an activation is not finite.
     """
     values, positive = check_activations(activations, labels)
-    applies = has_both_labels(positive)
-    found = cross_auroc(values, positive, paired=True)
+    found, applies = _of_known(values, positive, _known(known, positive))
     return Score(torch.from_numpy(np.where(applies, found, 0))[None], torch.from_numpy(applies)[None])
 
 
@@ -73,6 +78,7 @@ def auroc_interval(
     n_bootstrap: int = 2000,
     level: float = 0.95,
     seed: int = 0,
+    known: Bool[Tensor, "image concept"] | None = None,
 ) -> Interval:
     """Return the mean AUROC over concepts, with its percentile interval from images resampled with replacement.
 
@@ -85,6 +91,7 @@ def auroc_interval(
         n_bootstrap: How many draws.
         level: The confidence level, between 0 and 1.
         seed: Decides the draws.
+        known: Which labels are known; by default all.
 
     Returns:
         The interval; `count` is the number of concepts that apply.
@@ -93,18 +100,19 @@ def auroc_interval(
         InputError: No concept has images with and without it.
     """
     values, positive = check_activations(activations, labels)
-    applies = has_both_labels(positive)
+    told = _known(known, positive)
+    found, applies = _of_known(values, positive, told)
     if not applies.any():
         raise InputError("no concept has images with and without it; expected at least one")
-    values, positive = values[:, applies], positive[:, applies]
+    columns = [(values[told[:, i], i], positive[told[:, i], i], told[:, i]) for i in np.flatnonzero(applies)]
 
     def resampled(times: Float[np.ndarray, "draw image"]) -> Float[np.ndarray, "draw"]:
-        drawn = np.stack([_weighted(v, p, times.T) for v, p in zip(values.T, positive.T, strict=True)], axis=1)
+        drawn = np.stack([_weighted(v, p, times.T[rows]) for v, p, rows in columns], axis=1)
         defined = ~np.isnan(drawn)
         means = np.where(defined, drawn, 0).sum(1) / np.maximum(defined.sum(1), 1)
         return np.where(defined.any(1), means, np.nan)
 
-    mean = float(cross_auroc(values, positive, paired=True).mean())
+    mean = float(found[applies].mean())
     return bootstrap(mean, resampled, len(values), int(applies.sum()), n_bootstrap, level, seed)
 
 
@@ -166,6 +174,31 @@ def check_activations(activations: Tensor, labels: Tensor) -> tuple[np.ndarray, 
     if len(wrong):
         raise InputError(f"activations of concepts {wrong[:5].tolist()} are NaN or infinite; leave these concepts out")
     return values, labels.cpu().numpy()
+
+
+def _known(known: Tensor | None, positive: Bool[np.ndarray, "image concept"]) -> Bool[np.ndarray, "image concept"]:
+    """Return which labels are known, all where nothing is said; refused where they are of another shape."""
+    if known is None:
+        return np.ones_like(positive)
+    if tuple(known.shape) != positive.shape or known.dtype != torch.bool:
+        raise InputError(f"known is {tuple(known.shape)} of {known.dtype}; expected bool {positive.shape}, as labels")
+    return known.cpu().numpy()
+
+
+def _of_known(
+    values: Float[np.ndarray, "image concept"],
+    positive: Bool[np.ndarray, "image concept"],
+    known: Bool[np.ndarray, "image concept"],
+) -> tuple[Float[np.ndarray, "concept"], Bool[np.ndarray, "concept"]]:
+    """Return the AUROC of each concept over the images whose label is known, and for which concepts it is defined."""
+    applies = np.logical_and((positive & known).any(0), (~positive & known).any(0))
+    if known.all():
+        return cross_auroc(values, positive, paired=True), applies
+    found = [
+        cross_auroc(v[rows, None], p[rows, None], paired=True)[0]
+        for v, p, rows in zip(values.T, positive.T, known.T, strict=True)
+    ]
+    return np.array(found), applies
 
 
 def _weighted(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from conceptlens.bottleneck.evaluate.intervention_curve import Interventions, interventions_json
 from conceptlens.bottleneck.evaluate.metric_result import MetricResult, metric_json
 
 if TYPE_CHECKING:
     from conceptlens.bottleneck.evaluate.activation_table import BottleneckTable
+    from conceptlens.bottleneck.map_evidence import MapEvidence
     from conceptlens.io.errors import Failure
 
 SCHEMA = "conceptlens.evaluate-bottleneck/2"
@@ -50,7 +51,8 @@ class BottleneckResult:
     """What `evaluate_bottleneck` found.
 
     - `metrics`: every metric, also those without a value. `interventions`: what correcting concepts does.
-    - `presence`: when a photo is taken to show a concept.
+    - `presence`: when a photo is taken to show a concept. `labels_of`: whether that is known of its class or of itself.
+    - `map_evidence`: how far the map of each concept can be trusted, checks of this evaluation included.
     - `table`: what the bottleneck read, without maps.
     """
 
@@ -64,6 +66,8 @@ class BottleneckResult:
     n_labelled: int
     train: str | None
     interventions: Interventions
+    labels_of: Literal["classes", "photos"] | None
+    map_evidence: tuple[MapEvidence, ...]
     table: BottleneckTable = field(repr=False)
 
     @property
@@ -84,11 +88,26 @@ def bottleneck_json(result: BottleneckResult) -> dict[str, Any]:
         "model": result.model,
         "photos": result.photos,
         "presence": result.presence,
+        "labels_of": result.labels_of,
         "concepts_with_labels": result.n_labelled,
         "metrics": [metric_json(one) for one in result.metrics],
         "classes": [vars(one) for one in result.classes],
-        "concepts": [vars(one) for one in result.concepts],
+        "concepts": concept_rows(result),
         "interventions": interventions_json(result.interventions),
         "interventions_reason": result.interventions.reason or None,
         "failures": [{"image": failure.name, "error": failure.reason} for failure in result.failures],
     }
+
+
+def concept_rows(result: BottleneckResult) -> list[dict[str, Any]]:
+    """Return what was found of each concept, and how far its map can be trusted."""
+    return [
+        {
+            **vars(one),
+            "place_checked": known.check is not None,
+            "place": known.place,
+            "learned_from": known.targets,
+            "learned": known.learned,
+        }
+        for one, known in zip(result.concepts, result.map_evidence, strict=True)
+    ]

@@ -17,7 +17,12 @@ from conceptlens.bottleneck.evaluate.metric_result import (
     metric_result,
     not_measured,
 )
-from conceptlens.bottleneck.evaluate.photo_annotations import UNLABELLED, attribute_indices, concept_presence
+from conceptlens.bottleneck.evaluate.photo_annotations import (
+    UNLABELLED,
+    attribute_indices,
+    concept_known,
+    concept_presence,
+)
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.auroc import auroc_interval, concept_auroc
 from conceptlens.metrics.bottleneck_metrics import accuracy, effective_concepts
@@ -51,7 +56,8 @@ LEAKAGES = (*HEADS, *IMPURITIES)
 class Evaluation:
     """What the metrics of a bottleneck on a set are computed from.
 
-    - `table`: what the bottleneck read, without maps. `present[photo concept]`: which photos show which concepts.
+    - `table`: what the bottleneck read, without maps. `present[photo concept]`: which photos show which concepts, as
+      far as it is `known[photo concept]`.
     - `map_concepts`: concepts whose maps were read; `labelled`: whether the set labels them.
     - `map_scores`: scores of the maps, by metric and then by control. `points`: keypoints of the photos, where the set
       has them. `top`: the most active photos of each concept.
@@ -61,6 +67,7 @@ class Evaluation:
     photos: LabelledSet
     table: BottleneckTable
     present: Bool[Tensor, "photo concept"]
+    known: Bool[Tensor, "photo concept"]
     map_concepts: list[int]
     labelled: bool
     map_scores: dict[str, dict[str, Score]]
@@ -73,6 +80,11 @@ class Evaluation:
     def labels(self) -> Bool[Tensor, "photo concept"] | None:
         """Which photos show the concepts of `map_concepts`; `None` without labels."""
         return self.present[:, self.map_concepts] if self.labelled else None
+
+    @property
+    def known_labels(self) -> Bool[Tensor, "photo concept"]:
+        """Where `labels` are known."""
+        return self.known[:, self.map_concepts]
 
     @property
     def activations(self) -> Tensor:
@@ -97,13 +109,13 @@ def accuracy_metrics(evaluation: Evaluation) -> list[MetricResult]:
 
 
 def concept_metrics(evaluation: Evaluation) -> list[MetricResult]:
-    """Return the mean AUROC of concepts against the class attributes."""
-    labels, active = evaluation.labels, evaluation.activations
+    """Return the mean AUROC of concepts against what is known of classes or photos."""
+    labels, active, known = evaluation.labels, evaluation.activations, evaluation.known_labels
     if labels is None:
         return not_measured(["concept_auroc"], UNLABELLED)
-    if not concept_auroc(active, labels).count:
+    if not concept_auroc(active, labels, known).count:
         return not_measured(["concept_auroc"], "no concept is shown by some of the photos and not by others")
-    value = auroc_interval(active, labels, evaluation.n_bootstrap, seed=evaluation.seed)
+    value = auroc_interval(active, labels, evaluation.n_bootstrap, seed=evaluation.seed, known=known)
     guess = Control("guess", fixed_value(0.5, value.count, value.images))
     return [MetricResult("concept_auroc", value, (guess,))]
 
@@ -148,11 +160,16 @@ def leakage_metrics(
     labels, chosen = evaluation.labels, evaluation.map_concepts
     if labels is None:
         return not_measured(LEAKAGES, UNLABELLED)
+    if not bool(evaluation.known_labels.all()):
+        return not_measured(LEAKAGES, "it is not known of every photo which concepts it shows")
     impurities = _impurities(evaluation.activations, labels, evaluation.seed)
     if train is None or read is None:
         return [*not_measured(HEADS, "no train photos were given, on which heads are fitted"), *impurities]
     bottleneck = evaluation.bottleneck
-    own = concept_presence(bottleneck, train, attribute_indices(bottleneck, train), read)[:, chosen]
+    attributes = attribute_indices(bottleneck, train)
+    if not bool(concept_known(train, attributes, read)[:, chosen].all()):
+        return [*not_measured(HEADS, "the train photos, on which heads are fitted, lack labels"), *impurities]
+    own = concept_presence(bottleneck, train, attributes, read)[:, chosen]
     found = concept_leakage(
         LabelledActivations(read.activations[:, chosen], own, read.classes),
         LabelledActivations(evaluation.activations, labels, evaluation.table.classes),

@@ -38,8 +38,8 @@ METRICS: dict[str, MetricDescription] = {
         "Concept AUROC",
         "higher",
         "0 to 1",
-        "Of two photos, one of a class that has the concept and one of a class that has not: how often the concept is "
-        "more active in the first. 0.5 is guessing.",
+        "Of two photos, one that shows the concept and one that does not: how often the concept is more active in the "
+        "first. 0.5 is guessing.",
         "concept",
     ),
     "keypoint_error": MetricDescription(

@@ -12,6 +12,7 @@ import torch
 from conceptlens.bottleneck.evaluate.activation_table import BottleneckTable
 from conceptlens.bottleneck.evaluate.map_metrics import MapAnnotations
 from conceptlens.data.keypoints_in_view import keypoints_in_view, known_keypoints
+from conceptlens.data.labelled_set import ClassAttributes, PhotoAttributes
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.auroc import class_labels
 from conceptlens.metrics.keypoint_baselines import constant_peaks
@@ -28,21 +29,34 @@ if TYPE_CHECKING:
 
 MIN_SHARE = 0.5  # of a class's photos that must show an attribute for the class to have it
 MIN_ACTIVE_STD = 1.2816  # training deviations above the mean: a tenth of a normal distribution
-UNLABELLED = "the set has no class attributes that are concepts of the bottleneck"
+UNLABELLED = (
+    "the set has no class attributes that are concepts of the bottleneck; a table of concepts says it (--table)"
+)
 BY_CLASS = "a photo shows a concept where at least half of its class's photos do, by the set's class attributes"
+BY_CLASS_TABLE = "a photo shows a concept where its class does, by at least a half, in the table of concepts"
+BY_PHOTO = (
+    "a photo shows a concept where what is known of this one photo says so; photos of which nothing is known do not "
+    "count for the concept"
+)
 BY_ACTIVITY = (
     "the set says of no concept which photos show it, so a photo is taken to show those that are 1.28 training "
     "deviations above their mean in it: metrics of maps then speak of the concepts' own choice of photos"
 )
 
 
+def known_attributes(photos: LabelledSet) -> ClassAttributes | PhotoAttributes | None:
+    """Return what says which photos show which attributes: of their classes, or else of single photos."""
+    return (photos.annotation.attributes or photos.annotation.photos) if photos.annotation else None
+
+
 def attribute_indices(bottleneck: Bottleneck, photos: LabelledSet) -> list[int | None]:
-    """Return which class attribute of the set each concept is, by its words or its name."""
-    known = photos.annotation.attributes if photos.annotation else None
+    """Return which attribute of the set each concept is, by its words or its name."""
+    known = known_attributes(photos)
     if known is None:
         return [None] * len(bottleneck.labels)
     indices: dict[str, int] = {}
-    for spelled in ([concept.label for concept in known.concepts], known.names):
+    words = [concept.label for concept in known.concepts] if isinstance(known, ClassAttributes) else []
+    for spelled in (words, known.names):
         for index, name in enumerate(spelled):
             indices.setdefault(name.casefold(), index)
     return [indices.get(label.casefold()) for label in bottleneck.labels]
@@ -51,15 +65,17 @@ def attribute_indices(bottleneck: Bottleneck, photos: LabelledSet) -> list[int |
 def concept_presence(
     bottleneck: Bottleneck, photos: LabelledSet, attributes_of_concepts: Sequence[int | None], table: BottleneckTable
 ) -> Bool[Tensor, "photo concept"]:
-    """Return whether each photo shows each concept, by its class, or by activity where nothing is known of any.
+    """Return whether each photo shows each concept, by its labels or its class's; by activity where none has any.
 
     `attributes_of_concepts`: the attribute of the set that each concept is (`attribute_indices`); no photo shows a
-    concept that is none.
+    concept that is none, or of which nothing is known (`concept_known`).
     """
-    attributes = photos.annotation.attributes if photos.annotation else None
+    attributes = known_attributes(photos)
     if attributes is None or all(index is None for index in attributes_of_concepts):
         bar = bottleneck.mean + MIN_ACTIVE_STD * bottleneck.std
         return table.activations > bar.cpu()
+    if isinstance(attributes, PhotoAttributes):
+        return _of_photos(attributes.present & attributes.visible, attributes_of_concepts, table)
     shares = torch.zeros(len(attributes.shares), len(attributes_of_concepts), dtype=torch.float64)
     for concept, index in enumerate(attributes_of_concepts):
         if index is not None:
@@ -67,15 +83,38 @@ def concept_presence(
     return class_labels(shares, torch.tensor(photos.labels)[table.indices], MIN_SHARE)
 
 
+def concept_known(
+    photos: LabelledSet, attributes_of_concepts: Sequence[int | None], table: BottleneckTable
+) -> Bool[Tensor, "photo concept"]:
+    """Return whether it is known of each photo that it shows each concept, or that it does not."""
+    attributes = known_attributes(photos)
+    if isinstance(attributes, PhotoAttributes):
+        return _of_photos(attributes.visible, attributes_of_concepts, table)
+    return torch.tensor([index is not None for index in attributes_of_concepts]).expand(len(table.indices), -1)
+
+
+def _of_photos(
+    attributes: Bool[np.ndarray, "photo attribute"],
+    attributes_of_concepts: Sequence[int | None],
+    table: BottleneckTable,
+) -> Bool[Tensor, "photo concept"]:
+    """Return the columns of concepts for the photos that were read; false for a concept that is no attribute."""
+    found = torch.zeros(len(table.indices), len(attributes_of_concepts), dtype=torch.bool)
+    for concept, index in enumerate(attributes_of_concepts):
+        if index is not None:
+            found[:, concept] = torch.from_numpy(attributes[:, index])[table.indices]
+    return found
+
+
 def concept_labels(
     bottleneck: Bottleneck, photos: LabelledSet, table: BottleneckTable
 ) -> Float[Tensor, "photo concept"] | None:
-    """Return 1 where a photo's class has a concept, else 0; NaN for a concept without labels, `None` if all are."""
+    """Return 1 where a photo or its class has a concept, else 0; NaN where it has no label, `None` if none has any."""
     attributes_of_concepts = attribute_indices(bottleneck, photos)
-    labelled = torch.tensor([index is not None for index in attributes_of_concepts])
-    if not bool(labelled.any()):
+    if all(index is None for index in attributes_of_concepts):
         return None
-    return torch.where(labelled, concept_presence(bottleneck, photos, attributes_of_concepts, table).float(), torch.nan)
+    known = concept_known(photos, attributes_of_concepts, table)
+    return torch.where(known, concept_presence(bottleneck, photos, attributes_of_concepts, table).float(), torch.nan)
 
 
 def keypoints_in_input(

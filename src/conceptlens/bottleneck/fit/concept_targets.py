@@ -18,6 +18,7 @@ from conceptlens.bottleneck.concept_writing.concept_filter import (
     filter_concepts,
 )
 from conceptlens.bottleneck.fit.free_memory import check_memory
+from conceptlens.bottleneck.map_evidence import CLASSES, DETECTIONS, PHOTOS, VLM
 from conceptlens.concept_regions.fit.pair_shards import image_vectors
 from conceptlens.concept_regions.translator import Teacher
 from conceptlens.concepts.concept_set import (
@@ -28,9 +29,8 @@ from conceptlens.concepts.concept_set import (
     collect,
     read_concept_set,
 )
-from conceptlens.concepts.concept_table import read_concept_table
 from conceptlens.concepts.vocabulary import everyday_words
-from conceptlens.data.detections import read_detections
+from conceptlens.data.target_table import are_detections, read_target_table
 from conceptlens.io.errors import InputError, near
 
 if TYPE_CHECKING:
@@ -47,11 +47,20 @@ QUANTILES = (0.01, 0.99)  # a pair's cosines become shares between these quantil
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """Concepts, and `values[photo concept]`, 0 to 1: how much each train photo shows of each. `by`: their source."""
+    """Concepts, and `values[photo concept]`, 0 to 1: how much each train photo shows of each.
+
+    `by`: their source. `learned_from`: that of each concept, a key of `map_evidence.LEARNED_FROM`.
+    """
 
     concepts: ConceptSet
     values: Float[Tensor, "photo concept"]
     by: str
+    learned_from: tuple[str, ...]
+
+    def keep(self, kept: Sequence[int], dropped: Sequence[Dropped]) -> Targets:
+        """Return some of the concepts, and why others are left out."""
+        learned_from = tuple(self.learned_from[index] for index in kept)
+        return Targets(self.concepts.keep(kept, dropped), self.values[:, list(kept)], self.by, learned_from)
 
 
 def build_concept_targets(
@@ -95,7 +104,8 @@ def build_concept_targets(
     if bool(imitated.any()):
         values[:, imitated] = _from_vlm([named.concepts[i] for i in imitated.nonzero()[:, 0].tolist()], vlm, vectors)
     by = "labels" if not bool(imitated.any()) else "vlm" if bool(imitated.all()) else "both"
-    return _without_constant(named, values, by)
+    single = DETECTIONS if table is not None and are_detections(source) else PHOTOS
+    return _without_constant(Targets(named, values, by, _learned_from(values, photos, imitated, single)))
 
 
 @torch.no_grad()
@@ -130,15 +140,12 @@ def _table(photos: LabelledSet, source: str) -> tuple[tuple[str, ...], Tensor] |
     """Return labels and `[photo concept]` of a table of one's own."""
     if source in SOURCES:
         return None
-    if Path(source).is_dir() or (Path(source).is_file() and Path(source).suffix.lower() == ".json"):
-        found = read_detections(source, photos.names)
-        return found.labels, torch.tensor(found.targets, dtype=torch.float32)
-    if not Path(source).is_file():
+    if not Path(source).exists():
         raise InputError(
             f"no targets '{source}'; there are: {near(source, SOURCES, len(SOURCES))}, or the file of a table with a "
             "row for each class or photo and a column for each concept, or a detector's boxes"
         )
-    read = read_concept_table(source, photos.classes, photos.names)
+    read = read_target_table(source, photos.classes, photos.names)
     values = torch.tensor(read.targets, dtype=torch.float32)
     return tuple(read.labels), values[torch.tensor(photos.labels)] if read.of == "class" else values
 
@@ -254,11 +261,24 @@ def photo_cosines(
     return unit(vectors.float(), dim=1) @ unit(texts, dim=1).T
 
 
-def _without_constant(named: ConceptSet, values: Tensor, by: str) -> Targets:
+def _learned_from(values: Tensor, photos: LabelledSet, imitated: Tensor, single: str) -> tuple[str, ...]:
+    """Say where each concept's targets come from: of classes alone, where no two photos of a class differ.
+
+    A table of photos says no more than its classes do if it has the same row for all photos of each.
+    """
+    labels, differs = torch.tensor(photos.labels), torch.zeros(values.shape[1], dtype=torch.bool)
+    for number in labels.unique().tolist():
+        own = values[labels == number]
+        differs |= own.amax(0) > own.amin(0)
+    kinds = [single if one else CLASSES for one in differs.tolist()]
+    return tuple(VLM if other else kind for kind, other in zip(kinds, imitated.tolist(), strict=True))
+
+
+def _without_constant(targets: Targets) -> Targets:
     """Leave out concepts without targets, or with the same target for every photo, each with its reason."""
     kept, dropped = [], []
-    for index, label in enumerate(named.labels):
-        lowest, highest = values[:, index].aminmax()
+    for index, label in enumerate(targets.concepts.labels):
+        lowest, highest = targets.values[:, index].aminmax()
         if bool(lowest < highest):
             kept.append(index)
         elif bool(lowest.isnan()):
@@ -268,7 +288,7 @@ def _without_constant(named: ConceptSet, values: Tensor, by: str) -> Targets:
         else:
             reason = f"every train photo shows as much of it ({float(highest):.2g}): it tells no class apart"
             dropped.append(Dropped(label, "targets", float(highest), None, reason))
-    return Targets(named.keep(kept, dropped), values[:, kept], by)
+    return targets.keep(kept, dropped)
 
 
 def vlm_fingerprint(vlm: Backbone) -> str:

@@ -27,10 +27,12 @@ from conceptlens.bottleneck.fit.bottleneck_task import (
 )
 from conceptlens.bottleneck.fit.concept_targets import Targets, build_concept_targets, encode_photos, vlm_fingerprint
 from conceptlens.bottleneck.fit.concept_vectors import PooledPhotos, concept_weights, read_photos, unmasked
+from conceptlens.bottleneck.fit.content_mark import content_mark, photos_mark
 from conceptlens.bottleneck.fit.finetune import finetuned
 from conceptlens.bottleneck.fit.fitted_locator import fit_locator, of_concepts, part_names
 from conceptlens.bottleneck.fit.head_fit import PenaltyChoice, choose, fit_head
 from conceptlens.bottleneck.fit.recipe import Recipe, recipe_named
+from conceptlens.bottleneck.map_evidence import NONE, TARGETS_OF
 from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.concept_regions.branch import layer_widths
 from conceptlens.concepts.concept_set import BottleneckConcept, ConceptSet, collect
@@ -38,7 +40,7 @@ from conceptlens.data.labelled_set import LabelledSet, hold_out
 from conceptlens.data.labelled_sets import open_classes
 from conceptlens.features.cell_source import CellSource
 from conceptlens.io.atomic import replacing, write_json
-from conceptlens.io.fingerprint import bytes_fingerprint, texts_fingerprint, weights_fingerprint
+from conceptlens.io.fingerprint import texts_fingerprint, weights_fingerprint
 from conceptlens.metrics.bottleneck_metrics import effective_concepts
 from conceptlens.model.backbone import Backbone, check_backbone
 from conceptlens.training.checkpoint import FILE
@@ -148,7 +150,7 @@ def _about(
 ) -> dict[str, Any]:
     """Return everything that decides the result, as it is kept in `run.json` and with the bottleneck."""
     if isinstance(concepts, str | Path):
-        named = _content(concepts)
+        named = content_mark(concepts)
     elif isinstance(concepts, ConceptSet):
         class_targets = [] if concepts.targets is None else [json.dumps(concepts.targets.tolist())]
         named = texts_fingerprint([*map(str, concepts.concepts), *class_targets])
@@ -159,25 +161,15 @@ def _about(
         "model": f"{model.name} {weights_fingerprint(model.module)}",
         "view": json.loads(json.dumps(view)),  # as it is read again, with lists
         "vlm": vlm_fingerprint(vlm) if vlm else "",
-        "photos": f"{photos.name} {len(photos)} photos {texts_fingerprint(photos.names)}",
+        "photos": photos_mark(photos),
         "concepts": named,
-        "targets": _content(targets),
+        "targets": content_mark(targets),
         "layer": read[0],
         "locator_layers": list(read[1]),
         "grid": list(grid) if grid else [],
         "seed": seed,
         **recipe.settings(),
     }
-
-
-def _content(named: str | Path) -> str:
-    """Return a name, and where it is a file's, a mark of what is in it; of a folder, of the sizes of its files."""
-    path = Path(named)
-    if path.is_file():
-        return f"{named} {bytes_fingerprint(path.read_bytes())}"
-    if path.is_dir():
-        return f"{named} {texts_fingerprint([f'{one.name} {one.stat().st_size}' for one in sorted(path.iterdir())])}"
-    return str(named)
 
 
 def _targets(
@@ -194,7 +186,7 @@ def _targets(
     if recipe.loss == "channels":
         width = layer_widths(model, (layer,))[0]
         channels = collect([f"channel {number}" for number in range(width)], f"the channels of {layer}")
-        return Targets(channels, torch.zeros(len(photos), width), "none")
+        return Targets(channels, torch.zeros(len(photos), width), "none", (NONE,) * width)
     vectors = None
     if vlm is not None:
         file = folder / f"vectors-{texts_fingerprint([vlm_fingerprint(vlm), photos.name, *photos.names])}.safetensors"
@@ -254,11 +246,10 @@ def _interpretable(
         return task, photos
     kept, held = (torch.tensor(rows) for rows in hold_out(labels.numpy(), task.recipe.holdout, run.seed))
     made = photos.activations(_weights(task, photos, kept, task.recipe.penalties[0], run, "interpretable"))
-    named, values = task.targets.concepts, task.targets.values
-    wanted = values[list(photos.indices)][held]
-    found = by_interpretability(named.labels, made[held], wanted, task.recipe.interpretable)
+    wanted = task.targets.values[list(photos.indices)][held]
+    found = by_interpretability(task.targets.concepts.labels, made[held], wanted, task.recipe.interpretable)
     stay = list(found.kept)
-    targets = Targets(named.keep(stay, found.dropped), values[:, stay], task.targets.by)
+    targets = task.targets.keep(stay, found.dropped)
     pooled = replace(photos.pooled, mask=photos.pooled.mask[stay])
     return replace(task, targets=targets), replace(photos, pooled=pooled, locator=of_concepts(photos.locator, stay))
 
@@ -288,13 +279,15 @@ def _record(
     photos: PooledPhotos,
 ) -> dict[str, Any]:
     """Return what is known of the fit: its settings, the accuracy on held-out photos, and what was left out."""
-    concepts = task.targets.concepts
+    concepts, drawn = task.targets.concepts, task.recipe.loss == "random"
+    learned_from = (NONE,) * len(concepts) if drawn else task.targets.learned_from
     return {
         **run.configuration,
         "locator": task.recipe.locator,
         "grid": list(task.grid),
         "concepts_from": concepts.source,
         "targets_by": task.targets.by,
+        TARGETS_OF: dict(zip(concepts.labels, learned_from, strict=True)),
         "dropped": [asdict(one) for one in concepts.dropped],
         "photos_used": len(photos.indices),
         "failures": len(source.failures),

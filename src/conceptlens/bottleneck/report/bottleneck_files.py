@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from conceptlens.bottleneck.evaluate.bottleneck_result import SCHEMA, bottleneck_json
+from conceptlens.bottleneck.evaluate.bottleneck_result import SCHEMA, bottleneck_json, concept_rows
 from conceptlens.bottleneck.evaluate.case_selection import select_cases
 from conceptlens.bottleneck.evaluate.metric_result import CONTROLS
+from conceptlens.bottleneck.map_evidence import evidence_lines
 from conceptlens.bottleneck.report.bottleneck_page import bottleneck_page
 from conceptlens.bottleneck.report.bottleneck_sentences import plainly, shown
 from conceptlens.bottleneck.report.case_images import read_case_images
@@ -65,12 +66,12 @@ def write_bottleneck_report(
     write_text(files[0], bottleneck_page(bottleneck, result, cases, images, record["settings"]))
     write_json(files[1], evaluation_json(result, record))
     _write_rows(files[2], _photo_rows(bottleneck, result))
-    _write_rows(files[3], [dict(vars(one)) for one in result.concepts])
+    _write_rows(files[3], concept_rows(result))
     return files
 
 
 def print_result(result: BottleneckResult) -> None:
-    """Print the leading metrics with their intervals and controls."""
+    """Print the leading metrics with their intervals and controls, and how far maps can be trusted."""
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("metric")
     for title in ("value", "95%"):
@@ -85,6 +86,8 @@ def print_result(result: BottleneckResult) -> None:
             if own.value:
                 table.add_row(f"  {CONTROLS[own.name]}", plainly(one, own.value), style="dim")
     Console().print(table)
+    for line in evidence_lines([one.label for one in result.concepts], result.map_evidence):
+        Console(soft_wrap=True).print(line, markup=False, highlight=False)
 
 
 def _photo_rows(bottleneck: Bottleneck, result: BottleneckResult) -> list[dict[str, Any]]:

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.bottleneck.evaluate.metric_result import CONTROLS, METRICS, MetricResult
+from conceptlens.bottleneck.map_evidence import LEARNED_FROM, UNKNOWN
 from conceptlens.bottleneck.report.bottleneck_sentences import (
     counted,
+    known_briefly,
     misleading_sentence,
     opening,
     plainly,
@@ -23,6 +25,7 @@ from conceptlens.pages.static_page import page_origin, static_page
 if TYPE_CHECKING:
     from conceptlens.bottleneck.evaluate.bottleneck_result import BottleneckResult, ConceptResult
     from conceptlens.bottleneck.evaluate.case_selection import SelectedCases
+    from conceptlens.bottleneck.map_evidence import MapEvidence
     from conceptlens.bottleneck.module import Bottleneck
     from conceptlens.bottleneck.report.case_images import CaseImages
 
@@ -81,6 +84,7 @@ def bottleneck_page(
         more=concepts[FOLD_AFTER:],
         placed=any(one.keypoint_error is not None for one in result.concepts),
         dropped=_dropped(bottleneck),
+        meanings=_meanings(result),
         **page_origin(settings),
         failures=[failure.reason for failure in result.failures],
     )
@@ -162,14 +166,15 @@ def _concepts(bottleneck: Bottleneck, result: BottleneckResult) -> list[dict[str
     weights = bottleneck.head.weight.detach().cpu()
     order = sorted(range(len(result.concepts)), key=lambda i: (-result.concepts[i].classes, i))
     classes = short_names(bottleneck.classes)
-    return [_concept(result.concepts[i], weights[:, i], classes) for i in order]
+    return [_concept(result.concepts[i], result.map_evidence[i], weights[:, i], classes) for i in order]
 
 
-def _concept(one: ConceptResult, weights: Any, classes: Sequence[str]) -> dict[str, Any]:
+def _concept(one: ConceptResult, known: MapEvidence, weights: Any, classes: Sequence[str]) -> dict[str, Any]:
     best = int(weights.argmax())
     return {
         "label": one.label,
         "part": one.part or "",
+        "known": known_briefly(known),
         "classes": one.classes,
         "top_class": f"{classes[best]} {signed(float(weights[best]))}" if float(weights[best]) > 0 else "–",
         "photos": "–" if one.photos is None else one.photos,
@@ -182,6 +187,16 @@ def _concept(one: ConceptResult, weights: Any, classes: Sequence[str]) -> dict[s
         "pointing": "–" if one.pointing is None else f"{one.pointing:.0%}",
         "keypoint_photos": one.keypoint_photos,
     }
+
+
+def _meanings(result: BottleneckResult) -> list[tuple[str, str]]:
+    """Return what is written beside maps on this page, each with what it means."""
+    learned = {one.targets for one in result.map_evidence}
+    found = [LEARNED_FROM[name] for name in LEARNED_FROM if name in learned]
+    if None in learned:
+        found.append((UNKNOWN, "the bottleneck was fitted before that was recorded; fit it again to know"))
+    unchecked = {one.unchecked for one in result.map_evidence if one.check is None}
+    return [*sorted(unchecked), *found]
 
 
 def _dropped(bottleneck: Bottleneck) -> list[dict[str, str]]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.bottleneck.evaluate.metric_result import CONTROLS, MetricResult
+from conceptlens.bottleneck.map_evidence import PHOTOS, MapEvidence, evidence_lines
 from conceptlens.pages.number_format import number, signed
 
 if TYPE_CHECKING:
@@ -69,6 +70,14 @@ def verdict(metric: MetricResult, difference: Interval | None) -> str:
     return BETTER if (difference.mean > 0) == (metric.description.better == "higher") else WORSE
 
 
+def known_briefly(one: MapEvidence) -> list[dict[str, Any]]:
+    """Return in a few words whether the place of a map was checked and what it was learned from; which are doubts."""
+    return [
+        {"text": one.place_briefly, "doubt": one.place_in_doubt},
+        {"text": one.learned_briefly, "doubt": one.targets != PHOTOS},
+    ]
+
+
 def opening(
     result: BottleneckResult, cases: SelectedCases, labels: Sequence[str], record: Mapping[str, Any]
 ) -> list[dict[str, str]]:
@@ -78,6 +87,7 @@ def opening(
         {"to": "concepts", "question": "How many concepts does a class use?", "answer": _many(result, labels)},
         {"to": "concepts", "question": "Do concepts mean what they are called?", "answer": _meant(result)},
         {"to": "metrics", "question": "Do maps point at what they name?", "answer": _pointing(result)},
+        {"to": "concepts", "question": "Were all maps checked?", "answer": _known(result)},
         {"to": "errors", "question": "What misleads it?", "answer": misleading_sentence(cases, labels)},
     ]
 
@@ -107,6 +117,11 @@ def _meant(result: BottleneckResult) -> str:
     one = result.metric("concept_auroc")
     if one.value is None:
         return f"Not measured: {one.reason}."
+    if result.labels_of == "photos":
+        return (
+            "Of two photos, one that shows a concept and one that does not, the concept is more active in the first "
+            f"with a probability of {_value(shown(one, one.value))}; guessing has 0.5. Labels are of single photos."
+        )
     return (
         "Of two photos, one of a class that has a concept and one of a class that has not, the concept is more active "
         f"in the first with a probability of {_value(shown(one, one.value))}; guessing has 0.5. Labels are of classes, "
@@ -130,6 +145,12 @@ def _pointing(result: BottleneckResult) -> str:
         f"{maps} have their highest point at the part that they speak of, within a tenth of the photo's diagonal. "
         f"For comparison: {', '.join(controls)}.{parts}"
     )
+
+
+def _known(result: BottleneckResult) -> str:
+    """Return of which concepts maps were checked, and what they were learned from."""
+    lines = evidence_lines([one.label for one in result.concepts], result.map_evidence)
+    return " ".join(f"{line[:1].upper()}{line[1:]}." for line in lines)
 
 
 def misleading_sentence(cases: SelectedCases, labels: Sequence[str]) -> str:

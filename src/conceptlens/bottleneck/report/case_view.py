@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from conceptlens.bottleneck.report.bottleneck_sentences import adding_up, counted
+from conceptlens.bottleneck.report.bottleneck_sentences import adding_up, counted, known_briefly
 from conceptlens.concepts.short_names import short_name, short_names
 from conceptlens.pages.number_format import number, signed
 
@@ -150,7 +150,7 @@ class CaseView:
 
     def _concept(self, concept: int) -> dict[str, Any]:
         one = self.bottleneck.concepts[concept]
-        return {"concept": one.label, "part": one.part or ""}
+        return {"concept": one.label, "part": one.part or "", "known": known_briefly(self.result.map_evidence[concept])}
 
     def _class(self, index: int) -> str:
         """Return the short name of a class; records and tooltips have the full one."""
