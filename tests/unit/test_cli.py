@@ -38,7 +38,9 @@ def test_explain_json_has_the_documented_fields_and_nothing_else_on_stdout() -> 
     assert answer["schema"] == "conceptlens.explain/2"
     assert answer["failures"] == []
     (image,) = answer["images"]
-    assert set(image) == {"image", "model", "layer", "target", "method", "branch", "regions", "concepts"}
+    assert set(image) == {
+        "image", "model", "layer", "target", "predicted", "answered", "method", "branch", "regions", "concepts"
+    }  # fmt: skip
     assert (image["method"], image["branch"], image["regions"]) == ("ce_fam with competing regions", None, "competing")
     assert image["image"] == CAT
     assert image["model"] == "timm:tf_efficientnet_lite0"
@@ -63,7 +65,15 @@ def test_several_photos_an_against_and_a_folder_of_results(tmp_path: Path) -> No
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["explain.json", "report.html"]
     numbers = json.loads((tmp_path / "out" / "explain.json").read_text())
     assert [i["against"]["name"] for i in numbers["images"]] == ["tabby, tabby cat"] * 2
+    assert "answered with" not in done.output
     assert all(len(i["concepts"]) == 3 for i in numbers["images"])
+
+
+def test_photos_of_another_class_are_counted_at_the_end() -> None:
+    done = run("contrast", CAT, COFFEE, "--target", "tabby", "--against", "tiger cat")
+    assert done.exit_code == 0, done.output
+    assert "neither of the two\n" in done.stdout
+    assert done.stderr.startswith("1 of 2 photos is answered with neither of the two\n2 photos explained")
 
 
 def test_contrast_json() -> None:

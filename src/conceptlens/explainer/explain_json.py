@@ -62,6 +62,8 @@ def _opening(result: PhotoResult) -> dict[str, Any]:
         "model": result.model,
         "layer": result.layer,
         "target": prediction_json(result.target),
+        "predicted": prediction_json(result.predicted),
+        "answered": result.answered,
     }
 
 

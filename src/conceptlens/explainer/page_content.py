@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from conceptlens.explainer.answer_words import answered_otherwise, other_answer
 from conceptlens.explainer.explain_json import branch_of, concepts_json, is_competing, peak_and_area, prediction_json
 from conceptlens.io.errors import InputError
 from conceptlens.io.versions import versions
@@ -31,6 +32,7 @@ def page_content(results: Sequence[PhotoResult]) -> dict[str, Any]:
         "title": "ConceptLens",
         "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "versions": versions(),
+        "answered_otherwise": answered_otherwise(results),
         "images": [_shown(result) for result in results],
     }
 
@@ -48,6 +50,10 @@ def _shown(result: PhotoResult) -> dict[str, Any]:
         "layer": result.layer,
         "target": prediction_json(result.target),
         "against": prediction_json(result.against),
+        "compared": [prediction_json(p) for p in result.compared],
+        "predicted": prediction_json(result.predicted),
+        "answered": result.answered,
+        "other_answer": other_answer(result),
         "predictions": [prediction_json(p) for p in result.predictions],
         **_encoders(result.explanations),
         "questions": [question for e in result.explanations for question in _questions(result, e)],

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from conceptlens.explainer.answer_words import other_answer
 from conceptlens.explainer.explain_json import concepts_json, contrasted_json
 
 if TYPE_CHECKING:
     from conceptlens.explainer.photo_result import PhotoResult
+    from conceptlens.model.predictions import Prediction
     from conceptlens.record import Explanation
 
 
@@ -27,18 +29,21 @@ def print_result(result: PhotoResult, console: Console | None = None) -> None:
     console = console or Console()
     console.print(f"\n[bold]{_safe(result.image_info.name)}[/bold]")
     if result.target is not None:
-        against = f" against {result.against.short_name}" if result.against else ""
-        console.print(
-            f"{_safe(result.target.short_name + against)}: {result.target.probability:.1%} "
-            f"(logit {result.target.logit:.2f})",
-            highlight=False,
-        )
+        against = " against " * bool(result.compared) + ", ".join(map(_class_words, result.compared))
+        console.print(_safe(_class_words(result.target) + against), highlight=False)
+        if other := other_answer(result):
+            console.print(f"[yellow]{_safe(other)}[/yellow]", highlight=False)
     console.print(f"[dim]{_safe(result.model)}, layer {_safe(result.layer)}[/dim]", highlight=False)
     concepts = result.concepts
     if concepts is not None and concepts.maps.shape[1] == 0:
         console.print(NONE_LIKELY, highlight=False)
     else:
         console.print(_contrast(result) if concepts is None else _concepts(result, concepts))
+
+
+def _class_words(one: Prediction) -> str:
+    share = "<0.1%" if one.probability < 0.0005 else f"{one.probability:.1%}"
+    return f"{one.short_name}: {share} (logit {one.logit:.2f})"
 
 
 def location_text(peak: list[float], area: float) -> str:

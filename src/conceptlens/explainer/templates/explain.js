@@ -359,9 +359,7 @@
   function fillAnswer() {
     const { target, against, model, layer, predictions } = image();
     find("source").textContent = [target && image().name, model, layer && `layer ${layer}`].filter(Boolean).join(" · ");
-    Object.assign(find("answer"), target === null ? { textContent: image().name, title: "" } : { textContent: target.short_name, title: fullName(target) });
-    find("rather").hidden = against === null;
-    if (against !== null) Object.assign(find("rather"), { textContent: `rather than ${against.short_name}`, title: fullName(against) });
+    showHeadline();
     find("predictions").hidden = predictions.length === 0;
     find("predictions").replaceChildren(...predictions.map((one) => prediction(one, one.index === target?.index)));
     const none = image().none_likely ? " No concept of the vocabulary is likely in this photo." : "";
@@ -373,6 +371,18 @@
     for (const id of ["word-concept", "word-presence", "word-z-score", "word-contribution"]) find(id).hidden = !hasConcepts;
     find("box-unknown").hidden = image().box_known;
     find("word-competing").hidden = !image().questions.some(isCompeting);
+  }
+
+  /** The class that is explained and those it is compared with; the model's answer, where it is none of them. */
+  function showHeadline() {
+    const { name, target, against, compared = against === null ? [] : [against], other_answer: other = "" } = image();
+    const likely = (one) => `${one.short_name} (${percent(one.probability)})`;
+    const answer = other || (target === null ? name : target.short_name);
+    Object.assign(find("answer"), { textContent: answer, title: target === null || other ? "" : fullName(target) });
+    const share = target === null ? "" : percent(target.probability);
+    const asked = other ? `Shown is what speaks for ${likely(target)}` : share;
+    const rather = compared.length > 0 ? `${asked}, rather than ${list(compared.map(likely))}` : other ? asked : "";
+    Object.assign(find("rather"), { textContent: rather, title: compared.map(fullName).join("; "), hidden: rather === "" });
   }
 
   function prediction(one, isTarget) {
@@ -490,10 +500,15 @@
 
   function fillPhotos() {
     find("photos").hidden = report.images.length < 2;
+    const note = report.answered_otherwise ?? "";
+    Object.assign(find("answered-otherwise"), { textContent: `${note}; they are grey here.`, hidden: note === "" });
     const labels = report.images.map((one, i) => {
       const radio = make("input", { type: "radio", name: "photo", value: String(i), checked: i === 0 });
       radio.addEventListener("change", () => showImage(i));
-      return make("label", { title: one.name }, radio, make("img", { src: one.photo, alt: "" }), make("span", { textContent: one.name }));
+      const parts = [radio, make("img", { src: one.photo, alt: "" }), make("span", { textContent: one.name })];
+      if (!one.other_answer) return make("label", { title: one.name }, ...parts);
+      const answer = make("small", { textContent: one.predicted.short_name });
+      return make("label", { title: `${one.name}\n${one.other_answer}`, className: "elsewhere" }, ...parts, answer);
     });
     find("photo-list").replaceChildren(...labels);
   }
