@@ -21,6 +21,7 @@ from conceptlens.concepts.class_knowledge import imagenet_knowledge
 from conceptlens.concepts.vocabulary import ConceptName, everyday_words, parse_concepts, vocabulary
 from conceptlens.explainer.calibration import ScoreCalibration, find_calibration
 from conceptlens.explainer.presence import Presence, PresenceWeights, presence, present_concepts
+from conceptlens.explainer.unknown_words import known_concepts, with_unknown
 from conceptlens.io.errors import InputError
 from conceptlens.model.class_concepts import ClassConcepts
 from conceptlens.model.observation import Observation, check_observation
@@ -76,11 +77,14 @@ def explain(
         - `maps[image question height width]`: how much better the concept fits a cell than everyday words do, 1 where
           it does no better (`compete`). With "official" regions, `ReLU(sum_k beta_k A_k)` with
           `beta_k = mean_ij dS/dA_k` (CE-FAM, ICCV 2025, section 3); otherwise these are in `components`.
+        - `known[image question]`: whether the model knows the concept (`ClassifierText.knows`); one that it does not
+          know has a map of 0 and NaN for every number. `None` where all are known.
         - `contributions[image question]`: the mean relative drop of the class's probability, by the masking curve
           (see `contributions`); positive speaks for `target`, negative for `against`. `None` without classes.
 
     Raises:
-        InputError: A name is unknown, a class stands against itself, or options exclude each other.
+        InputError: A name is unknown, the model knows none of the concepts, a class stands against itself, or options
+            exclude each other.
         InputTypeError: `observation` is no `Observation`.
 
     Examples:
@@ -90,17 +94,19 @@ def explain(
     check_observation(observation)
     if regions is not None and regions not in get_args(Regions):
         raise InputError(f"regions are '{regions}'; expected competing, fine or official")
+    asked = () if concepts is None else parse_concepts(concepts)
+    known = known_concepts(branch or observation.model.language, asked) if asked else ()
     if branch is not None:
         if against is not None:
             raise InputError("both branch and against are given; a branch explains one class, so leave one of them out")
-        found = ce_fam(observation, branch, concepts, target, top, layer)
+        found = ce_fam(observation, branch, known or None, target, top, layer)
     else:
-        found = _by_own_encoders(observation, concepts, target, top, against, layer, calibration)
+        found = _by_own_encoders(observation, known or None, target, top, against, layer, calibration)
     if regions is None:
         regions = "competing" if branch is None and competes_quickly(observation, layer) else "official"
-    if regions == "official":
-        return found
-    return competing(observation, found, branch, layer, FINE if regions == "fine" else Competition())
+    if regions != "official":
+        found = competing(observation, found, branch, layer, FINE if regions == "fine" else Competition())
+    return with_unknown(found, asked, known)
 
 
 def _by_own_encoders(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -166,7 +167,8 @@ def concepts_json(concepts: Explanation) -> list[dict[str, Any]]:
         {
             "label": concepts.labels[0][q],
             "type": concepts.concept_types[0][q],
-            "score": float(concepts.scores[0, q]),
+            "known": is_known(concepts, q),
+            "score": _number(concepts.scores, q),
             "presence": _number(concepts.presence, q),
             "z_score": _number(concepts.z_scores, q),
             "implied": _number(concepts.implied, q),
@@ -187,8 +189,11 @@ def peak_and_area(explanation: Explanation, question: int) -> dict[str, Any]:
         question: The index of the question.
 
     Returns:
-        `peak`: `[x, y]`, and `area`; both as shares of the whole photo, 0 to 1.
+        `peak`: `[x, y]`, and `area`; both as shares of the whole photo, 0 to 1, or `None` for a concept that the model
+        does not know.
     """
+    if not is_known(explanation, question):
+        return {"peak": None, "area": None}
     left, top, right, bottom = explanation.source.image_info[0].box
     x, y = peak(explanation.maps)[0, question].tolist()
     share = float(area(explanation.maps)[0, question])
@@ -205,5 +210,17 @@ def _layer(concepts: Explanation, question: int) -> dict[str, str]:
     return {} if branch_of(concepts) is None or is_competing(concepts) else {"layer": concepts.source.layer}
 
 
+def is_known(explanation: Explanation, question: int) -> bool:
+    """Whether the model knows the concept of a question.
+
+    Args:
+        explanation: The explanation of this photo alone.
+        question: The index of the question.
+    """
+    return explanation.known is None or bool(explanation.known[0, question])
+
+
 def _number(values: Tensor | None, question: int) -> float | None:
-    return None if values is None else float(values[0, question])
+    """Return one number as JSON has it, which knows no NaN: so are those of a concept that the model does not know."""
+    value = None if values is None else float(values[0, question])
+    return None if value is None or math.isnan(value) else value

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.explainer.answer_words import answered_otherwise, other_answer
-from conceptlens.explainer.explain_json import branch_of, concepts_json, is_competing, peak_and_area, prediction_json
+from conceptlens.explainer.explain_json import (
+    branch_of,
+    concepts_json,
+    is_competing,
+    is_known,
+    peak_and_area,
+    prediction_json,
+)
 from conceptlens.io.errors import InputError
 from conceptlens.io.versions import versions
 from conceptlens.pages.static_page import embedded
@@ -88,7 +96,8 @@ def _questions(result: PhotoResult, explanation: Explanation) -> list[dict[str, 
             "label": explanation.labels[0][q],
             "short_label": names.get(explanation.labels[0][q], explanation.labels[0][q]),
             "type": None,
-            "score": float(explanation.scores[0, q]),
+            "known": is_known(explanation, q),
+            "score": None if math.isnan(score := float(explanation.scores[0, q])) else score,
             "presence": None,
             "z_score": None,
             "contribution": None,

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from conceptlens.explainer.answer_words import other_answer
 from conceptlens.explainer.explain_json import concepts_json, contrasted_json
+from conceptlens.record.display import UNKNOWN
 
 if TYPE_CHECKING:
     from conceptlens.explainer.photo_result import PhotoResult
@@ -60,6 +61,10 @@ def _concepts(result: PhotoResult, concepts: Explanation) -> Table:
                           ("contribution", "right"), ("where", "left")):  # fmt: skip
         table.add_column(name, justify=justify)  # pyright: ignore[reportArgumentType]
     for row in concepts_json(concepts):
+        if not row["known"]:
+            between = [""] * (len(table.columns) - 3)
+            table.add_row(_safe(row["label"]), row["type"], *between, UNKNOWN, style="dim")
+            continue
         table.add_row(
             _safe(row["label"]),
             row["type"],

@@ -12,7 +12,7 @@ from conceptlens.record.source import Source
 
 if TYPE_CHECKING:
     import numpy as np
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
     from torch import Tensor
 
     from conceptlens.record.external_maps import Labels
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # The fields with one number for each image and question.
 NUMBERS = ("scores", "contributions", "z_scores", "presence", "implied", "base_rates")
+# The other fields with a value for each image and question.
+OTHERS = ("maps", "weights", "vectors", "known")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -46,6 +48,8 @@ class Explanation(RecordOutputs):
         presence: `image question`; the probability that a concept is in the photo, where it is known.
         implied: `image question`; the probability that the predicted classes imply, part of `presence`.
         base_rates: `image question`; the share of everyday photos that show a concept, part of `presence`.
+        known: `image question`; whether the model knows the concept. One that it does not know has a map of 0 and NaN
+            for every number. `None` where all are known.
         explained_classes: The class that `contributions` are about, for each image.
         concept_types: `concept_types[image][question]`, where questions are concepts of a vocabulary.
         target_kinds: What each question is about: "class", "contrast", "concept" or "custom".
@@ -77,6 +81,7 @@ class Explanation(RecordOutputs):
     presence: Float[Tensor, "image question"] | None = None
     implied: Float[Tensor, "image question"] | None = None
     base_rates: Float[Tensor, "image question"] | None = None
+    known: Bool[Tensor, "image question"] | None = None
     explained_classes: tuple[str, ...] = ()
     concept_types: tuple[tuple[str, ...], ...] = ()
     target_kinds: tuple[str, ...] = ()
@@ -90,9 +95,9 @@ class Explanation(RecordOutputs):
         if self.maps.ndim != 4:
             raise InputError(f"maps have {self.maps.ndim} axes; expected image question height width")
         images, questions = self.maps.shape[:2]
-        values = {name: getattr(self, name) for name in (*NUMBERS, "weights", "vectors")}
+        values = {name: getattr(self, name) for name in (*NUMBERS, *OTHERS)}
         for name, value in {**values, **self.diagnostics}.items():
-            longer = name in ("weights", "vectors")
+            longer = name in ("maps", "weights", "vectors")
             if value is not None and tuple(value.shape[: 2 if longer else None]) != (images, questions):
                 expected = f"{(images, questions)}{' and more' * longer}"
                 raise InputError(f"{name} has shape {tuple(value.shape)}; expected {expected}")
@@ -174,8 +179,7 @@ class Explanation(RecordOutputs):
         index %= len(self.maps)
         one = slice(index, index + 1)
         tensors = {
-            name: None if getattr(self, name) is None else getattr(self, name)[one]
-            for name in (*NUMBERS, "maps", "weights", "vectors")
+            name: None if getattr(self, name) is None else getattr(self, name)[one] for name in (*NUMBERS, *OTHERS)
         }
         rows = {name: getattr(self, name)[one] for name in ("labels", "explained_classes", "concept_types", "layers")}
         return replace(
@@ -198,8 +202,7 @@ class Explanation(RecordOutputs):
         """
         index = list(questions)
         tensors = {
-            name: None if getattr(self, name) is None else getattr(self, name)[:, index]
-            for name in (*NUMBERS, "maps", "weights", "vectors")
+            name: None if getattr(self, name) is None else getattr(self, name)[:, index] for name in (*NUMBERS, *OTHERS)
         }
         rows = {
             name: tuple(tuple(row[q] for q in index) for row in getattr(self, name))

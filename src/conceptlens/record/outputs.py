@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
-    from jaxtyping import Float, Shaped
+    from jaxtyping import Bool, Float, Shaped
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
     from PIL import Image
@@ -55,6 +55,7 @@ class RecordOutputs(ABC):
     presence: Float[Tensor, "image question"] | None
     implied: Float[Tensor, "image question"] | None
     base_rates: Float[Tensor, "image question"] | None
+    known: Bool[Tensor, "image question"] | None
     explained_classes: tuple[str, ...]
     concept_types: tuple[tuple[str, ...], ...]
     target_kinds: tuple[str, ...]
@@ -233,7 +234,7 @@ class RecordOutputs(ABC):
 
         Returns:
             Columns `image`, `question`, `kind`, `layer`, `score`, and where the method defines them `concept_type`,
-            `explained_class`, `contribution`, `presence`, `z_score`, `implied`, `base_rate` and every one of
+            `explained_class`, `known`, `contribution`, `presence`, `z_score`, `implied`, `base_rate` and every one of
             `diagnostics`.
 
         Raises:
@@ -266,6 +267,8 @@ class RecordOutputs(ABC):
             columns["concept_type"] = [self.concept_types[i][q] for i, q in pairs]
         if self.explained_classes:
             columns["explained_class"] = [self.explained_classes[i] for i, _ in pairs]
+        if self.known is not None:
+            columns["known"] = self.known.flatten().tolist()
         for name, value in {**tensors, **self.diagnostics}.items():
             if value is not None:
                 columns[name] = value.detach().cpu().double().flatten().tolist()

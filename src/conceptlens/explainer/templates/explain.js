@@ -88,6 +88,8 @@
     return { low: signed ? -high : 0, high, signed };
   }
 
+  /** Whether the model knows the word; one that it does not know has neither map nor numbers. */
+  const isKnown = (item) => item.known !== false;
   const isCompeting = (item) => item.regions === "competing";
 
   /** The questions whose maps have the unit of this one: concepts among themselves, classes and contrasts too.
@@ -95,7 +97,7 @@
   function kin(item) {
     if (isCompeting(item)) return [item];
     const isConcept = item.kind === "concept";
-    return image().questions.filter((q) => !isCompeting(q) && (q.kind === "concept") === isConcept && isSigned(q) === isSigned(item));
+    return image().questions.filter((q) => isKnown(q) && !isCompeting(q) && (q.kind === "concept") === isConcept && isSigned(q) === isSigned(item));
   }
 
   const isShared = (item) => state.shared && kin(item).length > 1;
@@ -422,15 +424,26 @@
   }
 
   function row(item, index) {
-    const radio = make("input", { type: "radio", name: "question", value: String(index), checked: index === state.question });
+    const radio = make("input", { type: "radio", name: "question", value: String(index), checked: index === state.question, disabled: !isKnown(item) });
     const words = make("span", {}, make("b"), make("small"));
     const what = make("label", { className: "what" }, radio, thumb(item), words);
+    if (!isKnown(item)) return unknownRow(item, what, index);
     const cells = [make("td", {}, what), make("td", { className: "where" }), presenceOf(item), figure("z-score", sigma(item.z_score)), much(item)];
     cells.forEach((cell) => cell.setAttribute("role", "cell"));
     const element = make("tr", { role: "row", "data-question": String(index) }, ...cells);
     radio.addEventListener("change", () => choose(index));
     element.addEventListener("click", () => radio.checked || (radio.focus({ preventScroll: true }), choose(index)));
     return element;
+  }
+
+  /** A word that the model does not know: it is named, and cannot be chosen. */
+  function unknownRow(item, what, index) {
+    what.querySelector("b").textContent = item.label;
+    what.querySelector("small").textContent = item.type;
+    what.querySelector("canvas").style.visibility = "hidden"; // its place is kept, so that names stand in line
+    const cells = [make("td", {}, what), make("td", { className: "where", colSpan: 4, textContent: "not known to this model" })];
+    cells.forEach((cell) => cell.setAttribute("role", "cell"));
+    return make("tr", { role: "row", className: "unknown", "data-question": String(index) }, ...cells);
   }
 
   /** What a question is called, and what kind it is; a contrast names the classes that are chosen now. */
@@ -482,6 +495,7 @@
     for (const element of find("table").querySelectorAll("tbody tr")) {
       const index = Number(element.dataset.question);
       const item = image().questions[index];
+      if (!isKnown(item)) continue;
       const spot = locationOf(item);
       const words = locationWords(spot);
       const { name, detail } = titleOf(item);
@@ -589,7 +603,8 @@
   }
 
   async function showImage(index) {
-    Object.assign(state, { image: index, question: 0, at: null });
+    const first = report.images[index].questions.findIndex(isKnown);
+    Object.assign(state, { image: index, question: Math.max(0, first), at: null });
     resetContrast();
     const { name, photo, width, height, target } = image();
     const shrink = Math.min(1, LONGEST / Math.max(width, height));
