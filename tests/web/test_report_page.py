@@ -608,6 +608,28 @@ def test_a_map_of_ones_own_without_model_and_class_is_shown_without_empty_words(
     assert pixels(tab)[80, 120, 3] > 100  # the map's middle is the photo's middle
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_word_that_the_model_does_not_know_is_named_and_cannot_be_chosen(open_report: Open, width: int) -> None:
+    image = an_image()
+    unknown = a_question("concept", "blorfin", np.zeros((7, 7)), 0.0, type="object", known=False)
+    unknown.update(score=None, peak=None, area=None)
+    image["questions"] = [unknown, *image["questions"]]
+    tab = open_report(a_report(image), width=width)
+    row = tab.locator("tr[data-question='0']")
+    assert row.locator(".what b").inner_text() == "blorfin"
+    assert row.locator(".where").inner_text() == "not known to this model"
+    assert row.locator("td").count() == 2
+    assert row.locator("input").is_disabled()
+    assert tab.evaluate("window.conceptlens.state.question") == 1
+    before = pixels(tab)
+    row.click(force=True)
+    assert tab.evaluate("window.conceptlens.state.question") == 1
+    assert (pixels(tab) == before).all()
+    choose(tab, 3)  # whiskers
+    assert (pixels(tab) != before).any()
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 def test_one_image_has_no_strip(open_report: Open) -> None:
     assert not open_report().locator("#photos").is_visible()
 

@@ -95,7 +95,7 @@ def explain(
     if regions is not None and regions not in get_args(Regions):
         raise InputError(f"regions are '{regions}'; expected competing, fine or official")
     asked = () if concepts is None else parse_concepts(concepts)
-    known = known_concepts(branch or observation.model.language, asked) if asked else ()
+    known = known_concepts(observation, asked, calibration, branch)
     if branch is not None:
         if against is not None:
             raise InputError("both branch and against are given; a branch explains one class, so leave one of them out")

@@ -9,33 +9,50 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from conceptlens.explainer.calibration import find_calibration
 from conceptlens.io.errors import InputError
 from conceptlens.model.encoders import knows, unknown_words
 from conceptlens.record.explanation import NUMBERS, Explanation
 
 if TYPE_CHECKING:
+    from conceptlens.concept_regions.translator import Translator
     from conceptlens.concepts.vocabulary import ConceptName
-    from conceptlens.model.encoders import VisionLanguage
+    from conceptlens.explainer.calibration import ScoreCalibration
+    from conceptlens.model.observation import Observation
 
 
-def known_concepts(language: VisionLanguage, concepts: Sequence[ConceptName]) -> tuple[ConceptName, ...]:
-    """Return the concepts that a pair knows.
+def known_concepts(
+    observation: Observation,
+    concepts: Sequence[ConceptName],
+    calibration: ScoreCalibration | None = None,
+    branch: Translator | None = None,
+) -> tuple[ConceptName, ...]:
+    """Return the concepts that the pair which scores them knows, or that a calibration has counted in photos.
 
     Args:
-        language: A pair of encoders.
-        concepts: At least one concept.
+        observation: What is explained.
+        concepts: The concepts that were asked for; none gives none.
+        calibration: A calibration of your own; by default the model's, if any.
+        branch: A trained branch that scores in place of the model's own pair.
 
     Returns:
-        Those it knows, in their order.
+        Those that are known, in their order.
 
     Raises:
-        InputError: It knows none of them.
+        InputError: None of them is known.
     """
+    if not concepts:
+        return ()
+    language = branch or observation.model.language
     labels = [concept.label for concept in concepts]
-    known = tuple(one for one, is_known in zip(concepts, knows(language, labels), strict=True) if is_known)
-    if not known:
+    known = list(knows(language, labels))
+    if branch is None and not all(known):
+        found = calibration or find_calibration(observation.model)
+        counted = {} if found is None or found.presence is None else found.presence.base_rates
+        known = [is_known or label in counted for label, is_known in zip(labels, known, strict=True)]
+    if not any(known):
         raise InputError(unknown_words(language, labels))
-    return known
+    return tuple(concept for concept, is_known in zip(concepts, known, strict=True) if is_known)
 
 
 def with_unknown(found: Explanation, concepts: Sequence[ConceptName], known: Sequence[ConceptName]) -> Explanation:

@@ -373,6 +373,7 @@
     for (const id of ["word-concept", "word-presence", "word-z-score", "word-contribution"]) find(id).hidden = !hasConcepts;
     find("box-unknown").hidden = image().box_known;
     find("word-competing").hidden = !image().questions.some(isCompeting);
+    find("word-unknown").hidden = image().questions.every(isKnown);
   }
 
   /** The class that is explained and those it is compared with; the model's answer, where it is none of them. */
