@@ -51,7 +51,8 @@ def test_explain_json_has_the_documented_fields_and_nothing_else_on_stdout() -> 
     assert image["concepts"][2]["type"] == "texture"
     for concept in image["concepts"]:
         assert set(concept) == {
-            "label", "type", "score", "presence", "z_score", "implied", "base_rate", "contribution", "peak", "area"
+            "label", "type", "known", "score", "presence", "z_score", "implied", "base_rate", "contribution",
+            "peak", "area",
         }  # fmt: skip
         assert all(0 <= share <= 1 for share in (*concept["peak"], concept["area"]))
     cat, wheel = image["concepts"][:2]
