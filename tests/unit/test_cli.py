@@ -39,7 +39,8 @@ def test_explain_json_has_the_documented_fields_and_nothing_else_on_stdout() -> 
     assert answer["failures"] == []
     (image,) = answer["images"]
     assert set(image) == {
-        "image", "model", "layer", "target", "method", "branch", "regions", "contribution_measure", "margin", "concepts"
+        "image", "model", "layer", "target", "predicted", "answered", "method", "branch", "regions",
+        "contribution_measure", "margin", "concepts",
     }  # fmt: skip
     margin = image["margin"]
     assert set(margin) == {"value", "named", "unnamed", "unplaced", "residual"}
@@ -56,7 +57,7 @@ def test_explain_json_has_the_documented_fields_and_nothing_else_on_stdout() -> 
     assert image["concepts"][2]["type"] == "texture"
     for concept in image["concepts"]:
         assert set(concept) == {
-            "label", "type", "score", "presence", "z_score", "implied", "base_rate", "contribution",
+            "label", "type", "known", "score", "presence", "z_score", "implied", "base_rate", "contribution",
             "contribution_range", "place_contrast", "place_vague", "peak", "area",
         }  # fmt: skip
         assert all(0 <= share <= 1 for share in (*concept["peak"], concept["area"]))
@@ -71,7 +72,15 @@ def test_several_photos_an_against_and_a_folder_of_results(tmp_path: Path) -> No
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["explain.json", "report.html"]
     numbers = json.loads((tmp_path / "out" / "explain.json").read_text())
     assert [i["against"]["name"] for i in numbers["images"]] == ["tabby, tabby cat"] * 2
+    assert "answered with" not in done.output
     assert all(len(i["concepts"]) == 3 for i in numbers["images"])
+
+
+def test_photos_of_another_class_are_counted_at_the_end() -> None:
+    done = run("contrast", CAT, COFFEE, "--target", "tabby", "--against", "tiger cat")
+    assert done.exit_code == 0, done.output
+    assert "neither of the two\n" in done.stdout
+    assert done.stderr.startswith("1 of 2 photos is answered with neither of the two\n2 photos explained")
 
 
 def test_contrast_json() -> None:

@@ -101,7 +101,7 @@ def test_contrast_changes_no_ranking_and_evens_out_without_sharpness() -> None:
     assert torch.allclose(plain**4, strong, rtol=1e-4)
     even = compete(observation, ASKED, words, competition=dataclasses.replace(ONCE, sharpness=0.0, power=1.0)).maps
     words_known = len(rival_words())
-    known = torch.tensor([words_known, words_known, words_known + 1.0]) / words_known
+    known = torch.tensor([words_known + float(concept not in rival_words()) for concept in ASKED]) / words_known
     assert torch.allclose(even, (1 / known)[None, :, None, None].expand_as(even), atol=1e-6)
 
 

@@ -12,9 +12,13 @@ from torch import nn
 
 import conceptlens as cl
 from branches import PLAIN, branch_of
-from conceptlens.explainer.explain_json import explain_json
+from conceptlens.concepts.vocabulary import parse_concepts
+from conceptlens.explainer.answer_words import answered_otherwise, other_answer
+from conceptlens.explainer.explain_json import contrast_json, explain_json
+from conceptlens.explainer.page_content import page_content
 from conceptlens.explainer.photo_result import PhotoResult
 from conceptlens.explainer.photo_run import ExplainOptions, explain_photos
+from conceptlens.explainer.terminal import print_result
 from conceptlens.io.errors import Failure
 from tolerance import assert_agree
 
@@ -67,6 +71,48 @@ def test_a_photo_predicted_as_the_class_to_tell_it_from_fails_alone(model: cl.Ba
     assert "is predicted as tiger cat" in cat.reason
     assert isinstance(coffee, PhotoResult)
     assert [r.prediction.name for r in coffee.references] == ["tiger cat"]
+
+
+def asked(model: cl.Backbone, **options: Any) -> list[PhotoResult]:
+    found = list(explain_photos(model, [CAT, COFFEE], ExplainOptions(**options)))
+    assert all(isinstance(one, PhotoResult) for one in found)
+    return found  # pyright: ignore[reportReturnType]
+
+
+def test_a_photo_answered_with_neither_class_says_so_and_is_counted(model: cl.Backbone) -> None:
+    found = asked(model, target="tabby", against="tiger cat", concepts=parse_concepts("cat"), for_page=True)
+    assert [one.answered for one in found] == [True, False]  # the cat is answered with the class compared with
+    assert other_answer(found[0]) == ""
+    assert other_answer(found[1]) == "The model's answer is espresso (95%), neither of the two"
+    assert answered_otherwise(found) == "1 of 2 photos is answered with neither of the two"
+    numbers = explain_json(found, [])["images"]
+    assert [one["answered"] for one in numbers] == [True, False]
+    assert [one["predicted"]["short_name"] for one in numbers] == ["tiger cat", "espresso"]
+    assert numbers[0]["target"]["probability"] < numbers[0]["against"]["probability"] == pytest.approx(0.393, abs=0.01)
+    page = page_content(found)
+    assert page["answered_otherwise"] == answered_otherwise(found)
+    assert [one["other_answer"] for one in page["images"]] == ["", other_answer(found[1])]
+    assert page["images"][1]["compared"] == [numbers[1]["against"]]
+
+
+def test_a_class_that_is_not_the_answer_is_explained_with_a_word_about_it(model: cl.Backbone) -> None:
+    found = asked(model, target="tiger cat", concepts=parse_concepts("cat"), for_page=True)
+    assert [one.answered for one in found] == [True, False]  # the classes of the page's contrast were not asked for
+    assert other_answer(found[1]) == "The model's answer is espresso (95%), not tiger cat"
+    assert answered_otherwise(found) == "1 of 2 photos is answered with another class than tiger cat"
+    assert all(one.answered for one in asked(model, concepts=parse_concepts("cat")))
+
+
+def test_a_contrast_counts_every_class_it_compares_with(model: cl.Backbone, capsys: pytest.CaptureFixture[str]) -> None:
+    named = cl.Contrast("tabby", ("lynx", "tiger cat"))
+    found = asked(model, target="tabby", contrast=named, with_concepts=False)
+    assert [one["answered"] for one in contrast_json(found, [])["images"]] == [True, False]
+    assert other_answer(found[1]).endswith(", none of the 3 compared")
+    print_result(found[1])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "tabby: <0.1% (logit -0.25) against lynx: <0.1% (logit" in printed
+    assert other_answer(found[1]) in printed
+    assert all(one.answered for one in asked(model, with_concepts=False))  # the answer against its nearest classes
 
 
 def test_a_class_is_not_explained_against_itself(model: cl.Backbone) -> None:

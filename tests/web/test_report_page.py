@@ -547,13 +547,46 @@ def test_several_images_are_chosen_from_a_strip(open_report: Open) -> None:
     tab.locator("#photo-list label").nth(1).click()
     shown(tab, 1)
     assert tab.locator("#answer").inner_text() == "beagle"
-    assert tab.locator("#rather").inner_text() == "rather than basset"
+    assert tab.locator("#rather").inner_text() == "50%, rather than basset (20%)"
     assert tab.locator("tbody tr").count() == 1
     assert (pixels(tab) != before).any()
     tab.locator("#photo-list input").nth(1).focus()
     tab.keyboard.press("ArrowLeft")
     shown(tab, 0)
     assert tab.locator("#answer").inner_text() == "tabby"
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_photo_answered_with_neither_class_is_grey_and_says_what_the_answer_is(open_report: Open, width: int) -> None:
+    panda = an_image("panda.png", "grey")
+    tabby, tiger, _ = panda["predictions"]
+    words = "The model's answer is giant panda (94%), neither of the two"
+    panda.update(
+        target={**tabby, "probability": 0.002},
+        against={**tiger, "probability": 0.0004},
+        compared=[{**tiger, "probability": 0.0004}],
+        predicted=a_class(388, "giant panda, panda", 11.0, 0.94),
+        answered=False,
+        other_answer=words,
+    )
+    count = "1 of 2 photos is answered with neither of the two"
+    tab = open_report({**a_report(an_image(), panda), "answered_otherwise": count}, width=width)
+    assert tab.locator("#answered-otherwise").inner_text() == f"{count}; they are grey here."
+    asked, other = (tab.locator("#photo-list label").nth(i) for i in (0, 1))
+    assert [one.locator("img").evaluate("(i) => getComputedStyle(i).filter") for one in (asked, other)] == [
+        "none",
+        "grayscale(1)",
+    ]
+    assert other.locator("small").inner_text() == "giant panda"
+    other.click()
+    shown(tab, 1)
+    assert tab.locator("#answer").inner_text() == words
+    rather = tab.locator("#rather").inner_text()
+    assert rather == "Shown is what speaks for tabby (0.2%), rather than tiger cat (<0.1%)"
+    asked.click()
+    shown(tab, 0)
+    assert tab.locator("#answer").inner_text() == "tabby"
+    assert not tab.locator("#rather").is_visible()
 
 
 def test_a_map_of_ones_own_without_model_and_class_is_shown_without_empty_words(open_report: Open) -> None:
@@ -573,6 +606,28 @@ def test_a_map_of_ones_own_without_model_and_class_is_shown_without_empty_words(
     for hidden in ("#command-line", "#word-concept", "#word-z-score", "#word-contribution", "#predictions"):
         assert not tab.locator(hidden).is_visible()
     assert pixels(tab)[80, 120, 3] > 100  # the map's middle is the photo's middle
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_word_that_the_model_does_not_know_is_named_and_cannot_be_chosen(open_report: Open, width: int) -> None:
+    image = an_image()
+    unknown = a_question("concept", "blorfin", np.zeros((7, 7)), 0.0, type="object", known=False)
+    unknown.update(score=None, peak=None, area=None)
+    image["questions"] = [unknown, *image["questions"]]
+    tab = open_report(a_report(image), width=width)
+    row = tab.locator("tr[data-question='0']")
+    assert row.locator(".what b").inner_text() == "blorfin"
+    assert row.locator(".where").inner_text() == "not known to this model"
+    assert row.locator("td").count() == 2
+    assert row.locator("input").is_disabled()
+    assert tab.evaluate("window.conceptlens.state.question") == 1
+    before = pixels(tab)
+    row.click(force=True)
+    assert tab.evaluate("window.conceptlens.state.question") == 1
+    assert (pixels(tab) == before).all()
+    choose(tab, 3)  # whiskers
+    assert (pixels(tab) != before).any()
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_one_image_has_no_strip(open_report: Open) -> None:

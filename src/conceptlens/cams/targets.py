@@ -16,6 +16,7 @@ from conceptlens.concepts.vocabulary import parse_concepts, prompt
 from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.model.class_concepts import rate_of
 from conceptlens.model.class_names import is_class, is_integer
+from conceptlens.model.encoders import knows, unknown_words
 from conceptlens.model.forward import full_precision
 from conceptlens.model.model_output import ModelOutput
 from conceptlens.model.observation import Observation
@@ -221,7 +222,7 @@ class Concept:
             One question, with the same label for every image; its scores are `scale <E(x), t>`, or `E(x) . direction`.
 
         Raises:
-            InputError: The model has no text encoder and none was given.
+            InputError: The model has no text encoder and none was given, or does not know the text.
         """
         if self.direction is not None:
             labels = (self.text or "direction",) * len(observation.images)
@@ -231,6 +232,8 @@ class Concept:
             return self._by_classes(observation)
         language = self.by or observation.model.language
         (concept,) = parse_concepts([self.text])
+        if not knows(language, [concept.label])[0]:
+            raise InputError(unknown_words(language, [concept.label]))
         sentence = prompt(concept) if self.prompt is None else self.prompt.format(concept.label)
         vector = language.encode_text([sentence])[0]
         return BoundTarget(

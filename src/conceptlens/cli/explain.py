@@ -15,7 +15,7 @@ import typer
 
 from conceptlens.cli import options as shared
 from conceptlens.cli.options import answering, load, model_option, option_group, question_option
-from conceptlens.cli.printing import print_end, print_failures, print_files, print_json
+from conceptlens.cli.printing import print_end, print_failures, print_files, print_json, print_note
 from conceptlens.io.atomic import write_json
 from conceptlens.io.errors import InputError
 from conceptlens.io.output_path import check_file, check_folder
@@ -217,6 +217,7 @@ def _run(
     document: Callable[[Sequence[PhotoResult], Sequence[Failure]], dict[str, Any]],
 ) -> None:
     """Explain, print, write; end with 2 where no photo could be explained, with 1 where some could not."""
+    from conceptlens.explainer.answer_words import answered_otherwise
     from conceptlens.explainer.photo_result import PhotoResult
     from conceptlens.explainer.photo_run import explain_photos
     from conceptlens.explainer.terminal import print_result
@@ -241,6 +242,8 @@ def _run(
     files += [] if out_dir is None else [out_dir / "report.html", out_dir / f"{command}.json"]
     for file in files if results else ():
         _write(file, results, numbers)
+    if len(results) > 1 and (note := answered_otherwise(results)):
+        print_note(note)
     print_end(f"{len(results)} photo{'s' * (len(results) != 1)} explained", len(failures), start)
     print_files(files if results else ())
     if failures:

@@ -22,6 +22,11 @@ def print_failures(reasons: Iterable[str]) -> None:
         typer.echo(f"conceptlens: {reason}", err=True)
 
 
+def print_note(note: str) -> None:
+    """Say something about the whole run on standard error."""
+    typer.echo(note, err=True)
+
+
 def print_end(done: str, failed: int, start: float) -> None:
     """Say on standard error what was done, how much failed, and the seconds since `start`."""
     bad = f", {failed} failed" if failed else ""

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from conceptlens.concept_regions.branch import Branch, pooled
+from conceptlens.concepts.vocabulary import vocabulary
 from conceptlens.io.cache import cached
 from conceptlens.io.errors import InputError
 from conceptlens.io.fingerprint import settings_fingerprint, texts_fingerprint, weights_fingerprint
 from conceptlens.io.saved_folder import CONFIG, FolderFormat
-from conceptlens.model.encoders import ClassifierText
+from conceptlens.model.encoders import ClassifierText, knows
 from conceptlens.model.observation import Observation
 
 if TYPE_CHECKING:
@@ -168,6 +169,20 @@ class Translator:
         if not self.teacher.texts:
             return self._teacher().language.encode_text(texts)
         return cached(self.teacher.texts, texts, lambda missing: self._teacher().language.encode_text(missing))
+
+    def knows(self, labels: Sequence[str]) -> tuple[bool, ...]:
+        """Return whether the teacher knows each text; it is not loaded for words of the vocabulary, nor for CLIP.
+
+        Args:
+            labels: Texts without a prompt.
+        """
+        words = {concept.label for concept in vocabulary()}
+        if self.normalised or words.issuperset(labels):
+            return (True,) * len(labels)
+        try:
+            return knows(self._teacher().language, labels)
+        except InputError:  # the teacher is not at hand, which texts in the cache do not need
+            return (True,) * len(labels)
 
     def check(self, model: Backbone) -> None:
         """Refuse a model that the branch was not trained for.

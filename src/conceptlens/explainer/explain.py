@@ -23,6 +23,7 @@ from conceptlens.explainer.calibration import ScoreCalibration, find_calibration
 from conceptlens.explainer.class_evidence import class_names, that_count_most, with_evidence
 from conceptlens.explainer.photo_changes import with_intervals
 from conceptlens.explainer.presence import Presence, PresenceWeights, presence, present_concepts
+from conceptlens.explainer.unknown_words import known_concepts, with_unknown
 from conceptlens.io.errors import InputError
 from conceptlens.model.class_concepts import ClassConcepts
 from conceptlens.model.observation import Observation, check_observation
@@ -84,6 +85,8 @@ def explain(
         - `maps[image question height width]`: how much better the concept fits a cell than everyday words do, 1 where
           it does no better (`compete`). With "official" regions, `ReLU(sum_k beta_k A_k)` with
           `beta_k = mean_ij dS/dA_k` (CE-FAM, ICCV 2025, section 3); otherwise these are in `components`.
+        - `known[image question]`: whether the model knows the concept (`ClassifierText.knows`); one that it does not
+          know has a map of 0 and NaN for every number. `None` where all are known.
         - `contributions[image question]`: the evidence for the class against its rivals in the cells where the concept
           is, `sum_u m(u) e(u)`, in units of the logits (`cell_shares`, `cell_evidence`). Positive speaks for `target`,
           negative for its rivals or `against`; all of them, `unnamed` and `residuals` add up to `margins`. With
@@ -91,7 +94,8 @@ def explain(
           nothing. `None` without classes, and where the layer's cells do not reach them.
 
     Raises:
-        InputError: A name is unknown, a class stands against itself, or options exclude each other.
+        InputError: A name is unknown, the model knows none of the concepts, a class stands against itself, or options
+            exclude each other.
         InputTypeError: `observation` is no `Observation`.
 
     Examples:
@@ -111,13 +115,17 @@ def explain(
         _explained, target=target, top=top, against=against, layer=layer, calibration=calibration, branch=branch,
         regions=regions, masked=contribution == "masking",
     )  # fmt: skip
-    found = again(observation, concepts)
-    return with_intervals(observation, found, again, target, against) if intervals else found
+    asked = () if concepts is None else parse_concepts(concepts)
+    known = known_concepts(observation, asked, calibration, branch)
+    found = again(observation, known or None)
+    if intervals:
+        found = with_intervals(observation, found, again, target, against)
+    return with_unknown(found, asked, known)
 
 
 def _explained(
     observation: Observation,
-    concepts: str | Iterable[str | ConceptName] | None,
+    concepts: Sequence[ConceptName] | None,
     *,
     target: ClassName | Sequence[ClassName] | None,
     top: int,

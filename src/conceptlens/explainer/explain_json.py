@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -63,6 +64,8 @@ def _opening(result: PhotoResult) -> dict[str, Any]:
         "model": result.model,
         "layer": result.layer,
         "target": prediction_json(result.target),
+        "predicted": prediction_json(result.predicted),
+        "answered": result.answered,
     }
 
 
@@ -154,7 +157,8 @@ def concepts_json(concepts: Explanation) -> list[dict[str, Any]]:
         {
             "label": concepts.labels[0][q],
             "type": concepts.concept_types[0][q],
-            "score": float(concepts.scores[0, q]),
+            "known": is_known(concepts, q),
+            "score": _number(concepts.scores, q),
             "presence": _number(concepts.presence, q),
             "z_score": _number(concepts.z_scores, q),
             "implied": _number(concepts.implied, q),
@@ -184,7 +188,7 @@ def margin_json(concepts: Explanation) -> dict[str, float] | None:
         return None
     return {
         "value": float(concepts.margins[0]),
-        "named": float(concepts.contributions[0].sum()),
+        "named": float(concepts.contributions[0].nansum()),
         "unnamed": float(unnamed[0]),
         "unplaced": 0.0 if concepts.unplaced is None else float(concepts.unplaced[0]),
         "residual": 0.0 if concepts.residuals is None else float(concepts.residuals[0]),
@@ -199,8 +203,11 @@ def peak_and_area(explanation: Explanation, question: int) -> dict[str, Any]:
         question: The index of the question.
 
     Returns:
-        `peak`: `[x, y]`, and `area`; both as shares of the whole photo, 0 to 1.
+        `peak`: `[x, y]`, and `area`; both as shares of the whole photo, 0 to 1, or `None` for a concept that the model
+        does not know.
     """
+    if not is_known(explanation, question):
+        return {"peak": None, "area": None}
     left, top, right, bottom = explanation.source.image_info[0].box
     x, y = peak(explanation.maps)[0, question].tolist()
     share = float(area(explanation.maps)[0, question])
@@ -221,16 +228,30 @@ def _place(concepts: Explanation, question: int) -> dict[str, Any]:
     """Return how far a competing region is told from its surroundings, and whether that is too little to point at."""
     if "place_contrast" not in concepts.diagnostics:
         return {}
+    if not is_known(concepts, question):
+        return {"place_contrast": None, "place_vague": None}
     contrast = float(concepts.diagnostics["place_contrast"][0, question])
     return {"place_contrast": round(contrast, 4), "place_vague": contrast < MIN_PLACE_CONTRAST}
 
 
 def _range(concepts: Explanation, question: int) -> list[float] | None:
     """Return the lowest and the highest contribution among small changes of the photo; `None` without these."""
-    if concepts.contributions_low is None or concepts.contributions_high is None:
+    if concepts.contributions_low is None or concepts.contributions_high is None or not is_known(concepts, question):
         return None
     return [float(concepts.contributions_low[0, question]), float(concepts.contributions_high[0, question])]
 
 
+def is_known(explanation: Explanation, question: int) -> bool:
+    """Whether the model knows the concept of a question.
+
+    Args:
+        explanation: The explanation of this photo alone.
+        question: The index of the question.
+    """
+    return explanation.known is None or bool(explanation.known[0, question])
+
+
 def _number(values: Tensor | None, question: int) -> float | None:
-    return None if values is None else float(values[0, question])
+    """Return one number as JSON has it, which knows no NaN: so are those of a concept that the model does not know."""
+    value = None if values is None else float(values[0, question])
+    return None if value is None or math.isnan(value) else value

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.concept_regions.competition import is_competing
-from conceptlens.explainer.explain_json import branch_of, concepts_json, margin_json, peak_and_area, prediction_json
+from conceptlens.explainer.answer_words import answered_otherwise, other_answer
+from conceptlens.explainer.explain_json import (
+    branch_of,
+    concepts_json,
+    is_known,
+    margin_json,
+    peak_and_area,
+    prediction_json,
+)
 from conceptlens.io.errors import InputError
 from conceptlens.io.versions import versions
 from conceptlens.pages.static_page import embedded
@@ -32,6 +41,7 @@ def page_content(results: Sequence[PhotoResult]) -> dict[str, Any]:
         "title": "ConceptLens",
         "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "versions": versions(),
+        "answered_otherwise": answered_otherwise(results),
         "images": [_shown(result) for result in results],
     }
 
@@ -49,6 +59,10 @@ def _shown(result: PhotoResult) -> dict[str, Any]:
         "layer": result.layer,
         "target": prediction_json(result.target),
         "against": prediction_json(result.against),
+        "compared": [prediction_json(p) for p in result.compared],
+        "predicted": prediction_json(result.predicted),
+        "answered": result.answered,
+        "other_answer": other_answer(result),
         "predictions": [prediction_json(p) for p in result.predictions],
         "margin": None if result.concepts is None else margin_json(result.concepts),
         **_encoders(result.explanations),
@@ -84,7 +98,8 @@ def _questions(result: PhotoResult, explanation: Explanation) -> list[dict[str, 
             "label": explanation.labels[0][q],
             "short_label": names.get(explanation.labels[0][q], explanation.labels[0][q]),
             "type": None,
-            "score": float(explanation.scores[0, q]),
+            "known": is_known(explanation, q),
+            "score": None if math.isnan(score := float(explanation.scores[0, q])) else score,
             "presence": None,
             "z_score": None,
             "contribution": None,

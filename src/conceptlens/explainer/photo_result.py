@@ -70,5 +70,27 @@ class PhotoResult:
         """The explanation of concepts."""
         return next((e for e in self.explanations if e.concept_types), None)
 
+    @property
+    def compared(self) -> tuple[Prediction, ...]:
+        """The classes that the target is compared with."""
+        if self.concepts is None:
+            return tuple(reference.prediction for reference in self.references)
+        return () if self.against is None else (self.against,)
+
+    @property
+    def predicted(self) -> Prediction | None:
+        """The model's answer: its class of highest logit; `None` for a model without classes."""
+        return self.predictions[0] if self.predictions else None
+
+    @property
+    def answered(self) -> bool | None:
+        """Whether the model's answer is the target or a class compared with; `None` for a model without classes.
+
+        Where it is neither, a comparison says little about the photo, so sums over photos leave it out.
+        """
+        if self.target is None or self.predicted is None:
+            return None
+        return self.predicted.index in {one.index for one in (self.target, *self.compared)}
+
     def _of_kind(self, kind: str) -> Explanation | None:
         return next((e for e in self.explanations if kind in e.target_kinds), None)

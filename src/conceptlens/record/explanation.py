@@ -12,7 +12,7 @@ from conceptlens.record.source import Source
 
 if TYPE_CHECKING:
     import numpy as np
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
     from torch import Tensor
 
     from conceptlens.record.external_maps import Labels
@@ -25,6 +25,8 @@ NUMBERS = (
 )  # fmt: skip
 # The fields with one number for each image.
 MARGIN_PARTS = ("margins", "unplaced", "residuals")
+# The other fields with a value for each image and question.
+OTHERS = ("maps", "weights", "vectors", "known")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -58,6 +60,8 @@ class Explanation(RecordOutputs):
         presence: `image question`; the probability that a concept is in the photo, where it is known.
         implied: `image question`; the probability that the predicted classes imply, part of `presence`.
         base_rates: `image question`; the share of everyday photos that show a concept, part of `presence`.
+        known: `image question`; whether the model knows the concept. One that it does not know has a map of 0 and NaN
+            for every number. `None` where all are known.
         explained_classes: The class that `contributions` are about, for each image.
         concept_types: `concept_types[image][question]`, where questions are concepts of a vocabulary.
         target_kinds: What each question is about: "class", "contrast", "concept" or "custom".
@@ -94,6 +98,7 @@ class Explanation(RecordOutputs):
     presence: Float[Tensor, "image question"] | None = None
     implied: Float[Tensor, "image question"] | None = None
     base_rates: Float[Tensor, "image question"] | None = None
+    known: Bool[Tensor, "image question"] | None = None
     explained_classes: tuple[str, ...] = ()
     concept_types: tuple[tuple[str, ...], ...] = ()
     target_kinds: tuple[str, ...] = ()
@@ -107,9 +112,9 @@ class Explanation(RecordOutputs):
         if self.maps.ndim != 4:
             raise InputError(f"maps have {self.maps.ndim} axes; expected image question height width")
         images, questions = self.maps.shape[:2]
-        values = {name: getattr(self, name) for name in (*NUMBERS, "weights", "vectors")}
+        values = {name: getattr(self, name) for name in (*NUMBERS, *OTHERS)}
         for name, value in {**values, **self.diagnostics}.items():
-            longer = name in ("weights", "vectors")
+            longer = name in ("maps", "weights", "vectors")
             if value is not None and tuple(value.shape[: 2 if longer else None]) != (images, questions):
                 expected = f"{(images, questions)}{' and more' * longer}"
                 raise InputError(f"{name} has shape {tuple(value.shape)}; expected {expected}")
@@ -196,7 +201,7 @@ class Explanation(RecordOutputs):
         one = slice(index, index + 1)
         tensors = {
             name: None if getattr(self, name) is None else getattr(self, name)[one]
-            for name in (*NUMBERS, *MARGIN_PARTS, "maps", "weights", "vectors")
+            for name in (*NUMBERS, *MARGIN_PARTS, *OTHERS)
         }
         rows = {name: getattr(self, name)[one] for name in ("labels", "explained_classes", "concept_types", "layers")}
         return replace(
@@ -212,11 +217,11 @@ class Explanation(RecordOutputs):
     def unnamed(self) -> Float[Tensor, "image"] | None:
         """The part of each margin that belongs to none of the named concepts.
 
-        `margins = contributions.sum(1) + unnamed + residuals`; `None` where contributions do not add up to a margin.
+        `margins = contributions.nansum(1) + unnamed + residuals`; `None` where contributions do not add up to a margin.
         """
         if self.margins is None or self.residuals is None or self.contributions is None:
             return None
-        return self.margins - self.residuals - self.contributions.sum(1)
+        return self.margins - self.residuals - self.contributions.nansum(1)
 
     def select(self, questions: Sequence[int] | Sequence[Sequence[int]]) -> Explanation:
         """Return the explanation of some of its questions.
@@ -239,7 +244,7 @@ class Explanation(RecordOutputs):
         image = torch.arange(images, device=self.maps.device)[:, None]
         tensors = {
             name: None if getattr(self, name) is None else getattr(self, name)[image, index]
-            for name in (*NUMBERS, "maps", "weights", "vectors")
+            for name in (*NUMBERS, *OTHERS)
         }
         rows = {
             name: tuple(tuple(row[q] for q in chosen) for row, chosen in zip(getattr(self, name), each, strict=False))

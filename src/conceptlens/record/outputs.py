@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
-    from jaxtyping import Float, Shaped
+    from jaxtyping import Bool, Float, Shaped
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
     from PIL import Image
@@ -57,6 +57,7 @@ class RecordOutputs(ABC):
     presence: Float[Tensor, "image question"] | None
     implied: Float[Tensor, "image question"] | None
     base_rates: Float[Tensor, "image question"] | None
+    known: Bool[Tensor, "image question"] | None
     explained_classes: tuple[str, ...]
     concept_types: tuple[tuple[str, ...], ...]
     target_kinds: tuple[str, ...]
@@ -235,7 +236,7 @@ class RecordOutputs(ABC):
 
         Returns:
             Columns `image`, `question`, `kind`, `layer`, `score`, and where the method defines them `concept_type`,
-            `explained_class`, `contribution`, `contribution_low`, `contribution_high`, `presence`, `z_score`,
+            `explained_class`, `known`, `contribution`, `contribution_low`, `contribution_high`, `presence`, `z_score`,
             `implied`, `base_rate` and every one of `diagnostics`.
 
         Raises:
@@ -270,6 +271,8 @@ class RecordOutputs(ABC):
             columns["concept_type"] = [self.concept_types[i][q] for i, q in pairs]
         if self.explained_classes:
             columns["explained_class"] = [self.explained_classes[i] for i, _ in pairs]
+        if self.known is not None:
+            columns["known"] = self.known.flatten().tolist()
         for name, value in {**tensors, **self.diagnostics}.items():
             if value is not None:
                 columns[name] = value.detach().cpu().double().flatten().tolist()

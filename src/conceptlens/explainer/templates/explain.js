@@ -88,6 +88,8 @@
     return { low: signed ? -high : 0, high, signed };
   }
 
+  /** Whether the model knows the word; one that it does not know has neither map nor numbers. */
+  const isKnown = (item) => item.known !== false;
   const isCompeting = (item) => item.regions === "competing";
 
   /** The questions whose maps have the unit of this one: concepts among themselves, classes and contrasts too.
@@ -95,7 +97,7 @@
   function kin(item) {
     if (isCompeting(item)) return [item];
     const isConcept = item.kind === "concept";
-    return image().questions.filter((q) => !isCompeting(q) && (q.kind === "concept") === isConcept && isSigned(q) === isSigned(item));
+    return image().questions.filter((q) => isKnown(q) && !isCompeting(q) && (q.kind === "concept") === isConcept && isSigned(q) === isSigned(item));
   }
 
   const isShared = (item) => state.shared && kin(item).length > 1;
@@ -359,9 +361,7 @@
   function fillAnswer() {
     const { target, against, model, layer, predictions } = image();
     find("source").textContent = [target && image().name, model, layer && `layer ${layer}`].filter(Boolean).join(" · ");
-    Object.assign(find("answer"), target === null ? { textContent: image().name, title: "" } : { textContent: target.short_name, title: fullName(target) });
-    find("rather").hidden = against === null;
-    if (against !== null) Object.assign(find("rather"), { textContent: `rather than ${against.short_name}`, title: fullName(against) });
+    showHeadline();
     find("predictions").hidden = predictions.length === 0;
     find("predictions").replaceChildren(...predictions.map((one) => prediction(one, one.index === target?.index)));
     const none = image().none_likely ? " No concept of the vocabulary is likely in this photo." : "";
@@ -373,6 +373,19 @@
     for (const id of ["word-concept", "word-presence", "word-z-score", "word-contribution"]) find(id).hidden = !hasConcepts;
     find("box-unknown").hidden = image().box_known;
     find("word-competing").hidden = !image().questions.some(isCompeting);
+    find("word-unknown").hidden = image().questions.every(isKnown);
+  }
+
+  /** The class that is explained and those it is compared with; the model's answer, where it is none of them. */
+  function showHeadline() {
+    const { name, target, against, compared = against === null ? [] : [against], other_answer: other = "" } = image();
+    const likely = (one) => `${one.short_name} (${percent(one.probability)})`;
+    const answer = other || (target === null ? name : target.short_name);
+    Object.assign(find("answer"), { textContent: answer, title: target === null || other ? "" : fullName(target) });
+    const share = target === null ? "" : percent(target.probability);
+    const asked = other ? `Shown is what speaks for ${likely(target)}` : share;
+    const rather = compared.length > 0 ? `${asked}, rather than ${list(compared.map(likely))}` : other ? asked : "";
+    Object.assign(find("rather"), { textContent: rather, title: compared.map(fullName).join("; "), hidden: rather === "" });
   }
 
   function prediction(one, isTarget) {
@@ -416,15 +429,26 @@
   }
 
   function row(item, index) {
-    const radio = make("input", { type: "radio", name: "question", value: String(index), checked: index === state.question });
+    const radio = make("input", { type: "radio", name: "question", value: String(index), checked: index === state.question, disabled: !isKnown(item) });
     const words = make("span", {}, make("b"), make("small"));
     const what = make("label", { className: "what" }, radio, thumb(item), words);
+    if (!isKnown(item)) return unknownRow(item, what, index);
     const cells = [make("td", {}, what), make("td", { className: "where" }), presenceOf(item), figure("z-score", sigma(item.z_score)), much(item)];
     cells.forEach((cell) => cell.setAttribute("role", "cell"));
     const element = make("tr", { role: "row", "data-question": String(index) }, ...cells);
     radio.addEventListener("change", () => choose(index));
     element.addEventListener("click", () => radio.checked || (radio.focus({ preventScroll: true }), choose(index)));
     return element;
+  }
+
+  /** A word that the model does not know: it is named, and cannot be chosen. */
+  function unknownRow(item, what, index) {
+    what.querySelector("b").textContent = item.label;
+    what.querySelector("small").textContent = item.type;
+    what.querySelector("canvas").style.visibility = "hidden"; // its place is kept, so that names stand in line
+    const cells = [make("td", {}, what), make("td", { className: "where", colSpan: 4, textContent: "not known to this model" })];
+    cells.forEach((cell) => cell.setAttribute("role", "cell"));
+    return make("tr", { role: "row", className: "unknown", "data-question": String(index) }, ...cells);
   }
 
   /** What a question is called, and what kind it is; a contrast names the classes that are chosen now. */
@@ -514,6 +538,7 @@
     for (const element of find("table").querySelectorAll("tbody tr")) {
       const index = Number(element.dataset.question);
       const item = image().questions[index];
+      if (!isKnown(item)) continue;
       const spot = locationOf(item);
       const words = locationWords(spot);
       const { name, detail } = titleOf(item);
@@ -533,10 +558,15 @@
 
   function fillPhotos() {
     find("photos").hidden = report.images.length < 2;
+    const note = report.answered_otherwise ?? "";
+    Object.assign(find("answered-otherwise"), { textContent: `${note}; they are grey here.`, hidden: note === "" });
     const labels = report.images.map((one, i) => {
       const radio = make("input", { type: "radio", name: "photo", value: String(i), checked: i === 0 });
       radio.addEventListener("change", () => showImage(i));
-      return make("label", { title: one.name }, radio, make("img", { src: one.photo, alt: "" }), make("span", { textContent: one.name }));
+      const parts = [radio, make("img", { src: one.photo, alt: "" }), make("span", { textContent: one.name })];
+      if (!one.other_answer) return make("label", { title: one.name }, ...parts);
+      const answer = make("small", { textContent: one.predicted.short_name });
+      return make("label", { title: `${one.name}\n${one.other_answer}`, className: "elsewhere" }, ...parts, answer);
     });
     find("photo-list").replaceChildren(...labels);
   }
@@ -617,7 +647,8 @@
   }
 
   async function showImage(index) {
-    Object.assign(state, { image: index, question: 0, at: null });
+    const first = report.images[index].questions.findIndex(isKnown);
+    Object.assign(state, { image: index, question: Math.max(0, first), at: null });
     resetContrast();
     const { name, photo, width, height, target } = image();
     const shrink = Math.min(1, LONGEST / Math.max(width, height));

@@ -1,0 +1,54 @@
+"""Sentences about photos whose answer is none of the classes asked about, the same for terminal and page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from conceptlens.explainer.photo_result import PhotoResult
+
+
+def other_answer(result: PhotoResult) -> str:
+    """Say what the model's answer is where it is neither the target nor a class compared with.
+
+    Args:
+        result: One explained photo.
+
+    Returns:
+        Such as "The model's answer is giant panda (94%), neither of the two"; empty where there is nothing to say.
+    """
+    if result.answered is not False or result.predicted is None or result.target is None:
+        return ""
+    answer = f"The model's answer is {result.predicted.short_name} ({percent(result.predicted.probability)})"
+    return f"{answer}, {_none_of(1 + len(result.compared)) or f'not {result.target.short_name}'}"
+
+
+def answered_otherwise(results: Sequence[PhotoResult]) -> str:
+    """Count the photos whose answer is neither the target nor a class compared with.
+
+    Args:
+        results: The photos of one run.
+
+    Returns:
+        Such as "2 of 5 photos are answered with neither of the two"; empty where there are none.
+    """
+    other = [result for result in results if result.answered is False]
+    if not other or other[0].target is None:
+        return ""
+    classes = _none_of(1 + len(other[0].compared)) or f"another class than {other[0].target.short_name}"
+    of = f"{len(other)} of {len(results)} photo{'s' * (len(results) != 1)}"
+    return f"{of} {'is' if len(other) == 1 else 'are'} answered with {classes}"
+
+
+def percent(share: float) -> str:
+    """Return a probability as the page writes it: whole percents from 9.95 on, else one digit after the point."""
+    value = 100 * share
+    if 0 < value < 0.1:
+        return "<0.1%"
+    return f"{value:.0f}%" if value >= 9.95 or value == 0 else f"{value:.1f}%"
+
+
+def _none_of(classes: int) -> str:
+    """Return the words for none of several classes; empty for a single one."""
+    return "" if classes == 1 else "neither of the two" if classes == 2 else f"none of the {classes} compared"
