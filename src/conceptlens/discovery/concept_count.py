@@ -91,21 +91,33 @@ def fits(
 
 
 def choose(candidates: Sequence[Candidate]) -> int:
-    """Return the index of the candidate that is taken.
-
-    Counts are gone through from the smallest. One is taken in place of the last one taken where its stability is at
-    least `MIN_STABILITY`, and it explains at least `MIN_GAIN` more of the held-out variance. Where none is stable,
-    the most stable one is taken.
+    """Return the index of the candidate that is taken: the last of `taken_in_turn`, else the most stable one.
 
     Args:
         candidates: By rising count; at least one.
     """
-    taken = None
+    taken = taken_in_turn(candidates)
+    return taken[-1] if taken else max(range(len(candidates)), key=lambda i: candidates[i].stability)
+
+
+def taken_in_turn(candidates: Sequence[Candidate]) -> list[int]:
+    """Return the candidates that are taken one in place of the other, going through them from the smallest count.
+
+    One is taken where its stability is at least `MIN_STABILITY`, and it explains at least `MIN_GAIN` more of the
+    held-out variance than the last one taken.
+
+    Args:
+        candidates: By rising count.
+
+    Returns:
+        Their indices; none where no candidate is stable.
+    """
+    taken: list[int] = []
     for index, one in enumerate(candidates):
-        enough = taken is None or one.explained >= candidates[taken].explained + MIN_GAIN
+        enough = not taken or one.explained >= candidates[taken[-1]].explained + MIN_GAIN
         if one.stability >= MIN_STABILITY and enough:
-            taken = index
-    return max(range(len(candidates)), key=lambda i: candidates[i].stability) if taken is None else taken
+            taken.append(index)
+    return taken
 
 
 def matched_cosines(

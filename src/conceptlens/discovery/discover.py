@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from conceptlens.discovery.concept_count import CANDIDATES, MIN_GAIN, MIN_STABILITY, Fit, choose, fits
+from conceptlens.discovery.concept_count import CANDIDATES, Fit, choose, fits
 from conceptlens.discovery.discovered_concepts import DiscoveredConcepts
 from conceptlens.discovery.photo_cells import CellSample, photo_cells, sample_cells
 from conceptlens.discovery.strongest_places import find_strongest
@@ -60,8 +60,7 @@ def discover(
         The concepts, the most active first. `diagnostics` has the number of `photos`, of `held_out` ones, of
         `cells` and of cells of each photo (`cells_of_photo`); `signed`, whether the layer has negative values;
         `explained`, the share of the held-out variance that the concepts explain; `accounted`, the mean share of a
-        cell's activation that they account for; `residual`, the mean of `|x - h D| / |x|`; `min_stability` and
-        `min_gain` of the choice, and the `seed`.
+        cell's activation that they account for; `residual`, the mean of `|x - h D| / |x|`; and the `seed`.
 
     Raises:
         InputError: There are too few photos, the number of concepts is larger than the layer allows, or there is no
@@ -153,7 +152,5 @@ def _diagnostics(
         "cells_of_photo": sample.cells.shape[1],
         "signed": bool((sample.cells < 0).any()),
         "explained": fit.candidate.explained,
-        "min_stability": MIN_STABILITY,
-        "min_gain": MIN_GAIN,
         "seed": seed,
     }
