@@ -16,6 +16,7 @@ from conceptlens.io.output_path import check_folder, check_new_folder
 
 if TYPE_CHECKING:
     from conceptlens.discovery.discovered_concepts import DiscoveredConcepts
+    from conceptlens.model.backbone import Backbone
 
 SCHEMA = "conceptlens.discover/1"
 discovery_option = option_group("Concepts")
@@ -23,6 +24,7 @@ discovery_option = option_group("Concepts")
 
 @answering
 def discover(
+    out_dir: Annotated[Path, shared.out_dir("the concepts, their names and the page")],
     photos: Annotated[
         list[str] | None,
         typer.Argument(
@@ -31,7 +33,6 @@ def discover(
             show_default=False,
         ),
     ] = None,
-    out_dir: Annotated[Path, shared.out_dir("the concepts, their names and the page")] = ...,  # pyright: ignore
     count: Annotated[
         int | None,
         discovery_option(
@@ -72,8 +73,10 @@ def discover(
     """Find concepts that have no name in photos, show where each is strongest, and let you name them."""
     start = time.perf_counter()
     if not photos:
-        run_options = {"--concepts": count, "--max-photos": max_photos, "--weights": weights, "--layer": layer}
-        run_options |= {"--class-names": class_names, "--crop-mode": crop_mode, "--knowledge": knowledge, "--seed": seed}
+        run_options = {
+            "--concepts": count, "--max-photos": max_photos, "--weights": weights, "--class-names": class_names,
+            "--layer": layer, "--crop-mode": crop_mode, "--knowledge": knowledge, "--seed": seed,
+        }  # fmt: skip
         _check_naming(names, run_options)
         found = _named_again(out_dir, str(names))
     else:
@@ -84,10 +87,8 @@ def discover(
         backbone = load(
             model, weights, pretrained, device, class_names, knowledge, layers=layer or (), crop_mode=crop_mode
         )
-        found = _discovered(
-            backbone, photos, out_dir, given,
-            count=count, seed=seed or 0, batch_size=batch_size, **({} if max_photos is None else {"max_photos": max_photos}),
-        )  # fmt: skip
+        settings = {"count": count, "seed": seed or 0, "max_photos": max_photos, "batch_size": batch_size}
+        found = _discovered(backbone, photos, out_dir, given, settings)
     if as_json:
         print_json(discover_json(found, out_dir))
     else:
@@ -118,6 +119,7 @@ def discover_json(found: DiscoveredConcepts, folder: Path) -> dict[str, Any]:
                 "name": found.names[number],
                 "activity": found.activity[number],
                 "stability": found.stability[number],
+                "shared": found.shared[number],
                 "suggestions": [asdict(one) for one in found.suggestions[number]],
                 "places": [
                     {name: getattr(place, name) for name in ("photo", "row", "column", "activation")}
@@ -147,7 +149,8 @@ def _names(names: str, count: int | None) -> dict[int, str]:
     from conceptlens.discovery.concept_names import parse_names, with_names
 
     given = parse_names(names)
-    with_names(("",) * (max([count or 0, *[number + 1 for number in given]]) if count is None else count), given, "--names")
+    if count is not None:
+        with_names(("",) * count, given, "--names")
     return given
 
 
@@ -163,14 +166,14 @@ def _named_again(folder: Path, names: str) -> DiscoveredConcepts:
 
 
 def _discovered(
-    backbone: Any, photos: list[str], folder: Path, names: dict[int, str] | None, **settings: Any
+    backbone: Backbone, photos: list[str], folder: Path, names: dict[int, str] | None, settings: dict[str, Any]
 ) -> DiscoveredConcepts:
     """Discover concepts, suggest names, write the folder and the page; then name them as the call says."""
     from conceptlens.discovery.discover import discover
     from conceptlens.discovery.discovery_page import write_discovery_page
     from conceptlens.explainer.name_suggestions import suggest_names
 
-    found = discover(backbone, photos, **settings)
+    found = discover(backbone, photos, **{name: value for name, value in settings.items() if value is not None})
     found = suggest_names(backbone, found, batch_size=settings["batch_size"])
     found.save(folder)
     write_discovery_page(found, folder)
@@ -179,7 +182,8 @@ def _discovered(
             found = found.named(names, "--names")
         except InputError as error:
             raise InputError(
-                f"{error}; the concepts are in {folder}: name them by conceptlens discover --names ... --out-dir {folder}"
+                f"{error}; the concepts are in {folder}, so name them there: conceptlens discover --names ... "
+                f"--out-dir {folder}"
             ) from None
         found.save(folder)
         write_discovery_page(found, folder)
@@ -193,8 +197,8 @@ def _print_concepts(found: DiscoveredConcepts) -> None:
 
     about, taken = found.diagnostics, found.candidates[found.chosen]
     typer.echo(
-        f"{len(found)} concepts of {found.model} at {found.layer}: {taken.explained:.1%} of the variance of photos held "
-        f"out, {about['accounted']:.1%} of the activation, stability {taken.stability:.2f}"
+        f"{len(found)} concepts of {found.model} at {found.layer}: {about['accounted']:.1%} of the activation, "
+        f"{taken.explained:.1%} of the variance of photos held out, stability {taken.stability:.2f}"
     )
     table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
     for title in ("concept", "activation", "found again", "perhaps"):

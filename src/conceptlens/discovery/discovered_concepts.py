@@ -37,6 +37,7 @@ class DiscoveredConcepts:
         places: The strongest places of each concept, each in another photo, the strongest first.
         activity: The mean share of the cells of all photos that each concept accounts for.
         stability: The mean cosine of each direction with its match in other fits.
+        shared: How many of the photos that were fitted share each direction (`sharing_photos`).
         model: The name of the model.
         model_identity: The fingerprint of its weights.
         layer: The layer whose cells were factorised.
@@ -52,6 +53,7 @@ class DiscoveredConcepts:
     places: tuple[tuple[Place, ...], ...]
     activity: tuple[float, ...]
     stability: tuple[float, ...]
+    shared: tuple[float, ...]
     model: str
     model_identity: str
     layer: str

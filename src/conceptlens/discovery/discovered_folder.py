@@ -80,6 +80,7 @@ def _about_concept(fields: Mapping[str, Any], number: int) -> dict[str, Any]:
     return {
         "activity": fields["activity"][number],
         "stability": fields["stability"][number],
+        "shared": fields["shared"][number],
         "suggestions": [asdict(one) for one in fields["suggestions"][number]],
         "places": [
             {name: getattr(place, name) for name in ("photo", "row", "column", "activation", "box")}
@@ -104,6 +105,7 @@ def _fields(about: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]
         ),
         "activity": tuple(one["activity"] for one in concepts),
         "stability": tuple(one["stability"] for one in concepts),
+        "shared": tuple(one["shared"] for one in concepts),
         "model": about["model"]["name"],
         "model_identity": about["model"]["identity"],
         "layer": about["layer"],

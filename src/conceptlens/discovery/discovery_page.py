@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 
 from conceptlens.data.masked_set import resize_mask
-from conceptlens.discovery.concept_count import MIN_GAIN, MIN_STABILITY, Candidate, taken_in_turn
+from conceptlens.discovery.concept_count import MIN_GAIN, MIN_SHARED, MIN_STABILITY, Candidate, taken_in_turn
 from conceptlens.discovery.concept_places import Place
 from conceptlens.discovery.discovered_concepts import DiscoveredConcepts
 from conceptlens.io.atomic import write_text
@@ -73,6 +73,7 @@ def discovery_page(found: DiscoveredConcepts, folder: Path) -> str:
         reason=_reason(found, taken),
         failures=found.failures,
         least=MIN_STABILITY,
+        fewest=MIN_SHARED,
     )
 
 
@@ -84,6 +85,7 @@ def _concept(found: DiscoveredConcepts, number: int) -> dict[str, Any]:
         "activity": found.activity[number],
         "bar": f"{100 * found.activity[number] / max(max(found.activity), 1e-12):.1f}%",
         "stability": found.stability[number],
+        "shared": found.shared[number],
         "suggestions": found.suggestions[number],
         "tiles": [tile(place) for place in found.places[number]],
     }
@@ -123,27 +125,27 @@ def _verdict(found: DiscoveredConcepts, index: int) -> dict[str, Any]:
     one = found.candidates[index]
     if index == found.chosen:
         verdict = "taken"
-    elif one.stability < MIN_STABILITY:
-        verdict = "not found again"
+    elif not one.kept:
+        verdict = "none is found again and shared"
     elif index in taken_in_turn(found.candidates):
-        verdict = "a larger number is found again too, and explains more"
+        verdict = "those of a larger number explain more"
     else:
         verdict = "explains hardly more than a smaller number"
     return {"candidate": one, "verdict": verdict, "taken": index == found.chosen}
 
 
 def _reason(found: DiscoveredConcepts, taken: Candidate) -> str:
-    """Return why this number of concepts was taken."""
-    least, gain = MIN_STABILITY, MIN_GAIN
+    """Return why these concepts were taken."""
     if len(found.candidates) == 1:
-        return f"{taken.count} concepts were asked for; other numbers were not tried."
-    if taken.stability < least:
+        return f"{taken.count} concepts were asked for; other numbers were not tried, and all are shown."
+    rule = f"found again from other starts and on other photos (a cosine of {MIN_STABILITY:g} or more)"
+    if not taken.kept:
         return (
-            f"None of the numbers gives concepts that are found again (a stability of {least:g} or more), so the most "
-            f"stable one was taken: {taken.count}. Read these concepts with care."
+            f"No direction is {rule} and shared by at least {MIN_SHARED:g} photos, at any number. All of the most stable "
+            f"fit are shown; read them with care, and give more photos, or photos that are more alike."
         )
     return (
-        f"{taken.count} were taken: the largest number whose concepts are found again from other starts and on other "
-        f"photos (a stability of {least:g} or more), and which explains at least {100 * gain:g} % more of the photos "
-        "held out than the number taken before it."
+        f"Of {taken.count} directions, {taken.kept} are kept: those {rule} and shared by at least {MIN_SHARED:g} photos. "
+        f"The others belong to single photos or to this run. {taken.count} is the largest number at which those kept "
+        f"explain at least {100 * MIN_GAIN:g} % more of the photos held out than at the number taken before it."
     )

@@ -1,4 +1,4 @@
-"""Words that may name discovered concepts: present where a concept is strong, rarer elsewhere, and in the same cells."""
+"""Words that may name discovered concepts: present where one is strong, rarer elsewhere, and in the same cells."""
 
 from __future__ import annotations
 
@@ -98,7 +98,9 @@ def _suggestions(
     agreement = _agreement(model, layer, places[:PHOTOS_COMPARED], [words[i] for i in chosen.tolist()])
     order = (ahead[chosen] * agreement).argsort(descending=True).tolist()
     return tuple(
-        Suggestion(words[int(chosen[i])].label, float(here[chosen[i]]), float(elsewhere[chosen[i]]), float(agreement[i]))
+        Suggestion(
+            words[int(chosen[i])].label, float(here[chosen[i]]), float(elsewhere[chosen[i]]), float(agreement[i])
+        )
         for i in order
         if agreement[i] >= MIN_AGREEMENT
     )[:MAX_SUGGESTIONS]
@@ -114,7 +116,7 @@ def _presence(
     """Return how likely each word of the vocabulary is in each photo; NaN for a photo that is gone, None if unknown."""
     fitted = None if calibration is None else calibration.presence
     classes = model.class_concepts if fitted is not None or model.text is None else None
-    if classes is None and fitted is None:
+    if (classes is None and fitted is None) or not _reads_texts(model):
         return None
     words = vocabulary()
     found = torch.full((len(files), len(words)), torch.nan)
@@ -135,6 +137,13 @@ def _presence(
     return None if linked and float(torch.cat(linked).mean()) < MIN_LINKED else found
 
 
+def _reads_texts(model: Backbone) -> bool:
+    try:
+        return model.language is not None
+    except InputError:  # no text encoder, and none can be built
+        return False
+
+
 def _agreement(
     model: Backbone, layer: str, places: Sequence[Place], words: Sequence[ConceptName]
 ) -> Float[Tensor, "word"]:
@@ -153,6 +162,8 @@ def _word_maps(
     """Return the scores of cells along the direction of each word: by its text and, where known, by its classes."""
     evidence = score_concepts(observation, observation.model.language, words)
     root, feature = evidence.image_vectors, observation.feature(layer)
+    if not observation.reaches(root, layer):  # the patches of a transformer's last block
+        return feature.new_zeros(len(feature), len(words), *feature.shape[2:])
     vectors = [evidence.score_gradients(evidence.all_indices())]
     classes, rows = observation.model.class_concepts, getattr(evidence.language, "rows", None)
     if classes is not None and rows is not None:
