@@ -1,4 +1,4 @@
-"""How many concepts: those found again from another start and shared by several photos, as far as they explain others."""
+"""How many concepts: those found again and shared by several photos, as far as they explain photos held out."""
 
 from __future__ import annotations
 

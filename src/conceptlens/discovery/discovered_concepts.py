@@ -34,7 +34,8 @@ class DiscoveredConcepts:
         directions: Unit vectors (L2) in the space of the layer's channels, the most active concept first.
         names: What each concept is called; empty where it has no name.
         suggestions: Words that may name each concept, the best first; often none.
-        places: The strongest places of each concept, each in another photo, the strongest first.
+        places: The strongest places of each concept, each in another photo, the strongest first, without
+            those that have less than a quarter of its activation.
         activity: The mean share of the cells of all photos that each concept accounts for.
         stability: The mean cosine of each direction with its match in other fits.
         shared: How many of the photos that were fitted share each direction (`sharing_photos`).

@@ -141,11 +141,11 @@ def _reason(found: DiscoveredConcepts, taken: Candidate) -> str:
     rule = f"found again from other starts and on other photos (a cosine of {MIN_STABILITY:g} or more)"
     if not taken.kept:
         return (
-            f"No direction is {rule} and shared by at least {MIN_SHARED:g} photos, at any number. All of the most stable "
-            f"fit are shown; read them with care, and give more photos, or photos that are more alike."
+            f"No direction is {rule} and shared by at least {MIN_SHARED:g} photos, at any number. All of the "
+            f"most stable fit are shown; read them with care, and give more photos, or photos that are more alike."
         )
     return (
-        f"Of {taken.count} directions, {taken.kept} are kept: those {rule} and shared by at least {MIN_SHARED:g} photos. "
-        f"The others belong to single photos or to this run. {taken.count} is the largest number at which those kept "
-        f"explain at least {100 * MIN_GAIN:g} % more of the photos held out than at the number taken before it."
+        f"Of {taken.count} directions, {taken.kept} are kept: those {rule} and shared by at least {MIN_SHARED:g} "
+        f"photos. The others belong to single photos or to this run. {taken.count} is the largest number at which "
+        f"those kept explain {100 * MIN_GAIN:g} % or more beyond the number taken before it, in photos held out."
     )

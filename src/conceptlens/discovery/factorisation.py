@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,9 +13,10 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-MAX_ITERATIONS, TOLERANCE = 100, 1e-3
-# Steps of semi-NMF after the start from the split parts, for layers with negative values.
-SIGNED_STEPS = 10
+# Of several random starts the one is carried on that is best after a few steps: NMF ends in the nearest optimum.
+STARTS, FIRST_ITERATIONS, MAX_ITERATIONS, TOLERANCE = 4, 12, 100, 1e-3
+# Steps of semi-NMF after the start from the split parts, for layers with negative values, and the sweeps of each.
+SIGNED_STEPS, SIGNED_SWEEPS = 10, 10
 MAX_SWEEPS, SWEEP_TOLERANCE = 200, 1e-4
 # A direction this short, before it is made a unit vector, is one that no cell uses.
 MIN_LENGTH = 1e-6
@@ -24,9 +26,9 @@ def factorise(cells: Float[Tensor, "cell channel"], count: int, seed: int = 0) -
     """Return the directions `D` of `cells = H D + rest` with coefficients `H >= 0`.
 
     Cells without negative values, as after a ReLU, are factorised by NMF (Lee and Seung, Nature 1999; scikit-learn,
-    coordinate descent from a random start): directions have no negative value either. Others by semi-NMF (Ding, Li,
-    Jordan, PAMI 2010): directions take either sign. It starts from the NMF of the positive and the negative parts
-    side by side, whose difference is a direction, and alternates `H` by `coefficients` with `D` by least squares.
+    coordinate descent from the best of four random starts): directions have no negative value either. Others by
+    semi-NMF (Ding, Li, Jordan, PAMI 2010): directions take either sign. It starts from the NMF of the positive and the
+    negative parts side by side, whose difference is a direction, and alternates `H` and `D`, each by least squares.
     Cutting negative values off, instead, leaves most of such a layer out.
 
     Args:
@@ -42,8 +44,10 @@ def factorise(cells: Float[Tensor, "cell channel"], count: int, seed: int = 0) -
     found = _nmf(torch.cat([own.relu(), (-own).relu()], 1) if signed else own, count, seed)
     if signed:
         found = found[:, : own.shape[1]] - found[:, own.shape[1] :]
+        weights = torch.zeros(len(own), len(found))
         for _ in range(SIGNED_STEPS):
-            found = _least_squares(own, coefficients(own, found))
+            weights = _descend(own, found, weights, SIGNED_SWEEPS)
+            found = _least_squares(own, weights)
     lengths = found.norm(dim=1)
     return F.normalize(found[lengths > MIN_LENGTH * lengths.max().clamp_min(1e-12)], dim=1)
 
@@ -61,16 +65,7 @@ def coefficients(
         Coefficients, float32, on the device of `cells`.
     """
     own, rows = cells.float(), directions.to(cells.device).float()
-    gram, target = rows @ rows.T, own @ rows.T
-    squared = gram.diagonal().clamp_min(1e-12)
-    found = torch.zeros_like(target)
-    for _ in range(MAX_SWEEPS):
-        before = found.clone()
-        for k in range(len(rows)):
-            found[:, k] = (found[:, k] + (target[:, k] - found @ gram[:, k]) / squared[k]).clamp_min(0)
-        if not found.numel() or float((found - before).abs().max()) <= SWEEP_TOLERANCE * float(found.max()):
-            break
-    return found
+    return _descend(own, rows, own.new_zeros(len(own), len(rows)), MAX_SWEEPS)
 
 
 def shares(
@@ -119,15 +114,40 @@ def explained_variance(
     return 1 - float(rest / (cells - mean).square().sum().clamp_min(1e-12))
 
 
+def _descend(
+    cells: Float[Tensor, "cell channel"],
+    directions: Float[Tensor, "concept channel"],
+    start: Float[Tensor, "cell concept"],
+    sweeps: int,
+) -> Float[Tensor, "cell concept"]:
+    """Return better coefficients than those to start from: each in turn is set to its best value, in every cell."""
+    gram, target = directions @ directions.T, cells @ directions.T
+    squared, found = gram.diagonal().clamp_min(1e-12), start.clone()
+    for _ in range(sweeps):
+        before = found.clone()
+        for k in range(len(directions)):
+            found[:, k] = (found[:, k] + (target[:, k] - found @ gram[:, k]) / squared[k]).clamp_min(0)
+        if not found.numel() or float((found - before).abs().max()) <= SWEEP_TOLERANCE * float(found.max()):
+            break
+    return found
+
+
 def _nmf(cells: Float[Tensor, "cell channel"], count: int, seed: int) -> Float[Tensor, "concept channel"]:
     """Return the directions of scikit-learn's NMF; it need not have converged to the last digit."""
     from sklearn.decomposition import NMF
     from sklearn.exceptions import ConvergenceWarning
 
-    model = NMF(count, init="random", random_state=seed, max_iter=MAX_ITERATIONS, tol=TOLERANCE)
+    values = cells.cpu().numpy()
+    best, first = np.inf, {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(cells.cpu().numpy())
+        for state in np.random.default_rng(seed).integers(2**31, size=STARTS).tolist():
+            model = NMF(count, init="random", random_state=state, max_iter=FIRST_ITERATIONS, tol=TOLERANCE)
+            weights = model.fit_transform(values)
+            if model.reconstruction_err_ < best:
+                best, first = model.reconstruction_err_, {"W": weights, "H": model.components_}
+        model = NMF(count, init="custom", max_iter=MAX_ITERATIONS, tol=TOLERANCE)
+        model.fit_transform(values, **first)
     return torch.from_numpy(model.components_).float()
 
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from conceptlens.discovery.photo_cells import PhotoCells
 
-PLACES = 12
+# Places that are kept, each with at least this part of the activation of the strongest.
+PLACES, MIN_PART = 12, 0.25
 
 
 @dataclass(eq=False)
@@ -38,8 +39,9 @@ class _Strongest:
             heapq.heapreplace(self.heap, entry)
 
     def places(self) -> tuple[Place, ...]:
-        """Return the places, the strongest first."""
-        return tuple(place for _, _, place in sorted(self.heap, key=lambda entry: entry[:2], reverse=True))
+        """Return the places, the strongest first, without those that are much weaker."""
+        ordered = [place for _, _, place in sorted(self.heap, key=lambda entry: entry[:2], reverse=True)]
+        return tuple(place for place in ordered if place.activation >= MIN_PART * ordered[0].activation)
 
 
 @dataclass(frozen=True, eq=False)
