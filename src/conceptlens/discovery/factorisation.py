@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 # Of several random starts the one is carried on that is best after a few steps: NMF ends in the nearest optimum.
-STARTS, FIRST_ITERATIONS, MAX_ITERATIONS, TOLERANCE = 4, 12, 100, 1e-3
+STARTS, FIRST_ITERATIONS, MAX_ITERATIONS, TOLERANCE = 4, 10, 60, 1e-3
 # Steps of semi-NMF after the start from the split parts, for layers with negative values, and the sweeps of each.
 SIGNED_STEPS, SIGNED_SWEEPS = 10, 10
 MAX_SWEEPS, SWEEP_TOLERANCE = 200, 1e-4
@@ -137,16 +137,16 @@ def _nmf(cells: Float[Tensor, "cell channel"], count: int, seed: int) -> Float[T
     from sklearn.decomposition import NMF
     from sklearn.exceptions import ConvergenceWarning
 
-    values = cells.cpu().numpy()
+    values, size = cells.cpu().numpy(), cast(Any, count)  # scikit-learn's annotation knows its word "auto" alone
     best, first = np.inf, {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         for state in np.random.default_rng(seed).integers(2**31, size=STARTS).tolist():
-            model = NMF(count, init="random", random_state=state, max_iter=FIRST_ITERATIONS, tol=TOLERANCE)
+            model = NMF(size, init="random", random_state=state, max_iter=FIRST_ITERATIONS, tol=TOLERANCE)
             weights = model.fit_transform(values)
             if model.reconstruction_err_ < best:
                 best, first = model.reconstruction_err_, {"W": weights, "H": model.components_}
-        model = NMF(count, init="custom", max_iter=MAX_ITERATIONS, tol=TOLERANCE)
+        model = NMF(size, init="custom", max_iter=MAX_ITERATIONS, tol=TOLERANCE)
         model.fit_transform(values, **first)
     return torch.from_numpy(model.components_).float()
 
