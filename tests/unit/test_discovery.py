@@ -45,11 +45,11 @@ def test_planted_directions_and_their_number_are_found(signed: bool, seed: int) 
     rows, cells = planted_cells(seed, signed)
     found = list(fits(cells[:48], cells[48:], (2, 4, 6, 8, 10), seed))
     taken = found[choose([one.candidate for one in found])]
-    assert taken.candidate.count in (6, 8)
-    assert len(taken.directions) == 6  # what one photo alone shows is not kept
-    assert float(concept_count.matched_cosines(rows, taken.directions).min()) > 0.9
-    assert taken.candidate.explained > 0.9
-    assert float(taken.stability.min()) > 0.85
+    assert taken.candidate.count > 6  # one direction goes to what one photo alone shows, and is not kept
+    assert len(taken.directions) == 6
+    assert float(concept_count.matched_cosines(rows, taken.directions).min()) > (0.85 if signed else 0.98)
+    assert taken.candidate.explained > (0.9 if signed else 0.99)
+    assert float(taken.stability.min()) > (0.85 if signed else 0.98)
 
 
 def test_all_are_kept_where_a_number_is_given() -> None:

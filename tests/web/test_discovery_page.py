@@ -99,7 +99,7 @@ def test_the_table_says_what_was_tried_and_why_one_was_taken(opened: Open) -> No
         ["2", "2", "30%", "0.90", "0.30", "those of a larger number explain more"],
         ["5", "3", "41%", "0.85", "0.20", "taken"],
         ["9", "4", "42%", "0.70", "0.20", "explains hardly more than a smaller number"],
-        ["12", "0", "−2.0%", "0.50", "0.20", "none is found again and shared"],
+        ["12", "0", "–", "0.50", "0.20", "none is found again and shared"],
     ]
     expect(page.locator("main")).to_contain_text("Of 5 directions, 3 are kept")
 

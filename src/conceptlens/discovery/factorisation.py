@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Of several random starts the one is carried on that is best after a few steps: NMF ends in the nearest optimum.
 STARTS, FIRST_ITERATIONS, MAX_ITERATIONS, TOLERANCE = 4, 10, 60, 1e-3
 # Steps of semi-NMF after the start from the split parts, for layers with negative values, and the sweeps of each.
-SIGNED_STEPS, SIGNED_SWEEPS = 10, 10
+SIGNED_STEPS, SIGNED_SWEEPS = 20, 10
 MAX_SWEEPS, SWEEP_TOLERANCE = 200, 1e-4
 # A direction this short, before it is made a unit vector, is one that no cell uses.
 MIN_LENGTH = 1e-6
