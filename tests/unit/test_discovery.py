@@ -162,7 +162,7 @@ class TestDiscover:
             (lambda m, p: cl.discover(m, [p / "broken.png"] + [p / f"no{i}.png" for i in range(8)]), "none of the 9"),
             (lambda m, p: cl.discover(m, [*sorted(p.glob("0*"))[:7], p / "broken.png"]), "only 7 photos could be read"),
             (lambda m, p: cl.discover(m, p, layer="nowhere"), "no layer 'nowhere'"),
-            (lambda m, p: cl.discover("timm:resnet18", p), "a str was given as the model"),
+            (lambda m, p: cl.discover(str(m), p), "a str was given as the model"),  # pyright: ignore[reportArgumentType]
         ],
     )  # fmt: skip
     def test_what_cannot_be_is_refused(

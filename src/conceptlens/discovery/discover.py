@@ -70,19 +70,12 @@ def discover(
         InputTypeError: `model` is no `Backbone`.
     """
     check_backbone(model)
-    files = _drawn(find_images(*([photos] if isinstance(photos, (str, Path)) else photos)), max_photos, seed)
     if count is not None and count < 1:
         raise InputError(f"{count} concepts are asked for; give a number of at least 1")
-    if len(files) < MIN_PHOTOS:
-        raise InputError(f"{len(files)} photos were given; concepts are discovered in at least {MIN_PHOTOS}")
     name = layer or model.default_layers[-1]
     model.check_layer(name)
-    sample = sample_cells(model, files, name, batch_size, seed)
-    if len(sample.files) < MIN_PHOTOS:
-        raise InputError(
-            f"only {len(sample.files)} photos could be read, and at least {MIN_PHOTOS} are needed; the first that "
-            f"failed: {sample.failures[0].reason}"
-        )
+    files = _drawn(find_images(*([photos] if isinstance(photos, (str, Path)) else photos)), max_photos, seed)
+    sample = _enough_cells(model, files, name, batch_size, seed)
     kept, held_out = _split(sample.cells, seed)
     counts = _counts(count, kept, name)
     found = list(progress(fits(kept, held_out, counts, seed, count is not None), len(counts), "factorising"))
@@ -121,6 +114,19 @@ def _drawn(files: Sequence[Path], most: int, seed: int) -> tuple[Path, ...]:
         return tuple(files)
     chosen = np.sort(np.random.default_rng(seed).permutation(len(files))[:most])
     return tuple(files[i] for i in chosen.tolist())
+
+
+def _enough_cells(model: Backbone, files: Sequence[Path], layer: str, batch_size: int, seed: int) -> CellSample:
+    """Return a sample of cells; refused where too few photos are given or can be read."""
+    if len(files) < MIN_PHOTOS:
+        raise InputError(f"{len(files)} photos were given; concepts are discovered in at least {MIN_PHOTOS}")
+    sample = sample_cells(model, files, layer, batch_size, seed)
+    if len(sample.files) < MIN_PHOTOS:
+        raise InputError(
+            f"only {len(sample.files)} photos could be read, and at least {MIN_PHOTOS} are needed; the first that "
+            f"failed: {sample.failures[0].reason}"
+        )
+    return sample
 
 
 def _split(
