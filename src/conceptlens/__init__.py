@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from conceptlens.concepts.concept_set import BottleneckConcept as BottleneckConcept
     from conceptlens.data.labelled_sets import open_classes as open_classes
     from conceptlens.data.masked_sets import open_set as open_set
+    from conceptlens.discovery.discover import discover as discover
+    from conceptlens.discovery.discovered_concepts import DiscoveredConcepts as DiscoveredConcepts
     from conceptlens.explainer.explain import explain as explain
     from conceptlens.explainer.html_report import report as report
     from conceptlens.io.errors import InputError as InputError
@@ -60,6 +62,7 @@ _HOMES = {
     "Competition": "concept_regions.competition",
     "Concept": "cams.targets",
     "Contrast": "cams.contrast",
+    "DiscoveredConcepts": "discovery.discovered_concepts",
     "Explanation": "record",
     "ImageInfo": "record",
     "InputError": "io.errors",
@@ -77,6 +80,7 @@ _HOMES = {
     "ce_fam": "concept_regions.ce_fam",
     "combine": "cams.class_activation",
     "compete": "concept_regions.competition",
+    "discover": "discovery.discover",
     "embed": "local_embeddings.runs.embed_run",
     "evaluate": "localization.evaluate_localization",
     "explain": "explainer.explain",

@@ -9,6 +9,7 @@ import typer
 from conceptlens import __version__
 from conceptlens.cli.analyze import analyze, search
 from conceptlens.cli.concepts import concepts
+from conceptlens.cli.discover import discover
 from conceptlens.cli.edit import edit
 from conceptlens.cli.embed import embed
 from conceptlens.cli.evaluate import app as evaluate
@@ -27,7 +28,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-for command in (explain, contrast, embed, analyze, search, models, calibrate, concepts, edit):
+for command in (explain, contrast, discover, embed, analyze, search, models, calibrate, concepts, edit):
     app.command(cls=Command)(command)
 
 
