@@ -79,6 +79,10 @@ def explain(
             "long).",
         ),
     ] = False,
+    concepts_from: Annotated[
+        Path | None,
+        question_option(metavar="DIR", help="Also show concepts without a word that `conceptlens discover` found."),
+    ] = None,
     rule: RuleName = None,
     model: shared.Model = shared.DEFAULT_MODEL,
     weights: shared.Weights = None,
@@ -101,6 +105,7 @@ def explain(
     """Show which concepts are in photos, where they are, and how much each one counts for the class."""
     from conceptlens.cams.class_activation import find_rule
     from conceptlens.cams.contrast import Contrast
+    from conceptlens.discovery.discovered_concepts import DiscoveredConcepts
     from conceptlens.explainer.calibration import ScoreCalibration
     from conceptlens.explainer.explain_json import explain_json
     from conceptlens.explainer.photo_run import ExplainOptions
@@ -131,6 +136,7 @@ def explain(
         regions=regions,  # pyright: ignore[reportArgumentType]
         contribution=contribution,  # pyright: ignore[reportArgumentType]
         intervals=intervals,
+        concepts_from=None if concepts_from is None else DiscoveredConcepts.load(concepts_from),
         layer=None if branch is None else layer,
     )
     layers = layer if branch is None and layer else ()

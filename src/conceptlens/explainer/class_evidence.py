@@ -19,6 +19,7 @@ from conceptlens.model.observation import Observation
 from conceptlens.record import Explanation
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from torch import Tensor
 
 
@@ -49,11 +50,7 @@ def with_evidence(
     evidence = cell_evidence(observation, target, against, layer)
     if evidence is None:
         return found
-    strengths = found.maps if is_competing(found) else relative_strengths(found.maps)
-    likely = found.presence
-    if likely is not None and not named:
-        likely = likely.where(likely >= MIN_PRESENCE, 0.0)
-    shares = cell_shares(strengths, likely, (evidence.cells.shape[1], evidence.cells.shape[2]))
+    shares = named_shares(found, (evidence.cells.shape[1], evidence.cells.shape[2]), named)
     index = class_indices(observation, target)
     other = None if against is None else class_indices(observation, against)
     return replace(
@@ -64,6 +61,21 @@ def with_evidence(
         residuals=evidence.residuals,
         explained_classes=tuple(class_names(observation, index, other)),
     )
+
+
+def named_shares(found: Explanation, grid: tuple[int, int], named: bool) -> Float[Tensor, "image question row column"]:
+    """Return how much of each cell belongs to each concept of an explanation (`cell_shares`).
+
+    Args:
+        found: An explanation of concepts.
+        grid: Rows and columns of the cells.
+        named: Whether the concepts were named by the user; those that were found get nothing where they are unlikely.
+    """
+    strengths = found.maps if is_competing(found) else relative_strengths(found.maps)
+    likely = found.presence
+    if likely is not None and not named:
+        likely = likely.where(likely >= MIN_PRESENCE, 0.0)
+    return cell_shares(strengths, likely, grid)
 
 
 def that_count_most(found: Explanation, top: int) -> Explanation:

@@ -21,6 +21,7 @@ from conceptlens.concepts.class_knowledge import imagenet_knowledge
 from conceptlens.concepts.vocabulary import ConceptName, everyday_words, parse_concepts, vocabulary
 from conceptlens.explainer.calibration import ScoreCalibration, find_calibration
 from conceptlens.explainer.class_evidence import class_names, that_count_most, with_evidence
+from conceptlens.explainer.discovered_rows import with_discovered
 from conceptlens.explainer.photo_changes import with_intervals
 from conceptlens.explainer.presence import Presence, PresenceWeights, presence, present_concepts
 from conceptlens.explainer.unknown_words import known_concepts, with_unknown
@@ -31,6 +32,8 @@ from conceptlens.record import Explanation
 
 if TYPE_CHECKING:
     from jaxtyping import Int
+
+    from conceptlens.discovery.discovered_concepts import DiscoveredConcepts
 
 Regions = Literal["competing", "fine", "official"]
 Contribution = Literal["evidence", "masking"]
@@ -50,6 +53,7 @@ def explain(
     regions: Regions | None = None,
     contribution: Contribution = "evidence",
     intervals: bool = False,
+    concepts_from: DiscoveredConcepts | None = None,
 ) -> Explanation:
     """Return which concepts each image shows, where they are, and how much they count for a class.
 
@@ -74,6 +78,8 @@ def explain(
             up to the margin of the class; or by "masking" channels, as CE-FAM has published it.
         intervals: Whether to explain six small changes of each photo too (mirrored, shifted, cropped), for
             `contributions_low` and `contributions_high`.
+        concepts_from: Concepts without a name that `discover` found: the five of them that count most in each photo
+            are added, and take of what the named ones leave of each cell.
 
     Returns:
         An explanation with one question per concept:
@@ -103,6 +109,8 @@ def explain(
         >>> found.labels[0], found.contributions[0], found.unnamed[0], found.margins[0]
     """
     check_observation(observation)
+    if concepts_from is not None and contribution == "masking":
+        raise InputError("concepts_from shares evidence, which contribution='masking' does not measure; leave one out")
     if regions is not None and regions not in get_args(Regions):
         raise InputError(f"regions are '{regions}'; expected competing, fine or official")
     if contribution not in get_args(Contribution):
@@ -120,7 +128,11 @@ def explain(
     found = again(observation, known or None)
     if intervals:
         found = with_intervals(observation, found, again, target, against)
-    return with_unknown(found, asked, known)
+    found = with_unknown(found, asked, known)
+    if concepts_from is None:
+        return found
+    own = None if branch is not None else layer
+    return with_discovered(observation, found, concepts_from, target, against, own, concepts is not None)
 
 
 def _explained(

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.concept_regions.competition import MIN_PLACE_CONTRAST, is_competing
+from conceptlens.explainer.discovered_rows import DISCOVERED
 from conceptlens.io.versions import versions
 from conceptlens.metrics.map_mask import area, peak
 
@@ -180,15 +181,18 @@ def margin_json(concepts: Explanation) -> dict[str, float] | None:
         concepts: The explanation of this photo alone.
 
     Returns:
-        `value = named + unnamed + residual`, in units of the logits; `unplaced` is the part of `unnamed` that no cell
-        of the layer holds.
+        `value = named + discovered + unnamed + residual`, in units of the logits; `unplaced` is the part of `unnamed`
+        that no cell of the layer holds.
     """
     unnamed = concepts.unnamed
     if concepts.margins is None or concepts.contributions is None or unnamed is None:
         return None
+    counts = zip(concepts.contributions[0].nan_to_num().tolist(), concepts.concept_types[0], strict=True)
+    discovered = sum(value for value, kind in counts if kind == DISCOVERED)
     return {
         "value": float(concepts.margins[0]),
-        "named": float(concepts.contributions[0].nansum()),
+        "named": float(concepts.contributions[0].nansum()) - discovered,
+        "discovered": discovered,
         "unnamed": float(unnamed[0]),
         "unplaced": 0.0 if concepts.unplaced is None else float(concepts.unplaced[0]),
         "residual": 0.0 if concepts.residuals is None else float(concepts.residuals[0]),
@@ -228,7 +232,7 @@ def _place(concepts: Explanation, question: int) -> dict[str, Any]:
     """Return how far a competing region is told from its surroundings, and whether that is too little to point at."""
     if "place_contrast" not in concepts.diagnostics:
         return {}
-    if not is_known(concepts, question):
+    if not is_known(concepts, question) or concepts.concept_types[0][question] == DISCOVERED:
         return {"place_contrast": None, "place_vague": None}
     contrast = float(concepts.diagnostics["place_contrast"][0, question])
     return {"place_contrast": round(contrast, 4), "place_vague": contrast < MIN_PLACE_CONTRAST}
@@ -238,7 +242,8 @@ def _range(concepts: Explanation, question: int) -> list[float] | None:
     """Return the lowest and the highest contribution among small changes of the photo; `None` without these."""
     if concepts.contributions_low is None or concepts.contributions_high is None or not is_known(concepts, question):
         return None
-    return [float(concepts.contributions_low[0, question]), float(concepts.contributions_high[0, question])]
+    low, high = float(concepts.contributions_low[0, question]), float(concepts.contributions_high[0, question])
+    return None if math.isnan(low) else [low, high]
 
 
 def is_known(explanation: Explanation, question: int) -> bool:

@@ -14,6 +14,7 @@ from conceptlens.cams.targets import ClassName, Logit, class_indices
 from conceptlens.concept_regions.translator import Translator
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.explainer.calibration import ScoreCalibration
+from conceptlens.explainer.discovered_rows import DISCOVERED
 from conceptlens.explainer.explain import Contribution, Regions, explain
 from conceptlens.explainer.photo_result import PhotoResult, ReferenceClass
 from conceptlens.explainer.presence import MIN_PRESENCE
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from conceptlens.data.masked_set import MaskedSet
+    from conceptlens.discovery.discovered_concepts import DiscoveredConcepts
     from conceptlens.model.backbone import Backbone
     from conceptlens.model.observation import Observation
 
@@ -50,6 +52,7 @@ class ExplainOptions:
         layer: The one layer of the branch to take the maps from.
         contribution: Contributions by the "evidence" where a concept is, or by "masking" channels.
         intervals: Whether contributions come with their range among small changes of the photo.
+        concepts_from: Concepts without a name that `discover` found.
     """
 
     target: ClassName | None = None
@@ -66,6 +69,7 @@ class ExplainOptions:
     layer: str | None = None
     contribution: Contribution = "evidence"
     intervals: bool = False
+    concepts_from: DiscoveredConcepts | None = None
 
     def __post_init__(self) -> None:
         """Refuse a branch that is not loaded, such as its folder."""
@@ -157,6 +161,8 @@ def _explain_batch(
         return []
     if options.branch is not None:
         options.branch.check(model)
+    if options.concepts_from is not None:
+        options.concepts_from.check(model)
     layers = None if options.branch is None else dict.fromkeys([*options.branch.layers, *model.default_layers])
     observation = model.observe([item.photo for item in loaded], layers, titles=[item.name for item in loaded])
     reasons = _predicted_as_reference(observation, options)
@@ -192,7 +198,7 @@ def _results(observation: Observation, options: ExplainOptions) -> Iterator[Phot
         concepts = explain(
             observation, options.concepts, options.target, options.top, options.against,
             layer=options.layer, calibration=options.calibration, branch=options.branch, regions=options.regions,
-            contribution=options.contribution, intervals=options.intervals,
+            contribution=options.contribution, intervals=options.intervals, concepts_from=options.concepts_from,
         )  # fmt: skip
     targets = _classes(observation, options.target)
     others = [None] * len(targets) if options.against is None else _classes(observation, options.against)
@@ -223,7 +229,8 @@ def _present(explanation: Explanation | None, image: int, options: ExplainOption
     one = _one(explanation, image)
     if one is None or one.presence is None or options.concepts is not None:
         return one
-    return one.select([q for q, value in enumerate(one.presence[0].tolist()) if value >= MIN_PRESENCE])
+    rows = zip(one.presence[0].tolist(), one.concept_types[0], strict=True)
+    return one.select([q for q, (value, kind) in enumerate(rows) if value >= MIN_PRESENCE or kind == DISCOVERED])
 
 
 def _classes(observation: Observation, name: ClassName | None) -> list[Prediction]:

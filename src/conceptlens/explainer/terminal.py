@@ -54,7 +54,10 @@ def margin_text(result: PhotoResult, margin: Mapping[str, float]) -> str:
     """
     names = "the class" if result.target is None else result.target.short_name
     rivals = "all other classes" if result.against is None else result.against.short_name
-    parts = [f"named {margin['named']:+.2f}", f"unnamed {margin['unnamed']:+.2f}"]
+    parts = [f"named {margin['named']:+.2f}"]
+    if margin["discovered"]:
+        parts.append(f"discovered {margin['discovered']:+.2f}")
+    parts.append(f"unnamed {margin['unnamed']:+.2f}")
     if margin["unplaced"]:
         parts[-1] += f" (of which {margin['unplaced']:+.2f} lies in no cell)"
     if abs(margin["residual"]) >= 0.005:
@@ -91,7 +94,7 @@ def _concepts(result: PhotoResult, concepts: Explanation) -> Table:
             "-" if row["presence"] is None else f"{row['presence']:.0%}",
             "-" if row["z_score"] is None else f"{row['z_score']:+.1f}",
             _contribution(row),
-            location_text(row["peak"], row["area"]) + ", no clear place" * bool(row.get("place_vague")),
+            "no clear place" if row.get("place_vague") else location_text(row["peak"], row["area"]),
         )
     return table
 
@@ -99,7 +102,7 @@ def _concepts(result: PhotoResult, concepts: Explanation) -> Table:
 def _contribution(row: Mapping[str, Any]) -> str:
     if row["contribution"] is None:
         return "-"
-    low_high = "" if row["contribution_range"] is None else " [{:+.2f}, {:+.2f}]".format(*row["contribution_range"])
+    low_high = "" if row["contribution_range"] is None else " [{:.2f}, {:.2f}]".format(*row["contribution_range"])
     return _safe(f"{row['contribution']:+.2f}{low_high}")
 
 

@@ -531,7 +531,9 @@
     const share = margin.value > 0 && margin.named > 0 ? `, ${percent(Math.min(1, margin.named / margin.value))} of it` : "";
     const unplaced = margin.unplaced === 0 ? "" : ` (${logits(margin.unplaced)} of this lies in no part of the photo that the layer sees)`;
     const residual = Math.abs(margin.residual) < 0.005 ? "" : ` The sum misses ${logits(margin.residual)}.`;
-    return `${name} leads ${rivals} by ${logits(margin.value)} (margin of the logits). Named concepts: ${logits(margin.named)}${share}; without a name: ${logits(margin.unnamed)}${unplaced}.${residual}`;
+    const discovered = margin.discovered === 0 ? "" : `; discovered ones: ${logits(margin.discovered)}`;
+    const verb = margin.value < 0 ? "trails" : "leads";
+    return `${name} ${verb} ${rivals} by ${Math.abs(margin.value).toFixed(2)} (margin of the logits). Named concepts: ${logits(margin.named)}${share}${discovered}; without a name: ${logits(margin.unnamed)}${unplaced}.${residual}`;
   }
 
   function showRows() {
