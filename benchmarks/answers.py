@@ -8,6 +8,10 @@
   and weights of presence were fitted on train by `calibrate_presence`.
 - `calibration_error`: the larger of the two expected calibration errors of presence, over ten bins: of the judged words
   of the test photos that were shown, and of all categories of the val photos.
+- `effect_correlation`, `largest_right`: how contributions rank COCO's categories in a photo by what happens when their
+  pixels are removed, train and val together (`effects.py`).
+- `random_level`: the mean contribution of random directions in place of words, as a share of the margin.
+- `sum_error`: the largest distance of named, unnamed and residual from the margin, as a share of it.
 """
 
 from __future__ import annotations
@@ -21,12 +25,15 @@ import torch
 from torch import Tensor
 
 import conceptlens as cl
-from conceptlens.explainer.calibration import calibrate_presence, find_calibration
+from conceptlens.explainer.calibration import ScoreCalibration, calibrate_presence, find_calibration
 from conceptlens.explainer.photo_run import ExplainOptions, explain_photos, observe_labelled
 from conceptlens.io.errors import Failure
+from conceptlens.statistics.bootstrap import bootstrap_mean
+from effects import effects, random_level, sum_error
 from judged_photos import DATA, JudgedPhoto, judged_photos
 
 COMMAND = "python benchmarks/answers.py --json"
+COCO = f"coco_panoptic:{DATA / 'coco_panoptic'}"
 
 
 def calibration_error(probability: Sequence[float], truth: Sequence[bool], bins: int = 10) -> float:
@@ -74,9 +81,8 @@ def judged(model: cl.Backbone, photos: Sequence[JudgedPhoto]) -> dict[str, objec
 
 def interval(values: np.ndarray) -> list[float]:
     """Return mean and 95 % bootstrap interval over photos."""
-    generator = np.random.default_rng(0)
-    means = [generator.choice(values, len(values)).mean() for _ in range(2000)]
-    return [float(values.mean()), *np.quantile(means, [0.025, 0.975]).tolist()]
+    found = bootstrap_mean(values, range(len(values)))
+    return [found.mean, found.low, found.high]
 
 
 def average_precision(scores: Tensor, truth: Tensor) -> float:
@@ -86,13 +92,17 @@ def average_precision(scores: Tensor, truth: Tensor) -> float:
     return float((precision * right).sum() / right.sum())
 
 
-def coco(model: cl.Backbone) -> dict[str, object]:
-    """Return how well presence ranks COCO's categories on val, fitted on train."""
-    root = f"coco_panoptic:{DATA / 'coco_panoptic'}"
-    train, val = cl.open_set(root, "train2017"), cl.open_set(root, "val2017")
+def fitted_on_train(model: cl.Backbone) -> ScoreCalibration:
+    """Return the model's calibration with presence fitted to COCO's train photos."""
     calibration = find_calibration(model)
     assert calibration is not None
-    fitted = calibrate_presence(model, calibration, observe_labelled(model, train, 0.01, 16), train.concepts, "train")
+    train = cl.open_set(COCO, "train2017")
+    return calibrate_presence(model, calibration, observe_labelled(model, train, 0.01, 16), train.concepts, "train")
+
+
+def coco(model: cl.Backbone, fitted: ScoreCalibration) -> dict[str, object]:
+    """Return how well presence ranks COCO's categories on val, fitted on train."""
+    val = cl.open_set(COCO, "val2017")
     ranked: dict[str, list[float]] = {"presence": [], "z_score": [], "base_rate": []}
     presence, truth, counts = [], [], []
     for observation, rows in observe_labelled(model, val, 0.01, 16):
@@ -125,14 +135,37 @@ def main() -> None:
     asked = parser.parse_args()
     model = cl.load_model()
     names = {part: judged(model, judged_photos(part)) for part in ("fit", "choose", "test")}
-    categories = coco(model)
+    fitted = fitted_on_train(model)
+    categories = coco(model, fitted)
+    contributions = effects(model, COCO)
+    test = [one.file for one in judged_photos("test")]
+    level = random_level(model, test)
     figures = {
         "named_right": names["test"]["named_right"],
         "first_right": names["test"]["first_right"],
         "coco_map": categories["mean_average_precision"]["presence"][0],  # pyright: ignore
         "calibration_error": max(names["test"]["calibration_error"], categories["calibration_error"]),  # pyright: ignore
     }
-    document = {"command": COMMAND, "model": model.name, "figures": figures, "judged": names, "coco": categories}
+    one_class = contributions["one_class"]["ways"]["evidence"]
+    figures |= {
+        "effect_correlation": one_class["correlation"][0],
+        "largest_right": one_class["largest_right"][0],
+        "random_level": float(np.mean(level)),
+        "sum_error": sum_error(model, test),
+    }
+    document = {
+        "command": COMMAND,
+        "model": model.name,
+        "figures": figures,
+        "judged": names,
+        "coco": categories,
+        "effects": contributions,
+        "random_directions": {
+            "count": len(level),
+            "mean": float(np.mean(level)),
+            "largest": float(np.abs(level).max()),
+        },
+    }
     print(json.dumps(document, indent=1) if asked.json else "\n".join(f"{n} {v:.3f}" for n, v in figures.items()))
 
 

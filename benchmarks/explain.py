@@ -19,7 +19,7 @@ from skimage import data
 
 import conceptlens as cl
 from cam import processor
-from conceptlens.concept_regions.competition import competes_quickly
+from conceptlens.concept_regions.competing_explanation import competes_quickly
 from conceptlens.explainer.explain import Regions
 from measure import flops, seconds
 

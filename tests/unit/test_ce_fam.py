@@ -23,7 +23,8 @@ from conceptlens.cli import app
 from conceptlens.concept_regions.branch import Branch, branch_layers, layer_widths
 from conceptlens.concept_regions.ce_fam import ce_fam, channel_weights
 from conceptlens.concept_regions.channel_masking import masking_contributions
-from conceptlens.concept_regions.competition import Competition, compete, pairs_of
+from conceptlens.concept_regions.competing_explanation import pairs_of
+from conceptlens.concept_regions.competition import Competition, compete
 from conceptlens.concept_regions.concept_scores import score_concepts
 from conceptlens.concept_regions.translator import Teacher, Translator
 from conceptlens.concepts.vocabulary import everyday_words, parse_concepts

@@ -16,7 +16,8 @@ from architectures import ARCHITECTURES, LABELS, backbone, fresh, make_symmetric
 from branches import PLAIN, branch_of, text_vector
 from conceptlens.concept_regions import competition
 from conceptlens.concept_regions.branch import branch_layers
-from conceptlens.concept_regions.competition import FINE, Competition, compete, competing, pairs_of, rival_words
+from conceptlens.concept_regions.competing_explanation import competing, pairs_of
+from conceptlens.concept_regions.competition import FINE, Competition, compete, rival_words
 from conceptlens.concepts.vocabulary import ConceptName, parse_concepts
 from conceptlens.data.drawn_scene import Scene, random_scene
 from conceptlens.metrics import pixel_precision, pointing_energy, ranked_area_corrected

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,7 +24,6 @@ from conceptlens.record import Explanation
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-    from conceptlens.model.backbone import Backbone
     from conceptlens.model.encoders import VisionLanguage
 
 
@@ -74,10 +73,6 @@ class Competition:
             )
 
 
-# A region whose shares vary less than this (standard deviation over mean) is hardly told from its surroundings: of
-# categories in COCO train photos such maps rank the pixels inside the mask above others in about 6 of 10 cases, where
-# chance is 5, and 25 of 30 where shares vary more than .56.
-MIN_PLACE_CONTRAST = 0.35
 # About eleven times the arithmetic of the default.
 FINE = Competition(input_scales=(1.0, 2.0, 4.0), mirrored=True)
 
@@ -103,6 +98,10 @@ def compete(
     4. Shares are averaged over cells that are alike in the finest and the coarsest of the network's last four stages,
        so that a region fills its object.
 
+    A part (*beak*, *wheel*) does not compete with words: those of its whole always win there. Its scores are of the
+    cells as long as they are, which are longest where the network responds most, and its strength in a cell is
+    `e^(s z)` over the mean of that over the photo.
+
     Nothing is trained and no mask is read.
 
     Args:
@@ -114,7 +113,7 @@ def compete(
 
     Returns:
         Maps `(share * words)^power`, on `grid` rows and columns: 1 where a concept has no more than the even share of
-        a cell. They have no channel weights.
+        a cell; of parts, their strength to that power. They have no channel weights.
 
     Raises:
         InputError: The model was observed with other inputs, which cannot be mirrored with the photo.
@@ -132,9 +131,10 @@ def compete(
     weights = torch.stack([row for scored in gathered for row in _channel_weights(observation, scored, name)], dim=1)
     sizes = larger_sizes(observation, settings.input_scales)
     stages = _finest_and_coarsest(branch_layers(observation.model))
+    parts = [concept.type == "part" for concept in named]
     regions = [
-        _region_shares(
-            _photo_cells(observation, i, name, stages, sizes, settings), weights[i], rivals, settings, len(named)
+        _region_strengths(
+            _photo_cells(observation, i, name, stages, sizes, settings), weights[i], rivals, settings, parts
         )
         for i in range(len(observation.image_info))
     ]
@@ -142,7 +142,7 @@ def compete(
     chosen = scored.all_indices()[:, : len(named)]
     record = {"text": " + ".join(pair.name for pair in pairs), **asdict(settings), "input_sizes": tuple(sizes)}
     return Explanation(
-        maps=(torch.stack(regions) * len(rival_words())) ** settings.power,
+        maps=torch.stack(regions) ** settings.power,
         weights=None,
         scores=scored.scores[:, : len(named)],
         labels=scored.labels(chosen),
@@ -164,111 +164,6 @@ def _with_rivals(named: Sequence[ConceptName]) -> list[ConceptName]:
 
 def _finest_and_coarsest(stages: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((stages[0], stages[-1])))
-
-
-def competes_quickly(observation: Observation, layer: str | None = None) -> bool:
-    """Whether all words can be weighed at a layer in closed form: a classifier reads texts, linear in the mean cell.
-
-    So it is at the last layer of most convolutional classifiers. Where it is not, as in most transformers, `compete`
-    takes a backward product for each entry of the image vector: many times as long as the photo's forward pass; and a
-    text encoder of a model's own has to read every word.
-
-    Args:
-        observation: What was observed.
-        layer: The layer; by default the observation's.
-    """
-    language = observation.model.language
-    if not isinstance(language, ClassifierText):
-        return False
-    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has turned off
-        vectors = language.encode_image(observation)
-    return observation.readout(vectors, layer) is not None
-
-
-def pairs_of(model: Backbone, branch: VisionLanguage | None) -> list[VisionLanguage]:
-    """Return the pairs whose scores `compete` averages: the model's own, where it has one, and a trained branch.
-
-    On COCO photos the two together are better than the branch alone, and as good as the own pair (docs/ce-fam.md).
-
-    Args:
-        model: The model to explain.
-        branch: A trained branch, or `None`.
-
-    Raises:
-        InputError: Where there is neither.
-    """
-    if branch is None:
-        return [model.language]
-    try:
-        return [model.language, branch]
-    except InputError:  # a classifier without class names has no pair of its own
-        return [branch]
-
-
-def competing(
-    observation: Observation,
-    explained: Explanation,
-    branch: VisionLanguage | None = None,
-    layer: str | None = None,
-    competition: Competition | None = None,
-) -> Explanation:
-    """Return an explanation of concepts with the regions of `compete` in place of its own.
-
-    Args:
-        observation: The photos that were explained.
-        explained: The explanation; it is kept in `components` of the result.
-        branch: A trained branch whose scores are averaged with those of the model's own pair.
-        layer: Layer whose cells are scored; by default the observation's.
-        competition: Settings; by default `Competition()`.
-    """
-    rows = [
-        [ConceptName(label, kind) for label, kind in zip(labels, types, strict=True)]
-        for labels, types in zip(explained.labels, explained.concept_types, strict=True)
-    ]
-    named = list(dict.fromkeys(concept for row in rows for concept in row))
-    found = compete(observation, named, pairs_of(observation.model, branch), layer, competition)
-    number = torch.tensor([[named.index(concept) for concept in row] for row in rows], device=found.maps.device)
-    maps = found.maps.take_along_dim(number[..., None, None], dim=1)
-    settings = {**explained.source.settings, **found.source.settings}
-    kind = "fine competing" if competition == FINE else "competing"
-    method = f"{explained.source.method} with {kind} regions"
-    origin = replace(explained.source, layer=found.source.layer, method=method, settings=settings)
-    power = (competition or Competition()).power
-    return replace(
-        explained,
-        maps=maps,
-        weights=None,
-        source=origin,
-        layers=(),
-        diagnostics={**explained.diagnostics, "place_contrast": place_contrasts(maps, power)},
-        components=(explained,),
-    )
-
-
-def place_contrasts(
-    maps: Float[Tensor, "image question height width"], power: float
-) -> Float[Tensor, "image question"]:
-    """Return how much the share of each concept varies over its photo: standard deviation over mean.
-
-    Args:
-        maps: Competing regions, `(share * words)^power`.
-        power: Their exponent.
-    """
-    shares = maps.flatten(2) ** (1 / power)
-    return shares.std(2) / shares.mean(2).clamp_min(1e-30)
-
-
-def is_competing(explanation: Explanation) -> bool:
-    """Whether the maps are regions of concepts that compete with everyday words.
-
-    Args:
-        explanation: An explanation of concepts.
-
-    Returns:
-        Whether they are.
-    """
-    method = explanation.source.method
-    return method == "competition" or method.endswith("competing regions")
 
 
 def _channel_weights(
@@ -293,15 +188,25 @@ def _channel_weights(
 
 @dataclass(frozen=True, eq=False)
 class _PhotoCells:
-    """One photo's unit cells, a tensor for each size and mirror, and the weight of each cell in the mean of another."""
+    """One photo's cells, a tensor for each size and mirror, and the weight of each cell in the mean of another."""
 
     looks: list[Float[Tensor, "channel height width"]]
+    centering: float
     affinity: Float[Tensor, "cell cell"]
 
-    def scores(self, weights: Float[Tensor, "text channel"], grid: int) -> Float[Tensor, "text cell"]:
-        """Return `weights . cell` on the grid, the mean over all looks: put on the grid after the product."""
-        maps = [torch.einsum("tc,chw->thw", weights, cells) for cells in self.looks]
-        return torch.stack([_on_grid(one, grid) for one in maps]).mean(0).flatten(1)
+    def scores(
+        self, weights: Float[Tensor, "pair text channel"], grid: int, of_length_one: bool
+    ) -> Float[Tensor, "text cell"]:
+        """Return the mean over pairs and looks of the standardised `weights . cell`, put on the grid afterwards."""
+        looks = self.looks
+        if of_length_one:
+            looks = [F.normalize(_centred(cells, self.centering), dim=0) for cells in looks]
+        found = []
+        for weight in weights:
+            maps = [torch.einsum("tc,chw->thw", weight, cells) for cells in looks]
+            found.append(_standardised(torch.stack([_on_grid(one, grid) for one in maps]).mean(0).flatten(1)))
+        known = (weights != 0).any(2, keepdim=True)  # no class is known to show some words
+        return (torch.stack(found) * known).sum(0) / known.sum(0).clamp_min(1)
 
 
 def _photo_cells(
@@ -313,23 +218,32 @@ def _photo_cells(
     settings: Competition,
 ) -> _PhotoCells:
     by_size = [cells_at(observation, image, size, {layer, *stages}, settings.mirrored) for size in sizes]
-    looks = [F.normalize(_centred(cells, settings.centering), dim=0) for found in by_size for cells in found[layer]]
+    looks = [cells for found in by_size for cells in found[layer]]
     middle = by_size[len(by_size) // 2]
     similarities = torch.stack([_cell_cosines(middle[name][0], settings.grid) for name in stages]).mean(0)
-    return _PhotoCells(looks, (similarities / settings.affinity_temperature).softmax(1))
+    return _PhotoCells(looks, settings.centering, (similarities / settings.affinity_temperature).softmax(1))
 
 
-def _region_shares(
-    photo: _PhotoCells, weights: Float[Tensor, "pair text channel"], rivals: Tensor, settings: Competition, count: int
+def _region_strengths(
+    photo: _PhotoCells,
+    weights: Float[Tensor, "pair text channel"],
+    rivals: Tensor,
+    settings: Competition,
+    parts: Sequence[bool],
 ) -> Float[Tensor, "concept row column"]:
-    """Return the share of the first `count` texts in one photo's cells; `rivals` are those that are everyday words."""
-    found = torch.stack([_standardised(photo.scores(weight, settings.grid)) for weight in weights])
-    known = (weights != 0).any(2, keepdim=True)  # no class is known to show some words
-    scores = (found * known).sum(0) / known.sum(0).clamp_min(1)
-    share = _shares(scores, count, rivals.to(scores.device), settings.sharpness)
+    """Return how strong the first texts are in one photo's cells, 1 where no more than even.
+
+    `rivals` are the texts that are everyday words; `parts` says which of the first texts are parts of things.
+    """
+    scores = photo.scores(weights, settings.grid, of_length_one=True)
+    strength = _shares(scores, len(parts), rivals.to(scores.device), settings.sharpness) * int(rivals.sum())
+    chosen = [q for q, part in enumerate(parts) if part]
+    if chosen:
+        own = settings.sharpness * photo.scores(weights[:, chosen], settings.grid, of_length_one=False)
+        strength[chosen] = own.softmax(1) * own.shape[1]
     for _ in range(settings.propagation_steps):
-        share = share @ photo.affinity.T
-    return share.unflatten(1, (settings.grid, settings.grid))
+        strength = strength @ photo.affinity.T
+    return strength.unflatten(1, (settings.grid, settings.grid))
 
 
 def _cell_cosines(cells: Float[Tensor, "channel height width"], grid: int) -> Float[Tensor, "cell cell"]:

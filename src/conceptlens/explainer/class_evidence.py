@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from conceptlens.cams.cell_evidence import cell_evidence
 from conceptlens.cams.targets import ClassName, class_indices
-from conceptlens.concept_regions.competition import is_competing
+from conceptlens.concept_regions.competing_explanation import is_competing
 from conceptlens.concept_regions.evidence_contributions import (
     cell_shares,
     evidence_contributions,

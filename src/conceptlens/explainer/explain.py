@@ -14,7 +14,8 @@ from conceptlens.cams.rules import grad_cam
 from conceptlens.cams.targets import ClassName, class_indices
 from conceptlens.concept_regions.ce_fam import ce_fam, layer_regions
 from conceptlens.concept_regions.channel_masking import masking_contributions
-from conceptlens.concept_regions.competition import FINE, Competition, competes_quickly, competing
+from conceptlens.concept_regions.competing_explanation import competes_quickly, competing
+from conceptlens.concept_regions.competition import FINE, Competition
 from conceptlens.concept_regions.concept_scores import ConceptScores, score_concepts
 from conceptlens.concept_regions.translator import Translator
 from conceptlens.concepts.class_knowledge import imagenet_knowledge

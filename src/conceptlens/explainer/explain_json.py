@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from conceptlens.concept_regions.competition import MIN_PLACE_CONTRAST, is_competing
+from conceptlens.concept_regions.competing_explanation import MIN_PLACE_CONTRAST, is_competing
 from conceptlens.explainer.discovered_rows import DISCOVERED
 from conceptlens.io.versions import versions
 from conceptlens.metrics.map_mask import area, peak

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conceptlens.concept_regions.competition import is_competing
+from conceptlens.concept_regions.competing_explanation import is_competing
 from conceptlens.explainer.answer_words import answered_otherwise, other_answer
 from conceptlens.explainer.explain_json import (
     branch_of,

@@ -13,7 +13,8 @@ from torch import Tensor
 from conceptlens.cams.class_activation import cam, project
 from conceptlens.cams.rules import grad_cam
 from conceptlens.concept_regions.ce_fam import ce_fam, layer_regions
-from conceptlens.concept_regions.competition import FINE, Competition, compete, pairs_of
+from conceptlens.concept_regions.competing_explanation import pairs_of
+from conceptlens.concept_regions.competition import FINE, Competition, compete
 from conceptlens.concept_regions.concept_scores import ConceptScores, score_concepts
 from conceptlens.concept_regions.neurons import (
     NeuronLabels,
