@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -14,10 +14,12 @@ from torchvision.transforms.functional import to_tensor
 
 import conceptlens as cl
 from branches import text_vector
+from conceptlens.concepts.vocabulary import CONCEPT_TYPES
 from conceptlens.data.drawn_scene import DrawnSet
 from conceptlens.data.masked_set import MaskedPhoto
 from conceptlens.explainer.calibration import ScoreCalibration, calibrate_presence, fit_calibration
 from conceptlens.explainer.photo_run import observe_labelled
+from conceptlens.explainer.presence import PresenceWeights
 from planted import LABELS, ColourNet
 
 
@@ -59,13 +61,20 @@ class Words:
 
 
 @cache
-def calibrated(count: int = 120) -> tuple[cl.Backbone, ScoreCalibration]:
+def calibrated(count: int = 60) -> tuple[cl.Backbone, ScoreCalibration]:
     """Return a planted model that reads `Words`, and its calibration with presence, from labelled scenes."""
     model = cl.Backbone(ColourNet(), "planted", ("features",), to_tensor, class_names=LABELS, text=Words())
     data: Any = OnlyColours(count, "train")
     seen = list(observe_labelled(model, data, 0.0, 16))
     spread = fit_calibration(model, (observation for observation, _ in seen))
     return model, calibrate_presence(model, spread, seen, data.concepts, data.name)
+
+
+@cache
+def by_score() -> ScoreCalibration:
+    """Return a calibration by which a concept is likely where its score lies half a deviation above the usual one."""
+    weights = PresenceWeights(20.0, 0.0, 0.0, dict.fromkeys(CONCEPT_TYPES, -10.0), "nothing")
+    return replace(calibrated()[1], presence=weights)
 
 
 class OnlyColours:

@@ -1,4 +1,4 @@
-"""What contributions by evidence are held to on every architecture: they add up, turn round, and no photo sees another."""
+"""What contributions by evidence are held to on every architecture: they add up, and no photo sees another."""
 
 from __future__ import annotations
 
