@@ -73,8 +73,9 @@ def named_shares(found: Explanation, grid: tuple[int, int], named: bool) -> Floa
     """
     strengths = found.maps if is_competing(found) else relative_strengths(found.maps)
     likely = found.presence
-    if likely is not None and not named:
-        likely = likely.where(likely >= MIN_PRESENCE, 0.0)
+    if likely is not None:
+        likely = likely.nan_to_num()  # what the model does not know takes nothing
+        likely = likely if named else likely.where(likely >= MIN_PRESENCE, 0.0)
     return cell_shares(strengths, likely, grid)
 
 

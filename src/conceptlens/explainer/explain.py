@@ -128,7 +128,9 @@ def explain(
     known = known_concepts(observation, asked, calibration, branch)
     found = again(observation, known or None)
     if intervals:
-        found = with_intervals(observation, found, again, target, against)
+        found = with_intervals(observation, found, again, target, against, concepts is not None)
+    if concepts is None and against is not None:
+        found = that_count_most(found, top)
     found = with_unknown(found, asked, known)
     if concepts_from is None:
         return found
@@ -160,7 +162,7 @@ def _explained(
         found = competing(observation, found, branch, layer, FINE if regions == "fine" else Competition())
     if not masked:
         found = with_evidence(observation, found, target, against, None if branch is not None else layer, named)
-    return found if named or against is None else that_count_most(found, top)
+    return found
 
 
 def _by_own_encoders(

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from conceptlens.cams.targets import ClassName, class_indices
 from conceptlens.concepts.vocabulary import ConceptName
+from conceptlens.explainer.presence import MIN_PRESENCE
 from conceptlens.io.errors import InputError
 from conceptlens.model.observation import Observation
 from conceptlens.record import Explanation
@@ -48,6 +49,7 @@ def with_intervals(
     explain_again: Callable[..., Explanation],
     target: ClassName | Sequence[ClassName] | None = None,
     against: ClassName | Sequence[ClassName] | None = None,
+    named: bool = True,
 ) -> Explanation:
     """Return an explanation with the lowest and highest contribution of each concept among small changes of its photo.
 
@@ -57,6 +59,7 @@ def with_intervals(
         explain_again: Explains an observation; it takes concepts, `target` and `against`.
         target: The class that was explained; by default the predicted one, which stays that of the photo.
         against: The class that it is compared with.
+        named: Whether the concepts were named by the user; of those that were found, the unlikely ones stay at 0.
 
     Returns:
         The explanation with `contributions_low` and `contributions_high`, which enclose `contributions`; as it is where
@@ -74,16 +77,24 @@ def with_intervals(
         )
     own = class_indices(observation, target).tolist()
     other = None if against is None else class_indices(observation, against).tolist()
-    low, high = [], []
+    low, high = found.contributions.clone(), found.contributions.clone()
     for i, image in enumerate(observation.images.detach()):
-        rows = zip(found.labels[i], found.concept_types[i], strict=True)
-        named = [ConceptName(label, kind) for label, kind in rows]
+        counted = _counted(found, i, named)
+        if not counted:
+            continue
+        concepts = [ConceptName(found.labels[i][q], found.concept_types[i][q]) for q in counted]
         changed = observation.model.observe(photo_changes(image[None]), list(observation.layer_outputs))
-        again = explain_again(changed, named, target=own[i], against=None if other is None else other[i])
-        values = torch.cat([found.contributions[i : i + 1], _contributions(again)])
-        low.append(values.amin(0))
-        high.append(values.amax(0))
-    return replace(found, contributions_low=torch.stack(low), contributions_high=torch.stack(high))
+        again = explain_again(changed, concepts, target=own[i], against=None if other is None else other[i])
+        values = torch.cat([found.contributions[i : i + 1, counted], _contributions(again)])
+        low[i, counted], high[i, counted] = values.amin(0), values.amax(0)
+    return replace(found, contributions_low=low, contributions_high=high)
+
+
+def _counted(found: Explanation, image: int, named: bool) -> list[int]:
+    """Return the concepts of one image that take evidence: all that were named, of others those that are likely."""
+    if named or found.presence is None:
+        return list(range(len(found.labels[image])))
+    return [q for q, likely in enumerate(found.presence[image].tolist()) if likely >= MIN_PRESENCE]
 
 
 def _contributions(found: Explanation) -> Tensor:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.io.errors import InputError, InputTypeError
+from conceptlens.record.chosen_questions import chosen_rows
 from conceptlens.record.outputs import RecordOutputs, plain_index
 from conceptlens.record.source import Source
 
@@ -223,7 +224,7 @@ class Explanation(RecordOutputs):
             return None
         return self.margins - self.residuals - self.contributions.nansum(1)
 
-    def select(self, questions: Sequence[int] | Sequence[Sequence[int]]) -> Explanation:
+    def select(self, questions: Iterable[int] | Iterable[Iterable[int]]) -> Explanation:
         """Return the explanation of some of its questions.
 
         Args:
@@ -231,15 +232,17 @@ class Explanation(RecordOutputs):
                 leaves an explanation without questions.
 
         Returns:
-            An explanation whose tensors and rows hold these questions alone; what contributions they had counts to
-            `unnamed`.
+            An explanation whose tensors and rows hold these questions alone; what contributions the others had counts
+            to `unnamed`.
+
+        Raises:
+            InputError: There is no such question, or the rows are not one for each image and of one length.
+            InputTypeError: An index is no integer.
         """
         import torch
 
         images = len(self.maps)
-        each: list[list[int]] = [list(row) for row in questions if isinstance(row, Sequence)] or [
-            list(questions)
-        ] * images
+        each = chosen_rows(questions, *self.maps.shape[:2])
         index = torch.tensor(each, dtype=torch.long, device=self.maps.device).reshape(images, -1)
         image = torch.arange(images, device=self.maps.device)[:, None]
         tensors = {

@@ -513,7 +513,7 @@
     const piece = (one) => {
       const kind = one.index === null ? "unnamed" : one.value < 0 ? "against" : "for";
       const element = make("button", { type: "button", className: kind, title: `${one.name} ${logits(one.value)}`, textContent: one.name, tabIndex: -1 });
-      element.style.flexGrow = String(Math.abs(one.value) / length);
+      element.style.flexBasis = `${(100 * Math.abs(one.value)) / length}%`;
       element.classList.toggle("thin", Math.abs(one.value) / length < 0.012 * (one.name.length + 2));
       if (one.index === null) element.disabled = true;
       else element.addEventListener("click", () => choose(one.index));
