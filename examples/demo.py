@@ -14,7 +14,13 @@ def main() -> None:
     folder = Path(skimage.__file__).parent / "data"
     photos = [str(folder / name) for name in PHOTOS]
     out = Path("demo") / "report.html"
-    sys.argv[1:] = ["explain", *photos, "--intervals", "--out", str(out)]  # the page shows the command that makes it again
+    sys.argv[1:] = [
+        "explain",
+        *photos,
+        "--intervals",
+        "--out",
+        str(out),
+    ]  # the page shows the command that makes it again
     app()
 
 

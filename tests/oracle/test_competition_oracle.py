@@ -108,6 +108,7 @@ def slow_regions(
             stages.append((first[0], second[0]))
     # 2. unit cells, each less a part of the mean cell, averaged on one grid
     total = torch.zeros(DIMENSION, how.grid, how.grid, dtype=DOUBLE)
+    as_long_as_they_are = sum(on_grid(cells, how.grid) for cells in looks)
     for cells in looks:
         plain = centred(cells, how.centering)
         unit = plain.clone()
@@ -116,17 +117,18 @@ def slow_regions(
                 unit[:, y, x] = plain[:, y, x] / math.sqrt(sum(float(v) ** 2 for v in plain[:, y, x]))
         total += on_grid(unit, how.grid)
     cells = flat(total / len(looks))
-    scores: dict[ConceptName, list[float]] = {}
-    for concept, own in betas.items():
-        readers = [own, *([] if by_classes is None or concept not in by_classes else [by_classes[concept]])]
-        scores[concept] = [0.0] * len(cells)
+
+    def standard_scores(concept: ConceptName, cells: list[Tensor]) -> list[float]:
+        readers = [betas[concept], *([] if by_classes is None or concept not in by_classes else [by_classes[concept]])]
+        scores = [0.0] * len(cells)
         for beta in readers:
             raw = [float(beta @ cell) for cell in cells]
             mean = sum(raw) / len(raw)
             spread = math.sqrt(sum((v - mean) ** 2 for v in raw) / (len(raw) - 1))
-            scores[concept] = [
-                s + (v - mean) / spread / len(readers) for s, v in zip(scores[concept], raw, strict=True)
-            ]
+            scores = [s + (v - mean) / spread / len(readers) for s, v in zip(scores, raw, strict=True)]
+        return scores
+
+    scores = {concept: standard_scores(concept, cells) for concept in betas}
     # 4. how alike cells are, in the mean over the stages at the middle size
     middle = stages[len(stages) // 2]
     alike = [[0.0] * len(cells) for _ in cells]
@@ -142,7 +144,10 @@ def slow_regions(
     found = []
     for concept in asked:
         share = []
-        for c in range(len(cells)):
+        if concept.type == "part":  # against the other cells of the photo, by cells as long as they are
+            strong = [math.exp(how.sharpness * z) for z in standard_scores(concept, flat(as_long_as_they_are))]  # pyright: ignore[reportArgumentType]
+            share = [s * len(strong) / sum(strong) / len(KNOWN) for s in strong]
+        for c in range(len(cells) if concept.type != "part" else 0):
             own = math.exp(how.sharpness * scores[concept][c])
             rest = sum(math.exp(how.sharpness * scores[word][c]) for word in KNOWN if word != concept)
             share.append(own / (own + rest))

@@ -154,7 +154,7 @@ def pooled_network_with(like: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("grid", [(7, 7), (5, 4), (1, 1)])
-def test_shares_are_odds_times_strength_over_all_and_the_rest(grid: tuple[int, int]) -> None:
+def test_shares_are_root_odds_times_strength_over_all_and_the_rest(grid: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(0)
     strengths = torch.rand(2, 3, 14, 14, generator=generator) * 5
     presence = torch.tensor([[0.9, 0.5, 0.01], [0.2, 1.0, 0.0]])
@@ -163,7 +163,7 @@ def test_shares_are_odds_times_strength_over_all_and_the_rest(grid: tuple[int, i
     for i in range(2):
         for y in range(14):
             for x in range(14):
-                odds = [min(p / (1 - p), 1e6) if p < 1 else 1e6 for p in presence[i].double().tolist()]
+                odds = [min(math.sqrt(p / (1 - p)), 1e3) if p < 1 else 1e3 for p in presence[i].double().tolist()]
                 weighed = [o * float(strengths[i, q, y, x]) for q, o in enumerate(odds)]
                 for q in range(3):
                     fine[i, q, y, x] = weighed[q] / (REST_STRENGTH + sum(weighed))

@@ -29,7 +29,7 @@ from tolerance import assert_agree
 
 pytestmark = pytest.mark.wide
 
-ASKED = parse_concepts("cat, wheel, a made-up thing")
+ASKED = parse_concepts("cat, bottle, a made-up thing")
 ONCE = Competition(input_scales=(1.0,))
 
 
@@ -81,12 +81,12 @@ def test_images_of_a_batch_do_not_matter_to_each_other() -> None:
 
 def test_a_concept_is_not_its_own_rival(monkeypatch: pytest.MonkeyPatch) -> None:
     observation, words = looking("timm resnet")
-    cat, wheel, made_up = ASKED
+    cat, bottle, made_up = ASKED
     plain = dataclasses.replace(ONCE, propagation_steps=0, power=1.0)
     monkeypatch.setattr(competition, "rival_words", lambda: (cat,))
     alone = compete(observation, ASKED, words, competition=plain).maps
     assert torch.allclose(alone[:, 0], torch.ones_like(alone[:, 0]))  # cat has nobody to share with
-    monkeypatch.setattr(competition, "rival_words", lambda: (cat, wheel))
+    monkeypatch.setattr(competition, "rival_words", lambda: (cat, bottle))
     both = compete(observation, ASKED, words, competition=plain).maps
     both = both / 2  # maps are multiples of the even share of two words
     assert torch.allclose(both[:, 0] + both[:, 1], torch.ones_like(both[:, 0]), atol=1e-5)

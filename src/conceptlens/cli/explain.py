@@ -59,7 +59,7 @@ def explain(
         str | None,
         map_option(
             metavar="competing|fine|official",
-            help="Maps of concepts that compete with everyday words, the same from more input sizes (12 times slower), "
+            help="Maps of concepts that compete with everyday words, the same from more input sizes (15 times slower), "
             "or as CE-FAM published them; by default competing where that is quick, else official.",
         ),
     ] = None,

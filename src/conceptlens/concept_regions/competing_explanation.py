@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # A region whose shares vary less than this (standard deviation over mean) is hardly told from its surroundings: of
 # categories in COCO train photos such maps rank the pixels inside the mask above others in about 6 of 10 cases, where
-# chance is 5, and 25 of 30 where shares vary more than .56.
+# chance is 5, and in 7 of 8 where shares vary more than .56.
 MIN_PLACE_CONTRAST = 0.35
 
 

@@ -13,10 +13,10 @@ from conceptlens.cams.cell_evidence import CellEvidence
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-MAX_ODDS = 1e6
+MAX_ROOT_ODDS = 1e3
 # How strong what has no name is in every cell, where 1 is an everyday word of even odds. With it the share of a photo
 # that belongs to no named concept is right on average on COCO train photos, of whose categories half were named.
-REST_STRENGTH = 4.0
+REST_STRENGTH = 3.0
 
 
 def cell_shares(
@@ -26,8 +26,9 @@ def cell_shares(
 ) -> Float[Tensor, "image question row column"]:
     """Return how much of each cell belongs to each concept; what is left of a cell belongs to none of them.
 
-    `m_t(u) = o_t r_t(u) / (4 + sum_s o_s r_s(u))`, with the odds of presence `o_t = p_t / (1 - p_t)` and the strength
-    `r_t` of the concept's region, 1 where it fits no better than an everyday word; 4 is `REST_STRENGTH`. So a concept
+    `m_t(u) = o_t r_t(u) / (3 + sum_s o_s r_s(u))`, with the square root of the odds of presence
+    `o_t = sqrt(p_t / (1 - p_t))`, since presence says that a concept is in the photo, not in this cell, and the
+    strength `r_t` of its region, 1 where it fits no better than an everyday word; 3 is `REST_STRENGTH`. So a concept
     that is likely in the photo takes what fits it, one that is not takes nothing, concepts at the same place share it,
     and a cell that fits none of them belongs to none.
 
@@ -39,8 +40,8 @@ def cell_shares(
     Returns:
         Shares of 0 to 1, which sum to less than 1 in each cell.
     """
-    odds = torch.ones_like(strengths[..., 0, 0]) if presence is None else presence / (1 - presence)
-    weighed = odds.to(strengths).clamp(max=MAX_ODDS)[..., None, None] * strengths
+    odds = torch.ones_like(strengths[..., 0, 0]) if presence is None else (presence / (1 - presence)).sqrt()
+    weighed = odds.to(strengths).clamp(max=MAX_ROOT_ODDS)[..., None, None] * strengths
     return F.adaptive_avg_pool2d(weighed / (REST_STRENGTH + weighed.sum(1, keepdim=True)), grid)
 
 

@@ -72,7 +72,7 @@ def explain(
         calibration: The spread of scores over reference photos, for z-scores; by default the model's own, if any.
         branch: A trained branch: scores, maps and layers then come from `ce_fam`, without z-scores.
         regions: Maps of "competing" concepts (`compete`), from one more look at each photo; "fine" ones, from six,
-            which take about twelve times as long; or "official" ones, as CE-FAM has published them. By default
+            which take about fifteen times as long; or "official" ones, as CE-FAM has published them. By default
             competing ones where they are quick (`competes_quickly`: most convolutional classifiers), else official
             ones; `source.method` says which.
         contribution: How contributions are measured: by the "evidence" of the cells where the concept is, which adds

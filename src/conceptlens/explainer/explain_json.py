@@ -188,7 +188,7 @@ def margin_json(concepts: Explanation) -> dict[str, float] | None:
     if concepts.margins is None or concepts.contributions is None or unnamed is None:
         return None
     counts = zip(concepts.contributions[0].nan_to_num().tolist(), concepts.concept_types[0], strict=True)
-    discovered = sum(value for value, kind in counts if kind == DISCOVERED)
+    discovered = sum((value for value, kind in counts if kind == DISCOVERED), 0.0)
     return {
         "value": float(concepts.margins[0]),
         "named": float(concepts.contributions[0].nansum()) - discovered,
