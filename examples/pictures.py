@@ -1,9 +1,11 @@
 """Make the pictures of the README and the docs: `python examples/pictures.py [COCO_PANOPTIC]`."""
 
+import io
 import sys
 import tempfile
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 from PIL import Image
 from skimage import data
 
@@ -15,7 +17,7 @@ IMAGES = Path("docs") / "images"
 
 
 def explain_picture() -> None:
-    """A cup of espresso: the class, the contrast, and three concepts."""
+    """A cup of espresso: the class, the contrast, three concepts, and what the margin consists of."""
     observation = cl.load_model(crop_mode="squash").observe(data.coffee())
     plain = cl.cam(observation, cl.Logit("espresso"))
     finer = cl.cam(observation, cl.Contrast("espresso", nearest=3))
@@ -23,7 +25,22 @@ def explain_picture() -> None:
     maps = [None, plain.maps[0, 0], finer.maps[0, 0], *named.maps[0]]
     titles = ["the photo", "espresso (Grad-CAM)", "not similar classes (Finer-CAM)", *named.labels[0]]
     box = observation.image_info[0].box
-    panel(observation.photos[0], maps, titles, scale="own", columns=3, box=box).save(IMAGES / "explain.jpg", quality=88)
+    top = panel(observation.photos[0], maps, titles, scale="own", columns=3, box=box)
+    bar = margin_picture(named, top.width)
+    whole = Image.new("RGB", (top.width, top.height + bar.height), "white")
+    whole.paste(top, (0, 0))
+    whole.paste(bar, (0, top.height))
+    whole.save(IMAGES / "explain.jpg", quality=88)
+
+
+def margin_picture(explanation: cl.Explanation, width: int) -> Image.Image:
+    """Return the bar of an explanation's margin, as wide as the maps above it."""
+    figure, axes = plt.subplots(figsize=(9, 1.45), layout="constrained")
+    explanation.plot_margin(ax=axes)
+    with io.BytesIO() as buffer:
+        figure.savefig(buffer, dpi=width / 9)
+        plt.close(figure)
+        return Image.open(buffer).convert("RGB")
 
 
 def quick_start_picture() -> None:

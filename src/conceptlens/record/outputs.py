@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from conceptlens.concepts.short_names import short_names
+from conceptlens.concepts.short_names import short_name, short_names
 from conceptlens.io.errors import InputError, InputTypeError, near
 from conceptlens.io.images import as_photo, fingerprint
 from conceptlens.record.display import Tile, html_table, plot_overlays
+from conceptlens.record.margin_bar import draw_margin
 from conceptlens.record.source import Source
 from conceptlens.render import overlay, scale_of, upsample_in_box
 
@@ -53,6 +54,7 @@ class RecordOutputs(ABC):
     contributions: Float[Tensor, "image question"] | None
     contributions_low: Float[Tensor, "image question"] | None
     contributions_high: Float[Tensor, "image question"] | None
+    margins: Float[Tensor, "image"] | None
     z_scores: Float[Tensor, "image question"] | None
     presence: Float[Tensor, "image question"] | None
     implied: Float[Tensor, "image question"] | None
@@ -230,6 +232,35 @@ class RecordOutputs(ABC):
         """
 
         return plot_overlays([self._tiles(image) for image in range(len(self.maps))], ax)
+
+    def plot_margin(self, image: int = 0, ax: Axes | None = None) -> Axes:
+        """Draw the margin of one image's class as a bar that adds up, what has no name included.
+
+        Args:
+            image: The index of the image.
+            ax: Axes to draw on; by default those of a new figure.
+
+        Returns:
+            The axes.
+
+        Raises:
+            InputError: The contributions do not add up to a margin, or there is no such image.
+
+        Examples:
+            >>> axes = cl.explain(observation).plot_margin()
+            >>> axes.figure.savefig("margin.png")
+        """
+        if self.margins is None or self.contributions is None:
+            raise InputError(
+                "these contributions do not add up to a margin; explain with contribution='evidence' and a model with "
+                "classes"
+            )
+        if not -len(self.maps) <= image < len(self.maps):
+            raise InputError(f"no image {image} in this explanation; it holds images 0 to {len(self.maps) - 1}")
+        counts, margin = self.contributions[image].nan_to_num().tolist(), float(self.margins[image])
+        names = [short_name(name) for name in self.explained_classes[image].split(" / ", 1)]
+        rivals = names[1] if len(names) > 1 else "all other classes"
+        return draw_margin(ax, self.labels[image], counts, margin - sum(counts), margin, f"{names[0]} over {rivals}")
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row for each image and question.
