@@ -112,17 +112,22 @@ def _along_the_path(observation: Observation, signs: Tensor, margins: Tensor, la
     name = layer or observation.layer
     feature = observation.feature(name)
     empty = empty_cells(observation.model, observation.given, name).to(feature)
-    cells, unplaced = [], []
-    for i in range(len(feature)):
-        for points in PATH_POINTS:
-            found, start = _integral(observation, i, empty[i], signs[i], name, points)
-            change = margins[i] - start
-            if (change - found.sum()).abs() <= MAX_RESIDUAL * torch.maximum(change.abs(), margins[i].abs()):
-                break
-        cells.append(found)
-        unplaced.append(start)
+    each = [_one_path(observation, i, empty[i], signs[i], margins[i], name) for i in range(len(feature))]
+    cells, unplaced = [found for found, _ in each], [start for _, start in each]
     total, start = torch.stack(cells), torch.stack(unplaced)
     return CellEvidence(total, margins, start, margins - start - total.sum((1, 2)))
+
+
+def _one_path(
+    observation: Observation, image: int, empty: Tensor, signs: Tensor, margin: Tensor, layer: str
+) -> tuple[Float[Tensor, "height width"], Float[Tensor, ""]]:
+    """Return the evidence of one image's cells and the margin where the path starts, by as few points as suffice."""
+    for points in PATH_POINTS[:-1]:
+        found, start = _integral(observation, image, empty, signs, layer, points)
+        change = margin - start
+        if (change - found.sum()).abs() <= MAX_RESIDUAL * torch.maximum(change.abs(), margin.abs()):
+            return found, start
+    return _integral(observation, image, empty, signs, layer, PATH_POINTS[-1])
 
 
 def _integral(

@@ -196,16 +196,19 @@ def _by_own_encoders(
         observation.pull(evidence.image_vectors, evidence.score_gradients(chosen), name),
         observation.feature(name)[:, None],
     )[..., 0, 0]
-    explained = masked and index is not None
+    curve, names = None, ()
+    if masked and index is not None:
+        curve = masking_contributions(observation, weights, index, other, name)
+        names = tuple(class_names(observation, index, other))
     settings = {"text": language.name, "target": repr(target), "against": repr(against), "top": top}
     return replace(
         layer_regions(observation, name, weights, evidence, chosen, settings),
-        contributions=masking_contributions(observation, weights, index, other, name) if explained else None,
+        contributions=curve,
         z_scores=None if z_scores is None else z_scores.gather(1, chosen),
         presence=None if found is None else found.probability.gather(1, chosen),
         implied=None if found is None or found.implied is None else found.implied.gather(1, chosen),
         base_rates=None if found is None else found.base_rates[chosen],
-        explained_classes=tuple(class_names(observation, index, other)) if explained else (),
+        explained_classes=names,
     )
 
 
