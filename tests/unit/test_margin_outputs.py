@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -187,7 +188,7 @@ class Six:
     def encode_image(self, output: Any) -> Tensor:
         return output.embedding
 
-    def encode_text(self, texts: list[str]) -> Tensor:
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
         return torch.ones(len(texts), 4)
 
 

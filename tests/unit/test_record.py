@@ -165,7 +165,9 @@ def test_questions_are_picked_by_any_integers_the_same_or_others_for_each_image(
         for name in ("labels", "concept_types", "layers"):
             assert getattr(found, name)[i] == tuple(getattr(whole, name)[i][q] for q in row), name
         assert found.diagnostics["place_contrast"][i].tolist() == [2 * float(numbers[i, q]) for q in row]
-    assert torch.equal(found.margins, whole.margins)
+    assert whole.margins is not None
+    assert whole.residuals is not None
+    assert found.margins is whole.margins
     kept = torch.tensor([sum(float(numbers[i, q]) for q in row) for i, row in enumerate(rows)])
     torch.testing.assert_close(found.unnamed, whole.margins - whole.residuals - kept)
     assert len(found.target_kinds) == len(rows[0])
