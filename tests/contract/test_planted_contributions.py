@@ -66,9 +66,7 @@ def test_the_cause_ranks_first_and_what_goes_along_counts_for_nothing(regions: R
     assert float((found.abs().argmax(1) == causes()).float().mean()) >= 0.95
     assert float(found.gather(1, causes()[:, None]).mean()) > (0.95 if with_presence else 0.5)
     rows = [row[along(*one)] for row, one in zip(found, zip(SCENES, TARGETS, strict=True), strict=True)]
-    beside = torch.cat(rows).abs()
-    assert float((beside <= 0.05).float().mean()) >= 0.95
-    assert float(beside.mean()) < 0.02
+    assert float(torch.cat(rows).abs().max()) <= 0.05
 
 
 @pytest.mark.parametrize("regions", REGIONS)
@@ -79,9 +77,9 @@ def test_random_directions_take_nothing_of_what_has_a_name(regions: Regions) -> 
     assert abs(float(found[:, len(COLOURS) :].mean())) <= 0.02
 
 
-@pytest.mark.parametrize("regions", REGIONS)
+@pytest.mark.parametrize("regions", ["official", pytest.param("competing", marks=pytest.mark.slow)])
 @pytest.mark.xfail(
-    reason="one random direction in fourteen lies so near a colour that its presence is above one half", strict=True
+    reason="some random directions lie so near a colour that their presence is above one half", strict=True
 )
 def test_random_directions_by_themselves_are_centred_on_zero(regions: Regions) -> None:
     assert abs(float(parts(regions, tuple(DIRECTIONS)).mean())) <= 0.02

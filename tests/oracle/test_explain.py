@@ -78,6 +78,34 @@ def test_contribution_equals_twenty_masked_forwards(layer: str, last: bool, agai
             assert float(found[i, q]) == pytest.approx(slow, abs=2e-5)
 
 
+@pytest.mark.parametrize(("layer", "last"), [("3", True), ("1", False)])
+@pytest.mark.parametrize("against", [None, 4])
+def test_masking_through_explain_is_the_published_curve(layer: str, last: bool, against: int | None) -> None:
+    observation = observed(layer)
+    concepts = [ConceptName("cat"), ConceptName("wood", "material")]
+    found = explain(
+        observation, concepts, [1, 2], against=against, layer=layer, regions="official", contribution="masking"
+    )
+    texts = observation.model.language.encode_text([prompt(c) for c in concepts])
+    assert found.contributions is not None
+    for q in range(2):
+        beta = observation.gradient(observation.embedding @ texts[q], layer)[:, 0].mean((2, 3))
+        for i, target in enumerate((1, 2)):
+            slow = slow_contribution(observation, beta[i], i, target, against, last, layer)
+            assert float(found.contributions[i, q]) == pytest.approx(slow, abs=2e-5)
+    assert bool(found.contributions.abs().amax(1).gt(1e-4).all())
+    assert (found.margins, found.unplaced, found.residuals, found.unnamed) == (None, None, None, None)
+    pairs = (1, 2) if against is None else ((1, against), (2, against))
+    names = observation.model.class_names
+    assert names is not None
+    said = [" / ".join(names[c] for c in (pair if isinstance(pair, tuple) else (pair,))) for pair in pairs]
+    assert list(found.explained_classes) == said
+    evidence = explain(observation, concepts, [1, 2], against=against, layer=layer, regions="official")
+    assert torch.equal(evidence.maps, found.maps)
+    assert evidence.contributions is not None
+    assert not torch.allclose(evidence.contributions, found.contributions, atol=1e-3)
+
+
 def test_contribution_runs_on_a_vision_transformer() -> None:
     module = timm.create_model("test_vit", num_classes=7)
     nn.init.normal_(module.head.weight, std=0.2, generator=torch.Generator().manual_seed(0))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,10 +15,9 @@ from torch import Tensor, nn
 import conceptlens as cl
 from branches import text_vector
 from conceptlens.concepts.vocabulary import ConceptName
-from conceptlens.data.drawn_scene import Shape, draw_scene
-from conceptlens.explainer.photo_changes import photo_changes
+from conceptlens.explainer.photo_changes import photo_changes, with_intervals
+from conceptlens.model.model_output import ModelOutput
 from conceptlens.model.observation import Observation
-from planted_words import by_score, planted_model
 
 NAMES = ("cat", "dog", "car", "tree", "cup", "bird", "house")
 ASKED = [ConceptName("cat"), ConceptName("wheel"), ConceptName("red", "colour")]
@@ -27,7 +28,7 @@ class Few:
 
     name, scale, normalised = "few", 1.0, False
 
-    def encode_image(self, output: Observation) -> Tensor:
+    def encode_image(self, output: ModelOutput) -> Tensor:
         return output.embedding
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
@@ -91,13 +92,17 @@ def slow_changes(image: np.ndarray) -> list[np.ndarray]:
     return [*changes, enlarged]
 
 
-def by_hand(observation: Observation, image: int, concepts: Any, target: Any, against: Any = None) -> Tensor:
+def by_hand(
+    observation: Observation, image: int, concepts: Any, target: int, against: int | None = None, **settings: Any
+) -> Tensor:
     """Return the contributions to a photo and to its six changes, each explained by itself."""
     photo = observation.images[image].detach().numpy()
     model, rows = observation.model, []
     for one in (photo, *slow_changes(photo)):
         seen = model.observe(torch.from_numpy(np.ascontiguousarray(one))[None])
-        rows.append(cl.explain(seen, concepts, target, against=against, regions="official").contributions)
+        found = cl.explain(seen, concepts, target, against=against, regions="official", **settings).contributions
+        assert found is not None
+        rows.append(found)
     return torch.cat(rows)
 
 
@@ -159,19 +164,28 @@ def test_concepts_that_shared_the_photo_share_its_changes() -> None:
     torch.testing.assert_close(found.contributions_high[0], rows.amax(0)[best], atol=1e-6, rtol=1e-4)
 
 
-def test_what_only_fills_up_a_batch_has_no_range() -> None:
-    model = planted_model()
-    two = [Shape("disc", "red", (0.3, 0.3), 0.2), Shape("square", "blue", (0.7, 0.7), 0.2)]
-    observation = model.observe([draw_scene(shapes).image for shapes in (two, [])])
-    found = cl.explain(observation, target="red", calibration=by_score(), regions="official", intervals=True)
-    assert found.presence is not None
-    assert found.contributions_low is not None
-    assert found.contributions_high is not None
-    unlikely = found.presence < 0.5
-    assert bool(unlikely[1].any())
-    assert not bool(unlikely[0].any())
-    assert not bool(found.contributions_low[unlikely].any() or found.contributions_high[unlikely].any())
-    assert bool((found.contributions_high > found.contributions_low)[~unlikely].any())
+def test_what_only_fills_up_a_batch_has_no_range_and_takes_nothing_from_the_others() -> None:
+    observation = tiny().observe(noise(1))
+    again = partial(cl.explain, regions="official")
+    plain = again(observation, ASKED, 1)
+    assert plain.contributions is not None
+    counted = plain.contributions * torch.tensor([[1.0, 0.0, 1.0]])
+    found = replace(plain, presence=torch.tensor([[0.9, 0.4, 0.6]]), contributions=counted)
+    ranged = with_intervals(observation, found, again, 1, named=False)
+    rows = by_hand(observation, 0, [ASKED[0], ASKED[2]], 1)[1:]
+    rows = torch.cat([counted[:, [0, 2]], rows])
+    assert ranged.contributions_low is not None
+    assert ranged.contributions_high is not None
+    assert float(ranged.contributions_low[0, 1]) == float(ranged.contributions_high[0, 1]) == 0
+    torch.testing.assert_close(ranged.contributions_low[0, [0, 2]], rows.amin(0), atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(ranged.contributions_high[0, [0, 2]], rows.amax(0), atol=1e-6, rtol=1e-4)
+    named = with_intervals(observation, found, again, 1)
+    assert named.contributions_low is not None
+    assert bool(named.contributions_low[0, 1])
+    none = replace(found, presence=torch.zeros(1, 3), contributions=torch.zeros(1, 3))
+    empty = with_intervals(observation, none, again, 1, named=False).contributions_high
+    assert empty is not None
+    assert not bool(empty.any())
 
 
 def test_a_photo_of_one_colour_has_ranges_of_no_width() -> None:
@@ -214,14 +228,7 @@ def test_other_inputs_are_refused() -> None:
 def test_masking_has_ranges_too() -> None:
     observation = tiny().observe(noise(1))
     found = cl.explain(observation, ASKED, 1, regions="official", contribution="masking", intervals=True)
-    photo = observation.images[0].detach().numpy()
-    rows = torch.cat([
-        cl.explain(
-            observation.model.observe(torch.from_numpy(np.ascontiguousarray(one))[None]), ASKED, 1,
-            regions="official", contribution="masking",
-        ).contributions
-        for one in (photo, *slow_changes(photo))
-    ])  # fmt: skip
+    rows = by_hand(observation, 0, ASKED, 1, contribution="masking")
     torch.testing.assert_close(found.contributions_low, rows.amin(0, keepdim=True), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found.contributions_high, rows.amax(0, keepdim=True), atol=1e-5, rtol=1e-4)
     assert found.margins is None

@@ -42,7 +42,7 @@ ASKED = "red:colour, blue:colour"
 
 
 class Few(Colours):
-    """The names of the colours, and nothing of one word."""
+    """The names of the colours; it does not know one word."""
 
     def knows(self, labels: Sequence[str]) -> tuple[bool, ...]:
         return tuple(label != "blorfin" for label in labels)
@@ -301,7 +301,8 @@ def test_the_command_from_discovery_to_a_page(tmp_path: Path, monkeypatch: pytes
     done = CliRunner().invoke(app, [*command, "--contribution", "masking"])
     assert done.exit_code == 2
     assert "concepts_from shares evidence" in " ".join(done.output.split())
-    done = CliRunner().invoke(app, ["explain", photo, "--concepts", "cat", "--concepts-from", str(made)])
+    other = ("--model", "timm:test_resnet", "--no-pretrained")  # with other random weights
+    done = CliRunner().invoke(app, ["explain", photo, "--concepts", "cat", *other, "--concepts-from", str(made)])
     assert done.exit_code == 2
     assert "these concepts were discovered in" in " ".join(done.output.split())
     done = CliRunner().invoke(app, ["explain", photo, "--concepts", "cat", *tiny, "--concepts-from", str(out)])

@@ -134,7 +134,7 @@ def test_concepts_of_a_branch_and_in_competition_are_shown_with_the_call_that_ma
     ]
     (image,) = shown(cl.report(tmp_path / "page.html", observed, *explanations))
     calls = image["command"].splitlines()[1:]
-    assert calls[0].endswith('branch=cl.Translator.load(folder), regions="official")')
+    assert calls[0].endswith('branch=cl.Translator.load(folder), regions="official", contribution="masking")')
     assert calls[1].endswith('branch=cl.Translator.load(folder), regions="competing")')
     assert calls[2] == "cl.explain(observation, concepts=['cat'], target=None, against=None, regions=\"competing\")"
     assert calls[3] == "cl.compete(observation, concepts=['cat'])"

@@ -123,3 +123,78 @@ def test_a_map_is_signed_unless_it_was_rectified() -> None:
 
 def test_a_picture_is_seen_whole_unless_said() -> None:
     assert ImageInfo("a.jpg").box == WHOLE == (0, 0, 1, 1)
+
+
+PICKED: dict[str, Any] = {
+    "a list": ([2, 0], ((2, 0), (2, 0))),
+    "a range": (range(2), ((0, 1), (0, 1))),
+    "numpy integers": ([np.int64(2), np.int32(0)], ((2, 0), (2, 0))),
+    "an array": (np.array([2, 0]), ((2, 0), (2, 0))),
+    "a tensor": (torch.tensor([2, 0]), ((2, 0), (2, 0))),
+    "from the end": ([-1], ((2,), (2,))),
+    "rows": ([[2, 0], [1, 2]], ((2, 0), (1, 2))),
+    "rows of numpy integers": ([(np.int64(2),), (np.uint8(1),)], ((2,), (1,))),
+    "rows of an array": (np.array([[2, 0], [1, 2]]), ((2, 0), (1, 2))),
+    "rows of a tensor": (torch.tensor([[2, 0], [1, 2]]), ((2, 0), (1, 2))),
+    "none": ([], ((), ())),
+    "empty rows": ([[], []], ((), ())),
+}
+
+
+@pytest.mark.parametrize(("given", "rows"), PICKED.values(), ids=PICKED)
+def test_questions_are_picked_by_any_integers_the_same_or_others_for_each_image(given: Any, rows: Any) -> None:
+    numbers = torch.arange(6.0).reshape(2, 3)
+    whole = explanation(
+        contributions=numbers,
+        contributions_low=numbers - 1,
+        contributions_high=numbers + 1,
+        presence=numbers / 10,
+        known=torch.tensor([[True, False, True]] * 2),
+        concept_types=(("part", "object", "scene"),) * 2,
+        layers=(("a", "b", "c"), ("d", "e", "f")),
+        margins=torch.tensor([10.0, 20.0]),
+        unplaced=torch.tensor([1.0, 2.0]),
+        residuals=torch.tensor([0.5, 0.25]),
+        diagnostics={"place_contrast": numbers * 2},
+    )
+    found = whole.select(given)
+    for i, row in enumerate(rows):
+        for name in ("maps", "weights", "scores", "contributions", "contributions_low", "presence", "known"):
+            values, own = getattr(found, name)[i], getattr(whole, name)[i]
+            assert values.tolist() == [own[q].tolist() for q in row], name
+        for name in ("labels", "concept_types", "layers"):
+            assert getattr(found, name)[i] == tuple(getattr(whole, name)[i][q] for q in row), name
+        assert found.diagnostics["place_contrast"][i].tolist() == [2 * float(numbers[i, q]) for q in row]
+    assert whole.margins is not None
+    assert whole.residuals is not None
+    assert found.margins is whole.margins
+    kept = torch.tensor([sum(float(numbers[i, q]) for q in row) for i, row in enumerate(rows)])
+    torch.testing.assert_close(found.unnamed, whole.margins - whole.residuals - kept)
+    assert len(found.target_kinds) == len(rows[0])
+
+
+NOT_PICKED: dict[str, tuple[Any, type[Exception], str]] = {
+    "no such question": ([3], cl.InputError, "no question 3 in this explanation; it holds questions 0 to 2"),
+    "before the first": ([[0], [-4]], cl.InputError, "no question -4 in"),
+    "a row too few": ([[0]], cl.InputError, "rows of 1 questions were given for 2 images"),
+    "rows of two lengths": ([[0], [1, 2]], cl.InputError, "rows of 1, 2 questions were given for 2 images"),
+    "a name": (["cat"], cl.InputTypeError, "a question is 'cat'; expected the index of a question, 0 to 2"),
+    "a fraction": ([0.5], cl.InputTypeError, "a question is 0.5"),
+    "a boolean": ([True, False, True], cl.InputTypeError, "a question is True"),
+    "a row and a number": ([[0], 1], cl.InputTypeError, r"a question is \[0\]"),
+}
+
+
+@pytest.mark.parametrize(("given", "kind", "words"), NOT_PICKED.values(), ids=NOT_PICKED)
+def test_questions_that_cannot_be_picked(given: Any, kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind, match=words):
+        explanation().select(given)
+
+
+def test_what_has_no_name_is_the_margin_less_all_that_is_known() -> None:
+    counts = torch.tensor([[1.0, float("nan"), -3.0], [float("nan")] * 3])
+    found = explanation(contributions=counts, margins=torch.tensor([5.0, 2.0]), residuals=torch.tensor([0.5, 0.0]))
+    assert found.unnamed is not None
+    assert found.unnamed.tolist() == [6.5, 2.0]
+    assert explanation(contributions=counts).unnamed is None
+    assert explanation(margins=torch.zeros(2), residuals=torch.zeros(2)).unnamed is None

@@ -65,6 +65,7 @@ def a_question(kind: str, label: str, values: np.ndarray, score: float, **more: 
         "score": score,
         "z_score": None,
         "contribution": None,
+        "contribution_range": None,
         "peak": [BOX[0] + x * (BOX[2] - BOX[0]), BOX[1] + y * (BOX[3] - BOX[1])],
         "area": 0.08,
         "signed": bool((values < 0).any()),
@@ -117,7 +118,12 @@ def an_image(name: str = "cat.png", colour: str = "tan", extra_label: str | None
         "layer": "blocks.6",
         "target": classes[0],
         "against": None,
+        "predicted": classes[0],
+        "answered": True,
+        "other_answer": "",
+        "none_likely": False,
         "predictions": classes,
+        "margin": None,
         "questions": questions,
         "contrast": {
             "target": "tabby",
@@ -135,10 +141,11 @@ def an_image(name: str = "cat.png", colour: str = "tan", extra_label: str | None
 
 def a_report(*images: dict[str, Any], title: str = "A report") -> dict[str, Any]:
     return {
-        "schema": "conceptlens.report/2",
+        "schema": "conceptlens.report/3",
         "title": title,
         "created": "2025-11-20T14:05:00+00:00",
         "versions": {"conceptlens": "0.1.0", "torch": "2.13.0"},
+        "answered_otherwise": "",
         "images": list(images) or [an_image()],
     }
 
@@ -672,3 +679,133 @@ def test_the_file_is_whole_or_not_there(tmp_path: Path) -> None:
     assert write_page(a_report(), tmp_path / "new" / "report.html").is_file()
     with pytest.raises(InputError, match="cannot write"):
         write_page(a_report(), place / "report.html")
+
+
+COUNTS = {2: 2.0, 3: -0.5, 4: 0.75, 5: 0.25}
+
+
+def weighed(unnamed: float = 1.0, **margin: float) -> dict[str, Any]:
+    """An image whose contributions add up to a margin of logits."""
+    image = an_image()
+    for index, value in COUNTS.items():
+        image["questions"][index]["contribution"] = value
+    image["questions"][2]["contribution_range"] = [1.25, 2.5]
+    image["questions"][3]["contribution_range"] = [-1.0, 0.125]
+    named = sum(COUNTS.values())
+    parts = {"named": named, "discovered": 0.0, "unnamed": unnamed, "unplaced": 0.0, "residual": 0.0}
+    image["margin"] = {"value": named + unnamed, **parts, **margin}
+    return image
+
+
+def pieces(tab: Page) -> list[tuple[str, float, float]]:
+    """The title of every piece of the bar, and where it begins and ends, from the left."""
+    found = tab.evaluate("""() => [...document.querySelectorAll('#margin-bar > *')].map((one) => {
+      const {left, right} = one.getBoundingClientRect();
+      return [one.className.includes('zero') ? 'zero' : one.title, left, right];
+    })""")
+    return [(title.replace("\u2212", "-"), left, right) for title, left, right in found]
+
+
+@pytest.mark.parametrize(("width", "unnamed"), [(360, -1.5), (1280, 1.0)])
+def test_the_margin_bar_is_as_long_as_what_counts(open_report: Open, width: int, unnamed: float) -> None:
+    tab = open_report(a_report(weighed(unnamed)), width=width)
+    found = pieces(tab)
+    values = {**{an_image()["questions"][i]["label"]: v for i, v in COUNTS.items()}, "no name": unnamed}
+    spoken = {f"{name} {value:+.2f}": value for name, value in values.items()}
+    assert {title for title, _, _ in found} == {*spoken, "zero"}
+    whole = sum(abs(value) for value in values.values())
+    bar = tab.locator("#margin-bar").bounding_box()
+    assert bar is not None
+    for (title, left, right), (_, after, _) in zip(found, [*found[1:], ("", found[-1][2], 0.0)], strict=True):
+        assert right == pytest.approx(after, abs=0.5)  # one piece begins where the one before ends
+        if title != "zero":
+            assert right - left == pytest.approx(abs(spoken[title]) / whole * bar["width"], abs=2.5)
+    (zero,) = [left for title, left, _ in found if title == "zero"]
+    for title, left, right in found:
+        if title != "zero":
+            assert (right <= zero + 0.5) == (spoken[title] < 0), title
+            assert (left >= zero) == (spoken[title] > 0), title
+    above = [spoken[title] for title, left, _ in found if left > zero and "no name" not in title]
+    assert above == sorted(above, reverse=True)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+
+
+LEADS = "tabby leads all other classes by 3.50 (margin of the logits). Named concepts: +2.50, 71% of it"
+TRAILS = "tabby trails all other classes by 1.50 (margin of the logits). Named concepts: +2.50; without a name: −4.00."
+MARGINS: dict[str, tuple[dict[str, Any], str]] = {
+    "all in one": ({}, f"{LEADS}; without a name: +1.00."),
+    "behind": ({"unnamed": -4.0}, TRAILS),
+    "more than all": ({"unnamed": -1.0}, "Named concepts: +2.50, 100% of it; without a name: −1.00."),
+    "no cell": ({"unplaced": 0.4}, "without a name: +1.00 (+0.40 of this lies in no part of the photo"),
+    "residual": ({"residual": 0.02}, "The sum misses +0.02."),
+    "discovered": (
+        {"value": 3.5, "discovered": 0.5, "unnamed": 0.5},
+        f"{LEADS}; discovered ones: +0.50; without a name: +0.50.",
+    ),
+}  # fmt: skip
+
+
+def test_a_sentence_says_what_the_margin_consists_of(open_report: Open) -> None:
+    tab = open_report(a_report(*[{**weighed(**parts), "name": name} for name, (parts, _) in MARGINS.items()]))
+    for index, (parts, sentence) in enumerate(MARGINS.values()):
+        tab.locator(f"[name=photo][value='{index}']").check()
+        shown(tab, index)
+        words = tab.locator("#margin-words").inner_text()
+        assert sentence in words
+        assert ("sum misses" in words) == ("residual" in parts)
+
+
+def test_the_other_class_of_a_comparison_is_named(open_report: Open) -> None:
+    image = weighed()
+    image["against"] = image["predictions"][1]
+    image["compared"] = [image["against"]]
+    tab = open_report(a_report(image))
+    assert tab.locator("#margin-words").inner_text().startswith("tabby leads tiger cat by 3.50")
+    assert "evidence for tabby over tiger cat" in tab.locator("#contribution-words").inner_text()
+    spoken = tab.locator("#margin-bar").get_attribute("aria-label")
+    assert spoken == "whiskers +2.00, warmth +0.75, water −0.50, nothing +0.25 and no name +1.00: together +3.50"
+
+
+def test_a_piece_of_the_margin_chooses_its_row(open_report: Open) -> None:
+    tab = open_report(a_report(weighed()))
+    before = pixels(tab)
+    tab.locator("#margin-bar button[title^='whiskers']").click()
+    assert tab.evaluate("window.conceptlens.state.question") == 2
+    assert tab.locator("tr.chosen").get_attribute("data-question") == "2"
+    assert (pixels(tab) != before).any()
+    tab.locator("#margin-bar button[title^='water']").click()
+    assert tab.locator("tr.chosen").get_attribute("data-question") == "3"
+    assert tab.locator("#margin-bar button[title^='no name']").is_disabled()
+
+
+def test_logits_and_ranges_stand_in_the_rows(open_report: Open) -> None:
+    tab = open_report(a_report(weighed()))
+    assert tab.locator("tr[data-question='2'] .much").inner_text().split("\n")[-2:] == ["+2.00", "+1.25 to +2.50"]
+    assert "−1.00 to +0.13" in tab.locator("tr[data-question='3'] .much").inner_text()
+    assert tab.locator("tr[data-question='4'] .much").inner_text().strip() == "+0.75"
+    assert "%" not in tab.locator("tr[data-question='2'] .much").inner_text()
+
+
+def test_no_bar_where_contributions_add_up_to_nothing(open_report: Open) -> None:
+    """By masking, and in a model without classes; the next photo has one again."""
+    bare = {**weighed(), "name": "bare.png", "target": None, "predicted": None, "predictions": [], "contrast": None}
+    tab = open_report(a_report(an_image("masked.png"), bare, weighed()))
+    assert not tab.locator("#margin").is_visible()
+    assert "+18%" in tab.locator("tr[data-question='2'] .much").inner_text()
+    tab.locator("[name=photo][value='1']").check()
+    shown(tab, 1)
+    assert not tab.locator("#margin").is_visible()
+    tab.locator("[name=photo][value='2']").check()
+    shown(tab, 2)
+    assert tab.locator("#margin").is_visible()
+
+
+def test_a_place_that_is_not_clear_is_said_to_be_none(open_report: Open) -> None:
+    image = weighed()
+    for index, vague in {2: False, 3: True, 5: True}.items():
+        image["questions"][index].update(place_contrast=0.2 if vague else 0.9, place_vague=vague)
+    tab = open_report(a_report(image), width=360)
+    said = [tab.locator(f"tr[data-question='{index}'] .where").inner_text() for index in (2, 3, 5)]
+    assert ["no clear place" in one for one in said] == [False, True, False]  # an empty map is nowhere
+    assert "nowhere" in said[2]
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 360

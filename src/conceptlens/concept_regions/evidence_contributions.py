@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MAX_ROOT_ODDS = 1e3
 # How strong what has no name is in every cell, where 1 is an everyday word of even odds. With it the share of a photo
-# that belongs to no named concept is right on average on COCO train photos, of whose categories half were named.
+# that belongs to no named concept is right on average on COCO photos, of whose categories half were named.
 REST_STRENGTH = 3.0
 
 

@@ -196,19 +196,16 @@ def _by_own_encoders(
         observation.pull(evidence.image_vectors, evidence.score_gradients(chosen), name),
         observation.feature(name)[:, None],
     )[..., 0, 0]
-    curve, names = None, ()
-    if masked and index is not None:
-        curve = masking_contributions(observation, weights, index, other, name)
-        names = tuple(class_names(observation, index, other))
+    own = index if masked else None
     settings = {"text": language.name, "target": repr(target), "against": repr(against), "top": top}
     return replace(
         layer_regions(observation, name, weights, evidence, chosen, settings),
-        contributions=curve,
+        contributions=None if own is None else masking_contributions(observation, weights, own, other, name),
         z_scores=None if z_scores is None else z_scores.gather(1, chosen),
         presence=None if found is None else found.probability.gather(1, chosen),
         implied=None if found is None or found.implied is None else found.implied.gather(1, chosen),
         base_rates=None if found is None else found.base_rates[chosen],
-        explained_classes=names,
+        explained_classes=() if own is None else tuple(class_names(observation, own, other)),
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from conceptlens.cams.finer_cam import LINEAR, ContrastSweep
+from conceptlens.explainer.discovered_rows import DISCOVERED
 from conceptlens.explainer.explain_json import regions_of
 from conceptlens.explainer.page_content import page_content
 from conceptlens.explainer.photo_result import PhotoResult
@@ -163,13 +164,20 @@ def _code(observation: Observation, explained: list[Explanation], image: int) ->
 
 def _explain_code(explanation: Explanation, settings: Mapping[str, object], image: int) -> str:
     """Return the call that makes an explanation of concepts again."""
-    concepts = f"concepts={list(explanation.labels[image])!r}"
+    rows = zip(explanation.labels[image], explanation.concept_types[image], strict=True)
+    concepts = f"concepts={[label for label, kind in rows if kind != DISCOVERED]!r}"
     if explanation.source.method == "competition":
         return f"cl.compete(observation, {concepts})"
     arguments = [concepts, *(f"{name}={settings[name]}" for name in ("target", "against") if name in settings)]
     if "branch" in settings:
         arguments.append("branch=cl.Translator.load(folder)")
     arguments.append(f'regions="{regions_of(explanation)}"')
+    if explanation.contributions is not None and explanation.margins is None:
+        arguments.append('contribution="masking"')
+    if explanation.contributions_low is not None:
+        arguments.append("intervals=True")
+    if DISCOVERED in explanation.concept_types[image]:
+        arguments.append("concepts_from=cl.DiscoveredConcepts.load(folder)")
     return f"cl.explain(observation, {', '.join(arguments)})"
 
 
