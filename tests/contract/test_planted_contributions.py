@@ -85,13 +85,14 @@ def test_random_directions_by_themselves_are_centred_on_zero(regions: Regions) -
     assert abs(float(parts(regions, tuple(DIRECTIONS)).mean())) <= 0.02
 
 
-@pytest.mark.parametrize("regions", REGIONS)
-def test_what_goes_along_counts_for_nothing_where_it_alone_is_named(
-    regions: Regions, request: pytest.FixtureRequest
-) -> None:
-    if regions == "competing":
-        reason = "odds of a presence near 1 outweigh any strength: a certain concept takes cells that it does not fit"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+CERTAIN = pytest.mark.xfail(
+    reason="odds of a presence near 1 outweigh any strength: a certain concept takes cells that it does not fit",
+    strict=True,
+)
+
+
+@pytest.mark.parametrize("regions", ["official", pytest.param("competing", marks=[pytest.mark.slow, CERTAIN])])
+def test_what_goes_along_counts_for_nothing_where_it_alone_is_named(regions: Regions) -> None:
     others = [along(scene, target)[0] for scene, target in zip(SCENES, TARGETS, strict=True)]
     beside = []
     for number, concept in enumerate(COLOURS):
