@@ -163,7 +163,7 @@ def test_shares_are_root_odds_times_strength_over_all_and_the_rest(grid: tuple[i
     for i in range(2):
         for y in range(14):
             for x in range(14):
-                odds = [min(math.sqrt(p / (1 - p)), 1e3) if p < 1 else 1e3 for p in presence[i].double().tolist()]
+                odds = [min(math.sqrt(p / (1 - p)), 7.0) if p < 1 else 7.0 for p in presence[i].double().tolist()]
                 weighed = [o * float(strengths[i, q, y, x]) for q, o in enumerate(odds)]
                 for q in range(3):
                     fine[i, q, y, x] = weighed[q] / (REST_STRENGTH + sum(weighed))

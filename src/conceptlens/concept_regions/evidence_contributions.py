@@ -13,7 +13,9 @@ from conceptlens.cams.cell_evidence import CellEvidence
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-MAX_ROOT_ODDS = 1e3
+# No concept is surer than 98 %: presence is not calibrated finer than that, and a concept that were certain would take
+# cells that it does not fit.
+MAX_ROOT_ODDS = 7.0
 # How strong what has no name is in every cell, where 1 is an everyday word of even odds. With it the share of a photo
 # that belongs to no named concept is right on average on COCO photos, of whose categories half were named.
 REST_STRENGTH = 3.0
