@@ -15,7 +15,8 @@ from rich.console import Console
 from torch import Tensor
 
 import conceptlens as cl
-from conceptlens.concept_regions.competition import MIN_PLACE_CONTRAST, place_contrasts, rival_words
+from conceptlens.concept_regions.competing_explanation import MIN_PLACE_CONTRAST, place_contrasts
+from conceptlens.concept_regions.competition import rival_words
 from conceptlens.concepts.vocabulary import everyday_words
 from conceptlens.explainer.explain_json import explain_json, margin_json
 from conceptlens.explainer.html_report import report
