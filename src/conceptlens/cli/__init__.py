@@ -15,6 +15,7 @@ from conceptlens.cli.embed import embed
 from conceptlens.cli.evaluate import app as evaluate
 from conceptlens.cli.explain import contrast, explain
 from conceptlens.cli.fit import app as fit
+from conceptlens.cli.knowledge import knowledge
 from conceptlens.cli.models import calibrate, models
 from conceptlens.cli.options import SETTINGS, Command
 
@@ -28,7 +29,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-for command in (explain, contrast, discover, embed, analyze, search, models, calibrate, concepts, edit):
+for command in (explain, contrast, discover, embed, analyze, search, models, calibrate, concepts, knowledge, edit):
     app.command(cls=Command)(command)
 
 

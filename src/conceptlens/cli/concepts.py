@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 source_option = option_group("Where concepts come from")
 filter_option = option_group("Filters")
-API_URL, API_KEY = "https://api.openai.com/v1", "OPENAI_API_KEY"
 
 
 @answering
@@ -138,24 +136,13 @@ def _found(
     if ask is not None:
         if record is None:
             raise InputError("--ask needs --record FILE.jsonl, where replies are kept, so that nothing is asked twice")
-        key = None if key_from == "none" else key_from or API_KEY
-        fields = REQUEST if request is None else _fields(request)
-        return write_concepts(photos.classes, url or API_URL, ask, record, key, fields, replay)
+        key = None if key_from == "none" else key_from or shared.API_KEY
+        fields = REQUEST if request is None else shared.request_fields(request)
+        return write_concepts(photos.classes, url or shared.API_URL, ask, record, key, fields, replay)
     known = photos.annotation.attributes if photos.annotation else None
     if known is None:
         raise InputError(f"{photos.name} has no class attributes; give --from FILE, or --ask MODEL with --record FILE")
     return attribute_concepts(known.concepts, known.shares, f"the class attributes of {photos.name}", min_share=0.1)
-
-
-def _fields(text: str) -> dict[str, object]:
-    """Return the JSON object of `--request`."""
-    try:
-        found = json.loads(text)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise InputError(f"--request {text} is given; expected a JSON object, such as '{{\"temperature\": 0}}'")
-    return found
 
 
 def _scores(photos: LabelledSet, found: ConceptSet, vlm: str | None) -> Tensor | None:

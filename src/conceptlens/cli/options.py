@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,9 @@ from conceptlens.model.zoo import DEFAULT_MODEL as DEFAULT_MODEL
 if TYPE_CHECKING:
     from conceptlens.concept_regions.translator import Translator
     from conceptlens.model.backbone import Backbone
+
+
+API_URL, API_KEY = "https://api.openai.com/v1", "OPENAI_API_KEY"
 
 
 class Command(TyperCommand):
@@ -215,13 +219,27 @@ def load(
     from conceptlens.concepts.class_knowledge import read_knowledge
     from conceptlens.model.zoo import load_model
 
-    names = None
-    if class_names is not None:
-        text = read_text(class_names, "give --class-names a text file with one class name per line")
-        names = [line.strip() for line in text.splitlines() if line.strip()]
+    names = None if class_names is None else read_class_names(class_names, "--class-names")
     table = None if knowledge is None else read_knowledge(knowledge)
     model = load_model(name, pretrained=pretrained, weights=weights, class_names=names, device=device, **options)
     return model if table is None else replace(model, knowledge=table)
+
+
+def read_class_names(file: Path, option: str) -> list[str]:
+    """Return the class names of a text file, one per line; `option` is what the file was given as."""
+    text = read_text(file, f"give {option} a text file with one class name per line")
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def request_fields(text: str) -> dict[str, object]:
+    """Return the JSON object of `--request`."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(f"--request {text} is given; expected a JSON object, such as '{{\"temperature\": 0}}'")
+    return found
 
 
 def load_branch(folder: Path | None) -> Translator | None:

@@ -17,8 +17,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from conceptlens.bottleneck.concept_writing.chat import ChatEndpoint
 from conceptlens.concepts.concept_set import ConceptSet, collect
+from conceptlens.io.chat import ChatEndpoint, check_questions, without_thoughts
 from conceptlens.io.errors import InputError
 from conceptlens.io.progress import progress
 
@@ -49,7 +49,6 @@ REQUEST: Mapping[str, object] = MappingProxyType({"temperature": 0.7, "max_token
 TIMEOUT, MAX_RETRIES = 60.0, 4  # seconds for one answer; requests sent again
 _MARK = re.compile(r"^(?:[-*+•·‣–—]|\(?\d{1,3}(?:\)|\.(?=\s)))\s*")
 _ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
-_THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 
 def write_concepts(
@@ -115,7 +114,7 @@ def parse_answer(text: str, cut: bool = False) -> tuple[str, ...]:
     Returns:
         Labels in their order, in the spelling of their first mention.
     """
-    lines = [line.strip() for line in _THOUGHT.sub("", text).splitlines() if line.strip()]
+    lines = [line.strip() for line in without_thoughts(text).splitlines() if line.strip()]
     lines = lines[:-1] if cut else lines
     listed = [line for line in lines if _MARK.match(line)] or lines
     labels: dict[str, str] = {}
@@ -157,16 +156,7 @@ def _ready(url: str, key_from: str | None, record: Path) -> ChatEndpoint:
 
 
 def _questions(classes: Sequence[str], model: str, request: Mapping[str, object]) -> Iterator[ChatPrompt]:
-    names = [] if isinstance(classes, str) else list(dict.fromkeys(classes))
-    if not names or not all(isinstance(name, str) and name.strip() for name in names):
-        raise InputError(f"classes are {classes!r}; give a list of names, none of them blank")
-    if not model:
-        raise InputError("the model's name is empty; give the name by which its server calls it")
-    try:
-        json.dumps(dict(request), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"the request's fields are {dict(request)} ({error}); give what JSON can hold") from None
-    for name in names:
+    for name in check_questions(classes, model, request):
         for prompt, text in WRITER_PROMPTS.items():
             message = {"role": "user", "content": text.replace("{}", name)}
             body = {"model": model, "messages": [message], **request}
@@ -175,21 +165,9 @@ def _questions(classes: Sequence[str], model: str, request: Mapping[str, object]
 
 def _answer(endpoint: ChatEndpoint, question: ChatPrompt, record: Path) -> dict[str, Any]:
     """Send a request, check the answer and record it; the line is on the disk before the next request."""
-    reply = endpoint.ask(question.body)
-    try:
-        choice = reply["choices"][0]
-        text, finish = choice["message"].get("content") or "", choice.get("finish_reason")
-    except (KeyError, IndexError, TypeError, AttributeError):
-        answer = json.dumps(reply)[:200]
-        raise InputError(
-            f"{endpoint.address} answers {answer} for {question}; expected choices with a message"
-        ) from None
-    if not isinstance(text, str) or (finish == "length" and not text.strip()):
-        raise InputError(
-            f"{endpoint.address} answers no text for {question} ({finish}); allow more tokens (request, --request)"
-        )
+    reply = endpoint.reply(question.body, question)
     line = {"key": question.key, "class": question.class_name, "prompt": question.prompt, "sample": question.sample}
-    line |= {"request": question.body, "answer": text, "finish": finish, "model": reply.get("model")}
+    line |= {"request": question.body, "answer": reply.text, "finish": reply.finish, "model": reply.model}
     _append(record, json.dumps(line).encode() + b"\n")
     return line
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
@@ -15,6 +16,50 @@ if TYPE_CHECKING:
     from openai import APIStatusError, OpenAI
 
 COMPLETIONS = "/chat/completions"
+_THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+
+
+def check_questions(classes: Sequence[str], model: str, request: Mapping[str, object]) -> list[str]:
+    """Return the names of classes to ask a language model about, each once.
+
+    Args:
+        classes: Names of classes.
+        model: The model's name at its address.
+        request: The other fields of each request.
+
+    Raises:
+        InputError: A name is blank or there is none, the model has no name, or JSON cannot hold the fields.
+    """
+    names = [] if isinstance(classes, str) else list(dict.fromkeys(classes))
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise InputError(f"classes are {classes!r}; give a list of names, none of them blank")
+    if not model:
+        raise InputError("the model's name is empty; give the name by which its server calls it")
+    try:
+        json.dumps(dict(request), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the request's fields are {dict(request)} ({error}); give what JSON can hold") from None
+    return names
+
+
+def without_thoughts(text: str) -> str:
+    """Return an answer without what the model thought aloud (`<think>`)."""
+    return _THOUGHT.sub("", text)
+
+
+@dataclass(frozen=True)
+class ChatReply:
+    """What a language model answered.
+
+    Args:
+        text: Its answer.
+        finish: Why it ended: "length" where it was cut.
+        model: What the server calls the model.
+    """
+
+    text: str
+    finish: str | None
+    model: str | None
 
 
 @dataclass(frozen=True)
@@ -121,6 +166,31 @@ class ChatEndpoint:
                 f"{self.address} answers {self._message(text)!r}; expected a JSON object; check the address"
             )
         return found
+
+    def reply(self, body: Mapping[str, Any], question: object) -> ChatReply:
+        """Return the text of the server's answer to a request.
+
+        Args:
+            body: The request: `model`, `messages`, and what else the server takes.
+            question: What the request is for, in messages.
+
+        Raises:
+            InputError: The server cannot be reached, refuses, or answers no text.
+        """
+        found = self.ask(body)
+        try:
+            choice = found["choices"][0]
+            text, finish = choice["message"].get("content") or "", choice.get("finish_reason")
+        except (KeyError, IndexError, TypeError, AttributeError):
+            answer = json.dumps(found)[:200]
+            raise InputError(
+                f"{self.address} answers {answer} for {question}; expected choices with a message"
+            ) from None
+        if not isinstance(text, str) or (finish == "length" and not text.strip()):
+            raise InputError(
+                f"{self.address} answers no text for {question} ({finish}); allow more tokens (request, --request)"
+            )
+        return ChatReply(text, finish, found.get("model"))
 
     def _client(self) -> OpenAI:
         """Return a client that follows no redirect: the key would go along to wherever it leads."""
