@@ -29,10 +29,10 @@ def cell_shares(
     """Return how much of each cell belongs to each concept; what is left of a cell belongs to none of them.
 
     `m_t(u) = o_t r_t(u) / (3 + sum_s o_s r_s(u))`, with the square root of the odds of presence
-    `o_t = sqrt(p_t / (1 - p_t))`, since presence says that a concept is in the photo, not in this cell, and the
-    strength `r_t` of its region, 1 where it fits no better than an everyday word; 3 is `REST_STRENGTH`. So a concept
-    that is likely in the photo takes what fits it, one that is not takes nothing, concepts at the same place share it,
-    and a cell that fits none of them belongs to none.
+    `o_t = sqrt(p_t / (1 - p_t))`, at most 7, since presence says that a concept is in the photo, not in this cell, and
+    the strength `r_t` of its region, 1 where it fits no better than an everyday word; 3 is `REST_STRENGTH`. So a
+    concept that is likely in the photo takes what fits it, one that is not takes nothing, concepts at the same place
+    share it, and a cell that fits none of them belongs to none.
 
     Args:
         strengths: Strengths of the regions, 0 or more.
