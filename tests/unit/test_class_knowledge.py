@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 import conceptlens as cl
 from conceptlens.concepts.class_knowledge import RATES, UNNAMED_RATE, imagenet_knowledge
 from conceptlens.concepts.vocabulary import CONCEPT_TYPES, ConceptName, base_rate, everyday_words, vocabulary
-from conceptlens.model.class_concepts import link_classes, rate_of
+from conceptlens.model.class_concepts import ClassLink, link_classes, rate_of
+from conceptlens.model.class_differences import class_differences
 from tolerance import assert_agree
 
 TABLE = """# Three classes of a user.
@@ -123,6 +125,36 @@ def test_the_implied_probability_is_the_mean_over_classes(table: Path) -> None:
             expected = duck * float(known.rates[0, c]) + car * float(known.rates[1, c])
             assert float(implied[i, c]) == pytest.approx(expected, abs=1e-6)
     assert_agree(known.linked_probability(logits), logits.softmax(1)[:, :2].sum(1))
+
+
+LIKENESSES = """class\tkinds\talways\toften\tsometimes
+house cat, mog\thouse cat > cat > animal\tfur; head\tstriped fur; wall; grey; blue bow:part\tgreen
+wild cat\twild cat > cat > animal\tfur; head; tree; green\tred nose:part\tgrey; snow
+dog\tdog > animal\tfur; head; tree; green\tred nose:part; grey\tsnow
+pup\tpup > dog > animal\ttree; fur; head; green\tnose; grey\tsnow; red nose:part
+"""
+
+
+def test_classes_differ_by_what_one_often_shows_and_the_other_hardly_ever(tmp_path: Path) -> None:
+    file = tmp_path / "likenesses.tsv"
+    file.write_text(LIKENESSES)
+    known = link_classes(["mog", "wild cat", "dog", "pup"], cl.read_knowledge(file))
+
+    def labels(target: str | int, against: str | int, count: int = 6) -> list[list[str]]:
+        return [[concept.label for concept in side] for side in class_differences(known, target, against, count)]
+
+    # Of equal ones, words without a base rate stand first, then the rarer ones. "fur" and "cat" are shared, "grey" and
+    # "green" are sometimes shown by the other, and a class's own names say nothing.
+    assert labels("mog", "wild cat") == [["blue bow", "striped fur", "wall"], ["tree", "green", "red nose"]]
+    assert labels(0, 1, count=1) == [["blue bow"], ["tree"]]
+    assert labels("wild cat", "mog") == labels("mog", "wild cat")[::-1]
+    assert labels("wild cat", "dog") == [["cat"], []]  # "animal" is shared, "grey" is sometimes shown by the wild cat
+    assert labels("mog", "dog")[0][0] == "cat"
+    assert labels("dog", "pup") == [[], []]  # a red nose is a nose, so "nose" tells the pup from nobody
+    one = replace(known, links=(*known.links[:3], ClassLink("c7", "", "none", 0.0)))
+    assert class_differences(one, "mog", "c7") == class_differences(one, "c7", "mog") == ((), ())
+    with pytest.raises(cl.InputError, match="moog"):
+        class_differences(known, "moog", "dog")
 
 
 class Linear(nn.Module):

@@ -50,6 +50,7 @@ def test_everything_given_is_shown_with_its_own_numbers(observation: cl.Observat
         assert image["questions"][3]["contribution"] == pytest.approx(float(named.contributions[i, 1]))
         assert len(image["contrast"]["references"]) == 2
         assert (image["target"]["name"], image["against"]["name"]) == ("tiger cat", "espresso")
+        assert image["differences"].startswith("Photos of tiger cat, not of espresso, usually show: ")
         assert "cl.Contrast" in image["command"] or "Contrast(" in image["command"]
 
 

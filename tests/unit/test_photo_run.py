@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 import conceptlens as cl
 from branches import PLAIN, branch_of
 from conceptlens.concepts.vocabulary import parse_concepts
-from conceptlens.explainer.answer_words import answered_otherwise, other_answer
+from conceptlens.explainer.answer_words import answered_otherwise, differences, other_answer
 from conceptlens.explainer.explain_json import contrast_json, explain_json
 from conceptlens.explainer.page_content import page_content
 from conceptlens.explainer.photo_result import PhotoResult
@@ -93,6 +94,38 @@ def test_a_photo_answered_with_neither_class_says_so_and_is_counted(model: cl.Ba
     assert page["answered_otherwise"] == answered_otherwise(found)
     assert [one["other_answer"] for one in page["images"]] == ["", other_answer(found[1])]
     assert page["images"][1]["compared"] == [numbers[1]["against"]]
+
+
+def test_what_photos_of_two_classes_usually_show_is_said(
+    model: cl.Backbone, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (one, *_) = asked(model, target="espresso", against="cup", concepts=parse_concepts("cat"), for_page=True)
+    entry = explain_json([one], [])["images"][0]
+    assert set(entry["differs_by"]) == {"target", "against"}
+    assert "coffee" in entry["differs_by"]["target"]
+    assert "tea" in entry["differs_by"]["against"]
+    said = differences(one)
+    assert said.startswith("Photos of espresso, not of cup, usually show: coffee, ")
+    assert "; the other way round: tea, " in said
+    assert page_content([one])["images"][0]["differences"] == said
+    print_result(one)
+    assert said in " ".join(capsys.readouterr().out.split())
+    turned = replace(one, differs_by=((), one.differs_by[0]))  # pyright: ignore[reportOptionalSubscript]
+    assert differences(turned).startswith("Photos of cup, not of espresso, usually show: coffee, ")
+    assert differences(turned).endswith("the other way round: nothing known")
+    alike = "Photos of espresso and of cup: nothing is known to tell them apart"
+    assert differences(replace(one, differs_by=((), ()))) == alike
+    (alone, *_) = asked(model, concepts=parse_concepts("cat"))
+    assert alone.differs_by is None
+    assert "differs_by" not in explain_json([alone], [])["images"][0]
+
+
+def test_nothing_is_said_of_classes_without_knowledge(model: cl.Backbone) -> None:
+    names = model.class_names or ()
+    unknown = replace(model, class_names=[*names[:-1], "c999"])
+    (one, *_) = asked(unknown, target="espresso", against="c999", concepts=parse_concepts("cat"))
+    assert (one.differs_by, differences(one)) == (None, "")
+    assert explain_json([one], [])["images"][0]["differs_by"] is None
 
 
 def test_a_class_that_is_not_the_answer_is_explained_with_a_word_about_it(model: cl.Backbone) -> None:

@@ -548,6 +548,7 @@ def test_several_images_are_chosen_from_a_strip(open_report: Open) -> None:
     other["questions"] = [a_question("class", "beagle", bump(0.9, 0.9), 4.0)]
     other["target"], other["contrast"] = a_class(7, "beagle", 4.0, 0.5), None
     other["against"] = a_class(8, "basset", 3.0, 0.2)
+    other["differences"] = "Photos of beagle, not of basset, usually show: a <b>; the other way round: nothing known"
     tab = open_report(a_report(an_image(), other))
     choose(tab, 2)
     before = pixels(tab)
@@ -555,12 +556,14 @@ def test_several_images_are_chosen_from_a_strip(open_report: Open) -> None:
     shown(tab, 1)
     assert tab.locator("#answer").inner_text() == "beagle"
     assert tab.locator("#rather").inner_text() == "50%, rather than basset (20%)"
+    assert tab.locator("#differences").inner_text() == f"{other['differences']}."
     assert tab.locator("tbody tr").count() == 1
     assert (pixels(tab) != before).any()
     tab.locator("#photo-list input").nth(1).focus()
     tab.keyboard.press("ArrowLeft")
     shown(tab, 0)
     assert tab.locator("#answer").inner_text() == "tabby"
+    assert not tab.locator("#differences").is_visible()
 
 
 @pytest.mark.parametrize("width", [1280, 390])

@@ -114,6 +114,19 @@ class ClassKnowledge:
         return found
 
 
+def is_broader(concept: ConceptName, other: ConceptName, broader: Mapping[str, frozenset[str]]) -> bool:
+    """Whether `concept` is a broader kind of `other`, or a part that `other` describes more closely.
+
+    Args:
+        concept: A concept, such as the part *ear*.
+        other: Another, such as the part *pointed ear*.
+        broader: The broader kinds of each kind, as `ClassKnowledge.broader` has them.
+    """
+    if concept.label in broader.get(other.label, frozenset()):
+        return True
+    return concept.type == other.type == "part" and other.label.endswith(f" {concept.label}")
+
+
 @cache
 def imagenet_knowledge() -> ClassKnowledge:
     """Return what photos of the 1000 classes of ImageNet-1k show, as written for this package.

@@ -1,4 +1,4 @@
-"""Sentences about photos whose answer is none of the classes asked about, the same for terminal and page."""
+"""Sentences about the classes asked about and the model's answer, the same for terminal and page."""
 
 from __future__ import annotations
 
@@ -39,6 +39,27 @@ def answered_otherwise(results: Sequence[PhotoResult]) -> str:
     classes = _none_of(1 + len(other[0].compared)) or f"another class than {other[0].target.short_name}"
     of = f"{len(other)} of {len(results)} photo{'s' * (len(results) != 1)}"
     return f"{of} {'is' if len(other) == 1 else 'are'} answered with {classes}"
+
+
+def differences(result: PhotoResult) -> str:
+    """Say what photos of the target and of the class compared with usually show; it is not said of the model.
+
+    Args:
+        result: One explained photo.
+
+    Returns:
+        Such as "Photos of espresso, not of cup, usually show: coffee; the other way round: tea"; empty where no two
+        classes are compared or nothing is known of one of them.
+    """
+    if result.target is None or result.against is None or result.differs_by is None:
+        return ""
+    names = (result.target.short_name, result.against.short_name)
+    if not any(result.differs_by):
+        return f"Photos of {names[0]} and of {names[1]}: nothing is known to tell them apart"
+    (one, shown), (other, reverse) = sorted(zip(names, result.differs_by, strict=True), key=lambda side: not side[1])
+    words = ", ".join(concept.label for concept in shown)
+    back = ", ".join(concept.label for concept in reverse) or "nothing known"
+    return f"Photos of {one}, not of {other}, usually show: {words}; the other way round: {back}"
 
 
 def percent(share: float) -> str:

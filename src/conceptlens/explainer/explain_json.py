@@ -71,7 +71,7 @@ def _opening(result: PhotoResult) -> dict[str, Any]:
 
 
 def _explained(result: PhotoResult) -> dict[str, Any]:
-    against = {} if result.against is None else {"against": prediction_json(result.against)}
+    against = {} if result.against is None else _other_class(result)
     concepts = result.concepts
     if concepts is None:
         return {**_opening(result), **against, "concepts": []}
@@ -83,6 +83,15 @@ def _explained(result: PhotoResult) -> dict[str, Any]:
         "margin": margin_json(concepts),
     }
     return {**_opening(result), **against, **made, "concepts": concepts_json(concepts)}
+
+
+def _other_class(result: PhotoResult) -> dict[str, Any]:
+    """Return the class that the target is compared with, and what photos of the two are known to differ by."""
+    differs_by = None
+    if result.differs_by is not None:
+        sides = zip(("target", "against"), result.differs_by, strict=True)
+        differs_by = {side: [concept.label for concept in concepts] for side, concepts in sides}
+    return {"against": prediction_json(result.against), "differs_by": differs_by}
 
 
 def contrasted_json(result: PhotoResult) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from conceptlens.cams.finer_cam import LINEAR, ContrastSweep
 from conceptlens.explainer.discovered_rows import DISCOVERED
 from conceptlens.explainer.explain_json import regions_of
 from conceptlens.explainer.page_content import page_content
-from conceptlens.explainer.photo_result import PhotoResult
+from conceptlens.explainer.photo_result import PhotoResult, known_differences
 from conceptlens.explainer.report_page import write_page
 from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.io.images import fingerprint, jpeg, read_image, upright
@@ -84,6 +84,7 @@ def _observed(observation: Observation, explained: list[Explanation]) -> list[Ph
                 explanations=tuple(e.of(i) for e in explained),
                 target=target or (top[0] if top else None),
                 against=against,
+                differs_by=known_differences(observation.model, target, against),
                 predictions=top,
                 photo=jpeg(_photo(observation, i)),
                 command="\n".join(_code(observation, explained, i)),

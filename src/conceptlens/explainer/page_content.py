@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.concept_regions.competing_explanation import is_competing
-from conceptlens.explainer.answer_words import answered_otherwise, other_answer
+from conceptlens.explainer.answer_words import answered_otherwise, differences, other_answer
 from conceptlens.explainer.explain_json import (
     branch_of,
     concepts_json,
@@ -59,6 +59,7 @@ def _shown(result: PhotoResult) -> dict[str, Any]:
         "layer": result.layer,
         "target": prediction_json(result.target),
         "against": prediction_json(result.against),
+        "differences": differences(result),
         "compared": [prediction_json(p) for p in result.compared],
         "predicted": prediction_json(result.predicted),
         "answered": result.answered,

@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from conceptlens.model.class_differences import class_differences
+
 if TYPE_CHECKING:
     from conceptlens.cams.finer_cam import ContrastMaps
+    from conceptlens.concepts.vocabulary import ConceptName
+    from conceptlens.model.observation import Runnable
     from conceptlens.model.predictions import Prediction
     from conceptlens.record import Explanation, ImageInfo
 
@@ -31,6 +35,8 @@ class PhotoResult:
         explanations: Explanations of this photo alone, each a batch of one.
         target: The class that is explained; `None` for a model without classes.
         against: The other class of a comparison of two.
+        differs_by: What photos of `target` usually show and those of `against` do not, and the other way round; `None`
+            without `against`, and where nothing is known of one of them.
         predictions: The classes with the highest logits.
         references: The classes that the contrast subtracts.
         gamma: The strength of the contrast.
@@ -47,6 +53,7 @@ class PhotoResult:
     explanations: tuple[Explanation, ...]
     target: Prediction | None = None
     against: Prediction | None = None
+    differs_by: tuple[tuple[ConceptName, ...], tuple[ConceptName, ...]] | None = None
     predictions: tuple[Prediction, ...] = ()
     references: tuple[ReferenceClass, ...] = ()
     gamma: float = 0.0
@@ -94,3 +101,21 @@ class PhotoResult:
 
     def _of_kind(self, kind: str) -> Explanation | None:
         return next((e for e in self.explanations if kind in e.target_kinds), None)
+
+
+def known_differences(
+    model: Runnable, target: Prediction | None, against: Prediction | None
+) -> tuple[tuple[ConceptName, ...], tuple[ConceptName, ...]] | None:
+    """Return what class knowledge says of two classes, for `PhotoResult.differs_by`.
+
+    Args:
+        model: The model whose classes they are.
+        target: The class that is explained.
+        against: The other class of a comparison of two.
+    """
+    known = None if target is None or against is None else model.class_concepts
+    if known is None or target is None or against is None:
+        return None
+    if "none" in (known.links[target.index].way, known.links[against.index].way):
+        return None
+    return class_differences(known, target.index, against.index)

@@ -16,7 +16,7 @@ from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.explainer.calibration import ScoreCalibration
 from conceptlens.explainer.discovered_rows import DISCOVERED
 from conceptlens.explainer.explain import Contribution, Regions, explain
-from conceptlens.explainer.photo_result import PhotoResult, ReferenceClass
+from conceptlens.explainer.photo_result import PhotoResult, ReferenceClass, known_differences
 from conceptlens.explainer.presence import MIN_PRESENCE
 from conceptlens.io.errors import Failure, InputError, InputTypeError
 from conceptlens.io.images import jpeg, read_image
@@ -213,6 +213,7 @@ def _results(observation: Observation, options: ExplainOptions) -> Iterator[Phot
             ),
             target=targets[i],
             against=others[i],
+            differs_by=known_differences(observation.model, targets[i], others[i]),
             predictions=predictions(observation, i),
             photo=jpeg(photo) if options.for_page and photo is not None else b"",
             settings={"rule": options.rule},

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from conceptlens.concept_regions.concept_scores import MAX_TEXT_COSINE
+from conceptlens.concepts.class_knowledge import is_broader
 from conceptlens.concepts.vocabulary import CONCEPT_TYPES, ConceptName, base_rate
 from conceptlens.model.class_concepts import ClassConcepts, known_words, rate_of
 
@@ -253,9 +254,9 @@ def present_concepts(
             kinds = [index[kind] for kind in broader.get(concept.label, ()) if kind in index]
             if probability[i] < MIN_NARROWER_PRESENCE and any(probability[kind] >= MIN_PRESENCE for kind in kinds):
                 continue
-            if any(_is_broader(concept, concepts[other], broader) for other in kept):
+            if any(is_broader(concept, concepts[other], broader) for other in kept):
                 continue
-            wider = [n for n, other in enumerate(kept) if _is_broader(concepts[other], concept, broader)]
+            wider = [n for n, other in enumerate(kept) if is_broader(concepts[other], concept, broader)]
             if wider:  # the narrower one takes the place of the broader
                 kept = [i if n == wider[0] else other for n, other in enumerate(kept) if n not in wider[1:]]
                 continue
@@ -265,10 +266,3 @@ def present_concepts(
                 kept.append(i)
         rows.append(kept)
     return rows
-
-
-def _is_broader(concept: ConceptName, other: ConceptName, broader: Mapping[str, frozenset[str]]) -> bool:
-    """Whether `concept` is a broader kind of `other`, or a part that `other` describes more closely."""
-    if concept.label in broader.get(other.label, frozenset()):
-        return True
-    return concept.type == other.type == "part" and other.label.endswith(f" {concept.label}")

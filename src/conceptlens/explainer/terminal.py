@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from conceptlens.explainer.answer_words import other_answer
+from conceptlens.explainer.answer_words import differences, other_answer
 from conceptlens.explainer.explain_json import concepts_json, contrasted_json, margin_json
 from conceptlens.record.display import UNKNOWN
 
@@ -35,6 +35,8 @@ def print_result(result: PhotoResult, console: Console | None = None) -> None:
         console.print(_safe(_class_words(result.target) + against), highlight=False)
         if other := other_answer(result):
             console.print(f"[yellow]{_safe(other)}[/yellow]", highlight=False)
+        if words := differences(result):
+            console.print(_safe(words), highlight=False)
     console.print(f"[dim]{_safe(result.model)}, layer {_safe(result.layer)}[/dim]", highlight=False)
     concepts = result.concepts
     if concepts is not None and concepts.maps.shape[1] == 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
@@ -55,12 +55,14 @@ class ClassConcepts:
         rates: How often a photo of each class shows each concept, 0 to 1; 0 in the rows of classes without a link.
         links: How each class is linked.
         source: Where the table comes from.
+        broader: The broader kinds of each kind.
     """
 
     concepts: tuple[ConceptName, ...]
     rates: Float[Tensor, "class concept"]
     links: tuple[ClassLink, ...]
     source: str
+    broader: Mapping[str, frozenset[str]] = field(default_factory=dict, repr=False)
     _kept: KeptRows = field(default_factory=KeptRows, init=False, repr=False)
 
     @property
@@ -159,7 +161,8 @@ def link_classes(class_names: Sequence[str], knowledge: ClassKnowledge) -> Class
             own = index.get(_plain(class_names[number]))
             if own is not None:
                 rates[number, own] = 1.0
-    return ClassConcepts(knowledge.concepts, rates, tuple(link for _, link in found), knowledge.source)
+    links = tuple(link for _, link in found)
+    return ClassConcepts(knowledge.concepts, rates, links, knowledge.source, knowledge.broader)
 
 
 def _plain(name: str) -> str:

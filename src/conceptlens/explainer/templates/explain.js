@@ -378,7 +378,7 @@
 
   /** The class that is explained and those it is compared with; the model's answer, where it is none of them. */
   function showHeadline() {
-    const { name, target, against, compared = against === null ? [] : [against], other_answer: other = "" } = image();
+    const { name, target, against, compared = against === null ? [] : [against], other_answer: other = "", differences = "" } = image();
     const likely = (one) => `${one.short_name} (${percent(one.probability)})`;
     const answer = other || (target === null ? name : target.short_name);
     Object.assign(find("answer"), { textContent: answer, title: target === null || other ? "" : fullName(target) });
@@ -386,6 +386,7 @@
     const asked = other ? `Shown is what speaks for ${likely(target)}` : share;
     const rather = compared.length > 0 ? `${asked}, rather than ${list(compared.map(likely))}` : other ? asked : "";
     Object.assign(find("rather"), { textContent: rather, title: compared.map(fullName).join("; "), hidden: rather === "" });
+    Object.assign(find("differences"), { textContent: differences && `${differences}.`, hidden: differences === "" });
   }
 
   function prediction(one, isTarget) {
