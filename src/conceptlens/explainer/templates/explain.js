@@ -245,9 +245,10 @@
     const spot = locationOf(question());
     const words = locationWords(spot);
     const ring = find("peak");
-    ring.hidden = words === "nowhere" || state.opacity === 0;
+    ring.hidden = words === "nowhere" || question().place_vague === true || state.opacity === 0;
     if (!ring.hidden) [ring.style.left, ring.style.top] = spot.peak.map((share) => `${100 * share}%`);
-    const where = words === "nowhere" ? " has no evidence in this photo." : ` peaks at the ${words}; half the peak or more on ${percent(spot.area)} of the photo.`;
+    const unclear = " has no clear place: its map is hardly told from its surroundings, or its texts are read by what does not know where parts are.";
+    const where = words === "nowhere" ? " has no evidence in this photo." : question().place_vague ? unclear : ` peaks at the ${words}; half the peak or more on ${percent(spot.area)} of the photo.`;
     const { name, detail } = titleOf(question());
     find("caption").replaceChildren(make("b", { textContent: name }), isLive(question()) ? ` ${detail}` : "", where, mapWords(question()));
   }
@@ -550,8 +551,8 @@
       element.classList.toggle("chosen", index === state.question);
       element.querySelector("input").checked = index === state.question;
       const share = words === "nowhere" ? [] : [make("small", { textContent: `${percent(spot.area)} of the photo` })];
-      const vague = item.place_vague && share.length > 0 ? [make("small", { className: "vague", textContent: "no clear place" })] : [];
-      element.querySelector(".where").replaceChildren(words, ...share, ...vague);
+      const vague = item.place_vague && share.length > 0;
+      element.querySelector(".where").replaceChildren(...(vague ? ["no clear place"] : [words, ...share]));
       element.querySelector("[data-name=score]").textContent = number(scoreOf(item));
       paintThumb(element.querySelector("canvas"), item);
     }
