@@ -18,6 +18,7 @@ from conceptlens.io.fingerprint import settings_fingerprint, texts_fingerprint, 
 from conceptlens.io.saved_folder import CONFIG, FolderFormat
 from conceptlens.model.encoders import ClassifierText, knows
 from conceptlens.model.observation import Observation
+from conceptlens.model.own_weights import check_own_weights
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -193,16 +194,11 @@ class Translator:
         Raises:
             InputError: For a model with other weights, of whatever name.
         """
-        if model in self._known:
-            return
-        found = weights_fingerprint(model.module)
-        if found != self.model_identity:
-            raise InputError(
-                f"this branch was trained for {self.model} with weights {self.model_identity}, and {model.name} with "
-                f"weights {found} was given; load that model in the precision it was trained in, or fit a branch for "
-                "this one with conceptlens fit ce-fam"
-            )
-        self._known.add(model)
+        remedy = (
+            "load that model in the precision it was trained in, or "
+            "fit a branch for this one with conceptlens fit ce-fam"
+        )
+        check_own_weights(model, self.model_identity, self._known, f"this branch was trained for {self.model}", remedy)
 
     def save(self, folder: str | Path) -> Path:
         """Write `branch.safetensors` and `config.json`, each atomically, and return the folder.

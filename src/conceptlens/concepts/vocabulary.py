@@ -63,7 +63,7 @@ def vocabulary() -> tuple[ConceptName, ...]:
 
 @cache
 def everyday_words() -> tuple[ConceptName, ...]:
-    """Return the everyday words of the vocabulary, which compete for the cells of a photo (see `compete`).
+    """Return the everyday words of the vocabulary, of which every fourth competes for the cells of a photo.
 
     Returns:
         About 1400 names with their types; hardly any is a kind of another.

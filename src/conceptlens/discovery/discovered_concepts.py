@@ -16,8 +16,8 @@ from conceptlens.discovery.concept_places import Place, Suggestion
 from conceptlens.discovery.discovered_folder import read_folder, write_folder
 from conceptlens.discovery.factorisation import coefficients, shares
 from conceptlens.io.errors import InputError
-from conceptlens.io.fingerprint import weights_fingerprint
 from conceptlens.model.observation import check_observation
+from conceptlens.model.own_weights import check_own_weights
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -119,16 +119,10 @@ class DiscoveredConcepts:
         Raises:
             InputError: For a model with other weights, of whatever name.
         """
-        if model in self._known:
-            return
-        found = weights_fingerprint(model.module)
-        if found != self.model_identity:
-            raise InputError(
-                f"these concepts were discovered in {self.model} with weights {self.model_identity}, and {model.name} "
-                f"with weights {found} was given; load that model, or discover concepts in this one with "
-                "conceptlens discover"
-            )
-        self._known.add(model)
+        remedy = "load that model, or discover concepts in this one with conceptlens discover"
+        check_own_weights(
+            model, self.model_identity, self._known, f"these concepts were discovered in {self.model}", remedy
+        )
 
     def named(self, names: Mapping[int, str] | str, where: str = "the names given") -> DiscoveredConcepts:
         """Return the same concepts with some of their names changed.

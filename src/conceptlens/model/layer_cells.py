@@ -17,8 +17,8 @@ from conceptlens.model.model_input import ModelInput
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-# The cells that a module has for an empty input, for each layer, size and state of its weights.
-_EMPTY: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], Tensor]] = WeakKeyDictionary()
+# The cells that a module has for an empty input: the state of its weights, and the cells for each layer and size.
+_EMPTY: WeakKeyDictionary[nn.Module, tuple[int, dict[tuple[object, ...], Tensor]]] = WeakKeyDictionary()
 
 
 def layer_cells(
@@ -78,8 +78,10 @@ def empty_cells(model: Backbone, given: ModelInput, layer: str) -> Float[Tensor,
     tensors = chain(model.module.parameters(), model.module.buffers())
     changes = sum(0 if tensor.is_inference() else tensor._version for tensor in tensors)
     one = given.images[:1]
-    key = (layer, tuple(one.shape), one.dtype, one.device, changes)
-    known = _EMPTY.setdefault(model.module, {})
+    key = (layer, tuple(one.shape), one.dtype, one.device)
+    if model.module not in _EMPTY or _EMPTY[model.module][0] != changes:
+        _EMPTY[model.module] = (changes, {})  # what was kept of other weights serves no more
+    known = _EMPTY[model.module][1]
     if key not in known:
         known[key] = input_cells(model, ModelInput(torch.zeros_like(one)), [layer])[layer]
     return known[key].expand(len(given.images), -1, -1, -1)
