@@ -25,6 +25,8 @@ import torch
 from torch import Tensor
 
 import conceptlens as cl
+from conceptlens.concept_regions.concept_scores import score_concepts
+from conceptlens.concepts.vocabulary import everyday_words
 from conceptlens.explainer.calibration import ScoreCalibration, calibrate_presence, find_calibration
 from conceptlens.explainer.photo_run import ExplainOptions, explain_photos, observe_labelled
 from conceptlens.io.errors import Failure
@@ -76,6 +78,27 @@ def judged(model: cl.Backbone, photos: Sequence[JudgedPhoto]) -> dict[str, objec
         "first_judged": len(first),
         "shown": float(np.mean(counts)),
         "calibration_error": calibration_error(presence, truth),
+    }
+
+
+def listed_by_z_score(model: cl.Backbone, photos: Sequence[JudgedPhoto], top: int = 8) -> dict[str, object]:
+    """Return how many of the everyday words with the highest z-scores are in the photo: names without presence."""
+    calibration, language, words = find_calibration(model), model.language, everyday_words()
+    assert calibration is not None
+    clear, first, unjudged = [], [], 0
+    for photo in photos:
+        scored = score_concepts(model.observe(photo.file), language, words)
+        z_scores = calibration.z_scores(scored.scores.cpu(), scored.text_vectors.cpu(), language)
+        labels = [words[i].label for i in scored.top_indices(top, z_scores)[0].tolist()]
+        clear += [label in photo.present for label in labels if label in photo.present | photo.absent]
+        first += [labels[0] in photo.present] if labels[0] in photo.present | photo.absent else []
+        unjudged += sum(label not in photo.present | photo.absent | photo.unclear for label in labels)
+    return {
+        "named_right": float(np.mean(clear)),
+        "clearly_judged": len(clear),
+        "unjudged": unjudged,
+        "first_right": float(np.mean(first)),
+        "first_judged": len(first),
     }
 
 
@@ -135,6 +158,7 @@ def main() -> None:
     asked = parser.parse_args()
     model = cl.load_model()
     names = {part: judged(model, judged_photos(part)) for part in ("fit", "choose", "test")}
+    by_z_score = listed_by_z_score(model, judged_photos("test"))
     fitted = fitted_on_train(model)
     categories = coco(model, fitted)
     contributions = effects(model, COCO)
@@ -158,6 +182,7 @@ def main() -> None:
         "model": model.name,
         "figures": figures,
         "judged": names,
+        "test_by_z_score": by_z_score,
         "coco": categories,
         "effects": contributions,
         "random_directions": {

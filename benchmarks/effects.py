@@ -5,7 +5,9 @@
 The effect of a concept: its mask in the photo is filled, once with the photo's mean colour and once with its blurred
 surroundings, and the mean fall of the class's log-probability (of the margin, where two classes are compared) counts.
 Photos of COCO with three categories or more that cover at least 1 % of what the model sees; the categories are the
-concepts that are asked for. `effect_correlation` is Spearman's, per photo, then the mean over photos.
+concepts that are asked for. `effect_correlation` is Spearman's, per photo, then the mean over photos. Two ways say what
+contributions lack: `true_sizes` keeps their places and makes each category as large as it is, `true_places` keeps their
+sizes.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import conceptlens as cl
 from conceptlens.cams.cell_evidence import cell_evidence
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.data.masked_set import MaskedPhoto
+from conceptlens.explainer.class_evidence import named_shares
 from conceptlens.model.encoders import ClassifierText
 from conceptlens.statistics.bootstrap import bootstrap_difference, bootstrap_mean
 
@@ -130,7 +133,19 @@ def said_by_all_ways(
         "presence": by_default.presence,
     }  # NaN for a category that the model does not know, which then counts for nothing
     said = {name: values[0].nan_to_num() for name, values in tensors.items() if values is not None}
-    return {**said, "size": masks.float().mean((1, 2)), "true_mask": (inside * evidence.cells[0]).sum((1, 2))}
+    shares = named_shares(by_default, (inside.shape[1], inside.shape[2]), named=True)[0]
+    places = {
+        "true_mask": inside,
+        "true_sizes": _of_size(shares, inside),
+        "true_places": _of_size(inside, shares),
+    }
+    by_place = {name: (place * evidence.cells[0]).sum((1, 2)) for name, place in places.items()}
+    return {**said, "size": masks.float().mean((1, 2)), **by_place}
+
+
+def _of_size(places: Tensor, sizes: Tensor) -> Tensor:
+    """Return shares of cells, each made as large in all as its counterpart; what has no place stays at 0."""
+    return places * sizes.sum((1, 2), keepdim=True) / places.sum((1, 2), keepdim=True).clamp_min(1e-9)
 
 
 def summary(rows: list[Effects]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from skimage import data
 import conceptlens as cl
 from conceptlens.cli import app
 from conceptlens.render import panel
+from trust_pictures import trust_pictures
 
 IMAGES = Path("docs") / "images"
 
@@ -69,6 +70,7 @@ def analysis_pictures(coco: str) -> None:
 def main() -> None:
     explain_picture()
     quick_start_picture()
+    trust_pictures()
     if len(sys.argv) > 1:
         analysis_pictures(sys.argv[1])
 

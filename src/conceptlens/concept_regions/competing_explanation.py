@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from conceptlens.model.encoders import VisionLanguage
 
 # A region whose shares vary less than this (standard deviation over mean) is hardly told from its surroundings: of
-# categories in COCO train photos such maps rank the pixels inside the mask above others in about 6 of 10 cases, where
-# chance is 5, and in 7 of 8 where shares vary more than .56.
+# categories in COCO train photos such maps rank the cells inside the mask above others in about 6 of 10 cases, where
+# chance is 5, and in 5 of 6 where shares vary more than .56 (benchmarks/doubt.py).
 MIN_PLACE_CONTRAST = 0.35
 
 
