@@ -8,11 +8,11 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from PIL import Image
 from skimage import data
+from trust_pictures import trust_pictures
 
 import conceptlens as cl
 from conceptlens.cli import app
 from conceptlens.render import panel
-from trust_pictures import trust_pictures
 
 IMAGES = Path("docs") / "images"
 

@@ -73,6 +73,44 @@ def test_the_committed_localisation_holds_what_the_page_claims() -> None:
     assert best["stuff"] >= 0.34
 
 
+def test_the_committed_doubts_hold_what_the_page_claims() -> None:
+    results, page = ROOT / "docs" / "results", (ROOT / "docs" / "trust.md").read_text(encoding="utf-8")
+    found = json.loads((results / "doubt.json").read_text(encoding="utf-8"))
+    for val, train in zip(found["places"]["val2017"], found["places"]["train2017"], strict=True):
+        shown = [f"{one['auc'][0]:.2f} [{one['auc'][1]:.2f}, {one['auc'][2]:.2f}]" for one in (val, train)]
+        assert f"| {val['regions']} ({val['share']:.0%}) | {shown[0]} | {shown[1]} |".replace("%", " %") in as_shown(
+            page
+        )
+    missing = found["no_name"]["val2017"]
+    spread = {
+        name: f"{missing[name][0]:.2f} [{missing[name][1]:.2f}, {missing[name][2]:.2f}]" for name in ("ours", "true")
+    }
+    assert f"is {spread['ours']} by the program and {spread['true']} by" in as_shown(page).replace("\n ", "")
+    ranges = found["ranges"]
+    assert f"median width is {ranges['width_over_contribution'][0]:.0%} of".replace("%", " %") in page
+    assert f"overlap on {ranges['two_largest_overlap'][0]:.0%} of".replace("%", " %") in page
+    assert f"`unnamed` is {ranges['unnamed_over_margin'][0]:.0%} of".replace("%", " %") in page
+    ways = json.loads((results / "answers.json").read_text(encoding="utf-8"))["effects"]["one_class"]["ways"]
+    rows = {"true_sizes": "with the *true sizes*, in our places", "true_places": "in the *true places*, of our sizes"}
+    for name, words in rows.items():
+        mean, low, high = ways[name]["correlation"]
+        assert f"| contribution {words} | {mean:.3f} [{low:.3f}, {high:.3f}] |" in as_shown(page)
+
+
+def as_shown(page: str) -> str:
+    """Return a page whose numbers below one have their leading zero again."""
+    return re.sub(r"(?<![\d.])\.(\d)", r"0.\1", page)
+
+
+def test_the_pictures_of_trust_are_small_and_named_on_the_page() -> None:
+    page = (ROOT / "docs" / "trust.md").read_text(encoding="utf-8")
+    pictures = sorted((ROOT / "docs" / "images").glob("trust-*"))
+    assert len(pictures) == 4
+    for picture in pictures:
+        assert picture.stat().st_size < 150_000
+        assert f"](images/{picture.name})" in page
+
+
 def test_the_committed_speed_of_many_concepts_holds_what_the_page_claims() -> None:
     text = (ROOT / "docs" / "results" / "ce_fam.json").read_text(encoding="utf-8")
     figures = json.loads(text)["figures"]
