@@ -131,7 +131,7 @@ class _ClassScore(ABC):
 
         Raises:
             InputError: The model has no class scores or no such class, or the number of classes is not that of the
-            images.
+                images.
         """
         index = class_indices(observation, self.target)
         labels = tuple(observation.model.class_name(int(i)) for i in index)

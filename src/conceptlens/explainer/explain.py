@@ -87,18 +87,18 @@ def explain(
 
         - `scores[image question]`: the similarity of image and concept.
         - `z_scores[image question]`: how many standard deviations the score lies above the concept's mean over
-          reference photos; `None` without a calibration.
+            reference photos; `None` without a calibration.
         - `presence[image question]`: the probability that the concept is in the photo; `None` where it is not known.
         - `maps[image question height width]`: how much better the concept fits a cell than everyday words do, 1 where
-          it does no better (`compete`). With "official" regions, `ReLU(sum_k beta_k A_k)` with
-          `beta_k = mean_ij dS/dA_k` (CE-FAM, ICCV 2025, section 3); otherwise these are in `components`.
+            it does no better (`compete`). With "official" regions, `ReLU(sum_k beta_k A_k)` with
+            `beta_k = mean_ij dS/dA_k` (CE-FAM, ICCV 2025, section 3); otherwise these are in `components`.
         - `known[image question]`: whether the model knows the concept (`ClassifierText.knows`); one that it does not
-          know has a map of 0 and NaN for every number. `None` where all are known.
+            know has a map of 0 and NaN for every number. `None` where all are known.
         - `contributions[image question]`: the evidence for the class against its rivals in the cells where the concept
-          is, `sum_u m(u) e(u)`, in units of the logits (`cell_shares`, `cell_evidence`). Positive speaks for `target`,
-          negative for its rivals or `against`; all of them, `unnamed` and `residuals` add up to `margins`. With
-          "masking", the mean relative drop of the class's probability (`masking_contributions`), which adds up to
-          nothing. `None` without classes, and where the layer's cells do not reach them.
+            is, `sum_u m(u) e(u)`, in units of the logits (`cell_shares`, `cell_evidence`). Positive speaks for
+            `target`, negative for its rivals or `against`; all of them, `unnamed` and `residuals` add up to `margins`. With
+            "masking", the mean relative drop of the class's probability (`masking_contributions`), which adds up to
+            nothing. `None` without classes, and where the layer's cells do not reach them.
 
     Raises:
         InputError: A name is unknown, the model knows none of the concepts, a class stands against itself, or options

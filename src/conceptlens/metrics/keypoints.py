@@ -51,7 +51,7 @@ class Keypoints:
 
     Raises:
         InputError: Shapes do not fit, a mask is not bool, a visible keypoint lies outside 0 to 1, or a size is not
-        finite and above 0.
+            finite and above 0.
     """
 
     xy: Float[Tensor, "image part 2"]
