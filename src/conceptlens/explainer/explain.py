@@ -96,9 +96,9 @@ def explain(
             know has a map of 0 and NaN for every number. `None` where all are known.
         - `contributions[image question]`: the evidence for the class against its rivals in the cells where the concept
             is, `sum_u m(u) e(u)`, in units of the logits (`cell_shares`, `cell_evidence`). Positive speaks for
-            `target`, negative for its rivals or `against`; all of them, `unnamed` and `residuals` add up to `margins`. With
-            "masking", the mean relative drop of the class's probability (`masking_contributions`), which adds up to
-            nothing. `None` without classes, and where the layer's cells do not reach them.
+            `target`, negative for its rivals or `against`; all of them, `unnamed` and `residuals` add up to `margins`.
+            With "masking", the mean relative drop of the class's probability (`masking_contributions`), which adds up
+            to nothing. `None` without classes, and where the layer's cells do not reach them.
 
     Raises:
         InputError: A name is unknown, the model knows none of the concepts, a class stands against itself, or options
