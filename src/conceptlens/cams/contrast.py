@@ -215,12 +215,12 @@ def _reference_weights(
 
 
 def _row_cosines(observation: Observation, index: Tensor) -> Tensor:
-    linear = observation.model.classifier_module
-    if linear is None:
+    found = observation.class_rows
+    if found is None:
         raise InputError(
             f"{observation.model.name} has no linear classifier to compare classes by; use by='logit' or 'rank'"
         )
-    rows = torch.nn.functional.normalize(wide(linear.weight.detach()), dim=1)
+    rows = torch.nn.functional.normalize(wide(found[0]), dim=1)
     return rows[index] @ rows.T
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from conceptlens.concepts.class_knowledge import UNNAMED_RATE
 from conceptlens.concepts.vocabulary import parse_concepts, prompt
 from conceptlens.io.errors import InputError, InputTypeError
+from conceptlens.model.answer import wide
 from conceptlens.model.class_concepts import rate_of
 from conceptlens.model.class_names import is_class, is_integer
 from conceptlens.model.encoders import knows, unknown_words
@@ -348,11 +349,6 @@ def class_index(observation: Observation, name: ClassName) -> int:
     if not 0 <= index < classes:
         raise InputError(f"no class {index} in {observation.model.name}; it has classes 0 to {classes - 1}")
     return index
-
-
-def wide(values: Tensor) -> Tensor:
-    """Return `values` in float32, or in float64 where they are: half precision is too narrow to compare classes in."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def take(values: Float[Tensor, "row class"], index: Int[Tensor, "row"]) -> Float[Tensor, "row"]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from conceptlens.io.errors import InputError
+from conceptlens.model.answer import Answer
 from conceptlens.model.layout import Grid
 
 if TYPE_CHECKING:
@@ -22,14 +23,16 @@ class ModelOutput:
     Args:
         model_name: The name of the model, for messages.
         output: What the module returned, untouched.
-        class_scores: Scores `(image, class)` before the softmax, where the model has them.
+        class_scores: Scores `(image, class)`, as `meaning` reads them, where the model has them: before the softmax.
         vector: The embedding `(image, dimension)`, where the model has one.
+        meaning: What the answer means, where it is known; `answer` gives the same or refuses.
     """
 
     model_name: str
     output: Any
     class_scores: Tensor | None
     vector: Tensor | None
+    meaning: Answer | None
 
     @property
     def logits(self) -> Float[Tensor, "image class"]:
@@ -39,12 +42,19 @@ class ModelOutput:
             InputError: The model has no class scores.
         """
         if self.class_scores is None:
-            raise InputError(
-                f"{self.model_name} gives no class scores (image class); ask with cl.Concept or a callable target, "
-                "give a CLIP model class names with class_names= (--class-names), "
-                "or say how to read scores with Backbone(..., output=)"
-            )
+            raise self._no_class_scores()
         return self.class_scores
+
+    @property
+    def answer(self) -> Answer:
+        """What the class scores mean: their probabilities, their unit, whether the classes exclude one another.
+
+        Raises:
+            InputError: The model has no class scores.
+        """
+        if self.class_scores is None or self.meaning is None:
+            raise self._no_class_scores()
+        return self.meaning
 
     @property
     def embedding(self) -> Float[Tensor, "image dimension"]:
@@ -59,6 +69,13 @@ class ModelOutput:
                 "name it with Backbone(..., classifier=...)"
             )
         return self.vector
+
+    def _no_class_scores(self) -> InputError:
+        return InputError(
+            f"{self.model_name} gives no class scores (image class); ask with cl.Concept or a callable target, "
+            "give a CLIP model class names with class_names= (--class-names), "
+            "or say how to read scores with Backbone(..., output=)"
+        )
 
 
 @dataclass(frozen=True)

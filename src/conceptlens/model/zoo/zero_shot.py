@@ -56,5 +56,10 @@ def with_class_names(tower: Backbone, class_names: Sequence[str], prompt: str = 
     module = ZeroShot(tower.module, texts, language.scale, bias).eval()
     layers = tuple(f"tower.{name}" for name in tower.layers)
     return dataclasses.replace(
-        tower, module=module, class_names=tuple(class_names), embeds=False, classifier="classifier", layers=layers
+        tower,
+        module=module,
+        class_names=tuple(class_names),
+        task="single_label",
+        classifier="classifier",
+        layers=layers,
     )
