@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -32,7 +32,9 @@ class Answer:
         probability: From class scores to the probability of each class; `None` where there is none.
         more_classes: How many classes there are more than numbers.
         rivals: Whether the classes exclude one another, so that what speaks for one speaks against the others.
-        unit: What class scores, margins and contributions are counted in.
+        softmax_scale: Where they do: what class scores are multiplied with for a softmax to give their probabilities.
+        unit: What margins and contributions are counted in.
+        score: What one class score is called.
     """
 
     task: Task
@@ -41,12 +43,39 @@ class Answer:
     probability: Callable[[Tensor], Tensor] | None = None
     more_classes: int = 0
     rivals: bool = False
+    softmax_scale: float = 1.0
     unit: str = "units of the output"
+    score: str = "logit"
 
     @property
     def linear(self) -> bool:
         """Whether class scores are linear in the numbers, so that every class has a row of the classifier."""
         return self.read in (as_they_are, two_sides)
+
+    def probabilities(self, scores: Float[Tensor, "*rows class"], model: str) -> Float[Tensor, "*rows class"]:
+        """Return the probability of each class.
+
+        Args:
+            scores: Class scores.
+            model: What the model is called, for the message.
+
+        Raises:
+            InputError: There are none, as for a quantity.
+        """
+        if self.probability is None:
+            raise InputError(
+                f"{model} gives {self.words} (task='{self.task}'), which has no probability; ask for the score itself: "
+                "cl.Logit"
+            )
+        return self.probability(scores)
+
+    def competing(self, scores: Float[Tensor, "*rows class"]) -> Float[Tensor, "*rows class"]:
+        """Return scores whose softmax is the probability of each of several classes that exclude one another.
+
+        Args:
+            scores: Class scores.
+        """
+        return wide(scores) * self.softmax_scale
 
 
 def wide(values: Tensor) -> Tensor:
@@ -100,33 +129,36 @@ def conditional(numbers: Float[Tensor, "image threshold"]) -> Float[Tensor, "ima
     return torch.cat([reached + F.logsigmoid(-wide(numbers)), above[:, -1:]], 1)
 
 
-def softmax(scores: Float[Tensor, "image class"]) -> Float[Tensor, "image class"]:
+def softmax(scores: Float[Tensor, "*rows class"]) -> Float[Tensor, "*rows class"]:
     """Return the probabilities of classes that exclude one another, from their logits."""
-    return wide(scores).softmax(1)
+    return wide(scores).softmax(-1)
 
 
-def sigmoid(scores: Float[Tensor, "image class"]) -> Float[Tensor, "image class"]:
+def sigmoid(scores: Float[Tensor, "*rows class"]) -> Float[Tensor, "*rows class"]:
     """Return the probability of each class by itself, from its log-odds."""
     return wide(scores).sigmoid()
 
 
-def exponential(scores: Float[Tensor, "image class"]) -> Float[Tensor, "image class"]:
+def exponential(scores: Float[Tensor, "*rows class"]) -> Float[Tensor, "*rows class"]:
     """Return probabilities from their logarithms."""
     return wide(scores).exp()
 
 
+_ORDERED: dict[str, Any] = {
+    "probability": exponential, "more_classes": 1, "rivals": True, "unit": "log-odds", "score": "log probability",
+}  # fmt: skip
 ANSWERS: Mapping[Task, Answer] = {
     answer.task: answer
     for answer in (
         Answer("single_label", "one class of many", as_they_are, softmax, rivals=True, unit="logits"),
         Answer("multi_label", "any number of labels at once", as_they_are, sigmoid, unit="log-odds"),
-        Answer("binary", "one of two classes", two_sides, sigmoid, more_classes=1, unit="log-odds"),
-        Answer("regression", "a quantity", as_they_are),
-        Answer("ordinal", "one of ordered classes", cumulative, exponential, 1, True, "log-odds"),
-        Answer("conditional_ordinal", "one of ordered classes", conditional, exponential, 1, True, "log-odds"),
+        Answer("binary", "one of two classes", two_sides, sigmoid, 1, True, 0.5, "log-odds"),
+        Answer("regression", "a quantity", as_they_are, score="value"),
+        Answer("ordinal", "one of ordered classes", cumulative, **_ORDERED),
+        Answer("conditional_ordinal", "one of ordered classes", conditional, **_ORDERED),
         Answer("embedding", "an embedding"),
         Answer("dense", "class scores of every pixel"),
-        Answer("detection", "objects in boxes", as_they_are),
+        Answer("detection", "objects in boxes", as_they_are, score="score"),
     )
 }
 

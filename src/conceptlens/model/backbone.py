@@ -25,9 +25,10 @@ from conceptlens.model.found_task import found_task
 from conceptlens.model.image_batch import PhotoInput, check_transform
 from conceptlens.model.layout import Grid, find_grid, prefix_tokens
 from conceptlens.model.model_input import ModelInput, first_of_batch, split_inputs
-from conceptlens.model.model_output import LayerOutput, ModelOutput, output_tensor
+from conceptlens.model.model_output import LayerOutput, ModelOutput, named_tensors, output_tensor, shapes_in_words
 from conceptlens.model.observation import Observation, layer_names
 from conceptlens.model.probe import Anatomy, anatomy
+from conceptlens.model.score_checks import check_numbers
 from conceptlens.record import ImageInfo
 
 
@@ -135,7 +136,7 @@ class Backbone(PhotoInput):
 
     def _output_in_words(self) -> str:
         known = None if self.known_task is None else ANSWERS[self.known_task]
-        if known is not None and not known.rivals:
+        if known is not None and (not known.rivals or known.task == "binary"):
             return known.words + (f": {', '.join(self.class_names[:3])}" if self.class_names else "")
         if not self.class_names:
             return "class scores without names"
@@ -214,9 +215,7 @@ class Backbone(PhotoInput):
 
     @cached_property
     def _class_concepts(self) -> ClassConcepts | None:
-        task = self.known_task
-        exclusive = task is None or ANSWERS[task].rivals or task == "binary"
-        if not exclusive or not self.class_names:
+        if not self.class_names or not ANSWERS[self.known_task or "single_label"].rivals:
             return None
         return link_classes(self.class_names, self.knowledge or imagenet_knowledge())
 
@@ -276,19 +275,22 @@ class Backbone(PhotoInput):
             if given.others and "anatomy" not in self.__dict__:  # what the module needs is known only now
                 vars(self)["anatomy"] = self._probe(given)
             kept = LayerKeeper(self.default_layers if layers is None else layers)
-            found = self.run(given, kept.watches)
+            found = self.run(given, kept.watches, len(given.images))
         outputs = {name: self.layer_output(name, raw, given.images) for name, raw in kept.raw().items()}
         return Observation(
             found.model_name, found.output, found.class_scores, found.vector, found.meaning, self, given, outputs,
             image_info, photos, references,
         )  # fmt: skip
 
-    def run(self, given: ModelInput, watches: Mapping[str, Watch] | None = None) -> ModelOutput:
+    def run(
+        self, given: ModelInput, watches: Mapping[str, Watch] | None = None, rows: int | None = None
+    ) -> ModelOutput:
         """Run the module once; a graph exists only where a watch begins one.
 
         Args:
             given: The images and the other inputs, on the device of the model.
             watches: Functions by layer name: each is called with the layer's raw output and may return a replacement.
+            rows: How many rows the answer must have; not checked by default, for a watch may make a batch larger.
 
         Returns:
             The raw output, class scores `(image, class)` where the model does not embed, and the embedding `(image,
@@ -302,8 +304,10 @@ class Backbone(PhotoInput):
         classifier = self.classifier_name
         inputs = {} if classifier is None else {classifier: lambda tensor: entered.append(tensor)}
         output = forward(self.module, given, watches or {}, inputs)
-        tensor = self.output(output) if self.output else output_tensor(output)
-        flat = tensor if tensor is not None and tensor.ndim == 2 else None
+        numbers = self._numbers(output)
+        flat = numbers if numbers is not None and numbers.ndim == 2 else None
+        if flat is not None:
+            check_numbers(flat, rows, self.known_task, self.name)
         if self.known_task == "embedding":
             return ModelOutput(self.name, output, None, flat, ANSWERS["embedding"])
         vector = entered[-1] if entered and entered[-1].ndim == 2 else None
@@ -395,10 +399,19 @@ class Backbone(PhotoInput):
             raise InputError(f"no layer '{name}' in {self.name}; {near_names(name, names)}")
 
     def _any_vector(self, output: Any) -> Tensor:
-        tensor = self.output(output) if self.output else output_tensor(output)
-        if tensor is None:
-            raise InputError(f"{self.name} put out {type(output).__name__}; say how to read it with output=")
-        return tensor
+        numbers = self._numbers(output)
+        if numbers is None:
+            found = shapes_in_words(named_tensors(output)) or f"a {type(output).__name__} without a tensor"
+            raise InputError(
+                f"{self.name} gives {found}; say what to read of it: Backbone(..., output=lambda found: ...)"
+            )
+        return numbers
+
+    def _numbers(self, output: Any) -> Tensor | None:
+        """Return what the answer is read from, `(image, number)` where the model gives one number for each image."""
+        classes = None if self.class_names is None else len(self.class_names)
+        found = self.output(output) if self.output else output_tensor(output, self.known_task, self.name, classes)
+        return found.reshape(-1, 1) if found is not None and found.ndim < 2 else found
 
 
 def _names_of(task: Task | None, names: tuple[str, ...]) -> tuple[str, ...]:

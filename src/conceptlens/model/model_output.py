@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from conceptlens.io.errors import InputError
-from conceptlens.model.answer import Answer
+from conceptlens.model.answer import Answer, Task
 from conceptlens.model.layout import Grid
 
 if TYPE_CHECKING:
@@ -96,14 +96,78 @@ class LayerOutput:
         return self.grid.read(self.raw)
 
 
-def output_tensor(output: Any) -> Tensor | None:
-    """Return the tensor a model's output is about: itself, its logits, an image embedding or a pooled output."""
+# Names under which encoders return one vector for each image, the one to take first.
+EMBEDDINGS = ("image_embeds", "image_features", "pooler_output")
+
+
+def output_tensor(output: Any, task: Task | None, model: str, classes: int | None = None) -> Tensor | None:
+    """Return the tensor that a model's answer is read from; refused where it could be several.
+
+    That is the output itself, or what it calls `logits`; of an encoder its image embedding by name. Else it is the only
+    tensor `(image, number)`, or the only one `(image,)`, or the only one at all.
+
+    Args:
+        output: What the module returned.
+        task: What the module was trained for, where it is known.
+        model: What the model is called, for messages.
+        classes: How many class names there are, where there are any: the tensor that fits them is the example shown.
+
+    Returns:
+        The tensor; `None` where there is none, or none that stands out.
+
+    Raises:
+        InputError: Several tensors could be the scores, or the only one is named as an embedding.
+    """
+    found = named_tensors(output)
+    own = {path.strip(".[]'"): tensor for path, tensor in found.items()}
+    for name in (*EMBEDDINGS, "last_hidden_state") if task == "embedding" else ("logits",):
+        if name in own:
+            return own[name]
+    for axes in (2, 1):
+        candidates = {path: t for path, t in found.items() if t.ndim == axes and t.is_floating_point()}
+        if len(candidates) > 1 or any(name in path for path in candidates for name in EMBEDDINGS):
+            raise InputError(_which_of(candidates, model, classes))
+        if candidates:
+            return next(iter(candidates.values()))
+    return next(iter(found.values())) if len(found) == 1 else None
+
+
+def named_tensors(output: Any, path: str = "") -> dict[str, Tensor]:
+    """Return every tensor in a model's output, once, by how it is reached: `[1]`, `['scores']`, `.image_embeds`.
+
+    Args:
+        output: A tensor, or tuples, lists, mappings and objects with attributes that hold some.
+        path: How the output itself is reached.
+    """
     if isinstance(output, Tensor):
-        return output
-    for name in ("logits", "image_embeds", "pooler_output", "last_hidden_state"):
-        value = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
-        if isinstance(value, Tensor):
-            return value
-    if isinstance(output, (tuple, list)) and output:
-        return output_tensor(output[0])
-    return None
+        return {path: output}
+    if isinstance(output, Mapping):
+        steps = {f".{key}" if hasattr(output, str(key)) else f"[{key!r}]": value for key, value in output.items()}
+    elif isinstance(output, (tuple, list)):
+        steps = {f"[{number}]": value for number, value in enumerate(output)}
+    else:
+        steps = {f".{name}": value for name, value in getattr(output, "__dict__", {}).items() if name[:1] != "_"}
+        steps = {step: value for step, value in steps.items() if isinstance(value, (Tensor, Mapping, tuple, list))}
+    found: dict[str, Tensor] = {}
+    for step, value in steps.items():
+        inside = named_tensors(value, path + step)
+        found |= {name: t for name, t in inside.items() if all(t is not other for other in found.values())}
+    return found
+
+
+def shapes_in_words(tensors: Mapping[str, Tensor]) -> str:
+    """Return what tensors there are: `found[0] (2, 24), found[1] (2, 5)`; at most eight of them."""
+    shown = [f"found{path} {tuple(tensor.shape)}" for path, tensor in list(tensors.items())[:8]]
+    return ", ".join(shown) + (f" and {len(tensors) - 8} more" if len(tensors) > 8 else "")
+
+
+def _which_of(candidates: Mapping[str, Tensor], model: str, classes: int | None) -> str:
+    """Return the sentence that asks which tensor holds the scores."""
+    fitting = [path for path, tensor in candidates.items() if tensor.ndim == 2 and tensor.shape[1] == classes]
+    path = (fitting or list(candidates))[-1]
+    if len(candidates) == 1:
+        which = "which is an embedding by its name"
+        say = f"say Backbone(..., task='embedding'), or output=lambda found: found{path} where these are scores"
+    else:
+        which, say = "of which several may be the scores", f"pick one: Backbone(..., output=lambda found: found{path})"
+    return f"{model} gives {shapes_in_words(candidates)}, {which}; {say}"

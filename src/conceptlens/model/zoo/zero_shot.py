@@ -29,7 +29,7 @@ class ZeroShot(nn.Module):
 
     def forward(self, images: Float[Tensor, "image colour rows columns"]) -> Float[Tensor, "image class"]:
         """Return the scores of every class, of the unit image vector that enters `classifier`."""
-        embedding = output_tensor(self.tower(images))
+        embedding = output_tensor(self.tower(images), "embedding", "the image tower")
         if embedding is None:
             raise InputError("the image tower gave no tensor; expected image dimension")
         return self.classifier(F.normalize(embedding, dim=-1))
