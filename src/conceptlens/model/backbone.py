@@ -17,7 +17,7 @@ from conceptlens.concepts.short_names import short_name
 from conceptlens.io.errors import InputError, InputTypeError, near_names
 from conceptlens.model.answer import ANSWERS, Answer, Task, check_task, find_answer
 from conceptlens.model.class_concepts import ClassConcepts, link_classes
-from conceptlens.model.class_names import class_index, class_name_texts
+from conceptlens.model.class_names import class_index, class_names_of
 from conceptlens.model.device import move_module
 from conceptlens.model.encoders import ClassifierText, VisionLanguage
 from conceptlens.model.forward import LayerKeeper, Watch, colours_of, forward, map_tensors, unwrap
@@ -25,7 +25,7 @@ from conceptlens.model.found_task import found_task
 from conceptlens.model.image_batch import PhotoInput, check_transform
 from conceptlens.model.layout import Grid, find_grid, prefix_tokens
 from conceptlens.model.model_input import ModelInput, first_of_batch, split_inputs
-from conceptlens.model.model_output import LayerOutput, ModelOutput, named_tensors, output_tensor, shapes_in_words
+from conceptlens.model.model_output import LayerOutput, ModelOutput, output_tensor, unread_output
 from conceptlens.model.observation import Observation, layer_names
 from conceptlens.model.probe import Anatomy, anatomy
 from conceptlens.model.score_checks import check_numbers
@@ -99,7 +99,7 @@ class Backbone(PhotoInput):
             )
         check_task(self.task)
         if self.class_names is not None:
-            object.__setattr__(self, "class_names", _names_of(self.task, class_name_texts(self.class_names)))
+            object.__setattr__(self, "class_names", class_names_of(self.task, self.class_names))
             if self.known_task == "embedding":
                 raise InputError(f"{self.name} gives an embedding and no class scores, so class_names= names nothing")
         if self.prefix_tokens is None:
@@ -132,7 +132,11 @@ class Backbone(PhotoInput):
     @cached_property
     def known_task(self) -> Task | None:
         """What the module was trained for: as given, or as the module says; `None` where neither says."""
-        return self.task or found_task(self.module, None if self.class_names is None else len(self.class_names))
+        return self.task or found_task(self.module, self._class_count)
+
+    @property
+    def _class_count(self) -> int | None:
+        return None if self.class_names is None else len(self.class_names)
 
     def _output_in_words(self) -> str:
         known = None if self.known_task is None else ANSWERS[self.known_task]
@@ -200,7 +204,7 @@ class Backbone(PhotoInput):
         """
         if self.text is not None:
             return self.text
-        linear = self.classifier_module
+        linear = None if self.known_task == "regression" else self.classifier_module
         if linear is None or self.class_names is None or len(self.class_names) != linear.out_features:
             raise InputError(
                 f"{self.name} has no text encoder, and none can be built without a linear classifier and class names; "
@@ -319,7 +323,7 @@ class Backbone(PhotoInput):
         """Return what the numbers `(image, number)` of a forward pass mean; `None` where it is not known."""
         if numbers is None:
             return None if self.known_task is None else ANSWERS[self.known_task]
-        names, task = None if self.class_names is None else len(self.class_names), self.known_task
+        names, task = self._class_count, self.known_task
         if self.task is None and task == "multi_label" and numbers.shape[1] == 1 and names != 1:
             task = "binary"  # a loss with a sigmoid, of one logit
         return find_answer(task, numbers.shape[1], names, self.name)
@@ -401,22 +405,16 @@ class Backbone(PhotoInput):
     def _any_vector(self, output: Any) -> Tensor:
         numbers = self._numbers(output)
         if numbers is None:
-            found = shapes_in_words(named_tensors(output)) or f"a {type(output).__name__} without a tensor"
-            raise InputError(
-                f"{self.name} gives {found}; say what to read of it: Backbone(..., output=lambda found: ...)"
-            )
+            raise unread_output(output, self.name, self._class_count)
         return numbers
 
     def _numbers(self, output: Any) -> Tensor | None:
         """Return what the answer is read from, `(image, number)` where the model gives one number for each image."""
-        classes = None if self.class_names is None else len(self.class_names)
-        found = self.output(output) if self.output else output_tensor(output, self.known_task, self.name, classes)
+        if self.output is not None:
+            found = self.output(output)
+        else:
+            found = output_tensor(output, self.known_task, self.name, self._class_count)
         return found.reshape(-1, 1) if found is not None and found.ndim < 2 else found
-
-
-def _names_of(task: Task | None, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return class names, where one stands for two classes (there or not) both of them."""
-    return (f"not {names[0]}", names[0]) if task == "binary" and len(names) == 1 else names
 
 
 def check_backbone(given: object) -> None:

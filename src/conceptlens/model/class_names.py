@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from conceptlens.io.errors import InputError, InputTypeError, near_names
+from conceptlens.model.answer import Task
 
 
 def is_class(value: Any) -> bool:
@@ -49,6 +50,21 @@ def class_name_texts(given: Any) -> tuple[str, ...]:
     return tuple(map(str, names))
 
 
+def class_names_of(task: Task | None, given: Any) -> tuple[str, ...]:
+    """Return class names as a tuple; of two classes from one logit, one name stands for both: "not ill" and "ill".
+
+    Args:
+        task: What the model was trained for, where it is known.
+        given: As in `class_name_texts`.
+
+    Raises:
+        InputTypeError: It is one text, no sequence, or holds something else than texts.
+        InputError: A dictionary leaves an index out.
+    """
+    names = class_name_texts(given)
+    return (f"not {names[0]}", names[0]) if task == "binary" and len(names) == 1 else names
+
+
 def _in_order(names: Mapping[Any, Any]) -> list[Any]:
     """Return the values of a dictionary by the indices that are its keys."""
     indices = [key for key in names if isinstance(key, (int, np.integer)) and not isinstance(key, bool)]
@@ -75,9 +91,10 @@ def checked_class_names(class_names: Sequence[str], classes: int, name: str) -> 
         name: What the model is called, for the message.
 
     Raises:
-        InputError: There is another number of names.
+        InputError: There is another number of names; two for one number are those of two classes from one logit.
     """
-    if isinstance(class_names, str) or len(class_names) != classes:
+    two_of_one_logit = classes == 1 and len(class_names) == 2
+    if isinstance(class_names, str) or not (two_of_one_logit or len(class_names) == classes):
         given = "one string" if isinstance(class_names, str) else f"{len(class_names)} class names"
         raise InputError(
             f"{given} given for the {classes} classes of {name}; give one name per class, "

@@ -97,14 +97,14 @@ class LayerOutput:
 
 
 # Names under which encoders return one vector for each image, the one to take first.
-EMBEDDINGS = ("image_embeds", "image_features", "pooler_output")
+EMBEDDINGS = ("image_embeds", "image_features", "pooler_output", "last_hidden_state")
 
 
 def output_tensor(output: Any, task: Task | None, model: str, classes: int | None = None) -> Tensor | None:
     """Return the tensor that a model's answer is read from; refused where it could be several.
 
-    That is the output itself, or what it calls `logits`; of an encoder its image embedding by name. Else it is the only
-    tensor `(image, number)`, or the only one `(image,)`, or the only one at all.
+    That is the output itself, or what it calls `logits`; of an encoder its image embedding by name. Of a tuple it is
+    the only tensor `(image, number)`, or the only one `(image,)`, or the only one at all.
 
     Args:
         output: What the module returned.
@@ -116,20 +116,46 @@ def output_tensor(output: Any, task: Task | None, model: str, classes: int | Non
         The tensor; `None` where there is none, or none that stands out.
 
     Raises:
-        InputError: Several tensors could be the scores, or the only one is named as an embedding.
+        InputError: Several tensors could be the scores.
     """
+    if isinstance(output, Tensor):
+        return output
     found = named_tensors(output)
     own = {path.strip(".[]'"): tensor for path, tensor in found.items()}
-    for name in (*EMBEDDINGS, "last_hidden_state") if task == "embedding" else ("logits",):
+    for name in EMBEDDINGS if task == "embedding" else ("logits",):
         if name in own:
             return own[name]
+    if not isinstance(output, (tuple, list)):
+        return None  # names that nobody knows: which of them holds scores is to be said
     for axes in (2, 1):
         candidates = {path: t for path, t in found.items() if t.ndim == axes and t.is_floating_point()}
-        if len(candidates) > 1 or any(name in path for path in candidates for name in EMBEDDINGS):
-            raise InputError(_which_of(candidates, model, classes))
+        if len(candidates) > 1:
+            raise InputError(
+                f"{model} gives {_shapes_in_words(candidates)}, of which several may be the scores; pick one: "
+                f"Backbone(..., output=lambda found: found{_example_of(candidates, classes)})"
+            )
         if candidates:
             return next(iter(candidates.values()))
     return next(iter(found.values())) if len(found) == 1 else None
+
+
+def unread_output(output: Any, model: str, classes: int | None) -> InputError:
+    """Return the refusal of an output of which it is not known what to read.
+
+    Args:
+        output: What the module returned.
+        model: What the model is called.
+        classes: How many class names there are, where there are any.
+    """
+    found = named_tensors(output)
+    how = f"lambda found: found{_example_of(found, classes)}: {_shapes_in_words(found)}" if found else ""
+    return InputError(f"{model} put out {type(output).__name__}; say how to read it with output={how}")
+
+
+def _example_of(tensors: Mapping[str, Tensor], classes: int | None) -> str:
+    """Return the way to the tensor that a refusal takes as its example: one that fits the class names, or the last."""
+    flat = [path for path, tensor in tensors.items() if tensor.ndim == 2] or list(tensors)
+    return ([path for path in flat if tensors[path].shape[-1:] == (classes,)] or flat)[-1]
 
 
 def named_tensors(output: Any, path: str = "") -> dict[str, Tensor]:
@@ -155,19 +181,7 @@ def named_tensors(output: Any, path: str = "") -> dict[str, Tensor]:
     return found
 
 
-def shapes_in_words(tensors: Mapping[str, Tensor]) -> str:
+def _shapes_in_words(tensors: Mapping[str, Tensor]) -> str:
     """Return what tensors there are: `found[0] (2, 24), found[1] (2, 5)`; at most eight of them."""
     shown = [f"found{path} {tuple(tensor.shape)}" for path, tensor in list(tensors.items())[:8]]
     return ", ".join(shown) + (f" and {len(tensors) - 8} more" if len(tensors) > 8 else "")
-
-
-def _which_of(candidates: Mapping[str, Tensor], model: str, classes: int | None) -> str:
-    """Return the sentence that asks which tensor holds the scores."""
-    fitting = [path for path, tensor in candidates.items() if tensor.ndim == 2 and tensor.shape[1] == classes]
-    path = (fitting or list(candidates))[-1]
-    if len(candidates) == 1:
-        which = "which is an embedding by its name"
-        say = f"say Backbone(..., task='embedding'), or output=lambda found: found{path} where these are scores"
-    else:
-        which, say = "of which several may be the scores", f"pick one: Backbone(..., output=lambda found: found{path})"
-    return f"{model} gives {shapes_in_words(candidates)}, {which}; {say}"
