@@ -199,6 +199,11 @@ def test_the_committed_regions_of_transformers_hold_what_the_page_claims() -> No
     text = (ROOT / "docs" / "results" / "transformer_regions.json").read_text(encoding="utf-8")
     networks = json.loads(text)["networks"]
     assert [network["seed"] for network in networks] == [0, 1, 2]
+    page = (ROOT / "docs" / "trust.md").read_text(encoding="utf-8").replace("| .", "| 0.").replace(", .", ", 0.")
+    for rows in zip(*(network["rows"] for network in networks), strict=True):
+        if rows[0]["regions"] != "centre":
+            assert ", ".join(f"{row['nra']:.3f}" for row in rows) in page
+            assert ", ".join(f"{row['colours']:.3f}" for row in rows) in page
     for network in networks:
         nra = {row["regions"]: row["nra"] for row in network["rows"]}
         assert nra["competing, final norm of each patch"] < nra["official"]
