@@ -13,6 +13,7 @@ from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.io.errors import InputError
 from conceptlens.model.encoders import ClassifierText
 from conceptlens.model.observation import Observation
+from conceptlens.model.pooled_cells import mean_jacobian
 from conceptlens.record import Explanation
 
 if TYPE_CHECKING:
@@ -28,11 +29,12 @@ MIN_PLACE_CONTRAST = 0.35
 
 
 def competes_quickly(observation: Observation, layer: str | None = None) -> bool:
-    """Whether all words can be weighed at a layer in closed form: a classifier reads texts, linear in the mean cell.
+    """Whether all words can be weighed at a layer at once: a classifier reads texts, and sees the mean cell alone.
 
-    So it is at the last layer of most convolutional classifiers. Where it is not, as in most transformers, `compete`
-    takes a backward product for each entry of the image vector: many times as long as the photo's forward pass; and a
-    text encoder of a model's own has to read every word.
+    So it is at the last layer of nearly all convolutional classifiers, of a Swin and of a ViT that averages its
+    patches. Where a class token or attention gathers the cells, `compete` takes a backward product through them for
+    each entry of the image vector: many times as long as the photo's forward pass; and a text encoder of a model's own
+    has to read every word.
 
     Args:
         observation: What was observed.
@@ -43,7 +45,9 @@ def competes_quickly(observation: Observation, layer: str | None = None) -> bool
         return False
     with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has turned off
         vectors = language.encode_image(observation)
-    return observation.readout(vectors, layer) is not None
+    if observation.readout(vectors, layer) is not None:
+        return True
+    return mean_jacobian(vectors, observation.layer_output(layer)) is not None
 
 
 def pairs_of(model: Backbone, branch: VisionLanguage | None) -> list[VisionLanguage]:

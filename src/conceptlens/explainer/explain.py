@@ -73,8 +73,8 @@ def explain(
         branch: A trained branch: scores, maps and layers then come from `ce_fam`, without z-scores.
         regions: Maps of "competing" concepts (`compete`), from one more look at each photo; "fine" ones, from six,
             which take about fifteen times as long; or "official" ones, as CE-FAM has published them. By default
-            competing ones where they are quick (`competes_quickly`: most convolutional classifiers), else official
-            ones; `source.method` says which.
+            competing ones where they are quick (`competes_quickly`: nearly all convolutional classifiers, and
+            transformers that average their cells), else official ones; `source.method` says which.
         contribution: How contributions are measured: by the "evidence" of the cells where the concept is, which adds
             up to the margin of the class; or by "masking" channels, as CE-FAM has published it.
         intervals: Whether to explain six small changes of each photo too (mirrored, shifted, cropped), for
