@@ -146,7 +146,7 @@ def test_json_has_the_documented_fields() -> None:
     image = in_json(a_result(concepts(), against=LYNX))
     assert set(image) == {
         "image", "model", "layer", "target", "predicted", "answered", "against", "differs_by", "method", "branch",
-        "regions", "contribution_measure", "margin", "concepts",
+        "regions", "contribution_measure", "margin", "random_level", "concepts",
     }  # fmt: skip
     assert image["contribution_measure"] == "evidence"
     assert image["margin"] == {

@@ -1,4 +1,4 @@
-"""What directions drawn at random get beside the concepts of a photo: from the formula, by itself, and as it is said."""
+"""What directions drawn at random get beside the concepts of a photo: by the formula, alone, and as it is said."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.tolerance import assert_agree
 from torch import Tensor
 
 import conceptlens as cl
@@ -21,7 +22,6 @@ from conceptlens.explainer.calibration import find_calibration
 from conceptlens.explainer.presence import USUAL_BASE_RATE, WITH_Z_SCORES
 from conceptlens.io.errors import InputError
 from conceptlens.record import Explanation
-from tests.tolerance import assert_agree
 
 ASKED = ["cat", "whiskers", "wheel"]
 
