@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 # Principal directions of the covariance that are kept.
 MAX_RANK = 128
 MIN_PHOTOS = 30
+# Mean and deviation of so few texts are quick, and are not kept in place of the vocabulary's.
+FEW_TEXTS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +92,9 @@ class ScoreCalibration:
         return (scores - language.scale * centre) / (language.scale * spread).clamp_min(1e-12)
 
     def _usual(self, texts: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and deviation of each text's score; those of the last texts are kept, mostly the vocabulary's."""
+        """Return mean and deviation of each text's score; those of the last many are kept, mostly the vocabulary's."""
+        if len(texts) <= FEW_TEXTS:
+            return texts @ self.mean, self._deviation(texts)
         if not self._last or not torch.equal(self._last[0], texts):
             self._last[:] = [texts, texts @ self.mean, self._deviation(texts)]
         return self._last[1], self._last[2]

@@ -175,6 +175,8 @@ def _explain_code(explanation: Explanation, settings: Mapping[str, object], imag
     arguments.append(f'regions="{regions_of(explanation)}"')
     if explanation.contributions is not None and explanation.margins is None:
         arguments.append('contribution="masking"')
+    if explanation.random_level is not None and (explanation.margins is None or regions_of(explanation) == "official"):
+        arguments.append("random_level=True")  # where it is not there by default
     if explanation.contributions_low is not None:
         arguments.append("intervals=True")
     if DISCOVERED in explanation.concept_types[image]:
