@@ -21,7 +21,7 @@ from conceptlens.model.device import move_module
 from conceptlens.model.encoders import ClassifierText, VisionLanguage
 from conceptlens.model.forward import LayerKeeper, Watch, colours_of, forward, map_tensors, unwrap
 from conceptlens.model.image_batch import PhotoInput, check_transform
-from conceptlens.model.layout import Grid, find_grid, prefix_tokens
+from conceptlens.model.layout import prefix_tokens
 from conceptlens.model.model_input import ModelInput, first_of_batch, split_inputs
 from conceptlens.model.model_output import LayerOutput, ModelOutput, output_tensor
 from conceptlens.model.observation import Observation, layer_names
@@ -140,26 +140,21 @@ class Backbone(PhotoInput):
             return self._probe(given)
 
     def _probe(self, given: ModelInput) -> Anatomy:
-        """Run the module on two images of noise of the size of those given, with their other inputs."""
+        """Run the module on images of noise of the size of those given, with their other inputs."""
         given.check(self.module, self.name)
-        noise = torch.randn(2, *given.images.shape[1:], generator=torch.Generator().manual_seed(0))
-        like = given.of_one(0, noise.to(self.parameter.device, self.parameter.dtype))
-        return anatomy(self.module, like, self._any_vector, self.prefix_tokens, self.channels_last)
-
-    @cached_property
-    def _known_grids(self) -> Mapping[str, Grid]:
-        """How each layer is read, as the probing forward pass found it: the same for all batches and input sizes."""
-        try:
-            return self.anatomy.grids
-        except torch.OutOfMemoryError:
-            raise
-        except (InputError, RuntimeError, ValueError, AssertionError):  # a module that cannot be probed
-            return {}
+        like = given.of_one(0, given.images[:1].to(self.parameter.device, self.parameter.dtype))
+        return anatomy(
+            self.module, like, self._any_vector, self.prefix_tokens or 0, self.channels_last, self.embeds
+        )
 
     @cached_property
     def default_layers(self) -> tuple[str, ...]:
         """The layers observed when none are named."""
-        return self.layers or (self.anatomy.default,)
+        if self.layers:
+            return self.layers
+        if self.anatomy.default is None:
+            raise InputError(self.anatomy.problem)
+        return (self.anatomy.default,)
 
     @cached_property
     def classifier_name(self) -> str | None:
@@ -255,7 +250,7 @@ class Backbone(PhotoInput):
     ) -> Observation[Backbone]:
         given.check(self.module, self.name)
         with given.explaining_failures(self.name, "give images with the colours and of the size that it takes"):
-            if given.others and "anatomy" not in self.__dict__:  # what the module needs is known only now
+            if "anatomy" not in self.__dict__:  # the size that the module takes and what it needs are known only now
                 vars(self)["anatomy"] = self._probe(given)
             kept = LayerKeeper(self.default_layers if layers is None else layers)
             found = self.run(given, kept.watches)
@@ -310,11 +305,17 @@ class Backbone(PhotoInput):
             InputError: The output has no grid of cells, or it is not clear which; the message says what to give.
         """
         size = (images.shape[0], images.shape[2], images.shape[3])
-        known = self._known_grids.get(layer)
-        try:
-            return LayerOutput(raw, find_grid(tuple(raw.shape), size, self.prefix_tokens, self.channels_last, known))
-        except InputError as error:
-            raise InputError(f"layer '{layer}' of {self.name}: {error}") from None
+        known = self.anatomy.grids.get(layer)
+        if known is None:
+            why = self.anatomy.refused.get(layer, "it did not run exactly once, or gave no floating tensor")
+            raise InputError(f"layer '{layer}' of {self.name} has no cells: {why}; choose another layer")
+        grid = known.at(tuple(raw.shape), size)
+        if grid is None:
+            raise InputError(
+                f"layer '{layer}' of {self.name} gave {tuple(raw.shape)} for {size[0]} images of {size[1]} x {size[2]}, "
+                f"which cannot be read as '{known.order}' as at the size that it was probed with"
+            )
+        return LayerOutput(raw, grid)
 
     def class_index(self, name: str | int) -> int:
         """Return the index of a class by name or index.
