@@ -64,8 +64,8 @@ def test_a_classifier_answers_as_its_own_library(folders: dict[str, Path], name:
         ("detr", "model.encoder", 3),
         ("conditional detr", "model.encoder", 3),
         ("deformable detr", "model.input_proj.2", 3),
-        ("rt-detr", "model.decoder_input_proj.2", 3),
-        ("yolos", "vit.embeddings.patch_embeddings", 4),
+        ("rt-detr", "model.encoder.pan_blocks.1.bottlenecks.1.conv2", 3),
+        ("yolos", "vit.encoder.layer.1.layernorm_before", 4),
     ],
 )
 def test_the_default_layer_is_the_last_with_places(folders: dict[str, Path], name: str, layer: str, cells: int) -> None:

@@ -144,8 +144,9 @@ class Backbone(PhotoInput):
         given.check(self.module, self.name)
         like = given.of_one(0, given.images[:1].to(self.parameter.device, self.parameter.dtype))
         return anatomy(
-            self.module, like, self._any_vector, self.prefix_tokens or 0, self.channels_last, self.embeds
-        )
+            self.module, like, self._any_vector, self.prefix_tokens or 0, self.channels_last, self.embeds,
+            known_as=(self.name, self.output),
+        )  # fmt: skip
 
     @cached_property
     def default_layers(self) -> tuple[str, ...]:

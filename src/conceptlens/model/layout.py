@@ -203,7 +203,7 @@ def possible_grids(
     size = (image[1], image[2])
     if len(shape) == 4:
         found = [_map_grid(order, shape) for order in MAP_ORDERS if image_axis == 0]
-        inside = [grid for grid in found if grid.height <= size[0] and grid.width <= size[1]]
+        inside = [grid for grid in found if _may_have_strides((grid.height, grid.width), size)]
         yield from sorted(inside, key=lambda grid: not _same_proportions((grid.height, grid.width), size, loose=True))
     if len(shape) == 3:
         plain = [
@@ -262,6 +262,14 @@ def prefix_tokens(module: nn.Module) -> int:
         if leaf in _PREFIX_PARAMETERS:
             found[leaf] = parameter.shape[-2] if parameter.ndim > 1 else 1
     return sum(found.values())
+
+
+def _may_have_strides(cells: tuple[int, int], image: tuple[int, int]) -> bool:
+    """Whether cells are no finer than pixels, and the strides of the two axes differ at most by a factor of four."""
+    if min(cells) < 1 or cells[0] > image[0] or cells[1] > image[1]:
+        return False
+    strides = image[0] / cells[0], image[1] / cells[1]
+    return max(strides) <= 4 * min(strides)
 
 
 @lru_cache(maxsize=4096)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +69,10 @@ _WEIGHTED = ("Convolution", "Addmm", "MmBackward", "Bmm", "Linear", "Norm", "Emb
 _MIN_REACHED = 0.5
 
 
+# What was found in a module, for as long as it lives: the state of its weights, and the finding for each question.
+_KNOWN: WeakKeyDictionary[nn.Module, tuple[object, dict[object, Anatomy]]] = WeakKeyDictionary()
+
+
 def anatomy(
     module: nn.Module,
     given: ModelInput,
@@ -74,6 +80,7 @@ def anatomy(
     prefix: int = 0,
     channels_last: bool | None = None,
     embeds: bool = False,
+    known_as: object = None,
 ) -> Anatomy:
     """Find a module's layers with a grid, its default and its classifier, by images of seeded noise.
 
@@ -82,6 +89,8 @@ def anatomy(
     CNN or Swin, the final norm of a ViT that averages its tokens, and the norm before the last attention of a ViT that
     reads its class token (after it, patch tokens have no gradient).
 
+    It is done once for each module, state of its weights and size of the images; with other inputs, each time.
+
     Args:
         module: The module; it is left as it is.
         given: Images, whose values are replaced by noise, and the other inputs.
@@ -89,7 +98,30 @@ def anatomy(
         prefix: How many tokens stand before those of the cells, as far as the module says so.
         channels_last: The order of four axes, where it is told.
         embeds: Whether the output is an embedding, not class scores.
+        known_as: What tells `read` from other ways to read this module's output.
     """
+    tensors = chain(module.parameters(), module.buffers())
+    state = tuple((id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
+    images = given.images
+    question = (tuple(images.shape[1:]), images.dtype, images.device, given.keyword, known_as, prefix, channels_last, embeds)
+    if module not in _KNOWN or _KNOWN[module][0] != state:
+        _KNOWN[module] = (state, {})  # what was found with other weights serves no more
+    known = _KNOWN[module][1]
+    if given.others:
+        return _probed(module, given, read, prefix, channels_last, embeds)
+    if question not in known:
+        known[question] = _probed(module, given, read, prefix, channels_last, embeds)
+    return known[question]
+
+
+def _probed(
+    module: nn.Module,
+    given: ModelInput,
+    read: Callable[[Any], Tensor],
+    prefix: int,
+    channels_last: bool | None,
+    embeds: bool,
+) -> Anatomy:
     like = given.images
     images, masks = changed_images(like.shape[1], (like.shape[2], like.shape[3]))
     images = images.to(like)
