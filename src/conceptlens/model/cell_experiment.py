@@ -42,14 +42,18 @@ BLOCKS = (
 )
 # The base image twice, and one image for each block.
 IMAGES = 2 + len(BLOCKS)
-# A reading passes where the mean share of right order (a cell in the block before one outside) is at least this, this
-# many standard deviations above what a random order of the cells gives, and still large for whole rows and for whole
-# columns: a matrix of attention between cells has rows in the image's order, and columns that are not.
-# The more readings are tried, the clearer one has to be: a map of four axes, tokens row by row, in another order.
-MIN_SHARE, MIN_SHARE_OF_AXIS = 0.7, 0.6
-MIN_DEVIATIONS = {"map": 2.5, "tokens": 3.5, "arranged": 5.0}
-# A reading with this share is not doubted: no others are tried.
-CLEAR_SHARE = 0.97
+# A reading passes where the mean share of right order (a cell in the block before one outside) is at least the first,
+# and the second many standard deviations above what a random order of the cells gives. The more readings of a kind are
+# tried, the clearer one has to be: maps of four axes, tokens row by row behind those that the module declares, and any
+# other (tokens elsewhere, cells in another order).
+NEEDED = {"map": (0.7, 2.5), "tokens": (0.7, 3.5), "other": (0.85, 5.0)}
+# It has to be right for whole rows and for whole columns too: a matrix of attention between cells has rows in the
+# image's order, and columns that are not.
+MIN_SHARE_OF_AXIS = 0.6
+# A reading that is not plain has to fit so much better than a plain one (correlation of change and block).
+PLAIN_ADVANTAGE = 0.03
+# A plain reading that fits so well is not doubted: no others are tried.
+CLEAR_FIT = 0.97
 # A reading below this share after this many blocks is given up.
 _BLOCKS_FIRST, _MIN_SHARE_FIRST = 4, 0.6
 # The same image twice may differ by this share of what a block changes, and so may an image alone.
@@ -86,25 +90,25 @@ class Placement:
         deviations: By how many standard deviations of a random order the share exceeds .5.
         rows: The same share for whole rows.
         columns: The same share for whole columns.
+        fit: The correlation over cells of how much each changes and how much of it the block covers; the mean over
+            blocks. It tells cells that are one place off, which the share hardly does.
     """
 
     share: float
     deviations: float
-    rows: float
-    columns: float
+    rows: float = math.nan
+    columns: float = math.nan
+    fit: float = 0.0
 
-    def passes(self, grid: Grid) -> bool:
+    def passes(self, kind: str) -> bool:
         """Whether a reading counts as right.
 
         Args:
-            grid: The reading.
+            kind: The kind of reading, a key of `NEEDED`.
         """
-        kind = "map" if "token" not in grid.order else "tokens" if grid.arrangement.kind == "rows" else "arranged"
-        return (
-            self.share >= MIN_SHARE
-            and self.deviations >= MIN_DEVIATIONS[kind]
-            and min(self.rows, self.columns) >= MIN_SHARE_OF_AXIS
-        )
+        share, deviations = NEEDED[kind]
+        on_axes = min(self.rows, self.columns) >= MIN_SHARE_OF_AXIS
+        return self.share >= share and self.deviations >= deviations and on_axes
 
 
 def changed_images(
@@ -234,11 +238,15 @@ def placed(changes: LayerChanges, grid: Grid, masks: Float[Tensor, "block 1 rows
     relative = cells / cells.mean(0).clamp_min(1e-30)
     blocks = _sampled_cells(_key(masks), grid.height, grid.width)
     share, deviations = _right_order(relative, blocks)
-    if share < MIN_SHARE:
-        return Placement(share, deviations, math.nan, math.nan)
+    if share < MIN_SHARE_OF_AXIS:
+        return Placement(share, deviations)
     rows, _ = _right_order(relative.mean(2, keepdim=True), _sampled_cells(_key(masks), grid.height, 1))
     columns, _ = _right_order(relative.mean(1, keepdim=True), _sampled_cells(_key(masks), 1, grid.width))
-    return Placement(share, deviations, rows, columns)
+    covered = F.adaptive_avg_pool2d(masks, (grid.height, grid.width)).flatten(1)
+    both = torch.stack([relative.flatten(1), covered]) if relative[0].numel() > 1 else torch.ones(2, 1, 1)
+    both = both - both.mean(2, keepdim=True)
+    fit = F.cosine_similarity(both[0], both[1], dim=1).mean()
+    return Placement(share, deviations, rows, columns, float(fit))
 
 
 def _right_order(
@@ -322,27 +330,39 @@ def _read_alike(
     found: list[Grid] = []
     searches = SEARCHED_LAYERS
     for name in names:
-        likely = [*found, *_some_grids(changes[name], masks, told, likely_only=True)]
-        read = _best_reading(changes[name], dict.fromkeys(likely), masks)
-        if (read is None or not read[1].passes(read[0]) or read[1].share < CLEAR_SHARE) and searches:
+        tried = dict.fromkeys([*found, *_some_grids(changes[name], masks, told, likely_only=True)])
+        read = _best_reading(changes[name], tried, masks, told[0])
+        doubtful = read is None or _kind(read[0], told[0]) == "other" or read[1].fit < CLEAR_FIT
+        if doubtful and searches and changes[name].shape[1:] != (1, 1):
             searches -= 1
-            every = _best_reading(changes[name], _some_grids(changes[name], masks, told, likely_only=False), masks)
-            read = max((one for one in (read, every) if one), key=_fit, default=None)
+            tried |= dict.fromkeys(_some_grids(changes[name], masks, told, likely_only=False))
+            read = _best_reading(changes[name], tried, masks, told[0])
         if read is None:
             continue
         best[name] = read[1]
-        if read[1].passes(read[0]):
+        if read[1].passes(_kind(read[0], told[0])):
             grids[name] = read[0]
             found.extend([] if read[0] in found else [read[0]])
 
 
-def _best_reading(changes: LayerChanges, grids: Iterable[Grid], masks: Tensor) -> tuple[Grid, Placement] | None:
-    """Return the reading that fits best, of equal ones the first."""
-    return max(((grid, placed(changes, grid, masks)) for grid in grids), key=_fit, default=None)
+def _best_reading(
+    changes: LayerChanges, grids: Iterable[Grid], masks: Tensor, prefix: int
+) -> tuple[Grid, Placement] | None:
+    """Return the reading that fits best, of those that pass where any does, of equal ones the first."""
+    read = [(grid, _kind(grid, prefix), placed(changes, grid, masks)) for grid in grids]
+    known = max(
+        read,
+        key=lambda one: (one[2].passes(one[1]), one[2].fit + PLAIN_ADVANTAGE * (one[1] != "other"), one[2].share),
+        default=None,
+    )
+    return None if known is None else (known[0], known[2])
 
 
-def _fit(read: tuple[Grid, Placement]) -> tuple[bool, float]:
-    return read[1].passes(read[0]), read[1].share
+def _kind(grid: Grid, prefix: int) -> str:
+    if "token" not in grid.order:
+        return "map" if "height width" in grid.order else "other"
+    plain = grid.arrangement.kind == "rows" and grid.suffix == grid.middle == 0 and grid.prefix in (0, prefix)
+    return "tokens" if plain else "other"
 
 
 def _some_grids(
@@ -358,14 +378,14 @@ def _some_grids(
     ]
     if not likely_only:
         return grids
-    return [grid for grid in grids if grid.arrangement.kind == "rows"][:4]
+    return [grid for grid in grids if _kind(grid, prefix) != "other"][:4]
 
 
 def _unplaced(placement: Placement | None) -> str:
     if placement is None:
         return "no rows and columns of cells in the proportions of the image can be made of its shape"
     seen = f"{placement.share:.0%} of the pairs, {placement.deviations:.1f} standard deviations above chance"
-    if placement.share >= MIN_SHARE:
+    if placement.share >= MIN_SHARE_OF_AXIS:
         seen += f", {placement.rows:.0%} for whole rows and {placement.columns:.0%} for whole columns"
     return (
         "a change in one block of the image is not found at that block: cells of the block change more than others in "
