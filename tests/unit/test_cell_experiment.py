@@ -23,7 +23,9 @@ ROWS, COLUMNS = 8, 12
 class Ordered(nn.Module):
     """Patches of 8 x 8 that are put in some order, mixed a little, and averaged for the classes."""
 
-    def __init__(self, order: Callable[[Tensor], Tensor], mean: Callable[[Tensor], Tensor] = lambda t: t.mean(1)) -> None:
+    def __init__(
+        self, order: Callable[[Tensor], Tensor], mean: Callable[[Tensor], Tensor] = lambda t: t.mean(1)
+    ) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.patch, self.mix, self.head = nn.Conv2d(3, 16, 8, 8), nn.Linear(16, 16), nn.Linear(16, 5)
@@ -142,7 +144,12 @@ class TestRefused:
     def test_tokens_shuffled_anew_for_each_image(self) -> None:
         """As a masked autoencoder does, whose default layer is then where its tokens still are in order."""
         config = transformers.ViTMAEConfig(
-            hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, image_size=64, patch_size=8
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=48,
+            image_size=64,
+            patch_size=8,
         )
         model = cl.Backbone(transformers.ViTMAEModel(config), input_size=(64, 64), embeds=True)
         assert "not the same for the same image twice" in model.anatomy.refused["layers.0"]
@@ -324,7 +331,9 @@ def test_the_share_is_that_of_pairs_in_plain_loops() -> None:
     shares = []
     for block in range(len(BLOCKS)):
         covered = F.avg_pool2d(masks[block, 0][None], 8)[0]
-        inside = [relative[block][i, j] for i in range(ROWS) for j in range(COLUMNS) if covered[i, j] >= covered.max() / 2]
+        inside = [
+            relative[block][i, j] for i in range(ROWS) for j in range(COLUMNS) if covered[i, j] >= covered.max() / 2
+        ]
         outside = [relative[block][i, j] for i in range(ROWS) for j in range(COLUMNS) if covered[i, j] == 0]
         pairs = [float(a > b) + float(a == b) / 2 for a in inside for b in outside]
         shares.append(sum(pairs) / len(pairs))

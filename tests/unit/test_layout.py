@@ -134,9 +134,7 @@ LIKELY = {
 
 
 @pytest.mark.parametrize(("shape", "image", "axis", "prefix", "expected"), LIKELY.values(), ids=LIKELY)
-def test_the_right_reading_is_among_those_tried(
-    shape: Any, image: Any, axis: int, prefix: int, expected: Grid
-) -> None:
+def test_the_right_reading_is_among_those_tried(shape: Any, image: Any, axis: int, prefix: int, expected: Grid) -> None:
     assert expected in list(possible_grids(shape, image, axis, prefix))[:80]
 
 
@@ -192,5 +190,3 @@ PREFIXES = {
 def test_prefix_tokens_are_counted(name: str, count: int) -> None:
     assert prefix_tokens(backbone(name).module) == count
     assert name in ARCHITECTURES
-
-

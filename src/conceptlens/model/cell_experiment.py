@@ -144,9 +144,7 @@ def _span(centre: float, side: float, length: int) -> slice:
     return slice(first, min(length, max(first + 1, round((centre + side / 2) * length))))
 
 
-def layer_changes(
-    module: nn.Module, given: ModelInput, names: Iterable[str]
-) -> tuple[dict[str, LayerChanges], bool]:
+def layer_changes(module: nn.Module, given: ModelInput, names: Iterable[str]) -> tuple[dict[str, LayerChanges], bool]:
     """Run the module once on the images of `changed_images`, without a graph, and return how each layer answers.
 
     Args:
@@ -365,9 +363,7 @@ def _kind(grid: Grid, prefix: int) -> str:
     return "tokens" if plain else "other"
 
 
-def _some_grids(
-    changes: LayerChanges, masks: Tensor, told: tuple[int, bool | None], likely_only: bool
-) -> list[Grid]:
+def _some_grids(changes: LayerChanges, masks: Tensor, told: tuple[int, bool | None], likely_only: bool) -> list[Grid]:
     prefix, channels_last = told
     assert changes.image_axis is not None
     size = (IMAGES, *_key(masks))

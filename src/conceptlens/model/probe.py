@@ -103,7 +103,16 @@ def anatomy(
     tensors = chain(module.parameters(), module.buffers())
     state = tuple((id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
     images = given.images
-    question = (tuple(images.shape[1:]), images.dtype, images.device, given.keyword, known_as, prefix, channels_last, embeds)
+    question = (
+        tuple(images.shape[1:]),
+        images.dtype,
+        images.device,
+        given.keyword,
+        known_as,
+        prefix,
+        channels_last,
+        embeds,
+    )
     if module not in _KNOWN or _KNOWN[module][0] != state:
         _KNOWN[module] = (state, {})  # what was found with other weights serves no more
     known = _KNOWN[module][1]
