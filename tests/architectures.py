@@ -220,9 +220,9 @@ def build(name: str) -> nn.Module:
 def wrap(name: str, module: nn.Module) -> cl.Backbone:
     """Return `module` as the backbone that the table says it is."""
     a = ARCHITECTURES[name]
-    embeds = a.answers == "embedding"
-    labels = None if embeds else LABELS
-    return cl.Backbone(module, name, class_names=labels, output=a.output, embeds=embeds, input_size=a.size)
+    task = "embedding" if a.answers == "embedding" else None
+    labels = None if task else LABELS
+    return cl.Backbone(module, name, class_names=labels, output=a.output, task=task, input_size=a.size)
 
 
 @cache

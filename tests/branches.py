@@ -51,7 +51,7 @@ def teacher(words: Words = CLIP) -> cl.Backbone:
     """Return a backbone that is only there for its text half."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return cl.Backbone(nn.Linear(2, DIMENSION), "teacher", text=words, embeds=True)
+        return cl.Backbone(nn.Linear(2, DIMENSION), "teacher", text=words, task="embedding")
 
 
 def branch_of(

@@ -53,7 +53,7 @@ def planted_branch(model: cl.Backbone) -> Translator:
     with torch.no_grad():
         branch.network[0].weight.copy_(weight)
         branch.network[0].bias.zero_()
-    vlm = cl.Backbone(nn.Linear(2, 2), "colours", text=Colours("colours", scale=60.0), embeds=True)
+    vlm = cl.Backbone(nn.Linear(2, 2), "colours", text=Colours("colours", scale=60.0), task="embedding")
     return Translator(branch, Teacher.of(vlm), model.name, weights_fingerprint(model.module), {}, vlm)
 
 

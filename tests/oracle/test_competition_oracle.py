@@ -198,7 +198,7 @@ def test_regions_are_those_of_the_description(
     monkeypatch.setattr(competition, "rival_words", lambda: KNOWN)
     net = Staged().double().eval()
     transform = cl.Preprocess(SIZE, (0.5,) * 3, (0.25,) * 3, crop_mode="squash" if squash else "center")
-    model = cl.Backbone(net, "staged", ("second",), transform, embeds=True, text=words, input_size=SIZE)
+    model = cl.Backbone(net, "staged", ("second",), transform, task="embedding", text=words, input_size=SIZE)
     translator = branch_of(model, words, STAGES) if with_branch else None
     pictures = [photo(0), photo(1)]
     observation = model.observe(pictures, layers=STAGES)

@@ -162,7 +162,7 @@ class Unit(nn.Module):
 
 def test_cotangent_of_a_cosine_equals_autograd() -> None:
     language = Unit()
-    model = cl.Backbone(small_cnn(), "tower", embeds=True, text=language, input_size=(64, 64))
+    model = cl.Backbone(small_cnn(), "tower", task="embedding", text=language, input_size=(64, 64))
     observation = model.observe(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)), layers="1")
     asked = [cl.Concept("cat"), cl.Concept("a long word")]
     expected = cl.cam(observation, asked)

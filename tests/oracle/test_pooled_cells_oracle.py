@@ -76,7 +76,7 @@ class Headed(nn.Module):
 
 
 def observed(also: str) -> cl.Observation:
-    model = cl.Backbone(Headed(also).double().eval(), "headed", ("cells",), embeds=True, input_size=(16, 24))
+    model = cl.Backbone(Headed(also).double().eval(), "headed", ("cells",), task="embedding", input_size=(16, 24))
     return model.observe(random_images((16, 24), 2))
 
 

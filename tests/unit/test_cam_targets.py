@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import conceptlens as cl
 from architectures import CLASSES, observation_of
+from conceptlens.model.answer import ANSWERS
 from conceptlens.model.model_output import ModelOutput
 from conceptlens.model.observation import Observation
 from tolerance import assert_agree
@@ -378,5 +379,5 @@ def test_asking_again_of_other_rows() -> None:
     """A question is fixed on its observation: rows say which image each variant is of."""
     question = cl.Contrast([3, 7], nearest=2).bind(observation())
     rows = torch.tensor([1, 0, 1])
-    answer = ModelOutput("a model", None, observation().logits.detach()[rows], None)
+    answer = ModelOutput("a model", None, observation().logits.detach()[rows], None, ANSWERS["single_label"])
     agree(question.score(answer, rows), question.score_and_gradient(observation())[1][rows])

@@ -370,7 +370,7 @@ def test_what_speaks_against_a_class_is_negative_and_kept() -> None:
     with torch.no_grad():
         branch.network[0].weight.copy_(model.module.head.weight)
         branch.network[0].bias.zero_()
-    vlm = cl.Backbone(nn.Linear(2, 2), "colours", text=Colours(), embeds=True)
+    vlm = cl.Backbone(nn.Linear(2, 2), "colours", text=Colours(), task="embedding")
     translator = Translator(branch, Teacher.of(vlm), "planted", weights_fingerprint(model.module), {}, vlm)
     observation = model.observe(pixels([scene]))
     for target, signs in (("blue", (-1, 1)), ("red", (1, -1))):

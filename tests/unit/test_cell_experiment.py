@@ -1,4 +1,4 @@
-"""Where cells lie is found by changing blocks of an image: every order of cells is told, and what is none is refused."""
+"""Where cells lie is found by changing blocks of an image: every order is told, and what is none is refused."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ class TestRefused:
             image_size=64,
             patch_size=8,
         )
-        model = cl.Backbone(transformers.ViTMAEModel(config), input_size=(64, 64), embeds=True)
+        model = cl.Backbone(transformers.ViTMAEModel(config), input_size=(64, 64), task="embedding")
         assert "not the same for the same image twice" in model.anatomy.refused["layers.0"]
         with pytest.raises(cl.InputError, match="has no cells: its output is not the same for the same image twice"):
             model.observe(torch.rand(1, 3, 64, 64), layers="layers.0")

@@ -204,7 +204,7 @@ def test_refused(words: str, case: str, observation: Observation, concepts: cl.D
     if case == "model":
         settings["concepts_from"] = discovered(ColourNet(shared=0.5), "features", mixed())
     if case == "classes":
-        tower = cl.Backbone(observation.model.module, "tower", ("features",), to_tensor, embeds=True, text=Few())
+        tower = cl.Backbone(observation.model.module, "tower", ("features",), to_tensor, task="embedding", text=Few())
         observation = tower.observe(observation.images)
     with pytest.raises(cl.InputError, match=words) as caught:
         cl.explain(observation, ASKED, **settings)

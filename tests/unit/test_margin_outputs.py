@@ -48,6 +48,7 @@ def concepts(**changes: Any) -> Explanation:
         "margins": torch.tensor([3.25]),
         "unplaced": torch.tensor([0.0]),
         "residuals": torch.tensor([0.0]),
+        "rivals": ("all other classes",),
         "presence": torch.tensor([[0.9, 0.75, NAN]]),
         "diagnostics": {"place_contrast": torch.tensor([[0.5, MIN_PLACE_CONTRAST - 0.01, NAN]])},
     }
@@ -145,12 +146,13 @@ def test_masking_has_no_sentence_of_a_margin() -> None:
 def test_json_has_the_documented_fields() -> None:
     image = in_json(a_result(concepts(), against=LYNX))
     assert set(image) == {
-        "image", "model", "layer", "target", "predicted", "answered", "against", "differs_by", "method", "branch",
-        "regions", "contribution_measure", "margin", "random_level", "concepts",
+        "image", "model", "layer", "task", "target", "predicted", "answered", "against", "differs_by", "method",
+        "branch", "regions", "contribution_measure", "margin", "random_level", "concepts",
     }  # fmt: skip
     assert image["contribution_measure"] == "evidence"
     assert image["margin"] == {
-        "value": 3.25, "named": 1.25, "discovered": 0.75, "unnamed": 1.25, "unplaced": 0.0, "residual": 0.0
+        "value": 3.25, "named": 1.25, "discovered": 0.75, "unnamed": 1.25, "unplaced": 0.0, "residual": 0.0,
+        "over": "all other classes", "unit": "logits",
     }  # fmt: skip
     whiskers, grass, fourth = image["concepts"]
     assert (whiskers["contribution_range"], grass["contribution_range"]) == ([1.0, 2.0], [-0.5, 0.125])

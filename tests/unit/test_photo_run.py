@@ -231,7 +231,7 @@ def test_the_folder_of_a_branch_is_no_branch(given: Any) -> None:
 
 def test_a_tower_without_classes_names_concepts_but_counts_nothing() -> None:
     module = nn.Sequential(nn.Conv2d(3, 12, 8, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    tower = cl.Backbone(module, "tower", embeds=True, text=Words(), input_size=(64, 64))  # pyright: ignore
+    tower = cl.Backbone(module, "tower", task="embedding", text=Words(), input_size=(64, 64))  # pyright: ignore
     observation = tower.observe(torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
     found = cl.explain(observation, "cat, dog")
     assert found.contributions is None

@@ -72,7 +72,7 @@ def test_layers_are_listed_in_order_of_execution() -> None:
 
 def test_what_only_passes_on_is_never_named() -> None:
     module = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.Identity(), nn.Dropout(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    model = cl.Backbone(module, input_size=(32, 48), embeds=True)
+    model = cl.Backbone(module, input_size=(32, 48), task="embedding")
     assert [layer.name for layer in model.anatomy.layers] == ["0"]
     assert model.default_layers == ("0",)
 

@@ -73,7 +73,7 @@ def test_responses_do_not_depend_on_how_many_channels_go_at_once(
     net: Shared, layer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And each is the finite difference that it says it is."""
-    model = cl.Backbone(net.double(), "shared", (layer,), embeds=True, channels_last=False, input_size=(6, 7))
+    model = cl.Backbone(net.double(), "shared", (layer,), task="embedding", channels_last=False, input_size=(6, 7))
     images = torch.randn(1, 3, 6, 7, dtype=torch.float64)
     observation = model.observe(images, [layer, "head"])
 

@@ -696,7 +696,8 @@ def weighed(unnamed: float = 1.0, **margin: float) -> dict[str, Any]:
     image["questions"][3]["contribution_range"] = [-1.0, 0.125]
     named = sum(COUNTS.values())
     parts = {"named": named, "discovered": 0.0, "unnamed": unnamed, "unplaced": 0.0, "residual": 0.0}
-    image["margin"] = {"value": named + unnamed, **parts, **margin}
+    rest = {"over": "all other classes", "unit": "logits"}
+    image["margin"] = {"value": named + unnamed, **rest, **parts, **margin}
     return image
 
 
@@ -762,6 +763,7 @@ def test_the_other_class_of_a_comparison_is_named(open_report: Open) -> None:
     image = weighed()
     image["against"] = image["predictions"][1]
     image["compared"] = [image["against"]]
+    image["margin"]["over"] = image["against"]["short_name"]
     tab = open_report(a_report(image))
     assert tab.locator("#margin-words").inner_text().startswith("tabby leads tiger cat by 3.50")
     assert "evidence for tabby over tiger cat" in tab.locator("#contribution-words").inner_text()

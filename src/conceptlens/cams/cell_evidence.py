@@ -30,7 +30,8 @@ class CellEvidence:
     """The margin of a class over its rivals, cell by cell: `margin = sum_u cells(u) + unplaced + residual`.
 
     Args:
-        cells: The evidence of each cell, in units of the logits; negative where it speaks for the rivals.
+        cells: The evidence of each cell, in units of the logits (`Answer.unit`); negative where it speaks for
+            the rivals.
         margins: The margin of each image, `y_c - sum_d q_d y_d`.
         unplaced: The margin that is left where every cell of the layer is as in an empty photo: biases, the class
             token. It is 0 where the layer feeds a mean and a linear classifier.
@@ -49,7 +50,9 @@ def cell_evidence(
     """Return how much each cell of a layer speaks for a class against its rivals.
 
     The margin is `m = y_c - sum_d q_d y_d`, with the softmax `q` over all classes but `c`, held constant; its gradient
-    is that of the log-odds of the class. Against one class it is `m = y_c - y_d`.
+    is that of the log-odds of the class. Against one class it is `m = y_c - y_d`. Of two classes from one logit it is
+    the log-odds of the class, of labels that do not exclude one another the label's own, `m = y_c`, and of quantities
+    (`Backbone(task="regression")`) the quantity itself.
 
     - Where the logits are linear in the mean cell, `e(u) = m(cell u) / cells`: what the classifier says of that cell
       alone. The sum is the margin exactly.
@@ -94,17 +97,19 @@ def cell_evidence(
 
 
 def _signs(observation: Observation, target: Classes, against: Classes) -> Float[Tensor, "image class"]:
-    """Return the constants `s` of the margin `s . logits`: 1 for the class, `-q` for its rivals."""
-    logits = wide(observation.logits.detach())
+    """Return the constants `s` of the margin `s . logits`: 1 for the class, `-q` for its rivals where it has any."""
+    answer = observation.answer
+    logits = answer.competing(observation.logits.detach())
     own = class_indices(observation, target)[:, None]
     if against is None:
-        if logits.shape[1] == 1:
-            return torch.ones_like(logits)
-        return (-logits.scatter(1, own, -torch.inf).softmax(1)).scatter(1, own, 1.0)
+        if not answer.rivals:
+            return torch.zeros_like(logits).scatter(1, own, 1.0)
+        shares = logits.scatter(1, own, -torch.inf).softmax(1)
+        return answer.softmax_scale * (-shares).scatter(1, own, 1.0)
     other = class_indices(observation, against)[:, None]
     if bool((own == other).any()):
         raise InputError("a class cannot stand against itself, so name two classes")
-    return torch.zeros_like(logits).scatter(1, own, 1.0).scatter(1, other, -1.0)
+    return answer.softmax_scale * torch.zeros_like(logits).scatter(1, own, 1.0).scatter(1, other, -1.0)
 
 
 def _along_the_path(observation: Observation, signs: Tensor, margins: Tensor, layer: str | None) -> CellEvidence:

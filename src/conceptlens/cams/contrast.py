@@ -100,12 +100,20 @@ class Contrast:
             One question, labelled `target / references` for every image.
 
         Raises:
-            InputError: A class is unknown or stands against itself, or a concept and its bases have other encoders.
+            InputError: A class is unknown or stands against itself, a concept and its bases have other encoders, or the
+            model's answer has no look-alikes, no probabilities or no softmax.
         """
         if isinstance(self.target, Concept):
             return _concept_contrast(self, self.target, observation)
         index, others, weights = choose_references(observation, self)
-        name = observation.model.class_name
+        name, answer = observation.model.class_name, observation.answer
+        if self.objective == "official" and answer.task != "single_label":
+            raise InputError(
+                f"objective='official' takes the softmax of many classes, and {observation.model.name} gives "
+                f"{answer.words}; use objective='paper'"
+            )
+        if self.of == "probabilities":
+            answer.probabilities(observation.logits.detach(), observation.model.name)
         labels = tuple(
             contrast_label(name(int(c)), [name(int(o)) for o in row]) for c, row in zip(index, others, strict=True)
         )
@@ -115,7 +123,7 @@ class Contrast:
             if self.objective == "official":
                 return _official(values, index[rows], others[rows], self.gamma)
             if self.of == "probabilities":
-                values = values.softmax(1)
+                values = answer.probabilities(values, observation.model.name)
             return take(values, index[rows]) - self.gamma * (weights[rows] * values.gather(1, others[rows])).sum(1)
 
         return BoundTarget(labels, logits_of, measure, "contrast")
@@ -188,6 +196,11 @@ def _as_class(name: ClassName | Concept) -> ClassName:
 
 
 def _nearest(observation: Observation, logits: Tensor, index: Tensor, contrast: Contrast) -> Tensor:
+    if observation.answer.task == "regression":
+        raise InputError(
+            f"{observation.model.name} gives a quantity, which has no look-alikes; use cl.Logit, or name another "
+            "one of its quantities with against="
+        )
     if contrast.nearest > logits.shape[1] - 1:
         raise InputError(
             f"nearest is {contrast.nearest} and the model has {logits.shape[1]} classes; give a smaller number"
@@ -215,12 +228,12 @@ def _reference_weights(
 
 
 def _row_cosines(observation: Observation, index: Tensor) -> Tensor:
-    linear = observation.model.classifier_module
-    if linear is None:
+    found = observation.class_rows
+    if found is None:
         raise InputError(
             f"{observation.model.name} has no linear classifier to compare classes by; use by='logit' or 'rank'"
         )
-    rows = torch.nn.functional.normalize(wide(linear.weight.detach()), dim=1)
+    rows = torch.nn.functional.normalize(wide(found[0]), dim=1)
     return rows[index] @ rows.T
 
 

@@ -14,12 +14,14 @@ from torch import Tensor
 from conceptlens.concepts.class_knowledge import UNNAMED_RATE
 from conceptlens.concepts.vocabulary import parse_concepts, prompt
 from conceptlens.io.errors import InputError, InputTypeError
+from conceptlens.model.answer import wide
 from conceptlens.model.class_concepts import rate_of
 from conceptlens.model.class_names import is_class, is_integer
 from conceptlens.model.encoders import knows, unknown_words
 from conceptlens.model.forward import full_precision
 from conceptlens.model.model_output import ModelOutput
 from conceptlens.model.observation import Observation
+from conceptlens.model.score_checks import check_finite
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -135,16 +137,20 @@ class _ClassScore(ABC):
         """
         index = class_indices(observation, self.target)
         labels = tuple(observation.model.class_name(int(i)) for i in index)
-        return BoundTarget(labels, logits_of, lambda logits, rows: take(self._values(logits), index[rows]))
+        values = self._values(observation)
+        return BoundTarget(labels, logits_of, lambda logits, rows: take(values(logits), index[rows]))
 
     @abstractmethod
-    def _values(self, logits: Tensor) -> Tensor:
-        """Return what is asked about, `(row, class)`."""
+    def _values(self, observation: Observation) -> Callable[[Tensor], Tensor]:
+        """Return what makes of class scores what is asked about, `(row, class)`."""
 
 
 @dataclass(frozen=True)
 class Logit(_ClassScore):
     """The score of a class before the softmax: `y_c`.
+
+    Where the model's task is another one (`Backbone(task=)`): the log-odds of a label or of one of two classes, the log
+    probability of one of ordered classes, or a quantity itself.
 
     Args:
         target: A class name or index for all images; or one for each image, as a list, tuple, tensor or array
@@ -159,13 +165,13 @@ class Logit(_ClassScore):
         >>> cl.cam(observation, [cl.Logit(281), cl.Logit(282)])  # two questions
     """
 
-    def _values(self, logits: Tensor) -> Tensor:
-        return logits
+    def _values(self, observation: Observation) -> Callable[[Tensor], Tensor]:
+        return lambda logits: logits
 
 
 @dataclass(frozen=True)
 class Probability(_ClassScore):
-    """The probability of a class after the softmax: `p_c`.
+    """The probability of a class: `p_c`, after the softmax; after a sigmoid for labels and for one of two classes.
 
     Where the model is sure, the gradient of `p_c` is close to zero, and with it the map; `Logit` has no such limit.
 
@@ -174,11 +180,13 @@ class Probability(_ClassScore):
 
     Raises:
         InputTypeError: A class is neither a name nor an integer.
-        InputError: The model has no such class, or the number of classes is not that of the images.
+        InputError: The model has no such class or gives quantities, or the number of classes is not that of the images.
     """
 
-    def _values(self, logits: Tensor) -> Tensor:
-        return wide(logits).softmax(1)
+    def _values(self, observation: Observation) -> Callable[[Tensor], Tensor]:
+        answer, name = observation.answer, observation.model.name
+        answer.probabilities(observation.logits.detach(), name)  # refused here, where the question is asked
+        return lambda logits: answer.probabilities(logits, name)
 
 
 @dataclass(frozen=True)
@@ -259,8 +267,10 @@ class Concept:
             r.log().masked_fill(~known.linked, -torch.inf).to(observation.images.device) for r in (rates, 1 - rates)
         )
 
+        answer = observation.answer
+
         def log_odds(logits: Tensor, rows: Tensor) -> Tensor:
-            scores = wide(logits)
+            scores = answer.competing(logits)
             return (scores + shown).logsumexp(1) - (scores + hidden).logsumexp(1)
 
         return BoundTarget((concept.label,) * len(observation.images), logits_of, log_odds, "concept")
@@ -318,11 +328,18 @@ def class_indices(observation: Observation, target: Classes) -> Int[Tensor, "ima
         target: A class for all images, one for each, or `None`.
 
     Raises:
-        InputError: The model has no such class, or the number of classes is not that of the images.
+        InputError: The model has no such class, its scores are not finite, the number of classes is not that of the
+            images, or none is named of several quantities, of which none is predicted.
     """
     logits = observation.logits
+    check_finite(observation)
     classes = plain_classes(target)
     if classes is None:
+        if observation.answer.task == "regression" and logits.shape[1] > 1:
+            raise InputError(
+                f"{observation.model.name} gives {logits.shape[1]} quantities, of which none is the predicted one; say "
+                "which by name or index, such as cl.Logit(0) (--target 0)"
+            )
         return logits.detach().argmax(1)
     several = classes if isinstance(classes, tuple) else (classes,) * len(logits)
     if len(several) != len(logits):
@@ -348,11 +365,6 @@ def class_index(observation: Observation, name: ClassName) -> int:
     if not 0 <= index < classes:
         raise InputError(f"no class {index} in {observation.model.name}; it has classes 0 to {classes - 1}")
     return index
-
-
-def wide(values: Tensor) -> Tensor:
-    """Return `values` in float32, or in float64 where they are: half precision is too narrow to compare classes in."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def take(values: Float[Tensor, "row class"], index: Int[Tensor, "row"]) -> Float[Tensor, "row"]:

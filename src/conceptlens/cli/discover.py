@@ -53,6 +53,7 @@ def discover(
     model: shared.Model = shared.DEFAULT_MODEL,
     weights: shared.Weights = None,
     class_names: shared.ClassNames = None,
+    task: shared.TaskName = None,
     pretrained: shared.Pretrained = True,
     layer: Annotated[
         str | None,
@@ -75,7 +76,7 @@ def discover(
     if not photos:
         run_options = {
             "--concepts": count, "--max-photos": max_photos, "--weights": weights, "--class-names": class_names,
-            "--layer": layer, "--crop-mode": crop_mode, "--knowledge": knowledge, "--seed": seed,
+            "--task": task, "--layer": layer, "--crop-mode": crop_mode, "--knowledge": knowledge, "--seed": seed,
         }  # fmt: skip
         _check_naming(names, run_options)
         found = _named_again(out_dir, str(names))
@@ -84,9 +85,8 @@ def discover(
         if not overwrite:
             check_new_folder(out_dir, hint=", add --overwrite, or leave the photos out to name its concepts")
         given = None if names is None else _names(names, count)
-        backbone = load(
-            model, weights, pretrained, device, class_names, knowledge, layers=layer or (), crop_mode=crop_mode
-        )
+        how = {"layers": layer or (), "crop_mode": crop_mode, "task": task}
+        backbone = load(model, weights, pretrained, device, class_names, knowledge, **how)
         settings = {"count": count, "seed": seed or 0, "max_photos": max_photos, "batch_size": batch_size}
         found = _discovered(backbone, photos, out_dir, given, settings)
     if as_json:

@@ -63,6 +63,7 @@ def localization(
     model: shared.Model = shared.DEFAULT_MODEL,
     weights: shared.Weights = None,
     class_names: shared.ClassNames = None,
+    task: shared.TaskName = None,
     pretrained: shared.Pretrained = True,
     branch: shared.BranchFolder = None,
     out_dir: Annotated[Path | None, shared.out_dir("the page, the numbers and a table of all rows")] = None,
@@ -92,7 +93,7 @@ def localization(
     check_folder(out_dir)
     opened, translator, photos = open_set(data, split), shared.load_branch(branch), probe_photos(data, probe, names)
     # The whole photo, so that maps and masks cover the same.
-    backbone = load(model, weights, pretrained, device, class_names, crop_mode="squash")
+    backbone = load(model, weights, pretrained, device, class_names, crop_mode="squash", task=task)
     built = build_methods(names, MethodContext(backbone, opened.concepts, translator, photos, seed=seed))
     found = evaluate(opened, built, min_area, size, seed=seed, max_photos=max_photos)
     rows, failures = _collected(found, len(opened) if max_photos is None else min(max_photos, len(opened)))

@@ -94,6 +94,7 @@ def explain(
     model: shared.Model = shared.DEFAULT_MODEL,
     weights: shared.Weights = None,
     class_names: shared.ClassNames = None,
+    task: shared.TaskName = None,
     pretrained: shared.Pretrained = True,
     layer: shared.LayerName = None,
     crop_mode: shared.CropMode = None,
@@ -148,7 +149,9 @@ def explain(
         layer=None if branch is None else layer,
     )
     layers = layer if branch is None and layer else ()
-    backbone = load(model, weights, pretrained, device, class_names, knowledge, layers=layers, crop_mode=crop_mode)
+    backbone = load(
+        model, weights, pretrained, device, class_names, knowledge, layers=layers, crop_mode=crop_mode, task=task
+    )
     _run(backbone, photos, options, batch_size, out, out_dir, as_json, "explain", explain_json)
 
 
@@ -190,6 +193,7 @@ def contrast(
     model: shared.Model = shared.DEFAULT_MODEL,
     weights: shared.Weights = None,
     class_names: shared.ClassNames = None,
+    task: shared.TaskName = None,
     pretrained: shared.Pretrained = True,
     layer: shared.LayerName = None,
     crop_mode: shared.CropMode = None,
@@ -215,7 +219,7 @@ def contrast(
         with_concepts=False,
         for_page=_wants_page(out, out_dir),
     )
-    backbone = load(model, weights, pretrained, device, class_names, layers=layer or (), crop_mode=crop_mode)
+    backbone = load(model, weights, pretrained, device, class_names, layers=layer or (), crop_mode=crop_mode, task=task)
     _run(backbone, photos, options, batch_size, out, out_dir, as_json, "contrast", contrast_json)
 
 

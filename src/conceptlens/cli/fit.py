@@ -73,6 +73,7 @@ def ce_fam(
     model: shared.Model = shared.DEFAULT_MODEL,
     weights: shared.Weights = None,
     class_names: shared.ClassNames = None,
+    task: shared.TaskName = None,
     pretrained: shared.Pretrained = True,
     as_json: shared.Json = False,
     resume: shared.Resume = False,
@@ -86,7 +87,7 @@ def ce_fam(
     check_folder(out_dir)
     start = time.perf_counter()
     made = fit_ce_fam(
-        load(model, weights, pretrained, class_names=class_names),
+        load(model, weights, pretrained, class_names=class_names, task=task),
         load_model(vlm),
         images,
         out_dir,

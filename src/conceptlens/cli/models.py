@@ -65,6 +65,7 @@ def calibrate(
     model: shared.Model = shared.DEFAULT_MODEL,
     weights: shared.Weights = None,
     class_names: shared.ClassNames = None,
+    task: shared.TaskName = None,
     pretrained: shared.Pretrained = True,
     crop_mode: shared.CropMode = None,
     knowledge: shared.KnowledgeFile = None,
@@ -86,7 +87,7 @@ def calibrate(
     if not photos and data is None:
         raise InputError("no photos are given; name photos or folders, or a data set with masks: --data NAME:DIR")
     opened = None if data is None else open_set(data, split)
-    backbone = load(model, weights, pretrained, device, class_names, knowledge, crop_mode=crop_mode)
+    backbone = load(model, weights, pretrained, device, class_names, knowledge, crop_mode=crop_mode, task=task)
     failures: list[Failure] = []
 
     def labelled(label: str) -> Any:

@@ -131,6 +131,15 @@ ClassNames = Annotated[
     Path | None,
     model_option(metavar="FILE", help="A text file with one class name per line, in the order of the logits."),
 ]
+TaskName = Annotated[
+    str | None,
+    model_option(
+        "--task",
+        metavar="NAME",
+        help="What the model was trained for, where it does not say so itself: single_label, multi_label, binary, "
+        "regression, ordinal, conditional_ordinal, ...",
+    ),
+]
 KnowledgeFile = Annotated[
     Path | None,
     model_option(

@@ -40,28 +40,34 @@ def masking_contributions(
     their mean alone that would change nothing, so it takes the mean of the whole layer.
 
     The drop is divided by `p`, or by chance (one over the number of classes compared) where `p` is smaller: the
-    relative drop of a class that the model all but excludes has no meaning.
+    relative drop of a class that the model all but excludes has no meaning. Chance of a label that excludes no other
+    is 1/2.
 
     Args:
         observation: Photos observed at `layer`.
         weights: Channel weights `beta` of each concept.
         target: Index of the class, for each image.
-        against: Index of a second class; `p` is then `sigmoid(y_target - y_against)`.
+        against: Index of a second class; `p` is then `sigmoid(y_target - y_against)`, of two classes from one logit
+            that of the class.
         layer: Layer whose channels are masked; by default the observation's.
         selected: The concepts to compute; the others are left at 0.
 
     Returns:
         One share for each image and concept, at most 1.
+
+    Raises:
+        InputError: The model gives quantities, which have no probability.
     """
     feature = observation.feature(layer)
     order = (weights * feature.mean((2, 3))[:, None]).topk(min(STEPS, feature.shape[1]), dim=2).indices
     matrix = observation.readout(observation.logits, layer)
-    before = _probability(observation.logits.detach()[:, None], target[:, None], _column(against))
+    before = _probability(observation, observation.logits.detach()[:, None], target[:, None], _column(against))
     if matrix is None:
         after = _curve_by_rerun(observation, order, target, against, layer, selected)
     else:
         after = _curve_in_closed_form(observation, matrix, order, target, against, layer)
-    chance = 0.5 if against is not None else 1.0 / observation.logits.shape[1]
+    alone = against is None and observation.answer.rivals
+    chance = 1.0 / observation.logits.shape[1] if alone else 0.5
     found = ((before[..., None] - after) / before.clamp_min(chance)[..., None]).mean(2)
     return found if selected is None else found * selected
 
@@ -78,7 +84,7 @@ def _curve_in_closed_form(
         change = mask_value[:, None, None] - means[:, None].expand(-1, chunk.shape[1], -1).gather(2, chunk)
         moved = (change[..., None] * matrix.T[chunk]).cumsum(2)
         masked = logits[:, None, None] + moved
-        curves.append(_probability(masked, target[:, None, None], _column(against, 2)))
+        curves.append(_probability(observation, masked, target[:, None, None], _column(against, 2)))
     return torch.cat(curves, dim=1)
 
 
@@ -110,7 +116,7 @@ def _curve_by_rerun(
             logits.append(observation.rerun(variants, i, layer).logits.detach())
         if steps:
             other = None if against is None else against[i]
-            values = _probability(torch.cat(logits), target[i], other)
+            values = _probability(observation, torch.cat(logits), target[i], other)
             curve[list(questions)] = values.reshape(-1, order.shape[2])
         curves.append(curve)
     return torch.stack(curves)
@@ -131,13 +137,15 @@ def _all_cells_alike(observation: Observation, layer: str | None) -> bool:
     return bool(spread <= 1e-5 * gradient.abs().max())
 
 
-def _probability(logits: Tensor, target: Tensor, against: Tensor | None) -> Tensor:
+def _probability(observation: Observation, logits: Tensor, target: Tensor, against: Tensor | None) -> Tensor:
     """Return `p_c`, or `sigmoid(y_c - y_d)`, over the last axis of `logits`; indices broadcast over the others."""
-    values = logits.float()
-    lead = values.shape[:-1]
-    own = values.gather(-1, target.expand(lead)[..., None])[..., 0]
+    answer = observation.answer
+    lead = logits.shape[:-1]
     if against is None:
-        return (own - values.logsumexp(-1)).exp()
+        shares = answer.probabilities(logits.float(), observation.model.name)
+        return shares.gather(-1, target.expand(lead)[..., None])[..., 0]
+    values = answer.competing(logits.float())
+    own = values.gather(-1, target.expand(lead)[..., None])[..., 0]
     other = values.gather(-1, against.expand(lead)[..., None])[..., 0]
     return (own - other).sigmoid()
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from conceptlens.explainer.photo_result import PhotoResult
+    from conceptlens.model.predictions import Prediction
 
 
 def other_answer(result: PhotoResult) -> str:
@@ -20,7 +21,11 @@ def other_answer(result: PhotoResult) -> str:
     """
     if result.answered is not False or result.predicted is None or result.target is None:
         return ""
-    answer = f"The model's answer is {result.predicted.short_name} ({percent(result.predicted.probability)})"
+    likely = [one for one in result.predictions if one.probability is not None and one.probability >= 0.5]
+    if result.answer is not None and not result.answer.rivals and likely:
+        answer = f"The model's labels are {', '.join(map(with_share, likely))}"
+    else:
+        answer = f"The model's answer is {with_share(result.predicted)}"
     return f"{answer}, {_none_of(1 + len(result.compared)) or f'not {result.target.short_name}'}"
 
 
@@ -60,6 +65,15 @@ def differences(result: PhotoResult) -> str:
     words = ", ".join(concept.label for concept in shown)
     back = ", ".join(concept.label for concept in reverse) or "nothing known"
     return f"Photos of {one}, not of {other}, usually show: {words}; the other way round: {back}"
+
+
+def with_share(one: Prediction) -> str:
+    """Return a class with its probability, `giant panda (94%)`, or with its score where it has none.
+
+    Args:
+        one: A predicted class.
+    """
+    return f"{one.short_name} ({f'{one.logit:.4g}' if one.probability is None else percent(one.probability)})"
 
 
 def percent(share: float) -> str:

@@ -211,7 +211,8 @@ def calibrate_presence(
         evidence.append(calibration.z_scores(similarity(vectors, texts, language), texts, language))
         present.append(torch.tensor([[float(concept in row) for concept in concepts] for row in rows]))
         if known is not None and observation.class_scores is not None:
-            implied.append(rate_of(known.implied(observation.logits.detach().cpu()), known, words))
+            scores = observation.answer.competing(observation.logits.detach())
+            implied.append(rate_of(known.implied(scores.cpu()), known, words))
     count = sum(map(len, present))
     if count < MIN_PHOTOS:
         raise InputError(f"{count} labelled photos were given; presence needs at least {MIN_PHOTOS}")

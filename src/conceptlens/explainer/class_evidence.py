@@ -65,6 +65,8 @@ def with_evidence(
         residuals=evidence.residuals,
         random_level=None if drawn is None else _random_level(evidence, found, drawn, named),
         explained_classes=tuple(class_names(observation, index, other)),
+        rivals=tuple(rivals(observation, index, other)),
+        unit=observation.answer.unit,
     )
 
 
@@ -126,3 +128,19 @@ def class_names(observation: Observation, index: Tensor, other: Tensor | None) -
     if other is None:
         return names
     return [f"{n} / {observation.model.class_name(int(o))}" for n, o in zip(names, other, strict=True)]
+
+
+def rivals(observation: Observation, index: Tensor, other: Tensor | None) -> list[str]:
+    """Return what the margin of each image's class is over; empty where its classes exclude none.
+
+    Args:
+        observation: What was observed.
+        index: The class of each image.
+        other: The class that it is compared with, or `None`.
+    """
+    answer, count = observation.answer, observation.logits.shape[1]
+    if other is None and answer.rivals and count == 2:
+        other = 1 - index
+    if other is not None:
+        return [observation.model.class_name(int(o)) for o in other]
+    return ["all other classes" if answer.rivals else ""] * len(index)

@@ -99,10 +99,11 @@ def explain(
         - `known[image question]`: whether the model knows the concept (`ClassifierText.knows`); one that it does not
             know has a map of 0 and NaN for every number. `None` where all are known.
         - `contributions[image question]`: the evidence for the class against its rivals in the cells where the concept
-            is, `sum_u m(u) e(u)`, in units of the logits (`cell_shares`, `cell_evidence`). Positive speaks for
-            `target`, negative for its rivals or `against`; all of them, `unnamed` and `residuals` add up to `margins`.
-            With "masking", the mean relative drop of the class's probability (`masking_contributions`), which adds up
-            to nothing. `None` without classes, and where the layer's cells do not reach them.
+            is, `sum_u m(u) e(u)`, in units of the logits or of what the model gives instead (`unit`; `cell_shares`,
+            `cell_evidence`). Positive speaks for `target`, negative for its rivals or `against`, or raises and lowers a
+            quantity; all of them, `unnamed` and `residuals` add up to `margins`. With "masking", the mean relative
+            drop of the class's probability (`masking_contributions`), which adds up to nothing. `None` without
+            classes, and where the layer's cells do not reach them.
         - `random_level[image]`: the mean size of the contributions of eight directions drawn at random in place of a
             word's text vector, each alone beside the concepts: one that is no larger says nothing. By masking,
             `contributions_above_random` is what is left of each contribution.
@@ -206,7 +207,7 @@ def _by_own_encoders(
     z_scores = None
     if calibration is not None:
         z_scores = calibration.z_scores(scores.cpu(), evidence.text_vectors.cpu(), language).to(scores)
-    logits = None if known_classes is None else observation.logits.detach()
+    logits = None if known_classes is None else observation.answer.competing(observation.logits.detach())
     found = presence(known, known_classes, logits, z_scores, fitted)
     index, other = _compared(observation, target, against)
     chosen = evidence.all_indices() if given is not None else _chosen(observation, evidence, z_scores, found, top)
@@ -254,7 +255,7 @@ def _known_classes(observation: Observation, fitted: PresenceWeights | None, by_
     known = observation.model.class_concepts
     if known is None or observation.class_scores is None or (observation.model.text is not None and fitted is None):
         return None
-    if float(known.linked_probability(observation.logits.detach()).min()) >= MIN_LINKED:
+    if float(known.linked_probability(observation.answer.competing(observation.logits.detach())).min()) >= MIN_LINKED:
         return known
     if not by_presence or observation.model.text is not None:
         return None

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.concept_regions.competing_explanation import MIN_PLACE_CONTRAST, is_competing
+from conceptlens.concepts.short_names import short_name
 from conceptlens.explainer.discovered_rows import DISCOVERED
 from conceptlens.io.versions import versions
 from conceptlens.metrics.map_mask import area, peak
@@ -64,6 +65,7 @@ def _opening(result: PhotoResult) -> dict[str, Any]:
         "image": result.image_info.name,
         "model": result.model,
         "layer": result.layer,
+        "task": None if result.answer is None else result.answer.task,
         "target": prediction_json(result.target),
         "predicted": prediction_json(result.predicted),
         "answered": result.answered,
@@ -117,7 +119,7 @@ def contrasted_json(result: PhotoResult) -> dict[str, Any]:
 
 
 def prediction_json(prediction: Prediction | None) -> dict[str, Any] | None:
-    """Return a class with its index, names, logit and probability; `None` for none.
+    """Return a class with its index, names, score and probability; `None` for none.
 
     Args:
         prediction: A predicted class, or `None`.
@@ -185,15 +187,15 @@ def concepts_json(concepts: Explanation) -> list[dict[str, Any]]:
     ]
 
 
-def margin_json(concepts: Explanation) -> dict[str, float] | None:
+def margin_json(concepts: Explanation) -> dict[str, Any] | None:
     """Return the margin of one photo and what it consists of; `None` where contributions do not add up to one.
 
     Args:
         concepts: The explanation of this photo alone.
 
     Returns:
-        `value = named + discovered + unnamed + residual`, in units of the logits; `unplaced` is the part of `unnamed`
-        that no cell of the layer holds.
+        `value = named + discovered + unnamed + residual`, counted in `unit`s; `unplaced` is the part of `unnamed` that
+        no cell of the layer holds; `over` is what the margin is over, `None` where it is over nothing.
     """
     unnamed = concepts.unnamed
     if concepts.margins is None or concepts.contributions is None or unnamed is None:
@@ -207,6 +209,8 @@ def margin_json(concepts: Explanation) -> dict[str, float] | None:
         "unnamed": float(unnamed[0]),
         "unplaced": 0.0 if concepts.unplaced is None else float(concepts.unplaced[0]),
         "residual": 0.0 if concepts.residuals is None else float(concepts.residuals[0]),
+        "over": (short_name(concepts.rivals[0]) or None) if concepts.rivals else None,
+        "unit": concepts.unit,
     }
 
 
@@ -285,4 +289,4 @@ def is_known(explanation: Explanation, question: int) -> bool:
 def _number(values: Tensor | None, question: int) -> float | None:
     """Return one number as JSON has it, which knows no NaN: so are those of a concept that the model does not know."""
     value = None if values is None else float(values[0, question])
-    return None if value is None or math.isnan(value) else value
+    return None if value is None or not math.isfinite(value) else value

@@ -86,6 +86,7 @@ def _observed(observation: Observation, explained: list[Explanation]) -> list[Ph
                 against=against,
                 differs_by=known_differences(observation.model, target, against),
                 predictions=top,
+                answer=observation.answer if top else None,
                 photo=jpeg(_photo(observation, i)),
                 command="\n".join(_code(observation, explained, i)),
                 settings=_methods(explained),

@@ -127,7 +127,7 @@ def _presence(
         z_scores = None
         if calibration is not None:
             z_scores = calibration.z_scores(evidence.scores.cpu(), evidence.text_vectors.cpu(), model.language)
-        logits = None if classes is None else observation.logits.detach().cpu()
+        logits = None if classes is None else observation.answer.competing(observation.logits.detach()).cpu()
         if classes is not None and logits is not None:
             linked.append(classes.linked_probability(logits))
         likely = presence(words, classes, logits, z_scores, fitted)

@@ -58,6 +58,8 @@ def _shown(result: PhotoResult) -> dict[str, Any]:
         "box_known": all(info.box_known for info in (result.image_info, *_own_infos(result))),
         "model": result.model,
         "layer": result.layer,
+        "task": None if result.answer is None else result.answer.task,
+        "score_name": "logit" if result.answer is None else result.answer.score,
         "target": prediction_json(result.target),
         "against": prediction_json(result.against),
         "differences": differences(result),
@@ -66,7 +68,7 @@ def _shown(result: PhotoResult) -> dict[str, Any]:
         "answered": result.answered,
         "other_answer": other_answer(result),
         "predictions": [prediction_json(p) for p in result.predictions],
-        "margin": None if result.concepts is None else margin_json(result.concepts),
+        "margin": _margin(result),
         "random_level": None if result.concepts is None else random_level_of(result.concepts),
         **_encoders(result.explanations),
         "questions": [question for e in result.explanations for question in _questions(result, e)],
@@ -74,6 +76,12 @@ def _shown(result: PhotoResult) -> dict[str, Any]:
         "settings": dict(result.settings),
         "command": result.command,
     }
+
+
+def _margin(result: PhotoResult) -> dict[str, Any] | None:
+    """Return the margin of the photo, over a class by the name that the page has for it."""
+    margin = None if result.concepts is None else margin_json(result.concepts)
+    return margin if margin is None or result.against is None else {**margin, "over": result.against.short_name}
 
 
 def _own_infos(result: PhotoResult) -> list[ImageInfo]:

@@ -11,6 +11,7 @@ from conceptlens.model.class_differences import class_differences
 if TYPE_CHECKING:
     from conceptlens.cams.finer_cam import ContrastMaps
     from conceptlens.concepts.vocabulary import ConceptName
+    from conceptlens.model.answer import Answer
     from conceptlens.model.observation import Runnable
     from conceptlens.model.predictions import Prediction
     from conceptlens.record import Explanation, ImageInfo
@@ -37,7 +38,8 @@ class PhotoResult:
         against: The other class of a comparison of two.
         differs_by: What photos of `target` usually show and those of `against` do not, and the other way round; `None`
             without `against`, and where nothing is known of one of them.
-        predictions: The classes with the highest logits.
+        predictions: The classes with the highest scores.
+        answer: What the model's answer means; `None` for a model without classes.
         references: The classes that the contrast subtracts.
         gamma: The strength of the contrast.
         mixture: The raw maps of target and reference classes, for the page's slider; `None` where the rule is not
@@ -55,6 +57,7 @@ class PhotoResult:
     against: Prediction | None = None
     differs_by: tuple[tuple[ConceptName, ...], tuple[ConceptName, ...]] | None = None
     predictions: tuple[Prediction, ...] = ()
+    answer: Answer | None = None
     references: tuple[ReferenceClass, ...] = ()
     gamma: float = 0.0
     mixture: ContrastMaps | None = None
@@ -86,18 +89,27 @@ class PhotoResult:
 
     @property
     def predicted(self) -> Prediction | None:
-        """The model's answer: its class of highest logit; `None` for a model without classes."""
+        """The model's answer: its class of highest score; `None` for a model without classes."""
         return self.predictions[0] if self.predictions else None
 
     @property
     def answered(self) -> bool | None:
         """Whether the model's answer is the target or a class compared with; `None` for a model without classes.
 
+        Of labels that do not exclude one another, the answer is each that is more likely than not, and the most likely.
         Where it is neither, a comparison says little about the photo, so sums over photos leave it out.
         """
-        if self.target is None or self.predicted is None:
+        if self.target is None or self.predicted is None or self.quantity:
             return None
-        return self.predicted.index in {one.index for one in (self.target, *self.compared)}
+        asked = (self.target, *self.compared)
+        labels = self.answer is not None and not self.answer.rivals
+        said = labels and any(one.probability is not None and one.probability >= 0.5 for one in asked)
+        return said or self.predicted.index in {one.index for one in asked}
+
+    @property
+    def quantity(self) -> bool:
+        """Whether the model gives quantities, of which none is predicted rather than another."""
+        return self.answer is not None and self.answer.task == "regression"
 
     def _of_kind(self, kind: str) -> Explanation | None:
         return next((e for e in self.explanations if kind in e.target_kinds), None)

@@ -21,6 +21,7 @@ from conceptlens.explainer.presence import MIN_PRESENCE
 from conceptlens.io.errors import Failure, InputError, InputTypeError
 from conceptlens.io.images import jpeg, read_image
 from conceptlens.model.predictions import Prediction, predictions
+from conceptlens.model.score_checks import not_finite
 from conceptlens.record import Explanation
 
 if TYPE_CHECKING:
@@ -167,7 +168,8 @@ def _explain_batch(
         options.concepts_from.check(model)
     layers = None if options.branch is None else dict.fromkeys([*options.branch.layers, *model.default_layers])
     observation = model.observe([item.photo for item in loaded], layers, titles=[item.name for item in loaded])
-    reasons = _predicted_as_reference(observation, options)
+    reasons = [""] * len(loaded) if observation.class_scores is None else not_finite(observation)
+    reasons = reasons if any(reasons) else _predicted_as_reference(observation, options)
     if not any(reasons):
         return list(_results(observation, options))
     rest = iter(_explain_batch(model, [o for o, reason in zip(loaded, reasons, strict=True) if not reason], options))
@@ -218,6 +220,7 @@ def _results(observation: Observation, options: ExplainOptions) -> Iterator[Phot
             against=others[i],
             differs_by=known_differences(observation.model, targets[i], others[i]),
             predictions=predictions(observation, i),
+            answer=observation.answer,
             photo=jpeg(photo) if options.for_page and photo is not None else b"",
             settings={"rule": options.rule},
             **fields,
@@ -246,12 +249,12 @@ def _classes(observation: Observation, name: ClassName | None) -> list[Predictio
 def _contrasts(observation: Observation, options: ExplainOptions) -> list[tuple[Explanation, dict[str, Any]]] | None:
     """Return each photo's contrast and the fields of its result that belong to it; `None` for a single class.
 
-    Beside concepts, a contrast takes at most as many similar classes as the model has.
+    Beside concepts, a contrast takes at most as many similar classes as the model has; labels that do not exclude one
+    another and quantities have none.
     """
-    others = observation.logits.shape[1] - 1
-    if others < 1:
+    others, contrast = observation.logits.shape[1] - 1, options.contrast
+    if options.with_concepts and not contrast.against and (others < 1 or not observation.answer.rivals):
         return None
-    contrast = options.contrast
     if options.with_concepts and not contrast.against:
         contrast = replace(contrast, nearest=min(contrast.nearest, others))
     _, classes, weights = choose_references(observation, contrast)

@@ -14,6 +14,7 @@ from conceptlens.record.display import UNKNOWN
 
 if TYPE_CHECKING:
     from conceptlens.explainer.photo_result import PhotoResult
+    from conceptlens.model.answer import Answer
     from conceptlens.model.predictions import Prediction
     from conceptlens.record import Explanation
 
@@ -31,8 +32,10 @@ def print_result(result: PhotoResult, console: Console | None = None) -> None:
     console = console or Console()
     console.print(f"\n[bold]{_safe(result.image_info.name)}[/bold]")
     if result.target is not None:
-        against = " against " * bool(result.compared) + ", ".join(map(_class_words, result.compared))
-        console.print(_safe(_class_words(result.target) + against), highlight=False)
+        against = " against " * bool(result.compared) + ", ".join(
+            _class_words(one, result.answer) for one in result.compared
+        )
+        console.print(_safe(_class_words(result.target, result.answer) + against), highlight=False)
         if other := other_answer(result):
             console.print(f"[yellow]{_safe(other)}[/yellow]", highlight=False)
         if words := differences(result):
@@ -51,7 +54,7 @@ def print_result(result: PhotoResult, console: Console | None = None) -> None:
         console.print(f"a word drawn at random would get {size}{above}", highlight=False)
 
 
-def margin_text(result: PhotoResult, margin: Mapping[str, float]) -> str:
+def margin_text(result: PhotoResult, margin: Mapping[str, Any]) -> str:
     """Return in one sentence what contributions add up to, and how much of it has a name.
 
     Args:
@@ -59,7 +62,8 @@ def margin_text(result: PhotoResult, margin: Mapping[str, float]) -> str:
         margin: What `margin_json` says of it.
     """
     names = "the class" if result.target is None else result.target.short_name
-    rivals = "all other classes" if result.against is None else result.against.short_name
+    rivals = margin["over"] if result.against is None else result.against.short_name
+    over = "" if rivals is None else f" over {_safe(rivals)}"
     parts = [f"named {margin['named']:+.2f}"]
     if margin["discovered"]:
         parts.append(f"discovered {margin['discovered']:+.2f}")
@@ -68,12 +72,14 @@ def margin_text(result: PhotoResult, margin: Mapping[str, float]) -> str:
         parts[-1] += f" (of which {margin['unplaced']:+.2f} lies in no cell)"
     if abs(margin["residual"]) >= 0.005:
         parts.append(f"residual {margin['residual']:+.2f}")
-    return f"{_safe(names)} over {_safe(rivals)}: {margin['value']:+.2f} = {', '.join(parts)} (logits)"
+    return f"{_safe(names)}{over}: {margin['value']:+.2f} = {', '.join(parts)} ({margin['unit']})"
 
 
-def _class_words(one: Prediction) -> str:
+def _class_words(one: Prediction, answer: Answer | None) -> str:
+    if one.probability is None:
+        return f"{one.short_name}: {one.logit:.4g}"
     share = "<0.1%" if one.probability < 0.0005 else f"{one.probability:.1%}"
-    return f"{one.short_name}: {share} (logit {one.logit:.2f})"
+    return f"{one.short_name}: {share} ({'logit' if answer is None else answer.score} {one.logit:.2f})"
 
 
 def location_text(peak: list[float], area: float) -> str:

@@ -15,17 +15,20 @@ from torch import Tensor, nn
 from conceptlens.concepts.class_knowledge import ClassKnowledge, imagenet_knowledge
 from conceptlens.concepts.short_names import short_name
 from conceptlens.io.errors import InputError, InputTypeError, near_names
+from conceptlens.model.answer import ANSWERS, Answer, Task, check_task, find_answer
 from conceptlens.model.class_concepts import ClassConcepts, link_classes
-from conceptlens.model.class_names import class_index, class_name_texts
+from conceptlens.model.class_names import class_index, class_names_of
 from conceptlens.model.device import move_module
 from conceptlens.model.encoders import ClassifierText, VisionLanguage
 from conceptlens.model.forward import LayerKeeper, Watch, colours_of, forward, map_tensors, unwrap
+from conceptlens.model.found_task import found_task
 from conceptlens.model.image_batch import PhotoInput, check_transform
 from conceptlens.model.layout import prefix_tokens
 from conceptlens.model.model_input import ModelInput, first_of_batch, split_inputs
-from conceptlens.model.model_output import LayerOutput, ModelOutput, output_tensor
+from conceptlens.model.model_output import LayerOutput, ModelOutput, output_tensor, unread_output
 from conceptlens.model.observation import Observation, layer_names
 from conceptlens.model.probe import Anatomy, anatomy
+from conceptlens.model.score_checks import check_numbers
 from conceptlens.record import ImageInfo
 
 
@@ -43,7 +46,11 @@ class Backbone(PhotoInput):
             of the photo is seen, and so does a torchvision transform that is read as one (see `preprocess`).
         class_names: Class names in the order of the logits.
         output: From the module's raw output to `(image, class)`; by default tensors, `.logits` and the like are found.
-        embeds: The output is an embedding (a CLIP tower), not class scores.
+        task: What the module was trained for, and so what its numbers mean: "single_label" (softmax), "multi_label" (a
+            sigmoid for each), "binary" (two classes from one logit; one name, "ill", stands for "not ill" and "ill"),
+            "regression" (a quantity, no probability), "ordinal" (logits of P(y > k), CORAL), "conditional_ordinal"
+            (CORN), "embedding" (no classes), "dense" (scores of every pixel), "detection". Where it is not given it is
+            taken from the module's configuration or loss, and asked for where it could be several.
         classifier: The name of the final linear layer; found where not named.
         prefix_tokens: How many tokens stand before those of the patches; counted where not given.
         channels_last: Whether outputs of four axes have their channels last; found where not given.
@@ -52,7 +59,8 @@ class Backbone(PhotoInput):
         knowledge: What photos of classes show, which the class names are linked to; by default that of ImageNet.
 
     Raises:
-        InputError: A layer is named that the module does not have, or the module is a TorchScript module.
+        InputError: A layer is named that the module does not have, there is no such task, class names are given for an
+            embedding, or the module is a TorchScript module.
         InputTypeError: The module is no `nn.Module`, `transform` or `output` cannot be called, or `class_names` is
             no list of texts.
 
@@ -67,7 +75,7 @@ class Backbone(PhotoInput):
     transform: Callable[[Image.Image], Tensor] | None = None
     class_names: tuple[str, ...] | None = None
     output: Callable[[Any], Tensor] | None = None
-    embeds: bool = False
+    task: Task | None = None
     classifier: str | None = None
     prefix_tokens: int | None = None
     channels_last: bool | None = None
@@ -89,8 +97,11 @@ class Backbone(PhotoInput):
                 f"output is a {type(self.output).__name__}; expected a function from what the module returns to scores "
                 "(image, class), such as output=lambda found: found.logits"
             )
+        check_task(self.task)
         if self.class_names is not None:
-            object.__setattr__(self, "class_names", class_name_texts(self.class_names))
+            object.__setattr__(self, "class_names", class_names_of(self.task, self.class_names))
+            if self.known_task == "embedding":
+                raise InputError(f"{self.name} gives an embedding and no class scores, so class_names= names nothing")
         if self.prefix_tokens is None:
             object.__setattr__(self, "prefix_tokens", prefix_tokens(self.module))
 
@@ -118,9 +129,19 @@ class Backbone(PhotoInput):
         rows, columns = self.preprocess.size
         return f"photos, {self.preprocess.crop_mode} to {rows} x {columns}, {self.preprocess.interpolation}"
 
+    @cached_property
+    def known_task(self) -> Task | None:
+        """What the module was trained for: as given, or as the module says; `None` where neither says."""
+        return self.task or found_task(self.module, self._class_count)
+
+    @property
+    def _class_count(self) -> int | None:
+        return None if self.class_names is None else len(self.class_names)
+
     def _output_in_words(self) -> str:
-        if self.embeds:
-            return "an embedding"
+        known = None if self.known_task is None else ANSWERS[self.known_task]
+        if known is not None and (not known.rivals or known.task == "binary"):
+            return known.words + (f": {', '.join(self.class_names[:3])}" if self.class_names else "")
         if not self.class_names:
             return "class scores without names"
         shown = [short_name(name) for name in self.class_names[:3]]
@@ -144,8 +165,8 @@ class Backbone(PhotoInput):
         given.check(self.module, self.name)
         like = given.of_one(0, given.images[:1].to(self.parameter.device, self.parameter.dtype))
         return anatomy(
-            self.module, like, self._any_vector, self.prefix_tokens or 0, self.channels_last, self.embeds,
-            known_as=(self.name, self.output),
+            self.module, like, self._any_vector, self.prefix_tokens or 0, self.channels_last,
+            self.known_task == "embedding", known_as=(self.name, self.output, self.known_task, self.class_names),
         )  # fmt: skip
 
     @cached_property
@@ -160,7 +181,7 @@ class Backbone(PhotoInput):
     @cached_property
     def classifier_name(self) -> str | None:
         """The final linear layer, whose input is the embedding; `None` where the model has none."""
-        if self.embeds:
+        if self.known_task == "embedding":
             return None
         return self.classifier or self.anatomy.classifier
 
@@ -179,7 +200,7 @@ class Backbone(PhotoInput):
         """
         if self.text is not None:
             return self.text
-        linear = self.classifier_module
+        linear = None if self.known_task == "regression" else self.classifier_module
         if linear is None or self.class_names is None or len(self.class_names) != linear.out_features:
             raise InputError(
                 f"{self.name} has no text encoder, and none can be built without a linear classifier and class names; "
@@ -194,7 +215,7 @@ class Backbone(PhotoInput):
 
     @cached_property
     def _class_concepts(self) -> ClassConcepts | None:
-        if self.embeds or not self.class_names:
+        if not self.class_names or not ANSWERS[self.known_task or "single_label"].rivals:
             return None
         return link_classes(self.class_names, self.knowledge or imagenet_knowledge())
 
@@ -254,42 +275,54 @@ class Backbone(PhotoInput):
             if "anatomy" not in self.__dict__:  # the size that the module takes and what it needs are known only now
                 vars(self)["anatomy"] = self._probe(given)
             kept = LayerKeeper(self.default_layers if layers is None else layers)
-            found = self.run(given, kept.watches)
+            found = self.run(given, kept.watches, len(given.images))
         outputs = {name: self.layer_output(name, raw, given.images) for name, raw in kept.raw().items()}
         return Observation(
-            found.model_name, found.output, found.class_scores, found.vector, self, given, outputs, image_info,
-            photos, references,
+            found.model_name, found.output, found.class_scores, found.vector, found.meaning, self, given, outputs,
+            image_info, photos, references,
         )  # fmt: skip
 
-    def run(self, given: ModelInput, watches: Mapping[str, Watch] | None = None) -> ModelOutput:
+    def run(
+        self, given: ModelInput, watches: Mapping[str, Watch] | None = None, rows: int | None = None
+    ) -> ModelOutput:
         """Run the module once; a graph exists only where a watch begins one.
 
         Args:
             given: The images and the other inputs, on the device of the model.
             watches: Functions by layer name: each is called with the layer's raw output and may return a replacement.
+            rows: How many rows the answer must have; not checked by default, for a watch may make a batch larger.
 
         Returns:
             The raw output, class scores `(image, class)` where the model does not embed, and the embedding `(image,
             dimension)` where it is known; `None` for what the model does not give.
 
         Raises:
-            InputError: There is another number of class names than of class scores.
+            InputError: It cannot be told what the numbers mean, or there is another number of class names than of
+                classes.
         """
         entered: list[Tensor] = []
         classifier = self.classifier_name
         inputs = {} if classifier is None else {classifier: lambda tensor: entered.append(tensor)}
         output = forward(self.module, given, watches or {}, inputs)
-        tensor = self.output(output) if self.output else output_tensor(output)
-        flat = tensor if tensor is not None and tensor.ndim == 2 else None
-        if self.embeds:
-            return ModelOutput(self.name, output, None, flat)
-        if flat is not None and self.class_names is not None and len(self.class_names) != flat.shape[1]:
-            raise InputError(
-                f"{self.name} gives {flat.shape[1]} class scores for each image and has {len(self.class_names)} class "
-                "names; give one name for each score, in their order: Backbone(..., class_names=...)"
-            )
+        numbers = self._numbers(output)
+        flat = numbers if numbers is not None and numbers.ndim == 2 else None
+        if flat is not None:
+            check_numbers(flat, rows, self.known_task, self.name)
+        if self.known_task == "embedding":
+            return ModelOutput(self.name, output, None, flat, ANSWERS["embedding"])
         vector = entered[-1] if entered and entered[-1].ndim == 2 else None
-        return ModelOutput(self.name, output, flat, vector)
+        meaning = self._meaning(flat)
+        scores = None if flat is None or meaning is None or meaning.read is None else meaning.read(flat)
+        return ModelOutput(self.name, output, scores, vector, meaning)
+
+    def _meaning(self, numbers: Tensor | None) -> Answer | None:
+        """Return what the numbers `(image, number)` of a forward pass mean; `None` where it is not known."""
+        if numbers is None:
+            return None if self.known_task is None else ANSWERS[self.known_task]
+        names, task = self._class_count, self.known_task
+        if self.task is None and task == "multi_label" and numbers.shape[1] == 1 and names != 1:
+            task = "binary"  # a loss with a sigmoid, of one logit
+        return find_answer(task, numbers.shape[1], names, self.name)
 
     def layer_output(self, layer: str, raw: Tensor, images: Tensor) -> LayerOutput:
         """Return the output of `layer` with how to read it: every reading of a layer goes through here.
@@ -313,8 +346,9 @@ class Backbone(PhotoInput):
         grid = known.at(tuple(raw.shape), size)
         if grid is None:
             raise InputError(
-                f"layer '{layer}' of {self.name} gave {tuple(raw.shape)} for {size[0]} images of {size[1]} x {size[2]}, "
-                f"which cannot be read as '{known.order}' as at the size that it was probed with"
+                f"layer '{layer}' of {self.name} gave {tuple(raw.shape)} for {size[0]} images of {size[1]} x "
+                f"{size[2]}, which cannot be read as '{known.order}' as at the size that it was probed with; give "
+                "images of the size that the model takes"
             )
         return LayerOutput(raw, grid)
 
@@ -372,10 +406,18 @@ class Backbone(PhotoInput):
             raise InputError(f"no layer '{name}' in {self.name}; {near_names(name, names)}")
 
     def _any_vector(self, output: Any) -> Tensor:
-        tensor = self.output(output) if self.output else output_tensor(output)
-        if tensor is None:
-            raise InputError(f"{self.name} put out {type(output).__name__}; say how to read it with output=")
-        return tensor
+        numbers = self._numbers(output)
+        if numbers is None:
+            raise unread_output(output, self.name, self._class_count)
+        return numbers
+
+    def _numbers(self, output: Any) -> Tensor | None:
+        """Return what the answer is read from, `(image, number)` where the model gives one number for each image."""
+        if self.output is not None:
+            found = self.output(output)
+        else:
+            found = output_tensor(output, self.known_task, self.name, self._class_count)
+        return found.reshape(-1, 1) if found is not None and found.ndim < 2 else found
 
 
 def check_backbone(given: object) -> None:

@@ -82,7 +82,7 @@ class ClassConcepts:
         Classes without a link are left out, and the others' probabilities sum to 1.
 
         Args:
-            logits: The class scores before the softmax.
+            logits: The class scores before the softmax (`Answer.competing`).
 
         Returns:
             Probabilities, float32, on the device of `logits`.
@@ -124,7 +124,7 @@ class ClassConcepts:
         """Return the probability that the model gives to the classes that are linked.
 
         Args:
-            logits: The class scores before the softmax.
+            logits: The class scores before the softmax (`Answer.competing`).
         """
         return logits.float().softmax(1)[:, self.linked.to(logits.device)].sum(1)
 

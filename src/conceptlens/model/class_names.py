@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from conceptlens.io.errors import InputError, InputTypeError, near_names
+from conceptlens.model.answer import Task
 
 
 def is_class(value: Any) -> bool:
@@ -28,22 +29,57 @@ def class_name_texts(given: Any) -> tuple[str, ...]:
     """Return class names as a tuple.
 
     Args:
-        given: One text for each class.
+        given: One text for each class, in the order of the scores; or a dictionary from the index of each class, 0 to
+            the last, to its text.
 
     Raises:
         InputTypeError: It is one text, no sequence, or holds something else than texts.
+        InputError: A dictionary leaves an index out.
     """
-    if isinstance(given, (str, bytes, Mapping, Set)) or not isinstance(given, Iterable):
-        hint = ": list(names.values())" if isinstance(given, Mapping) else ""
+    if isinstance(given, Mapping):
+        given = _in_order(given)
+    if isinstance(given, (str, bytes, Set)) or not isinstance(given, Iterable):
         raise InputTypeError(
             f"class_names is a {type(given).__name__}; expected a list with one text for each class, in the order of "
-            f"the scores{hint}"
+            "the scores"
         )
     names = tuple(given)
     wrong = [name for name in names if not isinstance(name, str)]
     if wrong:
         raise InputTypeError(f"class_names hold {wrong[0]!r}; expected one text for each class")
     return tuple(map(str, names))
+
+
+def class_names_of(task: Task | None, given: Any) -> tuple[str, ...]:
+    """Return class names as a tuple; of two classes from one logit, one name stands for both: "not ill" and "ill".
+
+    Args:
+        task: What the model was trained for, where it is known.
+        given: As in `class_name_texts`.
+
+    Raises:
+        InputTypeError: It is one text, no sequence, or holds something else than texts.
+        InputError: A dictionary leaves an index out.
+    """
+    names = class_name_texts(given)
+    return (f"not {names[0]}", names[0]) if task == "binary" and len(names) == 1 else names
+
+
+def _in_order(names: Mapping[Any, Any]) -> list[Any]:
+    """Return the values of a dictionary by the indices that are its keys."""
+    indices = [key for key in names if isinstance(key, (int, np.integer)) and not isinstance(key, bool)]
+    if len(indices) < len(names):
+        raise InputTypeError(
+            "class_names is a dict whose keys are no indices; expected a list of texts in the order of the scores, or "
+            "{0: name, 1: name, ...}"
+        )
+    missing, others = sorted(set(range(len(names))) - set(indices)), sorted(set(indices) - set(range(len(names))))
+    if missing:
+        raise InputError(
+            f"class_names has no name for class {missing[0]} and one for class {others[-1]}; a dict names every index, "
+            "from 0 to the last"
+        )
+    return [names[index] for index in range(len(names))]
 
 
 def checked_class_names(class_names: Sequence[str], classes: int, name: str) -> tuple[str, ...]:
@@ -55,9 +91,10 @@ def checked_class_names(class_names: Sequence[str], classes: int, name: str) -> 
         name: What the model is called, for the message.
 
     Raises:
-        InputError: There is another number of names.
+        InputError: There is another number of names; two for one number are those of two classes from one logit.
     """
-    if isinstance(class_names, str) or len(class_names) != classes:
+    two_of_one_logit = classes == 1 and len(class_names) == 2
+    if isinstance(class_names, str) or not (two_of_one_logit or len(class_names) == classes):
         given = "one string" if isinstance(class_names, str) else f"{len(class_names)} class names"
         raise InputError(
             f"{given} given for the {classes} classes of {name}; give one name per class, "

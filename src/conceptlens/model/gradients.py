@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from conceptlens.io.errors import InputError
 from conceptlens.model.forward import full_precision
@@ -67,21 +67,21 @@ def gradient_through_graph(
 
 
 def linear_readout(
-    root: Float[Tensor, "image dimension"], linear: nn.Linear | None, name: str, layer_output: LayerOutput
+    root: Float[Tensor, "image dimension"], rows: tuple[Tensor, Tensor] | None, name: str, layer_output: LayerOutput
 ) -> Float[Tensor, "dimension channel"] | None:
     """Return `M` where `root = M . (mean over cells of the layer) + constant`, verified here, else `None`.
 
-    The candidate is the weight of `linear`, or the identity where `linear` is `None`. It counts only if it reproduces
+    The candidate is the matrix in `rows`, or the identity where `rows` is `None`. It counts only if it reproduces
     the values of `root` and its gradient in a random direction, to 1e-5 of the largest entry.
 
     Args:
         root: A tensor `(image, dimension)` in the graph of the layer.
-        linear: The linear layer that may lead to it.
+        rows: The matrix and the constant that may lead to it.
         name: The layer's name, for messages.
         layer_output: Its output.
     """
     mean = layer_output.cells.detach().flatten(2).mean(2)
-    matrix, constant = _candidate(root, mean, linear)
+    matrix, constant = _candidate(root, mean, rows)
     if matrix is None or root.dtype not in (torch.float32, torch.float64):
         return None
     if not close(mean @ matrix.T + constant, root.detach()):
@@ -98,14 +98,12 @@ def close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> bool:
     return bool((a - b).abs().max() <= tolerance * b.abs().max().clamp_min(1e-30))
 
 
-def _candidate(root: Tensor, mean: Tensor, linear: nn.Linear | None) -> tuple[Tensor | None, Tensor | float]:
+def _candidate(root: Tensor, mean: Tensor, rows: tuple[Tensor, Tensor] | None) -> tuple[Tensor | None, Tensor | float]:
     """Return the matrix and the constant that may lead from the mean of the cells to `root`."""
-    if linear is None:
+    if rows is None:
         same = root.shape == mean.shape
         return (torch.eye(mean.shape[1], dtype=mean.dtype, device=mean.device) if same else None), 0.0
-    if tuple(linear.weight.shape) != (root.shape[1], mean.shape[1]):
-        return None, 0.0
-    return linear.weight.detach(), 0.0 if linear.bias is None else linear.bias.detach()
+    return rows if tuple(rows[0].shape) == (root.shape[1], mean.shape[1]) else (None, 0.0)
 
 
 def _products(root: Tensor, raws: Sequence[Tensor], cotangents: Tensor) -> list[Tensor]:

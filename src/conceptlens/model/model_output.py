@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from conceptlens.io.errors import InputError
+from conceptlens.model.answer import Answer, Task
 from conceptlens.model.layout import Grid
 
 if TYPE_CHECKING:
@@ -22,14 +23,16 @@ class ModelOutput:
     Args:
         model_name: The name of the model, for messages.
         output: What the module returned, untouched.
-        class_scores: Scores `(image, class)` before the softmax, where the model has them.
+        class_scores: Scores `(image, class)`, as `meaning` reads them, where the model has them: before the softmax.
         vector: The embedding `(image, dimension)`, where the model has one.
+        meaning: What the answer means, where it is known; `answer` gives the same or refuses.
     """
 
     model_name: str
     output: Any
     class_scores: Tensor | None
     vector: Tensor | None
+    meaning: Answer | None
 
     @property
     def logits(self) -> Float[Tensor, "image class"]:
@@ -39,12 +42,19 @@ class ModelOutput:
             InputError: The model has no class scores.
         """
         if self.class_scores is None:
-            raise InputError(
-                f"{self.model_name} gives no class scores (image class); ask with cl.Concept or a callable target, "
-                "give a CLIP model class names with class_names= (--class-names), "
-                "or say how to read scores with Backbone(..., output=)"
-            )
+            raise self._no_class_scores()
         return self.class_scores
+
+    @property
+    def answer(self) -> Answer:
+        """What the class scores mean: their probabilities, their unit, whether the classes exclude one another.
+
+        Raises:
+            InputError: The model has no class scores.
+        """
+        if self.class_scores is None or self.meaning is None:
+            raise self._no_class_scores()
+        return self.meaning
 
     @property
     def embedding(self) -> Float[Tensor, "image dimension"]:
@@ -59,6 +69,13 @@ class ModelOutput:
                 "name it with Backbone(..., classifier=...)"
             )
         return self.vector
+
+    def _no_class_scores(self) -> InputError:
+        return InputError(
+            f"{self.model_name} gives no class scores (image class); ask with cl.Concept or a callable target, "
+            "give a CLIP model class names with class_names= (--class-names), "
+            "or say how to read scores with Backbone(..., output=)"
+        )
 
 
 @dataclass(frozen=True)
@@ -79,14 +96,92 @@ class LayerOutput:
         return self.grid.read(self.raw)
 
 
-def output_tensor(output: Any) -> Tensor | None:
-    """Return the tensor a model's output is about: itself, its logits, an image embedding or a pooled output."""
+# Names under which encoders return one vector for each image, the one to take first.
+EMBEDDINGS = ("image_embeds", "image_features", "pooler_output", "last_hidden_state")
+
+
+def output_tensor(output: Any, task: Task | None, model: str, classes: int | None = None) -> Tensor | None:
+    """Return the tensor that a model's answer is read from; refused where it could be several.
+
+    That is the output itself, or what it calls `logits`; of an encoder its image embedding by name. Of a tuple it is
+    the only tensor `(image, number)`, or the only one `(image,)`, or the only one at all.
+
+    Args:
+        output: What the module returned.
+        task: What the module was trained for, where it is known.
+        model: What the model is called, for messages.
+        classes: How many class names there are, where there are any: the tensor that fits them is the example shown.
+
+    Returns:
+        The tensor; `None` where there is none, or none that stands out.
+
+    Raises:
+        InputError: Several tensors could be the scores.
+    """
     if isinstance(output, Tensor):
         return output
-    for name in ("logits", "image_embeds", "pooler_output", "last_hidden_state"):
-        value = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
-        if isinstance(value, Tensor):
-            return value
-    if isinstance(output, (tuple, list)) and output:
-        return output_tensor(output[0])
-    return None
+    found = named_tensors(output)
+    own = {path.strip(".[]'"): tensor for path, tensor in found.items()}
+    for name in EMBEDDINGS if task == "embedding" else ("logits",):
+        if name in own:
+            return own[name]
+    if not isinstance(output, (tuple, list)):
+        return None  # names that nobody knows: which of them holds scores is to be said
+    for axes in (2, 1):
+        candidates = {path: t for path, t in found.items() if t.ndim == axes and t.is_floating_point()}
+        if len(candidates) > 1:
+            raise InputError(
+                f"{model} gives {_shapes_in_words(candidates)}, of which several may be the scores; pick one: "
+                f"Backbone(..., output=lambda found: found{_example_of(candidates, classes)})"
+            )
+        if candidates:
+            return next(iter(candidates.values()))
+    return next(iter(found.values())) if len(found) == 1 else None
+
+
+def unread_output(output: Any, model: str, classes: int | None) -> InputError:
+    """Return the refusal of an output of which it is not known what to read.
+
+    Args:
+        output: What the module returned.
+        model: What the model is called.
+        classes: How many class names there are, where there are any.
+    """
+    found = named_tensors(output)
+    how = f"lambda found: found{_example_of(found, classes)}: {_shapes_in_words(found)}" if found else ""
+    return InputError(f"{model} put out {type(output).__name__}; say how to read it with output={how}")
+
+
+def _example_of(tensors: Mapping[str, Tensor], classes: int | None) -> str:
+    """Return the way to the tensor that a refusal takes as its example: one that fits the class names, or the last."""
+    flat = [path for path, tensor in tensors.items() if tensor.ndim == 2] or list(tensors)
+    return ([path for path in flat if tensors[path].shape[-1:] == (classes,)] or flat)[-1]
+
+
+def named_tensors(output: Any, path: str = "") -> dict[str, Tensor]:
+    """Return every tensor in a model's output, once, by how it is reached: `[1]`, `['scores']`, `.image_embeds`.
+
+    Args:
+        output: A tensor, or tuples, lists, mappings and objects with attributes that hold some.
+        path: How the output itself is reached.
+    """
+    if isinstance(output, Tensor):
+        return {path: output}
+    if isinstance(output, Mapping):
+        steps = {f".{key}" if hasattr(output, str(key)) else f"[{key!r}]": value for key, value in output.items()}
+    elif isinstance(output, (tuple, list)):
+        steps = {f"[{number}]": value for number, value in enumerate(output)}
+    else:
+        steps = {f".{name}": value for name, value in getattr(output, "__dict__", {}).items() if name[:1] != "_"}
+        steps = {step: value for step, value in steps.items() if isinstance(value, (Tensor, Mapping, tuple, list))}
+    found: dict[str, Tensor] = {}
+    for step, value in steps.items():
+        inside = named_tensors(value, path + step)
+        found |= {name: t for name, t in inside.items() if all(t is not other for other in found.values())}
+    return found
+
+
+def _shapes_in_words(tensors: Mapping[str, Tensor]) -> str:
+    """Return what tensors there are: `found[0] (2, 24), found[1] (2, 5)`; at most eight of them."""
+    shown = [f"found{path} {tuple(tensor.shape)}" for path, tensor in list(tensors.items())[:8]]
+    return ", ".join(shown) + (f" and {len(tensors) - 8} more" if len(tensors) > 8 else "")

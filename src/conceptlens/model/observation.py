@@ -65,6 +65,7 @@ class Observation(ModelOutput, Generic[Model]):
         output: What the module returned, untouched, in the graph.
         class_scores: Scores `(image, class)` before the softmax, in the graph; `None` where the model has none.
             `logits` gives the same or refuses.
+        meaning: What the class scores mean; `None` where it is unknown. `answer` gives the same or refuses.
         vector: The embedding `(image, dimension)`, in the graph; `None` where it is unknown. `embedding` gives the
             same or refuses.
         model: The model that was run.
@@ -233,13 +234,25 @@ class Observation(ModelOutput, Generic[Model]):
         if kind is None:
             return None
         if (name, kind) not in self._readouts:
-            linear = None if kind == "embedding" else self.model.classifier_module
+            rows = None if kind == "embedding" else self.class_rows
             with full_precision(root):
                 found = None
-                if kind == "embedding" or linear is not None:
-                    found = linear_readout(root, linear, name, self.layer_output(name))
+                if kind == "embedding" or rows is not None:
+                    found = linear_readout(root, rows, name, self.layer_output(name))
                 self._readouts[name, kind] = found
         return self._readouts[name, kind]
+
+    @property
+    def class_rows(self) -> tuple[Float[Tensor, "class dimension"], Float[Tensor, "class"]] | None:
+        """The classifier's weights and biases, a row for each class: class scores are `rows . embedding + biases`.
+
+        `None` where the model has no linear classifier, or class scores are not linear in what it puts out.
+        """
+        linear = self.model.classifier_module
+        if linear is None or self.meaning is None or self.meaning.read is None or not self.meaning.linear:
+            return None
+        bias = linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias
+        return self.meaning.read(linear.weight.detach().T).T, self.meaning.read(bias.detach()[None])[0]
 
     def pull_means(
         self, root: Tensor, cotangents: Float[Tensor, "image question dimension"], layers: Sequence[str]
@@ -365,8 +378,8 @@ def _without_control(found: ModelOutput, rows: int) -> ModelOutput:
     def cut(tensor: Tensor) -> Tensor:
         return tensor[1:] if tensor.ndim and len(tensor) == rows else tensor
 
-    parts = (map_tensors(part, cut) for part in (found.output, found.class_scores, found.vector))
-    return ModelOutput(found.model_name, *parts)
+    output, scores, vector = (map_tensors(part, cut) for part in (found.output, found.class_scores, found.vector))
+    return ModelOutput(found.model_name, output, scores, vector, found.meaning)
 
 
 def _shortened(names: Sequence[str], at_most: int = 3) -> str:

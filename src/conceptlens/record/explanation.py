@@ -52,7 +52,7 @@ class Explanation(RecordOutputs):
         contributions_low: `image question`; the lowest contribution among small changes of the photo, where these were
             made.
         contributions_high: `image question`; the highest one.
-        margins: `image`; the margin of logits that the contributions and `unnamed` add up to; `None` where the method's
+        margins: `image`; the margin that the contributions and `unnamed` add up to; `None` where the method's
             contributions do not add up.
         unplaced: `image`; the part of the margin that no cell of the layer holds, part of `unnamed`.
         residuals: `image`; what the sum misses, 0 where it is exact.
@@ -66,6 +66,9 @@ class Explanation(RecordOutputs):
         known: `image question`; whether the model knows the concept. One that it does not know has a map of 0 and NaN
             for every number. `None` where all are known.
         explained_classes: The class that `contributions` are about, for each image.
+        rivals: What the margin of that class is over, for each image: another class, "all other classes", or an empty
+            text where it is over nothing, as that of a label or a quantity.
+        unit: What margins and contributions by evidence are counted in: "logits", "log-odds", "units of the output".
         concept_types: `concept_types[image][question]`, where questions are concepts of a vocabulary.
         target_kinds: What each question is about: "class", "contrast", "concept" or "custom".
         layers: `layers[image][question]`; the layer of each map, where a method chooses one for each concept.
@@ -104,6 +107,8 @@ class Explanation(RecordOutputs):
     base_rates: Float[Tensor, "image question"] | None = None
     known: Bool[Tensor, "image question"] | None = None
     explained_classes: tuple[str, ...] = ()
+    rivals: tuple[str, ...] = ()
+    unit: str = "logits"
     concept_types: tuple[tuple[str, ...], ...] = ()
     target_kinds: tuple[str, ...] = ()
     layers: tuple[tuple[str, ...], ...] = ()
@@ -207,7 +212,8 @@ class Explanation(RecordOutputs):
             name: None if getattr(self, name) is None else getattr(self, name)[one]
             for name in (*NUMBERS, *MARGIN_PARTS, *OTHERS)
         }
-        rows = {name: getattr(self, name)[one] for name in ("labels", "explained_classes", "concept_types", "layers")}
+        texts = ("labels", "explained_classes", "rivals", "concept_types", "layers")
+        rows = {name: getattr(self, name)[one] for name in texts}
         return replace(
             self,
             **tensors,

@@ -15,17 +15,18 @@ LETTER = 0.0065
 
 
 def draw_margin(
-    ax: Any, names: Sequence[str], values: Sequence[float], unnamed: float, margin: float, title: str
+    ax: Any, names: Sequence[str], values: Sequence[float], unnamed: float, margin: float, title: str, unit: str
 ) -> Axes:
     """Draw one bar: what speaks for the class to the right of zero, what speaks against it to the left.
 
     Args:
         ax: Axes to draw on; `None` for those of a new figure.
         names: The names of the concepts.
-        values: Their contributions, in units of the logits.
+        values: Their contributions.
         unnamed: What has no name, the residual included.
         margin: What all of them add up to.
         title: What the margin is of.
+        unit: What contributions and margin are counted in.
 
     Returns:
         The axes.
@@ -55,7 +56,7 @@ def draw_margin(
     ax.axvline(0, color=PAGE["ink"][0], linewidth=1.5)
     ax.set_yticks([])
     ax.spines[["left", "right", "top"]].set_visible(False)
-    ax.set_xlabel("logits", fontsize=8)
+    ax.set_xlabel(unit, fontsize=8)
     ax.tick_params(labelsize=8)
     named = sum(values)
     share = f", {named / margin:.0%} of it named" if margin > 0 and 0 <= named <= margin else ""

@@ -62,6 +62,8 @@ class RecordOutputs(ABC):
     base_rates: Float[Tensor, "image question"] | None
     known: Bool[Tensor, "image question"] | None
     explained_classes: tuple[str, ...]
+    rivals: tuple[str, ...]
+    unit: str
     concept_types: tuple[tuple[str, ...], ...]
     target_kinds: tuple[str, ...]
     layers: tuple[tuple[str, ...], ...]
@@ -270,9 +272,9 @@ class RecordOutputs(ABC):
         if not -len(self.maps) <= image < len(self.maps):
             raise InputError(f"no image {image} in this explanation; it holds images 0 to {len(self.maps) - 1}")
         counts, margin = self.contributions[image].nan_to_num().tolist(), float(self.margins[image])
-        names = [short_name(name) for name in self.explained_classes[image].split(" / ", 1)]
-        rivals = names[1] if len(names) > 1 else "all other classes"
-        return draw_margin(ax, self.labels[image], counts, margin - sum(counts), margin, f"{names[0]} over {rivals}")
+        name = short_name(self.explained_classes[image].split(" / ", 1)[0])
+        over = f" over {short_name(self.rivals[image])}" if self.rivals and self.rivals[image] else ""
+        return draw_margin(ax, self.labels[image], counts, margin - sum(counts), margin, f"{name}{over}", self.unit)
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row for each image and question.

@@ -353,8 +353,15 @@
   function countWords() {
     const { target, against, questions } = image();
     if (target === null || questions.every((one) => one.contribution === null)) return "";
+    if (isQuantity()) return ` “How much”: blue, to the right, raises ${target.short_name}; red, to the left, lowers it.`;
     return ` “How much”: blue, to the right, speaks for ${target.short_name}; red, to the left, ${against === null ? "against it" : `for ${against.short_name}`}.`;
   }
+
+  /** Whether the model gives quantities, which have no probability. */
+  const isQuantity = () => image().task === "regression";
+
+  /** The probability of a class, or its score where it has none. */
+  const shareOf = (one) => (one.probability === null ? number(one.logit) : percent(one.probability));
 
   /** All names of a class and its index, for tooltips. */
   const fullName = (one) => `${one.name} (class ${one.index})`;
@@ -380,10 +387,10 @@
   /** The class that is explained and those it is compared with; the model's answer, where it is none of them. */
   function showHeadline() {
     const { name, target, against, compared = against === null ? [] : [against], other_answer: other = "", differences = "" } = image();
-    const likely = (one) => `${one.short_name} (${percent(one.probability)})`;
+    const likely = (one) => `${one.short_name} (${shareOf(one)})`;
     const answer = other || (target === null ? name : target.short_name);
     Object.assign(find("answer"), { textContent: answer, title: target === null || other ? "" : fullName(target) });
-    const share = target === null ? "" : percent(target.probability);
+    const share = target === null ? "" : shareOf(target);
     const asked = other ? `Shown is what speaks for ${likely(target)}` : share;
     const rather = compared.length > 0 ? `${asked}, rather than ${list(compared.map(likely))}` : other ? asked : "";
     Object.assign(find("rather"), { textContent: rather, title: compared.map(fullName).join("; "), hidden: rather === "" });
@@ -392,18 +399,24 @@
 
   function prediction(one, isTarget) {
     const fill = make("i");
-    fill.style.width = `${100 * one.probability}%`;
-    const title = `${fullName(one)}: logit ${number(one.logit)}`;
-    const share = make("span", { className: "share", textContent: percent(one.probability) });
-    const rail = make("span", { className: "rail", "aria-hidden": "true" }, fill);
+    fill.style.width = `${100 * (one.probability ?? 0)}%`;
+    const title = `${fullName(one)}: ${image().score_name ?? "logit"} ${number(one.logit)}`;
+    const share = make("span", { className: "share", textContent: shareOf(one) });
+    const rail = make("span", { className: "rail", "aria-hidden": "true", hidden: one.probability === null }, fill);
     return make("li", { className: isTarget ? "target" : "", title }, make("span", { textContent: one.short_name }), rail, share);
   }
 
   function contributionWords(target, against) {
     if (target === null) return "By how much a class depends on the concept; this model has no classes.";
     if (image().margin) {
-      const rivals = against === null ? "its rivals, the other classes" : against.short_name;
-      return `The evidence for ${target.short_name} over ${rivals} that lies where the concept is, in units of the logits. Concepts at the same place share it; all of them and what has no name add up to the margin. Negative: what lies there speaks for ${against === null ? "other classes" : against.short_name}. It says where the evidence lies, not what would happen if the concept were removed.`;
+      const { over, unit } = image().margin;
+      const all = over === "all other classes";
+      const rivals = over === null ? "" : ` over ${all ? "its rivals, the other classes" : over}`;
+      const units = unit.startsWith("units") ? unit.replace("the output", `${target.short_name}, as the model puts it out`) : `units of the ${unit}`;
+      const what = isQuantity() ? `What raises ${target.short_name}, of all that lies` : `The evidence for ${target.short_name}${rivals} that lies`;
+      const sum = isQuantity() ? `${target.short_name} itself` : over === null ? `the log-odds of ${target.short_name}` : "the margin";
+      const negative = isQuantity() ? "lowers it" : `speaks ${over === null ? "against it" : `for ${all ? "other classes" : over}`}`;
+      return `${what} where the concept is, in ${units}. Concepts at the same place share it; all of them and what has no name add up to ${sum}. Negative: what lies there ${negative}. It says where the evidence lies, not what would happen if the concept were removed.`;
     }
     const silenced = "when the channels that carry the concept are silenced, averaged over 20 steps.";
     if (against === null) {
@@ -515,10 +528,9 @@
 
   /** The margin as a bar: what speaks for the class to the right of zero, what speaks against it to the left. */
   function fillMargin() {
-    const { margin, target, against, questions } = image();
+    const { margin, target, questions } = image();
     find("margin").hidden = !margin || target === null;
     if (find("margin").hidden) return;
-    const rivals = against === null ? "all other classes" : against.short_name;
     const named = questions.flatMap((one, index) => (one.contribution === null ? [] : [{ name: one.label, value: one.contribution, index }]));
     const rest = { name: "no name", value: margin.unnamed, index: null };
     const parts = [...named.sort((a, b) => Math.abs(b.value) - Math.abs(a.value)), rest].filter((one) => one.value !== 0);
@@ -535,18 +547,19 @@
     const below = parts.filter((one) => one.value < 0).reverse().map(piece);
     const above = parts.filter((one) => one.value > 0).map(piece);
     find("margin-bar").replaceChildren(...below, make("i", { className: "zero" }), ...above);
-    find("margin-words").textContent = marginWords(margin, target.short_name, rivals);
+    find("margin-words").textContent = marginWords(margin, target.short_name);
     const spoken = parts.map((one) => `${one.name} ${logits(one.value)}`);
     find("margin-bar").setAttribute("aria-label", `${list(spoken)}: together ${logits(margin.value)}`);
   }
 
-  function marginWords(margin, name, rivals) {
+  function marginWords(margin, name) {
     const share = margin.value > 0 && margin.named > 0 ? `, ${percent(Math.min(1, margin.named / margin.value))} of it` : "";
     const unplaced = margin.unplaced === 0 ? "" : ` (${logits(margin.unplaced)} of this lies in no part of the photo that the layer sees)`;
     const residual = Math.abs(margin.residual) < 0.005 ? "" : ` The sum misses ${logits(margin.residual)}.`;
     const discovered = margin.discovered === 0 ? "" : `; discovered ones: ${logits(margin.discovered)}`;
-    const verb = margin.value < 0 ? "trails" : "leads";
-    return `${name} ${verb} ${rivals} by ${Math.abs(margin.value).toFixed(2)} (margin of the logits). Named concepts: ${logits(margin.named)}${share}${discovered}; without a name: ${logits(margin.unnamed)}${unplaced}.${residual}`;
+    const lead = `${margin.value < 0 ? "trails" : "leads"} ${margin.over} by ${Math.abs(margin.value).toFixed(2)}`;
+    const opening = margin.over === null ? `${name}: ${logits(margin.value)} (${margin.unit})` : `${name} ${lead} (margin of the ${margin.unit})`;
+    return `${opening}. Named concepts: ${logits(margin.named)}${share}${discovered}; without a name: ${logits(margin.unnamed)}${unplaced}.${residual}`;
   }
 
   function showRows() {

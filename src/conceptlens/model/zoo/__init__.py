@@ -14,6 +14,7 @@ from conceptlens.model.torchvision_operators import mend_torchvision
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from conceptlens.model.answer import Task
     from conceptlens.model.backbone import Backbone
 
 DEFAULT_MODEL = "timm:tf_efficientnet_lite0"
@@ -35,6 +36,7 @@ def load_model(
     weights: str | Path | None = None,
     class_names: Sequence[str] | None = None,
     layers: str | Iterable[str] = (),
+    task: Task | None = None,
     crop_mode: str | None = None,
     device: str = "cpu",
 ) -> Backbone:
@@ -50,6 +52,8 @@ def load_model(
         class_names: One name for each class, in the order of the logits; given to a CLIP model they become a
             zero-shot classifier over these texts.
         layers: Names of the layers to observe; by default one is chosen.
+        task: What the model was trained for, where its configuration does not say (see `Backbone`): "multi_label",
+            "binary", "regression", ...
         crop_mode: "center" shows the model the central crop that it was evaluated with, "squash" the whole photo in
             changed proportions; by default what the model's own configuration says.
         device: "cpu", "cuda", "mps" or another name that torch knows.
@@ -58,7 +62,8 @@ def load_model(
         The model in evaluation mode on `device`, ready to `observe`.
 
     Raises:
-        InputError: There is no such model, its weights cannot be fetched or do not fit, or an option is out of range.
+        InputError: There is no such model or task, its weights cannot be fetched or do not fit, or an option is out of
+            range.
         InputTypeError: `name` is no text.
 
     Example:
@@ -77,7 +82,10 @@ def load_model(
     mend_torchvision()
     names = (layers,) if isinstance(layers, str) else tuple(layers)
     loader = importlib.import_module(f"conceptlens.model.zoo.{LOADERS[source]}")
-    model = loader.load(rest, pretrained and weights is None, weights, class_names, names)
+    texts, of_numbers = _class_names(task, class_names)
+    model = loader.load(rest, pretrained and weights is None, weights, of_numbers, names)
+    if task is not None:
+        model = dataclasses.replace(model, task=task, class_names=texts or model.class_names)
     if crop_mode is not None:
         if crop_mode not in ("center", "squash"):
             raise InputError(f"crop_mode is '{crop_mode}'; expected center or squash")
@@ -85,6 +93,18 @@ def load_model(
         model = dataclasses.replace(model, transform=dataclasses.replace(known, crop_mode=crop_mode))
     model.module.eval()  # a forward pass of the user's own must not move a batch norm's statistics
     return model.to(device)
+
+
+def _class_names(task: Task | None, given: Sequence[str] | None) -> tuple[Sequence[str] | None, Sequence[str] | None]:
+    """Return a name for each class, and one for each number that the model puts out: K - 1 of K ordered classes."""
+    from conceptlens.model.answer import ANSWERS, check_task
+    from conceptlens.model.class_names import class_names_of
+
+    check_task(task)
+    if given is None or isinstance(given, str):
+        return given, given  # one text is refused where classes are counted
+    names = class_names_of(task, given)
+    return names, names if task is None else names[ANSWERS[task].more_classes :]
 
 
 def model_names(source: str) -> list[str]:

@@ -42,7 +42,7 @@ def load(
         load_weights(model, weights)
     transform = preprocess_of(model.eval().visual.preprocess_cfg, called)
     language = OpenClip(model, tokenizer, called)
-    tower = Backbone(model.visual, called, layers, transform, embeds=True, text=language)
+    tower = Backbone(model.visual, called, layers, transform, task="embedding", text=language)
     return tower if class_names is None else with_class_names(tower, class_names)
 
 

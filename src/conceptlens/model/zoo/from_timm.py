@@ -75,7 +75,7 @@ def adapt(
     if classes == 0 and class_names:
         raise InputError(f"{name} gives an embedding and no class scores, so class_names= has nothing to name")
     names = checked_class_names(class_names, classes, name) if class_names else _class_names(module)
-    return Backbone(module, name, layers, preprocess_of(module, config), names, embeds=classes == 0)
+    return Backbone(module, name, layers, preprocess_of(module, config), names)
 
 
 def preprocess_of(module: nn.Module, config: dict[str, Any]) -> Preprocess:

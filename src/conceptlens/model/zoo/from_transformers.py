@@ -63,12 +63,12 @@ def load(
     module = module.float().eval()
     if tokenizer is not None:
         language = Transformers(module, tokenizer, called)
-        tower = Backbone(ImageTower(module), called, layers, transform, embeds=True, text=language)
+        tower = Backbone(ImageTower(module), called, layers, transform, task="embedding", text=language)
         return tower if class_names is None else with_class_names(tower, class_names)
     if kind is AutoModel:
         if class_names is not None:
             raise InputError(f"{called} gives an embedding and no class scores, so class_names= has nothing to name")
-        return Backbone(module, called, layers, transform, embeds=True)
+        return Backbone(module, called, layers, transform, task="embedding")
     names = checked_class_names(class_names, config.num_labels, called) if class_names else _class_names(config)
     output = partial(best_query, classes=config.num_labels) if kind is AutoModelForObjectDetection else None
     return Backbone(module, called, layers, transform, names, output)

@@ -29,7 +29,7 @@ class ZeroShot(nn.Module):
 
     def forward(self, images: Float[Tensor, "image colour rows columns"]) -> Float[Tensor, "image class"]:
         """Return the scores of every class, of the unit image vector that enters `classifier`."""
-        embedding = output_tensor(self.tower(images))
+        embedding = output_tensor(self.tower(images), "embedding", "the image tower")
         if embedding is None:
             raise InputError("the image tower gave no tensor; expected image dimension")
         return self.classifier(F.normalize(embedding, dim=-1))
@@ -56,5 +56,10 @@ def with_class_names(tower: Backbone, class_names: Sequence[str], prompt: str = 
     module = ZeroShot(tower.module, texts, language.scale, bias).eval()
     layers = tuple(f"tower.{name}" for name in tower.layers)
     return dataclasses.replace(
-        tower, module=module, class_names=tuple(class_names), embeds=False, classifier="classifier", layers=layers
+        tower,
+        module=module,
+        class_names=tuple(class_names),
+        task="single_label",
+        classifier="classifier",
+        layers=layers,
     )

@@ -1,0 +1,69 @@
+"""What a module was trained for, as far as it says so itself: its configuration, its loss, a head taken off."""
+
+from __future__ import annotations
+
+from itertools import dropwhile
+from typing import Any
+
+from torch import nn
+
+from conceptlens.model.answer import Task
+
+# What transformers' `problem_type` is called here.
+_PROBLEM_TYPES: dict[Any, Task] = {
+    "single_label_classification": "single_label",
+    "multi_label_classification": "multi_label",
+    "regression": "regression",
+}
+# A loss that a module holds (Lightning modules do) says what its answer means.
+_LOSSES: dict[type[nn.Module], Task] = {
+    nn.CrossEntropyLoss: "single_label",
+    nn.NLLLoss: "single_label",
+    nn.BCEWithLogitsLoss: "multi_label",
+    nn.MultiLabelSoftMarginLoss: "multi_label",
+    nn.MSELoss: "regression",
+    nn.L1Loss: "regression",
+    nn.SmoothL1Loss: "regression",
+    nn.HuberLoss: "regression",
+}
+
+
+def found_task(module: nn.Module, names: int | None) -> Task | None:
+    """Return what a module was trained for where it says so; `None` where it does not.
+
+    Args:
+        module: The module; it is not run.
+        names: How many class names are given; `None` where there are none.
+    """
+    return _of_configuration(module, names) or _without_head(module, names) or _of_loss(module, names)
+
+
+def _of_configuration(module: nn.Module, names: int | None) -> Task | None:
+    """Return the task that a transformers, timm or open_clip module's own attributes tell."""
+    config: Any = getattr(module, "config", None)
+    if hasattr(config, "model_type"):
+        kind = type(module).__name__
+        if "For" not in kind:  # the rule of transformers: ViTModel is a trunk, ViTForImageClassification has a head
+            return "embedding"
+        if "ForImageClassification" in kind:
+            if config.problem_type is None and config.num_labels == 1 and names != 2:
+                return "regression"  # so transformers fits it
+            return _PROBLEM_TYPES.get(config.problem_type)
+    headless = getattr(module, "num_classes", None) == 0  # timm
+    pair = hasattr(module, "encode_image") and hasattr(module, "encode_text")  # open_clip, CLIP
+    return "embedding" if headless or pair else None
+
+
+def _without_head(module: nn.Module, names: int | None) -> Task | None:
+    """Return "embedding" where an identity stands in place of the head: `model.fc = nn.Identity()`."""
+    leaves = [part for part in module.modules() if not any(True for _ in part.children())]
+    passing = (nn.Identity, nn.Dropout)
+    before = list(dropwhile(lambda part: isinstance(part, passing), reversed(leaves)))
+    taken_off = bool(before) and isinstance(leaves[-1], nn.Identity) and not isinstance(before[0], nn.Linear)
+    return "embedding" if taken_off and names is None else None
+
+
+def _of_loss(module: nn.Module, names: int | None) -> Task | None:
+    """Return the task of the one kind of loss that a module holds."""
+    found: set[Task] = {_LOSSES[type(part)] for part in module.modules() if type(part) in _LOSSES}
+    return found.pop() if len(found) == 1 else None
