@@ -144,7 +144,7 @@ def _with_regions(
     power = (competition or Competition()).power
     contrasts = place_contrasts(maps, power)
     if by_stand_in:
-        parts = torch.tensor([[kind == "part" for kind in row] for row in explained.concept_types])
+        parts = torch.tensor([[kind == "part" for kind in row] for row in explained.concept_types], device="cpu")
         contrasts = contrasts.masked_fill(parts.to(contrasts.device), 0.0)
     return replace(
         explained,

@@ -127,7 +127,7 @@ def compete(
     named = parse_concepts(concepts)
     words = _with_rivals(named)
     known = set(rival_words())
-    rivals = torch.tensor([word in known for word in words])
+    rivals = torch.tensor([word in known for word in words], device="cpu")
     gathered = [score_concepts(observation, pair, words) for pair in pairs]
     weights = torch.stack([row for scored in gathered for row in _channel_weights(observation, scored, name)], dim=1)
     sizes = larger_sizes(observation, settings.input_scales)

@@ -167,7 +167,9 @@ def fit_calibration(model: Backbone, observations: Iterable[Observation]) -> Sco
     Raises:
         InputError: There are fewer than 30 photos.
     """
-    vectors = torch.cat([_vectors(model, observation) for observation in observations] or [torch.empty(0, 0)])
+    vectors = torch.cat(
+        [_vectors(model, observation) for observation in observations] or [torch.empty(0, 0, device="cpu")]
+    )
     if len(vectors) < MIN_PHOTOS:
         raise InputError(f"{len(vectors)} photos were given; a calibration needs at least {MIN_PHOTOS}")
     mean = vectors.mean(0)
@@ -209,7 +211,7 @@ def calibrate_presence(
     for observation, rows in labelled:
         vectors = language.encode_image(observation).detach().float().cpu()
         evidence.append(calibration.z_scores(similarity(vectors, texts, language), texts, language))
-        present.append(torch.tensor([[float(concept in row) for concept in concepts] for row in rows]))
+        present.append(torch.tensor([[float(concept in row) for concept in concepts] for row in rows], device="cpu"))
         if known is not None and observation.class_scores is not None:
             scores = observation.answer.competing(observation.logits.detach())
             implied.append(rate_of(known.implied(scores.cpu()), known, words))

@@ -103,7 +103,7 @@ def _explained(
     known = observation.model.class_names or ()
     names = [label] if label in known else (label or "").split(" / ", 1)
     indices = [known.index(name) for name in names if name in known]
-    found = predictions(observation, image, torch.tensor(indices)) if indices else ()
+    found = predictions(observation, image, torch.tensor(indices, device="cpu")) if indices else ()
     return (found[0] if found else None), (found[1] if len(found) > 1 else None)
 
 

@@ -208,7 +208,7 @@ def fit_presence(
         penalty: The factor of the ridge.
     """
     each = torch.ones_like(present) if weights is None else weights
-    found = torch.zeros(features.shape[1], requires_grad=True)
+    found = torch.zeros(features.shape[1], requires_grad=True, device="cpu")
     optimiser = torch.optim.LBFGS([found], max_iter=300)
 
     def loss() -> Tensor:

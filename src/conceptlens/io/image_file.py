@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from conceptlens.io.errors import InputError, InputTypeError, near
 
@@ -31,6 +31,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
 }
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
+_BITS, _BANDS = 258, 277  # tags of a TIFF header
 _ORIENTATION = 0x0112  # the EXIF tag; its value 1 is upright, the others need a turn
 
 
@@ -77,6 +78,9 @@ def opened(path: str | Path, formats: list[str] | None = None) -> Iterator[Image
             yield image
     except InputError:
         raise
+    except UnidentifiedImageError as error:
+        bands = tiff_bands(file)
+        raise InputError(_reason(name, error) if bands is None else _too_many_bands(name, *bands)) from error
     except Exception as error:  # a broken file can make Pillow raise nearly anything
         raise InputError(_reason(name, error)) from error
 
@@ -142,6 +146,30 @@ def _formats() -> list[str]:
 
 def _oversize(name: str, size: str) -> str:
     return f"{name} is {size}, at most {MAX_PIXELS // 1_000_000} megapixels are read; give a smaller copy"
+
+
+def tiff_bands(file: Path) -> tuple[int, int] | None:
+    """Return how many bands a TIFF file has and how many bits each takes, by its header; `None` for other files.
+
+    Args:
+        file: A file that exists.
+    """
+    try:
+        with file.open("rb") as opened_file:
+            header = TiffImagePlugin.ImageFileDirectory_v2(opened_file.read(8))
+            opened_file.seek(header.next)
+            header.load(opened_file)
+            bits = header.get(_BITS, (1,))
+            return int(header.get(_BANDS, 1)), int(bits[0] if isinstance(bits, tuple) else bits)
+    except Exception:  # no TIFF, or a broken one; the caller says so
+        return None
+
+
+def _too_many_bands(name: str, bands: int, bits: int) -> str:
+    return (
+        f"{name} is a TIFF of {bands} band{'s' * (bands != 1)} of {bits} bits, which is no photo; read it yourself "
+        "(such as by tifffile.imread) and give a floating tensor, image channel rows columns"
+    )
 
 
 def _reason(name: str, error: Exception) -> str:

@@ -18,16 +18,19 @@ from conceptlens.io.errors import InputError, InputTypeError, near_names
 from conceptlens.model.answer import ANSWERS, Answer, Task, check_task, find_answer
 from conceptlens.model.class_concepts import ClassConcepts, link_classes
 from conceptlens.model.class_names import class_index, class_names_of
+from conceptlens.model.containers import map_tensors
 from conceptlens.model.device import move_module
 from conceptlens.model.encoders import ClassifierText, VisionLanguage
-from conceptlens.model.forward import LayerKeeper, Watch, colours_of, forward, map_tensors, unwrap
+from conceptlens.model.forward import LayerKeeper, Watch, forward, unwrap
 from conceptlens.model.found_task import found_task
 from conceptlens.model.image_batch import PhotoInput, check_transform
+from conceptlens.model.image_entry import colours_of
 from conceptlens.model.layout import prefix_tokens
 from conceptlens.model.model_input import ModelInput, first_of_batch, split_inputs
 from conceptlens.model.model_output import LayerOutput, ModelOutput, output_tensor, unread_output
 from conceptlens.model.observation import Observation, layer_names
 from conceptlens.model.probe import Anatomy, anatomy
+from conceptlens.model.ready_module import check_ready
 from conceptlens.model.score_checks import check_numbers
 from conceptlens.record import ImageInfo
 
@@ -60,7 +63,7 @@ class Backbone(PhotoInput):
 
     Raises:
         InputError: A layer is named that the module does not have, there is no such task, class names are given for an
-            embedding, or the module is a TorchScript module.
+            embedding, or the module is a TorchScript module, has no forward, or has weights without values.
         InputTypeError: The module is no `nn.Module`, `transform` or `output` cannot be called, or `class_names` is
             no list of texts.
 
@@ -88,6 +91,7 @@ class Backbone(PhotoInput):
         object.__setattr__(self, "module", unwrap(self.module))
         if not isinstance(self.name, str):
             raise InputTypeError(f"name is a {type(self.name).__name__}; expected what the model is called, a text")
+        check_ready(self.module, self.name)
         object.__setattr__(self, "layers", layer_names(self.layers))
         for name in self.layers:
             self.check_layer(name)
@@ -155,7 +159,7 @@ class Backbone(PhotoInput):
             InputError: No layer has a grid of cells that reaches the output, or the module needs other inputs too.
         """
         rows, columns = self.input_size if self.preprocess is None else self.preprocess.size
-        given = ModelInput(torch.zeros(2, colours_of(self.module), rows, columns))
+        given = ModelInput(torch.zeros(2, colours_of(self.module), rows, columns, device="cpu"))
         hint = "if it takes images of another size, give Backbone(..., input_size=(rows, columns))"
         with given.explaining_failures(self.name, hint):
             return self._probe(given)

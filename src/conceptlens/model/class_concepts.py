@@ -69,7 +69,7 @@ class ClassConcepts:
     @cached_property
     def linked(self) -> Bool[Tensor, "class"]:
         """Whether each class has a link."""
-        return torch.tensor([link.way != "none" for link in self.links])
+        return torch.tensor([link.way != "none" for link in self.links], device="cpu")
 
     @cached_property
     def columns(self) -> Mapping[str, int]:
@@ -160,7 +160,7 @@ def link_classes(class_names: Sequence[str], knowledge: ClassKnowledge) -> Class
             found[number] = link
     table = torch.from_numpy(knowledge.rates)
     index = {concept.label.casefold(): i for i, concept in enumerate(knowledge.concepts)}
-    rates = torch.zeros(len(class_names), table.shape[1])
+    rates = torch.zeros(len(class_names), table.shape[1], device="cpu")
     for number, (members, _) in enumerate(found):
         if members:
             rates[number] = table[list(members)].mean(0)

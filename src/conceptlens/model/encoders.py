@@ -360,7 +360,7 @@ def _encode_sentences(texts: Sequence[str]) -> Tensor:
     """Mean of the token vectors, as the model was trained; in batches of similar length."""
     tokenizer, model = _sentence_encoder()
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    vectors: list[Tensor] = [torch.empty(0)] * len(texts)
+    vectors: list[Tensor] = [torch.empty(0, device="cpu")] * len(texts)
     for start in range(0, len(order), 128):
         batch = order[start : start + 128]
         tokens = tokenizer([texts[i] for i in batch], padding=True, truncation=True, return_tensors="pt")

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from conceptlens.io.errors import InputError, InputTypeError
+from conceptlens.model.containers import first_tensor, map_tensors, with_tensor
 from conceptlens.model.model_input import ModelInput
+from conceptlens.model.passed_checkpoints import passed_checkpoints
 
 Watch = Callable[[Tensor], Tensor | None]
 
@@ -35,11 +37,15 @@ def forward(
     """
     with ExitStack() as stack:
         stack.enter_context(frozen(module))
+        stack.enter_context(_recurrent_with_gradient(module))
+        stack.enter_context(passed_checkpoints())
         for name, watch in outputs.items():
-            handle = module.get_submodule(name).register_forward_hook(_on_output(watch))
+            # as any module's: TorchScript has hidden the method in its own, although such hooks work
+            handle = nn.Module.register_forward_hook(module.get_submodule(name), _on_output(watch))
             stack.callback(handle.remove)
         for name, watch in (inputs or {}).items():
-            handle = module.get_submodule(name).register_forward_pre_hook(_on_input(watch))
+            part = module.get_submodule(name)
+            handle = nn.Module.register_forward_pre_hook(part, _on_input(watch), with_kwargs=True)
             stack.callback(handle.remove)
         return given.call(module)
 
@@ -96,12 +102,6 @@ def unwrap(module: nn.Module) -> nn.Module:
     return module if inner is None else unwrap(inner)
 
 
-def colours_of(module: nn.Module) -> int:
-    """How many channels the images of a module have, as its first convolution has it; 3 where it has none."""
-    first = next((part for part in module.modules() if isinstance(part, nn.Conv2d)), None)
-    return 3 if first is None else first.in_channels
-
-
 @contextmanager
 def trunk_kept(module: nn.Module, given: ModelInput, layer: str) -> Iterator[None]:
     """Within, a call of `module` runs only what follows `layer`: the parts before it give back what they gave once.
@@ -141,70 +141,46 @@ def _outputs_until(module: nn.Module, given: ModelInput, layer: str) -> dict[nn.
     return {part: output for part, output in once.items() if part not in inner}
 
 
-def first_tensor(output: Any) -> Tensor | None:
-    """Return the tensor that a layer's output is about: itself, a tuple's first, a model output's hidden state."""
-    if isinstance(output, Tensor):
-        return output
-    if isinstance(output, Mapping):
-        values = [output.get("last_hidden_state"), *output.values()]
-        return next((v for v in values if isinstance(v, Tensor)), None)
-    if isinstance(output, (tuple, list)):
-        return output[0] if output and isinstance(output[0], Tensor) else None
-    return None
-
-
 def full_precision(like: Tensor) -> AbstractContextManager[Any]:
     """Keep the package's own arithmetic as precise as its tensors, where the caller lets models round (autocast)."""
     return torch.autocast(like.device.type, enabled=False)
-
-
-def map_tensors(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Return `output` with each of its tensors changed, whatever tuples and model outputs hold them.
-
-    Args:
-        output: A tensor, or tuples, lists, mappings and model outputs of them; other values stay.
-        change: From a tensor to what takes its place.
-    """
-    if isinstance(output, Tensor):
-        return change(output)
-    if isinstance(output, Mapping):
-        parts = {key: map_tensors(value, change) for key, value in output.items()}
-        return type(output)(**parts)  # pyright: ignore[reportCallIssue]
-    if isinstance(output, (tuple, list)):
-        return _sequence_like(output, [map_tensors(value, change) for value in output])
-    return output
 
 
 def _on_output(watch: Watch) -> Callable[..., Any]:
     def hook(_module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> Any:
         tensor = first_tensor(output)
         replacement = None if tensor is None else watch(tensor)
-        return None if replacement is None else _with_first(output, replacement)
+        return None if tensor is None or replacement is None else with_tensor(output, tensor, replacement)
 
     return hook
 
 
 def _on_input(watch: Watch) -> Callable[..., Any]:
-    def hook(_module: nn.Module, inputs: tuple[Any, ...]) -> Any:
-        replacement = watch(inputs[0]) if inputs and isinstance(inputs[0], Tensor) else None
-        return None if replacement is None else (replacement, *inputs[1:])
+    def hook(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        tensor = next((value for value in (*inputs[:1], *named.values()) if isinstance(value, Tensor)), None)
+        replacement = None if tensor is None else watch(tensor)
+        if tensor is None or replacement is None:
+            return None
+        return with_tensor(inputs, tensor, replacement), with_tensor(named, tensor, replacement)
 
     return hook
 
 
-def _with_first(output: Any, tensor: Tensor) -> Any:
-    if isinstance(output, Tensor):
-        return tensor
-    if isinstance(output, Mapping):
-        key = next(k for k, v in output.items() if v is first_tensor(output))
-        changed = type(output)(**output)
-        changed[key] = tensor  # pyright: ignore[reportIndexIssue]
-        return changed
-    return _sequence_like(output, [tensor, *output[1:]])
+@contextmanager
+def _recurrent_with_gradient(module: nn.Module) -> Iterator[None]:
+    """Hold recurrent layers of a frozen module in training mode without dropout, which computes the same.
 
-
-def _sequence_like(output: Any, parts: list[Any]) -> Any:
-    return output._make(parts) if hasattr(output, "_make") else type(output)(parts)  # a named tuple makes itself
+    cuDNN gives no gradient of a recurrent layer that has run in eval mode.
+    """
+    layers = [part for part in module.modules() if isinstance(part, nn.RNNBase)]
+    rates = [layer.dropout for layer in layers]
+    try:
+        for layer in layers:
+            layer.training, layer.dropout = True, 0.0
+        yield
+    finally:
+        for layer, rate in zip(layers, rates, strict=True):
+            layer.training, layer.dropout = False, rate
 
 
 @contextmanager
