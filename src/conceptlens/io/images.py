@@ -43,7 +43,8 @@ def upright(image: Image.Image) -> Image.Image:
     try:
         image.load()
     except (ValueError, OSError, AssertionError) as error:  # of a file that has been closed, or is cut short
-        raise InputError(f"a photo cannot be read ({error or 'its file is closed'}); open it again, or give its path") from error
+        reason = str(error) or "its file is closed"
+        raise InputError(f"a photo cannot be read ({reason}); open it again, or give its path") from error
     rgb = _rgb(image)
     turn = TURNS.get(orientation(image))
     if turn is not None:
