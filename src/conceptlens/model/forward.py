@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -39,6 +40,8 @@ def forward(
         stack.enter_context(frozen(module))
         stack.enter_context(_recurrent_with_gradient(module))
         stack.enter_context(passed_checkpoints())
+        if "torch._dynamo" in sys.modules:  # only then is anything compiled; compiled code does not expect watches
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         for name, watch in outputs.items():
             # as any module's: TorchScript has hidden the method in its own, although such hooks work
             handle = nn.Module.register_forward_hook(module.get_submodule(name), _on_output(watch))

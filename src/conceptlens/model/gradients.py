@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ def through_graph(
         InputError: `root` does not depend on the layers.
     """
     first = next(iter(layer_outputs))
-    if not root.requires_grad:
+    if not root.requires_grad or _without_gradient(root):
         raise InputError(
             f"no gradient reaches layer '{first}': the output does not depend on it, or the model "
             "turns gradients off after it; choose another layer, or a rule without a gradient, such as score_cam"
@@ -87,6 +87,8 @@ def linear_readout(
     # In half precision nothing is verified as closely, also where only a part of the model is in it.
     if matrix is None or {mean.dtype, matrix.dtype, root.dtype} not in ({torch.float32}, {torch.float64}):
         return None
+    if not root.requires_grad:
+        return None
     if not close(mean @ matrix.T + constant, root.detach()):
         return None
     generator = torch.Generator("cpu").manual_seed(0)
@@ -107,6 +109,21 @@ def _candidate(root: Tensor, mean: Tensor, rows: tuple[Tensor, Tensor] | None) -
         same = root.shape == mean.shape
         return (torch.eye(mean.shape[1], dtype=mean.dtype, device=mean.device) if same else None), 0.0
     return rows if tuple(rows[0].shape) == (root.shape[1], mean.shape[1]) else (None, 0.0)
+
+
+def _without_gradient(root: Tensor) -> bool:
+    """Whether an operation in the graph of `root` has no gradient and gives none without an error: a quantised one."""
+    found: set[Any] = set()
+    stack = [root.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is None or node in found:
+            continue
+        if type(node).__name__ == "WarnNotImplemented":
+            return True
+        found.add(node)
+        stack += [child for child, _ in node.next_functions]
+    return False
 
 
 @contextmanager
