@@ -120,7 +120,7 @@ def changed_images(
         colours: Channels of the images.
         size: Their rows and columns.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     device = torch.device("cpu")  # the same images wherever the caller makes tensors by default
 
     def noise() -> Tensor:
@@ -241,7 +241,7 @@ def placed(changes: LayerChanges, grid: Grid, masks: Float[Tensor, "block 1 rows
     rows, _ = _right_order(relative.mean(2, keepdim=True), _sampled_cells(_key(masks), grid.height, 1))
     columns, _ = _right_order(relative.mean(1, keepdim=True), _sampled_cells(_key(masks), 1, grid.width))
     covered = F.adaptive_avg_pool2d(masks, (grid.height, grid.width)).flatten(1)
-    both = torch.stack([relative.flatten(1), covered]) if relative[0].numel() > 1 else torch.ones(2, 1, 1)
+    both = torch.stack([relative.flatten(1), covered]) if relative[0].numel() > 1 else torch.ones(2, 1, 1, device="cpu")
     both = both - both.mean(2, keepdim=True)
     fit = F.cosine_similarity(both[0], both[1], dim=1).mean()
     return Placement(share, deviations, rows, columns, float(fit))

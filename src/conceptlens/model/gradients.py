@@ -37,7 +37,7 @@ def through_graph(
         InputError: `root` does not depend on the layers.
     """
     first = next(iter(layer_outputs))
-    if not root.requires_grad or _without_gradient(root):
+    if not has_gradient(root):
         raise InputError(
             f"no gradient reaches layer '{first}': the output does not depend on it, or the model "
             "turns gradients off after it; choose another layer, or a rule without a gradient, such as score_cam"
@@ -51,6 +51,29 @@ def through_graph(
             for chunk in by_question.split(at_once)
         ]
     return [torch.cat(parts) for parts in zip(*chunks, strict=True)]
+
+
+def has_gradient(root: Tensor) -> bool:
+    """Whether torch takes gradients of `root`: it has a graph, and no operation that gives none without an error.
+
+    Quantised operations are such.
+
+    Args:
+        root: A tensor in a graph or without one.
+    """
+    if not root.requires_grad:
+        return False
+    found: set[Any] = set()
+    stack = [root.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is None or node in found:
+            continue
+        if type(node).__name__ == "WarnNotImplemented":
+            return False
+        found.add(node)
+        stack += [child for child, _ in node.next_functions]
+    return True
 
 
 def gradient_through_graph(
@@ -87,9 +110,7 @@ def linear_readout(
     # In half precision nothing is verified as closely, also where only a part of the model is in it.
     if matrix is None or {mean.dtype, matrix.dtype, root.dtype} not in ({torch.float32}, {torch.float64}):
         return None
-    if not root.requires_grad:
-        return None
-    if not close(mean @ matrix.T + constant, root.detach()):
+    if not has_gradient(root) or not close(mean @ matrix.T + constant, root.detach()):
         return None
     generator = torch.Generator("cpu").manual_seed(0)
     direction = torch.randn(root.shape[1], generator=generator, dtype=torch.float32, device="cpu").to(root)
@@ -109,21 +130,6 @@ def _candidate(root: Tensor, mean: Tensor, rows: tuple[Tensor, Tensor] | None) -
         same = root.shape == mean.shape
         return (torch.eye(mean.shape[1], dtype=mean.dtype, device=mean.device) if same else None), 0.0
     return rows if tuple(rows[0].shape) == (root.shape[1], mean.shape[1]) else (None, 0.0)
-
-
-def _without_gradient(root: Tensor) -> bool:
-    """Whether an operation in the graph of `root` has no gradient and gives none without an error: a quantised one."""
-    found: set[Any] = set()
-    stack = [root.grad_fn]
-    while stack:
-        node = stack.pop()
-        if node is None or node in found:
-            continue
-        if type(node).__name__ == "WarnNotImplemented":
-            return True
-        found.add(node)
-        stack += [child for child, _ in node.next_functions]
-    return False
 
 
 @contextmanager

@@ -59,7 +59,7 @@ class Arrangement:
             height: Rows of cells.
             width: Columns of cells.
         """
-        places = torch.arange(height * width)
+        places = torch.arange(height * width, device="cpu")
         if self.kind == "rows":
             return places
         if self.kind == "columns":

@@ -21,6 +21,8 @@ from conceptlens.model.cell_experiment import (
     layer_changes,
 )
 from conceptlens.model.forward import forward
+from conceptlens.model.gradients import has_gradient
+from conceptlens.model.layers_without_gradient import last_that_counts
 from conceptlens.model.layout import Grid
 from conceptlens.model.model_input import ModelInput
 
@@ -156,6 +158,10 @@ def _probed(
     )
     answers = set() if embeds or classifier else _answer_nodes(output)
     default = _default(module, named, shares, traced, answers)
+    if default is None and not any(shares):  # a model without any gradient: rules without one can still be asked
+        inside = _inside_attention(module)
+        outside = [name for name, _, _ in named if not any(name == a or name.startswith(a + ".") for a in inside)]
+        default = last_that_counts(module, given.of_one(0, images[:1]), outside, read)
     if default is None:
         problem = (
             "no layer of this model has a grid of cells that reaches its output; "
@@ -244,12 +250,17 @@ def _is_worth_naming(module: nn.Module, name: str, grid: Grid) -> bool:
 
 def _reached(tensors: list[Tensor], grids: list[Grid], output: Tensor) -> list[float]:
     """Return the share of the cells of each tensor at which a random direction of `output` has a gradient."""
-    generator = torch.Generator().manual_seed(0)
-    direction = torch.randn(output.shape, generator=generator).to(output)
+    generator = torch.Generator("cpu").manual_seed(0)
+    direction = torch.randn(output.shape, generator=generator, dtype=torch.float32, device="cpu").to(output)
     wanted = [t for t in tensors if t.requires_grad]
-    if not wanted or not output.requires_grad:
+    if not wanted or not has_gradient(output):
         return [0.0] * len(tensors)
-    gradients = iter(torch.autograd.grad(output, wanted, direction, allow_unused=True))
+    try:
+        gradients = iter(torch.autograd.grad(output, wanted, direction, allow_unused=True))
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, NotImplementedError):  # an operation without a gradient, or values changed in place
+        return [0.0] * len(tensors)
     shares = []
     for tensor, grid in zip(tensors, grids, strict=True):
         gradient = next(gradients) if tensor.requires_grad else None
