@@ -94,8 +94,9 @@ def in_place() -> nn.Module:
 
 
 def vit(checkpointing: bool = False) -> nn.Module:
-    sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
-    module: Any = ViTForImageClassification(ViTConfig(**sizes, image_size=32, patch_size=8, id2label={i: str(i) for i in range(5)}))
+    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "image_size": 32, "patch_size": 8}
+    config = ViTConfig(**sizes, num_hidden_layers=2, num_attention_heads=2, id2label={i: str(i) for i in range(5)})
+    module: Any = ViTForImageClassification(config)
     if checkpointing:
         module.activation_checkpointing_enable()
         module.train()
