@@ -165,12 +165,12 @@ RIGHT: dict[str, Callable[[], Any]] = {
 }
 
 
-def observed(module: nn.Module, **options: Any) -> tuple[cl.Observation[Any], Tensor]:
+def observed(module: nn.Module) -> tuple[cl.Observation[Any], Tensor]:
     """Return an observation of two images, and the images."""
     torch.manual_seed(1)
     first = next(tensor for tensor in module.state_dict().values() if tensor.ndim == 4)
     images = torch.randn(2, first.shape[1], *SIZE)
-    return cl.Backbone(module, "net", input_size=SIZE, **options).observe(images), images
+    return cl.Backbone(module, "net", input_size=SIZE).observe(images), images
 
 
 def state(module: nn.Module) -> list[Any]:
@@ -233,6 +233,10 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: instead(lambda n, x: torch.cat([plain(n, one[None]) for one in x])),
         "no layer of this model has a grid of cells|runs more than once",
     ),
+    "an argmax": (
+        lambda: instead(lambda n, x: F.one_hot(plain(n, x).argmax(1), 5)),
+        "gives scores of type int64; expected floating scores, as they are before an argmax|has a grid",
+    ),
     "another size": (
         lambda: instead(lambda n, x: n.trunk(x).flatten(1) @ torch.ones(48, 5)),
         r"net cannot be run on images of shape .* x 3 x 32 x 32",
@@ -246,6 +250,6 @@ def test_what_is_refused(make: Callable[[], nn.Module], sentence: str) -> None:
     module = make()
     before = state(module)
     with pytest.raises(cl.InputError, match=sentence) as caught:
-        observed(module)
+        cl.cam(observed(module)[0], 1)
     assert "\n" not in str(caught.value)
     assert state(module) == before

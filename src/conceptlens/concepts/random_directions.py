@@ -48,8 +48,10 @@ def random_vectors(dimension: int) -> Float[Tensor, "direction dimension"]:
     """
     import torch
 
-    generator = torch.Generator().manual_seed(0)
-    return torch.nn.functional.normalize(torch.randn(COUNT, dimension, generator=generator), dim=1)
+    generator = torch.Generator("cpu").manual_seed(0)
+    return torch.nn.functional.normalize(
+        torch.randn(COUNT, dimension, generator=generator, dtype=torch.float32, device="cpu"), dim=1
+    )
 
 
 def concept_named(label: str, kind: str) -> ConceptName:
