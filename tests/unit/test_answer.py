@@ -113,7 +113,7 @@ def test_the_answer_follows_from_task_and_numbers(
 @pytest.mark.parametrize(
     ("task", "numbers", "names", "words"),
     [
-        (None, 1, None, "net gives one number for each image, .* task='binary'.* or task='regression'"),
+        (None, 1, None, "net gives one number for each image, .* task='binary'.* or 'regression'"),
         (None, 1, 1, "may be the logit of one of two classes or a quantity"),
         ("single_label", 1, 1, "a softmax over one number is always 1; say task='binary'"),
         ("binary", 2, 2, "net gives 2 numbers .* task='single_label'"),

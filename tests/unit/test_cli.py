@@ -39,11 +39,11 @@ def test_explain_json_has_the_documented_fields_and_nothing_else_on_stdout() -> 
     assert answer["failures"] == []
     (image,) = answer["images"]
     assert set(image) == {
-        "image", "model", "layer", "target", "predicted", "answered", "method", "branch", "regions",
+        "image", "model", "layer", "task", "target", "predicted", "answered", "method", "branch", "regions",
         "contribution_measure", "margin", "concepts",
     }  # fmt: skip
     margin = image["margin"]
-    assert set(margin) == {"value", "named", "discovered", "unnamed", "unplaced", "residual"}
+    assert set(margin) == {"value", "named", "discovered", "unnamed", "unplaced", "residual", "over", "unit"}
     assert margin["value"] == pytest.approx(margin["named"] + margin["unnamed"] + margin["residual"], rel=1e-5)
     assert margin["named"] == pytest.approx(sum(c["contribution"] for c in image["concepts"]), rel=1e-5)
     assert (margin["discovered"], margin["unplaced"], margin["residual"]) == (0, 0, 0)

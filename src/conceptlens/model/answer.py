@@ -192,7 +192,7 @@ def find_answer(task: Task | None, numbers: int, names: int | None, model: str) 
         if names != 2:
             raise InputError(
                 f"{model} gives one number for each image, which may be the logit of one of two classes or a quantity; "
-                "say Backbone(..., task='binary') or task='regression'"
+                "say Backbone(..., task='binary') or 'regression' (--task)"
             )
         task = "binary"
     answer = ANSWERS[task or "single_label"]

@@ -215,7 +215,9 @@ class Observation(ModelOutput, Generic[Model]):
         if not root.requires_grad:
             return False
         raw = self.layer_output(name).raw
-        (gradient,) = torch.autograd.grad(root.sum(), raw, retain_graph=True, materialize_grads=True)
+        # a random direction: scores may sum to a constant, as those of two classes from one logit do
+        direction = torch.randn(root.shape[1], generator=torch.Generator().manual_seed(0)).to(root).expand_as(root)
+        (gradient,) = torch.autograd.grad(root, raw, direction, retain_graph=True, materialize_grads=True)
         return bool(self.layer_output(name).grid.read(gradient).any())
 
     def readout(self, root: Tensor, layer: str | None = None) -> Float[Tensor, "dimension channel"] | None:
