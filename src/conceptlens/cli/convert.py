@@ -17,7 +17,7 @@ from conceptlens.io.output_path import check_file
 if TYPE_CHECKING:
     from conceptlens.model.zoo.converted import Converted
 
-_RISK = """A pickle can run any program of whoever made it. It is opened in a process of its own that has no network, as far
+_RISK = """A pickle can run any program of whoever made it. It is opened in a process of its own without network, as far
 as the system lets it, starts nothing, and writes nothing but the tensors. What the file names is not run: empty
 stand-ins take its place. Go on only where you trust its source."""
 
@@ -64,8 +64,8 @@ def _ask(reason: str) -> None:
         raise InputError(
             f"{reason}; it must be unpickled, and nobody can be asked here: add --yes where you trust its source"
         )
-    print_note(f"{reason}.\n{_RISK}")
-    if not typer.confirm("Unpickle it?", default=False, err=True):
+    print_note(f"{reason}.\n{_RISK}\nUnpickle it? [y/N]")
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):  # typer would write to standard output too
         print_note("conceptlens: nothing was read and nothing written")
         raise typer.Exit(1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from conceptlens.io.errors import InputError
 from conceptlens.model.zoo.checkpoint_file import read_checkpoint, top_level
 from conceptlens.model.zoo.named_tensors import Misfit, adapter_entries, named_tensors, own_tensors
+
+_SHARD = re.compile(r"-\d{5}-of-(\d{5})\.")
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:
@@ -41,7 +44,7 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     own = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
     state, misfit = own_tensors(own, tensors, path)
     if not misfit.fits:
-        raise InputError(f"{path} does not fit this model: {_difference(own, state, misfit, tensors, content)}")
+        raise InputError(f"{path} does not fit this model: {_difference(own, state, misfit, content, path)}")
     module.load_state_dict(state, strict=True)
 
 
@@ -52,9 +55,10 @@ def load_by_position(module: nn.Module, path: Path) -> None:
 
 
 def _difference(
-    own: Mapping[str, Tensor], state: Mapping[str, Tensor], misfit: Misfit, tensors: Mapping[str, Tensor], content: Any
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], misfit: Misfit, content: Any, path: str | Path
 ) -> str:
     """Say how a file differs from a module, and what to do."""
+    tensors = named_tensors(content)
     adapter = adapter_entries(tensors)
     if adapter:
         return (
@@ -70,9 +74,11 @@ def _difference(
         parts.append(f"the file holds {top_level(content)}; its first entry is {next(iter(tensors))}")
     for what, names in (("it lacks", misfit.lacking), ("it also holds", misfit.foreign)):
         if names:
-            parts.append(f"{what} {min(names)}" + (f" and {len(names) - 1} more" if len(names) > 1 else ""))
+            parts.append(f"{what} {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else ""))
     parts += [_shapes(own, state, name) for name in misfit.other[:1]]
-    return "; ".join([*parts, "name the model that these weights were trained in"])
+    shard = _SHARD.search(Path(path).name)
+    remedy = f"it is one of {int(shard[1])} shards: give their index" if shard else "name the model of these weights"
+    return "; ".join([*parts, remedy])
 
 
 def _other_head(own: Mapping[str, Tensor], state: Mapping[str, Tensor], misfit: Misfit) -> str:
