@@ -267,7 +267,7 @@ def test_weights_of_ones_own_for_a_folder(tmp_path: Path) -> None:
     "name", ["hf:./no-such", "hf:/no/such", "hf:a/b/c", "timm:local-dir:no", "open_clip:local-dir:no"]
 )
 def test_a_path_without_a_folder_is_told_at_once(name: str) -> None:
-    with pytest.raises(cl.InputError, match=r"there is no folder .* here; give a folder that is there"):
+    with pytest.raises(cl.InputError, match=r"could not be had: there is no folder .* here; give one"):
         cl.load_model(name)
 
 

@@ -27,7 +27,9 @@ def is_folder(name: str, called: str) -> bool:
     if Path(name).expanduser().is_dir():
         return True
     if _PATH.search(name):
-        raise InputError(f"{called}: there is no folder {name} here; give a folder that is there, or OWNER/MODEL")
+        raise InputError(
+            f"{called} could not be had: there is no folder {name} here; give one that is there, or OWNER/MODEL"
+        )
     return False
 
 
@@ -77,7 +79,7 @@ def check_local_dir(name: str, called: str, config: str) -> bool:
     if source != "local-dir":
         return False
     if not Path(folder).is_dir():
-        raise InputError(f"{called}: there is no folder {folder} here; give a folder that is there")
+        raise InputError(f"{called} could not be had: there is no folder {folder} here; give one that is there")
     _need(Path(folder), called, (config,), "which says what the model is", "the library that trained it writes it")
     return True
 

@@ -70,7 +70,7 @@ def _difference(
         return head
     there = f" under {misfit.prefix.rstrip('.')}" if misfit.prefix else ""
     parts = [f"{len(misfit.matching)} of the {len(own)} entries of the model are there with their shapes{there}"]
-    if not misfit.matching:
+    if not misfit.matching or tensors.keys() != content.keys():
         parts.append(f"the file holds {top_level(content)}; its first entry is {next(iter(tensors))}")
     for what, names in (("it lacks", misfit.lacking), ("it also holds", misfit.foreign)):
         if names:
