@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import NamedTuple
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from conceptlens.io.errors import InputError, InputTypeError, near
+from conceptlens.io.quiet_warnings import quiet_warnings
 
 MAX_PIXELS = 100_000_000
 
@@ -71,7 +70,8 @@ def opened(path: str | Path, formats: list[str] | None = None) -> Iterator[Image
     file = _file(path)
     name = repr(str(file))
     try:
-        with _quiet(), Image.open(file, formats=_formats() if formats is None else formats) as image:
+        known = _formats() if formats is None else formats
+        with quiet_warnings(module=r"PIL\."), Image.open(file, formats=known) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise InputError(_oversize(name, f"{width} x {height} pixels ({width * height / 1e6:.0f} megapixels)"))
@@ -183,33 +183,3 @@ def _reason(name: str, error: Exception) -> str:
         return _oversize(name, f"{int(pixels[1]) / 1e6:.0f} megapixels" if pixels else "too large")
     reason = " ".join(str(error).split()) or type(error).__name__
     return f"{name} is broken or cut short ({reason}); copy, download or save it again"
-
-
-class _Readers:
-    """How many threads are reading, and the warning filters that the last one puts back."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.count = 0
-        self.filters = warnings.catch_warnings()
-
-
-_READERS = _Readers()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence Pillow's own warnings, and no others, while at least one thread reads (filters are process-wide)."""
-    with _READERS.lock:
-        if _READERS.count == 0:
-            _READERS.filters = warnings.catch_warnings()
-            _READERS.filters.__enter__()
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-        _READERS.count += 1
-    try:
-        yield
-    finally:
-        with _READERS.lock:
-            _READERS.count -= 1
-            if _READERS.count == 0:
-                _READERS.filters.__exit__(None, None, None)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -33,6 +32,11 @@ from conceptlens.model.probe import Anatomy, anatomy
 from conceptlens.model.ready_module import check_ready
 from conceptlens.model.score_checks import check_numbers
 from conceptlens.record import ImageInfo
+
+if not TYPE_CHECKING:
+    from conceptlens.model.module_lock import cached_property
+else:  # what readers of the source know it as
+    from functools import cached_property
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.model.containers import first_tensor, map_tensors, with_tensor
 from conceptlens.model.model_input import ModelInput
+from conceptlens.model.module_lock import MODULE_LOCK
 from conceptlens.model.passed_checkpoints import passed_checkpoints
 
 Watch = Callable[[Tensor], Tensor | None]
@@ -25,7 +27,8 @@ def forward(
     """Run `module` in eval mode with its parameters frozen, watching layers by name; leave it as found.
 
     Each watch sees its layer's output (or input) tensor and may return another one to be used in its place. Nothing
-    builds a graph until a watch returns a tensor that requires grad: the trunk below costs no memory.
+    builds a graph until a watch returns a tensor that requires grad: the trunk below costs no memory. Threads take
+    turns, and a watch sees the passes of its own thread alone.
 
     Args:
         module: The module; its modes, `requires_grad` and the random state are given back.
@@ -109,7 +112,8 @@ def unwrap(module: nn.Module) -> nn.Module:
 def trunk_kept(module: nn.Module, given: ModelInput, layer: str) -> Iterator[None]:
     """Within, a call of `module` runs only what follows `layer`: the parts before it give back what they gave once.
 
-    A part that is called twice runs each time, and so does what stands between the parts.
+    A part that is called twice runs each time, and so does what stands between the parts. Other threads that call
+    the module meanwhile run all of it.
 
     Args:
         module: The module, in eval mode.
@@ -117,10 +121,21 @@ def trunk_kept(module: nn.Module, given: ModelInput, layer: str) -> Iterator[Non
         layer: The name of the layer after which parts run again.
     """
     with ExitStack() as stack:
+        stack.enter_context(MODULE_LOCK)
         for part, output in _outputs_until(module, given, layer).items():
-            part.forward = lambda *_, output=output, **__: map_tensors(output, Tensor.clone)
+            part.forward = _giving_back(part, output)
             stack.callback(delattr, part, "forward")
         yield
+
+
+def _giving_back(part: nn.Module, output: Any) -> Callable[..., Any]:
+    """Return a `forward` that gives `output` in this thread, and runs the part in others."""
+    owner, own = threading.get_ident(), part.forward
+
+    def forward(*inputs: Any, **named: Any) -> Any:
+        return map_tensors(output, Tensor.clone) if threading.get_ident() == owner else own(*inputs, **named)
+
+    return forward
 
 
 def _outputs_until(module: nn.Module, given: ModelInput, layer: str) -> dict[nn.Module, Any]:
@@ -129,7 +144,11 @@ def _outputs_until(module: nn.Module, given: ModelInput, layer: str) -> dict[nn.
     outputs: dict[nn.Module, Any] = {}
     calls: Counter[nn.Module] = Counter()
 
+    owner = threading.get_ident()
+
     def keep(part: nn.Module, _inputs: tuple[Any, ...], output: Any) -> None:
+        if threading.get_ident() != owner:
+            return
         if not calls[end]:
             outputs[part] = map_tensors(output, Tensor.clone)  # what follows may work in place
         calls[part] += 1
@@ -150,8 +169,10 @@ def full_precision(like: Tensor) -> AbstractContextManager[Any]:
 
 
 def _on_output(watch: Watch) -> Callable[..., Any]:
+    owner = threading.get_ident()
+
     def hook(_module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> Any:
-        tensor = first_tensor(output)
+        tensor = first_tensor(output) if threading.get_ident() == owner else None
         replacement = None if tensor is None else watch(tensor)
         return None if tensor is None or replacement is None else with_tensor(output, tensor, replacement)
 
@@ -159,7 +180,11 @@ def _on_output(watch: Watch) -> Callable[..., Any]:
 
 
 def _on_input(watch: Watch) -> Callable[..., Any]:
+    owner = threading.get_ident()
+
     def hook(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        if threading.get_ident() != owner:
+            return None
         tensor = next((value for value in (*inputs[:1], *named.values()) if isinstance(value, Tensor)), None)
         replacement = None if tensor is None else watch(tensor)
         if tensor is None or replacement is None:
@@ -188,11 +213,18 @@ def _recurrent_with_gradient(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """Hold `module` in eval mode and frozen, and give back its modes, `requires_grad` and the random state."""
-    modes = {m: m.training for m in module.modules()}
-    learning = [p for p in module.parameters() if p.requires_grad and not p.is_inference()]
-    devices = sorted({p.device.index for p in module.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.enable_grad():
+    """Hold `module` in eval mode and frozen, and give back its modes, `requires_grad` and the random state.
+
+    Other threads that ask for this or another module wait meanwhile.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(MODULE_LOCK)
+        modes = {m: m.training for m in module.modules()}
+        learning = [p for p in module.parameters() if p.requires_grad and not p.is_inference()]
+        devices = sorted({p.device.index for p in module.parameters() if p.device.type == "cuda"})
+        stack.enter_context(torch.random.fork_rng(devices=devices))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
         try:
             module.eval()
             for parameter in learning:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from abc import ABC
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,11 @@ from conceptlens.model.torchvision_transform import read_transform
 from conceptlens.model.transformed_photo import transformed
 from conceptlens.record import WHOLE, ImageInfo, hold_weakly
 
-if TYPE_CHECKING:
+if not TYPE_CHECKING:
+    from conceptlens.model.module_lock import cached_property
+else:  # what readers of the source know it as
+    from functools import cached_property
+
     from jaxtyping import Float
 
 Photo = str | Path | Image.Image | np.ndarray
