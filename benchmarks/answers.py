@@ -10,7 +10,7 @@
   of the test photos that were shown, and of all categories of the val photos.
 - `effect_correlation`, `largest_right`: how contributions rank COCO's categories in a photo by what happens when their
   pixels are removed, train and val together (`effects.py`).
-- `random_level`: the mean contribution of random directions in place of words, as a share of the margin.
+- `random_level`: the mean size of contributions of random directions in place of words, as a share of the margin.
 - `sum_error`: the largest distance of named, unnamed and residual from the margin, as a share of it.
 """
 
@@ -186,9 +186,10 @@ def main() -> None:
         "coco": categories,
         "effects": contributions,
         "random_directions": {
-            "count": len(level),
+            "photos": len(level),
+            "median": float(np.median(level)),
             "mean": float(np.mean(level)),
-            "largest": float(np.abs(level).max()),
+            "largest": float(np.max(level)),
         },
     }
     print(json.dumps(document, indent=1) if asked.json else "\n".join(f"{n} {v:.3f}" for n, v in figures.items()))

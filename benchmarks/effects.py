@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -27,10 +26,8 @@ from torch.nn import functional as F
 
 import conceptlens as cl
 from conceptlens.cams.cell_evidence import cell_evidence
-from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.data.masked_set import MaskedPhoto
 from conceptlens.explainer.class_evidence import named_shares
-from conceptlens.model.encoders import ClassifierText
 from conceptlens.statistics.bootstrap import bootstrap_difference, bootstrap_mean
 
 MIN_AREA, MIN_CATEGORIES, BLUR = 0.01, 3, 49
@@ -171,42 +168,14 @@ def summary(rows: list[Effects]) -> dict[str, Any]:
     return {"photos": len(rows), "categories": sum(len(row.removed) for row in rows), "ways": table}
 
 
-def random_level(model: cl.Backbone, photos: Sequence[Path], count: int = 8) -> list[float]:
-    """Return what random directions get, as shares of the margin, each beside the concepts that a photo shows.
-
-    They take the place of the text vectors of words that nobody knows, as long as words' own vectors, and go through
-    presence, regions and contributions like any word.
-    """
-    language = model.language
-    assert isinstance(language, ClassifierText)
-    own_directions, own_knows = ClassifierText._directions, ClassifierText.knows
-    length = float(language.encode_text(["dog"]).norm())
-    generator = torch.Generator().manual_seed(0)
-
-    def directions(self: ClassifierText, texts: Sequence[str]) -> Tensor:
-        found = own_directions(self, texts)
-        chosen = [i for i, text in enumerate(texts) if "random direction" in text]
-        drawn = torch.randn(len(chosen), found.shape[1], generator=generator)
-        found[chosen] = length * F.normalize(drawn, dim=1)
-        return found
-
-    def knows(self: ClassifierText, labels: Sequence[str]) -> list[bool]:
-        return [
-            "random direction" in label or known for label, known in zip(labels, own_knows(self, labels), strict=True)
-        ]
-
+def random_level(model: cl.Backbone, photos: Sequence[Path]) -> list[float]:
+    """Return what random directions get in each photo, as a share of the margin (`Explanation.random_level`)."""
     shares = []
-    with patch.object(ClassifierText, "_directions", directions), patch.object(ClassifierText, "knows", knows):
-        for number, file in enumerate(photos):
-            words = [f"random direction {number * count + one}" for one in range(count)]
-            observation = model.observe(file)
-            listed = cl.explain(observation)
-            rows = zip(listed.labels[0], listed.concept_types[0], strict=True)
-            asked = [*(ConceptName(*row) for row in rows), *(ConceptName(word) for word in words)]
-            found = cl.explain(observation, asked)
-            assert found.contributions is not None
-            assert found.margins is not None
-            shares += (found.contributions[0, -count:] / found.margins[0]).tolist()
+    for file in photos:
+        found = cl.explain(model.observe(file))
+        assert found.random_level is not None
+        assert found.margins is not None
+        shares.append(float(found.random_level[0] / found.margins[0].abs()))
     return shares
 
 

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from conceptlens.model.observation import Observation as Observation
     from conceptlens.model.preprocess import Preprocess as Preprocess
     from conceptlens.model.zoo import load_model as load_model
+    from conceptlens.model.zoo.weights import load_weights as load_weights
     from conceptlens.record import Explanation as Explanation
     from conceptlens.record import ImageInfo as ImageInfo
     from conceptlens.render import overlay as overlay
@@ -88,6 +89,7 @@ _HOMES = {
     "fit_loc_cbm": "bottleneck.fit.fit_loc_cbm",
     "heatmaps": "cams.class_activation",
     "load_model": "model.zoo",
+    "load_weights": "model.zoo.weights",
     "loce": "local_embeddings.loce",
     "open_classes": "data.labelled_sets",
     "open_set": "data.masked_sets",

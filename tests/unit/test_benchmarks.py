@@ -231,3 +231,21 @@ def test_the_page_on_bottlenecks_says_what_concepts_in_use_are_worth() -> None:
         assert row["of_other_photos_1.00"] < 0.05
         told = row["means_1.00"] - row["means_0.00"]
         assert told < -0.1 if row["row"].startswith("random") else told > 0.03
+
+
+def test_the_committed_regions_of_transformers_hold_what_the_page_claims() -> None:
+    text = (ROOT / "docs" / "results" / "transformer_regions.json").read_text(encoding="utf-8")
+    networks = json.loads(text)["networks"]
+    assert [network["seed"] for network in networks] == [0, 1, 2]
+    page = (ROOT / "docs" / "trust.md").read_text(encoding="utf-8").replace("| .", "| 0.").replace(", .", ", 0.")
+    for rows in zip(*(network["rows"] for network in networks), strict=True):
+        if rows[0]["regions"] != "centre":
+            assert ", ".join(f"{row['nra']:.3f}" for row in rows) in page
+            assert ", ".join(f"{row['colours']:.3f}" for row in rows) in page
+    for network in networks:
+        nra = {row["regions"]: row["nra"] for row in network["rows"]}
+        assert nra["competing, final norm of each patch"] < nra["official"]
+        assert nra["competing, all products"] < nra["official"] + 0.02
+        assert nra["official, values of each patch"] > nra["official"] + 0.05
+        assert nra["official"] > nra["centre"] + 0.05
+    assert not any(place in text for place in ("/home/", "/root/", "/tmp/", "/work/"))

@@ -167,6 +167,7 @@ HELP = [
     "analyze",
     "search",
     "models",
+    "convert",
     "calibrate",
     "concepts",
     "edit",

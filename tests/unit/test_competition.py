@@ -16,7 +16,7 @@ from architectures import ARCHITECTURES, LABELS, backbone, fresh, make_symmetric
 from branches import PLAIN, branch_of, text_vector
 from conceptlens.concept_regions import competition
 from conceptlens.concept_regions.branch import branch_layers
-from conceptlens.concept_regions.competing_explanation import competing, pairs_of
+from conceptlens.concept_regions.competing_explanation import competing, is_competing, pairs_of
 from conceptlens.concept_regions.competition import FINE, Competition, compete, rival_words
 from conceptlens.concepts.vocabulary import ConceptName, parse_concepts
 from conceptlens.data.drawn_scene import Scene, random_scene
@@ -328,6 +328,27 @@ def masks_of(scene: Scene) -> tuple[Tensor, Tensor]:
     """Each colour's own mask, and the mask of the colour after it."""
     right = torch.stack([torch.from_numpy(mask) for mask in scene.masks.values()])[None]
     return right, right.roll(1, 1)
+
+
+KINDS = {"timm resnet": "competing", "timm convnext": "competing", "timm vit2": "competing", "hf beit": "competing",
+         "timm vit": "official", "torchvision vit": "official"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_competing_regions_are_the_default_where_the_classifier_sees_the_mean_cell_alone(name: str) -> None:
+    observation = backbone(name).observe(random_images(ARCHITECTURES[name].size, 1))
+    found = cl.explain(observation, ["cat"])
+    assert is_competing(found) == (KINDS[name] == "competing")
+    assert bool(found.maps.isfinite().all())
+    assert found.contributions is not None
+
+
+@pytest.mark.parametrize("name", ["timm convnext", "timm vit2", "hf beit", "hf dinov2 registers"])
+def test_products_to_the_mean_cell_are_those_through_all_cells(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    observation, words = looking(name)
+    quick = compete(observation, ASKED, words, competition=ONCE).maps
+    monkeypatch.setattr(competition, "mean_jacobian", lambda *_: None)
+    assert torch.allclose(compete(observation, ASKED, words, competition=ONCE).maps, quick, rtol=1e-3)
 
 
 def test_pairs_are_the_models_own_and_the_branch() -> None:

@@ -113,6 +113,29 @@ def test_the_terminal_says_ranges_and_which_place_is_not_clear() -> None:
     assert "no clear place" not in printed(a_result(concepts(diagnostics={})))
 
 
+@pytest.mark.parametrize(("level", "size"), [(0.25, "about 0.25"), (0.001, "under 0.01")])
+def test_what_a_random_word_would_get_is_said_where_it_is_known(level: float, size: str) -> None:
+    said = printed(a_result(concepts(random_level=torch.tensor([level]))))
+    assert said.endswith(f"a word drawn at random would get {size}")
+    assert "random" not in printed(a_result(concepts()))
+    image = in_json(a_result(concepts(random_level=torch.tensor([level]))))
+    assert image["random_level"] == pytest.approx(level)
+    assert in_json(a_result(concepts()))["random_level"] is None
+    assert "contribution_above_random" not in image["concepts"][0]
+
+
+def test_by_masking_what_is_above_a_random_word_stands_beside_each_contribution() -> None:
+    found = concepts(margins=None, unplaced=None, residuals=None, random_level=torch.tensor([0.5]))
+    said = printed(a_result(found))
+    assert "whiskers part 90% - +1.50 [1.00, 2.00] (+1.00) centre" in said
+    assert said.endswith("would get about 0.50 (what is above that stands in parentheses)")
+    image = in_json(a_result(found))
+    assert [row["contribution_above_random"] for row in image["concepts"]] == [1.0, -0.75, 0.25]
+    shown = page_content([a_result(found)])["images"][0]
+    assert shown["random_level"] == 0.5
+    assert shown["questions"][0]["contribution_above_random"] == 1.0
+
+
 def test_masking_has_no_sentence_of_a_margin() -> None:
     found = concepts(margins=None, unplaced=None, residuals=None)
     assert "logits)" not in printed(a_result(found))
@@ -124,7 +147,7 @@ def test_json_has_the_documented_fields() -> None:
     image = in_json(a_result(concepts(), against=LYNX))
     assert set(image) == {
         "image", "model", "layer", "task", "target", "predicted", "answered", "against", "differs_by", "method",
-        "branch", "regions", "contribution_measure", "margin", "concepts",
+        "branch", "regions", "contribution_measure", "margin", "random_level", "concepts",
     }  # fmt: skip
     assert image["contribution_measure"] == "evidence"
     assert image["margin"] == {

@@ -34,7 +34,7 @@ def test_a_module_of_ones_own(colours: int, precision: torch.dtype) -> None:
 
 def test_a_dictionary_with_words_of_its_own_must_be_explained() -> None:
     with pytest.raises(cl.InputError, match="put out dict; say how to read it with output="):
-        _ = cl.Backbone(Own(3, "scores"), input_size=(32, 32)).anatomy
+        _ = cl.Backbone(Own(3, "scores"), input_size=(32, 32)).default_layers
     model = cl.Backbone(Own(3, "scores"), input_size=(32, 32), output=lambda found: found["scores"])
     assert model.observe(torch.randn(1, 3, 32, 32)).logits.shape == (1, 4)
 

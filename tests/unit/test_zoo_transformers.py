@@ -55,7 +55,11 @@ def test_a_classifier_answers_as_its_own_library(folders: dict[str, Path], name:
         ("deit distilled", "deit.layers.1.layernorm_before", 4),
         ("swin", "swin.layernorm", 4),
         ("convnext", "convnext.encoder", 2),
-        ("efficientnet", "efficientnet.encoder", 2),
+        (
+            "efficientnet",
+            "efficientnet.encoder.blocks.4.expansion",
+            4,
+        ),  # random weights: its last 2 x 2 cells have no place
         ("vit encoder", "layers.1.layernorm_before", 4),
         ("dinov2 encoder", "encoder.layer.1.norm1", 4),
         ("dinov2 registers", "dinov2_with_registers", 4),
@@ -64,8 +68,8 @@ def test_a_classifier_answers_as_its_own_library(folders: dict[str, Path], name:
         ("detr", "model.encoder", 3),
         ("conditional detr", "model.encoder", 3),
         ("deformable detr", "model.input_proj.2", 3),
-        ("rt-detr", "model.decoder_input_proj.2", 3),
-        ("yolos", "vit.embeddings.patch_embeddings", 4),
+        ("rt-detr", "model.encoder.pan_blocks.1.bottlenecks.1.conv2", 3),
+        ("yolos", "vit.encoder.layer.1.layernorm_before", 4),
     ],
 )
 def test_the_default_layer_is_the_last_with_places(folders: dict[str, Path], name: str, layer: str, cells: int) -> None:
@@ -214,3 +218,60 @@ def test_several_questions_at_once_need_no_warning(folders: dict[str, Path]) -> 
     apart = torch.cat([observation.gradient(observation.logits[:, i]) for i in range(CLASSES)], 1)
     assert torch.allclose(together, apart, atol=1e-6)
     assert float(F.normalize(together.flatten(2), dim=2).std()) > 0
+
+
+@pytest.mark.parametrize(
+    ("missing", "told"),
+    [("preprocessor_config.json", r"lacks preprocessor_config\.json, which says how photos are prepared; AutoImagePro"),
+     ("config.json", r"lacks config\.json, which says what the model is; model\.save_pretrained"),
+     ("model.safetensors", r"lacks model\.safetensors, its weights"),
+     ("tokenizer", r"lacks tokenizer_config\.json, with which it reads texts")],
+)  # fmt: skip
+def test_a_folder_says_what_is_missing(missing: str, told: str, tmp_path: Path) -> None:
+    save_transformers("clip", tmp_path)
+    for file in [tmp_path / missing] if "." in missing else list(tmp_path.glob("*token*")):
+        file.unlink()
+    if missing == "preprocessor_config.json" or missing == "tokenizer":
+        for file in tmp_path.glob("processor_config.json"):
+            file.unlink()
+    with pytest.raises(cl.InputError, match=told) as caught:
+        cl.load_model(f"hf:{tmp_path}")
+    assert "network" not in str(caught.value)
+
+
+def test_a_broken_folder_does_not_speak_of_the_network(tmp_path: Path) -> None:
+    save_transformers("vit", tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"broken")
+    with pytest.raises(cl.InputError, match=r"could not be had .* check what is in the folder"):
+        cl.load_model(f"hf:{tmp_path}")
+
+
+def test_a_folder_with_an_adapter_that_is_not_merged_is_refused(tmp_path: Path) -> None:
+    save_transformers("vit", tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(cl.InputError, match=r"holds an adapter that is not merged .*merge_and_unload"):
+        cl.load_model(f"hf:{tmp_path}")
+
+
+def test_weights_of_ones_own_for_a_folder(tmp_path: Path) -> None:
+    save_transformers("vit", tmp_path)
+    first = cl.load_model(f"hf:{tmp_path}")
+    state = {f"model._orig_mod.{name}": value + 1 for name, value in first.module.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "last.ckpt")
+    again = cl.load_model(f"hf:{tmp_path}", weights=tmp_path / "last.ckpt", class_names=list(NAMES.values()))
+    for name, value in first.module.state_dict().items():
+        assert torch.equal(again.module.state_dict()[name], value + 1)
+
+
+@pytest.mark.parametrize(
+    "name", ["hf:./no-such", "hf:/no/such", "hf:a/b/c", "timm:local-dir:no", "open_clip:local-dir:no"]
+)
+def test_a_path_without_a_folder_is_told_at_once(name: str) -> None:
+    with pytest.raises(cl.InputError, match=r"could not be had: there is no folder .* here; give one"):
+        cl.load_model(name)
+
+
+@pytest.mark.parametrize(("source", "config"), [("timm", "config.json"), ("open_clip", "open_clip_config.json")])
+def test_other_local_folders_without_a_configuration(source: str, config: str, tmp_path: Path) -> None:
+    with pytest.raises(cl.InputError, match=f"lacks {config}, which says what the model is"):
+        cl.load_model(f"{source}:local-dir:{tmp_path}")

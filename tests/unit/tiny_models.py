@@ -85,7 +85,7 @@ def _pair(family: str, processor: Any, **more: Any) -> Made:
 
 def _efficient_net() -> Made:
     config = hf.EfficientNetConfig(
-        image_size=64, width_coefficient=0.2, depth_coefficient=0.2, hidden_dim=256, **LABELED
+        image_size=64, width_coefficient=0.2, depth_coefficient=0.2, hidden_dim=256, initializer_range=0.3, **LABELED
     )
     processor = hf.EfficientNetImageProcessor(size={"height": 64, "width": 64})
     return hf.EfficientNetForImageClassification(config), processor

@@ -791,6 +791,26 @@ def test_logits_and_ranges_stand_in_the_rows(open_report: Open) -> None:
     assert "%" not in tab.locator("tr[data-question='2'] .much").inner_text()
 
 
+def test_what_a_random_word_would_get_stands_below_the_table(open_report: Open) -> None:
+    masked = {**an_image("masked.png"), "random_level": 0.3}
+    masked["questions"][2]["contribution_above_random"] = -0.12
+    small = {**weighed(), "random_level": 0.002, "name": "small.png"}
+    tab = open_report(a_report({**weighed(), "random_level": 0.125}, small, masked, weighed()), width=360)
+    words = tab.locator("#random-words")
+    assert words.inner_text().startswith("A word drawn at random would get about 0.13 here")
+    tab.locator("[name=photo][value='1']").check()
+    shown(tab, 1)
+    assert "would get under 0.01 here" in words.inner_text()
+    tab.locator("[name=photo][value='2']").check()
+    shown(tab, 2)
+    assert "would get about 30% here" in words.inner_text()
+    assert "\u221212% above random" in tab.locator("tr[data-question='2'] .much").inner_text()
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+    tab.locator("[name=photo][value='3']").check()
+    shown(tab, 3)
+    assert not words.is_visible()
+
+
 def test_no_bar_where_contributions_add_up_to_nothing(open_report: Open) -> None:
     """By masking, and in a model without classes; the next photo has one again."""
     bare = {**weighed(), "name": "bare.png", "target": None, "predicted": None, "predictions": [], "contrast": None}

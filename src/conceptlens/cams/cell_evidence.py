@@ -139,7 +139,7 @@ def _integral(
     observation: Observation, image: int, empty: Tensor, signs: Tensor, layer: str, points: int
 ) -> tuple[Float[Tensor, "height width"], Float[Tensor, ""]]:
     """Return the evidence of each cell of one image, and the margin where the path starts."""
-    places, weights = (torch.tensor(values).to(empty) for values in _gauss_legendre(points))
+    places, weights = (torch.tensor(values, device="cpu").to(empty) for values in _gauss_legendre(points))
     change = observation.feature(layer)[image] - empty
     with torch.inference_mode(False), torch.enable_grad():
         variants = torch.cat([empty[None], empty + places[:, None, None, None] * change]).clone().requires_grad_()

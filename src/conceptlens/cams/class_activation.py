@@ -52,7 +52,8 @@ def cam(
         An `Explanation` with `maps[image question height width]`, raw and at the layer's own grid.
 
     Raises:
-        InputError: The rule, the layer or a class is unknown, or a list of classes is not as long as the batch.
+        InputError: The rule, the layer or a class is unknown, a list of classes is not as long as the batch, or the
+            layer gave values that are not finite.
         InputTypeError: `observation` is no `Observation`, `target` neither a class, a target nor a function, `rule`
             neither name nor `Rule`, or `layer` neither a name nor several.
 
@@ -71,6 +72,7 @@ def cam(
     targets = as_targets(target)
     questions = [one.bind(observation) for one in targets]
     feature = observation.feature(name)
+    _check_finite(feature, name)
     if chosen.reads == "gradient":
         scores, gradient = gradients(observation, questions, name)
         made = chosen.weights(gradient, feature[:, None])
@@ -88,6 +90,16 @@ def cam(
         target_kinds=tuple(q.kind for q in questions),
         source=source(observation, name, chosen.name, {"targets": [repr(one) for one in targets], **notes}),
     )
+
+
+def _check_finite(feature: Tensor, layer: str) -> None:
+    """Refuse cells that are not finite, whose map would be NaN or, where a rule compares them, look like any other."""
+    if not bool(feature.isfinite().all()):
+        kind = str(feature.dtype).removeprefix("torch.")
+        raise InputError(
+            f"layer '{layer}' gave NaN or infinite values of type {kind}; check the weights and the input, and run a "
+            "model that overflows float16 in bfloat16 or float32"
+        )
 
 
 def gradients(

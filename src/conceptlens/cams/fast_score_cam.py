@@ -85,7 +85,7 @@ def _predict(
     masks = cells.flatten(1) - cells.flatten(1).amin(1, keepdim=True)
     masks = masks / (masks.amax(1, keepdim=True) + EPSILON)
     size = cells.flatten(1).norm(dim=1)
-    order = torch.randperm(len(varying), generator=torch.Generator().manual_seed(0)).to(cells.device)
+    order = torch.randperm(len(varying), generator=torch.Generator("cpu").manual_seed(0), device="cpu").to(cells.device)
     validation, others = varying[order[:N_VALIDATION]], varying[order[N_VALIDATION:]]
 
     run = others[_farthest(masks[others], size[others], (budget - N_VALIDATION) * 2 // 3)]
@@ -156,7 +156,9 @@ class Regression:
         others = errors.square() / self._covariance(held_out).diagonal()
         variance = torch.cat([own, others], dim=1).mean(1)
         root = torch.linalg.cholesky(self._covariance(points))
-        drawn = torch.randn(N_DRAWS, 1, len(points), generator=torch.Generator().manual_seed(0)).to(root)
+        drawn = torch.randn(N_DRAWS, 1, len(points), generator=torch.Generator("cpu").manual_seed(0), device="cpu").to(
+            root
+        )
         return drawn @ root.T * variance.sqrt()[:, None]
 
     def _near(self, points: Tensor) -> Tensor:

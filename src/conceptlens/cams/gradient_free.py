@@ -217,8 +217,10 @@ def random(observation: Observation, questions: Sequence[BoundTarget], layer: st
     drawn = []
     for image, info in zip(observation.images, observation.image_info, strict=True):
         known = info.fingerprint.encode() or image.float().cpu().numpy().tobytes()
-        generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(known).digest()[:7]))
-        drawn.append(torch.rand(len(questions), feature.shape[1], generator=generator) * 2 - 1)
+        generator = torch.Generator("cpu").manual_seed(int.from_bytes(hashlib.sha256(known).digest()[:7]))
+        drawn.append(
+            torch.rand(len(questions), feature.shape[1], generator=generator, dtype=torch.float32, device="cpu") * 2 - 1
+        )
     return torch.stack(drawn).to(feature)[..., None, None]
 
 

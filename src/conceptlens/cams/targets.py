@@ -79,8 +79,14 @@ class BoundTarget:
         """
         with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has turned off
             root = self.root(observation)
+            if not root.is_floating_point():
+                kind = str(root.dtype).removeprefix("torch.")
+                raise InputError(
+                    f"{observation.model_name} gives scores of type {kind}; expected floating scores, as they are "
+                    "before an argmax or a threshold: Backbone(..., output=)"
+                )
             rows = torch.arange(len(self.labels), device=root.device)
-            point = root.detach().requires_grad_()
+            point = root.detach().clone().requires_grad_()  # a copy, since the model may have made it in inference mode
             with full_precision(point):
                 scores = self.measure(point, rows)
                 (cotangent,) = torch.autograd.grad(scores.sum(), point, materialize_grads=True, allow_unused=True)

@@ -9,6 +9,7 @@ import typer
 from conceptlens import __version__
 from conceptlens.cli.analyze import analyze, search
 from conceptlens.cli.concepts import concepts
+from conceptlens.cli.convert import convert
 from conceptlens.cli.discover import discover
 from conceptlens.cli.edit import edit
 from conceptlens.cli.embed import embed
@@ -29,7 +30,9 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-for command in (explain, contrast, discover, embed, analyze, search, models, calibrate, concepts, knowledge, edit):
+for command in (
+    explain, contrast, discover, embed, analyze, search, models, convert, calibrate, concepts, knowledge, edit,
+):  # fmt: skip
     app.command(cls=Command)(command)
 
 

@@ -79,6 +79,13 @@ def explain(
             "long).",
         ),
     ] = False,
+    random_level: Annotated[
+        bool | None,
+        map_option(
+            "--random-level/--no-random-level",
+            help="Say how much a word drawn at random would get; by default where that takes hardly any time.",
+        ),
+    ] = None,
     concepts_from: Annotated[
         Path | None,
         question_option(metavar="DIR", help="Also show concepts without a word that `conceptlens discover` found."),
@@ -138,6 +145,7 @@ def explain(
         contribution=contribution,  # pyright: ignore[reportArgumentType]
         intervals=intervals,
         concepts_from=None if concepts_from is None else DiscoveredConcepts.load(concepts_from),
+        random_level=random_level,
         layer=None if branch is None else layer,
     )
     layers = layer if branch is None and layer else ()

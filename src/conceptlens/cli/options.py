@@ -124,7 +124,7 @@ Model = Annotated[
 ]
 Weights = Annotated[
     str | None,
-    model_option(metavar="FILE", help="Your own weights: a safetensors file, or a PyTorch file of tensors alone."),
+    model_option(metavar="FILE", help="Your own weights, as training left them: safetensors, or a checkpoint."),
 ]
 Pretrained = Annotated[bool, model_option(help="--no-pretrained takes random weights, to try things out.")]
 ClassNames = Annotated[

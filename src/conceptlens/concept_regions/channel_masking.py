@@ -129,9 +129,9 @@ def _all_cells_alike(observation: Observation, layer: str | None) -> bool:
     """
     if not observation.logits.requires_grad:
         return False
-    direction = torch.randn(observation.logits.shape[1], generator=torch.Generator().manual_seed(0)).to(
-        observation.logits
-    )
+    direction = torch.randn(
+        observation.logits.shape[1], generator=torch.Generator("cpu").manual_seed(0), device="cpu"
+    ).to(observation.logits)
     gradient = observation.pull(observation.logits, direction.expand(len(observation.logits), 1, -1), layer)
     spread = (gradient - gradient.mean((-2, -1), keepdim=True)).abs().max()
     return bool(spread <= 1e-5 * gradient.abs().max())

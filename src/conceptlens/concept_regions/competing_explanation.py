@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,10 +10,12 @@ import torch
 from torch import Tensor
 
 from conceptlens.concept_regions.competition import FINE, Competition, compete
+from conceptlens.concepts.random_directions import concept_named
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.io.errors import InputError
 from conceptlens.model.encoders import ClassifierText
 from conceptlens.model.observation import Observation
+from conceptlens.model.pooled_cells import mean_jacobian
 from conceptlens.record import Explanation
 
 if TYPE_CHECKING:
@@ -28,11 +31,12 @@ MIN_PLACE_CONTRAST = 0.35
 
 
 def competes_quickly(observation: Observation, layer: str | None = None) -> bool:
-    """Whether all words can be weighed at a layer in closed form: a classifier reads texts, linear in the mean cell.
+    """Whether all words can be weighed at a layer at once: a classifier reads texts, and sees the mean cell alone.
 
-    So it is at the last layer of most convolutional classifiers. Where it is not, as in most transformers, `compete`
-    takes a backward product for each entry of the image vector: many times as long as the photo's forward pass; and a
-    text encoder of a model's own has to read every word.
+    So it is at the last layer of nearly all convolutional classifiers, of a Swin and of a ViT that averages its
+    patches. Where a class token or attention gathers the cells, `compete` takes a backward product through them for
+    each entry of the image vector: many times as long as the photo's forward pass; and a text encoder of a model's own
+    has to read every word.
 
     Args:
         observation: What was observed.
@@ -43,7 +47,9 @@ def competes_quickly(observation: Observation, layer: str | None = None) -> bool
         return False
     with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has turned off
         vectors = language.encode_image(observation)
-    return observation.readout(vectors, layer) is not None
+    if observation.readout(vectors, layer) is not None:
+        return True
+    return mean_jacobian(vectors, observation.layer_output(layer)) is not None
 
 
 def pairs_of(model: Backbone, branch: VisionLanguage | None) -> list[VisionLanguage]:
@@ -86,22 +92,59 @@ def competing(
         The explanation with other maps, and `diagnostics["place_contrast"]` (`place_contrasts`), which is 0 for a part
         where a classifier's stand-in reads the texts: it knows what has the part, not where (docs: Can I trust this?).
     """
-    rows = [
-        [ConceptName(label, kind) for label, kind in zip(labels, types, strict=True)]
-        for labels, types in zip(explained.labels, explained.concept_types, strict=True)
-    ]
-    named = list(dict.fromkeys(concept for row in rows for concept in row))
-    found = compete(observation, named, pairs_of(observation.model, branch), layer, competition)
-    number = torch.tensor([[named.index(concept) for concept in row] for row in rows], device=found.maps.device)
-    maps = found.maps.take_along_dim(number[..., None, None], dim=1)
+    return competing_together(observation, [explained], branch, layer, competition)[0]
+
+
+def competing_together(
+    observation: Observation,
+    explanations: Sequence[Explanation],
+    branch: VisionLanguage | None = None,
+    layer: str | None = None,
+    competition: Competition | None = None,
+) -> list[Explanation]:
+    """Return several explanations of the same photos with competing regions, from one more look at each photo.
+
+    Args:
+        observation: The photos that were explained.
+        explanations: Their explanations.
+        branch: A trained branch, as in `competing`.
+        layer: Layer whose cells are scored; by default the observation's.
+        competition: Settings; by default `Competition()`.
+
+    Returns:
+        Each explanation with other maps (`competing`). Regions of the one do not depend on the concepts of another.
+    """
+    named = list(dict.fromkeys(concept for each in explanations for row in _concepts(each) for concept in row))
+    pairs = pairs_of(observation.model, branch)
+    found = compete(observation, named, pairs, layer, competition)
+    by_stand_in = all(isinstance(pair, ClassifierText) for pair in pairs)
+    return [_with_regions(each, found, named, by_stand_in, competition) for each in explanations]
+
+
+def _concepts(explained: Explanation) -> list[list[ConceptName]]:
+    rows = zip(explained.labels, explained.concept_types, strict=True)
+    return [[concept_named(label, kind) for label, kind in zip(*row, strict=True)] for row in rows]
+
+
+def _with_regions(
+    explained: Explanation,
+    found: Explanation,
+    named: Sequence[ConceptName],
+    by_stand_in: bool,
+    competition: Competition | None,
+) -> Explanation:
+    """Return an explanation with its concepts' regions of `found`, which are those of `named` in this order."""
+    numbers = [[named.index(concept) for concept in row] for row in _concepts(explained)]
+    index = torch.tensor(numbers, device=found.maps.device)[..., None, None]
+    maps = found.maps.take_along_dim(index, dim=1)
     settings = {**explained.source.settings, **found.source.settings}
     kind = "fine competing" if competition == FINE else "competing"
     method = f"{explained.source.method} with {kind} regions"
     origin = replace(explained.source, layer=found.source.layer, method=method, settings=settings)
     power = (competition or Competition()).power
     contrasts = place_contrasts(maps, power)
-    if all(isinstance(pair, ClassifierText) for pair in pairs_of(observation.model, branch)):
-        parts = torch.tensor([[kind == "part" for kind in row] for row in explained.concept_types])
+    if by_stand_in:
+        parts = torch.tensor([[kind == "part" for kind in row] for row in explained.concept_types], device="cpu")
         contrasts = contrasts.masked_fill(parts.to(contrasts.device), 0.0)
     return replace(
         explained,

@@ -19,6 +19,7 @@ from conceptlens.model.encoders import ClassifierText
 from conceptlens.model.forward import full_precision
 from conceptlens.model.input_sizes import cells_at, larger_sizes
 from conceptlens.model.observation import Observation, check_observation
+from conceptlens.model.pooled_cells import mean_jacobian
 from conceptlens.record import Explanation
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def compete(
     named = parse_concepts(concepts)
     words = _with_rivals(named)
     known = set(rival_words())
-    rivals = torch.tensor([word in known for word in words])
+    rivals = torch.tensor([word in known for word in words], device="cpu")
     gathered = [score_concepts(observation, pair, words) for pair in pairs]
     weights = torch.stack([row for scored in gathered for row in _channel_weights(observation, scored, name)], dim=1)
     sizes = larger_sizes(observation, settings.input_scales)
@@ -171,7 +172,8 @@ def _channel_weights(
 ) -> list[Float[Tensor, "image text channel"]]:
     """Return `beta` of every concept by its text and, of a classifier whose classes are known, by its classes.
 
-    It takes as many products as the image vector has entries, however many the concepts.
+    However many the concepts, it takes as many products as the image vector has entries; these touch no cell where
+    the image vector depends on the cells through their mean alone (`mean_jacobian`).
     """
     root = scored.image_vectors
     vectors = [scored.score_gradients(scored.all_indices())]
@@ -180,10 +182,19 @@ def _channel_weights(
         vectors.append(by_classes.expand(len(root), -1, -1))
     if observation.readout(root, layer) is not None:  # every cell has the same gradient
         return [observation.pull(root, vector.to(root), layer)[..., 0, 0].float() for vector in vectors]
-    basis = torch.eye(root.shape[1], dtype=root.dtype, device=root.device).expand(len(root), -1, -1)
-    change = observation.pull_means(root, basis, [layer])[layer]
+    change = _mean_gradients(observation, root, layer)
     with full_precision(change):
         return [(vector.to(change) @ change).float() for vector in vectors]
+
+
+def _mean_gradients(observation: Observation, root: Tensor, layer: str) -> Float[Tensor, "image dimension channel"]:
+    """Return the mean over cells of the gradient of each entry of the image vectors."""
+    output = observation.layer_output(layer)
+    change = mean_jacobian(root, output)
+    if change is not None:
+        return change / (output.grid.height * output.grid.width)
+    basis = torch.eye(root.shape[1], dtype=root.dtype, device=root.device).expand(len(root), -1, -1)
+    return observation.pull_means(root, basis, [layer])[layer]
 
 
 @dataclass(frozen=True, eq=False)

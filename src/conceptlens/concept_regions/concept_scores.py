@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from conceptlens.cams.targets import similarity
-from conceptlens.concepts.vocabulary import ConceptName, prompt
+from conceptlens.concepts.random_directions import RandomDirection, random_vectors
+from conceptlens.concepts.vocabulary import ConceptName, everyday_words, prompt
 from conceptlens.io.errors import InputError
 from conceptlens.model.model_output import ModelOutput
 
@@ -141,5 +142,11 @@ def score_concepts(output: ModelOutput, language: VisionLanguage, concepts: Sequ
 
 
 def encode_concepts(language: VisionLanguage, concepts: Sequence[ConceptName]) -> Float[Tensor, "concept dimension"]:
-    """Return the text vector of each concept, in the prompt of its type."""
-    return language.encode_text([prompt(concept) for concept in concepts])
+    """Return the text vector of each concept, in the prompt of its type; those of random directions are drawn."""
+    words = [concept for concept in concepts if not isinstance(concept, RandomDirection)]
+    found = language.encode_text([prompt(word) for word in words or everyday_words()[:1]])
+    if len(words) == len(concepts):
+        return found
+    drawn, rows = random_vectors(found.shape[1]).to(found), iter(found)
+    each = [drawn[one.number] if isinstance(one, RandomDirection) else next(rows) for one in concepts]
+    return torch.stack(each)

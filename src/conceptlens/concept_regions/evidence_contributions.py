@@ -42,9 +42,38 @@ def cell_shares(
     Returns:
         Shares of 0 to 1, which sum to less than 1 in each cell.
     """
-    odds = torch.ones_like(strengths[..., 0, 0]) if presence is None else (presence / (1 - presence)).sqrt()
-    weighed = odds.to(strengths).clamp(max=MAX_ROOT_ODDS)[..., None, None] * strengths
+    weighed = _weighed(strengths, presence)
     return F.adaptive_avg_pool2d(weighed / (REST_STRENGTH + weighed.sum(1, keepdim=True)), grid)
+
+
+def shares_beside(
+    strengths: Float[Tensor, "image other height width"],
+    presence: Float[Tensor, "image other"] | None,
+    listed: tuple[Float[Tensor, "image question height width"], Float[Tensor, "image question"] | None],
+    grid: tuple[int, int],
+) -> Float[Tensor, "image other row column"]:
+    """Return what each of several concepts would have of every cell if it alone were named beside those listed.
+
+    `m_t(u) = o_t r_t(u) / (3 + sum_s o_s r_s(u) + o_t r_t(u))`, with the sum over the concepts that are listed.
+
+    Args:
+        strengths: Strengths of the regions of the other concepts, 0 or more.
+        presence: The probability that each of them is in the photo; even odds where it is not known.
+        listed: The same two of the concepts that are listed.
+        grid: Rows and columns of the result; shares are averaged over its cells.
+
+    Returns:
+        Shares of 0 to 1, each as if none of the others were asked for.
+    """
+    own = _weighed(strengths, presence)
+    rest = REST_STRENGTH + _weighed(*listed).sum(1, keepdim=True)
+    return F.adaptive_avg_pool2d(own / (rest + own), grid)
+
+
+def _weighed(strengths: Tensor, presence: Tensor | None) -> Float[Tensor, "image question height width"]:
+    """Return the strength of each concept in every cell times the root of its odds."""
+    odds = torch.ones_like(strengths[..., 0, 0]) if presence is None else (presence / (1 - presence)).sqrt()
+    return odds.to(strengths).clamp(max=MAX_ROOT_ODDS)[..., None, None] * strengths
 
 
 def relative_strengths(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from conceptlens.io.quiet_warnings import quiet_warnings
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -139,8 +140,7 @@ def _nmf(cells: Float[Tensor, "cell channel"], count: int, seed: int) -> Float[T
 
     values, size = cells.cpu().numpy(), cast(Any, count)  # scikit-learn's annotation knows its word "auto" alone
     best, first = np.inf, {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    with quiet_warnings(category=ConvergenceWarning):
         for state in np.random.default_rng(seed).integers(2**31, size=STARTS).tolist():
             model = NMF(size, init="random", random_state=state, max_iter=FIRST_ITERATIONS, tol=TOLERANCE)
             weights = model.fit_transform(values)

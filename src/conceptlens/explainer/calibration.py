@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 # Principal directions of the covariance that are kept.
 MAX_RANK = 128
 MIN_PHOTOS = 30
+# Mean and deviation of so few texts are quick, and are not kept in place of the vocabulary's.
+FEW_TEXTS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +92,9 @@ class ScoreCalibration:
         return (scores - language.scale * centre) / (language.scale * spread).clamp_min(1e-12)
 
     def _usual(self, texts: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and deviation of each text's score; those of the last texts are kept, mostly the vocabulary's."""
+        """Return mean and deviation of each text's score; those of the last many are kept, mostly the vocabulary's."""
+        if len(texts) <= FEW_TEXTS:
+            return texts @ self.mean, self._deviation(texts)
         if not self._last or not torch.equal(self._last[0], texts):
             self._last[:] = [texts, texts @ self.mean, self._deviation(texts)]
         return self._last[1], self._last[2]
@@ -163,7 +167,9 @@ def fit_calibration(model: Backbone, observations: Iterable[Observation]) -> Sco
     Raises:
         InputError: There are fewer than 30 photos.
     """
-    vectors = torch.cat([_vectors(model, observation) for observation in observations] or [torch.empty(0, 0)])
+    vectors = torch.cat(
+        [_vectors(model, observation) for observation in observations] or [torch.empty(0, 0, device="cpu")]
+    )
     if len(vectors) < MIN_PHOTOS:
         raise InputError(f"{len(vectors)} photos were given; a calibration needs at least {MIN_PHOTOS}")
     mean = vectors.mean(0)
@@ -205,7 +211,7 @@ def calibrate_presence(
     for observation, rows in labelled:
         vectors = language.encode_image(observation).detach().float().cpu()
         evidence.append(calibration.z_scores(similarity(vectors, texts, language), texts, language))
-        present.append(torch.tensor([[float(concept in row) for concept in concepts] for row in rows]))
+        present.append(torch.tensor([[float(concept in row) for concept in concepts] for row in rows], device="cpu"))
         if known is not None and observation.class_scores is not None:
             scores = observation.answer.competing(observation.logits.detach())
             implied.append(rate_of(known.implied(scores.cpu()), known, words))

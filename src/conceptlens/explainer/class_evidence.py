@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from conceptlens.cams.cell_evidence import cell_evidence
+from conceptlens.cams.cell_evidence import CellEvidence, cell_evidence
 from conceptlens.cams.targets import ClassName, class_indices
 from conceptlens.concept_regions.competing_explanation import is_competing
 from conceptlens.concept_regions.evidence_contributions import (
     cell_shares,
     evidence_contributions,
     relative_strengths,
+    shares_beside,
 )
 from conceptlens.explainer.presence import MIN_PRESENCE
 from conceptlens.model.observation import Observation
@@ -30,6 +31,7 @@ def with_evidence(
     against: ClassName | Sequence[ClassName] | None = None,
     layer: str | None = None,
     named: bool = True,
+    drawn: Explanation | None = None,
 ) -> Explanation:
     """Return an explanation of concepts with the evidence for a class that lies in their regions.
 
@@ -40,17 +42,19 @@ def with_evidence(
         against: The class that it is compared with; by default all others.
         layer: The layer whose cells are weighed; by default the observation's.
         named: Whether the concepts were named by the user; those that were found get nothing where they are unlikely.
+        drawn: Random directions, explained like the concepts, for `random_level`; by default none.
 
     Returns:
-        The explanation with `contributions`, `margins`, `unplaced` and `residuals`; without them where the model has no
-        classes or the layer does not reach them.
+        The explanation with `contributions`, `margins`, `unplaced` and `residuals`, and `random_level` where directions
+        were drawn; without them where the model has no classes or the layer does not reach them.
     """
     if observation.class_scores is None:
         return found
     evidence = cell_evidence(observation, target, against, layer)
     if evidence is None:
         return found
-    shares = named_shares(found, (evidence.cells.shape[1], evidence.cells.shape[2]), named)
+    grid = (evidence.cells.shape[1], evidence.cells.shape[2])
+    shares = named_shares(found, grid, named)
     index = class_indices(observation, target)
     other = None if against is None else class_indices(observation, against)
     return replace(
@@ -59,6 +63,7 @@ def with_evidence(
         margins=evidence.margins,
         unplaced=evidence.unplaced,
         residuals=evidence.residuals,
+        random_level=None if drawn is None else _random_level(evidence, found, drawn, named),
         explained_classes=tuple(class_names(observation, index, other)),
         rivals=tuple(rivals(observation, index, other)),
         unit=observation.answer.unit,
@@ -73,12 +78,29 @@ def named_shares(found: Explanation, grid: tuple[int, int], named: bool) -> Floa
         grid: Rows and columns of the cells.
         named: Whether the concepts were named by the user; those that were found get nothing where they are unlikely.
     """
+    return cell_shares(*_strengths(found, named), grid)
+
+
+def _strengths(found: Explanation, named: bool) -> tuple[Tensor, Tensor | None]:
+    """Return how strong each concept is in each cell of its map, and how likely in the photo, as shares count it."""
     strengths = found.maps if is_competing(found) else relative_strengths(found.maps)
     likely = found.presence
     if likely is not None:
         likely = likely.nan_to_num()  # what the model does not know takes nothing
         likely = likely if named else likely.where(likely >= MIN_PRESENCE, 0.0)
-    return cell_shares(strengths, likely, grid)
+    return strengths, likely
+
+
+def _random_level(
+    evidence: CellEvidence, found: Explanation, drawn: Explanation, named: bool
+) -> Float[Tensor, "image"]:
+    """Return the mean size of what random directions would get, each alone beside the concepts that are listed.
+
+    They count as concepts that were named: of those that are found, the unlikely ones get nothing, whatever their map.
+    """
+    grid = (evidence.cells.shape[1], evidence.cells.shape[2])
+    shares = shares_beside(*_strengths(drawn, named=True), _strengths(found, named), grid)
+    return evidence_contributions(evidence, shares).float().abs().mean(1)
 
 
 def that_count_most(found: Explanation, top: int) -> Explanation:

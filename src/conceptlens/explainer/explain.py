@@ -14,11 +14,12 @@ from conceptlens.cams.rules import grad_cam
 from conceptlens.cams.targets import ClassName, class_indices
 from conceptlens.concept_regions.ce_fam import ce_fam, layer_regions
 from conceptlens.concept_regions.channel_masking import masking_contributions
-from conceptlens.concept_regions.competing_explanation import competes_quickly, competing
+from conceptlens.concept_regions.competing_explanation import competes_quickly, competing_together
 from conceptlens.concept_regions.competition import FINE, Competition
 from conceptlens.concept_regions.concept_scores import ConceptScores, score_concepts
 from conceptlens.concept_regions.translator import Translator
 from conceptlens.concepts.class_knowledge import imagenet_knowledge
+from conceptlens.concepts.random_directions import RANDOM_DIRECTIONS
 from conceptlens.concepts.vocabulary import ConceptName, everyday_words, parse_concepts, vocabulary
 from conceptlens.explainer.calibration import ScoreCalibration, find_calibration
 from conceptlens.explainer.class_evidence import class_names, that_count_most, with_evidence
@@ -55,6 +56,7 @@ def explain(
     contribution: Contribution = "evidence",
     intervals: bool = False,
     concepts_from: DiscoveredConcepts | None = None,
+    random_level: bool | None = None,
 ) -> Explanation:
     """Return which concepts each image shows, where they are, and how much they count for a class.
 
@@ -73,14 +75,16 @@ def explain(
         branch: A trained branch: scores, maps and layers then come from `ce_fam`, without z-scores.
         regions: Maps of "competing" concepts (`compete`), from one more look at each photo; "fine" ones, from six,
             which take about fifteen times as long; or "official" ones, as CE-FAM has published them. By default
-            competing ones where they are quick (`competes_quickly`: most convolutional classifiers), else official
-            ones; `source.method` says which.
+            competing ones where they are quick (`competes_quickly`: nearly all convolutional classifiers, and
+            transformers that average their cells), else official ones; `source.method` says which.
         contribution: How contributions are measured: by the "evidence" of the cells where the concept is, which adds
             up to the margin of the class; or by "masking" channels, as CE-FAM has published it.
         intervals: Whether to explain six small changes of each photo too (mirrored, shifted, cropped), for
             `contributions_low` and `contributions_high`.
         concepts_from: Concepts without a name that `discover` found: the five of them that count most in each photo
             are added, and take of what the named ones leave of each cell.
+        random_level: Whether to say how much a word drawn at random would get; by default where that takes hardly any
+            time, which is beside competing regions with contributions by evidence, without a branch.
 
     Returns:
         An explanation with one question per concept:
@@ -100,6 +104,9 @@ def explain(
             quantity; all of them, `unnamed` and `residuals` add up to `margins`. With "masking", the mean relative
             drop of the class's probability (`masking_contributions`), which adds up to nothing. `None` without
             classes, and where the layer's cells do not reach them.
+        - `random_level[image]`: the mean size of the contributions of eight directions drawn at random in place of a
+            word's text vector, each alone beside the concepts: one that is no larger says nothing. By masking,
+            `contributions_above_random` is what is left of each contribution.
 
     Raises:
         InputError: A name is unknown, the model knows none of the concepts, a class stands against itself, or options
@@ -119,15 +126,19 @@ def explain(
         raise InputError(f"contribution is '{contribution}'; expected evidence or masking")
     if branch is not None and against is not None:
         raise InputError("both branch and against are given; a branch explains one class, so leave one of them out")
+    if branch is None:
+        calibration = calibration or find_calibration(observation.model)
     if regions is None:
         regions = "competing" if branch is None and competes_quickly(observation, layer) else "official"
     again = partial(
         _explained, target=target, top=top, against=against, layer=layer, calibration=calibration, branch=branch,
         regions=regions, masked=contribution == "masking",
     )  # fmt: skip
+    if random_level is None:
+        random_level = branch is None and regions != "official" and contribution == "evidence"
     asked = () if concepts is None else parse_concepts(concepts)
     known = known_concepts(observation, asked, calibration, branch)
-    found = again(observation, known or None)
+    found = again(observation, known or None, with_level=random_level)
     if intervals:
         found = with_intervals(observation, found, again, target, against, concepts is not None)
     if concepts is None and against is not None:
@@ -151,19 +162,27 @@ def _explained(
     branch: Translator | None,
     regions: Regions,
     masked: bool,
+    with_level: bool = False,
 ) -> Explanation:
     """Explain once: names and scores, then regions, then contributions."""
     named = concepts is not None
-    if branch is not None:
-        found = ce_fam(observation, branch, concepts, target, top, layer, with_contributions=masked)
-    else:
+
+    def scored(asked: Sequence[ConceptName] | None) -> Explanation:
+        if branch is not None:
+            return ce_fam(observation, branch, asked, target, top, layer, with_contributions=masked)
         wanted = top if named or against is None else 2 * top
-        found = _by_own_encoders(observation, concepts, target, wanted, against, layer, calibration, masked)
+        return _by_own_encoders(observation, asked, target, wanted, against, layer, calibration, masked)
+
+    each = [scored(concepts), *([scored(RANDOM_DIRECTIONS)] if with_level else [])]
     if regions != "official":
-        found = competing(observation, found, branch, layer, FINE if regions == "fine" else Competition())
+        competition = FINE if regions == "fine" else Competition()
+        each = competing_together(observation, each, branch, layer, competition)
+    found, drawn = each[0], each[1] if with_level else None
     if not masked:
-        found = with_evidence(observation, found, target, against, None if branch is not None else layer, named)
-    return found
+        return with_evidence(observation, found, target, against, None if branch is not None else layer, named, drawn)
+    if drawn is None or drawn.contributions is None:
+        return found
+    return replace(found, random_level=drawn.contributions.abs().mean(1))
 
 
 def _by_own_encoders(
@@ -179,7 +198,6 @@ def _by_own_encoders(
     """Explain with the model's own image and text encoders, in one layer; contributions only by masking."""
     name, language = layer or observation.layer, observation.model.language
     given = None if concepts is None else parse_concepts(concepts)
-    calibration = calibration or find_calibration(observation.model)
     fitted = None if calibration is None else calibration.presence
     known_classes = _known_classes(observation, fitted, given is None)
     by_presence = fitted is not None or known_classes is not None

@@ -83,6 +83,7 @@ def _explained(result: PhotoResult) -> dict[str, Any]:
         "regions": regions_of(concepts),
         "contribution_measure": "masking" if concepts.margins is None else "evidence",
         "margin": margin_json(concepts),
+        "random_level": random_level_of(concepts),
     }
     return {**_opening(result), **against, **made, "concepts": concepts_json(concepts)}
 
@@ -177,6 +178,7 @@ def concepts_json(concepts: Explanation) -> list[dict[str, Any]]:
             "base_rate": _number(concepts.base_rates, q),
             "contribution": _number(concepts.contributions, q),
             "contribution_range": _range(concepts, q),
+            **_above_random(concepts, q),
             **_place(concepts, q),
             **_layer(concepts, q),
             **peak_and_area(concepts, q),
@@ -212,6 +214,15 @@ def margin_json(concepts: Explanation) -> dict[str, Any] | None:
     }
 
 
+def random_level_of(concepts: Explanation) -> float | None:
+    """Return the mean size of what random directions get in one photo; `None` where it was not asked for.
+
+    Args:
+        concepts: The explanation of this photo alone.
+    """
+    return None if concepts.random_level is None else float(concepts.random_level[0])
+
+
 def peak_and_area(explanation: Explanation, question: int) -> dict[str, Any]:
     """Return where a map has its highest value, and how large the area of at least half of it is.
 
@@ -239,6 +250,12 @@ def _layer(concepts: Explanation, question: int) -> dict[str, str]:
     if concepts.layers:
         return {"layer": concepts.layers[0][question]}
     return {} if branch_of(concepts) is None or is_competing(concepts) else {"layer": concepts.source.layer}
+
+
+def _above_random(concepts: Explanation, question: int) -> dict[str, float | None]:
+    """Return what a contribution by masking has over random directions, where these were asked for."""
+    above = concepts.contributions_above_random
+    return {} if above is None else {"contribution_above_random": _number(above, question)}
 
 
 def _place(concepts: Explanation, question: int) -> dict[str, Any]:

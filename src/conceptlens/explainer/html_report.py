@@ -103,7 +103,7 @@ def _explained(
     known = observation.model.class_names or ()
     names = [label] if label in known else (label or "").split(" / ", 1)
     indices = [known.index(name) for name in names if name in known]
-    found = predictions(observation, image, torch.tensor(indices)) if indices else ()
+    found = predictions(observation, image, torch.tensor(indices, device="cpu")) if indices else ()
     return (found[0] if found else None), (found[1] if len(found) > 1 else None)
 
 
@@ -176,6 +176,8 @@ def _explain_code(explanation: Explanation, settings: Mapping[str, object], imag
     arguments.append(f'regions="{regions_of(explanation)}"')
     if explanation.contributions is not None and explanation.margins is None:
         arguments.append('contribution="masking"')
+    if explanation.random_level is not None and (explanation.margins is None or regions_of(explanation) == "official"):
+        arguments.append("random_level=True")  # where it is not there by default
     if explanation.contributions_low is not None:
         arguments.append("intervals=True")
     if DISCOVERED in explanation.concept_types[image]:

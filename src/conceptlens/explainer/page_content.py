@@ -17,6 +17,7 @@ from conceptlens.explainer.explain_json import (
     margin_json,
     peak_and_area,
     prediction_json,
+    random_level_of,
 )
 from conceptlens.io.errors import InputError
 from conceptlens.io.versions import versions
@@ -68,6 +69,7 @@ def _shown(result: PhotoResult) -> dict[str, Any]:
         "other_answer": other_answer(result),
         "predictions": [prediction_json(p) for p in result.predictions],
         "margin": _margin(result),
+        "random_level": None if result.concepts is None else random_level_of(result.concepts),
         **_encoders(result.explanations),
         "questions": [question for e in result.explanations for question in _questions(result, e)],
         "contrast": None if result.mixture is None else _contrast(result.mixture, _short_names(result)),

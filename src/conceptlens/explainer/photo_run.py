@@ -54,6 +54,7 @@ class ExplainOptions:
         contribution: Contributions by the "evidence" where a concept is, or by "masking" channels.
         intervals: Whether contributions come with their range among small changes of the photo.
         concepts_from: Concepts without a name that `discover` found.
+        random_level: Whether to say what a word drawn at random would get; see `explain` for the default.
     """
 
     target: ClassName | None = None
@@ -71,6 +72,7 @@ class ExplainOptions:
     contribution: Contribution = "evidence"
     intervals: bool = False
     concepts_from: DiscoveredConcepts | None = None
+    random_level: bool | None = None
 
     def __post_init__(self) -> None:
         """Refuse a branch that is not loaded, such as its folder."""
@@ -201,6 +203,7 @@ def _results(observation: Observation, options: ExplainOptions) -> Iterator[Phot
             observation, options.concepts, options.target, options.top, options.against,
             layer=options.layer, calibration=options.calibration, branch=options.branch, regions=options.regions,
             contribution=options.contribution, intervals=options.intervals, concepts_from=options.concepts_from,
+            random_level=options.random_level,
         )  # fmt: skip
     targets = _classes(observation, options.target)
     others = [None] * len(targets) if options.against is None else _classes(observation, options.against)

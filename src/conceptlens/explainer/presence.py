@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from conceptlens.concept_regions.concept_scores import MAX_TEXT_COSINE
 from conceptlens.concepts.class_knowledge import is_broader
+from conceptlens.concepts.random_directions import RandomDirection
 from conceptlens.concepts.vocabulary import CONCEPT_TYPES, ConceptName, base_rate
 from conceptlens.model.class_concepts import ClassConcepts, known_words, rate_of
 
@@ -183,7 +184,8 @@ def presence(
 
 @lru_cache(maxsize=64)
 def _type_numbers(concepts: tuple[ConceptName, ...]) -> Sequence[int]:
-    return [CONCEPT_TYPES.index(concept.type) for concept in concepts]
+    types = ("object" if isinstance(concept, RandomDirection) else concept.type for concept in concepts)
+    return [CONCEPT_TYPES.index(kind) for kind in types]
 
 
 @lru_cache(maxsize=64)
@@ -206,7 +208,7 @@ def fit_presence(
         penalty: The factor of the ridge.
     """
     each = torch.ones_like(present) if weights is None else weights
-    found = torch.zeros(features.shape[1], requires_grad=True)
+    found = torch.zeros(features.shape[1], requires_grad=True, device="cpu")
     optimiser = torch.optim.LBFGS([found], max_iter=300)
 
     def loss() -> Tensor:

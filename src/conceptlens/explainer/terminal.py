@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from conceptlens.explainer.answer_words import differences, other_answer
-from conceptlens.explainer.explain_json import concepts_json, contrasted_json, margin_json
+from conceptlens.explainer.explain_json import concepts_json, contrasted_json, margin_json, random_level_of
 from conceptlens.record.display import UNKNOWN
 
 if TYPE_CHECKING:
@@ -48,6 +48,10 @@ def print_result(result: PhotoResult, console: Console | None = None) -> None:
         console.print(_contrast(result) if concepts is None else _concepts(result, concepts))
     if concepts is not None and (margin := margin_json(concepts)) is not None:
         console.print(margin_text(result, margin), highlight=False)
+    if concepts is not None and (level := random_level_of(concepts)) is not None:
+        size = f"about {level:.2f}" if level >= 0.005 else "under 0.01"
+        above = " (what is above that stands in parentheses)" * (concepts.contributions_above_random is not None)
+        console.print(f"a word drawn at random would get {size}{above}", highlight=False)
 
 
 def margin_text(result: PhotoResult, margin: Mapping[str, Any]) -> str:
@@ -110,8 +114,10 @@ def _concepts(result: PhotoResult, concepts: Explanation) -> Table:
 def _contribution(row: Mapping[str, Any]) -> str:
     if row["contribution"] is None:
         return "-"
+    above = row.get("contribution_above_random")
+    by_chance = "" if above is None else f" ({above:+.2f})"
     low_high = "" if row["contribution_range"] is None else " [{:.2f}, {:.2f}]".format(*row["contribution_range"])
-    return _safe(f"{row['contribution']:+.2f}{low_high}")
+    return _safe(f"{row['contribution']:+.2f}{low_high}{by_chance}")
 
 
 def _contrast(result: PhotoResult) -> Table:

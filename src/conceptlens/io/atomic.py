@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,14 +26,14 @@ def replacing(file: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(file)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.part")
+        temporary.touch(exist_ok=False)
+        mode = stat.S_IMODE(temporary.stat().st_mode)  # of a new file; some libraries take another
     except OSError as error:
         raise InputError(f"cannot write {target} ({error.strerror}); choose another path") from None
-    os.close(handle)
-    temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(mode)
         temporary.replace(target)
     except OSError as error:
         raise InputError(f"cannot write {target} ({error.strerror}); choose another path") from None
@@ -49,10 +50,3 @@ def write_text(file: str | os.PathLike[str], text: str) -> None:
 def write_json(file: str | os.PathLike[str], document: Mapping[str, Any] | Sequence[Any]) -> None:
     """Write a JSON document, indented, by `replacing`; NaN and infinity are refused with a `ValueError`."""
     write_text(file, json.dumps(document, allow_nan=False, indent=1))
-
-
-def _umask() -> int:
-    """Return the process's file mode mask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from conceptlens.io.errors import InputError, InputTypeError, near
+from conceptlens.io.quiet_warnings import quiet_warnings
 
 MAX_PIXELS = 100_000_000
 
@@ -31,6 +30,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
 }
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
+_BITS, _BANDS = 258, 277  # tags of a TIFF header
 _ORIENTATION = 0x0112  # the EXIF tag; its value 1 is upright, the others need a turn
 
 
@@ -70,13 +70,17 @@ def opened(path: str | Path, formats: list[str] | None = None) -> Iterator[Image
     file = _file(path)
     name = repr(str(file))
     try:
-        with _quiet(), Image.open(file, formats=_formats() if formats is None else formats) as image:
+        known = _formats() if formats is None else formats
+        with quiet_warnings(module=r"PIL\."), Image.open(file, formats=known) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise InputError(_oversize(name, f"{width} x {height} pixels ({width * height / 1e6:.0f} megapixels)"))
             yield image
     except InputError:
         raise
+    except UnidentifiedImageError as error:
+        bands = tiff_bands(file)
+        raise InputError(_reason(name, error) if bands is None else _too_many_bands(name, *bands)) from error
     except Exception as error:  # a broken file can make Pillow raise nearly anything
         raise InputError(_reason(name, error)) from error
 
@@ -144,6 +148,30 @@ def _oversize(name: str, size: str) -> str:
     return f"{name} is {size}, at most {MAX_PIXELS // 1_000_000} megapixels are read; give a smaller copy"
 
 
+def tiff_bands(file: Path) -> tuple[int, int] | None:
+    """Return how many bands a TIFF file has and how many bits each takes, by its header; `None` for other files.
+
+    Args:
+        file: A file that exists.
+    """
+    try:
+        with file.open("rb") as opened_file:
+            header = TiffImagePlugin.ImageFileDirectory_v2(opened_file.read(8))
+            opened_file.seek(header.next)
+            header.load(opened_file)
+            bits = header.get(_BITS, (1,))
+            return int(header.get(_BANDS, 1)), int(bits[0] if isinstance(bits, tuple) else bits)
+    except Exception:  # no TIFF, or a broken one; the caller says so
+        return None
+
+
+def _too_many_bands(name: str, bands: int, bits: int) -> str:
+    return (
+        f"{name} is a TIFF of {bands} band{'s' * (bands != 1)} of {bits} bits, which is no photo; read it yourself "
+        "(such as by tifffile.imread) and give a floating tensor, image channel rows columns"
+    )
+
+
 def _reason(name: str, error: Exception) -> str:
     """Say what Pillow's error means for the file."""
     if isinstance(error, UnidentifiedImageError):
@@ -155,33 +183,3 @@ def _reason(name: str, error: Exception) -> str:
         return _oversize(name, f"{int(pixels[1]) / 1e6:.0f} megapixels" if pixels else "too large")
     reason = " ".join(str(error).split()) or type(error).__name__
     return f"{name} is broken or cut short ({reason}); copy, download or save it again"
-
-
-class _Readers:
-    """How many threads are reading, and the warning filters that the last one puts back."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.count = 0
-        self.filters = warnings.catch_warnings()
-
-
-_READERS = _Readers()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence Pillow's own warnings, and no others, while at least one thread reads (filters are process-wide)."""
-    with _READERS.lock:
-        if _READERS.count == 0:
-            _READERS.filters = warnings.catch_warnings()
-            _READERS.filters.__enter__()
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-        _READERS.count += 1
-    try:
-        yield
-    finally:
-        with _READERS.lock:
-            _READERS.count -= 1
-            if _READERS.count == 0:
-                _READERS.filters.__exit__(None, None, None)

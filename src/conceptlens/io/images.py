@@ -38,9 +38,13 @@ def upright(image: Image.Image) -> Image.Image:
     The copy carries no EXIF, so it cannot be turned twice.
 
     Raises:
-        InputError: It holds values that are not finite.
+        InputError: It holds values that are not finite, or its pixels are no longer there.
     """
-    image.load()
+    try:
+        image.load()
+    except (ValueError, OSError, AssertionError) as error:  # of a file that has been closed, or is cut short
+        reason = str(error) or "its file is closed"
+        raise InputError(f"a photo cannot be read ({reason}); open it again, or give its path") from error
     rgb = _rgb(image)
     turn = TURNS.get(orientation(image))
     if turn is not None:

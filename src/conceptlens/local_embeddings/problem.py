@@ -31,7 +31,7 @@ def soft_masks(masks: Bool[np.ndarray, "mask rows columns"]) -> Float[Tensor, "m
     if masks.ndim != 3 or masks.dtype != np.bool_ or 0 in masks.shape[1:]:
         raise InputError(f"masks have shape {masks.shape} and type {masks.dtype}; expected bool mask rows columns")
     down, across = (_shrink(side) for side in masks.shape[1:])
-    found = torch.zeros(len(masks), SIDE, SIDE)
+    found = torch.zeros(len(masks), SIDE, SIDE, dtype=torch.float32, device="cpu")
     for one, mask in zip(found, masks, strict=True):
         rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
         if len(rows):  # what is blank adds nothing
@@ -51,25 +51,25 @@ def _shrink(side: int) -> Float[Tensor, "100 side"]:
 def _blur(side: int) -> Float[Tensor, "side side"]:
     """Return the Gaussian of scipy's `gaussian_filter`, cut at four standard deviations, mirrored at the edges."""
     sigma = max(0.0, (side / SIDE - 1) / 2)
-    matrix = torch.eye(side, dtype=torch.float64)
+    matrix = torch.eye(side, dtype=torch.float64, device="cpu")
     if sigma <= 0:
         return matrix
     reach = int(4 * sigma + 0.5)
-    offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    offsets = torch.arange(-reach, reach + 1, dtype=torch.float64, device="cpu")
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
     kernel = kernel / kernel.sum()
-    rows = torch.arange(side)[:, None].expand(-1, len(kernel))
+    rows = torch.arange(side, device="cpu")[:, None].expand(-1, len(kernel))
     indices = _mirrored(rows + offsets.long(), side)
     return torch.zeros_like(matrix).index_put_((rows, indices), kernel.expand(side, -1), accumulate=True)
 
 
 def _sampled(side: int) -> Float[Tensor, "100 side"]:
     """Return linear interpolation at the centres of the grid's pixels."""
-    centres = (torch.arange(SIDE, dtype=torch.float64) + 0.5) * side / SIDE - 0.5
+    centres = (torch.arange(SIDE, dtype=torch.float64, device="cpu") + 0.5) * side / SIDE - 0.5
     lower = centres.floor()
     part = centres - lower
-    matrix = torch.zeros(SIDE, side, dtype=torch.float64)
-    rows = torch.arange(SIDE)
+    matrix = torch.zeros(SIDE, side, dtype=torch.float64, device="cpu")
+    rows = torch.arange(SIDE, device="cpu")
     for indices, weight in ((lower, 1 - part), (lower + 1, part)):
         matrix.index_put_((rows, _mirrored(indices.long(), side)), weight, accumulate=True)
     return matrix
@@ -89,7 +89,7 @@ def enlargement(side: int) -> Float[Tensor, "100 side"]:
 
     Enlarging commutes with the sum over channels: `U_rows (sum_c v_c A_c) U_columns'` is one map, not a hundred.
     """
-    cells = torch.eye(side)[None]
+    cells = torch.eye(side, dtype=torch.float32, device="cpu")[None]
     return F.interpolate(cells, size=SIDE, mode="linear", align_corners=False)[0].T.contiguous()
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -18,18 +17,26 @@ from conceptlens.io.errors import InputError, InputTypeError, near_names
 from conceptlens.model.answer import ANSWERS, Answer, Task, check_task, find_answer
 from conceptlens.model.class_concepts import ClassConcepts, link_classes
 from conceptlens.model.class_names import class_index, class_names_of
+from conceptlens.model.containers import map_tensors
 from conceptlens.model.device import move_module
 from conceptlens.model.encoders import ClassifierText, VisionLanguage
-from conceptlens.model.forward import LayerKeeper, Watch, colours_of, forward, map_tensors, unwrap
+from conceptlens.model.forward import LayerKeeper, Watch, forward, unwrap
 from conceptlens.model.found_task import ends_in_linear, found_task
 from conceptlens.model.image_batch import PhotoInput, check_transform
-from conceptlens.model.layout import Grid, find_grid, prefix_tokens
+from conceptlens.model.image_entry import colours_of
+from conceptlens.model.layout import prefix_tokens
 from conceptlens.model.model_input import ModelInput, first_of_batch, split_inputs
 from conceptlens.model.model_output import LayerOutput, ModelOutput, output_tensor, unread_output
 from conceptlens.model.observation import Observation, layer_names
 from conceptlens.model.probe import Anatomy, anatomy
+from conceptlens.model.ready_module import check_ready
 from conceptlens.model.score_checks import check_numbers
 from conceptlens.record import ImageInfo
+
+if not TYPE_CHECKING:
+    from conceptlens.model.module_lock import cached_property
+else:  # what readers of the source know it as
+    from functools import cached_property
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +67,7 @@ class Backbone(PhotoInput):
 
     Raises:
         InputError: A layer is named that the module does not have, there is no such task, class names are given for an
-            embedding, or the module is a TorchScript module.
+            embedding, or the module is a TorchScript module, has no forward, or has weights without values.
         InputTypeError: The module is no `nn.Module`, `transform` or `output` cannot be called, or `class_names` is
             no list of texts.
 
@@ -88,6 +95,7 @@ class Backbone(PhotoInput):
         object.__setattr__(self, "module", unwrap(self.module))
         if not isinstance(self.name, str):
             raise InputTypeError(f"name is a {type(self.name).__name__}; expected what the model is called, a text")
+        check_ready(self.module, self.name)
         object.__setattr__(self, "layers", layer_names(self.layers))
         for name in self.layers:
             self.check_layer(name)
@@ -161,32 +169,28 @@ class Backbone(PhotoInput):
             InputError: No layer has a grid of cells that reaches the output, or the module needs other inputs too.
         """
         rows, columns = self.input_size if self.preprocess is None else self.preprocess.size
-        given = ModelInput(torch.zeros(2, colours_of(self.module), rows, columns))
+        given = ModelInput(torch.zeros(2, colours_of(self.module), rows, columns, device="cpu"))
         hint = "if it takes images of another size, give Backbone(..., input_size=(rows, columns))"
         with given.explaining_failures(self.name, hint):
             return self._probe(given)
 
     def _probe(self, given: ModelInput) -> Anatomy:
-        """Run the module on two images of noise of the size of those given, with their other inputs."""
+        """Run the module on images of noise of the size of those given, with their other inputs."""
         given.check(self.module, self.name)
-        noise = torch.randn(2, *given.images.shape[1:], generator=torch.Generator().manual_seed(0))
-        like = given.of_one(0, noise.to(self.parameter.device, self.parameter.dtype))
-        return anatomy(self.module, like, self._any_vector, self.prefix_tokens, self.channels_last)
-
-    @cached_property
-    def _known_grids(self) -> Mapping[str, Grid]:
-        """How each layer is read, as the probing forward pass found it: the same for all batches and input sizes."""
-        try:
-            return self.anatomy.grids
-        except torch.OutOfMemoryError:
-            raise
-        except (InputError, RuntimeError, ValueError, AssertionError):  # a module that cannot be probed
-            return {}
+        like = given.of_one(0, given.images[:1].to(self.parameter.device, self.parameter.dtype))
+        return anatomy(
+            self.module, like, self._any_vector, self.prefix_tokens or 0, self.channels_last,
+            self.known_task == "embedding", known_as=(self.name, self.output, self.known_task, self.class_names),
+        )  # fmt: skip
 
     @cached_property
     def default_layers(self) -> tuple[str, ...]:
         """The layers observed when none are named."""
-        return self.layers or (self.anatomy.default,)
+        if self.layers:
+            return self.layers
+        if self.anatomy.default is None:
+            raise InputError(self.anatomy.problem)
+        return (self.anatomy.default,)
 
     @cached_property
     def classifier_name(self) -> str | None:
@@ -282,7 +286,7 @@ class Backbone(PhotoInput):
     ) -> Observation[Backbone]:
         given.check(self.module, self.name)
         with given.explaining_failures(self.name, "give images with the colours and of the size that it takes"):
-            if given.others and "anatomy" not in self.__dict__:  # what the module needs is known only now
+            if "anatomy" not in self.__dict__:  # the size that the module takes and what it needs are known only now
                 vars(self)["anatomy"] = self._probe(given)
             kept = LayerKeeper(self.default_layers if layers is None else layers)
             found = self.run(given, kept.watches, len(given.images))
@@ -355,11 +359,18 @@ class Backbone(PhotoInput):
             InputError: The output has no grid of cells, or it is not clear which; the message says what to give.
         """
         size = (images.shape[0], images.shape[2], images.shape[3])
-        known = self._known_grids.get(layer)
-        try:
-            return LayerOutput(raw, find_grid(tuple(raw.shape), size, self.prefix_tokens, self.channels_last, known))
-        except InputError as error:
-            raise InputError(f"layer '{layer}' of {self.name}: {error}") from None
+        known = self.anatomy.grids.get(layer)
+        if known is None:
+            why = self.anatomy.refused.get(layer, "it did not run exactly once, or gave no floating tensor")
+            raise InputError(f"layer '{layer}' of {self.name} has no cells: {why}; choose another layer")
+        grid = known.at(tuple(raw.shape), size)
+        if grid is None:
+            raise InputError(
+                f"layer '{layer}' of {self.name} gave {tuple(raw.shape)} for {size[0]} images of {size[1]} x "
+                f"{size[2]}, which cannot be read as '{known.order}' as at the size that it was probed with; give "
+                "images of the size that the model takes"
+            )
+        return LayerOutput(raw, grid)
 
     def class_index(self, name: str | int) -> int:
         """Return the index of a class by name or index.

@@ -6,13 +6,14 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from conceptlens.concepts.class_knowledge import UNNAMED_RATE, ClassKnowledge
+from conceptlens.concepts.random_directions import RandomDirection
 from conceptlens.concepts.vocabulary import ConceptName, base_rate, prompt, vocabulary
 from conceptlens.model.encoders import KeptRows, encode_sentences
 
@@ -65,10 +66,15 @@ class ClassConcepts:
     broader: Mapping[str, frozenset[str]] = field(default_factory=dict, repr=False)
     _kept: KeptRows = field(default_factory=KeptRows, init=False, repr=False)
 
-    @property
+    @cached_property
     def linked(self) -> Bool[Tensor, "class"]:
         """Whether each class has a link."""
-        return torch.tensor([link.way != "none" for link in self.links])
+        return torch.tensor([link.way != "none" for link in self.links], device="cpu")
+
+    @cached_property
+    def columns(self) -> Mapping[str, int]:
+        """The column of each concept in `rates`, by its label in lower case."""
+        return {concept.label.casefold(): i for i, concept in enumerate(self.concepts)}
 
     def implied(self, logits: Float[Tensor, "image class"]) -> Float[Tensor, "image concept"]:
         """Return the probability of each concept that the model's answer implies: `sum_c p_c rate_c`.
@@ -154,7 +160,7 @@ def link_classes(class_names: Sequence[str], knowledge: ClassKnowledge) -> Class
             found[number] = link
     table = torch.from_numpy(knowledge.rates)
     index = {concept.label.casefold(): i for i, concept in enumerate(knowledge.concepts)}
-    rates = torch.zeros(len(class_names), table.shape[1])
+    rates = torch.zeros(len(class_names), table.shape[1], device="cpu")
     for number, (members, _) in enumerate(found):
         if members:
             rates[number] = table[list(members)].mean(0)
@@ -236,7 +242,8 @@ def known_words(concepts: Sequence[ConceptName]) -> tuple[ConceptName, ...]:
 
 @lru_cache(maxsize=64)
 def _nearest_words(concepts: tuple[ConceptName, ...]) -> tuple[ConceptName, ...]:
-    unknown = [concept for concept in concepts if base_rate(concept) is None]
+    words_only = (concept for concept in concepts if not isinstance(concept, RandomDirection))
+    unknown = [concept for concept in words_only if base_rate(concept) is None]
     if not unknown:
         return concepts
     words = vocabulary()
@@ -257,14 +264,8 @@ def rate_of(rates: Float[Tensor, "image concept"], known: ClassConcepts, concept
         known: Whose concepts the columns are.
         concepts: The concepts to read, by label.
     """
-    columns = torch.tensor(_columns(tuple(known.concepts), tuple(concepts)), device=rates.device)
+    found = [known.columns.get(concept.label.casefold(), -1) for concept in concepts]
+    columns = torch.tensor(found, device=rates.device)
     chosen = rates[:, columns.clamp_min(0)]
     unnamed = columns < 0
     return torch.where(unnamed, torch.full_like(chosen, UNNAMED_RATE), chosen)
-
-
-@lru_cache(maxsize=64)
-def _columns(known: tuple[ConceptName, ...], concepts: tuple[ConceptName, ...]) -> tuple[int, ...]:
-    """Return where each concept stands among those known, by label; -1 where it does not."""
-    index = {concept.label.casefold(): i for i, concept in enumerate(known)}
-    return tuple(index.get(concept.label.casefold(), -1) for concept in concepts)

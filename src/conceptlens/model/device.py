@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from conceptlens.io.errors import InputError
+from conceptlens.model.module_lock import MODULE_LOCK
 
 
 def move_module(module: nn.Module, device: Sequence[Any], name: str) -> nn.Module:
@@ -23,7 +24,8 @@ def move_module(module: nn.Module, device: Sequence[Any], name: str) -> nn.Modul
         InputError: There is no such device.
     """
     try:
-        return module.to(*device)
+        with MODULE_LOCK:
+            return module.to(*device)
     except (RuntimeError, AssertionError) as error:  # torch's answers to a device it does not know or have
         raise InputError(f"{name} cannot be moved to {device[0]}: {_device_reason(device[0], error)}") from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache
 from importlib.resources import as_file, files
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,8 +18,13 @@ from conceptlens.io.cache import cached
 from conceptlens.io.fingerprint import weights_fingerprint
 from conceptlens.model.known_texts import needed_cosine
 from conceptlens.model.model_output import ModelOutput
+from conceptlens.model.module_lock import MODULE_LOCK
 
-if TYPE_CHECKING:
+if not TYPE_CHECKING:
+    from conceptlens.model.module_lock import cached_property
+else:  # what readers of the source know it as
+    from functools import cached_property
+
     from jaxtyping import Float
 
 
@@ -29,8 +34,7 @@ class KeptRows:
     MAX = 20_000
 
     def __init__(self) -> None:
-        self._rows: dict[Hashable, Tensor] = {}
-        self._made_from: tuple[Tensor, int] | None = None
+        self._kept: tuple[Tensor | None, int, dict[Hashable, Tensor]] = (None, 0, {})
 
     def rows(self, keys: Sequence[Hashable], weights: Tensor, compute: Callable[[Sequence[Any]], Tensor]) -> Tensor:
         """Return one row for each key, computing those that are not there.
@@ -42,14 +46,14 @@ class KeptRows:
         """
         if not keys or weights.is_inference():  # such tensors do not tell whether they were changed
             return compute(keys)
-        changed = self._made_from is None or self._made_from[0] is not weights
-        if changed or self._made_from[1] != weights._version or len(self._rows) > self.MAX:  # pyright: ignore[reportOptionalSubscript]
-            self._rows.clear()
-            self._made_from = (weights, weights._version)
-        missing = [key for key in dict.fromkeys(keys) if key not in self._rows]
+        made_from, version, rows = self._kept
+        if made_from is not weights or version != weights._version or len(rows) > self.MAX:
+            rows = {}  # a new one: another thread may read the old one meanwhile
+            self._kept = (weights, weights._version, rows)
+        missing = [key for key in dict.fromkeys(keys) if key not in rows]
         if missing:
-            self._rows.update(zip(missing, compute(missing), strict=True))
-        return torch.stack([self._rows[key] for key in keys])
+            rows.update(zip(missing, compute(missing), strict=True))
+        return torch.stack([rows[key] for key in keys])
 
 
 class VisionLanguage(Protocol):
@@ -127,7 +131,8 @@ class Towers(ABC):
 
     @torch.no_grad()
     def _encode(self, texts: Sequence[str]) -> Tensor:
-        return self._text_vectors(texts).float().cpu()
+        with MODULE_LOCK:  # tokenizers of transformers serve one thread at a time
+            return self._text_vectors(texts).float().cpu()
 
     @abstractmethod
     def _text_vectors(self, texts: Sequence[str]) -> Tensor:
@@ -230,11 +235,12 @@ class ClassifierText:
         """
         missing = [label for label in dict.fromkeys(labels) if label not in self._decided]
         unsure = [label for label in missing if label.casefold() not in self._certain]
-        self._decided.update(dict.fromkeys(missing, True))
+        decided = dict.fromkeys(missing, True)
         if unsure:
             nearest = self.nearest_known(unsure).amax(1).tolist()
             needed = [needed_cosine(sentence_pieces(label)) for label in unsure]
-            self._decided.update({t: n >= least for t, n, least in zip(unsure, nearest, needed, strict=True)})
+            decided |= {t: n >= least for t, n, least in zip(unsure, nearest, needed, strict=True)}
+        self._decided.update(decided)  # at once: another thread may ask meanwhile
         return tuple(self._decided[label] for label in labels)
 
     @cached_property
@@ -357,10 +363,14 @@ def _sentence_encoder() -> tuple[Any, nn.Module]:
 
 @torch.no_grad()
 def _encode_sentences(texts: Sequence[str]) -> Tensor:
-    """Mean of the token vectors, as the model was trained; in batches of similar length."""
-    tokenizer, model = _sentence_encoder()
+    """Mean of the token vectors, as the model was trained; in batches of similar length, for one thread at a time."""
+    with MODULE_LOCK:
+        return _sentence_vectors(texts, *_sentence_encoder())
+
+
+def _sentence_vectors(texts: Sequence[str], tokenizer: Any, model: nn.Module) -> Tensor:
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    vectors: list[Tensor] = [torch.empty(0)] * len(texts)
+    vectors: list[Tensor] = [torch.empty(0, device="cpu")] * len(texts)
     for start in range(0, len(order), 128):
         batch = order[start : start + 128]
         tokens = tokenizer([texts[i] for i in batch], padding=True, truncation=True, return_tensors="pt")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -11,7 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from conceptlens.io.errors import InputError, InputTypeError
+from conceptlens.model.containers import first_tensor, map_tensors, with_tensor
 from conceptlens.model.model_input import ModelInput
+from conceptlens.model.module_lock import MODULE_LOCK
+from conceptlens.model.passed_checkpoints import passed_checkpoints
 
 Watch = Callable[[Tensor], Tensor | None]
 
@@ -22,7 +27,8 @@ def forward(
     """Run `module` in eval mode with its parameters frozen, watching layers by name; leave it as found.
 
     Each watch sees its layer's output (or input) tensor and may return another one to be used in its place. Nothing
-    builds a graph until a watch returns a tensor that requires grad: the trunk below costs no memory.
+    builds a graph until a watch returns a tensor that requires grad: the trunk below costs no memory. Threads take
+    turns, and a watch sees the passes of its own thread alone.
 
     Args:
         module: The module; its modes, `requires_grad` and the random state are given back.
@@ -35,11 +41,17 @@ def forward(
     """
     with ExitStack() as stack:
         stack.enter_context(frozen(module))
+        stack.enter_context(_recurrent_with_gradient(module))
+        stack.enter_context(passed_checkpoints())
+        if "torch._dynamo" in sys.modules:  # only then is anything compiled; compiled code does not expect watches
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         for name, watch in outputs.items():
-            handle = module.get_submodule(name).register_forward_hook(_on_output(watch))
+            # as any module's: TorchScript has hidden the method in its own, although such hooks work
+            handle = nn.Module.register_forward_hook(module.get_submodule(name), _on_output(watch))
             stack.callback(handle.remove)
         for name, watch in (inputs or {}).items():
-            handle = module.get_submodule(name).register_forward_pre_hook(_on_input(watch))
+            part = module.get_submodule(name)
+            handle = nn.Module.register_forward_pre_hook(part, _on_input(watch), with_kwargs=True)
             stack.callback(handle.remove)
         return given.call(module)
 
@@ -96,17 +108,12 @@ def unwrap(module: nn.Module) -> nn.Module:
     return module if inner is None else unwrap(inner)
 
 
-def colours_of(module: nn.Module) -> int:
-    """How many channels the images of a module have, as its first convolution has it; 3 where it has none."""
-    first = next((part for part in module.modules() if isinstance(part, nn.Conv2d)), None)
-    return 3 if first is None else first.in_channels
-
-
 @contextmanager
 def trunk_kept(module: nn.Module, given: ModelInput, layer: str) -> Iterator[None]:
     """Within, a call of `module` runs only what follows `layer`: the parts before it give back what they gave once.
 
-    A part that is called twice runs each time, and so does what stands between the parts.
+    A part that is called twice runs each time, and so does what stands between the parts. Other threads that call
+    the module meanwhile run all of it.
 
     Args:
         module: The module, in eval mode.
@@ -114,10 +121,21 @@ def trunk_kept(module: nn.Module, given: ModelInput, layer: str) -> Iterator[Non
         layer: The name of the layer after which parts run again.
     """
     with ExitStack() as stack:
+        stack.enter_context(MODULE_LOCK)
         for part, output in _outputs_until(module, given, layer).items():
-            part.forward = lambda *_, output=output, **__: map_tensors(output, Tensor.clone)
+            part.forward = _giving_back(part, output)
             stack.callback(delattr, part, "forward")
         yield
+
+
+def _giving_back(part: nn.Module, output: Any) -> Callable[..., Any]:
+    """Return a `forward` that gives `output` in this thread, and runs the part in others."""
+    owner, own = threading.get_ident(), part.forward
+
+    def forward(*inputs: Any, **named: Any) -> Any:
+        return map_tensors(output, Tensor.clone) if threading.get_ident() == owner else own(*inputs, **named)
+
+    return forward
 
 
 def _outputs_until(module: nn.Module, given: ModelInput, layer: str) -> dict[nn.Module, Any]:
@@ -126,7 +144,11 @@ def _outputs_until(module: nn.Module, given: ModelInput, layer: str) -> dict[nn.
     outputs: dict[nn.Module, Any] = {}
     calls: Counter[nn.Module] = Counter()
 
+    owner = threading.get_ident()
+
     def keep(part: nn.Module, _inputs: tuple[Any, ...], output: Any) -> None:
+        if threading.get_ident() != owner:
+            return
         if not calls[end]:
             outputs[part] = map_tensors(output, Tensor.clone)  # what follows may work in place
         calls[part] += 1
@@ -141,79 +163,68 @@ def _outputs_until(module: nn.Module, given: ModelInput, layer: str) -> dict[nn.
     return {part: output for part, output in once.items() if part not in inner}
 
 
-def first_tensor(output: Any) -> Tensor | None:
-    """Return the tensor that a layer's output is about: itself, a tuple's first, a model output's hidden state."""
-    if isinstance(output, Tensor):
-        return output
-    if isinstance(output, Mapping):
-        values = [output.get("last_hidden_state"), *output.values()]
-        return next((v for v in values if isinstance(v, Tensor)), None)
-    if isinstance(output, (tuple, list)):
-        return output[0] if output and isinstance(output[0], Tensor) else None
-    return None
-
-
 def full_precision(like: Tensor) -> AbstractContextManager[Any]:
     """Keep the package's own arithmetic as precise as its tensors, where the caller lets models round (autocast)."""
     return torch.autocast(like.device.type, enabled=False)
 
 
-def map_tensors(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Return `output` with each of its tensors changed, whatever tuples and model outputs hold them.
-
-    Args:
-        output: A tensor, or tuples, lists, mappings and model outputs of them; other values stay.
-        change: From a tensor to what takes its place.
-    """
-    if isinstance(output, Tensor):
-        return change(output)
-    if isinstance(output, Mapping):
-        parts = {key: map_tensors(value, change) for key, value in output.items()}
-        return type(output)(**parts)  # pyright: ignore[reportCallIssue]
-    if isinstance(output, (tuple, list)):
-        return _sequence_like(output, [map_tensors(value, change) for value in output])
-    return output
-
-
 def _on_output(watch: Watch) -> Callable[..., Any]:
+    owner = threading.get_ident()
+
     def hook(_module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> Any:
-        tensor = first_tensor(output)
+        tensor = first_tensor(output) if threading.get_ident() == owner else None
         replacement = None if tensor is None else watch(tensor)
-        return None if replacement is None else _with_first(output, replacement)
+        return None if tensor is None or replacement is None else with_tensor(output, tensor, replacement)
 
     return hook
 
 
 def _on_input(watch: Watch) -> Callable[..., Any]:
-    def hook(_module: nn.Module, inputs: tuple[Any, ...]) -> Any:
-        replacement = watch(inputs[0]) if inputs and isinstance(inputs[0], Tensor) else None
-        return None if replacement is None else (replacement, *inputs[1:])
+    owner = threading.get_ident()
+
+    def hook(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        if threading.get_ident() != owner:
+            return None
+        tensor = next((value for value in (*inputs[:1], *named.values()) if isinstance(value, Tensor)), None)
+        replacement = None if tensor is None else watch(tensor)
+        if tensor is None or replacement is None:
+            return None
+        return with_tensor(inputs, tensor, replacement), with_tensor(named, tensor, replacement)
 
     return hook
 
 
-def _with_first(output: Any, tensor: Tensor) -> Any:
-    if isinstance(output, Tensor):
-        return tensor
-    if isinstance(output, Mapping):
-        key = next(k for k, v in output.items() if v is first_tensor(output))
-        changed = type(output)(**output)
-        changed[key] = tensor  # pyright: ignore[reportIndexIssue]
-        return changed
-    return _sequence_like(output, [tensor, *output[1:]])
+@contextmanager
+def _recurrent_with_gradient(module: nn.Module) -> Iterator[None]:
+    """Hold recurrent layers of a frozen module in training mode without dropout, which computes the same.
 
-
-def _sequence_like(output: Any, parts: list[Any]) -> Any:
-    return output._make(parts) if hasattr(output, "_make") else type(output)(parts)  # a named tuple makes itself
+    cuDNN gives no gradient of a recurrent layer that has run in eval mode.
+    """
+    layers = [part for part in module.modules() if isinstance(part, nn.RNNBase)]
+    rates = [layer.dropout for layer in layers]
+    try:
+        for layer in layers:
+            layer.training, layer.dropout = True, 0.0
+        yield
+    finally:
+        for layer, rate in zip(layers, rates, strict=True):
+            layer.training, layer.dropout = False, rate
 
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """Hold `module` in eval mode and frozen, and give back its modes, `requires_grad` and the random state."""
-    modes = {m: m.training for m in module.modules()}
-    learning = [p for p in module.parameters() if p.requires_grad and not p.is_inference()]
-    devices = sorted({p.device.index for p in module.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.enable_grad():
+    """Hold `module` in eval mode and frozen, and give back its modes, `requires_grad` and the random state.
+
+    Other threads that ask for this or another module wait meanwhile.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(MODULE_LOCK)
+        modes = {m: m.training for m in module.modules()}
+        learning = [p for p in module.parameters() if p.requires_grad and not p.is_inference()]
+        devices = sorted({p.device.index for p in module.parameters() if p.device.type == "cuda"})
+        stack.enter_context(torch.random.fork_rng(devices=devices))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
         try:
             module.eval()
             for parameter in learning:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.func import jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from conceptlens.io.quiet_warnings import quiet_warnings
 from conceptlens.model.forward import Watch, forward, frozen, full_precision, trunk_kept
 from conceptlens.model.observation import Observation
 
@@ -62,10 +62,9 @@ def channel_derivatives(
         stack.enter_context(trunk_kept(observation.model.module, observation.given, layer))
         stack.enter_context(full_precision(raw))
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        stack.enter_context(warnings.catch_warnings())
         # Of torch itself: how it makes some forward-mode formulas, and operations that it repeats instead of batching.
-        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
-        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+        stack.enter_context(quiet_warnings("`torch.jit.script` is deprecated", DeprecationWarning))
+        stack.enter_context(quiet_warnings("There is a performance drop", UserWarning))
         chunks = [vmap(product)(chunk) for chunk in channels.split(at_once)]
     return torch.cat(chunks).transpose(0, 1).detach()
 

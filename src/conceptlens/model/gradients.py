@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -35,20 +36,44 @@ def through_graph(
     Raises:
         InputError: `root` does not depend on the layers.
     """
-    if not root.requires_grad:
+    first = next(iter(layer_outputs))
+    if not has_gradient(root):
         raise InputError(
-            f"no gradient reaches layer '{next(iter(layer_outputs))}': the output does not depend on it, or the model "
-            "turns gradients off after it; choose another layer"
+            f"no gradient reaches layer '{first}': the output does not depend on it, or the model "
+            "turns gradients off after it; choose another layer, or a rule without a gradient, such as score_cam"
         )
     raws = [layer_output.raw for layer_output in layer_outputs.values()]
     by_question = cotangents.to(root.dtype).transpose(0, 1)
     at_once = max(1, GRADIENT_BYTES // max(1, max(raw.numel() * raw.element_size() for raw in raws)))
-    with full_precision(root):
+    with full_precision(root), _explaining_gradients(first):
         chunks = [
             [reader(gradient) for reader, gradient in zip(read, _products(root, raws, chunk), strict=True)]
             for chunk in by_question.split(at_once)
         ]
     return [torch.cat(parts) for parts in zip(*chunks, strict=True)]
+
+
+def has_gradient(root: Tensor) -> bool:
+    """Whether torch takes gradients of `root`: it has a graph, and no operation that gives none without an error.
+
+    Quantised operations are such.
+
+    Args:
+        root: A tensor in a graph or without one.
+    """
+    if not root.requires_grad:
+        return False
+    found: set[Any] = set()
+    stack = [root.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is None or node in found:
+            continue
+        if node.name().endswith("NotImplemented"):
+            return False
+        found.add(node)
+        stack += [child for child, _ in node.next_functions]
+    return True
 
 
 def gradient_through_graph(
@@ -82,12 +107,13 @@ def linear_readout(
     """
     mean = layer_output.cells.detach().flatten(2).mean(2)
     matrix, constant = _candidate(root, mean, rows)
-    if matrix is None or root.dtype not in (torch.float32, torch.float64):
+    # In half precision nothing is verified as closely, also where only a part of the model is in it.
+    if matrix is None or {mean.dtype, matrix.dtype, root.dtype} not in ({torch.float32}, {torch.float64}):
         return None
-    if not close(mean @ matrix.T + constant, root.detach()):
+    if not has_gradient(root) or not close(mean @ matrix.T + constant, root.detach()):
         return None
-    generator = torch.Generator().manual_seed(0)
-    direction = torch.randn(root.shape[1], generator=generator).to(root)
+    generator = torch.Generator("cpu").manual_seed(0)
+    direction = torch.randn(root.shape[1], generator=generator, dtype=torch.float32, device="cpu").to(root)
     exact = gradient_through_graph(root, direction.expand(root.shape[0], 1, -1), name, layer_output)
     closed = (direction @ matrix / (layer_output.grid.height * layer_output.grid.width))[None, None, :, None, None]
     return matrix if close(closed.expand_as(exact), exact) else None
@@ -106,11 +132,30 @@ def _candidate(root: Tensor, mean: Tensor, rows: tuple[Tensor, Tensor] | None) -
     return rows if tuple(rows[0].shape) == (root.shape[1], mean.shape[1]) else (None, 0.0)
 
 
+@contextmanager
+def _explaining_gradients(layer: str) -> Iterator[None]:
+    """Say in a sentence why torch takes no gradient through what lies behind `layer`."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, NotImplementedError) as error:  # of an operation without one, or values changed in place
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(
+            f"torch takes no gradient at layer '{layer}' ({why}); choose another layer, or a rule without a gradient, "
+            "such as score_cam"
+        ) from error
+
+
 def _products(root: Tensor, raws: Sequence[Tensor], cotangents: Tensor) -> list[Tensor]:
     """Vector-Jacobian products of `root` at each of `raws` for `cotangents[question image dimension]`."""
-    if len(cotangents) == 1:
-        gradients = torch.autograd.grad(root, raws, cotangents[0], retain_graph=True, materialize_grads=True)
-        return [gradient[None] for gradient in gradients]
-    return list(
-        torch.autograd.grad(root, raws, cotangents, retain_graph=True, is_grads_batched=True, materialize_grads=True)
-    )
+    known = {"retain_graph": True, "materialize_grads": True}
+    if len(cotangents) > 1:
+        try:
+            return list(torch.autograd.grad(root, raws, cotangents, is_grads_batched=True, **known))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # an operation behind the layer that has no batched gradient: one question at a time
+            pass
+    each = [torch.autograd.grad(root, raws, one, **known) for one in cotangents]
+    return [torch.stack(gradients) for gradients in zip(*each, strict=True)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from abc import ABC
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +16,17 @@ from torch.utils.data import DataLoader
 
 from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.io.images import as_photo, fingerprint
-from conceptlens.model.forward import colours_of
+from conceptlens.model.image_entry import colours_of, input_weight
 from conceptlens.model.preprocess import Preprocess
 from conceptlens.model.torchvision_transform import read_transform
+from conceptlens.model.transformed_photo import transformed
 from conceptlens.record import WHOLE, ImageInfo, hold_weakly
 
-if TYPE_CHECKING:
+if not TYPE_CHECKING:
+    from conceptlens.model.module_lock import cached_property
+else:  # what readers of the source know it as
+    from functools import cached_property
+
     from jaxtyping import Float
 
 Photo = str | Path | Image.Image | np.ndarray
@@ -39,9 +43,9 @@ class PhotoInput(ABC):
 
     @property
     def parameter(self) -> Tensor:
-        """One floating parameter: it has the device and the precision of inputs."""
-        found = next((p for p in self.module.parameters() if p.is_floating_point()), None)
-        return torch.zeros(()) if found is None else found
+        """A floating weight that has the device and the precision of inputs (see `input_weight`)."""
+        found = input_weight(self.module)
+        return torch.zeros((), device="cpu") if found is None else found
 
     @cached_property
     def preprocess(self) -> Preprocess | None:
@@ -80,19 +84,7 @@ class PhotoInput(ABC):
                 f"{self.name} has no transform, so photos cannot be read; give Backbone(..., transform=...) "
                 "or observe an already preprocessed tensor"
             )
-        try:
-            tensor = self.transform(photo)
-        except (TypeError, AttributeError) as error:  # a step that takes tensors, or none that takes a single photo
-            if isinstance(error, InputError):
-                raise
-            raise InputError(
-                f"transform ({_called(self.transform)}) cannot read a photo ({_first_line(error)}); expected a "
-                "function from an RGB PIL image to a tensor colour rows columns"
-            ) from error
-        if not isinstance(tensor, Tensor) or tensor.ndim != 3:
-            given = f"shape {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else f"a {type(tensor).__name__}"
-            raise InputError(f"transform gave {given}; expected a tensor of colour rows columns")
-        return tensor
+        return transformed(self.transform, photo)
 
     def image_info(self, name: str, size: tuple[int, int], fingerprint: str = "") -> ImageInfo:
         """Return the record of a photo of `size` (width, height): which part of it the model sees.
@@ -131,7 +123,7 @@ class PhotoInput(ABC):
             rows, columns = ready.shape[2:]
             called = _titles(titles, [f"tensor[{i}]" for i in range(len(ready))])
             none = (None,) * len(ready)
-            return ready, tuple(ImageInfo(name, "", columns, rows) for name in called), none, hold_weakly(none)
+            return ready.detach(), tuple(ImageInfo(name, "", columns, rows) for name in called), none, hold_weakly(none)
         called = _titles(titles, [_title(photo, i) for i, photo in enumerate(ready)])
         photos = tuple(as_photo(photo) for photo in ready)
         images = _stacked([self.read_photo(photo) for photo in photos])
@@ -205,15 +197,6 @@ def photos_or_tensor(given: Any, colours: int) -> list[Photo] | Tensor:
     return _from_list(given, colours)
 
 
-def _called(transform: object) -> str:
-    """Return the name of a function, or of an object's class."""
-    return getattr(transform, "__name__", type(transform).__name__)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
 def _title(photo: Photo, index: int) -> str:
     """Return what a photo is called in records: its path, or its index in the batch."""
     return str(photo) if isinstance(photo, (str, Path)) else f"photo[{index}]"
@@ -236,7 +219,11 @@ def _from_list(given: Sequence[Any], colours: int) -> list[Photo] | Tensor:
 
 
 def _from_tensor(tensor: Tensor, colours: int) -> list[Photo] | Tensor:
+    if tensor.layout != torch.strided:
+        kind = str(tensor.layout).removeprefix("torch.")
+        raise InputError(f"a tensor of layout {kind} was given; expected a dense one: tensor.to_dense()")
     about = f"a tensor of shape {tuple(tensor.shape)} and type {tensor.dtype}"
+    _check_axes(tensor.ndim, about)
     if tensor.ndim not in (3, 4) or not (tensor.is_floating_point() or tensor.dtype == torch.uint8):
         raise InputError(
             f"{about} was given; expected floating image colour rows columns, already preprocessed, or uint8 photos "
@@ -256,8 +243,18 @@ def _from_tensor(tensor: Tensor, colours: int) -> list[Photo] | Tensor:
     return [_photo(one.permute(1, 2, 0).cpu().numpy()) for one in batch]
 
 
+def _check_axes(axes: int, about: str) -> None:
+    """Refuse what has a third axis of space, or one of time."""
+    if axes == 5:
+        raise InputError(
+            f"{about} was given, a batch of volumes or videos, and maps are made of images alone; give slices or "
+            "frames to a network of images: image colour rows columns"
+        )
+
+
 def _from_array(array: np.ndarray, colours: int) -> list[Photo] | Tensor:
     about = f"an array of shape {array.shape} and type {array.dtype}"
+    _check_axes(array.ndim, about)
     if array.ndim not in (3, 4) or not (array.dtype == np.uint8 or array.dtype.kind == "f"):
         raise InputError(
             f"{about} was given; expected uint8 (image) height width 3, or floating values, already preprocessed"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dis
 import inspect
 import re
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 # Names under which batches hold images, the first one found is taken, and names of what a model is trained on.
-IMAGE_KEYS = ("pixel_values", "images", "image", "inputs", "input", "x", "img")
+IMAGE_KEYS = ("pixel_values", "images", "image", "inputs", "input", "x", "img", "data")
 LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 # What torch, timm and transformers say where a tensor has another shape than a module takes.
 SHAPE_WORDS = re.compile(
@@ -32,7 +35,8 @@ class ModelInput:
 
     Args:
         images: The input tensor `image colour rows columns`.
-        keyword: The name under which the module takes the images; `None` passes them as its first argument.
+        keyword: The name under which the module takes the images; `None` passes them as its first argument, or by name
+            to a module that takes nothing by its place.
         others: Inputs by name. A tensor whose first axis has one entry per image belongs to the images, row by row;
             everything else is passed on as it is.
     """
@@ -43,10 +47,15 @@ class ModelInput:
 
     def call(self, module: nn.Module) -> Any:
         """Run `module` on these inputs."""
-        images = self.images.clone() if self.images.is_inference() else self.images
-        if self.keyword is None:
+        images = self.images.clone()  # a module may write into its input, which is shown and run again
+        keyword = self._keyword(module)
+        if keyword is None:
             return module(images, **self.others)
-        return module(**{self.keyword: images}, **self.others)
+        return module(**{keyword: images}, **self.others)
+
+    def _keyword(self, module: nn.Module) -> str | None:
+        """Return the name that images are passed under; `None` where they are the first argument."""
+        return self.keyword or _keyword_of_images(inspect.signature(module.forward).parameters, self.others)
 
     def with_images(self, images: Tensor) -> ModelInput:
         """Return the same call with as many other images."""
@@ -74,9 +83,10 @@ class ModelInput:
 
     @contextmanager
     def explaining_failures(self, name: str, hint: str) -> Iterator[None]:
-        """Where the module fails within at a shape, name inputs that do not fit the images, or the images' own shape.
+        """Where torch fails within the module, say so in a sentence: which inputs do not fit the images, or its reason.
 
-        Any other failure is the module's own and is raised as it is.
+        What the module's own code raises about anything else than shapes is raised as it is, and so is any other
+        failure.
 
         Args:
             name: What the model is called.
@@ -84,16 +94,25 @@ class ModelInput:
         """
         try:
             yield
-        except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-            if isinstance(error, (InputError, torch.OutOfMemoryError)) or not SHAPE_WORDS.search(str(error)):
-                raise
+        except (InputError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # torch raises nearly anything
+            why = next(iter(str(error).splitlines()), "") or type(error).__name__
+            shaped = isinstance(error, (RuntimeError, ValueError, AssertionError, IndexError))
+            if not (shaped and SHAPE_WORDS.search(str(error))):
+                if not _is_torch_failure(error):
+                    raise
+                kind = type(error).__name__
+                raise InputError(
+                    f"{name} cannot be run on images of shape {self._shape_in_words()} ({kind}: {why}); "
+                    "run the module itself on such images, and mend what it says"
+                ) from error
             count = len(self.images)
             rows = {n: len(v) for n, v in self.others.items() if isinstance(v, Tensor) and v.ndim and len(v) != count}
-            why = next(iter(str(error).splitlines()), type(error).__name__)
             if not rows:
-                shape = " x ".join(map(str, self.images.shape))
                 raise InputError(
-                    f"{name} cannot be run on images of shape {shape}, image x colour x rows x columns ({why}); {hint}"
+                    f"{name} cannot be run on images of shape {self._shape_in_words()} ({why}); "
+                    f"{_channels_hint(why) or hint}"
                 ) from error
             given = " and ".join(f"{name} with {number} rows" for name, number in rows.items())
             raise InputError(
@@ -101,10 +120,14 @@ class ModelInput:
                 f"({why}); give one row for each image"
             ) from error
 
+    def _shape_in_words(self) -> str:
+        return f"{' x '.join(map(str, self.images.shape))}, image x colour x rows x columns"
+
     def check(self, module: nn.Module, name: str) -> None:
         """Raise `InputError` where `module.forward` cannot be called so; `name` is what the model is called."""
-        given = [object()] if self.keyword is None else []
-        words: dict[str, Any] = dict.fromkeys([*([] if self.keyword is None else [self.keyword]), *self.others])
+        keyword = self._keyword(module)
+        given = [object()] if keyword is None else []
+        words: dict[str, Any] = dict.fromkeys([*([] if keyword is None else [keyword]), *self.others])
         try:
             inspect.signature(module.forward).bind(*given, **words)
         except TypeError as error:
@@ -132,9 +155,9 @@ def split_inputs(batch: Any, named: Mapping[str, Any], module: nn.Module) -> tup
     keys_given: list[Any] = list(named)
     if isinstance(batch, Mapping):
         keys_given = [*batch, *named]
-        others = {k: v for k, v in batch.items() if k in IMAGE_KEYS or (k in takes and k not in LABEL_KEYS)} | others
+        others = {k: v for k, v in batch.items() if k in IMAGE_KEYS or _is_taken(k, takes)} | others
         batch = None
-    keys = [key for key in IMAGE_KEYS if key in others]
+    keys = [key for key in dict.fromkeys([*IMAGE_KEYS, *list(takes)[:1]]) if key in others]
     if batch is not None:
         doubled = [key for key in keys if key == "pixel_values" or key == next(iter(takes), None)]
         if doubled:
@@ -151,6 +174,50 @@ def split_inputs(batch: Any, named: Mapping[str, Any], module: nn.Module) -> tup
         raise InputError(f"images are given twice, as {keys[0]} and as {twice[0]}; give one of them")
     images = others.pop(keys[0])
     return images, keys[0] if keys[0] in takes else None, others
+
+
+def _is_taken(key: Any, takes: Mapping[str, inspect.Parameter]) -> bool:
+    """Whether an entry of a batch is passed on: labels only where the module cannot be called without them."""
+    return key in takes and (key not in LABEL_KEYS or takes[key].default is inspect.Parameter.empty)
+
+
+def _keyword_of_images(takes: Mapping[str, inspect.Parameter], others: Mapping[str, Any]) -> str | None:
+    """Return the name that images are passed under where `forward` takes no argument by its place."""
+    kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
+    if not takes or any(one.kind not in kinds for one in takes.values()):
+        return None
+    empty = inspect.Parameter.empty
+    needed = [n for n, one in takes.items() if one.kind is kinds[0] and one.default is empty and n not in others]
+    usual = [key for key in IMAGE_KEYS if key in takes and key not in others]
+    return usual[0] if usual else needed[0] if len(needed) == 1 else None
+
+
+def _is_torch_failure(error: BaseException) -> bool:
+    """Whether an error comes from torch, in a call of a module, and not from a `raise` of the module's own code."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    if not any(frame.f_code is ModelInput.call.__code__ for frame, _ in frames):
+        return False
+    last, traced = frames[-1][0], error.__traceback__
+    while traced is not None and traced.tb_next is not None:
+        traced = traced.tb_next
+    raised = traced is not None and last.f_code.co_code[traced.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    return not raised or Path(last.f_code.co_filename).is_relative_to(Path(torch.__file__).parent)
+
+
+def _channels_hint(reason: str) -> str | None:
+    """Return what to do where torch says how many channels a convolution takes, or that it takes volumes."""
+    if "conv3d" in reason or re.search(r"weight of size \[\d+(, \d+){4}\]", reason):
+        return "it takes volumes or videos, and maps are made of images alone"
+    if "conv1d" in reason or re.search(r"weight of size \[\d+(, \d+){2}\]", reason):
+        return "it takes sequences, and maps are made of images alone"
+    found = re.search(r"expected input\[.*?\] to have (\d+) channels?, but got (\d+)", reason)
+    if found is None or found[1] == found[2]:
+        return None
+    if found[1] == "1":
+        return "it takes grey images: transform=cl.Preprocess(size, mean=(0.5,), std=(0.5,)) makes them of photos"
+    if found[1] == "3":
+        return "it takes images of 3 colours: give photos, or tensors with three colours"
+    return f"it takes images of {found[1]} channels: give them as floating tensors, image x {found[1]} x rows x columns"
 
 
 def first_of_batch(batch: Any) -> Any:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from conceptlens.concepts.short_names import short_name
 from conceptlens.io.errors import InputError, InputTypeError
-from conceptlens.model.forward import Watch, full_precision, map_tensors
+from conceptlens.model.containers import map_tensors
+from conceptlens.model.forward import Watch, full_precision
 from conceptlens.model.gradients import close, gradient_through_graph, linear_readout, through_graph
 from conceptlens.model.model_input import ModelInput
 from conceptlens.model.model_output import LayerOutput, ModelOutput
@@ -338,16 +339,28 @@ class Observation(ModelOutput, Generic[Model]):
             The output, with one row per input.
 
         Raises:
-            InputError: The model has other inputs, and it is unknown which image the variants are of.
+            InputError: The model has other inputs, and it is unknown which image the variants are of; or it takes
+                batches of one size alone.
         """
         if image is not None:
-            return self.model.run(self.given.of_one(image, images))
+            return self._run(self.given.of_one(image, images))
         if self.given.others and len(images) != len(self.images):
             raise InputError(
                 f"{len(images)} images were given to a model that was observed with {', '.join(self.given.others)} "
                 f"for {len(self.images)} images; say which one they are variants of: forward(images, image=0)"
             )
-        return self.model.run(self.given.with_images(images))
+        return self._run(self.given.with_images(images))
+
+    def _run(self, given: ModelInput) -> ModelOutput:
+        """Run the model on other inputs, and refuse an answer that is not one for each of them."""
+        several = "it takes batches of one size alone, so use a rule that does not run it again, such as grad_cam"
+        with given.explaining_failures(self.model.name, several):
+            found = self.model.run(given)
+        for root in (found.class_scores, found.vector):
+            if root is not None and len(root) != len(given.images):
+                rows = f"{len(root)} answer{'s' * (len(root) != 1)} for {len(given.images)} images"
+                raise InputError(f"{self.model.name} gives {rows}; {several}")
+        return found
 
 
 def check_observation(given: object) -> None:

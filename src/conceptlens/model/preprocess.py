@@ -37,7 +37,7 @@ class Preprocess:
 
     Args:
         size: Rows and columns of the input.
-        mean: The mean of each colour, of values in 0..1, that is subtracted.
+        mean: The mean of each colour, of values in 0..1, that is subtracted. One mean makes grey inputs of one channel.
         std: The standard deviation of each colour that values are divided by.
         interpolation: How the photo is scaled: nearest, bilinear, bicubic or lanczos.
         share: The part of the scaled photo's side that the crop keeps (timm's `crop_pct`), above 0 and up to 1; read
@@ -90,8 +90,19 @@ class Preprocess:
         return self.resize is None or (self.resize[0] >= self.size[0] and self.resize[1] >= self.size[1])
 
     def __call__(self, photo: Image.Image) -> Float[Tensor, "colour height width"]:
-        """Return the normalised input `(colour, height, width)` of an RGB photo, float32."""
-        values = np.asarray(self.view(photo), dtype=np.float32) / 255.0
+        """Return the normalised input `(colour, height, width)` of a photo, float32: its three colours, or one grey.
+
+        Raises:
+            InputError: There are neither one nor three means, or the photo, once scaled, is smaller than the crop.
+        """
+        if len(self.mean) not in (1, 3):
+            raise InputError(
+                f"a Preprocess with {len(self.mean)} means cannot prepare a photo, which is grey or has 3 colours; "
+                "give the model's inputs as floating tensors, image channel rows columns"
+            )
+        view = self.view(photo)
+        pixels = np.asarray(view if len(self.mean) == 3 else view.convert("L"), dtype=np.float32)
+        values = pixels.reshape(*pixels.shape[:2], len(self.mean)) / 255.0
         normal = (values - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return torch.from_numpy(normal.transpose(2, 0, 1).copy())
 

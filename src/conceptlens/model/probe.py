@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from conceptlens.io.errors import InputError
+from conceptlens.model.cell_experiment import (
+    SAME_IMAGE_TOLERANCE,
+    LayerChanges,
+    changed_images,
+    find_grids,
+    layer_changes,
+)
 from conceptlens.model.forward import forward
-from conceptlens.model.layout import Grid, find_grid
+from conceptlens.model.gradients import has_gradient
+from conceptlens.model.layers_without_gradient import last_that_counts
+from conceptlens.model.layout import Grid
 from conceptlens.model.model_input import ModelInput
 
 
@@ -33,54 +43,148 @@ class Layer:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What one probing forward pass found.
+    """What twelve forward passes of one image found, ten of them in one batch without a graph.
 
     Args:
         layers: Layers with a grid of more than one row and column, in order of execution.
-        default: The layer to look at where none is named.
+        default: The layer to look at where none is named; `None` where there is none.
+        problem: Why there is no default, in words.
         classifier: The final linear layer, whose output is the model's output; `None` where there is none.
-        grids: How every layer that ran once was read, also those that are not worth looking at.
+        grids: How every layer that ran once is read, also those that are not worth looking at.
+        refused: Why the others cannot be read as cells, in words.
     """
 
     layers: tuple[Layer, ...]
-    default: str
+    default: str | None
     classifier: str | None
+    problem: str = ""
     grids: Mapping[str, Grid] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 # Modules that hand their input on unchanged in eval mode: never worth naming as a layer.
 _PASSIVE = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten)
+# Nodes of a graph that have weights of their own, or mix cells. What reaches the output without them is the answer
+# itself, in another shape.
+_WEIGHTED = ("Convolution", "Addmm", "MmBackward", "Bmm", "Linear", "Norm", "Embedding", "ScaledDot", "Rnn")
+# A layer is looked at by default only where at least this share of its cells has a gradient of the answer.
+_MIN_REACHED = 0.5
+
+
+# What was found in a module, for as long as it lives: the state of its weights, and the finding for each question.
+_KNOWN: WeakKeyDictionary[nn.Module, tuple[object, dict[object, Anatomy]]] = WeakKeyDictionary()
 
 
 def anatomy(
     module: nn.Module,
     given: ModelInput,
     read: Callable[[Any], Tensor],
-    prefix: int | None,
-    channels_last: bool | None,
+    prefix: int = 0,
+    channels_last: bool | None = None,
+    embeds: bool = False,
+    known_as: object = None,
 ) -> Anatomy:
-    """Run `module` once on images of seeded noise and find its layers with a grid, its default and its classifier.
+    """Find a module's layers with a grid, its default and its classifier, by images of seeded noise.
 
-    The default is the last layer to finish, outside attention blocks, whose cells still reach the output: the feature
-    map before pooling in a CNN or Swin, the final norm of a ViT that averages its tokens, and the norm before the
-    last attention of a ViT that reads its class token (after it, patch tokens have no gradient). `read` turns the
-    raw output into `image dimension`.
+    How each layer is read is found by `cell_experiment`. The default is the last layer to finish, outside attention
+    blocks and before the prediction, most of whose cells still reach the output: the feature map before pooling in a
+    CNN or Swin, the final norm of a ViT that averages its tokens, and the norm before the last attention of a ViT that
+    reads its class token (after it, patch tokens have no gradient).
+
+    It is done once for each module, state of its weights and size of the images; with other inputs, each time.
 
     Args:
         module: The module; it is left as it is.
         given: Images, whose values are replaced by noise, and the other inputs.
         read: From the raw output to `image dimension`.
-        prefix: How many tokens stand before those of the cells, where it is known.
-        channels_last: The order of four axes, where it is known.
-
-    Raises:
-        InputError: No layer has a grid of cells that reaches the output.
+        prefix: How many tokens stand before those of the cells, as far as the module says so.
+        channels_last: The order of four axes, where it is told.
+        embeds: Whether the output is an embedding, not class scores.
+        known_as: What tells `read` from other ways to read this module's output.
     """
-    outputs: list[tuple[str, Tensor]] = []
-    origins: dict[int, int] = {}
-    nodes: dict[int, Any] = {}
+    tensors = chain(module.parameters(), module.buffers())
+    state = tuple((id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
+    images = given.images
+    question = (
+        tuple(images.shape[1:]),
+        images.dtype,
+        images.device,
+        given.keyword,
+        known_as,
+        prefix,
+        channels_last,
+        embeds,
+    )
+    if module not in _KNOWN or _KNOWN[module][0] != state:
+        _KNOWN[module] = (state, {})  # what was found with other weights serves no more
+    known = _KNOWN[module][1]
+    if given.others:
+        return _probed(module, given, read, prefix, channels_last, embeds)
+    if question not in known:
+        known[question] = _probed(module, given, read, prefix, channels_last, embeds)
+    return known[question]
 
-    def watch(name: str, tensor: Tensor) -> Tensor | None:
+
+def _probed(
+    module: nn.Module,
+    given: ModelInput,
+    read: Callable[[Any], Tensor],
+    prefix: int,
+    channels_last: bool | None,
+    embeds: bool,
+) -> Anatomy:
+    like = given.images
+    images, masks = changed_images(like.shape[1], (like.shape[2], like.shape[3]))
+    images = images.to(like)
+    names = [name for name, _ in module.named_modules() if name]
+    changes, in_batches = layer_changes(module, given.of_one(0, images), names)
+    grids, refused = find_grids(changes, masks, prefix, channels_last)
+    traced = _trace(module, given.of_one(0, images[::2][: 1 + in_batches]), names, grids)
+    if in_batches:
+        _refuse_what_depends_on_the_batch(traced, changes, grids, refused)
+    try:
+        output, problem = read(traced.raw), ""
+    except InputError as error:
+        return Anatomy((), None, None, str(error), grids, refused)
+    classifier = _find_classifier(module, traced.outputs, output)
+    if classifier is not None:  # a head initialised with zeros must not hide what it reads
+        output = traced.entered[classifier]
+    named = [(n, t, grids[n]) for n, t in traced.outputs if n in grids and _is_worth_naming(module, n, grids[n])]
+    shares = _reached([tensor for _, tensor, _ in named], [grid for _, _, grid in named], output)
+    cuts = _cuts(output, traced.images)
+    layers = tuple(
+        Layer(name, grid, share > 0, share > 0 and traced.nodes[id(tensor)] in cuts)
+        for (name, tensor, grid), share in zip(named, shares, strict=True)
+    )
+    answers = set() if embeds or classifier else _answer_nodes(output)
+    default = _default(module, named, shares, traced, answers)
+    if default is None and not any(shares):  # a model without any gradient: rules without one can still be asked
+        inside = _inside_attention(module)
+        outside = [name for name, _, _ in named if not any(name == a or name.startswith(a + ".") for a in inside)]
+        default = last_that_counts(module, given.of_one(0, images[:1]), outside, read)
+    if default is None:
+        problem = (
+            "no layer of this model has a grid of cells that reaches its output; "
+            "name one with layers=[...] (conceptlens models --layers NAME lists them)"
+        )
+    return Anatomy(layers, default, classifier, problem, grids, refused)
+
+
+@dataclass(frozen=True, eq=False)
+class _Trace:
+    """One forward pass with a graph from the images on: the output of every layer, and what enters linear layers."""
+
+    images: Tensor
+    grids: Mapping[str, Grid]
+    raw: Any = None
+    changes: dict[str, Tensor] = field(default_factory=dict)
+    outputs: list[tuple[str, Tensor]] = field(default_factory=list)
+    entered: dict[str, Tensor] = field(default_factory=dict)
+    origins: dict[int, int] = field(default_factory=dict)
+    nodes: dict[int, Any] = field(default_factory=dict)
+
+    def watch(self, name: str, tensor: Tensor) -> Tensor | None:
+        """Keep a layer's output, in the graph even where the layer or its trunk turns gradients off."""
         if not tensor.is_floating_point():
             return None
         if torch.is_grad_enabled() and not tensor.requires_grad and _same_for_all(tensor):
@@ -88,86 +192,80 @@ def anatomy(
         with torch.enable_grad():  # a trunk may turn gradients off; what its last layer puts out still counts
             # a copy, since a model output may hold more than this tensor: only a changed one tells whether it is read
             handed = (tensor if tensor.requires_grad else tensor.detach().requires_grad_()).clone()
-        origins[id(handed)] = origins.get(id(tensor), len(outputs))
-        outputs.append((name, handed))
-        nodes[id(handed)] = handed.grad_fn  # now: an in-place operation may give it another one
+        if name in self.grids:  # now, too: how much each cell differs between the images
+            cells = self.grids[name].read(tensor.detach()).float()
+            self.changes[name] = (cells[-1] - cells[0]).norm(dim=0)
+        self.origins[id(handed)] = self.origins.get(id(tensor), len(self.outputs))
+        self.outputs.append((name, handed))
+        self.nodes[id(handed)] = handed.grad_fn  # now: an in-place operation may give it another one
         return handed
 
-    entered: dict[str, Tensor] = {}
-    names = [name for name, _ in module.named_modules() if name]
-    linear = [name for name in names if isinstance(module.get_submodule(name), nn.Linear)]
+
+def _trace(module: nn.Module, given: ModelInput, names: list[str], grids: Mapping[str, Grid]) -> _Trace:
     noise = given.images.detach().clone().requires_grad_()
+    found = _Trace(noise, dict(grids))
+    linear = [name for name in names if isinstance(module.get_submodule(name), nn.Linear)]
     raw = forward(
         module,
         given.with_images(noise),
-        {name: partial(watch, name) for name in names},
-        {name: lambda tensor, name=name: entered.update({name: tensor}) for name in linear},
+        {name: partial(found.watch, name) for name in names},
+        {name: lambda tensor, name=name: found.entered.update({name: tensor}) for name in linear},
     )
-    output = read(raw)
-    classifier = _find_classifier(module, outputs, output)
-    if classifier is not None:  # a head initialised with zeros must not hide what it reads
-        output = entered[classifier]
-    size = (noise.shape[0], noise.shape[2], noise.shape[3])
-    queries = _queries(raw)
-    outputs = [(name, tensor) for name, tensor in outputs if tensor.ndim != 3 or tensor.shape[1] != queries]
-    every = _grids(outputs, size, prefix, channels_last)
-    grids = [one for one in every if _is_worth_naming(module, one[0], one[2])]
-    reached = _reached([tensor for _, tensor, _ in grids], [grid for _, _, grid in grids], output)
-    cuts = _cuts(output, noise)
-    layers = tuple(
-        Layer(name, grid, hit, hit and nodes[id(tensor)] in cuts)
-        for (name, tensor, grid), hit in zip(grids, reached, strict=True)
-    )
-    known = {name: grid for name, _, grid in every}
-    return Anatomy(layers, _default(module, grids, reached, origins), classifier, known)
+    return replace(found, raw=raw)
+
+
+def _refuse_what_depends_on_the_batch(
+    traced: _Trace, changes: Mapping[str, LayerChanges], grids: dict[str, Grid], refused: dict[str, str]
+) -> None:
+    """Move layers to `refused` whose cells for an image differ from those in the larger batch of the experiment."""
+    for name, change in traced.changes.items():
+        grid = grids[name]
+        known = grid.read(changes[name].changes[grid.order.split().index("channel")])[0, 0]
+        if not float((change.to(known) - known).norm()) <= SAME_IMAGE_TOLERANCE * float(known.norm()):
+            refused[name] = "an image in a batch of two gives other cells than in a larger batch"
+            del grids[name]
+
+
+def _answer_nodes(output: Tensor) -> set[Any]:
+    """Return the nodes of the graph that reach the output through nothing but reshaping, pooling, resizing and such."""
+    waiting = [] if output.grad_fn is None else [output.grad_fn]
+    seen: set[Any] = set()
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if not any(word in type(node).__name__ for word in _WEIGHTED):
+            waiting += [child for child, _ in node.next_functions if child is not None]
+    return seen
 
 
 def _same_for_all(values: Tensor) -> bool:
     return len(values) > 1 and torch.equal(values[:1].expand_as(values), values)
 
 
-def _queries(output: Any) -> int | None:
-    """How many objects a detector asks for: their vectors are no cells, yet 100 of them would pass for 10 x 10."""
-    logits = getattr(output, "logits", None)
-    return logits.shape[1] if isinstance(logits, Tensor) and logits.ndim == 3 else None
-
-
-def _grids(
-    outputs: list[tuple[str, Tensor]],
-    size: tuple[int, int, int],
-    prefix: int | None,
-    channels_last: bool | None,
-) -> list[tuple[str, Tensor, Grid]]:
-    """Return the grid of every layer that ran once and whose output can be read as cells."""
-    times = Counter(name for name, _ in outputs)
-    found = []
-    for name, tensor in outputs:
-        if times[name] > 1:
-            continue
-        try:
-            found.append((name, tensor, find_grid(tuple(tensor.shape), size, prefix, channels_last)))
-        except InputError:
-            continue
-    return found
-
-
 def _is_worth_naming(module: nn.Module, name: str, grid: Grid) -> bool:
     return min(grid.height, grid.width) > 1 and not isinstance(module.get_submodule(name), _PASSIVE)
 
 
-def _reached(tensors: list[Tensor], grids: list[Grid], output: Tensor) -> list[bool]:
-    """Whether a random direction of `output` has a gradient at the cells of each tensor."""
-    generator = torch.Generator().manual_seed(0)
-    direction = torch.randn(output.shape, generator=generator).to(output)
+def _reached(tensors: list[Tensor], grids: list[Grid], output: Tensor) -> list[float]:
+    """Return the share of the cells of each tensor at which a random direction of `output` has a gradient."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    direction = torch.randn(output.shape, generator=generator, dtype=torch.float32, device="cpu").to(output)
     wanted = [t for t in tensors if t.requires_grad]
-    if not wanted or not output.requires_grad:
-        return [False] * len(tensors)
-    gradients = iter(torch.autograd.grad(output, wanted, direction, allow_unused=True))
-    hits = []
+    if not wanted or not has_gradient(output):
+        return [0.0] * len(tensors)
+    try:
+        gradients = iter(torch.autograd.grad(output, wanted, direction, allow_unused=True))
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, NotImplementedError):  # an operation without a gradient, or values changed in place
+        return [0.0] * len(tensors)
+    shares = []
     for tensor, grid in zip(tensors, grids, strict=True):
         gradient = next(gradients) if tensor.requires_grad else None
-        hits.append(gradient is not None and bool(grid.read(gradient).abs().amax() > 0))
-    return hits
+        shares.append(0.0 if gradient is None else float((grid.read(gradient) != 0).any(1).float().mean()))
+    return shares
 
 
 def _cuts(output: Tensor, images: Tensor) -> set[Any]:
@@ -208,21 +306,24 @@ def _topological(root: Any) -> list[Any]:
 
 
 def _default(
-    module: nn.Module, grids: list[tuple[str, Tensor, Grid]], reached: list[bool], origins: dict[int, int]
-) -> str:
+    module: nn.Module,
+    named: list[tuple[str, Tensor, Grid]],
+    shares: list[float],
+    traced: _Trace,
+    answers: set[Any],
+) -> str | None:
     inside = _inside_attention(module)
     usable = [
         (name, tensor)
-        for (name, tensor, _), hit in zip(grids, reached, strict=True)
-        if hit and not any(name == a or name.startswith(a + ".") for a in inside)
+        for (name, tensor, _), share in zip(named, shares, strict=True)
+        if share >= _MIN_REACHED and not any(name == a or name.startswith(a + ".") for a in inside)
     ]
+    before = [(name, tensor) for name, tensor in usable if traced.nodes[id(tensor)] not in answers]
+    usable = before or usable
     if not usable:
-        raise InputError(
-            "no layer of this model has a grid of cells that reaches its output; "
-            "name one with layers=[...] (conceptlens models --layers NAME lists them)"
-        )
-    last = origins[id(usable[-1][1])]
-    same = [name for name, tensor in usable if origins[id(tensor)] == last]  # handed on from module to module
+        return None
+    last = traced.origins[id(usable[-1][1])]
+    same = [name for name, tensor in usable if traced.origins[id(tensor)] == last]  # handed on from module to module
     return min(same, key=lambda name: name.count("."))
 
 

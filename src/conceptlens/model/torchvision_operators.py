@@ -8,10 +8,13 @@ exist`. Declaring the two schemas first mends it; nothing in ConceptLens calls t
 from __future__ import annotations
 
 import importlib.util
+import threading
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+_LOCK = threading.Lock()
+_ALIVE: list[object] = []
 _SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -25,6 +28,11 @@ def mend_torchvision() -> object:
     Call it before importing torchvision or anything built on it. A no-op where torchvision works as it is, or where
     somebody else has declared them.
     """
+    with _LOCK:  # of two threads, the second finds them declared
+        return _declared()
+
+
+def _declared() -> object:
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None or not _missing():
         return None
@@ -39,6 +47,7 @@ def mend_torchvision() -> object:
     library = torch.library.Library("torchvision", "FRAGMENT")
     for schema in missing:
         library.define(schema)
+    _ALIVE.append(library)
     return library
 
 

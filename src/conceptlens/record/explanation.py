@@ -25,7 +25,7 @@ NUMBERS = (
     "base_rates",
 )  # fmt: skip
 # The fields with one number for each image.
-MARGIN_PARTS = ("margins", "unplaced", "residuals")
+MARGIN_PARTS = ("margins", "unplaced", "residuals", "random_level")
 # The other fields with a value for each image and question.
 OTHERS = ("maps", "weights", "vectors", "known")
 
@@ -56,6 +56,8 @@ class Explanation(RecordOutputs):
             contributions do not add up.
         unplaced: `image`; the part of the margin that no cell of the layer holds, part of `unnamed`.
         residuals: `image`; what the sum misses, 0 where it is exact.
+        random_level: `image`; the mean size of the contribution of directions drawn at random in place of a word's, in
+            the unit of `contributions`, where it was asked for.
         z_scores: `image question`; how many standard deviations a score lies above the concept's mean over reference
             photos, where there is a reference.
         presence: `image question`; the probability that a concept is in the photo, where it is known.
@@ -98,6 +100,7 @@ class Explanation(RecordOutputs):
     margins: Float[Tensor, "image"] | None = None
     unplaced: Float[Tensor, "image"] | None = None
     residuals: Float[Tensor, "image"] | None = None
+    random_level: Float[Tensor, "image"] | None = None
     z_scores: Float[Tensor, "image question"] | None = None
     presence: Float[Tensor, "image question"] | None = None
     implied: Float[Tensor, "image question"] | None = None

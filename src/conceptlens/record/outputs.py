@@ -55,6 +55,7 @@ class RecordOutputs(ABC):
     contributions_low: Float[Tensor, "image question"] | None
     contributions_high: Float[Tensor, "image question"] | None
     margins: Float[Tensor, "image"] | None
+    random_level: Float[Tensor, "image"] | None
     z_scores: Float[Tensor, "image question"] | None
     presence: Float[Tensor, "image question"] | None
     implied: Float[Tensor, "image question"] | None
@@ -72,6 +73,17 @@ class RecordOutputs(ABC):
     def signed(self) -> bool:
         """Whether the maps can be negative by construction."""
         return self.activation != "relu"
+
+    @property
+    def contributions_above_random(self) -> Float[Tensor, "image question"] | None:
+        """Contributions by masking less what directions drawn at random get there, `contributions - random_level`.
+
+        `None` for contributions that add up to a margin, which need no such level taken off, and where the level was
+        not asked for.
+        """
+        if self.contributions is None or self.random_level is None or self.margins is not None:
+            return None
+        return self.contributions - self.random_level[:, None]
 
     def question_index(self, question: str | int, image: int = 0) -> int:
         """Return the index of a question, given by label, by the first name in its label, or by index.
@@ -269,8 +281,8 @@ class RecordOutputs(ABC):
 
         Returns:
             Columns `image`, `question`, `kind`, `layer`, `score`, and where the method defines them `concept_type`,
-            `explained_class`, `known`, `contribution`, `contribution_low`, `contribution_high`, `presence`, `z_score`,
-            `implied`, `base_rate` and every one of `diagnostics`.
+            `explained_class`, `known`, `contribution`, `contribution_low`, `contribution_high`,
+            `contribution_above_random`, `presence`, `z_score`, `implied`, `base_rate` and every one of `diagnostics`.
 
         Raises:
             InputError: pandas is not installed.
@@ -289,6 +301,7 @@ class RecordOutputs(ABC):
             "contribution": self.contributions,
             "contribution_low": self.contributions_low,
             "contribution_high": self.contributions_high,
+            "contribution_above_random": self.contributions_above_random,
             "presence": self.presence,
             "z_score": self.z_scores,
             "implied": self.implied,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from conceptlens.io.errors import InputError
+from conceptlens.io.quiet_warnings import quiet_warnings
 from conceptlens.statistics.vectors import check_vectors, encode_labels
 
 if TYPE_CHECKING:
@@ -132,9 +132,8 @@ def _fitted(rows: np.ndarray, count: int, seed: int) -> Any:
 
     variance = float(rows.var(0).mean())
     steady = REGULARIZATION * min(1.0, variance) if variance > 0 else REGULARIZATION  # what is tiny is not drowned
-    with warnings.catch_warnings():
-        # Equal rows leave fewer clusters to start from, and 100 steps may not do; the best found so far is taken.
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    # Equal rows leave fewer clusters to start from, and 100 steps may not do; the best found so far is taken.
+    with quiet_warnings(category=ConvergenceWarning):
         return GaussianMixture(count, covariance_type="full", reg_covar=steady, random_state=seed).fit(rows)
 
 

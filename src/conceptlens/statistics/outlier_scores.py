@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from conceptlens.io.errors import InputError
+from conceptlens.io.quiet_warnings import quiet_warnings
 from conceptlens.statistics.vectors import check_vectors, distances, encode_labels
 
 if TYPE_CHECKING:
@@ -89,8 +89,7 @@ def _outlier_factors(rows: np.ndarray, _: int) -> np.ndarray:
     from sklearn.neighbors import LocalOutlierFactor
 
     model = LocalOutlierFactor(min(N_NEIGHBORS, len(rows) - 1), metric="precomputed")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Duplicate values", UserWarning)  # equal rows have a factor of about 1
+    with quiet_warnings("Duplicate values", UserWarning):  # equal rows have a factor of about 1
         return -model.fit(distances(rows, "cosine")).negative_outlier_factor_
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from conceptlens.io.errors import InputError
+from conceptlens.io.quiet_warnings import quiet_warnings
 from conceptlens.statistics.vectors import check_vectors
 
 if TYPE_CHECKING:
@@ -95,8 +95,7 @@ def umap_points(vectors: Vectors, n_neighbors: int, seed: int = 42) -> Float[np.
 
 def _umap() -> Any:
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Tensorflow not installed", ImportWarning)  # nothing here needs it
+        with quiet_warnings("Tensorflow not installed", ImportWarning):  # nothing here needs it
             return importlib.import_module("umap")
     except ImportError:
         raise InputError(

@@ -20,6 +20,7 @@ from conceptlens.bottleneck.fit.concept_layer import (
 )
 from conceptlens.bottleneck.locator import Locator, Parts, Peaks, Pooling, WholeImage, resized
 from conceptlens.io.errors import InputError
+from conceptlens.model.module_lock import seeded
 from conceptlens.training.loop import TrainingRun, train_network
 from conceptlens.training.schedule import StepSchedule
 
@@ -111,8 +112,7 @@ def concept_weights(
     own = replace(photos.pooled, rows=photos.pooled.rows[rows], indices=photos.pooled.indices[rows])
     if recipe.loss == "ridge":
         return ridge(own, targets[rows], penalty)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.seed)
+    with seeded(run.seed):
         layer = ConceptVectors(concepts, photos.channels)
     steps = StepSchedule(recipe.steps, recipe.batch, recipe.rate)
     if isinstance(photos.locator, Parts) or recipe.locator == "whole":

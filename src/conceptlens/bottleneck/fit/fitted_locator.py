@@ -30,6 +30,7 @@ from conceptlens.features.cell_source import CellSource
 from conceptlens.io.atomic import replacing
 from conceptlens.io.errors import InputError
 from conceptlens.io.fingerprint import settings_fingerprint
+from conceptlens.model.module_lock import seeded
 from conceptlens.training.loop import TrainingRun, train_network
 from conceptlens.training.schedule import StepSchedule
 
@@ -229,6 +230,5 @@ def _sample(photos: int, seed: int) -> list[int]:
 
 
 def _new(make: Callable[[], Network], seed: int) -> Network:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return make()

@@ -27,6 +27,7 @@ from conceptlens.io.fingerprint import texts_fingerprint, weights_fingerprint
 from conceptlens.io.images import find_images
 from conceptlens.io.progress import progress
 from conceptlens.model.backbone import Backbone, check_backbone
+from conceptlens.model.module_lock import seeded
 from conceptlens.training.checkpoint import FILE, TrainingState
 from conceptlens.training.crops import known_preprocess
 from conceptlens.training.loop import TrainingRun
@@ -194,8 +195,7 @@ def _objective(
 
 
 def _new_branch(networks: StudentTeacher, pairs: DistillationPairs, hidden: Sequence[int] | None, seed: int) -> Branch:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return Branch(networks.layers, layer_widths(networks.model, networks.layers), pairs.vectors.width, hidden)
 
 

@@ -435,6 +435,15 @@
     return `Texts are encoded by ${readers.join("; and by ")}.`;
   }
 
+  /** What a word drawn at random would get; nothing where it was not asked for. */
+  function fillRandomLevel() {
+    const { random_level: level = null, margin } = image();
+    find("random-words").hidden = level === null;
+    if (level === null) return;
+    const size = margin ? (level < 0.005 ? "under 0.01" : `about ${level.toFixed(2)}`) : `about ${percent(level)}`;
+    find("random-words").textContent = `A word drawn at random would get ${size} here: a contribution of that size says nothing.`;
+  }
+
   function fillTable() {
     find("table").querySelectorAll("tbody").forEach((body) => body.remove());
     const rows = image().questions.map(row);
@@ -509,7 +518,9 @@
     fill.style.width = `${(50 * Math.abs(item.contribution)) / most}%`;
     const share = make("span", { className: "share", textContent: image().margin ? logits(item.contribution) : signedPercent(item.contribution) });
     const range = item.contribution_range ? [make("small", { textContent: `${logits(item.contribution_range[0])} to ${logits(item.contribution_range[1])}` })] : [];
-    return make("td", { className: "much" }, make("div", { className: "signed", "aria-hidden": "true" }, fill), share, ...range);
+    const above = item.contribution_above_random ?? null;
+    const byChance = above === null ? [] : [make("small", { textContent: `${signedPercent(above)} above random` })];
+    return make("td", { className: "much" }, make("div", { className: "signed", "aria-hidden": "true" }, fill), share, ...range, ...byChance);
   }
 
   /** A number of logits with its sign. */
@@ -674,6 +685,7 @@
     Object.assign(find("photo"), { src: photo, alt: target === null ? `The photo ${name}` : `The photo ${name}, seen as ${target.short_name}` });
     fillAnswer();
     fillMargin();
+    fillRandomLevel();
     fillTable();
     fillReferences();
     fillAgain();

@@ -48,7 +48,8 @@ def load_model(
         name: `timm:NAME`, `torchvision:NAME`, `hf:OWNER/MODEL` or `hf:FOLDER` (transformers), or
             `open_clip:MODEL/PRETRAINED`.
         pretrained: False gives random weights.
-        weights: A file of your own weights, safetensors or a `weights_only` checkpoint; it is not unpickled.
+        weights: Your own weights, as training left them: safetensors, an index of shards, a checkpoint, or a folder
+            with one of them; see `load_weights`. Nothing is unpickled.
         class_names: One name for each class, in the order of the logits; given to a CLIP model they become a
             zero-shot classifier over these texts.
         layers: Names of the layers to observe; by default one is chosen.

@@ -11,6 +11,7 @@ from conceptlens.model.backbone import Backbone
 from conceptlens.model.encoders import OpenClip
 from conceptlens.model.preprocess import Preprocess
 from conceptlens.model.zoo.fetch import fetching
+from conceptlens.model.zoo.local_folder import check_local_dir
 from conceptlens.model.zoo.weights import load_weights
 from conceptlens.model.zoo.zero_shot import with_class_names
 
@@ -33,7 +34,8 @@ def load(
     open_clip = _import()
     called = f"open_clip:{name}"
     architecture, tag = _parts(open_clip, name, pretrained)
-    with fetching(called):
+    local = check_local_dir(name, called, "open_clip_config.json")
+    with fetching(called, hub=not local, folder=local):
         model = open_clip.create_model(
             architecture, pretrained=tag if pretrained else None, load_weights=pretrained, pretrained_text=False
         )

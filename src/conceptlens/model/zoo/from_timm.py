@@ -17,6 +17,7 @@ from conceptlens.model.backbone import Backbone
 from conceptlens.model.class_names import checked_class_names
 from conceptlens.model.preprocess import Preprocess
 from conceptlens.model.zoo.fetch import fetching
+from conceptlens.model.zoo.local_folder import check_local_dir
 from conceptlens.model.zoo.weights import load_by_position, load_weights
 
 # Models whose ImageNet weights a pip package carries, and how its authors prepared photos.
@@ -46,13 +47,14 @@ def load(
     """
     called = f"timm:{name}"
     _check_name(name)
+    local = check_local_dir(name, called, "config.json")
     if pretrained:
         packaged = name in PACKAGED
-        with fetching(called, hub=not packaged):
+        with fetching(called, hub=not (packaged or local), folder=local):
             module = _packaged(name) if packaged else timm.create_model(name, pretrained=True)
         return adapt(module, called, class_names, layers, _PACKAGED_CONFIG if packaged else {})
     classes: dict[str, Any] = {} if class_names is None else {"num_classes": len(class_names)}
-    with fetching(called, hub=name.startswith(_ELSEWHERE)):
+    with fetching(called, hub=name.startswith(_ELSEWHERE) and not local, folder=local):
         module = timm.create_model(name, pretrained=False, **classes)
     if weights is not None:
         load_weights(module, weights)

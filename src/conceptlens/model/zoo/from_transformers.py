@@ -24,6 +24,7 @@ from conceptlens.model.encoders import Transformers
 from conceptlens.model.preprocess import Interpolation, Preprocess
 from conceptlens.model.torchvision_transform import agrees
 from conceptlens.model.zoo.fetch import fetching
+from conceptlens.model.zoo.local_folder import check_tokenizer, check_transformers_folder, is_folder
 from conceptlens.model.zoo.weights import load_weights
 from conceptlens.model.zoo.zero_shot import with_class_names
 
@@ -47,13 +48,19 @@ def load(
         InputError: There is no such model, or its weights cannot be fetched or do not fit.
     """
     called = f"hf:{name}"
-    with fetching(called, hub=not Path(name).is_dir()):
+    local = is_folder(name, called)
+    if local:
+        name = str(Path(name).expanduser())
+        check_transformers_folder(Path(name), called, pretrained)
+    with fetching(called, hub=not local, folder=local):
         config: Any = AutoConfig.from_pretrained(name)
         kind = _kind(config)
         if not pretrained:
             _empty(config, kind, class_names)
         processor = AutoImageProcessor.from_pretrained(name)
         transform = preprocess_of(processor, called)
+        if local and _is_pair(config):
+            check_tokenizer(Path(name), called)
         tokenizer = AutoTokenizer.from_pretrained(name) if _is_pair(config) else None
         module = _pretrained(kind, name, called) if pretrained else kind.from_config(config)
     if kind is not AutoModelForObjectDetection:

@@ -1,0 +1,389 @@
+"""Where the cells of each layer lie in the image, found by an experiment: images that differ in one block.
+
+A cell that lies in a block changes more than others when the block changes. So of all the ways to read a layer's
+output as rows and columns of cells, the right one is that in which changes are found where they were made. What is
+found nowhere is no grid of cells, whatever its shape: vectors of a decoder's queries, matrices of attention, tokens
+that were shuffled.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from conceptlens.model.forward import forward
+from conceptlens.model.layout import Grid, possible_grids
+from conceptlens.model.model_input import ModelInput
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+Kept = TypeVar("Kept")
+
+# Centre (row, column) and side of the block in which each changed image differs, as shares of the image: in all parts
+# of both axes, away from the diagonal so that a swap of the axes shows, and on no regular grid. Two sizes.
+BLOCKS = (
+    (0.20, 0.62, 0.28),
+    (0.78, 0.24, 0.28),
+    (0.45, 0.83, 0.28),
+    (0.86, 0.57, 0.28),
+    (0.27, 0.16, 0.28),
+    (0.36, 0.93, 0.13),
+    (0.92, 0.33, 0.13),
+    (0.62, 0.09, 0.13),
+)
+# The base image twice, and one image for each block.
+IMAGES = 2 + len(BLOCKS)
+# A reading passes where the mean share of right order (a cell in the block before one outside) is at least the first,
+# and the second many standard deviations above what a random order of the cells gives. The more readings of a kind are
+# tried, the clearer one has to be: maps of four axes, tokens row by row behind those that the module declares, and any
+# other (tokens elsewhere, cells in another order).
+NEEDED = {"map": (0.7, 2.5), "tokens": (0.7, 3.5), "other": (0.85, 5.0)}
+# It has to be right for whole rows and for whole columns too: a matrix of attention between cells has rows in the
+# image's order, and columns that are not.
+MIN_SHARE_OF_AXIS = 0.6
+# A reading that is not plain has to fit so much better than a plain one (correlation of change and block).
+PLAIN_ADVANTAGE = 0.03
+# A plain reading that fits so well is not doubted: no others are tried.
+CLEAR_FIT = 0.97
+# A reading below this share after this many blocks is given up.
+_BLOCKS_FIRST, _MIN_SHARE_FIRST = 4, 0.6
+# The same image twice may differ by this share of what a block changes, and so may an image alone.
+SAME_IMAGE_TOLERANCE = 0.02
+# Of each shape, so many layers that no likely reading fits clearly are tried with all readings.
+SEARCHED_LAYERS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class LayerChanges:
+    """How one layer answers to changed blocks.
+
+    Args:
+        shape: The shape of its output for the batch of the experiment.
+        image_axis: Which axis is that of the images; `None` where there is none.
+        changes: For each axis that may be that of the channels, how much each entry changes with each block: the
+            length along that axis of the difference to the base image, with the axes of the output.
+        problem: Why the layer cannot be read, in words; `None` where nothing speaks against it.
+    """
+
+    shape: tuple[int, ...]
+    image_axis: int | None
+    changes: Mapping[int, Tensor]
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How far a reading of a layer puts changes where they were made.
+
+    Args:
+        share: Of all pairs of a cell in the block and one outside, the share in which the first changes more; the
+            mean over blocks. Chance is .5.
+        deviations: By how many standard deviations of a random order the share exceeds .5.
+        rows: The same share for whole rows.
+        columns: The same share for whole columns.
+        fit: The correlation over cells of how much each changes and how much of it the block covers; the mean over
+            blocks. It tells cells that are one place off, which the share hardly does.
+    """
+
+    share: float
+    deviations: float
+    rows: float = math.nan
+    columns: float = math.nan
+    fit: float = 0.0
+
+    def passes(self, kind: str) -> bool:
+        """Whether a reading counts as right.
+
+        Args:
+            kind: The kind of reading, a key of `NEEDED`.
+        """
+        share, deviations = NEEDED[kind]
+        on_axes = min(self.rows, self.columns) >= MIN_SHARE_OF_AXIS
+        return self.share >= share and self.deviations >= deviations and on_axes
+
+
+def changed_images(
+    colours: int, size: tuple[int, int]
+) -> tuple[Float[Tensor, "image colour rows columns"], Float[Tensor, "block 1 rows columns"]]:
+    """Return seeded noise twice and with each of `BLOCKS` replaced, and where these lie.
+
+    Args:
+        colours: Channels of the images.
+        size: Their rows and columns.
+    """
+    generator = torch.Generator("cpu").manual_seed(0)
+    device = torch.device("cpu")  # the same images wherever the caller makes tensors by default
+
+    def noise() -> Tensor:
+        """Fine and coarse, so that neighbouring cells differ and stay different through convolutions."""
+        fine = torch.randn(1, colours, *size, generator=generator, device=device)
+        coarse = torch.randn(1, colours, 6, 7, generator=generator, device=device)
+        return fine + 2 * F.interpolate(coarse, size=size, mode="bilinear")
+
+    base, masks = noise(), []
+    for centre_row, centre_column, side in BLOCKS:
+        mask = torch.zeros(1, 1, *size, device=device)
+        rows, columns = (_span(c, side, n) for c, n in zip((centre_row, centre_column), size, strict=True))
+        mask[..., rows, columns] = 1
+        masks.append(mask)
+    changed = [torch.where(mask > 0, 1.5 * noise() + 0.5, base) for mask in masks]
+    return torch.cat([base, base, *changed]), torch.cat(masks)
+
+
+def _span(centre: float, side: float, length: int) -> slice:
+    first = max(0, round((centre - side / 2) * length))
+    return slice(first, min(length, max(first + 1, round((centre + side / 2) * length))))
+
+
+def layer_changes(module: nn.Module, given: ModelInput, names: Iterable[str]) -> tuple[dict[str, LayerChanges], bool]:
+    """Run the module once on the images of `changed_images`, without a graph, and return how each layer answers.
+
+    Args:
+        module: The module; it is left as it is.
+        given: The images, in the order of `changed_images`, and the other inputs.
+        names: Names of layers. Those that run more than once or give no floating tensor are left out.
+
+    Returns:
+        How each layer answers, and whether all images were run in one batch: a module that fails on it, as exported
+        ones do, gets one image at a time.
+    """
+    names = tuple(names)
+    try:
+        found = _run(module, given, names, lambda tensor: _changes_of(tensor.detach()))
+        return found, True
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, AssertionError, IndexError):
+        alone = [
+            _run(module, given.of_one(image, given.images[image : image + 1]), names, lambda t: t.detach().clone())
+            for image in range(IMAGES)
+        ]
+    return {
+        name: _changes_of(torch.cat([one[name] for one in alone]))
+        for name, first in alone[0].items()
+        if first.ndim and len(first) == 1 and all(name in one and one[name].shape == first.shape for one in alone)
+    }, False
+
+
+def _run(
+    module: nn.Module, given: ModelInput, names: tuple[str, ...], keep: Callable[[Tensor], Kept]
+) -> dict[str, Kept]:
+    """Run the module without a graph and return what `keep` makes of the output of each layer that runs once."""
+    found: dict[str, Kept] = {}
+    times: Counter[str] = Counter()
+
+    def watch(name: str, tensor: Tensor) -> None:
+        times[name] += 1
+        if tensor.is_floating_point() and times[name] == 1:
+            found[name] = keep(tensor)
+
+    with torch.no_grad():
+        forward(module, given, {name: partial(watch, name) for name in names})
+    return {name: kept for name, kept in found.items() if times[name] == 1}
+
+
+def _changes_of(raw: Tensor) -> LayerChanges:
+    shape = tuple(raw.shape)
+    if raw.ndim not in (3, 4):
+        return LayerChanges(shape, None, {}, f"its output of shape {shape} has {raw.ndim} axes; cells have 3 or 4")
+    axes = [axis for axis in ((0, 1) if raw.ndim == 3 else (0,)) if shape[axis] == IMAGES]
+    if not axes:
+        return LayerChanges(shape, None, {}, f"its output of shape {shape} has no axis for the {IMAGES} images")
+    axis, twice = min(((axis, _same_twice(raw, axis)) for axis in axes), key=lambda one: one[1])
+    if math.isnan(twice):
+        return LayerChanges(shape, axis, {}, "its output is not finite for an image of noise")
+    if twice > SAME_IMAGE_TOLERANCE:
+        why = "does not depend on the image" if twice == math.inf else "is not the same for the same image twice"
+        return LayerChanges(shape, axis, {}, f"its output {why}")
+    base = raw.narrow(axis, 0, 1).float()
+    change = raw.narrow(axis, 2, IMAGES - 2).float() - base
+    channel_axes = (1, 3) if raw.ndim == 4 else ((1, 2) if axis == 0 else (2,))
+    return LayerChanges(shape, axis, {one: change.norm(dim=one, keepdim=True).cpu() for one in channel_axes})
+
+
+def _same_twice(raw: Tensor, axis: int) -> float:
+    """Return how much the same image twice differs along an axis, as a share of what blocks change."""
+    images = raw.movedim(axis, 0).float()
+    changed = (images[2:] - images[:1]).abs().mean()
+    differs = (images[1] - images[0]).abs().mean()
+    if not bool(torch.isfinite(changed + differs)):
+        return math.nan
+    return float(differs / changed) if changed > 0 else math.inf
+
+
+def placed(changes: LayerChanges, grid: Grid, masks: Float[Tensor, "block 1 rows columns"]) -> Placement:
+    """Return how far a grid puts the changes of a layer where they were made.
+
+    How much a cell changes is taken relative to what the other blocks do to it, so that neither sensitive cells nor
+    what changes all cells alike say anything.
+
+    Args:
+        changes: How the layer answers.
+        grid: A reading of its output.
+        masks: Where the blocks lie.
+    """
+    axis = grid.order.split().index("channel")
+    cells = grid.read(changes.changes[axis])[:, 0]
+    relative = cells / cells.mean(0).clamp_min(1e-30)
+    blocks = _sampled_cells(_key(masks), grid.height, grid.width)
+    share, deviations = _right_order(relative, blocks)
+    if share < MIN_SHARE_OF_AXIS:
+        return Placement(share, deviations)
+    rows, _ = _right_order(relative.mean(2, keepdim=True), _sampled_cells(_key(masks), grid.height, 1))
+    columns, _ = _right_order(relative.mean(1, keepdim=True), _sampled_cells(_key(masks), 1, grid.width))
+    covered = F.adaptive_avg_pool2d(masks, (grid.height, grid.width)).flatten(1)
+    both = torch.stack([relative.flatten(1), covered]) if relative[0].numel() > 1 else torch.ones(2, 1, 1, device="cpu")
+    both = both - both.mean(2, keepdim=True)
+    fit = F.cosine_similarity(both[0], both[1], dim=1).mean()
+    return Placement(share, deviations, rows, columns, float(fit))
+
+
+def _right_order(
+    relative: Float[Tensor, "block height width"], blocks: list[tuple[Tensor, Tensor]]
+) -> tuple[float, float]:
+    """Return how often a cell of the block changes more than one outside, and how far that is above chance.
+
+    Where no block leaves cells outside, as along an axis of one cell, nothing speaks against the reading: 1.
+    """
+    shares, variances = [], []
+    for values, (inside, outside) in zip(relative.flatten(1), blocks, strict=True):
+        if len(shares) == _BLOCKS_FIRST and sum(shares) < _BLOCKS_FIRST * _MIN_SHARE_FIRST:
+            break  # the others cannot save it, and many readings are tried
+        if len(inside) and len(outside):
+            difference = values[inside][:, None] - values[outside]
+            shares.append(float(difference.sign().mean()) / 2 + 0.5)
+            counts = len(inside), len(outside)
+            variances.append((sum(counts) + 1) / (12 * counts[0] * counts[1]))
+    if not shares:
+        return 1.0, math.inf
+    share = sum(shares) / len(shares)
+    return share, (share - 0.5) * len(shares) / math.sqrt(sum(variances))
+
+
+def _key(masks: Tensor) -> tuple[int, int]:
+    return masks.shape[2], masks.shape[3]
+
+
+@lru_cache(maxsize=256)
+def _sampled_cells(size: tuple[int, int], height: int, width: int) -> list[tuple[Tensor, Tensor]]:
+    """Return for each block the cells that it covers most and those that it does not touch, some hundred at most."""
+    masks = changed_images(1, size)[1]
+    covered = F.adaptive_avg_pool2d(masks, (height, width)).flatten(1)
+    inside = [_some((share >= share.max() / 2).nonzero()[:, 0], 96) for share in covered]
+    outside = [_some((share == 0).nonzero()[:, 0], 256) for share in covered]
+    return list(zip(inside, outside, strict=True))
+
+
+def _some(cells: Tensor, at_most: int) -> Tensor:
+    return cells[torch.linspace(0, len(cells) - 1, at_most).round().long()] if len(cells) > at_most else cells
+
+
+def find_grids(
+    changes: Mapping[str, LayerChanges],
+    masks: Float[Tensor, "block 1 rows columns"],
+    prefix: int = 0,
+    channels_last: bool | None = None,
+) -> tuple[dict[str, Grid], dict[str, str]]:
+    """Return how each layer is read as cells, and of the others why they are not.
+
+    Args:
+        changes: How each layer answers to changed blocks.
+        masks: Where the blocks lie.
+        prefix: How many tokens stand before those of the cells, as far as the module says so.
+        channels_last: The order of outputs of four axes, where it is told.
+
+    Returns:
+        The grids by layer, and the reasons by layer, in words.
+    """
+    grids: dict[str, Grid] = {}
+    best: dict[str, Placement] = {}
+    by_shape: dict[tuple[int, ...], list[str]] = {}
+    for name, one in changes.items():
+        if one.problem is None:
+            by_shape.setdefault(one.shape, []).append(name)
+    for names in by_shape.values():
+        _read_alike(names, changes, masks, (prefix, channels_last), grids, best)
+    refused = {name: one.problem or _unplaced(best.get(name)) for name, one in changes.items() if name not in grids}
+    return grids, refused
+
+
+def _read_alike(
+    names: list[str],
+    changes: Mapping[str, LayerChanges],
+    masks: Tensor,
+    told: tuple[int, bool | None],
+    grids: dict[str, Grid],
+    best: dict[str, Placement],
+) -> None:
+    """Find the grids of layers whose outputs have one shape: likely readings and those found first, then all."""
+    found: list[Grid] = []
+    searches = SEARCHED_LAYERS
+    for name in names:
+        tried = dict.fromkeys([*found, *_some_grids(changes[name], masks, told, likely_only=True)])
+        read = _best_reading(changes[name], tried, masks, told[0])
+        doubtful = read is None or _kind(read[0], told[0]) == "other" or read[1].fit < CLEAR_FIT
+        if doubtful and searches and changes[name].shape[1:] != (1, 1):
+            searches -= 1
+            tried |= dict.fromkeys(_some_grids(changes[name], masks, told, likely_only=False))
+            read = _best_reading(changes[name], tried, masks, told[0])
+        if read is None:
+            continue
+        best[name] = read[1]
+        if read[1].passes(_kind(read[0], told[0])):
+            grids[name] = read[0]
+            found.extend([] if read[0] in found else [read[0]])
+
+
+def _best_reading(
+    changes: LayerChanges, grids: Iterable[Grid], masks: Tensor, prefix: int
+) -> tuple[Grid, Placement] | None:
+    """Return the reading that fits best, of those that pass where any does, of equal ones the first."""
+    read = [(grid, _kind(grid, prefix), placed(changes, grid, masks)) for grid in grids]
+    known = max(
+        read,
+        key=lambda one: (one[2].passes(one[1]), one[2].fit + PLAIN_ADVANTAGE * (one[1] != "other"), one[2].share),
+        default=None,
+    )
+    return None if known is None else (known[0], known[2])
+
+
+def _kind(grid: Grid, prefix: int) -> str:
+    if "token" not in grid.order:
+        return "map" if "height width" in grid.order else "other"
+    plain = grid.arrangement.kind == "rows" and grid.suffix == grid.middle == 0 and grid.prefix in (0, prefix)
+    return "tokens" if plain else "other"
+
+
+def _some_grids(changes: LayerChanges, masks: Tensor, told: tuple[int, bool | None], likely_only: bool) -> list[Grid]:
+    prefix, channels_last = told
+    assert changes.image_axis is not None
+    size = (IMAGES, *_key(masks))
+    grids = [
+        grid
+        for grid in possible_grids(changes.shape, size, changes.image_axis, prefix)
+        if channels_last is None or len(changes.shape) != 4 or (grid.order.split()[-1] == "channel") == channels_last
+    ]
+    if not likely_only:
+        return grids
+    return [grid for grid in grids if _kind(grid, prefix) != "other"][:4]
+
+
+def _unplaced(placement: Placement | None) -> str:
+    if placement is None:
+        return "no rows and columns of cells in the proportions of the image can be made of its shape"
+    seen = f"{placement.share:.0%} of the pairs, {placement.deviations:.1f} standard deviations above chance"
+    if placement.share >= MIN_SHARE_OF_AXIS:
+        seen += f", {placement.rows:.0%} for whole rows and {placement.columns:.0%} for whole columns"
+    return (
+        "a change in one block of the image is not found at that block: cells of the block change more than others in "
+        f"{seen}"
+    )
