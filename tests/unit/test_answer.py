@@ -207,6 +207,9 @@ class Pair(nn.Module):
     def encode_text(self, texts: Tensor) -> Tensor:
         return texts
 
+    def forward(self, images: Tensor) -> Tensor:
+        return images
+
 
 class Headless(nn.Module):
     """What timm leaves with num_classes=0."""
