@@ -771,6 +771,34 @@ def test_the_other_class_of_a_comparison_is_named(open_report: Open) -> None:
     assert spoken == "whiskers +2.00, warmth +0.75, water −0.50, nothing +0.25 and no name +1.00: together +3.50"
 
 
+def test_a_quantity_is_shown_without_shares(open_report: Open) -> None:
+    image = weighed(over=None, unit="units of the output")  # pyright: ignore[reportArgumentType]
+    age = {"index": 0, "name": "age", "short_name": "age", "logit": 41.5, "probability": None}
+    image |= {"task": "regression", "score_name": "value", "target": age, "predicted": age, "predictions": [age]}
+    image |= {"against": None, "compared": [], "answered": None, "contrast": None}
+    tab = open_report(a_report(image))
+    assert tab.locator("#predictions").inner_text().split() == ["age", "41.5"]
+    assert not tab.locator("#predictions .rail").is_visible()
+    assert tab.locator("#predictions li").get_attribute("title") == "age (class 0): value 41.5"
+    assert tab.locator("#margin-words").inner_text().startswith("age: +3.50 (units of the output). Named concepts: ")
+    words = tab.locator("#contribution-words").inner_text()
+    assert words.startswith(
+        "What raises age, of all that lies where the concept is, in units of age, as the model puts"
+    )
+    assert "add up to age itself. Negative: what lies there lowers it." in words
+    assert "blue, to the right, raises age; red, to the left, lowers it" in tab.locator("#table-words").inner_text()
+
+
+def test_a_label_has_no_rivals(open_report: Open) -> None:
+    image = weighed(over=None, unit="log-odds")  # pyright: ignore[reportArgumentType]
+    image |= {"task": "multi_label", "against": None, "compared": []}
+    tab = open_report(a_report(image))
+    assert tab.locator("#margin-words").inner_text().startswith("tabby: +3.50 (log-odds). Named concepts: ")
+    words = tab.locator("#contribution-words").inner_text()
+    assert words.startswith("The evidence for tabby that lies where the concept is, in units of the log-odds.")
+    assert "add up to the log-odds of tabby. Negative: what lies there speaks against it." in words
+
+
 def test_a_piece_of_the_margin_chooses_its_row(open_report: Open) -> None:
     tab = open_report(a_report(weighed()))
     before = pixels(tab)
