@@ -294,7 +294,7 @@ def _detection_contrast(contrast: Contrast, asked: AskedBoxes, observation: Obse
         own = asked.logits(values, rows)
         return take(own, index[rows]) - contrast.gamma * (weights[rows] * own.gather(1, others[rows])).sum(1)
 
-    return BoundTarget(labels, root, measure, "contrast")
+    return BoundTarget(labels, root, measure, "contrast", placed=True)
 
 
 def contrast_label(target: str, references: Sequence[str]) -> str:

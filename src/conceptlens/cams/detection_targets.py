@@ -101,6 +101,7 @@ class Detection:
             partial(logits_at, asked=asked),
             lambda root, rows: asked.logits(root, rows).gather(1, asked.classes[rows, None])[:, 0],
             "detection",
+            placed=True,
         )
 
     def ask(self, observation: Observation) -> AskedBoxes:
@@ -295,7 +296,7 @@ class Box:
             return box[:, get_args(Coordinate).index(self.coordinate)]
 
         labels = tuple(f"{self.coordinate} of {label}" for label in asked.labels)
-        return BoundTarget(labels, partial(boxes_at, asked=asked), measure, "box")
+        return BoundTarget(labels, partial(boxes_at, asked=asked), measure, "box", placed=True)
 
 
 @dataclass(frozen=True)

@@ -45,13 +45,15 @@ class BoundTarget:
         labels: What the question is called, for each image.
         root: From a `ModelOutput` to the tensor `row dimension` that the score depends on, such as the logits.
         measure: From that tensor and the image index of each row to the score of each row.
-        kind: What the question is about: "class", "contrast", "concept" or a word of your own.
+        kind: What the question is about: "class", "contrast", "concept", "detection" or a word of your own.
+        placed: The question is about one place of the image, such as one detection's box.
     """
 
     labels: tuple[str, ...]
     root: Callable[[ModelOutput], Tensor]
     measure: Callable[[Tensor, Tensor], Tensor]
     kind: str = "class"
+    placed: bool = False
 
     def score(self, output: ModelOutput, rows: Int[Tensor, "row"]) -> Float[Tensor, "row"]:
         """Return the score of every row of another output of the model.

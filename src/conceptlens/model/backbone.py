@@ -303,7 +303,6 @@ class Backbone(PhotoInput):
                 vars(self)["anatomy"] = self._probe(given)
             kept = LayerKeeper(self.default_layers if layers is None else layers)
             found = self.run(given, kept.watches, len(given.images))
-        check_places(found.places, given.images)
         outputs = {name: self.layer_output(name, raw, given.images) for name, raw in kept.raw().items()}
         return Observation(
             found.model_name, found.output, found.class_scores, found.vector, found.meaning, self, given, outputs,
@@ -334,6 +333,8 @@ class Backbone(PhotoInput):
         output = forward(self.module, given, watches or {}, inputs)
         answer = self._answer(output)
         places = as_places(answer, given.images)
+        if rows is not None:
+            check_places(places, rows)
         numbers = _numbers(answer) if places is None else read_scores(places)
         flat = numbers if numbers is not None and numbers.ndim == 2 else None
         if flat is not None:

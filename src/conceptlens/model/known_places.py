@@ -95,16 +95,16 @@ def as_places(answer: Any, images: Tensor) -> Places | None:
     return answer if isinstance(answer, PixelScores) else None
 
 
-def check_places(places: Places | None, images: Tensor) -> None:
-    """Raise `InputError` where an answer is of another number of images than those given.
+def check_places(places: Places | None, images: int) -> None:
+    """Raise `InputError` where an answer is of another number of images than were given.
 
     Args:
         places: What `as_places` returned.
-        images: The input.
+        images: How many images there were.
     """
-    found = len(images) if places is None else len(places.logits if isinstance(places, Detections) else places.scores)
-    if found != len(images):
-        raise InputError(f"output= returned {type(places).__name__} of {found} images for {len(images)}")
+    found = images if places is None else len(places.logits if isinstance(places, Detections) else places.scores)
+    if found != images:
+        raise InputError(f"output= returned {type(places).__name__} of {found} images for {images}")
 
 
 def _as_it_is(output: Any) -> Places:
