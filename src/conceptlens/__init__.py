@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from conceptlens.cams.detection_targets import Detection as Detection
     from conceptlens.cams.detection_targets import MaxScore as MaxScore
     from conceptlens.cams.finer_cam import sweep as sweep
+    from conceptlens.cams.region_target import Region as Region
     from conceptlens.cams.rules import RULES as RULES
     from conceptlens.cams.rules import Rule as Rule
     from conceptlens.cams.targets import Concept as Concept
@@ -81,6 +82,7 @@ _HOMES = {
     "Preprocess": "model.preprocess",
     "Probability": "cams.targets",
     "RULES": "cams.rules",
+    "Region": "cams.region_target",
     "Rule": "cams.rules",
     "Store": "store.store",
     "Translator": "concept_regions.translator",

@@ -15,7 +15,7 @@ from tiny_detectors import DETECTORS
 from torch import Tensor, nn
 
 import conceptlens as cl
-from conceptlens.cams.detection_targets import AskedBoxes, boxes_at, logits_at
+from conceptlens.cams.detection_targets import AskedBoxes, boxes_at
 from conceptlens.model.box_operators import compiled_operators, plain_suppression
 from conceptlens.model.observation import Observation
 
@@ -271,8 +271,8 @@ def test_a_detection_is_followed_by_its_box_where_candidates_change() -> None:
         detections = moving
 
     zero = torch.zeros(2, dtype=torch.long)
-    asked = AskedBoxes(torch.tensor([1, 0]), zero, zero, boxes[0, [1, 0]], ("a", "b"))
-    own = logits_at(Answer(), asked).unflatten(1, (2, 2))  # pyright: ignore
+    asked = AskedBoxes(zero, ("a", "b"), torch.tensor([1, 0]), zero, boxes[0, [1, 0]])
+    own = asked.read(Answer()).unflatten(1, (2, 2))  # pyright: ignore
     assert own[0].tolist() == [logits[0, 1].tolist(), logits[0, 0].tolist()]
     assert own[1].tolist() == [logits[1, 0].tolist(), logits[1, 1].tolist()]
     assert own[2].tolist() == [logits[2].amin(0).tolist()] * 2, "no candidate meets the box"

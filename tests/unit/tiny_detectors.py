@@ -8,7 +8,8 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from torchvision.models import detection
+from torchvision.models import detection, segmentation
+from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection import backbone_utils
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -160,4 +161,71 @@ DETECTORS: dict[str, Callable[[], nn.Module]] = {
     "hf rt-detr": _rt_detr("RTDetr"),
     "hf d-fine": _rt_detr("DFine"),
     "hf yolos": _yolos,
+}
+
+
+def _deeplab(name: str) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        return lively(getattr(segmentation, name)(weights=None, weights_backbone=None, num_classes=CLASSES))
+
+    return build
+
+
+def _fcn() -> nn.Module:
+    trunk = IntermediateLayerGetter(ResNet(BasicBlock, [1, 1, 1, 1]), {"layer4": "out"})
+    return lively(segmentation.FCN(trunk, segmentation.fcn.FCNHead(512, CLASSES)))
+
+
+def _segformer() -> nn.Module:
+    config = transformers.SegformerConfig(
+        depths=[1, 1, 1, 1], hidden_sizes=[8, 12, 16, 24], num_attention_heads=[1, 1, 2, 2], decoder_hidden_size=16,
+        num_labels=CLASSES,
+    )  # fmt: skip
+    return lively(transformers.SegformerForSemanticSegmentation(config))
+
+
+def _upernet() -> nn.Module:
+    trunk = transformers.ConvNextConfig(
+        hidden_sizes=[8, 12, 16, 24], depths=[1, 1, 1, 1], out_features=["stage1", "stage2", "stage3", "stage4"]
+    )
+    config = transformers.UperNetConfig(
+        backbone_config=trunk, hidden_size=16, num_labels=CLASSES, use_auxiliary_head=False, auxiliary_in_channels=16
+    )
+    return lively(transformers.UperNetForSemanticSegmentation(config))
+
+
+def _swin() -> Any:
+    return transformers.SwinConfig(
+        image_size=96, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=3,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )  # fmt: skip
+
+
+def _mask2former() -> nn.Module:
+    config = transformers.Mask2FormerConfig(
+        backbone_config=_swin(), feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=24,
+        encoder_layers=1, decoder_layers=2, num_attention_heads=2, dim_feedforward=24, num_queries=6,
+        num_labels=CLASSES, use_pretrained_backbone=False, backbone=None,
+    )  # fmt: skip
+    return lively(transformers.Mask2FormerForUniversalSegmentation(config))
+
+
+def _maskformer() -> nn.Module:
+    decoder = transformers.DetrConfig(
+        d_model=32, decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=24, num_queries=6, encoder_layers=0,
+    )  # fmt: skip
+    config = transformers.MaskFormerConfig(
+        fpn_feature_size=32, mask_feature_size=32, backbone_config=_swin(), decoder_config=decoder, num_labels=CLASSES
+    )
+    return lively(transformers.MaskFormerForInstanceSegmentation(config))
+
+
+SEGMENTERS: dict[str, Callable[[], nn.Module]] = {
+    "torchvision deeplabv3": _deeplab("deeplabv3_mobilenet_v3_large"),
+    "torchvision lraspp": _deeplab("lraspp_mobilenet_v3_large"),
+    "torchvision fcn": _fcn,
+    "hf segformer": _segformer,
+    "hf upernet": _upernet,
+    "hf mask2former": _mask2former,
+    "hf maskformer": _maskformer,
 }

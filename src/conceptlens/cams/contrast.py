@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conceptlens.cams.detection_targets import AskedBoxes, Detection, logits_at
+from conceptlens.cams.asked_places import AskedPlaces, PlaceTarget
 from conceptlens.cams.targets import (
     BoundTarget,
     Classes,
@@ -47,7 +46,8 @@ class Contrast:
 
     Args:
         target: The class, as in `Logit`; or a `Concept`, and then `against` are concepts or texts (the multi-modal
-            form); or a `Detection`, and then classes are compared at its box.
+            form); or a `Detection` or a `Region`, and then
+            classes are compared there.
         against: Reference classes by name or index, the same for every image, or a list of them for each image
             (a tensor or array `(image, reference)`). Where empty, the `nearest` classes are chosen.
         nearest: How many references to choose, where none are named.
@@ -68,7 +68,7 @@ class Contrast:
         >>> cl.cam(observation, cl.Contrast("tiger cat", against=["tabby"]))
     """
 
-    target: Classes | Concept | Detection = None
+    target: Classes | Concept | PlaceTarget = None
     against: Sequence[ClassName | Concept | Sequence[ClassName]] | ClassName | np.ndarray | Tensor = ()
     nearest: int = 3
     gamma: float = 0.6
@@ -84,7 +84,7 @@ class Contrast:
             raise InputError(f"gamma is {self.gamma}; expected a finite number of 0 or more (0.6 in the paper)")
         if self.nearest < 1:
             raise InputError(f"nearest is {self.nearest}; expected at least one reference")
-        if not isinstance(self.target, (Concept, Detection)):
+        if not isinstance(self.target, (Concept, PlaceTarget)):
             object.__setattr__(self, "target", plain_classes(self.target))
         object.__setattr__(self, "against", _references(self.against))
         words = ((self.by, By), (self.references, Weighting), (self.of, Of), (self.objective, Objective))
@@ -107,8 +107,8 @@ class Contrast:
         """
         if isinstance(self.target, Concept):
             return _concept_contrast(self, self.target, observation)
-        if isinstance(self.target, Detection):
-            return _detection_contrast(self, self.target.ask(observation), observation)
+        if isinstance(self.target, PlaceTarget):
+            return _place_contrast(self, self.target.ask(observation), observation)
         index, others, weights = choose_references(observation, self)
         name, answer = observation.model.class_name, observation.answer
         if self.objective == "official" and answer.task != "single_label":
@@ -171,10 +171,8 @@ def choose_references(
     logits = wide(observation.logits.detach())
     if isinstance(contrast.target, Concept):
         raise InputError("a contrast of concepts has no reference classes; its references are the texts in against=")
-    if isinstance(contrast.target, Detection):
-        raise InputError(
-            "a contrast at a detection compares logits at its box; use cl.cam(observation, cl.Contrast(...))"
-        )
+    if isinstance(contrast.target, PlaceTarget):
+        raise InputError("a contrast at one place compares logits there; use cl.cam(observation, cl.Contrast(...))")
     return _references_of(observation, contrast, logits, class_indices(observation, contrast.target))
 
 
@@ -279,12 +277,11 @@ def _concept_contrast(contrast: Contrast, target: Concept, observation: Observat
     return BoundTarget(labels, first, measure, "contrast")
 
 
-def _detection_contrast(contrast: Contrast, asked: AskedBoxes, observation: Observation) -> BoundTarget:
-    """`y_c - gamma sum_t pi_t y_{d_t}` of the logits at the box of a detection."""
+def _place_contrast(contrast: Contrast, asked: AskedPlaces, observation: Observation) -> BoundTarget:
+    """`y_c - gamma sum_t pi_t y_{d_t}` of the logits at one place of each image."""
     if contrast.of != "logits" or contrast.objective != "paper":
-        raise InputError("a contrast at a detection is one of logits, as in the paper; leave out of= and objective=")
-    root = partial(logits_at, asked=asked)
-    here = asked.logits(root(observation).detach(), torch.arange(len(asked.labels), device=asked.classes.device))
+        raise InputError("a contrast at one place is one of logits, as in the paper; leave out of= and objective=")
+    here = asked.logits(asked.read(observation).detach(), torch.arange(len(asked.labels), device=asked.classes.device))
     index, others, weights = _references_of(observation, contrast, here, asked.classes)
     name = observation.model.class_name
     against = [", ".join(name(int(o)).split(",")[0] for o in row) for row in others]
@@ -294,7 +291,7 @@ def _detection_contrast(contrast: Contrast, asked: AskedBoxes, observation: Obse
         own = asked.logits(values, rows)
         return take(own, index[rows]) - contrast.gamma * (weights[rows] * own.gather(1, others[rows])).sum(1)
 
-    return BoundTarget(labels, root, measure, "contrast", placed=True)
+    return BoundTarget(labels, asked.read, measure, "contrast", placed=True)
 
 
 def contrast_label(target: str, references: Sequence[str]) -> str:

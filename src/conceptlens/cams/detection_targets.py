@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor
 
+from conceptlens.cams.asked_places import AskedPlaces, own_part
 from conceptlens.cams.targets import BoundTarget, Classes, ClassName, Logit, class_index, wide
 from conceptlens.concepts.short_names import short_name
 from conceptlens.io.errors import InputError, InputTypeError
@@ -95,14 +96,7 @@ class Detection:
         Raises:
             InputError: An image has no such detection, or there is no such class.
         """
-        asked = self.ask(observation)
-        return BoundTarget(
-            asked.labels,
-            partial(logits_at, asked=asked),
-            lambda root, rows: asked.logits(root, rows).gather(1, asked.classes[rows, None])[:, 0],
-            "detection",
-            placed=True,
-        )
+        return self.ask(observation).bound("detection")
 
     def ask(self, observation: Observation) -> AskedBoxes:
         """Return the candidate that is asked about in every image.
@@ -119,15 +113,16 @@ class Detection:
         classes = [one.class_index if label is None else label for one in own]
         device = found.logits.device
         name, boxes = observation.model.class_name, found.class_boxes().detach()
+        labels = tuple(
+            f"{short_name(name(c))} at {box_words(on_photo(observation, i, one.box))}"
+            for i, (c, one) in enumerate(zip(classes, own, strict=True))
+        )
         return AskedBoxes(
+            torch.tensor(classes, device=device),
+            labels,
             torch.tensor([one.candidate for one in own], device=device),
             torch.tensor([one.class_index for one in own], device=device),
-            torch.tensor(classes, device=device),
             torch.stack([boxes[i, one.candidate, one.class_index] for i, one in enumerate(own)]),
-            tuple(
-                f"{short_name(name(c))} at {box_words(on_photo(observation, i, one.box))}"
-                for i, (c, one) in enumerate(zip(classes, own, strict=True))
-            ),
         )
 
     def _find(self, observation: Observation, image: int, label: int | None) -> DetectedBox:
@@ -167,51 +162,31 @@ class Detection:
 
 
 @dataclass(frozen=True, eq=False)
-class AskedBoxes:
+class AskedBoxes(AskedPlaces):
     """The candidates that a question is about, one for each image of an observation.
 
     Args:
         candidates: The index of each image's candidate.
         owners: The class of each detection, whose box it is.
-        classes: The class that is asked about.
         boxes: The boxes in pixels of the input, not clipped to it.
-        labels: What the question is called, for each image.
     """
 
     candidates: Int[Tensor, "asked"]
     owners: Int[Tensor, "asked"]
-    classes: Int[Tensor, "asked"]
     boxes: Float[Tensor, "asked 4"]
-    labels: tuple[str, ...]
 
-    def logits(self, root: Float[Tensor, "row dimension"], rows: Int[Tensor, "row"]) -> Float[Tensor, "row class"]:
-        """Return the logits of every class at the box of each row's image.
+    def read(self, output: ModelOutput) -> Float[Tensor, "row dimension"]:
+        """Return the logits of every class at every asked box.
 
         Args:
-            root: What `logits_at` returned.
-            rows: The image that each row is a variant of.
+            output: An output of the model.
         """
-        return wide(_own(root, rows, len(self.candidates)))
-
-
-def _own(root: Tensor, rows: Tensor, asked: int) -> Float[Tensor, "row dimension"]:
-    """Return of `row (asked dimension)` what each row's own image asks for."""
-    return root.unflatten(1, (asked, -1))[torch.arange(len(rows), device=rows.device), rows]
-
-
-def logits_at(output: ModelOutput, asked: AskedBoxes) -> Float[Tensor, "row dimension"]:
-    """Return the logits of every class at every asked box: the root of targets that are about a detection.
-
-    Args:
-        output: An output of the model.
-        asked: The boxes.
-    """
-    found = output.detections
-    index, overlap = _followed(found, asked)
-    own = found.logits.gather(1, index[..., None].expand(*index.shape, found.logits.shape[2]))
-    if overlap is not None:
-        own = torch.where(overlap[..., None] > 0, own, found.logits.amin(1)[:, None])
-    return own.flatten(1)
+        found = output.detections
+        index, overlap = _followed(found, self)
+        own = found.logits.gather(1, index[..., None].expand(*index.shape, found.logits.shape[2]))
+        if overlap is not None:
+            own = torch.where(overlap[..., None] > 0, own, found.logits.amin(1)[:, None])
+        return own.flatten(1)
 
 
 def boxes_at(output: ModelOutput, asked: AskedBoxes) -> Float[Tensor, "row dimension"]:
@@ -289,7 +264,7 @@ class Box:
         corner = asked.boxes.new_tensor([photo_corner(observation, i) * 2 for i in images])
 
         def measure(root: Tensor, rows: Tensor) -> Tensor:
-            box = wide(_own(root, rows, len(asked.candidates))) * scale[rows] + corner[rows]
+            box = wide(own_part(root, rows, len(asked.labels))) * scale[rows] + corner[rows]
             if self.coordinate in ("width", "height"):
                 first = 0 if self.coordinate == "width" else 1
                 return box[:, first + 2] - box[:, first]

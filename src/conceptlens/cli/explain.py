@@ -144,9 +144,11 @@ def explain(
     )
     detector = backbone.known_task == "detection"
     if detector:
-        unused = {"--concepts": named, "--top": top, "--regions": regions, "--concepts-from": concepts_from,
-                  "--branch": branch, "--calibration": calibration, "--intervals": intervals or None,
-                  "--contribution": None if contribution == "evidence" else contribution, "--knowledge": knowledge}  # fmt: skip
+        unused = {
+            "--concepts": named, "--top": top, "--regions": regions, "--concepts-from": concepts_from,
+            "--branch": branch, "--calibration": calibration, "--knowledge": knowledge,
+            "--intervals": intervals or None, "--contribution": None if contribution == "evidence" else contribution,
+        }  # fmt: skip
         shared.refuse_unused(unused, "on a detector, whose detections are explained; leave it out")
     elif threshold is not None:
         raise InputError(f"--threshold has no effect on {backbone.name}, which is no detector; leave it out")

@@ -31,7 +31,7 @@ def known_reader(module: nn.Module) -> Callable[[Any], Places] | None:
     """
     if isinstance(module, TorchvisionHeads):
         return _as_it_is
-    if type(module).forward.__module__.startswith(_SEGMENTERS):
+    if _is_segmenter(module):
         return _out
     return transformers_reader(module)
 
@@ -58,12 +58,17 @@ def read_scores(places: Places) -> Tensor | None:
 
 
 def known_layers(module: nn.Module) -> tuple[str, ...]:
-    """Return the layer to observe of a detector that is known; none where it is to be found.
+    """Return the layer to observe of torchvision's detectors and segmentation models; none where it is to be found.
 
     Args:
         module: What `readable` returned.
     """
-    return (default_layer(module),) if isinstance(module, TorchvisionHeads) else ()
+    if isinstance(module, TorchvisionHeads):
+        return (default_layer(module),)
+    if _is_segmenter(module):
+        trunk: Any = module.get_submodule("backbone")
+        return (f"backbone.{[name for name, _ in trunk.named_children()][-1]}",)
+    return ()
 
 
 def known_input_size(module: nn.Module) -> tuple[int, int] | None:
@@ -105,6 +110,11 @@ def check_places(places: Places | None, images: int) -> None:
     found = images if places is None else len(places.logits if isinstance(places, Detections) else places.scores)
     if found != images:
         raise InputError(f"output= returned {type(places).__name__} of {found} images for {images}")
+
+
+def _is_segmenter(module: nn.Module) -> bool:
+    """Whether a module is a segmentation model of torchvision."""
+    return type(module).forward.__module__.startswith(_SEGMENTERS)
 
 
 def _as_it_is(output: Any) -> Places:
