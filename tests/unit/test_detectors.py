@@ -31,8 +31,8 @@ def images(count: int = 2) -> Tensor:
 def seen(name: str) -> Observation[cl.Backbone]:
     """One observation of each detector, of two images, in double precision."""
     if name not in _seen:
-        size = SIZE if name.startswith("hf") else None
-        model = cl.Backbone(DETECTORS[name]().double(), name, class_names=NAMES, input_size=size)
+        size: Any = {"input_size": SIZE} if name.startswith("hf") else {}
+        model = cl.Backbone(DETECTORS[name]().double(), name, class_names=NAMES, **size)
         _seen[name] = model.observe(images().double())
     return _seen[name]
 
@@ -58,8 +58,12 @@ def test_the_gradient_is_that_of_the_logit(name: str) -> None:
     raw = observation.layer_output()
     score = observation.detections.logits[1, one.candidate, one.class_index]
     (gradient,) = torch.autograd.grad(score, raw.raw, retain_graph=True)
-    expected = (raw.grid.read(gradient).mean((2, 3), keepdim=True) * observation.feature()).sum(1)[1]
-    assert torch.allclose(cl.cam(observation, cl.Detection(0), signed=True).maps[1, 0], expected)
+    cells = raw.grid.read(gradient)
+    assert torch.allclose(
+        cl.cam(observation, cl.Detection(0), signed=True).maps[1, 0], (cells * observation.feature()).sum(1)[1]
+    ), "weights belong to cells where a question is about one place"
+    mean = (cells.mean((2, 3), keepdim=True) * observation.feature()).sum(1)[1]
+    assert torch.allclose(cl.cam(observation, cl.Detection(0), "grad_cam", signed=True).maps[1, 0], mean)
 
 
 @pytest.mark.parametrize("name", DETECTORS)

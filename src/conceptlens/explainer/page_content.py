@@ -91,7 +91,8 @@ def _object(result: PhotoResult, one: DetectedObject) -> dict[str, Any]:
     width, height = result.image_info.width, result.image_info.height
     shares = [round(value / side, 4) for value, side in zip(one.box, (width, height) * 2, strict=True)]
     questions = [one.question] if one.against is None else [one.question, one.question + 1]
-    return {"short_name": one.short_name, "score": one.score, "box": shares, "questions": questions}
+    found = {"short_name": one.short_name, "score": one.score, "against": one.against}
+    return {**found, "box": shares, "questions": questions}
 
 
 def _own_infos(result: PhotoResult) -> list[ImageInfo]:

@@ -172,7 +172,7 @@ def _explain_batch(
     if options.concepts_from is not None:
         options.concepts_from.check(model)
     if model.known_task == "detection":  # photos have different numbers of detections
-        return [explain_detections(model.observe([o.photo], titles=[o.name]), options) for o in loaded]
+        return [_explain_objects(model, item, options) for item in loaded]
     layers = None if options.branch is None else dict.fromkeys([*options.branch.layers, *model.default_layers])
     observation = model.observe([item.photo for item in loaded], layers, titles=[item.name for item in loaded])
     reasons = [""] * len(loaded) if observation.class_scores is None else not_finite(observation)
@@ -181,6 +181,14 @@ def _explain_batch(
         return list(_results(observation, options))
     rest = iter(_explain_batch(model, [o for o, reason in zip(loaded, reasons, strict=True) if not reason], options))
     return [Failure(o.name, reason) if reason else next(rest) for o, reason in zip(loaded, reasons, strict=True)]
+
+
+def _explain_objects(model: Backbone, loaded: LoadedPhoto, options: ExplainOptions) -> PhotoResult:
+    """Explain what a detector finds in one photo."""
+    observation = model.observe([loaded.photo], titles=[loaded.name])
+    return explain_detections(
+        observation, options.target, options.against, options.threshold, options.rule, options.for_page
+    )
 
 
 def _predicted_as_reference(observation: Observation, options: ExplainOptions) -> list[str]:

@@ -123,15 +123,15 @@ def _concepts(result: PhotoResult, concepts: Explanation) -> Table:
 def _detections(result: PhotoResult) -> Table:
     rows = detections_json(result)
     table = Table(box=None, header_style="dim", pad_edge=False)
-    compared = [f"against {rows[0]['contrast']['against']}"] if "contrast" in rows[0] else []
-    for name in ("detection", "score", "box (pixels)", "evidence", *compared):
+    against = next((row["contrast"]["against"] for row in rows if "contrast" in row), None)
+    compared = [] if against is None else [f"rather than {against}"]
+    for name in ("detection", "score", "box in pixels", "evidence", *compared):
         table.add_column(_safe(name), justify="right" if name == "score" else "left")
     for row in rows:
-        there = [location_text(row["peak"], row["area"])]
-        if compared:
-            there.append(location_text(row["contrast"]["peak"], row["contrast"]["area"]))
+        maps = [row, row["contrast"]] if "contrast" in row else [row]
         box = ", ".join(f"{value:.0f}" for value in row["box"])
-        table.add_row(_safe(row["short_name"]), f"{row['score']:.2f}", box, *there)
+        where = [location_text(one["peak"], one["area"]) for one in maps]
+        table.add_row(_safe(row["short_name"]), f"{row['score']:.2f}", box, *where)
     return table
 
 

@@ -106,6 +106,11 @@ class ModelOutput:
         return self.places.scores
 
     def _no_class_scores(self) -> InputError:
+        if isinstance(self.places, PixelScores):
+            return InputError(
+                f"{self.model_name} scores classes at every place and not the whole image; ask about a part of it with "
+                "cl.Region(label)"
+            )
         return InputError(
             f"{self.model_name} gives no class scores (image class); ask with cl.Concept or a callable target, "
             "give a CLIP model class names with class_names= (--class-names), "

@@ -49,7 +49,9 @@ def load(
         module = torchvision.models.get_model(name, num_classes=len(names), **_empty(name, default))
     if weights is not None:
         load_weights(module, weights)
-    return Backbone(module, f"torchvision:{name}", layers, preprocess_of(default, module), names)
+    whole = not hasattr(default.transforms(), "crop_size")
+    transform = whole_photo(default, module) if whole else preprocess_of(default)
+    return Backbone(module, f"torchvision:{name}", layers, transform, names)
 
 
 def names_of_models() -> list[str]:
@@ -58,16 +60,9 @@ def names_of_models() -> list[str]:
     return [name for room in rooms for name in torchvision.models.list_models(module=room)]
 
 
-def preprocess_of(weights: WeightsEnum, module: Any) -> Preprocess:
-    """Return torchvision's evaluation preset of `weights` as a `Preprocess`.
-
-    Args:
-        weights: The weights.
-        module: The model, which in a detector resizes and normalises by itself.
-    """
+def preprocess_of(weights: WeightsEnum) -> Preprocess:
+    """Return torchvision's evaluation preset of a classifier's `weights` as a `Preprocess`."""
     preset = weights.transforms()
-    if not hasattr(preset, "crop_size"):
-        return _whole_photo(preset, module)
     side = preset.crop_size[0]
     return Preprocess(
         size=(side, side),
@@ -78,8 +73,14 @@ def preprocess_of(weights: WeightsEnum, module: Any) -> Preprocess:
     )
 
 
-def _whole_photo(preset: Any, module: Any) -> Preprocess:
-    """Return how a detector or a segmentation model sees the whole photo."""
+def whole_photo(weights: WeightsEnum, module: Any) -> Preprocess:
+    """Return how a detector, which normalises by itself, or a segmentation model sees the whole photo.
+
+    Args:
+        weights: Its weights.
+        module: The model.
+    """
+    preset: Any = weights.transforms()
     if hasattr(preset, "resize_size"):
         side = preset.resize_size[0]
         return Preprocess((side, side), tuple(preset.mean), tuple(preset.std), crop_mode="squash")
