@@ -198,7 +198,7 @@ def _named(
         raise InputError(f"against= gives lists of references; expected one for each of {images} images, equally long")
     several = rows or [list(against)] * images
     named = [[class_index(observation, _as_class(name)) for name in row] for row in several]  # pyright: ignore[reportArgumentType]
-    return torch.tensor(named, device=observation.logits.device)
+    return torch.tensor(named, device=observation.images.device)
 
 
 def _as_class(name: ClassName | Concept) -> ClassName:

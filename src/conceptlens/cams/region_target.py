@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from conceptlens.cams.asked_places import AskedPlaces
-from conceptlens.cams.targets import BoundTarget, ClassName
+from conceptlens.cams.targets import BoundTarget, ClassName, class_index
 from conceptlens.concepts.short_names import short_name
 from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.model.model_output import ModelOutput
@@ -75,10 +75,7 @@ class Region:
         if self.label is None:
             classes = torch.stack([one.flatten().bincount().argmax() for one in shown])
         else:
-            index = observation.model.class_index(self.label)
-            if not 0 <= index < scores.shape[1]:
-                raise InputError(f"no class {index} in {observation.model.name}; it has {scores.shape[1]} classes")
-            classes = torch.full((len(scores),), index, device=scores.device)
+            classes = torch.full((len(scores),), class_index(observation, self.label), device=scores.device)
         own = (shown == classes[:, None, None]).to(scores)
         weights = own if self.mask is None else _on_places(self.mask, observation, (own.shape[1], own.shape[2])).to(own)
         names = tuple(short_name(observation.model.class_name(int(c))) for c in classes)

@@ -369,7 +369,7 @@ def class_index(observation: Observation, name: ClassName) -> int:
     Raises:
         InputError: The model has no such class.
     """
-    index, classes = observation.model.class_index(_plain_class(name)), observation.logits.shape[1]
+    index, classes = observation.model.class_index(_plain_class(name)), observation.class_count
     if not 0 <= index < classes:
         raise InputError(f"no class {index} in {observation.model.name}; it has classes 0 to {classes - 1}")
     return index

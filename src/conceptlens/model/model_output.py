@@ -105,6 +105,15 @@ class ModelOutput:
             )
         return self.places.scores
 
+    @property
+    def class_count(self) -> int:
+        """How many classes have scores, of the image or of its places.
+
+        Raises:
+            InputError: The model has no class scores.
+        """
+        return self.places.scores.shape[1] if isinstance(self.places, PixelScores) else self.logits.shape[1]
+
     def _no_class_scores(self) -> InputError:
         if isinstance(self.places, PixelScores):
             return InputError(
