@@ -1,8 +1,9 @@
-"""A small detector of drawn shapes, trained in a minute, and scenes with two objects of one kind: truth to the pixel."""
+"""A small detector of drawn shapes, trained in a minute, and scenes with two objects of one kind."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ class DrawnDetector(nn.Module):
         widths = (3, 24, 48, 64)
         stages = [
             part
-            for wide, wider in zip(widths, widths[1:], strict=False)
+            for wide, wider in pairwise(widths)
             for part in (nn.Conv2d(wide, wider, 3, 2, 1), nn.BatchNorm2d(wider), nn.ReLU())
         ]
         self.trunk = nn.Sequential(*stages, nn.Conv2d(64, 64, 3, 1, 1), nn.BatchNorm2d(64), nn.ReLU())

@@ -58,17 +58,12 @@ def read_scores(places: Places) -> Tensor | None:
 
 
 def known_layers(module: nn.Module) -> tuple[str, ...]:
-    """Return the layer to observe of torchvision's detectors and segmentation models; none where it is to be found.
+    """Return the layer to observe of torchvision's detectors; none where it is to be found.
 
     Args:
         module: What `readable` returned.
     """
-    if isinstance(module, TorchvisionHeads):
-        return (default_layer(module),)
-    if _is_segmenter(module):
-        trunk: Any = module.get_submodule("backbone")
-        return (f"backbone.{[name for name, _ in trunk.named_children()][-1]}",)
-    return ()
+    return (default_layer(module),) if isinstance(module, TorchvisionHeads) else ()
 
 
 def known_input_size(module: nn.Module) -> tuple[int, int] | None:
@@ -114,7 +109,7 @@ def check_places(places: Places | None, images: int) -> None:
 
 def _is_segmenter(module: nn.Module) -> bool:
     """Whether a module is a segmentation model of torchvision."""
-    return type(module).forward.__module__.startswith(_SEGMENTERS)
+    return (type(module).forward.__module__ or "").startswith(_SEGMENTERS)
 
 
 def _as_it_is(output: Any) -> Places:

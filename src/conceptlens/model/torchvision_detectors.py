@@ -59,7 +59,7 @@ def torchvision_heads(module: nn.Module) -> nn.Module:
 
 def _family(module: nn.Module) -> str:
     """Return the file of torchvision's detectors whose `forward` a module has; empty for any other module."""
-    home = type(module).forward.__module__
+    home = type(module).forward.__module__ or ""  # a traced module has none
     return home.removeprefix(_HOME) if home.startswith(_HOME) else ""
 
 
