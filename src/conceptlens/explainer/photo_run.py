@@ -14,6 +14,7 @@ from conceptlens.cams.targets import ClassName, Logit, class_indices
 from conceptlens.concept_regions.translator import Translator
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.explainer.calibration import ScoreCalibration
+from conceptlens.explainer.detection_run import explain_detections
 from conceptlens.explainer.discovered_rows import DISCOVERED
 from conceptlens.explainer.explain import Contribution, Regions, explain
 from conceptlens.explainer.photo_result import PhotoResult, ReferenceClass, known_differences
@@ -56,6 +57,7 @@ class ExplainOptions:
         intervals: Whether contributions come with their range among small changes of the photo.
         concepts_from: Concepts without a name that `discover` found.
         random_level: Whether to say what a word drawn at random would get; see `explain` for the default.
+        threshold: The lowest score of a detection that is explained, 0 to 1, where the model is a detector.
     """
 
     target: ClassName | None = None
@@ -74,9 +76,12 @@ class ExplainOptions:
     intervals: bool = False
     concepts_from: DiscoveredConcepts | None = None
     random_level: bool | None = None
+    threshold: float = 0.5
 
     def __post_init__(self) -> None:
-        """Refuse a branch that is not loaded, such as its folder."""
+        """Refuse a branch that is not loaded, such as its folder, and a threshold out of range."""
+        if not 0 <= self.threshold <= 1:
+            raise InputError(f"the threshold is {self.threshold}; expected the lowest score of a detection, 0 to 1")
         if self.branch is not None and not isinstance(self.branch, Translator):
             raise InputTypeError(
                 f"a {type(self.branch).__name__} was given as the branch; expected a Translator, "
@@ -184,6 +189,8 @@ def _explain_batch(
         options.branch.check(model)
     if options.concepts_from is not None:
         options.concepts_from.check(model)
+    if model.known_task == "detection":  # photos have different numbers of detections
+        return [_explain_objects(model, item, options) for item in loaded]
     layers = None if options.branch is None else dict.fromkeys([*options.branch.layers, *model.default_layers])
     observation = model.observe([item.photo for item in loaded], layers, titles=[item.name for item in loaded])
     reasons = [""] * len(loaded) if observation.class_scores is None else not_finite(observation)
@@ -192,6 +199,14 @@ def _explain_batch(
         return list(_results(observation, options))
     rest = iter(_explain_batch(model, [o for o, reason in zip(loaded, reasons, strict=True) if not reason], options))
     return [Failure(o.name, reason) if reason else next(rest) for o, reason in zip(loaded, reasons, strict=True)]
+
+
+def _explain_objects(model: Backbone, loaded: LoadedPhoto, options: ExplainOptions) -> PhotoResult:
+    """Explain what a detector finds in one photo."""
+    observation = model.observe([loaded.photo], titles=[loaded.name])
+    return explain_detections(
+        observation, options.target, options.against, options.threshold, options.rule, options.for_page
+    )
 
 
 def _predicted_as_reference(observation: Observation, options: ExplainOptions) -> list[str]:
