@@ -21,7 +21,6 @@ from torchvision.models import SwinTransformer, VisionTransformer, resnet18
 
 import conceptlens as cl
 from conceptlens.model.observation import Observation
-from conceptlens.model.zoo.from_transformers import best_query
 
 CLASSES = 12
 LABELS = tuple(f"kind {i}" for i in range(CLASSES))
@@ -139,7 +138,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "hf beit": Architecture(_hf("Beit", **_TOKENS, **{**_PATCHES, "image_size": 48}), (48, 48)),
     "hf clip vision": Architecture(_hf_tower("CLIP"), (48, 48), "embedding"),
     "hf siglip vision": Architecture(_hf_tower("Siglip"), (48, 48), "embedding"),
-    "hf detr": Architecture(_detr, output=partial(best_query, classes=CLASSES)),
+    "hf detr": Architecture(_detr),
     "open_clip vit": Architecture(
         _open_clip(layers=2, width=32, head_width=16, patch_size=8, image_size=(48, 64)), (48, 64), "embedding"
     ),

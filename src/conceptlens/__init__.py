@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from conceptlens.cams.class_activation import combine as combine
     from conceptlens.cams.class_activation import heatmaps as heatmaps
     from conceptlens.cams.contrast import Contrast as Contrast
+    from conceptlens.cams.detection_targets import Box as Box
+    from conceptlens.cams.detection_targets import Detection as Detection
+    from conceptlens.cams.detection_targets import MaxScore as MaxScore
     from conceptlens.cams.finer_cam import sweep as sweep
+    from conceptlens.cams.region_target import Region as Region
     from conceptlens.cams.rules import RULES as RULES
     from conceptlens.cams.rules import Rule as Rule
     from conceptlens.cams.targets import Concept as Concept
@@ -46,6 +50,7 @@ if TYPE_CHECKING:
     from conceptlens.local_embeddings.runs.embed_run import embed as embed
     from conceptlens.localization.evaluate_localization import evaluate as evaluate
     from conceptlens.model.backbone import Backbone as Backbone
+    from conceptlens.model.detector_output import Detections as Detections
     from conceptlens.model.observation import Observation as Observation
     from conceptlens.model.preprocess import Preprocess as Preprocess
     from conceptlens.model.zoo import load_model as load_model
@@ -59,20 +64,25 @@ _HOMES = {
     "Backbone": "model.backbone",
     "Bottleneck": "bottleneck.module",
     "BottleneckConcept": "concepts.concept_set",
+    "Box": "cams.detection_targets",
     "ClassKnowledge": "concepts.class_knowledge",
     "Competition": "concept_regions.competition",
     "Concept": "cams.targets",
     "Contrast": "cams.contrast",
+    "Detection": "cams.detection_targets",
+    "Detections": "model.detector_output",
     "DiscoveredConcepts": "discovery.discovered_concepts",
     "Explanation": "record",
     "ImageInfo": "record",
     "InputError": "io.errors",
     "InputTypeError": "io.errors",
     "Logit": "cams.targets",
+    "MaxScore": "cams.detection_targets",
     "Observation": "model.observation",
     "Preprocess": "model.preprocess",
     "Probability": "cams.targets",
     "RULES": "cams.rules",
+    "Region": "cams.region_target",
     "Rule": "cams.rules",
     "Store": "store.store",
     "Translator": "concept_regions.translator",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def cam(
     observation: Observation,
     target: AnyTargets = None,
-    rule: str | Rule = "grad_cam",
+    rule: str | Rule | None = None,
     layer: str | Sequence[str] | None = None,
     signed: bool = False,
 ) -> Explanation:
@@ -44,7 +44,9 @@ def cam(
             - a target (`cl.Logit`, `cl.Probability`, `cl.Contrast`, `cl.Concept`) or a function from the model's
               output to one score per image; one question.
             - a list of targets or functions: several questions about every image.
-        rule: A name in `cl.RULES`, or a `cl.Rule` of your own.
+        rule: A name in `cl.RULES`, or a `cl.Rule` of your own. By default "grad_cam"; where all targets are about one
+            place (`cl.Detection`, `cl.Box`, `cl.Region`) "hires_cam", since one weight for a channel would show all
+            objects that are alike.
         layer: An observed layer, by default the last one; several give their maps joined by `combine`.
         signed: Leave out the ReLU, so that evidence against stays as negative values.
 
@@ -68,9 +70,9 @@ def cam(
     if layer is not None and not isinstance(layer, str):
         return combine([cam(observation, target, rule, name, signed) for name in layer_names(layer)])
     name = layer or observation.layer
-    chosen = find_rule(rule)
     targets = as_targets(target)
     questions = [one.bind(observation) for one in targets]
+    chosen = find_rule(default_rule(questions) if rule is None else rule)
     feature = observation.feature(name)
     _check_finite(feature, name)
     if chosen.reads == "gradient":
@@ -201,7 +203,7 @@ def heatmaps(
     model: nn.Module | Backbone,
     batch: Any,
     targets: AnyTarget = None,
-    rule: str | Rule = "grad_cam",
+    rule: str | Rule | None = None,
     layer: str | None = None,
     signed: bool = False,
 ) -> Float[np.ndarray, "image height width"]:
@@ -215,7 +217,7 @@ def heatmaps(
             `(images, labels)`, a dictionary, and, for a `Backbone` with preprocessing, photos, all of one size.
         targets: One question, as in `cam`: `None` for the predicted classes, a class, one class for each image (a
             list, tensor or array), or a target such as `cl.Contrast(3)`.
-        rule: A name in `cl.RULES`, or a `cl.Rule`.
+        rule: A name in `cl.RULES`, or a `cl.Rule`; by default as in `cam`.
         layer: The layer to explain; by default one is chosen by rule (see `Backbone`).
         signed: Keep evidence against as negative values.
 
@@ -240,6 +242,15 @@ def heatmaps(
             "or give one class for each image"
         )
     return found.upsampled().float().cpu().numpy()[:, 0]
+
+
+def default_rule(questions: Sequence[BoundTarget]) -> str:
+    """Return the rule where none is given: one weight for a channel, or for each cell where questions have a place.
+
+    Args:
+        questions: Bound targets.
+    """
+    return "hires_cam" if all(question.placed for question in questions) else "grad_cam"
 
 
 def find_rule(rule: str | Rule) -> Rule:

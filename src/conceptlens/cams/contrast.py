@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conceptlens.cams.asked_places import AskedPlaces, PlaceTarget
 from conceptlens.cams.targets import (
     BoundTarget,
     Classes,
@@ -45,7 +46,8 @@ class Contrast:
 
     Args:
         target: The class, as in `Logit`; or a `Concept`, and then `against` are concepts or texts (the multi-modal
-            form).
+            form); or a `Detection` or a `Region`, and then
+            classes are compared there.
         against: Reference classes by name or index, the same for every image, or a list of them for each image
             (a tensor or array `(image, reference)`). Where empty, the `nearest` classes are chosen.
         nearest: How many references to choose, where none are named.
@@ -66,7 +68,7 @@ class Contrast:
         >>> cl.cam(observation, cl.Contrast("tiger cat", against=["tabby"]))
     """
 
-    target: Classes | Concept = None
+    target: Classes | Concept | PlaceTarget = None
     against: Sequence[ClassName | Concept | Sequence[ClassName]] | ClassName | np.ndarray | Tensor = ()
     nearest: int = 3
     gamma: float = 0.6
@@ -82,7 +84,7 @@ class Contrast:
             raise InputError(f"gamma is {self.gamma}; expected a finite number of 0 or more (0.6 in the paper)")
         if self.nearest < 1:
             raise InputError(f"nearest is {self.nearest}; expected at least one reference")
-        if not isinstance(self.target, Concept):
+        if not isinstance(self.target, (Concept, PlaceTarget)):
             object.__setattr__(self, "target", plain_classes(self.target))
         object.__setattr__(self, "against", _references(self.against))
         words = ((self.by, By), (self.references, Weighting), (self.of, Of), (self.objective, Objective))
@@ -105,6 +107,8 @@ class Contrast:
         """
         if isinstance(self.target, Concept):
             return _concept_contrast(self, self.target, observation)
+        if isinstance(self.target, PlaceTarget):
+            return _place_contrast(self, self.target.ask(observation), observation)
         index, others, weights = choose_references(observation, self)
         name, answer = observation.model.class_name, observation.answer
         if self.objective == "official" and answer.task != "single_label":
@@ -167,7 +171,15 @@ def choose_references(
     logits = wide(observation.logits.detach())
     if isinstance(contrast.target, Concept):
         raise InputError("a contrast of concepts has no reference classes; its references are the texts in against=")
-    index = class_indices(observation, contrast.target)
+    if isinstance(contrast.target, PlaceTarget):
+        raise InputError("a contrast at one place compares logits there; use cl.cam(observation, cl.Contrast(...))")
+    return _references_of(observation, contrast, logits, class_indices(observation, contrast.target))
+
+
+def _references_of(
+    observation: Observation, contrast: Contrast, logits: Tensor, index: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return classes, references and their weights, of logits `(image, class)`."""
     if contrast.against:
         others = _named(observation, _references(contrast.against), len(logits))
         if bool((others == index[:, None]).any()):
@@ -186,7 +198,7 @@ def _named(
         raise InputError(f"against= gives lists of references; expected one for each of {images} images, equally long")
     several = rows or [list(against)] * images
     named = [[class_index(observation, _as_class(name)) for name in row] for row in several]  # pyright: ignore[reportArgumentType]
-    return torch.tensor(named, device=observation.logits.device)
+    return torch.tensor(named, device=observation.images.device)
 
 
 def _as_class(name: ClassName | Concept) -> ClassName:
@@ -263,6 +275,23 @@ def _concept_contrast(contrast: Contrast, target: Concept, observation: Observat
         return scores[0] - contrast.gamma * torch.stack(scores[1:]).mean(0)
 
     return BoundTarget(labels, first, measure, "contrast")
+
+
+def _place_contrast(contrast: Contrast, asked: AskedPlaces, observation: Observation) -> BoundTarget:
+    """`y_c - gamma sum_t pi_t y_{d_t}` of the logits at one place of each image."""
+    if contrast.of != "logits" or contrast.objective != "paper":
+        raise InputError("a contrast at one place is one of logits, as in the paper; leave out of= and objective=")
+    here = asked.logits(asked.read(observation).detach(), torch.arange(len(asked.labels), device=asked.classes.device))
+    index, others, weights = _references_of(observation, contrast, here, asked.classes)
+    name = observation.model.class_name
+    against = [", ".join(name(int(o)).split(",")[0] for o in row) for row in others]
+    labels = tuple(f"{label} / {rest}" for label, rest in zip(asked.labels, against, strict=True))
+
+    def measure(values: Tensor, rows: Tensor) -> Tensor:
+        own = asked.logits(values, rows)
+        return take(own, index[rows]) - contrast.gamma * (weights[rows] * own.gather(1, others[rows])).sum(1)
+
+    return BoundTarget(labels, asked.read, measure, "contrast", placed=True)
 
 
 def contrast_label(target: str, references: Sequence[str]) -> str:

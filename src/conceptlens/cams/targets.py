@@ -45,13 +45,15 @@ class BoundTarget:
         labels: What the question is called, for each image.
         root: From a `ModelOutput` to the tensor `row dimension` that the score depends on, such as the logits.
         measure: From that tensor and the image index of each row to the score of each row.
-        kind: What the question is about: "class", "contrast", "concept" or a word of your own.
+        kind: What the question is about: "class", "contrast", "concept", "detection" or a word of your own.
+        placed: The question is about one place of the image, such as one detection's box.
     """
 
     labels: tuple[str, ...]
     root: Callable[[ModelOutput], Tensor]
     measure: Callable[[Tensor, Tensor], Tensor]
     kind: str = "class"
+    placed: bool = False
 
     def score(self, output: ModelOutput, rows: Int[Tensor, "row"]) -> Float[Tensor, "row"]:
         """Return the score of every row of another output of the model.
@@ -367,7 +369,7 @@ def class_index(observation: Observation, name: ClassName) -> int:
     Raises:
         InputError: The model has no such class.
     """
-    index, classes = observation.model.class_index(_plain_class(name)), observation.logits.shape[1]
+    index, classes = observation.model.class_index(_plain_class(name)), observation.class_count
     if not 0 <= index < classes:
         raise InputError(f"no class {index} in {observation.model.name}; it has classes 0 to {classes - 1}")
     return index

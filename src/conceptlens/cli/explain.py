@@ -20,6 +20,7 @@ from conceptlens.io.atomic import write_json
 from conceptlens.io.errors import InputError
 from conceptlens.io.output_path import check_file, check_folder
 from conceptlens.io.progress import progress
+from conceptlens.io.text_file import readable_text
 
 if TYPE_CHECKING:
     from conceptlens.explainer.photo_result import PhotoResult
@@ -54,6 +55,13 @@ def explain(
     against: Annotated[
         str | None,
         question_option("--against", "-a", metavar="CLASS", help="Another class: explain the difference to it."),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        question_option(
+            metavar="SCORE",
+            help="With a detector, the lowest score of a detection that is explained, 0 to 1; by default 0.5.",
+        ),
     ] = None,
     regions: Annotated[
         str | None,
@@ -110,7 +118,10 @@ def explain(
     device: shared.Device = "cpu",
     batch_size: shared.BatchSize = 8,
 ) -> None:
-    """Show which concepts are in photos, where they are, and how much each one counts for the class."""
+    """Show which concepts are in photos, where they are, and how much each one counts for the class.
+
+    With a detector: which objects are in photos, and what each detection rests on.
+    """
     from conceptlens.cams.class_activation import find_rule
     from conceptlens.cams.contrast import Contrast
     from conceptlens.discovery.discovered_concepts import DiscoveredConcepts
@@ -124,12 +135,26 @@ def explain(
         raise InputError("--top has no effect where concepts are named; leave it out")
     if rule is not None:
         find_rule(rule)
-    if rule is not None and not for_page:
-        raise InputError("--rule has no effect without a page, where class maps are shown; add --out FILE.html")
     if calibration is not None and branch is not None:
         raise InputError("--calibration has no effect with --branch, which has no z-scores; leave one of them out")
     if knowledge is not None and branch is not None:
         raise InputError("--knowledge has no effect with --branch, which knows no classes; leave one of them out")
+    layers = layer if branch is None and layer else ()
+    backbone = load(
+        model, weights, pretrained, device, class_names, knowledge, layers=layers, crop_mode=crop_mode, task=task
+    )
+    detector = backbone.known_task == "detection"
+    if detector:
+        unused = {
+            "--concepts": named, "--top": top, "--regions": regions, "--concepts-from": concepts_from,
+            "--branch": branch, "--calibration": calibration, "--knowledge": knowledge,
+            "--intervals": intervals or None, "--contribution": None if contribution == "evidence" else contribution,
+        }  # fmt: skip
+        shared.refuse_unused(unused, "on a detector, whose detections are explained; leave it out")
+    elif threshold is not None:
+        raise InputError(f"--threshold has no effect on {backbone.name}, which is no detector; leave it out")
+    if rule is not None and not (for_page or detector):
+        raise InputError("--rule has no effect without a page, where class maps are shown; add --out FILE.html")
     other = _class(against)
     options = ExplainOptions(
         target=_class(target),
@@ -137,7 +162,7 @@ def explain(
         concepts=named,
         top=top or 8,
         contrast=Contrast(_class(target), () if other is None else (other,)),
-        rule=rule or "grad_cam",
+        rule=rule or ("hires_cam" if detector else "grad_cam"),
         for_page=for_page,
         calibration=None if calibration is None else ScoreCalibration.load(calibration),
         branch=shared.load_branch(branch),
@@ -147,10 +172,7 @@ def explain(
         concepts_from=None if concepts_from is None else DiscoveredConcepts.load(concepts_from),
         random_level=random_level,
         layer=None if branch is None else layer,
-    )
-    layers = layer if branch is None and layer else ()
-    backbone = load(
-        model, weights, pretrained, device, class_names, knowledge, layers=layers, crop_mode=crop_mode, task=task
+        threshold=0.5 if threshold is None else threshold,
     )
     _run(backbone, photos, options, batch_size, out, out_dir, as_json, "explain", explain_json)
 
@@ -286,4 +308,6 @@ def _wants_page(out: Path | None, out_dir: Path | None) -> bool:
 
 
 def _class(name: str | None) -> Any:
-    return int(name) if name is not None and re.fullmatch(r"\s*[+-]?\d+\s*", name) else name
+    if name is None:
+        return None
+    return int(name) if re.fullmatch(r"\s*[+-]?\d+\s*", name) else readable_text(name)

@@ -75,6 +75,8 @@ def _opening(result: PhotoResult) -> dict[str, Any]:
 def _explained(result: PhotoResult) -> dict[str, Any]:
     against = {} if result.against is None else _other_class(result)
     concepts = result.concepts
+    if result.detections is not None:
+        return {**_opening(result), "threshold": result.settings["threshold"], "detections": detections_json(result)}
     if concepts is None:
         return {**_opening(result), **against, "concepts": []}
     made = {
@@ -86,6 +88,28 @@ def _explained(result: PhotoResult) -> dict[str, Any]:
         "random_level": random_level_of(concepts),
     }
     return {**_opening(result), **against, **made, "concepts": concepts_json(concepts)}
+
+
+def detections_json(result: PhotoResult) -> list[dict[str, Any]]:
+    """Return one entry for every detection of a photo.
+
+    Args:
+        result: What was computed for one photo.
+
+    Returns:
+        Class, score, logit and box of each; the peak and area of its map; and the same of the contrast at its box.
+    """
+    entries = []
+    for one in result.detections or ():
+        explained = result.explanations[0]
+        entry = {key: value for key, value in asdict(one).items() if key not in ("question", "against")}
+        entry |= {"box": [round(value, 1) for value in one.box], **peak_and_area(explained, one.question)}
+        if one.against is not None:
+            at = one.question + 1
+            margin = float(explained.scores[0, at])
+            entry["contrast"] = {"against": one.against, "margin": margin, **peak_and_area(explained, at)}
+        entries.append(entry)
+    return entries
 
 
 def _other_class(result: PhotoResult) -> dict[str, Any]:

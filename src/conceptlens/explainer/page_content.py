@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from conceptlens.cams.finer_cam import ContrastMaps
-    from conceptlens.explainer.photo_result import PhotoResult
+    from conceptlens.explainer.photo_result import DetectedObject, PhotoResult
     from conceptlens.record import Explanation, ImageInfo
 
 SCHEMA = "conceptlens.report/3"
@@ -35,7 +35,8 @@ SCHEMA = "conceptlens.report/3"
 
 def page_content(results: Sequence[PhotoResult]) -> dict[str, Any]:
     """Return everything that the report page shows, photos included."""
-    if not any(result.explanations for result in results):
+    results = [result for result in results if result.explanations]
+    if not results:
         raise InputError("there is nothing to report; give at least one explanation")
     return {
         "schema": SCHEMA,
@@ -72,6 +73,7 @@ def _shown(result: PhotoResult) -> dict[str, Any]:
         "random_level": None if result.concepts is None else random_level_of(result.concepts),
         **_encoders(result.explanations),
         "questions": [question for e in result.explanations for question in _questions(result, e)],
+        "detections": None if result.detections is None else [_object(result, one) for one in result.detections],
         "contrast": None if result.mixture is None else _contrast(result.mixture, _short_names(result)),
         "settings": dict(result.settings),
         "command": result.command,
@@ -82,6 +84,15 @@ def _margin(result: PhotoResult) -> dict[str, Any] | None:
     """Return the margin of the photo, over a class by the name that the page has for it."""
     margin = None if result.concepts is None else margin_json(result.concepts)
     return margin if margin is None or result.against is None else {**margin, "over": result.against.short_name}
+
+
+def _object(result: PhotoResult, one: DetectedObject) -> dict[str, Any]:
+    """Return one detection, with its box as shares of the photo and the questions about it."""
+    width, height = result.image_info.width, result.image_info.height
+    shares = [round(value / side, 4) for value, side in zip(one.box, (width, height) * 2, strict=True)]
+    questions = [one.question] if one.against is None else [one.question, one.question + 1]
+    found = {"short_name": one.short_name, "score": one.score, "against": one.against}
+    return {**found, "box": shares, "questions": questions}
 
 
 def _own_infos(result: PhotoResult) -> list[ImageInfo]:

@@ -26,6 +26,32 @@ class ReferenceClass:
 
 
 @dataclass(frozen=True)
+class DetectedObject:
+    """One detection of a photo.
+
+    Attributes:
+        index: The index of its class.
+        name: The full name of its class.
+        short_name: The first of its names.
+        score: How sure the detector is, 0 to 1.
+        logit: The same before the sigmoid or softmax: what the map explains.
+        box: Left, top, right and bottom in pixels of the photo; of the model's input where it is not known which part
+            of the photo that shows.
+        question: The index of its question in the explanation; where `against` is given, that of the contrast follows.
+        against: The name of the class that its class is compared with at its box.
+    """
+
+    index: int
+    name: str
+    short_name: str
+    score: float
+    logit: float
+    box: tuple[float, float, float, float]
+    question: int
+    against: str | None = None
+
+
+@dataclass(frozen=True)
 class PhotoResult:
     """All that was computed for one photo.
 
@@ -44,6 +70,8 @@ class PhotoResult:
         gamma: The strength of the contrast.
         mixture: The raw maps of target and reference classes, for the page's slider; `None` where the rule is not
             linear in the gradient.
+        detections: What a detector found, from the highest score down; `None` for other models.
+        undetected: One sentence where it found nothing above the threshold.
         photo: The photo as a small JPEG, where a page is written.
         settings: What else the page says about how the maps were made.
         command: The command or the lines of Python that make the result again.
@@ -61,6 +89,8 @@ class PhotoResult:
     references: tuple[ReferenceClass, ...] = ()
     gamma: float = 0.0
     mixture: ContrastMaps | None = None
+    detections: tuple[DetectedObject, ...] | None = None
+    undetected: str = ""
     photo: bytes = b""
     settings: Mapping[str, object] = field(default_factory=dict)
     command: str = ""

@@ -14,11 +14,13 @@ from conceptlens.cams.targets import ClassName, Logit, class_indices
 from conceptlens.concept_regions.translator import Translator
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.explainer.calibration import ScoreCalibration
+from conceptlens.explainer.detection_run import explain_detections
 from conceptlens.explainer.discovered_rows import DISCOVERED
 from conceptlens.explainer.explain import Contribution, Regions, explain
 from conceptlens.explainer.photo_result import PhotoResult, ReferenceClass, known_differences
 from conceptlens.explainer.presence import MIN_PRESENCE
 from conceptlens.io.errors import Failure, InputError, InputTypeError
+from conceptlens.io.image_file import quoted
 from conceptlens.io.images import jpeg, read_image
 from conceptlens.model.predictions import Prediction, predictions
 from conceptlens.model.score_checks import not_finite
@@ -55,6 +57,7 @@ class ExplainOptions:
         intervals: Whether contributions come with their range among small changes of the photo.
         concepts_from: Concepts without a name that `discover` found.
         random_level: Whether to say what a word drawn at random would get; see `explain` for the default.
+        threshold: The lowest score of a detection that is explained, 0 to 1, where the model is a detector.
     """
 
     target: ClassName | None = None
@@ -73,9 +76,12 @@ class ExplainOptions:
     intervals: bool = False
     concepts_from: DiscoveredConcepts | None = None
     random_level: bool | None = None
+    threshold: float = 0.5
 
     def __post_init__(self) -> None:
-        """Refuse a branch that is not loaded, such as its folder."""
+        """Refuse a branch that is not loaded, such as its folder, and a threshold out of range."""
+        if not 0 <= self.threshold <= 1:
+            raise InputError(f"the threshold is {self.threshold}; expected the lowest score of a detection, 0 to 1")
         if self.branch is not None and not isinstance(self.branch, Translator):
             raise InputTypeError(
                 f"a {type(self.branch).__name__} was given as the branch; expected a Translator, "
@@ -106,7 +112,7 @@ def explain_photos(
         One item per file, in their order: its result, or a `Failure` where it cannot be read or explained.
     """
     for start in range(0, len(photos), batch_size):
-        read = [_try_to_read(path) for path in photos[start : start + batch_size]]
+        read = [_try_to_read(model, path) for path in photos[start : start + batch_size]]
         results = iter(_explain_batch(model, [item for item in read if isinstance(item, LoadedPhoto)], options))
         for item in read:
             yield next(results) if isinstance(item, LoadedPhoto) else item
@@ -127,7 +133,7 @@ def observe_photos(
         An iterator of observations; files that cannot be read are left out.
     """
     for start in range(0, len(photos), batch_size):
-        read = [_try_to_read(path) for path in photos[start : start + batch_size]]
+        read = [_try_to_read(model, path) for path in photos[start : start + batch_size]]
         failures.extend(item for item in read if isinstance(item, Failure))
         good = [item.photo for item in read if isinstance(item, LoadedPhoto)]
         if good:
@@ -135,7 +141,7 @@ def observe_photos(
 
 
 def observe_labelled(
-    model: Backbone, data: MaskedSet, min_area: float, batch_size: int
+    model: Backbone, data: MaskedSet, min_area: float, batch_size: int, failures: list[Failure] | None = None
 ) -> Iterator[tuple[Observation, list[frozenset[ConceptName]]]]:
     """Yield one observation per batch of a data set with masks, and the concepts that each photo shows.
 
@@ -144,17 +150,34 @@ def observe_labelled(
         data: Photos whose concepts have masks.
         min_area: The smallest share of a photo at which a concept is in it.
         batch_size: Photos per forward pass.
+        failures: A list to which the photos are added that cannot be read; without it the first of them is an error.
     """
     for start in range(0, len(data), batch_size):
-        batch = [data[index].with_min_area(min_area) for index in range(start, min(start + batch_size, len(data)))]
-        yield model.observe([one.photo for one in batch]), [frozenset(one.concepts) for one in batch]
+        batch = []
+        for index in range(start, min(start + batch_size, len(data))):
+            try:
+                one = data[index].with_min_area(min_area)
+                model.check_size(one.photo.size)
+                batch.append(one)
+            except InputError as error:
+                if failures is None:
+                    raise
+                failures.append(Failure(data.names[index], str(error)))
+        if batch:
+            yield model.observe([one.photo for one in batch]), [frozenset(one.concepts) for one in batch]
 
 
-def _try_to_read(path: Path) -> LoadedPhoto | Failure:
+def _try_to_read(model: Backbone, path: Path) -> LoadedPhoto | Failure:
+    """Return a photo that the model can be given, or why it cannot."""
     try:
-        return LoadedPhoto(str(path), read_image(path))
+        photo = read_image(path)
     except InputError as error:
         return Failure(str(path), str(error))
+    try:
+        model.check_size(photo.size)
+    except InputError as error:
+        return Failure(str(path), f"{quoted(path)}: {error}")
+    return LoadedPhoto(str(path), photo)
 
 
 def _explain_batch(
@@ -166,6 +189,8 @@ def _explain_batch(
         options.branch.check(model)
     if options.concepts_from is not None:
         options.concepts_from.check(model)
+    if model.known_task == "detection":  # photos have different numbers of detections
+        return [_explain_objects(model, item, options) for item in loaded]
     layers = None if options.branch is None else dict.fromkeys([*options.branch.layers, *model.default_layers])
     observation = model.observe([item.photo for item in loaded], layers, titles=[item.name for item in loaded])
     reasons = [""] * len(loaded) if observation.class_scores is None else not_finite(observation)
@@ -174,6 +199,14 @@ def _explain_batch(
         return list(_results(observation, options))
     rest = iter(_explain_batch(model, [o for o, reason in zip(loaded, reasons, strict=True) if not reason], options))
     return [Failure(o.name, reason) if reason else next(rest) for o, reason in zip(loaded, reasons, strict=True)]
+
+
+def _explain_objects(model: Backbone, loaded: LoadedPhoto, options: ExplainOptions) -> PhotoResult:
+    """Explain what a detector finds in one photo."""
+    observation = model.observe([loaded.photo], titles=[loaded.name])
+    return explain_detections(
+        observation, options.target, options.against, options.threshold, options.rule, options.for_page
+    )
 
 
 def _predicted_as_reference(observation: Observation, options: ExplainOptions) -> list[str]:

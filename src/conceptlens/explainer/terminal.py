@@ -9,7 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from conceptlens.explainer.answer_words import differences, other_answer
-from conceptlens.explainer.explain_json import concepts_json, contrasted_json, margin_json, random_level_of
+from conceptlens.explainer.explain_json import (
+    concepts_json,
+    contrasted_json,
+    detections_json,
+    margin_json,
+    random_level_of,
+)
 from conceptlens.record.display import UNKNOWN
 
 if TYPE_CHECKING:
@@ -42,6 +48,9 @@ def print_result(result: PhotoResult, console: Console | None = None) -> None:
             console.print(_safe(words), highlight=False)
     console.print(f"[dim]{_safe(result.model)}, layer {_safe(result.layer)}[/dim]", highlight=False)
     concepts = result.concepts
+    if result.detections is not None:
+        console.print(_detections(result) if result.detections else _safe(result.undetected), highlight=False)
+        return
     if concepts is not None and concepts.maps.shape[1] == 0:
         console.print(NONE_LIKELY, highlight=False)
     else:
@@ -108,6 +117,21 @@ def _concepts(result: PhotoResult, concepts: Explanation) -> Table:
             _contribution(row),
             "no clear place" if row.get("place_vague") else location_text(row["peak"], row["area"]),
         )
+    return table
+
+
+def _detections(result: PhotoResult) -> Table:
+    rows = detections_json(result)
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    against = next((row["contrast"]["against"] for row in rows if "contrast" in row), None)
+    compared = [] if against is None else [f"rather than {against}"]
+    for name in ("detection", "score", "box in pixels", "evidence", *compared):
+        table.add_column(_safe(name), justify="right" if name == "score" else "left")
+    for row in rows:
+        maps = [row, row["contrast"]] if "contrast" in row else [row]
+        box = ", ".join(f"{value:.0f}" for value in row["box"])
+        where = [location_text(one["peak"], one["area"]) for one in maps]
+        table.add_row(_safe(row["short_name"]), f"{row['score']:.2f}", box, *where)
     return table
 
 

@@ -18,16 +18,28 @@ from conceptlens.model.answer import ANSWERS, Answer, Task, check_task, find_ans
 from conceptlens.model.class_concepts import ClassConcepts, link_classes
 from conceptlens.model.class_names import class_index, class_names_of
 from conceptlens.model.containers import map_tensors
+from conceptlens.model.detector_output import Detections
 from conceptlens.model.device import move_module
 from conceptlens.model.encoders import ClassifierText, VisionLanguage
 from conceptlens.model.forward import LayerKeeper, Watch, forward, unwrap
 from conceptlens.model.found_task import ends_in_linear, found_task
 from conceptlens.model.image_batch import PhotoInput, check_transform
 from conceptlens.model.image_entry import colours_of
+from conceptlens.model.known_places import (
+    as_places,
+    check_places,
+    known_input_size,
+    known_layers,
+    known_reader,
+    known_task,
+    read_scores,
+    readable,
+)
 from conceptlens.model.layout import prefix_tokens
 from conceptlens.model.model_input import ModelInput, first_of_batch, split_inputs
-from conceptlens.model.model_output import LayerOutput, ModelOutput, output_tensor, unread_output
+from conceptlens.model.model_output import LayerOutput, ModelOutput, Places, output_tensor, unread_output
 from conceptlens.model.observation import Observation, layer_names
+from conceptlens.model.pixel_scores import PixelScores
 from conceptlens.model.probe import Anatomy, anatomy
 from conceptlens.model.ready_module import check_ready
 from conceptlens.model.score_checks import check_numbers
@@ -52,7 +64,9 @@ class Backbone(PhotoInput):
         transform: From an RGB photo to an input tensor `(colour, rows, columns)`. A `Preprocess` also says which part
             of the photo is seen, and so does a torchvision transform that is read as one (see `preprocess`).
         class_names: Class names in the order of the logits.
-        output: From the module's raw output to `(image, class)`; by default tensors, `.logits` and the like are found.
+        output: From the module's raw output to `(image, class)`, to `Detections` of a detector, or to the scores
+            `(image, class, rows, columns)` of a segmentation model; by default the detectors and segmentation models
+            of torchvision and transformers are read by their class, of other modules the tensor, `.logits` ...
         task: What the module was trained for, and so what its numbers mean: "single_label" (softmax), "multi_label" (a
             sigmoid for each), "binary" (two classes from one logit; one name, "ill", stands for "not ill" and "ill"),
             "regression" (a quantity, no probability), "ordinal" (logits of P(y > k), CORAL), "conditional_ordinal"
@@ -61,7 +75,8 @@ class Backbone(PhotoInput):
         classifier: The name of the final linear layer; found where not named.
         prefix_tokens: How many tokens stand before those of the patches; counted where not given.
         channels_last: Whether outputs of four axes have their channels last; found where not given.
-        input_size: Rows and columns of the input, where `transform` does not say.
+        input_size: Rows and columns of the input, where `transform` does not say; by default those of a
+            detector that brings every input to one size.
         text: The text encoder that shares the model's space; a stand-in is built where a classifier has class names.
         knowledge: What photos of classes show, which the class names are linked to; by default that of ImageNet.
 
@@ -81,7 +96,7 @@ class Backbone(PhotoInput):
     layers: tuple[str, ...] = ()
     transform: Callable[[Image.Image], Tensor] | None = None
     class_names: tuple[str, ...] | None = None
-    output: Callable[[Any], Tensor] | None = None
+    output: Callable[[Any], Tensor | Places] | None = None
     task: Task | None = None
     classifier: str | None = None
     prefix_tokens: int | None = None
@@ -92,11 +107,15 @@ class Backbone(PhotoInput):
 
     def __post_init__(self) -> None:
         """Take wrappers off, and check names and functions."""
-        object.__setattr__(self, "module", unwrap(self.module))
+        object.__setattr__(self, "module", readable(unwrap(self.module)))
         if not isinstance(self.name, str):
             raise InputTypeError(f"name is a {type(self.name).__name__}; expected what the model is called, a text")
         check_ready(self.module, self.name)
-        object.__setattr__(self, "layers", layer_names(self.layers))
+        object.__setattr__(self, "layers", layer_names(self.layers) or known_layers(self.module))
+        if self.input_size == (224, 224):
+            object.__setattr__(self, "input_size", known_input_size(self.module) or self.input_size)
+        if self.output is None:
+            object.__setattr__(self, "output", known_reader(self.module))
         for name in self.layers:
             self.check_layer(name)
         check_transform(self.transform)
@@ -140,7 +159,7 @@ class Backbone(PhotoInput):
     @cached_property
     def known_task(self) -> Task | None:
         """What the module was trained for: as given, or as the module says; `None` where neither says."""
-        return self.task or found_task(self.module, self._class_count)
+        return self.task or known_task(self.module) or found_task(self.module, self._class_count)
 
     def _ends_in_classes(self, numbers: int) -> bool:
         """Whether so many numbers are class scores: a classifier or the user makes them, or the module says so."""
@@ -293,7 +312,7 @@ class Backbone(PhotoInput):
         outputs = {name: self.layer_output(name, raw, given.images) for name, raw in kept.raw().items()}
         return Observation(
             found.model_name, found.output, found.class_scores, found.vector, found.meaning, self, given, outputs,
-            image_info, photos, references,
+            image_info, photos, references, places=found.places,
         )  # fmt: skip
 
     def run(
@@ -318,22 +337,28 @@ class Backbone(PhotoInput):
         classifier = self.classifier_name
         inputs = {} if classifier is None else {classifier: lambda tensor: entered.append(tensor)}
         output = forward(self.module, given, watches or {}, inputs)
-        numbers = self._numbers(output)
+        answer = self._answer(output)
+        places = as_places(answer, given.images)
+        if rows is not None:
+            check_places(places, rows)
+        numbers = _numbers(answer) if places is None else read_scores(places)
         flat = numbers if numbers is not None and numbers.ndim == 2 else None
         if flat is not None:
             check_numbers(flat, rows, self.known_task, self.name)
         if self.known_task == "embedding":
-            return ModelOutput(self.name, output, None, flat, ANSWERS["embedding"])
+            return ModelOutput(self.name, output, None, flat, ANSWERS["embedding"], places=places)
         vector = entered[-1] if entered and entered[-1].ndim == 2 else None
-        meaning = self._meaning(flat)
+        meaning = self._meaning(flat, places)
         scores = None if flat is None or meaning is None or meaning.read is None else meaning.read(flat)
-        return ModelOutput(self.name, output, scores, vector, meaning)
+        return ModelOutput(self.name, output, scores, vector, meaning, places=places)
 
-    def _meaning(self, numbers: Tensor | None) -> Answer | None:
+    def _meaning(self, numbers: Tensor | None, places: Places | None) -> Answer | None:
         """Return what the numbers `(image, number)` of a forward pass mean; `None` where it is not known."""
+        if isinstance(places, PixelScores):
+            return ANSWERS["dense"]
         if numbers is None:
             return None if self.known_task is None else ANSWERS[self.known_task]
-        names, task = self._class_count, self.known_task
+        names, task = self._class_count, self.known_task if places is None else "detection"
         if self.task is None and task == "multi_label" and numbers.shape[1] == 1 and names != 1:
             task = "binary"  # a loss with a sigmoid, of one logit
         if task is None and names is None and numbers.shape[1] > 1 and not self._ends_in_classes(numbers.shape[1]):
@@ -426,18 +451,24 @@ class Backbone(PhotoInput):
             raise InputError(f"no layer '{name}' in {self.name}; {near_names(name, names)}")
 
     def _any_vector(self, output: Any) -> Tensor:
-        numbers = self._numbers(output)
+        answer = self._answer(output)
+        if isinstance(answer, Places):
+            return answer.logits if isinstance(answer, Detections) else answer.scores
+        numbers = _numbers(answer)
         if numbers is None:
             raise unread_output(output, self.name, self._class_count)
         return numbers
 
-    def _numbers(self, output: Any) -> Tensor | None:
-        """Return what the answer is read from, `(image, number)` where the model gives one number for each image."""
+    def _answer(self, output: Any) -> Any:
+        """Return what `output=` reads, or the tensor that is found."""
         if self.output is not None:
-            found = self.output(output)
-        else:
-            found = output_tensor(output, self.known_task, self.name, self._class_count)
-        return found.reshape(-1, 1) if found is not None and found.ndim < 2 else found
+            return self.output(output)
+        return output_tensor(output, self.known_task, self.name, self._class_count)
+
+
+def _numbers(answer: Tensor | None) -> Tensor | None:
+    """Return what the answer is read from, `(image, number)` where the model gives one number for each image."""
+    return answer.reshape(-1, 1) if answer is not None and answer.ndim < 2 else answer
 
 
 def check_backbone(given: object) -> None:

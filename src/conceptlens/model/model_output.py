@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from conceptlens.io.errors import InputError
 from conceptlens.model.answer import Answer, Task
+from conceptlens.model.detector_output import Detections
 from conceptlens.model.layout import Grid
+from conceptlens.model.pixel_scores import PixelScores
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+
+Places = Detections | PixelScores
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +30,8 @@ class ModelOutput:
         class_scores: Scores `(image, class)`, as `meaning` reads them, where the model has them: before the softmax.
         vector: The embedding `(image, dimension)`, where the model has one.
         meaning: What the answer means, where it is known; `answer` gives the same or refuses.
+        places: The candidates of a detector, with boxes in pixels of the input, or the scores of a segmentation model
+            at every place; `None` for other models. `detections` and `pixel_scores` give the same or refuse.
     """
 
     model_name: str
@@ -33,6 +39,7 @@ class ModelOutput:
     class_scores: Tensor | None
     vector: Tensor | None
     meaning: Answer | None
+    places: Places | None = field(default=None, kw_only=True)
 
     @property
     def logits(self) -> Float[Tensor, "image class"]:
@@ -70,7 +77,49 @@ class ModelOutput:
             )
         return self.vector
 
+    @property
+    def detections(self) -> Detections:
+        """The candidates of a detector, in the graph, with boxes in pixels of the input.
+
+        Raises:
+            InputError: The model is no detector that is known.
+        """
+        if not isinstance(self.places, Detections):
+            raise InputError(
+                f"{self.model_name} gives no detections; if it is a detector, say how it is read: "
+                "Backbone(..., output=lambda found: cl.Detections(boxes, logits))"
+            )
+        return self.places
+
+    @property
+    def pixel_scores(self) -> Float[Tensor, "image class rows columns"]:
+        """The scores of a segmentation model for every class at every place, in the graph.
+
+        Raises:
+            InputError: The model gives no such scores.
+        """
+        if not isinstance(self.places, PixelScores):
+            raise InputError(
+                f"{self.model_name} gives no scores of places (image class rows columns); if it segments, say how it "
+                "is read: Backbone(..., output=lambda found: found.logits)"
+            )
+        return self.places.scores
+
+    @property
+    def class_count(self) -> int:
+        """How many classes have scores, of the image or of its places.
+
+        Raises:
+            InputError: The model has no class scores.
+        """
+        return self.places.scores.shape[1] if isinstance(self.places, PixelScores) else self.logits.shape[1]
+
     def _no_class_scores(self) -> InputError:
+        if isinstance(self.places, PixelScores):
+            return InputError(
+                f"{self.model_name} scores classes at every place and not the whole image; ask about a part of it with "
+                "cl.Region(label)"
+            )
         return InputError(
             f"{self.model_name} gives no class scores (image class); ask with cl.Concept or a callable target, "
             "give a CLIP model class names with class_names= (--class-names), "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,8 @@ from conceptlens.model.containers import map_tensors
 from conceptlens.model.forward import Watch, full_precision
 from conceptlens.model.gradients import close, gradient_through_graph, linear_readout, through_graph
 from conceptlens.model.model_input import ModelInput
-from conceptlens.model.model_output import LayerOutput, ModelOutput
+from conceptlens.model.model_output import LayerOutput, ModelOutput, Places
+from conceptlens.model.pixel_scores import PixelScores
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -322,6 +323,8 @@ class Observation(ModelOutput, Generic[Model]):
 
     def _control_holds(self, found: ModelOutput, image: int, variants: int) -> bool:
         pairs = [(found.class_scores, self.class_scores), (found.vector, self.vector)]
+        if isinstance(found.places, PixelScores):
+            pairs.append((found.pixel_scores, self.pixel_scores))
         return all(
             new is not None and new.shape[0] == variants and close(new[0], old[image].detach(), 1e-3)
             for new, old in pairs
@@ -393,8 +396,12 @@ def _without_control(found: ModelOutput, rows: int) -> ModelOutput:
     def cut(tensor: Tensor) -> Tensor:
         return tensor[1:] if tensor.ndim and len(tensor) == rows else tensor
 
-    output, scores, vector = (map_tensors(part, cut) for part in (found.output, found.class_scores, found.vector))
-    return ModelOutput(found.model_name, output, scores, vector, found.meaning)
+    def cut_all(part: Any) -> Any:
+        return part.of_images(slice(1, None)) if isinstance(part, Places) else map_tensors(part, cut)
+
+    parts = (found.output, found.class_scores, found.vector, found.places)
+    output, scores, vector, places = (cut_all(part) for part in parts)
+    return ModelOutput(found.model_name, output, scores, vector, found.meaning, places=places)
 
 
 def _shortened(names: Sequence[str], at_most: int = 3) -> str:

@@ -222,9 +222,26 @@
     showScaleChoice();
     find("opacity-value").textContent = `${Math.round(100 * state.opacity)}%`;
     showLocation();
+    showBoxes();
     showContrast();
     showReadout();
   }
+
+  /** The boxes of a detector, that of the chosen row in full. */
+  function showBoxes() {
+    const boxes = (image().detections ?? []).map(({ box: [left, top, right, bottom], questions, short_name: name, score }) => {
+      const chosen = questions.includes(state.question);
+      const element = make("div", { className: chosen ? "box chosen" : "box" });
+      if (chosen) element.append(make("span", { textContent: `${name} ${score.toFixed(2)}` }));
+      const place = { left, top, width: right - left, height: bottom - top };
+      for (const [side, share] of Object.entries(place)) element.style[side] = `${100 * share}%`;
+      return element;
+    });
+    find("boxes").replaceChildren(...boxes);
+  }
+
+  /** The detection that a question is about. */
+  const detectionOf = (item) => image().detections?.find((one) => one.questions.includes(image().questions.indexOf(item)));
 
   /** The choice as it is in force: a map without kin has its own scale only. */
   function showScaleChoice() {
@@ -481,8 +498,13 @@
       const names = chosenNames(image().contrast);
       return { name: image().contrast.target, detail: names.length > 0 ? `against ${list(names)}` : "against nothing" };
     }
-    const kinds = { class: "the class itself", contrast: "contrast", concept: item.type ?? "concept", custom: "a map of your own" };
+    const kinds = { class: "the class itself", contrast: "contrast", concept: item.type ?? "concept", detection: "detection", custom: "a map of your own" };
     const layer = item.layer ? ` · ${item.layer}` : "";
+    const detected = detectionOf(item);
+    if (detected) {
+      const score = `score ${detected.score.toFixed(2)}`;
+      return { name: detected.short_name, detail: item.kind === "contrast" ? `rather than ${detected.against}` : score };
+    }
     return { name: item.short_label ?? item.label, detail: `${kinds[item.kind] ?? item.kind}${layer}` };
   }
 

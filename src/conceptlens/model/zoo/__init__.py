@@ -118,9 +118,9 @@ def model_names(source: str) -> list[str]:
 
         return timm.list_models()
     if source == "torchvision":
-        import torchvision
+        from conceptlens.model.zoo.from_torchvision import names_of_models
 
-        return torchvision.models.list_models(module=torchvision.models)
+        return names_of_models()
     if source == "open_clip":
         from conceptlens.model.zoo.from_open_clip import names
 
@@ -133,7 +133,10 @@ def find_models(search: str) -> tuple[list[str], dict[str, Any]]:
     found = {s: [n for n in model_names(s) if search.lower() in f"{s}:{n}".lower()] for s in LOADERS if _installed(s)}
     lines = [f"{source}:{name}" for source, names in found.items() for name in names]
     if not search:
-        lines.append("hf:OWNER/MODEL (any image classifier, CLIP, SigLIP or DETR of transformers, or a local folder)")
+        lines.append(
+            "hf:OWNER/MODEL (any image classifier, CLIP, SigLIP, detector or segmentation model of transformers, or a "
+            "local folder)"
+        )
     return lines, {"schema": "conceptlens.models/1", "default": DEFAULT_MODEL, "models": found}
 
 

@@ -1,9 +1,8 @@
-"""transformers: image classifiers, CLIP and SigLIP towers, plain encoders, and detectors of the DETR family."""
+"""transformers: image classifiers, CLIP and SigLIP towers, encoders, detectors of the DETR family, segmenters."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ from transformers import (
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForObjectDetection,
+    AutoModelForSemanticSegmentation,
+    AutoModelForUniversalSegmentation,
     AutoTokenizer,
 )
 
@@ -63,7 +64,7 @@ def load(
             check_tokenizer(Path(name), called)
         tokenizer = AutoTokenizer.from_pretrained(name) if _is_pair(config) else None
         module = _pretrained(kind, name, called) if pretrained else kind.from_config(config)
-    if kind is not AutoModelForObjectDetection:
+    if kind not in _SQUARE:
         check_same(transform, processor, called)
     if weights is not None:
         load_weights(module, weights)
@@ -77,8 +78,7 @@ def load(
             raise InputError(f"{called} gives an embedding and no class scores, so class_names= has nothing to name")
         return Backbone(module, called, layers, transform, task="embedding")
     names = checked_class_names(class_names, config.num_labels, called) if class_names else _class_names(config)
-    output = partial(best_query, classes=config.num_labels) if kind is AutoModelForObjectDetection else None
-    return Backbone(module, called, layers, transform, names, output)
+    return Backbone(module, called, layers, transform, names)
 
 
 class ImageTower(nn.Module):
@@ -94,14 +94,8 @@ class ImageTower(nn.Module):
         return self.visual_projection(self.vision_model(pixel_values=images).pooler_output)
 
 
-def best_query(output: Any, classes: int) -> Tensor:
-    """Read a detector's `image query class` logits as class scores: for every class, the highest of its queries.
-
-    The column for "no object", which comes last in the detectors that use a softmax, is left out.
-    """
-    return output.logits[..., :classes].amax(1)
-
-
+# What takes photos of any size, and sees a square here.
+_SQUARE = (AutoModelForObjectDetection, AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation)
 # Pairs whose image half is `vision_model`, pooled, then `visual_projection` where there is one.
 _PAIRS = ("clip", "siglip", "chinese_clip", "altclip", "metaclip_2")
 
@@ -117,6 +111,10 @@ def _kind(config: Any) -> Any:
         return AutoModelForImageClassification
     if "ForObjectDetection" in architecture:
         return AutoModelForObjectDetection
+    if "ForSemanticSegmentation" in architecture:
+        return AutoModelForSemanticSegmentation
+    if "ForUniversalSegmentation" in architecture or architecture == "MaskFormerForInstanceSegmentation":
+        return AutoModelForUniversalSegmentation
     two_towers = hasattr(config, "vision_config") and hasattr(config, "text_config")
     if two_towers and config.model_type not in _PAIRS:
         raise InputError(
@@ -156,8 +154,8 @@ def _class_names(config: Any) -> tuple[str, ...] | None:
 def preprocess_of(processor: Any, name: str) -> Preprocess:
     """Return the settings of a transformers image processor as a `Preprocess`.
 
-    Detectors take photos of any size; here they see a square of their short side, the photo squashed into it, so
-    that batches stay whole.
+    Detectors and segmentation models take photos of any size; here they see a square of their short side, the photo
+    squashed into it, so that batches stay whole.
     """
     settings = processor.to_dict()
     size, crop = settings.get("size") or {}, settings.get("crop_size") or {}

@@ -1,0 +1,127 @@
+"""Segmentation models of every family, and targets about a region."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_detectors import SEGMENTERS
+from torch import Tensor, nn
+
+import conceptlens as cl
+from conceptlens.model.observation import Observation
+
+NAMES = ("sky", "cat", "dog", "bus")
+_seen: dict[str, Observation[cl.Backbone]] = {}
+
+
+def seen(name: str) -> Observation[cl.Backbone]:
+    if name not in _seen:
+        model = cl.Backbone(SEGMENTERS[name](), name, class_names=NAMES, input_size=(96, 96))
+        _seen[name] = model.observe(torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(3)))
+    return _seen[name]
+
+
+def mean_over(scores: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean score of every class where a mask of the same size is true."""
+    return torch.stack([one[:, place].mean(1) for one, place in zip(scores, mask, strict=True)])
+
+
+@pytest.mark.parametrize("name", SEGMENTERS)
+def test_a_region_is_explained_by_its_mean_score(name: str) -> None:
+    observation = seen(name)
+    scores = observation.pixel_scores.detach()
+    shown = scores.argmax(1)
+    most = torch.stack([one.flatten().bincount().argmax() for one in shown])
+    explained = cl.cam(observation, [cl.Region(), cl.Region(mask=np.ones((10, 10), bool))], signed=True)
+    own = mean_over(scores, shown == most[:, None, None]).gather(1, most[:, None])[:, 0]
+    assert torch.allclose(explained.scores[:, 0], own, atol=1e-5)
+    assert torch.allclose(explained.scores[:, 1], scores.mean((2, 3)).gather(1, most[:, None])[:, 0], atol=1e-5)
+    assert bool((explained.maps.abs().amax((2, 3)) > 0).all())
+    assert explained.target_kinds == ("region", "region")
+    assert explained.labels[0][0] == NAMES[int(most[0])]
+    assert explained.source.method == "hires_cam"
+
+
+@pytest.mark.parametrize("name", ["torchvision fcn", "hf upernet", "hf maskformer"])
+def test_the_gradient_is_that_of_the_mean(name: str) -> None:
+    observation = seen(name)
+    mask = torch.zeros(2, *observation.pixel_scores.shape[2:], dtype=torch.bool)
+    mask[0, :8, 4:], mask[1, 5:9, :6] = True, True
+    score = mean_over(observation.pixel_scores, mask)[:, 2]
+    raw = observation.layer_output()
+    (gradient,) = torch.autograd.grad(score.sum(), raw.raw, retain_graph=True)
+    expected = (raw.grid.read(gradient) * observation.feature()).sum(1)
+    explained = cl.cam(observation, cl.Region("dog", mask), signed=True)
+    assert torch.allclose(explained.maps[:, 0], expected, atol=1e-5 * float(expected.abs().max()))
+    assert torch.allclose(explained.scores[:, 0], score.detach(), atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["score_cam", "ablation_cam", "eigen_cam", "layer_cam"])
+def test_rules_without_a_gradient_keep_the_region(rule: str) -> None:
+    observation = seen("hf segformer")
+    alone = observation.model.observe(observation.images[:1])
+    explained = cl.cam(alone, cl.Region(), rule)
+    assert bool(explained.maps.isfinite().all())
+    assert torch.allclose(explained.scores, cl.cam(observation, cl.Region()).scores[:1], atol=1e-4)
+
+
+def test_classes_are_compared_in_the_region() -> None:
+    observation = seen("hf segformer")
+    mask = torch.zeros(24, 24, dtype=torch.bool)
+    mask[3:9, 10:] = True
+    scores = mean_over(observation.pixel_scores.detach(), mask.expand(2, -1, -1))
+    found = cl.cam(observation, cl.Contrast(cl.Region("cat", mask), against=["dog", "bus"], gamma=0.5)).scores[:, 0]
+    assert torch.allclose(found, scores[:, 1] - 0.25 * (scores[:, 2] + scores[:, 3]), atol=1e-5)
+
+
+def test_a_mask_lies_over_the_whole_photo() -> None:
+    model = cl.Backbone(
+        SEGMENTERS["hf segformer"](), "seg", transform=cl.Preprocess((96, 96), resize=96), class_names=NAMES
+    )
+    observation = model.observe(Image.effect_noise((192, 96), 60).convert("RGB"))
+    whole = np.zeros((96, 192), bool)
+    whole[:48, 48:96] = True  # the upper left quarter of the centre crop
+    inside = torch.zeros(1, 24, 24, dtype=torch.bool)
+    inside[0, :12, :12] = True
+    expected = mean_over(observation.pixel_scores.detach(), inside)[0, 1]
+    assert float(cl.cam(observation, cl.Region("cat", whole)).scores[0, 0]) == pytest.approx(float(expected), abs=1e-5)
+    border = np.zeros((96, 192), bool)
+    border[:, :40] = True
+    with pytest.raises(cl.InputError, match="empty in the part of"):
+        cl.cam(observation, cl.Region("cat", border))
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (lambda: cl.Region("cow"), ["cow"]),
+        (lambda: cl.Region(9), ["no class 9"]),
+        (lambda: cl.Region("cat", np.ones((4, 4))), ["expected bool"]),
+        (lambda: cl.Region("cat", np.ones((3, 4, 4), bool)), ["(3, 4, 4)", "one each image"]),
+        (lambda: cl.Region("cat", np.ones(4, bool)), ["(4,)"]),
+        (lambda: cl.Region("cat", np.zeros((4, 4), bool)), ["the mask is empty"]),
+        (lambda: cl.Region("cat"), ["no place of tensor[", "shows cat", "bus 100%"]),
+        (lambda: cl.Logit("cat"), ["cl.Region"]),
+        (lambda: cl.Detection(0), ["gives no detections"]),
+    ],
+)
+def test_what_a_segmentation_model_cannot_answer_is_refused(target: Any, words: list[str]) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    nn.init.zeros_(net[2].weight)
+    net[2].bias.data = torch.tensor([0.0, 1, 2, 3])
+    nn.init.normal_(net[2].weight, 0, 1e-3)
+    observation = cl.Backbone(net, layers=("1",), class_names=NAMES).observe(torch.rand(2, 3, 64, 64))
+    with pytest.raises(cl.InputError) as refused:
+        cl.cam(observation, target())
+    assert all(word in str(refused.value) for word in words), str(refused.value)
+
+
+def test_a_classifier_has_no_regions() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    observation = cl.Backbone(net, layers=("0",)).observe(torch.rand(1, 3, 32, 32))
+    with pytest.raises(cl.InputError, match="gives no scores of places"):
+        cl.cam(observation, cl.Region())
