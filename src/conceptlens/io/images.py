@@ -32,6 +32,7 @@ def read_image(path: str | Path) -> Image.Image:
     """
     with opened(path) as image:
         _check_header(image, quoted(path))
+        image.load()  # here, so that what is wrong with its pixels is said of this file
         return upright(image)
 
 
