@@ -154,7 +154,11 @@ def yolox(file: Path) -> cl.Backbone:
     mend_torchvision()
     import onnx2torch
 
-    return cl.Backbone(onnx2torch.convert(str(file)).eval(), "yolox-nano", tuple(LEVELS), output=read_yolox)
+    module = onnx2torch.convert(str(file)).eval()
+    for shape in module.buffers():
+        if shape.dtype == torch.int64 and shape.tolist() == [1, 85, -1]:
+            shape[0] = 0  # the file reads one image; 0 keeps the size of the batch
+    return cl.Backbone(module, "yolox-nano", tuple(LEVELS), output=read_yolox, task="detection")
 
 
 def read_yolox(found: Tensor) -> cl.Detections:
@@ -210,7 +214,7 @@ def in_own_process(tool: str) -> dict[str, float]:
 def one_map(tool: str) -> dict[str, float]:
     """Return the time of the map of one detection, and what it adds to the highest memory of the process.
 
-    A torchvision RetinaNet with random weights, one photo of 512 x 512, its last stage. The target of captum is
+    A torchvision RetinaNet with random weights, one photo of 256 x 256, its last stage. The target of captum is
     written by hand: the logit of one candidate.
     """
     from conceptlens.model.torchvision_operators import mend_torchvision
@@ -221,13 +225,12 @@ def one_map(tool: str) -> dict[str, float]:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     detector = torchvision.models.detection.retinanet_resnet50_fpn(
-        weights=None, weights_backbone=None, num_classes=91, min_size=512, max_size=512
+        weights=None, weights_backbone=None, num_classes=91, min_size=256, max_size=256
     ).eval()
-    image = torch.rand(1, 3, 512, 512)
-    candidate, kind = 5000, 17
+    image = torch.rand(1, 3, 256, 256)
+    candidate, kind = 2000, 17
     model = cl.Backbone(detector, "retinanet", class_names=tuple(map(str, range(91))))
-    model.module(image[:, :, :64, :64])
-    vars(model)["anatomy"] = model.anatomy  # found once for a model, not for each map
+    model.observe(image)  # the layers are found once for a model, not for each map
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
     if tool == "conceptlens":
