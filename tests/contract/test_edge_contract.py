@@ -111,9 +111,9 @@ def with_buffers_only(module: Net) -> None:
 
 
 def with_own_hooks(module: Net) -> None:
-    module.trunk[2].register_forward_hook(lambda _part, _inputs, output: output * 2)
+    module.trunk[2].register_forward_hook(lambda *given: given[2] * 2)
     module.head.register_forward_pre_hook(lambda _part, inputs: (inputs[0] + 1,))
-    module.trunk.register_forward_hook(lambda _part, _inputs, _named, output: output + 0, with_kwargs=True)
+    module.trunk.register_forward_hook(lambda *given: given[3] + 0, with_kwargs=True)
 
 
 def with_parametrizations(module: Net) -> None:
@@ -214,7 +214,7 @@ NO_GRADIENT: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.parametrize("make", NO_GRADIENT.values(), ids=NO_GRADIENT)
 def test_without_any_gradient_the_rules_that_need_none_work(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
-    found, _ = observed(make(), layers=("trunk",))
+    found, _ = observed(make())
     for name, rule in cl.RULES.items():
         if rule.reads == "gradient":
             with pytest.raises(cl.InputError, match=r"no gradient reaches layer 'trunk': .*, such as score_cam"):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import conceptlens as cl
 from conceptlens.model.answer import ANSWERS, Task, find_answer
-from conceptlens.model.found_task import found_task
+from conceptlens.model.found_task import ends_in_linear, found_task
 
 
 def chance(z: float) -> float:
@@ -221,7 +221,7 @@ def without_head(*end: nn.Module) -> nn.Module:
 @pytest.mark.parametrize(
     ("module", "names", "expected"),
     [
-        (ViTForImageClassification(), None, None),
+        (ViTForImageClassification(), None, "single_label"),
         (ViTForImageClassification(problem_type="multi_label_classification"), 3, "multi_label"),
         (ViTForImageClassification(problem_type="single_label_classification"), 3, "single_label"),
         (ViTForImageClassification(problem_type="regression"), 3, "regression"),
@@ -267,6 +267,33 @@ def test_a_network_without_head_has_no_classes() -> None:
         observation.logits  # noqa: B018
     with pytest.raises(cl.InputError, match="trunk gives no class scores"):
         observation.answer  # noqa: B018
+
+
+def without_classifier(names: list[str] | None = None, **more: Any) -> cl.Backbone:
+    net = nn.Sequential(nn.Conv2d(3, 8, 8, stride=8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return cl.Backbone(net.eval(), "pooled", class_names=names, input_size=(32, 32), **more)
+
+
+def test_numbers_that_no_classifier_makes_are_asked_for() -> None:
+    with pytest.raises(cl.InputError, match=r"pooled gives 8 numbers .* may be class scores or an embedding"):
+        without_classifier().observe(photos())
+    assert without_classifier(task="embedding").observe(photos()).embedding.shape == (3, 8)
+    assert without_classifier(task="single_label").observe(photos()).logits.shape == (3, 8)
+    assert without_classifier(output=lambda found: found).observe(photos()).logits.shape == (3, 8)
+    named = without_classifier([f"bird {i}" for i in range(8)]).observe(photos())
+    assert named.answer.task == "single_label"
+    counted = without_classifier()
+    counted.module.num_classes = 8  # pyright: ignore[reportArgumentType]
+    assert counted.observe(photos()).answer.task == "single_label"
+
+
+def test_a_quantised_classifier_is_one() -> None:
+    class QuantizedLinear(nn.Module):
+        """No `nn.Linear`, like those of torch's quantised modules and of bitsandbytes."""
+
+    assert ends_in_linear(nn.Sequential(nn.Conv2d(3, 8, 8), QuantizedLinear()))
+    assert ends_in_linear(nn.Sequential(Net(3), nn.Dropout(), nn.Identity()))
+    assert not ends_in_linear(without_classifier().module)
 
 
 def test_class_names_of_an_embedding_are_refused() -> None:

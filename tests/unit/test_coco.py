@@ -153,9 +153,19 @@ def test_a_segment_that_is_not_listed_is_refused(tmp_path: Path) -> None:
     assert "4321" in refusal(lambda: CocoPanoptic(panoptic(tmp_path, ids)))
 
 
-def test_a_missing_category_is_refused(tmp_path: Path) -> None:
-    said = refusal(lambda: CocoPanoptic(panoptic(tmp_path, stripes(), categories=CATEGORIES[:2])))
-    assert "184" in said
+def test_a_segment_of_a_category_that_is_not_listed_is_left_out_and_ignored(tmp_path: Path) -> None:
+    made = CocoPanoptic(panoptic(tmp_path, stripes(), categories=CATEGORIES[:2]))
+    segment = f"000000000009.jpg, segment {TREE}"
+    assert made.excluded == {segment: "its category 184 is not listed under 'categories'"}
+    one = only(made)
+    assert [c.label for c in one.concepts] == ["person"]
+    assert one.ignored is not None
+    assert one.ignored.all(0).tolist() == [False] * 8 + [True] * 12
+
+
+def test_a_file_of_unlisted_categories_alone_is_refused(tmp_path: Path) -> None:
+    said = refusal(lambda: CocoPanoptic(panoptic(tmp_path, stripes(), categories=CATEGORIES[3:])))
+    assert "category 1 is not listed" in said
     assert "panoptic_val2017.json" in said
 
 
@@ -168,7 +178,7 @@ def test_a_missing_category_is_refused(tmp_path: Path) -> None:
         {"annotations": [{"image_id": 9, "file_name": "a.png"}]},
         {"annotations": [7]},
         {"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]},
-        {"categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]},
+        {"categories": [{"id": 1, "name": "a"}, {"id": 184, "name": "a"}]},
     ],
 )
 def test_a_json_of_another_layout_is_refused(tmp_path: Path, changed: dict[str, Any]) -> None:
@@ -272,16 +282,26 @@ def test_instances_turn_with_their_photo(tmp_path: Path, turn: int) -> None:
         {"size": [20, 12], "counts": [240]},
         {"size": [12, 20], "counts": [100]},
         {"size": [12, 20], "counts": [-1, 241]},
-        {"size": [12, 20], "counts": "0"},
-        {"size": [12, 20], "counts": "P"},
-        {"size": [12, 20], "counts": "é"},
         {"counts": [240]},
+        [],
         None,
         7,
     ],
 )
-def test_a_mask_that_cannot_be_drawn_is_refused(tmp_path: Path, segmentation: Any) -> None:
+def test_a_mask_that_cannot_be_drawn_is_left_out_and_refused_where_none_can(tmp_path: Path, segmentation: Any) -> None:
     assert "instances_val2017.json" in refusal(lambda: instances(tmp_path, {"segmentation": segmentation}))
+    made = instances(tmp_path, {"segmentation": segmentation}, {"segmentation": box(0, 0, 4, 4)})
+    assert list(made.excluded) == ["annotation 0"]
+    assert "cannot be drawn" in made.excluded["annotation 0"]
+    assert only(made).masks.sum() == 16
+
+
+@pytest.mark.parametrize("counts", ["0", "P", "é"])
+def test_packed_run_lengths_that_are_broken_are_left_out_when_they_are_read(tmp_path: Path, counts: str) -> None:
+    broken = {"segmentation": {"size": [12, 20], "counts": counts}}
+    one = only(instances(tmp_path, broken, {"segmentation": box(0, 0, 4, 4)}))
+    assert (int(one.masks.sum()), one.n_excluded) == (16, 1)
+    assert one.excluded[0].startswith("annotation 0 cannot be drawn")
 
 
 @pytest.mark.parametrize("entry", [{"category_id": 5}, {"image_id": 5}, {"no": "segmentation"}])

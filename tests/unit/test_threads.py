@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tiny_models import photo
+from tiny_models import photo, save_transformers
 from torch import Tensor, nn
 
 import conceptlens as cl
 from conceptlens.io.atomic import replacing
 from conceptlens.io.cache import cached
 from conceptlens.io.quiet_warnings import quiet_warnings
+from conceptlens.model.encoders import ClassifierText
 from conceptlens.model.forward import forward, trunk_kept
 from conceptlens.model.forward_mode import channel_derivatives
 from conceptlens.model.model_input import ModelInput
@@ -303,6 +304,22 @@ def test_filters_of_warnings_are_given_back_whatever_the_order() -> None:
     first.__exit__(None, None, None)
     second.__exit__(None, None, None)
     assert list(warnings.filters) == before
+
+
+def test_texts_are_encoded_by_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    language = cl.load_model(f"hf:{save_transformers('clip', tmp_path / 'clip')}").language
+    texts = ["cat", "a dog", "some birds", "leaf", "a very long text", "stone"]
+    monkeypatch.setenv("CONCEPTLENS_CACHE", str(tmp_path / "alone"))
+    wanted = [language.encode_text([text]) for text in texts]
+    monkeypatch.setenv("CONCEPTLENS_CACHE", str(tmp_path / "many"))
+    found = at_once(6, [lambda t=text: language.encode_text([t]) for text in texts * 4])
+    for one, expected in zip(found, wanted * 4, strict=True):
+        torch.testing.assert_close(one, expected)
+
+
+def test_a_text_that_is_not_known_is_so_for_all_who_ask_at_once() -> None:
+    language = ClassifierText(torch.eye(3), NAMES[:3], "three classes")
+    assert at_once(8, [lambda: language.knows(("zqxkv wfgh", "cat"))] * 8) == [(False, True)] * 8
 
 
 def test_text_vectors_on_disk_with_many_writers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from typing import Annotated
 
 import typer
@@ -19,6 +21,7 @@ from conceptlens.cli.fit import app as fit
 from conceptlens.cli.knowledge import knowledge
 from conceptlens.cli.models import calibrate, models
 from conceptlens.cli.options import SETTINGS, Command
+from conceptlens.io.text_file import READABLE
 
 app = typer.Typer(**SETTINGS)
 
@@ -51,5 +54,8 @@ app.add_typer(evaluate, name="evaluate")
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; what the encoding of a stream lacks is replaced, and ends no command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=READABLE)
     app(prog_name="conceptlens")

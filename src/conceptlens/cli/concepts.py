@@ -11,7 +11,7 @@ import typer
 
 from conceptlens.cli import options as shared
 from conceptlens.cli.options import answering, option_group
-from conceptlens.cli.printing import print_json
+from conceptlens.cli.printing import print_excluded, print_json
 from conceptlens.io.errors import InputError
 from conceptlens.io.output_path import check_file
 
@@ -102,6 +102,7 @@ def concepts(
         raise InputError(f"--from and --out are both {out}; give another --out, for dropped concepts would be lost")
     check_file(out, ".txt", ".tsv")
     photos = open_classes(data)
+    print_excluded(photos.excluded)
     found = _found(photos, start, ask, url, key_from, record, request, replay)
     chosen = replace(FILTER_LIMITS[limits], presence=presence)
     left = filter_concepts(found, photos.classes, chosen, _scores(photos, found, vlm))

@@ -10,7 +10,7 @@ import typer
 
 from conceptlens.cli import options as shared
 from conceptlens.cli.options import answering, load, option_group, output_option
-from conceptlens.cli.printing import print_failures, print_json
+from conceptlens.cli.printing import print_excluded, print_failures, print_json
 from conceptlens.io.errors import InputError
 from conceptlens.io.output_path import check_folder, check_new_folder
 
@@ -85,6 +85,7 @@ def edit(
     before = Bottleneck.from_pretrained(folder)
     after, edits = _edited(before, set_to or (), remove or (), clamp or (), restore or (), weight or (), target, note)
     opened = open_classes(data, split)
+    print_excluded(opened.excluded)
     backbone = load(model, weights, pretrained, device)
     table = read_table(before.to(device), backbone, opened, cache=cache)
     print_failures(failure.reason for failure in table.failures)

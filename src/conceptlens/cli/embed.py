@@ -11,13 +11,13 @@ import typer
 
 from conceptlens.cli import options as shared
 from conceptlens.cli.options import answering, data_option, load, model_option, option_group, run_option
-from conceptlens.cli.printing import print_failures, print_json
+from conceptlens.cli.printing import print_excluded, print_failures, print_json
 from conceptlens.io.errors import InputError
 from conceptlens.io.output_path import check_folder
 from conceptlens.io.progress import progress_bar, speed_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from conceptlens.local_embeddings.runs.embed_plan import EmbedPlan
     from conceptlens.local_embeddings.runs.embed_run import EmbedProgress, Engine
@@ -32,6 +32,7 @@ def embed(
     out_dir: Annotated[Path, shared.out_dir("the store")],
     split: shared.EvaluationSplit = None,
     by: Annotated[str | None, data_option(help="One mask for each category (default) or instance.")] = None,
+    ignore: shared.Ignore = None,
     crowds: Annotated[str | None, data_option(help="COCO's crowd masks: ignore, join or skip.")] = None,
     shape: Annotated[str | None, data_option(help="COCO's instances as outline, box or ellipse.")] = None,
     min_area: Annotated[
@@ -92,8 +93,8 @@ def embed(
     check_folder(out_dir)
     if seed is not None and noise == "none":
         raise InputError("--seed has no effect without --noise, which it draws; leave it out")
-    choices = {name: value for name, value in (("by", by), ("crowds", crowds), ("shape", shape)) if value is not None}
-    opened = open_set(data, split, **choices)
+    opened = open_set(data, split, **shared.mask_choices(by=by, crowds=crowds, shape=shape, ignore=ignore))
+    print_excluded(opened.excluded)
     backbone = load(model, weights, pretrained, device, crop_mode="squash")
     plan = EmbedPlan(
         layers=backbone.default_layers if layers is None else tuple(shared.names_in(layers, "--layers")),
@@ -112,7 +113,7 @@ def embed(
     run_on = _engine(engine, ray_address, workers)
     store = Store(out_dir, create=True)  # made last, so that a refused run leaves no folder
     last = _with_progress(embed_batches(opened, backbone, plan, store, resume or retry_failed, run_on, retry_failed))
-    _print_result(store, plan, last, time.perf_counter() - start, as_json)
+    _print_result(store, opened.excluded, plan, last, time.perf_counter() - start, as_json)
     if last.failures:
         raise typer.Exit(1)
 
@@ -156,7 +157,9 @@ def _with_progress(batches: Iterable[EmbedProgress]) -> EmbedProgress:
     return last
 
 
-def _print_result(store: Any, plan: EmbedPlan, last: EmbedProgress, seconds: float, as_json: bool) -> None:
+def _print_result(
+    store: Any, excluded: Mapping[str, str], plan: EmbedPlan, last: EmbedProgress, seconds: float, as_json: bool
+) -> None:
     failures = {row.name: row.failure for row in store.failures(last.run)}
     if as_json:
         print_json({
@@ -167,6 +170,7 @@ def _print_result(store: Any, plan: EmbedPlan, last: EmbedProgress, seconds: flo
             "layers": list(plan.layers),
             "mode": plan.fit_settings.mode,
             "failures": [{"name": name, "reason": reason} for name, reason in failures.items()],
+            "left_out": [{"name": name, "reason": reason} for name, reason in excluded.items()],
             "seconds": round(seconds, 2),
         })  # fmt: skip
         return

@@ -12,7 +12,7 @@ import typer
 from conceptlens.cli import options as shared
 from conceptlens.cli.evaluate_bottleneck import bottleneck
 from conceptlens.cli.options import answering, data_option, load, option_group, run_option
-from conceptlens.cli.printing import print_end, print_failures, print_files, print_json
+from conceptlens.cli.printing import print_end, print_excluded, print_failures, print_files, print_json
 from conceptlens.io.output_path import check_folder
 from conceptlens.io.progress import progress
 
@@ -38,6 +38,7 @@ def evaluate() -> None:
 def localization(
     data: shared.MaskedData,
     split: shared.EvaluationSplit = None,
+    ignore: shared.Ignore = None,
     max_photos: Annotated[int | None, data_option(min=1, help="Evaluate at most this many photos.")] = None,
     min_area: Annotated[float, data_option(help="Leave out concepts that cover a smaller share of the photo.")] = 0.01,
     methods: Annotated[
@@ -91,7 +92,10 @@ def localization(
     check_use(names, branch, probe)
     check_settings(min_area, size, max_photos)
     check_folder(out_dir)
-    opened, translator, photos = open_set(data, split), shared.load_branch(branch), probe_photos(data, probe, names)
+    choices = shared.mask_choices(ignore=ignore)
+    opened, translator = open_set(data, split, **choices), shared.load_branch(branch)
+    photos = probe_photos(data, probe, names, **choices)
+    print_excluded(opened.excluded)
     # The whole photo, so that maps and masks cover the same.
     backbone = load(model, weights, pretrained, device, class_names, crop_mode="squash", task=task)
     built = build_methods(names, MethodContext(backbone, opened.concepts, translator, photos, seed=seed))
@@ -101,7 +105,7 @@ def localization(
     settings = {
         "split": opened.name, "methods": ", ".join(names), "weights": weights if pretrained else "random",
         "branch": branch, "probe_photos": probed, "resolution": size or "the annotation's own",
-        "min_area": min_area, "max_photos": max_photos, "seed": seed,
+        "min_area": min_area, "max_photos": max_photos, "seed": seed, **choices,
     }  # fmt: skip
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
     description = {"data": opened.name, "model": backbone.name, "settings": plain}

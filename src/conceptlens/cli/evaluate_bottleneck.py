@@ -10,7 +10,7 @@ import typer
 
 from conceptlens.cli import options as shared
 from conceptlens.cli.options import answering, data_option, load, option_group, run_option
-from conceptlens.cli.printing import print_end, print_failures, print_files, print_json
+from conceptlens.cli.printing import print_end, print_excluded, print_failures, print_files, print_json
 from conceptlens.io.errors import InputError
 from conceptlens.io.output_path import check_folder
 
@@ -102,6 +102,7 @@ def bottleneck(
     start = time.perf_counter()
     check_folder(out_dir)
     made, opened = Bottleneck.from_pretrained(folder), open_classes(data, split)
+    print_excluded(opened.excluded)
     choice = _choice(made, opened, classes, pairs, photo, photos, top)
     if out_dir is None:
         of_page = {"--class": classes, "--pair": pairs, "--photo": photo, "--photos": photos, "--top": top}

@@ -20,6 +20,7 @@ from conceptlens.io.atomic import write_json
 from conceptlens.io.errors import InputError
 from conceptlens.io.output_path import check_file, check_folder
 from conceptlens.io.progress import progress
+from conceptlens.io.text_file import readable_text
 
 if TYPE_CHECKING:
     from conceptlens.explainer.photo_result import PhotoResult
@@ -307,4 +308,6 @@ def _wants_page(out: Path | None, out_dir: Path | None) -> bool:
 
 
 def _class(name: str | None) -> Any:
-    return int(name) if name is not None and re.fullmatch(r"\s*[+-]?\d+\s*", name) else name
+    if name is None:
+        return None
+    return int(name) if re.fullmatch(r"\s*[+-]?\d+\s*", name) else readable_text(name)

@@ -9,7 +9,7 @@ import typer
 
 from conceptlens.cli import options as shared
 from conceptlens.cli.options import answering, data_option, load, model_option
-from conceptlens.cli.printing import print_failures, print_json
+from conceptlens.cli.printing import print_excluded, print_failures, print_json
 from conceptlens.io.errors import InputError
 from conceptlens.io.output_path import check_file
 from conceptlens.io.progress import progress
@@ -61,6 +61,7 @@ def calibrate(
         ),
     ] = None,
     split: shared.EvaluationSplit = None,
+    ignore: shared.Ignore = None,
     min_area: Annotated[float, data_option(help="The smallest share of a photo at which a concept is in it.")] = 0.01,
     model: shared.Model = shared.DEFAULT_MODEL,
     weights: shared.Weights = None,
@@ -86,13 +87,16 @@ def calibrate(
     check_file(out, ".safetensors")
     if not photos and data is None:
         raise InputError("no photos are given; name photos or folders, or a data set with masks: --data NAME:DIR")
-    opened = None if data is None else open_set(data, split)
+    opened = None if data is None else open_set(data, split, **shared.mask_choices(ignore=ignore))
     backbone = load(model, weights, pretrained, device, class_names, knowledge, crop_mode=crop_mode, task=task)
     failures: list[Failure] = []
+    if opened is not None:
+        print_excluded(opened.excluded)
 
     def labelled(label: str) -> Any:
         assert opened is not None
-        return progress(observe_labelled(backbone, opened, min_area, batch_size), -(-len(opened) // batch_size), label)
+        stream = observe_labelled(backbone, opened, min_area, batch_size, failures)
+        return progress(stream, -(-len(opened) // batch_size), label)
 
     if photos:
         paths = find_images(*photos)
@@ -107,6 +111,7 @@ def calibrate(
             backbone, found, labelled("observing batches of labelled photos"), opened.concepts, source
         )
     file = found.save(out or cache_folder() / "reference" / f"{found.identity}.safetensors")
+    failures = list(dict.fromkeys(failures))  # photos with masks may be read twice
     print_failures(failure.reason for failure in failures)
     if as_json:
         print_json({

@@ -107,6 +107,15 @@ ClassData = Annotated[
         help="The data set with classes: cub:DIR, or folder:DIR with a folder of photos for each class, ...",
     ),
 ]
+Ignore = Annotated[
+    list[str] | None,
+    data_option(
+        "--ignore",
+        metavar="N",
+        help="A value of mask pixels that count as nothing, neither as a class nor as background, in masks:DIR; repeat "
+        "for several, or write 11,12.",
+    ),
+]
 Split = Annotated[str, data_option(metavar="NAME", help="The split of the data set.")]
 EvaluationSplit = Annotated[
     str | None, data_option(metavar="NAME", help="The split of the data set; by default the one for evaluation.")
@@ -256,6 +265,11 @@ def load_branch(folder: Path | None) -> Translator | None:
     from conceptlens.concept_regions.translator import Translator
 
     return None if folder is None else Translator.load(folder)
+
+
+def mask_choices(**given: Any) -> dict[str, Any]:
+    """Return the choices of masks that were given, for `open_set`."""
+    return {name: value for name, value in given.items() if value}
 
 
 def refuse_unused(options: dict[str, Any], why: str) -> None:

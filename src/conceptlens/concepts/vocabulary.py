@@ -9,7 +9,7 @@ from importlib.resources import files
 from os import PathLike
 
 from conceptlens.io.errors import InputError, InputTypeError
-from conceptlens.io.text_file import read_text
+from conceptlens.io.text_file import read_text, readable_text
 
 # As published in CE-FAM (ICCV 2025), where it describes its concepts. The scene prompt is the paper's too,
 # though it reads oddly for most scenes: changing it would change what its numbers mean.
@@ -145,6 +145,7 @@ def _parse(entry: str | ConceptName) -> ConceptName | None:
         return entry
     if not isinstance(entry, str):
         raise InputError(f"a concept is given as {entry!r}; expected text such as 'striped fur:texture'")
+    entry = readable_text(entry)  # an argument of the command line may hold what is no text
     written, colon, kind = entry.rpartition(":") if ":" in entry else (entry, "", "")
     label, kind = " ".join(written.split()), kind.strip().lower()
     if not label and not colon:

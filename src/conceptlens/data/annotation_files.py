@@ -15,11 +15,13 @@ from PIL import Image
 
 from conceptlens.io import text_file
 from conceptlens.io.errors import InputError
-from conceptlens.io.image_file import TURNS, Turn, opened, orientation
+from conceptlens.io.image_file import TURNS, Turn, opened, orientation, quoted
 from conceptlens.io.images import read_image
+from conceptlens.io.text_file import readable_text
 
 MaskBy = Literal["category", "instance"]
 _Option = TypeVar("_Option", bound=str)
+_Value = TypeVar("_Value")
 
 
 def read_colours(path: Path) -> np.ndarray:
@@ -31,7 +33,7 @@ def read_colours(path: Path) -> np.ndarray:
     image = _png(path)
     if image.mode not in ("RGB", "RGBA", "P"):
         raise InputError(
-            f"{str(path)!r} has pixels of kind {image.mode}, expected RGB: its ids are coded in red, green and blue; "
+            f"{quoted(path)} has pixels of kind {image.mode}, expected RGB: its ids are coded in red, green and blue; "
             "download or export it again"
         )
     if image.mode == "P":
@@ -49,7 +51,7 @@ def read_indices(path: Path) -> np.ndarray:
     image = _png(path)
     if image.mode not in ("P", "L", "1", "I", "I;16"):
         raise InputError(
-            f"{str(path)!r} has pixels of kind {image.mode}, expected one index a pixel; save it as a palette or "
+            f"{quoted(path)} has pixels of kind {image.mode}, expected one index a pixel; save it as a palette or "
             "grey PNG whose values are the indices"
         )
     return np.asarray(image).astype(np.int32)
@@ -80,7 +82,7 @@ def read_aligned(path: Path, codes: np.ndarray, exact: bool = True) -> tuple[Ima
     if not _fits(codes, photo.size, exact):
         rows, columns = codes.shape[-2:]
         raise InputError(
-            f"{str(path)!r} is {width} x {height} pixels and its annotation {columns} x {rows}, expected "
+            f"{quoted(path)} is {width} x {height} pixels and its annotation {columns} x {rows}, expected "
             f"the same {'size' if exact else 'shape'}; use the photo that was annotated, neither resized nor cut"
         )
     return photo, codes
@@ -106,10 +108,10 @@ def read_json(path: Path, *lists: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{str(path)!r} is not JSON or cut short ({error}); download or export it again") from error
+        raise InputError(f"{quoted(path)} is not JSON or cut short ({error}); download or export it again") from error
     for name in lists:
         if not isinstance(read, dict) or not isinstance(read.get(name), list):
-            raise InputError(f"{str(path)!r} has no list {name!r}; expected {', '.join(lists)}: is it the right file?")
+            raise InputError(f"{quoted(path)} has no list {name!r}; expected {', '.join(lists)}: is it the right file?")
     return read
 
 
@@ -120,14 +122,41 @@ def read_table(path: Path, *columns: str) -> list[dict[str, str]]:
         header = list(reader.fieldnames or [])
         rows = [{key: value or "" for key, value in row.items() if key} for row in reader]
     except csv.Error as error:
-        raise InputError(f"{str(path)!r} is not a CSV file ({error}); download it again") from error
+        raise InputError(f"{quoted(path)} is not a CSV file ({error}); download it again") from error
     missing = [name for name in columns if name not in header]
     if missing:
         raise InputError(
-            f"{str(path)!r} has no column {missing[0]!r}, its first line is {','.join(header)!r}; "
+            f"{quoted(path)} has no column {missing[0]!r}, its first line is {','.join(header)!r}; "
             f"expected the columns {', '.join(columns)}"
         )
     return rows
+
+
+def once_each_entry(entries: Iterable[tuple[str, _Value]], path: Path) -> tuple[dict[str, _Value], dict[str, str]]:
+    """Return the entries of a list by their names, and those that are listed again, as where lists were joined.
+
+    Args:
+        entries: A name and what the list says of it.
+        path: The file, for messages.
+
+    Returns:
+        What is said of each name, and what is left out, to the reason.
+
+    Raises:
+        InputError: Two entries of one name differ.
+    """
+    found: dict[str, _Value] = {}
+    again: dict[str, str] = {}
+    for name, value in entries:
+        if name not in found:
+            found[name] = value
+        elif found[name] == value:
+            again[f"{readable_text(name)}, listed again"] = f"the same entry of {path.name} as before"
+        else:
+            raise InputError(
+                f"{quoted(path)} lists {name!r} twice, as {found[name]!r} and as {value!r}; keep the one that is right"
+            )
+    return found, again
 
 
 def read_text(path: Path) -> str:
@@ -159,11 +188,11 @@ def entry_errors(path: Path, layout: str) -> Iterator[None]:
         raise
     except KeyError as error:
         raise InputError(
-            f"{str(path)!r} has an entry without {error.args[0]!r}; expected {layout}, download or export it again"
+            f"{quoted(path)} has an entry without {error.args[0]!r}; expected {layout}, download or export it again"
         ) from error
     except (TypeError, ValueError, AttributeError, IndexError) as error:
         raise InputError(
-            f"{str(path)!r} has an entry that cannot be read ({error}); expected {layout}, download or export it again"
+            f"{quoted(path)} has an entry that cannot be read ({error}); expected {layout}, download or export it again"
         ) from error
 
 

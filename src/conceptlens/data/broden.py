@@ -11,6 +11,7 @@ from conceptlens.data.annotation_files import (
     code_masks,
     entry_errors,
     existing_folder,
+    once_each_entry,
     read_aligned,
     read_colours,
     read_table,
@@ -56,14 +57,18 @@ class Broden(ListedMaskedSet[tuple[str, tuple[str, ...]]]):
         if split not in ("all", *splits):
             raise InputError(f"{str(index)!r} has no split {split!r}; splits: all, {', '.join(splits)}")
         chosen = [row for row in rows if split in ("all", row["split"])]
-        self._entries = [(row["image"], pngs) for row in chosen if (pngs := _pngs(row))]
-        self.n_excluded = len(chosen) - len(self._entries)
+        masks, again = once_each_entry(((row["image"], _pngs(row)) for row in chosen), index)
+        self._entries = [(image, pngs) for image, pngs in masks.items() if pngs]
+        blank = {image: "no mask, only labels of the whole image" for image, pngs in masks.items() if not pngs}
+        self.excluded = again | blank
 
     def _read_labels(self, file: Path) -> None:
         """Read which number is which concept, and which numbers are known at all."""
-        types: dict[int, tuple[str, str]] = {}
-        for row in read_table(file, "number", "name", "category"):
-            types[int(row["number"])] = (row["name"], row["category"].split(";")[0].partition("(")[0].strip())
+        listed = (
+            (row["number"].strip(), (row["name"], row["category"].split(";")[0].partition("(")[0].strip()))
+            for row in read_table(file, "number", "name", "category")
+        )
+        types = {int(number): label for number, label in once_each_entry(listed, file)[0].items()}
         unknown = {category for _, category in types.values()} - {*CATEGORIES, *_IMAGE_LEVEL}
         if unknown:
             raise InputError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,9 @@ from conceptlens.data.annotation_files import existing_folder, read_text
 from conceptlens.data.imagenet_s import NAMES, imagenet_names
 from conceptlens.data.labelled_set import ListedPhotos, check_split
 from conceptlens.io.errors import InputError
-from conceptlens.io.image_file import SUFFIXES
+from conceptlens.io.folder_files import FolderFiles, files_below
+from conceptlens.io.image_file import SUFFIXES, quoted
+from conceptlens.io.text_file import readable_names, readable_text
 
 SPLITS = ("train", "val", "valid", "validation", "test")
 ALL = "all"
@@ -30,6 +32,8 @@ class ClassFolder(ListedPhotos):
 
     - Classes are the folders, sorted, with the same numbers in all splits; hidden ones are not seen. Photos are looked
       for all the way down, sorted, and called by their path from the folder that was opened (with the split, if any).
+    - Linked folders are entered, each real folder once: what is linked a second time, or leads nowhere, stands in
+      `excluded`. A linked photo that leads nowhere cannot be read, and says so.
     - A class without any photo is left out and stands in `excluded`. Where there is a `train`, a class that has photos
       in other splits alone is an error: most often its folder is not a class.
     - Folders that are all called as ImageNet numbers its classes (`n01440764`) have ImageNet's names: from
@@ -49,44 +53,57 @@ class ClassFolder(ListedPhotos):
         found = [name for name in SPLITS if _is_split(self._root / name)]
         self.splits = (*found, ALL)
         self.split = check_split(split or ("train" if "train" in found else ALL), self.splits, repr(str(given)))
-        self.name = f"{given.resolve().name} {self.split}"
-        inner = {name: _subfolders(self._root / name) for name in found} or {ALL: _subfolders(self._root)}
-        self.folders, empty = self._shown(inner)
-        self.excluded = dict.fromkeys(empty, "no photo")
+        self.name = readable_text(f"{given.resolve().name} {self.split}")
+        listed = {part: self._listed(part) for part in found or [ALL]}
+        self.folders, excluded = self._shown(listed)
         if len(self.folders) < 2:
             raise InputError(
                 f"{str(given)!r} has {len(self.folders)} class folders with photos; expected at least two: give the "
                 "folder whose subfolders are the classes"
             )
         self.classes = _class_names(self.folders, given)
+        numbers = {name: number for number, name in enumerate(self.folders)}
         opened = found if self.split == ALL and found else [self.split]
-        entries = [
-            (photo, number)
-            for part in opened
-            for number, name in enumerate(self.folders)
-            if name in inner[part]
-            for photo in _photos(self._root, self._path(part, name))
-        ]
-        self._photos = [photo for photo, _ in entries]
-        self.labels = np.array([number for _, number in entries], np.int64)
+        kept = [(part, photo) for part in opened for photo in listed[part].photos]
+        entries, again = self._once(kept)
+        self.excluded = excluded | again
+        self._photos = [self._path(part, photo) for part, photo in entries]
+        self.labels = np.array([numbers[photo.partition("/")[0]] for _, photo in entries], np.int64)
 
     @staticmethod
     def _path(part: str, name: str = "") -> str:
         """Return where a class of a split lies in the folder."""
         return name if part == ALL else f"{part}/{name}"
 
-    def _shown(self, inner: dict[str, list[str]]) -> tuple[tuple[str, ...], list[str]]:
-        """Return the class folders that have a photo in any split, and those that have none, both sorted."""
-        shown: dict[str, set[str]] = {}
-        for part, names in inner.items():
-            root = self._root / self._path(part)
-            astray = next((entry for entry in root.iterdir() if _is_photo(entry.name) and entry.is_file()), None)
-            if astray is not None:
-                raise InputError(
-                    f"{str(astray)!r} lies in no class folder; expected every photo of {str(root)!r} in a folder "
-                    "that is called as its class, move it there"
-                )
-            shown[part] = {name for name in names if any(_photos(self._root, self._path(part, name)))}
+    def _listed(self, part: str) -> FolderFiles:
+        """List the photos of a split by their paths in it; a link that leads nowhere is no class folder."""
+        root = self._root / self._path(part)
+        found = files_below(root)
+        lost = [path for path in found.photos if "/" not in path and not os.path.splitext(path)[1]]
+        astray = next((path for path in found.photos if "/" not in path and path not in lost), None)
+        if astray is not None:
+            raise InputError(
+                f"{quoted(root / astray)} lies in no class folder; expected every photo of {quoted(root)} in a folder "
+                "that is called as its class, move it there"
+            )
+        gone = {name: f"a link to {quoted(os.readlink(root / name))}, which is not there" for name in lost}
+        return FolderFiles(tuple(path for path in found.photos if path not in lost), {**found.not_entered, **gone})
+
+    def _once(self, entries: Sequence[tuple[str, str]]) -> tuple[list[tuple[str, str]], dict[str, str]]:
+        """Return photos of several splits without the folders of one that a link shows in another again, and those."""
+        folders = [self._path(part, photo).rpartition("/")[0] for part, photo in entries]
+        real = {folder: os.path.realpath(self._root / folder) for folder in dict.fromkeys(folders)}
+        first = {place: folder for folder, place in reversed(real.items())}
+        again = {
+            readable_text(folder): f"a link to {quoted(first[place])}, whose photos are listed there"
+            for folder, place in real.items()
+            if first[place] != folder
+        }
+        return [one for one, folder in zip(entries, folders, strict=True) if first[real[folder]] == folder], again
+
+    def _shown(self, listed: dict[str, FolderFiles]) -> tuple[tuple[str, ...], dict[str, str]]:
+        """Return the class folders that have a photo in any split, sorted, and why others and links are left out."""
+        shown = {part: {path.partition("/")[0] for path in files.photos} for part, files in listed.items()}
         every = set().union(*shown.values())
         for part, names in shown.items():
             strange = sorted(names - shown.get("train", every))
@@ -95,7 +112,15 @@ class ClassFolder(ListedPhotos):
                     f"the class {strange[0]!r} has photos in {str(self._root / part)!r} and none in "
                     f"{str(self._root / 'train')!r}; add some there, or take its folder away"
                 )
-        return tuple(sorted(every)), sorted({name for names in inner.values() for name in names} - every)
+        excluded = {
+            readable_text(name): "no photo"
+            for part in listed
+            for name in _subfolders(self._root / self._path(part))
+            if name not in every
+        }
+        for part, files in listed.items():
+            excluded |= {readable_text(self._path(part, link)): reason for link, reason in files.not_entered.items()}
+        return tuple(sorted(every)), dict(sorted(excluded.items()))
 
 
 def open_imagenet(folder: str | Path, split: str = "train") -> ClassFolder:
@@ -133,19 +158,6 @@ def _subfolders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _photos(folder: Path, inner: str) -> Iterator[str]:
-    """List the photos of a class by their paths in the folder, all the way down."""
-
-    def refuse(error: OSError) -> None:
-        raise InputError(f"the folder {str(error.filename)!r} cannot be listed; allow it or leave it out") from error
-
-    start = str(folder / inner)
-    for root, below, files in os.walk(start, onerror=refuse):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        path = inner + root[len(start) :].replace(os.sep, "/")
-        yield from (f"{path}/{name}" for name in sorted(files) if _is_photo(name))
-
-
 def _is_photo(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
 
@@ -153,7 +165,7 @@ def _is_photo(name: str) -> bool:
 def _class_names(folders: tuple[str, ...], given: Path) -> tuple[str, ...]:
     """Return what classes are called: ImageNet's names for its numbers, else as their folders."""
     if not all(_WNID.fullmatch(name) for name in folders):
-        return folders
+        return tuple(readable_names(folders))
     listed = given / _SYNSETS
     known = imagenet_names() | (_synsets(listed) if listed.is_file() else {})
     first = [NAMES.get(name) or known.get(name, name).split(",")[0].strip() for name in folders]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,9 +20,17 @@ from conceptlens.data.annotation_files import (
     read_json,
     union_masks,
 )
+from conceptlens.data.coco_entries import (
+    box_of,
+    distinct_categories,
+    photos_by_id,
+    unlisted_category,
+    usable_annotations,
+)
 from conceptlens.data.masked_set import ListedMaskedSet, MaskedPhoto, coarse_mask
 from conceptlens.io.errors import InputError, near
-from conceptlens.io.run_lengths import decode_mask
+from conceptlens.io.run_lengths import check_drawn, decode_mask
+from conceptlens.io.text_file import readable_text
 
 Crowds = Literal["ignore", "join", "skip"]
 MaskShape = Literal["outline", "box", "ellipse"]
@@ -78,33 +86,58 @@ class CocoPanoptic(ListedMaskedSet[tuple[str, str, Segments]]):
         self._file = self._folder / "annotations" / f"panoptic_{self._split}.json"
         read = read_json(self._file, "images", "annotations", "categories")
         with entry_errors(self._file, "COCO panoptic"):
-            self._numbers, self.concepts, self._groups = _categories(read["categories"], self._file)
-            photos = {image["id"]: str(image["file_name"]) for image in read["images"]}
-            entries = (
-                (_photo_of(entry, photos, self._file), str(entry["file_name"]), entry["segments_info"])
-                for entry in read["annotations"]
+            used = {one["category_id"] for entry in read["annotations"] for one in entry["segments_info"]}
+            categories, self.excluded = distinct_categories(read["categories"], used, self._file)
+            self._numbers, self.concepts, self._groups = _concepts(categories)
+            photos = photos_by_id(read["images"], self._file)
+            hint = "give the annotations that belong to these images and categories"
+            kept, left = usable_annotations(read["annotations"], photos, self._without_segment, self._file, hint)
+            self._entries = sorted(
+                ((_name(photos[entry["image_id"]]), str(entry["file_name"]), entry["segments_info"]) for entry in kept),
+                key=lambda entry: entry[0],
             )
-            self._entries = sorted(entries, key=lambda entry: entry[0])
-        self.n_excluded = len(set(photos.values()) - {name for name, _, _ in self._entries})
+            self.excluded |= left | self._left_out(photos.values())
+
+    def _without_segment(self, entry: dict[str, Any]) -> str:
+        """Say that a photo's annotation has segments of unlisted categories alone."""
+        unlisted = [unlisted_category(one, self._numbers) for one in entry["segments_info"]]
+        return unlisted[0] if unlisted and all(unlisted) else ""
+
+    def _left_out(self, images: Iterable[dict[str, Any]]) -> dict[str, str]:
+        """Return photos without an annotation, and segments whose category is not listed; refuses a photo with two."""
+        pngs: dict[str, str] = {}
+        excluded: dict[str, str] = {}
+        for name, png, segments in self._entries:
+            if name in pngs:
+                raise InputError(f"{str(self._file)!r} annotates {name!r} by {pngs[name]!r} and {png!r}; keep one")
+            pngs[name] = png
+            for one in segments:
+                if reason := unlisted_category(one, self._numbers):
+                    excluded[readable_text(f"{name}, segment {one['id']}")] = reason
+        names = map(_name, images)
+        return excluded | {readable_text(name): "no annotation" for name in names if name not in pngs}
 
     def _read(self, entry: tuple[str, str, Segments]) -> MaskedPhoto:
         name, png, segments = entry
         ids = read_colours(self._folder / "annotations" / f"panoptic_{self._split}" / png)
         photo, ids = read_aligned(self._folder / self._split / name, ids)
         with entry_errors(self._file, "COCO panoptic"):
-            numbers = {one["id"]: _number(one["category_id"], self._numbers, self._file) for one in segments}
+            numbers = {one["id"]: self._numbers.get(one.get("category_id")) for one in segments}
             crowds = {one["id"] for one in segments if one.get("iscrowd") and self._crowds != "join"}
+        if len(numbers) < len(segments):
+            raise InputError(f"{str(self._file)!r} lists a segment of {name!r} twice; give each segment one id")
         unknown = sorted(set(np.unique(ids).tolist()) - {0} - set(numbers))
         if unknown:
             raise InputError(
                 f"{png!r} holds segment {unknown[0]}, which {str(self._file)!r} does not list for it; "
                 "download both again, they belong together"
             )
-        kept = {segment: number for segment, number in numbers.items() if segment not in crowds}
+        unlisted = {segment for segment, number in numbers.items() if number is None}  # counted when the set is opened
+        kept = {segment: n for segment, n in numbers.items() if n is not None and segment not in crowds}
         found = code_masks(ids, kept)
-        n_excluded = len(kept if self._crowds == "ignore" else numbers) - len(found)
+        n_excluded = len(kept if self._crowds == "ignore" else numbers.keys() - unlisted) - len(found)
         found = found if self._by == "instance" else union_masks(found)
-        ignored = np.isin(ids, [0, *crowds] if self._crowds == "ignore" else [0])
+        ignored = np.isin(ids, [0, *unlisted, *crowds] if self._crowds == "ignore" else [0, *unlisted])
         return self._masked_photo(name, photo, found, ids.shape, ignored, n_excluded)
 
 
@@ -147,24 +180,53 @@ class CocoInstances(ListedMaskedSet[tuple[str, tuple[int, int], Segments]]):
         self._crowds: Crowds = check_option(crowds, "crowds", Crowds)
         self._by: MaskBy = check_option(by, "by", MaskBy)
         self._shape: MaskShape = check_option(shape, "shape", MaskShape)
-        self.name = f"coco_instances {self._file.stem.removeprefix('instances_')}"
+        self.name = readable_text(f"coco_instances {self._file.stem.removeprefix('instances_')}")
         read = read_json(self._file, "images", "annotations", "categories")
         with entry_errors(self._file, "COCO instances"):
-            self._numbers, self.concepts, self._groups = _categories(read["categories"], self._file)
-            photos = {image["id"]: str(image["file_name"]) for image in read["images"]}
-            sizes = {str(image["file_name"]): (int(image["height"]), int(image["width"])) for image in read["images"]}
-            drawn: dict[str, list[dict[str, Any]]] = {name: [] for name in sorted(photos.values())}
-            for entry in read["annotations"]:
-                drawn[_photo_of(entry, photos, self._file)].append(entry)
-        self._entries = [(name, sizes[name], entries) for name, entries in drawn.items()]
+            used = {entry.get("category_id") for entry in read["annotations"]}
+            categories, self.excluded = distinct_categories(read["categories"], used, self._file)
+            self._numbers, self.concepts, self._groups = _concepts(categories)
+            photos = photos_by_id(read["images"], self._file)
+            sizes = {number: (int(image["height"]), int(image["width"])) for number, image in photos.items()}
+            drawn: dict[Any, list[dict[str, Any]]] = {number: [] for number in photos}
+            hint = 'give the file of these images, or, where it has no outlines, choose shape="box"'
+            kept, left = usable_annotations(
+                read["annotations"], photos, lambda entry: self._problem(entry, sizes), self._file, hint
+            )
+            for entry in kept:
+                drawn[entry["image_id"]].append(entry)
+        self.excluded |= left
+        self._entries = sorted(
+            ((_name(photos[number]), sizes[number], entries) for number, entries in drawn.items()),
+            key=lambda one: one[0],
+        )
+
+    def _problem(self, entry: dict[str, Any], sizes: Mapping[Any, tuple[int, int]]) -> str:
+        """Say why an annotation has no category or no mask; what is packed is seen only when it is drawn."""
+        if reason := unlisted_category(entry, self._numbers):
+            return reason
+        try:
+            if self._shape == "outline":
+                check_drawn(entry.get("segmentation"), sizes[entry["image_id"]])
+            else:
+                box_of(entry)
+        except (ValueError, TypeError) as error:
+            return f"it cannot be drawn ({error})"
+        return ""
 
     def _read(self, entry: tuple[str, tuple[int, int], Segments]) -> MaskedPhoto:
         name, size, drawn = entry
         crowd, skipped = np.zeros(size, bool), 0
         found: list[tuple[int, np.ndarray]] = []
+        excluded: list[str] = []
         with entry_errors(self._file, "COCO instances"):
             for one in drawn:
-                number, mask = _number(one["category_id"], self._numbers, self._file), self._mask(one, size)
+                number = self._numbers[one["category_id"]]
+                try:
+                    mask = self._mask(one, size)
+                except Exception as error:  # compiled code fills the polygons and raises what it likes
+                    excluded.append(f"annotation {one.get('id')} cannot be drawn ({error})")
+                    continue
                 if not one.get("iscrowd") or self._crowds == "join":
                     found.append((number, mask))
                 elif self._crowds == "ignore":
@@ -176,13 +238,13 @@ class CocoInstances(ListedMaskedSet[tuple[str, tuple[int, int], Segments]]):
             crowd &= ~mask
         photo, layers = read_aligned(self._images / name, np.stack([*(mask for _, mask in found), crowd]))
         turned = [(number, mask) for (number, _), mask in zip(found, layers, strict=False)]
-        return self._masked_photo(name, photo, turned, layers.shape[1:], layers[-1], skipped)
+        return self._masked_photo(name, photo, turned, layers.shape[1:], layers[-1], skipped, excluded)
 
     def _mask(self, entry: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
         """Draw one instance in the shape that was chosen: bool `rows columns`."""
         if self._shape == "outline":
-            return _decoded(entry, size, self._file)
-        left, top, width, height = map(float, entry["bbox"])
+            return decode_mask(entry["segmentation"], size)
+        left, top, width, height = box_of(entry)
         if not (width > 0 and height > 0):
             return np.zeros(size, bool)
         return coarse_mask((left, top, left + width, top + height), size, self._shape)
@@ -195,43 +257,18 @@ def readable_name(name: str) -> str:
     return READABLE_NAMES.get(name, name.replace("-", " "))
 
 
-def _categories(
-    listed: Sequence[dict[str, Any]], file: Path
-) -> tuple[dict[int, int], tuple[ConceptName, ...], tuple[str, ...]]:
+def _concepts(listed: Sequence[dict[str, Any]]) -> tuple[dict[Any, int], tuple[ConceptName, ...], tuple[str, ...]]:
     """Return the index of each category id, the concepts and their groups; distinct names stay distinct."""
-    names = [str(category["name"]) for category in listed]
-    ids = [category["id"] for category in listed]
-    if len(set(names)) < len(names) or len(set(ids)) < len(ids):
-        raise InputError(f"{str(file)!r} lists a category twice; give each category one id and one name")
+    names = [readable_text(str(category["name"])) for category in listed]
     readable = [readable_name(name) for name in names]
     labels = [one if readable.count(one) == 1 else name for one, name in zip(readable, names, strict=True)]
     groups = tuple("thing" if category.get("isthing", 1) else "stuff" for category in listed)
-    return {id_: number for number, id_ in enumerate(ids)}, tuple(map(ConceptName, labels)), groups
+    numbers = {category["id"]: number for number, category in enumerate(listed)}
+    return numbers, tuple(map(ConceptName, labels)), groups
 
 
-def _number(category: int, numbers: dict[int, int], file: Path) -> int:
-    """Return the index of a category by its id."""
-    if category not in numbers:
-        raise InputError(f"{str(file)!r} uses category {category}, which it does not list; add it to 'categories'")
-    return numbers[category]
-
-
-def _photo_of(entry: dict[str, Any], photos: dict[Any, str], file: Path) -> str:
-    """Return the file name of the photo that an annotation speaks of."""
-    if entry["image_id"] not in photos:
-        raise InputError(f"{str(file)!r} annotates photo {entry['image_id']}, which it does not list under 'images'")
-    return photos[entry["image_id"]]
-
-
-def _decoded(entry: dict[str, Any], size: tuple[int, int], file: Path) -> np.ndarray:
-    """Return the mask of one instance: bool `rows columns`."""
-    drawn = entry["segmentation"]
-    try:
-        return decode_mask(drawn, size)
-    except Exception as error:  # compiled code fills the polygons and raises what it likes
-        raise InputError(
-            f"{str(file)!r} has a mask that cannot be drawn, of annotation {entry.get('id')} ({error}); export it again"
-        ) from error
+def _name(image: dict[str, Any]) -> str:
+    return str(image["file_name"])
 
 
 def _dated(folder: Path, kind: str, split: str) -> str:

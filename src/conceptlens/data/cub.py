@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from conceptlens.data.labelled_set import (
 )
 from conceptlens.io.errors import InputError
 from conceptlens.io.image_file import TURNS, opened, orientation
+from conceptlens.io.text_file import encoding_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float64
@@ -70,7 +72,8 @@ class Cub(ListedPhotos):
         in_train = self._of_photos("train_test_split.txt", paths)
         self._check(paths, classes, of_photo)
         shown = set(of_photo.values())
-        self.excluded = {name: "no photo" for number, name in classes.items() if number not in shown}
+        blank = {name: "no photo" for number, name in classes.items() if number not in shown}
+        self.excluded = {**self.excluded, **blank}
         self._listed = list(classes)
         self._kept = [number for number in classes if number in shown]
         self.classes = _readable([classes[number] for number in self._kept])
@@ -105,7 +108,12 @@ class Cub(ListedPhotos):
     def _of_photos(self, file: str, paths: dict[int, str]) -> dict[int, int]:
         """Read one whole number for each photo."""
         path = self._folder / file
-        found = {photo: number for photo, number in _numbers(path, 2, np.int64).tolist() if photo in paths}
+        lines = _numbers(path, 2, np.int64).tolist()
+        found = {photo: number for photo, number in lines if photo in paths}
+        _check_once(path, [(photo,) for photo, _ in lines], [number for _, number in lines])
+        if others := sum(photo not in paths for photo, _ in lines):
+            left_out = f"{others} of its lines are of photos that images.txt does not list"
+            self.excluded = {**self.excluded, file: left_out}
         missing = [photo for photo in paths if photo not in found]
         if missing:
             raise InputError(f"{str(path)!r} has no line for photo {missing[0]} of images.txt; unpack both again")
@@ -168,6 +176,7 @@ class Cub(ListedPhotos):
             return None
         parts = _named(self._folder / "parts" / "parts.txt")
         table = _numbers(path, 5, np.float64)
+        _check_once(path, table[:, :2].tolist(), table[:, 2:].tolist())
         photo, part = self._indices(table[:, 0]), _indices(table[:, 1], list(parts), path)
         marked = (photo >= 0) & (table[:, 4] == 1)
         xy = np.full((len(self._ids), len(parts), 2), np.nan)
@@ -254,18 +263,29 @@ def _named(path: Path) -> dict[int, str]:
     return named
 
 
+def _check_once(path: Path, keys: Sequence[Sequence[float]], values: Sequence[Any]) -> None:
+    """Refuse a table that says two things of one photo, or of one part of it, as where tables were joined."""
+    known: dict[tuple[float, ...], Any] = {}
+    for key, value in zip(map(tuple, keys), values, strict=True):
+        if known.setdefault(key, value) != value:
+            named = " ".join(f"{number:g}" for number in key)
+            raise InputError(
+                f"{str(path)!r} has two lines that begin with {named} and differ; keep the one that is right"
+            )
+
+
 def _numbers(path: Path, columns: int, kind: Any) -> np.ndarray:
     """Read the first columns of a table of numbers: `line column`."""
     try:
-        with path.open("rb") as start:
-            empty = not start.read(64).strip()
+        with path.open("rb") as opened_file:
+            start = opened_file.read(64)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise InputError(f"cannot read {str(path)!r} ({reason}); check the folder's layout or download it") from error
-    if empty:
+    if not start.strip():
         raise InputError(f"{str(path)!r} is empty; download it again")
     with entry_errors(path, f"{columns} numbers a line"):
-        return np.loadtxt(path, dtype=kind, usecols=range(columns), ndmin=2, comments=None)
+        return np.loadtxt(path, dtype=kind, usecols=range(columns), ndmin=2, comments=None, encoding=encoding_of(start))
 
 
 def _readable(names: list[str]) -> tuple[str, ...]:

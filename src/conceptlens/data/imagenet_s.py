@@ -11,6 +11,7 @@ from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.data.annotation_files import existing_folder, read_aligned, read_colours, read_text
 from conceptlens.data.masked_set import ListedMaskedSet, MaskedPhoto
 from conceptlens.io.errors import InputError, near_names
+from conceptlens.io.folder_files import leads_nowhere
 from conceptlens.io.image_file import SUFFIXES
 from conceptlens.model.torchvision_operators import mend_torchvision
 
@@ -62,7 +63,7 @@ class ImageNetS(ListedMaskedSet[Path]):
         self._folder = given if own else max(inner, key=lambda one: (len(one.name), one.name))  # the largest
         self._split = split
         self._masks = existing_folder(self._folder / f"{split}-segmentation", f"ImageNet-S {split}")
-        folders = sorted(candidate.name for candidate in self._masks.iterdir() if candidate.is_dir())
+        folders = self._folders()
         self._wnids = _classes(self._folder, folders)
         self._ids = {wnid: number for number, wnid in enumerate(self._wnids, start=1)}
         for name in folders:
@@ -70,11 +71,23 @@ class ImageNetS(ListedMaskedSet[Path]):
         self.name = f"imagenet_s{len(self._wnids)} {split}"
         self.concepts = tuple(map(ConceptName, _names(self._wnids)))
         self._groups = ("object",) * len(self.concepts)
-        self._entries = sorted(self._masks.glob("*/*.png"))
+        self._entries = sorted(png for name in folders for png in (self._masks / name).glob("*.png"))
         if not self._entries:
             raise InputError(
                 f"the folder {str(self._masks)!r} holds no WNID/*.png; unpack the masks of ImageNet-S there"
             )
+
+    def _folders(self) -> list[str]:
+        """Return the folders of masks, sorted, each real one once; count links to one of them and to nowhere."""
+        entries = sorted(entry for entry in self._masks.iterdir() if entry.is_dir() or leads_nowhere(entry))
+        there = [entry for entry in entries if entry.is_dir()]
+        self.excluded = {entry.name: "a link that leads nowhere" for entry in entries if not entry.is_dir()}
+        first: dict[Path, str] = {}
+        for entry in sorted(there, key=lambda entry: (entry.is_symlink(), entry.name)):
+            other = first.setdefault(entry.resolve(), entry.name)
+            if other != entry.name:
+                self.excluded[entry.name] = f"a link to {other}, whose masks are listed there"
+        return sorted(first.values())
 
     def _name_of(self, entry: Path) -> str:
         return f"{entry.parent.name}/{entry.stem}"

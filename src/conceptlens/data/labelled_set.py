@@ -5,23 +5,22 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from conceptlens.concepts.concept_set import BottleneckConcept
+from conceptlens.data.masked_set import NOTHING_EXCLUDED
 from conceptlens.io.errors import InputError
 from conceptlens.io.images import read_image
+from conceptlens.io.text_file import readable_names
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from jaxtyping import Bool, Float64, Int64
     from PIL import Image
-
-# What a loader without exclusions says it left out.
-NOTHING_EXCLUDED: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +174,11 @@ class ListedPhotos(ABC):
     @property
     def names(self) -> list[str]:
         """What each photo is called, in the order of the photos: no photo is read for it."""
-        return [self._name_of(index) for index in range(len(self))]
+        return self._readable_names
+
+    @cached_property
+    def _readable_names(self) -> list[str]:
+        return readable_names(self._name_of(index) for index in range(len(self)))
 
     def __len__(self) -> int:
         return len(self.labels)

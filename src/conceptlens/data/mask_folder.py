@@ -1,103 +1,117 @@
-"""Your own photos and masks: two folders and a list of labels."""
+"""Your own photos and masks: two folders, and what the values of the masks mean."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from conceptlens.concepts.vocabulary import ConceptName, parse_concepts
 from conceptlens.data.annotation_files import (
+    MaskBy,
+    check_option,
     code_masks,
-    entry_errors,
     existing_folder,
     read_aligned,
-    read_indices,
-    read_table,
-    read_text,
     union_masks,
 )
+from conceptlens.data.mask_labels import parse_values
+from conceptlens.data.mask_layouts import MaskLayout
+from conceptlens.data.mask_meaning import class_indices, instance_layout
 from conceptlens.data.masked_set import ListedMaskedSet, MaskedPhoto
 from conceptlens.io.errors import InputError
+from conceptlens.io.folder_files import files_below
+from conceptlens.io.image_file import quoted
 from conceptlens.io.images import find_images
+from conceptlens.io.text_file import readable_text
 
-BACKGROUND, IGNORED = 0, 255
 
-
-class MaskFolder(ListedMaskedSet[tuple[str, Path, Path]]):
-    """Photos in `images/`, index PNGs of the same names in `masks/`, and `labels.csv` or `labels.txt`.
+class MaskFolder(ListedMaskedSet[tuple[str, Path]]):
+    """Photos in `images/`, PNGs of the same names in `masks/`, and `labels.csv` or `labels.txt`.
 
     - `labels.csv` has the columns `index` and `label`, and may have `type` (see `CONCEPT_TYPES`) and `group`, by
       default the type. Line n of `labels.txt` is the label of index n, from 1, with `:type` where it is not an object.
-    - Index 0 is background and 255 is ignored, unless `labels.csv` lists them.
+    - Index 0 is background and 255 is ignored, unless the labels name them. Pixels of the values in `ignore` count as
+      nothing either, neither as a class nor as background, whatever the labels say.
+    - `by="category"`: a mask holds class indices, and those of one label are one mask. `"instance"`: each object has
+      its own, where the folder tells its class in one of three ways: `instances/NAME.png` holds object ids beside the
+      class indices of `masks/NAME.png` (id 0: all of that class without an id); or `masks/NAME.png` holds object ids,
+      and `instances.csv` has the columns `id` and `label`, and `image` where ids begin anew in each photo; or
+      `masks/CLASS/NAME.png` holds the ids of the objects of one class.
     - A mask may be smaller or larger than its photo, not of another shape. Folders within are kept apart by name; a
       `split` other than `all` is such a folder.
-    - Photos come by name, and every one is read; a mask without a photo is not.
+    - Photos come by name, and every one is read; a mask without a photo is not, and stands in `excluded`.
 
     Args:
         folder: The folder that holds `images/`, `masks/` and the labels.
         split: `all`, or a folder within `images/` and `masks/`.
+        by: `"category"` or `"instance"`, see above.
+        ignore: Values of pixels to leave out, such as 11 or `[11, 12]`.
 
     Raises:
-        InputError: A file is missing or broken, a photo has no mask, or a mask holds an index without label.
+        InputError: A file is missing or broken, a photo has no mask, a mask holds a value that nothing explains, or the
+            class of objects is not told.
     """
 
-    def __init__(self, folder: str | Path, split: str = "all") -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        split: str = "all",
+        by: MaskBy = "category",
+        ignore: int | str | Sequence[int | str] = (),
+    ) -> None:
         self._folder = existing_folder(folder, "images/, masks/ and labels.csv or labels.txt")
-        self.name = f"masks {self._folder.resolve().name}" + ("" if split == "all" else f" {split}")
-        self._read_labels()
-        self._ignored = [] if IGNORED in self._numbers else [IGNORED]
-        images, masks = self._folder / "images", self._folder / "masks"
+        self._by: MaskBy = check_option(by, "by", MaskBy)
+        values = parse_values(ignore)
+        self._ignore = ", ".join(map(str, values))
+        self.name = readable_text(f"masks {self._folder.resolve().name}" + ("" if split == "all" else f" {split}"))
+        images, self._masks = self._folder / "images", self._folder / "masks"
+        if by == "category":
+            self._layout: MaskLayout = class_indices(self._folder, self._within(split), values)
         if split != "all":
-            images, masks = images / split, masks / split
-        found: dict[str, tuple[str, Path, Path]] = {}
+            images, self._masks = images / split, self._within(split)
+        found = self._found(images)
+        if by == "instance":
+            masks = existing_folder(self._masks, "masks")
+            self._layout, self.excluded = instance_layout(self._folder, masks, split, [*found], values)
+        self.concepts, self._groups = self._layout.concepts, self._layout.groups
+        self._entries = list(found.items())
+        self._check_masks()
+
+    def _within(self, split: str) -> Path:
+        return self._folder / "masks" if split == "all" else self._folder / "masks" / split
+
+    @staticmethod
+    def _found(images: Path) -> dict[str, Path]:
+        """Return the photos by what they are called, without their suffix."""
+        found: dict[str, Path] = {}
         for photo in find_images(existing_folder(images, "photos")):
             name = photo.relative_to(images).with_suffix("").as_posix()
-            mask = masks / f"{name}.png"
             if name in found:
-                raise InputError(f"{str(photo)!r} and {found[name][1].name!r} share one mask; rename one of them")
-            if not mask.is_file():
-                raise InputError(f"{str(photo)!r} has no mask {str(mask)!r}; add it, or take the photo away")
-            found[name] = (name, photo, mask)
-        self._entries = list(found.values())
+                raise InputError(f"{quoted(photo)} and {found[name].name!r} share one mask; rename one of them")
+            found[name] = photo
+        return found
 
-    def _read_labels(self) -> None:
-        """Read which index is which concept."""
-        table, lines = self._folder / "labels.csv", self._folder / "labels.txt"
-        listed: dict[int, tuple[ConceptName, str]] = {}
-        self._file = table if table.is_file() or not lines.is_file() else lines
-        with entry_errors(self._file, "an index and a label a line"):
-            if self._file == table:
-                for row in read_table(table, "index", "label"):
-                    concept = ConceptName(row["label"].strip(), row.get("type", "").strip() or "object")
-                    self._check_new(int(row["index"]), listed)
-                    listed[int(row["index"])] = (concept, row.get("group", "").strip() or concept.type)
-            else:
-                for index, line in enumerate(read_text(lines).splitlines(), start=1):
-                    if line.strip():
-                        concept = parse_concepts([line])[0]
-                        listed[index] = (concept, concept.type)
-        if not listed:
-            raise InputError(f"{str(self._file)!r} names no label; write one a line")
-        self.concepts = tuple(dict.fromkeys(concept for concept, _ in listed.values()))
-        positions = {concept: number for number, concept in enumerate(self.concepts)}
-        self._numbers = {index: positions[concept] for index, (concept, _) in listed.items()}
-        groups = dict(listed.values())
-        self._groups = tuple(groups[concept] for concept in self.concepts)
+    def _check_masks(self) -> None:
+        """Refuse a photo without its mask; count masks without a photo."""
+        used: set[Path] = set()
+        for name, photo in self._entries:
+            for mask in self._layout.files(name):
+                if not mask.is_file():
+                    raise InputError(f"{quoted(photo)} has no mask {quoted(mask)}; add it, or take the photo away")
+                used.add(mask)
+        below = files_below(self._masks).photos
+        left = [inner for inner in below if inner.endswith(".png") and self._masks / inner not in used]
+        self.excluded = {**self.excluded} | {
+            readable_text(os.path.join("masks", inner)): "a mask without a photo" for inner in left
+        }
 
-    def _check_new(self, index: int, listed: dict[int, tuple[ConceptName, str]]) -> None:
-        if index in listed:
-            raise InputError(f"{str(self._file)!r} names index {index} twice; give each index one label")
-
-    def _read(self, entry: tuple[str, Path, Path]) -> MaskedPhoto:
-        name, path, mask = entry
-        indices = read_indices(mask)
-        unknown = np.setdiff1d(indices, [BACKGROUND, *self._ignored, *self._numbers])
-        if unknown.size:
-            raise InputError(
-                f"{str(mask)!r} holds index {unknown[0]}, which {self._file.name} does not name; add its label, or "
-                "set the pixels to 0"
-            )
-        photo, indices = read_aligned(path, indices, exact=False)
-        found = union_masks(code_masks(indices, self._numbers))
-        return self._masked_photo(name, photo, found, indices.shape, np.isin(indices, self._ignored))
+    def _read(self, entry: tuple[str, Path]) -> MaskedPhoto:
+        name, path = entry
+        codes = self._layout.read(name)
+        photo, layers = read_aligned(path, codes.layers, exact=False)
+        found = [pair for layer in layers for pair in code_masks(layer, codes.numbers)]
+        found = found if self._by == "instance" else union_masks(found)
+        ignored = np.any(codes._replace(layers=layers).ignored, axis=0)
+        return self._masked_photo(name, photo, found, layers.shape[1:], ignored, excluded=codes.excluded)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -13,12 +15,15 @@ import numpy as np
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.data.annotation_files import check_option
 from conceptlens.io.errors import InputError, InputTypeError
+from conceptlens.io.text_file import readable_names
 from conceptlens.record import WHOLE
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Entry = TypeVar("Entry")
+# What a loader without exclusions says it left out.
+NOTHING_EXCLUDED: Mapping[str, str] = MappingProxyType({})
 Coarse = Literal["box", "ellipse"]
 
 
@@ -34,7 +39,10 @@ class MaskedPhoto:
         masks: Bool `[concept rows columns]`, over the whole photo, at the annotation's own resolution. One that covers
             the whole photo is kept, though metrics that need a rest are undefined for it.
         ignored: Bool `[rows columns]`, pixels that belong neither to a concept nor to the rest; `None` for none.
-        n_excluded: How many masks of the annotation are not among these: blank, too small, or crowds that are skipped.
+        n_excluded: How many masks of the annotation are not among these: blank, too small, crowds that are skipped, or
+            such as cannot be drawn.
+        excluded: Why each of those cannot be drawn that is found when the photo is read; `excluded` of the set has
+            what is seen before.
 
     Raises:
         InputError: The fields speak of different concepts or pixels.
@@ -47,6 +55,7 @@ class MaskedPhoto:
     masks: np.ndarray = field(repr=False)
     ignored: np.ndarray | None = field(default=None, repr=False)
     n_excluded: int = 0
+    excluded: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that every field speaks of the same concepts and pixels."""
@@ -98,6 +107,11 @@ class MaskedSet(Protocol):
         """What each photo is called, in the order of the photos: nothing is read for it."""
         ...
 
+    @property
+    def excluded(self) -> Mapping[str, str]:
+        """What lies there or is listed and is left out, photos and annotations, to the reason."""
+        ...
+
     def __len__(self) -> int:
         """Return the number of photos."""
         ...
@@ -141,13 +155,13 @@ class ListedMaskedSet(ABC, Generic[Entry]):
 
     A loader sets the fields and reads one photo from its entry in the list.
 
-    `n_excluded` says how many photos the set lists and leaves out, for they have no mask at all. Every other photo is
-    read, also one that shows no concept.
+    `excluded` says what lies there or is listed and is left out, photos and annotations, to the reason. Every other
+    photo is read, also one that shows no concept.
     """
 
     name: str
     concepts: tuple[ConceptName, ...]
-    n_excluded: int = 0
+    excluded: Mapping[str, str] = NOTHING_EXCLUDED
     _groups: Sequence[str]
     _entries: Sequence[Entry]
 
@@ -160,14 +174,23 @@ class ListedMaskedSet(ABC, Generic[Entry]):
         """Read one photo and its masks."""
 
     @property
+    def n_excluded(self) -> int:
+        """How many photos and annotations are left out before any photo is read: as many as `excluded` names."""
+        return len(self.excluded)
+
+    @property
     def names(self) -> list[str]:
         """What each photo is called, in the order of the photos: nothing is read for it."""
-        return [self._name_of(entry) for entry in self._entries]
+        return self._readable_names
+
+    @cached_property
+    def _readable_names(self) -> list[str]:
+        return readable_names(self._name_of(entry) for entry in self._entries)
 
     @property
     def choices(self) -> dict[str, str | float]:
-        """How this set reads masks, by option: `by`, `crowds`, `shape`, as it has them."""
-        other = ("name", "size", "split", "n_excluded")
+        """How this set reads masks, by option: `by`, `crowds`, `shape`, `ignore`, as it has them."""
+        other = ("name", "size", "split")
         known = {name.strip("_"): value for name, value in vars(self).items() if isinstance(value, str | float | int)}
         return {name: value for name, value in sorted(known.items()) if name not in other}
 
@@ -180,7 +203,8 @@ class ListedMaskedSet(ABC, Generic[Entry]):
 
     def __getitem__(self, index: int) -> MaskedPhoto:
         """Read the photo at an index."""
-        return self._read(self._entries[index])
+        one = self._read(self._entries[index])
+        return one if one.name == self.names[index] else replace(one, name=self.names[index])
 
     def _masked_photo(
         self,
@@ -190,6 +214,7 @@ class ListedMaskedSet(ABC, Generic[Entry]):
         shape: tuple[int, ...],
         ignored: np.ndarray | None = None,
         n_excluded: int = 0,
+        excluded: Sequence[str] = (),
     ) -> MaskedPhoto:
         """Return what was found in one photo, masks with their concept's number, in the set's order, less the blank."""
         shown = sorted(((number, mask) for number, mask in found if mask.any()), key=lambda pair: pair[0])
@@ -200,7 +225,8 @@ class ListedMaskedSet(ABC, Generic[Entry]):
             groups=tuple(self._groups[number] for number, _ in shown),
             masks=np.stack([mask for _, mask in shown]) if shown else np.zeros((0, *shape), bool),
             ignored=ignored if ignored is not None and ignored.any() else None,
-            n_excluded=n_excluded + len(found) - len(shown),
+            n_excluded=n_excluded + len(excluded) + len(found) - len(shown),
+            excluded=tuple(excluded),
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from conceptlens.data.broden import Broden
 from conceptlens.data.coco import CocoPanoptic, open_instances
@@ -26,7 +26,7 @@ class MaskedSetKind(NamedTuple):
     Attributes:
         open: From a folder (for `drawn` a count, or `None`), a split and the options of its masks to the set.
         split: The split that is opened by default: the one for evaluation.
-        choices: The options of its masks: `by`, `crowds`, `shape`.
+        choices: The options of its masks: `by`, `crowds`, `shape`, `ignore`.
     """
 
     open: Callable[..., MaskedSet]
@@ -34,7 +34,7 @@ class MaskedSetKind(NamedTuple):
     choices: tuple[str, ...] = ()
 
 
-def open_set(text: str, split: str | None = None, **choices: str) -> MaskedSet:
+def open_set(text: str, split: str | None = None, **choices: Any) -> MaskedSet:
     """Return the data set that `NAME` or `NAME:DIR` means (`drawn:COUNT` for drawn scenes); names are in `SETS`.
 
     A folder alone is `masks:DIR`. Without `DIR` the folder is `$CONCEPTLENS_DATA/NAME`. `choices` say which masks, as
@@ -43,7 +43,7 @@ def open_set(text: str, split: str | None = None, **choices: str) -> MaskedSet:
     Args:
         text: `NAME`, `NAME:DIR`, or a folder.
         split: A split of the set; by default the one for evaluation.
-        **choices: Which masks, such as `crowds="skip"`.
+        **choices: Which masks, such as `crowds="skip"` or `ignore=[11]`.
 
     Returns:
         The set; its photos are read one by one.
@@ -132,6 +132,6 @@ SETS: dict[str, MaskedSetKind] = {
     "voc": MaskedSetKind(Voc, "val", ("by",)),
     "broden": MaskedSetKind(Broden, "all"),
     "imagenet_s": MaskedSetKind(ImageNetS, "validation"),
-    "masks": MaskedSetKind(MaskFolder, "all"),
+    "masks": MaskedSetKind(MaskFolder, "all", ("by", "ignore")),
     DRAWN: MaskedSetKind(_drawn, "val"),
 }

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from conceptlens.data.annotation_files import entry_errors, existing_folder, read_text
+from conceptlens.data.annotation_files import entry_errors, existing_folder, once_each_entry, read_text
 from conceptlens.data.class_folder import ClassFolder
 from conceptlens.data.labelled_set import ListedPhotos, check_split
 from conceptlens.io.errors import InputError
@@ -49,9 +49,10 @@ class Places(ListedPhotos):
                 "gaps; download it again"
             )
         list_name, folders = _FILES[split]
-        listed = _lines(self._folder / list_name)
-        self._photos = [name.lstrip("/") for name, _ in listed]
-        self.labels = np.array([number for _, number in listed], np.int64)
+        lines = ((name.lstrip("/"), number) for name, number in _lines(self._folder / list_name))
+        listed, self.excluded = once_each_entry(lines, self._folder / list_name)
+        self._photos = list(listed)
+        self.labels = np.array(list(listed.values()), np.int64)
         if self.labels.min() < 0 or self.labels.max() >= len(categories):
             raise InputError(
                 f"{str(self._folder / list_name)!r} has a class from {self.labels.min()} to {self.labels.max()}, "

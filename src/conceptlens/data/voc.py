@@ -12,6 +12,7 @@ from conceptlens.data.annotation_files import (
     check_option,
     code_masks,
     existing_folder,
+    once_each_entry,
     read_aligned,
     read_indices,
     read_text,
@@ -60,7 +61,9 @@ class Voc(ListedMaskedSet[str]):
         if not listed.is_file():
             splits = ", ".join(sorted(path.stem for path in listed.parent.glob("*.txt"))) or "none"
             raise InputError(f"no file {str(listed)!r}; splits there: {splits}")
-        self._entries = [line.split()[0] for line in read_text(listed).splitlines() if line.strip()]
+        lines = [line.split()[0] for line in read_text(listed).splitlines() if line.strip()]
+        names, self.excluded = once_each_entry(((name, None) for name in lines), listed)
+        self._entries = list(names)
 
     def _name_of(self, entry: str) -> str:
         return entry

@@ -20,6 +20,7 @@ from conceptlens.explainer.explain import Contribution, Regions, explain
 from conceptlens.explainer.photo_result import PhotoResult, ReferenceClass, known_differences
 from conceptlens.explainer.presence import MIN_PRESENCE
 from conceptlens.io.errors import Failure, InputError, InputTypeError
+from conceptlens.io.image_file import quoted
 from conceptlens.io.images import jpeg, read_image
 from conceptlens.model.predictions import Prediction, predictions
 from conceptlens.model.score_checks import not_finite
@@ -111,7 +112,7 @@ def explain_photos(
         One item per file, in their order: its result, or a `Failure` where it cannot be read or explained.
     """
     for start in range(0, len(photos), batch_size):
-        read = [_try_to_read(path) for path in photos[start : start + batch_size]]
+        read = [_try_to_read(model, path) for path in photos[start : start + batch_size]]
         results = iter(_explain_batch(model, [item for item in read if isinstance(item, LoadedPhoto)], options))
         for item in read:
             yield next(results) if isinstance(item, LoadedPhoto) else item
@@ -132,7 +133,7 @@ def observe_photos(
         An iterator of observations; files that cannot be read are left out.
     """
     for start in range(0, len(photos), batch_size):
-        read = [_try_to_read(path) for path in photos[start : start + batch_size]]
+        read = [_try_to_read(model, path) for path in photos[start : start + batch_size]]
         failures.extend(item for item in read if isinstance(item, Failure))
         good = [item.photo for item in read if isinstance(item, LoadedPhoto)]
         if good:
@@ -140,7 +141,7 @@ def observe_photos(
 
 
 def observe_labelled(
-    model: Backbone, data: MaskedSet, min_area: float, batch_size: int
+    model: Backbone, data: MaskedSet, min_area: float, batch_size: int, failures: list[Failure] | None = None
 ) -> Iterator[tuple[Observation, list[frozenset[ConceptName]]]]:
     """Yield one observation per batch of a data set with masks, and the concepts that each photo shows.
 
@@ -149,17 +150,34 @@ def observe_labelled(
         data: Photos whose concepts have masks.
         min_area: The smallest share of a photo at which a concept is in it.
         batch_size: Photos per forward pass.
+        failures: A list to which the photos are added that cannot be read; without it the first of them is an error.
     """
     for start in range(0, len(data), batch_size):
-        batch = [data[index].with_min_area(min_area) for index in range(start, min(start + batch_size, len(data)))]
-        yield model.observe([one.photo for one in batch]), [frozenset(one.concepts) for one in batch]
+        batch = []
+        for index in range(start, min(start + batch_size, len(data))):
+            try:
+                one = data[index].with_min_area(min_area)
+                model.check_size(one.photo.size)
+                batch.append(one)
+            except InputError as error:
+                if failures is None:
+                    raise
+                failures.append(Failure(data.names[index], str(error)))
+        if batch:
+            yield model.observe([one.photo for one in batch]), [frozenset(one.concepts) for one in batch]
 
 
-def _try_to_read(path: Path) -> LoadedPhoto | Failure:
+def _try_to_read(model: Backbone, path: Path) -> LoadedPhoto | Failure:
+    """Return a photo that the model can be given, or why it cannot."""
     try:
-        return LoadedPhoto(str(path), read_image(path))
+        photo = read_image(path)
     except InputError as error:
         return Failure(str(path), str(error))
+    try:
+        model.check_size(photo.size)
+    except InputError as error:
+        return Failure(str(path), f"{quoted(path)}: {error}")
+    return LoadedPhoto(str(path), photo)
 
 
 def _explain_batch(

@@ -103,7 +103,7 @@ class CellSource:
         if self.folder is None:
             for index in indices:
                 try:
-                    self.photos[int(index)]
+                    self.model.check_size(self.photos[int(index)].size)
                 except InputError as error:
                     self.failures[int(index)] = Failure(self.photos.names[int(index)], str(error))
         return [int(index) for index in indices if int(index) not in self.failures]
@@ -160,6 +160,7 @@ class CellSource:
         for index in indices:
             try:
                 photo = self.photos[index]
+                self.model.check_size(photo.size)
             except InputError as error:
                 self.failures[index] = Failure(self.photos.names[index], str(error))
                 continue

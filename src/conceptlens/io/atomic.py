@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import stat
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from conceptlens.io.errors import InputError
+from conceptlens.io.json_text import json_text
+from conceptlens.io.text_file import READABLE
 
 
 @contextmanager
@@ -42,11 +43,11 @@ def replacing(file: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_text(file: str | os.PathLike[str], text: str) -> None:
-    """Write a text in UTF-8, with `\\n` at the end of lines, by `replacing`."""
+    """Write a text in UTF-8, with `\\n` at the end of lines, by `replacing`; names outside UTF-8 by `readable_text`."""
     with replacing(file) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_text(text, encoding="utf-8", errors=READABLE, newline="\n")
 
 
 def write_json(file: str | os.PathLike[str], document: Mapping[str, Any] | Sequence[Any]) -> None:
     """Write a JSON document, indented, by `replacing`; NaN and infinity are refused with a `ValueError`."""
-    write_text(file, json.dumps(document, allow_nan=False, indent=1))
+    write_text(file, json_text(document, indent=1))

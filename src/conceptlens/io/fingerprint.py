@@ -25,7 +25,7 @@ def bytes_fingerprint(content: bytes) -> str:
 
 def texts_fingerprint(texts: Iterable[str]) -> str:
     """Return a fingerprint of texts in their order."""
-    return bytes_fingerprint("\n".join(texts).encode())
+    return bytes_fingerprint("\n".join(texts).encode("utf-8", "surrogatepass"))
 
 
 def settings_fingerprint(settings: Any) -> str:

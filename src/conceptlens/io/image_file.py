@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from conceptlens.io.errors import InputError, InputTypeError, near
 from conceptlens.io.quiet_warnings import quiet_warnings
+from conceptlens.io.text_file import readable_text
 
 MAX_PIXELS = 100_000_000
 
@@ -68,7 +70,7 @@ def opened(path: str | Path, formats: list[str] | None = None) -> Iterator[Image
         InputError: The file is missing, unreadable, broken or too large.
     """
     file = _file(path)
-    name = repr(str(file))
+    name = quoted(file)
     try:
         known = _formats() if formats is None else formats
         with quiet_warnings(module=r"PIL\."), Image.open(file, formats=known) as image:
@@ -102,10 +104,15 @@ def a_path(given: str | Path) -> Path:
     return Path(given)
 
 
+def quoted(path: str | Path) -> str:
+    """Return a path for a sentence: in quotes, as text that can be shown."""
+    return repr(readable_text(str(path)))
+
+
 def _file(given: str | Path) -> Path:
     """Check everything that can be known of a file without opening it."""
     path = a_path(given)
-    name = repr(str(path))
+    name = quoted(path)
     try:
         size = path.stat().st_size
     except PermissionError as error:
@@ -127,7 +134,9 @@ def _forbidden(name: str) -> str:
 
 def _missing(path: Path) -> str:
     """Say that a file is missing, with near names in its folder."""
-    missing, folder = f"no file {str(path)!r}", repr(str(path.parent))
+    missing, folder = f"no file {quoted(path)}", quoted(path.parent)
+    if os.path.islink(path):
+        return f"{missing}: it is a link to {quoted(os.readlink(path))}, which is not there; mend or remove the link"
     try:
         names = sorted(entry.name for entry in path.parent.iterdir() if not entry.name.startswith("."))
     except (OSError, ValueError):
@@ -135,7 +144,7 @@ def _missing(path: Path) -> str:
     if not names:
         return f"{missing}: the folder {folder} is empty; check the path"
     names = [name for name in names if Path(name).suffix.lower() in SUFFIXES] or names
-    return f"{missing}; near names in {folder}: {near(path.name, [repr(name)[1:-1] for name in names])}"
+    return f"{missing}; near names in {folder}: {near(path.name, [quoted(name)[1:-1] for name in names])}"
 
 
 def _formats() -> list[str]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import hashlib
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFile
 
 from conceptlens.io.errors import InputError, InputTypeError
-from conceptlens.io.image_file import FORMATS, SUFFIXES, TURNS, a_path, opened, orientation
+from conceptlens.io.folder_files import files_below, may_be_photo, once_each
+from conceptlens.io.image_file import FORMATS, TURNS, a_path, opened, orientation, quoted
 
 MIN_SIDE = 8
 
@@ -28,7 +31,7 @@ def read_image(path: str | Path) -> Image.Image:
             the size is read from the header, before decoding.
     """
     with opened(path) as image:
-        _check_header(image, repr(str(path)))
+        _check_header(image, quoted(path))
         return upright(image)
 
 
@@ -89,8 +92,9 @@ def _with_pixels(photo: Image.Image) -> Image.Image:
 def find_images(*sources: str | Path) -> tuple[Path, ...]:
     """List the images in files, folders and glob patterns (`**` goes down), in the order given, each once.
 
-    A folder is searched all the way down, sorted, for image suffixes; hidden entries and linked folders are
-    left out. A file that is named is always kept, even if missing: `read_image` says what is wrong with it.
+    A folder is searched all the way down, sorted, for image suffixes; hidden entries are left out. Linked folders are
+    searched too, each real folder once. A file that is named is always kept, even if missing, and so is a link that
+    leads nowhere: `read_image` says what is wrong with it.
 
     Raises:
         InputError: A folder or a pattern holds no image.
@@ -183,32 +187,39 @@ def _expanded(path: Path) -> list[Path]:
     """List the images of one source: a folder, a pattern, or a file that is named."""
     kinds = ", ".join(suffixes[0] for suffixes in FORMATS.values())
     if path.is_dir():
-        found = _walk(path)
+        found = sorted(path / inner for inner in files_below(path).photos)
         if not found:
-            raise InputError(f"the folder {str(path)!r} holds no image ({kinds}); give a folder of photos")
+            raise InputError(f"the folder {quoted(path)} holds no image ({kinds}); give a folder of photos")
         return found
     if glob.has_magic(str(path)) and not os.path.lexists(path):
-        matches = (Path(match) for match in glob.glob(str(path), recursive=True))
-        found = sorted(match for match in matches if _is_image(match))
+        found = _matches(path)
         if not found:
-            raise InputError(f"{str(path)!r} matches no image ({kinds}); check the pattern, ** goes down")
+            raise InputError(f"{quoted(path)} matches no image ({kinds}); check the pattern, ** goes down")
         return found
     return [path]
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+def _matches(pattern: Path) -> list[Path]:
+    """List the images that a pattern means; below `**` folders are entered as below any other folder."""
+    parts = pattern.parts
+    if "**" not in parts:
+        found = [Path(match) for match in glob.glob(str(pattern))]
+        return once_each([path for path in found if not path.is_dir() and may_be_photo(path)])
+    start = parts.index("**")
+    folders = [Path(match) for match in glob.glob(str(Path(*parts[:start])))]
+    below = [folder / inner for folder in folders if folder.is_dir() for inner in _below(folder, parts[start:])]
+    return once_each(below)
 
 
-def _walk(folder: Path) -> list[Path]:
-    """List the images below a folder, sorted; an unreadable folder is an error, not a gap in the data."""
+def _below(folder: Path, pattern: Sequence[str]) -> list[str]:
+    """List the images below a folder whose path in it is as a pattern says."""
+    return [inner for inner in files_below(folder).photos if _fits(inner.split("/"), pattern)]
 
-    def refuse(error: OSError) -> None:
-        name = repr(str(error.filename))
-        raise InputError(f"the folder {name} cannot be listed; allow it or leave it out") from error
 
-    found: list[Path] = []
-    for root, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [path for path in (Path(root, name) for name in files) if _is_image(path)]
-    return sorted(found)
+def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether the parts of a path are those of a pattern, of which `**` is any number, also none."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return len(pattern) == 1 or any(_fits(parts[skipped:], pattern[1:]) for skipped in range(len(parts) + 1))
+    return bool(parts) and fnmatch.fnmatch(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])

@@ -24,20 +24,38 @@ def decode_mask(drawn: Any, size: tuple[int, int]) -> np.ndarray:
     Returns:
         Bool `[rows columns]`.
     """
+    check_drawn(drawn, size)
     if isinstance(drawn, list):
         mask = np.zeros(size, bool)
         for polygon in drawn:
-            if len(polygon) < 6 or len(polygon) % 2:
-                raise ValueError("a polygon needs at least 3 points, each with x and y")
-            if not (np.abs(np.asarray(polygon, float)) <= MAX_COORDINATE).all():  # its edges are walked pixel by pixel
-                raise ValueError("a polygon far outside its photo")
             for filled in coco_mask.frPyObjects([polygon], *size):
                 mask |= _filled(unpacked(filled["counts"]), size)
         return mask
-    if tuple(drawn["size"]) != size:
-        raise ValueError(f"run lengths for {tuple(drawn['size'])} rows and columns, the photo has {size}")
     counts = drawn["counts"]
     return _filled(counts if isinstance(counts, list) else unpacked(counts), size)
+
+
+def check_drawn(drawn: Any, size: tuple[int, int]) -> None:
+    """Raise `ValueError` or `TypeError`, saying why, where a `segmentation` cannot be drawn; packed text is not read.
+
+    Args:
+        drawn: Polygons, or run lengths `{"size", "counts"}`, plain or packed.
+        size: Rows and columns of the photo.
+    """
+    if isinstance(drawn, list):
+        if not drawn:
+            raise ValueError("no outline is given")
+        for polygon in drawn:
+            if len(polygon) < 6 or len(polygon) % 2:
+                raise ValueError("a polygon needs at least 3 points, each with x and y")
+            if not all(-MAX_COORDINATE <= at <= MAX_COORDINATE for at in polygon):  # edges are walked pixel by pixel
+                raise ValueError("a polygon far outside its photo")
+    elif not isinstance(drawn, dict) or not {"size", "counts"} <= drawn.keys():
+        raise TypeError("neither polygons nor run lengths with size and counts are given")
+    elif tuple(drawn["size"]) != size:
+        raise ValueError(f"run lengths for {tuple(drawn['size'])} rows and columns, the photo has {size}")
+    elif isinstance(drawn["counts"], list):
+        _check_runs(drawn["counts"], size)
 
 
 def unpacked(counts: str | bytes) -> list[int]:
@@ -61,7 +79,11 @@ def unpacked(counts: str | bytes) -> list[int]:
 
 def _filled(counts: Sequence[int], size: tuple[int, int]) -> np.ndarray:
     """Return runs of off, on, off ... as a mask; they go down the columns."""
-    if min(counts, default=0) < 0 or sum(counts) != size[0] * size[1]:
-        raise ValueError("run lengths that do not add up to the photo's pixels")
+    _check_runs(counts, size)
     on = np.arange(len(counts)) % 2 == 1
     return np.ascontiguousarray(np.repeat(on, counts).reshape(size[::-1]).T)
+
+
+def _check_runs(counts: Sequence[int], size: tuple[int, int]) -> None:
+    if min(counts, default=0) < 0 or sum(counts) != size[0] * size[1]:
+        raise ValueError("run lengths that do not add up to the photo's pixels")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from conceptlens.io.atomic import replacing
 from conceptlens.io.errors import InputError
+from conceptlens.io.json_text import json_text
 
 CONFIG = "config.json"
 KINDS: dict[str, Callable[[Any], bool]] = {
@@ -62,7 +63,7 @@ class FolderFormat:
         packages = ("conceptlens", "torch", "safetensors")
         config = {"format": self.version, **about, "versions": {name: version(name) for name in packages}}
         with replacing(folder / CONFIG) as temporary:
-            temporary.write_text(json.dumps(config, indent=1), "utf-8")
+            temporary.write_text(json_text(config, indent=1, allow_nan=True), "utf-8")
 
     def read_config(self, folder: Path) -> dict[str, Any]:
         """Return the description; refused with the field that is missing or of another kind."""

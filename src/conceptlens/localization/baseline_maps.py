@@ -63,7 +63,7 @@ def random_maps(
 
 
 def _noise(key: str, size: tuple[int, int]) -> np.ndarray:
-    digest = hashlib.sha256(key.encode()).digest()
+    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "little")).random(size)
 
 

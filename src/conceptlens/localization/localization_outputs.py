@@ -67,6 +67,7 @@ def evaluation_page(run: LocalizationRun, cases: Sequence[LoadedCase]) -> str:
         data=run.description["data"],
         model=run.description["model"],
         failures=run.failures,
+        excluded=run.data.excluded,
         summary=summary,
         primary=title_of(run.primary),
         against=None if summary.reference is None else title_of(summary.reference),
@@ -181,6 +182,7 @@ def evaluation_json(run: LocalizationRun) -> dict[str, Any]:
         **run.description,
         **summary_numbers(run.summary),
         "failures": [{"image": failure.name, "error": failure.reason} for failure in run.failures],
+        "left_out": [{"name": name, "reason": reason} for name, reason in run.data.excluded.items()],
     }
 
 

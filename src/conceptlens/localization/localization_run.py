@@ -45,14 +45,14 @@ def needs_probe(methods: Sequence[str]) -> bool:
     return any(METHODS[name].probes for name in methods)
 
 
-def probe_photos(data: str, folder: Path | None, methods: Sequence[str]) -> Iterable[Photo]:
-    """Return photos for neuron labels, read one by one: of a folder, or of the set's own train split."""
+def probe_photos(data: str, folder: Path | None, methods: Sequence[str], **choices: Any) -> Iterable[Photo]:
+    """Return photos for neuron labels, read one by one: of a folder, or of the set's own train split (`choices`)."""
     if not needs_probe(methods):
         return ()
     if folder is not None:
         return find_images(folder)
     try:
-        return (one.photo for one in open_set(data, "train"))
+        return (one.photo for one in open_set(data, "train", **choices))
     except InputError as error:
         raise InputError(
             f"clip_dissect and www need probe photos, and {data} gives no train split ({error}); "

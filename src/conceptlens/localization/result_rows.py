@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.io.atomic import replacing
+from conceptlens.io.text_file import readable_text
 from conceptlens.metrics.map_mask import MAP_MASK_METRICS
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def _line(row: Row) -> dict[str, Any]:
     names = ("photo", "concept", "type", "group", "method", "oracle", "mask_share", "has_own_map", "applies")
     return {
         **{name: getattr(row, name) for name in names},
+        "photo": readable_text(row.photo),
         **row.scores,
         WRONG + "concept": row.wrong_concept,
         **{WRONG + name: value for name, value in row.wrong_scores.items()},

@@ -22,7 +22,7 @@ from conceptlens.model.detector_output import Detections
 from conceptlens.model.device import move_module
 from conceptlens.model.encoders import ClassifierText, VisionLanguage
 from conceptlens.model.forward import LayerKeeper, Watch, forward, unwrap
-from conceptlens.model.found_task import found_task
+from conceptlens.model.found_task import ends_in_linear, found_task
 from conceptlens.model.image_batch import PhotoInput, check_transform
 from conceptlens.model.image_entry import colours_of
 from conceptlens.model.known_places import (
@@ -160,6 +160,12 @@ class Backbone(PhotoInput):
     def known_task(self) -> Task | None:
         """What the module was trained for: as given, or as the module says; `None` where neither says."""
         return self.task or known_task(self.module) or found_task(self.module, self._class_count)
+
+    def _ends_in_classes(self, numbers: int) -> bool:
+        """Whether so many numbers are class scores: a classifier or the user makes them, or the module says so."""
+        if self.output is not None or ends_in_linear(self.module) or self.classifier_name is not None:
+            return True
+        return getattr(self.module, "num_classes", None) == numbers
 
     @property
     def _class_count(self) -> int | None:
@@ -355,6 +361,12 @@ class Backbone(PhotoInput):
         names, task = self._class_count, self.known_task if places is None else "detection"
         if self.task is None and task == "multi_label" and numbers.shape[1] == 1 and names != 1:
             task = "binary"  # a loss with a sigmoid, of one logit
+        if task is None and names is None and numbers.shape[1] > 1 and not self._ends_in_classes(numbers.shape[1]):
+            raise InputError(
+                f"{self.name} gives {numbers.shape[1]} numbers for each image and no linear layer makes them, so they "
+                "may be class scores or an embedding; say Backbone(..., task='single_label') or 'embedding' (--task), "
+                "or give class_names="
+            )
         return find_answer(task, numbers.shape[1], names, self.name)
 
     def layer_output(self, layer: str, raw: Tensor, images: Tensor) -> LayerOutput:

@@ -48,7 +48,8 @@ def _of_configuration(module: nn.Module, names: int | None) -> Task | None:
         if "ForImageClassification" in kind:
             if config.problem_type is None and config.num_labels == 1 and names != 2:
                 return "regression"  # so transformers fits it
-            return _PROBLEM_TYPES.get(config.problem_type)
+            usual: Task | None = "single_label" if config.num_labels > 1 else None
+            return _PROBLEM_TYPES.get(config.problem_type, usual)
     headless = getattr(module, "num_classes", None) == 0  # timm
     pair = hasattr(module, "encode_image") and hasattr(module, "encode_text")  # open_clip, CLIP
     return "embedding" if headless or pair else None
@@ -56,11 +57,23 @@ def _of_configuration(module: nn.Module, names: int | None) -> Task | None:
 
 def _without_head(module: nn.Module, names: int | None) -> Task | None:
     """Return "embedding" where an identity stands in place of the head: `model.fc = nn.Identity()`."""
-    leaves = [part for part in module.modules() if not any(True for _ in part.children())]
-    passing = (nn.Identity, nn.Dropout)
-    before = list(dropwhile(lambda part: isinstance(part, passing), reversed(leaves)))
-    taken_off = bool(before) and isinstance(leaves[-1], nn.Identity) and not isinstance(before[0], nn.Linear)
+    leaves = _leaves(module)
+    taken_off = bool(leaves) and isinstance(leaves[-1], nn.Identity) and not ends_in_linear(module)
     return "embedding" if taken_off and names is None else None
+
+
+def ends_in_linear(module: nn.Module) -> bool:
+    """Whether the last part of a module that computes anything is a linear layer of any kind, a quantised one too.
+
+    Args:
+        module: The module; it is not run.
+    """
+    leaves = list(dropwhile(lambda part: isinstance(part, (nn.Identity, nn.Dropout)), reversed(_leaves(module))))
+    return bool(leaves) and "Linear" in type(leaves[0]).__name__
+
+
+def _leaves(module: nn.Module) -> list[nn.Module]:
+    return [part for part in module.modules() if not any(True for _ in part.children())]
 
 
 def _of_loss(module: nn.Module, names: int | None) -> Task | None:

@@ -73,17 +73,28 @@ class PhotoInput(ABC):
             )
         return self.preprocess
 
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Raise `InputError` where a photo of `size` (width, height) cannot be scaled and cropped, as far as is known.
+
+        Args:
+            size: Width and height of the upright photo in pixels.
+        """
+        if self.preprocess is not None:
+            self.preprocess.box(size)
+
     def read_photo(self, photo: Image.Image) -> Float[Tensor, "colour rows columns"]:
         """Return the input tensor of an upright RGB photo.
 
         Raises:
-            InputError: The model has no transform, it fails, or it gives something else than `colour rows columns`.
+            InputError: The model has no transform, it cannot take a photo of this size, it fails, or it gives something
+                else than `colour rows columns`.
         """
         if self.transform is None:
             raise InputError(
                 f"{self.name} has no transform, so photos cannot be read; give Backbone(..., transform=...) "
                 "or observe an already preprocessed tensor"
             )
+        self.check_size(photo.size)
         return transformed(self.transform, photo)
 
     def image_info(self, name: str, size: tuple[int, int], fingerprint: str = "") -> ImageInfo:

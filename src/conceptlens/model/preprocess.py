@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from conceptlens.io.errors import InputError
+from conceptlens.io.image_file import MAX_PIXELS
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -116,7 +117,7 @@ class Preprocess:
             A photo of `size`, scaled and cropped.
 
         Raises:
-            InputError: The photo, once scaled, is smaller than the crop.
+            InputError: The photo, once scaled, is smaller than the crop or has more than 100 megapixels.
         """
         width, height = self._resized(photo.size)
         resized = photo.resize((width, height), _RESAMPLING[self.interpolation])
@@ -133,7 +134,7 @@ class Preprocess:
             Left, top, right and bottom as shares of the photo, each in 0..1.
 
         Raises:
-            InputError: The photo, once scaled, is smaller than the crop.
+            InputError: The photo, once scaled, is smaller than the crop or has more than 100 megapixels.
         """
         width, height = self._resized(photo_size)
         top, left = self._corner(width, height)
@@ -147,6 +148,12 @@ class Preprocess:
                 f"a photo of {photo_size[0]} x {photo_size[1]} is scaled to {width} x {height} (width x height), which "
                 f"is less than the crop of {self.size[1]} x {self.size[0]}; give Preprocess a larger resize, or "
                 'crop_mode="squash"'
+            )
+        if width * height > MAX_PIXELS:
+            raise InputError(
+                f"a photo of {photo_size[0]} x {photo_size[1]} is scaled to {width} x {height} (width x height), more "
+                f"than {MAX_PIXELS // 1_000_000} megapixels, before it is cropped; give a part of it, "
+                'or crop_mode="squash" (--crop-mode squash)'
             )
         return width, height
 

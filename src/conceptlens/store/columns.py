@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from conceptlens.io.errors import InputError, InputTypeError
+from conceptlens.io.json_text import json_text
+from conceptlens.io.text_file import readable_text
 from conceptlens.store.row import EmbeddingRow, ImageRow, MaskRow, RunRow
 
 Columns = dict[str, pa.DataType]
@@ -64,8 +66,10 @@ def schema(table: str) -> pa.Schema:
 
 
 def image_columns(rows: Sequence[ImageRow]) -> pa.Table:
-    """Return images as columns."""
-    return _columns("images", [{**asdict(row), "failure": row.failure or ""} for row in rows])
+    """Return images as columns; of file names outside UTF-8 the text that can be shown."""
+    return _columns("images", [
+        {**asdict(row), "name": _shown(row.name), "failure": _shown(row.failure or "")} for row in rows
+    ])  # fmt: skip
 
 
 def mask_columns(rows: Sequence[MaskRow]) -> pa.Table:
@@ -109,9 +113,13 @@ def run_rows(table: pa.Table) -> tuple[RunRow, ...]:
     )  # fmt: skip
 
 
+def _shown(text: Any) -> Any:
+    return readable_text(text) if isinstance(text, str) else text
+
+
 def _run(row: RunRow) -> dict[str, str]:
     try:
-        settings = json.dumps(row.settings)
+        settings = json_text(row.settings, allow_nan=True)
     except TypeError as error:
         raise InputTypeError(f"the settings of run {row.id} cannot be kept ({error}); give what JSON holds") from None
     return {**vars(row), "settings": settings, "finished": row.finished or "", "counts": json.dumps(row.counts)}

@@ -22,8 +22,13 @@ def content_mark(named: str | Path) -> str:
     if path.is_file():
         return f"{named} {bytes_fingerprint(path.read_bytes())}"
     if path.is_dir():
-        return f"{named} {texts_fingerprint([f'{one.name} {one.stat().st_size}' for one in sorted(path.iterdir())])}"
+        return f"{named} {texts_fingerprint(map(_size_mark, sorted(path.iterdir())))}"
     return str(named)
+
+
+def _size_mark(file: Path) -> str:
+    """Return a file's name and size; a link that leads nowhere has its own."""
+    return f"{file.name} {file.stat(follow_symlinks=file.exists()).st_size}"
 
 
 def same_content(named: str | Path, mark: str) -> bool:

@@ -18,6 +18,7 @@ from conceptlens.bottleneck.report.bottleneck_page import bottleneck_page
 from conceptlens.bottleneck.report.bottleneck_sentences import plainly, shown
 from conceptlens.bottleneck.report.case_images import read_case_images
 from conceptlens.io.atomic import replacing, write_json, write_text
+from conceptlens.io.text_file import READABLE
 from conceptlens.io.versions import versions
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def _photo_rows(bottleneck: Bottleneck, result: BottleneckResult) -> list[dict[s
 
 def _write_rows(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write a CSV file; what does not apply is empty."""
-    with replacing(file) as temporary, temporary.open("w", encoding="utf-8", newline="") as opened:
+    with replacing(file) as temporary, temporary.open("w", encoding="utf-8", errors=READABLE, newline="") as opened:
         writer = csv.DictWriter(opened, list(rows[0]) if rows else [], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from conceptlens.io.atomic import replacing, write_text
+from conceptlens.io.json_text import json_text
 from conceptlens.io.versions import versions
 from conceptlens.local_embeddings.report.analysis_page import analysis_page
 from conceptlens.local_embeddings.report.analysis_sentences import best_and_worst
@@ -98,7 +98,7 @@ def write_analysis(
     for name, tile_rows in _tile_rows(analysis).items():
         if tile_rows:
             _bytes(out / "figures" / f"{name}.jpg", contact_sheet(tile_rows, tiles))
-    write_text(out / "analysis.json", json.dumps(numbers, allow_nan=False))
+    write_text(out / "analysis.json", json_text(numbers))
     write_text(out / "analysis.html", analysis_page(analysis, drawings, tiles, numbers))
     return [out / "analysis.html", out / "analysis.json"]
 
