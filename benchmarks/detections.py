@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from conceptlens.model.box_operators import box_overlap
 from conceptlens.model.observation import Observation
 from conceptlens.statistics.bootstrap import bootstrap_mean
 from drawn_detector import as_backbone, draw_objects, train_detector
+from measure import growth, seconds
 
 SCENES = 100
 SURELY, SAME = 0.3, 0.5  # the score of a detection, and its overlap with the object that it is
@@ -231,19 +231,23 @@ def one_map(tool: str) -> dict[str, float]:
     candidate, kind = 2000, 17
     model = cl.Backbone(detector, "retinanet", class_names=tuple(map(str, range(91))))
     model.observe(image)  # the layers are found once for a model, not for each map
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    started = time.perf_counter()
-    if tool == "conceptlens":
+    found: list[Tensor] = []
+    took: list[float] = []
+
+    def ours() -> None:
         observation = model.observe(image)
-        found = cl.cam(observation, lambda output: output.detections.logits[:, candidate, kind], "grad_cam").maps
-    else:
+        found.append(cl.cam(observation, lambda output: output.detections.logits[:, candidate, kind], "grad_cam").maps)
+
+    def theirs() -> None:
         from captum.attr import LayerGradCam
 
         layer = detector.backbone.body.layer4
-        found = LayerGradCam(lambda x: model.module(x).logits[:, candidate, kind], layer).attribute(image)
-    seconds = time.perf_counter() - started
-    added = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    return {"seconds": round(seconds, 3), "added_mib": round(added, 1), "sum": float(found.sum())}
+        explained = LayerGradCam(lambda x: model.module(x).logits[:, candidate, kind], layer)
+        found.append(explained.attribute(image, relu_attributions=True).detach())
+
+    run = ours if tool == "conceptlens" else theirs
+    grown = growth(lambda: took.append(seconds(run, "cpu")), "cpu")
+    return {"seconds": round(took[0], 3), "megabytes": round(grown, 1), "highest": float(found[0].max())}
 
 
 def figures(details: Mapping[str, Any]) -> dict[str, float]:
@@ -253,7 +257,7 @@ def figures(details: Mapping[str, Any]) -> dict[str, float]:
     found = {
         "scenes_lowest_of_seeds": min(shares),
         "scenes_class_maximum": max(one["methods"]["class maximum"]["share"] for one in details["scenes"]),
-        "cost_memory_ratio": round(cost["captum"]["added_mib"] / cost["conceptlens"]["added_mib"], 2),
+        "cost_memory_ratio": round(cost["captum"]["megabytes"] / cost["conceptlens"]["megabytes"], 2),
         "cost_time_ratio": round(cost["captum"]["seconds"] / cost["conceptlens"]["seconds"], 2),
     }
     if "all" in details["coco"]:
