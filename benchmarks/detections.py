@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from conceptlens.model.box_operators import box_overlap
 from conceptlens.model.observation import Observation
 from conceptlens.statistics.bootstrap import bootstrap_mean
 from drawn_detector import as_backbone, draw_objects, train_detector
+from measure import growth, seconds
 
 SCENES = 100
 SURELY, SAME = 0.3, 0.5  # the score of a detection, and its overlap with the object that it is
@@ -154,7 +154,11 @@ def yolox(file: Path) -> cl.Backbone:
     mend_torchvision()
     import onnx2torch
 
-    return cl.Backbone(onnx2torch.convert(str(file)).eval(), "yolox-nano", tuple(LEVELS), output=read_yolox)
+    module = onnx2torch.convert(str(file)).eval()
+    for shape in module.buffers():
+        if shape.dtype == torch.int64 and shape.tolist() == [1, 85, -1]:
+            shape[0] = 0  # the file reads one image; 0 keeps the size of the batch
+    return cl.Backbone(module, "yolox-nano", tuple(LEVELS), output=read_yolox, task="detection")
 
 
 def read_yolox(found: Tensor) -> cl.Detections:
@@ -210,7 +214,7 @@ def in_own_process(tool: str) -> dict[str, float]:
 def one_map(tool: str) -> dict[str, float]:
     """Return the time of the map of one detection, and what it adds to the highest memory of the process.
 
-    A torchvision RetinaNet with random weights, one photo of 512 x 512, its last stage. The target of captum is
+    A torchvision RetinaNet with random weights, one photo of 256 x 256, its last stage. The target of captum is
     written by hand: the logit of one candidate.
     """
     from conceptlens.model.torchvision_operators import mend_torchvision
@@ -221,26 +225,29 @@ def one_map(tool: str) -> dict[str, float]:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     detector = torchvision.models.detection.retinanet_resnet50_fpn(
-        weights=None, weights_backbone=None, num_classes=91, min_size=512, max_size=512
+        weights=None, weights_backbone=None, num_classes=91, min_size=256, max_size=256
     ).eval()
-    image = torch.rand(1, 3, 512, 512)
-    candidate, kind = 5000, 17
+    image = torch.rand(1, 3, 256, 256)
+    candidate, kind = 2000, 17
     model = cl.Backbone(detector, "retinanet", class_names=tuple(map(str, range(91))))
-    model.module(image[:, :, :64, :64])
-    vars(model)["anatomy"] = model.anatomy  # found once for a model, not for each map
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    started = time.perf_counter()
-    if tool == "conceptlens":
+    model.observe(image)  # the layers are found once for a model, not for each map
+    found: list[Tensor] = []
+    took: list[float] = []
+
+    def ours() -> None:
         observation = model.observe(image)
-        found = cl.cam(observation, lambda output: output.detections.logits[:, candidate, kind], "grad_cam").maps
-    else:
+        found.append(cl.cam(observation, lambda output: output.detections.logits[:, candidate, kind], "grad_cam").maps)
+
+    def theirs() -> None:
         from captum.attr import LayerGradCam
 
         layer = detector.backbone.body.layer4
-        found = LayerGradCam(lambda x: model.module(x).logits[:, candidate, kind], layer).attribute(image)
-    seconds = time.perf_counter() - started
-    added = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    return {"seconds": round(seconds, 3), "added_mib": round(added, 1), "sum": float(found.sum())}
+        explained = LayerGradCam(lambda x: model.module(x).logits[:, candidate, kind], layer)
+        found.append(explained.attribute(image, relu_attributions=True).detach())
+
+    run = ours if tool == "conceptlens" else theirs
+    grown = growth(lambda: took.append(seconds(run, "cpu")), "cpu")
+    return {"seconds": round(took[0], 3), "megabytes": round(grown, 1), "highest": float(found[0].max())}
 
 
 def figures(details: Mapping[str, Any]) -> dict[str, float]:
@@ -250,7 +257,7 @@ def figures(details: Mapping[str, Any]) -> dict[str, float]:
     found = {
         "scenes_lowest_of_seeds": min(shares),
         "scenes_class_maximum": max(one["methods"]["class maximum"]["share"] for one in details["scenes"]),
-        "cost_memory_ratio": round(cost["captum"]["added_mib"] / cost["conceptlens"]["added_mib"], 2),
+        "cost_memory_ratio": round(cost["captum"]["megabytes"] / cost["conceptlens"]["megabytes"], 2),
         "cost_time_ratio": round(cost["captum"]["seconds"] / cost["conceptlens"]["seconds"], 2),
     }
     if "all" in details["coco"]:
