@@ -240,7 +240,7 @@ def placed(changes: LayerChanges, grid: Grid, masks: Float[Tensor, "block 1 rows
         return Placement(share, deviations)
     rows, _ = _right_order(relative.mean(2, keepdim=True), _sampled_cells(_key(masks), grid.height, 1))
     columns, _ = _right_order(relative.mean(1, keepdim=True), _sampled_cells(_key(masks), 1, grid.width))
-    covered = F.adaptive_avg_pool2d(masks, (grid.height, grid.width)).flatten(1)
+    covered = _covered(_key(masks), grid.height, grid.width)
     both = torch.stack([relative.flatten(1), covered]) if relative[0].numel() > 1 else torch.ones(2, 1, 1, device="cpu")
     both = both - both.mean(2, keepdim=True)
     fit = F.cosine_similarity(both[0], both[1], dim=1).mean()
@@ -274,10 +274,15 @@ def _key(masks: Tensor) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=256)
+def _covered(size: tuple[int, int], height: int, width: int) -> Float[Tensor, "block cell"]:
+    """Return how much of each cell each block covers."""
+    return F.adaptive_avg_pool2d(changed_images(1, size)[1], (height, width)).flatten(1)
+
+
+@lru_cache(maxsize=256)
 def _sampled_cells(size: tuple[int, int], height: int, width: int) -> list[tuple[Tensor, Tensor]]:
     """Return for each block the cells that it covers most and those that it does not touch, some hundred at most."""
-    masks = changed_images(1, size)[1]
-    covered = F.adaptive_avg_pool2d(masks, (height, width)).flatten(1)
+    covered = _covered(size, height, width)
     inside = [_some((share >= share.max() / 2).nonzero()[:, 0], 96) for share in covered]
     outside = [_some((share == 0).nonzero()[:, 0], 256) for share in covered]
     return list(zip(inside, outside, strict=True))
@@ -346,14 +351,21 @@ def _read_alike(
 def _best_reading(
     changes: LayerChanges, grids: Iterable[Grid], masks: Tensor, prefix: int
 ) -> tuple[Grid, Placement] | None:
-    """Return the reading that fits best, of those that pass where any does, of equal ones the first."""
-    read = [(grid, _kind(grid, prefix), placed(changes, grid, masks)) for grid in grids]
-    known = max(
-        read,
-        key=lambda one: (one[2].passes(one[1]), one[2].fit + PLAIN_ADVANTAGE * (one[1] != "other"), one[2].share),
-        default=None,
-    )
-    return None if known is None else (known[0], known[2])
+    """Return the reading that fits best, of those that pass where any does, of equal ones the first.
+
+    A plain reading that passes and fits clearly ends the search.
+    """
+    best: tuple[Grid, Placement] | None = None
+    best_rank: tuple[bool, float, float] | None = None
+    for grid in grids:
+        kind, place = _kind(grid, prefix), placed(changes, grid, masks)
+        plain = kind != "other"
+        if plain and place.fit >= CLEAR_FIT and place.passes(kind):
+            return grid, place
+        rank = place.passes(kind), place.fit + PLAIN_ADVANTAGE * plain, place.share
+        if best_rank is None or rank > best_rank:
+            best, best_rank = (grid, place), rank
+    return best
 
 
 def _kind(grid: Grid, prefix: int) -> str:
