@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -174,7 +175,8 @@ def small_model(transform: object = None) -> cl.Backbone:
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.ReLU(), torch.nn.Conv2d(8, 5, 3, 2, 1))
     whole = torch.nn.Sequential(module, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
-    return cl.Backbone(whole, layers=["0"], transform=transform or Preprocess((224, 224)))  # pyright: ignore
+    view: Any = transform or Preprocess((224, 224))
+    return cl.Backbone(whole, layers=["0"], transform=view, class_names=list("abcde"))
 
 
 @pytest.mark.parametrize("size", [(60_000, 9), (9, 60_000)])
