@@ -198,26 +198,31 @@ def _changes_of(raw: Tensor) -> LayerChanges:
     axes = [axis for axis in ((0, 1) if raw.ndim == 3 else (0,)) if shape[axis] == IMAGES]
     if not axes:
         return LayerChanges(shape, None, {}, f"its output of shape {shape} has no axis for the {IMAGES} images")
-    axis, twice = min(((axis, _same_twice(raw, axis)) for axis in axes), key=lambda one: one[1])
+    squares = {axis: _squared_differences(raw, axis) for axis in axes}
+    axis = min(axes, key=lambda one: _same_twice(squares[one]))
+    twice = _same_twice(squares[axis])
     if math.isnan(twice):
         return LayerChanges(shape, axis, {}, "its output is not finite for an image of noise")
     if twice > SAME_IMAGE_TOLERANCE:
         why = "does not depend on the image" if twice == math.inf else "is not the same for the same image twice"
         return LayerChanges(shape, axis, {}, f"its output {why}")
-    base = raw.narrow(axis, 0, 1).float()
-    change = raw.narrow(axis, 2, IMAGES - 2).float() - base
+    changed = squares[axis][1:].movedim(0, axis)
     channel_axes = (1, 3) if raw.ndim == 4 else ((1, 2) if axis == 0 else (2,))
-    return LayerChanges(shape, axis, {one: change.norm(dim=one, keepdim=True).cpu() for one in channel_axes})
+    return LayerChanges(shape, axis, {one: changed.sum(one, keepdim=True).sqrt().cpu() for one in channel_axes})
 
 
-def _same_twice(raw: Tensor, axis: int) -> float:
-    """Return how much the same image twice differs along an axis, as a share of what blocks change."""
+def _squared_differences(raw: Tensor, axis: int) -> Tensor:
+    """Return the squares of the differences of each image to the first, with the axis of the images in front."""
     images = raw.movedim(axis, 0).float()
-    changed = (images[2:] - images[:1]).abs().mean()
-    differs = (images[1] - images[0]).abs().mean()
-    if not bool(torch.isfinite(changed + differs)):
+    return (images[1:] - images[:1]).square_()
+
+
+def _same_twice(squares: Tensor) -> float:
+    """Return how much the same image twice differs, as a share of what blocks change (root mean squares)."""
+    differs, changed = (float(one.mean().sqrt()) for one in (squares[0], squares[1:]))
+    if not math.isfinite(differs + changed):
         return math.nan
-    return float(differs / changed) if changed > 0 else math.inf
+    return differs / changed if changed > 0 else math.inf
 
 
 def placed(changes: LayerChanges, grid: Grid, masks: Float[Tensor, "block 1 rows columns"]) -> Placement:
