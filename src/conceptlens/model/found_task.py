@@ -40,6 +40,7 @@ def found_task(module: nn.Module, names: int | None) -> Task | None:
 
 def _of_configuration(module: nn.Module, names: int | None) -> Task | None:
     """Return the task that a transformers, timm or open_clip module's own attributes tell."""
+    usual: Task | None
     config: Any = getattr(module, "config", None)
     if hasattr(config, "model_type"):
         kind = type(module).__name__
@@ -48,8 +49,8 @@ def _of_configuration(module: nn.Module, names: int | None) -> Task | None:
         if "ForImageClassification" in kind:
             if config.problem_type is None and config.num_labels == 1 and names != 2:
                 return "regression"  # so transformers fits it
-            usual: Task | None = "single_label" if config.num_labels > 1 else None
-            return _PROBLEM_TYPES.get(config.problem_type, usual)
+            usual = "single_label" if config.num_labels > 1 else None
+            return _PROBLEM_TYPES.get(config.problem_type) or usual
     headless = getattr(module, "num_classes", None) == 0  # timm
     pair = hasattr(module, "encode_image") and hasattr(module, "encode_text")  # open_clip, CLIP
     return "embedding" if headless or pair else None

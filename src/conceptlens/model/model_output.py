@@ -72,8 +72,9 @@ class ModelOutput:
         """
         if self.vector is None:
             raise InputError(
-                f"{self.model_name} has no embedding: no linear classifier was found at its end; "
-                "name it with Backbone(..., classifier=...)"
+                f"{self.model_name} has no embedding, one vector for each image: no linear classifier was found at its "
+                "end; name it with Backbone(..., classifier=...), or, for an encoder, say how the vector is read: "
+                "Backbone(..., task='embedding', output=lambda found: found.last_hidden_state.mean(1))"
             )
         return self.vector
 
