@@ -1,4 +1,4 @@
-"""Do the cells of a layer lie where they are said to? By blocks and by gradients, apart from the package's experiment."""
+"""Do the cells of a layer lie where they are said to? By blocks and by gradients, apart from the package."""
 
 from __future__ import annotations
 

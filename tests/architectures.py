@@ -22,7 +22,7 @@ import conceptlens as cl
 from architecture import CLASSES, LABELS, Architecture, hf
 from conceptlens.model.observation import Observation
 from conceptlens.model.zoo.from_transformers import best_query
-from families import FAMILIES
+from families import DEAR, FAMILIES
 
 
 def _timm(name: str, **options: Any) -> nn.Module:
@@ -133,8 +133,9 @@ EVERY = {**ARCHITECTURES, **FAMILIES}
 FEW = ("timm resnet", "timm vit", "hf swin", "hf dinov2 registers", "open_clip vit", "torchvision swin")
 FEW_FLIPPED = ("timm efficientnet", "timm vit", "torchvision resnet18")
 # What rests on the observation, which is tested on every architecture, is tested on a few; on the others if asked.
-MOST_SLOW = [pytest.param(name, marks=() if name in FEW else pytest.mark.slow) for name in EVERY]
+MOST_SLOW = [pytest.param(name, marks=() if name in FEW else pytest.mark.slow) for name in ARCHITECTURES]
 FAMILIES_SLOW = [*ARCHITECTURES, *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES)]
+DEAR_SLOW = [pytest.param(name, marks=pytest.mark.slow if name in DEAR else ()) for name in EVERY]
 MOST_FLIPPED_SLOW = [
     pytest.param(name, marks=() if name in FEW_FLIPPED else pytest.mark.slow)
     for name, architecture in ARCHITECTURES.items()

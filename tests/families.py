@@ -124,7 +124,7 @@ _SEGFORMER = {
 }  # fmt: skip
 _YOLOS = {**TOKENS, "image_size": [64, 96], "patch_size": 8, "num_detection_tokens": 6, "num_labels": CLASSES}
 _SAM = {**TOKENS, "image_size": 64, "patch_size": 8, "output_channels": 16, "window_size": 4,
-        "global_attn_indexes": [1], "num_pos_feats": 8, "mlp_dim": 48}  # fmt: skip
+        "global_attn_indexes": [1], "initializer_range": 0.1, "num_pos_feats": 8, "mlp_dim": 48}  # fmt: skip
 
 FAMILIES: dict[str, Architecture] = {
     "timm hiera": Architecture(
@@ -194,4 +194,12 @@ FAMILIES: dict[str, Architecture] = {
     "hf resnet": Architecture(hf("ResNet", num_labels=CLASSES, **_RESNET)),
     "hf focalnet": Architecture(hf("FocalNet", embed_dim=16, depths=[1, 1], focal_levels=[2, 2], focal_windows=[3, 3],
                                    hidden_sizes=[16, 32], image_size=64, num_labels=CLASSES), SQUARE),
+}  # fmt: skip
+
+# Those that take a second or more even once.
+DEAR = {
+    "timm inception", "timm levit", "timm poolformer", "timm twins", "timm mobilevit", "timm repvit", "timm pvt",
+    "timm mvit", "timm edgenext", "timm fastvit", "timm efficientvit", "timm pit", "timm regnet", "torchvision fcn",
+    "torchvision fcos", "torchvision retinanet", "torchvision deeplab", "torchvision lr-aspp", "torchvision ssdlite",
+    "hf maskformer", "hf segformer",
 }  # fmt: skip

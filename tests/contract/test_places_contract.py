@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from architectures import EVERY, backbone, random_images
+from architecture_table import PAGE, row
+from architectures import DEAR_SLOW, EVERY, MOST_SLOW, backbone, random_images
 
 BLOCKS = 12
 
@@ -44,7 +45,7 @@ def share_in_order(cells: Tensor, masks: Tensor) -> float:
     return sum(shares) / len(shares)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", DEAR_SLOW)
 def test_a_change_in_a_block_is_found_in_that_block(name: str) -> None:
     model = backbone(name)
     layers = [layer.name for layer in model.anatomy.layers]
@@ -54,3 +55,8 @@ def test_a_change_in_a_block_is_found_in_that_block(name: str) -> None:
         observation = model.observe(images, layers=list(dict.fromkeys([default, another])))
     for layer in (default, another):
         assert share_in_order(observation.feature(layer).float(), masks) >= 0.65, layer
+
+
+@pytest.mark.parametrize("name", MOST_SLOW)
+def test_the_page_of_architectures_is_up_to_date(name: str) -> None:
+    assert row(name) in PAGE.read_text(encoding="utf-8").splitlines()
