@@ -160,7 +160,7 @@ FAMILIES: dict[str, Architecture] = {
         lambda: Nest(img_size=64, num_levels=3, embed_dims=(16, 24, 32), num_heads=(1, 1, 1), depths=(1, 1, 1),
                      num_classes=CLASSES), SQUARE,
     ),
-    "timm mvit": Architecture(small("mvitv2_tiny", img_size=(96, 160))),
+    "timm mvit": Architecture(small("mvitv2_tiny", img_size=96), (96, 96)),
     "timm efficientvit": Architecture(small("efficientvit_b0")),
     "timm without a head": Architecture(lambda: timm.create_model("test_convnext", num_classes=0), answers="embedding"),
     "torchvision squeezenet": Architecture(lambda: torchvision.models.squeezenet1_1(num_classes=CLASSES)),
