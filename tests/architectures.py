@@ -1,4 +1,4 @@
-"""Thirty-odd architectures at toy size, with random weights that leave nothing zero: what every contract is held to.
+"""Architectures at toy size, with random weights that leave nothing zero: what every contract is held to.
 
 Photos are wider than tall wherever the architecture allows, so that a swapped axis cannot hide.
 """
@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import timm
@@ -20,25 +19,9 @@ from torch import Tensor, nn
 from torchvision.models import SwinTransformer, VisionTransformer, resnet18
 
 import conceptlens as cl
+from architecture import CLASSES, LABELS, Architecture, hf
 from conceptlens.model.observation import Observation
-
-CLASSES = 12
-LABELS = tuple(f"kind {i}" for i in range(CLASSES))
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """How to build a module, the `(rows, columns)` it takes, what it answers, and what is known of it.
-
-    `flips`: the input size at which strides are symmetric, so that symmetric kernels make the whole network commute
-    with a horizontal flip; `None` where the architecture knows left from right.
-    """
-
-    build: Callable[[], nn.Module]
-    size: tuple[int, int] = (96, 160)
-    answers: Literal["classes", "embedding"] = "classes"
-    output: Callable[[Any], Tensor] | None = None
-    flips: tuple[int, int] | None = None
+from families import DEAR, FAMILIES
 
 
 def _timm(name: str, **options: Any) -> nn.Module:
@@ -55,13 +38,6 @@ def _sized(name: str) -> Callable[[], nn.Module]:
 
 _TOKENS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 _PATCHES = {"image_size": (48, 64), "patch_size": 8, "num_labels": CLASSES}
-
-
-def _hf(family: str, kind: str = "ForImageClassification", **config: Any) -> Callable[[], nn.Module]:
-    def build() -> nn.Module:
-        return getattr(transformers, family + kind)(getattr(transformers, family + "Config")(**config))
-
-    return build
 
 
 def _hf_tower(family: str) -> Callable[[], nn.Module]:
@@ -120,22 +96,22 @@ ARCHITECTURES: dict[str, Architecture] = {
     "timm vit3": Architecture(_sized("test_vit3"), flips=_EVEN),
     "timm vit4": Architecture(_sized("test_vit4"), flips=_EVEN),
     "timm vit_relpos": Architecture(_sized("test_vit_relpos")),
-    "hf vit": Architecture(_hf("ViT", **_TOKENS, **_PATCHES), (48, 64)),
+    "hf vit": Architecture(hf("ViT", **_TOKENS, **_PATCHES), (48, 64)),
     "hf deit distilled": Architecture(
-        _hf("DeiT", "ForImageClassificationWithTeacher", **_TOKENS, **_PATCHES), (48, 64)
+        hf("DeiT", "ForImageClassificationWithTeacher", **_TOKENS, **_PATCHES), (48, 64)
     ),
     "hf swin": Architecture(
-        _hf("Swin", image_size=64, patch_size=4, embed_dim=16, depths=[1, 2], num_heads=[2, 2], window_size=4,
+        hf("Swin", image_size=64, patch_size=4, embed_dim=16, depths=[1, 2], num_heads=[2, 2], window_size=4,
             num_labels=CLASSES), (48, 64),
     ),
     "hf dinov2 registers": Architecture(
-        _hf("Dinov2WithRegisters", **{k: v for k, v in _TOKENS.items() if k != "intermediate_size"}, mlp_ratio=2,
+        hf("Dinov2WithRegisters", **{k: v for k, v in _TOKENS.items() if k != "intermediate_size"}, mlp_ratio=2,
             num_register_tokens=3, image_size=48, patch_size=8, num_labels=CLASSES), (48, 64),
     ),
     "hf convnext": Architecture(
-        _hf("ConvNext", hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], num_labels=CLASSES), flips=_EVEN
+        hf("ConvNext", hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], num_labels=CLASSES), flips=_EVEN
     ),
-    "hf beit": Architecture(_hf("Beit", **_TOKENS, **{**_PATCHES, "image_size": 48}), (48, 48)),
+    "hf beit": Architecture(hf("Beit", **_TOKENS, **{**_PATCHES, "image_size": 48}), (48, 48)),
     "hf clip vision": Architecture(_hf_tower("CLIP"), (48, 48), "embedding"),
     "hf siglip vision": Architecture(_hf_tower("Siglip"), (48, 48), "embedding"),
     "hf detr": Architecture(_detr),
@@ -150,11 +126,15 @@ ARCHITECTURES: dict[str, Architecture] = {
     "torchvision vit": Architecture(_torchvision_vit, (48, 48)),
 }  # fmt: skip
 
+# Every architecture there is: those above, and the families.
+EVERY = {**ARCHITECTURES, **FAMILIES}
 # One of each kind of layout: for checks too dear to hold everyone to.
 FEW = ("timm resnet", "timm vit", "hf swin", "hf dinov2 registers", "open_clip vit", "torchvision swin")
 FEW_FLIPPED = ("timm efficientnet", "timm vit", "torchvision resnet18")
 # What rests on the observation, which is tested on every architecture, is tested on a few; on the others if asked.
 MOST_SLOW = [pytest.param(name, marks=() if name in FEW else pytest.mark.slow) for name in ARCHITECTURES]
+FAMILIES_SLOW = [*ARCHITECTURES, *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES)]
+DEAR_SLOW = [pytest.param(name, marks=pytest.mark.slow if name in DEAR else ()) for name in EVERY]
 MOST_FLIPPED_SLOW = [
     pytest.param(name, marks=() if name in FEW_FLIPPED else pytest.mark.slow)
     for name, architecture in ARCHITECTURES.items()
@@ -213,12 +193,12 @@ def build(name: str) -> nn.Module:
     """Return a fresh module, seeded and in eval mode."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return stir(ARCHITECTURES[name].build()).eval()
+        return stir(EVERY[name].build()).eval()
 
 
 def wrap(name: str, module: nn.Module) -> cl.Backbone:
     """Return `module` as the backbone that the table says it is."""
-    a = ARCHITECTURES[name]
+    a = EVERY[name]
     task = "embedding" if a.answers == "embedding" else None
     labels = None if task else LABELS
     return cl.Backbone(module, name, class_names=labels, output=a.output, task=task, input_size=a.size)
@@ -227,7 +207,7 @@ def wrap(name: str, module: nn.Module) -> cl.Backbone:
 @cache
 def observation_of(name: str, precision: torch.dtype = torch.float32) -> Observation:
     """Return two images seen by the architecture called `name`, observed once a session."""
-    return backbone(name, precision).observe(random_images(ARCHITECTURES[name].size))
+    return backbone(name, precision).observe(random_images(EVERY[name].size))
 
 
 def fresh(name: str, precision: torch.dtype = torch.float32) -> cl.Backbone:

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 import conceptlens as cl
 from architectures import (
     ARCHITECTURES,
+    EVERY,
+    FAMILIES,
+    FAMILIES_SLOW,
     FEW,
     MOST_SLOW,
     backbone,
@@ -77,7 +80,8 @@ def close(a: Tensor, b: Tensor, tolerance: float = 1e-8) -> bool:
 
 # One rule for each shape of weights on every architecture, and every rule on a few: the product is always the same.
 EQUATIONS = [
-    (name, rule) for name in ARCHITECTURES for rule in (cl.RULES if name in FEW else ("grad_cam", "hires_cam"))
+    *((name, rule) for name in ARCHITECTURES for rule in (cl.RULES if name in FEW else ("grad_cam", "hires_cam"))),
+    *(pytest.param(name, "grad_cam", marks=pytest.mark.slow) for name in FAMILIES),
 ]
 
 
@@ -99,7 +103,7 @@ def test_the_equation_holds(name: str, rule: str) -> None:
     assert not any(t.requires_grad for t in (signed.maps, signed.weights, signed.scores))
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", FAMILIES_SLOW)
 def test_a_batch_equals_its_images_one_by_one(name: str) -> None:
     observation = observation_of(name, EXACT)
     alone = [observation.model.observe(observation.images[i : i + 1]) for i in range(2)]
@@ -111,7 +115,7 @@ def test_a_batch_equals_its_images_one_by_one(name: str) -> None:
         assert together.labels == sum((e.labels for e in apart), ())
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", FAMILIES_SLOW)
 def test_several_targets_at_once_equal_each_alone(name: str) -> None:
     observation = observation_of(name, EXACT)
     targets = targets_for(observation)
@@ -173,10 +177,10 @@ def in_use(name: str) -> tuple[cl.Backbone, list[Exception]]:
     return model, trouble
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", FAMILIES_SLOW)
 def test_the_module_is_left_as_found(name: str) -> None:
     model, trouble = in_use(name)
-    images = random_images(ARCHITECTURES[name].size)
+    images = random_images(EVERY[name].size)
     with untouched(model.module):
         observation = model.observe(images)
         for rule in rules_for(name):
@@ -193,10 +197,10 @@ def test_the_module_is_left_as_found(name: str) -> None:
         cl.cam(observation, [spread, broken])
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", FAMILIES_SLOW)
 def test_what_is_seen_does_not_depend_on_the_mode_it_was_found_in(name: str) -> None:
     model, _ = in_use(name)
-    observation = model.observe(random_images(ARCHITECTURES[name].size))
+    observation = model.observe(random_images(EVERY[name].size))
     expected = observation_of(name)
     assert_agree(observation.feature(), expected.feature())
     assert_agree(cl.cam(observation, spread).maps, cl.cam(expected, spread).maps)
@@ -205,11 +209,11 @@ def test_what_is_seen_does_not_depend_on_the_mode_it_was_found_in(name: str) -> 
 @pytest.mark.parametrize("name", MOST_SLOW)
 def test_memory_is_freed_with_the_observation(name: str) -> None:
     model = backbone(name)
-    model.observe(random_images(ARCHITECTURES[name].size))  # what a module builds on first use is its own
+    model.observe(random_images(EVERY[name].size))  # what a module builds on first use is its own
     gc.collect()
     gc.disable()
     try:
-        observation = model.observe(random_images(ARCHITECTURES[name].size))
+        observation = model.observe(random_images(EVERY[name].size))
         rules = rules_for(name) if name in FEW else GRADIENT_RULES
         explained = [cl.cam(observation, targets_for(observation)[-3:], rule=rule) for rule in rules]
         root = observation.class_scores if observation.class_scores is not None else observation.embedding
@@ -223,7 +227,7 @@ def test_memory_is_freed_with_the_observation(name: str) -> None:
 
 @pytest.mark.parametrize("name", [n for n, a in ARCHITECTURES.items() if a.flips])
 def test_a_flipped_image_gives_a_flipped_map(name: str) -> None:
-    size = ARCHITECTURES[name].flips
+    size = EVERY[name].flips
     assert size is not None
     module = make_symmetric(fresh(name, EXACT).module, columns=size[1] // 16)
     model = wrap(name, module)
@@ -241,7 +245,7 @@ def test_a_flipped_image_gives_a_flipped_map(name: str) -> None:
 def test_a_frozen_model_gives_the_same_maps(name: str) -> None:
     model = fresh(name, EXACT)
     model.module.requires_grad_(False)
-    observation = model.observe(random_images(ARCHITECTURES[name].size))
+    observation = model.observe(random_images(EVERY[name].size))
     expected = observation_of(name, EXACT)
     for rule in GRADIENT_RULES:
         maps = cl.cam(observation, targets_for(observation), rule=rule).maps
@@ -262,7 +266,7 @@ def alike(maps: Tensor, expected: Tensor) -> float:
 )
 def test_half_precision_gives_the_same_map(name: str, how: str) -> None:
     model = fresh(name)
-    images = random_images(ARCHITECTURES[name].size)
+    images = random_images(EVERY[name].size)
     layer = backbone(name).default_layers
     explain: Callable[[Observation], cl.Explanation] = lambda s: cl.cam(s, targets_for(s)[:1], signed=True)  # noqa: E731
     if how == "bfloat16":

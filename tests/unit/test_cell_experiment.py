@@ -192,6 +192,23 @@ class TestRefused:
         torch.manual_seed(seed)
         assert "not found at that block" in str(found(Attention(), "soft", (64, 64)))
 
+    def test_pixels_of_a_patch_by_patches(self) -> None:
+        """As MobileViT unfolds its maps: 2 x 4 cells as 4 pixels of 2 patches are no 4 rows of 2 columns."""
+
+        class Unfolded(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.patch, self.mix, self.head = nn.Conv2d(3, 16, 16, 16), nn.Conv2d(16, 16, 1), nn.Linear(16, 5)
+
+            def forward(self, images: Tensor) -> Tensor:
+                cells = self.patch(images).unflatten(3, (2, 2)).permute(0, 1, 2, 4, 3).flatten(2, 3)
+                return self.head(self.mix(cells).mean((2, 3)))
+
+        torch.manual_seed(0)
+        model = cl.Backbone(Unfolded(), input_size=(32, 64))
+        assert "mix" in model.anatomy.refused
+        assert model.default_layers == ("patch",)
+
     def test_cells_that_depend_on_the_batch(self) -> None:
         class LessTheOthers(nn.Module):
             def __init__(self) -> None:

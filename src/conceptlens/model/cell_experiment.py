@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conceptlens.model.forward import forward
-from conceptlens.model.layout import Grid, possible_grids
+from conceptlens.model.layout import Grid, possible_grids, same_proportions
 from conceptlens.model.model_input import ModelInput
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ BLOCKS = (
 IMAGES = 2 + len(BLOCKS)
 # A reading passes where the mean share of right order (a cell in the block before one outside) is at least the first,
 # and the second many standard deviations above what a random order of the cells gives. The more readings of a kind are
-# tried, the clearer one has to be: maps of four axes, tokens row by row behind those that the module declares, and any
-# other (tokens elsewhere, cells in another order).
+# tried, the clearer one has to be: maps of four axes in the image's proportions, tokens row by row behind those that
+# the module declares, and any other (tokens elsewhere, another order, other strides on the two axes).
 NEEDED = {"map": (0.7, 2.5), "tokens": (0.7, 3.5), "other": (0.85, 5.0)}
 # It has to be right for whole rows and for whole columns too: a matrix of attention between cells has rows in the
 # image's order, and columns that are not.
@@ -340,7 +340,7 @@ def _read_alike(
     for name in names:
         tried = dict.fromkeys([*found, *_some_grids(changes[name], masks, told, likely_only=True)])
         read = _best_reading(changes[name], tried, masks, told[0])
-        doubtful = read is None or _kind(read[0], told[0]) == "other" or read[1].fit < CLEAR_FIT
+        doubtful = read is None or _kind(read[0], told[0], masks) == "other" or read[1].fit < CLEAR_FIT
         if doubtful and searches and changes[name].shape[1:] != (1, 1):
             searches -= 1
             tried |= dict.fromkeys(_some_grids(changes[name], masks, told, likely_only=False))
@@ -348,7 +348,7 @@ def _read_alike(
         if read is None:
             continue
         best[name] = read[1]
-        if read[1].passes(_kind(read[0], told[0])):
+        if read[1].passes(_kind(read[0], told[0], masks)):
             grids[name] = read[0]
             found.extend([] if read[0] in found else [read[0]])
 
@@ -363,7 +363,7 @@ def _best_reading(
     best: tuple[Grid, Placement] | None = None
     best_rank: tuple[bool, float, float] | None = None
     for grid in grids:
-        kind, place = _kind(grid, prefix), placed(changes, grid, masks)
+        kind, place = _kind(grid, prefix, masks), placed(changes, grid, masks)
         plain = kind != "other"
         if plain and place.fit >= CLEAR_FIT and place.passes(kind):
             return grid, place
@@ -373,9 +373,11 @@ def _best_reading(
     return best
 
 
-def _kind(grid: Grid, prefix: int) -> str:
+def _kind(grid: Grid, prefix: int, masks: Tensor) -> str:
     if "token" not in grid.order:
-        return "map" if "height width" in grid.order else "other"
+        # Pixels of a patch by patches, as in MobileViT, pass for rows by columns where there are few of them.
+        like_image = same_proportions((grid.height, grid.width), _key(masks), loose=True)
+        return "map" if "height width" in grid.order and like_image else "other"
     plain = grid.arrangement.kind == "rows" and grid.suffix == grid.middle == 0 and grid.prefix in (0, prefix)
     return "tokens" if plain else "other"
 
@@ -391,7 +393,7 @@ def _some_grids(changes: LayerChanges, masks: Tensor, told: tuple[int, bool | No
     ]
     if not likely_only:
         return grids
-    return [grid for grid in grids if _kind(grid, prefix) != "other"][:4]
+    return [grid for grid in grids if _kind(grid, prefix, masks) != "other"][:4]
 
 
 def _unplaced(placement: Placement | None) -> str:

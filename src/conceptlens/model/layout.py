@@ -165,7 +165,7 @@ class Grid:
         return replace(self, height=cells[0], width=cells[1], channels=size["channel"])
 
     def _fits(self, image: tuple[int, int, int]) -> bool:
-        return _same_proportions((self.height, self.width), (image[1], image[2]), loose=True)
+        return same_proportions((self.height, self.width), (image[1], image[2]), loose=True)
 
     def _cells_of(self, raw: Tensor, axis: int) -> Tensor:
         """Return the tokens that are cells, row by row."""
@@ -204,7 +204,7 @@ def possible_grids(
     if len(shape) == 4:
         found = [_map_grid(order, shape) for order in MAP_ORDERS if image_axis == 0]
         inside = [grid for grid in found if _may_have_strides((grid.height, grid.width), size)]
-        yield from sorted(inside, key=lambda grid: not _same_proportions((grid.height, grid.width), size, loose=True))
+        yield from sorted(inside, key=lambda grid: not same_proportions((grid.height, grid.width), size, loose=True))
     if len(shape) == 3:
         plain = [
             grid
@@ -278,7 +278,7 @@ def _factor(tokens: int, image: tuple[int, int]) -> tuple[int, int] | None:
     found = [
         (rows, tokens // rows)
         for rows in range(1, tokens + 1)
-        if tokens % rows == 0 and _same_proportions((rows, tokens // rows), image)
+        if tokens % rows == 0 and same_proportions((rows, tokens // rows), image)
     ]
     if len(found) > 1:
         exact = [(r, c) for r, c in found if r * image[1] == c * image[0]]
@@ -286,10 +286,13 @@ def _factor(tokens: int, image: tuple[int, int]) -> tuple[int, int] | None:
     return found[0] if len(found) == 1 else None
 
 
-def _same_proportions(cells: tuple[int, int], image: tuple[int, int], loose: bool = False) -> bool:
+def same_proportions(cells: tuple[int, int], image: tuple[int, int], loose: bool = False) -> bool:
     """Whether one stride, rounded the same way on both axes, gives `cells` from `image`.
 
-    `loose` also allows a cell lost on each axis to unpadded convolutions.
+    Args:
+        cells: Rows and columns of cells.
+        image: Rows and columns of the image.
+        loose: Whether a cell may be lost on each axis to unpadded convolutions.
     """
     if min(cells) < 1 or cells[0] > image[0] or cells[1] > image[1]:
         return False
