@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torchvision.models import detection, segmentation
 
 from architecture import CLASSES, Architecture, hf
-from conceptlens.model.zoo.from_transformers import best_query
 
 TOKENS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 PATCHES = {"image_size": 64, "patch_size": 8}
@@ -176,9 +175,9 @@ FAMILIES: dict[str, Architecture] = {
     "hf segformer": Architecture(hf("Segformer", "ForSemanticSegmentation", **_SEGFORMER), output=mean_scores),
     "hf upernet": Architecture(upernet, output=mean_scores),
     "hf maskformer": Architecture(maskformer, (64, 96), output=mask_scores),
-    "hf conditional detr": Architecture(conditional_detr, output=partial(best_query, classes=CLASSES)),
+    "hf conditional detr": Architecture(conditional_detr),
     "hf yolos": Architecture(
-        hf("Yolos", "ForObjectDetection", **_YOLOS), (64, 96), output=partial(best_query, classes=CLASSES)
+        hf("Yolos", "ForObjectDetection", **_YOLOS), (64, 96)
     ),
     "hf i-jepa": Architecture(hf("IJepa", "Model", **TOKENS, **PATCHES), SQUARE, "embedding", mean_token),
     "hf dinov3": Architecture(
