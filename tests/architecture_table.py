@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import conceptlens as cl
@@ -15,6 +16,7 @@ mend_torchvision()
 import torch  # noqa: E402
 
 from architectures import EVERY, backbone, observation_of  # noqa: E402
+from conceptlens.model.observation import Observation  # noqa: E402
 
 PAGE = Path(__file__).parents[1] / "docs" / "architectures.md"
 HEAD = """# Architectures
@@ -27,13 +29,30 @@ Where the cells of a layer lie is found by an experiment, once for each model, s
 images: twelve forward passes of one small image, ten in one batch without a graph and two with one. A layer that does
 not pass is refused, with what was seen.
 
-*Answer* is what the tests read: class scores as the model gives them, those read by a function (`output=`), or an
-embedding. *Targets*: *class* stands for a class, its probability and contrasts of classes, *concept* for a direction or
-a text; a function of the answer always works.
+*Answer* is what the package finds that the numbers mean (`task`), or reads by a function that was given (`output=`).
+*Targets* are those that give a map; the others are refused in a sentence. A function of the answer always works.
 
 | Architecture | Images | Answer | Default layer | Grid | Targets |
 | --- | --- | --- | --- | --- | --- |
 """
+
+
+TARGETS: dict[str, Callable[[Observation], cl.Target]] = {
+    "class": lambda _: cl.Logit(3),
+    "probability": lambda _: cl.Probability(3),
+    "contrast": lambda _: cl.Contrast(3),
+    "concept": lambda observation: cl.Concept(direction=torch.ones(observation.embedding.shape[1])),
+    "detection": lambda _: cl.Detection(0),
+    "region": lambda _: cl.Region(0),
+}
+
+
+def answers(observation: Observation, target: Callable[[Observation], cl.Target]) -> bool:
+    """Whether a target gives a map."""
+    try:
+        return bool(cl.cam(observation, target(observation)).maps.isfinite().all())
+    except cl.InputError:
+        return False
 
 
 def row(name: str) -> str:
@@ -41,14 +60,8 @@ def row(name: str) -> str:
     known, model = EVERY[name], backbone(name)
     observation = observation_of(name)
     grid = model.anatomy.grids[model.default_layers[0]]
-    targets = []
-    if observation.class_scores is not None:
-        cl.cam(observation, [cl.Logit(3), cl.Probability(3), cl.Contrast(3)])
-        targets.append("class")
-    if observation.vector is not None:
-        cl.cam(observation, cl.Concept(direction=torch.ones(observation.vector.shape[1])))
-        targets.append("concept")
-    answer = ("an embedding" if known.answers == "embedding" else "classes") + (", `output=`" if known.output else "")
+    targets = [word for word, target in TARGETS.items() if answers(observation, target)]
+    answer = (model.known_task or "single_label").replace("_", " ") + (", `output=`" if known.output else "")
     size, cells = (f"{rows} x {columns}" for rows, columns in (known.size, (grid.height, grid.width)))
     return f"| {name} | {size} | {answer} | `{model.default_layers[0]}` | {cells} | {', '.join(targets)} |"
 
