@@ -61,6 +61,11 @@ def _detr() -> nn.Module:
     return transformers.DetrForObjectDetection(config)
 
 
+def best_query(found: Any) -> Tensor:
+    """Return the best score of each class over a detector's queries: read as a classifier."""
+    return found.logits[..., :CLASSES].amax(1)
+
+
 def _open_clip(**config: Any) -> Callable[[], nn.Module]:
     return lambda: _build_vision_tower(16, CLIPVisionCfg(**config))
 
@@ -114,7 +119,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "hf beit": Architecture(hf("Beit", **_TOKENS, **{**_PATCHES, "image_size": 48}), (48, 48)),
     "hf clip vision": Architecture(_hf_tower("CLIP"), (48, 48), "embedding"),
     "hf siglip vision": Architecture(_hf_tower("Siglip"), (48, 48), "embedding"),
-    "hf detr": Architecture(_detr),
+    "hf detr": Architecture(_detr, output=best_query),
     "open_clip vit": Architecture(
         _open_clip(layers=2, width=32, head_width=16, patch_size=8, image_size=(48, 64)), (48, 64), "embedding"
     ),
@@ -199,7 +204,7 @@ def build(name: str) -> nn.Module:
 def wrap(name: str, module: nn.Module) -> cl.Backbone:
     """Return `module` as the backbone that the table says it is."""
     a = EVERY[name]
-    task = "embedding" if a.answers == "embedding" else None
+    task = "embedding" if a.answers == "embedding" else "single_label" if a.output is best_query else None
     labels = None if task else LABELS
     return cl.Backbone(module, name, class_names=labels, output=a.output, task=task, input_size=a.size)
 

@@ -234,16 +234,50 @@ class TestRefused:
 
         assert "does not depend on the image" in str(found(Fixed(), "places"))
 
-    def test_what_is_not_finite(self) -> None:
-        class Log(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.patch, self.log, self.head = nn.Conv2d(3, 8, 8, 8), nn.Identity(), nn.Linear(8, 5)
+    def test_tokens_that_are_not_finite(self) -> None:
+        module = Ordered(tokens_of, lambda tokens: tokens.log().nan_to_num().mean(1))
+        module.mix = nn.Sequential(nn.Linear(16, 16), Logarithm())  # type: ignore[assignment]
+        assert "not finite" in str(found(module, "mix"))
 
-            def forward(self, images: Tensor) -> Tensor:
-                return self.head(self.log(self.patch(images).log()).nan_to_num().mean((2, 3)))
 
-        assert "not finite" in str(found(Log(), "log"))
+class Logarithm(nn.Module):
+    """The logarithm, which is no number below 0."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values.log()
+
+
+class TestCoarseMaps:
+    """What an experiment cannot tell has the order of axes that finer maps of the network have."""
+
+    def test_cells_that_all_see_the_whole_image(self) -> None:
+        """A map of 2 x 3 cells of which none changes where the image does: chance may not choose the default layer."""
+        torch.manual_seed(0)
+        mixed = nn.Sequential(
+            nn.Conv2d(3, 8, 8, 8),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 4, 4),
+            nn.Flatten(2),
+            nn.Linear(6, 6),
+            nn.Unflatten(2, (2, 3)),
+        )
+        module = nn.Sequential(mixed, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+        model = cl.Backbone(module, input_size=SIZE)
+        assert model.anatomy.grids["0"] == Grid("image channel height width", 2, 3, 8)
+        assert model.default_layers == ("1",)
+
+    def test_maps_that_overflow_for_noise(self) -> None:
+        module = nn.Sequential(
+            nn.Conv2d(3, 8, 8, 8), Logarithm(), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+        )
+        assert found(module, "1") == Grid("image channel height width", ROWS, COLUMNS, 8)
+
+    def test_not_where_the_order_of_axes_is_not_known(self) -> None:
+        """Attention between six tokens is a map of 6 x 6 at best, and nothing finer is channels-first beside it."""
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 96, 8 * 6), nn.Unflatten(1, (8, 2, 3)), nn.ReLU())
+        anatomy = cl.Backbone(nn.Sequential(module, nn.Flatten(), nn.Linear(48, 5)), input_size=SIZE).anatomy
+        assert anatomy.grids == {}
 
 
 class TestDefault:

@@ -40,7 +40,7 @@ def test_explain_json_has_the_documented_fields_and_nothing_else_on_stdout() -> 
     (image,) = answer["images"]
     assert set(image) == {
         "image", "model", "layer", "task", "target", "predicted", "answered", "method", "branch", "regions",
-        "contribution_measure", "margin", "concepts",
+        "contribution_measure", "margin", "random_level", "concepts",
     }  # fmt: skip
     margin = image["margin"]
     assert set(margin) == {"value", "named", "discovered", "unnamed", "unplaced", "residual", "over", "unit"}

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tolerance import assert_agree
 from torch import Tensor
 
 import conceptlens as cl
@@ -22,6 +21,7 @@ from conceptlens.explainer.calibration import find_calibration
 from conceptlens.explainer.presence import USUAL_BASE_RATE, WITH_Z_SCORES
 from conceptlens.io.errors import InputError
 from conceptlens.record import Explanation
+from tolerance import assert_agree
 
 ASKED = ["cat", "whiskers", "wheel"]
 

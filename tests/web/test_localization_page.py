@@ -4,6 +4,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,9 @@ def page_of(
 ) -> str:
     description = {"data": data, "model": "timm:x", "settings": {"seed": 0, "split": data}}
     methods = dict.fromkeys(METHODS)
-    run = LocalizationRun(None, methods, rows, failures, summarise(rows, reference), description)  # pyright: ignore
+    run = LocalizationRun(
+        SimpleNamespace(excluded={}), methods, rows, failures, summarise(rows, reference), description
+    )  # pyright: ignore
     return evaluation_page(run, shown(rows))
 
 

@@ -188,7 +188,8 @@ class Backbone(PhotoInput):
             InputError: No layer has a grid of cells that reaches the output, or the module needs other inputs too.
         """
         rows, columns = self.input_size if self.preprocess is None else self.preprocess.size
-        given = ModelInput(torch.zeros(2, colours_of(self.module), rows, columns, device="cpu"))
+        colours = colours_of(self.module) if self.preprocess is None else len(self.preprocess.mean)
+        given = ModelInput(torch.zeros(2, colours, rows, columns, device="cpu"))
         hint = "if it takes images of another size, give Backbone(..., input_size=(rows, columns))"
         with given.explaining_failures(self.name, hint):
             return self._probe(given)

@@ -43,10 +43,11 @@ BLOCKS = (
 # The base image twice, and one image for each block.
 IMAGES = 2 + len(BLOCKS)
 # A reading passes where the mean share of right order (a cell in the block before one outside) is at least the first,
-# and the second many standard deviations above what a random order of the cells gives. The more readings of a kind are
-# tried, the clearer one has to be: maps of four axes in the image's proportions, tokens row by row behind those that
-# the module declares, and any other (tokens elsewhere, another order, other strides on the two axes).
-NEEDED = {"map": (0.7, 2.5), "tokens": (0.7, 3.5), "other": (0.85, 5.0)}
+# and the second many standard deviations above what a random order of the cells gives: so many that hardly one of a
+# network's hundreds of layers passes by chance. Plain are maps of four axes in the image's proportions, and tokens row
+# by row behind those that the module declares; the many other readings (tokens elsewhere, another order, other strides
+# on the two axes) have to be clearer.
+NEEDED = {"plain": (0.7, 3.5), "other": (0.85, 5.0)}
 # It has to be right for whole rows and for whole columns too: a matrix of attention between cells has rows in the
 # image's order, and columns that are not.
 MIN_SHARE_OF_AXIS = 0.6
@@ -58,6 +59,8 @@ CLEAR_FIT = 0.97
 _BLOCKS_FIRST, _MIN_SHARE_FIRST = 4, 0.6
 # The same image twice may differ by this share of what a block changes, and so may an image alone.
 SAME_IMAGE_TOLERANCE = 0.02
+# A map of four axes with at most so many cells is too coarse to be told from its changes alone.
+COARSE_CELLS = 12
 # Of each shape, so many layers that no likely reading fits clearly are tried with all readings.
 SEARCHED_LAYERS = 8
 
@@ -72,12 +75,14 @@ class LayerChanges:
         changes: For each axis that may be that of the channels, how much each entry changes with each block: the
             length along that axis of the difference to the base image, with the axes of the output.
         problem: Why the layer cannot be read, in words; `None` where nothing speaks against it.
+        overflows: Whether the problem is that values are not finite.
     """
 
     shape: tuple[int, ...]
     image_axis: int | None
     changes: Mapping[int, Tensor]
     problem: str | None = None
+    overflows: bool = False
 
 
 @dataclass(frozen=True)
@@ -202,7 +207,7 @@ def _changes_of(raw: Tensor) -> LayerChanges:
     axis = min(axes, key=lambda one: _same_twice(squares[one]))
     twice = _same_twice(squares[axis])
     if math.isnan(twice):
-        return LayerChanges(shape, axis, {}, "its output is not finite for an image of noise")
+        return LayerChanges(shape, axis, {}, "its output is not finite for an image of noise", True)
     if twice > SAME_IMAGE_TOLERANCE:
         why = "does not depend on the image" if twice == math.inf else "is not the same for the same image twice"
         return LayerChanges(shape, axis, {}, f"its output {why}")
@@ -257,13 +262,14 @@ def _right_order(
 ) -> tuple[float, float]:
     """Return how often a cell of the block changes more than one outside, and how far that is above chance.
 
-    Where no block leaves cells outside, as along an axis of one cell, nothing speaks against the reading: 1.
+    Where no block leaves cells outside, as along an axis of one cell, nothing speaks against the reading: 1. A block
+    that changes nothing says nothing.
     """
     shares, variances = [], []
     for values, (inside, outside) in zip(relative.flatten(1), blocks, strict=True):
         if len(shares) == _BLOCKS_FIRST and sum(shares) < _BLOCKS_FIRST * _MIN_SHARE_FIRST:
             break  # the others cannot save it, and many readings are tried
-        if len(inside) and len(outside):
+        if len(inside) and len(outside) and float(values.max()) > 0:  # a stride may step over a small block
             difference = values[inside][:, None] - values[outside]
             shares.append(float(difference.sign().mean()) / 2 + 0.5)
             counts = len(inside), len(outside)
@@ -322,6 +328,7 @@ def find_grids(
             by_shape.setdefault(one.shape, []).append(name)
     for names in by_shape.values():
         _read_alike(names, changes, masks, (prefix, channels_last), grids, best)
+    _read_as_finer_maps(changes, masks, (prefix, channels_last), grids)
     refused = {name: one.problem or _unplaced(best.get(name)) for name, one in changes.items() if name not in grids}
     return grids, refused
 
@@ -353,6 +360,25 @@ def _read_alike(
             found.extend([] if read[0] in found else [read[0]])
 
 
+def _read_as_finer_maps(
+    changes: Mapping[str, LayerChanges], masks: Tensor, told: tuple[int, bool | None], grids: dict[str, Grid]
+) -> None:
+    """Read coarse maps, and maps that overflow for noise, in the one order of axes that fits and that a finer map has.
+
+    In a map of 2 x 2 cells of which each sees the whole image, no change is found at its place, however it is read.
+    """
+    finer = {
+        grid.order for grid in grids.values() if "token" not in grid.order and grid.height * grid.width > COARSE_CELLS
+    }
+    for name, one in changes.items():
+        coarse = one.problem is None or one.overflows
+        if name in grids or not coarse or len(one.shape) != 4 or one.image_axis is None:
+            continue
+        plain = [grid for grid in _some_grids(one, masks, told, likely_only=True) if grid.order in finer]
+        if len(plain) == 1 and (one.overflows or plain[0].height * plain[0].width <= COARSE_CELLS):
+            grids[name] = plain[0]
+
+
 def _best_reading(
     changes: LayerChanges, grids: Iterable[Grid], masks: Tensor, prefix: int
 ) -> tuple[Grid, Placement] | None:
@@ -377,9 +403,9 @@ def _kind(grid: Grid, prefix: int, masks: Tensor) -> str:
     if "token" not in grid.order:
         # Pixels of a patch by patches, as in MobileViT, pass for rows by columns where there are few of them.
         like_image = same_proportions((grid.height, grid.width), _key(masks), loose=True)
-        return "map" if "height width" in grid.order and like_image else "other"
+        return "plain" if "height width" in grid.order and like_image else "other"
     plain = grid.arrangement.kind == "rows" and grid.suffix == grid.middle == 0 and grid.prefix in (0, prefix)
-    return "tokens" if plain else "other"
+    return "plain" if plain else "other"
 
 
 def _some_grids(changes: LayerChanges, masks: Tensor, told: tuple[int, bool | None], likely_only: bool) -> list[Grid]:

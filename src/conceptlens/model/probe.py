@@ -67,8 +67,9 @@ _PASSIVE = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten)
 # Nodes of a graph that have weights of their own, or mix cells. What reaches the output without them is the answer
 # itself, in another shape.
 _WEIGHTED = ("Convolution", "Addmm", "MmBackward", "Bmm", "Linear", "Norm", "Embedding", "ScaledDot", "Rnn")
-# A layer is looked at by default only where at least this share of its cells has a gradient of the answer.
-_MIN_REACHED = 0.5
+# A layer is looked at by default only where at least this share of its cells has a gradient of the answer; where none
+# has so many, as with strides that step over cells, the second share is enough.
+_MIN_REACHED = (0.5, 0.2)
 
 
 # What was found in a module, for as long as it lives: the state of its weights, and the finding for each question.
@@ -220,6 +221,8 @@ def _refuse_what_depends_on_the_batch(
     """Move layers to `refused` whose cells for an image differ from those in the larger batch of the experiment."""
     for name, change in traced.changes.items():
         grid = grids[name]
+        if changes[name].overflows:
+            continue
         known = grid.read(changes[name].changes[grid.order.split().index("channel")])[0, 0]
         if not float((change.to(known) - known).norm()) <= SAME_IMAGE_TOLERANCE * float(known.norm()):
             refused[name] = "an image in a batch of two gives other cells than in a larger batch"
@@ -313,11 +316,13 @@ def _default(
     answers: set[Any],
 ) -> str | None:
     inside = _inside_attention(module)
-    usable = [
-        (name, tensor)
+    outside = [
+        (name, tensor, share)
         for (name, tensor, _), share in zip(named, shares, strict=True)
-        if share >= _MIN_REACHED and not any(name == a or name.startswith(a + ".") for a in inside)
+        if not any(name == a or name.startswith(a + ".") for a in inside)
     ]
+    enough = ([one[:2] for one in outside if one[2] >= least] for least in _MIN_REACHED)
+    usable = next((found for found in enough if found), [])
     before = [(name, tensor) for name, tensor in usable if traced.nodes[id(tensor)] not in answers]
     usable = before or usable
     if not usable:
