@@ -55,11 +55,7 @@ def test_a_classifier_answers_as_its_own_library(folders: dict[str, Path], name:
         ("deit distilled", "deit.layers.1.layernorm_before", 4),
         ("swin", "swin.layernorm", 4),
         ("convnext", "convnext.encoder", 2),
-        (
-            "efficientnet",
-            "efficientnet.encoder.blocks.4.expansion",
-            4,
-        ),  # random weights: its last 2 x 2 cells have no place
+        ("efficientnet", "efficientnet.encoder", 2),
         ("vit encoder", "layers.1.layernorm_before", 4),
         ("dinov2 encoder", "encoder.layer.1.norm1", 4),
         ("dinov2 registers", "dinov2_with_registers", 4),
