@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import conceptlens as cl
-from conceptlens.model.cell_experiment import BLOCKS, IMAGES, changed_images, layer_changes, placed
+from conceptlens.model.cell_experiment import BLOCKS, IMAGES, changed_images, layer_changes
+from conceptlens.model.cell_reading import placed
 from conceptlens.model.layout import MAP_ORDERS, Arrangement, Grid
 from conceptlens.model.model_input import ModelInput
 

@@ -13,13 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from conceptlens.io.errors import InputError
-from conceptlens.model.cell_experiment import (
-    SAME_IMAGE_TOLERANCE,
-    LayerChanges,
-    changed_images,
-    find_grids,
-    layer_changes,
-)
+from conceptlens.model.cell_experiment import SAME_IMAGE_TOLERANCE, LayerChanges, changed_images, layer_changes
+from conceptlens.model.cell_reading import find_grids
 from conceptlens.model.forward import forward
 from conceptlens.model.gradients import has_gradient
 from conceptlens.model.layers_without_gradient import last_that_counts
