@@ -103,7 +103,7 @@ def test_the_equation_holds(name: str, rule: str) -> None:
     assert not any(t.requires_grad for t in (signed.maps, signed.weights, signed.scores))
 
 
-@pytest.mark.parametrize("name", FAMILIES_SLOW)
+@pytest.mark.parametrize("name", MOST_SLOW)
 def test_a_batch_equals_its_images_one_by_one(name: str) -> None:
     observation = observation_of(name, EXACT)
     alone = [observation.model.observe(observation.images[i : i + 1]) for i in range(2)]
@@ -197,7 +197,7 @@ def test_the_module_is_left_as_found(name: str) -> None:
         cl.cam(observation, [spread, broken])
 
 
-@pytest.mark.parametrize("name", FAMILIES_SLOW)
+@pytest.mark.parametrize("name", MOST_SLOW)
 def test_what_is_seen_does_not_depend_on_the_mode_it_was_found_in(name: str) -> None:
     model, _ = in_use(name)
     observation = model.observe(random_images(EVERY[name].size))

@@ -133,7 +133,12 @@ def test_a_segmentation_model_is_loaded_with_its_head(name: str, processor: str,
 
 
 @pytest.mark.parametrize(
-    "name", ["fasterrcnn_mobilenet_v3_large_320_fpn", "ssdlite320_mobilenet_v3_large", "lraspp_mobilenet_v3_large"]
+    "name",
+    [
+        "ssdlite320_mobilenet_v3_large",
+        pytest.param("fasterrcnn_mobilenet_v3_large_320_fpn", marks=pytest.mark.slow),
+        pytest.param("lraspp_mobilenet_v3_large", marks=pytest.mark.slow),
+    ],
 )
 def test_torchvision_models_come_by_name(name: str) -> None:
     model = cl.load_model(f"torchvision:{name}", pretrained=False)

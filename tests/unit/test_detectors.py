@@ -37,7 +37,12 @@ def seen(name: str) -> Observation[cl.Backbone]:
     return _seen[name]
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+# Dear to build, and read as others are.
+DEAR = ("torchvision mask rcnn", "torchvision retinanet", "torchvision fcos")
+MOST = [pytest.param(name, marks=pytest.mark.slow if name in DEAR else ()) for name in DETECTORS]
+
+
+@pytest.mark.parametrize("name", MOST)
 def test_a_map_explains_the_logit_of_one_detection(name: str) -> None:
     observation = seen(name)
     found = [observation.detections.detected(i) for i in range(2)]
@@ -51,7 +56,7 @@ def test_a_map_explains_the_logit_of_one_detection(name: str) -> None:
     assert explained.target_kinds == ("detection",) * 3
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", MOST)
 def test_the_gradient_is_that_of_the_logit(name: str) -> None:
     observation = seen(name)
     one = observation.detections.detected(1)[0]
@@ -66,7 +71,7 @@ def test_the_gradient_is_that_of_the_logit(name: str) -> None:
     assert torch.allclose(cl.cam(observation, cl.Detection(0), "grad_cam", signed=True).maps[1, 0], mean)
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", MOST)
 def test_boxes_lie_in_the_input_and_the_best_comes_first(name: str) -> None:
     observation = seen(name)
     for image in range(2):
@@ -79,7 +84,7 @@ def test_boxes_lie_in_the_input_and_the_best_comes_first(name: str) -> None:
             assert one.class_index != observation.detections.background
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", MOST)
 def test_a_batch_equals_its_images(name: str) -> None:
     observation = seen(name)
     alone = observation.model.observe(observation.images[1:])
@@ -101,7 +106,7 @@ def test_every_rule_explains_a_detection(name: str, rule: str) -> None:
         assert float(explained.maps.abs().max()) > 0
 
 
-@pytest.mark.parametrize("name", [n for n in DETECTORS if n.startswith("torchvision")])
+@pytest.mark.parametrize("name", [one for one in MOST if str(one.values[0]).startswith("torchvision")])
 def test_what_torchvision_answers_is_what_is_detected(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     detector: Any = DETECTORS[name]()
     detector.topk_candidates = 10**6  # torchvision drops what is below this place before it suppresses, here nothing

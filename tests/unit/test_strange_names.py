@@ -76,7 +76,11 @@ CODE_PAGES = [
 ]
 
 
-@pytest.mark.parametrize("environment", CODE_PAGES, ids=lambda one: next(iter(one.values())))
+@pytest.mark.parametrize(
+    "environment",
+    [pytest.param(one, marks=pytest.mark.slow if place else ()) for place, one in enumerate(CODE_PAGES)],
+    ids=lambda one: next(iter(one.values())),
+)
 def test_every_photo_is_explained_in_any_code_page(tmp_path: Path, environment: dict[str, str]) -> None:
     folder = photos(tmp_path / "photos")
     done = shell("explain", folder, "--concepts", "cat, 猫", "--out-dir", tmp_path / "out", **environment)
