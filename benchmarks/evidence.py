@@ -26,7 +26,7 @@ import conceptlens as cl
 from cam import processor
 from conceptlens.cams.cell_evidence import cell_evidence
 from conceptlens.model.layer_cells import empty_cells
-from measure import flops
+from measure import flops, show
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
 MODELS = {
@@ -114,17 +114,6 @@ WAYS: dict[str, Callable[[cl.Observation], float]] = {
     "gradient x change": lambda observation: _by_gradient(observation, from_empty=True),
     "evidence": _by_evidence,
 }
-
-
-def show(rows: list[dict[str, Any]]) -> None:
-    """Print the rows as a table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    printed = Table(*rows[0])
-    for row in rows:
-        printed.add_row(*(str(value) for value in row.values()))
-    Console().print(printed)
 
 
 if __name__ == "__main__":

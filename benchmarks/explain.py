@@ -30,7 +30,7 @@ from conceptlens.explainer.photo_result import PhotoResult
 from conceptlens.explainer.photo_run import ExplainOptions, explain_photos
 from conceptlens.explainer.report_page import write_page
 from conceptlens.io.images import find_images
-from measure import flops, seconds
+from measure import flops, seconds, show
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
 MODELS = {"lite0": ("timm:tf_efficientnet_lite0", True), "vit_b16": ("timm:vit_base_patch16_224", False)}
@@ -126,17 +126,6 @@ def of_a_folder(rounds: int) -> dict[str, Any]:
         "plain_per_second": round(rates["plain"], 2),
         "over_plain": round(rates["explained"] / rates["plain"], 4),
     }
-
-
-def show(rows: list[dict[str, Any]]) -> None:
-    """Print the rows as a table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    printed = Table(*rows[0])
-    for row in rows:
-        printed.add_row(*(str(value) for value in row.values()))
-    Console().print(printed)
 
 
 if __name__ == "__main__":

@@ -106,3 +106,14 @@ def _maximum() -> float:
     """The process's highest resident memory; bytes on macOS, kilobytes elsewhere."""
     value = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(value if sys.platform == "darwin" else value * 1024)
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Print rows, each a column's value by its name, as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    printed = Table(*rows[0])
+    for row in rows:
+        printed.add_row(*(str(value) for value in row.values()))
+    Console().print(printed)

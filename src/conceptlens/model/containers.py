@@ -79,7 +79,7 @@ def _try_map(output: Any, change: Callable[[Tensor], Tensor]) -> bool:
     """Whether `output` can be made again with other tensors: anybody's class may refuse it with any error."""
     try:
         map_tensors(output, change)
-    except Exception:
+    except Exception:  # of anybody's class: what cannot be made again is left as it is
         return False
     return True
 
