@@ -64,7 +64,7 @@ def analyze(
     """Analyze a store: how well concepts are retrieved, which are confused, have sub-concepts or outliers, by layer."""
     from conceptlens.local_embeddings.analysis.analysis_rows import AnalysisSettings
     from conceptlens.local_embeddings.analysis.store_analysis import analyze as analyze_store
-    from conceptlens.local_embeddings.report.tiles import check_photos
+    from conceptlens.local_embeddings.report.embedded_photos import check_photos
     from conceptlens.store import Store
 
     start = time.perf_counter()
@@ -80,7 +80,7 @@ def analyze(
             )
     opened = Store(store)
     check_folder(out_dir)
-    check_photos(photos, split)
+    check_photos(photos, opened, split)
     analysis = analyze_store(opened, settings, progress=partial(progress, description="analyzing layers"))
     written = _write(analysis, opened, out_dir, photos, split, as_json)
     print_end(f"{len(analysis.rows)} embeddings at {len(analysis.layers)} layers", 0, start)
@@ -93,7 +93,8 @@ def _write(
     """Print the numbers or a table, and write the files."""
     from conceptlens.local_embeddings.analysis.analysis_tables import analysis_tables
     from conceptlens.local_embeddings.report.analysis_outputs import analysis_numbers, print_analysis, write_analysis
-    from conceptlens.local_embeddings.report.tiles import draw_tiles, find_photos
+    from conceptlens.local_embeddings.report.embedded_photos import find_photos
+    from conceptlens.local_embeddings.report.tiles import draw_tiles
 
     tables = analysis_tables(analysis)
     details = {"store": str(store.path), "settings": _settings(analysis.settings, photos, split)}
@@ -106,7 +107,7 @@ def _write(
         return []
     rows, examples = analysis.rows, analysis.examples.rows
     images = [rows.image_rows[image] for image in dict.fromkeys(rows.images[list(examples)].tolist())]
-    tiles = draw_tiles(rows, store, examples, [] if photos is None else find_photos(photos, images, split))
+    tiles = draw_tiles(rows, store, examples, [] if photos is None else find_photos(photos, images, store, split))
     return [*write_analysis(out, analysis, tables, numbers, tiles), out / "tables", out / "figures"]
 
 
@@ -136,13 +137,13 @@ def search(
     """Find the embeddings nearest to a masked part of a photo, embedded with the settings of the store's run."""
     from conceptlens.io.images import read_image
     from conceptlens.local_embeddings.analysis.analysis_rows import check_concepts
+    from conceptlens.local_embeddings.report.embedded_photos import check_photos
     from conceptlens.local_embeddings.report.search_results import (
         print_search,
         read_mask,
         search_numbers,
         write_search,
     )
-    from conceptlens.local_embeddings.report.tiles import check_photos
     from conceptlens.local_embeddings.runs.search_query import embed_query
     from conceptlens.store import Store
 
@@ -150,8 +151,8 @@ def search(
     check_file(out, ".html", ".json")
     if out is None or out.suffix.lower() == ".json":
         shared.refuse_unused({"--photos": photos, "--split": split}, "without a page; add --out FILE.html")
-    check_photos(photos, split)
     opened = Store(store)
+    check_photos(photos, opened, split)
     names = _names(concepts)
     check_concepts(opened, names)
     photo = read_image(image)

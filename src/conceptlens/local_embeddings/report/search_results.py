@@ -15,7 +15,8 @@ from conceptlens.io.errors import InputError
 from conceptlens.io.images import read_image
 from conceptlens.io.versions import versions
 from conceptlens.local_embeddings.report.analysis_page import tile_source
-from conceptlens.local_embeddings.report.tiles import Tiles, find_photos, masked_tile, row_tiles
+from conceptlens.local_embeddings.report.embedded_photos import find_photos
+from conceptlens.local_embeddings.report.tiles import Tiles, masked_tile, row_tiles
 from conceptlens.pages.static_page import page_origin, static_page
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def write_search(
     wanted = [known[image] for image in dict.fromkeys(rows.images.tolist())]
     near = row_tiles(
         dict(enumerate(zip(rows.images.tolist(), rows.masks.tolist(), strict=True))),
-        known, store, [] if photos is None else find_photos(photos, wanted, split),
+        known, store, [] if photos is None else find_photos(photos, wanted, store, split),
     )  # fmt: skip
     query = Tiles({0: masked_tile(photo, mask)}, 1)
     text = static_page(

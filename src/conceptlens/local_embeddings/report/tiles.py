@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from conceptlens.data.masked_set import crop_masks, read_named
-from conceptlens.data.masked_sets import SETS, open_set
-from conceptlens.io.errors import InputError
-from conceptlens.io.images import find_images, read_image
+from conceptlens.data.masked_set import crop_masks
 from conceptlens.local_embeddings.report.figure_style import FigureStyle, drawing, jpeg
 from conceptlens.pages.mask_outline import EDGE, LINE
 
@@ -186,66 +181,3 @@ def _around(mask: np.ndarray, size: tuple[int, int]) -> Box:
     x = min(max((left + right - across) / 2, 0.0), width - across)
     y = min(max((top + bottom - down) / 2, 0.0), height - down)
     return x / width, y / height, (x + across) / width, (y + down) / height
-
-
-def check_photos(source: str | None, split: str | None = None) -> None:
-    """Raise `InputError` where this is neither a folder of photos nor a data set `NAME:DIR`; `None` is right."""
-    if source is None:
-        if split is not None:
-            raise InputError("--split has no effect without --photos, whose split it is; leave it out")
-    elif _is_set(source):
-        open_set(source, split)
-    elif not Path(source).is_dir():
-        raise InputError(f"--photos {source} is neither a folder nor a data set as NAME:DIR; give where the photos are")
-
-
-def find_photos(
-    source: str, wanted: Sequence[ImageRow], split: str | None = None
-) -> Iterator[tuple[ImageRow, Image.Image]]:
-    """Yield those photos that are found, one by one: of a folder, or of a data set `NAME:DIR`.
-
-    In a folder a photo is found by its relative path, or else by its file name, with its suffix or without, where
-    only one has it. A photo that cannot be read, or has another size than the one embedded, is skipped.
-
-    Args:
-        source: A folder, or a data set `NAME:DIR`.
-        wanted: The store's rows of the images.
-        split: The split of the data set.
-
-    Yields:
-        A row and its photo.
-    """
-    found = _of_set(source, wanted, split) if _is_set(source) else _of_folder(Path(source), wanted)
-    for row, photo in found:
-        if (row.width, row.height) in ((0, 0), photo.size):
-            yield row, photo
-
-
-def _is_set(source: str) -> bool:
-    return source.partition(":")[0] in SETS and not Path(source).is_dir()
-
-
-def _of_set(source: str, wanted: Sequence[ImageRow], split: str | None) -> Iterator[tuple[ImageRow, Image.Image]]:
-    rows = {row.name: row for row in wanted}
-    for one in read_named(open_set(source, split), list(rows)):
-        yield rows[one.name], one.photo
-
-
-def _of_folder(folder: Path, wanted: Sequence[ImageRow]) -> Iterator[tuple[ImageRow, Image.Image]]:
-    by_name: dict[str, list[Path]] = defaultdict(list)
-    for path in find_images(folder):
-        for name in _names(path.relative_to(folder).as_posix()):
-            by_name[name].append(path)
-    for row in wanted:
-        matches = next((by_name[name] for name in _names(row.name) if len(by_name.get(name, ())) == 1), [])
-        for path in matches:
-            try:
-                yield row, read_image(path)
-            except InputError:
-                continue
-
-
-def _names(name: str) -> tuple[str, ...]:
-    """Return the names by which a photo may be found, the most exact first."""
-    path = PurePosixPath(name)
-    return tuple(dict.fromkeys((name, path.with_suffix("").as_posix() if path.name else name, path.name, path.stem)))
