@@ -184,6 +184,20 @@ def test_help_in_80_columns_cuts_nothing_and_gives_flags_no_type(command: str, m
     assert "<bool>" not in text
 
 
+def test_models_are_listed_with_what_they_answer() -> None:
+    lines = {line.split()[0]: " ".join(line.split()[1:]) for line in run("models", "resnet50").stdout.splitlines()}
+    assert lines["timm:resnet50"] == lines["torchvision:resnet50"] == "one class of many"
+    assert lines["timm:resnet50_clip"] == "an embedding"
+    assert lines["torchvision:fasterrcnn_resnet50_fpn"] == "objects in boxes"
+    assert lines["torchvision:deeplabv3_resnet50"] == "class scores of every pixel"
+    found = json.loads(run("models", "resnet50", "--json").stdout)
+    assert found["tasks"]["torchvision:retinanet_resnet50_fpn"] == "detection"
+    assert "resnet50" in found["models"]["timm"]
+    layers = run("models", "--layers", "timm:test_vit")
+    assert layers.stdout.splitlines()[0] == "timm:test_vit gives one class of many (task single_label)"
+    assert json.loads(run("models", "--layers", "timm:test_vit", "--json").stdout)["task"] == "single_label"
+
+
 def test_models_lists_and_finds(tmp_path: Path) -> None:
     assert "timm:tf_efficientnet_lite0" in run("models", "efficientnet_lite").stdout
     rows = json.loads(run("models", "--layers", "timm:test_vit", "--json").stdout)["layers"]

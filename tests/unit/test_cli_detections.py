@@ -115,6 +115,13 @@ def test_what_a_detector_cannot_use_is_refused(detector: str, arguments: list[st
     assert words in done.stderr
 
 
+def test_a_segmentation_model_is_sent_to_its_target() -> None:
+    done = run("explain", CAT, "-m", "torchvision:lraspp_mobilenet_v3_large", "--no-pretrained")
+    assert done.exit_code == 2
+    assert "gives class scores of every pixel and no concepts" in done.stderr
+    assert "cl.Region" in done.stderr
+
+
 def test_a_classifier_has_no_threshold() -> None:
     done = run("explain", CAT, "--threshold", "0.3")
     assert done.exit_code == 2

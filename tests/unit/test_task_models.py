@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 import conceptlens as cl
 from conceptlens.cli import app
+from conceptlens.model.found_task import found_task
 from conceptlens.model.predictions import predictions
 
 pytestmark = pytest.mark.wide
@@ -207,3 +208,73 @@ def test_scores_that_are_not_finite_leave_json_valid(tmp_path: Path, value: floa
     document = json.loads(done.stdout.splitlines()[0], parse_constant=lambda word: pytest.fail(word))
     assert document["images"] == []
     assert "that of node is" in document["failures"][0]["error"]
+
+
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [
+        ("test_vit", "single_label"),  # ImageNet
+        ("vit_xsmall_patch16_clip_224", "embedding"),  # 512 numbers: the space of a CLIP
+        ("mobilenetv3_large_100.miil_in21k", "single_label"),
+    ],
+)
+def test_timm_models_with_their_published_head_are_what_they_were_trained_for(name: str, task: str) -> None:
+    module = timm.create_model(name, pretrained=False)
+    assert cl.Backbone(module, name).known_task == task
+    module.reset_classifier(4)  # a head of one's own says nothing
+    assert cl.Backbone(module, name).known_task is None
+
+
+def test_a_model_of_the_hub_that_is_not_of_timm_says_nothing() -> None:
+    module = timm.create_model("test_vit", pretrained=False)
+    module.pretrained_cfg["hf_hub_id"] = "somebody/tagger"
+    assert cl.Backbone(module, "tagger").known_task is None
+
+
+def own_head(folder: Path) -> list[str]:
+    """Write a ResNet with four numbers of one's own and their names; return what the command line is given."""
+    torch.manual_seed(0)
+    save_file(
+        timm.create_model("test_resnet", pretrained=False, num_classes=4).state_dict(), folder / "own.safetensors"
+    )
+    (folder / "names.txt").write_text("left\ntop\nwidth\nheight\n", encoding="utf-8")
+    photo().save(folder / "one.png")
+    words = [
+        "contrast",
+        str(folder / "one.png"),
+        "-m",
+        "timm:test_resnet",
+        "--weights",
+        str(folder / "own.safetensors"),
+    ]
+    return [*words, "--class-names", str(folder / "names.txt")]
+
+
+def test_a_head_of_ones_own_is_told_to_be_read_as_classes_until_the_task_is_given(tmp_path: Path) -> None:
+    words, page = own_head(tmp_path), tmp_path / "page.html"
+    done = CliRunner().invoke(app, [*words, "--json", "--out", str(page)])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["images"][0]["task_assumed"] is True
+    said = (
+        "of timm:test_resnet, the numbers are read as the scores of one class of many (softmax), but nothing says so;"
+    )
+    assert done.stderr.count(said) == 1
+    assert "--task" in done.stderr
+    shown = json.loads(page.read_text(encoding="utf-8").split('id="data">')[1].split("</script>")[0])
+    assert "nothing says so" in shown["images"][0]["task_note"]
+    sure = CliRunner().invoke(app, [*words, "--json", "--task", "single_label"])
+    assert json.loads(sure.stdout)["images"][0]["task_assumed"] is False
+    assert "nothing says so" not in sure.stderr
+
+
+def test_several_numbers_of_a_linear_layer_are_assumed_to_be_classes_and_say_so() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    open_task = cl.Backbone(net, "four", input_size=(64, 64))
+    assert open_task.observe(torch.rand(1, 3, 64, 64)).answer.assumed
+    assert "one class of many is assumed" in repr(open_task)
+    for task in ("single_label", "regression", "multi_label"):
+        known = cl.Backbone(net, "four", task=task, input_size=(64, 64)).observe(torch.rand(1, 3, 64, 64))
+        assert (known.answer.assumed, known.answer.note) == (False, "")
+    held = nn.Sequential(*net)
+    held.loss = nn.CrossEntropyLoss()  # a Lightning module says so itself
+    assert found_task(held, None) == "single_label"

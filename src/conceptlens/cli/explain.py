@@ -151,6 +151,11 @@ def explain(
             "--intervals": intervals or None, "--contribution": None if contribution == "evidence" else contribution,
         }  # fmt: skip
         shared.refuse_unused(unused, "on a detector, whose detections are explained; leave it out")
+    elif backbone.known_task == "dense":
+        raise InputError(
+            f"{backbone.name} gives class scores of every pixel and no concepts, which this command explains; ask in "
+            "Python: cl.cam(observation, cl.Region('car')), and cl.report for the page"
+        )
     elif threshold is not None:
         raise InputError(f"--threshold has no effect on {backbone.name}, which is no detector; leave it out")
     if rule is not None and not (for_page or detector):
@@ -284,6 +289,8 @@ def _run(
         _write(file, results, numbers)
     if len(results) > 1 and (note := answered_otherwise(results)):
         print_note(note)
+    if assumed := next((r.answer.note for r in results if r.answer is not None and r.answer.assumed), ""):
+        print_note(f"of {backbone.name}, {assumed}")
     print_end(f"{len(results)} photo{'s' * (len(results) != 1)} explained", len(failures), start)
     print_files(files if results else ())
     if failures:

@@ -71,15 +71,20 @@ def explain_detections(
 
 def _object(observation: Observation, one: DetectedBox, question: int, against: int | None) -> DetectedObject:
     name = observation.model.class_name(one.class_index)
+    info, (rows, columns) = observation.image_info[0], observation.images.shape[2:]
+    box, (width, height) = on_photo(observation, 0, one.box), (info.width, info.height)
+    if not info.box_known:
+        width, height = columns, rows
     return DetectedObject(
         index=one.class_index,
         name=name,
         short_name=short_name(name),
         score=one.score,
         logit=float(observation.detections.logits.detach()[0, one.candidate, one.class_index]),
-        box=on_photo(observation, 0, one.box),
+        box=box,
         question=question,
         against=None if against is None else observation.model.class_name(against),
+        shares=(box[0] / width, box[1] / height, box[2] / width, box[3] / height),
     )
 
 

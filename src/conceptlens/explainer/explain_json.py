@@ -66,6 +66,7 @@ def _opening(result: PhotoResult) -> dict[str, Any]:
         "model": result.model,
         "layer": result.layer,
         "task": None if result.answer is None else result.answer.task,
+        "task_assumed": result.answer is not None and result.answer.assumed,
         "target": prediction_json(result.target),
         "predicted": prediction_json(result.predicted),
         "answered": result.answered,
@@ -102,7 +103,7 @@ def detections_json(result: PhotoResult) -> list[dict[str, Any]]:
     entries = []
     for one in result.detections or ():
         explained = result.explanations[0]
-        entry = {key: value for key, value in asdict(one).items() if key not in ("question", "against")}
+        entry = {key: value for key, value in asdict(one).items() if key not in ("question", "against", "shares")}
         entry |= {"box": [round(value, 1) for value in one.box], **peak_and_area(explained, one.question)}
         if one.against is not None:
             at = one.question + 1
@@ -256,16 +257,18 @@ def peak_and_area(explanation: Explanation, question: int) -> dict[str, Any]:
 
     Returns:
         `peak`: `[x, y]`, and `area`; both as shares of the whole photo, 0 to 1, or `None` for a concept that the model
-        does not know.
+        does not know. A map without a cell above 0 peaks nowhere: its `peak` is `None`, its `area` 0.
     """
     if not is_known(explanation, question):
         return {"peak": None, "area": None}
     left, top, right, bottom = explanation.source.image_info[0].box
+    if float(explanation.maps[0, question].max()) <= 0:
+        return {"peak": None, "area": 0.0}
     x, y = peak(explanation.maps)[0, question].tolist()
     share = float(area(explanation.maps)[0, question])
     return {
         "peak": [round(left + x * (right - left), 4), round(top + y * (bottom - top), 4)],
-        "area": round(share * (right - left) * (bottom - top), 4),
+        "area": max(round(share * (right - left) * (bottom - top), 4), 0.0001),  # one of very many cells is not none
     }
 
 

@@ -35,15 +35,17 @@ SCHEMA = "conceptlens.report/3"
 
 def page_content(results: Sequence[PhotoResult]) -> dict[str, Any]:
     """Return everything that the report page shows, photos included."""
+    nothing = [f"{Path(one.image_info.name).name}: {one.undetected}" for one in results if one.undetected]
     results = [result for result in results if result.explanations]
     if not results:
-        raise InputError("there is nothing to report; give at least one explanation")
+        raise InputError(f"there is nothing to report; {'; '.join(nothing) or 'give at least one explanation'}")
     return {
         "schema": SCHEMA,
         "title": "ConceptLens",
         "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "versions": versions(),
         "answered_otherwise": answered_otherwise(results),
+        "undetected": nothing,
         "images": [_shown(result) for result in results],
     }
 
@@ -60,6 +62,7 @@ def _shown(result: PhotoResult) -> dict[str, Any]:
         "model": result.model,
         "layer": result.layer,
         "task": None if result.answer is None else result.answer.task,
+        "task_note": "" if result.answer is None else result.answer.note,
         "score_name": "logit" if result.answer is None else result.answer.score,
         "target": prediction_json(result.target),
         "against": prediction_json(result.against),
@@ -73,7 +76,7 @@ def _shown(result: PhotoResult) -> dict[str, Any]:
         "random_level": None if result.concepts is None else random_level_of(result.concepts),
         **_encoders(result.explanations),
         "questions": [question for e in result.explanations for question in _questions(result, e)],
-        "detections": None if result.detections is None else [_object(result, one) for one in result.detections],
+        "detections": None if result.detections is None else [_object(one) for one in result.detections],
         "contrast": None if result.mixture is None else _contrast(result.mixture, _short_names(result)),
         "settings": dict(result.settings),
         "command": result.command,
@@ -86,13 +89,11 @@ def _margin(result: PhotoResult) -> dict[str, Any] | None:
     return margin if margin is None or result.against is None else {**margin, "over": result.against.short_name}
 
 
-def _object(result: PhotoResult, one: DetectedObject) -> dict[str, Any]:
+def _object(one: DetectedObject) -> dict[str, Any]:
     """Return one detection, with its box as shares of the photo and the questions about it."""
-    width, height = result.image_info.width, result.image_info.height
-    shares = [round(value / side, 4) for value, side in zip(one.box, (width, height) * 2, strict=True)]
     questions = [one.question] if one.against is None else [one.question, one.question + 1]
     found = {"short_name": one.short_name, "score": one.score, "against": one.against}
-    return {**found, "box": shares, "questions": questions}
+    return {**found, "box": [round(share, 4) for share in one.shares], "questions": questions}
 
 
 def _own_infos(result: PhotoResult) -> list[ImageInfo]:

@@ -39,6 +39,8 @@ class DetectedObject:
             of the photo that shows.
         question: The index of its question in the explanation; where `against` is given, that of the contrast follows.
         against: The name of the class that its class is compared with at its box.
+        shares: The box as shares of the whole photo, as a page draws it; of the input where it is not known which part
+            of the photo that shows.
     """
 
     index: int
@@ -49,6 +51,7 @@ class DetectedObject:
     box: tuple[float, float, float, float]
     question: int
     against: str | None = None
+    shares: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,10 @@ def print_result(result: PhotoResult, console: Console | None = None) -> None:
     concepts = result.concepts
     if result.detections is not None:
         console.print(_detections(result) if result.detections else _safe(result.undetected), highlight=False)
+        if any(one["peak"] is None for one in detections_json(result)):
+            console.print(
+                f"nowhere: no evidence in layer {_safe(result.layer)}; another may have it (--layer)", highlight=False
+            )
         return
     if concepts is not None and concepts.maps.shape[1] == 0:
         console.print(NONE_LIKELY, highlight=False)
@@ -91,12 +95,14 @@ def _class_words(one: Prediction, answer: Answer | None) -> str:
     return f"{one.short_name}: {share} ({'logit' if answer is None else answer.score} {one.logit:.2f})"
 
 
-def location_text(peak: list[float], area: float) -> str:
-    """Return `upper left, 12%` for a peak `[x, y]` and an area, both as shares of the photo."""
+def location_text(peak: list[float] | None, area: float) -> str:
+    """Return `upper left, 12%` for a peak `[x, y]` and an area, both as shares of the photo; `nowhere` without one."""
+    if peak is None:
+        return "nowhere"
     row = ("upper", "middle", "lower")[min(2, int(peak[1] * 3))]
     column = ("left", "centre", "right")[min(2, int(peak[0] * 3))]
     location = "centre" if (row, column) == ("middle", "centre") else f"{row} {column}"
-    return f"{location}, {area:.0%}" if area >= 0.005 or area == 0 else f"{location}, under 1%"
+    return f"{location}, {area:.0%}" if area >= 0.005 else f"{location}, under 1%"
 
 
 def _concepts(result: PhotoResult, concepts: Explanation) -> Table:

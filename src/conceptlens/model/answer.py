@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -35,6 +35,7 @@ class Answer:
         softmax_scale: Where they do: what class scores are multiplied with for a softmax to give their probabilities.
         unit: What margins and contributions are counted in.
         score: What one class score is called.
+        assumed: Whether nothing says so: neither the user nor the model.
     """
 
     task: Task
@@ -46,6 +47,18 @@ class Answer:
     softmax_scale: float = 1.0
     unit: str = "units of the output"
     score: str = "logit"
+    assumed: bool = False
+
+    @property
+    def note(self) -> str:
+        """What a result says where the task was assumed; empty where it is known."""
+        if not self.assumed:
+            return ""
+        return (
+            "the numbers are read as the scores of one class of many (softmax), but nothing says so; give "
+            "task='single_label' if that is right, 'multi_label' if several classes can be right at once, 'regression' "
+            "for quantities (--task)"
+        )
 
     @property
     def linear(self) -> bool:
@@ -195,7 +208,7 @@ def find_answer(task: Task | None, numbers: int, names: int | None, model: str) 
                 "say Backbone(..., task='binary') or 'regression' (--task)"
             )
         task = "binary"
-    answer = ANSWERS[task or "single_label"]
+    answer = replace(ANSWERS["single_label"], assumed=True) if task is None else ANSWERS[task]
     if answer.task == "single_label" and numbers == 1:
         raise InputError(
             f"{model} gives one number for each image, and a softmax over one number is always 1; say task='binary' "

@@ -176,7 +176,9 @@ class Backbone(PhotoInput):
         if known is not None and (not known.rivals or known.task == "binary"):
             return known.words + (f": {', '.join(self.class_names[:3])}" if self.class_names else "")
         if not self.class_names:
-            return "class scores without names"
+            return "class scores without names" + (
+                "" if self.known_task else ", read as one class of many: task= is open"
+            )
         shown = [short_name(name) for name in self.class_names[:3]]
         return f"{len(self.class_names)} classes ({', '.join(shown)}{', …' if len(self.class_names) > 3 else ''})"
 

@@ -51,9 +51,28 @@ def _of_configuration(module: nn.Module, names: int | None) -> Task | None:
                 return "regression"  # so transformers fits it
             usual = "single_label" if config.num_labels > 1 else None
             return _PROBLEM_TYPES.get(config.problem_type) or usual
-    headless = getattr(module, "num_classes", None) == 0  # timm
+    if isinstance(getattr(module, "pretrained_cfg", None), dict):
+        return task_of_timm(getattr(module, "num_classes", None), module.pretrained_cfg)  # pyright: ignore
     pair = hasattr(module, "encode_image") and hasattr(module, "encode_text")  # open_clip, CLIP
-    return "embedding" if headless or pair else None
+    return "embedding" if pair else None
+
+
+def task_of_timm(classes: int | None, published: dict[str, Any]) -> Task | None:
+    """Return what a timm model with the head that timm published is; `None` for a head of one's own.
+
+    Its classifiers know ImageNet or what ImageNet is a part of; another number is the width of CLIP's space.
+
+    Args:
+        classes: How many numbers the head gives.
+        published: The configuration of the published weights, `pretrained_cfg`.
+    """
+    if classes == 0:
+        return "embedding"
+    if classes is None or classes != published.get("num_classes") or published.get("source") == "local-dir":
+        return None
+    if not (published.get("hf_hub_id") or "timm/").startswith("timm/"):
+        return None  # somebody's on the hub: taggers are among them
+    return "single_label" if classes == 1000 or classes > 10_000 else "embedding"
 
 
 def _without_head(module: nn.Module, names: int | None) -> Task | None:

@@ -127,7 +127,7 @@
   }
 
   function locationWords({ peak, area }) {
-    if (peak === null || area === 0) return "nowhere";
+    if (peak === null) return "nowhere";
     const third = (share, ...words) => words[Math.min(2, Math.floor(share * 3))];
     const words = `${third(peak[1], "upper", "middle", "lower")} ${third(peak[0], "left", "centre", "right")}`;
     return words === "middle centre" ? "centre" : words; // as `conceptlens explain` prints it
@@ -190,12 +190,26 @@
     context.putImageData(coloured(grid, scale, width, height, opacity, stepped), left, top);
   }
 
-  /** The part of the photo that the model saw, small, with its map. */
+  /** The part of the photo that a small picture shows: what the model saw, or what lies around a detection. */
+  function viewOf(item) {
+    const detected = detectionOf(item);
+    if (!detected) return boxOf(item);
+    const { width, height } = image();
+    const [left, top, right, bottom] = detected.box;
+    const side = Math.max(1.4 * Math.max((right - left) * width, (bottom - top) * height), 0.2 * Math.min(width, height));
+    const [across, down] = [Math.min(1, side / width), Math.min(1, side / height)];
+    const x = clamp((left + right - across) / 2, 0, 1 - across);
+    const y = clamp((top + bottom - down) / 2, 0, 1 - down);
+    return [x, y, x + across, y + down];
+  }
+
+  /** That part of the photo, small, with its map. */
   function paintThumb(canvas, item) {
-    const [left, top, right, bottom] = boxOf(item);
+    const [left, top, right, bottom] = viewOf(item);
     const { naturalWidth, naturalHeight } = find("photo");
     const layer = make("canvas", { width: canvas.width, height: canvas.height });
-    paint(layer, gridOf(item), scaleFor(item), [0, 0, 1, 1], 0.75, state.cells);
+    const within = boxOf(item).map((share, i) => (i % 2 ? (share - top) / (bottom - top) : (share - left) / (right - left)));
+    paint(layer, gridOf(item), scaleFor(item), within, 0.75, state.cells);
     const context = canvas.getContext("2d");
     const [x, y] = [left * naturalWidth, top * naturalHeight];
     context.drawImage(find("photo"), x, y, (right - left) * naturalWidth, (bottom - top) * naturalHeight, 0, 0, canvas.width, canvas.height);
@@ -229,10 +243,11 @@
 
   /** The boxes of a detector, that of the chosen row in full. */
   function showBoxes() {
-    const boxes = (image().detections ?? []).map(({ box: [left, top, right, bottom], questions, short_name: name, score }) => {
-      const chosen = questions.includes(state.question);
+    const boxes = (image().detections ?? []).map((one) => {
+      const [left, top, right, bottom] = one.box;
+      const chosen = one.questions.includes(state.question);
       const element = make("div", { className: chosen ? "box chosen" : "box" });
-      if (chosen) element.append(make("span", { textContent: `${name} ${score.toFixed(2)}` }));
+      if (chosen) element.append(boxLabel(one));
       const place = { left, top, width: right - left, height: bottom - top };
       for (const [side, share] of Object.entries(place)) element.style[side] = `${100 * share}%`;
       return element;
@@ -240,8 +255,22 @@
     find("boxes").replaceChildren(...boxes);
   }
 
+  /** What is written on a box: beside it where it would not fit, on the side where the photo has room. */
+  function boxLabel({ box: [left, top, right], short_name: name, score }) {
+    const element = make("span", { textContent: `${name} ${score.toFixed(2)}` });
+    element.classList.toggle("above", top > 0.08);
+    element.classList.toggle("leftward", left + right > 1.2);
+    return element;
+  }
+
   /** The detection that a question is about. */
   const detectionOf = (item) => image().detections?.find((one) => one.questions.includes(image().questions.indexOf(item)));
+
+  /** Whether a question compares the class of a detection with another one at its box. */
+  const isRather = (item) => item.kind === "contrast" && detectionOf(item) !== undefined;
+
+  /** What the score of a question is called beside it. */
+  const scoreName = (item) => (isRather(item) ? "lead" : detectionOf(item) ? "logit" : "score");
 
   /** The choice as it is in force: a map without kin has its own scale only. */
   function showScaleChoice() {
@@ -255,7 +284,8 @@
     const meaning = scale.signed ? " Blue speaks for it, red against." : "";
     if (isCompeting(item)) return "This map’s own scale; competing regions have none in common.";
     if (!isShared(item)) return `This map’s own scale.${meaning}`;
-    return `The same scale for ${kin(item).length} ${item.kind === "concept" ? "concepts" : "class maps"}.${meaning}`;
+    const named = item.kind === "concept" ? "concepts" : image().detections ? "maps of detections" : "class maps";
+    return `The same scale for ${kin(item).length} ${named}.${meaning}`;
   }
 
   function showLocation() {
@@ -265,9 +295,10 @@
     ring.hidden = words === "nowhere" || question().place_vague === true || state.opacity === 0;
     if (!ring.hidden) [ring.style.left, ring.style.top] = spot.peak.map((share) => `${100 * share}%`);
     const unclear = " has no clear place: its map is hardly told from its surroundings, or its texts are read by what does not know where parts are.";
-    const where = words === "nowhere" ? " has no evidence in this photo." : question().place_vague ? unclear : ` peaks at the ${words}; half the peak or more on ${percent(spot.area)} of the photo.`;
+    const none = detectionOf(question()) ? ` has no evidence in layer ${image().layer}; another layer may have it.` : " has no evidence in this photo.";
+    const where = words === "nowhere" ? none : question().place_vague ? unclear : ` peaks at the ${words}; half the peak or more on ${percent(spot.area)} of the photo.`;
     const { name, detail } = titleOf(question());
-    find("caption").replaceChildren(make("b", { textContent: name }), isLive(question()) ? ` ${detail}` : "", where, mapWords(question()));
+    find("caption").replaceChildren(make("b", { textContent: name }), isLive(question()) || isRather(question()) ? ` ${detail}` : "", where, mapWords(question()));
   }
 
   /** Where the map comes from, where that is not the one layer that is named above. */
@@ -307,6 +338,17 @@
     const inside = x >= 0 && x < 1 && y >= 0 && y < 1;
     state.at = inside ? { row: Math.floor(y * height), column: Math.floor(x * width) } : null;
     showReadout();
+  }
+
+  /** Choose the detection that is pointed at: the smallest box there, and if it is chosen already the next larger. */
+  function pick(event) {
+    const frame = find("stage").getBoundingClientRect();
+    const [x, y] = [(event.clientX - frame.left) / frame.width, (event.clientY - frame.top) / frame.height];
+    const size = ({ box: [left, top, right, bottom] }) => (right - left) * (bottom - top);
+    const there = (image().detections ?? []).filter(({ box: [left, top, right, bottom] }) => x >= left && x <= right && y >= top && y <= bottom);
+    there.sort((a, b) => size(a) - size(b));
+    const now = there.findIndex((one) => one.questions.includes(state.question));
+    if (there.length > 0) choose(there[(now + 1) % there.length].questions[0]);
   }
 
   function walk(event) {
@@ -385,17 +427,21 @@
 
   function fillAnswer() {
     const { target, against, model, layer, predictions } = image();
-    find("source").textContent = [target && image().name, model, layer && `layer ${layer}`].filter(Boolean).join(" · ");
+    find("source").textContent = [(target || image().detections) && image().name, model, layer && `layer ${layer}`].filter(Boolean).join(" · ");
     showHeadline();
     find("predictions").hidden = predictions.length === 0;
     find("predictions").replaceChildren(...predictions.map((one) => prediction(one, one.index === target?.index)));
     const none = image().none_likely ? " No concept of the vocabulary is likely in this photo." : "";
-    find("table-words").textContent = `Choose a row to see where.${none}${countWords()}`;
+    find("table-words").textContent = `Choose a row${image().detections ? " or a box" : ""} to see where.${none}${countWords()}`;
     find("word-dimmed").hidden = image().questions.every((one) => boxOf(one).join() === "0,0,1,1");
     find("contribution-words").textContent = contributionWords(target, against);
     find("concept-words").textContent = conceptWords();
     const hasConcepts = image().questions.some((one) => one.kind === "concept");
     for (const id of ["word-concept", "word-presence", "word-z-score", "word-contribution"]) find(id).hidden = !hasConcepts;
+    find("table").classList.toggle("scores-only", !hasConcepts);
+    find("score-head").replaceChildren(...(hasConcepts ? [make("a", { href: "#word-presence", textContent: "In the photo" }), " ", make("small", { textContent: "presence" })] : ["Score"]));
+    find("word-detection").hidden = !image().detections;
+    find("word-score").hidden = Boolean(image().detections);
     find("box-unknown").hidden = image().box_known;
     find("word-competing").hidden = !image().questions.some(isCompeting);
     find("word-unknown").hidden = image().questions.every(isKnown);
@@ -405,13 +451,22 @@
   function showHeadline() {
     const { name, target, against, compared = against === null ? [] : [against], other_answer: other = "", differences = "" } = image();
     const likely = (one) => `${one.short_name} (${shareOf(one)})`;
-    const answer = other || (target === null ? name : target.short_name);
+    const answer = other || (image().detections ? detectedWords() : target === null ? name : target.short_name);
     Object.assign(find("answer"), { textContent: answer, title: target === null || other ? "" : fullName(target) });
     const share = target === null ? "" : shareOf(target);
     const asked = other ? `Shown is what speaks for ${likely(target)}` : share;
-    const rather = compared.length > 0 ? `${asked}, rather than ${list(compared.map(likely))}` : other ? asked : "";
+    const rather = image().detections ? `Detected with a score of ${image().settings.threshold} or more` : compared.length > 0 ? `${asked}, rather than ${list(compared.map(likely))}` : other ? asked : "";
     Object.assign(find("rather"), { textContent: rather, title: compared.map(fullName).join("; "), hidden: rather === "" });
+    const { task_note: note = "", model } = image();
+    Object.assign(find("task-note"), { textContent: `Of ${model}, ${note}.`, hidden: note === "" });
     Object.assign(find("differences"), { textContent: differences && `${differences}.`, hidden: differences === "" });
+  }
+
+  /** The classes that a detector found, the surest first, and how often: `car (2), bus`. */
+  function detectedWords() {
+    const counts = new Map();
+    for (const { short_name: name } of image().detections) counts.set(name, (counts.get(name) ?? 0) + 1);
+    return [...counts].map(([name, count]) => (count > 1 ? `${name} (${count})` : name)).join(", ");
   }
 
   function prediction(one, isTarget) {
@@ -498,7 +553,7 @@
       const names = chosenNames(image().contrast);
       return { name: image().contrast.target, detail: names.length > 0 ? `against ${list(names)}` : "against nothing" };
     }
-    const kinds = { class: "the class itself", contrast: "contrast", concept: item.type ?? "concept", detection: "detection", custom: "a map of your own" };
+    const kinds = { class: "the class itself", contrast: "contrast", concept: item.type ?? "concept", detection: "detection", region: "where the class has the highest score, or in your mask", custom: "a map of your own" };
     const layer = item.layer ? ` · ${item.layer}` : "";
     const detected = detectionOf(item);
     if (detected) {
@@ -509,7 +564,7 @@
   }
 
   function thumb(item) {
-    const [left, top, right, bottom] = boxOf(item);
+    const [left, top, right, bottom] = viewOf(item);
     const shape = ((right - left) * image().width) / ((bottom - top) * image().height);
     return make("canvas", { width: Math.round(THUMB * clamp(shape, 0.5, 2)), height: THUMB, "aria-hidden": "true" });
   }
@@ -517,7 +572,7 @@
   /** How likely the concept is in the photo, above its score; the tooltip says what that rests on. */
   function presenceOf(item) {
     const known = item.presence !== null && item.presence !== undefined;
-    const score = make("small", { "data-name": "score" });
+    const score = make("small", { "data-name": "score", "data-word": scoreName(item) });
     if (!known) return make("td", { className: "figure" }, score);
     const unusual = item.z_score === null ? [] : [`the score is ${sigma(item.z_score)} from usual`];
     const usual = item.implied === null || item.implied === undefined ? [] : [`photos of the predicted classes show it in ${percent(item.implied)}`];
@@ -725,6 +780,7 @@
     const radios = (name, act) => document.getElementsByName(name).forEach((radio) => radio.addEventListener("change", () => act(radio.value)));
     for (const kind of ["pointermove", "pointerdown"]) stage.addEventListener(kind, point);
     for (const kind of ["pointerleave", "blur"]) stage.addEventListener(kind, () => ((state.at = null), showReadout()));
+    stage.addEventListener("click", pick);
     stage.addEventListener("keydown", walk);
     find("opacity").addEventListener("input", (event) => ((state.opacity = event.target.value / 100), showStage()));
     find("gamma").addEventListener("input", (event) => set("gamma", Number(event.target.value)));
@@ -741,6 +797,7 @@
     report = JSON.parse(find("data").textContent);
     find("opacity").value = 100 * state.opacity;
     find("made").textContent = made();
+    Object.assign(find("undetected"), { textContent: (report.undetected ?? []).join("; "), hidden: !report.undetected?.length });
     find("main").hidden = false;
     showTheme();
     fillPhotos();
@@ -751,7 +808,10 @@
   function made() {
     const when = new Date(report.created);
     const date = Number.isNaN(when.valueOf()) ? report.created : when.toLocaleString("en-GB", { dateStyle: "long", timeStyle: "short" });
-    return `Which concepts the model sees, where, and how much they count · ${date} · ConceptLens ${report.versions.conceptlens ?? ""}`;
+    const concepts = report.images.some(({ questions }) => questions.some((one) => one.kind === "concept"));
+    const detected = report.images.every((one) => one.detections);
+    const about = concepts ? "Which concepts the model sees, where, and how much they count" : detected ? "What the model detects, and where in the photo each detection rests" : "Where in the photo the scores of the model rest";
+    return `${about} · ${date} · ConceptLens ${report.versions.conceptlens ?? ""}`;
   }
 
   dark.addEventListener("change", showTheme);

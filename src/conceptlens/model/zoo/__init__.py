@@ -129,19 +129,43 @@ def model_names(source: str) -> list[str]:
 
 
 def find_models(search: str) -> tuple[list[str], dict[str, Any]]:
-    """Return the known models whose name contains `search`, as lines and as numbers."""
+    """Return the known models whose name contains `search`, with their tasks, as lines and as numbers."""
+    from conceptlens.model.answer import ANSWERS
+
     found = {s: [n for n in model_names(s) if search.lower() in f"{s}:{n}".lower()] for s in LOADERS if _installed(s)}
-    lines = [f"{source}:{name}" for source, names in found.items() for name in names]
+    every = [(f"{source}:{name}", model_task(source, name)) for source, names in found.items() for name in names]
+    lines = [name if task is None else f"{name:<56} {ANSWERS[task].words}" for name, task in every]
+    tasks = {name: task for name, task in every if task is not None}
     if not search:
         lines.append(
             "hf:OWNER/MODEL (any image classifier, CLIP, SigLIP, detector or segmentation model of transformers, or a "
             "local folder)"
         )
-    return lines, {"schema": "conceptlens.models/1", "default": DEFAULT_MODEL, "models": found}
+    return lines, {"schema": "conceptlens.models/1", "default": DEFAULT_MODEL, "models": found, "tasks": tasks}
+
+
+def model_task(source: str, name: str) -> Task | None:
+    """Return what a model that `model_names` lists was trained for, as far as it is known without building it.
+
+    Args:
+        source: Where it comes from.
+        name: Its name there.
+    """
+    if source == "timm":
+        from conceptlens.model.zoo.from_timm import published_task
+
+        return published_task(name)
+    if source == "torchvision":
+        from conceptlens.model.zoo.from_torchvision import published_task
+
+        return published_task(name)
+    return "embedding" if source == "open_clip" else None
 
 
 def list_layers(name: str) -> tuple[list[str], dict[str, Any]]:
-    """Return the layers with a grid of a model, as lines and as numbers."""
+    """Return the task of a model and its layers with a grid, as lines and as numbers."""
+    from conceptlens.model.answer import ANSWERS
+
     model = load_model(name, pretrained=False)  # layers do not depend on the weights
     rows = [
         {"name": x.name, "channels": x.grid.channels, "height": x.grid.height, "width": x.grid.width,
@@ -149,11 +173,14 @@ def list_layers(name: str) -> tuple[list[str], dict[str, Any]]:
         for x in model.anatomy.layers
     ]  # fmt: skip
     notes = ["default" if r["default"] else "" if r["reaches_output"] else "does not reach the output" for r in rows]
-    lines = [
+    task = model.known_task
+    words = "not known, say --task" if task is None else f"{ANSWERS[task].words} (task {task})"
+    lines = [f"{model.name} gives {words}" if task else f"what {model.name} gives is {words}"]
+    lines += [
         f"{r['name']:<40} {r['channels']:>5} x {r['height']} x {r['width']}  {note}".rstrip()
         for r, note in zip(rows, notes, strict=True)
     ]
-    return lines, {"schema": "conceptlens.layers/1", "model": model.name, "layers": rows}
+    return lines, {"schema": "conceptlens.layers/1", "model": model.name, "task": task, "layers": rows}
 
 
 def _installed(source: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import timm
 from timm.data.config import resolve_data_config
@@ -15,10 +15,14 @@ from torch import nn
 from conceptlens.io.errors import InputError, near_names
 from conceptlens.model.backbone import Backbone
 from conceptlens.model.class_names import checked_class_names
+from conceptlens.model.found_task import task_of_timm
 from conceptlens.model.preprocess import Preprocess
 from conceptlens.model.zoo.fetch import fetching
 from conceptlens.model.zoo.local_folder import check_local_dir
 from conceptlens.model.zoo.weights import load_by_position, load_weights
+
+if TYPE_CHECKING:
+    from conceptlens.model.answer import Task
 
 # Models whose ImageNet weights a pip package carries, and how its authors prepared photos.
 PACKAGED: dict[str, str] = {
@@ -59,6 +63,16 @@ def load(
     if weights is not None:
         load_weights(module, weights)
     return adapt(module, called, class_names, layers, {})
+
+
+def published_task(name: str) -> Task | None:
+    """Return what a timm model is trained for that timm publishes; `None` where it has no published weights.
+
+    Args:
+        name: What follows `timm:`.
+    """
+    known = timm.get_pretrained_cfg(name)
+    return None if known is None else task_of_timm(known.num_classes, known.to_dict())
 
 
 def adapt(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torchvision
 from torchvision.models import WeightsEnum
@@ -15,6 +15,9 @@ from conceptlens.model.class_names import checked_class_names
 from conceptlens.model.preprocess import Preprocess
 from conceptlens.model.zoo.fetch import fetching
 from conceptlens.model.zoo.weights import load_weights
+
+if TYPE_CHECKING:
+    from conceptlens.model.answer import Task
 
 
 def load(
@@ -51,7 +54,19 @@ def load(
         load_weights(module, weights)
     whole = not hasattr(default.transforms(), "crop_size")
     transform = whole_photo(default, module) if whole else preprocess_of(default)
-    return Backbone(module, f"torchvision:{name}", layers, transform, names)
+    task = published_task(name) if weights is None else None
+    return Backbone(module, f"torchvision:{name}", layers, transform, names, task=task)
+
+
+def published_task(name: str) -> Task:
+    """Return what a model of torchvision was trained for.
+
+    Args:
+        name: What follows `torchvision:`.
+    """
+    if name in torchvision.models.list_models(module=torchvision.models.detection):
+        return "detection"
+    return "dense" if name in torchvision.models.list_models(module=torchvision.models.segmentation) else "single_label"
 
 
 def names_of_models() -> list[str]:
