@@ -177,7 +177,7 @@ class Backbone(PhotoInput):
             return known.words + (f": {', '.join(self.class_names[:3])}" if self.class_names else "")
         if not self.class_names:
             return "class scores without names" + (
-                "" if self.known_task else ", read as one class of many: task= is open"
+                "" if self.known_task else "; one class of many is assumed, see task="
             )
         shown = [short_name(name) for name in self.class_names[:3]]
         return f"{len(self.class_names)} classes ({', '.join(shown)}{', …' if len(self.class_names) > 3 else ''})"

@@ -18,7 +18,7 @@ from conceptlens.io.cache import cached
 from conceptlens.io.fingerprint import weights_fingerprint
 from conceptlens.model.known_texts import needed_cosine
 from conceptlens.model.model_output import ModelOutput
-from conceptlens.model.module_lock import MODULE_LOCK
+from conceptlens.model.module_lock import MODULE_LOCK, seeded
 
 if not TYPE_CHECKING:
     from conceptlens.model.module_lock import cached_property
@@ -354,7 +354,8 @@ def _sentence_encoder() -> tuple[Any, nn.Module]:
     from safetensors.torch import load_file
     from transformers import AutoTokenizer, BertConfig, BertModel
 
-    model = BertModel(BertConfig.from_pretrained(MODEL_DIR))
+    with seeded(0):  # its first weights are drawn, then replaced: no number of the user's is used up
+        model = BertModel(BertConfig.from_pretrained(MODEL_DIR))
     state = load_file(MODEL_DIR / "model.safetensors")
     state.pop("embeddings.position_ids", None)  # a constant that older releases stored
     model.load_state_dict(state)

@@ -51,13 +51,14 @@ def _of_configuration(module: nn.Module, names: int | None) -> Task | None:
                 return "regression"  # so transformers fits it
             usual = "single_label" if config.num_labels > 1 else None
             return _PROBLEM_TYPES.get(config.problem_type) or usual
-    if isinstance(getattr(module, "pretrained_cfg", None), dict):
-        return task_of_timm(getattr(module, "num_classes", None), module.pretrained_cfg)  # pyright: ignore
+    classes, published = getattr(module, "num_classes", None), getattr(module, "pretrained_cfg", None)
+    if classes == 0 or (isinstance(classes, int) and isinstance(published, dict)):
+        return task_of_timm(classes, published or {})
     pair = hasattr(module, "encode_image") and hasattr(module, "encode_text")  # open_clip, CLIP
     return "embedding" if pair else None
 
 
-def task_of_timm(classes: int | None, published: dict[str, Any]) -> Task | None:
+def task_of_timm(classes: int, published: dict[str, Any]) -> Task | None:
     """Return what a timm model with the head that timm published is; `None` for a head of one's own.
 
     Its classifiers know ImageNet or what ImageNet is a part of; another number is the width of CLIP's space.
@@ -68,7 +69,7 @@ def task_of_timm(classes: int | None, published: dict[str, Any]) -> Task | None:
     """
     if classes == 0:
         return "embedding"
-    if classes is None or classes != published.get("num_classes") or published.get("source") == "local-dir":
+    if classes != published.get("num_classes") or published.get("source") == "local-dir":
         return None
     if not (published.get("hf_hub_id") or "timm/").startswith("timm/"):
         return None  # somebody's on the hub: taggers are among them
