@@ -143,8 +143,8 @@ def _explaining_gradients(layer: str) -> Iterator[None]:
         why = next(iter(str(error).splitlines()), type(error).__name__)
         changed = "if the weights were changed since, as by an optimizer's step, observe again; or "
         raise InputError(
-            f"torch takes no gradient at layer '{layer}' ({why}); {changed * ('inplace' in why)}choose another layer, or a "
-            "rule without a gradient, such as score_cam"
+            f"torch takes no gradient at layer '{layer}' ({why}); {changed * ('inplace' in why)}choose another layer, "
+            "or a rule without a gradient, such as score_cam"
         ) from error
 
 
