@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from statistics import mean
 
 import torch
 from torch import Tensor
@@ -13,6 +15,10 @@ import conceptlens as cl
 from drawn_models import noise
 
 BLOCKS, DIRECTIONS = 24, 3
+# What is not right at first is looked at again with several images and more directions.
+AGAIN_IMAGES, AGAIN_DIRECTIONS = 4, 24
+# Cells look at places of their own where their gradients in two images are so much alike (correlation).
+OWN_PLACES = 0.3
 # What the mean of `order` and `nearer` is at least of a layer read rightly; chance is .5. Each of the two can be low
 # where cells see nearly all of the image; both are near .5 where they lie elsewhere.
 LEAST = 0.65
@@ -31,42 +37,69 @@ class Places:
         nearer: Of all pairs of a cell and another, the share in which the gradient of the cell in the image lies
             nearer to it than to the other.
         shift: By how many cells both blocks and gradients lie off together, the larger of rows and columns.
+        alike: The correlation over the image of where a cell's gradient is larger than that of others, between two
+            images: near 0 where cells look at no place of their own, wherever they are said to lie.
     """
 
     found: float
     order: float
     nearer: float
     shift: float
+    alike: float | None = None
 
     @property
     def right(self) -> bool:
-        """Whether the layer is read rightly."""
+        """Whether the cells lie where they are said to."""
         return (self.order + self.nearer) / 2 >= LEAST and self.shift <= MOST_SHIFT
+
+    @property
+    def nowhere(self) -> bool:
+        """Whether the cells look at no place of their own, so that no order of them can be told from another."""
+        return not self.right and self.shift <= MOST_SHIFT and self.alike is not None and self.alike < OWN_PLACES
 
 
 def places(model: cl.Backbone, layers: Sequence[str], size: tuple[int, int]) -> dict[str, Places]:
-    """Return how far the cells of each layer lie where they are said to.
+    """Return how far the cells of each layer lie where they are said to; what does not is looked at again.
 
     Args:
         model: The model.
         layers: Names of layers.
         size: Rows and columns of its images.
     """
+    found = {name: one for name, (one, _) in _seen(model, layers, size, DIRECTIONS).items()}
+    return found | {name: _again(model, name, size) for name, one in found.items() if not one.right}
+
+
+def _seen(
+    model: cl.Backbone, layers: Sequence[str], size: tuple[int, int], n_directions: int
+) -> dict[str, tuple[Places, Tensor]]:
+    """Return the places of each layer, and where the gradient of some of its cells is larger than that of others."""
     images, masks = _changed(size)
     with torch.no_grad():
         seen = model.observe(images, layers=list(layers))
     cells = {name: seen.feature(name).detach().float() for name in layers}
-    centres = {name: _gradient_centres(model, name, images[:1]) for name in layers}
     found = {}
     for name in layers:
         change = (cells[name][1:] - cells[name][:1]).norm(dim=1)
         relative = change / change.mean(0).clamp_min(1e-30)
         by_blocks, off = _by_blocks(relative, masks), _shift_of_blocks(relative, masks)
-        nearer, gradients_off = _by_gradients(*centres[name])
+        chosen, reached = _gradients(model, name, images[:1], n_directions)
+        nearer, gradients_off = _by_gradients(chosen, _centres(reached))
         both = torch.where(off.sign() == gradients_off.sign(), torch.minimum(off.abs(), gradients_off.abs()), 0.0)
         wide = torch.tensor([side >= SHIFT_FROM for side in relative.shape[1:]])
-        found[name] = Places(*by_blocks, nearer, float((both * wide).max()))
+        found[name] = Places(*by_blocks, nearer, float((both * wide).max())), reached
     return found
+
+
+def _again(model: cl.Backbone, layer: str, size: tuple[int, int]) -> Places:
+    """Return the mean places over several images, and how much alike the gradients of a cell are in two of them."""
+    several = [_seen(model, [layer], size, AGAIN_DIRECTIONS)[layer] for _ in range(AGAIN_IMAGES)]
+    ones, reached = zip(*several, strict=True)
+    maps = torch.stack([one.flatten(1) for one in reached])
+    maps = maps - maps.mean(2, keepdim=True)
+    alike = mean(float(F.cosine_similarity(a, b, dim=1).mean()) for a, b in combinations(maps, 2))
+    means = [mean(getattr(one, name) for one in ones) for name in ("found", "order", "nearer")]
+    return Places(*means, mean(one.shift for one in ones), alike)
 
 
 def _changed(size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -101,8 +134,8 @@ def _by_blocks(relative: Tensor, masks: Tensor) -> tuple[float, float]:
     return float((hits - chance) / (1 - chance)) if chance < 1 else 1.0, order
 
 
-def _gradient_centres(model: cl.Backbone, layer: str, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the places of some cells, and the middle of each cell's gradient in the image, in cells."""
+def _gradients(model: cl.Backbone, layer: str, image: Tensor, n_directions: int) -> tuple[Tensor, Tensor]:
+    """Return the places of some cells, and how much larger the gradient of each is than that of others, by place."""
     kept: list[Tensor] = []
     # The input is the leaf here, not the layer, so the module is run by hand and only its output read by the package.
     handle = model.module.get_submodule(layer).register_forward_hook(lambda _, __, out: kept.append(_tensor(out)))
@@ -117,7 +150,7 @@ def _gradient_centres(model: cl.Backbone, layer: str, image: Tensor) -> tuple[Te
     rows = sorted({round((height - 1) * share) for share in (0.1, 0.5, 0.9)})
     columns = sorted({round((width - 1) * share) for share in (0.1, 0.5, 0.9)})
     chosen = [(row, column) for row in rows for column in columns]
-    directions = torch.randn(DIRECTIONS, len(cells))  # and not the energy, which a norm keeps nearly constant
+    directions = torch.randn(n_directions, len(cells))  # and not the energy, which a norm keeps nearly constant
     weights = [
         sum(
             torch.autograd.grad(cells[:, row, column] @ direction, leaf, retain_graph=True)[0].square().sum(1)[0]
@@ -128,11 +161,16 @@ def _gradient_centres(model: cl.Backbone, layer: str, image: Tensor) -> tuple[Te
     reached = F.adaptive_avg_pool2d(torch.stack(weights)[:, None], (height, width))[:, 0]
     # What every cell looks at alike says nothing of where a cell lies.
     reached = reached / reached.sum((1, 2), keepdim=True).clamp_min(1e-30)
-    reached = (reached - reached.mean(0)).clamp_min(0)
+    return torch.tensor(chosen).float(), (reached - reached.mean(0)).detach()
+
+
+def _centres(reached: Tensor) -> Tensor:
+    """Return the middle of each cell's gradient in the image, in cells."""
+    reached = reached.clamp_min(0)
     total = reached.sum((1, 2)).clamp_min(1e-30)
-    row = (reached.sum(2) * torch.arange(height)).sum(1) / total
-    column = (reached.sum(1) * torch.arange(width)).sum(1) / total
-    return torch.tensor(chosen).float(), torch.stack([row, column], 1).detach()
+    row = (reached.sum(2) * torch.arange(reached.shape[1])).sum(1) / total
+    column = (reached.sum(1) * torch.arange(reached.shape[2])).sum(1) / total
+    return torch.stack([row, column], 1)
 
 
 def _by_gradients(cells: Tensor, centres: Tensor) -> tuple[float, Tensor]:

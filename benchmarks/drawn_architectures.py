@@ -6,6 +6,9 @@
   by gradients (`cell_places.py`), which share neither images nor blocks with the package's own experiment;
 - `refused`: no default layer, in a sentence; layers that can be named are checked nevertheless;
 - `misread`: a layer whose cells lie elsewhere;
+- `no place`: cells that look at no place of their own with these random weights, since each sees the whole small image
+  (their gradients in two images are as unlike as those of different cells). No order of them can be told from another;
+  their places are then looked for in images twice as large, and `larger` says what was found;
 - `failed`: another error than a refusal.
 """
 
@@ -24,7 +27,7 @@ from typing import Any
 import torch
 
 import conceptlens as cl
-from cell_places import places
+from cell_places import Places, places
 from drawn_models import Drawn, draw
 
 OF_TIMM, OF_TRANSFORMERS = 18, 12
@@ -54,11 +57,29 @@ def verdict(drawn: Drawn) -> dict[str, Any]:
     except Exception as error:
         print(traceback.format_exc(), file=sys.stderr)
         return row | {"verdict": "failed", "sentence": f"{type(error).__name__}: {error}"[:300]}
-    wrong = {name: {k: round(v, 3) for k, v in asdict(one).items()} for name, one in checked.items() if not one.right}
     row |= {"layers": len(checked), "least": _least(checked)}
+    wrong = {name: one for name, one in checked.items() if not one.right}
     if wrong:
-        return row | {"verdict": "misread", "wrong": wrong}
+        row["wrong"] = {name: _rounded(one) for name, one in wrong.items()}
+        if not all(one.nowhere for one in wrong.values()):
+            return row | {"verdict": "misread"}
+        return row | {"verdict": "no place", "larger": _in_larger_images(drawn, list(wrong))}
     return row | ({"verdict": "refused", "sentence": sentence} if sentence else {"verdict": "right"})
+
+
+def _in_larger_images(drawn: Drawn, layers: list[str]) -> dict[str, Any] | str:
+    """Return the places of layers in images twice as large, or why they have none."""
+    rows, columns = drawn.size
+    try:
+        model = cl.Backbone(drawn.module, drawn.name, input_size=(2 * rows, 2 * columns))
+        return {name: _rounded(one) for name, one in places(model, layers, (2 * rows, 2 * columns)).items()}
+    except Exception as error:  # a network of one size raises what it likes
+        return f"{type(error).__name__}: {error}"[:300]
+
+
+def _rounded(one: Places) -> dict[str, Any]:
+    figures = {key: None if value is None else round(value, 3) for key, value in asdict(one).items()}
+    return figures | {"right": one.right}
 
 
 def _least(checked: dict[str, Any]) -> dict[str, float]:
