@@ -137,11 +137,9 @@ class _Sample:
     """For each block the cells that it covers most and those that it does not touch, some hundred at most.
 
     Args:
-        inside: The cells covered most, a row for each block; shorter rows are filled up.
-        no_inside: What in it fills rows up.
-        outside: The cells that are not touched.
-        no_outside: What in it fills rows up.
-        counts: How many there are of each.
+        inside, outside: These cells, a row for each block; shorter rows are filled up.
+        no_inside, no_outside: What in them fills rows up.
+        counts: How many cells there are of each.
     """
 
     inside: Int[Tensor, "block covered"]
