@@ -43,7 +43,6 @@ pytestmark = pytest.mark.wide
 CAT = Path(skimage.__file__).parent / "data" / "chelsea.png"
 EXACT = torch.float64
 ASKED = parse_concepts("cat, wheel, red:colour, striped fur:texture")
-SEVERAL = [name for name in ARCHITECTURES if len(branch_layers(backbone(name))) > 1]
 # Its windows are merged by adding in place to a tensor that knows no forward mode: the reverse mode does it all.
 NO_FORWARD = {"hf swin"}
 ROUNDED = {"timm efficientnet_evos"}  # its normalisation computes in float32 whatever it is given

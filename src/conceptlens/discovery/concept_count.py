@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -170,6 +169,8 @@ def matched_cosines(
     Returns:
         Cosines; 0 for a direction that is left without a match.
     """
+    from scipy.optimize import linear_sum_assignment  # half a second to load
+
     cosines = F.normalize(directions, dim=1) @ F.normalize(others, dim=1).T
     rows, columns = linear_sum_assignment(-cosines.numpy())
     found = torch.zeros(len(directions))

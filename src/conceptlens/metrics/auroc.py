@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 
 from conceptlens.io.errors import InputError
 from conceptlens.statistics.bootstrap import Interval, bootstrap
@@ -132,6 +131,8 @@ def cross_auroc(
     Returns:
         `[source target]`, or `[target]` if `paired`; 0 to 1.
     """
+    from scipy.stats import rankdata  # takes a second to load
+
     ranks = rankdata(values, axis=0)  # from 1; equal values share their mean rank
     p = positive.sum(0).astype(np.float64)
     pairs = np.maximum(p * (len(values) - p), 1)

@@ -83,14 +83,22 @@ def changed_images(
         coarse = torch.randn(1, colours, 6, 7, generator=generator, device=device)
         return fine + 2 * F.interpolate(coarse, size=size, mode="bilinear")
 
-    base, masks = noise(), []
-    for centre_row, centre_column, side in BLOCKS:
-        mask = torch.zeros(1, 1, *size, device=device)
+    base, masks = noise(), block_masks(size)
+    changed = [torch.where(mask > 0, 1.5 * noise() + 0.5, base) for mask in masks]
+    return torch.cat([base, base, *changed]), masks
+
+
+def block_masks(size: tuple[int, int]) -> Float[Tensor, "block 1 rows columns"]:
+    """Return where each of `BLOCKS` lies: one within, zero outside.
+
+    Args:
+        size: Rows and columns of the images.
+    """
+    masks = torch.zeros(len(BLOCKS), 1, *size, device="cpu")
+    for mask, (centre_row, centre_column, side) in zip(masks, BLOCKS, strict=True):
         rows, columns = (_span(c, side, n) for c, n in zip((centre_row, centre_column), size, strict=True))
         mask[..., rows, columns] = 1
-        masks.append(mask)
-    changed = [torch.where(mask > 0, 1.5 * noise() + 0.5, base) for mask in masks]
-    return torch.cat([base, base, *changed]), torch.cat(masks)
+    return masks
 
 
 def _span(centre: float, side: float, length: int) -> slice:

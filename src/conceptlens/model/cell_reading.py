@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from conceptlens.model.cell_experiment import IMAGES, LayerChanges, changed_images
+from conceptlens.model.cell_experiment import IMAGES, LayerChanges, block_masks
 from conceptlens.model.layout import Grid, possible_grids, same_proportions
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float, Int
 
 # A reading passes where the mean share of right order (a cell in the block before one outside) is at least the first,
 # and the second many standard deviations above what a random order of the cells gives: so many that hardly one of a
@@ -97,23 +97,25 @@ def placed(changes: LayerChanges, grid: Grid, masks: Float[Tensor, "block 1 rows
     return Placement(share, deviations, rows, columns, float(fit))
 
 
-def _right_order(
-    relative: Float[Tensor, "block height width"], blocks: list[tuple[Tensor, Tensor]]
-) -> tuple[float, float]:
+def _right_order(relative: Float[Tensor, "block height width"], sample: _Sample) -> tuple[float, float]:
     """Return how often a cell of the block changes more than one outside, and how far that is above chance.
 
     Where no block leaves cells outside, as along an axis of one cell, nothing speaks against the reading: 1. A block
     that changes nothing says nothing.
     """
+    values = relative.flatten(1).contiguous()
+    inside = values.gather(1, sample.inside)
+    outside = values.gather(1, sample.outside).masked_fill_(sample.no_outside, math.inf).sort(1).values
+    # For each cell inside, how many outside change less, and how many do not change more: equal ones count half.
+    less, not_more = torch.searchsorted(outside, inside), torch.searchsorted(outside, inside, right=True)
+    wins = (less + not_more).masked_fill_(sample.no_inside, 0).sum(1).tolist()
     shares, variances = [], []
-    for values, (inside, outside) in zip(relative.flatten(1), blocks, strict=True):
+    for won, most, (in_block, beside) in zip(wins, values.amax(1).tolist(), sample.counts, strict=True):
         if len(shares) == _BLOCKS_FIRST and sum(shares) < _BLOCKS_FIRST * _MIN_SHARE_FIRST:
-            break  # the others cannot save it, and many readings are tried
-        if len(inside) and len(outside) and float(values.max()) > 0:  # a stride may step over a small block
-            difference = values[inside][:, None] - values[outside]
-            shares.append(float(difference.sign().mean()) / 2 + 0.5)
-            counts = len(inside), len(outside)
-            variances.append((sum(counts) + 1) / (12 * counts[0] * counts[1]))
+            break  # the others cannot save it
+        if in_block and beside and most > 0:  # a stride may step over a small block
+            shares.append(won / (2 * in_block * beside))
+            variances.append((in_block + beside + 1) / (12 * in_block * beside))
     if not shares:
         return 1.0, math.inf
     share = sum(shares) / len(shares)
@@ -127,16 +129,39 @@ def _key(masks: Tensor) -> tuple[int, int]:
 @lru_cache(maxsize=256)
 def _covered(size: tuple[int, int], height: int, width: int) -> Float[Tensor, "block cell"]:
     """Return how much of each cell each block covers."""
-    return F.adaptive_avg_pool2d(changed_images(1, size)[1], (height, width)).flatten(1)
+    return F.adaptive_avg_pool2d(block_masks(size), (height, width)).flatten(1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sample:
+    """For each block the cells that it covers most and those that it does not touch, some hundred at most.
+
+    Args:
+        inside, outside: These cells, a row for each block; shorter rows are filled up.
+        no_inside, no_outside: What in them fills rows up.
+        counts: How many cells there are of each.
+    """
+
+    inside: Int[Tensor, "block covered"]
+    no_inside: Bool[Tensor, "block covered"]
+    outside: Int[Tensor, "block untouched"]
+    no_outside: Bool[Tensor, "block untouched"]
+    counts: tuple[tuple[int, int], ...]
 
 
 @lru_cache(maxsize=256)
-def _sampled_cells(size: tuple[int, int], height: int, width: int) -> list[tuple[Tensor, Tensor]]:
-    """Return for each block the cells that it covers most and those that it does not touch, some hundred at most."""
+def _sampled_cells(size: tuple[int, int], height: int, width: int) -> _Sample:
     covered = _covered(size, height, width)
     inside = [_some((share >= share.max() / 2).nonzero()[:, 0], 96) for share in covered]
     outside = [_some((share == 0).nonzero()[:, 0], 256) for share in covered]
-    return list(zip(inside, outside, strict=True))
+    counts = tuple((len(some), len(others)) for some, others in zip(inside, outside, strict=True))
+    return _Sample(*_filled_up(inside), *_filled_up(outside), counts)
+
+
+def _filled_up(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return rows of cells as one table, and which of its entries fill shorter rows up."""
+    table = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+    return table.clamp_min(0), table < 0
 
 
 def _some(cells: Tensor, at_most: int) -> Tensor:
