@@ -15,8 +15,10 @@ mend_torchvision()
 
 import torch  # noqa: E402
 
-from architectures import EVERY, backbone, observation_of  # noqa: E402
+from architecture import Architecture  # noqa: E402
+from architectures import EVERY, observation_of, random_images, stir  # noqa: E402
 from conceptlens.model.observation import Observation  # noqa: E402
+from refused_families import REFUSED  # noqa: E402
 
 PAGE = Path(__file__).parents[1] / "docs" / "architectures.md"
 HEAD = """# Architectures
@@ -31,9 +33,14 @@ not pass is refused, with what was seen.
 
 *Answer* is what the package finds that the numbers mean (`task`), or reads by a function that was given (`output=`).
 *Targets* are those that give a map; the others are refused in a sentence. A function of the answer always works.
+What is said of those that are refused stands below the table.
 
-| Architecture | Images | Answer | Default layer | Grid | Targets |
-| --- | --- | --- | --- | --- | --- |
+| Architecture | Images | Answer | Default layer | Grid | Targets | Refused |
+| --- | --- | --- | --- | --- | --- | --- |
+"""
+SENTENCES = """
+## What is said of those that are refused
+
 """
 
 
@@ -42,8 +49,10 @@ TARGETS: dict[str, Callable[[Observation], cl.Target]] = {
     "probability": lambda _: cl.Probability(3),
     "contrast": lambda _: cl.Contrast(3),
     "concept": lambda observation: cl.Concept(direction=torch.ones(observation.embedding.shape[1])),
+    "highest score": lambda _: cl.MaxScore(3),
     "detection": lambda _: cl.Detection(0),
-    "region": lambda _: cl.Region(0),
+    "box": lambda _: cl.Box(0, "width"),
+    "region": lambda _: cl.Region(),
 }
 
 
@@ -57,19 +66,47 @@ def answers(observation: Observation, target: Callable[[Observation], cl.Target]
 
 def row(name: str) -> str:
     """Return the line of one architecture, from what the package finds and what targets it answers."""
-    known, model = EVERY[name], backbone(name)
-    observation = observation_of(name)
-    grid = model.anatomy.grids[model.default_layers[0]]
+    known, observation = EVERY[name], observation_of(name)
+    grid = observation.model.anatomy.grids[observation.layer]
     targets = [word for word, target in TARGETS.items() if answers(observation, target)]
-    answer = (model.known_task or "single_label").replace("_", " ") + (", `output=`" if known.output else "")
-    size, cells = (f"{rows} x {columns}" for rows, columns in (known.size, (grid.height, grid.width)))
-    return f"| {name} | {size} | {answer} | `{model.default_layers[0]}` | {cells} | {', '.join(targets)} |"
+    answer = (observation.model.known_task or "single_label").replace("_", " ") + (
+        ", `output=`" if known.output else ""
+    )
+    cells = f"{grid.height} x {grid.width}"
+    return f"| {name} | {_size(known)} | {answer} | `{observation.layer}` | {cells} | {', '.join(targets)} | no |"
+
+
+def refused_row(name: str) -> str:
+    """Return the line of an architecture that is refused."""
+    return f"| {name} | {_size(REFUSED[name])} | | | | | yes |"
+
+
+def sentence(name: str) -> str:
+    """Return what is said of an architecture that is refused.
+
+    Raises:
+        AssertionError: It is not refused.
+    """
+    known = REFUSED[name]
+    torch.manual_seed(0)
+    module = stir(known.build()).eval()
+    try:
+        observation = cl.Backbone(module, name, input_size=known.size).observe(random_images(known.size))
+    except cl.InputError as error:
+        return f"- **{name}**: {str(error).replace('<', '&lt;')}."
+    raise AssertionError(f"{name} is not refused: it is looked into at {observation.layer}")
+
+
+def _size(known: Architecture) -> str:
+    return f"{known.size[0]} x {known.size[1]}"
 
 
 def main() -> None:
     """Write the page."""
     torch.set_num_threads(1)
-    PAGE.write_text(HEAD + "".join(row(name) + "\n" for name in EVERY), encoding="utf-8")
+    lines = [*map(row, EVERY), *map(refused_row, REFUSED)]
+    told = map(sentence, REFUSED)
+    PAGE.write_text(HEAD + "\n".join(lines) + "\n" + SENTENCES + "\n".join(told) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Photos are wider than tall wherever the architecture allows, so that a swapped a
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -138,6 +138,7 @@ FEW = ("timm resnet", "timm vit", "hf swin", "hf dinov2 registers", "open_clip v
 FEW_FLIPPED = ("timm efficientnet", "timm vit", "torchvision resnet18")
 # What rests on the observation, which is tested on every architecture, is tested on a few; on the others if asked.
 MOST_SLOW = [pytest.param(name, marks=() if name in FEW else pytest.mark.slow) for name in ARCHITECTURES]
+EVERY_SLOW = [*MOST_SLOW, *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES)]
 FAMILIES_SLOW = [*ARCHITECTURES, *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES)]
 DEAR_SLOW = [pytest.param(name, marks=pytest.mark.slow if name in DEAR else ()) for name in EVERY]
 MOST_FLIPPED_SLOW = [
@@ -167,6 +168,21 @@ def stir(module: nn.Module, seed: int = 0) -> nn.Module:
 
 
 @torch.no_grad()
+def settle(module: nn.Module, images: Tensor) -> nn.Module:
+    """Give batch norms the statistics of what they see of `images`, in place."""
+    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    module(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.eval()
+        norm.momentum = momentum
+    return module
+
+
+@torch.no_grad()
 def make_symmetric(module: nn.Module, columns: int | None = None) -> nn.Module:
     """Make every kernel its own mirror image, and position embeddings for a grid of `columns` likewise, in place."""
     for part in module.modules():
@@ -191,28 +207,37 @@ def random_images(size: tuple[int, int], count: int = 2, seed: int = 1) -> Tenso
 @cache
 def backbone(name: str, precision: torch.dtype = torch.float32) -> cl.Backbone:
     """Return the architecture called `name`, built once a session."""
-    return wrap(name, build(name).to(precision))
+    model = wrap(name, build(name).to(precision))
+    if EVERY[name].others is not None:  # it cannot be called without, so only an observation tells its layers
+        observe(name, model, random_images(EVERY[name].size))
+    return model
 
 
 def build(name: str) -> nn.Module:
     """Return a fresh module, seeded and in eval mode."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return stir(EVERY[name].build()).eval()
+        module = stir(EVERY[name].build()).eval()
+    return settle(module, random_images(EVERY[name].size, 4, seed=2)) if EVERY[name].settles else module
 
 
 def wrap(name: str, module: nn.Module) -> cl.Backbone:
     """Return `module` as the backbone that the table says it is."""
     a = EVERY[name]
     task = "embedding" if a.answers == "embedding" else "single_label" if a.output is best_query else None
-    labels = None if task else LABELS
+    labels = None if task else LABELS[: a.classes]
     return cl.Backbone(module, name, class_names=labels, output=a.output, task=task, input_size=a.size)
 
 
 @cache
 def observation_of(name: str, precision: torch.dtype = torch.float32) -> Observation:
     """Return two images seen by the architecture called `name`, observed once a session."""
-    return backbone(name, precision).observe(random_images(EVERY[name].size))
+    return observe(name, backbone(name, precision), random_images(EVERY[name].size))
+
+
+def observe(name: str, model: cl.Backbone, images: Tensor, layers: Sequence[str] | None = None) -> Observation:
+    """Return images seen by a backbone of the architecture called `name`, with what it takes beside them."""
+    return model.observe(images, layers, **EVERY[name].beside(len(images)))
 
 
 def fresh(name: str, precision: torch.dtype = torch.float32) -> cl.Backbone:

@@ -365,6 +365,27 @@ class TestCost:
         assert model.anatomy.grids["mix"] == Grid("image token channel", ROWS, COLUMNS, 16, prefix=1)
         assert model.default_layers == ("mix",)
 
+    @pytest.mark.parametrize(("noise", "refused"), [(0.5, True), (1e-6, False)])
+    def test_an_answer_that_is_drawn_at_random_has_no_default(self, noise: float, refused: bool) -> None:
+        class Drawn(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.stem = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.ReLU())
+                self.head = nn.Linear(8, 5)
+
+            def forward(self, images: Tensor) -> Tensor:
+                found = self.head(self.stem(images).mean((2, 3)))
+                return found + noise * torch.randn_like(found)
+
+        torch.manual_seed(0)
+        model = cl.Backbone(Drawn())
+        if not refused:
+            assert model.observe(torch.rand(2, 3, *SIZE)).layer == "stem"
+            return
+        with pytest.raises(cl.InputError, match="another answer for the same image twice"):
+            model.observe(torch.rand(2, 3, *SIZE))
+        assert model.observe(torch.rand(2, 3, *SIZE), layers="stem").feature().shape == (2, 8, ROWS, COLUMNS)
+
     def test_the_size_of_the_images_at_hand(self) -> None:
         module = nn.Sequential(nn.Conv2d(4, 8, 8, 8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 96, 5))
         assert cl.Backbone(module).observe(torch.rand(3, 4, *SIZE)).feature().shape == (3, 8, ROWS, COLUMNS)
@@ -375,7 +396,7 @@ def test_the_share_is_that_of_pairs_in_plain_loops() -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(3, 6, 8, 8), nn.Conv2d(6, 6, 3, padding=1))
     images, masks = changed_images(3, SIZE)
-    changes, _ = layer_changes(module, ModelInput(images), ["1"])
+    changes = layer_changes(module, ModelInput(images), ["1"]).layers
     grid = Grid("image channel height width", ROWS, COLUMNS, 6)
     cells = module(images).detach()
     change = (cells[2:] - cells[:1]).norm(dim=1)

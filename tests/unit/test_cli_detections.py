@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import skimage
 import transformers
-from tiny_detectors import CLASSES, DETECTORS, SEGMENTERS
 from typer.testing import CliRunner, Result
 
 import conceptlens as cl
 from conceptlens.cli import app
+from tiny_detectors import CLASSES, DETECTORS, SEGMENTERS
 
 PHOTOS = Path(skimage.__file__).parent / "data"
 CAT, COFFEE = str(PHOTOS / "chelsea.png"), str(PHOTOS / "coffee.png")

@@ -11,13 +11,13 @@ import torch
 import torchvision
 import transformers
 from PIL import Image
-from tiny_detectors import DETECTORS
 from torch import Tensor, nn
 
 import conceptlens as cl
 from conceptlens.cams.detection_targets import AskedBoxes, boxes_at
 from conceptlens.model.box_operators import compiled_operators, plain_suppression
 from conceptlens.model.observation import Observation
+from tiny_detectors import DETECTORS
 
 NAMES = ("sky", "cat", "dog", "bus")
 SIZE = (96, 160)

@@ -97,6 +97,10 @@ class TestMaskedAutoencoder:
         with pytest.raises(cl.InputError, match="not the same for the same image twice"):
             self.model(mask_ratio).observe(images(), layers="layernorm")
 
+    def test_an_answer_about_patches_drawn_at_random_is_refused(self) -> None:
+        with pytest.raises(cl.InputError, match=r"another answer for the same image twice.*noise="):
+            self.model(0.75).observe(images())
+
     def test_all_patches_in_order(self) -> None:
         model = self.model(0.0)
         observation = model.observe(images(), noise=torch.arange(64.0).expand(2, -1))

@@ -49,6 +49,15 @@ class Named(Net):
         return super().forward(pixel_values)
 
 
+class TextsFirst(Net):
+    """A model of texts and images, which takes the texts first, as CLIP and OWL-ViT do."""
+
+    def forward(self, input_ids: Any = None, pixel_values: Any = None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if input_ids is None:
+            raise ValueError("You have to specify input_ids")
+        return super().forward(pixel_values) * (1 + input_ids.float().mean())
+
+
 def model(kind: type[nn.Module] = Net, transform: bool = True, **options: Any) -> cl.Backbone:
     torch.manual_seed(0)
     view = cl.Preprocess(SIZE, (0.5,) * 3, (0.25,) * 3, crop_mode="squash") if transform else None
@@ -353,3 +362,23 @@ def test_photos_of_different_sizes_need_a_crop() -> None:
     broken = dataclasses.replace(model(), transform=lambda photo: np.zeros((3, 8, 8)))
     with pytest.raises(cl.InputError, match="transform gave a ndarray; expected a tensor of colour rows columns"):
         broken.observe(Image.new("RGB", (40, 40)))
+
+
+class TestTextsFirst:
+    """Images go to where the module takes them, also where that is not the first place."""
+
+    def test_images_are_not_taken_as_texts(self) -> None:
+        photos, words = torch.rand(2, 3, *SIZE), torch.tensor([[1, 2], [3, 4]])
+        found = model(TextsFirst, task="single_label").observe(photos, input_ids=words)
+        assert torch.equal(found.logits, found.model.module(words, photos))
+        by_name = found.model.observe(pixel_values=photos, input_ids=words)
+        assert torch.equal(by_name.logits, found.logits)
+        assert bool(cl.cam(found, 1, "score_cam").maps.isfinite().all())
+
+    def test_what_is_missing_is_said(self) -> None:
+        with pytest.raises(cl.InputError, match=r"takes input_ids before pixel_values.*observe\(images, input_ids="):
+            model(TextsFirst, task="single_label").observe(torch.rand(2, 3, *SIZE))
+
+    def test_images_are_not_given_twice(self) -> None:
+        with pytest.raises(cl.InputError, match="images are given twice"):
+            model(TextsFirst).observe(torch.rand(2, 3, *SIZE), pixel_values=torch.rand(2, 3, *SIZE))

@@ -461,7 +461,7 @@ class TestRerun:
         answer = observation.rerun(observation.feature()[:1].expand(3, -1, -1, -1))
         assert answer.output.logits.shape == (3, CLASSES)
 
-    @pytest.mark.parametrize("kind", ["raises", "mixes"])
+    @pytest.mark.parametrize("kind", ["raises", "asserts", "mixes"])
     def test_falls_back_where_the_batch_cannot_grow(self, kind: str) -> None:
         """The head reads something of the images beside the tapped layer: once as a shape, once as values."""
 
@@ -474,6 +474,9 @@ class TestRerun:
                 features = self.trunk(images)
                 if kind == "raises":
                     features = features.view(len(images), 16, 4, 6)
+                    return self.head(features)
+                if kind == "asserts":  # as torch's attention does of keys and values
+                    assert len(features) == len(images), "key and value of two lengths"
                     return self.head(features)
                 return self.head(features) / len(images) * len(features)
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_detectors import SEGMENTERS
 from torch import Tensor, nn
 
 import conceptlens as cl
 from conceptlens.model.observation import Observation
+from tiny_detectors import OTHER_INPUTS, SEGMENTERS
 
 NAMES = ("sky", "cat", "dog", "bus")
 _seen: dict[str, Observation[cl.Backbone]] = {}
@@ -21,8 +21,12 @@ _seen: dict[str, Observation[cl.Backbone]] = {}
 def seen(name: str) -> Observation[cl.Backbone]:
     if name not in _seen:
         model = cl.Backbone(SEGMENTERS[name](), name, class_names=NAMES, input_size=(96, 96))
-        _seen[name] = model.observe(torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(3)))
+        _seen[name] = model.observe(images(), **OTHER_INPUTS.get(name, lambda _: {})(2))
     return _seen[name]
+
+
+def images() -> Tensor:
+    return torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(3))
 
 
 def mean_over(scores: Tensor, mask: Tensor) -> Tensor:
@@ -58,6 +62,38 @@ def test_the_gradient_is_that_of_the_mean(name: str) -> None:
     explained = cl.cam(observation, cl.Region("dog", mask), signed=True)
     assert torch.allclose(explained.maps[:, 0], expected, atol=1e-5 * float(expected.abs().max()))
     assert torch.allclose(explained.scores[:, 0], score.detach(), atol=1e-5)
+
+
+class TestOneFormer:
+    """It answers for a task, whose tokens it takes beside the images."""
+
+    def test_its_answer_is_that_of_the_task(self) -> None:
+        observation = seen("hf oneformer")
+        assert observation.model.known_task == "dense"
+        with torch.no_grad():
+            found = observation.model.module(images(), **OTHER_INPUTS["hf oneformer"](2))
+        classes, masks = found.class_queries_logits.softmax(2)[..., :-1], found.masks_queries_logits.sigmoid()
+        by_hand = sum(classes[:, q, :, None, None] * masks[:, q, None] for q in range(masks.shape[1]))
+        assert torch.allclose(observation.pixel_scores, by_hand, atol=1e-5)
+        other = observation.model.observe(images(), task_inputs=torch.tensor([[48, 9, 2, 40, 49, 0, 0, 0]] * 2))
+        assert not torch.allclose(other.pixel_scores, observation.pixel_scores, atol=1e-2)
+
+    def test_every_kind_of_rule_hands_the_task_on(self) -> None:
+        observation = seen("hf oneformer")
+        alone = observation.model.observe(images()[:1], **OTHER_INPUTS["hf oneformer"](1))
+        for rule in ("score_cam", "ablation_cam", "eigen_cam", "layer_cam"):
+            explained = cl.cam(alone, cl.Region(), rule)
+            assert bool(explained.maps.isfinite().all())
+            assert torch.allclose(explained.scores, cl.cam(observation, cl.Region()).scores[:1], atol=1e-4)
+
+    def test_without_a_task_it_is_refused(self) -> None:
+        model = cl.Backbone(SEGMENTERS["hf oneformer"](), "one", input_size=(96, 96))
+        with pytest.raises(cl.InputError, match=r"missing a required argument: 'task_inputs'.*give what it needs"):
+            model.observe(images())
+
+    def test_a_task_for_one_of_two_images_is_refused(self) -> None:
+        with pytest.raises(cl.InputError, match=r"task_inputs with 1 rows was given for 2 images"):
+            seen("hf oneformer").model.observe(images(), **OTHER_INPUTS["hf oneformer"](1))
 
 
 @pytest.mark.parametrize("rule", ["score_cam", "ablation_cam", "eigen_cam", "layer_cam"])

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -106,40 +106,66 @@ def _span(centre: float, side: float, length: int) -> slice:
     return slice(first, min(length, max(first + 1, round((centre + side / 2) * length))))
 
 
-def layer_changes(module: nn.Module, given: ModelInput, names: Iterable[str]) -> tuple[dict[str, LayerChanges], bool]:
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """What the images of `changed_images` show of a module.
+
+    Args:
+        layers: How each layer answers.
+        in_batches: Whether all images were run in one batch: a module that fails on it, as exported ones do, gets one
+            image at a time.
+        outputs: What the module returned: for all images, or one by one.
+    """
+
+    layers: Mapping[str, LayerChanges]
+    in_batches: bool
+    outputs: Sequence[Any]
+
+    def answers_alike(self, read: Callable[[Any], Tensor]) -> bool:
+        """Whether the answer is the same for the same image twice, as far as it depends on the image at all.
+
+        Args:
+            read: From what the module returned to `(image, ...)`.
+        """
+        answers = torch.cat([read(output).detach() for output in self.outputs])
+        if len(answers) != IMAGES:
+            return True
+        differs = _same_twice(_squared_differences(answers, 0))
+        return not SAME_IMAGE_TOLERANCE < differs < math.inf
+
+
+def layer_changes(module: nn.Module, given: ModelInput, names: Iterable[str]) -> Experiment:
     """Run the module once on the images of `changed_images`, without a graph, and return how each layer answers.
 
     Args:
         module: The module; it is left as it is.
         given: The images, in the order of `changed_images`, and the other inputs.
         names: Names of layers. Those that run more than once or give no floating tensor are left out.
-
-    Returns:
-        How each layer answers, and whether all images were run in one batch: a module that fails on it, as exported
-        ones do, gets one image at a time.
     """
     names = tuple(names)
     try:
-        found = _run(module, given, names, lambda tensor: _changes_of(tensor.detach()))
-        return found, True
+        found, output = _run(module, given, names, lambda tensor: _changes_of(tensor.detach()))
+        return Experiment(found, True, (output,))
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, AssertionError, IndexError):
-        alone = [
+        single = [
             _run(module, given.of_one(image, given.images[image : image + 1]), names, lambda t: t.detach().clone())
             for image in range(IMAGES)
         ]
-    return {
+    alone = [found for found, _ in single]
+    changes = {
         name: _changes_of(torch.cat([one[name] for one in alone]))
         for name, first in alone[0].items()
         if first.ndim and len(first) == 1 and all(name in one and one[name].shape == first.shape for one in alone)
-    }, False
+    }
+    return Experiment(changes, False, tuple(output for _, output in single))
 
 
 def _run(
     module: nn.Module, given: ModelInput, names: tuple[str, ...], keep: Callable[[Tensor], Kept]
-) -> dict[str, Kept]:
-    """Run the module without a graph and return what `keep` makes of the output of each layer that runs once."""
+) -> tuple[dict[str, Kept], Any]:
+    """Run the module without a graph; return what `keep` makes of each layer that runs once, and its output."""
     found: dict[str, Kept] = {}
     times: Counter[str] = Counter()
 
@@ -149,8 +175,8 @@ def _run(
             found[name] = keep(tensor)
 
     with torch.no_grad():
-        forward(module, given, {name: partial(watch, name) for name in names})
-    return {name: kept for name, kept in found.items() if times[name] == 1}
+        output = forward(module, given, {name: partial(watch, name) for name in names})
+    return {name: kept for name, kept in found.items() if times[name] == 1}, output
 
 
 def _changes_of(raw: Tensor) -> LayerChanges:

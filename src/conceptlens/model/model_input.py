@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # Names under which batches hold images, the first one found is taken, and names of what a model is trained on.
 IMAGE_KEYS = ("pixel_values", "images", "image", "inputs", "input", "x", "img", "data")
+PIXELS = IMAGE_KEYS[0]
 LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 # What torch, timm and transformers say where a tensor has another shape than a module takes.
 SHAPE_WORDS = re.compile(
@@ -36,7 +37,7 @@ class ModelInput:
     Args:
         images: The input tensor `image colour rows columns`.
         keyword: The name under which the module takes the images; `None` passes them as its first argument, or by name
-            to a module that takes nothing by its place.
+            to a module that takes nothing by its place or texts first.
         others: Inputs by name. A tensor whose first axis has one entry per image belongs to the images, row by row;
             everything else is passed on as it is.
     """
@@ -46,12 +47,26 @@ class ModelInput:
     others: Mapping[str, Any] = field(default_factory=dict)
 
     def call(self, module: nn.Module) -> Any:
-        """Run `module` on these inputs."""
+        """Run `module` on these inputs.
+
+        Raises:
+            InputError: It takes something before the images, such as texts, and fails without.
+        """
         images = self.images.clone()  # a module may write into its input, which is shown and run again
         keyword = self._keyword(module)
         if keyword is None:
             return module(images, **self.others)
-        return module(**{keyword: images}, **self.others)
+        try:
+            return module(**{keyword: images}, **self.others)
+        except (TypeError, ValueError, AttributeError) as error:
+            first = next(iter(inspect.signature(module.forward).parameters.values()))
+            if first.name in (keyword, *self.others) or first.kind is not first.POSITIONAL_OR_KEYWORD:
+                raise
+            why = f"{type(error).__name__}: {error}"
+            raise InputError(
+                f"the module takes {first.name} before {keyword}, and without it it fails ({why}); "
+                f"give it by name, as observe(images, {first.name}=...), or take the part of it that sees images alone"
+            ) from error
 
     def _keyword(self, module: nn.Module) -> str | None:
         """Return the name that images are passed under; `None` where they are the first argument."""
@@ -159,7 +174,8 @@ def split_inputs(batch: Any, named: Mapping[str, Any], module: nn.Module) -> tup
         batch = None
     keys = [key for key in dict.fromkeys([*IMAGE_KEYS, *list(takes)[:1]]) if key in others]
     if batch is not None:
-        doubled = [key for key in keys if key == "pixel_values" or key == next(iter(takes), None)]
+        place = _keyword_of_images(takes, {}) or next(iter(takes), None)
+        doubled = [key for key in keys if key in (PIXELS, place)]
         if doubled:
             raise InputError(f"images are given twice, as the first argument and as {doubled[0]}=; give them once")
         return batch, None, others
@@ -182,7 +198,9 @@ def _is_taken(key: Any, takes: Mapping[str, inspect.Parameter]) -> bool:
 
 
 def _keyword_of_images(takes: Mapping[str, inspect.Parameter], others: Mapping[str, Any]) -> str | None:
-    """Return the name that images are passed under where `forward` takes no argument by its place."""
+    """Return the name that images are passed under where `forward` does not take them as its first argument."""
+    if PIXELS in list(takes)[1:] and next(iter(takes)) not in IMAGE_KEYS and PIXELS not in others:
+        return PIXELS  # models of texts and images take the texts first
     kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
     if not takes or any(one.kind not in kinds for one in takes.values()):
         return None

@@ -316,7 +316,8 @@ class Observation(ModelOutput, Generic[Model]):
             found = self.model.run(self.given.of_one(image, one), {name: replace})
             if self._control_holds(found, image, len(variants)):
                 return _without_control(found, len(variants))
-        except RuntimeError:  # a shape taken from the batch before the layer: the batch cannot grow there
+        # A shape taken from the batch before the layer: the batch cannot grow there, as torch or the module says.
+        except (RuntimeError, ValueError, AssertionError, IndexError):
             pass
         whole = self.given.of_one(image, one.expand(len(variants), -1, -1, -1))
         return _without_control(self.model.run(whole, {name: replace}), len(variants))

@@ -67,6 +67,13 @@ _WEIGHTED = ("Convolution", "Addmm", "MmBackward", "Bmm", "Linear", "Norm", "Emb
 _MIN_REACHED = (0.5, 0.2)
 
 
+# What is said of a module whose answer differs where nothing of the image does.
+_DRAWN = (
+    "this model gives another answer for the same image twice, so that a map would be one draw of many; give what is "
+    "random in it (as noise= of a masked autoencoder, of which no patch is masked), or name a layer with layers=[...]"
+)
+
+
 # What was found in a module, for as long as it lives: the state of its weights, and the finding for each question.
 _KNOWN: WeakKeyDictionary[nn.Module, tuple[object, dict[object, Anatomy]]] = WeakKeyDictionary()
 
@@ -133,13 +140,14 @@ def _probed(
     images, masks = changed_images(like.shape[1], (like.shape[2], like.shape[3]))
     images = images.to(like)
     names = [name for name, _ in module.named_modules() if name]
-    changes, in_batches = layer_changes(module, given.of_one(0, images), names)
-    grids, refused = find_grids(changes, masks, prefix, channels_last)
-    traced = _trace(module, given.of_one(0, images[::2][: 1 + in_batches]), names, grids)
-    if in_batches:
-        _refuse_what_depends_on_the_batch(traced, changes, grids, refused)
+    experiment = layer_changes(module, given.of_one(0, images), names)
+    grids, refused = find_grids(experiment.layers, masks, prefix, channels_last)
+    traced = _trace(module, given.of_one(0, images[::2][: 1 + experiment.in_batches]), names, grids)
+    if experiment.in_batches:
+        _refuse_what_depends_on_the_batch(traced, experiment.layers, grids, refused)
     try:
         output, problem = read(traced.raw), ""
+        alike = experiment.answers_alike(read)
     except InputError as error:
         return Anatomy((), None, None, str(error), grids, refused)
     classifier = _find_classifier(module, traced.outputs, output)
@@ -158,7 +166,9 @@ def _probed(
         inside = _inside_attention(module)
         outside = [name for name, _, _ in named if not any(name == a or name.startswith(a + ".") for a in inside)]
         default = last_that_counts(module, given.of_one(0, images[:1]), outside, read)
-    if default is None:
+    if not alike:
+        default, problem = None, _DRAWN
+    elif default is None:
         problem = (
             "no layer of this model has a grid of cells that reaches its output; "
             "name one with layers=[...] (conceptlens models --layers NAME lists them)"

@@ -133,7 +133,9 @@ def find_models(search: str) -> tuple[list[str], dict[str, Any]]:
     from conceptlens.model.answer import ANSWERS
 
     found = {s: [n for n in model_names(s) if search.lower() in f"{s}:{n}".lower()] for s in LOADERS if _installed(s)}
-    every = [(f"{source}:{name}", model_task(source, name)) for source, names in found.items() for name in names]
+    every: list[tuple[str, Task | None]] = [
+        (f"{source}:{name}", model_task(source, name)) for source, names in found.items() for name in names
+    ]
     lines = [name if task is None else f"{name:<56} {ANSWERS[task].words}" for name, task in every]
     tasks = {name: task for name, task in every if task is not None}
     if not search:

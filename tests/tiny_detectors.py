@@ -220,6 +220,17 @@ def _maskformer() -> nn.Module:
     return lively(transformers.MaskFormerForInstanceSegmentation(config))
 
 
+def _oneformer() -> nn.Module:
+    config = transformers.OneFormerConfig(
+        backbone_config=_swin(), num_queries=6, num_labels=CLASSES, task_seq_len=8, conv_dim=32, mask_dim=32,
+        hidden_dim=32, encoder_feedforward_dim=24, encoder_layers=1, decoder_layers=2, num_attention_heads=2,
+        dim_feedforward=24, text_encoder_width=16, text_encoder_num_layers=1, text_encoder_vocab_size=50,
+        text_encoder_context_length=8, query_dec_layers=1,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    return lively(transformers.OneFormerForUniversalSegmentation(config))
+
+
 SEGMENTERS: dict[str, Callable[[], nn.Module]] = {
     "torchvision deeplabv3": _deeplab("deeplabv3_mobilenet_v3_large"),
     "torchvision lraspp": _deeplab("lraspp_mobilenet_v3_large"),
@@ -228,4 +239,10 @@ SEGMENTERS: dict[str, Callable[[], nn.Module]] = {
     "hf upernet": _upernet,
     "hf mask2former": _mask2former,
     "hf maskformer": _maskformer,
+    "hf oneformer": _oneformer,
+}
+
+# What some take beside so many images: OneFormer the tokens of its task.
+OTHER_INPUTS: dict[str, Callable[[int], dict[str, torch.Tensor]]] = {
+    "hf oneformer": lambda images: {"task_inputs": torch.tensor([[48, 5, 31, 12, 7, 49, 0, 0]]).repeat(images, 1)},
 }
