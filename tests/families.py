@@ -21,7 +21,7 @@ from architecture import CLASSES, Architecture, hf
 from tiny_detectors import CLASSES as PLACED_CLASSES
 from tiny_detectors import DETECTORS, OTHER_INPUTS, SEGMENTERS
 
-TOKENS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+TOKENS: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 PATCHES = {"image_size": 64, "patch_size": 8}
 SQUARE = (64, 64)
 
@@ -57,13 +57,16 @@ _PERCEIVER = {
 SAM = {**TOKENS, "image_size": 64, "patch_size": 8, "output_channels": 16, "window_size": 4,
         "global_attn_indexes": [1], "initializer_range": 0.1, "num_pos_feats": 8, "mlp_dim": 48}  # fmt: skip
 
+_VOLO: dict[str, Any] = {
+    "layers": (1,) * 4, "img_size": (64, 96), "embed_dims": (16, 32, 32, 32), "num_heads": (2,) * 4,
+}  # fmt: skip
+
 FAMILIES: dict[str, Architecture] = {
     "timm hiera": Architecture(
         small("hiera_tiny_224", img_size=(64, 64), embed_dim=16, num_heads=1, stages=(1, 1, 1, 1)), SQUARE
     ),
     "timm volo": Architecture(
-        lambda: VOLO(layers=(1, 1, 1, 1), img_size=(64, 96), num_classes=CLASSES, embed_dims=(16, 32, 32, 32),
-                     num_heads=(2,) * 4), (64, 96),
+        lambda: VOLO(num_classes=CLASSES, **_VOLO), (64, 96)
     ),
     "timm cait": Architecture(small("cait_xxs24_224", img_size=64, depth=2, embed_dim=32, num_heads=2), SQUARE),
     "timm xcit": Architecture(
