@@ -14,35 +14,30 @@ from torch import Tensor, nn
 from conceptlens.concepts.class_knowledge import ClassKnowledge, imagenet_knowledge
 from conceptlens.concepts.short_names import short_name
 from conceptlens.io.errors import InputError, InputTypeError, near_names
-from conceptlens.model.answer import ANSWERS, Answer, Task, check_task, find_answer
+from conceptlens.model.answer import ANSWERS, Task, check_task
+from conceptlens.model.answer_reader import AnswerReader
 from conceptlens.model.class_concepts import ClassConcepts, link_classes
 from conceptlens.model.class_names import class_index, class_names_of
 from conceptlens.model.containers import map_tensors
-from conceptlens.model.detector_output import Detections
 from conceptlens.model.device import move_module
 from conceptlens.model.encoders import ClassifierText, VisionLanguage
 from conceptlens.model.forward import LayerKeeper, Watch, forward, unwrap
-from conceptlens.model.found_task import ends_in_linear, found_task
+from conceptlens.model.found_task import found_task
 from conceptlens.model.image_batch import PhotoInput, check_transform
 from conceptlens.model.image_entry import colours_of
 from conceptlens.model.known_places import (
-    as_places,
-    check_places,
     known_input_size,
     known_layers,
     known_reader,
     known_task,
-    read_scores,
     readable,
 )
 from conceptlens.model.layout import prefix_tokens
 from conceptlens.model.model_input import ModelInput, first_of_batch, split_inputs
-from conceptlens.model.model_output import LayerOutput, ModelOutput, Places, output_tensor, unread_output
+from conceptlens.model.model_output import LayerOutput, ModelOutput, Places
 from conceptlens.model.observation import Observation, layer_names
-from conceptlens.model.pixel_scores import PixelScores
 from conceptlens.model.probe import Anatomy, anatomy
 from conceptlens.model.ready_module import check_ready
-from conceptlens.model.score_checks import check_numbers
 from conceptlens.record import ImageInfo
 
 if not TYPE_CHECKING:
@@ -159,17 +154,16 @@ class Backbone(PhotoInput):
     @cached_property
     def known_task(self) -> Task | None:
         """What the module was trained for: as given, or as the module says; `None` where neither says."""
-        return self.task or known_task(self.module) or found_task(self.module, self._class_count)
-
-    def _ends_in_classes(self, numbers: int) -> bool:
-        """Whether so many numbers are class scores: a classifier or the user makes them, or the module says so."""
-        if self.output is not None or ends_in_linear(self.module) or self.classifier_name is not None:
-            return True
-        return getattr(self.module, "num_classes", None) == numbers
+        return self.task or known_task(self.module) or found_task(self.module, self._n_classes)
 
     @property
-    def _class_count(self) -> int | None:
+    def _n_classes(self) -> int | None:
         return None if self.class_names is None else len(self.class_names)
+
+    @cached_property
+    def _reader(self) -> AnswerReader:
+        given = self.task is not None
+        return AnswerReader(self.module, self.name, self.output, self.known_task, given, self._n_classes)
 
     def _output_in_words(self) -> str:
         known = None if self.known_task is None else ANSWERS[self.known_task]
@@ -201,7 +195,7 @@ class Backbone(PhotoInput):
         given.check(self.module, self.name)
         like = given.of_one(0, given.images[:1].to(self.parameter.device, self.parameter.dtype))
         return anatomy(
-            self.module, like, self._any_vector, self.prefix_tokens or 0, self.channels_last,
+            self.module, like, self._reader.vector, self.prefix_tokens or 0, self.channels_last,
             self.known_task == "embedding", known_as=(self.name, self.output, self.known_task, self.class_names),
         )  # fmt: skip
 
@@ -340,37 +334,8 @@ class Backbone(PhotoInput):
         classifier = self.classifier_name
         inputs = {} if classifier is None else {classifier: lambda tensor: entered.append(tensor)}
         output = forward(self.module, given, watches or {}, inputs)
-        answer = self._answer(output)
-        places = as_places(answer, given.images)
-        if rows is not None:
-            check_places(places, rows)
-        numbers = _numbers(answer) if places is None else read_scores(places)
-        flat = numbers if numbers is not None and numbers.ndim == 2 else None
-        if flat is not None:
-            check_numbers(flat, rows, self.known_task, self.name)
-        if self.known_task == "embedding":
-            return ModelOutput(self.name, output, None, flat, ANSWERS["embedding"], places=places)
         vector = entered[-1] if entered and entered[-1].ndim == 2 else None
-        meaning = self._meaning(flat, places)
-        scores = None if flat is None or meaning is None or meaning.read is None else meaning.read(flat)
-        return ModelOutput(self.name, output, scores, vector, meaning, places=places)
-
-    def _meaning(self, numbers: Tensor | None, places: Places | None) -> Answer | None:
-        """Return what the numbers `(image, number)` of a forward pass mean; `None` where it is not known."""
-        if isinstance(places, PixelScores):
-            return ANSWERS["dense"]
-        if numbers is None:
-            return None if self.known_task is None else ANSWERS[self.known_task]
-        names, task = self._class_count, self.known_task if places is None else "detection"
-        if self.task is None and task == "multi_label" and numbers.shape[1] == 1 and names != 1:
-            task = "binary"  # a loss with a sigmoid, of one logit
-        if task is None and names is None and numbers.shape[1] > 1 and not self._ends_in_classes(numbers.shape[1]):
-            raise InputError(
-                f"{self.name} gives {numbers.shape[1]} numbers for each image and no linear layer makes them, so they "
-                "may be class scores or an embedding; say Backbone(..., task='single_label') or 'embedding' (--task), "
-                "or give class_names="
-            )
-        return find_answer(task, numbers.shape[1], names, self.name)
+        return self._reader.read(output, given.images, classifier, vector, rows)
 
     def layer_output(self, layer: str, raw: Tensor, images: Tensor) -> LayerOutput:
         """Return the output of `layer` with how to read it: every reading of a layer goes through here.
@@ -452,26 +417,6 @@ class Backbone(PhotoInput):
         names = [n for n, _ in self.module.named_modules() if n]
         if name not in names:
             raise InputError(f"no layer '{name}' in {self.name}; {near_names(name, names)}")
-
-    def _any_vector(self, output: Any) -> Tensor:
-        answer = self._answer(output)
-        if isinstance(answer, Places):
-            return answer.logits if isinstance(answer, Detections) else answer.scores
-        numbers = _numbers(answer)
-        if numbers is None:
-            raise unread_output(output, self.name, self._class_count)
-        return numbers
-
-    def _answer(self, output: Any) -> Any:
-        """Return what `output=` reads, or the tensor that is found."""
-        if self.output is not None:
-            return self.output(output)
-        return output_tensor(output, self.known_task, self.name, self._class_count)
-
-
-def _numbers(answer: Tensor | None) -> Tensor | None:
-    """Return what the answer is read from, `(image, number)` where the model gives one number for each image."""
-    return answer.reshape(-1, 1) if answer is not None and answer.ndim < 2 else answer
 
 
 def check_backbone(given: object) -> None:
