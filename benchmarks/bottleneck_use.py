@@ -26,7 +26,8 @@ from conceptlens.bottleneck.evaluate.intervention_curve import (
     intervention_curve,
 )
 from conceptlens.bottleneck.evaluate.photo_annotations import attribute_indices
-from conceptlens.bottleneck.sparse.sparse_head import LinearHead, SparsePath, fit_sparse_path, head_at
+from conceptlens.bottleneck.sparse.sparse_head import SparsePath, fit_sparse_path, head_at
+from conceptlens.heads.logistic_head import LinearHead
 from conceptlens.metrics import LabelledActivations, concept_leakage, niche_impurity
 from loc_cbm import MAIN, Bench, setting, summary, told
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from conceptlens.discovery.discovered_concepts import DiscoveredConcepts as DiscoveredConcepts
     from conceptlens.explainer.explain import explain as explain
     from conceptlens.explainer.html_report import report as report
+    from conceptlens.heads.fit_head import fit_head as fit_head
     from conceptlens.io.errors import InputError as InputError
     from conceptlens.io.errors import InputTypeError as InputTypeError
     from conceptlens.local_embeddings.analysis.store_analysis import analyze as analyze
@@ -96,6 +97,7 @@ _HOMES = {
     "evaluate": "localization.evaluate_localization",
     "explain": "explainer.explain",
     "fit_ce_fam": "concept_regions.fit.fit_ce_fam",
+    "fit_head": "heads.fit_head",
     "fit_loc_cbm": "bottleneck.fit.fit_loc_cbm",
     "heatmaps": "cams.class_activation",
     "load_model": "model.zoo",

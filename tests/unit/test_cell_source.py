@@ -220,3 +220,18 @@ def test_a_network_without_a_view_is_refused(model: cl.Backbone) -> None:
     blind = dataclasses.replace(model, transform=None)
     with pytest.raises(cl.InputError, match=r"pupil 0 has no transform, so photos cannot be read; give Backbone"):
         list(source(blind, Photos(), None).batches([0]))
+
+
+def test_embeddings_are_kept_whole(model: cl.Backbone, tmp_path: Path) -> None:
+    """What enters the classifier, in single precision, read again as it was made; layers have files of their own."""
+    photos = Photos()
+    made = source(model, photos, tmp_path, layers=(cell_source.EMBEDDING,), grid=(1, 1))
+    first = joined(list(made.batches([6, 2])))
+    wanted = model.observe([photos[2], photos[6]]).embedding.detach()
+    assert torch.allclose(first[cell_source.EMBEDDING][:, :, 0, 0], wanted, atol=1e-6)
+    assert made.bytes_needed() == COUNT * (4 * 12 + 2 * 3)
+    read = len(photos.read)
+    again = joined(list(made.batches([6, 2])))
+    assert torch.equal(again[cell_source.EMBEDDING], first[cell_source.EMBEDDING])
+    assert len(photos.read) == read
+    assert made.key != source(model, photos, tmp_path, grid=(1, 1)).key

@@ -1,4 +1,4 @@
-"""The commands that train: `conceptlens fit ce-fam`, `conceptlens fit loc-cbm`."""
+"""The commands that train: `conceptlens fit ce-fam`, `conceptlens fit loc-cbm`, `conceptlens fit head`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 
 from conceptlens.cli import options as shared
 from conceptlens.cli.fit_bottleneck import loc_cbm
+from conceptlens.cli.fit_head import head
 from conceptlens.cli.options import answering, data_option, load, option_group, run_option
 from conceptlens.cli.printing import print_end, print_failures, print_json
 from conceptlens.io.errors import InputError
@@ -26,11 +27,12 @@ training_option = option_group("Training")
 
 app = typer.Typer(**shared.SETTINGS)
 app.command("loc-cbm", cls=shared.Command)(loc_cbm)
+app.command("head", cls=shared.Command)(head)
 
 
 @app.callback()
 def fit() -> None:
-    """Train what explains a model; the model itself stays as it is."""
+    """Train what explains a model, or a head for your own classes; the model itself stays as it is."""
 
 
 @app.command("ce-fam", cls=shared.Command)

@@ -18,7 +18,7 @@ from torch.nn import functional
 from conceptlens.io.atomic import replacing
 from conceptlens.io.errors import Failure, InputError
 from conceptlens.io.fingerprint import settings_fingerprint, texts_fingerprint, weights_fingerprint
-from conceptlens.model.layer_cells import layer_cells
+from conceptlens.model.layer_cells import embeddings, layer_cells
 from conceptlens.model.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 PHOTOS_PER_FILE = 64
 FORMAT = 2
+EMBEDDING = "the embedding"  # in place of a layer's name: what enters the classifier, a grid of one cell
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +54,10 @@ class CellSource:
     Attributes:
         model: The network.
         photos: The set.
-        layers: The names of the layers.
+        layers: The names of the layers, or `(EMBEDDING,)` for the embedding.
         grid: Height and width of the grid of mean colours.
-        folder: Where cells are kept in half precision, 64 photos a file; `None` runs the network at every reading.
+        folder: Where cells are kept in half precision, and embeddings in single precision, 64 photos a file; `None`
+            runs the network at every reading.
         failures: The photos that cannot be read by index; they are left out of the batches.
     """
 
@@ -109,13 +111,13 @@ class CellSource:
         return [int(index) for index in indices if int(index) not in self.failures]
 
     def bytes_needed(self) -> int:
-        """Return how many bytes the cells of all photos take in half precision, measured on one photo."""
+        """Return how many bytes the cells of all photos take as they are kept, measured on one photo."""
         one = next((one for index in range(len(self.photos)) for one in self._made([index])), None)
         if one is None:
             first = next((failure.reason for failure in self.failures.values()), "the set is empty")
             raise InputError(f"no photo of {self.photos.name} could be read; the first: {first}")
-        each = sum(cells[0].numel() for cells in one.cells.values()) + one.colours[0].numel()
-        return 2 * each * len(self.photos)
+        kept = [*(_kept(name, cells) for name, cells in one.cells.items()), one.colours.half()]
+        return sum(value[0].nbytes for value in kept) * len(self.photos)
 
     def _group(self, group: int, wanted: list[int], size: int) -> Iterator[CellBatch]:
         if self.folder is None:
@@ -147,7 +149,7 @@ class CellSource:
         made = [one for first in range(start, end, 16) for one in self._made(list(range(first, min(first + 16, end))))]
         tensors = {"indices": torch.cat([one.indices for one in made]) if made else torch.empty(0, dtype=torch.long)}
         if made:
-            tensors |= {name: _to_half(torch.cat([one.cells[name] for one in made])) for name in self.layers}
+            tensors |= {name: _kept(name, torch.cat([one.cells[name] for one in made])) for name in self.layers}
             tensors["colours"] = _to_half(torch.cat([one.colours for one in made]))
         failed = [(p, f.name, f.reason) for p, f in self.failures.items() if start <= p < end]
         with replacing(file) as temporary:
@@ -169,9 +171,18 @@ class CellSource:
         if not kept:
             return
         images = torch.stack(inputs).to(self.model.parameter.device, self.model.parameter.dtype)
-        cells = {name: value.cpu() for name, value in layer_cells(self.model, images, self.layers).items()}
+        if self.layers == (EMBEDDING,):
+            found = {EMBEDDING: embeddings(self.model, images)[:, :, None, None]}
+        else:
+            found = layer_cells(self.model, images, self.layers)
+        cells = {name: value.cpu() for name, value in found.items()}
         colours = functional.adaptive_avg_pool2d(images.float(), self.grid).cpu()
         yield CellBatch(torch.tensor(kept), cells, colours)
+
+
+def _kept(name: str, cells: Tensor) -> Tensor:
+    """Return cells in the precision in which they are kept: an embedding is small, and is kept whole."""
+    return cells if name == EMBEDDING else _to_half(cells)
 
 
 def _to_half(values: Tensor) -> Tensor:

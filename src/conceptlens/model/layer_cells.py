@@ -1,4 +1,4 @@
-"""The cells of several layers from one forward pass without a graph."""
+"""The cells of several layers, or the embedding, from one forward pass without a graph."""
 
 from __future__ import annotations
 
@@ -60,6 +60,24 @@ def input_cells(
         model.run(given, kept.watches)
     outputs = {name: model.layer_output(name, raw, given.images) for name, raw in kept.raw().items()}
     return {name: output.cells.float() for name, output in outputs.items()}
+
+
+def embeddings(model: Backbone, images: Float[Tensor, "image colour rows columns"]) -> Float[Tensor, "image dimension"]:
+    """Run the model once without a graph and return the vector of each image that enters its classifier.
+
+    Args:
+        model: The model; its modes and random state are left as they are.
+        images: Images that are prepared already; they are moved to the device and the precision of the model.
+
+    Returns:
+        The embedding in float32, on the device of the model.
+
+    Raises:
+        InputError: The model has no embedding.
+    """
+    with torch.no_grad():
+        found = model.run(ModelInput(images.to(model.parameter.device, model.parameter.dtype)))
+    return found.embedding.float()
 
 
 def empty_cells(model: Backbone, given: ModelInput, layer: str) -> Float[Tensor, "image channel height width"]:

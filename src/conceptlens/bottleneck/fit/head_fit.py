@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conceptlens.bottleneck.sparse.sparse_head import LinearHead, fit_sparse_path, head_at
+from conceptlens.bottleneck.sparse.sparse_head import fit_sparse_path, head_at
 from conceptlens.data.labelled_set import hold_out
+from conceptlens.heads.logistic_head import TOLERANCE, LinearHead, fit_logistic
 from conceptlens.io.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 DRAWS = 2  # times that photos are held out, where the concept layer's penalty is chosen too
 STRENGTHS = (0.003, 0.01, 0.03, 0.1)  # of a dense head's ridge
-TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -87,19 +87,4 @@ def _heads(
         yield 0.0, head_at(path, min(nec, max(solution.nec for solution in path.solutions)), recipe.refit)
         return
     for strength in strengths:
-        yield strength, _dense(activations, labels, strength)
-
-
-def _dense(activations: Tensor, labels: Tensor, strength: float) -> LinearHead:
-    """Return `argmin mean cross-entropy + strength / 2 |W|^2` on z-scored concepts; the bias is free."""
-    from sklearn.linear_model import LogisticRegression
-
-    rows = activations.double()
-    mean, std = rows.mean(0), rows.std(0, unbiased=False)
-    scaled = (rows - mean) / torch.where(std > 0, std, 1.0)
-    fitted = LogisticRegression(C=1 / (strength * len(rows)), tol=TOLERANCE, max_iter=1000)
-    fitted.fit(scaled.numpy(), labels.numpy())
-    weights, bias = torch.from_numpy(fitted.coef_), torch.from_numpy(fitted.intercept_)
-    if len(weights) == 1:  # of two classes it tells the second's margin alone
-        weights, bias = torch.cat([-weights, weights]) / 2, torch.cat([-bias, bias]) / 2
-    return LinearHead(weights, bias, mean, std)
+        yield strength, fit_logistic(activations, labels, strength)

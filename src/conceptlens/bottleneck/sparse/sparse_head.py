@@ -18,6 +18,7 @@ from torch import Tensor
 from conceptlens.bottleneck.sparse.certificate import Certificate, Penalty
 from conceptlens.bottleneck.sparse.newton import SolverState, begin, minimise
 from conceptlens.bottleneck.sparse.standardized_rows import StandardizedRows, read_rows
+from conceptlens.heads.logistic_head import LinearHead
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.bottleneck_metrics import effective_concepts
 
@@ -162,21 +163,6 @@ def _solve(
     at, certificate, steps = minimise(rows, penalty, state, support, goal, max_steps)
     bias = at.bias - at.bias.mean()
     return Solution(at.weights, bias, penalty, certificate, certificate.gap <= goal, steps), at
-
-
-@dataclass(frozen=True, eq=False)
-class LinearHead:
-    """`logits = (c - mean) / std . weights + bias`; a concept with std 0 counts nothing."""
-
-    weights: Float[Tensor, "class concept"]
-    bias: Float[Tensor, "class"]
-    mean: Float[Tensor, "concept"]
-    std: Float[Tensor, "concept"]
-
-    def __call__(self, activations: Float[Tensor, "row concept"]) -> Float[Tensor, "row class"]:
-        """Return logits of activations in double precision."""
-        scaled = (activations.double() - self.mean) / torch.where(self.std > 0, self.std, 1.0)
-        return scaled @ self.weights.T + self.bias
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,14 +6,13 @@ import dataclasses
 import importlib
 import importlib.util
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.io.errors import InputError, InputTypeError, near
 from conceptlens.model.torchvision_operators import mend_torchvision
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from conceptlens.model.answer import Task
     from conceptlens.model.backbone import Backbone
 
@@ -26,6 +25,7 @@ LOADERS: dict[str, str] = {
     "torchvision": "from_torchvision",
     "hf": "from_transformers",
     "open_clip": "from_open_clip",
+    "head": "from_head",
 }
 
 
@@ -45,8 +45,8 @@ def load_model(
     The default model's weights come from a pip package; others are fetched by their own libraries when first used.
 
     Args:
-        name: `timm:NAME`, `torchvision:NAME`, `hf:OWNER/MODEL` or `hf:FOLDER` (transformers), or
-            `open_clip:MODEL/PRETRAINED`.
+        name: `timm:NAME`, `torchvision:NAME`, `hf:OWNER/MODEL` or `hf:FOLDER` (transformers),
+            `open_clip:MODEL/PRETRAINED`, or the folder that `conceptlens fit head` wrote, also as `head:FOLDER`.
         pretrained: False gives random weights.
         weights: Your own weights, as training left them: safetensors, an index of shards, a checkpoint, or a folder
             with one of them; see `load_weights`. Nothing is unpickled.
@@ -76,6 +76,8 @@ def load_model(
             f"a {type(name).__name__} was given as the model; expected SOURCE:NAME, such as {DEFAULT_MODEL}"
         )
     source, _, rest = name.partition(":")
+    if (source not in LOADERS or not rest) and Path(name).is_dir():
+        source, rest = "head", name
     if source not in LOADERS or not rest:
         raise InputError(
             f"no model source in '{name}'; write SOURCE:NAME with one of {', '.join(LOADERS)}, such as {DEFAULT_MODEL}"
