@@ -20,6 +20,7 @@ from architectures import (
     FAMILIES,
     FAMILIES_SLOW,
     FEW,
+    MOST_FLIPPED_SLOW,
     backbone,
     fresh,
     make_symmetric,
@@ -199,7 +200,7 @@ def in_use(name: str) -> tuple[cl.Backbone, list[Exception]]:
     return model, trouble
 
 
-@pytest.mark.parametrize("name", FAMILIES_SLOW)
+@pytest.mark.parametrize("name", EVERY_SLOW)
 def test_the_module_is_left_as_found(name: str) -> None:
     model, trouble = in_use(name)
     images = random_images(EVERY[name].size)
@@ -247,7 +248,7 @@ def test_memory_is_freed_with_the_observation(name: str) -> None:
         gc.enable()
 
 
-@pytest.mark.parametrize("name", [n for n, a in ARCHITECTURES.items() if a.flips])
+@pytest.mark.parametrize("name", MOST_FLIPPED_SLOW)
 def test_a_flipped_image_gives_a_flipped_map(name: str) -> None:
     size = EVERY[name].flips
     assert size is not None

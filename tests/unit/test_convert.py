@@ -119,7 +119,9 @@ FORMS = ["settings", "whole", "whole in an entry", "own dictionary", "old", "arr
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "form", [pytest.param(one, marks=() if one in ("settings", "old", "script") else pytest.mark.slow) for one in FORMS]
+)
 def test_more_than_tensors_is_unpickled_elsewhere(form: str, tmp_path: Path) -> None:
     trained = Net(seed=1)
     file, out = pickled_forms(tmp_path, trained)[form], tmp_path / "net.safetensors"
@@ -142,7 +144,10 @@ def traps(sprung: Path) -> dict[str, Trap]:
     }
 
 
-@pytest.mark.parametrize("kind", ["touch", "system", "process", "evaluated", "executed"])
+@pytest.mark.parametrize(
+    "kind",
+    ["touch", "executed", *(pytest.param(one, marks=pytest.mark.slow) for one in ("system", "process", "evaluated"))],
+)
 def test_what_a_file_names_is_never_run(kind: str, tmp_path: Path) -> None:
     trained, sprung, out = Net(seed=1), tmp_path / "sprung", tmp_path / "net.safetensors"
     file = tmp_path / "hostile.pth"
