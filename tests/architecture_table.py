@@ -28,7 +28,7 @@ change in one block of the photo is found in that block of the default layer and
 `python tests/architecture_table.py` writes this page.
 
 Where the cells of a layer lie is found by an experiment, once for each model, state of its weights and size of the
-images: twelve forward passes of one small image, ten in one batch without a graph and two with one. A layer that does
+images: eleven forward passes of one small image, ten in one batch without a graph and one with it. A layer that does
 not pass is refused, with what was seen.
 
 *Answer* is what the package finds that the numbers mean (`task`), or reads by a function that was given (`output=`).

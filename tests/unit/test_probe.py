@@ -150,3 +150,64 @@ class TestNames:
         assert model.class_name(3) == "class 3"
         with pytest.raises(cl.InputError, match=r"'tabby' is no class of mine: its classes have no names"):
             model.class_index("tabby")
+
+
+class Checked(nn.Module):
+    """A network that refuses pixels outside 0..1, or runs its trunk in inference mode."""
+
+    def __init__(self, checks: bool) -> None:
+        super().__init__()
+        self.conv, self.kept, self.head = nn.Conv2d(3, 8, 8, 8), nn.Identity(), nn.Linear(8, 4)
+        self.checks = checks
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.checks and not (images.min() >= 0 and images.max() <= 1):
+            raise ValueError("pixels must be in [0, 1]")
+        with torch.inference_mode(not self.checks):
+            found = self.conv(images)
+        return self.head(self.kept(found).relu().mean((2, 3)))
+
+
+def test_a_network_that_checks_its_pixels_gets_noise_of_their_range() -> None:
+    observation = cl.Backbone(Checked(checks=True), task="single_label").observe(torch.rand(2, 3, 32, 32))
+    assert cl.cam(observation, 0).maps.shape == (2, 1, 4, 4)
+
+
+@pytest.mark.parametrize("rule", ["grad_cam", "score_cam"])
+def test_a_trunk_in_inference_mode_is_read_like_one_without_gradients(rule: str) -> None:
+    observation = cl.Backbone(Checked(checks=False), task="single_label").observe(torch.rand(2, 3, 32, 32))
+    assert cl.cam(observation, 0, rule).maps.shape == (2, 1, 4, 4)
+
+
+class Probable(nn.Module):
+    """Numbers of a linear layer through a last step that no node of the graph tells."""
+
+    def __init__(self, last: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.head, self.last = nn.Conv2d(3, 8, 8, 8), nn.Linear(8, 4), last
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(self.head(self.conv(images).mean((2, 3))))
+
+
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        (lambda z: z.softmax(1).clamp(1e-6, 1), "look like probabilities"),
+        (lambda z: z.exp() / z.exp().sum(1, keepdim=True), "look like probabilities"),
+        (lambda z: z.sigmoid() * 1.0, "look like probabilities"),
+        (lambda z: (z.tanh() + 1) / 2, "look like probabilities"),
+    ],
+)
+def test_probabilities_are_told_by_their_values(last: Callable[[Tensor], Tensor], said: str) -> None:
+    images = torch.rand(2, 3, 32, 32)
+    with pytest.raises(cl.InputError, match=said):
+        cl.Backbone(Probable(last)).observe(images)
+    assert cl.Backbone(Probable(last), task="regression").observe(images).logits.shape == (2, 4)
+    assert cl.Backbone(Probable(lambda z: z)).observe(images).logits.shape == (2, 4)
+
+
+def test_shares_of_one_are_no_logits_whatever_is_said() -> None:
+    module = Probable(lambda z: z.softmax(1).clamp(1e-6, 1))
+    with pytest.raises(cl.InputError, match="lie between 0 and 1 and sum to 1"):
+        cl.Backbone(module, task="single_label").observe(torch.rand(2, 3, 32, 32))

@@ -58,6 +58,23 @@ class AnswerReader:
             raise unread_output(output, self.name, self.n_classes)
         return numbers
 
+    def check_range(self, within_one: bool) -> None:
+        """Refuse numbers that look like probabilities where class scores are expected and nobody says what they are.
+
+        Args:
+            within_one: Whether all numbers for images of noise lay between 0 and 1 and no linear layer makes them.
+
+        Raises:
+            InputError: It is so.
+        """
+        if within_one and not self.task_is_given and self.task in (None, "single_label", "multi_label", "binary"):
+            raise InputError(
+                f"{self.name} gives numbers between 0 and 1 for every image that it was tried with, so they look like "
+                "probabilities, and class scores are read before these are made; say Backbone(..., output=torch.log) "
+                "where a softmax made them, output=torch.logit where a sigmoid did, or what they are: "
+                "task='regression', 'single_label' ... (--task)"
+            )
+
     def read(
         self, output: Any, images: Tensor, classifier: str | None, vector: Tensor | None, rows: int | None
     ) -> ModelOutput:

@@ -56,6 +56,8 @@ class LayerChanges:
             length along that axis of the difference to the base image, with the axes of the output.
         problem: Why the layer cannot be read, in words; `None` where nothing speaks against it.
         overflows: Whether the problem is that values are not finite.
+        constant: Whether the problem is that it does not depend on the image.
+        base: What the layer gives for the first image, with the axes of the output.
     """
 
     shape: tuple[int, ...]
@@ -63,6 +65,8 @@ class LayerChanges:
     changes: Mapping[int, Tensor]
     problem: str | None = None
     overflows: bool = False
+    constant: bool = False
+    base: Tensor | None = None
 
 
 def changed_images(
@@ -133,6 +137,15 @@ class Experiment:
         differs = _same_twice(_squared_differences(answers, 0))
         return not SAME_IMAGE_TOLERANCE < differs < math.inf
 
+    def answers_within_one(self, read: Callable[[Any], Tensor]) -> bool:
+        """Whether all numbers of the answer lie between 0 and 1, as probabilities do and logits hardly ever.
+
+        Args:
+            read: From what the module returned to `(image, ...)`.
+        """
+        answers = torch.cat([read(output).detach() for output in self.outputs]).float()
+        return len(answers) == IMAGES and bool(((answers >= 0) & (answers <= 1)).all())
+
 
 def layer_changes(module: nn.Module, given: ModelInput, names: Iterable[str]) -> Experiment:
     """Run the module once on the images of `changed_images`, without a graph, and return how each layer answers.
@@ -193,10 +206,11 @@ def _changes_of(raw: Tensor) -> LayerChanges:
         return LayerChanges(shape, axis, {}, "its output is not finite for an image of noise", True)
     if twice > SAME_IMAGE_TOLERANCE:
         why = "does not depend on the image" if twice == math.inf else "is not the same for the same image twice"
-        return LayerChanges(shape, axis, {}, f"its output {why}")
+        return LayerChanges(shape, axis, {}, f"its output {why}", constant=twice == math.inf)
     changed = squares[axis][1:].movedim(0, axis)
     channel_axes = (1, 3) if raw.ndim == 4 else ((1, 2) if axis == 0 else (2,))
-    return LayerChanges(shape, axis, {one: changed.sum(one, keepdim=True).sqrt().cpu() for one in channel_axes})
+    changes = {one: changed.sum(one, keepdim=True).sqrt().cpu() for one in channel_axes}
+    return LayerChanges(shape, axis, changes, base=raw.narrow(axis, 0, 1).clone())
 
 
 def _squared_differences(raw: Tensor, axis: int) -> Tensor:

@@ -56,6 +56,17 @@ def forward(
         return given.call(module)
 
 
+def in_graph(tensor: Tensor) -> Tensor:
+    """Return a tensor as it is where it has a gradient, else the start of a graph with its values.
+
+    Args:
+        tensor: What a layer returned; outside of inference mode now.
+    """
+    if tensor.requires_grad:
+        return tensor
+    return (tensor.clone() if tensor.is_inference() else tensor.detach()).requires_grad_()
+
+
 class LayerKeeper:
     """Keeps the raw output of layers in one forward pass, each of which must run once.
 
@@ -89,8 +100,9 @@ class LayerKeeper:
             if not self._graph:
                 self._raw[name] = tensor.detach()
                 return tensor.clone()
-            with torch.enable_grad():
-                self._raw[name] = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
+            # A trunk may turn gradients off, or run in inference mode.
+            with torch.inference_mode(False), torch.enable_grad():
+                self._raw[name] = in_graph(tensor)
                 return self._raw[name].clone()  # an in-place operation downstream must not touch what is kept
 
         return watch

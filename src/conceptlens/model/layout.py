@@ -214,7 +214,7 @@ def possible_grids(
         ]
         yield from plain
         for grid in plain:
-            if grid.suffix == grid.middle == 0 and grid.prefix in (0, prefix):
+            if grid.middle == 0 and grid.prefix + grid.suffix in (0, 1, prefix):
                 ways = (replace(grid, arrangement=arrangement) for arrangement in _ARRANGEMENTS)
                 yield from (one for one in ways if one.arrangement.numbers(one.height, one.width) is not None)
 

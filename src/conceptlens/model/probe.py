@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,9 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from conceptlens.io.errors import InputError
-from conceptlens.model.cell_experiment import SAME_IMAGE_TOLERANCE, LayerChanges, changed_images, layer_changes
+from conceptlens.model.cell_experiment import (
+    SAME_IMAGE_TOLERANCE,
+    Experiment,
+    LayerChanges,
+    changed_images,
+    layer_changes,
+)
+from conceptlens.model.cell_order import order_problem
 from conceptlens.model.cell_reading import find_grids
-from conceptlens.model.forward import forward
+from conceptlens.model.forward import forward, in_graph
 from conceptlens.model.gradients import has_gradient
 from conceptlens.model.layers_without_gradient import last_that_counts
 from conceptlens.model.layout import Grid
@@ -38,7 +46,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What twelve forward passes of one image found, ten of them in one batch without a graph.
+    """What eleven forward passes of one image found, ten of them in one batch without a graph.
 
     Args:
         layers: Layers with a grid of more than one row and column, in order of execution.
@@ -47,6 +55,7 @@ class Anatomy:
         classifier: The final linear layer, whose output is the model's output; `None` where there is none.
         grids: How every layer that ran once is read, also those that are not worth looking at.
         refused: Why the others cannot be read as cells, in words.
+        within_one: Whether all numbers of its answers lay between 0 and 1 without a linear layer making them.
     """
 
     layers: tuple[Layer, ...]
@@ -55,6 +64,7 @@ class Anatomy:
     problem: str = ""
     grids: Mapping[str, Grid] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
+    within_one: bool = False
 
 
 # Modules that hand their input on unchanged in eval mode: never worth naming as a layer.
@@ -140,14 +150,14 @@ def _probed(
     images, masks = changed_images(like.shape[1], (like.shape[2], like.shape[3]))
     images = images.to(like)
     names = [name for name, _ in module.named_modules() if name]
-    experiment = layer_changes(module, given.of_one(0, images), names)
+    images, experiment = _experiment(module, given, images, names)
     grids, refused = find_grids(experiment.layers, masks, prefix, channels_last)
-    traced = _trace(module, given.of_one(0, images[::2][: 1 + experiment.in_batches]), names, grids)
+    traced = _trace(module, given.of_one(0, images[:1]), names, experiment.layers)
     if experiment.in_batches:
         _refuse_what_depends_on_the_batch(traced, experiment.layers, grids, refused)
     try:
         output, problem = read(traced.raw), ""
-        alike = experiment.answers_alike(read)
+        alike, within_one = experiment.answers_alike(read), experiment.answers_within_one(read)
     except InputError as error:
         return Anatomy((), None, None, str(error), grids, refused)
     classifier = _find_classifier(module, traced.outputs, output)
@@ -173,7 +183,26 @@ def _probed(
             "no layer of this model has a grid of cells that reaches its output; "
             "name one with layers=[...] (conceptlens models --layers NAME lists them)"
         )
-    return Anatomy(layers, default, classifier, problem, grids, refused)
+    elif disorder := order_problem(next(t for n, t, _ in named if n == default), traced.images, grids[default]):
+        problem = f"layer '{default}' cannot be read: {disorder}; name another one with layers=[...]"
+        refused[default] = disorder
+        del grids[default]
+        layers, default = tuple(layer for layer in layers if layer.name != default), None
+    return Anatomy(layers, default, classifier, problem, grids, refused, within_one and classifier is None)
+
+
+def _experiment(module: nn.Module, given: ModelInput, images: Tensor, names: list[str]) -> tuple[Tensor, Experiment]:
+    """Run the module on images of noise; where it refuses them, on noise of the range of the images at hand."""
+    try:
+        return images, layer_changes(module, given.of_one(0, images), names)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # a module may check what it is given, and raises what it likes
+        low, high = given.images.min(), given.images.max()
+        if not bool(high > low):
+            raise
+    images = low + (high - low) * (images - images.min()) / (images.max() - images.min())
+    return images, layer_changes(module, given.of_one(0, images), names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,9 +210,9 @@ class _Trace:
     """One forward pass with a graph from the images on: the output of every layer, and what enters linear layers."""
 
     images: Tensor
-    grids: Mapping[str, Grid]
+    known: Mapping[str, LayerChanges]
     raw: Any = None
-    changes: dict[str, Tensor] = field(default_factory=dict)
+    differs: dict[str, float] = field(default_factory=dict)
     outputs: list[tuple[str, Tensor]] = field(default_factory=list)
     entered: dict[str, Tensor] = field(default_factory=dict)
     origins: dict[int, int] = field(default_factory=dict)
@@ -193,23 +222,25 @@ class _Trace:
         """Keep a layer's output, in the graph even where the layer or its trunk turns gradients off."""
         if not tensor.is_floating_point():
             return None
-        if torch.is_grad_enabled() and not tensor.requires_grad and _same_for_all(tensor):
+        known = self.known.get(name)
+        if torch.is_grad_enabled() and not tensor.requires_grad and known is not None and known.constant:
             return None  # a position embedding shows nothing of any image
-        with torch.enable_grad():  # a trunk may turn gradients off; what its last layer puts out still counts
+        # A trunk may turn gradients off, or be run in inference mode; what its last layer puts out still counts.
+        with torch.inference_mode(False), torch.enable_grad():
             # a copy, since a model output may hold more than this tensor: only a changed one tells whether it is read
-            handed = (tensor if tensor.requires_grad else tensor.detach().requires_grad_()).clone()
-        if name in self.grids:  # now, too: how much each cell differs between the images
-            cells = self.grids[name].read(tensor.detach()).float()
-            self.changes[name] = (cells[-1] - cells[0]).norm(dim=0)
+            handed = in_graph(tensor).clone()
+        if known is not None and known.base is not None:  # now, too: an in-place operation may change it later
+            same = known.base.shape == tensor.shape
+            self.differs[name] = float((tensor.detach() - known.base).float().norm()) if same else math.inf
         self.origins[id(handed)] = self.origins.get(id(tensor), len(self.outputs))
         self.outputs.append((name, handed))
         self.nodes[id(handed)] = handed.grad_fn  # now: an in-place operation may give it another one
         return handed
 
 
-def _trace(module: nn.Module, given: ModelInput, names: list[str], grids: Mapping[str, Grid]) -> _Trace:
+def _trace(module: nn.Module, given: ModelInput, names: list[str], known: Mapping[str, LayerChanges]) -> _Trace:
     noise = given.images.detach().clone().requires_grad_()
-    found = _Trace(noise, dict(grids))
+    found = _Trace(noise, known)
     linear = [name for name in names if isinstance(module.get_submodule(name), nn.Linear)]
     raw = forward(
         module,
@@ -223,14 +254,14 @@ def _trace(module: nn.Module, given: ModelInput, names: list[str], grids: Mappin
 def _refuse_what_depends_on_the_batch(
     traced: _Trace, changes: Mapping[str, LayerChanges], grids: dict[str, Grid], refused: dict[str, str]
 ) -> None:
-    """Move layers to `refused` whose cells for an image differ from those in the larger batch of the experiment."""
-    for name, change in traced.changes.items():
-        grid = grids[name]
-        if changes[name].overflows:
+    """Move layers to `refused` that give another output for an image alone than in the batch of the experiment."""
+    for name, differs in traced.differs.items():
+        if name not in grids or changes[name].overflows:
             continue
-        known = grid.read(changes[name].changes[grid.order.split().index("channel")])[0, 0]
-        if not float((change.to(known) - known).norm()) <= SAME_IMAGE_TOLERANCE * float(known.norm()):
-            refused[name] = "an image in a batch of two gives other cells than in a larger batch"
+        changed = next(iter(changes[name].changes.values()))  # with the blocks in the place of the images
+        typical = float(changed.float().norm()) / changed.shape[changes[name].image_axis or 0] ** 0.5
+        if not differs <= SAME_IMAGE_TOLERANCE * typical:
+            refused[name] = "an image alone gives other cells than in a batch"
             del grids[name]
 
 
@@ -248,10 +279,6 @@ def _answer_nodes(output: Tensor) -> set[Any]:
     return seen
 
 
-def _same_for_all(values: Tensor) -> bool:
-    return len(values) > 1 and torch.equal(values[:1].expand_as(values), values)
-
-
 def _is_worth_naming(module: nn.Module, name: str, grid: Grid) -> bool:
     return min(grid.height, grid.width) > 1 and not isinstance(module.get_submodule(name), _PASSIVE)
 
@@ -264,7 +291,7 @@ def _reached(tensors: list[Tensor], grids: list[Grid], output: Tensor) -> list[f
     if not wanted or not has_gradient(output):
         return [0.0] * len(tensors)
     try:
-        gradients = iter(torch.autograd.grad(output, wanted, direction, allow_unused=True))
+        gradients = iter(torch.autograd.grad(output, wanted, direction, retain_graph=True, allow_unused=True))
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, NotImplementedError):  # an operation without a gradient, or values changed in place
@@ -353,6 +380,11 @@ def _find_classifier(module: nn.Module, outputs: list[tuple[str, Tensor]], outpu
     """Return the last linear layer whose output is the output itself."""
     for name, tensor in reversed(outputs):
         linear = isinstance(module.get_submodule(name), nn.Linear)
-        if linear and tensor.shape == output.shape and torch.equal(tensor.detach(), output.detach()):
+        # The answer for one image may have lost the axis of the images to a squeeze.
+        if (
+            linear
+            and tensor.numel() == output.numel()
+            and torch.equal(tensor.detach().flatten(), output.detach().flatten())
+        ):
             return name
     return None
