@@ -193,8 +193,8 @@ class Probable(nn.Module):
 @pytest.mark.parametrize(
     ("last", "said"),
     [
-        (lambda z: z.softmax(1).clamp(1e-6, 1), "look like probabilities"),
-        (lambda z: z.exp() / z.exp().sum(1, keepdim=True), "look like probabilities"),
+        (lambda z: z.softmax(1).clamp(1e-6, 1), "sum to 1"),
+        (lambda z: z.exp() / z.exp().sum(1, keepdim=True), "sum to 1"),
         (lambda z: z.sigmoid() * 1.0, "look like probabilities"),
         (lambda z: (z.tanh() + 1) / 2, "look like probabilities"),
     ],
