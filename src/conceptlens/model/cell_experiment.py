@@ -143,8 +143,17 @@ class Experiment:
         Args:
             read: From what the module returned to `(image, ...)`.
         """
-        answers = torch.cat([read(output).detach() for output in self.outputs]).float()
-        return len(answers) == IMAGES and bool(((answers >= 0) & (answers <= 1)).all())
+        answers = torch.cat([read(output).detach() for output in self.outputs])
+        return len(answers) == IMAGES and within_one(answers)
+
+
+def within_one(answers: Tensor) -> bool:
+    """Whether all numbers lie between 0 and 1.
+
+    Args:
+        answers: Numbers of any shape.
+    """
+    return bool(((answers >= 0) & (answers <= 1)).all())
 
 
 def layer_changes(module: nn.Module, given: ModelInput, names: Iterable[str]) -> Experiment:
