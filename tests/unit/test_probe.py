@@ -211,3 +211,15 @@ def test_shares_of_one_are_no_logits_whatever_is_said() -> None:
     module = Probable(lambda z: z.softmax(1).clamp(1e-6, 1))
     with pytest.raises(cl.InputError, match="lie between 0 and 1 and sum to 1"):
         cl.Backbone(module, task="single_label").observe(torch.rand(2, 3, 32, 32))
+
+
+def test_small_numbers_of_a_relu_are_no_probabilities() -> None:
+    class Small(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.last = nn.Conv2d(3, 8, 8, 8), nn.Conv2d(8, 4, 1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return (0.01 * self.last(self.conv(images))).relu().mean((2, 3))
+
+    assert cl.Backbone(Small(), class_names=list("abcd")).observe(torch.rand(2, 3, 32, 32)).logits.shape == (2, 4)

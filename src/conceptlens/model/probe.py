@@ -20,6 +20,7 @@ from conceptlens.model.cell_experiment import (
     LayerChanges,
     changed_images,
     layer_changes,
+    within_one,
 )
 from conceptlens.model.cell_order import order_problem
 from conceptlens.model.cell_reading import find_grids
@@ -55,7 +56,8 @@ class Anatomy:
         classifier: The final linear layer, whose output is the model's output; `None` where there is none.
         grids: How every layer that ran once is read, also those that are not worth looking at.
         refused: Why the others cannot be read as cells, in words.
-        within_one: Whether all numbers of its answers lay between 0 and 1 without a linear layer making them.
+        within_one: Whether all numbers of its answers lay between 0 and 1, also for an image of large values, without a
+            linear layer making them.
     """
 
     layers: tuple[Layer, ...]
@@ -77,6 +79,8 @@ _WEIGHTED = ("Convolution", "Addmm", "MmBackward", "Bmm", "Linear", "Norm", "Emb
 _MIN_REACHED = (0.5, 0.2)
 
 
+# How much larger than noise an image is for which logits leave 0..1.
+LARGE = 1000.0
 # What is said of a module whose answer differs where nothing of the image does.
 _DRAWN = (
     "this model gives another answer for the same image twice, so that a map would be one draw of many; give what is "
@@ -157,7 +161,7 @@ def _probed(
         _refuse_what_depends_on_the_batch(traced, experiment.layers, grids, refused)
     try:
         output, problem = read(traced.raw), ""
-        alike, within_one = experiment.answers_alike(read), experiment.answers_within_one(read)
+        alike = experiment.answers_alike(read)
     except InputError as error:
         return Anatomy((), None, None, str(error), grids, refused)
     classifier = _find_classifier(module, traced.outputs, output)
@@ -188,7 +192,20 @@ def _probed(
         refused[default] = disorder
         del grids[default]
         layers, default = tuple(layer for layer in layers if layer.name != default), None
-    return Anatomy(layers, default, classifier, problem, grids, refused, within_one and classifier is None)
+    bounded = classifier is None and experiment.answers_within_one(read)
+    bounded = bounded and _bounded_for_large_images(module, given.of_one(0, LARGE * images[:1]), read)
+    return Anatomy(layers, default, classifier, problem, grids, refused, bounded)
+
+
+def _bounded_for_large_images(module: nn.Module, given: ModelInput, read: Callable[[Any], Tensor]) -> bool:
+    """Whether the numbers stay between 0 and 1 where those of a network that ends in a ReLU grow."""
+    try:
+        with torch.no_grad():
+            return within_one(read(forward(module, given)))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # a module may refuse such values, and raises what it likes
+        return True
 
 
 def _experiment(module: nn.Module, given: ModelInput, images: Tensor, names: list[str]) -> tuple[Tensor, Experiment]:
