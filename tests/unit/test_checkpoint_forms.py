@@ -343,3 +343,23 @@ def test_other_sparse_tensors_of_a_file_are_left_alone(tmp_path: Path) -> None:
     net = Net(seed=1)
     cl.load_weights(net, tmp_path / "last.pth")
     assert same(net, Net())
+
+
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_the_sizes_in_files_of_openai_are_left_out(tmp_path: Path, prefix: str) -> None:
+    sizes = {name: torch.tensor(7) for name in ("input_resolution", "context_length", "vocab_size")}
+    torch.save(prefixed({**Net().state_dict(), **sizes}, prefix), tmp_path / "clip.pt")
+    net = Net(seed=1)
+    cl.load_weights(net, tmp_path / "clip.pt")
+    assert same(net, Net())
+    torch.save({**Net().state_dict(), "vocab_size": torch.ones(4)}, tmp_path / "other.pt")  # no number, so a weight
+    with pytest.raises(cl.InputError, match="it also holds vocab_size"):
+        cl.load_weights(net, tmp_path / "other.pt")
+
+
+def test_a_number_of_that_name_that_the_module_has_is_loaded(tmp_path: Path) -> None:
+    one, two = Net(), Net(seed=1)
+    one.register_buffer("vocab_size", torch.tensor(7)), two.register_buffer("vocab_size", torch.tensor(0))
+    torch.save(one.state_dict(), tmp_path / "own.pt")
+    cl.load_weights(two, tmp_path / "own.pt")
+    assert same(two, one)

@@ -114,7 +114,7 @@ def _leaves(module: nn.Module) -> list[nn.Module]:
 
 def _of_loss(module: nn.Module, names: int | None) -> Task | None:
     """Return the task of the one kind of loss that a module holds, which may be a subclass of a known one."""
-    found = {task for part in module.modules() for loss, task in _LOSSES.items() if isinstance(part, loss)}
+    found: set[Task] = {task for part in module.modules() for loss, task in _LOSSES.items() if isinstance(part, loss)}
     if len(found) != 1:
         return None
     task = found.pop()
