@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import subprocess
 import sys
@@ -138,6 +139,8 @@ def coco(folder: Path, detector: Path) -> dict[str, Any]:
     """Explain what YOLOX-nano detects in COCO's val photos, at the level of its pyramid that each box comes from."""
     if not (folder.is_dir() and detector.is_file()):
         return {"skipped": "the photos or the detector are not there"}
+    if importlib.util.find_spec("onnx2torch") is None:
+        return {"skipped": "onnx2torch is not installed, which reads the detector: pip install onnx2torch"}
     model = yolox(detector)
     names: dict[int, int] = {}
     rows: Rows = defaultdict(list)

@@ -211,6 +211,14 @@ class Pair(nn.Module):
         return images
 
 
+class SmoothedCrossEntropy(nn.CrossEntropyLoss):
+    """A loss of one's own that is one of torch's."""
+
+
+class FocalLoss(nn.BCEWithLogitsLoss):
+    """The same of labels."""
+
+
 class Headless(nn.Module):
     """What timm leaves with num_classes=0."""
 
@@ -235,6 +243,14 @@ def without_head(*end: nn.Module) -> nn.Module:
         (Lightning(nn.CrossEntropyLoss()), None, "single_label"),
         (Lightning(nn.BCEWithLogitsLoss()), None, "multi_label"),
         (Lightning(nn.MSELoss()), None, "regression"),
+        (Lightning(SmoothedCrossEntropy()), None, "single_label"),
+        (Lightning(FocalLoss()), 4, "multi_label"),
+        (Lightning(nn.BCELoss()), None, "multi_label"),
+        (Lightning(FocalLoss()), 1, "binary"),
+        (Lightning(nn.BCELoss()), 1, "binary"),
+        (ViTForImageClassification(problem_type="multi_label_classification"), 1, "multi_label"),
+        (Lightning(nn.ModuleList([FocalLoss(), nn.BCELoss()])), None, "multi_label"),
+        (Lightning(nn.ModuleList([FocalLoss(), SmoothedCrossEntropy()])), None, None),
         (Lightning(nn.ModuleList([nn.MSELoss(), nn.CrossEntropyLoss()])), None, None),
         (Pair(), None, "embedding"),
         (Headless(), None, "embedding"),
@@ -250,13 +266,23 @@ def test_a_module_says_what_it_was_trained_for(module: nn.Module, names: int | N
     assert found_task(module, names) == expected
 
 
-def test_one_logit_of_a_module_with_its_loss_is_one_of_two_classes() -> None:
+@pytest.mark.parametrize("loss", [nn.BCEWithLogitsLoss(), FocalLoss()])
+@pytest.mark.parametrize("names", [None, ["ill"], ["well", "ill"]])
+def test_one_logit_of_a_module_with_its_loss_is_one_of_two_classes(loss: nn.Module, names: list[str] | None) -> None:
     class Trained(Net):
         def __init__(self) -> None:
             super().__init__(1)
-            self.loss = nn.BCEWithLogitsLoss()
+            self.loss = loss
 
-    assert cl.Backbone(Trained().eval(), input_size=(32, 32)).observe(photos()).answer.task == "binary"
+    made = cl.Backbone(Trained().eval(), class_names=names, input_size=(32, 32))
+    for one in (made, made.to("cpu")):
+        observation = one.observe(photos())
+        assert observation.answer.task == "binary"
+        assert one.class_names == (("not ill", "ill") if names == ["ill"] else names and tuple(names))
+        logits = observation.output[:, 0].tolist()
+        assert cl.cam(observation, cl.Probability(1)).scores[:, 0].tolist() == pytest.approx(
+            [chance(z) for z in logits]
+        )
 
 
 def test_a_network_without_head_has_no_classes() -> None:

@@ -427,3 +427,19 @@ def test_images_differ_in_their_block_alone() -> None:
     assert torch.equal(images[0], images[1])
     for image, mask in zip(images[2:], masks, strict=True):
         assert torch.equal((image != images[0]).any(0), mask[0] > 0)
+
+
+def test_images_along_another_axis_are_told_as_such() -> None:
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patch, self.turned, self.head = nn.Conv2d(3, 16, 8, 8), nn.Identity(), nn.Linear(16, 3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            maps = self.turned(self.patch(images).relu().permute(1, 0, 2, 3)).permute(1, 0, 2, 3)
+            return self.head(maps.mean((2, 3)))
+
+    why = found(Turned(), "turned", (64, 64))
+    assert why == (
+        "the 10 images do not lie along its first axis, where they are looked for: its output has shape (16, 10, 8, 8)"
+    )

@@ -312,3 +312,54 @@ def test_what_is_allowed_in_a_checkpoint_is_given_back(tmp_path: Path) -> None:
         thread.join(60)
     assert failed == []
     assert torch.serialization.get_safe_globals() == before
+
+
+def sparse(value: Tensor) -> Tensor:
+    return value.to_sparse() if value.ndim > 1 else value
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (sparse, r"holds weights of layout sparse_coo \((model\.)?stem\.0\.weight\); expected dense ones: save"),
+        (lambda value: value.to("meta"), r"holds weights without values \((model\.)?stem\.0\.weight is on the meta"),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_weights_that_are_no_plain_values_are_refused(
+    tmp_path: Path, change: Callable[[Tensor], Tensor], sentence: str, prefix: str
+) -> None:
+    net = Net(seed=1)
+    torch.save({prefix + name: change(value) for name, value in Net().state_dict().items()}, tmp_path / "odd.pth")
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(cl.InputError, match=sentence):
+        cl.load_weights(net, tmp_path / "odd.pth")
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_other_sparse_tensors_of_a_file_are_left_alone(tmp_path: Path) -> None:
+    content = {"state_dict": Net().state_dict(), "counts": {"classes": torch.eye(4).to_sparse()}}
+    torch.save(content, tmp_path / "last.pth")
+    net = Net(seed=1)
+    cl.load_weights(net, tmp_path / "last.pth")
+    assert same(net, Net())
+
+
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_the_sizes_in_files_of_openai_are_left_out(tmp_path: Path, prefix: str) -> None:
+    sizes = {name: torch.tensor(7) for name in ("input_resolution", "context_length", "vocab_size")}
+    torch.save(prefixed({**Net().state_dict(), **sizes}, prefix), tmp_path / "clip.pt")
+    net = Net(seed=1)
+    cl.load_weights(net, tmp_path / "clip.pt")
+    assert same(net, Net())
+    torch.save({**Net().state_dict(), "vocab_size": torch.ones(4)}, tmp_path / "other.pt")  # no number, so a weight
+    with pytest.raises(cl.InputError, match="it also holds vocab_size"):
+        cl.load_weights(net, tmp_path / "other.pt")
+
+
+def test_a_number_of_that_name_that_the_module_has_is_loaded(tmp_path: Path) -> None:
+    one, two = Net(), Net(seed=1)
+    one.register_buffer("vocab_size", torch.tensor(7)), two.register_buffer("vocab_size", torch.tensor(0))
+    torch.save(one.state_dict(), tmp_path / "own.pt")
+    cl.load_weights(two, tmp_path / "own.pt")
+    assert same(two, one)

@@ -44,6 +44,7 @@ def test_json_has_every_detection_above_the_threshold(detector: str) -> None:
         found = observation.detections.detected(0, 0.3)
         assert len(image["detections"]) == len(found) > 0
         assert image["threshold"] == 0.3
+        assert (image["task"], image["task_assumed"]) == ("detection", False)
         assert (image["target"], image["predicted"], image["answered"]) == (None, None, None)
         for one, entry in zip(found, image["detections"], strict=True):
             assert set(entry) == {"index", "name", "short_name", "score", "logit", "box", "peak", "area"}

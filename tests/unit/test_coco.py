@@ -15,7 +15,7 @@ from conceptlens.data.coco import CocoInstances, CocoPanoptic, readable_name
 from conceptlens.data.masked_sets import open_set
 from conceptlens.io.image_file import TURNS
 from conceptlens.io.images import read_image
-from conceptlens.io.run_lengths import decode_mask
+from conceptlens.io.run_lengths import decode_mask, unpacked
 
 CATEGORIES = [
     {"id": 1, "name": "person", "isthing": 1, "supercategory": "person"},
@@ -296,12 +296,136 @@ def test_a_mask_that_cannot_be_drawn_is_left_out_and_refused_where_none_can(tmp_
     assert only(made).masks.sum() == 16
 
 
-@pytest.mark.parametrize("counts", ["0", "P", "é"])
-def test_packed_run_lengths_that_are_broken_are_left_out_when_they_are_read(tmp_path: Path, counts: str) -> None:
+@pytest.mark.parametrize("counts", ["0", "P", "é", "zz\0z", "", "oooooooooo0", 7, None, {}, [100, "140"], [0.5, 239.5]])
+def test_run_lengths_that_are_broken_are_counted_when_the_set_is_opened(tmp_path: Path, counts: Any) -> None:
     broken = {"segmentation": {"size": [12, 20], "counts": counts}}
-    one = only(instances(tmp_path, broken, {"segmentation": box(0, 0, 4, 4)}))
-    assert (int(one.masks.sum()), one.n_excluded) == (16, 1)
-    assert one.excluded[0].startswith("annotation 0 cannot be drawn")
+    made = instances(tmp_path, broken, {"segmentation": box(0, 0, 4, 4)})
+    assert list(made.excluded) == ["annotation 0"]
+    assert made.excluded["annotation 0"].startswith("it cannot be drawn (")
+    assert int(only(made).masks.sum()) == 16
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_packed_run_lengths_are_read_as_they_were_counted(seed: int) -> None:
+    """Runs are recounted from the mask, and packed by COCO's own code."""
+    draw = np.random.default_rng(seed)
+    mask = draw.random((int(draw.integers(1, 90)), int(draw.integers(1, 90)))) < draw.random() ** 3
+    runs, kind = [0], False
+    for pixel in mask.T.ravel().tolist():
+        if pixel != kind:
+            runs.append(0)
+            kind = pixel
+        runs[-1] += 1
+    assert unpacked(packed(mask)["counts"]) == runs
+    assert unpacked(packed(mask)["counts"].encode()) == runs
+
+
+# An entry that is broken, and what is said of it.
+BROKEN: dict[str, tuple[Any, str]] = {
+    "null": (None, "it is null; expected an object with fields"),
+    "a text": ("x", 'it is "x"; expected an object with fields'),
+    "a number": (7, "it is 7; expected an object with fields"),
+    "a list": ([1, 2], "it is [1, 2]; expected an object with fields"),
+    "points in quotes": ({"segmentation": [["5", "5", "9", "5", "9", "9"]]}, "a polygon holds '5', which is no number"),
+    "points that are null": ({"segmentation": [[5, None, 9, 5, 9, 9]]}, "a polygon holds None, which is no number"),
+    "a polygon that is null": ({"segmentation": [None]}, "a polygon is None; expected a list"),
+    "a flat polygon": ({"segmentation": [5, 5, 9, 5, 9, 9]}, "a polygon is 5; expected a list"),
+    "a size that is a number": ({"segmentation": {"size": 240, "counts": [240]}}, "the size of its run lengths is 240"),
+    "a category in quotes": ({"category_id": "1"}, "its category '1' is not listed"),
+    "a list of categories": ({"category_id": [1]}, "its category [1] is not listed"),
+    "a photo in quotes": ({"image_id": "9"}, "its photo '9' is not listed"),
+    "a list of photos": ({"image_id": [9]}, "its photo [9] is not listed"),
+    "a crowd in quotes": ({"iscrowd": "0"}, "its iscrowd is '0'"),
+    "outside": ({"segmentation": box(500, 5, 520, 9)}, "its outline lies wholly outside the photo"),
+    "above": ({"segmentation": [*box(5, -50, 9, -40), *box(-9, -9, -5, -5)]}, "its outline lies wholly outside"),
+}
+GOOD = {"id": 1, "image_id": 9, "category_id": 1, "iscrowd": 0, "segmentation": box(0, 0, 4, 4), "bbox": [0, 0, 4, 4]}
+
+
+def written(folder: Path, entries: list[Any], **changed: Any) -> tuple[Path, Path]:
+    photo(folder / "val2017" / "a.jpg")
+    images = [{"id": 9, "file_name": "a.jpg", "width": 20, "height": 12}]
+    listed = {"images": images, "annotations": entries, "categories": CATEGORIES[:2], **changed}
+    return folder / "val2017", write_json(folder / "instances.json", listed)
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_annotation_is_left_out_alone(tmp_path: Path, kind: str) -> None:
+    given, says = BROKEN[kind]
+    entry = {**GOOD, "id": 2, **given} if isinstance(given, dict) else given
+    made = CocoInstances(*written(tmp_path, [GOOD, entry]))
+    ((title, reason),) = made.excluded.items()
+    assert title == ("annotation 2" if isinstance(given, dict) else "annotation number 2")
+    assert says in reason
+    assert int(only(made).masks.sum()) == 16
+    said = refusal(lambda: CocoInstances(*written(tmp_path, [entry])))
+    assert "1 annotations and none can be used" in said
+    assert says in said
+
+
+@pytest.mark.parametrize(
+    ("bbox", "says"),
+    [
+        (["1", "1", "3", "3"], "its bbox holds '1', which is no number"),
+        ([1, 1, None, 3], "its bbox holds None, which is no number"),
+        ([50, 1, 3, 3], "its box lies wholly outside the photo"),
+        ([10**400, 1, 3, 3], "a box far outside its photo"),
+    ],
+)
+def test_a_broken_box_is_left_out_alone(tmp_path: Path, bbox: list[Any], says: str) -> None:
+    made = CocoInstances(*written(tmp_path, [GOOD, {**GOOD, "id": 2, "bbox": bbox}]), shape="box")
+    assert says in made.excluded["annotation 2"]
+    assert int(only(made).masks.sum()) == 16
+
+
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        (None, "it is null; expected an object with fields"),
+        ({"file_name": "b.jpg", "width": 20, "height": 12}, "it has no id"),
+        ({"id": [3], "file_name": "b.jpg", "width": 20, "height": 12}, "its id is [3]; expected a number or a text"),
+        ({"id": 3, "file_name": None, "width": 20, "height": 12}, "its file_name is null; expected a text"),
+        ({"id": 3, "file_name": "b.jpg", "width": 20}, "it has no height"),
+        (
+            {"id": 3, "file_name": "b.jpg", "width": "wide", "height": 12},
+            'its width is "wide"; expected a whole number',
+        ),
+    ],
+)
+def test_a_broken_entry_of_a_photo_is_left_out_alone(tmp_path: Path, image: Any, says: str) -> None:
+    whole = {"id": 9, "file_name": "a.jpg", "width": "20", "height": "12"}  # the same numbers in quotes
+    made = CocoInstances(*written(tmp_path, [GOOD], images=[image, whole]))
+    assert list(made.excluded) == ["image number 1"]
+    assert says in made.excluded["image number 1"]
+    assert int(only(made).masks.sum()) == 16
+    said = refusal(lambda: CocoInstances(*written(tmp_path, [GOOD], images=[image])))
+    assert "lists 1 images and none can be used; image number 1" in said
+
+
+def test_a_broken_category_is_left_out_alone(tmp_path: Path) -> None:
+    made = CocoInstances(*written(tmp_path, [GOOD], categories=[None, {"id": 7}, *CATEGORIES[:2]]))
+    assert made.excluded == {
+        "category number 1": "it is null; expected an object with fields",
+        "category number 2": "it has no name",
+    }
+
+
+def test_broken_segments_are_left_out_alone(tmp_path: Path) -> None:
+    whole = {"image_id": 9, "file_name": "000000000009.png", "segments_info": [None, {"id": PERSON, "category_id": 1}]}
+    ids = np.full((12, 20), PERSON, np.int32)
+    entries = [whole, None, {"image_id": 9, "file_name": "a.png", "segments_info": None}]
+    made = CocoPanoptic(panoptic(tmp_path, ids, annotations=entries))
+    assert made.excluded == {
+        "annotation number 2": "it is null; expected an object with fields",
+        "annotation number 3": "its segments_info is null; expected a list",
+        "000000000009.jpg, segment number 1": "it is null; expected an object with fields",
+    }
+    assert only(made).masks.all()
+
+
+def test_a_mask_without_a_pixel_is_counted_where_others_of_its_category_are(tmp_path: Path) -> None:
+    one = only(instances(tmp_path, {"segmentation": box(0, 0, 4, 4)}, {"segmentation": box(3, 3, 3, 3)}))
+    assert (int(one.masks.sum()), one.n_excluded, one.excluded) == (16, 1, ("annotation 1 covers no pixel",))
 
 
 @pytest.mark.parametrize("entry", [{"category_id": 5}, {"image_id": 5}, {"no": "segmentation"}])
@@ -382,7 +506,7 @@ def test_blank_masks_are_left_out(tmp_path: Path) -> None:
     entries = [
         {"segmentation": box(0, 0, 12, 4)},
         {"segmentation": box(0, 0, 2, 2), "category_id": 18},
-        {"segmentation": box(30, 30, 40, 40), "category_id": 18},
+        {"segmentation": box(3, 3, 3, 3), "category_id": 18},
     ]
     one = only(instances(tmp_path, *entries, by="instance"))
     assert ([c.label for c in one.concepts], one.n_excluded) == (["person", "dog"], 1)

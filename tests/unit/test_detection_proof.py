@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -43,3 +44,16 @@ def test_of_two_alike_each_map_points_into_its_own_box(seed: int, monkeypatch: p
 def _inside(values: torch.Tensor, box: tuple[float, ...]) -> bool:
     row, column = divmod(int(values.flatten().argmax()), values.shape[1])
     return box[0] <= column + 0.5 <= box[2] and box[1] <= row + 0.5 <= box[3]
+
+
+def test_a_missing_reader_of_the_detector_is_skipped_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from detections import coco
+
+    detector = tmp_path / "yolox_nano.onnx"
+    assert coco(tmp_path, detector) == {"skipped": "the photos or the detector are not there"}
+    detector.write_bytes(b"onnx")
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnx2torch" else find_spec(name))
+    (reason,) = coco(tmp_path, detector).values()
+    assert reason.startswith("onnx2torch is not installed")

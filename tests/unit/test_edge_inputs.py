@@ -186,6 +186,14 @@ def test_tensors_that_are_refused(given: Any, sentence: str) -> None:
         model().observe(given)
 
 
+@pytest.mark.parametrize(
+    "given", [floats().to("meta"), [floats()[0], floats()[0].to("meta")], (floats().to("meta"), [1, 2])]
+)
+def test_images_without_values_are_refused(given: Any) -> None:
+    with pytest.raises(cl.InputError, match=r"a tensor on the meta device was given, which holds no values"):
+        model().observe(given)
+
+
 def test_a_photo_whose_file_is_closed(tmp_path: Path) -> None:
     photo().save(tmp_path / "photo.png")
     with Image.open(tmp_path / "photo.png") as opened:

@@ -161,3 +161,77 @@ def test_a_classifier_has_no_regions() -> None:
     observation = cl.Backbone(net, layers=("0",)).observe(torch.rand(1, 3, 32, 32))
     with pytest.raises(cl.InputError, match="gives no scores of places"):
         cl.cam(observation, cl.Region())
+
+
+class Maps(nn.Module):
+    """A network that ends in maps, with what follows its first convolution."""
+
+    def __init__(self, *end: nn.Module) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.end = nn.Sequential(nn.Conv2d(3, 8, 8, stride=8), nn.ReLU()), nn.Sequential(*end)
+
+    def forward(self, given: torch.Tensor) -> torch.Tensor:
+        return self.end(self.body(given))
+
+
+class FeatureModel(Maps):
+    """A trunk as transformers names them: without For in its name."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(8, 4, 1))
+        self.config = type("Config", (), {"model_type": "maps"})()
+
+
+HEAD = nn.Conv2d(8, 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("made", "more", "dense"),
+    [
+        (Maps(HEAD), {}, True),
+        (Maps(HEAD, nn.Upsample(scale_factor=2), nn.Dropout()), {}, True),
+        (Maps(HEAD, nn.Sigmoid()), {"class_names": ["a", "b", "c", "d"]}, True),
+        (Maps(), {"task": "dense"}, True),
+        (Maps(), {"output": lambda found: found}, True),
+        (Maps(), {}, False),
+        (Maps(nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4), nn.ReLU()), {}, False),
+        (Maps(HEAD), {"task": "embedding"}, False),
+        (FeatureModel(), {}, False),
+    ],
+)
+def test_only_a_class_head_scores_places(made: nn.Module, more: dict[str, Any], dense: bool) -> None:
+    """The maps of a trunk are features: a region of channel 0 would be shown as one of class 0."""
+    observation = cl.Backbone(made.eval(), "maps", input_size=(64, 64), **more).observe(torch.rand(1, 3, 64, 64))
+    assert observation.feature().ndim == 4  # its layers can be looked at in any case
+    if dense:
+        scores = cl.cam(observation, cl.Region(2, torch.ones(8, 8, dtype=torch.bool))).scores
+        assert float(scores[0, 0]) == pytest.approx(float(observation.output[0, 2].detach().mean()), abs=1e-5)
+        return
+    with pytest.raises(cl.InputError, match=r"maps gives no scores of places .*task='dense'"):
+        cl.cam(observation, cl.Region(2))
+    with pytest.raises(cl.InputError, match="maps gives no class scores"):
+        cl.cam(observation, 2)
+
+
+def test_the_map_of_vitdet_is_no_segmentation() -> None:
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64, "patch_size": 8}
+    module = transformers.VitDetModel(transformers.VitDetConfig(**sizes, pretrain_image_size=64)).eval()
+    observation = cl.Backbone(module, "vitdet", input_size=(64, 64)).observe(torch.rand(1, 3, 64, 64))
+    assert observation.model.known_task == "embedding"
+    assert observation.feature().shape == (1, 32, 8, 8)
+    with pytest.raises(cl.InputError, match="vitdet gives no scores of places"):
+        cl.cam(observation, cl.Region(0))
+    with pytest.raises(cl.InputError, match=r"vitdet has no embedding, .*of a map \.mean\(\(2, 3\)\)"):
+        observation.embedding  # noqa: B018
+    pooled = cl.Backbone(
+        module,
+        "vitdet",
+        task="embedding",
+        output=lambda found: found.last_hidden_state.mean((2, 3)),
+        input_size=(64, 64),
+    )
+    assert pooled.observe(torch.rand(1, 3, 64, 64)).embedding.shape == (1, 32)

@@ -364,6 +364,95 @@ def test_the_only_scores_are_taken(make: Any) -> None:
     assert seen(make, class_names=NAMES).logits.shape == (3, 3)
 
 
+class Answers(nn.Module):
+    """A network whose answer is made from its scores and its map."""
+
+    def __init__(self, make: Any, classes: int = 3) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head, self.make = nn.Conv2d(3, 16, 8, 8), nn.Linear(16, classes), make
+
+    def forward(self, images: Tensor) -> Any:
+        maps = self.body(images).relu()
+        return self.make(self.head(maps.mean((2, 3))), maps)
+
+
+def asked(make: Any, images: int = 3, classes: int = 3, **more: Any) -> cl.Explanation:
+    model = cl.Backbone(Answers(make, classes).eval(), "net", input_size=(64, 64), **more)
+    given = torch.rand(images, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    return cl.cam(model.observe(given), [cl.Logit(0), cl.Probability(0)])
+
+
+WHOLE = r"net gives scores of type int64; expected floating scores, as they are before an argmax or a threshold: give"
+ODD: dict[str, tuple[Any, str]] = {
+    "complex": (lambda z, y: z + 0j, r"net gives complex scores \(of type complex64\), .*expected floating scores"),
+    "complex places": (lambda z, y: y + 0j, "net gives complex scores"),
+    "an argmax": (lambda z, y: z.argmax(1), WHOLE),
+    "an argmax of one column": (lambda z, y: z.argmax(1, keepdim=True), WHOLE),
+    "rounded": (lambda z, y: z.long(), WHOLE),
+    "a threshold": (lambda z, y: z > 0, "net gives scores of type bool; expected floating scores"),
+    "classes of places": (lambda z, y: y.argmax(1), WHOLE),
+    "classes of places, one channel": (lambda z, y: y.argmax(1, keepdim=True), WHOLE),
+    "topk": (lambda z, y: z.topk(2), r"net gives what torch\.topk returns, scores out of the order of the classes"),
+    "max": (lambda z, y: z.max(1), r"net gives what torch\.max returns, scores out of the order of the classes"),
+    "zero classes": (lambda z, y: z[:, :0], r"net gives scores of shape \(2, 0\), which are of zero classes; give"),
+    "numpy": (lambda z, y: z.detach().numpy(), "net put out ndarray, which holds no tensor; expected scores"),
+    "none": (lambda z, y: None, "net put out NoneType, which holds no tensor; expected scores"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("task", [None, "single_label"])
+def test_scores_that_are_no_real_numbers_are_told_in_one_sentence(kind: str, task: Task | None) -> None:
+    make, sentence = ODD[kind]
+    with pytest.raises(cl.InputError, match=sentence) as caught:
+        asked(make, task=task)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_a_head_of_zero_classes_is_refused() -> None:
+    with pytest.raises(cl.InputError, match=r"of zero classes; give its head one output for each class"):
+        asked(lambda z, y: z, classes=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "joined"),
+    [
+        (lambda z, y: list(z), "torch.stack"),
+        (lambda z, y: tuple(z), "torch.stack"),
+        (lambda z, y: [row[None] for row in z], "torch.cat"),
+        (lambda z, y: [{"s": row} for row in z], "lambda found: torch.stack([one['s'] for one in found])"),
+    ],
+)
+@pytest.mark.parametrize("images", [2, 3])
+def test_an_answer_for_each_image_is_joined_as_the_sentence_says(make: Any, joined: str, images: int) -> None:
+    with pytest.raises(cl.InputError) as caught:
+        asked(make, images)
+    assert str(caught.value).endswith(
+        f"one answer for each image; join them to one tensor: Backbone(..., output={joined})"
+    )
+    read = eval(joined, {"torch": torch})  # noqa: S307  what the sentence advises
+    plain = asked(lambda z, y: z, images)
+    assert torch.allclose(asked(make, images, output=read).scores, plain.scores)
+
+
+def test_two_numbers_for_two_images_may_be_either() -> None:
+    """Two tensors of two numbers for two images: two images, or two heads."""
+    with pytest.raises(
+        cl.InputError, match=r"pick one: .*found\[1\]\), or, where there is one for each image, join them"
+    ):
+        asked(lambda z, y: [z[:, 0], z[:, 1]], 2)
+
+
+def test_what_output_returns_must_hold_scores() -> None:
+    sentence = r"output= of net returned list; expected a tensor, .* as torch\.stack does"
+    with pytest.raises(cl.InputError, match=sentence):
+        asked(lambda z, y: z, 2, output=list)
+    with pytest.raises(cl.InputError, match="output= of net returned NoneType; expected a tensor"):
+        asked(lambda z, y: z, output=lambda found: None)
+
+
 def test_one_number_without_an_axis_of_its_own_is_one_logit() -> None:
     plain = task_model("binary").observe(scenes())
     net = network(*HEADS["binary"][:2])

@@ -21,7 +21,7 @@ from conceptlens.model.encoders import knows, unknown_words
 from conceptlens.model.forward import full_precision
 from conceptlens.model.model_output import ModelOutput
 from conceptlens.model.observation import Observation
-from conceptlens.model.score_checks import check_finite
+from conceptlens.model.score_checks import check_finite, check_kind
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -81,12 +81,7 @@ class BoundTarget:
         """
         with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has turned off
             root = self.root(observation)
-            if not root.is_floating_point():
-                kind = str(root.dtype).removeprefix("torch.")
-                raise InputError(
-                    f"{observation.model_name} gives scores of type {kind}; expected floating scores, as they are "
-                    "before an argmax or a threshold: Backbone(..., output=)"
-                )
+            check_kind(root, observation.model_name)
             rows = torch.arange(len(self.labels), device=root.device)
             point = root.detach().clone().requires_grad_()  # a copy, since the model may have made it in inference mode
             with full_precision(point):

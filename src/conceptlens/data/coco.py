@@ -22,8 +22,11 @@ from conceptlens.data.annotation_files import (
 )
 from conceptlens.data.coco_entries import (
     box_of,
+    check_in_view,
     distinct_categories,
+    objects,
     photos_by_id,
+    unknown_crowd,
     unlisted_category,
     usable_annotations,
 )
@@ -86,21 +89,28 @@ class CocoPanoptic(ListedMaskedSet[tuple[str, str, Segments]]):
         self._file = self._folder / "annotations" / f"panoptic_{self._split}.json"
         read = read_json(self._file, "images", "annotations", "categories")
         with entry_errors(self._file, "COCO panoptic"):
-            used = {one["category_id"] for entry in read["annotations"] for one in entry["segments_info"]}
+            drawn, _ = objects(read["annotations"], "annotation", "segments_info")
+            used = _used([one for entry in drawn for one in objects(entry["segments_info"], "segment")[0]])
             categories, self.excluded = distinct_categories(read["categories"], used, self._file)
             self._numbers, self.concepts, self._groups = _concepts(categories)
-            photos = photos_by_id(read["images"], self._file)
+            photos, without = photos_by_id(read["images"], self._file)
             hint = "give the annotations that belong to these images and categories"
             kept, left = usable_annotations(read["annotations"], photos, self._without_segment, self._file, hint)
-            self._entries = sorted(
-                ((_name(photos[entry["image_id"]]), str(entry["file_name"]), entry["segments_info"]) for entry in kept),
-                key=lambda entry: entry[0],
-            )
-            self.excluded |= left | self._left_out(photos.values())
+            self._entries = []
+            for entry in kept:
+                name = _name(photos[entry["image_id"]])
+                segments, broken = objects(entry["segments_info"], "segment", "id")
+                left |= {readable_text(f"{name}, {title}"): reason for title, reason in broken.items()}
+                self._entries.append((name, str(entry["file_name"]), segments))
+            self._entries.sort(key=lambda entry: entry[0])
+            self.excluded |= without | left | self._left_out(photos.values())
 
     def _without_segment(self, entry: dict[str, Any]) -> str:
-        """Say that a photo's annotation has segments of unlisted categories alone."""
-        unlisted = [unlisted_category(one, self._numbers) for one in entry["segments_info"]]
+        """Say that a photo's annotation has no list of segments, or segments of unlisted categories alone."""
+        if problem := objects([entry], "annotation", "file_name", "segments_info")[1]:
+            return next(iter(problem.values()))
+        segments, broken = objects(entry["segments_info"], "segment", "id")
+        unlisted = [*broken.values(), *(unlisted_category(one, self._numbers) for one in segments)]
         return unlisted[0] if unlisted and all(unlisted) else ""
 
     def _left_out(self, images: Iterable[dict[str, Any]]) -> dict[str, str]:
@@ -183,10 +193,10 @@ class CocoInstances(ListedMaskedSet[tuple[str, tuple[int, int], Segments]]):
         self.name = readable_text(f"coco_instances {self._file.stem.removeprefix('instances_')}")
         read = read_json(self._file, "images", "annotations", "categories")
         with entry_errors(self._file, "COCO instances"):
-            used = {entry.get("category_id") for entry in read["annotations"]}
+            used = _used(objects(read["annotations"], "annotation")[0])
             categories, self.excluded = distinct_categories(read["categories"], used, self._file)
             self._numbers, self.concepts, self._groups = _concepts(categories)
-            photos = photos_by_id(read["images"], self._file)
+            photos, without = photos_by_id(read["images"], self._file, "height", "width")
             sizes = {number: (int(image["height"]), int(image["width"])) for number, image in photos.items()}
             drawn: dict[Any, list[dict[str, Any]]] = {number: [] for number in photos}
             hint = 'give the file of these images, or, where it has no outlines, choose shape="box"'
@@ -195,21 +205,26 @@ class CocoInstances(ListedMaskedSet[tuple[str, tuple[int, int], Segments]]):
             )
             for entry in kept:
                 drawn[entry["image_id"]].append(entry)
-        self.excluded |= left
+        self.excluded |= without | left
         self._entries = sorted(
             ((_name(photos[number]), sizes[number], entries) for number, entries in drawn.items()),
             key=lambda one: one[0],
         )
 
     def _problem(self, entry: dict[str, Any], sizes: Mapping[Any, tuple[int, int]]) -> str:
-        """Say why an annotation has no category or no mask; what is packed is seen only when it is drawn."""
-        if reason := unlisted_category(entry, self._numbers):
+        """Say why an annotation has no category or no mask."""
+        if reason := unlisted_category(entry, self._numbers) or unknown_crowd(entry):
             return reason
+        size = sizes[entry["image_id"]]
         try:
             if self._shape == "outline":
-                check_drawn(entry.get("segmentation"), sizes[entry["image_id"]])
+                drawn = entry.get("segmentation")
+                check_drawn(drawn, size)
+                if isinstance(drawn, list):
+                    check_in_view([at for polygon in drawn for at in polygon], size, "its outline lies")
             else:
-                box_of(entry)
+                left, top, width, height = box_of(entry)
+                check_in_view((left, top, left + width, top + height), size, "its box lies")
         except (ValueError, TypeError) as error:
             return f"it cannot be drawn ({error})"
         return ""
@@ -226,6 +241,9 @@ class CocoInstances(ListedMaskedSet[tuple[str, tuple[int, int], Segments]]):
                     mask = self._mask(one, size)
                 except Exception as error:  # compiled code fills the polygons and raises what it likes
                     excluded.append(f"annotation {one.get('id')} cannot be drawn ({error})")
+                    continue
+                if not mask.any():
+                    excluded.append(f"annotation {one.get('id')} covers no pixel")
                     continue
                 if not one.get("iscrowd") or self._crowds == "join":
                     found.append((number, mask))
@@ -265,6 +283,12 @@ def _concepts(listed: Sequence[dict[str, Any]]) -> tuple[dict[Any, int], tuple[C
     groups = tuple("thing" if category.get("isthing", 1) else "stuff" for category in listed)
     numbers = {category["id"]: number for number, category in enumerate(listed)}
     return numbers, tuple(map(ConceptName, labels)), groups
+
+
+def _used(entries: Iterable[dict[str, Any]]) -> set[Any]:
+    """Return the categories of annotations or segments."""
+    given = (entry.get("category_id") for entry in entries)
+    return {number for number in given if isinstance(number, (int, float, str))}
 
 
 def _name(image: dict[str, Any]) -> str:

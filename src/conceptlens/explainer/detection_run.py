@@ -62,6 +62,7 @@ def explain_detections(
         model=observation.model.name,
         layer=observation.layer,
         explanations=() if explained is None else (explained,),
+        answer=observation.answer,
         detections=tuple(objects),
         undetected="" if objects else _nothing(observation, threshold, wanted),
         photo=jpeg(photo) if for_page and photo is not None else b"",

@@ -11,14 +11,16 @@ from torch import Tensor, nn
 from conceptlens.io.errors import InputError
 from conceptlens.model.answer import ANSWERS, Answer, Task, find_answer
 from conceptlens.model.detector_output import Detections
-from conceptlens.model.found_task import ends_in_linear
+from conceptlens.model.found_task import ends_in_convolution, ends_in_linear
 from conceptlens.model.known_places import as_places, check_places, read_scores
-from conceptlens.model.model_output import ModelOutput, Places, output_tensor, unread_output
+from conceptlens.model.model_output import ModelOutput, Places, output_tensor, unread_output, wrong_reading
 from conceptlens.model.pixel_scores import PixelScores
-from conceptlens.model.score_checks import check_numbers
+from conceptlens.model.score_checks import check_kind, check_numbers
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+
+_TRIED = 2  # images that a module is tried with, where it takes several
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,12 +52,14 @@ class AnswerReader:
         Raises:
             InputError: There is none, or several tensors could be it.
         """
-        answer = self._answer(output)
+        answer = self._answer(output, _TRIED)
         if isinstance(answer, Places):
-            return answer.logits if isinstance(answer, Detections) else answer.scores
-        numbers = _numbers(answer)
+            numbers = answer.logits if isinstance(answer, Detections) else answer.scores
+        else:
+            numbers = _numbers(answer)
         if numbers is None:
-            raise unread_output(output, self.name, self.n_classes)
+            raise unread_output(output, self.name, self.n_classes, _TRIED)
+        check_kind(numbers, self.name)
         return numbers
 
     def check_range(self, within_one: bool) -> None:
@@ -91,12 +95,14 @@ class AnswerReader:
             InputError: It cannot be told what the numbers mean, or there is another number of class names than of
                 classes.
         """
-        answer = self._answer(output)
-        places = as_places(answer, images)
+        answer = self._answer(output, len(images))
+        places = as_places(answer, images) if self._may_be_places(answer) else None
         if rows is not None:
             check_places(places, rows)
         numbers = _numbers(answer) if places is None else read_scores(places)
         flat = numbers if numbers is not None and numbers.ndim == 2 else None
+        if isinstance(places, PixelScores):
+            check_kind(places.scores, self.name)
         if flat is not None:
             check_numbers(flat, rows, self.task, self.name)
         if self.task == "embedding":
@@ -105,11 +111,14 @@ class AnswerReader:
         scores = None if flat is None or meaning is None or meaning.read is None else meaning.read(flat)
         return ModelOutput(self.name, output, scores, vector, meaning, places=places)
 
-    def _answer(self, output: Any) -> Any:
+    def _answer(self, output: Any, images: int) -> Tensor | Places | None:
         """Return what `output=` reads, or the tensor that is found."""
-        if self.output is not None:
-            return self.output(output)
-        return output_tensor(output, self.task, self.name, self.n_classes)
+        if self.output is None:
+            return output_tensor(output, self.task, self.name, self.n_classes, images)
+        answer = self.output(output)
+        if not isinstance(answer, (Tensor, Places)):
+            raise wrong_reading(answer, self.name, images)
+        return answer
 
     def _meaning(self, numbers: Tensor | None, places: Places | None, classifier: str | None) -> Answer | None:
         """Return what the numbers `(image, number)` of a forward pass mean; `None` where it is not known."""
@@ -127,6 +136,16 @@ class AnswerReader:
                 "or give class_names="
             )
         return find_answer(task, numbers.shape[1], names, self.name)
+
+    def _may_be_places(self, answer: Any) -> bool:
+        """Whether an answer with rows and columns is scores of classes: the user or a class head says so."""
+        if not isinstance(answer, Tensor) or answer.ndim != 4:
+            return True
+        if self.task == "embedding":  # an encoder's map of features
+            return False
+        count = answer.shape[1]
+        said = self.task == "dense" or self.output is not None or self.n_classes == count
+        return said or ends_in_convolution(self.module, count)
 
     def _are_classes(self, numbers: Tensor, classifier: str | None) -> bool:
         """Whether numbers are class scores: a classifier or the user makes them, or the module says so."""

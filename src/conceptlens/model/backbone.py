@@ -122,6 +122,8 @@ class Backbone(PhotoInput):
         check_task(self.task)
         if self.class_names is not None:
             object.__setattr__(self, "class_names", class_names_of(self.task, self.class_names))
+            if self.known_task == "binary":  # also where the module's loss says so
+                object.__setattr__(self, "class_names", class_names_of("binary", self.class_names))
             if self.known_task == "embedding":
                 raise InputError(f"{self.name} gives an embedding and no class scores, so class_names= names nothing")
         if self.prefix_tokens is None:

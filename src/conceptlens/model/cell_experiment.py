@@ -205,9 +205,12 @@ def _changes_of(raw: Tensor) -> LayerChanges:
     shape = tuple(raw.shape)
     if raw.ndim not in (3, 4):
         return LayerChanges(shape, None, {}, f"its output of shape {shape} has {raw.ndim} axes; cells have 3 or 4")
-    axes = [axis for axis in ((0, 1) if raw.ndim == 3 else (0,)) if shape[axis] == IMAGES]
+    looked_at = (0, 1) if raw.ndim == 3 else (0,)
+    axes = [axis for axis in looked_at if shape[axis] == IMAGES]
     if not axes:
-        return LayerChanges(shape, None, {}, f"its output of shape {shape} has no axis for the {IMAGES} images")
+        where = "its first axis" if looked_at == (0,) else "its first or second axis"
+        why = f"the {IMAGES} images do not lie along {where}, where they are looked for: its output has shape {shape}"
+        return LayerChanges(shape, None, {}, why)
     squares = {axis: _squared_differences(raw, axis) for axis in axes}
     axis = min(axes, key=lambda one: _same_twice(squares[one]))
     twice = _same_twice(squares[axis])

@@ -20,6 +20,7 @@ _LOSSES: dict[type[nn.Module], Task] = {
     nn.CrossEntropyLoss: "single_label",
     nn.NLLLoss: "single_label",
     nn.BCEWithLogitsLoss: "multi_label",
+    nn.BCELoss: "multi_label",
     nn.MultiLabelSoftMarginLoss: "multi_label",
     nn.MSELoss: "regression",
     nn.L1Loss: "regression",
@@ -93,11 +94,28 @@ def ends_in_linear(module: nn.Module) -> bool:
     return bool(leaves) and "Linear" in type(leaves[0]).__name__
 
 
+def ends_in_convolution(module: nn.Module, classes: int) -> bool:
+    """Whether the last part of a module that computes anything gives each place `classes` numbers, with nothing behind.
+
+    Such is the head of a segmentation model; a trunk ends in a norm or an activation, or in wider maps.
+
+    Args:
+        module: The module; it is not run.
+        classes: How many numbers each place has.
+    """
+    passing = (nn.Identity, nn.Dropout, nn.Upsample)
+    leaves: list[Any] = list(dropwhile(lambda part: isinstance(part, passing), reversed(_leaves(module))))
+    return bool(leaves) and getattr(leaves[0], "out_channels", getattr(leaves[0], "out_features", None)) == classes
+
+
 def _leaves(module: nn.Module) -> list[nn.Module]:
     return [part for part in module.modules() if not any(True for _ in part.children())]
 
 
 def _of_loss(module: nn.Module, names: int | None) -> Task | None:
-    """Return the task of the one kind of loss that a module holds."""
-    found: set[Task] = {_LOSSES[type(part)] for part in module.modules() if type(part) in _LOSSES}
-    return found.pop() if len(found) == 1 else None
+    """Return the task of the one kind of loss that a module holds, which may be a subclass of a known one."""
+    found: set[Task] = {task for part in module.modules() for loss, task in _LOSSES.items() if isinstance(part, loss)}
+    if len(found) != 1:
+        return None
+    task = found.pop()
+    return "binary" if task == "multi_label" and names == 1 else task  # a sigmoid's loss, and one class: it or not it

@@ -233,6 +233,8 @@ def _from_tensor(tensor: Tensor, colours: int) -> list[Photo] | Tensor:
     if tensor.layout != torch.strided:
         kind = str(tensor.layout).removeprefix("torch.")
         raise InputError(f"a tensor of layout {kind} was given; expected a dense one: tensor.to_dense()")
+    if tensor.is_meta:
+        raise InputError("a tensor on the meta device was given, which holds no values; give one with pixels")
     about = f"a tensor of shape {tuple(tensor.shape)} and type {tensor.dtype}"
     _check_axes(tensor.ndim, about)
     if tensor.ndim not in (3, 4) or not (tensor.is_floating_point() or tensor.dtype == torch.uint8):

@@ -74,7 +74,8 @@ class ModelOutput:
             raise InputError(
                 f"{self.model_name} has no embedding, one vector for each image: no linear classifier was found at its "
                 "end; name it with Backbone(..., classifier=...), or, for an encoder, say how the vector is read: "
-                "Backbone(..., task='embedding', output=lambda found: found.last_hidden_state.mean(1))"
+                "Backbone(..., task='embedding', output=lambda found: found.last_hidden_state.mean(1)), of a map "
+                ".mean((2, 3))"
             )
         return self.vector
 
@@ -101,8 +102,8 @@ class ModelOutput:
         """
         if not isinstance(self.places, PixelScores):
             raise InputError(
-                f"{self.model_name} gives no scores of places (image class rows columns); if it segments, say how it "
-                "is read: Backbone(..., output=lambda found: found.logits)"
+                f"{self.model_name} gives no scores of places (image class rows columns); if it segments, say so or "
+                "how it is read: Backbone(..., task='dense') or output=lambda found: found.logits"
             )
         return self.places.scores
 
@@ -150,7 +151,9 @@ class LayerOutput:
 EMBEDDINGS = ("image_embeds", "image_features", "pooler_output", "last_hidden_state")
 
 
-def output_tensor(output: Any, task: Task | None, model: str, classes: int | None = None) -> Tensor | None:
+def output_tensor(
+    output: Any, task: Task | None, model: str, classes: int | None = None, images: int | None = None
+) -> Tensor | None:
     """Return the tensor that a model's answer is read from; refused where it could be several.
 
     That is the output itself, or what it calls `logits`; of an encoder its image embedding by name. Of a tuple it is
@@ -161,6 +164,7 @@ def output_tensor(output: Any, task: Task | None, model: str, classes: int | Non
         task: What the module was trained for, where it is known.
         model: What the model is called, for messages.
         classes: How many class names there are, where there are any: the tensor that fits them is the example shown.
+        images: How many images there were, where it is known: a list as long may hold one answer for each.
 
     Returns:
         The tensor; `None` where there is none, or none that stands out.
@@ -177,29 +181,91 @@ def output_tensor(output: Any, task: Task | None, model: str, classes: int | Non
             return own[name]
     if not isinstance(output, (tuple, list)):
         return None  # names that nobody knows: which of them holds scores is to be said
+    if type(output).__module__ == "torch.return_types":  # of topk, max, sort: scores out of the order of the classes
+        raise InputError(
+            f"{model} gives what torch.{type(output).__name__} returns, scores out of the order of the classes; "
+            "expected those of all classes before it: leave that step out, or read them with Backbone(..., output=)"
+        )
     for axes in (2, 1):
         candidates = {path: t for path, t in found.items() if t.ndim == axes and t.is_floating_point()}
         if len(candidates) > 1:
-            raise InputError(
-                f"{model} gives {_shapes_in_words(candidates)}, of which several may be the scores; pick one: "
-                f"Backbone(..., output=lambda found: found{_example_of(candidates, classes)})"
-            )
+            raise _several(output, candidates, model, classes, images)
         if candidates:
             return next(iter(candidates.values()))
     return next(iter(found.values())) if len(found) == 1 else None
 
 
-def unread_output(output: Any, model: str, classes: int | None) -> InputError:
+def unread_output(output: Any, model: str, classes: int | None, images: int | None) -> InputError:
     """Return the refusal of an output of which it is not known what to read.
 
     Args:
         output: What the module returned.
         model: What the model is called.
         classes: How many class names there are, where there are any.
+        images: How many images there were, where it is known.
     """
     found = named_tensors(output)
-    how = f"lambda found: found{_example_of(found, classes)}: {_shapes_in_words(found)}" if found else ""
+    if joined := _joined(output, images):
+        return _one_for_each(found, model, joined)
+    if not found:
+        return InputError(
+            f"{model} put out {type(output).__name__}, which holds no tensor; expected scores (image, class): let its "
+            "forward return them, or make them of it with Backbone(..., output=)"
+        )
+    how = f"lambda found: found{_example_of(found, classes)}: {_shapes_in_words(found)}"
     return InputError(f"{model} put out {type(output).__name__}; say how to read it with output={how}")
+
+
+def wrong_reading(answer: object, model: str, images: int) -> InputError:
+    """Return the refusal of what `Backbone(output=)` returned, where that is neither a tensor nor scores of places.
+
+    Args:
+        answer: What it returned.
+        model: What the model is called.
+        images: How many images there were.
+    """
+    joined = _joined(answer, images)
+    how = f"; where it is one for each image, make one tensor of it, as {joined} does" if joined else ""
+    return InputError(
+        f"output= of {model} returned {type(answer).__name__}; expected a tensor, (image, class) or (image, class, "
+        f"rows, columns), or cl.Detections{how}"
+    )
+
+
+def _several(
+    output: Any, candidates: Mapping[str, Tensor], model: str, classes: int | None, images: int | None
+) -> InputError:
+    """Return the refusal of several tensors that may be the scores: how one is picked, or all are joined."""
+    joined = _joined(output, images)
+    if joined and not any(tensor.shape == (images,) for tensor in candidates.values()):
+        return _one_for_each(candidates, model, joined)
+    return InputError(
+        f"{model} gives {_shapes_in_words(candidates)}, of which several may be the scores; pick one: "
+        f"Backbone(..., output=lambda found: found{_example_of(candidates, classes)})"
+        + (f", or, where there is one for each image, join them: output={joined}" if joined else "")
+    )
+
+
+def _one_for_each(tensors: Mapping[str, Tensor], model: str, joined: str) -> InputError:
+    return InputError(
+        f"{model} gives {_shapes_in_words(tensors)}, one answer for each image; join them to one tensor: "
+        f"Backbone(..., output={joined})"
+    )
+
+
+def _joined(output: Any, images: int | None) -> str:
+    """Return the function that joins a list with an answer for each image to one tensor; empty for other outputs."""
+    if not isinstance(output, (tuple, list)) or images is None or not 1 < len(output) == images:
+        return ""
+    answers = [named_tensors(one) for one in output]
+    shapes = [{path: tensor.shape for path, tensor in one.items()} for one in answers]
+    batched = any(len(shape) > 1 and shape[0] == images for shape in shapes[0].values())  # all images are in each
+    if not shapes[0] or batched or any(other != shapes[0] for other in shapes):
+        return ""
+    path = _example_of(answers[0], None)
+    shape = shapes[0][path]
+    join = "torch.cat" if len(shape) > 1 and shape[0] == 1 else "torch.stack"
+    return f"lambda found: {join}([one{path} for one in found])" if path else join
 
 
 def _example_of(tensors: Mapping[str, Tensor], classes: int | None) -> str:

@@ -18,8 +18,36 @@ SUM_TOLERANCE = 1e-3
 _KEEPING = ("View", "Squeeze", "Unsqueeze", "Reshape", "Clone", "Alias", "ToCopy")  # nodes that change no value
 
 
+def check_kind(numbers: Tensor, model: str) -> None:
+    """Refuse scores that no gradient or comparison can start from: integers, complex numbers, none at all.
+
+    Args:
+        numbers: Scores of classes, `(image, class, ...)`, or an embedding `(image, dimension)`.
+        model: What the model is called, for the message.
+
+    Raises:
+        InputError: They are so.
+    """
+    kind = str(numbers.dtype).removeprefix("torch.")
+    if numbers.is_complex():
+        raise InputError(
+            f"{model} gives complex scores (of type {kind}), and classes are compared by real ones; expected floating "
+            "scores: Backbone(..., output=lambda found: found.real), or found.abs()"
+        )
+    if not (numbers.is_floating_point() or numbers.is_quantized):
+        raise InputError(
+            f"{model} gives scores of type {kind}; expected floating scores, as they are before an argmax or a "
+            "threshold: give those, by leaving that step out or with Backbone(..., output=)"
+        )
+    if numbers.ndim > 1 and numbers.shape[1] == 0:
+        raise InputError(
+            f"{model} gives scores of shape {tuple(numbers.shape)}, which are of zero classes; give its head one "
+            "output for each class"
+        )
+
+
 def check_numbers(numbers: Tensor, images: int | None, task: Task | None, model: str) -> None:
-    """Refuse numbers that are not one row for each image, or are probabilities where logits are expected.
+    """Refuse numbers that are no scores, not one row for each image, or probabilities where logits are expected.
 
     Args:
         numbers: What the model's answer is read from, `(image, number)`, in the graph of its forward pass.
@@ -28,8 +56,9 @@ def check_numbers(numbers: Tensor, images: int | None, task: Task | None, model:
         model: What the model is called, for messages.
 
     Raises:
-        InputError: One of the two is so.
+        InputError: One of these is so.
     """
+    check_kind(numbers, model)
     if images is not None and len(numbers) != images:
         raise InputError(
             f"{model} gives numbers of shape {tuple(numbers.shape)} for {images} image{'s' * (images != 1)}; expected "

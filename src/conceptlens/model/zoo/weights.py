@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from conceptlens.io.errors import InputError
 from conceptlens.model.zoo.checkpoint_file import read_checkpoint, top_level
 from conceptlens.model.zoo.named_tensors import Misfit, adapter_entries, named_tensors, own_tensors
 
+# Numbers that OpenAI's files of CLIP hold beside the weights, which open_clip's own reader leaves out as well.
+_SIZES_OF_CLIP = ("input_resolution", "context_length", "vocab_size")
 _SHARD = re.compile(r"-\d{5}-of-(\d{5})\.")
 
 
@@ -42,10 +45,37 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
             f"{path} holds no named tensors but {top_level(content)}; save module.state_dict() and give that file"
         )
     own = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+    _check_dense(tensors, own, path)
+    tensors = {name: value for name, value in tensors.items() if not _is_size_of_clip(name, value, own)}
     state, misfit = own_tensors(own, tensors, path)
     if not misfit.fits:
         raise InputError(f"{path} does not fit this model: {_difference(own, state, misfit, content, path)}")
     module.load_state_dict(state, strict=True)
+
+
+def _check_dense(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str | Path) -> None:
+    """Refuse weights that are not stored as plain values: sparse ones, and those without any (meta)."""
+    for name, tensor in tensors.items():
+        if (tensor.layout == torch.strided and not tensor.is_meta) or not _is_of(name, own):
+            continue
+        if tensor.layout != torch.strided:
+            kind = str(tensor.layout).removeprefix("torch.")
+            raise InputError(
+                f"{path} holds weights of layout {kind} ({name}); expected dense ones: save "
+                "{name: value.to_dense() for name, value in module.state_dict().items()}"
+            )
+        raise InputError(f"{path} holds weights without values ({name} is on the meta device); save the model anew")
+
+
+def _is_size_of_clip(name: str, value: Tensor, own: Mapping[str, Tensor]) -> bool:
+    last = name.rpartition(".")[2]
+    return last in _SIZES_OF_CLIP and value.ndim == 0 and last not in own
+
+
+def _is_of(name: str, own: Mapping[str, Tensor]) -> bool:
+    """Whether a name of a file ends in one of the module's."""
+    parts = name.split(".")
+    return any(".".join(parts[first:]) in own for first in range(len(parts)))
 
 
 def load_by_position(module: nn.Module, path: Path) -> None:
