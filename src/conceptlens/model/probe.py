@@ -80,7 +80,7 @@ _MIN_REACHED = (0.5, 0.2)
 
 
 # How much larger than noise an image is for which logits leave 0..1.
-LARGE = 1000.0
+LARGE = 1e6
 # What is said of a module whose answer differs where nothing of the image does.
 _DRAWN = (
     "this model gives another answer for the same image twice, so that a map would be one draw of many; give what is "
