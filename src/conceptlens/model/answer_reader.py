@@ -111,7 +111,7 @@ class AnswerReader:
         scores = None if flat is None or meaning is None or meaning.read is None else meaning.read(flat)
         return ModelOutput(self.name, output, scores, vector, meaning, places=places)
 
-    def _answer(self, output: Any, images: int) -> Tensor | Places | None:
+    def _answer(self, output: Any, images: int) -> Any:
         """Return what `output=` reads, or the tensor that is found."""
         if self.output is None:
             return output_tensor(output, self.task, self.name, self.n_classes, images)
