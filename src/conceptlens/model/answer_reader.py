@@ -20,8 +20,6 @@ from conceptlens.model.score_checks import check_kind, check_numbers
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-_TRIED = 2  # images that a module is tried with, where it takes several
-
 
 @dataclass(frozen=True, eq=False)
 class AnswerReader:
@@ -43,22 +41,23 @@ class AnswerReader:
     task_is_given: bool
     n_classes: int | None
 
-    def vector(self, output: Any) -> Float[Tensor, "image number"]:
+    def vector(self, output: Any, images: int = 1) -> Float[Tensor, "image number"]:
         """Return numbers of any meaning that depend on the image, to find out what they depend on.
 
         Args:
             output: What the module returned.
+            images: For how many images.
 
         Raises:
             InputError: There is none, or several tensors could be it.
         """
-        answer = self._answer(output, _TRIED)
+        answer = self._answer(output, images)
         if isinstance(answer, Places):
             numbers = answer.logits if isinstance(answer, Detections) else answer.scores
         else:
             numbers = _numbers(answer)
         if numbers is None:
-            raise unread_output(output, self.name, self.n_classes, _TRIED)
+            raise unread_output(output, self.name, self.n_classes, images)
         check_kind(numbers, self.name)
         return numbers
 

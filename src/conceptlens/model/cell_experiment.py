@@ -125,26 +125,30 @@ class Experiment:
     in_batches: bool
     outputs: Sequence[Any]
 
-    def answers_alike(self, read: Callable[[Any], Tensor]) -> bool:
+    def answers_alike(self, read: Callable[[Any, int], Tensor]) -> bool:
         """Whether the answer is the same for the same image twice, as far as it depends on the image at all.
 
         Args:
-            read: From what the module returned to `(image, ...)`.
+            read: From what the module returned, and for how many images, to `(image, ...)`.
         """
-        answers = torch.cat([read(output).detach() for output in self.outputs])
+        answers = self._answers(read)
         if len(answers) != IMAGES:
             return True
         differs = _same_twice(_squared_differences(answers, 0))
         return not SAME_IMAGE_TOLERANCE < differs < math.inf
 
-    def answers_within_one(self, read: Callable[[Any], Tensor]) -> bool:
+    def answers_within_one(self, read: Callable[[Any, int], Tensor]) -> bool:
         """Whether all numbers of the answer lie between 0 and 1, as probabilities do and logits hardly ever.
 
         Args:
-            read: From what the module returned to `(image, ...)`.
+            read: From what the module returned, and for how many images, to `(image, ...)`.
         """
-        answers = torch.cat([read(output).detach() for output in self.outputs])
+        answers = self._answers(read)
         return len(answers) == IMAGES and within_one(answers)
+
+    def _answers(self, read: Callable[[Any, int], Tensor]) -> Tensor:
+        images = IMAGES if self.in_batches else 1
+        return torch.cat([read(output, images).detach() for output in self.outputs])
 
 
 def within_one(answers: Tensor) -> bool:

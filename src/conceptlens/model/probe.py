@@ -95,7 +95,7 @@ _KNOWN: WeakKeyDictionary[nn.Module, tuple[object, dict[object, Anatomy]]] = Wea
 def anatomy(
     module: nn.Module,
     given: ModelInput,
-    read: Callable[[Any], Tensor],
+    read: Callable[[Any, int], Tensor],
     prefix: int = 0,
     channels_last: bool | None = None,
     embeds: bool = False,
@@ -113,7 +113,7 @@ def anatomy(
     Args:
         module: The module; it is left as it is.
         given: Images, whose values are replaced by noise, and the other inputs.
-        read: From the raw output to `image dimension`.
+        read: From the raw output, and for how many images, to `image dimension`.
         prefix: How many tokens stand before those of the cells, as far as the module says so.
         channels_last: The order of four axes, where it is told.
         embeds: Whether the output is an embedding, not class scores.
@@ -145,7 +145,7 @@ def anatomy(
 def _probed(
     module: nn.Module,
     given: ModelInput,
-    read: Callable[[Any], Tensor],
+    read: Callable[[Any, int], Tensor],
     prefix: int,
     channels_last: bool | None,
     embeds: bool,
@@ -160,7 +160,7 @@ def _probed(
     if experiment.in_batches:
         _refuse_what_depends_on_the_batch(traced, experiment.layers, grids, refused)
     try:
-        output, problem = read(traced.raw), ""
+        output, problem = read(traced.raw, 1), ""
         alike = experiment.answers_alike(read)
     except InputError as error:
         return Anatomy((), None, None, str(error), grids, refused)
@@ -197,11 +197,11 @@ def _probed(
     return Anatomy(layers, default, classifier, problem, grids, refused, bounded)
 
 
-def _bounded_for_large_images(module: nn.Module, given: ModelInput, read: Callable[[Any], Tensor]) -> bool:
+def _bounded_for_large_images(module: nn.Module, given: ModelInput, read: Callable[[Any, int], Tensor]) -> bool:
     """Whether the numbers stay between 0 and 1 where those of a network that ends in a ReLU grow."""
     try:
         with torch.no_grad():
-            return within_one(read(forward(module, given)))
+            return within_one(read(forward(module, given, {}), 1))
     except torch.OutOfMemoryError:
         raise
     except Exception:  # a module may refuse such values, and raises what it likes
