@@ -1,9 +1,10 @@
 """Metrics, sorted by what they need.
 
 A map and a mask (`map_mask`), a map and a model (`faithfulness`, `relative_drop`, `attribution_checks`, `group_scores`;
-concepts and a model: `concept_removal`), a map and keypoints (`keypoints`, with its baselines and the masks made of them), the
-images that activate a concept most (`purity`), activations and labels (`auroc`, `leakage`, `impurity`), what else a
-bottleneck is measured by (`bottleneck_metrics`); and confidence intervals of their means (`statistics.bootstrap`).
+concepts and a model: `concept_removal`), a map and keypoints (`keypoints`, with its baselines and the masks made of
+them), the images that activate a concept most (`purity`), activations and labels (`auroc`, `leakage`, `impurity`), what
+else a bottleneck is measured by (`bottleneck_metrics`); and confidence intervals of their means
+(`statistics.bootstrap`).
 """
 
 from conceptlens.metrics.attribution_checks import completeness as completeness

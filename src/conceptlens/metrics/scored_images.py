@@ -161,7 +161,8 @@ def score_module(
         raise InputError("the module is in training mode, where scores depend on the batch; call module.eval() first")
 
     def probabilities(variants: Tensor, rows: Tensor) -> Tensor:
-        return module(variants).float().softmax(1)
+        logits = module(variants)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)
 
     def score(variants: Tensor, rows: Tensor) -> Tensor:
         return probabilities(variants, rows).gather(1, classes[rows])
