@@ -1,7 +1,7 @@
 """Every metric of a map and a model against plain loops from its definition: one image, one step, one pixel at a time.
 
-The loops share nothing with the package but the draws of its seeds: maps are enlarged by hand, holes are filled by scipy's
-sparse solver, a blur is scipy's.
+The loops share nothing with the package but the draws of its seeds: maps are enlarged by hand, holes are filled by
+scipy's sparse solver, a blur is scipy's.
 """
 
 from __future__ import annotations

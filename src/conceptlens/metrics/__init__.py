@@ -1,9 +1,9 @@
 """Metrics, sorted by what they need.
 
-A map and a mask (`map_mask`), a map and a model (`faithfulness`, `relative_drop`, `attribution_checks`, `group_scores`;
-concepts and a model: `concept_removal`), a map and keypoints (`keypoints`, with its baselines and the masks made of
-them), the images that activate a concept most (`purity`), activations and labels (`auroc`, `leakage`, `impurity`), what
-else a bottleneck is measured by (`bottleneck_metrics`); and confidence intervals of their means
+A map and a mask (`map_mask`), a map and a model (`faithfulness`, `relative_drops`, `attribution_checks`,
+`group_scores`; concepts and a model: `concept_removal`), a map and keypoints (`keypoints`, with its baselines and the
+masks made of them), the images that activate a concept most (`purity`), activations and labels (`auroc`, `leakage`,
+`impurity`), what else a bottleneck is measured by (`bottleneck_metrics`); and confidence intervals of their means
 (`statistics.bootstrap`).
 """
 
@@ -67,14 +67,14 @@ from conceptlens.metrics.part_masks import box_masks as box_masks
 from conceptlens.metrics.part_masks import part_discs as part_discs
 from conceptlens.metrics.part_masks import part_mask_scores as part_mask_scores
 from conceptlens.metrics.pixel_fills import FILLS as FILLS
+from conceptlens.metrics.pixel_removal import RemovalCurves as RemovalCurves
+from conceptlens.metrics.pixel_removal import removal_curves as removal_curves
 from conceptlens.metrics.purity import Purity as Purity
 from conceptlens.metrics.purity import merge_sides as merge_sides
 from conceptlens.metrics.purity import part_purity as part_purity
-from conceptlens.metrics.relative_drop import relative_drop as relative_drop
-from conceptlens.metrics.relative_drop import relative_drop_area as relative_drop_area
-from conceptlens.metrics.relative_drop import relative_drop_curves as relative_drop_curves
-from conceptlens.metrics.removal_curves import RemovalCurves as RemovalCurves
-from conceptlens.metrics.removal_curves import removal_curves as removal_curves
+from conceptlens.metrics.relative_drops import relative_drop as relative_drop
+from conceptlens.metrics.relative_drops import relative_drop_area as relative_drop_area
+from conceptlens.metrics.relative_drops import relative_drop_curves as relative_drop_curves
 from conceptlens.metrics.scored_images import ScoredImages as ScoredImages
 from conceptlens.metrics.scored_images import score_module as score_module
 from conceptlens.statistics.bootstrap import Interval as Interval

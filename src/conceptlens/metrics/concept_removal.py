@@ -9,7 +9,7 @@ import torch
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.given_maps import tensor_of
 from conceptlens.metrics.pixel_fills import PixelFill, prepare_fill
-from conceptlens.metrics.removal_curves import Reading, scores_of, values_without, whole_values
+from conceptlens.metrics.pixel_removal import Reading, scores_of, values_without, whole_values
 from conceptlens.metrics.scored_images import check_probabilities
 from conceptlens.statistics.score import Score
 

@@ -21,7 +21,7 @@ import torch
 
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.pixel_fills import prepare_fill
-from conceptlens.metrics.removal_curves import (
+from conceptlens.metrics.pixel_removal import (
     STEPS,
     Removal,
     RemovalCurves,

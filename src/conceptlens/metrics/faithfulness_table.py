@@ -22,7 +22,7 @@ from conceptlens.metrics.group_scores import (
     group_relative_drop,
     pointwise_group_score,
 )
-from conceptlens.metrics.relative_drop import relative_drop, relative_drop_area
+from conceptlens.metrics.relative_drops import relative_drop, relative_drop_area
 from conceptlens.statistics.score import Metric
 
 _ANY = float("inf")

@@ -17,7 +17,7 @@ import torch
 
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.given_maps import tensor_of
-from conceptlens.metrics.removal_curves import Reading, checked_shares, pixel_counts, removed_values
+from conceptlens.metrics.pixel_removal import Reading, checked_shares, pixel_counts, removed_values
 from conceptlens.metrics.removal_order import TieOrder, maps_for, ranked
 from conceptlens.statistics.score import Score
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from conceptlens.io.errors import InputError
-from conceptlens.metrics.removal_curves import (
+from conceptlens.metrics.pixel_removal import (
     STEPS,
     Reading,
     RemovalCurves,
