@@ -206,7 +206,7 @@ def test_one_pass_takes_a_bounded_number_of_variants(weights: Tensor, monkeypatc
     maps = torch.rand(3, 2, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
     whole = metrics.deletion(maps, scored)
     assert net.most > 5
-    monkeypatch.setattr("conceptlens.metrics.pixel_removal.VARIANT_BYTES", 5 * 4 * images[0].numel())
+    monkeypatch.setattr("conceptlens.metrics.variant_runs.PASS_BYTES", 5 * 4 * images[0].numel())
     monkeypatch.setattr("conceptlens.metrics.pixel_removal.RANK_BYTES", 4 * PIXELS)
     net.most = 0
     assert_agree(metrics.deletion(maps, scored).values, whole.values)
@@ -239,7 +239,7 @@ def seen() -> cl.Observation:
     model = cl.Backbone(
         net,
         "colours",
-        layers=["features"],
+        layers=("features",),
         transform=cl.Preprocess((64, 64), (0, 0, 0), (1, 1, 1)),
         class_names=LABELS,
     )
@@ -428,7 +428,7 @@ class TestObservations:
         with pytest.raises(cl.InputError, match="give them in one order"):
             metrics.deletion(cl.cam(seen).of(0), scored_images(seen.model.observe([photo(1)])))
         model = cl.Backbone(
-            seen.model.module, "cropped", layers=["features"], class_names=LABELS,
+            seen.model.module, "cropped", layers=("features",), class_names=LABELS,
             transform=cl.Preprocess((64, 64), (0, 0, 0), (1, 1, 1), share=0.5),
         )  # fmt: skip
         cropped = model.observe([photo(0)])

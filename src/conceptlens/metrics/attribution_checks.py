@@ -10,8 +10,8 @@ import torch
 from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.metrics.given_maps import tensor_of
 from conceptlens.metrics.pixel_fills import WHOLE_FILLS, prepare_fill
-from conceptlens.metrics.pixel_removal import scores_of, values_without, whole_values
 from conceptlens.metrics.removal_order import enlarged, maps_for
+from conceptlens.metrics.variant_runs import scores_of, values_without, whole_values
 from conceptlens.record import Explanation
 from conceptlens.statistics.score import Score
 

@@ -8,9 +8,9 @@ import torch
 
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.given_maps import tensor_of
-from conceptlens.metrics.pixel_fills import PixelFill, prepare_fill
-from conceptlens.metrics.pixel_removal import Reading, scores_of, values_without, whole_values
+from conceptlens.metrics.pixel_fills import prepare_fill
 from conceptlens.metrics.scored_images import check_probabilities
+from conceptlens.metrics.variant_runs import Reading, scores_of, values_without, whole_values
 from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _area(
 
 
 def _scores_of_steps(
-    ready: PixelFill | _ChannelFill, reading: Reading, image: int, questions: int, steps: Bool[Tensor, "step ..."]
+    ready: Fill, reading: Reading, image: int, questions: int, steps: Bool[Tensor, "step ..."]
 ) -> Float[Tensor, "step question"]:
     """Return every question's score of one image without what each step removes: one forward pass a step."""
     every = Reading(reading.run, lambda outputs, rows, question: outputs)
@@ -134,7 +134,7 @@ class _ChannelFill:
         return torch.where(removed[..., None, None], own.mean((2, 3), keepdim=True), own)
 
 
-def _prepare(fill: str, where: Tensor, scored: ScoredImages, seed: int) -> PixelFill | _ChannelFill:
+def _prepare(fill: str, where: Tensor, scored: ScoredImages, seed: int) -> Fill:
     if where.ndim == 4:
         return prepare_fill(fill, scored.images, scored.black, seed)
     if fill != "mean":

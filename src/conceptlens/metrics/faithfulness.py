@@ -26,12 +26,10 @@ from conceptlens.metrics.pixel_removal import (
     Removal,
     RemovalCurves,
     removal_curves,
-    scores_of,
-    variants_at_once,
-    whole_values,
 )
 from conceptlens.metrics.removal_order import TieOrder, enlarged, maps_for, ranked
 from conceptlens.metrics.scored_images import check_probabilities
+from conceptlens.metrics.variant_runs import scores_of, variants_at_once, whole_values
 from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:

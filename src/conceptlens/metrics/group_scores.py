@@ -17,8 +17,9 @@ import torch
 
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.given_maps import tensor_of
-from conceptlens.metrics.pixel_removal import Reading, checked_shares, pixel_counts, removed_values
+from conceptlens.metrics.pixel_removal import checked_shares, removed_values, taken_shares
 from conceptlens.metrics.removal_order import TieOrder, maps_for, ranked
+from conceptlens.metrics.variant_runs import Reading
 from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
@@ -229,12 +230,11 @@ def _area(
         explained, scored, Reading(scored.run_classes, read), steps, fill, "highest", ties, seed
     )
     curve = measure(before[:, :, None].unbind(3), after.unbind(3))
-    pixels = scored.images.shape[2] * scored.images.shape[3]
-    taken = pixel_counts(steps, scored).double() / pixels
     applies = ranked(maps).cpu()
     for group in groups:
         applies = applies & group.any(2).cpu()
-    return Score(torch.where(applies, torch.trapezoid(curve, taken, dim=2), 0.0), applies, fill=fill)
+    area = torch.trapezoid(curve, taken_shares(steps, scored), dim=2)
+    return Score(torch.where(applies, area, 0.0), applies, fill=fill)
 
 
 def _checked_group(given: Groups, maps: Float[Tensor, "image question height width"], scored: ScoredImages) -> Groups:

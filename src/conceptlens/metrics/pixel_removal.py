@@ -2,63 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import torch
 
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.pixel_fills import prepare_fill
 from conceptlens.metrics.removal_order import TieOrder, check_ties, maps_for, pixel_ranks, ranked
+from conceptlens.metrics.variant_runs import Fill, Reading, at_once_in, scores_of, values_without, whole_values
 from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Bool, Float
     from torch import Tensor
 
     from conceptlens.metrics.given_maps import Maps
     from conceptlens.metrics.scored_images import ScoredImages
 
-    Removed = Callable[[Int[Tensor, "job"]], Bool[Tensor, "job ..."]]
 
 Removal: TypeAlias = Literal["highest", "lowest"]
-# What one pass takes of variants at most, and of ranks held at once; a GPU takes `ACCELERATOR_FACTOR` times as much.
-VARIANT_BYTES, RANK_BYTES, ACCELERATOR_FACTOR = 6 * 2**20, 32 * 2**20, 32
+# What is held of ranks at once.
+RANK_BYTES = 32 * 2**20
 STEPS = 20
-
-
-class Fill(Protocol):
-    """What puts something in the place of what is removed: of pixels, or of channels."""
-
-    @property
-    def images(self) -> Float[Tensor, "image colour rows columns"]:
-        """The images, or cells."""
-        ...
-
-    def remove(self, rows: Int[Tensor, "variant"], removed: Bool[Tensor, "variant ..."]) -> Tensor:
-        """Return variants of the images without a part of them.
-
-        Args:
-            rows: The image of each variant.
-            removed: What each of them loses.
-        """
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class Reading:
-    """What is read of a network for every variant.
-
-    Args:
-        run: From variants and the image of each to outputs `variant number`.
-        read: From outputs, the image and the question of each to the values that are kept, `variant value`.
-        by_question: Whether a network gives one number for each question, so that there must be as many as maps.
-    """
-
-    run: Callable[[Tensor, Tensor], Float[Tensor, "variant number"]]
-    read: Callable[[Tensor, Tensor, Tensor], Float[Tensor, "variant value"]]
-    by_question: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,9 +104,8 @@ def removal_curves(
     reading = scores_of(scored)
     steps = checked_shares(shares)
     maps, values, whole = removed_values(explained, scored, reading, steps, fill, removed, ties, seed)
-    counts = pixel_counts(steps, scored)
-    pixels = scored.images.shape[2] * scored.images.shape[3]
-    return RemovalCurves(counts.double() / pixels, values[..., 0], whole[..., 0], ranked(maps).cpu(), fill, removed)
+    taken = taken_shares(steps, scored)
+    return RemovalCurves(taken, values[..., 0], whole[..., 0], ranked(maps).cpu(), fill, removed)
 
 
 def removed_values(
@@ -173,13 +139,14 @@ def removed_values(
     maps = maps_for(explained, scored)
     ready = prepare_fill(fill, scored.images, scored.black, seed)
     whole = whole_values(scored, reading, maps.shape[1])
-    counts = pixel_counts(shares, scored)
+    pixels = scored.images.shape[2] * scored.images.shape[3]
+    counts = (taken_shares(shares, scored) * pixels).round().long()
     found = torch.zeros(*maps.shape[:2], len(counts), whole.shape[2], dtype=torch.float64)
     found[:, :, counts == 0] = whole[:, :, None]
     wanted = (counts > 0).nonzero()[:, 0]
     pairs = ranked(maps).nonzero()
-    at_once = _at_once(RANK_BYTES, 4 * ready.images[0, 0].numel(), maps)
-    for part in pairs.split(at_once) if len(pairs) and len(wanted) else ():
+    together = at_once_in(RANK_BYTES, 4 * ready.images[0, 0].numel(), maps)
+    for part in pairs.split(together) if len(pairs) and len(wanted) else ():
         values = _pairs_removed(maps, part, ready, reading, counts[wanted], removed, ties, seed)
         image, question = part.cpu().unbind(1)
         found[image[:, None], question[:, None], wanted] = values
@@ -187,81 +154,15 @@ def removed_values(
     return maps, found, whole
 
 
-def values_without(
-    ready: Fill, reading: Reading, image: Int[Tensor, "job"], question: Int[Tensor, "job"], removed: Removed
-) -> Float[Tensor, "job value"]:
-    """Return what is read of images without some of their pixels, in chunks of at most `VARIANT_BYTES`.
-
-    Args:
-        ready: The images and their fill.
-        reading: What is read of the network.
-        image: The image of each job.
-        question: Its question.
-        removed: From indices of jobs to the pixels that they lose.
-
-    Returns:
-        Values in float64 on the CPU.
-    """
-    found = []
-    bytes_each = 4 * ready.images[0].numel()
-    for jobs in torch.arange(len(image), device=image.device).split(_at_once(VARIANT_BYTES, bytes_each, ready.images)):
-        variants = ready.remove(image[jobs], removed(jobs))
-        outputs = reading.run(variants, image[jobs])
-        found.append(reading.read(outputs, image[jobs], question[jobs]).double().cpu())
-    return torch.cat(found)
-
-
-def whole_values(scored: ScoredImages, reading: Reading, questions: int) -> Float[Tensor, "image question value"]:
-    """Return what is read of the whole images, each run once for all its questions.
-
-    Args:
-        scored: The images and what scores them.
-        reading: What is read of the network.
-        questions: How many questions there are about each.
-
-    Raises:
-        InputError: The network gives scores of another number of questions.
-    """
-    images = scored.images
-    rows = torch.arange(len(images), device=images.device)
-    outputs = torch.cat([reading.run(images[part], part) for part in rows.split(variants_at_once(images))])
-    if reading.by_question and outputs.shape[1] != questions:
-        raise InputError(
-            f"there are maps of {questions} questions and scores of {outputs.shape[1]}; give the same targets, in the "
-            "same order, as the maps are of"
-        )
-    image, question = rows.repeat_interleave(questions), torch.arange(questions, device=rows.device).repeat(len(rows))
-    return reading.read(outputs[image], image, question).double().cpu().reshape(len(images), questions, -1)
-
-
-def variants_at_once(images: Float[Tensor, "image colour rows columns"]) -> int:
-    """Return how many variants one pass takes.
-
-    Args:
-        images: The images that they are variants of.
-    """
-    return _at_once(VARIANT_BYTES, 4 * images[0].numel(), images)
-
-
-def scores_of(scored: ScoredImages) -> Reading:
-    """Return what reads the score of each variant's question.
-
-    Args:
-        scored: The images and what scores them.
-    """
-
-    return Reading(scored.run, lambda outputs, image, question: outputs.gather(1, question[:, None]), True)
-
-
-def pixel_counts(shares: Float[Tensor, "step"], scored: ScoredImages) -> Int[Tensor, "step"]:
-    """Return how many pixels each share is, rounded to the nearest.
+def taken_shares(shares: Float[Tensor, "step"], scored: ScoredImages) -> Float[Tensor, "step"]:
+    """Return shares of the pixels, rounded to whole pixels.
 
     Args:
         shares: Shares of the pixels.
         scored: The images.
     """
     pixels = scored.images.shape[2] * scored.images.shape[3]
-    return (shares * pixels).round().long()
+    return (shares * pixels).round() / pixels
 
 
 def checked_shares(shares: Sequence[float] | int) -> Float[Tensor, "step"]:
@@ -305,7 +206,3 @@ def _pairs_removed(
 
     image, question = (part.repeat_interleave(len(limits)) for part in pairs.unbind(1))
     return values_without(ready, reading, image, question, taken).reshape(len(pairs), len(limits), -1)
-
-
-def _at_once(max_bytes: int, bytes_each: int, like: Tensor) -> int:
-    return max(1, max_bytes * (1 if like.device.type == "cpu" else ACCELERATOR_FACTOR) // bytes_each)

@@ -10,14 +10,13 @@ import torch
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.pixel_removal import (
     STEPS,
-    Reading,
     RemovalCurves,
     checked_shares,
-    pixel_counts,
     removed_values,
-    variants_at_once,
+    taken_shares,
 )
 from conceptlens.metrics.removal_order import TieOrder, maps_for, ranked
+from conceptlens.metrics.variant_runs import Reading, variants_at_once
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -134,9 +133,7 @@ def relative_drop_curves(
         explained, scored, Reading(scored.run_classes, read), steps, fill, "highest", ties, seed
     )
     drops = torch.where(ranked(maps).cpu()[..., None], whole - margins[..., 0], 0.0)
-    pixels = scored.images.shape[2] * scored.images.shape[3]
-    taken = pixel_counts(steps, scored).double() / pixels
-    return RemovalCurves(taken, drops, whole[..., 0], ranked(maps).cpu(), fill, "highest")
+    return RemovalCurves(taken_shares(steps, scored), drops, whole[..., 0], ranked(maps).cpu(), fill, "highest")
 
 
 def _classes(
