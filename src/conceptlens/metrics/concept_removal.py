@@ -10,7 +10,7 @@ from conceptlens.io.errors import InputError
 from conceptlens.metrics.given_maps import tensor_of
 from conceptlens.metrics.pixel_fills import prepare_fill
 from conceptlens.metrics.scored_images import check_probabilities
-from conceptlens.metrics.variant_runs import Reading, scores_of, values_without, whole_values
+from conceptlens.metrics.variant_runs import Fill, Reading, scores_of, values_without, whole_values
 from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:

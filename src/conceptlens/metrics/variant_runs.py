@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     Removed = Callable[[Int[Tensor, "job"]], Bool[Tensor, "job ..."]]
 
-# What is filled at once, and what one pass of the network takes of it, each at least one variant: small passes stay in a
-# processor's cache. A GPU takes `ACCELERATOR_FACTOR` times as much.
+# What is filled at once, and what one pass of the network takes of it, each at least one variant: small passes stay in
+# a processor's cache. A GPU takes `ACCELERATOR_FACTOR` times as much.
 VARIANT_BYTES, PASS_BYTES, ACCELERATOR_FACTOR = 6 * 2**20, 5 * 2**19, 64
 
 
