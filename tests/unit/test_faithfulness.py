@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -305,6 +307,16 @@ class TestRefusals:
         with pytest.raises(cl.InputError, match="one class alone"):
             metrics.relative_drop(torch.rand(1, 1, 4, 4), scored)
 
+    def test_modules(self) -> None:
+        images, classes = torch.ones(1, 3, 4, 4), torch.zeros(1, 1, dtype=torch.long)
+        maps = torch.rand(1, 1, 4, 4)
+        for width, wanted in ((1, "logits of two classes or more"), (2, "a class is 5; the module gives logits of 2")):
+            net = nn.Sequential(nn.Flatten(), nn.Linear(48, width)).eval()
+            with pytest.raises(cl.InputError, match=wanted):
+                metrics.deletion(maps, score_module(net, images, classes + 5 * (width > 1)))
+        with pytest.raises(cl.InputTypeError, match="expected an nn"):
+            score_module(torch.sum, images, classes)  # pyright: ignore[reportArgumentType]
+
     def test_training_mode(self, weights: Tensor) -> None:
         with pytest.raises(cl.InputError, match="training mode"):
             score_module(Counted(weights).train(), torch.ones(1, 3, SIZE, SIZE), torch.zeros(1, 1, dtype=torch.long))
@@ -489,7 +501,41 @@ def photo(kind: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+class Viewer(nn.Module):
+    """Convolutions after a view of the input, which images with colours last in memory do not allow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.Sequential(*(nn.Conv2d(3, 3, 3, padding=1) for _ in range(6)))
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.parts(images.view(len(images), -1).view(images.shape)).mean((2, 3))
+
+
+def test_colours_lie_last_where_a_module_takes_them() -> None:
+    images, classes = torch.rand(2, 3, 24, 24), torch.zeros(2, 1, dtype=torch.long)
+    viewer, plain = Viewer(), Viewer().parts
+    assert not score_module(viewer, images, classes).colours_last
+    seen = cl.Backbone(viewer, "viewer", layers=("parts",), task="single_label").observe(images)
+    assert not scored_images(seen).colours_last
+    assert metrics.deletion(torch.rand(2, 1, 4, 4), scored_images(seen)).count == 2
+    pooled = nn.Sequential(plain, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    laid = score_module(pooled, images, classes)
+    assert laid.colours_last
+    assert_agree(
+        metrics.deletion(torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0)), laid).values.float(),
+        metrics.deletion(
+            torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0)),
+            dataclasses.replace(laid, colours_last=False),
+        ).values.float(),
+    )
+
+
 def test_every_metric_says_what_it_is() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "faithfulness.md").read_text(encoding="utf-8")
+    told = re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", page, re.M)))
+    assert sorted(told) == sorted(FAITHFULNESS_METRICS | FURTHER_FAITHFULNESS_METRICS)
     for name, metric in (FAITHFULNESS_METRICS | FURTHER_FAITHFULNESS_METRICS).items():
         assert metric.name == name
         assert metric.title

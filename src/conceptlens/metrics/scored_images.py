@@ -158,25 +158,36 @@ def score_module(
         black: What black is in its input.
 
     Raises:
-        InputError: The module is in training mode, where the same image gets other scores in another batch, or as in
-            `ScoredImages`.
+        InputTypeError: It is no module.
+        InputError: The module is in training mode, where the same image gets other scores in another batch, gives
+            something else than logits of two classes or more, has no such class, or as in `ScoredImages`.
 
     Examples:
         >>> scored = score_module(net.eval(), batch, net(batch).argmax(1)[:, None])
         >>> deletion(maps, scored).mean()
     """
+    if not isinstance(module, nn.Module):
+        given = type(module).__name__
+        raise InputTypeError(f"the module is a {given}; expected an nn.Module, or use ScoredImages(...)")
     if any(part.training for part in module.modules()):
         raise InputError("the module is in training mode, where scores depend on the batch; call module.eval() first")
 
+    asked = classes.to(images.device)
+
     def probabilities(variants: Tensor, rows: Tensor) -> Tensor:
         logits = module(variants)
+        if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
+            given = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+            raise InputError(f"the module gives {given}; expected logits of two classes or more, image class")
+        if int(asked.min()) < 0 or int(asked.max()) >= logits.shape[1]:
+            raise InputError(f"a class is {int(asked.max())}; the module gives logits of {logits.shape[1]} classes")
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)
 
     def score(variants: Tensor, rows: Tensor) -> Tensor:
-        return probabilities(variants, rows).gather(1, classes[rows])
+        return probabilities(variants, rows).gather(1, asked[rows])
 
     last = faster_colours_last(module, images, lambda one: module(one))
-    return ScoredImages(images, score, black, probabilities, classes.to(images.device), colours_last=last)
+    return ScoredImages(images, score, black, probabilities, asked, colours_last=last)
 
 
 def faster_colours_last(
@@ -200,7 +211,7 @@ def faster_colours_last(
         plain = run(one)
         try:
             last = run(one.contiguous(memory_format=torch.channels_last))
-        except RuntimeError:  # what torch raises where a shape cannot be viewed as another
+        except (RuntimeError, InputError):  # torch's word where a shape cannot be viewed as another, and a backbone's
             return False
     return bool(torch.allclose(last, plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max())))
 
