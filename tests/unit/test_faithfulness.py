@@ -501,37 +501,6 @@ def photo(kind: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-class Viewer(nn.Module):
-    """Convolutions after a view of the input, which images with colours last in memory do not allow."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.parts = nn.Sequential(*(nn.Conv2d(3, 3, 3, padding=1) for _ in range(6)))
-        self.eval()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.parts(images.view(len(images), -1).view(images.shape)).mean((2, 3))
-
-
-def test_colours_lie_last_where_a_module_takes_them() -> None:
-    images, classes = torch.rand(2, 3, 24, 24), torch.zeros(2, 1, dtype=torch.long)
-    viewer, plain = Viewer(), Viewer().parts
-    assert not score_module(viewer, images, classes).colours_last
-    seen = cl.Backbone(viewer, "viewer", layers=("parts",), task="single_label").observe(images)
-    assert not scored_images(seen).colours_last
-    assert metrics.deletion(torch.rand(2, 1, 4, 4), scored_images(seen)).count == 2
-    pooled = nn.Sequential(plain, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
-    laid = score_module(pooled, images, classes)
-    assert laid.colours_last
-    assert_agree(
-        metrics.deletion(torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0)), laid).values.float(),
-        metrics.deletion(
-            torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0)),
-            dataclasses.replace(laid, colours_last=False),
-        ).values.float(),
-    )
-
-
 def test_every_metric_says_what_it_is() -> None:
     page = (Path(__file__).parents[2] / "docs" / "faithfulness.md").read_text(encoding="utf-8")
     told = re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", page, re.M)))
