@@ -172,6 +172,24 @@ def test_metrics_of_the_table(name: str) -> None:
     assert_agree(metric.compute(maps.flip(0), swapped, fill=fill).values.flip(0).float(), found.values.float())
 
 
+@pytest.mark.parametrize("fill", ["blur", "noisy_linear"])
+@pytest.mark.parametrize("classes_known", [True, False])
+def test_metrics_that_share_their_passes_are_the_same(fill: str, classes_known: bool) -> None:
+    scored, maps = drawn_case()
+    maps[0, 0] = 1.0
+    if not classes_known:
+        scored = dataclasses.replace(scored, classes=None)
+    found = metrics.removal_scores(maps, scored, fill)
+    alone = {"average_drop", "increase_in_confidence", "infidelity", "completeness"}
+    drops = {name for name in FAITHFULNESS_METRICS if name.startswith("relative_drop")}
+    assert set(found) == set(FAITHFULNESS_METRICS) - alone - (set() if classes_known else drops)
+    for name, score in found.items():
+        expected = FAITHFULNESS_METRICS[name].compute(maps, scored, fill=fill)
+        torch.testing.assert_close(score.values, expected.values, rtol=0, atol=1e-6)
+        assert torch.equal(score.applies, expected.applies)
+        assert score.fill == fill
+
+
 def drawn_case(dtype: torch.dtype = torch.float32) -> tuple[ScoredImages, Tensor]:
     generator = torch.Generator().manual_seed(1)
     images = torch.rand(3, 3, 20, 24, generator=generator).to(dtype)
