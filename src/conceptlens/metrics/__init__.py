@@ -51,6 +51,12 @@ from conceptlens.metrics.leakage import LabelledActivations as LabelledActivatio
 from conceptlens.metrics.leakage import Leakage as Leakage
 from conceptlens.metrics.leakage import concept_leakage as concept_leakage
 from conceptlens.metrics.leakage import prevalence_thresholds as prevalence_thresholds
+from conceptlens.metrics.map_map import MAP_MAP_METRICS as MAP_MAP_METRICS
+from conceptlens.metrics.map_map import agreement_matrix as agreement_matrix
+from conceptlens.metrics.map_map import map_pearson as map_pearson
+from conceptlens.metrics.map_map import map_spearman as map_spearman
+from conceptlens.metrics.map_map import map_ssim as map_ssim
+from conceptlens.metrics.map_map import top_overlap as top_overlap
 from conceptlens.metrics.map_mask import MAP_MASK_METRICS as MAP_MASK_METRICS
 from conceptlens.metrics.map_mask import best_iou as best_iou
 from conceptlens.metrics.map_mask import hit as hit
@@ -81,6 +87,8 @@ from conceptlens.metrics.relative_drops import relative_drop_curves as relative_
 from conceptlens.metrics.scored_images import ScoredImages as ScoredImages
 from conceptlens.metrics.scored_images import score_module as score_module
 from conceptlens.metrics.shared_removal import removal_scores as removal_scores
+from conceptlens.metrics.shift_stability import SHIFT_METRIC as SHIFT_METRIC
+from conceptlens.metrics.shift_stability import shift_stability as shift_stability
 from conceptlens.statistics.bootstrap import Interval as Interval
 from conceptlens.statistics.bootstrap import bootstrap_difference as bootstrap_difference
 from conceptlens.statistics.bootstrap import bootstrap_macro_mean as bootstrap_macro_mean
