@@ -68,6 +68,10 @@ from conceptlens.metrics.map_mask import ranked_area as ranked_area
 from conceptlens.metrics.map_mask import ranked_area_corrected as ranked_area_corrected
 from conceptlens.metrics.map_peak import area as area
 from conceptlens.metrics.map_peak import peak as peak
+from conceptlens.metrics.part_effects import PART_METRIC as PART_METRIC
+from conceptlens.metrics.part_effects import part_drops as part_drops
+from conceptlens.metrics.part_effects import part_importance as part_importance
+from conceptlens.metrics.part_effects import part_sums as part_sums
 from conceptlens.metrics.part_masks import box_masks as box_masks
 from conceptlens.metrics.part_masks import part_discs as part_discs
 from conceptlens.metrics.part_masks import part_mask_scores as part_mask_scores

@@ -186,7 +186,7 @@ def _ssim(first: Float[Tensor, "pair rows columns"], second: Float[Tensor, "pair
     both = windowed(a * b) - mean_a * mean_b
     luminance = (2 * mean_a * mean_b + LUMINANCE) / (mean_a**2 + mean_b**2 + LUMINANCE)
     structure = (2 * both + CONTRAST) / (var_a + var_b + CONTRAST)
-    return (luminance * structure).mean((1, 2))
+    return (luminance * structure).mean((1, 2)).clamp(-1, 1)
 
 
 def _stretched(maps: Float[Tensor, "pair rows columns"]) -> Float[Tensor, "pair rows columns"]:
