@@ -1,10 +1,11 @@
 """Metrics, sorted by what they need.
 
-A map and a mask (`map_mask`), a map and a model (`faithfulness`, `relative_drops`, `attribution_checks`,
-`group_scores`; concepts and a model: `concept_removal`), a map and keypoints (`keypoints`, with its baselines and the
-masks made of them), the images that activate a concept most (`purity`), activations and labels (`auroc`, `leakage`,
-`impurity`), what else a bottleneck is measured by (`bottleneck_metrics`); and confidence intervals of their means
-(`statistics.bootstrap`).
+A map and a mask (`map_mask`, `pixel_hits`), two maps (`map_map`; with a function that explains: `shift_stability`), a
+map and a model (`faithfulness`, `relative_drops`, `attribution_checks`, `group_scores`; with parts: `part_effects`;
+concepts and a model: `concept_removal`), what must be beaten (`control_maps`, `random_weights`, `sanity`), a map and
+keypoints (`keypoints`, with its baselines and the masks made of them), the images that activate a concept most
+(`purity`), activations and labels (`auroc`, `leakage`, `impurity`), what else a bottleneck is measured by
+(`bottleneck_metrics`); and confidence intervals of their means (`statistics.bootstrap`).
 """
 
 from conceptlens.metrics.attribution_checks import completeness as completeness
@@ -19,6 +20,9 @@ from conceptlens.metrics.bottleneck_metrics import activation_norm as activation
 from conceptlens.metrics.bottleneck_metrics import effective_concepts as effective_concepts
 from conceptlens.metrics.concept_removal import concept_deletion as concept_deletion
 from conceptlens.metrics.concept_removal import concept_insertion as concept_insertion
+from conceptlens.metrics.control_maps import centre_maps as centre_maps
+from conceptlens.metrics.control_maps import edge_maps as edge_maps
+from conceptlens.metrics.control_maps import random_maps as random_maps
 from conceptlens.metrics.faithfulness import average_drop as average_drop
 from conceptlens.metrics.faithfulness import comprehensiveness as comprehensiveness
 from conceptlens.metrics.faithfulness import deletion as deletion
@@ -85,9 +89,16 @@ from conceptlens.metrics.pixel_removal import removal_curves as removal_curves
 from conceptlens.metrics.purity import Purity as Purity
 from conceptlens.metrics.purity import merge_sides as merge_sides
 from conceptlens.metrics.purity import part_purity as part_purity
+from conceptlens.metrics.random_weights import cascade_layers as cascade_layers
+from conceptlens.metrics.random_weights import cascade_similarity as cascade_similarity
 from conceptlens.metrics.relative_drops import relative_drop as relative_drop
 from conceptlens.metrics.relative_drops import relative_drop_area as relative_drop_area
 from conceptlens.metrics.relative_drops import relative_drop_curves as relative_drop_curves
+from conceptlens.metrics.sanity import SANITY_METRICS as SANITY_METRICS
+from conceptlens.metrics.sanity import ControlComparison as ControlComparison
+from conceptlens.metrics.sanity import SanityCheck as SanityCheck
+from conceptlens.metrics.sanity import beats_controls as beats_controls
+from conceptlens.metrics.sanity import random_label_similarity as random_label_similarity
 from conceptlens.metrics.scored_images import ScoredImages as ScoredImages
 from conceptlens.metrics.scored_images import score_module as score_module
 from conceptlens.metrics.shared_removal import removal_scores as removal_scores
