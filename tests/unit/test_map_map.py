@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,9 +25,16 @@ from conceptlens.metrics import (
 from conceptlens.metrics.shift_stability import draw_shifts, shifted
 from tolerance import assert_agree
 
+PAGE = Path(__file__).parents[2] / "docs" / "controls.md"
+
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_page_holds_the_table_of_the_code() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| (.+?) \| [^|]+ \| (.+) \|$", PAGE.read_text("utf-8"), re.M)
+    assert rows == [(metric.name, metric.chance, metric.source) for metric in MAP_MAP_METRICS.values()]
 
 
 @pytest.mark.parametrize("name", MAP_MAP_METRICS)

@@ -132,6 +132,9 @@ def test_a_method_that_is_better_everywhere_passes() -> None:
 def test_where_nothing_can_be_said_a_control_counts_as_unbeaten() -> None:
     one = beats_controls(score(noise(1, 1)), {"centre": score(noise(1, 1) - 5)}, True)
     assert (one.comparisons[0].beaten, one.unbeaten) == (None, ("centre",))
+    few, many = (beats_controls(score(noise(n, 1)), {"centre": score(noise(n, 1) - 5)}, True) for n in (19, 20))
+    assert (few.comparisons[0].beaten, many.comparisons[0].beaten) == (None, True)
+    assert few.comparisons[0].difference.mean == pytest.approx(5)
     nothing = Score(torch.zeros(3, 1), torch.zeros(3, 1, dtype=torch.bool))
     none = beats_controls(score(noise(3, 1)), {"centre": nothing}, True)
     assert none.comparisons[0].difference is None

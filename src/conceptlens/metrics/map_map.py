@@ -216,7 +216,7 @@ def _at_least_ssim(first: Maps, second: Maps) -> tuple[int, int]:
     return max(grid[0] for grid in grids), max(grid[1] for grid in grids)
 
 
-_KRISHNA = "feature agreement, Krishna et al., TMLR 2024"
+_KRISHNA = "Krishna et al., TMLR 2024"
 MAP_MAP_METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
