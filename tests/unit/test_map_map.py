@@ -175,6 +175,8 @@ def test_what_cannot_be_shifted_is_refused() -> None:
         shift_stability(pixelwise, images, largest=0.5)
     with pytest.raises(cl.InputError, match="samples is 9; expected 1 to 8, the shifts of at most 1 pixels"):
         shift_stability(pixelwise, images, samples=9)
+    with pytest.raises(cl.InputError, match=r"images have shape \(3, 8, 8\); expected image colour rows columns"):
+        shift_stability(pixelwise, images[0])
     with pytest.raises(cl.InputError, match="cells of the maps are NaN"):
         shift_stability(lambda x: x[:, :1] * math.nan, images)
     with pytest.raises(cl.InputError, match="expected one for each image, no finer than it"):

@@ -48,11 +48,14 @@ def shift_stability(
         `values[image question]`; it does not apply where one of the maps is the same everywhere.
 
     Raises:
-        InputError: A number is out of range, or maps are not finite or change their images or questions.
+        InputError: Images have another shape, a number is out of range, or maps are not finite or change their images
+            or questions.
         InputTypeError: `explain` cannot be called.
     """
     if not callable(explain):
         raise InputTypeError(f"explain is a {type(explain).__name__}; expected a function from images to their maps")
+    if images.ndim != 4 or not images.numel():
+        raise InputError(f"images have shape {tuple(images.shape)}; expected image colour rows columns")
     shifts = draw_shifts((images.shape[2], images.shape[3]), largest, samples, seed)
     before = _large_maps(explain(images), images)
     scores = []
