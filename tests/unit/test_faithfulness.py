@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -305,6 +307,16 @@ class TestRefusals:
         with pytest.raises(cl.InputError, match="one class alone"):
             metrics.relative_drop(torch.rand(1, 1, 4, 4), scored)
 
+    def test_modules(self) -> None:
+        images, classes = torch.ones(1, 3, 4, 4), torch.zeros(1, 1, dtype=torch.long)
+        maps = torch.rand(1, 1, 4, 4)
+        for width, wanted in ((1, "logits of two classes or more"), (2, "a class is 5; the module gives logits of 2")):
+            net = nn.Sequential(nn.Flatten(), nn.Linear(48, width)).eval()
+            with pytest.raises(cl.InputError, match=wanted):
+                metrics.deletion(maps, score_module(net, images, classes + 5 * (width > 1)))
+        with pytest.raises(cl.InputTypeError, match="expected an nn"):
+            score_module(torch.sum, images, classes)  # pyright: ignore[reportArgumentType]
+
     def test_training_mode(self, weights: Tensor) -> None:
         with pytest.raises(cl.InputError, match="training mode"):
             score_module(Counted(weights).train(), torch.ones(1, 3, SIZE, SIZE), torch.zeros(1, 1, dtype=torch.long))
@@ -490,6 +502,9 @@ def photo(kind: int) -> Image.Image:
 
 
 def test_every_metric_says_what_it_is() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "faithfulness.md").read_text(encoding="utf-8")
+    told = re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", page, re.M)))
+    assert sorted(told) == sorted(FAITHFULNESS_METRICS | FURTHER_FAITHFULNESS_METRICS)
     for name, metric in (FAITHFULNESS_METRICS | FURTHER_FAITHFULNESS_METRICS).items():
         assert metric.name == name
         assert metric.title
