@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
-from conceptlens.metrics import map_mask_scores, pixel_precision, ranked_area, ranked_area_corrected
+from conceptlens.metrics import map_mask_scores, pixel_precision, pixel_roc, ranked_area, ranked_area_corrected
 
 STEPS = 200  # parts of a pixel, for the area under a curve
 
@@ -76,7 +76,28 @@ def expected(values: list[float], inside: list[bool]) -> dict[str, float]:
         "iou": sum(h and m for h, m in zip(half, inside, strict=True))
         / sum(h or m for h, m in zip(half, inside, strict=True)),
         "pixel_precision": precisions,
+        "pixel_roc": pairs_in_order(values, inside),
+        "relevance_rank": inside_of_highest(values, inside, size) / size,
+        "top_inside": inside_of_highest(values, inside, max(1, round(0.05 * pixels)))
+        / min(size, max(1, round(0.05 * pixels))),
     }
+
+
+def pairs_in_order(values: list[float], inside: list[bool]) -> float:
+    """Of all pairs of a pixel inside and one outside, the share where the one inside is higher; half where equal."""
+    within = [v for v, m in zip(values, inside, strict=True) if m]
+    without = [v for v, m in zip(values, inside, strict=True) if not m]
+    return sum((a > b) + 0.5 * (a == b) for a in within for b in without) / (len(within) * len(without))
+
+
+def inside_of_highest(values: list[float], inside: list[bool], taken: int) -> float:
+    """How many of the highest pixels lie inside; of equal ones at the border, each has the same chance to be taken."""
+    found = 0.0
+    for count, hits in falling_blocks(values, inside):
+        now = min(taken, count)
+        found += hits * now / count
+        taken -= now
+    return found
 
 
 def published_nra(values: np.ndarray, inside: np.ndarray) -> float:
@@ -125,6 +146,14 @@ def test_pixel_precision_is_scikit_learns(levels: int) -> None:
         maps, masks = drawn(seed, 9, 13, levels)
         wanted = average_precision_score(masks.flatten().numpy(), maps.flatten().numpy())
         assert pixel_precision(maps, masks).of(0) == pytest.approx(float(wanted), abs=1e-9)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 5, 10_000])
+def test_pixel_roc_is_scikit_learns(levels: int) -> None:
+    for seed in range(10):
+        maps, masks = drawn(seed, 9, 13, levels)
+        wanted = roc_auc_score(masks.flatten().numpy(), maps.flatten().numpy())
+        assert pixel_roc(maps, masks).of(0) == pytest.approx(float(wanted), abs=1e-9)
 
 
 @pytest.mark.parametrize(("ratio", "most"), [(0.01, 0.08), (0.03, 0.015), (0.15, 0.01), (0.5, 0.01)])

@@ -22,16 +22,20 @@ from conceptlens.metrics import (
     peak,
     pixel_precision,
     pixel_ranking,
+    pixel_roc,
     pointing_energy,
     pointing_game,
     ranked_area,
     ranked_area_corrected,
+    relevance_rank,
+    top_inside,
 )
 from conceptlens.record import ImageInfo, Source
 from tolerance import assert_agree
 
 RIGHT = torch.tensor([[[False, True], [False, True]]])
-RANKED = ("pointing_game", "ranked_area", "ranked_area_corrected", "hit", "best_iou", "pixel_precision")
+UNRANKED = {"pointing_energy", "pointing_energy_minmax", "iou"}
+RANKED = tuple(name for name in MAP_MASK_METRICS if name not in UNRANKED)
 PAGE = Path(__file__).parents[2] / "docs" / "api" / "metrics.md"
 
 
@@ -96,6 +100,16 @@ def test_iou_by_hand() -> None:
     assert pixel_precision(maps, RIGHT).of(0) == pytest.approx((1 / 2 + 2 / 4) / 2)
 
 
+def test_the_highest_pixels_by_hand() -> None:
+    maps = one([[4.0, 3.0], [2.0, 1.0]])
+    assert pixel_roc(maps, RIGHT).of(0) == pytest.approx(1 / 4)  # of four pairs, 3 over 2 alone is in order
+    assert relevance_rank(maps, RIGHT).of(0) == pytest.approx(1 / 2)
+    assert [top_inside(maps, RIGHT, share=s).of(0) for s in (0.01, 0.5, 0.75, 1)] == [0, 0.5, 0.5, 1]
+    assert relevance_rank(one([[2.0, 1.0], [1.0, 1.0]]), RIGHT).of(0) == pytest.approx(1 / 3)  # one of three, 2 inside
+    with pytest.raises(cl.InputError, match="share is 0; expected a share of the pixels, above 0 up to 1"):
+        top_inside(maps, RIGHT, share=0)
+
+
 @settings(max_examples=20)
 @given(st.integers(0, 999), st.sampled_from([0.02, 0.2, 0.5, 0.9]))
 def test_the_ideal_map_is_perfect_and_its_negative_the_worst(seed: int, ratio: float) -> None:
@@ -104,6 +118,8 @@ def test_the_ideal_map_is_perfect_and_its_negative_the_worst(seed: int, ratio: f
     assert {name: score.of(0) for name, score in ideal.items()} == pytest.approx(dict.fromkeys(MAP_MASK_METRICS, 1.0))
     worst = map_mask_scores(-masks[None].float(), masks)
     assert worst["ranked_area"].of(0) == 0
+    assert worst["pixel_roc"].of(0) == 0
+    assert worst["relevance_rank"].of(0) == pytest.approx(max(0, 2 * ratio - 1) / ratio, abs=0.02)
     assert MAP_MASK_METRICS["ranked_area_corrected"].low < float(worst["ranked_area_corrected"].values) < 0
 
 
@@ -120,10 +136,14 @@ def test_chance(seed: int, ratio: float) -> None:
     assert means["pointing_energy"] == pytest.approx(r, rel=0.1)
     assert means["pixel_precision"] == pytest.approx(r, abs=0.05)
     assert means["best_iou"] >= r
+    assert means["pixel_roc"] == pytest.approx(0.5, abs=0.03)
+    assert means["relevance_rank"] == pytest.approx(r, abs=0.03)
+    assert means["top_inside"] == pytest.approx(max(r, 0.05), abs=0.04)
     uniform = {name: score.of(0) for name, score in map_mask_scores(torch.full((1, 1, 7, 7), 0.1), masks).items()}
     k = r / (1 - r)
     nra = (k * (1 + k * math.log(r)) - r / 2) / (-r * math.log(r))
     shares = dict.fromkeys(("pointing_energy", "pointing_game", "best_iou", "iou", "pixel_precision"), r)
+    shares |= {"pixel_roc": 0.5, "relevance_rank": r, "top_inside": r * 320 / min(320, r * 6400)}
     assert uniform == pytest.approx(
         {**shares, "pointing_energy_minmax": 0, "ranked_area": nra, "ranked_area_corrected": 0, "hit": 0}, abs=1e-9
     )

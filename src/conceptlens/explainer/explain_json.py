@@ -11,7 +11,7 @@ from conceptlens.concept_regions.competing_explanation import MIN_PLACE_CONTRAST
 from conceptlens.concepts.short_names import short_name
 from conceptlens.explainer.discovered_rows import DISCOVERED
 from conceptlens.io.versions import versions
-from conceptlens.metrics.map_mask import area, peak
+from conceptlens.metrics.map_peak import area, peak
 
 if TYPE_CHECKING:
     from torch import Tensor

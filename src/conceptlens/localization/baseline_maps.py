@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 
 from conceptlens.cams.class_activation import source
+from conceptlens.metrics.control_maps import CENTRE_STD, centre_maps, named_noise
 from conceptlens.record import Explanation
 
 if TYPE_CHECKING:
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from conceptlens.concepts.vocabulary import ConceptName
     from conceptlens.model.observation import Observation
 
-# The standard deviation of the centre's Gaussian, as a share of each side.
-CENTRE_STD = 0.25
-
 
 def centre(observation: Observation, concepts: Sequence[ConceptName]) -> Explanation:
     """Return `exp(-((x - 1/2)^2 + (y - 1/2)^2) / (2 0.25^2))` for every concept, x and y shares of the sides.
@@ -29,9 +26,7 @@ def centre(observation: Observation, concepts: Sequence[ConceptName]) -> Explana
     Photos have their subject in the middle more often than not.
     """
     grid = observation.layer_output().grid
-    y, x = (((torch.arange(size) + 0.5) / size - 0.5).square() for size in (grid.height, grid.width))
-    bump = torch.exp(-(y[:, None] + x[None, :]) / (2 * CENTRE_STD**2))
-    maps = bump.expand(len(observation.image_info), len(concepts), -1, -1)
+    maps = centre_maps(len(observation.image_info), len(concepts), (grid.height, grid.width))
     return _baseline(observation, concepts, maps, "centre", {"spread": CENTRE_STD})
 
 
@@ -54,17 +49,12 @@ def random_maps(
     parts = []
     for turn in range(candidates):
         rows = [
-            [_noise(f"{seed} {turn} {photo} {c.label}:{c.type}", (grid.height, grid.width)) for c in concepts]
+            [named_noise(f"{seed} {turn} {photo} {c.label}:{c.type}", (grid.height, grid.width)) for c in concepts]
             for photo in photos
         ]
         maps = torch.from_numpy(np.array(rows, np.float32).reshape(len(photos), len(concepts), grid.height, grid.width))
         parts.append(_baseline(observation, concepts, maps, "random", {"seed": seed}))
     return parts[0] if candidates == 1 else replace(parts[0], components=tuple(parts))
-
-
-def _noise(key: str, size: tuple[int, int]) -> np.ndarray:
-    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
-    return np.random.default_rng(int.from_bytes(digest[:8], "little")).random(size)
 
 
 def _baseline(

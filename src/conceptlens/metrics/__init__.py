@@ -1,10 +1,11 @@
 """Metrics, sorted by what they need.
 
-A map and a mask (`map_mask`), a map and a model (`faithfulness`, `relative_drops`, `attribution_checks`,
-`group_scores`; concepts and a model: `concept_removal`), a map and keypoints (`keypoints`, with its baselines and the
-masks made of them), the images that activate a concept most (`purity`), activations and labels (`auroc`, `leakage`,
-`impurity`), what else a bottleneck is measured by (`bottleneck_metrics`); and confidence intervals of their means
-(`statistics.bootstrap`).
+A map and a mask (`map_mask`, `pixel_hits`), two maps (`map_map`; with a function that explains: `shift_stability`), a
+map and a model (`faithfulness`, `relative_drops`, `attribution_checks`, `group_scores`; with parts: `part_effects`;
+concepts and a model: `concept_removal`), what must be beaten (`control_maps`, `random_weights`, `sanity`), a map and
+keypoints (`keypoints`, with its baselines and the masks made of them), the images that activate a concept most
+(`purity`), activations and labels (`auroc`, `leakage`, `impurity`), what else a bottleneck is measured by
+(`bottleneck_metrics`); and confidence intervals of their means (`statistics.bootstrap`).
 """
 
 from conceptlens.metrics.attribution_checks import completeness as completeness
@@ -19,6 +20,9 @@ from conceptlens.metrics.bottleneck_metrics import activation_norm as activation
 from conceptlens.metrics.bottleneck_metrics import effective_concepts as effective_concepts
 from conceptlens.metrics.concept_removal import concept_deletion as concept_deletion
 from conceptlens.metrics.concept_removal import concept_insertion as concept_insertion
+from conceptlens.metrics.control_maps import centre_maps as centre_maps
+from conceptlens.metrics.control_maps import edge_maps as edge_maps
+from conceptlens.metrics.control_maps import random_maps as random_maps
 from conceptlens.metrics.faithfulness import average_drop as average_drop
 from conceptlens.metrics.faithfulness import comprehensiveness as comprehensiveness
 from conceptlens.metrics.faithfulness import deletion as deletion
@@ -51,33 +55,55 @@ from conceptlens.metrics.leakage import LabelledActivations as LabelledActivatio
 from conceptlens.metrics.leakage import Leakage as Leakage
 from conceptlens.metrics.leakage import concept_leakage as concept_leakage
 from conceptlens.metrics.leakage import prevalence_thresholds as prevalence_thresholds
+from conceptlens.metrics.map_map import MAP_MAP_METRICS as MAP_MAP_METRICS
+from conceptlens.metrics.map_map import agreement_matrix as agreement_matrix
+from conceptlens.metrics.map_map import map_pearson as map_pearson
+from conceptlens.metrics.map_map import map_spearman as map_spearman
+from conceptlens.metrics.map_map import map_ssim as map_ssim
+from conceptlens.metrics.map_map import top_overlap as top_overlap
 from conceptlens.metrics.map_mask import MAP_MASK_METRICS as MAP_MASK_METRICS
-from conceptlens.metrics.map_mask import area as area
 from conceptlens.metrics.map_mask import best_iou as best_iou
 from conceptlens.metrics.map_mask import hit as hit
 from conceptlens.metrics.map_mask import iou as iou
 from conceptlens.metrics.map_mask import map_mask_scores as map_mask_scores
-from conceptlens.metrics.map_mask import peak as peak
-from conceptlens.metrics.map_mask import pixel_precision as pixel_precision
 from conceptlens.metrics.map_mask import pointing_energy as pointing_energy
 from conceptlens.metrics.map_mask import pointing_game as pointing_game
 from conceptlens.metrics.map_mask import ranked_area as ranked_area
 from conceptlens.metrics.map_mask import ranked_area_corrected as ranked_area_corrected
+from conceptlens.metrics.map_peak import area as area
+from conceptlens.metrics.map_peak import peak as peak
+from conceptlens.metrics.part_effects import PART_METRIC as PART_METRIC
+from conceptlens.metrics.part_effects import part_drops as part_drops
+from conceptlens.metrics.part_effects import part_importance as part_importance
+from conceptlens.metrics.part_effects import part_sums as part_sums
 from conceptlens.metrics.part_masks import box_masks as box_masks
 from conceptlens.metrics.part_masks import part_discs as part_discs
 from conceptlens.metrics.part_masks import part_mask_scores as part_mask_scores
 from conceptlens.metrics.pixel_fills import FILLS as FILLS
+from conceptlens.metrics.pixel_hits import pixel_precision as pixel_precision
+from conceptlens.metrics.pixel_hits import pixel_roc as pixel_roc
+from conceptlens.metrics.pixel_hits import relevance_rank as relevance_rank
+from conceptlens.metrics.pixel_hits import top_inside as top_inside
 from conceptlens.metrics.pixel_removal import RemovalCurves as RemovalCurves
 from conceptlens.metrics.pixel_removal import removal_curves as removal_curves
 from conceptlens.metrics.purity import Purity as Purity
 from conceptlens.metrics.purity import merge_sides as merge_sides
 from conceptlens.metrics.purity import part_purity as part_purity
+from conceptlens.metrics.random_weights import cascade_layers as cascade_layers
+from conceptlens.metrics.random_weights import cascade_similarity as cascade_similarity
 from conceptlens.metrics.relative_drops import relative_drop as relative_drop
 from conceptlens.metrics.relative_drops import relative_drop_area as relative_drop_area
 from conceptlens.metrics.relative_drops import relative_drop_curves as relative_drop_curves
+from conceptlens.metrics.sanity import SANITY_METRICS as SANITY_METRICS
+from conceptlens.metrics.sanity import ControlComparison as ControlComparison
+from conceptlens.metrics.sanity import SanityCheck as SanityCheck
+from conceptlens.metrics.sanity import beats_controls as beats_controls
+from conceptlens.metrics.sanity import random_label_similarity as random_label_similarity
 from conceptlens.metrics.scored_images import ScoredImages as ScoredImages
 from conceptlens.metrics.scored_images import score_module as score_module
 from conceptlens.metrics.shared_removal import removal_scores as removal_scores
+from conceptlens.metrics.shift_stability import SHIFT_METRIC as SHIFT_METRIC
+from conceptlens.metrics.shift_stability import shift_stability as shift_stability
 from conceptlens.statistics.bootstrap import Interval as Interval
 from conceptlens.statistics.bootstrap import bootstrap_difference as bootstrap_difference
 from conceptlens.statistics.bootstrap import bootstrap_macro_mean as bootstrap_macro_mean

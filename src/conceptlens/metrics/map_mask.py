@@ -1,6 +1,4 @@
-"""Where a map points: metrics that need a map, or a map and a mask.
-
-Those with a mask take
+"""Where a map points: metrics of a map and a mask. They take
 
 - `explained`: an explanation, or raw `maps[image question height width]`, finite, no larger than the masks;
 - `masks`: bool `[image rows columns]`, the same for all questions, or `[image question rows columns]`. They are of what
@@ -18,56 +16,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import torch
-
 from conceptlens.io.errors import InputError
-from conceptlens.metrics.given_maps import maps_of
+from conceptlens.metrics import mask_measures as measured
+from conceptlens.metrics.pixel_hits import pixel_precision, pixel_roc, relevance_rank, top_inside
 from conceptlens.metrics.pixel_ranking import Ranking, Ties, score_pixels
 from conceptlens.statistics.score import Metric, Score
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
-
     from conceptlens.metrics.given_maps import Ignored, Maps, Masks
-    from conceptlens.metrics.pixel_ranking import Curve, Values
-
-
-def peak(explained: Maps) -> Float[Tensor, "image question 2"]:
-    """Return the centre of each map's highest cell.
-
-    Args:
-        explained: An explanation, or `maps[image question height width]`, a tensor or an array.
-
-    Returns:
-        `(x, y)` as shares of the width and height that the map covers, 0 to 1. Of several highest cells, their mean: a
-        map without a peak (all cells equal) points at the centre.
-    """
-    maps = maps_of(explained)
-    height, width = maps.shape[2:]
-    highest = (maps == maps.amax((2, 3), keepdim=True)).float()
-    total = highest.sum((2, 3))
-    xs = (torch.arange(width) + 0.5) / width
-    ys = (torch.arange(height) + 0.5) / height
-    x = (highest.sum(2) * xs).sum(2) / total
-    y = (highest.sum(3) * ys).sum(2) / total
-    return torch.stack([x, y], dim=2)
-
-
-def area(explained: Maps) -> Float[Tensor, "image question"]:
-    """Return how large the high part of each map is.
-
-    Args:
-        explained: An explanation, or `maps[image question height width]`, a tensor or an array.
-
-    Returns:
-        The share of cells that reach half of the map's highest value, 0 to 1; 0 for a map that is nowhere positive.
-    """
-    maps = maps_of(explained)
-    highest = maps.amax((2, 3), keepdim=True)
-    reached = (maps >= 0.5 * highest) & (highest > 0)
-    return reached.float().mean((2, 3))
+    from conceptlens.metrics.pixel_ranking import Values
 
 
 def pointing_energy(
@@ -93,7 +50,7 @@ def pointing_energy(
     """
     if normalise not in ("none", "minmax"):
         raise InputError(f"no normalise '{normalise}'; there are: none, minmax")
-    measure = _energy if normalise == "none" else _energy_above_lowest
+    measure = measured.energy if normalise == "none" else measured.energy_above_lowest
     return score_pixels(explained, masks, ignored, {"energy": measure})["energy"]
 
 
@@ -114,7 +71,7 @@ def pointing_game(explained: Maps, masks: Masks, ignored: Ignored = None) -> Sco
     Raises:
         InputError: Shapes or types do not fit, or a map is not finite.
     """
-    return score_pixels(explained, masks, ignored, {"game": _peak_inside})["game"]
+    return score_pixels(explained, masks, ignored, {"game": measured.peak_inside})["game"]
 
 
 def ranked_area(
@@ -150,7 +107,7 @@ def ranked_area(
     """
     if bins not in ("exact", "published"):
         raise InputError(f"no bins '{bins}'; there are: exact, published")
-    measure = _ranked_area if bins == "exact" else _ranked_area_in_bins
+    measure = measured.normalised_area if bins == "exact" else measured.normalised_area_in_bins
     return score_pixels(explained, masks, ignored, {"area": measure}, ties, seed)["area"]
 
 
@@ -171,7 +128,7 @@ def ranked_area_corrected(explained: Maps, masks: Masks, ignored: Ignored = None
     Raises:
         InputError: Shapes or types do not fit, or a map is not finite.
     """
-    return score_pixels(explained, masks, ignored, {"area": _ranked_area_corrected})["area"]
+    return score_pixels(explained, masks, ignored, {"area": measured.corrected_area})["area"]
 
 
 def hit(explained: Maps, masks: Masks, ignored: Ignored = None) -> Score:
@@ -188,7 +145,7 @@ def hit(explained: Maps, masks: Masks, ignored: Ignored = None) -> Score:
     Raises:
         InputError: Shapes or types do not fit, or a map is not finite.
     """
-    return score_pixels(explained, masks, ignored, {"hit": _hit})["hit"]
+    return score_pixels(explained, masks, ignored, {"hit": measured.area_hit})["hit"]
 
 
 def best_iou(explained: Maps, masks: Masks, ignored: Ignored = None) -> Score:
@@ -207,7 +164,7 @@ def best_iou(explained: Maps, masks: Masks, ignored: Ignored = None) -> Score:
     Raises:
         InputError: Shapes or types do not fit, or a map is not finite.
     """
-    return score_pixels(explained, masks, ignored, {"iou": _best_iou})["iou"]
+    return score_pixels(explained, masks, ignored, {"iou": measured.highest_overlap})["iou"]
 
 
 def iou(explained: Maps, masks: Masks, ignored: Ignored = None, share: float = 0.5) -> Score:
@@ -229,27 +186,7 @@ def iou(explained: Maps, masks: Masks, ignored: Ignored = None, share: float = 0
     """
     if not 0 < share <= 1:
         raise InputError(f"share is {share}; expected a share of the highest value, above 0 up to 1")
-    return score_pixels(explained, masks, ignored, {"iou": partial(_iou, share=share)})["iou"]
-
-
-def pixel_precision(explained: Maps, masks: Masks, ignored: Ignored = None) -> Score:
-    """Return the average precision of pixels as a ranking of inside over outside; 0 to 1, higher is better.
-
-    `sum over thresholds of (recall gained) x precision`, without interpolation; equal pixels make one threshold, as
-    in scikit-learn's `average_precision_score`. Chance is r.
-
-    Args:
-        explained: The maps.
-        masks: The masks.
-        ignored: Pixels to leave out.
-
-    Returns:
-        `values[image question]`.
-
-    Raises:
-        InputError: Shapes or types do not fit, or a map is not finite.
-    """
-    return score_pixels(explained, masks, ignored, {"precision": _pixel_precision})["precision"]
+    return score_pixels(explained, masks, ignored, {"iou": partial(measured.overlap_at, share=share)})["iou"]
 
 
 def map_mask_scores(explained: Maps, masks: Masks, ignored: Ignored = None) -> dict[str, Score]:
@@ -273,83 +210,24 @@ def map_mask_scores(explained: Maps, masks: Masks, ignored: Ignored = None) -> d
     return score_pixels(explained, masks, ignored, _MEASURES)
 
 
-def _energy(ranking: Ranking) -> Values:
-    energy = ranking.values.clip(0)
-    return _share_inside(energy, ranking)
-
-
-def _energy_above_lowest(ranking: Ranking) -> Values:
-    lowest = np.take_along_axis(ranking.values, ranking.kept[:, None].astype(int) - 1, 1)
-    return _share_inside((ranking.values - lowest).clip(0), ranking)
-
-
-def _share_inside(energy: Curve, ranking: Ranking) -> Values:
-    total = energy.sum(1, dtype=np.float64)
-    within = (energy * ranking.inside).sum(1, dtype=np.float64)
-    return within / np.where(total > 0, total, 1)
-
-
-def _peak_inside(ranking: Ranking) -> Values:
-    highest = ranking.ends[:, :1]
-    return (np.take_along_axis(ranking.found, highest, 1) / highest)[:, 0]
-
-
-def _ranked_area(ranking: Ranking) -> Values:
-    r = ranking.ratio
-    return (ranking.overlap_area - r / 2).clip(0) / (-r * np.log(r))
-
-
-def _ranked_area_in_bins(ranking: Ranking) -> Values:
-    """Sum IoU pixel by pixel over the first hundredth, then once for each hundredth; the ideal over the same ranks."""
-    kept, size = ranking.kept[:, None], ranking.size[:, None]
-    rank = np.arange(ranking.values.shape[1])
-    width = np.maximum(kept // 100, 1)
-    weight = np.where(rank < width, 1 / kept, np.where(rank % width == 0, 1 / 100, 0)) * (rank < kept)
-    area = (weight * ranking.overlap[:, 1:]).sum(1)
-    ideal = (weight * np.minimum(rank / size, size / np.maximum(rank, 1))).sum(1)
-    return (area - ranking.ratio / 2).clip(0) / (ideal - ranking.ratio / 2)
-
-
-def _ranked_area_corrected(ranking: Ranking) -> Values:
-    r = ranking.ratio
-    k = r / (1 - r)
-    random = k * (1 + k * np.log(r))
-    ideal = r / 2 - r * np.log(r)
-    return (ranking.overlap_area - random) / (ideal - random)
-
-
-def _hit(ranking: Ranking) -> Values:
-    return (_ranked_area(ranking) > 0.5).astype(np.float64)
-
-
-def _best_iou(ranking: Ranking) -> Values:
-    return ranking.overlap.max(1)
-
-
-def _iou(ranking: Ranking, share: float = 0.5) -> Values:
-    highest = ranking.values[:, :1]
-    reached = ((ranking.values >= share * highest) & (highest > 0)).sum(1, keepdims=True)
-    return np.take_along_axis(ranking.overlap, reached, 1)[:, 0]
-
-
-def _pixel_precision(ranking: Ranking) -> Values:
-    precision = np.take_along_axis(ranking.found, ranking.ends, 1) / ranking.ends
-    return (precision * ranking.inside).sum(1) / ranking.size
-
-
 _MEASURES: dict[str, Callable[[Ranking], Values]] = {
-    "pointing_energy": _energy,
-    "pointing_energy_minmax": _energy_above_lowest,
-    "pointing_game": _peak_inside,
-    "ranked_area": _ranked_area,
-    "ranked_area_corrected": _ranked_area_corrected,
-    "hit": _hit,
-    "best_iou": _best_iou,
-    "iou": _iou,
-    "pixel_precision": _pixel_precision,
+    "pointing_energy": measured.energy,
+    "pointing_energy_minmax": measured.energy_above_lowest,
+    "pointing_game": measured.peak_inside,
+    "ranked_area": measured.normalised_area,
+    "ranked_area_corrected": measured.corrected_area,
+    "hit": measured.area_hit,
+    "best_iou": measured.highest_overlap,
+    "iou": measured.overlap_at,
+    "pixel_precision": measured.mean_precision,
+    "pixel_roc": measured.area_under_roc,
+    "relevance_rank": measured.inside_of_as_many,
+    "top_inside": measured.highest_inside,
 }
 _SHIFTED = partial(pointing_energy, normalise="minmax")
 _SCORE_CAM, _CE_FAM = "Score-CAM, Wang et al., CVPRW 2020", "CE-FAM, official code"
+_SCIKIT, _ARRAS = "scikit-learn's definition", "Arras et al., Information Fusion 2022"
+_THEINER = "Theiner et al., WACV 2022, over the smaller of k and mask"
 
 MAP_MASK_METRICS: dict[str, Metric] = {
     metric.name: metric
@@ -362,6 +240,9 @@ MAP_MASK_METRICS: dict[str, Metric] = {
         Metric("hit", "NRA above one half", hit, True, 0, 1, "0", _CE_FAM),
         Metric("best_iou", "IoU at the best threshold (oracle)", best_iou, True, 0, 1, "r or more", "common practice"),
         Metric("iou", "IoU at half of the maximum", iou, True, 0, 1, "r if constant", "common practice"),
-        Metric("pixel_precision", "average precision", pixel_precision, True, 0, 1, "r", "scikit-learn's definition"),
+        Metric("pixel_precision", "average precision", pixel_precision, True, 0, 1, "r", _SCIKIT),
+        Metric("pixel_roc", "area under ROC", pixel_roc, True, 0, 1, "0.5", _SCIKIT),
+        Metric("relevance_rank", "relevance rank accuracy", relevance_rank, True, 0, 1, "r", _ARRAS),
+        Metric("top_inside", "top 5 % inside", top_inside, True, 0, 1, "the larger of r and 0.05", _THEINER),
     )
 }

@@ -1,0 +1,128 @@
+"""Do maps depend on what the network has learned? Weights replaced by random ones, from the output down.
+
+A map that stays as it was while the network forgets everything was never about the network.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+from torch import nn
+
+from conceptlens.io.errors import InputError, InputTypeError, near
+from conceptlens.metrics.map_map import SimilarityName, map_similarity
+from conceptlens.metrics.map_pairs import whole_maps
+from conceptlens.statistics.score import Score
+
+if TYPE_CHECKING:
+    from conceptlens.metrics.given_maps import Maps
+
+# How weights are replaced: drawn from a normal distribution with the mean and deviation of the tensor's own values, or
+# by the layer's own `reset_parameters`, as before training.
+Redraw = Literal["own_scale", "reset"]
+
+
+def cascade_similarity(
+    explain: Callable[[nn.Module], Maps],
+    module: nn.Module,
+    layers: Sequence[str] | None = None,
+    similarity: SimilarityName = "map_spearman",
+    redraw: Redraw = "own_scale",
+    seed: int = 0,
+) -> Score:
+    """Return how alike maps stay while weights become random, layer by layer from the output; lower is better.
+
+    Cascading randomisation of Adebayo et al., NeurIPS 2018: stage 1 has random weights in the first of `layers`, stage
+    2 in the first two, and so on, in a copy of the module. A map that ignores the weights gets 1 at every stage, a map
+    of unrelated noise the similarity's chance.
+
+    Args:
+        explain: From a module to maps of fixed images and fixed questions; not of the predicted class, which changes.
+        module: The network, in eval mode; it is left as it is.
+        layers: Names of modules from the output down, each randomised with all that it holds; by default
+            `cascade_layers(module)`.
+        similarity: A name of `MAP_MAP_METRICS`.
+        redraw: `"own_scale"` draws each tensor of weights from a normal distribution with its own mean and standard
+            deviation, which any module allows and which keeps the size of activations; one whose values are all equal
+            stays. `"reset"` calls the layers' own `reset_parameters`, as the published experiment draws weights anew;
+            for batch norm it forgets the running statistics too.
+        seed: Draws the weights.
+
+    Returns:
+        `values[image question stage]`; a stage does not apply where a map is the same everywhere.
+
+    Raises:
+        InputError: The module is in training mode, a layer is unknown or cannot be reset, `redraw` is unknown, or maps
+            are not finite or change their shape.
+        InputTypeError: `explain` cannot be called.
+    """
+    if not callable(explain):
+        raise InputTypeError(f"explain is a {type(explain).__name__}; expected a function from a module to maps")
+    if any(part.training for part in module.modules()):
+        raise InputError("the module is in training mode, where maps depend on the batch; call module.eval() first")
+    if redraw not in get_args(Redraw):
+        raise InputError(f"no redraw '{redraw}'; there are: {', '.join(get_args(Redraw))}")
+    changed = copy.deepcopy(module)
+    parts = _named(changed, cascade_layers(module) if layers is None else layers)
+    before = whole_maps(explain(changed)).clone()  # a map may be a view of what the module holds
+    stages = []
+    for stage, (name, part) in enumerate(parts):
+        _randomise(name, part, redraw, seed + stage)
+        stages.append(map_similarity(similarity, before, whole_maps(explain(changed))))
+    return Score(torch.stack([s.values for s in stages], 2), torch.stack([s.applies for s in stages], 2))
+
+
+def cascade_layers(module: nn.Module) -> tuple[str, ...]:
+    """Return the names of the modules that hold weights of their own, the last first, as they were registered.
+
+    For nearly all networks that is from the output down; where it is not, name the layers yourself. The empty name is
+    the module itself, where it holds weights such as a class token.
+
+    Args:
+        module: The network.
+
+    Raises:
+        InputError: It holds no weights.
+    """
+    names = [name for name, part in module.named_modules() if any(True for _ in part.parameters(recurse=False))]
+    if not names:
+        raise InputError(f"{type(module).__name__} holds no weights; there is nothing to make random")
+    return tuple(reversed(names))
+
+
+def _named(module: nn.Module, layers: Sequence[str]) -> list[tuple[str, nn.Module]]:
+    """Return modules by their names, each of which holds weights."""
+    known = dict(module.named_modules())
+    if isinstance(layers, str) or not layers:
+        raise InputError(f"layers are {layers!r}; expected names of modules from the output down, at least one")
+    for name in layers:
+        if name not in known:
+            raise InputError(f"no layer '{name}'; there are: {near(str(name), [one for one in known if one])}")
+        if not any(True for _ in known[name].parameters()):
+            raise InputError(f"layer '{name}' holds no weights; leave it out")
+    return [(name, known[name]) for name in layers]
+
+
+@torch.no_grad()
+def _randomise(name: str, part: nn.Module, redraw: Redraw, seed: int) -> None:
+    """Replace the weights of a module and of all that it holds."""
+    if redraw == "own_scale":
+        generator = torch.Generator("cpu").manual_seed(seed)
+        for weights in part.parameters():
+            if weights.numel() > 1 and weights.is_floating_point():
+                drawn = torch.randn(weights.shape, generator=generator, dtype=torch.float64, device="cpu")
+                own = weights.double()
+                weights.copy_(drawn.to(own.device) * own.std(correction=0) + own.mean())
+        return
+    holders = [one for one in part.modules() if any(True for _ in one.parameters(recurse=False))]
+    for one in holders:
+        if not callable(getattr(one, "reset_parameters", None)):
+            raise InputError(f"{type(one).__name__} in layer '{name}' has no reset_parameters; use redraw='own_scale'")
+    devices = sorted({weights.device.index or 0 for weights in part.parameters() if weights.is_cuda})
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        for one in holders:
+            one.reset_parameters()  # pyright: ignore[reportCallIssue]
