@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from conceptlens.localization.result_rows import Row
 
 DEFAULT_METHODS = "ce_fam, competing, per_cell, grad_cam, clip_dissect, www, centre, random"
+# Written out, since the tables of methods and rules load torch; a test holds them together.
+METHODS_HELP = (
+    "Comma-separated methods; the page shows cases of the first. ce_fam, competing, fine, per_cell, clip_dissect, www, "
+    "centre, random; or RULE:TARGET, such as layer_cam:concept, with the rules grad_cam, grad_cam++, xgrad_cam, "
+    "hires_cam, element_wise, layer_cam, score_cam, score_cam_fast, ablation_cam, eigen_cam, random and the targets "
+    "predicted (where none is named), class, concept, contrast."
+)
 
 measured_option = option_group("What is measured")
 
@@ -42,7 +49,7 @@ def localization(
     max_photos: Annotated[int | None, data_option(min=1, help="Evaluate at most this many photos.")] = None,
     min_area: Annotated[float, data_option(help="Leave out concepts that cover a smaller share of the photo.")] = 0.01,
     methods: Annotated[
-        str, measured_option(help="Comma-separated methods; the page shows cases of the first.")
+        str, measured_option(help=METHODS_HELP)
     ] = DEFAULT_METHODS,
     compare_with: Annotated[
         str | None,

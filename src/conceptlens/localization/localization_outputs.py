@@ -14,7 +14,7 @@ from conceptlens.io.atomic import write_json, write_text
 from conceptlens.io.images import shrunk
 from conceptlens.io.versions import versions
 from conceptlens.localization.localization_cases import KINDS, LoadedCase, choose_cases, load_cases
-from conceptlens.localization.methods import METHODS
+from conceptlens.localization.methods import find_kind
 from conceptlens.localization.result_rows import write_rows
 from conceptlens.localization.summary import ALL, MACRO, SCHEMA, LocalizationSummary, summary_numbers, title_of
 from conceptlens.metrics.map_mask import MAP_MASK_METRICS
@@ -76,7 +76,7 @@ def evaluation_page(run: LocalizationRun, cases: Sequence[LoadedCase]) -> str:
         words=DESCRIPTIONS,
         text=text,
         signed_text=signed_text,
-        methods=[METHODS[line.method] for line in summary.methods if line.method in METHODS],
+        methods=[kind for line in summary.methods if (kind := find_kind(line.method)) is not None],
         lead=LEAD,
         kinds=[_kind(kind, cases) for kind in KINDS],
     )

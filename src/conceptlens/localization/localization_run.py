@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from conceptlens.data.masked_sets import open_set
 from conceptlens.io.errors import InputError
 from conceptlens.io.images import find_images
-from conceptlens.localization.methods import METHODS
+from conceptlens.localization.methods import METHODS, find_kind
 
 if TYPE_CHECKING:
     from conceptlens.data.masked_set import MaskedSet
@@ -42,7 +42,8 @@ class LocalizationRun:
 
 def needs_probe(methods: Sequence[str]) -> bool:
     """Whether a method needs probe photos."""
-    return any(METHODS[name].probes for name in methods)
+    kinds = [find_kind(name) for name in methods]
+    return any(kind is not None and kind.probes for kind in kinds)
 
 
 def probe_photos(data: str, folder: Path | None, methods: Sequence[str], **choices: Any) -> Iterable[Photo]:

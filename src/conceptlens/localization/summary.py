@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from conceptlens.io.errors import InputError
-from conceptlens.localization.methods import METHODS
+from conceptlens.localization.methods import find_kind
 from conceptlens.localization.result_rows import ORACLE, Row
 from conceptlens.metrics.map_mask import MAP_MASK_METRICS
 from conceptlens.statistics.bootstrap import Interval, bootstrap_macro_mean, bootstrap_mean
@@ -159,7 +159,7 @@ def summary_numbers(summary: LocalizationSummary) -> dict[str, Any]:
 def title_of(method: str) -> str:
     """Return what a method is called in a table; an oracle keeps its mark."""
     name = method.removesuffix(ORACLE)
-    kind = METHODS.get(name)
+    kind = find_kind(name)
     return (name if kind is None else kind.title) + (ORACLE if method.endswith(ORACLE) else "")
 
 
