@@ -142,7 +142,12 @@ def _known(model: Backbone, concepts: Sequence[ConceptName]) -> Sequence[bool]:
 
 _TABLE = (
     TargetKind(
-        "predicted", "", "the predicted class, the same map for every concept", lambda c: Logit(), _all, of_concept=False
+        "predicted",
+        "",
+        "the predicted class, the same map for every concept",
+        lambda c: Logit(),
+        _all,
+        of_concept=False,
     ),
     TargetKind(
         "class",
