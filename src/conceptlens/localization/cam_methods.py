@@ -49,7 +49,11 @@ class TargetKind:
     of_concept: bool = True
 
 
-def cam_method(model: Backbone, target: str | Target = "predicted", rule: str | Rule = "grad_cam") -> Method:
+def cam_method(
+    model: Backbone,
+    target: str | Target | Callable[[ConceptName], Target] = "predicted",
+    rule: str | Rule = "grad_cam",
+) -> Method:
     """Return a method for `evaluate_localization` that explains a target by a rule.
 
     Args:
@@ -125,7 +129,8 @@ def _kind_of(target: Any) -> TargetKind:
             f"the target is given as {type(target).__name__}; expected one of {', '.join(TARGETS)}, a target such as "
             "cl.Contrast(), or a function from a concept to its target"
         )
-    return TargetKind(getattr(target, "__name__", "custom"), "", "", target, _all)
+    ask: Callable[[ConceptName], Any] = target
+    return TargetKind(getattr(target, "__name__", "custom"), "", "", ask, _all)
 
 
 def _text(concept: ConceptName) -> str:

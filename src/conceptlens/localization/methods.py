@@ -99,7 +99,7 @@ def find_kind(name: str) -> MethodKind | None:
     """
     if name in METHODS:
         return METHODS[name]
-    rule, colon, target = (name, "", "predicted") if name in RULES else name.rpartition(":")
+    rule, _, target = (name, "", "predicted") if name in RULES else name.rpartition(":")
     if rule not in RULES or target not in TARGETS:
         return None
     kind, title = TARGETS[target], RULES[rule].title or rule
@@ -162,8 +162,8 @@ def precomputed(maps: Explanation) -> Method:
             those of the photos (`Explanation.from_maps` with `images`); concepts are found by their label.
 
     Returns:
-        A method for `evaluate_localization`. It raises `InputError` for a photo or a concept without a map, such as a wrong concept:
-        give maps of all concepts of the set for every photo, or evaluate with `wrong_concepts=False`.
+        A method for `evaluate_localization`. It raises `InputError` for a photo or a concept without a map, such as a
+        wrong concept: give maps of all concepts of the set for every photo.
     """
     images = {info.fingerprint: i for i, info in enumerate(maps.source.image_info) if info.fingerprint}
 

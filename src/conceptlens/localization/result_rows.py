@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.io.atomic import replacing
+from conceptlens.io.errors import InputError
 from conceptlens.io.json_text import json_text
 from conceptlens.io.text_file import readable_text
-from conceptlens.io.errors import InputError
 from conceptlens.metrics.map_mask import MAP_MASK_METRICS
 
 if TYPE_CHECKING:

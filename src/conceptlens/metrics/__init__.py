@@ -4,9 +4,10 @@ A map and a mask (`map_mask`), a map and a model (`faithfulness`, `relative_drop
 `group_scores`; concepts and a model: `concept_removal`), a map and keypoints (`keypoints`, with its baselines and the
 masks made of them), the images that activate a concept most (`purity`), activations and labels (`auroc`, `leakage`,
 `impurity`), what else a bottleneck is measured by (`bottleneck_metrics`); and confidence intervals of their means
-(`statistics.bootstrap`).
+(`statistics.bootstrap`). Any of them is a metric of torchmetrics by `as_torchmetric`.
 """
 
+from conceptlens.metrics.as_torchmetric import as_torchmetric as as_torchmetric
 from conceptlens.metrics.attribution_checks import completeness as completeness
 from conceptlens.metrics.attribution_checks import infidelity as infidelity
 from conceptlens.metrics.attribution_checks import max_sensitivity as max_sensitivity
