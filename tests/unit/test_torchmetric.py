@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,6 +69,17 @@ def test_states_of_processes_are_added(maps: Tensor, masks: Tensor, torchmetrics
     assert int(gathered.count) == 2 * 2 * (N - 1)  # two processes that hold the same
     gathered.unsync()
     assert int(gathered.count) == 2 * (N - 1)
+
+
+@pytest.mark.process
+def test_two_processes_give_the_mean_over_both_of_their_parts(torchmetrics: Any, tmp_path: Path) -> None:
+    script = Path(__file__).parent / "torchmetric_process.py"
+    calls = [[sys.executable, str(script), str(rank), str(tmp_path / "meeting")] for rank in range(2)]
+    running = [subprocess.Popen(call, stdout=subprocess.PIPE, text=True) for call in calls]
+    told = [one.communicate(timeout=120)[0] for one in running]
+    assert [one.returncode for one in running] == [0, 0]
+    for together, whole in (map(float, line.split()) for line in told):
+        assert together == pytest.approx(whole)
 
 
 def test_it_is_copied_pickled_collected_and_tracked(maps: Tensor, masks: Tensor, torchmetrics: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.io.errors import InputError, InputTypeError
+from conceptlens.io.torchvision_operators import mend_torchvision
 from conceptlens.statistics.score import Metric
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def as_torchmetric(metric: Metric, **settings: Any) -> MeanScore:
             f"a {type(metric).__name__} was given as the metric; expected a cl.metrics.Metric, such as "
             "cl.metrics.MAP_MASK_METRICS['iou']"
         )
+    mend_torchvision()  # torchmetrics imports torchvision
     try:
         from conceptlens.metrics.mean_score import MeanScore
     except ModuleNotFoundError as error:
