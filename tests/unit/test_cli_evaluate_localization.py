@@ -167,7 +167,7 @@ def test_the_tables_of_command_and_page_are_those_of_the_code() -> None:
 
 def test_every_rule_and_target_is_a_method() -> None:
     names = "layer_cam:concept,score_cam_fast:class,hires_cam:contrast,grad_cam:predicted"
-    done = run("--data", "drawn:2", "--methods", names, "--json")
+    done = run("--data", "drawn:2", "--methods", names, "--compare-with", "grad_cam:predicted", "--json")
     assert done.exit_code == 0, done.output
     answer = json.loads(done.stdout)
     assert [(m["name"], m["title"]) for m in answer["methods"]] == [

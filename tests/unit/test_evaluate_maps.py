@@ -132,7 +132,7 @@ def test_maps_of_a_data_set_name_their_photos() -> None:
     expected = cl.evaluate({"mine": method}, DATA, ["iou"])
     assert list(found.rows) == [row for row in expected.rows if row.image in {DATA[i].name for i in range(3)}]
     assert [failure.reason.split(": ")[1][:24] for failure in found.failures] == ["there is no map of this "]
-    assert "1 photos could not be scored" in repr(found)
+    assert "1 photo could not be scored" in repr(found)
     with pytest.raises(cl.InputError, match=r"no photo could be scored: .*there is no map of this photo"):
         cl.evaluate(cl.Explanation.from_maps(maps[:1], [c.label for c in DATA.concepts], ["elsewhere"]), DATA)
 

@@ -130,7 +130,9 @@ class EvaluatedMaps:
         images = len({row.image for row in self.rows})
         notes = [f"{images} images; in brackets 95 % intervals, resampling images"]
         notes += [f"controls: {', '.join(self.controls)}"] * bool(self.controls)
-        notes += [f"{len(self.failures)} photos could not be scored: see failures"] * bool(self.failures)
+        if self.failures:
+            photos = "1 photo" if len(self.failures) == 1 else f"{len(self.failures)} photos"
+            notes.append(f"{photos} could not be scored: see failures")
         return "\n".join(line.rstrip() for line in (*shown, *notes))
 
     def _line(self, metric: str, fill: str) -> tuple[str, ...]:
