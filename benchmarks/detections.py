@@ -152,7 +152,7 @@ def coco(folder: Path, detector: Path) -> dict[str, Any]:
 
 def yolox(file: Path) -> cl.Backbone:
     """Return YOLOX-nano, read through onnx2torch."""
-    from conceptlens.model.torchvision_operators import mend_torchvision
+    from conceptlens.io.torchvision_operators import mend_torchvision
 
     mend_torchvision()
     import onnx2torch
@@ -220,7 +220,7 @@ def one_map(tool: str) -> dict[str, float]:
     A torchvision RetinaNet with random weights, one photo of 256 x 256, its last stage. The target of captum is
     written by hand: the logit of one candidate.
     """
-    from conceptlens.model.torchvision_operators import mend_torchvision
+    from conceptlens.io.torchvision_operators import mend_torchvision
 
     mend_torchvision()
     import torchvision

@@ -10,7 +10,7 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # random weights need no network, and a draw must not depend on one
 
-from conceptlens.model.torchvision_operators import mend_torchvision
+from conceptlens.io.torchvision_operators import mend_torchvision
 
 mend_torchvision()
 

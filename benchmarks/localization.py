@@ -22,7 +22,7 @@ from conceptlens.concept_regions.competition import FINE
 from conceptlens.concept_regions.translator import Translator
 from conceptlens.data.masked_set import MaskedPhoto, MaskedSet
 from conceptlens.io.errors import Failure
-from conceptlens.localization.evaluate_localization import evaluate
+from conceptlens.localization.evaluate_localization import evaluate_localization
 from conceptlens.localization.methods import Method, MethodContext, build_methods
 from conceptlens.localization.result_rows import Row
 from conceptlens.metrics import bootstrap_difference, bootstrap_mean
@@ -81,7 +81,9 @@ def main() -> None:
     torch.set_num_threads(1)
     started = time.perf_counter()
     data = Every(cl.open_set(asked.data, asked.split), asked.every)
-    found = table([rows for rows in evaluate(data, methods(asked.branch, data)) if not isinstance(rows, Failure)])
+    found = table(
+        [rows for rows in evaluate_localization(data, methods(asked.branch, data)) if not isinstance(rows, Failure)]
+    )
     words = [f"--data {asked.data} --split {asked.split} --every {asked.every}"]
     setting = {
         "command": " ".join(

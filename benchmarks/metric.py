@@ -23,7 +23,7 @@ from importlib.metadata import version
 from multiprocessing import get_context
 from typing import Any
 
-from conceptlens.model.torchvision_operators import mend_torchvision
+from conceptlens.io.torchvision_operators import mend_torchvision
 
 mend_torchvision()
 

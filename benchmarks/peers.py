@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from conceptlens.model.torchvision_operators import mend_torchvision
+from conceptlens.io.torchvision_operators import mend_torchvision
 
 mend_torchvision()
 

@@ -23,10 +23,10 @@ from cam import processor
 from conceptlens.concepts.class_knowledge import ClassKnowledge, KnownClass
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.data.drawn_scene import FIRST_SEED, KINDS, SCENE_COLOURS, Scene, random_scene
+from conceptlens.io.torchvision_operators import mend_torchvision
 from conceptlens.localization.baseline_maps import centre
 from conceptlens.localization.methods import MethodContext, build_methods
 from conceptlens.metrics import bootstrap_difference, bootstrap_mean, ranked_area_corrected
-from conceptlens.model.torchvision_operators import mend_torchvision
 
 SIZE = 64
 SEEDS = (0, 1, 2)

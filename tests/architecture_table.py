@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import conceptlens as cl
-from conceptlens.model.torchvision_operators import mend_torchvision
+from conceptlens.io.torchvision_operators import mend_torchvision
 
 mend_torchvision()
 

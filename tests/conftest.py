@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from conceptlens.model.torchvision_operators import mend_torchvision
+from conceptlens.io.torchvision_operators import mend_torchvision
 
 if TYPE_CHECKING:
     import conceptlens as cl

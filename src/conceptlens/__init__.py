@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from conceptlens.data.masked_sets import open_set as open_set
     from conceptlens.discovery.discover import discover as discover
     from conceptlens.discovery.discovered_concepts import DiscoveredConcepts as DiscoveredConcepts
+    from conceptlens.evaluation.evaluate_maps import evaluate as evaluate
     from conceptlens.explainer.explain import explain as explain
     from conceptlens.explainer.html_report import report as report
     from conceptlens.heads.fit_head import fit_head as fit_head
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
     from conceptlens.local_embeddings.analysis.store_analysis import analyze as analyze
     from conceptlens.local_embeddings.loce import loce as loce
     from conceptlens.local_embeddings.runs.embed_run import embed as embed
-    from conceptlens.localization.evaluate_localization import evaluate as evaluate
     from conceptlens.model.backbone import Backbone as Backbone
     from conceptlens.model.detector_output import Detections as Detections
     from conceptlens.model.observation import Observation as Observation
@@ -97,7 +97,7 @@ _HOMES = {
     "compete": "concept_regions.competition",
     "discover": "discovery.discover",
     "embed": "local_embeddings.runs.embed_run",
-    "evaluate": "localization.evaluate_localization",
+    "evaluate": "evaluation.evaluate_maps",
     "explain": "explainer.explain",
     "fit_ce_fam": "concept_regions.fit.fit_ce_fam",
     "fit_head": "heads.fit_head",

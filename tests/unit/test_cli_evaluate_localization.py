@@ -14,8 +14,10 @@ from PIL import Image
 from pyarrow import parquet
 from typer.testing import CliRunner, Result
 
-from conceptlens.cli.evaluate import DEFAULT_METHODS, app
+import conceptlens as cl
+from conceptlens.cli.evaluate import DEFAULT_METHODS, METHODS_HELP, app
 from conceptlens.data.drawn_scene import DrawnSet
+from conceptlens.localization.cam_methods import TARGETS
 from conceptlens.localization.methods import METHODS
 from conceptlens.metrics import MAP_MASK_METRICS
 
@@ -117,6 +119,8 @@ REFUSED = {
     "no folder": (["--data", "voc:nowhere"], "nowhere"),
     "unknown split": (["--data", "drawn:3", "--split", "test"], "val"),
     "unknown method": ([*FEW[:2], "--methods", "ce_fan"], "ce_fam"),
+    "unknown target": ([*FEW[:2], "--methods", "layer_cam:logit"], "targets predicted, class, concept, contrast"),
+    "unknown rule": ([*FEW[:2], "--methods", "layercam:concept"], "with the rules grad_cam, grad_cam++"),
     "compared with none of them": ([*FEW, "--compare-with", "www"], "--methods"),
     "unknown model": ([*FEW, "--model", "timm:resnet5"], "resnet50"),
     "no branch": ([*FEW, "--branch", "no-branch"], "no-branch"),
@@ -148,9 +152,31 @@ def test_bad_input_ends_in_one_sentence_and_code_2(case: str, tmp_path: Path) ->
 
 
 def test_the_tables_of_command_and_page_are_those_of_the_code() -> None:
-    assert DEFAULT_METHODS.split(", ") == [name for name in METHODS if name != "fine"]  # it takes seconds a photo
+    default = [*METHODS]
+    default.remove("fine")  # it takes seconds a photo
+    default.insert(default.index("clip_dissect"), "grad_cam")
+    assert DEFAULT_METHODS.split(", ") == default
     page = (Path(__file__).parents[2] / "docs" / "how-to" / "evaluate.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| `(\w+)` \|", page, re.M) == list(METHODS)
+    assert re.findall(r"^\| `RULE:(\w+)`", page, re.M) == list(TARGETS)
+    own, rules, targets = re.split(r"; or RULE:TARGET, .*? with the rules | and the targets ", METHODS_HELP)
+    assert own.split(". ")[1].split(", ") == list(METHODS)
+    assert rules.split(", ") == list(cl.RULES)
+    assert re.findall(r"(\w+)(?: \([^)]*\))?[,.]", targets) == list(TARGETS)
+
+
+def test_every_rule_and_target_is_a_method() -> None:
+    names = "layer_cam:concept,score_cam_fast:class,hires_cam:contrast,grad_cam:predicted"
+    done = run("--data", "drawn:2", "--methods", names, "--compare-with", "grad_cam:predicted", "--json")
+    assert done.exit_code == 0, done.output
+    answer = json.loads(done.stdout)
+    assert [(m["name"], m["title"]) for m in answer["methods"]] == [
+        ("layer_cam:concept", "LayerCAM, concept"),
+        ("score_cam_fast:class", "Score-CAM, predicted, by classes"),
+        ("hires_cam:contrast", "HiResCAM, contrast"),
+        ("grad_cam", "Grad-CAM"),
+    ]
+    assert answer["reference"] == "grad_cam"
 
 
 def test_help_loads_no_torch() -> None:

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 import conceptlens as cl
 from conceptlens.cli import app
+from conceptlens.localization.evaluate_localization import evaluate_localization
 from tolerance import assert_agree
 
 PAGE = Path(__file__).parents[2] / "docs" / "api" / "index.md"
@@ -111,8 +112,13 @@ class TestWrongTypes:
             "as the model; expected a Backbone: cl.load_model": lambda: cl.fit_ce_fam(given, given, tmp_path, tmp_path),
             r"cl\.load_model\(name\) or cl\.Backbone": lambda: cl.fit_loc_cbm(given, given, tmp_path),
             "a str was given as the data; expected a data set": lambda: cl.embed("drawn:1", given, tmp_path),  # pyright: ignore[reportArgumentType]
-            r"expected a data set with masks: cl\.open_set": lambda: next(cl.evaluate(given, {})),
-            "methods are given as str; expected a dictionary": lambda: next(cl.evaluate(cl.open_set("drawn:1"), given)),
+            r"expected a data set with masks: cl\.open_set": lambda: next(evaluate_localization(given, {})),
+            "methods are given as str; expected a dictionary": lambda: next(
+                evaluate_localization(cl.open_set("drawn:1"), given)
+            ),
+            "a str was given as the data; expected bool masks, a data set": lambda: cl.evaluate(
+                np.ones((1, 4, 4)), given
+            ),
             "a str was given to combine; expected a list": lambda: cl.combine(given),
             "a NoneType was given to combine": lambda: cl.combine([None]),  # pyright: ignore[reportArgumentType]
             "the photo is given as str; expected a PIL image": lambda: cl.overlay(given, np.ones((2, 2))),

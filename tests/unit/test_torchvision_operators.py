@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from conceptlens.model.torchvision_operators import mend_torchvision
+from conceptlens.io.torchvision_operators import mend_torchvision
 
 pytestmark = pytest.mark.process
 
@@ -19,7 +19,7 @@ own.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 own.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 """
 _ABSENT = "import importlib.util; importlib.util.find_spec = lambda name: None"
-_MEND = "from conceptlens.model.torchvision_operators import mend_torchvision; mended = mend_torchvision()"
+_MEND = "from conceptlens.io.torchvision_operators import mend_torchvision; mended = mend_torchvision()"
 
 
 def run(*lines: str) -> str:

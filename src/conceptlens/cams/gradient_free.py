@@ -199,8 +199,8 @@ def eigen_cam(observation: Observation, questions: Sequence[BoundTarget], layer:
 def random(observation: Observation, questions: Sequence[BoundTarget], layer: str) -> Weights:
     """`w_k` uniform in -1..1: a control that every method must beat.
 
-    Seeded by the photo's fingerprint, or by the input tensor's own values where there is none, so an image has the
-    same weights alone and in a batch.
+    Seeded by the photo's fingerprint, or by the input tensor's own values where there is none, and by the question's
+    label: an image has the same weights alone and in a batch, a question alone and among others.
 
     Args:
         observation: One forward pass of a batch.
@@ -215,13 +215,16 @@ def random(observation: Observation, questions: Sequence[BoundTarget], layer: st
     """
     feature = observation.feature(layer)
     drawn = []
-    for image, info in zip(observation.images, observation.image_info, strict=True):
+    for index, (image, info) in enumerate(zip(observation.images, observation.image_info, strict=True)):
         known = info.fingerprint.encode() or image.float().cpu().numpy().tobytes()
-        generator = torch.Generator("cpu").manual_seed(int.from_bytes(hashlib.sha256(known).digest()[:7]))
-        drawn.append(
-            torch.rand(len(questions), feature.shape[1], generator=generator, dtype=torch.float32, device="cpu") * 2 - 1
-        )
+        rows = [_drawn(known + question.labels[index].encode(), feature.shape[1]) for question in questions]
+        drawn.append(torch.stack(rows))
     return torch.stack(drawn).to(feature)[..., None, None]
+
+
+def _drawn(key: bytes, channels: int) -> Float[Tensor, "channel"]:
+    generator = torch.Generator("cpu").manual_seed(int.from_bytes(hashlib.sha256(key).digest()[:7]))
+    return torch.rand(channels, generator=generator, dtype=torch.float32, device="cpu") * 2 - 1
 
 
 def _score_all(

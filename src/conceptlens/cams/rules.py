@@ -38,6 +38,7 @@ class Rule:
             `(weights, notes)`, and its notes go into `Explanation.source.settings`.
         paper: Where the rule comes from.
         reads: "gradient" or "model".
+        title: What tables call it; its name, where there is none.
 
     Examples:
         >>> mean = cl.Rule("mean", lambda gradient, feature: gradient.mean((-2, -1), keepdim=True), "my notes")
@@ -48,6 +49,7 @@ class Rule:
     weights: Callable[..., Any]
     paper: str
     reads: Literal["gradient", "model"] = "gradient"
+    title: str = ""
 
 
 def grad_cam(gradient: Gradient, feature: Feature) -> Weights:
@@ -136,16 +138,35 @@ def layer_cam(gradient: Gradient, feature: Feature) -> Weights:
 RULES: dict[str, Rule] = {
     rule.name: rule
     for rule in (
-        Rule("grad_cam", grad_cam, "Grad-CAM, Selvaraju et al., ICCV 2017, eq. 1"),
-        Rule("grad_cam++", grad_cam_plus_plus, "Grad-CAM++, Chattopadhay et al., WACV 2018, eq. 19"),
-        Rule("xgrad_cam", xgrad_cam, "XGrad-CAM, Fu et al., BMVC 2020, eq. 8"),
-        Rule("hires_cam", hires_cam, "HiResCAM, Draelos and Carin, 2020"),
-        Rule("element_wise", element_wise_grad_cam, "element-wise Grad-CAM, Pillai and Pirsiavash, AAAI 2021"),
-        Rule("layer_cam", layer_cam, "LayerCAM, Jiang et al., TIP 2021, eq. 6"),
-        Rule("score_cam", gradient_free.score_cam, "Score-CAM, Wang et al., CVPRW 2020", "model"),
-        Rule("score_cam_fast", score_cam_fast, "Score-CAM from a few masked images, predicted: ours", "model"),
-        Rule("ablation_cam", gradient_free.ablation_cam, "Ablation-CAM, Desai and Ramaswamy, WACV 2020", "model"),
-        Rule("eigen_cam", gradient_free.eigen_cam, "Eigen-CAM, Muhammad and Yeasin, IJCNN 2020", "model"),
-        Rule("random", gradient_free.random, "weights drawn at random: a control", "model"),
+        Rule("grad_cam", grad_cam, "Grad-CAM, Selvaraju et al., ICCV 2017, eq. 1", title="Grad-CAM"),
+        Rule(
+            "grad_cam++", grad_cam_plus_plus, "Grad-CAM++, Chattopadhay et al., WACV 2018, eq. 19", title="Grad-CAM++"
+        ),
+        Rule("xgrad_cam", xgrad_cam, "XGrad-CAM, Fu et al., BMVC 2020, eq. 8", title="XGrad-CAM"),
+        Rule("hires_cam", hires_cam, "HiResCAM, Draelos and Carin, 2020", title="HiResCAM"),
+        Rule(
+            "element_wise",
+            element_wise_grad_cam,
+            "element-wise Grad-CAM, Pillai and Pirsiavash, AAAI 2021",
+            title="element-wise Grad-CAM",
+        ),
+        Rule("layer_cam", layer_cam, "LayerCAM, Jiang et al., TIP 2021, eq. 6", title="LayerCAM"),
+        Rule("score_cam", gradient_free.score_cam, "Score-CAM, Wang et al., CVPRW 2020", "model", "Score-CAM"),
+        Rule(
+            "score_cam_fast",
+            score_cam_fast,
+            "Score-CAM from a few masked images, predicted: ours",
+            "model",
+            "Score-CAM, predicted",
+        ),
+        Rule(
+            "ablation_cam",
+            gradient_free.ablation_cam,
+            "Ablation-CAM, Desai and Ramaswamy, WACV 2020",
+            "model",
+            "Ablation-CAM",
+        ),
+        Rule("eigen_cam", gradient_free.eigen_cam, "Eigen-CAM, Muhammad and Yeasin, IJCNN 2020", "model", "Eigen-CAM"),
+        Rule("random", gradient_free.random, "weights drawn at random: a control", "model", "random weights"),
     )
 }

@@ -26,6 +26,9 @@ from conceptlens.model.score_checks import check_finite, check_kind
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
+    from conceptlens.concepts.vocabulary import ConceptName
+    from conceptlens.model.backbone import Backbone
+    from conceptlens.model.class_concepts import ClassConcepts
     from conceptlens.model.encoders import VisionLanguage
 
 ClassName = str | int
@@ -257,15 +260,11 @@ class Concept:
     def _by_classes(self, observation: Observation) -> BoundTarget:
         """Ask for the log-odds of the classes that show the concept."""
         (concept,) = parse_concepts([self.text])
-        known = observation.model.class_concepts
-        if known is None or not bool(known.linked.any()):
-            raise InputError(
-                f"nothing is known of the classes of {observation.model.name}, so no concept can be asked about by "
-                "them; give a table of what their photos show: Backbone(..., knowledge=cl.read_knowledge(file))"
-            )
+        model = observation.model
+        known = linked_classes(model)
+        if not shown_by_classes(model, [concept])[0]:
+            raise InputError(f"no class of {model.name} is known to show '{concept.label}'")
         rates = rate_of(known.rates, known, [concept])[:, 0].clamp(max=1 - UNNAMED_RATE)
-        if not bool((rates[known.linked] > UNNAMED_RATE).any()):
-            raise InputError(f"no class of {observation.model.name} is known to show '{concept.label}'")
         shown, hidden = (
             r.log().masked_fill(~known.linked, -torch.inf).to(observation.images.device) for r in (rates, 1 - rates)
         )
@@ -277,6 +276,39 @@ class Concept:
             return (scores + shown).logsumexp(1) - (scores + hidden).logsumexp(1)
 
         return BoundTarget((concept.label,) * len(observation.images), logits_of, log_odds, "concept")
+
+
+def linked_classes(model: Backbone) -> ClassConcepts:
+    """Return what is known of a model's classes, and refuse a model of whose classes nothing is known.
+
+    Args:
+        model: The model.
+
+    Raises:
+        InputError: Nothing is known of any of its classes.
+    """
+    known = model.class_concepts
+    if known is None or not bool(known.linked.any()):
+        raise InputError(
+            f"nothing is known of the classes of {model.name}, so no concept can be asked about by "
+            "them; give a table of what their photos show: Backbone(..., knowledge=cl.read_knowledge(file))"
+        )
+    return known
+
+
+def shown_by_classes(model: Backbone, concepts: Sequence[ConceptName]) -> list[bool]:
+    """Return for each concept whether photos of some class of a model are known to show it.
+
+    Args:
+        model: The model.
+        concepts: The concepts.
+
+    Raises:
+        InputError: Nothing is known of any of its classes.
+    """
+    known = linked_classes(model)
+    rates = rate_of(known.rates, known, concepts).clamp(max=1 - UNNAMED_RATE)
+    return (rates[known.linked] > UNNAMED_RATE).any(0).tolist()
 
 
 def similarity(

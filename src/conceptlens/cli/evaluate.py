@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from conceptlens.localization.result_rows import Row
 
 DEFAULT_METHODS = "ce_fam, competing, per_cell, grad_cam, clip_dissect, www, centre, random"
+# Written out, since the tables of methods and rules load torch; a test holds them together.
+METHODS_HELP = (
+    "Comma-separated methods; the page shows cases of the first. ce_fam, competing, fine, per_cell, clip_dissect, www, "
+    "centre, random; or RULE:TARGET, such as layer_cam:concept, with the rules grad_cam, grad_cam++, xgrad_cam, "
+    "hires_cam, element_wise, layer_cam, score_cam, score_cam_fast, ablation_cam, eigen_cam, random and the targets "
+    "predicted (where none is named), class, concept, contrast."
+)
 
 measured_option = option_group("What is measured")
 
@@ -41,9 +48,7 @@ def localization(
     ignore: shared.Ignore = None,
     max_photos: Annotated[int | None, data_option(min=1, help="Evaluate at most this many photos.")] = None,
     min_area: Annotated[float, data_option(help="Leave out concepts that cover a smaller share of the photo.")] = 0.01,
-    methods: Annotated[
-        str, measured_option(help="Comma-separated methods; the page shows cases of the first.")
-    ] = DEFAULT_METHODS,
+    methods: Annotated[str, measured_option(help=METHODS_HELP)] = DEFAULT_METHODS,
     compare_with: Annotated[
         str | None,
         measured_option(help="The method to compare the others with; by default grad_cam, where it takes part."),
@@ -74,7 +79,7 @@ def localization(
 ) -> None:
     """Measure how well maps of concepts fit masks of them, with a wrong concept as control."""
     from conceptlens.data.masked_sets import open_set
-    from conceptlens.localization.evaluate_localization import check_settings, evaluate
+    from conceptlens.localization.evaluate_localization import check_settings, evaluate_localization
     from conceptlens.localization.localization_outputs import evaluation_json, print_summary, write_evaluation
     from conceptlens.localization.localization_run import (
         LocalizationRun,
@@ -99,7 +104,7 @@ def localization(
     # The whole photo, so that maps and masks cover the same.
     backbone = load(model, weights, pretrained, device, class_names, crop_mode="squash", task=task)
     built = build_methods(names, MethodContext(backbone, opened.concepts, translator, photos, seed=seed))
-    found = evaluate(opened, built, min_area, size, seed=seed, max_photos=max_photos)
+    found = evaluate_localization(opened, built, min_area, size, seed=seed, max_photos=max_photos)
     rows, failures = _collected(found, len(opened) if max_photos is None else min(max_photos, len(opened)))
     probed = (probe or "the set's own, of its train split") if needs_probe(names) else None
     settings = {

@@ -13,7 +13,7 @@ from conceptlens.data.masked_set import ListedMaskedSet, MaskedPhoto
 from conceptlens.io.errors import InputError, near_names
 from conceptlens.io.folder_files import leads_nowhere
 from conceptlens.io.image_file import SUFFIXES
-from conceptlens.model.torchvision_operators import mend_torchvision
+from conceptlens.io.torchvision_operators import mend_torchvision
 
 IGNORED = 1000
 # Classes of ImageNet that ImageNet-S with 919 classes counts as another one (from its authors' page).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import torch
 from conceptlens.data.masked_set import MaskedPhoto, MaskedSet, check_masked_set, crop_masks
 from conceptlens.io.errors import Failure, InputError, InputTypeError
 from conceptlens.localization.methods import Method, precomputed
+from conceptlens.localization.own_metrics import check_metrics, own_scores
 from conceptlens.localization.result_rows import ORACLE, Row
 from conceptlens.metrics.map_mask import map_mask_scores
 from conceptlens.record import WHOLE, Explanation
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from conceptlens.concepts.vocabulary import ConceptName
+    from conceptlens.statistics.score import Metric
 
 # CE-FAM's evaluation chooses among a method's candidates by this metric, and with the mask.
 ORACLE_METRIC = "ranked_area"
@@ -31,13 +33,14 @@ MAX_PIXELS = 2048
 Scores = list[dict[str, float | None]]
 
 
-def evaluate(
+def evaluate_localization(
     data: MaskedSet,
     methods: Mapping[str, Method | Explanation],
     min_area: float = 0.01,
     resolution: int | None = 112,
     seed: int = 0,
     max_photos: int | None = None,
+    metrics: Iterable[Metric] = (),
 ) -> Iterator[tuple[Row, ...] | Failure]:
     """Measure, photo by photo, how well each method's maps fit the masks of the concepts that the photo shows.
 
@@ -56,17 +59,21 @@ def evaluate(
             saw and take the nearest pixel, maps are enlarged bilinearly. None: the annotation's own pixels.
         seed: Draws the wrong concepts, the same for all methods.
         max_photos: Stop after this many photos.
+        metrics: Metrics of your own, beside those of `MAP_MASK_METRICS`: called as `compute(maps, masks, ignored)` with
+            `maps[image question height width]`, `masks[image question rows columns]` and `ignored[image rows columns]`
+            or `None`, they return a `Score` with one value for each image and question. They count where the others
+            do: where a mask has pixels inside and outside.
 
     Yields:
         For each photo its rows, one per concept and method; or a `Failure` where it cannot be read or explained.
 
     Raises:
-        InputError: A number is out of its range, or no method is given.
-        InputTypeError: `data` is no data set with masks, or `methods` no dictionary.
+        InputError: A number is out of its range, no method is given, or a metric's name is taken.
+        InputTypeError: `data` is no data set with masks, `methods` no dictionary, or `metrics` no list of `Metric`.
 
     Examples:
-        >>> methods = build_methods(["ce_fam", "grad_cam"], MethodContext(model, data.concepts))
-        >>> rows = [row for rows in evaluate(data, methods) if isinstance(rows, tuple) for row in rows]
+        >>> methods = build_methods(["ce_fam", "layer_cam:concept"], MethodContext(model, data.concepts))
+        >>> rows = [row for rows in evaluate_localization(data, methods) if isinstance(rows, tuple) for row in rows]
     """
     check_masked_set(data)
     if not isinstance(methods, Mapping):
@@ -74,6 +81,7 @@ def evaluate(
             f"methods are given as {type(methods).__name__}; expected a dictionary from name to method"
         )
     check_settings(min_area, resolution, max_photos)
+    own = check_metrics(metrics)
     if not methods:
         raise InputError("no method was given; give at least one, such as those of build_methods")
     callables = {name: precomputed(m) if isinstance(m, Explanation) else m for name, m in methods.items()}
@@ -83,17 +91,18 @@ def evaluate(
             continue
         try:
             names = _wrong_names(one, data.concepts, seed)
-            yield tuple(_rows(one.with_min_area(min_area), callables, names, resolution))
+            yield tuple(_rows(one.with_min_area(min_area), callables, names, resolution, own))
         except (InputError, RuntimeError) as error:  # torch's own: out of memory, shapes
             yield Failure(one.name, f"{one.name}: {' '.join(str(error).split())}")
 
 
 @dataclass(frozen=True, eq=False)
 class MaskTruth:
-    """The masks of one photo as a model saw it: `masks[question rows columns]`, `ignored[rows columns]`."""
+    """The masks of one photo as a model saw it, and the metrics of one's own that maps are compared by beside ours."""
 
     masks: Bool[Tensor, "question rows columns"]
     ignored: Bool[Tensor, "rows columns"] | None
+    metrics: tuple[Metric, ...] = ()
 
     def shares(self) -> list[float]:
         """Return how much of the pixels that count each mask covers."""
@@ -104,10 +113,20 @@ class MaskTruth:
         """Return every metric of `maps[question height width]`, one for each mask."""
         ignored = None if self.ignored is None else self.ignored[None]
         found = map_mask_scores(maps[None], self.masks[None], ignored)
-        return [{name: score.of(0, i) for name, score in found.items()} for i in range(len(maps))]
+        own = own_scores(self.metrics, maps[None], self.masks[None], ignored)
+        pairs: Scores = [{name: score.of(0, i) for name, score in found.items()} for i in range(len(maps))]
+        for i, pair in enumerate(pairs):
+            measured = any(value is not None for value in pair.values())
+            pair.update({name: score.of(0, i) if measured else None for name, score in own.items()})
+        return pairs
 
 
-def truth_of(one: MaskedPhoto, box: tuple[float, float, float, float], resolution: int | None) -> MaskTruth:
+def truth_of(
+    one: MaskedPhoto,
+    box: tuple[float, float, float, float],
+    resolution: int | None,
+    metrics: tuple[Metric, ...] = (),
+) -> MaskTruth:
     """Return the masks of the part of the photo that a map covers."""
     rows, columns = one.masks.shape[1:]
     own = (max(1, round(rows * (box[3] - box[1]))), max(1, round(columns * (box[2] - box[0]))))
@@ -117,7 +136,7 @@ def truth_of(one: MaskedPhoto, box: tuple[float, float, float, float], resolutio
     if ignored is None and box != WHOLE:
         ignored = np.zeros((rows, columns), bool)  # what lies beyond the photo is padding
     cut = None if ignored is None else torch.from_numpy(crop_masks(ignored, box, size, outside=True))
-    return MaskTruth(masks, cut if cut is not None and bool(cut.any()) else None)
+    return MaskTruth(masks, cut if cut is not None and bool(cut.any()) else None, metrics)
 
 
 def _best_scores(truth: MaskTruth, parts: Sequence[Explanation], rows: Sequence[int]) -> Scores:
@@ -148,7 +167,11 @@ def _wrong_names(one: MaskedPhoto, known: Sequence[ConceptName], seed: int) -> d
 
 
 def _rows(
-    one: MaskedPhoto, methods: Mapping[str, Method], names: Mapping[ConceptName, ConceptName], resolution: int | None
+    one: MaskedPhoto,
+    methods: Mapping[str, Method],
+    names: Mapping[ConceptName, ConceptName],
+    resolution: int | None,
+    metrics: tuple[Metric, ...],
 ) -> Iterator[Row]:
     """Call every method once, for the right and the wrong concepts together."""
     if not one.concepts:
@@ -166,7 +189,7 @@ def _rows(
             )
         box = explained.source.image_info[0].box
         if box not in truths:  # the methods of one model cover the same part of the photo
-            truths[box] = truth_of(one, box, resolution)
+            truths[box] = truth_of(one, box, resolution, metrics)
         truth = truths[box]
         has_own_map: Any = explained.source.settings.get("matched") or (True,) * len(concepts)
         shares = truth.shares()
@@ -190,7 +213,7 @@ def _scored(
 
 
 def check_settings(min_area: float, resolution: int | None, max_photos: int | None) -> None:
-    """Refuse numbers that `evaluate` cannot work with, before anything is read."""
+    """Refuse numbers that `evaluate_localization` cannot work with, before anything is read."""
     if not 0 <= min_area < 1:
         raise InputError(f"min_area is {min_area}; expected a share from 0 to below 1, such as 0.01")
     if resolution is not None and not 2 <= resolution <= MAX_PIXELS:

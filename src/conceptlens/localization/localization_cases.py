@@ -53,7 +53,7 @@ def choose_cases(rows: Iterable[Row], method: str) -> tuple[Case, ...]:
     """Choose photos to look at: the best, median and worst of a method by NRA above chance, no photo twice in a kind.
 
     Args:
-        rows: What `evaluate` yields; methods that chose with the mask are left out.
+        rows: What `evaluate_localization` yields; methods that chose with the mask are left out.
         method: The method that is ranked.
 
     Returns:

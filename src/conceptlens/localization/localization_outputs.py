@@ -14,10 +14,9 @@ from conceptlens.io.atomic import write_json, write_text
 from conceptlens.io.images import shrunk
 from conceptlens.io.versions import versions
 from conceptlens.localization.localization_cases import KINDS, LoadedCase, choose_cases, load_cases
-from conceptlens.localization.methods import METHODS
+from conceptlens.localization.methods import find_kind
 from conceptlens.localization.result_rows import write_rows
 from conceptlens.localization.summary import ALL, MACRO, SCHEMA, LocalizationSummary, summary_numbers, title_of
-from conceptlens.metrics.map_mask import MAP_MASK_METRICS
 from conceptlens.pages.mask_outline import outlined
 from conceptlens.pages.number_format import number, signed
 from conceptlens.pages.static_page import embedded_photo, page_origin, static_page
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from conceptlens.localization.localization_run import LocalizationRun
+    from conceptlens.statistics.score import Metric
 
 LEAD = "ranked_area_corrected"
 # The metrics in the table, each described in one line; the other metrics are in the JSON file.
@@ -57,6 +57,7 @@ def evaluation_page(run: LocalizationRun, cases: Sequence[LoadedCase]) -> str:
         cases: What `load_cases` yields, in the order in which they are shown.
     """
     summary = run.summary
+    columns = DESCRIPTIONS | {metric.name: _described(metric) for metric in summary.own_metrics}
     return static_page(
         "conceptlens.localization",
         "localization.html.j2",
@@ -72,11 +73,12 @@ def evaluation_page(run: LocalizationRun, cases: Sequence[LoadedCase]) -> str:
         primary=title_of(run.primary),
         against=None if summary.reference is None else title_of(summary.reference),
         sheets=[_sheet(summary, group) for group in summary.groups],
-        columns={name: MAP_MASK_METRICS[name].title for name in DESCRIPTIONS},
-        words=DESCRIPTIONS,
+        columns={name: summary.metrics[name].title for name in columns},
+        words=columns,
+        lower=[summary.metrics[name].title for name in columns if not summary.metrics[name].higher_is_better],
         text=text,
         signed_text=signed_text,
-        methods=[METHODS[line.method] for line in summary.methods if line.method in METHODS],
+        methods=[kind for line in summary.methods if (kind := find_kind(line.method)) is not None],
         lead=LEAD,
         kinds=[_kind(kind, cases) for kind in KINDS],
     )
@@ -91,7 +93,7 @@ def _sheet(summary: LocalizationSummary, group: str) -> dict[str, Any]:
         "title": title,
         "share": share,
         "plot": _plot(summary, group),
-        "chance": {name: _chance(name, share) for name in DESCRIPTIONS},
+        "chance": {name: _chance(metric, share) for name, metric in summary.metrics.items()},
     }
 
 
@@ -132,9 +134,14 @@ def _plot(summary: LocalizationSummary, group: str) -> dict[str, Any]:
     }
 
 
-def _chance(name: str, share: float) -> str:
-    chance = MAP_MASK_METRICS[name].chance
-    return {"r": text(share), "r or more": f"{text(share)} or more"}.get(chance, chance)
+def _chance(metric: Metric, share: float) -> str:
+    return {"r": text(share), "r or more": f"{text(share)} or more"}.get(metric.chance, metric.chance)
+
+
+def _described(metric: Metric) -> str:
+    """Return a metric of one's own in one line."""
+    better = "higher" if metric.higher_is_better else "lower"
+    return f"From {metric.low:g} to {metric.high:g}, {better} is better; {metric.source}."
 
 
 def _kind(kind: str, cases: Sequence[LoadedCase]) -> dict[str, Any]:
@@ -193,22 +200,23 @@ def write_evaluation(out: Path, run: LocalizationRun) -> list[Path]:
     files = [out / f"localization.{suffix}" for suffix in ("html", "json", "parquet")]
     write_text(files[0], evaluation_page(run, cases))
     write_json(files[1], evaluation_json(run))
-    write_rows(run.rows, files[2])
+    write_rows(run.rows, files[2], run.summary.own_metrics)
     return files
 
 
 def print_summary(summary: LocalizationSummary) -> None:
-    """Print the leading metric with its interval and differences, and the published ones, as means of groups."""
+    """Print the leading metric with its interval and differences, the published and one's own, as means of groups."""
     console = Console()
     table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0))
     table.add_column("method", no_wrap=True)
     against = [] if summary.reference is None else [f"minus {title_of(summary.reference)}"]
+    printed = [*PRINTED, *(metric.name for metric in summary.own_metrics)]
     titles = [
-        MAP_MASK_METRICS[LEAD].title,
+        summary.metrics[LEAD].title,
         "95%",
         "minus wrong",
         *against,
-        *(MAP_MASK_METRICS[name].title for name in PRINTED),
+        *(summary.metrics[name].title for name in printed),
     ]
     for title in titles:
         table.add_column("\n".join(title.rsplit(" ", 1)), justify="right", no_wrap=True)
@@ -218,7 +226,8 @@ def print_summary(summary: LocalizationSummary) -> None:
         spread = "-" if lead.low is None else f"{lead.low:.2f} to {lead.high:.2f}"
         gains = [line.minus_wrong, *([line.minus_reference] if against else [])]
         gained = [f"{gain[MACRO][LEAD].mean:+.3f}" if gain else "-" for gain in gains]
-        table.add_row(line.title, f"{lead.mean:.3f}", spread, *gained, *(f"{scores[n].mean:.3f}" for n in PRINTED))
+        others = [f"{scores[name].mean:.3f}" if name in scores else "-" for name in printed]
+        table.add_row(line.title, f"{lead.mean:.3f}", spread, *gained, *others)
     console.print(table)
     if summary.warning:
         console.print(f"{summary.warning}.", highlight=False)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from conceptlens.data.masked_sets import open_set
 from conceptlens.io.errors import InputError
 from conceptlens.io.images import find_images
-from conceptlens.localization.methods import METHODS
+from conceptlens.localization.methods import METHODS, find_kind, method_names
 
 if TYPE_CHECKING:
     from conceptlens.data.masked_set import MaskedSet
@@ -42,7 +42,8 @@ class LocalizationRun:
 
 def needs_probe(methods: Sequence[str]) -> bool:
     """Whether a method needs probe photos."""
-    return any(METHODS[name].probes for name in methods)
+    kinds = [find_kind(name) for name in methods]
+    return any(kind is not None and kind.probes for kind in kinds)
 
 
 def probe_photos(data: str, folder: Path | None, methods: Sequence[str], **choices: Any) -> Iterable[Photo]:
@@ -64,11 +65,12 @@ def reference_method(compare_with: str | None, methods: Sequence[str]) -> str | 
     """Return the method to compare the others with: by default Grad-CAM, where it takes part."""
     if compare_with is None:
         return "grad_cam" if "grad_cam" in methods and len(methods) > 1 else None
-    if compare_with not in methods:
+    (name,) = method_names([compare_with])
+    if name not in methods:
         raise InputError(
             f"--compare-with {compare_with} is none of the methods {', '.join(methods)}; add it to --methods"
         )
-    return compare_with
+    return name
 
 
 def check_use(methods: Sequence[str], branch: Path | None, probe: Path | None) -> None:

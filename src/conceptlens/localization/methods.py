@@ -1,17 +1,20 @@
-"""The methods that an evaluation compares, by name: each gives a map for every concept in a photo."""
+"""The methods that an evaluation compares, by name: each gives a map for every concept in a photo.
+
+Beside those of `METHODS`, every rule is one, with any of `TARGETS`: `layer_cam:concept`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from PIL import Image
 from torch import Tensor
 
-from conceptlens.cams.class_activation import cam, project
-from conceptlens.cams.rules import grad_cam
+from conceptlens.cams.class_activation import project
+from conceptlens.cams.rules import RULES, grad_cam
 from conceptlens.concept_regions.ce_fam import ce_fam, layer_regions
 from conceptlens.concept_regions.competing_explanation import pairs_of
 from conceptlens.concept_regions.competition import FINE, Competition, compete
@@ -28,6 +31,7 @@ from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.io.errors import InputError, near
 from conceptlens.io.images import fingerprint
 from conceptlens.localization.baseline_maps import centre, random_maps
+from conceptlens.localization.cam_methods import TARGETS, Method, cam_method
 from conceptlens.record import Explanation
 
 if TYPE_CHECKING:
@@ -37,10 +41,6 @@ if TYPE_CHECKING:
     from conceptlens.model.backbone import Backbone
     from conceptlens.model.image_batch import Photo
     from conceptlens.model.observation import Observation
-
-# From one photo and any concepts to maps `[1 question height width]` in their order, over the part of the photo that
-# `source.image_info` of the record names. The map of a concept does not depend on the other concepts.
-Method: TypeAlias = Callable[[Image.Image, Sequence[ConceptName]], Explanation]
 
 # How many neurons or random maps the oracle chooses from with the mask; CE-FAM's evaluation takes 4.
 N_CANDIDATES = 4
@@ -91,31 +91,67 @@ class MethodKind:
     probes: bool = False
 
 
-def method_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Return names of `METHODS` without blanks and repetitions. Raises `InputError` for an unknown one, or none."""
-    chosen = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
-    if not chosen:
-        raise InputError(f"no method is named; methods: {', '.join(METHODS)}")
-    for name in chosen:
-        if name not in METHODS:
-            raise InputError(f"no method '{name}'; methods: {near(name, METHODS, len(METHODS))}")
-    return chosen
-
-
-def build_methods(names: Iterable[str], context: MethodContext) -> dict[str, Method]:
-    """Return methods of `METHODS`, ready to run.
+def find_kind(name: str) -> MethodKind | None:
+    """Return an entry of `METHODS`, or that of a rule, `RULE` or `RULE:TARGET`; `None` for another name.
 
     Args:
-        names: Names of `METHODS`.
-        context: The model, the concepts and what else methods are built from.
+        name: The name; a rule without a target explains the predicted class.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    rule, _, target = (name, "", "predicted") if name in RULES else name.rpartition(":")
+    if rule not in RULES or target not in TARGETS:
+        return None
+    kind, title = TARGETS[target], RULES[rule].title or rule
+    return MethodKind(
+        name, title + kind.title, kind.about, lambda context: cam_method(context.model, kind.name, RULES[rule])
+    )
 
-    Returns:
-        The methods by name, for `evaluate`.
+
+def method_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Return names of methods as results have them: without blanks, repetitions, and targets that go without saying.
+
+    Args:
+        names: Names of `METHODS`; `RULE` or `RULE:TARGET` of `RULES` and `TARGETS`.
 
     Raises:
         InputError: A name is unknown, or none is given.
     """
-    return {name: METHODS[name].build(context) for name in method_names(names)}
+    chosen = tuple(dict.fromkeys(_shortest(name.strip()) for name in names if name.strip()))
+    if not chosen:
+        raise InputError(f"no method is named; methods: {', '.join(METHODS)}; {_rules_and_targets()}")
+    for name in chosen:
+        if find_kind(name) is None:
+            raise InputError(
+                f"no method '{name}'; methods: {near(name, METHODS, len(METHODS))}; {_rules_and_targets()}"
+            )
+    return chosen
+
+
+def _shortest(name: str) -> str:
+    rule = name.removesuffix(":predicted")
+    return rule if rule in RULES and rule not in METHODS else name
+
+
+def _rules_and_targets() -> str:
+    return f"or RULE:TARGET, with the rules {', '.join(RULES)} and the targets {', '.join(TARGETS)}"
+
+
+def build_methods(names: Iterable[str], context: MethodContext) -> dict[str, Method]:
+    """Return methods by name, ready to run.
+
+    Args:
+        names: Names of `METHODS`, and `RULE` or `RULE:TARGET` for any rule of `cl.RULES` (see `TARGETS`).
+        context: The model, the concepts and what else methods are built from.
+
+    Returns:
+        The methods by name, for `evaluate_localization`.
+
+    Raises:
+        InputError: A name is unknown, or none is given.
+    """
+    kinds = {name: find_kind(name) for name in method_names(names)}
+    return {name: kind.build(context) for name, kind in kinds.items() if kind is not None}
 
 
 def precomputed(maps: Explanation) -> Method:
@@ -126,8 +162,8 @@ def precomputed(maps: Explanation) -> Method:
             those of the photos (`Explanation.from_maps` with `images`); concepts are found by their label.
 
     Returns:
-        A method for `evaluate`. It raises `InputError` for a photo or a concept without a map, such as a wrong concept:
-        give maps of all concepts of the set for every photo, or evaluate with `wrong_concepts=False`.
+        A method for `evaluate_localization`. It raises `InputError` for a photo or a concept without a map, such as a
+        wrong concept: give maps of all concepts of the set for every photo.
     """
     images = {info.fingerprint: i for i, info in enumerate(maps.source.image_info) if info.fingerprint}
 
@@ -219,26 +255,6 @@ def _per_cell(context: MethodContext) -> Method:
     return method
 
 
-def _grad_cam(context: MethodContext) -> Method:
-    """Grad-CAM of the class that the model predicts: the same map for every concept."""
-
-    def method(photo: Image.Image, concepts: Sequence[ConceptName]) -> Explanation:
-        explained = cam(context.model.observe(photo))
-        count = len(concepts)
-        weights = explained.weights
-        return replace(
-            explained,
-            maps=explained.maps.expand(-1, count, -1, -1),
-            weights=None if weights is None else weights.expand(-1, count, -1, -1, -1),
-            scores=explained.scores.expand(-1, count),
-            labels=(tuple(concept.label for concept in concepts),),
-            concept_types=(tuple(concept.type for concept in concepts),),
-            target_kinds=(),
-        )
-
-    return method
-
-
 def _neurons(fit: Callable[[ProbedNeurons, Sequence[ConceptName]], NeuronLabels]) -> Callable[[MethodContext], Method]:
     """Return the builder of a method whose region is that of the neuron which fits best."""
 
@@ -272,7 +288,6 @@ _TABLE = (
     ),
     MethodKind("fine", "competing, fine", "the same at three sizes of the photo, each mirrored too", _competing(FINE)),
     MethodKind("per_cell", "per cell", "the concept's direction times each cell of the last layer", _per_cell),
-    MethodKind("grad_cam", "Grad-CAM", "the predicted class, the same map for every concept", _grad_cam),
     MethodKind(
         "clip_dissect", "CLIP-Dissect", "the neuron that fits best by soft-WPMI", _neurons(fit_clip_dissect), True
     ),

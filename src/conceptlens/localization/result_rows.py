@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.io.atomic import replacing
+from conceptlens.io.errors import InputError
+from conceptlens.io.json_text import json_text
 from conceptlens.io.text_file import readable_text
 from conceptlens.metrics.map_mask import MAP_MASK_METRICS
 
 if TYPE_CHECKING:
     import pyarrow
+
+    from conceptlens.statistics.score import Metric
 
 ORACLE = " (oracle)"
 WRONG = "wrong_"
@@ -30,8 +34,8 @@ class Row:
         method: The method's name; ends in " (oracle)" where its map was chosen among several with the mask.
         mask_share: The share of what the model saw that the mask covers, 0 to 1; ignored pixels are left out.
         has_own_map: Whether the method has a map for the concept itself; False where no neuron is labelled with it.
-        scores: Every metric of `metrics.MAP_MASK_METRICS` by name; None where it does not apply, such as for a mask
-            that the crop cut away.
+        scores: Every metric of `metrics.MAP_MASK_METRICS`, and those of your own, by name; None where it does not
+            apply, such as for a mask that the crop cut away.
         wrong_concept: A concept that the photo does not show; None without this control.
         wrong_scores: How well the map of the wrong concept fits the same mask.
     """
@@ -58,33 +62,69 @@ class Row:
         return any(value is not None for value in self.scores.values())
 
 
-def write_rows(rows: Iterable[Row], file: str | Path) -> None:
+def check_named(rows: Sequence[Row], metrics: Iterable[Metric]) -> tuple[Metric, ...]:
+    """Return metrics of one's own, which rows must hold; refuse rows that hold others.
+
+    Args:
+        rows: The rows.
+        metrics: The metrics that `evaluate_localization` was given.
+
+    Raises:
+        InputError: Rows hold scores of a metric that is not given, or none of one that is.
+    """
+    own = tuple(metrics)
+    named = {*MAP_MASK_METRICS, *(metric.name for metric in own)}
+    held = {name for row in rows for name in row.scores}
+    if held - named:
+        raise InputError(f"rows hold scores of {', '.join(sorted(held - named))}; give these metrics as metrics= too")
+    missing = [metric.name for metric in own if rows and metric.name not in held]
+    if missing:
+        raise InputError(
+            f"no row has a score of {', '.join(missing)}; give these metrics to evaluate_localization as metrics= too"
+        )
+    return own
+
+
+def write_rows(rows: Iterable[Row], file: str | Path, metrics: Iterable[Metric] = ()) -> None:
     """Write rows as a Parquet file, atomically.
 
     Its columns are the fields of `Row`, one column per metric, and `wrong_` before those of the wrong concept's map.
+    What a metric is, its direction, range, chance and source, stands in the metadata of its column.
 
     Args:
-        rows: What `evaluate` yields.
+        rows: What `evaluate_localization` yields.
         file: The file to write.
+        metrics: The metrics of your own that it was given.
+
+    Raises:
+        InputError: Rows hold scores of other metrics.
     """
     import pyarrow
     from pyarrow import parquet
 
-    table = pyarrow.Table.from_pylist([_line(row) for row in rows], row_schema())
+    several = list(rows)
+    own = check_named(several, metrics)
+    table = pyarrow.Table.from_pylist([_line(row) for row in several], row_schema(own))
     with replacing(file) as temporary:
         parquet.write_table(table, temporary)
 
 
-def row_schema() -> pyarrow.Schema:
-    """Return the columns of the Parquet file: names and types."""
+def row_schema(metrics: Iterable[Metric] = ()) -> pyarrow.Schema:
+    """Return the columns of the Parquet file: names, types, and what each metric is.
+
+    Args:
+        metrics: Metrics of one's own.
+    """
     import pyarrow
 
     text, number, flag = pyarrow.string(), pyarrow.float64(), pyarrow.bool_()
-    columns = [(name, text) for name in ("photo", "concept", "type", "group", "method")]
-    columns += [("oracle", flag), ("mask_share", number), ("has_own_map", flag), ("applies", flag)]
-    scores = [(name, number) for name in MAP_MASK_METRICS]
-    wrong = [(WRONG + "concept", text), *((WRONG + name, number) for name in MAP_MASK_METRICS)]
-    return pyarrow.schema([*columns, *scores, *wrong])
+    columns = [pyarrow.field(name, text) for name in ("photo", "concept", "type", "group", "method")]
+    others = {"oracle": flag, "mask_share": number, "has_own_map": flag, "applies": flag}
+    columns += [pyarrow.field(name, kind) for name, kind in others.items()]
+    about = {m.name: {"metric": json_text(m.described())} for m in (*MAP_MASK_METRICS.values(), *metrics)}
+    scores = [pyarrow.field(name, number, metadata=metric) for name, metric in about.items()]
+    wrong = [pyarrow.field(WRONG + name, number, metadata=metric) for name, metric in about.items()]
+    return pyarrow.schema([*columns, *scores, pyarrow.field(WRONG + "concept", text), *wrong])
 
 
 def _line(row: Row) -> dict[str, Any]:

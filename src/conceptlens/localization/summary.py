@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from conceptlens.io.errors import InputError
-from conceptlens.localization.methods import METHODS
-from conceptlens.localization.result_rows import ORACLE, Row
+from conceptlens.localization.methods import find_kind
+from conceptlens.localization.result_rows import ORACLE, Row, check_named
 from conceptlens.metrics.map_mask import MAP_MASK_METRICS
 from conceptlens.statistics.bootstrap import Interval, bootstrap_macro_mean, bootstrap_mean
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
+
+    from conceptlens.statistics.score import Metric
 
 MACRO, ALL = "macro", "all"
 SCHEMA = "conceptlens.evaluate-localization/2"
@@ -24,7 +27,7 @@ LEVEL = 0.95
 # A bootstrap of fewer photos draws from too few: its intervals are too narrow, and may miss the truth.
 MIN_PHOTOS = 8
 
-# Intervals by group, then by metric.
+# Intervals by group, then by metric; without a metric that applies to no pair of the group.
 Intervals = Mapping[str, Mapping[str, Interval]]
 
 
@@ -64,6 +67,7 @@ class LocalizationSummary:
         mask_shares: The mean share of the photo that a group's masks cover: what chance reaches in some metrics.
         photos: How many photos the pairs come from.
         reference: The method that the others are compared with.
+        metrics: What was measured, by name: `MAP_MASK_METRICS`, and metrics of one's own behind them.
     """
 
     methods: tuple[MethodSummary, ...]
@@ -72,6 +76,12 @@ class LocalizationSummary:
     mask_shares: Mapping[str, float]
     photos: int
     reference: str | None
+    metrics: Mapping[str, Metric] = field(default_factory=lambda: MAP_MASK_METRICS)
+
+    @property
+    def own_metrics(self) -> tuple[Metric, ...]:
+        """The metrics of one's own."""
+        return tuple(metric for name, metric in self.metrics.items() if name not in MAP_MASK_METRICS)
 
     @property
     def warning(self) -> str | None:
@@ -85,7 +95,7 @@ class LocalizationSummary:
 
         Args:
             group: The name of a group of pairs.
-            metric: The name of a metric of `MAP_MASK_METRICS`.
+            metric: The name of one of `metrics`.
 
         Returns:
             The name of the method, or `None`.
@@ -93,28 +103,35 @@ class LocalizationSummary:
         fair = [line for line in self.methods if not line.oracle and metric in line.scores.get(group, {})]
         if len(fair) < 2:
             return None
-        sign = 1 if MAP_MASK_METRICS[metric].higher_is_better else -1
+        sign = 1 if self.metrics[metric].higher_is_better else -1
         return max(fair, key=lambda line: sign * line.scores[group][metric].mean).method
 
 
 def summarise(
-    rows: Iterable[Row], reference: str | None = "grad_cam", n_bootstrap: int = N_BOOTSTRAP
+    rows: Iterable[Row],
+    reference: str | None = "grad_cam",
+    n_bootstrap: int = N_BOOTSTRAP,
+    metrics: Iterable[Metric] = (),
 ) -> LocalizationSummary:
     """Return means and 95 % bootstrap intervals of every method, resampling photos.
 
     Args:
-        rows: What `evaluate` yields; pairs that no metric applies to are left out.
+        rows: What `evaluate_localization` yields; pairs that no metric applies to are left out.
         reference: The method that the others are compared with, pair by pair; None leaves the comparison out.
         n_bootstrap: Draws of the bootstrap.
+        metrics: The metrics of your own that `evaluate_localization` was given.
 
     Returns:
         The summary of all methods.
 
     Raises:
-        InputError: No row has a score, the reference is missing, or methods were not scored on the same pairs.
+        InputError: No row has a score, the reference is missing, methods were not scored on the same pairs, or rows
+            hold other metrics.
     """
+    several = list(rows)
+    known = {**MAP_MASK_METRICS, **{metric.name: metric for metric in check_named(several, metrics)}}
     by_method: dict[str, list[Row]] = {}
-    for row in rows:
+    for row in several:
         if row.applies:
             by_method.setdefault(row.method, []).append(row)
     if not by_method:
@@ -122,14 +139,14 @@ def summarise(
     pairs = _Pairs.of(by_method)
     if reference is not None and reference not in by_method:
         raise InputError(f"no method '{reference}' to compare with; methods: {', '.join(by_method)}")
-    reference_scores = None if reference is None else _values(by_method[reference])
+    reference_scores = None if reference is None else _values(by_method[reference], known)
     lines = tuple(
-        _method_summary(name, own, pairs, None if name == reference else reference_scores, n_bootstrap)
+        _method_summary(name, own, pairs, known, None if name == reference else reference_scores, n_bootstrap)
         for name, own in by_method.items()
     )
     sizes = {group: int(pairs.within(group).sum()) for group in pairs.names}
     shares = pairs.means(np.array([row.mask_share for row in next(iter(by_method.values()))]))
-    return LocalizationSummary(lines, pairs.names, sizes, shares, len(set(pairs.photos)), reference)
+    return LocalizationSummary(lines, pairs.names, sizes, shares, len(set(pairs.photos)), reference, known)
 
 
 def summary_numbers(summary: LocalizationSummary) -> dict[str, Any]:
@@ -141,17 +158,7 @@ def summary_numbers(summary: LocalizationSummary) -> dict[str, Any]:
         "groups": list(summary.groups),
         "reference": summary.reference,
         "level": LEVEL,
-        "metrics": [
-            {
-                "name": metric.name,
-                "title": metric.title,
-                "higher_is_better": metric.higher_is_better,
-                "range": [metric.low, metric.high],
-                "chance": metric.chance,
-                "source": metric.source,
-            }
-            for metric in MAP_MASK_METRICS.values()
-        ],
+        "metrics": [metric.described() for metric in summary.metrics.values()],
         "methods": [_method_numbers(line) for line in summary.methods],
     }
 
@@ -159,7 +166,7 @@ def summary_numbers(summary: LocalizationSummary) -> dict[str, Any]:
 def title_of(method: str) -> str:
     """Return what a method is called in a table; an oracle keeps its mark."""
     name = method.removesuffix(ORACLE)
-    kind = METHODS.get(name)
+    kind = find_kind(name)
     return (name if kind is None else kind.title) + (ORACLE if method.endswith(ORACLE) else "")
 
 
@@ -200,24 +207,33 @@ class _Pairs:
         return found | {MACRO: float(np.mean([found[group] for group in self.names[1:-1]]))}
 
     def intervals(self, values: Mapping[str, Float[np.ndarray, "pair"]], n_bootstrap: int) -> Intervals:
-        """Return the intervals of every group and metric."""
-        return {
-            group: {name: self._interval(group, v, n_bootstrap) for name, v in values.items()} for group in self.names
-        }
+        """Return the intervals of every group and metric that has a value; NaN where a metric does not apply."""
+        found: dict[str, dict[str, Interval]] = {group: {} for group in self.names}
+        for group in self.names:
+            for name, value in values.items():
+                kept = self.within(group) & ~np.isnan(value)
+                if kept.any():
+                    found[group][name] = self._interval(group, value, kept, n_bootstrap)
+        return found
 
-    def _interval(self, group: str, values: np.ndarray, n_bootstrap: int) -> Interval:
+    def _interval(
+        self, group: str, values: Float[np.ndarray, "pair"], kept: Bool[np.ndarray, "pair"], n_bootstrap: int
+    ) -> Interval:
+        photos, groups = (list(compress(names, kept)) for names in (self.photos, self.groups))
         if group == MACRO:
-            return bootstrap_macro_mean(values, self.groups, self.photos, n_bootstrap, LEVEL)
-        kept = self.within(group)
-        return bootstrap_mean(
-            values[kept], [p for p, k in zip(self.photos, kept, strict=True) if k], n_bootstrap, LEVEL
-        )
+            return bootstrap_macro_mean(values[kept], groups, photos, n_bootstrap, LEVEL)
+        return bootstrap_mean(values[kept], photos, n_bootstrap, LEVEL)
 
 
 def _method_summary(
-    name: str, rows: Sequence[Row], pairs: _Pairs, reference: dict[str, Any] | None, n_bootstrap: int
+    name: str,
+    rows: Sequence[Row],
+    pairs: _Pairs,
+    metrics: Iterable[str],
+    reference: dict[str, Any] | None,
+    n_bootstrap: int,
 ) -> MethodSummary:
-    scores, wrong = _values(rows), _wrong_values(rows)
+    scores, wrong = _values(rows, metrics), _wrong_values(rows, metrics)
     specific = {metric: scores[metric] - values for metric, values in wrong.items()}
     gained = {} if reference is None else {metric: values - reference[metric] for metric, values in scores.items()}
     return MethodSummary(
@@ -232,14 +248,15 @@ def _method_summary(
     )
 
 
-def _values(rows: Sequence[Row]) -> dict[str, Float[np.ndarray, "pair"]]:
-    return {metric: np.array([row.scores[metric] for row in rows], np.float64) for metric in MAP_MASK_METRICS}
+def _values(rows: Sequence[Row], metrics: Iterable[str]) -> dict[str, Float[np.ndarray, "pair"]]:
+    """Return the scores of every metric, NaN where it does not apply."""
+    return {metric: np.array([row.scores.get(metric) for row in rows], np.float64) for metric in metrics}
 
 
-def _wrong_values(rows: Sequence[Row]) -> dict[str, Float[np.ndarray, "pair"]]:
+def _wrong_values(rows: Sequence[Row], metrics: Iterable[str]) -> dict[str, Float[np.ndarray, "pair"]]:
     if not all(row.wrong_scores for row in rows):
         return {}
-    return {metric: np.array([row.wrong_scores[metric] for row in rows], np.float64) for metric in MAP_MASK_METRICS}
+    return {metric: np.array([row.wrong_scores.get(metric) for row in rows], np.float64) for metric in metrics}
 
 
 def _method_numbers(line: MethodSummary) -> dict[str, Any]:

@@ -5,9 +5,11 @@ map and a model (`faithfulness`, `relative_drops`, `attribution_checks`, `group_
 concepts and a model: `concept_removal`), what must be beaten (`control_maps`, `random_weights`, `sanity`), a map and
 keypoints (`keypoints`, with its baselines and the masks made of them), the images that activate a concept most
 (`purity`), activations and labels (`auroc`, `leakage`, `impurity`), what else a bottleneck is measured by
-(`bottleneck_metrics`); and confidence intervals of their means (`statistics.bootstrap`).
+(`bottleneck_metrics`); and confidence intervals of their means (`statistics.bootstrap`). Any of them is a metric
+of torchmetrics by `as_torchmetric`.
 """
 
+from conceptlens.metrics.as_torchmetric import as_torchmetric as as_torchmetric
 from conceptlens.metrics.attribution_checks import completeness as completeness
 from conceptlens.metrics.attribution_checks import infidelity as infidelity
 from conceptlens.metrics.attribution_checks import max_sensitivity as max_sensitivity

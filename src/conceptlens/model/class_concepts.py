@@ -265,7 +265,7 @@ def rate_of(rates: Float[Tensor, "image concept"], known: ClassConcepts, concept
         concepts: The concepts to read, by label.
     """
     found = [known.columns.get(concept.label.casefold(), -1) for concept in concepts]
-    columns = torch.tensor(found, device=rates.device)
+    columns = torch.tensor(found, dtype=torch.long, device=rates.device)
     chosen = rates[:, columns.clamp_min(0)]
     unnamed = columns < 0
     return torch.where(unnamed, torch.full_like(chosen, UNNAMED_RATE), chosen)

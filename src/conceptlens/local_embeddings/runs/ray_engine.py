@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from conceptlens.io.errors import InputError
+from conceptlens.io.torchvision_operators import mend_torchvision
 from conceptlens.local_embeddings.runs.embed_batch import StoreRows
 from conceptlens.local_embeddings.runs.embed_run import EmbedTask, Engine
 from conceptlens.local_embeddings.runs.photo_reader import PhotoReader
@@ -30,7 +31,6 @@ from conceptlens.local_embeddings.runs.ray_connection import (
     first_line,
     load_ray,
 )
-from conceptlens.model.torchvision_operators import mend_torchvision
 
 if TYPE_CHECKING:
     from conceptlens.model.backbone import Backbone

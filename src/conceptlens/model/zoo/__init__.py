@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.io.errors import InputError, InputTypeError, near
-from conceptlens.model.torchvision_operators import mend_torchvision
+from conceptlens.io.torchvision_operators import mend_torchvision
 
 if TYPE_CHECKING:
     from conceptlens.model.answer import Task
