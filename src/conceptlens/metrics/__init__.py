@@ -1,10 +1,15 @@
 """Metrics, sorted by what they need.
 
-A map and a mask (`map_mask`), a map and keypoints (`keypoints`, with its baselines and the masks made of them), the
-images that activate a concept most (`purity`), activations and labels (`auroc`, `leakage`, `impurity`), what else a
-bottleneck is measured by (`bottleneck_metrics`); and confidence intervals of their means (`statistics.bootstrap`).
+A map and a mask (`map_mask`), a map and a model (`faithfulness`, `relative_drops`, `attribution_checks`,
+`group_scores`; concepts and a model: `concept_removal`), a map and keypoints (`keypoints`, with its baselines and the
+masks made of them), the images that activate a concept most (`purity`), activations and labels (`auroc`, `leakage`,
+`impurity`), what else a bottleneck is measured by (`bottleneck_metrics`); and confidence intervals of their means
+(`statistics.bootstrap`).
 """
 
+from conceptlens.metrics.attribution_checks import completeness as completeness
+from conceptlens.metrics.attribution_checks import infidelity as infidelity
+from conceptlens.metrics.attribution_checks import max_sensitivity as max_sensitivity
 from conceptlens.metrics.auroc import auroc_interval as auroc_interval
 from conceptlens.metrics.auroc import class_labels as class_labels
 from conceptlens.metrics.auroc import concept_auroc as concept_auroc
@@ -12,6 +17,22 @@ from conceptlens.metrics.bottleneck_metrics import BOTTLENECK_METRICS as BOTTLEN
 from conceptlens.metrics.bottleneck_metrics import accuracy as accuracy
 from conceptlens.metrics.bottleneck_metrics import activation_norm as activation_norm
 from conceptlens.metrics.bottleneck_metrics import effective_concepts as effective_concepts
+from conceptlens.metrics.concept_removal import concept_deletion as concept_deletion
+from conceptlens.metrics.concept_removal import concept_insertion as concept_insertion
+from conceptlens.metrics.faithfulness import average_drop as average_drop
+from conceptlens.metrics.faithfulness import comprehensiveness as comprehensiveness
+from conceptlens.metrics.faithfulness import deletion as deletion
+from conceptlens.metrics.faithfulness import increase_in_confidence as increase_in_confidence
+from conceptlens.metrics.faithfulness import insertion as insertion
+from conceptlens.metrics.faithfulness import road as road
+from conceptlens.metrics.faithfulness import sufficiency as sufficiency
+from conceptlens.metrics.faithfulness_table import FAITHFULNESS_METRICS as FAITHFULNESS_METRICS
+from conceptlens.metrics.faithfulness_table import FURTHER_FAITHFULNESS_METRICS as FURTHER_FAITHFULNESS_METRICS
+from conceptlens.metrics.group_scores import class_group_score as class_group_score
+from conceptlens.metrics.group_scores import contrastive_class_score as contrastive_class_score
+from conceptlens.metrics.group_scores import contrastive_group_score as contrastive_group_score
+from conceptlens.metrics.group_scores import group_relative_drop as group_relative_drop
+from conceptlens.metrics.group_scores import pointwise_group_score as pointwise_group_score
 from conceptlens.metrics.impurity import Impurity as Impurity
 from conceptlens.metrics.impurity import niche_impurity as niche_impurity
 from conceptlens.metrics.impurity import oracle_impurity as oracle_impurity
@@ -45,9 +66,17 @@ from conceptlens.metrics.map_mask import ranked_area_corrected as ranked_area_co
 from conceptlens.metrics.part_masks import box_masks as box_masks
 from conceptlens.metrics.part_masks import part_discs as part_discs
 from conceptlens.metrics.part_masks import part_mask_scores as part_mask_scores
+from conceptlens.metrics.pixel_fills import FILLS as FILLS
+from conceptlens.metrics.pixel_removal import RemovalCurves as RemovalCurves
+from conceptlens.metrics.pixel_removal import removal_curves as removal_curves
 from conceptlens.metrics.purity import Purity as Purity
 from conceptlens.metrics.purity import merge_sides as merge_sides
 from conceptlens.metrics.purity import part_purity as part_purity
+from conceptlens.metrics.relative_drops import relative_drop as relative_drop
+from conceptlens.metrics.relative_drops import relative_drop_area as relative_drop_area
+from conceptlens.metrics.relative_drops import relative_drop_curves as relative_drop_curves
+from conceptlens.metrics.scored_images import ScoredImages as ScoredImages
+from conceptlens.metrics.scored_images import score_module as score_module
 from conceptlens.statistics.bootstrap import Interval as Interval
 from conceptlens.statistics.bootstrap import bootstrap_difference as bootstrap_difference
 from conceptlens.statistics.bootstrap import bootstrap_macro_mean as bootstrap_macro_mean

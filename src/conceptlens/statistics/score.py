@@ -30,6 +30,7 @@ class Score(Generic[Values]):
         values: The values; 0 where the metric does not apply, never NaN.
         applies: Bool of the same shape; False where there is nothing to measure, such as a mask without a pixel.
         labels: The names along every axis, for statistics of labels; empty for other axes.
+        fill: What stood in the place of removed pixels, for metrics that remove any; empty for others.
 
     Raises:
         InputError: The shapes differ, or a value is not finite, or not 0 where the metric does not apply.
@@ -38,6 +39,7 @@ class Score(Generic[Values]):
     values: Values
     applies: Values
     labels: tuple[str, ...] = ()
+    fill: str = ""
 
     def __post_init__(self) -> None:
         """Check that both have one shape, and that no value hides a missing one."""
@@ -96,7 +98,8 @@ class Score(Generic[Values]):
     def __repr__(self) -> str:
         mean, total = self.mean(), int(np.prod(self.values.shape))
         found = "applies nowhere" if mean is None else f"mean {mean:.4f} over {self.count} of {total}"
-        return f"Score({found}, shape {tuple(self.values.shape)})"
+        filled = f", fill {self.fill}" if self.fill else ""
+        return f"Score({found}, shape {tuple(self.values.shape)}{filled})"
 
 
 @dataclass(frozen=True)

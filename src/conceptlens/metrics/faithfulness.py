@@ -1,0 +1,288 @@
+"""Does a map say what a network uses? Metrics that remove what a map ranks, and see what the network still says.
+
+All take
+
+- `explained`: an explanation, or raw `maps[image question height width]`, finite; a map that is the same everywhere
+ranks
+  nothing, so the metric does not apply to it;
+- `scored`: `ScoredImages`, with the same questions in the same order; scores are probabilities unless said otherwise;
+- `fill`: what stands in the place of removed pixels, see `cl.metrics.FILLS`. Fills disagree, so look at two;
+- `ties`, `seed`: the order of equal pixels, as in `removal_curves`.
+
+They return a `Score` with `values[image question]` that names its fill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from conceptlens.io.errors import InputError
+from conceptlens.metrics.pixel_fills import prepare_fill
+from conceptlens.metrics.pixel_removal import (
+    STEPS,
+    Removal,
+    RemovalCurves,
+    removal_curves,
+)
+from conceptlens.metrics.removal_order import TieOrder, enlarged, maps_for, ranked
+from conceptlens.metrics.scored_images import check_probabilities
+from conceptlens.metrics.variant_runs import scores_of, variants_at_once, whole_values
+from conceptlens.statistics.score import Score
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from conceptlens.metrics.given_maps import Maps
+    from conceptlens.metrics.scored_images import ScoredImages
+
+# ERASER's shares of what is removed or kept.
+ERASER_SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
+# ROAD's shares, as in grad-cam.
+ROAD_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+def deletion(
+    explained: Maps,
+    scored: ScoredImages,
+    fill: str = "mean",
+    shares: Sequence[float] | int = STEPS,
+    ties: TieOrder = "seeded",
+    seed: int = 0,
+) -> Score:
+    """Return the area under the probability while the highest pixels are removed; 0 to 1, lower is better.
+
+    Deletion of RISE, Petsiuk et al., BMVC 2018, there in steps of as many pixels as the image has columns. Chance is
+    the value of a random order, in general far below the mean of the whole and the empty image.
+
+    Args:
+        explained: The maps.
+        scored: The images, with probabilities.
+        fill: What stands in their place; the published code's is 0, the mean colour of the training photos.
+        shares: Shares of pixels that are removed, or into how many equal steps all are divided.
+        ties: The order of equal pixels.
+        seed: Draws it, and the noise of a fill.
+
+    Returns:
+        `values[image question]`.
+
+    Raises:
+        InputError: As in `removal_curves`, or scores are no probabilities.
+    """
+    curves = removal_curves(explained, scored, shares, fill, "highest", ties, seed)
+    return _probable(curves).area()
+
+
+def insertion(
+    explained: Maps,
+    scored: ScoredImages,
+    fill: str = "blur",
+    shares: Sequence[float] | int = STEPS,
+    ties: TieOrder = "seeded",
+    seed: int = 0,
+) -> Score:
+    """Return the area under the probability while the highest pixels are put into a filled image; higher is better.
+
+    Insertion of RISE, Petsiuk et al., BMVC 2018; 0 to 1. Chance is the value of a random order.
+
+    Args:
+        explained: The maps.
+        scored: The images, with probabilities.
+        fill: What the image begins as; the published code's is a blur.
+        shares: Shares of pixels that are put in, or into how many equal steps all are divided.
+        ties: The order of equal pixels.
+        seed: Draws it, and the noise of a fill.
+
+    Returns:
+        `values[image question]`.
+
+    Raises:
+        InputError: As in `removal_curves`, or scores are no probabilities.
+    """
+    if not isinstance(shares, int):
+        shares = [1 - share for share in reversed(shares)]
+    curves = removal_curves(explained, scored, shares, fill, "lowest", ties, seed)
+    return _probable(curves).area()
+
+
+def comprehensiveness(
+    explained: Maps,
+    scored: ScoredImages,
+    fill: str = "mean",
+    shares: Sequence[float] = ERASER_SHARES,
+    ties: TieOrder = "seeded",
+    seed: int = 0,
+) -> Score:
+    """Return how far the probability falls without the highest pixels, mean over shares; -1 to 1, higher is better.
+
+    ERASER, DeYoung et al., ACL 2020, equation 1: `p(x) - p(x without the highest k)`. Its sum over shares is divided by
+    one more than there are, for a share of 0 where nothing falls; here it is divided by how many there are.
+
+    Args:
+        explained: The maps.
+        scored: The images, with probabilities.
+        fill: What stands in their place.
+        shares: Shares of the pixels.
+        ties: The order of equal pixels.
+        seed: Draws it, and the noise of a fill.
+
+    Returns:
+        `values[image question]`.
+
+    Raises:
+        InputError: As in `removal_curves`, or scores are no probabilities.
+    """
+    curves = _probable(removal_curves(explained, scored, shares, fill, "highest", ties, seed))
+    return curves.score(curves.whole - curves.scores.mean(2))
+
+
+def sufficiency(
+    explained: Maps,
+    scored: ScoredImages,
+    fill: str = "mean",
+    shares: Sequence[float] = ERASER_SHARES,
+    ties: TieOrder = "seeded",
+    seed: int = 0,
+) -> Score:
+    """Return how far the probability falls with the highest pixels alone, mean over shares; -1 to 1, lower is better.
+
+    ERASER, DeYoung et al., ACL 2020, equation 2: `p(x) - p(the highest k of x)`; divided as in `comprehensiveness`.
+
+    Args:
+        explained: The maps.
+        scored: The images, with probabilities.
+        fill: What stands in the place of the other pixels.
+        shares: Shares of the pixels that are kept.
+        ties: The order of equal pixels.
+        seed: Draws it, and the noise of a fill.
+
+    Returns:
+        `values[image question]`.
+
+    Raises:
+        InputError: As in `removal_curves`, or scores are no probabilities.
+    """
+    removed = [1 - share for share in reversed(shares)]
+    curves = _probable(removal_curves(explained, scored, removed, fill, "lowest", ties, seed))
+    return curves.score(curves.whole - curves.scores.mean(2))
+
+
+def road(
+    explained: Maps,
+    scored: ScoredImages,
+    fill: str = "noisy_linear",
+    order: Literal["combined", "most", "least"] = "combined",
+    shares: Sequence[float] = ROAD_SHARES,
+    ties: TieOrder = "seeded",
+    seed: int = 0,
+) -> Score:
+    """Return how much more the score loses by the highest pixels than by the lowest; higher is better, chance 0.
+
+    ROAD, Rong et al., ICML 2022, as grad-cam combines it. `order="most"` is the mean over shares of the score without
+    the highest pixels less the score of the image (lower is better), `"least"` that without the lowest (higher is
+    better), `"combined"` is `(least - most) / 2`. Of probabilities it lies in -0.5..0.5; any score will do.
+
+    Args:
+        explained: The maps.
+        scored: The images.
+        fill: What stands in their place.
+        order: "combined", "most" or "least", as above.
+        shares: Shares of the pixels.
+        ties: The order of equal pixels.
+        seed: Draws it, and the noise of a fill.
+
+    Returns:
+        `values[image question]`.
+
+    Raises:
+        InputError: As in `removal_curves`, or `order` is unknown.
+    """
+    if order not in ("combined", "most", "least"):
+        raise InputError(f"no order '{order}'; there are: combined, most, least")
+
+    def change(removed: Removal) -> Score:
+        curves = removal_curves(explained, scored, shares, fill, removed, ties, seed)
+        return curves.score(curves.scores.mean(2) - curves.whole)
+
+    if order != "combined":
+        return change("highest" if order == "most" else "lowest")
+    most, least = change("highest"), change("lowest")
+    return Score((least.values - most.values) / 2, most.applies, fill=fill)
+
+
+def average_drop(explained: Maps, scored: ScoredImages, fill: str = "black") -> Score:
+    """Return the share of the probability that is lost under the map as a mask; 0 to 1, lower is better.
+
+    Grad-CAM++, Chattopadhay et al., WACV 2018: `max(0, p - p*) / p`, there in percent, with `p*` of the image times the
+    map. The enlarged map is brought to 0..1 by its own lowest and highest value. A large map loses little: see
+    `sufficiency`.
+
+    Args:
+        explained: The maps.
+        scored: The images, with probabilities.
+        fill: What pixels of a low value become; black is the published product.
+
+    Returns:
+        `values[image question]`; it does not apply where the map is the same everywhere or `p` is 0.
+
+    Raises:
+        InputError: The fill needs pixels that are removed or not, shapes do not fit, a map is not finite, or scores are
+            no probabilities.
+    """
+    whole, masked, applies = _masked_scores(explained, scored, fill)
+    applies = applies & (whole > 0)
+    drop = (whole - masked).clamp_min(0) / torch.where(whole > 0, whole, 1)
+    return Score(torch.where(applies, drop, 0.0), applies, fill=fill)
+
+
+def increase_in_confidence(explained: Maps, scored: ScoredImages, fill: str = "black") -> Score:
+    """Return 1 where the probability rises under the map as a mask, else 0; higher is better.
+
+    Grad-CAM++, Chattopadhay et al., WACV 2018. Masks as in `average_drop`.
+
+    Args:
+        explained: The maps.
+        scored: The images, with probabilities.
+        fill: What pixels of a low value become.
+
+    Returns:
+        `values[image question]`; it does not apply where the map is the same everywhere.
+
+    Raises:
+        InputError: As in `average_drop`.
+    """
+    whole, masked, applies = _masked_scores(explained, scored, fill)
+    return Score(((masked > whole) & applies).double(), applies, fill=fill)
+
+
+def _probable(curves: RemovalCurves) -> RemovalCurves:
+    check_probabilities(torch.cat([curves.scores.flatten(), curves.whole.flatten()]))
+    return curves
+
+
+def _masked_scores(
+    explained: Maps, scored: ScoredImages, fill: str
+) -> tuple[Float[Tensor, "image question"], Float[Tensor, "image question"], Tensor]:
+    """Return the scores of whole images and of images under their maps, and where maps are not the same everywhere."""
+    maps, ready, reading = (
+        maps_for(explained, scored),
+        prepare_fill(fill, scored.images, scored.black),
+        scores_of(scored),
+    )
+    whole = whole_values(scored, reading, maps.shape[1])[..., 0]
+    applies = ranked(maps)
+    masked = torch.zeros(applies.shape, dtype=torch.float64)
+    size = (scored.images.shape[2], scored.images.shape[3])
+    pairs = applies.nonzero()
+    for part in pairs.split(variants_at_once(scored.images)) if len(pairs) else ():
+        image, question = part.unbind(1)
+        large = enlarged(maps[image, question], size)
+        low, high = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
+        variants = ready.blend(image, (large - low) / (high - low))
+        found = reading.read(reading.run(variants, image), image, question)
+        masked[image.cpu(), question.cpu()] = found[:, 0].double().cpu()
+    check_probabilities(torch.cat([whole.flatten(), masked.flatten()]))
+    return whole, masked, applies.cpu()

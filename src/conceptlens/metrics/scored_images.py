@@ -1,0 +1,220 @@
+"""Images as a network takes them, and what scores variants of them: all that a metric of a map and a model needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from conceptlens.io.errors import InputError, InputTypeError
+from conceptlens.record import ImageInfo
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+    Scorer = Callable[
+        [Float[Tensor, "variant colour rows columns"], Int[Tensor, "variant"]], Float[Tensor, "variant number"]
+    ]
+
+# What rounding may add to a probability.
+ROUNDING = 1e-3
+# A transformer has one or a few, to read its patches, and gains nothing.
+MANY_CONVOLUTIONS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredImages:
+    """Images, and a function that scores variants of them: any network, measured without knowing what it is.
+
+    `conceptlens.cams.image_scoring.scored_images` makes one from an observation, `score_module` from any module. Where
+    cells of a layer stand in the place of `images`, channels in that of colours, concepts' channels can be removed.
+
+    Args:
+        images: The images as the network takes them, floating and finite.
+        score: From variants of the images and, for each, the index of the image that it was made from, to the score of
+            each question: a probability for most metrics. The questions are those of the maps, in their order.
+        black: What black is in the network's input, one value for each colour; `None` where it is not known.
+        probabilities: As `score`, to the probability of every class; `None` where there are none.
+        classes: The class that each question is about; `None` where they are not about classes.
+        image_info: Which photos these are and which part of them the network sees; explanations of others are refused.
+        colours_last: Whether variants are laid out with their colours last in memory, see `faster_colours_last`.
+
+    Raises:
+        InputTypeError: The images are no floating tensor, or a function cannot be called.
+        InputError: A shape does not fit, or a value is not finite.
+
+    Examples:
+        >>> scored = ScoredImages(batch, lambda images, rows: net(images).softmax(1)[:, [3, 7]])
+        >>> deletion(maps, scored).mean()
+    """
+
+    images: Float[Tensor, "image colour rows columns"]
+    score: Scorer
+    black: Float[Tensor, "colour"] | None = None
+    probabilities: Scorer | None = None
+    classes: Int[Tensor, "image question"] | None = None
+    image_info: tuple[ImageInfo, ...] = ()
+    colours_last: bool = False
+
+    def __post_init__(self) -> None:
+        """Check types, shapes and values."""
+        images = self.images
+        if not isinstance(images, torch.Tensor) or not images.is_floating_point():
+            given = images.dtype if isinstance(images, torch.Tensor) else type(images).__name__
+            raise InputTypeError(f"images are {given}; expected a floating tensor, image colour rows columns")
+        if images.ndim != 4 or not images.numel():
+            raise InputError(f"images have shape {tuple(images.shape)}; expected image colour rows columns")
+        if not bool(torch.isfinite(images).all()):
+            raise InputError("images hold NaN or infinite values; give them as the network takes them")
+        object.__setattr__(self, "images", images.detach())
+        for name in ("score", "probabilities"):
+            given = getattr(self, name)
+            if not callable(given) and not (given is None and name == "probabilities"):
+                raise InputTypeError(f"{name} is a {type(given).__name__}; expected a function of variants and rows")
+        if self.black is not None and tuple(self.black.shape) != (images.shape[1],):
+            raise InputError(f"black has shape {tuple(self.black.shape)}; expected one value for each colour")
+        if self.classes is not None and (self.classes.ndim != 2 or len(self.classes) != len(images)):
+            raise InputError(f"classes have shape {tuple(self.classes.shape)}; expected image question")
+        if self.image_info and len(self.image_info) != len(images):
+            raise InputError(f"image_info names {len(self.image_info)} images; there are {len(images)}")
+
+    def run(
+        self, variants: Float[Tensor, "variant colour rows columns"], rows: Int[Tensor, "variant"]
+    ) -> Float[Tensor, "variant question"]:
+        """Return the scores of variants, checked, without a graph.
+
+        Args:
+            variants: Variants of the images.
+            rows: The index of the image that each was made from.
+
+        Returns:
+            Scores in float32 or better.
+
+        Raises:
+            InputError: They are no floating tensor `variant question`, or not finite.
+        """
+        return _checked(self.score, self._laid_out(variants), rows, "question")
+
+    def run_classes(
+        self, variants: Float[Tensor, "variant colour rows columns"], rows: Int[Tensor, "variant"]
+    ) -> Float[Tensor, "variant class"]:
+        """Return the probability of every class, checked, without a graph.
+
+        Args:
+            variants: Variants of the images.
+            rows: The index of the image that each was made from.
+
+        Returns:
+            Probabilities, in float32 or better.
+
+        Raises:
+            InputError: There are none, they lie outside 0..1 as logits do, or there is one class alone.
+        """
+        if self.probabilities is None:
+            raise InputError("the probabilities of all classes are not known; give ScoredImages(..., probabilities=)")
+        found = check_probabilities(_checked(self.probabilities, self._laid_out(variants), rows, "class"))
+        if found.shape[1] < 2:
+            raise InputError("there is one class alone; a class and its most similar other one need at least two")
+        return found
+
+    def _laid_out(self, variants: Tensor) -> Tensor:
+        return variants.contiguous(memory_format=torch.channels_last if self.colours_last else torch.contiguous_format)
+
+
+def check_probabilities(scores: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Return scores that are probabilities, and refuse others.
+
+    Args:
+        scores: What a network gave.
+
+    Raises:
+        InputError: A score lies outside 0..1.
+    """
+    low, high = float(scores.min()), float(scores.max())
+    if low < -ROUNDING or high > 1 + ROUNDING:
+        raise InputError(
+            f"scores from {low:.3g} to {high:.3g} are no probabilities, which this metric takes; give those after the "
+            "softmax: targets cl.Probability(...), or net(images).softmax(1)"
+        )
+    return scores
+
+
+def score_module(
+    module: nn.Module,
+    images: Float[Tensor, "image colour rows columns"],
+    classes: Int[Tensor, "image question"],
+    black: Float[Tensor, "colour"] | None = None,
+) -> ScoredImages:
+    """Return how a module that gives one logit for each class scores images: the softmax of each question's class.
+
+    Args:
+        module: The module, in eval mode, on the device of the images; it returns logits `image class`.
+        images: Its inputs.
+        classes: The class that each question of each image is about.
+        black: What black is in its input.
+
+    Raises:
+        InputError: The module is in training mode, where the same image gets other scores in another batch, or as in
+            `ScoredImages`.
+
+    Examples:
+        >>> scored = score_module(net.eval(), batch, net(batch).argmax(1)[:, None])
+        >>> deletion(maps, scored).mean()
+    """
+    if any(part.training for part in module.modules()):
+        raise InputError("the module is in training mode, where scores depend on the batch; call module.eval() first")
+
+    def probabilities(variants: Tensor, rows: Tensor) -> Tensor:
+        logits = module(variants)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)
+
+    def score(variants: Tensor, rows: Tensor) -> Tensor:
+        return probabilities(variants, rows).gather(1, classes[rows])
+
+    last = faster_colours_last(module, images, lambda one: module(one))
+    return ScoredImages(images, score, black, probabilities, classes.to(images.device), colours_last=last)
+
+
+def faster_colours_last(
+    module: nn.Module, images: Float[Tensor, "image colour rows columns"], run: Callable[[Tensor], Tensor]
+) -> bool:
+    """Say whether a module runs faster on images whose colours lie last in memory, and gives the same.
+
+    On a processor, convolutions do, those by channel up to twice as fast. A module that views its input in another
+    shape refuses them; one image is run both ways to know.
+
+    Args:
+        module: The module.
+        images: Its inputs.
+        run: From one image to what the module gives.
+    """
+    convolutions = sum(isinstance(part, nn.Conv2d) for part in module.modules())
+    if images.device.type != "cpu" or convolutions < MANY_CONVOLUTIONS:
+        return False
+    one = images[:1].contiguous()
+    with torch.no_grad():
+        plain = run(one)
+        try:
+            last = run(one.contiguous(memory_format=torch.channels_last))
+        except RuntimeError:  # what torch raises where a shape cannot be viewed as another
+            return False
+    return bool(torch.allclose(last, plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max())))
+
+
+def _checked(function: Scorer, variants: Tensor, rows: Tensor, axis: str) -> Tensor:
+    with torch.no_grad():
+        found = function(variants, rows)
+    if not isinstance(found, torch.Tensor) or not found.is_floating_point():
+        given = found.dtype if isinstance(found, torch.Tensor) else type(found).__name__
+        raise InputTypeError(f"scores are {given}; expected a floating tensor, variant {axis}")
+    if found.ndim != 2 or len(found) != len(variants):
+        raise InputError(
+            f"scores have shape {tuple(found.shape)} for {len(variants)} variants; expected variant {axis}"
+        )
+    if not bool(torch.isfinite(found).all()):
+        raise InputError("the network gave NaN or infinite scores, of which nothing can be measured")
+    return found.detach().to(torch.promote_types(found.dtype, torch.float32))
