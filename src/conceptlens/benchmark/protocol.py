@@ -6,13 +6,20 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from conceptlens.io.errors import InputError
 from conceptlens.io.fingerprint import bytes_fingerprint
 
 # What the rows of one column may differ in: a column compares methods.
 OF_METHOD = ("method", "method_settings")
+
+
+class Measure(NamedTuple):
+    """One column of numbers: a metric and its fill; the fill is empty where no pixel is removed."""
+
+    metric: str
+    fill: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +89,11 @@ class Protocol:
     def column(self) -> str:
         """The hash of all but the method: methods may be compared where this is the same."""
         return replace(self, method="", method_settings={}).hash
+
+    @property
+    def measure(self) -> Measure:
+        """The metric and its fill."""
+        return Measure(self.metric, self.fill)
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Protocol:

@@ -121,7 +121,7 @@ def read_photos(folder: Path) -> Iterator[PhotoRows]:
         values = tuple(
             MeasuredValue(**{name: record[name] for name in MeasuredValue.__dataclass_fields__})
             for record in records
-            if record["failure"] is None
+            if record["protocol"] is not None
         )
         first = records[0]
         yield PhotoRows(index, first["photo"], first["label"], values, first["failure"])
@@ -153,6 +153,6 @@ def _part(folder: Path, index: int, failed: bool = False) -> Path:
 def _records(found: PhotoRows) -> list[dict[str, Any]]:
     """Return one record for each value; one without a value for a photo that failed or has nothing to measure."""
     about = {"index": found.index, "photo": readable_text(found.photo), "label": readable_text(found.label)}
-    if found.failure is not None or not found.values:
-        return [{**about, "failure": readable_text(found.failure or "there is nothing in it to measure")}]
+    if not found.values:
+        return [{**about, "failure": None if found.failure is None else readable_text(found.failure)}]
     return [{**about, **vars(value), "question": readable_text(value.question)} for value in found.values]
