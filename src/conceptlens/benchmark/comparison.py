@@ -15,7 +15,7 @@ from conceptlens.benchmark.result_parts import PhotoRows
 from conceptlens.metrics.faithfulness_table import FAITHFULNESS_METRICS
 from conceptlens.metrics.map_mask import MAP_MASK_METRICS
 from conceptlens.statistics.bootstrap import Interval, bootstrap
-from conceptlens.statistics.multiple_comparisons import N_DRAWS, holm, paired_p_values
+from conceptlens.statistics.multiple_comparisons import MIN_IMAGES, N_DRAWS, holm, paired_p_values
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 N_BOOTSTRAP, LEVEL = 2000, 0.95
 # A difference is called real where its p value, corrected for the number of comparisons, is at most this.
 REAL = 0.05
-# A bootstrap of fewer photos draws from too few: intervals are too narrow, and p values too small.
-MIN_PHOTOS = 8
 METRICS: dict[str, Metric] = {**FAITHFULNESS_METRICS, **MAP_MASK_METRICS}
 
 
@@ -143,9 +141,9 @@ class BenchmarkComparison:
     @property
     def warning(self) -> str | None:
         """A warning that photos are too few; `None` where there are enough."""
-        if self.photos >= MIN_PHOTOS:
+        if self.photos >= MIN_IMAGES:
             return None
-        return f"{self.photos} photos are few: intervals and marks of fewer than {MIN_PHOTOS} cannot be relied on"
+        return f"{self.photos} photos are few: intervals of fewer than {MIN_IMAGES} are too narrow, and nothing is real"
 
 
 def compare_methods(
@@ -236,9 +234,7 @@ def _differences(
     return found
 
 
-def _interval(
-    sums: Float[np.ndarray, "photo"], counts: Float[np.ndarray, "photo"], draws: _Draws
-) -> Interval | None:
+def _interval(sums: Float[np.ndarray, "photo"], counts: Float[np.ndarray, "photo"], draws: _Draws) -> Interval | None:
     """Return a mean with its interval, resampling the photos that have a number; `None` where none has."""
     has = counts > 0
     if not has.any():

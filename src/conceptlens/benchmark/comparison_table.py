@@ -178,7 +178,9 @@ def _markdown_table(table: TextTable) -> str:
     first = len(table.rows) - table.controls
     rows = [*table.rows[:first], *((f"*{row[0]}*", *row[1:]) for row in table.rows[first:])]
     title = f"**{table.title[:1].upper()}{table.title[1:]}**\n"
-    return "\n".join([title, line(table.heading), line(["---", *["---:"] * (len(table.heading) - 1)]), *map(line, rows)])
+    return "\n".join(
+        [title, line(table.heading), line(["---", *["---:"] * (len(table.heading) - 1)]), *map(line, rows)]
+    )
 
 
 def _latex_table(table: TextTable) -> str:

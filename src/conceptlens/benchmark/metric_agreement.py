@@ -48,9 +48,7 @@ def metric_agreement(
     own = [rank_correlations(values[:, index]) for index, control in enumerate(controls) if not control]
     stacked = np.stack(own) if own else np.full((1, values.shape[2], values.shape[2]), np.nan)
     counted = np.isfinite(stacked)
-    over_photos = np.where(
-        counted.any(0), np.where(counted, stacked, 0).sum(0) / np.maximum(counted.sum(0), 1), np.nan
-    )
+    over_photos = np.where(counted.any(0), np.where(counted, stacked, 0).sum(0) / np.maximum(counted.sum(0), 1), np.nan)
     return MetricAgreement(rank_correlations(means), over_photos)
 
 

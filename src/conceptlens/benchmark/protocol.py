@@ -108,7 +108,9 @@ class Protocol:
         names = [one.name for one in fields(cls)]
         if sorted(given) != sorted(names):
             wrong = sorted(set(given) ^ set(names))
-            raise InputError(f"a protocol with other fields was given ({', '.join(wrong)}); expected {', '.join(names)}")
+            raise InputError(
+                f"a protocol with other fields was given ({', '.join(wrong)}); expected {', '.join(names)}"
+            )
         rows, columns = given["resolution"]
         return cls(**{**given, "resolution": (rows, columns)})
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # The smallest p value is 1 / (draws + 1); corrected for 200 comparisons, it is still below 0.05.
 N_DRAWS = 9999
+# Of fewer images a bootstrap draws too few different means: its p values are too small.
+MIN_IMAGES = 8
 
 
 def holm(p_values: ArrayLike) -> Float[np.ndarray, "comparison"]:
@@ -61,7 +63,7 @@ def paired_p_values(
         seed: Decides them.
 
     Returns:
-        A p value for each comparison; 1 where fewer than two images have a difference, of which nothing can be said.
+        A p value for each comparison; 1 where fewer than 8 images have a difference, of which nothing can be said.
 
     Raises:
         InputError: The shapes differ, a number is not finite, or there is no draw.
@@ -86,4 +88,4 @@ def paired_p_values(
         sizes = times @ counts
         drawn = np.where(sizes > 0, times @ sums / np.maximum(sizes, 1), means)
         beyond += (np.abs(drawn - means) >= reach).sum(0)
-    return np.where((counts > 0).sum(0) < 2, 1.0, (1 + beyond) / (n_draws + 1))
+    return np.where((counts > 0).sum(0) < MIN_IMAGES, 1.0, (1 + beyond) / (n_draws + 1))

@@ -1,0 +1,153 @@
+"""`conceptlens benchmark SUITE`: methods, metrics and controls on one data set, as tables that say what is real."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from conceptlens.cli import options as shared
+from conceptlens.cli.options import answering, data_option, load, option_group, run_option
+from conceptlens.cli.printing import print_end, print_failures, print_files, print_json
+from conceptlens.io.errors import InputError
+from conceptlens.io.output_path import check_folder
+from conceptlens.io.progress import progress_bar, speed_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from conceptlens.benchmark.benchmark_run import BenchmarkProgress
+
+measured_option = option_group("What is measured")
+SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="faithfulness or finer-cam.", show_default=False)]
+PhotoData = Annotated[
+    str,
+    data_option(
+        "--data", "-d", metavar="NAME:DIR", help="cub:DIR, folder:DIR, drawn:20 ..., or a folder of photos."
+    ),
+]  # fmt: skip
+
+
+@answering
+def benchmark(
+    suite: SuiteName,
+    data: PhotoData,
+    out_dir: Annotated[Path, shared.out_dir("the run: rows, tables, numbers and the page")],
+    split: shared.EvaluationSplit = None,
+    max_photos: Annotated[
+        int | None, data_option(min=1, help="Measure at most this many photos, evenly spaced.")
+    ] = None,
+    methods: Annotated[
+        str | None, measured_option(help="Comma-separated rules; controls are added. By default those of the suite.")
+    ] = None,
+    metrics: Annotated[
+        str | None, measured_option(help="Comma-separated metrics; by default those of the suite.")
+    ] = None,
+    fills: Annotated[
+        str | None,
+        measured_option(help="What removed pixels become, two at least: mean, blur, black, inpaint, noisy_linear."),
+    ] = None,
+    asked: Annotated[
+        str, measured_option(metavar="predicted|label", help="Whether maps are of the predicted or annotated class.")
+    ] = "predicted",
+    baseline: Annotated[
+        str | None, measured_option(help="The method that others are compared with; by default as the suite says.")
+    ] = None,
+    gammas: Annotated[str | None, measured_option(help="finer-cam: comma-separated gammas.")] = None,
+    references: Annotated[
+        str | None, measured_option(help="finer-cam: how references are chosen: logit, rank, weight.")
+    ] = None,
+    randomised: Annotated[
+        bool, measured_option("--randomised", help="Add Grad-CAM of the model with random weights as a control.")
+    ] = False,
+    quick: Annotated[
+        bool, measured_option("--quick", help="Eight photos, few metrics and methods, to try things out.")
+    ] = False,
+    model: shared.Model = shared.DEFAULT_MODEL,
+    weights: shared.Weights = None,
+    class_names: shared.ClassNames = None,
+    pretrained: shared.Pretrained = True,
+    layer: shared.LayerName = None,
+    crop_mode: shared.CropMode = None,
+    as_json: shared.Json = False,
+    resume: shared.Resume = False,
+    retry_failed: Annotated[
+        bool, run_option("--retry-failed", help="Resume, and try photos that failed again.")
+    ] = False,
+    device: shared.Device = "cpu",
+    seed: Annotated[int, run_option(min=0, help="Seed of all that is drawn.")] = 0,
+) -> None:
+    """Measure methods and controls on photos, with intervals, and say which differences are real."""
+    from conceptlens.benchmark.benchmark_outputs import benchmark_json, finished, write_benchmark
+    from conceptlens.benchmark.benchmark_run import run_benchmark
+    from conceptlens.benchmark.class_suites import SuiteOptions
+    from conceptlens.benchmark.comparison_table import plain_text
+    from conceptlens.benchmark.suites import suite_kind
+
+    start = time.perf_counter()
+    kind = suite_kind(suite)
+    check_folder(out_dir)
+    choice = {} if crop_mode is None else {"crop_mode": crop_mode}
+    options = SuiteOptions(
+        data=data,
+        model=load(model, weights, pretrained, device, class_names, **choice),
+        split=split,
+        max_photos=max_photos,
+        layer=layer,
+        methods=_names(methods, "--methods"),
+        metrics=_names(metrics, "--metrics"),
+        fills=_names(fills, "--fills"),
+        asked=asked,  # pyright: ignore[reportArgumentType]
+        baseline=baseline,
+        gammas=_numbers(gammas),
+        references=_names(references, "--references"),
+        quick=quick,
+        randomised=load(model, None, False, device, class_names, **choice) if randomised else None,
+        seed=seed,
+    )
+    prepared = kind.build(options)
+    last = _with_progress(run_benchmark(prepared.task, out_dir, resume or retry_failed, retry_failed))
+    result = finished(prepared, out_dir)
+    files = write_benchmark(out_dir, result)
+    if as_json:
+        print_json(benchmark_json(result))
+    else:
+        typer.echo(plain_text(result.comparison, intervals=False), nl=False)
+    print_failures([*prepared.remarks, *(failure.reason for failure in result.comparison.failures)])
+    print_end(f"{last.photos} photos", last.failures, start)
+    print_files(files)
+    if last.failures:
+        raise typer.Exit(1)
+
+
+def _names(text: str | None, option: str) -> list[str]:
+    return [] if text is None else shared.names_in(text, option)
+
+
+def _numbers(text: str | None) -> list[float]:
+    try:
+        return [float(one) for one in _names(text, "--gammas")]
+    except ValueError:
+        raise InputError(f"--gammas {text} holds no numbers; give them with commas between, as 0.3,0.6,1") from None
+
+
+def _with_progress(steps: Iterable[BenchmarkProgress]) -> BenchmarkProgress:
+    """Show photos done; return the last progress; Ctrl-C says how to go on."""
+    last = None
+    with progress_bar("measuring photos") as update:
+        start, first = time.perf_counter(), None
+        try:
+            for last in steps:
+                first = last.photos if first is None else first
+                if update is not None:
+                    pace = speed_text(last.photos - first, time.perf_counter() - start)
+                    update(last.photos, last.total, f"measuring photos{pace}")
+        except KeyboardInterrupt:
+            at = "before the first photo" if last is None else f"after {last.photos} of {last.total} photos"
+            typer.echo(f"interrupted {at}; continue with --resume", err=True)
+            raise typer.Exit(130) from None
+    if last is None:
+        raise InputError("the data set has no photo; choose another one or another split")
+    return last
