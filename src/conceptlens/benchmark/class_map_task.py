@@ -19,7 +19,6 @@ from conceptlens.io.fingerprint import weights_fingerprint
 from conceptlens.metrics.map_mask import pointing_energy
 from conceptlens.metrics.part_masks import box_masks
 from conceptlens.metrics.pixel_removal import STEPS
-
 from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
@@ -92,9 +91,13 @@ class ClassMapTask:
         rows, columns = self.observe(0)[0].images.shape[2:]
         return rows, columns
 
-    @cached_property
+    @property
     def protocols(self) -> tuple[Protocol, ...]:
         """One protocol for each method and measure, in their order."""
+        return self._protocols
+
+    @cached_property
+    def _protocols(self) -> tuple[Protocol, ...]:
         return tuple(self._protocol(method, measure) for method in self.methods for measure in self.measures)
 
     def rows(self, index: int) -> PhotoRows:

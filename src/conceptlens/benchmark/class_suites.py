@@ -1,4 +1,4 @@
-"""The suites of class maps: `faithfulness`, rules against controls, and `finer-cam`, rules with and without contrast."""
+"""The suites of class maps: `faithfulness`, rules against controls; `finer-cam`, rules with and without contrast."""
 
 from __future__ import annotations
 

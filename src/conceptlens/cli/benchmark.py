@@ -89,10 +89,9 @@ def benchmark(
     start = time.perf_counter()
     kind = suite_kind(suite)
     check_folder(out_dir)
-    choice = {} if crop_mode is None else {"crop_mode": crop_mode}
     options = SuiteOptions(
         data=data,
-        model=load(model, weights, pretrained, device, class_names, **choice),
+        model=load(model, weights, pretrained, device, class_names, crop_mode=crop_mode),
         split=split,
         max_photos=max_photos,
         layer=layer,
@@ -104,7 +103,7 @@ def benchmark(
         gammas=_numbers(gammas),
         references=_names(references, "--references"),
         quick=quick,
-        randomised=load(model, None, False, device, class_names, **choice) if randomised else None,
+        randomised=load(model, None, False, device, class_names, crop_mode=crop_mode) if randomised else None,
         seed=seed,
     )
     prepared = kind.build(options)
