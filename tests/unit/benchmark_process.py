@@ -1,4 +1,4 @@
-"""A benchmark that a test can start as a process of its own, to kill it: `python benchmark_process.py FOLDER PHOTOS`."""
+"""A benchmark that a test can start as a process, to kill it: `python benchmark_process.py FOLDER PHOTOS`."""
 
 from __future__ import annotations
 

@@ -223,7 +223,9 @@ def drawn_run() -> tuple[list[PhotoRows], Mapping[str, Protocol]]:
 
 
 def column(photos: Sequence[PhotoRows], method: str, metric: str) -> list[float]:
-    return [one.value or 0.0 for photo in photos for one in photo.values if (one.method, one.metric) == (method, metric)]
+    return [
+        one.value or 0.0 for photo in photos for one in photo.values if (one.method, one.metric) == (method, metric)
+    ]
 
 
 class TestComparison:
@@ -294,9 +296,7 @@ class TestComparison:
         self, drawn_run: tuple[list[PhotoRows], Mapping[str, Protocol]]
     ) -> None:
         photos, protocols = drawn_run
-        mixed = {
-            key: replace(one, seed=1) if one.method == "random" else one for key, one in protocols.items()
-        }
+        mixed = {key: replace(one, seed=1) if one.method == "random" else one for key, one in protocols.items()}
         with pytest.raises(cl.InputError, match="not measured alike in deletion: seed"):
             compare_methods(photos, mixed, COMPARED)
         with pytest.raises(cl.InputError, match="no photo was measured: broken"):

@@ -16,6 +16,7 @@ from conceptlens.cams.rules import RULES
 from conceptlens.cams.targets import Logit
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.io.errors import InputError, near
+from conceptlens.io.fingerprint import weights_fingerprint
 from conceptlens.localization.baseline_maps import centre, random_maps
 from conceptlens.record import Explanation
 
@@ -193,7 +194,8 @@ def _controls(layer: str | None, seed: int, randomised: Backbone | None) -> dict
     if randomised is not None:
         explain = partial(_with_random_weights, model=randomised, layer=layer)
         about = "Grad-CAM of the same network with random weights"
-        found.append(MapMethod("random_weights", "random weights", about, explain, {"rule": "grad_cam"}, True))
+        settings = {"rule": "grad_cam", "weights": weights_fingerprint(randomised.module)}
+        found.append(MapMethod("random_weights", "random weights", about, explain, settings, True))
     return {one.name: one for one in found}
 
 

@@ -17,7 +17,7 @@ from conceptlens.io.errors import InputError, near
 from conceptlens.metrics.faithfulness import ROAD_SHARES
 from conceptlens.metrics.faithfulness_table import FAITHFULNESS_METRICS
 from conceptlens.metrics.pixel_fills import WHOLE_FILLS
-from conceptlens.metrics.pixel_removal import STEPS, checked_shares, removed_values
+from conceptlens.metrics.pixel_removal import STEPS, checked_shares, removed_values, taken_shares
 from conceptlens.metrics.removal_order import maps_for, ranked
 from conceptlens.metrics.variant_runs import Reading
 from conceptlens.statistics.score import Score
@@ -39,9 +39,13 @@ SOFT = ("average_drop", "increase_in_confidence")
 
 @dataclass(frozen=True, eq=False)
 class SharedCurve:
-    """The probabilities of a class and of its rival while pixels are removed: `values[image question share 2]`."""
+    """The probabilities of a class and of its rival while pixels are removed: `values[image question share 2]`.
+
+    `taken` are the shares, rounded to whole pixels.
+    """
 
     shares: tuple[float, ...]
+    taken: Float[Tensor, "share"]
     values: Float[Tensor, "image question share pair"]
 
     def at(self, shares: Sequence[float]) -> Float[Tensor, "image question share pair"]:
@@ -50,11 +54,14 @@ class SharedCurve:
         Args:
             shares: Shares of the pixels that are removed.
         """
-        return self.values[:, :, [self.shares.index(share) for share in shares]]
+        return self.values[:, :, self._places(shares)]
 
     def area(self) -> Float[Tensor, "image question pair"]:
-        """Return the area under both probabilities over all shares, by the trapezoid rule."""
-        return torch.trapezoid(self.at(_GRID), checked_shares(STEPS), dim=2)
+        """Return the area under both probabilities from no pixel to all, by the trapezoid rule."""
+        return torch.trapezoid(self.at(_GRID), self.taken[self._places(_GRID)], dim=2)
+
+    def _places(self, shares: Sequence[float]) -> list[int]:
+        return [self.shares.index(share) for share in shares]
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,12 +201,12 @@ def _shared_scores(
     def curve(removed: Removal, needed: set[float]) -> tuple[SharedCurve, Tensor]:
         shares = tuple(sorted(needed))
         if not shares:
-            return SharedCurve((), torch.zeros(*own.shape, 0, 2, dtype=torch.float64)), torch.zeros(*own.shape, 2)
+            empty = torch.zeros(*own.shape, 0, 2, dtype=torch.float64)
+            return SharedCurve((), torch.zeros(0), empty), torch.zeros(*own.shape, 2)
         reading = Reading(scored.run_classes, pair)
-        _, values, whole = removed_values(
-            explained, scored, reading, checked_shares(shares), fill, removed, "seeded", seed
-        )
-        return SharedCurve(shares, values), whole
+        steps = checked_shares(shares)
+        _, values, whole = removed_values(explained, scored, reading, steps, fill, removed, "seeded", seed)
+        return SharedCurve(shares, taken_shares(steps, scored), values), whole
 
     highest, whole = curve("highest", {share for one in shared.values() for share in one.highest})
     lowest, again = curve("lowest", {share for one in shared.values() for share in one.lowest})

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from conceptlens.benchmark.benchmark_run import BenchmarkProgress
+    from conceptlens.model.backbone import Backbone
 
 measured_option = option_group("What is measured")
 SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="faithfulness or finer-cam.", show_default=False)]
@@ -103,7 +104,7 @@ def benchmark(
         gammas=_numbers(gammas),
         references=_names(references, "--references"),
         quick=quick,
-        randomised=load(model, None, False, device, class_names, crop_mode=crop_mode) if randomised else None,
+        randomised=_randomised(model, device, crop_mode, seed) if randomised else None,
         seed=seed,
     )
     prepared = kind.build(options)
@@ -119,6 +120,15 @@ def benchmark(
     print_files(files)
     if last.failures:
         raise typer.Exit(1)
+
+
+def _randomised(model: str, device: str, crop_mode: str | None, seed: int) -> Backbone:
+    """Load the model with random weights, the same for the same seed."""
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return load(model, None, False, device, crop_mode=crop_mode)
 
 
 def _names(text: str | None, option: str) -> list[str]:
