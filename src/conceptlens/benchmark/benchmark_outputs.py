@@ -6,67 +6,39 @@ import json
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from conceptlens.benchmark.benchmark_run import read_protocols
-from conceptlens.benchmark.comparison import METRICS, BenchmarkComparison, ComparedLine, MeasuredCell, compare_methods
+from conceptlens.benchmark.benchmark_cases import ChosenCases, ShownPhoto, choose_benchmark_cases
+from conceptlens.benchmark.benchmark_figures import intervals_figure
+from conceptlens.benchmark.benchmark_page import benchmark_page
+from conceptlens.benchmark.benchmark_result import BenchmarkResult
+from conceptlens.benchmark.comparison import METRICS, BenchmarkComparison, ComparedLine, MeasuredCell
 from conceptlens.benchmark.comparison_table import latex, markdown, plain_text
 from conceptlens.benchmark.result_parts import join_parts, read_photos
-from conceptlens.io.atomic import write_json, write_text
+from conceptlens.io.atomic import replacing, write_json, write_text
 from conceptlens.io.versions import versions
+from conceptlens.local_embeddings.report.figure_style import FigureStyle, png
 
 if TYPE_CHECKING:
-    from conceptlens.benchmark.class_suites import PreparedSuite
-    from conceptlens.benchmark.protocol import Measure, Protocol
+    from conceptlens.benchmark.protocol import Measure
 
 SCHEMA = "conceptlens.benchmark/1"
 
 
-@dataclass(frozen=True, eq=False)
-class BenchmarkResult:
-    """A finished run: the suite, the comparison of its methods, and the protocols of its numbers."""
-
-    suite: PreparedSuite
-    comparison: BenchmarkComparison
-    protocols: Mapping[str, Protocol]
-
-    def column(self, measure: Measure) -> str:
-        """Return the hash of the protocol of a column, methods left out.
-
-        Args:
-            measure: The column.
-        """
-        return next(one.column for one in self.protocols.values() if one.measure == measure)
-
-
-def finished(suite: PreparedSuite, folder: Path) -> BenchmarkResult:
-    """Return the comparison of the rows that a run has written.
-
-    Args:
-        suite: The suite that ran.
-        folder: The folder of the run.
-
-    Raises:
-        InputError: No photo was measured.
-    """
-    protocols = read_protocols(folder)
-    return BenchmarkResult(suite, compare_methods(read_photos(folder), protocols, suite.methods), protocols)
-
-
 def write_benchmark(folder: Path, result: BenchmarkResult) -> list[Path]:
-    """Write tables, numbers and rows into the folder of a run, and return the files.
+    """Write page, tables, plots, numbers and rows into the folder of a run, and return the files.
 
     Args:
         folder: The folder of the run.
         result: The finished run.
     """
     texts = {
+        "benchmark.html": benchmark_page(result, *_cases(folder, result)),
         "benchmark.txt": plain_text(result.comparison),
         "benchmark.md": markdown(result.comparison),
         "benchmark.tex": latex(result.comparison),
@@ -75,7 +47,26 @@ def write_benchmark(folder: Path, result: BenchmarkResult) -> list[Path]:
         write_text(folder / name, text)
     write_json(folder / "benchmark.json", benchmark_json(result))
     join_parts(folder, folder / "rows.parquet")
-    return [*(folder / name for name in texts), folder / "benchmark.json", folder / "rows.parquet"]
+    figures = [_write_figure(folder, result.comparison, fill) for fill in result.comparison.fills]
+    return [*(folder / name for name in texts), folder / "benchmark.json", folder / "rows.parquet", *figures]
+
+
+def _cases(folder: Path, result: BenchmarkResult) -> tuple[ChosenCases | None, list[ShownPhoto]]:
+    """Return photos to look at, with maps that are made again; none where the suite has no maps."""
+    show = result.suite.show
+    if show is None:
+        return None, []
+    direction = METRICS[result.comparison.measures[0].metric].higher_is_better
+    chosen = choose_benchmark_cases(read_photos(folder), result.comparison, direction)
+    return chosen, [] if chosen is None else [show(case.index) for case in chosen.cases]
+
+
+def _write_figure(folder: Path, found: BenchmarkComparison, fill: str) -> Path:
+    """Write the plot of one fill."""
+    file = folder / f"intervals{f'_{fill}' if fill else ''}.png"
+    with replacing(file) as temporary:
+        temporary.write_bytes(png(intervals_figure(found, fill, FigureStyle())))
+    return file
 
 
 def benchmark_json(result: BenchmarkResult) -> dict[str, Any]:

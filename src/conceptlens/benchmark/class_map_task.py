@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
+from conceptlens.benchmark.benchmark_cases import ShownPhoto
 from conceptlens.benchmark.map_methods import MapMethod
 from conceptlens.benchmark.protocol import Measure, Protocol
 from conceptlens.benchmark.result_parts import MeasuredValue, PhotoRows
@@ -140,6 +141,18 @@ class ClassMapTask:
         if self.asked == "label":
             return seen, self.model.class_index(self.photos.labels[index])
         return seen, int(seen.logits.argmax(1)[0])
+
+    def show(self, index: int) -> ShownPhoto:
+        """Make the maps of a photo again, to look at.
+
+        Args:
+            index: The photo's index.
+        """
+        seen, target = self.observe(index)
+        found = {method.name: method.explain(seen, target) for method in self.methods}
+        maps = {name: explained.maps[0, 0].float().cpu().numpy() for name, explained in found.items()}
+        signed = {name: explained.signed for name, explained in found.items()}
+        return ShownPhoto(self.photos.read(index), maps, signed, seen.image_info[0].box)
 
     def _in_box(self, explained: Explanation, index: int) -> Score:
         """Return the share of a map's energy inside the annotated box, which is cut as the model cuts the photo."""

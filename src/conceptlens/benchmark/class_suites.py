@@ -23,6 +23,7 @@ from conceptlens.io.errors import InputError, near
 from conceptlens.metrics.pixel_fills import FILLS, WHOLE_FILLS
 
 if TYPE_CHECKING:
+    from conceptlens.benchmark.benchmark_cases import Show
     from conceptlens.benchmark.benchmark_photos import BenchmarkPhotos
     from conceptlens.benchmark.benchmark_run import BenchmarkTask
     from conceptlens.model.backbone import Backbone
@@ -35,6 +36,10 @@ RELATIVE_DROPS = ("relative_drop_5", "relative_drop_10", "relative_drop_area")
 FAITHFULNESS = (*RELATIVE_DROPS, "deletion", "insertion", "average_drop", "increase_in_confidence", "road")
 QUICK_METRICS = ("relative_drop_5", "deletion")
 QUICK_PHOTOS = 8
+QUESTIONS = {
+    "faithfulness": "Which class map says what the model uses?",
+    "finer-cam": "What does Finer-CAM's contrast add?",
+}
 # ROAD's own fill stands beside them.
 TWO_FILLS = ("mean", "blur")
 
@@ -91,13 +96,17 @@ class PreparedSuite:
     Attributes:
         name: Its name.
         task: What is measured.
+        question: What it answers, as a question.
         methods: The methods of its tables.
+        show: Makes the maps of a photo again, for its page; `None` where there are none.
         remarks: What the reader must know, such as what was left out, as sentences.
     """
 
     name: str
+    question: str
     task: BenchmarkTask
     methods: tuple[ComparedMethod, ...]
+    show: Show | None = None
     remarks: tuple[str, ...] = field(default=())
 
 
@@ -172,7 +181,7 @@ def _prepared(
     compared = tuple(
         ComparedMethod(one.name, one.title, one.about, one.control, against.get(one.name, "")) for one in methods
     )
-    return PreparedSuite(name, task, compared, remarks)
+    return PreparedSuite(name, QUESTIONS[name], task, compared, task.show, remarks)
 
 
 def _measures(options: SuiteOptions, usual: Sequence[str]) -> tuple[Measure, ...]:

@@ -81,7 +81,8 @@ def benchmark(
     seed: Annotated[int, run_option(min=0, help="Seed of all that is drawn.")] = 0,
 ) -> None:
     """Measure methods and controls on photos, with intervals, and say which differences are real."""
-    from conceptlens.benchmark.benchmark_outputs import benchmark_json, finished, write_benchmark
+    from conceptlens.benchmark.benchmark_outputs import benchmark_json, write_benchmark
+    from conceptlens.benchmark.benchmark_result import finished
     from conceptlens.benchmark.benchmark_run import run_benchmark
     from conceptlens.benchmark.class_suites import SuiteOptions
     from conceptlens.benchmark.comparison_table import plain_text
