@@ -16,19 +16,28 @@ from pyarrow import parquet
 from typer.testing import CliRunner, Result
 
 import conceptlens as cl
+from conceptlens.benchmark.benchmark_cases import choose_benchmark_cases
+from conceptlens.benchmark.benchmark_outputs import write_benchmark
 from conceptlens.benchmark.benchmark_photos import of_labelled, open_photos
+from conceptlens.benchmark.benchmark_result import finished
+from conceptlens.benchmark.benchmark_run import run_benchmark
 from conceptlens.benchmark.class_map_task import BOX, ClassMapTask
-from conceptlens.benchmark.class_suites import SuiteOptions, faithfulness_suite, finer_cam_suite
+from conceptlens.benchmark.class_suites import faithfulness_suite, finer_cam_suite
 from conceptlens.benchmark.comparison import METRICS
+from conceptlens.benchmark.concept_suites import MASK_METRICS, ce_fam_suite
 from conceptlens.benchmark.map_methods import compared_with, contrast_method, edge_map, map_methods
 from conceptlens.benchmark.protocol import Measure
+from conceptlens.benchmark.result_parts import read_photos
 from conceptlens.benchmark.shared_removal import SHARED_READINGS, check_measure, likeliest_rivals, measured_maps
+from conceptlens.benchmark.suite_options import SuiteOptions
 from conceptlens.benchmark.suites import SUITES, suite_kind
 from conceptlens.cams.image_scoring import scored_images
 from conceptlens.cli import app
 from conceptlens.data.class_folder import ClassFolder
 from conceptlens.data.drawn_scene import DrawnSet
+from conceptlens.localization.methods import MethodContext, build_methods
 from conceptlens.metrics import FAITHFULNESS_METRICS
+from conceptlens.pages.number_format import number
 
 
 def sharp_model() -> cl.Backbone:
@@ -254,7 +263,8 @@ class TestSuites:
     def test_what_makes_no_sense_is_refused(self) -> None:
         for options, words in (
             ({"fills": ["mean"]}, "two"), ({"fills": ["mean", "bulr"]}, "blur"), ({"metrics": ["x", "y"]}, "metric"),
-            ({"methods": ["gradcam"]}, "grad_cam"), ({"gammas": [1.0]}, "finer-cam"), ({"baseline": "x"}, "baseline"),
+            ({"methods": ["gradcam"]}, "grad_cam"), ({"gammas": [1.0]}, "gammas has no effect"),
+            ({"baseline": "x"}, "baseline"),
         ):  # fmt: skip
             with pytest.raises(cl.InputError, match=words):
                 faithfulness_suite(SuiteOptions("drawn:3", MODEL, **options))  # pyright: ignore[reportArgumentType]
@@ -330,3 +340,90 @@ def test_a_class_folder_keeps_its_labels(labelled: Path) -> None:
     photos = of_labelled(ClassFolder(labelled), 2)
     assert photos.labels == ("class 0", "class 1")
     assert isinstance(photos.read(0), Image.Image)
+
+
+@pytest.mark.wide
+class TestConceptMaps:
+    def test_rows_are_those_of_the_evaluation(self) -> None:
+        model = cl.load_model(crop_mode="squash")
+        suite = ce_fam_suite(SuiteOptions("drawn:3", model, methods=["ce_fam", "grad_cam"], seed=2))
+        names = ("ce_fam", "grad_cam", "centre", "random")
+        assert tuple(one.name for one in suite.methods) == names
+        assert [one.against for one in suite.methods] == ["grad_cam", "", "", ""]
+        data = cl.open_set("drawn:3")
+        built = build_methods(names, MethodContext(model, data.concepts, seed=2))
+        rows = list(cl.evaluate(data, built, seed=2))[1]
+        assert isinstance(rows, tuple)
+        wanted = {
+            (row.method, f"{row.concept}:{row.type}", metric): row.scores[metric]
+            for row in rows if not row.oracle for metric in MASK_METRICS
+        }  # fmt: skip
+        found = suite.task.rows(1).values
+        assert {(one.method, one.question, one.metric): one.value for one in found} == wanted
+        there = pickle.loads(pickle.dumps(suite.task))  # noqa: S301
+        assert there.rows(1) == suite.task.rows(1)
+
+    def test_a_run_compares_concepts_by_photo(self, tmp_path: Path) -> None:
+        done = run(
+            "ce-fam", "--data", "drawn:2", "--quick", "--methods", "per_cell,grad_cam", "--out-dir", str(tmp_path)
+        )
+        assert done.exit_code == 0, done.output
+        numbers = json.loads((tmp_path / "benchmark.json").read_text())
+        assert [one["name"] for one in numbers["methods"]] == ["per_cell", "grad_cam", "centre", "random"]
+        score = numbers["methods"][0]["cells"][0]["score"]
+        assert score["images"] == 2
+        assert score["count"] > 2
+        page = (tmp_path / "benchmark.html").read_text()
+        assert "Nothing is removed" in page
+
+    def test_what_has_no_effect_is_refused(self) -> None:
+        for options, words in (
+            ({"fills": ["mean", "blur"]}, "fills has no effect"), ({"methods": ["www"]}, "probe photos"),
+            ({"metrics": ["x"]}, "metric"), ({"asked": "label"}, "asked"), ({"baseline": "fine"}, "baseline"),
+        ):  # fmt: skip
+            with pytest.raises(cl.InputError, match=words):
+                ce_fam_suite(SuiteOptions("drawn:3", MODEL, **options))  # pyright: ignore[reportArgumentType]
+
+
+class TestPage:
+    def test_it_shows_every_number_and_where_a_method_gains_and_loses(self, tmp_path: Path) -> None:
+        options = SuiteOptions("drawn:9", MODEL, methods=["grad_cam", "layer_cam"], metrics=["deletion", "insertion"])
+        suite = faithfulness_suite(options)
+        assert list(run_benchmark(suite.task, tmp_path))[-1].photos == 9
+        result = finished(suite, tmp_path)
+        files = {file.name for file in write_benchmark(tmp_path, result)}
+        assert files >= {"benchmark.html", "intervals_mean.png", "intervals_blur.png"}
+        page = (tmp_path / "benchmark.html").read_text()
+        assert "<script" not in page
+        assert "://" not in page
+        for line in result.comparison.lines:
+            for cell in line.cells.values():
+                assert cell.interval is not None
+                assert f"<b>{number(cell.interval.mean, 3)}</b>" in page
+        chosen = choose_benchmark_cases(read_photos(tmp_path), result.comparison, higher_is_better=False)
+        assert chosen is not None
+        assert (chosen.method, chosen.against, chosen.measure) == ("layer_cam", "grad_cam", Measure("deletion", "mean"))
+        gains = {
+            photo.index: grad - layer
+            for photo in read_photos(tmp_path)
+            for grad, layer in [[
+                next(row.value for row in photo.values if (row.method, row.metric, row.fill) == (name, *chosen.measure))
+                for name in ("grad_cam", "layer_cam")
+            ]]
+        }  # fmt: skip
+        ordered = sorted(gains, key=lambda index: -gains[index])
+        shown = {side: [one.index for one in chosen.cases if one.side == side] for side in ("gain", "usual", "loss")}
+        assert shown == {"gain": ordered[:2], "usual": ordered[3:5], "loss": ordered[:-3:-1]}
+        for case in chosen.cases:
+            assert case.gain == pytest.approx(gains[case.index])
+            assert case.photo in page
+
+    def test_agreement_is_drawn_where_there_is_any(self, tmp_path: Path) -> None:
+        options = SuiteOptions("drawn:3", MODEL, methods=["grad_cam"], metrics=["deletion"])
+        suite = faithfulness_suite(options)
+        list(run_benchmark(suite.task, tmp_path))
+        write_benchmark(tmp_path, finished(suite, tmp_path))
+        page = (tmp_path / "benchmark.html").read_text()
+        assert "How far metrics agree" in page
+        assert "nothing is real" in page
+        assert "gains most" not in page  # no method is compared with another one

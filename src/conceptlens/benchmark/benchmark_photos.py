@@ -80,15 +80,13 @@ def open_photos(text: str, split: str | None = None, max_photos: int | None = No
     Raises:
         InputError: There is no such set, split or photo, or `max_photos` is below 1.
     """
-    if max_photos is not None and max_photos < 1:
-        raise InputError(f"max_photos is {max_photos}; expected at least 1")
     folder = Path(text).expanduser()
     if folder.is_dir() and any(one.suffix.lower() in SUFFIXES for one in folder.iterdir()):
         return _of_folder(folder, split, max_photos)
     name = text.partition(":")[0]
     if name in SETS:
         opened = open_set(text, split)
-        rows = _spaced(len(opened), max_photos)
+        rows = spaced_rows(len(opened), max_photos)
         return BenchmarkPhotos(opened.name, tuple(opened.names[row] for row in rows), opened, rows)
     if name not in LABELLED_SETS and not folder.is_dir():
         known = (*LABELLED_SETS, *SETS)
@@ -103,7 +101,7 @@ def of_labelled(opened: LabelledSet, max_photos: int | None = None) -> Benchmark
         opened: The set.
         max_photos: Take so many at most, evenly spaced in the set; by default all.
     """
-    rows = _spaced(len(opened), max_photos)
+    rows = spaced_rows(len(opened), max_photos)
     known = opened.annotation
     boxes = None if known is None or known.boxes is None else known.boxes[list(rows)]
     labels = tuple(opened.classes[opened.labels[row]] for row in rows)
@@ -114,13 +112,23 @@ def _of_folder(folder: Path, split: str | None, max_photos: int | None) -> Bench
     if split is not None:
         raise InputError(f"{folder} is a folder of photos without splits; leave --split out")
     files = find_images(folder)
-    rows = _spaced(len(files), max_photos)
+    rows = spaced_rows(len(files), max_photos)
     names = readable_names(str(files[row].relative_to(folder)) for row in rows)
     return BenchmarkPhotos(readable_text(folder.resolve().name), tuple(names), files, rows)
 
 
-def _spaced(total: int, wanted: int | None) -> tuple[int, ...]:
-    """Return indices that are evenly spaced, so that a set sorted by class shows all of them."""
+def spaced_rows(total: int, wanted: int | None) -> tuple[int, ...]:
+    """Return indices that are evenly spaced, so that a set sorted by class shows all of them.
+
+    Args:
+        total: How many photos there are.
+        wanted: How many are taken at most; by default all.
+
+    Raises:
+        InputError: There is none, or fewer than one is wanted.
+    """
+    if wanted is not None and wanted < 1:
+        raise InputError(f"max_photos is {wanted}; expected at least 1")
     if not total:
         raise InputError("the data set has no photo; choose another one or another split")
     count = total if wanted is None else min(wanted, total)

@@ -12,8 +12,8 @@ from conceptlens.benchmark.comparison import BenchmarkComparison, compare_method
 from conceptlens.benchmark.result_parts import read_photos
 
 if TYPE_CHECKING:
-    from conceptlens.benchmark.class_suites import PreparedSuite
     from conceptlens.benchmark.protocol import Measure, Protocol
+    from conceptlens.benchmark.suite_options import PreparedSuite
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from conceptlens.benchmark.class_suites import PreparedSuite, SuiteOptions, faithfulness_suite, finer_cam_suite
+from conceptlens.benchmark.class_suites import faithfulness_suite, finer_cam_suite
+from conceptlens.benchmark.concept_suites import ce_fam_suite
+from conceptlens.benchmark.suite_options import PreparedSuite, SuiteOptions
 from conceptlens.io.errors import InputError, near
 
 
@@ -17,11 +19,13 @@ class SuiteKind:
         name: Its name on the command line.
         about: What it answers, in one line.
         build: Makes it ready.
+        crop_mode: How photos are brought to the model's input where nothing else is said; `None` as it was trained.
     """
 
     name: str
     about: str
     build: Callable[[SuiteOptions], PreparedSuite]
+    crop_mode: str | None = None
 
 
 SUITES: dict[str, SuiteKind] = {
@@ -29,6 +33,8 @@ SUITES: dict[str, SuiteKind] = {
     for kind in (
         SuiteKind("faithfulness", "which rule of class maps says what the model uses", faithfulness_suite),
         SuiteKind("finer-cam", "what Finer-CAM's contrast adds to each rule", finer_cam_suite),
+        # The whole photo, so that maps and masks cover the same.
+        SuiteKind("ce-fam", "which map shows where a named concept is, against masks", ce_fam_suite, "squash"),
     )
 }
 

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from conceptlens.model.backbone import Backbone
 
 measured_option = option_group("What is measured")
-SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="faithfulness or finer-cam.", show_default=False)]
+SuiteName = Annotated[
+    str, typer.Argument(metavar="SUITE", help="faithfulness, finer-cam or ce-fam.", show_default=False)
+]
 PhotoData = Annotated[
     str,
     data_option(
@@ -71,6 +73,7 @@ def benchmark(
     class_names: shared.ClassNames = None,
     pretrained: shared.Pretrained = True,
     layer: shared.LayerName = None,
+    branch: shared.BranchFolder = None,
     crop_mode: shared.CropMode = None,
     as_json: shared.Json = False,
     resume: shared.Resume = False,
@@ -84,13 +87,14 @@ def benchmark(
     from conceptlens.benchmark.benchmark_outputs import benchmark_json, write_benchmark
     from conceptlens.benchmark.benchmark_result import finished
     from conceptlens.benchmark.benchmark_run import run_benchmark
-    from conceptlens.benchmark.class_suites import SuiteOptions
     from conceptlens.benchmark.comparison_table import plain_text
+    from conceptlens.benchmark.suite_options import SuiteOptions
     from conceptlens.benchmark.suites import suite_kind
 
     start = time.perf_counter()
     kind = suite_kind(suite)
     check_folder(out_dir)
+    crop_mode = crop_mode or kind.crop_mode
     options = SuiteOptions(
         data=data,
         model=load(model, weights, pretrained, device, class_names, crop_mode=crop_mode),
@@ -106,6 +110,7 @@ def benchmark(
         references=_names(references, "--references"),
         quick=quick,
         randomised=_randomised(model, device, crop_mode, seed) if randomised else None,
+        branch=shared.load_branch(branch),
         seed=seed,
     )
     prepared = kind.build(options)
