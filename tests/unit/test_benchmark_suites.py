@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from embed_process import small_model
+from embed_process import small_model, small_plan
 from PIL import Image
 from pyarrow import parquet
 from typer.testing import CliRunner, Result
@@ -23,21 +23,25 @@ from conceptlens.benchmark.benchmark_result import finished
 from conceptlens.benchmark.benchmark_run import run_benchmark
 from conceptlens.benchmark.class_map_task import BOX, ClassMapTask
 from conceptlens.benchmark.class_suites import faithfulness_suite, finer_cam_suite
-from conceptlens.benchmark.comparison import METRICS
 from conceptlens.benchmark.concept_suites import MASK_METRICS, ce_fam_suite
+from conceptlens.benchmark.embedding_suite import loce_suite
 from conceptlens.benchmark.map_methods import compared_with, contrast_method, edge_map, map_methods
 from conceptlens.benchmark.protocol import Measure
 from conceptlens.benchmark.result_parts import read_photos
 from conceptlens.benchmark.shared_removal import SHARED_READINGS, check_measure, likeliest_rivals, measured_maps
+from conceptlens.benchmark.suite_metrics import SUITE_METRICS
 from conceptlens.benchmark.suite_options import SuiteOptions
 from conceptlens.benchmark.suites import SUITES, suite_kind
 from conceptlens.cams.image_scoring import scored_images
 from conceptlens.cli import app
 from conceptlens.data.class_folder import ClassFolder
 from conceptlens.data.drawn_scene import DrawnSet
+from conceptlens.local_embeddings.runs.embed_run import embed_batches
 from conceptlens.localization.methods import MethodContext, build_methods
 from conceptlens.metrics import FAITHFULNESS_METRICS
 from conceptlens.pages.number_format import number
+from conceptlens.statistics.retrieval import retrieve
+from conceptlens.store import Store
 
 
 def sharp_model() -> cl.Backbone:
@@ -241,7 +245,7 @@ class TestSuites:
         for metric in ("relative_drop_5", "relative_drop_area", "deletion", "insertion", "average_drop"):
             assert [fill for name, fill in measures if name == metric] == ["mean", "blur"]
         assert [fill for name, fill in measures if name == "road"] == ["mean", "blur", "noisy_linear"]
-        assert {one.metric for one in suite.task.protocols} <= set(METRICS)
+        assert {one.metric for one in suite.task.protocols} <= set(SUITE_METRICS)
 
     def test_finer_cam_stands_against_its_own_rule(self) -> None:
         suite = finer_cam_suite(
@@ -427,3 +431,58 @@ class TestPage:
         assert "How far metrics agree" in page
         assert "nothing is real" in page
         assert "gains most" not in page  # no method is compared with another one
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("store")
+    for progress in embed_batches(cl.open_set("drawn:9"), small_model(), small_plan(), Store(place, create=True)):
+        assert not progress.failures
+    return place
+
+
+class TestEmbeddings:
+    def test_rows_are_those_of_retrieval_over_the_masks_of_all_layers(self, store: Path) -> None:
+        suite = loce_suite(SuiteOptions(str(store), baseline="second"))
+        assert [(one.name, one.against, one.control) for one in suite.methods] == [
+            ("first", "second", False), ("second", "", False), ("random", "", True)
+        ]  # fmt: skip
+        own = Store(store).embeddings("first")
+        found = retrieve(own.vectors, own.concepts, own.images, (1,))
+        wanted = {
+            (image, mask): value
+            for image, mask, value, applies in zip(
+                own.images, own.masks, found.average_precision, found.applies, strict=True)
+            if applies
+        }  # fmt: skip
+        rows = [suite.task.rows(index) for index in range(9)]
+        values = [
+            one.value for photo in rows for one in photo.values
+            if (one.method, one.metric) == ("first", "average_precision") and one.value is not None
+        ]  # fmt: skip
+        assert sorted(values) == pytest.approx(sorted(wanted.values()))
+        drawn = [
+            one.value for photo in rows for one in photo.values
+            if (one.method, one.metric) == ("random", "average_precision_above_chance") and one.value is not None
+        ]  # fmt: skip
+        assert abs(np.mean(drawn)) < 0.1
+
+    def test_a_store_is_compared_and_what_it_lacks_is_refused(self, store: Path, tmp_path: Path) -> None:
+        done = run("loce", "--data", str(store), "--out-dir", str(tmp_path / "run"))
+        assert done.exit_code == 0, done.output
+        assert "random vectors" in done.stdout
+        assert len(json.loads((tmp_path / "run" / "benchmark.json").read_text())["methods"]) == 3
+        for options, words in (
+            ({"methods": ["third"]}, "first"), ({"metrics": ["x"]}, "average_precision"), ({"baseline": "x"}, "layers"),
+            ({"model": MODEL}, "no effect"), ({"split": "val"}, "no effect"),
+        ):  # fmt: skip
+            with pytest.raises(cl.InputError, match=words):
+                loce_suite(SuiteOptions(str(store), **options))  # pyright: ignore[reportArgumentType]
+        with pytest.raises(cl.InputError, match="conceptlens embed"):
+            loce_suite(SuiteOptions("drawn:3"))
+
+    def test_a_bottleneck_is_measured_elsewhere(self) -> None:
+        with pytest.raises(cl.InputError, match="evaluate bottleneck"):
+            suite_kind("loc-cbm")
+        with pytest.raises(cl.InputError, match="none is given"):
+            faithfulness_suite(SuiteOptions("drawn:2"))

@@ -17,9 +17,10 @@ from conceptlens.benchmark.benchmark_cases import ChosenCases, ShownPhoto, choos
 from conceptlens.benchmark.benchmark_figures import intervals_figure
 from conceptlens.benchmark.benchmark_page import benchmark_page
 from conceptlens.benchmark.benchmark_result import BenchmarkResult
-from conceptlens.benchmark.comparison import METRICS, BenchmarkComparison, ComparedLine, MeasuredCell
+from conceptlens.benchmark.comparison import BenchmarkComparison, ComparedLine, MeasuredCell
 from conceptlens.benchmark.comparison_table import latex, markdown, plain_text
 from conceptlens.benchmark.result_parts import join_parts, read_photos
+from conceptlens.benchmark.suite_metrics import SUITE_METRICS
 from conceptlens.io.atomic import replacing, write_json, write_text
 from conceptlens.io.versions import versions
 from conceptlens.local_embeddings.report.figure_style import FigureStyle, png
@@ -56,7 +57,7 @@ def _cases(folder: Path, result: BenchmarkResult) -> tuple[ChosenCases | None, l
     show = result.suite.show
     if show is None:
         return None, []
-    direction = METRICS[result.comparison.measures[0].metric].higher_is_better
+    direction = SUITE_METRICS[result.comparison.measures[0].metric].higher_is_better
     chosen = choose_benchmark_cases(read_photos(folder), result.comparison, direction)
     return chosen, [] if chosen is None else [show(case.index) for case in chosen.cases]
 
@@ -108,7 +109,7 @@ def environment() -> dict[str, Any]:
 
 
 def _column_json(measure: Measure, result: BenchmarkResult) -> dict[str, Any]:
-    metric = METRICS[measure.metric]
+    metric = SUITE_METRICS[measure.metric]
     return {
         "metric": measure.metric,
         "fill": measure.fill,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from conceptlens.benchmark.benchmark_cases import SIDES, BenchmarkCase, ChosenCases, ShownPhoto
 from conceptlens.benchmark.benchmark_figures import agreement_figure, figure_alternative, intervals_figure
-from conceptlens.benchmark.comparison import METRICS
 from conceptlens.benchmark.comparison_table import fill_title, marks, measure_title, notes
+from conceptlens.benchmark.suite_metrics import SUITE_METRICS
 from conceptlens.io.images import shrunk
 from conceptlens.local_embeddings.report.figure_style import FIGURE_STYLES, FigureStyle, png
 from conceptlens.pages.number_format import interval_text, number, signed
@@ -66,7 +66,7 @@ def benchmark_page(result: BenchmarkResult, chosen: ChosenCases | None, shown: S
         sheets=[_sheet(found, fill) for fill in found.fills],
         notes=notes(found),
         agreements=_agreements(found),
-        metrics=[METRICS[name] for name in dict.fromkeys(measure.metric for measure in found.measures)],
+        metrics=[SUITE_METRICS[name] for name in dict.fromkeys(measure.metric for measure in found.measures)],
         kinds=_kinds(result, chosen, shown),
         lead=None if chosen is None else _lead(found, chosen),
     )

@@ -87,7 +87,7 @@ def finer_cam_suite(options: SuiteOptions) -> PreparedSuite:
 
 def _contrasts(options: SuiteOptions) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
     """Return the settings of the contrasts that are measured, and what was left out."""
-    known = options.model.classifier_module is not None
+    known = options.known_model.classifier_module is not None
     if options.gammas or options.references:
         chosen = product(options.gammas or (0.6,), options.references or ("logit",))
         return [{"gamma": gamma, "by": by} for gamma, by in chosen], ()
@@ -95,7 +95,7 @@ def _contrasts(options: SuiteOptions) -> tuple[list[dict[str, Any]], tuple[str, 
     found += [{"gamma": 0.6, "by": "weight"}] if known else []
     if not options.quick:
         found += [{"gamma": 1.0, "by": "logit"}, {"gamma": 0.6, "by": "logit", "of": "probabilities"}]
-    left_out = f"{options.model.name} has no linear classifier, so references by its rows are left out."
+    left_out = f"{options.known_model.name} has no linear classifier, so references by its rows are left out."
     return found, () if known else (left_out,)
 
 
@@ -107,7 +107,7 @@ def _prepared(
     measures: tuple[Measure, ...],
     remarks: tuple[str, ...] = (),
 ) -> PreparedSuite:
-    task = ClassMapTask(photos, options.model, methods, measures, options.layer, options.asked, options.seed)
+    task = ClassMapTask(photos, options.known_model, methods, measures, options.layer, options.asked, options.seed)
     against = compared_with(methods, options.baseline)
     compared = tuple(
         ComparedMethod(one.name, one.title, one.about, one.control, against.get(one.name, "")) for one in methods

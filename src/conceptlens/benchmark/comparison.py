@@ -12,8 +12,7 @@ from conceptlens.benchmark.metric_agreement import MetricAgreement, metric_agree
 from conceptlens.benchmark.paired_values import PairedValues, collect_values
 from conceptlens.benchmark.protocol import Measure, Protocol
 from conceptlens.benchmark.result_parts import PhotoRows
-from conceptlens.metrics.faithfulness_table import FAITHFULNESS_METRICS
-from conceptlens.metrics.map_mask import MAP_MASK_METRICS
+from conceptlens.benchmark.suite_metrics import SUITE_METRICS
 from conceptlens.statistics.bootstrap import Interval, bootstrap
 from conceptlens.statistics.multiple_comparisons import MIN_IMAGES, N_DRAWS, holm, paired_p_values
 
@@ -21,12 +20,10 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
     from conceptlens.io.errors import Failure
-    from conceptlens.statistics.score import Metric
 
 N_BOOTSTRAP, LEVEL = 2000, 0.95
 # A difference is called real where its p value, corrected for the number of comparisons, is at most this.
 REAL = 0.05
-METRICS: dict[str, Metric] = {**FAITHFULNESS_METRICS, **MAP_MASK_METRICS}
 
 
 @dataclass(frozen=True)
@@ -193,7 +190,7 @@ def compare_methods(
         ComparedLine(method, {measure: cell(row, column) for column, measure in enumerate(values.measures)})
         for row, method in enumerate(ordered)
     )
-    signs = np.array([1 if METRICS[measure.metric].higher_is_better else -1 for measure in values.measures])
+    signs = np.array([1 if SUITE_METRICS[measure.metric].higher_is_better else -1 for measure in values.measures])
     agreement = metric_agreement(signs * values.by_photo(), [one.control for one in ordered])
     counted = [sum(map(len, found.values())) for found in (gains, above_controls)]
     return BenchmarkComparison(
@@ -228,7 +225,7 @@ def _differences(
         (name, other), measure = values.pairs[pairs[place // columns]], values.measures[place % columns]
         interval = _interval(sums[:, place], counts[:, place], draws)
         if interval is not None:
-            better = interval.mean > 0 if METRICS[measure.metric].higher_is_better else interval.mean < 0
+            better = interval.mean > 0 if SUITE_METRICS[measure.metric].higher_is_better else interval.mean < 0
             one = PairedDifference(other, interval, float(p_value), float(corrected), better)
             found.setdefault((name, measure), []).append(one)
     return found

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from conceptlens.benchmark.comparison import METRICS, REAL, BenchmarkComparison, ComparedLine, MeasuredCell
+from conceptlens.benchmark.comparison import REAL, BenchmarkComparison, ComparedLine, MeasuredCell
+from conceptlens.benchmark.suite_metrics import SUITE_METRICS
 from conceptlens.pages.number_format import number
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def measure_title(measure: Measure) -> str:
     Args:
         measure: The column.
     """
-    metric = METRICS[measure.metric]
+    metric = SUITE_METRICS[measure.metric]
     return f"{metric.title} {'↑' if metric.higher_is_better else '↓'}"
 
 

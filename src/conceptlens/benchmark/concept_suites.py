@@ -42,9 +42,9 @@ def ce_fam_suite(options: SuiteOptions) -> PreparedSuite:
         raise InputError(f"the baseline {baseline} is none of the methods {', '.join(names)}; add it to --methods")
     opened = open_set(options.data, options.split)
     if options.branch is not None:
-        options.branch.check(options.model)
-    context = MethodContext(options.model, opened.concepts, options.branch, seed=options.seed)
-    layers = options.model.default_layers[-1:] if options.branch is None else options.branch.layers
+        options.branch.check(options.known_model)
+    context = MethodContext(options.known_model, opened.concepts, options.branch, seed=options.seed)
+    layers = options.known_model.default_layers[-1:] if options.branch is None else options.branch.layers
     branch = "" if options.branch is None else weights_fingerprint(options.branch.branch)
     photos = ChosenPhotos(opened, spaced_rows(len(opened), options.photos))
     task = MaskMapTask(photos, context, names, _mask_metrics(options), " + ".join(layers), branch)

@@ -27,7 +27,7 @@ class SuiteOptions:
 
     Args:
         data: The data set, as `open_photos` takes it.
-        model: The model.
+        model: The model; `loce` takes none.
         split: A split of the set.
         max_photos: Take so many photos at most, evenly spaced; by default all, or 8 where `quick`.
         layer: The layer that maps are taken from.
@@ -46,7 +46,7 @@ class SuiteOptions:
     """
 
     data: str
-    model: Backbone
+    model: Backbone | None = None
     split: str | None = None
     max_photos: int | None = None
     layer: str | None = None
@@ -61,6 +61,13 @@ class SuiteOptions:
     randomised: Backbone | None = None
     branch: Translator | None = None
     seed: int = 0
+
+    @property
+    def known_model(self) -> Backbone:
+        """The model, where the suite needs one."""
+        if self.model is None:
+            raise InputError("this suite measures a model, and none is given; give SuiteOptions(..., model=)")
+        return self.model
 
     @property
     def photos(self) -> int | None:

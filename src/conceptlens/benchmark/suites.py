@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from conceptlens.benchmark.class_suites import faithfulness_suite, finer_cam_suite
 from conceptlens.benchmark.concept_suites import ce_fam_suite
+from conceptlens.benchmark.embedding_suite import loce_suite
 from conceptlens.benchmark.suite_options import PreparedSuite, SuiteOptions
 from conceptlens.io.errors import InputError, near
 
@@ -20,12 +21,14 @@ class SuiteKind:
         about: What it answers, in one line.
         build: Makes it ready.
         crop_mode: How photos are brought to the model's input where nothing else is said; `None` as it was trained.
+        needs_model: Whether it measures a model.
     """
 
     name: str
     about: str
     build: Callable[[SuiteOptions], PreparedSuite]
     crop_mode: str | None = None
+    needs_model: bool = True
 
 
 SUITES: dict[str, SuiteKind] = {
@@ -35,6 +38,7 @@ SUITES: dict[str, SuiteKind] = {
         SuiteKind("finer-cam", "what Finer-CAM's contrast adds to each rule", finer_cam_suite),
         # The whole photo, so that maps and masks cover the same.
         SuiteKind("ce-fam", "which map shows where a named concept is, against masks", ce_fam_suite, "squash"),
+        SuiteKind("loce", "in which layer of a store concepts find their own", loce_suite, needs_model=False),
     )
 }
 
@@ -48,6 +52,8 @@ def suite_kind(name: str) -> SuiteKind:
     Raises:
         InputError: There is no such suite.
     """
+    if name == "loc-cbm":
+        raise InputError("loc-cbm is no suite yet; measure a bottleneck by conceptlens evaluate bottleneck")
     if name not in SUITES:
         raise InputError(f"no suite '{name}'; suites: {near(name, SUITES, len(SUITES))}")
     return SUITES[name]

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 measured_option = option_group("What is measured")
 SuiteName = Annotated[
-    str, typer.Argument(metavar="SUITE", help="faithfulness, finer-cam or ce-fam.", show_default=False)
+    str, typer.Argument(metavar="SUITE", help="faithfulness, finer-cam, ce-fam or loce.", show_default=False)
 ]
 PhotoData = Annotated[
     str,
     data_option(
-        "--data", "-d", metavar="NAME:DIR", help="cub:DIR, folder:DIR, drawn:20 ..., or a folder of photos."
+        "--data", "-d", metavar="NAME:DIR", help="cub:DIR, folder:DIR, drawn:20, a folder of photos; loce: a store."
     ),
 ]  # fmt: skip
 
@@ -97,7 +97,7 @@ def benchmark(
     crop_mode = crop_mode or kind.crop_mode
     options = SuiteOptions(
         data=data,
-        model=load(model, weights, pretrained, device, class_names, crop_mode=crop_mode),
+        model=load(model, weights, pretrained, device, class_names, crop_mode=crop_mode) if kind.needs_model else None,
         split=split,
         max_photos=max_photos,
         layer=layer,
