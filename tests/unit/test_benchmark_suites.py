@@ -309,6 +309,19 @@ class TestCommand:
         assert refused.exit_code == 2
         assert "--resume" in refused.stderr
 
+    def test_all_runs_what_the_data_allows_and_says_what_it_leaves_out(self, store: Path, tmp_path: Path) -> None:
+        done = run("all", "--data", str(store), "--out-dir", str(tmp_path / "run"), "--json")
+        assert done.exit_code == 0, done.output
+        assert [one["suite"] for one in json.loads(done.stdout)["suites"]] == ["loce"]
+        assert (tmp_path / "run" / "loce" / "benchmark.html").is_file()
+        assert all(f"{name} is left out" in done.stderr for name in ("faithfulness", "finer-cam", "ce-fam"))
+        refused = run("all", "--data", str(store), "--metrics", "deletion", "--out-dir", str(tmp_path / "other"))
+        assert refused.exit_code == 2
+        assert "--metrics has no effect on all" in refused.stderr
+        nothing = run("all", "--data", str(tmp_path / "nowhere"), "--out-dir", str(tmp_path / "other"))
+        assert nothing.exit_code == 2
+        assert "no suite can measure" in nothing.stderr
+
     def test_a_photo_that_fails_is_reported_and_ends_with_code_1(self, tmp_path: Path) -> None:
         folder = tmp_path / "photos"
         folder.mkdir()

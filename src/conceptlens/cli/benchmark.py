@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,15 +17,17 @@ from conceptlens.io.output_path import check_folder
 from conceptlens.io.progress import progress_bar, speed_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from conceptlens.benchmark.benchmark_run import BenchmarkProgress
+    from conceptlens.benchmark.suite_options import PreparedSuite, SuiteOptions
+    from conceptlens.benchmark.suites import SuiteKind
     from conceptlens.model.backbone import Backbone
 
+ALL = "all"
 measured_option = option_group("What is measured")
-SuiteName = Annotated[
-    str, typer.Argument(metavar="SUITE", help="faithfulness, finer-cam, ce-fam or loce.", show_default=False)
-]
+SUITE_HELP = "faithfulness, finer-cam, ce-fam, loce, or all that the data allows."
+SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help=SUITE_HELP, show_default=False)]
 PhotoData = Annotated[
     str,
     data_option(
@@ -84,20 +87,13 @@ def benchmark(
     seed: Annotated[int, run_option(min=0, help="Seed of all that is drawn.")] = 0,
 ) -> None:
     """Measure methods and controls on photos, with intervals, and say which differences are real."""
-    from conceptlens.benchmark.benchmark_outputs import benchmark_json, write_benchmark
-    from conceptlens.benchmark.benchmark_result import finished
-    from conceptlens.benchmark.benchmark_run import run_benchmark
-    from conceptlens.benchmark.comparison_table import plain_text
     from conceptlens.benchmark.suite_options import SuiteOptions
     from conceptlens.benchmark.suites import suite_kind
 
     start = time.perf_counter()
-    kind = suite_kind(suite)
     check_folder(out_dir)
-    crop_mode = crop_mode or kind.crop_mode
-    options = SuiteOptions(
+    given = SuiteOptions(
         data=data,
-        model=load(model, weights, pretrained, device, class_names, crop_mode=crop_mode) if kind.needs_model else None,
         split=split,
         max_photos=max_photos,
         layer=layer,
@@ -109,23 +105,66 @@ def benchmark(
         gammas=_numbers(gammas),
         references=_names(references, "--references"),
         quick=quick,
-        randomised=_randomised(model, device, crop_mode, seed) if randomised else None,
         branch=shared.load_branch(branch),
         seed=seed,
     )
-    prepared = kind.build(options)
-    last = _with_progress(run_benchmark(prepared.task, out_dir, resume or retry_failed, retry_failed))
-    result = finished(prepared, out_dir)
-    files = write_benchmark(out_dir, result)
+
+    def ready(kind: SuiteKind) -> PreparedSuite:
+        crop = crop_mode or kind.crop_mode
+        options = given
+        if kind.needs_model:
+            options = replace(options, model=load(model, weights, pretrained, device, class_names, crop_mode=crop))
+        if randomised:
+            options = replace(options, randomised=_randomised(model, device, crop, seed))
+        return kind.build(options)
+
+    whole = suite == ALL
+    suites = _every(ready, given) if whole else [ready(suite_kind(suite))]
+    again = resume or retry_failed
+    done = [_measured(one, out_dir / one.name if whole else out_dir, again, retry_failed, as_json) for one in suites]
     if as_json:
-        print_json(benchmark_json(result))
-    else:
-        typer.echo(plain_text(result.comparison, intervals=False), nl=False)
-    print_failures([*prepared.remarks, *(failure.reason for failure in result.comparison.failures)])
-    print_end(f"{last.photos} photos", last.failures, start)
-    print_files(files)
-    if last.failures:
+        documents = [document for document, _ in done]
+        print_json(documents[0] if not whole else {"schema": documents[0]["schema"], "suites": documents})
+    photos, failed = sum(last.photos for _, last in done), sum(last.failures for _, last in done)
+    print_end(f"{photos} photos", failed, start)
+    if failed:
         raise typer.Exit(1)
+
+
+def _every(ready: Callable[[SuiteKind], PreparedSuite], given: SuiteOptions) -> list[PreparedSuite]:
+    """Make every suite ready that the data allows; say why the others are left out."""
+    from conceptlens.benchmark.suite_options import refuse_options
+    from conceptlens.benchmark.suites import SUITES
+
+    refuse_options(given, ALL, "methods", "metrics", "fills", "baseline", "gammas", "references", "branch", "layer")
+    found = []
+    for kind in SUITES.values():
+        try:
+            found.append(ready(kind))
+        except InputError as error:
+            print_failures([f"{kind.name} is left out: {error}"])
+    if not found:
+        raise InputError(f"no suite can measure {given.data}; give photos, a set with masks, or a store")
+    return found
+
+
+def _measured(
+    suite: PreparedSuite, folder: Path, resume: bool, retry_failed: bool, as_json: bool
+) -> tuple[dict[str, Any], BenchmarkProgress]:
+    """Run one suite, write its files and print its tables; return its numbers and how far it came."""
+    from conceptlens.benchmark.benchmark_outputs import benchmark_json, write_benchmark
+    from conceptlens.benchmark.benchmark_result import finished
+    from conceptlens.benchmark.benchmark_run import run_benchmark
+    from conceptlens.benchmark.comparison_table import plain_text
+
+    last = _with_progress(run_benchmark(suite.task, folder, resume, retry_failed))
+    result = finished(suite, folder)
+    files = write_benchmark(folder, result)
+    if not as_json:
+        typer.echo(plain_text(result.comparison, intervals=False), nl=False)
+    print_failures([*suite.remarks, *(failure.reason for failure in result.comparison.failures)])
+    print_files(files)
+    return benchmark_json(result), last
 
 
 def _randomised(model: str, device: str, crop_mode: str | None, seed: int) -> Backbone:
