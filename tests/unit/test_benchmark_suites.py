@@ -27,7 +27,7 @@ from conceptlens.benchmark.concept_suites import MASK_METRICS, ce_fam_suite
 from conceptlens.benchmark.embedding_suite import loce_suite
 from conceptlens.benchmark.map_methods import compared_with, contrast_method, edge_map, map_methods
 from conceptlens.benchmark.protocol import Measure
-from conceptlens.benchmark.result_parts import read_photos
+from conceptlens.benchmark.result_parts import PhotoRows, read_photos
 from conceptlens.benchmark.shared_removal import SHARED_READINGS, check_measure, likeliest_rivals, measured_maps
 from conceptlens.benchmark.suite_metrics import SUITE_METRICS
 from conceptlens.benchmark.suite_options import SuiteOptions
@@ -402,6 +402,12 @@ class TestConceptMaps:
                 ce_fam_suite(SuiteOptions("drawn:3", MODEL, **options))  # pyright: ignore[reportArgumentType]
 
 
+def deletion(photo: PhotoRows, method: str) -> float:
+    """Return a method's deletion of a photo, with the mean colour."""
+    wanted = (method, "deletion", "mean")
+    return next(row.value or 0.0 for row in photo.values if (row.method, row.metric, row.fill) == wanted)
+
+
 class TestPage:
     def test_it_shows_every_number_and_where_a_method_gains_and_loses(self, tmp_path: Path) -> None:
         options = SuiteOptions("drawn:9", MODEL, methods=["grad_cam", "layer_cam"], metrics=["deletion", "insertion"])
@@ -421,12 +427,7 @@ class TestPage:
         assert chosen is not None
         assert (chosen.method, chosen.against, chosen.measure) == ("layer_cam", "grad_cam", Measure("deletion", "mean"))
         gains = {
-            photo.index: grad - layer
-            for photo in read_photos(tmp_path)
-            for grad, layer in [[
-                next(row.value for row in photo.values if (row.method, row.metric, row.fill) == (name, *chosen.measure))
-                for name in ("grad_cam", "layer_cam")
-            ]]
+            photo.index: deletion(photo, "grad_cam") - deletion(photo, "layer_cam") for photo in read_photos(tmp_path)
         }  # fmt: skip
         ordered = sorted(gains, key=lambda index: -gains[index])
         shown = {side: [one.index for one in chosen.cases if one.side == side] for side in ("gain", "usual", "loss")}

@@ -40,9 +40,8 @@ def intervals_figure(comparison: BenchmarkComparison, fill: str, style: FigureSt
         for index, measure in enumerate(measures):
             column, row = index % across, index // across
             left, bottom = names + column * wide, tall * (down - 1 - row) + FOOT
-            box = (left, bottom, wide - GAP, ROW * len(comparison.lines))
-            scale = (style.width, tall * down, style.width, tall * down)
-            axes = figure.add_axes(tuple(part / whole for part, whole in zip(box, scale, strict=True)))
+            side, high = (wide - GAP) / style.width, ROW * len(comparison.lines) / (tall * down)
+            axes = figure.add_axes((left / style.width, bottom / (tall * down), side, high))
             _draw_column(axes, comparison, measure, style, named=column == 0)
     return figure
 

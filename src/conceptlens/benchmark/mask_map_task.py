@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -57,6 +57,10 @@ class ChosenPhotos:
     def __getitem__(self, index: int) -> MaskedPhoto:
         """Read a photo."""
         return self.data[self.rows[index]]
+
+    def __iter__(self) -> Iterator[MaskedPhoto]:
+        """Read one photo after the other; only one is held at a time."""
+        return (self[index] for index in range(len(self)))
 
 
 @dataclass(frozen=True, eq=False)

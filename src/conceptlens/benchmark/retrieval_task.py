@@ -9,13 +9,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from conceptlens.benchmark.protocol import Protocol
 from conceptlens.benchmark.result_parts import MeasuredValue, PhotoRows
 from conceptlens.io.errors import InputError
 from conceptlens.io.fingerprint import settings_fingerprint
 from conceptlens.statistics.retrieval import Retrieval, retrieve
-from conceptlens.statistics.score import Metric
+from conceptlens.statistics.score import Metric, Score
 from conceptlens.store import Store
 
 if TYPE_CHECKING:
@@ -24,17 +25,54 @@ if TYPE_CHECKING:
     from conceptlens.store.embeddings import Embeddings
     from conceptlens.store.row import LayerRow
 
+
+def average_precision(found: Retrieval) -> Score:
+    """Return the average precision of every row as a query.
+
+    Args:
+        found: What `retrieve` returned.
+    """
+    return _score(found, found.average_precision)
+
+
+def average_precision_above_chance(found: Retrieval) -> Score:
+    """Return the average precision less that of a random order of the same rows.
+
+    Args:
+        found: What `retrieve` returned.
+    """
+    return _score(found, found.average_precision - found.chance)
+
+
+def precision_at_1(found: Retrieval) -> Score:
+    """Return whether the nearest row is of the same concept; a share where several are equally near.
+
+    Args:
+        found: What `retrieve` returned, with a cutoff of 1 first.
+    """
+    return _score(found, found.precision[:, 0])
+
+
+def _score(found: Retrieval, values: Float[np.ndarray, "query"]) -> Score:
+    return Score(torch.from_numpy(np.where(found.applies, values, 0.0)), torch.from_numpy(found.applies))
+
+
 RANDOM = "random"
 # Of random vectors: enough that no two are alike.
 RANDOM_CHANNELS = 256
-_LOCE = "LoCE, IJCV 2025"
-# Of a row as a query; rows of its own photo are left out.
+_RANDOM, _SHARE = "that of random vectors", "the concept's share of the rows"
+_LOCE, _ABOVE = "LoCE, IJCV 2025", "average_precision_above_chance"
+# Called as compute(found) with what `retrieve` returned; rows of the query's own photo are left out.
 RETRIEVAL_METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("average_precision", "average precision", retrieve, True, 0, 1, "that of random vectors", _LOCE),
-        Metric("average_precision_above_chance", "above chance", retrieve, True, -1, 1, "0", "this package"),
-        Metric("precision_at_1", "nearest is right", retrieve, True, 0, 1, "the concept's share of the rows", _LOCE),
+        Metric(
+            "average_precision", "average precision", average_precision, True, 0, 1, "that of random vectors", _LOCE
+        ),
+        Metric(_ABOVE, "above chance", average_precision_above_chance, True, -1, 1, "0", "this package"),
+        Metric(
+            "precision_at_1", "nearest is right", precision_at_1, True, 0, 1, "the concept's share of the rows", _LOCE
+        ),
     )
 }
 
@@ -78,7 +116,7 @@ class RetrievalTask:
         image = self._names[self.photo_names[index]]
         hashes = {(one.method, one.metric): one.hash for one in self.protocols}
         values = tuple(
-            MeasuredValue(hashes[method, metric], method, metric, "", self._keys[row][1], _value(found, metric, row))
+            MeasuredValue(hashes[method, metric], method, metric, "", self._keys[row][1], found[metric].of(row))
             for method, found in self._found.items()
             for row in self._rows_of[image]
             for metric in self.metrics
@@ -130,7 +168,7 @@ class RetrievalTask:
         return found
 
     @cached_property
-    def _found(self) -> dict[str, Retrieval]:
+    def _found(self) -> dict[str, dict[str, Score]]:
         """Retrieval by every layer, and by random vectors."""
         found = {}
         for name, (keys, own) in self._read.items():
@@ -139,9 +177,10 @@ class RetrievalTask:
         noise = np.random.default_rng(self.seed).standard_normal((len(self._keys), RANDOM_CHANNELS))
         return {**found, RANDOM: self._retrieved(noise.astype(np.float32))}
 
-    def _retrieved(self, vectors: Float[np.ndarray, "row channel"]) -> Retrieval:
+    def _retrieved(self, vectors: Float[np.ndarray, "row channel"]) -> dict[str, Score]:
         images, concepts = ([key[place] for key in self._keys] for place in (0, 1))
-        return retrieve(vectors, concepts, images, cutoffs=(1,))
+        found = retrieve(vectors, concepts, images, cutoffs=(1,))
+        return {name: RETRIEVAL_METRICS[name].compute(found) for name in self.metrics}
 
     @cached_property
     def _protocols(self) -> tuple[Protocol, ...]:
@@ -174,12 +213,3 @@ class RetrievalTask:
         """Return where a method's vectors are from; a run is known by its settings, weights and data."""
         runs = sorted(set(self._read[method][1].runs.tolist()))
         return {"model": space.model, "layer": space.layer, "mode": space.mode, "runs": runs}
-
-
-def _value(found: Retrieval, metric: str, row: int) -> float | None:
-    if not found.applies[row]:
-        return None
-    own, chance = float(found.average_precision[row]), float(found.chance[row])
-    if metric == "average_precision":
-        return own
-    return own - chance if metric == "average_precision_above_chance" else float(found.precision[row, 0])
