@@ -10,6 +10,7 @@ import typer
 
 from conceptlens import __version__
 from conceptlens.cli.analyze import analyze, search
+from conceptlens.cli.benchmark import benchmark
 from conceptlens.cli.concepts import concepts
 from conceptlens.cli.convert import convert
 from conceptlens.cli.discover import discover
@@ -34,7 +35,8 @@ def _print_version(wanted: bool) -> None:
 
 
 for command in (
-    explain, contrast, discover, embed, analyze, search, models, convert, calibrate, concepts, knowledge, edit,
+    explain, contrast, discover, embed, analyze, search, benchmark, models, convert, calibrate, concepts, knowledge,
+    edit,
 ):  # fmt: skip
     app.command(cls=Command)(command)
 

@@ -1,0 +1,176 @@
+"""The page of a benchmark: tables with marks, plots with intervals, how metrics agree, and photos to look at."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from conceptlens.benchmark.benchmark_cases import SIDES, BenchmarkCase, ChosenCases, ShownPhoto
+from conceptlens.benchmark.benchmark_figures import agreement_figure, figure_alternative, intervals_figure
+from conceptlens.benchmark.comparison_table import fill_title, marks, measure_title, notes
+from conceptlens.benchmark.suite_metrics import SUITE_METRICS
+from conceptlens.io.images import shrunk
+from conceptlens.local_embeddings.report.figure_style import FIGURE_STYLES, FigureStyle, png
+from conceptlens.pages.number_format import interval_text, number, signed
+from conceptlens.pages.static_page import embedded, embedded_photo, page_origin, static_page
+from conceptlens.render import overlay, scale_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    from conceptlens.benchmark.benchmark_result import BenchmarkResult
+    from conceptlens.benchmark.comparison import BenchmarkComparison
+
+# The longest side of a case's images, in pixels.
+LARGE, SMALL = 420, 220
+HEADINGS = {
+    "gain": ("gains most", "The largest gains by photo."),
+    "usual": ("is as usual", "As many photos gain more as gain less."),
+    "loss": ("loses most", "The largest losses by photo."),
+}
+# Up to so many columns, agreement is written in the figure; more are in the numbers alone.
+MAX_AGREEMENT = 24
+three = functools.partial(number, digits=3)
+
+
+def benchmark_page(result: BenchmarkResult, chosen: ChosenCases | None, shown: Sequence[ShownPhoto]) -> str:
+    """Return the page of a benchmark as HTML that loads nothing from outside.
+
+    Args:
+        result: The finished run.
+        chosen: The photos to look at.
+        shown: Each of them with its maps, in the order of `chosen`.
+    """
+    found = result.comparison
+    protocol = next(iter(result.protocols.values()))
+    settings = {
+        "data": protocol.data, "model": protocol.model, "layer": protocol.layer, "question": protocol.question,
+        "seed": protocol.seed, "photos": protocol.photos, "weights": protocol.weights,
+    }  # fmt: skip
+    return static_page(
+        "conceptlens.benchmark",
+        "benchmark.html.j2",
+        "table.css",
+        "benchmark.css",
+        **page_origin(settings),
+        question=result.suite.question,
+        suite=result.suite.name,
+        data=protocol.data,
+        model=protocol.model,
+        comparison=found,
+        notices=[*result.suite.remarks, *([f"{found.warning}."] if found.warning else [])],
+        sheets=[_sheet(found, fill) for fill in found.fills],
+        notes=notes(found),
+        agreements=_agreements(found),
+        metrics=[SUITE_METRICS[name] for name in dict.fromkeys(measure.metric for measure in found.measures)],
+        kinds=_kinds(result, chosen, shown),
+        lead=None if chosen is None else _lead(found, chosen),
+    )
+
+
+def _sheet(found: BenchmarkComparison, fill: str) -> dict[str, Any]:
+    """Return the table and the figure of one fill."""
+    measures = found.measures_of(fill)
+    title = fill_title(fill)
+
+    def row(line: Any) -> dict[str, Any]:
+        cells = [
+            {
+                **interval_text(line.cells[measure].interval, three),
+                "marks": marks(line.cells[measure]),
+                "name": measure_title(measure),
+                "unbeaten": ", ".join(line.cells[measure].unbeaten),
+            }
+            for measure in measures
+        ]
+        return {
+            "title": line.method.title,
+            "control": line.method.control,
+            "cells": cells,
+            "unbeaten": f"{line.unbeaten(measures)} of {len(measures)}",
+        }
+
+    return {
+        "title": f"{title[:1].upper()}{title[1:]}",
+        "headings": [measure_title(measure) for measure in measures],
+        "rows": [row(line) for line in found.lines],
+        "figure": _drawn(lambda style: intervals_figure(found, fill, style)),
+        "alternative": figure_alternative(found, fill),
+    }
+
+
+def _agreements(found: BenchmarkComparison) -> list[dict[str, Any]]:
+    if found.agreement is None or len(found.measures) > MAX_AGREEMENT:
+        return []
+    words = {
+        "methods": "Do two metrics rank the methods alike?",
+        "photos": "Do two metrics rank the photos alike, for one method? Mean over the methods that are no controls.",
+    }
+    return [
+        {
+            "title": f"Over {over}",
+            "words": text,
+            "figure": _drawn(lambda style, over=over: agreement_figure(found, over, style)),
+            "alternative": f"Spearman's correlation of every two columns over {over}, in hundredths.",
+        }
+        for over, text in words.items()
+    ]
+
+
+def _drawn(draw: Callable[[FigureStyle], Figure]) -> dict[str, Any]:
+    """Return a figure in its four looks; sizes are in pixels of the page, half of those of the file."""
+    found: dict[str, Any] = {}
+    for style in FIGURE_STYLES:
+        data = png(draw(style))
+        name = f"{'dark' if style.dark else 'light'}_{'narrow' if style.narrow else 'wide'}"
+        width, height = (int.from_bytes(data[at : at + 4], "big") // 2 for at in (16, 20))
+        found[name] = {"source": embedded(data, "image/png"), "width": width, "height": height}
+    return found
+
+
+def _lead(found: BenchmarkComparison, chosen: ChosenCases) -> dict[str, str]:
+    titles = {line.method.name: line.method.title for line in found.lines}
+    column = measure_title(chosen.measure)
+    return {
+        "method": titles[chosen.method],
+        "against": titles[chosen.against],
+        "column": f"{column}, {fill_title(chosen.measure.fill)}",
+    }
+
+
+def _kinds(result: BenchmarkResult, chosen: ChosenCases | None, shown: Sequence[ShownPhoto]) -> list[dict[str, Any]]:
+    if chosen is None:
+        return []
+    pairs = list(zip(chosen.cases, shown, strict=True))
+    titles = {line.method.name: line.method.title for line in result.comparison.lines}
+    kinds = []
+    for side in SIDES:
+        title, words = HEADINGS[side]
+        cases = [_shown_case(case, one, titles) for case, one in pairs if case.side == side]
+        kinds.append({"title": title, "words": words, "cases": cases})
+    return kinds
+
+
+def _shown_case(case: BenchmarkCase, one: ShownPhoto, titles: Mapping[str, str]) -> dict[str, Any]:
+    large, small = shrunk(one.photo, LARGE), shrunk(one.photo, SMALL)
+    return {
+        "photo": case.photo,
+        "question": case.question,
+        "gain": signed(case.gain, 3),
+        "original": embedded_photo(large),
+        "maps": [
+            {"title": titles[name], "picture": embedded_photo(_overlay(small, one, name)),
+             "value": three(case.values.get(name))}
+            for name in titles if name in one.maps
+        ],
+    }  # fmt: skip
+
+
+def _overlay(photo: Image.Image, one: ShownPhoto, method: str) -> Image.Image:
+    values = one.maps[method]
+    box = [min(max(side, 0.0), 1.0) for side in one.box]
+    return overlay(photo, values, scale_of([values], one.signed[method] and bool((values < 0).any())), box=box)

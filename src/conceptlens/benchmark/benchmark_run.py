@@ -1,0 +1,186 @@
+"""Runs of a benchmark, photo after photo: started, or resumed after any break."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from conceptlens.benchmark.protocol import Protocol as MeasuringProtocol
+from conceptlens.benchmark.protocol import differences
+from conceptlens.benchmark.result_parts import PARTS, PhotoRows, write_part, written_photos
+from conceptlens.io.atomic import write_json
+from conceptlens.io.errors import InputError
+from conceptlens.io.output_path import check_new_folder
+
+PROTOCOLS = "protocols.json"
+# Photos that an engine gets at once.
+BATCH = 8
+
+
+class BenchmarkTask(Protocol):
+    """What every worker of a run needs; it can be pickled."""
+
+    @property
+    def protocols(self) -> tuple[MeasuringProtocol, ...]:
+        """One protocol for each method and column."""
+        ...
+
+    @property
+    def photo_names(self) -> Sequence[str]:
+        """What the photos that are measured are called, in their order."""
+        ...
+
+    def rows(self, index: int) -> PhotoRows:
+        """Measure one photo.
+
+        Args:
+            index: Its index among `photo_names`.
+        """
+        ...
+
+
+# A function from a task and the indices of the photos that are left to their rows, in any order.
+Engine: TypeAlias = Callable[[BenchmarkTask, Sequence[range]], Iterator[PhotoRows]]
+
+
+@dataclass(frozen=True)
+class BenchmarkProgress:
+    """Progress of a run: photos done of `total`, those of them that failed, and the last failure's reason."""
+
+    photos: int
+    total: int
+    failures: int
+    reason: str = ""
+
+
+def local_engine(task: BenchmarkTask, batches: Sequence[range]) -> Iterator[PhotoRows]:
+    """Measure in this process, one photo at a time.
+
+    Args:
+        task: What is measured.
+        batches: Indices of photos.
+
+    Yields:
+        The rows of each photo.
+    """
+    return (measured(task, index) for batch in batches for index in batch)
+
+
+def measured(task: BenchmarkTask, index: int) -> PhotoRows:
+    """Return the rows of one photo; why it failed, where it cannot be read, explained or measured.
+
+    Args:
+        task: What is measured.
+        index: The photo's index.
+    """
+    try:
+        return task.rows(index)
+    except (InputError, RuntimeError) as error:  # torch's own: out of memory, shapes
+        name = task.photo_names[index]
+        return PhotoRows(index, name, failure=f"{name}: {' '.join(str(error).split())}")
+
+
+def run_benchmark(
+    task: BenchmarkTask,
+    folder: Path,
+    resume: bool = False,
+    retry_failed: bool = False,
+    engine: Engine = local_engine,
+) -> Iterator[BenchmarkProgress]:
+    """Measure every photo of a task, and yield the progress after each.
+
+    The rows of a photo are written together, so whenever a run is broken off, a photo is there as a whole or not at
+    all; a resumed run goes on with the photos that are not. Memory holds the rows of one photo.
+
+    Args:
+        task: What is measured.
+        folder: Where rows are written.
+        resume: Go on with a run of the same protocols that the folder has a part of.
+        retry_failed: Measure photos again that failed before.
+        engine: Where photos are measured.
+
+    Yields:
+        The progress; first that of the photos that are there already.
+
+    Raises:
+        InputError: The folder holds something and `resume` is False, or it holds a run of other protocols; the sentence
+            says what differs.
+    """
+    _open(task, folder, resume)
+    known = written_photos(folder)
+    done = {index for index, failed in known.items() if not (failed and retry_failed)}
+    total = len(task.photo_names)
+    so_far = BenchmarkProgress(len(done), total, sum(known[index] for index in done))
+    yield so_far
+    for found in engine(task, _left(total, done)):
+        write_part(folder, found)
+        failed = found.failure is not None
+        so_far = replace(
+            so_far,
+            photos=so_far.photos + 1,
+            failures=so_far.failures + failed,
+            reason=found.failure or so_far.reason,
+        )
+        yield so_far
+
+
+def read_protocols(folder: Path) -> dict[str, MeasuringProtocol]:
+    """Return the protocols of a run by their hash.
+
+    Args:
+        folder: The folder of the run.
+
+    Raises:
+        InputError: There are none, or a hash is not that of its protocol.
+    """
+    try:
+        given: Mapping[str, Mapping[str, Any]] = json.loads((folder / PROTOCOLS).read_text("utf-8"))
+    except (OSError, ValueError):
+        raise InputError(f"{folder} holds no {PROTOCOLS}; give the folder of a benchmark's run") from None
+    found = {key: MeasuringProtocol.from_dict(one) for key, one in given.items()}
+    wrong = [key for key, one in found.items() if one.hash != key]
+    if wrong:
+        raise InputError(f"{folder / PROTOCOLS} was changed: {wrong[0]} is not the hash of its protocol; run again")
+    return found
+
+
+def _open(task: BenchmarkTask, folder: Path, resume: bool) -> None:
+    """Write the protocols of a new run, or check that a resumed one has the same."""
+    if resume and (folder / PROTOCOLS).exists():
+        _check_same(read_protocols(folder), task.protocols, folder)
+        return
+    check_new_folder(folder, hint=", or add --resume to go on with the run that it holds")
+    (folder / PARTS).mkdir(parents=True, exist_ok=True)
+    write_json(folder / PROTOCOLS, {one.hash: json.loads(one.json) for one in task.protocols})
+
+
+def _check_same(known: Mapping[str, MeasuringProtocol], wanted: Sequence[MeasuringProtocol], folder: Path) -> None:
+    """Refuse to go on with a run of other protocols, and say what differs."""
+    if {one.hash for one in wanted} == set(known):
+        return
+    by_place = {(one.method, one.metric, one.fill): one for one in known.values()}
+    for one in wanted:
+        before = by_place.get((one.method, one.metric, one.fill))
+        if before is None or before.hash != one.hash:
+            what = f"{one.method} in {one.metric}"
+            why = "which it does not have" if before is None else differences(before, one) or "with other settings"
+            raise InputError(
+                f"{folder} holds a run of another protocol ({what}: {why}); resume with the options that it was "
+                "started with, or choose another folder"
+            )
+    raise InputError(f"{folder} holds a run with more methods or metrics; resume with the options it was started with")
+
+
+def _left(total: int, done: set[int]) -> list[range]:
+    """Return the photos that are left, in ranges of at most `BATCH`."""
+    found = []
+    for start in range(0, total, BATCH):
+        for there, part in groupby(range(start, min(start + BATCH, total)), done.__contains__):
+            if not there:
+                indices = list(part)
+                found.append(range(indices[0], indices[-1] + 1))
+    return found

@@ -1,0 +1,188 @@
+"""Class maps of many methods, measured on the model that they explain: the task of `faithfulness` and `finer-cam`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+
+from conceptlens.benchmark.benchmark_cases import ShownPhoto
+from conceptlens.benchmark.map_methods import MapMethod
+from conceptlens.benchmark.protocol import Measure, Protocol
+from conceptlens.benchmark.result_parts import MeasuredValue, PhotoRows
+from conceptlens.benchmark.shared_removal import check_measure, likeliest_rivals, measured_maps
+from conceptlens.cams.image_scoring import scored_images
+from conceptlens.io.errors import InputError
+from conceptlens.io.fingerprint import weights_fingerprint
+from conceptlens.metrics.map_mask import pointing_energy
+from conceptlens.metrics.part_masks import box_masks
+from conceptlens.metrics.pixel_removal import STEPS
+from conceptlens.statistics.score import Score
+
+if TYPE_CHECKING:
+    from conceptlens.benchmark.benchmark_photos import BenchmarkPhotos
+    from conceptlens.model.backbone import Backbone
+    from conceptlens.model.observation import Observation
+    from conceptlens.record import Explanation
+
+Asked = Literal["predicted", "label"]
+# Energy inside the annotated box.
+BOX = Measure("pointing_energy")
+# Rows and columns of a box's mask.
+BOX_PIXELS = 112
+
+
+@dataclass(frozen=True, eq=False)
+class ClassMapTask:
+    """What is measured: photos, a model, methods, and metrics each with a fill.
+
+    Args:
+        photos: The photos.
+        model: The model.
+        methods: The methods, controls among them.
+        measures: The columns: metrics of `metrics.FAITHFULNESS_METRICS` with a fill, and `BOX`.
+        layer: The layer that is observed; by default the model's last one.
+        asked: Whether maps are of the "predicted" class or of the annotated "label".
+        seed: Of all that is drawn.
+
+    Raises:
+        InputError: A metric cannot be measured, or there are no labels or no boxes where they are needed.
+    """
+
+    photos: BenchmarkPhotos
+    model: Backbone
+    methods: tuple[MapMethod, ...]
+    measures: tuple[Measure, ...]
+    layer: str | None = None
+    asked: Asked = "predicted"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check what is asked before anything is measured."""
+        if self.asked not in get_args(Asked):
+            raise InputError(f"asked is '{self.asked}'; expected {' or '.join(get_args(Asked))}")
+        if not self.methods or not self.measures:
+            raise InputError(f"there are {len(self.methods)} methods and {len(self.measures)} metrics; name some")
+        for measure in self.measures:
+            if measure != BOX:
+                check_measure(measure)
+        if BOX in self.measures and self.photos.boxes is None:
+            raise InputError(f"{self.photos.name} annotates no boxes; leave {BOX.metric} out, or give cub:DIR")
+        if self.asked == "label":
+            if not self.photos.labels:
+                raise InputError(f"{self.photos.name} has no labels; ask for the predicted class")
+            for name in dict.fromkeys(self.photos.labels):
+                self.model.class_index(name)
+        if self.layer is not None:
+            self.model.check_layer(self.layer)
+
+    @property
+    def photo_names(self) -> Sequence[str]:
+        """What the photos are called."""
+        return self.photos.names
+
+    @cached_property
+    def resolution(self) -> tuple[int, int]:
+        """Rows and columns of the model's input."""
+        if self.model.preprocess is not None:
+            return self.model.preprocess.size
+        rows, columns = self.observe(0)[0].images.shape[2:]
+        return rows, columns
+
+    @property
+    def protocols(self) -> tuple[Protocol, ...]:
+        """One protocol for each method and measure, in their order."""
+        return self._protocols
+
+    @cached_property
+    def _protocols(self) -> tuple[Protocol, ...]:
+        return tuple(self._protocol(method, measure) for method in self.methods for measure in self.measures)
+
+    def rows(self, index: int) -> PhotoRows:
+        """Measure all methods on one photo.
+
+        Args:
+            index: The photo's index.
+
+        Raises:
+            InputError: The photo cannot be read, explained or measured.
+        """
+        seen, target = self.observe(index)
+        scored = scored_images(seen, target)
+        rivals = likeliest_rivals(scored)
+        found: list[MeasuredValue] = []
+        confidence = float(scored.run(scored.images, torch.zeros(1, dtype=torch.long, device=scored.images.device)))
+        removing = [measure for measure in self.measures if measure != BOX]
+        hashes = iter(self.protocols)
+        for method in self.methods:
+            explained = method.explain(seen, target)
+            values = measured_maps(explained, scored, removing, rivals, self.seed)
+            for measure in self.measures:
+                score = values[measure] if measure != BOX else self._in_box(explained, index)
+                name = self.model.class_name(target)
+                found.append(
+                    MeasuredValue(
+                        next(hashes).hash, method.name, measure.metric, measure.fill, name, score.of(0, 0), confidence
+                    )
+                )
+        label = self.photos.labels[index] if self.photos.labels else ""
+        return PhotoRows(index, self.photos.names[index], label, tuple(found))
+
+    def observe(self, index: int) -> tuple[Observation, int]:
+        """Return what the model saw of a photo, and the class that is asked.
+
+        Args:
+            index: The photo's index.
+        """
+        seen = self.model.observe(self.photos.read(index), self.layer, [self.photos.names[index]])
+        if self.asked == "label":
+            return seen, self.model.class_index(self.photos.labels[index])
+        return seen, int(seen.logits.argmax(1)[0])
+
+    def show(self, index: int) -> ShownPhoto:
+        """Make the maps of a photo again, to look at.
+
+        Args:
+            index: The photo's index.
+        """
+        seen, target = self.observe(index)
+        found = {method.name: method.explain(seen, target) for method in self.methods}
+        maps = {name: explained.maps[0, 0].float().cpu().numpy() for name, explained in found.items()}
+        signed = {name: explained.signed for name, explained in found.items()}
+        return ShownPhoto(self.photos.read(index), maps, signed, seen.image_info[0].box)
+
+    def _in_box(self, explained: Explanation, index: int) -> Score:
+        """Return the share of a map's energy inside the annotated box, which is cut as the model cuts the photo."""
+        boxes = self.photos.boxes
+        left, top, right, bottom = explained.source.image_info[0].box
+        corners = torch.tensor([left, top, left, top], dtype=torch.float64)
+        sides = torch.tensor([right - left, bottom - top] * 2, dtype=torch.float64)
+        box = (torch.from_numpy(boxes[index]) - corners) / sides  # pyright: ignore[reportOptionalSubscript]
+        return pointing_energy(explained.maps, box_masks(box[None], (BOX_PIXELS, BOX_PIXELS)))
+
+    def _protocol(self, method: MapMethod, measure: Measure) -> Protocol:
+        box = measure == BOX
+        settings = {} if box else {"steps": STEPS, "ties": "seeded", "rivals": "highest"}
+        return Protocol(
+            data=self.photos.name,
+            data_fingerprint=self.photos.fingerprint,
+            photos=len(self.photos.names),
+            model=self.model.name,
+            weights=self._weights,
+            layer=self.layer or self.model.default_layers[-1],
+            question=self.asked,
+            method=method.name,
+            metric=measure.metric,
+            fill=measure.fill,
+            resolution=(BOX_PIXELS, BOX_PIXELS) if box else self.resolution,
+            seed=self.seed,
+            method_settings=method.settings,
+            metric_settings={**settings, "input": list(self.resolution)},
+        )
+
+    @cached_property
+    def _weights(self) -> str:
+        return weights_fingerprint(self.model.module)

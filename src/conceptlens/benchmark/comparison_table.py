@@ -1,0 +1,201 @@
+"""A comparison as a table: plain text, Markdown and LaTeX, one table for each fill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from conceptlens.benchmark.comparison import REAL, BenchmarkComparison, ComparedLine, MeasuredCell
+from conceptlens.benchmark.suite_metrics import SUITE_METRICS
+from conceptlens.pages.number_format import number
+
+if TYPE_CHECKING:
+    from conceptlens.benchmark.protocol import Measure
+
+GAIN, LOSS, UNBEATEN = "▲", "▼", "°"
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "−": "$-$", "–": "--",
+    GAIN: r"$\blacktriangle$", LOSS: r"$\blacktriangledown$", UNBEATEN: r"$^\circ$",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """One table of a comparison, as texts.
+
+    Attributes:
+        title: What its columns have in common: the fill.
+        heading: The names of the columns, the methods' first.
+        rows: One list of cells for each method.
+        controls: How many of the last rows are controls.
+    """
+
+    title: str
+    heading: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    controls: int
+
+
+def text_tables(comparison: BenchmarkComparison, intervals: bool = True) -> tuple[TextTable, ...]:
+    """Return a table for each fill.
+
+    Args:
+        comparison: What is shown.
+        intervals: Whether each mean has its interval.
+    """
+    return tuple(_table(comparison, fill, intervals) for fill in comparison.fills)
+
+
+def notes(comparison: BenchmarkComparison) -> tuple[str, ...]:
+    """Return the sentences below the tables: what the marks mean, and what was corrected for what.
+
+    Args:
+        comparison: What is shown.
+    """
+    against = sorted({line.method.against for line in comparison.lines if line.method.against})
+    titles = {line.method.name: line.method.title for line in comparison.lines}
+    found = [f"Means over {comparison.photos} photos with 95 % bootstrap intervals, resampling photos."]
+    if against:
+        names = " or ".join(titles.get(name, name) for name in against)
+        found.append(
+            f"{GAIN} better, {LOSS} worse than {names}: paired differences with p at most {REAL:g}, corrected for "
+            f"{comparison.comparisons} comparisons (Holm)."
+        )
+    if comparison.control_comparisons:
+        found.append(
+            f"{UNBEATEN} does not beat every control, corrected for {comparison.control_comparisons} comparisons; the "
+            "last column counts these."
+        )
+    return (*found, *([f"{comparison.warning}."] if comparison.warning else []))
+
+
+def plain_text(comparison: BenchmarkComparison, intervals: bool = True) -> str:
+    """Return the tables as plain text in columns.
+
+    Args:
+        comparison: What is shown.
+        intervals: Whether each mean has its interval.
+    """
+
+    def lines(table: TextTable) -> list[str]:
+        grid = [table.heading, *table.rows]
+        widths = [max(len(row[column]) for row in grid) for column in range(len(table.heading))]
+        first = len(table.rows) - table.controls + 1
+        shown = [
+            "  ".join(cell.ljust(width) if not at else cell.rjust(width) for at, (cell, width) in
+                      enumerate(zip(row, widths, strict=True))).rstrip()
+            for row in grid
+        ]  # fmt: skip
+        return [table.title, *shown[:first], *(["controls"] if table.controls else []), *shown[first:], ""]
+
+    parts = [line for table in text_tables(comparison, intervals) for line in lines(table)]
+    return "\n".join([*parts, *notes(comparison), ""])
+
+
+def markdown(comparison: BenchmarkComparison) -> str:
+    """Return the tables in Markdown.
+
+    Args:
+        comparison: What is shown.
+    """
+    return _tables(comparison, _markdown_table, "\n".join(f"- {note}" for note in notes(comparison)))
+
+
+def latex(comparison: BenchmarkComparison) -> str:
+    """Return the tables in LaTeX, for the packages booktabs and amssymb.
+
+    Args:
+        comparison: What is shown.
+    """
+    return _tables(comparison, _latex_table, "\n\n".join(f"% {note}" for note in notes(comparison)))
+
+
+def measure_title(measure: Measure) -> str:
+    """Return a column's name with an arrow to the better side.
+
+    Args:
+        measure: The column.
+    """
+    metric = SUITE_METRICS[measure.metric]
+    return f"{metric.title} {'↑' if metric.higher_is_better else '↓'}"
+
+
+def fill_title(fill: str) -> str:
+    """Return what the columns of a fill have in common.
+
+    Args:
+        fill: A fill, or an empty text.
+    """
+    return f"removed pixels become: {fill.replace('_', ' ')}" if fill else "nothing is removed"
+
+
+def _table(comparison: BenchmarkComparison, fill: str, intervals: bool) -> TextTable:
+    measures = comparison.measures_of(fill)
+    heading = ["method", *map(measure_title, measures)]
+    checked = any(line.method.control for line in comparison.lines)
+
+    def row(line: ComparedLine) -> tuple[str, ...]:
+        cells = [_cell(line.cells[measure], intervals) for measure in measures]
+        last = "" if line.method.control else f"{line.unbeaten(measures)} of {len(measures)}"
+        return (line.method.title, *cells, *([last] if checked else []))
+
+    rows = tuple(row(line) for line in comparison.lines)
+    controls = sum(line.method.control for line in comparison.lines)
+    return TextTable(
+        fill_title(fill), (*heading, *(["not above controls"] if checked else [])), rows, controls
+    )  # fmt: skip
+
+
+def _cell(cell: MeasuredCell, intervals: bool) -> str:
+    if cell.interval is None:
+        return "–"
+    text = number(cell.interval.mean, 3)
+    if intervals and cell.interval.low is not None:
+        text += f" [{number(cell.interval.low, 3)}, {number(cell.interval.high, 3)}]"
+    return text + marks(cell)
+
+
+def marks(cell: MeasuredCell) -> str:
+    """Return the marks of a cell: better or worse for sure, and not above every control.
+
+    Args:
+        cell: The cell.
+    """
+    real = cell.difference is not None and cell.difference.real
+    gain = "" if cell.difference is None or not real else GAIN if cell.difference.better else LOSS
+    return gain + (UNBEATEN if cell.unbeaten else "")
+
+
+def _tables(comparison: BenchmarkComparison, draw: Callable[[TextTable], str], below: str) -> str:
+    return "\n\n".join([*(draw(table) for table in text_tables(comparison)), below]) + "\n"
+
+
+def _markdown_table(table: TextTable) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    first = len(table.rows) - table.controls
+    rows = [*table.rows[:first], *((f"*{row[0]}*", *row[1:]) for row in table.rows[first:])]
+    title = f"**{table.title[:1].upper()}{table.title[1:]}**\n"
+    return "\n".join(
+        [title, line(table.heading), line(["---", *["---:"] * (len(table.heading) - 1)]), *map(line, rows)]
+    )
+
+
+def _latex_table(table: TextTable) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return " & ".join(_escaped(cell) for cell in cells) + r" \\"
+
+    first = len(table.rows) - table.controls
+    body = [*map(line, table.rows[:first]), *([r"\midrule"] if table.controls else []), *map(line, table.rows[first:])]
+    heading = line(table.heading).replace("↑", r"$\uparrow$").replace("↓", r"$\downarrow$")
+    return "\n".join([
+        f"% {table.title}", rf"\begin{{tabular}}{{l{'r' * (len(table.heading) - 1)}}}", r"\toprule", heading,
+        r"\midrule", *body, r"\bottomrule", r"\end{tabular}",
+    ])  # fmt: skip
+
+
+def _escaped(text: str) -> str:
+    return "".join(_LATEX.get(letter, letter) for letter in text)

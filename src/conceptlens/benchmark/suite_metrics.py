@@ -1,0 +1,10 @@
+"""Every metric that a suite measures, by name: its direction, range, chance level and source."""
+
+from __future__ import annotations
+
+from conceptlens.benchmark.retrieval_task import RETRIEVAL_METRICS
+from conceptlens.metrics.faithfulness_table import FAITHFULNESS_METRICS
+from conceptlens.metrics.map_mask import MAP_MASK_METRICS
+from conceptlens.statistics.score import Metric
+
+SUITE_METRICS: dict[str, Metric] = {**FAITHFULNESS_METRICS, **MAP_MASK_METRICS, **RETRIEVAL_METRICS}

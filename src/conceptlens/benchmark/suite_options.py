@@ -1,0 +1,114 @@
+"""What a suite is made from, and a suite that is ready to run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from conceptlens.io.errors import InputError
+
+if TYPE_CHECKING:
+    from conceptlens.benchmark.benchmark_cases import Show
+    from conceptlens.benchmark.benchmark_run import BenchmarkTask
+    from conceptlens.benchmark.class_map_task import Asked
+    from conceptlens.benchmark.comparison import ComparedMethod
+    from conceptlens.concept_regions.translator import Translator
+    from conceptlens.model.backbone import Backbone
+
+QUICK_PHOTOS = 8
+# What an option of a suite is when it was not given.
+NOT_GIVEN = (None, "predicted")
+
+
+@dataclass(frozen=True, eq=False)
+class SuiteOptions:
+    """What a suite is made from.
+
+    Args:
+        data: The data set, as `open_photos` takes it.
+        model: The model; `loce` takes none.
+        split: A split of the set.
+        max_photos: Take so many photos at most, evenly spaced; by default all, or 8 where `quick`.
+        layer: The layer that maps are taken from.
+        methods: Names of methods; by default those of the suite.
+        metrics: Names of metrics; by default those of the suite.
+        fills: What stands in the place of removed pixels, at least two; by default mean and blur, and noisy_linear for
+            ROAD.
+        asked: Whether maps are of the "predicted" class or of the annotated "label".
+        baseline: The method that others are compared with; by default as the suite says.
+        gammas: How strongly references count in contrasts.
+        references: How references are chosen: logit, rank, weight.
+        quick: Few photos, metrics and methods.
+        randomised: The same architecture with random weights, as one more control.
+        branch: A trained branch that scores concepts.
+        seed: Of all that is drawn.
+    """
+
+    data: str
+    model: Backbone | None = None
+    split: str | None = None
+    max_photos: int | None = None
+    layer: str | None = None
+    methods: Sequence[str] = ()
+    metrics: Sequence[str] = ()
+    fills: Sequence[str] = ()
+    asked: Asked = "predicted"
+    baseline: str | None = None
+    gammas: Sequence[float] = ()
+    references: Sequence[str] = ()
+    quick: bool = False
+    randomised: Backbone | None = None
+    branch: Translator | None = None
+    seed: int = 0
+
+    @property
+    def known_model(self) -> Backbone:
+        """The model, where the suite needs one."""
+        if self.model is None:
+            raise InputError("this suite measures a model, and none is given; give SuiteOptions(..., model=)")
+        return self.model
+
+    @property
+    def photos(self) -> int | None:
+        """How many photos are taken at most."""
+        return QUICK_PHOTOS if self.quick and self.max_photos is None else self.max_photos
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedSuite:
+    """A suite, ready to run.
+
+    Attributes:
+        name: Its name.
+        task: What is measured.
+        question: What it answers, as a question.
+        methods: The methods of its tables.
+        show: Makes the maps of a photo again, for its page; `None` where there are none.
+        remarks: What the reader must know, such as what was left out, as sentences.
+    """
+
+    name: str
+    question: str
+    task: BenchmarkTask
+    methods: tuple[ComparedMethod, ...]
+    show: Show | None = None
+    remarks: tuple[str, ...] = field(default=())
+
+
+def refuse_options(options: SuiteOptions, suite: str, *names: str) -> None:
+    """Refuse options that have no effect on a suite.
+
+    Args:
+        options: What was given.
+        suite: The suite's name.
+        *names: The options, by their names in `SuiteOptions`.
+
+    Raises:
+        InputError: One of them was given.
+    """
+    given = [name for name in names if getattr(options, name) not in NOT_GIVEN and getattr(options, name) != []]
+    given = [name for name in given if getattr(options, name) != ()]
+    if given:
+        listed = " and ".join(f"--{name}" for name in given)
+        raise InputError(f"{listed} {'have' if len(given) > 1 else 'has'} no effect on {suite}; leave {listed} out")

@@ -1,0 +1,207 @@
+"""`conceptlens benchmark SUITE`: methods, metrics and controls on one data set, as tables that say what is real."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from conceptlens.cli import options as shared
+from conceptlens.cli.options import answering, data_option, load, option_group, run_option
+from conceptlens.cli.printing import print_end, print_failures, print_files, print_json
+from conceptlens.io.errors import InputError
+from conceptlens.io.output_path import check_folder
+from conceptlens.io.progress import progress_bar, speed_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from conceptlens.benchmark.benchmark_run import BenchmarkProgress
+    from conceptlens.benchmark.suite_options import PreparedSuite, SuiteOptions
+    from conceptlens.benchmark.suites import SuiteKind
+    from conceptlens.model.backbone import Backbone
+
+ALL = "all"
+measured_option = option_group("What is measured")
+SUITE_HELP = "faithfulness, finer-cam, ce-fam, loce, or all that the data allows."
+SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help=SUITE_HELP, show_default=False)]
+PhotoData = Annotated[
+    str,
+    data_option(
+        "--data", "-d", metavar="NAME:DIR", help="cub:DIR, folder:DIR, drawn:20, a folder of photos; loce: a store."
+    ),
+]  # fmt: skip
+
+
+@answering
+def benchmark(
+    suite: SuiteName,
+    data: PhotoData,
+    out_dir: Annotated[Path, shared.out_dir("the run: rows, tables, numbers and the page")],
+    split: shared.EvaluationSplit = None,
+    max_photos: Annotated[
+        int | None, data_option(min=1, help="Measure at most this many photos, evenly spaced.")
+    ] = None,
+    methods: Annotated[
+        str | None, measured_option(help="Comma-separated rules; controls are added. By default those of the suite.")
+    ] = None,
+    metrics: Annotated[
+        str | None, measured_option(help="Comma-separated metrics; by default those of the suite.")
+    ] = None,
+    fills: Annotated[
+        str | None,
+        measured_option(help="What removed pixels become, two at least: mean, blur, black, inpaint, noisy_linear."),
+    ] = None,
+    asked: Annotated[
+        str, measured_option(metavar="predicted|label", help="Whether maps are of the predicted or annotated class.")
+    ] = "predicted",
+    baseline: Annotated[
+        str | None, measured_option(help="The method that others are compared with; by default as the suite says.")
+    ] = None,
+    gammas: Annotated[str | None, measured_option(help="finer-cam: comma-separated gammas.")] = None,
+    references: Annotated[
+        str | None, measured_option(help="finer-cam: how references are chosen: logit, rank, weight.")
+    ] = None,
+    randomised: Annotated[
+        bool, measured_option("--randomised", help="Add Grad-CAM of the model with random weights as a control.")
+    ] = False,
+    quick: Annotated[
+        bool, measured_option("--quick", help="Eight photos, few metrics and methods, to try things out.")
+    ] = False,
+    model: shared.Model = shared.DEFAULT_MODEL,
+    weights: shared.Weights = None,
+    class_names: shared.ClassNames = None,
+    pretrained: shared.Pretrained = True,
+    layer: shared.LayerName = None,
+    branch: shared.BranchFolder = None,
+    crop_mode: shared.CropMode = None,
+    as_json: shared.Json = False,
+    resume: shared.Resume = False,
+    retry_failed: Annotated[
+        bool, run_option("--retry-failed", help="Resume, and try photos that failed again.")
+    ] = False,
+    device: shared.Device = "cpu",
+    seed: Annotated[int, run_option(min=0, help="Seed of all that is drawn.")] = 0,
+) -> None:
+    """Measure methods and controls on photos, with intervals, and say which differences are real."""
+    from conceptlens.benchmark.suite_options import SuiteOptions
+    from conceptlens.benchmark.suites import suite_kind
+
+    start = time.perf_counter()
+    check_folder(out_dir)
+    given = SuiteOptions(
+        data=data,
+        split=split,
+        max_photos=max_photos,
+        layer=layer,
+        methods=_names(methods, "--methods"),
+        metrics=_names(metrics, "--metrics"),
+        fills=_names(fills, "--fills"),
+        asked=asked,  # pyright: ignore[reportArgumentType]
+        baseline=baseline,
+        gammas=_numbers(gammas),
+        references=_names(references, "--references"),
+        quick=quick,
+        branch=shared.load_branch(branch),
+        seed=seed,
+    )
+
+    def ready(kind: SuiteKind) -> PreparedSuite:
+        crop = crop_mode or kind.crop_mode
+        options = given
+        if kind.needs_model:
+            options = replace(options, model=load(model, weights, pretrained, device, class_names, crop_mode=crop))
+        if randomised:
+            options = replace(options, randomised=_randomised(model, device, crop, seed))
+        return kind.build(options)
+
+    whole = suite == ALL
+    suites = _every(ready, given) if whole else [ready(suite_kind(suite))]
+    again = resume or retry_failed
+    done = [_measured(one, out_dir / one.name if whole else out_dir, again, retry_failed, as_json) for one in suites]
+    if as_json:
+        documents = [document for document, _ in done]
+        print_json(documents[0] if not whole else {"schema": documents[0]["schema"], "suites": documents})
+    photos, failed = sum(last.photos for _, last in done), sum(last.failures for _, last in done)
+    print_end(f"{photos} photos", failed, start)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _every(ready: Callable[[SuiteKind], PreparedSuite], given: SuiteOptions) -> list[PreparedSuite]:
+    """Make every suite ready that the data allows; say why the others are left out."""
+    from conceptlens.benchmark.suite_options import refuse_options
+    from conceptlens.benchmark.suites import SUITES
+
+    refuse_options(given, ALL, "methods", "metrics", "fills", "baseline", "gammas", "references", "branch", "layer")
+    found = []
+    for kind in SUITES.values():
+        try:
+            found.append(ready(kind))
+        except InputError as error:
+            print_failures([f"{kind.name} is left out: {error}"])
+    if not found:
+        raise InputError(f"no suite can measure {given.data}; give photos, a set with masks, or a store")
+    return found
+
+
+def _measured(
+    suite: PreparedSuite, folder: Path, resume: bool, retry_failed: bool, as_json: bool
+) -> tuple[dict[str, Any], BenchmarkProgress]:
+    """Run one suite, write its files and print its tables; return its numbers and how far it came."""
+    from conceptlens.benchmark.benchmark_outputs import benchmark_json, write_benchmark
+    from conceptlens.benchmark.benchmark_result import finished
+    from conceptlens.benchmark.benchmark_run import run_benchmark
+    from conceptlens.benchmark.comparison_table import plain_text
+
+    last = _with_progress(run_benchmark(suite.task, folder, resume, retry_failed))
+    result = finished(suite, folder)
+    files = write_benchmark(folder, result)
+    if not as_json:
+        typer.echo(plain_text(result.comparison, intervals=False), nl=False)
+    print_failures([*suite.remarks, *(failure.reason for failure in result.comparison.failures)])
+    print_files(files)
+    return benchmark_json(result), last
+
+
+def _randomised(model: str, device: str, crop_mode: str | None, seed: int) -> Backbone:
+    """Load the model with random weights, the same for the same seed."""
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return load(model, None, False, device, crop_mode=crop_mode)
+
+
+def _names(text: str | None, option: str) -> list[str]:
+    return [] if text is None else shared.names_in(text, option)
+
+
+def _numbers(text: str | None) -> list[float]:
+    try:
+        return [float(one) for one in _names(text, "--gammas")]
+    except ValueError:
+        raise InputError(f"--gammas {text} holds no numbers; give them with commas between, as 0.3,0.6,1") from None
+
+
+def _with_progress(steps: Iterable[BenchmarkProgress]) -> BenchmarkProgress:
+    """Show photos done; return the last progress; Ctrl-C says how to go on."""
+    last = None
+    with progress_bar("measuring photos") as update:
+        start, first = time.perf_counter(), None
+        try:
+            for last in steps:
+                first = last.photos if first is None else first
+                if update is not None:
+                    pace = speed_text(last.photos - first, time.perf_counter() - start)
+                    update(last.photos, last.total, f"measuring photos{pace}")
+        except KeyboardInterrupt:
+            at = "before the first photo" if last is None else f"after {last.photos} of {last.total} photos"
+            typer.echo(f"interrupted {at}; continue with --resume", err=True)
+            raise typer.Exit(130) from None
+    if last is None:
+        raise InputError("the data set has no photo; choose another one or another split")
+    return last
