@@ -11,7 +11,7 @@ from conceptlens.benchmark.suite_options import PreparedSuite, SuiteOptions, ref
 from conceptlens.data.masked_sets import open_set
 from conceptlens.io.errors import InputError, near
 from conceptlens.io.fingerprint import weights_fingerprint
-from conceptlens.localization.methods import METHODS, MethodContext, method_names
+from conceptlens.localization.methods import MethodContext, MethodKind, find_kind, method_names
 from conceptlens.metrics.map_mask import MAP_MASK_METRICS
 
 if TYPE_CHECKING:
@@ -53,9 +53,15 @@ def ce_fam_suite(options: SuiteOptions) -> PreparedSuite:
 
 
 def _compared(name: str, baseline: str) -> ComparedMethod:
-    kind, control = METHODS[name], name in CONCEPT_CONTROLS
+    kind, control = _kind_of(name), name in CONCEPT_CONTROLS
     against = "" if control or name == baseline else baseline
     return ComparedMethod(name, kind.title, kind.about, control, against)
+
+
+def _kind_of(name: str) -> MethodKind:
+    kind = find_kind(name)
+    assert kind is not None, f"{name} is none of the names that method_names lets pass"
+    return kind
 
 
 def _mask_metrics(options: SuiteOptions) -> tuple[str, ...]:
@@ -67,7 +73,7 @@ def _mask_metrics(options: SuiteOptions) -> tuple[str, ...]:
 
 
 def _refuse_probes(names: Sequence[str]) -> None:
-    probing = [name for name in names if METHODS[name].probes]
+    probing = [name for name in names if _kind_of(name).probes]
     if probing:
         raise InputError(
             f"{probing[0]} looks at probe photos first, which a suite does not; use conceptlens evaluate localization"

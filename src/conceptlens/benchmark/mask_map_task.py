@@ -12,7 +12,7 @@ from conceptlens.benchmark.protocol import Protocol
 from conceptlens.benchmark.result_parts import MeasuredValue, PhotoRows
 from conceptlens.io.errors import Failure, InputError
 from conceptlens.io.fingerprint import settings_fingerprint, weights_fingerprint
-from conceptlens.localization.evaluate_localization import evaluate
+from conceptlens.localization.evaluate_localization import evaluate_localization
 from conceptlens.localization.methods import Method, MethodContext, build_methods
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class MaskMapTask:
             InputError: The photo cannot be read or explained.
         """
         one = ChosenPhotos(self.photos.data, (self.photos.rows[index],))
-        (found,) = evaluate(one, self.built, MIN_AREA, RESOLUTION, self.context.seed)
+        (found,) = evaluate_localization(one, self.built, MIN_AREA, RESOLUTION, self.context.seed)
         if isinstance(found, Failure):
             raise InputError(found.reason.removeprefix(f"{self.photo_names[index]}: "))
         hashes = {(one.method, one.metric): one.hash for one in self.protocols}
