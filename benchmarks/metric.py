@@ -47,12 +47,16 @@ from conceptlens.metrics import ScoredImages, deletion, insertion, removal_curve
 from measure import growth, seconds, show  # noqa: E402
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
+# Deletion is measured on as many parts of each: with few images, the passes of Quantus are small by chance.
+PARTS = 8
 # 224 * 224 pixels are 16 times 3136, so that all tools take the same pixels at each step.
 STEPS = 16
 # Quantus flips colours one by one, in steps that divide the number of pixels: every third of them ends with a pixel.
 QUANTUS_STEPS = 48
 PERCENTILES = (10, 20, 30, 40, 50, 60, 70, 80, 90)
-REPEATS = 3
+# Images in a pass of the others, beside their own default, where they can be told.
+SMALL = 4
+REPEATS = {"road": 3, "deletion": 2}
 PACKAGES = ("conceptlens", "torch", "grad-cam", "torchcam")
 QUANTUS = importlib.util.find_spec("quantus") is not None
 
@@ -97,13 +101,12 @@ def main() -> None:
     started = time.perf_counter()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", "__array_wrap__", DeprecationWarning)  # grad-cam hands tensors to NumPy
-    photos, repeats = (1, 1) if asked.quick else (len(PHOTOS), REPEATS)
-    case = prepare(photos, asked.device)
+    photos, parts = (1, 2) if asked.quick else (len(PHOTOS), PARTS)
     details = {
-        "road": measured(case, ROAD, repeats, asked.device) | road_values(case),
-        "deletion": measured(case, DELETION, repeats, asked.device) | deletion_values(case),
-        "megabytes": memory(photos, asked.device),
-        "setting": setting(asked, photos, round(time.perf_counter() - started)),
+        "road": road_details(prepare(photos, 1, asked.device), asked),
+        "deletion": deletion_details(prepare(photos, parts, asked.device), asked),
+        "megabytes": memory(photos, parts, asked.device),
+        "setting": setting(asked, photos, parts, round(time.perf_counter() - started)),
     }
     whole = {"name": "metric", "figures": figures(details), "details": details}
     if asked.json:
@@ -112,8 +115,8 @@ def main() -> None:
         show([{"figure": name, "value": value} for name, value in whole["figures"].items()])
 
 
-def prepare(photos: int, device: str) -> Case:
-    """Observe photos of scikit-image with the embedded classifier, and enlarge its maps for all tools alike.
+def prepare(photos: int, parts: int, device: str) -> Case:
+    """Observe photos of scikit-image, or parts of each, and enlarge the embedded classifier's maps for all tools alike.
 
     Zero stands for black, for that is what torch-cam and Quantus set removed pixels to here. A slight slope keeps
     pixels from being equal, for Quantus orders equal ones as its sort happens to.
@@ -121,18 +124,25 @@ def prepare(photos: int, device: str) -> Case:
     from skimage import data
 
     model = cl.load_model().to(device)
-    seen = model.observe([Image.fromarray(getattr(data, name)()) for name in PHOTOS[:photos]])
+    whole = [Image.fromarray(getattr(data, name)()) for name in PHOTOS[:photos]]
+    seen = model.observe(whole if parts == 1 else [part for photo in whole for part in parts_of(photo, parts)])
     maps = cl.cam(seen, signed=True).maps.double()
     large = nn.functional.interpolate(maps, seen.images.shape[2:], mode="bilinear", align_corners=False).float()
     low, high = large.amin((2, 3), keepdim=True), large.amax((2, 3), keepdim=True)
-    slope = torch.linspace(0, 0.01, large[0, 0].numel(), device=large.device).reshape(large.shape[2:])
+    slope = torch.linspace(0, 0.05, large[0, 0].numel(), device=large.device).reshape(large.shape[2:])
     scaled = (large - low) / (high - low) + slope
     given = scored_images(seen)
     zeros = torch.zeros(seen.images.shape[1])
-    scored = ScoredImages(
-        given.images, given.score, zeros, given.probabilities, given.classes, colours_last=given.colours_last
-    )
+    scored = ScoredImages(given.images, given.score, zeros, given.probabilities, given.classes)
     return Case(model.module.eval(), scored, scaled / scaled.amax((2, 3), keepdim=True), seen.logits.argmax(1).tolist())
+
+
+def parts_of(photo: Image.Image, parts: int) -> list[Image.Image]:
+    """Return windows of three quarters of each side, from the upper left to the lower right."""
+    width, height = photo.size
+    steps = [step / max(1, parts - 1) / 4 for step in range(parts)]
+    boxes = [(s * width, s * height, (s + 0.75) * width, (s + 0.75) * height) for s in steps]
+    return [photo.crop(tuple(map(round, box))) for box in boxes]
 
 
 def our_road(case: Case) -> Any:
@@ -155,15 +165,16 @@ def our_curve(case: Case) -> Any:
     return removal_curves(case.maps, case.scored, QUANTUS_STEPS, "black").scores[:, 0]
 
 
-def torchcams_deletion_and_insertion(case: Case) -> Any:
-    metric = DeletionInsertionMetric(Given(case), partial(torch.softmax, dim=-1), steps=STEPS)
+def torchcams_deletion_and_insertion(case: Case, batch: int = 32) -> Any:
+    """torch-cam's metric; 32 variants a pass are its default."""
+    metric = DeletionInsertionMetric(Given(case), partial(torch.softmax, dim=-1), steps=STEPS, batch_size=batch)
     metric.update(case.images, case.classes)
     found = metric.summary()
     return found["deletion_auc"], found["insertion_auc"]
 
 
-def quantus_curve(case: Case) -> Any:
-    """Pixel flipping; it begins after its first step, without the whole image."""
+def quantus_curve(case: Case, batch: int = 64) -> Any:
+    """Pixel flipping; it begins after its first step, without the whole image. 64 images a pass are its default."""
     import quantus
 
     images = case.images.cpu().numpy()
@@ -176,29 +187,37 @@ def quantus_curve(case: Case) -> Any:
     )
     maps = np.broadcast_to(case.maps.cpu().numpy(), images.shape)
     device = case.images.device.type
-    return metric(
-        case.module, images, np.array(case.classes), maps, softmax=True, device=device, batch_size=len(images)
-    )
+    return metric(case.module, images, np.array(case.classes), maps, softmax=True, device=device, batch_size=batch)
 
 
 ROAD: dict[str, Callable[[Case], Any]] = {"ours": our_road, "grad-cam": grad_cams_road}
 DELETION: dict[str, Callable[[Case], Any]] = {
     "ours": our_deletion_and_insertion,
     "torchcam": torchcams_deletion_and_insertion,
+    "torchcam, small passes": partial(torchcams_deletion_and_insertion, batch=SMALL),
     "ours, 48 steps": our_curve,
-    **({"quantus, 48 steps": quantus_curve} if QUANTUS else {}),
 }
+if QUANTUS:
+    DELETION["quantus, 48 steps"] = quantus_curve
+    DELETION["quantus, 48 steps, small passes"] = partial(quantus_curve, batch=SMALL)
 
 
-def measured(case: Case, calls: dict[str, Callable[[Case], Any]], repeats: int, device: str) -> dict[str, Any]:
-    """Return the median seconds of each tool; they take turns, so that a busy spell of the machine meets all."""
+def measured(
+    case: Case, calls: dict[str, Callable[[Case], Any]], repeats: int, device: str
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return the median seconds of each tool and its last result; they take turns, so that a busy spell meets all."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call(case)
+    results: dict[str, Any] = {}
+
+    def keep(name: str) -> None:
+        results[name] = calls[name](case)
+
+    with torch.no_grad():
+        case.module(case.images[:SMALL])
     for _ in range(repeats):
-        for name, call in calls.items():
-            taken[name].append(seconds(partial(call, case), device))
-    return {"seconds": {name: round(statistics.median(several), 3) for name, several in taken.items()}}
+        for name in calls:
+            taken[name].append(seconds(partial(keep, name), device))
+    return {name: round(statistics.median(several), 3) for name, several in taken.items()}, results
 
 
 def shares_of(case: Case) -> list[float]:
@@ -207,8 +226,9 @@ def shares_of(case: Case) -> list[float]:
     return [(pixels - int(np.ceil(p / 100 * (pixels - 1)))) / pixels for p in reversed(PERCENTILES)]
 
 
-def road_values(case: Case) -> dict[str, float]:
-    """Return how far values are from grad-cam's: without noise, and with each tool's own."""
+def road_details(case: Case, asked: argparse.Namespace) -> dict[str, Any]:
+    """Return the time of both tools, and how far values are apart: without noise, and with each tool's own."""
+    taken, results = measured(case, ROAD, 1 if asked.quick else REPEATS["road"], asked.device)
     targets = [ClassifierOutputSoftmaxTarget(one) for one in case.classes]
     found = []
     for remove in (RemoveLeastRelevantFirst, RemoveMostRelevantFirst):
@@ -217,36 +237,38 @@ def road_values(case: Case) -> dict[str, float]:
             np.mean([peer(case.images, case.maps[:, 0].cpu().numpy(), targets, case.module) for peer in peers], 0)
         )
     ours = road(case.maps, case.scored, "inpaint", shares=shares_of(case)).values[:, 0].numpy()
-    once, twice = grad_cams_road(case), grad_cams_road(case)
-    noisy, again = np.abs(our_road(case).values[:, 0].numpy() - once), np.abs(twice - once)
+    noisy, again = results["ours"].values[:, 0].numpy() - results["grad-cam"], grad_cams_road(case)
     return {
+        "seconds": taken,
         "largest_difference_without_noise": float(np.abs(ours - (found[0] - found[1]) / 2).max()),
-        "largest_difference_with_noise": float(noisy.max()),
-        "grad_cams_own_largest_difference_from_run_to_run": float(again.max()),
+        "largest_difference_with_noise": float(np.abs(noisy).max()),
+        "grad_cams_own_largest_difference_from_run_to_run": float(np.abs(again - results["grad-cam"]).max()),
     }
 
 
-def deletion_values(case: Case) -> dict[str, float]:
-    """Return how far deletion and insertion are from torch-cam's, and the curve from Quantus' at whole pixels."""
-    found = np.abs(np.subtract(our_deletion_and_insertion(case), torchcams_deletion_and_insertion(case)))
-    values = {"largest_difference_from_torchcam": float(found.max())}
+def deletion_details(case: Case, asked: argparse.Namespace) -> dict[str, Any]:
+    """Return the time of each tool, and how far areas are from torch-cam's, curves from Quantus' at whole pixels."""
+    taken, results = measured(case, DELETION, 1 if asked.quick else REPEATS["deletion"], asked.device)
+    apart = np.abs(np.subtract(results["ours"], results["torchcam"]))
+    found: dict[str, Any] = {"seconds": taken, "largest_difference_from_torchcam": float(apart.max())}
     if QUANTUS:
-        ours, theirs = our_curve(case).numpy()[:, 3::3], np.array(quantus_curve(case))[:, 2::3]
-        values["largest_difference_from_quantus"] = float(np.abs(ours - theirs).max())
-    return values
+        ours, theirs = results["ours, 48 steps"].numpy()[:, 3::3], np.array(results["quantus, 48 steps"])[:, 2::3]
+        found["largest_difference_from_quantus"] = float(np.abs(ours - theirs).max())
+    return found
 
 
-def memory(photos: int, device: str) -> dict[str, float]:
+def memory(photos: int, parts: int, device: str) -> dict[str, float]:
     """Return the growth of memory of each tool in megabytes, in a process of its own."""
-    calls = {f"road, {name}": call for name, call in ROAD.items()} | {f"deletion, {n}": c for n, c in DELETION.items()}
+    calls = {f"road, {name}": (call, photos, 1, device) for name, call in ROAD.items()}
+    calls |= {f"deletion, {name}": (call, photos, parts, device) for name, call in DELETION.items()}
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
-        return {name: pool.submit(grown, call, photos, device).result() for name, call in calls.items()}
+        return {name: pool.submit(grown, *given).result() for name, given in calls.items()}
 
 
-def grown(call: Callable[[Case], Any], photos: int, device: str) -> float:
+def grown(call: Callable[[Case], Any], photos: int, parts: int, device: str) -> float:
     """Return how much one call's peak exceeds what is held after a plain forward pass of one photo."""
     torch.set_num_threads(1)
-    case = prepare(photos, device)
+    case = prepare(photos, parts, device)
     with torch.no_grad():
         case.module(case.images[:1])
     return round(growth(partial(call, case), device), 1)
@@ -261,6 +283,7 @@ def figures(details: dict[str, Any]) -> dict[str, float]:
         "road_megabytes": grew["road, ours"],
         "road_megabytes_grad_cam": grew["road, grad-cam"],
         "deletion_speedup_torchcam": taken["torchcam"] / taken["ours"],
+        "deletion_speedup_torchcam_small": taken["torchcam, small passes"] / taken["ours"],
         "deletion_difference_torchcam": details["deletion"]["largest_difference_from_torchcam"],
         "deletion_megabytes": grew["deletion, ours"],
         "deletion_megabytes_torchcam": grew["deletion, torchcam"],
@@ -268,13 +291,14 @@ def figures(details: dict[str, Any]) -> dict[str, float]:
     if QUANTUS:
         found |= {
             "deletion_speedup_quantus": taken["quantus, 48 steps"] / taken["ours, 48 steps"],
+            "deletion_speedup_quantus_small": taken["quantus, 48 steps, small passes"] / taken["ours, 48 steps"],
             "deletion_difference_quantus": details["deletion"]["largest_difference_from_quantus"],
             "deletion_megabytes_quantus": grew["deletion, quantus, 48 steps"],
         }
     return {name: float(f"{value:.3g}") for name, value in found.items()}
 
 
-def setting(asked: argparse.Namespace, photos: int, taken: int) -> dict[str, Any]:
+def setting(asked: argparse.Namespace, photos: int, parts: int, taken: int) -> dict[str, Any]:
     """Return what is needed to read the numbers: command, versions, machine."""
     words = ["python", "benchmarks/metric.py", "--json", *(["--quick"] if asked.quick else [])]
     names = (*PACKAGES, *(["quantus"] if QUANTUS else []))
@@ -282,6 +306,7 @@ def setting(asked: argparse.Namespace, photos: int, taken: int) -> dict[str, Any
         "command": " ".join(words + (["--device", asked.device] if asked.device != "cpu" else [])),
         "network": "timm:tf_efficientnet_lite0, embedded weights, 224 x 224",
         "photos": list(PHOTOS[:photos]),
+        "parts_of_each_for_deletion": parts,
         "seconds": taken,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
         "device": torch.cuda.get_device_name() if asked.device.startswith("cuda") else processor(),

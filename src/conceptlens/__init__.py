@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from conceptlens.cams.detection_targets import Detection as Detection
     from conceptlens.cams.detection_targets import MaxScore as MaxScore
     from conceptlens.cams.finer_cam import sweep as sweep
+    from conceptlens.cams.image_scoring import scored_cells as scored_cells
+    from conceptlens.cams.image_scoring import scored_images as scored_images
+    from conceptlens.cams.image_scoring import similar_classes as similar_classes
     from conceptlens.cams.region_target import Region as Region
     from conceptlens.cams.rules import RULES as RULES
     from conceptlens.cams.rules import Rule as Rule
@@ -108,6 +111,9 @@ _HOMES = {
     "overlay": "render",
     "read_knowledge": "concepts.class_knowledge",
     "report": "explainer.html_report",
+    "scored_cells": "cams.image_scoring",
+    "scored_images": "cams.image_scoring",
+    "similar_classes": "cams.image_scoring",
     "sweep": "cams.finer_cam",
 }
 _MODULES = ("metrics", "render")

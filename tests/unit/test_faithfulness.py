@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -172,6 +174,24 @@ def test_metrics_of_the_table(name: str) -> None:
     assert_agree(metric.compute(maps.flip(0), swapped, fill=fill).values.flip(0).float(), found.values.float())
 
 
+@pytest.mark.parametrize("fill", ["blur", "noisy_linear"])
+@pytest.mark.parametrize("classes_known", [True, False])
+def test_metrics_that_share_their_passes_are_the_same(fill: str, classes_known: bool) -> None:
+    scored, maps = drawn_case()
+    maps[0, 0] = 1.0
+    if not classes_known:
+        scored = dataclasses.replace(scored, classes=None)
+    found = metrics.removal_scores(maps, scored, fill)
+    alone = {"average_drop", "increase_in_confidence", "infidelity", "completeness"}
+    drops = {name for name in FAITHFULNESS_METRICS if name.startswith("relative_drop")}
+    assert set(found) == set(FAITHFULNESS_METRICS) - alone - (set() if classes_known else drops)
+    for name, score in found.items():
+        expected = FAITHFULNESS_METRICS[name].compute(maps, scored, fill=fill)
+        torch.testing.assert_close(score.values, expected.values, rtol=0, atol=1e-6)
+        assert torch.equal(score.applies, expected.applies)
+        assert score.fill == fill
+
+
 def drawn_case(dtype: torch.dtype = torch.float32) -> tuple[ScoredImages, Tensor]:
     generator = torch.Generator().manual_seed(1)
     images = torch.rand(3, 3, 20, 24, generator=generator).to(dtype)
@@ -286,6 +306,16 @@ class TestRefusals:
         scored = ScoredImages(images, one, probabilities=one, classes=torch.zeros(1, 1, dtype=torch.long))
         with pytest.raises(cl.InputError, match="one class alone"):
             metrics.relative_drop(torch.rand(1, 1, 4, 4), scored)
+
+    def test_modules(self) -> None:
+        images, classes = torch.ones(1, 3, 4, 4), torch.zeros(1, 1, dtype=torch.long)
+        maps = torch.rand(1, 1, 4, 4)
+        for width, wanted in ((1, "logits of two classes or more"), (2, "a class is 5; the module gives logits of 2")):
+            net = nn.Sequential(nn.Flatten(), nn.Linear(48, width)).eval()
+            with pytest.raises(cl.InputError, match=wanted):
+                metrics.deletion(maps, score_module(net, images, classes + 5 * (width > 1)))
+        with pytest.raises(cl.InputTypeError, match="expected an nn"):
+            score_module(torch.sum, images, classes)  # pyright: ignore[reportArgumentType]
 
     def test_training_mode(self, weights: Tensor) -> None:
         with pytest.raises(cl.InputError, match="training mode"):
@@ -472,6 +502,9 @@ def photo(kind: int) -> Image.Image:
 
 
 def test_every_metric_says_what_it_is() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "faithfulness.md").read_text(encoding="utf-8")
+    told = re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", page, re.M)))
+    assert sorted(told) == sorted(FAITHFULNESS_METRICS | FURTHER_FAITHFULNESS_METRICS)
     for name, metric in (FAITHFULNESS_METRICS | FURTHER_FAITHFULNESS_METRICS).items():
         assert metric.name == name
         assert metric.title

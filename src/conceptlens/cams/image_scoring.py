@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +10,7 @@ import torch
 from conceptlens.cams.contrast import Contrast, choose_references
 from conceptlens.cams.targets import BoundTarget, Logit, Probability, as_targets, class_indices
 from conceptlens.io.errors import InputError
-from conceptlens.metrics.scored_images import ScoredImages, faster_colours_last
+from conceptlens.metrics.scored_images import ScoredImages
 from conceptlens.model.model_output import ModelOutput
 from conceptlens.model.observation import Observation, check_observation
 
@@ -53,12 +52,7 @@ def scored_images(observation: Observation, targets: AnyTargets = None) -> Score
     """
     check_observation(observation)
     run = _run_by_image(observation.forward, bool(observation.given.others))
-    scored = _scored(observation, targets, observation.images, run, _black(observation))
-    module = getattr(observation.model, "module", None)
-    if module is None:
-        return scored
-    row = torch.zeros(1, dtype=torch.long, device=scored.images.device)
-    return replace(scored, colours_last=faster_colours_last(module, scored.images, lambda one: scored.score(one, row)))
+    return _scored(observation, targets, observation.images, run, _black(observation))
 
 
 def scored_cells(observation: Observation, targets: AnyTargets = None, layer: str | None = None) -> ScoredImages:

@@ -77,6 +77,7 @@ from conceptlens.metrics.relative_drops import relative_drop_area as relative_dr
 from conceptlens.metrics.relative_drops import relative_drop_curves as relative_drop_curves
 from conceptlens.metrics.scored_images import ScoredImages as ScoredImages
 from conceptlens.metrics.scored_images import score_module as score_module
+from conceptlens.metrics.shared_removal import removal_scores as removal_scores
 from conceptlens.statistics.bootstrap import Interval as Interval
 from conceptlens.statistics.bootstrap import bootstrap_difference as bootstrap_difference
 from conceptlens.statistics.bootstrap import bootstrap_macro_mean as bootstrap_macro_mean

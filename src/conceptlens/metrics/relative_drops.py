@@ -119,7 +119,7 @@ def relative_drop_curves(
     Raises:
         InputError: As in `relative_drop`.
     """
-    own, other = _classes(scored, rivals)
+    own, other = classes_and_rivals(scored, rivals)
 
     def read(outputs: Tensor, image: Tensor, question: Tensor) -> Tensor:
         pair = torch.stack([own[image, question], other[image, question]], 1)
@@ -136,10 +136,18 @@ def relative_drop_curves(
     return RemovalCurves(taken_shares(steps, scored), drops, whole[..., 0], ranked(maps).cpu(), fill, "highest")
 
 
-def _classes(
+def classes_and_rivals(
     scored: ScoredImages, rivals: Rivals
 ) -> tuple[Int[Tensor, "image question"], Int[Tensor, "image question"]]:
-    """Return the class of every question and the one that it stands against."""
+    """Return the class of every question and the one that it stands against.
+
+    Args:
+        scored: The images, with the class of each question.
+        rivals: As in `relative_drop`.
+
+    Raises:
+        InputError: A class is not known, or is its own rival.
+    """
     if scored.classes is None:
         raise InputError("it is not known which class each question is about; give ScoredImages(..., classes=)")
     own = scored.classes.to(scored.images.device)

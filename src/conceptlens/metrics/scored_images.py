@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 # What rounding may add to a probability.
 ROUNDING = 1e-3
-# A transformer has one or a few, to read its patches, and gains nothing.
-MANY_CONVOLUTIONS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +39,6 @@ class ScoredImages:
         probabilities: As `score`, to the probability of every class; `None` where there are none.
         classes: The class that each question is about; `None` where they are not about classes.
         image_info: Which photos these are and which part of them the network sees; explanations of others are refused.
-        colours_last: Whether variants are laid out with their colours last in memory, see `faster_colours_last`.
 
     Raises:
         InputTypeError: The images are no floating tensor, or a function cannot be called.
@@ -58,7 +55,6 @@ class ScoredImages:
     probabilities: Scorer | None = None
     classes: Int[Tensor, "image question"] | None = None
     image_info: tuple[ImageInfo, ...] = ()
-    colours_last: bool = False
 
     def __post_init__(self) -> None:
         """Check types, shapes and values."""
@@ -97,7 +93,7 @@ class ScoredImages:
         Raises:
             InputError: They are no floating tensor `variant question`, or not finite.
         """
-        return _checked(self.score, self._laid_out(variants), rows, "question")
+        return _checked(self.score, variants, rows, "question")
 
     def run_classes(
         self, variants: Float[Tensor, "variant colour rows columns"], rows: Int[Tensor, "variant"]
@@ -116,13 +112,10 @@ class ScoredImages:
         """
         if self.probabilities is None:
             raise InputError("the probabilities of all classes are not known; give ScoredImages(..., probabilities=)")
-        found = check_probabilities(_checked(self.probabilities, self._laid_out(variants), rows, "class"))
+        found = check_probabilities(_checked(self.probabilities, variants, rows, "class"))
         if found.shape[1] < 2:
             raise InputError("there is one class alone; a class and its most similar other one need at least two")
         return found
-
-    def _laid_out(self, variants: Tensor) -> Tensor:
-        return variants.contiguous(memory_format=torch.channels_last if self.colours_last else torch.contiguous_format)
 
 
 def check_probabilities(scores: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -158,51 +151,35 @@ def score_module(
         black: What black is in its input.
 
     Raises:
-        InputError: The module is in training mode, where the same image gets other scores in another batch, or as in
-            `ScoredImages`.
+        InputTypeError: It is no module.
+        InputError: The module is in training mode, where the same image gets other scores in another batch, gives
+            something else than logits of two classes or more, has no such class, or as in `ScoredImages`.
 
     Examples:
         >>> scored = score_module(net.eval(), batch, net(batch).argmax(1)[:, None])
         >>> deletion(maps, scored).mean()
     """
+    if not isinstance(module, nn.Module):
+        given = type(module).__name__
+        raise InputTypeError(f"the module is a {given}; expected an nn.Module, or use ScoredImages(...)")
     if any(part.training for part in module.modules()):
         raise InputError("the module is in training mode, where scores depend on the batch; call module.eval() first")
 
+    asked = classes.to(images.device)
+
     def probabilities(variants: Tensor, rows: Tensor) -> Tensor:
         logits = module(variants)
+        if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
+            given = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+            raise InputError(f"the module gives {given}; expected logits of two classes or more, image class")
+        if int(asked.min()) < 0 or int(asked.max()) >= logits.shape[1]:
+            raise InputError(f"a class is {int(asked.max())}; the module gives logits of {logits.shape[1]} classes")
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)
 
     def score(variants: Tensor, rows: Tensor) -> Tensor:
-        return probabilities(variants, rows).gather(1, classes[rows])
+        return probabilities(variants, rows).gather(1, asked[rows])
 
-    last = faster_colours_last(module, images, lambda one: module(one))
-    return ScoredImages(images, score, black, probabilities, classes.to(images.device), colours_last=last)
-
-
-def faster_colours_last(
-    module: nn.Module, images: Float[Tensor, "image colour rows columns"], run: Callable[[Tensor], Tensor]
-) -> bool:
-    """Say whether a module runs faster on images whose colours lie last in memory, and gives the same.
-
-    On a processor, convolutions do, those by channel up to twice as fast. A module that views its input in another
-    shape refuses them; one image is run both ways to know.
-
-    Args:
-        module: The module.
-        images: Its inputs.
-        run: From one image to what the module gives.
-    """
-    convolutions = sum(isinstance(part, nn.Conv2d) for part in module.modules())
-    if images.device.type != "cpu" or convolutions < MANY_CONVOLUTIONS:
-        return False
-    one = images[:1].contiguous()
-    with torch.no_grad():
-        plain = run(one)
-        try:
-            last = run(one.contiguous(memory_format=torch.channels_last))
-        except RuntimeError:  # what torch raises where a shape cannot be viewed as another
-            return False
-    return bool(torch.allclose(last, plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max())))
+    return ScoredImages(images, score, black, probabilities, asked)
 
 
 def _checked(function: Scorer, variants: Tensor, rows: Tensor, axis: str) -> Tensor:
