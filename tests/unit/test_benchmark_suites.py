@@ -28,7 +28,7 @@ from conceptlens.benchmark.embedding_suite import loce_suite
 from conceptlens.benchmark.map_methods import compared_with, contrast_method, edge_map, map_methods
 from conceptlens.benchmark.protocol import Measure
 from conceptlens.benchmark.result_parts import PhotoRows, read_photos
-from conceptlens.benchmark.shared_removal import SHARED_READINGS, check_measure, likeliest_rivals, measured_maps
+from conceptlens.benchmark.shared_passes import SHARED_READINGS, check_measure, likeliest_rivals, measured_maps
 from conceptlens.benchmark.suite_metrics import SUITE_METRICS
 from conceptlens.benchmark.suite_options import SuiteOptions
 from conceptlens.benchmark.suites import SUITES, suite_kind

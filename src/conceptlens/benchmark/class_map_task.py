@@ -13,7 +13,7 @@ from conceptlens.benchmark.benchmark_cases import ShownPhoto
 from conceptlens.benchmark.map_methods import MapMethod
 from conceptlens.benchmark.protocol import Measure, Protocol
 from conceptlens.benchmark.result_parts import MeasuredValue, PhotoRows
-from conceptlens.benchmark.shared_removal import check_measure, likeliest_rivals, measured_maps
+from conceptlens.benchmark.shared_passes import check_measure, likeliest_rivals, measured_maps
 from conceptlens.cams.image_scoring import scored_images
 from conceptlens.io.errors import InputError
 from conceptlens.io.fingerprint import weights_fingerprint

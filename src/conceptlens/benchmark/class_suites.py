@@ -17,7 +17,7 @@ from conceptlens.benchmark.map_methods import (
     map_methods,
 )
 from conceptlens.benchmark.protocol import Measure
-from conceptlens.benchmark.shared_removal import SOFT
+from conceptlens.benchmark.shared_passes import SOFT
 from conceptlens.benchmark.suite_options import PreparedSuite, SuiteOptions, refuse_options
 from conceptlens.io.errors import InputError, near
 from conceptlens.metrics.pixel_fills import FILLS, WHOLE_FILLS

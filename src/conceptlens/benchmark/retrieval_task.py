@@ -60,7 +60,6 @@ def _score(found: Retrieval, values: Float[np.ndarray, "query"]) -> Score:
 RANDOM = "random"
 # Of random vectors: enough that no two are alike.
 RANDOM_CHANNELS = 256
-_RANDOM, _SHARE = "that of random vectors", "the concept's share of the rows"
 _LOCE, _ABOVE = "LoCE, IJCV 2025", "average_precision_above_chance"
 # Called as compute(found) with what `retrieve` returned; rows of the query's own photo are left out.
 RETRIEVAL_METRICS: dict[str, Metric] = {
