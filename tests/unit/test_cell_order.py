@@ -112,13 +112,13 @@ def test_nothing_is_said_where_every_cell_sees_the_whole_image() -> None:
     images = torch.randn(1, 3, 16, 16, requires_grad=True)
     everywhere = torch.randn(4, 3, 16, 16)
     cells = torch.einsum("kchw,nchw->nk", everywhere, images)[:, :, None, None] * torch.randn(1, 4, 4, 4)
-    assert order_problem(cells, images, Grid("image channel height width", 4, 4, 4)) == ""
+    assert order_problem((cells, images), lambda: (cells, images), Grid("image channel height width", 4, 4, 4)) == ""
 
 
 def test_a_map_that_lies_one_cell_further_is_no_other_order() -> None:
     images = torch.randn(1, 3, 32, 32, requires_grad=True)
     cells = nn.Conv2d(3, 4, 4, 4)(nn.functional.pad(images, (4, 0, 0, 0)))[..., :-1]
-    assert order_problem(cells, images, Grid("image channel height width", 8, 8, 4)) == ""
+    assert order_problem((cells, images), lambda: (cells, images), Grid("image channel height width", 8, 8, 4)) == ""
 
 
 def test_a_network_that_crops_its_input_shows_no_map_of_the_whole() -> None:

@@ -39,8 +39,8 @@ def test_explain_json_has_the_documented_fields_and_nothing_else_on_stdout() -> 
     assert answer["failures"] == []
     (image,) = answer["images"]
     assert set(image) == {
-        "image", "model", "layer", "task", "target", "predicted", "answered", "method", "branch", "regions",
-        "contribution_measure", "margin", "random_level", "concepts",
+        "image", "model", "layer", "task", "task_assumed", "target", "predicted", "answered", "method", "branch",
+        "regions", "contribution_measure", "margin", "random_level", "concepts",
     }  # fmt: skip
     margin = image["margin"]
     assert set(margin) == {"value", "named", "discovered", "unnamed", "unplaced", "residual", "over", "unit"}

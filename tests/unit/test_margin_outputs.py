@@ -146,8 +146,8 @@ def test_masking_has_no_sentence_of_a_margin() -> None:
 def test_json_has_the_documented_fields() -> None:
     image = in_json(a_result(concepts(), against=LYNX))
     assert set(image) == {
-        "image", "model", "layer", "task", "target", "predicted", "answered", "against", "differs_by", "method",
-        "branch", "regions", "contribution_measure", "margin", "random_level", "concepts",
+        "image", "model", "layer", "task", "task_assumed", "target", "predicted", "answered", "against", "differs_by",
+        "method", "branch", "regions", "contribution_measure", "margin", "random_level", "concepts",
     }  # fmt: skip
     assert image["contribution_measure"] == "evidence"
     assert image["margin"] == {

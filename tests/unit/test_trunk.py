@@ -29,7 +29,8 @@ class Shared(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         first = self.early(images)
-        return self.head(self.act(self.block(self.act(first)) + self.act(first).mean())).mean((2, 3))
+        mean = self.act(first).mean((1, 2, 3), keepdim=True)
+        return self.head(self.act(self.block(self.act(first)) + mean)).mean((2, 3))
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def test_a_classifier_answers_as_its_own_library(folders: dict[str, Path], name:
         ("detr", "model.encoder", 3),
         ("conditional detr", "model.encoder", 3),
         ("deformable detr", "model.input_proj.2", 3),
-        ("rt-detr", "model.encoder.pan_blocks.1.bottlenecks.1", 3),
+        ("rt-detr", "model.decoder_input_proj.2.0", 3),
         ("yolos", "vit.encoder.layer.1.layernorm_before", 4),
     ],
 )

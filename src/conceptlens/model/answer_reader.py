@@ -61,15 +61,24 @@ class AnswerReader:
         check_kind(numbers, self.name)
         return numbers
 
-    def check_range(self, within_one: bool) -> None:
+    def check_range(self, within_one: bool, sum_to_one: bool) -> None:
         """Refuse numbers that look like probabilities where class scores are expected and nobody says what they are.
 
         Args:
             within_one: Whether all numbers for images of noise lay between 0 and 1 and no linear layer makes them.
+            sum_to_one: Whether those of each image were shares of 1.
 
         Raises:
             InputError: It is so.
         """
+        if self.task in ("regression", "embedding", "detection"):
+            return
+        if sum_to_one:
+            raise InputError(
+                f"{self.name} puts out probabilities (the numbers of each image lie between 0 and 1 and sum to 1), and "
+                "class scores are read before the softmax; say Backbone(..., output=torch.log), or task='regression' "
+                "where they are quantities"
+            )
         if within_one and not self.task_is_given and self.task in (None, "single_label", "multi_label", "binary"):
             raise InputError(
                 f"{self.name} gives numbers between 0 and 1 for every image that it was tried with, so they look like "

@@ -308,7 +308,8 @@ class Backbone(PhotoInput):
                 vars(self)["anatomy"] = self._probe(given)
             kept = LayerKeeper(self.default_layers if layers is None else layers)
             found = self.run(given, kept.watches, len(given.images))
-            self._reader.check_range(self.anatomy.within_one)
+            if found.places is None:
+                self._reader.check_range(self.anatomy.within_one, self.anatomy.sum_to_one)
         outputs = {name: self.layer_output(name, raw, given.images) for name, raw in kept.raw().items()}
         return Observation(
             found.model_name, found.output, found.class_scores, found.vector, found.meaning, self, given, outputs,

@@ -43,6 +43,8 @@ BLOCKS = (
 IMAGES = 2 + len(BLOCKS)
 # The same image twice may differ by this share of what a block changes, and so may an image alone.
 SAME_IMAGE_TOLERANCE = 0.02
+# How far probabilities that were rounded, or kept from 0, may be from a sum of 1.
+SUM_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +147,17 @@ class Experiment:
         """
         answers = self._answers(read)
         return len(answers) == IMAGES and within_one(answers)
+
+    def answers_sum_to_one(self, read: Callable[[Any, int], Tensor]) -> bool:
+        """Whether the numbers of every answer are shares of 1, as probabilities of one class of many are.
+
+        Args:
+            read: From what the module returned, and for how many images, to `(image, ...)`.
+        """
+        answers = self._answers(read)
+        if answers.ndim != 2 or answers.shape[1] < 2 or len(answers) != IMAGES:
+            return False
+        return within_one(answers) and bool(((answers.float().sum(1) - 1).abs() < SUM_TOLERANCE).all())
 
     def _answers(self, read: Callable[[Any, int], Tensor]) -> Tensor:
         images = IMAGES if self.in_batches else 1

@@ -8,7 +8,8 @@ whose cells see the whole image shows no such difference, and nothing is said ag
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 
     from conceptlens.model.layout import Grid
 
+# A layer's output in the graph of images, and the images.
+Seen: TypeAlias = tuple[Tensor, Tensor]
+
+# The least correlation of what cells look at in two images: that of cells which see a place of their own is near 1.
+LEAST_ALIKE = 0.5
 # Below this mean difference between the halves (0 to 1), cells see too much of the image for their order to show.
 LEAST_CONTRAST = 0.7
 # The mean agreement (-1 to 1) from which cells lie where they are said to, or all of them one cell further.
@@ -31,16 +37,37 @@ LEAST_COVERAGE = 0.8
 NO_GRADIENT = 1e-6
 
 
-def order_problem(cells: Tensor, images: Tensor, grid: Grid) -> str:
+def order_problem(seen: Seen, again: Callable[[], Seen], grid: Grid) -> str:
     """Return why a layer's cells do not lie where a grid says, in words; empty where nothing speaks against it.
 
-    It takes three to nine gradients of one image.
+    It takes three to nine gradients of one image, and as many of another one where something does: in a network whose
+    gradients are wild, what one image says another does not.
 
     Args:
-        cells: The layer's output, in the graph of `images`.
-        images: The images, of which the first is looked at.
+        seen: The layer's output in the graph of the images, and the images, of which the first is looked at.
+        again: Returns the same of another image.
         grid: The reading of the output.
     """
+    found = _problem(*seen, grid)
+    if not found:
+        return ""
+    other = again()
+    if not _problem(*other, grid):
+        return ""
+    maps = [_energy(*one, grid, _bands(grid, 1, 1)) for one in (seen, other)]
+    return found if maps[0] is not None and maps[1] is not None and _alike(*maps) >= LEAST_ALIKE else ""
+
+
+def _alike(first: Tensor, second: Tensor) -> float:
+    """Return the correlation over places of the logarithms of two energies, -1 to 1."""
+    logs = [
+        (energy / energy.mean().clamp_min(1e-30)).clamp_min(NO_GRADIENT).log().flatten() for energy in (first, second)
+    ]
+    centred = [one - one.mean() for one in logs]
+    return float(F.cosine_similarity(centred[0], centred[1], dim=0))
+
+
+def _problem(cells: Tensor, images: Tensor, grid: Grid) -> str:
     if not has_gradient(cells):
         return ""
     energy = _energy(cells, images, grid, torch.ones(grid.height, grid.width, dtype=torch.bool, device=images.device))
@@ -71,8 +98,7 @@ def _agreement(cells: Tensor, images: Tensor, grid: Grid, axis: int, period: int
         axis: 0 for bands of rows, 1 for bands of columns.
         period: How many rows or columns make a band.
     """
-    place = torch.arange((grid.height, grid.width)[axis], device=images.device) // period % 2 == 0
-    first = (place[:, None] if axis == 0 else place[None]).expand(grid.height, grid.width)
+    first = _bands(grid, axis, period).to(images.device)
     here, there = (_energy(cells, images, grid, band) for band in (first, ~first))
     if here is None or there is None:
         return None
@@ -84,6 +110,12 @@ def _agreement(cells: Tensor, images: Tensor, grid: Grid, axis: int, period: int
     return float(torch.where(first, contrast, -contrast).sum() / contrast.abs().sum())
 
 
+def _bands(grid: Grid, axis: int, period: int) -> Bool[Tensor, "height width"]:
+    """Return the cells of every second band of rows (axis 0) or columns (axis 1)."""
+    place = torch.arange((grid.height, grid.width)[axis], device="cpu") // period % 2 == 0
+    return (place[:, None] if axis == 0 else place[None]).expand(grid.height, grid.width)
+
+
 def _energy(
     cells: Tensor, images: Tensor, grid: Grid, band: Bool[Tensor, "height width"]
 ) -> Float[Tensor, "height width"] | None:
@@ -91,7 +123,9 @@ def _energy(
     with torch.enable_grad():
         read = grid.read(cells)[:1]
         generator = torch.Generator("cpu").manual_seed(0)
-        directions = torch.randn(read.shape, generator=generator, dtype=torch.float32, device="cpu").to(read) * band
+        directions = torch.randn(read.shape, generator=generator, dtype=torch.float32, device="cpu").to(read) * band.to(
+            read.device
+        )
         try:
             (gradient,) = torch.autograd.grad(read, images, directions, retain_graph=True, allow_unused=True)
         except torch.OutOfMemoryError:

@@ -224,7 +224,7 @@ def wrong_reading(answer: object, model: str, images: int) -> InputError:
         model: What the model is called.
         images: How many images there were.
     """
-    joined = _joined(answer, images)
+    joined = _joined(answer, images, least=1)
     how = f"; where it is one for each image, make one tensor of it, as {joined} does" if joined else ""
     return InputError(
         f"output= of {model} returned {type(answer).__name__}; expected a tensor, (image, class) or (image, class, "
@@ -253,9 +253,9 @@ def _one_for_each(tensors: Mapping[str, Tensor], model: str, joined: str) -> Inp
     )
 
 
-def _joined(output: Any, images: int | None) -> str:
+def _joined(output: Any, images: int | None, least: int = 2) -> str:
     """Return the function that joins a list with an answer for each image to one tensor; empty for other outputs."""
-    if not isinstance(output, (tuple, list)) or images is None or not 1 < len(output) == images:
+    if not isinstance(output, (tuple, list)) or images is None or not least <= len(output) == images:
         return ""
     answers = [named_tensors(one) for one in output]
     shapes = [{path: tensor.shape for path, tensor in one.items()} for one in answers]

@@ -58,6 +58,7 @@ class Anatomy:
         refused: Why the others cannot be read as cells, in words.
         within_one: Whether all numbers of its answers lay between 0 and 1, also for an image of large values, without a
             linear layer making them.
+        sum_to_one: Whether the numbers of every answer were shares of 1.
     """
 
     layers: tuple[Layer, ...]
@@ -67,6 +68,7 @@ class Anatomy:
     grids: Mapping[str, Grid] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
     within_one: bool = False
+    sum_to_one: bool = False
 
 
 # Modules that hand their input on unchanged in eval mode: never worth naming as a layer.
@@ -187,14 +189,27 @@ def _probed(
             "no layer of this model has a grid of cells that reaches its output; "
             "name one with layers=[...] (conceptlens models --layers NAME lists them)"
         )
-    elif disorder := order_problem(next(t for n, t, _ in named if n == default), traced.images, grids[default]):
+    elif disorder := _disorder(module, given.of_one(0, images[:1]), names, traced, default, grids[default]):
         problem = f"layer '{default}' cannot be read: {disorder}; name another one with layers=[...]"
         refused[default] = disorder
         del grids[default]
         layers, default = tuple(layer for layer in layers if layer.name != default), None
     bounded = classifier is None and experiment.answers_within_one(read)
     bounded = bounded and _bounded_for_large_images(module, given.of_one(0, LARGE * images[:1]), read)
-    return Anatomy(layers, default, classifier, problem, grids, refused, bounded)
+    shares_of_one = experiment.answers_sum_to_one(read)
+    return Anatomy(layers, default, classifier, problem, grids, refused, bounded, shares_of_one)
+
+
+def _disorder(module: nn.Module, given: ModelInput, names: list[str], traced: _Trace, layer: str, grid: Grid) -> str:
+    """Return why the cells of a layer are not in order; empty where nothing says so in this image and its mirror."""
+
+    def seen(trace: _Trace) -> tuple[Tensor, Tensor]:
+        return next(tensor for name, tensor in trace.outputs if name == layer), trace.images
+
+    def again() -> tuple[Tensor, Tensor]:
+        return seen(_trace(module, given.with_images(given.images.flip(3)), names, {}))
+
+    return order_problem(seen(traced), again, grid)
 
 
 def _bounded_for_large_images(module: nn.Module, given: ModelInput, read: Callable[[Any, int], Tensor]) -> bool:

@@ -13,8 +13,6 @@ from conceptlens.model.observation import Observation
 
 # Steps that make probabilities of scores, by the node of the graph that they leave, and how they are undone.
 _MADE_BY = {"SigmoidBackward0": ("sigmoid", "torch.logit"), "SoftmaxBackward0": ("softmax", "torch.log")}
-# How far probabilities that were rounded or kept from 0 may be from a sum of 1.
-SUM_TOLERANCE = 1e-3
 _KEEPING = ("View", "Squeeze", "Unsqueeze", "Reshape", "Clone", "Alias", "ToCopy")  # nodes that change no value
 
 
@@ -73,20 +71,6 @@ def check_numbers(numbers: Tensor, images: int | None, task: Task | None, model:
             f"{model} puts out probabilities (its last step is a {step}), and class scores are read before it; say "
             f"Backbone(..., output={undone}), or task='regression' where they are quantities"
         )
-    if _sum_to_one(numbers):
-        raise InputError(
-            f"{model} puts out probabilities (the {numbers.shape[1]} numbers of each image lie between 0 and 1 and sum "
-            "to 1), and class scores are read before the softmax; say Backbone(..., output=torch.log), or "
-            "task='regression' where they are quantities"
-        )
-
-
-def _sum_to_one(numbers: Tensor) -> bool:
-    """Whether every row holds shares of 1."""
-    if numbers.shape[1] < 2 or not len(numbers) or not numbers.is_floating_point():
-        return False
-    values = numbers.detach().float()
-    return bool((values >= 0).all()) and bool(((values.sum(1) - 1).abs() < SUM_TOLERANCE).all())
 
 
 def _made_by(numbers: Tensor) -> tuple[str, str] | None:
