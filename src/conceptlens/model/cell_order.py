@@ -54,8 +54,8 @@ def order_problem(seen: Seen, again: Callable[[], Seen], grid: Grid) -> str:
     other = again()
     if not _problem(*other, grid):
         return ""
-    maps = [_energy(*one, grid, _bands(grid, 1, 1)) for one in (seen, other)]
-    return found if maps[0] is not None and maps[1] is not None and _alike(*maps) >= LEAST_ALIKE else ""
+    first, second = (_energy(*one, grid, _bands(grid, 1, 1)) for one in (seen, other))
+    return found if first is not None and second is not None and _alike(first, second) >= LEAST_ALIKE else ""
 
 
 def _alike(first: Tensor, second: Tensor) -> float:
@@ -134,4 +134,4 @@ def _energy(
             return None
     if gradient is None or not bool(gradient.isfinite().all()):
         return None
-    return F.adaptive_avg_pool2d(gradient[:1].float().square().sum(1, keepdim=True), tuple(band.shape))[0, 0]
+    return F.adaptive_avg_pool2d(gradient[:1].float().square().sum(1, keepdim=True), (grid.height, grid.width))[0, 0]
