@@ -37,6 +37,7 @@ from conceptlens.cli import app
 from conceptlens.data.class_folder import ClassFolder
 from conceptlens.data.drawn_scene import DrawnSet
 from conceptlens.local_embeddings.runs.embed_run import embed_batches
+from conceptlens.localization.evaluate_localization import evaluate_localization
 from conceptlens.localization.methods import MethodContext, build_methods
 from conceptlens.metrics import FAITHFULNESS_METRICS
 from conceptlens.pages.number_format import number
@@ -369,7 +370,7 @@ class TestConceptMaps:
         assert [one.against for one in suite.methods] == ["grad_cam", "", "", ""]
         data = cl.open_set("drawn:3")
         built = build_methods(names, MethodContext(model, data.concepts, seed=2))
-        rows = list(cl.evaluate(data, built, seed=2))[1]
+        rows = list(evaluate_localization(data, built, seed=2))[1]
         assert isinstance(rows, tuple)
         wanted = {
             (row.method, f"{row.concept}:{row.type}", metric): row.scores[metric]
