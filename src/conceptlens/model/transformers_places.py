@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from conceptlens.io.errors import InputError
 from conceptlens.model.detector_output import Detections
 from conceptlens.model.pixel_scores import PixelScores
 
@@ -45,7 +46,15 @@ def read_queries(output: Any, classes: int, fixed: bool) -> Detections:
             sizes as shares of the input.
         classes: How many classes there are.
         fixed: Whether a query is the same in every image.
+
+    Raises:
+        InputError: The model gives no boxes with a score for each class, as those that find text do not.
     """
+    if not hasattr(output, "logits") or not hasattr(output, "pred_boxes"):
+        raise InputError(
+            f"the detector gives {type(output).__name__} without logits and pred_boxes, so no boxes with classes can be "
+            "read from it; say how to read its answer with Backbone(..., output=), to cl.Detections or to scores"
+        )
     logits = output.logits
     centre, extent = output.pred_boxes[..., :2], output.pred_boxes[..., 2:]
     scores = logits.softmax(2)[..., :classes] if logits.shape[2] > classes else None
