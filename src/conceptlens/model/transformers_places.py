@@ -52,7 +52,7 @@ def read_queries(output: Any, classes: int, fixed: bool) -> Detections:
     """
     if not hasattr(output, "logits") or not hasattr(output, "pred_boxes"):
         raise InputError(
-            f"the detector gives {type(output).__name__} without logits and pred_boxes, so no boxes with classes can be "
+            f"the detector gives {type(output).__name__} without logits and pred_boxes, so no boxes of classes can be "
             "read from it; say how to read its answer with Backbone(..., output=), to cl.Detections or to scores"
         )
     logits = output.logits
