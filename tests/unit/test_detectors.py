@@ -17,6 +17,7 @@ import conceptlens as cl
 from conceptlens.cams.detection_targets import AskedBoxes, boxes_at
 from conceptlens.model.box_operators import compiled_operators, plain_suppression
 from conceptlens.model.observation import Observation
+from conceptlens.model.transformers_places import read_queries
 from tiny_detectors import DETECTORS
 
 NAMES = ("sky", "cat", "dog", "bus")
@@ -352,3 +353,8 @@ def test_the_users_detector_is_left_as_it_was() -> None:
     assert all(torch.equal(value, before[name]) for name, value in detector.state_dict().items())
     assert sorted(vars(detector.roi_heads.box_roi_pool)) == names
     assert detector.roi_heads.box_roi_pool.scales is scales
+
+
+def test_a_detector_without_classes_of_boxes_is_refused_in_a_sentence() -> None:
+    with pytest.raises(cl.InputError, match="gives BaseModelOutput without logits and pred_boxes"):
+        read_queries(transformers.modeling_outputs.BaseModelOutput(), 3, fixed=False)

@@ -216,11 +216,12 @@ def _bounded_for_large_images(module: nn.Module, given: ModelInput, read: Callab
     """Whether the numbers stay between 0 and 1 where those of a network that ends in a ReLU grow."""
     try:
         with torch.no_grad():
-            return within_one(read(forward(module, given, {}), 1))
+            found = forward(module, given, {})
     except torch.OutOfMemoryError:
         raise
-    except Exception:  # a module may refuse such values, and raises what it likes
+    except (InputError, RuntimeError, ValueError, AssertionError):  # a module may refuse such values
         return True
+    return within_one(read(found, 1))
 
 
 def _experiment(module: nn.Module, given: ModelInput, images: Tensor, names: list[str]) -> tuple[Tensor, Experiment]:
