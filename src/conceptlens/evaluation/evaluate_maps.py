@@ -86,6 +86,8 @@ def evaluate(
         >>> print(cl.evaluate(maps, masks))
         >>> print(cl.evaluate(maps, cl.metrics.score_module(net, batch, classes[:, None])))
     """
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise InputError(f"seed is {seed!r}; expected an integer, at least 0")
     named = named_methods(maps)
     of_masks, of_network = isinstance(data, (np.ndarray, torch.Tensor)), isinstance(data, ScoredImages)
     of_set = hasattr(data, "concepts") and hasattr(data, "__getitem__")
@@ -128,7 +130,7 @@ def _fills(fills: Any) -> Sequence[str]:
         raise InputTypeError(f"fills are given as {type(fills).__name__}; expected a list such as ['mean', 'blur']")
     if not fills:
         raise InputError(f"no fill is named; fills: {', '.join(FILLS)}")
-    return fills
+    return tuple(dict.fromkeys(fills))
 
 
 def _by_masks(

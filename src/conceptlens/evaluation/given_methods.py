@@ -70,6 +70,9 @@ def maps_alone(named: Mapping[str, Any]) -> dict[str, Explanation | Tensor]:
                 f"maps '{name}' have shape {tuple(maps.shape)}; expected image height width, or image question height "
                 "width"
             )
+        shape = tuple((maps.maps if isinstance(maps, Explanation) else maps).shape)
+        if 0 in shape:
+            raise InputError(f"maps '{name}' have shape {shape}; expected at least one image, question and cell")
         found[name] = maps[:, None] if isinstance(maps, torch.Tensor) and maps.ndim == 3 else maps
     return found
 

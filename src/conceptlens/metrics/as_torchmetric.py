@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.io.errors import InputError, InputTypeError
@@ -26,7 +27,7 @@ def as_torchmetric(metric: Metric, **settings: Any) -> MeanScore:
         a float64 tensor without axes, NaN where the metric applied to nothing.
 
     Raises:
-        InputError: torchmetrics is not installed.
+        InputError: torchmetrics is not installed, or the metric's function has no such setting.
         InputTypeError: `metric` is no `Metric`.
 
     Examples:
@@ -39,6 +40,10 @@ def as_torchmetric(metric: Metric, **settings: Any) -> MeanScore:
             f"a {type(metric).__name__} was given as the metric; expected a cl.metrics.Metric, such as "
             "cl.metrics.MAP_MASK_METRICS['iou']"
         )
+    taken = inspect.signature(metric.compute).parameters
+    unknown = [name for name in settings if name not in taken]
+    if unknown and not any(one.kind is one.VAR_KEYWORD for one in taken.values()):
+        raise InputError(f"metric '{metric.name}' has no setting '{unknown[0]}'; it takes: {', '.join(taken)}")
     mend_torchvision()  # torchmetrics imports torchvision
     try:
         from conceptlens.metrics.mean_score import MeanScore

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from conceptlens.io.errors import InputError, InputTypeError
-from conceptlens.metrics.given_maps import tensor_of
+from conceptlens.metrics.given_maps import check_cells, check_count, tensor_of
 from conceptlens.metrics.pixel_fills import WHOLE_FILLS, prepare_fill
 from conceptlens.metrics.removal_order import enlarged, maps_for
+from conceptlens.metrics.scored_images import check_images
 from conceptlens.metrics.variant_runs import scores_of, values_without, whole_values
 from conceptlens.record import Explanation
 from conceptlens.statistics.score import Score
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 # The sides of infidelity's squares, as shares of the image's shorter side.
 SMALLEST_SQUARE, LARGEST_SQUARE = 1 / 8, 1 / 2
+# A score that changes by a smaller share of itself has not changed: networks round in float32.
+ROUNDING = 1e-6
 
 
 def completeness(explained: Maps, scored: ScoredImages, fill: str = "mean") -> Score:
@@ -40,7 +43,7 @@ def completeness(explained: Maps, scored: ScoredImages, fill: str = "mean") -> S
         fill: What the whole image becomes.
 
     Returns:
-        `values[image question]`; it does not apply where the score does not change.
+        `values[image question]`; it does not apply where the score does not change by more than rounding does.
 
     Raises:
         InputError: The fill makes pixels up from their neighbours, shapes do not fit, or a map is not finite.
@@ -55,8 +58,9 @@ def completeness(explained: Maps, scored: ScoredImages, fill: str = "mean") -> S
     empty = values_without(
         ready, reading, image, question, lambda jobs: torch.ones(len(jobs), *size, dtype=torch.bool, device=maps.device)
     )
-    change = whole - empty[:, 0].reshape(whole.shape)
-    applies = change != 0
+    left = empty[:, 0].reshape(whole.shape)
+    change = whole - left
+    applies = change.abs() > ROUNDING * torch.maximum(whole.abs(), left.abs())
     missed = (maps.double().sum((2, 3)).cpu() - change).abs() / torch.where(applies, change.abs(), 1)
     return Score(torch.where(applies, missed, 0.0), applies, fill=fill)
 
@@ -69,7 +73,8 @@ def infidelity(
     Yeh et al., NeurIPS 2019, definition 2.1 with square removal: the mean over squares of `(b sum of the map in the
     square - (f(x) - f(x without the square)))^2`, a map's cells read as what they contribute. With `scaled`, `b` is the
     best factor for each map (the paper's optimal scaling), so a map needs no unit and a map of zeros gives the mean
-    squared change; without, `b` is 1. The unit is that of the score, squared.
+    squared change; without, `b` is 1. `b` may be below 0, so a map turned around has the same value. The unit is that
+    of the score, squared.
 
     Args:
         explained: The maps; the total of each stays what it is when it is enlarged.
@@ -80,20 +85,19 @@ def infidelity(
         seed: Draws the squares, the same for every image and question.
 
     Returns:
-        `values[image question]`.
+        `values[image question]`; it does not apply where no square changes the score by more than rounding does.
 
     Raises:
         InputError: There are fewer than one sample, shapes do not fit, a map is not finite, or the fill is unknown.
     """
-    if samples < 1:
-        raise InputError(f"there are {samples} samples; expected at least 1")
+    check_count(samples, "samples")
     maps, reading = maps_for(explained, scored), scores_of(scored)
     ready = prepare_fill(fill, scored.images, scored.black, seed)
     size = (scored.images.shape[2], scored.images.shape[3])
     squares = random_squares(size, samples, seed).to(maps.device)
     whole = whole_values(scored, reading, maps.shape[1])
     image, question = _every_pair(maps)
-    found = []
+    found, moved = [], []
     for one in range(len(image)):  # a pair at a time bounds the memory, and its squares fill a pass
         here, asked = int(image[one]), int(question[one])
         several = image[one].expand(samples), question[one].expand(samples)
@@ -104,8 +108,9 @@ def infidelity(
         power = told.square().sum()
         factor = (told * change).sum() / power if scaled and power > 0 else 1.0
         found.append((factor * told - change).square().mean())
-    values = torch.stack(found).reshape(maps.shape[:2])
-    return Score(values, torch.ones_like(values, dtype=torch.bool), fill=fill)
+        moved.append(change.abs().max() > ROUNDING * whole[here, asked, 0].abs())
+    values, applies = (torch.stack(one).reshape(maps.shape[:2]) for one in (found, moved))
+    return Score(torch.where(applies, values, 0.0), applies, fill=fill)
 
 
 def max_sensitivity(
@@ -136,8 +141,10 @@ def max_sensitivity(
     """
     if not callable(explain):
         raise InputTypeError(f"explain is a {type(explain).__name__}; expected a function from images to their maps")
-    if radius <= 0 or samples < 1:
-        raise InputError(f"radius is {radius} and samples {samples}; expected a radius above 0 and at least 1 sample")
+    check_images(images)
+    check_count(samples, "samples")
+    if not 0 < radius < float("inf"):
+        raise InputError(f"radius is {radius}; expected a radius above 0, in units of the network's input")
     before = _maps(explain(images), images)
     size = before.flatten(2).norm(dim=2)
     generator = torch.Generator("cpu").manual_seed(seed)
@@ -183,6 +190,5 @@ def _maps(given: Maps, images: Tensor) -> Float[Tensor, "image question height w
     maps = given.maps.detach().cpu() if isinstance(given, Explanation) else tensor_of(given, "maps")
     if maps.ndim != 4 or len(maps) != len(images):
         raise InputError(f"maps have shape {tuple(maps.shape)}; expected image question height width")
-    if not bool(torch.isfinite(maps.float()).all()):
-        raise InputError("explain gave maps that are NaN or infinite; nothing can be measured of them")
+    check_cells(maps)
     return maps.double()

@@ -9,7 +9,7 @@ import torch
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.given_maps import tensor_of
 from conceptlens.metrics.pixel_fills import prepare_fill
-from conceptlens.metrics.scored_images import check_probabilities
+from conceptlens.metrics.scored_images import check_probabilities, check_scored
 from conceptlens.metrics.variant_runs import Fill, Reading, scores_of, values_without, whole_values
 from conceptlens.statistics.score import Score
 
@@ -83,6 +83,7 @@ def concept_insertion(
 def _area(
     places: Places, contributions: Contributions, scored: ScoredImages, fill: str, seed: int, put_in: bool
 ) -> Score:
+    check_scored(scored)
     where = tensor_of(places, "places").to(scored.images.device)
     counts = tensor_of(contributions, "contributions").to(scored.images.device)
     _check(where, counts, scored)

@@ -14,6 +14,7 @@ import torch
 from torch.nn.functional import adaptive_avg_pool2d, conv2d, pad
 
 from conceptlens.io.errors import InputError
+from conceptlens.metrics.scored_images import check_images
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -80,8 +81,7 @@ def edge_maps(
     Raises:
         InputError: A number is too small, the grid is finer than the images, or they are not finite.
     """
-    if images.ndim != 4 or not images.numel() or not bool(torch.isfinite(images).all()):
-        raise InputError(f"images have shape {tuple(images.shape)}; expected finite image colour rows columns")
+    check_images(images)
     size = (images.shape[2], images.shape[3])
     wanted = size if grid is None else grid
     _check(len(images), questions, wanted)

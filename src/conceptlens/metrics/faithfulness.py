@@ -14,7 +14,7 @@ They return a `Score` with `values[image question]` that names its fill.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -102,7 +102,7 @@ def insertion(
     Raises:
         InputError: As in `removal_curves`, or scores are no probabilities.
     """
-    if not isinstance(shares, int):
+    if isinstance(shares, Iterable) and not isinstance(shares, str):
         shares = [1 - share for share in reversed(shares)]
     curves = removal_curves(explained, scored, shares, fill, "lowest", ties, seed)
     return _probable(curves).area()

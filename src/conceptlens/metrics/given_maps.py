@@ -11,7 +11,7 @@ from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.record import WHOLE, Explanation
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
     Maps: TypeAlias = (
@@ -52,11 +52,76 @@ def maps_of(given: Maps) -> Tensor:
     return tensor_of(given, "maps")
 
 
+def check_cells(maps: Tensor) -> None:
+    """Refuse maps of other axes, and cells that are no numbers.
+
+    Args:
+        maps: Raw maps.
+
+    Raises:
+        InputError: They have not four axes, no cell, or one that is NaN or infinite.
+    """
+    if maps.ndim != 4:
+        raise InputError(f"maps have {maps.ndim} axes; expected image question height width")
+    if 0 in maps.shape[2:]:
+        raise InputError(
+            f"maps have shape {tuple(maps.shape)}; expected image question height width, at least one cell"
+        )
+    wrong = int((~torch.isfinite(maps)).sum())
+    if wrong:
+        raise InputError(f"{wrong} of {maps.numel()} cells of the maps are NaN or infinite; only numbers can be ranked")
+
+
+def classes_in(given: object, name: str) -> Int[Tensor, "..."]:
+    """Return class indices, a tensor or an array of integers.
+
+    Args:
+        given: What was given.
+        name: What it is called where it is refused.
+
+    Raises:
+        InputTypeError: It is something else.
+    """
+    found = given if isinstance(given, torch.Tensor) else tensor_of(given, name)
+    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
+        raise InputTypeError(f"{name} have type {found.dtype}; expected integers, the indices of classes")
+    return found.detach().long()
+
+
+def check_count(number: object, name: str) -> int:
+    """Return a whole number of at least 1.
+
+    Args:
+        number: What was given.
+        name: What is counted, such as "samples".
+
+    Raises:
+        InputError: It is below 1.
+        InputTypeError: It is no integer.
+    """
+    if isinstance(number, bool) or not isinstance(number, (int, np.integer)):
+        raise InputTypeError(f"the number of {name} is {number!r}; expected an integer, at least 1")
+    if number < 1:
+        raise InputError(f"there are {number} {name}; expected at least 1")
+    return int(number)
+
+
 def tensor_of(given: object, name: str) -> Tensor:
-    """Return a tensor or an array as a tensor on the CPU without a gradient."""
-    if isinstance(given, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(given))
-    if not isinstance(given, torch.Tensor):
+    """Return a tensor or an array of real numbers or bools as a tensor on the CPU without a gradient.
+
+    Args:
+        given: What was given.
+        name: What it is called where it is refused.
+
+    Raises:
+        InputTypeError: It is neither, or holds something else, such as texts or complex numbers.
+    """
+    if not isinstance(given, (np.ndarray, torch.Tensor)):
         wanted = "an Explanation, a tensor or an array" if name == "maps" else "a tensor or an array"
         raise InputTypeError(f"{name} are of type {type(given).__name__}; expected {wanted}")
+    real = given.dtype.kind in "fiub" if isinstance(given, np.ndarray) else not given.is_complex()
+    if not real:
+        raise InputTypeError(f"{name} hold values of type {given.dtype}; expected real numbers")
+    if isinstance(given, np.ndarray):
+        return torch.from_numpy(np.ascontiguousarray(given))
     return given.detach().cpu()

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from conceptlens.io.errors import InputError
-from conceptlens.metrics.given_maps import tensor_of
+from conceptlens.metrics.given_maps import classes_in, tensor_of
 from conceptlens.metrics.pixel_removal import checked_shares, removed_values, taken_shares
 from conceptlens.metrics.removal_order import TieOrder, maps_for, ranked
+from conceptlens.metrics.scored_images import check_scored
 from conceptlens.metrics.variant_runs import Reading
 from conceptlens.statistics.score import Score
 
@@ -248,6 +249,7 @@ def _checked_group(given: Groups, maps: Float[Tensor, "image question height wid
 
 
 def _classes_of(scored: ScoredImages) -> Int[Tensor, "image question"]:
+    check_scored(scored)
     if scored.classes is None:
         raise InputError("it is not known which class each question is about; give ScoredImages(..., classes=)")
     return scored.classes
@@ -255,8 +257,10 @@ def _classes_of(scored: ScoredImages) -> Int[Tensor, "image question"]:
 
 def _one_hot(scored: ScoredImages, classes: Int[Tensor, "image question"]) -> Groups:
     """Return each class as a group of one."""
+    classes = classes_in(classes, "classes")
     rows = torch.arange(1, device=scored.images.device)
     count = scored.run_classes(scored.images[:1], rows).shape[1]
-    if int(classes.min()) < 0 or int(classes.max()) >= count:
-        raise InputError(f"a class is {int(classes.max())}; the network gives probabilities of {count} classes")
-    return torch.nn.functional.one_hot(classes.long(), count).bool()
+    wrong = classes[(classes < 0) | (classes >= count)]
+    if len(wrong):
+        raise InputError(f"a class is {int(wrong[0])}; the network gives probabilities of {count} classes")
+    return torch.nn.functional.one_hot(classes, count).bool()

@@ -17,7 +17,7 @@ import torch
 from scipy.stats import rankdata
 from torch.nn.functional import conv2d
 
-from conceptlens.io.errors import InputError, near
+from conceptlens.io.errors import InputError, InputTypeError, near
 from conceptlens.metrics.map_pairs import compare_maps
 from conceptlens.statistics.score import Metric, Score
 
@@ -144,10 +144,13 @@ def agreement_matrix(methods: Mapping[str, Maps], similarity: SimilarityName = "
 
     Raises:
         InputError: There are fewer than two methods, or as in the similarity.
+        InputTypeError: They are not named.
 
     Examples:
         >>> agreement_matrix({"Grad-CAM": cl.cam(seen), "HiResCAM": cl.cam(seen, rule="hires_cam")}).of(0, 1)
     """
+    if not isinstance(methods, Mapping):
+        raise InputTypeError(f"methods are given as {type(methods).__name__}; expected maps by name, in a dictionary")
     names = tuple(methods)
     if len(names) < 2:
         raise InputError(f"there are maps of {len(names)} methods; agreement needs at least two")

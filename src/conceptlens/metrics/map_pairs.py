@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from conceptlens.io.errors import InputError
-from conceptlens.metrics.given_maps import tensor_of
+from conceptlens.metrics.given_maps import check_cells, tensor_of
 from conceptlens.metrics.removal_order import enlarged, ranked
 from conceptlens.record import Explanation
 from conceptlens.statistics.score import Score
@@ -62,8 +62,9 @@ def compare_maps(first: Maps, second: Maps, similarity: Similarity, size: tuple[
     step = max(1, BATCH_PIXELS // (common[0] * common[1]))
     for pairs in applies.nonzero().split(step) if applies.any() else ():
         image, question = pairs[:, 0], pairs[:, 1]
-        both = (enlarged(maps[image, question], common).double() for maps in (one, other))
-        values[image, question] = similarity(*both)
+        values[image, question] = similarity(
+            *(enlarged(maps[image, question], common).double() for maps in (one, other))
+        )
     return Score(values, applies)
 
 
@@ -80,9 +81,7 @@ def whole_maps(given: Maps) -> Float[Tensor, "image question height width"]:
     maps = given.maps.detach().cpu() if isinstance(given, Explanation) else tensor_of(given, "maps")
     if maps.ndim != 4 or 0 in maps.shape:
         raise InputError(f"maps have shape {tuple(maps.shape)}; expected image question height width, none of them 0")
-    wrong = int((~torch.isfinite(maps.double())).sum())
-    if wrong:
-        raise InputError(f"{wrong} of {maps.numel()} cells of the maps are NaN or infinite; expected numbers")
+    check_cells(maps)
     return maps if maps.is_floating_point() else maps.double()
 
 

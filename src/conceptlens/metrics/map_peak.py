@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from conceptlens.metrics.given_maps import maps_of
+from conceptlens.metrics.given_maps import check_cells, maps_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -24,8 +24,12 @@ def peak(explained: Maps) -> Float[Tensor, "image question 2"]:
     Returns:
         `(x, y)` as shares of the width and height that the map covers, 0 to 1. Of several highest cells, their mean: a
         map without a peak (all cells equal) points at the centre.
+
+    Raises:
+        InputError: Maps have other axes, or are not finite.
     """
     maps = maps_of(explained)
+    check_cells(maps)
     height, width = maps.shape[2:]
     highest = (maps == maps.amax((2, 3), keepdim=True)).float()
     total = highest.sum((2, 3))
@@ -44,8 +48,12 @@ def area(explained: Maps) -> Float[Tensor, "image question"]:
 
     Returns:
         The share of cells that reach half of the map's highest value, 0 to 1; 0 for a map that is nowhere positive.
+
+    Raises:
+        InputError: Maps have other axes, or are not finite.
     """
     maps = maps_of(explained)
+    check_cells(maps)
     highest = maps.amax((2, 3), keepdim=True)
     reached = (maps >= 0.5 * highest) & (highest > 0)
     return reached.float().mean((2, 3))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torchmetrics
 from torch import Tensor
+
+from conceptlens.io.errors import InputTypeError
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -55,8 +58,18 @@ class MeanScore(torchmetrics.Metric):
         Args:
             *given: What the metric's function takes, such as maps and masks.
             **named: The same by name.
+
+        Raises:
+            InputTypeError: Something is missing, or too much.
         """
-        score = self.metric.measure(*given, **{**self.settings, **named})
+        settings = {**self.settings, **named}
+        signature = inspect.signature(self.metric.compute)
+        try:
+            signature.bind(*given, **settings)
+        except TypeError as error:
+            name, wanted = self.metric.name, ", ".join(signature.parameters)
+            raise InputTypeError(f"metric '{name}' was not given what it takes, {wanted}: {error}") from None
+        score = self.metric.measure(*given, **settings)
         self.total += float(torch.as_tensor(score.values).double().sum())
         self.count += score.count
 

@@ -114,19 +114,40 @@ def part_importance(explained: Maps, scored: ScoredImages, parts: Parts, fill: s
             f"there are maps of {maps.shape[1]} questions and scores of {drops.values.shape[1]}; give the same "
             "targets, in the same order, as the maps are of"
         )
-    largest = maps.double().abs().sum((2, 3)).cpu(), whole.abs()
-    shape = maps.shape[:2]
+    return part_correlation(sums, drops, maps.double().abs().sum((2, 3)).cpu(), whole.abs())
+
+
+def part_correlation(
+    sums: Score,
+    drops: Score,
+    energy: Float[Tensor, "image question"],
+    whole: Float[Tensor, "image question"],
+) -> Score:
+    """Return Spearman's correlation of sums and drops that are known, as `part_importance` takes it.
+
+    For drops that no fill makes, such as those of scenes drawn again without a part.
+
+    Args:
+        sums: What maps give to parts, as `part_sums` returns it.
+        drops: What the removal of each takes away.
+        energy: The total of each map's absolute values: what its sums are a share of.
+        whole: The absolute score of each image: what its drops are a share of.
+
+    Returns:
+        `values[image question]`, with the fill of the drops.
+    """
+    shape = sums.values.shape[:2]
     values, applies = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.bool)
     for image, question in np.ndindex(*shape):
-        shown = sums.applies[image, question]
+        shown = sums.applies[image, question] & drops.applies[image, question]
         ranks = [
             _ranks(score.values[image, question][shown].numpy(), SAME * float(unit[image, question]))
-            for score, unit in zip((sums, drops), largest, strict=True)
+            for score, unit in ((sums, energy), (drops, whole))
         ]
         if all(len(set(one)) > 1 for one in ranks):
             values[image, question] = float(np.corrcoef(np.stack(ranks))[0, 1])
             applies[image, question] = True
-    return Score(values, applies, fill=fill)
+    return Score(values, applies, fill=drops.fill)
 
 
 def _whole_and_drops(scored: ScoredImages, parts: Parts, fill: str) -> tuple[Float[Tensor, "image question"], Score]:

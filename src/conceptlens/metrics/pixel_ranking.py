@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from conceptlens.io.errors import InputError
-from conceptlens.metrics.given_maps import maps_of, tensor_of
+from conceptlens.metrics.given_maps import check_cells, maps_of, tensor_of
+from conceptlens.metrics.removal_order import enlarged
 from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
@@ -121,8 +122,7 @@ def score_pixels(
 
 def _check(maps: Tensor, masks: Tensor, ignored: Tensor | None) -> None:
     """Check shapes, types and finiteness; the mask may not be coarser than the map."""
-    if maps.ndim != 4:
-        raise InputError(f"maps have {maps.ndim} axes; expected image question height width")
+    check_cells(maps)
     images, questions = maps.shape[:2]
     if masks.ndim not in (3, 4) or masks.shape[0] != images or (masks.ndim == 4 and masks.shape[1] != questions):
         raise InputError(
@@ -141,9 +141,6 @@ def _check(maps: Tensor, masks: Tensor, ignored: Tensor | None) -> None:
             f"masks of {masks.shape[-2]} x {masks.shape[-1]} pixels are coarser than maps of "
             f"{maps.shape[2]} x {maps.shape[3]} cells; give masks at the size of the photo"
         )
-    wrong = int((~torch.isfinite(maps.float())).sum())
-    if wrong:
-        raise InputError(f"{wrong} of {maps.numel()} cells of the maps are NaN or infinite; only numbers can be ranked")
 
 
 def _applies(maps: Tensor, masks: Tensor, ignored: Tensor | None) -> Bool[Tensor, "image question"]:
@@ -156,17 +153,9 @@ def _applies(maps: Tensor, masks: Tensor, ignored: Tensor | None) -> Bool[Tensor
 def _pixels(
     pairs: Tensor, maps: Tensor, masks: Tensor, ignored: Tensor | None
 ) -> tuple[Float[np.ndarray, "pair pixel"], Bool[np.ndarray, "pair pixel"], Int[np.ndarray, "pair"]]:
-    """Return enlarged maps and masks, one row for each pair, and the number of pixels kept.
-
-    Enlarged in float64 and rounded to float32, so that equal cells stay equal pixels.
-    """
+    """Return enlarged maps and masks, one row for each pair, and the number of pixels kept."""
     image, question = pairs[:, 0], pairs[:, 1]
-    size = tuple(masks.shape[-2:])
-    large = maps[image, question]
-    if tuple(large.shape[1:]) != size:
-        large = torch.nn.functional.interpolate(large[:, None].double(), size, mode="bilinear", align_corners=False)
-        large = large.float()
-    values = large.flatten(1).numpy() if large.dtype == torch.float64 else large.float().flatten(1).numpy()
+    values = enlarged(maps[image, question], (masks.shape[-2], masks.shape[-1])).flatten(1).numpy()
     inside = (masks[image, question] if masks.ndim == 4 else masks[image]).flatten(1).numpy()
     kept = np.full(len(pairs), values.shape[1])
     if ignored is not None:

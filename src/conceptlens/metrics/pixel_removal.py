@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import torch
 
-from conceptlens.io.errors import InputError
+from conceptlens.io.errors import InputError, InputTypeError
+from conceptlens.metrics.given_maps import check_count
 from conceptlens.metrics.pixel_fills import prepare_fill
 from conceptlens.metrics.removal_order import TieOrder, check_ties, maps_for, pixel_ranks, ranked
 from conceptlens.metrics.variant_runs import Fill, Reading, at_once_in, scores_of, values_without, whole_values
@@ -173,12 +174,14 @@ def checked_shares(shares: Sequence[float] | int) -> Float[Tensor, "step"]:
 
     Raises:
         InputError: They do not rise within 0..1, or there are fewer than one step.
+        InputTypeError: They are no numbers.
     """
-    if isinstance(shares, int):
-        if shares < 1:
-            raise InputError(f"there are {shares} steps; expected at least 1")
-        return torch.linspace(0, 1, shares + 1, dtype=torch.float64)
-    found = torch.tensor([float(share) for share in shares], dtype=torch.float64)
+    if not isinstance(shares, Iterable):
+        return torch.linspace(0, 1, check_count(shares, "steps") + 1, dtype=torch.float64)
+    try:
+        found = torch.tensor([float(share) for share in shares], dtype=torch.float64)
+    except (TypeError, ValueError):
+        raise InputTypeError(f"shares are {shares!r}; expected numbers from 0 to 1, or a number of steps") from None
     if not len(found) or not bool((found >= 0).all() and (found <= 1).all() and (found.diff() > 0).all()):
         raise InputError(f"shares are {list(shares)}; expected shares of the pixels, rising, from 0 to 1")
     return found

@@ -57,10 +57,12 @@ def cascade_similarity(
     Raises:
         InputError: The module is in training mode, a layer is unknown or cannot be reset, `redraw` is unknown, or maps
             are not finite or change their shape.
-        InputTypeError: `explain` cannot be called.
+        InputTypeError: `explain` cannot be called, or `module` is none.
     """
     if not callable(explain):
         raise InputTypeError(f"explain is a {type(explain).__name__}; expected a function from a module to maps")
+    if not isinstance(module, nn.Module):
+        raise InputTypeError(f"the module is a {type(module).__name__}; expected an nn.Module")
     if any(part.training for part in module.modules()):
         raise InputError("the module is in training mode, where maps depend on the batch; call module.eval() first")
     if redraw not in get_args(Redraw):

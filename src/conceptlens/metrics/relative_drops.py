@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from conceptlens.io.errors import InputError
+from conceptlens.metrics.given_maps import classes_in
 from conceptlens.metrics.pixel_removal import (
     STEPS,
     RemovalCurves,
@@ -16,6 +17,7 @@ from conceptlens.metrics.pixel_removal import (
     taken_shares,
 )
 from conceptlens.metrics.removal_order import TieOrder, maps_for, ranked
+from conceptlens.metrics.scored_images import check_scored
 from conceptlens.metrics.variant_runs import Reading, variants_at_once
 
 if TYPE_CHECKING:
@@ -146,8 +148,10 @@ def classes_and_rivals(
         rivals: As in `relative_drop`.
 
     Raises:
-        InputError: A class is not known, or is its own rival.
+        InputError: A class is not known, one that the network does not have, or its own rival.
+        InputTypeError: Rivals are no integers, or `scored` is no `ScoredImages`.
     """
+    check_scored(scored)
     if scored.classes is None:
         raise InputError("it is not known which class each question is about; give ScoredImages(..., classes=)")
     own = scored.classes.to(scored.images.device)
@@ -155,9 +159,11 @@ def classes_and_rivals(
         if rivals != "highest":
             raise InputError(f"no rivals '{rivals}'; expected 'highest', or class indices, image question")
         return own, _highest_other(scored, own)
-    other = rivals.to(own.device)
+    other = classes_in(rivals, "rivals").to(own.device)
     if other.shape != own.shape:
         raise InputError(f"rivals have shape {tuple(other.shape)}; expected {tuple(own.shape)}, image question")
+    first = torch.arange(1, device=own.device)
+    _check_range(torch.stack([own, other]), scored.run_classes(scored.images[:1], first).shape[1])
     if bool((other == own).any()):
         raise InputError("a class cannot be its own rival; name another one for each question")
     return own, other
@@ -167,7 +173,12 @@ def _highest_other(scored: ScoredImages, own: Int[Tensor, "image question"]) -> 
     rows = torch.arange(len(own), device=own.device)
     chunks = rows.split(variants_at_once(scored.images))
     seen: Float[Tensor, "image class"] = torch.cat([scored.run_classes(scored.images[part], part) for part in chunks])
-    if int(own.min()) < 0 or int(own.max()) >= seen.shape[1]:
-        raise InputError(f"a class is {int(own.max())}; the network gives probabilities of {seen.shape[1]} classes")
+    _check_range(own, seen.shape[1])
     without = seen[:, None].expand(-1, own.shape[1], -1).scatter(2, own[..., None], -1.0)
     return without.argmax(2)
+
+
+def _check_range(classes: Int[Tensor, "..."], count: int) -> None:
+    wrong = classes[(classes < 0) | (classes >= count)]
+    if len(wrong):
+        raise InputError(f"a class is {int(wrong[0])}; the network gives probabilities of {count} classes")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 import torch
 
 from conceptlens.io.errors import InputError
-from conceptlens.metrics.given_maps import tensor_of
+from conceptlens.metrics.given_maps import check_cells, tensor_of
+from conceptlens.metrics.scored_images import check_scored
 from conceptlens.record import WHOLE, Explanation
 
 if TYPE_CHECKING:
@@ -30,10 +31,11 @@ def maps_for(explained: Maps, scored: ScoredImages) -> Float[Tensor, "image ques
         scored: The images.
 
     Raises:
-        InputTypeError: They are no maps.
+        InputTypeError: They are no maps, or `scored` is no `ScoredImages`.
         InputError: They have another shape, are of other photos or another part of them, finer than the images, or not
             finite.
     """
+    check_scored(scored)
     if isinstance(explained, Explanation):
         _check_photos(explained, scored)
         maps = explained.maps.detach()
@@ -49,9 +51,7 @@ def maps_for(explained: Maps, scored: ScoredImages) -> Float[Tensor, "image ques
             f"maps of {maps.shape[2]} x {maps.shape[3]} cells are finer than images of {size[0]} x {size[1]} pixels; "
             "give them at the size that the network takes, or coarser"
         )
-    wrong = int((~torch.isfinite(maps.float())).sum())
-    if wrong:
-        raise InputError(f"{wrong} of {maps.numel()} cells of the maps are NaN or infinite; only numbers can be ranked")
+    check_cells(maps)
     if maps.shape[1] == 0 or maps.numel() == 0:
         raise InputError("the maps hold no question; there is nothing to measure")
     return maps.to(scored.images.device)
@@ -61,15 +61,16 @@ def ranked(maps: Float[Tensor, "image question height width"]) -> Bool[Tensor, "
     """Say which maps put pixels in an order at all: a map that is the same everywhere does not.
 
     Args:
-        maps: Raw maps.
+        maps: Raw maps; what float32 does not tell apart is the same.
     """
-    return maps.amax((2, 3)) != maps.amin((2, 3))
+    values = _rounded(maps)
+    return values.amax((2, 3)) != values.amin((2, 3))
 
 
 def enlarged(maps: Float[Tensor, "pair height width"], size: tuple[int, int]) -> Float[Tensor, "pair rows columns"]:
     """Return maps at the size of the images, bilinearly, cell centres keep their place.
 
-    Enlarged in float64 and rounded to float32, so that equal cells stay equal pixels.
+    Enlarged in float64 and rounded to the precision of float32, so that equal cells stay equal pixels.
 
     Args:
         maps: Raw maps.
@@ -78,7 +79,15 @@ def enlarged(maps: Float[Tensor, "pair height width"], size: tuple[int, int]) ->
     if tuple(maps.shape[1:]) == size:
         return maps if maps.dtype == torch.float64 else maps.float()
     large = torch.nn.functional.interpolate(maps[:, None].double(), size, mode="bilinear", align_corners=False)
-    return large[:, 0].float()
+    return _rounded(large[:, 0]) if maps.dtype == torch.float64 else large[:, 0].float()
+
+
+def _rounded(maps: Float[Tensor, "*any height width"]) -> Float[Tensor, "*any height width"]:
+    """Return maps at the precision of float32; those in float64 stay so, for float32 has not their range."""
+    if maps.dtype != torch.float64:
+        return maps.float()
+    exponent = torch.frexp(maps.abs().amax((-2, -1), keepdim=True)).exponent.clamp(-1000, 1000)
+    return torch.ldexp(torch.ldexp(maps, -exponent).float().double(), exponent)
 
 
 def pixel_ranks(

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from conceptlens.io.errors import InputError, InputTypeError
+from conceptlens.metrics.given_maps import classes_in, tensor_of
 from conceptlens.record import ImageInfo
 
 if TYPE_CHECKING:
@@ -58,23 +59,22 @@ class ScoredImages:
 
     def __post_init__(self) -> None:
         """Check types, shapes and values."""
-        images = self.images
-        if not isinstance(images, torch.Tensor) or not images.is_floating_point():
-            given = images.dtype if isinstance(images, torch.Tensor) else type(images).__name__
-            raise InputTypeError(f"images are {given}; expected a floating tensor, image colour rows columns")
-        if images.ndim != 4 or not images.numel():
-            raise InputError(f"images have shape {tuple(images.shape)}; expected image colour rows columns")
-        if not bool(torch.isfinite(images).all()):
-            raise InputError("images hold NaN or infinite values; give them as the network takes them")
+        images = check_images(self.images)
         object.__setattr__(self, "images", images.detach())
         for name in ("score", "probabilities"):
             given = getattr(self, name)
             if not callable(given) and not (given is None and name == "probabilities"):
                 raise InputTypeError(f"{name} is a {type(given).__name__}; expected a function of variants and rows")
-        if self.black is not None and tuple(self.black.shape) != (images.shape[1],):
-            raise InputError(f"black has shape {tuple(self.black.shape)}; expected one value for each colour")
-        if self.classes is not None and (self.classes.ndim != 2 or len(self.classes) != len(images)):
-            raise InputError(f"classes have shape {tuple(self.classes.shape)}; expected image question")
+        if self.black is not None:
+            black = tensor_of(self.black, "black")
+            if tuple(black.shape) != (images.shape[1],) or not bool(torch.isfinite(black).all()):
+                raise InputError(f"black has shape {tuple(black.shape)}; expected one value for each colour, finite")
+            object.__setattr__(self, "black", black)
+        if self.classes is not None:
+            classes = classes_in(self.classes, "classes")
+            if classes.ndim != 2 or len(classes) != len(images):
+                raise InputError(f"classes have shape {tuple(classes.shape)}; expected image question")
+            object.__setattr__(self, "classes", classes)
         if self.image_info and len(self.image_info) != len(images):
             raise InputError(f"image_info names {len(self.image_info)} images; there are {len(images)}")
 
@@ -116,6 +116,42 @@ class ScoredImages:
         if found.shape[1] < 2:
             raise InputError("there is one class alone; a class and its most similar other one need at least two")
         return found
+
+
+def check_images(images: object) -> Float[Tensor, "image colour rows columns"]:
+    """Return images as a network takes them, and refuse others.
+
+    Args:
+        images: What was given.
+
+    Raises:
+        InputTypeError: It is no floating tensor.
+        InputError: It has other axes, holds nothing, or a value is not finite.
+    """
+    if not isinstance(images, torch.Tensor) or not images.is_floating_point():
+        given = images.dtype if isinstance(images, torch.Tensor) else type(images).__name__
+        raise InputTypeError(f"images are {given}; expected a floating tensor, image colour rows columns")
+    if images.ndim != 4 or not images.numel():
+        raise InputError(f"images have shape {tuple(images.shape)}; expected image colour rows columns")
+    if not bool(torch.isfinite(images).all()):
+        raise InputError("images hold NaN or infinite values; expected finite image colour rows columns")
+    return images
+
+
+def check_scored(scored: object) -> None:
+    """Refuse what says nothing of how a network scores variants.
+
+    Args:
+        scored: What was given.
+
+    Raises:
+        InputTypeError: It is no `ScoredImages`.
+    """
+    if not isinstance(scored, ScoredImages):
+        raise InputTypeError(
+            f"a {type(scored).__name__} was given as the scored images; expected cl.scored_images(observation), or "
+            "cl.metrics.score_module(net, batch, classes)"
+        )
 
 
 def check_probabilities(scores: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -162,13 +198,12 @@ def score_module(
     if not isinstance(module, nn.Module):
         given = type(module).__name__
         raise InputTypeError(f"the module is a {given}; expected an nn.Module, or use ScoredImages(...)")
-    if any(part.training for part in module.modules()):
-        raise InputError("the module is in training mode, where scores depend on the batch; call module.eval() first")
-
-    asked = classes.to(images.device)
+    _check_eval(module)
+    asked = classes_in(classes, "classes").to(check_images(images).device)
 
     def probabilities(variants: Tensor, rows: Tensor) -> Tensor:
-        logits = module(variants)
+        _check_eval(module)
+        logits = _run(module, variants)
         if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
             given = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             raise InputError(f"the module gives {given}; expected logits of two classes or more, image class")
@@ -180,6 +215,26 @@ def score_module(
         return probabilities(variants, rows).gather(1, asked[rows])
 
     return ScoredImages(images, score, black, probabilities, asked)
+
+
+def _check_eval(module: nn.Module) -> None:
+    if any(part.training for part in module.modules()):
+        raise InputError("the module is in training mode, where scores depend on the batch; call module.eval() first")
+
+
+def _run(module: nn.Module, variants: Tensor) -> object:
+    """Run a module; where it fails and has weights of another kind than the images, say that."""
+    try:
+        return module(variants)
+    except RuntimeError as error:
+        kinds = {(one.dtype, one.device) for one in module.parameters() if one.is_floating_point()}
+        if not kinds or (variants.dtype, variants.device) in kinds:
+            raise
+        dtype, device = next(iter(kinds))
+        raise InputError(
+            f"the module has weights of type {dtype} on {device}, and the images are {variants.dtype} on "
+            f"{variants.device}; give images.to({str(device)!r}, {dtype})"
+        ) from error
 
 
 def _checked(function: Scorer, variants: Tensor, rows: Tensor, axis: str) -> Tensor:

@@ -12,6 +12,7 @@ from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.metrics.map_map import SimilarityName, map_similarity
 from conceptlens.metrics.map_pairs import whole_maps
 from conceptlens.metrics.removal_order import enlarged
+from conceptlens.metrics.scored_images import check_images
 from conceptlens.statistics.score import Metric, Score
 
 if TYPE_CHECKING:
@@ -54,8 +55,7 @@ def shift_stability(
     """
     if not callable(explain):
         raise InputTypeError(f"explain is a {type(explain).__name__}; expected a function from images to their maps")
-    if images.ndim != 4 or not images.numel():
-        raise InputError(f"images have shape {tuple(images.shape)}; expected image colour rows columns")
+    check_images(images)
     shifts = draw_shifts((images.shape[2], images.shape[3]), largest, samples, seed)
     before = _large_maps(explain(images), images)
     scores = []
@@ -86,6 +86,8 @@ def draw_shifts(size: tuple[int, int], largest: float, samples: int, seed: int) 
     if not 0 < largest < 0.5:
         raise InputError(f"largest is {largest}; expected a share of the shorter side, above 0 and below 0.5")
     reach = max(1, round(largest * min(size)))
+    if reach >= min(size):
+        raise InputError(f"images of {size[0]} x {size[1]} pixels have nothing left after a shift; give larger ones")
     way = range(-reach, reach + 1)
     every = [(down, right) for down in way for right in way if (down, right) != (0, 0)]
     if not 1 <= samples <= len(every):

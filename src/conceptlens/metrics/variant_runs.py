@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from conceptlens.io.errors import InputError
+from conceptlens.metrics.scored_images import check_scored
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -120,8 +121,11 @@ def scores_of(scored: ScoredImages) -> Reading:
 
     Args:
         scored: The images and what scores them.
-    """
 
+    Raises:
+        InputTypeError: It is no `ScoredImages`.
+    """
+    check_scored(scored)
     return Reading(scored.run, lambda outputs, image, question: outputs.gather(1, question[:, None]), True)
 
 

@@ -179,7 +179,7 @@ class Metric:
             if low < self.low - ROUNDING_OF_RANGE or high > self.high + ROUNDING_OF_RANGE:
                 raise InputError(
                     f"metric '{self.name}' gave values from {low:.4g} to {high:.4g}; its range is said to be "
-                    f"{self.low:g} to {self.high:g}"
+                    f"{self.low:g} to {self.high:g}, so give it what that is of, such as probabilities and not logits"
                 )
         return score
 
