@@ -97,6 +97,33 @@ def test_the_committed_doubts_hold_what_the_page_claims() -> None:
         assert f"| contribution {words} | {mean:.3f} [{low:.3f}, {high:.3f}] |" in as_shown(page)
 
 
+def test_the_committed_parts_hold_what_the_page_claims() -> None:
+    page = (ROOT / "docs" / "faithfulness.md").read_text(encoding="utf-8")
+    sets = json.loads((ROOT / "docs" / "results" / "part_effects.json").read_text(encoding="utf-8"))["sets"]
+    assert [sets[name]["photos"] for name in ("drawn", "cub")] == [200, 200]
+    rows = {
+        (name, row["layer"], row["score"], row["fill"], row["map"]): row for name in sets for row in sets[name]["rows"]
+    }
+    columns = [("drawn", fill) for fill in ("drawn again", "mean", "inpaint", "blur")]
+    columns += [("cub", fill) for fill in ("mean", "blur", "inpaint")]
+    for layer, words, method in (
+        ("bn2", "last", "Grad-CAM"), ("bn2", "last", "Layer-CAM"), ("bn2", "last", "Finer-CAM"),
+        ("bn2", "last", "flat"), ("blocks.4", "14 x 14", "Grad-CAM"), ("blocks.4", "14 x 14", "HiResCAM"),
+    ):  # fmt: skip
+        cells = []
+        for data, fill in columns:
+            row = rows[data, layer, "logit", fill, method]
+            mean, low, high = row["mean"]
+            cells.append(f"{mean:.2f} [{low:.2f}, {high:.2f}]" + " *" * bool(row.get("unbeaten")))
+        title = "Grad-CAM = HiResCAM" if (layer, method) == ("bn2", "Grad-CAM") else method
+        assert f"| {words}, {title} | {' | '.join(cells)} |" in page
+    finer = [row["less_grad_cam"] for key, row in rows.items() if key[4] == "Finer-CAM"]
+    assert (len(finer), sum(low > 0 or high < 0 for _, low, high in finer)) == (28, 1)
+    for key, row in rows.items():
+        if key[1] == "bn2" and key[4] == "HiResCAM":
+            assert row["mean"] == pytest.approx(rows[*key[:4], "Grad-CAM"]["mean"], abs=1e-3)
+
+
 def as_shown(page: str) -> str:
     """Return a page whose numbers below one have their leading zero again."""
     return re.sub(r"(?<![\d.])\.(\d)", r"0.\1", page)
