@@ -119,18 +119,17 @@ def fit_head(
     vectors, labels = _joined(seen)
     _check_counts(labels, train, 2, "one is fitted to, one chooses the strength of the ridge")
     chosen, tried = choose_ridge(vectors, labels, holdout, seed, strengths)
-    fitted = fit_logistic(vectors.flatten(0, 1), labels.repeat(len(vectors)), chosen.strength, TOLERANCE)
-    weight, bias = (values.float() for values in fitted.folded())
+    weight, bias = _fitted(vectors, labels, chosen.strength)
 
     measured = embed_photos(on_device, views[1], kept)
-    scores = measured.vectors @ weight.T + bias
-    evaluation = evaluate_head(scores, measured.labels, train.classes, views[1].name, seed=seed)
+    evaluation = evaluate_head(
+        measured.vectors @ weight.T + bias, measured.labels, train.classes, views[1].name, seed=seed
+    )
     settings = {
         "data": views[0].name, "crop": crop, "margin": margin if crop == "box" else None, "mirror": mirror,
-        "holdout": holdout, "seed": seed,
+        "holdout": holdout, "seed": seed, "photos_used": len(labels),
     }  # fmt: skip
-    training = {**settings, "photos_used": len(labels), **_record(chosen, tried, evaluation)}
-    head = ClassHead.of(on_device, weight, bias, train.classes, training)
+    head = ClassHead.of(on_device, weight, bias, train.classes, {**settings, **_record(chosen, tried, evaluation)})
     made = head.on(on_device, f"head:{folder}")
     failures = tuple(dict.fromkeys(failure for one in (*seen, measured) for failure in one.failures))
     _write(folder, head, evaluation, failures, keep=cache is not None)
@@ -225,6 +224,13 @@ def _joined(seen: Sequence[EmbeddedPhotos]) -> tuple[Tensor, Tensor]:
     common = torch.tensor(sorted(set.intersection(*(set(one.rows.tolist()) for one in seen))), dtype=torch.long)
     kept = [torch.isin(one.rows, common) for one in seen]
     return torch.stack([one.vectors[own] for one, own in zip(seen, kept, strict=True)]), seen[0].labels[kept[0]]
+
+
+def _fitted(vectors: Tensor, labels: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+    """Return weights and bias for embeddings as they are, fitted to `vectors[view photo dimension]`."""
+    fitted = fit_logistic(vectors.flatten(0, 1), labels.repeat(len(vectors)), strength, TOLERANCE)
+    weight, bias = (values.float() for values in fitted.folded())
+    return weight, bias
 
 
 def _record(chosen: HeldOut, tried: tuple[HeldOut, ...], evaluation: HeadEvaluation) -> dict[str, Any]:

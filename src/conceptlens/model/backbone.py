@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from conceptlens.concepts.class_knowledge import ClassKnowledge, imagenet_knowledge
-from conceptlens.concepts.short_names import short_name
 from conceptlens.io.errors import InputError, InputTypeError, near_names
 from conceptlens.model.answer import ANSWERS, Task, check_task
 from conceptlens.model.answer_reader import AnswerReader
+from conceptlens.model.backbone_words import input_in_words, output_in_words
 from conceptlens.model.class_concepts import ClassConcepts, link_classes
 from conceptlens.model.class_names import class_index, class_names_of
 from conceptlens.model.containers import map_tensors
@@ -130,7 +130,7 @@ class Backbone(PhotoInput):
             object.__setattr__(self, "prefix_tokens", prefix_tokens(self.module))
 
     def __repr__(self) -> str:
-        """Show the model in four lines, as far as it is known without a forward pass."""
+        """Show the model in five lines, as far as it is known without a forward pass."""
         weights = sum(parameter.numel() for parameter in self.module.parameters())
         known = self.layers or self.__dict__.get("default_layers", ())
         like = self.parameter
@@ -139,19 +139,11 @@ class Backbone(PhotoInput):
                 f"Backbone {self.name}",
                 f"  module: {type(self.module).__name__}, {weights / 1e6:.3g} M weights, "
                 f"{str(like.dtype).removeprefix('torch.')} on {like.device}",
-                f"  input:  {self._input_in_words()}",
-                f"  output: {self._output_in_words()}",
+                f"  input:  {input_in_words(self.transform, self.preprocess)}",
+                f"  output: {output_in_words(self.known_task, self.class_names)}",
                 f"  layers: {', '.join(known) or 'chosen at the first observation'}",
             ]
         )
-
-    def _input_in_words(self) -> str:
-        if self.transform is None:
-            return "preprocessed tensors (no transform)"
-        if self.preprocess is None:
-            return f"photos, by {type(self.transform).__name__}; which part of them is seen is not known"
-        rows, columns = self.preprocess.size
-        return f"photos, {self.preprocess.crop_mode} to {rows} x {columns}, {self.preprocess.interpolation}"
 
     @cached_property
     def known_task(self) -> Task | None:
@@ -166,17 +158,6 @@ class Backbone(PhotoInput):
     def _reader(self) -> AnswerReader:
         given = self.task is not None
         return AnswerReader(self.module, self.name, self.output, self.known_task, given, self._n_classes)
-
-    def _output_in_words(self) -> str:
-        known = None if self.known_task is None else ANSWERS[self.known_task]
-        if known is not None and (not known.rivals or known.task == "binary"):
-            return known.words + (f": {', '.join(self.class_names[:3])}" if self.class_names else "")
-        if not self.class_names:
-            return "class scores without names" + (
-                "" if self.known_task else "; one class of many is assumed, see task="
-            )
-        shown = [short_name(name) for name in self.class_names[:3]]
-        return f"{len(self.class_names)} classes ({', '.join(shown)}{', …' if len(self.class_names) > 3 else ''})"
 
     @cached_property
     def anatomy(self) -> Anatomy:

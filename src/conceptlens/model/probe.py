@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -24,8 +22,10 @@ from conceptlens.model.cell_experiment import (
 )
 from conceptlens.model.cell_order import order_problem
 from conceptlens.model.cell_reading import find_grids
-from conceptlens.model.forward import forward, in_graph
-from conceptlens.model.gradients import has_gradient
+from conceptlens.model.default_layer import default_layer, inside_attention, reached_shares
+from conceptlens.model.forward import forward
+from conceptlens.model.graph_cuts import answer_nodes, cut_nodes
+from conceptlens.model.layer_trace import LayerTrace, trace_layers
 from conceptlens.model.layers_without_gradient import last_that_counts
 from conceptlens.model.layout import Grid
 from conceptlens.model.model_input import ModelInput
@@ -73,14 +73,6 @@ class Anatomy:
 
 # Modules that hand their input on unchanged in eval mode: never worth naming as a layer.
 _PASSIVE = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten)
-# Nodes of a graph that have weights of their own, or mix cells. What reaches the output without them is the answer
-# itself, in another shape.
-_WEIGHTED = ("Convolution", "Addmm", "MmBackward", "Bmm", "Linear", "Norm", "Embedding", "ScaledDot", "Rnn")
-# A layer is looked at by default only where at least this share of its cells has a gradient of the answer; where none
-# has so many, as with strides that step over cells, the second share is enough.
-_MIN_REACHED = (0.5, 0.2)
-
-
 # How much larger than noise an image is for which logits leave 0..1.
 LARGE = 1e6
 # What is said of a module whose answer differs where nothing of the image does.
@@ -158,7 +150,7 @@ def _probed(
     names = [name for name, _ in module.named_modules() if name]
     images, experiment = _experiment(module, given, images, names)
     grids, refused = find_grids(experiment.layers, masks, prefix, channels_last)
-    traced = _trace(module, given.of_one(0, images[:1]), names, experiment.layers)
+    traced = trace_layers(module, given.of_one(0, images[:1]), names, experiment.layers)
     if experiment.in_batches:
         _refuse_what_depends_on_the_batch(traced, experiment.layers, grids, refused)
     try:
@@ -170,16 +162,16 @@ def _probed(
     if classifier is not None:  # a head initialised with zeros must not hide what it reads
         output = traced.entered[classifier]
     named = [(n, t, grids[n]) for n, t in traced.outputs if n in grids and _is_worth_naming(module, n, grids[n])]
-    shares = _reached([tensor for _, tensor, _ in named], [grid for _, _, grid in named], output)
-    cuts = _cuts(output, traced.images)
+    shares = reached_shares([tensor for _, tensor, _ in named], [grid for _, _, grid in named], output)
+    cuts = cut_nodes(output, traced.images)
     layers = tuple(
         Layer(name, grid, share > 0, share > 0 and traced.nodes[id(tensor)] in cuts)
         for (name, tensor, grid), share in zip(named, shares, strict=True)
     )
-    answers = set() if embeds or classifier else _answer_nodes(output)
-    default = _default(module, named, shares, traced, answers)
+    answers = set() if embeds or classifier else answer_nodes(output)
+    default = default_layer(module, named, shares, traced.nodes, traced.origins, answers)
     if default is None and not any(shares):  # a model without any gradient: rules without one can still be asked
-        inside = _inside_attention(module)
+        inside = inside_attention(module)
         outside = [name for name, _, _ in named if not any(name == a or name.startswith(a + ".") for a in inside)]
         default = last_that_counts(module, given.of_one(0, images[:1]), outside, read)
     if not alike:
@@ -200,14 +192,16 @@ def _probed(
     return Anatomy(layers, default, classifier, problem, grids, refused, bounded, shares_of_one)
 
 
-def _disorder(module: nn.Module, given: ModelInput, names: list[str], traced: _Trace, layer: str, grid: Grid) -> str:
+def _disorder(
+    module: nn.Module, given: ModelInput, names: list[str], traced: LayerTrace, layer: str, grid: Grid
+) -> str:
     """Return why the cells of a layer are not in order; empty where nothing says so in this image and its mirror."""
 
-    def seen(trace: _Trace) -> tuple[Tensor, Tensor]:
+    def seen(trace: LayerTrace) -> tuple[Tensor, Tensor]:
         return next(tensor for name, tensor in trace.outputs if name == layer), trace.images
 
     def again() -> tuple[Tensor, Tensor]:
-        return seen(_trace(module, given.with_images(given.images.flip(3)), names, {}))
+        return seen(trace_layers(module, given.with_images(given.images.flip(3)), names, {}))
 
     return order_problem(seen(traced), again, grid)
 
@@ -238,54 +232,8 @@ def _experiment(module: nn.Module, given: ModelInput, images: Tensor, names: lis
     return images, layer_changes(module, given.of_one(0, images), names)
 
 
-@dataclass(frozen=True, eq=False)
-class _Trace:
-    """One forward pass with a graph from the images on: the output of every layer, and what enters linear layers."""
-
-    images: Tensor
-    known: Mapping[str, LayerChanges]
-    raw: Any = None
-    differs: dict[str, float] = field(default_factory=dict)
-    outputs: list[tuple[str, Tensor]] = field(default_factory=list)
-    entered: dict[str, Tensor] = field(default_factory=dict)
-    origins: dict[int, int] = field(default_factory=dict)
-    nodes: dict[int, Any] = field(default_factory=dict)
-
-    def watch(self, name: str, tensor: Tensor) -> Tensor | None:
-        """Keep a layer's output, in the graph even where the layer or its trunk turns gradients off."""
-        if not tensor.is_floating_point():
-            return None
-        known = self.known.get(name)
-        if torch.is_grad_enabled() and not tensor.requires_grad and known is not None and known.constant:
-            return None  # a position embedding shows nothing of any image
-        # A trunk may turn gradients off, or be run in inference mode; what its last layer puts out still counts.
-        with torch.inference_mode(False), torch.enable_grad():
-            # a copy, since a model output may hold more than this tensor: only a changed one tells whether it is read
-            handed = in_graph(tensor).clone()
-        if known is not None and known.base is not None:  # now, too: an in-place operation may change it later
-            same = known.base.shape == tensor.shape
-            self.differs[name] = float((tensor.detach() - known.base).float().norm()) if same else math.inf
-        self.origins[id(handed)] = self.origins.get(id(tensor), len(self.outputs))
-        self.outputs.append((name, handed))
-        self.nodes[id(handed)] = handed.grad_fn  # now: an in-place operation may give it another one
-        return handed
-
-
-def _trace(module: nn.Module, given: ModelInput, names: list[str], known: Mapping[str, LayerChanges]) -> _Trace:
-    noise = given.images.detach().clone().requires_grad_()
-    found = _Trace(noise, known)
-    linear = [name for name in names if isinstance(module.get_submodule(name), nn.Linear)]
-    raw = forward(
-        module,
-        given.with_images(noise),
-        {name: partial(found.watch, name) for name in names},
-        {name: lambda tensor, name=name: found.entered.update({name: tensor}) for name in linear},
-    )
-    return replace(found, raw=raw)
-
-
 def _refuse_what_depends_on_the_batch(
-    traced: _Trace, changes: Mapping[str, LayerChanges], grids: dict[str, Grid], refused: dict[str, str]
+    traced: LayerTrace, changes: Mapping[str, LayerChanges], grids: dict[str, Grid], refused: dict[str, str]
 ) -> None:
     """Move layers to `refused` that give another output for an image alone than in the batch of the experiment."""
     for name, differs in traced.differs.items():
@@ -298,115 +246,8 @@ def _refuse_what_depends_on_the_batch(
             del grids[name]
 
 
-def _answer_nodes(output: Tensor) -> set[Any]:
-    """Return the nodes of the graph that reach the output through nothing but reshaping, pooling, resizing and such."""
-    waiting = [] if output.grad_fn is None else [output.grad_fn]
-    seen: set[Any] = set()
-    while waiting:
-        node = waiting.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if not any(word in type(node).__name__ for word in _WEIGHTED):
-            waiting += [child for child, _ in node.next_functions if child is not None]
-    return seen
-
-
 def _is_worth_naming(module: nn.Module, name: str, grid: Grid) -> bool:
     return min(grid.height, grid.width) > 1 and not isinstance(module.get_submodule(name), _PASSIVE)
-
-
-def _reached(tensors: list[Tensor], grids: list[Grid], output: Tensor) -> list[float]:
-    """Return the share of the cells of each tensor at which a random direction of `output` has a gradient."""
-    generator = torch.Generator("cpu").manual_seed(0)
-    direction = torch.randn(output.shape, generator=generator, dtype=torch.float32, device="cpu").to(output)
-    wanted = [t for t in tensors if t.requires_grad]
-    if not wanted or not has_gradient(output):
-        return [0.0] * len(tensors)
-    try:
-        gradients = iter(torch.autograd.grad(output, wanted, direction, retain_graph=True, allow_unused=True))
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, NotImplementedError):  # an operation without a gradient, or values changed in place
-        return [0.0] * len(tensors)
-    shares = []
-    for tensor, grid in zip(tensors, grids, strict=True):
-        gradient = next(gradients) if tensor.requires_grad else None
-        shares.append(0.0 if gradient is None else float((grid.read(gradient) != 0).any(1).float().mean()))
-    return shares
-
-
-def _cuts(output: Tensor, images: Tensor) -> set[Any]:
-    """Return the nodes of the graph that every path from `output` to `images` passes.
-
-    In a topological order, these are the nodes that no edge jumps over. What does not lead to the images (position
-    biases that a layer computes) is left out.
-    """
-    order = _topological(output.grad_fn)
-    leading = {node for node in order if getattr(node, "variable", None) is images}
-    for node in reversed(order):
-        if any(child in leading for child, _ in node.next_functions):
-            leading.add(node)
-    order = [node for node in order if node in leading]
-    position = {node: i for i, node in enumerate(order)}
-    cuts, furthest = set(), 0
-    for i, node in enumerate(order):
-        if furthest <= i:
-            cuts.add(node)
-        furthest = max([furthest, *(position[child] for child, _ in node.next_functions if child in leading)])
-    return cuts
-
-
-def _topological(root: Any) -> list[Any]:
-    """Return the nodes of the graph below `root`, each before those that it was computed from."""
-    finished: dict[Any, None] = {}
-    entered: set[Any] = set()
-    stack = [] if root is None else [root]
-    while stack:
-        node = stack[-1]
-        if node not in entered:
-            entered.add(node)
-            stack += [c for c, _ in node.next_functions if c is not None and c not in entered]
-            continue
-        stack.pop()
-        finished.setdefault(node)
-    return list(finished)[::-1]
-
-
-def _default(
-    module: nn.Module,
-    named: list[tuple[str, Tensor, Grid]],
-    shares: list[float],
-    traced: _Trace,
-    answers: set[Any],
-) -> str | None:
-    inside = _inside_attention(module)
-    outside = [
-        (name, tensor, share)
-        for (name, tensor, _), share in zip(named, shares, strict=True)
-        if not any(name == a or name.startswith(a + ".") for a in inside)
-    ]
-    enough = ([one[:2] for one in outside if one[2] >= least] for least in _MIN_REACHED)
-    usable = next((found for found in enough if found), [])
-    before = [(name, tensor) for name, tensor in usable if traced.nodes[id(tensor)] not in answers]
-    usable = before or usable
-    if not usable:
-        return None
-    last = traced.origins[id(usable[-1][1])]
-    same = [name for name, tensor in usable if traced.origins[id(tensor)] == last]  # handed on from module to module
-    return min(same, key=lambda name: name.count("."))
-
-
-def _inside_attention(module: nn.Module) -> list[str]:
-    """Names of attention blocks: what they put out mixes cells, and what is in them is not a feature map."""
-    words = ("attention", "attn")
-    return [
-        name
-        for name, part in module.named_modules()
-        if name
-        and any(w in type(part).__name__.lower() or w == name.rsplit(".", 1)[-1].lower() for w in words)
-        and "block" not in type(part).__name__.lower()  # a ResidualAttentionBlock is a block that has attention
-    ]
 
 
 def _find_classifier(module: nn.Module, outputs: list[tuple[str, Tensor]], output: Tensor) -> str | None:
