@@ -176,7 +176,7 @@ def test_what_are_no_maps(name: str, wrong: str) -> None:
         given[which] = maps
     if wrong == "other images" and name == "cascade_similarity":
         return  # it is given no images, so nobody can say how many there should be
-    if wrong == "no question" and (name in MAP_MASK_METRICS or name == "max_sensitivity"):
+    if wrong == "no question" and name == "max_sensitivity":
         assert EVERY_METRIC[name].measure(**given).mean() is None
         return
     with pytest.raises(cl.InputError):
