@@ -21,10 +21,12 @@ from typer.testing import CliRunner
 import conceptlens as cl
 from conceptlens.cli import app
 from conceptlens.data.masked_set import MaskedSet
-from conceptlens.local_embeddings.runs import ray_engine as engine_module
-from conceptlens.local_embeddings.runs.embed_run import Engine, embed_batches, local_engine
-from conceptlens.local_embeddings.runs.ray_connection import load_ray
-from conceptlens.local_embeddings.runs.ray_engine import ray_engine
+from conceptlens.local_embeddings.runs.embed_run import embed_batches
+from conceptlens.runs import ray_engine as engine_module
+from conceptlens.runs.local_engine import local_engine
+from conceptlens.runs.ray_connection import load_ray
+from conceptlens.runs.ray_engine import ray_engine
+from conceptlens.runs.run_task import Engine
 from conceptlens.store import Store
 
 pytestmark = pytest.mark.ray
@@ -118,7 +120,7 @@ def test_errors_come_as_the_sentences_of_the_local_engine(address: str, tmp_path
     with pytest.raises(cl.InputError, match=r"3 workers need one CPU each, .* has 2 CPUs"):
         filled(data, tmp_path / "d", ray_engine(None, 3))
     with pytest.raises(cl.InputError, match=r"is connected to the Ray cluster at .* already, not to 127.0.0.1:1"):
-        next(engine_module._embed_on_cluster("127.0.0.1:1", 1, *_task(data)))
+        next(engine_module._run_on_cluster("127.0.0.1:1", 1, *_task(data)))
     assert ray.is_initialized()  # it was there before
 
 
