@@ -1,19 +1,23 @@
-"""Tasks of runs that do something to the process that they run in; workers import them from here."""
+"""Tasks of runs that do something to the process that they run in; workers import them from here.
+
+As a program, a run of two workers that is to be killed: `python run_tasks.py FOLDER`.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-HOME = os.getpid()
+import conceptlens as cl
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class Squares:
     """A task that squares the numbers of a batch and says which process did so, with how many threads.
 
     Each process writes itself down in `folder`. A worker that reads the batch at `deadly` is killed on the spot
-    (SIGKILL), the first `deaths` times; a batch at `wrong` raises an error.
+    (SIGKILL), the first `deaths` times; the batch at `wrong` raises an error.
     """
 
     folder: Path
@@ -30,7 +34,7 @@ class Squares:
     deaths: int = 1
     wrong: int | None = None
     seconds: float = 0.0
-    about: str = "a model or a set"
+    about: str = "squares or numbers"
 
     @property
     def names(self) -> Sequence[str]:
@@ -42,7 +46,7 @@ class Squares:
 
     def read(self, batch: range) -> range:
         (self.folder / f"{os.getpid()}.process").touch()
-        if batch.start == self.deadly and len(list(self.folder.glob("*.killed"))) < self.deaths:
+        if batch.start == self.deadly and len(self.killed()) < self.deaths:
             (self.folder / f"{os.getpid()}.killed").touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return batch
@@ -50,23 +54,81 @@ class Squares:
     def compute(self, read: range) -> dict[str, Any]:
         time.sleep(self.seconds)
         if read.start == self.wrong:
-            raise Peculiar("the disk is on fire", 3)
+            raise PeculiarError("the disk is on fire", 3)
         print("a module prints")
-        threads = (torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS"))
-        return {"squares": [index**2 for index in read], "process": os.getpid(), "threads": threads}
+        return {
+            "squares": [index**2 for index in read],
+            "threads": (torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")),
+        }
+
+    def processes(self) -> list[int]:
+        return [int(file.stem) for file in self.folder.glob("*.process")]
+
+    def killed(self) -> list[Path]:
+        return list(self.folder.glob("*.killed"))
 
 
-class Peculiar(OSError):
+class PeculiarError(OSError):
     """An error that does not survive pickling: it asks for more than its message."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(f"{message} ({code})")
 
 
-@dataclass(frozen=True)
-class DiesWhereItIsOpened(Squares):
-    """A task whose worker ends before it is at work."""
+class EndsItsWorker(Squares):
+    """A task that ends the process that opens it."""
 
-    @cached_property
-    def __dict__(self) -> dict[str, Any]:  # pragma: no cover
-        return {}
+    def __reduce__(self) -> Any:
+        return os._exit, (3,)
+
+
+class CannotBeOpened(Squares):
+    """A task that no other process can open."""
+
+    def __reduce__(self) -> Any:
+        return _cannot_be_opened, ()
+
+
+def _cannot_be_opened() -> None:
+    raise cl.InputError("no folder 'photos'")
+
+
+class CannotBeSent(Squares):
+    """A task that cannot leave its process."""
+
+    def __reduce__(self) -> Any:
+        raise TypeError("it holds an open file")
+
+
+class Tied(nn.Module):
+    """A network with a buffer and one weight that two layers share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.second.weight = self.first.weight
+        self.first.bias.requires_grad_(False)
+        self.register_buffer("shift", torch.arange(3.0))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(values)) + self.shift
+
+
+@dataclass(frozen=True)
+class WithNetwork(Squares):
+    """A task with weights."""
+
+    network: nn.Module | None = None
+
+
+def main() -> None:
+    from conceptlens.runs.process_engine import process_engine
+
+    task = Squares(Path(sys.argv[1]), 1000, seconds=0.05)
+    for _ in process_engine(2)(task, task.batches):
+        sys.stdout.write("done\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -91,9 +91,10 @@ class LocalWorker:
     def hear(self) -> WorkerAnswer | None:
         """Return what the worker says; `None` where it died."""
         try:
-            answer: WorkerAnswer = loads(self.connection.recv_bytes())  # noqa: S301  # from a process of this run
+            content = self.connection.recv_bytes()
         except (EOFError, OSError):
             return None
+        answer: WorkerAnswer = loads(content)  # noqa: S301  # from a process of this run
         self.waiting = [batch for batch in self.waiting if batch.start != answer.start]
         return answer
 
