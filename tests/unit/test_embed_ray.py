@@ -16,6 +16,7 @@ import pytest
 import torch
 from cluster_sets import Lost, Unsendable, Watched
 from embed_process import small_model, small_plan
+from embedded_stores import filled, told
 from typer.testing import CliRunner
 
 import conceptlens as cl
@@ -26,7 +27,6 @@ from conceptlens.runs import ray_engine as engine_module
 from conceptlens.runs.local_engine import local_engine
 from conceptlens.runs.ray_connection import load_ray
 from conceptlens.runs.ray_engine import ray_engine
-from conceptlens.runs.run_task import Engine
 from conceptlens.store import Store
 
 pytestmark = pytest.mark.ray
@@ -51,26 +51,6 @@ def address() -> Iterator[str]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """What the local engine makes of twenty photos."""
     return filled(cl.open_set("drawn:20"), tmp_path_factory.mktemp("whole") / "store", local_engine)
-
-
-def filled(data: MaskedSet, folder: Path, engine: Engine, **settings: Any) -> Store:
-    store = Store(folder, create=True)
-    resume, model = settings.pop("resume", False), settings.pop("model", None)
-    *_, last = embed_batches(data, model or small_model(), small_plan(**settings), store, resume, engine)
-    assert last.photos == last.total == len(data)
-    assert store.runs()[0].counts == {"photos": last.photos, "embeddings": last.embeddings, "failures": last.failures}
-    return store
-
-
-def told(store: Store) -> dict[str, Any]:
-    """All that a store holds of its runs but times, numbers as the bytes they are."""
-    found: dict[str, Any] = {"images": store.images(), "masks": [repr(mask) for mask in store.masks()]}
-    for layer in store.layers():
-        rows = store.embeddings(layer.layer, layer.model, layer.mode)
-        for name in rows.__dataclass_fields__:
-            values = getattr(rows, name)
-            found[f"{layer.layer} {name}"] = values.tolist() if values.dtype == object else values.tobytes()
-    return found
 
 
 @pytest.mark.slow

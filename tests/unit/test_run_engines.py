@@ -92,7 +92,9 @@ class TestProcesses:
         task = Squares(tmp_path, wrong=4)
         with pytest.raises(RuntimeError, match=r"^PeculiarError: the disk is on fire \(3\)$"):
             list(process_engine(1)(task, task.batches))
-        with pytest.raises(cl.InputError, match=r"^a worker cannot open the model or the data set .*no folder 'photos'"):
+        with pytest.raises(
+            cl.InputError, match=r"^a worker cannot open the model or the data set .*no folder 'photos'"
+        ):
             list(process_engine(1)(CannotBeOpened(tmp_path), task.batches))
 
     def test_photos_that_kill_every_worker_end_the_run(self, tmp_path: Path) -> None:
