@@ -42,7 +42,7 @@ class EmbedTask:
         """What is sent to workers."""
         return f"{self.model.name} or {self.data.name}"
 
-    @cached_property
+    @property
     def names(self) -> Sequence[str]:
         """The name of each photo of the set."""
         return self.data.names
