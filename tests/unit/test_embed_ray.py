@@ -22,11 +22,12 @@ from typer.testing import CliRunner
 import conceptlens as cl
 from conceptlens.cli import app
 from conceptlens.data.masked_set import MaskedSet
-from conceptlens.local_embeddings.runs.embed_run import embed_batches
+from conceptlens.local_embeddings.runs.embed_run import EmbedTask, embed_batches
 from conceptlens.runs import ray_engine as engine_module
 from conceptlens.runs.local_engine import local_engine
 from conceptlens.runs.ray_connection import load_ray
 from conceptlens.runs.ray_engine import ray_engine
+from conceptlens.runs.sent_task import sent_task
 from conceptlens.store import Store
 
 pytestmark = pytest.mark.ray
@@ -105,8 +106,6 @@ def test_errors_come_as_the_sentences_of_the_local_engine(address: str, tmp_path
 
 
 def _task(data: MaskedSet) -> tuple[Any, list[range]]:
-    from conceptlens.local_embeddings.runs.embed_run import EmbedTask
-
     return EmbedTask(small_model(), small_plan(), data, "run", {}), [range(3)]
 
 
@@ -201,6 +200,7 @@ def test_weights_are_sent_from_the_cpu_and_the_module_stays() -> None:
     model = small_model()
     model.module.register_buffer("there", torch.zeros(2, device="meta"))  # stands for another device
     kept = dict(model.module.named_parameters())
-    with pytest.raises(NotImplementedError):  # what is on `meta` has no values to send
-        engine_module._on_cpu(model)
+    task = EmbedTask(model, small_plan(), cl.open_set("drawn:4"), "run", {})
+    with pytest.raises(cl.InputError, match="NotImplementedError"):  # what is on `meta` has no values to send
+        sent_task(task, 1)
     assert all(kept[name] is value for name, value in model.module.named_parameters())

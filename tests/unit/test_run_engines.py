@@ -133,12 +133,15 @@ def alive(process: int) -> bool:
         return False
 
 
-def test_what_cannot_be_is_said_before_anything_starts(tmp_path: Path) -> None:
+def test_what_cannot_be_is_said_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(cl.InputError, match="workers is 0"):
         process_engine(0)
     with pytest.raises(cl.InputError, match=r"squares or numbers cannot be sent to workers .*it holds an open file"):
         list(process_engine(2)(CannotBeSent(tmp_path), [range(2)]))
     assert list(process_engine(2)(CannotBeSent(tmp_path), [])) == []
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(cl.InputError, match="need Linux or macOS"):
+        process_engine(2)
 
 
 def test_at_the_end_of_a_run_batches_are_shared_out_one_by_one() -> None:

@@ -46,8 +46,12 @@ def process_engine(workers: int = 2) -> Engine:
         workers: Number of processes.
 
     Raises:
-        InputError: There are fewer than one.
+        InputError: There are fewer than one, or this is Windows.
     """
+    if sys.platform == "win32":
+        raise InputError(
+            "several processes need Linux or macOS, which lend a worker their end of a pipe; use the local engine"
+        )
     if workers < 1:
         raise InputError(f"workers is {workers}; expected at least 1")
     return functools.partial(_run_in_processes, workers)
