@@ -95,9 +95,9 @@ def benchmark(
     from conceptlens.benchmark.suite_options import SuiteOptions
     from conceptlens.benchmark.suites import suite_kind
 
+    run_on = chosen_engine(engine, ray_address, workers)
     start = time.perf_counter()
     check_folder(out_dir)
-    run_on = chosen_engine(engine, ray_address, workers)
     given = SuiteOptions(
         data=data,
         split=split,
