@@ -28,9 +28,11 @@ import conceptlens as cl
 from cam import processor
 from conceptlens.data.masked_set import MaskedSet
 from conceptlens.local_embeddings.runs.embed_plan import EmbedPlan
-from conceptlens.local_embeddings.runs.embed_run import EmbedTask, Engine, embed_batches, local_engine
+from conceptlens.local_embeddings.runs.embed_run import EmbedTask, embed_batches
 from conceptlens.local_embeddings.runs.photo_reader import PhotoReader
-from conceptlens.local_embeddings.runs.ray_engine import ray_engine
+from conceptlens.runs.local_engine import local_engine
+from conceptlens.runs.ray_engine import ray_engine
+from conceptlens.runs.run_task import Engine
 from conceptlens.store import Store
 from repeated import Repeated
 
@@ -101,7 +103,7 @@ def beside(data: MaskedSet, model: cl.Backbone, how: EmbedPlan) -> dict[str, Any
         taken = run_spent(data, model, prepared, replace(how, control=control))
         for part, value in zip((name, f"{name}_scales", f"{name}_forward"), taken, strict=True):
             found[f"{part}_seconds"] = round(value, 3)
-    return {"photos": how.most, **found}
+    return {"photos": how.max_photos, **found}
 
 
 def stages(asked: StudySettings) -> dict[str, Any]:
@@ -118,7 +120,7 @@ def stages(asked: StudySettings) -> dict[str, Any]:
         for places in reader.batches():
             kept: list[Any] = []
             passed["read"] += spent(lambda places=places, kept=kept: kept.append(reader.read(places)))
-            passed["compute"] += spent(lambda kept=kept: kept.append(task.rows(reader, kept[0])))
+            passed["compute"] += spent(lambda kept=kept: kept.append(task.compute(kept[0])))
             rows, start = kept[1], time.perf_counter()
             passed["write"] += spent(lambda rows=rows: store.append(rows.images, rows.embeddings, rows.masks))
             wall += time.perf_counter() - start
@@ -200,14 +202,14 @@ def run_spent(data: MaskedSet, model: cl.Backbone, prepared: cl.Backbone, how: E
     The passes of a batch's photos come right after the batch, once the run's reading thread rests: whatever slows the
     machine for a while slows both.
     """
-    assert how.most is not None
+    assert how.max_photos is not None
     begun, batches, forward = 0.0, 0.0, 0.0
     with tempfile.TemporaryDirectory() as folder:
         run = embed_batches(data, model, how, Store(Path(folder) / "store", create=True))
         begun = spent(lambda: next(run))
-        for start in range(0, how.most, how.batch_size):
+        for start in range(0, how.max_photos, how.batch_size):
             batches += spent(lambda: (next(run), rest()))
-            photos = range(start, min(start + how.batch_size, how.most))
+            photos = range(start, min(start + how.batch_size, how.max_photos))
             forward += spent(lambda photos=photos: forward_pass(data, prepared, photos))
         batches += spent(lambda: list(run))
     return begun + batches, begun, forward

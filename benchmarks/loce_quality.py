@@ -27,6 +27,7 @@ from conceptlens.local_embeddings.runs.embed_plan import EmbedPlan
 from conceptlens.local_embeddings.runs.photo_reader import PhotoReader
 from conceptlens.metrics import ranked_area_corrected
 from conceptlens.model.layer_cells import layer_cells
+from conceptlens.runs.local_engine import read_ahead
 
 LAYERS = ("blocks.4", "blocks.5", "blocks.6", "bn2")
 THREE = ("blocks.4", "blocks.6", "bn2")
@@ -113,7 +114,7 @@ def collect(data: str, split: str, model: str, size: int) -> Masks:
     scales = reader.scales()
     cells: dict[str, list[Tensor]] = {name: [] for name in LAYERS}
     photo, concept, truth, control = [], [], [], []
-    for read in (one for reads in reader.ahead(reader.batches()) for one in reads):
+    for read in (one for reads in read_ahead(reader.read, reader.batches()) for one in reads):
         if read.one is None or read.image is None or read.truth is None or read.control is None or not len(read.truth):
             continue
         photo += [len(cells[LAYERS[0]])] * len(read.truth)

@@ -12,7 +12,7 @@ from embed_process import small_model, small_plan
 
 import conceptlens as cl
 from conceptlens.local_embeddings.runs.embed_run import embed_batches
-from conceptlens.local_embeddings.runs.ray_engine import ray_engine
+from conceptlens.runs.ray_engine import ray_engine
 from conceptlens.store import Store
 
 

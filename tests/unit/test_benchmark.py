@@ -17,12 +17,13 @@ from pyarrow import parquet
 from scipy.stats import spearmanr
 
 import conceptlens as cl
-from conceptlens.benchmark.benchmark_run import BenchmarkTask, local_engine, read_protocols, run_benchmark
+from conceptlens.benchmark.benchmark_run import MeasuringRun, read_protocols, run_benchmark
 from conceptlens.benchmark.comparison import ComparedMethod, compare_methods
 from conceptlens.benchmark.comparison_table import GAIN, LOSS, UNBEATEN, latex, markdown, plain_text, text_tables
 from conceptlens.benchmark.metric_agreement import metric_agreement
 from conceptlens.benchmark.protocol import Measure, Protocol, check_one_column, differences
 from conceptlens.benchmark.result_parts import MeasuredValue, PhotoRows, join_parts, read_photos, written_photos
+from conceptlens.runs.local_engine import local_engine
 from conceptlens.statistics.bootstrap import bootstrap_difference, bootstrap_mean
 from conceptlens.statistics.multiple_comparisons import holm, paired_p_values
 
@@ -96,7 +97,7 @@ class TestRun:
     def test_an_interrupted_run_keeps_what_is_done_and_goes_on(self, tmp_path: Path) -> None:
         run_all(DrawnNumbers(9), tmp_path / "whole")
 
-        def interrupted(task: BenchmarkTask, batches: Sequence[range]) -> Iterator[PhotoRows]:
+        def interrupted(task: MeasuringRun, batches: Sequence[range]) -> Iterator[PhotoRows]:
             for number, found in enumerate(local_engine(task, batches)):
                 if number == 4:
                     raise KeyboardInterrupt
@@ -107,7 +108,7 @@ class TestRun:
         assert list(written_photos(tmp_path / "broken")) == [0, 1, 2, 3]
         measured: list[int] = []
 
-        def watched(task: BenchmarkTask, batches: Sequence[range]) -> Iterator[PhotoRows]:
+        def watched(task: MeasuringRun, batches: Sequence[range]) -> Iterator[PhotoRows]:
             measured.extend(index for batch in batches for index in batch)
             return local_engine(task, batches)
 

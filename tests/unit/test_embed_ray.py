@@ -16,15 +16,18 @@ import pytest
 import torch
 from cluster_sets import Lost, Unsendable, Watched
 from embed_process import small_model, small_plan
+from embedded_stores import filled, told
 from typer.testing import CliRunner
 
 import conceptlens as cl
 from conceptlens.cli import app
 from conceptlens.data.masked_set import MaskedSet
-from conceptlens.local_embeddings.runs import ray_engine as engine_module
-from conceptlens.local_embeddings.runs.embed_run import Engine, embed_batches, local_engine
-from conceptlens.local_embeddings.runs.ray_connection import load_ray
-from conceptlens.local_embeddings.runs.ray_engine import ray_engine
+from conceptlens.local_embeddings.runs.embed_run import EmbedTask, embed_batches
+from conceptlens.runs import ray_engine as engine_module
+from conceptlens.runs.local_engine import local_engine
+from conceptlens.runs.ray_connection import load_ray
+from conceptlens.runs.ray_engine import ray_engine
+from conceptlens.runs.sent_task import sent_task
 from conceptlens.store import Store
 
 pytestmark = pytest.mark.ray
@@ -49,26 +52,6 @@ def address() -> Iterator[str]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """What the local engine makes of twenty photos."""
     return filled(cl.open_set("drawn:20"), tmp_path_factory.mktemp("whole") / "store", local_engine)
-
-
-def filled(data: MaskedSet, folder: Path, engine: Engine, **settings: Any) -> Store:
-    store = Store(folder, create=True)
-    resume, model = settings.pop("resume", False), settings.pop("model", None)
-    *_, last = embed_batches(data, model or small_model(), small_plan(**settings), store, resume, engine)
-    assert last.photos == last.total == len(data)
-    assert store.runs()[0].counts == {"photos": last.photos, "embeddings": last.embeddings, "failures": last.failures}
-    return store
-
-
-def told(store: Store) -> dict[str, Any]:
-    """All that a store holds of its runs but times, numbers as the bytes they are."""
-    found: dict[str, Any] = {"images": store.images(), "masks": [repr(mask) for mask in store.masks()]}
-    for layer in store.layers():
-        rows = store.embeddings(layer.layer, layer.model, layer.mode)
-        for name in rows.__dataclass_fields__:
-            values = getattr(rows, name)
-            found[f"{layer.layer} {name}"] = values.tolist() if values.dtype == object else values.tobytes()
-    return found
 
 
 @pytest.mark.slow
@@ -118,13 +101,11 @@ def test_errors_come_as_the_sentences_of_the_local_engine(address: str, tmp_path
     with pytest.raises(cl.InputError, match=r"3 workers need one CPU each, .* has 2 CPUs"):
         filled(data, tmp_path / "d", ray_engine(None, 3))
     with pytest.raises(cl.InputError, match=r"is connected to the Ray cluster at .* already, not to 127.0.0.1:1"):
-        next(engine_module._embed_on_cluster("127.0.0.1:1", 1, *_task(data)))
+        next(engine_module._run_on_cluster("127.0.0.1:1", 1, *_task(data)))
     assert ray.is_initialized()  # it was there before
 
 
 def _task(data: MaskedSet) -> tuple[Any, list[range]]:
-    from conceptlens.local_embeddings.runs.embed_run import EmbedTask
-
     return EmbedTask(small_model(), small_plan(), data, "run", {}), [range(3)]
 
 
@@ -219,6 +200,7 @@ def test_weights_are_sent_from_the_cpu_and_the_module_stays() -> None:
     model = small_model()
     model.module.register_buffer("there", torch.zeros(2, device="meta"))  # stands for another device
     kept = dict(model.module.named_parameters())
-    with pytest.raises(NotImplementedError):  # what is on `meta` has no values to send
-        engine_module._on_cpu(model)
+    task = EmbedTask(model, small_plan(), cl.open_set("drawn:4"), "run", {})
+    with pytest.raises(cl.InputError, match=r"cannot be sent to workers .*has weights without values"):
+        sent_task(task, 1)
     assert all(kept[name] is value for name, value in model.module.named_parameters())

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 from conceptlens.benchmark.protocol import Protocol as MeasuringProtocol
 from conceptlens.benchmark.protocol import differences
@@ -15,10 +14,10 @@ from conceptlens.benchmark.result_parts import PARTS, PhotoRows, write_part, wri
 from conceptlens.io.atomic import write_json
 from conceptlens.io.errors import InputError
 from conceptlens.io.output_path import check_new_folder
+from conceptlens.runs.local_engine import local_engine
+from conceptlens.runs.run_task import Engine
 
 PROTOCOLS = "protocols.json"
-# Photos that an engine gets at once.
-BATCH = 8
 
 
 class BenchmarkTask(Protocol):
@@ -43,8 +42,42 @@ class BenchmarkTask(Protocol):
         ...
 
 
-# A function from a task and the indices of the photos that are left to their rows, in any order.
-Engine: TypeAlias = Callable[[BenchmarkTask, Sequence[range]], Iterator[PhotoRows]]
+@dataclass(frozen=True, eq=False)
+class MeasuringRun:
+    """A task as engines take it: a batch is one photo, so that a run that is broken off loses one at most."""
+
+    task: BenchmarkTask
+
+    @property
+    def about(self) -> str:
+        """What is sent to workers."""
+        first = self.task.protocols[0]
+        return f"{first.model} or {first.data}"
+
+    @property
+    def names(self) -> Sequence[str]:
+        """What the photos are called."""
+        return self.task.photo_names
+
+    def read(self, batch: range) -> int:
+        """Return the photo's index; it is read when it is measured, which takes far longer.
+
+        Args:
+            batch: The photo.
+        """
+        return batch.start
+
+    def compute(self, read: int) -> PhotoRows:
+        """Return the rows of one photo; why it failed, where it cannot be read, explained or measured.
+
+        Args:
+            read: The photo's index.
+        """
+        try:
+            return self.task.rows(read)
+        except (InputError, RuntimeError) as error:  # torch's own: out of memory, shapes
+            name = self.task.photo_names[read]
+            return PhotoRows(read, name, failure=f"{name}: {' '.join(str(error).split())}")
 
 
 @dataclass(frozen=True)
@@ -55,33 +88,6 @@ class BenchmarkProgress:
     total: int
     failures: int
     reason: str = ""
-
-
-def local_engine(task: BenchmarkTask, batches: Sequence[range]) -> Iterator[PhotoRows]:
-    """Measure in this process, one photo at a time.
-
-    Args:
-        task: What is measured.
-        batches: Indices of photos.
-
-    Yields:
-        The rows of each photo.
-    """
-    return (measured(task, index) for batch in batches for index in batch)
-
-
-def measured(task: BenchmarkTask, index: int) -> PhotoRows:
-    """Return the rows of one photo; why it failed, where it cannot be read, explained or measured.
-
-    Args:
-        task: What is measured.
-        index: The photo's index.
-    """
-    try:
-        return task.rows(index)
-    except (InputError, RuntimeError) as error:  # torch's own: out of memory, shapes
-        name = task.photo_names[index]
-        return PhotoRows(index, name, failure=f"{name}: {' '.join(str(error).split())}")
 
 
 def run_benchmark(
@@ -101,7 +107,7 @@ def run_benchmark(
         folder: Where rows are written.
         resume: Go on with a run of the same protocols that the folder has a part of.
         retry_failed: Measure photos again that failed before.
-        engine: Where photos are measured.
+        engine: Where photos are measured: in this process, or by `process_engine(...)` or `ray_engine(...)`.
 
     Yields:
         The progress; first that of the photos that are there already.
@@ -116,7 +122,8 @@ def run_benchmark(
     total = len(task.photo_names)
     so_far = BenchmarkProgress(len(done), total, sum(known[index] for index in done))
     yield so_far
-    for found in engine(task, _left(total, done)):
+    left = [range(index, index + 1) for index in range(total) if index not in done]
+    for found in engine(MeasuringRun(task), left):
         write_part(folder, found)
         failed = found.failure is not None
         so_far = replace(
@@ -173,14 +180,3 @@ def _check_same(known: Mapping[str, MeasuringProtocol], wanted: Sequence[Measuri
                 "started with, or choose another folder"
             )
     raise InputError(f"{folder} holds a run with more methods or metrics; resume with the options it was started with")
-
-
-def _left(total: int, done: set[int]) -> list[range]:
-    """Return the photos that are left, in ranges of at most `BATCH`."""
-    found = []
-    for start in range(0, total, BATCH):
-        for there, part in groupby(range(start, min(start + BATCH, total)), done.__contains__):
-            if not there:
-                indices = list(part)
-                found.append(range(indices[0], indices[-1] + 1))
-    return found

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -121,6 +121,12 @@ class RetrievalTask:
             for metric in self.metrics
         )
         return PhotoRows(index, self.photo_names[index], "", values)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Compare all vectors here, once, and send what was found: no photo can be compared without the others."""
+        found = ("_found", "_keys", "_names", "_protocols", "_rows_of")
+        kept = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**kept, **{name: getattr(self, name) for name in found}}
 
     @cached_property
     def _read(self) -> dict[str, tuple[list[tuple[str, str, str]], Embeddings]]:

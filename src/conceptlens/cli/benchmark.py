@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conceptlens.cli import options as shared
+from conceptlens.cli.engine import LOCAL, EngineName, RayAddress, Workers, chosen_engine
 from conceptlens.cli.options import answering, data_option, load, option_group, run_option
 from conceptlens.cli.printing import print_end, print_failures, print_files, print_json
 from conceptlens.io.errors import InputError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from conceptlens.benchmark.suite_options import PreparedSuite, SuiteOptions
     from conceptlens.benchmark.suites import SuiteKind
     from conceptlens.model.backbone import Backbone
+    from conceptlens.runs.run_task import Engine
 
 ALL = "all"
 measured_option = option_group("What is measured")
@@ -83,6 +85,9 @@ def benchmark(
     retry_failed: Annotated[
         bool, run_option("--retry-failed", help="Resume, and try photos that failed again.")
     ] = False,
+    engine: EngineName = LOCAL,
+    ray_address: RayAddress = None,
+    workers: Workers = None,
     device: shared.Device = "cpu",
     seed: Annotated[int, run_option(min=0, help="Seed of all that is drawn.")] = 0,
 ) -> None:
@@ -90,6 +95,7 @@ def benchmark(
     from conceptlens.benchmark.suite_options import SuiteOptions
     from conceptlens.benchmark.suites import suite_kind
 
+    run_on = chosen_engine(engine, ray_address, workers)
     start = time.perf_counter()
     check_folder(out_dir)
     given = SuiteOptions(
@@ -120,8 +126,10 @@ def benchmark(
 
     whole = suite == ALL
     suites = _every(ready, given) if whole else [ready(suite_kind(suite))]
-    again = resume or retry_failed
-    done = [_measured(one, out_dir / one.name if whole else out_dir, again, retry_failed, as_json) for one in suites]
+    done = [
+        _measured(one, out_dir / one.name if whole else out_dir, resume, retry_failed, run_on, as_json)
+        for one in suites
+    ]
     if as_json:
         documents = [document for document, _ in done]
         print_json(documents[0] if not whole else {"schema": documents[0]["schema"], "suites": documents})
@@ -149,7 +157,7 @@ def _every(ready: Callable[[SuiteKind], PreparedSuite], given: SuiteOptions) -> 
 
 
 def _measured(
-    suite: PreparedSuite, folder: Path, resume: bool, retry_failed: bool, as_json: bool
+    suite: PreparedSuite, folder: Path, resume: bool, retry_failed: bool, engine: Engine, as_json: bool
 ) -> tuple[dict[str, Any], BenchmarkProgress]:
     """Run one suite, write its files and print its tables; return its numbers and how far it came."""
     from conceptlens.benchmark.benchmark_outputs import benchmark_json, write_benchmark
@@ -157,7 +165,7 @@ def _measured(
     from conceptlens.benchmark.benchmark_run import run_benchmark
     from conceptlens.benchmark.comparison_table import plain_text
 
-    last = _with_progress(run_benchmark(suite.task, folder, resume, retry_failed))
+    last = _with_progress(run_benchmark(suite.task, folder, resume or retry_failed, retry_failed, engine))
     result = finished(suite, folder)
     files = write_benchmark(folder, result)
     if not as_json:

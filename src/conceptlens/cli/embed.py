@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conceptlens.cli import options as shared
+from conceptlens.cli.engine import LOCAL, EngineName, RayAddress, Workers, chosen_engine
 from conceptlens.cli.options import answering, data_option, load, model_option, option_group, run_option
 from conceptlens.cli.printing import print_excluded, print_failures, print_json
 from conceptlens.io.errors import InputError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from conceptlens.local_embeddings.runs.embed_plan import EmbedPlan
-    from conceptlens.local_embeddings.runs.embed_run import EmbedProgress, Engine
+    from conceptlens.local_embeddings.runs.embed_run import EmbedProgress
 
 LOG_SECONDS = 30.0
 embedding_option = option_group("Embedding")
@@ -74,11 +75,9 @@ def embed(
     retry_failed: Annotated[
         bool, run_option("--retry-failed", help="Resume, and try photos that failed again.")
     ] = False,
-    engine: Annotated[str, run_option(metavar="local|ray", help="Where to embed.")] = "local",
-    ray_address: Annotated[
-        str | None, run_option(help="HOST:PORT of a Ray cluster, or auto; by default a new one here.")
-    ] = None,
-    workers: Annotated[int, run_option(min=1, help="Number of Ray workers, each with its own model.")] = 1,
+    engine: EngineName = LOCAL,
+    ray_address: RayAddress = None,
+    workers: Workers = None,
     device: shared.Device = "cpu",
     batch_size: shared.BatchSize = 8,
 ) -> None:
@@ -110,26 +109,12 @@ def embed(
     )
     for name in plan.layers:
         backbone.check_layer(name)
-    run_on = _engine(engine, ray_address, workers)
+    run_on = chosen_engine(engine, ray_address, workers)
     store = Store(out_dir, create=True)  # made last, so that a refused run leaves no folder
     last = _with_progress(embed_batches(opened, backbone, plan, store, resume or retry_failed, run_on, retry_failed))
     _print_result(store, opened.excluded, plan, last, time.perf_counter() - start, as_json)
     if last.failures:
         raise typer.Exit(1)
-
-
-def _engine(name: str, address: str | None, workers: int) -> Engine:
-    if name == "local":
-        if address is not None or workers > 1:
-            raise InputError("--ray-address and --workers have no effect without --engine ray; leave them out")
-        from conceptlens.local_embeddings.runs.embed_run import local_engine
-
-        return local_engine
-    if name != "ray":
-        raise InputError(f"--engine {name} is given; expected local or ray")
-    from conceptlens.local_embeddings.runs.ray_engine import ray_engine
-
-    return ray_engine(address, workers)
 
 
 def _with_progress(batches: Iterable[EmbedProgress]) -> EmbedProgress:

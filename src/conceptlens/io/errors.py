@@ -26,6 +26,16 @@ class Failure:
     reason: str
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error of other people's code, with its kind, for a sentence.
+
+    Args:
+        error: The error.
+    """
+    message = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {message}"[:300]
+
+
 def near(name: str, known: Iterable[str], max_names: int = 5) -> str:
     """Return `known` names that resemble `name`, as a list in words, for the end of an error sentence.
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -13,18 +14,17 @@ import torch
 from torch import Tensor
 
 from conceptlens.data.masked_set import MaskedSet, check_masked_set
-from conceptlens.io.errors import InputError
+from conceptlens.io.errors import Failure, InputError
 from conceptlens.local_embeddings.modes import FitSettings, Mode
-from conceptlens.local_embeddings.runs.embed_batch import StoreRows, embed_photos
+from conceptlens.local_embeddings.runs.embed_batch import PreparedPhoto, StoreRows, embed_photos
 from conceptlens.local_embeddings.runs.embed_plan import EmbedPlan, run_id
 from conceptlens.local_embeddings.runs.photo_reader import PhotoReader
 from conceptlens.model.backbone import Backbone, check_backbone
+from conceptlens.runs.local_engine import local_engine
+from conceptlens.runs.run_task import Engine
 from conceptlens.store.lance_tables import SPARED_AGE
 from conceptlens.store.row import RunRow, row_id
 from conceptlens.store.store import Store
-
-# A function from a run and the photo indices of the batches that are left to their rows, in any order.
-Engine = Callable[["EmbedTask", Sequence[range]], Iterator[StoreRows]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +37,41 @@ class EmbedTask:
     run: str
     scales: Mapping[str, Tensor]
 
-    def rows(self, reader: PhotoReader, photos: Any) -> StoreRows:
-        """Return the rows of one batch of photos."""
-        return embed_photos(reader.model, self.plan, self.run, self.data.name, self.scales, photos)
+    @property
+    def about(self) -> str:
+        """What is sent to workers."""
+        return f"{self.model.name} or {self.data.name}"
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The name of each photo of the set."""
+        return self.data.names
+
+    @cached_property
+    def reader(self) -> PhotoReader:
+        """What reads the photos."""
+        return PhotoReader(self.model, self.plan, self.data)
+
+    def read(self, batch: range) -> list[PreparedPhoto | Failure]:
+        """Read the photos of one batch, or say why one cannot be read.
+
+        Args:
+            batch: Indices of photos.
+        """
+        return self.reader.read(batch)
+
+    def compute(self, read: Sequence[PreparedPhoto | Failure]) -> StoreRows:
+        """Return the rows of one batch of photos.
+
+        Args:
+            read: What `read` returned.
+        """
+        return embed_photos(self.model, self.plan, self.run, self.data.name, self.scales, read)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what each worker makes for itself, and the text encoder, which embeds nothing."""
+        kept = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**kept, "model": replace(self.model, text=None)}
 
 
 @dataclass(frozen=True)
@@ -51,12 +83,6 @@ class EmbedProgress:
     total: int
     embeddings: int
     failures: int
-
-
-def local_engine(task: EmbedTask, batches: Sequence[range]) -> Iterator[StoreRows]:
-    """Embed in this process, while a thread reads the next batches."""
-    reader = PhotoReader(task.model, task.plan, task.data)
-    return (task.rows(reader, photos) for photos in reader.ahead(batches))
 
 
 def embed(
@@ -83,7 +109,8 @@ def embed(
         plan: All settings of the run, instead of `layers` and `mode`.
         resume: Continue the run of the same settings after its last batch.
         retry_failed: In a resumed run, try photos that failed again.
-        engine: Where batches are embedded: in this process, or on a cluster (`ray_engine`).
+        engine: Where batches are embedded: in this process, in several (`process_engine`), or on a cluster
+            (`ray_engine`).
         progress: Called after each batch.
 
     Returns:
@@ -128,7 +155,7 @@ def embed_batches(
         plan: Layers, mode, and everything else that decides the rows.
         store: Where rows are written.
         resume: Continue a run that the store has a part of.
-        engine: Where batches are embedded: in this process, or by `ray_engine(...)`.
+        engine: Where batches are embedded: in this process, or by `process_engine(...)` or `ray_engine(...)`.
         retry_failed: Embed photos again that failed before.
 
     Yields:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 
 # Photos after a photo whose masks may serve as its control.
 N_CONTROL_PHOTOS = 3
-# Batches that are read ahead of the one being embedded.
-N_READ_AHEAD = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,16 +57,6 @@ class PhotoReader:
     def read(self, indices: Sequence[int]) -> list[PreparedPhoto | Failure]:
         """Return the photos at these indices, or why one cannot be read."""
         return [self._read(index, self.plan.control) for index in indices]
-
-    def ahead(self, batches: Sequence[Sequence[int]]) -> Iterator[list[PreparedPhoto | Failure]]:
-        """Yield batch after batch, the next ones being read meanwhile."""
-        with ThreadPoolExecutor(1, "reader") as pool:
-            waiting = [pool.submit(self.read, indices) for indices in batches[:N_READ_AHEAD]]
-            for later in range(len(batches)):
-                found = waiting.pop(0).result()
-                if later + N_READ_AHEAD < len(batches):
-                    waiting.append(pool.submit(self.read, batches[later + N_READ_AHEAD]))
-                yield found
 
     def scales(self) -> dict[str, Tensor]:
         """Return each channel's root mean square over photos spaced evenly in the set, layer by layer.

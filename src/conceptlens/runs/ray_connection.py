@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from conceptlens.io.errors import InputError
+from conceptlens.io.errors import InputError, first_line
 
 CONNECT_SECONDS = 5.0  # in which a cluster has to answer
 
@@ -99,12 +99,6 @@ def check_resources(ray: Any, workers: int, gpu: bool) -> None:
             f"{workers} workers need {needed} each, but the Ray cluster has {cpus} CPUs and "
             f"{gpus} GPUs; take fewer workers, or add nodes"
         )
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error, with its kind."""
-    message = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {message}"[:300]
 
 
 def load_ray() -> Any:
