@@ -6,6 +6,7 @@ import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from conceptlens.benchmark.class_suites import faithfulness_suite, finer_cam_sui
 from conceptlens.benchmark.concept_suites import MASK_METRICS, ce_fam_suite
 from conceptlens.benchmark.embedding_suite import loce_suite
 from conceptlens.benchmark.map_measures import SOFT, check_measure, measured_maps
-from conceptlens.benchmark.map_methods import compared_with, contrast_method, edge_map, map_methods
+from conceptlens.benchmark.map_methods import compared_with, contrast_method, edge_map, explained_by, map_methods
 from conceptlens.benchmark.protocol import Measure
 from conceptlens.benchmark.result_parts import PhotoRows, read_photos
 from conceptlens.benchmark.suite_metrics import SUITE_METRICS
@@ -147,6 +148,28 @@ class TestMethods:
         seen = MODEL.observe(DrawnSet(1)[0].photo)
         wanted = cl.cam(seen, cl.Contrast(2, gamma=1.0), "layer_cam").maps
         assert torch.equal(methods[-1].explain(seen, 2).maps, wanted)
+
+    def test_methods_of_one_rule_run_the_model_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        names = ["score_cam", "layer_cam", "score_cam_fast", "centre"]
+        finer = [contrast_method(rule, None, gamma=gamma) for rule in names[:3] for gamma in (0.6, 1.0)]
+        methods = (*map_methods(names, None), *finer)
+        seen = MODEL.observe(DrawnSet(1)[0].photo)
+        alone = {one.name: one.explain(seen, 2).maps for one in methods}
+        ran: list[int] = []
+        forward = type(seen).forward
+
+        def noted(self: Any, images: torch.Tensor, image: int | None = None) -> Any:
+            ran.append(len(images))
+            return forward(self, images, image)
+
+        monkeypatch.setattr(type(seen), "forward", noted)
+        methods[0].explain(seen, 2)
+        once = sum(ran)
+        ran.clear()
+        explained_by([one for one in methods if not one.name.startswith("score_cam_fast")], seen, 2)
+        assert sum(ran) == once > 0
+        for name, found in explained_by(methods, seen, 2).items():
+            torch.testing.assert_close(found.maps, alone[name], rtol=1e-5, atol=1e-6)
 
 
 @pytest.fixture
