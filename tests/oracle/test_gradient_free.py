@@ -98,6 +98,21 @@ def test_several_questions_share_the_masked_forwards() -> None:
     assert sum(module.batches) == 2 * 6
 
 
+def test_channels_of_the_same_mask_share_a_masked_forward() -> None:
+    observation = look()
+    cells = torch.rand(6, 4, 6)
+    cells[1], cells[2] = 5.0, 0.0  # both the same everywhere
+    cells[3], cells[4] = 0.0, 0.0
+    cells[3, 1, 2], cells[4, 1, 2] = 2.0, 3.0  # one and the same cell alone
+    questions = [cl.Logit(1).bind(observation), cl.Contrast(2).bind(observation)]
+    module_of(observation).batches.clear()
+    found = gradient_free.masked_scores(observation, questions, cells, 0, torch.tensor([4, 0, 1, 5, 3, 2]))
+    assert sum(module_of(observation).batches) == 4
+    for column, channel in enumerate([4, 0, 1, 5, 3, 2]):
+        alone = gradient_free.masked_scores(observation, questions, cells, 0, torch.tensor([channel]))[:, 0]
+        torch.testing.assert_close(found[:, column], alone, rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize("images_at_once", [0.1, 1, 4])
 def test_score_cam_stays_below_its_bound(monkeypatch: pytest.MonkeyPatch, images_at_once: float) -> None:
     observation = look()

@@ -6,6 +6,7 @@ import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,10 +26,10 @@ from conceptlens.benchmark.class_map_task import BOX, ClassMapTask
 from conceptlens.benchmark.class_suites import faithfulness_suite, finer_cam_suite
 from conceptlens.benchmark.concept_suites import MASK_METRICS, ce_fam_suite
 from conceptlens.benchmark.embedding_suite import loce_suite
-from conceptlens.benchmark.map_methods import compared_with, contrast_method, edge_map, map_methods
+from conceptlens.benchmark.map_measures import SOFT, check_measure, measured_maps
+from conceptlens.benchmark.map_methods import compared_with, contrast_method, edge_map, explained_by, map_methods
 from conceptlens.benchmark.protocol import Measure
 from conceptlens.benchmark.result_parts import PhotoRows, read_photos
-from conceptlens.benchmark.shared_passes import SHARED_READINGS, check_measure, likeliest_rivals, measured_maps
 from conceptlens.benchmark.suite_metrics import SUITE_METRICS
 from conceptlens.benchmark.suite_options import SuiteOptions
 from conceptlens.benchmark.suites import SUITES, suite_kind
@@ -40,6 +41,7 @@ from conceptlens.local_embeddings.runs.embed_run import embed_batches
 from conceptlens.localization.evaluate_localization import evaluate_localization
 from conceptlens.localization.methods import MethodContext, build_methods
 from conceptlens.metrics import FAITHFULNESS_METRICS
+from conceptlens.metrics.removal_readings import REMOVAL_READINGS
 from conceptlens.pages.number_format import number
 from conceptlens.statistics.retrieval import retrieve
 from conceptlens.store import Store
@@ -57,8 +59,8 @@ MODEL = sharp_model()
 EVERY = [
     Measure(metric, fill)
     for fill in ("mean", "blur", "noisy_linear")
-    for metric in (*SHARED_READINGS, "comprehensiveness", "average_drop")
-    if not (metric == "average_drop" and fill == "noisy_linear")
+    for metric in (*REMOVAL_READINGS, "average_drop", "increase_in_confidence")
+    if not (metric in SOFT and fill == "noisy_linear")
 ]
 
 
@@ -67,29 +69,29 @@ class TestSharedPasses:
         seen = MODEL.observe(DrawnSet(1)[0].photo)
         maps = cl.cam(seen, 2, "layer_cam")
         scored = scored_images(seen, 2)
-        found = measured_maps(maps, scored, EVERY, likeliest_rivals(scored), seed=3)
+        found = measured_maps(maps, scored, EVERY, seed=3)
         assert list(found) == EVERY
         for (metric, fill), score in found.items():
-            own = {} if metric == "average_drop" else {"seed": 3}
+            own = {} if metric in SOFT else {"seed": 3}
             alone = FAITHFULNESS_METRICS[metric].compute(maps, scored, fill=fill, **own)
             assert torch.allclose(score.values, alone.values, rtol=0, atol=1e-6), metric
-            assert abs(float(score.values)) > 1e-3 or metric not in SHARED_READINGS
+            assert abs(float(score.values)) > 1e-3 or metric not in REMOVAL_READINGS
             assert torch.equal(score.applies, alone.applies)
             assert score.fill == alone.fill
 
-    @pytest.mark.parametrize("metric", SHARED_READINGS)
+    @pytest.mark.parametrize("metric", REMOVAL_READINGS)
     def test_each_alone_takes_what_it_needs(self, metric: str) -> None:
         seen = MODEL.observe(DrawnSet(1)[0].photo)
         scored = scored_images(seen, 1)
         measure = Measure(metric, "mean")
         maps = cl.cam(seen, 1)
-        found = measured_maps(maps, scored, [measure], likeliest_rivals(scored), seed=0)[measure]
+        found = measured_maps(maps, scored, [measure], seed=0)[measure]
         alone = FAITHFULNESS_METRICS[metric].compute(maps, scored, fill="mean").values
         assert torch.allclose(found.values, alone, rtol=0, atol=1e-6)
 
     def test_a_flat_map_has_no_number(self) -> None:
         scored = scored_images(MODEL.observe(DrawnSet(1)[0].photo), 0)
-        found = measured_maps(torch.ones(1, 1, 4, 4), scored, EVERY, likeliest_rivals(scored), seed=0)
+        found = measured_maps(torch.ones(1, 1, 4, 4), scored, EVERY, seed=0)
         assert not any(score.count for score in found.values())
 
     def test_what_cannot_be_measured_is_refused(self) -> None:
@@ -146,6 +148,28 @@ class TestMethods:
         seen = MODEL.observe(DrawnSet(1)[0].photo)
         wanted = cl.cam(seen, cl.Contrast(2, gamma=1.0), "layer_cam").maps
         assert torch.equal(methods[-1].explain(seen, 2).maps, wanted)
+
+    def test_methods_of_one_rule_run_the_model_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        names = ["score_cam", "layer_cam", "score_cam_fast", "centre"]
+        finer = [contrast_method(rule, None, gamma=gamma) for rule in names[:3] for gamma in (0.6, 1.0)]
+        methods = (*map_methods(names, None), *finer)
+        seen = MODEL.observe(DrawnSet(1)[0].photo)
+        alone = {one.name: one.explain(seen, 2).maps for one in methods}
+        ran: list[int] = []
+        forward = type(seen).forward
+
+        def noted(self: Any, images: torch.Tensor, image: int | None = None) -> Any:
+            ran.append(len(images))
+            return forward(self, images, image)
+
+        monkeypatch.setattr(type(seen), "forward", noted)
+        methods[0].explain(seen, 2)
+        once = sum(ran)
+        ran.clear()
+        explained_by([one for one in methods if not one.name.startswith("score_cam_fast")], seen, 2)
+        assert sum(ran) == once > 0
+        for name, found in explained_by(methods, seen, 2).items():
+            torch.testing.assert_close(found.maps, alone[name], rtol=1e-5, atol=1e-6)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import conceptlens as cl
 from conceptlens import metrics
 from conceptlens.cams.image_scoring import scored_cells, scored_images, similar_classes
 from conceptlens.metrics import FAITHFULNESS_METRICS, FURTHER_FAITHFULNESS_METRICS, ScoredImages, score_module
+from conceptlens.metrics.removal_readings import REMOVAL_READINGS
 from planted import LABELS, ColourNet
 from tolerance import assert_agree
 
@@ -190,6 +192,73 @@ def test_metrics_that_share_their_passes_are_the_same(fill: str, classes_known: 
         torch.testing.assert_close(score.values, expected.values, rtol=0, atol=1e-6)
         assert torch.equal(score.applies, expected.applies)
         assert score.fill == fill
+
+
+@pytest.mark.parametrize("metric", sorted(REMOVAL_READINGS))
+def test_a_shared_metric_alone_runs_what_it_needs(metric: str) -> None:
+    scored, maps = drawn_case()
+    ran: list[int] = []
+    counted = dataclasses.replace(scored, probabilities=noting(scored.probabilities, ran))
+    found = metrics.removal_scores(maps, counted, metrics=[metric], rivals=(scored.classes + 2) % 4)
+    assert list(found) == [metric]
+    other = {"rivals": (scored.classes + 2) % 4} if metric.startswith("relative") else {}
+    expected = FAITHFULNESS_METRICS[metric].compute(maps, scored, fill="mean", **other)
+    torch.testing.assert_close(found[metric].values, expected.values, rtol=0, atol=1e-6)
+    one = REMOVAL_READINGS[metric]
+    each = len({round(share, 9) for share in one.highest} - {0}) + len({round(share, 9) for share in one.lowest} - {0})
+    # Both maps of an image share the one without a pixel.
+    assert sum(ran) == 3 + 3 * (2 * each - (1.0 in one.highest) - (1.0 in one.lowest))
+
+
+def test_only_metrics_that_remove_pixels_are_shared() -> None:
+    scored, maps = drawn_case()
+    with pytest.raises(cl.InputError, match=r"no metric 'deletoin'.*deletion"):
+        metrics.removal_scores(maps, scored, metrics=["deletoin"])
+    with pytest.raises(cl.InputError, match="no metric 'average_drop'"):
+        metrics.removal_scores(maps, scored, metrics=["average_drop"])
+    with pytest.raises(cl.InputError, match="not known which class"):
+        metrics.removal_scores(maps, dataclasses.replace(scored, classes=None), metrics=["relative_drop_5"])
+
+
+def test_maps_that_remove_the_same_pixels_share_their_passes() -> None:
+    scored, maps = drawn_case()
+    ran: list[int] = []
+    counted = dataclasses.replace(scored, score=noting(scored.score, ran))
+    alone = metrics.deletion(maps, scored)
+    one = maps.clone()
+    one[:, 1] = 3 * one[:, 0] + 1  # the same order
+    one[0, 1] = -one[0, 0]  # another one
+    one[2] = maps[1].clone()  # the same maps of another image
+    shared = metrics.deletion(one, counted)
+    steps = 20
+    assert sum(ran) == 3 + (2 * steps - 1) + steps + (2 * steps - 1)
+    assert torch.equal(shared.values[:2, 0], alone.values[:2, 0])
+    for image, question in [(0, 1), (1, 1), (2, 0), (2, 1)]:
+        own = torch.zeros_like(maps)
+        own[image, question] = one[image, question]
+        expected = metrics.deletion(own, scored).values[image, question]
+        assert float(shared.values[image, question]) == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_soft_masks_share_their_passes() -> None:
+    scored, maps = drawn_case()
+    ran: list[int] = []
+    found = metrics.soft_mask_scores(maps, dataclasses.replace(scored, score=noting(scored.score, ran)), "blur")
+    assert sum(ran) == 3 + 6
+    assert set(found) == {"average_drop", "increase_in_confidence"}
+    for name, score in found.items():
+        assert torch.equal(score.values, FAITHFULNESS_METRICS[name].compute(maps, scored, fill="blur").values)
+
+
+def noting(function: Callable[[Tensor, Tensor], Tensor] | None, ran: list[int]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the function, which adds to `ran` how many variants each of its calls is given."""
+
+    def run(variants: Tensor, rows: Tensor) -> Tensor:
+        ran.append(len(variants))
+        assert function is not None
+        return function(variants, rows)
+
+    return run
 
 
 def drawn_case(dtype: torch.dtype = torch.float32) -> tuple[ScoredImages, Tensor]:

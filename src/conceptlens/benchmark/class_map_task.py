@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 
 from conceptlens.benchmark.benchmark_cases import ShownPhoto
-from conceptlens.benchmark.map_methods import MapMethod
+from conceptlens.benchmark.map_measures import check_measure, measured_maps
+from conceptlens.benchmark.map_methods import MapMethod, explained_by
 from conceptlens.benchmark.protocol import Measure, Protocol
 from conceptlens.benchmark.result_parts import MeasuredValue, PhotoRows
-from conceptlens.benchmark.shared_passes import check_measure, likeliest_rivals, measured_maps
 from conceptlens.cams.image_scoring import scored_images
+from conceptlens.cams.targets import Probability
 from conceptlens.io.errors import InputError
 from conceptlens.io.fingerprint import weights_fingerprint
 from conceptlens.metrics.map_mask import pointing_energy
@@ -24,9 +25,10 @@ from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
     from conceptlens.benchmark.benchmark_photos import BenchmarkPhotos
+    from conceptlens.metrics.given_maps import Maps
     from conceptlens.model.backbone import Backbone
     from conceptlens.model.observation import Observation
-    from conceptlens.record import Explanation
+    from conceptlens.render import Box
 
 Asked = Literal["predicted", "label"]
 # Energy inside the annotated box.
@@ -111,25 +113,24 @@ class ClassMapTask:
             InputError: The photo cannot be read, explained or measured.
         """
         seen, target = self.observe(index)
-        scored = scored_images(seen, target)
-        rivals = likeliest_rivals(scored)
-        found: list[MeasuredValue] = []
-        confidence = float(scored.run(scored.images, torch.zeros(1, dtype=torch.long, device=scored.images.device)))
-        removing = [measure for measure in self.measures if measure != BOX]
+        made = explained_by(self.methods, seen, target)
+        maps = torch.cat([made[method.name].maps.to(seen.images.device) for method in self.methods], 1)
+        scored = scored_images(seen, [Probability(target)] * len(self.methods))
+        values = measured_maps(maps, scored, [one for one in self.measures if one != BOX], self.seed)
+        if BOX in self.measures:
+            values[BOX] = self._in_box(maps, seen.image_info[0].box, index)
+        row = torch.zeros(1, dtype=torch.long, device=seen.images.device)
+        confidence, name = float(scored.run(scored.images, row)[0, 0]), self.model.class_name(target)
         hashes = iter(self.protocols)
-        for method in self.methods:
-            explained = method.explain(seen, target)
-            values = measured_maps(explained, scored, removing, rivals, self.seed)
-            for measure in self.measures:
-                score = values[measure] if measure != BOX else self._in_box(explained, index)
-                name = self.model.class_name(target)
-                found.append(
-                    MeasuredValue(
-                        next(hashes).hash, method.name, measure.metric, measure.fill, name, score.of(0, 0), confidence
-                    )
-                )
+        found = tuple(
+            MeasuredValue(
+                next(hashes).hash, method.name, one.metric, one.fill, name, values[one].of(0, place), confidence
+            )
+            for place, method in enumerate(self.methods)
+            for one in self.measures
+        )
         label = self.photos.labels[index] if self.photos.labels else ""
-        return PhotoRows(index, self.photos.names[index], label, tuple(found))
+        return PhotoRows(index, self.photos.names[index], label, found)
 
     def observe(self, index: int) -> tuple[Observation, int]:
         """Return what the model saw of a photo, and the class that is asked.
@@ -149,19 +150,19 @@ class ClassMapTask:
             index: The photo's index.
         """
         seen, target = self.observe(index)
-        found = {method.name: method.explain(seen, target) for method in self.methods}
+        found = explained_by(self.methods, seen, target)
         maps = {name: explained.maps[0, 0].float().cpu().numpy() for name, explained in found.items()}
         signed = {name: explained.signed for name, explained in found.items()}
         return ShownPhoto(self.photos.read(index), maps, signed, seen.image_info[0].box)
 
-    def _in_box(self, explained: Explanation, index: int) -> Score:
-        """Return the share of a map's energy inside the annotated box, which is cut as the model cuts the photo."""
+    def _in_box(self, maps: Maps, seen: Box, index: int) -> Score:
+        """Return the share of each map's energy inside the annotated box, cut to the part that the model saw."""
         boxes = self.photos.boxes
-        left, top, right, bottom = explained.source.image_info[0].box
+        left, top, right, bottom = seen
         corners = torch.tensor([left, top, left, top], dtype=torch.float64)
         sides = torch.tensor([right - left, bottom - top] * 2, dtype=torch.float64)
         box = (torch.from_numpy(boxes[index]) - corners) / sides  # pyright: ignore[reportOptionalSubscript]
-        return pointing_energy(explained.maps, box_masks(box[None], (BOX_PIXELS, BOX_PIXELS)))
+        return pointing_energy(maps, box_masks(box[None], (BOX_PIXELS, BOX_PIXELS)))
 
     def _protocol(self, method: MapMethod, measure: Measure) -> Protocol:
         box = measure == BOX

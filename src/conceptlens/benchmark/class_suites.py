@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from conceptlens.benchmark.benchmark_photos import open_photos
 from conceptlens.benchmark.class_map_task import BOX, ClassMapTask
 from conceptlens.benchmark.comparison import ComparedMethod
+from conceptlens.benchmark.map_measures import SOFT
 from conceptlens.benchmark.map_methods import (
     CONTROLS,
     MapMethod,
@@ -17,7 +18,6 @@ from conceptlens.benchmark.map_methods import (
     map_methods,
 )
 from conceptlens.benchmark.protocol import Measure
-from conceptlens.benchmark.shared_passes import SOFT
 from conceptlens.benchmark.suite_options import PreparedSuite, SuiteOptions, refuse_options
 from conceptlens.io.errors import InputError, near
 from conceptlens.metrics.pixel_fills import FILLS, WHOLE_FILLS

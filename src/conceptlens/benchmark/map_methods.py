@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+    from conceptlens.cams.targets import Target
     from conceptlens.model.backbone import Backbone
     from conceptlens.model.observation import Observation
 
-    # From one photo and the index of a class to its map, with one question.
+    # From one photo and the index of a class to a map, with one question.
     Explain = Callable[[Observation, int], Explanation]
 
 TITLES = {
@@ -43,6 +44,23 @@ TITLES = {
     "eigen_cam": "Eigen-CAM",
 }
 CONTROLS = ("random", "centre", "edges")
+# The images that this rule runs are chosen for all questions together, so that each must be asked alone.
+ASKED_ALONE = ("score_cam_fast",)
+
+
+@dataclass(frozen=True, eq=False)
+class AskedRule:
+    """A rule of `cl.RULES` and what it is asked about a class.
+
+    Args:
+        rule: The rule.
+        layer: The layer that maps are taken from; `None` for the model's last one.
+        ask: From the index of a class to the target.
+    """
+
+    rule: str
+    layer: str | None
+    ask: Callable[[int], Target]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +71,7 @@ class MapMethod:
         name: Its name in rows and on the command line.
         title: Its name in tables.
         about: What it does, in one line.
-        explain: From an observation of one photo and a class index to a map of that class.
+        made_by: A rule and its question, or a function from an observation of one photo and a class index to a map.
         settings: All that it was given, for the protocol.
         control: Whether it knows nothing of the question, so that a method must beat it.
         against: The method that it is compared with; empty for the baseline of the whole table.
@@ -62,10 +80,46 @@ class MapMethod:
     name: str
     title: str
     about: str
-    explain: Explain
+    made_by: AskedRule | Explain
     settings: Mapping[str, Any] = field(default_factory=dict)
     control: bool = False
     against: str = ""
+
+    def explain(self, seen: Observation, target: int) -> Explanation:
+        """Return the map of one class.
+
+        Args:
+            seen: One photo, observed.
+            target: The index of the class.
+        """
+        return explained_by([self], seen, target)[self.name]
+
+
+def explained_by(methods: Sequence[MapMethod], seen: Observation, target: int) -> dict[str, Explanation]:
+    """Return the map of every method; questions of one rule are asked together, so that it runs the model once.
+
+    Args:
+        methods: The methods.
+        seen: One photo, observed.
+        target: The index of the class that is explained.
+
+    Returns:
+        One explanation with one question by the name of each method.
+    """
+    together: dict[tuple[str, ...], list[tuple[str, AskedRule]]] = {}
+    found: dict[str, Explanation] = {}
+    for one in methods:
+        if isinstance(one.made_by, AskedRule):
+            alone = one.name if one.made_by.rule in ASKED_ALONE else ""
+            key = (one.made_by.rule, one.made_by.layer or "", alone)
+            together.setdefault(key, []).append((one.name, one.made_by))
+        else:
+            found[one.name] = one.made_by(seen, target)
+    for several in together.values():
+        asked = several[0][1]
+        made = cam(seen, [one.ask(target) for _, one in several], asked.rule, asked.layer)
+        found |= {name: made.select([place]) for place, (name, _) in enumerate(several)}
+    return found
 
 
 def map_methods(
@@ -99,9 +153,7 @@ def rule_method(name: str, layer: str | None) -> MapMethod:
         name: The rule.
         layer: The layer that maps are taken from; by default the model's last one.
     """
-    return MapMethod(
-        name, TITLES.get(name, name), RULES[name].paper, partial(_by_rule, rule=name, layer=layer), {"rule": name}
-    )
+    return MapMethod(name, TITLES.get(name, name), RULES[name].paper, AskedRule(name, layer, Logit), {"rule": name})
 
 
 def contrast_method(rule: str, layer: str | None, **settings: Any) -> MapMethod:
@@ -121,7 +173,7 @@ def contrast_method(rule: str, layer: str | None, **settings: Any) -> MapMethod:
     name = f"{rule} finer {words}".replace(",", "").replace(" ", "_")
     about = f"{contrast.nearest} references, chosen by {contrast.by}, of {contrast.of}"
     return MapMethod(
-        name, title, f"Finer-CAM, CVPR 2025: {about}", partial(_by_contrast, rule=rule, layer=layer, **settings),
+        name, title, f"Finer-CAM, CVPR 2025: {about}", AskedRule(rule, layer, partial(Contrast, **settings)),
         {"rule": rule, **kept}, against=rule,
     )  # fmt: skip
 
@@ -138,14 +190,6 @@ def edge_map(images: Float[Tensor, "image colour rows columns"]) -> Float[Tensor
     kernel = torch.stack([across, across.T])[:, None].to(images.device)
     grey = pad(images.float().mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
     return conv2d(grey, kernel).square().sum(1, keepdim=True).sqrt()
-
-
-def _by_rule(seen: Observation, target: int, rule: str, layer: str | None) -> Explanation:
-    return cam(seen, Logit(target), rule, layer)
-
-
-def _by_contrast(seen: Observation, target: int, rule: str, layer: str | None, **settings: Any) -> Explanation:
-    return cam(seen, Contrast(target, **settings), rule, layer)
 
 
 def _at_random(seen: Observation, target: int, seed: int) -> Explanation:

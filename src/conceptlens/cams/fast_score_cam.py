@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from conceptlens.cams.gradient_free import EPSILON, masked_scores, precise, varies
+from conceptlens.cams.gradient_free import EPSILON, distinct_masks, masked_scores, precise, varies
 from conceptlens.cams.targets import BoundTarget
 from conceptlens.model.observation import Observation
 
@@ -81,7 +81,7 @@ def _predict(
     varying, constant = varies(cells).nonzero()[:, 0], (~varies(cells)).nonzero()[:, 0]
     if len(varying) <= budget:
         scores = score(torch.arange(len(cells), device=cells.device))
-        return Predicted(scores, scores[None], len(varying) + bool(len(constant)))
+        return Predicted(scores, scores[None], len(distinct_masks(cells)[0]))
     masks = cells.flatten(1) - cells.flatten(1).amin(1, keepdim=True)
     masks = masks / (masks.amax(1, keepdim=True) + EPSILON)
     size = cells.flatten(1).norm(dim=1)
@@ -95,6 +95,7 @@ def _predict(
     part = (regress(masks[run], measured).predict(masks) + size.log()).log_softmax(1).amax(0)
     part[torch.cat([run, validation, constant])] = -math.inf
     leading = part.topk(budget - N_VALIDATION - len(run) + bool(len(constant))).indices
+    runs = sum(len(distinct_masks(cells[part])[0]) for part in (run, leading, validation))
     run, measured = torch.cat([run, leading]), torch.cat([measured, score(leading)], dim=1)
 
     learned, validation_scores = regress(masks[run], measured), score(validation)
@@ -109,7 +110,7 @@ def _predict(
     possible = scores.repeat(N_DRAWS, 1, 1)
     possible[:, :, unknown] += errors
     scores[:, unknown] += learned.left_out.square().mean(1, keepdim=True) / 2
-    return Predicted(scores, possible, budget + bool(len(constant)))
+    return Predicted(scores, possible, runs)
 
 
 def _farthest(points: Float[Tensor, "point cell"], size: Float[Tensor, "point"], count: int) -> Int[Tensor, "count"]:

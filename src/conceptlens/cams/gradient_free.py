@@ -21,6 +21,7 @@ from torch.nn.functional import interpolate
 from conceptlens.cams.targets import BoundTarget
 from conceptlens.model.model_output import ModelOutput
 from conceptlens.model.observation import Observation
+from conceptlens.statistics.distinct_rows import distinct_rows
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -68,7 +69,8 @@ def masked_scores(
 ) -> Float[Tensor, "question masked"]:
     """Score one image under the masks of `channels`, in chunks of at most `MASKED_BYTES`, masks included.
 
-    Channels that are the same everywhere (often half of them) have the same empty mask, which is run once.
+    Channels of the same mask share one pass: those that are the same everywhere (often half of them), whose mask is
+    empty, and those that differ by a factor, as where one and the same cell alone is not 0.
 
     Args:
         observation: One forward pass of a batch.
@@ -81,15 +83,29 @@ def masked_scores(
         `scores[question masked]`, in the order of `channels`.
     """
     one = observation.images[image]
-    same = ~varies(cells[channels])
-    distinct = torch.cat([channels[~same], channels[same][:1]])
+    firsts, column = distinct_masks(cells[channels])
     bytes_each = one.numel() * one.element_size() + one[0].numel() * max(4, one.element_size())
     scores = []
-    for chunk in distinct.split(_at_once(MASKED_BYTES, bytes_each, cells)):
+    for chunk in channels[firsts].split(_at_once(MASKED_BYTES, bytes_each, cells)):
         masks = channel_masks(cells[chunk], (one.shape[1], one.shape[2])).to(one.dtype)
         scores.append(_score_all(questions, observation.forward(one * masks[:, None], image), image, len(chunk)))
-    column = torch.where(same, len(distinct) - 1, (~same).cumsum(0) - 1)
     return torch.cat(scores, dim=1)[:, column]
+
+
+def distinct_masks(
+    cells: Float[Tensor, "channel height width"],
+) -> tuple[Int[Tensor, "distinct"], Int[Tensor, "channel"]]:
+    """Return the first channels of all that have the same mask, and for each channel which of those has its mask.
+
+    Args:
+        cells: `[channel height width]`.
+
+    Returns:
+        Indices of channels, and for every channel an index into them.
+    """
+    flat = precise(cells).flatten(1)
+    low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
+    return distinct_rows((flat - low) / (high - low + EPSILON))
 
 
 def channel_masks(

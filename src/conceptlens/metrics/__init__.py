@@ -25,10 +25,8 @@ from conceptlens.metrics.concept_removal import concept_insertion as concept_ins
 from conceptlens.metrics.control_maps import centre_maps as centre_maps
 from conceptlens.metrics.control_maps import edge_maps as edge_maps
 from conceptlens.metrics.control_maps import random_maps as random_maps
-from conceptlens.metrics.faithfulness import average_drop as average_drop
 from conceptlens.metrics.faithfulness import comprehensiveness as comprehensiveness
 from conceptlens.metrics.faithfulness import deletion as deletion
-from conceptlens.metrics.faithfulness import increase_in_confidence as increase_in_confidence
 from conceptlens.metrics.faithfulness import insertion as insertion
 from conceptlens.metrics.faithfulness import road as road
 from conceptlens.metrics.faithfulness import sufficiency as sufficiency
@@ -106,6 +104,9 @@ from conceptlens.metrics.scored_images import score_module as score_module
 from conceptlens.metrics.shared_removal import removal_scores as removal_scores
 from conceptlens.metrics.shift_stability import SHIFT_METRIC as SHIFT_METRIC
 from conceptlens.metrics.shift_stability import shift_stability as shift_stability
+from conceptlens.metrics.soft_masks import average_drop as average_drop
+from conceptlens.metrics.soft_masks import increase_in_confidence as increase_in_confidence
+from conceptlens.metrics.soft_masks import soft_mask_scores as soft_mask_scores
 from conceptlens.statistics.bootstrap import Interval as Interval
 from conceptlens.statistics.bootstrap import bootstrap_difference as bootstrap_difference
 from conceptlens.statistics.bootstrap import bootstrap_macro_mean as bootstrap_macro_mean

@@ -7,10 +7,8 @@ from functools import partial
 from conceptlens.metrics.attribution_checks import completeness, infidelity, max_sensitivity
 from conceptlens.metrics.concept_removal import concept_deletion, concept_insertion
 from conceptlens.metrics.faithfulness import (
-    average_drop,
     comprehensiveness,
     deletion,
-    increase_in_confidence,
     insertion,
     road,
     sufficiency,
@@ -23,6 +21,7 @@ from conceptlens.metrics.group_scores import (
     pointwise_group_score,
 )
 from conceptlens.metrics.relative_drops import relative_drop, relative_drop_area
+from conceptlens.metrics.soft_masks import average_drop, increase_in_confidence
 from conceptlens.statistics.score import Metric
 
 _ANY = float("inf")

@@ -16,7 +16,7 @@ from conceptlens.metrics.variant_runs import Fill, Reading, at_once_in, scores_o
 from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
     from conceptlens.metrics.given_maps import Maps
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 
 Removal: TypeAlias = Literal["highest", "lowest"]
-# What is held of ranks at once.
-RANK_BYTES = 32 * 2**20
+# What is held of ranks at once, and for each pixel of a map: its rank, its place and its mark.
+RANK_BYTES, RANK_BYTES_EACH = 64 * 2**20, 4 + 8 + 8
 STEPS = 20
 
 
@@ -118,8 +118,11 @@ def removed_values(
     removed: Removal = "highest",
     ties: TieOrder = "seeded",
     seed: int = 0,
+    whole: Float[Tensor, "image question value"] | None = None,
 ) -> tuple[Tensor, Float[Tensor, "image question step value"], Float[Tensor, "image question value"]]:
     """Return the maps, what is read while shares of their pixels are removed, and what is read of whole images.
+
+    Maps of one image that remove the same pixels share their passes: all share the image without any.
 
     Args:
         explained: The maps.
@@ -130,6 +133,7 @@ def removed_values(
         removed: Which go first.
         ties: The order of equal pixels.
         seed: Draws it, and noise.
+        whole: What is read of whole images, where it is known.
 
     Returns:
         Values in float64 on the CPU, 0 where a map ranks nothing.
@@ -139,14 +143,15 @@ def removed_values(
         raise InputError(f"no removed '{removed}'; there are: {', '.join(get_args(Removal))}")
     maps = maps_for(explained, scored)
     ready = prepare_fill(fill, scored.images, scored.black, seed)
-    whole = whole_values(scored, reading, maps.shape[1])
+    if whole is None:
+        whole = whole_values(scored, reading, maps.shape[1])
     pixels = scored.images.shape[2] * scored.images.shape[3]
     counts = (taken_shares(shares, scored) * pixels).round().long()
     found = torch.zeros(*maps.shape[:2], len(counts), whole.shape[2], dtype=torch.float64)
     found[:, :, counts == 0] = whole[:, :, None]
     wanted = (counts > 0).nonzero()[:, 0]
     pairs = ranked(maps).nonzero()
-    together = at_once_in(RANK_BYTES, 4 * ready.images[0, 0].numel(), maps)
+    together = at_once_in(RANK_BYTES, RANK_BYTES_EACH * ready.images[0, 0].numel(), maps)
     for part in pairs.split(together) if len(pairs) and len(wanted) else ():
         values = _pairs_removed(maps, part, ready, reading, counts[wanted], removed, ties, seed)
         image, question = part.cpu().unbind(1)
@@ -208,4 +213,18 @@ def _pairs_removed(
         return ranks[jobs // len(limits)] < limits[jobs % len(limits)][:, None, None]
 
     image, question = (part.repeat_interleave(len(limits)) for part in pairs.unbind(1))
-    return values_without(ready, reading, image, question, taken).reshape(len(pairs), len(limits), -1)
+    alike = torch.stack([image, _marks(ranks, counts)], 1) if len(pairs) > 1 else None
+    return values_without(ready, reading, image, question, taken, alike).reshape(len(pairs), len(limits), -1)
+
+
+def _marks(ranks: Int[Tensor, "pair rows columns"], counts: Int[Tensor, "step"]) -> Int[Tensor, "job"]:
+    """Return a number for each pair and step, the same where the same pixels are removed.
+
+    Every pixel has a random number of 64 bits, and a set of pixels the sum of theirs: that two of a
+    million different sets have the same one has a chance below one in ten million.
+    """
+    generator = torch.Generator("cpu").manual_seed(0)
+    own = torch.randint(-(2**63), 2**63 - 1, ranks.shape[1:], generator=generator, device="cpu").to(ranks.device)
+    places = ranks.flatten(1).long()
+    in_order = torch.empty_like(places).scatter_(1, places, own.flatten().expand_as(places))
+    return in_order.cumsum(1)[:, counts.to(places.device) - 1].flatten()

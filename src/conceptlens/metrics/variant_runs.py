@@ -10,6 +10,7 @@ import torch
 
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.scored_images import check_scored
+from conceptlens.statistics.distinct_rows import distinct_rows
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -58,7 +59,12 @@ class Reading:
 
 
 def values_without(
-    ready: Fill, reading: Reading, image: Int[Tensor, "job"], question: Int[Tensor, "job"], removed: Removed
+    ready: Fill,
+    reading: Reading,
+    image: Int[Tensor, "job"],
+    question: Int[Tensor, "job"],
+    removed: Removed,
+    alike: Int[Tensor, "job number"] | None = None,
 ) -> Float[Tensor, "job value"]:
     """Return what is read of images without some of their pixels, in chunks of at most `VARIANT_BYTES`.
 
@@ -68,20 +74,27 @@ def values_without(
         image: The image of each job.
         question: Its question.
         removed: From indices of jobs to the pixels that they lose.
+        alike: The same numbers for jobs of one image that lose the same pixels, whose variant is run once. By default
+            each job has a variant of its own.
 
     Returns:
         Values in float64 on the CPU.
     """
-    found = []
+    jobs = torch.arange(len(image), device=image.device)
+    firsts, variant = (jobs, jobs) if alike is None else distinct_rows(alike)
+    found, places = [], []
     bytes_each = 4 * ready.images[0].numel()
     at_once = variants_at_once(ready.images)
     together = at_once_in(VARIANT_BYTES, bytes_each, ready.images)
-    for jobs in torch.arange(len(image), device=image.device).split(together):
-        variants = ready.remove(image[jobs], removed(jobs))
-        parts = zip(variants.split(at_once), image[jobs].split(at_once), strict=True)
+    for start, run in enumerate(firsts.split(together)):
+        variants = ready.remove(image[run], removed(run))
+        parts = zip(variants.split(at_once), image[run].split(at_once), strict=True)
         outputs = torch.cat([reading.run(some, rows) for some, rows in parts])
-        found.append(reading.read(outputs, image[jobs], question[jobs]).double().cpu())
-    return torch.cat(found)
+        row = variant - start * together
+        here = jobs[(row >= 0) & (row < len(run))]
+        found.append(reading.read(outputs[row[here]], image[here], question[here]).double().cpu())
+        places.append(here)
+    return torch.cat(found)[torch.cat(places).argsort().cpu()]
 
 
 def whole_values(scored: ScoredImages, reading: Reading, questions: int) -> Float[Tensor, "image question value"]:
