@@ -315,7 +315,7 @@ class TestCommand:
         assert done.exit_code == 0, done.output
         assert [one["suite"] for one in json.loads(done.stdout)["suites"]] == ["loce"]
         assert (tmp_path / "run" / "loce" / "benchmark.html").is_file()
-        assert all(f"{name} is left out" in done.stderr for name in ("faithfulness", "finer-cam", "ce-fam"))
+        assert all(f"{name} is left out" in done.stderr for name in ("faithfulness", "finer-cam", "ce-fam", "loc-cbm"))
         refused = run("all", "--data", str(store), "--metrics", "deletion", "--out-dir", str(tmp_path / "other"))
         assert refused.exit_code == 2
         assert "--metrics has no effect on all" in refused.stderr
@@ -496,8 +496,6 @@ class TestEmbeddings:
         with pytest.raises(cl.InputError, match="conceptlens embed"):
             loce_suite(SuiteOptions("drawn:3"))
 
-    def test_a_bottleneck_is_measured_elsewhere(self) -> None:
-        with pytest.raises(cl.InputError, match="evaluate bottleneck"):
-            suite_kind("loc-cbm")
+    def test_a_suite_without_its_model_is_refused(self) -> None:
         with pytest.raises(cl.InputError, match="none is given"):
             faithfulness_suite(SuiteOptions("drawn:2"))
