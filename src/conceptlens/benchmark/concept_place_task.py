@@ -35,9 +35,10 @@ from conceptlens.metrics.given_maps import maps_of
 from conceptlens.metrics.keypoints import GRID
 from conceptlens.metrics.map_mask import pointing_energy
 from conceptlens.metrics.part_masks import box_masks
+from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
     from torch import Tensor
 
     from conceptlens.benchmark.protocol import Protocol
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from conceptlens.metrics.keypoints import Keypoints, MapsOrPeaks
     from conceptlens.model.backbone import Backbone
     from conceptlens.model.preprocess import Preprocess
-    from conceptlens.statistics.score import Score
 
 # One number of a photo, where the others have one for each concept.
 OF_PHOTO = ("keypoint_swap", ACCURACY, MASKED)
@@ -66,6 +66,11 @@ class _ReadPhoto:
     tables: Mapping[str, BottleneckTable]
     controls: Mapping[str, Float[Tensor, "photo concept rows columns"]]
     keypoints: Keypoints
+
+    @property
+    def applies(self) -> Bool[Tensor, "1 concept"]:
+        """The measured concepts that the photo shows with a visible part."""
+        return self.keypoints.applies.cpu()
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +121,7 @@ class ConceptPlaceTask:
         read = self._read(self.chosen[index])
         scores = {**self._place_scores(read), **self._accuracies(read)}
         label = self.photos.classes[self.photos.labels[read.row]]
-        shown = [(self.concepts[at], at) for at in read.keypoints.applies[0].nonzero()[:, 0].tolist()]
+        shown = [(self.concepts[at], at) for at in read.applies[0].nonzero()[:, 0].tolist()]
         values = tuple(
             MeasuredValue(one.hash, one.method, one.metric, "", asked, scores[one.method, one.metric].of(0, at))
             for one in self.protocols
@@ -131,7 +136,7 @@ class ConceptPlaceTask:
             index: The photo's index.
         """
         read = self._read(self.chosen[index])
-        first = int(read.keypoints.applies[0].int().argmax())
+        first = int(read.applies[0].int().argmax())
         found = _whole_maps(self._places(read))
         maps = {name: one[0, first].double().numpy() for name, one in found.items() if name != CELL}
         photo = self.photos[read.row]
@@ -187,16 +192,16 @@ class ConceptPlaceTask:
             tables[name] = whole_table(one, self.photos, batch)
             if name == self._first:
                 controls = self.controls.maps(batch)
-        own, at = self.bottlenecks[self._first], self._columns(self._first)
+        own, at = self.bottlenecks[self._first], self._columns[self._first]
         present = concept_presence(own, self.photos, attribute_indices(own, self.photos), tables[self._first])[:, at]
         return _ReadPhoto(row, tables, controls, keypoints_in_input(own, self._view, self.photos, [row], at, present))
 
     def _places(self, read: _ReadPhoto) -> dict[str, MapsOrPeaks]:
         """Return where each method says that the measured concepts are."""
         found: dict[str, MapsOrPeaks] = {
-            name: table.maps[:, self._columns(name)] for name, table in read.tables.items()
+            name: table.maps[:, self._columns[name]] for name, table in read.tables.items()
         }
-        return {**found, **self.controls.places(read.controls, self._columns(self._first), read.keypoints)}
+        return {**found, **self.controls.places(read.controls, self._columns[self._first], read.keypoints)}
 
     def _place_scores(self, read: _ReadPhoto) -> dict[tuple[str, str], Score]:
         places = self._places(read)
@@ -208,8 +213,7 @@ class ConceptPlaceTask:
         }
         if ENERGY in self.metrics:
             masks = box_masks(boxes_in_input(self._view, self.photos, [read.row]), MASK)[:, None]
-            for method, maps in _whole_maps(places).items():
-                found[method, ENERGY] = pointing_energy(maps, masks.expand(-1, len(self.concepts), -1, -1))
+            found |= {(name, ENERGY): _energy(one, masks, read.applies) for name, one in _whole_maps(places).items()}
         return found
 
     def _accuracies(self, read: _ReadPhoto) -> dict[tuple[str, str], Score]:
@@ -222,10 +226,10 @@ class ConceptPlaceTask:
                     found[key] = accuracy(self.heads[key](active), table.classes)
         return found
 
-    def _columns(self, name: str) -> list[int]:
-        """Return the indices of the measured concepts in a bottleneck."""
-        own = self.bottlenecks[name]
-        return [own.concept_index(label) for label in self.concepts]
+    @cached_property
+    def _columns(self) -> dict[str, list[int]]:
+        """The indices of the measured concepts in every bottleneck."""
+        return {name: [one.concept_index(label) for label in self.concepts] for name, one in self.bottlenecks.items()}
 
     @cached_property
     def _constant(self) -> Float[Tensor, "concept 2"] | None:
@@ -242,6 +246,19 @@ class ConceptPlaceTask:
         return concept_place_protocols(
             self.photos, self.chosen, self.train, self.model, self.bottlenecks, self.concepts, self.metrics, self.seed
         )
+
+
+def _energy(
+    maps: Float[Tensor, "1 concept rows columns"],
+    masks: Bool[Tensor, "1 1 rows columns"],
+    applies: Bool[Tensor, "1 concept"],
+) -> Score:
+    """Return the share of each map's energy inside the box, for the concepts that the photo shows."""
+    some = applies[0]
+    inside = pointing_energy(maps[:, some], masks.expand(-1, int(some.sum()), -1, -1))
+    values = torch.zeros(applies.shape, dtype=inside.values.dtype)
+    values[:, some] = inside.values
+    return Score(values, applies)
 
 
 def _whole_maps(places: Mapping[str, MapsOrPeaks]) -> dict[str, Float[Tensor, "photo concept rows columns"]]:
