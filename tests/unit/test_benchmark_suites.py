@@ -392,7 +392,7 @@ class TestConceptMaps:
         assert score["images"] == 2
         assert score["count"] > 2
         page = (tmp_path / "benchmark.html").read_text()
-        assert "Nothing is removed" in page
+        assert "Every metric" in page
 
     def test_what_has_no_effect_is_refused(self) -> None:
         for options, words in (
@@ -445,7 +445,7 @@ class TestPage:
         page = (tmp_path / "benchmark.html").read_text()
         assert "How far metrics agree" in page
         assert "nothing is real" in page
-        assert "gains most" not in page  # no method is compared with another one
+        assert "does best" not in page  # no method is compared with another one
 
 
 @pytest.fixture(scope="module")

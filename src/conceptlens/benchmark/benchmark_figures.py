@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 # Heights and widths in inches.
 ROW, HEAD, FOOT, GAP = 0.245, 0.55, 0.35, 0.3
 COLUMNS = 4
+# Letters of a title's line, where columns stand beside each other; of a method's name, where they are narrow.
+TITLE, NAME = 22, 17
 
 
 def intervals_figure(comparison: BenchmarkComparison, fill: str, style: FigureStyle) -> Figure:
@@ -75,7 +78,7 @@ def _draw_column(
     for index, line in enumerate(lines):
         colour = style.colour("hollow" if line.method.control else "accent")
         _draw_cell(axes, index, line.cells[measure], colour, style)
-    longest = 16 if style.narrow else 38
+    longest = NAME if style.narrow else 38
     labels = [short(line.method.title, longest) if named else "" for line in lines]
     axes.set_yticks(range(len(lines)), labels)
     axes.set_ylim(len(lines) - 0.4, -0.6)
@@ -84,7 +87,7 @@ def _draw_column(
     axes.set_axisbelow(True)
     axes.margins(x=0.12)
     axes.locator_params(axis="x", nbins=4)
-    axes.set_title(measure_title(measure))
+    axes.set_title(textwrap.fill(measure_title(measure), 40 if style.narrow else TITLE))
     bare(axes)
 
 
@@ -131,4 +134,5 @@ def figure_alternative(comparison: BenchmarkComparison, fill: str) -> str:
         fill: The fill whose columns are drawn.
     """
     columns = ", ".join(measure_title(one)[:-2] for one in comparison.measures_of(fill))
-    return f"Means with 95% intervals of {columns}, for each method; {fill_title(fill)}. The table has the numbers."
+    title = fill_title(comparison, fill)
+    return f"Means with 95% intervals of {columns}, for each method; {title}. The table has the numbers."

@@ -64,15 +64,15 @@ def loc_cbm_suite(options: SuiteOptions) -> PreparedSuite:
         ComparedMethod(name, name, _about(one), against="" if name == baseline else baseline)
         for name, one in options.bottleneck.items()
     ]
-    reads = f", in the cells of {names[0]}" if len(names) > 1 else ""
     controls = [
-        ComparedMethod(name, CONTROL_PLACES[name][0], CONTROL_PLACES[name][1] + reads, control=True)
+        ComparedMethod(name, CONTROL_PLACES[name][0], CONTROL_PLACES[name][1], control=True)
         for name in control_names(train)
     ]
     measured = (
         f"{len(concepts)} concepts are measured: those of one part that every bottleneck has and that {photos.name} "
         "knows, in photos that show them and their part."
     )
+    remarks += [f"Controls read the cells of {names[0]}."] if len(names) > 1 else []
     question = "Do concepts point at their parts, and what is the answer worth?"
     return PreparedSuite("loc-cbm", question, task, (*own, *controls), task.show, (measured, *remarks))
 

@@ -32,9 +32,9 @@ CENTRE, CELL, DIRECTIONS, CONSTANT, GRAD_CAM = "centre", "random", "random_direc
 # Names to titles, and what each says.
 CONTROL_PLACES: Mapping[str, tuple[str, str]] = {
     CENTRE: ("centre cell", "the centre of every photo"),
-    CELL: ("random cell", "a cell drawn at random; of keypoints and boxes, exactly what all cells get on average"),
+    CELL: ("random cell", "a cell drawn at random; against keypoints and boxes, what all cells get on average"),
     DIRECTIONS: ("random directions", "as many concepts whose vectors are drawn, averaged over the whole photo"),
-    CONSTANT: ("best constant cell", "the one cell of each part that fits the keypoints of train photos best"),
+    CONSTANT: ("constant cell", "the one cell of each part that fits the keypoints of train photos best"),
     GRAD_CAM: ("Grad-CAM", "Grad-CAM of the predicted class, for every concept"),
 }
 
