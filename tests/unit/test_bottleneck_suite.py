@@ -126,6 +126,17 @@ class TestNumbers:
         middle = one_cell(torch.tensor([[0.5, 0.5]]))
         assert found["centre"] == pytest.approx(cl.metrics.pointing_energy(middle, table).of(0, 0))
 
+    def test_cells_of_train_photos_are_kept_for_the_next_run(
+        self, birds: Path, bird_model: cl.Backbone, spotter: Bottleneck, tmp_path: Path
+    ) -> None:
+        given = options(birds, bird_model, spotter, metrics=["accuracy"], max_photos=3, cache=tmp_path)
+        first, second = (loc_cbm_suite(given).task.rows(1) for _ in range(2))
+        assert first == second
+        # Both bottlenecks read the same cells; those of photos that are measured are not kept.
+        assert [file.name for file in tmp_path.rglob("*.safetensors")] == ["000000.safetensors"]
+        (own,) = (one for one in first.values if one.method == "random_directions")
+        assert own.value in (0, 1)
+
     def test_it_can_be_sent_to_another_process(self, task: ConceptPlaceTask) -> None:
         there = pickle.loads(pickle.dumps(task))  # noqa: S301
         assert "heads" in vars(there)
@@ -283,6 +294,7 @@ class TestCommand:
         for suite, words, said in (
             ("loc-cbm", twice, "names a folder twice"), ("loc-cbm", [], "none is given"),
             ("faithfulness", twice[:1], "--bottleneck has no effect on faithfulness"),
+            ("faithfulness", [f"--cache={tmp_path / 'cells'}"], "--cache has no effect on faithfulness"),
         ):  # fmt: skip
             done = run(suite, *words)
             assert done.exit_code == 2

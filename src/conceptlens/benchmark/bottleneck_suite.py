@@ -58,7 +58,7 @@ def loc_cbm_suite(options: SuiteOptions) -> PreparedSuite:
     concepts = shared_concepts(options.bottleneck, photos)
     chosen = spaced_rows(len(photos), options.photos)
     task = ConceptPlaceTask(
-        photos, chosen, train, options.known_model, options.bottleneck, concepts, metrics, options.seed
+        photos, chosen, train, options.known_model, options.bottleneck, concepts, metrics, options.seed, options.cache
     )
     own = [
         ComparedMethod(name, name, _about(one), against="" if name == baseline else baseline)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -88,6 +89,7 @@ class ConceptPlaceTask:
         concepts: Labels of the concepts that are measured, which all bottlenecks have.
         metrics: Names of metrics of `concept_place_protocols.PLACE_METRICS`.
         seed: Of all that is drawn.
+        cache: A folder of cells of train photos, such as the fit's; without one, the network runs on each of them.
     """
 
     photos: LabelledSet
@@ -98,6 +100,7 @@ class ConceptPlaceTask:
     concepts: tuple[str, ...]
     metrics: tuple[str, ...]
     seed: int = 0
+    cache: Path | None = None
 
     @property
     def photo_names(self) -> Sequence[str]:
@@ -168,7 +171,7 @@ class ConceptPlaceTask:
         """Heads refitted to train photos, by method and metric; none without them."""
         if self.train is None:
             return {}
-        sources = shared_sources(self.bottlenecks, self.model, self.train)
+        sources = shared_sources(self.bottlenecks, self.model, self.train, self.cache)
         return refitted_heads(self.bottlenecks, sources, self.controls, self.seed)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -71,7 +72,7 @@ def peak_activations(
 
 
 def shared_sources(
-    bottlenecks: Mapping[str, Bottleneck], model: Backbone, photos: LabelledSet
+    bottlenecks: Mapping[str, Bottleneck], model: Backbone, photos: LabelledSet, cache: Path | None = None
 ) -> dict[str, CellSource]:
     """Return where the cells of bottlenecks come from; those that read the same cells have one source, read once.
 
@@ -79,11 +80,12 @@ def shared_sources(
         bottlenecks: The bottlenecks by name.
         model: The model.
         photos: The photos.
+        cache: A folder of cells, such as the fit's; without one, the network runs on every photo.
     """
     found: dict[str, CellSource] = {}
     known: dict[str, CellSource] = {}
     for name, one in bottlenecks.items():
-        source = source_of(one, model, photos, None)
+        source = source_of(one, model, photos, cache)
         found[name] = known.setdefault(source.key, source)
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conceptlens.io.errors import InputError
@@ -44,6 +45,7 @@ class SuiteOptions:
         randomised: The same architecture with random weights, as one more control.
         branch: A trained branch that scores concepts.
         bottleneck: Fitted bottlenecks by the names that tables call them.
+        cache: A folder where cells of train photos are kept, such as that of the fit, for bottlenecks.
         seed: Of all that is drawn.
     """
 
@@ -63,6 +65,7 @@ class SuiteOptions:
     randomised: Backbone | None = None
     branch: Translator | None = None
     bottleneck: Mapping[str, Bottleneck] = field(default_factory=dict)
+    cache: Path | None = None
     seed: int = 0
 
     @property

@@ -94,6 +94,10 @@ def benchmark(
         bool, run_option("--retry-failed", help="Resume, and try photos that failed again.")
     ] = False,
     device: shared.Device = "cpu",
+    cache: Annotated[
+        Path | None,
+        run_option(metavar="DIR", help="loc-cbm: keep the cells of train photos here; the fit's own saves time."),
+    ] = None,
     seed: Annotated[int, run_option(min=0, help="Seed of all that is drawn.")] = 0,
 ) -> None:
     """Measure methods and controls on photos, with intervals, and say which differences are real."""
@@ -118,6 +122,7 @@ def benchmark(
         quick=quick,
         branch=shared.load_branch(branch),
         bottleneck=_bottlenecks(bottleneck or [], device),
+        cache=cache,
         seed=seed,
     )
 
@@ -126,8 +131,8 @@ def benchmark(
         options = given
         if not kind.takes_bottleneck:
             if not whole:
-                refuse_options(options, kind.name, "bottleneck")
-            options = replace(options, bottleneck={})
+                refuse_options(options, kind.name, "bottleneck", "cache")
+            options = replace(options, bottleneck={}, cache=None)
         if kind.needs_model:
             options = replace(options, model=load(model, weights, pretrained, device, class_names, crop_mode=crop))
         if randomised:
