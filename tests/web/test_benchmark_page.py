@@ -16,7 +16,7 @@ from conceptlens.benchmark.benchmark_result import BenchmarkResult, finished
 from conceptlens.benchmark.benchmark_run import run_benchmark
 from conceptlens.benchmark.bottleneck_suite import loc_cbm_suite
 from conceptlens.benchmark.class_suites import faithfulness_suite
-from conceptlens.benchmark.comparison_table import marks, measure_title
+from conceptlens.benchmark.comparison_table import marks, measure_heading
 from conceptlens.benchmark.suite_options import PreparedSuite, SuiteOptions
 from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.local_embeddings.report.figure_style import FIGURE_STYLES
@@ -74,7 +74,7 @@ def test_the_tables_hold_every_number_with_its_interval_and_marks(
         for place, fill in enumerate(found.fills):
             sheet, measures = page.locator(".sheet").nth(place), found.measures_of(fill)
             heads = [one.inner_text() for one in sheet.locator("thead th").all()]
-            assert heads == ["method", *map(measure_title, measures), "not above controls"]
+            assert heads == ["method", *map(measure_heading, measures), "not above controls"]
             rows = sheet.locator("tbody tr:not(.divider)")
             assert rows.count() == len(found.lines)
             for row, line in zip(rows.all(), found.lines, strict=True):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from conceptlens.benchmark.comparison_table import fill_title, marks, measure_title
+from conceptlens.benchmark.comparison_table import fill_title, marks, measure_heading, measure_title
 from conceptlens.local_embeddings.report.figure_style import FigureStyle, bare, drawing, short
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _draw_column(
     axes.set_axisbelow(True)
     axes.margins(x=0.12)
     axes.locator_params(axis="x", nbins=4)
-    axes.set_title(textwrap.fill(measure_title(measure), 40 if style.narrow else TITLE))
+    axes.set_title(textwrap.fill(measure_heading(measure), 40 if style.narrow else TITLE))
     bare(axes)
 
 

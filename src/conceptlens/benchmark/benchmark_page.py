@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from conceptlens.benchmark.benchmark_cases import SIDES, BenchmarkCase, ChosenCases, ShownPhoto
 from conceptlens.benchmark.benchmark_figures import agreement_figure, figure_alternative, intervals_figure
-from conceptlens.benchmark.comparison_table import fill_title, marks, measure_title, notes
+from conceptlens.benchmark.comparison_table import fill_title, marks, measure_heading, measure_title, notes
 from conceptlens.benchmark.suite_metrics import SUITE_METRICS
 from conceptlens.io.images import shrunk
 from conceptlens.local_embeddings.report.figure_style import FIGURE_STYLES, FigureStyle, png
@@ -92,7 +92,7 @@ def _sheet(found: BenchmarkComparison, fill: str) -> dict[str, Any]:
             {
                 **interval_text(line.cells[measure].interval, three),
                 "marks": marks(line.cells[measure]),
-                "name": measure_title(measure),
+                "name": measure_heading(measure),
                 "unbeaten": ", ".join(line.cells[measure].unbeaten),
             }
             for measure in measures
@@ -106,7 +106,7 @@ def _sheet(found: BenchmarkComparison, fill: str) -> dict[str, Any]:
 
     return {
         "title": f"{title[:1].upper()}{title[1:]}",
-        "headings": [measure_title(measure) for measure in measures],
+        "headings": [measure_heading(measure) for measure in measures],
         "rows": [row(line) for line in found.lines],
         "figure": _drawn(lambda style: intervals_figure(found, fill, style)),
         "alternative": figure_alternative(found, fill),

@@ -60,6 +60,7 @@ def loc_cbm_suite(options: SuiteOptions) -> PreparedSuite:
     task = ConceptPlaceTask(
         photos, chosen, train, options.known_model, options.bottleneck, concepts, metrics, options.seed, options.cache
     )
+    _ = task.protocols  # other models and other views of a photo are refused here, before a folder is made
     own = [
         ComparedMethod(name, name, _about(one), against="" if name == baseline else baseline)
         for name, one in options.bottleneck.items()

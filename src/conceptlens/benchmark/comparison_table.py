@@ -122,6 +122,15 @@ def measure_title(measure: Measure) -> str:
     return f"{metric.title} {'↑' if metric.higher_is_better else '↓'}"
 
 
+def measure_heading(measure: Measure) -> str:
+    """Return a column's name whose arrow stays with its last word where lines are broken.
+
+    Args:
+        measure: The column.
+    """
+    return "\N{NO-BREAK SPACE}".join(measure_title(measure).rsplit(" ", 1))
+
+
 def fill_title(comparison: BenchmarkComparison, fill: str) -> str:
     """Return what the columns of a fill have in common.
 
