@@ -121,7 +121,7 @@ def _draw_matrix(
     for (row, column), value in np.ndenumerate(values):
         strong = abs(np.nan_to_num(value)) > 0.6
         axes.text(
-            column, row, "–" if np.isnan(value) else f"{100 * value:.0f}".replace("-", "−"), ha="center",
+            column, row, "–" if np.isnan(value) else f"{round(100 * value)}".replace("-", "−"), ha="center",
             va="center_baseline", fontsize=6.8, color=style.colour("card" if strong else "ink"),
         )  # fmt: skip
 
