@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from conceptlens.benchmark.comparison_table import fill_title, marks, measure_title
+from conceptlens.benchmark.comparison_table import fill_title, marks, measure_heading, measure_title
 from conceptlens.local_embeddings.report.figure_style import FigureStyle, bare, drawing, short
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 # Heights and widths in inches.
 ROW, HEAD, FOOT, GAP = 0.245, 0.55, 0.35, 0.3
 COLUMNS = 4
+# Letters of a title's line, where columns stand beside each other; of a method's name, where they are narrow.
+TITLE, NAME = 22, 17
 
 
 def intervals_figure(comparison: BenchmarkComparison, fill: str, style: FigureStyle) -> Figure:
@@ -75,7 +78,7 @@ def _draw_column(
     for index, line in enumerate(lines):
         colour = style.colour("hollow" if line.method.control else "accent")
         _draw_cell(axes, index, line.cells[measure], colour, style)
-    longest = 16 if style.narrow else 38
+    longest = NAME if style.narrow else 38
     labels = [short(line.method.title, longest) if named else "" for line in lines]
     axes.set_yticks(range(len(lines)), labels)
     axes.set_ylim(len(lines) - 0.4, -0.6)
@@ -84,7 +87,7 @@ def _draw_column(
     axes.set_axisbelow(True)
     axes.margins(x=0.12)
     axes.locator_params(axis="x", nbins=4)
-    axes.set_title(measure_title(measure))
+    axes.set_title(textwrap.fill(measure_heading(measure), 40 if style.narrow else TITLE))
     bare(axes)
 
 
@@ -118,7 +121,7 @@ def _draw_matrix(
     for (row, column), value in np.ndenumerate(values):
         strong = abs(np.nan_to_num(value)) > 0.6
         axes.text(
-            column, row, "–" if np.isnan(value) else f"{100 * value:.0f}".replace("-", "−"), ha="center",
+            column, row, "–" if np.isnan(value) else f"{round(100 * value)}".replace("-", "−"), ha="center",
             va="center_baseline", fontsize=6.8, color=style.colour("card" if strong else "ink"),
         )  # fmt: skip
 
@@ -131,4 +134,5 @@ def figure_alternative(comparison: BenchmarkComparison, fill: str) -> str:
         fill: The fill whose columns are drawn.
     """
     columns = ", ".join(measure_title(one)[:-2] for one in comparison.measures_of(fill))
-    return f"Means with 95% intervals of {columns}, for each method; {fill_title(fill)}. The table has the numbers."
+    title = fill_title(comparison, fill)
+    return f"Means with 95% intervals of {columns}, for each method; {title}. The table has the numbers."

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.benchmark.benchmark_cases import SIDES, BenchmarkCase, ChosenCases, ShownPhoto
 from conceptlens.benchmark.benchmark_figures import agreement_figure, figure_alternative, intervals_figure
-from conceptlens.benchmark.comparison_table import fill_title, marks, measure_title, notes
+from conceptlens.benchmark.comparison_table import fill_title, marks, measure_heading, measure_title, notes
 from conceptlens.benchmark.suite_metrics import SUITE_METRICS
 from conceptlens.io.images import shrunk
 from conceptlens.local_embeddings.report.figure_style import FIGURE_STYLES, FigureStyle, png
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
 # The longest side of a case's images, in pixels.
 LARGE, SMALL = 420, 220
 HEADINGS = {
-    "gain": ("gains most", "The largest gains by photo."),
+    "gain": ("does best", "The highest gains by photo."),
     "usual": ("is as usual", "As many photos gain more as gain less."),
-    "loss": ("loses most", "The largest losses by photo."),
+    "loss": ("does worst", "The lowest gains by photo."),
 }
 # Up to so many columns, agreement is written in the figure; more are in the numbers alone.
 MAX_AGREEMENT = 24
@@ -56,7 +57,7 @@ def benchmark_page(result: BenchmarkResult, chosen: ChosenCases | None, shown: S
         "benchmark.html.j2",
         "table.css",
         "benchmark.css",
-        **page_origin(settings),
+        **page_origin({name: value for name, value in settings.items() if value != ""}),
         question=result.suite.question,
         suite=result.suite.name,
         data=protocol.data,
@@ -66,23 +67,32 @@ def benchmark_page(result: BenchmarkResult, chosen: ChosenCases | None, shown: S
         sheets=[_sheet(found, fill) for fill in found.fills],
         notes=notes(found),
         agreements=_agreements(found),
-        metrics=[SUITE_METRICS[name] for name in dict.fromkeys(measure.metric for measure in found.measures)],
+        metrics=[_metric_words(name) for name in dict.fromkeys(measure.metric for measure in found.measures)],
         kinds=_kinds(result, chosen, shown),
         lead=None if chosen is None else _lead(found, chosen),
     )
 
 
+def _metric_words(name: str) -> dict[str, str]:
+    """Return what a metric is called, and its direction, chance level and source in words."""
+    metric = SUITE_METRICS[name]
+    chance = re.sub(r"\br\b", "the share of the photo inside", metric.chance)
+    source = f"{metric.source[:1].upper()}{metric.source[1:]}"
+    words = f"{'Higher' if metric.higher_is_better else 'Lower'} is better. Chance: {chance}. {source}."
+    return {"title": metric.title, "words": words}
+
+
 def _sheet(found: BenchmarkComparison, fill: str) -> dict[str, Any]:
     """Return the table and the figure of one fill."""
     measures = found.measures_of(fill)
-    title = fill_title(fill)
+    title = fill_title(found, fill)
 
     def row(line: Any) -> dict[str, Any]:
         cells = [
             {
                 **interval_text(line.cells[measure].interval, three),
                 "marks": marks(line.cells[measure]),
-                "name": measure_title(measure),
+                "name": measure_heading(measure),
                 "unbeaten": ", ".join(line.cells[measure].unbeaten),
             }
             for measure in measures
@@ -96,7 +106,7 @@ def _sheet(found: BenchmarkComparison, fill: str) -> dict[str, Any]:
 
     return {
         "title": f"{title[:1].upper()}{title[1:]}",
-        "headings": [measure_title(measure) for measure in measures],
+        "headings": [measure_heading(measure) for measure in measures],
         "rows": [row(line) for line in found.lines],
         "figure": _drawn(lambda style: intervals_figure(found, fill, style)),
         "alternative": figure_alternative(found, fill),
@@ -134,11 +144,11 @@ def _drawn(draw: Callable[[FigureStyle], Figure]) -> dict[str, Any]:
 
 def _lead(found: BenchmarkComparison, chosen: ChosenCases) -> dict[str, str]:
     titles = {line.method.name: line.method.title for line in found.lines}
-    column = measure_title(chosen.measure)
+    column, fill = measure_title(chosen.measure), chosen.measure.fill
     return {
         "method": titles[chosen.method],
         "against": titles[chosen.against],
-        "column": f"{column}, {fill_title(chosen.measure.fill)}",
+        "column": f"{column}, {fill_title(found, fill)}" if fill else column,
     }
 
 

@@ -122,13 +122,25 @@ def measure_title(measure: Measure) -> str:
     return f"{metric.title} {'↑' if metric.higher_is_better else '↓'}"
 
 
-def fill_title(fill: str) -> str:
+def measure_heading(measure: Measure) -> str:
+    """Return a column's name whose arrow stays with its last word where lines are broken.
+
+    Args:
+        measure: The column.
+    """
+    return "\N{NO-BREAK SPACE}".join(measure_title(measure).rsplit(" ", 1))
+
+
+def fill_title(comparison: BenchmarkComparison, fill: str) -> str:
     """Return what the columns of a fill have in common.
 
     Args:
-        fill: A fill, or an empty text.
+        comparison: What is shown.
+        fill: One of its fills; the empty one has another title where others stand beside it.
     """
-    return f"removed pixels become: {fill.replace('_', ' ')}" if fill else "nothing is removed"
+    if fill:
+        return f"removed pixels become: {fill.replace('_', ' ')}"
+    return "every metric" if len(comparison.fills) == 1 else "nothing is removed"
 
 
 def _table(comparison: BenchmarkComparison, fill: str, intervals: bool) -> TextTable:
@@ -144,7 +156,7 @@ def _table(comparison: BenchmarkComparison, fill: str, intervals: bool) -> TextT
     rows = tuple(row(line) for line in comparison.lines)
     controls = sum(line.method.control for line in comparison.lines)
     return TextTable(
-        fill_title(fill), (*heading, *(["not above controls"] if checked else [])), rows, controls
+        fill_title(comparison, fill), (*heading, *(["not above controls"] if checked else [])), rows, controls
     )  # fmt: skip
 
 

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from conceptlens.benchmark.masked_heads import AT_PEAKS
 from conceptlens.benchmark.retrieval_task import RETRIEVAL_METRICS
+from conceptlens.metrics.bottleneck_metrics import BOTTLENECK_METRICS
 from conceptlens.metrics.faithfulness_table import FAITHFULNESS_METRICS
 from conceptlens.metrics.map_mask import MAP_MASK_METRICS
 from conceptlens.statistics.score import Metric
 
-SUITE_METRICS: dict[str, Metric] = {**FAITHFULNESS_METRICS, **MAP_MASK_METRICS, **RETRIEVAL_METRICS}
+SUITE_METRICS: dict[str, Metric] = {
+    **FAITHFULNESS_METRICS,
+    **MAP_MASK_METRICS,
+    **RETRIEVAL_METRICS,
+    **BOTTLENECK_METRICS,
+    AT_PEAKS.name: AT_PEAKS,
+}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conceptlens.io.errors import InputError
@@ -13,12 +14,13 @@ if TYPE_CHECKING:
     from conceptlens.benchmark.benchmark_run import BenchmarkTask
     from conceptlens.benchmark.class_map_task import Asked
     from conceptlens.benchmark.comparison import ComparedMethod
+    from conceptlens.bottleneck.module import Bottleneck
     from conceptlens.concept_regions.translator import Translator
     from conceptlens.model.backbone import Backbone
 
 QUICK_PHOTOS = 8
 # What an option of a suite is when it was not given.
-NOT_GIVEN = (None, "predicted")
+NOT_GIVEN = (None, "predicted", [], (), {})
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +44,8 @@ class SuiteOptions:
         quick: Few photos, metrics and methods.
         randomised: The same architecture with random weights, as one more control.
         branch: A trained branch that scores concepts.
+        bottleneck: Fitted bottlenecks by the names that tables call them.
+        cache: A folder where cells of train photos are kept, such as that of the fit, for bottlenecks.
         seed: Of all that is drawn.
     """
 
@@ -60,6 +64,8 @@ class SuiteOptions:
     quick: bool = False
     randomised: Backbone | None = None
     branch: Translator | None = None
+    bottleneck: Mapping[str, Bottleneck] = field(default_factory=dict)
+    cache: Path | None = None
     seed: int = 0
 
     @property
@@ -107,8 +113,7 @@ def refuse_options(options: SuiteOptions, suite: str, *names: str) -> None:
     Raises:
         InputError: One of them was given.
     """
-    given = [name for name in names if getattr(options, name) not in NOT_GIVEN and getattr(options, name) != []]
-    given = [name for name in given if getattr(options, name) != ()]
+    given = [name for name in names if all(getattr(options, name) != one for one in NOT_GIVEN)]
     if given:
         listed = " and ".join(f"--{name}" for name in given)
         raise InputError(f"{listed} {'have' if len(given) > 1 else 'has'} no effect on {suite}; leave {listed} out")

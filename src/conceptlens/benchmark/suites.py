@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from conceptlens.benchmark.bottleneck_suite import loc_cbm_suite
 from conceptlens.benchmark.class_suites import faithfulness_suite, finer_cam_suite
 from conceptlens.benchmark.concept_suites import ce_fam_suite
 from conceptlens.benchmark.embedding_suite import loce_suite
@@ -22,6 +23,7 @@ class SuiteKind:
         build: Makes it ready.
         crop_mode: How photos are brought to the model's input where nothing else is said; `None` as it was trained.
         needs_model: Whether it measures a model.
+        takes_bottleneck: Whether it measures fitted bottlenecks.
     """
 
     name: str
@@ -29,6 +31,7 @@ class SuiteKind:
     build: Callable[[SuiteOptions], PreparedSuite]
     crop_mode: str | None = None
     needs_model: bool = True
+    takes_bottleneck: bool = False
 
 
 SUITES: dict[str, SuiteKind] = {
@@ -38,6 +41,9 @@ SUITES: dict[str, SuiteKind] = {
         SuiteKind("finer-cam", "what Finer-CAM's contrast adds to each rule", finer_cam_suite),
         # The whole photo, so that maps and masks cover the same.
         SuiteKind("ce-fam", "which map shows where a named concept is, against masks", ce_fam_suite, "squash"),
+        SuiteKind(
+            "loc-cbm", "whether concepts of bottlenecks point at their parts", loc_cbm_suite, takes_bottleneck=True
+        ),
         SuiteKind("loce", "in which layer of a store concepts find their own", loce_suite, needs_model=False),
     )
 }
@@ -52,8 +58,6 @@ def suite_kind(name: str) -> SuiteKind:
     Raises:
         InputError: There is no such suite.
     """
-    if name == "loc-cbm":
-        raise InputError("loc-cbm is no suite yet; measure a bottleneck by conceptlens evaluate bottleneck")
     if name not in SUITES:
         raise InputError(f"no suite '{name}'; suites: {near(name, SUITES, len(SUITES))}")
     return SUITES[name]

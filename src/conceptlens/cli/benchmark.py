@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from conceptlens.benchmark.benchmark_run import BenchmarkProgress
     from conceptlens.benchmark.suite_options import PreparedSuite, SuiteOptions
     from conceptlens.benchmark.suites import SuiteKind
+    from conceptlens.bottleneck.module import Bottleneck
     from conceptlens.model.backbone import Backbone
     from conceptlens.runs.run_task import Engine
 
 ALL = "all"
 measured_option = option_group("What is measured")
-SUITE_HELP = "faithfulness, finer-cam, ce-fam, loce, or all that the data allows."
+SUITE_HELP = "faithfulness, finer-cam, ce-fam, loc-cbm, loce, or all that the data allows."
 SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help=SUITE_HELP, show_default=False)]
 PhotoData = Annotated[
     str,
@@ -79,6 +80,15 @@ def benchmark(
     pretrained: shared.Pretrained = True,
     layer: shared.LayerName = None,
     branch: shared.BranchFolder = None,
+    bottleneck: Annotated[
+        list[Path] | None,
+        shared.model_option(
+            "--bottleneck",
+            "-b",
+            metavar="DIR",
+            help="loc-cbm: a folder made by `conceptlens fit loc-cbm`; repeat to compare several.",
+        ),
+    ] = None,
     crop_mode: shared.CropMode = None,
     as_json: shared.Json = False,
     resume: shared.Resume = False,
@@ -89,15 +99,20 @@ def benchmark(
     ray_address: RayAddress = None,
     workers: Workers = None,
     device: shared.Device = "cpu",
+    cache: Annotated[
+        Path | None,
+        run_option(metavar="DIR", help="loc-cbm: keep the cells of train photos here; the fit's own saves time."),
+    ] = None,
     seed: Annotated[int, run_option(min=0, help="Seed of all that is drawn.")] = 0,
 ) -> None:
     """Measure methods and controls on photos, with intervals, and say which differences are real."""
-    from conceptlens.benchmark.suite_options import SuiteOptions
+    from conceptlens.benchmark.suite_options import SuiteOptions, refuse_options
     from conceptlens.benchmark.suites import suite_kind
 
     run_on = chosen_engine(engine, ray_address, workers)
     start = time.perf_counter()
     check_folder(out_dir)
+    whole = suite == ALL
     given = SuiteOptions(
         data=data,
         split=split,
@@ -112,19 +127,24 @@ def benchmark(
         references=_names(references, "--references"),
         quick=quick,
         branch=shared.load_branch(branch),
+        bottleneck=_bottlenecks(bottleneck or [], device),
+        cache=cache,
         seed=seed,
     )
 
     def ready(kind: SuiteKind) -> PreparedSuite:
         crop = crop_mode or kind.crop_mode
         options = given
+        if not kind.takes_bottleneck:
+            if not whole:
+                refuse_options(options, kind.name, "bottleneck", "cache")
+            options = replace(options, bottleneck={}, cache=None)
         if kind.needs_model:
             options = replace(options, model=load(model, weights, pretrained, device, class_names, crop_mode=crop))
         if randomised:
             options = replace(options, randomised=_randomised(model, device, crop, seed))
         return kind.build(options)
 
-    whole = suite == ALL
     suites = _every(ready, given) if whole else [ready(suite_kind(suite))]
     done = [
         _measured(one, out_dir / one.name if whole else out_dir, resume, retry_failed, run_on, as_json)
@@ -182,6 +202,17 @@ def _randomised(model: str, device: str, crop_mode: str | None, seed: int) -> Ba
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return load(model, None, False, device, crop_mode=crop_mode)
+
+
+def _bottlenecks(folders: list[Path], device: str) -> dict[str, Bottleneck]:
+    """Read bottlenecks, called as their folders, or by their paths where two folders are called alike."""
+    from conceptlens.bottleneck.module import Bottleneck
+
+    short = [folder.resolve().name for folder in folders]
+    names = short if len(set(short)) == len(short) else [str(folder) for folder in folders]
+    if len(set(names)) < len(names):
+        raise InputError("--bottleneck names a folder twice; give each folder once")
+    return {name: Bottleneck.from_pretrained(one).to(device) for name, one in zip(names, folders, strict=True)}
 
 
 def _names(text: str | None, option: str) -> list[str]:

@@ -126,7 +126,7 @@ def effective_concepts(weights: Float[Tensor, "class concept"]) -> float:
     return int((weights != 0).sum()) / len(weights)
 
 
-_READ = "measured: centre_peaks, constant_peaks, uniform_maps"
+_READ = "what a centre, a constant and a random cell get"
 _POSTER, _OWN = "Loc-CBM, poster; definition not public", "this package"
 _FLAT = {"raw": "unknown", "cells": "H W if flat", "share": "1 if flat", "entropy": "ln H W if flat"}
 

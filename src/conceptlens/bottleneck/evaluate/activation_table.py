@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from conceptlens.features.cell_source import CellSource
+from conceptlens.features.cell_source import CellBatch, CellSource
 from conceptlens.io.errors import Failure, InputError
 
 if TYPE_CHECKING:
@@ -91,28 +91,40 @@ def read_parts(
 
     Photos that cannot be read are in no table; they are in `source.failures`.
     """
-    photos, chosen = source.photos, list(mapped)
-    theirs, names = torch.tensor(classes_of(bottleneck, photos)), photos.names
     tables: list[BottleneckTable] = []
+    classes_of(bottleneck, source.photos)  # other classes are refused before anything is read
     with torch.inference_mode():
-        for part in source.batches(indices, batch_size):
-            read = bottleneck({name: cells.to(bottleneck.weight) for name, cells in part.cells.items()})
-            tables.append(
-                BottleneckTable(
-                    indices=part.indices,
-                    names=tuple(names[index] for index in part.indices.tolist()),
-                    classes=theirs[torch.tensor(photos.labels)[part.indices]],
-                    activations=read.activations.cpu(),
-                    logits=read.logits.cpu(),
-                    mapped=tuple(chosen),
-                    maps=read.maps[:, chosen].cpu(),
-                )
-            )
+        for batch in source.batches(indices, batch_size):
+            tables.append(batch_table(bottleneck, source.photos, batch, mapped))
             if sum(len(one.indices) for one in tables) >= part_size:
                 yield joined(tables, source)
                 tables = []
     if tables:
         yield joined(tables, source)
+
+
+def batch_table(
+    bottleneck: Bottleneck, photos: LabelledSet, batch: CellBatch, mapped: Sequence[int]
+) -> BottleneckTable:
+    """Return what a bottleneck makes of the cells of some photos.
+
+    Args:
+        bottleneck: The bottleneck.
+        photos: The labelled set that the photos are of.
+        batch: Their cells.
+        mapped: Indices of the concepts whose maps are kept.
+    """
+    read = bottleneck({name: cells.to(bottleneck.weight) for name, cells in batch.cells.items()})
+    theirs, names, chosen = torch.tensor(classes_of(bottleneck, photos)), photos.names, list(mapped)
+    return BottleneckTable(
+        indices=batch.indices,
+        names=tuple(names[index] for index in batch.indices.tolist()),
+        classes=theirs[torch.tensor(photos.labels)[batch.indices]],
+        activations=read.activations.cpu(),
+        logits=read.logits.cpu(),
+        mapped=tuple(chosen),
+        maps=read.maps[:, chosen].cpu(),
+    )
 
 
 def joined(parts: Sequence[BottleneckTable], source: CellSource, maps: bool = True) -> BottleneckTable:

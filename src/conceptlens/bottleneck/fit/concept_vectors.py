@@ -107,8 +107,7 @@ def concept_weights(
             raise InputError(f"{concepts} concepts are given for {photos.channels} channels; give one for each")
         return torch.eye(concepts)
     if recipe.loss == "random":
-        drawn = torch.randn(concepts, photos.channels, generator=torch.Generator().manual_seed(run.seed))
-        return torch.nn.functional.normalize(drawn, dim=1)
+        return drawn_vectors(concepts, photos.channels, run.seed)
     own = replace(photos.pooled, rows=photos.pooled.rows[rows], indices=photos.pooled.indices[rows])
     if recipe.loss == "ridge":
         return ridge(own, targets[rows], penalty)
@@ -122,6 +121,18 @@ def concept_weights(
         task = ConceptMapTask(layer, take, targets[rows], recipe)
     train_network(task, steps, run)
     return layer.weight.detach()
+
+
+def drawn_vectors(concepts: int, channels: int, seed: int) -> Float[Tensor, "concept channel"]:
+    """Return concept vectors that mean nothing: drawn, even on the unit sphere.
+
+    Args:
+        concepts: How many.
+        channels: The width of the layer that they read.
+        seed: Of the draw.
+    """
+    drawn = torch.randn(concepts, channels, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(drawn, dim=1)
 
 
 def plain_locator(recipe: Recipe) -> WholeImage | Peaks | Pooling:

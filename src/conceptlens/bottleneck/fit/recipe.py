@@ -164,6 +164,22 @@ def recipe_named(name: str = "loc-cbm", **choices: Any) -> Recipe:
     return replace(Recipe(**RECIPES[name]), **choices)
 
 
+def recipe_of(record: Mapping[str, Any]) -> str | None:
+    """Return the recipe that a bottleneck was fitted by; `None` where choices that recipes make were made otherwise.
+
+    Args:
+        record: The bottleneck's `training_record`.
+    """
+    deciding = dict.fromkeys(name for settings in RECIPES.values() for name in settings)
+    located = {"auto": ("auto", "parts"), **{name: (name,) for name in LOCATORS}}
+    for name, settings in RECIPES.items():
+        wanted = Recipe(**settings)
+        alike = [record.get(one) == getattr(wanted, one) for one in deciding if one != "locator"]
+        if all(alike) and record.get("locator") in located[wanted.locator]:
+            return name
+    return None
+
+
 def radius_at(shape: str, done: float, first: float, last: float) -> float:
     """Return the radius in cells after a share `done` (0 to 1) of the shrinking: from `first` to `last`, never growing.
 
