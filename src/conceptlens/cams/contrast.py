@@ -51,7 +51,7 @@ class Contrast:
         against: Reference classes by name or index, the same for every image, or a list of them for each image
             (a tensor or array `(image, reference)`). Where empty, the `nearest` classes are chosen.
         nearest: How many references to choose, where none are named.
-        gamma: How strongly references count, 0 or more; 0 is the class alone.
+        gamma: How strongly references count, 0 or more; 0 is the class alone. One number, or one for each image.
         by: How references are chosen: closest in logit, above or below ("logit"), the highest other logits ("rank"),
             or the highest cosine of classifier rows ("weight").
         references: How references are weighted, always as constants that sum to 1: equally ("uniform", the paper), by
@@ -71,7 +71,7 @@ class Contrast:
     target: Classes | Concept | PlaceTarget = None
     against: Sequence[ClassName | Concept | Sequence[ClassName]] | ClassName | np.ndarray | Tensor = ()
     nearest: int = 3
-    gamma: float = 0.6
+    gamma: float | Sequence[float] | np.ndarray | Tensor = 0.6
     by: By = "logit"
     references: Weighting = "uniform"
     of: Of = "logits"
@@ -79,9 +79,7 @@ class Contrast:
 
     def __post_init__(self) -> None:
         """Check the numbers and words, and keep classes as plain names and integers."""
-        object.__setattr__(self, "gamma", _number(self.gamma))
-        if not (math.isfinite(self.gamma) and self.gamma >= 0):
-            raise InputError(f"gamma is {self.gamma}; expected a finite number of 0 or more (0.6 in the paper)")
+        object.__setattr__(self, "gamma", _strength(self.gamma))
         if self.nearest < 1:
             raise InputError(f"nearest is {self.nearest}; expected at least one reference")
         if not isinstance(self.target, (Concept, PlaceTarget)):
@@ -118,19 +116,45 @@ class Contrast:
             )
         if self.of == "probabilities":
             answer.probabilities(observation.logits.detach(), observation.model.name)
+        gammas = gammas_of(self, len(index)).to(weights)
         labels = tuple(
-            contrast_label(name(int(c)), [name(int(o)) for o in row]) for c, row in zip(index, others, strict=True)
+            contrast_label(name(int(c)), [name(int(o)) for o in row] if float(gamma) else [])
+            for c, row, gamma in zip(index, others, gammas, strict=True)
         )
 
         def measure(logits: Tensor, rows: Tensor) -> Tensor:
             values = wide(logits)
             if self.objective == "official":
-                return _official(values, index[rows], others[rows], self.gamma)
+                return _official(values, index[rows], others[rows], gammas[rows])
             if self.of == "probabilities":
                 values = answer.probabilities(values, observation.model.name)
-            return take(values, index[rows]) - self.gamma * (weights[rows] * values.gather(1, others[rows])).sum(1)
+            return take(values, index[rows]) - gammas[rows] * (weights[rows] * values.gather(1, others[rows])).sum(1)
 
         return BoundTarget(labels, logits_of, measure, "contrast")
+
+
+def gammas_of(contrast: Contrast, images: int) -> Float[Tensor, "image"]:
+    """Return the gamma of every image.
+
+    Args:
+        contrast: A contrast with one gamma, or one for each image.
+        images: How many images there are.
+
+    Raises:
+        InputError: There are gammas of another number of images.
+    """
+    given = contrast.gamma if isinstance(contrast.gamma, tuple) else (contrast.gamma,) * images
+    if len(given) != images:
+        raise InputError(f"there are {len(given)} gammas and {images} images; give one, or one for each image")
+    return torch.tensor(given, dtype=torch.float64)
+
+
+def _strength(gamma: Any) -> float | tuple[float, ...]:
+    """Return one gamma as a plain float, or one for each image as plain floats."""
+    several = gamma.tolist() if isinstance(gamma, (Tensor, np.ndarray)) else gamma
+    if isinstance(several, (list, tuple)):
+        return tuple(_number(one) for one in several)
+    return _number(several)
 
 
 def _number(gamma: Any) -> float:
@@ -138,6 +162,8 @@ def _number(gamma: Any) -> float:
     one = gamma.item() if isinstance(gamma, Tensor) and gamma.ndim == 0 else gamma
     if isinstance(one, bool) or not isinstance(one, Real):
         raise InputTypeError(f"gamma is {gamma!r}; expected a finite number of 0 or more (0.6 in the paper)")
+    if not (math.isfinite(one) and one >= 0):
+        raise InputError(f"gamma is {float(one)}; expected a finite number of 0 or more (0.6 in the paper)")
     return float(one)
 
 
@@ -249,10 +275,10 @@ def _row_cosines(observation: Observation, index: Tensor) -> Tensor:
     return rows[index] @ rows.T
 
 
-def _official(values: Tensor, index: Tensor, others: Tensor, gamma: float) -> Tensor:
+def _official(values: Tensor, index: Tensor, others: Tensor, gammas: Tensor) -> Tensor:
     """The released code's objective (FinerWeightedTarget), weights and epsilon included."""
     weights = values.softmax(1).gather(1, others)
-    margins = take(values, index)[:, None] - gamma * values.gather(1, others)
+    margins = take(values, index)[:, None] - gammas[:, None] * values.gather(1, others)
     return (weights * margins).sum(1) / (weights.sum(1) + 1e-9)
 
 
@@ -269,10 +295,11 @@ def _concept_contrast(contrast: Contrast, target: Concept, observation: Observat
     if any(q.root != first and q.root(observation) is not first(observation) for q in questions):
         raise InputError("a concept and its bases were encoded by different models; encode them all by the same one")
     labels = (f"{target.text} / {', '.join(b.text for b in bases)}",) * len(observation.images)
+    gammas = gammas_of(contrast, len(labels))
 
     def measure(root: Tensor, rows: Tensor) -> Tensor:
         scores = [q.measure(root, rows) for q in questions]
-        return scores[0] - contrast.gamma * torch.stack(scores[1:]).mean(0)
+        return scores[0] - gammas[rows.cpu()].to(scores[0]) * torch.stack(scores[1:]).mean(0)
 
     return BoundTarget(labels, first, measure, "contrast")
 
@@ -287,9 +314,11 @@ def _place_contrast(contrast: Contrast, asked: AskedPlaces, observation: Observa
     against = [", ".join(name(int(o)).split(",")[0] for o in row) for row in others]
     labels = tuple(f"{label} / {rest}" for label, rest in zip(asked.labels, against, strict=True))
 
+    gammas = gammas_of(contrast, len(index)).to(weights)
+
     def measure(values: Tensor, rows: Tensor) -> Tensor:
         own = asked.logits(values, rows)
-        return take(own, index[rows]) - contrast.gamma * (weights[rows] * own.gather(1, others[rows])).sum(1)
+        return take(own, index[rows]) - gammas[rows] * (weights[rows] * own.gather(1, others[rows])).sum(1)
 
     return BoundTarget(labels, asked.read, measure, "contrast", placed=True)
 
