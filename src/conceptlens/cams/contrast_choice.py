@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from conceptlens.cams.class_activation import cam
-from conceptlens.cams.contrast import Contrast, choose_references
+from conceptlens.cams.contrast import Contrast
+from conceptlens.cams.contrast_references import choose_references
 from conceptlens.cams.image_scoring import scored_images
 from conceptlens.cams.targets import Classes, Logit, class_indices
 from conceptlens.io.errors import InputError

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from conceptlens.cams.class_activation import find_rule, gradients, project, source
-from conceptlens.cams.contrast import Contrast, choose_references, contrast_label, gammas_of
+from conceptlens.cams.contrast import Contrast, contrast_label, gammas_of
+from conceptlens.cams.contrast_references import choose_references
 from conceptlens.cams.rules import Rule
 from conceptlens.cams.targets import Logit, Probability
 from conceptlens.io.errors import InputError, InputTypeError, near
@@ -200,7 +201,9 @@ def sweep(
     names = tuple(tuple(observation.model.class_name(int(c)) for c in row) for row in classes)
     origin = source(observation, name, chosen.name, {"targets": [repr(contrast)]})
     feature = observation.feature(name)
-    return ContrastSweep(pulled, feature, scores, classes, names, weights, gammas_of(contrast, len(index)), chosen, origin)
+    return ContrastSweep(
+        pulled, feature, scores, classes, names, weights, gammas_of(contrast, len(index)), chosen, origin
+    )
 
 
 def _one_or_all(gammas: Float[Tensor, "image"]) -> float | list[float]:

@@ -14,9 +14,9 @@ from conceptlens.io.versions import versions
 from conceptlens.metrics.map_peak import area, peak
 
 if TYPE_CHECKING:
-    from conceptlens.cams.contrast_choice import DropsOfChoice
     from torch import Tensor
 
+    from conceptlens.cams.contrast_choice import DropsOfChoice
     from conceptlens.explainer.photo_result import PhotoResult
     from conceptlens.io.errors import Failure
     from conceptlens.model.predictions import Prediction

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.cams.class_activation import cam
-from conceptlens.cams.contrast import Contrast, choose_references, gammas_of
+from conceptlens.cams.contrast import Contrast, gammas_of
 from conceptlens.cams.contrast_choice import choose_contrast
+from conceptlens.cams.contrast_references import choose_references
 from conceptlens.cams.finer_cam import LINEAR, sweep
 from conceptlens.cams.targets import ClassName, Logit, class_indices
 from conceptlens.concept_regions.translator import Translator
@@ -297,7 +298,9 @@ def _contrasts(observation: Observation, options: ExplainOptions) -> list[tuple[
     contrast = contrast if choice is None else choice.contrast
     _, classes, weights = choose_references(observation, contrast)
     swept = sweep(observation, contrast, options.rule) if options.rule in LINEAR else None
-    explained = swept.explanation() if swept is not None and choice is None else cam(observation, contrast, options.rule)
+    explained = (
+        swept.explanation() if swept is not None and choice is None else cam(observation, contrast, options.rule)
+    )
     gammas = gammas_of(contrast, len(classes)).tolist()
     mixtures = [None] * len(classes) if swept is None else swept.contrast_maps()
     return [
