@@ -21,9 +21,8 @@ from conceptlens.statistics.multiple_comparisons import holm, paired_p_values
 
 CONFUSABLE = 0.25
 RIVALS = {"": 0, " by weight": 1}
-COMMAND = (
-    "python benchmarks/finer_cam.py PART DATA --rows ROWS.jsonl; python benchmarks/finer_cam_summary.py *.jsonl --json"
-)
+MEASURE = "python benchmarks/finer_cam.py PART DATA --rows ROWS.jsonl"
+COMMAND = f"{MEASURE}; python benchmarks/finer_cam_summary.py *.jsonl --json"
 Cells = dict[tuple[str, str], np.ndarray]
 
 

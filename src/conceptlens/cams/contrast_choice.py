@@ -46,7 +46,7 @@ class ContrastCandidate:
 
 @dataclass(frozen=True)
 class DropsOfChoice:
-    """The relative drop of the chosen map (RD@5, a blurred fill) and that of the class alone; `words` say what it is."""
+    """Relative drops (RD@5, a blurred fill) of the chosen map and of the class alone; `words` say what was chosen."""
 
     relative_drop: float
     alone: float
