@@ -174,7 +174,7 @@ def main() -> None:
     if asked.data != "nips2017" and asked.head is None:
         parser.error("give --head, a folder made by conceptlens fit head")
     model = cl.load_model(asked.head) if asked.head else cl.load_model()
-    model.module.to(memory_format=torch.channels_last)  # a third faster on a processor
+    model.module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] # faster by a third
     names, read, boxes = photos_of(asked.data)
     layers = [EARLIER, NARROW, *model.default_layers] if asked.part in GROUPS else list(model.default_layers)
     count = min(asked.photos or len(names), len(names))

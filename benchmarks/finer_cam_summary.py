@@ -1,8 +1,9 @@
 """Tables of what `finer_cam.py` measured: every map against its rule's plain one, with Holm's correction.
 
 `python benchmarks/finer_cam_summary.py ROWS.jsonl ... [--json]`. Differences are paired by photo, with intervals of a
-bootstrap over photos; p values are corrected for all comparisons of a data set and part. A photo is *confusable* where
-the second class has more than a quarter of the probability of the first.
+bootstrap over photos. p values are corrected for the comparisons of `FAMILY` on all and on confusable photos of a data
+set and part; other columns have none. A photo is *confusable* where the second class has more than a quarter of the
+probability of the first.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from conceptlens.statistics.bootstrap import bootstrap_mean
 from conceptlens.statistics.multiple_comparisons import holm, paired_p_values
 
 CONFUSABLE = 0.25
+FAMILY = ("RD@5 mean", "RD@10 mean", "RD@5 black", "RD@5 blur", "box energy")
 RIVALS = {"": 0, " by weight": 1}
 MEASURE = "python benchmarks/finer_cam.py PART DATA --rows ROWS.jsonl"
 COMMAND = f"{MEASURE}; python benchmarks/finer_cam_summary.py *.jsonl --json"
@@ -63,12 +65,12 @@ def compared(photos: list[dict[str, Any]]) -> dict[str, Any]:
                     less = (own - cells[plain, metric])[both]
                     one = bootstrap_mean(less, np.nonzero(both)[0].tolist())
                     entry["less_plain"] = [one.mean, one.low, one.high]
-                    sums.append(np.where(both, np.nan_to_num(own - cells[plain, metric]), 0))
-                    entry["comparison"] = len(sums) - 1
+                    if metric in FAMILY and stratum != "others":
+                        sums.append(np.where(both, own - cells[plain, metric], np.nan))
+                        entry["comparison"] = len(sums) - 1
                 entries.append(entry)
     together = np.stack(sums, 1)
-    counts = np.stack([column != 0 for column in sums], 1).astype(float)
-    corrected = holm(paired_p_values(together, np.maximum(counts, 0)))
+    corrected = holm(paired_p_values(np.nan_to_num(together), (~np.isnan(together)).astype(float), n_draws=9999))
     for entry in entries:
         if "comparison" in entry:
             entry["p_corrected"] = float(corrected[entry.pop("comparison")])
@@ -96,7 +98,7 @@ def main() -> None:
         print(title, f"{table['photos']} photos, {table['confusable']:.0%} confusable", table["gammas_chosen"])
         for entry in table["rows"]:
             less = "" if "less_plain" not in entry else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*entry["less_plain"])
-            less += f" p {entry['p_corrected']:.3f}" if less else ""
+            less += f" p {entry['p_corrected']:.4f}" if "p_corrected" in entry else ""
             print(f"  {entry['map']:45} {entry['metric']:20} {entry['photos_are']:10} {entry['mean']:.3f} {less}")
 
 

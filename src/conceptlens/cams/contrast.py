@@ -160,9 +160,10 @@ def _number(gamma: Any) -> float:
     one = gamma.item() if isinstance(gamma, Tensor) and gamma.ndim == 0 else gamma
     if isinstance(one, bool) or not isinstance(one, Real):
         raise InputTypeError(f"gamma is {gamma!r}; expected a finite number of 0 or more (0.6 in the paper)")
-    if not (math.isfinite(one) and one >= 0):
-        raise InputError(f"gamma is {float(one)}; expected a finite number of 0 or more (0.6 in the paper)")
-    return float(one)
+    number = float(one)
+    if not (math.isfinite(number) and number >= 0):
+        raise InputError(f"gamma is {number}; expected a finite number of 0 or more (0.6 in the paper)")
+    return number
 
 
 def _official(values: Tensor, index: Tensor, others: Tensor, gammas: Tensor) -> Tensor:
