@@ -298,8 +298,8 @@ def _contrasts(observation: Observation, options: ExplainOptions) -> list[tuple[
     contrast = contrast if choice is None else choice.contrast
     _, classes, weights = choose_references(observation, contrast)
     swept = sweep(observation, contrast, options.rule) if options.rule in LINEAR else None
-    apart = swept is None or choice is not None  # a chosen gamma of 0 is a contrast too
-    explained = cam(observation, contrast, options.rule) if apart else swept.explanation()
+    kept = swept if choice is None else None  # a chosen gamma of 0 is a contrast too
+    explained = cam(observation, contrast, options.rule) if kept is None else kept.explanation()
     gammas = gammas_of(contrast, len(classes)).tolist()
     mixtures = [None] * len(classes) if swept is None else swept.contrast_maps()
     return [
