@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from conceptlens.cams.class_activation import combine as combine
     from conceptlens.cams.class_activation import heatmaps as heatmaps
     from conceptlens.cams.contrast import Contrast as Contrast
+    from conceptlens.cams.contrast_choice import choose_contrast as choose_contrast
     from conceptlens.cams.detection_targets import Box as Box
     from conceptlens.cams.detection_targets import Detection as Detection
     from conceptlens.cams.detection_targets import MaxScore as MaxScore
@@ -93,6 +94,7 @@ _HOMES = {
     "analyze": "local_embeddings.analysis.store_analysis",
     "cam": "cams.class_activation",
     "ce_fam": "concept_regions.ce_fam",
+    "choose_contrast": "cams.contrast_choice",
     "combine": "cams.class_activation",
     "compete": "concept_regions.competition",
     "discover": "discovery.discover",

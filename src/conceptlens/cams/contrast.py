@@ -13,24 +13,22 @@ import torch
 from torch import Tensor
 
 from conceptlens.cams.asked_places import AskedPlaces, PlaceTarget
+from conceptlens.cams.contrast_references import choose_references, given_references, references_of
 from conceptlens.cams.targets import (
     BoundTarget,
     Classes,
     ClassName,
     Concept,
-    class_index,
-    class_indices,
     logits_of,
     plain_classes,
     take,
     wide,
 )
 from conceptlens.io.errors import InputError, InputTypeError
-from conceptlens.model.class_names import is_class
 from conceptlens.model.observation import Observation
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
 
 By = Literal["logit", "rank", "weight"]
 Weighting = Literal["uniform", "softmax", "cosine"]
@@ -51,7 +49,7 @@ class Contrast:
         against: Reference classes by name or index, the same for every image, or a list of them for each image
             (a tensor or array `(image, reference)`). Where empty, the `nearest` classes are chosen.
         nearest: How many references to choose, where none are named.
-        gamma: How strongly references count, 0 or more; 0 is the class alone.
+        gamma: How strongly references count, 0 or more; 0 is the class alone. One number, or one for each image.
         by: How references are chosen: closest in logit, above or below ("logit"), the highest other logits ("rank"),
             or the highest cosine of classifier rows ("weight").
         references: How references are weighted, always as constants that sum to 1: equally ("uniform", the paper), by
@@ -71,7 +69,7 @@ class Contrast:
     target: Classes | Concept | PlaceTarget = None
     against: Sequence[ClassName | Concept | Sequence[ClassName]] | ClassName | np.ndarray | Tensor = ()
     nearest: int = 3
-    gamma: float = 0.6
+    gamma: float | Sequence[float] | np.ndarray | Tensor = 0.6
     by: By = "logit"
     references: Weighting = "uniform"
     of: Of = "logits"
@@ -79,14 +77,12 @@ class Contrast:
 
     def __post_init__(self) -> None:
         """Check the numbers and words, and keep classes as plain names and integers."""
-        object.__setattr__(self, "gamma", _number(self.gamma))
-        if not (math.isfinite(self.gamma) and self.gamma >= 0):
-            raise InputError(f"gamma is {self.gamma}; expected a finite number of 0 or more (0.6 in the paper)")
+        object.__setattr__(self, "gamma", _strength(self.gamma))
         if self.nearest < 1:
             raise InputError(f"nearest is {self.nearest}; expected at least one reference")
         if not isinstance(self.target, (Concept, PlaceTarget)):
             object.__setattr__(self, "target", plain_classes(self.target))
-        object.__setattr__(self, "against", _references(self.against))
+        object.__setattr__(self, "against", given_references(self.against))
         words = ((self.by, By), (self.references, Weighting), (self.of, Of), (self.objective, Objective))
         for value, allowed in words:
             if value not in allowed.__args__:
@@ -118,19 +114,45 @@ class Contrast:
             )
         if self.of == "probabilities":
             answer.probabilities(observation.logits.detach(), observation.model.name)
+        gammas = gammas_of(self, len(index)).to(weights)
         labels = tuple(
-            contrast_label(name(int(c)), [name(int(o)) for o in row]) for c, row in zip(index, others, strict=True)
+            contrast_label(name(int(c)), [name(int(o)) for o in row] if float(gamma) else [])
+            for c, row, gamma in zip(index, others, gammas, strict=True)
         )
 
         def measure(logits: Tensor, rows: Tensor) -> Tensor:
             values = wide(logits)
             if self.objective == "official":
-                return _official(values, index[rows], others[rows], self.gamma)
+                return _official(values, index[rows], others[rows], gammas[rows])
             if self.of == "probabilities":
                 values = answer.probabilities(values, observation.model.name)
-            return take(values, index[rows]) - self.gamma * (weights[rows] * values.gather(1, others[rows])).sum(1)
+            return take(values, index[rows]) - gammas[rows] * (weights[rows] * values.gather(1, others[rows])).sum(1)
 
         return BoundTarget(labels, logits_of, measure, "contrast")
+
+
+def gammas_of(contrast: Contrast, images: int) -> Float[Tensor, "image"]:
+    """Return the gamma of every image.
+
+    Args:
+        contrast: A contrast with one gamma, or one for each image.
+        images: How many images there are.
+
+    Raises:
+        InputError: There are gammas of another number of images.
+    """
+    given = contrast.gamma if isinstance(contrast.gamma, tuple) else (contrast.gamma,) * images
+    if len(given) != images:
+        raise InputError(f"there are {len(given)} gammas and {images} images; give one, or one for each image")
+    return torch.tensor(given, dtype=torch.float64)
+
+
+def _strength(gamma: Any) -> float | tuple[float, ...]:
+    """Return one gamma as a plain float, or one for each image as plain floats."""
+    several = gamma.tolist() if isinstance(gamma, (Tensor, np.ndarray)) else gamma
+    if isinstance(several, (list, tuple)):
+        return tuple(_number(one) for one in several)
+    return _number(several)
 
 
 def _number(gamma: Any) -> float:
@@ -138,121 +160,16 @@ def _number(gamma: Any) -> float:
     one = gamma.item() if isinstance(gamma, Tensor) and gamma.ndim == 0 else gamma
     if isinstance(one, bool) or not isinstance(one, Real):
         raise InputTypeError(f"gamma is {gamma!r}; expected a finite number of 0 or more (0.6 in the paper)")
-    return float(one)
+    number = float(one)
+    if not (math.isfinite(number) and number >= 0):
+        raise InputError(f"gamma is {number}; expected a finite number of 0 or more (0.6 in the paper)")
+    return number
 
 
-def _references(against: Any) -> tuple[ClassName | Concept | tuple[ClassName, ...], ...]:
-    """Return references as plain names, integers and concepts, or as one tuple of classes for each image."""
-    if isinstance(against, Concept) or is_class(against):
-        against = (against,)
-    if isinstance(against, (Tensor, np.ndarray)):
-        against = list(against) if against.ndim == 2 else plain_classes(against)
-    if not isinstance(against, Sequence):
-        raise InputTypeError(f"against is a {type(against).__name__}; expected classes by name or index, or concepts")
-    return tuple(one if isinstance(one, Concept) else plain_classes(one) for one in against)  # pyright: ignore[reportReturnType]
-
-
-def choose_references(
-    observation: Observation, contrast: Contrast
-) -> tuple[Int[Tensor, "image"], Int[Tensor, "image reference"], Float[Tensor, "image reference"]]:
-    """Return the classes of a contrast and the weights of its references.
-
-    Args:
-        observation: One forward pass of a batch.
-        contrast: A contrast of classes.
-
-    Returns:
-        Target classes `(image,)`, reference classes `(image, reference)`, and reference weights of the same shape,
-        constants that sum to 1.
-
-    Raises:
-        InputError: The contrast is of concepts, a class is unknown, or a class stands against itself.
-    """
-    logits = wide(observation.logits.detach())
-    if isinstance(contrast.target, Concept):
-        raise InputError("a contrast of concepts has no reference classes; its references are the texts in against=")
-    if isinstance(contrast.target, PlaceTarget):
-        raise InputError("a contrast at one place compares logits there; use cl.cam(observation, cl.Contrast(...))")
-    return _references_of(observation, contrast, logits, class_indices(observation, contrast.target))
-
-
-def _references_of(
-    observation: Observation, contrast: Contrast, logits: Tensor, index: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return classes, references and their weights, of logits `(image, class)`."""
-    if contrast.against:
-        others = _named(observation, _references(contrast.against), len(logits))
-        if bool((others == index[:, None]).any()):
-            raise InputError("a class cannot stand against itself; leave the target out of against=")
-    else:
-        others = _nearest(observation, logits, index, contrast)
-    return index, others, _reference_weights(observation, logits, index, others, contrast.references)
-
-
-def _named(
-    observation: Observation, against: Sequence[ClassName | Concept | Sequence[ClassName]], images: int
-) -> Tensor:
-    """Return `image reference` class indices: the same for every image, or a list for each."""
-    rows = [list(row) for row in against if isinstance(row, (list, tuple))]
-    if rows and (len(rows) != len(against) or len(rows) != images or len({len(row) for row in rows}) != 1):
-        raise InputError(f"against= gives lists of references; expected one for each of {images} images, equally long")
-    several = rows or [list(against)] * images
-    named = [[class_index(observation, _as_class(name)) for name in row] for row in several]  # pyright: ignore[reportArgumentType]
-    return torch.tensor(named, device=observation.images.device)
-
-
-def _as_class(name: ClassName | Concept) -> ClassName:
-    if isinstance(name, Concept):
-        raise InputError("a concept stands against a class; make the target a cl.Concept too")
-    return name
-
-
-def _nearest(observation: Observation, logits: Tensor, index: Tensor, contrast: Contrast) -> Tensor:
-    if observation.answer.task == "regression":
-        raise InputError(
-            f"{observation.model.name} gives a quantity, which has no look-alikes; use cl.Logit, or name another "
-            "one of its quantities with against="
-        )
-    if contrast.nearest > logits.shape[1] - 1:
-        raise InputError(
-            f"nearest is {contrast.nearest} and the model has {logits.shape[1]} classes; give a smaller number"
-        )
-    if contrast.by == "logit":
-        closeness = -(logits - take(logits, index)[:, None]).abs()
-    elif contrast.by == "rank":
-        closeness = logits.clone()
-    else:
-        closeness = _row_cosines(observation, index)
-    closeness = closeness.scatter(1, index[:, None], -math.inf)
-    return closeness.topk(contrast.nearest, dim=1).indices
-
-
-def _reference_weights(
-    observation: Observation, logits: Tensor, index: Tensor, others: Tensor, how: Weighting
-) -> Tensor:
-    if how == "softmax":
-        return logits.gather(1, others).softmax(1)
-    if how == "cosine":
-        closeness = _row_cosines(observation, index).gather(1, others).clamp_min(0)
-        total = closeness.sum(1, keepdim=True)
-        return torch.where(total > 0, closeness / total.clamp_min(1e-12), 1.0 / others.shape[1])
-    return torch.full(others.shape, 1.0 / others.shape[1], dtype=logits.dtype, device=logits.device)
-
-
-def _row_cosines(observation: Observation, index: Tensor) -> Tensor:
-    found = observation.class_rows
-    if found is None:
-        raise InputError(
-            f"{observation.model.name} has no linear classifier to compare classes by; use by='logit' or 'rank'"
-        )
-    rows = torch.nn.functional.normalize(wide(found[0]), dim=1)
-    return rows[index] @ rows.T
-
-
-def _official(values: Tensor, index: Tensor, others: Tensor, gamma: float) -> Tensor:
+def _official(values: Tensor, index: Tensor, others: Tensor, gammas: Tensor) -> Tensor:
     """The released code's objective (FinerWeightedTarget), weights and epsilon included."""
     weights = values.softmax(1).gather(1, others)
-    margins = take(values, index)[:, None] - gamma * values.gather(1, others)
+    margins = take(values, index)[:, None] - gammas[:, None] * values.gather(1, others)
     return (weights * margins).sum(1) / (weights.sum(1) + 1e-9)
 
 
@@ -262,17 +179,18 @@ def _concept_contrast(contrast: Contrast, target: Concept, observation: Observat
         raise InputError("a contrast of concepts needs base texts, such as against=['bird']")
     bases = [
         b if isinstance(b, Concept) else Concept(str(b), by=target.by, prompt=target.prompt)
-        for b in _references(contrast.against)
+        for b in given_references(contrast.against)
     ]
     questions = [c.bind(observation) for c in (target, *bases)]
     first = questions[0].root
     if any(q.root != first and q.root(observation) is not first(observation) for q in questions):
         raise InputError("a concept and its bases were encoded by different models; encode them all by the same one")
     labels = (f"{target.text} / {', '.join(b.text for b in bases)}",) * len(observation.images)
+    gammas = gammas_of(contrast, len(labels))
 
     def measure(root: Tensor, rows: Tensor) -> Tensor:
         scores = [q.measure(root, rows) for q in questions]
-        return scores[0] - contrast.gamma * torch.stack(scores[1:]).mean(0)
+        return scores[0] - gammas[rows.cpu()].to(scores[0]) * torch.stack(scores[1:]).mean(0)
 
     return BoundTarget(labels, first, measure, "contrast")
 
@@ -282,14 +200,16 @@ def _place_contrast(contrast: Contrast, asked: AskedPlaces, observation: Observa
     if contrast.of != "logits" or contrast.objective != "paper":
         raise InputError("a contrast at one place is one of logits, as in the paper; leave out of= and objective=")
     here = asked.logits(asked.read(observation).detach(), torch.arange(len(asked.labels), device=asked.classes.device))
-    index, others, weights = _references_of(observation, contrast, here, asked.classes)
+    index, others, weights = references_of(observation, contrast, here, asked.classes)
     name = observation.model.class_name
     against = [", ".join(name(int(o)).split(",")[0] for o in row) for row in others]
     labels = tuple(f"{label} / {rest}" for label, rest in zip(asked.labels, against, strict=True))
 
+    gammas = gammas_of(contrast, len(index)).to(weights)
+
     def measure(values: Tensor, rows: Tensor) -> Tensor:
         own = asked.logits(values, rows)
-        return take(own, index[rows]) - contrast.gamma * (weights[rows] * own.gather(1, others[rows])).sum(1)
+        return take(own, index[rows]) - gammas[rows] * (weights[rows] * own.gather(1, others[rows])).sum(1)
 
     return BoundTarget(labels, asked.read, measure, "contrast", placed=True)
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from conceptlens.cams.class_activation import find_rule, gradients, project, source
-from conceptlens.cams.contrast import Contrast, choose_references, contrast_label
+from conceptlens.cams.contrast import Contrast, contrast_label, gammas_of
+from conceptlens.cams.contrast_references import choose_references
 from conceptlens.cams.rules import Rule
 from conceptlens.cams.targets import Logit, Probability
 from conceptlens.io.errors import InputError, InputTypeError, near
@@ -47,6 +48,7 @@ class ContrastSweep:
     - `gradients[image 1+reference channel height width]`: the target's, then each reference's.
     - `scores[image 1+reference]`, `classes[image 1+reference]`, `names[image][1+reference]`.
     - `reference_weights[image reference]`: how references are weighted; they sum to 1.
+    - `gammas[image]`: those of the contrast.
     """
 
     gradients: Float[Tensor, "image class channel height width"]
@@ -55,7 +57,7 @@ class ContrastSweep:
     classes: Int[Tensor, "image class"]
     names: tuple[tuple[str, ...], ...]
     reference_weights: Float[Tensor, "image reference"]
-    gamma: float
+    gammas: Float[Tensor, "image"]
     rule: Rule
     source: Source
 
@@ -73,17 +75,17 @@ class ContrastSweep:
         Raises:
             InputError: `gamma` is negative or not finite, or there is no such reference.
         """
-        strength = self.gamma if gamma is None else Contrast(gamma=gamma).gamma
-        coefficients = self._coefficients(strength, references)
+        strengths = self.gammas if gamma is None else gammas_of(Contrast(gamma=gamma), len(self.names))
+        coefficients = self._coefficients(strengths, references)
         gradient = torch.einsum("nt,ntchw->nchw", coefficients, self.gradients)[:, None]
         weights = self.rule.weights(gradient, self.feature[:, None])
         return Explanation(
             maps=project(weights, self.feature).relu(),
             weights=weights,
             scores=(coefficients * self.scores).sum(1, keepdim=True),
-            labels=tuple((self._label(i, strength, references),) for i in range(len(self.names))),
-            target_kinds=("contrast" if strength else "class",),
-            source=replace(self.source, settings={**self.source.settings, "gamma": strength}),
+            labels=tuple((self._label(i, float(strengths[i]), references),) for i in range(len(self.names))),
+            target_kinds=("contrast" if bool(strengths.any()) else "class",),
+            source=replace(self.source, settings={**self.source.settings, "gamma": _one_or_all(strengths)}),
         )
 
     def linear_maps(self) -> Float[Tensor, "image class height width"]:
@@ -122,12 +124,12 @@ class ContrastSweep:
                 tuple(self.classes[i].tolist()),
                 tuple(self.scores[i].tolist()),
                 tuple(self.reference_weights[i].tolist()),
-                self.gamma,
+                float(self.gammas[i]),
             )
             for i in range(len(maps))
         )
 
-    def _coefficients(self, gamma: float, references: Sequence[int | str] | None) -> Tensor:
+    def _coefficients(self, gammas: Tensor, references: Sequence[int | str] | None) -> Tensor:
         """Return the factor of every class's gradient: 1 for the target, `-gamma pi_t` for each reference."""
         weights = self.reference_weights
         if references is not None:
@@ -136,7 +138,7 @@ class ContrastSweep:
                 kept[image, [self._reference_index(image, name) for name in references]] = 1.0
             weights = torch.where((weights * kept).sum(1, keepdim=True) > 0, weights * kept, kept)
             weights = weights / weights.sum(1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
-        return torch.cat([torch.ones_like(weights[:, :1]), -gamma * weights], dim=1)
+        return torch.cat([torch.ones_like(weights[:, :1]), -gammas.to(weights)[:, None] * weights], dim=1)
 
     def _reference_index(self, image: int, name: int | str) -> int:
         names = self.names[image][1:]
@@ -199,4 +201,12 @@ def sweep(
     names = tuple(tuple(observation.model.class_name(int(c)) for c in row) for row in classes)
     origin = source(observation, name, chosen.name, {"targets": [repr(contrast)]})
     feature = observation.feature(name)
-    return ContrastSweep(pulled, feature, scores, classes, names, weights, contrast.gamma, chosen, origin)
+    return ContrastSweep(
+        pulled, feature, scores, classes, names, weights, gammas_of(contrast, len(index)), chosen, origin
+    )
+
+
+def _one_or_all(gammas: Float[Tensor, "image"]) -> float | list[float]:
+    """Return the gamma of all images as one number, or that of each."""
+    values = gammas.tolist()
+    return values[0] if len(set(values)) == 1 else values

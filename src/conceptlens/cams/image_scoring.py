@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from conceptlens.cams.contrast import Contrast, choose_references
+from conceptlens.cams.contrast import Contrast
+from conceptlens.cams.contrast_references import choose_references
 from conceptlens.cams.targets import BoundTarget, Logit, Probability, as_targets, class_indices
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.scored_images import ScoredImages

@@ -207,8 +207,12 @@ def contrast(
         ),
     ] = None,
     gamma: Annotated[
-        float, map_option(help="Strength of the comparison, 0 or more; 0 gives the map of the class alone.")
-    ] = 0.6,
+        float | None,
+        map_option(
+            help="Strength of the comparison, 0 or more; 0 gives the map of the class alone. By default strength and "
+            "class are chosen for each photo, and 0.6 where a class, --nearest, --by, --references or --of is given."
+        ),
+    ] = None,
     references: Annotated[
         str,
         map_option(metavar="uniform|softmax|cosine", help="How the classes to compare with are weighted."),
@@ -239,9 +243,11 @@ def contrast(
     if others and (nearest is not None or by is not None):
         raise InputError("--nearest and --by have no effect where classes are named by --against; leave them out")
     settings: Any = {"by": by or "logit", "references": references, "of": of}
+    published = bool(others) or references != "uniform" or of != "logits"
     options = ExplainOptions(
         target=_class(target),
-        contrast=Contrast(_class(target), others, nearest or 3, gamma, **settings),
+        contrast=Contrast(_class(target), others, nearest or 3, 0.6 if gamma is None else gamma, **settings),
+        choose=not published and gamma is None and nearest is None and by is None,
         rule=rule or "grad_cam",
         with_concepts=False,
         for_page=_wants_page(out, out_dir),

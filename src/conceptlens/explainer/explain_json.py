@@ -16,6 +16,7 @@ from conceptlens.metrics.map_peak import area, peak
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from conceptlens.cams.contrast_choice import DropsOfChoice
     from conceptlens.explainer.photo_result import PhotoResult
     from conceptlens.io.errors import Failure
     from conceptlens.model.predictions import Prediction
@@ -136,11 +137,21 @@ def contrasted_json(result: PhotoResult) -> dict[str, Any]:
     return {
         **_opening(result),
         "gamma": result.gamma,
+        "choice": None if result.choice is None else choice_json(result.choice),
         "references": [{**asdict(r.prediction), "weight": r.weight} for r in result.references],
         "margin": float(result.contrast.scores[0, 0]),
         "contrast_map": peak_and_area(result.contrast, 0),
         "class_map": peak_and_area(result.class_map, 0),
     }
+
+
+def choice_json(choice: DropsOfChoice) -> dict[str, Any]:
+    """Return what gamma and reference of a photo were chosen by.
+
+    Args:
+        choice: The relative drops.
+    """
+    return {"relative_drop": choice.relative_drop, "relative_drop_of_class": choice.alone, "tried": choice.words}
 
 
 def prediction_json(prediction: Prediction | None) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from conceptlens.model.class_differences import class_differences
 
 if TYPE_CHECKING:
+    from conceptlens.cams.contrast_choice import DropsOfChoice
     from conceptlens.cams.finer_cam import ContrastMaps
     from conceptlens.concepts.vocabulary import ConceptName
     from conceptlens.model.answer import Answer
@@ -71,6 +72,7 @@ class PhotoResult:
         answer: What the model's answer means; `None` for a model without classes.
         references: The classes that the contrast subtracts.
         gamma: The strength of the contrast.
+        choice: Where gamma and reference were chosen for the photo, what they were chosen by.
         mixture: The raw maps of target and reference classes, for the page's slider; `None` where the rule is not
             linear in the gradient.
         detections: What a detector found, from the highest score down; `None` for other models.
@@ -91,6 +93,7 @@ class PhotoResult:
     answer: Answer | None = None
     references: tuple[ReferenceClass, ...] = ()
     gamma: float = 0.0
+    choice: DropsOfChoice | None = None
     mixture: ContrastMaps | None = None
     detections: tuple[DetectedObject, ...] | None = None
     undetected: str = ""

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.cams.class_activation import cam
-from conceptlens.cams.contrast import Contrast, choose_references
+from conceptlens.cams.contrast import Contrast, gammas_of
+from conceptlens.cams.contrast_choice import choose_contrast
+from conceptlens.cams.contrast_references import choose_references
 from conceptlens.cams.finer_cam import LINEAR, sweep
 from conceptlens.cams.targets import ClassName, Logit, class_indices
 from conceptlens.concept_regions.translator import Translator
@@ -45,6 +47,7 @@ class ExplainOptions:
         concepts: The concepts to look for; by default the `top` of the vocabulary with the highest z-scores.
         top: How many concepts of the vocabulary to show.
         contrast: The contrast of the class with similar classes.
+        choose: Whether gamma and reference are chosen for each photo by `choose_contrast`, instead of `contrast`.
         rule: How channels are weighed in class maps and contrasts.
         with_concepts: Whether concepts are explained; without them, only the contrast is.
         for_page: Whether a report page follows: it shows the photo, and class maps beside the concepts.
@@ -65,6 +68,7 @@ class ExplainOptions:
     concepts: Sequence[ConceptName] | None = None
     top: int = 8
     contrast: Contrast = field(default_factory=Contrast)
+    choose: bool = False
     rule: str = "grad_cam"
     with_concepts: bool = True
     for_page: bool = False
@@ -290,9 +294,13 @@ def _contrasts(observation: Observation, options: ExplainOptions) -> list[tuple[
         return None
     if options.with_concepts and not contrast.against:
         contrast = replace(contrast, nearest=min(contrast.nearest, others))
+    choice = choose_contrast(observation, options.target, options.rule) if options.choose else None
+    contrast = contrast if choice is None else choice.contrast
     _, classes, weights = choose_references(observation, contrast)
     swept = sweep(observation, contrast, options.rule) if options.rule in LINEAR else None
-    explained = cam(observation, contrast, options.rule) if swept is None else swept.explanation()
+    kept = swept if choice is None else None  # a chosen gamma of 0 is a contrast too
+    explained = cam(observation, contrast, options.rule) if kept is None else kept.explanation()
+    gammas = gammas_of(contrast, len(classes)).tolist()
     mixtures = [None] * len(classes) if swept is None else swept.contrast_maps()
     return [
         (explained.of(i), {
@@ -300,7 +308,8 @@ def _contrasts(observation: Observation, options: ExplainOptions) -> list[tuple[
                 ReferenceClass(p, w)
                 for p, w in zip(predictions(observation, i, classes[i]), weights[i].tolist(), strict=True)
             ),
-            "gamma": contrast.gamma,
+            "gamma": gammas[i],
+            "choice": None if choice is None else choice.drops_of(i),
             "mixture": mixtures[i],
         })
         for i in range(len(classes))

@@ -152,14 +152,24 @@ def _contribution(row: Mapping[str, Any]) -> str:
 
 def _contrast(result: PhotoResult) -> Table:
     numbers = contrasted_json(result)
+    choice, gamma = numbers["choice"], numbers["gamma"]
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for name in ("map", "where"):
+    for name in ("map", "where", *(["relative drop"] if choice else [])):
         table.add_column(name)
-    table.add_row(_safe(numbers["target"]["short_name"]), location_text(**numbers["class_map"]))
-    names = ", ".join(r["short_name"] for r in numbers["references"])
-    against = f"against {names} (gamma {numbers['gamma']:g})"
-    table.add_row(_safe(against), location_text(**numbers["contrast_map"]))
+    rows = [
+        (numbers["target"]["short_name"], numbers["class_map"], "relative_drop_of_class"),
+        (_against(numbers), numbers["contrast_map"], "relative_drop"),
+    ]
+    for words, place, drop in rows if gamma or not choice else rows[:1]:
+        table.add_row(_safe(words), location_text(**place), *([f"{choice[drop]:.2f}"] if choice else []))
+    if choice and not gamma:
+        table.add_row("no contrast on the object has a larger one")
     return table
+
+
+def _against(numbers: Mapping[str, Any]) -> str:
+    names = ", ".join(r["short_name"] for r in numbers["references"])
+    return f"against {names} (gamma {numbers['gamma']:g})"
 
 
 def _safe(text: str) -> str:

@@ -1,0 +1,106 @@
+"""Tables of what `finer_cam.py` measured: every map against its rule's plain one, with Holm's correction.
+
+`python benchmarks/finer_cam_summary.py ROWS.jsonl ... [--json]`. Differences are paired by photo, with intervals of a
+bootstrap over photos. p values are corrected for the comparisons of `FAMILY` on all and on confusable photos of a data
+set and part; other columns have none. A photo is *confusable* where the second class has more than a quarter of the
+probability of the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conceptlens.io.versions import versions
+from conceptlens.statistics.bootstrap import bootstrap_mean
+from conceptlens.statistics.multiple_comparisons import holm, paired_p_values
+
+CONFUSABLE = 0.25
+FAMILY = ("RD@5 mean", "RD@10 mean", "RD@5 black", "RD@5 blur", "box energy")
+RIVALS = {"": 0, " by weight": 1}
+MEASURE = "python benchmarks/finer_cam.py PART DATA --rows ROWS.jsonl"
+COMMAND = f"{MEASURE}; python benchmarks/finer_cam_summary.py *.jsonl --json"
+Cells = dict[tuple[str, str], np.ndarray]
+
+
+def values_of(photos: list[dict[str, Any]]) -> tuple[list[str], list[str], Cells]:
+    """Return maps, metrics, and a value for each photo: NaN where a photo was not measured so, or nothing applies."""
+    found: dict[tuple[str, str], np.ndarray] = defaultdict(lambda: np.full(len(photos), np.nan))
+    for number, photo in enumerate(photos):
+        for row in photo["maps"]:
+            for key, value in row.items():
+                if key.startswith("RD"):
+                    for words, column in RIVALS.items():
+                        found[row["map"], key + words][number] = value[column]
+                elif key.startswith("box") and value is not None:
+                    found[row["map"], key][number] = value
+    maps = list(dict.fromkeys(one for one, _ in found))
+    metrics = list(dict.fromkeys(one for _, one in found))
+    return maps, metrics, dict(found)
+
+
+def compared(photos: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the table of one part and data set."""
+    maps, metrics, cells = values_of(photos)
+    second = np.array([photo["probabilities"][1] / photo["probabilities"][0] for photo in photos])
+    strata = {"all": second >= 0, "confusable": second > CONFUSABLE, "others": second <= CONFUSABLE}
+    entries: list[dict[str, Any]] = []
+    sums: list[np.ndarray] = []
+    for name in maps:
+        plain = f"{name.split(': ')[0]}: plain"
+        for metric in metrics:
+            for stratum, inside in strata.items():
+                own = np.where(inside, cells.get((name, metric), np.full(len(photos), np.nan)), np.nan)
+                both = ~np.isnan(own) & ~np.isnan(cells[plain, metric])
+                entry = {"map": name, "metric": metric, "photos_are": stratum, "photos": int(both.sum())}
+                if not both.any():
+                    continue
+                entry["mean"] = float(own[both].mean())
+                if name != plain:
+                    less = (own - cells[plain, metric])[both]
+                    one = bootstrap_mean(less, np.nonzero(both)[0].tolist())
+                    entry["less_plain"] = [one.mean, one.low, one.high]
+                    if metric in FAMILY and stratum != "others":
+                        sums.append(np.where(both, own - cells[plain, metric], np.nan))
+                        entry["comparison"] = len(sums) - 1
+                entries.append(entry)
+    together = np.stack(sums, 1)
+    corrected = holm(paired_p_values(np.nan_to_num(together), (~np.isnan(together)).astype(float), n_draws=9999))
+    for entry in entries:
+        if "comparison" in entry:
+            entry["p_corrected"] = float(corrected[entry.pop("comparison")])
+    gammas = [row["gamma"] for photo in photos for row in photo["maps"] if row["map"] == "grad_cam: chosen"]
+    used = {str(g): float(np.mean([one == g for one in gammas])) for g in sorted(set(gammas))}
+    confusable = float(strata["confusable"].mean())
+    return {"photos": len(photos), "confusable": confusable, "gammas_chosen": used, "rows": entries}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", type=Path, nargs="+", help="what finer_cam.py wrote")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    asked = parser.parse_args()
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for file in asked.rows:
+        for line in file.read_text().splitlines():
+            photo = json.loads(line)
+            groups[f"{photo['part']}, {photo['data']}"].append(photo)
+    document = {"command": COMMAND, "versions": versions(), "tables": {k: compared(v) for k, v in groups.items()}}
+    if asked.json:
+        print(json.dumps(document))
+        return
+    for title, table in document["tables"].items():
+        print(title, f"{table['photos']} photos, {table['confusable']:.0%} confusable", table["gammas_chosen"])
+        for entry in table["rows"]:
+            less = "" if "less_plain" not in entry else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*entry["less_plain"])
+            less += f" p {entry['p_corrected']:.4f}" if "p_corrected" in entry else ""
+            print(f"  {entry['map']:45} {entry['metric']:20} {entry['photos_are']:10} {entry['mean']:.3f} {less}")
+
+
+if __name__ == "__main__":
+    main()
