@@ -43,7 +43,7 @@ class Subject:
 
 @dataclass
 class Passes:
-    """What was counted: images through the first and the last layer, and gradients of a score at the explained layer."""
+    """What was counted: images through the first and the last layer, and gradients of a score at the layer."""
 
     first: int = 0
     last: int = 0

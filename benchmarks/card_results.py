@@ -18,7 +18,7 @@ from drawn_network import NAMES, SIDE
 from golden_maps import Case, golden_methods
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
-SCENES = 150
+SCENES = 60
 FIRST_SCENE = 3_000_000
 # What a mask chose, and so is not set beside what was not.
 ORACLES = ("loce",)

@@ -1,7 +1,7 @@
 """A card for each method: measured, drawn and written as pages.
 
-`python benchmarks/cards.py` measures everything, for some minutes, and writes `docs/results/cards.json`, the golden maps,
-the pictures and the pages; `--part costs` measures these alone, and `--pages` writes the pages from what was measured.
+`python benchmarks/cards.py` measures everything, for some minutes, and writes `docs/results/cards.json`, the golden
+maps, the pictures and the pages; `--part costs` measures these alone, `--pages` writes pages from what was measured.
 """
 
 from __future__ import annotations
@@ -60,7 +60,11 @@ def main() -> None:
 def measure(parts: Sequence[str]) -> dict[str, Any]:
     """Return every number of the cards: some parts anew, the others as they were."""
     before = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
-    return {"name": "cards", **{part: PARTS[part]() if part in parts else before[part] for part in PARTS}, "setting": setting()}
+    return {
+        "name": "cards",
+        **{part: PARTS[part]() if part in parts else before[part] for part in PARTS},
+        "setting": setting(),
+    }
 
 
 def setting() -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """A small network that names what drawn scenes show, and what was fitted to its cells: the ground of the golden maps.
 
-`python benchmarks/drawn_network.py` trains it anew, in two minutes, and writes `tests/golden/drawn_network.safetensors`;
-then the golden maps and the cards must be made anew too (`python benchmarks/cards.py`).
+`python benchmarks/drawn_network.py` trains it anew, in two minutes, and writes
+`tests/golden/drawn_network.safetensors`; then the golden maps and the cards must be made anew too
+(`python benchmarks/cards.py`).
 """
 
 from __future__ import annotations

@@ -17,8 +17,7 @@ from torch import Tensor
 import conceptlens as cl
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-# Maps that say nothing of the question: a control, and what the features have most of. (Grad-CAM++ says little: gradients
-# that fall do not count, and most channels rise somewhere.)
+# Maps that say nothing of the question: a control, and what the features have most of.
 ASK_NOTHING = ("random", "eigen_cam")
 
 

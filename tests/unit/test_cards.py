@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import conceptlens as cl
 
@@ -52,7 +53,9 @@ def test_every_method_has_a_card_with_a_picture_and_a_place_in_the_menu(pages: A
         assert all((ROOT / "tests" / name).exists() for name in text.proof)
 
 
-def test_a_rule_without_words_has_no_card(pages: Any, measured: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rule_without_words_has_no_card(
+    pages: Any, measured: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(cl.RULES, "new", cl.Rule("new", lambda gradient, feature: gradient, "nowhere"))
     with pytest.raises(KeyError, match="new"):
         pages.pages(measured)
@@ -86,7 +89,6 @@ def test_a_difference_without_a_reason_stops_the_generator(pages: Any, monkeypat
         name, large, tokens = "a place", False, False
 
     monkeypatch.setattr(card_peers, "grounds", lambda: [Place()])
-    import torch
 
     def peer(size: float, departs: str) -> Any:
         flat, other = torch.ones(1, 2, 2), torch.ones(1, 2, 2)
@@ -100,7 +102,6 @@ def test_a_difference_without_a_reason_stops_the_generator(pages: Any, monkeypat
 
 
 def test_passes_are_counted(pages: Any) -> None:
-    import torch
     from card_costs import Subject, counted
     from drawn_network import SIDE, load_network
 
@@ -136,7 +137,14 @@ def test_runs_of_the_benchmark_are_read_at_any_depth(
         for name, control in (("layer_cam", False), ("grad_cam_finer_gamma_0.6", False), ("random", True))
     ]
     column = {"title": "Deletion", "fill": "blur", "higher_is_better": False}
-    run = {"photos": 40, "data": "birds", "model": "net", "suite": "faithfulness", "columns": [column], "methods": lines}
+    run = {
+        "photos": 40,
+        "data": "birds",
+        "model": "net",
+        "suite": "faithfulness",
+        "columns": [column],
+        "methods": lines,
+    }
     (tmp_path / "suite.json").write_text(json.dumps({"runs": [{"schema": "conceptlens.benchmark/1", **run}]}))
     monkeypatch.setattr(card_results, "RESULTS", tmp_path)
     texts = card_texts()
