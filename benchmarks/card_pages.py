@@ -87,9 +87,10 @@ def _conformance(text: CardText, measured: dict[str, Any]) -> str:
 
 def _peer_name(peer: Peer, measured: dict[str, Any]) -> str:
     if peer.tool == "authors":
-        return f"its authors' code, restated (`{peer.method}`)"
-    version = measured["setting"]["versions"][peer.tool]
-    return f"{TOOLS[peer.tool]} {version}, `{peer.method}`" + (f", {peer.about}" if peer.about else "")
+        name = f"its authors' code, restated (`{peer.method}`)"
+    else:
+        name = f"{TOOLS[peer.tool]} {measured['setting']['versions'][peer.tool]}, `{peer.method}`"
+    return f"{name}, {peer.about}" if peer.about else name
 
 
 def _difference(value: float | None) -> str:
@@ -150,5 +151,5 @@ def _index_row(text: CardText, measured: dict[str, Any]) -> list[str]:
 
 def _short(peer: Peer) -> str:
     if peer.tool == "authors":
-        return "its authors' code"
-    return TOOLS[peer.tool] + (" (with its objective)" if peer.about else "")
+        return "its authors' code" + (" (signed)" if peer.about else "")
+    return TOOLS[peer.tool] + (" (with its objective)" if peer.about and not peer.departs else "")

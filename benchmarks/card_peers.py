@@ -221,9 +221,19 @@ def _of_torchcam(card: str, method: str, departs: str = "", ours: Any = None, **
     return Peer(card, "torchcam", method, theirs, ours, as_it_is, departs, **options)
 
 
-def _of_authors(card: str, weights: Any, where: str, departs: str = "", signed: bool = False) -> Peer:
+def _of_authors(card: str, weights: Any, where: str, departs: str = "", signed: bool = False, **options: Any) -> Peer:
     theirs = partial(released_rule, weights=weights, signed=signed)
-    return Peer(card, "authors", where, theirs, partial(our_maps, rule=card), departs=departs)
+    ours = options.pop("ours", None) or partial(our_maps, rule=card)
+    return Peer(card, "authors", where, theirs, ours, departs=departs, **options)
+
+
+def _of_authors_signed(card: str, weights: Any, where: str, departs: str) -> list[Peer]:
+    """Return authors' code that leaves out the ReLU, beside ours as it is and beside ours without one."""
+    signed = partial(our_maps, rule=card, signed=True)
+    return [
+        _of_authors(card, weights, where, departs, signed=True),
+        _of_authors(card, weights, where, signed=True, ours=signed, about="beside `signed=True`"),
+    ]
 
 
 def peers() -> list[Peer]:
@@ -244,12 +254,12 @@ def peers() -> list[Peer]:
         _of_torchcam("xgrad_cam", "XGradCAM"),
         _of_authors("xgrad_cam", released_xgrad_cam, "Fu0511/XGrad-CAM"),
         _of_grad_cam("hires_cam", "HiResCAM"),
-        _of_authors("hires_cam", lambda g, a: g, "rachellea/hirescam", why["no_relu"], signed=True),
+        *_of_authors_signed("hires_cam", lambda g, a: g, "rachellea/hirescam", why["no_relu"]),
         _of_grad_cam("element_wise", "GradCAMElementWise"),
         _of_grad_cam("layer_cam", "LayerCAM"),
         _of_torchcam("layer_cam", "LayerCAM"),
-        _of_authors(
-            "layer_cam", lambda g, a: g.relu(), "PengtaoJiang/LayerCAM-jittor", why["no_relu_layer"], signed=True
+        *_of_authors_signed(
+            "layer_cam", lambda g, a: g.relu(), "PengtaoJiang/LayerCAM-jittor", why["no_relu_layer"]
         ),
         _of_grad_cam("score_cam", "ScoreCAM", slow=True),
         _of_torchcam("score_cam", "ScoreCAM", why["corners"], slow=True),
@@ -260,8 +270,10 @@ def peers() -> list[Peer]:
         _of_grad_cam("ablation_cam", "AblationCAM", why["far_below"], slow=True),
         _of_grad_cam("eigen_cam", "EigenCAM", why["centred"]),
         _of_torchcam("finer_cam", "FinerCAM", ours=our_contrast),
-        _of_grad_cam("finer_cam", "FinerCAM", why["official"], ours=partial(our_contrast, gamma=1.0)),
-        _of_grad_cam("finer_cam", "FinerCAM", ours=official, about='beside `objective="official"`'),
+        _of_grad_cam(
+            "finer_cam", "FinerCAM", why["official"], ours=partial(our_contrast, gamma=1.0), about="beside `gamma=1.0`"
+        ),
+        _of_grad_cam("finer_cam", "FinerCAM", ours=official, about='beside `gamma=1.0, objective="official"`'),
     ]  # fmt: skip
 
 
