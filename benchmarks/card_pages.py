@@ -31,7 +31,7 @@ def pages(measured: dict[str, Any]) -> dict[str, str]:
 
 def _page(text: CardText, measured: dict[str, Any]) -> str:
     facts = [
-        ("**Call**", f"`{text.call}`"),
+        ("Call", f"`{text.call}`"),
         ("**Source**", text.source),
         ("**Held to its formula by**", ", ".join(f"`tests/{name}`" for name in text.proof)),
         ("**More**", f"[{PAGE_TITLES[text.page]}](../{text.page})"),
@@ -39,7 +39,7 @@ def _page(text: CardText, measured: dict[str, Any]) -> str:
     parts = [
         f"# Card: {text.title}",
         text.says,
-        table(("", ""), facts),
+        table(facts[0], facts[1:]),
         "## Formula",
         "\n".join(["```", *text.formula, "```"]),
         SYMBOLS + (", `G = dS/dA` its gradient." if text.page == "equation.md" else "."),
@@ -105,7 +105,7 @@ def _verdict(peer: Peer) -> str:
 
 def _cost(text: CardText, measured: dict[str, Any]) -> list[str]:
     rows = [
-        (row["network"], *(str(row[name]) for name in ("forward", "behind", "backward")), f"{row['operations']:.2f}",
+        (row["network"], *(str(row[name]) for name in ("forward", "behind", "backward")), f"{row['operations']:.3g}",
          f"{row['time']:.1f}", f"{row['memory']:.1f}")
         for row in measured["costs"][text.name]
     ]  # fmt: skip
@@ -145,7 +145,7 @@ def _index_row(text: CardText, measured: dict[str, Any]) -> list[str]:
     )
     known = text.name in measured["scenes"]["methods"]
     energy = scene_score(text.name, "pointing_energy", measured["scenes"]) if known else "*oracle*"
-    costs = [f"{row['operations']:.2f}" for row in measured["costs"][text.name]]
+    costs = [f"{row['operations']:.3g}" for row in measured["costs"][text.name]]
     return [f"[{text.title}]({text.file})", same, other, energy, *costs]
 
 

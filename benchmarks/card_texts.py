@@ -7,12 +7,15 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import conceptlens as cl
 
 FILE = Path(__file__).parent / "card_words.toml"
 OTHERS = ("finer_cam", "ce_fam", "loc_cbm", "loce")
+# What a line of code on a page has room for.
+COLUMNS = 92
 PROOF = {
     "reads the gradient": ("oracle/test_rules.py", "oracle/test_peers.py", "contract/test_contract.py"),
     "reads the model": ("oracle/test_gradient_free.py", "contract/test_contract.py"),
@@ -86,7 +89,8 @@ def _of_rule(rule: cl.Rule) -> CardText:
     """Return the card of a rule; its formula is the first paragraph of its docstring, unless the words have one."""
     told = words(rule.name)
     first = (inspect.getdoc(rule.weights) or "").split("\n\n")[0]
-    formula = told.get("formula") or [" ".join(first.replace("`", "").split()).removesuffix(".")]
+    said = " ".join(first.replace("`", "").split()).removesuffix(".")
+    formula = told.get("formula") or wrap(said, COLUMNS, subsequent_indent="    ")
     kind = rule.name if rule.name in PROOF else f"reads the {rule.reads}"
     return CardText(
         rule.name, rule.title or rule.name, f'cl.cam(observation, target, "{rule.name}")', rule.paper, told["says"],
