@@ -62,12 +62,12 @@ def _golden(text: CardText) -> list[str]:
     cases = golden_cases()
     rivals = ", held against " + ", ".join(f"*{case.rival}*" for case in cases)
     against = rivals if text.name == "finer_cam" else ""
+    asked = ", ".join(f"*{case.asked}*" for case in cases)
     return [
         "![Three drawn scenes of coloured shapes, each with the name that is asked for](../images/cards/scenes.webp)",
         f"![The maps of these names by {text.title}](../images/cards/{text.picture})",
-        sentence(
-            "golden", asked=", ".join(f"*{case.asked}*" for case in cases), against=against, tolerance=TOLERANCE
-        ),
+        sentence("golden", asked=asked, against=against, tolerance=TOLERANCE)
+        + "".join(f" {note}" for note in [words("golden_notes").get(text.name)] if note),
     ]  # fmt: skip
 
 
