@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import conceptlens as cl
-from conceptlens.cams.targets import similarity
+from conceptlens.cams.concept_target import similarity
 from conceptlens.concept_regions.concept_scores import encode_concepts
 from conceptlens.concepts.vocabulary import base_rate, vocabulary
 from conceptlens.explainer.calibration import find_calibration

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from conceptlens.cams.class_activation import cam as cam
     from conceptlens.cams.class_activation import combine as combine
     from conceptlens.cams.class_activation import heatmaps as heatmaps
+    from conceptlens.cams.concept_target import Concept as Concept
     from conceptlens.cams.contrast import Contrast as Contrast
     from conceptlens.cams.contrast_choice import choose_contrast as choose_contrast
     from conceptlens.cams.detection_targets import Box as Box
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from conceptlens.cams.region_target import Region as Region
     from conceptlens.cams.rules import RULES as RULES
     from conceptlens.cams.rules import Rule as Rule
-    from conceptlens.cams.targets import Concept as Concept
     from conceptlens.cams.targets import Logit as Logit
     from conceptlens.cams.targets import Probability as Probability
     from conceptlens.concept_regions.ce_fam import ce_fam as ce_fam
@@ -72,7 +72,7 @@ _HOMES = {
     "Box": "cams.detection_targets",
     "ClassKnowledge": "concepts.class_knowledge",
     "Competition": "concept_regions.competition",
-    "Concept": "cams.targets",
+    "Concept": "cams.concept_target",
     "Contrast": "cams.contrast",
     "Detection": "cams.detection_targets",
     "Detections": "model.detector_output",

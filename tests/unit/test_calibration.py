@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import conceptlens as cl
-from conceptlens.cams.targets import similarity
+from conceptlens.cams.concept_target import similarity
 from conceptlens.explainer.calibration import ScoreCalibration, find_calibration, fit_calibration
 
 NAMES = ("cat", "dog", "car", "tree")

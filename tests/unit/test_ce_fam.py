@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import conceptlens as cl
 from architectures import ARCHITECTURES, FEW, LABELS, backbone, fresh, observation_of, random_images, stir
 from branches import CLIP, PAIRS, PLAIN, SIGLIP, branch_of
-from conceptlens.cams.targets import similarity
+from conceptlens.cams.concept_target import similarity
 from conceptlens.cli import app
 from conceptlens.concept_regions.branch import Branch, branch_layers, layer_widths
 from conceptlens.concept_regions.ce_fam import ce_fam, channel_weights

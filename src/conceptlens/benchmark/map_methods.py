@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from conceptlens.cams.targets import Target
+    from conceptlens.cams.bound_target import Target
     from conceptlens.model.backbone import Backbone
     from conceptlens.model.observation import Observation
 

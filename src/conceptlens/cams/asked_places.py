@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from conceptlens.cams.targets import BoundTarget, take, wide
+from conceptlens.cams.asked_classes import take
+from conceptlens.cams.bound_target import BoundTarget
+from conceptlens.model.answer import wide
 from conceptlens.model.model_output import ModelOutput
 from conceptlens.model.observation import Observation
 

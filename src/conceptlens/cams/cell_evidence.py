@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conceptlens.cams.targets import Classes, class_indices, wide
+from conceptlens.cams.asked_classes import Classes, class_indices
 from conceptlens.io.errors import InputError
+from conceptlens.model.answer import wide
 from conceptlens.model.forward import full_precision
 from conceptlens.model.layer_cells import empty_cells
 from conceptlens.model.observation import Observation, check_observation

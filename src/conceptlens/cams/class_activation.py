@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from conceptlens.cams.bound_target import BoundTarget
 from conceptlens.cams.rules import RULES, Rule
-from conceptlens.cams.targets import AnyTarget, AnyTargets, BoundTarget, as_targets
+from conceptlens.cams.targets import AnyTarget, AnyTargets, as_targets
 from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.io.versions import versions
 from conceptlens.model.backbone import Backbone

@@ -12,19 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conceptlens.cams.asked_classes import Classes, ClassName, plain_classes, take
 from conceptlens.cams.asked_places import AskedPlaces, PlaceTarget
+from conceptlens.cams.bound_target import BoundTarget, logits_of
+from conceptlens.cams.concept_target import Concept
 from conceptlens.cams.contrast_references import choose_references, given_references, references_of
-from conceptlens.cams.targets import (
-    BoundTarget,
-    Classes,
-    ClassName,
-    Concept,
-    logits_of,
-    plain_classes,
-    take,
-    wide,
-)
 from conceptlens.io.errors import InputError, InputTypeError
+from conceptlens.model.answer import wide
 from conceptlens.model.observation import Observation
 
 if TYPE_CHECKING:

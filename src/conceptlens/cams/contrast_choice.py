@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from conceptlens.cams.asked_classes import Classes, class_indices
 from conceptlens.cams.class_activation import cam
 from conceptlens.cams.contrast import Contrast
 from conceptlens.cams.contrast_references import choose_references
 from conceptlens.cams.image_scoring import scored_images
-from conceptlens.cams.targets import Classes, Logit, class_indices
+from conceptlens.cams.targets import Logit
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.relative_drops import relative_drop_curves
 from conceptlens.model.observation import Observation, check_observation

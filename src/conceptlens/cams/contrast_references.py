@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conceptlens.cams.asked_classes import ClassName, class_index, class_indices, plain_classes, take
 from conceptlens.cams.asked_places import PlaceTarget
-from conceptlens.cams.targets import ClassName, Concept, class_index, class_indices, plain_classes, take, wide
+from conceptlens.cams.concept_target import Concept
 from conceptlens.io.errors import InputError, InputTypeError
+from conceptlens.model.answer import wide
 from conceptlens.model.class_names import is_class
 from conceptlens.model.observation import Observation
 

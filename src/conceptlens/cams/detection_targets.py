@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor
 
+from conceptlens.cams.asked_classes import Classes, ClassName, class_index
 from conceptlens.cams.asked_places import AskedPlaces, own_part
-from conceptlens.cams.targets import BoundTarget, Classes, ClassName, Logit, class_index, wide
+from conceptlens.cams.bound_target import BoundTarget
+from conceptlens.cams.targets import Logit
 from conceptlens.concepts.short_names import short_name
 from conceptlens.io.errors import InputError, InputTypeError
+from conceptlens.model.answer import wide
 from conceptlens.model.box_operators import box_overlap
 from conceptlens.model.class_names import is_class
 from conceptlens.model.detector_output import DetectedBox, Detections

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from conceptlens.cams.bound_target import BoundTarget
 from conceptlens.cams.gradient_free import EPSILON, distinct_masks, masked_scores, precise, varies
-from conceptlens.cams.targets import BoundTarget
 from conceptlens.model.observation import Observation
 
 if TYPE_CHECKING:

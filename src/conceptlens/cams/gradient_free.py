@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from conceptlens.cams.targets import BoundTarget
+from conceptlens.cams.bound_target import BoundTarget
 from conceptlens.model.model_output import ModelOutput
 from conceptlens.model.observation import Observation
 from conceptlens.statistics.distinct_rows import distinct_rows

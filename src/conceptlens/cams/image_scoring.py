@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from conceptlens.cams.asked_classes import class_indices
+from conceptlens.cams.bound_target import BoundTarget
 from conceptlens.cams.contrast import Contrast
 from conceptlens.cams.contrast_references import choose_references
-from conceptlens.cams.targets import BoundTarget, Logit, Probability, as_targets, class_indices
+from conceptlens.cams.targets import Logit, Probability, as_targets
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.scored_images import ScoredImages
 from conceptlens.model.model_output import ModelOutput
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-    from conceptlens.cams.targets import AnyTargets, Target
+    from conceptlens.cams.bound_target import Target
+    from conceptlens.cams.targets import AnyTargets
 
     Read = Callable[[ModelOutput, Tensor], Float[Tensor, "variant number"]]
     Run = Callable[[Tensor, Tensor, Read], Float[Tensor, "variant number"]]

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from conceptlens.cams.asked_classes import ClassName, class_index
 from conceptlens.cams.asked_places import AskedPlaces
-from conceptlens.cams.targets import BoundTarget, ClassName, class_index
+from conceptlens.cams.bound_target import BoundTarget
 from conceptlens.concepts.short_names import short_name
 from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.model.model_output import ModelOutput

@@ -9,22 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from conceptlens.cams.asked_classes import Classes as Classes
-from conceptlens.cams.asked_classes import ClassName as ClassName
-from conceptlens.cams.asked_classes import class_index as class_index
-from conceptlens.cams.asked_classes import class_indices as class_indices
-from conceptlens.cams.asked_classes import plain_classes as plain_classes
-from conceptlens.cams.asked_classes import take as take
-from conceptlens.cams.bound_target import BoundTarget as BoundTarget
-from conceptlens.cams.bound_target import Target as Target
-from conceptlens.cams.bound_target import embedding_of as embedding_of
-from conceptlens.cams.bound_target import logits_of as logits_of
-from conceptlens.cams.concept_target import Concept as Concept
-from conceptlens.cams.concept_target import linked_classes as linked_classes
-from conceptlens.cams.concept_target import shown_by_classes as shown_by_classes
-from conceptlens.cams.concept_target import similarity as similarity
+from conceptlens.cams.asked_classes import Classes, class_indices, plain_classes, take
+from conceptlens.cams.bound_target import BoundTarget, Target, logits_of
 from conceptlens.io.errors import InputError, InputTypeError
-from conceptlens.model.answer import wide as wide
 from conceptlens.model.class_names import is_class
 from conceptlens.model.model_output import ModelOutput
 from conceptlens.model.observation import Observation

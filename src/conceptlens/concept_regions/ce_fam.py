@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from conceptlens.cams.asked_classes import ClassName, class_indices
 from conceptlens.cams.class_activation import project, source
-from conceptlens.cams.targets import ClassName, class_indices
 from conceptlens.concept_regions.branch import pooled
 from conceptlens.concept_regions.channel_masking import associations, masking_contributions
 from conceptlens.concept_regions.concept_scores import ConceptScores, score_concepts

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from conceptlens.cams.targets import similarity
+from conceptlens.cams.concept_target import similarity
 from conceptlens.concept_regions.branch import pooled
 from conceptlens.concept_regions.concept_scores import ConceptScores, encode_concepts
 from conceptlens.concept_regions.translator import Translator

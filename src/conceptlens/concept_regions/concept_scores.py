@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from conceptlens.cams.targets import similarity
+from conceptlens.cams.concept_target import similarity
 from conceptlens.concepts.random_directions import RandomDirection, random_vectors
 from conceptlens.concepts.vocabulary import ConceptName, everyday_words, prompt
 from conceptlens.io.errors import InputError

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from conceptlens.cams.targets import similarity
+from conceptlens.cams.concept_target import similarity
 from conceptlens.concept_regions.concept_scores import encode_concepts
 from conceptlens.explainer.presence import PresenceWeights, fit_presence, presence_features
 from conceptlens.io.atomic import replacing

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from conceptlens.cams.asked_classes import ClassName, class_indices
 from conceptlens.cams.cell_evidence import CellEvidence, cell_evidence
-from conceptlens.cams.targets import ClassName, class_indices
 from conceptlens.concept_regions.competing_explanation import is_competing
 from conceptlens.concept_regions.evidence_contributions import (
     cell_shares,

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from conceptlens.cams.asked_classes import class_index
 from conceptlens.cams.class_activation import cam
 from conceptlens.cams.contrast import Contrast
 from conceptlens.cams.detection_targets import Detection
-from conceptlens.cams.targets import class_index
 from conceptlens.concepts.short_names import short_name
 from conceptlens.explainer.photo_result import DetectedObject, PhotoResult
 from conceptlens.io.images import jpeg
 from conceptlens.model.photo_boxes import on_photo
 
 if TYPE_CHECKING:
-    from conceptlens.cams.targets import ClassName, Target
+    from conceptlens.cams.asked_classes import ClassName
+    from conceptlens.cams.bound_target import Target
     from conceptlens.model.detector_output import DetectedBox
     from conceptlens.model.observation import Observation
 

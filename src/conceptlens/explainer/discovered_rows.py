@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from conceptlens.cams.asked_classes import ClassName
 from conceptlens.cams.cell_evidence import cell_evidence
-from conceptlens.cams.targets import ClassName
 from conceptlens.concept_regions.evidence_contributions import evidence_contributions
 from conceptlens.discovery.discovered_concepts import DiscoveredConcepts
 from conceptlens.explainer.class_evidence import named_shares

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor
 
+from conceptlens.cams.asked_classes import ClassName, class_indices
 from conceptlens.cams.rules import grad_cam
-from conceptlens.cams.targets import ClassName, class_indices
 from conceptlens.concept_regions.ce_fam import ce_fam, layer_regions
 from conceptlens.concept_regions.channel_masking import masking_contributions
 from conceptlens.concept_regions.competing_explanation import competes_quickly, competing_together

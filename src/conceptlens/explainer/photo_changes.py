@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from conceptlens.cams.targets import ClassName, class_indices
+from conceptlens.cams.asked_classes import ClassName, class_indices
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.explainer.presence import MIN_PRESENCE
 from conceptlens.io.errors import InputError

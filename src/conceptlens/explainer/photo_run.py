@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from conceptlens.cams.asked_classes import ClassName, class_indices
 from conceptlens.cams.class_activation import cam
 from conceptlens.cams.contrast import Contrast, gammas_of
 from conceptlens.cams.contrast_choice import choose_contrast
 from conceptlens.cams.contrast_references import choose_references
 from conceptlens.cams.finer_cam import LINEAR, sweep
-from conceptlens.cams.targets import ClassName, Logit, class_indices
+from conceptlens.cams.targets import Logit
 from conceptlens.concept_regions.translator import Translator
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.explainer.calibration import ScoreCalibration

@@ -10,16 +10,17 @@ import torch
 from PIL import Image
 
 from conceptlens.cams.class_activation import cam, find_rule, source
+from conceptlens.cams.concept_target import Concept, shown_by_classes
 from conceptlens.cams.contrast import Contrast
-from conceptlens.cams.targets import Concept, Logit, shown_by_classes
+from conceptlens.cams.targets import Logit
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.io.errors import InputError, InputTypeError, near
 from conceptlens.model.encoders import knows
 from conceptlens.record import Explanation
 
 if TYPE_CHECKING:
+    from conceptlens.cams.bound_target import Target
     from conceptlens.cams.rules import Rule
-    from conceptlens.cams.targets import Target
     from conceptlens.model.backbone import Backbone
     from conceptlens.model.observation import Observation
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from conceptlens.cams.targets import similarity
+from conceptlens.cams.concept_target import similarity
 from conceptlens.concept_regions.branch import Branch
 from conceptlens.concept_regions.fit.pairs import DistillationPairs, mean_and_deviation
 from conceptlens.training.checkpoint import TrainingState
