@@ -283,6 +283,14 @@ class TestSuites:
         ]
         assert not suite.remarks
 
+    def test_the_contrast_chosen_by_photo_is_measured_too(self) -> None:
+        suite = finer_cam_suite(SuiteOptions("drawn:9", MODEL, methods=["grad_cam", "score_cam"]))
+        chosen = [one for one in suite.task.methods if "chosen" in one.name]
+        assert [(one.name, one.against) for one in chosen] == [("grad_cam_finer_chosen", "grad_cam")]
+        seen, target = suite.task.observe(0)
+        expected = cl.cam(seen, cl.choose_contrast(seen, target).contrast)
+        torch.testing.assert_close(chosen[0].explain(seen, target).maps, expected.maps)
+
     def test_quick_is_few_of_everything(self) -> None:
         suite = faithfulness_suite(SuiteOptions("drawn:20", MODEL, quick=True))
         assert len(suite.task.photo_names) == 8

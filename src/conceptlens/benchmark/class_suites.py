@@ -13,6 +13,7 @@ from conceptlens.benchmark.map_measures import SOFT
 from conceptlens.benchmark.map_methods import (
     CONTROLS,
     MapMethod,
+    chosen_method,
     compared_with,
     contrast_method,
     map_methods,
@@ -77,6 +78,8 @@ def finer_cam_suite(options: SuiteOptions) -> PreparedSuite:
         if not one.control
         for settings in contrasts
     ]
+    if not (options.gammas or options.references or options.quick):
+        finer += [chosen_method(one.name, options.layer) for one in plain if not one.control and one.name not in SLOW]
     methods = sorted([*plain, *finer], key=lambda one: [other.name for other in plain].index(one.against or one.name))
     photos = open_photos(options.data, options.split, options.photos)
     measures = _measures(options, (*RELATIVE_DROPS, "deletion"))

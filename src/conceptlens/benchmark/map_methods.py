@@ -12,6 +12,7 @@ from torch.nn.functional import adaptive_avg_pool2d, conv2d, pad
 
 from conceptlens.cams.class_activation import cam, source
 from conceptlens.cams.contrast import Contrast
+from conceptlens.cams.contrast_choice import TRIED, choose_contrast
 from conceptlens.cams.rules import RULES
 from conceptlens.cams.targets import Logit
 from conceptlens.concepts.vocabulary import ConceptName
@@ -178,6 +179,21 @@ def contrast_method(rule: str, layer: str | None, **settings: Any) -> MapMethod:
     )  # fmt: skip
 
 
+def chosen_method(rule: str, layer: str | None) -> MapMethod:
+    """Return a rule with the contrast that `choose_contrast` chooses for each photo, compared with the rule alone.
+
+    Args:
+        rule: The rule.
+        layer: The layer that maps are taken from; by default the model's last one.
+    """
+    tried = ", ".join(f"{gamma:g} by {by}" for by, gamma in TRIED)
+    return MapMethod(
+        f"{rule}_finer_chosen", f"{TITLES.get(rule, rule)} + Finer, chosen by photo",
+        "Finer-CAM where a contrast does better on the photo itself, else the rule alone",
+        partial(_by_choice, rule=rule, layer=layer), {"rule": rule, "chosen_among": tried}, against=rule,
+    )  # fmt: skip
+
+
 def edge_map(images: Float[Tensor, "image colour rows columns"]) -> Float[Tensor, "image 1 rows columns"]:
     """Return the size of the gradient of the mean colour by Sobel's filters: an edge detector that knows no class.
 
@@ -190,6 +206,10 @@ def edge_map(images: Float[Tensor, "image colour rows columns"]) -> Float[Tensor
     kernel = torch.stack([across, across.T])[:, None].to(images.device)
     grey = pad(images.float().mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
     return conv2d(grey, kernel).square().sum(1, keepdim=True).sqrt()
+
+
+def _by_choice(seen: Observation, target: int, rule: str, layer: str | None) -> Explanation:
+    return cam(seen, choose_contrast(seen, target, rule, layer).contrast, rule, layer)
 
 
 def _at_random(seen: Observation, target: int, seed: int) -> Explanation:
