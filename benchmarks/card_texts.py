@@ -99,6 +99,5 @@ def _of_rule(rule: cl.Rule) -> CardText:
 
 
 def _of_method(name: str) -> CardText:
-    return CardText(
-        name=name, **{key: tuple(told) if isinstance(told, list) else told for key, told in words(name).items()}
-    )
+    told: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in words(name).items()}
+    return CardText(name=name, **told)
