@@ -3,7 +3,8 @@
 `python benchmarks/finer_cam.py PART DATA --rows ROWS.jsonl` measures, photo after photo, and goes on where it stopped;
 `python benchmarks/finer_cam_summary.py ROWS.jsonl ... --json` makes the tables.
 
-PART is `settings` (published settings and their kin), `chosen` (`cl.choose_contrast`, with random classes as a control)
+PART is `settings` (published settings and their kin), `earlier` (an earlier layer; `--skip` leaves out photos that
+`settings` had, which said what to look for), `chosen` (`cl.choose_contrast`, with random classes as a control)
 or `score-cam`. DATA is `cub-whole`, `cub-box` (heads made by `conceptlens fit head cub:DIR --crop whole|box`, given by
 `--head`) or `nips2017`, all of CONCEPTLENS_DATA. CUB photos are those of the test split. `choose_contrast` was tuned on
 train photos of CUB, each with a head that was fitted without it, and on the first half of nips2017 in the order of
@@ -54,6 +55,7 @@ KIN: dict[str, Settings] = {
     "released code, logit 3, gamma 1": {"by": "logit", "objective": "official", "gamma": 1.0},
 }
 FEW = ("plain", "rank 3, gamma 0.6", "rank 1, gamma 0.6", "weight 3, gamma 0.6", "probabilities, rank 1, gamma 1")
+EARLY = ("plain", *(f"rank 1, gamma {g:g}" for g in (0.3, 0.6, 1.0)), "rank 3, gamma 0.6", "weight 1, gamma 0.6")
 # Rule, layer (None is the last one) and settings of every group of maps.
 GROUPS: dict[str, list[tuple[str, str | None, tuple[str, ...]]]] = {
     "settings": [
@@ -61,9 +63,15 @@ GROUPS: dict[str, list[tuple[str, str | None, tuple[str, ...]]]] = {
         ("layer_cam", None, (*FEW, "released code, logit 3, gamma 0.6")),
         *((rule, EARLIER, FEW[:3]) for rule in ("grad_cam", "hires_cam", "layer_cam")),
     ],
+    "earlier": [(rule, EARLIER, EARLY) for rule in ("hires_cam", "layer_cam")],
     "score-cam": [("score_cam", NARROW, FEW[:4]), ("grad_cam", NARROW, FEW[:4])],
 }
-FILLS = {"settings": ("mean", "blur"), "score-cam": ("mean", "blur"), "chosen": ("mean", "black")}
+FILLS = {
+    "settings": ("mean", "blur"),
+    "earlier": ("mean", "blur"),
+    "score-cam": ("mean", "blur"),
+    "chosen": ("mean", "black"),
+}
 SHARES = {"mean": (0.05, 0.1), "blur": (0.05,), "black": (0.05,)}
 
 
@@ -169,6 +177,7 @@ def main() -> None:
     parser.add_argument("data", choices=("cub-whole", "cub-box", "nips2017"))
     parser.add_argument("--head", help="the folder of the fitted head, for CUB")
     parser.add_argument("--photos", type=int, help="how many photos, drawn once; by default all")
+    parser.add_argument("--skip", type=int, default=0, help="how many of the photos drawn first are left out")
     parser.add_argument("--rows", type=Path, required=True, help="where rows are written, one line a photo")
     asked = parser.parse_args()
     if asked.data != "nips2017" and asked.head is None:
@@ -180,7 +189,9 @@ def main() -> None:
     count = min(asked.photos or len(names), len(names))
     done = {json.loads(line)["row"] for line in asked.rows.read_text().splitlines()} if asked.rows.exists() else set()
     with asked.rows.open("a") as file:
-        for row in torch.randperm(len(names), generator=torch.Generator().manual_seed(2)).tolist()[:count]:
+        for row in torch.randperm(len(names), generator=torch.Generator().manual_seed(2)).tolist()[
+            asked.skip : asked.skip + count
+        ]:
             if row in done:
                 continue
             seen = model.observe(read(row), layers)

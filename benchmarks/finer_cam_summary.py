@@ -85,12 +85,16 @@ def main() -> None:
     parser.add_argument("rows", type=Path, nargs="+", help="what finer_cam.py wrote")
     parser.add_argument("--json", action="store_true", help="print JSON")
     asked = parser.parse_args()
-    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    groups: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
     for file in asked.rows:
         for line in file.read_text().splitlines():
             photo = json.loads(line)
-            groups[f"{photo['part']}, {photo['data']}"].append(photo)
-    document = {"command": COMMAND, "versions": versions(), "tables": {k: compared(v) for k, v in groups.items()}}
+            groups[f"{photo['part']}, {photo['data']}"][photo["row"]] = photo
+    document = {
+        "command": COMMAND,
+        "versions": versions(),
+        "tables": {k: compared(list(v.values())) for k, v in groups.items()},
+    }
     if asked.json:
         print(json.dumps(document))
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,13 @@ class TestPhotos:
         drawn = open_photos("drawn:5", "train")
         assert np.array_equal(np.asarray(drawn.read(4)), np.asarray(DrawnSet(5, "train")[4].photo))
         assert flat.read(1).size == (64, 64)
+
+    def test_a_set_with_a_test_split_is_measured_there(self, labelled: Path, tmp_path: Path) -> None:
+        for split in ("train", "test"):
+            shutil.copytree(labelled, tmp_path / "parted" / split)
+        parted = str(tmp_path / "parted")
+        assert open_photos(parted).fingerprint == open_photos(parted, "test").fingerprint
+        assert open_photos(parted).name != open_photos(parted, "train").name
 
     def test_few_photos_are_evenly_spaced(self, labelled: Path) -> None:
         few = open_photos(str(labelled), max_photos=3)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from conceptlens.data.labelled_set import LabelledSet
-from conceptlens.data.labelled_sets import LABELLED_SETS, open_classes
+from conceptlens.data.labelled_sets import LABELLED_SETS, evaluation_split, open_classes
 from conceptlens.data.masked_set import MaskedPhoto
 from conceptlens.data.masked_sets import SETS, open_set
 from conceptlens.io.errors import InputError, near
@@ -74,7 +74,7 @@ def open_photos(text: str, split: str | None = None, max_photos: int | None = No
     Args:
         text: A labelled set such as `cub:DIR`, a set with masks such as `drawn:20`, a folder with a folder of photos
             for each class, or a folder of photos.
-        split: A split of the set.
+        split: A split of the set; by default that of a labelled set that measures, such as `test`.
         max_photos: Take so many at most, evenly spaced in the set; by default all.
 
     Raises:
@@ -91,7 +91,9 @@ def open_photos(text: str, split: str | None = None, max_photos: int | None = No
     if name not in LABELLED_SETS and not folder.is_dir():
         known = (*LABELLED_SETS, *SETS)
         raise InputError(f"no data set {name!r}; data sets: {near(name, known, len(known))}; or give a folder")
-    return of_labelled(open_classes(text, split), max_photos)
+    opened = open_classes(text, split)
+    measuring = None if split is not None else evaluation_split(opened)
+    return of_labelled(opened if measuring is None else open_classes(text, measuring), max_photos)
 
 
 def of_labelled(opened: LabelledSet, max_photos: int | None = None) -> BenchmarkPhotos:

@@ -12,6 +12,18 @@ from conceptlens.data.labelled_set import LabelledSet
 from conceptlens.data.masked_sets import folder_of, parse_name
 from conceptlens.data.places365 import open_places
 
+# The splits that measure what was fitted to another one; the first that a set has is taken.
+EVALUATION_SPLITS = ("test", "val", "valid", "validation")
+
+
+def evaluation_split(opened: LabelledSet) -> str | None:
+    """Return the split of a set that measures what was fitted to its others, or `None` where it has none.
+
+    Args:
+        opened: The set, in any of its splits.
+    """
+    return next((name for name in EVALUATION_SPLITS if name in opened.splits), None)
+
 
 def open_classes(text: str, split: str | None = None) -> LabelledSet:
     """Return the labelled set that `NAME` or `NAME:DIR` means; names are in `LABELLED_SETS`.

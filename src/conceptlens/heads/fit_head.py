@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from conceptlens.data.labelled_set import LabelledSet, hold_out, without_photos
-from conceptlens.data.labelled_sets import open_classes
+from conceptlens.data.labelled_sets import evaluation_split, open_classes
 from conceptlens.data.photo_views import box_crops, mirrored, some_photos
 from conceptlens.heads.head_evaluation import HeadEvaluation, evaluate_head
 from conceptlens.heads.logistic_head import fit_logistic
@@ -27,7 +27,6 @@ from conceptlens.io.saved_folder import CONFIG
 from conceptlens.model.backbone import Backbone, check_backbone
 from conceptlens.model.class_head import FOLDER_FORMAT, ClassHead, check_takes_head
 
-EVALUATION_SPLITS = ("test", "val", "valid", "validation")  # the first that a set has measures its head
 TEST_SHARE = 0.2  # of each class, where a set has no such split
 TOLERANCE = 1e-6
 EMBEDDINGS = "embeddings"  # the folder of a fit that goes on
@@ -171,8 +170,8 @@ def _split(
 ) -> tuple[LabelledSet, LabelledSet]:
     """Return the photos that are fitted to, and those that measure the head; none is read."""
     if test is None:
-        others = [name for name in EVALUATION_SPLITS if name in photos.splits and name != photos.split]
-        test = others[0] if others and isinstance(data, str) and photos.split == "train" else TEST_SHARE
+        other = evaluation_split(photos)
+        test = other if other and isinstance(data, str) and photos.split == "train" else TEST_SHARE
     if isinstance(test, str):
         if not isinstance(data, str):
             raise InputError(
