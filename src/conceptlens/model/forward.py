@@ -232,13 +232,15 @@ def frozen(module: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(MODULE_LOCK)
         modes = {m: m.training for m in module.modules()}
-        learning = [p for p in module.parameters() if p.requires_grad and not p.is_inference()]
-        devices = sorted({p.device.index for p in module.parameters() if p.device.type == "cuda"})
+        parameters = list(module.parameters())
+        learning = [p for p in parameters if p.requires_grad and not p.is_inference()]
+        devices = sorted({p.device.index for p in parameters if p.device.type == "cuda"})
         stack.enter_context(torch.random.fork_rng(devices=devices))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         try:
-            module.eval()
+            if any(modes.values()):  # each pass of a long run comes by here, and to walk through all parts takes time
+                module.eval()
             for parameter in learning:
                 parameter.requires_grad_(False)
             yield
@@ -246,4 +248,5 @@ def frozen(module: nn.Module) -> Iterator[None]:
             for parameter in learning:
                 parameter.requires_grad_(True)
             for part, mode in modes.items():
-                part.training = mode
+                if part.training != mode:
+                    part.training = mode
