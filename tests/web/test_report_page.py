@@ -296,6 +296,9 @@ def test_the_gamma_slider_gives_the_map_of_the_formula(open_report: Open, gamma:
     assert (pixels(tab) != before).any() == (gamma != 0.6)
     score = tab.locator("tr[data-question='1'] [data-name=score]").inner_text()
     assert score == render.number(9.0 - gamma * (0.75 * 8 + 0.25 * 6))
+    words = tab.locator("tr[data-question='1']").inner_text()
+    assert ("the class alone: gamma 0" in words) == (gamma == 0)
+    assert ("against" in words) == (gamma > 0)
 
 
 def test_a_peak_on_the_border_of_two_thirds_has_one_name(open_report: Open) -> None:

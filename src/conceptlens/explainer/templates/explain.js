@@ -478,6 +478,12 @@
     return make("li", { className: isTarget ? "target" : "", title }, make("span", { textContent: one.short_name }), rail, share);
   }
 
+  /** What a contrast stands against; with gamma 0, as where no contrast was chosen, it is the class alone. */
+  function contrastWords(names) {
+    if (names.length === 0) return "against nothing";
+    return state.gamma === 0 ? "the class alone: gamma 0" : `against ${list(names)}`;
+  }
+
   function contributionWords(target, against) {
     if (target === null) return "By how much a class depends on the concept; this model has no classes.";
     if (image().margin) {
@@ -551,7 +557,7 @@
   function titleOf(item) {
     if (isLive(item)) {
       const names = chosenNames(image().contrast);
-      return { name: image().contrast.target, detail: names.length > 0 ? `against ${list(names)}` : "against nothing" };
+      return { name: image().contrast.target, detail: contrastWords(names) };
     }
     const kinds = { class: "the class itself", contrast: "contrast", concept: item.type ?? "concept", detection: "detection", region: "where the class has the highest score, or in your mask", custom: "a map of your own" };
     const layer = item.layer ? ` · ${item.layer}` : "";
