@@ -121,10 +121,10 @@ def test_what_it_rests_on_is_told() -> None:
         assert (told.words == "the class alone") == (not chosen.gammas[image])
 
 
-def test_no_contrast_of_one_class() -> None:
+def test_no_contrast_of_a_quantity() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1)).eval()
     one = cl.Backbone(net, "one", task="regression").observe(torch.rand(1, 3, 32, 32), "0")
-    with pytest.raises(InputError, match="one class"):
+    with pytest.raises(InputError, match="quantity"):
         cl.choose_contrast(one)
 
 

@@ -16,7 +16,7 @@ from conceptlens.cams.asked_classes import Classes, ClassName, plain_classes, ta
 from conceptlens.cams.asked_places import AskedPlaces, PlaceTarget
 from conceptlens.cams.bound_target import BoundTarget, logits_of
 from conceptlens.cams.concept_target import Concept
-from conceptlens.cams.contrast_references import choose_references, given_references, references_of
+from conceptlens.cams.contrast_references import By, Weighting, choose_references, given_references, references_of
 from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.model.answer import wide
 from conceptlens.model.observation import Observation
@@ -24,8 +24,6 @@ from conceptlens.model.observation import Observation
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-By = Literal["logit", "rank", "weight"]
-Weighting = Literal["uniform", "softmax", "cosine"]
 Of = Literal["logits", "probabilities"]
 Objective = Literal["paper", "official"]
 

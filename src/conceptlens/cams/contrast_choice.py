@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-    from conceptlens.cams.contrast import By
+    from conceptlens.cams.contrast_references import By
     from conceptlens.cams.rules import Rule
     from conceptlens.record import Explanation
 
@@ -121,7 +121,7 @@ def choose_contrast(
         >>> cl.cam(observation, chosen.contrast).labels
     """
     check_observation(observation)
-    if observation.logits.shape[1] < 2:
+    if observation.logits.shape[1] < 2 and observation.answer.task != "regression":
         raise InputError(f"{observation.model.name} has one class; a contrast needs at least two")
     index = class_indices(observation, target)
     candidates = [

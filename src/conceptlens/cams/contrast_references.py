@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +21,37 @@ from conceptlens.model.observation import Observation
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-    from conceptlens.cams.contrast import Contrast, Weighting
+By = Literal["logit", "rank", "weight"]
+Weighting = Literal["uniform", "softmax", "cosine"]
+
+
+class AskedReferences(Protocol):
+    """What a `Contrast` says of its classes."""
+
+    @property
+    def target(self) -> Any:
+        """The class."""
+        ...
+
+    @property
+    def against(self) -> Any:
+        """The reference classes; empty where they are to be chosen."""
+        ...
+
+    @property
+    def nearest(self) -> int:
+        """How many to choose."""
+        ...
+
+    @property
+    def by(self) -> By:
+        """How they are chosen."""
+        ...
+
+    @property
+    def references(self) -> Weighting:
+        """How they are weighted."""
+        ...
 
 
 def given_references(against: Any) -> tuple[ClassName | Concept | tuple[ClassName, ...], ...]:
@@ -36,7 +66,7 @@ def given_references(against: Any) -> tuple[ClassName | Concept | tuple[ClassNam
 
 
 def choose_references(
-    observation: Observation, contrast: Contrast
+    observation: Observation, contrast: AskedReferences
 ) -> tuple[Int[Tensor, "image"], Int[Tensor, "image reference"], Float[Tensor, "image reference"]]:
     """Return the classes of a contrast and the weights of its references.
 
@@ -60,7 +90,7 @@ def choose_references(
 
 
 def references_of(
-    observation: Observation, contrast: Contrast, logits: Tensor, index: Tensor
+    observation: Observation, contrast: AskedReferences, logits: Tensor, index: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return classes, references and their weights, of logits `(image, class)`."""
     if contrast.against:
@@ -90,7 +120,7 @@ def _as_class(name: ClassName | Concept) -> ClassName:
     return name
 
 
-def _nearest(observation: Observation, logits: Tensor, index: Tensor, contrast: Contrast) -> Tensor:
+def _nearest(observation: Observation, logits: Tensor, index: Tensor, contrast: AskedReferences) -> Tensor:
     if observation.answer.task == "regression":
         raise InputError(
             f"{observation.model.name} gives a quantity, which has no look-alikes; use cl.Logit, or name another "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,8 @@ from conceptlens.io.fingerprint import texts_fingerprint
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+
+_WRITING = threading.Lock()
 
 
 def cache_folder() -> Path:
@@ -55,8 +58,8 @@ def cached(
     if missing:
         made = dict(zip(missing, encode(missing), strict=True))
         known |= made
-        with suppress(InputError):
-            _write(file, {**_read(file), **made}, model)  # read again: another process may have written meanwhile
+        with suppress(InputError), _WRITING:  # threads write one after the other
+            _write(file, {**_read(file), **made}, model)  # read again: another one may have written meanwhile
     return torch.stack([known[text] for text in texts])
 
 
