@@ -89,6 +89,7 @@ def test_a_bottleneck_leaves_the_module_as_found(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MOST_FLIPPED_SLOW)
+@pytest.mark.slow
 def test_a_flipped_image_gives_flipped_concept_maps(name: str) -> None:
     size = ARCHITECTURES[name].flips
     assert size is not None

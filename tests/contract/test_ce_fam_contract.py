@@ -90,6 +90,7 @@ def test_a_ce_fam_leaves_module_and_branch_as_found(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MOST_FLIPPED_SLOW)
+@pytest.mark.slow
 def test_a_flipped_image_gives_a_flipped_ce_fam(name: str) -> None:
     size = ARCHITECTURES[name].flips
     assert size is not None

@@ -350,6 +350,7 @@ class TestCommand:
         assert refused.exit_code == 2
         assert "--resume" in refused.stderr
 
+    @pytest.mark.slow
     def test_all_runs_what_the_data_allows_and_says_what_it_leaves_out(self, store: Path, tmp_path: Path) -> None:
         done = run("all", "--data", str(store), "--out-dir", str(tmp_path / "run"), "--json")
         assert done.exit_code == 0, done.output

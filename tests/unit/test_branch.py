@@ -114,6 +114,7 @@ def test_a_layer_without_cells_is_refused_with_those_that_would_do() -> None:
         in_order(model, ["layer4", "fc"])
 
 
+@pytest.mark.slow
 def test_networks_beyond_the_toys() -> None:
     expected = {
         "tf_efficientnet_lite0": ("blocks.1", "blocks.2", "blocks.4", "bn2"),

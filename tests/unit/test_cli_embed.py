@@ -84,6 +84,7 @@ def _counts(corners: list[int]) -> list[int]:
         (["--crowds", "skip", "--min-area", "0.1"], [("person", 0.411)]),
     ],
 )
+@pytest.mark.slow
 def test_the_command_line_says_which_masks(
     coco: Path, tmp_path: Path, words: list[str], found: list[tuple[str, float]]
 ) -> None:

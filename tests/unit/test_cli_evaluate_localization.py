@@ -68,6 +68,7 @@ def test_files_hold_every_row_the_numbers_and_the_page(tmp_path: Path) -> None:
     assert "3 photos are few: intervals of fewer than 8" in (out / "localization.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers() -> None:
     first, again = (json.loads(run(*FEW, "--max-photos", "2", "--json").stdout)["methods"] for _ in range(2))
     assert first == again
@@ -79,6 +80,7 @@ def test_the_model_is_loaded_as_the_options_say() -> None:
     assert json.loads(done.stdout)["settings"]["weights"] == "random"
 
 
+@pytest.mark.slow
 def test_neuron_labels_take_the_train_split_or_a_folder(tmp_path: Path) -> None:
     for i, one in enumerate(DrawnSet(12, "train", 64)):
         one.photo.save(tmp_path / f"{i}.png")

@@ -15,6 +15,7 @@ from conceptlens.runs.process_engine import process_engine
 pytestmark = pytest.mark.process
 
 
+@pytest.mark.slow
 def test_a_killed_worker_leaves_the_store_identical(tmp_path: Path) -> None:
     data = cl.open_set("drawn:12")
     whole = filled(data, tmp_path / "local", local_engine)

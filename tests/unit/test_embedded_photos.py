@@ -83,6 +83,7 @@ def test_what_cannot_be_opened_by_any_run_is_refused_as_the_last_one_read_it(tmp
 
 
 @pytest.mark.wide
+@pytest.mark.slow
 def test_analyze_and_search_show_photos_of_a_run_by_instance(tmp_path: Path) -> None:
     folder, store = objects(tmp_path / "mine", ("one", "two", "three")), tmp_path / "store"
     done = call("embed", "--data", f"masks:{folder}", "--by", "instance", "--ignore", "255", "--layers", "blocks.4",

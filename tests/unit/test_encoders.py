@@ -246,6 +246,7 @@ print(float(v[0] @ v[1]), float(v[0] @ v[2]))
 
 
 @pytest.mark.process
+@pytest.mark.slow
 def test_sentences_need_no_network_and_make_no_noise(tmp_path: Path) -> None:
     environment = {**os.environ, "CONCEPTLENS_CACHE": str(tmp_path)}
     command = [sys.executable, "-W", "error", "-c", _ALONE]

@@ -421,6 +421,7 @@ def test_a_damaged_folder_is_refused(fitted: FittedHead, tmp_path: Path) -> None
 
 
 @pytest.mark.wide
+@pytest.mark.slow
 def test_the_packaged_network_is_opened_by_the_folder_alone(data: str, tmp_path: Path) -> None:
     """Two of the classes have the same colours in other places, which a mean over places hardly tells apart."""
     made = fit_head(cl.load_model(crop_mode="squash"), data, tmp_path / "head")

@@ -65,6 +65,7 @@ def test_two_processes_train_as_one(data: Path, whole: Path, tmp_path: Path) -> 
         assert len(list((tmp_path / name / "logs").iterdir())) == 1  # only the main process writes
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_ends_as_if_it_had_not_been(
     data: Path, whole: Path, alone: Accelerator, tmp_path: Path
 ) -> None:

@@ -155,6 +155,7 @@ def test_a_photo_in_which_nothing_is_likely_says_so(
     assert cl.explain(model.observe(photo)).maps.shape[1] == 1  # a record has at least one question
 
 
+@pytest.mark.slow
 def test_presence_is_fitted_to_photos_with_masks(model: cl.Backbone, tmp_path: Path) -> None:
     from typer.testing import CliRunner
 

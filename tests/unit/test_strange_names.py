@@ -102,6 +102,7 @@ def test_help_and_lists_in_ascii(command: list[str]) -> None:
     done.stdout.decode("ascii")
 
 
+@pytest.mark.slow
 def test_an_error_about_a_strange_name_is_one_sentence(tmp_path: Path) -> None:
     gone = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
     for environment in ({"PYTHONIOENCODING": "utf-8"}, {"PYTHONIOENCODING": "ascii"}):

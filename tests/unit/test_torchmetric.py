@@ -72,6 +72,7 @@ def test_states_of_processes_are_added(maps: Tensor, masks: Tensor, torchmetrics
 
 
 @pytest.mark.process
+@pytest.mark.slow
 def test_two_processes_give_the_mean_over_both_of_their_parts(torchmetrics: Any, tmp_path: Path) -> None:
     script = Path(__file__).parent / "torchmetric_process.py"
     calls = [[sys.executable, str(script), str(rank), str(tmp_path / "meeting")] for rank in range(2)]

@@ -77,6 +77,7 @@ def test_packaged_weights_are_right_on_four_of_five_photos() -> None:
         ("torchvision:mobilenet_v3_small", "features", "classifier.3"),
     ],
 )
+@pytest.mark.slow
 def test_a_model_without_weights_knows_its_layers(name: str, layer: str, classifier: str) -> None:
     model = cl.load_model(name, pretrained=False)
     assert (model.anatomy.default, model.classifier_name) == (layer, classifier)
