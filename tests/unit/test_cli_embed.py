@@ -133,13 +133,17 @@ def test_a_photo_that_was_mended_is_tried_again(coco: Path, tmp_path: Path) -> N
         (["--workers", "2"], "no effect without --engine ray"),
         (["--engine", "spark"], "--engine spark is given; expected local, process or ray"),
         (["--engine", "process", "--ray-address", "auto"], "--ray-address has no effect without --engine ray"),
-        (["--mode", "fast"], "fast"),
-        (["--noise", "rain:1"], "rain"),
+        pytest.param(["--mode", "fast"], "fast", marks=pytest.mark.slow),
+        pytest.param(["--noise", "rain:1"], "rain", marks=pytest.mark.slow),
         (["--seed", "7"], "--seed has no effect without --noise"),
         (["--ridge", "0.5"], "a ridge was given for mode mean_difference; only exact has one"),
-        (["--crowds", "never"], "crowds='never' was given; expected one of 'ignore', 'join', 'skip'"),
+        pytest.param(
+            ["--crowds", "never"],
+            "crowds='never' was given; expected one of 'ignore', 'join', 'skip'",
+            marks=pytest.mark.slow,
+        ),
         (["--data", "drawn:2", "--shape", "box"], "shape was chosen, which the masks of drawn do not have"),
-        (["--input-size", "0"], "input_size"),
+        pytest.param(["--input-size", "0"], "input_size", marks=pytest.mark.slow),
     ],
 )
 def test_what_cannot_be_is_one_sentence_and_leaves_nothing(

@@ -206,7 +206,8 @@ def test_a_run_that_goes_on_further_with_other_batches_counts_each_photo_once(tm
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [1, 20])
 def test_killed_at_any_moment_a_run_ends_with_the_same_store(tmp_path: Path, kills: int) -> None:
     photos = 40
     whole, _ = run(cl.open_set(f"drawn:{photos}"), tmp_path / "whole")

@@ -215,6 +215,7 @@ for i in range(200):
 
 
 @pytest.mark.process
+@pytest.mark.slow
 def test_processes_that_write_at_once_leave_a_whole_file(folder: Path) -> None:
     writers = [subprocess.Popen([sys.executable, "-c", _WRITER, str(i)]) for i in range(2)]
     assert [writer.wait(120) for writer in writers] == [0, 0]
@@ -277,8 +278,8 @@ def test_six_hundred_texts_take_seconds(folder: Path) -> None:
     [
         ("chelsea.png", "cat", "motorcycle"),
         ("coffee.png", "cup", "dog"),
-        ("motorcycle_left.png", "motorcycle", "cat"),
-        ("rocket.jpg", "rocket", "bird"),
+        pytest.param("motorcycle_left.png", "motorcycle", "cat", marks=pytest.mark.slow),
+        pytest.param("rocket.jpg", "rocket", "bird", marks=pytest.mark.slow),
     ],
 )
 def test_the_stand_in_tells_what_is_there(

@@ -39,7 +39,10 @@ def test_the_zoo_opens_without_torch() -> None:
 
 
 @pytest.mark.parametrize("name", PACKAGED)
-@pytest.mark.parametrize(("file", "kinds"), [("chelsea.png", ("cat",)), ("coffee.png", ("espresso", "cup"))])
+@pytest.mark.parametrize(
+    ("file", "kinds"),
+    [("chelsea.png", ("cat",)), pytest.param("coffee.png", ("espresso", "cup"), marks=pytest.mark.slow)],
+)
 def test_packaged_weights_name_what_is_there(name: str, file: str, kinds: tuple[str, ...]) -> None:
     model = cl.load_model(name)
     first = model.class_name(int(model.observe(PHOTOS / file).logits.argmax()))
