@@ -29,7 +29,7 @@ from conceptlens.cams.image_scoring import scored_images, similar_classes
 from conceptlens.data.photo_views import box_crops
 from conceptlens.io.images import find_images
 from conceptlens.metrics.map_mask import pointing_energy
-from conceptlens.metrics.part_masks import box_masks
+from conceptlens.metrics.part_masks import seen_box_mask
 from conceptlens.metrics.pixel_hits import pixel_roc
 from conceptlens.metrics.pixel_removal import removed_values
 from conceptlens.metrics.variant_runs import Reading
@@ -112,14 +112,6 @@ def drops(explained: Any, scored: Any, rivals: Tensor, part: str) -> dict[str, l
     return found
 
 
-def box_of(seen: cl.Observation, box: Tensor) -> Tensor:
-    """Return the mask of a box as the model sees it: `1 rows columns`."""
-    left, top, right, bottom = seen.image_info[0].box
-    corners = torch.tensor([left, top, left, top], dtype=torch.float64)
-    sides = torch.tensor([right - left, bottom - top] * 2, dtype=torch.float64)
-    return box_masks(((box - corners) / sides)[None], (BOX_PIXELS, BOX_PIXELS))
-
-
 def measured(seen: cl.Observation, names: list[str], explained: Any, part: str, box: Tensor | None) -> list[Settings]:
     """Return a row for each map."""
     index = int(seen.logits.argmax(1)[0])
@@ -128,7 +120,7 @@ def measured(seen: cl.Observation, names: list[str], explained: Any, part: str, 
     values = drops(explained, scored, rivals, part)
     rows = [{"map": name, **{key: each[i] for key, each in values.items()}} for i, name in enumerate(names)]
     if box is not None:
-        mask = box_of(seen, box)
+        mask = seen_box_mask(box, seen.image_info[0].box, (BOX_PIXELS, BOX_PIXELS))
         energy, roc = pointing_energy(explained.maps, mask), pixel_roc(explained.maps, mask)
         for i, row in enumerate(rows):
             row |= {"box energy": energy.of(0, i), "box ROC": roc.of(0, i)}

@@ -19,7 +19,7 @@ from conceptlens.cams.targets import Probability
 from conceptlens.io.errors import InputError
 from conceptlens.io.fingerprint import weights_fingerprint
 from conceptlens.metrics.map_mask import pointing_energy
-from conceptlens.metrics.part_masks import box_masks
+from conceptlens.metrics.part_masks import seen_box_mask
 from conceptlens.metrics.pixel_removal import STEPS
 from conceptlens.statistics.score import Score
 
@@ -158,11 +158,8 @@ class ClassMapTask:
     def _in_box(self, maps: Maps, seen: Box, index: int) -> Score:
         """Return the share of each map's energy inside the annotated box, cut to the part that the model saw."""
         boxes = self.photos.boxes
-        left, top, right, bottom = seen
-        corners = torch.tensor([left, top, left, top], dtype=torch.float64)
-        sides = torch.tensor([right - left, bottom - top] * 2, dtype=torch.float64)
-        box = (torch.from_numpy(boxes[index]) - corners) / sides  # pyright: ignore[reportOptionalSubscript]
-        return pointing_energy(maps, box_masks(box[None], (BOX_PIXELS, BOX_PIXELS)))
+        box = torch.from_numpy(boxes[index])  # pyright: ignore[reportOptionalSubscript]
+        return pointing_energy(maps, seen_box_mask(box, seen, (BOX_PIXELS, BOX_PIXELS)))
 
     def _protocol(self, method: MapMethod, measure: Measure) -> Protocol:
         box = measure == BOX

@@ -92,9 +92,7 @@ def benchmark(
     crop_mode: shared.CropMode = None,
     as_json: shared.Json = False,
     resume: shared.Resume = False,
-    retry_failed: Annotated[
-        bool, run_option("--retry-failed", help="Resume, and try photos that failed again.")
-    ] = False,
+    retry_failed: shared.RetryFailed = False,
     engine: EngineName = LOCAL,
     ray_address: RayAddress = None,
     workers: Workers = None,

@@ -11,7 +11,7 @@ import typer
 
 from conceptlens.cli import options as shared
 from conceptlens.cli.engine import LOCAL, EngineName, RayAddress, Workers, chosen_engine
-from conceptlens.cli.options import answering, data_option, load, model_option, option_group, run_option
+from conceptlens.cli.options import answering, data_option, load, model_option, option_group
 from conceptlens.cli.printing import print_excluded, print_failures, print_json
 from conceptlens.io.errors import InputError
 from conceptlens.io.output_path import check_folder
@@ -72,9 +72,7 @@ def embed(
     seed: Annotated[int | None, embedding_option(min=0, help="With --noise: its seed; by default 0.")] = None,
     as_json: shared.Json = False,
     resume: shared.Resume = False,
-    retry_failed: Annotated[
-        bool, run_option("--retry-failed", help="Resume, and try photos that failed again.")
-    ] = False,
+    retry_failed: shared.RetryFailed = False,
     engine: EngineName = LOCAL,
     ray_address: RayAddress = None,
     workers: Workers = None,

@@ -187,6 +187,7 @@ Json = Annotated[
 Device = Annotated[str, run_option(metavar="NAME", help="Where to compute: cpu, cuda, cuda:1, mps.")]
 BatchSize = Annotated[int, run_option("--batch-size", min=1, help="Photos per forward pass.")]
 Resume = Annotated[bool, run_option("--resume", help="Continue a run that was interrupted.")]
+RetryFailed = Annotated[bool, run_option("--retry-failed", help="Resume, and try photos that failed again.")]
 Cache = Annotated[
     Path | None, run_option(metavar="DIR", help="Keep the network's features of all photos here, for the next run.")
 ]

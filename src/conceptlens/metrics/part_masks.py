@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -56,6 +57,22 @@ def part_discs(
     discs = across[:, :, None] + down[..., None] <= reach[..., None, None]
     own = torch.einsum("cp,nprq->ncrq", keypoints.own.cpu().float(), discs.float()) > 0
     return own & keypoints.present.cpu()[..., None, None]
+
+
+def seen_box_mask(
+    box: Float[Tensor, "4"], seen: Sequence[float], size: tuple[int, int] = SIZE
+) -> Bool[Tensor, "1 rows columns"]:
+    """Return the mask of a photo's box on the part of the photo that the model saw.
+
+    Args:
+        box: Left, top, right, bottom, as shares of the photo.
+        seen: What the model saw of it, likewise.
+        size: Rows and columns of the mask.
+    """
+    left, top, right, bottom = seen
+    corners = torch.tensor([left, top, left, top], dtype=torch.float64)
+    sides = torch.tensor([right - left, bottom - top] * 2, dtype=torch.float64)
+    return box_masks(((box - corners) / sides)[None], size)
 
 
 def box_masks(boxes: Float[Tensor, "*any 4"], size: tuple[int, int] = SIZE) -> Bool[Tensor, "*any rows columns"]:
