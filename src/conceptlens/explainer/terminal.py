@@ -35,7 +35,7 @@ def print_result(result: PhotoResult, console: Console | None = None) -> None:
         result: The explained photo.
         console: Where to print; by default standard output.
     """
-    console = console or Console()
+    console = console or Console(soft_wrap=True)  # lines that a program reads stay whole
     console.print(f"\n[bold]{_safe(result.image_info.name)}[/bold]")
     if result.target is not None:
         against = " against " * bool(result.compared) + ", ".join(
