@@ -43,6 +43,14 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         "a class is 99; the network gives probabilities of 4 classes",
     ),
     "a negative rival": (lambda: metrics.removal_scores(MAPS, SCORED, rivals=OWN - 9), "a class is -9"),
+    "a negative class": (
+        lambda: metrics.deletion(MAPS, score_module(net(), IMAGE, OWN - 7)),
+        "a class is -7; the module gives logits of 4 classes",
+    ),
+    "one class too high": (
+        lambda: metrics.deletion(MAPS, score_module(net(), IMAGE, torch.where(OWN == 1, 4, 0))),
+        "a class is 4; the module gives logits of 4 classes",
+    ),
     "rivals that are no integers": (
         lambda: metrics.relative_drop(MAPS, SCORED, rivals=RIVALS.float()),
         r"rivals have type torch\.float32; expected integers",

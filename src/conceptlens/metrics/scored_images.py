@@ -207,8 +207,9 @@ def score_module(
         if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
             given = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             raise InputError(f"the module gives {given}; expected logits of two classes or more, image class")
-        if int(asked.min()) < 0 or int(asked.max()) >= logits.shape[1]:
-            raise InputError(f"a class is {int(asked.max())}; the module gives logits of {logits.shape[1]} classes")
+        wrong = asked[(asked < 0) | (asked >= logits.shape[1])]
+        if len(wrong):
+            raise InputError(f"a class is {int(wrong[0])}; the module gives logits of {logits.shape[1]} classes")
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)
 
     def score(variants: Tensor, rows: Tensor) -> Tensor:
