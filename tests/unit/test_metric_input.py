@@ -108,6 +108,53 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
 }  # fmt: skip
 
 
+SOFTMAX = "the module gives probabilities already, 0 to 1 and 1 in each row's sum"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_a_module_that_ends_in_softmax_is_refused(dtype: torch.dtype) -> None:
+    linear = nn.Linear(3 * SIZE[0] * SIZE[1], 1000)
+    linear.weight.data *= 4
+    several = nn.Sequential(nn.Flatten(), linear, nn.Softmax(1)).to(dtype).eval()
+    images, ends = IMAGE.to(dtype), (several, nn.Sequential(several, Scaled()).eval())
+    for module, refused in zip(ends, (True, False), strict=True):
+        scored = score_module(module, images, OWN)
+        for run in (scored.run, scored.run_classes):
+            if refused:
+                with pytest.raises(cl.InputError, match=SOFTMAX):
+                    run(images, torch.arange(IMAGES))
+            else:
+                assert len(run(images, torch.arange(IMAGES))) == IMAGES
+
+
+class Scaled(nn.Module):
+    """Makes numbers of 0 to 1 whose sum is no 1, as sigmoids are, of probabilities."""
+
+    def forward(self, probabilities: torch.Tensor) -> torch.Tensor:
+        return probabilities * 0.9
+
+
+def test_what_is_said_of_a_softmax_gives_what_score_module_gives_without_it() -> None:
+    logits = net()
+    ending = nn.Sequential(logits, nn.Softmax(1)).eval()
+    with pytest.raises(cl.InputError, match=SOFTMAX):
+        metrics.deletion(MAPS, score_module(ending, IMAGE, OWN))
+    given = ScoredImages(
+        IMAGE,
+        lambda images, rows: ending(images).gather(1, OWN[rows]),
+        probabilities=lambda images, rows: ending(images),
+        classes=OWN,
+    )
+    for metric in (metrics.deletion, metrics.relative_drop):
+        assert torch.equal(metric(MAPS, given).values, metric(MAPS, score_module(logits, IMAGE, OWN)).values)
+
+
+def test_a_backbone_that_ends_in_softmax_is_refused_too() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Softmax(1)).eval()
+    with pytest.raises(cl.InputError, match="ending puts out probabilities"):
+        cl.scored_images(cl.Backbone(module, "ending", layers=("0",)).observe(IMAGE), 1)
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused_in_a_sentence(case: str) -> None:
     call, said = REFUSED[case]

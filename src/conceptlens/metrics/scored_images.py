@@ -21,8 +21,8 @@ if TYPE_CHECKING:
         [Float[Tensor, "variant colour rows columns"], Int[Tensor, "variant"]], Float[Tensor, "variant number"]
     ]
 
-# What rounding may add to a probability.
-ROUNDING = 1e-3
+# What rounding may add to a probability, and to the sum of those of all classes in half precision.
+ROUNDING, ROUNDING_OF_SUM = 1e-3, 1e-2
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +189,8 @@ def score_module(
     Raises:
         InputTypeError: It is no module.
         InputError: The module is in training mode, where the same image gets other scores in another batch, gives
-            something else than logits of two classes or more, has no such class, or as in `ScoredImages`.
+            something else than logits of two classes or more, such as probabilities, has no such class, or as in
+            `ScoredImages`.
 
     Examples:
         >>> scored = score_module(net.eval(), batch, net(batch).argmax(1)[:, None])
@@ -210,6 +211,7 @@ def score_module(
         wrong = asked[(asked < 0) | (asked >= logits.shape[1])]
         if len(wrong):
             raise InputError(f"a class is {int(wrong[0])}; the module gives logits of {logits.shape[1]} classes")
+        _check_logits(logits)
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)
 
     def score(variants: Tensor, rows: Tensor) -> Tensor:
@@ -221,6 +223,17 @@ def score_module(
 def _check_eval(module: nn.Module) -> None:
     if any(part.training for part in module.modules()):
         raise InputError("the module is in training mode, where scores depend on the batch; call module.eval() first")
+
+
+def _check_logits(logits: Float[Tensor, "variant class"]) -> None:
+    """Refuse what a softmax gave, of which another softmax would give a number too."""
+    within = bool(((logits >= 0) & (logits <= 1 + ROUNDING)).all())
+    if within and bool(((logits.double().sum(1) - 1).abs() <= ROUNDING_OF_SUM).all()):
+        raise InputError(
+            "the module gives probabilities already, 0 to 1 and 1 in each row's sum, and score_module takes the "
+            "softmax of logits; give ScoredImages(images, lambda images, rows: net(images).gather(1, classes[rows]), "
+            "probabilities=lambda images, rows: net(images), classes=classes)"
+        )
 
 
 def _run(module: nn.Module, variants: Tensor) -> object:
