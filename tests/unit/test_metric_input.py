@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +24,11 @@ RIVALS = (OWN + 1) % 4
 
 def net() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE[0] * SIZE[1], 4)).eval()
+
+
+def meta_explanation() -> cl.Explanation:
+    found = cl.Explanation.from_maps(MAPS, ["a", "b"])
+    return dataclasses.replace(found, maps=found.maps.to("meta"))
 
 
 def turned_to_training() -> Any:
@@ -86,6 +92,23 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "three axes to shift": (lambda: metrics.shift_stability(lambda x: MAPS, IMAGE[0]), "images have shape"),
     "edges of an array": (lambda: metrics.edge_maps(IMAGE.numpy()), "images are ndarray"),  # pyright: ignore
+    "images without values": (lambda: ScoredImages(IMAGE.to("meta"), SCORED.score), "images are on the device meta"),
+    "classes without values": (lambda: score_module(net(), IMAGE, OWN.to("meta")), "classes are on the device meta"),
+    "scores without values": (
+        lambda: metrics.deletion(MAPS, ScoredImages(IMAGE, lambda images, rows: OWN.float().to("meta"))),
+        "scores are on the device meta, which holds no values; give them on the CPU or a GPU",
+    ),
+    "masks without values": (lambda: cl.evaluate(MAPS, MASKS.to("meta")), "masks are on the device meta"),
+    "maps without values": (lambda: cl.evaluate(MAPS.to("meta"), SCORED), "maps are on the device meta"),
+    "an explanation without values": (
+        lambda: metrics.deletion(meta_explanation(), SCORED), "maps are on the device meta, which holds no values"
+    ),
+    "the energy of an explanation without values": (
+        lambda: metrics.pointing_energy(meta_explanation(), MASKS), "maps are on the device meta"
+    ),
+    "a random map by a seed in words": (
+        lambda: metrics.random_maps(["a"], 1, (2, 2), seed="a"), "seed is 'a'; expected an integer"  # pyright: ignore
+    ),
     "shares as text": (lambda: metrics.deletion(MAPS, SCORED, shares="ab"), "shares are 'ab'; expected numbers"),  # pyright: ignore
     "true steps": (lambda: metrics.deletion(MAPS, SCORED, shares=True), "the number of steps is True"),
     "half a sample": (lambda: metrics.infidelity(MAPS, SCORED, samples=2.5), "the number of samples is 2.5"),  # pyright: ignore

@@ -22,6 +22,7 @@ from conceptlens.metrics.map_mask import MAP_MASK_METRICS, map_mask_scores
 from conceptlens.metrics.pixel_fills import FILLS
 from conceptlens.metrics.scored_images import ScoredImages
 from conceptlens.record import Explanation
+from conceptlens.statistics.random_seed import check_seed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,8 +87,7 @@ def evaluate(
         >>> print(cl.evaluate(maps, masks))
         >>> print(cl.evaluate(maps, cl.metrics.score_module(net, batch, classes[:, None])))
     """
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise InputError(f"seed is {seed!r}; expected an integer, at least 0")
+    check_seed(seed)
     named = named_methods(maps)
     of_masks, of_network = isinstance(data, (np.ndarray, torch.Tensor)), isinstance(data, ScoredImages)
     of_set = hasattr(data, "concepts") and hasattr(data, "__getitem__")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from conceptlens.io.errors import InputError, InputTypeError
-from conceptlens.metrics.given_maps import classes_in, tensor_of
+from conceptlens.metrics.given_maps import classes_in, held, tensor_of
 from conceptlens.record import ImageInfo
 
 if TYPE_CHECKING:
@@ -126,14 +126,14 @@ def check_images(images: object) -> Float[Tensor, "image colour rows columns"]:
 
     Raises:
         InputTypeError: It is no floating tensor.
-        InputError: It has other axes, holds nothing, or a value is not finite.
+        InputError: It has other axes, holds nothing or no values, or a value is not finite.
     """
     if not isinstance(images, torch.Tensor) or not images.is_floating_point():
         given = images.dtype if isinstance(images, torch.Tensor) else type(images).__name__
         raise InputTypeError(f"images are {given}; expected a floating tensor, image colour rows columns")
     if images.ndim != 4 or not images.numel():
         raise InputError(f"images have shape {tuple(images.shape)}; expected image colour rows columns")
-    if not bool(torch.isfinite(images).all()):
+    if not bool(torch.isfinite(held(images, "images")).all()):
         raise InputError("images hold NaN or infinite values; expected finite image colour rows columns")
     return images
 
@@ -211,7 +211,7 @@ def score_module(
         wrong = asked[(asked < 0) | (asked >= logits.shape[1])]
         if len(wrong):
             raise InputError(f"a class is {int(wrong[0])}; the module gives logits of {logits.shape[1]} classes")
-        _check_logits(logits)
+        _check_logits(held(logits, "the logits of the module"))
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)
 
     def score(variants: Tensor, rows: Tensor) -> Tensor:
@@ -261,6 +261,6 @@ def _checked(function: Scorer, variants: Tensor, rows: Tensor, axis: str) -> Ten
         raise InputError(
             f"scores have shape {tuple(found.shape)} for {len(variants)} variants; expected variant {axis}"
         )
-    if not bool(torch.isfinite(found).all()):
+    if not bool(torch.isfinite(held(found, "scores")).all()):
         raise InputError("the network gave NaN or infinite scores, of which nothing can be measured")
     return found.detach().to(torch.promote_types(found.dtype, torch.float32))
