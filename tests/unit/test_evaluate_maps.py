@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any
 
@@ -191,12 +192,21 @@ def test_without_pandas_it_says_so(right: Tensor, masks: Tensor, monkeypatch: py
 def test_the_table_says_what_is_better_and_what_chance_is(right: Tensor, masks: Tensor, scored: ScoredImages) -> None:
     lines = repr(cl.evaluate(right, masks, ["pointing_energy"])).splitlines()
     assert lines[0].split() == ["metric", "better", "chance", "maps", "random", "centre"]
-    assert lines[1].split()[:3] == ["pointing_energy", "higher", "r"]
+    assert lines[1].startswith("pointing_energy  higher  the mask's share  ")
     assert lines[2:] == ["3 images; in brackets 95 % intervals, resampling images", "controls: random, centre"]
     table = repr(cl.evaluate(right, scored, ["deletion"], fills=["mean"]))
     assert table.splitlines()[1].split()[:3] == ["deletion", "mean", "lower"]
     nothing = repr(cl.evaluate(right, torch.zeros_like(masks), ["iou"], controls=False)).splitlines()
     assert nothing[1].split()[-1] == "-"
+
+
+def test_chance_is_said_in_words(right: Tensor, masks: Tensor) -> None:
+    lines = repr(cl.evaluate(right, masks)).splitlines()[1 : 1 + len(MAP_MASK_METRICS)]
+    said = {line.split()[0]: re.split(r"\s{2,}", line)[2] for line in lines}
+    assert said["iou"] == "the mask's share if constant"
+    assert said["best_iou"] == "the mask's share or more"
+    assert said["top_inside"] == "the larger of the mask's share and 0.05"
+    assert not [chance for chance in said.values() if re.search(r"\br\b", chance)]
 
 
 def test_maps_of_captum_and_of_grad_cam(batch: Tensor, masks: Tensor, scored: ScoredImages) -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from conceptlens.statistics.score import Metric
 
 N_BOOTSTRAP = 1000
+# What a table calls the share `r` of an image that its mask holds.
+SHARE = "the mask's share"
 
 
 @dataclass(frozen=True)
@@ -139,4 +141,4 @@ class EvaluatedMaps:
         about = self.metrics[metric]
         means = [self.means.get((method, metric, fill)) for method in self.methods]
         values = ["-" if mean is None else str(mean) for mean in means]
-        return (metric, fill, "higher" if about.higher_is_better else "lower", about.chance, *values)
+        return (metric, fill, "higher" if about.higher_is_better else "lower", about.chance_of(SHARE), *values)
