@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from conceptlens.evaluation.evaluated_maps import EvaluatedMaps, ScoreRow
+from conceptlens.evaluation.evaluated_maps import EvaluatedMaps
 from conceptlens.evaluation.given_methods import AnyMaps, chosen_metrics, control_maps, maps_alone, named_methods
+from conceptlens.evaluation.score_row import ScoreRow
 from conceptlens.io.errors import Failure, InputError, InputTypeError
 from conceptlens.localization.evaluate_localization import evaluate_localization
 from conceptlens.localization.methods import MethodContext, build_methods
