@@ -281,6 +281,21 @@ def test_questions_of_one_name_are_told_apart(right: Tensor, masks: Tensor) -> N
     assert found.remarks == ("1 of 6 maps left out of iou: no method has a value there",)
 
 
+def test_one_fill_alone_is_said(right: Tensor, scored: ScoredImages, masks: Tensor) -> None:
+    metrics = ["deletion", "insertion"]
+    said = (
+        "one fill alone (blur) for deletion, insertion: fills disagree, and with another one methods may change "
+        "places; give two, such as fills=['mean', 'blur']"
+    )
+    for fills in (["blur"], ["blur", "blur"]):
+        found = cl.evaluate(right, scored, metrics, fills=fills)
+        assert found.remarks == (said,)
+        assert repr(found).splitlines()[-1] == said
+    for two in (None, ["blur", "inpaint"]):
+        assert cl.evaluate(right, scored, metrics, fills=two).remarks == ()
+    assert cl.evaluate(right, masks, ["iou"]).remarks == ()
+
+
 def test_maps_of_captum_and_of_grad_cam(batch: Tensor, masks: Tensor, scored: ScoredImages) -> None:
     attribution = pytest.importorskip("captum.attr")
     pytorch_grad_cam = pytest.importorskip("pytorch_grad_cam")

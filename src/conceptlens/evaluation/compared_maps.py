@@ -99,6 +99,25 @@ def comparison_remarks(compared: Mapping[Column, ComparedMaps], unit: str) -> li
     return [f"{before}{_columns(several)}{after}" for (before, after), several in columns.items()]
 
 
+def fill_remarks(columns: Iterable[Column]) -> list[str]:
+    """Return a sentence where metrics that remove pixels were measured with one fill alone.
+
+    Args:
+        columns: Each metric with each of its fills.
+    """
+    fills: dict[str, set[str]] = {}
+    for metric, fill in columns:
+        if fill:
+            fills.setdefault(metric, set()).add(fill)
+    alone = {metric: next(iter(those)) for metric, those in fills.items() if len(those) == 1}
+    if not alone:
+        return []
+    return [
+        f"one fill alone ({', '.join(dict.fromkeys(alone.values()))}) for {', '.join(alone)}: fills disagree, and with "
+        "another one methods may change places; give two, such as fills=['mean', 'blur']"
+    ]
+
+
 def _columns(columns: Sequence[Column]) -> str:
     fills: dict[str, list[str]] = {}
     for metric, fill in columns:

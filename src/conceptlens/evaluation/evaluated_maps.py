@@ -12,6 +12,7 @@ from conceptlens.evaluation.compared_maps import (
     ComparedMaps,
     compare_maps,
     comparison_remarks,
+    fill_remarks,
     places_of,
 )
 from conceptlens.evaluation.score_row import ScoreRow
@@ -62,8 +63,8 @@ class EvaluatedMaps:
 
     @cached_property
     def remarks(self) -> tuple[str, ...]:
-        """What to know of the means: what is left out of which metrics and why."""
-        return tuple(comparison_remarks(self.compared, self._unit))
+        """What to know of the means: what is left out of which metrics and why, and where there is one fill alone."""
+        return (*comparison_remarks(self.compared, self._unit), *fill_remarks(self.compared))
 
     @cached_property
     def means(self) -> Mapping[tuple[str, str, str], Interval]:
