@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any
 
@@ -14,7 +15,8 @@ from torch import Tensor
 import conceptlens as cl
 from conceptlens.cams.image_scoring import scored_images
 from conceptlens.evaluation.evaluate_maps import DEFAULT_FILLS, WRONG_CONCEPT
-from conceptlens.evaluation.evaluated_maps import EvaluatedMaps, ScoreRow
+from conceptlens.evaluation.evaluated_maps import EvaluatedMaps
+from conceptlens.evaluation.score_row import ScoreRow
 from conceptlens.localization.methods import MethodContext, build_methods
 from conceptlens.metrics import FAITHFULNESS_METRICS, MAP_MASK_METRICS, Metric, Score, ScoredImages, map_mask_scores
 from planted import ColourNet
@@ -173,8 +175,11 @@ def test_rows_load_into_pandas(right: Tensor, masks: Tensor) -> None:
     empty[1] = False  # nothing to measure in this image
     found = cl.evaluate(right, empty, ["iou", "hit"])
     frame = found.to_frame()
-    assert list(frame.columns) == ["method", "image", "question", "metric", "fill", "value"]
-    pd.testing.assert_frame_equal(frame, pd.DataFrame(list(found.rows)).astype({"value": "float64"}))
+    values = ["method", "image", "question", "metric", "fill", "value"]
+    assert list(frame.columns) == [*values, "compared", "compared_maps"]
+    pd.testing.assert_frame_equal(frame[values], pd.DataFrame(list(found.rows)).astype({"value": "float64"}))
+    assert frame["compared"].tolist() == frame["value"].notna().tolist()
+    assert set(frame["compared_maps"]) == {2}
     assert frame["value"].isna().sum() == 3 * 2
     means = frame.pivot_table("value", "metric", "method")
     assert means.loc["iou", "maps"] == pytest.approx(found.mean("maps", "iou").mean)  # pyright: ignore
@@ -190,13 +195,105 @@ def test_without_pandas_it_says_so(right: Tensor, masks: Tensor, monkeypatch: py
 
 def test_the_table_says_what_is_better_and_what_chance_is(right: Tensor, masks: Tensor, scored: ScoredImages) -> None:
     lines = repr(cl.evaluate(right, masks, ["pointing_energy"])).splitlines()
-    assert lines[0].split() == ["metric", "better", "chance", "maps", "random", "centre"]
-    assert lines[1].split()[:3] == ["pointing_energy", "higher", "r"]
+    assert lines[0].split() == ["metric", "better", "chance", "images", "maps", "random", "centre"]
+    assert lines[1].startswith("pointing_energy  higher  the mask's share  ")
     assert lines[2:] == ["3 images; in brackets 95 % intervals, resampling images", "controls: random, centre"]
     table = repr(cl.evaluate(right, scored, ["deletion"], fills=["mean"]))
     assert table.splitlines()[1].split()[:3] == ["deletion", "mean", "lower"]
     nothing = repr(cl.evaluate(right, torch.zeros_like(masks), ["iou"], controls=False)).splitlines()
     assert nothing[1].split()[-1] == "-"
+
+
+def test_chance_is_said_in_words(right: Tensor, masks: Tensor) -> None:
+    lines = repr(cl.evaluate(right, masks)).splitlines()[1 : 1 + len(MAP_MASK_METRICS)]
+    said = {line.split()[0]: re.split(r"\s{2,}", line)[2] for line in lines}
+    assert said["iou"] == "the mask's share if constant"
+    assert said["best_iou"] == "the mask's share or more"
+    assert said["top_inside"] == "the larger of the mask's share and 0.05"
+    assert not [chance for chance in said.values() if re.search(r"\br\b", chance)]
+
+
+def test_methods_are_compared_on_the_images_that_they_have_in_common(right: Tensor, scored: ScoredImages) -> None:
+    partly, flat = right.clone(), torch.ones_like(right)
+    partly[:2] = 0.5  # ranks nothing in two of three images
+    sure = Metric("top", "sure", top, True, 0, 1, "any", "this test")
+    found = cl.evaluate({"right": right, "partly": partly, "flat": flat}, scored, ["deletion", sure])
+    alone = cl.evaluate({"right": right}, scored, ["deletion", sure])
+    for fill in DEFAULT_FILLS:
+        values = {
+            (row.method, row.image): row.value for row in alone.rows if (row.metric, row.fill) == ("deletion", fill)
+        }
+        for name in ("right", "random", "centre"):
+            mean = found.mean(name, "deletion", fill)
+            assert mean is not None
+            assert (mean.mean, mean.count, mean.images) == (pytest.approx(values[name, "image[2]"]), 1, 1)
+            assert alone.mean(name, "deletion", fill).images == IMAGES  # pyright: ignore
+            assert found.mean(name, "top").images == IMAGES  # pyright: ignore
+        assert found.mean("partly", "deletion", fill).images == 1  # pyright: ignore
+        assert found.mean("flat", "deletion", fill) is None
+    assert found.remarks == (
+        "2 of 3 images left out of deletion (mean, blur): 'partly' has no value there, as where a map is the same "
+        "everywhere",
+        "deletion (mean, blur) has no value for any map of 'flat'",
+    )
+    assert alone.remarks == ()
+    lines = repr(found).splitlines()
+    at = lines[0].index("images")
+    assert [line[at:].split()[0] for line in lines[1:4]] == ["1", "1", "3"]
+    assert list(found.remarks) == lines[-2:]
+    frame = found.to_frame()
+    counted = frame[frame.compared & frame.value.notna()].groupby(["metric", "method"])["image"].nunique()
+    assert counted["deletion"].to_dict() == {"right": 1, "partly": 1, "random": 1, "centre": 1}
+    assert set(frame[frame.metric == "deletion"]["compared_maps"]) == {1}
+    assert set(frame[frame.metric == "top"]["compared_maps"]) == {3}
+
+
+def test_methods_without_a_common_image_are_not_compared(right: Tensor, scored: ScoredImages) -> None:
+    first, last = right.clone(), right.clone()
+    first[1:], last[:2] = 0, 0
+    found = cl.evaluate({"first": first, "last": last}, scored, ["deletion"], controls=False)
+    assert dict(found.means) == {}
+    assert found.remarks == (
+        "2 of 3 images left out of deletion (mean, blur): 'first', 'last' have no value there, as where a map is the "
+        "same everywhere",
+        "1 of 3 images left out of deletion (mean, blur): no method has a value there",
+    )
+    assert [line.split()[-3:] for line in repr(found).splitlines()[1:3]] == [["0", "-", "-"]] * 2
+
+
+def test_images_where_no_method_has_a_value_are_said_too(right: Tensor, masks: Tensor) -> None:
+    empty = masks.clone()
+    empty[1] = False
+    twice = right.repeat(1, 2, 1, 1)
+    found = cl.evaluate(twice, empty[:, None].repeat(1, 2, 1, 1), ["iou", "pixel_roc"])
+    assert found.remarks == ("2 of 6 maps left out of iou, pixel_roc: no method has a value there",)
+    lines = repr(found).splitlines()
+    assert lines[0].split()[3] == "maps"
+    assert found.mean("maps", "iou").count == 4  # pyright: ignore
+
+
+def test_questions_of_one_name_are_told_apart(right: Tensor, masks: Tensor) -> None:
+    twice = cl.Explanation.from_maps(torch.cat([right, 1 - right], 1), ["same", "same"])
+    several = masks[:, None].repeat(1, 2, 1, 1)
+    several[0, 1] = False
+    found = cl.evaluate(twice, several, ["iou"], controls=False)
+    assert found.mean("given", "iou").count == 5  # pyright: ignore
+    assert found.remarks == ("1 of 6 maps left out of iou: no method has a value there",)
+
+
+def test_one_fill_alone_is_said(right: Tensor, scored: ScoredImages, masks: Tensor) -> None:
+    metrics = ["deletion", "insertion"]
+    said = (
+        "one fill alone (blur) for deletion, insertion: fills disagree, and with another one methods may change "
+        "places; give two, such as fills=['mean', 'blur']"
+    )
+    for fills in (["blur"], ["blur", "blur"]):
+        found = cl.evaluate(right, scored, metrics, fills=fills)
+        assert found.remarks == (said,)
+        assert repr(found).splitlines()[-1] == said
+    for two in (None, ["blur", "inpaint"]):
+        assert cl.evaluate(right, scored, metrics, fills=two).remarks == ()
+    assert cl.evaluate(right, masks, ["iou"]).remarks == ()
 
 
 def test_maps_of_captum_and_of_grad_cam(batch: Tensor, masks: Tensor, scored: ScoredImages) -> None:

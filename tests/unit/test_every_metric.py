@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +25,7 @@ from metric_cases import (
 from torch import Tensor
 
 import conceptlens as cl
+from conceptlens import metrics
 from conceptlens.metrics import FAITHFULNESS_METRICS, MAP_MAP_METRICS, MAP_MASK_METRICS, Score, ScoredImages
 from tolerance import assert_agree
 
@@ -161,6 +163,7 @@ WRONG_MAPS: dict[str, Callable[[], Any]] = {
     "texts": lambda: np.full((IMAGES, QUESTIONS, *SIZE), "a"),
     "objects": lambda: np.full((IMAGES, QUESTIONS, *SIZE), None),
     "complex numbers": lambda: true_maps() * 1j,
+    "no values": lambda: true_maps().to("meta"),
 }
 
 
@@ -181,6 +184,22 @@ def test_what_are_no_maps(name: str, wrong: str) -> None:
         return
     with pytest.raises(cl.InputError):
         EVERY_METRIC[name].measure(**given)
+
+
+@every
+@pytest.mark.parametrize("seed", ["a", 0.5, None, True, -1, 2**64])
+def test_what_is_no_seed(name: str, seed: Any) -> None:
+    metric = EVERY_METRIC[name]
+    if "seed" not in inspect.signature(metric.compute).parameters:
+        return
+    with pytest.raises(cl.InputError, match=r"^seed is .*; expected an integer, at least 0"):
+        metric.measure(**given_for(metric, true_maps()), seed=seed)
+
+
+def test_a_seed_may_be_any_integer_of_a_generator() -> None:
+    maps = torch.ones(IMAGES, QUESTIONS, *SIZE).tril()
+    largest = metrics.deletion(maps, scored_case(), seed=2**64 - 1)
+    assert torch.equal(metrics.deletion(maps, scored_case(), seed=np.uint64(2**64 - 1)).values, largest.values)  # pyright: ignore
 
 
 @every

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,11 @@ def net() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE[0] * SIZE[1], 4)).eval()
 
 
+def meta_explanation() -> cl.Explanation:
+    found = cl.Explanation.from_maps(MAPS, ["a", "b"])
+    return dataclasses.replace(found, maps=found.maps.to("meta"))
+
+
 def turned_to_training() -> Any:
     module = net()
     scored = score_module(module, IMAGE, OWN)
@@ -43,6 +49,14 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         "a class is 99; the network gives probabilities of 4 classes",
     ),
     "a negative rival": (lambda: metrics.removal_scores(MAPS, SCORED, rivals=OWN - 9), "a class is -9"),
+    "a negative class": (
+        lambda: metrics.deletion(MAPS, score_module(net(), IMAGE, OWN - 7)),
+        "a class is -7; the module gives logits of 4 classes",
+    ),
+    "one class too high": (
+        lambda: metrics.deletion(MAPS, score_module(net(), IMAGE, torch.where(OWN == 1, 4, 0))),
+        "a class is 4; the module gives logits of 4 classes",
+    ),
     "rivals that are no integers": (
         lambda: metrics.relative_drop(MAPS, SCORED, rivals=RIVALS.float()),
         r"rivals have type torch\.float32; expected integers",
@@ -78,6 +92,23 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "three axes to shift": (lambda: metrics.shift_stability(lambda x: MAPS, IMAGE[0]), "images have shape"),
     "edges of an array": (lambda: metrics.edge_maps(IMAGE.numpy()), "images are ndarray"),  # pyright: ignore
+    "images without values": (lambda: ScoredImages(IMAGE.to("meta"), SCORED.score), "images are on the device meta"),
+    "classes without values": (lambda: score_module(net(), IMAGE, OWN.to("meta")), "classes are on the device meta"),
+    "scores without values": (
+        lambda: metrics.deletion(MAPS, ScoredImages(IMAGE, lambda images, rows: OWN.float().to("meta"))),
+        "scores are on the device meta, which holds no values; give them on the CPU or a GPU",
+    ),
+    "masks without values": (lambda: cl.evaluate(MAPS, MASKS.to("meta")), "masks are on the device meta"),
+    "maps without values": (lambda: cl.evaluate(MAPS.to("meta"), SCORED), "maps are on the device meta"),
+    "an explanation without values": (
+        lambda: metrics.deletion(meta_explanation(), SCORED), "maps are on the device meta, which holds no values"
+    ),
+    "the energy of an explanation without values": (
+        lambda: metrics.pointing_energy(meta_explanation(), MASKS), "maps are on the device meta"
+    ),
+    "a random map by a seed in words": (
+        lambda: metrics.random_maps(["a"], 1, (2, 2), seed="a"), "seed is 'a'; expected an integer"  # pyright: ignore
+    ),
     "shares as text": (lambda: metrics.deletion(MAPS, SCORED, shares="ab"), "shares are 'ab'; expected numbers"),  # pyright: ignore
     "true steps": (lambda: metrics.deletion(MAPS, SCORED, shares=True), "the number of steps is True"),
     "half a sample": (lambda: metrics.infidelity(MAPS, SCORED, samples=2.5), "the number of samples is 2.5"),  # pyright: ignore
@@ -98,6 +129,53 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "a negative seed": (lambda: cl.evaluate(MAPS, MASKS, seed=-1), "seed is -1; expected an integer, at least 0"),
     "a seed in words": (lambda: cl.evaluate(MAPS, MASKS, seed="a"), "seed is 'a'; expected an integer"),  # pyright: ignore
 }  # fmt: skip
+
+
+SOFTMAX = "the module gives probabilities already, 0 to 1 and 1 in each row's sum"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_a_module_that_ends_in_softmax_is_refused(dtype: torch.dtype) -> None:
+    linear = nn.Linear(3 * SIZE[0] * SIZE[1], 1000)
+    linear.weight.data *= 4
+    several = nn.Sequential(nn.Flatten(), linear, nn.Softmax(1)).to(dtype).eval()
+    images, ends = IMAGE.to(dtype), (several, nn.Sequential(several, Scaled()).eval())
+    for module, refused in zip(ends, (True, False), strict=True):
+        scored = score_module(module, images, OWN)
+        for run in (scored.run, scored.run_classes):
+            if refused:
+                with pytest.raises(cl.InputError, match=SOFTMAX):
+                    run(images, torch.arange(IMAGES))
+            else:
+                assert len(run(images, torch.arange(IMAGES))) == IMAGES
+
+
+class Scaled(nn.Module):
+    """Makes numbers of 0 to 1 whose sum is no 1, as sigmoids are, of probabilities."""
+
+    def forward(self, probabilities: torch.Tensor) -> torch.Tensor:
+        return probabilities * 0.9
+
+
+def test_what_is_said_of_a_softmax_gives_what_score_module_gives_without_it() -> None:
+    logits = net()
+    ending = nn.Sequential(logits, nn.Softmax(1)).eval()
+    with pytest.raises(cl.InputError, match=SOFTMAX):
+        metrics.deletion(MAPS, score_module(ending, IMAGE, OWN))
+    given = ScoredImages(
+        IMAGE,
+        lambda images, rows: ending(images).gather(1, OWN[rows]),
+        probabilities=lambda images, rows: ending(images),
+        classes=OWN,
+    )
+    for metric in (metrics.deletion, metrics.relative_drop):
+        assert torch.equal(metric(MAPS, given).values, metric(MAPS, score_module(logits, IMAGE, OWN)).values)
+
+
+def test_a_backbone_that_ends_in_softmax_is_refused_too() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Softmax(1)).eval()
+    with pytest.raises(cl.InputError, match="ending puts out probabilities"):
+        cl.scored_images(cl.Backbone(module, "ending", layers=("0",)).observe(IMAGE), 1)
 
 
 @pytest.mark.parametrize("case", REFUSED)

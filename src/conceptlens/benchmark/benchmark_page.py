@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +75,7 @@ def benchmark_page(result: BenchmarkResult, chosen: ChosenCases | None, shown: S
 def _metric_words(name: str) -> dict[str, str]:
     """Return what a metric is called, and its direction, chance level and source in words."""
     metric = SUITE_METRICS[name]
-    chance = re.sub(r"\br\b", "the share of the photo inside", metric.chance)
+    chance = metric.chance_of("the share of the photo inside")
     source = f"{metric.source[:1].upper()}{metric.source[1:]}"
     words = f"{'Higher' if metric.higher_is_better else 'Lower'} is better. Chance: {chance}. {source}."
     return {"title": metric.title, "words": words}

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from conceptlens.evaluation.evaluated_maps import EvaluatedMaps, ScoreRow
+from conceptlens.evaluation.evaluated_maps import EvaluatedMaps
 from conceptlens.evaluation.given_methods import AnyMaps, chosen_metrics, control_maps, maps_alone, named_methods
+from conceptlens.evaluation.score_row import ScoreRow
 from conceptlens.io.errors import Failure, InputError, InputTypeError
 from conceptlens.localization.evaluate_localization import evaluate_localization
 from conceptlens.localization.methods import MethodContext, build_methods
@@ -22,6 +23,7 @@ from conceptlens.metrics.map_mask import MAP_MASK_METRICS, map_mask_scores
 from conceptlens.metrics.pixel_fills import FILLS
 from conceptlens.metrics.scored_images import ScoredImages
 from conceptlens.record import Explanation
+from conceptlens.statistics.random_seed import check_seed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,8 +88,7 @@ def evaluate(
         >>> print(cl.evaluate(maps, masks))
         >>> print(cl.evaluate(maps, cl.metrics.score_module(net, batch, classes[:, None])))
     """
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise InputError(f"seed is {seed!r}; expected an integer, at least 0")
+    check_seed(seed)
     named = named_methods(maps)
     of_masks, of_network = isinstance(data, (np.ndarray, torch.Tensor)), isinstance(data, ScoredImages)
     of_set = hasattr(data, "concepts") and hasattr(data, "__getitem__")

@@ -7,6 +7,15 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from conceptlens.evaluation.compared_maps import (
+    Column,
+    ComparedMaps,
+    compare_maps,
+    comparison_remarks,
+    fill_remarks,
+    places_of,
+)
+from conceptlens.evaluation.score_row import ScoreRow
 from conceptlens.io.errors import Failure, InputError, near
 from conceptlens.statistics.bootstrap import Interval, bootstrap_mean
 
@@ -16,32 +25,15 @@ if TYPE_CHECKING:
     from conceptlens.statistics.score import Metric
 
 N_BOOTSTRAP = 1000
-
-
-@dataclass(frozen=True)
-class ScoreRow:
-    """One value: what one metric says of one map.
-
-    Attributes:
-        method: The name of the method, or of a control.
-        image: The name of the image.
-        question: What the map is about.
-        metric: The name of the metric.
-        fill: What stood in the place of removed pixels; empty for metrics that remove none.
-        value: The value; `None` where the metric does not apply.
-    """
-
-    method: str
-    image: str
-    question: str
-    metric: str
-    fill: str
-    value: float | None
+# What a table calls the share `r` of an image that its mask holds.
+SHARE = "the mask's share"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class EvaluatedMaps:
     """The rows of an evaluation; printed, it is a table of means.
+
+    Methods are compared on the images where each of them has a value: a mean is over those that all have in common.
 
     Attributes:
         rows: One for each method, image, question, metric and fill.
@@ -65,11 +57,21 @@ class EvaluatedMaps:
         return tuple(sorted(names, key=lambda name: name in self.controls))
 
     @cached_property
+    def compared(self) -> Mapping[Column, ComparedMaps]:
+        """The images and questions that each metric with each fill compares: where all methods have a value."""
+        return compare_maps(self.rows)
+
+    @cached_property
+    def remarks(self) -> tuple[str, ...]:
+        """What to know of the means: what is left out of which metrics and why, and where there is one fill alone."""
+        return (*comparison_remarks(self.compared, self._unit), *fill_remarks(self.compared))
+
+    @cached_property
     def means(self) -> Mapping[tuple[str, str, str], Interval]:
-        """The mean of every method, metric and fill that applies to a map, with its 95 % interval over images."""
+        """The mean of every method, metric and fill over what is compared, with its 95 % interval over images."""
         values: dict[tuple[str, str, str], list[tuple[float, str]]] = {}
-        for row in self.rows:
-            if row.value is not None:
+        for row, counts in zip(self.rows, self._in_means, strict=True):
+            if row.value is not None and counts:
                 values.setdefault((row.method, row.metric, row.fill), []).append((row.value, row.image))
         return {
             key: bootstrap_mean([value for value, _ in pairs], [image for _, image in pairs], N_BOOTSTRAP)
@@ -85,7 +87,7 @@ class EvaluatedMaps:
             fill: The fill, for a metric that removes pixels.
 
         Returns:
-            The mean with its interval; `None` where the metric applies to no map.
+            The mean with its interval, which says of how many images; `None` where nothing can be compared.
 
         Raises:
             InputError: There is no such method, metric or fill.
@@ -103,25 +105,30 @@ class EvaluatedMaps:
         """Return the rows as a pandas table, one line each, NaN where a metric does not apply.
 
         Returns:
-            The columns are the attributes of `ScoreRow`.
+            The columns are the attributes of `ScoreRow`; `compared`, whether all methods have a value of that image
+            and question, so that it counts in the means; and `compared_maps`, how many of each method are so.
 
         Raises:
             InputError: pandas is not installed.
 
         Examples:
-            >>> found.to_frame().pivot_table("value", ["metric", "fill"], "method")
+            >>> frame = found.to_frame()
+            >>> frame[frame.compared].pivot_table("value", ["metric", "fill", "compared_maps"], "method")
         """
         try:
             import pandas as pd
         except ImportError:
             raise InputError("to_frame needs pandas: pip install 'conceptlens[pandas]'") from None
         columns = list(ScoreRow.__dataclass_fields__)
-        return pd.DataFrame([asdict(row) for row in self.rows], columns=columns).astype({"value": "float64"})
+        frame = pd.DataFrame([asdict(row) for row in self.rows], columns=columns).astype({"value": "float64"})
+        frame["compared"] = list(self._in_means)
+        frame["compared_maps"] = [len(self.compared[row.metric, row.fill].places) for row in self.rows]
+        return frame
 
     def __repr__(self) -> str:
         """Return the table of means: a line for each metric and fill, a column for each method."""
         measured = list(dict.fromkeys((row.metric, row.fill) for row in self.rows))
-        head = ("metric", "fill", "better", "chance", *self.methods)
+        head = ("metric", "fill", "better", "chance", self._unit, *self.methods)
         lines = [head, *(self._line(metric, fill) for metric, fill in measured)]
         if not any(fill for _, fill in measured):
             lines = [(line[0], *line[2:]) for line in lines]
@@ -130,6 +137,7 @@ class EvaluatedMaps:
         images = len({row.image for row in self.rows})
         notes = [f"{images} images; in brackets 95 % intervals, resampling images"]
         notes += [f"controls: {', '.join(self.controls)}"] * bool(self.controls)
+        notes += self.remarks
         if self.failures:
             photos = "1 photo" if len(self.failures) == 1 else f"{len(self.failures)} photos"
             notes.append(f"{photos} could not be scored: see failures")
@@ -139,4 +147,17 @@ class EvaluatedMaps:
         about = self.metrics[metric]
         means = [self.means.get((method, metric, fill)) for method in self.methods]
         values = ["-" if mean is None else str(mean) for mean in means]
-        return (metric, fill, "higher" if about.higher_is_better else "lower", about.chance, *values)
+        count = str(len(self.compared[metric, fill].places))
+        return (metric, fill, "higher" if about.higher_is_better else "lower", about.chance_of(SHARE), count, *values)
+
+    @cached_property
+    def _in_means(self) -> Sequence[bool]:
+        """Whether each row speaks of what is compared."""
+        places = zip(self.rows, places_of(self.rows), strict=True)
+        return [place in self.compared[row.metric, row.fill].places for row, place in places]
+
+    @cached_property
+    def _unit(self) -> str:
+        """What is counted: images, or their maps where an image has several questions."""
+        several = any(len({image for image, *_ in one.places}) < len(one.places) for one in self.compared.values())
+        return "maps" if several else "images"

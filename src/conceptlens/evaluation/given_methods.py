@@ -12,6 +12,7 @@ from conceptlens.io.errors import InputError, InputTypeError, near
 from conceptlens.localization.cam_methods import Method
 from conceptlens.metrics.given_maps import tensor_of
 from conceptlens.record import Explanation
+from conceptlens.statistics.random_seed import seeded_generator
 from conceptlens.statistics.score import Metric
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def control_maps(like: Float[Tensor, "image question height width"], seed: int) 
         like: The others.
         seed: Draws the random numbers.
     """
-    generator = torch.Generator("cpu").manual_seed(seed)
+    generator = seeded_generator(seed)
     random = torch.rand(like.shape, generator=generator, device="cpu")
     y, x = (((torch.arange(size) + 0.5) / size - 0.5).square() for size in like.shape[2:])
     centre = torch.exp(-(y[:, None] + x[None, :]) / (2 * CENTRE_STD**2)).expand(like.shape)

@@ -93,7 +93,7 @@ def _sheet(summary: LocalizationSummary, group: str) -> dict[str, Any]:
         "title": title,
         "share": share,
         "plot": _plot(summary, group),
-        "chance": {name: _chance(metric, share) for name, metric in summary.metrics.items()},
+        "chance": {name: metric.chance_of(text(share)) for name, metric in summary.metrics.items()},
     }
 
 
@@ -132,10 +132,6 @@ def _plot(summary: LocalizationSummary, group: str) -> dict[str, Any]:
             for line, mean, below, above, wrong in rows
         ],
     }
-
-
-def _chance(metric: Metric, share: float) -> str:
-    return {"r": text(share), "r or more": f"{text(share)} or more"}.get(metric.chance, metric.chance)
 
 
 def _described(metric: Metric) -> str:

@@ -14,6 +14,7 @@ from conceptlens.metrics.removal_order import enlarged, maps_for
 from conceptlens.metrics.scored_images import check_images
 from conceptlens.metrics.variant_runs import scores_of, values_without, whole_values
 from conceptlens.record import Explanation
+from conceptlens.statistics.random_seed import seeded_generator
 from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def max_sensitivity(
         raise InputError(f"radius is {radius}; expected a radius above 0, in units of the network's input")
     before = _maps(explain(images), images)
     size = before.flatten(2).norm(dim=2)
-    generator = torch.Generator("cpu").manual_seed(seed)
+    generator = seeded_generator(seed)
     farthest = torch.zeros_like(size)
     for _ in range(samples):
         noise = radius * (2 * torch.rand(images.shape[1:], generator=generator, device="cpu") - 1)
@@ -169,7 +170,7 @@ def random_squares(size: tuple[int, int], samples: int, seed: int) -> Bool[Tenso
         samples: How many.
         seed: Draws them.
     """
-    generator = torch.Generator("cpu").manual_seed(seed)
+    generator = seeded_generator(seed)
     draws = torch.rand(samples, 3, generator=generator, dtype=torch.float64, device="cpu").tolist()
     squares = torch.zeros(samples, *size, dtype=torch.bool)
     for square, (length, down, right) in zip(squares, draws, strict=True):
@@ -187,7 +188,7 @@ def _every_pair(maps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _maps(given: Maps, images: Tensor) -> Float[Tensor, "image question height width"]:
-    maps = given.maps.detach().cpu() if isinstance(given, Explanation) else tensor_of(given, "maps")
+    maps = tensor_of(given.maps if isinstance(given, Explanation) else given, "maps")
     if maps.ndim != 4 or len(maps) != len(images):
         raise InputError(f"maps have shape {tuple(maps.shape)}; expected image question height width")
     check_cells(maps)

@@ -11,6 +11,7 @@ from conceptlens.metrics.given_maps import tensor_of
 from conceptlens.metrics.pixel_fills import prepare_fill
 from conceptlens.metrics.scored_images import check_probabilities, check_scored
 from conceptlens.metrics.variant_runs import Fill, Reading, scores_of, values_without, whole_values
+from conceptlens.statistics.random_seed import seeded_generator
 from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def _scores_of_steps(
 
 def _falling(contributions: Float[Tensor, "concept"], usable: Bool[Tensor, "concept"], seed: int) -> Tensor:
     """Return the usable concepts, the largest contribution first; equal ones in a seeded order."""
-    shuffled = torch.randperm(len(usable), generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
+    shuffled = torch.randperm(len(usable), generator=seeded_generator(seed), device="cpu")
     shuffled = shuffled.to(usable.device)
     kept = shuffled[usable[shuffled]]
     return kept[contributions[kept].argsort(descending=True, stable=True)]

@@ -15,6 +15,7 @@ from torch.nn.functional import adaptive_avg_pool2d, conv2d, pad
 
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.scored_images import check_images
+from conceptlens.statistics.random_seed import check_seed
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -62,6 +63,7 @@ def random_maps(
     _check(len(names), questions, grid)
     if len(set(names)) != len(names):
         raise InputError("two images have one name, and would get one map; give names that tell them apart")
+    check_seed(seed)
     rows = [[named_noise(f"{seed} {name} {question}", grid) for question in range(questions)] for name in names]
     return torch.from_numpy(np.array(rows, np.float32).reshape(len(names), questions, *grid))
 

@@ -37,7 +37,7 @@ def maps_of(given: Maps) -> Tensor:
 
     Raises:
         InputTypeError: It is none of these.
-        InputError: The maps of an explanation cover only a part of a photo.
+        InputError: The maps of an explanation cover only a part of a photo, or they hold no values.
     """
     if isinstance(given, Explanation):
         for info in given.source.image_info:
@@ -48,7 +48,7 @@ def maps_of(given: Maps) -> Tensor:
                     f"{bottom} of its height), masks and points the whole; give explanation.upsampled(), or load the "
                     "model with crop_mode='squash'"
                 )
-        return given.maps.detach().cpu()
+        return tensor_of(given.maps, "maps")
     return tensor_of(given, "maps")
 
 
@@ -81,8 +81,9 @@ def classes_in(given: object, name: str) -> Int[Tensor, "..."]:
 
     Raises:
         InputTypeError: It is something else.
+        InputError: It holds no values.
     """
-    found = given if isinstance(given, torch.Tensor) else tensor_of(given, name)
+    found = held(given, name) if isinstance(given, torch.Tensor) else tensor_of(given, name)
     if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
         raise InputTypeError(f"{name} have type {found.dtype}; expected integers, the indices of classes")
     return found.detach().long()
@@ -115,6 +116,7 @@ def tensor_of(given: object, name: str) -> Tensor:
 
     Raises:
         InputTypeError: It is neither, or holds something else, such as texts or complex numbers.
+        InputError: It holds no values, on the device meta.
     """
     if not isinstance(given, (np.ndarray, torch.Tensor)):
         wanted = "an Explanation, a tensor or an array" if name == "maps" else "a tensor or an array"
@@ -124,4 +126,19 @@ def tensor_of(given: object, name: str) -> Tensor:
         raise InputTypeError(f"{name} hold values of type {given.dtype}; expected real numbers")
     if isinstance(given, np.ndarray):
         return torch.from_numpy(np.ascontiguousarray(given))
-    return given.detach().cpu()
+    return held(given, name).detach().cpu()
+
+
+def held(given: Tensor, name: str) -> Tensor:
+    """Return a tensor that holds values.
+
+    Args:
+        given: The tensor.
+        name: What it is called where it is refused.
+
+    Raises:
+        InputError: It is on the device meta, where tensors have a shape alone.
+    """
+    if given.is_meta:
+        raise InputError(f"{name} are on the device meta, which holds no values; give them on the CPU or a GPU")
+    return given

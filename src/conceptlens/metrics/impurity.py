@@ -11,6 +11,7 @@ import torch
 
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.auroc import check_activations, cross_auroc, has_both_labels
+from conceptlens.statistics.random_seed import check_seed
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -138,7 +139,7 @@ def _prepared(
     values, positive = check_activations(activations, labels)
     if not 0 < held_out < 1:
         raise InputError(f"held_out is {held_out}; expected a share of the images between 0 and 1")
-    order = np.random.default_rng(seed).permutation(len(values))
+    order = np.random.default_rng(check_seed(seed)).permutation(len(values))
     train = np.ones(len(values), bool)
     train[order[: round(held_out * len(values))]] = False
     used = has_both_labels(positive[train]) & has_both_labels(positive[~train])

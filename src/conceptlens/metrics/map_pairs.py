@@ -78,7 +78,7 @@ def whole_maps(given: Maps) -> Float[Tensor, "image question height width"]:
         InputError: They have no four axes, no cell, or are not finite.
         InputTypeError: They are no maps.
     """
-    maps = given.maps.detach().cpu() if isinstance(given, Explanation) else tensor_of(given, "maps")
+    maps = tensor_of(given.maps if isinstance(given, Explanation) else given, "maps")
     if maps.ndim != 4 or 0 in maps.shape:
         raise InputError(f"maps have shape {tuple(maps.shape)}; expected image question height width, none of them 0")
     check_cells(maps)

@@ -20,6 +20,7 @@ from torch.nn.functional import conv2d, pad
 
 from conceptlens.io.errors import InputError, near
 from conceptlens.metrics.neighbour_imputation import impute
+from conceptlens.statistics.random_seed import seeded_generator
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -123,7 +124,7 @@ def prepare_fill(
         return PixelFill(fill, images, blurred(images))
     if fill == "inpaint":
         return PixelFill(fill, images, None)
-    generator = torch.Generator("cpu").manual_seed(seed)
+    generator = seeded_generator(seed)
     noise = ROAD_NOISE * torch.randn(images.shape[1:], generator=generator, device="cpu")
     return PixelFill(fill, images, None, noise.to(images.device))
 

@@ -13,6 +13,7 @@ import torch
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.given_maps import check_cells, maps_of, tensor_of
 from conceptlens.metrics.removal_order import enlarged
+from conceptlens.statistics.random_seed import check_seed
 from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
@@ -171,8 +172,9 @@ def _ranked(values: np.ndarray, inside: np.ndarray, kept: np.ndarray, ties: Ties
     not depend on its batch. `official` is `argsort()[::-1]`, where the order of equal pixels is NumPy's own affair
     and may differ between machines.
     """
+    drawn = check_seed(seed)
     if ties == "seeded":
-        shuffled = np.random.default_rng(seed).permutation(values.shape[1])
+        shuffled = np.random.default_rng(drawn).permutation(values.shape[1])
         values, inside = values[:, shuffled], inside[:, shuffled]
     rows, pixels = values.shape
     order = np.argsort(values, axis=1, kind="stable" if ties == "seeded" else None)[:, ::-1]

@@ -13,6 +13,7 @@ from conceptlens.metrics.given_maps import check_count
 from conceptlens.metrics.pixel_fills import prepare_fill
 from conceptlens.metrics.removal_order import TieOrder, check_ties, maps_for, pixel_ranks, ranked
 from conceptlens.metrics.variant_runs import Fill, Reading, at_once_in, scores_of, values_without, whole_values
+from conceptlens.statistics.random_seed import check_seed
 from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ def removed_values(
         Values in float64 on the CPU, 0 where a map ranks nothing.
     """
     check_ties(ties)
+    check_seed(seed)
     if removed not in get_args(Removal):
         raise InputError(f"no removed '{removed}'; there are: {', '.join(get_args(Removal))}")
     maps = maps_for(explained, scored)

@@ -15,6 +15,7 @@ from torch import nn
 from conceptlens.io.errors import InputError, InputTypeError, near
 from conceptlens.metrics.map_map import SimilarityName, map_similarity
 from conceptlens.metrics.map_pairs import whole_maps
+from conceptlens.statistics.random_seed import check_seed, seeded_generator
 from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def cascade_similarity(
         raise InputError("the module is in training mode, where maps depend on the batch; call module.eval() first")
     if redraw not in get_args(Redraw):
         raise InputError(f"no redraw '{redraw}'; there are: {', '.join(get_args(Redraw))}")
+    seed = check_seed(seed)
     changed = copy.deepcopy(module)
     parts = _named(changed, cascade_layers(module) if layers is None else layers)
     before = whole_maps(explain(changed)).clone()  # a map may be a view of what the module holds
@@ -112,7 +114,7 @@ def _named(module: nn.Module, layers: Sequence[str]) -> list[tuple[str, nn.Modul
 def _randomise(name: str, part: nn.Module, redraw: Redraw, seed: int) -> None:
     """Replace the weights of a module and of all that it holds."""
     if redraw == "own_scale":
-        generator = torch.Generator("cpu").manual_seed(seed)
+        generator = seeded_generator(seed)
         for weights in part.parameters():
             if weights.numel() > 1 and weights.is_floating_point():
                 drawn = torch.randn(weights.shape, generator=generator, dtype=torch.float64, device="cpu")

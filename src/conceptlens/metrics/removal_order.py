@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 import torch
 
 from conceptlens.io.errors import InputError
-from conceptlens.metrics.given_maps import check_cells, tensor_of
+from conceptlens.metrics.given_maps import check_cells, held, tensor_of
 from conceptlens.metrics.scored_images import check_scored
 from conceptlens.record import WHOLE, Explanation
+from conceptlens.statistics.random_seed import seeded_generator
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -38,7 +39,7 @@ def maps_for(explained: Maps, scored: ScoredImages) -> Float[Tensor, "image ques
     check_scored(scored)
     if isinstance(explained, Explanation):
         _check_photos(explained, scored)
-        maps = explained.maps.detach()
+        maps = held(explained.maps, "maps").detach()
     else:
         maps = tensor_of(explained, "maps")
     if maps.ndim != 4 or len(maps) != len(scored.images):
@@ -104,9 +105,7 @@ def pixel_ranks(
     values = enlarged(maps, size).flatten(1)
     pixels = values.shape[1]
     if ties == "seeded":
-        shuffled = torch.randperm(pixels, generator=torch.Generator("cpu").manual_seed(seed), device="cpu").to(
-            values.device
-        )
+        shuffled = torch.randperm(pixels, generator=seeded_generator(seed), device="cpu").to(values.device)
         order = shuffled[values[:, shuffled].argsort(dim=1, descending=True, stable=True)]
     else:
         order = values.argsort(dim=1, descending=True, stable=True)

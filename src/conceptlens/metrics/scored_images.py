@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from conceptlens.io.errors import InputError, InputTypeError
-from conceptlens.metrics.given_maps import classes_in, tensor_of
+from conceptlens.metrics.given_maps import classes_in, held, tensor_of
 from conceptlens.record import ImageInfo
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
         [Float[Tensor, "variant colour rows columns"], Int[Tensor, "variant"]], Float[Tensor, "variant number"]
     ]
 
-# What rounding may add to a probability.
-ROUNDING = 1e-3
+# What rounding may add to a probability, and to the sum of those of all classes in half precision.
+ROUNDING, ROUNDING_OF_SUM = 1e-3, 1e-2
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,14 +126,14 @@ def check_images(images: object) -> Float[Tensor, "image colour rows columns"]:
 
     Raises:
         InputTypeError: It is no floating tensor.
-        InputError: It has other axes, holds nothing, or a value is not finite.
+        InputError: It has other axes, holds nothing or no values, or a value is not finite.
     """
     if not isinstance(images, torch.Tensor) or not images.is_floating_point():
         given = images.dtype if isinstance(images, torch.Tensor) else type(images).__name__
         raise InputTypeError(f"images are {given}; expected a floating tensor, image colour rows columns")
     if images.ndim != 4 or not images.numel():
         raise InputError(f"images have shape {tuple(images.shape)}; expected image colour rows columns")
-    if not bool(torch.isfinite(images).all()):
+    if not bool(torch.isfinite(held(images, "images")).all()):
         raise InputError("images hold NaN or infinite values; expected finite image colour rows columns")
     return images
 
@@ -189,7 +189,8 @@ def score_module(
     Raises:
         InputTypeError: It is no module.
         InputError: The module is in training mode, where the same image gets other scores in another batch, gives
-            something else than logits of two classes or more, has no such class, or as in `ScoredImages`.
+            something else than logits of two classes or more, such as probabilities, has no such class, or as in
+            `ScoredImages`.
 
     Examples:
         >>> scored = score_module(net.eval(), batch, net(batch).argmax(1)[:, None])
@@ -207,8 +208,10 @@ def score_module(
         if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
             given = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             raise InputError(f"the module gives {given}; expected logits of two classes or more, image class")
-        if int(asked.min()) < 0 or int(asked.max()) >= logits.shape[1]:
-            raise InputError(f"a class is {int(asked.max())}; the module gives logits of {logits.shape[1]} classes")
+        wrong = asked[(asked < 0) | (asked >= logits.shape[1])]
+        if len(wrong):
+            raise InputError(f"a class is {int(wrong[0])}; the module gives logits of {logits.shape[1]} classes")
+        _check_logits(held(logits, "the logits of the module"))
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)
 
     def score(variants: Tensor, rows: Tensor) -> Tensor:
@@ -220,6 +223,17 @@ def score_module(
 def _check_eval(module: nn.Module) -> None:
     if any(part.training for part in module.modules()):
         raise InputError("the module is in training mode, where scores depend on the batch; call module.eval() first")
+
+
+def _check_logits(logits: Float[Tensor, "variant class"]) -> None:
+    """Refuse what a softmax gave, of which another softmax would give a number too."""
+    within = bool(((logits >= 0) & (logits <= 1 + ROUNDING)).all())
+    if within and bool(((logits.double().sum(1) - 1).abs() <= ROUNDING_OF_SUM).all()):
+        raise InputError(
+            "the module gives probabilities already, 0 to 1 and 1 in each row's sum, and score_module takes the "
+            "softmax of logits; give ScoredImages(images, lambda images, rows: net(images).gather(1, classes[rows]), "
+            "probabilities=lambda images, rows: net(images), classes=classes)"
+        )
 
 
 def _run(module: nn.Module, variants: Tensor) -> object:
@@ -247,6 +261,6 @@ def _checked(function: Scorer, variants: Tensor, rows: Tensor, axis: str) -> Ten
         raise InputError(
             f"scores have shape {tuple(found.shape)} for {len(variants)} variants; expected variant {axis}"
         )
-    if not bool(torch.isfinite(found).all()):
+    if not bool(torch.isfinite(held(found, "scores")).all()):
         raise InputError("the network gave NaN or infinite scores, of which nothing can be measured")
     return found.detach().to(torch.promote_types(found.dtype, torch.float32))

@@ -13,6 +13,7 @@ from conceptlens.metrics.map_map import SimilarityName, map_similarity
 from conceptlens.metrics.map_pairs import whole_maps
 from conceptlens.metrics.removal_order import enlarged
 from conceptlens.metrics.scored_images import check_images
+from conceptlens.statistics.random_seed import check_seed
 from conceptlens.statistics.score import Metric, Score
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ def draw_shifts(size: tuple[int, int], largest: float, samples: int, seed: int) 
     every = [(down, right) for down in way for right in way if (down, right) != (0, 0)]
     if not 1 <= samples <= len(every):
         raise InputError(f"samples is {samples}; expected 1 to {len(every)}, the shifts of at most {reach} pixels")
-    return [every[index] for index in np.random.default_rng(seed).choice(len(every), samples, replace=False)]
+    generator = np.random.default_rng(check_seed(seed))
+    return [every[index] for index in generator.choice(len(every), samples, replace=False)]
 
 
 def shifted(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from conceptlens.io.errors import InputError
+from conceptlens.statistics.random_seed import check_seed
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -175,7 +176,7 @@ def bootstrap(
         )
     if images == 1:
         return Interval(mean, None, None, count, 1)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(check_seed(seed))
     found: list[np.ndarray] = []
     step = max(1, BATCH_DRAWS // images)
     for start in range(0, n_bootstrap, step):

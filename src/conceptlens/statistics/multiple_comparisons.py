@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from conceptlens.io.errors import InputError
 from conceptlens.statistics.bootstrap import BATCH_DRAWS
+from conceptlens.statistics.random_seed import check_seed
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -76,7 +77,7 @@ def paired_p_values(
         raise InputError(f"n_draws is {n_draws}; expected at least 1")
     total = counts.sum(0)
     means = np.where(total > 0, sums.sum(0) / np.maximum(total, 1), 0)
-    images, generator = len(sums), np.random.default_rng(seed)
+    images, generator = len(sums), np.random.default_rng(check_seed(seed))
     beyond = np.zeros(sums.shape[1])
     step = max(1, BATCH_DRAWS // max(images, 1))
     # A difference in the last bits is no difference.

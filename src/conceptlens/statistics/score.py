@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic
@@ -182,6 +183,14 @@ class Metric:
                     f"{self.low:g} to {self.high:g}, so give it what that is of, such as probabilities and not logits"
                 )
         return score
+
+    def chance_of(self, share: str) -> str:
+        """Return what a map that knows nothing gets, in words.
+
+        Args:
+            share: What `r`, the mask's share of the image, is called, or its number.
+        """
+        return re.sub(r"\br\b", lambda found: share, self.chance)
 
     def described(self) -> dict[str, Any]:
         """Return what the metric is, as JSON's own types; an end without a bound is `None`."""
