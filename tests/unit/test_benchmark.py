@@ -142,6 +142,28 @@ class TestRun:
         with pytest.raises(cl.InputError, match="photos 4 and 5"):
             run_all(DrawnNumbers(5), tmp_path, resume=True)
 
+    @pytest.mark.parametrize("resume", [True, False])
+    @pytest.mark.parametrize("left", ["parts/", "protocols.json", "parts/.00000000.parquet.0123456789ab.part"])
+    def test_a_run_that_has_nothing_yet_starts_anew(self, left: str, resume: bool, tmp_path: Path) -> None:
+        def interrupted(task: MeasuringRun, batches: Sequence[range]) -> Iterator[PhotoRows]:
+            raise KeyboardInterrupt
+
+        if left == "protocols.json":
+            with pytest.raises(KeyboardInterrupt):
+                list(run_benchmark(DrawnNumbers(2), tmp_path, engine=interrupted))
+        (tmp_path / "parts").mkdir(exist_ok=True)
+        if left.endswith(".part"):
+            (tmp_path / left).touch()
+        assert run_all(DrawnNumbers(3), tmp_path, resume) == 3
+        assert len(read_protocols(tmp_path)) == 6
+
+    @pytest.mark.parametrize("other", ["notes.txt", "parts/notes.txt"])
+    def test_a_folder_of_something_else_is_left_alone(self, other: str, tmp_path: Path) -> None:
+        (tmp_path / "parts").mkdir()
+        (tmp_path / other).touch()
+        with pytest.raises(cl.InputError, match="not empty"):
+            run_all(DrawnNumbers(3), tmp_path, resume=True)
+
     def test_protocols_that_were_changed_are_refused(self, tmp_path: Path) -> None:
         run_all(DrawnNumbers(4), tmp_path)
         file = tmp_path / "protocols.json"

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 from conceptlens.benchmark.protocol import Protocol as MeasuringProtocol
 from conceptlens.benchmark.protocol import differences
 from conceptlens.benchmark.result_parts import PARTS, PhotoRows, write_part, written_photos
-from conceptlens.io.atomic import write_json
+from conceptlens.io.atomic import is_unfinished, write_json
 from conceptlens.io.errors import InputError
-from conceptlens.io.output_path import check_new_folder
+from conceptlens.io.output_path import check_folder, check_new_folder
 from conceptlens.runs.local_engine import local_engine
 from conceptlens.runs.run_task import Engine
 
@@ -114,7 +114,7 @@ def run_benchmark(
 
     Raises:
         InputError: The folder holds something and `resume` is False, or it holds a run of other protocols; the sentence
-            says what differs.
+            says what differs. A run that was broken off before its first photo starts again in any case.
     """
     _open(task, folder, resume)
     known = written_photos(folder)
@@ -157,12 +157,24 @@ def read_protocols(folder: Path) -> dict[str, MeasuringProtocol]:
 
 def _open(task: BenchmarkTask, folder: Path, resume: bool) -> None:
     """Write the protocols of a new run, or check that a resumed one has the same."""
-    if resume and (folder / PROTOCOLS).exists():
-        _check_same(read_protocols(folder), task.protocols, folder)
-        return
-    check_new_folder(folder, hint=", or add --resume to go on with the run that it holds")
-    (folder / PARTS).mkdir(parents=True, exist_ok=True)
+    if not _is_unstarted(folder):
+        if resume and (folder / PROTOCOLS).exists():
+            _check_same(read_protocols(folder), task.protocols, folder)
+            return
+        check_new_folder(folder, hint=", or add --resume to go on with the run that it holds")
+    check_folder(folder)
     write_json(folder / PROTOCOLS, {one.hash: json.loads(one.json) for one in task.protocols})
+    (folder / PARTS).mkdir(parents=True, exist_ok=True)
+
+
+def _is_unstarted(folder: Path) -> bool:
+    """Whether a folder holds no more than what a run leaves that is broken off before its first photo."""
+    if not folder.is_dir():
+        return False
+    left = [one.name for one in folder.iterdir() if not is_unfinished(one)]
+    parts = folder / PARTS
+    begun = parts.is_dir() and any(not is_unfinished(one) for one in parts.iterdir())
+    return not begun and set(left) <= {PARTS, PROTOCOLS}
 
 
 def _check_same(known: Mapping[str, MeasuringProtocol], wanted: Sequence[MeasuringProtocol], folder: Path) -> None:
