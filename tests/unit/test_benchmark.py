@@ -164,6 +164,17 @@ class TestRun:
         with pytest.raises(cl.InputError, match="not empty"):
             run_all(DrawnNumbers(3), tmp_path, resume=True)
 
+    def test_another_baseline_is_refused(self, tmp_path: Path) -> None:
+        first = {"grad_cam": "", "layer_cam": "grad_cam", "random": ""}
+        list(run_benchmark(DrawnNumbers(2), tmp_path, compared=first))
+        list(run_benchmark(DrawnNumbers(2), tmp_path, resume=True, compared=dict(reversed(first.items()))))
+        turned = {"grad_cam": "layer_cam", "layer_cam": "", "random": ""}
+        with pytest.raises(cl.InputError, match="grad_cam is compared with nothing, here it is with layer_cam"):
+            list(run_benchmark(DrawnNumbers(2), tmp_path, resume=True, compared=turned))
+        (tmp_path / "compared.json").write_text("[]")
+        with pytest.raises(cl.InputError, match="was changed"):
+            list(run_benchmark(DrawnNumbers(2), tmp_path, resume=True, compared=first))
+
     def test_protocols_that_were_changed_are_refused(self, tmp_path: Path) -> None:
         run_all(DrawnNumbers(4), tmp_path)
         file = tmp_path / "protocols.json"

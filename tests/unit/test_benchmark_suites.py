@@ -349,6 +349,10 @@ class TestCommand:
         refused = run("faithfulness", "--data", "drawn:2", *FEW, "--out-dir", str(out))
         assert refused.exit_code == 2
         assert "--resume" in refused.stderr
+        turned = ("--methods", "layer_cam,grad_cam", *FEW[2:])
+        other = run("faithfulness", "--data", "drawn:2", *turned, "--out-dir", str(out), "--resume")
+        assert other.exit_code == 2
+        assert "layer_cam is compared with grad_cam, here it is with nothing" in " ".join(other.stderr.split())
 
     @pytest.mark.slow
     def test_all_runs_what_the_data_allows_and_says_what_it_leaves_out(self, store: Path, tmp_path: Path) -> None:

@@ -183,7 +183,8 @@ def _measured(
     from conceptlens.benchmark.benchmark_run import run_benchmark
     from conceptlens.benchmark.comparison_table import plain_text
 
-    last = _with_progress(run_benchmark(suite.task, folder, resume or retry_failed, retry_failed, engine))
+    compared = {one.name: one.against for one in suite.methods}
+    last = _with_progress(run_benchmark(suite.task, folder, resume or retry_failed, retry_failed, engine, compared))
     result = finished(suite, folder)
     files = write_benchmark(folder, result)
     if not as_json:
