@@ -19,7 +19,7 @@ from scipy.stats import spearmanr
 import conceptlens as cl
 from conceptlens.benchmark.benchmark_run import MeasuringRun, read_protocols, run_benchmark
 from conceptlens.benchmark.comparison import ComparedMethod, compare_methods
-from conceptlens.benchmark.comparison_table import GAIN, LOSS, UNBEATEN, latex, markdown, plain_text, text_tables
+from conceptlens.benchmark.comparison_table import GAIN, LOSS, UNBEATEN, latex, markdown, notes, plain_text, text_tables
 from conceptlens.benchmark.metric_agreement import metric_agreement
 from conceptlens.benchmark.protocol import Measure, Protocol, check_one_column, differences
 from conceptlens.benchmark.result_parts import MeasuredValue, PhotoRows, join_parts, read_photos, written_photos
@@ -343,6 +343,12 @@ class TestComparison:
         found = compare_methods(photos[:5], protocols, COMPARED)
         assert found.warning is not None
         assert found.warning in plain_text(found)
+        one = compare_methods(photos[:1], protocols, COMPARED)
+        assert notes(one)[0] == "Means over 1 photo."
+        assert "1 photos" not in plain_text(one)
+        assert "bootstrap" not in plain_text(one)
+        assert one.warning is not None
+        assert one.warning.startswith("1 photo is too few")
         assert not any(cell.difference and cell.difference.real for line in found.lines for cell in line.cells.values())
 
 
@@ -364,6 +370,25 @@ class TestTables:
         assert r"Layer\_CAM \& co" in latex(found)
         assert latex(found).count(r"\begin{tabular}{lrr}") == 2
         assert "corrected for 2 comparisons (Holm)" in plain_text(found)
+
+    def test_every_form_says_how_many_photos_failed(
+        self, drawn_run: tuple[list[PhotoRows], Mapping[str, Protocol]]
+    ) -> None:
+        photos, protocols = drawn_run
+        broken = [PhotoRows(index, f"{index}", failure="it is broken") for index in range(100, 103)]
+        found = compare_methods([*photos[:3], *broken], protocols, COMPARED)
+        for text in (plain_text(found), plain_text(found, intervals=False), markdown(found), latex(found)):
+            assert "Means over 3 of 6 photos; 3 failed." in text
+
+    def test_a_table_without_intervals_says_where_they_are(
+        self, drawn_run: tuple[list[PhotoRows], Mapping[str, Protocol]]
+    ) -> None:
+        photos, protocols = drawn_run
+        found = compare_methods(photos, protocols, COMPARED)
+        printed = plain_text(found, intervals=False)
+        assert "[" not in printed
+        assert "bootstrap intervals are in benchmark.html" in printed
+        assert "bootstrap intervals, resampling" in plain_text(found)
 
     def test_without_controls_there_is_no_column_of_them(
         self, drawn_run: tuple[list[PhotoRows], Mapping[str, Protocol]]

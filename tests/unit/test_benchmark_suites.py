@@ -376,8 +376,12 @@ class TestCommand:
         done = run("finer-cam", "--data", str(folder), "--quick", "--out-dir", str(tmp_path / "run"))
         assert done.exit_code == 1, done.output
         assert "b.png" in done.stderr
-        assert "1 failed" in done.stderr
-        assert json.loads((tmp_path / "run" / "benchmark.json").read_text())["photos"] == 1
+        assert "1 photo, 1 failed in " in done.stderr
+        numbers = json.loads((tmp_path / "run" / "benchmark.json").read_text())
+        assert numbers["photos"] == 1
+        assert "Measured are 1 of 2 photos; 1 failed." in numbers["remarks"]
+        page = (tmp_path / "run" / "benchmark.html").read_text()
+        assert page.index("1 of 2 photos; 1 failed") < page.index("<main>")
 
     @pytest.mark.parametrize(
         ("arguments", "words"),
