@@ -210,6 +210,16 @@ class TestPhotos:
         for given, word in (("cbu:here", "cub"), (str(tmp_path / "nothing"), "folder")):
             with pytest.raises(cl.InputError, match=word):
                 open_photos(given)
+        (tmp_path / "empty").mkdir()
+        one = tmp_path / "one"
+        shutil.copytree(labelled / "class 0", one / "class 0")
+        ways = "a folder of photos, or one with a folder of photos for each of two or more classes"
+        with pytest.raises(cl.InputError, match=f"holds no photo; give {ways}"):
+            open_photos(str(tmp_path / "empty"))
+        with pytest.raises(
+            cl.InputError, match=f"in one folder alone; give .*class 0' to measure its photos, or {ways}"
+        ):
+            open_photos(str(one))
         with pytest.raises(cl.InputError, match="--split"):
             open_photos(str(labelled / "class 0"), "test")
         with pytest.raises(cl.InputError, match="at least 1"):
@@ -442,6 +452,11 @@ class TestConceptMaps:
         assert score["count"] > 2
         page = (tmp_path / "benchmark.html").read_text()
         assert "Every metric" in page
+
+    def test_data_without_masks_is_refused_with_how_to_name_a_set(self, labelled: Path) -> None:
+        for data in (str(labelled), "cub:there"):
+            with pytest.raises(cl.InputError, match=r"against masks: .*NAME:FOLDER.*drawn:20"):
+                ce_fam_suite(SuiteOptions(data, MODEL))
 
     def test_what_has_no_effect_is_refused(self) -> None:
         for options, words in (
