@@ -19,7 +19,7 @@ from scipy.stats import spearmanr
 import conceptlens as cl
 from conceptlens.benchmark.benchmark_run import MeasuringRun, read_protocols, run_benchmark
 from conceptlens.benchmark.comparison import ComparedMethod, compare_methods
-from conceptlens.benchmark.comparison_table import GAIN, LOSS, UNBEATEN, latex, markdown, plain_text, text_tables
+from conceptlens.benchmark.comparison_table import GAIN, LOSS, UNBEATEN, latex, markdown, notes, plain_text, text_tables
 from conceptlens.benchmark.metric_agreement import metric_agreement
 from conceptlens.benchmark.protocol import Measure, Protocol, check_one_column, differences
 from conceptlens.benchmark.result_parts import MeasuredValue, PhotoRows, join_parts, read_photos, written_photos
@@ -141,6 +141,39 @@ class TestRun:
             run_all(DrawnNumbers(4, seed=1), tmp_path, resume=True)
         with pytest.raises(cl.InputError, match="photos 4 and 5"):
             run_all(DrawnNumbers(5), tmp_path, resume=True)
+
+    @pytest.mark.parametrize("resume", [True, False])
+    @pytest.mark.parametrize("left", ["parts/", "protocols.json", "parts/.00000000.parquet.0123456789ab.part"])
+    def test_a_run_that_has_nothing_yet_starts_anew(self, left: str, resume: bool, tmp_path: Path) -> None:
+        def interrupted(task: MeasuringRun, batches: Sequence[range]) -> Iterator[PhotoRows]:
+            raise KeyboardInterrupt
+
+        if left == "protocols.json":
+            with pytest.raises(KeyboardInterrupt):
+                list(run_benchmark(DrawnNumbers(2), tmp_path, engine=interrupted))
+        (tmp_path / "parts").mkdir(exist_ok=True)
+        if left.endswith(".part"):
+            (tmp_path / left).touch()
+        assert run_all(DrawnNumbers(3), tmp_path, resume) == 3
+        assert len(read_protocols(tmp_path)) == 6
+
+    @pytest.mark.parametrize("other", ["notes.txt", "parts/notes.txt"])
+    def test_a_folder_of_something_else_is_left_alone(self, other: str, tmp_path: Path) -> None:
+        (tmp_path / "parts").mkdir()
+        (tmp_path / other).touch()
+        with pytest.raises(cl.InputError, match="not empty"):
+            run_all(DrawnNumbers(3), tmp_path, resume=True)
+
+    def test_another_baseline_is_refused(self, tmp_path: Path) -> None:
+        first = {"grad_cam": "", "layer_cam": "grad_cam", "random": ""}
+        list(run_benchmark(DrawnNumbers(2), tmp_path, compared=first))
+        list(run_benchmark(DrawnNumbers(2), tmp_path, resume=True, compared=dict(reversed(first.items()))))
+        turned = {"grad_cam": "layer_cam", "layer_cam": "", "random": ""}
+        with pytest.raises(cl.InputError, match="grad_cam is compared with nothing, here it is with layer_cam"):
+            list(run_benchmark(DrawnNumbers(2), tmp_path, resume=True, compared=turned))
+        (tmp_path / "compared.json").write_text("[]")
+        with pytest.raises(cl.InputError, match="was changed"):
+            list(run_benchmark(DrawnNumbers(2), tmp_path, resume=True, compared=first))
 
     def test_protocols_that_were_changed_are_refused(self, tmp_path: Path) -> None:
         run_all(DrawnNumbers(4), tmp_path)
@@ -310,6 +343,12 @@ class TestComparison:
         found = compare_methods(photos[:5], protocols, COMPARED)
         assert found.warning is not None
         assert found.warning in plain_text(found)
+        one = compare_methods(photos[:1], protocols, COMPARED)
+        assert notes(one)[0] == "Means over 1 photo."
+        assert "1 photos" not in plain_text(one)
+        assert "bootstrap" not in plain_text(one)
+        assert one.warning is not None
+        assert one.warning.startswith("1 photo is too few")
         assert not any(cell.difference and cell.difference.real for line in found.lines for cell in line.cells.values())
 
 
@@ -331,6 +370,25 @@ class TestTables:
         assert r"Layer\_CAM \& co" in latex(found)
         assert latex(found).count(r"\begin{tabular}{lrr}") == 2
         assert "corrected for 2 comparisons (Holm)" in plain_text(found)
+
+    def test_every_form_says_how_many_photos_failed(
+        self, drawn_run: tuple[list[PhotoRows], Mapping[str, Protocol]]
+    ) -> None:
+        photos, protocols = drawn_run
+        broken = [PhotoRows(index, f"{index}", failure="it is broken") for index in range(100, 103)]
+        found = compare_methods([*photos[:3], *broken], protocols, COMPARED)
+        for text in (plain_text(found), plain_text(found, intervals=False), markdown(found), latex(found)):
+            assert "Means over 3 of 6 photos; 3 failed." in text
+
+    def test_a_table_without_intervals_says_where_they_are(
+        self, drawn_run: tuple[list[PhotoRows], Mapping[str, Protocol]]
+    ) -> None:
+        photos, protocols = drawn_run
+        found = compare_methods(photos, protocols, COMPARED)
+        printed = plain_text(found, intervals=False)
+        assert "[" not in printed
+        assert "bootstrap intervals are in benchmark.html" in printed
+        assert "bootstrap intervals, resampling" in plain_text(found)
 
     def test_without_controls_there_is_no_column_of_them(
         self, drawn_run: tuple[list[PhotoRows], Mapping[str, Protocol]]

@@ -210,6 +210,16 @@ class TestPhotos:
         for given, word in (("cbu:here", "cub"), (str(tmp_path / "nothing"), "folder")):
             with pytest.raises(cl.InputError, match=word):
                 open_photos(given)
+        (tmp_path / "empty").mkdir()
+        one = tmp_path / "one"
+        shutil.copytree(labelled / "class 0", one / "class 0")
+        ways = "a folder of photos, or one with a folder of photos for each of two or more classes"
+        with pytest.raises(cl.InputError, match=f"holds no photo; give {ways}"):
+            open_photos(str(tmp_path / "empty"))
+        with pytest.raises(
+            cl.InputError, match=f"in one folder alone; give .*class 0' to measure its photos, or {ways}"
+        ):
+            open_photos(str(one))
         with pytest.raises(cl.InputError, match="--split"):
             open_photos(str(labelled / "class 0"), "test")
         with pytest.raises(cl.InputError, match="at least 1"):
@@ -349,6 +359,10 @@ class TestCommand:
         refused = run("faithfulness", "--data", "drawn:2", *FEW, "--out-dir", str(out))
         assert refused.exit_code == 2
         assert "--resume" in refused.stderr
+        turned = ("--methods", "layer_cam,grad_cam", *FEW[2:])
+        other = run("faithfulness", "--data", "drawn:2", *turned, "--out-dir", str(out), "--resume")
+        assert other.exit_code == 2
+        assert "layer_cam is compared with grad_cam, here it is with nothing" in " ".join(other.stderr.split())
 
     @pytest.mark.slow
     def test_all_runs_what_the_data_allows_and_says_what_it_leaves_out(self, store: Path, tmp_path: Path) -> None:
@@ -372,8 +386,12 @@ class TestCommand:
         done = run("finer-cam", "--data", str(folder), "--quick", "--out-dir", str(tmp_path / "run"))
         assert done.exit_code == 1, done.output
         assert "b.png" in done.stderr
-        assert "1 failed" in done.stderr
-        assert json.loads((tmp_path / "run" / "benchmark.json").read_text())["photos"] == 1
+        assert "1 photo, 1 failed in " in done.stderr
+        numbers = json.loads((tmp_path / "run" / "benchmark.json").read_text())
+        assert numbers["photos"] == 1
+        assert "Measured are 1 of 2 photos; 1 failed." in numbers["remarks"]
+        page = (tmp_path / "run" / "benchmark.html").read_text()
+        assert page.index("1 of 2 photos; 1 failed") < page.index("<main>")
 
     @pytest.mark.parametrize(
         ("arguments", "words"),
@@ -434,6 +452,11 @@ class TestConceptMaps:
         assert score["count"] > 2
         page = (tmp_path / "benchmark.html").read_text()
         assert "Every metric" in page
+
+    def test_data_without_masks_is_refused_with_how_to_name_a_set(self, labelled: Path) -> None:
+        for data in (str(labelled), "cub:there"):
+            with pytest.raises(cl.InputError, match=r"against masks: .*NAME:FOLDER.*drawn:20"):
+                ce_fam_suite(SuiteOptions(data, MODEL))
 
     def test_what_has_no_effect_is_refused(self) -> None:
         for options, words in (

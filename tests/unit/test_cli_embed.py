@@ -91,7 +91,7 @@ def test_the_command_line_says_which_masks(
     done = call("embed", "--data", f"coco:{coco}", "--layers", "blocks.4", "--out-dir", tmp_path / "store", *words)
     assert done.exit_code == 1, done.output  # one photo is broken
     assert f"{BROKEN} is left out: " in done.stderr
-    assert "of 1 photos at blocks.4 (mean_difference), 1 failed" in done.stdout
+    assert "of 1 photo at blocks.4 (mean_difference), 1 failed" in done.stdout
     printed = embed_photos(tmp_path / "store", "000000000001.jpg")
     assert [name for name, _ in printed] == [name for name, _ in found]
     assert [share for _, share in printed] == pytest.approx([share for _, share in found], abs=0.004)

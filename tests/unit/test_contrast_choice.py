@@ -121,6 +121,27 @@ def test_what_it_rests_on_is_told() -> None:
         assert (told.words == "the class alone") == (not chosen.gammas[image])
 
 
+def test_everything_that_was_tried_is_told_with_its_reason() -> None:
+    chosen = cl.choose_contrast(seen())
+    reasons = set()
+    for image in range(6):
+        alone, *others = chosen.drops_of(image).tried
+        assert (alone.gamma, alone.by, alone.reference) == (0, None, None)
+        assert [(one.by, one.gamma) for one in others] == list(TRIED)
+        assert [one.taken for one in (alone, *others)] == [not one.why_not for one in (alone, *others)]
+        best = next(one for one in (alone, *others) if one.taken)
+        assert best.gamma == float(chosen.gammas[image])
+        assert best is alone or best.reference == int(chosen.references[image])
+        for one in others:
+            slips, small = one.on_activation < alone.on_activation, one.relative_drop <= alone.relative_drop + MARGIN
+            assert ("less active" in one.why_not) == slips
+            assert ("not more than 0.02" in one.why_not) == (small and not slips)
+            assert ("another contrast" in one.why_not) == (not one.taken and not slips and not small)
+            assert one.taken <= (one.relative_drop == best.relative_drop)
+            reasons.add(one.why_not)
+    assert len(reasons) >= 3
+
+
 def test_no_contrast_of_a_quantity() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1)).eval()
     one = cl.Backbone(net, "one", task="regression").observe(torch.rand(1, 3, 32, 32), "0")

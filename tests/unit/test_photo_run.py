@@ -148,6 +148,38 @@ def test_a_contrast_counts_every_class_it_compares_with(model: cl.Backbone, caps
     assert all(one.answered for one in asked(model, with_concepts=False))  # the answer against its nearest classes
 
 
+@pytest.mark.parametrize(("target", "none"), [("tiger cat", True), ("tabby", False)])
+def test_what_a_contrast_was_chosen_by_is_told_everywhere(
+    target: str, none: bool, model: cl.Backbone, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ExplainOptions(target, choose=True, with_concepts=False, for_page=True)
+    found = next(explain_photos(model, [CAT], options))
+    assert isinstance(found, PhotoResult)
+    (told,) = contrast_json([found], [])["images"]
+    choice, (shown,) = told["choice"], page_content([found])["images"]
+    assert [one["gamma"] for one in choice["candidates"]] == [0, 0.3, 0.6, 1, 0.6, 1]
+    assert [one["by"] for one in choice["candidates"]] == [None, "rank", "rank", "rank", "weight", "weight"]
+    (taken,) = [one for one in choice["candidates"] if one["taken"]]
+    assert taken["relative_drop"] == choice["relative_drop"]
+    print_result(found)
+    printed = capsys.readouterr().out
+    alone, kinds = f"{choice['relative_drop_of_class']:.2f}", [one["kind"] for one in shown["questions"]]
+    assert alone in printed
+    assert alone in shown["choice"]
+    assert found.none_chosen == none == (told["gamma"] == 0)
+    if none:
+        assert kinds == ["class"]
+        assert shown["contrast"] is None
+        assert shown["compared"] == []
+        sentence = "o contrast has a relative drop more than 0.02 larger on cells as active"
+        assert sentence in printed
+        assert sentence in shown["choice"]
+        assert "against" not in printed
+    else:
+        assert kinds == ["class", "contrast"]
+        assert shown["choice"].startswith(f"Chosen for this photo: gamma {told['gamma']:g} by")
+
+
 def test_a_class_is_not_explained_against_itself(model: cl.Backbone) -> None:
     with pytest.raises(cl.InputError, match="against is 'espresso', which is the target too"):
         list(explain_photos(model, [COFFEE], ExplainOptions(target="espresso", against=967)))

@@ -131,6 +131,8 @@ class TestWrongTypes:
                 call()
 
     def test_names_of_models_and_data_sets(self) -> None:
+        with pytest.raises(cl.InputTypeError, match=r"the module Identity was given .* use cl\.Backbone\(net, "):
+            cl.load_model(torch.nn.Identity())  # pyright: ignore[reportArgumentType]
         with pytest.raises(cl.InputTypeError, match="a int was given as the model; expected SOURCE:NAME"):
             cl.load_model(3)  # pyright: ignore[reportArgumentType]
         for opened in (cl.open_set, cl.open_classes):

@@ -93,7 +93,7 @@ def benchmark_json(result: BenchmarkResult) -> dict[str, Any]:
         "methods": [_line_json(line, found) for line in found.lines],
         "agreement": _agreement_json(found),
         "failures": [{"image": failure.name, "error": failure.reason} for failure in found.failures],
-        "remarks": [*result.suite.remarks, *([f"{found.warning}."] if found.warning else [])],
+        "remarks": list(result.remarks),
         "protocols": {key: json.loads(protocol.json) for key, protocol in result.protocols.items()},
     }
 

@@ -62,7 +62,7 @@ def benchmark_page(result: BenchmarkResult, chosen: ChosenCases | None, shown: S
         data=protocol.data,
         model=protocol.model,
         comparison=found,
-        notices=[*result.suite.remarks, *([f"{found.warning}."] if found.warning else [])],
+        notices=result.remarks,
         sheets=[_sheet(found, fill) for fill in found.fills],
         notes=notes(found),
         agreements=_agreements(found),

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from conceptlens.data.class_folder import SPLITS
 from conceptlens.data.labelled_set import LabelledSet
 from conceptlens.data.labelled_sets import LABELLED_SETS, evaluation_split, open_classes
 from conceptlens.data.masked_set import MaskedPhoto
 from conceptlens.data.masked_sets import SETS, open_set
 from conceptlens.io.errors import InputError, near
 from conceptlens.io.fingerprint import settings_fingerprint
-from conceptlens.io.image_file import SUFFIXES
+from conceptlens.io.folder_files import files_below
+from conceptlens.io.image_file import SUFFIXES, quoted
 from conceptlens.io.images import find_images, read_image
 from conceptlens.io.text_file import readable_names, readable_text
 
@@ -91,7 +93,11 @@ def open_photos(text: str, split: str | None = None, max_photos: int | None = No
     if name not in LABELLED_SETS and not folder.is_dir():
         known = (*LABELLED_SETS, *SETS)
         raise InputError(f"no data set {name!r}; data sets: {near(name, known, len(known))}; or give a folder")
-    opened = open_classes(text, split)
+    try:
+        opened = open_classes(text, split)
+    except InputError:
+        _refuse_few_folders(folder)
+        raise
     measuring = None if split is not None else evaluation_split(opened)
     return of_labelled(opened if measuring is None else open_classes(text, measuring), max_photos)
 
@@ -108,6 +114,22 @@ def of_labelled(opened: LabelledSet, max_photos: int | None = None) -> Benchmark
     boxes = None if known is None or known.boxes is None else known.boxes[list(rows)]
     labels = tuple(opened.classes[opened.labels[row]] for row in rows)
     return BenchmarkPhotos(opened.name, tuple(opened.names[row] for row in rows), opened, rows, labels, boxes)
+
+
+def _refuse_few_folders(folder: Path) -> None:
+    """Say both ways in which a folder can be given, where it has photos in fewer than two folders."""
+    if not folder.is_dir():
+        return
+    inside = sorted({path.partition("/")[0] for path in files_below(folder).photos})
+    if len(inside) > 1 or set(inside) & set(SPLITS):
+        return
+    ways = "a folder of photos, or one with a folder of photos for each of two or more classes"
+    if not inside:
+        raise InputError(f"the folder {quoted(folder)} holds no photo; give {ways}") from None
+    raise InputError(
+        f"the folder {quoted(folder)} has photos in one folder alone; give {quoted(folder / inside[0])} to measure its "
+        f"photos, or {ways}"
+    ) from None
 
 
 def _of_folder(folder: Path, split: str | None, max_photos: int | None) -> BenchmarkPhotos:

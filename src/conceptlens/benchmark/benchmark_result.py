@@ -24,6 +24,13 @@ class BenchmarkResult:
     comparison: BenchmarkComparison
     protocols: Mapping[str, Protocol]
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the reader must know, as sentences: what was left out, how many photos failed, whether they are few."""
+        found = self.comparison
+        failed = [f"Measured are {found.photos_text}."] if found.failures else []
+        return (*self.suite.remarks, *failed, *([f"{found.warning}."] if found.warning else []))
+
     def column(self, measure: Measure) -> str:
         """Return the hash of the protocol of a column, methods left out.
 

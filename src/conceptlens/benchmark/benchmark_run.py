@@ -11,13 +11,14 @@ from typing import Any, Protocol
 from conceptlens.benchmark.protocol import Protocol as MeasuringProtocol
 from conceptlens.benchmark.protocol import differences
 from conceptlens.benchmark.result_parts import PARTS, PhotoRows, write_part, written_photos
-from conceptlens.io.atomic import write_json
+from conceptlens.io.atomic import is_unfinished, write_json
 from conceptlens.io.errors import InputError
-from conceptlens.io.output_path import check_new_folder
+from conceptlens.io.output_path import check_folder, check_new_folder
 from conceptlens.runs.local_engine import local_engine
 from conceptlens.runs.run_task import Engine
 
 PROTOCOLS = "protocols.json"
+COMPARED = "compared.json"
 
 
 class BenchmarkTask(Protocol):
@@ -96,6 +97,7 @@ def run_benchmark(
     resume: bool = False,
     retry_failed: bool = False,
     engine: Engine = local_engine,
+    compared: Mapping[str, str] | None = None,
 ) -> Iterator[BenchmarkProgress]:
     """Measure every photo of a task, and yield the progress after each.
 
@@ -108,15 +110,17 @@ def run_benchmark(
         resume: Go on with a run of the same protocols that the folder has a part of.
         retry_failed: Measure photos again that failed before.
         engine: Where photos are measured: in this process, or by `process_engine(...)` or `ray_engine(...)`.
+        compared: What each method is compared with, empty for none, where a resumed run must have the same.
 
     Yields:
         The progress; first that of the photos that are there already.
 
     Raises:
-        InputError: The folder holds something and `resume` is False, or it holds a run of other protocols; the sentence
-            says what differs.
+        InputError: The folder holds something and `resume` is False, or it holds a run of other protocols or other
+            comparisons; the sentence says what differs. A run that was broken off before its first photo starts again
+            in any case.
     """
-    _open(task, folder, resume)
+    _open(task, folder, resume, compared)
     known = written_photos(folder)
     done = {index for index, failed in known.items() if not (failed and retry_failed)}
     total = len(task.photo_names)
@@ -155,14 +159,29 @@ def read_protocols(folder: Path) -> dict[str, MeasuringProtocol]:
     return found
 
 
-def _open(task: BenchmarkTask, folder: Path, resume: bool) -> None:
-    """Write the protocols of a new run, or check that a resumed one has the same."""
-    if resume and (folder / PROTOCOLS).exists():
-        _check_same(read_protocols(folder), task.protocols, folder)
-        return
-    check_new_folder(folder, hint=", or add --resume to go on with the run that it holds")
-    (folder / PARTS).mkdir(parents=True, exist_ok=True)
+def _open(task: BenchmarkTask, folder: Path, resume: bool, compared: Mapping[str, str] | None) -> None:
+    """Write protocols and comparisons of a new run, or check that a resumed one has the same."""
+    if not _is_unstarted(folder):
+        if resume and (folder / PROTOCOLS).exists():
+            _check_same(read_protocols(folder), task.protocols, folder)
+            _check_compared(folder, compared)
+            return
+        check_new_folder(folder, hint=", or add --resume to go on with the run that it holds")
+    check_folder(folder)
     write_json(folder / PROTOCOLS, {one.hash: json.loads(one.json) for one in task.protocols})
+    if compared is not None:
+        write_json(folder / COMPARED, compared)
+    (folder / PARTS).mkdir(parents=True, exist_ok=True)
+
+
+def _is_unstarted(folder: Path) -> bool:
+    """Whether a folder holds no more than what a run leaves that is broken off before its first photo."""
+    if not folder.is_dir():
+        return False
+    left = [one.name for one in folder.iterdir() if not is_unfinished(one)]
+    parts = folder / PARTS
+    begun = parts.is_dir() and any(not is_unfinished(one) for one in parts.iterdir())
+    return not begun and set(left) <= {PARTS, PROTOCOLS, COMPARED}
 
 
 def _check_same(known: Mapping[str, MeasuringProtocol], wanted: Sequence[MeasuringProtocol], folder: Path) -> None:
@@ -180,3 +199,22 @@ def _check_same(known: Mapping[str, MeasuringProtocol], wanted: Sequence[Measuri
                 "started with, or choose another folder"
             )
     raise InputError(f"{folder} holds a run with more methods or metrics; resume with the options it was started with")
+
+
+def _check_compared(folder: Path, wanted: Mapping[str, str] | None) -> None:
+    """Refuse to go on with a run whose methods are compared with others: marks would mean something else."""
+    if wanted is None or not (folder / COMPARED).exists():
+        return
+    try:
+        known: dict[str, str] = json.loads((folder / COMPARED).read_text("utf-8"))
+        before = {name: str(known[name]) for name in wanted}
+    except (OSError, ValueError, LookupError, TypeError):
+        raise InputError(f"{folder / COMPARED} was changed and cannot be read; choose another folder") from None
+    name = next((name for name in wanted if wanted[name] != before[name]), None)
+    if name is None:
+        return
+    raise InputError(
+        f"{folder} holds a run in which {name} is compared with {before[name] or 'nothing'}, here it is with "
+        f"{wanted[name] or 'nothing'}; give --baseline, or --methods in their order, as it was started, or choose "
+        "another folder"
+    )

@@ -13,6 +13,7 @@ from conceptlens.benchmark.paired_values import PairedValues, collect_values
 from conceptlens.benchmark.protocol import Measure, Protocol
 from conceptlens.benchmark.result_parts import PhotoRows
 from conceptlens.benchmark.suite_metrics import SUITE_METRICS
+from conceptlens.pages.number_format import counted
 from conceptlens.statistics.bootstrap import Interval, bootstrap
 from conceptlens.statistics.multiple_comparisons import MIN_IMAGES, N_DRAWS, holm, paired_p_values
 
@@ -140,7 +141,17 @@ class BenchmarkComparison:
         """A warning that photos are too few; `None` where there are enough."""
         if self.photos >= MIN_IMAGES:
             return None
+        if self.photos == 1:
+            return "1 photo is too few: it gives no interval, and nothing is real"
         return f"{self.photos} photos are few: intervals of fewer than {MIN_IMAGES} are too narrow, and nothing is real"
+
+    @property
+    def photos_text(self) -> str:
+        """How many photos were measured, and how many failed, such as `3 of 6 photos; 3 failed`."""
+        failed = len(self.failures)
+        if not failed:
+            return counted(self.photos, "photo")
+        return f"{self.photos} of {counted(self.photos + failed, 'photo')}; {failed} failed"
 
 
 def compare_methods(
@@ -192,9 +203,9 @@ def compare_methods(
     )
     signs = np.array([1 if SUITE_METRICS[measure.metric].higher_is_better else -1 for measure in values.measures])
     agreement = metric_agreement(signs * values.by_photo(), [one.control for one in ordered])
-    counted = [sum(map(len, found.values())) for found in (gains, above_controls)]
+    tests = [sum(map(len, found.values())) for found in (gains, above_controls)]
     return BenchmarkComparison(
-        values.measures, lines, values.photos, counted[0], counted[1], agreement, values.failures
+        values.measures, lines, values.photos, tests[0], tests[1], agreement, values.failures
     )  # fmt: skip
 
 

@@ -48,15 +48,19 @@ def text_tables(comparison: BenchmarkComparison, intervals: bool = True) -> tupl
     return tuple(_table(comparison, fill, intervals) for fill in comparison.fills)
 
 
-def notes(comparison: BenchmarkComparison) -> tuple[str, ...]:
+def notes(comparison: BenchmarkComparison, intervals: bool = True) -> tuple[str, ...]:
     """Return the sentences below the tables: what the marks mean, and what was corrected for what.
 
     Args:
         comparison: What is shown.
+        intervals: Whether each mean has its interval; else the files are named that have them.
     """
     against = sorted({line.method.against for line in comparison.lines if line.method.against})
     titles = {line.method.name: line.method.title for line in comparison.lines}
-    found = [f"Means over {comparison.photos} photos with 95 % bootstrap intervals, resampling photos."]
+    found = [f"Means over {comparison.photos_text}."]
+    if comparison.photos > 1:
+        place = "" if intervals else " are in benchmark.html, .txt, .md, .tex and .json"
+        found.append(f"95 % bootstrap intervals{place}, resampling photos.")
     if against:
         names = " or ".join(titles.get(name, name) for name in against)
         found.append(
@@ -91,7 +95,7 @@ def plain_text(comparison: BenchmarkComparison, intervals: bool = True) -> str:
         return [table.title, *shown[:first], *(["controls"] if table.controls else []), *shown[first:], ""]
 
     parts = [line for table in text_tables(comparison, intervals) for line in lines(table)]
-    return "\n".join([*parts, *notes(comparison), ""])
+    return "\n".join([*parts, *notes(comparison, intervals), ""])
 
 
 def markdown(comparison: BenchmarkComparison) -> str:

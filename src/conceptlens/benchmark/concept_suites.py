@@ -17,6 +17,8 @@ from conceptlens.metrics.map_mask import MAP_MASK_METRICS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from conceptlens.data.masked_set import MaskedSet
+
 CONCEPT_METHODS = ("ce_fam", "competing", "per_cell", "grad_cam")
 CONCEPT_CONTROLS = ("centre", "random")
 MASK_METRICS = ("ranked_area_corrected", "ranked_area", "pointing_energy", "pointing_game", "pixel_precision")
@@ -40,7 +42,7 @@ def ce_fam_suite(options: SuiteOptions) -> PreparedSuite:
     baseline = options.baseline or ("grad_cam" if "grad_cam" in names else names[0])
     if baseline not in names:
         raise InputError(f"the baseline {baseline} is none of the methods {', '.join(names)}; add it to --methods")
-    opened = open_set(options.data, options.split)
+    opened = _with_masks(options)
     if options.branch is not None:
         options.branch.check(options.known_model)
     context = MethodContext(options.known_model, opened.concepts, options.branch, seed=options.seed)
@@ -50,6 +52,13 @@ def ce_fam_suite(options: SuiteOptions) -> PreparedSuite:
     task = MaskMapTask(photos, context, names, _mask_metrics(options), " + ".join(layers), branch)
     methods = tuple(_compared(name, baseline) for name in names)
     return PreparedSuite("ce-fam", "Which map shows where a named concept is?", task, methods, task.show)
+
+
+def _with_masks(options: SuiteOptions) -> MaskedSet:
+    try:
+        return open_set(options.data, options.split)
+    except InputError as error:
+        raise InputError(f"ce-fam measures maps against masks: {error}, such as drawn:20") from None
 
 
 def _compared(name: str, baseline: str) -> ComparedMethod:

@@ -31,27 +31,59 @@ TRIED: tuple[tuple[By, float], ...] = (("rank", 0.3), ("rank", 0.6), ("rank", 1.
 # The share of pixels that a trial removes, what stands in their place, and by how much a contrast must do better than
 # the class alone: tuned on train photos of CUB-50 and on half of nips2017, see docs/finer-cam.md.
 SHARE, FILL, MARGIN = 0.05, "blur", 0.02
-
-
 ALONE = "the class alone"
+NONE_CHOSEN = f"no contrast has a relative drop more than {MARGIN:g} larger on cells as active"
 
 
 @dataclass(frozen=True, eq=False)
 class ContrastCandidate:
-    """A contrast that is tried: one reference class for each image, and gamma; `words` say what it is."""
+    """A contrast that is tried: one reference class for each image, and gamma.
+
+    `words` say what it is, `by` how the references were chosen; `None` for references of your own.
+    """
 
     words: str
     references: Int[Tensor, "image"]
     gamma: float
+    by: By | None = None
+
+
+@dataclass(frozen=True)
+class TriedContrast:
+    """What one image's trial of a contrast gave.
+
+    Attributes:
+        words: What was tried.
+        gamma: Its gamma; 0 for the class alone.
+        by: How its reference was chosen; `None` for the class alone and for references of your own.
+        reference: The index of its reference class; `None` for the class alone.
+        relative_drop: The relative drop of its map (RD@5, a blurred fill).
+        on_activation: The layer's mean activation under its map, over its mean in the image.
+        taken: Whether it is what was chosen.
+        why_not: Why it was not taken, in words; empty where it was.
+    """
+
+    words: str
+    gamma: float
+    by: By | None
+    reference: int | None
+    relative_drop: float
+    on_activation: float
+    taken: bool
+    why_not: str
 
 
 @dataclass(frozen=True)
 class DropsOfChoice:
-    """Relative drops (RD@5, a blurred fill) of the chosen map and of the class alone; `words` say what was chosen."""
+    """Relative drops (RD@5, a blurred fill) of the chosen map and of the class alone; `words` say what was chosen.
+
+    `tried` says of everything that was tried why it was taken or was not, first of the class alone.
+    """
 
     relative_drop: float
     alone: float
     words: str
+    tried: tuple[TriedContrast, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +99,7 @@ class ContrastChoice:
         relative_drops: What the relative drop of each map was, `RD@5` with a blurred fill; the class alone first.
         on_activation: How active the layer is where each map lies, over its mean; the class alone first.
         picked: Which of them was chosen.
+        candidates: The contrasts that were tried, the class alone left out.
     """
 
     contrast: Contrast
@@ -76,6 +109,7 @@ class ContrastChoice:
     relative_drops: Float[Tensor, "image candidate"]
     on_activation: Float[Tensor, "image candidate"]
     picked: Int[Tensor, "image"]
+    candidates: tuple[ContrastCandidate, ...] = ()
 
     def drops_of(self, image: int) -> DropsOfChoice:
         """Return the relative drops that one image's choice rests on.
@@ -84,7 +118,33 @@ class ContrastChoice:
             image: Its index.
         """
         drops, best = self.relative_drops[image], int(self.picked[image])
-        return DropsOfChoice(float(drops[best]), float(drops[0]), self.tried[best])
+        tried = tuple(self._tried_in(image, place) for place in range(len(self.tried)))
+        return DropsOfChoice(float(drops[best]), float(drops[0]), self.tried[best], tried)
+
+    def _tried_in(self, image: int, place: int) -> TriedContrast:
+        candidate = self.candidates[place - 1] if place else None
+        return TriedContrast(
+            words=self.tried[place],
+            gamma=0.0 if candidate is None else candidate.gamma,
+            by=None if candidate is None else candidate.by,
+            reference=None if candidate is None else int(candidate.references[image]),
+            relative_drop=float(self.relative_drops[image, place]),
+            on_activation=float(self.on_activation[image, place]),
+            taken=place == int(self.picked[image]),
+            why_not=self._why_not(image, place),
+        )
+
+    def _why_not(self, image: int, place: int) -> str:
+        drops, active = self.relative_drops[image], self.on_activation[image]
+        if place == int(self.picked[image]):
+            return ""
+        if place == 0:
+            return f"a contrast on cells as active has a relative drop more than {MARGIN:g} larger"
+        if active[place] < active[0]:
+            return "its map lies on less active cells than that of the class alone"
+        if drops[place] <= drops[0] + MARGIN:
+            return f"its relative drop is not more than {MARGIN:g} larger than that of the class alone"
+        return "another contrast has a relative drop as large or larger"
 
 
 def choose_contrast(
@@ -97,9 +157,9 @@ def choose_contrast(
 
     Five contrasts are tried: with the most probable other class (gamma 0.3, 0.6, 1) and with the class whose row of the
     classifier is most alike (0.6, 1). One is taken where, with its highest 5 % of the pixels blurred, the class loses
-    more against the most probable other class than with those of the class's own map, by `MARGIN`; and where its map
-    lies on cells that are as active as those of the class's own map, so that it does not slip off the object. Else the
-    class's own map is kept: gamma 0.
+    more against the most probable other class than with those of the class's own map, by more than `MARGIN`; and where
+    its map lies on cells that are as active as those of the class's own map, so that it does not slip off the object.
+    Else the class's own map is kept: gamma 0.
 
     Args:
         observation: One forward pass of a batch.
@@ -125,7 +185,7 @@ def choose_contrast(
         raise InputError(f"{observation.model.name} has one class; a contrast needs at least two")
     index = class_indices(observation, target)
     candidates = [
-        ContrastCandidate(f"gamma {gamma:g} by {by}", _nearest(observation, index, by), gamma)
+        ContrastCandidate(f"gamma {gamma:g} by {by}", _nearest(observation, index, by), gamma, by)
         for by, gamma in TRIED
         if by != "weight" or observation.class_rows is not None
     ]
@@ -159,7 +219,7 @@ def choose_among(
     references = several.gather(1, best[:, None])[:, 0]
     contrast = Contrast(index, references[:, None], gamma=gammas)
     tried = (ALONE, *(one.words for one in candidates))
-    return ContrastChoice(contrast, gammas, references, tried, drops, active, best)
+    return ContrastChoice(contrast, gammas, references, tried, drops, active, best, tuple(candidates))
 
 
 def _nearest(observation: Observation, index: Tensor, by: By) -> Int[Tensor, "image"]:

@@ -14,6 +14,7 @@ from conceptlens.cli.options import answering, option_group, output_option
 from conceptlens.cli.printing import print_end, print_files, print_json
 from conceptlens.io.output_path import check_file, check_folder
 from conceptlens.io.progress import progress
+from conceptlens.pages.number_format import counted
 
 if TYPE_CHECKING:
     from conceptlens.local_embeddings.analysis.analysis_rows import AnalysisSettings
@@ -83,7 +84,7 @@ def analyze(
     check_photos(photos, opened, split)
     analysis = analyze_store(opened, settings, progress=partial(progress, description="analyzing layers"))
     written = _write(analysis, opened, out_dir, photos, split, as_json)
-    print_end(f"{len(analysis.rows)} embeddings at {len(analysis.layers)} layers", 0, start)
+    print_end(f"{counted(len(analysis.rows), 'embedding')} at {counted(len(analysis.layers), 'layer')}", 0, start)
     print_files(written)
 
 

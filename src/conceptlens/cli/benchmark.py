@@ -16,6 +16,7 @@ from conceptlens.cli.printing import print_end, print_failures, print_files, pri
 from conceptlens.io.errors import InputError
 from conceptlens.io.output_path import check_folder
 from conceptlens.io.progress import progress_bar, speed_text
+from conceptlens.pages.number_format import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -152,7 +153,7 @@ def benchmark(
         documents = [document for document, _ in done]
         print_json(documents[0] if not whole else {"schema": documents[0]["schema"], "suites": documents})
     photos, failed = sum(last.photos for _, last in done), sum(last.failures for _, last in done)
-    print_end(f"{photos} photos", failed, start)
+    print_end(counted(photos - failed, "photo"), failed, start)
     if failed:
         raise typer.Exit(1)
 
@@ -183,7 +184,8 @@ def _measured(
     from conceptlens.benchmark.benchmark_run import run_benchmark
     from conceptlens.benchmark.comparison_table import plain_text
 
-    last = _with_progress(run_benchmark(suite.task, folder, resume or retry_failed, retry_failed, engine))
+    compared = {one.name: one.against for one in suite.methods}
+    last = _with_progress(run_benchmark(suite.task, folder, resume or retry_failed, retry_failed, engine, compared))
     result = finished(suite, folder)
     files = write_benchmark(folder, result)
     if not as_json:
@@ -236,7 +238,7 @@ def _with_progress(steps: Iterable[BenchmarkProgress]) -> BenchmarkProgress:
                     pace = speed_text(last.photos - first, time.perf_counter() - start)
                     update(last.photos, last.total, f"measuring photos{pace}")
         except KeyboardInterrupt:
-            at = "before the first photo" if last is None else f"after {last.photos} of {last.total} photos"
+            at = "before the first photo" if last is None else f"after {last.photos} of {counted(last.total, 'photo')}"
             typer.echo(f"interrupted {at}; continue with --resume", err=True)
             raise typer.Exit(130) from None
     if last is None:

@@ -13,6 +13,7 @@ from conceptlens.cli.options import answering, data_option, load, model_option, 
 from conceptlens.cli.printing import print_end, print_failures, print_files, print_json
 from conceptlens.io.errors import InputError
 from conceptlens.io.output_path import check_folder, check_new_folder
+from conceptlens.pages.number_format import counted
 
 if TYPE_CHECKING:
     from conceptlens.discovery.discovered_concepts import DiscoveredConcepts
@@ -95,7 +96,11 @@ def discover(
         _print_concepts(found)
     if photos:
         print_failures(reason for _, reason in found.failures)
-        print_end(f"{len(found)} concepts of {found.diagnostics['photos']} photos", len(found.failures), start)
+        print_end(
+            f"{counted(len(found), 'concept')} of {counted(found.diagnostics['photos'], 'photo')}",
+            len(found.failures),
+            start,
+        )
     print_files([out_dir / "report.html", out_dir / "names.tsv", out_dir])
     if photos and found.failures:
         raise typer.Exit(1)

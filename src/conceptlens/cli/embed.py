@@ -16,6 +16,7 @@ from conceptlens.cli.printing import print_excluded, print_failures, print_json
 from conceptlens.io.errors import InputError
 from conceptlens.io.output_path import check_folder
 from conceptlens.io.progress import progress_bar, speed_text
+from conceptlens.pages.number_format import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -130,9 +131,12 @@ def _with_progress(batches: Iterable[EmbedProgress]) -> EmbedProgress:
                 elif pace and now - logged > LOG_SECONDS:  # a log has no bar
                     logged = now
                     left = round((last.total - last.photos) * (now - start) / (last.photos - first))
-                    typer.echo(f"{last.photos} of {last.total} photos{pace}, {timedelta(seconds=left)} left", err=True)
+                    typer.echo(
+                        f"{last.photos} of {counted(last.total, 'photo')}{pace}, {timedelta(seconds=left)} left",
+                        err=True,
+                    )
         except KeyboardInterrupt:
-            at = "before the first photo" if last is None else f"after {last.photos} of {last.total} photos"
+            at = "before the first photo" if last is None else f"after {last.photos} of {counted(last.total, 'photo')}"
             typer.echo(f"interrupted {at}; continue with --resume", err=True)
             raise typer.Exit(130) from None
     if last is None:
@@ -159,6 +163,6 @@ def _print_result(
         return
     print_failures(f"{name} is left out: {reason}" for name, reason in list(failures.items())[:5])
     typer.echo(
-        f"{last.embeddings} embeddings of {last.photos - last.failures} photos at {', '.join(plan.layers)} "
-        f"({plan.fit_settings.mode}), {last.failures} failed, in {seconds:.1f} s: {store.path}"
+        f"{counted(last.embeddings, 'embedding')} of {counted(last.photos - last.failures, 'photo')} at "
+        f"{', '.join(plan.layers)} ({plan.fit_settings.mode}), {last.failures} failed, in {seconds:.1f} s: {store.path}"
     )

@@ -15,6 +15,7 @@ from conceptlens.cli.options import answering, data_option, load, option_group, 
 from conceptlens.cli.printing import print_end, print_excluded, print_failures, print_files, print_json
 from conceptlens.io.output_path import check_folder
 from conceptlens.io.progress import progress
+from conceptlens.pages.number_format import counted
 
 if TYPE_CHECKING:
     from conceptlens.io.errors import Failure
@@ -120,7 +121,9 @@ def localization(
     else:
         print_summary(run.summary)
     written = [] if out_dir is None else write_evaluation(out_dir, run)
-    print_end(f"{run.summary.photos} photos, {run.summary.pairs['all']} pairs", len(failures), start)
+    print_end(
+        f"{counted(run.summary.photos, 'photo')}, {counted(run.summary.pairs['all'], 'pair')}", len(failures), start
+    )
     print_files(written)
     if failures:
         raise typer.Exit(1)

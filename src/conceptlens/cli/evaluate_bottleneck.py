@@ -13,6 +13,7 @@ from conceptlens.cli.options import answering, data_option, load, option_group, 
 from conceptlens.cli.printing import print_end, print_excluded, print_failures, print_files, print_json
 from conceptlens.io.errors import InputError
 from conceptlens.io.output_path import check_folder
+from conceptlens.pages.number_format import counted
 
 if TYPE_CHECKING:
     from conceptlens.bottleneck.evaluate.bottleneck_result import BottleneckResult
@@ -130,7 +131,7 @@ def bottleneck(
     files = []
     if out_dir is not None:
         files = write_bottleneck_report(out_dir, made, backbone, opened, result, choice, about, cache)
-    print_end(f"{result.photos} photos", len(result.failures), start)
+    print_end(counted(result.photos, "photo"), len(result.failures), start)
     print_files(files)
     if result.failures:
         raise typer.Exit(1)

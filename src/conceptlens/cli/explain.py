@@ -21,6 +21,7 @@ from conceptlens.io.errors import InputError
 from conceptlens.io.output_path import check_file, check_folder
 from conceptlens.io.progress import progress
 from conceptlens.io.text_file import readable_text
+from conceptlens.pages.number_format import counted
 
 if TYPE_CHECKING:
     from conceptlens.explainer.photo_result import PhotoResult
@@ -297,7 +298,7 @@ def _run(
         print_note(note)
     if assumed := next((r.answer.note for r in results if r.answer is not None and r.answer.assumed), ""):
         print_note(f"of {backbone.name}, {assumed}")
-    print_end(f"{len(results)} photo{'s' * (len(results) != 1)} explained", len(failures), start)
+    print_end(f"{counted(len(results), 'photo')} explained", len(failures), start)
     print_files(files if results else ())
     if failures:
         raise typer.Exit(1 if results else 2)

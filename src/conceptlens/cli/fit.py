@@ -17,6 +17,7 @@ from conceptlens.cli.options import answering, data_option, load, option_group, 
 from conceptlens.cli.printing import print_end, print_failures, print_json
 from conceptlens.io.errors import InputError
 from conceptlens.io.output_path import check_folder
+from conceptlens.pages.number_format import counted
 
 if TYPE_CHECKING:
     from conceptlens.concept_regions.translator import Translator
@@ -130,7 +131,7 @@ def _print_result(made: Translator, out: Path, as_json: bool, start: float) -> N
         typer.echo(f"layers: {', '.join(made.layers)}")
         typer.echo(f"validation loss {training['validation_loss']:.4g} after epoch {training['best_epoch']}")
         typer.echo(f"branch: {out}")
-    print_end(f"{training['photos']} photos, {training['steps']} steps", len(failures), start)
+    print_end(f"{counted(training['photos'], 'photo')}, {counted(training['steps'], 'step')}", len(failures), start)
 
 
 def _widths(text: str | None) -> tuple[int, ...] | None:

@@ -16,6 +16,7 @@ from conceptlens.cli.options import answering, load, model_option, option_group,
 from conceptlens.cli.printing import print_end, print_failures, print_json
 from conceptlens.io.errors import InputError, near
 from conceptlens.io.output_path import check_folder
+from conceptlens.pages.number_format import counted
 
 if TYPE_CHECKING:
     from conceptlens.bottleneck.module import Bottleneck
@@ -202,4 +203,4 @@ def _print_result(made: Bottleneck, out: Path, as_json: bool, start: float) -> N
             + ("; both before the last stage was trained" if record["finetune"] else "")
         )
         typer.echo("\n".join([*evidence_lines(made.labels, made.map_evidence), f"bottleneck: {out}"]))
-    print_end(f"{record['photos_used']} photos", len(failures), start)
+    print_end(counted(record["photos_used"], "photo"), len(failures), start)

@@ -12,6 +12,7 @@ import typer
 from conceptlens.cli import options as shared
 from conceptlens.cli.options import answering, data_option, load, option_group, run_option
 from conceptlens.cli.printing import print_end, print_failures, print_json
+from conceptlens.pages.number_format import counted
 
 if TYPE_CHECKING:
     from conceptlens.heads.fit_head import FittedHead
@@ -74,7 +75,9 @@ def head(
     )
     print_failures(failure.reason for failure in made.failures)
     _print_result(made, out_dir, as_json)
-    print_end(f"{made.head.training['photos_used'] + made.evaluation.accuracy.count} photos", len(made.failures), start)
+    print_end(
+        counted(made.head.training["photos_used"] + made.evaluation.accuracy.count, "photo"), len(made.failures), start
+    )
 
 
 def _test(text: str | None) -> str | float | None:
@@ -103,12 +106,14 @@ def _print_result(made: FittedHead, out: Path, as_json: bool) -> None:
         })  # fmt: skip
         return
     size = made.head.weight.shape
-    typer.echo(f"{size[0]} classes, {training['photos_used']} photos of {training['data']}, embeddings of {size[1]}")
+    typer.echo(
+        f"{size[0]} classes, {counted(training['photos_used'], 'photo')} of {training['data']}, embeddings of {size[1]}"
+    )
     typer.echo(f"ridge {training['strength']:g}; accuracy on held-out train photos {training['holdout_accuracy']:.3f}")
     typer.echo(
-        f"accuracy on {found.data} {found.accuracy} of {found.accuracy.images} photos; always the commonest class "
-        f"{found.commonest:.3f}"
+        f"accuracy on {found.data} {found.accuracy} of {counted(found.accuracy.images, 'photo')}; always the "
+        f"commonest class {found.commonest:.3f}"
     )
     for one in found.confusions[:N_CONFUSIONS]:
-        typer.echo(f"{one.name} taken for {one.taken_for}: {one.photos} photos, {one.share:.0%} of its own")
+        typer.echo(f"{one.name} taken for {one.taken_for}: {counted(one.photos, 'photo')}, {one.share:.0%} of its own")
     typer.echo(f"model: {out}")

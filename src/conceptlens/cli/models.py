@@ -13,6 +13,7 @@ from conceptlens.cli.printing import print_excluded, print_failures, print_json
 from conceptlens.io.errors import InputError
 from conceptlens.io.output_path import check_file
 from conceptlens.io.progress import progress
+from conceptlens.pages.number_format import counted
 
 if TYPE_CHECKING:
     from conceptlens.io.errors import Failure
@@ -106,7 +107,7 @@ def calibrate(
         usual = (observation for observation, _ in labelled("observing batches of photos"))
     found = fit_calibration(backbone, usual)
     if opened is not None:
-        source = f"{len(opened)} photos of {data}" + (f", {split}" if split else "")
+        source = f"{counted(len(opened), 'photo')} of {data}" + (f", {split}" if split else "")
         found = calibrate_presence(
             backbone, found, labelled("observing batches of labelled photos"), opened.concepts, source
         )
@@ -123,4 +124,4 @@ def calibrate(
         })  # fmt: skip
     else:
         fitted = "" if found.presence is None else f"; presence fitted on {found.presence.fitted_on}"
-        typer.echo(f"{found.count} photos, {len(failures)} failed{fitted}; calibration: {file}")
+        typer.echo(f"{counted(found.count, 'photo')}, {len(failures)} failed{fitted}; calibration: {file}")

@@ -12,9 +12,11 @@ from conceptlens.data.coco import CocoPanoptic, open_instances
 from conceptlens.data.drawn_scene import MAX_SCENES, DrawnSet
 from conceptlens.data.imagenet_s import ImageNetS
 from conceptlens.data.mask_folder import MaskFolder
+from conceptlens.data.mask_labels import labels_file
 from conceptlens.data.masked_set import MaskedSet
 from conceptlens.data.voc import Voc
 from conceptlens.io.errors import InputError, InputTypeError, near
+from conceptlens.io.image_file import quoted
 
 FOLDER = "CONCEPTLENS_DATA"
 DRAWN = "drawn"
@@ -57,6 +59,11 @@ def open_set(text: str, split: str | None = None, **choices: Any) -> MaskedSet:
         >>> scenes[0].masks.shape  # concept rows columns
     """
     name, argument = parse_name(text, SETS, "masks")
+    if name == "masks" and text.strip() == argument and labels_file(Path(argument).expanduser()) is None:
+        raise InputError(
+            f"the folder {quoted(argument)} has no labels.csv or labels.txt, so it is no set with masks; give one with "
+            f"images/, masks/ and labels.csv, or write NAME or NAME:FOLDER with one of {', '.join(SETS)}"
+        )
     kind = SETS[name]
     unknown = [choice for choice in choices if choice not in kind.choices]
     if unknown:

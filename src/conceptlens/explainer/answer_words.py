@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from conceptlens.cams.contrast_choice import NONE_CHOSEN
+
 if TYPE_CHECKING:
     from conceptlens.explainer.photo_result import PhotoResult
     from conceptlens.model.predictions import Prediction
@@ -44,6 +46,25 @@ def answered_otherwise(results: Sequence[PhotoResult]) -> str:
     classes = _none_of(1 + len(other[0].compared)) or f"another class than {other[0].target.short_name}"
     of = f"{len(other)} of {len(results)} photo{'s' * (len(results) != 1)}"
     return f"{of} {'is' if len(other) == 1 else 'are'} answered with {classes}"
+
+
+def choice_words(result: PhotoResult) -> str:
+    """Say what the contrast of a photo was chosen by, or why there is none.
+
+    Args:
+        result: One explained photo.
+
+    Returns:
+        Such as "Chosen for this photo: gamma 0.6 by rank, with a relative drop of 0.06; the class alone has 0.03";
+        empty where nothing was chosen by photo.
+    """
+    if result.choice is None:
+        return ""
+    if result.none_chosen:
+        return f"{NONE_CHOSEN[:1].upper()}{NONE_CHOSEN[1:]}; the map of the class alone has {result.choice.alone:.2f}"
+    drop, alone = result.choice.relative_drop, result.choice.alone
+    chosen = f"Chosen for this photo: {result.choice.words}, with a relative drop of {drop:.2f}"
+    return f"{chosen}; the class alone has {alone:.2f}"
 
 
 def differences(result: PhotoResult) -> str:

@@ -146,12 +146,17 @@ def contrasted_json(result: PhotoResult) -> dict[str, Any]:
 
 
 def choice_json(choice: DropsOfChoice) -> dict[str, Any]:
-    """Return what gamma and reference of a photo were chosen by.
+    """Return what gamma and reference of a photo were chosen by, and everything that was tried.
 
     Args:
         choice: The relative drops.
     """
-    return {"relative_drop": choice.relative_drop, "relative_drop_of_class": choice.alone, "tried": choice.words}
+    return {
+        "relative_drop": choice.relative_drop,
+        "relative_drop_of_class": choice.alone,
+        "tried": choice.words,
+        "candidates": [asdict(one) for one in choice.tried],
+    }
 
 
 def prediction_json(prediction: Prediction | None) -> dict[str, Any] | None:

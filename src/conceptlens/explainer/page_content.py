@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.concept_regions.competing_explanation import is_competing
-from conceptlens.explainer.answer_words import answered_otherwise, differences, other_answer
+from conceptlens.explainer.answer_words import answered_otherwise, choice_words, differences, other_answer
 from conceptlens.explainer.explain_json import (
     branch_of,
     concepts_json,
@@ -67,7 +67,8 @@ def _shown(result: PhotoResult) -> dict[str, Any]:
         "target": prediction_json(result.target),
         "against": prediction_json(result.against),
         "differences": differences(result),
-        "compared": [prediction_json(p) for p in result.compared],
+        "compared": [] if result.none_chosen else [prediction_json(p) for p in result.compared],
+        "choice": choice_words(result),
         "predicted": prediction_json(result.predicted),
         "answered": result.answered,
         "other_answer": other_answer(result),
@@ -75,12 +76,19 @@ def _shown(result: PhotoResult) -> dict[str, Any]:
         "margin": _margin(result),
         "random_level": None if result.concepts is None else random_level_of(result.concepts),
         **_encoders(result.explanations),
-        "questions": [question for e in result.explanations for question in _questions(result, e)],
+        "questions": [question for e in _shown_explanations(result) for question in _questions(result, e)],
         "detections": None if result.detections is None else [_object(one) for one in result.detections],
-        "contrast": None if result.mixture is None else _contrast(result.mixture, _short_names(result)),
+        "contrast": None
+        if result.mixture is None or result.none_chosen
+        else _contrast(result.mixture, _short_names(result)),
         "settings": dict(result.settings),
         "command": result.command,
     }
+
+
+def _shown_explanations(result: PhotoResult) -> list[Explanation]:
+    """Return the explanations that have rows: not a contrast that is the class's own map."""
+    return [one for one in result.explanations if not (result.none_chosen and one is result.contrast)]
 
 
 def _margin(result: PhotoResult) -> dict[str, Any] | None:

@@ -124,6 +124,11 @@ class PhotoResult:
         return () if self.against is None else (self.against,)
 
     @property
+    def none_chosen(self) -> bool:
+        """Whether a contrast was looked for and the class alone was kept: its map is then the class's own."""
+        return self.choice is not None and not self.gamma
+
+    @property
     def predicted(self) -> Prediction | None:
         """The model's answer: its class of highest score; `None` for a model without classes."""
         return self.predictions[0] if self.predictions else None

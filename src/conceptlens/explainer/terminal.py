@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from conceptlens.cams.contrast_choice import NONE_CHOSEN
 from conceptlens.explainer.answer_words import differences, other_answer
 from conceptlens.explainer.explain_json import (
     concepts_json,
@@ -38,9 +39,8 @@ def print_result(result: PhotoResult, console: Console | None = None) -> None:
     console = console or Console(soft_wrap=True)  # lines that a program reads stay whole
     console.print(f"\n[bold]{_safe(result.image_info.name)}[/bold]")
     if result.target is not None:
-        against = " against " * bool(result.compared) + ", ".join(
-            _class_words(one, result.answer) for one in result.compared
-        )
+        compared = () if result.none_chosen else result.compared
+        against = " against " * bool(compared) + ", ".join(_class_words(one, result.answer) for one in compared)
         console.print(_safe(_class_words(result.target, result.answer) + against), highlight=False)
         if other := other_answer(result):
             console.print(f"[yellow]{_safe(other)}[/yellow]", highlight=False)
@@ -59,6 +59,8 @@ def print_result(result: PhotoResult, console: Console | None = None) -> None:
         console.print(NONE_LIKELY, highlight=False)
     else:
         console.print(_contrast(result) if concepts is None else _concepts(result, concepts))
+        if concepts is None and result.none_chosen:
+            console.print(NONE_CHOSEN, highlight=False)
     if concepts is not None and (margin := margin_json(concepts)) is not None:
         console.print(margin_text(result, margin), highlight=False)
     if concepts is not None and (level := random_level_of(concepts)) is not None:
@@ -162,8 +164,6 @@ def _contrast(result: PhotoResult) -> Table:
     ]
     for words, place, drop in rows if gamma or not choice else rows[:1]:
         table.add_row(_safe(words), location_text(**place), *([f"{choice[drop]:.2f}"] if choice else []))
-    if choice and not gamma:
-        table.add_row("no contrast on the object has a larger one")
     return table
 
 

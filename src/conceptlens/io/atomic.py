@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,8 @@ from typing import Any
 from conceptlens.io.errors import InputError
 from conceptlens.io.json_text import json_text
 from conceptlens.io.text_file import READABLE
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.part")
 
 
 @contextmanager
@@ -40,6 +43,11 @@ def replacing(file: str | os.PathLike[str]) -> Iterator[Path]:
         raise InputError(f"cannot write {target} ({error.strerror}); choose another path") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_unfinished(file: Path) -> bool:
+    """Whether a file is a temporary one of `replacing`, which a killed process leaves."""
+    return _TEMPORARY.fullmatch(file.name) is not None
 
 
 def write_text(file: str | os.PathLike[str], text: str) -> None:

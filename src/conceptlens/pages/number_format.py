@@ -31,6 +31,17 @@ def signed(value: float | None, digits: int = 2) -> str:
     return text if value is None or text.startswith("−") or float(text) == 0 else f"+{text}"
 
 
+def counted(count: int, what: str) -> str:
+    """Return a number of things in words, such as `1 photo` or `1 389 photos`.
+
+    Args:
+        count: How many they are.
+        what: What one of them is called.
+    """
+    ending = "" if count == 1 else "es" if what.endswith("s") else "s"
+    return f"{count:,} {what}{ending}".replace(",", " ")
+
+
 def interval_text(
     value: Interval | None, write: Callable[[float | None], str] = number, flip: bool = False
 ) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from conceptlens.bottleneck.evaluate.metric_result import CONTROLS, METRICS, MetricResult
 from conceptlens.bottleneck.map_evidence import LEARNED_FROM, UNKNOWN
 from conceptlens.bottleneck.report.bottleneck_sentences import (
-    counted,
     known_briefly,
     misleading_sentence,
     opening,
@@ -19,7 +18,7 @@ from conceptlens.bottleneck.report.bottleneck_sentences import (
 from conceptlens.bottleneck.report.case_view import CaseView
 from conceptlens.bottleneck.report.intervention_view import TITLE, corrections
 from conceptlens.concepts.short_names import short_names
-from conceptlens.pages.number_format import number, signed
+from conceptlens.pages.number_format import counted, number, signed
 from conceptlens.pages.static_page import page_origin, static_page
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from conceptlens.bottleneck.evaluate.metric_result import CONTROLS, MetricResult
 from conceptlens.bottleneck.map_evidence import PHOTOS, MapEvidence, evidence_lines
-from conceptlens.pages.number_format import number, signed
+from conceptlens.pages.number_format import counted, number, signed
 
 if TYPE_CHECKING:
     from conceptlens.bottleneck.evaluate.bottleneck_result import BottleneckResult
@@ -30,12 +30,6 @@ def adding_up(parts: Sequence[float], total: float) -> tuple[list[str], str]:
     for turn in range(abs(missing)):
         whole[order[turn % len(parts)] if missing > 0 else order[-1 - turn % len(parts)]] += 1 if missing > 0 else -1
     return [signed(value / 100) for value in whole], number(round(total * 100) / 100)
-
-
-def counted(count: int, what: str) -> str:
-    """Return `1 photo` or `1 389 photos`."""
-    ending = "" if count == 1 else "es" if what.endswith("s") else "s"
-    return f"{count:,} {what}{ending}".replace(",", " ")
 
 
 def shown(metric: MetricResult, value: Interval | None) -> dict[str, Any]:

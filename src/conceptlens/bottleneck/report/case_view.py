@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from conceptlens.bottleneck.report.bottleneck_sentences import adding_up, counted, known_briefly
+from conceptlens.bottleneck.report.bottleneck_sentences import adding_up, known_briefly
 from conceptlens.concepts.short_names import short_name, short_names
-from conceptlens.pages.number_format import number, signed
+from conceptlens.pages.number_format import counted, number, signed
 
 if TYPE_CHECKING:
     from conceptlens.bottleneck.evaluate.bottleneck_result import BottleneckResult

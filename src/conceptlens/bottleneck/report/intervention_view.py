@@ -7,8 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.bottleneck.evaluate.intervention_curve import CONTROL, PERCENTILES, PRESENCE_MEANS, InterventionCurve
-from conceptlens.bottleneck.report.bottleneck_sentences import counted
-from conceptlens.pages.number_format import interval_text, number
+from conceptlens.pages.number_format import counted, interval_text, number
 
 if TYPE_CHECKING:
     from conceptlens.bottleneck.evaluate.bottleneck_result import BottleneckResult

@@ -444,6 +444,8 @@
     find("word-score").hidden = Boolean(image().detections);
     find("box-unknown").hidden = image().box_known;
     find("word-competing").hidden = !image().questions.some(isCompeting);
+    const { choice = "" } = image();
+    Object.assign(find("choice-words"), { textContent: choice && `${choice}.`, hidden: choice === "" });
     find("word-unknown").hidden = image().questions.every(isKnown);
   }
 
