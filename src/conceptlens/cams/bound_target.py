@@ -32,6 +32,8 @@ class BoundTarget:
         measure: From that tensor and the image index of each row to the score of each row.
         kind: What the question is about: "class", "contrast", "concept", "detection" or a word of your own.
         placed: The question is about one place of the image, such as one detection's box.
+        classes: The index of the class that the question is about, for each image: of a contrast its target's; `None`
+            where it is about something else.
     """
 
     labels: tuple[str, ...]
@@ -39,6 +41,7 @@ class BoundTarget:
     measure: Callable[[Tensor, Tensor], Tensor]
     kind: str = "class"
     placed: bool = False
+    classes: tuple[int, ...] | None = None
 
     def score(self, output: ModelOutput, rows: Int[Tensor, "row"]) -> Float[Tensor, "row"]:
         """Return the score of every row of another output of the model.

@@ -91,8 +91,21 @@ def cam(
         labels=tuple(zip(*[q.labels for q in questions], strict=True)),
         activation="identity" if signed else "relu",
         target_kinds=tuple(q.kind for q in questions),
+        target_classes=target_classes(questions),
         source=source(observation, name, chosen.name, {"targets": [repr(one) for one in targets], **notes}),
     )
+
+
+def target_classes(questions: Sequence[BoundTarget]) -> tuple[tuple[int | None, ...], ...]:
+    """Return the class that each question about each image is about, for `Explanation.target_classes`.
+
+    Args:
+        questions: Targets bound to one observation.
+    """
+    if all(one.classes is None for one in questions):
+        return ()
+    images = len(questions[0].labels)
+    return tuple(tuple(None if q.classes is None else q.classes[i] for q in questions) for i in range(images))
 
 
 def _check_finite(feature: Tensor, layer: str) -> None:
@@ -196,6 +209,7 @@ def combine(explanations: Sequence[Explanation], how: Literal["mean", "product",
         origin,
         first.activation,
         target_kinds=first.target_kinds,
+        target_classes=first.target_classes,
         components=tuple(explanations),
     )
 

@@ -120,7 +120,7 @@ class Contrast:
                 values = answer.probabilities(values, observation.model.name)
             return take(values, index[rows]) - gammas[rows] * (weights[rows] * values.gather(1, others[rows])).sum(1)
 
-        return BoundTarget(labels, logits_of, measure, "contrast")
+        return BoundTarget(labels, logits_of, measure, "contrast", classes=tuple(index.tolist()))
 
 
 def gammas_of(contrast: Contrast, images: int) -> Float[Tensor, "image"]:

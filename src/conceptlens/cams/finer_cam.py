@@ -85,6 +85,7 @@ class ContrastSweep:
             scores=(coefficients * self.scores).sum(1, keepdim=True),
             labels=tuple((self._label(i, float(strengths[i]), references),) for i in range(len(self.names))),
             target_kinds=("contrast" if bool(strengths.any()) else "class",),
+            target_classes=tuple((own,) for own in self.classes[:, 0].tolist()),
             source=replace(self.source, settings={**self.source.settings, "gamma": _one_or_all(strengths)}),
         )
 

@@ -41,9 +41,10 @@ class _ClassScore(ABC):
                 images.
         """
         index = class_indices(observation, self.target)
-        labels = tuple(observation.model.class_name(int(i)) for i in index)
+        classes = tuple(index.tolist())
+        labels = tuple(observation.model.class_name(one) for one in classes)
         values = self._values(observation)
-        return BoundTarget(labels, logits_of, lambda logits, rows: take(values(logits), index[rows]))
+        return BoundTarget(labels, logits_of, lambda logits, rows: take(values(logits), index[rows]), classes=classes)
 
     @abstractmethod
     def _values(self, observation: Observation) -> Callable[[Tensor], Tensor]:

@@ -33,12 +33,13 @@ def maps_for(explained: Maps, scored: ScoredImages) -> Float[Tensor, "image ques
 
     Raises:
         InputTypeError: They are no maps, or `scored` is no `ScoredImages`.
-        InputError: They have another shape, are of other photos or another part of them, finer than the images, or not
-            finite.
+        InputError: They have another shape, are of other photos, another part of them or another class, finer than the
+            images, or not finite.
     """
     check_scored(scored)
     if isinstance(explained, Explanation):
         _check_photos(explained, scored)
+        _check_classes(explained, scored)
         maps = held(explained.maps, "maps").detach()
     else:
         maps = tensor_of(explained, "maps")
@@ -141,3 +142,18 @@ def _check_photos(explained: Explanation, scored: ScoredImages) -> None:
                 f"the maps of {mine.name} cover {part}, and the network saw a part of it; give the explanation as it "
                 "is, without upsampled()"
             )
+
+
+def _check_classes(explained: Explanation, scored: ScoredImages) -> None:
+    """Refuse maps of another class than the scores, where it is known which they are."""
+    if scored.classes is None or scored.classes.shape != explained.maps.shape[:2]:
+        return
+    pairs = zip(explained.target_classes, explained.labels, scored.classes.tolist(), strict=False)
+    for image, (mine, labels, theirs) in enumerate(pairs):
+        for question, (own, label, asked) in enumerate(zip(mine, labels, theirs, strict=True)):
+            if own is not None and own != asked:
+                raise InputError(
+                    f"map {question} of {explained.source.image_info[image].name} is of class {own} ('{label}'), the "
+                    f"score of class {asked}; give both the same targets in one order, such as cl.scored_images(seen, "
+                    "targets), or explanation.maps where another network numbers its classes otherwise"
+                )

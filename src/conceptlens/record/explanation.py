@@ -77,6 +77,8 @@ class Explanation(RecordOutputs):
         diagnostics: `diagnostics[name][image question]`; how good each map is, where a method measures it; higher is
             better unless the method says otherwise.
         components: The explanations that this one was joined from, such as those of single layers.
+        target_classes: `target_classes[image][question]`; the index of the class that a question is about (of a
+            contrast that of its target), `None` where it is about none; empty where none is known.
 
     Raises:
         InputError: Two fields do not speak of the same images and questions.
@@ -115,6 +117,7 @@ class Explanation(RecordOutputs):
     vectors: Float[Tensor, "image question dimension"] | None = None
     diagnostics: Mapping[str, Float[Tensor, "image question"]] = field(default_factory=dict)
     components: tuple[Explanation, ...] = ()
+    target_classes: tuple[tuple[int | None, ...], ...] = ()
 
     def __post_init__(self) -> None:
         """Check that every field speaks of the same images and questions."""
@@ -131,7 +134,7 @@ class Explanation(RecordOutputs):
             value = getattr(self, name)
             if value is not None and tuple(value.shape) != (images,):
                 raise InputError(f"{name} has shape {tuple(value.shape)}; expected {(images,)}")
-        for name in ("labels", "concept_types", "layers"):
+        for name in ("labels", "concept_types", "target_classes", "layers"):
             rows = getattr(self, name)
             if (rows or name == "labels") and (len(rows) != images or any(len(row) != questions for row in rows)):
                 raise InputError(f"{name} must name {questions} questions for each of {images} images")
@@ -212,7 +215,7 @@ class Explanation(RecordOutputs):
             name: None if getattr(self, name) is None else getattr(self, name)[one]
             for name in (*NUMBERS, *MARGIN_PARTS, *OTHERS)
         }
-        texts = ("labels", "explained_classes", "rivals", "concept_types", "layers")
+        texts = ("labels", "explained_classes", "rivals", "concept_types", "target_classes", "layers")
         rows = {name: getattr(self, name)[one] for name in texts}
         return replace(
             self,
@@ -260,7 +263,7 @@ class Explanation(RecordOutputs):
         }
         rows = {
             name: tuple(tuple(row[q] for q in chosen) for row, chosen in zip(getattr(self, name), each, strict=False))
-            for name in ("labels", "concept_types", "layers")
+            for name in ("labels", "concept_types", "target_classes", "layers")
         }
         return replace(
             self,
