@@ -497,6 +497,8 @@ class TestPage:
         ordered = sorted(gains, key=lambda index: -gains[index])
         shown = {side: [one.index for one in chosen.cases if one.side == side] for side in ("gain", "usual", "loss")}
         assert shown == {"gain": ordered[:2], "usual": ordered[3:5], "loss": ordered[:-3:-1]}
+        assert "Controls are among them" in page
+        assert "Left out" not in page
         for case in chosen.cases:
             assert case.gain == pytest.approx(gains[case.index])
             assert case.photo in page
@@ -508,6 +510,7 @@ class TestPage:
         write_benchmark(tmp_path, finished(suite, tmp_path))
         page = (tmp_path / "benchmark.html").read_text()
         assert "How far metrics agree" in page
+        assert page.count("Left out: ranks over fewer than 8 photos") == 2
         assert "nothing is real" in page
         assert "does best" not in page  # no method is compared with another one
 

@@ -10,13 +10,14 @@ from matplotlib.text import Text
 from playwright.sync_api import Page, expect
 
 import conceptlens as cl
-from conceptlens.benchmark.benchmark_figures import intervals_figure
+from conceptlens.benchmark.benchmark_figures import agreement_labels, intervals_figure
 from conceptlens.benchmark.benchmark_outputs import write_benchmark
 from conceptlens.benchmark.benchmark_result import BenchmarkResult, finished
 from conceptlens.benchmark.benchmark_run import run_benchmark
 from conceptlens.benchmark.bottleneck_suite import loc_cbm_suite
 from conceptlens.benchmark.class_suites import faithfulness_suite
 from conceptlens.benchmark.comparison_table import marks, measure_heading
+from conceptlens.benchmark.protocol import Measure
 from conceptlens.benchmark.suite_options import PreparedSuite, SuiteOptions
 from conceptlens.bottleneck.module import Bottleneck
 from conceptlens.local_embeddings.report.figure_style import FIGURE_STYLES
@@ -138,6 +139,26 @@ def test_nothing_is_wider_than_the_screen(
         for image in page.locator(".plot img").all():
             assert image.evaluate("i => i.complete && i.naturalWidth > 200")
             assert image.get_attribute("alt")
+
+
+def test_a_case_shows_photo_and_maps_in_one_size(visit: Open, classes: tuple[Path, BenchmarkResult]) -> None:
+    for width, across in ((1280, 4), (390, 2)):
+        article = visit(classes[0], width).locator("article").first
+        boxes = [one.bounding_box() for one in article.locator("img").all()]
+        assert len({(round(box["width"]), round(box["height"])) for box in boxes if box}) == 1
+        assert sum(box is not None and boxes[0] is not None and box["y"] == boxes[0]["y"] for box in boxes) >= across
+
+
+def test_labels_of_agreement_differ_however_short() -> None:
+    measures = [Measure("relative_drop_5", fill) for fill in ("mean", "blur", "noisy_linear")]
+    measures += [Measure(f"relative_drop_{share}", "mean") for share in ("10", "area")]
+    for longest in (10, 24, 40):
+        labels = agreement_labels(measures, longest)
+        assert len(set(labels)) == 5
+        assert [label.rsplit("  ")[-1] for label in labels] == ["1", "2", "3", "4", "5"]
+        assert "noisy linear" in labels[2]
+    first, _, _, ten, every = agreement_labels(measures, 24)
+    assert (first, ten, every) == ("relat…drop, 5 %, mean  1", "rela…drop, 10 %, mean  4", "rela…all shares, mean  5")
 
 
 def test_titles_of_columns_in_the_plot_do_not_touch(concepts: tuple[Path, BenchmarkResult]) -> None:

@@ -11,6 +11,8 @@ from conceptlens.benchmark.comparison_table import fill_title, marks, measure_he
 from conceptlens.local_embeddings.report.figure_style import FigureStyle, bare, drawing, short
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jaxtyping import Float
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -59,16 +61,42 @@ def agreement_figure(comparison: BenchmarkComparison, over: str, style: FigureSt
     """
     found = comparison.agreement
     values = np.zeros((0, 0)) if found is None else found.over_methods if over == "methods" else found.over_photos
-    names = [f"{measure_title(one)[:-2]}{f', {one.fill}' if one.fill else ''}" for one in comparison.measures]
-    labels = [short(name.replace("_", " "), 16 if style.narrow else 34) for name in names]
-    left = 1.3 if style.narrow else 2.7
+    labels = agreement_labels(comparison.measures, 24 if style.narrow else 40)
+    left = 1.62 if style.narrow else 2.9
     cell = min((style.width - left - 0.1) / max(len(labels), 1), 0.42)
     height = cell * len(labels) + 0.5
     with drawing(style, height) as figure:
         side = cell * len(labels)
-        axes = figure.add_axes((left / style.width, 1 - (side + 0.1) / height, side / style.width, side / height))
+        axes = figure.add_axes((left / style.width, 1 - (side + 0.3) / height, side / style.width, side / height))
         _draw_matrix(axes, values, labels, style)
     return figure
+
+
+def agreement_labels(measures: Sequence[Measure], longest: int) -> list[str]:
+    """Return a name for each column that differs from all others: with its fill in full, and its number last.
+
+    Args:
+        measures: The columns.
+        longest: Letters that a name has at most, as far as its number and fill allow.
+    """
+    names = []
+    for place, one in enumerate(measures, 1):
+        fill = f", {one.fill.replace('_', ' ')}" if one.fill else ""
+        room = max(longest - len(fill) - len(f"{place}  "), 6)
+        names.append(f"{_without_middle(measure_title(one)[:-2], room)}{fill}  {place}")
+    return names
+
+
+def _without_middle(title: str, room: int) -> str:
+    """Return a title cut to `room` letters where it is longer, its last words kept: titles begin alike."""
+    if len(title) <= room:
+        return title
+    end = ""
+    for word in reversed(title.split(" ")):
+        if len(f"{word} {end}".rstrip()) > room - 5:
+            break
+        end = f"{word} {end}".rstrip()
+    return f"{title[: room - len(end) - 1].rstrip()}…{end}"
 
 
 def _draw_column(
@@ -113,7 +141,9 @@ def _draw_matrix(
     colours = LinearSegmentedColormap.from_list("agreement", ends)
     axes.imshow(np.nan_to_num(values), cmap=colours, vmin=-1, vmax=1, interpolation="nearest")
     axes.set_yticks(range(len(labels)), labels)
-    axes.set_xticks([])
+    axes.set_xticks(range(len(labels)), [f"{place}" for place in range(1, len(labels) + 1)], fontsize=style.small)
+    axes.xaxis.tick_top()
+    axes.tick_params(axis="x", labelcolor=style.colour("ink"), pad=2)
     axes.tick_params(axis="y", labelcolor=style.colour("ink"), pad=6)
     bare(axes)
     if style.narrow and len(labels) > 8:

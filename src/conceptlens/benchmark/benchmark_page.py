@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 from conceptlens.benchmark.benchmark_cases import SIDES, BenchmarkCase, ChosenCases, ShownPhoto
 from conceptlens.benchmark.benchmark_figures import agreement_figure, figure_alternative, intervals_figure
 from conceptlens.benchmark.comparison_table import fill_title, marks, measure_heading, measure_title, notes
+from conceptlens.benchmark.metric_agreement import MIN_METHODS
 from conceptlens.benchmark.suite_metrics import SUITE_METRICS
 from conceptlens.io.images import shrunk
 from conceptlens.local_embeddings.report.figure_style import FIGURE_STYLES, FigureStyle, png
 from conceptlens.pages.number_format import interval_text, number, signed
 from conceptlens.pages.static_page import embedded, embedded_photo, page_origin, static_page
 from conceptlens.render import overlay, scale_of
+from conceptlens.statistics.multiple_comparisons import MIN_IMAGES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from conceptlens.benchmark.comparison import BenchmarkComparison
 
 # The longest side of a case's images, in pixels.
-LARGE, SMALL = 420, 220
+SIDE = 320
 HEADINGS = {
     "gain": ("does best", "The highest gains by photo."),
     "usual": ("is as usual", "As many photos gain more as gain less."),
@@ -113,21 +115,34 @@ def _sheet(found: BenchmarkComparison, fill: str) -> dict[str, Any]:
 
 
 def _agreements(found: BenchmarkComparison) -> list[dict[str, Any]]:
-    if found.agreement is None or len(found.measures) > MAX_AGREEMENT:
+    """Return the matrices of agreement; why one is left out, where it would say nothing."""
+    if found.agreement is None:
         return []
     words = {
-        "methods": "Do two metrics rank the methods alike?",
+        "methods": "Do two metrics rank the methods alike? Controls are among them.",
         "photos": "Do two metrics rank the photos alike, for one method? Mean over the methods that are no controls.",
     }
     return [
         {
             "title": f"Over {over}",
             "words": text,
-            "figure": _drawn(lambda style, over=over: agreement_figure(found, over, style)),
+            "left_out": (reason := _why_left_out(found, over)),
+            "figure": None if reason else _drawn(lambda style, over=over: agreement_figure(found, over, style)),
             "alternative": f"Spearman's correlation of every two columns over {over}, in hundredths.",
         }
         for over, text in words.items()
     ]
+
+
+def _why_left_out(found: BenchmarkComparison, over: str) -> str:
+    """Say why a matrix of agreement is left out; empty where it is not."""
+    if found.photos < MIN_IMAGES:
+        return f"Left out: ranks over fewer than {MIN_IMAGES} photos agree or differ by chance."
+    if over == "methods" and len(found.lines) < MIN_METHODS:
+        return f"Left out: ranks of fewer than {MIN_METHODS} methods agree or differ by chance."
+    if len(found.measures) > MAX_AGREEMENT:
+        return f"Left out: more than {MAX_AGREEMENT} columns are too many to draw; benchmark.json has the numbers."
+    return ""
 
 
 def _drawn(draw: Callable[[FigureStyle], Figure]) -> dict[str, Any]:
@@ -165,14 +180,14 @@ def _kinds(result: BenchmarkResult, chosen: ChosenCases | None, shown: Sequence[
 
 
 def _shown_case(case: BenchmarkCase, one: ShownPhoto, titles: Mapping[str, str]) -> dict[str, Any]:
-    large, small = shrunk(one.photo, LARGE), shrunk(one.photo, SMALL)
+    photo = shrunk(one.photo, SIDE)
     return {
         "photo": case.photo,
         "question": case.question,
         "gain": signed(case.gain, 3),
-        "original": embedded_photo(large),
+        "original": embedded_photo(photo),
         "maps": [
-            {"title": titles[name], "picture": embedded_photo(_overlay(small, one, name)),
+            {"title": titles[name], "picture": embedded_photo(_overlay(photo, one, name)),
              "value": three(case.values.get(name))}
             for name in titles if name in one.maps
         ],

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 # Fewer things than these can be ranked alike by chance alone.
 MIN_RANKED = 3
+# Ranks of fewer methods, controls among them, are not shown.
+MIN_METHODS = 4
 
 
 @dataclass(frozen=True, eq=False)

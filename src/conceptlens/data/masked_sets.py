@@ -59,7 +59,7 @@ def open_set(text: str, split: str | None = None, **choices: Any) -> MaskedSet:
         >>> scenes[0].masks.shape  # concept rows columns
     """
     name, argument = parse_name(text, SETS, "masks")
-    if name == "masks" and text.strip() == argument and labels_file(Path(argument).expanduser()) is None:
+    if name == "masks" and argument and text.strip() == argument and labels_file(Path(argument).expanduser()) is None:
         raise InputError(
             f"the folder {quoted(argument)} has no labels.csv or labels.txt, so it is no set with masks; give one with "
             f"images/, masks/ and labels.csv, or write NAME or NAME:FOLDER with one of {', '.join(SETS)}"
