@@ -22,7 +22,8 @@ PAGE = DOCS / "benchmark-results.md"
 # Where the page has the table of a result: a comment, a blank line, the lines of the table.
 PLACE = re.compile(r"(?P<mark><!-- result: (?P<name>\w+) -->\n\n)(?:\|.*\n)*")
 HEAD = {"command": "conceptlens fit head --data cub:CUB_200_2011 --crop-mode squash --out-dir HEAD"}
-EMBED = "conceptlens embed --data coco_panoptic:COCO --layers blocks.2,blocks.4,blocks.6,bn2 --mode MODE --min-area 0.005"
+LAYERS = "blocks.2,blocks.4,blocks.6,bn2"
+EMBED = f"conceptlens embed --data coco_panoptic:COCO --layers {LAYERS} --mode MODE --min-area 0.005"
 # What a command is given that another command makes.
 FITS: dict[str, Any] = {
     "HEAD": HEAD,

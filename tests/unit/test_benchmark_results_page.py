@@ -17,7 +17,7 @@ def test_the_page_shows_what_was_measured() -> None:
     made = runpy.run_path(str(ROOT / "benchmarks" / "suite_tables.py"))
     assert made["page"]() == made["PAGE"].read_text("utf-8"), "run python benchmarks/suite_tables.py"
     shown = re.findall(r"<!-- result: (\w+) -->", made["PAGE"].read_text("utf-8"))
-    assert shown == [name for name in dict.fromkeys(shown)]
+    assert shown == list(dict.fromkeys(shown))
     assert {f"benchmark_{name}" for name in shown} == {file.stem for file in RESULTS}
 
 
@@ -25,7 +25,8 @@ def test_the_page_shows_what_was_measured() -> None:
 def test_a_result_can_be_measured_again(file: Path) -> None:
     found = json.loads(file.read_text("utf-8"))
     assert found["command"].startswith(f"conceptlens benchmark {found['suite']} ")
-    assert found["environment"]["platform"] and found["versions"]["torch"]
+    assert found["environment"]["platform"]
+    assert found["versions"]["torch"]
     made = {word for word in re.findall(r"[A-Za-z-]+", found["command"]) if word in ("HEAD", "STORE")}
     assert made <= set(found["fits"])
     assert not found["failures"]
