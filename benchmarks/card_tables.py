@@ -117,7 +117,7 @@ def _benchmark_cell(line: dict[str, Any], place: int, column: dict[str, Any]) ->
         return "-"
     shown, gain = _score([cell["score"][name] for name in ("mean", "low", "high")]), cell["difference"]
     if gain is not None and gain["real"]:
-        shown += " ▲" if (gain["mean"] > 0) == column["higher_is_better"] else " ▼"
+        shown += " ▲" if gain["better"] else " ▼"
     return shown + ("°" if cell["unbeaten_controls"] and not line["control"] else "")
 
 

@@ -20,7 +20,7 @@ from conceptlens.io.atomic import write_json
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = DOCS / "benchmark-results.md"
 # Where the page has the table of a result: a comment, a blank line, the lines of the table.
-PLACE = re.compile(r"(?P<mark><!-- result: (?P<name>\w+) -->\n\n)(?:\|.*\n)*")
+PLACE = re.compile(r"(?P<mark><!-- result: (?P<name>\w+) -->\n\n)(?:\|.*\n)*\n*")
 HEAD = {"command": "conceptlens fit head --data cub:CUB_200_2011 --crop-mode squash --out-dir HEAD"}
 LAYERS = "blocks.2,blocks.4,blocks.6,bn2"
 EMBED = f"conceptlens embed --data coco_panoptic:COCO --layers {LAYERS} --mode MODE --min-area 0.005"
@@ -37,7 +37,6 @@ TABLES: dict[str, tuple[str, ...]] = {
     "finer_cam_nips2017": DROPS,
     "finer_cam_cub50": (*DROPS, "pointing_energy"),
     "ce_fam_coco": ("ranked_area_corrected", "pointing_energy", "pointing_game", "pixel_precision"),
-    "faithfulness_score_cam_nips2017": ("insertion", "deletion", "road"),
     "faithfulness_score_cam_cub50": ("insertion", "deletion", "road"),
     "loce_coco": ("average_precision", "average_precision_above_chance", "precision_at_1"),
     "loc_cbm": (
@@ -72,7 +71,7 @@ def tables() -> dict[str, str]:
 def page() -> str:
     """Return the page of results with the tables of what is committed."""
     made = tables()
-    return PLACE.sub(lambda place: f"{place['mark']}{made[place['name']]}\n", PAGE.read_text("utf-8"))
+    return PLACE.sub(lambda place: f"{place['mark']}{made[place['name']]}\n\n", PAGE.read_text("utf-8"))
 
 
 def table(found: dict[str, Any], metrics: Sequence[str]) -> str:
