@@ -130,7 +130,7 @@ def test_runs_of_the_benchmark_are_read_at_any_depth(
     from card_texts import card_texts
 
     score = {"mean": 0.25, "low": 0.125, "high": 0.375}
-    gain = {"mean": -0.5, "real": True}
+    gain = {"other": "grad_cam", "better": True, "real": True}
     cell = {"score": score, "difference": gain, "unbeaten_controls": ["centre"]}
     lines = [
         {"name": name, "title": name.upper(), "control": control, "cells": [cell]}
