@@ -90,7 +90,7 @@ def open_photos(text: str, split: str | None = None, max_photos: int | None = No
         return BenchmarkPhotos(opened.name, tuple(opened.names[row] for row in rows), opened, rows)
     if name not in LABELLED_SETS and not folder.is_dir():
         known = (*LABELLED_SETS, *SETS)
-        raise InputError(f"no data set {name!r}; data sets: {near(name, known, len(known))}; or give a folder")
+        raise InputError(f"no data set {name!r}; {near(name, known, 'data sets')}; or give a folder")
     opened = open_classes(text, split)
     measuring = None if split is not None else evaluation_split(opened)
     return of_labelled(opened if measuring is None else open_classes(text, measuring), max_photos)
