@@ -147,7 +147,7 @@ def test_only_the_chosen_concepts_are_analyzed(store: Store) -> None:
         ({"model": "timm:other"}, r"no model 'timm:other' in the store; it has: timm:lite"),
         ({"mode": "paper"}, r"no mode 'paper' in the store; it has: mean_difference"),
         ({"layer": "layer3"}, r"no layer 'layer3' of timm:lite in .*; layers: layer2, layer1"),
-        ({"concepts": ("kat",)}, r"no concept 'kat' in .*; concepts: "),
+        ({"concepts": ("kat",)}, r"no concept 'kat' in .*; near names: boat"),
         ({"run": "other"}, r"no run 'other' in .*; it has: 0123456789abcdef"),
     ],
 )

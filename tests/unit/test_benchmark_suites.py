@@ -396,7 +396,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
-            (["faith", "--data", "drawn:2"], "suites:"),
+            (["faith", "--data", "drawn:2"], "near names: faithfulness"),
             (["finer-cam", "--data", "drawn:2", "--gammas", "x"], "--gammas x"),
             (["faithfulness", "--data", "drawn:2", "--asked", "label"], "no labels"),
             (["faithfulness", "--data", "drawn:2", "--fills", "blur"], "at least two"),

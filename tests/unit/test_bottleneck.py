@@ -207,7 +207,7 @@ def test_peaks_of_a_flat_or_negative_map() -> None:
 
 
 def test_radius_schedules_refuse_what_grows() -> None:
-    assert "no radius schedule 'linaer'; schedules: linear" in refusal(lambda: radius_at("linaer", 0, 2, 1))
+    assert "no radius schedule 'linaer'; near names: linear" in refusal(lambda: radius_at("linaer", 0, 2, 1))
     assert "from 1 to 2" in refusal(lambda: radius_at("linear", 0, 1, 2))
     assert "above 0" in refusal(lambda: radius_at("cosine", 0, 1, 0))
 

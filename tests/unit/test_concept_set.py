@@ -200,7 +200,7 @@ def test_a_table_has_columns_in_any_order(tmp_path: Path) -> None:
         ("part\tkind\nwing\tcolor\n", "line 1: the header is part, kind; expected label"),
         ("", "the header is missing"),
         ("label\tlabel\na\tb\n", "expected label"),
-        ("label\tpaart\n", "no column 'paart' in a table of concepts; near: part"),
+        ("label\tpaart\n", "no column 'paart' in a table of concepts; near names: part"),
         ("# by me\nlabel\tpart\n\twing\n", "line 3: a concept is called ''"),
         ("label\tpart\na\tb\tc\n", "line 2: 3 cells under 2 columns"),
         ('label\tpart\n"a\tb\nc\td\n', "unexpected end of data"),

@@ -150,7 +150,7 @@ def test_what_nothing_tells_is_dropped_or_refused() -> None:
         told(birds(), ["red belly", "hat"], "both")  # who asks for both means both
     with pytest.raises(cl.InputError, match=r"held train has no attributes, so concepts cannot be chosen from labels"):
         told(birds(None), "auto", "labels")
-    with pytest.raises(cl.InputError, match=r"no targets 'label'; there are: labels, or the file of a table"):
+    with pytest.raises(cl.InputError, match=r"no targets 'label'; near names: labels, or the file of a table"):
         told(birds(), "auto", "label")
 
 

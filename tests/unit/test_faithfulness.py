@@ -399,7 +399,7 @@ class TestRefusals:
         known = dataclasses.replace(scored, classes=torch.zeros(2, 1, dtype=torch.long))
         with pytest.raises(cl.InputError, match="probabilities of all classes are not known"):
             metrics.relative_drop(maps, known)
-        with pytest.raises(cl.InputError, match="no fill 'blurr'; there are: blur"):
+        with pytest.raises(cl.InputError, match="no fill 'blurr'; near names: blur"):
             metrics.deletion(maps, scored, "blurr")
         with pytest.raises(cl.InputError, match="needs pixels that are removed or not"):
             metrics.average_drop(maps, scored, "inpaint")

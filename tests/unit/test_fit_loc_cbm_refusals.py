@@ -184,10 +184,10 @@ def test_more_concepts_than_there_is_memory_for(
 @pytest.mark.parametrize(
     ("choices", "text"),
     [
-        ({"recipe": "posters"}, "no recipe 'posters'; there are: poster"),
-        ({"stepps": 3}, "a recipe has no choice 'stepps'; near: steps"),
-        ({"locator": "part"}, "no locator 'part'; there are: parts"),
-        ({"loss": "cos"}, "no loss 'cos'; there are: cos3, cosine"),
+        ({"recipe": "posters"}, "no recipe 'posters'; near names: poster"),
+        ({"stepps": 3}, "a recipe has no choice 'stepps'; near names: steps"),
+        ({"locator": "part"}, "no locator 'part'; near names: parts"),
+        ({"loss": "cos"}, "no loss 'cos'; near names: cos3, cosine"),
         ({"masked": "False"}, "masked is 'False'; give true or false"),
         ({"steps": True}, "steps is True; give a whole number"),
         ({"steps": 0}, "steps is 0; give a whole number of at least 1"),
@@ -211,7 +211,7 @@ def test_more_concepts_than_there_is_memory_for(
         ({"locator": "parts", "concepts": LABELS[:2]}, "parts are found where concepts say one property of several p"),
         ({"locator": "parts", "concepts": CONCEPTS[:2]}, "these name 1 parts and 0 shared properties"),
         ({"interpretable": 0.5}, "3 held-out images were given; interpretability needs at least 10"),
-        ({"data": "cubs:nowhere"}, "no data set 'cubs'; data sets: cub"),
+        ({"data": "cubs:nowhere"}, "no data set 'cubs'; near names: cub"),
         ({"concepts": "no file"}, "cannot read 'no file'"),
     ],
 )  # fmt: skip

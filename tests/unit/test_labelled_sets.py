@@ -37,7 +37,7 @@ def test_a_folder_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("cup", "no data set 'cup'; data sets: cub"),
+        ("cup", "no data set 'cup'; near names: cub"),
         ("", "write NAME or NAME:FOLDER"),
         ("voc:somewhere", "no data set 'voc'"),
         ("cub:/nowhere/at/all", "/nowhere/at/all"),

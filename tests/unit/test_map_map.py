@@ -130,7 +130,7 @@ def test_a_matrix_holds_every_two_methods() -> None:
     assert agreement_matrix(methods, "map_ssim").of("one", "finer") == map_ssim(first, methods["finer"]).mean()
     with pytest.raises(cl.InputError, match="agreement needs at least two"):
         agreement_matrix({"one": first})
-    with pytest.raises(cl.InputError, match=r"no similarity 'map_spearmen'; there are: .*map_spearman"):
+    with pytest.raises(cl.InputError, match=r"no similarity 'map_spearmen'; near names: .*map_spearman"):
         agreement_matrix(methods, "map_spearmen")  # pyright: ignore[reportArgumentType]
 
 

@@ -82,7 +82,7 @@ def test_one_image_of_a_batch() -> None:
 def test_a_question_is_found_by_its_label_in_its_image() -> None:
     assert explanation().question_index("tree") == 2
     assert explanation().question_index("car", image=1) == 0
-    with pytest.raises(cl.InputError, match="no question 'car' in this explanation; it has: cat"):
+    with pytest.raises(cl.InputError, match="no question 'car' in this explanation; near names: cat"):
         explanation().question_index("car")
     assert [explanation().question_index(q) for q in (0, -1, np.int64(1))] == [0, 2, 1]  # pyright: ignore
     with pytest.raises(cl.InputError, match="no question 3 in this explanation; it has questions 0 to 2"):

@@ -193,7 +193,7 @@ def test_names_that_are_known_without_a_network() -> None:
     assert "ViT-B-32/openai" in model_names("open_clip")
     assert model_names("hf") == []
     assert {source for source in LOADERS if model_names(source)} == {"timm", "torchvision", "open_clip"}
-    with pytest.raises(cl.InputError, match="no model source 'tim'; sources: timm"):
+    with pytest.raises(cl.InputError, match="no model source 'tim'; near names: timm"):
         model_names("tim")
 
 

@@ -92,7 +92,7 @@ def open_photos(text: str, split: str | None = None, max_photos: int | None = No
         return BenchmarkPhotos(opened.name, tuple(opened.names[row] for row in rows), opened, rows)
     if name not in LABELLED_SETS and not folder.is_dir():
         known = (*LABELLED_SETS, *SETS)
-        raise InputError(f"no data set {name!r}; data sets: {near(name, known, len(known))}; or give a folder")
+        raise InputError(f"no data set {name!r}; {near(name, known, 'data sets')}; or give a folder")
     try:
         opened = open_classes(text, split)
     except InputError:

@@ -109,7 +109,7 @@ def _metrics(
     chosen: Sequence[str] = options.metrics or (QUICK_PLACE_METRICS if options.quick else USUAL_METRICS)
     for name in chosen:
         if name not in PLACE_METRICS:
-            raise InputError(f"no metric '{name}'; metrics: {near(name, PLACE_METRICS, len(PLACE_METRICS))}")
+            raise InputError(f"no metric '{name}'; {near(name, PLACE_METRICS, 'metrics')}")
     boxes = photos.annotation is not None and photos.annotation.boxes is not None
     missing = {
         **({} if boxes else {ENERGY: f"{photos.name} annotates no boxes"}),

@@ -124,7 +124,7 @@ def _measures(options: SuiteOptions, usual: Sequence[str]) -> tuple[Measure, ...
     fills = options.fills or (*TWO_FILLS, *(["noisy_linear"] if "road" in metrics else []))
     for fill in fills:
         if fill not in FILLS:
-            raise InputError(f"no fill '{fill}'; fills: {near(fill, FILLS)}")
+            raise InputError(f"no fill '{fill}'; {near(fill, FILLS, 'fills', 5)}")
     if len(set(fills)) < 2:
         raise InputError(f"one fill is given ({fills[0]}), and fills disagree; give at least two, such as mean,blur")
     found = []

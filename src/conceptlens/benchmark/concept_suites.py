@@ -77,7 +77,7 @@ def _mask_metrics(options: SuiteOptions) -> tuple[str, ...]:
     metrics: Sequence[str] = options.metrics or (QUICK_MASK_METRICS if options.quick else MASK_METRICS)
     for name in metrics:
         if name not in MAP_MASK_METRICS:
-            raise InputError(f"no metric '{name}'; metrics: {near(name, MAP_MASK_METRICS, 20)}")
+            raise InputError(f"no metric '{name}'; {near(name, MAP_MASK_METRICS, 'metrics')}")
     return tuple(dict.fromkeys(metrics))
 
 

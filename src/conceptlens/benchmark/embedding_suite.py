@@ -36,7 +36,7 @@ def loce_suite(options: SuiteOptions) -> PreparedSuite:
     names = list(options.methods) or list(spaces)
     for name in names:
         if name not in spaces:
-            raise InputError(f"no layer '{name}' in {store.path}; layers: {near(name, spaces, len(spaces))}")
+            raise InputError(f"no layer '{name}' in {store.path}; {near(name, spaces, 'layers')}")
     metrics = options.metrics or list(RETRIEVAL_METRICS)
     for name in metrics:
         if name not in RETRIEVAL_METRICS:

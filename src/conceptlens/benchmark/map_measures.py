@@ -33,7 +33,7 @@ def check_measure(measure: Measure) -> None:
         InputError: As above.
     """
     if measure.metric not in FAITHFULNESS_METRICS:
-        raise InputError(f"no metric '{measure.metric}'; metrics: {near(measure.metric, FAITHFULNESS_METRICS, 20)}")
+        raise InputError(f"no metric '{measure.metric}'; {near(measure.metric, FAITHFULNESS_METRICS, 'metrics')}")
     if measure.metric in SOFT and measure.fill not in WHOLE_FILLS:
         raise InputError(f"{measure.metric} takes the fills {', '.join(WHOLE_FILLS)}, not '{measure.fill}'")
 

@@ -143,7 +143,7 @@ def map_methods(
     unknown = [name for name in chosen if name not in known]
     if not chosen or unknown:
         given = f"no method '{unknown[0]}'" if unknown else "no method is named"
-        raise InputError(f"{given}; methods: {near(unknown[0] if unknown else '', known, len(known))}")
+        raise InputError(f"{given}; {near(unknown[0] if unknown else '', known, 'methods')}")
     return tuple(controls[name] if name in controls else rule_method(name, layer) for name in chosen)
 
 

@@ -59,5 +59,5 @@ def suite_kind(name: str) -> SuiteKind:
         InputError: There is no such suite.
     """
     if name not in SUITES:
-        raise InputError(f"no suite '{name}'; suites: {near(name, SUITES, len(SUITES))}")
+        raise InputError(f"no suite '{name}'; {near(name, SUITES, 'suites')}")
     return SUITES[name]

@@ -146,9 +146,7 @@ class ContrastSweep:
         if isinstance(name, int) and 0 <= name < len(names):
             return name
         if name not in names:
-            raise InputError(
-                f"no reference '{name}' in this sweep; it has: {near(str(name), names, max_names=len(names))}"
-            )
+            raise InputError(f"no reference '{name}' in this sweep; {near(str(name), names, 'it has')}")
         return names.index(str(name))
 
     def _label(self, image: int, gamma: float, references: Sequence[int | str] | None) -> str:

@@ -155,7 +155,9 @@ def _settings(given: list[str] | None) -> dict[str, Any]:
         if not sign or not name.strip():
             raise InputError(f"--set {one} is given; expected NAME=VALUE, such as --set schedule=cosine")
         if name.strip() not in known:
-            raise InputError(f"--set {one} is given, and there is no such setting; near: {near(name.strip(), known)}")
+            raise InputError(
+                f"--set {one} is given, and there is no such setting; {near(name.strip(), known, 'settings', 5)}"
+            )
         try:
             read = json.loads(value)
         except ValueError:

@@ -134,8 +134,8 @@ class NeuronLabels:
         row_of = {concept: i for i, concept in enumerate(self.concepts)}
         missing = [concept for concept in concepts if concept not in row_of]
         if missing:
-            known = near(missing[0].label, [concept.label for concept in self.concepts])
-            raise InputError(f"these labels have no concept '{missing[0].label}' ({missing[0].type}); known: {known}")
+            known = near(missing[0].label, [concept.label for concept in self.concepts], "known", 5)
+            raise InputError(f"these labels have no concept '{missing[0].label}' ({missing[0].type}); {known}")
         return torch.tensor([row_of[concept] for concept in concepts], dtype=torch.long)
 
 

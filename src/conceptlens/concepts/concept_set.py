@@ -309,7 +309,7 @@ def _header(row: Sequence[str]) -> list[str]:
         )
     for name in header:
         if name not in COLUMNS:
-            raise InputError(f"no column {name!r} in a table of concepts; near: {near(name, COLUMNS)}")
+            raise InputError(f"no column {name!r} in a table of concepts; {near(name, COLUMNS, 'columns')}")
     return header
 
 

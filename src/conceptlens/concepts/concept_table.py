@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from conceptlens.io.errors import InputError, near
+from conceptlens.io.errors import InputError, listed_near
 from conceptlens.io.text_file import read_text
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class KnownNames:
     def near(self, name: str) -> str:
         """Return names like one that is unknown, of the same folder where that is known."""
         beside = [known for known in self._names if known.startswith(f"{PurePosixPath(name).parent}/")]
-        return near(name, (beside or self._names)[:MAX_COMPARED], 3)
+        return listed_near(name, (beside or self._names)[:MAX_COMPARED], 3)
 
 
 def read_concept_table(path: str | Path, classes: Sequence[str], photos: Sequence[str]) -> ConceptTable:

@@ -304,7 +304,7 @@ def _dated(folder: Path, kind: str, split: str) -> str:
     if len(dated) == 1:
         return dated[0]
     wanted = str(folder / "annotations" / f"{kind}_{split}.json")
-    raise InputError(f"no file {wanted!r}; splits there: {near(split, sorted(files), len(files)) or 'none'}")
+    raise InputError(f"no file {wanted!r}; {near(split, sorted(files), 'splits there')}")
 
 
 def open_instances(

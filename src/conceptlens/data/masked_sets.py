@@ -96,7 +96,7 @@ def parse_name(text: str, known: Iterable[str], folder_name: str) -> tuple[str, 
         return name, argument if colon else None
     if name and Path(whole).expanduser().is_dir():
         return folder_name, whole
-    raise InputError(f"no data set {name!r}; data sets: {near(name, names, len(names))}; write NAME or NAME:FOLDER")
+    raise InputError(f"no data set {name!r}; {near(name, names, 'data sets')}; write NAME or NAME:FOLDER")
 
 
 def folder_of(name: str, argument: str | None) -> Path:

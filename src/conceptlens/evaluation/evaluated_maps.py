@@ -98,7 +98,7 @@ class EvaluatedMaps:
             (f"fill of {metric}", fill, {row.fill for row in self.rows if row.metric == metric}),
         ):
             if given not in known:
-                raise InputError(f"no {what} '{given}'; there are: {near(given, sorted(known), len(known))}")
+                raise InputError(f"no {what} '{given}'; {near(given, sorted(known), 'there are')}")
         return self.means.get((method, metric, fill))
 
     def to_frame(self) -> pd.DataFrame:

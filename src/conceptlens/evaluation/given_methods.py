@@ -101,7 +101,7 @@ def chosen_metrics(
     found: dict[str, Metric] = {}
     for one in metrics:
         if isinstance(one, str) and one not in table:
-            raise InputError(f"no metric '{one}' for this kind of data; metrics: {near(one, table, len(table))}")
+            raise InputError(f"no metric '{one}' for this kind of data; {near(one, table, 'metrics')}")
         if not isinstance(one, (str, Metric)):
             raise InputTypeError(f"metrics hold a {type(one).__name__}; expected names and cl.metrics.Metric")
         metric = table[one] if isinstance(one, str) else one

@@ -36,16 +36,33 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {message}"[:300]
 
 
-def near(name: str, known: Iterable[str], max_names: int = 5) -> str:
-    """Return `known` names that resemble `name`, as a list in words, for the end of an error sentence.
+def near(name: str, known: Iterable[str], what: str = "names", max_names: int | None = None) -> str:
+    """Return the end of an error sentence about an unknown name: all names, or "near names" where they are not all.
 
-    Names that contain `name` come first, then names of a similar spelling; the first few of `known` where
-    nothing resembles it.
+    Names that contain `name` come first, then names of a similar spelling. Where nothing resembles it all of `known`
+    are listed, or the first few with an ellipsis.
 
     Args:
         name: A name that is unknown.
         known: The names that there are.
-        max_names: How many are returned at most.
+        what: What they are called where all are listed, such as "metrics"; it stands before a colon.
+        max_names: How many are listed at most; by default all.
+    """
+    known = list(dict.fromkeys(known))
+    limit = len(known) if max_names is None else max_names
+    similar = _similar(name, known, limit)
+    if similar and len(similar) < len(known):
+        return f"near names: {_listed(similar)}"
+    return f"{what}: {_listed(similar or known[:limit], len(known) > limit) or 'none'}"
+
+
+def listed_near(name: str, known: Iterable[str], max_names: int = 5) -> str:
+    """Return `known` names that resemble `name`, as a list in words, for a sentence that calls them near.
+
+    Args:
+        name: A name that is unknown.
+        known: The names that there are; the first few are listed where nothing resembles it.
+        max_names: How many are listed at most.
     """
     known = list(dict.fromkeys(known))
     return _listed(_similar(name, known, max_names)) or _listed(known[:max_names], len(known) > max_names)

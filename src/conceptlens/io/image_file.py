@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-from conceptlens.io.errors import InputError, InputTypeError, near
+from conceptlens.io.errors import InputError, InputTypeError, listed_near
 from conceptlens.io.quiet_warnings import quiet_warnings
 from conceptlens.io.text_file import readable_text
 
@@ -144,7 +144,7 @@ def _missing(path: Path) -> str:
     if not names:
         return f"{missing}: the folder {folder} is empty; check the path"
     names = [name for name in names if Path(name).suffix.lower() in SUFFIXES] or names
-    return f"{missing}; near names in {folder}: {near(path.name, [quoted(name)[1:-1] for name in names])}"
+    return f"{missing}; near names in {folder}: {listed_near(path.name, [quoted(name)[1:-1] for name in names])}"
 
 
 def _formats() -> list[str]:

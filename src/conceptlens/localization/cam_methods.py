@@ -121,7 +121,7 @@ def _kind_of(target: Any) -> TargetKind:
     """Return the entry of `TARGETS`, or one made of a target or of a function from a concept to its target."""
     if isinstance(target, str):
         if target not in TARGETS:
-            raise InputError(f"no target '{target}'; targets: {near(target, TARGETS, len(TARGETS))}")
+            raise InputError(f"no target '{target}'; {near(target, TARGETS, 'targets')}")
         return TARGETS[target]
     if hasattr(target, "bind"):
         return TargetKind(repr(target), "", "", lambda concept: target, _all, of_concept=False)

@@ -122,9 +122,7 @@ def method_names(names: Iterable[str]) -> tuple[str, ...]:
         raise InputError(f"no method is named; methods: {', '.join(METHODS)}; {_rules_and_targets()}")
     for name in chosen:
         if find_kind(name) is None:
-            raise InputError(
-                f"no method '{name}'; methods: {near(name, METHODS, len(METHODS))}; {_rules_and_targets()}"
-            )
+            raise InputError(f"no method '{name}'; {near(name, METHODS, 'methods')}; {_rules_and_targets()}")
     return chosen
 
 

@@ -128,7 +128,7 @@ def map_similarity(name: str, first: Maps, second: Maps) -> Score:
         InputError: There is no such metric, or as it raises.
     """
     if name not in MAP_MAP_METRICS:
-        raise InputError(f"no similarity '{name}'; there are: {near(str(name), tuple(MAP_MAP_METRICS))}")
+        raise InputError(f"no similarity '{name}'; {near(str(name), tuple(MAP_MAP_METRICS), 'there are', 5)}")
     return MAP_MAP_METRICS[name].compute(first, second)
 
 

@@ -109,7 +109,7 @@ def prepare_fill(
         InputError: There is no such fill, or it is not known what black is.
     """
     if fill not in FILLS:
-        raise InputError(f"no fill '{fill}'; there are: {near(str(fill), FILLS)}")
+        raise InputError(f"no fill '{fill}'; {near(str(fill), FILLS, 'there are', 5)}")
     if fill == "black" and black is None:
         raise InputError(
             "it is not known what black is in the network's input; prepare photos with a cl.Preprocess, or give "

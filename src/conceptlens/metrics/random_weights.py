@@ -104,7 +104,7 @@ def _named(module: nn.Module, layers: Sequence[str]) -> list[tuple[str, nn.Modul
         raise InputError(f"layers are {layers!r}; expected names of modules from the output down, at least one")
     for name in layers:
         if name not in known:
-            raise InputError(f"no layer '{name}'; there are: {near(str(name), [one for one in known if one])}")
+            raise InputError(f"no layer '{name}'; {near(str(name), [one for one in known if one], 'there are', 5)}")
         if not any(True for _ in known[name].parameters()):
             raise InputError(f"layer '{name}' holds no weights; leave it out")
     return [(name, known[name]) for name in layers]

@@ -81,8 +81,8 @@ def removal_scores(
 
 def _checked(name: str) -> str:
     if name not in REMOVAL_READINGS:
-        known = near(name, REMOVAL_READINGS, len(REMOVAL_READINGS))
-        raise InputError(f"no metric '{name}' that removes pixels in the order of a map; there are: {known}")
+        known = near(name, REMOVAL_READINGS, "there are")
+        raise InputError(f"no metric '{name}' that removes pixels in the order of a map; {known}")
     return name
 
 

@@ -100,9 +100,7 @@ class RecordOutputs(ABC):
         if isinstance(question, str):
             short = [label.split(",")[0] for label in row]
             if question not in row and short.count(question) != 1:
-                raise InputError(
-                    f"no question '{question}' in this explanation; it has: {near(question, row, len(row))}"
-                )
+                raise InputError(f"no question '{question}' in this explanation; {near(question, row, 'it has')}")
             return row.index(question) if question in row else short.index(question)
         index = plain_index(question)
         if index is None:

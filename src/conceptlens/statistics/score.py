@@ -209,5 +209,5 @@ def _index(key: int | str, labels: tuple[str, ...]) -> int:
     if not isinstance(key, str):
         return key
     if key not in labels:
-        raise InputError(f"no label '{key}'; labels: {near(key, labels)}")
+        raise InputError(f"no label '{key}'; {near(key, labels, 'labels', 5)}")
     return labels.index(key)

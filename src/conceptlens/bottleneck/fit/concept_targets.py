@@ -142,7 +142,7 @@ def _table(photos: LabelledSet, source: str) -> tuple[tuple[str, ...], Tensor] |
         return None
     if not Path(source).exists():
         raise InputError(
-            f"no targets '{source}'; there are: {near(source, SOURCES, len(SOURCES))}, or the file of a table with a "
+            f"no targets '{source}'; {near(source, SOURCES, 'there are')}, or the file of a table with a "
             "row for each class or photo and a column for each concept, or a detector's boxes"
         )
     read = read_target_table(source, photos.classes, photos.names)

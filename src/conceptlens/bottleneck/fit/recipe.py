@@ -106,7 +106,7 @@ class Recipe:
             given = getattr(self, name)
             if given not in known:
                 known = tuple(one for one in known if one is not None)
-                raise InputError(f"no {name} '{given}'; there are: {near(given, known, len(known))}")
+                raise InputError(f"no {name} '{given}'; {near(given, known, 'there are')}")
         if not self.penalties or any(not penalty > 0 for penalty in self.penalties):
             raise InputError(f"penalties are {self.penalties}; give at least one, each above 0")
         minimum = {"steps": 1, "batch": 2, "peaks": 1, "restarts": 1, "keypoints": 0, "finetune": 0}
@@ -156,11 +156,11 @@ RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 def recipe_named(name: str = "loc-cbm", **choices: Any) -> Recipe:
     """Return a recipe of `RECIPES`, with some choices made otherwise; `InputError` for unknown names and values."""
     if name not in RECIPES:
-        raise InputError(f"no recipe '{name}'; there are: {near(name, RECIPES, len(RECIPES))}")
+        raise InputError(f"no recipe '{name}'; {near(name, RECIPES, 'there are')}")
     known = [field.name for field in fields(Recipe)]
     unknown = [choice for choice in choices if choice not in known]
     if unknown:
-        raise InputError(f"a recipe has no choice '{unknown[0]}'; near: {near(unknown[0], known)}")
+        raise InputError(f"a recipe has no choice '{unknown[0]}'; {near(unknown[0], known, 'choices', 5)}")
     return replace(Recipe(**RECIPES[name]), **choices)
 
 
@@ -196,8 +196,7 @@ def radius_at(shape: str, done: float, first: float, last: float) -> float:
         InputError: The shape is unknown, or the radii are not positive or grow.
     """
     if shape not in RADIUS_SCHEDULES:
-        known = near(shape, RADIUS_SCHEDULES, len(RADIUS_SCHEDULES))
-        raise InputError(f"no radius schedule {shape!r}; schedules: {known}")
+        raise InputError(f"no radius schedule {shape!r}; {near(shape, RADIUS_SCHEDULES, 'schedules')}")
     if not first >= last > 0:
         raise InputError(f"the radius goes from {first} to {last}; give a first radius of at least the last, above 0")
     done = min(1.0, max(0.0, done))

@@ -82,7 +82,7 @@ def check_concepts(store: Store, names: Sequence[str] | None) -> None:
         raise InputError(f"{store.path} holds no embeddings yet; fill it with conceptlens embed")
     for name in names or ():
         if name not in known:
-            raise InputError(f"no concept '{name}' in {store.path}; concepts: {near(name, known)}")
+            raise InputError(f"no concept '{name}' in {store.path}; {near(name, known, 'concepts', 5)}")
 
 
 def find_embedding_space(store: Store, settings: AnalysisSettings) -> EmbeddingSpace:
@@ -90,7 +90,7 @@ def find_embedding_space(store: Store, settings: AnalysisSettings) -> EmbeddingS
     check_concepts(store, settings.concepts)
     runs = [row.id for row in store.runs()]
     if settings.run is not None and settings.run not in runs:
-        raise InputError(f"no run '{settings.run}' in {store.path}; it has: {near(settings.run, runs) or 'none'}")
+        raise InputError(f"no run '{settings.run}' in {store.path}; {near(settings.run, runs, 'it has', 5)}")
     known = store.layers()
     model = _choose("model", settings.model, [row.model for row in known])
     known = tuple(row for row in known if row.model == model)
@@ -98,7 +98,7 @@ def find_embedding_space(store: Store, settings: AnalysisSettings) -> EmbeddingS
     layers = _ordered(store, [row for row in known if row.mode == mode], settings.run)
     if settings.layer is not None and settings.layer not in layers:
         raise InputError(
-            f"no layer '{settings.layer}' of {model} in {store.path}; layers: {near(settings.layer, layers)}"
+            f"no layer '{settings.layer}' of {model} in {store.path}; {near(settings.layer, layers, 'layers', 5)}"
         )
     return EmbeddingSpace(model, mode, layers)
 
@@ -107,10 +107,10 @@ def _choose(what: str, wanted: str | None, known: list[str]) -> str:
     """Return the one that is wanted, or the only one there is."""
     names = list(dict.fromkeys(known))
     if wanted is not None and wanted not in names:
-        raise InputError(f"no {what} '{wanted}' in the store; it has: {near(wanted, names)}")
+        raise InputError(f"no {what} '{wanted}' in the store; {near(wanted, names, 'it has', 5)}")
     if wanted is None and len(names) > 1:
         raise InputError(
-            f"the store has {len(names)} {what}s, and an analysis is of one; give --{what}: {near('', names)}"
+            f"the store has {len(names)} {what}s, and an analysis is of one; give {near('', names, '--' + what, 5)}"
         )
     return names[0] if wanted is None else wanted
 

@@ -90,7 +90,7 @@ def _run(store: Store, run: str | None) -> RunRow:
         return next(iter(rows.values()))
     if run is None or run not in rows:
         problem = "has several runs" if run is None and rows else f"has no run '{run}'" if run else "has no run"
-        raise InputError(f"{store.path} {problem}; name one of: {near(run or '', list(rows)) or 'none'}")
+        raise InputError(f"{store.path} {problem}; {near(run or '', list(rows), 'name one of', 5)}")
     return rows[run]
 
 

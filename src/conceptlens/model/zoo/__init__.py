@@ -120,7 +120,7 @@ def _class_names(task: Task | None, given: Sequence[str] | None) -> tuple[Sequen
 def model_names(source: str) -> list[str]:
     """Return the names that a source knows without a network; transformers has none, for its models lie on a hub."""
     if source not in LOADERS:
-        raise InputError(f"no model source '{source}'; sources: {near(source, LOADERS, len(LOADERS))}")
+        raise InputError(f"no model source '{source}'; {near(source, LOADERS, 'sources')}")
     mend_torchvision()
     if source == "timm":
         import timm
