@@ -22,7 +22,7 @@ from conceptlens.io.atomic import replacing
 from conceptlens.io.errors import InputError
 from conceptlens.io.output_path import check_new_folder
 from conceptlens.store import lance_tables
-from conceptlens.store.columns import channels_of, schema
+from conceptlens.store.columns import EXPLANATIONS, channels_of, schema
 from conceptlens.store.snapshot import Snapshot
 from conceptlens.store.store import Store
 
@@ -126,8 +126,7 @@ def _counted(pieces: Iterator[pa.Table], rows: Counter[str], name: str) -> Itera
 
 def _committed(snapshot: Snapshot, images: pa.Table, name: str) -> Iterator[pa.Table]:
     """Yield all committed rows of a table, in pieces, in the order of their keys."""
-    channels = channels_of(name)
-    if channels:
+    if channels_of(name) or name in EXPLANATIONS:
         yield from snapshot.found_in(name).batches(_ROWS)
     elif name == "images":
         yield images
