@@ -29,12 +29,13 @@ COMMIT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class ExplainProgress:
-    """Progress of a run: photos done of `total`, and photos that failed among them."""
+    """Progress of a run: photos done of `total`, those that failed among them, and those that were done before."""
 
     run: str
     photos: int
     total: int
     failures: int
+    before: int
 
 
 def explain_into(
@@ -85,7 +86,7 @@ def explain_into(
     ids = list(map(row_id, names))
     done -= failed if retry_failed else set()
     there = [id in done for id in ids]
-    before = ExplainProgress(row.id, sum(there), len(names), len(failed.intersection(ids) & done))
+    before = ExplainProgress(row.id, sum(there), len(names), len(failed.intersection(ids) & done), sum(there))
     batches = [range(start, min(start + batch_size, len(names))) for start in range(0, len(names), batch_size)]
     task = ExplainTask(model, names, chosen, row.id, with_maps)
     yield from _written(store, row, before, engine(task, left_of(batches, there)))
