@@ -23,6 +23,7 @@ from conceptlens.io.errors import InputError
 from conceptlens.io.output_path import check_new_folder
 from conceptlens.store import lance_tables
 from conceptlens.store.columns import EXPLANATIONS, channels_of, schema
+from conceptlens.store.run_store import RunStore
 from conceptlens.store.snapshot import Snapshot
 from conceptlens.store.store import Store
 
@@ -49,7 +50,7 @@ class Form(NamedTuple):
     read: Callable[[Path, pa.Schema], Iterator[pa.Table]]
 
 
-def export(store: Store, folder: str | PathLike[str], form: str = "parquet") -> Path:
+def export(store: RunStore, folder: str | PathLike[str], form: str = "parquet") -> Path:
     """Write all that is committed to a new folder, one file for each table, in one of `FORMS`; return the folder.
 
     - *parquet* is written piece by piece; the others hold a table at a time in memory.
