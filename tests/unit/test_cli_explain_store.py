@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import importlib
+import io
 import json
 import math
 from pathlib import Path
@@ -33,7 +35,7 @@ def call(*words: object) -> Result:
 def test_a_run_prints_its_summary_is_resumed_and_says_what_differs(tmp_path: Path) -> None:
     written_photos(tmp_path / "photos", 3)
     (tmp_path / "photos" / "broken.png").write_text("no photo")
-    words = ["explain", tmp_path / "photos", "--no-pretrained", "--store", tmp_path / "store"]
+    words = ["explain", tmp_path / "photos", "--no-pretrained", "--store", tmp_path / "store", "--regions", "official"]
     done = call(*words)
     assert done.exit_code == 1, done.output
     assert done.stdout.startswith("3 photos explained, 1 failed, in ")
@@ -49,13 +51,22 @@ def test_a_run_prints_its_summary_is_resumed_and_says_what_differs(tmp_path: Pat
     assert set(found) == {
         "schema", "store", "run", "photos", "explained", "failed", "failures", "bytes_per_photo", "seconds",
     }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_other_settings_are_named_and_a_mended_photo_is_tried_again(tmp_path: Path) -> None:
+    written_photos(tmp_path / "photos", 3)
+    (tmp_path / "photos" / "broken.png").write_text("no photo")
+    words = ["explain", tmp_path / "photos", "--no-pretrained", "--store", tmp_path / "store"]
+    assert call(*words).exit_code == 1
     other = call(*words, "--resume", "--top", "3")
     assert other.exit_code == 2
     assert "the last one has top 8; give the same" in other.stderr
     written_photos(tmp_path / "photos", 1)[0].rename(tmp_path / "photos" / "broken.png")
     retried = call(*words, "--retry-failed", "--engine", "local")
-    assert retried.exit_code == 1  # 000.png is gone, which was explained before, so it is not looked for
-    assert len(ExplanationStore(tmp_path / "store").images()) == 4
+    assert retried.exit_code == 0, retried.output
+    assert retried.stdout.startswith("3 photos explained (2 of them before), 0 failed, in ")
+    assert ExplanationStore(tmp_path / "store").count("explained") == 4  # that of the photo that was moved stays
 
 
 @pytest.mark.parametrize(
@@ -73,7 +84,8 @@ def test_options_that_do_not_fit_are_refused_before_a_model_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("conceptlens.cli.explain.load", lambda *_, **__: pytest.fail("a model is loaded"))
+    command = importlib.import_module("conceptlens.cli.explain")
+    monkeypatch.setattr(command, "load", lambda *_, **__: pytest.fail("a model is loaded"))
     done = call("explain", "photos", *words)
     assert done.exit_code == 2, done.output
     assert said in done.stderr
@@ -93,7 +105,7 @@ def read(file: Path) -> list[dict[str, Any]]:
     elif file.suffix == ".jsonl":
         rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
     else:
-        rows = list(csv.DictReader(file.open(encoding="utf-8", newline="")))
+        rows = list(csv.DictReader(io.StringIO(file.read_text("utf-8"))))
     return [{name: None if one != one or one == "" else one for name, one in row.items()} for row in rows]
 
 
