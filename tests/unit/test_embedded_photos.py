@@ -15,9 +15,10 @@ from conceptlens.cli import app
 from conceptlens.data.masked_sets import open_set
 from conceptlens.io.errors import InputError
 from conceptlens.local_embeddings.report.embedded_photos import check_photos, find_photos
-from conceptlens.local_embeddings.runs.embed_plan import EmbedPlan, run_id
+from conceptlens.local_embeddings.runs.embed_plan import EmbedPlan
 from conceptlens.model.zoo import load_model
 from conceptlens.store import ImageRow, RunRow, Store
+from conceptlens.store.stored_run import run_id
 
 
 def call(*words: object) -> Result:

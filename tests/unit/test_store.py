@@ -17,7 +17,6 @@ from store_rows import CONCEPTS, RUN, batch, blob, contents, embedding
 
 from conceptlens.io.errors import InputError
 from conceptlens.store import EmbeddingRow, ImageRow, MaskRow, RunRow, Store, columns, lance_tables, row_id
-from conceptlens.store import store as the_store
 from conceptlens.store.row import LayerRow
 
 pytestmark = pytest.mark.wide
@@ -354,7 +353,7 @@ def test_bytes_of_an_embedding(store: Store) -> None:
 
 def test_many_rows_and_tidying_on_the_way(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lance_tables, "MAX_COMMITS", 4)
-    monkeypatch.setattr(the_store, "MIN_INDEXED_ROWS", 500)
+    monkeypatch.setattr(lance_tables, "MIN_INDEXED_ROWS", 500)
     random = np.random.default_rng(0)
     for number in range(10):
         image = ImageRow(row_id(str(number)), RUN, f"{number}.jpg")

@@ -12,7 +12,6 @@ from store_rows import RUN, batch, embedding
 
 from conceptlens.io.errors import InputError
 from conceptlens.store import ImageRow, Store, lance_tables, row_id
-from conceptlens.store import store as the_store
 
 COUNT, CHANNELS = 1500, 16
 
@@ -86,7 +85,7 @@ def test_filters_come_before_the_search(filled: Store) -> None:
 
 def test_an_index_finds_them_too_and_rows_written_after_it(filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     assert filled.index("deep") is False
-    monkeypatch.setattr(the_store, "MIN_INDEXED_ROWS", 1000)
+    monkeypatch.setattr(lance_tables, "MIN_INDEXED_ROWS", 1000)
     assert filled.index("deep") is True
     rows = filled.embeddings(layer="deep")
     asked = np.flatnonzero(rows.vectors.any(1))[::40]

@@ -18,6 +18,7 @@ from conceptlens.cli.edit import edit
 from conceptlens.cli.embed import embed
 from conceptlens.cli.evaluate import app as evaluate
 from conceptlens.cli.explain import contrast, explain
+from conceptlens.cli.export import export
 from conceptlens.cli.fit import app as fit
 from conceptlens.cli.knowledge import knowledge
 from conceptlens.cli.models import calibrate, models
@@ -35,8 +36,8 @@ def _print_version(wanted: bool) -> None:
 
 
 for command in (
-    explain, contrast, discover, embed, analyze, search, benchmark, models, convert, calibrate, concepts, knowledge,
-    edit,
+    explain, contrast, export, discover, embed, analyze, search, benchmark, models, convert, calibrate, concepts,
+    knowledge, edit,
 ):  # fmt: skip
     app.command(cls=Command)(command)
 

@@ -13,13 +13,12 @@ from conceptlens.cli import options as shared
 from conceptlens.cli.engine import LOCAL, EngineName, RayAddress, Workers, chosen_engine
 from conceptlens.cli.options import answering, data_option, load, option_group, run_option
 from conceptlens.cli.printing import print_end, print_failures, print_files, print_json
+from conceptlens.cli.run_progress import with_progress
 from conceptlens.io.errors import InputError
 from conceptlens.io.output_path import check_folder
-from conceptlens.io.progress import progress_bar, speed_text
-from conceptlens.pages.number_format import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from conceptlens.benchmark.benchmark_run import BenchmarkProgress
     from conceptlens.benchmark.suite_options import PreparedSuite, SuiteOptions
@@ -185,7 +184,8 @@ def _measured(
     from conceptlens.benchmark.comparison_table import plain_text
 
     compared = {one.name: one.against for one in suite.methods}
-    last = _with_progress(run_benchmark(suite.task, folder, resume or retry_failed, retry_failed, engine, compared))
+    steps = run_benchmark(suite.task, folder, resume or retry_failed, retry_failed, engine, compared)
+    last = with_progress(steps, "measuring photos")
     result = finished(suite, folder)
     files = write_benchmark(folder, result)
     if not as_json:
@@ -224,23 +224,3 @@ def _numbers(text: str | None) -> list[float]:
         return [float(one) for one in _names(text, "--gammas")]
     except ValueError:
         raise InputError(f"--gammas {text} holds no numbers; give them with commas between, as 0.3,0.6,1") from None
-
-
-def _with_progress(steps: Iterable[BenchmarkProgress]) -> BenchmarkProgress:
-    """Show photos done; return the last progress; Ctrl-C says how to go on."""
-    last = None
-    with progress_bar("measuring photos") as update:
-        start, first = time.perf_counter(), None
-        try:
-            for last in steps:
-                first = last.photos if first is None else first
-                if update is not None:
-                    pace = speed_text(last.photos - first, time.perf_counter() - start)
-                    update(last.photos, last.total, f"measuring photos{pace}")
-        except KeyboardInterrupt:
-            at = "before the first photo" if last is None else f"after {last.photos} of {counted(last.total, 'photo')}"
-            typer.echo(f"interrupted {at}; continue with --resume", err=True)
-            raise typer.Exit(130) from None
-    if last is None:
-        raise InputError("the data set has no photo; choose another one or another split")
-    return last

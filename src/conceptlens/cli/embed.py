@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,18 +12,16 @@ from conceptlens.cli import options as shared
 from conceptlens.cli.engine import LOCAL, EngineName, RayAddress, Workers, chosen_engine
 from conceptlens.cli.options import answering, data_option, load, model_option, option_group
 from conceptlens.cli.printing import print_excluded, print_failures, print_json
+from conceptlens.cli.run_progress import with_progress
 from conceptlens.io.errors import InputError
 from conceptlens.io.output_path import check_folder
-from conceptlens.io.progress import progress_bar, speed_text
-from conceptlens.pages.number_format import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from conceptlens.local_embeddings.runs.embed_plan import EmbedPlan
     from conceptlens.local_embeddings.runs.embed_run import EmbedProgress
 
-LOG_SECONDS = 30.0
 embedding_option = option_group("Embedding")
 
 
@@ -110,38 +107,12 @@ def embed(
         backbone.check_layer(name)
     run_on = chosen_engine(engine, ray_address, workers)
     store = Store(out_dir, create=True)  # made last, so that a refused run leaves no folder
-    last = _with_progress(embed_batches(opened, backbone, plan, store, resume or retry_failed, run_on, retry_failed))
+    last = with_progress(
+        embed_batches(opened, backbone, plan, store, resume or retry_failed, run_on, retry_failed), "embedding photos"
+    )
     _print_result(store, opened.excluded, plan, last, time.perf_counter() - start, as_json)
     if last.failures:
         raise typer.Exit(1)
-
-
-def _with_progress(batches: Iterable[EmbedProgress]) -> EmbedProgress:
-    """Show photos done, their rate and the time left; return the last progress; Ctrl-C says how to continue."""
-    last = None
-    with progress_bar("embedding photos") as update:
-        start = logged = time.perf_counter()
-        first = None  # photos that a resumed run has already
-        try:
-            for last in batches:
-                now, first = time.perf_counter(), last.photos if first is None else first
-                pace = speed_text(last.photos - first, now - start)
-                if update is not None:
-                    update(last.photos, last.total, f"embedding photos{pace}")
-                elif pace and now - logged > LOG_SECONDS:  # a log has no bar
-                    logged = now
-                    left = round((last.total - last.photos) * (now - start) / (last.photos - first))
-                    typer.echo(
-                        f"{last.photos} of {counted(last.total, 'photo')}{pace}, {timedelta(seconds=left)} left",
-                        err=True,
-                    )
-        except KeyboardInterrupt:
-            at = "before the first photo" if last is None else f"after {last.photos} of {counted(last.total, 'photo')}"
-            typer.echo(f"interrupted {at}; continue with --resume", err=True)
-            raise typer.Exit(130) from None
-    if last is None:
-        raise InputError("the data set has no photo; choose another one or another split")
-    return last
 
 
 def _print_result(

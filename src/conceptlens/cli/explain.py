@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conceptlens.cli import options as shared
+from conceptlens.cli.engine import LOCAL, EngineName, RayAddress, Workers, chosen_engine
+from conceptlens.cli.explain_store import check_store, explain_to_store
 from conceptlens.cli.options import answering, load, model_option, option_group, question_option
 from conceptlens.cli.printing import print_end, print_failures, print_files, print_json, print_note
 from conceptlens.io.atomic import write_json
@@ -41,6 +43,10 @@ RuleName = Annotated[
 ]
 OutFile = Annotated[Path | None, shared.out_file("FILE.html for a page, or FILE.json for the numbers.")]
 OutDir = Annotated[Path | None, shared.out_dir("the page and the numbers")]
+StoreFolder = Annotated[
+    Path | None,
+    shared.out_dir("a store of the numbers of any number of photos, in a run that can be resumed", "--store"),
+]
 
 
 @answering
@@ -115,7 +121,16 @@ def explain(
     knowledge: shared.KnowledgeFile = None,
     out: OutFile = None,
     out_dir: OutDir = None,
+    store: StoreFolder = None,
+    maps: Annotated[
+        bool, shared.output_option("--maps", help="With --store: also keep the maps of class and concepts.")
+    ] = False,
     as_json: shared.Json = False,
+    resume: shared.Resume = False,
+    retry_failed: shared.RetryFailed = False,
+    engine: EngineName = LOCAL,
+    ray_address: RayAddress = None,
+    workers: Workers = None,
     device: shared.Device = "cpu",
     batch_size: shared.BatchSize = 8,
 ) -> None:
@@ -132,6 +147,15 @@ def explain(
 
     named = shared.named_concepts(concepts, concepts_file)
     for_page = _wants_page(out, out_dir)
+    if store is None:
+        of_runs = {
+            "--maps": maps or None, "--resume": resume or None, "--retry-failed": retry_failed or None,
+            "--engine": None if engine == LOCAL else engine, "--ray-address": ray_address, "--workers": workers,
+        }  # fmt: skip
+        shared.refuse_unused(of_runs, "without --store DIR; add it, or leave it out")
+    else:
+        check_store(store, out, out_dir)
+    run_on = chosen_engine(engine, ray_address, workers)
     if top is not None and named is not None:
         raise InputError("--top has no effect where concepts are named; leave it out")
     if rule is not None:
@@ -159,7 +183,7 @@ def explain(
         )
     elif threshold is not None:
         raise InputError(f"--threshold has no effect on {backbone.name}, which is no detector; leave it out")
-    if rule is not None and not (for_page or detector):
+    if rule is not None and not (for_page or detector or maps):
         raise InputError("--rule has no effect without a page, where class maps are shown; add --out FILE.html")
     other = _class(against)
     options = ExplainOptions(
@@ -180,7 +204,13 @@ def explain(
         layer=None if branch is None else layer,
         threshold=0.5 if threshold is None else threshold,
     )
-    _run(backbone, photos, options, batch_size, out, out_dir, as_json, "explain", explain_json)
+    if store is None:
+        _run(backbone, photos, options, batch_size, out, out_dir, as_json, "explain", explain_json)
+        return
+    explain_to_store(
+        backbone, photos, options, store, run_on, as_json, batch_size=batch_size, with_maps=maps,
+        resume=resume or retry_failed, retry_failed=retry_failed,
+    )  # fmt: skip
 
 
 @answering

@@ -205,10 +205,10 @@ def out_file(help: str) -> Any:
     return output_option("--out", "-o", metavar="FILE", parser=_path, help=help)
 
 
-def out_dir(contents: str) -> Any:
-    """Return the option `--out-dir DIR`, for what a command writes into a folder."""
+def out_dir(contents: str, name: str = "--out-dir") -> Any:
+    """Return the option `--out-dir DIR`, or one of another name, for what a command writes into a folder."""
     help = f"A folder for {contents}; made where it is missing."
-    return output_option("--out-dir", metavar="DIR", parser=_path, help=help)
+    return output_option(name, metavar="DIR", parser=_path, help=help)
 
 
 def answering(command: Callable[..., None]) -> Callable[..., None]:

@@ -20,18 +20,18 @@ from conceptlens.explainer.calibration import ScoreCalibration
 from conceptlens.explainer.detection_run import explain_detections
 from conceptlens.explainer.discovered_rows import DISCOVERED
 from conceptlens.explainer.explain import Contribution, Regions, explain
+from conceptlens.explainer.photo_reading import LoadedPhoto, load_photo, ready_photo
 from conceptlens.explainer.photo_result import PhotoResult, ReferenceClass, known_differences
 from conceptlens.explainer.presence import MIN_PRESENCE
 from conceptlens.io.errors import Failure, InputError, InputTypeError
-from conceptlens.io.image_file import quoted
-from conceptlens.io.images import jpeg, read_image
+from conceptlens.io.images import jpeg
+from conceptlens.model.image_batch import ReadyPhoto
 from conceptlens.model.predictions import Prediction, predictions
 from conceptlens.model.score_checks import not_finite
 from conceptlens.record import Explanation
+from conceptlens.runs.local_engine import read_ahead
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from conceptlens.data.masked_set import MaskedSet
     from conceptlens.discovery.discovered_concepts import DiscoveredConcepts
     from conceptlens.model.backbone import Backbone
@@ -51,6 +51,7 @@ class ExplainOptions:
         choose: Whether gamma and reference are chosen for each photo by `choose_contrast`, instead of `contrast`.
         rule: How channels are weighed in class maps and contrasts.
         with_concepts: Whether concepts are explained; without them, only the contrast is.
+        with_class_map: Whether the map of the class is made in any case.
         for_page: Whether a report page follows: it shows the photo, and class maps beside the concepts.
         calibration: The spread of scores over reference photos, for z-scores; by default the model's own.
         branch: A trained branch that scores the concepts.
@@ -72,6 +73,7 @@ class ExplainOptions:
     choose: bool = False
     rule: str = "grad_cam"
     with_concepts: bool = True
+    with_class_map: bool = False
     for_page: bool = False
     calibration: ScoreCalibration | None = None
     branch: Translator | None = None
@@ -94,14 +96,6 @@ class ExplainOptions:
             )
 
 
-@dataclass(frozen=True)
-class LoadedPhoto:
-    """A photo that could be read, and the name of its file."""
-
-    name: str
-    photo: Image.Image
-
-
 def explain_photos(
     model: Backbone, photos: Sequence[Path], options: ExplainOptions, batch_size: int = 8
 ) -> Iterator[PhotoResult | Failure]:
@@ -116,11 +110,14 @@ def explain_photos(
     Yields:
         One item per file, in their order: its result, or a `Failure` where it cannot be read or explained.
     """
-    for start in range(0, len(photos), batch_size):
-        read = [_try_to_read(model, path) for path in photos[start : start + batch_size]]
-        results = iter(_explain_batch(model, [item for item in read if isinstance(item, LoadedPhoto)], options))
-        for item in read:
-            yield next(results) if isinstance(item, LoadedPhoto) else item
+
+    def read(batch: range) -> list[ReadyPhoto | Failure]:
+        loaded = [load_photo(model, photos[index]) for index in batch]
+        return [one if isinstance(one, Failure) else ready_photo(model, one) for one in loaded]
+
+    batches = [range(start, min(start + batch_size, len(photos))) for start in range(0, len(photos), batch_size)]
+    for found in read_ahead(read, batches):
+        yield from explain_batch(model, found, options)
 
 
 def observe_photos(
@@ -138,7 +135,7 @@ def observe_photos(
         An iterator of observations; files that cannot be read are left out.
     """
     for start in range(0, len(photos), batch_size):
-        read = [_try_to_read(model, path) for path in photos[start : start + batch_size]]
+        read = [load_photo(model, path) for path in photos[start : start + batch_size]]
         failures.extend(item for item in read if isinstance(item, Failure))
         good = [item.photo for item in read if isinstance(item, LoadedPhoto)]
         if good:
@@ -172,21 +169,25 @@ def observe_labelled(
             yield model.observe([one.photo for one in batch]), [frozenset(one.concepts) for one in batch]
 
 
-def _try_to_read(model: Backbone, path: Path) -> LoadedPhoto | Failure:
-    """Return a photo that the model can be given, or why it cannot."""
-    try:
-        photo = read_image(path)
-    except InputError as error:
-        return Failure(str(path), str(error))
-    try:
-        model.check_size(photo.size)
-    except InputError as error:
-        return Failure(str(path), f"{quoted(path)}: {error}")
-    return LoadedPhoto(str(path), photo)
+def explain_batch(
+    model: Backbone, read: Sequence[ReadyPhoto | Failure], options: ExplainOptions
+) -> list[PhotoResult | Failure]:
+    """Explain the photos of one batch that could be read.
+
+    Args:
+        model: The model to explain.
+        read: The photos, ready for the model, and those that could not be read.
+        options: What to compute for each of them.
+
+    Returns:
+        One item for each, in their order: its result, or a `Failure`.
+    """
+    results = iter(_explain_ready(model, [one for one in read if isinstance(one, ReadyPhoto)], options))
+    return [next(results) if isinstance(one, ReadyPhoto) else one for one in read]
 
 
-def _explain_batch(
-    model: Backbone, loaded: Sequence[LoadedPhoto], options: ExplainOptions
+def _explain_ready(
+    model: Backbone, loaded: Sequence[ReadyPhoto], options: ExplainOptions
 ) -> list[PhotoResult | Failure]:
     if not loaded:
         return []
@@ -197,18 +198,18 @@ def _explain_batch(
     if model.known_task == "detection":  # photos have different numbers of detections
         return [_explain_objects(model, item, options) for item in loaded]
     layers = None if options.branch is None else dict.fromkeys([*options.branch.layers, *model.default_layers])
-    observation = model.observe([item.photo for item in loaded], layers, titles=[item.name for item in loaded])
+    observation = model.observe_ready(loaded, layers)
     reasons = [""] * len(loaded) if observation.class_scores is None else not_finite(observation)
     reasons = reasons if any(reasons) else _predicted_as_reference(observation, options)
     if not any(reasons):
         return list(_results(observation, options))
-    rest = iter(_explain_batch(model, [o for o, reason in zip(loaded, reasons, strict=True) if not reason], options))
-    return [Failure(o.name, reason) if reason else next(rest) for o, reason in zip(loaded, reasons, strict=True)]
+    rest = iter(_explain_ready(model, [o for o, reason in zip(loaded, reasons, strict=True) if not reason], options))
+    return [Failure(o.info.name, reason) if reason else next(rest) for o, reason in zip(loaded, reasons, strict=True)]
 
 
-def _explain_objects(model: Backbone, loaded: LoadedPhoto, options: ExplainOptions) -> PhotoResult:
+def _explain_objects(model: Backbone, loaded: ReadyPhoto, options: ExplainOptions) -> PhotoResult:
     """Explain what a detector finds in one photo."""
-    observation = model.observe([loaded.photo], titles=[loaded.name])
+    observation = model.observe_ready([loaded])
     return explain_detections(
         observation, options.target, options.against, options.threshold, options.rule, options.for_page
     )
@@ -233,7 +234,8 @@ def _predicted_as_reference(observation: Observation, options: ExplainOptions) -
 def _results(observation: Observation, options: ExplainOptions) -> Iterator[PhotoResult]:
     """Explain one batch, with class maps and contrast only where something shows them."""
     shown = options.for_page or not options.with_concepts
-    class_map = cam(observation, Logit(options.target), options.rule) if shown else None
+    wanted = shown or options.with_class_map
+    class_map = cam(observation, Logit(options.target), options.rule) if wanted else None
     contrasts = _contrasts(observation, options) if shown else None
     concepts = None
     if options.with_concepts:

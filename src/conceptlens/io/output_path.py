@@ -9,7 +9,21 @@ from pathlib import Path
 from conceptlens.io.errors import InputError
 
 FILE_SUFFIXES = frozenset(
-    {".csv", ".htm", ".html", ".jpg", ".json", ".parquet", ".pdf", ".png", ".safetensors", ".svg", ".tsv", ".txt"}
+    {
+        ".csv",
+        ".htm",
+        ".html",
+        ".jpg",
+        ".json",
+        ".jsonl",
+        ".parquet",
+        ".pdf",
+        ".png",
+        ".safetensors",
+        ".svg",
+        ".tsv",
+        ".txt",
+    }
 )
 
 

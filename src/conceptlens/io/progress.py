@@ -35,11 +35,24 @@ def progress(items: Iterable[T], total: int, description: str, *, visible: bool 
 
 
 def speed_text(count: int, seconds: float) -> str:
-    """Return `, 3.2 a second` or `, 5.0 a minute` for `count` in so many seconds; nothing before the first one."""
+    """Return `, 3.2 a second`, `, 5.0 a minute` or `, 2.5 an hour` for `count` in so many seconds; nothing for none."""
     if not count or seconds <= 0:
         return ""
     speed = count / seconds
-    return f", {speed:.1f} a second" if speed >= 1 else f", {60 * speed:.1f} a minute"
+    if speed >= 1:
+        return f", {speed:.1f} a second"
+    return f", {60 * speed:.1f} a minute" if 60 * speed >= 1 else f", {3600 * speed:.2g} an hour"
+
+
+def time_text(seconds: float) -> str:
+    """Return a time in the units that it is long in: `40 s`, `12 min`, `3 h 20 min`, `12 days`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours = minutes // 60
+    return f"{hours} h {minutes % 60} min" if hours < 48 else f"{round(seconds / 86_400)} days"
 
 
 @contextmanager

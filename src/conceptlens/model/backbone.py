@@ -23,7 +23,7 @@ from conceptlens.model.device import move_module
 from conceptlens.model.encoders import ClassifierText, VisionLanguage
 from conceptlens.model.forward import LayerKeeper, Watch, forward, unwrap
 from conceptlens.model.found_task import found_task
-from conceptlens.model.image_batch import PhotoInput, check_transform
+from conceptlens.model.image_batch import PhotoInput, ReadyPhoto, check_transform, stacked
 from conceptlens.model.image_entry import colours_of
 from conceptlens.model.known_places import (
     known_input_size,
@@ -38,7 +38,7 @@ from conceptlens.model.model_output import LayerOutput, ModelOutput, Places
 from conceptlens.model.observation import Observation, layer_names
 from conceptlens.model.probe import Anatomy, anatomy
 from conceptlens.model.ready_module import check_ready
-from conceptlens.record import ImageInfo
+from conceptlens.record import ImageInfo, hold_weakly
 
 if not TYPE_CHECKING:
     from conceptlens.model.module_lock import cached_property
@@ -274,6 +274,25 @@ class Backbone(PhotoInput):
         moved = {name: map_tensors(value, lambda tensor: tensor.to(like.device)) for name, value in others.items()}
         whole = ModelInput(images.to(like.device, like.dtype), keyword, moved)
         return self._observe(whole, names, known, loaded, references)
+
+    def observe_ready(self, photos: Sequence[ReadyPhoto], layers: Iterable[str] | None = None) -> Observation[Backbone]:
+        """Run the model once on photos that are ready, as `observe` does on photos that are not.
+
+        Args:
+            photos: Photos with their input tensors.
+            layers: Names of layers; by default `default_layers`.
+
+        Returns:
+            The observation, with the graph from the first observed layer on.
+
+        Raises:
+            InputError: The inputs differ in size.
+        """
+        names = None if layers is None else layer_names(layers)
+        like, kept = self.parameter, tuple(one.photo for one in photos)
+        images = stacked([one.image for one in photos]).to(like.device, like.dtype)
+        found = self._observe(ModelInput(images), names, tuple(one.info for one in photos), kept, hold_weakly(kept))
+        return dataclasses.replace(found, larger_inputs=tuple(one.larger for one in photos))
 
     def _observe(
         self,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 from abc import ABC
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,23 @@ else:  # what readers of the source know it as
 Photo = str | Path | Image.Image | np.ndarray
 
 _WANTED = "expected a path, a PIL image, an array, a tensor, a list of them, or a batch of a loader"
+
+
+@dataclass(frozen=True, eq=False)
+class ReadyPhoto:
+    """One photo as a model reads it, so that it can be observed without decoding or scaling anything.
+
+    Attributes:
+        image: The input tensor.
+        info: The record of the photo.
+        larger: The same at other input sizes (`resized`), by rows and columns, as far as they are known to be needed.
+        photo: The upright photo; `None` where it is needed no more, so that it takes no memory.
+    """
+
+    image: Float[Tensor, "colour rows columns"]
+    info: ImageInfo
+    larger: Mapping[tuple[int, int], Float[Tensor, "colour rows columns"]] = field(default_factory=dict)
+    photo: Image.Image | None = None
 
 
 class PhotoInput(ABC):
@@ -137,7 +155,7 @@ class PhotoInput(ABC):
             return ready.detach(), tuple(ImageInfo(name, "", columns, rows) for name in called), none, hold_weakly(none)
         called = _titles(titles, [_title(photo, i) for i, photo in enumerate(ready)])
         photos = tuple(as_photo(photo) for photo in ready)
-        images = _stacked([self.read_photo(photo) for photo in photos])
+        images = stacked([self.read_photo(photo) for photo in photos])
         named = zip(called, photos, strict=True)
         info = tuple(self.image_info(name, one.size, fingerprint(one)) for name, one in named)
         return images, info, photos, hold_weakly(photos, ready)
@@ -298,7 +316,15 @@ def _photo(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)).convert("RGB")
 
 
-def _stacked(images: Sequence[Tensor]) -> Tensor:
+def stacked(images: Sequence[Tensor]) -> Tensor:
+    """Return input tensors of one size as a batch.
+
+    Raises:
+        InputError: They differ in size.
+
+    Args:
+        images: Input tensors.
+    """
     shapes = {tuple(image.shape) for image in images}
     if len(shapes) > 1:
         raise InputError(

@@ -82,6 +82,9 @@ def _shown(observation: Observation, image: int, size: tuple[int, int]) -> Float
     """Return one photo as an input of `size`, cropped or squashed as the model does it; a tensor is interpolated."""
     if size == tuple(observation.images.shape[2:]):
         return observation.images[image : image + 1]
+    prepared = observation.larger_inputs[image].get(size) if observation.larger_inputs else None
+    if prepared is not None:
+        return prepared[None].to(observation.images)
     known, photo = observation.model.preprocess, observation.photos[image]
     if photo is None or known is None:
         own = observation.images[image : image + 1]

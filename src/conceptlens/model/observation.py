@@ -76,6 +76,7 @@ class Observation(ModelOutput, Generic[Model]):
         image_info: One record for each image: its name, size and the part of it that the model saw.
         photos: The upright photos; `None` where a tensor was observed.
         photo_references: Weak references to the photos, and to the PIL images that they are copies of.
+        larger_inputs: The photos at other input sizes, by rows and columns, where they were prepared beforehand.
     """
 
     model: Model
@@ -84,6 +85,7 @@ class Observation(ModelOutput, Generic[Model]):
     image_info: tuple[ImageInfo, ...]
     photos: tuple[Image.Image | None, ...]
     photo_references: tuple[Callable[[], Image.Image | None], ...]
+    larger_inputs: tuple[Mapping[tuple[int, int], Float[Tensor, "colour rows columns"]], ...] = ()
     _readouts: dict[tuple[str, str], Tensor | None] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import pyarrow as pa
 from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.io.json_text import json_text
 from conceptlens.io.text_file import readable_text
+from conceptlens.store.explanation_rows import EXPLANATION_TABLES
 from conceptlens.store.row import EmbeddingRow, ImageRow, MaskRow, RunRow
 
 Columns = dict[str, pa.DataType]
@@ -28,7 +29,11 @@ _TEXTS = ("id", "run", "image", "concept", "type", "group", "model", "layer", "m
 _NUMBERS = ("iou", "loss", "control_iou", "selectivity", "area")
 _EMBEDDINGS = re.compile(r"embeddings_([1-9][0-9]*)")
 _KEYS = {"images": ("id", "run")}  # what identifies a row of a table, where it is not the id alone
-_TABLES = {"masks": MASKS, "images": IMAGES, "runs": RUNS}
+_KINDS = {"str": pa.string(), "int": pa.int32(), "float": pa.float32(), "bool": pa.bool_(), "bytes": pa.binary()}
+EXPLANATIONS: dict[str, Columns] = {
+    name: {field.name: _KINDS[str(field.type)] for field in fields(row)} for name, row in EXPLANATION_TABLES.items()
+}
+_TABLES = {"masks": MASKS, "images": IMAGES, "runs": RUNS, **EXPLANATIONS}
 
 
 def embeddings_table(channels: int) -> str:
@@ -90,6 +95,11 @@ def embedding_columns(rows: Sequence[EmbeddingRow], channels: int) -> pa.Table:
     columns["mask"] = [row.mask or "" for row in rows]
     flat = pa.array(vectors.ravel())
     return _checked(table, {**columns, "vector": pa.FixedSizeListArray.from_arrays(flat, channels)})
+
+
+def explanation_columns(table: str, rows: Sequence[Any]) -> pa.Table:
+    """Return rows of one of `EXPLANATION_TABLES` as columns."""
+    return _columns(table, [vars(row) for row in rows])
 
 
 def image_rows(table: pa.Table) -> tuple[ImageRow, ...]:

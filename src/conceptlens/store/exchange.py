@@ -22,7 +22,8 @@ from conceptlens.io.atomic import replacing
 from conceptlens.io.errors import InputError
 from conceptlens.io.output_path import check_new_folder
 from conceptlens.store import lance_tables
-from conceptlens.store.columns import channels_of, schema
+from conceptlens.store.columns import EXPLANATIONS, channels_of, schema
+from conceptlens.store.run_store import RunStore
 from conceptlens.store.snapshot import Snapshot
 from conceptlens.store.store import Store
 
@@ -49,7 +50,7 @@ class Form(NamedTuple):
     read: Callable[[Path, pa.Schema], Iterator[pa.Table]]
 
 
-def export(store: Store, folder: str | PathLike[str], form: str = "parquet") -> Path:
+def export(store: RunStore, folder: str | PathLike[str], form: str = "parquet") -> Path:
     """Write all that is committed to a new folder, one file for each table, in one of `FORMS`; return the folder.
 
     - *parquet* is written piece by piece; the others hold a table at a time in memory.
@@ -126,8 +127,7 @@ def _counted(pieces: Iterator[pa.Table], rows: Counter[str], name: str) -> Itera
 
 def _committed(snapshot: Snapshot, images: pa.Table, name: str) -> Iterator[pa.Table]:
     """Yield all committed rows of a table, in pieces, in the order of their keys."""
-    channels = channels_of(name)
-    if channels:
+    if channels_of(name) or name in EXPLANATIONS:
         yield from snapshot.found_in(name).batches(_ROWS)
     elif name == "images":
         yield images

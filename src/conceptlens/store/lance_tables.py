@@ -13,6 +13,7 @@ from pathlib import Path
 
 import lancedb
 import pyarrow as pa
+from lancedb.index import BTree
 from lancedb.table import Table
 
 from conceptlens.io.atomic import replacing
@@ -23,6 +24,7 @@ FORMAT = "conceptlens store"
 VERSION = 2
 FILE = "format.json"
 MAX_COMMITS = 64  # commits of a table from one optimization to the next: every commit lists all pieces of a table
+MIN_INDEXED_ROWS = 10_000  # rows; fewer are searched one by one as quickly
 SPARED_AGE = timedelta(minutes=10)  # a reader has this long to read what it began with
 _FULL = ("No space left", "os error 28", "File too large", "os error 27", "Disk quota", "os error 122")
 
@@ -119,8 +121,13 @@ def read(
 
 
 def optimize(path: Path, table: Table, spared: timedelta) -> None:
-    """Join the small pieces of a table, bring its indices up to date, and remove versions older than `spared`."""
+    """Join the small pieces of a table, bring its indices up to date, and remove versions older than `spared`.
+
+    A table that has grown gets an index of its ids, so that writing to it does not take longer and longer.
+    """
     with readable_errors(path, "optimize"):
+        if table.count_rows() >= MIN_INDEXED_ROWS and not any(i.columns == ["id"] for i in table.list_indices()):
+            table.create_index("id", config=BTree())
         table.optimize(cleanup_older_than=max(spared, timedelta(milliseconds=1)))
 
 

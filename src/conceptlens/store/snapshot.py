@@ -15,7 +15,7 @@ from lancedb.table import Table
 
 from conceptlens.io.errors import InputError
 from conceptlens.store import lance_tables
-from conceptlens.store.columns import embeddings_table, schema
+from conceptlens.store.columns import channels_of, embeddings_table, schema
 
 _SPARE = 16  # rows searched beyond those wanted, for some may not be committed
 
@@ -29,9 +29,9 @@ class Snapshot:
     images: pa.Table = field(repr=False)
 
     @classmethod
-    def of(cls, path: Path, database: lancedb.DBConnection) -> Snapshot:
-        """Read which images are committed."""
-        return cls(path, database, lance_tables.read(path, database, "images", ("id", "run"), "failure = ''"))
+    def of(cls, path: Path, database: lancedb.DBConnection, columns: tuple[str, ...] = ("id", "run")) -> Snapshot:
+        """Read which images are committed, and what else is wanted of them."""
+        return cls(path, database, lance_tables.read(path, database, "images", columns, "failure = ''"))
 
     def visible(self, embeddings: pa.Table) -> pa.Table:
         """Return the rows `[run, image, ...]` of committed images."""
@@ -55,17 +55,19 @@ class Snapshot:
         tables = [self.found_in(name, where) for name in lance_tables.embedding_tables(self.path)]
         found = [one for one in tables if len(one.row_ids)]
         if len(found) > 1:
-            lengths = " and ".join(str(one.channels) for one in found)
+            lengths = " and ".join(str(channels_of(one.name)) for one in found)
             raise InputError(f"vectors of {lengths} channels were found at once; name one layer and model")
-        return found[0] if found else FoundRows(self.path, 0, None, np.zeros(0, np.int64))
+        return found[0] if found else FoundRows(self.path, embeddings_table(1), None, np.zeros(0, np.int64))
 
-    def found_in(self, name: str, where: str | None = None) -> FoundRows:
-        """Find the committed embeddings of one table that a filter lets through."""
+    def found_in(self, name: str, where: str | None = None, order: tuple[str, ...] = ("id",)) -> FoundRows:
+        """Find the committed rows `[id, run, image, ...]` of one table that a filter lets through, in an order."""
+        if not lance_tables.exists(self.path, name):
+            return FoundRows(self.path, name, None, np.zeros(0, np.int64), order)
         with lance_tables.readable_errors(self.path, "read from"):
             table = _pinned(self.database, name)
-            query = table.search().select(["id", "run", "image"]).with_row_id(True)
-            rows = self.visible((query.where(where) if where else query).to_arrow()).sort_by("id")
-        return FoundRows(self.path, table.schema.field("vector").type.list_size, table, rows["_rowid"].to_numpy())
+            query = table.search().select([*dict.fromkeys(("id", "run", "image", *order))]).with_row_id(True)
+            rows = self.visible((query.where(where) if where else query).to_arrow()).sort_by(_ascending(order))
+        return FoundRows(self.path, name, table, rows["_rowid"].to_numpy(), order)
 
     def nearest(self, vector: np.ndarray, max_rows: int, where: str | None, exact: bool) -> pa.Table:
         """Return the nearest committed embeddings, with their `_distance`, the nearest first."""
@@ -85,12 +87,13 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class FoundRows:
-    """Rows of one table as it was when they were found, in the order of their ids."""
+    """Rows of one table as it was when they were found, in their order."""
 
     path: Path
-    channels: int
+    name: str
     table: Table | None = field(repr=False)
     row_ids: np.ndarray = field(repr=False)
+    order: tuple[str, ...] = ("id",)
 
     def batches(self, size: int) -> Iterator[pa.Table]:
         """Read `size` rows after the other; only they are held."""
@@ -99,12 +102,12 @@ class FoundRows:
         for start in range(0, len(self.row_ids), size):
             with lance_tables.readable_errors(self.path, "read from"):
                 rows = self.table.take_row_ids(self.row_ids[start : start + size].tolist()).to_arrow()
-            yield rows.sort_by("id")
+            yield rows.sort_by(_ascending(self.order))
 
     def all(self) -> pa.Table:
         """Read all rows."""
         batches = list(self.batches(max(len(self.row_ids), 1)))
-        return batches[0] if batches else schema(embeddings_table(self.channels or 1)).empty_table()
+        return batches[0] if batches else schema(self.name).empty_table()
 
 
 def _search(table: Table, vector: np.ndarray, where: str | None, exact: bool) -> LanceVectorQueryBuilder:
@@ -114,6 +117,10 @@ def _search(table: Table, vector: np.ndarray, where: str | None, exact: bool) ->
     query = query.distance_type("cosine")
     query = query.where(where, prefilter=True) if where else query
     return query.bypass_vector_index() if exact else query.refine_factor(10).maximum_nprobes(0)
+
+
+def _ascending(order: tuple[str, ...]) -> list[tuple[str, str]]:
+    return [(column, "ascending") for column in order]
 
 
 def _join_keys(first: pa.ChunkedArray, second: pa.ChunkedArray) -> pa.ChunkedArray:

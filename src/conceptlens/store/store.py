@@ -4,26 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import timedelta
-from os import PathLike
-from pathlib import Path
+from functools import cached_property
 
-import lancedb
 import numpy as np
 import pyarrow as pa
-from lancedb.index import BTree, IvfSq
+from lancedb.index import IvfSq
 
 from conceptlens.io.errors import InputError
 from conceptlens.store import columns, lance_tables
 from conceptlens.store.batch_checks import Space, by_length, check_batch, check_length, checked_vector
 from conceptlens.store.embeddings import Embeddings, Nearest, condition, embeddings_of, quoted
-from conceptlens.store.row import EmbeddingRow, ImageRow, LayerRow, MaskRow, RunRow
-from conceptlens.store.snapshot import Snapshot
-
-MIN_INDEXED_ROWS = 10_000  # rows; fewer are searched one by one as quickly
+from conceptlens.store.row import EmbeddingRow, ImageRow, LayerRow, MaskRow
+from conceptlens.store.run_store import RunStore
 
 
-class Store:
+class Store(RunStore):
     """One folder of images, embeddings, masks and runs.
 
     - What `append` was given is seen as a whole or not at all, by every process, and whenever the writer is killed.
@@ -40,19 +35,10 @@ class Store:
             folder cannot be read or written.
     """
 
-    def __init__(self, path: str | PathLike[str], create: bool = False) -> None:
-        self.path = Path(path)
-        if create:
-            lance_tables.make(self.path)
-        lance_tables.check(self.path)
-        self._database = lancedb.connect(self.path)
-        self._lengths: dict[Space, int] = {}
-
-    def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
-        return Store, (self.path,)
-
-    def __repr__(self) -> str:
-        return f"Store({str(self.path)!r})"
+    @cached_property
+    def _lengths(self) -> dict[Space, int]:
+        """The length of the vectors of each model, layer and mode that was written to."""
+        return {}
 
     def append(
         self, images: Sequence[ImageRow], embeddings: Sequence[EmbeddingRow] = (), masks: Sequence[MaskRow] = ()
@@ -78,41 +64,6 @@ class Store:
         for name, rows in tables.items():
             lance_tables.merge(self.path, self._database, name, rows)
         lance_tables.merge(self.path, self._database, "images", images_last, replace=True)
-
-    def committed_images(self, run: str) -> set[str]:
-        """Return the ids of the images that a run need not read again: those committed, failed ones among them.
-
-        Args:
-            run: The id of a run.
-
-        Returns:
-            Ids of images.
-        """
-        where = f"run = {quoted(run)}"
-        return set(lance_tables.read(self.path, self._database, "images", ("id",), where)["id"].to_pylist())
-
-    def images(self, run: str | None = None) -> tuple[ImageRow, ...]:
-        """Return images, failed ones too, of all runs or of one: one row for each image and run.
-
-        Args:
-            run: The id of a run; `None` for all.
-
-        Returns:
-            Images in the order of their ids.
-        """
-        where = None if run is None else f"run = {quoted(run)}"
-        return columns.image_rows(lance_tables.read(self.path, self._database, "images", where=where))
-
-    def failures(self, run: str | None = None) -> tuple[ImageRow, ...]:
-        """Return the images that failed, each with its reason, of all runs or of one.
-
-        Args:
-            run: The id of a run; `None` for all.
-
-        Returns:
-            Images in the order of their ids.
-        """
-        return tuple(row for row in self.images(run) if row.failure is not None)
 
     def embeddings(
         self,
@@ -242,7 +193,7 @@ class Store:
         indexed = False
         for channels, _ in self._snapshot().columns(("id",), condition(layer, None, None, None, None)):
             opened = self._database.open_table(columns.embeddings_table(channels))
-            if opened.count_rows() >= MIN_INDEXED_ROWS:
+            if opened.count_rows() >= lance_tables.MIN_INDEXED_ROWS:
                 with lance_tables.readable_errors(self.path, "write an index to"):
                     opened.create_index("vector", config=IvfSq(distance_type="cosine"), replace=True)
                 indexed = True
@@ -318,54 +269,6 @@ class Store:
         if not found:
             raise InputError(f"no mask '{id}' in {self.path}; embeddings say the ids of theirs in `masks`")
         return found[0].mask()
-
-    def write_run(self, run: RunRow) -> None:
-        """Keep what is known of a run; what was known of it before is replaced.
-
-        Args:
-            run: The run, known by its id.
-
-        Raises:
-            InputTypeError: Settings hold values that JSON does not.
-        """
-        lance_tables.merge(self.path, self._database, "runs", columns.run_columns([run]), replace=True)
-
-    def runs(self) -> tuple[RunRow, ...]:
-        """Return all runs.
-
-        Returns:
-            A row for each run, finished or not.
-        """
-        return columns.run_rows(lance_tables.read(self.path, self._database, "runs"))
-
-    def compact(self, older_than: timedelta = lance_tables.SPARED_AGE) -> None:
-        """Join small pieces, renew indices, and remove older versions.
-
-        Writing does some of it by itself. Who still reads a version that is removed meets an error: with an
-        `older_than` of zero, no other process may use the store.
-
-        Args:
-            older_than: Versions of this age and more are removed.
-        """
-        for name in lance_tables.tables(self.path):
-            opened = self._database.open_table(name)
-            with lance_tables.readable_errors(self.path, "optimize"):
-                if opened.count_rows() >= MIN_INDEXED_ROWS and not any(
-                    i.columns == ["id"] for i in opened.list_indices()
-                ):
-                    opened.create_index("id", config=BTree())
-            lance_tables.optimize(self.path, opened, older_than)
-
-    def bytes(self) -> dict[str, int]:
-        """Return the bytes on disk of each table, with all versions that are kept.
-
-        Returns:
-            Bytes by the name of the table.
-        """
-        return lance_tables.sizes(self.path)
-
-    def _snapshot(self) -> Snapshot:
-        return Snapshot.of(self.path, self._database)
 
     def _check_lengths(self, lengths: dict[Space, int]) -> None:
         """Check that the vectors of a layer are as long as those that are there."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -15,7 +14,6 @@ from conceptlens.io.fingerprint import weights_fingerprint
 from conceptlens.local_embeddings.modes import FitSettings
 from conceptlens.model.input_sizes import resized
 from conceptlens.model.preprocess import Preprocess
-from conceptlens.store.row import row_id
 
 if TYPE_CHECKING:
     from conceptlens.data.masked_set import MaskedSet
@@ -147,8 +145,3 @@ class EmbedPlan:
             "data": data.name, "masks": getattr(data, "choices", {}),
         }  # fmt: skip
         return json.loads(json.dumps(values))  # tuples become lists, as they come back from a store
-
-
-def run_id(settings: Mapping[str, Any]) -> str:
-    """Return the id of a run with these settings: the same wherever and whenever it runs."""
-    return row_id("run", *(f"{name}={settings[name]}" for name in sorted(settings)))

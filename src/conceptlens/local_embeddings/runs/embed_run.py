@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -17,14 +15,14 @@ from conceptlens.data.masked_set import MaskedSet, check_masked_set
 from conceptlens.io.errors import Failure, InputError
 from conceptlens.local_embeddings.modes import FitSettings, Mode
 from conceptlens.local_embeddings.runs.embed_batch import PreparedPhoto, StoreRows, embed_photos
-from conceptlens.local_embeddings.runs.embed_plan import EmbedPlan, run_id
+from conceptlens.local_embeddings.runs.embed_plan import EmbedPlan
 from conceptlens.local_embeddings.runs.photo_reader import PhotoReader
 from conceptlens.model.backbone import Backbone, check_backbone
 from conceptlens.runs.local_engine import local_engine
 from conceptlens.runs.run_task import Engine
-from conceptlens.store.lance_tables import SPARED_AGE
 from conceptlens.store.row import RunRow, row_id
 from conceptlens.store.store import Store
+from conceptlens.store.stored_run import finish_run, known_run, left_of, now, run_id, writing
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,67 +165,37 @@ def embed_batches(
     prepared = plan.prepared(model)
     _check_layers(prepared, plan)
     settings = plan.settings(prepared, data)
-    run = run_id(settings)
-    done = store.committed_images(run)
-    known = next((row for row in store.runs() if row.id == run), None)
-    if known is not None and done and not resume:
-        raise InputError(
-            f"{store.path} already has {len(done)} photos of this run; resume it (--resume), or choose another store"
-        )
-    if resume and known is None:
-        _check_other_runs(store, settings)
+    known, done = known_run(store, settings, resume)
     reader = PhotoReader(prepared, plan, data)
-    row = known or _new_run(run, settings, reader)
+    row = known or _new_run(settings, reader)
     store.write_run(row)
     scales = {name: torch.tensor(values) for name, values in row.settings["scales"].items()}
-    task = EmbedTask(prepared, plan, data, run, scales)
-    failed = {image.id for image in store.failures(run)}
+    task = EmbedTask(prepared, plan, data, row.id, scales)
+    failed = {image.id for image in store.failures(row.id)}
     done -= failed if retry_failed else set()
-    before = EmbedProgress(run, len(done), reader.total, store.count(run) if done else 0, len(failed & done))
-    yield from _written(store, row, before, engine(task, _left(reader, done)))
+    before = EmbedProgress(row.id, len(done), reader.total, store.count(row.id) if done else 0, len(failed & done))
+    left = left_of(reader.batches(), [row_id(data.name, name) in done for name in reader.names])
+    yield from _written(store, row, before, engine(task, left))
 
 
-def _check_other_runs(store: Store, settings: Mapping[str, Any]) -> None:
-    """Raise `InputError` where the store has runs but none to resume, and name the settings that differ."""
-    runs = sorted(store.runs(), key=lambda row: row.started)
-    if runs:
-        last = runs[-1].settings
-        differing = ", ".join(f"{name} {last.get(name)}" for name in settings if last.get(name) != settings[name])
-        raise InputError(
-            f"{store.path} has no run of these settings to resume; the last one has {differing}; give the same, or "
-            "leave resume out to start another run"
-        )
-
-
-def _new_run(run: str, settings: Mapping[str, Any], reader: PhotoReader) -> RunRow:
+def _new_run(settings: Mapping[str, Any], reader: PhotoReader) -> RunRow:
     scales = {name: values.tolist() for name, values in reader.scales().items()}
-    return RunRow(run, {**settings, "scales": scales}, _now())
+    return RunRow(run_id(settings), {**settings, "scales": scales}, now())
 
 
 def _written(store: Store, row: RunRow, before: EmbedProgress, found: Iterable[StoreRows]) -> Iterator[EmbedProgress]:
     photos, embeddings, failures = before.photos, before.embeddings, before.failures
     yield before
-    for rows in found:
-        store.append(rows.images, rows.embeddings, rows.masks)
-        photos += len(rows.images)
-        embeddings += len(rows.embeddings)
-        failures += sum(image.failure is not None for image in rows.images)
-        yield replace(before, photos=photos, embeddings=embeddings, failures=failures)
-    counts = {"photos": photos, "embeddings": embeddings, "failures": failures}
-    store.write_run(RunRow(row.id, row.settings, row.started, _now(), counts))
-    for layer in row.settings["layers"]:
-        store.index(layer)
-    alone = all(other.finished is not None for other in store.runs())
-    store.compact(timedelta(0) if alone else SPARED_AGE)  # until now, one file for each batch
-
-
-def _left(reader: PhotoReader, done: set[str]) -> list[range]:
-    """Return what is left of each batch: all of it, or the ranges between photos that are in the store."""
-    if not done:
-        return reader.batches()
-    known = [row_id(reader.data.name, name) in done for name in reader.names]
-    parts = (list(part) for batch in reader.batches() for there, part in groupby(batch, known.__getitem__) if not there)
-    return [range(part[0], part[-1] + 1) for part in parts]
+    with writing(store) as alone:
+        for rows in found:
+            store.append(rows.images, rows.embeddings, rows.masks)
+            photos += len(rows.images)
+            embeddings += len(rows.embeddings)
+            failures += sum(image.failure is not None for image in rows.images)
+            yield replace(before, photos=photos, embeddings=embeddings, failures=failures)
+        for layer in row.settings["layers"]:
+            store.index(layer)
+        finish_run(store, row, {"photos": photos, "embeddings": embeddings, "failures": failures}, alone)
 
 
 def _check_layers(model: Backbone, plan: EmbedPlan) -> None:
@@ -235,7 +203,3 @@ def _check_layers(model: Backbone, plan: EmbedPlan) -> None:
         raise InputError("no layer was named; give at least one, such as the model's default")
     for name in plan.layers:
         model.check_layer(name)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,89 @@
+"""What an explaining run does with each batch: photos are decoded and prepared ahead, then explained into rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from conceptlens.explainer.photo_reading import load_photo, ready_photo
+from conceptlens.explainer.photo_result import PhotoResult
+from conceptlens.explainer.photo_run import ExplainOptions, explain_batch
+from conceptlens.explainer.runs.result_rows import result_rows
+from conceptlens.io.errors import Failure, InputError
+from conceptlens.io.image_file import quoted
+from conceptlens.model.image_batch import ReadyPhoto
+from conceptlens.store.explanation_store import ExplanationRows
+
+if TYPE_CHECKING:
+    from conceptlens.model.backbone import Backbone
+
+# Photos of a batch that are decoded at the same time.
+N_READERS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class ExplainTask:
+    """What every worker of a run needs: the model, the photos by their full paths, and what to compute.
+
+    Attributes:
+        model: The model to explain.
+        names: The photos.
+        options: What `run_options` returns.
+        run: The id of the run.
+        with_maps: Whether maps are kept.
+        larger: Other input sizes that photos were shown at so far: as soon as they are known, the next photos are
+            prepared for them too while they are read, and are then held no longer.
+    """
+
+    model: Backbone
+    names: Sequence[str]
+    options: ExplainOptions
+    run: str
+    with_maps: bool = False
+    larger: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def about(self) -> str:
+        """What is sent to workers."""
+        return f"{self.model.name} or its options"
+
+    def read(self, batch: range) -> list[ReadyPhoto | Failure]:
+        """Decode and prepare the photos of one batch, several at a time.
+
+        Args:
+            batch: Indices of photos.
+        """
+        known = tuple(self.larger)
+        with ThreadPoolExecutor(min(N_READERS, len(batch)), "decoder") as pool:
+            return list(pool.map(partial(self._read, larger=known), batch))
+
+    def compute(self, read: Sequence[ReadyPhoto | Failure]) -> ExplanationRows:
+        """Return the rows of one batch of photos.
+
+        Args:
+            read: What `read` returned.
+        """
+        found = explain_batch(self.model, read, self.options)
+        if not self.larger:
+            self.larger.extend(_larger_sizes(found))
+        return result_rows(found, self.run, self.with_maps)
+
+    def _read(self, index: int, larger: Sequence[tuple[int, int]]) -> ReadyPhoto | Failure:
+        """Return one photo, or why it cannot be read; the photo itself is kept until it is known what it is for."""
+        loaded = load_photo(self.model, self.names[index])
+        if isinstance(loaded, Failure):
+            return loaded
+        try:
+            return ready_photo(self.model, loaded, larger, keep=not larger)
+        except InputError as error:
+            return Failure(loaded.name, f"{quoted(loaded.name)}: {error}")
+
+
+def _larger_sizes(found: Sequence[PhotoResult | Failure]) -> list[tuple[int, int]]:
+    """Return the input sizes that competing regions have shown photos at."""
+    made = (one.concepts for one in found if isinstance(one, PhotoResult))
+    sizes = next((one.source.settings.get("input_sizes", ()) for one in made if one is not None), ())
+    return [(int(size[0]), int(size[1])) for size in sizes]  # pyright: ignore
