@@ -85,7 +85,9 @@ def test_two_at_once_give_the_rows_of_one_and_a_reader_sees_whole_photos(
             before = {row.id for row in opened.images()}
             assert before <= {row["image"] for row in opened.table("explained").to_pylist()}
         time.sleep(0.05)
-    assert [process.wait() for process in both] == [0, 0]
+    for process in both:
+        process.communicate(timeout=60)
+    assert [process.returncode for process in both] == [0, 0]
     store = ExplanationStore(tmp_path / "store")
     assert told(store) == whole
     assert store.count("concepts") == len(set(store.table("concepts")["id"].to_pylist()))
