@@ -182,8 +182,8 @@ def test_a_log_gets_lines_with_the_time_left(
     assert with_progress(steps, "explaining photos").photos == 116
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "108 of 10000 photos, 6.0 a minute, 27 h 29 min left",
-        "116 of 10000 photos, 8.0 a minute, 20 h 36 min left",
+        "108 of 10 000 photos, 6.0 a minute, 27 h 29 min left",
+        "116 of 10 000 photos, 8.0 a minute, 20 h 36 min left",
     ]
     with pytest.raises(InputError, match="no photo"):
         with_progress(iter(()), "explaining photos")
