@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 
-from conceptlens.pages.number_format import number
-
 pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).parents[2]
@@ -278,18 +276,3 @@ def test_the_committed_regions_of_transformers_hold_what_the_page_claims() -> No
         assert nra["official, values of each patch"] > nra["official"] + 0.05
         assert nra["official"] > nra["centre"] + 0.05
     assert not any(place in text for place in ("/home/", "/root/", "/tmp/", "/work/"))
-
-
-def test_the_table_of_bottlenecks_is_that_of_its_result() -> None:
-    found = json.loads((ROOT / "docs" / "results" / "benchmark_loc_cbm.json").read_text(encoding="utf-8"))
-    page = (ROOT / "docs" / "how-to" / "benchmark.md").read_text(encoding="utf-8")
-    for method in found["methods"]:
-        cells = []
-        for cell in method["cells"]:
-            gain = cell["difference"] or {"real": False}
-            mark = ("▲" if gain["better"] else "▼") if gain["real"] else ""
-            mark += "°" if cell["unbeaten_controls"] else ""
-            value = "–" if cell["score"] is None else number(cell["score"]["mean"], 3)
-            cells.append(f"{value} {mark}".strip())
-        name = f"*{method['title']}*" if method["control"] else f"`{method['title']}`"
-        assert f"| {name} | {' | '.join(cells)} |\n" in page

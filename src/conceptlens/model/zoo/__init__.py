@@ -9,8 +9,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
 from conceptlens.io.errors import InputError, InputTypeError, near
 from conceptlens.io.torchvision_operators import mend_torchvision
 
@@ -73,7 +71,7 @@ def load_model(
         >>> model = cl.load_model("timm:resnet50", crop_mode="squash")
         >>> observation = model.observe("cat.png")
     """
-    if isinstance(name, nn.Module):
+    if callable(getattr(name, "state_dict", None)):  # a module; torch is loaded later
         raise InputTypeError(
             f"the module {type(name).__name__} was given as the model; expected SOURCE:NAME, such as {DEFAULT_MODEL}; "
             "for a module of your own use cl.Backbone(net, name, transform=cl.Preprocess((height, width)))"
