@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from conceptlens.explainer.photo_reading import load_photo, ready_photo
 from conceptlens.explainer.photo_result import PhotoResult
 from conceptlens.explainer.photo_run import ExplainOptions, explain_batch
-from conceptlens.explainer.runs.result_rows import result_rows
+from conceptlens.explainer.runs.explained_rows import result_rows
 from conceptlens.io.errors import Failure, InputError
 from conceptlens.io.image_file import quoted
 from conceptlens.model.image_batch import ReadyPhoto
