@@ -21,6 +21,7 @@ from conceptlens.io.fingerprint import weights_fingerprint
 from conceptlens.metrics.map_mask import pointing_energy
 from conceptlens.metrics.part_masks import seen_box_mask
 from conceptlens.metrics.pixel_removal import STEPS
+from conceptlens.model.preprocess import preparation_settings
 from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
@@ -178,7 +179,11 @@ class ClassMapTask:
             resolution=(BOX_PIXELS, BOX_PIXELS) if box else self.resolution,
             seed=self.seed,
             method_settings=method.settings,
-            metric_settings={**settings, "input": list(self.resolution)},
+            metric_settings={
+                **settings,
+                "input": list(self.resolution),
+                "preparation": preparation_settings(self.model.preprocess, self.model.transform),
+            },
         )
 
     @cached_property

@@ -14,6 +14,7 @@ from conceptlens.io.errors import Failure, InputError
 from conceptlens.io.fingerprint import settings_fingerprint, weights_fingerprint
 from conceptlens.localization.evaluate_localization import evaluate_localization
 from conceptlens.localization.methods import Method, MethodContext, build_methods
+from conceptlens.model.preprocess import preparation_settings
 
 if TYPE_CHECKING:
     from conceptlens.concepts.vocabulary import ConceptName
@@ -157,7 +158,10 @@ class MaskMapTask:
                 resolution=(RESOLUTION, RESOLUTION),
                 seed=context.seed,
                 method_settings={"branch": self.branch},
-                metric_settings={"min_area": MIN_AREA},
+                metric_settings={
+                    "min_area": MIN_AREA,
+                    "preparation": preparation_settings(context.model.preprocess, context.model.transform),
+                },
             )
             for method in self.methods
             for metric in self.metrics

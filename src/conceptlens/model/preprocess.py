@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -176,3 +176,16 @@ class Preprocess:
     def _corner(self, width: int, height: int) -> tuple[int, int]:
         halve = round if self.crop_rounding == "even" else math.floor
         return halve((height - self.size[0]) / 2.0), halve((width - self.size[1]) / 2.0)
+
+
+def preparation_settings(known: Preprocess | None, transform: object) -> dict[str, Any] | str:
+    """Return how photos are prepared, for settings that say how a number was made.
+
+    Args:
+        known: The preparation, where it is known.
+        transform: What prepares photos.
+
+    Returns:
+        The fields of the preparation; the type's name of a transform that is not read.
+    """
+    return type(transform).__qualname__ if known is None else asdict(known)

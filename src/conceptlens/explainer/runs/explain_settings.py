@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.explainer.calibration import find_calibration
 from conceptlens.io.errors import InputError
 from conceptlens.io.fingerprint import bytes_fingerprint, texts_fingerprint, weights_fingerprint
+from conceptlens.model.preprocess import preparation_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,12 +57,11 @@ def run_settings(model: Backbone, options: ExplainOptions, with_maps: bool) -> d
         options: What `run_options` returns.
         with_maps: Whether maps are kept.
     """
-    known = model.preprocess
     values = {
         "explain": "photos",
         "model": model.name,
         "weights": weights_fingerprint(model.module),
-        "preparation": type(model.transform).__qualname__ if known is None else asdict(known),
+        "preparation": preparation_settings(model.preprocess, model.transform),
         "task": model.known_task,
         "class_names": None if model.class_names is None else texts_fingerprint(model.class_names),
         "text": None if model.text is None else model.text.name,
