@@ -173,9 +173,7 @@ def published(
     return {name: torch.stack(values) for name, values in maps.items()}
 
 
-def released(
-    module: nn.Module, translator: Translator, images: Tensor, texts: Tensor, own: bool, reads: Reads
-) -> None:
+def released(module: nn.Module, translator: Translator, images: Tensor, texts: Tensor, own: bool, reads: Reads) -> None:
     """The same as the authors' code does it, which copies both networks for each concept first."""
     for text in texts:
         part = replace(translator, branch=copy.deepcopy(translator.branch))

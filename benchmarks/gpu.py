@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import math
 import platform
 import subprocess
 import sys
@@ -22,7 +21,6 @@ from typing import Any
 
 import torch
 
-import conceptlens as cl
 import gpu_concepts
 import gpu_maps
 import loce
@@ -54,10 +52,10 @@ def main() -> None:
     parts = run(planned(settings), started + 60 * USED * asked.minutes)
     result = {
         "name": "gpu",
-        "figures": {name: value for part in parts for name, value in part.figures.items() if math.isfinite(value)},
+        "figures": {name: value for part in parts for name, value in part.figures.items()},
         "details": {
             "parts": [{key: value for key, value in asdict(part).items() if key != "end"} for part in parts],
-            "setting": setting(settings, time.perf_counter() - started),
+            "setting": setting(settings, asked.minutes, time.perf_counter() - started),
         },
     }
     print(json.dumps(result, indent=2)) if asked.json else printed(result)
@@ -110,10 +108,10 @@ def run(plans: list[Planned], end: float) -> list[Part]:
     return parts
 
 
-def setting(settings: GpuSettings, seconds: float) -> dict[str, Any]:
+def setting(settings: GpuSettings, minutes: float, seconds: float) -> dict[str, Any]:
     """Return what is needed to read the numbers: command, versions, machine."""
     cuda = settings.device.startswith("cuda")
-    words = ["python", "benchmarks/gpu.py", "--json", "--device", settings.device]
+    words = ["python", "benchmarks/gpu.py", "--json", "--device", settings.device, "--minutes", f"{minutes:g}"]
     found: dict[str, Any] = {
         "command": " ".join([*words, *(["--small"] if settings.small else [])]),
         "seconds": round(seconds, 1),
@@ -125,7 +123,7 @@ def setting(settings: GpuSettings, seconds: float) -> dict[str, Any]:
     }
     if cuda:
         found |= {
-            "gigabytes": round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1),
+            "gigabytes": round(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 2**30, 1),
             "driver": driver(),
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),

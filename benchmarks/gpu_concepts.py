@@ -41,9 +41,7 @@ def local_embeddings(part: Part, settings: GpuSettings, case: loce.Case) -> None
     memory = loce.ENLARGED_BYTES
     if settings.device.startswith("cuda"):
         memory = torch.cuda.mem_get_info()[0] // SHARE_OF_MEMORY
-    row = loce.measure(
-        case, f"drawn:{settings.masks}", "val", settings.masks, settings.device, settings.rounds, memory
-    )
+    row = loce.measure(case, f"drawn:{settings.masks}", "val", settings.masks, settings.device, settings.rounds, memory)
     part.rows.append(row)
     if row["masks"] < settings.masks:
         part.skip(
@@ -76,7 +74,7 @@ def whole_set(part: Part, settings: GpuSettings, name: str) -> None:
         "photos_per_second": settings.photos / run,
         "with_scales": settings.photos / (scales + run),
         "loop": settings.photos / loop,
-        "network": settings.batch / network,
+        "network_alone": settings.batch / network,
     }
     part.rows.append(
         {
@@ -86,6 +84,8 @@ def whole_set(part: Part, settings: GpuSettings, name: str) -> None:
         }
     )  # fmt: skip
     part.figures[f"embed_{name}_photos_per_second"] = round(rates["photos_per_second"], 2)
+    part.figures[f"embed_{name}_loop_photos_per_second"] = round(rates["loop"], 2)
+    part.figures[f"embed_{name}_network_photos_per_second"] = round(rates["network_alone"], 2)
     part.figures[f"embed_{name}_over_loop"] = round(run / loop, 3)
     part.figures[f"embed_{name}_megabytes"] = round(megabytes, 1)
 

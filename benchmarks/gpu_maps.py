@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -84,7 +83,8 @@ def first_calls(part: Part, maps: Maps, count: int) -> dict[str, dict[str, Any]]
     classes = list(range(count))
     for tool, run in maps.tools.items():
         what = f"{tool}, {count} questions"
-        if not part.has_time(what, 2 * wall(maps, tool, count)):
+        promised = sum(count * maps.pace[name] for name in measured)  # for a round of those before it
+        if not part.has_time(what, promised + 2 * count * maps.pace[tool]):
             continue
         with allowed_to_fail(part, tool, what), part.as_far_as_memory_goes(what):
             kept: list[Any] = []
@@ -100,11 +100,6 @@ def first_calls(part: Part, maps: Maps, count: int) -> dict[str, dict[str, Any]]
     return measured
 
 
-def wall(maps: Maps, tool: str, count: int) -> float:
-    """Seconds expected of one call; ours shares its forward pass, so this is the most that it takes."""
-    return maps.pace[tool] * count
-
-
 def call_once(run: Run, classes: list[int], device: str, kept: list[Any], taken: list[float], keep: bool) -> None:
     """Time one call, and keep its maps where they are compared."""
     taken.append(seconds(lambda: kept.append(run(classes)), device))
@@ -112,9 +107,7 @@ def call_once(run: Run, classes: list[int], device: str, kept: list[Any], taken:
         kept.clear()
 
 
-def rounds(
-    part: Part, settings: GpuSettings, maps: Maps, count: int, measured: dict[str, dict[str, Any]]
-) -> None:
+def rounds(part: Part, settings: GpuSettings, maps: Maps, count: int, measured: dict[str, dict[str, Any]]) -> None:
     """Time the forward pass and all tools in turns, as many rounds as fit into half of what is left, and note all."""
     calls = {FORWARD: maps.forward, **{tool: partial(maps.tools[tool], list(range(count))) for tool in measured}}
     taken = in_turns(calls, settings.device, settings.rounds, part.left() / 2)
@@ -133,14 +126,11 @@ def rounds(
             continue
         peer = tool.replace("-", "_")
         part.figures[f"{maps.name}_speedup_{peer}_{count}"] = round(middle[tool] / middle[OURS], 2)
-        part.figures[f"{maps.name}_memory_vs_{peer}_{count}"] = ratio(row["megabytes"], measured[OURS]["megabytes"])
+        if measured[OURS]["megabytes"] > 0:
+            more = row["megabytes"] / measured[OURS]["megabytes"]
+            part.figures[f"{maps.name}_memory_vs_{peer}_{count}"] = round(more, 2)
         if isinstance(row.get("difference"), float):
             part.figures[f"{maps.name}_difference_{peer}_{count}"] = row["difference"]
-
-
-def ratio(theirs: float, ours: float) -> float:
-    """Return how many times as much memory they take; not a number where ours took none that could be seen."""
-    return round(theirs / ours, 2) if ours > 0 else math.nan
 
 
 def difference(tool: str, ours: Tensor, made: Any, size: tuple[int, int]) -> float | str:

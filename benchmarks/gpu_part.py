@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -50,7 +51,7 @@ class GpuSettings:
 
     @property
     def masks(self) -> int:
-        return 4 if self.small else 64
+        return 2 if self.small else 64
 
     @property
     def photos(self) -> int:
@@ -58,7 +59,7 @@ class GpuSettings:
 
     @property
     def rounds(self) -> int:
-        return 2 if self.small else 5
+        return 1 if self.small else 5
 
 
 class TimeOver(BaseException):
@@ -117,7 +118,7 @@ class Part:
         Args:
             call: Measures and fills this part in.
             seconds: Its share of the time, by which it chooses what to leave out.
-            at_most: When it is broken off. Only there is no signal for this on Windows.
+            at_most: Seconds after which it is broken off; not on Windows, which has no signal for that.
         """
         begin = time.perf_counter()
         self.end = begin + seconds
@@ -128,6 +129,10 @@ class Part:
             self.skip(f"the rest of {self.name}", f"its time was over after {time.perf_counter() - begin:.1f} s")
         except Exception as error:
             self.error = f"{type(error).__name__}: {one_line(error)}"
+        strange = [name for name, value in self.figures.items() if not math.isfinite(value)]
+        if strange:
+            self.figures = {name: value for name, value in self.figures.items() if name not in strange}
+            self.error = f"{self.error or 'measured'}; not finite: {', '.join(strange)}"
         self.seconds = round(time.perf_counter() - begin, 1)
 
 
