@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -115,7 +115,7 @@ def setting(settings: GpuSettings, minutes: float, seconds: float) -> dict[str, 
     found: dict[str, Any] = {
         "command": " ".join([*words, *(["--small"] if settings.small else [])]),
         "seconds": round(seconds, 1),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), **{name: installed(name) for name in PACKAGES}},
         "device": torch.cuda.get_device_name() if cuda else processor(),
         "networks": {name: network.name for name, network in settings.networks.items()},
         "clock": "wall time, an empty queue before and after" if cuda else "processor time of one thread",
@@ -131,6 +131,14 @@ def setting(settings: GpuSettings, minutes: float, seconds: float) -> dict[str, 
             "tf32_products": torch.backends.cuda.matmul.allow_tf32,
         }
     return found
+
+
+def installed(package: str) -> str | None:
+    """Return the version of a package; nothing where it is missing, which a part says of a peer."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def driver() -> str | None:

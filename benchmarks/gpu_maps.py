@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pytorch_grad_cam.utils.image import scale_cam_image
 from torch import Tensor, nn
 
 import cases
@@ -152,6 +151,8 @@ def difference(tool: str, ours: Tensor, made: Any, size: tuple[int, int]) -> flo
 
 def scaled(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Return maps as grad-cam gives them out: scaled and enlarged for the layer, then scaled for all layers."""
+    from pytorch_grad_cam.utils.image import scale_cam_image
+
     return scale_cam_image(scale_cam_image(maps, size), size)
 
 
