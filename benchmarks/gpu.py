@@ -63,7 +63,11 @@ def main() -> None:
 
 
 def prepare(device: str) -> None:
-    """One thread on the processor, whose time is counted; the asked GPU is the current one, whose memory is read."""
+    """One thread on the processor, whose time is counted; the asked GPU is the current one, whose memory is read.
+
+    What was imported is not looked through for garbage before every measurement of memory.
+    """
+    gc.freeze()
     if device.startswith("cuda"):
         torch.cuda.set_device(torch.device(device).index or 0)
     else:

@@ -12,7 +12,7 @@ import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from statistics import median
 from typing import Any
@@ -114,9 +114,17 @@ def measure(
     return row
 
 
+@cache
+def probed_model() -> cl.Backbone:
+    """Return the model of all cases; what is found out about a model once is known."""
+    model = cl.load_model(MODEL, crop_mode="squash")
+    assert model.anatomy.layers
+    return model
+
+
 def activations(case: Case, data: str, split: str, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return cells of photos, and soft masks `[mask 100 100]` with the photo each belongs to."""
-    model = cl.load_model(MODEL, crop_mode="squash")
+    model = probed_model()
     plan = EmbedPlan(case.layers, input_size=(case.size, case.size), min_area=0.02, control=False)
     prepared = plan.prepared(model)
     reader = PhotoReader(prepared, plan, cl.open_set(data, split))
