@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import cases
 from gpu_part import GpuSettings, Part
 from measure import growth, in_turns, seconds
-from peers import TOOLS, Network, Run
+from peers import TOOLS, Network
 
 OURS, FORWARD = "conceptlens", "forward"
 COMPARED = 8  # maps of more questions are measured and not kept
@@ -99,7 +99,9 @@ def first_calls(part: Part, maps: Maps, count: int) -> dict[str, dict[str, Any]]
     return measured
 
 
-def call_once(run: Run, classes: list[int], device: str, kept: list[Any], taken: list[float], keep: bool) -> None:
+def call_once(
+    run: Callable[[list[int]], Any], classes: list[int], device: str, kept: list[Any], taken: list[float], keep: bool
+) -> None:
     """Time one call, and keep its maps where they are compared."""
     taken.append(seconds(lambda: kept.append(run(classes)), device))
     if not keep:
