@@ -10,7 +10,7 @@ import copy
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -33,6 +33,7 @@ from measure import growth, median_seconds, seconds
 DIMENSION = 512
 COUNTS = (50, 500)
 PACKAGES = ("conceptlens", "torch", "timm")
+Reads = Mapping[str, Callable[[Tensor], Tensor]]
 
 
 @dataclass(frozen=True)
@@ -81,34 +82,40 @@ def main() -> None:
     print(json.dumps(result, indent=2)) if asked.json else show(result)
 
 
-def measure(case: Case, count: int) -> dict[str, Any]:
-    """Time both ways for `count` concepts, and compare all their maps."""
+def measure(case: Case, count: int, device: str = "cpu", size: int = 224) -> dict[str, Any]:
+    """Time both ways for `count` concepts of one image of `size x size`, and compare all their maps."""
     torch.set_num_threads(1)
-    model = cl.load_model(case.model, pretrained=False)
+    model = cl.load_model(case.model, pretrained=False, device=device)
     translator = random_branch(model, case)
+    translator.branch.to(device)
     regions = own_regions if case.own else branch_regions
-    images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    images = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(1)).to(device)
     width = translator.branch.width if case.own else DIMENSION
-    texts = torch.randn(count, width, generator=torch.Generator().manual_seed(2))
+    texts = torch.randn(count, width, generator=torch.Generator().manual_seed(2)).to(device)
+    observed = model.observe(images, translator.layers).layer_outputs
+    reads = {name: observed[name].grid.read for name in translator.layers}
+    del observed
     plain = torch.no_grad()(model.module.eval())
     plain(images)
-    forward = median_seconds(lambda: plain(images), "cpu")
+    forward = median_seconds(lambda: plain(images), device)
     found: list[dict[str, Tensor]] = []
-    grown = growth(lambda: found.append(regions(model, translator, images, texts)), "cpu")
-    took = median_seconds(lambda: regions(model, translator, images, texts), "cpu", 4.0)
+    grown = growth(lambda: found.append(regions(model, translator, images, texts)), device)
+    took = median_seconds(lambda: regions(model, translator, images, texts), device, 4.0)
     theirs: list[dict[str, Tensor]] = []
-    published_took = seconds(lambda: theirs.append(published(model.module, translator, images, texts, case.own)), "cpu")
-    ten = seconds(lambda: released(model.module, translator, images, texts[:10], case.own), "cpu")
+    took_published = seconds(
+        lambda: theirs.append(published(model.module, translator, images, texts, case.own, reads)), device
+    )
+    ten = seconds(lambda: released(model.module, translator, images, texts[:10], case.own, reads), device)
     return {
         "case": case.name,
         "layers": list(translator.layers),
         "concepts": count,
         "forward_ms": round(forward * 1000, 2),
         "ours_seconds": round(took, 4),
-        "published_seconds": round(published_took, 3),
+        "published_seconds": round(took_published, 3),
         "released_seconds": round(ten * count / 10, 3),
         "ours_in_forwards": round(took / forward, 3),
-        "speedup": round(published_took / took, 2),
+        "speedup": round(took_published / took, 2),
         "speedup_released": round(ten * count / 10 / took, 2),
         "megabytes": round(grown, 1),
         "map_difference": max(difference(found[0][name], theirs[0][name]) for name in translator.layers),
@@ -138,8 +145,13 @@ def branch_regions(model: cl.Backbone, translator: Translator, images: Tensor, t
     return {name: project(w[..., None, None], observation.feature(name)).relu()[0] for name, w in weights.items()}
 
 
-def published(module: nn.Module, translator: Translator, images: Tensor, texts: Tensor, own: bool) -> dict[str, Tensor]:
-    """The same by a forward and a backward pass for each concept, classifier and branch frozen (CE-FAM's own code)."""
+def published(
+    module: nn.Module, translator: Translator, images: Tensor, texts: Tensor, own: bool, reads: Reads
+) -> dict[str, Tensor]:
+    """The same by a forward and a backward pass for each concept, classifier and branch frozen (CE-FAM's own code).
+
+    `reads` turns what each layer returns into cells `[image channel height width]`.
+    """
     module.requires_grad_(False)
     kept: dict[str, Tensor] = {}
     handles = [
@@ -150,22 +162,22 @@ def published(module: nn.Module, translator: Translator, images: Tensor, texts: 
     for text in texts:
         with torch.enable_grad():
             module(images)
-            pooled = torch.cat([kept[name].mean((2, 3)) for name in reversed(translator.layers)], 1)
+            pooled = torch.cat([reads[name](kept[name]).mean((2, 3)) for name in reversed(translator.layers)], 1)
             score = (pooled if own else translator.branch(pooled))[0] @ text
             gradients = torch.autograd.grad(score, [kept[name] for name in translator.layers])
         for name, gradient in zip(translator.layers, gradients, strict=True):
-            beta = gradient.mean((2, 3), keepdim=True)
-            maps[name].append((beta * kept[name].detach()).sum(1).relu()[0])
+            beta = reads[name](gradient).mean((2, 3), keepdim=True)
+            maps[name].append((beta * reads[name](kept[name].detach())).sum(1).relu()[0])
     for handle in handles:
         handle.remove()
     return {name: torch.stack(values) for name, values in maps.items()}
 
 
-def released(module: nn.Module, translator: Translator, images: Tensor, texts: Tensor, own: bool) -> None:
+def released(module: nn.Module, translator: Translator, images: Tensor, texts: Tensor, own: bool, reads: Reads) -> None:
     """The same as the authors' code does it, which copies both networks for each concept first."""
     for text in texts:
         part = replace(translator, branch=copy.deepcopy(translator.branch))
-        published(copy.deepcopy(module), part, images, text[None], own)
+        published(copy.deepcopy(module), part, images, text[None], own, reads)
 
 
 def keeping(kept: dict[str, Tensor], name: str, first: bool) -> Callable[..., Tensor]:

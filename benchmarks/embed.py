@@ -193,7 +193,7 @@ def forward_pass(data: MaskedSet, model: cl.Backbone, places: Sequence[int]) -> 
     assert transform is not None
     images = torch.stack([transform(data[place].photo) for place in places])
     with torch.no_grad():
-        model.module.eval()(images)
+        model.module.eval()(images.to(next(model.module.parameters()).device))
 
 
 def run_spent(data: MaskedSet, model: cl.Backbone, prepared: cl.Backbone, how: EmbedPlan) -> tuple[float, float, float]:

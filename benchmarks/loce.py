@@ -12,7 +12,7 @@ import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from statistics import median
 from typing import Any
@@ -27,7 +27,7 @@ from conceptlens.local_embeddings.modes import FitSettings, channel_scale, embed
 from conceptlens.local_embeddings.runs.embed_plan import EmbedPlan
 from conceptlens.local_embeddings.runs.photo_reader import PhotoReader
 from conceptlens.model.layer_cells import layer_cells
-from measure import growth, seconds
+from measure import growth, in_turns, seconds
 
 MODEL = "timm:tf_efficientnet_lite0"
 MODES = ("paper", "exact", "mean_difference", "mean")
@@ -80,9 +80,17 @@ def main() -> None:
     print(json.dumps(result, indent=2)) if asked.json else show(result)
 
 
-def measure(case: Case, data: str, split: str, most: int, device: str) -> dict[str, Any]:
-    """Time the published optimiser and each mode on the same cells and masks."""
-    count = min(most, ENLARGED_BYTES // (case.channels * 100 * 100 * 4))
+def measure(
+    case: Case,
+    data: str,
+    split: str,
+    most: int,
+    device: str,
+    rounds: int = ROUNDS,
+    enlarged_bytes: int = ENLARGED_BYTES,
+) -> dict[str, Any]:
+    """Time the published optimiser and each mode on the same cells and masks: as many as fit, enlarged, into memory."""
+    count = min(most, enlarged_bytes // (case.channels * 100 * 100 * 4))
     cells, of, truth = activations(case, data, split, count)
     cells, of, truth = cells.to(device), of.to(device), truth.to(device)
     scale = channel_scale(cells)
@@ -98,16 +106,25 @@ def measure(case: Case, data: str, split: str, most: int, device: str) -> dict[s
         row[f"{mode}_converged"] = round(float(found.converged.float().mean()), 3)
         if mode == "paper":
             row["cosine"] = float(F.cosine_similarity(found.vectors.double(), theirs[0].double()).min())
-    rounds = [{mode: seconds(fit, device) for mode, fit in fits.items()} for _ in range(ROUNDS)]
+    taken = in_turns(fits, device, rounds)
     for mode in MODES:
-        row[f"{mode}_ms"] = round(1000 * median(taken[mode] for taken in rounds) / len(of), 3)
-    row["exact_over_paper"] = round(median(taken["exact"] / taken["paper"] for taken in rounds), 3)
+        row[f"{mode}_ms"] = round(1000 * median(taken[mode]) / len(of), 3)
+    ratios = [exact / paper for exact, paper in zip(taken["exact"], taken["paper"], strict=True)]
+    row["exact_over_paper"] = round(median(ratios), 3)
     return row
+
+
+@cache
+def probed_model() -> cl.Backbone:
+    """Return the model of all cases; what is found out about a model once is known."""
+    model = cl.load_model(MODEL, crop_mode="squash")
+    assert model.anatomy.layers
+    return model
 
 
 def activations(case: Case, data: str, split: str, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return cells of photos, and soft masks `[mask 100 100]` with the photo each belongs to."""
-    model = cl.load_model(MODEL, crop_mode="squash")
+    model = probed_model()
     plan = EmbedPlan(case.layers, input_size=(case.size, case.size), min_area=0.02, control=False)
     prepared = plan.prepared(model)
     reader = PhotoReader(prepared, plan, cl.open_set(data, split))

@@ -9,7 +9,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,20 @@ def median_seconds(call: Callable[[], Any], device: str, least: float = 2.0) -> 
     while not taken or (len(taken) < 9 and sum(taken) < least):
         taken.append(seconds(call, device))
     return statistics.median(taken)
+
+
+def in_turns(
+    calls: Mapping[str, Callable[[], Any]], device: str, rounds: int, least: float = float("inf")
+) -> dict[str, list[float]]:
+    """How long each call takes, one after the other in every round; after `least` seconds no further round begins."""
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    end = time.perf_counter() + least
+    for number in range(rounds):
+        if number and time.perf_counter() >= end:
+            break
+        for name, call in calls.items():
+            taken[name].append(seconds(call, device))
+    return taken
 
 
 def flops(call: Callable[[], Any]) -> int:
