@@ -15,6 +15,7 @@ from conceptlens.cli.printing import print_excluded, print_failures, print_json
 from conceptlens.cli.run_progress import with_progress
 from conceptlens.io.errors import InputError
 from conceptlens.io.output_path import check_folder
+from conceptlens.pages.number_format import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
