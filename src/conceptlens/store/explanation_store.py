@@ -86,10 +86,7 @@ class ExplanationStore(RunStore):
                         "or has failed; add its ImageRow without a failure"
                     )
         tables = {name: columns.explanation_columns(name, getattr(rows, name)) for name in EXPLANATION_TABLES}
-        images_last = columns.image_columns(rows.images)
-        for name, table in tables.items():
-            lance_tables.merge(self.path, self._database, name, table)
-        lance_tables.merge(self.path, self._database, "images", images_last, replace=True)
+        self._write(tables, rows.images)
 
     def table(
         self,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import lancedb
+import pyarrow as pa
 
 from conceptlens.store import columns, lance_tables
 from conceptlens.store.embeddings import quoted
@@ -121,3 +123,10 @@ class RunStore(ABC):
 
     def _snapshot(self) -> Snapshot:
         return Snapshot.of(self.path, self._database)
+
+    def _write(self, tables: Mapping[str, pa.Table], images: Sequence[ImageRow]) -> None:
+        """Write a batch; its images go last, and what belongs to them is shown from then on."""
+        images_last = columns.image_columns(images)  # refused before anything is written
+        for name, rows in tables.items():
+            lance_tables.merge(self.path, self._database, name, rows)
+        lance_tables.merge(self.path, self._database, "images", images_last, replace=True)

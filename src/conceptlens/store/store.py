@@ -60,10 +60,7 @@ class Store(RunStore):
         tables = {"masks": columns.mask_columns(masks)}
         for channels, rows in by_length(embeddings).items():
             tables[columns.embeddings_table(channels)] = columns.embedding_columns(rows, channels)
-        images_last = columns.image_columns(images)
-        for name, rows in tables.items():
-            lance_tables.merge(self.path, self._database, name, rows)
-        lance_tables.merge(self.path, self._database, "images", images_last, replace=True)
+        self._write(tables, images)
 
     def embeddings(
         self,
