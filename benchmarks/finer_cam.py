@@ -73,6 +73,7 @@ FILLS = {
     "chosen": ("mean", "black"),
 }
 SHARES = {"mean": (0.05, 0.1), "blur": (0.05,), "black": (0.05,)}
+DELETION = [step / 10 for step in range(1, 11)]
 
 
 def halves(count: int) -> tuple[list[int], list[int]]:
@@ -93,23 +94,39 @@ def photos_of(data: str) -> tuple[Sequence[str], Callable[[int], Any], Tensor | 
     return opened.names, lambda row: seen[row], boxes
 
 
-def drops(explained: Any, scored: Any, rivals: Tensor, part: str) -> dict[str, list[list[float]]]:
-    """Return relative drops of every map, against the most probable class and the one most alike by weight."""
+def drops(explained: Any, scored: Any, rivals: Tensor, part: str) -> dict[str, list[Any]]:
+    """Return relative drops of every map, against the most probable class and the one most alike by weight; deletion.
+
+    Deletion is the area under the class's probability over ten steps, with the mean as fill.
+    """
     assert scored.classes is not None
     own = scored.classes
 
     def read(outputs: Tensor, image: Tensor, question: Tensor) -> Tensor:
         return outputs.gather(1, torch.stack([own[image, question], *(r[image] for r in rivals)], 1))
 
-    found: dict[str, list[list[float]]] = {}
+    found: dict[str, list[Any]] = {}
     for fill in FILLS[part]:
-        steps = torch.tensor(SHARES[fill], dtype=torch.float64)
+        shares = sorted({*SHARES[fill], *(DELETION if fill == "mean" else ())})
+        steps = torch.tensor(shares, dtype=torch.float64)
         _, after, whole = removed_values(explained, scored, Reading(scored.run_classes, read), steps, fill, "highest")
         lost = whole[:, :, None] - after
-        for column, share in enumerate(SHARES[fill]):
-            here = lost[0, :, column]
+        for share in SHARES[fill]:
+            here = lost[0, :, shares.index(share)]
             found[f"RD@{share * 100:.0f} {fill}"] = (here[:, :1] - here[:, 1:]).tolist()
+        if fill == "mean":
+            kept = after[0, :, [shares.index(share) for share in DELETION], 0]
+            curve = torch.cat([whole[0, :, :1], kept], 1)
+            found["deletion mean"] = torch.trapezoid(curve, dx=1 / len(DELETION), dim=1).tolist()
     return found
+
+
+def alikeness(seen: cl.Observation) -> float:
+    """Return the cosine of the classifier's rows of the predicted class and the most probable other one."""
+    assert seen.class_rows is not None
+    rows = seen.class_rows[0].float()
+    first, second = seen.logits[0].topk(2).indices.tolist()
+    return float(torch.nn.functional.cosine_similarity(rows[first], rows[second], dim=0))
 
 
 def measured(seen: cl.Observation, names: list[str], explained: Any, part: str, box: Tensor | None) -> list[Settings]:
@@ -191,6 +208,7 @@ def main() -> None:
             maps = of_chosen(seen, row, box) if asked.part == "chosen" else of_settings(seen, asked.part, box)
             high = seen.logits.softmax(1)[0].topk(2).values.tolist()
             head = {"part": asked.part, "data": asked.data, "row": row, "photo": names[row], "probabilities": high}
+            head["alike"] = alikeness(seen)
             file.write(json.dumps({**head, "maps": maps}) + "\n")
             file.flush()
 

@@ -3,7 +3,8 @@
 `python benchmarks/finer_cam_summary.py ROWS.jsonl ... [--json]`. Differences are paired by photo, with intervals of a
 bootstrap over photos. p values are corrected for the comparisons of `FAMILY` on all and on confusable photos of a data
 set and part; other columns have none. A photo is *confusable* where the second class has more than a quarter of the
-probability of the first.
+probability of the first, *alike* where the cosine of the two classes' rows of the classifier is above that of two
+thirds of the photos.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from conceptlens.statistics.bootstrap import bootstrap_mean
 from conceptlens.statistics.multiple_comparisons import holm, paired_p_values
 
 CONFUSABLE = 0.25
-FAMILY = ("RD@5 mean", "RD@10 mean", "RD@5 black", "RD@5 blur", "box energy")
+ALIKE = 2 / 3
+FAMILY = ("RD@5 mean", "RD@10 mean", "RD@5 black", "RD@5 blur", "deletion mean", "box energy")
+FAMILY_PHOTOS = ("all", "confusable", "alike")
 RIVALS = {"": 0, " by weight": 1}
 MEASURE = "python benchmarks/finer_cam.py PART DATA --rows ROWS.jsonl"
 COMMAND = f"{MEASURE}; python benchmarks/finer_cam_summary.py *.jsonl --json"
@@ -37,7 +40,7 @@ def values_of(photos: list[dict[str, Any]]) -> tuple[list[str], list[str], Cells
                 if key.startswith("RD"):
                     for words, column in RIVALS.items():
                         found[row["map"], key + words][number] = value[column]
-                elif key.startswith("box") and value is not None:
+                elif value is not None and key.startswith(("box", "deletion")):
                     found[row["map"], key][number] = value
     maps = list(dict.fromkeys(one for one, _ in found))
     metrics = list(dict.fromkeys(one for _, one in found))
@@ -48,13 +51,21 @@ def compared(photos: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the table of one part and data set."""
     maps, metrics, cells = values_of(photos)
     second = np.array([photo["probabilities"][1] / photo["probabilities"][0] for photo in photos])
-    strata = {"all": second >= 0, "confusable": second > CONFUSABLE, "others": second <= CONFUSABLE}
+    alike = np.array([photo["alike"] for photo in photos])
+    bound = float(np.quantile(alike, ALIKE))
+    strata = {
+        "all": second >= 0,
+        "confusable": second > CONFUSABLE,
+        "others": second <= CONFUSABLE,
+        "alike": alike > bound,
+        "unlike": alike <= bound,
+    }
     entries: list[dict[str, Any]] = []
     sums: list[np.ndarray] = []
     for name in maps:
         plain = f"{name.split(': ')[0]}: plain"
         for metric in metrics:
-            for stratum, inside in list(strata.items())[: 2 if "weight" in metric else 3]:
+            for stratum, inside in list(strata.items())[: 2 if "weight" in metric else None]:
                 own = np.where(inside, cells.get((name, metric), np.full(len(photos), np.nan)), np.nan)
                 both = ~np.isnan(own) & ~np.isnan(cells[plain, metric])
                 entry = {"map": name, "metric": metric, "photos_are": stratum, "photos": int(both.sum())}
@@ -65,7 +76,7 @@ def compared(photos: list[dict[str, Any]]) -> dict[str, Any]:
                     less = (own - cells[plain, metric])[both]
                     one = bootstrap_mean(less, np.nonzero(both)[0].tolist())
                     entry["less_plain"] = [one.mean, one.low, one.high]
-                    if metric in FAMILY and stratum != "others":
+                    if metric in FAMILY and stratum in FAMILY_PHOTOS:
                         sums.append(np.where(both, own - cells[plain, metric], np.nan))
                         entry["comparison"] = len(sums) - 1
                 entries.append(entry)
@@ -76,8 +87,13 @@ def compared(photos: list[dict[str, Any]]) -> dict[str, Any]:
             entry["p_corrected"] = float(corrected[entry.pop("comparison")])
     gammas = [row["gamma"] for photo in photos for row in photo["maps"] if row["map"] == "grad_cam: chosen"]
     used = {str(g): float(np.mean([one == g for one in gammas])) for g in sorted(set(gammas))}
-    confusable = float(strata["confusable"].mean())
-    return {"photos": len(photos), "confusable": confusable, "gammas_chosen": used, "rows": entries}
+    return {
+        "photos": len(photos),
+        "confusable": float(strata["confusable"].mean()),
+        "alike_above": bound,
+        "gammas_chosen": used,
+        "rows": entries,
+    }
 
 
 def _rounded(value: Any) -> Any:

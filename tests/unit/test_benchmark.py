@@ -221,26 +221,68 @@ class TestManyComparisons:
         with pytest.raises(cl.InputError, match="0 to 1"):
             holm([1.2])
 
-    def test_p_values_are_the_share_of_draws_as_far_off(self) -> None:
-        gaps = np.random.default_rng(1).normal(0.2, 1, (12, 1))
-        taken = np.random.default_rng(5).integers(12, size=(999, 12))
-        drawn = gaps[taken, 0].mean(1)
-        beyond = sum(abs(one - gaps.mean()) >= abs(gaps.mean()) - 1e-12 for one in drawn)
-        found = paired_p_values(gaps, np.ones_like(gaps), 999, seed=5)
+    def test_p_values_are_the_share_of_draws_as_many_standard_errors_off(self) -> None:
+        dice = np.random.default_rng(1)
+        counts = dice.integers(0, 4, 14).astype(float)
+        sums = dice.normal(0.3, 1, 14) * counts
+
+        def mean_and_error(images: Sequence[int]) -> tuple[float, float]:
+            size = sum(counts[i] for i in images)
+            mean = sum(sums[i] for i in images) / size
+            return mean, sum((sums[i] - mean * counts[i]) ** 2 for i in images) ** 0.5 / size
+
+        mean, error = mean_and_error(range(14))
+        beyond = 0
+        for images in np.random.default_rng(5).integers(14, size=(999, 14)):
+            drawn, drawn_error = mean_and_error(images.tolist())
+            beyond += abs(drawn - mean) / drawn_error >= abs(mean) / error
+        found = paired_p_values(sums[:, None], counts[:, None], 999, seed=5)
         assert found.tolist() == [(1 + beyond) / 1000]
+        assert 0.02 < found[0] < 0.9
+
+    @pytest.mark.parametrize("images", [8, 12, 20, 60])
+    @pytest.mark.parametrize("noise", ["normal", "exponential", "often 0", "several an image"])
+    def test_where_nothing_differs_at_most_one_in_twenty_tables_says_so(self, images: int, noise: str) -> None:
+        dice = np.random.default_rng(images)
+        tables, columns = 40, 20
+        gaps = dice.normal(0, 1, (images, tables * columns))
+        counts = np.ones_like(gaps)
+        if noise == "exponential":
+            gaps = dice.exponential(1, gaps.shape) - dice.exponential(1, gaps.shape)
+        elif noise == "often 0":
+            gaps *= dice.random(gaps.shape) < 0.3
+        elif noise == "several an image":
+            counts = dice.integers(0, 4, gaps.shape).astype(float)
+            gaps *= np.sqrt(counts)
+        found = paired_p_values(gaps, counts, 1999)
+        # Of 800 independent p values, so many at most in 99 of 100 cases.
+        assert (found <= 0.05).mean() <= 0.05 + 2.4 * (0.05 * 0.95 / 800) ** 0.5
+        wrong = [bool((holm(table) <= 0.05).any()) for table in found.reshape(tables, columns)]
+        # Of 40 tables, 5 or fewer in 99 of 100 cases where 1 in 20 is wrong.
+        assert sum(wrong) <= 5
 
     def test_p_values_are_uniform_where_nothing_differs_and_small_where_all_do(self) -> None:
         dice = np.random.default_rng(0)
         gaps = dice.normal(0, 1, (60, 400))
         found = paired_p_values(gaps, np.ones_like(gaps), 999)
-        assert 0.02 < (found <= 0.05).mean() < 0.1
-        assert 0.4 < found.mean() < 0.6
+        assert 0.03 < (found <= 0.05).mean() < 0.07
+        assert 0.45 < found.mean() < 0.55
         sure = paired_p_values(gaps[:, :3] + 2, np.ones((60, 3)), 999)
         assert sure.tolist() == [0.001] * 3
+
+    def test_no_p_value_is_below_that_of_the_signs_of_what_differs(self) -> None:
+        alike = np.full((10, 1), 0.3)
+        assert paired_p_values(alike, np.ones_like(alike)).tolist() == [2**-9]
+        alike[3:] = 0
+        assert paired_p_values(alike, np.ones_like(alike)).tolist() >= [0.25]
+        alike[1:] = 0
+        assert paired_p_values(alike, np.ones_like(alike)).tolist() == [1.0]
 
     def test_nothing_is_said_of_few_photos_or_of_no_difference(self) -> None:
         assert paired_p_values(np.full((7, 1), 0.3), np.ones((7, 1))).tolist() == [1.0]
         assert paired_p_values(np.zeros((30, 1)), np.ones((30, 1))).tolist() == [1.0]
+        bits = np.random.default_rng(0).normal(0, 1e-16, (30, 1))
+        assert paired_p_values(bits + 1e-15, np.ones((30, 1))).tolist() == [1.0]
 
 
 COMPARED = (

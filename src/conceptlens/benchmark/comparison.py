@@ -15,7 +15,7 @@ from conceptlens.benchmark.result_parts import PhotoRows
 from conceptlens.benchmark.suite_metrics import SUITE_METRICS
 from conceptlens.pages.number_format import counted
 from conceptlens.statistics.bootstrap import Interval, bootstrap
-from conceptlens.statistics.multiple_comparisons import MIN_IMAGES, N_DRAWS, holm, paired_p_values
+from conceptlens.statistics.multiple_comparisons import ENOUGH_IMAGES, MIN_IMAGES, N_DRAWS, holm, paired_p_values
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -139,11 +139,12 @@ class BenchmarkComparison:
     @property
     def warning(self) -> str | None:
         """A warning that photos are too few; `None` where there are enough."""
-        if self.photos >= MIN_IMAGES:
+        if self.photos >= ENOUGH_IMAGES:
             return None
         if self.photos == 1:
             return "1 photo is too few: it gives no interval, and nothing is real"
-        return f"{self.photos} photos are few: intervals of fewer than {MIN_IMAGES} are too narrow, and nothing is real"
+        few = f"{self.photos} photos are few: intervals of fewer than {ENOUGH_IMAGES} are too narrow"
+        return f"{few}, and nothing is real" if self.photos < MIN_IMAGES else f"{few}, and little can be told real"
 
     @property
     def photos_text(self) -> str:
