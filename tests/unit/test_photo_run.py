@@ -177,7 +177,9 @@ def test_what_a_contrast_was_chosen_by_is_told_everywhere(
         assert "against" not in printed
     else:
         assert kinds == ["class", "contrast"]
-        assert shown["choice"].startswith(f"Chosen for this photo: gamma {told['gamma']:g} by")
+        against = found.references[0].prediction.short_name
+        start = f"The contrast with {against} was chosen for this photo: gamma {told['gamma']:g} by"
+        assert shown["choice"].startswith(start)
 
 
 def test_a_class_is_not_explained_against_itself(model: cl.Backbone) -> None:

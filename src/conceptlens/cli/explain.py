@@ -192,6 +192,7 @@ def explain(
         concepts=named,
         top=top or 8,
         contrast=Contrast(_class(target), () if other is None else (other,)),
+        choose=other is None,
         rule=rule or ("hires_cam" if detector else "grad_cam"),
         for_page=for_page,
         calibration=None if calibration is None else ScoreCalibration.load(calibration),

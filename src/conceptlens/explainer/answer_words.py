@@ -55,16 +55,17 @@ def choice_words(result: PhotoResult) -> str:
         result: One explained photo.
 
     Returns:
-        Such as "Chosen for this photo: gamma 0.6 by rank, with a relative drop of 0.06; the class alone has 0.03";
-        empty where nothing was chosen by photo.
+        Such as "The contrast with tabby was chosen for this photo: gamma 0.6 by rank, with a relative drop of 0.06;
+        the class alone has 0.03"; empty where nothing was chosen by photo.
     """
     if result.choice is None:
         return ""
     if result.none_chosen:
         return f"{NONE_CHOSEN[:1].upper()}{NONE_CHOSEN[1:]}; the map of the class alone has {result.choice.alone:.2f}"
     drop, alone = result.choice.relative_drop, result.choice.alone
-    chosen = f"Chosen for this photo: {result.choice.words}, with a relative drop of {drop:.2f}"
-    return f"{chosen}; the class alone has {alone:.2f}"
+    against = result.references[0].prediction.short_name
+    chosen = f"The contrast with {against} was chosen for this photo: {result.choice.words}"
+    return f"{chosen}, with a relative drop of {drop:.2f}; the class alone has {alone:.2f}"
 
 
 def differences(result: PhotoResult) -> str:
