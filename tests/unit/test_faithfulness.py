@@ -206,8 +206,8 @@ def test_a_shared_metric_alone_runs_what_it_needs(metric: str) -> None:
     torch.testing.assert_close(found[metric].values, expected.values, rtol=0, atol=1e-6)
     one = REMOVAL_READINGS[metric]
     each = len({round(share, 9) for share in one.highest} - {0}) + len({round(share, 9) for share in one.lowest} - {0})
-    # Both maps of an image share the one without a pixel; one image says how many classes there are for rivals.
-    assert sum(ran) == 3 + one.rivals + 3 * (2 * each - (1.0 in one.highest) - (1.0 in one.lowest))
+    # Both maps of an image share the one without a pixel.
+    assert sum(ran) == 3 + 3 * (2 * each - (1.0 in one.highest) - (1.0 in one.lowest))
 
 
 def test_only_metrics_that_remove_pixels_are_shared() -> None:

@@ -9,7 +9,7 @@ from conceptlens.benchmark.protocol import Measure
 from conceptlens.io.errors import InputError, near
 from conceptlens.metrics.faithfulness_table import FAITHFULNESS_METRICS
 from conceptlens.metrics.pixel_fills import WHOLE_FILLS
-from conceptlens.metrics.relative_drops import classes_and_rivals
+from conceptlens.metrics.relative_drops import class_pairs
 from conceptlens.metrics.removal_readings import REMOVAL_READINGS
 from conceptlens.metrics.shared_removal import removal_scores
 from conceptlens.metrics.soft_masks import soft_mask_scores
@@ -59,7 +59,7 @@ def measured_maps(
     """
     rivals = None
     if any(REMOVAL_READINGS[one.metric].rivals for one in measures if one.metric in REMOVAL_READINGS):
-        rivals = classes_and_rivals(scored, "highest")[1]
+        rivals = class_pairs(scored, "highest").rivals
     found: dict[Measure, Score] = {}
     for fill in dict.fromkeys(measure.fill for measure in measures):
         names = [measure.metric for measure in measures if measure.fill == fill]

@@ -169,7 +169,7 @@ def choose_contrast(
 
     Returns:
         The contrast for `cl.cam(observation, choice.contrast, rule, layer)`, and what was tried. It takes six forward
-        passes, and two of the whole image.
+        passes, and one of the whole image.
 
     Raises:
         InputError: A class is unknown, the model gives no probabilities of at least two classes, or the rule or layer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -121,27 +122,49 @@ def relative_drop_curves(
     Raises:
         InputError: As in `relative_drop`.
     """
-    own, other = classes_and_rivals(scored, rivals)
-
-    def read(outputs: Tensor, image: Tensor, question: Tensor) -> Tensor:
-        pair = torch.stack([own[image, question], other[image, question]], 1)
-        found = outputs.gather(1, pair)
-        return found[:, :1] - found[:, 1:]
-
-    if maps_for(explained, scored).shape[1] != own.shape[1]:
-        raise InputError(f"there are classes of {own.shape[1]} questions; give one for each question of the maps")
+    pairs = class_pairs(scored, rivals)
+    if maps_for(explained, scored).shape[1] != pairs.classes.shape[1]:
+        raise InputError(
+            f"there are classes of {pairs.classes.shape[1]} questions; give one for each question of the maps"
+        )
     steps = checked_shares(shares)
-    maps, margins, whole = removed_values(
-        explained, scored, Reading(scored.run_classes, read), steps, fill, "highest", ties, seed
+    maps, after, whole = removed_values(
+        explained, scored, pairs.reading(scored), steps, fill, "highest", ties, seed, pairs.whole
     )
+    margins, whole = after[..., :1] - after[..., 1:], whole[..., :1] - whole[..., 1:]
     drops = torch.where(ranked(maps).cpu()[..., None], whole - margins[..., 0], 0.0)
     return RemovalCurves(taken_shares(steps, scored), drops, whole[..., 0], ranked(maps).cpu(), fill, "highest")
 
 
-def classes_and_rivals(
-    scored: ScoredImages, rivals: Rivals
-) -> tuple[Int[Tensor, "image question"], Int[Tensor, "image question"]]:
-    """Return the class of every question and the one that it stands against.
+@dataclass(frozen=True, eq=False)
+class ClassPairs:
+    """The class of every question, the one that it stands against, and what the network says of both.
+
+    Attributes:
+        classes: The questions' classes.
+        rivals: What they stand against.
+        whole: The probabilities of both for the whole images, float64 on the CPU.
+    """
+
+    classes: Int[Tensor, "image question"]
+    rivals: Int[Tensor, "image question"]
+    whole: Float[Tensor, "image question pair"]
+
+    def reading(self, scored: ScoredImages) -> Reading:
+        """Return what reads the probabilities of a question's class and of its rival.
+
+        Args:
+            scored: The images, with the probabilities of all classes.
+        """
+
+        def read(outputs: Tensor, image: Tensor, question: Tensor) -> Float[Tensor, "variant pair"]:
+            return outputs.gather(1, torch.stack([self.classes[image, question], self.rivals[image, question]], 1))
+
+        return Reading(scored.run_classes, read)
+
+
+def class_pairs(scored: ScoredImages, rivals: Rivals) -> ClassPairs:
+    """Return the class of every question and the one that it stands against, from one run of the whole images.
 
     Args:
         scored: The images, with the class of each question.
@@ -158,24 +181,24 @@ def classes_and_rivals(
     if isinstance(rivals, str):
         if rivals != "highest":
             raise InputError(f"no rivals '{rivals}'; expected 'highest', or class indices, image question")
-        return own, _highest_other(scored, own)
-    other = classes_in(rivals, "rivals").to(own.device)
-    if other.shape != own.shape:
-        raise InputError(f"rivals have shape {tuple(other.shape)}; expected {tuple(own.shape)}, image question")
-    first = torch.arange(1, device=own.device)
-    _check_range(torch.stack([own, other]), scored.run_classes(scored.images[:1], first).shape[1])
-    if bool((other == own).any()):
-        raise InputError("a class cannot be its own rival; name another one for each question")
-    return own, other
+        seen = _probabilities(scored)
+        _check_range(own, seen.shape[1])
+        other = seen[:, None].expand(-1, own.shape[1], -1).scatter(2, own[..., None], -1.0).argmax(2)
+    else:
+        other = classes_in(rivals, "rivals").to(own.device)
+        if other.shape != own.shape:
+            raise InputError(f"rivals have shape {tuple(other.shape)}; expected {tuple(own.shape)}, image question")
+        seen = _probabilities(scored)
+        _check_range(torch.stack([own, other]), seen.shape[1])
+        if bool((other == own).any()):
+            raise InputError("a class cannot be its own rival; name another one for each question")
+    return ClassPairs(own, other, torch.stack([seen.gather(1, own), seen.gather(1, other)], 2).double().cpu())
 
 
-def _highest_other(scored: ScoredImages, own: Int[Tensor, "image question"]) -> Int[Tensor, "image question"]:
-    rows = torch.arange(len(own), device=own.device)
+def _probabilities(scored: ScoredImages) -> Float[Tensor, "image class"]:
+    rows = torch.arange(len(scored.images), device=scored.images.device)
     chunks = rows.split(variants_at_once(scored.images))
-    seen: Float[Tensor, "image class"] = torch.cat([scored.run_classes(scored.images[part], part) for part in chunks])
-    _check_range(own, seen.shape[1])
-    without = seen[:, None].expand(-1, own.shape[1], -1).scatter(2, own[..., None], -1.0)
-    return without.argmax(2)
+    return torch.cat([scored.run_classes(scored.images[part], part) for part in chunks])
 
 
 def _check_range(classes: Int[Tensor, "..."], count: int) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from conceptlens.io.errors import InputError, near
 from conceptlens.metrics.pixel_removal import Removal, removed_values, taken_shares
-from conceptlens.metrics.relative_drops import classes_and_rivals
+from conceptlens.metrics.relative_drops import class_pairs
 from conceptlens.metrics.removal_order import TieOrder, maps_for, ranked
 from conceptlens.metrics.removal_readings import REMOVAL_READINGS, RemovedShares, SharedCurve, share_key
 from conceptlens.metrics.scored_images import check_probabilities
@@ -17,7 +17,6 @@ from conceptlens.metrics.variant_runs import Reading, scores_of, whole_values
 from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
     from torch import Tensor
 
     from conceptlens.metrics.given_maps import Maps
@@ -61,8 +60,13 @@ def removal_scores(
         metrics = [name for name, one in REMOVAL_READINGS.items() if scored.classes is not None or not one.rivals]
     wanted = {name: REMOVAL_READINGS[_checked(name)] for name in metrics}
     paired = any(one.rivals for one in wanted.values())
-    reading = _pairs(explained, scored, rivals) if paired else _own(explained, scored)
-    whole = whole_values(scored, reading, maps_for(explained, scored).shape[1])
+    if paired:
+        pairs = class_pairs(scored, rivals)
+        _check_questions(explained, scored, pairs.classes)
+        reading, whole = pairs.reading(scored), pairs.whole
+    else:
+        reading = _own(explained, scored)
+        whole = whole_values(scored, reading, maps_for(explained, scored).shape[1])
 
     def curve(removed: Removal, shares: Iterable[float]) -> SharedCurve:
         keys = sorted({share_key(share) for share in shares})
@@ -95,17 +99,6 @@ def _own(explained: Maps, scored: ScoredImages) -> Reading:
     return Reading(
         scored.run_classes, lambda outputs, image, question: outputs.gather(1, own[image, question][:, None])
     )
-
-
-def _pairs(explained: Maps, scored: ScoredImages, rivals: Rivals) -> Reading:
-    """Return what reads the probabilities of a question's class and of its rival."""
-    own, other = classes_and_rivals(scored, rivals)
-    _check_questions(explained, scored, own)
-
-    def read(outputs: Tensor, image: Tensor, question: Tensor) -> Float[Tensor, "variant pair"]:
-        return outputs.gather(1, torch.stack([own[image, question], other[image, question]], 1))
-
-    return Reading(scored.run_classes, read)
 
 
 def _check_questions(explained: Maps, scored: ScoredImages, own: Tensor) -> None:
