@@ -13,6 +13,7 @@ from torch import nn
 
 import conceptlens as cl
 from branches import PLAIN, branch_of
+from conceptlens.concept_regions.competition import COARSE, compete
 from conceptlens.concepts.vocabulary import parse_concepts
 from conceptlens.explainer.answer_words import answered_otherwise, differences, other_answer
 from conceptlens.explainer.explain_json import contrast_json, explain_json
@@ -233,6 +234,7 @@ def test_the_numbers_say_how_concepts_were_found_and_who_read_their_words(model:
         ("ce_fam", branch.name, "official"): ExplainOptions(top=2, branch=branch, regions="official"),
         ("ce_fam with competing regions", None, "competing"): ExplainOptions(top=2),
         ("ce_fam with fine competing regions", None, "fine"): ExplainOptions(top=2, regions="fine"),
+        ("ce_fam with coarse competing regions", None, "coarse"): ExplainOptions(top=2, regions="coarse"),
         ("ce_fam with competing regions", branch.name, "competing"): ExplainOptions(
             top=2, branch=branch, regions="competing"
         ),
@@ -243,6 +245,21 @@ def test_the_numbers_say_how_concepts_were_found_and_who_read_their_words(model:
         (image,) = explain_json([found], [])["images"]
         assert (image["method"], image["branch"], image["regions"]) == expected
         assert all(("layer" in concept) == (expected[1:] == (branch.name, "official")) for concept in image["concepts"])
+
+
+def test_coarse_regions_take_no_further_forward_pass(model: cl.Backbone) -> None:
+    ran: list[int] = []
+    handle = model.module.register_forward_hook(lambda _module, inputs, _output: ran.append(len(inputs[0])))
+    try:
+        cat, coffee = explain_photos(model, [CAT, COFFEE], ExplainOptions(top=3, regions="coarse"), 2)
+    finally:
+        handle.remove()
+    assert ran == [2]
+    for path, found in ((CAT, cat), (COFFEE, coffee)):
+        assert isinstance(found, PhotoResult)
+        assert found.concepts is not None
+        again = compete(model.observe(str(path)), found.concepts.labels[0], competition=COARSE)
+        assert_agree(found.concepts.maps, again.maps)
 
 
 def test_a_branch_of_one_layer_says_which(model: cl.Backbone) -> None:

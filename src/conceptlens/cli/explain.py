@@ -73,9 +73,10 @@ def explain(
     regions: Annotated[
         str | None,
         map_option(
-            metavar="competing|fine|official",
-            help="Maps of concepts that compete with everyday words, the same from more input sizes (15 times slower), "
-            "or as CE-FAM published them; by default competing where that is quick, else official.",
+            metavar="competing|coarse|fine|official",
+            help="Maps of concepts that compete with everyday words, the same from the model's own input size alone "
+            "(half the time) or from more sizes (15 times slower), or as CE-FAM published them; by default competing "
+            "where that is quick, else official.",
         ),
     ] = None,
     contribution: Annotated[

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from conceptlens.concept_regions.competition import FINE, Competition, compete
+from conceptlens.concept_regions.competition import COMPETITIONS, Competition, compete
 from conceptlens.concepts.random_directions import concept_named
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.io.errors import InputError
@@ -138,7 +138,8 @@ def _with_regions(
     index = torch.tensor(numbers, device=found.maps.device)[..., None, None]
     maps = found.maps.take_along_dim(index, dim=1)
     settings = {**explained.source.settings, **found.source.settings}
-    kind = "fine competing" if competition == FINE else "competing"
+    known = next((name for name, one in COMPETITIONS.items() if one == competition), "competing")
+    kind = "competing" if known == "competing" else f"{known} competing"
     method = f"{explained.source.method} with {kind} regions"
     origin = replace(explained.source, layer=found.source.layer, method=method, settings=settings)
     power = (competition or Competition()).power

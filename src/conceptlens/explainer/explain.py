@@ -15,7 +15,7 @@ from conceptlens.cams.rules import grad_cam
 from conceptlens.concept_regions.ce_fam import ce_fam, layer_regions
 from conceptlens.concept_regions.channel_masking import masking_contributions
 from conceptlens.concept_regions.competing_explanation import competes_quickly, competing_together
-from conceptlens.concept_regions.competition import FINE, Competition
+from conceptlens.concept_regions.competition import COMPETITIONS
 from conceptlens.concept_regions.concept_scores import ConceptScores, score_concepts
 from conceptlens.concept_regions.translator import Translator
 from conceptlens.concepts.class_knowledge import imagenet_knowledge
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from conceptlens.discovery.discovered_concepts import DiscoveredConcepts
 
-Regions = Literal["competing", "fine", "official"]
+Regions = Literal["competing", "coarse", "fine", "official"]
 Contribution = Literal["evidence", "masking"]
 # Concepts are found by presence where at least this much of the probability lies on classes that are known.
 MIN_LINKED = 0.5
@@ -73,8 +73,9 @@ def explain(
         layer: The layer to take maps from; by default the observation's.
         calibration: The spread of scores over reference photos, for z-scores; by default the model's own, if any.
         branch: A trained branch: scores, maps and layers then come from `ce_fam`, without z-scores.
-        regions: Maps of "competing" concepts (`compete`), from one more look at each photo; "fine" ones, from six,
-            which take about fifteen times as long; or "official" ones, as CE-FAM has published them. By default
+        regions: Maps of "competing" concepts (`compete`), from one more look at each photo; "coarse" ones, without
+            another; "fine" ones, from six more, which take about fifteen times as long; or "official" ones, as CE-FAM
+            has published them. By default
             competing ones where they are quick (`competes_quickly`: nearly all convolutional classifiers, and
             transformers that average their cells), else official ones; `source.method` says which.
         contribution: How contributions are measured: by the "evidence" of the cells where the concept is, which adds
@@ -121,7 +122,7 @@ def explain(
     if concepts_from is not None and contribution == "masking":
         raise InputError("concepts_from shares evidence, which contribution='masking' does not measure; leave one out")
     if regions is not None and regions not in get_args(Regions):
-        raise InputError(f"regions are '{regions}'; expected competing, fine or official")
+        raise InputError(f"regions are '{regions}'; expected competing, coarse, fine or official")
     if contribution not in get_args(Contribution):
         raise InputError(f"contribution is '{contribution}'; expected evidence or masking")
     if branch is not None and against is not None:
@@ -175,8 +176,7 @@ def _explained(
 
     each = [scored(concepts), *([scored(RANDOM_DIRECTIONS)] if with_level else [])]
     if regions != "official":
-        competition = FINE if regions == "fine" else Competition()
-        each = competing_together(observation, each, branch, layer, competition)
+        each = competing_together(observation, each, branch, layer, COMPETITIONS[regions])
     found, drawn = each[0], each[1] if with_level else None
     if not masked:
         return with_evidence(observation, found, target, against, None if branch is not None else layer, named, drawn)

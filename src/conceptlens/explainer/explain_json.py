@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.concept_regions.competing_explanation import MIN_PLACE_CONTRAST, is_competing
+from conceptlens.concept_regions.competition import COMPETITIONS
 from conceptlens.concepts.short_names import short_name
 from conceptlens.explainer.discovered_rows import DISCOVERED
 from conceptlens.io.versions import versions
@@ -172,7 +173,7 @@ def prediction_json(prediction: Prediction | None) -> dict[str, Any] | None:
 
 
 def regions_of(explanation: Explanation) -> str:
-    """Return what `explain(regions=...)` made the maps with: "competing", "fine" or "official".
+    """Return what `explain(regions=...)` made the maps with: "competing", "coarse", "fine" or "official".
 
     Args:
         explanation: An explanation of concepts.
@@ -182,7 +183,8 @@ def regions_of(explanation: Explanation) -> str:
     """
     if not is_competing(explanation):
         return "official"
-    return "fine" if explanation.source.method.endswith("fine competing regions") else "competing"
+    endings = (kind for kind in COMPETITIONS if explanation.source.method.endswith(f"{kind} competing regions"))
+    return next(endings, "competing")
 
 
 def branch_of(explanation: Explanation) -> str | None:

@@ -14,6 +14,7 @@ from conceptlens.cams.contrast_choice import choose_contrast
 from conceptlens.cams.contrast_references import choose_references
 from conceptlens.cams.finer_cam import LINEAR, sweep
 from conceptlens.cams.targets import Logit
+from conceptlens.concept_regions.competition import affinity_layers
 from conceptlens.concept_regions.translator import Translator
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.explainer.calibration import ScoreCalibration
@@ -55,8 +56,8 @@ class ExplainOptions:
         for_page: Whether a report page follows: it shows the photo, and class maps beside the concepts.
         calibration: The spread of scores over reference photos, for z-scores; by default the model's own.
         branch: A trained branch that scores the concepts.
-        regions: Maps of "competing" concepts, "fine" ones, or "official" maps as published; see `explain` for the
-            default.
+        regions: Maps of "competing" concepts, "coarse" or "fine" ones, or "official" maps as published; see `explain`
+            for the default.
         layer: The one layer of the branch to take the maps from.
         contribution: Contributions by the "evidence" where a concept is, or by "masking" channels.
         intervals: Whether contributions come with their range among small changes of the photo.
@@ -198,7 +199,8 @@ def _explain_ready(
     if model.known_task == "detection":  # photos have different numbers of detections
         return [_explain_objects(model, item, options) for item in loaded]
     layers = None if options.branch is None else dict.fromkeys([*options.branch.layers, *model.default_layers])
-    observation = model.observe_ready(loaded, layers)
+    beside = affinity_layers(model) if options.regions == "coarse" else ()
+    observation = model.observe_ready(loaded, layers, beside)
     reasons = [""] * len(loaded) if observation.class_scores is None else not_finite(observation)
     reasons = reasons if any(reasons) else _predicted_as_reference(observation, options)
     if not any(reasons):

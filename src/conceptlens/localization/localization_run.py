@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from conceptlens.localization.summary import LocalizationSummary
     from conceptlens.model.image_batch import Photo
 
-READS_BRANCH = ("ce_fam", "competing", "fine", "per_cell")
+READS_BRANCH = ("ce_fam", "competing", "coarse", "fine", "per_cell")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from conceptlens.cams.class_activation import project
 from conceptlens.cams.rules import RULES, grad_cam
 from conceptlens.concept_regions.ce_fam import ce_fam, layer_regions
 from conceptlens.concept_regions.competing_explanation import pairs_of
-from conceptlens.concept_regions.competition import FINE, Competition, compete
+from conceptlens.concept_regions.competition import COARSE, FINE, Competition, compete
 from conceptlens.concept_regions.concept_scores import ConceptScores, score_concepts
 from conceptlens.concept_regions.neurons import (
     NeuronLabels,
@@ -283,6 +283,12 @@ _TABLE = (
         "competing concepts",
         "the concept competes with everyday words for every cell, as in `explain`",
         _competing(Competition()),
+    ),
+    MethodKind(
+        "coarse",
+        "competing, coarse",
+        "the same at the model's own size alone, without another look",
+        _competing(COARSE),
     ),
     MethodKind("fine", "competing, fine", "the same at three sizes of the photo, each mirrored too", _competing(FINE)),
     MethodKind("per_cell", "per cell", "the concept's direction times each cell of the last layer", _per_cell),

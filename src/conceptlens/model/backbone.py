@@ -275,23 +275,27 @@ class Backbone(PhotoInput):
         whole = ModelInput(images.to(like.device, like.dtype), keyword, moved)
         return self._observe(whole, names, known, loaded, references)
 
-    def observe_ready(self, photos: Sequence[ReadyPhoto], layers: Iterable[str] | None = None) -> Observation[Backbone]:
+    def observe_ready(
+        self, photos: Sequence[ReadyPhoto], layers: Iterable[str] | None = None, beside: Iterable[str] = ()
+    ) -> Observation[Backbone]:
         """Run the model once on photos that are ready, as `observe` does on photos that are not.
 
         Args:
             photos: Photos with their input tensors.
             layers: Names of layers; by default `default_layers`.
+            beside: Names of further layers whose cells are kept without a graph (`Observation.kept_cells`).
 
         Returns:
             The observation, with the graph from the first observed layer on.
 
         Raises:
-            InputError: The inputs differ in size.
+            InputError: The inputs differ in size, or there is no such layer.
         """
         names = None if layers is None else layer_names(layers)
         like, kept = self.parameter, tuple(one.photo for one in photos)
         images = stacked([one.image for one in photos]).to(like.device, like.dtype)
-        found = self._observe(ModelInput(images), names, tuple(one.info for one in photos), kept, hold_weakly(kept))
+        infos = tuple(one.info for one in photos)
+        found = self._observe(ModelInput(images), names, infos, kept, hold_weakly(kept), tuple(beside))
         return dataclasses.replace(found, larger_inputs=tuple(one.larger for one in photos))
 
     def _observe(
@@ -301,19 +305,23 @@ class Backbone(PhotoInput):
         image_info: tuple[ImageInfo, ...],
         photos: tuple[Image.Image | None, ...],
         references: tuple[Callable[[], Image.Image | None], ...],
+        beside: tuple[str, ...] = (),
     ) -> Observation[Backbone]:
         given.check(self.module, self.name)
         with given.explaining_failures(self.name, "give images with the colours and of the size that it takes"):
             if "anatomy" not in self.__dict__:  # the size that the module takes and what it needs are known only now
                 vars(self)["anatomy"] = self._probe(given)
-            kept = LayerKeeper(self.default_layers if layers is None else layers)
-            found = self.run(given, kept.watches, len(given.images))
+            asked = self.default_layers if layers is None else layers
+            kept = LayerKeeper(asked)
+            further = LayerKeeper(tuple(name for name in dict.fromkeys(beside) if name not in asked), graph=False)
+            found = self.run(given, {**kept.watches, **further.watches}, len(given.images))
             if found.places is None:
                 self._reader.check_range(self.anatomy.within_one, self.anatomy.sum_to_one)
         outputs = {name: self.layer_output(name, raw, given.images) for name, raw in kept.raw().items()}
+        ungraphed = {name: self.layer_output(name, raw, given.images) for name, raw in further.raw().items()}
         return Observation(
             found.model_name, found.output, found.class_scores, found.vector, found.meaning, self, given, outputs,
-            image_info, photos, references, places=found.places,
+            image_info, photos, references, outputs_beside=ungraphed, places=found.places,
         )  # fmt: skip
 
     def run(
@@ -418,9 +426,11 @@ class Backbone(PhotoInput):
         Raises:
             InputError: There is no such layer; near names are offered.
         """
-        names = [n for n, _ in self.module.named_modules() if n]
-        if name not in names:
-            raise InputError(f"no layer '{name}' in {self.name}; {near_names(name, names)}")
+        try:
+            self.module.get_submodule(name)
+        except AttributeError:
+            names = [n for n, _ in self.module.named_modules() if n]
+            raise InputError(f"no layer '{name}' in {self.name}; {near_names(name, names)}") from None
 
 
 def check_backbone(given: object) -> None:

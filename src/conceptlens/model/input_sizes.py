@@ -72,9 +72,13 @@ def cells_at(
             f"{observation.model.name} was observed with {', '.join(given.others)}, which cannot be mirrored or "
             "resized with the photo; use Competition(input_scales=(1.0,), mirrored=False)"
         )
+    names = tuple(dict.fromkeys(layers))
+    known = observation.kept_cells(names) if size == own and not mirrored else None
+    if known is not None:
+        return {name: [cells[image]] for name, cells in known.items()}
     shown = _shown(observation, image, size)
     images = torch.cat([shown, shown.flip(3)]) if mirrored else shown
-    cells = input_cells(observation.model, given.of_one(image, images), layers)
+    cells = input_cells(observation.model, given.of_one(image, images), names)
     return {name: [value[0], *(part.flip(2) for part in value[1:])] for name, value in cells.items()}
 
 

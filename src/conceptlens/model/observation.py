@@ -77,6 +77,7 @@ class Observation(ModelOutput, Generic[Model]):
         photos: The upright photos; `None` where a tensor was observed.
         photo_references: Weak references to the photos, and to the PIL images that they are copies of.
         larger_inputs: The photos at other input sizes, by rows and columns, where they were prepared beforehand.
+        outputs_beside: The outputs of further layers, without a graph, by name.
     """
 
     model: Model
@@ -86,6 +87,7 @@ class Observation(ModelOutput, Generic[Model]):
     photos: tuple[Image.Image | None, ...]
     photo_references: tuple[Callable[[], Image.Image | None], ...]
     larger_inputs: tuple[Mapping[tuple[int, int], Float[Tensor, "colour rows columns"]], ...] = ()
+    outputs_beside: Mapping[str, LayerOutput] = field(default_factory=dict)
     _readouts: dict[tuple[str, str], Tensor | None] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
@@ -151,6 +153,17 @@ class Observation(ModelOutput, Generic[Model]):
             InputError: The layer was not observed.
         """
         return self.layer_output(layer).cells.detach()
+
+    def kept_cells(self, layers: Sequence[str]) -> dict[str, Float[Tensor, "image channel height width"]] | None:
+        """Return the cells of layers in float32, detached; `None` where one of them was not kept by this pass.
+
+        Args:
+            layers: Names of layers, observed or kept beside (`outputs_beside`).
+        """
+        kept = {**self.outputs_beside, **self.layer_outputs}
+        if any(name not in kept for name in layers):
+            return None
+        return {name: kept[name].cells.detach().float() for name in layers}
 
     def gradient(self, score: Tensor, layer: str | None = None) -> Float[Tensor, "image question channel height width"]:
         """Return d score / d feature at a layer.

@@ -68,7 +68,8 @@ class ExplainTask:
         """
         found = explain_batch(self.model, read, self.options)
         if not self.larger:
-            self.larger.extend(_larger_sizes(found))
+            own = None if self.model.preprocess is None else tuple(self.model.preprocess.size)
+            self.larger.extend(size for size in _larger_sizes(found) if size != own)
         return result_rows(found, self.run, self.with_maps)
 
     def _read(self, index: int, larger: Sequence[tuple[int, int]]) -> ReadyPhoto | Failure:
