@@ -118,6 +118,7 @@ def _column_json(measure: Measure, result: BenchmarkResult) -> dict[str, Any]:
         "range": [end if np.isfinite(end) else None for end in (metric.low, metric.high)],
         "chance": metric.chance,
         "source": metric.source,
+        "needs": list(metric.needs),
         "protocol": result.column(measure),
     }
 

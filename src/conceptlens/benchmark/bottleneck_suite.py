@@ -41,8 +41,9 @@ def loc_cbm_suite(options: SuiteOptions) -> PreparedSuite:
         InputError: Something is missing or unknown, or has no effect here, or bottlenecks cannot be compared.
     """
     refuse_options(
-        options, "loc-cbm", "methods", "fills", "asked", "layer", "gammas", "references", "randomised", "branch"
-    )
+        options, "loc-cbm", "methods", "fills", "asked", "layer", "gammas", "references", "randomised", "branch",
+        "groups",
+    )  # fmt: skip
     if not options.bottleneck:
         raise InputError("loc-cbm measures fitted bottlenecks, and none is given; give --bottleneck DIR")
     names = list(options.bottleneck)

@@ -35,7 +35,7 @@ def ce_fam_suite(options: SuiteOptions) -> PreparedSuite:
         InputError: Something that is named is unknown, or has no effect here.
     """
     refuse_options(
-        options, "ce-fam", "fills", "asked", "gammas", "references", "randomised", "layer"
+        options, "ce-fam", "fills", "asked", "gammas", "references", "randomised", "layer", "groups"
     )  # fmt: skip
     names = method_names([*(options.methods or CONCEPT_METHODS), *CONCEPT_CONTROLS])
     _refuse_probes(names)

@@ -42,11 +42,13 @@ class SuiteOptions:
         gammas: How strongly references count in contrasts.
         references: How references are chosen: logit, rank, weight.
         quick: Few photos, metrics and methods.
-        randomised: The same architecture with random weights, as one more control.
+        randomised: Whether Grad-CAM of the same network with random weights is one more control; by default in the
+            full run of `faithfulness` alone.
         branch: A trained branch that scores concepts.
         bottleneck: Fitted bottlenecks by the names that tables call them.
         cache: A folder where cells of train photos are kept, such as that of the fit, for bottlenecks.
         seed: Of all that is drawn.
+        groups: A file with the group of each class, for metrics of groups; by default kinds of class knowledge.
     """
 
     data: str
@@ -62,11 +64,12 @@ class SuiteOptions:
     gammas: Sequence[float] = ()
     references: Sequence[str] = ()
     quick: bool = False
-    randomised: Backbone | None = None
+    randomised: bool | None = None
     branch: Translator | None = None
     bottleneck: Mapping[str, Bottleneck] = field(default_factory=dict)
     cache: Path | None = None
     seed: int = 0
+    groups: Path | None = None
 
     @property
     def known_model(self) -> Backbone:
