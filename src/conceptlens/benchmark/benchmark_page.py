@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from conceptlens.benchmark.benchmark_result import BenchmarkResult
     from conceptlens.benchmark.comparison import BenchmarkComparison
+    from conceptlens.benchmark.comparison_table import TextTable
 
 # The longest side of a case's images, in pixels.
 SIDE = 320
@@ -66,6 +67,7 @@ def benchmark_page(result: BenchmarkResult, chosen: ChosenCases | None, shown: S
         comparison=found,
         notices=result.remarks,
         sheets=[_sheet(found, fill) for fill in found.fills],
+        further=[_further(table) for table in result.further_tables],
         notes=notes(found),
         agreements=_agreements(found),
         metrics=[_metric_words(name) for name in dict.fromkeys(measure.metric for measure in found.measures)],
@@ -112,6 +114,13 @@ def _sheet(found: BenchmarkComparison, fill: str) -> dict[str, Any]:
         "figure": _drawn(lambda style: intervals_figure(found, fill, style)),
         "alternative": figure_alternative(found, fill),
     }
+
+
+def _further(table: TextTable) -> dict[str, Any]:
+    """Return a table that has no figure and no marks."""
+    first = len(table.rows) - table.controls
+    rows = [{"cells": row[1:], "title": row[0], "control": at >= first} for at, row in enumerate(table.rows)]
+    return {"title": f"{table.title[:1].upper()}{table.title[1:]}", "headings": table.heading[1:], "rows": rows}
 
 
 def _agreements(found: BenchmarkComparison) -> list[dict[str, Any]]:

@@ -42,7 +42,7 @@ def loc_cbm_suite(options: SuiteOptions) -> PreparedSuite:
     """
     refuse_options(
         options, "loc-cbm", "methods", "fills", "asked", "layer", "gammas", "references", "randomised", "branch",
-        "groups",
+        "groups", "probe",
     )  # fmt: skip
     if not options.bottleneck:
         raise InputError("loc-cbm measures fitted bottlenecks, and none is given; give --bottleneck DIR")

@@ -22,9 +22,9 @@ from conceptlens.benchmark.map_methods import (
 )
 from conceptlens.benchmark.protocol import Measure
 from conceptlens.benchmark.question_measures import SENSITIVITY, needs_groups
-from conceptlens.benchmark.suite_options import PreparedSuite, SuiteOptions, refuse_options
-from conceptlens.io.errors import InputError, near
-from conceptlens.metrics.pixel_fills import FILLS, WHOLE_FILLS
+from conceptlens.benchmark.suite_options import TWO_FILLS, PreparedSuite, SuiteOptions, check_fills, refuse_options
+from conceptlens.io.errors import InputError
+from conceptlens.metrics.pixel_fills import WHOLE_FILLS
 from conceptlens.metrics.random_weights import with_random_weights
 
 if TYPE_CHECKING:
@@ -43,8 +43,6 @@ QUESTIONS = {
     "faithfulness": "Which class map says what the model uses?",
     "finer-cam": "What does Finer-CAM's contrast add?",
 }
-# ROAD's own fill stands beside them.
-TWO_FILLS = ("mean", "blur")
 
 
 def faithfulness_suite(options: SuiteOptions) -> PreparedSuite:
@@ -56,7 +54,7 @@ def faithfulness_suite(options: SuiteOptions) -> PreparedSuite:
     Raises:
         InputError: Something that is named is unknown, or cannot be measured.
     """
-    refuse_options(options, "faithfulness", "gammas", "references", "branch")
+    refuse_options(options, "faithfulness", "gammas", "references", "branch", "probe")
     rules = [name for name in RULE_NAMES if not (options.quick and name in SLOW)]
     randomised = _randomised(options, usual=not options.quick)
     names = _with_controls(options.methods or rules, randomised)
@@ -75,7 +73,7 @@ def finer_cam_suite(options: SuiteOptions) -> PreparedSuite:
     Raises:
         InputError: Something that is named is unknown, or cannot be measured.
     """
-    refuse_options(options, "finer-cam", "branch")
+    refuse_options(options, "finer-cam", "branch", "probe")
     bases = options.methods or (BASES[:1] if options.quick else BASES)
     randomised = _randomised(options, usual=False)
     plain = map_methods(_with_controls(bases, randomised), options.layer, options.seed, randomised)
@@ -141,14 +139,10 @@ def _groups(options: SuiteOptions, measures: Sequence[Measure]) -> ClassGroups |
 def _measures(options: SuiteOptions, usual: Sequence[str]) -> tuple[Measure, ...]:
     """Return the columns: every metric with every fill that it takes."""
     metrics = options.metrics or (QUICK_METRICS if options.quick else usual)
+    # ROAD's own fill stands beside the usual ones.
     fills = options.fills or (*TWO_FILLS, *(["noisy_linear"] if "road" in metrics else []))
-    for fill in fills:
-        if fill not in FILLS:
-            raise InputError(f"no fill '{fill}'; {near(fill, FILLS, 'fills', 5)}")
-    if len(set(fills)) < 2:
-        raise InputError(f"one fill is given ({fills[0]}), and fills disagree; give at least two, such as mean,blur")
     found = []
-    for fill, metric in product(dict.fromkeys(fills), dict.fromkeys(metrics)):
+    for fill, metric in product(check_fills(fills), dict.fromkeys(metrics)):
         # Pixels are made up from neighbours at a cost, for ROAD alone unless they are asked for.
         dear = fill not in WHOLE_FILLS and not options.fills and metric != "road"
         whole = metric in (BOX.metric, SENSITIVITY.metric)

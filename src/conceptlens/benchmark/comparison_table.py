@@ -75,12 +75,13 @@ def notes(comparison: BenchmarkComparison, intervals: bool = True) -> tuple[str,
     return (*found, *([f"{comparison.warning}."] if comparison.warning else []))
 
 
-def plain_text(comparison: BenchmarkComparison, intervals: bool = True) -> str:
+def plain_text(comparison: BenchmarkComparison, intervals: bool = True, further: Sequence[TextTable] = ()) -> str:
     """Return the tables as plain text in columns.
 
     Args:
         comparison: What is shown.
         intervals: Whether each mean has its interval.
+        further: Tables that stand behind those of the comparison.
     """
 
     def lines(table: TextTable) -> list[str]:
@@ -94,26 +95,31 @@ def plain_text(comparison: BenchmarkComparison, intervals: bool = True) -> str:
         ]  # fmt: skip
         return [table.title, *shown[:first], *(["controls"] if table.controls else []), *shown[first:], ""]
 
-    parts = [line for table in text_tables(comparison, intervals) for line in lines(table)]
+    tables = (*text_tables(comparison, intervals), *further)
+    parts = [line for table in tables for line in lines(table)]
     return "\n".join([*parts, *notes(comparison, intervals), ""])
 
 
-def markdown(comparison: BenchmarkComparison) -> str:
+def markdown(comparison: BenchmarkComparison, further: Sequence[TextTable] = ()) -> str:
     """Return the tables in Markdown.
 
     Args:
         comparison: What is shown.
+        further: Tables that stand behind those of the comparison.
     """
-    return _tables(comparison, _markdown_table, "\n".join(f"- {note}" for note in notes(comparison)))
+    below = "\n".join(f"- {note}" for note in notes(comparison))
+    return _tables((*text_tables(comparison), *further), _markdown_table, below)
 
 
-def latex(comparison: BenchmarkComparison) -> str:
+def latex(comparison: BenchmarkComparison, further: Sequence[TextTable] = ()) -> str:
     """Return the tables in LaTeX, for the packages booktabs and amssymb.
 
     Args:
         comparison: What is shown.
+        further: Tables that stand behind those of the comparison.
     """
-    return _tables(comparison, _latex_table, "\n\n".join(f"% {note}" for note in notes(comparison)))
+    below = "\n\n".join(f"% {note}" for note in notes(comparison))
+    return _tables((*text_tables(comparison), *further), _latex_table, below)
 
 
 def measure_title(measure: Measure) -> str:
@@ -184,8 +190,8 @@ def marks(cell: MeasuredCell) -> str:
     return gain + (UNBEATEN if cell.unbeaten else "")
 
 
-def _tables(comparison: BenchmarkComparison, draw: Callable[[TextTable], str], below: str) -> str:
-    return "\n\n".join([*(draw(table) for table in text_tables(comparison)), below]) + "\n"
+def _tables(tables: Sequence[TextTable], draw: Callable[[TextTable], str], below: str) -> str:
+    return "\n\n".join([*map(draw, tables), below]) + "\n"
 
 
 def _markdown_table(table: TextTable) -> str:

@@ -22,7 +22,7 @@ def loce_suite(options: SuiteOptions) -> PreparedSuite:
     """
     refuse_options(
         options, "loce", "model", "split", "layer", "fills", "asked", "gammas", "references", "randomised", "branch",
-        "groups",
+        "groups", "probe",
     )  # fmt: skip
     if not Path(options.data).is_dir():
         raise InputError(f"loce takes a store as --data, and {options.data} is no folder; make one: conceptlens embed")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from conceptlens.benchmark.concept_order import CHANNEL_METRICS
 from conceptlens.benchmark.masked_heads import AT_PEAKS
+from conceptlens.benchmark.published_metrics import PUBLISHED_METRICS
 from conceptlens.benchmark.retrieval_task import RETRIEVAL_METRICS
 from conceptlens.metrics.bottleneck_metrics import BOTTLENECK_METRICS
 from conceptlens.metrics.faithfulness_table import FAITHFULNESS_METRICS, FURTHER_FAITHFULNESS_METRICS
@@ -13,6 +15,8 @@ SUITE_METRICS: dict[str, Metric] = {
     **FAITHFULNESS_METRICS,
     **FURTHER_FAITHFULNESS_METRICS,
     **MAP_MASK_METRICS,
+    **PUBLISHED_METRICS,
+    **CHANNEL_METRICS,
     **RETRIEVAL_METRICS,
     **BOTTLENECK_METRICS,
     AT_PEAKS.name: AT_PEAKS,

@@ -74,6 +74,12 @@ def benchmark(
             metavar="FILE", help="Metrics of groups: a class, a tab and its group in each line; by default kinds."
         ),
     ] = None,
+    probe: Annotated[
+        Path | None,
+        measured_option(
+            metavar="DIR", help="ce-fam: photos to label neurons on, for clip_dissect and www; or the train split."
+        ),
+    ] = None,
     randomised: Annotated[
         bool | None,
         measured_option(
@@ -134,6 +140,7 @@ def benchmark(
         gammas=_numbers(gammas),
         references=_names(references, "--references"),
         groups=groups,
+        probe=probe,
         randomised=randomised,
         quick=quick,
         branch=shared.load_branch(branch),
@@ -175,8 +182,9 @@ def _every(ready: Callable[[SuiteKind], PreparedSuite], given: SuiteOptions) -> 
     from conceptlens.benchmark.suites import SUITES
 
     refuse_options(
-        given, ALL, "methods", "metrics", "fills", "baseline", "gammas", "references", "branch", "layer", "groups"
-    )
+        given, ALL, "methods", "metrics", "fills", "baseline", "gammas", "references", "branch", "layer", "groups",
+        "probe",
+    )  # fmt: skip
     found = []
     for kind in SUITES.values():
         try:
@@ -203,7 +211,7 @@ def _measured(
     result = finished(suite, folder)
     files = write_benchmark(folder, result)
     if not as_json:
-        typer.echo(plain_text(result.comparison, intervals=False), nl=False)
+        typer.echo(plain_text(result.comparison, intervals=False, further=result.further_tables), nl=False)
     print_failures([*suite.remarks, *(failure.reason for failure in result.comparison.failures)])
     print_files(files)
     return benchmark_json(result), last
