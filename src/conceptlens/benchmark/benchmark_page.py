@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from conceptlens.benchmark.benchmark_cases import SIDES, BenchmarkCase, ChosenCases, ShownPhoto
 from conceptlens.benchmark.benchmark_figures import agreement_figure, figure_alternative, intervals_figure
-from conceptlens.benchmark.comparison_table import fill_title, marks, measure_heading, measure_title, notes
+from conceptlens.benchmark.comparison_table import (
+    fill_title,
+    marks,
+    measure_heading,
+    measure_title,
+    notes,
+    shown_lines,
+    unbeaten_text,
+)
 from conceptlens.benchmark.metric_agreement import MIN_METHODS
 from conceptlens.benchmark.suite_metrics import SUITE_METRICS
 from conceptlens.io.images import shrunk
@@ -104,13 +112,13 @@ def _sheet(found: BenchmarkComparison, fill: str) -> dict[str, Any]:
             "title": line.method.title,
             "control": line.method.control,
             "cells": cells,
-            "unbeaten": f"{line.unbeaten(measures)} of {len(measures)}",
+            "unbeaten": unbeaten_text(line, measures),
         }
 
     return {
         "title": f"{title[:1].upper()}{title[1:]}",
         "headings": [measure_heading(measure) for measure in measures],
-        "rows": [row(line) for line in found.lines],
+        "rows": [row(line) for line in shown_lines(found, measures)],
         "figure": _drawn(lambda style: intervals_figure(found, fill, style)),
         "alternative": figure_alternative(found, fill),
     }

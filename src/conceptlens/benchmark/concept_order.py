@@ -14,7 +14,7 @@ from conceptlens.cams.targets import Probability
 from conceptlens.concept_regions.channel_masking import STEPS, masking_contributions
 from conceptlens.io.errors import InputError
 from conceptlens.localization.methods import Method, MethodContext, build_methods
-from conceptlens.metrics.concept_removal import concept_deletion, concept_insertion
+from conceptlens.metrics.concept_removal import LAYER_MEAN, concept_deletion, concept_insertion
 from conceptlens.metrics.removal_order import enlarged
 from conceptlens.statistics.random_seed import seeded_generator
 from conceptlens.statistics.score import Metric
@@ -37,8 +37,8 @@ RANDOM_ORDER = "_random_order"
 WITH_CONTRIBUTIONS = ("ce_fam", "competing", "fine", "per_cell")
 WITH_CHANNELS = ("ce_fam", "per_cell")
 REGIONS, CHANNELS = ("concept_deletion", "concept_insertion"), ("channel_deletion", "channel_insertion")
-# The channels that are removed together take their own means: there is no other fill of channels.
-CHANNEL_FILL = "mean"
+# A channel's own mean changes nothing where the network reads the layer's cells through their mean alone.
+CHANNEL_FILL = LAYER_MEAN
 _NEEDS, _SOURCE = ("concept places", "contributions", "probability"), "this package, after RISE and CE-FAM"
 _CHANCE = "that of a random order"
 # Called as `concept_deletion` and `concept_insertion` are, with channels in the place of regions.
