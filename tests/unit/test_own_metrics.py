@@ -99,6 +99,7 @@ def test_files_and_page_carry_direction_range_and_chance(
         "range": [0, None],
         "chance": "that of any map",
         "source": "this test",
+        "needs": [],
     }
     read = parquet.read_table(table)
     assert [line["outside"] for line in read.to_pylist()] == [row.scores["outside"] for row in rows]

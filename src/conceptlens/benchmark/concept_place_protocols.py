@@ -66,8 +66,8 @@ def concept_place_protocols(
         seed: Of all that is drawn.
 
     Raises:
-        InputError: Two bottlenecks see different parts of photos, or maps of different grids are counted in cells: their
-            numbers cannot stand in one column.
+        InputError: Two bottlenecks see different parts of photos, or maps of different grids are counted in cells:
+            their numbers cannot stand in one column.
     """
     first = next(iter(bottlenecks.values()))
     settings = {name: _settings_of(one) for name, one in bottlenecks.items()}
