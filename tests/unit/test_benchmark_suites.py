@@ -424,7 +424,8 @@ def test_a_class_folder_keeps_its_labels(labelled: Path) -> None:
 class TestConceptMaps:
     def test_rows_are_those_of_the_evaluation(self) -> None:
         model = cl.load_model(crop_mode="squash")
-        suite = ce_fam_suite(SuiteOptions("drawn:3", model, methods=["ce_fam", "grad_cam"], metrics=MASK_METRICS, seed=2))
+        given = SuiteOptions("drawn:3", model, methods=["ce_fam", "grad_cam"], metrics=MASK_METRICS, seed=2)
+        suite = ce_fam_suite(given)
         names = ("ce_fam", "grad_cam", "centre", "random")
         assert tuple(one.name for one in suite.methods) == names
         assert [one.against for one in suite.methods] == ["grad_cam", "", "", ""]
