@@ -619,6 +619,13 @@ def test_every_metric_says_what_it_is() -> None:
     page = (Path(__file__).parents[2] / "docs" / "faithfulness.md").read_text(encoding="utf-8")
     told = re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", page, re.M)))
     assert sorted(told) == sorted(FAITHFULNESS_METRICS | FURTHER_FAITHFULNESS_METRICS)
+    cell = r" ([^|\n]*) \|"
+    row = rf"^\| (`\w+`(?:, `\w+`)*) \|{cell}{cell}{cell}{cell}{cell}{cell}"
+    for names, _, _, better, _, _, needs in re.findall(row, page, re.M):
+        for name, side in zip(re.findall(r"`(\w+)`", names), better.split(", ") * 3, strict=False):
+            metric = (FAITHFULNESS_METRICS | FURTHER_FAITHFULNESS_METRICS)[name]
+            assert needs == ", ".join(metric.needs), name
+            assert side == ("high" if metric.higher_is_better else "low"), name
     for name, metric in (FAITHFULNESS_METRICS | FURTHER_FAITHFULNESS_METRICS).items():
         assert metric.name == name
         assert metric.title
