@@ -85,11 +85,12 @@ def benchmark_page(result: BenchmarkResult, chosen: ChosenCases | None, shown: S
 
 
 def _metric_words(name: str) -> dict[str, str]:
-    """Return what a metric is called, and its direction, chance level and source in words."""
+    """Return what a metric is called, and its direction, chance level, needs and source in words."""
     metric = SUITE_METRICS[name]
     chance = metric.chance_of("the share of the photo inside")
     source = f"{metric.source[:1].upper()}{metric.source[1:]}"
-    words = f"{'Higher' if metric.higher_is_better else 'Lower'} is better. Chance: {chance}. {source}."
+    words = f"{'Higher' if metric.higher_is_better else 'Lower'} is better. Chance: {chance}. "
+    words += f"Needs: {', '.join(metric.needs)}. {source}."
     return {"title": metric.title, "words": words}
 
 
@@ -127,7 +128,10 @@ def _sheet(found: BenchmarkComparison, fill: str) -> dict[str, Any]:
 def _further(table: TextTable) -> dict[str, Any]:
     """Return a table that has no figure and no marks."""
     first = len(table.rows) - table.controls
-    rows = [{"cells": row[1:], "title": row[0], "control": at >= first} for at, row in enumerate(table.rows)]
+    rows = [
+        {"cells": [cell.partition(" [") for cell in row[1:]], "title": row[0], "control": at >= first}
+        for at, row in enumerate(table.rows)
+    ]
     return {"title": f"{table.title[:1].upper()}{table.title[1:]}", "headings": table.heading[1:], "rows": rows}
 
 
