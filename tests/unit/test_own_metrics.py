@@ -191,3 +191,12 @@ def test_the_schema_without_ones_own_is_as_it_was() -> None:
         *names[9 + len(MAP_MASK_METRICS) :],
         "wrong_outside",
     ]
+
+
+def test_what_a_metric_needs_is_said_in_known_words() -> None:
+    given = ("inside", "inside", cl.metrics.pointing_energy, True, 0, 1, "r", "this test")
+    assert cl.metrics.Metric(*given, ("map", "mask")).described()["needs"] == ["map", "mask"]
+    with pytest.raises(cl.InputError, match=r"is said to need 'masks'; expected a tuple of words; .*mask"):
+        cl.metrics.Metric(*given, ("map", "masks"))
+    with pytest.raises(cl.InputError, match="expected a tuple of words"):
+        cl.metrics.Metric(*given, "map")  # pyright: ignore[reportArgumentType]
