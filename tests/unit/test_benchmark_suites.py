@@ -30,6 +30,7 @@ from conceptlens.benchmark.embedding_suite import loce_suite
 from conceptlens.benchmark.map_measures import SOFT, check_measure, measured_maps
 from conceptlens.benchmark.map_methods import compared_with, contrast_method, edge_map, explained_by, map_methods
 from conceptlens.benchmark.protocol import Measure
+from conceptlens.benchmark.published_metrics import PUBLISHED_AREA
 from conceptlens.benchmark.result_parts import PhotoRows, read_photos
 from conceptlens.benchmark.suite_metrics import SUITE_METRICS
 from conceptlens.benchmark.suite_options import SuiteOptions
@@ -132,7 +133,7 @@ class TestMethods:
         seen = MODEL.observe(DrawnSet(1)[0].photo)
         (one,) = map_methods(["random_weights"], None, randomised=other)
         assert one.control
-        assert torch.equal(one.explain(seen, 2).maps, cl.cam(other.observe(seen.images), 2).maps)
+        assert torch.equal(one.explain(seen, 2).maps, cl.cam(other.observe(seen.images), 2, signed=True).maps)
         with pytest.raises(cl.InputError, match="no method 'random_weights'"):
             map_methods(["random_weights"], None)
 
@@ -279,7 +280,7 @@ class TestTask:
 
 class TestSuites:
     def test_faithfulness_has_controls_and_two_fills_beside_every_number(self) -> None:
-        suite = faithfulness_suite(SuiteOptions("drawn:9", MODEL, randomised=MODEL))
+        suite = faithfulness_suite(SuiteOptions("drawn:9", MODEL, randomised=True))
         names = [one.name for one in suite.methods]
         assert names[:3] == ["grad_cam", "hires_cam", "layer_cam"]
         assert [one.name for one in suite.methods if one.control] == ["random", "centre", "edges", "random_weights"]
@@ -346,7 +347,7 @@ class TestCommand:
         assert files >= {f"benchmark.{kind}" for kind in ("txt", "md", "tex", "json")} | {"rows.parquet"}
         numbers = json.loads((out / "benchmark.json").read_text())
         rows = parquet.read_table(out / "rows.parquet").to_pylist()
-        assert len(rows) == 2 * 5 * 4
+        assert len(rows) == 2 * 6 * 4
         assert {row["protocol"] for row in rows} == set(numbers["protocols"])
         one = next(line for line in numbers["methods"] if line["name"] == "layer_cam")
         values = [row["value"] for row in rows if (row["method"], row["metric"], row["fill"]) == (
@@ -423,7 +424,8 @@ def test_a_class_folder_keeps_its_labels(labelled: Path) -> None:
 class TestConceptMaps:
     def test_rows_are_those_of_the_evaluation(self) -> None:
         model = cl.load_model(crop_mode="squash")
-        suite = ce_fam_suite(SuiteOptions("drawn:3", model, methods=["ce_fam", "grad_cam"], seed=2))
+        given = SuiteOptions("drawn:3", model, methods=["ce_fam", "grad_cam"], metrics=MASK_METRICS, seed=2)
+        suite = ce_fam_suite(given)
         names = ("ce_fam", "grad_cam", "centre", "random")
         assert tuple(one.name for one in suite.methods) == names
         assert [one.against for one in suite.methods] == ["grad_cam", "", "", ""]
@@ -433,10 +435,13 @@ class TestConceptMaps:
         assert isinstance(rows, tuple)
         wanted = {
             (row.method, f"{row.concept}:{row.type}", metric): row.scores[metric]
-            for row in rows if not row.oracle for metric in MASK_METRICS
+            for row in rows if not row.oracle for metric in MASK_METRICS if metric in row.scores
         }  # fmt: skip
-        found = suite.task.rows(1).values
-        assert {(one.method, one.question, one.metric): one.value for one in found} == wanted
+        found = {(one.method, one.question, one.metric): one.value for one in suite.task.rows(1).values}
+        assert found.keys() - wanted.keys() == {
+            (row.method, f"{row.concept}:{row.type}", PUBLISHED_AREA) for row in rows if not row.oracle
+        }  # fmt: skip
+        assert {key: found[key] for key in wanted} == wanted
         there = pickle.loads(pickle.dumps(suite.task))  # noqa: S301
         assert there.rows(1) == suite.task.rows(1)
 
@@ -460,7 +465,8 @@ class TestConceptMaps:
 
     def test_what_has_no_effect_is_refused(self) -> None:
         for options, words in (
-            ({"fills": ["mean", "blur"]}, "fills has no effect"), ({"methods": ["www"]}, "probe photos"),
+            ({"fills": ["mean", "blur"], "quick": True}, "--fills has no effect"), ({"probe": Path("x")}, "--probe"),
+            ({"metrics": ["channel_deletion"], "methods": ["grad_cam"]}, "concepts have a contribution in"),
             ({"metrics": ["x"]}, "metric"), ({"asked": "label"}, "asked"), ({"baseline": "fine"}, "baseline"),
         ):  # fmt: skip
             with pytest.raises(cl.InputError, match=words):

@@ -126,6 +126,40 @@ class TestNumbers:
         middle = one_cell(torch.tensor([[0.5, 0.5]]))
         assert found["centre"] == pytest.approx(cl.metrics.pointing_energy(middle, table).of(0, 0))
 
+    def test_maps_of_the_photo_spread_over_cells_and_single_cells_do_not(
+        self, birds: Path, bird_model: cl.Backbone, spotter: Bottleneck, task: ConceptPlaceTask,
+        values: list[MeasuredValue],
+    ) -> None:  # fmt: skip
+        maps = spotter.output(spotter.observe(bird_model, [Cub(birds, "test")[3]])).maps[0].detach().double()
+        found = {one.question: one.value for one in task.rows(3).values
+                 if (one.method, one.metric) == ("spotter", "activation_norm_cells")}  # fmt: skip
+        for label, value in found.items():
+            own = maps[spotter.concept_index(label)].clamp(min=0)
+            assert value == pytest.approx(float(own.sum() / own.max()), rel=1e-5), label
+        assert found
+        assert {one.method for one in values if one.metric == "activation_norm_cells"} == {
+            "spotter", "swapped", "random_directions", "grad_cam"
+        }  # fmt: skip
+
+    def test_maps_of_other_grids_are_not_compared_in_cells(
+        self, birds: Path, bird_model: cl.Backbone, spotter: Bottleneck
+    ) -> None:
+        fine = Bottleneck(
+            spotter.concepts, spotter.classes, spotter.layer, spotter.weight.shape[1], spotter.locator,
+            (2 * spotter.grid[0], 2 * spotter.grid[1]), spotter.backbone,
+        )  # fmt: skip
+        fine.load_state_dict(spotter.state_dict())
+        both = {"spotter": spotter, "fine": fine.eval().requires_grad_(False)}
+        suite = loc_cbm_suite(options(birds, bird_model, spotter, bottleneck=both))
+        assert not [one for one in suite.task.protocols if one.metric.startswith("activation_norm")]
+        assert any(
+            "activation_norm_cells is left out: maps have 6 x 8 and 12 x 16 cells" in one for one in suite.remarks
+        )
+        with pytest.raises(cl.InputError, match="activation_norm_share counts shares"):
+            loc_cbm_suite(options(birds, bird_model, spotter, bottleneck=both, metrics=["activation_norm_entropy"]))
+        shares = loc_cbm_suite(options(birds, bird_model, spotter, bottleneck=both, metrics=["activation_norm_share"]))
+        assert {one.metric for one in shares.task.protocols} == {"activation_norm_share"}
+
     def test_cells_of_train_photos_are_kept_for_the_next_run(
         self, birds: Path, bird_model: cl.Backbone, spotter: Bottleneck, tmp_path: Path
     ) -> None:

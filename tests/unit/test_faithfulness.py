@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from metric_cases import random_maps, scored_case
 from PIL import Image
 from torch import Tensor, nn
 
@@ -570,13 +571,65 @@ def photo(kind: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+def test_scores_of_two_groups_add_what_the_score_of_one_says() -> None:
+    scored, maps = scored_case(), random_maps(3)
+    first = torch.nn.functional.one_hot(torch.tensor([[0, 0], [1, 1], [2, 2]]), 4).bool()
+    second = torch.nn.functional.one_hot(torch.tensor([[3, 3], [2, 2], [0, 0]]), 4).bool()
+    alone = [cl.metrics.pointwise_group_score(maps, scored, one).values for one in (first, second)]
+    both = cl.metrics.contrastive_group_score(maps, scored, first, second).values
+    torch.testing.assert_close(both, -(alone[0] + alone[1]) / 2)
+    turned = cl.metrics.contrastive_group_score(maps, scored, second, first).values
+    torch.testing.assert_close(turned, both)
+    assert not FURTHER_FAITHFULNESS_METRICS["contrastive_group_score"].higher_is_better
+    drop = cl.metrics.group_relative_drop(maps, scored, first, second).values
+    torch.testing.assert_close(drop, alone[0] - alone[1])
+
+
+def test_a_class_or_a_group_is_no_rival_of_itself() -> None:
+    scored, maps = scored_case(), random_maps(3)
+    assert scored.classes is not None
+    groups = torch.nn.functional.one_hot(scored.classes, 4).bool()
+    with pytest.raises(cl.InputError, match="a class cannot be its own rival; name another one for each question"):
+        cl.metrics.contrastive_class_score(maps, scored, scored.classes)
+    for metric in (cl.metrics.contrastive_group_score, cl.metrics.group_relative_drop):
+        with pytest.raises(cl.InputError, match="a group cannot be its own rival"):
+            metric(maps, scored, groups, groups)
+        nobody = torch.zeros_like(groups)
+        assert metric(maps, scored, nobody, nobody).count == 0
+
+
+def test_channels_become_their_own_mean_or_that_of_their_layer() -> None:
+    cells = torch.tensor([[[[1.0, 3.0]], [[10.0, 30.0]]]])
+    places = torch.eye(2, dtype=torch.bool)[None]
+
+    def read(variants: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return variants[:, 0, 0, :1] / 100
+
+    scored = ScoredImages(cells, read)
+    contributions = torch.tensor([[2.0, 1.0]])
+    # 0.01, then without channel 0 and without both: 0.02 by its own mean, 0.11 by that of the layer.
+    for fill, rest in (("mean", 0.02), ("layer_mean", 0.11)):
+        found = cl.metrics.concept_deletion(places, contributions, scored, fill)
+        assert found.of(0, 0) == pytest.approx((0.5 * (0.01 + rest) + rest) / 2)
+    with pytest.raises(cl.InputError, match="expected mean, each channel's own, or layer_mean"):
+        cl.metrics.concept_deletion(places, contributions, scored, "blur")
+
+
 def test_every_metric_says_what_it_is() -> None:
     page = (Path(__file__).parents[2] / "docs" / "faithfulness.md").read_text(encoding="utf-8")
     told = re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", page, re.M)))
     assert sorted(told) == sorted(FAITHFULNESS_METRICS | FURTHER_FAITHFULNESS_METRICS)
+    cell = r" ([^|\n]*) \|"
+    row = rf"^\| (`\w+`(?:, `\w+`)*) \|{cell}{cell}{cell}{cell}{cell}{cell}"
+    for names, _, _, better, _, _, needs in re.findall(row, page, re.M):
+        for name, side in zip(re.findall(r"`(\w+)`", names), better.split(", ") * 3, strict=False):
+            metric = (FAITHFULNESS_METRICS | FURTHER_FAITHFULNESS_METRICS)[name]
+            assert needs == ", ".join(metric.needs), name
+            assert side == ("high" if metric.higher_is_better else "low"), name
     for name, metric in (FAITHFULNESS_METRICS | FURTHER_FAITHFULNESS_METRICS).items():
         assert metric.name == name
         assert metric.title
         assert metric.chance
         assert metric.source
+        assert metric.needs
         assert metric.low < metric.high

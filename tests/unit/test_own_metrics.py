@@ -99,6 +99,7 @@ def test_files_and_page_carry_direction_range_and_chance(
         "range": [0, None],
         "chance": "that of any map",
         "source": "this test",
+        "needs": [],
     }
     read = parquet.read_table(table)
     assert [line["outside"] for line in read.to_pylist()] == [row.scores["outside"] for row in rows]
@@ -190,3 +191,12 @@ def test_the_schema_without_ones_own_is_as_it_was() -> None:
         *names[9 + len(MAP_MASK_METRICS) :],
         "wrong_outside",
     ]
+
+
+def test_what_a_metric_needs_is_said_in_known_words() -> None:
+    given = ("inside", "inside", cl.metrics.pointing_energy, True, 0, 1, "r", "this test")
+    assert cl.metrics.Metric(*given, ("map", "mask")).described()["needs"] == ["map", "mask"]
+    with pytest.raises(cl.InputError, match=r"is said to need 'masks'; expected a tuple of words; .*mask"):
+        cl.metrics.Metric(*given, ("map", "masks"))
+    with pytest.raises(cl.InputError, match="expected a tuple of words"):
+        cl.metrics.Metric(*given, "map")  # pyright: ignore[reportArgumentType]

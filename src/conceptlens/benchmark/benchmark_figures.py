@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from conceptlens.benchmark.comparison_table import fill_title, marks, measure_heading, measure_title
+from conceptlens.benchmark.comparison_table import fill_title, marks, measure_heading, measure_title, shown_lines
 from conceptlens.local_embeddings.report.figure_style import FigureStyle, bare, drawing, short
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from conceptlens.benchmark.comparison import BenchmarkComparison, MeasuredCell
+    from conceptlens.benchmark.comparison import BenchmarkComparison, ComparedLine, MeasuredCell
     from conceptlens.benchmark.protocol import Measure
 
 # Heights and widths in inches.
@@ -38,16 +38,17 @@ def intervals_figure(comparison: BenchmarkComparison, fill: str, style: FigureSt
     measures = comparison.measures_of(fill)
     across = 1 if style.narrow else min(COLUMNS, len(measures))
     down = -(-len(measures) // across)
-    tall = HEAD + ROW * len(comparison.lines) + FOOT
+    lines = shown_lines(comparison, measures)
+    tall = HEAD + ROW * len(lines) + FOOT
     names = 1.15 if style.narrow else 2.6
     with drawing(style, tall * down) as figure:
         wide = (style.width - names - 0.1) / across
         for index, measure in enumerate(measures):
             column, row = index % across, index // across
             left, bottom = names + column * wide, tall * (down - 1 - row) + FOOT
-            side, high = (wide - GAP) / style.width, ROW * len(comparison.lines) / (tall * down)
+            side, high = (wide - GAP) / style.width, ROW * len(lines) / (tall * down)
             axes = figure.add_axes((left / style.width, bottom / (tall * down), side, high))
-            _draw_column(axes, comparison, measure, style, named=column == 0)
+            _draw_column(axes, lines, measure, style, named=column == 0)
     return figure
 
 
@@ -100,9 +101,8 @@ def _without_middle(title: str, room: int) -> str:
 
 
 def _draw_column(
-    axes: Axes, comparison: BenchmarkComparison, measure: Measure, style: FigureStyle, *, named: bool
+    axes: Axes, lines: Sequence[ComparedLine], measure: Measure, style: FigureStyle, *, named: bool
 ) -> None:
-    lines = comparison.lines
     for index, line in enumerate(lines):
         colour = style.colour("hollow" if line.method.control else "accent")
         _draw_cell(axes, index, line.cells[measure], colour, style)

@@ -19,6 +19,7 @@ from conceptlens.benchmark.benchmark_page import benchmark_page
 from conceptlens.benchmark.benchmark_result import BenchmarkResult
 from conceptlens.benchmark.comparison import BenchmarkComparison, ComparedLine, MeasuredCell
 from conceptlens.benchmark.comparison_table import latex, markdown, plain_text
+from conceptlens.benchmark.published_averages import averages_json
 from conceptlens.benchmark.result_parts import join_parts, read_photos
 from conceptlens.benchmark.suite_metrics import SUITE_METRICS
 from conceptlens.io.atomic import replacing, write_json, write_text
@@ -40,9 +41,9 @@ def write_benchmark(folder: Path, result: BenchmarkResult) -> list[Path]:
     """
     texts = {
         "benchmark.html": benchmark_page(result, *_cases(folder, result)),
-        "benchmark.txt": plain_text(result.comparison),
-        "benchmark.md": markdown(result.comparison),
-        "benchmark.tex": latex(result.comparison),
+        "benchmark.txt": plain_text(result.comparison, further=result.further_tables),
+        "benchmark.md": markdown(result.comparison, result.further_tables),
+        "benchmark.tex": latex(result.comparison, result.further_tables),
     }
     for name, text in texts.items():
         write_text(folder / name, text)
@@ -91,6 +92,7 @@ def benchmark_json(result: BenchmarkResult) -> dict[str, Any]:
         "control_comparisons": found.control_comparisons,
         "columns": [_column_json(measure, result) for measure in found.measures],
         "methods": [_line_json(line, found) for line in found.lines],
+        "averages": None if result.averages is None else averages_json(result.averages),
         "agreement": _agreement_json(found),
         "failures": [{"image": failure.name, "error": failure.reason} for failure in found.failures],
         "remarks": list(result.remarks),
@@ -118,6 +120,7 @@ def _column_json(measure: Measure, result: BenchmarkResult) -> dict[str, Any]:
         "range": [end if np.isfinite(end) else None for end in (metric.low, metric.high)],
         "chance": metric.chance,
         "source": metric.source,
+        "needs": list(metric.needs),
         "protocol": result.column(measure),
     }
 

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from conceptlens.benchmark.benchmark_cases import SIDES, BenchmarkCase, ChosenCases, ShownPhoto
 from conceptlens.benchmark.benchmark_figures import agreement_figure, figure_alternative, intervals_figure
-from conceptlens.benchmark.comparison_table import fill_title, marks, measure_heading, measure_title, notes
+from conceptlens.benchmark.comparison_table import (
+    fill_title,
+    marks,
+    measure_heading,
+    measure_title,
+    notes,
+    shown_lines,
+    unbeaten_text,
+)
 from conceptlens.benchmark.metric_agreement import MIN_METHODS
 from conceptlens.benchmark.suite_metrics import SUITE_METRICS
 from conceptlens.io.images import shrunk
@@ -26,6 +34,7 @@ if TYPE_CHECKING:
 
     from conceptlens.benchmark.benchmark_result import BenchmarkResult
     from conceptlens.benchmark.comparison import BenchmarkComparison
+    from conceptlens.benchmark.comparison_table import TextTable
 
 # The longest side of a case's images, in pixels.
 SIDE = 320
@@ -66,6 +75,7 @@ def benchmark_page(result: BenchmarkResult, chosen: ChosenCases | None, shown: S
         comparison=found,
         notices=result.remarks,
         sheets=[_sheet(found, fill) for fill in found.fills],
+        further=[_further(table) for table in result.further_tables],
         notes=notes(found),
         agreements=_agreements(found),
         metrics=[_metric_words(name) for name in dict.fromkeys(measure.metric for measure in found.measures)],
@@ -75,11 +85,12 @@ def benchmark_page(result: BenchmarkResult, chosen: ChosenCases | None, shown: S
 
 
 def _metric_words(name: str) -> dict[str, str]:
-    """Return what a metric is called, and its direction, chance level and source in words."""
+    """Return what a metric is called, and its direction, chance level, needs and source in words."""
     metric = SUITE_METRICS[name]
     chance = metric.chance_of("the share of the photo inside")
     source = f"{metric.source[:1].upper()}{metric.source[1:]}"
-    words = f"{'Higher' if metric.higher_is_better else 'Lower'} is better. Chance: {chance}. {source}."
+    words = f"{'Higher' if metric.higher_is_better else 'Lower'} is better. Chance: {chance}. "
+    words += f"Needs: {', '.join(metric.needs)}. {source}."
     return {"title": metric.title, "words": words}
 
 
@@ -102,16 +113,26 @@ def _sheet(found: BenchmarkComparison, fill: str) -> dict[str, Any]:
             "title": line.method.title,
             "control": line.method.control,
             "cells": cells,
-            "unbeaten": f"{line.unbeaten(measures)} of {len(measures)}",
+            "unbeaten": unbeaten_text(line, measures),
         }
 
     return {
         "title": f"{title[:1].upper()}{title[1:]}",
         "headings": [measure_heading(measure) for measure in measures],
-        "rows": [row(line) for line in found.lines],
+        "rows": [row(line) for line in shown_lines(found, measures)],
         "figure": _drawn(lambda style: intervals_figure(found, fill, style)),
         "alternative": figure_alternative(found, fill),
     }
+
+
+def _further(table: TextTable) -> dict[str, Any]:
+    """Return a table that has no figure and no marks."""
+    first = len(table.rows) - table.controls
+    rows = [
+        {"cells": [cell.partition(" [") for cell in row[1:]], "title": row[0], "control": at >= first}
+        for at, row in enumerate(table.rows)
+    ]
+    return {"title": f"{table.title[:1].upper()}{table.title[1:]}", "headings": table.heading[1:], "rows": rows}
 
 
 def _agreements(found: BenchmarkComparison) -> list[dict[str, Any]]:

@@ -9,20 +9,31 @@ from typing import TYPE_CHECKING
 
 from conceptlens.benchmark.benchmark_run import read_protocols
 from conceptlens.benchmark.comparison import BenchmarkComparison, compare_methods
+from conceptlens.benchmark.published_averages import PublishedAverages, averages_tables, published_averages
 from conceptlens.benchmark.result_parts import read_photos
 
 if TYPE_CHECKING:
+    from conceptlens.benchmark.comparison_table import TextTable
     from conceptlens.benchmark.protocol import Measure, Protocol
     from conceptlens.benchmark.suite_options import PreparedSuite
 
 
 @dataclass(frozen=True, eq=False)
 class BenchmarkResult:
-    """A finished run: the suite, the comparison of its methods, and the protocols of its numbers."""
+    """A finished run: its suite, the comparison of methods, the protocols of numbers, and averages over types.
+
+    `averages` is `None` where questions are no concepts, or CE-FAM's columns were not measured.
+    """
 
     suite: PreparedSuite
     comparison: BenchmarkComparison
     protocols: Mapping[str, Protocol]
+    averages: PublishedAverages | None = None
+
+    @property
+    def further_tables(self) -> tuple[TextTable, ...]:
+        """The tables of averages over types."""
+        return () if self.averages is None else averages_tables(self.averages, self.suite.methods)
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -51,4 +62,7 @@ def finished(suite: PreparedSuite, folder: Path) -> BenchmarkResult:
         InputError: No photo was measured.
     """
     protocols = read_protocols(folder)
-    return BenchmarkResult(suite, compare_methods(read_photos(folder), protocols, suite.methods), protocols)
+    found = compare_methods(read_photos(folder), protocols, suite.methods)
+    names = [one.name for one in suite.methods]
+    averages = published_averages(read_photos(folder), names) if suite.by_type else None
+    return BenchmarkResult(suite, found, protocols, averages)

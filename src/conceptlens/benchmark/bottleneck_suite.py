@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from conceptlens.benchmark.benchmark_photos import spaced_rows
 from conceptlens.benchmark.comparison import ComparedMethod
-from conceptlens.benchmark.concept_place_protocols import ENERGY, PLACE_METRICS, control_names
+from conceptlens.benchmark.concept_place_protocols import ENERGY, PLACE_METRICS, SHARE, SPREADS, control_names
 from conceptlens.benchmark.concept_place_task import ConceptPlaceTask
 from conceptlens.benchmark.control_places import CONTROL_PLACES
 from conceptlens.benchmark.masked_heads import ACCURACY, MASKED
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from conceptlens.data.labelled_set import LabelledSet
 
 EVALUATED = "test"
+# The reading of the poster's norm whose size is nearest to the poster's numbers.
+CELLS = "activation_norm_cells"
 USUAL_METRICS = (
-    "keypoint_error", "keypoint_pointing", "keypoint_own", "keypoint_swap", ENERGY, ACCURACY, MASKED,
+    "keypoint_error", "keypoint_pointing", "keypoint_own", "keypoint_swap", ENERGY, CELLS, ACCURACY, MASKED,
 )  # fmt: skip
 QUICK_PLACE_METRICS = ("keypoint_error", "keypoint_swap")
 
@@ -41,8 +43,9 @@ def loc_cbm_suite(options: SuiteOptions) -> PreparedSuite:
         InputError: Something is missing or unknown, or has no effect here, or bottlenecks cannot be compared.
     """
     refuse_options(
-        options, "loc-cbm", "methods", "fills", "asked", "layer", "gammas", "references", "randomised", "branch"
-    )
+        options, "loc-cbm", "methods", "fills", "asked", "layer", "gammas", "references", "randomised", "branch",
+        "groups", "probe",
+    )  # fmt: skip
     if not options.bottleneck:
         raise InputError("loc-cbm measures fitted bottlenecks, and none is given; give --bottleneck DIR")
     names = list(options.bottleneck)
@@ -110,9 +113,11 @@ def _metrics(
     for name in chosen:
         if name not in PLACE_METRICS:
             raise InputError(f"no metric '{name}'; {near(name, PLACE_METRICS, 'metrics')}")
+    grids = sorted({one.grid for one in options.bottleneck.values()})
     boxes = photos.annotation is not None and photos.annotation.boxes is not None
     missing = {
         **({} if boxes else {ENERGY: f"{photos.name} annotates no boxes"}),
+        **({} if len(grids) == 1 else {name: _other_grids(grids) for name in SPREADS if name != SHARE}),
         **({} if train is not None else {MASKED: f"{photos.name} has no train photos, to which heads are refitted"}),
     }
     for name, why in missing.items():
@@ -120,6 +125,11 @@ def _metrics(
             raise InputError(f"{name} cannot be measured: {why}; leave it out of --metrics")
     left_out = [f"{name} is left out: {why}." for name, why in missing.items() if name in chosen]
     return tuple(dict.fromkeys(name for name in chosen if name not in missing)), left_out
+
+
+def _other_grids(grids: Sequence[tuple[int, int]]) -> str:
+    listed = " and ".join(f"{rows} x {columns}" for rows, columns in grids)
+    return f"maps have {listed} cells, and it counts cells; {SHARE} counts shares of the photo"
 
 
 def _about(one: Bottleneck) -> str:

@@ -13,6 +13,14 @@ from conceptlens.benchmark.benchmark_cases import ShownPhoto
 from conceptlens.benchmark.map_measures import check_measure, measured_maps
 from conceptlens.benchmark.map_methods import MapMethod, explained_by
 from conceptlens.benchmark.protocol import Measure, Protocol
+from conceptlens.benchmark.question_measures import (
+    GIVEN,
+    SENSITIVITY,
+    needs_groups,
+    question_scores,
+    question_settings,
+    sensitivity_score,
+)
 from conceptlens.benchmark.result_parts import MeasuredValue, PhotoRows
 from conceptlens.cams.image_scoring import scored_images
 from conceptlens.cams.targets import Probability
@@ -25,7 +33,11 @@ from conceptlens.model.preprocess import preparation_settings
 from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
     from conceptlens.benchmark.benchmark_photos import BenchmarkPhotos
+    from conceptlens.benchmark.class_groups import ClassGroups
     from conceptlens.metrics.given_maps import Maps
     from conceptlens.model.backbone import Backbone
     from conceptlens.model.observation import Observation
@@ -46,13 +58,15 @@ class ClassMapTask:
         photos: The photos.
         model: The model.
         methods: The methods, controls among them.
-        measures: The columns: metrics of `metrics.FAITHFULNESS_METRICS` with a fill, and `BOX`.
+        measures: The columns: metrics of `metrics.FAITHFULNESS_METRICS` and `question_measures.GIVEN` with a fill,
+            `SENSITIVITY` and `BOX`.
         layer: The layer that is observed; by default the model's last one.
         asked: Whether maps are of the "predicted" class or of the annotated "label".
         seed: Of all that is drawn.
+        groups: The groups of the model's classes, for metrics that ask about them.
 
     Raises:
-        InputError: A metric cannot be measured, or there are no labels or no boxes where they are needed.
+        InputError: A metric cannot be measured, or there are no labels, boxes or groups where they are needed.
     """
 
     photos: BenchmarkPhotos
@@ -62,6 +76,7 @@ class ClassMapTask:
     layer: str | None = None
     asked: Asked = "predicted"
     seed: int = 0
+    groups: ClassGroups | None = None
 
     def __post_init__(self) -> None:
         """Check what is asked before anything is measured."""
@@ -72,6 +87,9 @@ class ClassMapTask:
         for measure in self.measures:
             if measure != BOX:
                 check_measure(measure)
+        grouped = next((one for one in self.measures if needs_groups(one)), None)
+        if grouped is not None and self.groups is None:
+            raise InputError(f"{grouped.metric} asks about groups of classes, and none are given; give --groups FILE")
         if BOX in self.measures and self.photos.boxes is None:
             raise InputError(f"{self.photos.name} annotates no boxes; leave {BOX.metric} out, or give cub:DIR")
         if self.asked == "label":
@@ -114,10 +132,17 @@ class ClassMapTask:
             InputError: The photo cannot be read, explained or measured.
         """
         seen, target = self.observe(index)
-        made = explained_by(self.methods, seen, target)
-        maps = torch.cat([made[method.name].maps.to(seen.images.device) for method in self.methods], 1)
+        maps = self._maps(seen, target)
         scored = scored_images(seen, [Probability(target)] * len(self.methods))
-        values = measured_maps(maps, scored, [one for one in self.measures if one != BOX], self.seed)
+        asking = [one for one in self.measures if one.metric in GIVEN]
+        others = [one for one in self.measures if one not in (BOX, SENSITIVITY, *asking)]
+        values = measured_maps(maps, scored, others, self.seed)
+        values |= question_scores(maps, scored, asking, self.groups, self.seed)
+        if SENSITIVITY in self.measures:
+            again = self.model.observe
+            values[SENSITIVITY] = sensitivity_score(
+                lambda images: self._maps(again(images, self.layer), target), seen.images, self.seed
+            )
         if BOX in self.measures:
             values[BOX] = self._in_box(maps, seen.image_info[0].box, index)
         row = torch.zeros(1, dtype=torch.long, device=seen.images.device)
@@ -156,6 +181,11 @@ class ClassMapTask:
         signed = {name: explained.signed for name, explained in found.items()}
         return ShownPhoto(self.photos.read(index), maps, signed, seen.image_info[0].box)
 
+    def _maps(self, seen: Observation, target: int) -> Float[Tensor, "1 method height width"]:
+        """Return the maps of all methods."""
+        made = explained_by(self.methods, seen, target)
+        return torch.cat([made[method.name].maps.to(seen.images.device) for method in self.methods], 1)
+
     def _in_box(self, maps: Maps, seen: Box, index: int) -> Score:
         """Return the share of each map's energy inside the annotated box, cut to the part that the model saw."""
         boxes = self.photos.boxes
@@ -164,7 +194,8 @@ class ClassMapTask:
 
     def _protocol(self, method: MapMethod, measure: Measure) -> Protocol:
         box = measure == BOX
-        settings = {} if box else {"steps": STEPS, "ties": "seeded", "rivals": "highest"}
+        removal = {} if measure == SENSITIVITY else {"steps": STEPS, "ties": "seeded", "rivals": "highest"}
+        settings = {} if box else {**removal, **question_settings(measure, self.groups)}
         return Protocol(
             data=self.photos.name,
             data_fingerprint=self.photos.fingerprint,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.benchmark.benchmark_photos import open_photos
+from conceptlens.benchmark.class_groups import class_groups
 from conceptlens.benchmark.class_map_task import BOX, ClassMapTask
 from conceptlens.benchmark.comparison import ComparedMethod
 from conceptlens.benchmark.map_measures import SOFT
@@ -19,12 +21,16 @@ from conceptlens.benchmark.map_methods import (
     map_methods,
 )
 from conceptlens.benchmark.protocol import Measure
-from conceptlens.benchmark.suite_options import PreparedSuite, SuiteOptions, refuse_options
-from conceptlens.io.errors import InputError, near
-from conceptlens.metrics.pixel_fills import FILLS, WHOLE_FILLS
+from conceptlens.benchmark.question_measures import SENSITIVITY, needs_groups
+from conceptlens.benchmark.suite_options import TWO_FILLS, PreparedSuite, SuiteOptions, check_fills, refuse_options
+from conceptlens.io.errors import InputError
+from conceptlens.metrics.pixel_fills import WHOLE_FILLS
+from conceptlens.metrics.random_weights import with_random_weights
 
 if TYPE_CHECKING:
     from conceptlens.benchmark.benchmark_photos import BenchmarkPhotos
+    from conceptlens.benchmark.class_groups import ClassGroups
+    from conceptlens.model.backbone import Backbone
 
 RULE_NAMES = ("grad_cam", "hires_cam", "layer_cam", "grad_cam++", "xgrad_cam", "score_cam")
 # One forward pass for each channel.
@@ -37,8 +43,6 @@ QUESTIONS = {
     "faithfulness": "Which class map says what the model uses?",
     "finer-cam": "What does Finer-CAM's contrast add?",
 }
-# ROAD's own fill stands beside them.
-TWO_FILLS = ("mean", "blur")
 
 
 def faithfulness_suite(options: SuiteOptions) -> PreparedSuite:
@@ -50,10 +54,11 @@ def faithfulness_suite(options: SuiteOptions) -> PreparedSuite:
     Raises:
         InputError: Something that is named is unknown, or cannot be measured.
     """
-    refuse_options(options, "faithfulness", "gammas", "references", "branch")
+    refuse_options(options, "faithfulness", "gammas", "references", "branch", "probe")
     rules = [name for name in RULE_NAMES if not (options.quick and name in SLOW)]
-    names = _with_controls(options, options.methods or rules)
-    methods = map_methods(names, options.layer, options.seed, options.randomised)
+    randomised = _randomised(options, usual=not options.quick)
+    names = _with_controls(options.methods or rules, randomised)
+    methods = map_methods(names, options.layer, options.seed, randomised)
     photos = open_photos(options.data, options.split, options.photos)
     measures = _measures(options, FAITHFULNESS)
     return _prepared("faithfulness", options, photos, methods, measures)
@@ -68,9 +73,10 @@ def finer_cam_suite(options: SuiteOptions) -> PreparedSuite:
     Raises:
         InputError: Something that is named is unknown, or cannot be measured.
     """
-    refuse_options(options, "finer-cam", "branch")
+    refuse_options(options, "finer-cam", "branch", "probe")
     bases = options.methods or (BASES[:1] if options.quick else BASES)
-    plain = map_methods(_with_controls(options, bases), options.layer, options.seed, options.randomised)
+    randomised = _randomised(options, usual=False)
+    plain = map_methods(_with_controls(bases, randomised), options.layer, options.seed, randomised)
     contrasts, remarks = _contrasts(options)
     finer = [
         contrast_method(one.name, options.layer, **settings)
@@ -110,7 +116,10 @@ def _prepared(
     measures: tuple[Measure, ...],
     remarks: tuple[str, ...] = (),
 ) -> PreparedSuite:
-    task = ClassMapTask(photos, options.known_model, methods, measures, options.layer, options.asked, options.seed)
+    task = ClassMapTask(
+        photos, options.known_model, methods, measures, options.layer, options.asked, options.seed,
+        _groups(options, measures),
+    )  # fmt: skip
     against = compared_with(methods, options.baseline)
     compared = tuple(
         ComparedMethod(one.name, one.title, one.about, one.control, against.get(one.name, "")) for one in methods
@@ -118,25 +127,39 @@ def _prepared(
     return PreparedSuite(name, QUESTIONS[name], task, compared, task.show, remarks)
 
 
+def _groups(options: SuiteOptions, measures: Sequence[Measure]) -> ClassGroups | None:
+    """Return groups of classes where a column asks about one; refuse a file of groups where none does."""
+    if any(needs_groups(one) for one in measures):
+        return class_groups(options.known_model, options.groups)
+    if options.groups is not None:
+        raise InputError("--groups has no effect without a metric of groups, such as group_relative_drop; leave it out")
+    return None
+
+
 def _measures(options: SuiteOptions, usual: Sequence[str]) -> tuple[Measure, ...]:
     """Return the columns: every metric with every fill that it takes."""
     metrics = options.metrics or (QUICK_METRICS if options.quick else usual)
+    # ROAD's own fill stands beside the usual ones.
     fills = options.fills or (*TWO_FILLS, *(["noisy_linear"] if "road" in metrics else []))
-    for fill in fills:
-        if fill not in FILLS:
-            raise InputError(f"no fill '{fill}'; {near(fill, FILLS, 'fills', 5)}")
-    if len(set(fills)) < 2:
-        raise InputError(f"one fill is given ({fills[0]}), and fills disagree; give at least two, such as mean,blur")
     found = []
-    for fill, metric in product(dict.fromkeys(fills), dict.fromkeys(metrics)):
+    for fill, metric in product(check_fills(fills), dict.fromkeys(metrics)):
         # Pixels are made up from neighbours at a cost, for ROAD alone unless they are asked for.
         dear = fill not in WHOLE_FILLS and not options.fills and metric != "road"
-        if not dear and not (metric in SOFT and fill not in WHOLE_FILLS) and metric != BOX.metric:
+        whole = metric in (BOX.metric, SENSITIVITY.metric)
+        if not dear and not (metric in SOFT and fill not in WHOLE_FILLS) and not whole:
             found.append(Measure(metric, fill))
-    return (*found, *([BOX] if BOX.metric in metrics else []))
+    return (*found, *(one for one in (SENSITIVITY, BOX) if one.metric in metrics))
 
 
-def _with_controls(options: SuiteOptions, names: Sequence[str]) -> list[str]:
+def _randomised(options: SuiteOptions, usual: bool) -> Backbone | None:
+    """Return the model with random weights, where it is wanted as a control."""
+    if not (usual if options.randomised is None else options.randomised):
+        return None
+    model = options.known_model
+    return replace(model, module=with_random_weights(model.module, seed=options.seed))
+
+
+def _with_controls(names: Sequence[str], randomised: Backbone | None) -> list[str]:
     """Return methods with the controls that stand beside every number."""
-    own = ["random_weights"] if options.randomised is not None else []
+    own = ["random_weights"] if randomised is not None else []
     return list(dict.fromkeys([*names, *CONTROLS, *own]))

@@ -37,6 +37,7 @@ class ComparedMethod:
         about: What it does, in one line.
         control: Whether it knows nothing, so that others must beat it.
         against: The method that it is compared with; empty for none.
+        control_of: The one method that must beat it; empty where all must, and for what is no control.
     """
 
     name: str
@@ -44,6 +45,15 @@ class ComparedMethod:
     about: str = ""
     control: bool = False
     against: str = ""
+    control_of: str = ""
+
+    def controls(self, other: ComparedMethod) -> bool:
+        """Whether this is a control that another method must beat.
+
+        Args:
+            other: The other method.
+        """
+        return self.control and not other.control and self.control_of in ("", other.name)
 
 
 @dataclass(frozen=True)
@@ -185,7 +195,7 @@ def compare_methods(
     ordered = sorted(methods, key=lambda one: one.control)
     names = [one.name for one in ordered]
     against = [(one.name, one.against) for one in ordered if one.against in names]
-    above = [(one.name, other.name) for one in ordered if not one.control for other in ordered if other.control]
+    above = [(one.name, other.name) for one in ordered for other in ordered if other.controls(one)]
     values = collect_values(photos, protocols, names, [*against, *above])
     draws = _Draws(n_bootstrap, n_draws, seed)
     gains = _differences(values, range(len(against)), draws)

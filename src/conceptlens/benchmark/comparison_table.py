@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from conceptlens.benchmark.comparison import REAL, BenchmarkComparison, ComparedLine, MeasuredCell
 from conceptlens.benchmark.suite_metrics import SUITE_METRICS
+from conceptlens.metrics.concept_removal import LAYER_MEAN
 from conceptlens.pages.number_format import number
 
 if TYPE_CHECKING:
@@ -75,12 +76,13 @@ def notes(comparison: BenchmarkComparison, intervals: bool = True) -> tuple[str,
     return (*found, *([f"{comparison.warning}."] if comparison.warning else []))
 
 
-def plain_text(comparison: BenchmarkComparison, intervals: bool = True) -> str:
+def plain_text(comparison: BenchmarkComparison, intervals: bool = True, further: Sequence[TextTable] = ()) -> str:
     """Return the tables as plain text in columns.
 
     Args:
         comparison: What is shown.
         intervals: Whether each mean has its interval.
+        further: Tables that stand behind those of the comparison.
     """
 
     def lines(table: TextTable) -> list[str]:
@@ -94,26 +96,31 @@ def plain_text(comparison: BenchmarkComparison, intervals: bool = True) -> str:
         ]  # fmt: skip
         return [table.title, *shown[:first], *(["controls"] if table.controls else []), *shown[first:], ""]
 
-    parts = [line for table in text_tables(comparison, intervals) for line in lines(table)]
+    tables = (*text_tables(comparison, intervals), *further)
+    parts = [line for table in tables for line in lines(table)]
     return "\n".join([*parts, *notes(comparison, intervals), ""])
 
 
-def markdown(comparison: BenchmarkComparison) -> str:
+def markdown(comparison: BenchmarkComparison, further: Sequence[TextTable] = ()) -> str:
     """Return the tables in Markdown.
 
     Args:
         comparison: What is shown.
+        further: Tables that stand behind those of the comparison.
     """
-    return _tables(comparison, _markdown_table, "\n".join(f"- {note}" for note in notes(comparison)))
+    below = "\n".join(f"- {note}" for note in notes(comparison))
+    return _tables((*text_tables(comparison), *further), _markdown_table, below)
 
 
-def latex(comparison: BenchmarkComparison) -> str:
+def latex(comparison: BenchmarkComparison, further: Sequence[TextTable] = ()) -> str:
     """Return the tables in LaTeX, for the packages booktabs and amssymb.
 
     Args:
         comparison: What is shown.
+        further: Tables that stand behind those of the comparison.
     """
-    return _tables(comparison, _latex_table, "\n\n".join(f"% {note}" for note in notes(comparison)))
+    below = "\n\n".join(f"% {note}" for note in notes(comparison))
+    return _tables((*text_tables(comparison), *further), _latex_table, below)
 
 
 def measure_title(measure: Measure) -> str:
@@ -142,23 +149,47 @@ def fill_title(comparison: BenchmarkComparison, fill: str) -> str:
         comparison: What is shown.
         fill: One of its fills; the empty one has another title where others stand beside it.
     """
+    if fill == LAYER_MEAN:
+        return "removed channels become: the mean of their layer"
     if fill:
         return f"removed pixels become: {fill.replace('_', ' ')}"
     return "every metric" if len(comparison.fills) == 1 else "nothing is removed"
 
 
+def shown_lines(comparison: BenchmarkComparison, measures: Sequence[Measure]) -> tuple[ComparedLine, ...]:
+    """Return the methods of a table: those that have a number in it.
+
+    Args:
+        comparison: What is shown.
+        measures: The columns of the table.
+    """
+    found = [line for line in comparison.lines if any(line.cells[one].interval is not None for one in measures)]
+    return tuple(found) or comparison.lines
+
+
+def unbeaten_text(line: ComparedLine, measures: Sequence[Measure]) -> str:
+    """Return in how many of the columns that a method has numbers in a control is not beaten for sure.
+
+    Args:
+        line: The method.
+        measures: The columns of a table.
+    """
+    return f"{line.unbeaten(measures)} of {sum(line.cells[one].interval is not None for one in measures)}"
+
+
 def _table(comparison: BenchmarkComparison, fill: str, intervals: bool) -> TextTable:
     measures = comparison.measures_of(fill)
     heading = ["method", *map(measure_title, measures)]
-    checked = any(line.method.control for line in comparison.lines)
+    lines = shown_lines(comparison, measures)
+    checked = any(line.method.control for line in lines)
 
     def row(line: ComparedLine) -> tuple[str, ...]:
         cells = [_cell(line.cells[measure], intervals) for measure in measures]
-        last = "" if line.method.control else f"{line.unbeaten(measures)} of {len(measures)}"
+        last = "" if line.method.control else unbeaten_text(line, measures)
         return (line.method.title, *cells, *([last] if checked else []))
 
-    rows = tuple(row(line) for line in comparison.lines)
-    controls = sum(line.method.control for line in comparison.lines)
+    rows = tuple(row(line) for line in lines)
+    controls = sum(line.method.control for line in lines)
     return TextTable(
         fill_title(comparison, fill), (*heading, *(["not above controls"] if checked else [])), rows, controls
     )  # fmt: skip
@@ -184,8 +215,8 @@ def marks(cell: MeasuredCell) -> str:
     return gain + (UNBEATEN if cell.unbeaten else "")
 
 
-def _tables(comparison: BenchmarkComparison, draw: Callable[[TextTable], str], below: str) -> str:
-    return "\n\n".join([*(draw(table) for table in text_tables(comparison)), below]) + "\n"
+def _tables(tables: Sequence[TextTable], draw: Callable[[TextTable], str], below: str) -> str:
+    return "\n\n".join([*map(draw, tables), below]) + "\n"
 
 
 def _markdown_table(table: TextTable) -> str:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from conceptlens.benchmark.control_places import CONSTANT, CONTROL_PLACES, DIRECTIONS
+from conceptlens.benchmark.control_places import CONSTANT, CONTROL_PLACES, DIRECTIONS, GRAD_CAM
 from conceptlens.benchmark.masked_heads import ACCURACY, MASKED, RADIUS
 from conceptlens.benchmark.protocol import Protocol, check_one_column
 from conceptlens.bottleneck.evaluate.map_metrics import KEYPOINTS, MASK
 from conceptlens.data.keypoints_in_view import known_keypoints
 from conceptlens.io.fingerprint import settings_fingerprint, weights_fingerprint
+from conceptlens.metrics.bottleneck_metrics import NORM_KINDS
 from conceptlens.metrics.keypoints import GRID
 
 if TYPE_CHECKING:
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
     from conceptlens.model.backbone import Backbone
 
 ENERGY = "pointing_energy"
-PLACE_METRICS = (*KEYPOINTS, ENERGY, ACCURACY, MASKED)
+# How far a map spreads; all but the share are in units of the map's own grid.
+SPREADS = tuple(f"activation_norm_{kind}" for kind in NORM_KINDS)
+SHARE = "activation_norm_share"
+# Controls that are maps; the others are single cells, which do not spread.
+SPREADING_CONTROLS = (DIRECTIONS, GRAD_CAM)
+PLACE_METRICS = (*KEYPOINTS, ENERGY, *SPREADS, ACCURACY, MASKED)
 
 
 def control_names(train: LabelledSet | None) -> tuple[str, ...]:
@@ -45,7 +51,9 @@ def concept_place_protocols(
     metrics: Sequence[str],
     seed: int,
 ) -> tuple[Protocol, ...]:
-    """Return one protocol for each method and metric; a control has no accuracy unless it has an answer.
+    """Return one protocol for each method and metric.
+
+    A control has no accuracy unless it has an answer, and does not spread unless it is a map.
 
     Args:
         photos: The set.
@@ -58,7 +66,8 @@ def concept_place_protocols(
         seed: Of all that is drawn.
 
     Raises:
-        InputError: Two bottlenecks see different parts of photos, so that their numbers cannot stand in one column.
+        InputError: Two bottlenecks see different parts of photos, or maps of different grids are counted in cells:
+            their numbers cannot stand in one column.
     """
     first = next(iter(bottlenecks.values()))
     settings = {name: _settings_of(one) for name, one in bottlenecks.items()}
@@ -80,6 +89,7 @@ def concept_place_protocols(
                 metric_settings={
                     **_view_of(bottlenecks.get(method, first), model),
                     "concepts": list(concepts),
+                    **_grid_of(bottlenecks.get(method, first), metric),
                     **({"radius": RADIUS, "train": _mark(train)} if metric == MASKED and train is not None else {}),
                 },
             )
@@ -94,7 +104,14 @@ def concept_place_protocols(
 def _measured(method: str, metric: str, bottlenecks: Mapping[str, Bottleneck], train: LabelledSet | None) -> bool:
     if metric == ACCURACY:
         return method in bottlenecks or (method == DIRECTIONS and train is not None)
+    if metric in SPREADS:
+        return method in bottlenecks or method in SPREADING_CONTROLS
     return metric != MASKED or train is not None
+
+
+def _grid_of(one: Bottleneck, metric: str) -> dict[str, Any]:
+    """Return the grid of a bottleneck's maps, where a metric is in units of it."""
+    return {"grid": list(one.grid)} if metric in SPREADS and metric != SHARE else {}
 
 
 def _settings_of(one: Bottleneck) -> dict[str, Any]:

@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from conceptlens.benchmark.benchmark_cases import ShownPhoto
-from conceptlens.benchmark.concept_place_protocols import ENERGY, concept_place_protocols
+from conceptlens.benchmark.concept_place_protocols import (
+    ENERGY,
+    SPREADING_CONTROLS,
+    SPREADS,
+    concept_place_protocols,
+)
 from conceptlens.benchmark.control_places import CELL, CENTRE, CONSTANT, ControlPlaces, one_cell
 from conceptlens.benchmark.masked_heads import (
     ACCURACY,
@@ -31,7 +36,7 @@ from conceptlens.bottleneck.evaluate.photo_annotations import (
     keypoints_in_input,
 )
 from conceptlens.io.errors import InputError
-from conceptlens.metrics.bottleneck_metrics import accuracy
+from conceptlens.metrics.bottleneck_metrics import BOTTLENECK_METRICS, accuracy
 from conceptlens.metrics.given_maps import maps_of
 from conceptlens.metrics.keypoints import GRID
 from conceptlens.metrics.map_mask import pointing_energy
@@ -213,6 +218,12 @@ class ConceptPlaceTask:
             for method, where in places.items()
             for metric in self.metrics
             if metric in KEYPOINTS
+        }
+        found |= {
+            (name, metric): BOTTLENECK_METRICS[metric].compute(maps_of(places[name]), present=read.applies)
+            for metric in SPREADS
+            for name in (*self.bottlenecks, *SPREADING_CONTROLS)
+            if metric in self.metrics
         }
         if ENERGY in self.metrics:
             masks = box_masks(boxes_in_input(self._view, self.photos, [read.row]), MASK)[:, None]

@@ -21,8 +21,9 @@ def loce_suite(options: SuiteOptions) -> PreparedSuite:
         InputError: There is no store or no such layer, or an option has no effect here.
     """
     refuse_options(
-        options, "loce", "model", "split", "layer", "fills", "asked", "gammas", "references", "randomised", "branch"
-    )
+        options, "loce", "model", "split", "layer", "fills", "asked", "gammas", "references", "randomised", "branch",
+        "groups", "probe",
+    )  # fmt: skip
     if not Path(options.data).is_dir():
         raise InputError(f"loce takes a store as --data, and {options.data} is no folder; make one: conceptlens embed")
     store = Store(options.data)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from conceptlens.benchmark.protocol import Measure
+from conceptlens.benchmark.question_measures import GIVEN, SENSITIVITY
 from conceptlens.io.errors import InputError, near
 from conceptlens.metrics.faithfulness_table import FAITHFULNESS_METRICS
 from conceptlens.metrics.pixel_fills import WHOLE_FILLS
@@ -32,8 +33,9 @@ def check_measure(measure: Measure) -> None:
     Raises:
         InputError: As above.
     """
-    if measure.metric not in FAITHFULNESS_METRICS:
-        raise InputError(f"no metric '{measure.metric}'; {near(measure.metric, FAITHFULNESS_METRICS, 'metrics')}")
+    known = (*FAITHFULNESS_METRICS, *GIVEN, SENSITIVITY.metric)
+    if measure.metric not in known:
+        raise InputError(f"no metric '{measure.metric}'; {near(measure.metric, known, 'metrics')}")
     if measure.metric in SOFT and measure.fill not in WHOLE_FILLS:
         raise InputError(f"{measure.metric} takes the fills {', '.join(WHOLE_FILLS)}, not '{measure.fill}'")
 

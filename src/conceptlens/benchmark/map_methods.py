@@ -235,8 +235,8 @@ def _by_edges(seen: Observation, target: int) -> Explanation:
 
 
 def _with_random_weights(seen: Observation, target: int, model: Backbone, layer: str | None) -> Explanation:
-    """Return Grad-CAM of a network that learnt nothing, for the same prepared image."""
-    found = cam(model.observe(seen.images, layer), Logit(target), "grad_cam", layer)
+    """Return Grad-CAM of a network that learnt nothing, signed, so that it ranks cells where it is nowhere positive."""
+    found = cam(model.observe(seen.images, layer), Logit(target), "grad_cam", layer, signed=True)
     return Explanation(
         maps=found.maps,
         weights=None,

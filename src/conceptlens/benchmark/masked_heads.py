@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 ACCURACY, MASKED = "accuracy", "accuracy_at_peaks"
 # Called as compute(logits, classes), as accuracy is.
 _SOURCE = "Loc-CBM, poster: masked inference; with a head fitted anew"
-AT_PEAKS = Metric(MASKED, "accuracy at peaks", accuracy, True, 0, 1, "1 / classes", _SOURCE)
+_NEEDS = ("map", "class labels", "head fit")
+AT_PEAKS = Metric(MASKED, "accuracy at peaks", accuracy, True, 0, 1, "1 / classes", _SOURCE, _NEEDS)
 # The radius of the Gaussian around a place, in cells of the map's own grid: that of Loc-CBM's masks at the end.
 RADIUS = 1.0
 

@@ -61,19 +61,22 @@ RANDOM = "random"
 # Of random vectors: enough that no two are alike.
 RANDOM_CHANNELS = 256
 _LOCE, _ABOVE = "LoCE, IJCV 2025", "average_precision_above_chance"
+_NEEDS = ("vectors",)
 # Called as compute(found) with what `retrieve` returned; rows of the query's own photo are left out.
 RETRIEVAL_METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric(
-            "average_precision", "average precision", average_precision, True, 0, 1, "that of random vectors", _LOCE
+            "average_precision", "average precision", average_precision, True, 0, 1, "that of random vectors", _LOCE,
+            _NEEDS,
         ),
-        Metric(_ABOVE, "above chance", average_precision_above_chance, True, -1, 1, "0", "this package"),
+        Metric(_ABOVE, "above chance", average_precision_above_chance, True, -1, 1, "0", "this package", _NEEDS),
         Metric(
-            "precision_at_1", "nearest is right", precision_at_1, True, 0, 1, "the concept's share of the rows", _LOCE
+            "precision_at_1", "nearest is right", precision_at_1, True, 0, 1, "the concept's share of the rows", _LOCE,
+            _NEEDS,
         ),
     )
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

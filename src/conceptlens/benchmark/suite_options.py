@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conceptlens.io.errors import InputError
+from conceptlens.io.errors import InputError, near
+from conceptlens.metrics.pixel_fills import FILLS
 
 if TYPE_CHECKING:
     from conceptlens.benchmark.benchmark_cases import Show
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from conceptlens.model.backbone import Backbone
 
 QUICK_PHOTOS = 8
+# Fills disagree, so that every table of removed pixels has two at least.
+TWO_FILLS = ("mean", "blur")
 # What an option of a suite is when it was not given.
 NOT_GIVEN = (None, "predicted", [], (), {})
 
@@ -42,11 +45,14 @@ class SuiteOptions:
         gammas: How strongly references count in contrasts.
         references: How references are chosen: logit, rank, weight.
         quick: Few photos, metrics and methods.
-        randomised: The same architecture with random weights, as one more control.
+        randomised: Whether Grad-CAM of the same network with random weights is one more control; by default in the
+            full run of `faithfulness` alone.
         branch: A trained branch that scores concepts.
         bottleneck: Fitted bottlenecks by the names that tables call them.
         cache: A folder where cells of train photos are kept, such as that of the fit, for bottlenecks.
         seed: Of all that is drawn.
+        probe: A folder of photos on which neurons are labelled; by default the train split of the set.
+        groups: A file with the group of each class, for metrics of groups; by default kinds of class knowledge.
     """
 
     data: str
@@ -62,11 +68,13 @@ class SuiteOptions:
     gammas: Sequence[float] = ()
     references: Sequence[str] = ()
     quick: bool = False
-    randomised: Backbone | None = None
+    randomised: bool | None = None
     branch: Translator | None = None
     bottleneck: Mapping[str, Bottleneck] = field(default_factory=dict)
     cache: Path | None = None
     seed: int = 0
+    groups: Path | None = None
+    probe: Path | None = None
 
     @property
     def known_model(self) -> Backbone:
@@ -91,6 +99,7 @@ class PreparedSuite:
         question: What it answers, as a question.
         methods: The methods of its tables.
         show: Makes the maps of a photo again, for its page; `None` where there are none.
+        by_type: Whether questions are concepts, whose types are averaged too (`published_averages`).
         remarks: What the reader must know, such as what was left out, as sentences.
     """
 
@@ -100,6 +109,7 @@ class PreparedSuite:
     methods: tuple[ComparedMethod, ...]
     show: Show | None = None
     remarks: tuple[str, ...] = field(default=())
+    by_type: bool = False
 
 
 def refuse_options(options: SuiteOptions, suite: str, *names: str) -> None:
@@ -117,3 +127,20 @@ def refuse_options(options: SuiteOptions, suite: str, *names: str) -> None:
     if given:
         listed = " and ".join(f"--{name}" for name in given)
         raise InputError(f"{listed} {'have' if len(given) > 1 else 'has'} no effect on {suite}; leave {listed} out")
+
+
+def check_fills(fills: Sequence[str]) -> tuple[str, ...]:
+    """Return fills, each once.
+
+    Args:
+        fills: What stands in the place of removed pixels.
+
+    Raises:
+        InputError: One is unknown, or there are fewer than two.
+    """
+    for fill in fills:
+        if fill not in FILLS:
+            raise InputError(f"no fill '{fill}'; {near(fill, FILLS, 'fills', 5)}")
+    if len(set(fills)) < 2:
+        raise InputError(f"one fill is given ({fills[0]}), and fills disagree; give at least two, such as mean,blur")
+    return tuple(dict.fromkeys(fills))

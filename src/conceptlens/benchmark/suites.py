@@ -24,6 +24,7 @@ class SuiteKind:
         crop_mode: How photos are brought to the model's input where nothing else is said; `None` as it was trained.
         needs_model: Whether it measures a model.
         takes_bottleneck: Whether it measures fitted bottlenecks.
+        randomises: Whether a network with random weights can be one of its controls.
     """
 
     name: str
@@ -32,13 +33,16 @@ class SuiteKind:
     crop_mode: str | None = None
     needs_model: bool = True
     takes_bottleneck: bool = False
+    randomises: bool = False
 
 
 SUITES: dict[str, SuiteKind] = {
     kind.name: kind
     for kind in (
-        SuiteKind("faithfulness", "which rule of class maps says what the model uses", faithfulness_suite),
-        SuiteKind("finer-cam", "what Finer-CAM's contrast adds to each rule", finer_cam_suite),
+        SuiteKind(
+            "faithfulness", "which rule of class maps says what the model uses", faithfulness_suite, randomises=True
+        ),
+        SuiteKind("finer-cam", "what Finer-CAM's contrast adds to each rule", finer_cam_suite, randomises=True),
         # The whole photo, so that maps and masks cover the same.
         SuiteKind("ce-fam", "which map shows where a named concept is, against masks", ce_fam_suite, "squash"),
         SuiteKind(

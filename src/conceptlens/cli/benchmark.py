@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from conceptlens.benchmark.suite_options import PreparedSuite, SuiteOptions
     from conceptlens.benchmark.suites import SuiteKind
     from conceptlens.bottleneck.module import Bottleneck
-    from conceptlens.model.backbone import Backbone
     from conceptlens.runs.run_task import Engine
 
 ALL = "all"
@@ -69,9 +68,25 @@ def benchmark(
     references: Annotated[
         str | None, measured_option(help="finer-cam: how references are chosen: logit, rank, weight.")
     ] = None,
+    groups: Annotated[
+        Path | None,
+        measured_option(
+            metavar="FILE", help="Metrics of groups: a class, a tab and its group in each line; by default kinds."
+        ),
+    ] = None,
+    probe: Annotated[
+        Path | None,
+        measured_option(
+            metavar="DIR", help="ce-fam: photos to label neurons on, for clip_dissect and www; or the train split."
+        ),
+    ] = None,
     randomised: Annotated[
-        bool, measured_option("--randomised", help="Add Grad-CAM of the model with random weights as a control.")
-    ] = False,
+        bool | None,
+        measured_option(
+            help="Grad-CAM of the model with random weights as a control; by default where faithfulness runs in full.",
+            show_default=False,
+        ),
+    ] = None,
     quick: Annotated[
         bool, measured_option("--quick", help="Eight photos, few metrics and methods, to try things out.")
     ] = False,
@@ -124,6 +139,9 @@ def benchmark(
         baseline=baseline,
         gammas=_numbers(gammas),
         references=_names(references, "--references"),
+        groups=groups,
+        probe=probe,
+        randomised=randomised,
         quick=quick,
         branch=shared.load_branch(branch),
         bottleneck=_bottlenecks(bottleneck or [], device),
@@ -140,8 +158,8 @@ def benchmark(
             options = replace(options, bottleneck={}, cache=None)
         if kind.needs_model:
             options = replace(options, model=load(model, weights, pretrained, device, class_names, crop_mode=crop))
-        if randomised:
-            options = replace(options, randomised=_randomised(model, device, crop, seed))
+        if whole and not kind.randomises:
+            options = replace(options, randomised=None)
         return kind.build(options)
 
     suites = _every(ready, given) if whole else [ready(suite_kind(suite))]
@@ -163,7 +181,10 @@ def _every(ready: Callable[[SuiteKind], PreparedSuite], given: SuiteOptions) -> 
     from conceptlens.benchmark.suite_options import refuse_options
     from conceptlens.benchmark.suites import SUITES
 
-    refuse_options(given, ALL, "methods", "metrics", "fills", "baseline", "gammas", "references", "branch", "layer")
+    refuse_options(
+        given, ALL, "methods", "metrics", "fills", "baseline", "gammas", "references", "branch", "layer", "groups",
+        "probe",
+    )  # fmt: skip
     found = []
     for kind in SUITES.values():
         try:
@@ -190,19 +211,10 @@ def _measured(
     result = finished(suite, folder)
     files = write_benchmark(folder, result)
     if not as_json:
-        typer.echo(plain_text(result.comparison, intervals=False), nl=False)
+        typer.echo(plain_text(result.comparison, intervals=False, further=result.further_tables), nl=False)
     print_failures([*suite.remarks, *(failure.reason for failure in result.comparison.failures)])
     print_files(files)
     return benchmark_json(result), last
-
-
-def _randomised(model: str, device: str, crop_mode: str | None, seed: int) -> Backbone:
-    """Load the model with random weights, the same for the same seed."""
-    import torch
-
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return load(model, None, False, device, crop_mode=crop_mode)
 
 
 def _bottlenecks(folders: list[Path], device: str) -> dict[str, Bottleneck]:

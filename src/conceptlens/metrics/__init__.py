@@ -111,5 +111,6 @@ from conceptlens.statistics.bootstrap import Interval as Interval
 from conceptlens.statistics.bootstrap import bootstrap_difference as bootstrap_difference
 from conceptlens.statistics.bootstrap import bootstrap_macro_mean as bootstrap_macro_mean
 from conceptlens.statistics.bootstrap import bootstrap_mean as bootstrap_mean
+from conceptlens.statistics.score import NEEDS as NEEDS
 from conceptlens.statistics.score import Metric as Metric
 from conceptlens.statistics.score import Score as Score

@@ -128,6 +128,7 @@ def effective_concepts(weights: Float[Tensor, "class concept"]) -> float:
 
 _READ = "what a centre, a constant and a random cell get"
 _POSTER, _OWN = "Loc-CBM, poster; definition not public", "this package"
+_POINTS, _SIZED = ("map", "keypoints"), ("map", "keypoints", "sizes")
 _FLAT = {"raw": "unknown", "cells": "H W if flat", "share": "1 if flat", "entropy": "ln H W if flat"}
 
 
@@ -135,7 +136,7 @@ def _of_norm(kind: str) -> Metric:
     compute = partial(activation_norm, kind=kind)  # pyright: ignore[reportArgumentType]
     high = 1 if kind == "share" else math.inf
     title = f"activation L1 norm, {kind}"
-    return Metric(f"activation_norm_{kind}", title, compute, False, 0, high, _FLAT[kind], _POSTER)
+    return Metric(f"activation_norm_{kind}", title, compute, False, 0, high, _FLAT[kind], _POSTER, ("map",))
 
 
 # What `compute` takes: `keypoint_...` maps or peaks, and keypoints; `activation_norm_...` maps; `concept_auroc`
@@ -143,13 +144,16 @@ def _of_norm(kind: str) -> Metric:
 BOTTLENECK_METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("keypoint_error", "keypoint error, squared cells", keypoint_error, False, 0, math.inf, _READ, _POSTER),
-        Metric("keypoint_distance", "keypoint error / diagonal", keypoint_distance, False, 0, 1, _READ, _OWN),
-        Metric("keypoint_pointing", "within 0.1 of the diagonal", keypoint_pointing, True, 0, 1, _READ, _OWN),
-        Metric("keypoint_own", "nearest keypoint is its own", keypoint_own, True, 0, 1, _READ, _OWN),
-        Metric("keypoint_swap", "swap", keypoint_swap, True, -math.inf, math.inf, "0", _OWN),
+        Metric("keypoint_error", "keypoint error, squared cells", keypoint_error, False, 0, math.inf, _READ, _POSTER,
+               _POINTS),
+        Metric("keypoint_distance", "keypoint error / diagonal", keypoint_distance, False, 0, 1, _READ, _OWN, _SIZED),
+        Metric("keypoint_pointing", "within 0.1 of the diagonal", keypoint_pointing, True, 0, 1, _READ, _OWN, _SIZED),
+        Metric("keypoint_own", "nearest keypoint is its own", keypoint_own, True, 0, 1, _READ, _OWN, _SIZED),
+        Metric("keypoint_swap", "swap", keypoint_swap, True, -math.inf, math.inf, "0", _OWN, _POINTS),
         *(_of_norm(kind) for kind in NORM_KINDS),
-        Metric("concept_auroc", "concept AUROC", concept_auroc, True, 0, 1, "0.5", "common practice"),
-        Metric("accuracy", "accuracy", accuracy, True, 0, 1, "1 / classes", "common practice"),
+        Metric("concept_auroc", "concept AUROC", concept_auroc, True, 0, 1, "0.5", "common practice",
+               ("activations", "concept labels")),
+        Metric("accuracy", "accuracy", accuracy, True, 0, 1, "1 / classes", "common practice",
+               ("logits", "class labels")),
     )
-}
+}  # fmt: skip

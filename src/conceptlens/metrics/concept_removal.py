@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     )
     Contributions = Float[Tensor, "image concept"] | Float[np.ndarray, "image concept"]
 
+LAYER_MEAN = "layer_mean"
+# What a channel that is removed becomes: the mean over these axes of the layer's cells.
+CHANNEL_FILLS: dict[str, tuple[int, ...]] = {"mean": (2, 3), LAYER_MEAN: (1, 2, 3)}
+
 
 def concept_deletion(
     places: Places, contributions: Contributions, scored: ScoredImages, fill: str = "mean", seed: int = 0
@@ -44,8 +48,8 @@ def concept_deletion(
         places: The region of each concept in each image; or its channels, where `scored` is of cells (`scored_cells`).
         contributions: How much each concept counts; NaN where it is not known, and the concept is left out.
         scored: The images or cells, with probabilities of the questions that contributions are about.
-        fill: What stands in their place, see `cl.metrics.FILLS`; for channels "mean", each channel's own mean as in
-            CE-FAM.
+        fill: What stands in their place, see `cl.metrics.FILLS`; for channels, as in CE-FAM, "mean", each channel's own
+            mean, or "layer_mean", that of all channels, for a layer whose cells are read through their mean alone.
         seed: Draws the order of equal contributions, and the noise of a fill.
 
     Returns:
@@ -69,7 +73,7 @@ def concept_insertion(
         places: The region or the channels of each concept in each image.
         contributions: How much each concept counts.
         scored: The images or cells, with probabilities.
-        fill: What the image begins as; for channels "mean".
+        fill: What the image begins as; for channels "mean" or "layer_mean".
         seed: Draws the order of equal contributions, and the noise of a fill.
 
     Returns:
@@ -126,22 +130,25 @@ def _falling(contributions: Float[Tensor, "concept"], usable: Bool[Tensor, "conc
 
 
 class _ChannelFill:
-    """Channels in the place of pixels: a channel that is removed becomes its own mean everywhere."""
+    """Channels in the place of pixels: one that is removed becomes its own mean, or that of the whole layer."""
 
-    def __init__(self, cells: Float[Tensor, "image channel height width"]) -> None:
+    def __init__(self, cells: Float[Tensor, "image channel height width"], over: tuple[int, ...]) -> None:
         self.images = cells
+        self.over = over
 
     def remove(self, rows: Tensor, removed: Bool[Tensor, "variant channel"]) -> Tensor:
         own = self.images[rows]
-        return torch.where(removed[..., None, None], own.mean((2, 3), keepdim=True), own)
+        return torch.where(removed[..., None, None], own.mean(self.over, keepdim=True), own)
 
 
 def _prepare(fill: str, where: Tensor, scored: ScoredImages, seed: int) -> Fill:
     if where.ndim == 4:
         return prepare_fill(fill, scored.images, scored.black, seed)
-    if fill != "mean":
-        raise InputError(f"the fill of channels is {fill}; expected mean, each channel's own mean")
-    return _ChannelFill(scored.images)
+    if fill not in CHANNEL_FILLS:
+        raise InputError(
+            f"the fill of channels is {fill}; expected mean, each channel's own, or {LAYER_MEAN}, that of all channels"
+        )
+    return _ChannelFill(scored.images, CHANNEL_FILLS[fill])
 
 
 def _check(where: Tensor, contributions: Tensor, scored: ScoredImages) -> None:

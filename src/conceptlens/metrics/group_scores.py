@@ -61,9 +61,13 @@ def contrastive_class_score(
         `values[image question]`.
 
     Raises:
-        InputError: A class or the probabilities are not known, scores are no probabilities, or as in `removal_curves`.
+        InputError: A class or the probabilities are not known, a class is its own rival, scores are no probabilities,
+            or as in `removal_curves`.
     """
-    own, other = _one_hot(scored, _classes_of(scored)), _one_hot(scored, rivals)
+    asked = _classes_of(scored)
+    own, other = _one_hot(scored, asked), _one_hot(scored, rivals)
+    if own.shape == other.shape and bool((own & other).any()):
+        raise InputError("a class cannot be its own rival; name another one for each question")
     return _area(explained, scored, [own, other], lambda before, after: after[0] - after[1], fill, shares, ties, seed)
 
 
@@ -140,11 +144,11 @@ def contrastive_group_score(
     ties: TieOrder = "seeded",
     seed: int = 0,
 ) -> Score:
-    """Return RFxG's CGS, the area under the mean of two changes, of two groups; -0.8 to 0.8.
+    """Return RFxG's CGS, the area under the mean of two changes, of two groups; -0.8 to 0.8, lower is better.
 
-    `(mean over A of (p*_k - p_k) + mean over B of (p*_k - p_k)) / 2`, as the released code has it. It adds both
-    changes, so it does not contrast A with B, and which direction is better cannot be read from it;
-    `group_relative_drop` does and says.
+    `(mean over A of (p*_k - p_k) + mean over B of (p*_k - p_k)) / 2`, as the released code has it. That is
+    `-(PGS of A + PGS of B) / 2`, and of PGS higher is better: it is low where the removed pixels speak for both groups.
+    A and B may change places, so it does not contrast them; `group_relative_drop` does.
 
     Args:
         explained: The maps.
@@ -160,9 +164,9 @@ def contrastive_group_score(
         `values[image question]`; it does not apply where a group is empty.
 
     Raises:
-        InputError: As in `class_group_score`.
+        InputError: As in `class_group_score`, or a group is its own rival.
     """
-    sets = [groups, rival_groups]
+    sets = _rival_sets(groups, rival_groups)
     return _area(explained, scored, sets, lambda p, q: (q[0] - p[0] + q[1] - p[1]) / 2, fill, shares, ties, seed)
 
 
@@ -197,10 +201,20 @@ def group_relative_drop(
         `values[image question]`; it does not apply where a group is empty.
 
     Raises:
-        InputError: As in `class_group_score`.
+        InputError: As in `class_group_score`, or a group is its own rival.
     """
-    sets = [groups, rival_groups]
+    sets = _rival_sets(groups, rival_groups)
     return _area(explained, scored, sets, lambda p, q: (p[0] - q[0]) - (p[1] - q[1]), fill, shares, ties, seed)
+
+
+def _rival_sets(groups: Groups, rival_groups: Groups) -> list[Groups]:
+    """Return groups and their rivals, and refuse a group that is its own."""
+    own, other = tensor_of(groups, "groups"), tensor_of(rival_groups, "groups")
+    if own.shape == other.shape and own.ndim == 3:
+        same = (own == other.to(own.device)).all(2) & own.any(2)
+        if bool(same.any()):
+            raise InputError("a group cannot be its own rival; name another one for each question")
+    return [own, other]
 
 
 def _area(

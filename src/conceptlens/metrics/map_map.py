@@ -219,13 +219,14 @@ def _at_least_ssim(first: Maps, second: Maps) -> tuple[int, int]:
     return max(grid[0] for grid in grids), max(grid[1] for grid in grids)
 
 
+_NEEDS = ("map", "second map")
 _KRISHNA = "Krishna et al., TMLR 2024"
 MAP_MAP_METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("map_spearman", "Spearman", map_spearman, True, -1, 1, "0", "Adebayo et al., NeurIPS 2018"),
-        Metric("map_pearson", "Pearson", map_pearson, True, -1, 1, "0", "common practice"),
-        Metric("map_ssim", "SSIM", map_ssim, True, -1, 1, "near 0 for noise", "Wang et al., IEEE TIP 2004"),
-        Metric("top_overlap", "top 5 % in common", top_overlap, True, 0, 1, "0.05", _KRISHNA),
+        Metric("map_spearman", "Spearman", map_spearman, True, -1, 1, "0", "Adebayo et al., NeurIPS 2018", _NEEDS),
+        Metric("map_pearson", "Pearson", map_pearson, True, -1, 1, "0", "common practice", _NEEDS),
+        Metric("map_ssim", "SSIM", map_ssim, True, -1, 1, "near 0 for noise", "Wang et al., IEEE TIP 2004", _NEEDS),
+        Metric("top_overlap", "top 5 % in common", top_overlap, True, 0, 1, "0.05", _KRISHNA, _NEEDS),
     )
 }

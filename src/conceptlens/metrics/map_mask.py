@@ -227,22 +227,25 @@ _MEASURES: dict[str, Callable[[Ranking], Values]] = {
 _SHIFTED = partial(pointing_energy, normalise="minmax")
 _SCORE_CAM, _CE_FAM = "Score-CAM, Wang et al., CVPRW 2020", "CE-FAM, official code"
 _SCIKIT, _ARRAS = "scikit-learn's definition", "Arras et al., Information Fusion 2022"
+_NEEDS = ("map", "mask")
 _THEINER = "Theiner et al., WACV 2022, over the smaller of k and mask"
 
 MAP_MASK_METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("pointing_energy", "energy inside", pointing_energy, True, 0, 1, "r", _SCORE_CAM),
-        Metric("pointing_energy_minmax", "energy inside, min-max", _SHIFTED, True, 0, 1, "r", _CE_FAM),
-        Metric("pointing_game", "peak inside", pointing_game, True, 0, 1, "r", "Zhang et al., ECCV 2016"),
-        Metric("ranked_area", "NRA", ranked_area, True, 0, 1, "0.10 to 0.17", _CE_FAM),
-        Metric("ranked_area_corrected", "NRA above chance", ranked_area_corrected, True, -0.8, 1, "0", "this package"),
-        Metric("hit", "NRA above one half", hit, True, 0, 1, "0", _CE_FAM),
-        Metric("best_iou", "IoU at the best threshold (oracle)", best_iou, True, 0, 1, "r or more", "common practice"),
-        Metric("iou", "IoU at half of the maximum", iou, True, 0, 1, "r if constant", "common practice"),
-        Metric("pixel_precision", "average precision", pixel_precision, True, 0, 1, "r", _SCIKIT),
-        Metric("pixel_roc", "area under ROC", pixel_roc, True, 0, 1, "0.5", _SCIKIT),
-        Metric("relevance_rank", "relevance rank accuracy", relevance_rank, True, 0, 1, "r", _ARRAS),
-        Metric("top_inside", "top 5 % inside", top_inside, True, 0, 1, "the larger of r and 0.05", _THEINER),
+        Metric("pointing_energy", "energy inside", pointing_energy, True, 0, 1, "r", _SCORE_CAM, _NEEDS),
+        Metric("pointing_energy_minmax", "energy inside, min-max", _SHIFTED, True, 0, 1, "r", _CE_FAM, _NEEDS),
+        Metric("pointing_game", "peak inside", pointing_game, True, 0, 1, "r", "Zhang et al., ECCV 2016", _NEEDS),
+        Metric("ranked_area", "NRA", ranked_area, True, 0, 1, "0.10 to 0.17", _CE_FAM, _NEEDS),
+        Metric("ranked_area_corrected", "NRA above chance", ranked_area_corrected, True, -0.8, 1, "0", "this package",
+               _NEEDS),
+        Metric("hit", "NRA above one half", hit, True, 0, 1, "0", _CE_FAM, _NEEDS),
+        Metric("best_iou", "IoU at the best threshold (oracle)", best_iou, True, 0, 1, "r or more", "common practice",
+               _NEEDS),
+        Metric("iou", "IoU at half of the maximum", iou, True, 0, 1, "r if constant", "common practice", _NEEDS),
+        Metric("pixel_precision", "average precision", pixel_precision, True, 0, 1, "r", _SCIKIT, _NEEDS),
+        Metric("pixel_roc", "area under ROC", pixel_roc, True, 0, 1, "0.5", _SCIKIT, _NEEDS),
+        Metric("relevance_rank", "relevance rank accuracy", relevance_rank, True, 0, 1, "r", _ARRAS, _NEEDS),
+        Metric("top_inside", "top 5 % inside", top_inside, True, 0, 1, "the larger of r and 0.05", _THEINER, _NEEDS),
     )
-}
+}  # fmt: skip

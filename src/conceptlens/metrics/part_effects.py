@@ -192,5 +192,6 @@ def _checked(parts: Parts) -> Bool[Tensor, "image part rows columns"]:
 
 _FUNNY_BIRDS = "FunnyBirds, Hesse et al., ICCV 2023"
 PART_METRIC = Metric(
-    "part_importance", "parts: importance against effect", part_importance, True, -1, 1, "0", _FUNNY_BIRDS
-)
+    "part_importance", "parts: importance against effect", part_importance, True, -1, 1, "0", _FUNNY_BIRDS,
+    ("map", "any score", "parts"),
+)  # fmt: skip

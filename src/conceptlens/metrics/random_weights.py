@@ -66,8 +66,7 @@ def cascade_similarity(
         raise InputTypeError(f"the module is a {type(module).__name__}; expected an nn.Module")
     if any(part.training for part in module.modules()):
         raise InputError("the module is in training mode, where maps depend on the batch; call module.eval() first")
-    if redraw not in get_args(Redraw):
-        raise InputError(f"no redraw '{redraw}'; there are: {', '.join(get_args(Redraw))}")
+    _check_redraw(redraw)
     seed = check_seed(seed)
     changed = copy.deepcopy(module)
     parts = _named(changed, cascade_layers(module) if layers is None else layers)
@@ -77,6 +76,26 @@ def cascade_similarity(
         _randomise(name, part, redraw, seed + stage)
         stages.append(map_similarity(similarity, before, whole_maps(explain(changed))))
     return Score(torch.stack([s.values for s in stages], 2), torch.stack([s.applies for s in stages], 2))
+
+
+def with_random_weights(module: nn.Module, redraw: Redraw = "own_scale", seed: int = 0) -> nn.Module:
+    """Return a copy of a network whose weights are all random: the last stage of `cascade_similarity`, as a control.
+
+    Args:
+        module: The network; it is left as it is.
+        redraw: How weights are drawn, as in `cascade_similarity`.
+        seed: Draws the weights.
+
+    Raises:
+        InputError: `redraw` is unknown, or a layer cannot be reset.
+        InputTypeError: `module` is none.
+    """
+    if not isinstance(module, nn.Module):
+        raise InputTypeError(f"the module is a {type(module).__name__}; expected an nn.Module")
+    _check_redraw(redraw)
+    changed = copy.deepcopy(module)
+    _randomise("", changed, redraw, check_seed(seed))
+    return changed
 
 
 def cascade_layers(module: nn.Module) -> tuple[str, ...]:
@@ -95,6 +114,11 @@ def cascade_layers(module: nn.Module) -> tuple[str, ...]:
     if not names:
         raise InputError(f"{type(module).__name__} holds no weights; there is nothing to make random")
     return tuple(reversed(names))
+
+
+def _check_redraw(redraw: str) -> None:
+    if redraw not in get_args(Redraw):
+        raise InputError(f"no redraw '{redraw}'; there are: {', '.join(get_args(Redraw))}")
 
 
 def _named(module: nn.Module, layers: Sequence[str]) -> list[tuple[str, nn.Module]]:

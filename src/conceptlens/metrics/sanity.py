@@ -172,7 +172,9 @@ _LABELS = random_label_similarity
 SANITY_METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("cascade_similarity", "under random weights", cascade_similarity, False, -1, 1, _SAME, _ADEBAYO),
-        Metric("random_label_similarity", "under random labels", _LABELS, False, -1, 1, _SAME, _ADEBAYO),
+        Metric("cascade_similarity", "under random weights", cascade_similarity, False, -1, 1, _SAME, _ADEBAYO,
+               ("explain again", "weights")),
+        Metric("random_label_similarity", "under random labels", _LABELS, False, -1, 1, _SAME, _ADEBAYO,
+               ("map", "random labels")),
     )
-}
+}  # fmt: skip

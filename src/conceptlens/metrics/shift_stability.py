@@ -130,5 +130,6 @@ def _large_maps(given: Maps, images: Tensor) -> Float[Tensor, "image question ro
 
 
 SHIFT_METRIC = Metric(
-    "shift_stability", "stability under shifts", shift_stability, True, -1, 1, "that of a fixed map", "this package"
-)
+    "shift_stability", "stability under shifts", shift_stability, True, -1, 1, "that of a fixed map", "this package",
+    ("explain again",),
+)  # fmt: skip

@@ -19,6 +19,33 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 Values = TypeVar("Values", bound="Tensor | np.ndarray", default=Tensor)
+# What a metric can need, by the word that `Metric.needs` has for it.
+NEEDS: dict[str, str] = {
+    "map": "a map of the question",
+    "second map": "another map of the same question",
+    "mask": "the pixels that the question is about",
+    "any score": "the network's score of the question in any unit, such as a logit or a probability",
+    "probability": "the network's probability of the question's class",
+    "all probabilities": "the network's probabilities of all classes",
+    "class": "which class the question is about",
+    "rival class": "a class that it stands against",
+    "group": "a group of classes",
+    "rival group": "a group that it stands against",
+    "explain again": "a function that explains other images, or another network, in the same way",
+    "weights": "the network itself, whose weights can be changed",
+    "random labels": "the map of a head that was fitted to shuffled labels",
+    "concept places": "the regions or the channels of several concepts",
+    "contributions": "how much each concept counts",
+    "parts": "masks of parts",
+    "keypoints": "where parts are, as points",
+    "sizes": "the sizes of the photos",
+    "activations": "how much of each concept the network sees",
+    "concept labels": "which concepts a photo shows",
+    "vectors": "vectors of concepts, and which concept each is of",
+    "logits": "scores of all classes before the softmax",
+    "class labels": "the class of each photo",
+    "head fit": "train photos, to which a head is fitted anew",
+}
 # What the rounding of a network's scores may add to the ends of a metric's range.
 ROUNDING_OF_RANGE = 1e-3
 
@@ -119,9 +146,10 @@ class Metric:
         high: The highest possible value.
         chance: What a map that knows nothing gets, with `r` the mask's share of the image.
         source: The paper it is from.
+        needs: What it is computed from, in the words of `NEEDS`; empty where that is not said.
 
     Raises:
-        InputError: The name is empty, or the range has no lowest and highest value.
+        InputError: The name is empty, the range has no lowest and highest value, or `needs` holds an unknown word.
         InputTypeError: The name is no text, or `compute` no function.
 
     Examples:
@@ -136,6 +164,7 @@ class Metric:
     high: float
     chance: str
     source: str
+    needs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check what tables and files rely on."""
@@ -153,6 +182,11 @@ class Metric:
                 f"the range of metric '{self.name}' is {self.low} to {self.high}; expected its lowest and its highest "
                 "value, infinite where there is none"
             )
+        unknown = [word for word in self.needs if word not in NEEDS]
+        if isinstance(self.needs, str) or unknown:
+            word = self.needs if isinstance(self.needs, str) else unknown[0]
+            known = near(str(word), NEEDS, "known")
+            raise InputError(f"metric '{self.name}' is said to need {word!r}; expected a tuple of words; {known}")
 
     def measure(self, *given: Any, **settings: Any) -> Score:
         """Return what `compute` returns, and refuse what is no score of this metric.
@@ -202,6 +236,7 @@ class Metric:
             "range": ends,
             "chance": self.chance,
             "source": self.source,
+            "needs": list(self.needs),
         }
 
 
