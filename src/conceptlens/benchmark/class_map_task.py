@@ -21,6 +21,7 @@ from conceptlens.io.fingerprint import weights_fingerprint
 from conceptlens.metrics.map_mask import pointing_energy
 from conceptlens.metrics.part_masks import seen_box_mask
 from conceptlens.metrics.pixel_removal import STEPS
+from conceptlens.metrics.rise_settings import RISE_FILLS
 from conceptlens.model.preprocess import preparation_settings
 from conceptlens.statistics.score import Score
 
@@ -164,7 +165,8 @@ class ClassMapTask:
 
     def _protocol(self, method: MapMethod, measure: Measure) -> Protocol:
         box = measure == BOX
-        settings = {} if box else {"steps": STEPS, "ties": "seeded", "rivals": "highest"}
+        steps = self.resolution[0] if measure.metric in RISE_FILLS else STEPS
+        settings = {} if box else {"steps": steps, "ties": "seeded", "rivals": "highest"}
         return Protocol(
             data=self.photos.name,
             data_fingerprint=self.photos.fingerprint,

@@ -22,6 +22,7 @@ from conceptlens.benchmark.protocol import Measure
 from conceptlens.benchmark.suite_options import PreparedSuite, SuiteOptions, refuse_options
 from conceptlens.io.errors import InputError, near
 from conceptlens.metrics.pixel_fills import FILLS, WHOLE_FILLS
+from conceptlens.metrics.rise_settings import RISE_FILLS
 
 if TYPE_CHECKING:
     from conceptlens.benchmark.benchmark_photos import BenchmarkPhotos
@@ -127,13 +128,14 @@ def _measures(options: SuiteOptions, usual: Sequence[str]) -> tuple[Measure, ...
             raise InputError(f"no fill '{fill}'; {near(fill, FILLS, 'fills', 5)}")
     if len(set(fills)) < 2:
         raise InputError(f"one fill is given ({fills[0]}), and fills disagree; give at least two, such as mean,blur")
+    published = [Measure(metric, RISE_FILLS[metric]) for metric in dict.fromkeys(metrics) if metric in RISE_FILLS]
     found = []
-    for fill, metric in product(dict.fromkeys(fills), dict.fromkeys(metrics)):
+    for fill, metric in product(dict.fromkeys(fills), (one for one in dict.fromkeys(metrics) if one not in RISE_FILLS)):
         # Pixels are made up from neighbours at a cost, for ROAD alone unless they are asked for.
         dear = fill not in WHOLE_FILLS and not options.fills and metric != "road"
         if not dear and not (metric in SOFT and fill not in WHOLE_FILLS) and metric != BOX.metric:
             found.append(Measure(metric, fill))
-    return (*found, *([BOX] if BOX.metric in metrics else []))
+    return (*found, *published, *([BOX] if BOX.metric in metrics else []))
 
 
 def _with_controls(options: SuiteOptions, names: Sequence[str]) -> list[str]:

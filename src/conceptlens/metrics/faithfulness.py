@@ -49,13 +49,13 @@ def deletion(
 ) -> Score:
     """Return the area under the probability while the highest pixels are removed; 0 to 1, lower is better.
 
-    Deletion of RISE, Petsiuk et al., BMVC 2018, there in steps of as many pixels as the image has columns. Chance is
-    the value of a random order, in general far below the mean of the whole and the empty image.
+    Deletion of RISE, Petsiuk et al., BMVC 2018, whose own settings are `rise_deletion`. Chance is the value of a random
+    order, in general far below the mean of the whole and the empty image.
 
     Args:
         explained: The maps.
         scored: The images, with probabilities.
-        fill: What stands in their place; the published code's is 0, the mean colour of the training photos.
+        fill: What stands in their place; the published code's is "zero".
         shares: Shares of pixels that are removed, or into how many equal steps all are divided.
         ties: The order of equal pixels.
         seed: Draws it, and the noise of a fill.
@@ -80,12 +80,13 @@ def insertion(
 ) -> Score:
     """Return the area under the probability while the highest pixels are put into a filled image; higher is better.
 
-    Insertion of RISE, Petsiuk et al., BMVC 2018; 0 to 1. Chance is the value of a random order.
+    Insertion of RISE, Petsiuk et al., BMVC 2018, whose own settings are `rise_insertion`; 0 to 1. Chance is the value
+    of a random order.
 
     Args:
         explained: The maps.
         scored: The images, with probabilities.
-        fill: What the image begins as; the published code's is a blur.
+        fill: What the image begins as; the published code's is "rise_blur".
         shares: Shares of pixels that are put in, or into how many equal steps all are divided.
         ties: The order of equal pixels.
         seed: Draws it, and the noise of a fill.

@@ -21,6 +21,7 @@ from conceptlens.metrics.group_scores import (
     pointwise_group_score,
 )
 from conceptlens.metrics.relative_drops import relative_drop, relative_drop_area
+from conceptlens.metrics.rise_settings import rise_deletion, rise_insertion
 from conceptlens.metrics.soft_masks import average_drop, increase_in_confidence
 from conceptlens.statistics.score import Metric
 
@@ -35,7 +36,7 @@ _RD5, _RD10 = partial(relative_drop, share=0.05), partial(relative_drop, share=0
 _MOST, _LEAST = partial(road, order="most"), partial(road, order="least")
 _CONFIDENCE = increase_in_confidence
 
-# Called as compute(explained, scored, fill=...).
+# Called as compute(explained, scored, fill=...), but for RISE's settings, which have their own fills.
 FAITHFULNESS_METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -44,6 +45,8 @@ FAITHFULNESS_METRICS: dict[str, Metric] = {
         Metric("relative_drop_area", "relative drop, all shares", relative_drop_area, True, -2, 2, _ORDER, _FINER),
         Metric("deletion", "deletion", deletion, False, 0, 1, _ORDER, _RISE),
         Metric("insertion", "insertion", insertion, True, 0, 1, _ORDER, _RISE),
+        Metric("rise_deletion", "deletion, RISE's settings", rise_deletion, False, 0, 1, _ORDER, _RISE),
+        Metric("rise_insertion", "insertion, RISE's settings", rise_insertion, True, 0, 1, _ORDER, _RISE),
         Metric("average_drop", "average drop", average_drop, False, 0, 1, _MAP, _PLUS),
         Metric("increase_in_confidence", "increase in confidence", _CONFIDENCE, True, 0, 1, _MAP, _PLUS),
         Metric("road", "ROAD, combined", road, True, -0.5, 0.5, "0", _ROAD),
