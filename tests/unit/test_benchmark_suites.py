@@ -100,7 +100,7 @@ class TestSharedPasses:
             check_measure(Measure("deletoin", "mean"))
         with pytest.raises(cl.InputError, match="noisy_linear"):
             check_measure(Measure("average_drop", "noisy_linear"))
-        with pytest.raises(cl.InputError, match="rise_deletion has its own fill, zero"):
+        with pytest.raises(cl.InputError, match="rise_deletion has a fill of its own, zero"):
             check_measure(Measure("rise_deletion", "mean"))
 
 

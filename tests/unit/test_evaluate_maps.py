@@ -76,7 +76,9 @@ def test_maps_are_scored_by_a_network_with_two_fills(right: Tensor, scored: Scor
     found = cl.evaluate({"right": right, "inverted": 1 - right}, scored)
     assert found.methods == ("right", "inverted", "random", "centre", "edges")
     assert found.controls == ("random", "centre", "edges")
-    edges = FAITHFULNESS_METRICS["deletion"].compute(cl.metrics.edge_maps(scored.images, 1, (8, 8)), scored, fill="blur")
+    edges = FAITHFULNESS_METRICS["deletion"].compute(
+        cl.metrics.edge_maps(scored.images, 1, (8, 8)), scored, fill="blur"
+    )
     assert [row.value for row in found.rows if (row.method, row.metric, row.fill) == ("edges", "deletion", "blur")] == [
         edges.of(i, 0) for i in range(IMAGES)
     ]

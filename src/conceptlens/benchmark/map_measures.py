@@ -39,7 +39,7 @@ def check_measure(measure: Measure) -> None:
         raise InputError(f"{measure.metric} takes the fills {', '.join(WHOLE_FILLS)}, not '{measure.fill}'")
     own = RISE_FILLS.get(measure.metric, measure.fill)
     if measure.fill != own:
-        raise InputError(f"{measure.metric} has its own fill, {own}, and not '{measure.fill}'; take deletion, insertion")
+        raise InputError(f"{measure.metric} has a fill of its own, {own}, and takes no '{measure.fill}'")
 
 
 def measured_maps(

@@ -13,7 +13,7 @@ They return a `Score` with `values[image question]` that names its fill.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -23,6 +23,8 @@ from conceptlens.metrics.pixel_removal import (
     STEPS,
     Removal,
     RemovalCurves,
+    listed_shares,
+    remaining_shares,
     removal_curves,
 )
 from conceptlens.metrics.removal_order import TieOrder
@@ -97,9 +99,7 @@ def insertion(
     Raises:
         InputError: As in `removal_curves`, or scores are no probabilities.
     """
-    if isinstance(shares, Iterable) and not isinstance(shares, str):
-        shares = [1 - share for share in reversed(shares)]
-    curves = removal_curves(explained, scored, shares, fill, "lowest", ties, seed)
+    curves = removal_curves(explained, scored, remaining_shares(shares), fill, "lowest", ties, seed)
     return _probable(curves).area()
 
 
@@ -130,7 +130,8 @@ def comprehensiveness(
     Raises:
         InputError: As in `removal_curves`, or scores are no probabilities.
     """
-    curves = _probable(removal_curves(explained, scored, shares, fill, "highest", ties, seed))
+    listed = listed_shares(shares).tolist()
+    curves = _probable(removal_curves(explained, scored, listed, fill, "highest", ties, seed))
     return curves.score(curves.whole - curves.scores.mean(2))
 
 
@@ -160,7 +161,7 @@ def sufficiency(
     Raises:
         InputError: As in `removal_curves`, or scores are no probabilities.
     """
-    removed = [1 - share for share in reversed(shares)]
+    removed = remaining_shares(listed_shares(shares).tolist())
     curves = _probable(removal_curves(explained, scored, removed, fill, "lowest", ties, seed))
     return curves.score(curves.whole - curves.scores.mean(2))
 
@@ -197,9 +198,10 @@ def road(
     """
     if order not in ("combined", "most", "least"):
         raise InputError(f"no order '{order}'; there are: combined, most, least")
+    listed = listed_shares(shares).tolist()
 
     def change(removed: Removal) -> Score:
-        curves = removal_curves(explained, scored, shares, fill, removed, ties, seed)
+        curves = removal_curves(explained, scored, listed, fill, removed, ties, seed)
         return curves.score(curves.scores.mean(2) - curves.whole)
 
     if order != "combined":

@@ -6,7 +6,7 @@
 | `blur` | the image blurred by a Gaussian, its standard deviation `BLUR_SIGMA` of the shorter side |
 | `black` | black, where it is known what black is in the network's input |
 | `zero` | 0 in the network's input: the mean colour of the training photos, where a model subtracts it |
-| `rise_blur` | the image blurred as by RISE's authors: a Gaussian of 11 x 11 pixels, standard deviation 5, 0 beyond the border |
+| `rise_blur` | the image blurred as by RISE's authors: 11 x 11 pixels, standard deviation 5, 0 beyond the border |
 | `inpaint` | the weighted mean of their neighbours, solved for all of them together |
 | `noisy_linear` | the same with noise, so that a network cannot read the shape of the hole: ROAD's |
 """
