@@ -421,7 +421,7 @@ class TestRefusals:
             metrics.road(maps, scored, order="both")  # pyright: ignore[reportArgumentType]
         with pytest.raises(cl.InputError, match="no removed 'all'"):
             metrics.removal_curves(maps, scored, removed="all")  # pyright: ignore[reportArgumentType]
-        with pytest.raises(cl.InputError, match="0 samples"):
+        with pytest.raises(cl.InputError, match="the number of samples is 0"):
             metrics.infidelity(maps, scored, samples=0)
         with pytest.raises(cl.InputError, match="a radius above 0"):
             metrics.max_sensitivity(lambda x: x[:, :1], scored.images, radius=0)
