@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from conceptlens.io.versions import versions
 from conceptlens.statistics.bootstrap import bootstrap_mean
 from conceptlens.statistics.multiple_comparisons import holm, paired_p_values
+from run_record import run_record
 
 CONFUSABLE = 0.25
 FAMILY = ("RD@5 mean", "RD@10 mean", "RD@5 black", "RD@5 blur", "box energy")
@@ -99,9 +99,10 @@ def main() -> None:
         for line in file.read_text().splitlines():
             photo = json.loads(line)
             groups[f"{photo['part']}, {photo['data']}"][photo["row"]] = photo
+    taken = [photo.get("seconds") for rows in groups.values() for photo in rows.values()]
     document = {
-        "command": COMMAND,
-        "versions": versions(),
+        **run_record(command=COMMAND),
+        "seconds": None if None in taken else round(sum(taken)),  # rows of older runs do not say
         "tables": {k: compared(list(v.values())) for k, v in groups.items()},
     }
     if asked.json:
