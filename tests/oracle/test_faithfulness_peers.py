@@ -5,8 +5,8 @@
 - grad-cam's ROAD takes shares as percentiles of the map: one pixel more than a rounded share, or as many. Its noise is
   not seeded, so its values change from run to run; without noise they are ours.
 - torchcam divides an average drop by `p + 1e-7`.
-- Quantus flips colours one by one, so that only every third of its steps ends with a whole pixel; its curve begins after
-  the first step. No extra installs it, for its licence is the GPL: the test runs where it is installed.
+- Quantus flips colours one by one, so only every third of its steps ends with a whole pixel; its curve begins after the
+  first step. No extra installs it, for its licence is the GPL: the test runs where it is installed.
 """
 
 from __future__ import annotations
