@@ -36,7 +36,7 @@ _RD5, _RD10 = partial(relative_drop, share=0.05), partial(relative_drop, share=0
 _MOST, _LEAST = partial(road, order="most"), partial(road, order="least")
 _CONFIDENCE = increase_in_confidence
 
-# Called as compute(explained, scored, fill=...), but for RISE's settings, which have their own fills.
+# Called as compute(explained, scored, fill=...); RISE's settings have fills of their own and take none.
 FAITHFULNESS_METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
