@@ -33,8 +33,8 @@ from conceptlens.io.errors import Failure
 from conceptlens.statistics.bootstrap import bootstrap_mean
 from effects import effects, random_level, sum_error
 from judged_photos import DATA, JudgedPhoto, judged_photos
+from run_record import run_record
 
-COMMAND = "python benchmarks/answers.py --json"
 COCO = f"coco_panoptic:{DATA / 'coco_panoptic'}"
 
 
@@ -178,7 +178,7 @@ def main() -> None:
         "sum_error": sum_error(model, test),
     }
     document = {
-        "command": COMMAND,
+        **run_record(),
         "model": model.name,
         "figures": figures,
         "judged": names,

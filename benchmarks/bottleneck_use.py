@@ -70,7 +70,7 @@ def main() -> None:
             whole["use"].append({"row": name, **summary(seeds)})
             print(told(whole["use"][-1]), file=sys.stderr if asked.json else sys.stdout, flush=True)
             whole |= {"seeds": asked.seeds, "train_photos": len(bench.train), "test_photos": len(bench.test)}
-            whole |= setting("bottleneck_use")
+            whole |= setting()
             if asked.out:
                 asked.out.write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
     if asked.json:

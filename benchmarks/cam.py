@@ -8,11 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
-import time
 from concurrent.futures import Future, ProcessPoolExecutor
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from typing import Any
 import torch
 
 import cases
+from run_record import run_record
 
 QUESTIONS = (1, 3, 8)
 PEERS = ("grad-cam", "torchcam", "captum")
@@ -34,9 +32,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--quick", action="store_true", help="batch 2, small inputs and one photo")
     asked = parser.parse_args()
-    started = time.perf_counter()
     found = measure(asked.device, asked.quick)
-    details = {**found, "setting": setting(asked.device, asked.quick, time.perf_counter() - started)}
+    details = {**found, "setting": setting(asked.device, asked.quick)}
     result = {"name": "cam", "figures": figures(found), "details": details}
     if asked.json:
         print(json.dumps(result, indent=2))
@@ -131,25 +128,11 @@ def figures(found: dict[str, Any]) -> dict[str, float]:
     return {name: round(value, 3) for name, value in numbers.items()}
 
 
-def setting(device: str, quick: bool, seconds: float) -> dict[str, Any]:
+def setting(device: str, quick: bool) -> dict[str, Any]:
     """Return what is needed to read the numbers: command, versions, machine."""
     words = ["python", "benchmarks/cam.py", "--json", *(["--quick"] if quick else [])]
-    cuda = device.startswith("cuda")
-    return {
-        "command": " ".join(words + (["--device", device] if device != "cpu" else [])),
-        "seconds": round(seconds),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "device": torch.cuda.get_device_name(device) if cuda else processor(),
-        "threads_per_process": None if cuda else 1,
-    }
-
-
-def processor() -> str:
-    """Return the processor's name and number of cores."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    command = " ".join(words + (["--device", device] if device != "cpu" else []))
+    return run_record(PACKAGES, command, device, threads=1)
 
 
 def show(result: dict[str, Any]) -> None:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 import conceptlens as cl
-from cam import processor
 from card_costs import measure_costs
 from card_pages import pages
 from card_peers import compare, peers
@@ -27,6 +24,7 @@ from card_results import measure_on_scenes
 from card_texts import card_texts
 from drawn_network import load_network
 from golden_maps import golden_cases, make_maps, write_golden
+from run_record import run_record
 
 DOCS = Path(__file__).parents[1] / "docs"
 RESULT, PAGES, PICTURES = DOCS / "results" / "cards.json", DOCS / "cards", DOCS / "images" / "cards"
@@ -69,11 +67,7 @@ def measure(parts: Sequence[str]) -> dict[str, Any]:
 
 def setting() -> dict[str, Any]:
     """Return what is needed to read the numbers: command, versions, machine."""
-    return {
-        "command": "python benchmarks/cards.py",
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "device": processor(),
-    }
+    return run_record(PACKAGES)
 
 
 def write_pages() -> None:

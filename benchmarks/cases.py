@@ -65,7 +65,7 @@ def operations(network: str, questions: Sequence[int], device: str) -> list[Figu
 
 
 def probing(network: str, device: str) -> Figures:
-    """What ConceptLens pays once per model where no layer is named: the probing forward pass that finds one."""
+    """What ConceptLens pays once for a model: the forward passes that find how its layers are read."""
     prepare(device)
     known = NETWORKS[network]
     module = known.build(device)

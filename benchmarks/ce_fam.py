@@ -8,12 +8,9 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import platform
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from multiprocessing import get_context
 from typing import Any
 
@@ -21,13 +18,13 @@ import torch
 from torch import Tensor, nn
 
 import conceptlens as cl
-from cam import processor
 from conceptlens.cams.class_activation import project
 from conceptlens.concept_regions.branch import Branch, branch_layers, layer_widths
 from conceptlens.concept_regions.ce_fam import channel_weights
 from conceptlens.concept_regions.translator import Teacher, Translator
 from conceptlens.io.fingerprint import weights_fingerprint
 from measure import growth, median_seconds, seconds
+from run_record import run_record
 
 # Width of the image vectors of CLIP ViT-B/16, the paper's teacher.
 DIMENSION = 512
@@ -66,18 +63,11 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--quick", action="store_true", help="a fifth of the concepts")
     asked = parser.parse_args()
-    started = time.perf_counter()
     counts = tuple(count // 5 for count in COUNTS) if asked.quick else COUNTS
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
         rows = [pool.submit(measure, case, count).result() for case in CASES for count in counts]
     command = ["python", "benchmarks/ce_fam.py", "--json", *(["--quick"] if asked.quick else [])]
-    setting = {
-        "command": " ".join(command),
-        "seconds": round(time.perf_counter() - started),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "device": processor(),
-        "threads": 1,
-    }
+    setting = run_record(PACKAGES, " ".join(command), threads=1)
     result = {"name": "ce_fam", "figures": figures(rows, counts), "details": {"cases": rows, "setting": setting}}
     print(json.dumps(result, indent=2)) if asked.json else show(result)
 

@@ -22,12 +22,12 @@ from PIL import Image
 from torch import Tensor
 
 import conceptlens as cl
-from cam import processor
 from conceptlens.model.box_operators import box_overlap
 from conceptlens.model.observation import Observation
 from conceptlens.statistics.bootstrap import bootstrap_mean
 from drawn_detector import as_backbone, draw_objects, train_detector
 from measure import growth, seconds
+from run_record import run_record
 
 SCENES = 100
 SURELY, SAME = 0.3, 0.5  # the score of a detection, and its overlap with the object that it is
@@ -55,13 +55,12 @@ def main() -> None:
     if asked.cost:
         print(json.dumps(one_map(asked.cost)))
         return
-    started = time.perf_counter()
     details = {
         "scenes": [drawn(seed) for seed in range(asked.seeds)],
         "coco": coco(Path(asked.data), Path(asked.detector)),
         "cost": {tool: in_own_process(tool) for tool in ("conceptlens", "captum")},
     }
-    setting = {"processor": processor(), "torch": torch.__version__, "seconds": round(time.perf_counter() - started)}
+    setting = run_record(("torchvision", "captum", "onnx2torch"))
     result = {"name": "detections", "figures": figures(details), "details": {**details, "setting": setting}}
     print(json.dumps(result, indent=2) if asked.json else "\n".join(f"{k}: {v}" for k, v in result["figures"].items()))
 

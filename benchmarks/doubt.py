@@ -32,8 +32,8 @@ from conceptlens.io.errors import Failure
 from conceptlens.statistics.bootstrap import bootstrap_mean
 from effects import MIN_AREA, MIN_CATEGORIES, masks_in_view
 from judged_photos import judged_photos
+from run_record import run_record
 
-COMMAND = "python benchmarks/doubt.py --json"
 # The limit of *no clear place*, and the next one that the page names.
 LIMITS = (0.0, MIN_PLACE_CONTRAST, 0.56, float("inf"))
 DRAWS = 3
@@ -139,7 +139,7 @@ def main() -> None:
     model = cl.load_model()
     by_split = {split: coco_photos(model, split) for split in ("train2017", "val2017")}
     document = {
-        "command": COMMAND,
+        **run_record(),
         "model": model.name,
         "places": {split: by_contrast(places) for split, (places, _) in by_split.items()},
         "no_name": {split: without_name(rows) for split, (_, rows) in by_split.items()},

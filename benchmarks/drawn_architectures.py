@@ -29,6 +29,7 @@ import torch
 import conceptlens as cl
 from cell_places import Places, places
 from drawn_models import Drawn, draw
+from run_record import run_record
 
 OF_TIMM, OF_TRANSFORMERS = 18, 12
 OTHER_LAYERS = 3
@@ -111,8 +112,8 @@ def main() -> None:
         rows.append(verdict(drawn))
         print(f"{time.process_time() - start:.1f} s", json.dumps(rows[-1]), file=sys.stderr, flush=True)
     counts = dict(Counter(row["verdict"] for row in rows))
-    command = f"python benchmarks/drawn_architectures.py --json --seed {asked.seed}"
-    result = {"seed": asked.seed, "counts": counts, "models": rows, "drawn_again": again, "command": command}
+    record = run_record(("timm", "transformers"))
+    result = {"seed": asked.seed, "counts": counts, "models": rows, "drawn_again": again, "setting": record}
     print(json.dumps(result, indent=1) if asked.json else counts)
 
 

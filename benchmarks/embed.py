@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -17,7 +16,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,6 @@ from typing import Any
 import torch
 
 import conceptlens as cl
-from cam import processor
 from conceptlens.data.masked_set import MaskedSet
 from conceptlens.local_embeddings.runs.embed_plan import EmbedPlan
 from conceptlens.local_embeddings.runs.embed_run import EmbedTask, embed_batches
@@ -35,6 +32,7 @@ from conceptlens.runs.ray_engine import ray_engine
 from conceptlens.runs.run_task import Engine
 from conceptlens.store import Store
 from repeated import Repeated
+from run_record import run_record
 
 PACKAGES = ("torch", "timm", "lancedb", "pyarrow", "ray", "numpy", "pillow")
 LAYERS = ("blocks.2", "blocks.4", "blocks.6")
@@ -64,18 +62,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="16 photos, once")
     given = parser.parse_args()
     asked = StudySettings(given.data, given.split, 16 if given.quick else given.photos, 1 if given.quick else ROUNDS)
-    started = time.perf_counter()
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
         parts = {part.__name__: pool.submit(part, asked).result() for part in (study, cost, stages, size, engines)}
     words = f"--split {asked.split} --photos {asked.photos}"
-    setting = {
-        "command": f"python benchmarks/embed.py --json {words}{' --quick' if given.quick else ''}",
-        "layers": list(LAYERS),
-        "seconds": round(time.perf_counter() - started),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "device": processor(),
-        "threads": 1,
-    }
+    command = f"python benchmarks/embed.py --json {words}{' --quick' if given.quick else ''}"
+    setting = {**run_record(PACKAGES, command, threads=1), "layers": list(LAYERS)}
     result = {"name": "embed", "figures": figures(parts), "details": {**parts, "setting": setting}}
     print(json.dumps(result, indent=2)) if given.json else show(result)
 

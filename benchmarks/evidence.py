@@ -23,10 +23,10 @@ from PIL import Image
 from skimage import data
 
 import conceptlens as cl
-from cam import processor
 from conceptlens.cams.cell_evidence import cell_evidence
 from conceptlens.model.layer_cells import empty_cells
 from measure import flops, show
+from run_record import run_record
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
 MODELS = {
@@ -51,7 +51,7 @@ def main() -> None:
         "largest_residual": max(row["largest_residual"] for row in ours),
         **{f"forwards_{row['model']}": row["forward_passes"] for row in ours},
         "rows": rows,
-        "setting": {"command": "python benchmarks/evidence.py --json", "photos": len(PHOTOS), "device": processor()},
+        "setting": {**run_record(("timm",)), "photos": len(PHOTOS)},
     }
     print(json.dumps(result, indent=2)) if asked.json else show(rows)
 

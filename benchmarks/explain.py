@@ -22,7 +22,6 @@ from PIL import Image
 from skimage import data
 
 import conceptlens as cl
-from cam import processor
 from conceptlens.concept_regions.competing_explanation import competes_quickly
 from conceptlens.explainer.explain import Regions
 from conceptlens.explainer.page_content import page_content
@@ -31,6 +30,7 @@ from conceptlens.explainer.photo_run import ExplainOptions, explain_photos
 from conceptlens.explainer.report_page import write_page
 from conceptlens.io.images import find_images
 from measure import flops, seconds, show
+from run_record import run_record
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
 MODELS = {"lite0": ("timm:tf_efficientnet_lite0", True), "vit_b16": ("timm:vit_base_patch16_224", False)}
@@ -54,7 +54,7 @@ def main() -> None:
         **{f"time_{name}": row["times_a_forward"] for name, row in default.items()},
         "rows": rows,
         "folder": folder,
-        "setting": {"command": "python benchmarks/explain.py --json", "rounds": asked.rounds, "device": processor()},
+        "setting": {**run_record(("timm",)), "rounds": asked.rounds},
     }
     print(json.dumps(result, indent=2)) if asked.json else show(rows)
 

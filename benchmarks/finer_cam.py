@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -203,13 +204,15 @@ def main() -> None:
         ]:
             if row in done:
                 continue
+            started = time.perf_counter()
             seen = model.observe(read(row), layers)
             box = None if boxes is None else boxes[row].double()
             maps = of_chosen(seen, row, box) if asked.part == "chosen" else of_settings(seen, asked.part, box)
             high = seen.logits.softmax(1)[0].topk(2).values.tolist()
             head = {"part": asked.part, "data": asked.data, "row": row, "photo": names[row], "probabilities": high}
             head["alike"] = alikeness(seen)
-            file.write(json.dumps({**head, "maps": maps}) + "\n")
+            taken = round(time.perf_counter() - started, 2)
+            file.write(json.dumps({**head, "maps": maps, "seconds": taken}) + "\n")
             file.flush()
 
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from conceptlens.io.versions import versions
 from conceptlens.statistics.bootstrap import bootstrap_mean
 from conceptlens.statistics.multiple_comparisons import holm, paired_p_values
+from run_record import run_record
 
 CONFUSABLE = 0.25
 ALIKE = 2 / 3
@@ -115,9 +115,10 @@ def main() -> None:
         for line in file.read_text().splitlines():
             photo = json.loads(line)
             groups[f"{photo['part']}, {photo['data']}"][photo["row"]] = photo
+    taken = [photo.get("seconds") for rows in groups.values() for photo in rows.values()]
     document = {
-        "command": COMMAND,
-        "versions": versions(),
+        **run_record(command=COMMAND),
+        "seconds": None if None in taken else round(sum(taken)),  # rows of older runs do not say
         "tables": {k: compared(list(v.values())) for k, v in groups.items()},
     }
     if asked.json:

@@ -10,15 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import shlex
 import statistics
-import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -35,6 +31,7 @@ from conceptlens.io.cache import cache_folder
 from conceptlens.io.images import find_images
 from conceptlens.training.loop import TrainingRun
 from conceptlens.training.schedule import schedule_named
+from run_record import run_record
 
 CASES = {"paper": None, "code": None, "modern": None, "modern, linear": ()}
 PACKAGES = ("conceptlens", "torch", "accelerate", "timm")
@@ -156,23 +153,7 @@ def figures(runs: list[dict[str, Any]]) -> dict[str, float]:
 
 def setting() -> dict[str, Any]:
     """Say where and with what this was measured."""
-    return {
-        "command": shlex.join(["python", "benchmarks/fit.py", *shown_arguments()]),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread a run",
-        "python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES},
-    }
-
-
-def shown_arguments() -> list[str]:
-    """Return the arguments without places of this machine."""
-    kept, skip = [], False
-    for word in sys.argv[1:]:
-        if skip or word in ("--cache", "--photos"):
-            skip = not skip
-            continue
-        kept.append(word)
-    return kept
+    return run_record(PACKAGES, threads=1)
 
 
 def show(result: dict[str, Any]) -> None:

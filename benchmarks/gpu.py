@@ -9,14 +9,12 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -24,9 +22,10 @@ import torch
 import gpu_concepts
 import gpu_maps
 import loce
-from cam import PACKAGES, processor
+from cam import PACKAGES
 from gpu_part import GpuSettings, Part
 from measure import show
+from run_record import run_record
 
 USED = 0.95  # of the minutes: the rest is for the start and the end of Python
 BROKEN_OFF = 1.5  # times its share of the time, a part is broken off
@@ -117,10 +116,8 @@ def setting(settings: GpuSettings, minutes: float, seconds: float) -> dict[str, 
     cuda = settings.device.startswith("cuda")
     words = ["python", "benchmarks/gpu.py", "--json", "--device", settings.device, "--minutes", f"{minutes:g}"]
     found: dict[str, Any] = {
-        "command": " ".join([*words, *(["--small"] if settings.small else [])]),
+        **run_record(PACKAGES, " ".join([*words, *(["--small"] if settings.small else [])]), settings.device),
         "seconds": round(seconds, 1),
-        "versions": {"python": platform.python_version(), **{name: installed(name) for name in PACKAGES}},
-        "device": torch.cuda.get_device_name() if cuda else processor(),
         "networks": {name: network.name for name, network in settings.networks.items()},
         "clock": "wall time, an empty queue before and after" if cuda else "processor time of one thread",
         "memory": "allocated on the GPU" if cuda else "resident",
@@ -135,14 +132,6 @@ def setting(settings: GpuSettings, minutes: float, seconds: float) -> dict[str, 
             "tf32_products": torch.backends.cuda.matmul.allow_tf32,
         }
     return found
-
-
-def installed(package: str) -> str | None:
-    """Return the version of a package; nothing where it is missing, which a part says of a peer."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def driver() -> str | None:

@@ -26,8 +26,8 @@ from conceptlens.concepts.vocabulary import vocabulary
 from conceptlens.model import known_texts
 from conceptlens.model.encoders import ClassifierText, sentence_pieces
 from conceptlens.model.known_texts import letters_per_piece, needed_cosine
+from run_record import run_record
 
-COMMAND = "python benchmarks/known_words.py --json"
 NONSENSE = 1500
 # Of each list of nonsense, the share of the choosing half that is to be refused; of whole words, that is to be kept.
 REFUSED, KEPT = 0.955, 0.99
@@ -137,7 +137,7 @@ def main() -> None:
         **{f"given_known: {name}": sum(found.values()) / len(found) for name, found in given.items()},
     }
     details = {
-        "command": COMMAND,
+        **run_record(),
         "chosen": thresholds,
         "in_use": {
             "least_cosine": known_texts.LEAST_COSINE,

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +38,7 @@ from conceptlens.metrics import (
     swapped_error,
     uniform_maps,
 )
+from run_record import run_record
 
 MODEL = "timm:tf_efficientnet_lite0"
 LAYERS = ("blocks.4", "blocks.5", "bn2")  # that the locator of parts sees
@@ -129,7 +128,7 @@ def main() -> None:
             table.append({"row": name, **summary(seeds)})
             print(told(table[-1]), file=sys.stderr if asked.json else sys.stdout, flush=True)
             whole |= {"seeds": asked.seeds, "counts": bench.counts(), "controls": bench.controls()}
-            whole |= setting("loc_cbm")
+            whole |= setting()
             if asked.out:
                 asked.out.write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
     if asked.json:
@@ -229,14 +228,9 @@ def located(where: Tensor, known: Keypoints) -> dict[str, float]:
     return {name: float(metric().mean()) for name, metric in metrics.items()}
 
 
-def setting(name: str) -> dict[str, Any]:
+def setting() -> dict[str, Any]:
     """Return what is needed to read the numbers: the command, the network, versions."""
-    names = ("conceptlens", "torch", "timm", "scikit-learn")
-    return {
-        "command": f"python benchmarks/{name}.py --data cub:CUB_200_2011 --cache CELLS --out docs/results/{name}.json",
-        "model": MODEL,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
-    }
+    return {**run_record(("timm", "scikit-learn")), "model": MODEL}
 
 
 def summary(seeds: list[dict[str, float]]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +16,6 @@ from typing import Any
 import torch
 
 import conceptlens as cl
-from cam import processor
 from conceptlens.concept_regions.competition import FINE
 from conceptlens.concept_regions.translator import Translator
 from conceptlens.data.masked_set import MaskedPhoto, MaskedSet
@@ -26,6 +24,7 @@ from conceptlens.localization.evaluate_localization import evaluate_localization
 from conceptlens.localization.methods import Method, MethodContext, build_methods
 from conceptlens.localization.result_rows import Row
 from conceptlens.metrics import bootstrap_difference, bootstrap_mean
+from run_record import run_record
 
 DEFAULT = cl.Competition()
 PLAIN = replace(DEFAULT, input_scales=(1.0,), centering=1.0, propagation_steps=0)
@@ -79,20 +78,13 @@ def main() -> None:
     parser.add_argument("--branch", help="a folder made by conceptlens fit ce-fam")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    started = time.perf_counter()
     data = Every(cl.open_set(asked.data, asked.split), asked.every)
     found = table(
         [rows for rows in evaluate_localization(data, methods(asked.branch, data)) if not isinstance(rows, Failure)]
     )
     words = [f"--data {asked.data} --split {asked.split} --every {asked.every}"]
-    setting = {
-        "command": " ".join(
-            ["python benchmarks/localization.py --json", *words, *(["--branch"] if asked.branch else [])]
-        ),
-        "photos": len(data),
-        "seconds": round(time.perf_counter() - started),
-        "device": processor(),
-    }
+    command = " ".join(["python benchmarks/localization.py --json", *words, *(["--branch"] if asked.branch else [])])
+    setting = {**run_record(command=command), "photos": len(data)}
     result = {"name": "localization", "steps": found, "setting": setting}
     print(json.dumps(result, indent=2)) if asked.json else show(found)
 

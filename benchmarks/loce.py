@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from importlib.metadata import version
 from statistics import median
 from typing import Any
 
@@ -22,12 +19,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import conceptlens as cl
-from cam import processor
 from conceptlens.local_embeddings.modes import FitSettings, channel_scale, embed_masks
 from conceptlens.local_embeddings.runs.embed_plan import EmbedPlan
 from conceptlens.local_embeddings.runs.photo_reader import PhotoReader
 from conceptlens.model.layer_cells import layer_cells
 from measure import growth, in_turns, seconds
+from run_record import run_record
 
 MODEL = "timm:tf_efficientnet_lite0"
 MODES = ("paper", "exact", "mean_difference", "mean")
@@ -67,15 +64,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    started, most = time.perf_counter(), 4 if asked.quick else 64
+    most = 4 if asked.quick else 64
     cases = [measure(case, asked.data, asked.split, most, asked.device) for case in CASES]
-    setting = {
-        "command": f"python benchmarks/loce.py --json{' --quick' if asked.quick else ''}",
-        "seconds": round(time.perf_counter() - started),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "device": processor() if asked.device == "cpu" else torch.cuda.get_device_name(),
-        "threads": 1,
-    }
+    setting = run_record(PACKAGES, device=asked.device, threads=1)
     result = {"name": "loce", "figures": figures(cases), "details": {"cases": cases, "setting": setting}}
     print(json.dumps(result, indent=2)) if asked.json else show(result)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +18,12 @@ from scipy.stats import multivariate_normal
 from torch import Tensor
 from torch.nn import functional as F
 
-from cam import processor
 from conceptlens import statistics
 from conceptlens.local_embeddings.modes import FitSettings, Mode, channel_weights, embed_masks
 from conceptlens.local_embeddings.problem import FitProblem, best_bias, overlap
 from conceptlens.metrics import ranked_area_corrected
 from loce_quality import Masks, collect, drawn, grouped_mean, with_interval
+from run_record import run_record
 
 LAYERS = ("blocks.4", "blocks.5", "blocks.6", "bn2")
 LEAST = 6  # train photos of a category
@@ -113,7 +112,6 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=448)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    started = time.perf_counter()
     train, new = (collect(asked.data, split, asked.model, asked.size) for split in ("train2017", "val2017"))
     names = [name for name in np.unique(new.concept) if (train.concept == name).sum() >= LEAST]
     rows = [row for layer in LAYERS for row in measure(train, new, layer, names)]
@@ -121,11 +119,7 @@ def main() -> None:
         "name": "loce_general",
         "counts": {"categories": len(names), "masks": int(np.isin(new.concept, names).sum())},
         "rows": rows,
-        "setting": {
-            "command": f"python benchmarks/loce_general.py --json --model {asked.model} --size {asked.size}",
-            "seconds": round(time.perf_counter() - started),
-            "device": processor(),
-        },
+        "setting": run_record(),
     }
     print(json.dumps(result, indent=1)) if asked.json else show(result)
 

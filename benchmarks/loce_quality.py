@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +19,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import conceptlens as cl
-from cam import processor
 from conceptlens import statistics
 from conceptlens.local_embeddings.modes import FitSettings, channel_weights, embed_masks
 from conceptlens.local_embeddings.runs.embed_plan import EmbedPlan
@@ -28,6 +26,7 @@ from conceptlens.local_embeddings.runs.photo_reader import PhotoReader
 from conceptlens.metrics import ranked_area_corrected
 from conceptlens.model.layer_cells import layer_cells
 from conceptlens.runs.local_engine import read_ahead
+from run_record import run_record
 
 LAYERS = ("blocks.4", "blocks.5", "blocks.6", "bn2")
 THREE = ("blocks.4", "blocks.6", "bn2")
@@ -87,17 +86,11 @@ def main() -> None:
     parser.add_argument("--ridges", action="store_true", help="every ridge too: for choosing, on train photos")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    started = time.perf_counter()
     masks = collect(asked.data, asked.split, asked.model, asked.size)
     found = embeddings(masks, asked.ridges)
     measured = {name: measure(masks, one) for name, one in found.items()}
     rows = [summary(name, measured, masks) for name in found]
-    setting = {
-        "command": f"python benchmarks/loce_quality.py --json --split {asked.split} --model {asked.model} "
-        f"--size {asked.size}{' --ridges' if asked.ridges else ''}",
-        "seconds": round(time.perf_counter() - started),
-        "device": processor(),
-    }
+    setting = run_record()
     counts = {
         "photos": len(np.unique(masks.photo)), "masks": len(masks.photo), "concepts": len(np.unique(masks.concept)),
         "pairs": len(masks.pairs), "base": BASE, "best": BEST,

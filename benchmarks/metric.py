@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
-import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from importlib.metadata import version
 from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
 import torch
 
-from cam import processor
 from conceptlens.metrics import road
 from measure import growth, seconds, show
 from metric_tools import (
@@ -39,6 +35,7 @@ from metric_tools import (
     prepare,
     shares_of,
 )
+from run_record import run_record
 
 # Deletion is measured on as many parts of each photo: with few images, the passes of Quantus are small by chance.
 PARTS = 4
@@ -54,7 +51,6 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one photo, each call once")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     asked = parser.parse_args()
-    started = time.perf_counter()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", "__array_wrap__", DeprecationWarning)  # grad-cam hands tensors to NumPy
     photos, parts = (1, 2) if asked.quick else (len(PHOTOS), PARTS)
@@ -62,7 +58,7 @@ def main() -> None:
         "road": road_details(prepare(photos, 1, asked.device), asked),
         "deletion": deletion_details(prepare(photos, parts, asked.device), asked),
         "megabytes": memory(photos, parts, asked.device),
-        "setting": setting(asked, photos, parts, round(time.perf_counter() - started)),
+        "setting": setting(asked, photos, parts),
     }
     whole = {"name": "metric", "figures": figures(details), "details": details}
     if asked.json:
@@ -172,19 +168,16 @@ def figures(details: dict[str, Any]) -> dict[str, float]:
     return {name: float(f"{value:.3g}") for name, value in found.items()}
 
 
-def setting(asked: argparse.Namespace, photos: int, parts: int, taken: int) -> dict[str, Any]:
+def setting(asked: argparse.Namespace, photos: int, parts: int) -> dict[str, Any]:
     """Return what is needed to read the numbers: command, versions, machine."""
     words = ["python", "benchmarks/metric.py", "--json", *(["--quick"] if asked.quick else [])]
     names = (*PACKAGES, *(["quantus"] if QUANTUS else []))
+    command = " ".join(words + (["--device", asked.device] if asked.device != "cpu" else []))
     return {
-        "command": " ".join(words + (["--device", asked.device] if asked.device != "cpu" else [])),
+        **run_record(names, command, asked.device, threads=1),
         "network": "timm:tf_efficientnet_lite0, embedded weights, 224 x 224",
         "photos": list(PHOTOS[:photos]),
         "parts_of_each_for_deletion": parts,
-        "seconds": taken,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
-        "device": torch.cuda.get_device_name() if asked.device.startswith("cuda") else processor(),
-        "threads": 1,
     }
 
 

@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import conceptlens as cl
-from cam import processor
 from conceptlens.data.masked_set import MaskedPhoto
 from conceptlens.localization.evaluate_localization import truth_of
 from conceptlens.localization.methods import MethodContext, build_methods
 from conceptlens.statistics.bootstrap import bootstrap_difference, bootstrap_mean
+from run_record import run_record
 
 METHODS = {"competing": "competing", "official": "ce_fam"}
 MIN_AREA, SIDE = 0.01, 112
@@ -41,8 +41,7 @@ def main() -> None:
     methods = build_methods(METHODS.values(), MethodContext(cl.load_model(crop_mode="squash"), data.concepts))
     photos = [one for photo in data if len((one := photo.with_min_area(MIN_AREA)).concepts) > 1]
     table = overlaps([places(photo, methods) for photo in photos])
-    command = f"python benchmarks/overlap.py --json --data {asked.data} --split {asked.split}"
-    result = {"name": "overlap", **table, "setting": {"command": command, "device": processor()}}
+    result = {"name": "overlap", **table, "setting": run_record()}
     print(json.dumps(result, indent=2)) if asked.json else show(table)
 
 

@@ -26,13 +26,13 @@ import torch
 from torch import Tensor
 
 import conceptlens as cl
-from cam import processor
 from conceptlens.data.part_keypoints import part_keypoints
 from conceptlens.metrics.part_effects import part_correlation, part_drops, part_sums
 from conceptlens.statistics.bootstrap import bootstrap_difference, bootstrap_mean
 from conceptlens.statistics.score import Score
 from drawn_creatures import Creatures
 from judged_photos import DATA
+from run_record import run_record
 
 # Name in the table to rule, target, and whether evidence against the class is kept.
 METHODS: dict[str, tuple[str, Any, bool]] = {
@@ -192,8 +192,7 @@ def main() -> None:
     model, creatures, accuracy = fitted_creatures(asked.photos)
     drawn = table(list(of_creatures(model, creatures, asked.photos)))
     birds = table(list(of_birds(cl.load_model(asked.head), asked.photos)))
-    command = f"python benchmarks/part_effects.py --json --head FOLDER --photos {asked.photos}"
-    setting = {"command": command, "device": processor(), "radius": RADIUS}
+    setting = {**run_record(), "radius": RADIUS}
     sets = {"drawn": {"accuracy": round(accuracy, 4), **drawn}, "cub": birds}
     if asked.json:
         print(json.dumps({"name": "part_effects", "sets": sets, "setting": setting}, indent=1))

@@ -22,12 +22,12 @@ from conceptlens.data.keypoints_in_view import KeypointsInView, keypoints_in_vie
 from conceptlens.metrics.map_mask import peak
 from conceptlens.statistics.bootstrap import bootstrap_difference, bootstrap_mean
 from judged_photos import DATA
+from run_record import run_record
 
 PARTS = {
     "beak": ("beak",), "wing": ("left wing", "right wing"), "tail": ("tail",), "leg": ("left leg", "right leg"),
 }  # fmt: skip
 RADIUS = 0.1
-COMMAND = "python benchmarks/parts.py --json"
 
 
 def hits(peaks: Tensor, known: KeypointsInView, photo: int) -> Tensor:
@@ -79,7 +79,7 @@ def main() -> None:
     photos = cl.open_classes(f"cub:{DATA / 'cub50' / 'CUB_200_2011'}", "test")
     chosen = np.linspace(0, len(photos) - 1, min(asked.photos, len(photos))).astype(int).tolist()
     rows = {kind: measured(model, photos, chosen, kind) for kind in asked.regions}
-    document = {"command": COMMAND, "model": model.name, "photos": len(chosen), "radius": RADIUS, "regions": rows}
+    document = {**run_record(), "model": model.name, "photos": len(chosen), "radius": RADIUS, "regions": rows}
     if asked.json:
         print(json.dumps(document, indent=1))
         return

@@ -55,9 +55,16 @@ NETWORKS = {
 }
 
 
+def observed(module: nn.Module, network: Network) -> cl.Backbone:
+    """Return the network as a backbone whose layers have been read: once for a model, `probing` says what it costs."""
+    model = cl.Backbone(module, network.name, (network.layer,), classifier=network.classifier)
+    _ = model.anatomy
+    return model
+
+
 def conceptlens(module: nn.Module, network: Network) -> Run:
     """One forward, all classes from it; the trunk below the layer runs without a graph."""
-    model = cl.Backbone(module, network.name, (network.layer,), classifier=network.classifier)
+    model = observed(module, network)
     return lambda images, classes: cl.cam(model.observe(images), [cl.Logit(c) for c in classes])
 
 
@@ -106,7 +113,7 @@ TOOLS: dict[str, Callable[[nn.Module, Network], Run]] = {
 
 
 def our_score_cam(module: nn.Module, network: Network, rule: str = "score_cam") -> Run:
-    model = cl.Backbone(module, network.name, (network.layer,), classifier=network.classifier)
+    model = observed(module, network)
     return lambda images, classes: cl.cam(model.observe(images), [cl.Logit(c) for c in classes], rule)
 
 

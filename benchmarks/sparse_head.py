@@ -10,14 +10,11 @@ import argparse
 import contextlib
 import io
 import json
-import platform
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from multiprocessing import get_context
 from statistics import median
 from typing import Any
@@ -29,11 +26,11 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from cam import processor
 from conceptlens.bottleneck.sparse.certificate import Penalty, certify
 from conceptlens.bottleneck.sparse.sparse_head import Solution, elastic_net, elastic_net_path
 from conceptlens.bottleneck.sparse.standardized_rows import read_rows
 from measure import growth, seconds
+from run_record import run_record
 
 # LF-CBM's for CUB: photos without the grayscale ones, concepts after its filters, lam, alpha, batch, step.
 TRAIN, TEST, CONCEPTS, CLASSES = 5990, 5790, 370, 200
@@ -145,7 +142,6 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--quick", action="store_true", help="5 epochs of glm-saga instead of 100, and no path")
     asked = parser.parse_args()
-    started = time.perf_counter()
     torch.set_num_threads(1)
     drawn = draw()
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
@@ -153,13 +149,7 @@ def main() -> None:
     details = race(drawn, QUICK if asked.quick else ROUNDS) | {"megabytes": grown}
     details |= {} if asked.quick else {"matrix_saga_to_its_end": to_the_end(drawn), "path": walk(drawn)}
     command = ["python", "benchmarks/sparse_head.py", "--json", *(["--quick"] if asked.quick else [])]
-    details["setting"] = {
-        "command": " ".join(command),
-        "seconds": round(time.perf_counter() - started),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "device": processor(),
-        "threads": 1,
-    }
+    details["setting"] = run_record(PACKAGES, " ".join(command), threads=1)
     whole = {"name": "sparse_head", "figures": figures(details), "details": details}
     if asked.json:
         print(json.dumps(whole, indent=2))

@@ -47,14 +47,17 @@ TABLES: dict[str, tuple[str, ...]] = {
 
 
 def keep(name: str, run: Path, command: str) -> None:
-    """Write a run's numbers to the folder of results, with the command as a reader can repeat it."""
+    """Write a run's numbers to the folder of results, with the command as a reader can repeat it.
+
+    Protocols are kept under the hashes that the run's rows carry, with the command's names for model and data.
+    """
     found = json.loads((run / "benchmark.json").read_text("utf-8"))
     words = shlex.split(command)
     found["command"] = command
-    found["model"] = "head:HEAD" if str(found["model"]).startswith("head:") else found["model"]
-    found["data"] = "STORE" if "STORE" in words else found["data"]
+    for one in (found, *found["protocols"].values()):
+        one["model"] = "head:HEAD" if str(one["model"]).startswith("head:") else one["model"]
+        one["data"] = "STORE" if "STORE" in words else one["data"]
     found["fits"] = {word: made for word, made in FITS.items() if word in words}
-    found.pop("protocols", None)
     write_json(DOCS / "results" / f"benchmark_{name}.json", found)
 
 

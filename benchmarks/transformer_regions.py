@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import conceptlens as cl
-from cam import processor
 from conceptlens.concepts.class_knowledge import ClassKnowledge, KnownClass
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.data.drawn_scene import FIRST_SEED, KINDS, SCENE_COLOURS, Scene, random_scene
@@ -27,6 +26,7 @@ from conceptlens.io.torchvision_operators import mend_torchvision
 from conceptlens.localization.baseline_maps import centre
 from conceptlens.localization.methods import MethodContext, build_methods
 from conceptlens.metrics import bootstrap_difference, bootstrap_mean, ranked_area_corrected
+from run_record import run_record
 
 SIZE = 64
 SEEDS = (0, 1, 2)
@@ -202,8 +202,7 @@ def main() -> None:
     torch.set_num_threads(1)
     scenes = range(FIRST_SEED["val"], FIRST_SEED["val"] + asked.scenes)
     networks = [evaluated(seed, scenes, asked.weights) for seed in SEEDS]
-    command = f"python benchmarks/transformer_regions.py --json --scenes {asked.scenes}"
-    setting = {"command": command, "scenes": asked.scenes, "device": processor()}
+    setting = {**run_record(("timm",)), "scenes": asked.scenes}
     result = {"name": "transformer_regions", "networks": networks, "setting": setting}
     print(json.dumps(result, indent=2)) if asked.json else show(networks)
 

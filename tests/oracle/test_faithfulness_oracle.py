@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import convolve, gaussian_filter
 from scipy.sparse import lil_matrix
 from scipy.sparse.linalg import spsolve
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from conceptlens import metrics
 from conceptlens.metrics import ScoredImages, score_module
 from conceptlens.metrics.neighbour_imputation import impute
-from conceptlens.metrics.pixel_fills import BLUR_SIGMA, ROAD_NOISE, prepare_fill
+from conceptlens.metrics.pixel_fills import BLUR_SIGMA, ROAD_NOISE, WHOLE_FILLS, prepare_fill
 
 SIZE, CLASSES = (14, 12), 4
 BLACK = torch.tensor([-1.5, -1.0, -0.5], dtype=torch.float64)
@@ -147,6 +147,13 @@ def whole_fill(image: Array, fill: str) -> Array:
         return np.stack([np.full(SIZE, colour.mean()) for colour in image])
     if fill == "black":
         return np.stack([np.full(SIZE, float(value)) for value in BLACK])
+    if fill == "zero":
+        return np.zeros_like(image)
+    if fill == "rise_blur":
+        point = np.zeros((11, 11))
+        point[5, 5] = 1
+        kernel = gaussian_filter(point, 5)
+        return np.stack([convolve(colour, kernel, mode="constant") for colour in image])
     sigma = BLUR_SIGMA * min(SIZE)
     return np.stack([gaussian_filter(colour, sigma, mode="nearest", truncate=4.0) for colour in image])
 
@@ -266,7 +273,7 @@ def test_road(net: Net, scored: ScoredImages, kind: str) -> None:
         torch.testing.assert_close(found.values, expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("fill", ["mean", "blur", "black"])
+@pytest.mark.parametrize("fill", WHOLE_FILLS)
 def test_average_drop_and_increase(net: Net, scored: ScoredImages, fill: str) -> None:
     maps = drawn_maps("coarse")
 

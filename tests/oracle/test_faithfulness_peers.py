@@ -1,16 +1,19 @@
-"""The same numbers as torchcam 0.5.0 and grad-cam 1.5.7, given the same maps, and where theirs are other numbers, why.
+"""The same numbers as torchcam 0.5.0, grad-cam 1.5.7 and Quantus 0.6.0, given the same maps, and where not, why.
 
 - torchcam sets removed pixels to zero, the mean colour of the training photos, and orders equal pixels as a stable sort
   does, from the top left.
 - grad-cam's ROAD takes shares as percentiles of the map: one pixel more than a rounded share, or as many. Its noise is
   not seeded, so its values change from run to run; without noise they are ours.
 - torchcam divides an average drop by `p + 1e-7`.
+- Quantus flips colours one by one, so only every third of its steps ends with a whole pixel; its curve begins after the
+  first step. No extra installs it, for its licence is the GPL: the test runs where it is installed.
 """
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -111,3 +114,22 @@ def test_grad_cams_road(net: nn.Module, scored: ScoredImages) -> None:
             theirs.append(peer(scored.images, maps[:, 0].numpy(), targets, net))
         ours = metrics.road(maps, scored, "inpaint", order, shares)  # pyright: ignore[reportArgumentType]
         np.testing.assert_allclose(ours.values[:, 0].numpy(), np.mean(theirs, 0), rtol=0, atol=1e-5)
+
+
+def test_quantus_pixel_flipping(
+    net: nn.Module, scored: ScoredImages, maps: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("quantus", reason="Quantus is no dependency (GPL): pip install --no-deps quantus")
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    import metric_tools
+
+    assert scored.classes is not None
+    slope = torch.linspace(0, 0.05, SIDE * SIDE).reshape(SIDE, SIDE)  # Quantus leaves equal pixels as its sort does
+    case = metric_tools.Case(net, scored, maps + slope, scored.classes[:, 0].tolist())
+    theirs = np.array(metric_tools.quantus_curve(case))[:, 2::3]
+    ours = metrics.removal_curves(case.maps, scored, STEPS, "black").scores[:, 0].numpy()
+    assert theirs.shape == (4, STEPS)
+    np.testing.assert_allclose(ours[:, 1:], theirs, rtol=0, atol=1e-6)
+    assert np.ptp(theirs, axis=1).min() > 1e-3
+    other = metrics.removal_curves(case.maps, scored, STEPS, "mean").scores[:, 0].numpy()
+    assert np.abs(other[:, 1:] - theirs).max() > 1e-3  # another fill is another curve

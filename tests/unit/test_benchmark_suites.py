@@ -28,7 +28,7 @@ from conceptlens.benchmark.class_suites import faithfulness_suite, finer_cam_sui
 from conceptlens.benchmark.concept_suites import MASK_METRICS, ce_fam_suite
 from conceptlens.benchmark.embedding_suite import loce_suite
 from conceptlens.benchmark.map_measures import SOFT, check_measure, measured_maps
-from conceptlens.benchmark.map_methods import compared_with, contrast_method, edge_map, explained_by, map_methods
+from conceptlens.benchmark.map_methods import compared_with, contrast_method, explained_by, map_methods
 from conceptlens.benchmark.protocol import Measure
 from conceptlens.benchmark.published_metrics import PUBLISHED_AREA
 from conceptlens.benchmark.result_parts import PhotoRows, read_photos
@@ -101,6 +101,8 @@ class TestSharedPasses:
             check_measure(Measure("deletoin", "mean"))
         with pytest.raises(cl.InputError, match="noisy_linear"):
             check_measure(Measure("average_drop", "noisy_linear"))
+        with pytest.raises(cl.InputError, match="rise_deletion has a fill of its own, zero"):
+            check_measure(Measure("rise_deletion", "mean"))
 
 
 class TestMethods:
@@ -115,15 +117,6 @@ class TestMethods:
         (random,) = map_methods(["random"], None, seed=1)
         assert not torch.equal(random.explain(seen, 0).maps, random.explain(seen, 1).maps)
         assert torch.equal(random.explain(seen, 0).maps, random.explain(seen, 0).maps)
-
-    def test_edges_are_where_brightness_changes(self) -> None:
-        image = torch.zeros(1, 3, 6, 6)
-        image[..., 3:] = 1.0
-        found = edge_map(image)[0, 0]
-        # Sobel's kernel over 8, of a step of 1: half of it on each side.
-        assert found[:, [2, 3]].tolist() == [[0.5, 0.5]] * 6
-        assert not found[:, [0, 1, 4, 5]].any()
-        assert torch.allclose(edge_map(image.mT)[0, 0], found.T)
 
     def test_random_weights_are_another_network(self) -> None:
         torch.manual_seed(5)
@@ -290,6 +283,21 @@ class TestSuites:
             assert [fill for name, fill in measures if name == metric] == ["mean", "blur"]
         assert [fill for name, fill in measures if name == "road"] == ["mean", "blur", "noisy_linear"]
         assert {one.metric for one in suite.task.protocols} <= set(SUITE_METRICS)
+
+    def test_rises_own_settings_have_names(self) -> None:
+        options = SuiteOptions("drawn:2", MODEL, methods=["grad_cam"], metrics=["rise_deletion", "rise_insertion"])
+        suite = faithfulness_suite(options)
+        own = [one for one in suite.task.protocols if one.method == "grad_cam"]
+        assert [one.measure for one in own] == [("rise_deletion", "zero"), ("rise_insertion", "rise_blur")]
+        assert {one.metric_settings["steps"] for one in own} == {suite.task.resolution[0]}
+        seen, target = suite.task.observe(0)
+        alone = cl.metrics.rise_insertion(cl.cam(seen, target), scored_images(seen, target), seed=options.seed).of(0, 0)
+        found = [one for one in suite.task.rows(0).values if one.method == "grad_cam"]
+        assert [(one.metric, one.fill) for one in found] == [one.measure for one in own]
+        assert found[1].value == pytest.approx(alone, abs=1e-6)
+        beside = SuiteOptions("drawn:2", MODEL, methods=["grad_cam"], metrics=["deletion", "rise_deletion"])
+        measures = [one.measure for one in faithfulness_suite(beside).task.protocols if one.method == "grad_cam"]
+        assert measures == [("deletion", "mean"), ("deletion", "blur"), ("rise_deletion", "zero")]
 
     def test_finer_cam_stands_against_its_own_rule(self) -> None:
         suite = finer_cam_suite(

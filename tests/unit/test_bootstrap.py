@@ -104,7 +104,7 @@ def test_it_takes_the_pairs_of_a_score() -> None:
         (lambda: bootstrap_mean([1.0, 2.0], ["a"]), "2 values, 2 groups, 1 images"),
         (lambda: bootstrap_mean([1.0, float("nan")], [0, 1]), "values must be finite"),
         (lambda: bootstrap_mean([1.0, 2.0], "ab"), "images must be one name or number for each value"),
-        (lambda: bootstrap_mean([1.0, 2.0], [0, 1], level=95), "level 95"),
+        (lambda: bootstrap_mean([1.0, 2.0], [0, 1], level=95), "level is 95"),
         (lambda: bootstrap_mean([1.0, 2.0], [0, 1], n_bootstrap=0), "n_bootstrap is 0"),
         (lambda: bootstrap_mean([[1.0, 2.0]], [0, 1]), "one row"),
         (lambda: bootstrap_difference([1.0, 2.0], [1.0], [0, 1]), "needs the same pairs"),

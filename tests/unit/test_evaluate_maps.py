@@ -74,7 +74,14 @@ def test_arrays_are_scored_against_masks_beside_controls(right: Tensor, masks: T
 
 def test_maps_are_scored_by_a_network_with_two_fills(right: Tensor, scored: ScoredImages) -> None:
     found = cl.evaluate({"right": right, "inverted": 1 - right}, scored)
-    assert found.methods == ("right", "inverted", "random", "centre")
+    assert found.methods == ("right", "inverted", "random", "centre", "edges")
+    assert found.controls == ("random", "centre", "edges")
+    edges = FAITHFULNESS_METRICS["deletion"].compute(
+        cl.metrics.edge_maps(scored.images, 1, (8, 8)), scored, fill="blur"
+    )
+    assert [row.value for row in found.rows if (row.method, row.metric, row.fill) == ("edges", "deletion", "blur")] == [
+        edges.of(i, 0) for i in range(IMAGES)
+    ]
     assert list(found.metrics) == [
         "relative_drop_5",
         "relative_drop_10",
@@ -113,7 +120,7 @@ def test_explanations_keep_their_names_and_questions() -> None:
 def test_a_data_set_is_scored_with_wrong_concepts_and_controls() -> None:
     found = cl.evaluate(["ce_fam", "layer_cam:concept"], DATA, ["ranked_area_corrected"], model=MODEL)
     wrong = [name + WRONG_CONCEPT for name in ("ce_fam", "layer_cam:concept")]
-    assert set(found.controls) == {*wrong, "random", "random (oracle)", "centre"}
+    assert set(found.controls) == {*wrong, "random", "random (oracle)", "centre", "edges"}
     assert found.methods[:2] == ("ce_fam", "layer_cam:concept")
     for name in found.methods[:2]:
         own, other = (found.mean(method, "ranked_area_corrected") for method in (name, name + WRONG_CONCEPT))
@@ -223,7 +230,7 @@ def test_methods_are_compared_on_the_images_that_they_have_in_common(right: Tens
         values = {
             (row.method, row.image): row.value for row in alone.rows if (row.metric, row.fill) == ("deletion", fill)
         }
-        for name in ("right", "random", "centre"):
+        for name in ("right", "random", "centre", "edges"):
             mean = found.mean(name, "deletion", fill)
             assert mean is not None
             assert (mean.mean, mean.count, mean.images) == (pytest.approx(values[name, "image[2]"]), 1, 1)
@@ -243,7 +250,7 @@ def test_methods_are_compared_on_the_images_that_they_have_in_common(right: Tens
     assert list(found.remarks) == lines[-2:]
     frame = found.to_frame()
     counted = frame[frame.compared & frame.value.notna()].groupby(["metric", "method"])["image"].nunique()
-    assert counted["deletion"].to_dict() == {"right": 1, "partly": 1, "random": 1, "centre": 1}
+    assert counted["deletion"].to_dict() == {"right": 1, "partly": 1, "random": 1, "centre": 1, "edges": 1}
     assert set(frame[frame.metric == "deletion"]["compared_maps"]) == {1}
     assert set(frame[frame.metric == "top"]["compared_maps"]) == {3}
 

@@ -19,6 +19,7 @@ from conceptlens import metrics
 from conceptlens.cams.image_scoring import scored_cells, scored_images, similar_classes
 from conceptlens.metrics import FAITHFULNESS_METRICS, FURTHER_FAITHFULNESS_METRICS, ScoredImages, score_module
 from conceptlens.metrics.removal_readings import REMOVAL_READINGS
+from conceptlens.metrics.rise_settings import RISE_FILLS
 from planted import LABELS, ColourNet
 from tolerance import assert_agree
 
@@ -159,14 +160,15 @@ def test_metrics_of_the_table(name: str) -> None:
     """What ranks pixels takes any rising map alike; batches are singles; values lie in the stated range."""
     metric, (scored, maps) = FAITHFULNESS_METRICS[name], drawn_case()
     fill = "black" if name in ("average_drop", "increase_in_confidence", "completeness") else "noisy_linear"
-    found = metric.compute(maps, scored, fill=fill)
-    assert found.fill == fill
+    taken = {} if name in RISE_FILLS else {"fill": fill}
+    found = metric.compute(maps, scored, **taken)
+    assert found.fill == RISE_FILLS.get(name, fill)
     assert bool(found.applies.all())
     assert metric.low <= float(found.values.min()) <= float(found.values.max()) <= metric.high
     if name not in ("average_drop", "increase_in_confidence", "completeness", "infidelity"):
-        same = metric.compute((maps * 3).exp(), scored, fill=fill)
+        same = metric.compute((maps * 3).exp(), scored, **taken)
         assert torch.equal(same.values, found.values)
-        assert not bool(metric.compute(torch.ones_like(maps), scored, fill=fill).applies.any())
+        assert not bool(metric.compute(torch.ones_like(maps), scored, **taken).applies.any())
     swapped = ScoredImages(
         scored.images.flip(0),
         lambda x, rows: scored.score(x, 2 - rows),
@@ -174,7 +176,7 @@ def test_metrics_of_the_table(name: str) -> None:
         lambda x, rows: scored.probabilities(x, 2 - rows),
         scored.classes.flip(0),
     )
-    assert_agree(metric.compute(maps.flip(0), swapped, fill=fill).values.flip(0).float(), found.values.float())
+    assert_agree(metric.compute(maps.flip(0), swapped, **taken).values.flip(0).float(), found.values.float())
 
 
 @pytest.mark.parametrize("fill", ["blur", "noisy_linear"])
@@ -185,7 +187,7 @@ def test_metrics_that_share_their_passes_are_the_same(fill: str, classes_known: 
     if not classes_known:
         scored = dataclasses.replace(scored, classes=None)
     found = metrics.removal_scores(maps, scored, fill)
-    alone = {"average_drop", "increase_in_confidence", "infidelity", "completeness"}
+    alone = {"average_drop", "increase_in_confidence", "infidelity", "completeness", *RISE_FILLS}
     drops = {name for name in FAITHFULNESS_METRICS if name.startswith("relative_drop")}
     assert set(found) == set(FAITHFULNESS_METRICS) - alone - (set() if classes_known else drops)
     for name, score in found.items():
@@ -414,7 +416,7 @@ class TestRefusals:
                 metrics.deletion(maps, scored, shares=shares)
         with pytest.raises(cl.InputError, match="at least two shares"):
             metrics.deletion(maps, scored, shares=[0.5])
-        with pytest.raises(cl.InputError, match="there are 0 steps"):
+        with pytest.raises(cl.InputError, match="the number of steps is 0"):
             metrics.deletion(maps, scored, shares=0)
         with pytest.raises(cl.InputError, match="no ties 'any'"):
             metrics.deletion(maps, scored, ties="any")  # pyright: ignore[reportArgumentType]
@@ -422,7 +424,7 @@ class TestRefusals:
             metrics.road(maps, scored, order="both")  # pyright: ignore[reportArgumentType]
         with pytest.raises(cl.InputError, match="no removed 'all'"):
             metrics.removal_curves(maps, scored, removed="all")  # pyright: ignore[reportArgumentType]
-        with pytest.raises(cl.InputError, match="0 samples"):
+        with pytest.raises(cl.InputError, match="the number of samples is 0"):
             metrics.infidelity(maps, scored, samples=0)
         with pytest.raises(cl.InputError, match="a radius above 0"):
             metrics.max_sensitivity(lambda x: x[:, :1], scored.images, radius=0)

@@ -106,8 +106,8 @@ def test_the_terminal_says_what_a_margin_consists_of(
 
 def test_the_terminal_says_ranges_and_which_place_is_not_clear() -> None:
     said = printed(a_result(concepts()))
-    assert "whiskers part 90% - +1.50 [1.00, 2.00] centre, 6%" in said
-    assert "[grass] scene 75% - -0.25 [-0.50, 0.12] no clear place" in said
+    assert "whiskers part 90% - +1.50 [1.00, 2.00] centre, 6.3%" in said
+    assert "[grass] scene 75% - -0.25 [-0.50, 0.13] no clear place" in said
     assert said.count("no clear place") == 1
     assert "concept 4 discovered - - +0.75" in said
     assert "no clear place" not in printed(a_result(concepts(diagnostics={})))

@@ -113,7 +113,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "true steps": (lambda: metrics.deletion(MAPS, SCORED, shares=True), "the number of steps is True"),
     "half a sample": (lambda: metrics.infidelity(MAPS, SCORED, samples=2.5), "the number of samples is 2.5"),  # pyright: ignore
     "methods without names": (lambda: metrics.agreement_matrix([MAPS, MAPS]), "expected maps by name"),  # pyright: ignore
-    "no module": (lambda: metrics.cascade_similarity(lambda x: MAPS, 3), "the module is a int"),  # pyright: ignore
+    "no module": (lambda: metrics.cascade_similarity(lambda x: MAPS, 3), "the module is 3; expected an nn.Module"),  # pyright: ignore
     "the peak of NaN": (lambda: metrics.peak(MAPS * math.nan), "cells of the maps are NaN or infinite"),
     "the area of NaN": (lambda: metrics.area(MAPS * math.nan), "cells of the maps are NaN or infinite"),
     "the peak of one map": (lambda: metrics.peak(MAPS[0]), "maps have 3 axes; expected image question height width"),

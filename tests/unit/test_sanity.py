@@ -149,9 +149,9 @@ def test_checks_that_make_no_sense_are_refused() -> None:
         beats_controls(values, {"edges": score(noise(4, 1), "blur")}, True)
     with pytest.raises(cl.InputError, match="expected the same images, questions and fill"):
         beats_controls(values, {"edges": score(noise(3, 1), "mean")}, True)
-    with pytest.raises(cl.InputError, match="comparisons is 1 and level"):
+    with pytest.raises(cl.InputError, match="number of comparisons is 1; expected an integer, at least 2"):
         beats_controls(values, {"a": values, "b": values}, True, comparisons=1)
-    with pytest.raises(cl.InputError, match="level 95; expected"):
+    with pytest.raises(cl.InputError, match="level is 95; expected a confidence level"):
         beats_controls(values, {"a": values}, True, level=95)
 
 
@@ -179,14 +179,14 @@ def test_networks_and_functions_that_cannot_be_made_random_are_refused() -> None
         cascade_similarity(explain, own, redraw="reset")
     with pytest.raises(cl.InputError, match="cells of the maps are NaN"):
         cascade_similarity(lambda module: noise(1, 1, 4, 4) * math.nan, net)
-    with pytest.raises(cl.InputError, match="explain is a str; expected a function"):
+    with pytest.raises(cl.InputError, match="explain is 'net'; expected a function"):
         cascade_similarity("net", net)  # pyright: ignore[reportArgumentType]
 
 
 def test_control_maps_that_cannot_be_are_refused() -> None:
     with pytest.raises(cl.InputError, match="two images have one name"):
         random_maps(("a", "a"), 1, (3, 3))
-    with pytest.raises(cl.InputError, match=r"a grid of \(0, 3\)"):
+    with pytest.raises(cl.InputError, match=r"grid is \(0, 3\); expected rows and columns, both at least 1"):
         centre_maps(1, 1, (0, 3))
     with pytest.raises(cl.InputError, match="grid is 9 x 9, finer than images of 8 x 8 pixels"):
         edge_maps(noise(1, 3, 8, 8), 1, (9, 9))

@@ -49,7 +49,7 @@ def test_maps_of_another_class_are_refused(case: str) -> None:
     said = r"map \d of photo\[0\] is of class \d+ \('.*'\), the score of class \d+; give both the same targets"
     for name in FAITHFULNESS_METRICS:
         with pytest.raises(cl.InputError, match=said):
-            FAITHFULNESS_METRICS[name].compute(explained, scored, fill="mean")
+            FAITHFULNESS_METRICS[name].compute(explained, scored)
     for call in (removal_scores, cl.evaluate):
         with pytest.raises(cl.InputError, match=said):
             call(explained, scored)

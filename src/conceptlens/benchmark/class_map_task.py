@@ -29,6 +29,7 @@ from conceptlens.io.fingerprint import weights_fingerprint
 from conceptlens.metrics.map_mask import pointing_energy
 from conceptlens.metrics.part_masks import seen_box_mask
 from conceptlens.metrics.pixel_removal import STEPS
+from conceptlens.metrics.rise_settings import RISE_FILLS
 from conceptlens.model.preprocess import preparation_settings
 from conceptlens.statistics.score import Score
 
@@ -194,7 +195,8 @@ class ClassMapTask:
 
     def _protocol(self, method: MapMethod, measure: Measure) -> Protocol:
         box = measure == BOX
-        removal = {} if measure == SENSITIVITY else {"steps": STEPS, "ties": "seeded", "rivals": "highest"}
+        steps = self.resolution[0] if measure.metric in RISE_FILLS else STEPS
+        removal = {} if measure == SENSITIVITY else {"steps": steps, "ties": "seeded", "rivals": "highest"}
         settings = {} if box else {**removal, **question_settings(measure, self.groups)}
         return Protocol(
             data=self.photos.name,

@@ -26,6 +26,7 @@ from conceptlens.benchmark.suite_options import TWO_FILLS, PreparedSuite, SuiteO
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.pixel_fills import WHOLE_FILLS
 from conceptlens.metrics.random_weights import with_random_weights
+from conceptlens.metrics.rise_settings import RISE_FILLS
 
 if TYPE_CHECKING:
     from conceptlens.benchmark.benchmark_photos import BenchmarkPhotos
@@ -141,14 +142,15 @@ def _measures(options: SuiteOptions, usual: Sequence[str]) -> tuple[Measure, ...
     metrics = options.metrics or (QUICK_METRICS if options.quick else usual)
     # ROAD's own fill stands beside the usual ones.
     fills = options.fills or (*TWO_FILLS, *(["noisy_linear"] if "road" in metrics else []))
+    published = [Measure(metric, RISE_FILLS[metric]) for metric in dict.fromkeys(metrics) if metric in RISE_FILLS]
     found = []
-    for fill, metric in product(check_fills(fills), dict.fromkeys(metrics)):
+    for fill, metric in product(check_fills(fills), (one for one in dict.fromkeys(metrics) if one not in RISE_FILLS)):
         # Pixels are made up from neighbours at a cost, for ROAD alone unless they are asked for.
         dear = fill not in WHOLE_FILLS and not options.fills and metric != "road"
         whole = metric in (BOX.metric, SENSITIVITY.metric)
         if not dear and not (metric in SOFT and fill not in WHOLE_FILLS) and not whole:
             found.append(Measure(metric, fill))
-    return (*found, *(one for one in (SENSITIVITY, BOX) if one.metric in metrics))
+    return (*found, *published, *(one for one in (SENSITIVITY, BOX) if one.metric in metrics))
 
 
 def _randomised(options: SuiteOptions, usual: bool) -> Backbone | None:

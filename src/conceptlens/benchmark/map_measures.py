@@ -12,6 +12,7 @@ from conceptlens.metrics.faithfulness_table import FAITHFULNESS_METRICS
 from conceptlens.metrics.pixel_fills import WHOLE_FILLS
 from conceptlens.metrics.relative_drops import class_pairs
 from conceptlens.metrics.removal_readings import REMOVAL_READINGS
+from conceptlens.metrics.rise_settings import RISE_FILLS
 from conceptlens.metrics.shared_removal import removal_scores
 from conceptlens.metrics.soft_masks import soft_mask_scores
 
@@ -38,6 +39,9 @@ def check_measure(measure: Measure) -> None:
         raise InputError(f"no metric '{measure.metric}'; {near(measure.metric, known, 'metrics')}")
     if measure.metric in SOFT and measure.fill not in WHOLE_FILLS:
         raise InputError(f"{measure.metric} takes the fills {', '.join(WHOLE_FILLS)}, not '{measure.fill}'")
+    own = RISE_FILLS.get(measure.metric, measure.fill)
+    if measure.fill != own:
+        raise InputError(f"{measure.metric} has a fill of its own, {own}, and takes no '{measure.fill}'")
 
 
 def measured_maps(
@@ -75,6 +79,7 @@ def measured_maps(
             values |= soft_mask_scores(explained, scored, fill)
         for name in names:
             if name not in values:
-                values[name] = FAITHFULNESS_METRICS[name].compute(explained, scored, fill=fill, seed=seed)
+                taken = {} if name in RISE_FILLS else {"fill": fill}
+                values[name] = FAITHFULNESS_METRICS[name].compute(explained, scored, seed=seed, **taken)
             found[Measure(name, fill)] = values[name]
     return {measure: found[measure] for measure in measures}

@@ -7,9 +7,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch.nn.functional import adaptive_avg_pool2d, conv2d, pad
-
 from conceptlens.cams.class_activation import cam, source
 from conceptlens.cams.contrast import Contrast
 from conceptlens.cams.contrast_choice import TRIED, choose_contrast
@@ -18,13 +15,10 @@ from conceptlens.cams.targets import Logit
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.io.errors import InputError, near
 from conceptlens.io.fingerprint import weights_fingerprint
-from conceptlens.localization.baseline_maps import centre, random_maps
+from conceptlens.localization.baseline_maps import centre, edges, random_maps
 from conceptlens.record import Explanation
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
-
     from conceptlens.cams.bound_target import Target
     from conceptlens.model.backbone import Backbone
     from conceptlens.model.observation import Observation
@@ -194,20 +188,6 @@ def chosen_method(rule: str, layer: str | None) -> MapMethod:
     )  # fmt: skip
 
 
-def edge_map(images: Float[Tensor, "image colour rows columns"]) -> Float[Tensor, "image 1 rows columns"]:
-    """Return the size of the gradient of the mean colour by Sobel's filters: an edge detector that knows no class.
-
-    Adebayo et al., NeurIPS 2018, use an edge detector as control. Border pixels go on beyond the border.
-
-    Args:
-        images: The images as the network takes them.
-    """
-    across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 8
-    kernel = torch.stack([across, across.T])[:, None].to(images.device)
-    grey = pad(images.float().mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
-    return conv2d(grey, kernel).square().sum(1, keepdim=True).sqrt()
-
-
 def _by_choice(seen: Observation, target: int, rule: str, layer: str | None) -> Explanation:
     return cam(seen, choose_contrast(seen, target, rule, layer).contrast, rule, layer)
 
@@ -221,17 +201,7 @@ def _in_the_middle(seen: Observation, target: int) -> Explanation:
 
 
 def _by_edges(seen: Observation, target: int) -> Explanation:
-    """Return edges, averaged over the layer's cells: as coarse as any other map."""
-    grid = seen.layer_output().grid
-    maps = adaptive_avg_pool2d(edge_map(seen.images), (grid.height, grid.width))
-    return Explanation(
-        maps=maps,
-        weights=None,
-        scores=torch.zeros(len(maps), 1),
-        labels=((f"class {target}",),) * len(maps),
-        source=source(seen, seen.layer, "edges", {}),
-        activation="identity",
-    )
+    return edges(seen, [ConceptName(f"class {target}")])
 
 
 def _with_random_weights(seen: Observation, target: int, model: Backbone, layer: str | None) -> Explanation:

@@ -10,7 +10,7 @@ import torch
 from conceptlens.benchmark.protocol import Measure
 from conceptlens.metrics.attribution_checks import max_sensitivity
 from conceptlens.metrics.faithfulness_table import FAITHFULNESS_METRICS, FURTHER_FAITHFULNESS_METRICS
-from conceptlens.metrics.relative_drops import classes_and_rivals
+from conceptlens.metrics.relative_drops import class_pairs
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -75,8 +75,9 @@ def question_scores(
     """
     if not measures:
         return {}
-    own, rivals = classes_and_rivals(scored, "highest")
-    given: dict[str, Tensor] = {"rivals": rivals}
+    pairs = class_pairs(scored, "highest")
+    own = pairs.classes
+    given: dict[str, Tensor] = {"rivals": pairs.rivals}
     if groups is not None:
         row = torch.zeros(1, dtype=torch.long, device=scored.images.device)
         target = int(own[0, 0])

@@ -56,7 +56,9 @@ def benchmark(
     ] = None,
     fills: Annotated[
         str | None,
-        measured_option(help="What removed pixels become, two at least: mean, blur, black, inpaint, noisy_linear."),
+        measured_option(
+            help="What removed pixels become, two at least: mean, blur, black, zero, rise_blur, inpaint, noisy_linear."
+        ),
     ] = None,
     asked: Annotated[
         str, measured_option(metavar="predicted|label", help="Whether maps are of the predicted or annotated class.")

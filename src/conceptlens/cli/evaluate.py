@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from conceptlens.io.errors import Failure
     from conceptlens.localization.result_rows import Row
 
-DEFAULT_METHODS = "ce_fam, competing, per_cell, grad_cam, clip_dissect, www, centre, random"
+DEFAULT_METHODS = "ce_fam, competing, per_cell, grad_cam, clip_dissect, www, centre, edges, random"
 # Written out, since the tables of methods and rules load torch; a test holds them together.
 METHODS_HELP = (
     "Comma-separated methods; the page shows cases of the first. ce_fam, competing, coarse, fine, per_cell, "
-    "clip_dissect, www, centre, random; or RULE:TARGET, such as layer_cam:concept, with the rules grad_cam, "
-    "grad_cam++, xgrad_cam, hires_cam, element_wise, layer_cam, score_cam, score_cam_fast, ablation_cam, "
+    "clip_dissect, www, centre, edges, random; or RULE:TARGET, such as layer_cam:concept, with the rules "
+    "grad_cam, grad_cam++, xgrad_cam, hires_cam, element_wise, layer_cam, score_cam, score_cam_fast, ablation_cam, "
     "eigen_cam, random and the targets predicted (where none is named), class, concept, contrast."
 )
 

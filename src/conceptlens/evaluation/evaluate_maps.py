@@ -21,6 +21,7 @@ from conceptlens.metrics.faithfulness_table import FAITHFULNESS_METRICS
 from conceptlens.metrics.given_maps import maps_of, tensor_of
 from conceptlens.metrics.map_mask import MAP_MASK_METRICS, map_mask_scores
 from conceptlens.metrics.pixel_fills import FILLS
+from conceptlens.metrics.removal_order import maps_for
 from conceptlens.metrics.scored_images import ScoredImages
 from conceptlens.record import Explanation
 from conceptlens.statistics.random_seed import check_seed
@@ -38,6 +39,8 @@ DEFAULT_FILLS = ("mean", "blur")
 ANY_SCORE = ("deletion", "insertion", "road", "comprehensiveness", "sufficiency")
 OF_CLASSES = ("relative_drop_5", "relative_drop_10")
 WRONG_CONCEPT = " (wrong concept)"
+# The methods of a data set that know nothing.
+CONTROLS = ("random", "centre", "edges")
 
 Names = Sequence[Sequence[str]]
 
@@ -73,7 +76,8 @@ def evaluate(
         fills: What stands in the place of removed pixels, for a network: names of `cl.metrics.FILLS`; by default "mean"
             and "blur", since fills disagree.
         model: The model of named methods.
-        controls: Whether `random` and `centre` maps are scored too; of a data set, where `model` is given.
+        controls: Whether `random` and `centre` maps are scored too, and `edges` where images are known; of a data set,
+            where `model` is given.
         seed: Draws random maps and wrong concepts.
 
     Returns:
@@ -104,18 +108,28 @@ def evaluate(
     if of_set:
         return _on_set(named, data, metrics, model, controls, seed)  # pyright: ignore[reportArgumentType]
     alone = maps_alone(named)
-    first = next(iter(alone.values()))
-    known = control_maps(first.maps if isinstance(first, Explanation) else first, seed) if controls else {}
-    added = {name: one for name, one in known.items() if name not in alone}
+    scored = data if isinstance(data, ScoredImages) else None
+    images, questions = _names(alone, scored)
+    added = {}
+    if controls:
+        known = _controls(alone, scored, images, seed)
+        added = {name: one for name, one in known.items() if name not in alone}
     if isinstance(data, ScoredImages):
         taken = chosen_metrics(metrics, FAITHFULNESS_METRICS, _default(data))
-        images, questions = _names(alone, data)
         rows = _by_network({**alone, **added}, data, taken, _fills(fills), images, questions)
     else:
         taken = chosen_metrics(metrics, MAP_MASK_METRICS, MAP_MASK_METRICS)
-        images, questions = _names(alone, None)
         rows = _by_masks({**alone, **added}, data, ignored, taken, images, questions)  # pyright: ignore[reportArgumentType]
     return EvaluatedMaps(tuple(rows), taken, tuple(added))
+
+
+def _controls(
+    maps: Mapping[str, Explanation | Tensor], scored: ScoredImages | None, images: Sequence[str], seed: int
+) -> dict[str, Tensor]:
+    """Return maps that know nothing, on the grid of the first maps."""
+    first = next(iter(maps.values()))
+    own = maps_of(first) if scored is None else maps_for(first, scored)
+    return control_maps(images, own.shape[1], (own.shape[2], own.shape[3]), scored, seed)
 
 
 def _default(scored: ScoredImages) -> tuple[str, ...]:
@@ -247,7 +261,7 @@ def _methods(
         raise InputError(f"'{next(iter(wanted))}' is the name of a method; give the model that it explains, as model=")
     if model is None:
         return dict(named), set()
-    added = {name for name in ("random", "centre") if controls and name not in named}
+    added = {name for name in CONTROLS if controls and name not in named}
     context = MethodContext(model, data.concepts, seed=seed)
     built = {name: build_methods([one], context) for name, one in {**wanted, **{name: name for name in added}}.items()}
     ready = {name: next(iter(methods.values())) for name, methods in built.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -10,19 +10,18 @@ import torch
 
 from conceptlens.io.errors import InputError, InputTypeError, near
 from conceptlens.localization.cam_methods import Method
+from conceptlens.metrics.control_maps import centre_maps, edge_maps, random_maps
 from conceptlens.metrics.given_maps import tensor_of
 from conceptlens.record import Explanation
-from conceptlens.statistics.random_seed import seeded_generator
 from conceptlens.statistics.score import Metric
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
     from torch import Tensor
+
+    from conceptlens.metrics.scored_images import ScoredImages
 
 GivenMaps: TypeAlias = Explanation | torch.Tensor | np.ndarray
 AnyMaps: TypeAlias = GivenMaps | Method | str
-# The standard deviation of the centre's Gaussian, as a share of each side.
-CENTRE_STD = 0.25
 
 
 def named_methods(given: Any) -> dict[str, Any]:
@@ -113,18 +112,23 @@ def chosen_metrics(
     return found
 
 
-def control_maps(like: Float[Tensor, "image question height width"], seed: int) -> dict[str, Tensor]:
-    """Return maps that know nothing, on the grid of others: random numbers, and a Gaussian in the middle.
+def control_maps(
+    names: Sequence[str], questions: int, grid: tuple[int, int], scored: ScoredImages | None, seed: int
+) -> dict[str, Tensor]:
+    """Return maps that know nothing: random numbers, a Gaussian in the middle and, where images are known, their edges.
 
     Args:
-        like: The others.
+        names: What tells each image from the others.
+        questions: How many questions about each.
+        grid: Rows and columns of the maps that they are compared with.
+        scored: The images; `None` where there are masks alone.
         seed: Draws the random numbers.
     """
-    generator = seeded_generator(seed)
-    random = torch.rand(like.shape, generator=generator, device="cpu")
-    y, x = (((torch.arange(size) + 0.5) / size - 0.5).square() for size in like.shape[2:])
-    centre = torch.exp(-(y[:, None] + x[None, :]) / (2 * CENTRE_STD**2)).expand(like.shape)
-    return {"random": random, "centre": centre}
+    found = {
+        "random": random_maps(names, questions, grid, seed),
+        "centre": centre_maps(len(names), questions, grid),
+    }
+    return found if scored is None else {**found, "edges": edge_maps(scored.images, questions, grid)}
 
 
 def _name_of(given: Any) -> str:

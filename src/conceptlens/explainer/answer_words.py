@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from conceptlens.cams.contrast_choice import NONE_CHOSEN
+from conceptlens.io.rounded_number import percent, rounded
 
 if TYPE_CHECKING:
     from conceptlens.explainer.photo_result import PhotoResult
@@ -61,11 +62,12 @@ def choice_words(result: PhotoResult) -> str:
     if result.choice is None:
         return ""
     if result.none_chosen:
-        return f"{NONE_CHOSEN[:1].upper()}{NONE_CHOSEN[1:]}; the map of the class alone has {result.choice.alone:.2f}"
+        alone = rounded(result.choice.alone, 2)
+        return f"{NONE_CHOSEN[:1].upper()}{NONE_CHOSEN[1:]}; the map of the class alone has {alone}"
     drop, alone = result.choice.relative_drop, result.choice.alone
     against = result.references[0].prediction.short_name
     chosen = f"The contrast with {against} was chosen for this photo: {result.choice.words}"
-    return f"{chosen}, with a relative drop of {drop:.2f}; the class alone has {alone:.2f}"
+    return f"{chosen}, with a relative drop of {rounded(drop, 2)}; the class alone has {rounded(alone, 2)}"
 
 
 def differences(result: PhotoResult) -> str:
@@ -96,14 +98,6 @@ def with_share(one: Prediction) -> str:
         one: A predicted class.
     """
     return f"{one.short_name} ({f'{one.logit:.4g}' if one.probability is None else percent(one.probability)})"
-
-
-def percent(share: float) -> str:
-    """Return a probability as the page writes it: whole percents from 9.95 on, else one digit after the point."""
-    value = 100 * share
-    if 0 < value < 0.1:
-        return "<0.1%"
-    return f"{value:.0f}%" if value >= 9.95 or value == 0 else f"{value:.1f}%"
 
 
 def _none_of(classes: int) -> str:

@@ -11,6 +11,7 @@ from conceptlens.cams.detection_targets import Detection
 from conceptlens.concepts.short_names import short_name
 from conceptlens.explainer.photo_result import DetectedObject, PhotoResult
 from conceptlens.io.images import jpeg
+from conceptlens.io.rounded_number import rounded
 from conceptlens.model.photo_boxes import on_photo
 
 if TYPE_CHECKING:
@@ -95,5 +96,5 @@ def _nothing(observation: Observation, threshold: float, wanted: int | None) -> 
     name = observation.model.class_name
     below = [one for one in observation.detections.detected(0) if wanted in (None, one.class_index)]
     what = "nothing" if wanted is None else f"no {short_name(name(wanted))}"
-    best = f"; the highest is {short_name(name(below[0].class_index))} {below[0].score:.2f}" if below else ""
+    best = f"; the highest is {short_name(name(below[0].class_index))} {rounded(below[0].score, 2)}" if below else ""
     return f"{what} is detected with a score of {threshold:g} or more{best}"

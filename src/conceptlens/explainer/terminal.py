@@ -17,6 +17,7 @@ from conceptlens.explainer.explain_json import (
     margin_json,
     random_level_of,
 )
+from conceptlens.io.rounded_number import percent, rounded
 from conceptlens.record.display import UNKNOWN
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def print_result(result: PhotoResult, console: Console | None = None) -> None:
     if concepts is not None and (margin := margin_json(concepts)) is not None:
         console.print(margin_text(result, margin), highlight=False)
     if concepts is not None and (level := random_level_of(concepts)) is not None:
-        size = f"about {level:.2f}" if level >= 0.005 else "under 0.01"
+        size = f"about {rounded(level, 2)}" if level >= 0.005 else "under 0.01"
         above = " (what is above that stands in parentheses)" * (concepts.contributions_above_random is not None)
         console.print(f"a word drawn at random would get {size}{above}", highlight=False)
 
@@ -79,32 +80,32 @@ def margin_text(result: PhotoResult, margin: Mapping[str, Any]) -> str:
     names = "the class" if result.target is None else result.target.short_name
     rivals = margin["over"] if result.against is None else result.against.short_name
     over = "" if rivals is None else f" over {_safe(rivals)}"
-    parts = [f"named {margin['named']:+.2f}"]
+    parts = [f"named {rounded(margin['named'], 2, sign=True)}"]
     if margin["discovered"]:
-        parts.append(f"discovered {margin['discovered']:+.2f}")
-    parts.append(f"unnamed {margin['unnamed']:+.2f}")
+        parts.append(f"discovered {rounded(margin['discovered'], 2, sign=True)}")
+    parts.append(f"unnamed {rounded(margin['unnamed'], 2, sign=True)}")
     if margin["unplaced"]:
-        parts[-1] += f" (of which {margin['unplaced']:+.2f} lies in no cell)"
+        parts[-1] += f" (of which {rounded(margin['unplaced'], 2, sign=True)} lies in no cell)"
     if abs(margin["residual"]) >= 0.005:
-        parts.append(f"residual {margin['residual']:+.2f}")
-    return f"{_safe(names)}{over}: {margin['value']:+.2f} = {', '.join(parts)} ({margin['unit']})"
+        parts.append(f"residual {rounded(margin['residual'], 2, sign=True)}")
+    return f"{_safe(names)}{over}: {rounded(margin['value'], 2, sign=True)} = {', '.join(parts)} ({margin['unit']})"
 
 
 def _class_words(one: Prediction, answer: Answer | None) -> str:
     if one.probability is None:
         return f"{one.short_name}: {one.logit:.4g}"
-    share = "<0.1%" if one.probability < 0.0005 else f"{one.probability:.1%}"
-    return f"{one.short_name}: {share} ({'logit' if answer is None else answer.score} {one.logit:.2f})"
+    share = "<0.1%" if one.probability < 0.0005 else f"{rounded(100 * one.probability, 1)}%"
+    return f"{one.short_name}: {share} ({'logit' if answer is None else answer.score} {rounded(one.logit, 2)})"
 
 
 def location_text(peak: list[float] | None, area: float) -> str:
-    """Return `upper left, 12%` for a peak `[x, y]` and an area, both as shares of the photo; `nowhere` without one."""
+    """Return `upper left, 13%` for a peak `[x, y]` and an area, both as shares of the photo; `nowhere` without one."""
     if peak is None:
         return "nowhere"
     row = ("upper", "middle", "lower")[min(2, int(peak[1] * 3))]
     column = ("left", "centre", "right")[min(2, int(peak[0] * 3))]
     location = "centre" if (row, column) == ("middle", "centre") else f"{row} {column}"
-    return f"{location}, {area:.0%}" if area >= 0.005 else f"{location}, under 1%"
+    return f"{location}, {percent(area)}"
 
 
 def _concepts(result: PhotoResult, concepts: Explanation) -> Table:
@@ -120,8 +121,8 @@ def _concepts(result: PhotoResult, concepts: Explanation) -> Table:
         table.add_row(
             _safe(row["label"]),
             row["type"],
-            "-" if row["presence"] is None else f"{row['presence']:.0%}",
-            "-" if row["z_score"] is None else f"{row['z_score']:+.1f}",
+            "-" if row["presence"] is None else percent(row["presence"]),
+            "-" if row["z_score"] is None else rounded(row["z_score"], 1, sign=True),
             _contribution(row),
             "no clear place" if row.get("place_vague") else location_text(row["peak"], row["area"]),
         )
@@ -139,7 +140,7 @@ def _detections(result: PhotoResult) -> Table:
         maps = [row, row["contrast"]] if "contrast" in row else [row]
         box = ", ".join(f"{value:.0f}" for value in row["box"])
         where = [location_text(one["peak"], one["area"]) for one in maps]
-        table.add_row(_safe(row["short_name"]), f"{row['score']:.2f}", box, *where)
+        table.add_row(_safe(row["short_name"]), rounded(row["score"], 2), box, *where)
     return table
 
 
@@ -147,9 +148,10 @@ def _contribution(row: Mapping[str, Any]) -> str:
     if row["contribution"] is None:
         return "-"
     above = row.get("contribution_above_random")
-    by_chance = "" if above is None else f" ({above:+.2f})"
-    low_high = "" if row["contribution_range"] is None else " [{:.2f}, {:.2f}]".format(*row["contribution_range"])
-    return _safe(f"{row['contribution']:+.2f}{low_high}{by_chance}")
+    by_chance = "" if above is None else f" ({rounded(above, 2, sign=True)})"
+    ends = row["contribution_range"]
+    low_high = "" if ends is None else f" [{rounded(ends[0], 2)}, {rounded(ends[1], 2)}]"
+    return _safe(f"{rounded(row['contribution'], 2, sign=True)}{low_high}{by_chance}")
 
 
 def _contrast(result: PhotoResult) -> Table:
@@ -163,7 +165,7 @@ def _contrast(result: PhotoResult) -> Table:
         (_against(numbers), numbers["contrast_map"], "relative_drop"),
     ]
     for words, place, drop in rows if gamma or not choice else rows[:1]:
-        table.add_row(_safe(words), location_text(**place), *([f"{choice[drop]:.2f}"] if choice else []))
+        table.add_row(_safe(words), location_text(**place), *([rounded(choice[drop], 2)] if choice else []))
     return table
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from conceptlens.cams.class_activation import source
-from conceptlens.metrics.control_maps import CENTRE_STD, centre_maps, named_noise
+from conceptlens.metrics.control_maps import CENTRE_STD, centre_maps, edge_maps, named_noise
 from conceptlens.record import Explanation
 
 if TYPE_CHECKING:
@@ -28,6 +28,15 @@ def centre(observation: Observation, concepts: Sequence[ConceptName]) -> Explana
     grid = observation.layer_output().grid
     maps = centre_maps(len(observation.image_info), len(concepts), (grid.height, grid.width))
     return _baseline(observation, concepts, maps, "centre", {"spread": CENTRE_STD})
+
+
+def edges(observation: Observation, concepts: Sequence[ConceptName]) -> Explanation:
+    """Return how strong the edges of each photo are, by Sobel's filters, averaged over the layer's cells; for every
+    concept the same.
+    """
+    grid = observation.layer_output().grid
+    maps = edge_maps(observation.images, len(concepts), (grid.height, grid.width))
+    return _baseline(observation, concepts, maps, "edges", {})
 
 
 def random_maps(

@@ -30,7 +30,7 @@ from conceptlens.concept_regions.neurons import (
 from conceptlens.concepts.vocabulary import ConceptName
 from conceptlens.io.errors import InputError, near
 from conceptlens.io.images import fingerprint
-from conceptlens.localization.baseline_maps import centre, random_maps
+from conceptlens.localization.baseline_maps import centre, edges, random_maps
 from conceptlens.localization.cam_methods import TARGETS, Method, cam_method
 from conceptlens.record import Explanation
 
@@ -272,6 +272,10 @@ def _centre(context: MethodContext) -> Method:
     return lambda photo, concepts: centre(context.model.observe(photo), concepts)
 
 
+def _edges(context: MethodContext) -> Method:
+    return lambda photo, concepts: edges(context.model.observe(photo), concepts)
+
+
 def _random(context: MethodContext) -> Method:
     return lambda photo, concepts: random_maps(context.model.observe(photo), concepts, context.seed, N_CANDIDATES)
 
@@ -297,6 +301,7 @@ _TABLE = (
     ),
     MethodKind("www", "WWW", "the neuron whose example photos fit best", _neurons(fit_www), True),
     MethodKind("centre", "centre", "a Gaussian in the middle of every photo", _centre),
+    MethodKind("edges", "edges", "Sobel's edges of the photo, averaged over the layer's cells", _edges),
     MethodKind("random", "random", "random numbers on the layer's grid, new for each photo and concept", _random),
 )
 METHODS: dict[str, MethodKind] = {kind.name: kind for kind in _TABLE}

@@ -94,6 +94,8 @@ from conceptlens.metrics.random_weights import cascade_similarity as cascade_sim
 from conceptlens.metrics.relative_drops import relative_drop as relative_drop
 from conceptlens.metrics.relative_drops import relative_drop_area as relative_drop_area
 from conceptlens.metrics.relative_drops import relative_drop_curves as relative_drop_curves
+from conceptlens.metrics.rise_settings import rise_deletion as rise_deletion
+from conceptlens.metrics.rise_settings import rise_insertion as rise_insertion
 from conceptlens.metrics.sanity import SANITY_METRICS as SANITY_METRICS
 from conceptlens.metrics.sanity import ControlComparison as ControlComparison
 from conceptlens.metrics.sanity import SanityCheck as SanityCheck

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from conceptlens.io.errors import InputError, InputTypeError
-from conceptlens.metrics.given_maps import check_cells, check_count, tensor_of
+from conceptlens.io.argument_kinds import check_flag, check_function, check_integer, check_number
+from conceptlens.io.errors import InputError
+from conceptlens.metrics.given_maps import check_cells, tensor_of
 from conceptlens.metrics.pixel_fills import WHOLE_FILLS, prepare_fill
 from conceptlens.metrics.removal_order import enlarged, maps_for
 from conceptlens.metrics.scored_images import check_images
@@ -91,7 +92,8 @@ def infidelity(
     Raises:
         InputError: There are fewer than one sample, shapes do not fit, a map is not finite, or the fill is unknown.
     """
-    check_count(samples, "samples")
+    check_integer(samples, "the number of samples")
+    check_flag(scaled, "scaled")
     maps, reading = maps_for(explained, scored), scores_of(scored)
     ready = prepare_fill(fill, scored.images, scored.black, seed)
     size = (scored.images.shape[2], scored.images.shape[3])
@@ -140,12 +142,11 @@ def max_sensitivity(
         InputError: A number is out of range, or maps are not finite or change their shape.
         InputTypeError: `explain` cannot be called.
     """
-    if not callable(explain):
-        raise InputTypeError(f"explain is a {type(explain).__name__}; expected a function from images to their maps")
+    check_function(explain, "explain", "from images to their maps")
     check_images(images)
-    check_count(samples, "samples")
-    if not 0 < radius < float("inf"):
-        raise InputError(f"radius is {radius}; expected a radius above 0, in units of the network's input")
+    check_integer(samples, "the number of samples")
+    wanted = "a radius above 0, in units of the network's input"
+    check_number(radius, "radius", wanted, lambda one: 0 < one < float("inf"))
     before = _maps(explain(images), images)
     size = before.flatten(2).norm(dim=2)
     generator = seeded_generator(seed)

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from conceptlens.io.argument_kinds import check_number, check_type
 from conceptlens.io.errors import InputError
+from conceptlens.metrics.given_maps import classes_in, tensor_of
 from conceptlens.statistics.bootstrap import Interval, bootstrap
 from conceptlens.statistics.score import Score
 
@@ -38,6 +40,9 @@ def class_labels(
     Raises:
         InputError: A class number or a share is out of range.
     """
+    check_type(shares, torch.Tensor, "shares", "a tensor, class concept")
+    classes = classes_in(classes, "classes")
+    check_number(threshold, "threshold", "a share, finite")
     if shares.ndim != 2 or not bool(torch.isfinite(shares).all()):
         raise InputError(f"shares have shape {tuple(shares.shape)}; expected finite shares[class concept]")
     if classes.ndim != 1 or (len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < len(shares)):
@@ -165,25 +170,27 @@ def check_activations(activations: Tensor, labels: Tensor) -> tuple[np.ndarray, 
     Raises:
         InputError: Shapes or types do not fit, or an activation is not finite.
     """
+    activations, labels = tensor_of(activations, "activations"), tensor_of(labels, "labels")
     if activations.ndim != 2 or activations.shape != labels.shape or labels.dtype != torch.bool:
         raise InputError(
             f"activations have shape {tuple(activations.shape)}, labels {tuple(labels.shape)} of {labels.dtype}; "
             "expected activations[image concept] and bool labels of one shape"
         )
-    values = activations.detach().cpu().double().numpy()
+    values = activations.double().numpy()
     wrong = np.flatnonzero(~np.isfinite(values).all(0))
     if len(wrong):
         raise InputError(f"activations of concepts {wrong[:5].tolist()} are NaN or infinite; leave these concepts out")
-    return values, labels.cpu().numpy()
+    return values, labels.numpy()
 
 
 def _known(known: Tensor | None, positive: Bool[np.ndarray, "image concept"]) -> Bool[np.ndarray, "image concept"]:
     """Return which labels are known, all where nothing is said; refused where they are of another shape."""
     if known is None:
         return np.ones_like(positive)
+    known = tensor_of(known, "known")
     if tuple(known.shape) != positive.shape or known.dtype != torch.bool:
         raise InputError(f"known is {tuple(known.shape)} of {known.dtype}; expected bool {positive.shape}, as labels")
-    return known.cpu().numpy()
+    return known.numpy()
 
 
 def _of_known(

@@ -10,7 +10,7 @@ import torch
 
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.auroc import concept_auroc
-from conceptlens.metrics.given_maps import maps_of
+from conceptlens.metrics.given_maps import classes_in, maps_of, tensor_of
 from conceptlens.metrics.keypoints import (
     keypoint_distance,
     keypoint_error,
@@ -66,9 +66,10 @@ def activation_norm(
     positive = maps.relu()
     applies = torch.ones(maps.shape[:2], dtype=torch.bool) if kind == "raw" else positive.amax((2, 3)) > 0
     if present is not None:
+        present = tensor_of(present, "present")
         if tuple(present.shape) != tuple(maps.shape[:2]) or present.dtype != torch.bool:
             raise InputError(f"present has shape {tuple(present.shape)}; expected bool, {tuple(maps.shape[:2])}")
-        applies = applies & present.cpu()
+        applies = applies & present
     return Score(torch.where(applies, _norm(maps, positive, kind), 0.0), applies)
 
 
@@ -98,12 +99,13 @@ def accuracy(logits: Float[Tensor, "image class"], classes: Int[Tensor, "image"]
     Raises:
         InputError: Shapes do not fit, or a logit is not finite.
     """
+    logits, classes = tensor_of(logits, "logits"), classes_in(classes, "classes").cpu()
     if logits.ndim != 2 or tuple(classes.shape) != (len(logits),) or not bool(torch.isfinite(logits).all()):
         raise InputError(
             f"logits have shape {tuple(logits.shape)} and classes {tuple(classes.shape)}; expected finite "
             "logits[image class] and classes[image]"
         )
-    right = (logits.detach().cpu().argmax(1) == classes.cpu()).double()[:, None]
+    right = (logits.argmax(1) == classes).double()[:, None]
     return Score(right, torch.ones_like(right, dtype=torch.bool))
 
 
@@ -121,6 +123,7 @@ def effective_concepts(weights: Float[Tensor, "class concept"]) -> float:
     Raises:
         InputError: `weights` has another shape, or is not finite.
     """
+    weights = tensor_of(weights, "weights")
     if weights.ndim != 2 or not len(weights) or not bool(torch.isfinite(weights).all()):
         raise InputError(f"weights have shape {tuple(weights.shape)}; expected finite weights[class concept]")
     return int((weights != 0).sum()) / len(weights)

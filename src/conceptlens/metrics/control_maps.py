@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.nn.functional import adaptive_avg_pool2d, conv2d, pad
 
+from conceptlens.io.argument_kinds import check_integer, check_names, check_size
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.scored_images import check_images
 from conceptlens.statistics.random_seed import check_seed
@@ -60,6 +61,7 @@ def random_maps(
     Raises:
         InputError: A number is too small, or two images have one name.
     """
+    names = check_names(names, "names")
     _check(len(names), questions, grid)
     if len(set(names)) != len(names):
         raise InputError("two images have one name, and would get one map; give names that tell them apart")
@@ -107,8 +109,6 @@ def named_noise(key: str, size: tuple[int, int]) -> Float[np.ndarray, "height wi
 
 
 def _check(images: int, questions: int, grid: tuple[int, int]) -> None:
-    if min(images, questions) < 0 or min(grid) < 1:
-        raise InputError(
-            f"there are {images} images, {questions} questions and a grid of {grid}; expected none below 0, and a grid "
-            "of at least one cell"
-        )
+    check_integer(images, "the number of images", 0)
+    check_integer(questions, "the number of questions", 0)
+    check_size(grid, "grid")

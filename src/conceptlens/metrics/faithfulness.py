@@ -13,7 +13,7 @@ They return a `Score` with `values[image question]` that names its fill.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -23,6 +23,8 @@ from conceptlens.metrics.pixel_removal import (
     STEPS,
     Removal,
     RemovalCurves,
+    listed_shares,
+    remaining_shares,
     removal_curves,
 )
 from conceptlens.metrics.removal_order import TieOrder
@@ -49,13 +51,13 @@ def deletion(
 ) -> Score:
     """Return the area under the probability while the highest pixels are removed; 0 to 1, lower is better.
 
-    Deletion of RISE, Petsiuk et al., BMVC 2018, there in steps of as many pixels as the image has columns. Chance is
-    the value of a random order, in general far below the mean of the whole and the empty image.
+    Deletion of RISE, Petsiuk et al., BMVC 2018, whose own settings are `rise_deletion`. Chance is the value of a random
+    order, in general far below the mean of the whole and the empty image.
 
     Args:
         explained: The maps.
         scored: The images, with probabilities.
-        fill: What stands in their place; the published code's is 0, the mean colour of the training photos.
+        fill: What stands in their place; the published code's is "zero".
         shares: Shares of pixels that are removed, or into how many equal steps all are divided.
         ties: The order of equal pixels.
         seed: Draws it, and the noise of a fill.
@@ -80,12 +82,13 @@ def insertion(
 ) -> Score:
     """Return the area under the probability while the highest pixels are put into a filled image; higher is better.
 
-    Insertion of RISE, Petsiuk et al., BMVC 2018; 0 to 1. Chance is the value of a random order.
+    Insertion of RISE, Petsiuk et al., BMVC 2018, whose own settings are `rise_insertion`; 0 to 1. Chance is the value
+    of a random order.
 
     Args:
         explained: The maps.
         scored: The images, with probabilities.
-        fill: What the image begins as; the published code's is a blur.
+        fill: What the image begins as; the published code's is "rise_blur".
         shares: Shares of pixels that are put in, or into how many equal steps all are divided.
         ties: The order of equal pixels.
         seed: Draws it, and the noise of a fill.
@@ -96,9 +99,7 @@ def insertion(
     Raises:
         InputError: As in `removal_curves`, or scores are no probabilities.
     """
-    if isinstance(shares, Iterable) and not isinstance(shares, str):
-        shares = [1 - share for share in reversed(shares)]
-    curves = removal_curves(explained, scored, shares, fill, "lowest", ties, seed)
+    curves = removal_curves(explained, scored, remaining_shares(shares), fill, "lowest", ties, seed)
     return _probable(curves).area()
 
 
@@ -129,7 +130,8 @@ def comprehensiveness(
     Raises:
         InputError: As in `removal_curves`, or scores are no probabilities.
     """
-    curves = _probable(removal_curves(explained, scored, shares, fill, "highest", ties, seed))
+    listed = listed_shares(shares).tolist()
+    curves = _probable(removal_curves(explained, scored, listed, fill, "highest", ties, seed))
     return curves.score(curves.whole - curves.scores.mean(2))
 
 
@@ -159,7 +161,7 @@ def sufficiency(
     Raises:
         InputError: As in `removal_curves`, or scores are no probabilities.
     """
-    removed = [1 - share for share in reversed(shares)]
+    removed = remaining_shares(listed_shares(shares).tolist())
     curves = _probable(removal_curves(explained, scored, removed, fill, "lowest", ties, seed))
     return curves.score(curves.whole - curves.scores.mean(2))
 
@@ -196,9 +198,10 @@ def road(
     """
     if order not in ("combined", "most", "least"):
         raise InputError(f"no order '{order}'; there are: combined, most, least")
+    listed = listed_shares(shares).tolist()
 
     def change(removed: Removal) -> Score:
-        curves = removal_curves(explained, scored, shares, fill, removed, ties, seed)
+        curves = removal_curves(explained, scored, listed, fill, removed, ties, seed)
         return curves.score(curves.scores.mean(2) - curves.whole)
 
     if order != "combined":

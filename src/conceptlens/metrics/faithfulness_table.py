@@ -21,6 +21,7 @@ from conceptlens.metrics.group_scores import (
     pointwise_group_score,
 )
 from conceptlens.metrics.relative_drops import relative_drop, relative_drop_area
+from conceptlens.metrics.rise_settings import rise_deletion, rise_insertion
 from conceptlens.metrics.soft_masks import average_drop, increase_in_confidence
 from conceptlens.statistics.score import Metric
 
@@ -39,7 +40,7 @@ _CLASSES = ("map", "all probabilities")
 _RIVAL, _GROUPS = (*_CLASSES, "class", "rival class"), (*_CLASSES, "group", "rival group")
 _CONCEPTS = ("concept places", "contributions", "probability")
 
-# Called as compute(explained, scored, fill=...).
+# Called as compute(explained, scored, fill=...); RISE's settings have fills of their own and take none.
 FAITHFULNESS_METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -49,6 +50,8 @@ FAITHFULNESS_METRICS: dict[str, Metric] = {
                _RIVAL),
         Metric("deletion", "deletion", deletion, False, 0, 1, _ORDER, _RISE, _PROBABLE),
         Metric("insertion", "insertion", insertion, True, 0, 1, _ORDER, _RISE, _PROBABLE),
+        Metric("rise_deletion", "deletion, RISE's settings", rise_deletion, False, 0, 1, _ORDER, _RISE, _PROBABLE),
+        Metric("rise_insertion", "insertion, RISE's settings", rise_insertion, True, 0, 1, _ORDER, _RISE, _PROBABLE),
         Metric("average_drop", "average drop", average_drop, False, 0, 1, _MAP, _PLUS, _PROBABLE),
         Metric("increase_in_confidence", "increase in confidence", _CONFIDENCE, True, 0, 1, _MAP, _PLUS, _PROBABLE),
         Metric("road", "ROAD, combined", road, True, -0.5, 0.5, "0", _ROAD, _ANY_SCORE),

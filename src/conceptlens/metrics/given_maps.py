@@ -89,24 +89,6 @@ def classes_in(given: object, name: str) -> Int[Tensor, "..."]:
     return found.detach().long()
 
 
-def check_count(number: object, name: str) -> int:
-    """Return a whole number of at least 1.
-
-    Args:
-        number: What was given.
-        name: What is counted, such as "samples".
-
-    Raises:
-        InputError: It is below 1.
-        InputTypeError: It is no integer.
-    """
-    if isinstance(number, bool) or not isinstance(number, (int, np.integer)):
-        raise InputTypeError(f"the number of {name} is {number!r}; expected an integer, at least 1")
-    if number < 1:
-        raise InputError(f"there are {number} {name}; expected at least 1")
-    return int(number)
-
-
 def tensor_of(given: object, name: str) -> Tensor:
     """Return a tensor or an array of real numbers or bools as a tensor on the CPU without a gradient.
 

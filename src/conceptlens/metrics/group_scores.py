@@ -17,7 +17,7 @@ import torch
 
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.given_maps import classes_in, tensor_of
-from conceptlens.metrics.pixel_removal import checked_shares, removed_values, taken_shares
+from conceptlens.metrics.pixel_removal import listed_shares, removed_values, taken_shares
 from conceptlens.metrics.removal_order import TieOrder, maps_for, ranked
 from conceptlens.metrics.scored_images import check_scored
 from conceptlens.metrics.variant_runs import Reading
@@ -238,7 +238,7 @@ def _area(
         means = [(outputs * inside).sum(1) / inside.sum(1).clamp_min(1) for inside in members]
         return torch.stack(means, 1)
 
-    steps = checked_shares(shares)
+    steps = listed_shares(shares)
     if len(steps) < 2:
         raise InputError("an area needs at least two shares; there is one")
     _, after, before = removed_values(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
+from conceptlens.io.argument_kinds import check_function, check_number
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.auroc import check_activations, cross_auroc, has_both_labels
 from conceptlens.statistics.random_seed import check_seed
@@ -80,6 +81,8 @@ def oracle_impurity(
     Raises:
         InputError: Fewer than 2 concepts have images with and without them on both sides of the split.
     """
+    if predictor is not None:
+        check_function(predictor, "predictor", "that makes an untrained classifier")
     values, positive, train, used = _prepared(activations, labels, held_out, seed)
     auroc = _predicted(values, positive, train, predictor)
     oracle = _predicted(positive.astype(np.float64), positive, train, predictor)
@@ -137,8 +140,7 @@ def _prepared(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Tensor]:
     """Return the usable concepts' activations and labels, which images are for training, which concepts are usable."""
     values, positive = check_activations(activations, labels)
-    if not 0 < held_out < 1:
-        raise InputError(f"held_out is {held_out}; expected a share of the images between 0 and 1")
+    check_number(held_out, "held_out", "a share of the images between 0 and 1", lambda one: 0 < one < 1)
     order = np.random.default_rng(check_seed(seed)).permutation(len(values))
     train = np.ones(len(values), bool)
     train[order[: round(held_out * len(values))]] = False

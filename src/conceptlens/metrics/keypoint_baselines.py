@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from conceptlens.io.argument_kinds import check_integer, check_size
 from conceptlens.io.errors import InputError
-from conceptlens.metrics.keypoints import GRID, Keypoints, error_by_part, keypoint_error
+from conceptlens.metrics.keypoints import GRID, Keypoints, check_keypoints, error_by_part, keypoint_error
 from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def centre_peaks(keypoints: Keypoints) -> Float[Tensor, "image concept 2"]:
     Returns:
         `peaks[image concept 2]`, all 0.5.
     """
+    check_keypoints(keypoints)
     return torch.full((*keypoints.present.shape, 2), 0.5)
 
 
@@ -42,6 +44,8 @@ def uniform_maps(keypoints: Keypoints, grid: tuple[int, int] = GRID) -> Float[Te
     Returns:
         `maps[image concept rows columns]`, all 0.
     """
+    check_keypoints(keypoints)
+    check_size(grid, "grid")
     return torch.zeros(1, 1, *grid).expand(*keypoints.present.shape, *grid)
 
 
@@ -63,9 +67,9 @@ def constant_peaks(train: Keypoints, images: int, grid: tuple[int, int] = GRID) 
     Raises:
         InputError: `images` is negative.
     """
-    if images < 0:
-        raise InputError(f"images is {images}; expected how many images the peaks are for")
-    rows, columns = grid
+    check_keypoints(train, "train")
+    check_integer(images, "the number of images", 0)
+    rows, columns = check_size(grid, "grid")
     part, group = torch.unique(train.own, dim=0, return_inverse=True)
     everywhere = torch.ones(len(train.visible), len(part), dtype=torch.bool)
     parts = Keypoints(train.xy, train.visible, part, everywhere.to(part.device), train.sizes)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
+from conceptlens.io.argument_kinds import check_flag, check_number, check_size, check_type
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.given_maps import maps_of
 from conceptlens.statistics.score import Score
@@ -62,6 +63,9 @@ class Keypoints:
 
     def __post_init__(self) -> None:
         """Check shapes and types, and that visible keypoints are shares."""
+        for name in ("xy", "visible", "own", "present", "sizes"):
+            if name != "sizes" or self.sizes is not None:
+                check_type(getattr(self, name), torch.Tensor, name, "a tensor")
         images, parts = self.visible.shape if self.visible.ndim == 2 else (-1, -1)
         concepts = self.own.shape[0]
         wanted = {"xy": (images, parts, 2), "own": (concepts, parts), "present": (images, concepts)}
@@ -101,6 +105,19 @@ class Keypoints:
         """
         sizes = None if self.sizes is None else self.sizes[images]
         return Keypoints(self.xy[images], self.visible[images], self.own, self.present[images], sizes)
+
+
+def check_keypoints(given: object, name: str = "keypoints") -> None:
+    """Refuse what does not say where parts are.
+
+    Args:
+        given: What was given.
+        name: What it is called.
+
+    Raises:
+        InputTypeError: It is no `Keypoints`.
+    """
+    check_type(given, Keypoints, name, "cl.metrics.Keypoints")
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,8 +186,7 @@ def keypoint_pointing(maps: MapsOrPeaks, keypoints: Keypoints, share: float = 0.
         InputError: `share` is not above 0 up to 1, `sizes` are missing, maps or peaks and keypoints
             do not fit, or a value is not finite.
     """
-    if not 0 < share <= 1:
-        raise InputError(f"share is {share}; expected a share of the diagonal, above 0 up to 1")
+    check_number(share, "share", "a share of the diagonal, above 0 up to 1", lambda one: 0 < one <= 1)
     return _own_error(maps, keypoints, _diagonals(keypoints), lambda apart: (apart < share**2).double())
 
 
@@ -216,6 +232,7 @@ def keypoint_swap(maps: MapsOrPeaks, keypoints: Keypoints, grid: tuple[int, int]
     Returns:
         `values[image 1]`, in squared cells.
     """
+    check_flag(paired, "paired")
     table, group = error_by_part(maps, keypoints, grid)
     applies = keypoints.applies.cpu().double()
     member = torch.nn.functional.one_hot(group, table.shape[2]).double()
@@ -260,6 +277,7 @@ def error_by_part(
     Returns:
         `error[image concept part]` in squared cells, and the index of each concept's own part.
     """
+    check_keypoints(keypoints)
     rows, group = torch.unique(keypoints.own.cpu(), dim=0, return_inverse=True)
     scale = _cells(keypoints, grid)
 
@@ -296,12 +314,13 @@ def _squared(peaks: _Peaks, keypoints: Keypoints, scale: Tensor) -> Float[Tensor
 
 
 def _cells(keypoints: Keypoints, grid: tuple[int, int]) -> Float[Tensor, "image 2"]:
-    if min(grid) < 1:
-        raise InputError(f"grid is {grid}; expected rows and columns, both at least 1")
+    check_keypoints(keypoints)
+    grid = check_size(grid, "grid")
     return torch.tensor([grid[1], grid[0]], dtype=torch.float64).expand(len(keypoints.visible), 2)
 
 
 def _diagonals(keypoints: Keypoints) -> Float[Tensor, "image 2"]:
+    check_keypoints(keypoints)
     if keypoints.sizes is None:
         raise InputError("a share of the diagonal needs sizes[image 2], the width and height of what the model saw")
     sizes = keypoints.sizes.cpu().double()

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import torch
 
+from conceptlens.io.argument_kinds import check_function, check_type
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.auroc import check_activations
+from conceptlens.metrics.given_maps import tensor_of
 from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ class LabelledActivations:
     def __post_init__(self) -> None:
         """Check shapes, types and finiteness."""
         check_activations(self.activations, self.labels)
+        check_type(self.classes, torch.Tensor, "classes", "a tensor of whole numbers")
         if tuple(self.classes.shape) != (len(self.labels),) or not len(self.labels) or self.classes.is_floating_point():
             raise InputError(
                 f"classes have shape {tuple(self.classes.shape)} of {self.classes.dtype} for {len(self.labels)} "
@@ -122,6 +125,10 @@ def concept_leakage(
     Raises:
         InputError: Concepts differ, the train images are of one class, or thresholds do not fit.
     """
+    for name, given in (("train", train), ("test", test)):
+        check_type(given, LabelledActivations, name, "cl.metrics.LabelledActivations")
+    if head is not None:
+        check_function(head, "head", "that makes an untrained classifier")
     if train.labels.shape[1] != test.labels.shape[1]:
         raise InputError(f"train has {train.labels.shape[1]} concepts and test {test.labels.shape[1]}; give the same")
     if len(train.classes.unique()) < 2:
@@ -129,9 +136,10 @@ def concept_leakage(
     soft, tested = (c.activations.detach().cpu().double().numpy() for c in (train, test))
     if thresholds is None:
         thresholds = prevalence_thresholds(train.activations, train.labels)
-    elif tuple(thresholds.shape) != (soft.shape[1],):
+    thresholds = tensor_of(thresholds, "thresholds")
+    if tuple(thresholds.shape) != (soft.shape[1],):
         raise InputError(f"thresholds have shape {tuple(thresholds.shape)}; expected one for each concept")
-    cut = thresholds.detach().cpu().double().numpy()
+    cut = thresholds.double().numpy()
     labels, truth = (c.labels.cpu().numpy() for c in (train, test))
     low, high = np.percentile(soft, LEVELS, axis=0)
     mean, spread = soft.mean(0), soft.std(0)

@@ -17,6 +17,7 @@ import torch
 from scipy.stats import rankdata
 from torch.nn.functional import conv2d
 
+from conceptlens.io.argument_kinds import check_number, check_size
 from conceptlens.io.errors import InputError, InputTypeError, near
 from conceptlens.metrics.map_pairs import compare_maps
 from conceptlens.statistics.score import Metric, Score
@@ -88,7 +89,7 @@ def map_ssim(first: Maps, second: Maps, size: tuple[int, int] | None = None) -> 
     Raises:
         InputError: `size` is smaller than the window, shapes do not fit, or a map is not finite.
     """
-    if size is not None and min(size) < WINDOW:
+    if size is not None and min(check_size(size, "size")) < WINDOW:
         raise InputError(f"size is {size[0]} x {size[1]}; SSIM's window takes at least {WINDOW} x {WINDOW} pixels")
     return compare_maps(first, second, _ssim, size or _at_least_ssim(first, second))
 
@@ -111,8 +112,7 @@ def top_overlap(first: Maps, second: Maps, size: tuple[int, int] | None = None, 
     Raises:
         InputError: `share` is out of range, shapes do not fit, or a map is not finite.
     """
-    if not 0 < share < 1:
-        raise InputError(f"share is {share}; expected a share of the pixels, above 0 and below 1")
+    check_number(share, "share", "a share of the pixels, above 0 and below 1", lambda one: 0 < one < 1)
     return compare_maps(first, second, partial(_top_overlap, share=share), size)
 
 
@@ -127,7 +127,7 @@ def map_similarity(name: str, first: Maps, second: Maps) -> Score:
     Raises:
         InputError: There is no such metric, or as it raises.
     """
-    if name not in MAP_MAP_METRICS:
+    if not isinstance(name, str) or name not in MAP_MAP_METRICS:
         raise InputError(f"no similarity '{name}'; {near(str(name), tuple(MAP_MAP_METRICS), 'there are', 5)}")
     return MAP_MAP_METRICS[name].compute(first, second)
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
+from conceptlens.io.argument_kinds import check_number
 from conceptlens.io.errors import InputError
 from conceptlens.metrics import mask_measures as measured
 from conceptlens.metrics.pixel_hits import pixel_precision, pixel_roc, relevance_rank, top_inside
@@ -184,8 +185,7 @@ def iou(explained: Maps, masks: Masks, ignored: Ignored = None, share: float = 0
     Raises:
         InputError: `share` is out of range, shapes or types do not fit, or a map is not finite.
     """
-    if not 0 < share <= 1:
-        raise InputError(f"share is {share}; expected a share of the highest value, above 0 up to 1")
+    check_number(share, "share", "a share of the highest value, above 0 up to 1", lambda one: 0 < one <= 1)
     return score_pixels(explained, masks, ignored, {"iou": partial(measured.overlap_at, share=share)})["iou"]
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from conceptlens.io.argument_kinds import check_size
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.given_maps import check_cells, tensor_of
 from conceptlens.metrics.removal_order import enlarged, ranked
@@ -51,7 +52,7 @@ def compare_maps(first: Maps, second: Maps, similarity: Similarity, size: tuple[
             f"maps have shapes {tuple(one.shape)} and {tuple(other.shape)}; expected the same images and questions"
         )
     finest = max(one.shape[2], other.shape[2]), max(one.shape[3], other.shape[3])
-    common = finest if size is None else size
+    common = finest if size is None else check_size(size, "size")
     if common[0] < finest[0] or common[1] < finest[1]:
         raise InputError(
             f"size is {common[0]} x {common[1]} and maps have up to {finest[0]} x {finest[1]} cells; maps are not made "

@@ -18,6 +18,7 @@ from conceptlens.metrics.given_maps import tensor_of
 from conceptlens.metrics.map_pairs import whole_maps
 from conceptlens.metrics.pixel_fills import prepare_fill
 from conceptlens.metrics.removal_order import enlarged, maps_for
+from conceptlens.metrics.scored_images import check_scored
 from conceptlens.metrics.variant_runs import Reading, values_without, whole_values
 from conceptlens.statistics.score import Metric, Score
 
@@ -152,6 +153,7 @@ def part_correlation(
 
 def _whole_and_drops(scored: ScoredImages, parts: Parts, fill: str) -> tuple[Float[Tensor, "image question"], Score]:
     """Return the scores of whole images, and how far each falls without a part."""
+    check_scored(scored)
     masks = _checked(parts).to(scored.images.device)
     if len(masks) != len(scored.images) or masks.shape[2:] != scored.images.shape[2:]:
         raise InputError(

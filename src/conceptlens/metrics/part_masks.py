@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from conceptlens.io.argument_kinds import check_number, check_size
 from conceptlens.io.errors import InputError
-from conceptlens.metrics.given_maps import maps_of
+from conceptlens.metrics.given_maps import maps_of, tensor_of
+from conceptlens.metrics.keypoints import check_keypoints
 from conceptlens.metrics.map_mask import map_mask_scores
 from conceptlens.statistics.score import Score
 
@@ -43,10 +45,11 @@ def part_discs(
     Raises:
         InputError: `sizes` are missing, or `radius` is out of range.
     """
-    if keypoints.sizes is None or not 0 < radius <= 1:
+    check_keypoints(keypoints)
+    check_number(radius, "radius", "a share of the diagonal, above 0 up to 1", lambda one: 0 < one <= 1)
+    if keypoints.sizes is None:
         raise InputError(
-            f"radius is {radius} and sizes are {'missing' if keypoints.sizes is None else 'given'}; expected a share "
-            "of the diagonal above 0 up to 1, and sizes[image 2], the width and height of what the model saw"
+            "discs need sizes[image 2], the width and height of what the model saw; give them to Keypoints"
         )
     xs, ys = _centres(size)
     sizes = keypoints.sizes.cpu().double()[:, None]
@@ -91,12 +94,13 @@ def box_masks(boxes: Float[Tensor, "*any 4"], size: tuple[int, int] = SIZE) -> B
     Raises:
         InputError: Boxes have another shape, or are not finite.
     """
+    boxes = tensor_of(boxes, "boxes")
     if boxes.shape[-1:] != (4,) or not bool(torch.isfinite(boxes).all()):
         raise InputError(
             f"boxes have shape {tuple(boxes.shape)}; expected finite left, top, right, bottom in the last axis"
         )
     xs, ys = _centres(size)
-    left, top, right, bottom = boxes.cpu().double()[..., None].unbind(-2)
+    left, top, right, bottom = boxes.double()[..., None].unbind(-2)
     across, down = (xs >= left) & (xs <= right), (ys >= top) & (ys <= bottom)
     return down[..., None] & across[..., None, :]
 
@@ -118,7 +122,8 @@ def part_mask_scores(
     Raises:
         InputError: Shapes do not fit, or `sizes` are missing.
     """
-    maps = maps_of(explained)
+    check_keypoints(keypoints)
+    size, maps = check_size(size, "size"), maps_of(explained)
     images, concepts = keypoints.present.shape
     if tuple(maps.shape[:2]) != (images, concepts):
         raise InputError(
@@ -138,7 +143,5 @@ def part_mask_scores(
 
 def _centres(size: tuple[int, int]) -> tuple[Float[Tensor, "columns"], Float[Tensor, "rows"]]:
     """Return the centres of pixels, as shares of the width and of the height."""
-    rows, columns = size
-    if min(size) < 1:
-        raise InputError(f"size is {size}; expected rows and columns, both at least 1")
+    rows, columns = check_size(size, "size")
     return (torch.arange(columns).double() + 0.5) / columns, (torch.arange(rows).double() + 0.5) / rows

@@ -5,6 +5,8 @@
 | `mean` | the mean colour of the image itself |
 | `blur` | the image blurred by a Gaussian, its standard deviation `BLUR_SIGMA` of the shorter side |
 | `black` | black, where it is known what black is in the network's input |
+| `zero` | 0 in the network's input: the mean colour of the training photos, where a model subtracts it |
+| `rise_blur` | the image blurred as by RISE's authors: 11 x 11 pixels, standard deviation 5, 0 beyond the border |
 | `inpaint` | the weighted mean of their neighbours, solved for all of them together |
 | `noisy_linear` | the same with noise, so that a network cannot read the shape of the hole: ROAD's |
 """
@@ -26,11 +28,13 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
-FILLS = ("mean", "blur", "black", "inpaint", "noisy_linear")
+FILLS = ("mean", "blur", "black", "zero", "rise_blur", "inpaint", "noisy_linear")
 # Those that know what a whole image becomes, so that a soft mask can mix both.
-WHOLE_FILLS = ("mean", "blur", "black")
+WHOLE_FILLS = ("mean", "blur", "black", "zero", "rise_blur")
 # The blur's standard deviation as a share of the image's shorter side, and where the Gaussian is cut, in deviations.
 BLUR_SIGMA, BLUR_CUT = 0.05, 4.0
+# The side of RISE's kernel and its standard deviation, in pixels of any image.
+RISE_SIDE, RISE_SIGMA = 11, 5.0
 # The standard deviation of ROAD's noise, in units of the network's input.
 ROAD_NOISE = 0.01
 _BLUR_BYTES = 64 * 2**20
@@ -120,8 +124,10 @@ def prepare_fill(
     if fill == "black":
         colour = black.to(images)[None, :, None, None]  # pyright: ignore[reportOptionalMemberAccess]
         return PixelFill(fill, images, colour.expand(len(images), -1, -1, -1))
-    if fill == "blur":
-        return PixelFill(fill, images, blurred(images))
+    if fill == "zero":
+        return PixelFill(fill, images, torch.zeros_like(images[:, :, :1, :1]))
+    if fill in ("blur", "rise_blur"):
+        return PixelFill(fill, images, blurred(images) if fill == "blur" else rise_blurred(images))
     if fill == "inpaint":
         return PixelFill(fill, images, None)
     generator = seeded_generator(seed)
@@ -135,16 +141,44 @@ def blurred(images: Float[Tensor, "image colour rows columns"]) -> Float[Tensor,
     Args:
         images: The images.
     """
-    colours, height, width = images.shape[1:]
-    sigma = BLUR_SIGMA * min(height, width)
+    sigma = BLUR_SIGMA * min(images.shape[2:])
     radius = max(1, int(BLUR_CUT * sigma + 0.5))
+    bell = _bell(radius, sigma)
+    return _smoothed(images, bell / bell.sum(), "replicate")
+
+
+def rise_blurred(images: Float[Tensor, "image colour rows columns"]) -> Float[Tensor, "image colour rows columns"]:
+    """Return images blurred as by RISE's authors, Petsiuk et al., BMVC 2018: 0 beyond the border.
+
+    Their kernel is a single 1 in `RISE_SIDE` x `RISE_SIDE` zeros, blurred by SciPy with `RISE_SIGMA`: a Gaussian whose
+    tail, cut at four deviations, is mirrored back into the kernel at its edges, so that nothing is lost.
+
+    Args:
+        images: The images.
+    """
+    tail = int(BLUR_CUT * RISE_SIGMA + 0.5)
+    bell = _bell(tail, RISE_SIGMA)
+    kernel = torch.zeros(RISE_SIDE, dtype=bell.dtype)
+    for place, weight in enumerate(bell, RISE_SIDE // 2 - tail):
+        within = place % (2 * RISE_SIDE)
+        kernel[min(within, 2 * RISE_SIDE - 1 - within)] += weight / bell.sum()
+    return _smoothed(images, kernel, "constant")
+
+
+def _bell(radius: int, sigma: float) -> Float[Tensor, "place"]:
     places = torch.arange(-radius, radius + 1, dtype=torch.float64)
-    bell = torch.exp(-0.5 * (places / sigma) ** 2)
-    kernel = (bell / bell.sum()).to(images.device, torch.promote_types(images.dtype, torch.float32))
+    return torch.exp(-0.5 * (places / sigma) ** 2)
+
+
+def _smoothed(images: Tensor, weights: Float[Tensor, "place"], beyond: str) -> Tensor:
+    """Return images, each colour convolved with the same weights along rows and along columns."""
+    colours, height, width = images.shape[1:]
+    radius = len(weights) // 2
+    kernel = weights.to(images.device, torch.promote_types(images.dtype, torch.float32))
     parts = []
     for chunk in images.split(max(1, _BLUR_BYTES // (4 * math.prod(images.shape[1:])))):
         planes = chunk.to(kernel.dtype).reshape(-1, 1, height, width)
-        wide = conv2d(pad(planes, (radius, radius, 0, 0), mode="replicate"), kernel[None, None, None])
-        tall = conv2d(pad(wide, (0, 0, radius, radius), mode="replicate"), kernel[None, None, :, None])
+        wide = conv2d(pad(planes, (radius, radius, 0, 0), mode=beyond), kernel[None, None, None])
+        tall = conv2d(pad(wide, (0, 0, radius, radius), mode=beyond), kernel[None, None, :, None])
         parts.append(tall.reshape(-1, colours, height, width).to(images.dtype))
     return torch.cat(parts)

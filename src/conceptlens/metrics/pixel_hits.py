@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from conceptlens.io.errors import InputError
+from conceptlens.io.argument_kinds import check_number
 from conceptlens.metrics.mask_measures import (
     HIGHEST_SHARE,
     area_under_roc,
@@ -102,6 +102,5 @@ def top_inside(explained: Maps, masks: Masks, ignored: Ignored = None, share: fl
     Raises:
         InputError: `share` is out of range, shapes or types do not fit, or a map is not finite.
     """
-    if not 0 < share <= 1:
-        raise InputError(f"share is {share}; expected a share of the pixels, above 0 up to 1")
+    check_number(share, "share", "a share of the pixels, above 0 up to 1", lambda one: 0 < one <= 1)
     return score_pixels(explained, masks, ignored, {"top": partial(highest_inside, share=share)})["top"]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import numbers
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import torch
 
-from conceptlens.io.errors import InputError, InputTypeError
-from conceptlens.metrics.given_maps import check_count
+from conceptlens.io.argument_kinds import check_integer, check_number, in_order
+from conceptlens.io.errors import InputError
 from conceptlens.metrics.pixel_fills import prepare_fill
 from conceptlens.metrics.removal_order import TieOrder, check_ties, maps_for, pixel_ranks, ranked
 from conceptlens.metrics.variant_runs import Fill, Reading, at_once_in, scores_of, values_without, whole_values
@@ -181,17 +182,45 @@ def checked_shares(shares: Sequence[float] | int) -> Float[Tensor, "step"]:
 
     Raises:
         InputError: They do not rise within 0..1, or there are fewer than one step.
-        InputTypeError: They are no numbers.
+        InputTypeError: They are no numbers, or in no order.
     """
-    if not isinstance(shares, Iterable):
-        return torch.linspace(0, 1, check_count(shares, "steps") + 1, dtype=torch.float64)
-    try:
-        found = torch.tensor([float(share) for share in shares], dtype=torch.float64)
-    except (TypeError, ValueError):
-        raise InputTypeError(f"shares are {shares!r}; expected numbers from 0 to 1, or a number of steps") from None
-    if not len(found) or not bool((found >= 0).all() and (found <= 1).all() and (found.diff() > 0).all()):
-        raise InputError(f"shares are {list(shares)}; expected shares of the pixels, rising, from 0 to 1")
-    return found
+    if isinstance(shares, numbers.Number):
+        return torch.linspace(0, 1, check_integer(shares, "the number of steps") + 1, dtype=torch.float64)
+    return listed_shares(shares, "numbers from 0 to 1, or a number of steps")
+
+
+def listed_shares(shares: object, expected: str = "numbers from 0 to 1") -> Float[Tensor, "step"]:
+    """Return shares of pixels that are listed.
+
+    Args:
+        shares: Rising shares.
+        expected: What is taken, in words.
+
+    Raises:
+        InputError: They do not rise within 0..1.
+        InputTypeError: They are no numbers, or in no order.
+    """
+    listed = in_order(shares, "shares", expected)
+    alone = (one.item() if isinstance(one, torch.Tensor) and one.ndim == 0 else one for one in listed)
+    found = [check_number(one, "a share", expected) for one in alone]
+    values = torch.tensor(found, dtype=torch.float64)
+    if not len(values) or not bool((values >= 0).all() and (values <= 1).all() and (values.diff() > 0).all()):
+        raise InputError(f"shares are {found}; expected shares of the pixels, rising, from 0 to 1")
+    return values
+
+
+def remaining_shares(shares: Sequence[float] | int) -> Sequence[float] | int:
+    """Return what is left beside each share, rising again; equal steps are the same from either end.
+
+    Args:
+        shares: Rising shares, or how many steps.
+
+    Raises:
+        InputError: As in `checked_shares`.
+    """
+    if isinstance(shares, numbers.Number):
+        return check_integer(shares, "the number of steps")
+    return [1 - share for share in reversed(checked_shares(shares).tolist())]
 
 
 def _pairs_removed(

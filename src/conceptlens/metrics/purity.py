@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from conceptlens.io.argument_kinds import check_integer, check_names
 from conceptlens.io.errors import InputError
-from conceptlens.metrics.given_maps import maps_of
+from conceptlens.metrics.given_maps import maps_of, tensor_of
+from conceptlens.metrics.keypoints import check_keypoints
 from conceptlens.statistics.score import Score
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ def merge_sides(parts: Sequence[str]) -> tuple[str, ...]:
     Returns:
         The names without the words, such as `wing`.
     """
-    words = (name.replace("_", " ").split() for name in parts)
+    words = (name.replace("_", " ").split() for name in check_names(parts, "parts"))
     return tuple(" ".join(word for word in name if word.lower() not in SIDES) for name in words)
 
 
@@ -93,9 +95,10 @@ def part_purity(
     Raises:
         InputError: Shapes do not fit, or a number is out of range.
     """
-    maps = maps_of(explained)
+    maps, parts = maps_of(explained), check_names(parts, "parts")
+    check_keypoints(keypoints)
     _check(maps, keypoints, parts)
-    ranked = maps.amax((2, 3)) if activations is None else activations.detach().cpu()
+    ranked = maps.amax((2, 3)) if activations is None else tensor_of(activations, "activations")
     _check_ranked(ranked, maps, top, patch, pixels)
     visible = keypoints.visible.cpu()
     chosen = torch.sort(ranked, dim=0, descending=True, stable=True).indices[:top]  # rank concept
@@ -158,7 +161,7 @@ def _check_ranked(ranked: Tensor, maps: Tensor, top: int, patch: int, pixels: in
         )
     if not bool(torch.isfinite(maps).all()) or not bool(torch.isfinite(ranked).all()):
         raise InputError("maps or activations are NaN or infinite; only numbers can be ranked")
-    if top < 1 or not 0 < patch <= pixels:
-        raise InputError(
-            f"top is {top}, patch {patch}, pixels {pixels}; expected at least 1, and a patch within pixels"
-        )
+    for name, given in (("top", top), ("patch", patch), ("pixels", pixels)):
+        check_integer(given, name)
+    if patch > pixels:
+        raise InputError(f"patch is {patch} and pixels {pixels}; expected a patch within pixels")

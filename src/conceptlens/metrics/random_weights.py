@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import nn
 
-from conceptlens.io.errors import InputError, InputTypeError, near
+from conceptlens.io.argument_kinds import check_function, check_names, check_type
+from conceptlens.io.errors import InputError, near
 from conceptlens.metrics.map_map import SimilarityName, map_similarity
 from conceptlens.metrics.map_pairs import whole_maps
 from conceptlens.statistics.random_seed import check_seed, seeded_generator
@@ -60,10 +61,8 @@ def cascade_similarity(
             are not finite or change their shape.
         InputTypeError: `explain` cannot be called, or `module` is none.
     """
-    if not callable(explain):
-        raise InputTypeError(f"explain is a {type(explain).__name__}; expected a function from a module to maps")
-    if not isinstance(module, nn.Module):
-        raise InputTypeError(f"the module is a {type(module).__name__}; expected an nn.Module")
+    check_function(explain, "explain", "from a module to maps")
+    check_type(module, nn.Module, "the module", "an nn.Module")
     if any(part.training for part in module.modules()):
         raise InputError("the module is in training mode, where maps depend on the batch; call module.eval() first")
     _check_redraw(redraw)
@@ -110,6 +109,7 @@ def cascade_layers(module: nn.Module) -> tuple[str, ...]:
     Raises:
         InputError: It holds no weights.
     """
+    check_type(module, nn.Module, "the module", "an nn.Module")
     names = [name for name, part in module.named_modules() if any(True for _ in part.parameters(recurse=False))]
     if not names:
         raise InputError(f"{type(module).__name__} holds no weights; there is nothing to make random")
@@ -124,14 +124,15 @@ def _check_redraw(redraw: str) -> None:
 def _named(module: nn.Module, layers: Sequence[str]) -> list[tuple[str, nn.Module]]:
     """Return modules by their names, each of which holds weights."""
     known = dict(module.named_modules())
-    if isinstance(layers, str) or not layers:
-        raise InputError(f"layers are {layers!r}; expected names of modules from the output down, at least one")
-    for name in layers:
+    listed = check_names(layers, "layers", "names of modules from the output down")
+    if not listed:
+        raise InputError("layers are empty; expected names of modules from the output down, at least one")
+    for name in listed:
         if name not in known:
             raise InputError(f"no layer '{name}'; {near(str(name), [one for one in known if one], 'there are', 5)}")
         if not any(True for _ in known[name].parameters()):
             raise InputError(f"layer '{name}' holds no weights; leave it out")
-    return [(name, known[name]) for name in layers]
+    return [(name, known[name]) for name in listed]
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from conceptlens.io.argument_kinds import check_flag, check_integer, check_number, check_type
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.map_map import map_similarity
 from conceptlens.metrics.random_weights import cascade_similarity
@@ -106,18 +107,19 @@ def beats_controls(
         >>> controls = {"edges": deletion(edge_maps(scored.images, 1, (7, 7)), scored)}
         >>> beats_controls(method, controls, FAITHFULNESS_METRICS["deletion"].higher_is_better).unbeaten
     """
+    check_type(scores, Score, "scores", "a cl.metrics.Score")
+    check_type(controls, Mapping, "controls", "scores by name, in a dictionary")
+    check_flag(higher_is_better, "higher_is_better")
     if not controls:
         raise InputError("there is no control to beat; give scores of at least one, such as that of centre_maps")
     count = len(controls) if comparisons is None else comparisons
-    if count < len(controls) or not 0 < level < 1:
-        raise InputError(
-            f"comparisons is {count} and level {level}; expected at least the {len(controls)} made here, and a level "
-            "between 0 and 1"
-        )
+    check_number(level, "level", "a confidence level between 0 and 1", lambda one: 0 < one < 1)
+    check_integer(count, "the number of comparisons", len(controls))
     corrected = 1 - (1 - level) / count
     draws = max(LEAST_DRAWS, math.ceil(2 * DRAWS_BEYOND / (1 - corrected))) if n_bootstrap is None else n_bootstrap
     found = []
     for name, control in controls.items():
+        check_type(control, Score, f"the control '{name}'", "a cl.metrics.Score")
         difference = _difference(scores, control, name, corrected, draws, seed)
         found.append(ControlComparison(name, difference, _better(difference, higher_is_better)))
     return SanityCheck(tuple(found), corrected)

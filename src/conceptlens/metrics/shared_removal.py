@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from conceptlens.io.argument_kinds import check_names
 from conceptlens.io.errors import InputError, near
 from conceptlens.metrics.pixel_removal import Removal, removed_values, taken_shares
 from conceptlens.metrics.relative_drops import class_pairs
 from conceptlens.metrics.removal_order import TieOrder, maps_for, ranked
 from conceptlens.metrics.removal_readings import REMOVAL_READINGS, RemovedShares, SharedCurve, share_key
-from conceptlens.metrics.scored_images import check_probabilities
+from conceptlens.metrics.scored_images import check_probabilities, check_scored
 from conceptlens.metrics.variant_runs import Reading, scores_of, whole_values
 from conceptlens.statistics.score import Score
 
@@ -56,9 +57,10 @@ def removal_scores(
         InputError: A metric is none of these, as in `removal_curves` and `relative_drop`, or scores are no
             probabilities.
     """
+    check_scored(scored)
     if metrics is None:
         metrics = [name for name, one in REMOVAL_READINGS.items() if scored.classes is not None or not one.rivals]
-    wanted = {name: REMOVAL_READINGS[_checked(name)] for name in metrics}
+    wanted = {name: REMOVAL_READINGS[_checked(name)] for name in check_names(metrics, "metrics")}
     paired = any(one.rivals for one in wanted.values())
     if paired:
         pairs = class_pairs(scored, rivals)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from conceptlens.io.errors import InputError, InputTypeError
+from conceptlens.io.argument_kinds import check_function, check_integer, check_number
+from conceptlens.io.errors import InputError
 from conceptlens.metrics.map_map import SimilarityName, map_similarity
 from conceptlens.metrics.map_pairs import whole_maps
 from conceptlens.metrics.removal_order import enlarged
@@ -54,8 +55,7 @@ def shift_stability(
             or questions.
         InputTypeError: `explain` cannot be called.
     """
-    if not callable(explain):
-        raise InputTypeError(f"explain is a {type(explain).__name__}; expected a function from images to their maps")
+    check_function(explain, "explain", "from images to their maps")
     check_images(images)
     shifts = draw_shifts((images.shape[2], images.shape[3]), largest, samples, seed)
     before = _large_maps(explain(images), images)
@@ -84,14 +84,15 @@ def draw_shifts(size: tuple[int, int], largest: float, samples: int, seed: int) 
     Raises:
         InputError: `largest` is out of range, or there are not so many shifts.
     """
-    if not 0 < largest < 0.5:
-        raise InputError(f"largest is {largest}; expected a share of the shorter side, above 0 and below 0.5")
+    wanted = "a share of the shorter side, above 0 and below 0.5"
+    check_number(largest, "largest", wanted, lambda one: 0 < one < 0.5)
+    check_integer(samples, "the number of samples")
     reach = max(1, round(largest * min(size)))
     if reach >= min(size):
         raise InputError(f"images of {size[0]} x {size[1]} pixels have nothing left after a shift; give larger ones")
     way = range(-reach, reach + 1)
     every = [(down, right) for down in way for right in way if (down, right) != (0, 0)]
-    if not 1 <= samples <= len(every):
+    if samples > len(every):
         raise InputError(f"samples is {samples}; expected 1 to {len(every)}, the shifts of at most {reach} pixels")
     generator = np.random.default_rng(check_seed(seed))
     return [every[index] for index in generator.choice(len(every), samples, replace=False)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from conceptlens.io.rounded_number import rounded
+
 if TYPE_CHECKING:
     from conceptlens.statistics.bootstrap import Interval
 
@@ -21,7 +23,7 @@ def number(value: float | None, digits: int = 2) -> str:
     """
     if value is None:
         return "–"
-    text = f"{value:.{digits}f}"
+    text = rounded(value, digits)
     return (text.lstrip("-") if float(text) == 0 else text).replace("-", "−")
 
 

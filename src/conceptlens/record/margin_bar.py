@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from conceptlens.io.rounded_number import rounded
 from conceptlens.palette import PAGE
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def draw_margin(
         lines = [name] if abs(value) / length > LETTER * (len(name) + 1) else name.split()
         if abs(value) / length > LETTER * (max(5, *map(len, lines)) + 1):
             ink = PAGE["ink"][0] if hatch else "white"
-            words = "\n".join([*lines, f"{value:+.2f}"])
+            words = "\n".join([*lines, rounded(value, 2, sign=True)])
             ax.text(ends[side] + value / 2, 0, words, ha="center", va="center", fontsize=8, color=ink)
         ends[side] += value
     ax.axvline(0, color=PAGE["ink"][0], linewidth=1.5)
@@ -59,6 +60,6 @@ def draw_margin(
     ax.set_xlabel(unit, fontsize=8)
     ax.tick_params(labelsize=8)
     named = sum(values)
-    share = f", {named / margin:.0%} of it named" if margin > 0 and 0 <= named <= margin else ""
-    ax.set_title(f"{title}: margin {margin:+.2f}{share}", fontsize=9, loc="left")
+    share = f", {rounded(100 * named / margin)}% of it named" if margin > 0 and 0 <= named <= margin else ""
+    ax.set_title(f"{title}: margin {rounded(margin, 2, sign=True)}{share}", fontsize=9, loc="left")
     return ax

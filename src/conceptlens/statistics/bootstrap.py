@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from conceptlens.io.errors import InputError
+from conceptlens.io.argument_kinds import check_integer, check_number, said
+from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.statistics.random_seed import check_seed
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ def bootstrap_mean(
     Examples:
         >>> cl.metrics.bootstrap_mean(*score.pairs())
     """
-    return bootstrap_macro_mean(values, np.zeros(np.shape(values)), images, n_bootstrap, level, seed)
+    numbers = _numbers(values, "values")
+    return bootstrap_macro_mean(numbers, np.zeros(numbers.shape), images, n_bootstrap, level, seed)
 
 
 def bootstrap_difference(
@@ -101,7 +103,7 @@ def bootstrap_difference(
     Raises:
         InputError: `a` and `b` differ in shape, or as in `bootstrap_mean`.
     """
-    first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    first, second = _numbers(a, "a"), _numbers(b, "b")
     if first.shape != second.shape:
         raise InputError(f"a has shape {first.shape} and b {second.shape}; a paired difference needs the same pairs")
     return bootstrap_mean(first - second, images, n_bootstrap, level, seed)
@@ -134,7 +136,7 @@ def bootstrap_macro_mean(
     Raises:
         InputError: As in `bootstrap_mean`.
     """
-    numbers = np.asarray(values, np.float64)
+    numbers = _numbers(values, "values")
     group, image = _numbered(groups, "groups"), _numbered(images, "images")
     _check(numbers, group, image)
     shape = (int(image.max()) + 1, int(group.max()) + 1)
@@ -170,10 +172,8 @@ def bootstrap(
     Raises:
         InputError: `n_bootstrap` is below 1, or `level` is not between 0 and 1.
     """
-    if n_bootstrap < 1 or not 0 < level < 1:
-        raise InputError(
-            f"n_bootstrap is {n_bootstrap} and level {level}; expected at least 1 draw and a level between 0 and 1"
-        )
+    check_integer(n_bootstrap, "n_bootstrap")
+    check_number(level, "level", "a confidence level between 0 and 1", lambda one: 0 < one < 1)
     if images == 1:
         return Interval(mean, None, None, count, 1)
     generator = np.random.default_rng(check_seed(seed))
@@ -198,9 +198,21 @@ def _mean_of_means(
     return (sums / np.maximum(sizes, 1)).sum(1) / (sizes > 0).sum(1)
 
 
+def _numbers(given: ArrayLike, name: str) -> Float[np.ndarray, "*any"]:
+    """Return numbers as an array, and refuse what are none."""
+    try:
+        return np.asarray(given, np.float64)
+    except (TypeError, ValueError):
+        raise InputTypeError(f"{name} are {said(given)}; expected numbers in one row") from None
+
+
 def _numbered(names: Sequence[Hashable] | ArrayLike, what: str) -> Int[np.ndarray, "pair"]:
     """Return 0, 1, 2, ... for each name, by first appearance."""
-    if isinstance(names, str) or np.ndim(names) != 1:  # pyright: ignore[reportArgumentType]
+    try:
+        one_row = not isinstance(names, str) and np.ndim(names) == 1  # pyright: ignore[reportArgumentType]
+    except ValueError:  # NumPy's of lists in lists of other lengths
+        one_row = False
+    if not one_row:
         raise InputError(f"{what} must be one name or number for each value, in one row")
     known: dict[Hashable, int] = {}
     listed = names.tolist() if hasattr(names, "tolist") else list(names)  # pyright: ignore

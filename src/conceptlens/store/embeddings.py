@@ -95,6 +95,17 @@ def quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def one_of(column: str, texts: Iterable[str]) -> str:
+    """Return the condition that a column holds one of some texts; a single text is one.
+
+    Args:
+        column: The column.
+        texts: The texts; of none, no row fits.
+    """
+    wanted = [texts] if isinstance(texts, str) else list(dict.fromkeys(texts))
+    return f"`{column}` IN ({', '.join(map(quoted, wanted))})" if wanted else "false"
+
+
 def condition(
     layer: str | None,
     model: str | None,
@@ -118,8 +129,7 @@ def condition(
     named = {"layer": layer, "model": model, "mode": mode, "run": run}
     parts = [f"`{column}` = {quoted(value)}" for column, value in named.items() if value is not None]
     if concepts is not None:
-        wanted = [concepts] if isinstance(concepts, str) else list(dict.fromkeys(concepts))
-        parts.append(f"`concept` IN ({', '.join(map(quoted, wanted))})" if wanted else "false")
+        parts.append(one_of("concept", concepts))
     if exclude_image is not None:
         parts.append(f"`image` != {quoted(exclude_image)}")
     if where is not None:

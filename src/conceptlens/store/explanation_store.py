@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from conceptlens.io.errors import InputError, near_names
 from conceptlens.store import columns, lance_tables
-from conceptlens.store.embeddings import quoted
+from conceptlens.store.embeddings import one_of, quoted
 from conceptlens.store.explanation_rows import (
     EXPLANATION_TABLES,
     ConceptRow,
@@ -198,8 +198,7 @@ def _condition(
             continue
         if name not in known:
             raise InputError(f"{what} filter {', '.join(known)}, and {name} has none; leave them out, or give where=")
-        wanted = [asked] if isinstance(asked, str) else list(dict.fromkeys(asked))
-        parts.append(f"`{known[name]}` IN ({', '.join(map(quoted, wanted))})" if wanted else "false")
+        parts.append(one_of(known[name], asked))
     if min_presence is not None:
         if name != "concepts":
             raise InputError(f"min_presence filters concepts, and {name} has no presence; leave it out")

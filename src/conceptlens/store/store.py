@@ -13,7 +13,7 @@ from lancedb.index import IvfSq
 from conceptlens.io.errors import InputError
 from conceptlens.store import columns, lance_tables
 from conceptlens.store.batch_checks import Space, by_length, check_batch, check_length, checked_vector
-from conceptlens.store.embeddings import Embeddings, Nearest, condition, embeddings_of, quoted
+from conceptlens.store.embeddings import Embeddings, Nearest, condition, embeddings_of, one_of
 from conceptlens.store.row import EmbeddingRow, ImageRow, LayerRow, MaskRow
 from conceptlens.store.run_store import RunStore
 
@@ -241,10 +241,7 @@ class Store(RunStore):
         Returns:
             Masks in the order of their ids.
         """
-        where = None
-        if ids is not None:
-            wanted = [ids] if isinstance(ids, str) else sorted(set(ids))
-            where = f"id IN ({', '.join(map(quoted, wanted))})" if wanted else "false"
+        where = None if ids is None else one_of("id", ids)
         snapshot = self._snapshot()
         return columns.mask_rows(
             snapshot.visible_masks(lance_tables.read(self.path, self._database, "masks", where=where))
