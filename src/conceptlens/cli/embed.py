@@ -90,23 +90,24 @@ def embed(
     if seed is not None and noise == "none":
         raise InputError("--seed has no effect without --noise, which it draws; leave it out")
     opened = open_set(data, split, **shared.mask_choices(by=by, crowds=crowds, shape=shape, ignore=ignore))
+    fit_settings, drawn_noise = FitSettings(mode, ridge), Noise.parse(noise)  # pyright: ignore[reportArgumentType]
+    run_on = chosen_engine(engine, ray_address, workers)
     print_excluded(opened.excluded)
     backbone = load(model, weights, pretrained, device, crop_mode="squash")
     plan = EmbedPlan(
         layers=backbone.default_layers if layers is None else tuple(shared.names_in(layers, "--layers")),
-        fit_settings=FitSettings(mode, ridge),  # pyright: ignore[reportArgumentType]
+        fit_settings=fit_settings,
         min_area=min_area,
         control=control,
         batch_size=batch_size,
         input_size=None if input_size is None else (input_size, input_size),
         crop_mode=crop_mode,  # pyright: ignore[reportArgumentType]
-        noise=Noise.parse(noise),
+        noise=drawn_noise,
         seed=seed or 0,
         max_photos=max_photos,
     )
     for name in plan.layers:
         backbone.check_layer(name)
-    run_on = chosen_engine(engine, ray_address, workers)
     store = Store(out_dir, create=True)  # made last, so that a refused run leaves no folder
     last = with_progress(
         embed_batches(opened, backbone, plan, store, resume or retry_failed, run_on, retry_failed), "embedding photos"

@@ -207,11 +207,18 @@ def _run(
     """Run the module without a graph; return what `keep` makes of each layer that runs once, and its output."""
     found: dict[str, Kept] = {}
     times: Counter[str] = Counter()
+    last: tuple[Tensor, int, Kept] | None = None
 
     def watch(name: str, tensor: Tensor) -> None:
+        nonlocal last
         times[name] += 1
-        if tensor.is_floating_point() and times[name] == 1:
-            found[name] = keep(tensor)
+        if not tensor.is_floating_point() or times[name] > 1:
+            return
+        # A block hands on what its last layer put out, and an identity what it was given: the same, once looked at.
+        changed = -1 if tensor.is_inference() else tensor._version
+        if last is None or last[0] is not tensor or last[1] != changed or changed < 0:
+            last = tensor, changed, keep(tensor)
+        found[name] = last[2]
 
     with torch.no_grad():
         output = forward(module, given, {name: partial(watch, name) for name in names})

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from conceptlens.model.layout import Grid, possible_grids, same_proportions
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
+
+# `placed`, once for each reading.
+Place: TypeAlias = Callable[[LayerChanges, Grid], "Placement"]
 
 # A reading passes where the mean share of right order (a cell in the block before one outside) is at least the first,
 # and the second many standard deviations above what a random order of the cells gives: so many that hardly one of a
@@ -191,8 +194,9 @@ def find_grids(
     for name, one in changes.items():
         if one.problem is None:
             by_shape.setdefault(one.shape, []).append(name)
+    place = cache(lambda one, grid: placed(one, grid, masks))  # layers that hand on the same have the same changes
     for names in by_shape.values():
-        _read_alike(names, changes, masks, (prefix, channels_last), grids, best)
+        _read_alike(names, changes, masks, (prefix, channels_last), grids, best, place)
     _read_as_finer_maps(changes, masks, (prefix, channels_last), grids)
     refused = {name: one.problem or _unplaced(best.get(name)) for name, one in changes.items() if name not in grids}
     return grids, refused
@@ -205,18 +209,19 @@ def _read_alike(
     told: tuple[int, bool | None],
     grids: dict[str, Grid],
     best: dict[str, Placement],
+    place: Place,
 ) -> None:
     """Find the grids of layers whose outputs have one shape: likely readings and those found first, then all."""
     found: list[Grid] = []
     searches = SEARCHED_LAYERS
     for name in names:
         tried = dict.fromkeys([*found, *_some_grids(changes[name], masks, told, likely_only=True)])
-        read = _best_reading(changes[name], tried, masks, told[0])
+        read = _best_reading(changes[name], tried, masks, told[0], place)
         doubtful = read is None or _kind(read[0], told[0], masks) == "other" or read[1].fit < CLEAR_FIT
         if doubtful and searches and changes[name].shape[1:] != (1, 1):
             searches -= 1
             tried |= dict.fromkeys(_some_grids(changes[name], masks, told, likely_only=False))
-            read = _best_reading(changes[name], tried, masks, told[0])
+            read = _best_reading(changes[name], tried, masks, told[0], place)
         if read is None:
             continue
         best[name] = read[1]
@@ -245,7 +250,7 @@ def _read_as_finer_maps(
 
 
 def _best_reading(
-    changes: LayerChanges, grids: Iterable[Grid], masks: Tensor, prefix: int
+    changes: LayerChanges, grids: Iterable[Grid], masks: Tensor, prefix: int, place: Place
 ) -> tuple[Grid, Placement] | None:
     """Return the reading that fits best, of those that pass where any does, of equal ones the first.
 
@@ -254,13 +259,13 @@ def _best_reading(
     best: tuple[Grid, Placement] | None = None
     best_rank: tuple[bool, float, float] | None = None
     for grid in grids:
-        kind, place = _kind(grid, prefix, masks), placed(changes, grid, masks)
+        kind, found = _kind(grid, prefix, masks), place(changes, grid)
         plain = kind != "other"
-        if plain and place.fit >= CLEAR_FIT and place.passes(kind):
-            return grid, place
-        rank = place.passes(kind), place.fit + PLAIN_ADVANTAGE * plain, place.share
+        if plain and found.fit >= CLEAR_FIT and found.passes(kind):
+            return grid, found
+        rank = found.passes(kind), found.fit + PLAIN_ADVANTAGE * plain, found.share
         if best_rank is None or rank > best_rank:
-            best, best_rank = (grid, place), rank
+            best, best_rank = (grid, found), rank
     return best
 
 

@@ -10,7 +10,6 @@ from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
-import lancedb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -73,7 +72,7 @@ def export(store: RunStore, folder: str | PathLike[str], form: str = "parquet") 
     target = Path(folder)
     kind = _form(form)
     check_new_folder(target, "the folder of the export")
-    database = lancedb.connect(store.path)
+    database = lance_tables.connect(store.path)
     images = lance_tables.read(store.path, database, "images")
     snapshot = Snapshot(store.path, database, images.filter(pc.field("failure") == ""))
     rows: Counter[str] = Counter()
@@ -107,7 +106,7 @@ def import_export(folder: str | PathLike[str], path: str | PathLike[str]) -> Sto
     about = json.loads((origin / lance_tables.FILE).read_text(encoding="utf-8"))
     kind, expected = _form(about.get("form")), dict(about.get("rows", {}))
     store = Store(path, create=True)
-    database = lancedb.connect(store.path)
+    database = lance_tables.connect(store.path)
     rows: Counter[str] = Counter()
     for name in sorted(expected, key="images".__eq__):  # what belongs to images comes before them
         for piece in _counted(_read(kind, origin / f"{name}{kind.ending}", name), rows, name):

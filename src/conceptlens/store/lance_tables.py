@@ -10,15 +10,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import lancedb
 import pyarrow as pa
-from lancedb.index import BTree
-from lancedb.table import Table
 
 from conceptlens.io.atomic import replacing
 from conceptlens.io.errors import InputError
 from conceptlens.store.columns import channels_of, keys, schema
+
+if TYPE_CHECKING:
+    import lancedb
+    from lancedb.table import Table
 
 FORMAT = "conceptlens store"
 VERSION = 2
@@ -27,6 +29,13 @@ MAX_COMMITS = 64  # commits of a table from one optimization to the next: every 
 MIN_INDEXED_ROWS = 10_000  # rows; fewer are searched one by one as quickly
 SPARED_AGE = timedelta(minutes=10)  # a reader has this long to read what it began with
 _FULL = ("No space left", "os error 28", "File too large", "os error 27", "Disk quota", "os error 122")
+
+
+def connect(path: Path) -> lancedb.DBConnection:
+    """Open the tables of a folder; LanceDB, seconds to load, is loaded only now: workers that compute open none."""
+    import lancedb
+
+    return lancedb.connect(path)
 
 
 def make(path: Path) -> None:
@@ -127,6 +136,8 @@ def optimize(path: Path, table: Table, spared: timedelta) -> None:
     """
     with readable_errors(path, "optimize"):
         if table.count_rows() >= MIN_INDEXED_ROWS and not any(i.columns == ["id"] for i in table.list_indices()):
+            from lancedb.index import BTree
+
             table.create_index("id", config=BTree())
         table.optimize(cleanup_older_than=max(spared, timedelta(milliseconds=1)))
 
@@ -154,7 +165,7 @@ def _make_table(path: Path, name: str) -> None:
     what the first has made, and the rows that were written to it meanwhile.
     """
     with tempfile.TemporaryDirectory(dir=path, prefix=".table.") as beside:
-        lancedb.connect(beside).create_table(name, schema=schema(name))
+        connect(Path(beside)).create_table(name, schema=schema(name))
         try:
             os.rename(Path(beside) / f"{name}.lance", path / f"{name}.lance")
         except OSError:

@@ -9,7 +9,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import lancedb
 import pyarrow as pa
 
 from conceptlens.store import columns, lance_tables
@@ -37,7 +36,7 @@ class RunStore(ABC):
         if create:
             lance_tables.make(self.path)
         lance_tables.check(self.path)
-        self._database = lancedb.connect(self.path)
+        self._database = lance_tables.connect(self.path)
 
     def __reduce__(self) -> tuple[type[Any], tuple[Path]]:
         return type(self), (self.path,)

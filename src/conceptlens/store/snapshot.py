@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import lancedb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from lancedb.query import LanceVectorQueryBuilder
-from lancedb.table import Table
 
 from conceptlens.io.errors import InputError
 from conceptlens.store import lance_tables
 from conceptlens.store.columns import channels_of, embeddings_table, schema
+
+if TYPE_CHECKING:
+    import lancedb
+    from lancedb.query import LanceVectorQueryBuilder
+    from lancedb.table import Table
 
 _SPARE = 16  # rows searched beyond those wanted, for some may not be committed
 
@@ -111,6 +114,8 @@ class FoundRows:
 
 
 def _search(table: Table, vector: np.ndarray, where: str | None, exact: bool) -> LanceVectorQueryBuilder:
+    from lancedb.query import LanceVectorQueryBuilder
+
     query = table.search(vector, vector_column_name="vector", query_type="vector")
     if not isinstance(query, LanceVectorQueryBuilder):
         raise TypeError(f"a search for a vector became {type(query).__name__}")

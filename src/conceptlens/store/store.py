@@ -8,7 +8,6 @@ from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
-from lancedb.index import IvfSq
 
 from conceptlens.io.errors import InputError
 from conceptlens.store import columns, lance_tables
@@ -191,6 +190,8 @@ class Store(RunStore):
         for channels, _ in self._snapshot().columns(("id",), condition(layer, None, None, None, None)):
             opened = self._database.open_table(columns.embeddings_table(channels))
             if opened.count_rows() >= lance_tables.MIN_INDEXED_ROWS:
+                from lancedb.index import IvfSq
+
                 with lance_tables.readable_errors(self.path, "write an index to"):
                     opened.create_index("vector", config=IvfSq(distance_type="cosine"), replace=True)
                 indexed = True
