@@ -11,6 +11,7 @@ import numpy as np
 from conceptlens.io.errors import InputError
 from conceptlens.statistics.multiple_comparisons import MIN_IMAGES, holm
 from conceptlens.summary.carrying_concepts import most_weighty, tables_of
+from conceptlens.summary.explained_photos import DISCOVERED
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -95,11 +96,16 @@ _Row = tuple[str, str, str, "Float[np.ndarray, 'photo']", "Float[np.ndarray, 'ph
 
 
 def _of_class(here: ExplainedPhotos, there: ExplainedPhotos, name: str) -> Iterator[_Row]:
-    """Yield each concept that counts in either run, with its contributions to a class in the photos of both."""
+    """Yield each concept that counts in either run, with its contributions to a class in the photos of both.
+
+    Discovered concepts are left out where they are not the same ones in both runs, whose names agree by accident.
+    """
+    same = here.run.settings.get("concepts_from") == there.run.settings.get("concepts_from")
     chosen = {
         run.labels[concept]: run.types[concept]
         for run in (here, there)
         for concept in most_weighty(run, _rows_of(run, name)).tolist()
+        if same or run.types[concept] != DISCOVERED
     }
     values = [_values(run, name, list(chosen)) for run in (here, there)]
     for column, (label, kind) in enumerate(chosen.items()):
