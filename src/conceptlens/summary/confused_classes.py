@@ -64,7 +64,7 @@ class ConfusedPair:
 
 
 @dataclass(frozen=True)
-class Confusion:
+class LabelledAnswers:
     """How often each true class gets each answer: `counts` by pairs of names, with rows and columns of `classes`."""
 
     classes: tuple[str, ...]
@@ -73,7 +73,7 @@ class Confusion:
     labelled: int
 
 
-def confusion(photos: ExplainedPhotos) -> Confusion | None:
+def confusion(photos: ExplainedPhotos) -> LabelledAnswers | None:
     """Return how often each true class gets each answer; `None` without labels or answers."""
     known = np.flatnonzero((photos.true != UNKNOWN) & (photos.answer != UNKNOWN))
     if not len(known):
@@ -81,7 +81,7 @@ def confusion(photos: ExplainedPhotos) -> Confusion | None:
     pairs = Counter(zip(photos.true[known].tolist(), photos.answer[known].tolist(), strict=True))
     shown = sorted({photos.classes[number] for pair in pairs for number in pair})
     counts = {(photos.classes[a], photos.classes[b]): count for (a, b), count in pairs.items()}
-    return Confusion(tuple(shown), counts, sum(count for (a, b), count in pairs.items() if a == b), len(known))
+    return LabelledAnswers(tuple(shown), counts, sum(count for (a, b), count in pairs.items() if a == b), len(known))
 
 
 def confused_pairs(photos: ExplainedPhotos, max_pairs: int, seed: int = 0) -> tuple[ConfusedPair, ...]:

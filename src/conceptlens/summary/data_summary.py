@@ -9,7 +9,7 @@ import numpy as np
 
 from conceptlens.io.errors import InputError
 from conceptlens.summary.carrying_concepts import SummarizedClass, summarize_class
-from conceptlens.summary.confused_classes import ConfusedPair, Confusion, confused_pairs, confusion
+from conceptlens.summary.confused_classes import ConfusedPair, LabelledAnswers, confused_pairs, confusion
 from conceptlens.summary.drift import Drift, drift
 from conceptlens.summary.explained_photos import ExplainedPhotos, read_photos
 from conceptlens.summary.shortcuts import Shortcut, resting_on_scene, shortcuts
@@ -39,7 +39,7 @@ class DataSummary:
     photos: ExplainedPhotos
     failed: int
     classes: tuple[SummarizedClass, ...]
-    confusion: Confusion | None
+    confusion: LabelledAnswers | None
     pairs: tuple[ConfusedPair, ...]
     shortcuts: tuple[Shortcut, ...]
     resting_on_scene: tuple[int, ...]

@@ -61,7 +61,9 @@ def cell_of(photos: ExplainedPhotos) -> Int[np.ndarray, "row"]:
 def around(sums: Float[np.ndarray, "cell"]) -> Float[np.ndarray, "cell"]:
     """Return the sum over the window around each cell."""
     padded = np.pad(sums.reshape(CELLS, CELLS), 1)
-    return sum(padded[row : row + CELLS, column : column + CELLS] for row in range(3) for column in range(3)).ravel()
+    return np.sum(
+        [padded[row : row + CELLS, column : column + CELLS] for row in range(3) for column in range(3)], 0
+    ).ravel()
 
 
 def unusual(own: Float[np.ndarray, "cell"], elsewhere: Float[np.ndarray, "cell"]) -> Float[np.ndarray, "cell"]:

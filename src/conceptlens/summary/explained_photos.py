@@ -52,8 +52,8 @@ class ExplainedPhotos:
     """
 
     run: RunRow
-    names: Sequence[str] = field(repr=False)
-    classes: Sequence[str]
+    names: list[str] = field(repr=False)
+    classes: list[str]
     target: Int32[np.ndarray, "photo"]
     answer: Int32[np.ndarray, "photo"]
     second: Int32[np.ndarray, "photo"]
@@ -63,8 +63,8 @@ class ExplainedPhotos:
     margin: Float32[np.ndarray, "photo"]
     unit: str
     over: str
-    labels: Sequence[str]
-    types: Sequence[str]
+    labels: list[str]
+    types: list[str]
     row_photo: Int32[np.ndarray, "row"]
     row_concept: Int32[np.ndarray, "row"]
     contribution: Float32[np.ndarray, "row"]

@@ -40,10 +40,11 @@ if TYPE_CHECKING:
     from conceptlens.summary.explained_photos import ExplainedPhotos
 
 MAX_EXAMPLES, MAX_WORDS = 6, 4
-# A concept that photos of a class show at least that often is expected there, and no shortcut.
-EXPECTED_RATE = 0.5
-# Fewer candidates of a class are returned, so that one class does not fill the list.
-MAX_OF_CLASS = 5
+# A concept that photos of a class show at least that often is expected there, and no shortcut; a scene must always be
+# shown: snow often lies around a husky, and is a shortcut all the same.
+EXPECTED_RATE, EXPECTED_SCENE_RATE = 0.5, 0.9
+# Of each class, so many candidates are returned, so that one does not fill the list.
+MAX_OF_CLASS = 3
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,9 @@ class _OfClass:
             len(self.members),
         )  # fmt: skip
         totals = np.bincount(self.photos.row_concept[self.rows[there]], self.evidence[there], len(self.photos.labels))
-        words = [self.photos.labels[c] for c in np.argsort(-totals, kind="stable")[:MAX_WORDS] if totals[c] > 0]
+        words = [
+            self.photos.labels[c] for c in np.argsort(-totals, kind="stable")[:MAX_WORDS].tolist() if totals[c] > 0
+        ]
         interval = mean_intervals(values[:, None], seed=self.seed)[0]
         how = Unusual(float(rarity[cell]), None, None)
         yield self._candidate(
@@ -269,7 +272,11 @@ def expected_concepts(name: str) -> frozenset[str]:
     if index is None:
         return frozenset()
     known = knowledge.classes[index]
-    often = (concept.label for concept, rate in known.rates.items() if rate >= EXPECTED_RATE)
+    often = (
+        concept.label
+        for concept, rate in known.rates.items()
+        if rate >= (EXPECTED_SCENE_RATE if concept.type == "scene" else EXPECTED_RATE)
+    )
     return frozenset((*known.kinds, *often))
 
 

@@ -137,7 +137,7 @@ def _strongest(photos: ExplainedPhotos, count: int = 3) -> list[list[Any]]:
     order = np.lexsort((-photos.contribution, photos.row_photo))
     found: list[list[Any]] = [[] for _ in range(len(photos))]
     for row in order.tolist():
-        own = found[photos.row_photo[row]]
+        own = found[int(photos.row_photo[row])]
         if len(own) < count and photos.contribution[row] > 0:
             own.append([photos.labels[photos.row_concept[row]], number(float(photos.contribution[row]))])
     return found
