@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -75,6 +76,7 @@ def measured(plants: Iterator[dict[str, Any]], count: int) -> dict[str, Any]:
     tried, start = list[dict[str, Any]](), time.perf_counter()
     while sum(one["relied_on"] for one in tried) < count and (plant := next(plants, None)) is not None:
         tried.append(plant)
+        print(json.dumps(plant), file=sys.stderr, flush=True)
     relied_on = [one for one in tried if one["relied_on"]]
     return {
         "first": sum(one["first"] for one in relied_on),
