@@ -40,7 +40,7 @@ class ExplainedPhotos:
         true: The label of each photo, -1 where it is not known.
         margin: What contributions add up to, `nan` where they do not.
         unit: Of contributions.
-        over: What margins are over, such as "all other classes".
+        over: What margins are over, such as "all other classes"; "" where photos differ, as with two classes.
         labels: The concepts.
         types: The type of each concept.
         row_photo: The photo of each concept that was found in one.
@@ -98,12 +98,13 @@ def read_photos(store: ExplanationStore, run: str | None = None) -> ExplainedPho
     """
     chosen = _run(store, run)
     texts = _Texts()
-    explained = _columns(store.stream("explained", run=chosen.id), ("image", "photo", "target", "true_class", "margin"))
+    explained = _columns(
+        store.stream("explained", run=chosen.id), ("image", "photo", "target", "true_class", "margin", "unit", "over")
+    )
     if not explained:
         raise InputError(f"{store.path} has no explained photo in run {chosen.id}; explain some with --store first")
     images = explained["image"]
     place = {image: number for number, image in enumerate(images)}
-    first = next(store.stream("explained", run=chosen.id, size=1))
     predictions = _predictions(store, chosen.id, place, texts)
     rows = _rows(store, chosen.id, place)
     target, true = (texts.numbers(explained[name]) for name in ("target", "true_class"))
@@ -113,12 +114,17 @@ def read_photos(store: ExplanationStore, run: str | None = None) -> ExplainedPho
         target=target,
         true=true,
         margin=np.array(explained["margin"], np.float32),
-        unit=first["unit"][0].as_py(),
-        over=first["over"][0].as_py(),
+        unit=_common(explained["unit"]),
+        over=_common(explained["over"]),
         **predictions,
         **rows,
         classes=list(texts.known),
     )
+
+
+def _common(texts: Sequence[str]) -> str:
+    """Return the text that all are, or none where they differ."""
+    return texts[0] if len(set(texts)) == 1 else ""
 
 
 class _Texts:

@@ -34,7 +34,7 @@ from conceptlens.summary.evidence_places import (
 from conceptlens.summary.explained_photos import DISCOVERED
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
     from conceptlens.statistics.bootstrap import Interval
     from conceptlens.summary.explained_photos import ExplainedPhotos
@@ -107,35 +107,43 @@ def shortcuts(photos: ExplainedPhotos, seed: int = 0) -> tuple[Shortcut, ...]:
         photos: What was found in photos.
         seed: Decides the draws of intervals.
     """
-    places = evidence_places(photos)
-    present_in = np.bincount(photos.row_concept, photos.present, len(photos.labels))
+    frame = _Frame.of(photos)
     found: list[Shortcut] = []
-    for number in np.flatnonzero(places.counts >= MIN_IMAGES).tolist():
-        own = _OfClass(photos, places, number, present_in, seed)
+    for number in np.flatnonzero(frame.places.counts >= MIN_IMAGES).tolist():
+        own = _OfClass(photos, frame, number, seed)
         best = sorted([*own.concepts(), *own.place()], key=lambda one: -one.score)
         found += [one for one in best if one.score > 0][:MAX_OF_CLASS]
     return tuple(sorted(found, key=lambda one: -one.score))
 
 
+@dataclass(frozen=True, eq=False)
+class _Frame:
+    """What is read once of all photos, whatever the class."""
+
+    places: EvidencePlaces
+    cells: Int[np.ndarray, "row"]
+    evidence: Float[np.ndarray, "row"]
+    present_in: Float[np.ndarray, "concept"]
+    on_scene: Bool[np.ndarray, "photo"]
+
+    @classmethod
+    def of(cls, photos: ExplainedPhotos) -> _Frame:
+        scene, thing = scene_and_objects(photos)
+        present_in = np.bincount(photos.row_concept, photos.present, len(photos.labels))
+        return cls(evidence_places(photos), cell_of(photos), evidence_of(photos), present_in, scene > thing)
+
+
 class _OfClass:
     """The photos of one class, and what candidates of it are made of."""
 
-    def __init__(
-        self,
-        photos: ExplainedPhotos,
-        places: EvidencePlaces,
-        number: int,
-        present_in: Float[np.ndarray, "concept"],
-        seed: int,
-    ) -> None:
-        self.photos, self.places, self.number, self.seed = photos, places, number, seed
+    def __init__(self, photos: ExplainedPhotos, frame: _Frame, number: int, seed: int) -> None:
+        self.photos, self.frame, self.places, self.number, self.seed = photos, frame, frame.places, number, seed
         self.name = photos.classes[number]
         self.members = np.flatnonzero(photos.target == number)
         self.rows = np.flatnonzero(photos.target[photos.row_photo] == number)
-        self.cells, self.evidence = cell_of(photos)[self.rows], evidence_of(photos)[self.rows]
+        self.cells, self.evidence = frame.cells[self.rows], frame.evidence[self.rows]
         self.margin = mean_margin(photos, self.members)
         self.others = len(photos) - len(self.members)
-        self.present_in = present_in
 
     def concepts(self) -> Iterator[Shortcut]:
         """Yield a candidate for each concept that is not expected in photos of the class."""
@@ -144,7 +152,8 @@ class _OfClass:
         if not len(kept):
             return
         values, present = tables_of(self.photos, self.members, self.rows, kept)
-        intervals, surroundings = mean_intervals(values, seed=self.seed), self._surroundings()
+        intervals = mean_intervals(values, seed=self.seed)
+        surroundings = float(self.frame.on_scene[self.members].mean())
         for column, concept in enumerate(known):
             own = self.photos.row_concept[self.rows] == concept
             share = float(present[:, column].mean())
@@ -215,7 +224,7 @@ class _OfClass:
         return label in expected_concepts(self.name) or _words(label) <= _words(self.name)
 
     def _elsewhere(self, concept: int, here: float) -> float | None:
-        return float(self.present_in[concept] - here) / self.others if self.others else None
+        return float(self.frame.present_in[concept] - here) / self.others if self.others else None
 
     def _exclusive(self, own: np.ndarray, share: float, elsewhere: float | None, kind: str) -> float | None:
         """Return in how many more photos of the class the concept is, where that is known at all."""
@@ -231,11 +240,6 @@ class _OfClass:
             return None
         rarity = unusual(around(sums / sums.sum()), other * (self.others / total))
         return float(rarity @ sums / sums.sum())
-
-    def _surroundings(self) -> float | None:
-        """Return the share of photos in which scenes carry more than objects and their parts."""
-        scene, thing = scene_and_objects(self.photos)
-        return float((scene > thing)[self.members].mean())
 
     def _region(self, own: np.ndarray) -> tuple[float, float, float, float] | None:
         """Return the box that holds the middle 80 % of a concept's peaks, widened by half its mean extent."""
