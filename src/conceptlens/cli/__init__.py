@@ -23,6 +23,7 @@ from conceptlens.cli.fit import app as fit
 from conceptlens.cli.knowledge import knowledge
 from conceptlens.cli.models import calibrate, models
 from conceptlens.cli.options import SETTINGS, Command
+from conceptlens.cli.summarize import summarize
 from conceptlens.io.text_file import READABLE
 
 app = typer.Typer(**SETTINGS)
@@ -36,8 +37,8 @@ def _print_version(wanted: bool) -> None:
 
 
 for command in (
-    explain, contrast, export, discover, embed, analyze, search, benchmark, models, convert, calibrate, concepts,
-    knowledge, edit,
+    explain, contrast, summarize, export, discover, embed, analyze, search, benchmark, models, convert, calibrate,
+    concepts, knowledge, edit,
 ):  # fmt: skip
     app.command(cls=Command)(command)
 

@@ -126,6 +126,14 @@ def explain(
     maps: Annotated[
         bool, shared.output_option("--maps", help="With --store: also keep the maps of class and concepts.")
     ] = False,
+    labels: Annotated[
+        str | None,
+        shared.data_option(
+            metavar="folders|FILE",
+            help="With --store: also keep the true class of each photo: the folder that it lies in, or a row of a "
+            "table (.csv, .tsv) with the columns photo and class.",
+        ),
+    ] = None,
     as_json: shared.Json = False,
     resume: shared.Resume = False,
     retry_failed: shared.RetryFailed = False,
@@ -150,8 +158,9 @@ def explain(
     for_page = _wants_page(out, out_dir)
     if store is None:
         of_runs = {
-            "--maps": maps or None, "--resume": resume or None, "--retry-failed": retry_failed or None,
-            "--engine": None if engine == LOCAL else engine, "--ray-address": ray_address, "--workers": workers,
+            "--maps": maps or None, "--labels": labels, "--resume": resume or None,
+            "--retry-failed": retry_failed or None, "--engine": None if engine == LOCAL else engine,
+            "--ray-address": ray_address, "--workers": workers,
         }  # fmt: skip
         shared.refuse_unused(of_runs, "without --store DIR; add it, or leave it out")
     else:
@@ -210,7 +219,7 @@ def explain(
         _run(backbone, photos, options, batch_size, out, out_dir, as_json, "explain", explain_json)
         return
     explain_to_store(
-        backbone, photos, options, store, run_on, as_json, batch_size=batch_size, with_maps=maps,
+        backbone, photos, options, store, run_on, as_json, batch_size=batch_size, with_maps=maps, labels=labels,
         resume=resume or retry_failed, retry_failed=retry_failed,
     )  # fmt: skip
 

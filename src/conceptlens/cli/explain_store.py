@@ -53,6 +53,7 @@ def explain_to_store(
     folder: Path,
     engine: Engine,
     as_json: bool,
+    labels: str | None = None,
     **run: Any,
 ) -> None:
     """Explain into a store and print a summary; end with 2 where no photo could be explained, with 1 where some not.
@@ -64,18 +65,22 @@ def explain_to_store(
         folder: The folder of the store.
         engine: Where to compute.
         as_json: Whether the summary is a JSON document.
+        labels: What the true classes of the photos are taken from, as `true_classes` takes it.
         **run: What `explain_into` takes besides.
     """
     from conceptlens.explainer.runs.explain_run import explain_into
     from conceptlens.explainer.runs.explain_settings import run_options
+    from conceptlens.explainer.runs.true_classes import true_classes
     from conceptlens.io.images import find_images
     from conceptlens.store import ExplanationStore
 
     start = time.perf_counter()
     paths = find_images(*photos)
     run_options(backbone, options, run["with_maps"])
+    known = None if labels is None else true_classes(labels, paths, backbone)
     store = ExplanationStore(folder, create=True)  # made last, so that a refused run leaves no folder
-    last = with_progress(explain_into(store, backbone, paths, options, engine=engine, **run), "explaining photos")
+    steps = explain_into(store, backbone, paths, options, engine=engine, true_classes=known, **run)
+    last = with_progress(steps, "explaining photos")
     _print_summary(store, last, time.perf_counter() - start, as_json)
     if last.failures:
         raise typer.Exit(1 if last.failures < last.photos else 2)

@@ -1,4 +1,4 @@
-"""Pages without a script: one base style, and a policy that allows the page's own style and nothing else."""
+"""Pages of templates: one base style, and a policy that allows the page's own style and script and nothing else."""
 
 from __future__ import annotations
 
@@ -61,25 +61,30 @@ def page_origin(settings: Mapping[str, object]) -> dict[str, Any]:
     }
 
 
-def page_policy(style: str, script: str | None = None) -> str:
+def page_policy(style: str, script: str | None = None, beside: bool = False) -> str:
     """Return a content policy that allows this style, this script, images in the page, and nothing else.
 
     Args:
         style: The text of the page's style element.
         script: The text of its script element; by default no script is allowed.
+        beside: Whether the script may load files that lie beside the page: images, and scripts with data.
     """
 
     def only(text: str) -> str:
         return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode('utf-8')).digest()).decode('ascii')}'"
 
-    rules = ["default-src 'none'", "img-src data:", f"style-src {only(style)}"]
-    rules += [] if script is None else [f"script-src {only(script)}"]
+    images = "img-src data: 'self' file:" if beside else "img-src data:"
+    rules = ["default-src 'none'", images, f"style-src {only(style)}"]
+    dynamic = " 'strict-dynamic'" if beside else ""
+    rules += [] if script is None else [f"script-src {only(script)}{dynamic}"]
     rules += ["base-uri 'none'", "form-action 'none'"]
     rules += [] if script is None else ["require-trusted-types-for 'script'"]
     return "; ".join(rules)
 
 
-def static_page(room: str, name: str, *styles: str, **content: Any) -> str:
+def static_page(
+    room: str, name: str, *styles: str, script: str | None = None, beside: bool = False, **content: Any
+) -> str:
     """Return a page: a template of a room, with the shared style and then the room's own, filled in with `content`.
 
     The style is allowed by its hash; images are embedded; the page makes no outside request. Templates write numbers
@@ -89,6 +94,8 @@ def static_page(room: str, name: str, *styles: str, **content: Any) -> str:
         room: The package whose `templates` hold the page and its own styles, such as `"conceptlens.localization"`.
         name: The file of the page.
         *styles: Files of styles, of this room or of `SHARED`, after the base style.
+        script: The text of the page's script, which the template writes into a script element; by default none.
+        beside: Whether the script may load files that lie beside the page.
         **content: What templates and styles are filled in with.
 
     Returns:
@@ -104,4 +111,4 @@ def static_page(room: str, name: str, *styles: str, **content: Any) -> str:
         for file in (name, "base.css", *styles)
     )
     css = "\n".join([colours_css(), *(part.render(**content) for part in parts)])
-    return page.render(style=css, policy=page_policy(css), **content)
+    return page.render(style=css, script=script, policy=page_policy(css, script, beside), **content)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,6 +46,7 @@ def explain_into(
     *,
     batch_size: int = 8,
     with_maps: bool = False,
+    true_classes: Sequence[str] | None = None,
     resume: bool = False,
     retry_failed: bool = False,
     engine: Engine = local_engine,
@@ -63,6 +64,8 @@ def explain_into(
         options: What to compute for each of them.
         batch_size: Photos per forward pass.
         with_maps: Whether maps of the class and of the concepts are kept.
+        true_classes: The true class of each photo, as the model calls it, `""` where it is not known (`true_classes`);
+            by default none is kept.
         resume: Continue a run that the store has a part of.
         retry_failed: Explain photos again that failed before.
         engine: Where batches are explained: in this process, or by `process_engine(...)` or `ray_engine(...)`.
@@ -71,25 +74,38 @@ def explain_into(
         The progress of the run; first that of the rows that the store has already.
 
     Raises:
-        InputError: The model gives no concepts, an option cannot be used, or the store has a part of this run and
-            `resume` is False.
+        InputError: The model gives no concepts, an option cannot be used, the store has a part of this run and
+            `resume` is False, or has other true classes for photos of it.
     """
     if model.transform is None:
         raise InputError(f"{model.name} has no transform, so photos cannot be read; give Backbone(..., transform=...)")
     chosen = run_options(model, options, with_maps)
-    settings = run_settings(model, chosen, with_maps)
+    settings = run_settings(model, chosen, with_maps, true_classes is not None)
     known, done = known_run(store, settings, resume)
     row = known or RunRow(run_id(settings), settings, now())
-    store.write_run(row)
     names = [os.path.abspath(path) for path in photos]
+    labels = {} if true_classes is None else dict(zip(names, true_classes, strict=True))
+    _check_labels(store, row.id, labels)
+    store.write_run(row)
     failed = {image.id for image in store.failures(row.id)}
     ids = list(map(row_id, names))
     done -= failed if retry_failed else set()
     there = [id in done for id in ids]
     before = ExplainProgress(row.id, sum(there), len(names), len(failed.intersection(ids) & done), sum(there))
     batches = [range(start, min(start + batch_size, len(names))) for start in range(0, len(names), batch_size)]
-    task = ExplainTask(model, names, chosen, row.id, with_maps)
+    task = ExplainTask(model, names, chosen, row.id, with_maps, labels)
     yield from _written(store, row, before, engine(task, left_of(batches, there)))
+
+
+def _check_labels(store: ExplanationStore, run: str, labels: Mapping[str, str]) -> None:
+    """Raise `InputError` where a run has another true class for a photo than is given now."""
+    for rows in store.stream("explained", run=run) if labels else ():
+        for photo, known in zip(rows["photo"].to_pylist(), rows["true_class"].to_pylist(), strict=True):
+            if labels.get(photo, known) != known:
+                raise InputError(
+                    f"{photo!r} is labelled {labels[photo] or 'with no class'!r} and was {known or 'with none'!r} "
+                    "before in this run; give the same labels, or choose another store"
+                )
 
 
 def _written(

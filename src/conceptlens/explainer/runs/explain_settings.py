@@ -47,15 +47,18 @@ def run_options(model: Backbone, options: ExplainOptions, with_maps: bool) -> Ex
     return replace(options, calibration=found, with_class_map=with_maps, for_page=False, with_concepts=True)
 
 
-def run_settings(model: Backbone, options: ExplainOptions, with_maps: bool) -> dict[str, Any]:
+def run_settings(
+    model: Backbone, options: ExplainOptions, with_maps: bool, with_labels: bool = False
+) -> dict[str, Any]:
     """Return what a run is known by: the model, its weights, and all options that decide rows.
 
-    The photos are left out, for a folder may grow; so is the size of batches.
+    The photos and their labels are left out, for a folder may grow; so is the size of batches.
 
     Args:
         model: The model to explain.
         options: What `run_options` returns.
         with_maps: Whether maps are kept.
+        with_labels: Whether the true classes of photos are kept.
     """
     values = {
         "explain": "photos",
@@ -80,6 +83,7 @@ def run_settings(model: Backbone, options: ExplainOptions, with_maps: bool) -> d
         "branch": None if options.branch is None else weights_fingerprint(options.branch.branch),
         "concepts_from": _discovered(options),
         "maps": options.rule if with_maps else None,
+        "labels": with_labels,
     }
     return json.loads(json.dumps(values))  # tuples become lists, as they come back from a store
 

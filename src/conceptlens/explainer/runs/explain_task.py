@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,6 +34,7 @@ class ExplainTask:
         options: What `run_options` returns.
         run: The id of the run.
         with_maps: Whether maps are kept.
+        true_classes: The label of each photo that has one, by its name.
         larger: Other input sizes that photos were shown at so far: as soon as they are known, the next photos are
             prepared for them too while they are read, and are then held no longer.
     """
@@ -43,6 +44,7 @@ class ExplainTask:
     options: ExplainOptions
     run: str
     with_maps: bool = False
+    true_classes: Mapping[str, str] = field(default_factory=dict)
     larger: list[tuple[int, int]] = field(default_factory=list)
 
     @property
@@ -70,7 +72,7 @@ class ExplainTask:
         if not self.larger:
             own = None if self.model.preprocess is None else tuple(self.model.preprocess.size)
             self.larger.extend(size for size in _larger_sizes(found) if size != own)
-        return result_rows(found, self.run, self.with_maps)
+        return result_rows(found, self.run, self.with_maps, self.true_classes)
 
     def _read(self, index: int, larger: Sequence[tuple[int, int]]) -> ReadyPhoto | Failure:
         """Return one photo, or why it cannot be read; the photo itself is kept until it is known what it is for."""

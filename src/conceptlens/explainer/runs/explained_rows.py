@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import nan
 from typing import TYPE_CHECKING, Any
 
@@ -20,18 +20,24 @@ if TYPE_CHECKING:
     from conceptlens.record import Explanation
 
 
-def result_rows(results: Sequence[PhotoResult | Failure], run: str, with_maps: bool = False) -> ExplanationRows:
+def result_rows(
+    results: Sequence[PhotoResult | Failure],
+    run: str,
+    with_maps: bool = False,
+    true_classes: Mapping[str, str] | None = None,
+) -> ExplanationRows:
     """Return the rows of one batch of photos.
 
     Args:
         results: What was computed for each photo, or why nothing was.
         run: The id of the run.
         with_maps: Whether there is a row for each map.
+        true_classes: The label of each photo, by its name; by default none is known.
 
     Returns:
         The rows; the id of an image is that of the name of its photo (`row_id(name)`).
     """
-    rows = ExplanationRows()
+    rows, known = ExplanationRows(), true_classes or {}
     for one in results:
         name = one.image_info.name if isinstance(one, PhotoResult) else one.name
         image = row_id(name)
@@ -41,7 +47,7 @@ def result_rows(results: Sequence[PhotoResult | Failure], run: str, with_maps: b
         info = one.image_info
         rows.images.append(ImageRow(image, run, name, info.fingerprint, info.width, info.height))
         rows.predictions.extend(_predictions(one, run, image))
-        rows.explained.append(_explained(one, run, image))
+        rows.explained.append(_explained(one, run, image, known.get(name, "")))
         rows.concepts.extend(_concepts(one, run, image))
         rows.maps.extend(_maps(one, run, image) if with_maps else ())
     return rows
@@ -53,7 +59,7 @@ def _predictions(result: PhotoResult, run: str, image: str) -> Iterator[Predicti
         yield PredictionRow(id, run, image, rank, one.index, one.name, one.logit, _number(one.probability))
 
 
-def _explained(result: PhotoResult, run: str, image: str) -> ExplainedRow:
+def _explained(result: PhotoResult, run: str, image: str, true_class: str) -> ExplainedRow:
     concepts, target, against = result.concepts, result.target, result.against
     margin = (None if concepts is None else margin_json(concepts)) or {}
     return ExplainedRow(
@@ -66,6 +72,7 @@ def _explained(result: PhotoResult, run: str, image: str) -> ExplainedRow:
         probability=nan if target is None else _number(target.probability),
         against_index=-1 if against is None else against.index,
         against="" if against is None else against.name,
+        true_class=true_class,
         margin=_number(margin.get("value")),
         named=_number(margin.get("named")),
         discovered=_number(margin.get("discovered")),
