@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats
-from summary_stores import MadePhoto, made_store, planted_photos
 from typer.testing import CliRunner, Result
 
 from conceptlens.cli import app
@@ -21,6 +20,7 @@ from conceptlens.statistics.shared_draws import mean_intervals
 from conceptlens.store import ExplanationStore
 from conceptlens.summary import summarize
 from conceptlens.summary.shortcuts import expected_concepts
+from summary_stores import MadePhoto, made_store, planted_photos
 
 pytestmark = pytest.mark.wide
 

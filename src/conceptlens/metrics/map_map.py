@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch.nn.functional import conv2d
 
 from conceptlens.io.argument_kinds import check_number, check_size
@@ -172,6 +171,8 @@ def _pearson(first: Float[Tensor, "pair *any"], second: Float[Tensor, "pair *any
 
 
 def _spearman(first: Float[Tensor, "pair *any"], second: Float[Tensor, "pair *any"]) -> Float[Tensor, "pair"]:
+    from scipy.stats import rankdata  # takes a second to load
+
     return _pearson(*(torch.from_numpy(rankdata(maps.flatten(1).numpy(), axis=1)) for maps in (first, second)))
 
 

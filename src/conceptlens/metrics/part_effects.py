@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 
 from conceptlens.io.errors import InputError
 from conceptlens.metrics.given_maps import tensor_of
@@ -177,6 +176,8 @@ def _whole_and_drops(scored: ScoredImages, parts: Parts, fill: str) -> tuple[Flo
 
 def _ranks(values: Float[np.ndarray, "part"], same: float) -> Float[np.ndarray, "part"]:
     """Return mean ranks; values that lie no more than `same` from the next one are equal."""
+    from scipy.stats import rankdata  # takes a second to load
+
     order = values.argsort(kind="stable")
     groups = np.zeros(len(values))
     groups[order[1:]] = (np.diff(values[order]) > same).cumsum()

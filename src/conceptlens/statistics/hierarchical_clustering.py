@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-from scipy.cluster import hierarchy
-from scipy.spatial.distance import squareform
 
 from conceptlens.io.errors import InputError
 from conceptlens.statistics.vectors import DistanceMetric, check_distances, distances, encode_labels, one_hot
@@ -43,6 +41,8 @@ class Tree:
         Returns:
             Indices of rows, `[row]`.
         """
+        from scipy.cluster import hierarchy  # takes half a second to load
+
         return hierarchy.leaves_list(self.merges).astype(np.int64) if len(self.merges) else np.zeros(1, np.int64)
 
 
@@ -80,6 +80,9 @@ def cluster_distances(distance: np.ndarray, method: Method, metric: DistanceMetr
     Raises:
         InputError: The method is unknown, or is `ward` with cosines.
     """
+    from scipy.cluster import hierarchy
+    from scipy.spatial.distance import squareform
+
     if method not in get_args(Method):
         raise InputError(f"no method '{method}'; there are: {', '.join(get_args(Method))}")
     if method == "ward" and metric != "euclidean":
