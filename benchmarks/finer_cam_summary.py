@@ -24,7 +24,7 @@ from run_record import run_record
 CONFUSABLE = 0.25
 ALIKE = 2 / 3
 FAMILY = ("RD@5 mean", "RD@10 mean", "RD@5 black", "RD@5 blur", "deletion mean", "box energy")
-FAMILY_PHOTOS = ("all", "confusable", "alike")
+FAMILY_PHOTOS = ("all", "confusable")
 RIVALS = {"": 0, " by weight": 1}
 MEASURE = "python benchmarks/finer_cam.py PART DATA --rows ROWS.jsonl"
 COMMAND = f"{MEASURE}; python benchmarks/finer_cam_summary.py *.jsonl --json"

@@ -17,10 +17,19 @@ TITLES = {
 ALL, CONFUSABLE = "all", "confusable"
 # Part of the study, rules whose maps are shown, and columns: metric and which photos.
 TABLES: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str], ...]]] = {
-    "settings": (("grad_cam", "layer_cam"), (("RD@5 mean", ALL), ("RD@5 mean", CONFUSABLE), ("box energy", ALL))),
+    "settings": (
+        ("grad_cam", "layer_cam"),
+        (("RD@5 mean", ALL), ("RD@5 blur", ALL), ("RD@5 mean", CONFUSABLE), ("box energy", ALL)),
+    ),
     "earlier": (
         ("hires_cam of blocks.4", "layer_cam of blocks.4"),
-        (("RD@5 mean", ALL), ("RD@5 mean", CONFUSABLE), ("RD@5 blur", CONFUSABLE), ("box energy", ALL)),
+        (
+            ("RD@5 mean", ALL),
+            ("RD@5 mean", CONFUSABLE),
+            ("RD@5 blur", CONFUSABLE),
+            ("deletion mean", ALL),
+            ("box energy", ALL),
+        ),
     ),
     "chosen": (
         ("grad_cam", "layer_cam"),
@@ -61,7 +70,7 @@ def _cell(row: dict[str, Any] | None) -> str:
     if "less_plain" not in row:
         return f"**{row['mean']:.3f}**"
     mean, low, high = (f"{value:+.3f}".replace("-", "−") for value in row["less_plain"])
-    return f"{mean} [{low}, {high}]{' ▲▼'[1 if row['less_plain'][0] > 0 else 2] if row['p_corrected'] < 0.05 else ''}"
+    return f"{mean} [{low}, {high}]{' ▲▼'[1 if row['less_plain'][0] > 0 else 2] if row['p_corrected'] <= 0.05 else ''}"
 
 
 def tables() -> dict[str, str]:
