@@ -12,12 +12,13 @@ from conceptlens import __version__
 from conceptlens.cli.analyze import analyze, search
 from conceptlens.cli.benchmark import benchmark
 from conceptlens.cli.concepts import concepts
+from conceptlens.cli.contrast import contrast
 from conceptlens.cli.convert import convert
 from conceptlens.cli.discover import discover
 from conceptlens.cli.edit import edit
 from conceptlens.cli.embed import embed
 from conceptlens.cli.evaluate import app as evaluate
-from conceptlens.cli.explain import contrast, explain
+from conceptlens.cli.explain import explain
 from conceptlens.cli.export import export
 from conceptlens.cli.fit import app as fit
 from conceptlens.cli.knowledge import knowledge
