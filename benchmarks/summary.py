@@ -38,6 +38,7 @@ from conceptlens.store import ExplanationStore
 from conceptlens.summary import summarize
 from conceptlens.summary.shortcuts import Shortcut
 from planted_marks import MARKS, Mark
+from run_record import run_record
 
 DATA = Path(os.environ.get("CONCEPTLENS_DATA", "../shared/data"))
 # Birds that are hard to tell apart, by their numbers in CUB: flycatchers; cowbirds and blackbirds; crows.
@@ -76,7 +77,7 @@ def main() -> None:
 def document(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return the result as all benchmarks print theirs."""
     counts = {f"{name}_{what}": part[what] for name, part in parts.items() for what in COUNTS}
-    return {"name": "summary", "figures": counts, "details": {"conceptlens": cl.__version__, **parts}}
+    return {"name": "summary", "figures": counts, "details": {**parts, "setting": run_record(threads=1)}}
 
 
 def measured(plants: Iterator[dict[str, Any]], count: int) -> Iterator[dict[str, Any]]:

@@ -82,11 +82,11 @@ def test_a_ce_fam_leaves_module_and_branch_as_found(name: str) -> None:
         observation = model.observe(random_images(ARCHITECTURES[name].size), translator.layers)
         kept = {layer: layer_output.raw.detach().clone() for layer, layer_output in observation.layer_outputs.items()}
         ce_fam(observation, translator, CONCEPTS)
-        compete(observation, CONCEPTS, translator, competition=Competition(input_scales=(1.0,)))
+        compete(observation, CONCEPTS, translator, competition=Competition(input_scales=(1.0,), mirrored=True))
         assert all(torch.equal(observation.layer_output(layer).raw.detach(), raw) for layer, raw in kept.items())
     trouble.append(KeyError("inside forward"))
     with untouched(model.module), pytest.raises(KeyError, match="inside forward"):
-        compete(observation, CONCEPTS, translator, competition=Competition(input_scales=(1.0,)))
+        compete(observation, CONCEPTS, translator, competition=Competition(input_scales=(1.0,), mirrored=True))
 
 
 @pytest.mark.parametrize("name", MOST_FLIPPED_SLOW)

@@ -258,7 +258,7 @@ def test_published_numbers_stand_beside_corrected_ones(analysis: StoreAnalysis) 
     assert number(analysis.selected.pairs.separation.mean()) in told[2]["published"]
 
 
-@pytest.mark.parametrize(("value", "written"), [(-0.004, "0.00"), (-0.5, "−0.50"), (None, "–"), (0.125, "0.12")])
+@pytest.mark.parametrize(("value", "written"), [(-0.004, "0.00"), (-0.5, "−0.50"), (None, "–"), (0.125, "0.13")])
 def test_numbers_have_true_minus_signs(value: float | None, written: str) -> None:
     assert number(value) == written
     assert interval_text(None) == {"value": "–", "spread": None}

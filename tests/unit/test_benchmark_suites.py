@@ -392,7 +392,8 @@ class TestCommand:
         folder.mkdir()
         DrawnSet(1)[0].photo.save(folder / "a.png")
         (folder / "b.png").write_bytes((folder / "a.png").read_bytes()[:200])
-        done = run("finer-cam", "--data", str(folder), "--quick", "--out-dir", str(tmp_path / "run"))
+        quick = ("--quick", "--metrics", "deletion")
+        done = run("finer-cam", "--data", str(folder), *quick, "--out-dir", str(tmp_path / "run"))
         assert done.exit_code == 1, done.output
         assert "b.png" in done.stderr
         assert "1 photo, 1 failed in " in done.stderr

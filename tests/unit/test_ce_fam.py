@@ -427,7 +427,7 @@ def test_explain_takes_a_branch_and_refuses_what_it_cannot_do() -> None:
         cl.explain(observation, ASKED, branch=translator, contribution="all")  # pyright: ignore[reportArgumentType]
     with pytest.raises(cl.InputError, match="both branch and against are given"):
         cl.explain(observation, ASKED, branch=translator, against=3)
-    with pytest.raises(cl.InputError, match="regions are 'mine'; expected competing, fine or official"):
+    with pytest.raises(cl.InputError, match="regions are 'mine'; expected competing, coarse, fine or official"):
         cl.explain(observation, ASKED, branch=translator, regions="mine")  # pyright: ignore[reportArgumentType]
 
 
@@ -491,7 +491,7 @@ def test_the_command_explains_with_a_branch(saved: Path, regions: str) -> None:
 def test_the_command_refuses_in_one_sentence(saved: Path, tmp_path: Path) -> None:
     for arguments, said in (
         (["--branch", str(tmp_path)], "holds no branch"),
-        (["--branch", str(saved), "--regions", "mine"], "expected competing, fine or official"),
+        (["--branch", str(saved), "--regions", "mine"], "expected competing, coarse, fine or official"),
         (["--branch", str(saved), "--against", "tabby"], "both branch and against"),
         (
             ["--branch", str(saved), "--model", "timm:tf_efficientnet_lite0", "--no-pretrained"],

@@ -181,7 +181,7 @@ def test_what_cannot_be_shifted_is_refused() -> None:
         shift_stability(lambda x: x[:, :1] * math.nan, images)
     with pytest.raises(cl.InputError, match="expected one for each image, no finer than it"):
         shift_stability(lambda x: noise(1, 1, 4, 4), images)
-    with pytest.raises(cl.InputError, match="explain is a Tensor; expected a function"):
+    with pytest.raises(cl.InputError, match="explain is of type Tensor; expected a function"):
         shift_stability(images, images)  # pyright: ignore[reportArgumentType]
     calls = iter((1, 2, 2, 2, 2))
     with pytest.raises(cl.InputError, match="maps of 1 questions and now of 2"):

@@ -43,7 +43,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         f"; metrics: {', '.join(MAP_MASK_METRICS)}$",
     ),
     "a metric of a shared run": (lambda: removal_scores(MAPS, SCORED, metrics=["deltion"]), "; near names: deletion, "),
-    "a fill": (lambda: cl.metrics.deletion(MAPS, SCORED, fill="blurr"), "^no fill 'blurr'; near names: blur$"),
+    "a fill": (
+        lambda: cl.metrics.deletion(MAPS, SCORED, fill="blurr"),
+        "^no fill 'blurr'; near names: blur, rise_blur$",
+    ),
     "a fill like none": (lambda: cl.metrics.deletion(MAPS, SCORED, fill="qqq"), "; there are: mean, blur, "),
     "a suite": (lambda: suite_kind("finercam"), "no suite 'finercam'; near names: finer-cam"),
     "a target": (lambda: cam_method(cl.load_model(), target="concpt"), "no target 'concpt'; near names: concept"),
