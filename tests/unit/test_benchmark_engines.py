@@ -94,6 +94,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 class TestCommand:
+    # That rows are equal is proved in every run by TestProcesses; here it is the command that asks for the engine.
+    @pytest.mark.slow
     @pytest.mark.process
     def test_the_engine_changes_no_number(self, store: str, tmp_path: Path) -> None:
         words = ("loce", "--data", store, "--json", "--out-dir")

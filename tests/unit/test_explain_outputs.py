@@ -31,7 +31,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "broken.png").write_text("no photo")
     photos = [CAT, str(folder / "broken.png"), COFFEE]
     for name in ("t.csv", "t.parquet", "t.jsonl", "t.json", "pictures"):
-        done = run("explain", *photos, "--top", "3", "--out", str(folder / name))
+        done = run("explain", *photos, "--top", "3", "--regions", "coarse", "--out", str(folder / name))
         assert done.exit_code == 1, done.output
         assert str(folder / name) in done.stderr.replace("\n", "")
     return folder
