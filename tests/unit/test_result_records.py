@@ -51,7 +51,6 @@ NOT_TOLD: dict[str, set[str]] = {
     "benchmark_finer_cam_cub50": {"protocols"},
     "benchmark_finer_cam_nips2017": {"protocols"},
     "benchmark_loc_cbm": {"protocols"},
-    "benchmark_loce_coco": {"protocols"},
 }
 
 
