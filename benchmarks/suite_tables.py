@@ -36,7 +36,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "faithfulness_cub50": (*DROPS, "average_drop"),
     "finer_cam_nips2017": DROPS,
     "finer_cam_cub50": (*DROPS, "pointing_energy"),
-    "ce_fam_coco": ("ranked_area_corrected", "pointing_energy", "pointing_game", "pixel_precision"),
+    "ce_fam_coco": ("ranked_area_corrected", "hit", "pointing_energy", "pixel_precision", "concept_deletion"),
     "faithfulness_score_cam_cub50": ("insertion", "deletion", "road"),
     "loce_coco": ("average_precision", "average_precision_above_chance", "precision_at_1"),
     "loc_cbm": (

@@ -44,7 +44,6 @@ NOT_TOLD: dict[str, set[str]] = {
     "parts": {"date", "seconds", "versions", "device", "threads"},
     "sparse_head": {"date"},
     "transformer_regions": {"date", "seconds", "versions", "threads"},
-    "benchmark_ce_fam_coco": {"protocols"},
     "benchmark_faithfulness_cub50": {"protocols"},
     "benchmark_faithfulness_nips2017": {"protocols"},
     "benchmark_faithfulness_score_cam_cub50": {"protocols"},
