@@ -222,7 +222,7 @@ def concepts_json(concepts: Explanation) -> list[dict[str, Any]]:
             "contribution": _number(concepts.contributions, q),
             "contribution_range": _range(concepts, q),
             **_above_random(concepts, q),
-            **_place(concepts, q),
+            **place_json(concepts, q),
             **_layer(concepts, q),
             **peak_and_area(concepts, q),
         }
@@ -303,8 +303,13 @@ def _above_random(concepts: Explanation, question: int) -> dict[str, float | Non
     return {} if above is None else {"contribution_above_random": _number(above, question)}
 
 
-def _place(concepts: Explanation, question: int) -> dict[str, Any]:
-    """Return how far a competing region is told from its surroundings, and whether that is too little to point at."""
+def place_json(concepts: Explanation, question: int) -> dict[str, Any]:
+    """Return how far a competing region is told from its surroundings, and whether that is too little to point at.
+
+    Args:
+        concepts: The concepts of one photo.
+        question: One of them.
+    """
     if "place_contrast" not in concepts.diagnostics:
         return {}
     if not is_known(concepts, question) or concepts.concept_types[0][question] == DISCOVERED:

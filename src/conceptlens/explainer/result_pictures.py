@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from conceptlens.concept_regions.competing_explanation import MIN_PLACE_CONTRAST
 from conceptlens.concepts.short_names import short_name
+from conceptlens.explainer.explain_json import place_json
 from conceptlens.io.atomic import replacing
 from conceptlens.io.rounded_number import rounded
 from conceptlens.render.overlays import panel
@@ -61,10 +61,10 @@ def _maps(result: PhotoResult) -> Iterator[tuple[str, Float[Tensor, "height widt
             continue
         for question, label in enumerate(explanation.labels[0]):
             title = " / ".join(short_name(part) for part in label.split(" / "))
-            if explanation.contributions is not None:
-                title += f" {rounded(float(explanation.contributions[0, question]), 2, sign=True)}"
-            contrasts = explanation.diagnostics.get("place_contrast")
-            if contrasts is not None and float(contrasts[0, question]) < MIN_PLACE_CONTRAST:
+            counted = explanation.contributions
+            if counted is not None and bool(counted[0, question].isfinite()):
+                title += f" {rounded(float(counted[0, question]), 2, sign=True)}"
+            if place_json(explanation, question).get("place_vague"):
                 title += ", no clear place"
             yield title, explanation.maps[0, question]
 
