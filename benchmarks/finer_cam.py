@@ -75,6 +75,7 @@ FILLS = {
 }
 SHARES = {"mean": (0.05, 0.1), "blur": (0.05,), "black": (0.05,)}
 DELETION = [step / 10 for step in range(1, 11)]
+DELETED_BY = {"settings": ("mean",), "earlier": ("mean",), "score-cam": ("mean", "blur"), "chosen": ("mean", "black")}
 
 
 def halves(count: int) -> tuple[list[int], list[int]]:
@@ -98,7 +99,7 @@ def photos_of(data: str) -> tuple[Sequence[str], Callable[[int], Any], Tensor | 
 def drops(explained: Any, scored: Any, rivals: Tensor, part: str) -> dict[str, list[Any]]:
     """Return relative drops of every map, against the most probable class and the one most alike by weight; deletion.
 
-    Deletion is the area under the class's probability over ten steps, with the mean as fill.
+    Deletion is the area under the class's probability over ten steps.
     """
     assert scored.classes is not None
     own = scored.classes
@@ -108,17 +109,17 @@ def drops(explained: Any, scored: Any, rivals: Tensor, part: str) -> dict[str, l
 
     found: dict[str, list[Any]] = {}
     for fill in FILLS[part]:
-        shares = sorted({*SHARES[fill], *(DELETION if fill == "mean" else ())})
+        shares = sorted({*SHARES[fill], *(DELETION if fill in DELETED_BY[part] else ())})
         steps = torch.tensor(shares, dtype=torch.float64)
         _, after, whole = removed_values(explained, scored, Reading(scored.run_classes, read), steps, fill, "highest")
         lost = whole[:, :, None] - after
         for share in SHARES[fill]:
             here = lost[0, :, shares.index(share)]
             found[f"RD@{share * 100:.0f} {fill}"] = (here[:, :1] - here[:, 1:]).tolist()
-        if fill == "mean":
+        if fill in DELETED_BY[part]:
             kept = after[0, :, [shares.index(share) for share in DELETION], 0]
             curve = torch.cat([whole[0, :, :1], kept], 1)
-            found["deletion mean"] = torch.trapezoid(curve, dx=1 / len(DELETION), dim=1).tolist()
+            found[f"deletion {fill}"] = torch.trapezoid(curve, dx=1 / len(DELETION), dim=1).tolist()
     return found
 
 

@@ -435,9 +435,9 @@ class TestConceptMaps:
         model = cl.load_model(crop_mode="squash")
         given = SuiteOptions("drawn:3", model, methods=["ce_fam", "grad_cam"], metrics=MASK_METRICS, seed=2)
         suite = ce_fam_suite(given)
-        names = ("ce_fam", "grad_cam", "centre", "random")
+        names = ("ce_fam", "grad_cam", "centre", "random", "edges")
         assert tuple(one.name for one in suite.methods) == names
-        assert [one.against for one in suite.methods] == ["grad_cam", "", "", ""]
+        assert [one.against for one in suite.methods] == ["grad_cam", "", "", "", ""]
         data = cl.open_set("drawn:3")
         built = build_methods(names, MethodContext(model, data.concepts, seed=2))
         rows = list(evaluate_localization(data, built, seed=2))[1]
@@ -460,7 +460,7 @@ class TestConceptMaps:
         )
         assert done.exit_code == 0, done.output
         numbers = json.loads((tmp_path / "benchmark.json").read_text())
-        assert [one["name"] for one in numbers["methods"]] == ["per_cell", "grad_cam", "centre", "random"]
+        assert [one["name"] for one in numbers["methods"]] == ["per_cell", "grad_cam", "centre", "random", "edges"]
         score = numbers["methods"][0]["cells"][0]["score"]
         assert score["images"] == 2
         assert score["count"] > 2

@@ -124,7 +124,7 @@ class TestOrder:
         assert "as CE-FAM averages" in done.stdout
         found = json.loads((tmp_path / "benchmark.json").read_text())
         shares = {one["name"]: one["matched"] for one in found["averages"]["methods"]}
-        assert shares.keys() == {"ce_fam", "www", "centre", "random"}
+        assert shares.keys() == {"ce_fam", "www", "centre", "random", "edges"}
         assert shares["ce_fam"] == 1 > shares["www"]
         (own,) = (one for one in found["methods"] if one["name"] == "www")
         cell = next(one for one in own["cells"] if one["metric"] == "own_map")

@@ -38,6 +38,12 @@ def turned_to_training() -> Any:
     return metrics.deletion(MAPS, scored)
 
 
+def run_by_a_function(part: nn.Module) -> Callable[[], Any]:
+    module = nn.Sequential(net(), part).eval()
+    part.train()
+    return lambda: metrics.deletion(MAPS, ScoredImages(IMAGE, lambda images, rows: module(images).softmax(1)[:, :2]))
+
+
 def with_(name: str, value: Any) -> Callable[[], Any]:
     given = {"black": None, "classes": OWN, name: value}
     return lambda: ScoredImages(IMAGE, SCORED.score, given["black"], SCORED.probabilities, given["classes"])
@@ -84,6 +90,16 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         r"weights of type torch\.float16 on cpu, and the images are torch\.float32",
     ),
     "a module turned to training": (turned_to_training, "the module is in training mode"),
+    "normalisation in training mode in a function": (
+        run_by_a_function(nn.BatchNorm1d(4)), "the module is in training mode"
+    ),
+    "dropout in training mode in a function": (
+        run_by_a_function(nn.Dropout(0.5)), "the module is in training mode"
+    ),
+    "maps of a network in training mode": (
+        lambda: metrics.max_sensitivity(lambda x: MAPS + nn.Conv2d(3, 1, 1)(x).mean(), IMAGE),
+        "the module is in training mode",
+    ),
     "a radius that is NaN": (
         lambda: metrics.max_sensitivity(lambda x: MAPS, IMAGE, radius=math.nan), "radius is nan; expected a radius"
     ),
@@ -223,6 +239,15 @@ def test_a_refused_batch_leaves_the_mean_as_it_was() -> None:
         metric.update(MAPS * math.nan, MASKS)
     metric.update(MAPS, torch.zeros_like(MASKS))  # empty masks add nothing
     assert float(metric.compute()) == before
+
+
+def test_modules_that_compute_the_same_in_training_mode_are_let_through() -> None:
+    softmax, memory, module = nn.Softmax(1), nn.GRU(4, 4, batch_first=True), net()
+    memory.flatten_parameters()
+    scored = ScoredImages(IMAGE, lambda images, rows: softmax(memory(module(images))[0])[:, :2])
+    assert softmax.training
+    assert memory.training
+    assert metrics.deletion(MAPS, scored).count == MAPS.shape[0] * MAPS.shape[1]
 
 
 def test_a_modules_own_error_is_not_hidden() -> None:

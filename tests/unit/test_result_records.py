@@ -52,6 +52,9 @@ NOT_TOLD: dict[str, set[str]] = {
     "benchmark_loc_cbm": {"protocols"},
 }
 
+# What committed figures must reach: ratios against a named peer of the same run, of equal values.
+REACHED = {"metric": {"road_speedup": 5.0, "deletion_speedup_torchcam": 2.0, "deletion_speedup_quantus": 2.0}}
+
 
 def told(document: dict[str, Any]) -> set[str]:
     """What a result says, at its top or in its setting."""
@@ -69,6 +72,12 @@ def test_a_result_says_how_it_was_made(name: str) -> None:
     wanted = OF_SUITES if name in SUITES else benchmark("run_record")["RECORD"]
     missing = set(wanted) - told(json.loads(RESULTS[name].read_text("utf-8")))
     assert missing == NOT_TOLD.get(name, set()), "the list of what old results lack may only shrink"
+
+
+@pytest.mark.parametrize("name", REACHED)
+def test_committed_figures_reach_what_is_promised(name: str) -> None:
+    figures = json.loads(RESULTS[name].read_text("utf-8"))["figures"]
+    assert {figure: figures[figure] for figure, least in REACHED[name].items() if figures[figure] < least} == {}
 
 
 def test_the_list_is_of_results_that_there_are() -> None:

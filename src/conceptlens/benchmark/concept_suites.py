@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from conceptlens.model.image_batch import Photo
 
 CONCEPT_METHODS = ("ce_fam", "competing", "per_cell", "grad_cam")
-CONCEPT_CONTROLS = ("centre", "random")
+CONCEPT_CONTROLS = ("centre", "random", "edges")
 MASK_METRICS = (
     "ranked_area_corrected", "ranked_area", PUBLISHED_AREA, "hit", "pointing_energy", "pointing_energy_minmax",
     "pointing_game", "pixel_precision",

@@ -13,6 +13,7 @@ from conceptlens.metrics.given_maps import check_cells, tensor_of
 from conceptlens.metrics.pixel_fills import WHOLE_FILLS, prepare_fill
 from conceptlens.metrics.removal_order import enlarged, maps_for
 from conceptlens.metrics.scored_images import check_images
+from conceptlens.metrics.training_mode import only_in_eval_mode
 from conceptlens.metrics.variant_runs import scores_of, values_without, whole_values
 from conceptlens.record import Explanation
 from conceptlens.statistics.random_seed import seeded_generator
@@ -139,10 +140,12 @@ def max_sensitivity(
         `values[image question]`; it does not apply where a map is 0 everywhere.
 
     Raises:
-        InputError: A number is out of range, or maps are not finite or change their shape.
+        InputError: A number is out of range, or maps are not finite, come from a network in training mode, or change
+            their shape.
         InputTypeError: `explain` cannot be called.
     """
     check_function(explain, "explain", "from images to their maps")
+    explain = only_in_eval_mode()(explain)
     check_images(images)
     check_integer(samples, "the number of samples")
     wanted = "a radius above 0, in units of the network's input"

@@ -16,6 +16,7 @@ from conceptlens.io.argument_kinds import check_function, check_names, check_typ
 from conceptlens.io.errors import InputError, near
 from conceptlens.metrics.map_map import SimilarityName, map_similarity
 from conceptlens.metrics.map_pairs import whole_maps
+from conceptlens.metrics.training_mode import check_eval
 from conceptlens.statistics.random_seed import check_seed, seeded_generator
 from conceptlens.statistics.score import Score
 
@@ -63,8 +64,7 @@ def cascade_similarity(
     """
     check_function(explain, "explain", "from a module to maps")
     check_type(module, nn.Module, "the module", "an nn.Module")
-    if any(part.training for part in module.modules()):
-        raise InputError("the module is in training mode, where maps depend on the batch; call module.eval() first")
+    check_eval(module)
     _check_redraw(redraw)
     seed = check_seed(seed)
     changed = copy.deepcopy(module)

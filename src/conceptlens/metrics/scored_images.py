@@ -11,6 +11,7 @@ from torch import nn
 
 from conceptlens.io.errors import InputError, InputTypeError
 from conceptlens.metrics.given_maps import classes_in, held, tensor_of
+from conceptlens.metrics.training_mode import check_eval, only_in_eval_mode
 from conceptlens.record import ImageInfo
 
 if TYPE_CHECKING:
@@ -91,7 +92,8 @@ class ScoredImages:
             Scores in float32 or better.
 
         Raises:
-            InputError: They are no floating tensor `variant question`, or not finite.
+            InputError: They are no floating tensor `variant question`, or not finite, or a network in training mode
+                made them.
         """
         return _checked(self.score, variants, rows, "question")
 
@@ -199,11 +201,11 @@ def score_module(
     if not isinstance(module, nn.Module):
         given = type(module).__name__
         raise InputTypeError(f"the module is a {given}; expected an nn.Module, or use ScoredImages(...)")
-    _check_eval(module)
+    check_eval(module)
     asked = classes_in(classes, "classes").to(check_images(images).device)
 
     def probabilities(variants: Tensor, rows: Tensor) -> Tensor:
-        _check_eval(module)
+        check_eval(module)
         logits = _run(module, variants)
         if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
             given = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
@@ -218,11 +220,6 @@ def score_module(
         return probabilities(variants, rows).gather(1, asked[rows])
 
     return ScoredImages(images, score, black, probabilities, asked)
-
-
-def _check_eval(module: nn.Module) -> None:
-    if any(part.training for part in module.modules()):
-        raise InputError("the module is in training mode, where scores depend on the batch; call module.eval() first")
 
 
 def _check_logits(logits: Float[Tensor, "variant class"]) -> None:
@@ -252,7 +249,7 @@ def _run(module: nn.Module, variants: Tensor) -> object:
 
 
 def _checked(function: Scorer, variants: Tensor, rows: Tensor, axis: str) -> Tensor:
-    with torch.no_grad():
+    with torch.no_grad(), only_in_eval_mode():
         found = function(variants, rows)
     if not isinstance(found, torch.Tensor) or not found.is_floating_point():
         given = found.dtype if isinstance(found, torch.Tensor) else type(found).__name__

@@ -14,6 +14,7 @@ from conceptlens.metrics.map_map import SimilarityName, map_similarity
 from conceptlens.metrics.map_pairs import whole_maps
 from conceptlens.metrics.removal_order import enlarged
 from conceptlens.metrics.scored_images import check_images
+from conceptlens.metrics.training_mode import only_in_eval_mode
 from conceptlens.statistics.random_seed import check_seed
 from conceptlens.statistics.score import Metric, Score
 
@@ -51,11 +52,12 @@ def shift_stability(
         `values[image question]`; it does not apply where one of the maps is the same everywhere.
 
     Raises:
-        InputError: Images have another shape, a number is out of range, or maps are not finite or change their images
-            or questions.
+        InputError: Images have another shape, a number is out of range, or maps are not finite, come from a network in
+            training mode, or change their images or questions.
         InputTypeError: `explain` cannot be called.
     """
     check_function(explain, "explain", "from images to their maps")
+    explain = only_in_eval_mode()(explain)
     check_images(images)
     shifts = draw_shifts((images.shape[2], images.shape[3]), largest, samples, seed)
     before = _large_maps(explain(images), images)
