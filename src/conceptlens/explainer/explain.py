@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import islice
 from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -281,7 +282,7 @@ def _chosen(
     count = max(1, *map(len, rows))  # a record has at least one question; its presence says that it is not likely
     order = found.order().argsort(dim=1, descending=True).tolist()
     filled = [
-        [*row, *[index for index in more if index not in row][: count - len(row)]]
+        [*row, *islice((index for index in more if index not in row), count - len(row))]
         for row, more in zip(rows, order, strict=True)
     ]
     return torch.tensor(filled, dtype=torch.long, device=evidence.scores.device).reshape(len(rows), count)

@@ -224,9 +224,9 @@ def concepts_json(concepts: Explanation) -> list[dict[str, Any]]:
             **_above_random(concepts, q),
             **place_json(concepts, q),
             **_layer(concepts, q),
-            **peak_and_area(concepts, q),
+            **place,
         }
-        for q in range(concepts.maps.shape[1])
+        for q, place in enumerate(peaks_and_areas(concepts))
     ]
 
 
@@ -277,17 +277,28 @@ def peak_and_area(explanation: Explanation, question: int) -> dict[str, Any]:
         `peak`: `[x, y]`, and `area`; both as shares of the whole photo, 0 to 1, or `None` for a concept that the model
         does not know. A map without a cell above 0 peaks nowhere: its `peak` is `None`, its `area` 0.
     """
-    if not is_known(explanation, question):
-        return {"peak": None, "area": None}
+    return peaks_and_areas(explanation)[question]
+
+
+def peaks_and_areas(explanation: Explanation) -> list[dict[str, Any]]:
+    """Return what `peak_and_area` gives for each question.
+
+    Args:
+        explanation: The explanation of one photo.
+    """
     left, top, right, bottom = explanation.source.image_info[0].box
-    if float(explanation.maps[0, question].max()) <= 0:
-        return {"peak": None, "area": 0.0}
-    x, y = peak(explanation.maps)[0, question].tolist()
-    share = float(area(explanation.maps)[0, question])
-    return {
-        "peak": [round(left + x * (right - left), 4), round(top + y * (bottom - top), 4)],
-        "area": max(round(share * (right - left) * (bottom - top), 4), 0.0001),  # one of very many cells is not none
-    }
+    peaks, shares = peak(explanation.maps)[0].tolist(), area(explanation.maps)[0].tolist()
+    found: list[dict[str, Any]] = []
+    for question, highest in enumerate(explanation.maps[0].amax((1, 2)).tolist()):
+        if not is_known(explanation, question):
+            found.append({"peak": None, "area": None})
+        elif highest <= 0:
+            found.append({"peak": None, "area": 0.0})
+        else:
+            (x, y), size = peaks[question], shares[question] * (right - left) * (bottom - top)
+            place = [round(left + x * (right - left), 4), round(top + y * (bottom - top), 4)]
+            found.append({"peak": place, "area": max(round(size, 4), 0.0001)})  # one of very many cells is not none
+    return found
 
 
 def _layer(concepts: Explanation, question: int) -> dict[str, str]:

@@ -15,7 +15,7 @@ from conceptlens.explainer.explain_json import (
     concepts_json,
     is_known,
     margin_json,
-    peak_and_area,
+    peaks_and_areas,
     prediction_json,
     random_level_of,
 )
@@ -135,14 +135,14 @@ def _questions(result: PhotoResult, explanation: Explanation) -> list[dict[str, 
             "z_score": None,
             "contribution": None,
             "contribution_range": None,
-            **peak_and_area(explanation, q),
+            **place,
             **(concepts[q] if concepts else {}),
             **({"regions": "competing"} if is_competing(explanation) else {}),
             **box,
             "signed": explanation.signed,
             "map": _grid(explanation.maps[0, q]),
         }
-        for q in range(explanation.maps.shape[1])
+        for q, place in enumerate(peaks_and_areas(explanation))
     ]
 
 

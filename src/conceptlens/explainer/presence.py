@@ -245,12 +245,13 @@ def present_concepts(
     Returns:
         The indices of at most `top` concepts for each photo; fewer, or none, where fewer are likely.
     """
-    units = F.normalize(text_vectors.float() - text_vectors.float().mean(0), dim=1)
+    mean = text_vectors.float().mean(0)
     index = {concept.label: i for i, concept in enumerate(concepts)}
     rows = []
     for order, probability in zip(found.order(), found.probability.tolist(), strict=True):
         kept: list[int] = []
         likely = [i for i in order.argsort(descending=True).tolist() if probability[i] >= MIN_PRESENCE]
+        units = dict(zip(likely, F.normalize(text_vectors[likely].float() - mean, dim=1), strict=True))
         for i in likely:
             concept = concepts[i]
             kinds = [index[kind] for kind in broader.get(concept.label, ()) if kind in index]
@@ -264,7 +265,8 @@ def present_concepts(
                 continue
             same_type = sum(concepts[other].type == concept.type for other in kept)
             full = len(kept) == top or same_type == MAX_OF_TYPE.get(concept.type, top)
-            if not full and not (kept and float((units[kept] @ units[i]).max()) >= MAX_TEXT_COSINE):
+            near = kept and float((torch.stack([units[other] for other in kept]) @ units[i]).max()) >= MAX_TEXT_COSINE
+            if not full and not near:
                 kept.append(i)
         rows.append(kept)
     return rows

@@ -35,6 +35,7 @@ class KeptRows:
 
     def __init__(self) -> None:
         self._kept: tuple[Tensor | None, int, dict[Hashable, Tensor]] = (None, 0, {})
+        self._last: tuple[object, tuple[Hashable, ...], Tensor] | None = None
 
     def rows(self, keys: Sequence[Hashable], weights: Tensor, compute: Callable[[Sequence[Any]], Tensor]) -> Tensor:
         """Return one row for each key, computing those that are not there.
@@ -43,6 +44,9 @@ class KeptRows:
             keys: What the rows are of.
             weights: What they are computed from.
             compute: From keys to rows.
+
+        Returns:
+            The rows; the same tensor where the same keys come again, so do not write into it.
         """
         if not keys or weights.is_inference():  # such tensors do not tell whether they were changed
             return compute(keys)
@@ -50,10 +54,15 @@ class KeptRows:
         if made_from is not weights or version != weights._version or len(rows) > self.MAX:
             rows = {}  # a new one: another thread may read the old one meanwhile
             self._kept = (weights, weights._version, rows)
-        missing = [key for key in dict.fromkeys(keys) if key not in rows]
+        last, asked = self._last, tuple(keys)
+        if last is not None and last[0] is rows and last[1] == asked:
+            return last[2]
+        missing = [key for key in dict.fromkeys(asked) if key not in rows]
         if missing:
             rows.update(zip(missing, compute(missing), strict=True))
-        return torch.stack([rows[key] for key in keys])
+        found = torch.stack([rows[key] for key in asked])
+        self._last = (rows, asked, found)
+        return found
 
 
 class VisionLanguage(Protocol):

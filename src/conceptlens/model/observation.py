@@ -35,6 +35,11 @@ class Runnable(Protocol):
         ...
 
     @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The full names of the classes, in the order of the logits; `None` where they have none."""
+        ...
+
+    @property
     def classifier_module(self) -> nn.Linear | None:
         """The final linear layer."""
         ...

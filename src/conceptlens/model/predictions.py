@@ -53,14 +53,16 @@ def predictions(observation: Observation, image: int, classes: Tensor | None = N
     check_finite(observation)
     model, answer = observation.model, observation.answer
     scores = observation.logits[image].detach().float()
-    chance = None if answer.probability is None else answer.probability(scores).tolist()
+    chance = None if answer.probability is None else answer.probability(scores)
     if classes is None:
         count = min(N_PREDICTIONS, len(scores))
         classes = torch.arange(count) if answer.task == "regression" else scores.topk(count).indices
-    names = tuple(model.class_name(i) for i in range(len(scores)))
+    names = model.class_names
+    if names is None or len(names) < len(scores):
+        names = tuple(model.class_name(i) for i in range(len(scores)))
     short = _short_names(names)
     return tuple(
-        Prediction(i, names[i], short[i], float(scores[i]), None if chance is None else chance[i])
+        Prediction(i, names[i], short[i], float(scores[i]), None if chance is None else float(chance[i]))
         for i in classes.tolist()
     )
 
