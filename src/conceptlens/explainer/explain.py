@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import islice
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
