@@ -47,8 +47,6 @@ NOT_TOLD: dict[str, set[str]] = {
     "benchmark_faithfulness_cub50": {"protocols"},
     "benchmark_faithfulness_nips2017": {"protocols"},
     "benchmark_faithfulness_score_cam_cub50": {"protocols"},
-    "benchmark_finer_cam_cub50": {"protocols"},
-    "benchmark_finer_cam_nips2017": {"protocols"},
     "benchmark_loc_cbm": {"protocols"},
 }
 
