@@ -136,7 +136,7 @@ def rest() -> None:
     before = -1.0
     while time.process_time() - before > 0.002:
         before = time.process_time()
-        time.sleep(0.05)
+        time.sleep(0.02)
 
 
 def spent(call: Callable[[], Any]) -> float:

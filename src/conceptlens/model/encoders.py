@@ -32,10 +32,11 @@ class KeptRows:
     """Rows that were computed from a classifier's weights, kept until the weights change or there are too many."""
 
     MAX = 20_000
+    MAX_STACKED = 8
 
     def __init__(self) -> None:
         self._kept: tuple[Tensor | None, int, dict[Hashable, Tensor]] = (None, 0, {})
-        self._last: tuple[object, tuple[Hashable, ...], Tensor] | None = None
+        self._stacked: tuple[object, dict[tuple[Hashable, ...], Tensor]] = (None, {})
 
     def rows(self, keys: Sequence[Hashable], weights: Tensor, compute: Callable[[Sequence[Any]], Tensor]) -> Tensor:
         """Return one row for each key, computing those that are not there.
@@ -54,15 +55,17 @@ class KeptRows:
         if made_from is not weights or version != weights._version or len(rows) > self.MAX:
             rows = {}  # a new one: another thread may read the old one meanwhile
             self._kept = (weights, weights._version, rows)
-        last, asked = self._last, tuple(keys)
-        if last is not None and last[0] is rows and last[1] == asked:
-            return last[2]
+        of, stacked = self._stacked
+        asked = tuple(keys)
+        if of is not rows or len(stacked) > self.MAX_STACKED:
+            stacked = {}
+            self._stacked = (rows, stacked)
+        if asked in stacked:
+            return stacked[asked]
         missing = [key for key in dict.fromkeys(asked) if key not in rows]
         if missing:
             rows.update(zip(missing, compute(missing), strict=True))
-        found = torch.stack([rows[key] for key in asked])
-        self._last = (rows, asked, found)
-        return found
+        return stacked.setdefault(asked, torch.stack([rows[key] for key in asked]))
 
 
 class VisionLanguage(Protocol):
