@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from conceptlens.concepts.short_names import short_name
 from conceptlens.io.errors import InputError, InputTypeError
-from conceptlens.model.containers import map_tensors
 from conceptlens.model.forward import Watch, full_precision
-from conceptlens.model.gradients import close, gradient_through_graph, linear_readout, through_graph
+from conceptlens.model.gradients import gradient_through_graph, linear_readout, through_graph
 from conceptlens.model.model_input import ModelInput
-from conceptlens.model.model_output import LayerOutput, ModelOutput, Places
-from conceptlens.model.pixel_scores import PixelScores
+from conceptlens.model.model_output import LayerOutput, ModelOutput
+from conceptlens.model.replaced_cells import run_with_cells
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -321,36 +320,7 @@ class Observation(ModelOutput, Generic[Model]):
             InputError: The layer was not observed.
         """
         name = layer or self.layer
-        grid = self.layer_output(name).grid
-        control = self.feature(name)[image : image + 1]
-        variants = torch.cat([control, cells.to(control)])
-        one = self.images[image : image + 1]
-
-        def replace(raw: Tensor) -> Tensor:
-            return grid.write(grid.repeat(raw, len(variants)) if raw_images(raw) == 1 else raw, variants)
-
-        def raw_images(raw: Tensor) -> int:
-            return raw.shape[1 if grid.order == "token image channel" else 0]
-
-        try:
-            found = self.model.run(self.given.of_one(image, one), {name: replace})
-            if self._control_holds(found, image, len(variants)):
-                return _without_control(found, len(variants))
-        # A shape taken from the batch before the layer: the batch cannot grow there, as torch or the module says.
-        except (RuntimeError, ValueError, AssertionError, IndexError):
-            pass
-        whole = self.given.of_one(image, one.expand(len(variants), -1, -1, -1))
-        return _without_control(self.model.run(whole, {name: replace}), len(variants))
-
-    def _control_holds(self, found: ModelOutput, image: int, variants: int) -> bool:
-        pairs = [(found.class_scores, self.class_scores), (found.vector, self.vector)]
-        if isinstance(found.places, PixelScores):
-            pairs.append((found.pixel_scores, self.pixel_scores))
-        return all(
-            new is not None and new.shape[0] == variants and close(new[0], old[image].detach(), 1e-3)
-            for new, old in pairs
-            if old is not None
-        )
+        return run_with_cells(self.model.run, self.given, self, image, name, self.layer_output(name), cells)
 
     def forward(self, images: Float[Tensor, "row colour rows columns"], image: int | None = None) -> ModelOutput:
         """Return the model's output for other input tensors: no layers kept, no graph.
@@ -409,20 +379,6 @@ def layer_names(layers: str | Iterable[str]) -> tuple[str, ...]:
     if wrong:
         raise InputTypeError(f"a layer is given as {wrong[0]!r}; expected its name, or a list of names")
     return names
-
-
-def _without_control(found: ModelOutput, rows: int) -> ModelOutput:
-    """Return an output less its first row, in its raw output too."""
-
-    def cut(tensor: Tensor) -> Tensor:
-        return tensor[1:] if tensor.ndim and len(tensor) == rows else tensor
-
-    def cut_all(part: Any) -> Any:
-        return part.of_images(slice(1, None)) if isinstance(part, Places) else map_tensors(part, cut)
-
-    parts = (found.output, found.class_scores, found.vector, found.places)
-    output, scores, vector, places = (cut_all(part) for part in parts)
-    return ModelOutput(found.model_name, output, scores, vector, found.meaning, places=places)
 
 
 def _shortened(names: Sequence[str], at_most: int = 3) -> str:
