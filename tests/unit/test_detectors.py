@@ -39,7 +39,7 @@ def seen(name: str) -> Observation[cl.Backbone]:
 
 
 # Dear to build, and read as others are.
-DEAR = ("torchvision mask rcnn", "torchvision retinanet", "torchvision fcos")
+DEAR = ("torchvision mask rcnn", "torchvision retinanet", "torchvision fcos", "torchvision ssdlite")
 MOST = [pytest.param(name, marks=pytest.mark.slow if name in DEAR else ()) for name in DETECTORS]
 
 
@@ -158,7 +158,7 @@ def test_what_transformers_answers_is_what_is_detected(name: str, processor: str
 
 
 def test_a_box_means_the_detection_that_overlaps_it_most() -> None:
-    observation = seen("torchvision retinanet")
+    observation = seen("torchvision ssd")
     one = observation.detections.detected(0)[3]
     alone = observation.model.observe(observation.images[:1])
     left, top, right, bottom = one.box
