@@ -22,7 +22,7 @@ from conceptlens.metrics import ScoredImages, score_module
 from conceptlens.metrics.neighbour_imputation import impute
 from conceptlens.metrics.pixel_fills import BLUR_SIGMA, ROAD_NOISE, WHOLE_FILLS, prepare_fill
 
-SIZE, CLASSES = (14, 12), 4
+SIZE, CLASSES = (10, 8), 4
 BLACK = torch.tensor([-1.5, -1.0, -0.5], dtype=torch.float64)
 SHARES = (0.1, 0.35, 0.8)
 Array = np.ndarray
