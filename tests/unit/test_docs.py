@@ -121,8 +121,8 @@ def runnable(page: Path) -> list[Block]:
 
 # These fit, embed or find rivals for many seconds; `make test-slow` runs them.
 LONG_PAGES = {
-    "analyze", "ce-fam", "class-knowledge", "controls", "embed", "evaluate", "faithfulness", "fit-a-bottleneck",
-    "fit-a-head", "folders", "loce", "maps", "reading", "store", "text-encoder",
+    "analyze", "ce-fam", "class-knowledge", "clip", "controls", "embed", "evaluate", "faithfulness",
+    "fit-a-bottleneck", "fit-a-head", "folders", "loce", "maps", "metrics", "reading", "runs", "store", "text-encoder",
 }  # fmt: skip
 RUN_PAGES = [
     pytest.param(page, id=str(page.relative_to(ROOT)), marks=pytest.mark.slow if page.stem in LONG_PAGES else ())
