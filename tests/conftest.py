@@ -85,10 +85,10 @@ def _default_model_is_probed_once() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def _commands_are_built_once() -> Iterator[None]:
     """Build the commands once: a `CliRunner` reads the parameters of all twenty anew for each call."""
-    from typer import testing
+    from typer.main import get_command
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(testing, "_get_command", cache(testing._get_command))
+        patch.setattr("typer.testing._get_command", cache(get_command))
         yield
 
 

@@ -20,6 +20,7 @@ import pytest
 import skimage
 import typer
 from PIL import Image
+from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 import conceptlens as cl
@@ -164,7 +165,7 @@ CALLS = [
 
 
 @cache
-def all_commands() -> typer.core.TyperGroup:
+def all_commands() -> TyperGroup:
     """The commands, built once."""
     return typer.main.get_group(app)
 

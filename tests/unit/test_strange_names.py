@@ -83,7 +83,9 @@ CODE_PAGES = [
 )
 def test_every_photo_is_explained_in_any_code_page(tmp_path: Path, environment: dict[str, str]) -> None:
     folder = photos(tmp_path / "photos")
-    done = shell("explain", folder, "--concepts", "cat, 猫", "--regions", "coarse", "--out-dir", tmp_path / "out", **environment)
+    done = shell(
+        "explain", folder, "--concepts", "cat, 猫", "--regions", "coarse", "--out-dir", tmp_path / "out", **environment
+    )
     assert done.returncode == 0, done.stderr.decode(errors="replace")
     assert b"Traceback" not in done.stderr
     assert done.stdout.count(b"stra") == 3
