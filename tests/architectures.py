@@ -135,11 +135,10 @@ ARCHITECTURES: dict[str, Architecture] = {
 EVERY = {**ARCHITECTURES, **FAMILIES}
 # One of each kind of layout: for checks too dear to hold everyone to.
 FEW = ("timm resnet", "timm vit", "hf swin", "hf dinov2 registers", "open_clip vit", "torchvision swin")
-FEW_FLIPPED = ("timm efficientnet", "timm vit", "torchvision resnet18")
+FEW_FLIPPED = ("timm efficientnet", "timm vit")
 # What rests on the observation, which is tested on every architecture, is tested on a few; on the others if asked.
 MOST_SLOW = [pytest.param(name, marks=() if name in FEW else pytest.mark.slow) for name in ARCHITECTURES]
 EVERY_SLOW = [*MOST_SLOW, *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES)]
-FAMILIES_SLOW = [*ARCHITECTURES, *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES)]
 DEAR_SLOW = [pytest.param(name, marks=pytest.mark.slow if name in DEAR else ()) for name in EVERY]
 MOST_FLIPPED_SLOW = [
     pytest.param(name, marks=() if name in FEW_FLIPPED else pytest.mark.slow)

@@ -1,6 +1,7 @@
 """What every test needs: torchvision that loads, one thread, a cache of its own, examples that come again.
 
-The layers of the default model, which most commands load anew, are found once in each process.
+The layers of the default model, which most commands load anew, are found once in each process, and so are the
+parameters of the commands.
 
 And what several files ask for: drawn birds, and a bottleneck that knows them.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +79,16 @@ def _default_model_is_probed_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backbone, "anatomy", found_once)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _commands_are_built_once() -> Iterator[None]:
+    """Build the commands once: a `CliRunner` reads the parameters of all twenty anew for each call."""
+    from typer.main import get_command
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("typer.testing._get_command", cache(get_command))
         yield
 
 

@@ -18,7 +18,6 @@ from architectures import (
     EVERY,
     EVERY_SLOW,
     FAMILIES,
-    FAMILIES_SLOW,
     FEW,
     MOST_FLIPPED_SLOW,
     backbone,
@@ -131,14 +130,15 @@ def test_a_batch_equals_its_images_one_by_one(name: str) -> None:
     observation = observation_of(name, EXACT)
     alone = [observe(name, observation.model, observation.images[i : i + 1]) for i in range(2)]
     for rule in rules_for(name):
-        together = cl.cam(observation, targets_for(observation), rule=rule, signed=True)
-        apart = [cl.cam(one, targets_for(one), rule=rule, signed=True) for one in alone]
+        first = -3 if rule in MODEL_RULES else None
+        together = cl.cam(observation, targets_for(observation)[first:], rule=rule, signed=True)
+        apart = [cl.cam(one, targets_for(one)[first:], rule=rule, signed=True) for one in alone]
         assert close(together.maps, torch.cat([e.maps for e in apart]), ROUNDED.get(rule, 1e-8)), rule
         assert torch.allclose(together.scores, torch.cat([e.scores for e in apart]))
         assert together.labels == sum((e.labels for e in apart), ())
 
 
-@pytest.mark.parametrize("name", FAMILIES_SLOW)
+@pytest.mark.parametrize("name", EVERY_SLOW)
 def test_several_targets_at_once_equal_each_alone(name: str) -> None:
     observation = observation_of(name, EXACT)
     targets = targets_for(observation)

@@ -28,7 +28,18 @@ from architectures import (
 from tolerance import assert_agree
 
 MODES: list[Any] = ["mean_difference", "exact", "paper", "mean"]
-EVERY = [(name, mode) for name in ARCHITECTURES for mode in MODES]
+# One mode on every architecture, and every mode on a few: what a mode fits are the features, wherever they are from.
+EVERY = [
+    pytest.param(name, mode, marks=() if name in FEW or mode == MODES[0] else pytest.mark.slow)
+    for name in ARCHITECTURES
+    for mode in MODES
+]
+ONE_BY_ONE = [
+    pytest.param(name, mode, marks=() if name in FEW else pytest.mark.slow)
+    for name in ARCHITECTURES
+    for mode in MODES
+    if mode == "exact" or name in FEW
+]
 # How far two answers to one question may lie apart, of the largest entry: `exact` stops at a gradient of 1e-3 of its
 # first, and `paper` divides each channel's gradient by its own size, rounding and all.
 ROUNDED = {"mean_difference": 1e-5, "mean": 1e-5, "exact": 5e-3, "paper": 1e-3}
@@ -103,7 +114,7 @@ def test_layers_of_one_forward_pass_are_unit_vectors_side_by_side(name: str) -> 
         assert torch.equal(vectors(cl.loce(observation, masks(), layers, mode)), vectors(together))
 
 
-@pytest.mark.parametrize(("name", "mode"), [(n, m) for n, m in EVERY if m == "exact" or n in FEW])
+@pytest.mark.parametrize(("name", "mode"), ONE_BY_ONE)
 def test_a_loce_of_a_batch_equals_its_images_one_by_one(name: str, mode: Any) -> None:
     observation = observation_of(name, EXACT)
     together = cl.loce(observation, masks(), mode=mode, scale=units(observation))

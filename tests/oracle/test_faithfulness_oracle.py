@@ -22,7 +22,7 @@ from conceptlens.metrics import ScoredImages, score_module
 from conceptlens.metrics.neighbour_imputation import impute
 from conceptlens.metrics.pixel_fills import BLUR_SIGMA, ROAD_NOISE, WHOLE_FILLS, prepare_fill
 
-SIZE, CLASSES = (14, 12), 4
+SIZE, CLASSES = (10, 8), 4
 BLACK = torch.tensor([-1.5, -1.0, -0.5], dtype=torch.float64)
 SHARES = (0.1, 0.35, 0.8)
 Array = np.ndarray
@@ -98,24 +98,24 @@ def falling(cells: Array, seed: int = 0) -> list[tuple[int, int]]:
 
 
 def solved(image: Array, hole: list[tuple[int, int]]) -> Array:
-    """ROAD's system, one equation after the other, for each colour by itself."""
+    """ROAD's system, one equation after the other; the same one for each colour, solved by itself."""
     number = {pixel: index for index, pixel in enumerate(hole)}
     filled = image.copy()
+    matrix, right = lil_matrix((len(hole), len(hole))), np.zeros((len(image), len(hole)))
+    for (row, column), index in number.items():
+        for down in (-1, 0, 1):
+            for aside in (-1, 0, 1):
+                beside = (row + down, column + aside)
+                if (down, aside) == (0, 0) or not (0 <= beside[0] < SIZE[0] and 0 <= beside[1] < SIZE[1]):
+                    continue
+                weight = 1 / 12 if down and aside else 1 / 6
+                matrix[index, index] += weight
+                if beside in number:
+                    matrix[index, number[beside]] -= weight
+                else:
+                    right[:, index] += weight * image[:, beside[0], beside[1]]
     for colour in range(len(image)):
-        matrix, right = lil_matrix((len(hole), len(hole))), np.zeros(len(hole))
-        for (row, column), index in number.items():
-            for down in (-1, 0, 1):
-                for aside in (-1, 0, 1):
-                    beside = (row + down, column + aside)
-                    if (down, aside) == (0, 0) or not (0 <= beside[0] < SIZE[0] and 0 <= beside[1] < SIZE[1]):
-                        continue
-                    weight = 1 / 12 if down and aside else 1 / 6
-                    matrix[index, index] += weight
-                    if beside in number:
-                        matrix[index, number[beside]] -= weight
-                    else:
-                        right[index] += weight * image[colour][beside]
-        values = spsolve(matrix.tocsc(), right)
+        values = spsolve(matrix.tocsc(), right[colour])
         for pixel, index in number.items():
             filled[colour][pixel] = values[index]
     return filled

@@ -1,4 +1,4 @@
-"""A store of planted embeddings and its photos; run as a program, it makes both in a folder."""
+"""A store of planted embeddings and its photos; run as a program, it makes both in a folder, of ten concepts."""
 
 from __future__ import annotations
 
@@ -109,4 +109,5 @@ def _scene(
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    planted(folder / "store", folder)
+    ten = ("car", "truck", "bus", "dog", "cat", "horse", "bird", "boat", "cup", "bottle")
+    planted(folder / "store", folder, ten, rows=14)

@@ -337,17 +337,19 @@ class TestSuites:
 
 
 def run(*arguments: str) -> Result:
+    torch.manual_seed(0)  # so that random weights are the same in every call
     return CliRunner().invoke(app, ["benchmark", *arguments])
 
 
 FEW = ("--methods", "grad_cam,layer_cam", "--metrics", "relative_drop_5,average_drop")
+TINY = ("--model", "timm:test_resnet", "--no-pretrained")
 
 
 @pytest.mark.wide
 class TestCommand:
     def test_a_run_is_written_printed_and_goes_on(self, tmp_path: Path) -> None:
         out = tmp_path / "run"
-        done = run("faithfulness", "--data", "drawn:2", *FEW, "--out-dir", str(out))
+        done = run("faithfulness", "--data", "drawn:2", *FEW, *TINY, "--out-dir", str(out))
         assert done.exit_code == 0, done.output
         assert "Layer-CAM" in done.stdout
         assert "nothing is real" in done.stdout
@@ -362,13 +364,13 @@ class TestCommand:
             "layer_cam", "relative_drop_5", "blur")]  # fmt: skip
         cell = next(c for c in one["cells"] if (c["metric"], c["fill"]) == ("relative_drop_5", "blur"))
         assert cell["score"]["mean"] == pytest.approx(np.mean(values))
-        again = run("faithfulness", "--data", "drawn:2", *FEW, "--out-dir", str(out), "--resume", "--json")
+        again = run("faithfulness", "--data", "drawn:2", *FEW, *TINY, "--out-dir", str(out), "--resume", "--json")
         assert again.exit_code == 0, again.output
         assert json.loads(again.stdout)["methods"] == numbers["methods"]
-        refused = run("faithfulness", "--data", "drawn:2", *FEW, "--out-dir", str(out))
+        refused = run("faithfulness", "--data", "drawn:2", *FEW, *TINY, "--out-dir", str(out))
         assert refused.exit_code == 2
         assert "--resume" in refused.stderr
-        turned = ("--methods", "layer_cam,grad_cam", *FEW[2:])
+        turned = ("--methods", "layer_cam,grad_cam", *FEW[2:], *TINY)
         other = run("faithfulness", "--data", "drawn:2", *turned, "--out-dir", str(out), "--resume")
         assert other.exit_code == 2
         assert "layer_cam is compared with grad_cam, here it is with nothing" in " ".join(other.stderr.split())
@@ -392,7 +394,7 @@ class TestCommand:
         folder.mkdir()
         DrawnSet(1)[0].photo.save(folder / "a.png")
         (folder / "b.png").write_bytes((folder / "a.png").read_bytes()[:200])
-        quick = ("--quick", "--metrics", "deletion")
+        quick = ("--quick", "--metrics", "deletion", *TINY)
         done = run("finer-cam", "--data", str(folder), *quick, "--out-dir", str(tmp_path / "run"))
         assert done.exit_code == 1, done.output
         assert "b.png" in done.stderr

@@ -64,12 +64,12 @@ def test_a_rule_without_words_has_no_card(
 def test_what_is_called_the_same_was_measured_to_be(pages: Any, measured: dict[str, Any]) -> None:
     from card_peers import EQUAL, peers
 
-    found = {row["peer"]: row["differences"] for row in measured["peers"]}
+    found, made = {row["peer"]: row["differences"] for row in measured["peers"]}, pages.pages(measured)
     assert list(found) == [peer.key for peer in peers()]
     for peer in peers():
         largest = max(value for value in found[peer.key].values() if value is not None)
         assert (largest > EQUAL) == bool(peer.departs), peer.key
-        text = pages.pages(measured)[_file_of(peer.card)]
+        text = made[_file_of(peer.card)]
         assert (f"differs: it {peer.departs}" if peer.departs else "**the same**") in text
     compared = {peer.card for peer in peers()}
     assert {*METHODS} - compared == {"score_cam_fast", "random", "ce_fam", "loc_cbm", "loce"}

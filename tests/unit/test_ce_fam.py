@@ -310,11 +310,11 @@ def rerun_by_hand(
     return total / len(order)
 
 
-SOME = ("timm vit", "timm vit3", "timm vit4", "hf vit", "hf dinov2 registers", "torchvision vit", "hf swin",
-        "torchvision swin", "hf convnext")  # fmt: skip
+SOME = ("timm vit", "hf dinov2 registers", "hf swin", "torchvision swin")
+SOME_SLOW = ("timm vit3", "timm vit4", "hf vit", "torchvision vit", "hf convnext")
 
 
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", [*SOME, *(pytest.param(name, marks=pytest.mark.slow) for name in SOME_SLOW)])
 def test_contributions_of_transformers_and_their_kin_equal_a_rerun_by_hand(name: str) -> None:
     observation, translator = look(name, EXACT)
     cotangents = score_concepts(observation, translator, ASKED).score_gradients(torch.arange(4).expand(2, -1))

@@ -50,7 +50,7 @@ def _one_model() -> Iterator[None]:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `birds`, and `made`, an untrained bottleneck of the default model for them."""
     folder = tmp_path_factory.mktemp("place")
-    write_birds(folder / "birds", train=3, test=3)
+    write_birds(folder / "birds", train=2, test=2)
     model = cl.load_model()
     layer = model.default_layers[-1]
     birds_guessed(model, layer, layer_widths(model, (layer,))[0]).save_pretrained(folder / "made")
@@ -99,7 +99,7 @@ def test_json_has_the_documented_fields_and_the_numbers_of_the_measure(place: Pa
         "failures",
     }  # fmt: skip
     assert printed["schema"] == "conceptlens.evaluate-bottleneck/2"
-    assert (printed["data"], printed["train"], printed["photos"]) == ("cub test", "cub train", 12)
+    assert (printed["data"], printed["train"], printed["photos"]) == ("cub test", "cub train", 8)
     assert [one["name"] for one in printed["metrics"]] == list(METRICS)
     birds = place / "birds"
     made = Bottleneck.from_pretrained(place / "made")
@@ -155,7 +155,7 @@ def test_what_was_checked_is_recorded_where_it_is_told_to(place: Path, tmp_path:
     told = {one["label"]: one["place"] for one in json.loads(done.stdout)["concepts"]}
     kept = Bottleneck.from_pretrained(made)
     assert {one: known.place for one, known in zip(kept.labels, kept.map_evidence, strict=True)} == told
-    assert told["red bill"].startswith("place checked against keypoints in 6 photos of cub test: ")
+    assert told["red bill"].startswith("place checked against keypoints in 4 photos of cub test: ")
     assert (made / "bottleneck.safetensors").read_bytes() == (place / "made" / "bottleneck.safetensors").read_bytes()
 
 
@@ -206,7 +206,7 @@ def test_a_photo_that_fails_is_reported_and_ends_with_code_1(place: Path, tmp_pa
     done = run(place, "evaluate", "bottleneck", "-b", "MADE", "-d", f"cub:{birds}", "--json")
     assert done.exit_code == 1, done.output
     printed = json.loads(done.stdout)
-    assert (printed["photos"], len(printed["failures"])) == (11, 1)
+    assert (printed["photos"], len(printed["failures"])) == (7, 1)
     assert "conceptlens: " in done.stderr
 
 
@@ -281,7 +281,7 @@ def test_an_edit_is_kept_where_it_is_told_after_it_was_shown(place: Path, tmp_pa
     assert "red bill for all classes: set to" in done.stdout
     assert "blue bill for all classes: kept at 0.1 or below" in done.stdout
     assert re.search(r"weight of shiny for jay: \S+ becomes -2.5", done.stdout)
-    assert "12 images: accuracy" in done.stdout
+    assert "8 images: accuracy" in done.stdout
     assert "bottleneck: " in done.stderr
     undone = tmp_path / "undone"
     back = run(place, "edit", str(out), "-d", "BIRDS", "--restore", "red bill", "--out-dir", str(undone))

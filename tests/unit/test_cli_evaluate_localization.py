@@ -23,7 +23,7 @@ from conceptlens.metrics import MAP_MASK_METRICS
 
 pytestmark = pytest.mark.wide
 
-FEW = ("--data", "drawn:4", "--methods", "ce_fam,grad_cam,random")
+FEW = ("--data", "drawn:3", "--methods", "ce_fam,grad_cam,random")
 
 
 def run(*arguments: str) -> Result:
@@ -35,7 +35,7 @@ def test_json_has_the_documented_fields_and_nothing_else_on_stdout() -> None:
     assert done.exit_code == 0, done.output
     answer = json.loads(done.stdout)
     assert answer["schema"] == "conceptlens.evaluate-localization/2"
-    assert (answer["data"], answer["model"], answer["photos"]) == ("drawn val", "timm:tf_efficientnet_lite0", 4)
+    assert (answer["data"], answer["model"], answer["photos"]) == ("drawn val", "timm:tf_efficientnet_lite0", 3)
     assert answer["groups"] == ["macro", "colour", "kind", "all"]
     assert [m["name"] for m in answer["metrics"]] == list(MAP_MASK_METRICS)
     names = [(m["name"], m["oracle"]) for m in answer["methods"]]
@@ -52,20 +52,20 @@ def test_json_has_the_documented_fields_and_nothing_else_on_stdout() -> None:
 
 def test_files_hold_every_row_the_numbers_and_the_page(tmp_path: Path) -> None:
     out = tmp_path / "results"
-    done = run(*FEW, "--max-photos", "3", "--resolution", "0", "--compare-with", "random", "--out-dir", str(out))
+    done = run(*FEW, "--max-photos", "2", "--resolution", "0", "--compare-with", "random", "--out-dir", str(out))
     assert done.exit_code == 0, done.output
     assert sorted(p.name for p in out.iterdir()) == [f"localization.{s}" for s in ("html", "json", "parquet")]
     rows = parquet.read_table(out / "localization.parquet").to_pylist()
     numbers = json.loads((out / "localization.json").read_text())
-    assert len({row["photo"] for row in rows}) == numbers["photos"] == 3
+    assert len({row["photo"] for row in rows}) == numbers["photos"] == 2
     assert len(rows) == 4 * numbers["pairs"]["all"]
     assert numbers["reference"] == "random"
     assert "<script" not in (out / "localization.html").read_text()
     assert "CE-FAM" in done.stdout
     assert "(oracle)" in done.stdout
-    assert "3 photos" in done.stderr
-    assert "3 photos are few: intervals of fewer than 8" in " ".join(done.stdout.split())
-    assert "3 photos are few: intervals of fewer than 8" in (out / "localization.html").read_text()
+    assert "2 photos" in done.stderr
+    assert "2 photos are few: intervals of fewer than 8" in " ".join(done.stdout.split())
+    assert "2 photos are few: intervals of fewer than 8" in (out / "localization.html").read_text()
 
 
 @pytest.mark.slow
@@ -170,7 +170,7 @@ def test_the_tables_of_command_and_page_are_those_of_the_code() -> None:
 
 def test_every_rule_and_target_is_a_method() -> None:
     names = "layer_cam:concept,score_cam_fast:class,hires_cam:contrast,grad_cam:predicted"
-    done = run("--data", "drawn:2", "--methods", names, "--compare-with", "grad_cam:predicted", "--json")
+    done = run("--data", "drawn:1", "--methods", names, "--compare-with", "grad_cam:predicted", "--json")
     assert done.exit_code == 0, done.output
     answer = json.loads(done.stdout)
     assert [(m["name"], m["title"]) for m in answer["methods"]] == [

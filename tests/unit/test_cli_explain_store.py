@@ -27,6 +27,9 @@ from conceptlens.store.table_files import TABLE_FILES, export_table
 pytestmark = pytest.mark.wide
 
 
+TINY = ("--model", "timm:test_resnet", "--no-pretrained")
+
+
 def call(*words: object) -> Result:
     torch.manual_seed(0)  # so that random weights are the same in every call
     return CliRunner().invoke(app, [str(word) for word in words])
@@ -35,7 +38,7 @@ def call(*words: object) -> Result:
 def test_a_run_prints_its_summary_is_resumed_and_says_what_differs(tmp_path: Path) -> None:
     written_photos(tmp_path / "photos", 3)
     (tmp_path / "photos" / "broken.png").write_text("no photo")
-    words = ["explain", tmp_path / "photos", "--no-pretrained", "--store", tmp_path / "store", "--regions", "official"]
+    words = ["explain", tmp_path / "photos", *TINY, "--store", tmp_path / "store", "--regions", "official"]
     done = call(*words)
     assert done.exit_code == 1, done.output
     assert done.stdout.startswith("3 photos explained, 1 failed, in ")

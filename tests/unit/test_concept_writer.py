@@ -105,6 +105,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def one_short_question(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if "published" not in request.node.name:
         asking(monkeypatch, WRITER_PROMPTS=ONE, SAMPLES=1, TIMEOUT=5.0, MAX_RETRIES=2)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)  # seconds; 0.5 otherwise
 
 
 def asking(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:

@@ -120,7 +120,7 @@ FORMS = ["settings", "whole", "whole in an entry", "own dictionary", "old", "arr
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.parametrize(
-    "form", [pytest.param(one, marks=() if one in ("settings", "old", "script") else pytest.mark.slow) for one in FORMS]
+    "form", [pytest.param(one, marks=() if one in ("old", "script") else pytest.mark.slow) for one in FORMS]
 )
 def test_more_than_tensors_is_unpickled_elsewhere(form: str, tmp_path: Path) -> None:
     trained = Net(seed=1)

@@ -13,12 +13,14 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
 import skimage
 import typer
 from PIL import Image
+from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 import conceptlens as cl
@@ -120,8 +122,8 @@ def runnable(page: Path) -> list[Block]:
 
 # These fit, embed or find rivals for many seconds; `make test-slow` runs them.
 LONG_PAGES = {
-    "analyze", "ce-fam", "class-knowledge", "embed", "evaluate", "fit-a-bottleneck", "folders", "loce", "maps",
-    "reading", "store", "text-encoder",
+    "analyze", "ce-fam", "class-knowledge", "clip", "controls", "embed", "evaluate", "faithfulness",
+    "fit-a-bottleneck", "fit-a-head", "folders", "loce", "maps", "metrics", "reading", "runs", "store", "text-encoder",
 }  # fmt: skip
 RUN_PAGES = [
     pytest.param(page, id=str(page.relative_to(ROOT)), marks=pytest.mark.slow if page.stem in LONG_PAGES else ())
@@ -162,9 +164,15 @@ CALLS = [
 ]
 
 
+@cache
+def all_commands() -> TyperGroup:
+    """The commands, built once."""
+    return typer.main.get_group(app)
+
+
 @pytest.mark.parametrize(("words", "shown", "reason"), CALLS)
 def test_commands_parse(words: list[str], shown: str, reason: str | None) -> None:
-    group = typer.main.get_command(app)
+    group = all_commands()
     context = group.make_context("conceptlens", list(words), resilient_parsing=words == ["--help"])
     name, command, rest = group.resolve_command(context, [*context._protected_args, *context.args])
     assert command is not None

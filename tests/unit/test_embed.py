@@ -84,22 +84,21 @@ class Some:
 
 
 def test_each_row_is_what_loce_gives_for_its_photo_and_mask(tmp_path: Path) -> None:
-    data = cl.open_set("drawn:5")
+    data, model = cl.open_set("drawn:4"), small_model()
     for mode in ("mean_difference", "exact", "paper"):
         store, last = run(data, tmp_path / mode, mode=mode)
         (row,) = store.runs()
-        assert (last.photos, last.failures) == (5, 0)
-        assert row.counts == {"photos": 5, "embeddings": last.embeddings, "failures": 0}
+        assert (last.photos, last.failures) == (4, 0)
+        assert row.counts == {"photos": 4, "embeddings": last.embeddings, "failures": 0}
         assert last.embeddings == 2 * sum(len(one.masks) for one in data)
         for layer in LAYERS:
             rows = store.embeddings(layer)
             scale = {layer: torch.tensor(row.settings["scales"][layer])}
+            observed = {name: model.observe(one.photo, layer) for name, one in zip(data.names, data, strict=True)}
             for number in range(len(rows)):
                 image = next(one for one in store.images() if one.id == rows.images[number])
-                one = data[data.names.index(image.name)]
-                observation = small_model().observe(one.photo, layer)
                 mask = store.mask(rows.masks[number])
-                wanted = cl.loce(observation, mask, layer, mode=mode, scale=scale)  # pyright: ignore[reportArgumentType]
+                wanted = cl.loce(observed[image.name], mask, layer, mode=mode, scale=scale)  # pyright: ignore[reportArgumentType]
                 assert wanted.vectors is not None
                 cosine = torch.nn.functional.cosine_similarity(
                     torch.from_numpy(rows.vectors[number]), wanted.vectors[0, 0], dim=0
@@ -111,7 +110,7 @@ def test_each_row_is_what_loce_gives_for_its_photo_and_mask(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("mode", ["mean_difference", "exact"])
 def test_the_control_is_the_mask_nearest_in_size_of_the_next_three_photos(tmp_path: Path, mode: str) -> None:
-    data = cl.open_set("drawn:6")
+    data, model = cl.open_set("drawn:6"), small_model()
     store, _ = run(data, tmp_path / "with", mode=mode)
     (row,) = store.runs()
     rows = store.embeddings("second")
@@ -124,7 +123,7 @@ def test_the_control_is_the_mask_nearest_in_size_of_the_next_three_photos(tmp_pa
         others = [other for step in (1, 2, 3) for other in data[(place + step) % 6].masks]
         sizes = [abs(np.log(other.mean() / mask.mean())) for other in others]
         chosen = others[int(np.argmin(sizes))]
-        observation = small_model().observe(data[place].photo, "second")
+        observation = model.observe(data[place].photo, "second")
         wanted = cl.loce(observation, mask, "second", mode, scale=scale, control=chosen)  # pyright: ignore[reportArgumentType]
         assert float(rows.control_ious[number]) == pytest.approx(float(wanted.diagnostics["control_iou"]), abs=2e-3)
         assert float(rows.selectivities[number]) == pytest.approx(float(wanted.diagnostics["selectivity"]), abs=4e-3)

@@ -246,7 +246,7 @@ def test_photos_come_one_by_one() -> None:
 
 
 @needs_coco
-@pytest.mark.parametrize("split", ["train2017", "val2017"])
+@pytest.mark.parametrize("split", [pytest.param("train2017", marks=pytest.mark.slow), "val2017"])
 def test_the_real_coco(split: str) -> None:
     panoptic, instances = open_set(f"coco_panoptic:{DATA}", split), open_set(f"coco_instances:{DATA}", split)
     listed = json.loads((DATA / "annotations" / f"panoptic_{split}.json").read_text())["categories"]

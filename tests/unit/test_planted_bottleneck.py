@@ -7,8 +7,9 @@ all cells away from the parts: in a cell it is less than the blob, over the whol
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import cast
 
@@ -174,51 +175,56 @@ MASKS: Mapping[str, Recipe] = {
 }
 
 
+Measured = Callable[[str, str], dict[str, Tensor]]
+
+
 @pytest.fixture(scope="module")
-def grid(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], dict[str, Tensor]]:
-    """Two seeds of every loss and mask: photos, first weights and batches all differ."""
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    """Two seeds of a loss and mask, trained when first asked for: photos, first weights and batches all differ."""
     held = planted(MOSTLY, 99)
     bare = planted(MOSTLY, 99, context=0.0)  # the same photos without their contexts
-    rows = {}
-    for loss in ("cos3", "mse"):
-        for name, mask in MASKS.items():
-            figures = []
-            for seed in SEEDS:
-                photos = planted(MOSTLY, seed)
-                weight = trained(photos, replace(mask, loss=loss), tmp_path_factory.mktemp("run"), seed)
-                maps = maps_of(weight, held)
-                figures.append(
-                    {
-                        "found": found(maps, held),
-                        "drawn": drawn(maps, held),
-                        "without context": found(maps_of(weight, bare), bare),
-                        "unmasked": correlation(maps.mean((2, 3)), held),
-                        "masked": correlation((maps * peak_masks(maps, 1.0)).sum((2, 3)), held),
-                    }
-                )
-            rows[loss, name] = {key: torch.tensor([one[key] for one in figures]) for key in figures[0]}
-    return rows
+
+    @cache
+    def measured(loss: str, name: str) -> dict[str, Tensor]:
+        figures = []
+        for seed in SEEDS:
+            photos = planted(MOSTLY, seed)
+            weight = trained(photos, replace(MASKS[name], loss=loss), tmp_path_factory.mktemp("run"), seed)
+            maps = maps_of(weight, held)
+            figures.append(
+                {
+                    "found": found(maps, held),
+                    "drawn": drawn(maps, held),
+                    "without context": found(maps_of(weight, bare), bare),
+                    "unmasked": correlation(maps.mean((2, 3)), held),
+                    "masked": correlation((maps * peak_masks(maps, 1.0)).sum((2, 3)), held),
+                }
+            )
+        return {key: torch.tensor([one[key] for one in figures]) for key in figures[0]}
+
+    return measured
 
 
 @pytest.mark.slow
-def test_the_label_free_base_is_drawn_to_the_context(grid: dict[tuple[str, str], dict[str, Tensor]]) -> None:
-    base = grid["cos3", "none"]
+def test_the_label_free_base_is_drawn_to_the_context(grid: Measured) -> None:
+    base = grid("cos3", "none")
     assert base["found"].max() < 0.6
     assert base["drawn"].min() > 0.5
     assert (base["without context"] - base["found"]).min() > 0.25  # it is the context that draws it
 
 
-def test_the_shrinking_locator_finds_the_place(grid: dict[tuple[str, str], dict[str, Tensor]]) -> None:
-    for loss, least in (("cos3", 0.75), ("mse", 0.88)):
-        base, located = grid[loss, "none"], grid[loss, "shrinking"]
-        assert located["found"].min() > least
-        assert located["found"].min() > base["found"].max()  # in every seed
-        assert located["drawn"].max() < base["drawn"].min()
+@pytest.mark.parametrize(("loss", "least"), [pytest.param("cos3", 0.75, marks=pytest.mark.slow), ("mse", 0.88)])
+def test_the_shrinking_locator_finds_the_place(grid: Measured, loss: str, least: float) -> None:
+    base, located = grid(loss, "none"), grid(loss, "shrinking")
+    assert located["found"].min() > least
+    assert located["found"].min() > base["found"].max()  # in every seed
+    assert located["drawn"].max() < base["drawn"].min()
 
 
-def test_what_the_gain_comes_from(grid: dict[tuple[str, str], dict[str, Tensor]]) -> None:
+@pytest.mark.slow
+def test_what_the_gain_comes_from(grid: Measured) -> None:
     """More of it from the loss than from the mask, and nothing from the shrinking, where the context fails at times."""
-    mean = {key: float(row["found"].mean()) for key, row in grid.items()}
+    mean = {(loss, name): float(grid(loss, name)["found"].mean()) for loss in ("cos3", "mse") for name in MASKS}
     by_loss = mean["mse", "none"] - mean["cos3", "none"]
     by_mask = mean["cos3", "shrinking"] - mean["cos3", "none"]
     both = mean["mse", "shrinking"] - mean["cos3", "none"]
@@ -227,14 +233,16 @@ def test_what_the_gain_comes_from(grid: dict[tuple[str, str], dict[str, Tensor]]
         assert mean[loss, "fixed"] > mean[loss, "shrinking"] - 0.03
 
 
-def test_masks_at_inference_go_with_masks_in_training(grid: dict[tuple[str, str], dict[str, Tensor]]) -> None:
+@pytest.mark.slow
+def test_masks_at_inference_go_with_masks_in_training(grid: Measured) -> None:
     """Trained without a mask, a narrow mask loses some of what activations tell of presence; trained with one, none."""
     for loss in ("cos3", "mse"):
-        lost = {name: float((grid[loss, name]["unmasked"] - grid[loss, name]["masked"]).mean()) for name in MASKS}
+        rows = {name: grid(loss, name) for name in MASKS}
+        lost = {name: float((row["unmasked"] - row["masked"]).mean()) for name, row in rows.items()}
         assert lost["none"] > 0.02
         assert lost["shrinking"] < 0.01
         assert lost["fixed"] < 0.0
-    assert min(float(row["unmasked"].min()) for row in grid.values()) > 0.8  # all of them tell it well
+        assert min(float(row["unmasked"].min()) for row in rows.values()) > 0.8  # all of them tell it well
 
 
 # --- a context that never fails to come: labels alone cannot tell it from the part

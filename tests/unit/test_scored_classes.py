@@ -60,7 +60,7 @@ def test_maps_of_another_class_are_refused(case: str) -> None:
 def test_maps_of_the_same_class_or_of_none_are_scored(case: str) -> None:
     make, targets = AGREEING[case]
     explained, scored = make(), cl.scored_images(SEEN, targets)
-    found, expected = (cl.metrics.road(one, scored).values for one in (explained, explained.maps))
+    found, expected = (cl.metrics.deletion(one, scored).values for one in (explained, explained.maps))
     assert torch.equal(found, expected)
 
 

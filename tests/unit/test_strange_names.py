@@ -83,7 +83,9 @@ CODE_PAGES = [
 )
 def test_every_photo_is_explained_in_any_code_page(tmp_path: Path, environment: dict[str, str]) -> None:
     folder = photos(tmp_path / "photos")
-    done = shell("explain", folder, "--concepts", "cat, 猫", "--out-dir", tmp_path / "out", **environment)
+    done = shell(
+        "explain", folder, "--concepts", "cat, 猫", "--regions", "coarse", "--out-dir", tmp_path / "out", **environment
+    )
     assert done.returncode == 0, done.stderr.decode(errors="replace")
     assert b"Traceback" not in done.stderr
     assert done.stdout.count(b"stra") == 3
@@ -95,7 +97,11 @@ def test_every_photo_is_explained_in_any_code_page(tmp_path: Path, environment: 
     assert shown == ["plain.jpg", "straße.jpg", "stra\ufffde.jpg", "stra\ufffde.jpg"]
 
 
-@pytest.mark.parametrize("command", [["models", "--help"], ["--help"], ["models", "resnet18"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "command",
+    [["models", "--help"], ["--help"], pytest.param(["models", "resnet18"], marks=pytest.mark.slow)],
+    ids=" ".join,
+)
 def test_help_and_lists_in_ascii(command: list[str]) -> None:
     done = shell(*command, PYTHONIOENCODING="ascii:strict")
     assert done.returncode == 0, done.stderr

@@ -38,7 +38,7 @@ def test_the_zoo_opens_without_torch() -> None:
     assert done.stdout.split() == ["False", "False"]
 
 
-@pytest.mark.parametrize("name", PACKAGED)
+@pytest.mark.parametrize("name", [*PACKAGED[:2], pytest.param(PACKAGED[2], marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("file", "kinds"),
     [("chelsea.png", ("cat",)), pytest.param("coffee.png", ("espresso", "cup"), marks=pytest.mark.slow)],

@@ -6,8 +6,10 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from browser_tabs import Scheme, Tabs
 from playwright.sync_api import Browser, Page, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -41,23 +43,33 @@ def browser() -> Iterator[Browser]:
         opened.close()
 
 
-@pytest.fixture
-def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Open a file at a width and in a colour scheme; it may neither say anything nor ask for anything."""
-    contexts = []
+@pytest.fixture(scope="session")
+def tabs(browser: Browser) -> Tabs:
+    return Tabs(browser)
 
-    def show(file: Path, width: int = 1280, scheme: str = "light") -> Page:
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # pyright: ignore
-        contexts.append(context)
-        page = context.new_page()
-        messages: list[str] = []
-        page.on("console", lambda message: messages.append(message.text))
-        page.on("pageerror", lambda error: messages.append(str(error)))
-        page.on("request", lambda request: messages.append(request.url) if request.url.startswith("http") else None)
+
+@pytest.fixture
+def visit(tabs: Tabs) -> Iterator[Callable[..., Page]]:
+    """Open a file at a width and in a colour scheme; it may neither say anything nor ask for anything."""
+    taken: list[Page] = []
+    messages: list[str] = []
+    watched: dict[Any, Callable[[Any], None]] = {
+        "console": lambda message: messages.append(message.text),
+        "pageerror": lambda error: messages.append(str(error)),
+        "request": lambda request: messages.append(request.url) if request.url.startswith("http") else None,
+    }
+
+    def show(file: Path, width: int = 1280, scheme: Scheme = "light") -> Page:
+        page = tabs.take(width, 900, scheme)
+        taken.append(page)
+        for event, noted in watched.items():
+            page.on(event, noted)
         page.goto(file.as_uri())
         assert messages == []
         return page
 
     yield show
-    for context in contexts:
-        context.close()
+    for page in taken:
+        for event, noted in watched.items():
+            page.remove_listener(event, noted)
+        tabs.give_back(page)

@@ -26,11 +26,11 @@ Open = Callable[..., Page]
 
 @pytest.fixture(scope="module")
 def analysis(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of the planted store of twenty concepts, of which twelve are in figures."""
+    """The page of the planted store of ten concepts, of which six are in figures."""
     folder = tmp_path_factory.mktemp("analysis")
     subprocess.run([sys.executable, str(PLANTED), str(folder)], check=True, timeout=120)
     words = ["analyze", str(folder / "store"), "--out-dir", str(folder / "out"), "--photos", str(folder / "photos")]
-    done = CliRunner().invoke(app, [*words, "--max-rows", "12", "--max-concepts", "12"])
+    done = CliRunner().invoke(app, [*words, "--max-rows", "12", "--max-concepts", "6"])
     assert done.exit_code == 0, done.output
     return folder / "out" / "analysis.html"
 
@@ -54,7 +54,7 @@ def test_the_page_answers_five_questions_in_order(analysis: Path, visit: Open) -
     expect(page.locator("#layers tbody tr")).to_have_count(3)
     expect(page.locator("#layers .mark")).to_have_text("best")
     expect(page.locator("#published tbody tr")).to_have_count(4)
-    expect(page.locator(".notice")).to_contain_text("Figures and tiles show the 12 most frequent of 20 concepts")
+    expect(page.locator(".notice")).to_contain_text("Figures and tiles show the 6 most frequent of 10 concepts")
 
 
 def test_every_image_is_there_and_says_what_it_shows(analysis: Path, visit: Open) -> None:
@@ -63,7 +63,7 @@ def test_every_image_is_there_and_says_what_it_shows(analysis: Path, visit: Open
     page.wait_for_function("[...document.images].every(i => i.complete)")
     assert page.evaluate("[...document.images].every(i => i.naturalWidth > 20 && i.alt.length > 8)")
     expect(page.locator("figure.plot")).to_have_count(6)
-    expect(page.locator("#retrieval .example")).to_have_count(12)
+    expect(page.locator("#retrieval .example")).to_have_count(6)
     expect(page.locator("#retrieval .example").first.locator("img")).to_have_count(9)
     assert page.locator(".tile.wrong figcaption").first.inner_text().startswith("✗ ")
 
@@ -71,11 +71,11 @@ def test_every_image_is_there_and_says_what_it_shows(analysis: Path, visit: Open
 def test_the_keyboard_opens_the_other_concepts_and_follows_the_questions(analysis: Path, visit: Open) -> None:
     page = visit(analysis)
     summary = page.locator("details.more summary")
-    expect(summary).to_have_text("8 more concepts, with fewer embeddings")
+    expect(summary).to_have_text("4 more concepts, with fewer embeddings")
     expect(page.locator("details.more table")).to_be_hidden()
     summary.focus()
     page.keyboard.press("Enter")
-    expect(page.locator("details.more tbody tr")).to_have_count(8)
+    expect(page.locator("details.more tbody tr")).to_have_count(4)
     expect(page.locator("details.more table")).to_be_visible()
     page.locator(".summary a").first.focus()
     page.keyboard.press("Enter")

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from browser_tabs import Tabs
 from PIL import Image
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Page
 from torch import nn
 
 import conceptlens as cl
@@ -62,12 +63,12 @@ def result(transform: Any = None, threshold: float = 0.4, against: str | None = 
 
 
 @pytest.fixture
-def opened(browser: Browser, tmp_path: Path) -> Iterator[Any]:
+def opened(tabs: Tabs, tmp_path: Path) -> Iterator[Any]:
     pages: list[Page] = []
 
     def open_page(*results: PhotoResult, width: int = 1280) -> Page:
         file = write_page(page_content(results), tmp_path / "street.html")
-        page = browser.new_page(viewport={"width": width, "height": 900})
+        page = tabs.take(width, 900, "light")
         pages.append(page)
         page.goto(file.as_uri())
         page.wait_for_selector("html[data-shown]")
@@ -75,7 +76,7 @@ def opened(browser: Browser, tmp_path: Path) -> Iterator[Any]:
 
     yield open_page
     for page in pages:
-        page.close()
+        tabs.give_back(page)
 
 
 def drawn(tab: Page) -> list[list[float]]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import skimage
+from browser_tabs import Scheme, Tabs
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page, expect
 
@@ -151,14 +152,26 @@ def a_report(*images: dict[str, Any], title: str = "A report") -> dict[str, Any]
 
 
 @pytest.fixture
-def open_report(browser: Browser, tmp_path: Path) -> Iterator[Open]:
-    """Open a report; at the end no request, console message or error may have come from it."""
+def open_report(browser: Browser, tabs: Tabs, tmp_path: Path) -> Iterator[Open]:
+    """Open a report, in a tab of its own where it is told so; at the end no request, message or error came from it."""
+    taken: list[Page] = []
     contexts, complaints = [], []
 
-    def opened(data: dict[str, Any] | None = None, width: int = 1280, height: int = 900, **options: Any) -> Page:
+    def of_its_own(width: int, height: int, scheme: Scheme, options: dict[str, Any]) -> Page:
+        size: Any = {"width": width, "height": height}
+        contexts.append(browser.new_context(viewport=size, color_scheme=scheme, **options))
+        return contexts[-1].new_page()
+
+    def opened(
+        data: dict[str, Any] | None = None,
+        width: int = 1280,
+        height: int = 900,
+        scheme: Scheme = "light",
+        own: dict[str, Any] | None = None,
+    ) -> Page:
         address = write_page(data or a_report(), tmp_path / "report.html").as_uri()
-        context = browser.new_context(viewport={"width": width, "height": height}, **options)
-        contexts.append(context)
+        tab = tabs.take(width, height, scheme) if own is None else of_its_own(width, height, scheme, own)
+        taken.extend([tab] if own is None else [])
 
         def gate(route: Any) -> None:
             if route.request.url == address:
@@ -167,18 +180,25 @@ def open_report(browser: Browser, tmp_path: Path) -> Iterator[Open]:
                 complaints.append(f"request {route.request.url}")
                 route.abort()
 
-        context.route(re.compile(r"^(?!data:|blob:)"), gate)
-        tab = context.new_page()
-        tab.on("console", lambda message: complaints.append(f"console {message.type}: {message.text}"))
-        tab.on("pageerror", lambda error: complaints.append(f"error {error}"))
-        tab.on("dialog", lambda dialog: (complaints.append(f"dialog {dialog.message}"), dialog.dismiss()))
+        (tab if own is None else tab.context).route(re.compile(r"^(?!data:|blob:)"), gate)
+        for event, noted in watched.items():
+            tab.on(event, noted)
         tab.goto(address)
         shown(tab)
         return tab
 
+    watched: dict[Any, Callable[[Any], None]] = {
+        "console": lambda message: complaints.append(f"console {message.type}: {message.text}"),
+        "pageerror": lambda error: complaints.append(f"error {error}"),
+        "dialog": lambda dialog: (complaints.append(f"dialog {dialog.message}"), dialog.dismiss())[1],
+    }
     yield opened
     for context in contexts:
         context.close()
+    for tab in taken:
+        for event, noted in watched.items():
+            tab.remove_listener(event, noted)
+        tabs.give_back(tab)
     assert complaints == []
 
 
@@ -480,7 +500,7 @@ def is_dark(tab: Page) -> bool:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_follows_the_system_and_remembers_another_choice(open_report: Open, scheme: Any) -> None:
-    tab = open_report(color_scheme=scheme)
+    tab = open_report(scheme=scheme)
     assert is_dark(tab) == (scheme == "dark")
     tab.locator("#theme").click()
     assert is_dark(tab) == (scheme == "light")
@@ -490,7 +510,7 @@ def test_the_page_follows_the_system_and_remembers_another_choice(open_report: O
 
 
 def test_a_choice_is_kept_in_its_tab_where_storage_is_refused_or_late(open_report: Open) -> None:
-    tab = open_report(color_scheme="light")
+    tab = open_report(own={})
     tab.add_init_script("Storage.prototype.setItem = () => { throw new DOMException('no', 'SecurityError'); };")
     tab.reload()
     shown(tab)
@@ -502,7 +522,7 @@ def test_a_choice_is_kept_in_its_tab_where_storage_is_refused_or_late(open_repor
 
 
 def test_a_choice_holds_for_other_tabs_once_it_is_stored(open_report: Open) -> None:
-    tab = open_report(color_scheme="light")
+    tab = open_report(own={})
     tab.locator("#theme").click()
     other = tab.context.new_page()
     for _ in range(200):  # browsers write their storage some time later
@@ -530,14 +550,14 @@ def test_every_number_of_a_row_is_there_on_a_phone(open_report: Open) -> None:
 
 
 def test_the_command_is_copied(open_report: Open) -> None:
-    tab = open_report(permissions=["clipboard-read", "clipboard-write"])
+    tab = open_report(own={"permissions": ["clipboard-read", "clipboard-write"]})
     tab.locator("#copy").click()
     expect(tab.locator("#copy")).to_have_text("Copied")
     assert tab.evaluate("navigator.clipboard.readText()") == "conceptlens explain cat.png --out report.html"
 
 
 def test_the_numbers_can_be_downloaded(open_report: Open) -> None:
-    tab = open_report(accept_downloads=True)
+    tab = open_report(own={"accept_downloads": True})
     with tab.expect_download() as download:
         tab.locator("#download").click()
     numbers = json.loads(download.value.path().read_text(encoding="utf-8"))
@@ -648,7 +668,7 @@ def test_one_image_has_no_strip(open_report: Open) -> None:
 
 
 def test_the_page_prints(open_report: Open) -> None:
-    tab = open_report(color_scheme="dark")
+    tab = open_report(scheme="dark")
     tab.emulate_media(media="print")
     assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert not tab.locator(".controls").is_visible()
