@@ -31,7 +31,7 @@ NOT_TOLD: dict[str, set[str]] = {
     "embed": {"date"},
     "evidence": {"date", "seconds", "versions", "threads"},
     "explain": {"date", "seconds", "versions", "threads"},
-    "finer_cam": {"date", "seconds", "device", "threads"},
+    "finer_cam": {"seconds"},  # rows of the earlier layer do not say
     "fit": {"date", "seconds", "versions", "device", "threads"},
     "loc_cbm": {"date", "seconds", "device", "threads"},
     "localization": {"command", "date", "seconds", "versions", "device", "threads"},
