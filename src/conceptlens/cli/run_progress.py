@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
+import traceback
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import typer
 
 from conceptlens.io.errors import InputError
-from conceptlens.io.progress import progress_bar, speed_text, time_text
+from conceptlens.io.progress import progress_bar
 from conceptlens.pages.number_format import counted
 
-LOG_SECONDS = 30.0
 INTERRUPTED, TERMINATED = 130, 143  # exit codes: 128 and the number of the signal
 
 
@@ -37,7 +37,10 @@ Progress = TypeVar("Progress", bound=RunProgress)
 
 
 def with_progress(
-    steps: Iterator[Progress], doing: str, empty: str = "choose another one or another split"
+    steps: Iterator[Progress],
+    doing: str,
+    empty: str = "choose another one or another split",
+    go_on: str = "continue with --resume",
 ) -> Progress:
     """Show photos done, their rate and the time left, and return the last progress.
 
@@ -48,50 +51,51 @@ def with_progress(
         steps: The progress of a run; the first is that of what was there before.
         doing: What is done, such as `"embedding photos"`.
         empty: What to do where there is no photo.
+        go_on: What is kept of a run that is interrupted, and how it goes on.
 
     Raises:
         InputError: There is no photo.
     """
     last = None
-    with progress_bar(doing) as update, sigterm_as_interrupt() as terminated:
-        start = logged = time.perf_counter()
-        first = 0  # photos that a resumed run has already
-        try:
-            for step in steps:
-                now, first = time.perf_counter(), step.photos if last is None else first
-                last, done = step, step.photos - first
-                pace = speed_text(done, now - start)
-                if update is not None:
-                    update(step.photos, step.total, f"{doing}{pace}")
-                elif pace and now - logged > LOG_SECONDS:  # a log has no bar
-                    logged = now
-                    left = time_text((step.total - step.photos) * (now - start) / done)
-                    typer.echo(f"{step.photos} of {counted(step.total, 'photo')}{pace}, {left} left", err=True)
-        except KeyboardInterrupt:
-            if isinstance(steps, Generator):
-                steps.close()  # which keeps what is done
-            at = "before the first photo" if last is None else f"after {last.photos} of {counted(last.total, 'photo')}"
-            typer.echo(f"interrupted {at}; continue with --resume", err=True)
-            raise typer.Exit(TERMINATED if terminated.is_set() else INTERRUPTED) from None
+    with progress_bar(doing) as update, interruptible() as interruption:
+        for step in steps:
+            last = step
+            update(step.photos, step.total, None)
+    if interruption.came:
+        if isinstance(steps, Generator):
+            steps.close()  # which keeps what is done
+        at = "before the first photo" if last is None else f"after {last.photos} of {counted(last.total, 'photo')}"
+        typer.echo(f"interrupted {at}; {go_on}", err=True)
+        raise typer.Exit(interruption.exit_code)
     if last is None:
         raise InputError(f"the data set has no photo; {empty}")
     return last
 
 
+@dataclass(eq=False)
+class Interruption:
+    """Whether Ctrl-C or SIGTERM came, and the exit code of a command that it ends."""
+
+    came: bool = False
+    exit_code: int = INTERRUPTED
+
+
 @contextmanager
-def sigterm_as_interrupt() -> Iterator[threading.Event]:
-    """Let SIGTERM end what is at work as Ctrl-C does; what is yielded is set where it came."""
-    came = threading.Event()
+def interruptible() -> Iterator[Interruption]:
+    """Let Ctrl-C and SIGTERM end the block and not the command, which goes on after it."""
+    found = Interruption()
 
     def interrupt(_number: int, _frame: Any) -> None:
-        came.set()
+        found.exit_code = TERMINATED
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():  # which no signal reaches
-        yield came
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
+    main = threading.current_thread() is threading.main_thread()  # no signal reaches another
+    before = signal.signal(signal.SIGTERM, interrupt) if main else None
     try:
-        yield came
+        yield found
+    except KeyboardInterrupt as error:
+        found.came = True
+        traceback.clear_frames(error.__traceback__)  # what reads ahead ends now, and no bar is drawn any more
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if main:
+            signal.signal(signal.SIGTERM, before)
