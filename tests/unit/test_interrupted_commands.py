@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from conceptlens.cli.options import answering
-from conceptlens.cli.run_progress import interruptible, with_progress
+from conceptlens.cli.run_progress import interruptible, stoppable, until_stopped, with_progress
 from conceptlens.explainer.runs.explain_run import ExplainProgress
 
 
@@ -64,6 +64,30 @@ def test_any_other_command_says_what_becomes_of_it(
     assert ended.value.exit_code == code
     assert closed == [1]
     assert capsys.readouterr().err == "interrupted; the cache is kept\n"
+
+
+def test_the_writer_of_what_is_made_is_never_interrupted_and_the_making_at_once() -> None:
+    written: list[int] = []
+
+    def made(number: int) -> Iterator[int]:
+        for one in range(9):
+            if one == number:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(5)
+            yield one
+
+    with stoppable() as first:
+        written.extend(until_stopped(made(4), first))
+    assert (written, first.exit_code) == ([0, 1, 2, 3], 143)
+    with stoppable() as second:
+        for one in until_stopped(made(99), second):
+            if one == 5:
+                os.kill(os.getpid(), signal.SIGINT)
+            written.append(one)
+    assert (written[4:], second.exit_code) == ([0, 1, 2, 3, 4, 5], 130)
+    with stoppable() as third:
+        assert list(until_stopped(made(99), third)) == list(range(9))
+    assert not third.came
 
 
 def test_what_ends_otherwise_ends_as_ever() -> None:

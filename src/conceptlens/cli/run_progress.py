@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import traceback
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -16,7 +16,11 @@ from conceptlens.io.errors import InputError
 from conceptlens.io.progress import progress_bar
 from conceptlens.pages.number_format import counted
 
-INTERRUPTED, TERMINATED = 130, 143  # exit codes: 128 and the number of the signal
+INTERRUPTED, TERMINATED = 130, 143
+CODES: dict[int, int] = {
+    signal.SIGINT: INTERRUPTED,
+    signal.SIGTERM: TERMINATED,
+}  # exit codes: 128 and the number of the signal
 
 
 class RunProgress(Protocol):
@@ -34,6 +38,7 @@ class RunProgress(Protocol):
 
 
 Progress = TypeVar("Progress", bound=RunProgress)
+Item = TypeVar("Item")
 
 
 def with_progress(
@@ -85,17 +90,62 @@ def interruptible() -> Iterator[Interruption]:
     """Let Ctrl-C and SIGTERM end the block and not the command, which goes on after it."""
     found = Interruption()
 
-    def interrupt(_number: int, _frame: Any) -> None:
-        found.exit_code = TERMINATED
+    def interrupt(number: int, _frame: Any) -> None:
+        found.exit_code = CODES[number]
         raise KeyboardInterrupt
 
-    main = threading.current_thread() is threading.main_thread()  # no signal reaches another
-    before = signal.signal(signal.SIGTERM, interrupt) if main else None
     try:
-        yield found
+        with _handled_by(interrupt):
+            yield found
     except KeyboardInterrupt as error:
         found.came = True
         traceback.clear_frames(error.__traceback__)  # what reads ahead ends now, and no bar is drawn any more
+
+
+@contextmanager
+def stoppable() -> Iterator[Interruption]:
+    """Let Ctrl-C and SIGTERM end what `until_stopped` yields, not what is done with it; twice, they end the block."""
+    found = Interruption()
+
+    def note(number: int, _frame: Any) -> None:
+        if found.came:
+            raise KeyboardInterrupt
+        found.came, found.exit_code = True, CODES[number]
+
+    with _handled_by(note):
+        yield found
+
+
+def until_stopped(items: Iterable[Item], interruption: Interruption) -> Iterator[Item]:
+    """Yield items until Ctrl-C or SIGTERM comes, which ends the making of the next one at once.
+
+    Args:
+        items: What is made one by one.
+        interruption: What `stoppable` yields.
+    """
+    made = iter(items)
+    while not interruption.came:
+        with interruptible() as meanwhile:
+            try:
+                item = next(made)
+            except StopIteration:
+                return
+        if meanwhile.came:
+            interruption.came, interruption.exit_code = True, meanwhile.exit_code
+            return
+        yield item
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Let a function handle Ctrl-C and SIGTERM; a signal that this process ignores stays ignored."""
+    main = threading.current_thread() is threading.main_thread()  # no signal reaches another
+    known = {number: signal.getsignal(number) for number in CODES if main}
+    before = {number: own for number, own in known.items() if own not in (None, signal.SIG_IGN)}
+    for number in before:
+        signal.signal(number, handler)
+    try:
+        yield
     finally:
-        if main:
-            signal.signal(signal.SIGTERM, before)
+        for number, own in before.items():
+            signal.signal(number, own)

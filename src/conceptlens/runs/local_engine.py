@@ -27,6 +27,16 @@ def local_engine(task: RunTask[Any, Result], batches: Sequence[range]) -> Iterat
         yield task.compute(read)
 
 
+def batches_of(count: int, size: int) -> list[range]:
+    """Return batches of `size` photos, in their order; the last one may have fewer.
+
+    Args:
+        count: How many photos there are.
+        size: Photos of a batch.
+    """
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
 def read_ahead(read: Callable[[range], Read], batches: Iterable[range]) -> Iterator[Read]:
     """Yield what was read of each batch, a thread reading the next `N_READ_AHEAD` meanwhile.
 

@@ -17,6 +17,7 @@ from conceptlens.local_embeddings.modes import channel_scale
 from conceptlens.local_embeddings.runs.embed_batch import PreparedPhoto, model_input, prepare_photo
 from conceptlens.local_embeddings.runs.embed_plan import EmbedPlan
 from conceptlens.model.layer_cells import layer_cells
+from conceptlens.runs.local_engine import batches_of
 
 if TYPE_CHECKING:
     from conceptlens.model.backbone import Backbone
@@ -51,8 +52,7 @@ class PhotoReader:
 
     def batches(self) -> list[range]:
         """Return the indices of each batch, the same in every run of the plan."""
-        size = self.plan.batch_size
-        return [range(start, min(start + size, self.total)) for start in range(0, self.total, size)]
+        return batches_of(self.total, self.plan.batch_size)
 
     def read(self, indices: Sequence[int]) -> list[PreparedPhoto | Failure]:
         """Return the photos at these indices, or why one cannot be read."""
