@@ -139,6 +139,28 @@ def test_scenes_are_read_by_another_thread_and_few_are_held() -> None:
     assert seen.most <= 2  # what is read ahead are the inputs
 
 
+def test_inputs_of_four_batches_are_in_memory_at_most(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    real, held, most = photo_reading.ready_photo, [0], [0]
+    each = 3 * 64 * 64 * 4
+
+    def leave() -> None:
+        held[0] -= each
+
+    def watched(*given: Any, **more: Any) -> Any:
+        one = real(*given, **more)
+        assert one.photo is None
+        assert one.image.nbytes == each
+        weakref.finalize(one, leave)
+        held[0] += each
+        most[0] = max(most[0], held[0])
+        return one
+
+    monkeypatch.setattr(photo_reading, "ready_photo", watched)
+    for _ in photo_cells(small_model(), [*files, *files, *files], "second", 3, []):
+        pass
+    assert 0 < most[0] <= 4 * 3 * each
+
+
 def test_results_that_are_streamed_are_not_held(
     files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

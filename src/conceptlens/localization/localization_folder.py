@@ -67,7 +67,7 @@ def evaluate_into(
 ) -> Iterator[PhotoProgress]:
     """Measure the photos that a folder has no rows of, write each as it comes, and yield the progress.
 
-    Memory holds the rows of one photo and three photos that are read ahead.
+    Memory holds the rows of one photo, that photo, and three that are read ahead.
 
     Args:
         folder: Where rows are written.

@@ -53,6 +53,9 @@ class TrainPhotos:
 
     data: MaskedSet
 
+    def __len__(self) -> int:
+        return len(self.data)
+
     def __iter__(self) -> Iterator[Photo]:
         """Read one photo after the other."""
         return (one.photo for one in self.data)
