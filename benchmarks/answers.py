@@ -28,7 +28,8 @@ import conceptlens as cl
 from conceptlens.concept_regions.concept_scores import score_concepts
 from conceptlens.concepts.vocabulary import everyday_words
 from conceptlens.explainer.calibration import ScoreCalibration, calibrate_presence, find_calibration
-from conceptlens.explainer.photo_run import ExplainOptions, explain_photos, observe_labelled
+from conceptlens.explainer.photo_observations import observe_labelled
+from conceptlens.explainer.photo_run import ExplainOptions, explain_photos
 from conceptlens.io.errors import Failure
 from conceptlens.statistics.bootstrap import bootstrap_mean
 from effects import effects, random_level, sum_error

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 import conceptlens as cl
 from conceptlens.data.masked_set import MaskedPhoto
-from conceptlens.localization.evaluate_localization import truth_of
+from conceptlens.localization.mask_truth import truth_of
 from conceptlens.localization.methods import MethodContext, build_methods
 from conceptlens.statistics.bootstrap import bootstrap_difference, bootstrap_mean
 from run_record import run_record

@@ -18,7 +18,7 @@ from conceptlens.concepts.vocabulary import CONCEPT_TYPES
 from conceptlens.data.drawn_scene import DrawnSet
 from conceptlens.data.masked_set import MaskedPhoto
 from conceptlens.explainer.calibration import ScoreCalibration, calibrate_presence, fit_calibration
-from conceptlens.explainer.photo_run import observe_labelled
+from conceptlens.explainer.photo_observations import observe_labelled
 from conceptlens.explainer.presence import PresenceWeights
 from planted import LABELS, ColourNet
 

@@ -22,8 +22,9 @@ from conceptlens.benchmark.comparison import ComparedMethod, compare_methods
 from conceptlens.benchmark.comparison_table import GAIN, LOSS, UNBEATEN, latex, markdown, notes, plain_text, text_tables
 from conceptlens.benchmark.metric_agreement import metric_agreement
 from conceptlens.benchmark.protocol import Measure, Protocol, check_one_column, differences
-from conceptlens.benchmark.result_parts import MeasuredValue, PhotoRows, join_parts, read_photos, written_photos
+from conceptlens.benchmark.result_parts import MeasuredValue, PhotoRows, join_parts, read_photos
 from conceptlens.runs.local_engine import local_engine
+from conceptlens.runs.photo_parts import written_photos
 from conceptlens.statistics.bootstrap import bootstrap_difference, bootstrap_mean
 from conceptlens.statistics.multiple_comparisons import holm, paired_p_values
 

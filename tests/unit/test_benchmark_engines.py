@@ -24,10 +24,11 @@ from conceptlens.benchmark.class_map_task import ClassMapTask
 from conceptlens.benchmark.embedding_suite import loce_suite
 from conceptlens.benchmark.map_methods import contrast_method, map_methods
 from conceptlens.benchmark.protocol import Measure
-from conceptlens.benchmark.result_parts import PhotoRows, read_photos, written_photos
+from conceptlens.benchmark.result_parts import PhotoRows, read_photos
 from conceptlens.benchmark.suite_options import SuiteOptions
 from conceptlens.cli import app
 from conceptlens.runs.local_engine import local_engine
+from conceptlens.runs.photo_parts import written_photos
 from conceptlens.runs.process_engine import process_engine
 from conceptlens.runs.run_task import Engine
 from conceptlens.runs.sent_task import sent_task

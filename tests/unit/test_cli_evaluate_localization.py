@@ -18,7 +18,10 @@ import conceptlens as cl
 from conceptlens.cli.evaluate import DEFAULT_METHODS, METHODS_HELP, app
 from conceptlens.data.drawn_scene import DrawnSet
 from conceptlens.localization.cam_methods import TARGETS
-from conceptlens.localization.methods import METHODS
+from conceptlens.localization.evaluate_localization import evaluate_localization
+from conceptlens.localization.localization_folder import evaluate_into, evaluated, run_settings
+from conceptlens.localization.localization_task import LocalizationTask
+from conceptlens.localization.methods import METHODS, MethodContext, build_methods
 from conceptlens.metrics import MAP_MASK_METRICS
 
 pytestmark = pytest.mark.wide
@@ -54,7 +57,8 @@ def test_files_hold_every_row_the_numbers_and_the_page(tmp_path: Path) -> None:
     out = tmp_path / "results"
     done = run(*FEW, "--max-photos", "2", "--resolution", "0", "--compare-with", "random", "--out-dir", str(out))
     assert done.exit_code == 0, done.output
-    assert sorted(p.name for p in out.iterdir()) == [f"localization.{s}" for s in ("html", "json", "parquet")]
+    files = [f"localization.{s}" for s in ("html", "json", "parquet")]
+    assert sorted(p.name for p in out.iterdir()) == [*files, "parts", "run.json"]
     rows = parquet.read_table(out / "localization.parquet").to_pylist()
     numbers = json.loads((out / "localization.json").read_text())
     assert len({row["photo"] for row in rows}) == numbers["photos"] == 2
@@ -66,6 +70,34 @@ def test_files_hold_every_row_the_numbers_and_the_page(tmp_path: Path) -> None:
     assert "2 photos" in done.stderr
     assert "2 photos are few: intervals of fewer than 8" in " ".join(done.stdout.split())
     assert "2 photos are few: intervals of fewer than 8" in (out / "localization.html").read_text()
+
+
+def test_a_run_is_resumed_with_its_own_settings_alone_and_a_mended_photo_is_tried_again(tmp_path: Path) -> None:
+    data, out = f"masks:{masks(tmp_path / 'set', True)}", tmp_path / "out"
+    words = ("--data", data, "--methods", "centre,random", "--out-dir", str(out))
+    assert run(*words).exit_code == 1
+    again = run(*words)
+    assert again.exit_code == 2
+    assert "add --resume to go on with the run that it holds" in again.stderr
+    other = run(*words, "--resume", "--seed", "3", "--resolution", "0")
+    assert other.exit_code == 2
+    assert "(resolution was 112 and is None; seed was 0 and is 3)" in other.stderr
+    assert json.loads(run(*words, "--resume", "--json").stdout)["failures"][0]["image"] == "b"
+    masks(tmp_path / "set", False)
+    mended = run(*words, "--retry-failed", "--json")
+    assert mended.exit_code == 0, mended.output
+    assert json.loads(mended.stdout)["photos"] == 2
+    assert len(list((out / "parts").iterdir())) == 2
+
+
+def test_rows_come_back_from_their_parts_as_they_were(tmp_path: Path) -> None:
+    data, context = DrawnSet(3), MethodContext(cl.load_model(crop_mode="squash"), DrawnSet(3).concepts)
+    task = LocalizationTask(data, build_methods(["grad_cam", "random"], context), 0.01, 32, 0, 3)
+    *_, last = evaluate_into(tmp_path, task, run_settings(task, context, "", {}))
+    expected = [row for rows in evaluate_localization(data, task.methods, 0.01, 32) for row in rows]
+    assert (last.photos, last.failures) == (3, 0)
+    assert evaluated(tmp_path) == (expected, [])
+    assert len(expected) > 9
 
 
 @pytest.mark.slow
@@ -137,6 +169,8 @@ REFUSED = {
     "empty probe": (["--data", "drawn:2", "--methods", "www", "--probe", "nowhere"], "nowhere"),
     "branch for none": (["--data", "drawn:2", "--methods", "centre", "--branch", "b"], "--branch has no effect"),
     "probe for none": ([*FEW, "--probe", "nowhere"], "--probe has no effect"),
+    "resumed nowhere": ([*FEW, "--resume"], "--resume has no effect without --out-dir DIR"),
+    "workers for none": ([*FEW, "--workers", "2"], "--workers has no effect without --engine"),
     "odd device": ([*FEW, "--device", "gpu"], "gpu"),
 }
 

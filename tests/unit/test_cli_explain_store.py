@@ -180,13 +180,13 @@ def test_a_log_gets_lines_with_the_time_left(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     times = iter(range(0, 100_000, 40))
-    monkeypatch.setattr("conceptlens.cli.run_progress.time.perf_counter", lambda: next(times))
+    monkeypatch.setattr("conceptlens.io.progress.time.perf_counter", lambda: next(times))
     steps = (ExplainProgress("run", photos, 10_000, 0, 100) for photos in (100, 108, 116))
     assert with_progress(steps, "explaining photos").photos == 116
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "108 of 10 000 photos, 6.0 a minute, 27 h 29 min left",
-        "116 of 10 000 photos, 8.0 a minute, 20 h 36 min left",
+        "explaining photos: 108 of 10 000, 12.0 a minute, 13 h 44 min left",
+        "explaining photos: 116 of 10 000, 12.0 a minute, 13 h 44 min left",
     ]
     with pytest.raises(InputError, match="no photo"):
         with_progress(iter(()), "explaining photos")

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +18,9 @@ from pyarrow import parquet
 from typer.testing import CliRunner, Result
 
 from conceptlens.cli import app
+from conceptlens.explainer import photo_run
+from conceptlens.explainer.photo_result import PhotoResult
+from conceptlens.io.errors import Failure
 
 pytestmark = pytest.mark.wide
 
@@ -37,20 +44,20 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_table_has_what_the_json_says_of_each_concept(written: Path) -> None:
+def test_a_table_has_what_the_json_says_of_each_concept_in_the_order_of_the_photos(written: Path) -> None:
     rows = parquet.read_table(written / "t.parquet").to_pylist()
     document = json.loads((written / "t.json").read_text())
     expected = [(image["image"], one) for image in document["images"] for one in image["concepts"]]
-    assert [row["photo"] for row in rows] == [*(name for name, _ in expected), str(written / "broken.png")]
-    for row, (_, one) in zip(rows, expected, strict=False):
-        assert (row["label"], row["type"]) == (one["label"], one["type"])
+    assert [row["photo"] for row in rows] == [CAT] * 3 + [str(written / "broken.png")] + [COFFEE] * 3
+    explained = [row for row in rows if not row["failure"]]
+    for row, (name, one) in zip(explained, expected, strict=True):
+        assert (row["photo"], row["label"], row["type"]) == (name, one["label"], one["type"])
         assert row["contribution"] == pytest.approx(one["contribution"], abs=1e-4)
         assert row["presence"] == pytest.approx(one["presence"], abs=1e-4)
-        assert row["failure"] == ""
-    assert [row["rank"] for row in rows] == [1, 2, 3, 1, 2, 3, None]
+    assert [row["rank"] for row in rows] == [1, 2, 3, None, 1, 2, 3]
     assert "cat" in rows[0]["target"]
     assert 0 < rows[0]["target_probability"] <= 1
-    assert "broken.png" in rows[-1]["failure"]
+    assert "broken.png" in rows[3]["failure"]
 
 
 def test_all_kinds_of_tables_hold_the_same(written: Path) -> None:
@@ -83,11 +90,55 @@ def test_pictures_are_of_each_photo_with_its_maps(written: Path) -> None:
     assert np.abs(second - shown).mean() > 15
 
 
-def test_a_contrast_has_pictures_and_no_table(tmp_path: Path) -> None:
-    done = run("contrast", CAT, "--against", "tabby", "--out", str(tmp_path / "pictures"))
-    assert done.exit_code == 0, done.output
-    assert [file.name for file in (tmp_path / "pictures").iterdir()] == ["0001_chelsea.png"]
-    refused = run("contrast", CAT, "--out", str(tmp_path / "t.csv"))
-    assert refused.exit_code == 2
-    assert "ends in '.csv'; expected .html or .json" in refused.stderr.replace("\n", " ")
-    assert not (tmp_path / "t.csv").exists()
+def test_a_contrast_has_pictures_and_a_table_with_what_the_json_says(tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_text("no photo")
+    words = ("contrast", CAT, str(tmp_path / "broken.png"), COFFEE, "--against", "tabby", "--target", "tiger cat")
+    for name in ("pictures", "t.csv", "t.parquet"):
+        done = run(*words, "--json", "--out", str(tmp_path / name))
+        assert done.exit_code == 1, done.output
+    assert sorted(file.name for file in (tmp_path / "pictures").iterdir()) == ["0001_chelsea.png", "0002_coffee.png"]
+    cat, broken, coffee = parquet.read_table(tmp_path / "t.parquet").to_pylist()
+    for row, image in zip((cat, coffee), json.loads(done.stdout)["images"], strict=True):
+        assert (row["photo"], row["target"], row["gamma"]) == (image["image"], "tiger cat", image["gamma"])
+        assert row["margin"] == pytest.approx(image["margin"])
+        assert [row["peak_x"], row["peak_y"]] == image["contrast_map"]["peak"]
+        assert row["class_area"] == image["class_map"]["area"]
+        assert (row["against"], row["relative_drop"]) == ("tabby, tabby cat", None)
+    assert [coffee["answered"], broken["answered"], broken["gamma"]] == [False, None, None]
+    assert "broken.png' is not a known kind" in broken["failure"]
+    with (tmp_path / "t.csv").open(newline="") as file:
+        assert [line["photo"] for line in csv.DictReader(file)] == [CAT, str(tmp_path / "broken.png"), COFFEE]
+
+
+def test_a_folder_that_cannot_be_explained_leaves_no_file(tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_text("no photo")
+    for name in ("t.csv", "pictures", "t.json"):
+        assert run("contrast", str(tmp_path / "broken.png"), "--out", str(tmp_path / name)).exit_code == 2
+    assert [one.name for one in tmp_path.iterdir()] == ["broken.png"]
+
+
+@pytest.mark.parametrize("end", ["t.jsonl", "t.json", "pictures"])
+def test_what_is_done_when_ctrl_c_comes_is_written(end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, batches = photo_run.explain_batch, iter(range(9))
+
+    def interrupted(*given: Any) -> list[PhotoResult | Failure]:
+        if next(batches) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(9)
+        return real(*given)
+
+    monkeypatch.setattr(photo_run, "explain_batch", interrupted)
+    (tmp_path / "broken.png").write_text("no photo")
+    photos = [CAT, str(tmp_path / "broken.png"), COFFEE]
+    done = run("contrast", *photos, "--against", "lynx", "--batch-size", "1", "--out", str(tmp_path / end))
+    assert done.exit_code == 130, done.output
+    assert done.stderr.splitlines()[-1] == "interrupted after 2 of 3 photos"
+    assert "chelsea.png" in done.stdout
+    assert "coffee.png" not in done.stdout
+    if end == "pictures":
+        assert [file.name for file in (tmp_path / end).iterdir()] == ["0001_chelsea.png"]
+    elif end == "t.jsonl":
+        assert [json.loads(line)["photo"] for line in (tmp_path / end).read_text().splitlines()] == photos[:2]
+    else:
+        found = json.loads((tmp_path / end).read_text())
+        assert [one["image"] for one in [*found["images"], *found["failures"]]] == photos[:2]

@@ -11,7 +11,7 @@ from written_sets import by_label, only, palette, photo, refusal, write_text
 
 from conceptlens.data.mask_folder import MaskFolder
 from conceptlens.data.masked_sets import open_set
-from conceptlens.localization.evaluate_localization import truth_of
+from conceptlens.localization.mask_truth import truth_of
 from conceptlens.metrics import pointing_energy
 from conceptlens.record import WHOLE
 

@@ -78,11 +78,29 @@ def test_a_new_folder_is_missing_or_empty(tmp_path: Path) -> None:
         check_new_folder(tmp_path / "file")
 
 
-def test_no_bar_is_drawn_where_standard_error_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_has_a_line_every_half_minute_and_no_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = iter(range(0, 10_000, 20))
+    monkeypatch.setattr("conceptlens.io.progress.time.perf_counter", lambda: next(now))
+    assert list(progress(iter("abcd"), 7, "reading photos", each=2)) == list("abcd")
+    assert capsys.readouterr().err.splitlines() == [
+        "reading photos: 4 of 7, 6.0 a minute, 30 s left",
+        "reading photos: 7 of 7, 5.2 a minute, 0 s left",
+    ]
+    with progress_bar("steps") as update:
+        for steps in (500, 503, 506, 509):
+            update(steps, None, "epoch 2")
+    assert capsys.readouterr().err.splitlines() == ["epoch 2: 506, 9.0 a minute"]
+
+
+def test_nothing_is_told_of_what_is_quick_or_not_to_be_told(capsys: pytest.CaptureFixture[str]) -> None:
     items = [1, 2, 3]
-    assert progress(items, len(items), "photos") is items
-    with progress_bar("photos", 3) as update:
-        assert update is None
+    assert list(progress(items, len(items), "photos")) == items
+    assert progress(items, 3, "photos", each=3) is items
+    assert progress(items, 3, "photos", visible=False) is items
+    with progress_bar("photos", 3, visible=False) as update:
+        update(1, None, None)
     assert capsys.readouterr().err == ""
 
 
@@ -91,7 +109,6 @@ def test_a_bar_is_drawn_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert list(progress([1, 2, 3], 3, "photos")) == [1, 2, 3]
     assert "photos" in capsys.readouterr().err
     with progress_bar("steps", 3) as update:
-        assert update is not None
         update(2, None, "epoch 1")
     assert "epoch 1" in capsys.readouterr().err
     assert list(progress([1, 2], 2, "photos", visible=False)) == [1, 2]

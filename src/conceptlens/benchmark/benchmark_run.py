@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from conceptlens.benchmark.protocol import Protocol as MeasuringProtocol
 from conceptlens.benchmark.protocol import differences
-from conceptlens.benchmark.result_parts import PARTS, PhotoRows, write_part, written_photos
-from conceptlens.io.atomic import is_unfinished, write_json
+from conceptlens.benchmark.result_parts import PhotoRows, write_photo
+from conceptlens.io.atomic import write_json
 from conceptlens.io.errors import InputError
-from conceptlens.io.output_path import check_folder, check_new_folder
 from conceptlens.runs.local_engine import local_engine
+from conceptlens.runs.photo_by_photo import PhotoProgress, failure_of, run_by_photo
+from conceptlens.runs.photo_parts import PARTS, goes_on
 from conceptlens.runs.run_task import Engine
 
 PROTOCOLS = "protocols.json"
@@ -78,17 +79,7 @@ class MeasuringRun:
             return self.task.rows(read)
         except (InputError, RuntimeError) as error:  # torch's own: out of memory, shapes
             name = self.task.photo_names[read]
-            return PhotoRows(read, name, failure=f"{name}: {' '.join(str(error).split())}")
-
-
-@dataclass(frozen=True)
-class BenchmarkProgress:
-    """Progress of a run: photos done of `total`, those of them that failed, and the last failure's reason."""
-
-    photos: int
-    total: int
-    failures: int
-    reason: str = ""
+            return PhotoRows(read, name, failure=failure_of(name, error))
 
 
 def run_benchmark(
@@ -98,7 +89,7 @@ def run_benchmark(
     retry_failed: bool = False,
     engine: Engine = local_engine,
     compared: Mapping[str, str] | None = None,
-) -> Iterator[BenchmarkProgress]:
+) -> Iterator[PhotoProgress]:
     """Measure every photo of a task, and yield the progress after each.
 
     The rows of a photo are written together, so whenever a run is broken off, a photo is there as a whole or not at
@@ -121,22 +112,7 @@ def run_benchmark(
             in any case.
     """
     _open(task, folder, resume, compared)
-    known = written_photos(folder)
-    done = {index for index, failed in known.items() if not (failed and retry_failed)}
-    total = len(task.photo_names)
-    so_far = BenchmarkProgress(len(done), total, sum(known[index] for index in done))
-    yield so_far
-    left = [range(index, index + 1) for index in range(total) if index not in done]
-    for found in engine(MeasuringRun(task), left):
-        write_part(folder, found)
-        failed = found.failure is not None
-        so_far = replace(
-            so_far,
-            photos=so_far.photos + 1,
-            failures=so_far.failures + failed,
-            reason=found.failure or so_far.reason,
-        )
-        yield so_far
+    yield from run_by_photo(MeasuringRun(task), folder, write_photo, engine, retry_failed)
 
 
 def read_protocols(folder: Path) -> dict[str, MeasuringProtocol]:
@@ -161,27 +137,14 @@ def read_protocols(folder: Path) -> dict[str, MeasuringProtocol]:
 
 def _open(task: BenchmarkTask, folder: Path, resume: bool, compared: Mapping[str, str] | None) -> None:
     """Write protocols and comparisons of a new run, or check that a resumed one has the same."""
-    if not _is_unstarted(folder):
-        if resume and (folder / PROTOCOLS).exists():
-            _check_same(read_protocols(folder), task.protocols, folder)
-            _check_compared(folder, compared)
-            return
-        check_new_folder(folder, hint=", or add --resume to go on with the run that it holds")
-    check_folder(folder)
+    if goes_on(folder, resume, (PROTOCOLS, COMPARED)):
+        _check_same(read_protocols(folder), task.protocols, folder)
+        _check_compared(folder, compared)
+        return
     write_json(folder / PROTOCOLS, {one.hash: json.loads(one.json) for one in task.protocols})
     if compared is not None:
         write_json(folder / COMPARED, compared)
     (folder / PARTS).mkdir(parents=True, exist_ok=True)
-
-
-def _is_unstarted(folder: Path) -> bool:
-    """Whether a folder holds no more than what a run leaves that is broken off before its first photo."""
-    if not folder.is_dir():
-        return False
-    left = [one.name for one in folder.iterdir() if not is_unfinished(one)]
-    parts = folder / PARTS
-    begun = parts.is_dir() and any(not is_unfinished(one) for one in parts.iterdir())
-    return not begun and set(left) <= {PARTS, PROTOCOLS, COMPARED}
 
 
 def _check_same(known: Mapping[str, MeasuringProtocol], wanted: Sequence[MeasuringProtocol], folder: Path) -> None:

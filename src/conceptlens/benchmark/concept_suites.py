@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from conceptlens.benchmark.benchmark_photos import spaced_rows
@@ -23,17 +21,15 @@ from conceptlens.benchmark.published_metrics import OWN_MAP, PUBLISHED_AREA
 from conceptlens.benchmark.suite_options import TWO_FILLS, PreparedSuite, SuiteOptions, check_fills, refuse_options
 from conceptlens.data.masked_sets import open_set
 from conceptlens.io.errors import InputError, near
-from conceptlens.io.fingerprint import settings_fingerprint, weights_fingerprint
-from conceptlens.io.images import find_images
-from conceptlens.localization.localization_run import needs_probe
+from conceptlens.io.fingerprint import weights_fingerprint
+from conceptlens.localization.localization_run import check_use, needs_probe, probe_photos
 from conceptlens.localization.methods import MethodContext, MethodKind, find_kind, method_names
 from conceptlens.metrics.map_mask import MAP_MASK_METRICS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from conceptlens.data.masked_set import MaskedSet
-    from conceptlens.model.image_batch import Photo
 
 CONCEPT_METHODS = ("ce_fam", "competing", "per_cell", "grad_cam")
 CONCEPT_CONTROLS = ("centre", "random", "edges")
@@ -44,17 +40,6 @@ MASK_METRICS = (
 QUICK_MASK_METRICS = ("ranked_area_corrected", "pointing_energy")
 ORDER_METRICS = (*REGIONS, *CHANNELS)
 QUESTION = "Which map shows where a named concept is?"
-
-
-@dataclass(frozen=True, eq=False)
-class TrainPhotos:
-    """The photos of a set with masks, read one by one; it can be sent to another process."""
-
-    data: MaskedSet
-
-    def __iter__(self) -> Iterator[Photo]:
-        """Read one photo after the other."""
-        return (one.photo for one in self.data)
 
 
 def ce_fam_suite(options: SuiteOptions) -> PreparedSuite:
@@ -74,7 +59,8 @@ def ce_fam_suite(options: SuiteOptions) -> PreparedSuite:
     opened = _with_masks(options)
     if options.branch is not None:
         options.branch.check(options.known_model)
-    probe, mark = _probe(options, names)
+    check_use(names, None, options.probe)
+    probe, mark = probe_photos(options.data, options.probe, names)
     context = MethodContext(options.known_model, opened.concepts, options.branch, probe, seed=options.seed)
     layers = options.known_model.default_layers[-1:] if options.branch is None else options.branch.layers
     branch = "" if options.branch is None else weights_fingerprint(options.branch.branch)
@@ -91,26 +77,6 @@ def _with_masks(options: SuiteOptions) -> MaskedSet:
         return open_set(options.data, options.split)
     except InputError as error:
         raise InputError(f"ce-fam measures maps against masks: {error}, such as drawn:20") from None
-
-
-def _probe(options: SuiteOptions, names: Sequence[str]) -> tuple[Iterable[Photo], str]:
-    """Return the photos on which neurons are labelled, and their fingerprint; none where no method labels any."""
-    probing = [name for name in names if _kind_of(name).probes]
-    if not needs_probe(names):
-        if options.probe is not None:
-            raise InputError("--probe has no effect without one of the methods clip_dissect, www; leave it out")
-        return (), ""
-    if options.probe is not None:
-        files = find_images(options.probe)
-        return files, settings_fingerprint([str(file.relative_to(options.probe)) for file in files])
-    try:
-        train = open_set(options.data, "train")
-    except InputError as error:
-        raise InputError(
-            f"{probing[0]} labels neurons on probe photos, and {options.data} gives no train split ({error}); give "
-            "photos with --probe FOLDER, or leave the method out"
-        ) from None
-    return TrainPhotos(train), settings_fingerprint([train.name, list(train.names)])
 
 
 def _compared(name: str, baseline: str) -> ComparedMethod:

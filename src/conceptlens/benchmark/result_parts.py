@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from conceptlens.io.atomic import replacing
 from conceptlens.io.text_file import readable_text
+from conceptlens.runs.photo_parts import part_file, write_part, written_photos
 
 if TYPE_CHECKING:
     import pyarrow
 
-PARTS = "parts"
 # Photos whose rows are written to the joined file at once: bounds the memory.
 JOINED = 256
-_NAME = re.compile(r"(\d{8})(\.failed)?\.parquet")
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def rows_schema() -> pyarrow.Schema:
     return pyarrow.schema([*columns, ("value", number), ("confidence", number), ("failure", text)])
 
 
-def write_part(folder: Path, found: PhotoRows) -> None:
+def write_photo(folder: Path, found: PhotoRows) -> None:
     """Write the rows of one photo, whole or not at all; those of a former try are replaced.
 
     Args:
@@ -80,29 +78,9 @@ def write_part(folder: Path, found: PhotoRows) -> None:
         found: The photo's rows, or why it failed.
     """
     import pyarrow
-    from pyarrow import parquet
 
     table = pyarrow.Table.from_pylist(_records(found), rows_schema())
-    failed = _part(folder, found.index, failed=True)
-    with replacing(_part(folder, found.index) if found.failure is None else failed) as temporary:
-        parquet.write_table(table, temporary)
-    if found.failure is None:
-        failed.unlink(missing_ok=True)
-
-
-def written_photos(folder: Path) -> dict[int, bool]:
-    """Return the indices of the photos that are written, and whether each is a failure.
-
-    Args:
-        folder: The folder of the run.
-    """
-    found: dict[int, bool] = {}
-    for file in sorted((folder / PARTS).glob("*.parquet")):
-        name = _NAME.fullmatch(file.name)
-        if name is not None:
-            index = int(name[1])
-            found[index] = name[2] is not None and found.get(index, True)
-    return dict(sorted(found.items()))
+    write_part(folder, found.index, table, found.failure is not None)
 
 
 def read_photos(folder: Path) -> Iterator[PhotoRows]:
@@ -117,7 +95,7 @@ def read_photos(folder: Path) -> Iterator[PhotoRows]:
     from pyarrow import parquet
 
     for index, failed in written_photos(folder).items():
-        records = parquet.read_table(_part(folder, index, failed)).to_pylist()
+        records = parquet.read_table(part_file(folder, index, failed)).to_pylist()
         values = tuple(
             MeasuredValue(**{name: record[name] for name in MeasuredValue.__dataclass_fields__})
             for record in records
@@ -142,12 +120,8 @@ def join_parts(folder: Path, file: Path) -> None:
         for start in range(0, len(known), JOINED):
             parts = known[start : start + JOINED]
             writer.write_table(
-                pyarrow.concat_tables(parquet.read_table(_part(folder, index, failed)) for index, failed in parts)
+                pyarrow.concat_tables(parquet.read_table(part_file(folder, index, failed)) for index, failed in parts)
             )
-
-
-def _part(folder: Path, index: int, failed: bool = False) -> Path:
-    return folder / PARTS / f"{index:08d}{'.failed' if failed else ''}.parquet"
 
 
 def _records(found: PhotoRows) -> list[dict[str, Any]]:

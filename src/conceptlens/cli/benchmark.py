@@ -21,10 +21,10 @@ from conceptlens.pages.number_format import counted
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conceptlens.benchmark.benchmark_run import BenchmarkProgress
     from conceptlens.benchmark.suite_options import PreparedSuite, SuiteOptions
     from conceptlens.benchmark.suites import SuiteKind
     from conceptlens.bottleneck.module import Bottleneck
+    from conceptlens.runs.photo_by_photo import PhotoProgress
     from conceptlens.runs.run_task import Engine
 
 ALL = "all"
@@ -200,7 +200,7 @@ def _every(ready: Callable[[SuiteKind], PreparedSuite], given: SuiteOptions) -> 
 
 def _measured(
     suite: PreparedSuite, folder: Path, resume: bool, retry_failed: bool, engine: Engine, as_json: bool
-) -> tuple[dict[str, Any], BenchmarkProgress]:
+) -> tuple[dict[str, Any], PhotoProgress]:
     """Run one suite, write its files and print its tables; return its numbers and how far it came."""
     from conceptlens.benchmark.benchmark_outputs import benchmark_json, write_benchmark
     from conceptlens.benchmark.benchmark_result import finished
@@ -209,7 +209,7 @@ def _measured(
 
     compared = {one.name: one.against for one in suite.methods}
     steps = run_benchmark(suite.task, folder, resume or retry_failed, retry_failed, engine, compared)
-    last = with_progress(steps, "measuring photos")
+    last = with_progress(steps, "measuring photos", go_on=f"they are kept in {folder}; continue with --resume")
     result = finished(suite, folder)
     files = write_benchmark(folder, result)
     if not as_json:

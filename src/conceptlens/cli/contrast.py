@@ -13,8 +13,8 @@ from conceptlens.io.errors import InputError
 OutFile = Annotated[
     Path | None,
     shared.out_file(
-        "FILE.html for a page, or FILE.json for the numbers; a name without a suffix for a folder with a picture of "
-        "the maps of each photo."
+        "FILE.html for a page, FILE.json for the numbers, FILE.csv, .parquet or .jsonl for a table with a row for each "
+        "photo; a name without a suffix for a folder with a picture of the maps of each photo."
     ),
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +24,7 @@ SCHEMA = "conceptlens.discover/1"
 discovery_option = option_group("Concepts")
 
 
-@answering
+@partial(answering, interrupted="nothing is written")
 def discover(
     out_dir: Annotated[Path, shared.out_dir("the concepts, their names and the page")],
     photos: Annotated[

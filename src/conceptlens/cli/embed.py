@@ -109,9 +109,8 @@ def embed(
     for name in plan.layers:
         backbone.check_layer(name)
     store = Store(out_dir, create=True)  # made last, so that a refused run leaves no folder
-    last = with_progress(
-        embed_batches(opened, backbone, plan, store, resume or retry_failed, run_on, retry_failed), "embedding photos"
-    )
+    steps = embed_batches(opened, backbone, plan, store, resume or retry_failed, run_on, retry_failed)
+    last = with_progress(steps, "embedding photos", go_on=f"they are kept in {out_dir}; continue with --resume")
     _print_result(store, opened.excluded, plan, last, time.perf_counter() - start, as_json)
     if last.failures:
         raise typer.Exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +26,7 @@ measured_option = option_group("What is measured")
 shown_option = option_group("What the page shows")
 
 
-@answering
+@partial(answering, interrupted="nothing is written but the features in --cache")
 def bottleneck(
     folder: Annotated[
         Path,

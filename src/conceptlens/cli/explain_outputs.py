@@ -6,8 +6,10 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +18,7 @@ import typer
 from conceptlens.cli import options as shared
 from conceptlens.cli.options import option_group
 from conceptlens.cli.printing import print_end, print_failures, print_files, print_json, print_note
+from conceptlens.cli.run_progress import stoppable, until_stopped
 from conceptlens.io.atomic import write_json
 from conceptlens.io.output_path import check_file, check_folder
 from conceptlens.io.progress import progress
@@ -39,7 +42,6 @@ RuleName = Annotated[
     ),
 ]
 OutDir = Annotated[Path | None, shared.out_dir("the page and the numbers")]
-# Tables have a row for each concept, which a contrast has none of.
 PAGES, TABLES = (".html", ".json"), (".csv", ".parquet", ".jsonl")
 
 
@@ -54,7 +56,10 @@ def explain_and_write(
     command: str,
     document: Callable[[Sequence[PhotoResult], Sequence[Failure]], dict[str, Any]],
 ) -> None:
-    """Explain, print, write; end with 2 where no photo could be explained, with 1 where some could not.
+    """Explain, print and write photo by photo; end with 2 where none could be explained, with 1 where some could not.
+
+    Ctrl-C and SIGTERM end it with 130 and 143, and what is done by then is printed and written as if it were all. A
+    page and JSON need every result at their end; tables and pictures hold a few.
 
     Args:
         backbone: The model to explain.
@@ -69,49 +74,97 @@ def explain_and_write(
 
     Raises:
         InputError: No photo is found, or something cannot be written.
-        typer.Exit: Photos failed.
+        typer.Exit: Photos failed, or the command was interrupted.
     """
-    from conceptlens.explainer.answer_words import answered_otherwise
-    from conceptlens.explainer.photo_result import PhotoResult
     from conceptlens.explainer.photo_run import explain_photos
-    from conceptlens.explainer.terminal import print_result
-    from conceptlens.io.errors import Failure
     from conceptlens.io.images import find_images
 
     start = time.perf_counter()
     paths = find_images(*photos)
-    check_out(out, options)
+    check_out(out)
     check_folder(out_dir)
-    found = list(progress(explain_photos(backbone, paths, options, batch_size), len(paths), "explaining photos"))
-    results = [r for r in found if isinstance(r, PhotoResult)]
-    failures = [f for f in found if isinstance(f, Failure)]
-    numbers = document(results, failures)
-    if as_json:
-        print_json(numbers)
-    else:
-        for result in results:
-            print_result(result)
-    print_failures(f.reason for f in failures)
+    streamed = out if out is not None and (_is_folder(out) or out.suffix.lower() in TABLES) else None
     files = [] if out is None else [out]
     files += [] if out_dir is None else [out_dir / "report.html", out_dir / f"{command}.json"]
-    for file in files if results else ():
-        _write(file, results, failures, numbers)
-    if len(results) > 1 and (note := answered_otherwise(results)):
+    seen = _Seen(hold=as_json or any(file != streamed for file in files), shown=not as_json)
+    with stoppable() as interruption:
+        made = progress(explain_photos(backbone, paths, options, batch_size), len(paths), "explaining photos")
+        _write_streamed(seen.passing(until_stopped(made, interruption)), streamed, options)
+        numbers = document(seen.held, seen.failures)
+        if as_json:
+            print_json(numbers)
+        files = files if seen.explained else []
+        for file in files:
+            if file != streamed:
+                _write(file, seen.held, numbers)
+    print_failures(failure.reason for failure in seen.failures)
+    for note in seen.notes(backbone.name):
         print_note(note)
-    if assumed := next((r.answer.note for r in results if r.answer is not None and r.answer.assumed), ""):
-        print_note(f"of {backbone.name}, {assumed}")
-    print_end(f"{counted(len(results), 'photo')} explained", len(failures), start)
-    print_files(files if results else ())
-    if failures:
-        raise typer.Exit(1 if results else 2)
+    print_end(f"{counted(seen.explained, 'photo')} explained", len(seen.failures), start)
+    print_files(files)
+    if interruption.came:
+        print_note(f"interrupted after {seen.explained + len(seen.failures)} of {counted(len(paths), 'photo')}")
+        raise typer.Exit(interruption.exit_code)
+    if seen.failures:
+        raise typer.Exit(1 if seen.explained else 2)
 
 
-def check_out(out: Path | None, options: ExplainOptions) -> None:
+@dataclass(eq=False)
+class _Seen:
+    """What is known of the photos of a command after they have passed one by one.
+
+    Args:
+        hold: Whether every result is held until the end.
+        shown: Whether each is printed as it passes.
+    """
+
+    hold: bool
+    shown: bool
+    held: list[PhotoResult] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    explained: int = 0
+    other_answers: int = 0
+    other_answer: PhotoResult | None = None
+    assumed: str = ""
+
+    def passing(self, found: Iterable[PhotoResult | Failure]) -> Iterator[PhotoResult | Failure]:
+        """Yield what was found, noted and printed."""
+        from conceptlens.explainer.photo_result import PhotoResult
+        from conceptlens.explainer.terminal import print_result
+
+        for one in found:
+            if isinstance(one, PhotoResult):
+                self._note(one)
+                if self.shown:
+                    print_result(one)
+            else:
+                self.failures.append(one)
+            yield one
+
+    def _note(self, result: PhotoResult) -> None:
+        self.explained += 1
+        self.held += [result] if self.hold else []
+        if result.answered is False:
+            self.other_answers += 1
+            self.other_answer = self.other_answer or result
+        if result.answer is not None and result.answer.assumed:
+            self.assumed = self.assumed or result.answer.note
+
+    def notes(self, model: str) -> Iterator[str]:
+        """Yield what is said of all photos together."""
+        from conceptlens.explainer.answer_words import otherwise_words
+
+        if self.explained > 1 and self.other_answer is not None:
+            yield from filter(None, [otherwise_words(self.other_answer, self.other_answers, self.explained)])
+        if self.assumed:
+            yield f"of {model}, {self.assumed}"
+
+
+def check_out(out: Path | None) -> None:
     """Refuse a path that nothing can be written to; nothing is made.
 
     Args:
         out: What `--out` was given as.
-        options: What is computed for each photo.
 
     Raises:
         InputError: The suffix is unknown, or the path cannot be written.
@@ -119,7 +172,7 @@ def check_out(out: Path | None, options: ExplainOptions) -> None:
     if out is not None and _is_folder(out):
         check_folder(out, "--out")
     else:
-        check_file(out, *PAGES, *(TABLES if options.with_concepts else ()))
+        check_file(out, *PAGES, *TABLES)
 
 
 def wants_photos(out: Path | None, out_dir: Path | None) -> bool:
@@ -147,22 +200,36 @@ def _is_folder(out: Path) -> bool:
     return out.is_dir() or not out.suffix
 
 
-def _write(file: Path, results: Sequence[PhotoResult], failures: Sequence[Failure], numbers: dict[str, Any]) -> None:
-    """Write a page, numbers, a table or a folder of pictures, as the suffix says."""
-    suffix = file.suffix.lower()
-    if _is_folder(file):
-        from conceptlens.explainer.result_pictures import write_pictures
+def _write_streamed(found: Iterator[PhotoResult | Failure], out: Path | None, options: ExplainOptions) -> None:
+    """Write a table or pictures while photos are explained; nothing where none of them can be."""
+    from conceptlens.explainer.photo_result import PhotoResult
+    from conceptlens.explainer.result_pictures import write_pictures
+    from conceptlens.explainer.runs.contrast_table import CONTRAST_TABLE
+    from conceptlens.explainer.runs.result_table import CONCEPT_TABLE, write_result_table
 
-        write_pictures(results, file)
-    elif suffix == ".json":
-        write_json(file, numbers)
-    elif suffix in TABLES:
-        from conceptlens.explainer.runs.result_table import write_result_table
-
-        write_result_table(results, failures, file)
+    first: list[PhotoResult | Failure] = []
+    for one in found:
+        first.append(one)
+        if isinstance(one, PhotoResult):
+            break
     else:
-        from conceptlens.explainer.page_content import page_content
-        from conceptlens.explainer.report_page import write_page
+        return
+    every = chain(first, found)
+    if out is None:
+        deque(every, maxlen=0)
+    elif _is_folder(out):
+        write_pictures((one for one in every if isinstance(one, PhotoResult)), out)
+    else:
+        write_result_table(every, CONCEPT_TABLE if options.with_concepts else CONTRAST_TABLE, out)
 
-        command = shlex.join(["conceptlens", *sys.argv[1:]])
-        write_page(page_content([replace(result, command=command) for result in results]), file)
+
+def _write(file: Path, results: Sequence[PhotoResult], numbers: dict[str, Any]) -> None:
+    """Write a page or numbers, as the suffix says."""
+    if file.suffix.lower() == ".json":
+        write_json(file, numbers)
+        return
+    from conceptlens.explainer.page_content import page_content
+    from conceptlens.explainer.report_page import write_page
+
+    command = shlex.join(["conceptlens", *sys.argv[1:]])
+    write_page(page_content([replace(result, command=command) for result in results]), file)

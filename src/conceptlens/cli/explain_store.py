@@ -80,7 +80,7 @@ def explain_to_store(
     known = None if labels is None else true_classes(labels, paths, backbone)
     store = ExplanationStore(folder, create=True)  # made last, so that a refused run leaves no folder
     steps = explain_into(store, backbone, paths, options, engine=engine, true_classes=known, **run)
-    last = with_progress(steps, "explaining photos")
+    last = with_progress(steps, "explaining photos", go_on=f"they are kept in {folder}; continue with --resume")
     _print_summary(store, last, time.perf_counter() - start, as_json)
     if last.failures:
         raise typer.Exit(1 if last.failures < last.photos else 2)

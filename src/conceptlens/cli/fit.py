@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,7 +38,7 @@ def fit() -> None:
 
 
 @app.command("ce-fam", cls=shared.Command)
-@answering
+@partial(answering, interrupted="what is done is kept in --out-dir; continue with --resume")
 def ce_fam(
     images: Annotated[
         list[str],

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +26,7 @@ concept_option = option_group("Concepts")
 fitting_option = option_group("Fitting")
 
 
-@answering
+@partial(answering, interrupted="what is done is kept in --out-dir and --cache; continue with --resume")
 def loc_cbm(
     data: shared.ClassData,
     out_dir: Annotated[Path, shared.out_dir("the bottleneck and its logs")],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,7 +22,7 @@ fitting_option = option_group("Fitting")
 N_CONFUSIONS = 3  # of the pairs that are confused, that many are printed
 
 
-@answering
+@partial(answering, interrupted="what is done is kept in --out-dir and --cache; start it again to go on")
 def head(
     data: shared.ClassData,
     out_dir: Annotated[Path, shared.out_dir("the head; --model DIR opens it")],

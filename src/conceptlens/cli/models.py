@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,7 +46,7 @@ def models(
         typer.echo(line)
 
 
-@answering
+@partial(answering, interrupted="nothing is written")
 def calibrate(
     photos: Annotated[
         list[str] | None,
@@ -81,7 +82,7 @@ def calibrate(
     """Measure how concepts score on at least 30 usual photos, for z-scores, and fit presence where labels are given."""
     from conceptlens.data.masked_sets import open_set
     from conceptlens.explainer.calibration import calibrate_presence, fit_calibration
-    from conceptlens.explainer.photo_run import observe_labelled, observe_photos
+    from conceptlens.explainer.photo_observations import observe_labelled, observe_photos
     from conceptlens.io.cache import cache_folder
     from conceptlens.io.images import find_images
 
@@ -96,21 +97,19 @@ def calibrate(
 
     def labelled(label: str) -> Any:
         assert opened is not None
-        stream = observe_labelled(backbone, opened, min_area, batch_size, failures)
-        return progress(stream, -(-len(opened) // batch_size), label)
+        stream = observe_labelled(backbone, opened, min_area, batch_size, failures, keep=False)
+        return progress(stream, len(opened), label, batch_size)
 
     if photos:
         paths = find_images(*photos)
-        stream = observe_photos(backbone, paths, batch_size, failures)
-        usual = progress(stream, -(-len(paths) // batch_size), "observing batches of photos")
+        stream = observe_photos(backbone, paths, batch_size, failures, keep=False)
+        usual = progress(stream, len(paths), "observing photos", batch_size)
     else:
-        usual = (observation for observation, _ in labelled("observing batches of photos"))
+        usual = (observation for observation, _ in labelled("observing photos"))
     found = fit_calibration(backbone, usual)
     if opened is not None:
         source = f"{counted(len(opened), 'photo')} of {data}" + (f", {split}" if split else "")
-        found = calibrate_presence(
-            backbone, found, labelled("observing batches of labelled photos"), opened.concepts, source
-        )
+        found = calibrate_presence(backbone, found, labelled("observing labelled photos"), opened.concepts, source)
     file = found.save(out or cache_folder() / "reference" / f"{found.identity}.safetensors")
     failures = list(dict.fromkeys(failures))  # photos with masks may be read twice
     print_failures(failure.reason for failure in failures)
@@ -119,6 +118,7 @@ def calibrate(
             "schema": "conceptlens.calibrate/1",
             "photos": found.count,
             "failures": len(failures),
+            "failed": [{"image": one.name, "error": one.reason} for one in failures],
             "presence": None if found.presence is None else found.presence.fitted_on,
             "out": str(file),
         })  # fmt: skip

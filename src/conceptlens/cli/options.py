@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from conceptlens.cli.run_progress import interruptible
 from conceptlens.concepts.vocabulary import parse_concepts, read_concepts
 from conceptlens.io.errors import InputError
 from conceptlens.io.text_file import read_text
@@ -211,16 +212,25 @@ def out_dir(contents: str, name: str = "--out-dir") -> Any:
     return output_option(name, metavar="DIR", parser=_path, help=help)
 
 
-def answering(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn an `InputError` into one sentence on standard error and exit code 2."""
+def answering(command: Callable[..., None], interrupted: str = "nothing more is written") -> Callable[..., None]:
+    """Turn an `InputError` into one sentence on standard error and exit code 2; Ctrl-C and SIGTERM into 130 and 143.
+
+    Args:
+        command: The command.
+        interrupted: What is kept of a command that is interrupted, and how it goes on.
+    """
 
     @functools.wraps(command)
     def answered(*arguments: Any, **options: Any) -> None:
-        try:
-            command(*arguments, **options)
-        except InputError as error:
-            typer.echo(f"conceptlens: {error}", err=True)
-            raise typer.Exit(2) from None
+        with interruptible() as interruption:
+            try:
+                command(*arguments, **options)
+            except InputError as error:
+                typer.echo(f"conceptlens: {error}", err=True)
+                raise typer.Exit(2) from None
+        if interruption.came:
+            typer.echo(f"interrupted; {interrupted}", err=True)
+            raise typer.Exit(interruption.exit_code)
 
     return answered
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import islice, repeat, takewhile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +13,10 @@ from torch.nn import functional as F
 
 from conceptlens.cams.class_activation import project, source
 from conceptlens.io.errors import InputError, near
+from conceptlens.io.images import as_photo
+from conceptlens.io.progress import progress_bar
 from conceptlens.record import Explanation
+from conceptlens.runs.local_engine import read_ahead
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -157,18 +161,31 @@ def probe_neurons(
     Raises:
         InputError: There are fewer than 10 photos.
     """
-    scorer, stream = vlm or model, iter(photos)
-    activations, vectors, name = [], [], model.default_layers[-1]
-    while batch := list(islice(stream, BATCH_PHOTOS)):
-        observation = model.observe(batch, layers=name)
-        activations.append(observation.feature(name).flatten(2).mean(2).double().cpu())
-        output = observation if scorer is model else scorer.observe(batch)
-        vectors.append(scorer.language.encode_image(output).detach().double().cpu())
+    scorer, name = vlm or model, model.default_layers[-1]
+    activations, vectors, total = [], [], len(photos) if isinstance(photos, Sized) else None
+    with progress_bar("the network on probe photos", total) as update:
+        update(0, None, None)
+        for batch in _batches(photos):
+            observation = model.observe(batch, layers=name)
+            activations.append(observation.feature(name).flatten(2).mean(2).double().cpu())
+            output = observation if scorer is model else scorer.observe(batch)
+            vectors.append(scorer.language.encode_image(output).detach().double().cpu())
+            update(sum(map(len, vectors)), None, None)
     count = sum(len(part) for part in vectors)
     if count < MIN_PHOTOS:
         raise InputError(f"{count} probe photos were given; neuron labels need at least {MIN_PHOTOS}")
     units = F.normalize(torch.cat(vectors), dim=1)
     return ProbedNeurons(torch.cat(activations), units, name, model, scorer.language)
+
+
+def _batches(photos: Iterable[Photo]) -> Iterator[list[Photo]]:
+    """Yield photos in batches; the next ones are read meanwhile."""
+    stream = iter(photos)
+
+    def read(size: int) -> list[Photo]:
+        return [as_photo(one) if isinstance(one, (str, Path)) else one for one in islice(stream, size)]
+
+    return takewhile(bool, read_ahead(read, repeat(BATCH_PHOTOS)))
 
 
 def fit_clip_dissect(probed: ProbedNeurons, concepts: Sequence[ConceptName], top: int = 100) -> NeuronLabels:

@@ -82,7 +82,7 @@ def discover(
     index = choose([one.candidate for one in found])
     batches = progress(
         photo_cells(model, sample.files, name, batch_size, []),
-        -(-len(sample.files) // batch_size), "finding the strongest places in batches of photos",
+        len(sample.files), "finding the strongest places of photos", batch_size,
     )  # fmt: skip
     strongest = find_strongest(batches, found[index].directions)
     order = np.argsort(-np.array(strongest.activity), kind="stable").tolist()

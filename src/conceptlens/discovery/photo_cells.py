@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from conceptlens.io.errors import Failure, InputError
-from conceptlens.io.images import read_image
 from conceptlens.io.progress import progress
 from conceptlens.model.layer_cells import layer_cells
+from conceptlens.model.photo_reading import photos_ahead
+from conceptlens.runs.local_engine import batches_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -52,21 +53,14 @@ def photo_cells(
         batch_size: Photos per forward pass.
         failures: A list to which the files are added that cannot be read.
     """
-    for start in range(0, len(files), batch_size):
-        inputs, boxes, read = [], [], []
-        for file in files[start : start + batch_size]:
-            try:
-                photo = read_image(file)
-                inputs.append(model.read_photo(photo))
-            except InputError as error:
-                failures.append(Failure(str(file), str(error)))
-                continue
-            boxes.append(model.image_info(str(file), photo.size).box)
-            read.append(file)
-        if read:
-            images = torch.stack(inputs).to(model.parameter.device, model.parameter.dtype)
+    batches = batches_of(len(files), batch_size)
+    for batch, read in zip(batches, photos_ahead(model, files, batch_size, keep=False), strict=True):
+        failures += [one for one in read if isinstance(one, Failure)]
+        good = [(files[i], one) for i, one in zip(batch, read, strict=True) if not isinstance(one, Failure)]
+        if good:
+            images = torch.stack([one.image for _, one in good])
             cells = layer_cells(model, images, [layer])[layer].cpu()
-            yield PhotoCells(tuple(read), tuple(boxes), cells)
+            yield PhotoCells(tuple(file for file, _ in good), tuple(one.info.box for _, one in good), cells)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +103,7 @@ def sample_cells(model: Backbone, files: Sequence[Path], layer: str, batch_size:
     kept: list[Tensor] = []
     read: list[Path] = []
     batches = photo_cells(model, files, layer, batch_size, failures)
-    for batch in progress(batches, -(-len(files) // batch_size), "reading batches of photos"):
+    for batch in progress(batches, len(files), "reading photos", batch_size):
         for cells in batch.cells.flatten(2).transpose(1, 2):
             chosen = np.sort(draw.permutation(len(cells))[:each])
             kept.append(cells[torch.from_numpy(chosen)])

@@ -42,11 +42,25 @@ def answered_otherwise(results: Sequence[PhotoResult]) -> str:
         Such as "2 of 5 photos are answered with neither of the two"; empty where there are none.
     """
     other = [result for result in results if result.answered is False]
-    if not other or other[0].target is None:
+    return otherwise_words(other[0], len(other), len(results)) if other else ""
+
+
+def otherwise_words(first: PhotoResult, other: int, photos: int) -> str:
+    """Say how many photos are answered with neither the target nor a class compared with.
+
+    Args:
+        first: The first of them.
+        other: How many they are.
+        photos: How many photos there are in all.
+
+    Returns:
+        Such as "2 of 5 photos are answered with neither of the two"; empty for a model without classes.
+    """
+    if first.target is None:
         return ""
-    classes = _none_of(1 + len(other[0].compared)) or f"another class than {other[0].target.short_name}"
-    of = f"{len(other)} of {len(results)} photo{'s' * (len(results) != 1)}"
-    return f"{of} {'is' if len(other) == 1 else 'are'} answered with {classes}"
+    classes = _none_of(1 + len(first.compared)) or f"another class than {first.target.short_name}"
+    of = f"{other} of {photos} photo{'s' * (photos != 1)}"
+    return f"{of} {'is' if other == 1 else 'are'} answered with {classes}"
 
 
 def choice_words(result: PhotoResult) -> str:

@@ -15,13 +15,13 @@ from conceptlens.discovery.concept_places import Place, Suggestion
 from conceptlens.discovery.discovered_concepts import DiscoveredConcepts
 from conceptlens.explainer.calibration import ScoreCalibration, find_calibration
 from conceptlens.explainer.presence import MIN_PRESENCE, presence
-from conceptlens.io.errors import InputError
-from conceptlens.io.images import read_image
+from conceptlens.io.errors import Failure, InputError
 from conceptlens.io.progress import progress
+from conceptlens.model.photo_reading import photos_ahead
+from conceptlens.runs.local_engine import batches_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-    from PIL import Image
 
     from conceptlens.model.backbone import Backbone
     from conceptlens.model.observation import Observation
@@ -122,7 +122,7 @@ def _presence(
     found = torch.full((len(files), len(words)), torch.nan)
     linked = []
     batches = _observed(model, discovered.layer, files, batch_size)
-    for rows, observation in progress(batches, -(-len(files) // batch_size), "looking for words in batches of photos"):
+    for rows, observation in progress(batches, len(files), "looking for words in photos", batch_size):
         evidence = score_concepts(observation, model.language, words)
         z_scores = None
         if calibration is not None:
@@ -178,17 +178,11 @@ def _observed(
     model: Backbone, layer: str, files: Sequence[str], batch_size: int
 ) -> Iterator[tuple[list[int], Observation]]:
     """Yield observations of photo files with their indices; files that cannot be read any more are left out."""
-    for start in range(0, len(files), batch_size):
-        rows: list[int] = []
-        photos: list[Image.Image] = []
-        for row, file in enumerate(files[start : start + batch_size], start):
-            try:
-                photos.append(read_image(file))
-                rows.append(row)
-            except InputError:
-                continue
-        if rows:
-            yield rows, model.observe(photos, [layer])
+    batches = batches_of(len(files), batch_size)
+    for batch, read in zip(batches, photos_ahead(model, files, batch_size, keep=False), strict=True):
+        good = {row: one for row, one in zip(batch, read, strict=True) if not isinstance(one, Failure)}
+        if good:
+            yield [*good], model.observe_ready([*good.values()], [layer])
 
 
 def _standardised(maps: Float[Tensor, "image map height width"]) -> Float[Tensor, "image map height width"]:

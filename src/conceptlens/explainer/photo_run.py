@@ -21,19 +21,17 @@ from conceptlens.explainer.calibration import ScoreCalibration
 from conceptlens.explainer.detection_run import explain_detections
 from conceptlens.explainer.discovered_rows import DISCOVERED
 from conceptlens.explainer.explain import Contribution, Regions, explain
-from conceptlens.explainer.photo_reading import LoadedPhoto, load_photo, ready_photo
 from conceptlens.explainer.photo_result import PhotoResult, ReferenceClass, known_differences
 from conceptlens.explainer.presence import MIN_PRESENCE
 from conceptlens.io.errors import Failure, InputError, InputTypeError
 from conceptlens.io.images import jpeg
 from conceptlens.model.image_batch import ReadyPhoto
+from conceptlens.model.photo_reading import photos_ahead
 from conceptlens.model.predictions import Prediction, predictions
 from conceptlens.model.score_checks import not_finite
 from conceptlens.record import Explanation
-from conceptlens.runs.local_engine import read_ahead
 
 if TYPE_CHECKING:
-    from conceptlens.data.masked_set import MaskedSet
     from conceptlens.discovery.discovered_concepts import DiscoveredConcepts
     from conceptlens.model.backbone import Backbone
     from conceptlens.model.observation import Observation
@@ -111,63 +109,9 @@ def explain_photos(
     Yields:
         One item per file, in their order: its result, or a `Failure` where it cannot be read or explained.
     """
-
-    def read(batch: range) -> list[ReadyPhoto | Failure]:
-        loaded = [load_photo(model, photos[index]) for index in batch]
-        return [one if isinstance(one, Failure) else ready_photo(model, one) for one in loaded]
-
-    batches = [range(start, min(start + batch_size, len(photos))) for start in range(0, len(photos), batch_size)]
-    for found in read_ahead(read, batches):
+    keep = options.for_page or options.with_concepts  # a contrast alone looks at inputs only
+    for found in photos_ahead(model, photos, batch_size, keep):
         yield from explain_batch(model, found, options)
-
-
-def observe_photos(
-    model: Backbone, photos: Sequence[Path], batch_size: int, failures: list[Failure]
-) -> Iterator[Observation]:
-    """Yield one observation per batch of photo files.
-
-    Args:
-        model: The model.
-        photos: The files.
-        batch_size: Photos per forward pass.
-        failures: A list to which the files are added that cannot be read.
-
-    Returns:
-        An iterator of observations; files that cannot be read are left out.
-    """
-    for start in range(0, len(photos), batch_size):
-        read = [load_photo(model, path) for path in photos[start : start + batch_size]]
-        failures.extend(item for item in read if isinstance(item, Failure))
-        good = [item.photo for item in read if isinstance(item, LoadedPhoto)]
-        if good:
-            yield model.observe(good)
-
-
-def observe_labelled(
-    model: Backbone, data: MaskedSet, min_area: float, batch_size: int, failures: list[Failure] | None = None
-) -> Iterator[tuple[Observation, list[frozenset[ConceptName]]]]:
-    """Yield one observation per batch of a data set with masks, and the concepts that each photo shows.
-
-    Args:
-        model: The model.
-        data: Photos whose concepts have masks.
-        min_area: The smallest share of a photo at which a concept is in it.
-        batch_size: Photos per forward pass.
-        failures: A list to which the photos are added that cannot be read; without it the first of them is an error.
-    """
-    for start in range(0, len(data), batch_size):
-        batch = []
-        for index in range(start, min(start + batch_size, len(data))):
-            try:
-                one = data[index].with_min_area(min_area)
-                model.check_size(one.photo.size)
-                batch.append(one)
-            except InputError as error:
-                if failures is None:
-                    raise
-                failures.append(Failure(data.names[index], str(error)))
-        if batch:
-            yield model.observe([one.photo for one in batch]), [frozenset(one.concepts) for one in batch]
 
 
 def explain_batch(

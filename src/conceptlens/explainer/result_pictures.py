@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,13 +26,13 @@ MOST_MAPS = 11  # beside the photo, in three rows of four
 WIDTH = 300
 
 
-def write_pictures(results: Sequence[PhotoResult], folder: Path) -> list[Path]:
+def write_pictures(results: Iterable[PhotoResult], folder: Path) -> list[Path]:
     """Write a PNG for each photo: the photo, then its maps, each on its own scale; return the files.
 
     Files are called `0001_NAME.png`, by the order of the photos and their own names.
 
     Args:
-        results: Explained photos that were kept (`ExplainOptions(for_page=True)`).
+        results: Explained photos, each written as it comes, that were kept (`ExplainOptions(for_page=True)`).
         folder: Where; made where it is missing.
 
     Raises:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,10 @@ from torch.nn import functional
 from conceptlens.io.atomic import replacing
 from conceptlens.io.errors import Failure, InputError
 from conceptlens.io.fingerprint import settings_fingerprint, texts_fingerprint, weights_fingerprint
+from conceptlens.io.progress import progress
 from conceptlens.model.layer_cells import embeddings, layer_cells
 from conceptlens.model.preprocess import Preprocess
+from conceptlens.runs.local_engine import batches_of, read_ahead
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from conceptlens.model.backbone import Backbone
 
 PHOTOS_PER_FILE = 64
+BATCH_PHOTOS = 16  # that run through the network at once where cells are kept
 FORMAT = 2
 EMBEDDING = "the embedding"  # in place of a layer's name: what enters the classifier, a grid of one cell
 
@@ -73,8 +77,13 @@ class CellSource:
         groups: dict[int, list[int]] = {}
         for index in indices:
             groups.setdefault(int(index) // PHOTOS_PER_FILE, []).append(int(index))
-        for group, wanted in sorted(groups.items()):
-            yield from self._group(group, sorted(wanted), size)
+        wanted = {group: sorted(own) for group, own in sorted(groups.items())}
+        if self.folder is None:
+            parts = [own[start : start + size] for own in wanted.values() for start in range(0, len(own), size)]
+            yield from (batch for batch in self._made(parts) if batch is not None)
+            return
+        for group, own in wanted.items():
+            yield from self._group(group, own, size)
 
     @cached_property
     def key(self) -> str:
@@ -90,20 +99,25 @@ class CellSource:
         }
         return settings_fingerprint(about)
 
-    def write_files(self, share: tuple[int, int] = (0, 1)) -> Iterator[Path]:
-        """Make the files that are not there yet and yield each; `share = (process, processes)` divides the work."""
+    def write_files(self, share: tuple[int, int] = (0, 1), doing: str = "") -> Iterator[Path]:
+        """Make the files that are not there yet and yield each; what is made stays, however the run ends.
+
+        Args:
+            share: Number of this process and number of processes, which divide the files.
+            doing: What is told of the photos while the network sees them (`progress`); empty tells nothing.
+        """
         if self.folder is None:
             return
         process, processes = share
-        for group in range(process, -(-len(self.photos) // PHOTOS_PER_FILE), processes):
-            yield self._file(group)
+        yield from self._files(range(process, -(-len(self.photos) // PHOTOS_PER_FILE), processes), doing)
 
     def readable_indices(self, indices: Sequence[int]) -> list[int]:
         """Return those of `indices` that can be read, in their order; every file of theirs is made."""
-        for group in sorted({int(index) // PHOTOS_PER_FILE for index in indices}) if self.folder is not None else ():
-            self._file(group)
-        if self.folder is None:
-            for index in indices:
+        if self.folder is not None:
+            for _ in self._files(sorted({int(index) // PHOTOS_PER_FILE for index in indices}), "the network on photos"):
+                pass
+        else:
+            for index in progress(indices, len(indices), "looking for photos that cannot be read"):
                 try:
                     self.model.check_size(self.photos[int(index)].size)
                 except InputError as error:
@@ -112,7 +126,7 @@ class CellSource:
 
     def bytes_needed(self) -> int:
         """Return how many bytes the cells of all photos take as they are kept, measured on one photo."""
-        one = next((one for index in range(len(self.photos)) for one in self._made([index])), None)
+        one = next((one for one in self._made([index] for index in range(len(self.photos))) if one is not None), None)
         if one is None:
             first = next((failure.reason for failure in self.failures.values()), "the set is empty")
             raise InputError(f"no photo of {self.photos.name} could be read; the first: {first}")
@@ -120,64 +134,86 @@ class CellSource:
         return sum(value[0].nbytes for value in kept) * len(self.photos)
 
     def _group(self, group: int, wanted: list[int], size: int) -> Iterator[CellBatch]:
-        if self.folder is None:
-            for start in range(0, len(wanted), size):
-                yield from self._made(wanted[start : start + size])
-            return
-        stored = load_file(self._file(group))
+        (file,) = self._files([group])
+        stored = load_file(file)
         indices = stored["indices"]
         kept = torch.isin(indices, torch.tensor(wanted)).nonzero()[:, 0]
         for rows in kept.split(size) if len(kept) else ():
             cells = {name: stored[name][rows].float() for name in self.layers}
             yield CellBatch(indices[rows], cells, stored["colours"][rows].float())
 
-    def _file(self, group: int) -> Path:
-        """Return the file of a group, made now if it is not whole."""
+    def _files(self, groups: Sequence[int], doing: str = "") -> Iterator[Path]:
+        """Yield the file of each group, made now if it is not whole; the photos of the next one are read meanwhile."""
         if self.folder is None:
             raise InputError("these cells are not kept in a folder")
-        file = self.folder / self.key / f"{group:06}.safetensors"
-        if not _is_whole(file):
-            self._write(file, group)
-        with safe_open(str(file), framework="pt") as stored:
-            for index, name, reason in json.loads(stored.metadata()["failures"]):
-                self.failures[index] = Failure(name, reason)
-        return file
+        files = {group: self.folder / self.key / f"{group:06}.safetensors" for group in groups}
+        parts = {group: self._parts(group) for group, file in files.items() if not _is_whole(file)}
+        several = [part for own in parts.values() for part in own]
+        batches = progress(self._made(several), sum(map(len, several)), doing, BATCH_PHOTOS, visible=bool(doing))
+        made = iter(batches)
+        for group, file in files.items():
+            if group in parts:
+                self._write(file, group, [one for one in islice(made, len(parts[group])) if one is not None])
+            if group == next(reversed(parts), None):
+                next(made, None)  # which ends its bar
+            with safe_open(str(file), framework="pt") as stored:
+                for index, name, reason in json.loads(stored.metadata()["failures"]):
+                    self.failures[index] = Failure(name, reason)
+            yield file
 
-    def _write(self, file: Path, group: int) -> None:
+    def _parts(self, group: int) -> list[range]:
+        """Return the batches in which the photos of a file are read."""
         start = group * PHOTOS_PER_FILE
-        end = min(start + PHOTOS_PER_FILE, len(self.photos))
-        made = [one for first in range(start, end, 16) for one in self._made(list(range(first, min(first + 16, end))))]
+        own = batches_of(min(PHOTOS_PER_FILE, len(self.photos) - start), BATCH_PHOTOS)
+        return [range(start + part.start, start + part.stop) for part in own]
+
+    def _write(self, file: Path, group: int, made: Sequence[CellBatch]) -> None:
+        start = group * PHOTOS_PER_FILE
         tensors = {"indices": torch.cat([one.indices for one in made]) if made else torch.empty(0, dtype=torch.long)}
         if made:
             tensors |= {name: _kept(name, torch.cat([one.cells[name] for one in made])) for name in self.layers}
             tensors["colours"] = _to_half(torch.cat([one.colours for one in made]))
-        failed = [(p, f.name, f.reason) for p, f in self.failures.items() if start <= p < end]
+        own = range(start, start + PHOTOS_PER_FILE)
+        failed = [(index, one.name, one.reason) for index, one in self.failures.items() if index in own]
         with replacing(file) as temporary:
             save_file({n: t.contiguous() for n, t in tensors.items()}, temporary, {"failures": json.dumps(failed)})
 
-    @torch.no_grad()
-    def _made(self, indices: Sequence[int]) -> Iterator[CellBatch]:
-        """Run the network on photos; nothing is yielded where all of them fail."""
-        kept, inputs = [], []
+    def _made(self, batches: Iterable[Sequence[int]]) -> Iterator[CellBatch | None]:
+        """Run the network on batches of photos, the next ones being read; `None` where all of a batch fail."""
+        for read in read_ahead(self._read, batches):
+            self.failures.update(read.failures)
+            yield self._computed(read) if read.inputs else None
+
+    def _read(self, indices: Sequence[int]) -> _ReadInputs:
+        read = _ReadInputs()
         for index in indices:
             try:
                 photo = self.photos[index]
                 self.model.check_size(photo.size)
             except InputError as error:
-                self.failures[index] = Failure(self.photos.names[index], str(error))
+                read.failures[index] = Failure(self.photos.names[index], str(error))
                 continue
-            inputs.append(self.model.read_photo(photo))
-            kept.append(index)
-        if not kept:
-            return
-        images = torch.stack(inputs).to(self.model.parameter.device, self.model.parameter.dtype)
+            read.inputs[index] = self.model.read_photo(photo)
+        return read
+
+    @torch.no_grad()
+    def _computed(self, read: _ReadInputs) -> CellBatch:
+        images = torch.stack([*read.inputs.values()]).to(self.model.parameter.device, self.model.parameter.dtype)
         if self.layers == (EMBEDDING,):
             found = {EMBEDDING: embeddings(self.model, images)[:, :, None, None]}
         else:
             found = layer_cells(self.model, images, self.layers)
         cells = {name: value.cpu() for name, value in found.items()}
         colours = functional.adaptive_avg_pool2d(images.float(), self.grid).cpu()
-        yield CellBatch(torch.tensor(kept), cells, colours)
+        return CellBatch(torch.tensor([*read.inputs]), cells, colours)
+
+
+@dataclass(frozen=True, eq=False)
+class _ReadInputs:
+    """Some photos of a set as the network takes them, and why others cannot be read, by index."""
+
+    inputs: dict[int, Tensor] = field(default_factory=dict)
+    failures: dict[int, Failure] = field(default_factory=dict)
 
 
 def _kept(name: str, cells: Tensor) -> Tensor:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from conceptlens.features.cell_source import EMBEDDING, PHOTOS_PER_FILE, CellSource
+from conceptlens.features.cell_source import EMBEDDING, CellSource
 from conceptlens.io.errors import Failure, InputError
-from conceptlens.io.progress import progress
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -52,8 +51,7 @@ def embed_photos(model: Backbone, photos: LabelledSet, folder: Path) -> Embedded
         InputError: No photo can be read, or the network has no embedding.
     """
     source = CellSource(model, photos, (EMBEDDING,), (1, 1), folder)
-    groups = -(-len(photos) // PHOTOS_PER_FILE)
-    for _ in progress(source.write_files(), groups, f"{PHOTOS_PER_FILE} photos of {photos.name} each"):
+    for _ in source.write_files(doing=f"the network on photos of {photos.name}"):
         pass
     batches = list(source.batches(range(len(photos))))
     failures = tuple(source.failures[index] for index in sorted(source.failures))

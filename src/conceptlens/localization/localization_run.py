@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conceptlens.data.masked_sets import open_set
 from conceptlens.io.errors import InputError
+from conceptlens.io.fingerprint import settings_fingerprint
 from conceptlens.io.images import find_images
 from conceptlens.localization.methods import METHODS, find_kind, method_names
 
@@ -46,19 +47,45 @@ def needs_probe(methods: Sequence[str]) -> bool:
     return any(kind is not None and kind.probes for kind in kinds)
 
 
-def probe_photos(data: str, folder: Path | None, methods: Sequence[str], **choices: Any) -> Iterable[Photo]:
-    """Return photos for neuron labels, read one by one: of a folder, or of the set's own train split (`choices`)."""
+@dataclass(frozen=True, eq=False)
+class TrainPhotos:
+    """The photos of a set with masks, read one by one; it can be sent to another process."""
+
+    data: MaskedSet
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __iter__(self) -> Iterator[Photo]:
+        """Read one photo after the other."""
+        return (one.photo for one in self.data)
+
+
+def probe_photos(data: str, folder: Path | None, methods: Sequence[str], **choices: Any) -> tuple[Iterable[Photo], str]:
+    """Return photos for neuron labels, and their fingerprint; none where no method labels any.
+
+    Args:
+        data: The set, whose train split has the photos where no folder is given.
+        folder: A folder of photos.
+        methods: Names of methods.
+        **choices: How the set reads masks.
+
+    Raises:
+        InputError: The folder has no photo, or none is given and the set has no train split.
+    """
     if not needs_probe(methods):
-        return ()
+        return (), ""
     if folder is not None:
-        return find_images(folder)
+        files = find_images(folder)
+        return files, settings_fingerprint([str(file.relative_to(folder)) for file in files])
     try:
-        return (one.photo for one in open_set(data, "train", **choices))
+        train = open_set(data, "train", **choices)
     except InputError as error:
         raise InputError(
             f"clip_dissect and www need probe photos, and {data} gives no train split ({error}); "
             "give photos with --probe FOLDER, or leave these methods out"
         ) from None
+    return TrainPhotos(train), settings_fingerprint([train.name, list(train.names)])
 
 
 def reference_method(compare_with: str | None, methods: Sequence[str]) -> str | None:

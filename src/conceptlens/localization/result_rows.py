@@ -99,12 +99,10 @@ def write_rows(rows: Iterable[Row], file: str | Path, metrics: Iterable[Metric] 
     Raises:
         InputError: Rows hold scores of other metrics.
     """
-    import pyarrow
     from pyarrow import parquet
 
     several = list(rows)
-    own = check_named(several, metrics)
-    table = pyarrow.Table.from_pylist([_line(row) for row in several], row_schema(own))
+    table = row_table(several, row_schema(check_named(several, metrics)))
     with replacing(file) as temporary:
         parquet.write_table(table, temporary)
 
@@ -125,6 +123,38 @@ def row_schema(metrics: Iterable[Metric] = ()) -> pyarrow.Schema:
     scores = [pyarrow.field(name, number, metadata=metric) for name, metric in about.items()]
     wrong = [pyarrow.field(WRONG + name, number, metadata=metric) for name, metric in about.items()]
     return pyarrow.schema([*columns, *scores, pyarrow.field(WRONG + "concept", text), *wrong])
+
+
+def row_table(rows: Iterable[Row], columns: pyarrow.Schema) -> pyarrow.Table:
+    """Return rows as a table.
+
+    Args:
+        rows: The rows.
+        columns: What `row_schema` returns for the metrics that they have.
+    """
+    import pyarrow
+
+    return pyarrow.Table.from_pylist([_line(row) for row in rows], columns)
+
+
+def rows_of_table(table: pyarrow.Table) -> list[Row]:
+    """Return the rows of a table, as they were before `row_table`.
+
+    Args:
+        table: What `row_table` returned, or what `write_rows` wrote.
+    """
+    about = [column.name for column in table.schema if b"metric" in (column.metadata or {})]
+    names = [name for name in about if not name.startswith(WRONG)]
+    kept = ("photo", "concept", "type", "group", "method", "mask_share", "has_own_map")
+    return [
+        Row(
+            **{name: line[name] for name in kept},
+            scores={name: line[name] for name in names},
+            wrong_concept=(wrong := line[WRONG + "concept"]),
+            wrong_scores={} if wrong is None else {name: line[WRONG + name] for name in names},
+        )
+        for line in table.to_pylist()
+    ]
 
 
 def _line(row: Row) -> dict[str, Any]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from conceptlens.runs.run_task import Read, Result, RunTask
+
+Batch = TypeVar("Batch")
 
 # Batches that are read ahead of the one at work.
 N_READ_AHEAD = 2
@@ -27,7 +29,17 @@ def local_engine(task: RunTask[Any, Result], batches: Sequence[range]) -> Iterat
         yield task.compute(read)
 
 
-def read_ahead(read: Callable[[range], Read], batches: Iterable[range]) -> Iterator[Read]:
+def batches_of(count: int, size: int) -> list[range]:
+    """Return batches of `size` photos, in their order; the last one may have fewer.
+
+    Args:
+        count: How many photos there are.
+        size: Photos of a batch.
+    """
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def read_ahead(read: Callable[[Batch], Read], batches: Iterable[Batch]) -> Iterator[Read]:
     """Yield what was read of each batch, a thread reading the next `N_READ_AHEAD` meanwhile.
 
     Args:

@@ -121,8 +121,7 @@ def train_network(
             shuffler.set_state(state.generator)
             for rows in islice(schedule.batches(task.rows, shuffler), state.batch, None):
                 state = loop.step(state, rows, total)
-                if update is not None:
-                    update(state.step, None, _progress_text(state, schedule, run))
+                update(state.step, None, _progress_text(state, schedule, run))
             losses = {} if validate is None else validate()
             state = loop.epoch(replace(state, generator=shuffler.get_state()), losses)
         loop.save(state)

@@ -11,6 +11,7 @@ import torch
 
 from conceptlens.io.atomic import write_json
 from conceptlens.io.errors import InputError
+from conceptlens.io.run_settings import changed_settings
 from conceptlens.io.saved_folder import CONFIG
 from conceptlens.training.checkpoint import FILE
 
@@ -76,13 +77,10 @@ def claim_folder(
             f"{folder} holds a run already; go on with it by resume=True (--resume), choose another "
             f"folder, or remove {folder} to begin anew"
         )
-    differing = [] if known is None else [k for k in {**known, **configuration} if known.get(k) != configuration.get(k)]
-    if known is not None and differing:
-        changes = "; ".join(f"{key} was {known.get(key)} and is {configuration.get(key)}" for key in differing[:3])
-        more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
+    changes = "" if known is None else changed_settings(known, configuration)
+    if changes:
         raise InputError(
-            f"the run in {folder} was another one: {changes}{more}; "
-            f"give its settings or another folder, or remove {folder}"
+            f"the run in {folder} was another one: {changes}; give its settings or another folder, or remove {folder}"
         )
     if known is None and (folder / CONFIG).exists():
         raise InputError(f"{folder} holds a {piece} already; choose another folder")

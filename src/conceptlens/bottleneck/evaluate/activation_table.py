@@ -11,6 +11,7 @@ import torch
 
 from conceptlens.features.cell_source import CellBatch, CellSource
 from conceptlens.io.errors import Failure, InputError
+from conceptlens.io.progress import progress
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -94,7 +95,8 @@ def read_parts(
     tables: list[BottleneckTable] = []
     classes_of(bottleneck, source.photos)  # other classes are refused before anything is read
     with torch.inference_mode():
-        for batch in source.batches(indices, batch_size):
+        batches = source.batches(indices, batch_size)
+        for batch in progress(batches, len(indices), f"the bottleneck on photos of {source.photos.name}", batch_size):
             tables.append(batch_table(bottleneck, source.photos, batch, mapped))
             if sum(len(one.indices) for one in tables) >= part_size:
                 yield joined(tables, source)

@@ -38,7 +38,6 @@ from conceptlens.bottleneck.evaluate.photo_annotations import (
 from conceptlens.bottleneck.evaluate.place_checks import evidence_with_checks
 from conceptlens.bottleneck.evaluate.table_labels import labelled_by_table
 from conceptlens.data.labelled_set import PhotoAttributes
-from conceptlens.io.progress import progress
 from conceptlens.metrics.auroc import concept_auroc
 from conceptlens.metrics.keypoints import Keypoints
 
@@ -136,7 +135,7 @@ def _read(
     points: list[Keypoints] = []
     top: TopMaps | None = None
     parts = read_parts(bottleneck, source, every, map_concepts, batch_size, part_size)
-    for part in progress(parts, -(-len(every) // part_size), "measuring parts of the set"):
+    for part in parts:
         present = concept_presence(bottleneck, photos, attributes, part)[:, map_concepts]
         annotations = map_annotations(bottleneck, source, part, present, constant)
         scores.append(map_scores(part.maps, annotations, seed))

@@ -17,9 +17,8 @@ from conceptlens.bottleneck.fit.part_vocabulary import PartVocabulary
 from conceptlens.bottleneck.fit.recipe import CLOSED, Recipe
 from conceptlens.concept_regions.branch import branch_layers, in_order, layer_widths
 from conceptlens.data.labelled_set import LabelledSet, hold_out, without_photos
-from conceptlens.features.cell_source import PHOTOS_PER_FILE, CellSource
+from conceptlens.features.cell_source import CellSource
 from conceptlens.io.errors import InputError
-from conceptlens.io.progress import progress
 from conceptlens.model.input_sizes import resized
 
 if TYPE_CHECKING:
@@ -156,11 +155,8 @@ def cell_sources(
     source = CellSource(task.model, task.photos, layers, task.grid, cache)
     if source.bytes_needed() > room * 1e9:
         source = replace(source, folder=None)
-    process, processes = accelerator.process_index, accelerator.num_processes
-    files = len(range(process, -(-len(task.photos) // PHOTOS_PER_FILE), processes))
-    for _ in progress(
-        source.write_files((process, processes)), files, "the network on photos", visible=accelerator.is_main_process
-    ):
+    share = accelerator.process_index, accelerator.num_processes
+    for _ in source.write_files(share, "the network on photos" if accelerator.is_main_process else ""):
         pass
     accelerator.wait_for_everyone()
     if task.own is task.model or not parts or task.recipe.keypoints:

@@ -32,6 +32,8 @@ from conceptlens.concepts.concept_set import (
 from conceptlens.concepts.vocabulary import everyday_words
 from conceptlens.data.target_table import are_detections, read_target_table
 from conceptlens.io.errors import InputError, near
+from conceptlens.io.progress import progress
+from conceptlens.runs.local_engine import batches_of, read_ahead
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -115,17 +117,17 @@ def encode_photos(vlm: Backbone, photos: LabelledSet, indices: Sequence[int]) ->
     Raises `InputError` where none of them can be read.
     """
     rows, found, reasons = [], [], []
-    for start in range(0, len(indices), BATCH_PHOTOS):
-        inputs = []
-        for row in range(start, min(start + BATCH_PHOTOS, len(indices))):
-            try:
-                inputs.append(vlm.read_photo(photos[indices[row]]))
-            except InputError as error:
-                reasons.append(str(error))
-            else:
-                rows.append(row)
+
+    def read(batch: range) -> dict[int, Tensor | str]:
+        return {row: _input_of(vlm, photos, indices[row]) for row in batch}
+
+    batches = read_ahead(read, batches_of(len(indices), BATCH_PHOTOS))
+    for batch in progress(batches, len(indices), "the vision-language model on photos", BATCH_PHOTOS):
+        inputs = {row: one for row, one in batch.items() if isinstance(one, Tensor)}
+        reasons += [one for one in batch.values() if isinstance(one, str)]
+        rows += inputs
         if inputs:
-            found.append(image_vectors(vlm, torch.stack(inputs)))
+            found.append(image_vectors(vlm, torch.stack([*inputs.values()])))
     if not found:
         raise InputError(
             f"no photo of {photos.name} could be read; the first: {reasons[0] if reasons else 'none given'}"
@@ -134,6 +136,14 @@ def encode_photos(vlm: Backbone, photos: LabelledSet, indices: Sequence[int]) ->
     whole = torch.full((len(indices), vectors.shape[1]), torch.nan)
     whole[rows] = vectors
     return whole
+
+
+def _input_of(vlm: Backbone, photos: LabelledSet, index: int) -> Tensor | str:
+    """Return a photo as a model takes it, or why it cannot be read."""
+    try:
+        return vlm.read_photo(photos[index])
+    except InputError as error:
+        return str(error)
 
 
 def _table(photos: LabelledSet, source: str) -> tuple[tuple[str, ...], Tensor] | None:

@@ -25,7 +25,6 @@ from conceptlens.io.atomic import write_json
 from conceptlens.io.errors import InputError
 from conceptlens.io.fingerprint import texts_fingerprint, weights_fingerprint
 from conceptlens.io.images import find_images
-from conceptlens.io.progress import progress
 from conceptlens.model.backbone import Backbone, check_backbone
 from conceptlens.model.module_lock import seeded
 from conceptlens.training.checkpoint import FILE, TrainingState
@@ -171,10 +170,10 @@ def _pairs(
     networks: StudentTeacher, photos: Sequence[Path], crops: CropPlan, cache: Path, accelerator: Accelerator
 ) -> tuple[DistillationPairs, int]:
     """Make what is not there yet, wait for the other processes, note failed photos, and read all pairs."""
-    work = extract_pairs(networks, photos, crops, cache, (accelerator.process_index, accelerator.num_processes))
+    share = accelerator.process_index, accelerator.num_processes
+    doing = "both networks on photos" if accelerator.is_main_process else ""
     files = [file for file, _ in shard_files(networks, photos, crops, cache)]
-    parts = -(-len(files) // accelerator.num_processes)
-    for _ in progress(work, parts, "both networks on photos", visible=accelerator.is_main_process):
+    for _ in extract_pairs(networks, photos, crops, cache, share, doing):
         pass
     accelerator.wait_for_everyone()
     failures = failures_of(files)

@@ -6,8 +6,9 @@ Every crop runs through both networks once, and the pairs stay on disk for all e
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,8 +23,10 @@ from conceptlens.io.atomic import replacing
 from conceptlens.io.errors import Failure, InputError
 from conceptlens.io.fingerprint import files_fingerprint, settings_fingerprint, weights_fingerprint
 from conceptlens.io.images import fingerprint, read_image
+from conceptlens.io.progress import progress
 from conceptlens.model.layer_cells import layer_cells
 from conceptlens.model.model_input import ModelInput
+from conceptlens.runs.local_engine import batches_of, read_ahead
 from conceptlens.training.crops import centre_crop, is_validation, known_preprocess, network_input, random_crop
 
 if TYPE_CHECKING:
@@ -110,10 +113,11 @@ def extract_pairs(
     plan: CropPlan,
     folder: Path,
     share: tuple[int, int] = (0, 1),
+    doing: str = "",
 ) -> Iterator[Path]:
-    """Write the shards that are not there yet, and yield each file.
+    """Write the shards that are not there yet, and yield each file; what is made stays, however the run ends.
 
-    A photo that cannot be read is noted in its shard, and the rest goes on.
+    A photo that cannot be read is noted in its shard, and the rest goes on. The next photos are read meanwhile.
 
     Args:
         networks: Student and teacher.
@@ -121,11 +125,24 @@ def extract_pairs(
         plan: The crops of each photo.
         folder: Folder of the cache.
         share: Number of this process and number of processes, which divide the shards.
+        doing: What is told of the photos while both networks see them (`progress`); empty tells nothing.
     """
     process, processes = share
-    for file, group in shard_files(networks, photos, plan, folder)[process::processes]:
-        if not _is_whole(file):
-            _make(networks, group, plan, file)
+    shards = shard_files(networks, photos, plan, folder)[process::processes]
+    each = max(1, BATCH_CROPS // plan.n_crops)
+    parts = {
+        file: [group[batch.start : batch.stop] for batch in batches_of(len(group), each)]
+        for file, group in shards
+        if not _is_whole(file)
+    }
+    several = [part for own in parts.values() for part in own]
+    found = read_ahead(partial(_read_crops, networks, plan), several)
+    read = iter(progress(found, sum(map(len, several)), doing, each, visible=bool(doing)))
+    for file, _ in shards:
+        if file in parts:
+            _make(networks, islice(read, len(parts[file])), file)
+        if file == next(reversed(parts), None):
+            next(read, None)  # which ends its bar
         yield file
 
 
@@ -134,10 +151,10 @@ def failures_of(files: Sequence[Path]) -> tuple[Failure, ...]:
     return tuple(Failure(*entry) for file in files for entry in json.loads(_metadata(file)["failures"]))
 
 
-def _make(networks: StudentTeacher, group: Sequence[Path], plan: CropPlan, file: Path) -> None:
+def _make(networks: StudentTeacher, read: Iterable[_ReadCrops], file: Path) -> None:
     failures: list[tuple[str, str]] = []
     features, vectors, validation, made = [], [], [], []
-    crops = _crops(networks, group, plan, failures)
+    crops = _each_crop(read, failures)
     while rows := list(islice(crops, BATCH_CROPS)):
         features.append(
             pooled_layers(networks.model, torch.stack([row.student_input for row in rows]), networks.layers)
@@ -169,20 +186,37 @@ class _Crop:
     teacher_input: Tensor
 
 
-def _crops(
-    networks: StudentTeacher, group: Sequence[Path], plan: CropPlan, failures: list[tuple[str, str]]
-) -> Iterator[_Crop]:
+@dataclass(frozen=True, eq=False)
+class _ReadCrops:
+    """The crops of some photos, and why others cannot be read."""
+
+    crops: list[_Crop] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+
+
+def _read_crops(networks: StudentTeacher, plan: CropPlan, group: Sequence[Path]) -> _ReadCrops:
+    """Return the crops of some photos as both networks take them."""
+    read = _ReadCrops()
     for path in group:
         try:
             photo = read_image(path)
         except InputError as error:
-            failures.append((str(path), str(error)))
+            read.failures.append((str(path), str(error)))
             continue
         mark = fingerprint(photo)
         validation = is_validation(mark, plan.validation, plan.seed)
         for view in range(1 if validation else plan.n_crops):
             crop = centre_crop(photo) if validation else random_crop(photo, mark, view, plan.seed)
-            yield _Crop(str(path), validation, network_input(networks.model, crop), network_input(networks.vlm, crop))
+            inputs = network_input(networks.model, crop), network_input(networks.vlm, crop)
+            read.crops.append(_Crop(str(path), validation, *inputs))
+    return read
+
+
+def _each_crop(read: Iterable[_ReadCrops], failures: list[tuple[str, str]]) -> Iterator[_Crop]:
+    """Yield one crop after the other, and add the photos to a list that cannot be read."""
+    for part in read:
+        failures += part.failures
+        yield from part.crops
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from conceptlens.explainer.photo_run import ExplainOptions
 from conceptlens.explainer.runs.explain_settings import run_options, run_settings
 from conceptlens.explainer.runs.explain_task import ExplainTask
 from conceptlens.io.errors import InputError
-from conceptlens.runs.local_engine import local_engine
+from conceptlens.runs.local_engine import batches_of, local_engine
 from conceptlens.runs.run_task import Engine
 from conceptlens.store.explanation_store import ExplanationRows, ExplanationStore
 from conceptlens.store.row import RunRow, row_id
@@ -92,9 +92,8 @@ def explain_into(
     done -= failed if retry_failed else set()
     there = [id in done for id in ids]
     before = ExplainProgress(row.id, sum(there), len(names), len(failed.intersection(ids) & done), sum(there))
-    batches = [range(start, min(start + batch_size, len(names))) for start in range(0, len(names), batch_size)]
     task = ExplainTask(model, names, chosen, row.id, with_maps, labels)
-    yield from _written(store, row, before, engine(task, left_of(batches, there)))
+    yield from _written(store, row, before, engine(task, left_of(batches_of(len(names), batch_size), there)))
 
 
 def _check_labels(store: ExplanationStore, run: str, labels: Mapping[str, str]) -> None:

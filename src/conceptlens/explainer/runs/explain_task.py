@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 
-from conceptlens.explainer.photo_reading import load_photo, ready_photo
 from conceptlens.explainer.photo_result import PhotoResult
 from conceptlens.explainer.photo_run import ExplainOptions, explain_batch
 from conceptlens.explainer.runs.explained_rows import result_rows
-from conceptlens.io.errors import Failure, InputError
-from conceptlens.io.image_file import quoted
+from conceptlens.io.errors import Failure
 from conceptlens.model.image_batch import ReadyPhoto
+from conceptlens.model.photo_reading import read_photos_for
 from conceptlens.store.explanation_store import ExplanationRows
 
 if TYPE_CHECKING:
     from conceptlens.model.backbone import Backbone
-
-# Photos of a batch that are decoded at the same time.
-N_READERS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,9 +52,8 @@ class ExplainTask:
         Args:
             batch: Indices of photos.
         """
-        known = tuple(self.larger)
-        with ThreadPoolExecutor(min(N_READERS, len(batch)), "decoder") as pool:
-            return list(pool.map(partial(self._read, larger=known), batch))
+        known = tuple(self.larger)  # the photos themselves are kept until it is known what they are for
+        return read_photos_for(self.model, [self.names[index] for index in batch], known, keep=not known)
 
     def compute(self, read: Sequence[ReadyPhoto | Failure]) -> ExplanationRows:
         """Return the rows of one batch of photos.
@@ -73,16 +66,6 @@ class ExplainTask:
             own = None if self.model.preprocess is None else tuple(self.model.preprocess.size)
             self.larger.extend(size for size in _larger_sizes(found) if size != own)
         return result_rows(found, self.run, self.with_maps, self.true_classes)
-
-    def _read(self, index: int, larger: Sequence[tuple[int, int]]) -> ReadyPhoto | Failure:
-        """Return one photo, or why it cannot be read; the photo itself is kept until it is known what it is for."""
-        loaded = load_photo(self.model, self.names[index])
-        if isinstance(loaded, Failure):
-            return loaded
-        try:
-            return ready_photo(self.model, loaded, larger, keep=not larger)
-        except InputError as error:
-            return Failure(loaded.name, f"{quoted(loaded.name)}: {error}")
 
 
 def _larger_sizes(found: Sequence[PhotoResult | Failure]) -> list[tuple[int, int]]:

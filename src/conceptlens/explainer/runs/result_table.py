@@ -1,23 +1,23 @@
-"""Explained photos as one flat table for spreadsheets and notebooks: a row for each concept of each photo."""
+"""Explained photos as one flat table for spreadsheets and notebooks, such as a row for each concept of each photo."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
 from conceptlens.explainer.photo_result import PhotoResult
 from conceptlens.explainer.runs.explained_rows import result_rows
 from conceptlens.io.atomic import replacing
+from conceptlens.io.errors import Failure
 from conceptlens.store.table_files import TABLE_FILES
 
-if TYPE_CHECKING:
-    from conceptlens.io.errors import Failure
-
 _TEXT, _NUMBER = pa.string(), pa.float64()
+PIECE_ROWS = 2000  # that are written at once
 COLUMNS = pa.schema(
     [
         ("photo", _TEXT),
@@ -45,26 +45,46 @@ COLUMNS = pa.schema(
 )
 
 
-def write_result_table(results: Sequence[PhotoResult], failures: Sequence[Failure], file: Path) -> None:
-    """Write a table with a row for each concept of each photo, and one for each photo that failed.
+@dataclass(frozen=True)
+class ResultTable:
+    """A kind of table of explained photos.
+
+    Attributes:
+        columns: Names and types; `photo` and `failure` are among them.
+        rows: Returns the rows of one photo.
+    """
+
+    columns: pa.Schema
+    rows: Callable[[PhotoResult], Iterable[dict[str, Any]]]
+
+
+def write_result_table(found: Iterable[PhotoResult | Failure], table: ResultTable, file: Path) -> None:
+    """Write the rows of photos in their order as they come, and one for each photo that failed; a few are in memory.
 
     Args:
-        results: Explained photos.
-        failures: Photos that could not be explained.
-        file: A file that ends in .parquet, .csv or .jsonl.
+        found: Explained photos, and photos that could not be explained.
+        table: What its rows are.
+        file: A file that ends in .parquet, .csv or .jsonl; it appears as a whole.
 
     Raises:
         InputError: There is no room.
     """
-    rows = [
-        *(row for result in results for row in _rows(result)),
-        *({"photo": f.name, "failure": f.reason} for f in failures),
-    ]
     with replacing(file) as temporary:
-        TABLE_FILES[file.suffix.lower()](temporary, COLUMNS, iter([pa.Table.from_pylist(rows, COLUMNS)]))
+        TABLE_FILES[file.suffix.lower()](temporary, table.columns, _pieces(found, table))
 
 
-def _rows(result: PhotoResult) -> Iterator[dict[str, Any]]:
+def _pieces(found: Iterable[PhotoResult | Failure], table: ResultTable) -> Iterator[pa.Table]:
+    rows: list[dict[str, Any]] = []
+    for one in found:
+        failed = isinstance(one, Failure)
+        rows += [{"photo": one.name, "failure": one.reason}] if failed else table.rows(one)
+        if len(rows) >= PIECE_ROWS:
+            yield pa.Table.from_pylist(rows, table.columns)
+            rows = []
+    yield pa.Table.from_pylist(rows, table.columns)
+
+
+def _concept_rows(result: PhotoResult) -> Iterator[dict[str, Any]]:
     """Yield a row for each concept of a photo; one without a concept where it has none."""
     found = result_rows([result], "")
     (whole,) = found.explained
@@ -96,3 +116,6 @@ def _rows(result: PhotoResult) -> Iterator[dict[str, Any]]:
         }
     if not found.concepts:
         yield photo | {"presence": nan}
+
+
+CONCEPT_TABLE = ResultTable(COLUMNS, _concept_rows)

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from conceptlens.data.masked_set import MaskedPhoto, MaskedSet
 from conceptlens.io.errors import Failure, InputError
+from conceptlens.io.progress import progress
 from conceptlens.local_embeddings.modes import channel_scale
 from conceptlens.local_embeddings.runs.embed_batch import PreparedPhoto, model_input, prepare_photo
 from conceptlens.local_embeddings.runs.embed_plan import EmbedPlan
 from conceptlens.model.layer_cells import layer_cells
+from conceptlens.runs.local_engine import batches_of, read_ahead
 
 if TYPE_CHECKING:
     from conceptlens.model.backbone import Backbone
@@ -51,8 +53,7 @@ class PhotoReader:
 
     def batches(self) -> list[range]:
         """Return the indices of each batch, the same in every run of the plan."""
-        size = self.plan.batch_size
-        return [range(start, min(start + size, self.total)) for start in range(0, self.total, size)]
+        return batches_of(self.total, self.plan.batch_size)
 
     def read(self, indices: Sequence[int]) -> list[PreparedPhoto | Failure]:
         """Return the photos at these indices, or why one cannot be read."""
@@ -66,8 +67,8 @@ class PhotoReader:
         count = min(self.plan.n_scale_photos, self.total)
         indices = sorted({round(index * (self.total - 1) / max(1, count - 1)) for index in range(count)})
         sums: dict[str, list[Tensor]] = {name: [] for name in self.plan.layers}
-        for index in indices:
-            image = self._image(index)
+        images = read_ahead(self._image, indices)
+        for image in progress(images, len(indices), "the network on photos that set the channels' scale"):
             if image is None:
                 continue
             cells = layer_cells(self.model, image[None], self.plan.layers)

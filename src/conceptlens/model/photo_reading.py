@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +13,15 @@ from conceptlens.io.image_file import quoted
 from conceptlens.io.images import fingerprint, read_image
 from conceptlens.model.image_batch import ReadyPhoto
 from conceptlens.model.input_sizes import resized
+from conceptlens.runs.local_engine import batches_of, read_ahead
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from conceptlens.model.backbone import Backbone
+
+# Photos of a batch that are decoded at the same time.
+N_READERS = 4
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,49 @@ class LoadedPhoto:
 
     name: str
     photo: Image.Image
+
+
+def read_photos_for(
+    model: Backbone, paths: Sequence[str | Path], larger: Iterable[tuple[int, int]] = (), keep: bool = True
+) -> list[ReadyPhoto | Failure]:
+    """Decode and prepare the photos of one batch, several at a time; say why one cannot be read.
+
+    Args:
+        model: The model.
+        paths: The files.
+        larger: Other input sizes, rows and columns, that they will be shown at.
+        keep: Whether the photos themselves are kept.
+    """
+    sizes = tuple(larger)
+
+    def ready(path: str | Path) -> ReadyPhoto | Failure:
+        loaded = load_photo(model, path)
+        if isinstance(loaded, Failure):
+            return loaded
+        try:
+            return ready_photo(model, loaded, sizes, keep)
+        except InputError as error:
+            return Failure(loaded.name, f"{quoted(loaded.name)}: {error}")
+
+    with ThreadPoolExecutor(min(N_READERS, len(paths)), "decoder") as pool:
+        return list(pool.map(ready, paths))
+
+
+def photos_ahead(
+    model: Backbone, photos: Sequence[str | Path], batch_size: int, keep: bool = True
+) -> Iterator[list[ReadyPhoto | Failure]]:
+    """Yield the photos of each batch, or why one cannot be read; the next two batches are read meanwhile.
+
+    Args:
+        model: The model.
+        photos: The files.
+        batch_size: Photos of a batch.
+        keep: Whether the photos themselves are kept.
+    """
+    return read_ahead(
+        lambda batch: read_photos_for(model, [photos[index] for index in batch], keep=keep),
+        batches_of(len(photos), batch_size),
+    )
 
 
 def load_photo(model: Backbone, path: str | Path) -> LoadedPhoto | Failure:
