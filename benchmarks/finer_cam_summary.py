@@ -2,10 +2,10 @@
 
 `python benchmarks/finer_cam_summary.py ROWS.jsonl ... [--json]`. Differences are paired by photo, with intervals of a
 bootstrap over photos. p values are corrected for the comparisons of `FAMILY` on all and on confusable photos of a data
-set and part; other columns have none. `asked` is the question that the study was made for, corrected by itself: has the
-chosen contrast more than the plain map where classes are confusable, in each data set and by each fill? A photo is *confusable* where the second class has more than a quarter of the
-probability of the first, *alike* where the cosine of the two classes' rows of the classifier is above that of two
-thirds of the photos.
+set and part; other columns have none. `asked` is the question that the study was made for, corrected by itself: has
+the chosen contrast more than the plain map where classes are confusable, in each data set and by each fill? A photo is
+*confusable* where the second class has more than a quarter of the probability of the first, *alike* where the cosine of
+the two classes' rows of the classifier is above that of two thirds of the photos.
 """
 
 from __future__ import annotations
