@@ -69,6 +69,8 @@ def contrast(
     out_dir: OutDir = None,
     as_json: shared.Json = False,
     device: shared.Device = "cpu",
+    autocast: shared.Autocast = False,
+    channels_last: shared.ChannelsLast = False,
     batch_size: shared.BatchSize = 8,
 ) -> None:
     """Show where the evidence lies that a class has and similar classes lack (Finer-CAM)."""
@@ -89,5 +91,8 @@ def contrast(
         with_concepts=False,
         for_page=wants_photos(out, out_dir),
     )
-    backbone = load(model, weights, pretrained, device, class_names, layers=layer or (), crop_mode=crop_mode, task=task)
+    backbone = load(
+        model, weights, pretrained, device, class_names, layers=layer or (), crop_mode=crop_mode, task=task,
+        autocast=autocast, channels_last=channels_last,
+    )  # fmt: skip
     explain_and_write(backbone, photos, options, batch_size, out, out_dir, as_json, "contrast", contrast_json)

@@ -76,6 +76,8 @@ def embed(
     ray_address: RayAddress = None,
     workers: Workers = None,
     device: shared.Device = "cpu",
+    autocast: shared.Autocast = False,
+    channels_last: shared.ChannelsLast = False,
     batch_size: shared.BatchSize = 8,
 ) -> None:
     """Embed every mask of a data set (LoCE): one vector for each photo, concept and layer."""
@@ -93,7 +95,9 @@ def embed(
     fit_settings, drawn_noise = FitSettings(mode, ridge), Noise.parse(noise)  # pyright: ignore[reportArgumentType]
     run_on = chosen_engine(engine, ray_address, workers)
     print_excluded(opened.excluded)
-    backbone = load(model, weights, pretrained, device, crop_mode="squash")
+    backbone = load(
+        model, weights, pretrained, device, crop_mode="squash", autocast=autocast, channels_last=channels_last
+    )
     plan = EmbedPlan(
         layers=backbone.default_layers if layers is None else tuple(shared.names_in(layers, "--layers")),
         fit_settings=fit_settings,

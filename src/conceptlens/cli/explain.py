@@ -124,6 +124,8 @@ def explain(
     ray_address: RayAddress = None,
     workers: Workers = None,
     device: shared.Device = "cpu",
+    autocast: shared.Autocast = False,
+    channels_last: shared.ChannelsLast = False,
     batch_size: shared.BatchSize = 8,
 ) -> None:
     """Show which concepts are in photos, where they are, and how much each one counts for the class.
@@ -159,8 +161,9 @@ def explain(
         raise InputError("--knowledge has no effect with --branch, which knows no classes; leave one of them out")
     layers = layer if branch is None and layer else ()
     backbone = load(
-        model, weights, pretrained, device, class_names, knowledge, layers=layers, crop_mode=crop_mode, task=task
-    )
+        model, weights, pretrained, device, class_names, knowledge, layers=layers, crop_mode=crop_mode, task=task,
+        autocast=autocast, channels_last=channels_last,
+    )  # fmt: skip
     detector = backbone.known_task == "detection"
     if detector:
         unused = {

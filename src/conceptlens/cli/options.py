@@ -186,6 +186,12 @@ Json = Annotated[
 ]
 
 Device = Annotated[str, run_option(metavar="NAME", help="Where to compute: cpu, cuda, cuda:1, mps.")]
+Autocast = Annotated[
+    bool, run_option("--autocast", help="Run the network in bfloat16: faster on GPUs, numbers of three digits.")
+]
+ChannelsLast = Annotated[
+    bool, run_option("--channels-last", help="Keep the network's maps with channels last: faster on some processors.")
+]
 BatchSize = Annotated[int, run_option("--batch-size", min=1, help="Photos per forward pass.")]
 Resume = Annotated[bool, run_option("--resume", help="Continue a run that was interrupted.")]
 RetryFailed = Annotated[bool, run_option("--retry-failed", help="Resume, and try photos that failed again.")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,8 @@ class Backbone(PhotoInput):
             detector that brings every input to one size.
         text: The text encoder that shares the model's space; a stand-in is built where a classifier has class names.
         knowledge: What photos of classes show, which the class names are linked to; by default that of ImageNet.
+        autocast: Whether the module runs under `torch.autocast` to bfloat16: faster where the processor computes in
+            it, with numbers of three digits.
 
     Raises:
         InputError: A layer is named that the module does not have, there is no such task, class names are given for an
@@ -99,6 +102,7 @@ class Backbone(PhotoInput):
     input_size: tuple[int, int] = (224, 224)
     text: VisionLanguage | None = None
     knowledge: ClassKnowledge | None = None
+    autocast: bool = False
 
     def __post_init__(self) -> None:
         """Take wrappers off, and check names and functions."""
@@ -345,7 +349,8 @@ class Backbone(PhotoInput):
         entered: list[Tensor] = []
         classifier = self.classifier_name
         inputs = {} if classifier is None else {classifier: lambda tensor: entered.append(tensor)}
-        output = forward(self.module, given, watches or {}, inputs)
+        with torch.autocast(given.images.device.type, torch.bfloat16) if self.autocast else nullcontext():
+            output = forward(self.module, given, watches or {}, inputs)
         vector = entered[-1] if entered and entered[-1].ndim == 2 else None
         return self._reader.read(output, given.images, classifier, vector, rows)
 

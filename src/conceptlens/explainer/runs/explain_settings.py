@@ -84,6 +84,7 @@ def run_settings(
         "concepts_from": _discovered(options),
         "maps": options.rule if with_maps else None,
         "labels": with_labels,
+        **({"autocast": True} if model.autocast else {}),
     }
     return json.loads(json.dumps(values))  # tuples become lists, as they come back from a store
 

@@ -142,6 +142,6 @@ class EmbedPlan:
             values["crop_mode"] = model.preprocess.crop_mode
         values |= {
             "mode": self.fit_settings.mode, "model": model.name, "weights": weights_fingerprint(model.module),
-            "data": data.name, "masks": getattr(data, "choices", {}),
+            "data": data.name, "masks": getattr(data, "choices", {}), **({"autocast": True} if model.autocast else {}),
         }  # fmt: skip
         return json.loads(json.dumps(values))  # tuples become lists, as they come back from a store

@@ -39,6 +39,8 @@ def load_model(
     task: Task | None = None,
     crop_mode: str | None = None,
     device: str = "cpu",
+    autocast: bool = False,
+    channels_last: bool = False,
 ) -> Backbone:
     """Return a model by `source:name`, such as `timm:resnet50`, with its own preprocessing and class names.
 
@@ -58,6 +60,9 @@ def load_model(
         crop_mode: "center" shows the model the central crop that it was evaluated with, "squash" the whole photo in
             changed proportions; by default what the model's own configuration says.
         device: "cpu", "cuda", "mps" or another name that torch knows.
+        autocast: Whether the network runs under autocast to bfloat16 (see `Backbone`).
+        channels_last: Whether the network's weights, and so its maps, lie in memory with channels last, which suits
+            the convolutions of many processors; numbers change by rounding alone.
 
     Returns:
         The model in evaluation mode on `device`, ready to `observe`.
@@ -100,7 +105,11 @@ def load_model(
         known = model.known_preprocess("crop_mode= cannot change it")
         model = dataclasses.replace(model, transform=dataclasses.replace(known, crop_mode=crop_mode))
     model.module.eval()  # a forward pass of the user's own must not move a batch norm's statistics
-    return model.to(device)
+    if channels_last:
+        import torch
+
+        model.module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] # torch's stubs lack it
+    return dataclasses.replace(model, autocast=autocast).to(device)
 
 
 def _class_names(task: Task | None, given: Sequence[str] | None) -> tuple[Sequence[str] | None, Sequence[str] | None]:
