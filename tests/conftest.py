@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,13 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 def _threads() -> None:
     """Set torch's threads: one, since small models on many threads wait more than they compute, or as many as asked."""
     torch.set_num_threads(int(os.environ.get("CONCEPTLENS_TEST_THREADS", "1")))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interrupts_are_heard() -> None:
+    """Hear Ctrl-C as on a terminal, also where the tests run in the background of a shell, which ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
