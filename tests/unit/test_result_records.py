@@ -44,7 +44,6 @@ NOT_TOLD: dict[str, set[str]] = {
     "parts": {"date", "seconds", "versions", "device", "threads"},
     "sparse_head": {"date"},
     "transformer_regions": {"date", "seconds", "versions", "threads"},
-    "benchmark_faithfulness_nips2017": {"protocols"},
 }
 
 # What committed figures must reach: ratios against a named peer of the same run, of equal values.
