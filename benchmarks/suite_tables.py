@@ -51,6 +51,11 @@ TABLES: dict[str, tuple[str, ...]] = {
     "finer_cam_cub50": (*DROPS, "pointing_energy"),
     "ce_fam_coco": ("ranked_area_corrected", "hit", "pointing_energy", "pixel_precision", "concept_deletion"),
     "faithfulness_score_cam_cub50": ("insertion", "deletion", "road"),
+    "faithfulness_rules_cub50": ("relative_drop_5", "deletion", "insertion"),
+    "faithfulness_more_nips2017": (
+        "sufficiency", "comprehensiveness", "infidelity", "max_sensitivity", "contrastive_class_score",
+        "contrastive_group_score",
+    ),
     "loce_coco": ("average_precision", "average_precision_above_chance", "precision_at_1"),
     "loc_cbm": (
         "keypoint_error", "keypoint_pointing", "keypoint_own", "keypoint_swap", "pointing_energy", "accuracy",
